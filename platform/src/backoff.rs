@@ -1,0 +1,81 @@
+//! Exponential back-off with full jitter, as AWS's architecture blog recommends it
+//! ("Exponential Backoff And Jitter", 2015): the wait is drawn evenly from zero to the ceiling.
+
+use std::time::Duration;
+
+/// A growing series of waits. One value per thing that is retried; `reset` after a success.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    ceiling: Duration,
+    attempt: u32,
+    seed: u64,
+}
+
+impl Backoff {
+    /// Waits that grow from `first` to `ceiling`, doubling each time.
+    pub fn new(first: Duration, ceiling: Duration) -> Self {
+        // Two processes that fail together must not retry together: the seed differs by process and by value.
+        let seed = u64::from(std::process::id())
+            ^ std::time::UNIX_EPOCH.elapsed().map_or(1, |age| age.as_nanos() as u64);
+        Self { first, ceiling, attempt: 0, seed }
+    }
+
+    /// The same series at each run, for tests.
+    pub fn seeded(first: Duration, ceiling: Duration, seed: u64) -> Self {
+        Self { first, ceiling, attempt: 0, seed }
+    }
+
+    /// The wait before the next attempt.
+    pub fn next_wait(&mut self) -> Duration {
+        let limit = self.first.saturating_mul(1 << self.attempt.min(20)).min(self.ceiling);
+        self.attempt += 1;
+        limit.mul_f64(self.draw())
+    }
+
+    /// Waits before the next attempt.
+    pub async fn wait(&mut self) {
+        tokio::time::sleep(self.next_wait()).await;
+    }
+
+    /// It worked: the next failure starts again from the first wait.
+    pub fn reset(&mut self) {
+        self.attempt = 0;
+    }
+
+    /// An even draw from 0..1 (splitmix64; Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+    fn draw(&mut self) -> f64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_wait_exceeds_its_doubling_limit_or_the_ceiling(seed: u64, attempts in 1usize..40) {
+            let (first, ceiling) = (Duration::from_millis(50), Duration::from_secs(5));
+            let mut backoff = Backoff::seeded(first, ceiling, seed);
+            for attempt in 0..attempts {
+                let limit = ceiling.min(first * 2u32.pow(attempt.min(10) as u32));
+                prop_assert!(backoff.next_wait() <= limit);
+            }
+        }
+
+        #[test]
+        fn a_reset_starts_again_from_the_first_wait(seed: u64) {
+            let mut backoff = Backoff::seeded(Duration::from_millis(50), Duration::from_secs(5), seed);
+            (0..10).for_each(|_| { backoff.next_wait(); });
+            backoff.reset();
+            prop_assert!(backoff.next_wait() <= Duration::from_millis(50));
+        }
+    }
+}

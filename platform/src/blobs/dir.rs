@@ -1,0 +1,263 @@
+//! A folder as a store. A blob is written beside its place and moved there, so that no reader sees half of it; the move
+//! that refuses to replace is what makes `put_new` choose one winner. All of it runs on tokio's blocking threads.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
+
+use super::{BlobInfo, BlobStore};
+use crate::error::{Error, Result};
+
+/// A half-written file that is older than this was left by a kill.
+const STALE: Duration = Duration::from_secs(3600);
+/// The folder of files that are being written. No key starts with a dot.
+const WRITING: &str = ".writing";
+
+/// A store in a folder of the file system.
+#[derive(Debug, Clone)]
+pub struct DirBlobs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    /// Whether a blob must survive a power cut.
+    sync: bool,
+    next: AtomicU64,
+}
+
+impl DirBlobs {
+    /// Opens or makes the folder.
+    pub fn open(root: &Path, sync: bool) -> Result<Self> {
+        let writing = root.join(WRITING);
+        fs::create_dir_all(&writing)
+            .map_err(|error| Error::from_io(format!("making the folder {}", writing.display()), &error))?;
+        delete_stale(&writing);
+        Ok(Self(Arc::new(Inner { root: root.to_owned(), sync, next: AtomicU64::new(0) })))
+    }
+
+    /// Runs file work for a key on a blocking thread.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        key: &str,
+        work: impl FnOnce(&Inner, &Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = self.0.clone();
+        let path = inner.path(key)?;
+        let worked = tokio::task::spawn_blocking(move || {
+            work(&inner, &path).map_err(|error| Error::from_io(format!("{doing} {}", path.display()), &error))
+        });
+        worked.await.unwrap_or_else(|panic| Err(Error::broken(format!("{doing} {key}"), panic)))
+    }
+}
+
+impl Inner {
+    /// Where a key lies. Keys come from ids and checked names; one that would lead elsewhere is refused all the same.
+    fn path(&self, key: &str) -> Result<PathBuf> {
+        let proper = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        };
+        if key.split('/').all(proper) {
+            Ok(self.root.join(key))
+        } else {
+            Err(Error::broken(
+                format!("the key `{key}`"),
+                "keys are letters, digits, -_. and slashes between them",
+            ))
+        }
+    }
+
+    fn write_beside(&self, body: &[u8]) -> io::Result<PathBuf> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let beside = self.root.join(WRITING).join(format!("{}-{number}", std::process::id()));
+        let written = File::create(&beside).and_then(|mut file| {
+            file.write_all(body)?;
+            if self.sync { file.sync_all() } else { Ok(()) }
+        });
+        if written.is_err() {
+            // A full disk needs the room back; if that fails too, `delete_stale` finds it later.
+            let _left = fs::remove_file(&beside);
+        }
+        written.map(|()| beside)
+    }
+
+    /// Writes and moves into place with `rename`, making the folder when it is missing.
+    fn commit(
+        &self,
+        path: &Path,
+        body: &[u8],
+        rename: impl Fn(&Path, &Path) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let beside = self.write_beside(body)?;
+        let moved = rename(&beside, path).or_else(|error| match (error.kind(), path.parent()) {
+            (ErrorKind::NotFound, Some(folder)) => {
+                fs::create_dir_all(folder)?;
+                rename(&beside, path)
+            }
+            _ => Err(error),
+        });
+        if moved.is_err() {
+            let _left = fs::remove_file(&beside);
+        }
+        moved?;
+        match path.parent() {
+            Some(folder) if self.sync => File::open(folder)?.sync_all(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Moves unless the target exists: `ErrorKind::AlreadyExists`.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems do not know the flag. A hard link refuses to replace, too.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::hard_link(from, to).and_then(|()| fs::remove_file(from))
+        }
+        moved => moved.map_err(Into::into),
+    }
+}
+
+fn delete_stale(writing: &Path) {
+    let old = |entry: &fs::DirEntry| {
+        let modified = entry.metadata().and_then(|data| data.modified());
+        modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > STALE))
+    };
+    for entry in fs::read_dir(writing).into_iter().flatten().flatten().filter(old) {
+        let _gone = fs::remove_file(entry.path());
+    }
+}
+
+#[async_trait]
+impl BlobStore for DirBlobs {
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        self.blocking("writing", key, move |inner, path| {
+            inner.commit(path, &body, |from, to| fs::rename(from, to))
+        })
+        .await
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<bool> {
+        let put = move |inner: &Inner, path: &Path| match inner.commit(path, &body, rename_new) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        };
+        self.blocking("writing", key, put).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        let read = |_: &Inner, path: &Path| match fs::read(path) {
+            Ok(body) => Ok(Some(body.into())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        self.blocking("reading", key, read).await
+    }
+
+    async fn exists(&self, key: &str) -> Result<bool> {
+        self.blocking("looking for", key, |_, path| path.try_exists()).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        let delete = |_: &Inner, path: &Path| match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        self.blocking("deleting", key, delete).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<BlobInfo>> {
+        let (inner, prefix, after) = (self.0.clone(), prefix.to_owned(), after.map(str::to_owned));
+        let list = move || {
+            let mut keys = Vec::new();
+            collect_keys(&inner.root, "", &prefix, &mut keys)?;
+            keys.sort_unstable();
+            let wanted = keys.into_iter().filter(|key| after.as_ref().is_none_or(|after| key > after));
+            // A blob that is deleted meanwhile is left out.
+            let info = |key: String| {
+                let data = fs::metadata(inner.root.join(&key)).ok()?;
+                Some(BlobInfo { bytes: data.len(), modified: data.modified().ok()?.into(), key })
+            };
+            Ok(wanted.filter_map(info).take(limit).collect())
+        };
+        let listed = tokio::task::spawn_blocking(list).await;
+        let failed = |error: io::Error| Error::from_io(format!("listing {}", self.0.root.display()), &error);
+        listed.map_err(|panic| Error::broken("listing", panic))?.map_err(failed)
+    }
+}
+
+fn collect_keys(folder: &Path, key: &str, prefix: &str, keys: &mut Vec<String>) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let Some(name) = entry.file_name().to_str().map(str::to_owned).filter(|name| !name.starts_with('.'))
+        else {
+            continue;
+        };
+        let key = if key.is_empty() { name } else { format!("{key}/{name}") };
+        let may_match = key.starts_with(prefix) || prefix.starts_with(&key);
+        if entry.file_type()?.is_dir() {
+            if may_match {
+                collect_keys(&entry.path(), &key, prefix, keys)?;
+            }
+        } else if key.starts_with(prefix) {
+            keys.push(key);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blobs::contract;
+
+    #[tokio::test]
+    async fn the_folder_keeps_the_contract() {
+        for sync in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            contract::suite(&(Arc::new(DirBlobs::open(folder.path(), sync).unwrap()) as _)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_that_lead_elsewhere_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = DirBlobs::open(&folder.path().join("blobs"), false).unwrap();
+        for key in ["../x", "/etc/passwd", "a/../../x", "", "a//b", "a b", ".writing/x"] {
+            assert!(matches!(blobs.put(key, "x".into()).await, Err(Error::Broken { .. })), "{key}");
+        }
+    }
+
+    #[tokio::test]
+    async fn half_written_files_of_a_killed_process_are_no_blobs_and_go_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join(WRITING).join("1-1");
+        let blobs = DirBlobs::open(folder.path(), false).unwrap();
+        fs::write(&left, "half").unwrap();
+        assert_eq!(blobs.list("", None, 10).await.unwrap(), []);
+        File::options().write(true).open(&left).unwrap().set_modified(SystemTime::now() - 2 * STALE).unwrap();
+        DirBlobs::open(folder.path(), false).unwrap();
+        assert!(!left.exists());
+    }
+}

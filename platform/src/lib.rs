@@ -1,0 +1,20 @@
+//! What every EIRS process stands on: jobs, queues, blobs, settings, life and death. It knows nothing of scaling, HTTP
+//! or pixels. To be admitted here, a thing must be needed by two daemons, and by a third that does none of those.
+
+pub mod job;
+
+pub mod blobs;
+pub mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod fault;
+pub mod queue;
+
+pub mod backend;
+pub mod settings;
+
+pub mod backoff;
+pub mod clock;
+pub mod lifecycle;
+pub mod telemetry;
+
+pub use error::{Error, Result};

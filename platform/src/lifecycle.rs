@@ -1,0 +1,129 @@
+//! The life of a process: it becomes ready, is told to drain by a signal, and leaves in time. A second signal means now.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
+};
+use tokio_util::sync::CancellationToken;
+
+/// A handle on the process's life. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Lifecycle {
+    drain: CancellationToken,
+    reload: Arc<Notify>,
+}
+
+impl Lifecycle {
+    /// Listens to SIGTERM and SIGINT (drain; the second one exits at once) and SIGHUP (reload), and keeps systemd's
+    /// watchdog content where there is one.
+    pub fn install() -> io::Result<Self> {
+        let lifecycle = Self { drain: CancellationToken::new(), reload: Arc::default() };
+        let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::spawn(obey(term, int, lifecycle.drain.clone()));
+        let (mut hangup, reload) = (signal(SignalKind::hangup())?, lifecycle.reload.clone());
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                reload.notify_one();
+            }
+        });
+        if let Some(limit) = sd_notify::watchdog_enabled() {
+            tokio::spawn(feed_watchdog(limit / 3));
+        }
+        Ok(lifecycle)
+    }
+
+    /// A life without signals, for tests: it drains when the token is cancelled.
+    pub fn detached(drain: CancellationToken) -> Self {
+        Self { drain, reload: Arc::default() }
+    }
+
+    /// Cancelled when the process shall drain.
+    pub fn drain(&self) -> &CancellationToken {
+        &self.drain
+    }
+
+    /// Ends at the next request to reload.
+    pub async fn reload_requested(&self) {
+        self.reload.notified().await;
+    }
+
+    /// Tells systemd that the process serves.
+    pub fn ready(&self, status: &str) {
+        tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    }
+
+    /// Tells systemd what the process is doing, for `systemctl status`.
+    pub fn status(&self, status: &str) {
+        tell(&[NotifyState::Status(status)]);
+    }
+
+    /// Tells systemd that the process drains.
+    pub fn stopping(&self, status: &str) {
+        tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+    }
+}
+
+/// A process that was not started by systemd has nobody to tell, and that is fine.
+fn tell(states: &[NotifyState<'_>]) {
+    let _nobody = sd_notify::notify(states);
+}
+
+async fn obey(mut term: Signal, mut int: Signal, drain: CancellationToken) {
+    loop {
+        let number = tokio::select! { _ = term.recv() => 15, _ = int.recv() => 2 };
+        if drain.is_cancelled() {
+            tracing::warn!("second signal: leaving at once; leased jobs come back when their leases run out");
+            // 128 and the signal's number, as shells report it.
+            std::process::exit(128 + number);
+        }
+        drain.cancel();
+    }
+}
+
+/// Runs on the runtime on purpose: when the runtime is stuck, systemd shall notice.
+async fn feed_watchdog(every: Duration) {
+    let mut ticks = tokio::time::interval(every.max(Duration::from_millis(100)));
+    loop {
+        ticks.tick().await;
+        tell(&[NotifyState::Watchdog]);
+    }
+}
+
+/// Makes the kernel send this process a SIGTERM when its parent dies, so that nothing started by `eirs local` outlives it.
+pub fn drain_with_parent(parent: u32) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    let now = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned());
+    // It died before we asked.
+    if now != parent {
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)?;
+    }
+    Ok(())
+}
+
+/// The program of this name that lies beside the running one: roles start each other's executables, never one from `$PATH`
+/// that may be of another version.
+pub fn sibling(name: &str) -> io::Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let path = here.with_file_name(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    let folder = here.parent().unwrap_or(Path::new(".")).display();
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("there is no {name} in {folder}, where {} is", here.display()),
+    ))
+}
+
+/// Waits for `work`, at most until `deadline` has passed since the drain began; answers whether it finished.
+pub async fn finish_within(deadline: Duration, work: impl Future) -> bool {
+    tokio::time::timeout(deadline, work).await.is_ok()
+}

@@ -1,0 +1,112 @@
+//! The seam to a message queue, cut at our verbs.
+//!
+//! A queue delivers every message *at least* once. A delivery is a lease: the receiver has the message to itself for
+//! the visibility time-out and must [`extend`](Queue::extend), [`ack`](Queue::ack) or [`release`](Queue::release) it
+//! by then, or it is delivered again. The contract below is what `contract::suite` checks on every implementation.
+
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
+pub mod memory;
+pub mod sqlite;
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use crate::error::Result;
+
+/// A queue that can be handed around.
+pub type SharedQueue = Arc<dyn Queue>;
+
+/// What EIRS asks of a message queue.
+#[async_trait]
+pub trait Queue: Debug + Send + Sync {
+    /// Appends messages, durably: when this returns `Ok` they survive a kill of every process.
+    /// An error may have sent some of them; sending all of them again is the right answer to it.
+    async fn send(&self, bodies: Vec<Bytes>) -> Result<()>;
+
+    /// Leases up to `max` visible messages, waiting up to `wait` for the first one; an empty answer is no error.
+    ///
+    /// Let it end: a receive whose future is dropped may strand what it had received for a visibility time-out.
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>>;
+
+    /// Renews leases, for the queue's visibility time-out from now on. Answers the receipts whose lease was
+    /// already lost; work on those must not be committed by an ack.
+    async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>>;
+
+    /// Deletes delivered messages. A stale receipt (its message was delivered again since) deletes nothing;
+    /// acking twice is fine.
+    async fn ack(&self, receipts: &[Receipt]) -> Result<()>;
+
+    /// Gives leased messages back: they are visible now. A stale receipt does nothing.
+    async fn release(&self, receipts: &[Receipt]) -> Result<()>;
+
+    /// How much lies in the queue. May be approximate, and may lag.
+    async fn depth(&self) -> Result<Depth>;
+
+    /// Deletes everything in the queue, leased or not.
+    async fn purge(&self) -> Result<()>;
+}
+
+/// A leased message.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The message.
+    pub body: Bytes,
+    /// What to show when extending, acking or releasing *this* delivery.
+    pub receipt: Receipt,
+    /// How often the message was delivered, this time included.
+    pub receives: u32,
+    /// When it was first sent.
+    pub sent_at: DateTime<Utc>,
+}
+
+/// Identifies one delivery of one message. Opaque to all but the queue that gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Receipt(pub String);
+
+/// How much lies in a queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Depth {
+    /// Messages nobody holds.
+    pub visible: u64,
+    /// Messages leased and not yet acked.
+    pub in_flight: u64,
+}
+
+impl Depth {
+    /// Visible and in flight: all the work there is.
+    pub fn backlog(&self) -> u64 {
+        self.visible + self.in_flight
+    }
+}
+
+/// What every implementation can be told about a queue.
+#[derive(Debug, Clone)]
+pub struct QueueOptions {
+    /// How long a lease lasts.
+    pub visibility: Duration,
+    /// A message older than this is deleted unread.
+    pub retention: Duration,
+    /// Where a message goes instead of being delivered once more than so many times.
+    pub dead_letters: Option<DeadLetters>,
+}
+
+/// The redrive rule of a queue.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    /// The queue that takes them.
+    pub queue: String,
+    /// Deliveries before a message counts as dead.
+    pub max_receives: u32,
+}
+
+impl Default for QueueOptions {
+    /// SQS's own defaults: 30 s of visibility, four days of retention, no dead letters.
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Self { visibility: Duration::from_secs(30), retention: 4 * day, dead_letters: None }
+    }
+}

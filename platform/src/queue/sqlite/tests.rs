@@ -1,0 +1,126 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::{clock::SystemClock, queue::contract};
+
+fn open(folder: &Path, sync: bool) -> SqliteQueues {
+    SqliteQueues::open(folder, sync, Arc::new(SystemClock)).unwrap()
+}
+
+async fn queue(folder: &Path, name: &str) -> SharedQueue {
+    open(folder, false).queue(name, QueueOptions::default()).await.unwrap()
+}
+
+/// `contract::Open` is a plain function; these queues open through a future that is ready once the writer answers.
+fn blocking(queues: &SqliteQueues, name: &str, options: QueueOptions) -> SharedQueue {
+    let opened = async { queues.queue(name, options).await.unwrap() };
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(opened))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sqlite_queue_keeps_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    let queues = open(folder.path(), false);
+    contract::suite(&|name, options| blocking(&queues, name, options)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_keeps_the_contract_when_every_handle_has_a_writer_of_its_own_and_commits_to_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    contract::suite(&|name, options| blocking(&open(folder.path(), true), name, options)).await;
+}
+
+#[tokio::test]
+async fn what_was_sent_is_there_for_the_next_process() {
+    let folder = tempfile::tempdir().unwrap();
+    queue(folder.path(), "q").await.send(vec!["x".into()]).await.unwrap();
+    let received = queue(folder.path(), "q").await.receive(10, Duration::ZERO).await.unwrap();
+    assert_eq!(received[0].body, "x");
+}
+
+#[tokio::test]
+async fn a_receiver_is_woken_by_a_sender_with_another_writer_long_before_it_would_look_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = queue(folder.path(), "q").await;
+    let sender = queue(folder.path(), "q").await;
+    // The fastest of a few rounds: one slow round on a busy machine says nothing.
+    let mut fastest = Duration::MAX;
+    for _ in 0..5 {
+        let waiting = tokio::spawn({
+            let receiver = receiver.clone();
+            async move { receiver.receive(1, Duration::from_secs(20)).await }
+        });
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let start = Instant::now();
+        sender.send(vec!["x".into()]).await.unwrap();
+        let received = waiting.await.unwrap().unwrap();
+        fastest = fastest.min(start.elapsed());
+        receiver.ack(&[received[0].receipt.clone()]).await.unwrap();
+    }
+    assert!(fastest < LOST_RING / 2, "took {fastest:?}");
+}
+
+#[tokio::test]
+async fn messages_older_than_the_retention_are_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let queues = open(folder.path(), false);
+    let options = QueueOptions { retention: Duration::ZERO, ..QueueOptions::default() };
+    let queue = queues.queue("q", options).await.unwrap();
+    queue.send(vec!["x".into()]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(queue.depth().await.unwrap(), Depth::default());
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("queue.db"), "not a database, though it is long enough to look at")
+        .unwrap();
+    let error = SqliteQueues::open(folder.path(), false, Arc::new(SystemClock)).unwrap_err();
+    assert!(matches!(error, Error::Broken { .. }), "{error:?}");
+    assert!(error.to_string().contains("queue.db"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_writers_and_readers_lose_and_double_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let senders = (0..4).map(|sender| {
+        let folder = folder.path().to_owned();
+        tokio::spawn(async move {
+            let queue = queue(&folder, "q").await;
+            for message in 0..250 {
+                queue.send(vec![format!("{sender}-{message}").into()]).await.unwrap();
+            }
+        })
+    });
+    let receivers = (0..3).map(|_| {
+        let folder = folder.path().to_owned();
+        tokio::spawn(async move {
+            let (queue, mut bodies) = (queue(&folder, "q").await, Vec::new());
+            loop {
+                let received = queue.receive(10, Duration::from_secs(2)).await.unwrap();
+                if received.is_empty() {
+                    return bodies;
+                }
+                bodies.extend(received.iter().map(|delivery| delivery.body.clone()));
+                queue
+                    .ack(&received.into_iter().map(|delivery| delivery.receipt).collect::<Vec<_>>())
+                    .await
+                    .unwrap();
+            }
+        })
+    });
+    let (senders, receivers): (Vec<_>, Vec<_>) = (senders.collect(), receivers.collect());
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    let mut bodies = Vec::new();
+    for receiver in receivers {
+        bodies.extend(receiver.await.unwrap());
+    }
+    assert_eq!(bodies.len(), 1000);
+    bodies.sort();
+    bodies.dedup();
+    assert_eq!(bodies.len(), 1000, "none twice");
+    assert_eq!(queue(folder.path(), "q").await.depth().await.unwrap(), Depth::default());
+}

@@ -1,0 +1,315 @@
+//! What an operator can set, in layers: compiled defaults → the settings file → `EIRS_SECTION__KEY` → flags.
+//!
+//! Every complaint about a layer is collected and names where the value came from and its key, so that one start
+//! shows all mistakes. `settings/load.rs` does that; this file says what there is. No secret is a setting.
+
+mod load;
+mod model;
+pub mod units;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+pub use load::{BadSettings, Layers};
+pub use model::{Channels, Classifier, Engine, Layout, Model, Protocol};
+
+/// The exit code of every EIRS program for a bad configuration (`EX_CONFIG` of sysexits.h).
+pub const EXIT_BAD_SETTINGS: u8 = 78;
+
+/// Everything that can be set, for all EIRS programs: they share one file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where queues, blobs and instances live. Chosen here, never guessed.
+    pub backend: BackendKind,
+    /// The local backend.
+    pub local: Local,
+    /// How messages are delivered, on any backend.
+    pub queue: Queue,
+    /// The web server.
+    pub web: Web,
+    /// The workers.
+    pub worker: Worker,
+    /// The controller.
+    pub controller: Controller,
+    /// Logs.
+    pub telemetry: Telemetry,
+    /// What can be asked for with `?model=`; without it, `default`.
+    pub models: BTreeMap<String, Model>,
+}
+
+/// A kind of backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendKind {
+    /// One machine: SQLite, a folder, child processes.
+    Local,
+    /// SQS, S3, EC2 and SSM.
+    Aws,
+}
+
+/// `[local]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Local {
+    /// The folder of the queue, the blobs and the controller's notes.
+    pub state: PathBuf,
+    /// Whether what was answered must survive a power cut, and not only a kill of every process.
+    pub sync: bool,
+}
+
+/// `[queue]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// How long a job belongs to the worker that received it, unless the worker renews it.
+    #[serde(with = "units::duration")]
+    pub visibility: Duration,
+    /// How often a job is tried before it is given up and put with the dead letters.
+    pub max_receives: u32,
+    /// How long a job waits for a worker before it is forgotten.
+    #[serde(with = "units::duration")]
+    pub retention: Duration,
+}
+
+/// `[web]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Web {
+    /// The address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where to write the address that was bound, for programs that started this one with port 0.
+    pub address_file: Option<PathBuf>,
+    /// A name for this web host, unlike that of any other; its response queue is named after it.
+    pub host: String,
+    /// How long an upload waits for its label before it is answered 202, unless it says `?wait=`.
+    #[serde(with = "units::duration")]
+    pub wait: Duration,
+    /// The longest `?wait=` that is honoured.
+    #[serde(with = "units::duration")]
+    pub max_wait: Duration,
+    /// The largest image.
+    pub max_image: ByteSize,
+    /// The most images in one upload.
+    pub max_images_per_upload: usize,
+    /// The most uploads at once; one more is answered 429.
+    pub max_uploads: usize,
+    /// How much memory the bodies of arriving uploads may take together; further ones wait their turn.
+    pub upload_memory: ByteSize,
+    /// How long a client may pause in the middle of an upload.
+    #[serde(with = "units::duration")]
+    pub read_timeout: Duration,
+    /// The longest backlog (visible and in flight); above it, uploads are answered 503.
+    pub max_backlog: u64,
+    /// How many results are kept in memory.
+    pub cached_results: usize,
+    /// How long held requests may go on after a signal to stop; then they get their 202.
+    #[serde(with = "units::duration")]
+    pub drain_deadline: Duration,
+}
+
+/// `[worker]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Worker {
+    /// Threads that decode and classify; 0 is one per core.
+    pub threads: usize,
+    /// Jobs held at once; 0 is one more than threads, so that an image is fetched while another is looked at.
+    pub slots: usize,
+    /// How long one long poll lasts. A drain may have to wait for it.
+    #[serde(with = "units::duration")]
+    pub poll: Duration,
+    /// How often leases are renewed; a third of the visibility time-out is right.
+    #[serde(with = "units::duration")]
+    pub heartbeat: Duration,
+    /// How often the worker reports to the controller.
+    #[serde(with = "units::duration")]
+    pub report_every: Duration,
+    /// How long the worker may finish what it holds after a signal to stop; then it gives the rest back.
+    #[serde(with = "units::duration")]
+    pub drain_deadline: Duration,
+}
+
+/// `[controller]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Controller {
+    /// The folder of the policy files.
+    pub policies: PathBuf,
+    /// The longest time between two looks at the queue and the fleet.
+    #[serde(with = "units::duration")]
+    pub tick: Duration,
+    /// A cap on the instances of all pools together, whatever the policies say; 0 is none.
+    pub instance_limit: u32,
+    /// What becomes of the instances when the controller stops.
+    pub on_exit: OnExit,
+    /// Where the controller writes what it sees and does, for `/status` and `eirs status`; by default in the state folder.
+    pub status_file: Option<PathBuf>,
+    /// The worker program that the process fleet starts; by default the `eirs-worker` beside this program.
+    pub worker_program: Option<PathBuf>,
+}
+
+/// What becomes of the instances when the controller stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExit {
+    /// They go on; the next controller adopts them.
+    Leave,
+    /// They are drained and stopped first.
+    Drain,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Which events are logged: a level, or `tracing`'s filter directives.
+    pub filter: String,
+    /// How.
+    pub format: LogFormat,
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// The journal's own protocol where systemd connected us to it, else text on stderr.
+    Auto,
+    /// Text on stderr.
+    Text,
+    /// The journal's own protocol, with every field a journal field.
+    Journal,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            backend: BackendKind::Local,
+            local: Local::default(),
+            queue: Queue::default(),
+            web: Web::default(),
+            worker: Worker::default(),
+            controller: Controller::default(),
+            telemetry: Telemetry::default(),
+            models: BTreeMap::from([(Model::DEFAULT.to_owned(), Model::default())]),
+        }
+    }
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        Self { state: PathBuf::from(".eirs"), sync: false }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            visibility: Duration::from_secs(30),
+            max_receives: 5,
+            retention: Duration::from_secs(4 * 24 * 3600),
+        }
+    }
+}
+
+impl Default for Web {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            address_file: None,
+            host: "local".into(),
+            wait: Duration::from_secs(60),
+            max_wait: Duration::from_secs(300),
+            max_image: ByteSize::mib(16),
+            max_images_per_upload: 1000,
+            max_uploads: 1024,
+            upload_memory: ByteSize::mib(24),
+            read_timeout: Duration::from_secs(15),
+            max_backlog: 100_000,
+            cached_results: 10_000,
+            drain_deadline: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            slots: 0,
+            poll: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(10),
+            report_every: Duration::from_secs(10),
+            drain_deadline: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for Controller {
+    fn default() -> Self {
+        Self {
+            policies: PathBuf::from("policies"),
+            tick: Duration::from_secs(5),
+            instance_limit: 0,
+            on_exit: OnExit::Leave,
+            status_file: None,
+            worker_program: None,
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { filter: "info".into(), format: LogFormat::Auto }
+    }
+}
+
+impl Settings {
+    /// Where the controller's status is written and read.
+    pub fn status_file(&self) -> PathBuf {
+        self.controller.status_file.clone().unwrap_or_else(|| self.local.state.join("status.json"))
+    }
+
+    /// What no single value shows: every relation between values that must hold.
+    fn complaints(&self) -> Vec<String> {
+        let rules = [
+            (
+                self.worker.heartbeat * 2 < self.queue.visibility,
+                "worker.heartbeat: must be less than half of queue.visibility, or a late heartbeat loses the lease",
+            ),
+            (self.worker.heartbeat >= Duration::from_millis(100), "worker.heartbeat: must be at least 100ms"),
+            (self.queue.max_receives >= 1, "queue.max_receives: must be at least 1, or no job is ever tried"),
+            (
+                self.worker.poll <= Duration::from_secs(20),
+                "worker.poll: must be at most 20s, the longest poll that SQS knows",
+            ),
+            (
+                self.web.upload_memory >= self.web.max_image,
+                "web.upload_memory: must be at least web.max_image, or the largest image never fits",
+            ),
+            (self.web.wait <= self.web.max_wait, "web.wait: must be at most web.max_wait"),
+            (self.web.max_images_per_upload >= 1, "web.max_images_per_upload: must be at least 1"),
+            (self.web.max_uploads >= 1, "web.max_uploads: must be at least 1"),
+            (is_name(&self.web.host), "web.host: must be letters, digits and dashes, at most 60 of them"),
+            (self.controller.tick >= Duration::from_millis(100), "controller.tick: must be at least 100ms"),
+            (self.models.contains_key(Model::DEFAULT), "models: there must be one called `default`"),
+        ];
+        let broken = rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned());
+        let models = self.models.iter().flat_map(|(name, model)| {
+            let name_complaint = (!is_name(name)).then(|| {
+                format!("models.{name}: a model's name must be letters, digits and dashes, at most 60")
+            });
+            name_complaint
+                .into_iter()
+                .chain(model.complaints().into_iter().map(move |c| format!("models.{name}.{c}")))
+        });
+        broken.chain(models).collect()
+    }
+}
+
+/// Whether a text can be part of the name of a queue, a key and a file on every backend.
+pub fn is_name(text: &str) -> bool {
+    (1..=60).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}

@@ -1,0 +1,259 @@
+//! Reads the layers, collects every complaint, merges them.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
+
+use super::Settings;
+
+/// The settings file that is read where none is named.
+const DEFAULT_FILE: &str = "/etc/eirs/eirs.toml";
+
+/// An environment variable that names the settings file and is no setting itself.
+const FILE_VARIABLE: &str = "EIRS_CONFIG";
+
+/// Where settings come from, in rising order of precedence.
+#[derive(Debug, Default)]
+pub struct Layers {
+    file: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+    flags: Vec<(String, String)>,
+}
+
+/// Every complaint about the settings, one a line.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadSettings(pub Vec<String>);
+
+impl fmt::Display for BadSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for BadSettings {}
+
+impl Layers {
+    /// The layers of a process: `file` if one is named, else `$EIRS_CONFIG`, else `/etc/eirs/eirs.toml` if there is
+    /// one; above it this process's environment.
+    pub fn of_process(file: Option<&Path>) -> Self {
+        let named = file.map(Path::to_owned).or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
+        let usual = Path::new(DEFAULT_FILE).exists().then(|| PathBuf::from(DEFAULT_FILE));
+        Self { file: named.or(usual), environment: std::env::vars().collect(), flags: Vec::new() }
+    }
+
+    /// Exactly these layers, for tests and for tools that check a file before it is used.
+    pub fn of(file: Option<&Path>, environment: &[(&str, &str)]) -> Self {
+        let environment = environment.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        Self { file: file.map(Path::to_owned), environment, flags: Vec::new() }
+    }
+
+    /// A flag given on the command line sets `key`, e.g. `web.listen`.
+    pub fn flag(mut self, key: &str, value: Option<impl ToString>) -> Self {
+        self.flags.extend(value.map(|value| (key.to_owned(), value.to_string())));
+        self
+    }
+
+    /// The settings file in use, so that a process can hand it to the processes that it starts.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// The merged settings, or every complaint about them.
+    pub fn load(&self) -> Result<Settings, BadSettings> {
+        let mut layers = Vec::new();
+        if let Some(path) = &self.file {
+            layers.push(read_file(path).map_err(|complaint| BadSettings(vec![complaint]))?);
+        }
+        layers.push(Layer::of_texts(self.environment.iter().filter_map(|(name, value)| {
+            let key = name
+                .strip_prefix("EIRS_")
+                .filter(|_| name != FILE_VARIABLE)?
+                .replace("__", ".")
+                .to_lowercase();
+            Some((name.clone(), key, value.as_str()))
+        })));
+        layers.push(Layer::of_texts(
+            self.flags
+                .iter()
+                .map(|(key, value)| (format!("the flag for {key}"), key.clone(), value.as_str())),
+        ));
+
+        let complaints: Vec<_> = layers.iter().flat_map(Layer::complaints).collect();
+        if !complaints.is_empty() {
+            return Err(BadSettings(complaints));
+        }
+        let merged = layers.into_iter().fold(Config::builder(), |builder, layer| builder.add_source(layer));
+        let settings: Settings = merged
+            .build()
+            .and_then(Config::try_deserialize)
+            .map_err(|error| BadSettings(vec![sentence(&error)]))?;
+        let settings = with_default_model(settings);
+        match settings.complaints() {
+            none if none.is_empty() => Ok(settings),
+            complaints => Err(BadSettings(complaints)),
+        }
+    }
+}
+
+/// A file that describes further models need not repeat the default one.
+fn with_default_model(mut settings: Settings) -> Settings {
+    settings.models.entry(super::Model::DEFAULT.to_owned()).or_default();
+    settings
+}
+
+/// One layer as single values, each with the place that it came from.
+#[derive(Debug, Clone)]
+struct Layer(Vec<(String, String, Value)>);
+
+fn read_file(path: &Path) -> Result<Layer, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
+    let table =
+        File::from_str(&text, FileFormat::Toml).collect().map_err(|error| format!("{shown}: {error}"))?;
+    let mut leaves = Vec::new();
+    flatten(&shown.to_string(), "", table, &mut leaves);
+    Ok(Layer(leaves))
+}
+
+fn flatten(origin: &str, prefix: &str, table: Map<String, Value>, leaves: &mut Vec<(String, String, Value)>) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        match value.kind {
+            ValueKind::Table(inner) if !inner.is_empty() => flatten(origin, &key, inner, leaves),
+            _ => leaves.push((origin.to_owned(), key, value)),
+        }
+    }
+    leaves.sort_by(|a, b| a.1.cmp(&b.1));
+}
+
+impl Layer {
+    /// Values that arrive as text: environment variables and flags. A list is written as in TOML.
+    fn of_texts<'a>(texts: impl Iterator<Item = (String, String, &'a str)>) -> Self {
+        let leaf = |(origin, key, text): (String, String, &str)| (origin, key, text_value(text));
+        Self(texts.map(leaf).collect())
+    }
+
+    /// Each value is tried by itself on the defaults, so that one mistake does not hide the next.
+    fn complaints(&self) -> Vec<String> {
+        let complaint = |(origin, key, value): &(String, String, Value)| {
+            let alone = Self(vec![(origin.clone(), key.clone(), value.clone())]);
+            let tried =
+                Config::builder().add_source(alone).build().and_then(Config::try_deserialize::<Settings>);
+            tried.err().map(|error| format!("{origin}: {key}: {}", sentence(&error)))
+        };
+        self.0.iter().filter_map(complaint).collect()
+    }
+}
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    /// `config` itself makes the tables of a dotted key.
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.0.iter().map(|(_, key, value)| (key.clone(), value.clone())).collect())
+    }
+}
+
+fn text_value(text: &str) -> Value {
+    let list = || {
+        let table = File::from_str(&format!("list = {text}"), FileFormat::Toml).collect().ok()?;
+        table.get("list").cloned()
+    };
+    text.trim_start().starts_with('[').then(list).flatten().unwrap_or_else(|| Value::from(text))
+}
+
+/// The complaint without the key that the caller already names, and with the known key that was probably meant.
+fn sentence(error: &ConfigError) -> String {
+    let text = match error {
+        ConfigError::At { error, .. } => return sentence(error),
+        ConfigError::Type { unexpected, expected, .. } => format!("is {unexpected}, should be {expected}"),
+        other => other.to_string(),
+    };
+    let Some((unknown, known)) =
+        text.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected"))
+    else {
+        return text;
+    };
+    let known: Vec<_> = known.split('`').skip(1).step_by(2).collect();
+    let nearest = known.iter().max_by(|a, b| strsim::jaro(unknown, a).total_cmp(&strsim::jaro(unknown, b)));
+    match nearest {
+        Some(nearest) if strsim::jaro(unknown, nearest) > 0.7 => {
+            format!("there is no setting `{unknown}` here; did you mean `{nearest}`?")
+        }
+        _ => format!("there is no setting `{unknown}` here; there are {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn load(file: &str, environment: &[(&str, &str)]) -> Result<Settings, BadSettings> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("eirs.toml");
+        std::fs::write(&path, file).unwrap();
+        Layers::of(Some(&path), environment).load()
+    }
+
+    #[test]
+    fn later_layers_win_and_untouched_keys_keep_their_defaults() {
+        let file = "[web]\nwait = \"5s\"\nmax_uploads = 7\n[models.dogs]\npath = \"dogs.onnx\"";
+        let settings =
+            load(file, &[("EIRS_WEB__WAIT", "7s"), ("PATH", "/bin"), ("EIRS_CONFIG", "x")]).unwrap();
+        assert_eq!(settings.web.wait, Duration::from_secs(7));
+        assert_eq!(settings.web.max_uploads, 7);
+        assert_eq!(settings.web.max_backlog, 100_000);
+        assert_eq!(settings.models.keys().collect::<Vec<_>>(), ["default", "dogs"]);
+    }
+
+    #[test]
+    fn a_flag_wins_over_everything() {
+        let layers = Layers::of(None, &[("EIRS_WEB__WAIT", "7s")]).flag("web.wait", Some("9s"));
+        assert_eq!(layers.load().unwrap().web.wait, Duration::from_secs(9));
+    }
+
+    #[test]
+    fn all_mistakes_are_named_at_once_with_their_place_and_key() {
+        let file = "backend = \"azure\"\n[web]\nlisten = \"nowhere\"\nmax_upload = 3\nwait = 5\n[telemtry]\nfilter = \"x\"";
+        let BadSettings(complaints) = load(file, &[("EIRS_QUEUE__VISIBILITY", "soon")]).unwrap_err();
+        let named = |key: &str, hint: &str| {
+            assert!(
+                complaints.iter().any(|c| c.contains(key) && c.contains(hint)),
+                "{key}, {hint}: {complaints:#?}"
+            );
+        };
+        named("eirs.toml: backend:", "azure");
+        named("eirs.toml: web.listen:", "socket address");
+        named("eirs.toml: web.max_upload:", "did you mean `max_uploads`?");
+        named("eirs.toml: telemtry.filter:", "did you mean `telemetry`?");
+        named("EIRS_QUEUE__VISIBILITY: queue.visibility:", "is not a duration");
+        assert!(complaints.iter().any(|c| c.contains("web.wait")), "{complaints:#?}");
+    }
+
+    #[test]
+    fn values_that_do_not_fit_together_are_refused() {
+        let BadSettings(complaints) =
+            load("[queue]\nvisibility = \"15s\"\n[models.x]\nclassifier = \"script\"", &[]).unwrap_err();
+        assert!(complaints.iter().any(|c| c.starts_with("worker.heartbeat:")), "{complaints:#?}");
+        assert!(complaints.iter().any(|c| c.starts_with("models.x.command:")), "{complaints:#?}");
+    }
+
+    #[test]
+    fn lists_can_be_set_from_the_environment() {
+        let settings = load("", &[("EIRS_MODELS__DEFAULT__MEAN", "[0.485, 0.456, 0.406]")]).unwrap();
+        assert_eq!(settings.models["default"].mean, [0.485, 0.456, 0.406]);
+    }
+
+    #[test]
+    fn a_missing_file_that_was_named_is_an_error() {
+        let error = Layers::of(Some(Path::new("/nowhere/eirs.toml")), &[]).load().unwrap_err();
+        assert!(error.to_string().starts_with("/nowhere/eirs.toml: cannot be read"), "{error}");
+    }
+}

@@ -1,0 +1,178 @@
+//! `[models.NAME]`: what classifies, and how an image becomes what it sees.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::units;
+
+/// `[models.NAME]`. The defaults suit the model that is built into the worker and every 224-pixel model that was
+/// trained on pixels from -1 to 1, such as the MobileNets of TensorFlow; `models/README.md` has the settings of others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// What classifies.
+    pub classifier: Classifier,
+
+    /// onnx: the model file. Without it, the model of drawn shapes that is built into the worker.
+    pub path: Option<PathBuf>,
+    /// onnx: the labels in the order of the outputs, one a line, or a JSON array, or a JSON object from index to label.
+    /// Without it, `labels.txt` or `labels.json` beside the model file, or else the index itself.
+    pub labels: Option<PathBuf>,
+    /// onnx: which engine runs it.
+    pub engine: Engine,
+    /// onnx: the ONNX Runtime library. Without it, the usual places are searched.
+    pub onnxruntime: Option<PathBuf>,
+    /// onnx: side of the square that the model sees, in pixels; 0 asks the model file.
+    pub size: u32,
+    /// onnx: the short side is scaled to this before the centre is cut out, in pixels; 0 is 256/224 of `size`.
+    pub resize: u32,
+    /// onnx: the order of the axes.
+    pub layout: Layout,
+    /// onnx: the order of the colours.
+    pub channels: Channels,
+    /// onnx: a pixel from 0 to 255 is divided by this first, ...
+    pub divide_by: f32,
+    /// ... then this is subtracted, for each channel in the order of `channels`, ...
+    pub mean: [f32; 3],
+    /// ... and then it is divided by this.
+    pub std: [f32; 3],
+    /// onnx: whether the outputs are logits that a softmax turns into confidences.
+    pub softmax: bool,
+    /// onnx: large JPEGs are decoded at a half, a quarter or an eighth of their size, which is twice as fast and
+    /// changes hardly any answer.
+    pub scaled_decode: bool,
+    /// onnx: images that make one inference when so many wait; 1 is fastest for most models on a CPU.
+    pub batch: usize,
+    /// onnx: an image to classify at start; the worker refuses to start when the answer is not `check_label`.
+    pub check_image: Option<PathBuf>,
+    /// onnx: what `check_image` shows.
+    pub check_label: Option<String>,
+
+    /// script: the command and its arguments.
+    pub command: Vec<String>,
+    /// script: how it is talked to.
+    pub protocol: Protocol,
+    /// script: how long one image may take.
+    #[serde(with = "units::duration")]
+    pub timeout: Duration,
+
+    /// The most pixels of an image; one with more is rejected before memory is taken for it.
+    pub max_pixels: u64,
+    /// How many guesses a result holds.
+    pub top: usize,
+}
+
+/// What classifies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Classifier {
+    /// An ONNX model inside the worker.
+    Onnx,
+    /// The operator's own command.
+    Script,
+    /// Answers `noop` to everything, without looking: to measure the service itself.
+    Noop,
+}
+
+/// Which engine runs an ONNX model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// ONNX Runtime where its library is found, else rten.
+    Auto,
+    /// ONNX Runtime, or no start.
+    Onnxruntime,
+    /// rten, which needs no library.
+    Rten,
+}
+
+/// The order of the axes of the input, behind the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// Channels, rows, columns.
+    Nchw,
+    /// Rows, columns, channels.
+    Nhwc,
+}
+
+/// The order of the colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Channels {
+    /// Red, green, blue.
+    Rgb,
+    /// Blue, green, red.
+    Bgr,
+}
+
+/// How a script is talked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// Run once for each image, with its path as the last argument; it prints `name,label` or `label`.
+    Once,
+    /// Kept running; one path a line in, one JSON line an answer out.
+    Stream,
+}
+
+impl Model {
+    /// The model that is asked when an upload names none.
+    pub const DEFAULT: &'static str = "default";
+
+    /// What does not fit together, as `key: what is wrong`.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let scripted = self.classifier == Classifier::Script;
+        let rules = [
+            (!scripted || !self.command.is_empty(), "command: a script needs the command to run"),
+            (self.divide_by != 0.0 && self.divide_by.is_finite(), "divide_by: must not be zero"),
+            (self.std.iter().all(|s| *s != 0.0 && s.is_finite()), "std: must not be zero"),
+            (self.batch >= 1, "batch: must be at least 1"),
+            (self.top >= 1, "top: must be at least 1"),
+            (
+                self.size <= 4096 && self.resize <= 8192,
+                "size: must be at most 4096, resize at most 8192 pixels",
+            ),
+            (
+                self.resize == 0 || self.resize >= self.size,
+                "resize: must be at least size, or the centre cut would reach over the edge",
+            ),
+            (
+                self.check_image.is_some() == self.check_label.is_some(),
+                "check_image: goes with check_label, and the other way round",
+            ),
+            (self.timeout >= Duration::from_millis(10), "timeout: must be at least 10ms"),
+        ];
+        rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned()).collect()
+    }
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            classifier: Classifier::Onnx,
+            path: None,
+            labels: None,
+            engine: Engine::Auto,
+            onnxruntime: None,
+            size: 0,
+            resize: 0,
+            layout: Layout::Nchw,
+            channels: Channels::Rgb,
+            divide_by: 127.5,
+            mean: [1.0; 3],
+            std: [1.0; 3],
+            softmax: true,
+            scaled_decode: true,
+            batch: 1,
+            check_image: None,
+            check_label: None,
+            command: Vec::new(),
+            protocol: Protocol::Once,
+            timeout: Duration::from_secs(30),
+            max_pixels: 100_000_000,
+            top: 5,
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     blobs::{BlobInfo, BlobStore},
@@ -81,6 +82,15 @@ impl<Q: Queue + ?Sized> Queue for Faulty<std::sync::Arc<Q>> {
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
         self.apply("receive", self.inner.receive(max, wait)).await
+    }
+
+    async fn receive_unless(
+        &self,
+        stop: &CancellationToken,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>> {
+        self.apply("receive", self.inner.receive_unless(stop, max, wait)).await
     }
 
     async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>> {

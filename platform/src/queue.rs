@@ -14,6 +14,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
 
@@ -31,6 +32,17 @@ pub trait Queue: Debug + Send + Sync {
     ///
     /// Let it end: a receive whose future is dropped may strand what it had received for a visibility time-out.
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>>;
+
+    /// Like [`receive`](Queue::receive), but may end early, with what it has, once `stop` is cancelled. An implementation
+    /// that cannot end a wait without stranding messages lets it end by itself; that is what this does unless overridden.
+    async fn receive_unless(
+        &self,
+        stop: &CancellationToken,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>> {
+        if stop.is_cancelled() { Ok(Vec::new()) } else { self.receive(max, wait).await }
+    }
 
     /// Renews leases, for the queue's visibility time-out from now on. Answers the receipts whose lease was
     /// already lost; work on those must not be committed by an ack.

@@ -228,7 +228,7 @@ impl Default for Web {
             upload_memory: ByteSize::mib(24),
             read_timeout: Duration::from_secs(15),
             max_backlog: 100_000,
-            cached_results: 10_000,
+            cached_results: 4096,
             drain_deadline: Duration::from_secs(20),
         }
     }
@@ -312,4 +312,36 @@ impl Settings {
 /// Whether a text can be part of the name of a queue, a key and a file on every backend.
 pub fn is_name(text: &str) -> bool {
     (1..=60).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn keys(prefix: &str, value: &Value, found: &mut Vec<(String, Value)>) {
+        for (name, value) in value.as_object().into_iter().flatten() {
+            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            if value.is_object() { keys(&key, value, found) } else { found.push((key, value.clone())) }
+        }
+    }
+
+    #[test]
+    fn every_key_and_its_default_is_in_the_documentation() {
+        let page = include_str!("../../docs/SETTINGS.md");
+        let mut found = Vec::new();
+        keys("", &serde_json::to_value(Settings::default()).unwrap(), &mut found);
+        assert!(found.len() > 40, "{found:?}");
+        for (key, value) in found {
+            let key = key.strip_prefix("models.default.").unwrap_or(&key);
+            let default = match value {
+                Value::Null => String::new(),
+                Value::String(text) => format!(" `{}`", text.replace(".0 MiB", "MiB").replace(' ', "")),
+                other => format!(" `{}`", other.to_string().replace(',', ", ")),
+            };
+            let row = format!("| `{key}` |{default} |");
+            assert!(page.contains(&row), "docs/SETTINGS.md has no row {row}");
+        }
+    }
 }

@@ -1,1 +1,108 @@
-//! Placeholder.
+//! The web server: takes images in, hands them to the queue, and gives their labels back.
+//!
+//! An upload's way: `upload.rs` reads the images out of the request (`body.rs`), `jobs.rs` stores each, registers who waits
+//! for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts them into words.
+
+mod routes;
+mod upload;
+
+mod body;
+mod image_type;
+
+mod jobs;
+mod replies;
+mod results;
+
+mod answer;
+mod problem;
+
+mod load;
+mod metrics;
+mod report;
+mod status;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use eirs_platform::{Result, backend::Backend, clock::SharedClock, queue::SharedQueue, settings::Settings};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use routes::routes;
+
+/// One permit of the memory for arriving bodies stands for so many bytes.
+const MEMORY_UNIT: u64 = 1024;
+
+/// Everything a request may touch. One for each process.
+#[derive(Debug)]
+pub struct App {
+    settings: Settings,
+    clock: SharedClock,
+    jobs: Arc<jobs::Jobs>,
+    load: load::Load,
+    arrivals: Arc<report::Arrivals>,
+    metrics: metrics::Metrics,
+    /// How many uploads may be in hand at once.
+    uploads: Arc<Semaphore>,
+    /// Memory for arriving bodies, in [`MEMORY_UNIT`]s.
+    body_memory: Arc<Semaphore>,
+    /// Told to stop: no new uploads.
+    draining: CancellationToken,
+    /// The time for draining is over: held requests get their 202 now.
+    give_up: CancellationToken,
+    /// The answers for this host.
+    responses: SharedQueue,
+    events: SharedQueue,
+}
+
+impl App {
+    /// Opens what the web server needs of the backend. `draining` is the process's own.
+    pub async fn new(
+        settings: Settings,
+        backend: &Backend,
+        clock: SharedClock,
+        draining: CancellationToken,
+    ) -> Result<Arc<Self>> {
+        let mut requests = BTreeMap::new();
+        for model in settings.models.keys() {
+            requests.insert(model.clone(), backend.requests(model).await?);
+        }
+        let metrics = metrics::Metrics::default();
+        let arrivals = Arc::new(report::Arrivals::default());
+        let load = load::Load::new(settings.web.max_backlog);
+        let units = settings.web.upload_memory.as_u64().div_ceil(MEMORY_UNIT);
+        Ok(Arc::new(Self {
+            jobs: Arc::new(jobs::Jobs::new(&settings, backend, requests, arrivals.clone(), clock.clone())),
+            load,
+            arrivals,
+            metrics,
+            uploads: Arc::new(Semaphore::new(settings.web.max_uploads.min(Semaphore::MAX_PERMITS))),
+            body_memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS as u64) as usize)),
+            draining,
+            give_up: CancellationToken::new(),
+            responses: backend.responses(&settings.web.host).await?,
+            events: backend.events().await?,
+            settings,
+            clock,
+        }))
+    }
+
+    /// What runs beside the requests: the consumer of answers, the reports to the controller, the forgetting of jobs that
+    /// nobody answers. Ends when `stop` is cancelled.
+    pub async fn run_background(self: Arc<Self>, stop: CancellationToken) {
+        tokio::join!(
+            replies::consume(&self, &stop),
+            report::send_reports(&self, &stop),
+            self.jobs.forget_old(&stop)
+        );
+    }
+
+    /// Held requests get their 202 now.
+    pub fn give_up_waiting(&self) {
+        self.give_up.cancel();
+    }
+
+    /// Uploads in hand now.
+    pub fn uploads_in_hand(&self) -> usize {
+        self.settings.web.max_uploads - self.uploads.available_permits()
+    }
+}

@@ -5,6 +5,7 @@ use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{DeadLetters, Delivery, Depth, QueueOptions, SharedQueue};
 
@@ -28,6 +29,7 @@ pub async fn suite(open: Open<'_>) {
     a_waiting_receive_wakes_when_a_message_comes(open).await;
     a_waiting_receive_ends_empty_after_its_wait(open).await;
     a_batch_wakes_as_many_receivers_as_it_can_feed(open).await;
+    a_receive_that_is_told_to_stop_ends_within_its_wait_and_strands_nothing(open).await;
     a_message_that_is_received_too_often_goes_to_the_dead_letters(open).await;
     purge_leaves_nothing(open).await;
     bodies_are_bytes_of_any_kind(open).await;
@@ -180,6 +182,20 @@ async fn a_batch_wakes_as_many_receivers_as_it_can_feed(open: Open<'_>) {
         assert!(receiver.await.expect("no panic").is_some(), "one message each");
     }
     assert!(start.elapsed() < LONG / 2, "woken by the batch, not by the end of a wait");
+}
+
+async fn a_receive_that_is_told_to_stop_ends_within_its_wait_and_strands_nothing(open: Open<'_>) {
+    let queue = open("stopped", visible_for(LONG));
+    let stop = CancellationToken::new();
+    let waiting = tokio::spawn({
+        let (queue, stop) = (queue.clone(), stop.clone());
+        async move { queue.receive_unless(&stop, 1, LONG / 4).await.expect("receive") }
+    });
+    tokio::task::yield_now().await;
+    stop.cancel();
+    assert_eq!(waiting.await.expect("no panic").len(), 0);
+    send(&queue, &["x"]).await;
+    assert!(one(&queue, LONG).await.is_some(), "what came after the stop is everybody's");
 }
 
 async fn a_message_that_is_received_too_often_goes_to_the_dead_letters(open: Open<'_>) {

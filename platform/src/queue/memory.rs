@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{Delivery, Depth, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{clock::SharedClock, error::Result};
@@ -140,17 +141,27 @@ impl Queue for MemoryQueue {
     }
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+        self.receive_unless(&CancellationToken::new(), max, wait).await
+    }
+
+    async fn receive_unless(
+        &self,
+        stop: &CancellationToken,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>> {
         let deadline = Instant::now() + wait;
         loop {
             // Registered before the look, so that a message that comes in between is not missed.
             let changed = self.all.changed.notified();
             let leased = self.lease(max);
-            if !leased.is_empty() || Instant::now() >= deadline {
+            if !leased.is_empty() || Instant::now() >= deadline || stop.is_cancelled() {
                 return Ok(leased);
             }
             let next_look = self.next_visible().map_or(deadline, |visible| visible.min(deadline));
             tokio::select! {
                 () = changed => {}
+                () = stop.cancelled() => {}
                 () = tokio::time::sleep_until(next_look) => {}
             }
         }

@@ -15,6 +15,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use self::{bell::Bell, statements::Table, writer::Writer};
 use super::{Delivery, Depth, Queue, QueueOptions, Receipt, SharedQueue};
@@ -144,6 +145,15 @@ impl Queue for SqliteQueue {
     }
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+        self.receive_unless(&CancellationToken::new(), max, wait).await
+    }
+
+    async fn receive_unless(
+        &self,
+        stop: &CancellationToken,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>> {
         let deadline = Instant::now() + wait;
         let mut rings = 0;
         loop {
@@ -157,11 +167,12 @@ impl Queue for SqliteQueue {
                 Look::Nothing(next) => next,
             };
             let now = Instant::now();
-            if now >= deadline {
+            if now >= deadline || stop.is_cancelled() {
                 return Ok(Vec::new());
             }
             let look_again = now + next.unwrap_or(LOST_RING).min(LOST_RING);
-            rings = usize::from(self.bell.heard(look_again.min(deadline)).await?);
+            let heard = stop.run_until_cancelled(self.bell.heard(look_again.min(deadline))).await;
+            rings = usize::from(heard.transpose()?.unwrap_or(false));
         }
     }
 

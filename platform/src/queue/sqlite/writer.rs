@@ -123,7 +123,7 @@ fn serve(connection: &Connection, lock: &File, inbox: &mpsc::Receiver<Box<dyn Op
         let ran = operations.iter_mut().try_for_each(|operation| operation.run(&mut batch));
         let committed = batch.end(ran);
         for operation in operations {
-            operation.answer(committed.as_ref().map(|()| ()));
+            operation.answer(committed.as_ref().copied());
         }
     }
 }

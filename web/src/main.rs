@@ -1,0 +1,133 @@
+//! The web server's process.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::Parser;
+use eirs_platform::{
+    backend::Backend,
+    clock::SystemClock,
+    lifecycle::{self, Lifecycle},
+    settings::{EXIT_BAD_SETTINGS, Layers, Settings},
+    telemetry,
+};
+use eirs_web::{App, routes};
+use poem::{
+    Server,
+    listener::{Acceptor, Listener, TcpListener},
+};
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Takes images over HTTP and answers with their labels.
+#[derive(Debug, Parser)]
+#[command(name = "eirs-web", version)]
+struct Arguments {
+    /// The settings file [default: /etc/eirs/eirs.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// The state folder of the local backend
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
+    /// Drain when the process with this id, which started this one, dies
+    #[arg(long, value_name = "PID", hide = true)]
+    with_parent: Option<u32>,
+    /// Check the settings and exit
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let layers = Layers::of_process(arguments.config.as_deref())
+        .flag("web.listen", arguments.listen.as_ref())
+        .flag("local.state", arguments.state.as_ref().map(|path| path.display()));
+    let settings = match layers.load() {
+        Ok(settings) => settings,
+        Err(complaints) => return bad_settings(&complaints),
+    };
+    if arguments.check {
+        return ExitCode::SUCCESS;
+    }
+    if let Err(complaint) = telemetry::init(&settings.telemetry, "eirs-web") {
+        return bad_settings(&complaint);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let served = runtime.context("starting the runtime").and_then(|runtime| {
+        let served = runtime.block_on(serve(settings, arguments.with_parent));
+        // A file write that hangs must not keep the process.
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        served
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "logging is one of the things that the settings decide")]
+fn bad_settings(complaints: &impl std::fmt::Display) -> ExitCode {
+    eprintln!("{complaints}");
+    ExitCode::from(EXIT_BAD_SETTINGS)
+}
+
+async fn serve(settings: Settings, parent: Option<u32>) -> anyhow::Result<()> {
+    let lifecycle = Lifecycle::install()?;
+    if let Some(parent) = parent {
+        lifecycle::drain_with_parent(parent)?;
+    }
+    let listen = settings.web.listen;
+    let acceptor = TcpListener::bind(listen)
+        .into_acceptor()
+        .await
+        .with_context(|| format!("web.listen: cannot listen on {listen}"))?;
+    let clock = Arc::new(SystemClock);
+    let backend = Backend::open(&settings, clock.clone())?;
+    let deadline = settings.web.drain_deadline;
+    let address_file = settings.web.address_file.clone();
+    let app = App::new(settings, &backend, clock, lifecycle.drain().clone()).await?;
+    let background_stop = CancellationToken::new();
+    let background = tokio::spawn(app.clone().run_background(background_stop.clone()));
+
+    let address = acceptor.local_addr().first().map_or_else(|| listen.to_string(), ToString::to_string);
+    let address = address.trim_start_matches("socket://").to_owned();
+    if let Some(file) = &address_file {
+        tokio::fs::write(file, &address).await.with_context(|| format!("writing {}", file.display()))?;
+    }
+    tracing::info!(address, "taking uploads on http://{address}");
+    lifecycle.ready(&format!("taking uploads on {address}"));
+
+    let stop_accepting = drain(app.clone(), lifecycle, deadline);
+    // Behind the deadline there is a little time for the last answers to reach the wire.
+    let cut_off = Some(deadline + Duration::from_secs(5));
+    Server::new_with_acceptor(acceptor)
+        .name("eirs-web")
+        .run_with_graceful_shutdown(routes(app), stop_accepting, cut_off)
+        .await?;
+    background_stop.cancel();
+    background.await?;
+    tracing::info!("drained");
+    Ok(())
+}
+
+/// Ends when the server shall stop accepting: after everybody had a moment to see that it is not ready. Held requests go on;
+/// at the deadline they get their 202.
+async fn drain(app: Arc<App>, lifecycle: Lifecycle, deadline: Duration) {
+    lifecycle.drain().cancelled().await;
+    let held = app.uploads_in_hand();
+    tracing::info!(held, "draining: no new uploads; {held} held requests may go on for {deadline:?}");
+    lifecycle.stopping("draining");
+    tokio::spawn(async move {
+        tokio::time::sleep(deadline).await;
+        app.give_up_waiting();
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}

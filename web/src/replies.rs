@@ -1,0 +1,56 @@
+//! Receives the workers' answers for this host and tells who waits.
+
+use std::time::Duration;
+
+use eirs_platform::{
+    backoff::Backoff,
+    job::{self, Reply},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::App;
+
+/// Answers that are taken from the queue at once.
+const BATCH: usize = 128;
+/// The length of a poll.
+const POLL: Duration = Duration::from_secs(20);
+
+/// Runs until `stop`.
+pub(crate) async fn consume(app: &App, stop: &CancellationToken) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    while !stop.is_cancelled() {
+        match app.responses.receive_unless(stop, BATCH, POLL).await {
+            Ok(deliveries) => {
+                backoff.reset();
+                let mut receipts = Vec::with_capacity(deliveries.len());
+                for delivery in deliveries {
+                    receipts.push(delivery.receipt);
+                    answer(app, &delivery.body);
+                }
+                if !receipts.is_empty() {
+                    let responses = app.responses.clone();
+                    // An ack that fails costs a second look at an answer, which does no harm.
+                    tokio::spawn(async move { responses.ack(&receipts).await });
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "answers cannot be received; held requests look into the store meanwhile");
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+fn answer(app: &App, body: &[u8]) {
+    match job::decode::<Reply>(body) {
+        Ok(reply) => {
+            app.metrics.replies.inc();
+            app.load.answered();
+            let id = reply.id;
+            if !app.jobs.answered(reply) {
+                tracing::debug!(%id, "an answer nobody here waits for");
+            }
+        }
+        Err(error) => tracing::error!(%error, "an answer that cannot be read was dropped"),
+    }
+}

@@ -1,0 +1,241 @@
+//! `POST /upload`
+
+use std::{sync::Arc, time::Duration};
+
+use eirs_platform::settings::{Model, units};
+use futures::{StreamExt, stream::FuturesUnordered};
+use poem::{Body, Request, Response, handler, web::Data};
+use tokio::time::Instant;
+
+use crate::{
+    App,
+    answer::{Answer, Kind, View},
+    body::{Image, Images, Refused},
+    jobs::{Submitted, Ticket},
+    problem::Problem,
+};
+
+/// What the client asks for beside the image.
+#[derive(Debug, Clone)]
+struct Wishes {
+    began: Instant,
+    wait: Duration,
+    model: Arc<str>,
+    view: View,
+}
+
+/// Takes one image or several, and answers with labels, or with where they will be.
+#[handler]
+pub(crate) async fn upload(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Response {
+    let began = Instant::now();
+    let _in_hand = InHand::new(app, began);
+    match take(request, body, app, began).await {
+        Ok(response) => response,
+        Err(problem) => refuse(app, "image".to_owned(), problem).into_response(View { json: true, top: 1 }),
+    }
+}
+
+/// Counts an upload for as long as it is in hand, also where the client leaves and nobody comes back here.
+struct InHand<'a>(&'a App, Instant);
+
+impl<'a> InHand<'a> {
+    fn new(app: &'a App, began: Instant) -> Self {
+        app.metrics.in_hand.inc();
+        Self(app, began)
+    }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.in_hand.dec();
+        self.0.metrics.upload_seconds.observe(self.1.elapsed().as_secs_f64());
+    }
+}
+
+async fn take(request: &Request, body: Body, app: &Arc<App>, began: Instant) -> Result<Response, Problem> {
+    if app.draining.is_cancelled() {
+        return Err(Problem::draining());
+    }
+    let permit = app.uploads.clone().try_acquire_owned().map_err(|_| Problem::too_many_uploads())?;
+    let wishes = wishes(request, app, began)?;
+    let body_bytes = request.header("content-length").and_then(|text| text.parse().ok());
+    let content_type = request.content_type();
+    let bare_name = query(request, "name");
+    let stream = body.into_bytes_stream();
+    let memory = app.body_memory.clone();
+    let mut images = Images::of(stream, content_type, body_bytes, bare_name, &app.settings.web, memory)?;
+
+    let mut begun = Vec::new();
+    while let Some(image) = images.next().await? {
+        if begun.len() == app.settings.web.max_images_per_upload {
+            let detail =
+                format!("an upload may hold at most {} images", app.settings.web.max_images_per_upload);
+            return Err(Problem::too_large(detail));
+        }
+        begun.push(begin(app, image, &wishes).await);
+    }
+    match begun.len() {
+        0 => Err(images.none()),
+        1 => {
+            let begun = begun.pop().ok_or_else(|| images.none())?;
+            Ok(end(app, begun, &wishes).await.into_response(wishes.view))
+        }
+        _ => {
+            let ending: FuturesUnordered<_> = begun
+                .into_iter()
+                .map(|begun| {
+                    let (app, wishes) = (app.clone(), wishes.clone());
+                    async move { end(&app, begun, &wishes).await.into_line(wishes.view) }
+                })
+                .collect();
+            // The permit lives as long as the answer is being written.
+            let lines = ending.map(move |line| {
+                let _held = &permit;
+                Ok::<_, std::io::Error>(line)
+            });
+            Ok(Response::builder().content_type("application/x-ndjson").body(Body::from_bytes_stream(lines)))
+        }
+    }
+}
+
+/// An image on its way.
+enum Begun {
+    Answered(Answer),
+    Waits(String, Ticket),
+}
+
+/// Stores and sends one image, if it is one and there is room for it.
+async fn begin(app: &Arc<App>, image: Result<Image, Refused>, wishes: &Wishes) -> Begun {
+    let image = match image {
+        Ok(image) => image,
+        Err(Refused { name, problem }) => return Begun::Answered(refuse(app, name, problem)),
+    };
+    app.metrics.image_bytes.inc_by(image.bytes.len() as u64);
+    let name = image.name.clone();
+    match submit(app, image, wishes).await {
+        Ok(Submitted::Known(reply)) => {
+            let answer =
+                Answer { name, kind: Kind::Ended { reply, cached: true, total_ms: wishes.elapsed_ms() } };
+            app.metrics.answered(answer.answered());
+            Begun::Answered(answer)
+        }
+        Ok(Submitted::Waits(ticket)) => {
+            if ticket.first { &app.metrics.jobs_sent } else { &app.metrics.coalesced }.inc();
+            Begun::Waits(name, ticket)
+        }
+        Err(problem) => Begun::Answered(refuse(app, name, problem)),
+    }
+}
+
+/// What is known needs no room in the queue, and is answered however full that is.
+async fn submit(app: &Arc<App>, image: Image, wishes: &Wishes) -> Result<Submitted, Problem> {
+    let logged = |error: eirs_platform::Error| {
+        tracing::error!(%error, "an image could not be taken");
+        Problem::backend(&error)
+    };
+    let (model, queue) =
+        app.jobs.model(&wishes.model).ok_or_else(|| Problem::not_found("there is no such model"))?;
+    if let Some(known) = app.jobs.find(&(image.id, model.clone())).await.map_err(logged)? {
+        return Ok(known);
+    }
+    app.load.refresh(&model, queue).await;
+    app.load.admit(&model).map_err(Problem::backlog_full)?;
+    Ok(Submitted::Waits(app.jobs.send(image, &model)))
+}
+
+/// Waits for the label as long as the client wants to, and at most until this server stops.
+async fn end(app: &App, begun: Begun, wishes: &Wishes) -> Answer {
+    let (name, mut ticket) = match begun {
+        Begun::Answered(answer) => return answer,
+        Begun::Waits(name, ticket) => (name, ticket),
+    };
+    let until = async {
+        tokio::select! {
+            () = tokio::time::sleep_until(wishes.began + wishes.wait) => {}
+            () = app.give_up.cancelled() => {}
+        }
+    };
+    let ended = app.jobs.wait(&mut ticket, until).await;
+    let kind = match ended {
+        Some(Ok(reply)) => Kind::Ended { reply, cached: false, total_ms: wishes.elapsed_ms() },
+        Some(Err(error)) => Kind::Refused(Problem::backend(&error)),
+        // A 202 is a promise: it is given when the job is in the queue.
+        None => match app.jobs.wait_until_sent(&mut ticket).await {
+            Ok(()) => {
+                let (id, model) = ticket.key;
+                let retry_after_s = app.load.retry_after_s(&model);
+                Kind::Pending { id, model, retry_after_s }
+            }
+            Err(error) => Kind::Refused(Problem::backend(&error)),
+        },
+    };
+    let answer = Answer { name, kind };
+    app.metrics.answered(answer.answered());
+    answer
+}
+
+fn refuse(app: &App, name: String, problem: Problem) -> Answer {
+    let answer = Answer { name, kind: Kind::Refused(problem) };
+    app.metrics.answered(answer.answered());
+    answer
+}
+
+fn wishes(request: &Request, app: &App, began: Instant) -> Result<Wishes, Problem> {
+    let web = &app.settings.web;
+    let wait = match query(request, "wait") {
+        Some(text) => {
+            wait_of(&text).map_err(|why| Problem::bad_request(format!("wait: {why}")))?.min(web.max_wait)
+        }
+        None => web.wait,
+    };
+    let (model, top) = model_and_top(request, app)?;
+    let accept = request.header("accept").unwrap_or_default();
+    let json = accept.contains("application/json") || accept.contains("+json");
+    Ok(Wishes { began, wait, model, view: View { json, top } })
+}
+
+/// `?model=` and `?top=`, which results know, too.
+pub(crate) fn model_and_top(request: &Request, app: &App) -> Result<(Arc<str>, usize), Problem> {
+    let name = query(request, "model").unwrap_or_else(|| Model::DEFAULT.to_owned());
+    let Some((model, _)) = app.jobs.model(&name) else {
+        let known: Vec<_> = app.jobs.models().collect();
+        let detail = format!("there is no model `{}`; there is {}", name.escape_debug(), known.join(", "));
+        return Err(Problem::not_found(detail));
+    };
+    let top = query(request, "top").map(|text| text.parse::<usize>().ok().filter(|top| *top >= 1));
+    match top.unwrap_or(Some(usize::MAX)) {
+        Some(top) => Ok((model, top)),
+        None => Err(Problem::bad_request("top: should be a number from 1 on, like `?top=3`")),
+    }
+}
+
+/// A time to wait, `60s` or `1m`; a bare number is seconds, as in `Retry-After`.
+fn wait_of(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).or_else(|_| units::duration::parse(text))
+}
+
+/// A parameter of the query; one that is there several times counts as its first.
+fn query(request: &Request, name: &str) -> Option<String> {
+    let pairs: Vec<(String, String)> = request.params().unwrap_or_default();
+    pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+}
+
+impl Wishes {
+    fn elapsed_ms(&self) -> f64 {
+        self.began.elapsed().as_secs_f64() * 1e3
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_durations_or_seconds() {
+        assert_eq!(wait_of("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(wait_of("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(wait_of("0"), Ok(Duration::ZERO));
+        assert_eq!(wait_of("5"), Ok(Duration::from_secs(5)));
+        assert!(wait_of("-1").is_err() && wait_of("soon").is_err() && wait_of("").is_err());
+    }
+}

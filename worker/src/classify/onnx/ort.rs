@@ -1,0 +1,294 @@
+//! The fast engine: ONNX Runtime, a library of Microsoft's that is opened at run time where there is one.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use anyhow::{Context, anyhow, bail};
+use ort::{
+    environment::Environment,
+    logging::LogLevel,
+    session::{Session as OrtSession, builder::GraphOptimizationLevel},
+    value::{TensorElementType, TensorRef, ValueType},
+};
+
+use super::{Engine, Session, Source};
+use crate::classify::Port;
+
+/// The oldest version whose interface the `api-24` feature of `ort` speaks.
+const OLDEST: &str = "1.24";
+
+/// What a process may have only one of: the library with its environment, and where it was found.
+static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
+
+/// ONNX Runtime, opened.
+#[derive(Clone)]
+pub(super) struct Runtime {
+    environment: Environment,
+    library: PathBuf,
+    name: String,
+}
+
+/// Why ONNX Runtime is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Missing {
+    /// No library in any of the places.
+    #[error("no ONNX Runtime library (libonnxruntime.so, version {OLDEST} or newer) in {0}")]
+    NotFound(String),
+    /// There is one, but it is of no use.
+    #[error("{library}: cannot be used as the ONNX Runtime library: {why}", library = .0.display(), why = .1)]
+    Unusable(PathBuf, String),
+}
+
+/// Opens the library, once for the process: the one that is named, or the first in the usual places.
+pub(super) fn runtime(set: Option<&Path>) -> Result<Runtime, Missing> {
+    let mut runtime = RUNTIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(open) = &*runtime {
+        // The first library wins: a process cannot change it.
+        if let Some(other) = set.filter(|set| std::fs::canonicalize(set).ok().as_ref() != Some(&open.library))
+        {
+            let why = format!("this process already uses {}", open.library.display());
+            return Err(Missing::Unusable(other.to_owned(), why));
+        }
+        return Ok(open.clone());
+    }
+    let candidates = match set {
+        Some(set) => vec![set.to_owned()],
+        None => found_in(&usual_places()),
+    };
+    let mut first_problem = None;
+    for library in candidates {
+        match open(&library) {
+            Ok(opened) => return Ok(runtime.insert(opened).clone()),
+            Err(problem) => first_problem.get_or_insert(problem),
+        };
+    }
+    Err(first_problem.unwrap_or_else(|| {
+        let places: Vec<_> = usual_places().iter().map(|place| place.display().to_string()).collect();
+        Missing::NotFound(places.join(", "))
+    }))
+}
+
+fn open(library: &Path) -> Result<Runtime, Missing> {
+    let unusable = |why: String| Missing::Unusable(library.to_owned(), why);
+    let library = std::fs::canonicalize(library).map_err(|error| unusable(error.to_string()))?;
+    // A library that is something else may fail in any way, also by an assertion in `ort`.
+    let opened = std::panic::catch_unwind(|| -> anyhow::Result<Environment> {
+        let builder = ort::init_from(&library)?;
+        // Its warnings are about its own optimisations; its errors come back as results too.
+        let logger = |level: LogLevel, _: &str, _: &str, place: &str, text: &str| match level {
+            LogLevel::Fatal | LogLevel::Error => tracing::debug!(place, "ONNX Runtime: {text}"),
+            LogLevel::Verbose | LogLevel::Info | LogLevel::Warning => {
+                tracing::trace!(place, "ONNX Runtime: {text}")
+            }
+        };
+        Ok(builder
+            .with_name("eirs")
+            .with_telemetry(false)
+            .with_logger(std::sync::Arc::new(logger))
+            .build()?)
+    });
+    let environment = match opened {
+        Ok(Ok(environment)) => environment,
+        Ok(Err(error)) => return Err(unusable(format!("{error}; it must be version {OLDEST} or newer"))),
+        Err(panic) => return Err(unusable(crate::classify::panic_text(&*panic).to_owned())),
+    };
+    let name =
+        version(ort::info(), &library).map_or("onnxruntime".to_owned(), |v| format!("onnxruntime {v}"));
+    Ok(Runtime { environment, library, name })
+}
+
+/// The version, from what the library says of its build or from the name of its file.
+fn version(build: &str, library: &Path) -> Option<String> {
+    let branch = build.split("git-branch=rel-").nth(1).and_then(|rest| rest.split(',').next());
+    let file = library.file_name().and_then(|name| name.to_str());
+    let suffix = file.and_then(|name| name.split(".so.").nth(1)).filter(|suffix| suffix.contains('.'));
+    suffix.or(branch).map(str::to_owned)
+}
+
+/// Where the library is looked for, in this order.
+fn usual_places() -> Vec<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let executable = std::env::current_exe().ok();
+    let beside = executable.as_deref().and_then(Path::parent);
+    let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
+    [
+        variable("ORT_DYLIB_PATH"),
+        beside.map(Path::to_owned),
+        beside.and_then(Path::parent).map(|prefix| prefix.join("lib/eirs")),
+        cache.map(|cache| cache.join("eirs/onnxruntime")),
+    ]
+    .into_iter()
+    .flatten()
+    .chain(["/usr/lib/eirs", "/usr/local/lib", "/usr/lib", "/usr/lib/x86_64-linux-gnu"].map(PathBuf::from))
+    .collect()
+}
+
+/// The libraries in these places, each of which is a folder or a file; within a folder the newest first.
+fn found_in(places: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for place in places {
+        if place.is_file() {
+            found.push(place.clone());
+            continue;
+        }
+        let names = std::fs::read_dir(place).into_iter().flatten().flatten().map(|entry| entry.path());
+        let is_library = |path: &PathBuf| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.starts_with("libonnxruntime.so"))
+        };
+        let mut here: Vec<_> = names.filter(is_library).collect();
+        // 1.9 is older than 1.10: numbers are compared as numbers.
+        here.sort_by_key(|path| {
+            let name = path.to_string_lossy().into_owned();
+            std::cmp::Reverse(name.split('.').filter_map(|part| part.parse::<u32>().ok()).collect::<Vec<_>>())
+        });
+        found.append(&mut here);
+    }
+    found
+}
+
+pub(super) struct Ort {
+    runtime: Runtime,
+    source: Source,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    /// The session that showed what the model is like; the first who asks gets it.
+    spare: Mutex<Option<OrtSession>>,
+}
+
+impl Ort {
+    pub(super) fn load(runtime: Runtime, source: &Source) -> anyhow::Result<Self> {
+        let session = new_session(&runtime, source)?;
+        Ok(Self {
+            inputs: session.inputs().iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect(),
+            outputs: session.outputs().iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect(),
+            spare: Mutex::new(Some(session)),
+            source: source.clone(),
+            runtime,
+        })
+    }
+}
+
+fn port(name: &str, kind: &ValueType) -> Port {
+    Port {
+        name: name.to_owned(),
+        kind: match kind.tensor_type() {
+            Some(TensorElementType::Float32) => "f32".to_owned(),
+            Some(other) => other.to_string(),
+            None => kind.to_string(),
+        },
+        shape: kind
+            .tensor_shape()
+            .map_or(Vec::new(), |shape| shape.iter().map(|&d| usize::try_from(d).ok()).collect()),
+    }
+}
+
+fn new_session(runtime: &Runtime, source: &Source) -> anyhow::Result<OrtSession> {
+    let build = || -> ort::Result<OrtSession> {
+        let mut builder = OrtSession::builder(&runtime.environment)?
+            // One thread each: as many sessions as cores use the cores better than one session with all of them.
+            .with_intra_threads(1)?
+            .with_inter_threads(1)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            // Weights stored as integers are turned into floats once, at load; otherwise at each run, which takes
+            // twice as long.
+            .with_quant_qdq(false)?;
+        match source {
+            Source::BuiltIn(bytes) => builder.commit_from_memory(bytes),
+            Source::File(path) => builder.commit_from_file(path),
+        }
+    };
+    build().map_err(|error| {
+        let text = error.to_string();
+        if text.contains("Protobuf parsing failed") || text.contains("ModelProto does not have a graph") {
+            anyhow!("{source}: is not an ONNX model")
+        } else {
+            anyhow!("{source}: {} cannot load this model: {text}", runtime.name)
+        }
+    })
+}
+
+impl Engine for Ort {
+    fn name(&self) -> &str {
+        &self.runtime.name
+    }
+
+    fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    fn session(&self) -> anyhow::Result<Box<dyn Session>> {
+        let spare = self.spare.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let session = match spare {
+            Some(session) => session,
+            None => new_session(&self.runtime, &self.source)?,
+        };
+        Ok(Box::new(Running(session)))
+    }
+}
+
+struct Running(OrtSession);
+
+impl Session for Running {
+    fn run(
+        &mut self,
+        shape: [usize; 4],
+        input: &[f32],
+        output: usize,
+        answer: &mut Vec<f32>,
+    ) -> anyhow::Result<()> {
+        let tensor = TensorRef::from_array_view((shape, input))?;
+        let outputs = self.0.run(ort::inputs![tensor])?;
+        if output >= outputs.len() {
+            bail!("the model has no such output");
+        }
+        let (_, values) =
+            outputs[output].try_extract_tensor::<f32>().context("the output is not of 32-bit floats")?;
+        answer.clear();
+        answer.extend_from_slice(values);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_library_of_a_folder_comes_first_and_a_named_file_is_taken_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in
+            ["libonnxruntime.so.1.9.0", "libonnxruntime.so.1.24.1", "libonnxruntime_providers_shared.so"]
+        {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let named = folder.path().join("libonnxruntime_providers_shared.so");
+        let found = found_in(&[folder.path().join("nowhere"), folder.path().to_owned(), named.clone()]);
+        let expected =
+            ["libonnxruntime.so.1.24.1", "libonnxruntime.so.1.9.0"].map(|name| folder.path().join(name));
+        assert_eq!(found[..2], expected);
+        assert_eq!(found[2..], [named]);
+    }
+
+    #[test]
+    fn the_version_is_read_from_the_file_name_or_else_from_the_build() {
+        let build = "ORT Build Info: git-branch=rel-1.24.2, git-commit-id=26250ae, build type=Release";
+        assert_eq!(version(build, Path::new("/x/libonnxruntime.so.1.24.1")).unwrap(), "1.24.1");
+        assert_eq!(version(build, Path::new("/x/libonnxruntime.so.1")).unwrap(), "1.24.2");
+        assert_eq!(version("", Path::new("/x/libonnxruntime.so")), None);
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_named_in_the_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = open(file.path()).err().unwrap().to_string();
+        assert!(error.contains(&file.path().display().to_string()), "{error}");
+    }
+}

@@ -1,0 +1,97 @@
+//! The operator's own command as the classifier. Two protocols:
+//!
+//! - `once`: the command is run for each image, with the path of the image as its last argument. It prints
+//!   `name,label` or `label` and exits with 0. Of what it prints the last line that is not empty counts. If that line
+//!   begins with the file name that was given, or its path, or its stem, and a comma, then the label is all behind that
+//!   comma; or else the whole line is the label. So labels may hold commas.
+//! - `stream`: the command is kept running. For each path, one a line on its standard input, it prints one line of
+//!   JSON, and flushes it: `{"label": "cat", "confidence": 0.9}`, or `{"top": [{"label": ..., "confidence": ...}, ...]}`,
+//!   or `{"error": "why this image can never work"}`. With a member `path` it says which image it means, and is held to
+//!   it. Lines on standard output that are not asked for end the process; logs belong on standard error.
+//!
+//! The image is a file of its own in a private folder, named after the upload as far as that is safe, and deleted after
+//! the answer. The command runs in the worker's working directory and environment, in a process group of its own that
+//! is killed as a whole after an answer, a time-out, or more output than makes sense. `examples/script/` has one
+//! script for each protocol.
+
+mod child;
+mod once;
+mod scratch;
+mod stream;
+
+use std::{ffi::OsStr, path::PathBuf};
+
+use anyhow::{Context, bail};
+use eirs_platform::settings::{Model, Protocol};
+use rustix::fs::{Access, access};
+
+use super::{Classifier, Description, Loaded};
+
+/// No label is longer, in bytes; what is, is a mistake.
+const LABEL_MAX_BYTES: usize = 1000;
+
+/// A command that can be run.
+pub(super) struct Script {
+    settings: Model,
+}
+
+impl Script {
+    pub(super) fn load(model: &Model) -> anyhow::Result<Self> {
+        let program = model.command.first().context("command: a script needs the command to run")?;
+        find(program).with_context(|| format!("command: {program:?} is not a program that can be run"))?;
+        Ok(Self { settings: model.clone() })
+    }
+}
+
+/// The file that a command's name stands for, as the system looks for it.
+fn find(program: &str) -> anyhow::Result<PathBuf> {
+    let is_program = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
+    if program.contains('/') {
+        return Some(PathBuf::from(program)).filter(is_program).context("no such executable file");
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    match std::env::split_paths(&path).map(|folder| folder.join(OsStr::new(program))).find(is_program) {
+        Some(found) => Ok(found),
+        None => bail!("it is in no folder of PATH"),
+    }
+}
+
+impl Loaded for Script {
+    fn engine(&self) -> &str {
+        match self.settings.protocol {
+            Protocol::Once => "script once",
+            Protocol::Stream => "script stream",
+        }
+    }
+
+    fn classifier(&self) -> anyhow::Result<Box<dyn Classifier>> {
+        Ok(match self.settings.protocol {
+            Protocol::Once => Box::new(once::Once::new(&self.settings)?),
+            Protocol::Stream => Box::new(stream::Stream::new(&self.settings)?),
+        })
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            model: format!("command {}", self.settings.command.join(" ")),
+            engine: self.engine().to_owned(),
+            preprocessing: "the script's own".to_owned(),
+            ..Description::default()
+        }
+    }
+}
+
+/// A label as it is shown, or why it cannot be one.
+fn label(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("an empty label".to_owned());
+    }
+    if text.len() > LABEL_MAX_BYTES {
+        return Err(format!("a label of {} bytes", text.len()));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("a label with control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}

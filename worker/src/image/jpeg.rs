@@ -1,0 +1,141 @@
+//! JPEG. Two decoders: `zune-jpeg` is the faster one at full size; `jpeg-decoder` alone can decode at a half, a quarter
+//! or an eighth, which on the photos of phones halves the work again.
+
+use jpeg_decoder::ColorTransform;
+use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
+use zune_jpeg::{JpegDecoder, errors::DecodeErrors};
+
+use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size, cut_short};
+
+/// A progressive JPEG comes in scans, each of which costs time for the whole picture but can be a few bytes long.
+/// Encoders make about ten.
+const SCANS_MAX: usize = 100;
+
+pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), Unreadable> {
+    let layout = Layout::of(file);
+    if layout.scans > SCANS_MAX {
+        return Err(Unreadable::Never(format!("the JPEG image has more than {SCANS_MAX} scans")));
+    }
+    // Pillow reads past damage, but not past a missing end; neither do we.
+    let options = DecoderOptions::default()
+        .set_max_width(usize::MAX)
+        .set_max_height(usize::MAX)
+        .set_strict_mode(!layout.complete);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
+    decoder.decode_headers().map_err(|error| broken(&layout, error))?;
+    let (Some(info), Some(space)) = (decoder.info(), decoder.input_colorspace()) else {
+        return Err(Unreadable::Never("the JPEG image has no header".to_owned()));
+    };
+    let (width, height) = (u32::from(info.width), u32::from(info.height));
+    check_size(width, height, limits.max_pixels)?;
+    let orientation = decoder
+        .exif()
+        .and_then(|exif| Orientation::from_exif_chunk(exif))
+        .unwrap_or(Orientation::NoTransforms);
+
+    if let Some(short) = limits.scale_to
+        && layout.complete
+        && decode_scaled(file, space, short, orientation, pixels).is_some()
+    {
+        return Ok(());
+    }
+
+    let (channels, wanted) =
+        if space == ColorSpace::Luma { (1, ColorSpace::Luma) } else { (3, ColorSpace::RGB) };
+    decoder.set_options(decoder.options().jpeg_set_out_colorspace(wanted));
+    let samples = pixels.start(width, height, channels, orientation, 1)?;
+    decoder.decode_into(samples).map_err(|error| broken(&layout, error))
+}
+
+/// Columns and rows by the header.
+pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
+    let options = DecoderOptions::default().set_max_width(usize::MAX).set_max_height(usize::MAX);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
+    decoder.decode_headers().ok()?;
+    decoder.info().map(|info| (u32::from(info.width), u32::from(info.height)))
+}
+
+/// Decodes at a fraction of the size where the short side stays at least twice as long as needed: shrinking the rest
+/// with an antialiased filter then gives nearly the pixels of the full way. `None` where that gains nothing or where
+/// this decoder, the pickier one, refuses.
+fn decode_scaled(
+    file: &[u8],
+    space: ColorSpace,
+    short_side: u32,
+    orientation: Orientation,
+    pixels: &mut Pixels,
+) -> Option<()> {
+    // The two decoders guess colour spaces by different rules; one of them has to decide.
+    let (channels, transform) = match space {
+        ColorSpace::YCbCr => (3, ColorTransform::YCbCr),
+        ColorSpace::Luma => (1, ColorTransform::Grayscale),
+        _ => return None,
+    };
+    let mut decoder = jpeg_decoder::Decoder::new(file);
+    decoder.read_info().ok()?;
+    let info = decoder.info()?;
+    let enough = short_side.saturating_mul(2);
+    let fraction = [8u16, 4, 2]
+        .into_iter()
+        .find(|fraction| u32::from(info.width.min(info.height).div_ceil(*fraction)) >= enough)?;
+    decoder.set_color_transform(transform);
+    let (width, height) =
+        decoder.scale(info.width.div_ceil(fraction), info.height.div_ceil(fraction)).ok()?;
+    let samples = decoder.decode().ok()?;
+    if samples.len() != usize::from(width) * usize::from(height) * channels {
+        return None;
+    }
+    *pixels = Pixels { width: width.into(), height: height.into(), channels, orientation, samples };
+    Some(())
+}
+
+/// What the markers of the file say, without decoding.
+struct Layout {
+    /// There is an end-of-image marker behind the first scan.
+    complete: bool,
+    /// Starts of scans.
+    scans: usize,
+}
+
+impl Layout {
+    fn of(file: &[u8]) -> Self {
+        // Up to the first scan, segments are skipped by their length: the thumbnail in an EXIF segment has markers too.
+        let mut at = 2;
+        let mut layout = Self { complete: false, scans: 0 };
+        while let Some(&[byte, marker]) = file.get(at..at + 2) {
+            match (byte, marker) {
+                (0xff, 0xda) => break,
+                (0xff, 0x01 | 0xd0..=0xd8) => at += 2,
+                // A byte that is no marker, or a fill byte before one.
+                (0xff, 0xff | 0x00) | (..=0xfe, _) => at += 1,
+                (0xff, _) => {
+                    let length =
+                        file.get(at + 2..at + 4).map_or(2, |l| usize::from(u16::from_be_bytes([l[0], l[1]])));
+                    at += 2 + length.max(2);
+                }
+            }
+        }
+        // In the compressed data 0xff is always followed by 0x00 or a restart marker, so these are markers for certain.
+        for pair in file.get(at..).unwrap_or_default().windows(2) {
+            match pair {
+                [0xff, 0xda] => layout.scans += 1,
+                [0xff, 0xd9] => {
+                    layout.complete = true;
+                    break;
+                }
+                _ => {}
+            }
+        }
+        layout
+    }
+}
+
+fn broken(layout: &Layout, error: DecodeErrors) -> Unreadable {
+    match error {
+        DecodeErrors::Unsupported(scheme) => {
+            Unreadable::Never(format!("the JPEG image is of a kind that is not read ({scheme:?})"))
+        }
+        _ if !layout.complete => cut_short(Format::Jpeg),
+        error => Unreadable::Never(format!("the JPEG image cannot be decoded: {error}")),
+    }
+}

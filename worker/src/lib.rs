@@ -1,0 +1,119 @@
+//! The worker: takes jobs from the request queue, classifies, stores the result, answers, acks; and drains when told to.
+//!
+//! A job's way: `consume.rs` receives it (as many as there are free slots), `lease.rs` keeps it ours, `process.rs` takes it
+//! to its end, `pool.rs` is where the cores work, and `classify.rs` is what they do.
+
+pub mod consume;
+
+mod lease;
+mod process;
+
+mod pool;
+
+pub mod classify;
+pub mod image;
+
+mod report;
+
+use std::{collections::HashMap, sync::Arc};
+
+use eirs_platform::{
+    Result, backend::Backend, blobs::SharedBlobs, clock::SharedClock, queue::SharedQueue, settings::Settings,
+};
+use tokio::sync::{Mutex, Semaphore};
+
+use self::{lease::Leases, pool::Pool, report::Activity};
+
+/// Who this worker is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The instance it runs on.
+    pub instance: String,
+    /// Which boot of the instance this is.
+    pub generation: String,
+    /// The model that it serves.
+    pub model: String,
+}
+
+/// Everything a job may touch. One for each process.
+#[derive(Debug)]
+pub struct Worker {
+    identity: Identity,
+    settings: Settings,
+    clock: SharedClock,
+    requests: SharedQueue,
+    dead_letters: SharedQueue,
+    events: SharedQueue,
+    images: SharedBlobs,
+    results: SharedBlobs,
+    backend: Backend,
+    /// The response queues that were answered to, by name.
+    responses: Mutex<HashMap<String, SharedQueue>>,
+    leases: Leases,
+    pool: Pool,
+    /// One permit for each job that can be held: the limit, the count and, when all are back, the end of a drain.
+    slots: Arc<Semaphore>,
+    slot_count: u32,
+    activity: Activity,
+}
+
+impl Worker {
+    /// Loads the model and opens what the worker needs. This takes as long as the model does.
+    pub async fn new(
+        identity: Identity,
+        settings: Settings,
+        backend: Backend,
+        clock: SharedClock,
+    ) -> anyhow::Result<Arc<Self>> {
+        let model = settings.models.get(&identity.model).cloned();
+        let model =
+            model.ok_or_else(|| anyhow::anyhow!("models: there is none called `{}`", identity.model))?;
+        let threads = match settings.worker.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let slots = match settings.worker.slots {
+            0 => threads + 1,
+            slots => slots,
+        };
+        let pool = tokio::task::spawn_blocking(move || Pool::start(&model, threads)).await??;
+        let requests = backend.requests(&identity.model).await?;
+        Ok(Arc::new(Self {
+            dead_letters: backend.dead_letters(&identity.model).await?,
+            events: backend.events().await?,
+            images: backend.images().clone(),
+            results: backend.results().clone(),
+            responses: Mutex::default(),
+            leases: Leases::new(requests.clone(), settings.worker.heartbeat),
+            requests,
+            backend,
+            pool,
+            slots: Arc::new(Semaphore::new(slots)),
+            slot_count: u32::try_from(slots)?,
+            activity: Activity::new(clock.now()),
+            clock,
+            identity,
+            settings,
+        }))
+    }
+
+    /// What classifies.
+    pub fn engine(&self) -> &str {
+        self.pool.engine()
+    }
+
+    /// Jobs held now. Not the slots that are taken: the loop takes the free ones while it asks for jobs.
+    fn in_flight(&self) -> u32 {
+        self.leases.count() as u32
+    }
+
+    async fn response_queue(&self, name: &str) -> Result<SharedQueue> {
+        let mut responses = self.responses.lock().await;
+        if let Some(queue) = responses.get(name) {
+            return Ok(queue.clone());
+        }
+        let queue = self.backend.reply_queue(name).await?;
+        responses.insert(name.to_owned(), queue.clone());
+        Ok(queue)
+    }
+}

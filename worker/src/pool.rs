@@ -1,0 +1,100 @@
+//! The threads that decode and classify: as many as the settings say, each with a classifier of its own, taking from one line.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+};
+
+use anyhow::Context;
+use eirs_platform::{job::Guess, settings::Model};
+use tokio::sync::oneshot;
+
+use crate::classify::{self, Classifier, Failure, Image, Loaded};
+
+type Answer = Result<Vec<Guess>, Failure>;
+
+/// The pool. Its threads end when it is dropped and the line is empty.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    engine: String,
+    line: mpsc::Sender<Waiting>,
+}
+
+struct Waiting {
+    image: Image,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl Pool {
+    /// Loads the model and starts the threads. An error is one sentence about the model or its settings.
+    pub(crate) fn start(model: &Model, threads: usize) -> anyhow::Result<Self> {
+        let loaded: Arc<dyn Loaded> = classify::load(model)?.into();
+        let description = loaded.describe();
+        tracing::info!(
+            model = description.model,
+            engine = description.engine,
+            threads,
+            "the model is loaded"
+        );
+        if let Some(advice) = description.advice {
+            tracing::info!("{advice}");
+        }
+        let (line, taken) = mpsc::channel();
+        let taken = Arc::new(Mutex::new(taken));
+        for number in 0..threads {
+            let (taken, loaded, batch) = (taken.clone(), loaded.clone(), model.batch);
+            let classifier = loaded.classifier()?;
+            std::thread::Builder::new()
+                .name(format!("classify-{number}"))
+                .spawn(move || work(&taken, &*loaded, classifier, batch))
+                .context("starting a thread")?;
+        }
+        Ok(Self { engine: loaded.engine().to_owned(), line })
+    }
+
+    pub(crate) fn engine(&self) -> &str {
+        &self.engine
+    }
+
+    /// Classifies one image as soon as a thread is free.
+    pub(crate) async fn classify(&self, image: Image) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Failure::Failed("the classifying threads have died".into());
+        self.line.send(Waiting { image, answer }).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+fn work(
+    line: &Mutex<mpsc::Receiver<Waiting>>,
+    loaded: &dyn Loaded,
+    mut classifier: Box<dyn Classifier>,
+    batch: usize,
+) {
+    loop {
+        let mut taken = Vec::with_capacity(batch);
+        {
+            let line = line.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(first) = line.recv() else { return };
+            taken.push(first);
+            // Several images make one inference where they wait anyway; nobody is made to wait for others.
+            taken.extend(line.try_iter().take(batch - 1));
+        }
+        let (images, answers): (Vec<_>, Vec<_>) =
+            taken.into_iter().map(|waiting| (waiting.image, waiting.answer)).unzip();
+        // A classifier promises not to panic. If one does all the same, its image is tried again by a new one.
+        let answered = catch_unwind(AssertUnwindSafe(|| classifier.classify(&images))).unwrap_or_else(|_| {
+            tracing::error!("a classifier panicked and is replaced");
+            match loaded.classifier() {
+                Ok(new) => classifier = new,
+                Err(error) => tracing::error!("it could not be replaced: {error:#}"),
+            }
+            let failed = || Err(Failure::Failed("the classifier panicked".into()));
+            images.iter().map(|_| failed()).collect()
+        });
+        for (answer, answered) in answers.into_iter().zip(answered) {
+            // Whoever asked may be gone: the worker is leaving.
+            let _gone = answer.send(answered);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! One job, from its receipt to its end. The order is the safety argument: result before reply, reply before ack. A crash
+//! between any two of these makes a second delivery, which finds the stored result and says it again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use eirs_platform::{
+    Result,
+    backoff::Backoff,
+    job::{self, Job, Outcome, Reply},
+    queue::Delivery,
+};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Worker,
+    classify::{Failure, Image},
+    lease::Lease,
+};
+
+/// How often a store or a queue is asked before the job is given back.
+const ATTEMPTS: u32 = 4;
+/// A job whose classification failed rests so long before the first further attempt, then twice as long, and so on.
+const FIRST_REST: Duration = Duration::from_millis(250);
+const LONGEST_REST: Duration = Duration::from_secs(20);
+
+/// How an attempt at a job ended.
+enum Attempt {
+    /// With this; it must be stored and told.
+    Ended(Outcome),
+    /// It had been stored before.
+    Stored(Bytes),
+    /// It did not; somebody shall try again.
+    Failed(String),
+}
+
+/// Takes a job to its end, or gives it back.
+pub(crate) async fn process(
+    worker: &Worker,
+    delivery: Delivery,
+    slot: OwnedSemaphorePermit,
+    drain: &CancellationToken,
+) {
+    let received = Instant::now();
+    let job = match job::decode::<Job>(&delivery.body) {
+        Ok(job) => job,
+        Err(error) => {
+            tracing::error!(%error, "a job that cannot be read goes to the dead letters");
+            return bury_unreadable(worker, delivery).await;
+        }
+    };
+    let lease = worker.leases.hold(delivery.receipt.clone());
+    let attempt = attempt(worker, &job, &delivery).await;
+    let ended = match attempt {
+        Attempt::Failed(why) => Err(why),
+        Attempt::Stored(reply) => {
+            finish(worker, &job, &lease, reply, &delivery, false).await.map_err(|e| e.to_string())
+        }
+        Attempt::Ended(outcome) => {
+            let gave_up = matches!(outcome, Outcome::GaveUp { .. });
+            let reply = reply(worker, &job, outcome, received);
+            match commit(worker, &job, &reply).await {
+                Ok(stored) => {
+                    finish(worker, &job, &lease, stored, &delivery, gave_up).await.map_err(|e| e.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            }
+        }
+    };
+    match ended {
+        Ok(()) => worker.activity.done(received.elapsed()),
+        Err(why) => {
+            let attempt = delivery.receives;
+            tracing::warn!(id = %job.id, attempt, why, "job {} is given back after attempt {attempt}: {why}", job.id);
+            drop(slot);
+            give_back(worker, lease, attempt, drain).await;
+        }
+    }
+}
+
+async fn attempt(worker: &Worker, job: &Job, delivery: &Delivery) -> Attempt {
+    let most = worker.settings.queue.max_receives;
+    if delivery.receives > 1 {
+        // Whoever had it before may have stored its result, and died before the ack.
+        let key = job.id.result_key(&job.model);
+        match retry(|| worker.results.get(&key)).await {
+            Ok(Some(stored)) => return Attempt::Stored(stored),
+            Ok(None) => {}
+            Err(error) => return Attempt::Failed(error.to_string()),
+        }
+    }
+    if delivery.receives > most {
+        let reason = format!("it was tried {most} times without an answer");
+        return Attempt::Ended(Outcome::GaveUp { reason });
+    }
+    let key = job.id.image_key();
+    let image = match retry(|| worker.images.get(&key)).await {
+        Ok(Some(bytes)) => Image { name: job.name.clone(), bytes },
+        Ok(None) => {
+            return Attempt::Ended(Outcome::Rejected { reason: "the image is no longer stored".into() });
+        }
+        Err(error) => return Attempt::Failed(error.to_string()),
+    };
+    match worker.pool.classify(image).await {
+        Ok(top) => Attempt::Ended(Outcome::Classified { top }),
+        Err(Failure::Rejected(reason)) => Attempt::Ended(Outcome::Rejected { reason }),
+        Err(Failure::Failed(why)) => Attempt::Failed(why),
+    }
+}
+
+fn reply(worker: &Worker, job: &Job, outcome: Outcome, received: Instant) -> Reply {
+    let (now, taken) = (worker.clock.now(), received.elapsed());
+    let classify_ms = taken.as_secs_f64() * 1e3;
+    let since_upload_ms = (now - job.sent_at).num_microseconds().unwrap_or(0) as f64 / 1e3;
+    Reply {
+        v: job::VERSION,
+        id: job.id,
+        name: job.name.clone(),
+        model: job.model.clone(),
+        outcome,
+        worker: worker.identity.instance.clone(),
+        at: now,
+        // Two machines' clocks differ: less than nothing is nothing.
+        queued_ms: (since_upload_ms - classify_ms).max(0.0),
+        classify_ms,
+    }
+}
+
+/// Stores the result, once: of two workers that had the same job the first one's result counts, and both tell that one.
+async fn commit(worker: &Worker, job: &Job, reply: &Reply) -> Result<Bytes> {
+    let (key, body) = (job.id.result_key(&job.model), job::encode(reply));
+    if retry(|| worker.results.put_new(&key, body.clone())).await? {
+        return Ok(body);
+    }
+    let stored = retry(|| worker.results.get(&key)).await?;
+    Ok(stored.unwrap_or(body))
+}
+
+/// Tells web, and then the queue. A job that was given up goes to the dead letters in between.
+async fn finish(
+    worker: &Worker,
+    job: &Job,
+    lease: &Lease,
+    reply: Bytes,
+    delivery: &Delivery,
+    gave_up: bool,
+) -> Result<()> {
+    if gave_up {
+        tracing::error!(id = %job.id, name = job.name, "job {} is given up and goes to the dead letters", job.id);
+        retry(|| worker.dead_letters.send(vec![delivery.body.clone()])).await?;
+    }
+    let responses = worker.response_queue(&job.reply_to).await?;
+    retry(|| responses.send(vec![reply.clone()])).await?;
+    if lease.is_lost() {
+        // The other delivery finds the stored result and acks.
+        return Ok(());
+    }
+    retry(|| worker.requests.ack(std::slice::from_ref(&lease.receipt))).await
+}
+
+/// Rests, so that a job that fails at once does not use up its attempts at once, and lets go of the lease. While resting it
+/// takes no slot; a drain does not wait for it.
+async fn give_back(worker: &Worker, lease: Lease, attempt: u32, drain: &CancellationToken) {
+    let rest = FIRST_REST.saturating_mul(1 << attempt.min(10)).min(LONGEST_REST);
+    drain.run_until_cancelled(tokio::time::sleep(rest)).await;
+    if let Err(error) = worker.requests.release(std::slice::from_ref(&lease.receipt)).await {
+        tracing::warn!(%error, "a job could not be given back; its lease runs out");
+    }
+}
+
+async fn bury_unreadable(worker: &Worker, delivery: Delivery) {
+    let sent = retry(|| worker.dead_letters.send(vec![delivery.body.clone()])).await;
+    let acked = match sent {
+        Ok(()) => retry(|| worker.requests.ack(std::slice::from_ref(&delivery.receipt))).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = acked {
+        tracing::warn!(%error, "it could not be put there; its lease runs out");
+    }
+}
+
+/// Asks again, a little later each time, while the error may pass.
+async fn retry<T, F: Future<Output = Result<T>>>(call: impl Fn() -> F) -> Result<T> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    for _ in 1..ATTEMPTS {
+        match call().await {
+            Err(error) if error.is_transient() => backoff.wait().await,
+            ended => return ended,
+        }
+    }
+    call().await
+}

@@ -1,0 +1,150 @@
+//! What the worker tells the controller: every ten seconds, and at once when it is ready, idle, draining or drained.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use eirs_platform::job::{self, Event, Phase, ServiceTimes, WorkerReport};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::Worker;
+
+/// A worker is called idle when it has held nothing for so long. Between two jobs it is empty for a moment, too.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
+/// How many service times are kept for a report. At more, some are representative.
+const MOST_TIMES: usize = 10_000;
+
+/// What is going on, as the jobs and the loop note it.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    phase: Phase,
+    idle_since: Option<DateTime<Utc>>,
+    done: u64,
+    times_ms: Vec<f64>,
+}
+
+impl Activity {
+    pub(crate) fn new(now: DateTime<Utc>) -> Self {
+        let inner = Inner { phase: Phase::Starting, idle_since: Some(now), done: 0, times_ms: Vec::new() };
+        Self { inner: Mutex::new(inner), changed: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.lock().phase = phase;
+        self.changed.notify_one();
+    }
+
+    /// A job was taken.
+    pub(crate) fn busy(&self) {
+        self.lock().idle_since = None;
+    }
+
+    /// Nothing is held.
+    pub(crate) fn idle(&self, now: DateTime<Utc>) {
+        self.lock().idle_since = Some(now);
+    }
+
+    /// A job was done, in so long.
+    pub(crate) fn done(&self, taken: Duration) {
+        let mut inner = self.lock();
+        inner.done += 1;
+        if inner.times_ms.len() < MOST_TIMES {
+            inner.times_ms.push(taken.as_secs_f64() * 1e3);
+        }
+    }
+}
+
+/// Sends reports until `stop`, and then the last one.
+pub(crate) async fn send_reports(worker: Arc<Worker>, stop: CancellationToken) {
+    let every = worker.settings.worker.report_every;
+    let mut next = Instant::now();
+    let mut told_idle = false;
+    loop {
+        let idle = worker
+            .activity
+            .lock()
+            .idle_since
+            .filter(|since| worker.clock.now() - since >= as_delta(IDLE_AFTER));
+        let newly_idle = idle.is_some() && !told_idle;
+        if newly_idle || Instant::now() >= next {
+            told_idle = idle.is_some();
+            next = Instant::now() + every;
+            send(&worker).await;
+        }
+        if stop.is_cancelled() {
+            return;
+        }
+        tokio::select! {
+            // A change of phase is told at once.
+            () = worker.activity.changed.notified() => next = Instant::now(),
+            () = stop.cancelled() => next = Instant::now(),
+            () = tokio::time::sleep(IDLE_AFTER) => {}
+        }
+    }
+}
+
+fn as_delta(duration: Duration) -> chrono::TimeDelta {
+    chrono::TimeDelta::from_std(duration).unwrap_or(chrono::TimeDelta::MAX)
+}
+
+async fn send(worker: &Worker) {
+    let report = Event::Worker(report(worker));
+    if let Err(error) = worker.events.send(vec![job::encode(&report)]).await {
+        tracing::warn!(%error, "the controller could not be told; it will hear the next report");
+    }
+}
+
+fn report(worker: &Worker) -> WorkerReport {
+    let in_flight = worker.in_flight();
+    let mut activity = worker.activity.lock();
+    let times_ms = std::mem::take(&mut activity.times_ms);
+    WorkerReport {
+        v: job::VERSION,
+        instance: worker.identity.instance.clone(),
+        generation: worker.identity.generation.clone(),
+        model: worker.identity.model.clone(),
+        engine: worker.engine().to_owned(),
+        phase: activity.phase,
+        in_flight,
+        slots: worker.slot_count,
+        done: activity.done,
+        idle_since: activity.idle_since,
+        service: summary(times_ms),
+        at: worker.clock.now(),
+    }
+}
+
+fn summary(mut times_ms: Vec<f64>) -> ServiceTimes {
+    if times_ms.is_empty() {
+        return ServiceTimes::default();
+    }
+    times_ms.sort_unstable_by(f64::total_cmp);
+    let count = times_ms.len();
+    // The nearest rank: the smallest time that 95 % do not exceed.
+    let p95_ms = times_ms[(count * 95).div_ceil(100) - 1];
+    ServiceTimes { count: count as u64, mean_ms: times_ms.iter().sum::<f64>() / count as f64, p95_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_of_1_to_100_is_a_mean_of_50_and_a_half_and_a_p95_of_95() {
+        let summary = summary((1..=100).rev().map(f64::from).collect());
+        assert_eq!(summary, ServiceTimes { count: 100, mean_ms: 50.5, p95_ms: 95.0 });
+    }
+}

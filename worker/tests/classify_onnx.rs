@@ -1,0 +1,395 @@
+//! Models of a few bytes, written here, whose right answers are known by arithmetic; and the one that is built in.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "clippy.toml allows them in tests, but not in what tests call"
+)]
+
+use std::{io::Cursor, path::PathBuf};
+
+use eirs_platform::{
+    job::Guess,
+    settings::{Channels, Engine, Layout, Model},
+};
+use eirs_worker::classify::{Failure, Image, bare_loop, inspect, load, read_image};
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+
+use onnx_file::{Op, model_file};
+
+/// Writes ONNX files, by the fields of onnx.proto3 that are needed here.
+mod onnx_file {
+    pub(crate) enum Op {
+        /// The mean of each channel of NCHW, as N x C x 1 x 1.
+        Means,
+        /// The mean of each channel of NHWC, as N x C.
+        MeansNhwc,
+        /// The logarithm of the means: not a number where they are negative.
+        LogMeans,
+        Unknown,
+    }
+
+    /// A dimension: fixed, or open under a name.
+    pub(crate) type Side = Result<u64, &'static str>;
+
+    pub(crate) fn model_file(op: Op, inputs: &[&[Side]]) -> Vec<u8> {
+        let nodes = match op {
+            Op::Means => vec![node("GlobalAveragePool", "in0", "out", &[])],
+            Op::MeansNhwc => vec![node("ReduceMean", "in0", "out", &[1, 2])],
+            Op::LogMeans => {
+                vec![node("GlobalAveragePool", "in0", "mid", &[]), node("Log", "mid", "out", &[])]
+            }
+            Op::Unknown => vec![node("NoSuchOperator", "in0", "out", &[])],
+        };
+        let mut graph: Vec<u8> = nodes.iter().flat_map(|node| bytes(1, node)).collect();
+        graph.extend(bytes(2, b"test"));
+        for (index, shape) in inputs.iter().enumerate() {
+            graph.extend(bytes(11, &value(&format!("in{index}"), shape)));
+        }
+        graph.extend(bytes(12, &value("out", &[])));
+        let opset = [bytes(1, b""), number(2, 13)].concat();
+        [number(1, 8), bytes(7, &graph), bytes(8, &opset)].concat()
+    }
+
+    fn node(op: &str, input: &str, output: &str, axes: &[u64]) -> Vec<u8> {
+        let mut node =
+            [bytes(1, input.as_bytes()), bytes(2, output.as_bytes()), bytes(4, op.as_bytes())].concat();
+        if !axes.is_empty() {
+            let list: Vec<u8> = axes.iter().flat_map(|axis| number(8, *axis)).collect();
+            node.extend(bytes(5, &[bytes(1, b"axes"), list, number(20, 7)].concat()));
+            node.extend(bytes(5, &[bytes(1, b"keepdims"), number(3, 0), number(20, 2)].concat()));
+        }
+        node
+    }
+
+    fn value(name: &str, shape: &[Side]) -> Vec<u8> {
+        let dimensions: Vec<u8> = shape
+            .iter()
+            .flat_map(|side| {
+                bytes(
+                    1,
+                    &match side {
+                        Ok(fixed) => number(1, *fixed),
+                        Err(open) => bytes(2, open.as_bytes()),
+                    },
+                )
+            })
+            .collect();
+        let shape = if shape.is_empty() { Vec::new() } else { bytes(2, &dimensions) };
+        let tensor = [number(1, 1), shape].concat();
+        [bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat()
+    }
+
+    fn number(field: u64, value: u64) -> Vec<u8> {
+        [varint(field << 3), varint(value)].concat()
+    }
+
+    fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
+        [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
+    }
+
+    fn varint(mut value: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        while value > 0x7f {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+        out
+    }
+}
+
+const NCHW: &[onnx_file::Side] = &[Err("N"), Ok(3), Ok(8), Ok(8)];
+
+/// A folder with a model file, and settings that show what the model gives as it gives it.
+fn settings(op: Op, inputs: &[&[onnx_file::Side]]) -> (tempfile::TempDir, Model) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, model_file(op, inputs)).unwrap();
+    let model = Model {
+        path: Some(path),
+        engine: Engine::Rten,
+        softmax: false,
+        divide_by: 1.0,
+        mean: [0.0; 3],
+        ..Model::default()
+    };
+    (folder, model)
+}
+
+/// The engines that can be had here.
+fn engines() -> Vec<Engine> {
+    let there = load(&Model { engine: Engine::Onnxruntime, ..Model::default() });
+    match there {
+        Ok(_) => vec![Engine::Rten, Engine::Onnxruntime],
+        Err(error) if error.to_string().contains("no ONNX Runtime library") => {
+            println!("skipped for ONNX Runtime: {error}");
+            vec![Engine::Rten]
+        }
+        Err(error) => panic!("{error:#}"),
+    }
+}
+
+fn flat(colour: [u8; 3]) -> Image {
+    let mut file = Cursor::new(Vec::new());
+    DynamicImage::ImageRgb8(RgbImage::from_pixel(20, 16, Rgb(colour)))
+        .write_to(&mut file, ImageFormat::Png)
+        .unwrap();
+    Image { name: format!("{colour:?}.png"), bytes: file.into_inner().into() }
+}
+
+/// The confidences of the labels 0, 1 and 2 for each image.
+fn means(model: &Model, images: &[Image]) -> Vec<[f32; 3]> {
+    let answers = load(model).unwrap().classifier().unwrap().classify(images);
+    let by_label = |answer: Result<Vec<Guess>, Failure>| {
+        let guesses = answer.unwrap();
+        ["0", "1", "2"].map(|label| guesses.iter().find(|guess| guess.label == label).unwrap().confidence)
+    };
+    answers.into_iter().map(by_label).collect()
+}
+
+fn check(model: &Model, expected: [f32; 3]) {
+    for engine in engines() {
+        let found = means(&Model { engine, ..model.clone() }, &[flat([200, 100, 50])])[0];
+        let near = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-3);
+        assert!(near, "{engine:?}: {found:?}, not {expected:?}");
+    }
+}
+
+fn refusal(model: &Model) -> String {
+    format!("{:#}", load(model).err().expect("a model that cannot be loaded"))
+}
+
+#[test]
+fn a_pixel_is_divided_then_the_mean_goes_off_then_it_is_divided_by_std() {
+    let (_folder, model) = settings(Op::Means, &[NCHW]);
+    check(&model, [200.0, 100.0, 50.0]);
+    let scaled = Model { divide_by: 100.0, mean: [1.0, 0.5, 0.25], std: [0.5, 1.0, 2.0], ..model };
+    check(&scaled, [2.0, 0.5, 0.125]);
+}
+
+#[test]
+fn bgr_turns_the_channels_round_and_mean_and_std_follow_the_order_of_the_model() {
+    let (_folder, model) = settings(Op::Means, &[NCHW]);
+    check(&Model { channels: Channels::Bgr, mean: [1.0, 2.0, 3.0], ..model }, [49.0, 98.0, 197.0]);
+}
+
+#[test]
+fn the_channels_may_come_last() {
+    let (_folder, model) = settings(Op::MeansNhwc, &[&[Err("N"), Ok(8), Ok(8), Ok(3)]]);
+    check(&Model { layout: Layout::Nhwc, ..model.clone() }, [200.0, 100.0, 50.0]);
+    assert!(refusal(&model).contains("set layout = \"nhwc\""), "{}", refusal(&model));
+}
+
+#[test]
+fn every_image_of_a_batch_gets_its_own_answer_whatever_the_model_takes_at_once() {
+    let colours = [[10, 20, 30], [40, 50, 60], [70, 80, 90], [100, 110, 120], [130, 140, 150]];
+    for (takes, batch) in [(Err("N"), 1), (Err("N"), 3), (Err("N"), 8), (Ok(1), 8), (Ok(4), 1)] {
+        let (_folder, model) = settings(Op::Means, &[&[takes, Ok(3), Ok(8), Ok(8)]]);
+        for engine in engines() {
+            let found = means(&Model { engine, batch, ..model.clone() }, &colours.map(flat));
+            assert_eq!(found, colours.map(|colour| colour.map(f32::from)), "{takes:?}, {batch}, {engine:?}");
+        }
+    }
+}
+
+#[test]
+fn an_unreadable_image_does_not_disturb_its_neighbours() {
+    let (_folder, model) = settings(Op::Means, &[NCHW]);
+    let broken = Image { name: "text.jpg".into(), bytes: b"hello".as_slice().into() };
+    let images = [broken.clone(), flat([1, 2, 3]), broken.clone(), flat([4, 5, 6]), broken];
+    for batch in [1, 5] {
+        let answers =
+            load(&Model { batch, ..model.clone() }).unwrap().classifier().unwrap().classify(&images);
+        let best: Vec<_> =
+            answers.iter().map(|answer| answer.as_ref().ok().map(|top| top[0].confidence)).collect();
+        assert_eq!(best, [None, Some(3.0), None, Some(6.0), None]);
+        assert!(matches!(&answers[0], Err(Failure::Rejected(why)) if why.contains("not an image")));
+    }
+}
+
+#[test]
+fn the_guesses_are_the_best_first_and_at_most_so_many() {
+    let (_folder, model) = settings(Op::Means, &[NCHW]);
+    let model = Model { softmax: true, divide_by: 50.0, top: 2, ..model };
+    let top = load(&model).unwrap().classifier().unwrap().classify(&[flat([0, 100, 50])]).remove(0).unwrap();
+    // exp(2), exp(1) and exp(0), over their sum.
+    assert_eq!(top.iter().map(|guess| guess.label.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+    assert!(
+        (top[0].confidence - 0.6652).abs() < 1e-3 && (top[1].confidence - 0.2447).abs() < 1e-3,
+        "{top:?}"
+    );
+}
+
+#[test]
+fn an_output_that_is_no_number_is_a_failure_and_no_label() {
+    let (_folder, model) = settings(Op::LogMeans, &[NCHW]);
+    for engine in engines() {
+        let model = Model { mean: [150.0; 3], engine, ..model.clone() };
+        let answer = load(&model).unwrap().classifier().unwrap().classify(&[flat([9, 9, 9])]).remove(0);
+        assert!(matches!(&answer, Err(Failure::Failed(why)) if why.contains("NaN")), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_model_that_leaves_its_size_open_needs_the_setting() {
+    let (_folder, model) = settings(Op::Means, &[&[Err("N"), Ok(3), Err("H"), Err("W")]]);
+    assert!(refusal(&model).contains("set size"), "{}", refusal(&model));
+    check(&Model { size: 12, ..model }, [200.0, 100.0, 50.0]);
+}
+
+#[test]
+fn a_model_that_cannot_work_is_refused_in_a_sentence_that_names_it() {
+    let cases: Vec<(Op, Vec<&[onnx_file::Side]>, &str)> = vec![
+        (Op::Unknown, vec![NCHW], "NoSuchOperator"),
+        (Op::Means, vec![&[Ok(1), Ok(3), Ok(8), Ok(9)]], "not square"),
+        (Op::Means, vec![&[Ok(1), Ok(1), Ok(8), Ok(8)]], "has 1 channels"),
+        (Op::Means, vec![&[Ok(1), Ok(64)]], "four dimensions"),
+        (Op::Means, vec![NCHW, NCHW], "2 inputs"),
+    ];
+    for (op, inputs, expected) in cases {
+        let (_folder, model) = settings(op, &inputs);
+        for engine in engines() {
+            let why = refusal(&Model { engine, ..model.clone() });
+            assert!(why.contains(expected) && why.contains("model.onnx"), "{engine:?}, {expected}: {why}");
+        }
+    }
+    let (_folder, model) = settings(Op::Means, &[NCHW]);
+    assert!(refusal(&Model { size: 9, ..model.clone() }).contains("size is set to 9"));
+    assert!(refusal(&Model { resize: 7, ..model }).contains("resize is set to 7"));
+}
+
+#[test]
+fn a_file_that_is_no_model_is_refused_in_a_sentence_that_names_it() {
+    let (folder, model) = settings(Op::Means, &[NCHW]);
+    let path = folder.path().join("other.onnx");
+    let model = Model { path: Some(path.clone()), ..model };
+    for engine in engines() {
+        let why = |bytes: Option<&[u8]>| {
+            let _ = std::fs::remove_file(&path);
+            bytes.inspect(|bytes| std::fs::write(&path, bytes).unwrap());
+            refusal(&Model { engine, ..model.clone() })
+        };
+        let files: [(Option<&[u8]>, &str); 6] = [
+            (None, "cannot be read"),
+            (Some(b""), "not an ONNX model"),
+            (Some(b"<html>404</html>"), "not an ONNX model"),
+            (Some(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+            (Some(b"\x08\x08\xff\xff\xff\xff\xff\xff\xff"), "model"),
+            (Some(&model_file(Op::Means, &[NCHW])[..60]), "model"),
+        ];
+        for (bytes, expected) in files {
+            let why = why(bytes);
+            assert!(why.contains(expected) && why.contains("other.onnx"), "{engine:?}, {expected}: {why}");
+        }
+    }
+}
+
+#[test]
+fn labels_come_from_the_setting_or_lie_beside_the_model() {
+    let (folder, model) = settings(Op::Means, &[NCHW]);
+    let best = |model: &Model| {
+        load(model)
+            .unwrap()
+            .classifier()
+            .unwrap()
+            .classify(&[flat([9, 99, 9])])
+            .remove(0)
+            .unwrap()
+            .remove(0)
+            .label
+    };
+    assert_eq!(best(&model), "1");
+    std::fs::write(folder.path().join("labels.json"), r#"{"0": "red", "1": "green", "2": "blue"}"#).unwrap();
+    assert_eq!(best(&model), "green");
+    let other = folder.path().join("names.txt");
+    std::fs::write(&other, "rot\ngrün\nblau\n").unwrap();
+    let model = Model { labels: Some(other.clone()), ..model };
+    assert_eq!(best(&model), "grün");
+    std::fs::write(&other, "background\nred\ngreen\nblue\n").unwrap();
+    let why = refusal(&model);
+    assert!(why.contains("4 labels") && why.contains("3 outputs") && why.contains("names.txt"), "{why}");
+}
+
+#[test]
+fn a_model_that_does_not_recognise_its_check_image_is_refused() {
+    let (folder, model) = settings(Op::Means, &[NCHW]);
+    let image = folder.path().join("green.png");
+    std::fs::write(&image, flat([9, 99, 9]).bytes).unwrap();
+    let with = |label: &str| Model {
+        check_image: Some(image.clone()),
+        check_label: Some(label.to_owned()),
+        ..model.clone()
+    };
+    assert!(load(&with("1")).is_ok());
+    let why = refusal(&with("2"));
+    assert!(why.contains("green.png") && why.contains("\"1\"") && why.contains("\"2\""), "{why}");
+}
+
+#[test]
+fn without_the_library_auto_takes_rten_and_onnxruntime_refuses() {
+    let text = tempfile::NamedTempFile::new().unwrap();
+    let model = |engine| Model { engine, onnxruntime: Some(text.path().to_owned()), ..Model::default() };
+    let why = refusal(&model(Engine::Onnxruntime));
+    assert!(why.contains(&text.path().display().to_string()), "{why}");
+    let loaded = load(&model(Engine::Auto)).unwrap();
+    assert!(loaded.engine().starts_with("rten"), "{}", loaded.engine());
+    assert!(loaded.describe().advice.unwrap().contains("ONNX Runtime"));
+}
+
+/// Pictures of the shapes that the built-in model knows, with their labels.
+fn samples() -> Vec<(Image, String)> {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/shapes/samples"));
+    let list = std::fs::read_to_string(folder.join("labels.csv")).unwrap();
+    let pairs = list.lines().skip(1).filter_map(|line| line.split_once(','));
+    pairs.map(|(file, label)| (read_image(&folder.join(file)).unwrap(), label.trim().to_owned())).collect()
+}
+
+#[test]
+fn the_built_in_model_knows_its_samples_on_both_engines_and_they_agree() {
+    let (images, labels): (Vec<_>, Vec<_>) = samples().into_iter().unzip();
+    let answers: Vec<Vec<_>> = engines()
+        .into_iter()
+        .map(|engine| {
+            let loaded = load(&Model { engine, ..Model::default() }).unwrap();
+            loaded.classifier().unwrap().classify(&images).into_iter().map(Result::unwrap).collect()
+        })
+        .collect();
+    let right = answers[0].iter().zip(&labels).filter(|(top, label)| top[0].label == **label).count();
+    assert!(right * 10 >= labels.len() * 9, "{right} of {}", labels.len());
+    for engine in &answers[1..] {
+        for (one, other) in answers[0].iter().zip(engine) {
+            assert_eq!(one[0].label, other[0].label);
+            assert!((one[0].confidence - other[0].confidence).abs() < 1e-3, "{one:?}, {other:?}");
+        }
+    }
+}
+
+#[test]
+fn the_report_shows_the_model_its_answer_and_what_looks_wrong() {
+    let (image, label) = samples().remove(0);
+    let report = inspect::check(&Model { engine: Engine::Rten, ..Model::default() }, Some(&image)).unwrap();
+    let text = report.to_string();
+    for part in ["built-in", "rten", "64 x 64", "circle, ring", &image.name, &label] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(serde_json::to_value(&report).unwrap()["answer"]["top"][0]["label"] == label.as_str());
+
+    let (_folder, model) = settings(Op::Means, &[NCHW]);
+    let hints = |model: &Model, colour| inspect::check(model, Some(&flat(colour))).unwrap().hints;
+    assert!(hints(&model, [9, 9, 9])[0].contains("softmax = true"));
+    let sums_to_one = Model { divide_by: 10.0, softmax: true, ..model };
+    assert!(hints(&sums_to_one, [7, 2, 1])[0].contains("softmax = false"));
+}
+
+#[test]
+fn the_bare_loop_classifies_every_image_so_many_times() {
+    let (_folder, model) = settings(Op::Means, &[NCHW]);
+    let images =
+        [flat([1, 2, 3]), Image { name: "bad".into(), bytes: b"bad".as_slice().into() }, flat([3, 2, 1])];
+    for batch in [1, 2] {
+        let result = bare_loop(&Model { batch, ..model.clone() }, &images, 2, 5).unwrap();
+        assert_eq!((result.images, result.failed), (15, 5));
+        assert!(result.per_second > 0.0);
+    }
+}

@@ -1,0 +1,399 @@
+//! Every format, every way of storing pixels, and everything that a stranger might send instead.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "clippy.toml allows them in tests, but not in what tests call"
+)]
+
+use std::io::Cursor;
+
+use eirs_worker::image::{Limits, NOT_AN_IMAGE, Pixels, Resizer, Unreadable, check_pixels, decode};
+use image::{
+    DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage,
+    codecs::{jpeg::JpegEncoder, png::PngEncoder},
+    metadata::Orientation,
+};
+use proptest::prelude::*;
+
+const FULL: Limits = Limits { max_pixels: 1_000_000, scale_to: None };
+
+/// The four quarters of the pictures in `tests/images`.
+const QUARTERS: [[u8; 3]; 4] = [[220, 30, 30], [30, 200, 30], [30, 30, 220], [250, 250, 250]];
+
+/// The picture of `tests/images/make.py`.
+fn picture(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        Rgb(QUARTERS[usize::from(2 * y >= height) * 2 + usize::from(2 * x >= width)])
+    })
+}
+
+fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut file = Cursor::new(Vec::new());
+    image.write_to(&mut file, format).unwrap();
+    file.into_inner()
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/tests/images/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn refusal(file: &[u8], limits: Limits) -> String {
+    match decode(file, limits, &mut Pixels::default()) {
+        Err(Unreadable::Never(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The square that a model of `side` pixels sees of this file.
+fn seen(file: &[u8], limits: Limits, resize: u32, side: u32) -> Vec<[u8; 3]> {
+    let mut pixels = Pixels::default();
+    decode(file, limits, &mut pixels).unwrap();
+    let mut square = vec![[0; 3]; (side * side) as usize];
+    Resizer::default().centre_square(&pixels, resize, side, |index, pixel| square[index] = pixel).unwrap();
+    square
+}
+
+/// Checks that a file shows these quarters, in the order of reading.
+fn check_quarters(what: &str, file: &[u8], quarters: [[u8; 3]; 4]) {
+    let square = seen(file, FULL, 16, 16);
+    for ((x, y), expected) in [(4, 4), (11, 4), (4, 11), (11, 11)].into_iter().zip(quarters) {
+        let found = square[y * 16 + x];
+        let near = found.iter().zip(expected).all(|(a, b)| a.abs_diff(b) <= 12);
+        assert!(near, "{what}: at {x}, {y} is {found:?}, not {expected:?}");
+    }
+}
+
+#[test]
+fn every_format_shows_the_same_picture() {
+    let image = DynamicImage::ImageRgb8(picture(48, 32));
+    for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp]
+    {
+        let image = if format == ImageFormat::Gif {
+            DynamicImage::ImageRgba8(image.to_rgba8())
+        } else {
+            image.clone()
+        };
+        check_quarters(&format!("{format:?}"), &encoded(&image, format), QUARTERS);
+    }
+    for name in ["progressive.jpg", "subsampled.jpg", "lossy.webp", "palette.png", "palette.bmp"] {
+        check_quarters(name, &fixture(name), QUARTERS);
+    }
+}
+
+#[test]
+fn an_animation_is_its_first_frame() {
+    check_quarters("GIF", &fixture("animated.gif"), QUARTERS);
+    check_quarters("WebP", &fixture("animated.webp"), QUARTERS);
+}
+
+#[test]
+fn cmyk_is_read_as_adobe_writes_it() {
+    check_quarters("CMYK", &fixture("cmyk.jpg"), QUARTERS);
+}
+
+#[test]
+fn sixteen_bits_keep_their_high_byte() {
+    let sixteen = image::ImageBuffer::from_fn(48, 32, |x, y| {
+        Rgb(picture(48, 32).get_pixel(x, y).0.map(|sample| u16::from(sample) << 8 | 0x7f))
+    });
+    check_quarters("RGB", &encoded(&DynamicImage::ImageRgb16(sixteen), ImageFormat::Png), QUARTERS);
+    let grey =
+        image::ImageBuffer::from_fn(48, 32, |x, _| image::Luma([if x < 24 { 0x40ff } else { 0xc000u16 }]));
+    let expected = [[0x40; 3], [0xc0; 3], [0x40; 3], [0xc0; 3]];
+    check_quarters("grey", &encoded(&DynamicImage::ImageLuma16(grey), ImageFormat::Png), expected);
+}
+
+#[test]
+fn grey_becomes_three_equal_channels() {
+    let grey = image::GrayImage::from_fn(48, 32, |_, y| image::Luma([if y < 16 { 50 } else { 200 }]));
+    let expected = [[50; 3], [50; 3], [200; 3], [200; 3]];
+    for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Bmp] {
+        check_quarters("grey", &encoded(&DynamicImage::ImageLuma8(grey.clone()), format), expected);
+    }
+}
+
+#[test]
+fn alpha_is_dropped_and_not_blended() {
+    let clear = DynamicImage::ImageRgb8(picture(48, 32)).to_rgba8();
+    let clear = image::RgbaImage::from_fn(48, 32, |x, y| {
+        let [r, g, b, _] = clear.get_pixel(x, y).0;
+        image::Rgba([r, g, b, if x % 2 == 0 { 0 } else { 90 }])
+    });
+    for format in [ImageFormat::Png, ImageFormat::WebP] {
+        check_quarters("alpha", &encoded(&DynamicImage::ImageRgba8(clear.clone()), format), QUARTERS);
+    }
+    let grey =
+        image::GrayAlphaImage::from_fn(48, 32, |x, _| image::LumaA([if x < 24 { 10 } else { 240 }, 3]));
+    let expected = [[10; 3], [240; 3], [10; 3], [240; 3]];
+    check_quarters("grey", &encoded(&DynamicImage::ImageLumaA8(grey), ImageFormat::Png), expected);
+}
+
+/// A TIFF header and one entry: the orientation.
+fn exif(orientation: u8) -> Vec<u8> {
+    let mut exif = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+    exif.extend([orientation, 0, 0, 0, 0, 0, 0, 0]);
+    exif
+}
+
+/// The image as a camera stores it that writes this orientation.
+fn stored(upright: &RgbImage, orientation: u8) -> DynamicImage {
+    let turn = match Orientation::from_exif(orientation).unwrap() {
+        Orientation::Rotate90 => Orientation::Rotate270,
+        Orientation::Rotate270 => Orientation::Rotate90,
+        own_inverse => own_inverse,
+    };
+    let mut image = DynamicImage::ImageRgb8(upright.clone());
+    image.apply_orientation(turn);
+    image
+}
+
+#[test]
+fn all_eight_orientations_give_the_same_tensor() {
+    // Odd sides and a gradient: a cut that is off by one pixel would show.
+    let upright =
+        RgbImage::from_fn(61, 40, |x, y| Rgb([(x * 4) as u8, (y * 6) as u8, ((x * y) % 256) as u8]));
+    let tensor = |orientation: u8, as_jpeg: bool| {
+        let image = stored(&upright, orientation);
+        let mut file = Vec::new();
+        if as_jpeg {
+            let mut encoder = JpegEncoder::new_with_quality(&mut file, 98);
+            encoder.set_exif_metadata(exif(orientation)).unwrap();
+            encoder.encode_image(&image).unwrap();
+        } else {
+            let mut encoder = PngEncoder::new(&mut file);
+            encoder.set_exif_metadata(exif(orientation)).unwrap();
+            let (width, height) = (image.width(), image.height());
+            encoder.write_image(image.as_bytes(), width, height, ExtendedColorType::Rgb8).unwrap();
+        }
+        seen(&file, FULL, 37, 32)
+    };
+    for (as_jpeg, tolerance) in [(false, 1.0), (true, 6.0)] {
+        let expected = tensor(1, as_jpeg);
+        for orientation in 2..=8 {
+            let found = tensor(orientation, as_jpeg);
+            let differences =
+                expected.iter().flatten().zip(found.iter().flatten()).map(|(a, b)| f64::from(a.abs_diff(*b)));
+            let (worst, total) =
+                differences.fold((0f64, 0f64), |(worst, total), d| (worst.max(d), total + d));
+            let mean = total / (32.0 * 32.0 * 3.0);
+            assert!(
+                mean < tolerance / 4.0,
+                "orientation {orientation}, JPEG {as_jpeg}: mean {mean}, worst {worst}"
+            );
+            assert!(as_jpeg || worst <= tolerance, "orientation {orientation}: worst {worst}");
+        }
+    }
+}
+
+#[test]
+fn the_orientation_is_read_from_other_writers_too() {
+    check_quarters("JPEG", &fixture("orientation-6.jpg"), QUARTERS);
+    check_quarters("WebP", &fixture("orientation-6.webp"), QUARTERS);
+}
+
+#[test]
+fn a_large_jpeg_decoded_at_a_fraction_looks_the_same() {
+    let large = RgbImage::from_fn(800, 600, |x, y| {
+        let wave = ((f64::from(x) / 60.0).sin() * (f64::from(y) / 45.0).cos() * 100.0) as i32;
+        Rgb([(128 + wave) as u8, (x / 4) as u8, (y / 3) as u8])
+    });
+    let file = encoded(&DynamicImage::ImageRgb8(large), ImageFormat::Jpeg);
+    let scaled = Limits { scale_to: Some(64), ..FULL };
+    let mut pixels = Pixels::default();
+    decode(&file, scaled, &mut pixels).unwrap();
+    assert_eq!(
+        (pixels.width(), pixels.height()),
+        (200, 150),
+        "a quarter, which is still twice the 64 that are needed"
+    );
+    let (full, scaled) = (seen(&file, FULL, 64, 56), seen(&file, scaled, 64, 56));
+    let total: u32 =
+        full.iter().flatten().zip(scaled.iter().flatten()).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+    assert!(f64::from(total) / (56.0 * 56.0 * 3.0) < 1.0, "{total}");
+}
+
+#[test]
+fn pictures_of_extreme_proportions_are_seen_too() {
+    for (width, height) in [(1, 1), (1, 2000), (3000, 2), (16, 16), (17, 16)] {
+        let file = encoded(
+            &DynamicImage::ImageRgb8(RgbImage::from_pixel(width, height, Rgb([9, 99, 199]))),
+            ImageFormat::Png,
+        );
+        assert!(seen(&file, FULL, 18, 16).iter().all(|pixel| *pixel == [9, 99, 199]), "{width} x {height}");
+    }
+}
+
+/// Headers that announce 30,000 x 30,000 pixels.
+fn bombs() -> Vec<(&'static str, Vec<u8>)> {
+    let crc = |bytes: &[u8]| {
+        !bytes.iter().fold(!0u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |c, _| if c & 1 == 1 { c >> 1 ^ 0xedb8_8320 } else { c >> 1 })
+        })
+    };
+    let small = DynamicImage::ImageRgb8(picture(48, 32));
+    let size = 30_000u32;
+
+    let mut png = encoded(&small, ImageFormat::Png);
+    png[16..20].copy_from_slice(&size.to_be_bytes());
+    png[20..24].copy_from_slice(&size.to_be_bytes());
+    let sum = crc(&png[12..29]);
+    png[29..33].copy_from_slice(&sum.to_be_bytes());
+
+    let mut jpeg = encoded(&small, ImageFormat::Jpeg);
+    let start = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    jpeg[start + 5..start + 7].copy_from_slice(&(size as u16).to_be_bytes());
+    jpeg[start + 7..start + 9].copy_from_slice(&(size as u16).to_be_bytes());
+
+    let mut gif = fixture("animated.gif");
+    gif[6..8].copy_from_slice(&(size as u16).to_le_bytes());
+    gif[8..10].copy_from_slice(&(size as u16).to_le_bytes());
+
+    let mut bmp = encoded(&small, ImageFormat::Bmp);
+    bmp[18..22].copy_from_slice(&size.to_le_bytes());
+    bmp[22..26].copy_from_slice(&size.to_le_bytes());
+    vec![("PNG", png), ("JPEG", jpeg), ("GIF", gif), ("BMP", bmp)]
+}
+
+#[test]
+fn a_bomb_is_refused_by_its_header_naming_its_size_and_the_limit() {
+    for (format, bomb) in bombs() {
+        let why = refusal(&bomb, Limits { max_pixels: 100_000_000, scale_to: None });
+        for part in ["30000 x 30000", "900000000", "100000000"] {
+            assert!(why.contains(part), "{format}: {why}");
+        }
+        assert!(check_pixels(&bomb, 100_000_000).is_err(), "{format}");
+    }
+}
+
+#[test]
+fn a_webp_whose_frame_is_larger_than_it_says_is_refused_before_it_is_decoded() {
+    // A canvas of 1 x 1, and in it a frame of 16383 x 16383.
+    let mut file =
+        b"RIFF\x30\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0VP8 \x0a\0\0\0\x10\0\0\x9d\x01\x2a".to_vec();
+    file.extend([0xff, 0x3f, 0xff, 0x3f, 0, 0, 0, 0]);
+    assert!(refusal(&file, FULL).contains("16383 x 16383"));
+}
+
+#[test]
+fn the_limit_is_the_last_size_that_passes() {
+    let file = encoded(&DynamicImage::ImageRgb8(picture(48, 32)), ImageFormat::Png);
+    let with = |max_pixels| decode(&file, Limits { max_pixels, scale_to: None }, &mut Pixels::default());
+    assert!(with(48 * 32).is_ok());
+    assert!(with(48 * 32 - 1).is_err());
+}
+
+#[test]
+fn an_image_that_is_cut_short_is_refused_in_a_sentence() {
+    // Noise, so that every format needs all of its bytes.
+    let noise =
+        RgbImage::from_fn(64, 64, |x, y| Rgb([(x * 89 + y * 57) as u8, (x * y * 31) as u8, (x ^ y) as u8]));
+    let noise = DynamicImage::ImageRgb8(noise);
+    for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp]
+    {
+        let image = if format == ImageFormat::Gif {
+            DynamicImage::ImageRgba8(noise.to_rgba8())
+        } else {
+            noise.clone()
+        };
+        let file = encoded(&image, format);
+        for part in [2, 3, 4] {
+            let why = refusal(&file[..file.len() * part / 5], FULL);
+            assert!(why.contains("image"), "{format:?}: {why}");
+        }
+    }
+    let jpeg = fixture("progressive.jpg");
+    assert_eq!(refusal(&jpeg[..jpeg.len() / 2], FULL), "the JPEG image is cut short");
+    let scaled = Limits { scale_to: Some(2), ..FULL };
+    assert_eq!(refusal(&jpeg[..jpeg.len() / 2], scaled), "the JPEG image is cut short");
+}
+
+#[test]
+fn a_jpeg_that_only_lacks_its_last_marker_is_read() {
+    let file = encoded(&DynamicImage::ImageRgb8(picture(48, 32)), ImageFormat::Jpeg);
+    check_quarters("JPEG", &file[..file.len() - 2], QUARTERS);
+}
+
+#[test]
+fn a_jpeg_of_countless_scans_is_refused() {
+    let file = fixture("progressive.jpg");
+    let start = file.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+    let (head, scans) = file.split_at(start);
+    let scan = &scans
+        [..scans[2..].windows(2).position(|pair| pair == [0xff, 0xc4] || pair == [0xff, 0xda]).unwrap() + 2];
+    let bomb = [head, &scan.repeat(101), &[0xff, 0xd9]].concat();
+    assert!(refusal(&bomb, FULL).contains("more than 100 scans"));
+}
+
+#[test]
+fn what_is_no_image_is_refused_in_one_sentence() {
+    let texts: [&[u8]; 8] =
+        [b"", b"\0", b"hello", b"BM", b"BMW is a car", b"RIFF....WAVE", b"%PDF-1.7", b"II*\0tiff"];
+    for bytes in texts {
+        assert_eq!(refusal(bytes, FULL), NOT_AN_IMAGE, "{bytes:?}");
+    }
+}
+
+/// Files of all kinds, to be damaged.
+fn files() -> Vec<Vec<u8>> {
+    let image = DynamicImage::ImageRgb8(picture(48, 32));
+    let formats = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp];
+    let names = [
+        "cmyk.jpg",
+        "progressive.jpg",
+        "orientation-6.jpg",
+        "orientation-6.webp",
+        "lossy.webp",
+        "animated.webp",
+        "animated.gif",
+        "palette.png",
+        "palette.bmp",
+    ];
+    formats.map(|format| encoded(&image, format)).into_iter().chain(names.map(fixture)).collect()
+}
+
+/// What comes of any bytes: pixels or a sentence.
+fn survive(bytes: &[u8]) {
+    let mut pixels = Pixels::default();
+    for scale_to in [None, Some(4)] {
+        match decode(bytes, Limits { max_pixels: 100_000, scale_to }, &mut pixels) {
+            Ok(()) => {
+                let expected = pixels.width() as usize * pixels.height() as usize * pixels.channels();
+                assert_eq!(pixels.samples().len(), expected);
+                Resizer::default().centre_square(&pixels, 9, 8, |_, _| {}).unwrap();
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+    let _ = check_pixels(bytes, 1);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_give_pixels_or_a_sentence(bytes: Vec<u8>) {
+        survive(&bytes);
+    }
+
+    #[test]
+    fn any_bytes_behind_a_known_start_give_pixels_or_a_sentence(which in 0usize..13, keep in 4usize..40, rest: Vec<u8>) {
+        let file = &files()[which];
+        survive(&[&file[..keep.min(file.len())], &rest].concat());
+    }
+
+    #[test]
+    fn a_damaged_image_gives_pixels_or_a_sentence(
+        which in 0usize..13,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut file = files()[which].clone();
+        for (at, byte) in damage {
+            let at = at.index(file.len());
+            file[at] = byte;
+        }
+        if let Some(cut) = cut {
+            file.truncate(cut.index(file.len()));
+        }
+        survive(&file);
+    }
+}

@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""Makes the pictures in this folder that the `image` crate cannot write: `python3 make.py`, with Pillow 10 or newer.
+
+Each shows the same four quarters, 48 x 32 pixels: red and green above, blue and white below.
+"""
+
+from pathlib import Path
+
+from PIL import Image
+
+HERE = Path(__file__).parent
+RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 200, 30), (30, 30, 220), (250, 250, 250)
+
+
+def picture():
+    quarters = Image.new("RGB", (48, 32))
+    for index, colour in enumerate((RED, GREEN, BLUE, WHITE)):
+        quarters.paste(colour, (index % 2 * 24, index // 2 * 16, index % 2 * 24 + 24, index // 2 * 16 + 16))
+    return quarters
+
+
+def main():
+    upright = picture()
+    upright.convert("CMYK").save(HERE / "cmyk.jpg", quality=92)
+    upright.save(HERE / "progressive.jpg", quality=92, progressive=True)
+    upright.save(HERE / "subsampled.jpg", quality=92, subsampling="4:2:0")
+    upright.save(HERE / "lossy.webp", quality=92)
+    upright.quantize(8).save(HERE / "palette.png")
+    upright.quantize(8).save(HERE / "palette.bmp")
+    # The second frame is black: only the first one counts.
+    black = Image.new("RGB", upright.size)
+    upright.quantize(8).save(HERE / "animated.gif", save_all=True, append_images=[black], duration=100)
+    upright.save(HERE / "animated.webp", save_all=True, append_images=[black], duration=100, lossless=True)
+    # A phone that was held on its side: the picture lies, and EXIF says so.
+    lying = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(HERE / "orientation-6.webp", lossless=True, exif=exif)
+    lying.save(HERE / "orientation-6.jpg", quality=92, exif=exif)
+
+
+if __name__ == "__main__":
+    main()

@@ -34,7 +34,9 @@ bench: build onnxruntime ## measure this machine (MODEL=, LABELS=, IMAGES= for o
 	    $(if $(IMAGES),--image-folder "$(IMAGES)") $(if $(ONLY),--only "$(ONLY)") --out "$$target_dir/bench"
 
 model-figures: ## reproduce the figures of the built-in model
-	sh models/shapes/figures.sh
+	cd models/shapes && python3 -m venv "$${XDG_CACHE_HOME:-$$HOME/.cache}/eirs/shapes-python" \
+	    && . "$${XDG_CACHE_HOME:-$$HOME/.cache}/eirs/shapes-python/bin/activate" \
+	    && pip install --quiet -r requirements.txt && python evaluate.py
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -2,7 +2,7 @@
 # Fetches the ONNX Runtime library out of its Python package into the user's cache, where the worker looks for it.
 # Without Python, or without a network, it says so and goes on: the workers then use the engine that is built in.
 set -u
-version=1.31.1
+version=1.32.0
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/eirs/onnxruntime
 
 if ls "$cache"/libonnxruntime.so* >/dev/null 2>&1; then

@@ -40,14 +40,15 @@ SHORT_SIDE = round(INPUT_SIDE * 256 / 224)  # 73
 
 
 # --- Preprocessing: what the service does when no settings are given -----------
+# (except for its shortcut of decoding large JPEGs at a fraction of their size)
 
 def input_pixels(jpeg):
     """JPEG bytes -> the 64x64 RGB pixels that the network gets to see."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg))).convert("RGB")
-    scale = SHORT_SIDE / min(image.size)
-    width, height = (round(side * scale) for side in image.size)
+    short = min(image.size)
+    width, height = (SHORT_SIDE * side // short for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - INPUT_SIDE) // 2, (height - INPUT_SIDE) // 2
+    left, top = (round((side - INPUT_SIDE) / 2) for side in image.size)
     return np.asarray(image.crop((left, top, left + INPUT_SIDE, top + INPUT_SIDE)))
 
 

@@ -104,8 +104,8 @@ pub enum Unreadable {
 pub struct Limits {
     /// The most pixels of an image.
     pub max_pixels: u64,
-    /// The short side that will be needed, in pixels: a JPEG of four times that and more is decoded at a half, a
-    /// quarter or an eighth of its size. `None` decodes everything in full.
+    /// The short side that will be needed, in pixels: a JPEG of sixteen times that and more is decoded at an eighth of
+    /// its size, a very large one of eight times that at a quarter. `None` decodes everything in full.
     pub scale_to: Option<u32>,
 }
 
@@ -217,7 +217,9 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
 pub fn check_pixels(bytes: &[u8], max_pixels: u64) -> Result<(), Unreadable> {
     let size = catch_unwind(|| match Format::of(bytes)? {
         Format::Jpeg => jpeg::dimensions(bytes),
-        Format::Png => PngDecoder::new(Cursor::new(bytes)).ok().map(|png| png.dimensions()),
+        Format::Png => {
+            PngDecoder::with_limits(Cursor::new(bytes), png_room()).ok().map(|png| png.dimensions())
+        }
         Format::WebP => Some(webp::survey(bytes)).map(|survey| (survey.width, survey.height)),
         Format::Gif => GifDecoder::new(Cursor::new(bytes)).ok().map(|gif| gif.dimensions()),
         Format::Bmp => BmpDecoder::new(Cursor::new(bytes)).ok().map(|bmp| bmp.dimensions()),
@@ -226,6 +228,13 @@ pub fn check_pixels(bytes: &[u8], max_pixels: u64) -> Result<(), Unreadable> {
         Ok(Some((width, height))) => check_size(width, height, max_pixels),
         Ok(None) | Err(_) => Ok(()),
     }
+}
+
+/// Colour profiles and texts of a PNG are compressed, and can be bombs of their own.
+fn png_room() -> image::Limits {
+    let mut room = image::Limits::no_limits();
+    room.max_alloc = Some(SIDE_CHUNKS_MAX_BYTES);
+    room
 }
 
 /// Decodes with one of the decoders of the `image` crate.

@@ -5,6 +5,7 @@ mod labels;
 mod ort;
 mod preprocess;
 mod rten;
+mod scores;
 
 use std::{
     fmt,
@@ -291,7 +292,7 @@ impl Loaded for Onnx {
 
     fn hints(&self, image: &Image) -> Vec<String> {
         let scores = self.thread().ok().and_then(|mut thread| thread.scores(image).ok());
-        scores.map_or(Vec::new(), |scores| hints(&scores, self.0.softmax))
+        scores.map_or(Vec::new(), |scores| scores::hints(&scores, self.0.softmax))
     }
 }
 
@@ -305,39 +306,6 @@ impl Onnx {
             answer: Vec::new(),
         })
     }
-}
-
-/// What the scores of one image say about the settings.
-fn hints(scores: &[f32], softmax: bool) -> Vec<String> {
-    let mut hints = Vec::new();
-    let sum: f32 = scores.iter().sum();
-    let probabilities = scores.iter().all(|score| (0.0..=1.0).contains(score)) && (sum - 1.0).abs() < 0.01;
-    if softmax && probabilities && scores.len() > 1 {
-        hints.push("the outputs are probabilities already: set softmax = false".to_owned());
-    }
-    if !softmax && scores.iter().any(|score| !(0.0..=1.0).contains(score)) {
-        hints.push("the outputs are not probabilities: set softmax = true".to_owned());
-    }
-    let confidences = if softmax && !probabilities { softened(scores) } else { scores.to_vec() };
-    let best = confidences.iter().copied().fold(0.0, f32::max);
-    // Twice what blind guessing gives, and little in itself.
-    if best < (2.0 / scores.len() as f32).max(0.15) {
-        hints.push(format!(
-            "the model is all but undecided (best guess {:.1} %): channels, divide_by, mean and std may not be those it \
-             was trained with, or the image shows none of its classes",
-            best * 100.0
-        ));
-    }
-    hints
-}
-
-/// Logits as probabilities.
-fn softened(scores: &[f32]) -> Vec<f32> {
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut powers: Vec<f32> = scores.iter().map(|score| (score - highest).exp()).collect();
-    let sum: f64 = powers.iter().map(|power| f64::from(*power)).sum();
-    powers.iter_mut().for_each(|power| *power = (f64::from(*power) / sum) as f32);
-    powers
 }
 
 struct OnnxClassifier {
@@ -389,7 +357,6 @@ impl OnnxClassifier {
     /// Classifies images that make one run.
     fn classify_together(&mut self, images: &[Image], answers: &mut Vec<Result<Vec<Guess>, Failure>>) {
         let length = self.shared.recipe.len();
-        let first = answers.len();
         // Images that cannot be read take no row.
         let mut rows = Vec::new();
         self.input.resize(length * images.len().max(self.shared.fixed_batch.unwrap_or(0)), 0.0);
@@ -414,9 +381,9 @@ impl OnnxClassifier {
             }
             return;
         }
-        debug_assert!(rows.iter().all(|index| *index >= first));
         for (scores, index) in self.answer.chunks_exact(self.shared.labels.len()).zip(rows) {
-            answers[index] = self.shared.guesses(scores);
+            let Shared { labels, softmax, top, .. } = &*self.shared;
+            answers[index] = scores::guesses(scores, labels, *softmax, *top);
         }
     }
 }
@@ -429,26 +396,5 @@ impl Classifier for OnnxClassifier {
             self.classify_together(chunk, &mut answers);
         }
         answers
-    }
-}
-
-impl Shared {
-    /// The best labels for the scores of one image.
-    fn guesses(&self, scores: &[f32]) -> Result<Vec<Guess>, Failure> {
-        if scores.iter().any(|score| !score.is_finite()) {
-            return Err(Failure::Failed(
-                "the model answered with numbers that are none (NaN or infinite)".to_owned(),
-            ));
-        }
-        let confidences = if self.softmax { softened(scores) } else { scores.to_vec() };
-        let mut order: Vec<usize> = (0..confidences.len()).collect();
-        let better = |a: &usize, b: &usize| confidences[*b].total_cmp(&confidences[*a]).then(a.cmp(b));
-        let top = self.top.min(order.len());
-        order.select_nth_unstable_by(top - 1, better);
-        order.truncate(top);
-        order.sort_unstable_by(better);
-        let guess =
-            |index: usize| Guess { label: self.labels[index].clone(), confidence: confidences[index] };
-        Ok(order.into_iter().map(guess).collect())
     }
 }

@@ -1,7 +1,10 @@
-//! JPEG. Two decoders: `zune-jpeg` is the faster one at full size; `jpeg-decoder` alone can decode at a half, a quarter
-//! or an eighth, which on the photos of phones halves the work again.
+//! JPEG. Two decoders: `zune-jpeg` is the faster one at full size; `jpeg-decoder` alone can decode at a fraction of it.
+//!
+//! Measured on photos of 12 megapixels (processor time of all threads, one core of an EPYC): in full and resized 77 ms,
+//! at an eighth 70 ms, at a quarter 74 ms, at a half 100 ms; progressive ones are slower at any fraction. So a fraction
+//! hardly saves time. What it saves is memory, three bytes a pixel: 300 MB for each thread at the usual limit.
 
-use jpeg_decoder::ColorTransform;
+use jpeg_decoder::{CodingProcess, ColorTransform};
 use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 use zune_jpeg::{JpegDecoder, errors::DecodeErrors};
 
@@ -55,6 +58,9 @@ pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
     decoder.info().map(|info| (u32::from(info.width), u32::from(info.height)))
 }
 
+/// Fractions that pay, and from how many pixels on: an eighth always, a quarter where memory counts, a half never.
+const FRACTIONS: [(u16, u64); 2] = [(8, 0), (4, 24_000_000)];
+
 /// Decodes at a fraction of the size where the short side stays at least twice as long as needed: shrinking the rest
 /// with an antialiased filter then gives nearly the pixels of the full way. `None` where that gains nothing or where
 /// this decoder, the pickier one, refuses.
@@ -74,10 +80,15 @@ fn decode_scaled(
     let mut decoder = jpeg_decoder::Decoder::new(file);
     decoder.read_info().ok()?;
     let info = decoder.info()?;
+    if info.coding_process != CodingProcess::DctSequential {
+        return None;
+    }
+    let pixels_in_full = u64::from(info.width) * u64::from(info.height);
     let enough = short_side.saturating_mul(2);
-    let fraction = [8u16, 4, 2]
-        .into_iter()
-        .find(|fraction| u32::from(info.width.min(info.height).div_ceil(*fraction)) >= enough)?;
+    let (fraction, _) = FRACTIONS.into_iter().find(|(fraction, from_pixels)| {
+        let short = u32::from(info.width.min(info.height).div_ceil(*fraction));
+        short >= enough && pixels_in_full >= *from_pixels
+    })?;
     decoder.set_color_transform(transform);
     let (width, height) =
         decoder.scale(info.width.div_ceil(fraction), info.height.div_ceil(fraction)).ok()?;

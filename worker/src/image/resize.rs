@@ -2,8 +2,9 @@
 //! centre cut will keep, and the orientation is applied to the small square instead of the large picture.
 
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions,
+    FilterType, PixelTrait, PixelType, ResizeAlg, ResizeError, ResizeOptions,
     images::{Image, ImageRef},
+    pixels::{U8, U8x2, U8x3, U8x4},
 };
 
 use super::{Orientation, Pixels, Unreadable};
@@ -62,7 +63,13 @@ impl Resizer {
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
             .use_alpha(false)
             .crop(left, top, across, down);
-        self.inner.resize(&from, &mut to, &options).map_err(|e| unfit(&e))?;
+        let scaled = match kind {
+            PixelType::U8 => scale::<U8>(&mut self.inner, &from, &mut to, &options),
+            PixelType::U8x2 => scale::<U8x2>(&mut self.inner, &from, &mut to, &options),
+            PixelType::U8x3 => scale::<U8x3>(&mut self.inner, &from, &mut to, &options),
+            _ => scale::<U8x4>(&mut self.inner, &from, &mut to, &options),
+        };
+        scaled.map_err(|e| unfit(&e))?;
         // The buffer between the two passes is as high as the picture: a huge one must not hold its memory for ever.
         if self.inner.size_of_internal_buffers() > super::KEPT_BUFFER_MAX_BYTES {
             self.inner.reset_internal_buffers();
@@ -81,6 +88,19 @@ impl Resizer {
             put(index, pixel);
         }
         Ok(())
+    }
+}
+
+/// The library's own choice by pixel type at run time would compile its code for every type there is, which takes minutes.
+fn scale<P: PixelTrait>(
+    resizer: &mut fast_image_resize::Resizer,
+    from: &ImageRef<'_>,
+    to: &mut Image<'_>,
+    options: &ResizeOptions,
+) -> Result<(), ResizeError> {
+    match (from.typed_image::<P>(), to.typed_image_mut::<P>()) {
+        (Some(from), Some(mut to)) => resizer.resize_typed(&from, &mut to, options),
+        _ => Err(ResizeError::PixelTypesAreDifferent),
     }
 }
 

@@ -1,1 +1,146 @@
-//! Placeholder.
+//! `eirs`, the command line of the Elastic Image Recognition Service: starts it on one machine, loads it, looks at it,
+//! and tidies up. Each subcommand is a module; what they share is [`http`], [`show`] and [`state`].
+
+mod local;
+
+pub mod load;
+
+mod check;
+mod classify;
+mod cleanup;
+mod model;
+mod policy;
+
+mod http;
+mod show;
+mod state;
+mod status;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use eirs_platform::settings::{BadSettings, EXIT_BAD_SETTINGS, Layers, Model, Settings};
+
+pub use http::Url;
+
+/// Elastic Image Recognition Service: upload an image, get its label
+#[derive(Debug, Parser)]
+#[command(
+    name = "eirs",
+    version,
+    max_term_width = 110,
+    after_help = "Start with `eirs local`, then in another terminal:\n  curl -F myfile=@photo.jpg http://127.0.0.1:8000/upload\n\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand understands.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// The settings file [default: $EIRS_CONFIG, or /etc/eirs/eirs.toml where there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The folder of the local queue, images and results [default: .eirs]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    state: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Local(local::Local),
+    Load(load::command::Load),
+    Check(check::Check),
+    Cleanup(cleanup::Cleanup),
+    Classify(classify::Classify),
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+}
+
+impl Global {
+    /// The layers of settings, with what the flags say.
+    fn layers(&self) -> Layers {
+        let state = self.state.as_ref().map(|path| path.display());
+        Layers::of_process(self.config.as_deref()).flag("local.state", state)
+    }
+
+    /// The settings.
+    fn settings(&self) -> Result<Settings, Stop> {
+        Ok(self.layers().load()?)
+    }
+
+    /// A model of the settings.
+    fn model<'a>(&self, settings: &'a Settings, name: &str) -> Result<&'a Model, Stop> {
+        let known = || settings.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let model = settings.models.get(name);
+        model.ok_or_else(|| Stop::Usage(format!("the settings have no model `{name}`; there is {}", known())))
+    }
+}
+
+/// How a subcommand ended that did what it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    /// All is well.
+    Ok,
+    /// It was done, and something is not as it should be; that was shown.
+    Failed,
+    /// What was checked is a bad configuration; that was shown.
+    BadSettings,
+}
+
+/// Why a subcommand stopped, in sentences.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    BadSettings(#[from] BadSettings),
+}
+
+impl From<eirs_platform::Error> for Stop {
+    fn from(error: eirs_platform::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Runs the command line, and answers with what the process shall exit with.
+pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        // Help and version are asked for, and are no mistake.
+        Err(answer) => {
+            let _reader_gone = answer.print();
+            return u8::try_from(answer.exit_code()).unwrap_or(2).into();
+        }
+    };
+    let end = match cli.command {
+        Command::Local(local) => local.run(&cli.global).await,
+        Command::Load(load) => load.run().await,
+        Command::Check(check) => check.run(&cli.global).await,
+        Command::Cleanup(cleanup) => cleanup.run(&cli.global).await,
+        Command::Classify(classify) => classify.run(&cli.global).await,
+        Command::Model(model) => model.run(&cli.global),
+        Command::Policy(policy) => policy.run(&cli.global),
+    };
+    match end {
+        Ok(Exit::Ok) => 0.into(),
+        Ok(Exit::Failed) => 1.into(),
+        Ok(Exit::BadSettings) => EXIT_BAD_SETTINGS.into(),
+        Err(stop) => {
+            show::aside(&stop);
+            match stop {
+                Stop::Failed(_) => 1.into(),
+                Stop::Usage(_) => 2.into(),
+                Stop::BadSettings(_) => EXIT_BAD_SETTINGS.into(),
+            }
+        }
+    }
+}

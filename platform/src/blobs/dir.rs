@@ -20,12 +20,18 @@ use rustix::{
 };
 
 use super::{BlobInfo, BlobStore};
+use tokio::sync::Semaphore;
+
 use crate::error::{Error, Result};
 
 /// A half-written file that is older than this was left by a kill.
 const STALE: Duration = Duration::from_secs(3600);
 /// The folder of files that are being written. No key starts with a dot.
 const WRITING: &str = ".writing";
+/// Work in the page cache is a matter of cores.
+const WRITES_AT_ONCE: usize = 3;
+/// Work that waits for the disk is faster together.
+const SYNCS_AT_ONCE: usize = 32;
 
 /// A store in a folder of the file system.
 #[derive(Debug, Clone)]
@@ -37,6 +43,8 @@ struct Inner {
     /// Whether a blob must survive a power cut.
     sync: bool,
     next: AtomicU64,
+    /// File systems take one change to a folder at a time; more threads than these only spin for its lock.
+    at_once: Semaphore,
 }
 
 impl DirBlobs {
@@ -46,7 +54,8 @@ impl DirBlobs {
         fs::create_dir_all(&writing)
             .map_err(|error| Error::from_io(format!("making the folder {}", writing.display()), &error))?;
         delete_stale(&writing);
-        Ok(Self(Arc::new(Inner { root: root.to_owned(), sync, next: AtomicU64::new(0) })))
+        let at_once = Semaphore::new(if sync { SYNCS_AT_ONCE } else { WRITES_AT_ONCE });
+        Ok(Self(Arc::new(Inner { root: root.to_owned(), sync, next: AtomicU64::new(0), at_once })))
     }
 
     /// Runs file work for a key on a blocking thread.
@@ -58,10 +67,13 @@ impl DirBlobs {
     ) -> Result<T> {
         let inner = self.0.clone();
         let path = inner.path(key)?;
+        let permit = self.0.at_once.acquire().await;
         let worked = tokio::task::spawn_blocking(move || {
             work(&inner, &path).map_err(|error| Error::from_io(format!("{doing} {}", path.display()), &error))
         });
-        worked.await.unwrap_or_else(|panic| Err(Error::broken(format!("{doing} {key}"), panic)))
+        let worked = worked.await.unwrap_or_else(|panic| Err(Error::broken(format!("{doing} {key}"), panic)));
+        drop(permit);
+        worked
     }
 }
 

@@ -39,8 +39,8 @@ pub struct Model {
     pub std: [f32; 3],
     /// onnx: whether the outputs are logits that a softmax turns into confidences.
     pub softmax: bool,
-    /// onnx: large JPEGs are decoded at a half, a quarter or an eighth of their size, which is twice as fast and
-    /// changes hardly any answer.
+    /// onnx: JPEGs that are much larger than needed are decoded at a fraction of their size, which takes a fraction of
+    /// the memory and changes hardly any answer.
     pub scaled_decode: bool,
     /// onnx: images that make one inference when so many wait; 1 is fastest for most models on a CPU.
     pub batch: usize,

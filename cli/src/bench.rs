@@ -1,0 +1,66 @@
+//! `eirs bench`: measures this machine. Every figure comes from the real executables, with the load generator beside them, and
+//! from one run, so that ratios hold however busy the machine is otherwise.
+
+mod board;
+mod cases;
+mod service;
+mod yardstick;
+
+use std::path::PathBuf;
+
+use eirs_platform::settings::{Layers, Model};
+
+use self::{board::Board, cases::Bench};
+use crate::{Exit, Global, Stop, load::images, show};
+
+/// What can be measured, in this order.
+const PARTS: [&str; 8] = ["bare", "noop", "single", "cached", "cold", "memory", "growth", "idle"];
+
+/// Measure this machine, and print tables
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  eirs bench --model-file mobilenet-v2.onnx --image-folder photos --only bare,memory")]
+pub(crate) struct BenchCommand {
+    /// The ONNX model to measure with [default: the built-in one]
+    #[arg(long, value_name = "FILE", alias = "model_file")]
+    model_file: Option<PathBuf>,
+    /// The labels of the model
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// The images to measure with
+    #[arg(long, value_name = "FOLDER", alias = "image_folder", default_value = "models/shapes/samples")]
+    image_folder: PathBuf,
+    /// Only these parts
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', value_parser = PARTS)]
+    only: Vec<String>,
+    /// A tenth of the work: to see that it works, not to quote
+    #[arg(long)]
+    quick: bool,
+    /// Where to write the same as JSON
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Print the JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+impl BenchCommand {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
+        let layers = Layers::of_process(global.config.as_deref())
+            .flag("models.default.path", self.model_file.as_ref().map(|path| path.display()))
+            .flag("models.default.labels", self.labels.as_ref().map(|path| path.display()));
+        let settings = layers.load()?;
+        let model = global.model(&settings, Model::DEFAULT)?.clone();
+        let images = images::read_folder(&self.image_folder, Some(1000))?;
+        let mut board = Board::new(self.json);
+        let mut bench = Bench::new(model, images, if self.quick { 10 } else { 1 });
+        for part in PARTS.into_iter().filter(|part| self.only.is_empty() || self.only.iter().any(|only| only == part)) {
+            show::aside(format_args!("measuring: {part} ..."));
+            bench.measure(part, &mut board).await?;
+        }
+        board.finish();
+        if let Some(folder) = self.out {
+            board.write(&folder)?;
+        }
+        Ok(Exit::Ok)
+    }
+}

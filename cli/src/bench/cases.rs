@@ -1,0 +1,344 @@
+//! What is measured, part by part.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use chrono::Utc;
+use eirs_platform::{
+    backend::{Backend, responses_name},
+    clock::SystemClock,
+    job::{self, Job, JobId},
+    settings::{Engine, Model, Settings},
+};
+use eirs_worker::classify::{self, BareLoop, Image, bare_loop};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    board::{Bar, Board},
+    service::{Service, model_environment, noop_environment},
+    yardstick,
+};
+use crate::load::{self, Options, images::ImageFile, report::Report};
+
+/// What is uploaded where nobody looks at it.
+const UPLOAD_BYTES: usize = 50_000;
+
+/// What the parts share.
+pub(super) struct Bench {
+    model: Model,
+    images: Vec<ImageFile>,
+    /// The work is divided by this.
+    less: u64,
+    threads: usize,
+    folders: Vec<tempfile::TempDir>,
+    /// Deleting a hundred thousand files slows the file system down for minutes: all of it is left for the end.
+    root: PathBuf,
+}
+
+impl Bench {
+    pub(super) fn new(model: Model, images: Vec<ImageFile>, less: u64) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+        Self { model, images, less, threads, folders: Vec::new(), root: std::env::temp_dir() }
+    }
+
+    pub(super) async fn measure(&mut self, part: &str, board: &mut Board) -> anyhow::Result<()> {
+        let measured = match part {
+            "bare" => self.bare_and_served(board).await,
+            "noop" => self.noop(board).await,
+            "single" => self.single(board).await,
+            "cached" => self.cached(board).await,
+            "cold" => self.cold(board).await,
+            "memory" => self.memory(board).await,
+            "growth" => self.growth(board).await,
+            "idle" => self.idle(board).await,
+            other => bail!("there is no part `{other}`"),
+        };
+        measured.with_context(|| format!("measuring `{part}`"))
+    }
+
+    fn folder(&mut self) -> anyhow::Result<PathBuf> {
+        let folder = tempfile::Builder::new().prefix("eirs-bench-").tempdir_in(&self.root)?;
+        let path = folder.path().to_owned();
+        self.folders.push(folder);
+        Ok(path)
+    }
+
+    async fn bare(&self, model: &Model, threads: usize, images: u64) -> anyhow::Result<BareLoop> {
+        let mut files = Vec::new();
+        for image in &self.images {
+            files.push(Image { name: image.name.clone(), bytes: image.bytes().await? });
+        }
+        let model = model.clone();
+        let rounds = (images as usize).div_ceil(files.len()).max(1);
+        Ok(tokio::task::spawn_blocking(move || bare_loop(&model, &files, threads, rounds)).await??)
+    }
+
+    /// How many images take a few seconds.
+    async fn some_seconds(&self, model: &Model) -> anyhow::Result<u64> {
+        let pilot = self.bare(model, self.threads, 20).await?;
+        Ok(((6.0 * pilot.per_second) as u64 / self.less).clamp(40, 20_000))
+    }
+
+    /// The yardstick, and how much of it the service delivers: bare, served, bare again.
+    async fn bare_and_served(&mut self, board: &mut Board) -> anyhow::Result<()> {
+        let engine = classify::load(&self.model)?.engine().to_owned();
+        let threads = self.threads;
+        board.table(format!("Classifying: {engine}, {threads} threads, decode + resize + infer"));
+        let count = self.some_seconds(&self.model).await?;
+        let before = self.bare(&self.model, threads, count).await?;
+        if let Some(path) = self.model.path.clone().or_else(|| Some(PathBuf::from("models/shapes/shapes.onnx"))) {
+            match self.python(&path, count).await {
+                Ok(python) => {
+                    board.row("Python loop (Pillow + onnxruntime)", python, "images/s", Bar::None);
+                    board.row("bare loop over Python loop", before.per_second / python, "x", Bar::AtLeast(1.2));
+                }
+                Err(why) => crate::show::aside(format_args!("the Python loop was not measured: {why:#}")),
+            }
+        }
+        let folder = self.folder()?;
+        let service = Service::start(&folder, threads, model_environment(&self.model)).await?;
+        let (served, middle) = (self.load(&service, count, 32).await?, service.memory_mb());
+        service.stop().await?;
+        let after = self.bare(&self.model, threads, count).await?;
+        let bare = f64::midpoint(before.per_second, after.per_second);
+        board.row("bare loop", bare, "images/s", Bar::None);
+        board.row("served at 32 connections", served.per_second, "images/s", Bar::None);
+        board.row("served over bare", served.per_second / bare, "x", Bar::AtLeast(0.92));
+        board.row("memory of all processes, proportional", middle, "MB", Bar::None);
+        if !engine.starts_with("rten") {
+            let rten = Model { engine: Engine::Rten, ..self.model.clone() };
+            let count = self.some_seconds(&rten).await?;
+            let rten = self.bare(&rten, threads, count).await?;
+            board.row("bare loop with rten instead", rten.per_second, "images/s", Bar::None);
+        }
+        Ok(())
+    }
+
+    async fn python(&self, model: &Path, count: u64) -> anyhow::Result<f64> {
+        let folder = tempfile::tempdir()?;
+        for image in &self.images {
+            std::fs::write(folder.path().join(image.name.replace('/', "_")), image.bytes().await?)?;
+        }
+        let rounds = (count as usize / self.images.len() / self.threads).max(1);
+        yardstick::python_loop(model, folder.path(), self.threads, rounds).await
+    }
+
+    async fn load(&self, service: &Service, requests: u64, concurrency: usize) -> anyhow::Result<Report> {
+        let options = Options { requests, concurrency, unique: true, ..Options::new(service.url.clone(), self.images.clone()) };
+        complete(load::run(options, Arc::new(())).await?)
+    }
+
+    /// The service itself: uploads of 50 KB that are all different, through the durable queue, to a classifier that does nothing.
+    async fn noop(&mut self, board: &mut Board) -> anyhow::Result<()> {
+        board.table("Nothing to classify: 50 KB uploads through the durable queue, 32 connections");
+        let folder = self.folder()?;
+        let service = Service::start(&folder, 1, noop_environment()).await?;
+        upload(&service, 2_000 / self.less, 32, UPLOAD_BYTES, true).await?;
+        let (before, count) = (service.cpu_seconds(), 20_000 / self.less);
+        let report = upload(&service, count, 32, UPLOAD_BYTES, true).await?;
+        let cpu_ms = (service.cpu_seconds() - before) * 1e3 / count as f64;
+        board.row("uploads", report.per_second, "uploads/s", Bar::AtLeast(3000.0));
+        board.row("CPU of all processes for an upload", cpu_ms, "ms", Bar::AtMost(0.5));
+        latency(board, &report, Bar::None);
+        service.stop().await
+    }
+
+    async fn single(&mut self, board: &mut Board) -> anyhow::Result<()> {
+        board.table("Nothing to classify: 50 KB uploads through the durable queue, 1 connection");
+        let folder = self.folder()?;
+        let service = Service::start(&folder, 1, noop_environment()).await?;
+        upload(&service, 200, 1, UPLOAD_BYTES, true).await?;
+        let report = upload(&service, 4_000 / self.less, 1, UPLOAD_BYTES, true).await?;
+        latency(board, &report, Bar::AtMost(1.5));
+        service.stop().await
+    }
+
+    async fn cached(&mut self, board: &mut Board) -> anyhow::Result<()> {
+        board.table("Repeated images: stored results, 32 connections");
+        let folder = self.folder()?;
+        let service = Service::start(&folder, 1, noop_environment()).await?;
+        upload(&service, 100, 32, UPLOAD_BYTES, false).await?;
+        let report = upload(&service, 40_000 / self.less, 32, UPLOAD_BYTES, false).await?;
+        board.row("uploads", report.per_second, "uploads/s", Bar::AtLeast(5000.0));
+        latency(board, &report, Bar::None);
+        service.stop().await
+    }
+
+    /// From no worker at all.
+    async fn cold(&mut self, board: &mut Board) -> anyhow::Result<()> {
+        board.table("From zero workers");
+        let mut firsts = Vec::new();
+        for _ in 0..3 {
+            let folder = self.folder()?;
+            let service = Service::start_from_zero(&folder, model_environment(&self.model)).await?;
+            let report = self.load(&service, 1, 1).await?;
+            firsts.push(report.seconds);
+            service.stop().await?;
+        }
+        firsts.sort_unstable_by(f64::total_cmp);
+        board.row("the first upload, median of 3", firsts[1], "s", Bar::AtMost(0.7));
+
+        let bare = self.bare(&self.model, self.threads, 100).await?;
+        let folder = self.folder()?;
+        let service = Service::start_from_zero(&folder, model_environment(&self.model)).await?;
+        let report = self.load(&service, 100, 32).await?;
+        let beyond = report.seconds - 100.0 / bare.per_second;
+        board.row("100 images", report.seconds, "s", Bar::None);
+        board.row("longer than the bare loop takes", beyond, "s", Bar::AtMost(2.0));
+        service.stop().await
+    }
+
+    async fn memory(&mut self, board: &mut Board) -> anyhow::Result<()> {
+        board.table("Memory, proportional");
+        for (engine, most) in [(self.model.engine, 250.0), (Engine::Rten, 150.0)] {
+            let model = Model { engine, ..self.model.clone() };
+            let name = classify::load(&model)?.engine().to_owned();
+            let count = self.some_seconds(&model).await? / 2;
+            let folder = self.folder()?;
+            let service = Service::start(&folder, 2, model_environment(&model)).await?;
+            self.load(&service, count.max(40), 32).await?;
+            let what = format!("web and two workers with {name} after {count} images on 32 connections");
+            board.row(what, service.memory_mb(), "MB", Bar::AtMost(most));
+            service.stop().await?;
+            if name.starts_with("rten") {
+                break;
+            }
+        }
+
+        let folder = self.folder()?;
+        let service = Service::start(&folder, 1, noop_environment()).await?;
+        upload(&service, 1_000 / self.less, 100, 1_000_000, true).await?;
+        board.row("web under 100 connections of 1 MB images", service.web_memory_mb(), "MB", Bar::AtMost(60.0));
+        service.stop().await?;
+
+        let folder = self.folder()?;
+        let service = Service::start(&folder, 1, noop_environment()).await?;
+        upload(&service, 20_000 / self.less, 32, 2_000, true).await?;
+        let early = service.memory_mb();
+        upload(&service, 80_000 / self.less, 32, 2_000, true).await?;
+        board.row(format!("all processes after {} jobs", 20_000 / self.less), early, "MB", Bar::None);
+        board.row(format!("after {} jobs", 100_000 / self.less), service.memory_mb(), "MB", Bar::AtMost(early * 1.1 + 2.0));
+        service.stop().await
+    }
+
+    /// Whether the queue becomes slower as it becomes longer: a feeder keeps it at a length while a worker takes from it.
+    async fn growth(&mut self, board: &mut Board) -> anyhow::Result<()> {
+        board.table("Growth: jobs done at a backlog");
+        let mut rates = Vec::new();
+        for backlog in [100, 100_000 / self.less] {
+            let folder = self.folder()?;
+            let service = Service::start(&folder, 0, noop_environment()).await?;
+            let rate = Feeder::new(&service.state).await?.rate(&service, backlog, self.less).await?;
+            board.row(format!("at {backlog}"), rate, "jobs/s", Bar::None);
+            rates.push(rate);
+            service.stop().await?;
+        }
+        board.row("long over short", rates[1] / rates[0], "x", Bar::AtLeast(0.9));
+        Ok(())
+    }
+
+    async fn idle(&mut self, board: &mut Board) -> anyhow::Result<()> {
+        board.table("An idle service: web and controller, no workers");
+        let folder = self.folder()?;
+        let service = Service::start_from_zero(&folder, model_environment(&self.model)).await?;
+        sleep(Duration::from_secs(2)).await;
+        let (before, start) = (service.cpu_seconds(), Instant::now());
+        sleep(Duration::from_secs(20) / self.less as u32).await;
+        let share = (service.cpu_seconds() - before) / start.elapsed().as_secs_f64() * 100.0;
+        board.row("CPU of all processes", share, "% of a core", Bar::AtMost(0.5));
+        service.stop().await
+    }
+}
+
+/// Uploads that are large enough, and only that.
+async fn upload(service: &Service, requests: u64, concurrency: usize, bytes: usize, unique: bool) -> anyhow::Result<Report> {
+    // A bitmap's head, and noise that no transport could compress.
+    let mut body = b"BM".to_vec();
+    let mut noise = 0x9e37_79b9_u32;
+    let next = || {
+        // The linear congruential generator of "Numerical Recipes".
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (noise >> 24) as u8
+    };
+    body.extend(std::iter::repeat_with(next).take(bytes - 2));
+    let image = ImageFile::in_memory("noise.bmp", body.into());
+    let options = Options { requests: requests.max(1), concurrency, unique, ..Options::new(service.url.clone(), vec![image]) };
+    complete(load::run(options, Arc::new(())).await?)
+}
+
+/// A figure of a run in which something failed is no figure.
+fn complete(report: Report) -> anyhow::Result<Report> {
+    if report.failed > 0 || report.stopped.is_some() {
+        bail!("{} of {} uploads failed: {:?}", report.failed, report.images, report.failures);
+    }
+    Ok(report)
+}
+
+fn latency(board: &mut Board, report: &Report, p50: Bar) {
+    if let Some(latency) = &report.latency_ms {
+        board.row("latency p50", latency.p50, "ms", p50);
+        board.row("latency p99", latency.p99, "ms", Bar::None);
+    }
+}
+
+/// Sends jobs to a queue directly, for images that are stored already.
+struct Feeder {
+    backend: Backend,
+    next: u64,
+}
+
+impl Feeder {
+    async fn new(state: &Path) -> anyhow::Result<Self> {
+        let mut settings = Settings::default();
+        settings.local.state = state.to_owned();
+        Ok(Self { backend: Backend::open(&settings, Arc::new(SystemClock))?, next: 0 })
+    }
+
+    async fn feed(&mut self, jobs: u64) -> anyhow::Result<()> {
+        let requests = self.backend.requests(Model::DEFAULT).await?;
+        let mut bodies = Vec::new();
+        for number in self.next..self.next + jobs {
+            let image = Bytes::from(format!("BM{number}"));
+            let id = JobId::of(&image);
+            self.backend.images().put(&id.image_key(), image).await?;
+            let (model, reply_to) = (Model::DEFAULT.to_owned(), responses_name("local"));
+            let job = Job { v: job::VERSION, id, name: "x".into(), model, reply_to, sent_at: Utc::now() };
+            bodies.push(job::encode(&job));
+        }
+        self.next += jobs;
+        Ok(requests.send(bodies).await?)
+    }
+
+    /// Jobs per second that a worker does while the backlog stays about the same.
+    async fn rate(&mut self, service: &Service, backlog: u64, less: u64) -> anyhow::Result<f64> {
+        for _ in 0..backlog.div_ceil(1000) {
+            self.feed(backlog.min(1000)).await?;
+        }
+        let requests = self.backend.requests(Model::DEFAULT).await?;
+        let mut worker = service.worker()?;
+        let depth = || async { requests.depth().await.map(|depth| depth.backlog()) };
+        let waiting = Instant::now();
+        while depth().await? >= backlog {
+            anyhow::ensure!(waiting.elapsed() < Duration::from_secs(30), "the worker takes nothing");
+            sleep(Duration::from_millis(5)).await;
+        }
+        let (start, fed_before, depth_before) = (Instant::now(), self.next, depth().await?);
+        while start.elapsed() < Duration::from_secs(8) / less as u32 {
+            let missing = backlog.saturating_sub(depth().await?);
+            if missing > 0 {
+                self.feed(missing).await?;
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        let done = self.next - fed_before + depth_before - depth().await?.min(self.next - fed_before + depth_before);
+        let rate = done as f64 / start.elapsed().as_secs_f64();
+        worker.kill()?;
+        worker.wait()?;
+        Ok(rate)
+    }
+}

@@ -1,0 +1,53 @@
+//! What others need for the same images: a loop in Python with Pillow and onnxruntime, without any service.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context, bail};
+use tokio::process::Command;
+
+const SCRIPT: &str = include_str!("python_loop.py");
+const PACKAGES: [&str; 3] = ["onnxruntime==1.32.0", "pillow", "numpy"];
+
+/// Images in a second of the Python loop on so many processes; an error says why there is none.
+pub(super) async fn python_loop(model: &Path, images: &Path, threads: usize, rounds: usize) -> anyhow::Result<f64> {
+    let python = environment().await?;
+    let output = Command::new(python)
+        .args(["-c", SCRIPT])
+        .args([model, images])
+        .args([threads.to_string(), rounds.to_string()])
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .context("starting Python")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("it failed without a word"));
+    }
+    text.trim().parse().with_context(|| format!("it printed {text:?}"))
+}
+
+/// The Python of a virtual environment with the packages, made at the first use.
+async fn environment() -> anyhow::Result<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let folder = cache.or_else(home).context("there is no home folder")?.join("eirs/bench-python");
+    let python = folder.join("bin/python3");
+    if quiet(Command::new(&python).args(["-c", "import onnxruntime, PIL, numpy"])).await.is_err() {
+        quiet(Command::new("python3").args(["-m", "venv"]).arg(&folder)).await.context("making a virtual environment")?;
+        quiet(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES))
+            .await
+            .context("installing onnxruntime and pillow")?;
+    }
+    Ok(python)
+}
+
+async fn quiet(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await?;
+    if !status.success() {
+        bail!("it ended with {status}");
+    }
+    Ok(())
+}

@@ -1,0 +1,241 @@
+//! The images of a folder, read once, and how one becomes as many different ones as a test needs.
+
+use std::{
+    fs,
+    hash::{BuildHasher, RandomState},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use walkdir::WalkDir;
+
+/// Files with these extensions are taken for images.
+const EXTENSIONS: [(&str, &str); 6] = [
+    ("jpeg", "image/jpeg"),
+    ("jpg", "image/jpeg"),
+    ("png", "image/png"),
+    ("gif", "image/gif"),
+    ("bmp", "image/bmp"),
+    ("webp", "image/webp"),
+];
+/// Images beyond so many bytes together are read again for each upload, so that a large folder does not fill the memory.
+const KEPT_IN_MEMORY: u64 = 512 << 20;
+
+/// An image file to upload.
+#[derive(Debug, Clone)]
+pub struct ImageFile {
+    /// Its path below the folder, with `/` between the parts.
+    pub name: String,
+    /// Its media type, judged by its extension.
+    pub media_type: &'static str,
+    path: PathBuf,
+    bytes: Option<Bytes>,
+}
+
+impl ImageFile {
+    /// An image that is in memory already.
+    pub fn in_memory(name: &str, bytes: Bytes) -> Self {
+        let path = PathBuf::from(name);
+        let media_type = media_type(&path).unwrap_or("application/octet-stream");
+        Self { name: name.to_owned(), media_type, path, bytes: Some(bytes) }
+    }
+
+    /// The name without folders.
+    pub fn file_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
+    }
+
+    /// Its bytes, from memory or from the file.
+    pub async fn bytes(&self) -> std::io::Result<Bytes> {
+        match &self.bytes {
+            Some(bytes) => Ok(bytes.clone()),
+            None => Ok(tokio::fs::read(&self.path).await?.into()),
+        }
+    }
+}
+
+/// The images below a folder (or the one image file that is named), in the order of their paths, at most `most` of them.
+///
+/// # Errors
+///
+/// Where the folder or a file in it cannot be read, or there is no image in it.
+pub fn read_folder(folder: &Path, most: Option<u64>) -> anyhow::Result<Vec<ImageFile>> {
+    let shown = folder.display();
+    let most = most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+    let (mut images, mut kept) = (Vec::new(), 0);
+    let visible = |entry: &walkdir::DirEntry| {
+        entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".")
+    };
+    for entry in WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter().filter_entry(visible)
+    {
+        let entry = entry.map_err(|error| match error.into_io_error() {
+            Some(error) => {
+                anyhow::Error::from(error).context(format!("the image folder {shown} cannot be read"))
+            }
+            None => anyhow::anyhow!("the image folder {shown} contains itself through a link"),
+        })?;
+        let Some(media_type) = media_type(entry.path()).filter(|_| entry.file_type().is_file()) else {
+            continue;
+        };
+        if images.len() == most {
+            break;
+        }
+        let name = entry.path().strip_prefix(folder).ok().filter(|rest| !rest.as_os_str().is_empty());
+        let name = name.unwrap_or(Path::new(entry.file_name())).to_string_lossy().into_owned();
+        let size = entry.metadata().map_or(0, |data| data.len());
+        let bytes = if kept + size <= KEPT_IN_MEMORY {
+            kept += size;
+            let read = fs::read(entry.path());
+            Some(read.with_context(|| format!("{} cannot be read", entry.path().display()))?.into())
+        } else {
+            None
+        };
+        images.push(ImageFile { name, media_type, path: entry.into_path(), bytes });
+    }
+    let known = EXTENSIONS.map(|(extension, _)| extension).join(", ");
+    anyhow::ensure!(
+        !images.is_empty(),
+        "there is no image in {shown} (looked for files that end in {known})"
+    );
+    Ok(images)
+}
+
+fn media_type(path: &Path) -> Option<&'static str> {
+    let extension = path.extension()?.to_str()?;
+    EXTENSIONS
+        .iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(extension))
+        .map(|(_, media_type)| *media_type)
+}
+
+/// Makes every upload a different image for whoever looks at its bytes, and the same for whoever looks at its pixels:
+/// content-addressed answers are of no use to it.
+#[derive(Debug)]
+pub struct Uniquely {
+    /// Another one for each run, so that a second run is not answered from the results of the first.
+    run: u64,
+}
+
+impl Default for Uniquely {
+    fn default() -> Self {
+        Self { run: RandomState::new().hash_one(std::process::id()) }
+    }
+}
+
+impl Uniquely {
+    /// The image in three parts, the middle one of which is all that is new.
+    pub fn marked(&self, image: &Bytes, number: u64) -> [Bytes; 3] {
+        let mark = format!("eirs {:016x} {number}", self.run);
+        match place(image) {
+            Place::JpegComment => {
+                let length = u16::try_from(mark.len() + 2).expect("a mark has some forty letters");
+                [
+                    image.slice(..2),
+                    [&[0xFF, 0xFE], &length.to_be_bytes()[..], mark.as_bytes()].concat().into(),
+                    image.slice(2..),
+                ]
+            }
+            Place::PngText => {
+                let chunk = [b"tEXtComment\0", mark.as_bytes()].concat();
+                let length = u32::try_from(chunk.len() - 4).expect("a mark has some forty letters");
+                let sum = crc32fast::hash(&chunk);
+                let new = [&length.to_be_bytes()[..], &chunk, &sum.to_be_bytes()].concat();
+                [image.slice(..PNG_HEAD), new.into(), image.slice(PNG_HEAD..)]
+            }
+            Place::End => [image.clone(), mark.into(), Bytes::new()],
+        }
+    }
+}
+
+/// Where a file may hold a comment.
+enum Place {
+    /// A COM segment right behind the start of the image.
+    JpegComment,
+    /// A tEXt chunk behind the header chunk.
+    PngText,
+    /// Behind the end, where decoders do not look.
+    End,
+}
+
+/// The signature of a PNG and its header chunk: 8 bytes; length, name, 13 bytes of content and checksum.
+const PNG_HEAD: usize = 8 + 4 + 4 + 13 + 4;
+
+fn place(image: &[u8]) -> Place {
+    if image.starts_with(&[0xFF, 0xD8, 0xFF]) {
+        Place::JpegComment
+    } else if image.len() > PNG_HEAD && image.starts_with(b"\x89PNG\r\n\x1a\n") && &image[12..16] == b"IHDR" {
+        Place::PngText
+    } else {
+        Place::End
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, io::Cursor};
+
+    use image::{ImageFormat, Rgb, RgbImage};
+
+    use super::*;
+
+    #[test]
+    fn marked_images_are_all_different_and_decode_to_the_same_pixels() {
+        let picture = RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8 * 6, y as u8 * 8, 77]));
+        for format in
+            [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::WebP]
+        {
+            let mut file = Cursor::new(Vec::new());
+            picture.write_to(&mut file, format).unwrap();
+            let plain = Bytes::from(file.into_inner());
+            let pixels = image::load_from_memory(&plain).unwrap().to_rgb8();
+
+            let (first_run, second_run) = (Uniquely { run: 1 }, Uniquely { run: 2 });
+            let marked: HashSet<_> = (0..100)
+                .flat_map(|number| {
+                    [first_run.marked(&plain, number).concat(), second_run.marked(&plain, number).concat()]
+                })
+                .collect();
+            assert_eq!(marked.len(), 200, "{format:?}");
+            for image in marked {
+                assert_eq!(image::load_from_memory(&image).unwrap().to_rgb8(), pixels, "{format:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_at_all_is_marked_too_and_does_not_panic() {
+        for bytes in
+            [&b""[..], &[0xFF, 0xD8], &[0xFF, 0xD8, 0xFF], b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n    IHDR"]
+        {
+            let marked = Uniquely::default().marked(&Bytes::from_static(bytes), 3).concat();
+            assert!(marked.len() > bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_folder_is_read_recursively_in_order_without_hidden_and_other_files() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b/2.PNG", "b/1.jpeg", "a.jpg", ".hidden.jpg", "labels.csv", "c/.git/x.jpg"] {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        let names = |most| {
+            read_folder(folder.path(), most).unwrap().into_iter().map(|image| image.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(None), ["a.jpg", "b/1.jpeg", "b/2.PNG"]);
+        assert_eq!(names(Some(2)), ["a.jpg", "b/1.jpeg"]);
+        let one = read_folder(&folder.path().join("b/2.PNG"), None).unwrap();
+        assert_eq!((one[0].name.as_str(), one[0].media_type), ("2.PNG", "image/png"));
+    }
+
+    #[test]
+    fn a_folder_without_images_and_no_folder_are_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = read_folder(folder.path(), None).unwrap_err().to_string();
+        assert!(error.starts_with("there is no image in "), "{error}");
+        let error = format!("{:#}", read_folder(&folder.path().join("none"), None).unwrap_err());
+        assert!(error.contains("none cannot be read: ") && error.contains("No such file"), "{error}");
+    }
+}

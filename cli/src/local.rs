@@ -1,0 +1,322 @@
+//! `eirs local`: the whole service on this machine. It starts the same programs that production runs, with settings that
+//! suit one machine, waits until they serve, shows how they do, and drains them in the order in which nothing is lost:
+//! first web, which lets go of its uploads, then the controller, which drains the workers.
+
+mod live;
+mod roles;
+
+use std::{
+    ffi::OsString,
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use eirs_platform::settings::{self, Layers, Settings};
+use tokio::time::Instant;
+
+use self::{
+    live::Live,
+    roles::{Role, Signals, describe},
+};
+use crate::{
+    Exit, Global, Stop,
+    http::Url,
+    show,
+    state::{LOCAL_LOCK, Lock},
+};
+
+/// Run the whole service on this machine, until Ctrl-C
+///
+/// Starts the web server and the controller, which starts workers when images arrive. Ctrl-C drains them all; a second
+/// one kills them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  eirs local --listen 127.0.0.1:9000 --state /tmp/eirs")]
+pub struct Local {
+    /// The address of the web server; port 0 takes a free one [default: 127.0.0.1:8000]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// The folder of the policies [default: ./policies where there is one, else a built-in policy]
+    #[arg(long, value_name = "FOLDER")]
+    policies: Option<PathBuf>,
+    /// The most workers at once [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max: Option<u32>,
+    /// Show all that the programs log, and not only warnings
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+/// What is used where the operator has no policies.
+const BUILT_IN_POLICY: &str = include_str!("../default-policy.toml");
+/// The web server must answer by then; it has nothing to load.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long the programs may take to end beyond the deadlines that they have themselves.
+const MARGIN: Duration = Duration::from_secs(15);
+/// The controller ends when its workers have, and these by the deadline of their policy or their own.
+const WORKERS_WITHIN: Duration = Duration::from_secs(180);
+
+impl Local {
+    /// Runs it.
+    pub async fn run(self, global: &Global) -> Result<Exit, Stop> {
+        let layers = global
+            .layers()
+            .flag("web.listen", self.listen)
+            .flag("controller.policies", self.policies.as_ref().map(|path| path.display()))
+            .flag("controller.instance_limit", self.max);
+        let settings = layers.load()?;
+        let state = settings.local.state.as_path();
+        fs::create_dir_all(state)
+            .with_context(|| format!("the state folder {} cannot be made", state.display()))?;
+        let _lock = Lock::take(state, LOCAL_LOCK)?.map_err(|taken| {
+            let who = taken.who();
+            anyhow::anyhow!(
+                "`eirs local` is running on {} already{who}; stop it, or choose another --state",
+                state.display()
+            )
+        })?;
+
+        let mut signals = Signals::install()?;
+        let address_file = settings.web.address_file.clone().unwrap_or_else(|| state.join("web.address"));
+        // What an earlier run left there is not the address of this one.
+        let _was_not_there = fs::remove_file(&address_file);
+        let environment = environment(&layers, &settings, &address_file, self.verbose)?;
+        let mut web = Role::start("eirs-web", &environment)?;
+        let mut controller = match Role::start("eirs-controller", &environment) {
+            Ok(controller) => controller,
+            Err(error) => {
+                web.kill().await;
+                return Err(error.into());
+            }
+        };
+
+        let service = async {
+            let address = ready(&address_file).await?;
+            welcome(address);
+            Live::of(&settings).run().await
+        };
+        let end = tokio::select! {
+            Err(error) = service => End::Failed(error),
+            () = signals.next() => End::Signal,
+            status = web.ended() => End::Died(web.name(), status),
+            status = controller.ended() => End::Died(controller.name(), status),
+        };
+
+        let exit = match &end {
+            End::Signal => Exit::Ok,
+            End::Died(name, status) => {
+                show::aside(format_args!("{name} {}; stopping", describe(*status)));
+                let is_78 = status.code() == Some(i32::from(settings::EXIT_BAD_SETTINGS));
+                if is_78 { Exit::BadSettings } else { Exit::Failed }
+            }
+            End::Failed(error) => {
+                show::aside(format_args!("{error:#}; stopping"));
+                Exit::Failed
+            }
+        };
+        let stopped = stop(web, controller, &settings, &mut signals).await;
+        Ok(if stopped { exit } else { Exit::Failed })
+    }
+}
+
+/// Why it ends.
+enum End {
+    Signal,
+    Died(&'static str, std::process::ExitStatus),
+    Failed(anyhow::Error),
+}
+
+/// What the programs are told beyond what they read themselves.
+fn environment(
+    layers: &Layers,
+    settings: &Settings,
+    address_file: &Path,
+    verbose: bool,
+) -> anyhow::Result<Vec<(&'static str, OsString)>> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut environment: Vec<(&'static str, OsString)> = vec![
+        ("EIRS_LOCAL__STATE", settings.local.state.clone().into()),
+        ("EIRS_WEB__LISTEN", settings.web.listen.to_string().into()),
+        ("EIRS_WEB__ADDRESS_FILE", address_file.into()),
+        ("EIRS_CONTROLLER__POLICIES", policies(settings)?.into()),
+        // Nothing of this service shall be left when it ends.
+        ("EIRS_CONTROLLER__ON_EXIT", "drain".into()),
+    ];
+    environment.extend(layers.file().map(|file| ("EIRS_CONFIG", file.into())));
+    // The machine is shared out in workers of one core each: the fleet then really grows and shrinks. Whoever sets
+    // another number of threads means it.
+    if settings.worker.threads == 0 {
+        environment.push(("EIRS_WORKER__THREADS", "1".into()));
+    }
+    let limit = match settings.controller.instance_limit {
+        0 => cores.to_string(),
+        limit => limit.to_string(),
+    };
+    environment.push(("EIRS_CONTROLLER__INSTANCE_LIMIT", limit.into()));
+    let default_filter = Settings::default().telemetry.filter;
+    if verbose {
+        environment.push(("EIRS_TELEMETRY__FILTER", "info".into()));
+    } else if settings.telemetry.filter == default_filter {
+        environment.push(("EIRS_TELEMETRY__FILTER", "warn".into()));
+    }
+    Ok(environment)
+}
+
+/// The policies that were set; else those of the current folder; else the built-in one, in the state folder.
+fn policies(settings: &Settings) -> anyhow::Result<PathBuf> {
+    let set = &settings.controller.policies;
+    if *set != Settings::default().controller.policies || set.is_dir() {
+        return Ok(set.clone());
+    }
+    let folder = settings.local.state.join("policies");
+    let file = folder.join("default.toml");
+    // One that is there may have been edited.
+    if !file.exists() {
+        let written = fs::create_dir_all(&folder).and_then(|()| fs::write(&file, BUILT_IN_POLICY));
+        written.with_context(|| format!("the built-in policy cannot be written to {}", file.display()))?;
+    }
+    Ok(folder)
+}
+
+/// Waits until the web server has said where it listens and answers there.
+async fn ready(address_file: &Path) -> anyhow::Result<SocketAddr> {
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        let said = fs::read_to_string(address_file).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(address) = said.map(reachable) {
+            let url: Url = format!("http://{address}").parse().map_err(anyhow::Error::msg)?;
+            let answer = tokio::time::timeout(Duration::from_secs(2), url.get("/readyz")).await;
+            if matches!(answer, Ok(Ok(answer)) if answer.status.is_success()) {
+                return Ok(address);
+            }
+        }
+        anyhow::ensure!(Instant::now() < deadline, "the web server was not ready within {READY_WITHIN:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Where a server that listens on every address can be asked from here.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
+}
+
+fn welcome(address: SocketAddr) {
+    let samples =
+        fs::read_dir("models/shapes/samples").into_iter().flatten().flatten().map(|entry| entry.path());
+    let sample = samples.filter(|path| path.extension().is_some_and(|extension| extension == "jpg")).min();
+    let image = sample.map_or_else(|| "photo.jpg".to_owned(), |path| path.display().to_string());
+    show::out(format_args!("EIRS is ready at http://{address} (Ctrl-C stops it)"));
+    show::out(format_args!("Try it:  curl -F myfile=@{image} http://{address}/upload"));
+}
+
+/// Web first: then every image that was taken is in the queue or answered, and the controller can send the workers home.
+/// Answers whether all of it ended by itself.
+async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Signals) -> bool {
+    let steps = [
+        (web, "the uploads in hand are finished", settings.web.drain_deadline + MARGIN),
+        (
+            controller,
+            "the workers finish what they hold",
+            WORKERS_WITHIN.max(settings.worker.drain_deadline) + MARGIN,
+        ),
+    ];
+    let mut steps = steps.into_iter();
+    let mut in_time = true;
+    while let Some((mut role, what, deadline)) = steps.next() {
+        if role.has_ended() {
+            continue;
+        }
+        show::aside(format_args!("stopping {}: {what}", role.name()));
+        role.ask_to_stop();
+        tokio::select! {
+            status = role.ended() => in_time &= status.success(),
+            () = tokio::time::sleep(deadline) => {
+                show::aside(format_args!("{} did not stop within {deadline:?}: killed", role.name()));
+                role.kill().await;
+                in_time = false;
+            }
+            () = signals.next() => {
+                show::aside("killing everything; what was in work is done again after the next start");
+                roles::kill_workers(&settings.local.state);
+                role.kill().await;
+                for (mut other, _, _) in steps {
+                    other.kill().await;
+                }
+                // One that was started between the first look and the end of the controller.
+                roles::kill_workers(&settings.local.state);
+                return false;
+            }
+        }
+    }
+    in_time
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(settings: &Settings, verbose: bool) -> Vec<(&'static str, String)> {
+        let layers = Layers::of(Some(Path::new("/some/eirs.toml")), &[]);
+        let environment = environment(&layers, settings, Path::new("/state/web.address"), verbose).unwrap();
+        environment.into_iter().map(|(key, value)| (key, value.into_string().unwrap())).collect()
+    }
+
+    #[test]
+    fn the_programs_are_told_what_suits_one_machine_unless_the_operator_said_otherwise() {
+        let mut settings = Settings::default();
+        settings.controller.policies = "mine".into();
+        let usual = told(&settings, false);
+        for expected in [
+            ("EIRS_CONFIG", "/some/eirs.toml"),
+            ("EIRS_WORKER__THREADS", "1"),
+            ("EIRS_CONTROLLER__ON_EXIT", "drain"),
+            ("EIRS_CONTROLLER__POLICIES", "mine"),
+            ("EIRS_TELEMETRY__FILTER", "warn"),
+            ("EIRS_WEB__LISTEN", "127.0.0.1:8000"),
+        ] {
+            assert!(
+                usual.iter().any(|(key, value)| (*key, value.as_str()) == expected),
+                "{expected:?} in {usual:?}"
+            );
+        }
+        settings.worker.threads = 4;
+        settings.controller.instance_limit = 7;
+        settings.telemetry.filter = "eirs_web=debug".into();
+        let said = told(&settings, false);
+        assert!(said.contains(&("EIRS_CONTROLLER__INSTANCE_LIMIT", "7".into())), "{said:?}");
+        assert!(
+            !said.iter().any(|(key, _)| matches!(*key, "EIRS_WORKER__THREADS" | "EIRS_TELEMETRY__FILTER")),
+            "{said:?}"
+        );
+        assert!(told(&settings, true).contains(&("EIRS_TELEMETRY__FILTER", "info".into())));
+    }
+
+    #[test]
+    fn without_policies_the_built_in_one_is_written_once_and_an_edit_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.local.state = folder.path().to_owned();
+        // The tests run in the package's folder, where there are no policies.
+        let written = policies(&settings).unwrap();
+        assert_eq!(written, folder.path().join("policies"));
+        assert_eq!(fs::read_to_string(written.join("default.toml")).unwrap(), BUILT_IN_POLICY);
+        fs::write(written.join("default.toml"), "[pool]\n").unwrap();
+        policies(&settings).unwrap();
+        assert_eq!(fs::read_to_string(written.join("default.toml")).unwrap(), "[pool]\n");
+    }
+
+    #[test]
+    fn a_server_on_every_address_is_asked_on_the_loopback() {
+        let asked = |bound: &str| reachable(bound.parse().unwrap()).to_string();
+        assert_eq!(asked("0.0.0.0:80"), "127.0.0.1:80");
+        assert_eq!(asked("[::]:80"), "[::1]:80");
+        assert_eq!(asked("10.1.2.3:80"), "10.1.2.3:80");
+    }
+}

@@ -1,0 +1,192 @@
+//! The programs that `eirs local` starts, and their ends.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{ExitStatus, Stdio},
+};
+
+use anyhow::Context;
+use eirs_platform::lifecycle::sibling;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{self, SignalKind, signal},
+};
+
+/// A program that was started.
+#[derive(Debug)]
+pub(super) struct Role {
+    name: &'static str,
+    child: Child,
+    group: Option<Pid>,
+}
+
+impl Role {
+    /// Starts the program of this name that lies beside this one, in a process group of its own: a terminal's Ctrl-C
+    /// reaches `eirs local` alone, which tells the others in the right order.
+    ///
+    /// Must be called on the main thread: the program ends when the *thread* that started it does.
+    pub(super) fn start(name: &'static str, environment: &[(&str, OsString)]) -> anyhow::Result<Self> {
+        let program = sibling(name)?;
+        let child = Command::new(&program)
+            .args(["--with-parent", &std::process::id().to_string()])
+            .envs(environment.iter().map(|(key, value)| (key, value)))
+            .process_group(0)
+            .stdin(Stdio::null())
+            .spawn()
+            .with_context(|| format!("{} cannot be started", program.display()))?;
+        let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        Ok(Self { name, child, group })
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Waits for its end. Can be dropped and called again.
+    pub(super) async fn ended(&mut self) -> ExitStatus {
+        match self.child.wait().await {
+            Ok(status) => status,
+            // Nobody else waits for our children; if it happens all the same, it is gone.
+            Err(_) => ExitStatus::from_raw(0),
+        }
+    }
+
+    /// Whether it has ended.
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Tells it to drain.
+    pub(super) fn ask_to_stop(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(super) async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.ended().await;
+    }
+
+    fn signal(&self, what: Signal) {
+        // Once it has been waited for, its number may be somebody else's.
+        if let (Some(group), Some(_)) = (self.group, self.child.id()) {
+            let _gone_meanwhile = kill_process_group(group, what);
+        }
+    }
+}
+
+/// How a program ended, as the end of a sentence that starts with its name.
+pub(super) fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => "ended, though nobody told it to".into(),
+        (Some(code), _) => format!("ended with exit code {code}; what it said stands above"),
+        (None, signal) => format!("was killed by signal {}", signal.unwrap_or_default()),
+    }
+}
+
+/// The signals to stop.
+#[derive(Debug)]
+pub(super) struct Signals {
+    term: unix::Signal,
+    int: unix::Signal,
+}
+
+impl Signals {
+    /// Takes SIGTERM and SIGINT over.
+    pub(super) fn install() -> anyhow::Result<Self> {
+        let installed = || -> io::Result<Self> {
+            Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        };
+        installed().context("listening to signals")
+    }
+
+    /// Ends at the next one.
+    pub(super) async fn next(&mut self) {
+        tokio::select! { _ = self.term.recv() => {}, _ = self.int.recv() => {} }
+    }
+}
+
+/// Kills every worker that the controller has written down. Workers outlive a controller, which is right everywhere but
+/// here.
+pub(super) fn kill_workers(state: &Path) {
+    let records = fs::read_dir(state.join("instances")).into_iter().flatten().flatten();
+    for record in records.filter_map(|entry| read_record(&entry.path())) {
+        if let Some(pid) =
+            record.process.as_ref().filter(|process| record.is(process)).and_then(RecordedProcess::group)
+        {
+            let _gone_meanwhile = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+/// What is needed of the controller's note on an instance.
+#[derive(Debug, Deserialize)]
+struct Record {
+    id: String,
+    generation: Option<String>,
+    process: Option<RecordedProcess>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RecordedProcess {
+    pid: u32,
+}
+
+fn read_record(path: &Path) -> Option<Record> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+impl Record {
+    /// Whether the process of this number is still that worker: it was started with this instance and generation.
+    fn is(&self, process: &RecordedProcess) -> bool {
+        let line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        let arguments: Vec<_> = line.split(|byte| *byte == 0).collect();
+        let has = |flag: &str, value: &str| {
+            arguments.windows(2).any(|pair| pair == [flag.as_bytes(), value.as_bytes()])
+        };
+        self.generation.as_ref().is_some_and(|generation| has("--generation", generation))
+            && has("--instance", &self.id)
+    }
+}
+
+impl RecordedProcess {
+    fn group(&self) -> Option<Pid> {
+        Pid::from_raw(self.pid.cast_signed()).filter(|pid| *pid != Pid::INIT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_worker_that_was_written_down_is_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("instances")).unwrap();
+        // `sh` takes what follows its script for the script's parameters.
+        let start = |generation: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", "sleep 60; :", "x", "--instance", "default-1", "--generation", generation]);
+            command.process_group(0).kill_on_drop(true).spawn().unwrap()
+        };
+        let (mut worker, mut other) = (start("g2"), start("g1"));
+        for (name, child) in [("worker", &worker), ("other", &other)] {
+            let record = serde_json::json!({"id": "default-1", "generation": "g2", "process": {"pid": child.id().unwrap()}});
+            fs::write(folder.path().join("instances").join(format!("{name}.json")), record.to_string())
+                .unwrap();
+        }
+        kill_workers(folder.path());
+        let status = tokio::time::timeout(Duration::from_secs(10), worker.wait()).await.unwrap().unwrap();
+        assert_eq!(status.signal(), Some(9));
+        assert!(other.try_wait().unwrap().is_none(), "that number is somebody else's now");
+        other.kill().await.unwrap();
+    }
+}

@@ -1,0 +1,115 @@
+//! `eirs policy`
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use eirs_controller::policy::{Policy, Rule, load_dir};
+use serde_json::json;
+
+use crate::{Exit, Global, Stop, show};
+
+/// Look at policies
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    Check(Check),
+}
+
+/// Read policy files as the controller would, and say everything that is wrong with them
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  eirs policy check policies && systemctl reload eirs-controller")]
+pub struct Check {
+    /// The folder [default: the one of the settings]
+    #[arg(value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl PolicyCommand {
+    /// Runs it.
+    pub fn run(self, global: &Global) -> Result<Exit, Stop> {
+        match self {
+            Self::Check(check) => check.run(global),
+        }
+    }
+}
+
+impl Check {
+    fn run(self, global: &Global) -> Result<Exit, Stop> {
+        let settings = global.settings()?;
+        let folder = self.folder.unwrap_or_else(|| settings.controller.policies.clone());
+        let checked = load_dir(&folder).and_then(|policies| match policies.complaints(&folder, &settings) {
+            none if none.is_empty() => Ok(policies),
+            complaints => Err(complaints),
+        });
+        match checked {
+            Ok(policies) if self.json => show::json(&json!({ "pools": policies.pools, "complaints": [] })),
+            Ok(policies) if policies.pools.is_empty() => {
+                show::out(format_args!("{} holds no policy: no pool, no worker", folder.display()));
+            }
+            Ok(policies) => {
+                let rows: Vec<_> = policies.pools.iter().map(|(name, policy)| row(name, policy)).collect();
+                show::out(
+                    show::table(&["pool", "model", "min", "max", "spare", "rules", "scale in"], &rows)
+                        .trim_end(),
+                );
+            }
+            Err(complaints) => {
+                let complaints: Vec<_> = complaints.iter().map(ToString::to_string).collect();
+                if self.json {
+                    show::json(&json!({ "pools": {}, "complaints": complaints }));
+                } else {
+                    complaints.iter().for_each(show::out);
+                }
+                return Ok(Exit::BadSettings);
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn row(name: &str, policy: &Policy) -> Vec<String> {
+    let pool = &policy.pool;
+    let rules: Vec<_> = policy.rules.iter().map(rule).collect();
+    vec![
+        name.to_owned(),
+        pool.model.clone(),
+        pool.min.to_string(),
+        pool.max.to_string(),
+        pool.spare.to_string(),
+        if rules.is_empty() { "none".into() } else { rules.join(", ") },
+        format!(
+            "idle {}, window {}",
+            humantime::format_duration(policy.scale_in.idle),
+            humantime::format_duration(policy.scale_in.window)
+        ),
+    ]
+}
+
+fn rule(rule: &Rule) -> String {
+    match rule {
+        Rule::Backlog { per_instance } => format!("backlog: {per_instance} an instance"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn check(text: &str) -> Exit {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("dogs.toml"), text).unwrap();
+        let global = Global { config: None, state: None };
+        Check { folder: Some(folder.path().to_owned()), json: false }.run(&global).unwrap()
+    }
+
+    #[test]
+    fn a_good_policy_is_fine_and_a_bad_one_is_a_bad_configuration() {
+        assert_eq!(check("[pool]\nmax = 3\n[[rule]]\nkind = \"backlog\"\nper_instance = 10\n"), Exit::Ok);
+        assert_eq!(check("[pool]\nmaximum = 3\n"), Exit::BadSettings);
+        assert_eq!(check("[pool]\nmodel = \"nobody-described-it\"\n"), Exit::BadSettings);
+    }
+}

@@ -1,0 +1,175 @@
+//! The state folder of the local backend, from outside: whose it is, and whether somebody is at work in it.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use eirs_platform::{
+    backend::Backend,
+    blobs::{BlobInfo, SharedBlobs},
+    clock::SystemClock,
+    settings::{BackendKind, Settings},
+};
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+/// Held by `eirs local` as long as it runs.
+pub const LOCAL_LOCK: &str = "local.lock";
+/// Held by every controller as long as it runs.
+pub const CONTROLLER_LOCK: &str = "controller.lock";
+
+/// What a path that should be a state folder is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// There is nothing.
+    Nothing,
+    /// A state folder.
+    Ours,
+    /// Anything else.
+    Foreign,
+}
+
+/// Looks what is there. What makes a folder ours is the file `layout` with a number in it.
+pub fn kind(state: &Path) -> Kind {
+    let layout = std::fs::read_to_string(state.join("layout"));
+    let is_number =
+        |text: &str| !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit());
+    match layout {
+        Ok(text) if is_number(&text) => Kind::Ours,
+        Err(_) if !state.exists() => Kind::Nothing,
+        _ => Kind::Foreign,
+    }
+}
+
+/// Opens the queues and stores of a state folder that exists; a look must not make one.
+pub fn open(settings: &Settings) -> anyhow::Result<Backend> {
+    anyhow::ensure!(settings.backend == BackendKind::Local, "this works on the local backend only, so far");
+    Ok(Backend::open(settings, std::sync::Arc::new(SystemClock))?)
+}
+
+/// So many blobs are listed at a time.
+pub const PAGE: usize = 1000;
+
+/// How much of something is stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Stored {
+    /// How many blobs.
+    pub count: u64,
+    /// Their bytes together.
+    pub bytes: u64,
+}
+
+/// Counts the blobs of a prefix and shows each to `look`. A count that takes its time says how far it is.
+pub async fn stored(
+    blobs: &SharedBlobs,
+    prefix: &str,
+    mut look: impl FnMut(&BlobInfo),
+) -> anyhow::Result<Stored> {
+    let (mut all, mut after) = (Stored::default(), None::<String>);
+    let (spinner, start) = (ProgressBar::new_spinner(), Instant::now());
+    loop {
+        let page = blobs.list(prefix, after.as_deref(), PAGE).await?;
+        all.count += page.len() as u64;
+        all.bytes += page.iter().map(|blob| blob.bytes).sum::<u64>();
+        page.iter().for_each(&mut look);
+        if start.elapsed() > Duration::from_secs(1) {
+            spinner.set_message(format!("counting {prefix}: {}", all.count));
+            spinner.tick();
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = Some(last.key.clone()),
+            _ => {
+                spinner.finish_and_clear();
+                return Ok(all);
+            }
+        }
+    }
+}
+
+/// A lock that ends with the process, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Somebody else has the lock.
+#[derive(Debug)]
+pub struct Taken {
+    /// The process, as far as it wrote that down.
+    pub by: Option<u32>,
+}
+
+impl Lock {
+    /// Takes the lock of this name in the folder, and writes down who has it.
+    pub fn take(state: &Path, name: &str) -> anyhow::Result<Result<Self, Taken>> {
+        let path: PathBuf = state.join(name);
+        let failed = || format!("the lock {} cannot be taken", path.display());
+        let file = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
+        let mut file = file.with_context(failed)?;
+        match file.try_lock() {
+            Ok(()) => {
+                let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+                written.with_context(failed)?;
+                Ok(Ok(Self { _file: file }))
+            }
+            Err(TryLockError::WouldBlock) => Ok(Err(Taken { by: holder(&mut file).ok().flatten() })),
+            Err(TryLockError::Error(error)) => Err(error).with_context(failed),
+        }
+    }
+}
+
+/// Whether somebody has the lock of this name; nobody is kept from taking it by this look.
+pub fn holder_of(state: &Path, name: &str) -> Option<Taken> {
+    let mut file = File::open(state.join(name)).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => Some(Taken { by: holder(&mut file).ok().flatten() }),
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+    }
+}
+
+impl Taken {
+    /// `, process 17` where it is known.
+    pub fn who(&self) -> String {
+        self.by.map_or_else(String::new, |pid| format!(", process {pid}"))
+    }
+}
+
+fn holder(file: &mut File) -> io::Result<Option<u32>> {
+    let mut text = String::new();
+    file.rewind()?;
+    file.take(20).read_to_string(&mut text)?;
+    Ok(text.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_folder_with_a_layout_of_ours_is_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(kind(&folder.path().join("none")), Kind::Nothing);
+        assert_eq!(kind(folder.path()), Kind::Foreign);
+        std::fs::write(folder.path().join("layout"), "[keyboard]\n").unwrap();
+        assert_eq!(kind(folder.path()), Kind::Foreign);
+        std::fs::write(folder.path().join("layout"), "1\n").unwrap();
+        assert_eq!(kind(folder.path()), Kind::Ours);
+        assert_eq!(kind(&folder.path().join("layout")), Kind::Foreign);
+    }
+
+    #[test]
+    fn a_lock_has_one_holder_and_tells_who_until_it_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = Lock::take(folder.path(), LOCAL_LOCK).unwrap().unwrap();
+        let taken = Lock::take(folder.path(), LOCAL_LOCK).unwrap().unwrap_err();
+        assert_eq!(taken.by, Some(std::process::id()));
+        assert_eq!(holder_of(folder.path(), LOCAL_LOCK).unwrap().by, Some(std::process::id()));
+        drop(held);
+        assert!(holder_of(folder.path(), LOCAL_LOCK).is_none());
+        assert!(Lock::take(folder.path(), LOCAL_LOCK).unwrap().is_ok());
+    }
+}

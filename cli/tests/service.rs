@@ -1,0 +1,22 @@
+//! The real binaries on the local backend: what bad input and bad luck get. Each test has a state folder, a web server and
+//! workers of its own.
+
+#[path = "service/harness.rs"]
+mod harness;
+
+#[path = "service/bad_input.rs"]
+mod bad_input;
+#[path = "service/bad_start.rs"]
+mod bad_start;
+#[path = "service/clients.rs"]
+mod clients;
+#[path = "service/drains.rs"]
+mod drains;
+#[path = "service/full_disk.rs"]
+mod full_disk;
+#[path = "service/kills.rs"]
+mod kills;
+#[path = "service/scripts.rs"]
+mod scripts;
+#[path = "service/uploads.rs"]
+mod uploads;

@@ -1,0 +1,115 @@
+use crate::harness::{Site, form, image, request, sample};
+
+#[test]
+fn what_is_no_image_is_refused_before_anything_is_stored() {
+    let site = Site::new();
+    let web = site.web();
+    for (body, status, hint) in [
+        (&b"hello, world"[..], 415, "not an image type"),
+        (b"", 400, "image"),
+        (b"%PDF-1.7", 415, "JPEG, PNG, WebP, GIF and BMP"),
+    ] {
+        let answer = web.upload_bare(body);
+        assert_eq!(answer.status, status);
+        assert!(answer.problem().contains(hint), "{answer:?}");
+        assert_eq!(web.upload("", "x", body).status, status, "the same as a form");
+    }
+    assert!(!site.state().join("blobs/images").exists(), "nothing was stored");
+}
+
+#[test]
+fn a_form_without_an_image_field_says_which_field_is_wanted() {
+    let site = Site::new();
+    let web = site.web();
+    let headers = [("content-type", "multipart/form-data; boundary=XX")];
+    let wrong = form(&[("photo", "x", &image(1))]);
+    let answer = request(&web.address, "POST", "/upload", &headers, &wrong).expect("an answer");
+    assert_eq!(answer.status, 400);
+    assert!(answer.problem().contains("`photo`") && answer.problem().contains("`myfile`"), "{answer:?}");
+    let answer = request(&web.address, "POST", "/upload", &headers, b"--XX\r\nnonsense").expect("an answer");
+    assert_eq!(answer.status, 400, "{answer:?}");
+    let headers = [("content-type", "multipart/form-data")];
+    let answer = request(&web.address, "POST", "/upload", &headers, &wrong).expect("an answer");
+    assert_eq!(answer.status, 400, "no boundary: {answer:?}");
+}
+
+#[test]
+fn twenty_megabytes_are_too_large_and_the_client_lives_to_read_it() {
+    let site = Site::new();
+    let web = site.web();
+    let mut large = image(1);
+    large.resize(20_000_000, 0);
+    for answer in [web.upload_bare(&large), web.upload("", "x", &large)] {
+        assert_eq!(answer.status, 413);
+        assert!(answer.problem().contains("16777216 bytes"), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_truncated_jpeg_and_a_bomb_are_rejected_by_the_worker_with_a_reason() {
+    let site = Site::with_model();
+    let (web, _worker) = (site.web(), site.worker());
+    let whole = sample("heart_0.jpg");
+    let answer = web.upload_bare(&whole[..whole.len() / 2]);
+    assert_eq!(answer.status, 422, "{answer:?}");
+    assert!(!answer.problem().contains("panic"), "{answer:?}");
+
+    let answer = web.upload_bare(&bomb());
+    assert_eq!(answer.status, 422, "{answer:?}");
+    assert!(answer.problem().contains("30000"), "it names the size: {answer:?}");
+    assert_eq!(web.upload_bare(&bomb()).status, 422, "and the stored verdict says the same");
+    assert_eq!(web.upload_bare(&whole).body, "heart", "the worker is alive");
+}
+
+/// A PNG that claims 30,000 x 30,000 pixels and compresses them well.
+fn bomb() -> Vec<u8> {
+    let mut file = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+    let header = [&30_000u32.to_be_bytes()[..], &30_000u32.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
+    let crc = crc32(&[b"IHDR", &header[..]].concat());
+    file.extend_from_slice(&header);
+    file.extend_from_slice(&crc.to_be_bytes());
+    // An empty image chunk: nobody should get as far as its content.
+    file.extend_from_slice(b"\0\0\0\0IDAT\x35\xaf\x06\x1e\0\0\0\0IEND\xae\x42\x60\x82");
+    file
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
+#[test]
+fn names_of_any_kind_come_back_and_break_nothing() {
+    let site = Site::new();
+    let (web, _worker) = (site.web(), site.worker());
+    for (number, name) in (0..).zip([
+        "a,b,c.jpg",
+        "../../etc/passwd",
+        "tab\there.png",
+        "\u{1F415} hund.jpg",
+        "semi;colon='x'.gif",
+        "C:\\x\\y.bmp",
+    ]) {
+        let answer = web.upload("", name, &image(number));
+        assert_eq!(answer.status, 200, "{name}: {answer:?}");
+        assert_eq!(answer.json()["label"], "noop");
+        assert_eq!(answer.json()["name"], name.replace('\t', " "), "control characters become spaces");
+    }
+    let answer = web.upload("", "two\nlines.jpg", &image(99)).json();
+    assert!(!answer["name"].as_str().expect("a name").contains('\n'), "{answer}");
+}
+
+#[test]
+fn wishes_that_make_no_sense_are_explained() {
+    let site = Site::new();
+    let web = site.web();
+    for (query, status, hint) in [
+        ("?wait=soon", 400, "duration"),
+        ("?top=0", 400, "top"),
+        ("?model=dogs", 404, "there is no model `dogs`"),
+    ] {
+        let answer = web.upload(query, "x", &image(1));
+        assert_eq!(answer.status, status, "{query}");
+        assert!(answer.problem().contains(hint), "{query}: {answer:?}");
+    }
+}

@@ -1,0 +1,85 @@
+use std::fs;
+
+use crate::harness::{Process, Site, image};
+
+/// One clear sentence, and this exit code.
+fn assert_ends(mut process: Process, code: i32, hints: &[&str]) {
+    let status = process.exit();
+    let log = process.log();
+    assert_eq!(status.code(), Some(code), "{log}");
+    for hint in hints {
+        assert!(log.contains(hint), "{hint}: {log}");
+    }
+    assert!(!log.contains("panicked") && !log.contains("stack backtrace"), "{log}");
+}
+
+#[test]
+fn an_unknown_settings_key_is_78_and_named_by_every_program() {
+    let site = Site::new();
+    let file = site.folder.path().join("eirs.toml");
+    fs::write(&file, "[web]\nlisten_on = \"x\"\n[queue]\nvisibility = \"soon\"\n").expect("a file");
+    for program in ["eirs-web", "eirs-worker", "eirs-controller"] {
+        let process = site.start(program, &["--config", "eirs.toml"]);
+        assert_ends(
+            process,
+            78,
+            &["eirs.toml: web.listen_on:", "did you mean `listen`?", "queue.visibility:"],
+        );
+    }
+    let process = site.start("eirs", &["--config", "eirs.toml", "check"]);
+    assert_ends(process, 78, &["eirs.toml: web.listen_on:"]);
+}
+
+#[test]
+fn a_port_in_use_is_one_sentence() {
+    let site = Site::new();
+    let web = site.web();
+    assert_ends(
+        site.start("eirs-web", &["--listen", &web.address]),
+        1,
+        &["web.listen: cannot listen on", "in use"],
+    );
+}
+
+#[test]
+fn a_state_folder_of_another_version_is_refused_by_all() {
+    let site = Site::new();
+    fs::create_dir_all(site.state()).expect("a folder");
+    fs::write(site.state().join("layout"), "999").expect("a file");
+    for program in ["eirs-web", "eirs-worker"] {
+        assert_ends(site.start(program, &[]), 1, &["has layout \"999\", this version of EIRS knows"]);
+    }
+}
+
+#[test]
+fn a_model_that_is_missing_or_no_model_is_78_and_named() {
+    let site = Site::with_model().set("EIRS_MODELS__DEFAULT__PATH", "model.onnx");
+    assert_ends(site.start("eirs-worker", &[]), 78, &["model.onnx"]);
+    fs::write(site.folder.path().join("model.onnx"), "this is no model").expect("a file");
+    assert_ends(site.start("eirs-worker", &[]), 78, &["model.onnx"]);
+}
+
+#[test]
+fn images_wait_for_a_worker_whose_model_is_mended() {
+    let site = Site::with_model().set("EIRS_MODELS__DEFAULT__PATH", "model.onnx");
+    let web = site.web();
+    let pending = web.upload("?wait=0", "x", &crate::harness::sample("heart_0.jpg")).json();
+    assert_ends(site.start("eirs-worker", &[]), 78, &["model.onnx"]);
+    let shapes = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/shapes");
+    fs::copy(shapes.join("shapes.onnx"), site.folder.path().join("model.onnx")).expect("a model");
+    fs::copy(shapes.join("labels.txt"), site.folder.path().join("labels.txt")).expect("its labels");
+    let _worker = site.worker();
+    assert_eq!(web.result(pending["id"].as_str().expect("an id")).json()["label"], "heart");
+}
+
+#[test]
+fn a_queue_file_that_is_none_is_one_sentence() {
+    let site = Site::new();
+    {
+        let _web = site.web();
+    }
+    fs::write(site.state().join("queue.db"), vec![7; 100_000]).expect("a broken file");
+    let _none = fs::remove_file(site.state().join("queue.db-wal"));
+    assert_ends(site.start("eirs-web", &[]), 1, &["queue.db", "not a database"]);
+    let _ = image(1);
+}

@@ -1,0 +1,111 @@
+use std::{io::Write, net::Shutdown};
+
+use crate::harness::{NEVER, Site, eventually, image, read_answer, upload};
+
+#[test]
+fn a_client_that_hangs_in_the_middle_of_its_upload_holds_up_nobody_and_is_let_go() {
+    let site = Site::new().set("EIRS_WEB__READ_TIMEOUT", "1s");
+    let (web, _worker) = (site.web(), site.worker());
+    let mut hanging: Vec<_> = (0..40).map(|_| web.connect()).collect();
+    for stream in &mut hanging {
+        stream
+            .write_all(
+                b"POST /upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1000000\r\n\r\nBM",
+            )
+            .expect("sent");
+    }
+    assert_eq!(web.upload("", "x", &image(1)).status, 200, "others are served");
+    let answer = read_answer(&mut hanging[0]).expect("an answer");
+    assert_eq!(answer.status, 408, "{answer:?}");
+}
+
+#[test]
+fn a_client_that_leaves_before_its_answer_finds_it_later() {
+    let site = Site::new();
+    let web = site.web();
+    let mut leaving = web.connect();
+    let body = image(7);
+    let head = format!("POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    leaving.write_all(head.as_bytes()).and_then(|()| leaving.write_all(&body)).expect("sent");
+    eventually("the image is stored", || site.state().join("blobs/images").exists().then_some(()));
+    leaving.shutdown(Shutdown::Both).expect("gone");
+    drop(leaving);
+    let _worker = site.worker();
+    eventually("its result", || (site.stored_results() == 1).then_some(()));
+    assert_eq!(web.upload("", "x", &image(7)).json()["label"], "noop");
+    let in_hand = || web.get("/metrics").body.contains("eirs_uploads_in_hand 0").then_some(());
+    eventually("the upload that was left is not counted any more", in_hand);
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_its_upload_leaves_nothing_behind() {
+    let site = Site::new();
+    let (web, _worker) = (site.web(), site.worker());
+    for _ in 0..20 {
+        let mut leaving = web.connect();
+        leaving
+            .write_all(b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nBM12345")
+            .expect("sent");
+    }
+    assert_eq!(web.upload("", "x", &image(1)).status, 200);
+    assert_eq!(site.stored_results(), 1, "only the whole one");
+}
+
+#[test]
+fn the_same_image_from_fifty_clients_at_once_is_one_job() {
+    let site = Site::with_script("echo once >> calls; sleep 0.3; echo cat");
+    let (web, _worker) = (site.web(), site.worker());
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..50)
+            .map(|n| {
+                scope.spawn({
+                    let address = &web.address;
+                    move || upload(address, "", &format!("{n}"), &image(1))
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().expect("no panic").expect("an answer")).collect()
+    });
+    for (number, answer) in answers.iter().enumerate() {
+        assert_eq!((answer.status, &answer.json()["label"]), (200, &"cat".into()));
+        assert_eq!(answer.json()["name"], number.to_string(), "everybody sees the own name");
+    }
+    let calls = std::fs::read_to_string(site.folder.path().join("calls")).expect("the script's notes");
+    assert_eq!(calls.lines().count(), 1, "the classifier was asked once");
+    let _ = NEVER;
+}
+
+#[test]
+fn more_uploads_than_the_limit_are_told_to_come_back() {
+    let site = Site::new().set("EIRS_WEB__MAX_UPLOADS", "2");
+    let web = site.web();
+    std::thread::scope(|scope| {
+        for number in 0..2 {
+            let address = &web.address;
+            scope.spawn(move || {
+                upload(address, "?wait=20s", "x", &image(number)).map(|answer| assert_eq!(answer.status, 200))
+            });
+        }
+        eventually("both are in hand", || (web.get("/status").json()["uploads"] == 2).then_some(()));
+        let answer = web.upload("?wait=0", "x", &image(3));
+        assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")));
+        let _worker = site.worker();
+        eventually("both are answered", || (web.get("/status").json()["uploads"] == 0).then_some(()));
+    });
+}
+
+#[test]
+fn a_full_backlog_is_503_for_new_images_and_not_for_known_ones() {
+    let site = Site::new().set("EIRS_WEB__MAX_BACKLOG", "3");
+    let web = site.web();
+    {
+        let _worker = site.worker();
+        assert_eq!(web.upload("", "known", &image(100)).status, 200);
+    }
+    // The count of what was sent may be a second old; an upload more than that shows the limit.
+    let statuses: Vec<_> = (0..5).map(|number| web.upload("?wait=0", "x", &image(number)).status).collect();
+    assert!(statuses.contains(&202) && statuses.ends_with(&[503]), "{statuses:?}");
+    let refused = web.upload("?wait=0", "x", &image(50));
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    assert_eq!(web.upload("?wait=0", "known", &image(100)).status, 200, "what is known needs no queue");
+}

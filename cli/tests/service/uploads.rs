@@ -1,0 +1,74 @@
+use crate::harness::{Site, form, image, request, sample};
+
+#[test]
+fn a_photo_goes_in_and_its_label_comes_out_and_nothing_else() {
+    let site = Site::with_model();
+    let (web, _worker) = (site.web(), site.worker());
+    let answer = web.upload_bare(&sample("star_0.jpg"));
+    assert_eq!((answer.status, answer.body.as_str()), (200, "star"));
+    assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+
+    let answer = web.upload("?top=3", "my star.jpg", &sample("star_0.jpg")).json();
+    assert_eq!(answer["label"], "star");
+    assert_eq!(answer["name"], "my star.jpg");
+    assert_eq!(answer["cached"], true, "the second time it comes from the store");
+    assert_eq!(answer["top"].as_array().map(Vec::len), Some(3));
+    assert!(answer["confidence"].as_f64().is_some_and(|c| c > 0.5), "{answer}");
+    for key in ["id", "model", "worker", "timings_ms"] {
+        assert!(!answer[key].is_null(), "{key}: {answer}");
+    }
+    let id = answer["id"].as_str().expect("an id");
+    assert_eq!(web.get(&format!("/results/{id}")).json()["label"], "star");
+}
+
+#[test]
+fn several_images_in_one_upload_are_answered_by_a_line_each() {
+    let site = Site::new();
+    let (web, _worker) = (site.web(), site.worker());
+    let parts = [
+        ("myfile", "a", &image(1)[..]),
+        ("myfile", "b", b"no image"),
+        ("image", "c", &image(3)),
+        ("comment", "d", b"hello"),
+    ];
+    let headers = [("content-type", "multipart/form-data; boundary=XX")];
+    let answer = request(&web.address, "POST", "/upload", &headers, &form(&parts)).expect("an answer");
+    assert_eq!(answer.status, 200);
+    let mut lines: Vec<serde_json::Value> =
+        answer.body.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    lines.sort_by_key(|line| line["name"].to_string());
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!((&lines[0]["label"], &lines[2]["label"]), (&"noop".into(), &"noop".into()));
+    assert_eq!(lines[1]["error"]["status"], 415);
+}
+
+#[test]
+fn who_does_not_wait_gets_202_and_finds_the_result_later() {
+    let site = Site::new();
+    let web = site.web();
+    let answer = web.upload("?wait=0", "x", &image(1));
+    assert_eq!(answer.status, 202);
+    let (id, location) = (
+        answer.json()["id"].as_str().expect("an id").to_owned(),
+        answer.header("location").map(str::to_owned),
+    );
+    assert_eq!(location, Some(format!("/results/{id}")));
+    assert!(answer.header("retry-after").and_then(|text| text.parse::<u32>().ok()).is_some(), "{answer:?}");
+    assert_eq!(web.get(&format!("/results/{id}")).status, 202);
+    let _worker = site.worker();
+    assert_eq!(web.result(&id).json()["label"], "noop");
+}
+
+#[test]
+fn the_small_addresses_answer() {
+    let site = Site::new();
+    let web = site.web();
+    assert_eq!(web.get("/").body, "Web Tier is running.");
+    assert_eq!((web.get("/livez").status, web.get("/readyz").status), (200, 200));
+    assert_eq!(web.get("/status").json()["host"], "local");
+    assert!(web.get("/metrics").body.contains("eirs_jobs_sent_total"), "{}", web.get("/metrics").body);
+    assert_eq!(web.get("/nowhere").problem(), "there is nothing at this address");
+    assert_eq!(web.get("/upload").status, 405);
+    assert_eq!(web.get(&format!("/results/{}", "0".repeat(64))).status, 404);
+    assert_eq!(web.get("/results/cat").status, 404);
+}

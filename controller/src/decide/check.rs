@@ -1,0 +1,293 @@
+//! What must hold of any plan, said a second time and independently of how the plan was made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Action, Cause, History, Plan, choose::SILENT};
+use crate::{
+    fleet::State,
+    observe::{InstanceView, Observation, Stage, age},
+    policy::{Policies, Policy, Pool},
+};
+
+/// Every rule that a plan breaks, a sentence each. The rules:
+/// - an action is of its kind: start only what is stopped and not left alone, undrain only what drains, stop only what is
+///   drained or whose drain is overdue, drain only what runs and has a reason that is true;
+/// - within `min..max` and the limit on all pools, counting what starts and drains;
+/// - a pool that could not be wholly seen loses nobody;
+/// - none only after no backlog, visible or in flight, for the whole window, unless `max` or the limit leave no choice.
+pub fn check(policies: &Policies, seen: &Observation, history: &History, plan: &Plan) -> Vec<String> {
+    let views: BTreeMap<_, _> =
+        seen.instances.iter().flatten().map(|view| (view.instance.id.as_str(), view)).collect();
+    let limit = policies.instance_limit.map(|limit| limit as usize);
+    let undrains = plan.actions().filter(|action| matches!(action, Action::Undrain { .. })).count();
+    let serving = |name: &String| Counted::new(name, policies.pools.get(name), seen, history, false).running;
+    let is_over = limit.is_some_and(|limit| plan.pools.keys().map(serving).sum::<usize>() + undrains > limit);
+    let mut broken = Vec::new();
+    let mut touched = BTreeSet::new();
+    for (name, part) in &plan.pools {
+        let mut pool = Counted::new(name, policies.pools.get(name), seen, history, is_over);
+        for action in &part.actions {
+            let Some(view) = views.get(action.id()).filter(|view| view.instance.pool == *name) else {
+                broken.push(format!("{action}: there is no such instance of {name}"));
+                continue;
+            };
+            if !touched.insert(action.id()) {
+                broken.push(format!("{action}: the second action for one instance"));
+            }
+            let wrong = pool.apply(action, view);
+            broken.extend(wrong.map(|wrong| format!("{name}: {action}: {wrong}")));
+        }
+        broken.extend(pool.complaints().into_iter().map(|complaint| format!("{name}: {complaint}")));
+        if policies.unreadable.contains(name)
+            && !policies.pools.contains_key(name)
+            && !part.actions.is_empty()
+        {
+            broken.push(format!("{name}: its policy cannot be read, and yet something is done"));
+        }
+    }
+    let alive = views.values().filter(|view| view.instance.is_alive()).count();
+    let starts = plan.actions().filter(|action| matches!(action, Action::Start { .. })).count();
+    if let Some(limit) = limit
+        && starts > 0
+        && alive + starts > limit
+    {
+        broken.push(format!("{alive} live and {starts} more start, above the limit of {limit}"));
+    }
+    broken
+}
+
+/// One pool, counted again action by action.
+struct Counted<'a> {
+    name: &'a str,
+    policy: Option<&'a Policy>,
+    seen: &'a Observation,
+    history: &'a History,
+    /// Runs, was not told to go, and serves the right model.
+    running: usize,
+    running_before: usize,
+    alive: usize,
+    started: usize,
+    /// Drained because there are too many, and not because they are of no use.
+    dismissed: usize,
+    is_ceding: bool,
+    /// More serve in all pools together than the limit allows.
+    is_over: bool,
+    loses: bool,
+}
+
+impl<'a> Counted<'a> {
+    fn new(
+        name: &'a str,
+        policy: Option<&'a Policy>,
+        seen: &'a Observation,
+        history: &'a History,
+        is_over: bool,
+    ) -> Self {
+        let own = || seen.instances.iter().flatten().filter(|view| view.instance.pool == name);
+        let runs = |view: &&InstanceView| {
+            let right_model = policy.is_some_and(|policy| policy.pool.model == view.instance.model);
+            right_model && matches!(view.stage(), Stage::Starting | Stage::Ready)
+        };
+        let running = own().filter(runs).count();
+        let alive = own().filter(|view| view.instance.is_alive()).count();
+        Self {
+            name,
+            policy,
+            seen,
+            history,
+            running,
+            running_before: running,
+            alive,
+            started: 0,
+            dismissed: 0,
+            is_ceding: false,
+            is_over,
+            loses: false,
+        }
+    }
+
+    /// Counts an action; answers what is wrong with it by itself.
+    fn apply(&mut self, action: &Action, view: &InstanceView) -> Option<&'static str> {
+        let (now, instance) = (self.seen.at, &view.instance);
+        self.loses |= matches!(action, Action::Drain { .. } | Action::Stop { .. });
+        match action {
+            Action::Start { .. } => {
+                self.started += 1;
+                self.running += 1;
+                let is_left_alone = instance.not_before.is_some_and(|until| until > now);
+                let serves = self.policy.is_some_and(|policy| policy.pool.model == instance.model);
+                match instance.state {
+                    State::Stopped if is_left_alone => Some("it died and is to be left alone for a while"),
+                    State::Stopped if !serves => Some("it would serve another model"),
+                    State::Stopped => None,
+                    State::Running | State::Draining | State::Stopping => Some("it is not stopped"),
+                }
+            }
+            Action::Undrain { .. } => {
+                self.running += 1;
+                let can = self.seen.can_undrain
+                    && instance.state == State::Draining
+                    && view.stage() == Stage::Draining;
+                (!can).then_some("its drain cannot be taken back")
+            }
+            Action::Stop { .. } => {
+                let overdue = instance.drain_until.is_some_and(|until| until <= now);
+                (!(overdue || view.stage() == Stage::Drained)).then_some("it is neither drained nor overdue")
+            }
+            Action::Drain { cause, .. } => {
+                let served = matches!(view.stage(), Stage::Starting | Stage::Ready);
+                self.running -= usize::from(served && *cause != Cause::OtherModel && self.policy.is_some());
+                self.dismissed +=
+                    usize::from(matches!(cause, Cause::Idle | Cause::StartNotNeeded | Cause::OverMax));
+                self.is_ceding |= *cause == Cause::OverShare;
+                if instance.state != State::Running {
+                    return Some("it does not run");
+                }
+                (!self.is_true(*cause, view)).then_some("the cause is not true")
+            }
+        }
+    }
+
+    fn is_true(&self, cause: Cause, view: &InstanceView) -> bool {
+        let (now, instance) = (self.seen.at, &view.instance);
+        let looked_for = self.history.since().map_or_else(Default::default, |since| age(since, now));
+        if cause == Cause::Silent {
+            let was_heard = view.heard.as_ref().map(|heard| age(heard.at, now));
+            return self.seen.hears && looked_for > SILENT && was_heard.is_some_and(|ago| ago > SILENT);
+        }
+        let Some(Policy { pool, scale_in, .. }) = self.policy else { return cause == Cause::NoPolicy };
+        match cause {
+            Cause::Idle => {
+                let heard = view.heard.as_ref();
+                view.stage() == Stage::Ready
+                    && view.idle_for(now).is_some_and(|idle| idle >= scale_in.idle)
+                    && heard.is_some_and(|heard| heard.report.idle_since.is_some())
+            }
+            Cause::StartNotNeeded => {
+                view.stage() == Stage::Starting && age(instance.since, now) <= looked_for
+            }
+            Cause::OverMax => self.running_before > pool.max as usize,
+            Cause::OverShare => true,
+            Cause::NeverReady => {
+                let patience = pool.start_delay * Pool::OVERDUE;
+                view.stage() == Stage::Starting
+                    && age(instance.since, now) > patience
+                    && looked_for > patience
+            }
+            Cause::OtherModel => instance.model != pool.model,
+            Cause::NoPolicy | Cause::Silent => false,
+        }
+    }
+
+    fn complaints(&self) -> Vec<&'static str> {
+        let mut broken = Vec::new();
+        let is_whole = self.seen.instances.is_some()
+            && (self.policy.is_none()
+                || self.seen.pools.get(self.name).is_some_and(|pool| pool.depth.is_some()));
+        if self.loses && !is_whole {
+            broken.push("not wholly seen, and yet it loses instances");
+        }
+        let Some(policy) = self.policy else { return broken };
+        let Policy { pool, scale_in, .. } = policy;
+        if self.started > 0 && self.alive + self.started > pool.max as usize {
+            broken.push("more than max live at once");
+        }
+        if is_whole && self.running > pool.max as usize {
+            broken.push("more than max go on");
+        }
+        if self.dismissed > 0 && self.running < pool.min as usize && !self.is_ceding {
+            broken.push("fewer than min are left");
+        }
+        let is_forced = pool.max == 0 || (self.is_ceding && self.is_over);
+        let none_left = self.running == 0 && (self.dismissed > 0 || self.is_ceding) && !is_forced;
+        let no_work = self.history.peak_over(self.name, scale_in.window, self.seen.at) == Some(0);
+        let is_empty = self
+            .seen
+            .pools
+            .get(self.name)
+            .and_then(|pool| pool.depth)
+            .is_some_and(|depth| depth.backlog() == 0);
+        if none_left && !(no_work && is_empty) && !never_any_work(policy) {
+            broken.push("the last one goes, and there was work within the window");
+        }
+        broken
+    }
+}
+
+/// A pool without rules wishes for nobody, whatever its backlog.
+fn never_any_work(policy: &Policy) -> bool {
+    policy.rules.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use eirs_platform::job::Phase;
+
+    use super::*;
+    use crate::decide::{
+        decide,
+        tests::{NOW, at, busy, draining, history, idle, in_state, policies, says, seen, stopped},
+    };
+
+    /// What is said of a plan that does nothing but this.
+    #[track_caller]
+    fn check_one(
+        text: &str,
+        backlog: Option<u64>,
+        instances: Vec<InstanceView>,
+        action: Action,
+        expected: &str,
+    ) {
+        let policies = policies(&[("p", text)]);
+        let seen = seen(&[("p", backlog)], instances);
+        let history = history(&[(2000, backlog.unwrap_or(0))], &seen);
+        let mut plan = decide(&policies, &seen, &history);
+        plan.pools.get_mut("p").expect("its plan").actions = vec![action];
+        let broken = check(&policies, &seen, &history, &plan);
+        assert!(broken.iter().any(|sentence| sentence.contains(expected)), "{expected}: {broken:#?}");
+    }
+
+    fn start(id: &str) -> Action {
+        Action::Start { id: id.to_owned() }
+    }
+
+    fn drain(id: &str, cause: Cause) -> Action {
+        Action::Drain { id: id.to_owned(), deadline: std::time::Duration::ZERO, cause }
+    }
+
+    fn stop(id: &str) -> Action {
+        Action::Stop { id: id.to_owned() }
+    }
+
+    #[test]
+    fn every_kind_of_bad_plan_is_found() {
+        check_one("", Some(5), vec![busy("p-1")], start("p-1"), "it is not stopped");
+        check_one("", Some(5), vec![], start("p-1"), "there is no such instance");
+        check_one(
+            "max = 1",
+            Some(50),
+            vec![busy("p-1"), stopped("p-2")],
+            start("p-2"),
+            "more than max live at once",
+        );
+        check_one(
+            "",
+            Some(5),
+            vec![busy("p-1")],
+            Action::Undrain { id: "p-1".into() },
+            "cannot be taken back",
+        );
+        check_one("", Some(5), vec![draining("p-1", NOW + 1)], stop("p-1"), "neither drained nor overdue");
+        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::Idle), "the cause is not true");
+        check_one("", Some(0), vec![idle("p-1", 5)], drain("p-1", Cause::Idle), "the cause is not true");
+        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::OverMax), "the cause is not true");
+        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::Silent), "the cause is not true");
+        check_one("", None, vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "not wholly seen");
+        check_one("min = 1", Some(0), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "fewer than min");
+        check_one("", Some(3), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "the last one goes");
+        let drained = says(in_state("p-1", State::Draining, NOW - 9), Phase::Drained, NOW, Some(NOW));
+        let mut crashed = stopped("p-2");
+        crashed.instance.not_before = Some(at(NOW + 1));
+        check_one("", Some(3), vec![drained, crashed], start("p-2"), "left alone");
+    }
+}

@@ -1,0 +1,181 @@
+//! Which instances: a pool's instances sorted by what can be done with them, and the order in which they are taken.
+
+use std::{cmp::Reverse, time::Duration};
+
+use chrono::{DateTime, Utc};
+use eirs_platform::job::Phase;
+
+use super::{
+    History,
+    plan::{Action, Cause},
+};
+use crate::{
+    fleet::State,
+    observe::{InstanceView, Observation, Stage, age},
+    policy::{Policy, Pool, ScaleIn},
+};
+
+/// Twelve missed reports in a row: whoever hangs so long does not work.
+pub(super) const SILENT: Duration = Duration::from_secs(120);
+
+/// The instances of one pool.
+#[derive(Debug, Default)]
+pub(super) struct Muster<'a> {
+    /// Ready and starting: what the pool counts on.
+    pub(super) serving: Vec<&'a InstanceView>,
+    /// Running, but of no use.
+    pub(super) useless: Vec<(&'a InstanceView, Cause)>,
+    /// Draining or stopping.
+    pub(super) leaving: Vec<&'a InstanceView>,
+    /// Not running, those that can be started first.
+    pub(super) stopped: Vec<&'a InstanceView>,
+}
+
+impl<'a> Muster<'a> {
+    /// Sorts the instances of a pool; one without a policy has no use for any of them.
+    pub(super) fn of(name: &str, policy: Option<&Policy>, seen: &'a Observation, history: &History) -> Self {
+        let mut muster = Self::default();
+        let own = seen.instances.iter().flatten().filter(|view| view.instance.pool == name);
+        for view in own {
+            let silent = is_silent(view, seen, history);
+            match view.stage() {
+                Stage::Stopped => muster.stopped.push(view),
+                // Somebody else told it to go, and it does not.
+                Stage::Draining if view.instance.state == State::Running && silent => {
+                    muster.useless.push((view, Cause::Silent));
+                }
+                Stage::Draining | Stage::Drained | Stage::Stopping => muster.leaving.push(view),
+                Stage::Starting | Stage::Ready => match uselessness(view, policy, seen, history) {
+                    Some(cause) => muster.useless.push((view, cause)),
+                    None => muster.serving.push(view),
+                },
+            }
+        }
+        muster.stopped.retain(|view| policy.is_some_and(|policy| policy.pool.model == view.instance.model));
+        // Names that count are compared by their length first: p-2 comes before p-10.
+        muster
+            .stopped
+            .sort_by_key(|view| (view.instance.crashes, view.instance.id.len(), view.instance.id.as_str()));
+        muster.leaving.sort_by_key(|view| (Reverse(view.instance.since), view.instance.id.as_str()));
+        muster.serving.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));
+        muster.useless.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
+        muster
+    }
+
+    /// Everything that takes up a place.
+    pub(super) fn alive(&self) -> usize {
+        self.serving.len() + self.useless.len() + self.leaving.len()
+    }
+
+    /// Those that may be started now.
+    pub(super) fn startable(&self, now: DateTime<Utc>) -> Vec<&'a InstanceView> {
+        let may = |view: &&InstanceView| view.instance.not_before.is_none_or(|until| until <= now);
+        self.stopped.iter().copied().filter(may).collect()
+    }
+
+    /// Those whose drain can be taken back, the latest first: it has most of its work left.
+    pub(super) fn undrainable(
+        &self,
+        policy: &Policy,
+        seen: &Observation,
+        history: &History,
+    ) -> Vec<&'a InstanceView> {
+        let can = |view: &&InstanceView| {
+            let instance = &view.instance;
+            let in_time = instance.drain_until.is_none_or(|until| until > seen.at);
+            let was_ready = view.heard.as_ref().is_some_and(|heard| heard.report.phase != Phase::Starting);
+            let is_of_use =
+                was_ready && instance.model == policy.pool.model && !is_silent(view, seen, history);
+            instance.state == State::Draining && view.stage() == Stage::Draining && in_time && is_of_use
+        };
+        if !seen.can_undrain {
+            return Vec::new();
+        }
+        self.leaving.iter().copied().filter(can).collect()
+    }
+
+    /// Those that may be drained because the demand is gone: a start that nobody needs, then the longest idle.
+    pub(super) fn dispensable(
+        &self,
+        policy: &Policy,
+        seen: &Observation,
+        history: &History,
+    ) -> Vec<(&'a InstanceView, Cause)> {
+        let cause = |view: &'a InstanceView| {
+            let idle = view.idle_for(seen.at).filter(|idle| *idle >= policy.scale_in.idle);
+            if is_new_start(view, history) {
+                Some((view, Cause::StartNotNeeded))
+            } else {
+                idle.filter(|_| view.stage() == Stage::Ready).map(|_| (view, Cause::Idle))
+            }
+        };
+        let mut found: Vec<_> = self.serving.iter().copied().filter_map(cause).collect();
+        found.sort_by_key(|(view, _)| by_cost(view, seen, history));
+        found
+    }
+
+    /// All that serve, those first that lose the least work.
+    pub(super) fn cheapest(&self, seen: &Observation, history: &History) -> Vec<&'a InstanceView> {
+        let mut all = self.serving.clone();
+        all.sort_by_key(|view| by_cost(view, seen, history));
+        all
+    }
+
+    /// What must be stopped: drained, or its drain is overdue.
+    pub(super) fn stops(&self, now: DateTime<Utc>) -> impl Iterator<Item = Action> {
+        let must = move |view: &&&InstanceView| {
+            let due = view.instance.drain_until.is_some_and(|until| until <= now);
+            due || view.stage() == Stage::Drained
+        };
+        self.leaving.iter().filter(must).map(|view| Action::Stop { id: view.instance.id.clone() })
+    }
+}
+
+/// An order to drain.
+pub(super) fn drain(view: &InstanceView, scale_in: &ScaleIn, cause: Cause) -> Action {
+    Action::Drain { id: view.instance.id.clone(), deadline: scale_in.drain_deadline, cause }
+}
+
+/// A start that has not come to anything yet. One that was under way before the controller looked may long be at work.
+fn is_new_start(view: &InstanceView, history: &History) -> bool {
+    view.stage() == Stage::Starting && history.since().is_some_and(|since| view.instance.since >= since)
+}
+
+fn by_cost<'v>(view: &'v InstanceView, seen: &Observation, history: &History) -> impl Ord + use<'v> {
+    let idle = view.idle_for(seen.at);
+    let newest = Reverse(view.instance.since);
+    (!is_new_start(view, history), idle.is_none(), Reverse(idle), newest, view.instance.id.as_str())
+}
+
+fn uselessness(
+    view: &InstanceView,
+    policy: Option<&Policy>,
+    seen: &Observation,
+    history: &History,
+) -> Option<Cause> {
+    let Some(Policy { pool, .. }) = policy else { return Some(Cause::NoPolicy) };
+    if view.instance.model != pool.model {
+        Some(Cause::OtherModel)
+    } else if is_overdue(view, pool, seen, history) {
+        Some(Cause::NeverReady)
+    } else {
+        is_silent(view, seen, history).then_some(Cause::Silent)
+    }
+}
+
+/// For how long the controller has been there to hear something that should have been said since `then`.
+fn listened_since(then: DateTime<Utc>, seen: &Observation, history: &History) -> Duration {
+    match history.since() {
+        Some(since) if seen.hears => age(then.max(since), seen.at),
+        _ => Duration::ZERO,
+    }
+}
+
+fn is_overdue(view: &InstanceView, pool: &Pool, seen: &Observation, history: &History) -> bool {
+    let waited = listened_since(view.instance.since, seen, history);
+    view.stage() == Stage::Starting && waited > pool.start_delay.saturating_mul(Pool::OVERDUE)
+}
+
+fn is_silent(view: &InstanceView, seen: &Observation, history: &History) -> bool {
+    view.heard.as_ref().is_some_and(|heard| listened_since(heard.at, seen, history) > SILENT)
+}

@@ -1,0 +1,266 @@
+//! A plan: what to do, and why, as a value that explains itself.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use chrono::{DateTime, Utc};
+use eirs_platform::{queue::Depth, settings::units};
+use serde::Serialize;
+
+/// What to do now for every pool.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// When the observation was made that it follows from.
+    pub at: DateTime<Utc>,
+    /// Each pool's part: of every pool with a policy, and of every other one that still has instances.
+    pub pools: BTreeMap<String, PoolPlan>,
+}
+
+/// What to do now for one pool, with every stage of the decision.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct PoolPlan {
+    /// The backlog, where it could be read.
+    pub depth: Option<Depth>,
+    /// Instances that serve.
+    pub ready: u32,
+    /// Instances that were started and do not serve yet. They count as capacity.
+    pub starting: u32,
+    /// Instances that drain or stop, or will as this plan says because they are of no use any more.
+    pub leaving: u32,
+    /// What each rule wishes.
+    pub wishes: Vec<Wish>,
+    /// The largest wish; without a backlog to judge by, what there is.
+    pub wished: u32,
+    /// The largest wish and the spare instances, within the policy's `min` and `max`.
+    pub clamped: u32,
+    /// The pool's share of that under the limit on all instances.
+    pub share: u32,
+    /// How many instances it shall have now, after everything that holds it back.
+    pub desired: u32,
+    /// What holds it back.
+    pub holds: Vec<Hold>,
+    /// What to do.
+    pub actions: Vec<Action>,
+}
+
+/// How many instances a rule wants.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Wish {
+    /// The rule's kind.
+    pub rule: &'static str,
+    /// How many.
+    pub instances: u32,
+    /// Why, in a few words.
+    pub because: String,
+}
+
+/// One thing to do with one instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    /// Take back its drain.
+    Undrain {
+        /// The instance.
+        id: String,
+    },
+    /// Start it.
+    Start {
+        /// The instance.
+        id: String,
+    },
+    /// Let it finish what it holds and leave.
+    Drain {
+        /// The instance.
+        id: String,
+        /// How long it may take.
+        #[serde(with = "units::duration")]
+        deadline: Duration,
+        /// Why it, and why now.
+        cause: Cause,
+    },
+    /// Stop it: it is drained, or its drain is overdue.
+    Stop {
+        /// The instance.
+        id: String,
+    },
+}
+
+/// Why an instance is drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// It is not needed and has been idle long enough.
+    Idle,
+    /// It is not needed and does not serve yet.
+    StartNotNeeded,
+    /// There are more than the pool's `max`.
+    OverMax,
+    /// There are more than the pool's share of the limit on all pools, and the limit is exceeded or another pool waits.
+    OverShare,
+    /// It should have been ready long ago.
+    NeverReady,
+    /// It has said nothing for long, though reports are received.
+    Silent,
+    /// The pool serves another model now.
+    OtherModel,
+    /// The pool has no policy any more.
+    NoPolicy,
+}
+
+/// Why a pool does not have what it should have, or keeps what it does not need.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "hold", rename_all = "snake_case")]
+pub enum Hold {
+    /// Something could not be seen: nothing is drained, and only what is certain is started.
+    Incomplete,
+    /// The policy file is bad and was never good: nothing is done at all.
+    NoGoodPolicy,
+    /// The controller has not looked for a whole window yet.
+    TooEarly,
+    /// The demand was higher within the window.
+    WasHigher {
+        /// So many would have been needed then.
+        instances: u32,
+    },
+    /// Not enough instances have been idle long enough.
+    NotIdle,
+    /// As many drain as may at the same time.
+    MaxStep,
+    /// Those that leave still take up places under `max`.
+    NoPlace,
+    /// All pools together are at the limit.
+    Limit,
+    /// No instance is stopped: the fleet has no more.
+    NoneStopped,
+    /// Instances died at their start and are left alone until then.
+    BackOff {
+        /// When the first of them may be started again.
+        until: DateTime<Utc>,
+    },
+}
+
+impl Plan {
+    /// What to do in all pools, in order.
+    pub fn actions(&self) -> impl Iterator<Item = &Action> {
+        self.pools.values().flat_map(|pool| &pool.actions)
+    }
+}
+
+impl Action {
+    /// The instance that it is about.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Undrain { id } | Self::Start { id } | Self::Drain { id, .. } | Self::Stop { id } => id,
+        }
+    }
+}
+
+impl Hold {
+    /// Whether it is part of an ordinary day. The others mean trouble.
+    pub fn is_ordinary(&self) -> bool {
+        matches!(
+            self,
+            Self::TooEarly | Self::WasHigher { .. } | Self::NotIdle | Self::MaxStep | Self::NoPlace
+        )
+    }
+}
+
+impl PoolPlan {
+    /// What the pool counts on: ready and starting.
+    pub fn running(&self) -> u32 {
+        self.ready + self.starting
+    }
+
+    /// The whole decision in one sentence.
+    pub fn reason(&self) -> String {
+        let mut sentence = match &self.depth {
+            None => "the backlog is unknown".to_owned(),
+            Some(Depth { visible: 0, in_flight: 0 }) => "no jobs".to_owned(),
+            Some(depth) => {
+                let jobs = if depth.backlog() == 1 { "job" } else { "jobs" };
+                format!(
+                    "{} {jobs} ({} visible, {} in flight)",
+                    depth.backlog(),
+                    depth.visible,
+                    depth.in_flight
+                )
+            }
+        };
+        if let Some(wish) =
+            self.wishes.iter().max_by_key(|wish| wish.instances).filter(|wish| wish.instances > 0)
+        {
+            sentence += &format!(": {} wants {} ({})", wish.rule, wish.instances, wish.because);
+        }
+        if self.clamped != self.wished {
+            sentence += &format!("; with spare, min and max {}", self.clamped);
+        }
+        if self.share != self.clamped {
+            sentence += &format!("; {} under the limit on all pools", self.share);
+        }
+        sentence += &format!("; {} ready, {} starting, {} leaving", self.ready, self.starting, self.leaving);
+        for hold in &self.holds {
+            sentence += &format!("; {hold}");
+        }
+        sentence
+    }
+}
+
+impl fmt::Display for Plan {
+    /// A few lines for each pool.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, pool) in &self.pools {
+            writeln!(f, "{name}: {} desired, {} running", pool.desired, pool.running())?;
+            writeln!(f, "  {}", pool.reason())?;
+            for action in &pool.actions {
+                writeln!(f, "  -> {action}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Undrain { id } => write!(f, "undrain {id}"),
+            Self::Start { id } => write!(f, "start {id}"),
+            Self::Drain { id, cause, .. } => write!(f, "drain {id}: {cause}"),
+            Self::Stop { id } => write!(f, "stop {id}"),
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "idle long enough and not needed",
+            Self::StartNotNeeded => "not needed any more before it was ready",
+            Self::OverMax => "more than max",
+            Self::OverShare => "more than the pool's share of the limit on all pools",
+            Self::NeverReady => "not ready after ten start delays",
+            Self::Silent => "it has said nothing for two minutes",
+            Self::OtherModel => "the pool serves another model now",
+            Self::NoPolicy => "the pool has no policy any more",
+        })
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Incomplete => f.write_str("held: not everything could be seen"),
+            Self::NoGoodPolicy => f.write_str("held: the policy file is bad"),
+            Self::TooEarly => f.write_str("held: the controller has not looked for a whole window yet"),
+            Self::WasHigher { instances } => {
+                write!(f, "held: the demand within the window was for {instances}")
+            }
+            Self::NotIdle => f.write_str("held: not enough instances idle long enough"),
+            Self::MaxStep => f.write_str("held: max_step instances drain already"),
+            Self::NoPlace => f.write_str("waiting for instances that leave: they count against max"),
+            Self::Limit => f.write_str("waiting: all pools together are at the limit"),
+            Self::NoneStopped => f.write_str("waiting: no instance is left to start"),
+            Self::BackOff { until } => {
+                write!(f, "waiting until {}: instances died at their start", until.format("%H:%M:%S"))
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Random worlds for the decision: the likely next to the absurd.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use eirs_platform::{job::Phase, queue::Depth};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use super::{NOW, at, in_state, says};
+use crate::{
+    decide::History,
+    fleet::State,
+    observe::{InstanceView, Observation, PoolView},
+    policy::{Policies, Policy, Pool, Rule, ScaleIn},
+};
+
+#[derive(Debug, Clone)]
+pub(super) struct World {
+    pub(super) policies: Policies,
+    pub(super) seen: Observation,
+    pub(super) history: History,
+}
+
+pub(super) fn world() -> impl Strategy<Value = World> {
+    let pools =
+        vec((policy(), option::weighted(0.9, depth()), option::of(0u64..200), vec(instance(), 0..9)), 1..4);
+    let past = vec((1u64..40, vec(option::weighted(0.95, prop_oneof![Just(0u64), 0u64..40]), 4)), 0..8);
+    let odd = (
+        option::of(1u32..14),
+        vec(instance(), 0..4),
+        any::<bool>(),
+        prop::bool::weighted(0.95),
+        any::<bool>(),
+    );
+    let rest = (prop::bool::weighted(0.9), any::<bool>());
+    (pools, past, odd, rest).prop_map(|(pools, past, odd, (sees_fleet, is_unreadable))| {
+        let (instance_limit, strays, can_undrain, hears, has_past) = odd;
+        let mut policies = Policies { instance_limit, ..Policies::default() };
+        let (mut views, mut instances) = (BTreeMap::new(), named("gone", strays));
+        if is_unreadable {
+            policies.unreadable.insert("gone".to_owned());
+        }
+        for (name, (mut policy, depth, arrival, own)) in ["a", "b", "c"].into_iter().zip(pools) {
+            policy.pool.model = name.to_owned();
+            policies.pools.insert(name.to_owned(), policy);
+            let last_arrival = arrival.map(|ago| at(NOW - ago));
+            views.insert(name.to_owned(), PoolView { depth, arrivals_per_s: 0.0, last_arrival });
+            instances.extend(named(name, own));
+        }
+        let instances = sees_fleet.then_some(instances);
+        let seen =
+            Observation { at: at(NOW), pools: views, instances, can_undrain, hears, missing: Vec::new() };
+        let past = if has_past { past } else { Vec::new() };
+        let history = history(&past, &seen);
+        World { policies, seen, history }
+    })
+}
+
+/// Looks one after the other, the steps between them in seconds, up to now.
+fn history(past: &[(u64, Vec<Option<u64>>)], now: &Observation) -> History {
+    let mut second = NOW - past.iter().map(|(step, _)| step).sum::<u64>();
+    let mut history = History::new(Duration::from_secs(35));
+    for (step, backlogs) in past {
+        let mut then = Observation { at: at(second), instances: None, ..now.clone() };
+        for (pool, backlog) in then.pools.values_mut().zip(backlogs) {
+            pool.depth = backlog.map(|visible| Depth { visible, in_flight: 0 });
+            pool.last_arrival = None;
+        }
+        history = history.observe(&then);
+        second += step;
+    }
+    history.observe(now)
+}
+
+fn named(pool: &str, instances: Vec<InstanceView>) -> Vec<InstanceView> {
+    let name = |(number, mut view): (usize, InstanceView)| {
+        view.instance.id = format!("{pool}-{}", number + 1);
+        view.instance.pool = pool.to_owned();
+        if view.instance.model == "own" {
+            view.instance.model = pool.to_owned();
+        }
+        view
+    };
+    instances.into_iter().enumerate().map(name).collect()
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let seconds = |of: &'static [u64]| select(of).prop_map(Duration::from_secs);
+    let pool = (0u32..4, 0u32..7, 0u32..3, seconds(&[1, 25]));
+    let scale_in = (seconds(&[0, 10, 30]), seconds(&[0, 20, 60]), 1u32..4);
+    (pool, vec(1u64..12, 0..3), scale_in).prop_map(
+        |((min, more, spare, start_delay), rules, (idle, window, max_step))| {
+            let max = min + more;
+            Policy {
+                pool: Pool { model: String::new(), min, max, spare: spare.min(max), start_delay },
+                rules: rules.into_iter().map(|per_instance| Rule::Backlog { per_instance }).collect(),
+                scale_in: ScaleIn { idle, window, drain_deadline: Duration::from_secs(60), max_step },
+            }
+        },
+    )
+}
+
+fn depth() -> impl Strategy<Value = Depth> {
+    let count = || prop_oneof![2 => Just(0u64), 2 => 0u64..40, 1 => 0u64..1_000_000];
+    (count(), count()).prop_map(|(visible, in_flight)| Depth { visible, in_flight })
+}
+
+fn instance() -> impl Strategy<Value = InstanceView> {
+    let state = select(vec![
+        State::Stopped,
+        State::Running,
+        State::Running,
+        State::Running,
+        State::Draining,
+        State::Stopping,
+    ]);
+    let phase = select(vec![
+        Phase::Starting,
+        Phase::Ready,
+        Phase::Ready,
+        Phase::Ready,
+        Phase::Draining,
+        Phase::Drained,
+    ]);
+    let report = (phase, 0u64..150, option::of(0u64..100));
+    let rest = (option::weighted(0.2, 1i64..30), -30i64..60, 0u32..3, prop::bool::weighted(0.1));
+    (state, 0u64..400, option::weighted(0.8, report), rest).prop_map(|(state, age, report, rest)| {
+        let (back_off, drain, crashes, is_of_other_model) = rest;
+        let mut view = in_state("x-1", state, NOW - age);
+        if let Some((phase, ago, idle)) = report.filter(|_| state != State::Stopped) {
+            view = says(view, phase, NOW - ago, idle.map(|idle| NOW - ago - idle));
+        }
+        let instance = &mut view.instance;
+        let from_now = |seconds: i64| at(NOW) + chrono::TimeDelta::seconds(seconds);
+        if matches!(state, State::Draining | State::Stopping) {
+            instance.drain_until = Some(from_now(drain));
+        }
+        if state == State::Stopped {
+            instance.not_before = back_off.map(from_now);
+            instance.crashes = crashes;
+        }
+        instance.model =
+            if is_of_other_model && state != State::Stopped { "other" } else { "own" }.to_owned();
+        view
+    })
+}

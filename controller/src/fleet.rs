@@ -1,0 +1,129 @@
+//! The seam to the machines: a fixed inventory of instances that exist and are mostly stopped.
+//!
+//! The fleet knows what it was told to do and whether an instance runs. Whether an instance *serves* is known from its
+//! own reports, and [`observe`](crate::observe) puts the two together. The contract below is what `contract::suite`
+//! checks on every implementation.
+
+#[cfg(test)]
+pub(crate) mod contract;
+pub mod memory;
+pub mod process;
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eirs_platform::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::policy::Pool;
+
+/// A fleet that can be handed around.
+pub type SharedFleet = Arc<dyn Fleet>;
+
+/// What the controller asks of a fleet. Every verb returns as soon as the fleet took the order; how it went is seen in
+/// the next [`list`](Fleet::list). Every verb may be repeated: the second time changes nothing.
+#[async_trait]
+pub trait Fleet: Debug + Send + Sync {
+    /// Every instance of these pools, and every instance of another pool that is not stopped, in no particular order.
+    /// An instance that is in the list at all is there whatever its state: a missing one does not exist.
+    async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>>;
+
+    /// Starts stopped instances that the last list named, all in one order. Each start is a new generation of the
+    /// instance. The answer names those that could not be started; the others were. Starting what runs changes nothing.
+    async fn start(&self, ids: &[String]) -> Vec<Refusal>;
+
+    /// Tells an instance to finish what it holds and to leave; it is `Draining` from now on, and `Stopped` when it has
+    /// left. Its drain is due `deadline` from now; telling it again does not move that, and draining what is stopped
+    /// or stopping changes nothing.
+    async fn drain(&self, id: &str, deadline: Duration) -> Result<()>;
+
+    /// Whether [`undrain`](Fleet::undrain) can work here at all.
+    fn can_undrain(&self) -> bool;
+
+    /// Takes a drain back: the instance goes on serving in the same generation. Undraining what does not drain changes nothing.
+    async fn undrain(&self, id: &str) -> Result<()>;
+
+    /// Stops an instance that is drained or whose drain is overdue: gently before the drain is due, by force after it.
+    /// Stopping what is stopped changes nothing.
+    async fn stop(&self, id: &str) -> Result<()>;
+}
+
+/// What a fleet must know of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolSpec {
+    /// The pool.
+    pub name: String,
+    /// The model that an instance of it serves when it is started from now on.
+    pub model: String,
+    /// How many instances it may have.
+    pub max: u32,
+}
+
+/// One instance as the fleet sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instance {
+    /// Its name, unlike that of any other.
+    pub id: String,
+    /// The pool it belongs to.
+    pub pool: String,
+    /// The model it serves, or would serve if it were started now.
+    pub model: String,
+    /// What it was told to do.
+    pub state: State,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// Which start of the instance this is; unlike any other of the same instance. `None` before the first.
+    pub generation: Option<String>,
+    /// Its process, where it is one of this machine.
+    pub pid: Option<u32>,
+    /// When its drain is due; then it can be stopped by force.
+    pub drain_until: Option<DateTime<Utc>>,
+    /// It died before its time so often in a row, ...
+    pub crashes: u32,
+    /// ... for this reason, ...
+    pub last_error: Option<String>,
+    /// ... and must not be started again before this moment.
+    pub not_before: Option<DateTime<Utc>>,
+}
+
+/// What an instance was told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It exists and does not run.
+    Stopped,
+    /// It was started. Whether it is ready its reports tell.
+    Running,
+    /// It was told to finish what it holds and to leave.
+    Draining,
+    /// It was told to stop and is not gone yet.
+    Stopping,
+}
+
+/// An instance that did not do as told.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// The instance.
+    pub id: String,
+    /// Why.
+    pub error: Error,
+}
+
+impl PoolSpec {
+    /// Of a policy.
+    pub fn of(name: &str, pool: &Pool) -> Self {
+        Self { name: name.to_owned(), model: pool.model.clone(), max: pool.max }
+    }
+}
+
+impl Instance {
+    /// Whether it exists as more than an entry in the inventory: it uses up a place in its pool.
+    pub fn is_alive(&self) -> bool {
+        self.state != State::Stopped
+    }
+}
+
+fn unknown(id: &str) -> Error {
+    Error::broken(format!("finding the instance {id}"), "no list ever named it")
+}

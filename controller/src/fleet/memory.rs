@@ -1,0 +1,186 @@
+//! A fleet in this process's memory: the reference that every test and every simulation can afford, held to the same
+//! contract as the others.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use eirs_platform::{
+    clock::SharedClock,
+    error::{Error, Result},
+};
+
+use super::{Fleet, Instance, PoolSpec, Refusal, State, unknown};
+
+/// Instances that only exist as a table. Clones share it.
+#[derive(Debug, Clone)]
+pub struct MemoryFleet {
+    clock: SharedClock,
+    instances: Arc<Mutex<BTreeMap<String, Instance>>>,
+    broken: Arc<Mutex<Option<Error>>>,
+}
+
+impl MemoryFleet {
+    /// No instances yet; each pool's come to be when it is first listed.
+    pub fn new(clock: SharedClock) -> Self {
+        Self { clock, instances: Arc::default(), broken: Arc::default() }
+    }
+
+    /// From now on every verb fails like this, until `None` is given.
+    pub fn break_with(&self, error: Option<Error>) {
+        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    /// An instance that drains or stops has left.
+    pub fn leave(&self, id: &str) {
+        let now = self.clock.now();
+        if let Some(instance) = self.lock().get_mut(id) {
+            let generation = instance.generation.take();
+            let (pool, model) = (instance.pool.clone(), instance.model.clone());
+            *instance = Instance { generation, ..stopped(id, &pool, &model, now) };
+        }
+    }
+
+    /// An instance dies before its time; it is to be left alone for a second.
+    pub fn crash(&self, id: &str) {
+        self.leave(id);
+        if let Some(instance) = self.lock().get_mut(id) {
+            instance.crashes += 1;
+            instance.last_error = Some("crashed".to_owned());
+            instance.not_before = Some(self.clock.now() + Duration::from_secs(1));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Instance>> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut Instance)) -> Result<()> {
+        self.check()?;
+        self.lock().get_mut(id).map(change).ok_or_else(|| unknown(id))
+    }
+}
+
+fn stopped(id: &str, pool: &str, model: &str, since: chrono::DateTime<chrono::Utc>) -> Instance {
+    Instance {
+        id: id.to_owned(),
+        pool: pool.to_owned(),
+        model: model.to_owned(),
+        state: State::Stopped,
+        since,
+        generation: None,
+        pid: None,
+        drain_until: None,
+        crashes: 0,
+        last_error: None,
+        not_before: None,
+    }
+}
+
+#[async_trait]
+impl Fleet for MemoryFleet {
+    async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>> {
+        self.check()?;
+        let now = self.clock.now();
+        let mut instances = self.lock();
+        let mut wanted = BTreeMap::new();
+        for pool in pools {
+            wanted.extend((1..=pool.max).map(|number| (format!("{}-{number}", pool.name), pool)));
+        }
+        instances.retain(|id, instance| instance.is_alive() || wanted.contains_key(id));
+        for (id, pool) in wanted {
+            let instance =
+                instances.entry(id.clone()).or_insert_with(|| stopped(&id, &pool.name, &pool.model, now));
+            if !instance.is_alive() {
+                instance.model.clone_from(&pool.model);
+            }
+        }
+        Ok(instances.values().cloned().collect())
+    }
+
+    async fn start(&self, ids: &[String]) -> Vec<Refusal> {
+        let now = self.clock.now();
+        let start = |instance: &mut Instance| {
+            if instance.is_alive() {
+                return;
+            }
+            let before = instance.generation.as_ref().and_then(|generation| generation.parse::<u64>().ok());
+            instance.generation = Some((before.unwrap_or(0) + 1).to_string());
+            (instance.state, instance.since) = (State::Running, now);
+        };
+        let refused = ids.iter().filter_map(|id| Some((id, self.change(id, start).err()?)));
+        refused.map(|(id, error)| Refusal { id: id.clone(), error }).collect()
+    }
+
+    async fn drain(&self, id: &str, deadline: Duration) -> Result<()> {
+        let now = self.clock.now();
+        self.change(id, |instance| {
+            if instance.state == State::Running {
+                (instance.state, instance.since) = (State::Draining, now);
+                instance.drain_until = Some(now + deadline);
+            }
+        })
+    }
+
+    fn can_undrain(&self) -> bool {
+        true
+    }
+
+    async fn undrain(&self, id: &str) -> Result<()> {
+        let now = self.clock.now();
+        self.change(id, |instance| {
+            if instance.state == State::Draining {
+                (instance.state, instance.since) = (State::Running, now);
+                instance.drain_until = None;
+            }
+        })
+    }
+
+    async fn stop(&self, id: &str) -> Result<()> {
+        self.change(id, |_| {})?;
+        self.leave(id);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eirs_platform::clock::SystemClock;
+
+    use super::*;
+    use crate::fleet::{SharedFleet, contract};
+
+    #[derive(Debug)]
+    struct Rig(MemoryFleet);
+
+    #[async_trait]
+    impl contract::Rig for Rig {
+        fn fleet(&self) -> SharedFleet {
+            Arc::new(self.0.clone())
+        }
+
+        async fn reopen(&mut self) {}
+
+        async fn ready(&self, _instance: &Instance) {}
+
+        async fn kill(&self, instance: &Instance) {
+            self.0.crash(&instance.id);
+        }
+
+        async fn leave(&self, instance: &Instance) {
+            self.0.leave(&instance.id);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_memory_fleet_keeps_the_contract() {
+        contract::suite(&async || Rig(MemoryFleet::new(Arc::new(SystemClock)))).await;
+    }
+}

@@ -1,0 +1,191 @@
+//! One process of this machine, held by a descriptor: a signal reaches that very process or nobody, and its end is
+//! announced by the kernel, whether this controller started it or an earlier one did.
+
+use std::{
+    fmt, fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::{Command, ExitStatus},
+};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
+
+use crate::descriptor;
+
+/// Identifies a process for ever: pids are used again, but not within one boot by a process started in the same tick.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    pub(super) pid: u32,
+    /// Field 22 of `/proc/PID/stat`: when it started, in clock ticks since the boot.
+    started_ticks: u64,
+    /// Which boot.
+    boot: String,
+}
+
+/// A process that is alive or not waited for.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) mark: Mark,
+    descriptor: AsyncFd<OwnedFd>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With this status.
+    Known(ExitStatus),
+    /// Only its parent is told how, and that was an earlier controller.
+    Unknown,
+}
+
+impl Process {
+    /// Starts a program. It is waited for by [`ended`](Self::ended).
+    pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
+        let mut child = command.spawn()?;
+        let held = Mark::of(child.id()).and_then(Self::hold);
+        if held.is_err() {
+            // Nobody could drain or find it again. Its pid is ours until it is waited for.
+            child.kill()?;
+            child.wait()?;
+        }
+        held
+    }
+
+    /// The process of this mark, if it lives.
+    pub(super) fn find(mark: &Mark) -> Option<Self> {
+        let process = Self::hold(mark.clone()).ok()?;
+        // Looked at after the descriptor was opened: if it is that process now, the descriptor is of that process.
+        (Mark::of(mark.pid).ok()? == *mark).then_some(process)
+    }
+
+    /// A process that runs with these arguments in a row.
+    pub(super) fn find_by_arguments(arguments: &[&str]) -> Option<Self> {
+        let pids = fs::read_dir("/proc")
+            .ok()?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let runs_with = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let found: Vec<_> = line.split(|byte| *byte == 0).collect();
+            found
+                .windows(arguments.len())
+                .any(|row| row.iter().zip(arguments).all(|(a, b)| *a == b.as_bytes()))
+        };
+        let pid = pids.into_iter().find(runs_with)?;
+        Self::find(&Mark::of(pid).ok()?)
+    }
+
+    fn hold(mark: Mark) -> io::Result<Self> {
+        let pid = i32::try_from(mark.pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        let descriptor = descriptor::readable(pidfd_open(pid, PidfdFlags::empty())?)?;
+        Ok(Self { mark, descriptor })
+    }
+
+    /// Sends a signal; one that is gone already needs none.
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(self.descriptor.as_fd(), signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for its end.
+    pub(super) async fn ended(&self) -> End {
+        // The descriptor reads as ready from the end of the process on, and never before.
+        let _ready = self.descriptor.readable().await;
+        let status =
+            waitid(WaitId::PidFd(self.descriptor.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        match status {
+            // As wait(2) packs it: the code in the second byte or the signal in the first.
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => End::Known(ExitStatus::from_raw(code << 8)),
+                (None, Some(signal)) => End::Known(ExitStatus::from_raw(signal)),
+                (None, None) => End::Unknown,
+            },
+            Ok(None) | Err(_) => End::Unknown,
+        }
+    }
+}
+
+impl Mark {
+    fn of(pid: u32) -> io::Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let boot =
+            fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let started_ticks = start_of(&stat).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { pid, started_ticks, boot })
+    }
+}
+
+/// The second field is the program's name in brackets, which may hold brackets and blanks itself; 22 is the 20th after it.
+fn start_of(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bad_settings = i32::from(eirs_platform::settings::EXIT_BAD_SETTINGS);
+        match self {
+            Self::Known(status) => match (status.code(), status.signal()) {
+                (Some(code), _) if code == bad_settings => {
+                    write!(f, "exited with code {code}: its settings or its model are bad, its log says how")
+                }
+                (Some(code), _) => write!(f, "exited with code {code}, its log says why"),
+                (None, Some(9)) => f.write_str("was killed by signal 9, perhaps for want of memory"),
+                (None, signal) => write!(f, "was killed by signal {}", signal.unwrap_or_default()),
+            },
+            Self::Unknown => {
+                f.write_str("ended; how, only the earlier controller that started it could have told")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_time_is_found_behind_any_program_name() {
+        let stat = "7 (a) b) (c) S 1 7 7 0 -1 4194304 1 2 0 0 3 2 4 1 20 0 1 0 256771 1 1";
+        assert_eq!(start_of(stat), Some(256_771));
+        assert_eq!(start_of("nonsense"), None);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_announced_with_its_status() {
+        let process = Process::spawn(Command::new("sh").args(["-c", "exit 78"])).unwrap();
+        let end = process.ended().await;
+        assert!(end.to_string().starts_with("exited with code 78: its settings"), "{end}");
+    }
+
+    #[tokio::test]
+    async fn a_mark_of_another_process_with_the_same_pid_finds_nobody() {
+        let process = Process::spawn(Command::new("sleep").arg("1000")).unwrap();
+        let mark = process.mark.clone();
+        assert!(Process::find(&mark).is_some());
+        assert!(Process::find(&Mark { started_ticks: mark.started_ticks - 1, ..mark.clone() }).is_none());
+        assert!(Process::find(&Mark { boot: "another".into(), ..mark.clone() }).is_none());
+        process.signal(Signal::KILL).unwrap();
+        assert!(process.ended().await.to_string().contains("signal 9"));
+        assert!(Process::find(&mark).is_none());
+        process.signal(Signal::KILL).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_process_is_found_by_its_arguments() {
+        let name = format!("generation-{}", std::process::id());
+        let process = Process::spawn(Command::new("sh").args(["-c", "sleep 1000", "-g", &name])).unwrap();
+        let found = || Process::find_by_arguments(&["-g", &name]);
+        assert_eq!(found().map(|found| found.mark), Some(process.mark.clone()));
+        process.signal(Signal::KILL).unwrap();
+        process.ended().await;
+        assert!(found().is_none());
+    }
+}

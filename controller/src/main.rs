@@ -1,0 +1,115 @@
+//! The controller's process.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::Parser;
+use eirs_controller::{fleet::process::ProcessFleet, lock, policy::Store, reconcile::Controller};
+use eirs_platform::{
+    backend::Backend,
+    clock::SystemClock,
+    lifecycle::{self, Lifecycle},
+    settings::{EXIT_BAD_SETTINGS, Layers, Settings},
+    telemetry,
+};
+use tokio::sync::Notify;
+
+/// Starts, drains and stops the workers of an EIRS installation, as its policies say.
+///
+/// SIGHUP reloads the policies; so does any change of their files. SIGTERM stops the controller, and the workers too
+/// with `--on-exit drain`.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The settings file; by default $EIRS_CONFIG, or else /etc/eirs/eirs.toml if there is one.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The state folder (local.state).
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// The folder of the policy files (controller.policies).
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
+    /// A cap on the instances of all pools together, 0 for none (controller.instance_limit).
+    #[arg(long, value_name = "N")]
+    instance_limit: Option<u32>,
+    /// What becomes of the workers when the controller stops: leave or drain (controller.on_exit).
+    #[arg(long, value_name = "WHAT")]
+    on_exit: Option<String>,
+    /// Drain when this process, which must be the parent, is gone.
+    #[arg(long, value_name = "PID")]
+    with_parent: Option<u32>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let layers = Layers::of_process(arguments.config.as_deref())
+        .flag("local.state", shown(&arguments.state))
+        .flag("controller.policies", shown(&arguments.policies))
+        .flag("controller.instance_limit", arguments.instance_limit)
+        .flag("controller.on_exit", arguments.on_exit.clone());
+    let settings = match layers.load() {
+        Ok(settings) => Arc::new(settings),
+        Err(complaints) => return bad_settings(&[complaints]),
+    };
+    if let Err(complaint) = telemetry::init(&settings.telemetry, "eirs-controller") {
+        return bad_settings(&[complaint]);
+    }
+    // First of all, so that a second controller says just that.
+    let _lock = match lock::take(&settings.local.state) {
+        Ok(lock) => lock,
+        Err(error) => {
+            say(&error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let store = match Store::open(settings.clone()) {
+        Ok(store) => store,
+        Err(complaints) => return bad_settings(&complaints),
+    };
+    let misfits = store.policies().complaints(store.folder(), &settings);
+    if !misfits.is_empty() {
+        return bad_settings(&misfits);
+    }
+    match serve(settings, store, layers.file(), arguments.with_parent).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(
+    settings: Arc<Settings>,
+    store: Store,
+    config: Option<&Path>,
+    with_parent: Option<u32>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let lifecycle = Lifecycle::install()?;
+    if let Some(parent) = with_parent {
+        lifecycle::drain_with_parent(parent)?;
+    }
+    let clock = Arc::new(SystemClock);
+    let backend = Backend::open(&settings, clock.clone())?;
+    let poke = Arc::<Notify>::default();
+    let fleet = Arc::new(ProcessFleet::open(&settings, config, clock.clone(), poke.clone())?);
+    Controller::new(settings, store, backend, fleet, clock, poke).run(&lifecycle).await?;
+    Ok(())
+}
+
+fn bad_settings(complaints: &[impl ToString]) -> ExitCode {
+    complaints.iter().for_each(|complaint| say(&complaint.to_string()));
+    ExitCode::from(EXIT_BAD_SETTINGS)
+}
+
+/// Tells whoever started the program. A closed stderr is nobody, and that is fine.
+fn say(sentence: &impl ToString) {
+    let _nobody = writeln!(std::io::stderr(), "{}", sentence.to_string());
+}

@@ -1,0 +1,223 @@
+//! The reports of workers and web hosts: consumed from the events queue, kept while they say something.
+//!
+//! Reports are timed by when they were sent, on the queue's clock. Nothing depends on every one arriving.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use eirs_platform::{
+    backoff::Backoff,
+    job::{self, Event, Phase, WebReport, WorkerReport},
+    queue::{Delivery, SharedQueue},
+};
+use tokio::sync::Notify;
+
+use super::{Heard, InstanceView, REPORT_EXPIRES, age};
+use crate::fleet::{Instance, State};
+
+/// As long as SQS lets a poll be: an idle controller is woken three times a minute.
+const POLL: Duration = Duration::from_secs(20);
+/// How often web hosts report; a host's first report counts what arrived since about then.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// What was reported, by whom. Shared by the task that receives and the one that looks.
+#[derive(Debug, Default)]
+pub struct Reports {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    workers: BTreeMap<String, Worker>,
+    /// By host and model.
+    arrivals: BTreeMap<(String, String), Meter>,
+    last_arrival: BTreeMap<String, DateTime<Utc>>,
+    failing: bool,
+}
+
+#[derive(Debug)]
+struct Worker {
+    heard: Heard,
+    done: Meter,
+}
+
+impl Reports {
+    /// Takes a report that was sent at this moment; answers whether the controller should look at once.
+    pub fn take(&self, event: Event, sent_at: DateTime<Utc>) -> bool {
+        let mut inner = self.lock();
+        match event {
+            Event::Worker(report) => inner.take_worker(report, sent_at),
+            Event::Web(report) => inner.take_web(report, sent_at),
+        }
+    }
+
+    /// Gives each instance the last report of its generation, and forgets those of other generations.
+    pub fn assign(&self, instances: Vec<Instance>, now: DateTime<Utc>) -> Vec<InstanceView> {
+        let mut inner = self.lock();
+        let view = |instance: Instance| {
+            let worker = inner.workers.get(&instance.id).filter(|worker| {
+                instance.state != State::Stopped
+                    && Some(&worker.heard.report.generation) == instance.generation.as_ref()
+            });
+            let heard = worker
+                .map(|worker| Heard { done_per_s: worker.done.per_second(now), ..worker.heard.clone() });
+            InstanceView { instance, heard }
+        };
+        let views: Vec<_> = instances.into_iter().map(view).collect();
+        // A report may be ahead of the list that knows its generation: it is kept until it has expired.
+        let speaks = |id: &String| views.iter().any(|view| view.heard.is_some() && view.instance.id == *id);
+        inner.workers.retain(|id, worker| speaks(id) || age(worker.heard.at, now) <= REPORT_EXPIRES);
+        views
+    }
+
+    /// The rate of arrivals for a model, and when the last one was reported.
+    pub fn arrivals(&self, model: &str, now: DateTime<Utc>) -> (f64, Option<DateTime<Utc>>) {
+        let mut inner = self.lock();
+        inner.arrivals.retain(|_, meter| meter.is_fresh(now));
+        let rates = inner.arrivals.iter().filter(|((_, counted), _)| counted == model);
+        (rates.map(|(_, meter)| meter.per_second(now)).sum(), inner.last_arrival.get(model).copied())
+    }
+
+    /// Whether reports are being received, or would be if there were any.
+    pub fn are_received(&self) -> bool {
+        !self.lock().failing
+    }
+
+    /// Notes whether the last receive failed; answers what it was before.
+    fn note_failing(&self, failing: bool) -> bool {
+        std::mem::replace(&mut self.lock().failing, failing)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// A new phase is news, and so is a new instance.
+    fn take_worker(&mut self, report: WorkerReport, sent_at: DateTime<Utc>) -> bool {
+        let before = self.workers.remove(&report.instance);
+        let before = before.filter(|worker| worker.heard.report.generation == report.generation);
+        // Queues do not keep the order.
+        if let Some(newer) = before.as_ref().filter(|worker| worker.heard.report.at > report.at) {
+            let instance = newer.heard.report.instance.clone();
+            self.workers.extend(before.map(|newer| (instance, newer)));
+            return false;
+        }
+        let phase_before = before.as_ref().map(|worker| worker.heard.report.phase);
+        let idle_since = report.idle_since.map(|since| sent_at - age(since, report.at));
+        let mut done = Meter::default();
+        let mut service = None;
+        if let Some(worker) = before {
+            (done, service) = (worker.done, worker.heard.service);
+        }
+        done.add_total(sent_at, report.done);
+        service = (report.service.count > 0).then_some(report.service).or(service);
+        let (instance, phase) = (report.instance.clone(), report.phase);
+        let heard = Heard { at: sent_at, report, idle_since, service, done_per_s: 0.0 };
+        self.workers.insert(instance, Worker { heard, done });
+        // A worker that begins to start tells nothing that its start did not.
+        phase_before.map_or(phase != Phase::Starting, |before| before != phase)
+    }
+
+    fn take_web(&mut self, report: WebReport, sent_at: DateTime<Utc>) -> bool {
+        for (model, count) in report.arrivals {
+            if count > 0 {
+                let last = self.last_arrival.entry(model.clone()).or_insert(sent_at);
+                *last = sent_at.max(*last);
+            }
+            let meter = self
+                .arrivals
+                .entry((report.host.clone(), model))
+                .or_insert_with(|| Meter::from(sent_at - REPORT_EVERY));
+            meter.add(sent_at, count);
+        }
+        report.doorbell
+    }
+}
+
+/// A count that grows, and how fast it grew over about the last ten seconds.
+#[derive(Debug, Default)]
+struct Meter {
+    samples: VecDeque<(DateTime<Utc>, u64)>,
+}
+
+impl Meter {
+    fn from(start: DateTime<Utc>) -> Self {
+        Self { samples: VecDeque::from([(start, 0)]) }
+    }
+
+    fn add(&mut self, at: DateTime<Utc>, count: u64) {
+        let total = self.samples.back().map_or(0, |(_, total)| *total);
+        self.add_total(at, total.saturating_add(count));
+    }
+
+    fn add_total(&mut self, at: DateTime<Utc>, total: u64) {
+        let at = self.samples.back().map_or(at, |(last, _)| at.max(*last));
+        self.samples.push_back((at, total));
+        // The first sample is the last one that is old enough to measure from.
+        while self.samples.get(1).is_some_and(|(second, _)| age(*second, at) >= REPORT_EVERY) {
+            self.samples.pop_front();
+        }
+    }
+
+    fn is_fresh(&self, now: DateTime<Utc>) -> bool {
+        self.samples.back().is_some_and(|(last, _)| age(*last, now) <= REPORT_EXPIRES)
+    }
+
+    fn per_second(&self, now: DateTime<Utc>) -> f64 {
+        let (Some((from, low)), Some((to, high))) = (self.samples.front(), self.samples.back()) else {
+            return 0.0;
+        };
+        let span = age(*from, *to).as_secs_f64();
+        if self.is_fresh(now) && span > 0.0 { high.saturating_sub(*low) as f64 / span } else { 0.0 }
+    }
+}
+
+/// Receives reports for ever. `news` is notified when one of them should be looked at now.
+///
+/// A report that is dropped with this future is lost when it comes back to nobody; another one follows in ten seconds.
+pub async fn receive(events: SharedQueue, reports: Arc<Reports>, news: Arc<Notify>) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    loop {
+        match events.receive(10, POLL).await {
+            Ok(deliveries) => {
+                if reports.note_failing(false) {
+                    tracing::info!("reports are received again");
+                }
+                backoff.reset();
+                take_all(&events, &reports, &news, deliveries).await;
+            }
+            Err(error) => {
+                if !reports.note_failing(true) {
+                    tracing::warn!(%error, "no reports can be received: {error}");
+                }
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+async fn take_all(events: &SharedQueue, reports: &Reports, news: &Notify, deliveries: Vec<Delivery>) {
+    for delivery in &deliveries {
+        match job::decode::<Event>(&delivery.body) {
+            Ok(event) => {
+                if reports.take(event, delivery.sent_at) {
+                    news.notify_one();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a report that cannot be read was put away: {error}"),
+        }
+    }
+    let receipts: Vec<_> = deliveries.into_iter().map(|delivery| delivery.receipt).collect();
+    if !receipts.is_empty()
+        && let Err(error) = events.ack(&receipts).await
+    {
+        // They come again and say the same.
+        tracing::debug!(%error, "reports could not be acked");
+    }
+}

@@ -1,0 +1,180 @@
+//! What an operator wants of a pool: each `*.toml` directly in the policy folder is one, named by its file.
+//!
+//! Here are the checked types; [`load`] reads files and collects every complaint about them, [`watch`] keeps the
+//! last good version of each file in force while the files change.
+
+mod document;
+pub mod load;
+pub mod watch;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
+
+use eirs_platform::settings::{Settings, units};
+use serde::Serialize;
+
+pub use load::{Complaint, load_dir, parse};
+pub use watch::Store;
+
+/// The policies that a decision follows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Policies {
+    /// Each pool's policy, by the pool's name.
+    pub pools: BTreeMap<String, Policy>,
+    /// Pools whose file is there but was never good since the controller started. Nobody knows what is wanted of them,
+    /// so that their instances are left as they are.
+    pub unreadable: BTreeSet<String>,
+    /// A cap on the instances of all pools together.
+    pub instance_limit: Option<u32>,
+}
+
+/// The policy of one pool.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Policy {
+    /// `[pool]`
+    pub pool: Pool,
+    /// Every `[[rule]]`; the largest wish wins.
+    pub rules: Vec<Rule>,
+    /// `[scale_in]`
+    pub scale_in: ScaleIn,
+}
+
+/// `[pool]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pool {
+    /// The model that the pool serves, from that model's own request queue.
+    pub model: String,
+    /// Instances kept running.
+    pub min: u32,
+    /// Never more than this, counting what starts and drains.
+    pub max: u32,
+    /// Instances beyond the demand.
+    pub spare: u32,
+    /// How long an instance takes from its start to its first job. One that is not ready after
+    /// [`OVERDUE`](Self::OVERDUE) times this is drained, and another started.
+    #[serde(with = "units::duration")]
+    pub start_delay: Duration,
+}
+
+/// `[[rule]]`: what one instance more or less depends on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Rule {
+    /// So many jobs, visible and in flight, for each instance.
+    Backlog {
+        /// Jobs for each instance.
+        per_instance: u64,
+    },
+}
+
+/// `[scale_in]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ScaleIn {
+    /// An instance must have been idle this long before it is drained, ...
+    #[serde(with = "units::duration")]
+    pub idle: Duration,
+    /// ... and the demand must have been lower for all of this time.
+    #[serde(with = "units::duration")]
+    pub window: Duration,
+    /// How long a draining instance may finish what it holds; then it is stopped.
+    #[serde(with = "units::duration")]
+    pub drain_deadline: Duration,
+    /// The most instances of the pool that drain at the same time because they are not needed.
+    pub max_step: u32,
+}
+
+impl Pool {
+    /// So many start delays without a word from an instance mean that it will never be ready.
+    pub const OVERDUE: u32 = 10;
+}
+
+impl Rule {
+    /// The word after `kind =`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Backlog { .. } => "backlog",
+        }
+    }
+}
+
+impl Default for ScaleIn {
+    /// As `scaling.md` has them for EC2, where a start takes half a minute; a local pool can afford shorter ones.
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(120),
+            window: Duration::from_secs(90),
+            drain_deadline: Duration::from_secs(90),
+            max_step: 5,
+        }
+    }
+}
+
+impl Policies {
+    /// The same policies under the settings' cap on all instances.
+    pub fn limited_by(mut self, settings: &Settings) -> Self {
+        self.instance_limit =
+            (settings.controller.instance_limit > 0).then_some(settings.controller.instance_limit);
+        self
+    }
+
+    /// What does not fit together with the settings: a model that they do not have, and more `min` than their limit allows.
+    pub fn complaints(&self, folder: &Path, settings: &Settings) -> Vec<Complaint> {
+        let file = |name: &str| folder.join(format!("{name}.toml"));
+        let mut complaints: Vec<_> = self
+            .pools
+            .iter()
+            .filter_map(|(name, policy)| unknown_model(&file(name), policy, settings))
+            .collect();
+        let kept: u64 = self.pools.values().map(|policy| u64::from(policy.pool.min)).sum();
+        let limit = settings.controller.instance_limit;
+        if limit > 0 && kept > u64::from(limit) {
+            let problem = format!(
+                "the pools keep {kept} instances running together, but controller.instance_limit is {limit}; lower a \
+                 `min` or raise the limit"
+            );
+            complaints.push(Complaint::about(folder, "pool.min", problem));
+        }
+        complaints
+    }
+}
+
+/// A pool of a model that nobody described could never start a worker.
+fn unknown_model(file: &Path, policy: &Policy, settings: &Settings) -> Option<Complaint> {
+    let model = &policy.pool.model;
+    if settings.models.contains_key(model) {
+        return None;
+    }
+    let known: Vec<_> = settings.models.keys().map(String::as_str).collect();
+    let problem = format!("{model:?} is no model of the settings; there are {}", known.join(", "));
+    Some(Complaint::about(file, "pool.model", problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_of_a_model_that_the_settings_lack_is_a_complaint() {
+        let policy = parse(Path::new("dogs.toml"), "[pool]\nmodel = \"dogs\"").unwrap();
+        let policies = Policies { pools: BTreeMap::from([("dogs".into(), policy)]), ..Policies::default() };
+        let complaints = policies.complaints(Path::new("policies"), &Settings::default());
+        assert_eq!(complaints.len(), 1);
+        assert_eq!(
+            complaints[0].to_string(),
+            "policies/dogs.toml: pool.model: \"dogs\" is no model of the settings; there are default"
+        );
+    }
+
+    #[test]
+    fn more_instances_kept_than_the_limit_allows_are_a_complaint() {
+        let mut settings = Settings::default();
+        settings.controller.instance_limit = 2;
+        let policy = parse(Path::new("a.toml"), "[pool]\nmin = 3").unwrap();
+        let policies = Policies { pools: BTreeMap::from([("a".into(), policy)]), ..Policies::default() };
+        let complaints = policies.complaints(Path::new("policies"), &settings);
+        assert!(complaints[0].to_string().contains("keep 3 instances running together"), "{complaints:?}");
+    }
+}

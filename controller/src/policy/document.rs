@@ -1,0 +1,215 @@
+//! Reads a TOML text value by value, so that every mistake in it is found at once and named with its line and key.
+
+use std::{cell::RefCell, ops::RangeInclusive, path::Path, time::Duration};
+
+use eirs_platform::settings::units;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::Complaint;
+
+/// A text being read, and what is wrong with it so far.
+pub(super) struct Document<'a> {
+    file: &'a Path,
+    text: &'a str,
+    complaints: RefCell<Vec<Complaint>>,
+}
+
+/// A table of the document. What is asked of it is known; what is left when it is finished is not.
+pub(super) struct Section<'a> {
+    document: &'a Document<'a>,
+    path: String,
+    table: Option<&'a DeTable<'a>>,
+    known: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
+        Self { file, text, complaints: RefCell::default() }
+    }
+
+    /// The tables of the text. Where it is not TOML, what could be read of it is answered all the same.
+    pub(super) fn parse(&self) -> Spanned<DeTable<'a>> {
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        for error in errors {
+            self.complain(
+                error.span().map(|span| span.start),
+                None,
+                format!("is not TOML: {}", error.message()),
+            );
+        }
+        table
+    }
+
+    pub(super) fn into_complaints(self) -> Vec<Complaint> {
+        let mut complaints = self.complaints.into_inner();
+        complaints.sort_by_key(|complaint| complaint.line);
+        complaints
+    }
+
+    fn complain(&self, at: Option<usize>, key: Option<String>, problem: String) {
+        let line = at.map(|at| 1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count());
+        self.complaints.borrow_mut().push(Complaint { file: self.file.to_owned(), line, key, problem });
+    }
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn top(document: &'a Document<'a>, table: &'a DeTable<'a>) -> Self {
+        Self { document, path: String::new(), table: Some(table), known: RefCell::default() }
+    }
+
+    /// The table of this name; one that is not there is empty.
+    pub(super) fn section(&self, name: &'static str) -> Section<'a> {
+        let table = self.get(name).and_then(|value| {
+            let table = value.get_ref().as_table();
+            if table.is_none() {
+                self.refuse(name, value, &format!("a table, written `[{name}]`"));
+            }
+            table
+        });
+        Section { document: self.document, path: name.to_owned(), table, known: RefCell::default() }
+    }
+
+    /// The tables of a list of tables.
+    pub(super) fn sections(&self, name: &'static str) -> Vec<Section<'a>> {
+        let Some(value) = self.get(name) else { return Vec::new() };
+        let Some(tables) = value.get_ref().as_array() else {
+            self.refuse(name, value, &format!("a list of tables, each written `[[{name}]]`"));
+            return Vec::new();
+        };
+        let read = |(number, value): (usize, &'a Spanned<DeValue<'a>>)| {
+            let path = format!("{name}[{}]", number + 1);
+            let Some(table) = value.get_ref().as_table() else {
+                self.refuse(name, value, &format!("a list of tables, each written `[[{name}]]`"));
+                return None;
+            };
+            Some(Section { document: self.document, path, table: Some(table), known: RefCell::default() })
+        };
+        tables.iter().enumerate().filter_map(read).collect()
+    }
+
+    /// Whether the key is there.
+    pub(super) fn has(&self, key: &'static str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
+    /// A text.
+    pub(super) fn text(&self, key: &'static str) -> Option<&'a str> {
+        let value = self.get(key)?;
+        let text = value.get_ref().as_str();
+        if text.is_none() {
+            self.refuse(key, value, "a text in quotes");
+        }
+        text
+    }
+
+    /// One word of a list; whoever is refused was probably mistyped.
+    pub(super) fn word(&self, key: &'static str, words: &[&'static str]) -> Option<&'static str> {
+        let text = self.text(key)?;
+        let found = words.iter().copied().find(|word| *word == text);
+        if found.is_none() {
+            let hint = nearest(text, words).map_or_else(
+                || format!("there are {}", quoted(words)),
+                |near| format!("did you mean {near:?}? There are {}", quoted(words)),
+            );
+            self.complain(key, format!("is {text:?}, which nobody knows; {hint}"));
+        }
+        found
+    }
+
+    /// A whole number.
+    pub(super) fn whole(&self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+        let value = self.get(key)?;
+        let integer = value.get_ref().as_integer();
+        let number = integer.and_then(|integer| u64::from_str_radix(integer.as_str(), integer.radix()).ok());
+        let number = number.filter(|number| range.contains(number));
+        if number.is_none() {
+            self.refuse(key, value, &format!("a whole number from {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
+    /// A whole number of instances.
+    pub(super) fn instances(&self, key: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
+        let number = self.whole(key, u64::from(*range.start())..=u64::from(*range.end()))?;
+        Some(u32::try_from(number).expect("the range ends within u32"))
+    }
+
+    /// A time with its unit.
+    pub(super) fn duration(&self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
+        let value = self.get(key)?;
+        let shown = |duration: &Duration| humantime::format_duration(*duration).to_string();
+        let wanted = format!(
+            "a time in quotes with its unit, from \"{}\" to \"{}\"",
+            shown(range.start()),
+            shown(range.end())
+        );
+        let duration = value.get_ref().as_str().and_then(|text| units::duration::parse(text).ok());
+        let duration = duration.filter(|duration| range.contains(duration));
+        if duration.is_none() {
+            self.refuse(key, value, &wanted);
+        }
+        duration
+    }
+
+    /// A complaint about a key of this section.
+    pub(super) fn complain(&self, key: &str, problem: String) {
+        let at = self.table.and_then(|table| table.iter().find(|(name, _)| name.get_ref() == key));
+        let first = || self.table.and_then(|table| table.keys().next());
+        let at = at.map(|(_, value)| value.span().start).or_else(|| first().map(|name| name.span().start));
+        self.document.complain(at, Some(self.path_of(key)), problem);
+    }
+
+    /// Complains about every key that nobody asked for.
+    pub(super) fn finish(self) {
+        let known = self.known.into_inner();
+        for name in self.table.into_iter().flat_map(DeTable::keys) {
+            let key: &str = name.get_ref();
+            if known.contains(&key) {
+                continue;
+            }
+            let hint = nearest(key, &known).map_or_else(
+                || format!("there are {}", known.join(", ")),
+                |near| format!("did you mean `{near}`?"),
+            );
+            let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+            self.document.complain(
+                Some(name.span().start),
+                Some(path),
+                format!("there is no such key; {hint}"),
+            );
+        }
+    }
+
+    fn get(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.known.borrow_mut().push(key);
+        self.table?.get(key)
+    }
+
+    fn refuse(&self, key: &str, value: &Spanned<DeValue<'a>>, wanted: &str) {
+        let span = value.span();
+        let written = self.document.text.get(span.clone()).unwrap_or_default();
+        // A table or a long list says more by its name than by its text.
+        let written =
+            if written.len() > 60 || written.contains('\n') { value.get_ref().type_str() } else { written };
+        let problem = format!("is {written}; should be {wanted}");
+        self.document.complain(Some(span.start), Some(self.path_of(key)), problem);
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+/// The known word that was probably meant.
+fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
+    let likeness = |word: &str| strsim::jaro(text, word);
+    let nearest = words.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(nearest) > 0.7).then_some(nearest)
+}
+
+fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,355 @@
+//! Reads policy files. Whatever is wrong with them is collected: file, line, key, value, and what would be right.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use eirs_platform::settings::{Model, is_name};
+
+use super::{
+    Policies, Policy, Pool, Rule, ScaleIn,
+    document::{Document, Section},
+};
+
+/// One thing that is wrong with a policy file or with the folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Complaint {
+    /// The file, or the folder where it is not about one file.
+    pub file: PathBuf,
+    /// The line, counted from one, where there is one.
+    pub line: Option<usize>,
+    /// The key, e.g. `pool.max`, where it is about one.
+    pub key: Option<String>,
+    /// What is wrong and what would be right: a sentence that follows on the key.
+    pub problem: String,
+}
+
+/// The policies of a folder as far as each can be read by itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Folder {
+    /// Each pool's policy or every complaint about its file, by the pool's name.
+    pub files: BTreeMap<String, Result<Policy, Vec<Complaint>>>,
+    /// Files that cannot name a pool.
+    pub misnamed: Vec<Complaint>,
+}
+
+/// No fleet of this kind is larger; a larger number is a slip of the finger.
+const MOST_INSTANCES: u32 = 10_000;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// The controller remembers the demand for so long.
+pub(crate) const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
+
+/// The policies of a folder, or every complaint about them.
+pub fn load_dir(folder: &Path) -> Result<Policies, Vec<Complaint>> {
+    let Folder { files, mut misnamed } = read_folder(folder).map_err(|complaint| vec![complaint])?;
+    let mut pools = BTreeMap::new();
+    for (name, read) in files {
+        let taken = read.and_then(|policy| match same_model(&pools, &name, &policy) {
+            None => Ok(policy),
+            Some(other) => Err(vec![shared_model(&folder.join(format!("{name}.toml")), &policy, &other)]),
+        });
+        match taken {
+            Ok(policy) => drop(pools.insert(name, policy)),
+            Err(complaints) => misnamed.extend(complaints),
+        }
+    }
+    if misnamed.is_empty() { Ok(Policies { pools, ..Policies::default() }) } else { Err(misnamed) }
+}
+
+/// Reads every `*.toml` that lies directly in a folder; the error is about the folder.
+pub fn read_folder(folder: &Path) -> Result<Folder, Complaint> {
+    let unreadable = |error: io::Error| Complaint {
+        file: folder.to_owned(),
+        line: None,
+        key: None,
+        problem: format!("the policy folder cannot be read: {error}"),
+    };
+    let mut read = Folder::default();
+    for path in policy_files(folder).map_err(unreadable)? {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if !is_name(&name) {
+            let problem =
+                "a pool is named by its file, with letters, digits and dashes, at most 60; rename the file";
+            read.misnamed.push(Complaint { file: path, line: None, key: None, problem: problem.to_owned() });
+            continue;
+        }
+        let policy = match fs::read_to_string(&path) {
+            Ok(text) => parse(&path, &text),
+            Err(error) => {
+                let problem = format!("cannot be read: {error}");
+                Err(vec![Complaint { file: path, line: None, key: None, problem }])
+            }
+        };
+        read.files.insert(name, policy);
+    }
+    Ok(read)
+}
+
+/// The policy files of a folder, by name. What editors leave lying about begins with a dot or ends otherwise.
+pub(super) fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|extension| extension == "toml") && !path.is_dir() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Reads the text of one policy; `file` is only for the complaints.
+pub fn parse(file: &Path, text: &str) -> Result<Policy, Vec<Complaint>> {
+    let document = Document::new(file, text);
+    let root = document.parse();
+    let top = Section::top(&document, root.get_ref());
+    let policy = Policy {
+        pool: pool(top.section("pool")),
+        rules: top.sections("rule").into_iter().filter_map(rule).collect(),
+        scale_in: scale_in(top.section("scale_in")),
+    };
+    top.finish();
+    let complaints = document.into_complaints();
+    if complaints.is_empty() { Ok(policy) } else { Err(complaints) }
+}
+
+fn pool(section: Section<'_>) -> Pool {
+    let model = section.text("model").unwrap_or(Model::DEFAULT).to_owned();
+    if !is_name(&model) {
+        section.complain(
+            "model",
+            format!("is {model:?}; a model's name is letters, digits and dashes, at most 60"),
+        );
+    }
+    let max = section.instances("max", 0..=MOST_INSTANCES).unwrap_or(10);
+    let min = section.instances("min", 0..=MOST_INSTANCES).unwrap_or(0);
+    let spare = section.instances("spare", 0..=MOST_INSTANCES).unwrap_or(0);
+    for (key, value) in [("min", min), ("spare", spare)] {
+        if value > max {
+            section.complain(
+                key,
+                format!("is {value}, more than `max`, which is {max}; lower it or raise `max`"),
+            );
+        }
+    }
+    let start_delay = section.duration("start_delay", Duration::from_millis(100)..=DAY / 24);
+    section.finish();
+    Pool { model, min, max, spare, start_delay: start_delay.unwrap_or(Duration::from_secs(25)) }
+}
+
+fn rule(section: Section<'_>) -> Option<Rule> {
+    if !section.has("kind") {
+        section.complain("kind", "is missing; a rule says what it is, like `kind = \"backlog\"`".to_owned());
+        return None;
+    }
+    // What the other keys of an unknown kind mean is unknown too: they are not complained about.
+    section.word("kind", &["backlog"])?;
+    let per_instance = section.whole("per_instance", 1..=1_000_000_000).unwrap_or(10);
+    section.finish();
+    Some(Rule::Backlog { per_instance })
+}
+
+fn scale_in(section: Section<'_>) -> ScaleIn {
+    let default = ScaleIn::default();
+    let read = ScaleIn {
+        idle: section.duration("idle", Duration::ZERO..=DAY).unwrap_or(default.idle),
+        window: section.duration("window", Duration::ZERO..=LONGEST_WINDOW).unwrap_or(default.window),
+        drain_deadline: section
+            .duration("drain_deadline", Duration::from_secs(1)..=DAY)
+            .unwrap_or(default.drain_deadline),
+        max_step: section.instances("max_step", 1..=MOST_INSTANCES).unwrap_or(default.max_step),
+    };
+    section.finish();
+    read
+}
+
+/// A queue is drunk by one pool: two that count the same backlog would each start workers for all of it.
+pub(super) fn same_model(pools: &BTreeMap<String, Policy>, name: &str, policy: &Policy) -> Option<String> {
+    let mut others = pools.iter().filter(|(other, _)| *other != name);
+    others.find(|(_, other)| other.pool.model == policy.pool.model).map(|(other, _)| other.clone())
+}
+
+pub(super) fn shared_model(file: &Path, policy: &Policy, other: &str) -> Complaint {
+    let problem = format!(
+        "is {:?}, which the pool {other:?} serves already; a model has one pool, so choose another model or merge the files",
+        policy.pool.model
+    );
+    Complaint::about(file, "pool.model", problem)
+}
+
+impl Complaint {
+    /// A complaint about a value whose line nobody kept.
+    pub(super) fn about(file: &Path, key: &str, problem: String) -> Self {
+        Self { file: file.to_owned(), line: None, key: Some(key.to_owned()), problem }
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ": {key}")?;
+        }
+        write!(f, ": {}", self.problem)
+    }
+}
+
+impl serde::Serialize for Complaint {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said about a text, each complaint without the file's name.
+    #[track_caller]
+    fn check(text: &str, expected: &[&str]) {
+        let complaints = parse(Path::new("p.toml"), text).expect_err("this text is bad");
+        let said: Vec<_> = complaints.iter().map(ToString::to_string).collect();
+        let expected: Vec<_> = expected.iter().map(|complaint| format!("p.toml:{complaint}")).collect();
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn an_empty_file_is_a_pool_with_the_defaults() {
+        let policy = parse(Path::new("p.toml"), "").unwrap();
+        assert_eq!((policy.pool.model.as_str(), policy.pool.min, policy.pool.max), ("default", 0, 10));
+        assert_eq!((policy.rules, policy.scale_in), (vec![], ScaleIn::default()));
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "
+            [pool]
+            model = 'dogs'
+            min = 1
+            max = 0x13
+            spare = 2
+            start_delay = '1m 5s'
+            [[rule]]
+            kind = 'backlog'
+            per_instance = 1_000
+            [scale_in]
+            idle = '1s'
+            window = '2s'
+            drain_deadline = '3s'
+            max_step = 4";
+        let policy = parse(Path::new("p.toml"), text).unwrap();
+        let start_delay = Duration::from_secs(65);
+        assert_eq!(policy.pool, Pool { model: "dogs".into(), min: 1, max: 19, spare: 2, start_delay });
+        assert_eq!(policy.rules, [Rule::Backlog { per_instance: 1000 }]);
+        let [idle, window, drain_deadline] = [1, 2, 3].map(Duration::from_secs);
+        assert_eq!(policy.scale_in, ScaleIn { idle, window, drain_deadline, max_step: 4 });
+    }
+
+    #[test]
+    fn every_mistake_is_named_at_once_with_line_key_value_and_what_is_right() {
+        check(
+            "[pool]\nmax = -3\nmaxx = 5\nmodel = 7\n[[rule]]\nkind = 'backlg'\n[[rule]]\nkind = 'backlog'\nper_instance = 0\n\
+             [scale_in]\nidle = 30\nwindow = '2h'\n[budgett]\n",
+            &[
+                "2: pool.max: is -3; should be a whole number from 0 to 10000",
+                "3: pool.maxx: there is no such key; did you mean `max`?",
+                "4: pool.model: is 7; should be a text in quotes",
+                "6: rule[1].kind: is \"backlg\", which nobody knows; did you mean \"backlog\"? There are \"backlog\"",
+                "9: rule[2].per_instance: is 0; should be a whole number from 1 to 1000000000",
+                "11: scale_in.idle: is 30; should be a time in quotes with its unit, from \"0s\" to \"1day\"",
+                "12: scale_in.window: is '2h'; should be a time in quotes with its unit, from \"0s\" to \"1h\"",
+                "13: budgett: there is no such key; there are pool, rule, scale_in",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_min_above_the_max_is_a_complaint() {
+        check(
+            "[pool]\nmin = 4\nmax = 3",
+            &["2: pool.min: is 4, more than `max`, which is 3; lower it or raise `max`"],
+        );
+    }
+
+    #[test]
+    fn a_rule_without_a_kind_is_a_complaint() {
+        check(
+            "[[rule]]\nper_instance = 4",
+            &["2: rule[1].kind: is missing; a rule says what it is, like `kind = \"backlog\"`"],
+        );
+    }
+
+    #[test]
+    fn what_is_not_toml_is_named_with_its_line() {
+        let complaints = parse(Path::new("p.toml"), "[pool]\nmax = = 3").unwrap_err();
+        assert!(complaints[0].to_string().starts_with("p.toml:2: is not TOML: "), "{complaints:?}");
+    }
+
+    #[test]
+    fn a_table_where_a_list_belongs_is_a_complaint() {
+        check(
+            "[rule]\nkind = 'backlog'",
+            &["1: rule: is [rule]; should be a list of tables, each written `[[rule]]`"],
+        );
+    }
+
+    #[test]
+    fn only_toml_files_directly_in_the_folder_are_pools() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.toml", "b.toml~", ".c.toml", "d.txt", "examples/e.toml"] {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let policies = load_dir(folder.path()).unwrap();
+        assert_eq!(policies.pools.keys().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn complaints_of_all_files_are_collected_and_a_shared_model_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("a.toml", "[pool]\nmodel = 'dogs'");
+        write("b.toml", "[pool]\nmodel = 'dogs'");
+        write("c.toml", "[pool]\nmax = 'many'");
+        write("d e.toml", "");
+        let said: Vec<_> = load_dir(folder.path()).unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), 3, "{said:#?}");
+        assert!(said[0].contains("d e.toml: a pool is named by its file"), "{said:#?}");
+        assert!(
+            said[1].contains("b.toml: pool.model: is \"dogs\", which the pool \"a\" serves already"),
+            "{said:#?}"
+        );
+        assert!(said[2].contains("c.toml:2: pool.max: is 'many'"), "{said:#?}");
+    }
+
+    #[test]
+    fn every_shipped_policy_is_good_and_fits_the_default_settings() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+        let settings = eirs_platform::settings::Settings::default();
+        let policies = load_dir(&shipped).unwrap();
+        assert_eq!(policies.pools.keys().collect::<Vec<_>>(), ["default"]);
+        assert_eq!(policies.complaints(&shipped, &settings), []);
+        // The examples are each to be used by itself.
+        let examples = read_folder(&shipped.join("examples")).unwrap();
+        assert!(examples.files.len() >= 2 && examples.misnamed.is_empty());
+        for (name, policy) in examples.files {
+            let policy = policy.unwrap_or_else(|complaints| panic!("{name}: {complaints:?}"));
+            let policies = Policies { pools: BTreeMap::from([(name, policy)]), ..Policies::default() };
+            assert_eq!(policies.complaints(&shipped, &settings), []);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_a_complaint() {
+        let complaints = load_dir(Path::new("no/such/folder")).unwrap_err();
+        assert!(complaints[0].to_string().starts_with("no/such/folder: the policy folder cannot be read"));
+    }
+}

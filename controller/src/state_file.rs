@@ -1,0 +1,14 @@
+//! Small JSON files in the state folder. Written aside and moved: no reader ever sees half of one.
+//!
+//! They are not synced to the disk: they describe processes, and no process outlives what a sync guards against.
+
+use std::{fs, io, path::Path};
+
+use serde::Serialize;
+
+pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(value)?;
+    let beside = path.with_extension("json.new");
+    fs::write(&beside, text)?;
+    fs::rename(&beside, path)
+}

@@ -18,7 +18,9 @@ const PARTS: [&str; 8] = ["bare", "noop", "single", "cached", "cold", "memory", 
 
 /// Measure this machine, and print tables
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  eirs bench --model-file mobilenet-v2.onnx --image-folder photos --only bare,memory")]
+#[command(
+    after_help = "Example:\n  eirs bench --model-file mobilenet-v2.onnx --image-folder photos --only bare,memory"
+)]
 pub(crate) struct BenchCommand {
     /// The ONNX model to measure with [default: the built-in one]
     #[arg(long, value_name = "FILE", alias = "model_file")]
@@ -53,7 +55,9 @@ impl BenchCommand {
         let images = images::read_folder(&self.image_folder, Some(1000))?;
         let mut board = Board::new(self.json);
         let mut bench = Bench::new(model, images, if self.quick { 10 } else { 1 });
-        for part in PARTS.into_iter().filter(|part| self.only.is_empty() || self.only.iter().any(|only| only == part)) {
+        for part in
+            PARTS.into_iter().filter(|part| self.only.is_empty() || self.only.iter().any(|only| only == part))
+        {
             show::aside(format_args!("measuring: {part} ..."));
             bench.measure(part, &mut board).await?;
         }

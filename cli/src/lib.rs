@@ -5,6 +5,7 @@ mod local;
 
 pub mod load;
 
+mod bench;
 mod check;
 mod classify;
 mod cleanup;
@@ -43,10 +44,10 @@ struct Cli {
 #[derive(Debug, clap::Args)]
 struct Global {
     /// The settings file [default: $EIRS_CONFIG, or /etc/eirs/eirs.toml where there is one]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Options of every command")]
     config: Option<PathBuf>,
     /// The folder of the local queue, images and results [default: .eirs]
-    #[arg(long, global = true, value_name = "FOLDER")]
+    #[arg(long, global = true, value_name = "FOLDER", help_heading = "Options of every command")]
     state: Option<PathBuf>,
 }
 
@@ -54,6 +55,7 @@ struct Global {
 enum Command {
     Local(local::Local),
     Load(load::command::Load),
+    Bench(bench::BenchCommand),
     Check(check::Check),
     Cleanup(cleanup::Cleanup),
     Classify(classify::Classify),
@@ -124,6 +126,7 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let end = match cli.command {
         Command::Local(local) => local.run(&cli.global).await,
         Command::Load(load) => load.run().await,
+        Command::Bench(bench) => bench.run(&cli.global).await,
         Command::Check(check) => check.run(&cli.global).await,
         Command::Cleanup(cleanup) => cleanup.run(&cli.global).await,
         Command::Classify(classify) => classify.run(&cli.global).await,
@@ -142,5 +145,52 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Stop::BadSettings(_) => EXIT_BAD_SETTINGS.into(),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_help_is_what_it_was() {
+        let help = Cli::command().term_width(110).render_help().to_string();
+        insta::assert_snapshot!(help);
+    }
+
+    #[test]
+    fn every_subcommand_has_an_example_and_no_definition_contradicts_itself() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        let mut waiting: Vec<_> = command.get_subcommands().cloned().collect();
+        while let Some(command) = waiting.pop() {
+            let inner: Vec<_> = command.get_subcommands().cloned().collect();
+            let has_example =
+                command.get_after_help().is_some_and(|help| help.to_string().contains("Example"));
+            assert!(
+                has_example || !inner.is_empty() || command.get_name() == "help",
+                "{}",
+                command.get_name()
+            );
+            waiting.extend(inner.into_iter().filter(|_| command.get_name() != "help"));
+        }
+    }
+
+    #[test]
+    fn flags_may_be_written_with_underscores() {
+        let arguments = [
+            "eirs",
+            "load",
+            "--num_request",
+            "3",
+            "--url",
+            "http://localhost:8000",
+            "--image_folder",
+            "photos",
+        ];
+        assert!(Cli::try_parse_from(arguments).is_ok());
     }
 }

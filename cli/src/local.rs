@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use self::{
     live::Live,
-    roles::{Role, Signals, describe},
+    roles::{Role, Signals, describe, stopped_well},
 };
 use crate::{
     Exit, Global, Stop,
@@ -50,7 +50,7 @@ pub struct Local {
 }
 
 /// What is used where the operator has no policies.
-const BUILT_IN_POLICY: &str = include_str!("../default-policy.toml");
+const BUILT_IN_POLICY: &str = include_str!("../../policies/default.toml");
 /// The web server must answer by then; it has nothing to load.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long the programs may take to end beyond the deadlines that they have themselves.
@@ -117,7 +117,7 @@ impl Local {
             }
         };
         let stopped = stop(web, controller, &settings, &mut signals).await;
-        Ok(if stopped { exit } else { Exit::Failed })
+        Ok(if exit == Exit::Ok && !stopped { Exit::Failed } else { exit })
     }
 }
 
@@ -233,10 +233,10 @@ async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Si
         if role.has_ended() {
             continue;
         }
-        show::aside(format_args!("stopping {}: {what}", role.name()));
+        show::aside(format_args!("stopping {}: {what} (Ctrl-C now kills everything)", role.name()));
         role.ask_to_stop();
         tokio::select! {
-            status = role.ended() => in_time &= status.success(),
+            status = role.ended() => in_time &= stopped_well(status),
             () = tokio::time::sleep(deadline) => {
                 show::aside(format_args!("{} did not stop within {deadline:?}: killed", role.name()));
                 role.kill().await;
@@ -244,12 +244,11 @@ async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Si
             }
             () = signals.next() => {
                 show::aside("killing everything; what was in work is done again after the next start");
-                roles::kill_workers(&settings.local.state);
                 role.kill().await;
                 for (mut other, _, _) in steps {
                     other.kill().await;
                 }
-                // One that was started between the first look and the end of the controller.
+                // Behind the controller, which would start them again.
                 roles::kill_workers(&settings.local.state);
                 return false;
             }

@@ -1,6 +1,12 @@
 //! The real binaries on the local backend: what bad input and bad luck get. Each test has a state folder, a web server and
 //! workers of its own.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test says what it could not run, and why it failed"
+)]
+
 #[path = "service/harness.rs"]
 mod harness;
 
@@ -16,6 +22,8 @@ mod drains;
 mod full_disk;
 #[path = "service/kills.rs"]
 mod kills;
+#[path = "service/local.rs"]
+mod local;
 #[path = "service/scripts.rs"]
 mod scripts;
 #[path = "service/uploads.rs"]

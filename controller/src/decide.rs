@@ -11,7 +11,7 @@ pub mod check;
 pub mod history;
 pub mod plan;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::{
     choose::{Muster, drain},
@@ -24,7 +24,7 @@ pub use self::{
     plan::{Action, Cause, Hold, Plan, PoolPlan, Wish},
 };
 use crate::{
-    observe::{Observation, Stage, age},
+    observe::{InstanceView, Observation, Stage, age},
     policy::{Policies, Policy, ScaleIn},
 };
 
@@ -42,7 +42,7 @@ pub fn decide(policies: &Policies, seen: &Observation, history: &History) -> Pla
         draft.scale_in(seen, history);
     }
     cede(&mut drafts, policies, seen, history);
-    let mut pools: std::collections::BTreeMap<_, _> =
+    let mut pools: BTreeMap<_, _> =
         drafts.into_iter().map(|draft| (draft.name.to_owned(), draft.plan)).collect();
     pools.extend(without_policy(policies, seen, history));
     Plan { at: seen.at, pools }
@@ -109,7 +109,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn drain(&mut self, view: &crate::observe::InstanceView, cause: Cause) {
+    fn drain(&mut self, view: &InstanceView, cause: Cause) {
         self.plan.actions.push(drain(view, &self.policy.scale_in, cause));
     }
 
@@ -119,10 +119,9 @@ impl<'a> Draft<'a> {
             self.plan.desired = self.plan.desired.max(self.plan.running());
             return;
         }
-        for (view, cause) in std::mem::take(&mut self.muster.useless) {
-            self.drain(view, cause);
-            self.muster.useless.push((view, cause));
-        }
+        let useless = self.muster.useless.iter();
+        let scale_in = &self.policy.scale_in;
+        self.plan.actions.extend(useless.map(|(view, cause)| drain(view, scale_in, *cause)));
         self.plan.actions.extend(self.muster.stops(seen.at));
 
         let running = self.plan.running();

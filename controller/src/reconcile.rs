@@ -12,8 +12,8 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     act::act,
     decide::{History, Plan, PoolPlan, check::check, decide},
-    fleet::{PoolSpec, Refusal, SharedFleet},
-    observe::{Observation, Observer, Reports, reports},
+    fleet::{Instance, PoolSpec, Refusal, SharedFleet},
+    observe::{Observation, Observer, Reports, age, reports},
     policy::{
         Store,
         watch::{Look, SETTLE, Watch},
@@ -23,6 +23,8 @@ use crate::{
 
 /// How long a worker may take to be gone after it was killed.
 const KILLED_BY: Duration = Duration::from_secs(5);
+/// Timers and dates come from two clocks: waiting so much longer, a deadline has surely passed.
+const LATE: Duration = Duration::from_millis(50);
 
 /// Everything that the loop needs.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub struct Controller {
     store: Store,
     backend: Backend,
     fleet: SharedFleet,
+    clock: SharedClock,
     /// Makes the next pass come now.
     poke: Arc<Notify>,
     reports: Arc<Reports>,
@@ -71,6 +74,7 @@ impl Controller {
             store,
             backend,
             fleet,
+            clock,
             poke,
             reports,
         }
@@ -121,8 +125,7 @@ impl Controller {
     pub async fn pass(&mut self) -> String {
         let seen = self.observer.observe(self.store.policies(), &*self.fleet).await;
         self.tell_missing(&seen);
-        let history = std::mem::replace(&mut self.history, History::new(Duration::ZERO));
-        self.history = history.observe(&seen);
+        self.history = self.history.clone().observe(&seen);
         let plan = decide(self.store.policies(), &seen, &self.history);
         debug_assert_eq!(check(self.store.policies(), &seen, &self.history, &plan), Vec::<String>::new());
         self.tell(&plan);
@@ -189,29 +192,31 @@ impl Controller {
 
     /// Drains every worker, waits for them as long as their policies allow, and kills the rest.
     async fn drain_all(&self) -> Result<()> {
-        let deadline_of = |pool: &str| {
-            let policy = self.store.policies().pools.get(pool);
-            policy.map(|policy| policy.scale_in.drain_deadline).unwrap_or_default()
-        };
-        let mut longest = Duration::ZERO;
         for instance in self.alive().await? {
-            let deadline = deadline_of(&instance.pool);
-            longest = longest.max(deadline);
-            if let Err(error) = self.fleet.drain(&instance.id, deadline).await {
-                tracing::warn!(instance = instance.id, %error, "{}: {error}", instance.id);
-            }
+            let policy = self.store.policies().pools.get(&instance.pool);
+            let scale_in = policy.map(|policy| policy.scale_in.clone()).unwrap_or_default();
+            let drained = self.fleet.drain(&instance.id, scale_in.drain_deadline).await;
+            self.tell_failed(&instance.id, drained);
         }
+        // Some may have been draining for long.
+        let due = self.alive().await?.iter().filter_map(|instance| instance.drain_until).max();
+        let longest = due.map_or(Duration::ZERO, |due| age(self.clock.now(), due) + LATE);
         if self.wait_for_all(longest).await? {
             return Ok(());
         }
         for instance in self.alive().await? {
             tracing::warn!(instance = instance.id, "{} is not drained in time and is stopped", instance.id);
-            if let Err(error) = self.fleet.stop(&instance.id).await {
-                tracing::warn!(instance = instance.id, %error, "{}: {error}", instance.id);
-            }
+            let stopped = self.fleet.stop(&instance.id).await;
+            self.tell_failed(&instance.id, stopped);
         }
         self.wait_for_all(KILLED_BY).await?;
         Ok(())
+    }
+
+    fn tell_failed(&self, instance: &str, done: Result<()>) {
+        if let Err(error) = done {
+            tracing::warn!(instance, %error, "{instance}: {error}");
+        }
     }
 
     /// Waits until no instance is alive any more; answers whether that came to be in time.
@@ -230,7 +235,7 @@ impl Controller {
         }
     }
 
-    async fn alive(&self) -> Result<Vec<crate::fleet::Instance>> {
+    async fn alive(&self) -> Result<Vec<Instance>> {
         let specs: Vec<_> = self
             .store
             .policies()
@@ -239,7 +244,7 @@ impl Controller {
             .map(|(name, policy)| PoolSpec::of(name, &policy.pool))
             .collect();
         let mut instances = self.fleet.list(&specs).await?;
-        instances.retain(crate::fleet::Instance::is_alive);
+        instances.retain(Instance::is_alive);
         Ok(instances)
     }
 }

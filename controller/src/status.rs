@@ -181,7 +181,7 @@ impl Recorder {
             at: seen.at,
             tick: self.tick,
             reloads: self.reloads,
-            throughput_per_s: pools.iter().map(|pool| pool.done_per_s).sum(),
+            throughput_per_s: total(pools.iter().map(|pool| pool.done_per_s)),
             pools,
             policy_errors: store.complaints().iter().map(ToString::to_string).collect(),
             problems: seen.missing.clone(),
@@ -227,7 +227,7 @@ fn pool(name: &str, plan: &PoolPlan, store: &Store, seen: &Observation) -> PoolS
         visible: plan.depth.map(|depth| depth.visible),
         in_flight: plan.depth.map(|depth| depth.in_flight),
         arrivals_per_s: seen.pools.get(name).map_or(0.0, |pool| pool.arrivals_per_s),
-        done_per_s: instances.iter().map(|instance| instance.done_per_s).sum(),
+        done_per_s: total(instances.iter().map(|instance| instance.done_per_s)),
         desired: plan.desired,
         ready: plan.ready,
         starting: plan.starting,
@@ -235,6 +235,11 @@ fn pool(name: &str, plan: &PoolPlan, store: &Store, seen: &Observation) -> PoolS
         reason: plan.reason(),
         instances,
     }
+}
+
+/// The standard sum of no rates is -0.
+fn total(rates: impl Iterator<Item = f64>) -> f64 {
+    rates.fold(0.0, std::ops::Add::add)
 }
 
 fn instance(view: &InstanceView) -> InstanceStatus {

@@ -10,7 +10,7 @@ use multer::{Field, Multipart};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{MEMORY_UNIT, problem::Problem};
+use crate::{MEMORY_UNIT, portions::Portions, problem::Problem};
 
 /// The names under which forms send an image.
 const FIELDS: [&str; 4] = ["myfile", "file", "image", "inputFile"];
@@ -72,6 +72,7 @@ impl Images {
             memory,
             body_bytes,
         };
+        let body = Portions::of(body);
         let is_multipart =
             content_type.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/"));
         let source = if is_multipart {
@@ -148,7 +149,7 @@ impl Limits {
     ) -> Result<Result<Image, Refused>, Problem> {
         let expected = self.body_bytes.unwrap_or(self.max_image).min(self.max_image);
         let mut memory = self.take_memory(expected).await?;
-        let mut bytes = BytesMut::with_capacity(usize::try_from(expected).unwrap_or(0));
+        let mut bytes = Gathered::default();
         let mut hasher = Sha256::new();
         let mut seen: u64 = 0;
         while let Some(chunk) = self.in_time(chunks.next()).await? {
@@ -156,13 +157,14 @@ impl Limits {
             seen += chunk.len() as u64;
             if seen <= self.max_image {
                 hasher.update(&chunk);
-                bytes.extend_from_slice(&chunk);
+                bytes.add(chunk, expected);
             } else if seen > 16 * self.max_image {
                 return Err(self.too_large());
             } else {
-                bytes = BytesMut::new();
+                bytes = Gathered::default();
             }
         }
+        let bytes = bytes.into_bytes();
         let problem = match &bytes[..] {
             _ if seen > self.max_image => self.too_large(),
             [] => Problem::no_image("the image is empty"),
@@ -170,7 +172,7 @@ impl Limits {
             _ => {
                 let unused = memory.num_permits().saturating_sub(units(seen) as usize);
                 drop(memory.split(unused));
-                return Ok(Ok(Image { id: JobId::from_digest(hasher), name, bytes: bytes.freeze(), memory }));
+                return Ok(Ok(Image { id: JobId::from_digest(hasher), name, bytes, memory }));
             }
         };
         Ok(Err(Refused { name, problem }))
@@ -183,6 +185,31 @@ impl Limits {
     async fn take_memory(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
         let taken = self.memory.clone().acquire_many_owned(units(bytes)).await;
         taken.map_err(|_closed| Problem::draining())
+    }
+}
+
+/// The bytes of an image. One that came in one piece, as small ones do, is not copied.
+#[derive(Debug, Default)]
+struct Gathered {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl Gathered {
+    fn add(&mut self, chunk: Bytes, expected: u64) {
+        if self.first.is_empty() && self.all.is_empty() {
+            self.first = chunk;
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.reserve(usize::try_from(expected).unwrap_or(0));
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.all.extend_from_slice(&chunk);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
     }
 }
 

@@ -8,6 +8,8 @@ mod upload;
 
 mod body;
 mod image_type;
+mod portions;
+mod small_reads;
 
 mod jobs;
 mod replies;
@@ -28,6 +30,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use routes::routes;
+pub use small_reads::SmallReads;
 
 /// One permit of the memory for arriving bodies stands for so many bytes.
 const MEMORY_UNIT: u64 = 1024;

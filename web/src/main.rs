@@ -11,7 +11,7 @@ use eirs_platform::{
     settings::{EXIT_BAD_SETTINGS, Layers, Settings},
     telemetry,
 };
-use eirs_web::{App, routes};
+use eirs_web::{App, SmallReads, routes};
 use poem::{
     Server,
     listener::{Acceptor, Listener, TcpListener},
@@ -108,7 +108,7 @@ async fn serve(settings: Settings, parent: Option<u32>) -> anyhow::Result<()> {
     let stop_accepting = drain(app.clone(), lifecycle, deadline);
     // Behind the deadline there is a little time for the last answers to reach the wire.
     let cut_off = Some(deadline + Duration::from_secs(5));
-    Server::new_with_acceptor(acceptor)
+    Server::new_with_acceptor(SmallReads(acceptor))
         .name("eirs-web")
         .run_with_graceful_shutdown(routes(app), stop_accepting, cut_off)
         .await?;

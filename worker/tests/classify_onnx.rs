@@ -303,9 +303,9 @@ fn labels_come_from_the_setting_or_lie_beside_the_model() {
     std::fs::write(folder.path().join("labels.json"), r#"{"0": "red", "1": "green", "2": "blue"}"#).unwrap();
     assert_eq!(best(&model), "green");
     let other = folder.path().join("names.txt");
-    std::fs::write(&other, "rot\ngrün\nblau\n").unwrap();
+    std::fs::write(&other, "rot\ngr\u{fc}n\nblau\n").unwrap();
     let model = Model { labels: Some(other.clone()), ..model };
-    assert_eq!(best(&model), "grün");
+    assert_eq!(best(&model), "gr\u{fc}n");
     std::fs::write(&other, "background\nred\ngreen\nblue\n").unwrap();
     let why = refusal(&model);
     assert!(why.contains("4 labels") && why.contains("3 outputs") && why.contains("names.txt"), "{why}");

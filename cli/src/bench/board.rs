@@ -70,10 +70,20 @@ impl Board {
             .iter()
             .map(|row| {
                 let met = row.met.map_or("", |met| if met { "met" } else { "missed" });
-                vec![row.what.clone(), number(row.value), row.unit.to_owned(), row.bar.clone(), met.to_owned()]
+                vec![
+                    row.what.clone(),
+                    number(row.value),
+                    row.unit.to_owned(),
+                    row.bar.clone(),
+                    met.to_owned(),
+                ]
             })
             .collect();
-        show::out(format_args!("\n{}\n{}", table.title, show::table(&["", "measured", "unit", "asked", ""], &rows)));
+        show::out(format_args!(
+            "\n{}\n{}",
+            table.title,
+            show::table(&["", "measured", "unit", "asked", ""], &rows)
+        ));
     }
 
     pub(super) fn finish(&self) {
@@ -83,7 +93,9 @@ impl Board {
     pub(super) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let file = folder.join("bench.json");
         let text = serde_json::to_string_pretty(self).context("writing the results")?;
-        std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, text)).with_context(|| file.display().to_string())
+        std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&file, text))
+            .with_context(|| file.display().to_string())
     }
 }
 

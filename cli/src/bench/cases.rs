@@ -75,7 +75,7 @@ impl Bench {
         }
         let model = model.clone();
         let rounds = (images as usize).div_ceil(files.len()).max(1);
-        Ok(tokio::task::spawn_blocking(move || bare_loop(&model, &files, threads, rounds)).await??)
+        tokio::task::spawn_blocking(move || bare_loop(&model, &files, threads, rounds)).await?
     }
 
     /// How many images take a few seconds.
@@ -91,11 +91,18 @@ impl Bench {
         board.table(format!("Classifying: {engine}, {threads} threads, decode + resize + infer"));
         let count = self.some_seconds(&self.model).await?;
         let before = self.bare(&self.model, threads, count).await?;
-        if let Some(path) = self.model.path.clone().or_else(|| Some(PathBuf::from("models/shapes/shapes.onnx"))) {
+        if let Some(path) =
+            self.model.path.clone().or_else(|| Some(PathBuf::from("models/shapes/shapes.onnx")))
+        {
             match self.python(&path, count).await {
                 Ok(python) => {
                     board.row("Python loop (Pillow + onnxruntime)", python, "images/s", Bar::None);
-                    board.row("bare loop over Python loop", before.per_second / python, "x", Bar::AtLeast(1.2));
+                    board.row(
+                        "bare loop over Python loop",
+                        before.per_second / python,
+                        "x",
+                        Bar::AtLeast(1.2),
+                    );
                 }
                 Err(why) => crate::show::aside(format_args!("the Python loop was not measured: {why:#}")),
             }
@@ -129,7 +136,12 @@ impl Bench {
     }
 
     async fn load(&self, service: &Service, requests: u64, concurrency: usize) -> anyhow::Result<Report> {
-        let options = Options { requests, concurrency, unique: true, ..Options::new(service.url.clone(), self.images.clone()) };
+        let options = Options {
+            requests,
+            concurrency,
+            unique: true,
+            ..Options::new(service.url.clone(), self.images.clone())
+        };
         complete(load::run(options, Arc::new(())).await?)
     }
 
@@ -213,7 +225,12 @@ impl Bench {
         let folder = self.folder()?;
         let service = Service::start(&folder, 1, noop_environment()).await?;
         upload(&service, 1_000 / self.less, 100, 1_000_000, true).await?;
-        board.row("web under 100 connections of 1 MB images", service.web_memory_mb(), "MB", Bar::AtMost(60.0));
+        board.row(
+            "web under 100 connections of 1 MB images",
+            service.web_memory_mb(),
+            "MB",
+            Bar::AtMost(60.0),
+        );
         service.stop().await?;
 
         let folder = self.folder()?;
@@ -222,7 +239,12 @@ impl Bench {
         let early = service.memory_mb();
         upload(&service, 80_000 / self.less, 32, 2_000, true).await?;
         board.row(format!("all processes after {} jobs", 20_000 / self.less), early, "MB", Bar::None);
-        board.row(format!("after {} jobs", 100_000 / self.less), service.memory_mb(), "MB", Bar::AtMost(early * 1.1 + 2.0));
+        board.row(
+            format!("after {} jobs", 100_000 / self.less),
+            service.memory_mb(),
+            "MB",
+            Bar::AtMost(early * 1.1 + 2.0),
+        );
         service.stop().await
     }
 
@@ -256,7 +278,13 @@ impl Bench {
 }
 
 /// Uploads that are large enough, and only that.
-async fn upload(service: &Service, requests: u64, concurrency: usize, bytes: usize, unique: bool) -> anyhow::Result<Report> {
+async fn upload(
+    service: &Service,
+    requests: u64,
+    concurrency: usize,
+    bytes: usize,
+    unique: bool,
+) -> anyhow::Result<Report> {
     // A bitmap's head, and noise that no transport could compress.
     let mut body = b"BM".to_vec();
     let mut noise = 0x9e37_79b9_u32;
@@ -267,7 +295,12 @@ async fn upload(service: &Service, requests: u64, concurrency: usize, bytes: usi
     };
     body.extend(std::iter::repeat_with(next).take(bytes - 2));
     let image = ImageFile::in_memory("noise.bmp", body.into());
-    let options = Options { requests: requests.max(1), concurrency, unique, ..Options::new(service.url.clone(), vec![image]) };
+    let options = Options {
+        requests: requests.max(1),
+        concurrency,
+        unique,
+        ..Options::new(service.url.clone(), vec![image])
+    };
     complete(load::run(options, Arc::new(())).await?)
 }
 
@@ -335,7 +368,8 @@ impl Feeder {
             }
             sleep(Duration::from_millis(2)).await;
         }
-        let done = self.next - fed_before + depth_before - depth().await?.min(self.next - fed_before + depth_before);
+        let done =
+            self.next - fed_before + depth_before - depth().await?.min(self.next - fed_before + depth_before);
         let rate = done as f64 / start.elapsed().as_secs_f64();
         worker.kill()?;
         worker.wait()?;

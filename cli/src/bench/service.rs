@@ -35,12 +35,18 @@ pub(super) fn model_environment(model: &Model) -> Vec<(String, String)> {
 
 /// The classifier that answers without looking.
 pub(super) fn noop_environment() -> Vec<(String, String)> {
-    [("EIRS_MODELS__DEFAULT__CLASSIFIER", "noop"), ("EIRS_WORKER__SLOTS", "32")].map(|(k, v)| (k.into(), v.into())).into()
+    [("EIRS_MODELS__DEFAULT__CLASSIFIER", "noop"), ("EIRS_WORKER__SLOTS", "32")]
+        .map(|(k, v)| (k.into(), v.into()))
+        .into()
 }
 
 impl Service {
     /// Web, and so many workers that take jobs already.
-    pub(super) async fn start(folder: &Path, workers: usize, settings: Vec<(String, String)>) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        folder: &Path,
+        workers: usize,
+        settings: Vec<(String, String)>,
+    ) -> anyhow::Result<Self> {
         let mut service = Self::start_web(folder, settings).await?;
         for number in 0..workers {
             let mut command = service.command("eirs-worker")?;
@@ -52,7 +58,10 @@ impl Service {
     }
 
     /// Web, and a controller that starts workers when something comes.
-    pub(super) async fn start_from_zero(folder: &Path, settings: Vec<(String, String)>) -> anyhow::Result<Self> {
+    pub(super) async fn start_from_zero(
+        folder: &Path,
+        settings: Vec<(String, String)>,
+    ) -> anyhow::Result<Self> {
         let mut service = Self::start_web(folder, settings).await?;
         let policies = folder.join("policies");
         fs::create_dir_all(&policies)?;
@@ -94,8 +103,13 @@ impl Service {
 
     /// A worker that has loaded its model has opened its queue; the first job shows that it takes jobs.
     async fn wait_for_workers(&self, workers: usize) -> anyhow::Result<()> {
-        let loaded = |child: &Child| cpu_seconds(child.id()).is_some_and(|_| open_files(child.id(), "bells/requests-") > 0);
-        within(START, "the workers to start", || self.others.iter().filter(|child| loaded(child)).count() >= workers).await
+        let loaded = |child: &Child| {
+            cpu_seconds(child.id()).is_some_and(|_| open_files(child.id(), "bells/requests-") > 0)
+        };
+        within(START, "the workers to start", || {
+            self.others.iter().filter(|child| loaded(child)).count() >= workers
+        })
+        .await
     }
 
     /// Seconds of CPU that all processes have used, the workers that a controller started included.
@@ -118,7 +132,8 @@ impl Service {
         let status = fs::read_to_string(self.state.join("status.json")).unwrap_or_default();
         let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
         let pools = status["pools"].as_array().cloned().unwrap_or_default();
-        let instances = pools.iter().flat_map(|pool| pool["instances"].as_array().cloned().unwrap_or_default());
+        let instances =
+            pools.iter().flat_map(|pool| pool["instances"].as_array().cloned().unwrap_or_default());
         let fleet = instances.filter_map(|instance| instance["pid"].as_u64()).map(|pid| pid as u32);
         started.chain(fleet).collect()
     }
@@ -181,5 +196,8 @@ fn pss_kb(pid: u32) -> anyhow::Result<f64> {
 
 fn open_files(pid: u32, part: &str) -> usize {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    links.filter_map(|link| fs::read_link(link.path()).ok()).filter(|path| path.to_string_lossy().contains(part)).count()
+    links
+        .filter_map(|link| fs::read_link(link.path()).ok())
+        .filter(|path| path.to_string_lossy().contains(part))
+        .count()
 }

@@ -12,7 +12,12 @@ const SCRIPT: &str = include_str!("python_loop.py");
 const PACKAGES: [&str; 3] = ["onnxruntime==1.32.0", "pillow", "numpy"];
 
 /// Images in a second of the Python loop on so many processes; an error says why there is none.
-pub(super) async fn python_loop(model: &Path, images: &Path, threads: usize, rounds: usize) -> anyhow::Result<f64> {
+pub(super) async fn python_loop(
+    model: &Path,
+    images: &Path,
+    threads: usize,
+    rounds: usize,
+) -> anyhow::Result<f64> {
     let python = environment().await?;
     let output = Command::new(python)
         .args(["-c", SCRIPT])
@@ -24,7 +29,10 @@ pub(super) async fn python_loop(model: &Path, images: &Path, threads: usize, rou
         .context("starting Python")?;
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
-        bail!("{}", String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("it failed without a word"));
+        bail!(
+            "{}",
+            String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("it failed without a word")
+        );
     }
     text.trim().parse().with_context(|| format!("it printed {text:?}"))
 }
@@ -36,7 +44,9 @@ async fn environment() -> anyhow::Result<PathBuf> {
     let folder = cache.or_else(home).context("there is no home folder")?.join("eirs/bench-python");
     let python = folder.join("bin/python3");
     if quiet(Command::new(&python).args(["-c", "import onnxruntime, PIL, numpy"])).await.is_err() {
-        quiet(Command::new("python3").args(["-m", "venv"]).arg(&folder)).await.context("making a virtual environment")?;
+        quiet(Command::new("python3").args(["-m", "venv"]).arg(&folder))
+            .await
+            .context("making a virtual environment")?;
         quiet(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES))
             .await
             .context("installing onnxruntime and pillow")?;

@@ -90,6 +90,11 @@ pub(super) fn describe(status: ExitStatus) -> String {
     }
 }
 
+/// Whether a program that was told to stop did. One that had not begun to listen to signals had nothing to finish.
+pub(super) fn stopped_well(status: ExitStatus) -> bool {
+    status.success() || status.signal() == Some(Signal::TERM.as_raw())
+}
+
 /// The signals to stop.
 #[derive(Debug)]
 pub(super) struct Signals {

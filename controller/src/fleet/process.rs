@@ -3,13 +3,14 @@
 //!
 //! What must survive the controller is in `instances/ID.json` of the state folder: a new controller adopts the processes
 //! that it finds alive there. The file is written before the process is started (with the generation, by which a stray can be
-//! found) and again when its pid is known. See [`child`] for how a process is told from another one of the same pid.
+//! found) and again when its pid is known. See `process/child.rs` for how a process is told from another one of the same pid.
 
 mod child;
 
 use std::{
     collections::BTreeMap,
     fs, io,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,7 +27,6 @@ use eirs_platform::{
 };
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-use std::os::unix::process::CommandExt;
 use tokio::sync::Notify;
 
 use self::child::{End, Mark, Process};

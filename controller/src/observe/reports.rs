@@ -79,7 +79,10 @@ impl Reports {
         let mut inner = self.lock();
         inner.arrivals.retain(|_, meter| meter.is_fresh(now));
         let rates = inner.arrivals.iter().filter(|((_, counted), _)| counted == model);
-        (rates.map(|(_, meter)| meter.per_second(now)).sum(), inner.last_arrival.get(model).copied())
+        (
+            rates.fold(0.0, |sum, (_, meter)| sum + meter.per_second(now)),
+            inner.last_arrival.get(model).copied(),
+        )
     }
 
     /// Whether reports are being received, or would be if there were any.

@@ -181,7 +181,9 @@ mod tests {
     #[tokio::test]
     async fn a_process_is_found_by_its_arguments() {
         let name = format!("generation-{}", std::process::id());
-        let process = Process::spawn(Command::new("sh").args(["-c", "sleep 1000", "-g", &name])).unwrap();
+        let process =
+            Process::spawn(Command::new("sh").args(["-c", "while :; do sleep 0.05; done", "-g", &name]))
+                .unwrap();
         let found = || Process::find_by_arguments(&["-g", &name]);
         assert_eq!(found().map(|found| found.mark), Some(process.mark.clone()));
         process.signal(Signal::KILL).unwrap();

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use ort::{
+    LoadDynamicError,
     environment::Environment,
     logging::LogLevel,
     session::{Session as OrtSession, builder::GraphOptimizationLevel},
@@ -75,7 +76,7 @@ fn open(library: &Path) -> Result<Runtime, Missing> {
     let library = std::fs::canonicalize(library).map_err(|error| unusable(error.to_string()))?;
     // A library that is something else may fail in any way, also by an assertion in `ort`.
     let opened = std::panic::catch_unwind(|| -> anyhow::Result<Environment> {
-        let builder = ort::init_from(&library)?;
+        let builder = ort::init_from(&library).map_err(unfit)?;
         // Its warnings are about its own optimisations; its errors come back as results too.
         let logger = |level: LogLevel, _: &str, _: &str, place: &str, text: &str| match level {
             LogLevel::Fatal | LogLevel::Error => tracing::debug!(place, "ONNX Runtime: {text}"),
@@ -91,12 +92,24 @@ fn open(library: &Path) -> Result<Runtime, Missing> {
     });
     let environment = match opened {
         Ok(Ok(environment)) => environment,
-        Ok(Err(error)) => return Err(unusable(format!("{error}; it must be version {OLDEST} or newer"))),
+        Ok(Err(error)) => return Err(unusable(error.to_string())),
         Err(panic) => return Err(unusable(crate::classify::panic_text(&*panic).to_owned())),
     };
     let name =
         version(ort::info(), &library).map_or("onnxruntime".to_owned(), |v| format!("onnxruntime {v}"));
     Ok(Runtime { environment, library, name })
+}
+
+/// What is wrong with a library, without its path.
+fn unfit(error: LoadDynamicError) -> anyhow::Error {
+    match error {
+        LoadDynamicError::BadVersion { version_str, .. } => {
+            anyhow!("it is version {version_str}, and {OLDEST} or newer is needed")
+        }
+        LoadDynamicError::MissingApi { .. } => anyhow!("it is another library"),
+        LoadDynamicError::Dlopen { error, .. } => anyhow!("{error}"),
+        LoadDynamicError::InvalidVersionString => anyhow!("its version cannot be read"),
+    }
 }
 
 /// The version, from what the library says of its build or from the name of its file.

@@ -42,8 +42,8 @@ pub(super) fn hints(scores: &[f32], softmax: bool) -> Vec<String> {
     }
     let confidences = if softmax && !probabilities { softened(scores) } else { scores.to_vec() };
     let best = confidences.iter().copied().fold(0.0, f32::max);
-    // Twice what blind guessing gives, and little in itself.
-    if best < (2.0 / scores.len() as f32).max(0.15) {
+    // Little more than blind guessing gives, and little in itself.
+    if best < (1.2 / scores.len() as f32).max(0.25) {
         hints.push(format!(
             "the model is all but undecided (best guess {:.1} %): channels, divide_by, mean and std may not be those it \
              was trained with, or the image shows none of its classes",

@@ -1,10 +1,13 @@
 //! Where images lie while a script looks at them.
 
 use std::{
+    fs::File,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use crate::{classify::Image, image::Format};
@@ -12,9 +15,17 @@ use crate::{classify::Image, image::Format};
 /// The longest stem of a file name, in characters.
 const STEM_MAX: usize = 100;
 
+/// How the folders are called.
+const PREFIX: &str = "eirs-images-";
+
+/// A folder of this age that nobody has locked is a dead worker's. A younger one may be about to be locked.
+const ORPHAN_AGE: Duration = Duration::from_secs(60);
+
 /// A folder that nobody else can read; it goes with its owner.
 pub(super) struct Scratch {
     folder: TempDir,
+    /// Says that the owner lives: the system lets go of it when the worker is killed.
+    _lock: File,
     /// Every image has a folder of its own: no path ever stands for two images.
     serial: u64,
 }
@@ -27,7 +38,15 @@ pub(super) struct Put {
 
 impl Scratch {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { folder: TempDir::with_prefix("eirs-images-")?, serial: 0 })
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    fn new_in(parent: &Path) -> io::Result<Self> {
+        sweep(parent, ORPHAN_AGE);
+        let folder = TempDir::with_prefix_in(PREFIX, parent)?;
+        let lock = File::open(folder.path())?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { folder, _lock: lock, serial: 0 })
     }
 
     /// Writes an image to a file of its own.
@@ -38,6 +57,23 @@ impl Scratch {
         let path = folder.path().join(safe_name(&image.name, Format::of(&image.bytes)));
         std::fs::write(&path, &image.bytes)?;
         Ok(Put { path, _folder: folder })
+    }
+}
+
+/// Deletes what workers left behind that were killed, as far as this is allowed to.
+fn sweep(parent: &Path, age: Duration) {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)))
+    {
+        // Not through links: anybody may put one into a temporary folder.
+        let is_old = entry.metadata().is_ok_and(|about| {
+            about.is_dir() && about.modified().is_ok_and(|at| at.elapsed().is_ok_and(|passed| passed >= age))
+        });
+        let Some(folder) = is_old.then(|| File::open(entry.path()).ok()).flatten() else { continue };
+        if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -92,6 +128,22 @@ mod tests {
         ] {
             assert_eq!(safe_name(name, format), expected, "{name:?}");
         }
+    }
+
+    #[test]
+    fn the_folders_of_dead_workers_are_swept_and_those_of_living_ones_are_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let living = Scratch::new_in(parent.path()).unwrap();
+        let dead = parent.path().join("eirs-images-dead");
+        std::fs::create_dir_all(dead.join("1-x")).unwrap();
+        let other = parent.path().join("something-else");
+        std::fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink(&other, parent.path().join("eirs-images-link")).unwrap();
+
+        sweep(parent.path(), ORPHAN_AGE);
+        assert!(dead.exists(), "it may be about to be locked");
+        sweep(parent.path(), Duration::ZERO);
+        assert!(!dead.exists() && living.folder.path().exists() && other.exists());
     }
 
     proptest! {

@@ -1,0 +1,139 @@
+//! `eirs local` and the tools that work beside it.
+
+use std::{fs, path::Path};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Process, Site, eventually};
+
+/// A running `eirs local` on a free port.
+struct Service {
+    site: Site,
+    process: Process,
+    url: String,
+}
+
+impl Service {
+    fn start(site: Site) -> Self {
+        let process = site.start("eirs", &["local", "--listen", "127.0.0.1:0", "--max", "2"]);
+        let url = eventually("the service is ready", || {
+            let log = process.log();
+            let rest = log.split_once("EIRS is ready at ")?.1;
+            rest.split_whitespace().next().map(str::to_owned)
+        });
+        Self { site, process, url }
+    }
+
+    /// Runs `eirs` to its end: the exit code, and all that it said.
+    fn eirs(&self, arguments: &[&str]) -> (i32, String) {
+        let mut process = self.site.start("eirs", arguments);
+        let code = process.exit().code().expect("an exit code");
+        (code, process.log())
+    }
+
+    fn pid_of(&self, program: &str) -> Pid {
+        let parent = self.process.child.id();
+        let children =
+            fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("its children");
+        let runs_it = |pid: &&str| {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split('\0').next().is_some_and(|path| path.ends_with(program))
+        };
+        let pid = children.split_whitespace().find(runs_it).and_then(|pid| pid.parse().ok());
+        pid.and_then(Pid::from_raw).expect("the program runs")
+    }
+}
+
+fn samples() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/shapes/samples").display().to_string()
+}
+
+#[test]
+fn a_whole_life_from_the_first_upload_to_an_orderly_end() {
+    let mut service = Service::start(Site::with_model());
+    let labels = format!("{}/labels.csv", samples());
+    let load = ["load", "--url", &service.url, "--image-folder", &samples(), "--labels", &labels, "--json"];
+    let (code, report) = service.eirs(&load);
+    assert_eq!(code, 0, "{report}");
+    let report: serde_json::Value = serde_json::from_str(&report).expect("one JSON object and nothing else");
+    assert_eq!(report["results"], report["images"]);
+    assert!(report["accuracy"]["share"].as_f64().is_some_and(|share| share > 0.9), "{report}");
+
+    let (code, told) = service.eirs(&["check"]);
+    assert_eq!(code, 0, "{told}");
+    assert!(told.contains("is running, process") && told.contains("All is well."), "{told}");
+    let heart = format!("{}/heart_0.jpg", samples());
+    let (code, told) = service.eirs(&["classify", &heart, "--url", &service.url]);
+    assert!(code == 0 && told.starts_with("heart_0.jpg: heart (0."), "{told}");
+
+    let (code, told) = service.eirs(&["local"]);
+    assert!(code == 1 && told.contains(&format!("process {}", service.process.child.id())), "{told}");
+    let (code, told) = service.eirs(&["cleanup", "--mode", "clear", "--yes"]);
+    assert!(code == 1 && told.contains("stop it first"), "{told}");
+
+    service.process.signal(Signal::TERM);
+    assert_eq!(service.process.exit().code(), Some(0), "{}", service.process.log());
+    assert_eq!(fs::read_dir(service.site.state().join("instances")).map_or(0, Iterator::count), 0);
+    let (code, told) = service.eirs(&["cleanup", "--mode", "delete", "--yes"]);
+    assert!(code == 0 && !service.site.state().exists(), "{told}");
+}
+
+#[test]
+fn a_program_that_dies_ends_the_service_with_a_sentence() {
+    for program in ["eirs-web", "eirs-controller"] {
+        let mut service = Service::start(Site::new());
+        kill_process(service.pid_of(program), Signal::KILL).expect("it can be killed");
+        assert_eq!(service.process.exit().code(), Some(1));
+        let log = service.process.log();
+        assert!(log.contains(&format!("{program} was killed by signal 9; stopping")), "{log}");
+    }
+}
+
+#[test]
+fn a_second_signal_kills_a_worker_that_is_busy_too() {
+    let site = Site::with_script("sleep 600");
+    let mut service = Service::start(site);
+    let upload = ["load", "--url", &service.url, "--image-folder", &samples(), "--num-request", "1"];
+    let _load = service.site.start("eirs", &upload);
+    let record = service.site.state().join("instances/default-1.json");
+    let worker = eventually("a worker is started", || {
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(&record).ok()?).ok()?;
+        Pid::from_raw(i32::try_from(record["process"]["pid"].as_i64()?).ok()?)
+    });
+    service.process.signal(Signal::INT);
+    eventually("it drains", || service.process.log().contains("stopping eirs-web").then_some(()));
+    service.process.signal(Signal::INT);
+    assert_eq!(service.process.exit().code(), Some(1), "{}", service.process.log());
+    // One that was killed stays in the table until its new parent has looked.
+    eventually("the worker is gone", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", worker.as_raw_nonzero())).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('Z'));
+        state.unwrap_or(true).then_some(())
+    });
+}
+
+#[test]
+fn a_bad_policy_is_78_with_file_line_and_key() {
+    let site = Site::new();
+    let policies = site.folder.path().join("policies");
+    fs::create_dir_all(&policies).expect("a folder");
+    fs::write(policies.join("default.toml"), "[pool]\nmaximum = 3\n").expect("a policy");
+    for arguments in [&["local", "--listen", "127.0.0.1:0"][..], &["policy", "check"]] {
+        let mut process = site.start("eirs", arguments);
+        assert_eq!(process.exit().code(), Some(78), "{}", process.log());
+        assert!(process.log().contains("policies/default.toml:2: pool.maximum"), "{}", process.log());
+    }
+}
+
+#[test]
+fn a_service_whose_port_is_taken_says_so_and_leaves() {
+    let site = Site::new();
+    let web = site.web();
+    let mut process = site.start("eirs", &["local", "--listen", &web.address]);
+    assert_eq!(process.exit().code(), Some(1));
+    assert!(
+        process.log().contains("cannot listen on") && process.log().contains("in use"),
+        "{}",
+        process.log()
+    );
+}

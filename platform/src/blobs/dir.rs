@@ -1,5 +1,8 @@
 //! A folder as a store. A blob is written beside its place and moved there, so that no reader sees half of it; the move
-//! that refuses to replace is what makes `put_new` choose one winner. All of it runs on tokio's blocking threads.
+//! that refuses to replace is what makes `put_new` choose one winner.
+//!
+//! Small blobs are written and read where they are asked for: they go to and come from the page cache in less time than it
+//! takes to wake another thread. Large ones, and all that must reach the disk first, go to tokio's blocking threads.
 
 use std::{
     fs::{self, File},
@@ -28,6 +31,8 @@ use crate::error::{Error, Result};
 const STALE: Duration = Duration::from_secs(3600);
 /// The folder of files that are being written. No key starts with a dot.
 const WRITING: &str = ".writing";
+/// Blobs up to this size are small.
+const QUICK_BYTES: usize = 256 * 1024;
 /// Work in the page cache is a matter of cores.
 const WRITES_AT_ONCE: usize = 3;
 /// Work that waits for the disk is faster together.
@@ -58,22 +63,32 @@ impl DirBlobs {
         Ok(Self(Arc::new(Inner { root: root.to_owned(), sync, next: AtomicU64::new(0), at_once })))
     }
 
-    /// Runs file work for a key on a blocking thread.
-    async fn blocking<T: Send + 'static>(
+    /// Runs file work for a key, on a blocking thread unless it is `quick`.
+    async fn run<T: Send + 'static>(
         &self,
+        quick: bool,
         doing: &'static str,
         key: &str,
         work: impl FnOnce(&Inner, &Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let inner = self.0.clone();
-        let path = inner.path(key)?;
+        let path = self.0.path(key)?;
+        let failed =
+            move |path: &Path, error: io::Error| Error::from_io(format!("{doing} {}", path.display()), &error);
+        if quick {
+            return work(&self.0, &path).map_err(|error| failed(&path, error));
+        }
         let permit = self.0.at_once.acquire().await;
-        let worked = tokio::task::spawn_blocking(move || {
-            work(&inner, &path).map_err(|error| Error::from_io(format!("{doing} {}", path.display()), &error))
-        });
-        let worked = worked.await.unwrap_or_else(|panic| Err(Error::broken(format!("{doing} {key}"), panic)));
+        let inner = self.0.clone();
+        let worked =
+            tokio::task::spawn_blocking(move || work(&inner, &path).map_err(|error| failed(&path, error)))
+                .await;
         drop(permit);
-        worked
+        worked.unwrap_or_else(|panic| Err(Error::broken(format!("{doing} {key}"), panic)))
+    }
+
+    /// Whether a blob of so many bytes is written sooner than another thread is woken.
+    fn is_quick(&self, bytes: usize) -> bool {
+        !self.0.sync && bytes <= QUICK_BYTES
     }
 }
 
@@ -159,32 +174,40 @@ fn delete_stale(writing: &Path) {
 #[async_trait]
 impl BlobStore for DirBlobs {
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-        self.blocking("writing", key, move |inner, path| {
+        let quick = self.is_quick(body.len());
+        self.run(quick, "writing", key, move |inner, path| {
             inner.commit(path, &body, |from, to| fs::rename(from, to))
         })
         .await
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<bool> {
+        let quick = self.is_quick(body.len());
         let put = move |inner: &Inner, path: &Path| match inner.commit(path, &body, rename_new) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
         };
-        self.blocking("writing", key, put).await
+        self.run(quick, "writing", key, put).await
     }
 
     async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        let path = self.0.path(key)?;
+        let size = match fs::metadata(&path) {
+            Ok(data) => data.len(),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::from_io(format!("reading {}", path.display()), &error)),
+        };
         let read = |_: &Inner, path: &Path| match fs::read(path) {
             Ok(body) => Ok(Some(body.into())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         };
-        self.blocking("reading", key, read).await
+        self.run(size <= QUICK_BYTES as u64, "reading", key, read).await
     }
 
     async fn exists(&self, key: &str) -> Result<bool> {
-        self.blocking("looking for", key, |_, path| path.try_exists()).await
+        self.run(true, "looking for", key, |_, path| path.try_exists()).await
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
@@ -192,7 +215,7 @@ impl BlobStore for DirBlobs {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         };
-        self.blocking("deleting", key, delete).await
+        self.run(true, "deleting", key, delete).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<BlobInfo>> {

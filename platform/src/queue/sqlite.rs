@@ -1,8 +1,8 @@
 //! The embedded queue: one SQLite file in WAL mode, shared by all processes of a machine.
 //!
 //! - **Durable.** What was sent survives a kill of every process; with `sync` a power cut too.
-//! - **Group commit.** Each process writes through one thread ([`writer`]) that puts everything that waits into one
-//!   transaction, so that load makes transactions larger and not more frequent.
+//! - **Group commit.** Operations that come together share one transaction ([`writer`]), so that load makes transactions
+//!   larger and not more frequent.
 //! - **No busy polling.** A receiver that finds nothing waits on a named pipe ([`bell`]) that senders ring, or until the
 //!   next lease runs out.
 

@@ -1,6 +1,7 @@
 //! Reads the layers, collects every complaint, merges them.
 
 use std::{
+    ffi::OsString,
     fmt,
     path::{Path, PathBuf},
 };
@@ -41,7 +42,10 @@ impl Layers {
     pub fn of_process(file: Option<&Path>) -> Self {
         let named = file.map(Path::to_owned).or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
         let usual = Path::new(DEFAULT_FILE).exists().then(|| PathBuf::from(DEFAULT_FILE));
-        Self { file: named.or(usual), environment: std::env::vars().collect(), flags: Vec::new() }
+        // A variable that is not text is none of ours.
+        let text = |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
+        let environment = std::env::vars_os().filter_map(text).collect();
+        Self { file: named.or(usual), environment, flags: Vec::new() }
     }
 
     /// Exactly these layers, for tests and for tools that check a file before it is used.

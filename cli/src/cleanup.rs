@@ -45,7 +45,7 @@ enum Mode {
 /// Everything that EIRS itself puts into a state folder. What lies there beside it is somebody else's: a state folder
 /// may have been set to one that was used for other things. What makes the folder ours goes last, so that a deletion
 /// that was interrupted can be done again.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "blobs",
     "bells",
     "queue.db",
@@ -54,6 +54,7 @@ const OURS: [&str; 13] = [
     "queue.lock",
     "policies",
     "status.json",
+    "status.json.new",
     "web.address",
     "instances",
     CONTROLLER_LOCK,

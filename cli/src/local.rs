@@ -10,7 +10,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
@@ -83,6 +83,7 @@ impl Local {
         // What an earlier run left there is not the address of this one.
         let _was_not_there = fs::remove_file(&address_file);
         let environment = environment(&layers, &settings, &address_file, self.verbose)?;
+        let start = SystemTime::now();
         let mut web = Role::start("eirs-web", &environment)?;
         let mut controller = match Role::start("eirs-controller", &environment) {
             Ok(controller) => controller,
@@ -95,7 +96,7 @@ impl Local {
         let service = async {
             let address = ready(&address_file).await?;
             welcome(address);
-            Live::of(&settings).run().await
+            Live::of(&settings, start).run().await
         };
         let end = tokio::select! {
             Err(error) = service => End::Failed(error),

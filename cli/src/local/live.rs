@@ -5,16 +5,14 @@
 use std::{
     convert::Infallible,
     fs,
-    io::{self, IsTerminal},
     path::PathBuf,
     time::{Duration, SystemTime},
 };
 
-use eirs_platform::settings::Settings;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::time::MissedTickBehavior;
-
+use console::Term;
 use eirs_controller::status::Status;
+use eirs_platform::settings::Settings;
+use tokio::time::MissedTickBehavior;
 
 use crate::{show, status};
 
@@ -24,21 +22,17 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Shows the fleet.
 pub(super) struct Live {
     file: PathBuf,
-    read: Option<SystemTime>,
-    line: Option<ProgressBar>,
+    read: SystemTime,
+    line: Option<Term>,
     told: String,
 }
 
 impl Live {
-    pub(super) fn of(settings: &Settings) -> Self {
-        let line = io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(2));
-            bar.with_style(ProgressStyle::with_template("{wide_msg}").expect("a constant that is a template"))
-        });
-        // What an earlier controller wrote is not news.
-        let file = settings.status_file();
-        let read = fs::metadata(&file).and_then(|data| data.modified()).ok();
-        Self { file, read, line, told: String::new() }
+    /// Of the controller that was started at `start`: what an earlier one wrote is not news.
+    pub(super) fn of(settings: &Settings, start: SystemTime) -> Self {
+        let term = Term::stderr();
+        let line = term.is_term().then_some(term);
+        Self { file: settings.status_file(), read: start, line, told: String::new() }
     }
 
     /// Goes on until it is dropped.
@@ -47,8 +41,10 @@ impl Live {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             ticks.tick().await;
-            let modified = fs::metadata(&self.file).and_then(|data| data.modified()).ok();
-            if modified.is_some() && modified != self.read {
+            let modified = fs::metadata(&self.file).and_then(|data| data.modified());
+            if let Ok(modified) = modified
+                && modified > self.read
+            {
                 self.read = modified;
                 if let Some(seen) = status::read(&self.file) {
                     self.show(&seen);
@@ -60,8 +56,11 @@ impl Live {
     fn show(&mut self, seen: &Status) {
         let (fleet, work) = (status::fleet(seen), status::work(seen));
         if let Some(line) = &self.line {
-            line.set_message(format!("{fleet}; {work}"));
-            line.tick();
+            // Not with a progress bar: that fills its line, so that a terminal's `^C` would start a new one.
+            let width = usize::from(line.size().1).saturating_sub(4);
+            let text = format!("{fleet}; {work}");
+            let _gone =
+                line.clear_line().and_then(|()| line.write_str(&console::truncate_str(&text, width, "...")));
         } else if fleet != self.told {
             show::aside(format_args!("{fleet}; {work}"));
             self.told = fleet;
@@ -72,7 +71,7 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         if let Some(line) = &self.line {
-            line.finish_and_clear();
+            let _gone = line.clear_line();
         }
     }
 }

@@ -72,8 +72,9 @@ impl DirBlobs {
         work: impl FnOnce(&Inner, &Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let path = self.0.path(key)?;
-        let failed =
-            move |path: &Path, error: io::Error| Error::from_io(format!("{doing} {}", path.display()), &error);
+        let failed = move |path: &Path, error: io::Error| {
+            Error::from_io(format!("{doing} {}", path.display()), &error)
+        };
         if quick {
             return work(&self.0, &path).map_err(|error| failed(&path, error));
         }

@@ -43,7 +43,8 @@ impl Layers {
         let named = file.map(Path::to_owned).or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
         let usual = Path::new(DEFAULT_FILE).exists().then(|| PathBuf::from(DEFAULT_FILE));
         // A variable that is not text is none of ours.
-        let text = |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
+        let text =
+            |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
         let environment = std::env::vars_os().filter_map(text).collect();
         Self { file: named.or(usual), environment, flags: Vec::new() }
     }

@@ -13,10 +13,10 @@ use poem::{
     listener::Acceptor,
     web::{LocalAddr, RemoteAddr},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
 /// The most bytes of one read.
-const MOST: usize = 32 * 1024;
+const MOST: u64 = 32 * 1024;
 
 /// Accepts connections whose reads are small.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct SmallReads<A>(pub A);
 
 /// A connection whose reads are small.
 #[derive(Debug)]
-pub struct SmallReadsIo<T>(T);
+pub struct SmallReadsIo<T>(Take<T>);
 
 impl<A: Acceptor> Acceptor for SmallReads<A> {
     type Io = SmallReadsIo<A::Io>;
@@ -35,7 +35,7 @@ impl<A: Acceptor> Acceptor for SmallReads<A> {
 
     async fn accept(&mut self) -> io::Result<(Self::Io, LocalAddr, RemoteAddr, Scheme)> {
         let (io, local, remote, scheme) = self.0.accept().await?;
-        Ok((SmallReadsIo(io), local, remote, scheme))
+        Ok((SmallReadsIo(io.take(MOST)), local, remote, scheme))
     }
 }
 
@@ -45,20 +45,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for SmallReadsIo<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if buf.remaining() <= MOST {
-            return Pin::new(&mut self.0).poll_read(cx, buf);
-        }
-        let mut part = ReadBuf::new(buf.initialize_unfilled_to(MOST));
-        let read = Pin::new(&mut self.0).poll_read(cx, &mut part);
-        let filled = part.filled().len();
-        buf.advance(filled);
-        read
+        self.0.set_limit(MOST);
+        Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for SmallReadsIo<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SmallReadsIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(self.0.get_mut()).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -66,18 +60,18 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for SmallReadsIo<T> {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, buffers)
+        Pin::new(self.0.get_mut()).poll_write_vectored(cx, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.0.get_ref().is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(self.0.get_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(self.0.get_mut()).poll_shutdown(cx)
     }
 }

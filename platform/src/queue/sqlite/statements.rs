@@ -39,6 +39,11 @@ pub(super) fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
     )
 }
 
+/// Runs a statement without parameters and rows, parsed once.
+pub(super) fn run(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(statement)?.execute([]).map(|_| ())
+}
+
 pub(super) fn table(batch: &mut Batch<'_>, name: &str) -> rusqlite::Result<Table> {
     let find = |connection: &Connection| {
         connection

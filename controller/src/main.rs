@@ -8,7 +8,12 @@ use std::{
 };
 
 use clap::Parser;
-use eirs_controller::{fleet::process::ProcessFleet, lock, policy::Store, reconcile::Controller};
+use eirs_controller::{
+    fleet::process::ProcessFleet,
+    lock,
+    policy::{self, Store},
+    reconcile::Controller,
+};
 use eirs_platform::{
     backend::Backend,
     clock::SystemClock,
@@ -41,8 +46,11 @@ struct Arguments {
     #[arg(long, value_name = "WHAT")]
     on_exit: Option<String>,
     /// Drain when this process, which must be the parent, is gone.
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", hide = true)]
     with_parent: Option<u32>,
+    /// Check the settings and the policies, and exit.
+    #[arg(long)]
+    check: bool,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -58,6 +66,9 @@ async fn main() -> ExitCode {
         Ok(settings) => Arc::new(settings),
         Err(complaints) => return bad_settings(&[complaints]),
     };
+    if arguments.check {
+        return check(&settings);
+    }
     if let Err(complaint) = telemetry::init(&settings.telemetry, "eirs-controller") {
         return bad_settings(&[complaint]);
     }
@@ -84,6 +95,16 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The same validation as at a start, and nothing else: a running controller does not notice.
+fn check(settings: &Settings) -> ExitCode {
+    let folder = &settings.controller.policies;
+    let complaints = match policy::load_dir(folder) {
+        Ok(policies) => policies.complaints(folder, settings),
+        Err(complaints) => complaints,
+    };
+    if complaints.is_empty() { ExitCode::SUCCESS } else { bad_settings(&complaints) }
 }
 
 async fn serve(

@@ -27,6 +27,8 @@ pub struct Backend {
     images: SharedBlobs,
     results: SharedBlobs,
     queue_settings: settings::Queue,
+    #[cfg(any(test, feature = "testing"))]
+    wrapped: std::collections::HashMap<String, SharedQueue>,
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +60,8 @@ impl Backend {
             images: blobs.clone(),
             results: blobs,
             queue_settings: settings.queue.clone(),
+            #[cfg(any(test, feature = "testing"))]
+            wrapped: std::collections::HashMap::new(),
         })
     }
 
@@ -65,7 +69,29 @@ impl Backend {
     pub fn in_memory(settings: &Settings, clock: SharedClock) -> Self {
         let blobs: SharedBlobs = Arc::new(MemoryBlobs::new(clock.clone()));
         let queues = Queues::Memory(MemoryQueues::new(clock));
-        Self { queues, images: blobs.clone(), results: blobs, queue_settings: settings.queue.clone() }
+        Self {
+            queues,
+            images: blobs.clone(),
+            results: blobs,
+            queue_settings: settings.queue.clone(),
+            #[cfg(any(test, feature = "testing"))]
+            wrapped: std::collections::HashMap::new(),
+        }
+    }
+
+    /// The same, but for this queue, which others then see too: to let it fail by a script.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn with_queue(mut self, name: &str, queue: SharedQueue) -> Self {
+        self.wrapped.insert(name.to_owned(), queue);
+        self
+    }
+
+    /// The same, but for these stores.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn with_blobs(self, images: SharedBlobs, results: SharedBlobs) -> Self {
+        Self { images, results, ..self }
     }
 
     /// The store of uploaded images, `images/{id}`.
@@ -131,6 +157,10 @@ impl Backend {
     }
 
     async fn queue(&self, name: &str, options: QueueOptions) -> Result<SharedQueue> {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(queue) = self.wrapped.get(name) {
+            return Ok(queue.clone());
+        }
         match &self.queues {
             Queues::Memory(queues) => Ok(queues.open(name, options)),
             Queues::Sqlite(queues) => queues.queue(name, options).await,

@@ -82,6 +82,8 @@ pub struct Web {
     pub listen: SocketAddr,
     /// Where to write the address that was bound, for programs that started this one with port 0.
     pub address_file: Option<PathBuf>,
+    /// Threads that serve; 0 is one for each two cores: on one machine, the other half is the workers'.
+    pub threads: usize,
     /// A name for this web host, unlike that of any other; its response queue is named after it.
     pub host: String,
     /// How long an upload waits for its label before it is answered 202, unless it says `?wait=`.
@@ -219,6 +221,7 @@ impl Default for Web {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             address_file: None,
+            threads: 0,
             host: "local".into(),
             wait: Duration::from_secs(60),
             max_wait: Duration::from_secs(300),

@@ -57,7 +57,11 @@ fn main() -> ExitCode {
     if let Err(complaint) = telemetry::init(&settings.telemetry, "eirs-web") {
         return bad_settings(&complaint);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let threads = match settings.web.threads {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
+        threads => threads,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let served = runtime.context("starting the runtime").and_then(|runtime| {
         let served = runtime.block_on(serve(settings, arguments.with_parent));
         // A file write that hangs must not keep the process.

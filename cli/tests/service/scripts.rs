@@ -40,3 +40,12 @@ fn an_image_that_was_given_up_is_tried_again_when_it_is_uploaded_again() {
     std::fs::write(site.folder.path().join("fixed"), "").expect("the operator mends it");
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "cat");
 }
+
+#[test]
+fn a_job_that_takes_longer_than_its_lease_is_renewed_and_done_once() {
+    let site = Site::with_script("echo once >> calls; sleep 5; echo cat");
+    let (web, _first, _second) = (site.web(), site.worker(), site.worker());
+    assert_eq!(web.upload("", "x", &image(1)).json()["label"], "cat");
+    let calls = std::fs::read_to_string(site.folder.path().join("calls")).expect("the script's notes");
+    assert_eq!(calls.lines().count(), 1, "a lease of two seconds, renewed until the job was done");
+}

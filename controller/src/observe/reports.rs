@@ -80,7 +80,8 @@ impl Reports {
         inner.arrivals.retain(|_, meter| meter.is_fresh(now));
         let rates = inner.arrivals.iter().filter(|((_, counted), _)| counted == model);
         (
-            rates.fold(0.0, |sum, (_, meter)| sum + meter.per_second(now)),
+            // An empty sum of floats is -0, which looks odd.
+            rates.fold(0.0, |sum, (_, meter)| sum + meter.per_second(now)) + 0.0,
             inner.last_arrival.get(model).copied(),
         )
     }

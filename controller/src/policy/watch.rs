@@ -194,11 +194,18 @@ impl Store {
     /// Logs what is newly wrong; what was wrong already was logged then.
     fn complain(&mut self, complaints: Vec<Complaint>) {
         for complaint in complaints.iter().filter(|complaint| !self.complaints.contains(complaint)) {
+            let pool = complaint.file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let has_former = self.policies.pools.contains_key(pool);
+            let remains = if has_former {
+                "the last good one stays in force"
+            } else {
+                "and there is no earlier good one"
+            };
             tracing::error!(
                 file = %complaint.file.display(),
                 key = complaint.key.as_deref().unwrap_or_default(),
                 reason = complaint.problem,
-                "bad policy, the last good one stays in force: {complaint}"
+                "bad policy, {remains}: {complaint}"
             );
         }
         if complaints.is_empty() && !self.complaints.is_empty() {

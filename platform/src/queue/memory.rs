@@ -121,7 +121,8 @@ impl MemoryQueue {
             };
             (dead, visible.map(lease).collect())
         });
-        if let Some(rule) = &self.options.dead_letters {
+        // Only where there are some: a push wakes all who wait, and they look again.
+        if let Some(rule) = self.options.dead_letters.as_ref().filter(|_| !dead.is_empty()) {
             self.push(&rule.queue, dead.into_iter().map(|message| (message.body, message.sent_at)));
         }
         leased

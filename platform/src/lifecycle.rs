@@ -97,6 +97,12 @@ async fn feed_watchdog(every: Duration) {
     }
 }
 
+/// Refuses huge pages for this process. The allocator asks for them, and a buffer of some kilobytes then holds two megabytes;
+/// a process that mostly waits should not. Where the kernel cannot, memory is what it is.
+pub fn keep_memory_small() {
+    let _unchanged = rustix::thread::disable_transparent_huge_pages(true);
+}
+
 /// Makes the kernel send this process a SIGTERM when its parent dies, so that nothing started by `eirs local` outlives it.
 pub fn drain_with_parent(parent: u32) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;

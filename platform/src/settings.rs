@@ -228,7 +228,7 @@ impl Default for Web {
             max_image: ByteSize::mib(16),
             max_images_per_upload: 1000,
             max_uploads: 1024,
-            upload_memory: ByteSize::mib(20),
+            upload_memory: ByteSize::mib(16),
             read_timeout: Duration::from_secs(15),
             max_backlog: 100_000,
             cached_results: 4096,

@@ -43,6 +43,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    lifecycle::keep_memory_small();
     let arguments = Arguments::parse();
     let layers = Layers::of_process(arguments.config.as_deref())
         .flag("web.listen", arguments.listen.as_ref())

@@ -6,7 +6,7 @@ use clap::Parser;
 use eirs_platform::{
     backend::Backend,
     clock::SystemClock,
-    lifecycle::Lifecycle,
+    lifecycle::{self, Lifecycle},
     settings::{EXIT_BAD_SETTINGS, Layers, Model, Settings},
     telemetry,
 };
@@ -40,6 +40,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    lifecycle::keep_memory_small();
     let arguments = Arguments::parse();
     let layers = Layers::of_process(arguments.config.as_deref())
         .flag("local.state", arguments.state.as_ref().map(|path| path.display()));

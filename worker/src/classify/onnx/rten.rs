@@ -20,9 +20,8 @@ pub(super) struct Rten {
 
 impl Rten {
     pub(super) fn load(source: &Source) -> anyhow::Result<Self> {
-        // Weights are packed for the processor once, and shared by all sessions.
-        let mut options = ModelOptions::with_all_ops();
-        options.prepack_weights(true);
+        // Weights are not packed ahead for the processor: that would hold them twice, and measured no faster.
+        let options = ModelOptions::with_all_ops();
         let model = match source {
             Source::BuiltIn(bytes) => options.load_static_slice(bytes),
             // A file with another ending is not believed to be ONNX, but its bytes are.

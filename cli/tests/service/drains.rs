@@ -1,6 +1,6 @@
 use rustix::process::Signal;
 
-use crate::harness::{Site, eventually, image, upload};
+use crate::harness::{POLICY, Site, eventually, image, upload};
 
 #[test]
 fn a_worker_that_is_told_to_go_finishes_what_it_holds_and_loses_nothing() {
@@ -128,20 +128,6 @@ fn a_controller_that_comes_back_adopts_the_workers_that_run() {
     second.signal(Signal::TERM);
     assert!(second.exit().success());
 }
-
-const POLICY: &str = "
-[pool]
-model = \"default\"
-min = 0
-max = 3
-[[rule]]
-kind = \"backlog\"
-per_instance = 10
-[scale_in]
-idle = \"1s\"
-window = \"1s\"
-drain_deadline = \"5s\"
-";
 
 /// The pids of the running instances, as `/status` has them.
 fn running(status: &serde_json::Value) -> Vec<u64> {

@@ -16,6 +16,21 @@ use serde_json::Value;
 /// How long anything may take on a busy machine before it counts as never.
 pub const NEVER: Duration = Duration::from_secs(60);
 
+/// From zero to three instances, that go after a second of silence.
+pub const POLICY: &str = "
+[pool]
+model = \"default\"
+min = 0
+max = 3
+[[rule]]
+kind = \"backlog\"
+per_instance = 10
+[scale_in]
+idle = \"1s\"
+window = \"1s\"
+drain_deadline = \"5s\"
+";
+
 /// Polls until there is a value.
 #[expect(
     clippy::disallowed_methods,

@@ -9,24 +9,10 @@ use std::{
     },
 };
 
-use crate::harness::{Process, Site, Web, eventually, image, upload};
+use crate::harness::{POLICY, Process, Site, Web, eventually, image, upload};
 
 const UPLOADS: u32 = 1000;
 const CLIENTS: usize = 8;
-
-const POLICY: &str = "
-[pool]
-model = \"default\"
-min = 0
-max = 2
-[[rule]]
-kind = \"backlog\"
-per_instance = 10
-[scale_in]
-idle = \"1s\"
-window = \"1s\"
-drain_deadline = \"5s\"
-";
 
 struct Running {
     web: Web,

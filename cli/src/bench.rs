@@ -19,7 +19,9 @@ const PARTS: [&str; 8] = ["bare", "noop", "single", "cached", "cold", "memory", 
 /// Measure this machine, and print tables
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  eirs bench --model-file mobilenet-v2.onnx --image-folder photos --only bare,memory"
+    after_help = "Example:\n  eirs bench --model-file mobilenet-v2.onnx --image-folder photos --only bare,memory\n\n\
+                  Leave six minutes between two runs: for so long after many files were deleted, as at the end\n\
+                  of a run, ext4 is slow to make new ones."
 )]
 pub(crate) struct BenchCommand {
     /// The ONNX model to measure with [default: the built-in one]

@@ -32,7 +32,7 @@ const STALE: Duration = Duration::from_secs(3600);
 /// The folder of files that are being written. No key starts with a dot.
 const WRITING: &str = ".writing";
 /// Blobs up to this size are small.
-const QUICK_BYTES: usize = 256 * 1024;
+const QUICK_BYTES: usize = 1024 * 1024;
 /// Work in the page cache is a matter of cores.
 const WRITES_AT_ONCE: usize = 3;
 /// Work that waits for the disk is faster together.

@@ -1,6 +1,6 @@
 use std::fs;
 
-use crate::harness::{Process, Site, image};
+use crate::harness::{Process, Site};
 
 /// One clear sentence, and this exit code.
 fn assert_ends(mut process: Process, code: i32, hints: &[&str]) {
@@ -81,5 +81,4 @@ fn a_queue_file_that_is_none_is_one_sentence() {
     fs::write(site.state().join("queue.db"), vec![7; 100_000]).expect("a broken file");
     let _none = fs::remove_file(site.state().join("queue.db-wal"));
     assert_ends(site.start("eirs-web", &[]), 1, &["queue.db", "not a database"]);
-    let _ = image(1);
 }

@@ -1,6 +1,6 @@
 use std::{io::Write, net::Shutdown};
 
-use crate::harness::{NEVER, Site, eventually, image, read_answer, upload};
+use crate::harness::{Site, eventually, image, read_answer, upload};
 
 #[test]
 fn a_client_that_hangs_in_the_middle_of_its_upload_holds_up_nobody_and_is_let_go() {
@@ -72,7 +72,6 @@ fn the_same_image_from_fifty_clients_at_once_is_one_job() {
     }
     let calls = std::fs::read_to_string(site.folder.path().join("calls")).expect("the script's notes");
     assert_eq!(calls.lines().count(), 1, "the classifier was asked once");
-    let _ = NEVER;
 }
 
 #[test]

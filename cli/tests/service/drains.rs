@@ -97,7 +97,7 @@ fn workers_come_with_the_first_upload_and_go_when_it_is_quiet() {
     let (web, mut controller) = (site.web(), site.controller(POLICY));
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop", "from zero");
     let fleet = || web.get("/status").json()["controller"].to_string();
-    eventually("it goes when it is idle", || running(&web.get("/status").json()).is_empty().then_some(()));
+    eventually("it goes when it is idle", || web.workers().is_empty().then_some(()));
     assert_eq!(web.upload("", "x", &image(2)).json()["label"], "noop", "and comes back: {}", fleet());
     controller.signal(Signal::TERM);
     assert!(controller.exit().success(), "{}", controller.log());
@@ -109,31 +109,22 @@ fn a_controller_that_comes_back_adopts_the_workers_that_run() {
     let web = site.web();
     let policy = POLICY.replace("min = 0", "min = 1");
     let mut first = site.controller(&policy);
-    let pids = eventually("a worker runs", || {
-        Some(running(&web.get("/status").json())).filter(|pids| pids.len() == 1)
-    });
+    let pids = eventually("a worker runs", || Some(web.workers()).filter(|pids| pids.len() == 1));
     first.kill();
     let mut second = site.controller(&policy);
     let controller = second.child.id();
     eventually("the next controller", || {
         (web.get("/status").json()["controller"]["pid"] == controller).then_some(())
     });
-    assert_eq!(running(&web.get("/status").json()), pids, "the same process");
+    assert_eq!(web.workers(), pids, "the same process");
     let gone = site.controller(&policy).exit();
     assert_eq!(gone.code(), Some(1), "a third one is refused while the second runs");
     // Nothing may outlive the test.
     std::fs::write(site.folder.path().join("policies/default.toml"), POLICY.replace("max = 3", "max = 0"))
         .expect("a policy");
-    eventually("the worker goes", || running(&web.get("/status").json()).is_empty().then_some(()));
+    eventually("the worker goes", || web.workers().is_empty().then_some(()));
     second.signal(Signal::TERM);
     assert!(second.exit().success());
-}
-
-/// The pids of the running instances, as `/status` has them.
-fn running(status: &serde_json::Value) -> Vec<u64> {
-    let pools = status["controller"]["pools"].as_array().cloned().unwrap_or_default();
-    let instances = pools.iter().flat_map(|pool| pool["instances"].as_array().cloned().unwrap_or_default());
-    instances.filter_map(|instance| instance["pid"].as_u64()).collect()
 }
 
 fn depth(site: &Site) -> serde_json::Value {

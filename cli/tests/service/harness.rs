@@ -232,6 +232,14 @@ impl Answer {
 }
 
 impl Web {
+    /// The pids of the running instances, as `/status` has them.
+    pub fn workers(&self) -> Vec<i32> {
+        let pools = self.get("/status").json()["controller"]["pools"].as_array().cloned().unwrap_or_default();
+        let instances =
+            pools.iter().flat_map(|pool| pool["instances"].as_array().cloned().unwrap_or_default());
+        instances.filter_map(|instance| instance["pid"].as_i64()).map(|pid| pid as i32).collect()
+    }
+
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).expect("the web server accepts");
         stream.set_read_timeout(Some(NEVER)).expect("a time-out");

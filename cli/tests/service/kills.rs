@@ -61,18 +61,12 @@ fn survive(mut calamity: impl FnMut(&Site, &mut Running)) {
         (pools["visible"] == 0 && pools["in_flight"] == 0).then_some(())
     });
     // And the fleet goes, so that nothing outlives the test.
-    eventually("no instance runs", || workers(&running.web).is_empty().then_some(()));
+    eventually("no instance runs", || running.web.workers().is_empty().then_some(()));
     running.controller.kill();
 }
 
-fn workers(web: &Web) -> Vec<i32> {
-    let status = web.get("/status").json();
-    let instances = status["controller"]["pools"][0]["instances"].as_array().cloned().unwrap_or_default();
-    instances.iter().filter_map(|instance| instance["pid"].as_i64()).map(|pid| pid as i32).collect()
-}
-
 fn kill_workers(running: &Running) {
-    for pid in workers(&running.web) {
+    for pid in running.web.workers() {
         if let Some(pid) = rustix::process::Pid::from_raw(pid) {
             // It may have left by itself.
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);

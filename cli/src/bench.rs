@@ -19,9 +19,7 @@ const PARTS: [&str; 8] = ["bare", "noop", "single", "cached", "cold", "memory", 
 /// Measure this machine, and print tables
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  eirs bench --model-file mobilenet-v2.onnx --image-folder photos --only bare,memory\n\n\
-                  Leave six minutes between two runs: for so long after many files were deleted, as at the end\n\
-                  of a run, ext4 is slow to make new ones."
+    after_help = "Example:\n  eirs bench --model-file mobilenet-v2.onnx --image-folder photos --only bare,memory"
 )]
 pub(crate) struct BenchCommand {
     /// The ONNX model to measure with [default: the built-in one]
@@ -56,7 +54,7 @@ impl BenchCommand {
         let model = global.model(&settings, Model::DEFAULT)?.clone();
         let images = images::read_folder(&self.image_folder, Some(1000))?;
         let mut board = Board::new(self.json);
-        let mut bench = Bench::new(model, images, if self.quick { 10 } else { 1 });
+        let mut bench = Bench::new(model, images, if self.quick { 10 } else { 1 })?;
         for part in
             PARTS.into_iter().filter(|part| self.only.is_empty() || self.only.iter().any(|only| only == part))
         {

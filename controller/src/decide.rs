@@ -1,11 +1,13 @@
 //! The decision: policies, an observation and a history in, a plan out. No clock, no chance, no log, no I/O.
 //!
-//! In order: each rule's wish, the largest of them, the spare instances, `min` and `max`, the limit on all pools, and
-//! then what holds it back. Every stage is kept in the plan. What must hold of any plan is said a second time in [`check`].
+//! In order: each rule's wish, the largest of them, the spare instances, `min` and `max`, the budget, the limit on all pools,
+//! and then what holds it back. Every stage is kept in the plan. What must hold of any plan is said a second time in [`check`].
 
-mod demand;
-
+mod budget;
 mod choose;
+mod demand;
+mod forecast;
+mod queueing;
 
 pub mod check;
 pub mod history;
@@ -13,14 +15,18 @@ pub mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
+
 use self::{
-    choose::{Muster, drain},
+    choose::{Muster, drain, is_canary, is_paid_off, last_proof, left_alone_until},
     plan::Hold::{
-        BackOff, Incomplete, Limit, MaxStep, NoGoodPolicy, NoPlace, NoneStopped, NotIdle, TooEarly, WasHigher,
+        BackOff, Budget, Incomplete, Limit, MaxStarting, MaxStep, NoGoodPolicy, NoPlace, NoneStopped,
+        NotIdle, PaidFor, SuddenDrop, TooEarly, WasHigher,
     },
 };
 pub use self::{
-    history::History,
+    demand::Load,
+    history::{Facts, History},
     plan::{Action, Cause, Hold, Plan, PoolPlan, Wish},
 };
 use crate::{
@@ -32,12 +38,13 @@ use crate::{
 pub fn decide(policies: &Policies, seen: &Observation, history: &History) -> Plan {
     let mut drafts: Vec<_> =
         policies.pools.iter().map(|(name, policy)| Draft::new(name, policy, seen, history)).collect();
-    let wants: Vec<_> = drafts.iter().map(|draft| (draft.policy.pool.min, draft.plan.clamped)).collect();
+    let wants: Vec<_> = drafts.iter().map(|draft| (draft.policy.pool.min, draft.plan.granted())).collect();
     for (draft, share) in drafts.iter_mut().zip(demand::shares(policies.instance_limit, &wants)) {
         draft.plan.share = share;
         draft.plan.desired = share;
     }
     scale_out(&mut drafts, policies, seen, history);
+    send_canaries(&mut drafts, policies, seen, history);
     for draft in &mut drafts {
         draft.scale_in(seen, history);
     }
@@ -67,7 +74,10 @@ impl<'a> Draft<'a> {
         plan.depth = depth;
         match depth {
             Some(depth) => {
-                plan.wishes = demand::wishes(policy, depth);
+                let facts = history.facts(name, policy, seen.at);
+                let load = Load { depth, facts, is_warm: plan.ready > 0 };
+                plan.wishes = demand::wishes(policy, &load, history.minutes(name), seen.at);
+                plan.load = Some(load);
                 plan.wished = demand::largest(&plan.wishes);
                 plan.clamped = demand::clamp(policy, plan.wished);
             }
@@ -77,6 +87,7 @@ impl<'a> Draft<'a> {
                 plan.clamped = plan.wished.max(policy.pool.min);
             }
         }
+        plan.affordable = affordable(name, policy, seen, history);
         let is_complete = depth.is_some() && seen.instances.is_some();
         if !is_complete {
             plan.holds.push(Incomplete);
@@ -97,6 +108,13 @@ impl<'a> Draft<'a> {
     fn alive_then(&self) -> u32 {
         let starts = self.plan.actions.iter().filter(|a| matches!(a, Action::Start { .. })).count();
         size(self.muster.alive() + starts)
+    }
+
+    /// Whether one more may start beside those that start already, within `max`.
+    fn may_start(&self) -> bool {
+        let starts = self.plan.actions.iter().filter(|a| matches!(a, Action::Start { .. })).count();
+        let starting = self.plan.starting + size(starts);
+        starting < self.policy.scale_out.max_step && self.alive_then() < self.policy.pool.max
     }
 
     fn lacks(&self) -> u32 {
@@ -124,10 +142,12 @@ impl<'a> Draft<'a> {
         self.plan.actions.extend(useless.map(|(view, cause)| drain(view, scale_in, *cause)));
         self.plan.actions.extend(self.muster.stops(seen.at));
 
+        let max = self.policy.pool.max;
+        let affordable = self.plan.affordable.unwrap_or(max).min(max);
         let running = self.plan.running();
-        let over_max = running.saturating_sub(self.policy.pool.max) as usize;
-        for view in self.muster.cheapest(seen, history).into_iter().take(over_max) {
-            self.drain(view, Cause::OverMax);
+        let [over_max, too_dear] = [max, affordable].map(|most| running.saturating_sub(most) as usize);
+        for (number, view) in self.muster.cheapest(seen, history).into_iter().take(too_dear).enumerate() {
+            self.drain(view, if number < over_max { Cause::OverMax } else { Cause::OverBudget });
         }
         let running = self.running_then();
         if running <= self.plan.share {
@@ -143,7 +163,12 @@ impl<'a> Draft<'a> {
         let step = (self.policy.scale_in.max_step as usize).saturating_sub(leaving);
         let mut dispensable = self.muster.dispensable(self.policy, seen, history);
         dispensable.retain(|(view, _)| !gone.contains(&view.instance.id));
-        if dispensable.len() < surplus {
+        let all = dispensable.len();
+        dispensable.retain(|(view, _)| is_paid_off(view, self.policy, seen));
+        if dispensable.len() < surplus.min(all) {
+            self.hold(PaidFor);
+        }
+        if all < surplus {
             self.hold(NotIdle);
         }
         if step < surplus.min(dispensable.len()) {
@@ -157,15 +182,20 @@ impl<'a> Draft<'a> {
     /// How many the demand of the whole window calls for.
     fn floor(&mut self, running: u32, seen: &Observation, history: &History) -> u32 {
         let window = self.policy.scale_in.window;
-        let Some(peak) = history.peak_over(self.name, window, seen.at) else {
+        let is_recent = |moment: DateTime<Utc>| age(moment, seen.at) < window;
+        let peak = history.peak_over(self.name, window, seen.at);
+        let (Some(wished), Some(peak)) = (history.most_wished(self.name, window, seen.at), peak) else {
             self.hold(TooEarly);
             return running;
         };
-        let arrived_in_window =
-            history.last_arrival(self.name).is_some_and(|last| age(last, seen.at) < window);
+        if history.last_drop(self.name).is_some_and(is_recent) {
+            self.hold(SuddenDrop);
+            return running;
+        }
         // A job that came and was done between two looks is demand as well.
-        let peak = peak.max(u64::from(arrived_in_window));
-        let floor = demand::for_backlog(self.policy, peak);
+        let had_work = peak > 0 || history.last_arrival(self.name).is_some_and(is_recent);
+        let wished = wished.max(u32::from(had_work && !self.policy.rules.is_empty()));
+        let floor = demand::clamp(self.policy, wished).min(self.plan.affordable.unwrap_or(u32::MAX));
         if floor > self.plan.share {
             self.hold(WasHigher { instances: floor });
         }
@@ -190,11 +220,11 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
     let alive = size(instances.iter().filter(|view| view.instance.is_alive()).count());
     let mut room = policies.instance_limit.map_or(u32::MAX, |limit| limit.saturating_sub(alive));
     let mut startable: Vec<_> =
-        drafts.iter().map(|draft| draft.muster.startable(seen.at).into_iter()).collect();
+        drafts.iter().map(|draft| draft.muster.startable(seen.at, history).into_iter()).collect();
     while room > 0 {
         let wants = |index: &usize| {
             let draft = &drafts[*index];
-            startable[*index].len() > 0 && draft.lacks() > 0 && draft.alive_then() < draft.policy.pool.max
+            startable[*index].len() > 0 && draft.lacks() > 0 && draft.may_start()
         };
         let next = (0..drafts.len()).filter(wants).min_by_key(|index| drafts[*index].running_then());
         let Some((next, view)) = next.and_then(|next| Some((next, startable[next].next()?))) else { break };
@@ -202,18 +232,50 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
         room -= 1;
     }
     for draft in drafts {
-        let is_limited = draft.plan.share < draft.plan.clamped;
+        let is_limited = draft.plan.share < draft.plan.granted();
         if draft.lacks() > 0 {
             draft.hold(if draft.alive_then() >= draft.policy.pool.max {
                 NoPlace
+            } else if !draft.may_start() {
+                MaxStarting
             } else if room == 0 {
                 Limit
             } else {
-                let until = draft.muster.stopped.iter().filter_map(|view| view.instance.not_before);
+                let until = draft.muster.stopped.iter().filter_map(|view| left_alone_until(view, history));
                 until.filter(|until| *until > seen.at).min().map_or(NoneStopped, |until| BackOff { until })
             });
         } else if is_limited {
             draft.hold(Limit);
+        }
+        if draft.plan.granted() < draft.plan.clamped {
+            draft.hold(Budget);
+        }
+    }
+}
+
+/// Starts the instance that has not been seen ready for longest, where the policy asks for that and there is room beside the
+/// demand: whoever does not work any more shall be found before it is needed. When it is ready it is idle, and goes.
+fn send_canaries(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, history: &History) {
+    let Some(instances) = &seen.instances else { return };
+    let mut alive = size(instances.iter().filter(|view| view.instance.is_alive()).count());
+    alive += drafts.iter().map(|draft| draft.alive_then() - size(draft.muster.alive())).sum::<u32>();
+    for draft in drafts {
+        let is_room = policies.instance_limit.is_none_or(|limit| alive < limit)
+            && draft.plan.affordable.is_none_or(|affordable| draft.running_then() < affordable)
+            && draft.is_complete
+            && draft.lacks() == 0
+            && draft.plan.starting == 0
+            && draft.may_start();
+        let taken: BTreeSet<_> = draft.plan.actions.iter().map(|action| action.id().to_owned()).collect();
+        let mut parked = draft.muster.startable(seen.at, history);
+        parked.retain(|view| {
+            !taken.contains(&view.instance.id) && is_canary(view, draft.policy, seen, history)
+        });
+        let longest = parked.into_iter().min_by_key(|view| last_proof(view, history));
+        if let Some(view) = longest.filter(|_| is_room) {
+            draft.plan.canary = Some(view.instance.id.clone());
+            draft.plan.actions.push(Action::Start { id: view.instance.id.clone() });
+            alive += 1;
         }
     }
 }
@@ -263,6 +325,11 @@ fn without_policy(policies: &Policies, seen: &Observation, history: &History) ->
         (name.clone(), plan)
     };
     names.into_iter().map(plan).collect()
+}
+
+fn affordable(name: &str, policy: &Policy, seen: &Observation, history: &History) -> Option<u32> {
+    let used = history.used_since(name, budget::day_began(policy, seen.at));
+    budget::affordable(policy, used.time(), seen.at)
 }
 
 fn count(muster: &Muster<'_>) -> PoolPlan {

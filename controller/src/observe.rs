@@ -53,6 +53,8 @@ pub struct PoolView {
     pub depth: Option<Depth>,
     /// Jobs that arrive each second, as the web hosts counted them lately.
     pub arrivals_per_s: f64,
+    /// Jobs that have arrived since the controller started, as the web hosts counted them: exact, and up to ten seconds late.
+    pub arrived: u64,
     /// When a web host last reported a job.
     pub last_arrival: Option<DateTime<Utc>>,
 }
@@ -167,7 +169,7 @@ impl Observer {
                 .inspect_err(|error| missing.push(format!("the backlog of {}: {error}", spec.name)))
                 .ok();
             let (arrivals_per_s, last_arrival) = self.reports.arrivals(&spec.model, now);
-            pools.insert(spec.name.clone(), PoolView { depth, arrivals_per_s, last_arrival });
+            pools.insert(spec.name.clone(), PoolView { depth, arrivals_per_s, arrived: 0, last_arrival });
         }
         let instances = instances.inspect_err(|error| missing.push(format!("the fleet: {error}"))).ok();
         let instances = instances.map(|instances| self.reports.assign(instances, now));

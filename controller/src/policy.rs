@@ -5,6 +5,8 @@
 
 mod document;
 pub mod load;
+mod rules;
+pub mod schedule;
 pub mod watch;
 
 use std::{
@@ -17,6 +19,7 @@ use eirs_platform::settings::{Settings, units};
 use serde::Serialize;
 
 pub use load::{Complaint, load_dir, parse};
+pub use schedule::Schedule;
 pub use watch::Store;
 
 /// The policies that a decision follows.
@@ -38,8 +41,14 @@ pub struct Policy {
     pub pool: Pool,
     /// Every `[[rule]]`; the largest wish wins.
     pub rules: Vec<Rule>,
+    /// `[scale_out]`
+    pub scale_out: ScaleOut,
     /// `[scale_in]`
     pub scale_in: ScaleIn,
+    /// `[budget]`
+    pub budget: Budget,
+    /// `[instance]`
+    pub instance: Price,
 }
 
 /// `[pool]`
@@ -53,10 +62,16 @@ pub struct Pool {
     pub max: u32,
     /// Instances beyond the demand.
     pub spare: u32,
-    /// How long an instance takes from its start to its first job. One that is not ready after
-    /// [`OVERDUE`](Self::OVERDUE) times this is drained, and another started.
+    /// How long an instance takes from its start to its first job, until that has been measured. One that is not ready
+    /// after [`OVERDUE`](Self::OVERDUE) times this is drained, and another started.
     #[serde(with = "units::duration")]
     pub start_delay: Duration,
+    /// How long a worker needs for one job, until that has been measured.
+    #[serde(with = "units::duration")]
+    pub service_time: Duration,
+    /// How long an instance may lie stopped before it is started once to see whether it still works; `None` for ever.
+    #[serde(with = "units::optional_duration")]
+    pub canary: Option<Duration>,
 }
 
 /// `[[rule]]`: what one instance more or less depends on.
@@ -68,6 +83,68 @@ pub enum Rule {
         /// Jobs for each instance.
         per_instance: u64,
     },
+    /// The service level itself: how many instances it takes is worked out.
+    Latency {
+        /// 95 of 100 jobs shall be answered within this time.
+        #[serde(with = "units::duration")]
+        p95: Duration,
+    },
+    /// Thresholds: the highest one that the backlog reaches counts.
+    Step {
+        /// By rising backlog.
+        steps: Vec<Step>,
+    },
+    /// So many instances in certain hours, whatever the backlog.
+    Schedule {
+        /// When.
+        #[serde(flatten)]
+        when: Schedule,
+        /// How many.
+        instances: u32,
+    },
+    /// As many as are needed for what will probably arrive one start delay from now.
+    Forecast {
+        /// After this time the load repeats itself.
+        #[serde(with = "units::duration")]
+        season: Duration,
+        /// How sure it is to be: the part of all cases in which no more than foreseen arrives, above 0 and below 1.
+        quantile: f64,
+    },
+}
+
+/// A threshold of [`Rule::Step`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// From so many jobs on, visible and in flight, ...
+    pub backlog: u64,
+    /// ... there shall be so many instances.
+    pub instances: u32,
+}
+
+/// `[scale_out]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ScaleOut {
+    /// The most instances of the pool that are starting at the same time.
+    pub max_step: u32,
+}
+
+/// `[budget]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Budget {
+    /// The instances of the pool together run for no more hours than this from one midnight to the next.
+    pub instance_hours_per_day: Option<f64>,
+    /// Whose midnight.
+    pub timezone: chrono_tz::Tz,
+}
+
+/// `[instance]`: what an instance costs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Price {
+    /// US dollars for an hour, from its start to its stop.
+    pub usd_per_hour: f64,
+    /// A start is charged for at least this time. Until then a started instance costs nothing more, and is kept.
+    #[serde(with = "units::duration")]
+    pub billing_minimum: Duration,
 }
 
 /// `[scale_in]`
@@ -96,7 +173,31 @@ impl Rule {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Backlog { .. } => "backlog",
+            Self::Latency { .. } => "latency",
+            Self::Step { .. } => "step",
+            Self::Schedule { .. } => "schedule",
+            Self::Forecast { .. } => "forecast",
         }
+    }
+}
+
+impl Default for ScaleOut {
+    fn default() -> Self {
+        Self { max_step: load::MOST_INSTANCES }
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { instance_hours_per_day: None, timezone: chrono_tz::UTC }
+    }
+}
+
+impl Default for Price {
+    /// A t3.small with Linux on demand in us-east-1; EC2 charges by the second and for at least a minute
+    /// (<https://aws.amazon.com/ec2/pricing/on-demand/>).
+    fn default() -> Self {
+        Self { usd_per_hour: 0.0208, billing_minimum: Duration::from_secs(60) }
     }
 }
 

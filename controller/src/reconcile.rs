@@ -125,9 +125,10 @@ impl Controller {
     pub async fn pass(&mut self) -> String {
         let seen = self.observer.observe(self.store.policies(), &*self.fleet).await;
         self.tell_missing(&seen);
-        self.history = self.history.clone().observe(&seen);
-        let plan = decide(self.store.policies(), &seen, &self.history);
-        debug_assert_eq!(check(self.store.policies(), &seen, &self.history, &plan), Vec::<String>::new());
+        let history = std::mem::replace(&mut self.history, History::new(Duration::ZERO)).observe(&seen);
+        let plan = decide(self.store.policies(), &seen, &history);
+        debug_assert_eq!(check(self.store.policies(), &seen, &history, &plan), Vec::<String>::new());
+        self.history = history.remember(&plan);
         self.tell(&plan);
         let refusals = act(&plan, &*self.fleet).await;
         if plan.actions().next().is_some() && refusals.is_empty() {

@@ -184,7 +184,7 @@ pub enum Phase {
     Drained,
 }
 
-/// Count, mean and tail of the time from receipt to result since the last report.
+/// Count, mean and tail of the time that jobs took since the last report, from receipt to result without waiting for their turn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceTimes {
     /// How many jobs.
@@ -214,6 +214,9 @@ pub struct WorkerReport {
     pub in_flight: u32,
     /// Jobs it can hold at once.
     pub slots: u32,
+    /// Jobs it can classify at the same time; the others that it holds wait.
+    #[serde(default)]
+    pub at_once: u32,
     /// Jobs done since it started.
     pub done: u64,
     /// Since when it has held nothing; absent while it holds something.

@@ -3,6 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError, mpsc},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -17,12 +18,14 @@ type Answer = Result<Vec<Guess>, Failure>;
 #[derive(Debug)]
 pub(crate) struct Pool {
     engine: String,
+    at_once: u32,
     line: mpsc::Sender<Waiting>,
 }
 
 struct Waiting {
     image: Image,
-    answer: oneshot::Sender<Answer>,
+    since: Instant,
+    answer: oneshot::Sender<(Answer, Duration)>,
 }
 
 impl Pool {
@@ -50,19 +53,27 @@ impl Pool {
                 .context("starting a thread")?;
         }
         return_freed_memory();
-        Ok(Self { engine: loaded.engine().to_owned(), line })
+        let at_once = u32::try_from(threads * model.batch.max(1)).unwrap_or(u32::MAX);
+        Ok(Self { engine: loaded.engine().to_owned(), at_once, line })
+    }
+
+    /// Images that are classified at the same time.
+    pub(crate) fn at_once(&self) -> u32 {
+        self.at_once
     }
 
     pub(crate) fn engine(&self) -> &str {
         &self.engine
     }
 
-    /// Classifies one image as soon as a thread is free.
-    pub(crate) async fn classify(&self, image: Image) -> Answer {
+    /// Classifies one image as soon as a thread is free; answers for how long it was not, too.
+    pub(crate) async fn classify(&self, image: Image) -> (Answer, Duration) {
         let (answer, answered) = oneshot::channel();
-        let gone = || Failure::Failed("the classifying threads have died".into());
-        self.line.send(Waiting { image, answer }).map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        let gone = || (Err(Failure::Failed("the classifying threads have died".into())), Duration::ZERO);
+        match self.line.send(Waiting { image, since: Instant::now(), answer }) {
+            Ok(()) => answered.await.unwrap_or_else(|_| gone()),
+            Err(_) => gone(),
+        }
     }
 }
 
@@ -93,8 +104,8 @@ fn work(
             // Several images make one inference where they wait anyway; nobody is made to wait for others.
             taken.extend(line.try_iter().take(batch - 1));
         }
-        let (images, answers): (Vec<_>, Vec<_>) =
-            taken.into_iter().map(|waiting| (waiting.image, waiting.answer)).unzip();
+        let answer = |waiting: Waiting| (waiting.image, (waiting.answer, waiting.since.elapsed()));
+        let (images, answers): (Vec<_>, Vec<_>) = taken.into_iter().map(answer).unzip();
         // A classifier promises not to panic. If one does all the same, its image is tried again by a new one.
         let answered = catch_unwind(AssertUnwindSafe(|| classifier.classify(&images))).unwrap_or_else(|_| {
             tracing::error!("a classifier panicked and is replaced");
@@ -105,9 +116,9 @@ fn work(
             let failed = || Err(Failure::Failed("the classifier panicked".into()));
             images.iter().map(|_| failed()).collect()
         });
-        for (answer, answered) in answers.into_iter().zip(answered) {
+        for ((answer, waited), answered) in answers.into_iter().zip(answered) {
             // Whoever asked may be gone: the worker is leaving.
-            let _gone = answer.send(answered);
+            let _gone = answer.send((answered, waited));
         }
     }
 }

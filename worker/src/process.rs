@@ -51,7 +51,8 @@ pub(crate) async fn process(
         }
     };
     let lease = worker.leases.hold(delivery.receipt.clone());
-    let attempt = attempt(worker, &job, &delivery).await;
+    let mut waited = Duration::ZERO;
+    let attempt = attempt(worker, &job, &delivery, &mut waited).await;
     let ended = match attempt {
         Attempt::Failed(why) => Err(why),
         Attempt::Stored(reply) => {
@@ -69,7 +70,7 @@ pub(crate) async fn process(
         }
     };
     match ended {
-        Ok(()) => worker.activity.done(received.elapsed()),
+        Ok(()) => worker.activity.done(received.elapsed().saturating_sub(waited)),
         Err(why) => {
             let attempt = delivery.receives;
             tracing::warn!(id = %job.id, attempt, why, "job {} is given back after attempt {attempt}: {why}", job.id);
@@ -79,7 +80,8 @@ pub(crate) async fn process(
     }
 }
 
-async fn attempt(worker: &Worker, job: &Job, delivery: &Delivery) -> Attempt {
+/// Tries a job; says how long it waited for its turn, too.
+async fn attempt(worker: &Worker, job: &Job, delivery: &Delivery, waited: &mut Duration) -> Attempt {
     let most = worker.settings.queue.max_receives;
     if delivery.receives > 1 {
         // Whoever had it before may have stored its result, and died before the ack.
@@ -102,7 +104,9 @@ async fn attempt(worker: &Worker, job: &Job, delivery: &Delivery) -> Attempt {
         }
         Err(error) => return Attempt::Failed(error.to_string()),
     };
-    match worker.pool.classify(image).await {
+    let (answer, waiting) = worker.pool.classify(image).await;
+    *waited = waiting;
+    match answer {
         Ok(top) => Attempt::Ended(Outcome::Classified { top }),
         Err(Failure::Rejected(reason)) => Attempt::Ended(Outcome::Rejected { reason }),
         Err(Failure::Failed(why)) => Attempt::Failed(why),

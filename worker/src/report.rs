@@ -57,7 +57,7 @@ impl Activity {
         self.lock().idle_since = Some(now);
     }
 
-    /// A job was done, in so long.
+    /// A job was done, in so long, not counting how long it waited for its turn.
     pub(crate) fn done(&self, taken: Duration) {
         let mut inner = self.lock();
         inner.done += 1;
@@ -120,6 +120,7 @@ fn report(worker: &Worker) -> WorkerReport {
         phase: activity.phase,
         in_flight,
         slots: worker.slot_count,
+        at_once: worker.pool.at_once(),
         done: activity.done,
         idle_since: activity.idle_since,
         service: summary(times_ms),

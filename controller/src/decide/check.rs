@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Cause, History, Plan, choose::SILENT};
+use super::{Action, Cause, History, Plan, budget, choose::SILENT};
 use crate::{
     fleet::State,
     observe::{InstanceView, Observation, Stage, age},
@@ -13,6 +13,8 @@ use crate::{
 /// - an action is of its kind: start only what is stopped and not left alone, undrain only what drains, stop only what is
 ///   drained or whose drain is overdue, drain only what runs and has a reason that is true;
 /// - within `min..max` and the limit on all pools, counting what starts and drains;
+/// - within the day's budget, counting what goes on;
+/// - nobody goes for want of work before it is paid off;
 /// - a pool that could not be wholly seen loses nobody;
 /// - none only after no backlog, visible or in flight, for the whole window, unless `max` or the limit leave no choice.
 pub fn check(policies: &Policies, seen: &Observation, history: &History, plan: &Plan) -> Vec<String> {
@@ -70,6 +72,7 @@ struct Counted<'a> {
     /// Drained because there are too many, and not because they are of no use.
     dismissed: usize,
     is_ceding: bool,
+    is_unpaid: bool,
     /// More serve in all pools together than the limit allows.
     is_over: bool,
     loses: bool,
@@ -101,6 +104,7 @@ impl<'a> Counted<'a> {
             started: 0,
             dismissed: 0,
             is_ceding: false,
+            is_unpaid: false,
             is_over,
             loses: false,
         }
@@ -114,7 +118,9 @@ impl<'a> Counted<'a> {
             Action::Start { .. } => {
                 self.started += 1;
                 self.running += 1;
-                let is_left_alone = instance.not_before.is_some_and(|until| until > now);
+                let failed = self.history.career(&instance.id).and_then(|career| career.not_before);
+                let is_left_alone =
+                    [instance.not_before, failed].into_iter().flatten().any(|until| until > now);
                 let serves = self.policy.is_some_and(|policy| policy.pool.model == instance.model);
                 match instance.state {
                     State::Stopped if is_left_alone => Some("it died and is to be left alone for a while"),
@@ -137,8 +143,12 @@ impl<'a> Counted<'a> {
             Action::Drain { cause, .. } => {
                 let served = matches!(view.stage(), Stage::Starting | Stage::Ready);
                 self.running -= usize::from(served && *cause != Cause::OtherModel && self.policy.is_some());
-                self.dismissed +=
-                    usize::from(matches!(cause, Cause::Idle | Cause::StartNotNeeded | Cause::OverMax));
+                self.dismissed += usize::from(matches!(
+                    cause,
+                    Cause::Idle | Cause::StartNotNeeded | Cause::OverMax | Cause::OverBudget
+                ));
+                self.is_unpaid |= matches!(cause, Cause::Idle | Cause::StartNotNeeded)
+                    && self.policy.is_some_and(|p| age(instance.since, now) < p.instance.billing_minimum);
                 self.is_ceding |= *cause == Cause::OverShare;
                 if instance.state != State::Running {
                     return Some("it does not run");
@@ -167,6 +177,7 @@ impl<'a> Counted<'a> {
                 view.stage() == Stage::Starting && age(instance.since, now) <= looked_for
             }
             Cause::OverMax => self.running_before > pool.max as usize,
+            Cause::OverBudget => self.affordable().is_some_and(|most| self.running_before > most),
             Cause::OverShare => true,
             Cause::NeverReady => {
                 let patience = pool.start_delay * Pool::OVERDUE;
@@ -177,6 +188,12 @@ impl<'a> Counted<'a> {
             Cause::OtherModel => instance.model != pool.model,
             Cause::NoPolicy | Cause::Silent => false,
         }
+    }
+
+    fn affordable(&self) -> Option<usize> {
+        let policy = self.policy?;
+        let used = self.history.used_since(self.name, budget::day_began(policy, self.seen.at));
+        budget::affordable(policy, used.time(), self.seen.at).map(|most| most as usize)
     }
 
     fn complaints(&self) -> Vec<&'static str> {
@@ -195,10 +212,18 @@ impl<'a> Counted<'a> {
         if is_whole && self.running > pool.max as usize {
             broken.push("more than max go on");
         }
-        if self.dismissed > 0 && self.running < pool.min as usize && !self.is_ceding {
+        if self.is_unpaid {
+            broken.push("somebody goes who is paid for");
+        }
+        let affordable = self.affordable().unwrap_or(usize::MAX);
+        if is_whole && self.running > affordable {
+            broken.push("more go on than the budget allows");
+        }
+        let kept = (pool.min as usize).min(affordable);
+        if self.dismissed > 0 && self.running < kept && !self.is_ceding {
             broken.push("fewer than min are left");
         }
-        let is_forced = pool.max == 0 || (self.is_ceding && self.is_over);
+        let is_forced = pool.max == 0 || affordable == 0 || (self.is_ceding && self.is_over);
         let none_left = self.running == 0 && (self.dismissed > 0 || self.is_ceding) && !is_forced;
         let no_work = self.history.peak_over(self.name, scale_in.window, self.seen.at) == Some(0);
         let is_empty = self

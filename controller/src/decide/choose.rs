@@ -53,9 +53,11 @@ impl<'a> Muster<'a> {
         }
         muster.stopped.retain(|view| policy.is_some_and(|policy| policy.pool.model == view.instance.model));
         // Names that count are compared by their length first: p-2 comes before p-10.
-        muster
-            .stopped
-            .sort_by_key(|view| (view.instance.crashes, view.instance.id.len(), view.instance.id.as_str()));
+        muster.stopped.sort_by_key(|view| {
+            let failures = history.career(&view.instance.id).map_or(0, |career| career.failures);
+            let id = &view.instance.id;
+            (failures.max(view.instance.crashes), id.len(), id.as_str())
+        });
         muster.leaving.sort_by_key(|view| (Reverse(view.instance.since), view.instance.id.as_str()));
         muster.serving.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));
         muster.useless.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
@@ -68,8 +70,8 @@ impl<'a> Muster<'a> {
     }
 
     /// Those that may be started now.
-    pub(super) fn startable(&self, now: DateTime<Utc>) -> Vec<&'a InstanceView> {
-        let may = |view: &&InstanceView| view.instance.not_before.is_none_or(|until| until <= now);
+    pub(super) fn startable(&self, now: DateTime<Utc>, history: &History) -> Vec<&'a InstanceView> {
+        let may = |view: &&InstanceView| left_alone_until(view, history).is_none_or(|until| until <= now);
         self.stopped.iter().copied().filter(may).collect()
     }
 
@@ -103,7 +105,9 @@ impl<'a> Muster<'a> {
     ) -> Vec<(&'a InstanceView, Cause)> {
         let cause = |view: &'a InstanceView| {
             let idle = view.idle_for(seen.at).filter(|idle| *idle >= policy.scale_in.idle);
-            if is_new_start(view, history) {
+            if is_canary(view, policy, seen, history) && view.stage() == Stage::Starting {
+                None
+            } else if is_new_start(view, history) {
                 Some((view, Cause::StartNotNeeded))
             } else {
                 idle.filter(|_| view.stage() == Stage::Ready).map(|_| (view, Cause::Idle))
@@ -129,6 +133,27 @@ impl<'a> Muster<'a> {
         };
         self.leaving.iter().filter(must).map(|view| Action::Stop { id: view.instance.id.clone() })
     }
+}
+
+/// Until when an instance that failed is left alone: as the fleet says, and as its past says.
+pub(super) fn left_alone_until(view: &InstanceView, history: &History) -> Option<DateTime<Utc>> {
+    view.instance.not_before.max(history.career(&view.instance.id).and_then(|career| career.not_before))
+}
+
+/// Whether it has run for as long as is charged in any case.
+pub(super) fn is_paid_off(view: &InstanceView, policy: &Policy, seen: &Observation) -> bool {
+    age(view.instance.since, seen.at) >= policy.instance.billing_minimum
+}
+
+/// When it last showed that it works; as long as nobody has seen it, that may have been when the controller began to look.
+pub(super) fn last_proof(view: &InstanceView, history: &History) -> Option<DateTime<Utc>> {
+    history.career(&view.instance.id).and_then(|career| career.last_ready).or(history.since())
+}
+
+/// Whether it has not been seen ready for so long that the policy wants to know.
+pub(super) fn is_canary(view: &InstanceView, policy: &Policy, seen: &Observation, history: &History) -> bool {
+    let unseen = last_proof(view, history).map(|proof| age(proof, seen.at));
+    policy.pool.canary.zip(unseen).is_some_and(|(canary, unseen)| unseen >= canary)
 }
 
 /// An order to drain.

@@ -1,20 +1,123 @@
 //! How many instances there should be: what the rules wish, within what the policy and the limit allow.
 
+use chrono::{DateTime, Utc};
 use eirs_platform::queue::Depth;
+use serde::{Deserialize, Serialize};
 
-use super::plan::Wish;
-use crate::policy::{Policy, Rule};
+use super::{
+    forecast::forecast,
+    history::{Facts, Minutes},
+    plan::Wish,
+    queueing::servers_for_wait,
+};
+use crate::policy::{Policy, Rule, Step};
 
-/// What each rule of a policy wishes for this backlog.
-pub(super) fn wishes(policy: &Policy, depth: Depth) -> Vec<Wish> {
-    let wish = |rule: &Rule| match rule {
-        Rule::Backlog { per_instance } => Wish {
-            rule: rule.kind(),
-            instances: u32::try_from(depth.backlog().div_ceil(*per_instance)).unwrap_or(u32::MAX),
-            because: format!("{per_instance} for each instance"),
-        },
+/// A season is looked at in about so many steps.
+const STEPS: u64 = 288;
+
+/// The work of a pool now, as the rules see it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// What lies in the queue.
+    pub depth: Depth,
+    /// What is known of the work and the workers.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// Whether an instance is ready: if not, jobs wait for a start, too.
+    pub is_warm: bool,
+}
+
+/// What each rule of a policy wishes.
+pub(super) fn wishes(
+    policy: &Policy,
+    load: &Load,
+    history: Option<&Minutes>,
+    now: DateTime<Utc>,
+) -> Vec<Wish> {
+    let wish = |rule: &Rule| {
+        let backlog = load.depth.backlog();
+        let (instances, because) = match rule {
+            Rule::Backlog { per_instance } => {
+                (whole(backlog.div_ceil(*per_instance) as f64), format!("{per_instance} for each instance"))
+            }
+            Rule::Latency { p95 } => latency(p95.as_secs_f64(), load, policy.pool.max),
+            Rule::Step { steps } => step(steps, backlog),
+            Rule::Schedule { when, instances } if when.covers(now) => {
+                (*instances, format!("since {}", when.cron))
+            }
+            Rule::Schedule { when, .. } => (0, format!("not now: {}", when.cron)),
+            Rule::Forecast { season, quantile } => {
+                let season_minutes = season.as_secs().div_ceil(60);
+                history.map_or((0, "nothing is known yet".to_owned()), |minutes| {
+                    foreseen(minutes, season_minutes, *quantile, load, now)
+                })
+            }
+        };
+        Wish { rule: rule.kind(), instances, because }
     };
     policy.rules.iter().map(wish).collect()
+}
+
+/// Enough for 95 of 100 jobs to be answered in time: those that keep up with what arrives, and those that clear what waits.
+fn latency(p95_s: f64, load: &Load, max: u32) -> (u32, String) {
+    let Facts { arrivals_per_s, service_s, at_once, start_delay_s } = load.facts;
+    // Beyond `max` nobody asks, and the formula would go on for ever.
+    let most = max.saturating_mul(whole(at_once)).saturating_add(1);
+    let slack_s = (p95_s - service_s).max(0.0);
+    let steady = f64::from(servers_for_wait(arrivals_per_s, service_s, slack_s, most)) / at_once;
+    let offered = arrivals_per_s * service_s / at_once;
+    // What waits when nobody is there yet has the less time the longer a start takes, and more arrives meanwhile.
+    let (waiting, left_s) = if load.is_warm {
+        (load.depth.visible as f64, slack_s)
+    } else {
+        (load.depth.backlog() as f64 + arrivals_per_s * start_delay_s, slack_s - start_delay_s)
+    };
+    let clearing = waiting * service_s / at_once / left_s.max(service_s);
+    let instances = whole(steady.max(offered + clearing));
+    // One job in flight is work, however little it is.
+    let instances = instances.max(u32::from(load.depth.backlog() > 0));
+    let because = format!(
+        "{arrivals_per_s:.2} arrive each second and take {service_s:.2} s: {offered:.1} busy, {:.1} to answer in time, {clearing:.1} \
+         to clear {waiting:.0} that wait",
+        steady
+    );
+    (instances, because)
+}
+
+fn step(steps: &[Step], backlog: u64) -> (u32, String) {
+    match steps.iter().rev().find(|step| step.backlog <= backlog) {
+        Some(step) => (step.instances, format!("from {} jobs on", step.backlog)),
+        None => (0, "below the first step".to_owned()),
+    }
+}
+
+/// As many as will be busy with what probably arrives when an instance that is started now is ready.
+fn foreseen(
+    minutes: &Minutes,
+    season_minutes: u64,
+    quantile: f64,
+    load: &Load,
+    now: DateTime<Utc>,
+) -> (u32, String) {
+    let Facts { service_s, at_once, start_delay_s, .. } = load.facts;
+    let step_minutes = (season_minutes / STEPS).max(1);
+    let step_s = (step_minutes * 60) as f64;
+    let season = usize::try_from(season_minutes / step_minutes).unwrap_or(usize::MAX);
+    let counts = minutes.steps(usize::try_from(step_minutes).unwrap_or(1), now);
+    // The step that is under way is the first one ahead; an instance is started for the one after its start delay, and no
+    // later one is nearer.
+    let under_way_s = (now.timestamp().rem_euclid(step_minutes as i64 * 60)) as f64;
+    let ahead = 1 + ((under_way_s + start_delay_s) / step_s) as usize;
+    let most = [ahead, ahead + 1].into_iter().filter_map(|ahead| forecast(&counts, season, ahead, quantile));
+    let Some(most) = most.reduce(f64::max) else { return (0, "too little is known yet".to_owned()) };
+    // Less than one job is no reason to have anybody ready.
+    let instances = if most < 1.0 { 0 } else { whole(most / step_s * service_s / at_once) };
+    (instances, format!("at most {most:.0} will probably arrive in {step_minutes} min"))
+}
+
+fn whole(instances: f64) -> u32 {
+    // A sum of halves and thirds may miss a whole number by a hair.
+    (instances - 1e-9).ceil().clamp(0.0, f64::from(u32::MAX)) as u32
 }
 
 /// The largest wish wins. Without a rule nobody wishes anything, and `min` and `spare` make the pool.
@@ -26,11 +129,6 @@ pub(super) fn largest(wishes: &[Wish]) -> u32 {
 pub(super) fn clamp(policy: &Policy, wished: u32) -> u32 {
     let pool = &policy.pool;
     wished.saturating_add(pool.spare).min(pool.max).max(pool.min)
-}
-
-/// What a backlog as high as this one comes to.
-pub(super) fn for_backlog(policy: &Policy, backlog: u64) -> u32 {
-    clamp(policy, largest(&wishes(policy, Depth { visible: backlog, in_flight: 0 })))
 }
 
 /// Shares the limit among pools that keep `min` and want `want` each: first what they keep, then the rest, always one more
@@ -60,12 +158,99 @@ mod tests {
     use super::*;
     use crate::policy::parse;
 
+    const NOW: &str = "2026-07-03T12:00:00Z";
+
+    fn load(visible: u64, arrivals_per_s: f64, is_warm: bool) -> Load {
+        let facts = Facts { arrivals_per_s, service_s: 2.0, at_once: 1.0, start_delay_s: 25.0 };
+        Load { depth: Depth { visible, in_flight: 0 }, facts, is_warm }
+    }
+
+    fn wish(text: &str, load: &Load) -> u32 {
+        let policy = parse(Path::new("p.toml"), text).unwrap();
+        largest(&wishes(&policy, load, None, NOW.parse().unwrap()))
+    }
+
     #[track_caller]
     fn check(text: &str, expected: &[(u64, u32)]) {
         let policy = parse(Path::new("p.toml"), text).unwrap();
         for (backlog, instances) in expected {
-            assert_eq!(for_backlog(&policy, *backlog), *instances, "backlog {backlog}");
+            let wished = wish(text, &load(*backlog, 0.0, true));
+            assert_eq!(clamp(&policy, wished), *instances, "backlog {backlog}");
         }
+    }
+
+    #[track_caller]
+    fn check_latency(p95: &str, cases: &[(Load, u32)]) {
+        for (load, expected) in cases {
+            let text = format!("[pool]\nmax = 100\n[[rule]]\nkind = 'latency'\np95 = '{p95}'");
+            assert_eq!(wish(&text, load), *expected, "{load:?}");
+        }
+    }
+
+    #[test]
+    fn a_latency_becomes_the_instances_that_keep_up_and_those_that_clear_what_waits() {
+        check_latency(
+            "30s",
+            &[
+                (load(0, 0.0, true), 0),
+                (load(1, 0.0, true), 1),
+                // 10 are busy; with 11 fewer than 5 of 100 wait longer than 28 s.
+                (load(0, 5.0, true), 11),
+                // 10 are busy, and 140 jobs of 2 s in 28 s are 10 more.
+                (load(140, 5.0, true), 20),
+                // 3 s are left after the start: 30 jobs of 2 s are 20 instances.
+                (load(30, 0.0, false), 20),
+                // 5 a second are 125 more until then, and keep 10 busy.
+                (load(30, 5.0, false), 114),
+            ],
+        );
+        // No time is left after the start: all that waits at once.
+        check_latency("20s", &[(load(7, 0.0, false), 7)]);
+    }
+
+    #[test]
+    fn instances_that_classify_several_at_once_are_fewer() {
+        let mut four = load(0, 5.0, true);
+        four.facts.at_once = 4.0;
+        check_latency("30s", &[(four, 3)]);
+    }
+
+    #[test]
+    fn the_highest_step_that_the_backlog_reaches_counts() {
+        let steps = "[[rule]]\nkind = 'step'\nsteps = [{ backlog = 1, instances = 1 }, { backlog = 50, instances = 5 }]";
+        check(steps, &[(0, 0), (1, 1), (49, 1), (50, 5), (5000, 5)]);
+    }
+
+    #[test]
+    fn a_schedule_is_a_floor_in_its_hours() {
+        let hours = |cron: &str| {
+            format!(
+                "[[rule]]\nkind = 'schedule'\ncron = '{cron}'\nduration = '2h'\ninstances = 3\n[[rule]]\nkind = 'backlog'"
+            )
+        };
+        check(&hours("0 11 * * *"), &[(0, 3), (25, 3), (35, 4)]);
+        check(&hours("0 13 * * *"), &[(0, 0), (25, 3)]);
+    }
+
+    #[test]
+    fn a_forecast_has_instances_ready_before_the_jobs_come_back() {
+        let policy = parse(Path::new("p.toml"), "[[rule]]\nkind = 'forecast'\nseason = '1h'").unwrap();
+        let now: DateTime<Utc> = NOW.parse().unwrap();
+        // Three hours: ten minutes of 300 jobs each at the beginning of every hour, nothing else.
+        let mut minutes = Minutes::default();
+        for minute in 0..180 {
+            let at = now + chrono::TimeDelta::minutes(minute);
+            minutes.add(at, if minute % 60 < 10 { 300 } else { 0 });
+        }
+        let wished = |minute: i64, second: i64| {
+            let at = now + chrono::TimeDelta::seconds(minute * 60 + second);
+            let mut until = minutes.clone();
+            (180..=minute).for_each(|minute| until.add(now + chrono::TimeDelta::minutes(minute), 0));
+            largest(&wishes(&policy, &load(0, 0.0, true), Some(&until), at))
+        };
+        // 300 jobs of 2 s in a minute keep ten busy.
+        assert_eq!(wished(179, 50), 10);
+        assert_eq!(wished(170, 0), 0);
     }
 
     #[test]

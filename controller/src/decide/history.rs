@@ -1,44 +1,118 @@
-//! What a decision needs of the past, as a value. It grows purely, one observation after the other.
+//! What a decision needs of the past, as a value. It grows purely: [`observe`](History::observe) with each observation, and
+//! [`remember`](History::remember) with each plan.
 //!
-//! It begins empty when the controller starts, and what it does not know it does not claim: a fresh one only makes the
-//! controller slower to scale in.
+//! It begins empty when the controller starts, or with what an earlier one had [learnt](Learnt), and what it does not know it
+//! does not claim: a fresh one only makes the controller slower to scale in.
+
+mod arrivals;
+mod career;
+mod usage;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
+use eirs_platform::job::WorkerReport;
+use serde::{Deserialize, Serialize};
 
+pub(crate) use self::arrivals::Minutes;
+use self::{arrivals::Arrivals, usage::Usage};
+pub use self::{career::Career, usage::Used};
+use super::plan::{Action, Cause, Plan};
 use crate::{
     observe::{Observation, age},
-    policy::load::LONGEST_WINDOW,
+    policy::{Policy, load::LONGEST_WINDOW},
 };
 
-/// The past of every pool.
+/// A mean service time is made of about so many jobs: it follows a change within minutes and no single job sways it.
+const JOBS_OF_A_MEAN: f64 = 500.0;
+/// Of all start delays the one that so large a part of them does not exceed counts.
+const DELAY_QUANTILE: f64 = 0.95;
+
+/// The past of every pool and every instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct History {
     longest_gap: Duration,
     since: Option<DateTime<Utc>>,
     last: Option<DateTime<Utc>>,
     pools: BTreeMap<String, Past>,
+    /// What is of use even after a gap.
+    learnt: Learnt,
+}
+
+/// What is worth keeping when the controller ends. It may be lost without harm.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Learnt {
+    /// By pool.
+    pools: BTreeMap<String, Pool>,
+    /// By instance.
+    instances: BTreeMap<String, Career>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Pool {
+    service: Option<Service>,
+    usage: Usage,
+    minutes: Minutes,
+}
+
+/// How long jobs take, as the workers measured it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Service {
+    mean_s: f64,
+    at_once: f64,
+    jobs: f64,
+}
+
+/// What is known of a pool's work and workers: measured where it was measured, and guessed by the policy where not.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Jobs that arrive each second.
+    pub arrivals_per_s: f64,
+    /// How long a worker needs for a job, in seconds.
+    pub service_s: f64,
+    /// Jobs that an instance classifies at the same time.
+    pub at_once: f64,
+    /// How long an instance takes from its start to its first job, in seconds: the 95th percentile.
+    pub start_delay_s: f64,
 }
 
 /// The past of one pool, without a gap since `known_since`.
 #[derive(Debug, Clone, PartialEq)]
 struct Past {
     known_since: DateTime<Utc>,
-    backlog: u64,
-    /// The end of each stretch of time and the highest backlog in it, where no later one is as high: the highest backlog
-    /// since any moment is that of the first stretch that ends after it.
-    peaks: VecDeque<(DateTime<Utc>, u64)>,
+    backlog: Peaks,
+    wished: Peaks,
     last_arrival: Option<DateTime<Utc>>,
+    arrivals: Arrivals,
+}
+
+/// The end of each stretch of time and the highest value in it, where no later one is as high: the highest since any
+/// moment is that of the first stretch that ends after it.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Peaks {
+    last: Option<u64>,
+    peaks: VecDeque<(DateTime<Utc>, u64)>,
 }
 
 impl History {
-    /// Nothing is known yet. After a longer gap than this between two observations nothing is known again.
+    /// Nothing is known yet. After a longer gap than this between two observations nothing of the last minutes is known again.
     pub fn new(longest_gap: Duration) -> Self {
-        Self { longest_gap, since: None, last: None, pools: BTreeMap::new() }
+        Self { longest_gap, since: None, last: None, pools: BTreeMap::new(), learnt: Learnt::default() }
+    }
+
+    /// The same, knowing what was learnt before.
+    #[must_use]
+    pub fn with_learnt(mut self, learnt: Learnt) -> Self {
+        self.learnt = learnt;
+        self
+    }
+
+    /// What is worth keeping.
+    pub fn learnt(&self) -> &Learnt {
+        &self.learnt
     }
 
     /// The same history and this observation.
@@ -49,16 +123,74 @@ impl History {
             // The controller or the machine slept, or the clock was set.
             self.pools.clear();
             self.since = None;
+            self.last = None;
         }
-        self.last = Some(seen.at);
+        let before = self.last.replace(seen.at).unwrap_or(seen.at);
         self.since = self.since.or(Some(seen.at));
         // A pool whose backlog could not be read is forgotten: what was there meanwhile nobody knows.
         self.pools.retain(|name, _| seen.pools.get(name).is_some_and(|pool| pool.depth.is_some()));
+        let mut arrived = BTreeMap::new();
         for (name, pool) in &seen.pools {
             let Some(depth) = pool.depth else { continue };
             let past = self.pools.entry(name.clone()).or_insert_with(|| Past::new(seen.at));
-            past.observe(seen.at, depth.backlog());
+            let new = past.arrivals.observe(seen.at, pool.arrived);
+            self.learnt.pools.entry(name.clone()).or_default().minutes.add(seen.at, new);
+            past.backlog.observe(seen.at, depth.backlog());
             past.last_arrival = past.last_arrival.max(pool.last_arrival);
+            arrived.insert(name.as_str(), new);
+        }
+        self.observe_instances(before, seen, &arrived);
+        self
+    }
+
+    fn observe_instances(
+        &mut self,
+        before: DateTime<Utc>,
+        seen: &Observation,
+        arrived: &BTreeMap<&str, u64>,
+    ) {
+        let mut running: BTreeMap<&str, (usize, u32)> = BTreeMap::new();
+        for view in seen.instances.iter().flatten() {
+            let career = self.learnt.instances.entry(view.instance.id.clone()).or_default();
+            let (started, measured) = career.observe(view, seen.at);
+            let (alive, starts) = running.entry(&view.instance.pool).or_default();
+            *alive += usize::from(view.instance.is_alive());
+            *starts += u32::from(started);
+            if let Some(report) = measured {
+                self.learnt.pools.entry(view.instance.pool.clone()).or_default().measure(report);
+            }
+        }
+        let names: BTreeSet<_> = running.keys().chain(arrived.keys()).copied().collect();
+        for name in names {
+            let (alive, starts) = running.get(name).copied().unwrap_or_default();
+            let jobs = arrived.get(name).copied().unwrap_or_default();
+            let pool = self.learnt.pools.entry(name.to_owned()).or_default();
+            pool.usage.add(before, seen.at, alive, starts, jobs);
+        }
+        if let Some(instances) = &seen.instances {
+            let known: BTreeSet<_> = instances.iter().map(|view| &view.instance.id).collect();
+            self.learnt.instances.retain(|id, _| known.contains(id));
+        }
+    }
+
+    /// The same history and what was decided.
+    #[must_use]
+    pub fn remember(mut self, plan: &Plan) -> Self {
+        for (name, pool) in &plan.pools {
+            if let Some(past) = self.pools.get_mut(name) {
+                past.wished.observe(plan.at, u64::from(pool.wished));
+            }
+        }
+        for action in plan.actions() {
+            let career = self.learnt.instances.entry(action.id().to_owned()).or_default();
+            match action {
+                Action::Drain { cause: cause @ (Cause::NeverReady | Cause::Silent), .. } => {
+                    career.fail(&cause.to_string(), plan.at);
+                    career.told_to_go();
+                }
+                Action::Drain { .. } | Action::Stop { .. } => career.told_to_go(),
+                Action::Start { .. } | Action::Undrain { .. } => {}
+            }
         }
         self
     }
@@ -70,37 +202,113 @@ impl History {
 
     /// The highest backlog of a pool for all of this time up to now; `None` where not all of it is known.
     pub fn peak_over(&self, pool: &str, window: Duration, now: DateTime<Utc>) -> Option<u64> {
-        let past = self.pools.get(pool)?;
-        if age(past.known_since, now) < window {
-            return None;
-        }
-        let within = past.peaks.iter().find(|(end, _)| age(*end, now) < window);
-        // A window of no time holds what is there now and nothing else.
-        Some(within.map_or(past.backlog, |(_, peak)| *peak))
+        let past = self.known_for(pool, window, now)?;
+        Some(past.backlog.over(window, now))
+    }
+
+    /// The most instances that the rules wished for in all of this time; `None` where not all of it is known.
+    pub fn most_wished(&self, pool: &str, window: Duration, now: DateTime<Utc>) -> Option<u32> {
+        let past = self.known_for(pool, window, now)?;
+        Some(u32::try_from(past.wished.over(window, now)).unwrap_or(u32::MAX))
+    }
+
+    fn known_for(&self, pool: &str, window: Duration, now: DateTime<Utc>) -> Option<&Past> {
+        self.pools.get(pool).filter(|past| age(past.known_since, now) >= window)
     }
 
     /// When the last job was reported to arrive for a pool.
     pub fn last_arrival(&self, pool: &str) -> Option<DateTime<Utc>> {
         self.pools.get(pool)?.last_arrival
     }
+
+    /// When so much less arrived than just before that it may be an outage.
+    pub fn last_drop(&self, pool: &str) -> Option<DateTime<Utc>> {
+        self.pools.get(pool)?.arrivals.last_drop()
+    }
+
+    /// What is known of a pool's work and workers.
+    pub fn facts(&self, pool: &str, policy: &Policy, now: DateTime<Utc>) -> Facts {
+        let service = self.learnt.pools.get(pool).and_then(|pool| pool.service);
+        Facts {
+            arrivals_per_s: self.pools.get(pool).map_or(0.0, |past| past.arrivals.per_second(now)),
+            service_s: service.map_or(policy.pool.service_time.as_secs_f64(), |service| service.mean_s),
+            at_once: service.map_or(1.0, |service| service.at_once),
+            start_delay_s: self.start_delay_s(pool).unwrap_or(policy.pool.start_delay.as_secs_f64()),
+        }
+    }
+
+    /// The 95th percentile of the last start delay of each instance of a pool, in seconds; `None` before the first start.
+    pub fn start_delay_s(&self, pool: &str) -> Option<f64> {
+        let own = self.learnt.instances.values().filter(|career| career.pool == pool);
+        let mut delays: Vec<_> = own.filter_map(|career| career.start_delay_s).collect();
+        delays.sort_by(f64::total_cmp);
+        let rank = (delays.len() as f64 * DELAY_QUANTILE).ceil() as usize;
+        delays.get(rank.saturating_sub(1)).copied()
+    }
+
+    /// How long a worker of a pool needs for a job, in seconds, as measured; `None` before the first.
+    pub fn service_s(&self, pool: &str) -> Option<f64> {
+        Some(self.learnt.pools.get(pool)?.service?.mean_s)
+    }
+
+    /// What arrived for a pool in each minute.
+    pub(crate) fn minutes(&self, pool: &str) -> Option<&Minutes> {
+        self.learnt.pools.get(pool).map(|pool| &pool.minutes)
+    }
+
+    /// What a pool used since a moment, to the quarter of an hour.
+    pub fn used_since(&self, pool: &str, moment: DateTime<Utc>) -> Used {
+        self.learnt.pools.get(pool).map(|pool| pool.usage.since(moment)).unwrap_or_default()
+    }
+
+    /// What is known of an instance.
+    pub fn career(&self, instance: &str) -> Option<&Career> {
+        self.learnt.instances.get(instance)
+    }
+}
+
+impl Pool {
+    /// Takes in the service times of a report, each job for what it is worth.
+    fn measure(&mut self, report: &WorkerReport) {
+        let (count, mean_s) = (report.service.count as f64, report.service.mean_ms / 1e3);
+        let at_once = f64::from(if report.at_once == 0 { report.slots } else { report.at_once }.max(1));
+        let before = self.service.unwrap_or(Service { mean_s, at_once, jobs: 0.0 });
+        let jobs = (before.jobs + count).min(JOBS_OF_A_MEAN);
+        let part = (count / jobs).min(1.0);
+        let towards = |from: f64, to: f64| from + (to - from) * part;
+        self.service = Some(Service {
+            mean_s: towards(before.mean_s, mean_s),
+            at_once: towards(before.at_once, at_once),
+            jobs,
+        });
+    }
 }
 
 impl Past {
     fn new(known_since: DateTime<Utc>) -> Self {
-        Self { known_since, backlog: 0, peaks: VecDeque::new(), last_arrival: None }
+        let (backlog, wished, arrivals) = Default::default();
+        Self { known_since, backlog, wished, last_arrival: None, arrivals }
     }
+}
 
-    fn observe(&mut self, now: DateTime<Utc>, backlog: u64) {
+impl Peaks {
+    fn observe(&mut self, now: DateTime<Utc>, value: u64) {
         // Between two looks it was as high as the higher of them, as far as anybody knows.
-        let peak = backlog.max(self.backlog);
+        let peak = value.max(self.last.unwrap_or(0));
         while self.peaks.back().is_some_and(|(_, lower)| *lower <= peak) {
             self.peaks.pop_back();
         }
         self.peaks.push_back((now, peak));
-        self.backlog = backlog;
+        self.last = Some(value);
         while self.peaks.front().is_some_and(|(end, _)| age(*end, now) > LONGEST_WINDOW) {
             self.peaks.pop_front();
         }
+    }
+
+    /// The highest value for all of this time; what is there now where the window holds nothing else.
+    fn over(&self, window: Duration, now: DateTime<Utc>) -> u64 {
+        let within = self.peaks.iter().find(|(end, _)| age(*end, now) < window);
+        within.map_or(self.last.unwrap_or(0), |(_, peak)| *peak)
     }
 }
 

@@ -6,6 +6,11 @@ use chrono::{DateTime, Utc};
 use eirs_platform::{queue::Depth, settings::units};
 use serde::Serialize;
 
+use super::demand::Load;
+
+/// What starts is looked at as often as this, and so is what waits for it.
+const SOON: Duration = Duration::from_secs(2);
+
 /// What to do now for every pool.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
@@ -20,6 +25,8 @@ pub struct Plan {
 pub struct PoolPlan {
     /// The backlog, where it could be read.
     pub depth: Option<Depth>,
+    /// What the rules went by, where the backlog could be read.
+    pub load: Option<Load>,
     /// Instances that serve.
     pub ready: u32,
     /// Instances that were started and do not serve yet. They count as capacity.
@@ -32,12 +39,16 @@ pub struct PoolPlan {
     pub wished: u32,
     /// The largest wish and the spare instances, within the policy's `min` and `max`.
     pub clamped: u32,
+    /// The most that the rest of the day's budget allows; absent without a budget.
+    pub affordable: Option<u32>,
     /// The pool's share of that under the limit on all instances.
     pub share: u32,
     /// How many instances it shall have now, after everything that holds it back.
     pub desired: u32,
     /// What holds it back.
     pub holds: Vec<Hold>,
+    /// The one of the starts that is no answer to a demand: it shall show that the instance still works.
+    pub canary: Option<String>,
     /// What to do.
     pub actions: Vec<Action>,
 }
@@ -94,6 +105,8 @@ pub enum Cause {
     StartNotNeeded,
     /// There are more than the pool's `max`.
     OverMax,
+    /// There are more than the rest of the day's budget allows.
+    OverBudget,
     /// There are more than the pool's share of the limit on all pools, and the limit is exceeded or another pool waits.
     OverShare,
     /// It should have been ready long ago.
@@ -121,17 +134,25 @@ pub enum Hold {
         /// So many would have been needed then.
         instances: u32,
     },
+    /// So much less arrives than a moment ago that it may be an outage, after which all come back at once.
+    SuddenDrop,
     /// Not enough instances have been idle long enough.
     NotIdle,
+    /// Instances that were just started are paid for until the end of the billing minimum.
+    PaidFor,
     /// As many drain as may at the same time.
     MaxStep,
     /// Those that leave still take up places under `max`.
     NoPlace,
+    /// As many start as may at the same time.
+    MaxStarting,
+    /// The rest of the day's budget allows no more.
+    Budget,
     /// All pools together are at the limit.
     Limit,
     /// No instance is stopped: the fleet has no more.
     NoneStopped,
-    /// Instances died at their start and are left alone until then.
+    /// Those that are left failed lately and are left alone until then.
     BackOff {
         /// When the first of them may be started again.
         until: DateTime<Utc>,
@@ -139,6 +160,12 @@ pub enum Hold {
 }
 
 impl Plan {
+    /// When to look again at the latest, where the tick is too late: something is about to be ready.
+    pub fn look_again(&self) -> Option<Duration> {
+        let changes = |pool: &PoolPlan| pool.starting > 0 || !pool.actions.is_empty();
+        self.pools.values().any(changes).then_some(SOON)
+    }
+
     /// What to do in all pools, in order.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         self.pools.values().flat_map(|pool| &pool.actions)
@@ -159,7 +186,13 @@ impl Hold {
     pub fn is_ordinary(&self) -> bool {
         matches!(
             self,
-            Self::TooEarly | Self::WasHigher { .. } | Self::NotIdle | Self::MaxStep | Self::NoPlace
+            Self::TooEarly
+                | Self::WasHigher { .. }
+                | Self::NotIdle
+                | Self::PaidFor
+                | Self::MaxStep
+                | Self::MaxStarting
+                | Self::NoPlace
         )
     }
 }
@@ -168,6 +201,11 @@ impl PoolPlan {
     /// What the pool counts on: ready and starting.
     pub fn running(&self) -> u32 {
         self.ready + self.starting
+    }
+
+    /// What is wished, as far as the budget allows it.
+    pub(super) fn granted(&self) -> u32 {
+        self.affordable.map_or(self.clamped, |affordable| self.clamped.min(affordable))
     }
 
     /// The whole decision in one sentence.
@@ -193,10 +231,17 @@ impl PoolPlan {
         if self.clamped != self.wished {
             sentence += &format!("; with spare, min and max {}", self.clamped);
         }
-        if self.share != self.clamped {
+        let granted = self.granted();
+        if granted != self.clamped {
+            sentence += &format!("; {granted} within the budget");
+        }
+        if self.share != granted {
             sentence += &format!("; {} under the limit on all pools", self.share);
         }
         sentence += &format!("; {} ready, {} starting, {} leaving", self.ready, self.starting, self.leaving);
+        if let Some(canary) = &self.canary {
+            sentence += &format!("; {canary} is started to see whether it still works");
+        }
         for hold in &self.holds {
             sentence += &format!("; {hold}");
         }
@@ -235,6 +280,7 @@ impl fmt::Display for Cause {
             Self::Idle => "idle long enough and not needed",
             Self::StartNotNeeded => "not needed any more before it was ready",
             Self::OverMax => "more than max",
+            Self::OverBudget => "more than the day's budget allows",
             Self::OverShare => "more than the pool's share of the limit on all pools",
             Self::NeverReady => "not ready after ten start delays",
             Self::Silent => "it has said nothing for two minutes",
@@ -253,13 +299,19 @@ impl fmt::Display for Hold {
             Self::WasHigher { instances } => {
                 write!(f, "held: the demand within the window was for {instances}")
             }
+            Self::SuddenDrop => {
+                f.write_str("held: far less arrives than a moment ago, which may be an outage")
+            }
+            Self::PaidFor => f.write_str("held: just started ones are paid for until the billing minimum"),
             Self::NotIdle => f.write_str("held: not enough instances idle long enough"),
             Self::MaxStep => f.write_str("held: max_step instances drain already"),
             Self::NoPlace => f.write_str("waiting for instances that leave: they count against max"),
+            Self::MaxStarting => f.write_str("waiting: max_step instances start already"),
+            Self::Budget => f.write_str("waiting: the day's budget allows no more"),
             Self::Limit => f.write_str("waiting: all pools together are at the limit"),
             Self::NoneStopped => f.write_str("waiting: no instance is left to start"),
             Self::BackOff { until } => {
-                write!(f, "waiting until {}: instances died at their start", until.format("%H:%M:%S"))
+                write!(f, "waiting until {}: the others failed lately", until.format("%H:%M:%S"))
             }
         }
     }

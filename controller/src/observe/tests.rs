@@ -54,6 +54,7 @@ impl Rig {
             phase,
             in_flight: 0,
             slots: 1,
+            at_once: 1,
             done,
             // The worker's clock is an hour ahead.
             idle_since: Some(now + Duration::from_secs(3590)),

@@ -119,6 +119,46 @@ impl<'a> Section<'a> {
         found
     }
 
+    /// Complains where a key is missing that must be there.
+    pub(super) fn needs(&self, key: &'static str, what: &str) -> Option<()> {
+        if self.has(key) {
+            return Some(());
+        }
+        self.known.borrow_mut().push(key);
+        self.complain(key, format!("is missing; it says {what}"));
+        None
+    }
+
+    /// A time zone by its name in the IANA database.
+    pub(super) fn timezone(&self, key: &'static str) -> Option<chrono_tz::Tz> {
+        let text = self.text(key)?;
+        let zone = text.parse().ok();
+        if zone.is_none() {
+            let names: Vec<_> = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()).collect();
+            let hint = nearest(text, &names).map_or_else(
+                || "write it like \"Europe/Berlin\"".to_owned(),
+                |near| format!("did you mean {near:?}?"),
+            );
+            self.complain(key, format!("is {text:?}, which nobody knows; {hint}"));
+        }
+        zone
+    }
+
+    /// A number, whole or not.
+    pub(super) fn number(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
+        let value = self.get(key)?;
+        let text = match value.get_ref() {
+            DeValue::Integer(integer) if integer.radix() == 10 => Some(integer.as_str()),
+            DeValue::Float(float) => Some(float.as_str()),
+            _ => None,
+        };
+        let number = text.and_then(|text| text.parse().ok()).filter(|number| range.contains(number));
+        if number.is_none() {
+            self.refuse(key, value, &format!("a number from {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
     /// A whole number.
     pub(super) fn whole(&self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.get(key)?;

@@ -10,8 +10,9 @@ use std::{
 use eirs_platform::settings::{Model, is_name};
 
 use super::{
-    Policies, Policy, Pool, Rule, ScaleIn,
+    Budget, Policies, Policy, Pool, Price, ScaleIn, ScaleOut,
     document::{Document, Section},
+    rules,
 };
 
 /// One thing that is wrong with a policy file or with the folder.
@@ -37,8 +38,8 @@ pub struct Folder {
 }
 
 /// No fleet of this kind is larger; a larger number is a slip of the finger.
-const MOST_INSTANCES: u32 = 10_000;
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const MOST_INSTANCES: u32 = 10_000;
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The controller remembers the demand for so long.
 pub(crate) const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
 
@@ -109,8 +110,11 @@ pub fn parse(file: &Path, text: &str) -> Result<Policy, Vec<Complaint>> {
     let top = Section::top(&document, root.get_ref());
     let policy = Policy {
         pool: pool(top.section("pool")),
-        rules: top.sections("rule").into_iter().filter_map(rule).collect(),
+        rules: top.sections("rule").into_iter().filter_map(rules::rule).collect(),
+        scale_out: scale_out(top.section("scale_out")),
         scale_in: scale_in(top.section("scale_in")),
+        budget: budget(top.section("budget")),
+        instance: price(top.section("instance")),
     };
     top.finish();
     let complaints = document.into_complaints();
@@ -136,21 +140,44 @@ fn pool(section: Section<'_>) -> Pool {
             );
         }
     }
-    let start_delay = section.duration("start_delay", Duration::from_millis(100)..=DAY / 24);
+    let hour = DAY / 24;
+    let start_delay = section.duration("start_delay", Duration::from_millis(100)..=hour);
+    let start_delay = start_delay.unwrap_or(Duration::from_secs(25));
+    let service_time = section.duration("service_time", Duration::from_millis(1)..=hour);
+    let service_time = service_time.unwrap_or(Duration::from_secs(1));
+    let canary = section.duration("canary", hour..=30 * DAY);
     section.finish();
-    Pool { model, min, max, spare, start_delay: start_delay.unwrap_or(Duration::from_secs(25)) }
+    Pool { model, min, max, spare, start_delay, service_time, canary }
 }
 
-fn rule(section: Section<'_>) -> Option<Rule> {
-    if !section.has("kind") {
-        section.complain("kind", "is missing; a rule says what it is, like `kind = \"backlog\"`".to_owned());
-        return None;
-    }
-    // What the other keys of an unknown kind mean is unknown too: they are not complained about.
-    section.word("kind", &["backlog"])?;
-    let per_instance = section.whole("per_instance", 1..=1_000_000_000).unwrap_or(10);
+fn scale_out(section: Section<'_>) -> ScaleOut {
+    let default = ScaleOut::default();
+    let max_step = section.instances("max_step", 1..=MOST_INSTANCES).unwrap_or(default.max_step);
     section.finish();
-    Some(Rule::Backlog { per_instance })
+    ScaleOut { max_step }
+}
+
+fn budget(section: Section<'_>) -> Budget {
+    let default = Budget::default();
+    let most = f64::from(MOST_INSTANCES) * 24.0;
+    let read = Budget {
+        instance_hours_per_day: section.number("instance_hours_per_day", 0.0..=most),
+        timezone: section.timezone("timezone").unwrap_or(default.timezone),
+    };
+    section.finish();
+    read
+}
+
+fn price(section: Section<'_>) -> Price {
+    let default = Price::default();
+    let read = Price {
+        usd_per_hour: section.number("usd_per_hour", 0.0..=10_000.0).unwrap_or(default.usd_per_hour),
+        billing_minimum: section
+            .duration("billing_minimum", Duration::ZERO..=DAY / 24)
+            .unwrap_or(default.billing_minimum),
+    };
+    section.finish();
+    read
 }
 
 fn scale_in(section: Section<'_>) -> ScaleIn {
@@ -210,6 +237,7 @@ impl serde::Serialize for Complaint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Rule;
 
     /// What is said about a text, each complaint without the file's name.
     #[track_caller]
@@ -236,6 +264,8 @@ mod tests {
             max = 0x13
             spare = 2
             start_delay = '1m 5s'
+            service_time = '20ms'
+            canary = '12h'
             [[rule]]
             kind = 'backlog'
             per_instance = 1_000
@@ -243,29 +273,54 @@ mod tests {
             idle = '1s'
             window = '2s'
             drain_deadline = '3s'
-            max_step = 4";
+            max_step = 4
+            [scale_out]
+            max_step = 6
+            [budget]
+            instance_hours_per_day = 48
+            timezone = 'Europe/Berlin'
+            [instance]
+            usd_per_hour = 0.5
+            billing_minimum = '0s'";
         let policy = parse(Path::new("p.toml"), text).unwrap();
-        let start_delay = Duration::from_secs(65);
-        assert_eq!(policy.pool, Pool { model: "dogs".into(), min: 1, max: 19, spare: 2, start_delay });
-        assert_eq!(policy.rules, [Rule::Backlog { per_instance: 1000 }]);
-        let [idle, window, drain_deadline] = [1, 2, 3].map(Duration::from_secs);
-        assert_eq!(policy.scale_in, ScaleIn { idle, window, drain_deadline, max_step: 4 });
+        let expected = Policy {
+            pool: Pool {
+                model: "dogs".into(),
+                min: 1,
+                max: 19,
+                spare: 2,
+                start_delay: Duration::from_secs(65),
+                service_time: Duration::from_millis(20),
+                canary: Some(Duration::from_secs(12 * 3600)),
+            },
+            rules: vec![Rule::Backlog { per_instance: 1000 }],
+            scale_out: ScaleOut { max_step: 6 },
+            scale_in: ScaleIn {
+                idle: Duration::from_secs(1),
+                window: Duration::from_secs(2),
+                drain_deadline: Duration::from_secs(3),
+                max_step: 4,
+            },
+            budget: Budget { instance_hours_per_day: Some(48.0), timezone: chrono_tz::Europe::Berlin },
+            instance: Price { usd_per_hour: 0.5, billing_minimum: Duration::ZERO },
+        };
+        assert_eq!(policy, expected);
     }
 
     #[test]
     fn every_mistake_is_named_at_once_with_line_key_value_and_what_is_right() {
         check(
             "[pool]\nmax = -3\nmaxx = 5\nmodel = 7\n[[rule]]\nkind = 'backlg'\n[[rule]]\nkind = 'backlog'\nper_instance = 0\n\
-             [scale_in]\nidle = 30\nwindow = '2h'\n[budgett]\n",
+             [scale_in]\nidle = 30\nwindow = '2h'\n[costs]\n",
             &[
                 "2: pool.max: is -3; should be a whole number from 0 to 10000",
                 "3: pool.maxx: there is no such key; did you mean `max`?",
                 "4: pool.model: is 7; should be a text in quotes",
-                "6: rule[1].kind: is \"backlg\", which nobody knows; did you mean \"backlog\"? There are \"backlog\"",
+                "6: rule[1].kind: is \"backlg\", which nobody knows; did you mean \"backlog\"? There are \"backlog\", \"latency\", \"step\", \"schedule\", \"forecast\"",
                 "9: rule[2].per_instance: is 0; should be a whole number from 1 to 1000000000",
                 "11: scale_in.idle: is 30; should be a time in quotes with its unit, from \"0s\" to \"1day\"",
                 "12: scale_in.window: is '2h'; should be a time in quotes with its unit, from \"0s\" to \"1h\"",
-                "13: budgett: there is no such key; there are pool, rule, scale_in",
+                "13: costs: there is no such key; there are pool, rule, scale_out, scale_in, budget, instance",
             ],
         );
     }

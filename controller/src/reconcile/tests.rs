@@ -16,8 +16,7 @@ use crate::{
     status::Status,
 };
 
-const DEFAULT: &str =
-    "[[rule]]\nkind = 'backlog'\n[scale_in]\nidle = '30s'\nwindow = '30s'\ndrain_deadline = '20s'";
+const DEFAULT: &str = "[[rule]]\nkind = 'backlog'\n[instance]\nbilling_minimum = '0s'\n[scale_in]\nidle = '30s'\nwindow = '30s'\ndrain_deadline = '20s'";
 
 struct Rig {
     folder: tempfile::TempDir,
@@ -96,6 +95,7 @@ impl Rig {
             phase: Phase::Ready,
             in_flight: 0,
             slots: 1,
+            at_once: 1,
             done: 0,
             idle_since: Some(since),
             service: ServiceTimes::default(),

@@ -29,3 +29,18 @@ pub mod duration {
         })
     }
 }
+
+/// An optional [`std::time::Duration`], written as `"24h"` or nothing.
+pub mod optional_duration {
+    use std::time::Duration;
+
+    use serde::Serializer;
+
+    /// Writes `24h`, or null.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => serializer.collect_str(&humantime::format_duration(*duration)),
+            None => serializer.serialize_none(),
+        }
+    }
+}

@@ -7,10 +7,12 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::{NOW, at, in_state, says};
 use crate::{
-    decide::History,
+    decide::{History, decide},
     fleet::State,
     observe::{InstanceView, Observation, PoolView},
-    policy::{Policies, Policy, Pool, Rule, ScaleIn},
+    policy::{
+        Budget, Policies, Policy, Pool, Price, Rule, ScaleIn, ScaleOut, Schedule, Step, schedule::parse_cron,
+    },
 };
 
 #[derive(Debug, Clone)]
@@ -21,8 +23,15 @@ pub(super) struct World {
 }
 
 pub(super) fn world() -> impl Strategy<Value = World> {
-    let pools =
-        vec((policy(), option::weighted(0.9, depth()), option::of(0u64..200), vec(instance(), 0..9)), 1..4);
+    let pools = vec(
+        (
+            policy(),
+            option::weighted(0.9, depth()),
+            (option::of(0u64..200), 0u64..2000),
+            vec(instance(), 0..9),
+        ),
+        1..4,
+    );
     let past = vec((1u64..40, vec(option::weighted(0.95, prop_oneof![Just(0u64), 0u64..40]), 4)), 0..8);
     let odd = (
         option::of(1u32..14),
@@ -39,24 +48,24 @@ pub(super) fn world() -> impl Strategy<Value = World> {
         if is_unreadable {
             policies.unreadable.insert("gone".to_owned());
         }
-        for (name, (mut policy, depth, arrival, own)) in ["a", "b", "c"].into_iter().zip(pools) {
+        for (name, (mut policy, depth, (arrival, arrived), own)) in ["a", "b", "c"].into_iter().zip(pools) {
             policy.pool.model = name.to_owned();
             policies.pools.insert(name.to_owned(), policy);
             let last_arrival = arrival.map(|ago| at(NOW - ago));
-            views.insert(name.to_owned(), PoolView { depth, arrivals_per_s: 0.0, last_arrival });
+            views.insert(name.to_owned(), PoolView { depth, last_arrival, arrived, ..PoolView::default() });
             instances.extend(named(name, own));
         }
         let instances = sees_fleet.then_some(instances);
         let seen =
             Observation { at: at(NOW), pools: views, instances, can_undrain, hears, missing: Vec::new() };
         let past = if has_past { past } else { Vec::new() };
-        let history = history(&past, &seen);
+        let history = history(&policies, &past, &seen);
         World { policies, seen, history }
     })
 }
 
 /// Looks one after the other, the steps between them in seconds, up to now.
-fn history(past: &[(u64, Vec<Option<u64>>)], now: &Observation) -> History {
+fn history(policies: &Policies, past: &[(u64, Vec<Option<u64>>)], now: &Observation) -> History {
     let mut second = NOW - past.iter().map(|(step, _)| step).sum::<u64>();
     let mut history = History::new(Duration::from_secs(35));
     for (step, backlogs) in past {
@@ -64,8 +73,11 @@ fn history(past: &[(u64, Vec<Option<u64>>)], now: &Observation) -> History {
         for (pool, backlog) in then.pools.values_mut().zip(backlogs) {
             pool.depth = backlog.map(|visible| Depth { visible, in_flight: 0 });
             pool.last_arrival = None;
+            pool.arrived /= 2;
         }
         history = history.observe(&then);
+        let plan = decide(policies, &then, &history);
+        history = history.remember(&plan);
         second += step;
     }
     history.observe(now)
@@ -85,18 +97,52 @@ fn named(pool: &str, instances: Vec<InstanceView>) -> Vec<InstanceView> {
 
 fn policy() -> impl Strategy<Value = Policy> {
     let seconds = |of: &'static [u64]| select(of).prop_map(Duration::from_secs);
-    let pool = (0u32..4, 0u32..7, 0u32..3, seconds(&[1, 25]));
+    let canary = option::weighted(0.1, seconds(&[5, 50]));
+    let pool = (0u32..4, 0u32..7, 0u32..3, seconds(&[1, 25]), canary);
     let scale_in = (seconds(&[0, 10, 30]), seconds(&[0, 20, 60]), 1u32..4);
-    (pool, vec(1u64..12, 0..3), scale_in).prop_map(
-        |((min, more, spare, start_delay), rules, (idle, window, max_step))| {
-            let max = min + more;
-            Policy {
-                pool: Pool { model: String::new(), min, max, spare: spare.min(max), start_delay },
-                rules: rules.into_iter().map(|per_instance| Rule::Backlog { per_instance }).collect(),
-                scale_in: ScaleIn { idle, window, drain_deadline: Duration::from_secs(60), max_step },
-            }
+    let money = (option::weighted(0.2, 0.0..0.5), seconds(&[0, 60]), 1u32..6);
+    (pool, vec(rule(), 0..3), scale_in, money).prop_map(|(pool, rules, scale_in, money)| {
+        let (min, more, spare, start_delay, canary) = pool;
+        let (idle, window, max_step) = scale_in;
+        let (instance_hours_per_day, billing_minimum, scale_out) = money;
+        let (max, service_time) = (min + more, Duration::from_secs(1));
+        Policy {
+            pool: Pool {
+                model: String::new(),
+                min,
+                max,
+                spare: spare.min(max),
+                start_delay,
+                service_time,
+                canary,
+            },
+            rules,
+            scale_out: ScaleOut { max_step: scale_out },
+            scale_in: ScaleIn { idle, window, drain_deadline: Duration::from_secs(60), max_step },
+            budget: Budget { instance_hours_per_day, ..Budget::default() },
+            instance: Price { billing_minimum, ..Price::default() },
+        }
+    })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let step = |(backlog, instances)| Step { backlog, instances };
+    let schedule = |instances| Rule::Schedule {
+        when: Schedule {
+            cron: parse_cron("* * * * *").expect("a cron line"),
+            duration: Duration::from_secs(60),
+            timezone: chrono_tz::UTC,
         },
-    )
+        instances,
+    };
+    prop_oneof![
+        3 => (1u64..12).prop_map(|per_instance| Rule::Backlog { per_instance }),
+        2 => (1u64..60).prop_map(|seconds| Rule::Latency { p95: Duration::from_secs(seconds) }),
+        1 => (1u64..30, 0u32..9).prop_map(step).prop_map(|step| Rule::Step { steps: vec![step] }),
+        1 => (0u32..5).prop_map(schedule),
+        1 => (60u64..600, 0.1..0.99)
+            .prop_map(|(season, quantile)| Rule::Forecast { season: Duration::from_secs(season), quantile }),
+    ]
 }
 
 fn depth() -> impl Strategy<Value = Depth> {

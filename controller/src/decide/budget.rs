@@ -1,0 +1,102 @@
+//! How many instances the rest of the day's budget allows.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Days, NaiveTime, TimeZone, Utc};
+
+use crate::policy::Policy;
+
+/// How long an instance takes to be gone, counted from the decision: its drain, and a few looks of the controller.
+fn notice(policy: &Policy) -> Duration {
+    policy.scale_in.drain_deadline + Duration::from_secs(60)
+}
+
+/// The last midnight of the budget's time zone.
+pub(crate) fn day_began(policy: &Policy, now: DateTime<Utc>) -> DateTime<Utc> {
+    midnight(policy, now, 0)
+}
+
+/// The most instances that can run now so that the day's hours last until all of them are gone; `None` without a budget.
+///
+/// An instance that runs must be paid until it is gone, so that each needs a notice's time of what is left. Where what is left
+/// lasts to midnight for `max` instances there is no limit in it.
+pub(crate) fn affordable(policy: &Policy, used_today: Duration, now: DateTime<Utc>) -> Option<u32> {
+    let hours = policy.budget.instance_hours_per_day?;
+    let left_s = hours * 3600.0 - used_today.as_secs_f64();
+    let day_s = (midnight(policy, now, 1) - now).to_std().unwrap_or_default().as_secs_f64();
+    let each_s = notice(policy).as_secs_f64().min(day_s);
+    if left_s >= f64::from(policy.pool.max) * each_s {
+        return Some(policy.pool.max);
+    }
+    Some((left_s.max(0.0) / each_s) as u32)
+}
+
+fn midnight(policy: &Policy, now: DateTime<Utc>, days: u64) -> DateTime<Utc> {
+    let zone = policy.budget.timezone;
+    let date = now.with_timezone(&zone).date_naive() + Days::new(days);
+    let local = date.and_time(NaiveTime::MIN);
+    // Where clocks are set at midnight it may come twice, or begin at one.
+    let found = zone.from_local_datetime(&local).earliest();
+    let later = || zone.from_local_datetime(&(local + Duration::from_secs(3600))).earliest();
+    found.or_else(later).map_or_else(|| local.and_utc(), |at| at.with_timezone(&Utc))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::policy::parse;
+
+    fn policy(text: &str) -> Policy {
+        let text = format!("[pool]\nmax = 10\n[scale_in]\ndrain_deadline = '90s'\n[budget]\n{text}");
+        parse(Path::new("p.toml"), &text).unwrap()
+    }
+
+    #[track_caller]
+    fn check(hours: f64, used_s: u64, at: &str, expected: u32) {
+        let policy = policy(&format!("instance_hours_per_day = {hours}"));
+        assert_eq!(affordable(&policy, Duration::from_secs(used_s), at.parse().unwrap()), Some(expected));
+    }
+
+    #[test]
+    fn what_is_left_pays_each_instance_until_it_is_gone() {
+        // A notice is 150 s: ten instances need 1500 s.
+        check(1.0, 0, "2026-07-03T12:00:00Z", 10);
+        check(1.0, 2100, "2026-07-03T12:00:00Z", 10);
+        check(1.0, 2101, "2026-07-03T12:00:00Z", 9);
+        check(1.0, 3449, "2026-07-03T12:00:00Z", 1);
+        check(1.0, 3451, "2026-07-03T12:00:00Z", 0);
+        check(1.0, 9999, "2026-07-03T12:00:00Z", 0);
+        check(0.0, 0, "2026-07-03T12:00:00Z", 0);
+    }
+
+    #[test]
+    fn shortly_before_midnight_only_the_rest_of_the_day_is_to_be_paid() {
+        check(1.0, 3500, "2026-07-03T23:59:50Z", 10);
+        check(1.0, 3595, "2026-07-03T23:59:50Z", 0);
+    }
+
+    #[test]
+    fn without_a_budget_there_is_no_limit() {
+        assert_eq!(affordable(&policy(""), Duration::MAX, Utc::now()), None);
+    }
+
+    #[test]
+    fn the_day_begins_at_midnight_of_its_time_zone_also_when_clocks_are_set() {
+        for (zone, at, expected) in [
+            ("UTC", "2026-07-03T12:00:00Z", "2026-07-03T00:00:00Z"),
+            ("Europe/Berlin", "2026-07-03T22:30:00Z", "2026-07-03T22:00:00Z"),
+            ("Europe/Berlin", "2026-07-03T21:30:00Z", "2026-07-02T22:00:00Z"),
+            // In Beirut the clocks go from 00:00 to 01:00 on 2026-03-29.
+            ("Asia/Beirut", "2026-03-29T10:00:00Z", "2026-03-28T22:00:00Z"),
+        ] {
+            let policy = policy(&format!("timezone = '{zone}'"));
+            assert_eq!(
+                day_began(&policy, at.parse().unwrap()),
+                expected.parse::<DateTime<Utc>>().unwrap(),
+                "{at}"
+            );
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What arrived, and how fast it arrives now.
+
+use std::{collections::VecDeque, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::observe::age;
+
+/// The rate is that of this time, ...
+const LONG: Duration = Duration::from_secs(60);
+/// ... unless this time says otherwise: two reports of a web host.
+const SHORT: Duration = Duration::from_secs(20);
+/// How many standard deviations of a count are no chance any more.
+const SURE: f64 = 2.0;
+/// A drop to less than this part of what arrived before is sudden ...
+const DROP: f64 = 0.25;
+/// ... where at least so many jobs should have come.
+const EXPECTED: f64 = 20.0;
+/// Two weeks: the longest season, twice.
+const MINUTES: usize = 2 * 7 * 24 * 60;
+
+/// The arrivals of one pool.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Arrivals {
+    /// All that had arrived at these moments, over a little more than [`LONG`] before it dropped.
+    totals: VecDeque<(DateTime<Utc>, u64)>,
+    last_drop: Option<DateTime<Utc>>,
+}
+
+/// How many arrived in each minute, the last one unfinished.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Minutes {
+    /// The minute of the first count, since 1970.
+    first: i64,
+    counts: VecDeque<u32>,
+}
+
+impl Arrivals {
+    /// Takes note of all that has arrived up to now; answers how much of it is new.
+    pub(super) fn observe(&mut self, now: DateTime<Utc>, total: u64) -> u64 {
+        let new = self.totals.back().map_or(0, |(_, before)| total.saturating_sub(*before));
+        if self.totals.back().is_some_and(|(_, before)| *before > total) {
+            self.totals.clear();
+        }
+        self.totals.push_back((now, total));
+        while self.totals.get(1).is_some_and(|(second, _)| age(*second, now) >= LONG + SHORT) {
+            self.totals.pop_front();
+        }
+        let before =
+            self.count(LONG + SHORT, now).zip(self.count(SHORT, now)).map(|(all, late)| (all - late) as f64);
+        if let Some(before) = before {
+            let expected = before / LONG.as_secs_f64() * SHORT.as_secs_f64();
+            let late = self.count(SHORT, now).unwrap_or(0) as f64;
+            if expected >= EXPECTED && upper(late) < DROP * expected {
+                self.last_drop = Some(now);
+            }
+        }
+        new
+    }
+
+    /// Jobs that arrive each second: the mean of the last minute, unless the last twenty seconds are certainly above or
+    /// below it. So a steady load is known well, and a change at once.
+    pub(super) fn per_second(&self, now: DateTime<Utc>) -> f64 {
+        let rate = |window: Duration| {
+            let (from, before) = self.before(window, now)?;
+            let (_, total) = self.totals.back()?;
+            let span = age(from, now).as_secs_f64().max(SHORT.as_secs_f64() / 2.0);
+            Some(((total - before) as f64, span))
+        };
+        let (Some((long, long_s)), Some((short, short_s))) = (rate(LONG), rate(SHORT)) else { return 0.0 };
+        (long / long_s).clamp(lower(short) / short_s, upper(short) / short_s)
+    }
+
+    /// When so much less arrived than before that it may be an outage, which a storm of retries follows.
+    pub(super) fn last_drop(&self) -> Option<DateTime<Utc>> {
+        self.last_drop
+    }
+
+    /// The last total that is at least as old as the window; where none is, the first.
+    fn before(&self, window: Duration, now: DateTime<Utc>) -> Option<(DateTime<Utc>, u64)> {
+        let old = self.totals.iter().rev().find(|(at, _)| age(*at, now) >= window);
+        old.or_else(|| self.totals.front()).copied()
+    }
+
+    /// What arrived within a window that is wholly known.
+    fn count(&self, window: Duration, now: DateTime<Utc>) -> Option<u64> {
+        let (at, before) = self.before(window, now)?;
+        let (_, total) = self.totals.back()?;
+        (age(at, now) >= window).then(|| total - before)
+    }
+}
+
+/// The mean of which a count this small is hardly a chance: that of a Poisson distribution, roughly.
+fn upper(count: f64) -> f64 {
+    count + SURE * (count + 1.0).sqrt() + 1.0
+}
+
+fn lower(count: f64) -> f64 {
+    (count - SURE * count.sqrt()).max(0.0)
+}
+
+impl Minutes {
+    pub(crate) fn add(&mut self, now: DateTime<Utc>, count: u64) {
+        let minute = now.timestamp().div_euclid(60);
+        let behind = minute - (self.first + self.counts.len() as i64 - 1);
+        if self.counts.is_empty() || behind < 0 || behind > MINUTES as i64 {
+            *self = Self { first: minute, counts: VecDeque::from([0]) };
+        } else {
+            self.counts.extend(std::iter::repeat_n(0, behind as usize));
+        }
+        while self.counts.len() > MINUTES {
+            self.counts.pop_front();
+            self.first += 1;
+        }
+        if let Some(last) = self.counts.back_mut() {
+            *last = last.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// The counts of whole steps of so many minutes that are over, the latest last.
+    pub(crate) fn steps(&self, minutes: usize, now: DateTime<Utc>) -> Vec<f64> {
+        let over =
+            usize::try_from(now.timestamp().div_euclid(60) - self.first).unwrap_or(0).min(self.counts.len());
+        let skipped = over % minutes;
+        let counts: Vec<u32> = self.counts.range(skipped..over).copied().collect();
+        counts.chunks_exact(minutes).map(|step| step.iter().map(|count| f64::from(*count)).sum()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second)
+    }
+
+    /// Reports of so many arrivals every ten seconds.
+    fn arrivals(counts: &[u64]) -> (Arrivals, DateTime<Utc>) {
+        let mut arrivals = Arrivals::default();
+        let (mut now, mut total) = (at(0), 0);
+        arrivals.observe(now, 0);
+        for count in counts {
+            (now, total) = (now + Duration::from_secs(10), total + count);
+            arrivals.observe(now, total);
+        }
+        (arrivals, now)
+    }
+
+    #[track_caller]
+    fn check(counts: &[u64], least: f64, most: f64) {
+        let (arrivals, now) = arrivals(counts);
+        let rate = arrivals.per_second(now);
+        assert!((least..=most).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn a_steady_rate_is_the_mean_of_a_minute() {
+        check(&[50, 60, 40, 50, 45, 55], 5.0, 5.0);
+    }
+
+    #[test]
+    fn a_rise_and_a_fall_are_believed_as_far_as_they_are_certain() {
+        check(&[0, 0, 0, 0, 0, 0, 50, 50], 3.9, 4.1);
+        check(&[50, 50, 50, 50, 50, 50, 0, 0], 0.1, 0.2);
+        check(&[50, 50, 50, 50, 50, 50, 0, 0, 0, 0, 0, 0], 0.0, 0.0);
+    }
+
+    #[test]
+    fn rare_jobs_are_not_forgotten_between_two_of_them() {
+        check(&[1, 0, 0, 0, 1, 0], 0.03, 0.04);
+    }
+
+    #[test]
+    fn nothing_known_is_nothing_arriving() {
+        assert_eq!(Arrivals::default().per_second(at(5)), 0.0);
+        check(&[], 0.0, 0.0);
+    }
+
+    #[test]
+    fn a_sudden_drop_is_noticed_and_a_slow_one_or_a_small_one_is_not() {
+        let dropped = |counts: &[u64]| arrivals(counts).0.last_drop().is_some();
+        assert!(dropped(&[50, 50, 50, 50, 50, 50, 2, 1]));
+        assert!(!dropped(&[50, 50, 50, 50, 50, 50, 30, 30, 20, 20, 10, 10]));
+        assert!(!dropped(&[1, 2, 1, 1, 2, 1, 0, 0]));
+    }
+
+    #[test]
+    fn a_count_that_begins_anew_is_no_arrival() {
+        let mut arrivals = Arrivals::default();
+        arrivals.observe(at(0), 500);
+        arrivals.observe(at(30), 0);
+        arrivals.observe(at(60), 30);
+        assert_eq!(arrivals.per_second(at(60)), 1.0);
+    }
+
+    #[test]
+    fn minutes_become_whole_steps() {
+        let mut minutes = Minutes::default();
+        for (second, count) in [(0, 1), (59, 1), (60, 5), (200, 7), (250, 3)] {
+            minutes.add(at(second), count);
+        }
+        assert_eq!(minutes.steps(1, at(250)), [2.0, 5.0, 0.0, 7.0]);
+        assert_eq!(minutes.steps(2, at(250)), [7.0, 7.0]);
+        assert_eq!(minutes.steps(3, at(250)), [12.0]);
+        // A clock that was set back, or a week's sleep too much, begins anew.
+        minutes.add(at(10), 4);
+        assert_eq!(minutes.steps(1, at(70)), [4.0]);
+    }
+}

@@ -1,0 +1,152 @@
+//! What became of each instance's starts: how long they took, and whom to leave alone for a while.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use eirs_platform::job::WorkerReport;
+use serde::{Deserialize, Serialize};
+
+use crate::observe::{InstanceView, Stage, age};
+
+/// Whoever failed once is left alone for so long, then for four times as long, and so on ...
+const FIRST_REST: Duration = Duration::from_secs(5);
+/// ... up to this.
+const LONGEST_REST: Duration = Duration::from_secs(3600);
+
+/// The past of one instance, as far as it was seen.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Career {
+    /// The pool that it was last seen in.
+    pub pool: String,
+    /// Seconds from its last start to its first report that it is ready.
+    pub start_delay_s: Option<f64>,
+    /// When it was last seen ready.
+    pub last_ready: Option<DateTime<Utc>>,
+    /// How often in a row it failed: was never ready, fell silent, or stopped without being told.
+    pub failures: u32,
+    /// Why, the last time.
+    pub failure: Option<String>,
+    /// It is left alone until then.
+    pub not_before: Option<DateTime<Utc>>,
+    /// When it sent the latest report that was looked at.
+    #[serde(skip)]
+    heard_at: Option<DateTime<Utc>>,
+    #[serde(skip)]
+    now: Option<Now>,
+}
+
+/// What it was when it was last seen.
+#[derive(Debug, Clone, PartialEq)]
+struct Now {
+    generation: Option<String>,
+    stage: Stage,
+    told_to_go: bool,
+}
+
+impl Career {
+    /// Sees it once more; answers whether it was started since the last time, and its report where that is new and tells
+    /// service times.
+    pub(super) fn observe<'v>(
+        &mut self,
+        view: &'v InstanceView,
+        now: DateTime<Utc>,
+    ) -> (bool, Option<&'v WorkerReport>) {
+        self.pool.clone_from(&view.instance.pool);
+        let started = self.see(view, now);
+        let news = view.heard.as_ref().filter(|heard| self.heard_at.is_none_or(|before| heard.at > before));
+        self.heard_at = news.map_or(self.heard_at, |heard| Some(heard.at));
+        (started, news.map(|heard| &heard.report).filter(|report| report.service.count > 0))
+    }
+
+    fn see(&mut self, view: &InstanceView, now: DateTime<Utc>) -> bool {
+        let (generation, stage) = (&view.instance.generation, view.stage());
+        let before = self.now.take();
+        let same = before.as_ref().filter(|before| before.generation == *generation);
+        let was = same.map(|same| same.stage);
+        let told_to_go = same.is_some_and(|same| same.told_to_go)
+            || matches!(stage, Stage::Draining | Stage::Drained | Stage::Stopping);
+        if stage == Stage::Ready {
+            if was == Some(Stage::Starting)
+                && let Some(heard) = &view.heard
+            {
+                self.start_delay_s = Some(age(view.instance.since, heard.at).as_secs_f64());
+            }
+            self.last_ready = Some(now);
+            (self.failures, self.failure, self.not_before) = (0, None, None);
+        }
+        let served = matches!(was, Some(Stage::Starting | Stage::Ready));
+        if stage == Stage::Stopped && served && !told_to_go {
+            self.fail("it stopped without being told", now);
+        }
+        let alive = |stage: Stage| stage != Stage::Stopped;
+        let started = alive(stage)
+            && before.as_ref().is_some_and(|before| !alive(before.stage) || before.generation != *generation);
+        self.now = Some(Now { generation: generation.clone(), stage, told_to_go });
+        started
+    }
+
+    /// It is told to leave, so that its stop will be no failure.
+    pub(super) fn told_to_go(&mut self) {
+        if let Some(now) = &mut self.now {
+            now.told_to_go = true;
+        }
+    }
+
+    pub(super) fn fail(&mut self, why: &str, now: DateTime<Utc>) {
+        let rest = FIRST_REST.saturating_mul(4_u32.saturating_pow(self.failures)).min(LONGEST_REST);
+        self.failures = self.failures.saturating_add(1);
+        self.failure = Some(why.to_owned());
+        self.not_before = Some(now + rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        decide::tests::{NOW, at, busy, starting, stopped},
+        fleet::State,
+    };
+
+    #[test]
+    fn the_time_from_a_start_to_the_ready_report_is_learnt_where_the_start_was_seen() {
+        let mut career = Career::default();
+        career.observe(&stopped("p-1"), at(NOW - 30));
+        assert!(career.observe(&starting("p-1", NOW - 28), at(NOW - 28)).0);
+        let mut ready = busy("p-1");
+        ready.instance.since = at(NOW - 28);
+        assert!(!career.observe(&ready, at(NOW)).0);
+        assert_eq!(career.start_delay_s, Some(25.0));
+
+        let mut unseen = Career::default();
+        unseen.observe(&busy("p-2"), at(NOW));
+        assert_eq!((unseen.start_delay_s, unseen.last_ready), (None, Some(at(NOW))));
+    }
+
+    #[test]
+    fn whoever_stops_by_itself_is_left_alone_longer_each_time_until_it_was_ready_again() {
+        let mut career = Career::default();
+        let mut rests = Vec::new();
+        for _ in 0..7 {
+            career.observe(&starting("p-1", NOW - 28), at(NOW - 28));
+            let mut dead = starting("p-1", NOW - 28);
+            dead.instance.state = State::Stopped;
+            career.observe(&dead, at(NOW));
+            rests.push((career.not_before.unwrap() - at(NOW)).num_seconds());
+        }
+        assert_eq!(rests, [5, 20, 80, 320, 1280, 3600, 3600]);
+        career.observe(&busy("p-1"), at(NOW));
+        assert_eq!((career.failures, career.not_before), (0, None));
+    }
+
+    #[test]
+    fn whoever_was_told_to_go_has_not_failed() {
+        let mut career = Career::default();
+        career.observe(&busy("p-1"), at(NOW));
+        career.told_to_go();
+        let mut gone = busy("p-1");
+        gone.instance.state = State::Stopped;
+        career.observe(&gone, at(NOW + 5));
+        assert_eq!(career.failures, 0);
+    }
+}

@@ -1,0 +1,121 @@
+//! How long instances ran: what is paid for.
+
+use std::{collections::VecDeque, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// Every time zone's midnight is at a quarter of an hour.
+const QUARTER_S: i64 = 900;
+/// Two days and a little.
+const QUARTERS: usize = 200;
+
+/// The use of one pool's instances, a quarter of an hour each.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    quarters: VecDeque<Quarter>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Quarter {
+    /// Its number since 1970.
+    number: i64,
+    instance_s: f64,
+    starts: u32,
+    jobs: u64,
+}
+
+/// The use of a pool since some moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Used {
+    /// Seconds that instances ran, summed over all of them.
+    pub instance_s: f64,
+    /// How often one was started.
+    pub starts: u32,
+    /// Jobs that arrived.
+    pub jobs: u64,
+}
+
+impl Usage {
+    /// So many instances ran from then to now, so many of them for the first time, and so many jobs arrived.
+    pub(super) fn add(
+        &mut self,
+        then: DateTime<Utc>,
+        now: DateTime<Utc>,
+        instances: usize,
+        starts: u32,
+        jobs: u64,
+    ) {
+        let mut from = then;
+        while from < now {
+            let end = DateTime::from_timestamp((from.timestamp().div_euclid(QUARTER_S) + 1) * QUARTER_S, 0);
+            let to = end.unwrap_or(now).min(now);
+            let span = (to - from).to_std().unwrap_or_default();
+            self.quarter(from).instance_s += span.as_secs_f64() * instances as f64;
+            from = to;
+        }
+        let last = self.quarter(now);
+        last.starts = last.starts.saturating_add(starts);
+        last.jobs = last.jobs.saturating_add(jobs);
+    }
+
+    /// Since a moment, in whole quarters of an hour.
+    pub(super) fn since(&self, moment: DateTime<Utc>) -> Used {
+        let first = moment.timestamp().div_euclid(QUARTER_S);
+        let within = self.quarters.iter().filter(|quarter| quarter.number >= first);
+        within.fold(Used::default(), |sum, quarter| Used {
+            instance_s: sum.instance_s + quarter.instance_s,
+            starts: sum.starts.saturating_add(quarter.starts),
+            jobs: sum.jobs.saturating_add(quarter.jobs),
+        })
+    }
+
+    fn quarter(&mut self, at: DateTime<Utc>) -> &mut Quarter {
+        let number = at.timestamp().div_euclid(QUARTER_S);
+        // A clock that is set back must not make what was used unused.
+        if self.quarters.back().is_none_or(|last| last.number < number) {
+            self.quarters.push_back(Quarter { number, ..Quarter::default() });
+        }
+        if self.quarters.len() > QUARTERS {
+            self.quarters.pop_front();
+        }
+        let last = self.quarters.len() - 1;
+        &mut self.quarters[last]
+    }
+}
+
+impl Used {
+    /// The same as a time.
+    pub fn time(&self) -> Duration {
+        Duration::try_from_secs_f64(self.instance_s).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second)
+    }
+
+    #[test]
+    fn use_is_counted_in_the_quarter_in_which_it_was() {
+        let mut usage = Usage::default();
+        usage.add(at(800), at(2000), 3, 1, 5);
+        assert_eq!(usage.since(at(0)), Used { instance_s: 3600.0, starts: 1, jobs: 5 });
+        assert_eq!(usage.since(at(900)).instance_s, 3300.0);
+        assert_eq!(usage.since(at(1800)), Used { instance_s: 600.0, starts: 1, jobs: 5 });
+        assert_eq!(usage.since(at(2700)), Used::default());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_forgets_nothing_and_no_more_than_two_days_are_kept() {
+        let mut usage = Usage::default();
+        usage.add(at(0), at(9000), 1, 0, 0);
+        usage.add(at(100), at(200), 1, 0, 0);
+        assert_eq!(usage.since(at(0)).instance_s, 9100.0);
+        usage.add(at(9000), at(900 * 1000), 1, 0, 0);
+        assert_eq!(usage.quarters.len(), QUARTERS);
+    }
+}

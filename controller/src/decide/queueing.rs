@@ -1,0 +1,105 @@
+//! How many servers keep a line short: the mathematics of queues, as numbers in and numbers out.
+
+/// Of all jobs, the part that may wait longer than their slack: what a 95th percentile leaves.
+const LATE: f64 = 0.05;
+
+/// How many servers it takes so that fewer than 5 of 100 jobs wait longer than `slack_s`, where jobs arrive at random
+/// `arrivals_per_s` and each keeps a server busy for `service_s`; at most `most`.
+///
+/// The wait in a line of M/M/k: P(W > t) = C(k, a) exp(-(k - a) t / s), with the offered load a = λ s in Erlangs and Erlang's
+/// C formula (L. Kleinrock, Queueing Systems I, 1975, section 3.5).
+pub(crate) fn servers_for_wait(arrivals_per_s: f64, service_s: f64, slack_s: f64, most: u32) -> u32 {
+    let offered = arrivals_per_s * service_s;
+    if offered <= 0.0 {
+        return 0;
+    }
+    let mut blocking = 1.0;
+    for servers in 1..=most {
+        let k = f64::from(servers);
+        blocking = next_blocking(blocking, servers, offered);
+        if k > offered {
+            let late = waiting(blocking, servers, offered) * (-(k - offered) * slack_s / service_s).exp();
+            if late < LATE {
+                return servers;
+            }
+        }
+    }
+    most
+}
+
+/// Erlang's B formula for one server more (A. K. Erlang, 1917), by the recursion that never overflows:
+/// B(k) = a B(k-1) / (k + a B(k-1)), from B(0) = 1.
+fn next_blocking(before: f64, servers: u32, offered: f64) -> f64 {
+    offered * before / (f64::from(servers) + offered * before)
+}
+
+/// Erlang's C formula, the probability that a job waits at all: C = B / (1 - (a / k) (1 - B)). Only for more servers than
+/// offered load.
+fn waiting(blocking: f64, servers: u32, offered: f64) -> f64 {
+    blocking / (1.0 - offered / f64::from(servers) * (1.0 - blocking))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting_of(servers: u32, offered: f64) -> f64 {
+        let blocking = (1..=servers).fold(1.0, |before, k| next_blocking(before, k, offered));
+        waiting(blocking, servers, offered)
+    }
+
+    /// By the definition: C = (a^k / k!) (k / (k - a)) / (sum of a^i / i! for i < k, and that).
+    fn by_definition(servers: u32, offered: f64) -> f64 {
+        let term = |i: u32| (1..=i).fold(1.0, |product, j| product * offered / f64::from(j));
+        let k = f64::from(servers);
+        let last = term(servers) * k / (k - offered);
+        last / ((0..servers).map(term).sum::<f64>() + last)
+    }
+
+    #[test]
+    fn the_probability_to_wait_is_that_of_the_published_tables() {
+        // Kleinrock I, and the tables of any call-centre handbook.
+        for (servers, offered, expected) in
+            [(1, 0.5, 0.5), (2, 1.0, 1.0 / 3.0), (3, 2.0, 0.4444), (5, 4.0, 0.5541), (10, 8.0, 0.4092)]
+        {
+            assert!((waiting_of(servers, offered) - expected).abs() < 5e-5, "{servers} {offered}");
+        }
+    }
+
+    #[test]
+    fn the_recursion_gives_what_the_definition_gives() {
+        for servers in 1..60 {
+            for part in 1..20 {
+                let offered = f64::from(servers) * f64::from(part) / 20.0;
+                let (ours, theirs) = (waiting_of(servers, offered), by_definition(servers, offered));
+                assert!((ours - theirs).abs() < 1e-9, "{servers} {offered}: {ours} {theirs}");
+            }
+        }
+    }
+
+    #[test]
+    fn enough_servers_are_the_fewest_that_keep_the_wait() {
+        for (arrivals, service, slack) in
+            [(5.0, 2.0, 28.0), (5.0, 2.0, 0.0), (0.1, 2.0, 5.0), (400.0, 0.3, 1.0)]
+        {
+            let servers = servers_for_wait(arrivals, service, slack, 1000);
+            let late = |k: u32| {
+                let offered = arrivals * service;
+                if f64::from(k) <= offered {
+                    return 1.0;
+                }
+                by_definition(k, offered) * (-(f64::from(k) - offered) * slack / service).exp()
+            };
+            assert!(late(servers) < LATE, "{arrivals} {service} {slack}: {servers}");
+            assert!(servers == 1 || late(servers - 1) >= LATE, "{arrivals} {service} {slack}: {servers}");
+        }
+    }
+
+    #[test]
+    fn nothing_arriving_needs_nobody_and_there_is_an_end_to_it() {
+        assert_eq!(servers_for_wait(0.0, 2.0, 1.0, 100), 0);
+        assert_eq!(servers_for_wait(1e9, 2.0, 1.0, 100), 100);
+        assert_eq!(servers_for_wait(1.0, 0.0, 1.0, 100), 0);
+        assert_eq!(servers_for_wait(1e-9, 1.0, 1.0, 100), 1);
+    }
+}

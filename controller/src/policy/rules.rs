@@ -1,0 +1,167 @@
+//! Reads a `[[rule]]`: each kind with the keys of its own.
+
+use std::time::Duration;
+
+use super::{
+    Rule, Schedule, Step,
+    document::Section,
+    load::{DAY, MOST_INSTANCES},
+    schedule,
+};
+
+const KINDS: [&str; 5] = ["backlog", "latency", "step", "schedule", "forecast"];
+const MOST_JOBS: u64 = 1_000_000_000;
+
+/// The rule of a table, or complaints about it.
+pub(super) fn rule(section: Section<'_>) -> Option<Rule> {
+    if !section.has("kind") {
+        section.complain("kind", "is missing; a rule says what it is, like `kind = \"backlog\"`".to_owned());
+        return None;
+    }
+    // What the other keys of an unknown kind mean is unknown too: they are not complained about.
+    let rule = match section.word("kind", &KINDS)? {
+        "latency" => latency(&section),
+        "step" => step(&section),
+        "schedule" => schedule(&section),
+        "forecast" => Some(forecast(&section)),
+        _ => Some(Rule::Backlog { per_instance: section.whole("per_instance", 1..=MOST_JOBS).unwrap_or(10) }),
+    };
+    section.finish();
+    rule
+}
+
+fn latency(section: &Section<'_>) -> Option<Rule> {
+    section.needs("p95", "how long 95 of 100 jobs may take, like `p95 = \"30s\"`")?;
+    let p95 = section.duration("p95", Duration::from_millis(10)..=DAY)?;
+    Some(Rule::Latency { p95 })
+}
+
+fn step(section: &Section<'_>) -> Option<Rule> {
+    section.needs("steps", "a list of thresholds, like `steps = [{ backlog = 1, instances = 1 }]`")?;
+    let read = |step: Section<'_>| {
+        let (backlog, instances) = ("backlog", "instances");
+        step.needs(backlog, "from how many jobs on the step counts, like `backlog = 50`");
+        step.needs(instances, "how many instances there shall be then, like `instances = 5`");
+        let read = (step.whole(backlog, 1..=MOST_JOBS), step.instances(instances, 0..=MOST_INSTANCES));
+        step.finish();
+        Some(Step { backlog: read.0?, instances: read.1? })
+    };
+    let tables = section.sections("steps");
+    let count = tables.len();
+    let steps: Vec<_> = tables.into_iter().filter_map(read).collect();
+    if count == 0 {
+        section.complain("steps", "is empty; a rule without a step wishes nothing".to_owned());
+    }
+    if let Some(pair) = steps.windows(2).find(|pair| pair[0].backlog >= pair[1].backlog) {
+        let problem =
+            format!("has the backlog {} after {}; the steps should rise", pair[1].backlog, pair[0].backlog);
+        section.complain("steps", problem);
+    }
+    Some(Rule::Step { steps })
+}
+
+fn schedule(section: &Section<'_>) -> Option<Rule> {
+    section.needs("cron", "when the hours begin, like `cron = \"0 8 * * MON-FRI\"`");
+    section.needs("duration", "how long they last, like `duration = \"10h\"`");
+    section.needs("instances", "how many there shall be, like `instances = 2`");
+    let cron = section.text("cron").and_then(|text| {
+        let parsed = schedule::parse_cron(text);
+        parsed.map_err(|why| section.complain("cron", format!("is {text:?}; {why}"))).ok()
+    });
+    let duration = section.duration("duration", Duration::from_secs(60)..=7 * DAY);
+    let timezone = section.timezone("timezone").unwrap_or(chrono_tz::UTC);
+    let instances = section.instances("instances", 0..=MOST_INSTANCES);
+    let when = Schedule { cron: cron?, duration: duration?, timezone };
+    Some(Rule::Schedule { when, instances: instances? })
+}
+
+fn forecast(section: &Section<'_>) -> Rule {
+    let season = section.duration("season", Duration::from_secs(60)..=7 * DAY).unwrap_or(DAY);
+    let quantile = section.number("quantile", 0.01..=0.999).unwrap_or(0.9);
+    Rule::Forecast { season, quantile }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::policy::parse;
+
+    #[track_caller]
+    fn check(text: &str, expected: &[Rule]) {
+        assert_eq!(parse(Path::new("p.toml"), text).unwrap().rules, expected);
+    }
+
+    #[track_caller]
+    fn check_bad(text: &str, expected: &[&str]) {
+        let complaints = parse(Path::new("p.toml"), text).expect_err("this text is bad");
+        let said: Vec<_> = complaints.iter().map(ToString::to_string).collect();
+        let expected: Vec<_> = expected.iter().map(|complaint| format!("p.toml:{complaint}")).collect();
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn every_kind_is_read() {
+        check("[[rule]]\nkind = 'latency'\np95 = '30s'", &[Rule::Latency { p95: Duration::from_secs(30) }]);
+        check(
+            "[[rule]]\nkind = 'step'\nsteps = [{ backlog = 1, instances = 1 }, { backlog = 50, instances = 5 }]",
+            &[Rule::Step {
+                steps: vec![Step { backlog: 1, instances: 1 }, Step { backlog: 50, instances: 5 }],
+            }],
+        );
+        check(
+            "[[rule]]\nkind = 'schedule'\ncron = '0 8 * * MON-FRI'\nduration = '10h'\ntimezone = 'Europe/Berlin'\n\
+             instances = 2",
+            &[Rule::Schedule {
+                when: Schedule {
+                    cron: schedule::parse_cron("0 8 * * MON-FRI").unwrap(),
+                    duration: Duration::from_secs(36_000),
+                    timezone: chrono_tz::Europe::Berlin,
+                },
+                instances: 2,
+            }],
+        );
+        check("[[rule]]\nkind = 'forecast'", &[Rule::Forecast { season: DAY, quantile: 0.9 }]);
+    }
+
+    #[test]
+    fn what_a_kind_needs_and_does_not_get_is_named() {
+        check_bad(
+            "[[rule]]\nkind = 'latency'\n[[rule]]\nkind = 'step'\n[[rule]]\nkind = 'schedule'",
+            &[
+                "2: rule[1].p95: is missing; it says how long 95 of 100 jobs may take, like `p95 = \"30s\"`",
+                "4: rule[2].steps: is missing; it says a list of thresholds, like `steps = [{ backlog = 1, instances = 1 }]`",
+                "6: rule[3].cron: is missing; it says when the hours begin, like `cron = \"0 8 * * MON-FRI\"`",
+                "6: rule[3].duration: is missing; it says how long they last, like `duration = \"10h\"`",
+                "6: rule[3].instances: is missing; it says how many there shall be, like `instances = 2`",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_key_of_another_kind_is_refused() {
+        check_bad(
+            "[[rule]]\nkind = 'latency'\np95 = '30s'\nper_instance = 3",
+            &["4: rule[1].per_instance: there is no such key; there are kind, p95"],
+        );
+    }
+
+    #[test]
+    fn bad_steps_hours_zones_and_quantiles_are_named() {
+        check_bad(
+            "[[rule]]\nkind = 'step'\nsteps = [{ backlog = 5, instances = 1 }, { backlog = 5, instances = 2 }]\n\
+             [[rule]]\nkind = 'step'\nsteps = [{ backlog = 5, instances = -1 }]\n\
+             [[rule]]\nkind = 'schedule'\ncron = '61 8 * *'\nduration = '10 h'\ntimezone = 'Europe/Berln'\ninstances = 2\n\
+             [[rule]]\nkind = 'forecast'\nquantile = 1.5",
+            &[
+                "3: rule[1].steps: has the backlog 5 after 5; the steps should rise",
+                "6: steps[1].instances: is -1; should be a whole number from 0 to 10000",
+                "9: rule[3].cron: is \"61 8 * *\"; should be five fields (minute, hour, day of the month, month, day of the \
+                 week), like \"0 8 * * MON-FRI\"",
+                "11: rule[3].timezone: is \"Europe/Berln\", which nobody knows; did you mean \"Europe/Berlin\"?",
+                "15: rule[4].quantile: is 1.5; should be a number from 0.01 to 0.999",
+            ],
+        );
+    }
+}

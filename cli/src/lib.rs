@@ -11,6 +11,7 @@ mod classify;
 mod cleanup;
 mod model;
 mod policy;
+mod simulate;
 
 mod http;
 mod show;
@@ -63,6 +64,7 @@ enum Command {
     Model(model::ModelCommand),
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    Simulate(simulate::Simulate),
 }
 
 impl Global {
@@ -132,6 +134,7 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Classify(classify) => classify.run(&cli.global).await,
         Command::Model(model) => model.run(&cli.global),
         Command::Policy(policy) => policy.run(&cli.global),
+        Command::Simulate(simulate) => simulate.run(&cli.global),
     };
     match end {
         Ok(Exit::Ok) => 0.into(),

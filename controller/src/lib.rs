@@ -14,6 +14,7 @@ pub mod fleet;
 
 pub mod lock;
 pub mod reconcile;
+pub mod simulate;
 pub mod status;
 
 mod descriptor;

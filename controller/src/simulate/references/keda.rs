@@ -1,0 +1,134 @@
+//! KEDA's SQS scaler, and the Kubernetes Horizontal Pod Autoscaler that it hands its metric to.
+
+use std::collections::VecDeque;
+
+use super::{
+    super::{
+        run::{Again, Driver},
+        setup::Micros,
+        site::{Site, Victims},
+    },
+    ceil,
+};
+
+const SECOND: Micros = 1_000_000;
+/// KEDA's `pollingInterval`.
+const POLL: Micros = 30 * SECOND;
+/// KEDA's `cooldownPeriod`: for so long after it was last active a scaler keeps one replica.
+const COOLDOWN: Micros = 300 * SECOND;
+/// `queueLength`, the target per replica.
+const PER_REPLICA: f64 = 5.0;
+/// The HPA's sync period.
+const SYNC: Micros = 15 * SECOND;
+/// The HPA's `scaleDown.stabilizationWindowSeconds`.
+const STABILIZATION: Micros = 300 * SECOND;
+/// The HPA does nothing while the metric is so near its target.
+const TOLERANCE: f64 = 0.1;
+
+/// Every 30 seconds the metric is read: messages that wait and messages in flight (`scaleOnInFlight`), five for each replica. From
+/// none to one, and back after 300 seconds without work, it is KEDA that acts; between one and `max` it is the HPA, every 15
+/// seconds, which at most doubles (or adds four) at a time, and scales in to the highest recommendation of the last 300 seconds.
+///
+/// Sources: keda.sh, "AWS SQS Queue" and "ScaledObject specification"; kubernetes.io, "Horizontal Pod Autoscaling", on the
+/// algorithm, the tolerance of 10 % and the default `behavior`. All values are the defaults.
+#[derive(Debug)]
+pub(super) struct Keda {
+    max: u32,
+    metric: u64,
+    next_poll: Micros,
+    last_active: Option<Micros>,
+    recommended: VecDeque<(Micros, u32)>,
+}
+
+impl Keda {
+    pub(super) fn new(max: u32) -> Self {
+        Self { max, metric: 0, next_poll: 0, last_active: None, recommended: VecDeque::new() }
+    }
+
+    /// How many replicas there shall be, of so many now.
+    fn wanted(&mut self, backlog: u64, replicas: u32, now: Micros) -> u32 {
+        if now >= self.next_poll {
+            self.metric = backlog;
+            self.next_poll = now + POLL;
+            if backlog > 0 {
+                self.last_active = Some(now);
+            }
+            let is_cool = self.last_active.is_none_or(|last| now - last >= COOLDOWN);
+            if replicas == 0 {
+                // The scaler's own step; the HPA is asleep while there are none, and forgets.
+                self.recommended.clear();
+                return u32::from(backlog > 0).min(self.max);
+            }
+            if backlog == 0 && is_cool {
+                return 0;
+            }
+        }
+        if replicas == 0 { 0 } else { self.hpa(replicas, now) }
+    }
+
+    fn hpa(&mut self, replicas: u32, now: Micros) -> u32 {
+        let ratio = self.metric as f64 / (PER_REPLICA * f64::from(replicas));
+        let by_metric =
+            if (ratio - 1.0).abs() <= TOLERANCE { replicas } else { ceil(self.metric as f64 / PER_REPLICA) };
+        let by_metric = by_metric.clamp(1, self.max.max(1));
+        while self.recommended.front().is_some_and(|(at, _)| now - at >= STABILIZATION) {
+            self.recommended.pop_front();
+        }
+        self.recommended.push_back((now, by_metric));
+        let stable = self.recommended.iter().map(|(_, replicas)| *replicas).max().unwrap_or(by_metric);
+        // The window holds back scaling in alone, and never makes it scale out.
+        let desired = if by_metric >= replicas { by_metric } else { stable.min(replicas) };
+        desired.min((2 * replicas).max(replicas + 4)).min(self.max)
+    }
+}
+
+impl Driver for Keda {
+    fn pass(&mut self, site: &mut Site<'_>) -> Again {
+        site.furnish(self.max, "default");
+        let depth = site.depth();
+        let wanted = self.wanted(depth.backlog(), site.active(), site.now);
+        site.scale_to(wanted, Victims::Newest);
+        Again::At(site.now + SYNC)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_starts_with_one_then_doubles_or_adds_four_up_to_what_the_metric_says() {
+        let mut keda = Keda::new(15);
+        let at = |second: u64| second * SECOND;
+        assert_eq!(keda.wanted(0, 0, at(0)), 0);
+        // Nobody looks between two polls.
+        assert_eq!(keda.wanted(100, 0, at(15)), 0);
+        assert_eq!(keda.wanted(100, 0, at(30)), 1);
+        assert_eq!(keda.wanted(100, 1, at(45)), 5);
+        assert_eq!(keda.wanted(100, 5, at(60)), 10);
+        assert_eq!(keda.wanted(100, 10, at(75)), 15);
+        // 78 is within 10 % of the 75 that fifteen replicas are for.
+        assert_eq!(keda.wanted(78, 15, at(90)), 15);
+    }
+
+    #[test]
+    fn it_scales_in_to_the_highest_of_the_last_five_minutes_and_to_none_five_minutes_after_the_last_work() {
+        let mut keda = Keda::new(15);
+        let at = |second: u64| second * SECOND;
+        assert_eq!(keda.wanted(50, 0, at(0)), 1);
+        assert_eq!(keda.wanted(50, 1, at(15)), 5);
+        assert_eq!(keda.wanted(50, 5, at(30)), 10);
+        assert_eq!(keda.wanted(20, 10, at(60)), 10);
+        for second in (75..345).step_by(15) {
+            assert_eq!(keda.wanted(20, 10, at(second)), 10, "{second}");
+        }
+        // The recommendation of ten, at 45 s for the last time, is out of the window.
+        assert_eq!(keda.wanted(20, 10, at(345)), 4);
+        assert_eq!(keda.wanted(0, 4, at(360)), 4);
+        for second in (375..630).step_by(15) {
+            let wanted = keda.wanted(0, 4, at(second));
+            assert!(wanted >= 1, "{second}: {wanted}");
+        }
+        assert_eq!(keda.wanted(0, 1, at(660)), 0);
+    }
+}

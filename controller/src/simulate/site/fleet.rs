@@ -1,0 +1,381 @@
+//! The orders that a driver can give, and what the machines do about them.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::{Event, Load, Machine, Power, Site};
+use crate::{
+    fleet::{Instance, State},
+    simulate::setup::{Micros, micros},
+};
+
+/// How long a stop takes that is a slow one.
+const SLOW_STOP: Duration = Duration::from_secs(300);
+
+/// Who goes when a driver names only how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::simulate) enum Victims {
+    /// Whoever is not ready yet, then the newest: as Kubernetes ranks pods.
+    Newest,
+    /// The idle, then the busy, those first that were started first and so are paid off, and whoever is not ready yet last.
+    Idle,
+    /// Anybody, and at once, whatever it holds.
+    Killed,
+}
+
+/// StartInstances as EC2 throttles it: five calls at once and two each second, a thousand instances at once and two each second.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    calls: f64,
+    instances: f64,
+    last: Micros,
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Self { calls: Self::CALLS, instances: Self::INSTANCES, last: 0 }
+    }
+}
+
+impl Throttle {
+    const CALLS: f64 = 5.0;
+    const INSTANCES: f64 = 1000.0;
+    const PER_SECOND: f64 = 2.0;
+
+    fn admits(&mut self, instances: usize, now: Micros) -> bool {
+        let gained = Self::PER_SECOND * (now - self.last) as f64 / 1e6;
+        self.last = now;
+        self.calls = (self.calls + gained).min(Self::CALLS);
+        self.instances = (self.instances + gained).min(Self::INSTANCES);
+        // A call for more instances than the bucket can ever hold waits until it is full.
+        let needed = (instances as f64).min(Self::INSTANCES);
+        let admits = self.calls >= 1.0 && self.instances >= needed;
+        if admits {
+            self.calls -= 1.0;
+            self.instances -= needed;
+        }
+        admits
+    }
+}
+
+impl Load<'_> {
+    /// The pool that all instances belong to here.
+    pub(in crate::simulate) const POOL: &'static str = "pool";
+
+    pub(in crate::simulate) fn id(&self, machine: usize) -> String {
+        format!("{}-{}", Self::POOL, machine + 1)
+    }
+}
+
+impl Site<'_> {
+    /// Sees to it that there are so many instances, as `MemoryFleet` names them, and that they serve this model when started.
+    pub(in crate::simulate) fn furnish(&mut self, count: u32, model: &str) {
+        let wall = self.wall();
+        while self.machines.len() < count as usize {
+            self.machines.push(Machine::new(wall));
+        }
+        for it in self.machines.iter_mut().filter(|it| it.power == Power::Off && it.model != model) {
+            model.clone_into(&mut it.model);
+        }
+    }
+
+    /// The instances of a pool of so many, and all others that are not off.
+    pub(in crate::simulate) fn list(&mut self, count: u32) -> Result<Vec<Instance>, String> {
+        if self.faults.happens(self.setup.faults.list_errors) {
+            return Err("the fleet could not be listed".to_owned());
+        }
+        let instance = |(number, it): (usize, &Machine)| Instance {
+            id: self.load.id(number),
+            pool: Load::POOL.to_owned(),
+            model: it.model.clone(),
+            state: it.state,
+            since: it.since,
+            generation: (it.generation > 0).then(|| it.generation.to_string()),
+            pid: None,
+            drain_until: it.drain_until,
+            crashes: it.crashes,
+            last_error: None,
+            not_before: it.not_before,
+        };
+        let is_listed = |(number, it): &(usize, &Machine)| *number < count as usize || it.power != Power::Off;
+        Ok(self.machines.iter().enumerate().filter(is_listed).map(instance).collect())
+    }
+
+    /// Starts these in one call; answers who was not, as far as the caller learns.
+    pub(in crate::simulate) fn start(&mut self, machines: &[usize]) -> Vec<usize> {
+        if machines.is_empty() {
+            return Vec::new();
+        }
+        let faults = &self.setup.faults;
+        let refuses_all =
+            !self.throttle.admits(machines.len(), self.now) || self.faults.happens(faults.capacity_errors);
+        if refuses_all {
+            return machines.to_vec();
+        }
+        let is_half_failed = self.faults.happens(faults.half_failed);
+        let mut refused = Vec::new();
+        for machine in machines {
+            if is_half_failed && self.faults.happens(0.5) {
+                refused.push(*machine);
+            } else {
+                self.start_one(*machine);
+            }
+        }
+        if self.faults.happens(faults.lost_answers) { machines.to_vec() } else { refused }
+    }
+
+    fn start_one(&mut self, machine: usize) {
+        if self.machines[machine].power != Power::Off {
+            return;
+        }
+        self.starts += 1;
+        self.alive += 1;
+        if self.alive > self.limit {
+            self.wrong.push(format!("at {} s: {} are alive, more than {}", self.now / 1_000_000, self.alive, self.limit));
+        }
+        let delay = self.load.start_delay(self.starts);
+        let faults = &self.setup.faults;
+        let is_dead = self.faults.happens(faults.boot_failure);
+        let dies = self.faults.happens(faults.boot_crash);
+        let (wall, now, starts) = (self.wall(), self.now, self.starts);
+        let it = &mut self.machines[machine];
+        it.power = if is_dead { Power::Dead } else { Power::Booting };
+        (it.state, it.since, it.drain_until, it.not_before) = (State::Running, wall, None, None);
+        it.generation += 1;
+        it.started_as = starts;
+        it.billed_from = Some(now);
+        it.stops_when_drained = false;
+        (it.done, it.idle_since, it.told_idle, it.checks_idle) = (0, None, false, false);
+        it.times_ms.clear();
+        it.life += 1;
+        let (machine, life) = (machine as u32, it.life);
+        if dies {
+            self.at(now + delay / 2, Event::Vanish { machine, life });
+        }
+        if !is_dead {
+            self.at(now + delay, Event::Ready { machine, life });
+        }
+    }
+
+    /// Tells one to finish what it holds and to leave.
+    pub(in crate::simulate) fn drain(&mut self, machine: usize, deadline: Duration) {
+        let wall = self.wall();
+        let it = &mut self.machines[machine];
+        if it.state != State::Running {
+            return;
+        }
+        (it.state, it.since, it.drain_until) = (State::Draining, wall, Some(wall + deadline));
+        match it.power {
+            Power::Serving => self.begin_drain(machine as u32),
+            // Nobody is there yet who could hold anything.
+            Power::Booting | Power::Dead => {
+                self.switch_off(machine as u32);
+                self.machines[machine].state = State::Draining;
+            }
+            Power::Off | Power::Draining | Power::Drained | Power::Stopping => {}
+        }
+    }
+
+    fn begin_drain(&mut self, machine: u32) {
+        self.free.retain(|free| *free != machine);
+        let it = &mut self.machines[machine as usize];
+        it.power = Power::Draining;
+        if it.held.is_empty() {
+            return self.become_drained(machine);
+        }
+        let life = it.life;
+        self.at(self.now + micros(self.setup.worker_drain_deadline), Event::DrainDue { machine, life });
+        self.report(machine);
+    }
+
+    pub(super) fn become_drained(&mut self, machine: u32) {
+        let it = &mut self.machines[machine as usize];
+        it.power = Power::Drained;
+        it.idle_since = it.idle_since.or(Some(self.now));
+        let stops = it.stops_when_drained || self.stops_by_itself;
+        self.report(machine);
+        if stops {
+            self.switch_off(machine);
+        }
+    }
+
+    /// Takes a drain back, where the worker has not left yet.
+    pub(in crate::simulate) fn undrain(&mut self, machine: usize) {
+        let wall = self.wall();
+        let it = &mut self.machines[machine];
+        if it.state != State::Draining || it.power != Power::Draining || !self.setup.can_undrain {
+            return;
+        }
+        (it.state, it.since, it.drain_until) = (State::Running, wall, None);
+        it.power = Power::Serving;
+        let free = (self.setup.concurrency as usize).saturating_sub(it.held.len());
+        for _ in 0..free {
+            self.ask(machine as u32);
+        }
+        self.report(machine as u32);
+    }
+
+    /// Stops one: gently before its drain is due, by force after it.
+    pub(in crate::simulate) fn stop(&mut self, machine: usize) {
+        let (wall, second) = (self.wall(), self.now / 1_000_000);
+        let it = &mut self.machines[machine];
+        let is_due = it.drain_until.is_some_and(|until| until <= wall);
+        match it.power {
+            Power::Off | Power::Stopping => {}
+            Power::Booting | Power::Dead | Power::Drained => self.switch_off(machine as u32),
+            Power::Draining if is_due => self.kill(machine),
+            Power::Draining | Power::Serving => {
+                let busy = it.held.len();
+                if busy > 0 {
+                    self.wrong.push(format!("at {second} s: {} is stopped with {busy} jobs", self.load.id(machine)));
+                }
+                let it = &mut self.machines[machine];
+                (it.state, it.since, it.stops_when_drained) = (State::Stopping, wall, true);
+                if it.power == Power::Serving {
+                    self.begin_drain(machine as u32);
+                }
+            }
+        }
+    }
+
+    /// Stops one whatever it holds.
+    pub(in crate::simulate) fn kill(&mut self, machine: usize) {
+        if matches!(self.machines[machine].power, Power::Off | Power::Stopping) {
+            return;
+        }
+        self.free.retain(|free| *free as usize != machine);
+        self.killed += self.lose(machine as u32);
+        self.switch_off(machine as u32);
+    }
+
+    /// It runs no longer, is billed no longer, and can be started again in a while.
+    fn switch_off(&mut self, machine: u32) {
+        self.bill(machine);
+        let (wall, mut delay) = (self.wall(), micros(self.setup.stop_delay));
+        if self.faults.happens(self.setup.faults.slow_stop) {
+            delay = micros(SLOW_STOP);
+        }
+        let it = &mut self.machines[machine as usize];
+        (it.power, it.state, it.since) = (Power::Stopping, State::Stopping, wall);
+        it.life += 1;
+        let life = it.life;
+        self.at(self.now + delay, Event::Gone { machine, life });
+    }
+
+    pub(super) fn be_gone(&mut self, machine: u32) {
+        let wall = self.wall();
+        self.alive -= 1;
+        let it = &mut self.machines[machine as usize];
+        (it.power, it.state, it.since) = (Power::Off, State::Stopped, wall);
+        it.drain_until = None;
+        it.crashes = 0;
+    }
+
+    /// It dies with all that it holds, and nobody ordered that.
+    pub(super) fn vanish(&mut self, machine: u32) {
+        if matches!(self.machines[machine as usize].power, Power::Off | Power::Stopping) {
+            return;
+        }
+        self.free.retain(|free| *free != machine);
+        self.lose(machine);
+        self.bill(machine);
+        let wall = self.wall();
+        self.alive -= 1;
+        let it = &mut self.machines[machine as usize];
+        (it.power, it.state, it.since) = (Power::Off, State::Stopped, wall);
+        it.drain_until = None;
+        it.life += 1;
+        it.crashes += 1;
+        // As the process fleet backs off: a second, two, four, at most a minute.
+        let wait = 1u64 << it.crashes.clamp(1, 7).saturating_sub(1);
+        it.not_before = Some(wall + Duration::from_secs(wait.min(60)));
+    }
+
+    pub(super) fn bill(&mut self, machine: u32) {
+        let Some(from) = self.machines[machine as usize].billed_from.take() else { return };
+        let ran = self.now - from;
+        self.ran += ran;
+        self.billed += ran.max(micros(self.setup.billing_minimum));
+    }
+
+    /// Those that were started and are not leaving.
+    pub(in crate::simulate) fn active(&self) -> u32 {
+        self.count(&[Power::Booting, Power::Dead, Power::Serving])
+    }
+
+    /// Those that take jobs.
+    pub(in crate::simulate) fn serving(&self) -> u32 {
+        self.count(&[Power::Serving])
+    }
+
+    fn count(&self, powers: &[Power]) -> u32 {
+        self.machines.iter().filter(|it| powers.contains(&it.power)).count() as u32
+    }
+
+    /// Starts and drains until so many are active, as far as there are any to start. Answers whether there were enough.
+    pub(in crate::simulate) fn scale_to(&mut self, wanted: u32, victims: Victims) -> bool {
+        let active = self.active();
+        if wanted > active {
+            let off = self.machines.iter().enumerate().filter(|(_, it)| it.power == Power::Off);
+            let chosen: Vec<_> = off.map(|(machine, _)| machine).take((wanted - active) as usize).collect();
+            let refused = self.start(&chosen);
+            return refused.is_empty() && chosen.len() == (wanted - active) as usize;
+        }
+        if wanted < active {
+            self.scale_in((active - wanted) as usize, victims);
+        }
+        true
+    }
+
+    fn scale_in(&mut self, count: usize, victims: Victims) {
+        let is_active = |it: &Machine| matches!(it.power, Power::Booting | Power::Dead | Power::Serving);
+        let all = self.machines.iter().enumerate().filter(|(_, it)| is_active(it));
+        let mut ranked: Vec<_> = all.map(|(machine, _)| machine).collect();
+        let rank = |machine: &usize| {
+            let it = &self.machines[*machine];
+            let is_ready = it.power == Power::Serving;
+            match victims {
+                Victims::Idle => (!is_ready, !it.held.is_empty(), it.started_as),
+                Victims::Newest | Victims::Killed => (is_ready, false, u64::MAX - it.started_as),
+            }
+        };
+        ranked.sort_by_key(rank);
+        // Kubernetes gives pods thirty seconds, and lifecycle hooks longer; no job here takes that long, as a rule.
+        let deadline = self.setup.worker_drain_deadline;
+        for place in 0..count.min(ranked.len()) {
+            if victims == Victims::Killed {
+                let other = place + self.victims.below(ranked.len() - place);
+                ranked.swap(place, other);
+                self.kill(ranked[place]);
+            } else {
+                self.drain(ranked[place], deadline);
+            }
+        }
+    }
+}
+
+impl Machine {
+    fn new(since: DateTime<Utc>) -> Self {
+        Self {
+            power: Power::Off,
+            state: State::Stopped,
+            since,
+            drain_until: None,
+            generation: 0,
+            model: String::new(),
+            crashes: 0,
+            not_before: None,
+            life: 0,
+            started_as: 0,
+            billed_from: None,
+            stops_when_drained: false,
+            held: Vec::new(),
+            done: 0,
+            idle_since: None,
+            told_idle: false,
+            checks_idle: false,
+            times_ms: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Traces in files: CSV with counts or with single arrivals, and the controller's own recording.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Deserialize;
+
+use super::{MOST_ARRIVALS, Trace, default_start};
+use crate::simulate::setup::{Chance, Micros, Stream};
+
+/// How long before its first line a recording began: web reports every ten seconds.
+const FIRST_STEP: TimeDelta = TimeDelta::seconds(10);
+
+/// Reads a trace. `pool` chooses among the pools of a recording. Arrivals that are only known by their step are spread over it
+/// at random by the seed.
+pub fn read(path: &Path, pool: &str, seed: u64) -> Result<Trace, String> {
+    let mut chance = Chance::of(seed, Stream::Arrivals);
+    if path.is_dir() {
+        return recording(path, &recordings(path)?, pool, &mut chance);
+    }
+    if path.extension().is_some_and(|extension| extension == "jsonl") {
+        return recording(path, &[path.to_owned()], pool, &mut chance);
+    }
+    csv(path, &mut chance)
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("{}: cannot be read: {error}", path.display()))
+}
+
+/// `t_seconds,count` or one column of arrival times, with or without a head.
+fn csv(path: &Path, chance: &mut Chance) -> Result<Trace, String> {
+    let text = text(path)?;
+    let mut rows: Vec<(f64, Option<u64>)> = Vec::new();
+    let mut total = 0u64;
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim_start_matches('\u{feff}').trim();
+        let is_head = rows.is_empty() && !line.starts_with(|first: char| first.is_ascii_digit() || first == '-');
+        if line.is_empty() || line.starts_with('#') || is_head {
+            continue;
+        }
+        let row = row(line).map_err(|problem| format!("{}:{}: {problem}", path.display(), number + 1))?;
+        if rows.first().is_some_and(|(_, before)| before.is_some() != row.1.is_some()) {
+            return Err(format!(
+                "{}:{}: some lines have one column and some two",
+                path.display(),
+                number + 1
+            ));
+        }
+        total = total.saturating_add(row.1.unwrap_or(1));
+        if total > MOST_ARRIVALS as u64 {
+            return Err(format!("{}:{}: more than {MOST_ARRIVALS} arrivals", path.display(), number + 1));
+        }
+        rows.push(row);
+    }
+    rows.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    // Steps without arrivals may be left out: the shortest distance is the step.
+    let gaps = rows.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|gap| *gap > 0.0);
+    let step = gaps.min_by(f64::total_cmp).unwrap_or(1.0);
+    let as_micros = |seconds: f64| (seconds * 1e6) as Micros;
+    let (mut arrivals, mut length) = (Vec::new(), 0);
+    for (at, count) in rows {
+        match count {
+            None => arrivals.push(as_micros(at)),
+            Some(count) => {
+                arrivals.extend((0..count).map(|_| as_micros(chance.unit().mul_add(step, at))));
+                length = as_micros(at + step);
+            }
+        }
+    }
+    Trace::new(path.display().to_string(), arrivals, length, default_start())
+}
+
+fn row(line: &str) -> Result<(f64, Option<u64>), String> {
+    let mut fields = line.split(',').map(str::trim);
+    let (at, count) = (fields.next().unwrap_or_default(), fields.next());
+    if fields.next().is_some() {
+        return Err("more than two columns; they should be `t_seconds,count` or one arrival time".to_owned());
+    }
+    let seconds = at.parse::<f64>().map_err(|_| format!("`{at}` should be a number of seconds"))?;
+    if !seconds.is_finite() || seconds < 0.0 {
+        return Err(format!("`{at}` should be a time in seconds, zero or later"));
+    }
+    let whole = |text: &str| {
+        let count = text.parse::<f64>().ok().filter(|count| *count >= 0.0 && count.fract() == 0.0);
+        count.map(|count| count as u64).ok_or_else(|| format!("`{text}` should be a whole number of arrivals"))
+    };
+    Ok((seconds, count.map(whole).transpose()?))
+}
+
+/// One line of a recording. Other keys are for other readers.
+#[derive(Debug, Deserialize)]
+struct Line {
+    v: u8,
+    at: DateTime<Utc>,
+    pool: String,
+    arrived: u64,
+}
+
+fn recordings(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let unreadable = |error: std::io::Error| format!("{}: cannot be read: {error}", folder.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.extension().is_some_and(|extension| extension == "jsonl") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(format!("{}: there is no recording (*.jsonl) in this folder", folder.display()));
+    }
+    Ok(files)
+}
+
+/// The controller's own recording: each line tells what arrived since the pool's line before.
+fn recording(path: &Path, files: &[PathBuf], pool: &str, chance: &mut Chance) -> Result<Trace, String> {
+    let mut lines: Vec<(DateTime<Utc>, u64)> = Vec::new();
+    let (mut total, mut others) = (0u64, BTreeSet::new());
+    for path in files {
+        let text = text(path)?;
+        let count = text.lines().count();
+        for (number, line) in text.lines().enumerate() {
+            let wrong = |problem: String| format!("{}:{}: {problem}", path.display(), number + 1);
+            if line.trim().is_empty() {
+                continue;
+            }
+            let line: Line = match serde_json::from_str(line) {
+                Ok(line) => line,
+                // The controller may have been killed while it wrote the last line.
+                Err(_) if number + 1 == count && !text.ends_with('\n') => continue,
+                Err(error) => return Err(wrong(format!("is not a line of a recording: {error}"))),
+            };
+            if line.v != 1 {
+                return Err(wrong(format!("is of version {}; this program reads version 1", line.v)));
+            }
+            if line.pool != pool {
+                others.insert(line.pool);
+                continue;
+            }
+            total = total.saturating_add(line.arrived);
+            if total > MOST_ARRIVALS as u64 {
+                return Err(wrong(format!("more than {MOST_ARRIVALS} arrivals")));
+            }
+            lines.push((line.at, line.arrived));
+        }
+    }
+    lines.sort_by_key(|(at, _)| *at);
+    let (Some((first, _)), Some((last, _))) = (lines.first(), lines.last()) else {
+        let others: Vec<_> = others.into_iter().collect();
+        return Err(format!(
+            "{}: nothing was recorded of the pool {pool}; there is {}",
+            path.display(),
+            if others.is_empty() { "nothing at all".to_owned() } else { others.join(", ") }
+        ));
+    };
+    let starts_at = *first - FIRST_STEP;
+    let since = |at: &DateTime<Utc>| (*at - starts_at).num_microseconds().unwrap_or(0).unsigned_abs();
+    let length = since(last);
+    let (mut arrivals, mut from) = (Vec::new(), 0);
+    for (at, arrived) in &lines {
+        let to = since(at);
+        let span = (to - from) as f64;
+        arrivals.extend((0..*arrived).map(|_| from + (chance.unit() * span) as Micros));
+        from = to;
+    }
+    Trace::new(path.display().to_string(), arrivals, length, starts_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    fn check(name: &str, text: &str) -> Result<Trace, String> {
+        let (_folder, path) = written(name, text);
+        read(&path, "p", 1)
+    }
+
+    #[track_caller]
+    fn check_bad(name: &str, text: &str, expected: &str) {
+        let said = check(name, text).unwrap_err();
+        assert!(said.contains(expected) && said.contains(name), "{said}");
+    }
+
+    #[test]
+    fn counts_fall_into_their_steps() {
+        let trace = check("t.csv", "t_seconds,count\n0,2\n30,1\n10,0\n").unwrap();
+        assert_eq!((trace.arrivals.len(), trace.length), (3, 40_000_000));
+        assert!(trace.arrivals[1] < 10_000_000 && (30_000_000..40_000_000).contains(&trace.arrivals[2]));
+    }
+
+    #[test]
+    fn single_arrivals_are_taken_as_they_are() {
+        let trace = check("t.csv", "at\n1.5\n0.25\n").unwrap();
+        assert_eq!((trace.arrivals, trace.length), (vec![250_000, 1_500_000], 1_500_000));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        check_bad("t.csv", "t,count\n0,1\n1,x\n", ":3: `x` should be a whole number");
+        check_bad("t.csv", "0,1\nsoon,1\n", ":2: `soon` should be a number of seconds");
+        check_bad("t.csv", "0,1\n-1,1\n", ":2: `-1` should be a time in seconds");
+        check_bad("t.csv", "0,1\n1\n", ":2: some lines have one column");
+        check_bad("t.csv", "0,1,2\n", ":1: more than two columns");
+        check_bad("t.csv", "", "there is no arrival");
+        check_bad("t.csv", "0,99999999999\n", ":1: more than");
+        check_bad("t.jsonl", "{}\n", ":1: is not a line of a recording");
+        let line = |v: u8, pool: &str| {
+            format!("{{\"v\":{v},\"at\":\"2026-01-01T00:00:00Z\",\"pool\":\"{pool}\",\"arrived\":1}}\n")
+        };
+        check_bad("t.jsonl", &line(2, "p"), ":1: is of version 2");
+        check_bad("t.jsonl", &line(1, "q"), "there is q");
+    }
+
+    #[test]
+    fn a_recording_is_read_from_a_file_or_a_folder_of_them_even_when_its_end_is_cut_off() {
+        let line = |at: &str, arrived: u64| {
+            format!("{{\"v\":1,\"at\":\"2026-01-01T{at}Z\",\"pool\":\"p\",\"arrived\":{arrived},\"colour\":\"blue\"}}\n")
+        };
+        let (folder, _) = written("b.jsonl", &format!("{}{{\"v\":1,", line("00:01:00", 5)));
+        fs::write(folder.path().join("a.jsonl"), line("00:00:00", 2)).unwrap();
+        let trace = read(folder.path(), "p", 1).unwrap();
+        assert_eq!((trace.arrivals.len(), trace.length), (7, 70_000_000));
+        assert_eq!(trace.starts_at.to_rfc3339(), "2025-12-31T23:59:50+00:00");
+        assert_eq!(trace.arrivals.iter().filter(|at| **at < 10_000_000).count(), 2);
+    }
+}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use eirs_controller::policy::{Policy, Rule, load_dir};
+use eirs_controller::policy::{Policy, load_dir};
 use serde_json::json;
 
 use crate::{Exit, Global, Stop, show};
@@ -71,7 +71,7 @@ impl Check {
 
 fn row(name: &str, policy: &Policy) -> Vec<String> {
     let pool = &policy.pool;
-    let rules: Vec<_> = policy.rules.iter().map(rule).collect();
+    let rules: Vec<_> = policy.rules.iter().map(ToString::to_string).collect();
     vec![
         name.to_owned(),
         pool.model.clone(),
@@ -85,12 +85,6 @@ fn row(name: &str, policy: &Policy) -> Vec<String> {
             humantime::format_duration(policy.scale_in.window)
         ),
     ]
-}
-
-fn rule(rule: &Rule) -> String {
-    match rule {
-        Rule::Backlog { per_instance } => format!("backlog: {per_instance} an instance"),
-    }
 }
 
 #[cfg(test)]

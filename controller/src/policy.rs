@@ -11,6 +11,7 @@ pub mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     path::Path,
     time::Duration,
 };
@@ -177,6 +178,28 @@ impl Rule {
             Self::Step { .. } => "step",
             Self::Schedule { .. } => "schedule",
             Self::Forecast { .. } => "forecast",
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    /// In a few words, as in a table.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = |time: &Duration| humantime::format_duration(*time).to_string();
+        match self {
+            Self::Backlog { per_instance } => write!(f, "backlog: {per_instance} an instance"),
+            Self::Latency { p95 } => write!(f, "latency: p95 {}", time(p95)),
+            Self::Step { steps } => {
+                let steps: Vec<_> =
+                    steps.iter().map(|step| format!("{} from {}", step.instances, step.backlog)).collect();
+                write!(f, "step: {}", steps.join(", "))
+            }
+            Self::Schedule { when, instances } => {
+                write!(f, "schedule: {instances} for {} from {}", time(&when.duration), when.cron)
+            }
+            Self::Forecast { season, quantile } => {
+                write!(f, "forecast: season {}, quantile {quantile}", time(season))
+            }
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Controller {
     observer: Observer,
     history: History,
     recorder: Recorder,
+    /// What the last plan waits for.
+    look_again: Option<Duration>,
     told: Told,
 }
 
@@ -69,6 +71,7 @@ impl Controller {
             // A pass may be late; a machine that slept has missed several.
             history: History::new(3 * tick + Duration::from_secs(60)),
             recorder: Recorder::new(settings.status_file(), tick, clock.now()),
+            look_again: None,
             told: Told::default(),
             settings,
             store,
@@ -98,7 +101,12 @@ impl Controller {
                 lifecycle.status(&summary);
             }
             self.told.summary = summary;
-            let next = if look == Look::Changing { SETTLE } else { self.settings.controller.tick };
+            let tick = self.settings.controller.tick;
+            let next = if look == Look::Changing {
+                SETTLE
+            } else {
+                self.look_again.map_or(tick, |soon| soon.min(tick))
+            };
             tokio::select! {
                 () = self.poke.notified() => {}
                 () = watch.changed() => {}
@@ -129,6 +137,7 @@ impl Controller {
         let plan = decide(self.store.policies(), &seen, &history);
         debug_assert_eq!(check(self.store.policies(), &seen, &history, &plan), Vec::<String>::new());
         self.history = history.remember(&plan);
+        self.look_again = plan.look_again();
         self.tell(&plan);
         let refusals = act(&plan, &*self.fleet).await;
         if plan.actions().next().is_some() && refusals.is_empty() {

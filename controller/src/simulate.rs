@@ -20,6 +20,7 @@ mod references;
 mod outcome;
 mod report;
 
+use self::{controller::Controller, run::run, site::Load};
 pub use self::{
     outcome::{Figures, Outcome, Sample},
     references::Reference,
@@ -27,7 +28,6 @@ pub use self::{
     setup::{Distribution, Faults, Setup, Shape},
     trace::Trace,
 };
-use self::{controller::Controller, run::run, site::Load};
 use crate::policy::Policy;
 
 /// How a policy and those that it is compared with did on one trace.
@@ -60,7 +60,8 @@ pub fn compare(
     let load = Load::new(trace, setup, &policy.pool.model);
     let ours = run_policy(&load, policy, samples);
     let max = policy.pool.max;
-    let theirs: Vec<_> = references.iter().map(|reference| (*reference, reference.run(&load, max, 0))).collect();
+    let theirs: Vec<_> =
+        references.iter().map(|reference| (*reference, reference.run(&load, max, 0))).collect();
     let mut others = vec![&ours];
     others.extend(theirs.iter().map(|(_, outcome)| outcome));
     let best = clairvoyant::clairvoyant(&load, max, ours.figures.within_slo, &others, 0);

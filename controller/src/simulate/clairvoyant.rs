@@ -35,7 +35,13 @@ const MOST_LEVELS: usize = 160;
 const LATE: f32 = 50.0;
 
 /// The cheapest way that was found to serve at least this share within the SLO. `others` are runs of the same load.
-pub(super) fn clairvoyant(load: &Load<'_>, max: u32, share: f64, others: &[&Outcome], samples: u32) -> Outcome {
+pub(super) fn clairvoyant(
+    load: &Load<'_>,
+    max: u32,
+    share: f64,
+    others: &[&Outcome],
+    samples: u32,
+) -> Outcome {
     let setup = load.setup;
     let delay = micros(setup.start_delay.mean);
     let minimum = micros(setup.billing_minimum);
@@ -203,8 +209,7 @@ impl Grid {
         let (choices, levels) = (self.choices, self.levels);
         let width = choices * levels;
         // What is left at the end is late.
-        let mut later: Vec<f32> =
-            (0..width).map(|cell| self.late * (cell / choices) as f32 * 10.0).collect();
+        let mut later: Vec<f32> = (0..width).map(|cell| self.late * (cell / choices) as f32 * 10.0).collect();
         let mut price = vec![0f32; width];
         let mut chosen = vec![0u8; width * arriving.len()];
         let mut now = vec![0f32; choices];

@@ -24,6 +24,8 @@ pub(super) struct Controller<'a> {
     policies: Policies,
     reports: Reports,
     history: Option<History>,
+    /// All that web has reported.
+    arrived: u64,
     /// Holds every plan to the rules that any plan must keep.
     checks: bool,
 }
@@ -32,7 +34,7 @@ impl<'a> Controller<'a> {
     pub(super) fn new(setup: &'a Setup, policy: Policy, checks: bool) -> Self {
         let pools = BTreeMap::from([(Load::POOL.to_owned(), policy)]);
         let policies = Policies { pools, ..Policies::default() };
-        Self { setup, policies, reports: Reports::default(), history: None, checks }
+        Self { setup, policies, reports: Reports::default(), history: None, arrived: 0, checks }
     }
 
     fn policy(&self) -> &Policy {
@@ -47,7 +49,7 @@ impl<'a> Controller<'a> {
         let mut missing = Vec::new();
         let depth = site.read_depth().inspect_err(|error| missing.push(error.clone())).ok();
         let (arrivals_per_s, last_arrival) = self.reports.arrivals(&pool.model, now);
-        let view = PoolView { depth, arrivals_per_s, last_arrival };
+        let view = PoolView { depth, arrivals_per_s, arrived: self.arrived, last_arrival };
         let instances = site.list(pool.max).inspect_err(|error| missing.push(error.clone())).ok();
         Observation {
             at: now,
@@ -100,13 +102,14 @@ impl Driver for Controller<'_> {
             let broken = check(&self.policies, &seen, &history, &plan);
             site.wrong.extend(broken.into_iter().map(|rule| format!("at {}: {rule}", seen.at)));
         }
-        self.history = Some(history);
+        self.history = Some(history.remember(&plan));
         site.limit = self.policy().pool.max as usize;
         let acts = plan.actions().next().is_some();
         if acts && self.act(&plan, site) {
             return Again::Now;
         }
-        Again::At(site.now + micros(self.setup.tick))
+        let next = plan.look_again().map_or(self.setup.tick, |soon| soon.min(self.setup.tick));
+        Again::At(site.now + micros(next))
     }
 
     fn listens(&self) -> bool {
@@ -114,12 +117,16 @@ impl Driver for Controller<'_> {
     }
 
     fn hear(&mut self, event: job::Event, sent_at: DateTime<Utc>) -> bool {
+        if let job::Event::Web(report) = &event {
+            self.arrived += report.arrivals.values().sum::<u64>();
+        }
         self.reports.take(event, sent_at)
     }
 
     fn restart(&mut self) {
         self.reports = Reports::default();
         self.history = None;
+        self.arrived = 0;
     }
 
     fn rests_with(&self) -> usize {

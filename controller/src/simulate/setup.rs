@@ -169,7 +169,8 @@ impl FromStr for Distribution {
         if mean > LONGEST {
             return Err(format!("`{text}` is too long; at most 1h can be simulated"));
         }
-        let (name, number) = shape.split_once(':').map_or((shape, None), |(name, number)| (name, Some(number)));
+        let (name, number) =
+            shape.split_once(':').map_or((shape, None), |(name, number)| (name, Some(number)));
         let number = |least: f64, most: f64, default: f64| match number.map(str::parse::<f64>) {
             None => Ok(default),
             Some(Ok(number)) if (least..=most).contains(&number) => Ok(number),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::observe::{InstanceView, Stage, age};
 
 /// Whoever failed once is left alone for so long, then for four times as long, and so on ...
-const FIRST_REST: Duration = Duration::from_secs(5);
+const FIRST_REST: Duration = Duration::from_secs(1);
 /// ... up to this.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
 
@@ -134,7 +134,7 @@ mod tests {
             career.observe(&dead, at(NOW));
             rests.push((career.not_before.unwrap() - at(NOW)).num_seconds());
         }
-        assert_eq!(rests, [5, 20, 80, 320, 1280, 3600, 3600]);
+        assert_eq!(rests, [1, 4, 16, 64, 256, 1024, 3600]);
         career.observe(&busy("p-1"), at(NOW));
         assert_eq!((career.failures, career.not_before), (0, None));
     }

@@ -132,7 +132,12 @@ impl Site<'_> {
         self.starts += 1;
         self.alive += 1;
         if self.alive > self.limit {
-            self.wrong.push(format!("at {} s: {} are alive, more than {}", self.now / 1_000_000, self.alive, self.limit));
+            self.wrong.push(format!(
+                "at {} s: {} are alive, more than {}",
+                self.now / 1_000_000,
+                self.alive,
+                self.limit
+            ));
         }
         let delay = self.load.start_delay(self.starts);
         let faults = &self.setup.faults;
@@ -228,7 +233,10 @@ impl Site<'_> {
             Power::Draining | Power::Serving => {
                 let busy = it.held.len();
                 if busy > 0 {
-                    self.wrong.push(format!("at {second} s: {} is stopped with {busy} jobs", self.load.id(machine)));
+                    self.wrong.push(format!(
+                        "at {second} s: {} is stopped with {busy} jobs",
+                        self.load.id(machine)
+                    ));
                 }
                 let it = &mut self.machines[machine];
                 (it.state, it.since, it.stops_when_drained) = (State::Stopping, wall, true);

@@ -49,7 +49,13 @@ impl Site<'_> {
         if counted > 0 {
             let arrivals = BTreeMap::from([(self.load.model.clone(), counted)]);
             let at = self.wall();
-            self.send(job::Event::Web(WebReport { v: VERSION, host: "web".to_owned(), arrivals, doorbell, at }));
+            self.send(job::Event::Web(WebReport {
+                v: VERSION,
+                host: "web".to_owned(),
+                arrivals,
+                doorbell,
+                at,
+            }));
         }
     }
 
@@ -107,6 +113,7 @@ impl Site<'_> {
             },
             in_flight: it.held.len() as u32,
             slots: self.setup.concurrency,
+            at_once: self.setup.concurrency,
             done: it.done,
             idle_since: idle_for.map(|idle| at - TimeDelta::microseconds(idle as i64)),
             service: summary(&mut it.times_ms),

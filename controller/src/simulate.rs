@@ -45,6 +45,11 @@ pub fn simulate(policy: &Policy, trace: &Trace, setup: &Setup, samples: u32) -> 
     run_policy(&load, policy, samples)
 }
 
+/// Runs a reference instead.
+pub fn simulate_reference(reference: Reference, max: u32, trace: &Trace, setup: &Setup) -> Outcome {
+    reference.run(&Load::new(trace, setup, "default"), max, 0)
+}
+
 fn run_policy(load: &Load<'_>, policy: &Policy, samples: u32) -> Outcome {
     run(load, &mut Controller::new(load.setup, policy.clone(), cfg!(debug_assertions)), samples)
 }

@@ -67,7 +67,12 @@ pub(crate) struct Simulate {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<Override>,
     /// The other rules to compare with
-    #[arg(long, value_name = "RULES", value_delimiter = ',', default_value = "seed,keda,target-tracking,kpa")]
+    #[arg(
+        long,
+        value_name = "RULES",
+        value_delimiter = ',',
+        default_value = "seed,keda,target-tracking,kpa"
+    )]
     compare: Vec<String>,
     /// Print one JSON object
     #[arg(long)]
@@ -110,7 +115,9 @@ impl Simulate {
 
     fn references(&self) -> Result<Vec<Reference>, Stop> {
         let named = self.compare.iter().filter(|name| !name.is_empty() && *name != "none");
-        named.map(|name| name.parse().map_err(|problem| Stop::Usage(format!("--compare: {problem}")))).collect()
+        named
+            .map(|name| name.parse().map_err(|problem| Stop::Usage(format!("--compare: {problem}"))))
+            .collect()
     }
 
     /// The pool's name and its policy, with what was set on the command line.
@@ -128,16 +135,21 @@ impl Simulate {
         });
         if !names.contains(&wanted) {
             let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            return Err(Stop::Usage(format!("{} has no pool `{wanted}`; there is {there}", folder.display())));
+            return Err(Stop::Usage(format!(
+                "{} has no pool `{wanted}`; there is {there}",
+                folder.display()
+            )));
         }
         self.read_file(&folder.join(format!("{wanted}.toml")))
     }
 
     fn read_file(&self, path: &Path) -> Result<(String, Policy), Stop> {
-        let unreadable = |error: std::io::Error| Stop::Usage(format!("{}: cannot be read: {error}", path.display()));
+        let unreadable =
+            |error: std::io::Error| Stop::Usage(format!("{}: cannot be read: {error}", path.display()));
         let mut text = fs::read_to_string(path).map_err(unreadable)?;
         if !self.set.is_empty() {
-            text = apply(&text, &self.set).map_err(|problem| Stop::Usage(format!("{}: {problem}", path.display())))?;
+            text = apply(&text, &self.set)
+                .map_err(|problem| Stop::Usage(format!("{}: {problem}", path.display())))?;
         }
         let policy = parse(path, &text).map_err(|complaints| {
             Stop::Usage(complaints.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
@@ -178,8 +190,8 @@ fn text(report: &Report) -> String {
         })
         .collect();
     let head = [
-        "", "mean s", "p50", "p95", "p99", "max", "in SLO %", "killed", "again", "open", "starts", "hours", "USD",
-        "USD/1000", "x best",
+        "", "mean s", "p50", "p95", "p99", "max", "in SLO %", "killed", "again", "open", "starts", "hours",
+        "USD", "USD/1000", "x best",
     ];
     format!(
         "{}: {} in {length}\n\n{}",

@@ -27,7 +27,8 @@ impl FromStr for Override {
 impl Override {
     /// Of a path like `pool.max` or `rule[2].per_instance`, and a value that is taken for a text where it is nothing else.
     pub(super) fn new(path: &str, value: &str) -> Result<Self, String> {
-        let wrong = || format!("`{path}` should be a section and a key, like pool.max, rule.p95 or rule[2].p95");
+        let wrong =
+            || format!("`{path}` should be a section and a key, like pool.max, rule.p95 or rule[2].p95");
         let (section, key) = path.trim().split_once('.').ok_or_else(wrong)?;
         let (section, number) = match section.split_once('[') {
             None => (section, None),
@@ -46,7 +47,11 @@ impl Override {
     fn set(&self, document: &mut DocumentMut) -> Result<(), String> {
         let Self { section, number, key, value } = self;
         let item = document.entry(section).or_insert_with(|| {
-            if section == "rule" { Item::ArrayOfTables(ArrayOfTables::new()) } else { Item::Table(Table::new()) }
+            if section == "rule" {
+                Item::ArrayOfTables(ArrayOfTables::new())
+            } else {
+                Item::Table(Table::new())
+            }
         });
         if let Some(tables) = item.as_array_of_tables_mut() {
             let count = tables.len();

@@ -82,7 +82,8 @@ impl Outcome {
         let setup = site.setup;
         let end_s = site.now as f64 / 1e6;
         let until_end = |job: usize| (end_s - site.load.trace.arrivals[job] as f64 / 1e6) as f32;
-        let finished = |(job, latency): (usize, &f32)| if latency.is_nan() { until_end(job) } else { *latency };
+        let finished =
+            |(job, latency): (usize, &f32)| if latency.is_nan() { until_end(job) } else { *latency };
         let mut sorted: Vec<f32> = site.latencies_s.iter().enumerate().map(finished).collect();
         sorted.sort_unstable_by(f32::total_cmp);
         let within = site.latencies_s.iter().filter(|latency| is_within(**latency, setup.slo)).count();
@@ -98,7 +99,7 @@ impl Outcome {
             p95_s: percentile(&sorted, 95),
             p99_s: percentile(&sorted, 99),
             max_s: percentile(&sorted, 100),
-            within_slo: within as f64 * per_request,
+            within_slo: within as f64 / requests.max(1) as f64,
             killed: site.killed,
             redelivered: site.redelivered,
             starts: site.starts,

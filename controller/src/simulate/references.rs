@@ -67,7 +67,8 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|reference| reference.name() == text.trim());
-        found.ok_or_else(|| format!("`{text}` is no reference; there are seed, keda, target-tracking and kpa"))
+        found
+            .ok_or_else(|| format!("`{text}` is no reference; there are seed, keda, target-tracking and kpa"))
     }
 }
 

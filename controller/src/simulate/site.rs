@@ -60,16 +60,46 @@ impl<'a> Load<'a> {
 /// What happens at a moment that was fixed before. A machine's events are of one of its lives and void in the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Ready { machine: u32, life: u32 },
-    Done { machine: u32, life: u32, job: u32 },
-    Report { machine: u32, life: u32 },
-    IdleCheck { machine: u32, life: u32 },
-    DrainDue { machine: u32, life: u32 },
-    Vanish { machine: u32, life: u32 },
-    Gone { machine: u32, life: u32 },
+    Ready {
+        machine: u32,
+        life: u32,
+    },
+    Done {
+        machine: u32,
+        life: u32,
+        job: u32,
+    },
+    Report {
+        machine: u32,
+        life: u32,
+    },
+    IdleCheck {
+        machine: u32,
+        life: u32,
+    },
+    Drain {
+        machine: u32,
+        life: u32,
+    },
+    DrainDue {
+        machine: u32,
+        life: u32,
+    },
+    Vanish {
+        machine: u32,
+        life: u32,
+    },
+    Gone {
+        machine: u32,
+        life: u32,
+    },
     /// A job whose lease nobody renews any more.
-    Reappear { job: u32 },
-    WebReport { number: u32 },
+    Reappear {
+        job: u32,
+    },
+    WebReport {
+        number: u32,
+    },
     NoteDepth,
     Restart,
     ClockJump,
@@ -270,6 +300,7 @@ impl<'a> Site<'a> {
             Event::Done { machine, life, job } if self.lives(machine, life) => self.finish(machine, job),
             Event::Report { machine, life } if self.lives(machine, life) => self.report_regularly(machine),
             Event::IdleCheck { machine, life } if self.lives(machine, life) => self.check_idle(machine),
+            Event::Drain { machine, life } if self.lives(machine, life) => self.begin_drain(machine),
             Event::DrainDue { machine, life } if self.lives(machine, life) => self.give_back(machine),
             Event::Vanish { machine, life } if self.lives(machine, life) => self.vanish(machine),
             Event::Gone { machine, life } if self.lives(machine, life) => self.be_gone(machine),
@@ -460,7 +491,8 @@ impl<'a> Site<'a> {
 
     /// Notes how things stand, for a picture.
     pub(super) fn sample(&mut self) {
-        let count = |power: &[Power]| self.machines.iter().filter(|it| power.contains(&it.power)).count() as u32;
+        let count =
+            |power: &[Power]| self.machines.iter().filter(|it| power.contains(&it.power)).count() as u32;
         let depth = self.depth();
         self.samples.push(Sample {
             at: self.now,

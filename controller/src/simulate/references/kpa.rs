@@ -59,7 +59,9 @@ impl Kpa {
 
     /// The mean number of requests in the system over a window up to now, or over as much of it as there was.
     fn mean(&self, window: Micros) -> f64 {
-        let (Some((now, total)), Some((first, _))) = (self.totals.back(), self.totals.front()) else { return 0.0 };
+        let (Some((now, total)), Some((first, _))) = (self.totals.back(), self.totals.front()) else {
+            return 0.0;
+        };
         let from = now.saturating_sub(window).max(*first);
         let before = self.totals.iter().rev().find(|(at, _)| *at <= from);
         before.filter(|(at, _)| at < now).map_or(0.0, |(at, then)| (total - then) as f64 / (now - at) as f64)

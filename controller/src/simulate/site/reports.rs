@@ -49,7 +49,13 @@ impl Site<'_> {
         if counted > 0 {
             let arrivals = BTreeMap::from([(self.load.model.clone(), counted)]);
             let at = self.wall();
-            self.send(job::Event::Web(WebReport { v: VERSION, host: "web".to_owned(), arrivals, doorbell, at }));
+            self.send(job::Event::Web(WebReport {
+                v: VERSION,
+                host: "web".to_owned(),
+                arrivals,
+                doorbell,
+                at,
+            }));
         }
     }
 

@@ -39,7 +39,8 @@ fn csv(path: &Path, chance: &mut Chance) -> Result<Trace, String> {
     let mut total = 0u64;
     for (number, line) in text.lines().enumerate() {
         let line = line.trim_start_matches('\u{feff}').trim();
-        let is_head = rows.is_empty() && !line.starts_with(|first: char| first.is_ascii_digit() || first == '-');
+        let is_head =
+            rows.is_empty() && !line.starts_with(|first: char| first.is_ascii_digit() || first == '-');
         if line.is_empty() || line.starts_with('#') || is_head {
             continue;
         }
@@ -87,7 +88,9 @@ fn row(line: &str) -> Result<(f64, Option<u64>), String> {
     }
     let whole = |text: &str| {
         let count = text.parse::<f64>().ok().filter(|count| *count >= 0.0 && count.fract() == 0.0);
-        count.map(|count| count as u64).ok_or_else(|| format!("`{text}` should be a whole number of arrivals"))
+        count
+            .map(|count| count as u64)
+            .ok_or_else(|| format!("`{text}` should be a whole number of arrivals"))
     };
     Ok((seconds, count.map(whole).transpose()?))
 }
@@ -226,7 +229,9 @@ mod tests {
     #[test]
     fn a_recording_is_read_from_a_file_or_a_folder_of_them_even_when_its_end_is_cut_off() {
         let line = |at: &str, arrived: u64| {
-            format!("{{\"v\":1,\"at\":\"2026-01-01T{at}Z\",\"pool\":\"p\",\"arrived\":{arrived},\"colour\":\"blue\"}}\n")
+            format!(
+                "{{\"v\":1,\"at\":\"2026-01-01T{at}Z\",\"pool\":\"p\",\"arrived\":{arrived},\"colour\":\"blue\"}}\n"
+            )
         };
         let (folder, _) = written("b.jsonl", &format!("{}{{\"v\":1,", line("00:01:00", 5)));
         fs::write(folder.path().join("a.jsonl"), line("00:00:00", 2)).unwrap();

@@ -121,7 +121,8 @@ fn parse(kind: &str, text: &str) -> Result<Asked, String> {
         read_rate(kind, rate, &mut asked)?;
     }
     for part in parts {
-        let (key, value) = part.split_once('=').ok_or_else(|| format!("`{part}` is not written KEY=VALUE"))?;
+        let (key, value) =
+            part.split_once('=').ok_or_else(|| format!("`{part}` is not written KEY=VALUE"))?;
         let place = match (kind, key.trim()) {
             ("diurnal", "period") => &mut asked.period,
             ("onoff", "on") => &mut asked.on,
@@ -208,7 +209,10 @@ mod tests {
 
     #[test]
     fn a_burst_comes_at_once_and_a_constant_rate_evenly() {
-        assert_eq!(trace("burst:3/10m@20m").arrivals, [300, 300, 300, 900, 900, 900].map(|at| at * 1_000_000));
+        assert_eq!(
+            trace("burst:3/10m@20m").arrivals,
+            [300, 300, 300, 900, 900, 900].map(|at| at * 1_000_000)
+        );
         assert_eq!(trace("constant:1/m@3m").arrivals, [30, 90, 150].map(|at| at * 1_000_000));
     }
 

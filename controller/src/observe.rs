@@ -107,7 +107,7 @@ impl InstanceView {
         let Instance { state, since, .. } = &self.instance;
         let phase = self.heard.as_ref().map(|heard| match heard.report.phase {
             // Said before it was told otherwise: its drain was taken back, or ordered again.
-            Phase::Draining | Phase::Drained if heard.at <= *since => Phase::Ready,
+            Phase::Draining | Phase::Drained if heard.at < *since => Phase::Ready,
             phase => phase,
         });
         match (*state, phase) {

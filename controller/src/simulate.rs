@@ -63,10 +63,20 @@ pub fn compare(
     samples: u32,
 ) -> Comparison {
     let load = Load::new(trace, setup, &policy.pool.model);
-    let ours = run_policy(&load, policy, samples);
     let max = policy.pool.max;
-    let theirs: Vec<_> =
-        references.iter().map(|reference| (*reference, reference.run(&load, max, 0))).collect();
+    let (ours, theirs) = std::thread::scope(|scope| {
+        let run = |reference: &Reference| {
+            let (reference, load) = (*reference, &load);
+            (reference, scope.spawn(move || reference.run(load, max, 0)))
+        };
+        let theirs: Vec<_> = references.iter().map(run).collect();
+        let ours = run_policy(&load, policy, samples);
+        let done = |(reference, run): (Reference, std::thread::ScopedJoinHandle<'_, Outcome>)| {
+            let outcome = run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (reference, outcome)
+        };
+        (ours, theirs.into_iter().map(done).collect::<Vec<_>>())
+    });
     let mut others = vec![&ours];
     others.extend(theirs.iter().map(|(_, outcome)| outcome));
     let best = clairvoyant::clairvoyant(&load, max, ours.figures.within_slo, &others, 0);

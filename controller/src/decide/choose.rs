@@ -129,7 +129,8 @@ impl<'a> Muster<'a> {
     pub(super) fn stops(&self, now: DateTime<Utc>) -> impl Iterator<Item = Action> {
         let must = move |view: &&&InstanceView| {
             let due = view.instance.drain_until.is_some_and(|until| until <= now);
-            due || view.stage() == Stage::Drained
+            // Told once is enough: it takes its time, and telling it again makes no end of passes.
+            view.stage() != Stage::Stopping && (due || view.stage() == Stage::Drained)
         };
         self.leaving.iter().filter(must).map(|view| Action::Stop { id: view.instance.id.clone() })
     }

@@ -11,10 +11,11 @@
 //!    what arrived within the slack. That is the corridor between the cumulative arrivals `A(t)` and the deadlines `A(t - slack)`;
 //!    dynamic programming finds the cheapest path through it. Batches, early starts and gaps that are cheaper slept or idled through
 //!    all come out of it by themselves.
-//! 2. **Simulate** the plan with instances started one start delay ahead. The fluid knows no randomness within a step, so that several
-//!    slacks are tried, from careful to bold, with two prices of a start. The cheapest run that serves as large a share
-//!    within the SLO as the policy did is the answer. Whatever the policy and the references did could have been done on
-//!    purpose too: where one of them is cheaper at no smaller share, it is the answer.
+//! 2. **Simulate** the plan with instances started one start delay ahead. The fluid knows no chance within a step: where requests
+//!    came too late, what is near them may wait less, and it is planned again. Where the policy left some requests late, bolder
+//!    slacks are tried too. The cheapest run that serves as large a share within the SLO as the policy did is the answer.
+//!    Whatever the policy and the references did could have been done on purpose: where one of them is cheaper at no smaller
+//!    share, it is the answer.
 
 use super::{
     outcome::Outcome,
@@ -23,16 +24,23 @@ use super::{
     site::{Load, Site, Victims},
 };
 
-/// Slacks to try, as shares of what the SLO leaves for waiting.
-const SLACKS: [f64; 8] = [0.45, 0.65, 0.8, 0.9, 1.0, 1.15, 1.5, 2.5];
+/// Slacks to begin with, as shares of what the SLO leaves for waiting. The bold ones are for shares below one.
+const SLACKS: [f32; 4] = [1.0, 1.6, 3.0, 8.0];
+/// So often a plan is repaired where requests came too late, ...
+const REPAIRS: usize = 7;
+/// ... each time to this share of the slack.
+const REPAIR: f32 = 0.65;
 /// A plan takes no more cells than this, one byte each.
 const MOST_CELLS: usize = 24_000_000;
 /// Numbers of instances that a plan distinguishes; with more than that it goes in groups.
 const MOST_COUNTS: u32 = 24;
-/// Levels of the backlog that a plan distinguishes.
-const MOST_LEVELS: usize = 160;
+/// Levels of the backlog that a plan distinguishes. Whatever lies above the last one calls for everybody.
+const MOST_LEVELS: usize = 100;
 /// What a microsecond of work costs that waits too long, in microseconds of an instance.
 const LATE: f32 = 50.0;
+
+/// When to have how many, in order.
+type Orders = Vec<(Micros, u32)>;
 
 /// The cheapest way that was found to serve at least this share within the SLO. `others` are runs of the same load.
 pub(super) fn clairvoyant(
@@ -45,25 +53,19 @@ pub(super) fn clairvoyant(
     let setup = load.setup;
     let delay = micros(setup.start_delay.mean);
     let minimum = micros(setup.billing_minimum);
-    let mut best: Option<(f64, Vec<(Micros, u32)>)> = None;
-    let mut tried: Vec<Vec<(Micros, u32)>> = Vec::new();
-    let patience = micros(setup.slo).saturating_sub(micros(setup.service_time.mean));
-    for slack in SLACKS {
-        for start in [delay, delay.max(minimum.saturating_sub(delay))] {
-            let slack = (patience as f64 * slack) as Micros;
-            let orders = Plan::of(load, max, slack, start).orders(delay);
-            if tried.contains(&orders) {
-                continue;
-            }
-            let outcome = run(load, &mut Schedule::new(orders.clone(), max), 0);
-            let figures = outcome.figures;
-            let is_good = figures.within_slo >= share && figures.unfinished == 0;
-            if is_good && best.as_ref().is_none_or(|(cost, _)| figures.cost_usd < *cost) {
-                best = Some((figures.cost_usd, orders.clone()));
-            }
-            tried.push(orders);
-        }
-    }
+    // A start that is needed for a moment only is billed as if it were needed longer; the fluid cannot know which.
+    let mut prices = vec![delay, delay.max(minimum.saturating_sub(delay))];
+    prices.dedup();
+    let found = std::thread::scope(|scope| {
+        let search = |price: &Micros| {
+            let price = *price;
+            scope.spawn(move || search(load, max, share, price))
+        };
+        let searches: Vec<_> = prices.iter().map(search).collect();
+        // A search that panicked has found nothing.
+        searches.into_iter().filter_map(|search| search.join().ok().flatten()).collect::<Vec<_>>()
+    });
+    let best = found.into_iter().min_by(|(a, _), (b, _)| a.total_cmp(b));
     let as_good = others.iter().filter(|other| other.figures.within_slo >= share);
     let cheapest = as_good.min_by(|a, b| a.figures.cost_usd.total_cmp(&b.figures.cost_usd));
     match (best, cheapest) {
@@ -75,6 +77,165 @@ pub(super) fn clairvoyant(
     }
 }
 
+/// The cheapest plan that serves the share, at this price of a start, and what it costs.
+fn search(load: &Load<'_>, max: u32, share: f64, price: Micros) -> Option<(f64, Orders)> {
+    let delay = micros(load.setup.start_delay.mean);
+    let mut best: Option<(f64, Orders)> = None;
+    for bold in SLACKS {
+        let mut fluid = Fluid::of(load, max, bold);
+        for repair in 0..=REPAIRS {
+            let orders = fluid.plan(price).orders(delay);
+            let outcome = run(load, &mut Schedule::new(orders.clone(), max), 0);
+            let figures = outcome.figures;
+            if figures.within_slo >= share && figures.unfinished == 0 {
+                let is_best = best.as_ref().is_none_or(|(cost, _)| figures.cost_usd < *cost);
+                if is_best {
+                    best = Some((figures.cost_usd, orders.clone()));
+                }
+                // What had to be repaired is the edge: nothing bolder will do.
+                if repair > 0 {
+                    return best;
+                }
+                break;
+            }
+            // Nothing that is dearer can be the answer any more.
+            if repair == REPAIRS || best.as_ref().is_some_and(|(cost, _)| figures.cost_usd >= *cost) {
+                return best;
+            }
+            fluid.repair(load, &outcome);
+        }
+    }
+    best
+}
+
+/// The load as a fluid: work that arrives in steps, and how long it may wait.
+#[derive(Debug)]
+struct Fluid {
+    step: Micros,
+    /// The work that arrives in each step, for one slot: in microseconds of one instance.
+    arriving: Vec<u64>,
+    /// How long work may wait, ...
+    slack: Micros,
+    /// ... and the share of that in each step.
+    shares: Vec<f32>,
+    delay: Micros,
+    max: u32,
+    /// A plan goes in groups of so many instances.
+    group: u32,
+}
+
+impl Fluid {
+    fn of(load: &Load<'_>, max: u32, bold: f32) -> Self {
+        let setup = load.setup;
+        let concurrency = Micros::from(setup.concurrency.max(1));
+        let delay = micros(setup.start_delay.mean);
+        let slack = micros(setup.slo).saturating_sub(micros(setup.service_time.mean)).max(1_000_000);
+        let slack = (slack as f32 * bold) as Micros;
+        let length =
+            load.trace.length + slack.min(3_600_000_000) + 2 * micros(setup.service_time.mean) + delay;
+        let group = max.div_ceil(MOST_COUNTS).max(1);
+        let choices = (max / group) as usize + 1;
+        let most_steps = MOST_CELLS / (choices * MOST_LEVELS);
+        let step = (slack / 12).clamp(1_000_000, 5_000_000).max(length / most_steps as u64 + 1);
+        let mut arriving = vec![0u64; length.div_ceil(step) as usize];
+        for (at, work) in load.jobs() {
+            arriving[(at / step) as usize] += work / concurrency;
+        }
+        let shares = vec![1.0; arriving.len()];
+        Self { step, arriving, slack, shares, delay, max, group }
+    }
+
+    /// Where requests came too late, what is near them may wait less.
+    fn repair(&mut self, load: &Load<'_>, outcome: &Outcome) {
+        let slo = load.setup.slo.as_secs_f32();
+        let mut repaired = 0;
+        for (job, at) in load.trace.arrivals.iter().enumerate() {
+            let latency = outcome.latencies_s[job];
+            if latency <= slo {
+                continue;
+            }
+            let until = at + (f64::from(if latency.is_nan() { slo } else { latency }) * 1e6) as Micros;
+            let from = (at.saturating_sub(self.slack) / self.step) as usize;
+            let to = ((until / self.step) as usize + 1).min(self.shares.len());
+            for share in &mut self.shares[from.max(repaired)..to.max(repaired)] {
+                *share *= REPAIR;
+            }
+            repaired = repaired.max(to);
+        }
+    }
+
+    fn plan(&self, start: Micros) -> Plan {
+        let Self { step, max, group, .. } = self;
+        let choices = (max / group) as usize + 1;
+        let blind = (self.delay / step) as usize;
+        // A whole number of units is what one choice more does in a step: no rounding, or the plan would be off by it for ever.
+        let most = |fine: u64| {
+            let arriving = self.in_units(fine);
+            let allowed = self.allowed(&arriving);
+            let reach = reach(&arriving, &allowed, (choices - 1) * fine as usize, blind);
+            let most = reach.iter().copied().max().unwrap_or(0);
+            (fine, arriving, allowed, reach, most)
+        };
+        let fits = |fine: &u64| most(*fine).4 < MOST_LEVELS;
+        let (fine, arriving, allowed, reach, _) = most((2..=4).rev().find(fits).unwrap_or(1));
+        let unit = u64::from(*group) * step / fine;
+        let grid = Grid {
+            choices,
+            pay: (u64::from(*group) * step) as f32,
+            start: (u64::from(*group) * start) as f32,
+            late: LATE * unit as f32,
+            serves: fine as usize,
+            blind,
+        };
+        let levels: Vec<usize> = reach.into_iter().map(|units| (units + 1).min(MOST_LEVELS)).collect();
+        let counts = grid.solve(&arriving, &allowed, &levels);
+        Plan { step: *step, counts: counts.into_iter().map(|choice| u32::from(choice) * group).collect() }
+    }
+
+    /// The work that arrives in each step, in units of which one choice more does so many in a step. It is rounded up, so that a
+    /// single request is not overlooked; what that is too much is taken off the next work, unless that comes much later.
+    fn in_units(&self, fine: u64) -> Vec<usize> {
+        let unit = (u64::from(self.group) * self.step / fine).max(1);
+        let half = (self.slack / self.step) as f32 / 2.0;
+        let (mut ahead, mut quiet) = (0u64, 0u64);
+        let units = |(work, share): (&u64, &f32)| {
+            quiet = if *work == 0 { quiet + 1 } else { 0 };
+            if quiet > (half * share) as u64 || half * share < 1.0 {
+                ahead = 0;
+            }
+            let units = work.saturating_sub(ahead).div_ceil(unit);
+            ahead = ahead + units * unit - work;
+            units as usize
+        };
+        self.arriving.iter().zip(&self.shares).map(units).collect()
+    }
+
+    /// What may wait at the end of each step: what arrived within the slack.
+    fn allowed(&self, arriving: &[usize]) -> Vec<usize> {
+        let mut total = 0;
+        let mut totals = vec![0];
+        totals.extend(arriving.iter().map(|units| {
+            total += units;
+            total
+        }));
+        let allowed = |(number, share): (usize, &f32)| {
+            let steps = (self.slack as f64 * f64::from(*share) / self.step as f64) as usize;
+            totals[number + 1] - totals[(number + 1).saturating_sub(steps)]
+        };
+        self.shares.iter().enumerate().map(allowed).collect()
+    }
+}
+
+/// The most that can lie there after each step: what may wait, or what even all instances leave.
+fn reach(arriving: &[usize], allowed: &[usize], full: usize, blind: usize) -> Vec<usize> {
+    let mut backlog = 0usize;
+    let after = |(number, (arriving, allowed)): (usize, (&usize, &usize))| {
+        backlog = (backlog + arriving).saturating_sub(if number < blind { 0 } else { full });
+        backlog.max(*allowed)
+    };
+    arriving.iter().zip(allowed).enumerate().map(after).collect()
+}
+
 /// How many instances there shall be at work in each step.
 #[derive(Debug)]
 struct Plan {
@@ -83,66 +244,6 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(load: &Load<'_>, max: u32, slack: Micros, start: Micros) -> Self {
-        let concurrency = Micros::from(load.setup.concurrency.max(1));
-        let tail = slack + 2 * micros(load.setup.service_time.mean) + micros(load.setup.start_delay.mean);
-        let length = load.trace.length + tail;
-        let group = max.div_ceil(MOST_COUNTS).max(1);
-        let choices = (max / group) as usize + 1;
-        let most_steps = MOST_CELLS / (choices * MOST_LEVELS);
-        let step = (slack / 8).clamp(1_000_000, 5_000_000).max(length / most_steps as u64 + 1);
-        let steps = length.div_ceil(step) as usize;
-
-        // The work that arrives in each step, and the work that arrived within the slack before its end.
-        let mut arriving = vec![0u64; steps];
-        let mut recent = vec![0u64; steps];
-        let mut window: u64 = 0;
-        let (mut newest, mut oldest) = (load.jobs().peekable(), load.jobs().peekable());
-        for (number, (arriving, recent)) in arriving.iter_mut().zip(&mut recent).enumerate() {
-            let end = (number as u64 + 1) * step;
-            while let Some((_, work)) = newest.next_if(|(at, _)| *at < end) {
-                *arriving += work / concurrency;
-                window += work / concurrency;
-            }
-            while let Some((_, work)) = oldest.next_if(|(at, _)| at + slack < end) {
-                window -= work / concurrency;
-            }
-            *recent = window;
-        }
-        // The most that can ever lie there: what the deadlines allow, or what even all instances leave.
-        let full = u64::from(max) * step;
-        let mut backlog = 0;
-        let mut most = step;
-        for (arriving, recent) in arriving.iter().zip(&recent) {
-            backlog = (backlog + arriving).saturating_sub(full);
-            most = most.max(*recent).max(backlog);
-        }
-        let unit = (most / (MOST_LEVELS as u64 - 2)).max(step / 8).max(1);
-        let levels = (most / unit) as usize + 2;
-        let grid = Grid {
-            choices,
-            levels,
-            pay: (u64::from(group) * step) as f32,
-            start: (u64::from(group) * start) as f32,
-            late: LATE * unit as f32,
-            serves: (0..choices).map(|k| whole(k as u64 * u64::from(group) * step, unit)).collect(),
-            blind: micros(load.setup.start_delay.mean).div_ceil(step) as usize,
-        };
-        let mut carried = 0;
-        let arriving: Vec<usize> = arriving
-            .into_iter()
-            .map(|work| {
-                carried += work;
-                let units = carried / unit;
-                carried -= units * unit;
-                units as usize
-            })
-            .collect();
-        let allowed: Vec<usize> = recent.into_iter().map(|work| (work / unit) as usize).collect();
-        let counts = grid.solve(&arriving, &allowed).into_iter().map(|k| u32::from(k) * group).collect();
-        Self { step, counts }
-    }
-
     /// When to have how many, with each instance ordered a start delay before it is wanted. Where one is wanted again within that
     /// time it is kept: a new one would cost as much.
     fn orders(&self, delay: Micros) -> Vec<(Micros, u32)> {
@@ -179,84 +280,92 @@ impl Plan {
     }
 }
 
-fn whole(work: u64, unit: u64) -> usize {
-    ((work + unit / 2) / unit) as usize
-}
-
 /// The dynamic program. Prices are in microseconds of one instance.
 #[derive(Debug)]
 struct Grid {
     /// Numbers of instances, from none.
     choices: usize,
-    /// Levels of the backlog, from none.
-    levels: usize,
     /// The price of one choice more for one step, ...
     pay: f32,
     /// ... of starting it, ...
     start: f32,
     /// ... and of a unit of work that waits too long.
     late: f32,
-    /// The units that each choice does in a step.
-    serves: Vec<usize>,
+    /// The units that one choice more does in a step.
+    serves: usize,
     /// In so many steps at the beginning nobody can be ready.
     blind: usize,
 }
 
 impl Grid {
     /// The cheapest choice for each step, from nobody and nothing to do. Backwards, the price of what is still to come; then
-    /// forwards along the choices.
-    fn solve(&self, arriving: &[usize], allowed: &[usize]) -> Vec<u8> {
-        let (choices, levels) = (self.choices, self.levels);
-        let width = choices * levels;
+    /// forwards along the choices. `levels` are those that the backlog can have after each step.
+    fn solve(&self, arriving: &[usize], allowed: &[usize], levels: &[usize]) -> Vec<u8> {
+        let choices = self.choices;
+        let most = levels.iter().copied().max().unwrap_or(0) + 1;
         // What is left at the end is late.
-        let mut later: Vec<f32> = (0..width).map(|cell| self.late * (cell / choices) as f32 * 10.0).collect();
-        let mut price = vec![0f32; width];
-        let mut chosen = vec![0u8; width * arriving.len()];
+        let mut later: Vec<f32> =
+            (0..most * choices).map(|cell| self.late * (cell / choices) as f32 * 10.0).collect();
+        let mut price = vec![0f32; most * choices];
+        // The levels before each step are those after the one before it.
+        let before = |step: usize| if step == 0 { 1 } else { levels[step - 1] };
+        let mut begins = Vec::with_capacity(arriving.len());
+        let mut cells = 0;
+        for step in 0..arriving.len() {
+            begins.push(cells);
+            cells += before(step) * choices;
+        }
+        let mut chosen = vec![0u8; cells];
         let mut now = vec![0f32; choices];
-        for (step, (arriving, allowed)) in arriving.iter().zip(allowed).enumerate().rev() {
+        for step in (0..arriving.len()).rev() {
             let usable = if step < self.blind { 1 } else { choices };
-            let chosen = &mut chosen[step * width..(step + 1) * width];
-            for level in 0..levels {
-                let there = level + arriving;
+            for level in 0..before(step) {
+                let there = level + arriving[step];
                 for (choice, now) in now.iter_mut().enumerate().take(usable) {
-                    let left = there.saturating_sub(self.serves[choice]);
-                    let late = left.saturating_sub(*allowed);
-                    let then = later[left.min(levels - 1) * choices + choice];
+                    let left = there.saturating_sub(self.serves * choice);
+                    let late = left.saturating_sub(allowed[step]);
+                    let then = later[left.min(levels[step] - 1) * choices + choice];
                     *now = self.pay.mul_add(choice as f32, self.late.mul_add(late as f32, then));
                 }
-                let row = level * choices..(level + 1) * choices;
-                let (price, chosen) = (&mut price[row.clone()], &mut chosen[row]);
-                // As many as before or fewer: the best of them. The index is what is chosen.
-                let mut best = 0;
-                for before in 0..choices {
-                    if before < usable && now[before] <= now[best] {
-                        best = before;
-                    }
-                    (price[before], chosen[before]) = (now[best], best as u8);
-                }
-                // More than before, at the price of their start.
-                let with_start = |choice: usize| self.start.mul_add(choice as f32, now[choice]);
-                let mut best = usable - 1;
-                for before in (0..usable.saturating_sub(1)).rev() {
-                    let more = with_start(best) - self.start * before as f32;
-                    if more < price[before] {
-                        (price[before], chosen[before]) = (more, best as u8);
-                    }
-                    if with_start(before) < with_start(best) {
-                        best = before;
-                    }
-                }
+                let chosen = &mut chosen[begins[step] + level * choices..][..choices];
+                let price = &mut price[level * choices..][..choices];
+                self.choose(&now[..usable], price, chosen);
             }
             std::mem::swap(&mut price, &mut later);
         }
-        let (mut level, mut before) = (0usize, 0usize);
-        let forward = |(step, arriving): (usize, &usize)| {
-            let choice = chosen[step * width + level * choices + before];
-            before = usize::from(choice);
-            level = (level + arriving).saturating_sub(self.serves[before]).min(levels - 1);
+        let (mut level, mut count) = (0usize, 0usize);
+        let forward = |step: usize| {
+            let choice = chosen[begins[step] + level.min(before(step) - 1) * choices + count];
+            count = usize::from(choice);
+            level = (level + arriving[step]).saturating_sub(self.serves * count);
             choice
         };
-        arriving.iter().enumerate().map(forward).collect()
+        (0..arriving.len()).map(forward).collect()
+    }
+
+    /// The best choice for each number of instances before, given the price of each choice without that of starts.
+    fn choose(&self, now: &[f32], price: &mut [f32], chosen: &mut [u8]) {
+        // As many as before or fewer: the best of them.
+        let mut best = 0;
+        for before in 0..price.len() {
+            if before < now.len() && now[before] <= now[best] {
+                best = before;
+            }
+            (price[before], chosen[before]) = (now[best], best as u8);
+        }
+        // More than before, at the price of their start.
+        let mut best = now.len() - 1;
+        let mut with_start = self.start.mul_add(best as f32, now[best]);
+        for before in (0..best).rev() {
+            let more = self.start.mul_add(-(before as f32), with_start);
+            if more < price[before] {
+                (price[before], chosen[before]) = (more, best as u8);
+            }
+            let this = self.start.mul_add(before as f32, now[before]);
+            if this < with_start {
+                (best, with_start) = (before, this);
+            }
+        }
     }
 }
 

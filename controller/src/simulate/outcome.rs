@@ -99,7 +99,7 @@ impl Outcome {
             p95_s: percentile(&sorted, 95),
             p99_s: percentile(&sorted, 99),
             max_s: percentile(&sorted, 100),
-            within_slo: within as f64 * per_request,
+            within_slo: within as f64 / requests.max(1) as f64,
             killed: site.killed,
             redelivered: site.redelivered,
             starts: site.starts,

@@ -45,7 +45,7 @@ pub(super) enum Again {
 /// After the last request a run goes on for this long at most, and for as long as one instance alone would need for everything.
 const AFTERMATH: Micros = 3_600_000_000;
 /// A driver that looks more often at one moment will never have enough.
-const MOST_PASSES: u32 = 1000;
+const MOST_PASSES: u32 = 30;
 
 /// Runs a load under a driver until all requests have ended and the driver is at rest. With `samples` it is noted so many times
 /// how things stand.

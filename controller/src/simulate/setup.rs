@@ -27,6 +27,8 @@ pub struct Setup {
     pub visibility: Duration,
     /// How often a worker renews the lease of what it holds.
     pub heartbeat: Duration,
+    /// From the order to drain until the worker knows of it. Meanwhile it still takes jobs.
+    pub order_delay: Duration,
     /// A draining worker gives back what it holds after this.
     pub worker_drain_deadline: Duration,
     /// From the order to stop until the instance can be started again. It is not billed.
@@ -93,6 +95,7 @@ impl Default for Setup {
             tick: Duration::from_secs(10),
             visibility: Duration::from_secs(30),
             heartbeat: Duration::from_secs(10),
+            order_delay: Duration::from_millis(500),
             worker_drain_deadline: Duration::from_secs(60),
             stop_delay: Duration::from_secs(10),
             can_undrain: false,
@@ -232,7 +235,7 @@ impl Chance {
     pub fn new(seed: u64) -> Self {
         let mut chance = Self(seed);
         // Seeds are small numbers; their streams shall have nothing in common.
-        Self(chance.next())
+        Self(chance.bits())
     }
 
     pub(super) fn of(seed: u64, stream: Stream) -> Self {
@@ -240,7 +243,7 @@ impl Chance {
     }
 
     /// Sixty-four bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -250,12 +253,12 @@ impl Chance {
 
     /// Uniform in [0, 1).
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// A whole number below this one, or zero. Off from uniform by less than one in 2^32 for what is counted here.
     pub fn below(&mut self, most: usize) -> usize {
-        ((u128::from(self.next()) * most as u128) >> 64) as usize
+        ((u128::from(self.bits()) * most as u128) >> 64) as usize
     }
 
     /// True in this share of cases. Where the share is zero nothing is drawn.
@@ -307,7 +310,7 @@ mod tests {
     fn chance_is_the_published_generator() {
         // The first numbers of SplitMix64 from the state 1234567, as its reference implementation prints them.
         let mut chance = Chance(1_234_567);
-        let first = [chance.next(), chance.next(), chance.next()];
+        let first = [chance.bits(), chance.bits(), chance.bits()];
         assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }
 }

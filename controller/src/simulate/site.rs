@@ -77,6 +77,10 @@ enum Event {
         machine: u32,
         life: u32,
     },
+    Drain {
+        machine: u32,
+        life: u32,
+    },
     DrainDue {
         machine: u32,
         life: u32,
@@ -296,6 +300,7 @@ impl<'a> Site<'a> {
             Event::Done { machine, life, job } if self.lives(machine, life) => self.finish(machine, job),
             Event::Report { machine, life } if self.lives(machine, life) => self.report_regularly(machine),
             Event::IdleCheck { machine, life } if self.lives(machine, life) => self.check_idle(machine),
+            Event::Drain { machine, life } if self.lives(machine, life) => self.begin_drain(machine),
             Event::DrainDue { machine, life } if self.lives(machine, life) => self.give_back(machine),
             Event::Vanish { machine, life } if self.lives(machine, life) => self.vanish(machine),
             Event::Gone { machine, life } if self.lives(machine, life) => self.be_gone(machine),

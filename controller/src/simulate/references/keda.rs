@@ -119,11 +119,12 @@ mod tests {
         assert_eq!(keda.wanted(50, 1, at(15)), 5);
         assert_eq!(keda.wanted(50, 5, at(30)), 10);
         assert_eq!(keda.wanted(20, 10, at(60)), 10);
-        for second in (75..345).step_by(15) {
+        for second in (75..330).step_by(15) {
             assert_eq!(keda.wanted(20, 10, at(second)), 10, "{second}");
         }
-        // The recommendation of ten, at 45 s for the last time, is out of the window.
-        assert_eq!(keda.wanted(20, 10, at(345)), 4);
+        // The recommendation of ten, at 30 s for the last time, is out of the window.
+        assert_eq!(keda.wanted(20, 10, at(330)), 4);
+        assert_eq!(keda.wanted(20, 4, at(345)), 4);
         assert_eq!(keda.wanted(0, 4, at(360)), 4);
         for second in (375..630).step_by(15) {
             let wanted = keda.wanted(0, 4, at(second));

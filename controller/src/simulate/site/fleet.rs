@@ -172,7 +172,10 @@ impl Site<'_> {
         }
         (it.state, it.since, it.drain_until) = (State::Draining, wall, Some(wall + deadline));
         match it.power {
-            Power::Serving => self.begin_drain(machine as u32),
+            Power::Serving => {
+                let (machine, life) = (machine as u32, it.life);
+                self.at(self.now + micros(self.setup.order_delay), Event::Drain { machine, life });
+            }
             // Nobody is there yet who could hold anything.
             Power::Booting | Power::Dead => {
                 self.switch_off(machine as u32);
@@ -182,7 +185,13 @@ impl Site<'_> {
         }
     }
 
-    fn begin_drain(&mut self, machine: u32) {
+    /// The order to drain has come to the worker.
+    pub(super) fn begin_drain(&mut self, machine: u32) {
+        let it = &mut self.machines[machine as usize];
+        // It may have been taken back meanwhile.
+        if it.power != Power::Serving || it.state == State::Running {
+            return;
+        }
         self.free.retain(|free| *free != machine);
         let it = &mut self.machines[machine as usize];
         it.power = Power::Draining;
@@ -209,10 +218,14 @@ impl Site<'_> {
     pub(in crate::simulate) fn undrain(&mut self, machine: usize) {
         let wall = self.wall();
         let it = &mut self.machines[machine];
-        if it.state != State::Draining || it.power != Power::Draining || !self.setup.can_undrain {
+        let can = matches!(it.power, Power::Serving | Power::Draining) && self.setup.can_undrain;
+        if it.state != State::Draining || !can {
             return;
         }
         (it.state, it.since, it.drain_until) = (State::Running, wall, None);
+        if it.power == Power::Serving {
+            return;
+        }
         it.power = Power::Serving;
         let free = (self.setup.concurrency as usize).saturating_sub(it.held.len());
         for _ in 0..free {
@@ -309,7 +322,7 @@ impl Site<'_> {
 
     /// Those that were started and are not leaving.
     pub(in crate::simulate) fn active(&self) -> u32 {
-        self.count(&[Power::Booting, Power::Dead, Power::Serving])
+        self.machines.iter().filter(|it| it.is_active()).count() as u32
     }
 
     /// Those that take jobs.
@@ -337,8 +350,7 @@ impl Site<'_> {
     }
 
     fn scale_in(&mut self, count: usize, victims: Victims) {
-        let is_active = |it: &Machine| matches!(it.power, Power::Booting | Power::Dead | Power::Serving);
-        let all = self.machines.iter().enumerate().filter(|(_, it)| is_active(it));
+        let all = self.machines.iter().enumerate().filter(|(_, it)| it.is_active());
         let mut ranked: Vec<_> = all.map(|(machine, _)| machine).collect();
         let rank = |machine: &usize| {
             let it = &self.machines[*machine];
@@ -364,6 +376,11 @@ impl Site<'_> {
 }
 
 impl Machine {
+    /// It was started and was not told to go.
+    fn is_active(&self) -> bool {
+        self.state == State::Running
+    }
+
     fn new(since: DateTime<Utc>) -> Self {
         Self {
             power: Power::Off,

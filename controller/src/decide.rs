@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use self::{
-    choose::{Muster, drain, is_canary, is_paid_off, last_proof, left_alone_until},
+    choose::{BUSY_WINDOW, Muster, drain, is_canary, is_paid_off, last_proof, left_alone_until},
     plan::Hold::{
         BackOff, Budget, Incomplete, Limit, MaxStarting, MaxStep, NoGoodPolicy, NoPlace, NoneStopped,
         NotIdle, PaidFor, SuddenDrop, TooEarly, WasHigher,
@@ -149,7 +149,7 @@ impl<'a> Draft<'a> {
         for (number, view) in self.muster.cheapest(seen, history).into_iter().take(too_dear).enumerate() {
             self.drain(view, if number < over_max { Cause::OverMax } else { Cause::OverBudget });
         }
-        let running = self.running_then();
+        let running = self.running_then() - u32::from(self.plan.canary.is_some());
         if running <= self.plan.share {
             return;
         }
@@ -163,6 +163,12 @@ impl<'a> Draft<'a> {
         let step = (self.policy.scale_in.max_step as usize).saturating_sub(leaving);
         let mut dispensable = self.muster.dispensable(self.policy, seen, history);
         dispensable.retain(|(view, _)| !gone.contains(&view.instance.id));
+        let all_busy = self.surplus_for_long(running, seen, history) as usize;
+        let mut number = 0;
+        dispensable.retain(|(_, cause)| {
+            number += 1;
+            *cause != Cause::NotNeeded || number <= all_busy
+        });
         let all = dispensable.len();
         dispensable.retain(|(view, _)| is_paid_off(view, self.policy, seen));
         if dispensable.len() < surplus.min(all) {
@@ -177,6 +183,13 @@ impl<'a> Draft<'a> {
         for (view, cause) in dispensable.into_iter().take(surplus.min(step)) {
             self.drain(view, cause);
         }
+    }
+
+    /// So many were too many for all of the last minutes: even those that work can go.
+    fn surplus_for_long(&self, running: u32, seen: &Observation, history: &History) -> u32 {
+        let window = self.policy.scale_in.window.max(BUSY_WINDOW);
+        let wished = history.most_wished(self.name, window, seen.at);
+        wished.map_or(0, |wished| running.saturating_sub(demand::clamp(self.policy, wished)))
     }
 
     /// How many the demand of the whole window calls for.
@@ -265,6 +278,7 @@ fn send_canaries(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observati
             && draft.is_complete
             && draft.lacks() == 0
             && draft.plan.starting == 0
+            && !draft.plan.actions.iter().any(|action| matches!(action, Action::Start { .. }))
             && draft.may_start();
         let taken: BTreeSet<_> = draft.plan.actions.iter().map(|action| action.id().to_owned()).collect();
         let mut parked = draft.muster.startable(seen.at, history);

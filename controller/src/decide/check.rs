@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Cause, History, Plan, budget, choose::SILENT};
+use super::{
+    Action, Cause, History, Plan, budget,
+    choose::{BUSY_WINDOW, SILENT},
+};
 use crate::{
     fleet::State,
     observe::{InstanceView, Observation, Stage, age},
@@ -147,7 +150,7 @@ impl<'a> Counted<'a> {
                     cause,
                     Cause::Idle | Cause::StartNotNeeded | Cause::OverMax | Cause::OverBudget
                 ));
-                self.is_unpaid |= matches!(cause, Cause::Idle | Cause::StartNotNeeded)
+                self.is_unpaid |= matches!(cause, Cause::Idle | Cause::NotNeeded | Cause::StartNotNeeded)
                     && self.policy.is_some_and(|p| age(instance.since, now) < p.instance.billing_minimum);
                 self.is_ceding |= *cause == Cause::OverShare;
                 if instance.state != State::Running {
@@ -172,6 +175,14 @@ impl<'a> Counted<'a> {
                 view.stage() == Stage::Ready
                     && view.idle_for(now).is_some_and(|idle| idle >= scale_in.idle)
                     && heard.is_some_and(|heard| heard.report.idle_since.is_some())
+            }
+            Cause::NotNeeded => {
+                let service = view.heard.as_ref().and_then(|heard| heard.service);
+                let in_time =
+                    service.is_some_and(|s| 4.0 * s.p95_ms / 1e3 <= scale_in.drain_deadline.as_secs_f64());
+                let lately = self.history.most_wished(self.name, BUSY_WINDOW.max(scale_in.window), now);
+                let fewer = lately.is_some_and(|wished| (wished as usize) < self.running_before);
+                view.stage() == Stage::Ready && scale_in.idle.is_zero() && in_time && fewer
             }
             Cause::StartNotNeeded => {
                 view.stage() == Stage::Starting && age(instance.since, now) <= looked_for

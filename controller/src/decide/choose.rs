@@ -11,12 +11,15 @@ use super::{
 };
 use crate::{
     fleet::State,
-    observe::{InstanceView, Observation, Stage, age},
+    observe::{InstanceView, Observation, REPORT_EXPIRES, Stage, age},
     policy::{Policy, Pool, ScaleIn},
 };
 
 /// Twelve missed reports in a row: whoever hangs so long does not work.
 pub(super) const SILENT: Duration = Duration::from_secs(120);
+
+/// Whoever works is sent away only when it was too many for so long: what is busy may be needed in a moment.
+pub(super) const BUSY_WINDOW: Duration = Duration::from_secs(300);
 
 /// The instances of one pool.
 #[derive(Debug, Default)]
@@ -105,12 +108,14 @@ impl<'a> Muster<'a> {
     ) -> Vec<(&'a InstanceView, Cause)> {
         let cause = |view: &'a InstanceView| {
             let idle = view.idle_for(seen.at).filter(|idle| *idle >= policy.scale_in.idle);
+            let may_be_busy = may_drain_busy(policy, view, seen);
             if is_canary(view, policy, seen, history) && view.stage() == Stage::Starting {
                 None
             } else if is_new_start(view, history) {
                 Some((view, Cause::StartNotNeeded))
             } else {
-                idle.filter(|_| view.stage() == Stage::Ready).map(|_| (view, Cause::Idle))
+                let cause = idle.map(|_| Cause::Idle).or(may_be_busy.then_some(Cause::NotNeeded))?;
+                (view.stage() == Stage::Ready).then_some((view, cause))
             }
         };
         let mut found: Vec<_> = self.serving.iter().copied().filter_map(cause).collect();
@@ -155,6 +160,16 @@ pub(super) fn last_proof(view: &InstanceView, history: &History) -> Option<DateT
 pub(super) fn is_canary(view: &InstanceView, policy: &Policy, seen: &Observation, history: &History) -> bool {
     let unseen = last_proof(view, history).map(|proof| age(proof, seen.at));
     policy.pool.canary.zip(unseen).is_some_and(|(canary, unseen)| unseen >= canary)
+}
+
+/// Whether an instance may be drained that works: the policy asks for no idle time, so that it finishes what it holds and
+/// leaves. A busy pool hands its work around, and nobody in it is ever idle for long, however many there are.
+fn may_drain_busy(policy: &Policy, view: &InstanceView, seen: &Observation) -> bool {
+    let heard = view.heard.as_ref().filter(|heard| age(heard.at, seen.at) <= REPORT_EXPIRES);
+    let p95_s = heard.and_then(|heard| heard.service).map(|service| service.p95_ms / 1e3);
+    // What it holds must surely be done before its drain is due.
+    let in_time = p95_s.is_some_and(|p95_s| 4.0 * p95_s <= policy.scale_in.drain_deadline.as_secs_f64());
+    policy.scale_in.idle.is_zero() && in_time
 }
 
 /// An order to drain.

@@ -36,35 +36,37 @@ pub(super) fn wishes(
 ) -> Vec<Wish> {
     let wish = |rule: &Rule| {
         let backlog = load.depth.backlog();
-        let (instances, because) = match rule {
-            Rule::Backlog { per_instance } => {
-                (whole(backlog.div_ceil(*per_instance) as f64), format!("{per_instance} for each instance"))
-            }
+        let (instances, steady, because) = match rule {
+            Rule::Backlog { per_instance } => lasting(
+                whole(backlog.div_ceil(*per_instance) as f64),
+                format!("{per_instance} for each instance"),
+            ),
             Rule::Latency { p95 } => latency(p95.as_secs_f64(), load, policy.pool.max),
             Rule::Step { steps } => step(steps, backlog),
             Rule::Schedule { when, instances } if when.covers(now) => {
-                (*instances, format!("since {}", when.cron))
+                lasting(*instances, format!("since {}", when.cron))
             }
-            Rule::Schedule { when, .. } => (0, format!("not now: {}", when.cron)),
+            Rule::Schedule { when, .. } => lasting(0, format!("not now: {}", when.cron)),
             Rule::Forecast { season, quantile } => {
                 let season_minutes = season.as_secs().div_ceil(60);
-                history.map_or((0, "nothing is known yet".to_owned()), |minutes| {
+                history.map_or(lasting(0, "nothing is known yet".to_owned()), |minutes| {
                     foreseen(minutes, season_minutes, *quantile, load, now)
                 })
             }
         };
-        Wish { rule: rule.kind(), instances, because }
+        Wish { rule: rule.kind(), instances, steady, because }
     };
     policy.rules.iter().map(wish).collect()
 }
 
 /// Enough for 95 of 100 jobs to be answered in time: those that keep up with what arrives, and those that clear what waits.
-fn latency(p95_s: f64, load: &Load, max: u32) -> (u32, String) {
-    let Facts { arrivals_per_s, service_s, at_once, start_delay_s } = load.facts;
+fn latency(p95_s: f64, load: &Load, max: u32) -> (u32, u32, String) {
+    let Facts { arrivals_per_s, service_s, variability, at_once, start_delay_s } = load.facts;
     // Beyond `max` nobody asks, and the formula would go on for ever.
     let most = max.saturating_mul(whole(at_once)).saturating_add(1);
     let slack_s = (p95_s - service_s).max(0.0);
-    let steady = f64::from(servers_for_wait(arrivals_per_s, service_s, slack_s, most)) / at_once;
+    let servers = servers_for_wait(arrivals_per_s, service_s, slack_s, variability, most);
+    let steady = f64::from(servers) / at_once;
     let offered = arrivals_per_s * service_s / at_once;
     // What waits when nobody is there yet has the less time the longer a start takes, and more arrives meanwhile.
     let (waiting, left_s) = if load.is_warm {
@@ -73,7 +75,8 @@ fn latency(p95_s: f64, load: &Load, max: u32) -> (u32, String) {
         (load.depth.backlog() as f64 + arrivals_per_s * start_delay_s, slack_s - start_delay_s)
     };
     let clearing = waiting * service_s / at_once / left_s.max(service_s);
-    let instances = whole(steady.max(offered + clearing));
+    // Less than half an instance of waiting work is what any line holds now and then.
+    let instances = whole(steady).max((offered + clearing).round() as u32);
     // One job in flight is work, however little it is.
     let instances = instances.max(u32::from(load.depth.backlog() > 0));
     let because = format!(
@@ -81,13 +84,18 @@ fn latency(p95_s: f64, load: &Load, max: u32) -> (u32, String) {
          to clear {waiting:.0} that wait",
         steady
     );
-    (instances, because)
+    (instances, whole(steady), because)
 }
 
-fn step(steps: &[Step], backlog: u64) -> (u32, String) {
+/// A wish of which no part is for what waits now.
+fn lasting(instances: u32, because: String) -> (u32, u32, String) {
+    (instances, instances, because)
+}
+
+fn step(steps: &[Step], backlog: u64) -> (u32, u32, String) {
     match steps.iter().rev().find(|step| step.backlog <= backlog) {
-        Some(step) => (step.instances, format!("from {} jobs on", step.backlog)),
-        None => (0, "below the first step".to_owned()),
+        Some(step) => lasting(step.instances, format!("from {} jobs on", step.backlog)),
+        None => lasting(0, "below the first step".to_owned()),
     }
 }
 
@@ -98,7 +106,7 @@ fn foreseen(
     quantile: f64,
     load: &Load,
     now: DateTime<Utc>,
-) -> (u32, String) {
+) -> (u32, u32, String) {
     let Facts { service_s, at_once, start_delay_s, .. } = load.facts;
     let step_minutes = (season_minutes / STEPS).max(1);
     let step_s = (step_minutes * 60) as f64;
@@ -109,10 +117,10 @@ fn foreseen(
     let under_way_s = (now.timestamp().rem_euclid(step_minutes as i64 * 60)) as f64;
     let ahead = 1 + ((under_way_s + start_delay_s) / step_s) as usize;
     let most = [ahead, ahead + 1].into_iter().filter_map(|ahead| forecast(&counts, season, ahead, quantile));
-    let Some(most) = most.reduce(f64::max) else { return (0, "too little is known yet".to_owned()) };
+    let Some(most) = most.reduce(f64::max) else { return lasting(0, "too little is known yet".to_owned()) };
     // Less than one job is no reason to have anybody ready.
     let instances = if most < 1.0 { 0 } else { whole(most / step_s * service_s / at_once) };
-    (instances, format!("at most {most:.0} will probably arrive in {step_minutes} min"))
+    lasting(instances, format!("at most {most:.0} will probably arrive in {step_minutes} min"))
 }
 
 fn whole(instances: f64) -> u32 {
@@ -161,7 +169,8 @@ mod tests {
     const NOW: &str = "2026-07-03T12:00:00Z";
 
     fn load(visible: u64, arrivals_per_s: f64, is_warm: bool) -> Load {
-        let facts = Facts { arrivals_per_s, service_s: 2.0, at_once: 1.0, start_delay_s: 25.0 };
+        let facts =
+            Facts { arrivals_per_s, service_s: 2.0, variability: 1.0, at_once: 1.0, start_delay_s: 25.0 };
         Load { depth: Depth { visible, in_flight: 0 }, facts, is_warm }
     }
 
@@ -201,7 +210,7 @@ mod tests {
                 // 3 s are left after the start: 30 jobs of 2 s are 20 instances.
                 (load(30, 0.0, false), 20),
                 // 5 a second are 125 more until then, and keep 10 busy.
-                (load(30, 5.0, false), 114),
+                (load(30, 5.0, false), 113),
             ],
         );
         // No time is left after the start: all that waits at once.

@@ -62,6 +62,7 @@ struct Pool {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Service {
     mean_s: f64,
+    p95_s: f64,
     at_once: f64,
     jobs: f64,
 }
@@ -73,6 +74,9 @@ pub struct Facts {
     pub arrivals_per_s: f64,
     /// How long a worker needs for a job, in seconds.
     pub service_s: f64,
+    /// How irregular arrivals and service times are: the mean of their squared coefficients of variation. One is chance without
+    /// memory, zero clockwork.
+    pub variability: f64,
     /// Jobs that an instance classifies at the same time.
     pub at_once: f64,
     /// How long an instance takes from its start to its first job, in seconds: the 95th percentile.
@@ -133,7 +137,7 @@ impl History {
         for (name, pool) in &seen.pools {
             let Some(depth) = pool.depth else { continue };
             let past = self.pools.entry(name.clone()).or_insert_with(|| Past::new(seen.at));
-            let new = past.arrivals.observe(seen.at, pool.arrived);
+            let new = past.arrivals.observe(seen.at, pool.arrived, pool.last_arrival);
             self.learnt.pools.entry(name.clone()).or_default().minutes.add(seen.at, new);
             past.backlog.observe(seen.at, depth.backlog());
             past.last_arrival = past.last_arrival.max(pool.last_arrival);
@@ -178,7 +182,8 @@ impl History {
     pub fn remember(mut self, plan: &Plan) -> Self {
         for (name, pool) in &plan.pools {
             if let Some(past) = self.pools.get_mut(name) {
-                past.wished.observe(plan.at, u64::from(pool.wished));
+                let steady = pool.wishes.iter().map(|wish| wish.steady).max().unwrap_or(0);
+                past.wished.observe(plan.at, u64::from(steady));
             }
         }
         for action in plan.actions() {
@@ -206,7 +211,7 @@ impl History {
         Some(past.backlog.over(window, now))
     }
 
-    /// The most instances that the rules wished for in all of this time; `None` where not all of it is known.
+    /// The most instances that the rules wished for in all of this time, not counting those for what waited; `None` where not all of it is known.
     pub fn most_wished(&self, pool: &str, window: Duration, now: DateTime<Utc>) -> Option<u32> {
         let past = self.known_for(pool, window, now)?;
         Some(u32::try_from(past.wished.over(window, now)).unwrap_or(u32::MAX))
@@ -229,8 +234,11 @@ impl History {
     /// What is known of a pool's work and workers.
     pub fn facts(&self, pool: &str, policy: &Policy, now: DateTime<Utc>) -> Facts {
         let service = self.learnt.pools.get(pool).and_then(|pool| pool.service);
+        let arrivals = self.pools.get(pool).map(|past| &past.arrivals);
+        let of_service = service.map_or(1.0, |service| service.variability());
         Facts {
-            arrivals_per_s: self.pools.get(pool).map_or(0.0, |past| past.arrivals.per_second(now)),
+            arrivals_per_s: arrivals.map_or(0.0, |arrivals| arrivals.per_second(now)),
+            variability: f64::midpoint(arrivals.map_or(1.0, Arrivals::dispersion), of_service),
             service_s: service.map_or(policy.pool.service_time.as_secs_f64(), |service| service.mean_s),
             at_once: service.map_or(1.0, |service| service.at_once),
             start_delay_s: self.start_delay_s(pool).unwrap_or(policy.pool.start_delay.as_secs_f64()),
@@ -272,15 +280,25 @@ impl Pool {
     fn measure(&mut self, report: &WorkerReport) {
         let (count, mean_s) = (report.service.count as f64, report.service.mean_ms / 1e3);
         let at_once = f64::from(if report.at_once == 0 { report.slots } else { report.at_once }.max(1));
-        let before = self.service.unwrap_or(Service { mean_s, at_once, jobs: 0.0 });
+        let p95_s = report.service.p95_ms / 1e3;
+        let before = self.service.unwrap_or(Service { mean_s, p95_s, at_once, jobs: 0.0 });
         let jobs = (before.jobs + count).min(JOBS_OF_A_MEAN);
         let part = (count / jobs).min(1.0);
         let towards = |from: f64, to: f64| from + (to - from) * part;
         self.service = Some(Service {
             mean_s: towards(before.mean_s, mean_s),
+            p95_s: towards(before.p95_s, p95_s),
             at_once: towards(before.at_once, at_once),
             jobs,
         });
+    }
+}
+
+impl Service {
+    /// The squared coefficient of variation of a normal distribution with this mean and 95th percentile.
+    fn variability(&self) -> f64 {
+        let deviation = (self.p95_s - self.mean_s).max(0.0) / 1.645;
+        (deviation / self.mean_s.max(1e-6)).powi(2).min(4.0)
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Wish {
     pub rule: &'static str,
     /// How many.
     pub instances: u32,
+    /// How many of them for the work that keeps coming; the others are for what waits now, and are done with it.
+    pub steady: u32,
     /// Why, in a few words.
     pub because: String,
 }
@@ -101,6 +103,8 @@ pub enum Action {
 pub enum Cause {
     /// It is not needed and has been idle long enough.
     Idle,
+    /// It is not needed, and the policy does not ask whether it is idle: it finishes what it holds.
+    NotNeeded,
     /// It is not needed and does not serve yet.
     StartNotNeeded,
     /// There are more than the pool's `max`.
@@ -129,7 +133,7 @@ pub enum Hold {
     NoGoodPolicy,
     /// The controller has not looked for a whole window yet.
     TooEarly,
-    /// The demand was higher within the window.
+    /// The demand was higher within the window, not counting what waited.
     WasHigher {
         /// So many would have been needed then.
         instances: u32,
@@ -160,9 +164,10 @@ pub enum Hold {
 }
 
 impl Plan {
-    /// When to look again at the latest, where the tick is too late: something is about to be ready.
+    /// When to look again at the latest, where the tick is too late: something is about to be ready, or may soon go.
     pub fn look_again(&self) -> Option<Duration> {
-        let changes = |pool: &PoolPlan| pool.starting > 0 || !pool.actions.is_empty();
+        let changes =
+            |pool: &PoolPlan| pool.starting > 0 || pool.running() > pool.share || !pool.actions.is_empty();
         self.pools.values().any(changes).then_some(SOON)
     }
 
@@ -278,6 +283,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Idle => "idle long enough and not needed",
+            Self::NotNeeded => "not needed, when it is done with what it holds",
             Self::StartNotNeeded => "not needed any more before it was ready",
             Self::OverMax => "more than max",
             Self::OverBudget => "more than the day's budget allows",

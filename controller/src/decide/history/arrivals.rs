@@ -11,6 +11,14 @@ use crate::observe::age;
 const LONG: Duration = Duration::from_secs(60);
 /// ... unless this time says otherwise: two reports of a web host.
 const SHORT: Duration = Duration::from_secs(20);
+/// How often web hosts report what arrived; where nothing did they do not.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// A report may be under way for so long.
+const LATE: Duration = Duration::from_secs(2);
+/// What one more count adds to the mean of the dispersion, ...
+const SMOOTHING: f64 = 0.1;
+/// ... and the most that it can be.
+const MOST_DISPERSED: f64 = 4.0;
 /// How many standard deviations of a count are no chance any more.
 const SURE: f64 = 2.0;
 /// A drop to less than this part of what arrived before is sudden ...
@@ -23,9 +31,12 @@ const MINUTES: usize = 2 * 7 * 24 * 60;
 /// The arrivals of one pool.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Arrivals {
-    /// All that had arrived at these moments, over a little more than [`LONG`] before it dropped.
+    /// All that had arrived at the moments of the last reports.
     totals: VecDeque<(DateTime<Utc>, u64)>,
     last_drop: Option<DateTime<Utc>>,
+    is_dropped: bool,
+    /// The index of dispersion of the counts, smoothed; `None` before the first.
+    dispersion: Option<f64>,
 }
 
 /// How many arrived in each minute, the last one unfinished.
@@ -37,25 +48,34 @@ pub struct Minutes {
 }
 
 impl Arrivals {
-    /// Takes note of all that has arrived up to now; answers how much of it is new.
-    pub(super) fn observe(&mut self, now: DateTime<Utc>, total: u64) -> u64 {
-        let new = self.totals.back().map_or(0, |(_, before)| total.saturating_sub(*before));
-        if self.totals.back().is_some_and(|(_, before)| *before > total) {
-            self.totals.clear();
+    /// Takes note of all that has arrived, as it was last reported; answers how much of it is new.
+    pub(super) fn observe(&mut self, now: DateTime<Utc>, total: u64, reported: Option<DateTime<Utc>>) -> u64 {
+        let reported = reported.unwrap_or(now).min(now);
+        let last = self.totals.back().copied();
+        let new = last.map_or(0, |(_, before)| total.saturating_sub(before));
+        match last {
+            Some((at, before)) if total > before && reported > at => {
+                // No report is one of nothing.
+                if age(at, reported) > REPORT_EVERY {
+                    self.totals.push_back((reported - REPORT_EVERY, before));
+                }
+                self.disperse(reported, total);
+                self.totals.push_back((reported, total));
+            }
+            Some((at, before)) if total > before => self.totals.push_back((at, total)),
+            Some((_, before)) if total == before => {}
+            // It begins, or begins anew.
+            _ => self.totals = VecDeque::from([(now, total)]),
         }
-        self.totals.push_back((now, total));
-        while self.totals.get(1).is_some_and(|(second, _)| age(*second, now) >= LONG + SHORT) {
+        let kept = LONG + SHORT + 2 * REPORT_EVERY;
+        while self.totals.get(1).is_some_and(|(second, _)| age(*second, now) >= kept) {
             self.totals.pop_front();
         }
-        let before =
-            self.count(LONG + SHORT, now).zip(self.count(SHORT, now)).map(|(all, late)| (all - late) as f64);
-        if let Some(before) = before {
-            let expected = before / LONG.as_secs_f64() * SHORT.as_secs_f64();
-            let late = self.count(SHORT, now).unwrap_or(0) as f64;
-            if expected >= EXPECTED && upper(late) < DROP * expected {
-                self.last_drop = Some(now);
-            }
+        let drops = self.drops(now);
+        if drops && !self.is_dropped {
+            self.last_drop = Some(now);
         }
+        self.is_dropped = drops;
         new
     }
 
@@ -63,13 +83,39 @@ impl Arrivals {
     /// below it. So a steady load is known well, and a change at once.
     pub(super) fn per_second(&self, now: DateTime<Utc>) -> f64 {
         let rate = |window: Duration| {
+            let (end, total) = self.end(now)?;
             let (from, before) = self.before(window, now)?;
-            let (_, total) = self.totals.back()?;
-            let span = age(from, now).as_secs_f64().max(SHORT.as_secs_f64() / 2.0);
-            Some(((total - before) as f64, span))
+            // A first report after a long time says when it was, not since when.
+            let span = age(from, end).clamp(REPORT_EVERY, window + REPORT_EVERY);
+            Some(((total - before) as f64, span.as_secs_f64()))
         };
         let (Some((long, long_s)), Some((short, short_s))) = (rate(LONG), rate(SHORT)) else { return 0.0 };
         (long / long_s).clamp(lower(short) / short_s, upper(short) / short_s)
+    }
+
+    /// How irregular arrivals are: the variance of their counts by the mean. One is chance without memory, zero a clock.
+    pub(super) fn dispersion(&self) -> f64 {
+        self.dispersion.unwrap_or(1.0)
+    }
+
+    fn disperse(&mut self, reported: DateTime<Utc>, total: u64) {
+        let Some((at, before)) = self.totals.back().copied() else { return };
+        let expected = self.per_second(reported) * age(at, reported).as_secs_f64();
+        if expected >= 1.0 {
+            let deviation = (total - before) as f64 - expected;
+            // A single leap is a change of the rate and no irregularity.
+            let now = (deviation * deviation / expected).min(MOST_DISPERSED);
+            self.dispersion = Some(self.dispersion() + SMOOTHING * (now - self.dispersion()));
+        }
+    }
+
+    /// Whether far less arrives than did for all of the minute before. What came all at once is expected to end.
+    fn drops(&self, now: DateTime<Utc>) -> bool {
+        let counts = [LONG + SHORT, LONG / 2 + SHORT, SHORT].map(|window| self.count(window, now));
+        let [Some(all), Some(half), Some(late)] = counts else { return false };
+        let least = (all - half).min(half - late) as f64;
+        let expected = least / (LONG / 2).as_secs_f64() * SHORT.as_secs_f64();
+        expected >= EXPECTED && upper(late as f64) < DROP * expected
     }
 
     /// When so much less arrived than before that it may be an outage, which a storm of retries follows.
@@ -77,17 +123,24 @@ impl Arrivals {
         self.last_drop
     }
 
+    /// Up to when everything is known: the last report, or now where the next one is overdue and so is one of nothing.
+    fn end(&self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, u64)> {
+        let (at, total) = *self.totals.back()?;
+        Some((if age(at, now) > REPORT_EVERY + LATE { now } else { at }, total))
+    }
+
     /// The last total that is at least as old as the window; where none is, the first.
     fn before(&self, window: Duration, now: DateTime<Utc>) -> Option<(DateTime<Utc>, u64)> {
-        let old = self.totals.iter().rev().find(|(at, _)| age(*at, now) >= window);
+        let (end, _) = self.end(now)?;
+        let old = self.totals.iter().rev().find(|(at, _)| age(*at, end) >= window);
         old.or_else(|| self.totals.front()).copied()
     }
 
     /// What arrived within a window that is wholly known.
     fn count(&self, window: Duration, now: DateTime<Utc>) -> Option<u64> {
+        let (end, total) = self.end(now)?;
         let (at, before) = self.before(window, now)?;
-        let (_, total) = self.totals.back()?;
-        (age(at, now) >= window).then(|| total - before)
+        (age(at, end) >= window).then(|| total - before)
     }
 }
 
@@ -140,10 +193,10 @@ mod tests {
     fn arrivals(counts: &[u64]) -> (Arrivals, DateTime<Utc>) {
         let mut arrivals = Arrivals::default();
         let (mut now, mut total) = (at(0), 0);
-        arrivals.observe(now, 0);
+        arrivals.observe(now, 0, None);
         for count in counts {
             (now, total) = (now + Duration::from_secs(10), total + count);
-            arrivals.observe(now, total);
+            arrivals.observe(now, total, None);
         }
         (arrivals, now)
     }
@@ -173,6 +226,14 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_is_told_from_chance() {
+        let counts = |count: fn(usize) -> u64| (0..100).map(count).collect::<Vec<_>>();
+        assert_eq!(arrivals(&[]).0.dispersion(), 1.0);
+        assert!(arrivals(&counts(|_| 10)).0.dispersion() < 0.01);
+        assert!(arrivals(&counts(|at| if at % 5 == 0 { 50 } else { 0 })).0.dispersion() > 2.0);
+    }
+
+    #[test]
     fn nothing_known_is_nothing_arriving() {
         assert_eq!(Arrivals::default().per_second(at(5)), 0.0);
         check(&[], 0.0, 0.0);
@@ -184,14 +245,15 @@ mod tests {
         assert!(dropped(&[50, 50, 50, 50, 50, 50, 2, 1]));
         assert!(!dropped(&[50, 50, 50, 50, 50, 50, 30, 30, 20, 20, 10, 10]));
         assert!(!dropped(&[1, 2, 1, 1, 2, 1, 0, 0]));
+        assert!(!dropped(&[0, 300, 0, 0, 0, 0, 0, 0]));
     }
 
     #[test]
     fn a_count_that_begins_anew_is_no_arrival() {
         let mut arrivals = Arrivals::default();
-        arrivals.observe(at(0), 500);
-        arrivals.observe(at(30), 0);
-        arrivals.observe(at(60), 30);
+        arrivals.observe(at(0), 500, None);
+        arrivals.observe(at(30), 0, None);
+        arrivals.observe(at(60), 30, None);
         assert_eq!(arrivals.per_second(at(60)), 1.0);
     }
 

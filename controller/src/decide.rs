@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::{
     choose::{Muster, drain},
     plan::Hold::{
-        BackOff, Incomplete, Limit, MaxStep, NoGoodPolicy, NoPlace, NoneStopped, NotIdle, TooEarly, WasHigher,
+        BackOff, Cordoned, Incomplete, Limit, MaxStep, NoGoodPolicy, NoPlace, NoneStopped, NotIdle, TooEarly,
+        WasHigher,
     },
 };
 pub use self::{
@@ -189,8 +190,7 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
     }
     let alive = size(instances.iter().filter(|view| view.instance.is_alive()).count());
     let mut room = policies.instance_limit.map_or(u32::MAX, |limit| limit.saturating_sub(alive));
-    let mut startable: Vec<_> =
-        drafts.iter().map(|draft| draft.muster.startable(seen.at).into_iter()).collect();
+    let mut startable: Vec<_> = drafts.iter().map(|draft| draft.muster.startable(seen).into_iter()).collect();
     while room > 0 {
         let wants = |index: &usize| {
             let draft = &drafts[*index];
@@ -209,8 +209,19 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
             } else if room == 0 {
                 Limit
             } else {
-                let until = draft.muster.stopped.iter().filter_map(|view| view.instance.not_before);
-                until.filter(|until| *until > seen.at).min().map_or(NoneStopped, |until| BackOff { until })
+                let (cordoned, others): (Vec<&InstanceView>, Vec<_>) = draft
+                    .muster
+                    .stopped
+                    .iter()
+                    .copied()
+                    .partition(|view| seen.operator.is_cordoned(&view.instance.id));
+                let until = others.iter().filter_map(|view| view.instance.not_before);
+                let instances = size(cordoned.len());
+                match until.filter(|until| *until > seen.at).min() {
+                    Some(until) => BackOff { until },
+                    None if instances > 0 => Cordoned { instances },
+                    None => NoneStopped,
+                }
             });
         } else if is_limited {
             draft.hold(Limit);

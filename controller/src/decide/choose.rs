@@ -68,8 +68,12 @@ impl<'a> Muster<'a> {
     }
 
     /// Those that may be started now.
-    pub(super) fn startable(&self, now: DateTime<Utc>) -> Vec<&'a InstanceView> {
-        let may = |view: &&InstanceView| view.instance.not_before.is_none_or(|until| until <= now);
+    pub(super) fn startable(&self, seen: &Observation) -> Vec<&'a InstanceView> {
+        let may = |view: &&InstanceView| {
+            let instance = &view.instance;
+            instance.not_before.is_none_or(|until| until <= seen.at)
+                && !seen.operator.is_cordoned(&instance.id)
+        };
         self.stopped.iter().copied().filter(may).collect()
     }
 
@@ -84,8 +88,10 @@ impl<'a> Muster<'a> {
             let instance = &view.instance;
             let in_time = instance.drain_until.is_none_or(|until| until > seen.at);
             let was_ready = view.heard.as_ref().is_some_and(|heard| heard.report.phase != Phase::Starting);
-            let is_of_use =
-                was_ready && instance.model == policy.pool.model && !is_silent(view, seen, history);
+            let is_of_use = was_ready
+                && instance.model == policy.pool.model
+                && !is_silent(view, seen, history)
+                && !seen.operator.is_cordoned(&instance.id);
             instance.state == State::Draining && view.stage() == Stage::Draining && in_time && is_of_use
         };
         if !seen.can_undrain {
@@ -144,7 +150,15 @@ fn is_new_start(view: &InstanceView, history: &History) -> bool {
 fn by_cost<'v>(view: &'v InstanceView, seen: &Observation, history: &History) -> impl Ord + use<'v> {
     let idle = view.idle_for(seen.at);
     let newest = Reverse(view.instance.since);
-    (!is_new_start(view, history), idle.is_none(), Reverse(idle), newest, view.instance.id.as_str())
+    let is_cordoned = seen.operator.is_cordoned(&view.instance.id);
+    (
+        !is_cordoned,
+        !is_new_start(view, history),
+        idle.is_none(),
+        Reverse(idle),
+        newest,
+        view.instance.id.as_str(),
+    )
 }
 
 fn uselessness(
@@ -156,6 +170,8 @@ fn uselessness(
     let Some(Policy { pool, .. }) = policy else { return Some(Cause::NoPolicy) };
     if view.instance.model != pool.model {
         Some(Cause::OtherModel)
+    } else if seen.operator.drains(&view.instance.id) {
+        Some(Cause::Cordoned)
     } else if is_overdue(view, pool, seen, history) {
         Some(Cause::NeverReady)
     } else {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     observe::{Observation, age},
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// The past of every pool.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct History {
     longest_gap: Duration,
     since: Option<DateTime<Utc>>,
@@ -25,7 +26,7 @@ pub struct History {
 }
 
 /// The past of one pool, without a gap since `known_since`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Past {
     known_since: DateTime<Utc>,
     backlog: u64,
@@ -128,6 +129,8 @@ mod tests {
             can_undrain: false,
             hears: true,
             missing: Vec::new(),
+            operator: Default::default(),
+            refused: BTreeMap::new(),
         }
     }
 

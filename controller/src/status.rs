@@ -48,6 +48,12 @@ pub struct Status {
     /// What is wrong with the file of these orders as it is on disk; the last good ones are in force.
     #[serde(default)]
     pub operator_error: Option<String>,
+    /// The folder of the policy files, from the root.
+    #[serde(default)]
+    pub policies: String,
+    /// The cap on the instances of all pools together; 0 is none.
+    #[serde(default)]
+    pub instance_limit: u32,
     /// What the fleet makes up, where it does.
     #[serde(default)]
     pub simulated: Option<Simulate>,

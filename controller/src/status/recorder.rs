@@ -1,6 +1,11 @@
 //! Puts the status together after every pass, and writes it down.
 
-use std::{collections::VecDeque, fs, io, path::PathBuf, sync::Arc};
+use std::{
+    collections::VecDeque,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use eirs_platform::settings::Settings;
@@ -90,11 +95,18 @@ impl Recorder {
             policy_errors: store.complaints().iter().map(ToString::to_string).collect(),
             problems: seen.missing.clone(),
             decisions: self.decisions.iter().cloned().collect(),
+            policies: absolute(store.folder()).display().to_string(),
+            instance_limit: self.settings.controller.instance_limit,
             operator: seen.operator.clone(),
             operator_error: orders.complaint().map(str::to_owned),
             simulated: simulate.is_on().then(|| simulate.clone()),
         }
     }
+}
+
+/// For readers that run in another folder.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// What is known of a pool over time.

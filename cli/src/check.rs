@@ -209,6 +209,19 @@ fn problems(
         seen.policy_errors.iter().map(|error| format!("policy {error}; the last good version is in force")),
     );
     problems.extend(seen.problems.iter().cloned());
+    problems.extend(
+        seen.operator_error.iter().map(|error| format!("orders {error}; the last good ones are in force")),
+    );
+    // A pause is an order and no trouble, until it makes somebody wait.
+    problems.extend(seen.pools.iter().filter(|pool| !pool.would.is_empty()).filter_map(|pool| {
+        let order = pool.paused.as_ref()?;
+        let jobs = count(pool.visible.unwrap_or(0), "job");
+        Some(format!(
+            "the pool {} is paused {order}, with {jobs} waiting; it would {}",
+            pool.name,
+            pool.would.join(", ")
+        ))
+    }));
     // Both figures are of the same pass: this is not work that has just arrived.
     let unwanted = seen.pools.iter().filter(|pool| pool.desired == 0 && pool.visible.unwrap_or(0) > 0);
     problems.extend(unwanted.map(|pool| {
@@ -223,6 +236,13 @@ fn problems(
         let error = instance.last_error.as_deref().unwrap_or("died before its time");
         format!("{} {error}, {} in a row", instance.id, count(instance.crashes.into(), "time"))
     }));
+    let refused = seen.pools.iter().flat_map(|pool| &pool.instances).filter_map(|instance| {
+        let refused = instance.refused.as_ref()?;
+        let why = if refused.capacity { "there is no capacity" } else { "something is wrong with it" };
+        let (word, times) = (refused.verb.word(), count(refused.count.into(), "time"));
+        Some(format!("{} refused to {word} {times} in a row, {why}: {}", instance.id, refused.error))
+    });
+    problems.extend(refused);
     problems
 }
 
@@ -381,6 +401,31 @@ mod tests {
         let told =
             problems(&running, Some(&controller_status(now - chrono::Duration::seconds(60))), &[], now);
         assert_eq!(told[0], "the controller runs and has not looked for 1m; its log may say why");
+    }
+
+    #[test]
+    fn a_pause_that_makes_somebody_wait_and_an_instance_that_refuses_are_wrong() {
+        let now = DateTime::UNIX_EPOCH;
+        let mut seen = controller_status(now);
+        seen.policy_errors.clear();
+        let running = Controller { running: true, pid: Some(1), at: Some(now) };
+        let order = serde_json::json!({ "since": now, "by": "alice" });
+        seen.pools[0].paused = serde_json::from_value(order).unwrap();
+        assert_eq!(problems(&running, Some(&seen), &[], now), Vec::<String>::new());
+        seen.pools[0].would = vec!["start default-2".into()];
+        seen.pools[0].instances = serde_json::from_value(serde_json::json!([{
+            "id": "default-2", "state": "stopped", "since": now, "done_per_s": 0.0, "crashes": 0,
+            "refused": { "verb": "start", "count": 3, "since": now, "at": now, "capacity": true, "error": "no more" },
+        }]))
+        .unwrap();
+        assert_eq!(
+            problems(&running, Some(&seen), &[], now),
+            [
+                "the pool default is paused by alice, since 1970-01-01 00:00:00 UTC, with 7 jobs waiting; it would \
+                 start default-2",
+                "default-2 refused to start 3 times in a row, there is no capacity: no more"
+            ]
+        );
     }
 
     #[test]

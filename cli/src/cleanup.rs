@@ -45,7 +45,7 @@ enum Mode {
 /// Everything that EIRS itself puts into a state folder. What lies there beside it is somebody else's: a state folder
 /// may have been set to one that was used for other things. What makes the folder ours goes last, so that a deletion
 /// that was interrupted can be done again.
-const OURS: [&str; 14] = [
+const OURS: [&str; 22] = [
     "blobs",
     "bells",
     "queue.db",
@@ -57,6 +57,14 @@ const OURS: [&str; 14] = [
     "status.json.new",
     "web.address",
     "instances",
+    "recording",
+    "learnt.json",
+    "learnt.json.new",
+    "inputs.json",
+    "inputs.json.new",
+    "operator.json",
+    "operator.json.new",
+    "operator.lock",
     CONTROLLER_LOCK,
     LOCAL_LOCK,
     "layout",

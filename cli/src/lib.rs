@@ -10,6 +10,8 @@ mod check;
 mod classify;
 mod cleanup;
 mod model;
+mod operator;
+mod plan;
 mod policy;
 mod simulate;
 
@@ -57,6 +59,12 @@ enum Command {
     Local(local::Local),
     Load(load::command::Load),
     Bench(bench::BenchCommand),
+    Status(status::command::StatusCommand),
+    Plan(plan::PlanCommand),
+    Pause(operator::Pause),
+    Resume(operator::Resume),
+    Cordon(operator::CordonCommand),
+    Uncordon(operator::Uncordon),
     Check(check::Check),
     Cleanup(cleanup::Cleanup),
     Classify(classify::Classify),
@@ -129,6 +137,12 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Local(local) => local.run(&cli.global).await,
         Command::Load(load) => load.run().await,
         Command::Bench(bench) => bench.run(&cli.global).await,
+        Command::Status(status) => status.run(&cli.global).await,
+        Command::Plan(plan) => plan.run(&cli.global).await,
+        Command::Pause(pause) => pause.run(&cli.global),
+        Command::Resume(resume) => resume.run(&cli.global),
+        Command::Cordon(cordon) => cordon.run(&cli.global).await,
+        Command::Uncordon(uncordon) => uncordon.run(&cli.global),
         Command::Check(check) => check.run(&cli.global).await,
         Command::Cleanup(cleanup) => cleanup.run(&cli.global).await,
         Command::Classify(classify) => classify.run(&cli.global).await,

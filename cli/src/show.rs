@@ -3,8 +3,11 @@
 use std::{
     fmt::Display,
     io::{self, BufRead, IsTerminal, Write},
+    time::Duration,
 };
 
+use chrono::{DateTime, Utc};
+use console::{Alignment, Term, style};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +28,12 @@ pub fn json(value: &impl Serialize) {
     out(text.expect("what the tools show has string keys and can be written"));
 }
 
+/// Writes a value as one line of JSON, on stdout.
+pub fn json_line(value: &impl Serialize) {
+    let text = serde_json::to_string(value);
+    out(text.expect("what the tools show has string keys and can be written"));
+}
+
 /// `1 image`, `2 images`.
 pub fn count(number: u64, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
@@ -39,6 +48,69 @@ pub fn milliseconds(ms: f64) -> String {
         ms => format!("{:.1} s", ms / 1e3),
     }
 }
+
+/// How long that is, in two units at most: `12s`, `3m`, `2h 5m`, `4d 3h`.
+pub fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    let two = |large: u64, unit: &str, small: u64, small_unit: &str| {
+        let rest = if small > 0 { format!(" {small}{small_unit}") } else { String::new() };
+        format!("{large}{unit}{rest}")
+    };
+    match seconds {
+        86_400.. => two(days, "d", hours, "h"),
+        3600.. => two(hours, "h", minutes, "m"),
+        // The seconds of a few minutes matter to who waits.
+        60..600 => two(minutes, "m", seconds % 60, "s"),
+        600.. => format!("{minutes}m"),
+        _ => format!("{seconds}s"),
+    }
+}
+
+/// How long it has been since then; the future was just now.
+pub fn since(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    span((now - then).to_std().unwrap_or_default())
+}
+
+/// `2s ago`
+pub fn ago(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let span = since(then, now);
+    if span == "0s" { "just now".to_owned() } else { format!("{span} ago") }
+}
+
+/// The columns that there are to write on: those of the terminal, or eighty.
+pub fn width() -> usize {
+    let columns = Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns));
+    // Long lines are no longer read.
+    columns.clamp(40, 120)
+}
+
+/// A paragraph behind a word: broken between words, and the further lines stand below the first.
+pub fn paragraph(word: &str, text: &str, width: usize) -> String {
+    let indent = WORD + 2;
+    let head = console::pad_str(word, WORD, Alignment::Left, None).into_owned();
+    let mut line = format!("  {}", style(head).dim());
+    let (mut whole, mut column, mut is_first) = (String::new(), indent, true);
+    for part in text.split_whitespace() {
+        let columns = console::measure_text_width(part);
+        if !is_first && column + 1 + columns > width {
+            whole += &format!("{line}\n");
+            line = " ".repeat(indent);
+            (column, is_first) = (indent, true);
+        }
+        if !is_first {
+            line.push(' ');
+            column += 1;
+        }
+        line += part;
+        column += columns;
+        is_first = false;
+    }
+    format!("{whole}{line}\n")
+}
+
+/// The width of the words before paragraphs, a blank behind them included.
+const WORD: usize = 10;
 
 /// Rows under a head, each column as wide as it must be; columns of numbers stand on the right.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -57,7 +129,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         let padded: Vec<_> = cells
             .zip(&columns)
             .map(|(cell, (width, right))| {
-                let side = if *right { console::Alignment::Right } else { console::Alignment::Left };
+                let side = if *right { Alignment::Right } else { Alignment::Left };
                 console::pad_str(cell, *width, side, None).into_owned()
             })
             .collect();
@@ -105,6 +177,20 @@ mod tests {
             table(&["queue", "visible"], &rows),
             "queue             visible\nrequests-default        7\nx                     120\n"
         );
+    }
+
+    #[test]
+    fn a_span_has_two_units_at_most() {
+        let told =
+            [0, 59, 60, 61, 599, 600, 3599, 3600, 7500, 86_400, 98_000].map(|s| span(Duration::from_secs(s)));
+        assert_eq!(told, ["0s", "59s", "1m", "1m 1s", "9m 59s", "10m", "59m", "1h", "2h 5m", "1d", "1d 3h"]);
+    }
+
+    #[test]
+    fn a_paragraph_is_broken_between_words_and_stands_in_its_column() {
+        let text = paragraph("why", "47 jobs: backlog wants 5 (10 for each instance)", 40);
+        assert_eq!(text, "  why       47 jobs: backlog wants 5 (10\n            for each instance)\n");
+        assert_eq!(paragraph("", "x", 40), "            x\n");
     }
 
     #[test]

@@ -45,6 +45,18 @@ pub fn kind(state: &Path) -> Kind {
     }
 }
 
+/// Refuses a folder on which nothing has run yet, or something else.
+pub fn expect_ours(state: &Path) -> anyhow::Result<()> {
+    let shown = state.display();
+    match kind(state) {
+        Kind::Ours => Ok(()),
+        Kind::Nothing => anyhow::bail!(
+            "nothing has run on the state folder {shown} yet: it does not exist; name another one with --state"
+        ),
+        Kind::Foreign => anyhow::bail!("{shown} is no state folder of EIRS; name another one with --state"),
+    }
+}
+
 /// Opens the queues and stores of a state folder that exists; a look must not make one.
 pub fn open(settings: &Settings) -> anyhow::Result<Backend> {
     anyhow::ensure!(settings.backend == BackendKind::Local, "this works on the local backend only, so far");

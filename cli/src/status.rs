@@ -1,12 +1,27 @@
 //! What the controller wrote down last, in words.
 
-use std::{fs, path::Path};
+pub mod command;
+mod text;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use eirs_controller::status::{PoolStatus, Status};
+use eirs_platform::settings::Settings;
+
+pub use self::text::text;
 
 /// Reads the status file; `None` where there is none or it is of another version.
 pub fn read(file: &Path) -> Option<Status> {
     serde_json::from_slice(&fs::read(file).ok()?).ok()
+}
+
+/// Where the policies are: a controller may have been told by a flag; else the settings say it.
+pub fn policy_folder(settings: &Settings, status: Option<&Status>) -> PathBuf {
+    let told = status.map(|status| PathBuf::from(&status.policies)).filter(|told| told.is_dir());
+    told.unwrap_or_else(|| settings.controller.policies.clone())
 }
 
 /// The fleet: `2 ready, 1 starting`, pool by pool where there are several.

@@ -24,6 +24,8 @@ mod full_disk;
 mod kills;
 #[path = "service/local.rs"]
 mod local;
+#[path = "service/operator.rs"]
+mod operator;
 #[path = "service/scripts.rs"]
 mod scripts;
 #[path = "service/uploads.rs"]

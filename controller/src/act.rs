@@ -1,45 +1,157 @@
 //! Does what a plan says: one attempt for each action. What fails never stops the rest, and the next pass is the retry.
 
+use std::time::Duration;
+
+use eirs_platform::error::{Error, Result};
+use futures::future::join_all;
+
 use crate::{
     decide::{Action, Plan},
     fleet::{Fleet, Refusal},
 };
 
-/// Carries out a plan, the starts first and all in one order; answers what failed.
+/// No order to a fleet takes longer; one that does counts as refused. Whether it was taken after all is seen in the next pass.
+const ACT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Carries out a plan, the starts first and all in one order, and none waits for another; answers what failed.
 pub async fn act(plan: &Plan, fleet: &dyn Fleet) -> Vec<Refusal> {
     let is_start = |action: &&Action| matches!(action, Action::Start { .. });
     let starts: Vec<_> = plan.actions().filter(is_start).map(|action| action.id().to_owned()).collect();
-    let mut refusals = if starts.is_empty() { Vec::new() } else { fleet.start(&starts).await };
-    for action in plan.actions() {
-        let done = match action {
-            Action::Start { .. } => Ok(()),
-            Action::Undrain { id } => fleet.undrain(id).await,
-            Action::Drain { id, deadline, .. } => fleet.drain(id, *deadline).await,
-            Action::Stop { id } => fleet.stop(id).await,
+    let others = plan.actions().filter(|action| !is_start(action));
+    let others = others.map(|action| async move {
+        let (id, done) = match action {
+            Action::Start { .. } => return None,
+            Action::Undrain { id } => (id, in_time(format!("undraining {id}"), fleet.undrain(id)).await),
+            Action::Drain { id, deadline, .. } => {
+                (id, in_time(format!("draining {id}"), fleet.drain(id, *deadline)).await)
+            }
+            Action::Stop { id } => (id, in_time(format!("stopping {id}"), fleet.stop(id)).await),
         };
-        refusals.extend(done.err().map(|error| Refusal { id: action.id().to_owned(), error }));
-    }
+        Some(Refusal { id: id.clone(), error: done.err()? })
+    });
+    let (mut refusals, others) = tokio::join!(start(&starts, fleet), join_all(others));
+    refusals.extend(others.into_iter().flatten());
     refusals
+}
+
+async fn start(ids: &[String], fleet: &dyn Fleet) -> Vec<Refusal> {
+    if ids.is_empty() {
+        return Vec::new();
+    }
+    match tokio::time::timeout(ACT_TIMEOUT, fleet.start(ids)).await {
+        Ok(refusals) => refusals,
+        Err(_late) => {
+            ids.iter().map(|id| Refusal { id: id.clone(), error: late(format!("starting {id}")) }).collect()
+        }
+    }
+}
+
+async fn in_time(what: String, order: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::time::timeout(ACT_TIMEOUT, order).await.unwrap_or_else(|_late| Err(late(what)))
+}
+
+fn late(what: String) -> Error {
+    Error::unavailable(what, format_args!("no answer within {}", humantime::format_duration(ACT_TIMEOUT)))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc, time::Duration};
+    use std::{collections::BTreeMap, sync::Arc};
 
+    use async_trait::async_trait;
     use eirs_platform::clock::{Clock, SystemClock};
 
     use super::*;
     use crate::{
         decide::{Cause, PoolPlan},
-        fleet::{PoolSpec, State, memory::MemoryFleet},
+        fleet::{Instance, PoolSpec, State, memory::MemoryFleet},
     };
+
+    fn pools() -> [PoolSpec; 1] {
+        [PoolSpec { name: "p".into(), model: "default".into(), max: 3 }]
+    }
+
+    /// p-2 and p-3 run.
+    async fn fleet() -> MemoryFleet {
+        let fleet = MemoryFleet::new(Arc::new(SystemClock));
+        fleet.list(&pools()).await.unwrap();
+        assert!(fleet.start(&["p-2".into(), "p-3".into()]).await.is_empty());
+        fleet
+    }
+
+    async fn states(fleet: &dyn Fleet) -> Vec<State> {
+        fleet.list(&pools()).await.unwrap().into_iter().map(|instance| instance.state).collect()
+    }
+
+    fn plan(actions: Vec<Action>) -> Plan {
+        let pool = PoolPlan { actions, ..PoolPlan::default() };
+        Plan { at: SystemClock.now(), pools: BTreeMap::from([("p".to_owned(), pool)]) }
+    }
+
+    /// Orders to some instances are never answered.
+    #[derive(Debug)]
+    struct Hangs(MemoryFleet, &'static [&'static str]);
+
+    impl Hangs {
+        async fn hang_at(&self, id: &str) {
+            if self.1.contains(&id) {
+                std::future::pending().await
+            }
+        }
+    }
+
+    #[async_trait]
+    impl Fleet for Hangs {
+        async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>> {
+            self.0.list(pools).await
+        }
+
+        async fn start(&self, ids: &[String]) -> Vec<Refusal> {
+            for id in ids {
+                self.hang_at(id).await;
+            }
+            self.0.start(ids).await
+        }
+
+        async fn drain(&self, id: &str, deadline: Duration) -> Result<()> {
+            self.hang_at(id).await;
+            self.0.drain(id, deadline).await
+        }
+
+        fn can_undrain(&self) -> bool {
+            self.0.can_undrain()
+        }
+
+        async fn undrain(&self, id: &str) -> Result<()> {
+            self.0.undrain(id).await
+        }
+
+        async fn stop(&self, id: &str) -> Result<()> {
+            self.hang_at(id).await;
+            self.0.stop(id).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_that_is_never_answered_is_cut_off_and_the_others_do_not_wait_for_it() {
+        let fleet = Hangs(fleet().await, &["p-1", "p-2"]);
+        let (deadline, cause) = (Duration::from_secs(1), Cause::Idle);
+        let orders = plan(vec![
+            Action::Start { id: "p-1".into() },
+            Action::Drain { id: "p-2".into(), deadline, cause },
+            Action::Stop { id: "p-3".into() },
+        ]);
+        let start = tokio::time::Instant::now();
+        let refusals = act(&orders, &fleet).await;
+        assert_eq!(start.elapsed(), ACT_TIMEOUT, "all at the same time");
+        let told: Vec<_> = refusals.iter().map(|refusal| refusal.error.to_string()).collect();
+        assert_eq!(told, ["starting p-1: no answer within 10s", "draining p-2: no answer within 10s"]);
+        assert_eq!(states(&fleet).await, [State::Stopped, State::Running, State::Stopped]);
+    }
 
     #[tokio::test]
     async fn what_fails_never_stops_the_rest() {
-        let fleet = MemoryFleet::new(Arc::new(SystemClock));
-        let pools = [PoolSpec { name: "p".into(), model: "default".into(), max: 3 }];
-        fleet.list(&pools).await.unwrap();
-        assert!(fleet.start(&["p-2".into(), "p-3".into()]).await.is_empty());
+        let fleet = fleet().await;
         let id = |id: &str| id.to_owned();
         let (deadline, cause) = (Duration::from_secs(1), Cause::Idle);
         let actions = vec![
@@ -49,12 +161,9 @@ mod tests {
             Action::Stop { id: id("p-3") },
             Action::Start { id: id("p-1") },
         ];
-        let pool = PoolPlan { actions, ..PoolPlan::default() };
-        let plan = Plan { at: SystemClock.now(), pools: BTreeMap::from([("p".to_owned(), pool)]) };
-        let failed: Vec<_> = act(&plan, &fleet).await.into_iter().map(|refusal| refusal.id).collect();
+        let failed: Vec<_> =
+            act(&plan(actions), &fleet).await.into_iter().map(|refusal| refusal.id).collect();
         assert_eq!(failed, ["nobody", "no-one"]);
-        let states: Vec<_> =
-            fleet.list(&pools).await.unwrap().into_iter().map(|instance| instance.state).collect();
-        assert_eq!(states, [State::Running, State::Draining, State::Stopped]);
+        assert_eq!(states(&fleet).await, [State::Running, State::Draining, State::Stopped]);
     }
 }

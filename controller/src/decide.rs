@@ -20,8 +20,8 @@ use chrono::{DateTime, Utc};
 use self::{
     choose::{BUSY_WINDOW, Muster, drain, is_canary, is_paid_off, last_proof, left_alone_until},
     plan::Hold::{
-        BackOff, Budget, Incomplete, Limit, MaxStarting, MaxStep, NoGoodPolicy, NoPlace, NoneStopped,
-        NotIdle, PaidFor, SuddenDrop, TooEarly, WasHigher,
+        BackOff, Budget, Cordoned, Incomplete, Limit, MaxStarting, MaxStep, NoGoodPolicy, NoPlace,
+        NoneStopped, NotIdle, PaidFor, SuddenDrop, TooEarly, WasHigher,
     },
 };
 pub use self::{
@@ -233,7 +233,7 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
     let alive = size(instances.iter().filter(|view| view.instance.is_alive()).count());
     let mut room = policies.instance_limit.map_or(u32::MAX, |limit| limit.saturating_sub(alive));
     let mut startable: Vec<_> =
-        drafts.iter().map(|draft| draft.muster.startable(seen.at, history).into_iter()).collect();
+        drafts.iter().map(|draft| draft.muster.startable(seen, history).into_iter()).collect();
     while room > 0 {
         let wants = |index: &usize| {
             let draft = &drafts[*index];
@@ -254,8 +254,19 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
             } else if room == 0 {
                 Limit
             } else {
-                let until = draft.muster.stopped.iter().filter_map(|view| left_alone_until(view, history));
-                until.filter(|until| *until > seen.at).min().map_or(NoneStopped, |until| BackOff { until })
+                let (cordoned, others): (Vec<&InstanceView>, Vec<_>) = draft
+                    .muster
+                    .stopped
+                    .iter()
+                    .copied()
+                    .partition(|view| seen.operator.is_cordoned(&view.instance.id));
+                let until = others.iter().filter_map(|view| left_alone_until(view, seen, history));
+                let instances = size(cordoned.len());
+                match until.filter(|until| *until > seen.at).min() {
+                    Some(until) => BackOff { until },
+                    None if instances > 0 => Cordoned { instances },
+                    None => NoneStopped,
+                }
             });
         } else if is_limited {
             draft.hold(Limit);
@@ -281,7 +292,7 @@ fn send_canaries(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observati
             && !draft.plan.actions.iter().any(|action| matches!(action, Action::Start { .. }))
             && draft.may_start();
         let taken: BTreeSet<_> = draft.plan.actions.iter().map(|action| action.id().to_owned()).collect();
-        let mut parked = draft.muster.startable(seen.at, history);
+        let mut parked = draft.muster.startable(seen, history);
         parked.retain(|view| {
             !taken.contains(&view.instance.id) && is_canary(view, draft.policy, seen, history)
         });

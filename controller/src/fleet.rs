@@ -61,7 +61,7 @@ pub struct PoolSpec {
 }
 
 /// One instance as the fleet sees it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
     /// Its name, unlike that of any other.
     pub id: String,

@@ -13,9 +13,16 @@ pub mod act;
 pub mod fleet;
 
 pub mod lock;
+pub mod memory_file;
+pub mod operator;
 pub mod reconcile;
+pub mod record;
+pub mod refusals;
 pub mod simulate;
 pub mod status;
 
+pub mod preview;
+
 mod descriptor;
+mod journal;
 mod state_file;

@@ -113,7 +113,7 @@ async fn serve(
     config: Option<&Path>,
     with_parent: Option<u32>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let lifecycle = Lifecycle::install()?;
+    let lifecycle = Lifecycle::install_for_loop()?;
     if let Some(parent) = with_parent {
         lifecycle::drain_with_parent(parent)?;
     }

@@ -17,10 +17,12 @@ use eirs_platform::{
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
-pub use self::reports::Reports;
+pub use self::reports::{Arrivals, Reports};
 use crate::{
     fleet::{Fleet, Instance, PoolSpec, State},
+    operator::Operator,
     policy::Policies,
+    refusals::Refused,
 };
 
 /// A report that is older says nothing about what is in flight or idle now: three missed ones in a row.
@@ -30,7 +32,7 @@ pub const REPORT_EXPIRES: Duration = Duration::from_secs(30);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything a decision is made from that is true now.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
     /// When it was made.
     pub at: DateTime<Utc>,
@@ -44,23 +46,29 @@ pub struct Observation {
     pub hears: bool,
     /// What could not be seen, in sentences.
     pub missing: Vec<String>,
+    /// What an operator ordered.
+    #[serde(default)]
+    pub operator: Operator,
+    /// The instances that lately refused to do as told, by their names.
+    #[serde(default)]
+    pub refused: BTreeMap<String, Refused>,
 }
 
 /// The work of a pool.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PoolView {
     /// What lies in its request queue, or `None` where that could not be read.
     pub depth: Option<Depth>,
     /// Jobs that arrive each second, as the web hosts counted them lately.
     pub arrivals_per_s: f64,
-    /// Jobs that have arrived since the controller started, as the web hosts counted them: exact, and up to ten seconds late.
-    pub arrived: u64,
     /// When a web host last reported a job.
     pub last_arrival: Option<DateTime<Utc>>,
+    /// Jobs that the web hosts have reported since the controller started: exact, up to ten seconds late, and only ever growing.
+    pub arrived: u64,
 }
 
 /// An instance: what the fleet says of it, and what it last said itself.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceView {
     /// What the fleet says.
     pub instance: Instance,
@@ -69,7 +77,7 @@ pub struct InstanceView {
 }
 
 /// What an instance said last.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Heard {
     /// When, by the queue's clock.
     pub at: DateTime<Utc>,
@@ -99,6 +107,18 @@ pub enum Stage {
     Drained,
     /// It was told to stop and is not gone yet.
     Stopping,
+}
+
+impl Observation {
+    /// Seconds from the receipt of a job to its result, on the average of the last reports of a pool's instances.
+    pub fn service_s(&self, pool: &str) -> Option<f64> {
+        let own = self.instances.iter().flatten().filter(|view| view.instance.pool == pool);
+        let times = own.filter_map(|view| view.heard.as_ref()?.service);
+        let (count, sum_ms) = times.fold((0, 0.0), |(count, sum), times| {
+            (count + times.count, sum + times.mean_ms * times.count as f64)
+        });
+        (count > 0).then(|| sum_ms / count as f64 / 1e3)
+    }
 }
 
 impl InstanceView {
@@ -147,7 +167,8 @@ impl Observer {
         Self { backend, clock, reports, queues: BTreeMap::new() }
     }
 
-    /// Looks once at everything, at the same time. What fails is missing in the answer.
+    /// Looks once at everything, at the same time. What fails is missing in the answer. What the operator ordered and who
+    /// refused is not looked at; the caller knows it.
     pub async fn observe(&mut self, policies: &Policies, fleet: &dyn Fleet) -> Observation {
         let specs: Vec<_> =
             policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, &policy.pool)).collect();
@@ -168,13 +189,22 @@ impl Observer {
             let depth = depth
                 .inspect_err(|error| missing.push(format!("the backlog of {}: {error}", spec.name)))
                 .ok();
-            let (arrivals_per_s, last_arrival) = self.reports.arrivals(&spec.model, now);
-            pools.insert(spec.name.clone(), PoolView { depth, arrivals_per_s, arrived: 0, last_arrival });
+            let Arrivals { per_second, last, total } = self.reports.arrivals(&spec.model, now);
+            let view = PoolView { depth, arrivals_per_s: per_second, last_arrival: last, arrived: total };
+            pools.insert(spec.name.clone(), view);
         }
         let instances = instances.inspect_err(|error| missing.push(format!("the fleet: {error}"))).ok();
         let instances = instances.map(|instances| self.reports.assign(instances, now));
-        let can_undrain = fleet.can_undrain();
-        Observation { at: now, pools, instances, can_undrain, hears: self.reports.are_received(), missing }
+        Observation {
+            at: now,
+            pools,
+            instances,
+            can_undrain: fleet.can_undrain(),
+            hears: self.reports.are_received(),
+            missing,
+            operator: Operator::default(),
+            refused: BTreeMap::new(),
+        }
     }
 
     async fn depth(&self, model: &str) -> Result<Depth> {

@@ -1,5 +1,5 @@
-//! The loop: observe, decide, act, tell. It takes no input. A tick, a changed policy, a report, the end of a process
-//! and a signal only make the next pass come earlier, and two passes never run at once.
+//! The loop: observe, decide, act, tell. It takes no input. A tick, a changed policy, an operator's order, a report, the end
+//! of a process and a signal only make the next pass come earlier, and two passes never run at once.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -7,18 +7,25 @@ use eirs_platform::{
     backend::Backend, clock::SharedClock, error::Result, lifecycle::Lifecycle, settings::OnExit,
     settings::Settings,
 };
+use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     act::act,
     decide::{History, Plan, PoolPlan, check::check, decide},
     fleet::{Instance, PoolSpec, Refusal, SharedFleet},
+    journal,
+    memory_file::MemoryFile,
     observe::{Observation, Observer, Reports, age, reports},
+    operator::{self, Operator, Orders},
     policy::{
         Store,
         watch::{Look, SETTLE, Watch},
     },
-    status::{Decision, Recorder},
+    preview,
+    record::Recording,
+    refusals::Refusals,
+    status::{self, Decision, Recorder},
 };
 
 /// How long a worker may take to be gone after it was killed.
@@ -38,17 +45,29 @@ pub struct Controller {
     poke: Arc<Notify>,
     reports: Arc<Reports>,
     observer: Observer,
+    orders: Orders,
     history: History,
+    refusals: Refusals,
+    memory: MemoryFile,
     recorder: Recorder,
     /// What the last plan waits for.
     look_again: Option<Duration>,
+    recording: Recording,
     told: Told,
+}
+
+/// What survives a restart and may be lost without harm. Fields may come and go: what is missing begins anew.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Remembered {
+    refused: Refusals,
 }
 
 /// What was logged last: it is not said twice.
 #[derive(Debug, Default)]
 struct Told {
-    pools: BTreeMap<String, PoolPlan>,
+    /// Each pool's plan, and whether the pool was paused.
+    pools: BTreeMap<String, (PoolPlan, bool)>,
     missing: Vec<String>,
     refusals: Vec<String>,
     summary: String,
@@ -65,13 +84,18 @@ impl Controller {
         poke: Arc<Notify>,
     ) -> Self {
         let reports = Arc::<Reports>::default();
-        let tick = settings.controller.tick;
+        let memory = MemoryFile::of(&settings.local.state);
+        let Remembered { refused } = memory.load();
+        let recorder = Recorder::new(settings.clone(), clock.now());
         Self {
             observer: Observer::new(backend.clone(), clock.clone(), reports.clone()),
-            // A pass may be late; a machine that slept has missed several.
-            history: History::new(3 * tick + Duration::from_secs(60)),
-            recorder: Recorder::new(settings.status_file(), tick, clock.now()),
+            orders: Orders::open(&settings.local.state, recorder.last_operator()),
+            history: first_history(&settings),
+            refusals: refused,
+            memory,
+            recorder,
             look_again: None,
+            recording: Recording::of(&settings),
             told: Told::default(),
             settings,
             store,
@@ -88,28 +112,30 @@ impl Controller {
         let events = self.backend.events().await?;
         let receiver = tokio::spawn(reports::receive(events, self.reports.clone(), self.poke.clone()));
         let watch = Watch::new(self.store.folder());
+        let orders = Watch::of_file(self.orders.folder(), operator::FILE);
+        // A loop that waits is alive too, and says so often enough.
+        let longest = lifecycle.watchdog().unwrap_or(Duration::MAX).min(self.settings.controller.tick);
         let mut is_ready = false;
         while !lifecycle.drain().is_cancelled() {
+            lifecycle.goes_on();
             let look = self.store.look();
             if look != Look::Same {
                 watch.arm();
             }
             let summary = self.pass().await;
+            lifecycle.goes_on();
             if !std::mem::replace(&mut is_ready, true) {
                 lifecycle.ready(&summary);
             } else if self.told.summary != summary {
                 lifecycle.status(&summary);
             }
             self.told.summary = summary;
-            let tick = self.settings.controller.tick;
-            let next = if look == Look::Changing {
-                SETTLE
-            } else {
-                self.look_again.map_or(tick, |soon| soon.min(tick))
-            };
+            let longest = self.look_again.map_or(longest, |soon| soon.min(longest));
+            let next = if look == Look::Changing { SETTLE } else { longest };
             tokio::select! {
                 () = self.poke.notified() => {}
                 () = watch.changed() => {}
+                () = orders.changed() => {}
                 () = tokio::time::sleep(next) => {}
                 () = lifecycle.drain().cancelled() => {}
                 () = lifecycle.reload_requested() => {
@@ -119,55 +145,91 @@ impl Controller {
             }
         }
         receiver.abort();
+        self.memory.save(&self.remembered(), self.clock.now());
         match self.settings.controller.on_exit {
             OnExit::Leave => lifecycle.stopping("leaves the workers running"),
             OnExit::Drain => {
                 lifecycle.stopping("drains all workers");
-                self.drain_all().await?;
+                self.drain_all(lifecycle).await?;
             }
         }
         Ok(())
     }
 
+    fn remembered(&self) -> Remembered {
+        Remembered { refused: self.refusals.clone() }
+    }
+
     /// One pass; answers the state of things in a few words.
     pub async fn pass(&mut self) -> String {
-        let seen = self.observer.observe(self.store.policies(), &*self.fleet).await;
+        self.orders.look();
+        let mut seen = self.observer.observe(self.store.policies(), &*self.fleet).await;
+        seen.operator = self.orders.operator().clone();
+        seen.refused = self.refusals.now(seen.at);
         self.tell_missing(&seen);
         let history = std::mem::replace(&mut self.history, History::new(Duration::ZERO)).observe(&seen);
         let plan = decide(self.store.policies(), &seen, &history);
         debug_assert_eq!(check(self.store.policies(), &seen, &history, &plan), Vec::<String>::new());
-        self.history = history.remember(&plan);
-        self.look_again = plan.look_again();
-        self.tell(&plan);
-        let refusals = act(&plan, &*self.fleet).await;
-        if plan.actions().next().is_some() && refusals.is_empty() {
+        let allowed = seen.operator.allowed(&plan);
+        self.history = history.remember(&allowed);
+        self.look_again = allowed.look_again();
+        self.tell(&seen, &plan);
+        let refusals = act(&allowed, &*self.fleet).await;
+        if allowed.actions().next().is_some() && refusals.is_empty() {
             // What was done is seen, and shown, in the next pass; that one has nothing left to do.
             self.poke.notify_one();
         }
         self.tell_refusals(&refusals);
-        if let Err(error) = self.recorder.write(&self.store, &seen, &plan) {
+        self.refusals.note(&allowed, &refusals, seen.at);
+        self.write_down(&seen, &plan);
+        summary(&plan, &seen.operator)
+    }
+
+    /// Writes what others read: the status, the recording, what a preview needs, what the next controller shall know.
+    fn write_down(&mut self, seen: &Observation, plan: &Plan) {
+        let written = self.recorder.write(&self.store, &self.orders, seen, &self.history, plan);
+        if let Err(error) = written.and_then(|()| preview::write(&self.settings, seen, &self.history)) {
             tracing::warn!(%error, "the status file cannot be written: {error}");
         }
-        summary(&plan)
+        let (history, policies) = (&self.history, self.store.policies());
+        self.recording.note(seen, plan, |pool| {
+            let guess = policies.pools.get(pool).map(|policy| policy.pool.start_delay.as_secs_f64());
+            (seen.service_s(pool), status::learnt(history, pool).start_delay_s.or(guess))
+        });
+        let remembered = self.remembered();
+        self.memory.save_now_and_then(&remembered, seen.at);
     }
 
     /// Logs what changed in a plan, a line for each pool, and keeps it for the status.
-    fn tell(&mut self, plan: &Plan) {
+    fn tell(&mut self, seen: &Observation, plan: &Plan) {
         for (pool, now) in &plan.pools {
-            let before = self.told.pools.insert(pool.clone(), now.clone());
-            if before.is_some_and(|before| is_old_news(&before, now)) {
+            let paused = seen.operator.paused(pool);
+            let before = self.told.pools.insert(pool.clone(), (now.clone(), paused.is_some()));
+            if before.is_some_and(|(before, was_paused)| {
+                was_paused == paused.is_some() && is_old_news(&before, now)
+            }) {
                 continue;
             }
-            let decision = Decision::of(plan.at, pool, now);
-            let actions = decision.actions.join(", ");
-            let then = if actions.is_empty() { "nothing to do" } else { &actions };
+            let decision = Decision::of(plan.at, pool, now, paused.is_some());
+            let actions = journal::actions(now);
+            let then = match paused {
+                _ if actions.is_empty() => "nothing to do".to_owned(),
+                Some(order) => format!("would {actions}, but is paused {order}"),
+                None => actions.clone(),
+            };
             tracing::info!(
                 pool,
                 backlog = decision.backlog,
                 in_flight = now.depth.map(|depth| depth.in_flight),
+                arrivals_per_s = seen.pools.get(pool).map(|pool| pool.arrivals_per_s),
+                service_time_s = seen.service_s(pool),
+                wishes = journal::wishes(now),
+                clamps = journal::clamps(now),
                 desired = decision.desired,
                 running = decision.running,
+                holds = journal::holds(now),
                 actions,
+                paused = paused.is_some(),
                 reason = decision.reason,
                 "{pool}: {} desired, {} running: {then} ({})",
                 decision.desired,
@@ -201,7 +263,7 @@ impl Controller {
     }
 
     /// Drains every worker, waits for them as long as their policies allow, and kills the rest.
-    async fn drain_all(&self) -> Result<()> {
+    async fn drain_all(&self, lifecycle: &Lifecycle) -> Result<()> {
         for instance in self.alive().await? {
             let policy = self.store.policies().pools.get(&instance.pool);
             let scale_in = policy.map(|policy| policy.scale_in.clone()).unwrap_or_default();
@@ -211,7 +273,7 @@ impl Controller {
         // Some may have been draining for long.
         let due = self.alive().await?.iter().filter_map(|instance| instance.drain_until).max();
         let longest = due.map_or(Duration::ZERO, |due| age(self.clock.now(), due) + LATE);
-        if self.wait_for_all(longest).await? {
+        if self.wait_for_all(longest, lifecycle).await? {
             return Ok(());
         }
         for instance in self.alive().await? {
@@ -219,7 +281,7 @@ impl Controller {
             let stopped = self.fleet.stop(&instance.id).await;
             self.tell_failed(&instance.id, stopped);
         }
-        self.wait_for_all(KILLED_BY).await?;
+        self.wait_for_all(KILLED_BY, lifecycle).await?;
         Ok(())
     }
 
@@ -230,9 +292,11 @@ impl Controller {
     }
 
     /// Waits until no instance is alive any more; answers whether that came to be in time.
-    async fn wait_for_all(&self, limit: Duration) -> Result<bool> {
+    async fn wait_for_all(&self, limit: Duration, lifecycle: &Lifecycle) -> Result<bool> {
         let deadline = Instant::now() + limit;
+        let tick = lifecycle.watchdog().unwrap_or(Duration::MAX).min(self.settings.controller.tick);
         loop {
+            lifecycle.goes_on();
             if self.alive().await?.is_empty() {
                 return Ok(true);
             }
@@ -240,7 +304,7 @@ impl Controller {
                 return Ok(false);
             }
             // The end of a process notifies; the tick is for fleets that cannot.
-            let next = deadline.min(Instant::now() + self.settings.controller.tick);
+            let next = deadline.min(Instant::now() + tick);
             let _changed = tokio::time::timeout_at(next, self.poke.notified()).await;
         }
     }
@@ -267,11 +331,17 @@ fn is_old_news(before: &PoolPlan, now: &PoolPlan) -> bool {
     before.desired == now.desired && nothing_new && trouble(before) == trouble(now)
 }
 
+/// What a controller that starts now knows of the past. A pass may be late; a machine that slept has missed several.
+pub(crate) fn first_history(settings: &Settings) -> History {
+    History::new(3 * settings.controller.tick + Duration::from_secs(60))
+}
+
 /// One line for `systemctl status`.
-fn summary(plan: &Plan) -> String {
+fn summary(plan: &Plan, operator: &Operator) -> String {
     let pool = |(name, pool): (&String, &PoolPlan)| {
         let jobs = pool.depth.map_or_else(|| "?".to_owned(), |depth| depth.backlog().to_string());
-        format!("{name}: {jobs} jobs, {} of {} running", pool.running(), pool.desired)
+        let paused = if operator.paused(name).is_some() { " (paused)" } else { "" };
+        format!("{name}: {jobs} jobs, {} of {} running{paused}", pool.running(), pool.desired)
     };
     plan.pools.iter().map(pool).collect::<Vec<_>>().join("; ")
 }

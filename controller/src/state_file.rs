@@ -6,8 +6,17 @@ use std::{fs, io, path::Path};
 
 use serde::Serialize;
 
+/// For people to read too.
 pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let text = serde_json::to_vec_pretty(value)?;
+    move_to(path, serde_json::to_vec_pretty(value)?)
+}
+
+/// For programs alone.
+pub(crate) fn write_compact(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    move_to(path, serde_json::to_vec(value)?)
+}
+
+fn move_to(path: &Path, text: Vec<u8>) -> io::Result<()> {
     let beside = path.with_extension("json.new");
     fs::write(&beside, text)?;
     fs::rename(&beside, path)

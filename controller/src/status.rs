@@ -1,21 +1,20 @@
 //! What the controller sees and does, for people and for the other programs: written as JSON to
 //! [`Settings::status_file`](eirs_platform::settings::Settings::status_file) after every pass, whole or not at all.
 
-use std::{collections::VecDeque, io, path::PathBuf, time::Duration};
+mod recorder;
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use eirs_platform::settings::units;
+use eirs_platform::settings::{Simulate, units};
 use serde::{Deserialize, Serialize};
 
+pub use self::recorder::{Recorder, learnt, today};
 use crate::{
-    decide::{Plan, PoolPlan},
-    observe::{InstanceView, Observation, Stage},
-    policy::Store,
-    state_file,
+    observe::Stage,
+    operator::{Cordon, Operator, Order},
+    refusals::Refused,
 };
-
-/// So many decisions are kept.
-const DECISIONS: usize = 20;
 
 /// The controller at the moment of its last pass.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +42,21 @@ pub struct Status {
     pub decisions: Vec<Decision>,
     /// Jobs done each second by all workers together, over about the last ten seconds.
     pub throughput_per_s: f64,
+    /// What an operator ordered, as it is in force.
+    #[serde(default)]
+    pub operator: Operator,
+    /// What is wrong with the file of these orders as it is on disk; the last good ones are in force.
+    #[serde(default)]
+    pub operator_error: Option<String>,
+    /// The folder of the policy files, from the root.
+    #[serde(default)]
+    pub policies: String,
+    /// The cap on the instances of all pools together; 0 is none.
+    #[serde(default)]
+    pub instance_limit: u32,
+    /// What the fleet makes up, where it does.
+    #[serde(default)]
+    pub simulated: Option<Simulate>,
 }
 
 /// One pool.
@@ -78,6 +92,27 @@ pub struct PoolStatus {
     pub leaving: u32,
     /// The last plan's reason, a sentence.
     pub reason: String,
+    /// What each rule wished in the last plan.
+    #[serde(default)]
+    pub wishes: Vec<RuleWish>,
+    /// What held the last plan back, a sentence each.
+    #[serde(default)]
+    pub holds: Vec<String>,
+    /// Who paused the pool, and since when: it is looked at and decided about, and nothing is done.
+    #[serde(default)]
+    pub paused: Option<Order>,
+    /// What the last plan would have done if the pool were not paused, e.g. `start default-1`.
+    #[serde(default)]
+    pub would: Vec<String>,
+    /// Seconds from the receipt of a job to its result, on the average of the workers' last reports.
+    #[serde(default)]
+    pub service_s: Option<f64>,
+    /// What was learnt of the pool over time.
+    #[serde(default)]
+    pub learnt: Learnt,
+    /// What the pool did and cost since midnight, UTC.
+    #[serde(default)]
+    pub today: Usage,
     /// Every instance, the stopped ones too.
     pub instances: Vec<InstanceStatus>,
 }
@@ -121,6 +156,55 @@ pub struct InstanceStatus {
     pub last_error: Option<String>,
     /// It is not started again before this moment, because it or its like died at the start.
     pub not_before: Option<DateTime<Utc>>,
+    /// It must not be started, and an operator said so.
+    #[serde(default)]
+    pub cordoned: Option<Cordon>,
+    /// It lately did not do as told.
+    #[serde(default)]
+    pub refused: Option<Refused>,
+}
+
+/// How many instances a rule wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleWish {
+    /// The rule's kind.
+    pub rule: String,
+    /// How many.
+    pub instances: u32,
+    /// Why, in a few words.
+    pub because: String,
+}
+
+/// What was learnt of a pool; absent is what is not known yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Learnt {
+    /// Seconds from the start of an instance to its report that it is ready, in the middle ...
+    pub start_delay_s: Option<f64>,
+    /// ... and at the 95th percentile.
+    pub start_delay_p95_s: Option<f64>,
+    /// Seconds from the receipt of a job to its result.
+    pub service_s: Option<f64>,
+    /// Jobs that an instance works on at once.
+    pub concurrency: Option<f64>,
+    /// Jobs each second that are expected when what is started now is ready.
+    pub expected_per_s: Option<f64>,
+}
+
+/// What a pool did and cost since midnight, UTC; absent is what is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Hours that instances ran, all together.
+    pub instance_hours: Option<f64>,
+    /// What may be used in a day by the policy's budget.
+    pub budget_hours: Option<f64>,
+    /// What they cost by the policy's price, in US dollars.
+    pub cost_usd: Option<f64>,
+    /// Images that were done.
+    pub images: Option<u64>,
+    /// What a thousand of them cost, in US dollars.
+    pub cost_usd_per_1000: Option<f64>,
 }
 
 /// A decision that changed something.
@@ -140,129 +224,7 @@ pub struct Decision {
     pub actions: Vec<String>,
     /// Why, in a sentence.
     pub reason: String,
-}
-
-/// Keeps the status file.
-#[derive(Debug)]
-pub struct Recorder {
-    file: PathBuf,
-    started_at: DateTime<Utc>,
-    tick: Duration,
-    decisions: VecDeque<Decision>,
-    /// How often the controller was told to reload and did.
-    pub reloads: u64,
-}
-
-impl Recorder {
-    /// Writes to this file.
-    pub fn new(file: PathBuf, tick: Duration, started_at: DateTime<Utc>) -> Self {
-        Self { file, started_at, tick, decisions: VecDeque::new(), reloads: 0 }
-    }
-
-    /// Keeps a decision.
-    pub fn decided(&mut self, decision: Decision) {
-        self.decisions.push_back(decision);
-        while self.decisions.len() > DECISIONS {
-            self.decisions.pop_front();
-        }
-    }
-
-    /// Writes what is true now.
-    pub fn write(&self, store: &Store, seen: &Observation, plan: &Plan) -> io::Result<()> {
-        state_file::write(&self.file, &self.status(store, seen, plan))
-    }
-
-    fn status(&self, store: &Store, seen: &Observation, plan: &Plan) -> Status {
-        let pools: Vec<_> = plan.pools.iter().map(|(name, plan)| pool(name, plan, store, seen)).collect();
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            started_at: self.started_at,
-            at: seen.at,
-            tick: self.tick,
-            reloads: self.reloads,
-            throughput_per_s: total(pools.iter().map(|pool| pool.done_per_s)),
-            pools,
-            policy_errors: store.complaints().iter().map(ToString::to_string).collect(),
-            problems: seen.missing.clone(),
-            decisions: self.decisions.iter().cloned().collect(),
-        }
-    }
-}
-
-impl Decision {
-    /// The decision of a plan for one of its pools.
-    pub fn of(at: DateTime<Utc>, pool: &str, plan: &PoolPlan) -> Self {
-        Self {
-            at,
-            pool: pool.to_owned(),
-            backlog: plan.depth.map(|depth| depth.backlog()),
-            desired: plan.desired,
-            running: plan.running(),
-            actions: plan.actions.iter().map(ToString::to_string).collect(),
-            reason: plan.reason(),
-        }
-    }
-}
-
-fn pool(name: &str, plan: &PoolPlan, store: &Store, seen: &Observation) -> PoolStatus {
-    let policy = store.policies().pools.get(name).map(|policy| &policy.pool);
-    let file = store.file(name);
-    let errors: Vec<_> = store
-        .complaints()
-        .iter()
-        .filter(|complaint| complaint.file == file)
-        .map(ToString::to_string)
-        .collect();
-    let mut instances: Vec<_> =
-        seen.instances.iter().flatten().filter(|view| view.instance.pool == name).map(instance).collect();
-    instances.sort_by(|a, b| (a.id.len(), &a.id).cmp(&(b.id.len(), &b.id)));
-    PoolStatus {
-        name: name.to_owned(),
-        model: policy.map(|policy| policy.model.clone()),
-        policy_file: file.display().to_string(),
-        policy_error: (!errors.is_empty()).then(|| errors.join("; ")),
-        min: policy.map_or(0, |policy| policy.min),
-        max: policy.map_or(0, |policy| policy.max),
-        visible: plan.depth.map(|depth| depth.visible),
-        in_flight: plan.depth.map(|depth| depth.in_flight),
-        arrivals_per_s: seen.pools.get(name).map_or(0.0, |pool| pool.arrivals_per_s),
-        done_per_s: total(instances.iter().map(|instance| instance.done_per_s)),
-        desired: plan.desired,
-        ready: plan.ready,
-        starting: plan.starting,
-        leaving: plan.leaving,
-        reason: plan.reason(),
-        instances,
-    }
-}
-
-/// The standard sum of no rates is -0.
-fn total(rates: impl Iterator<Item = f64>) -> f64 {
-    rates.fold(0.0, std::ops::Add::add)
-}
-
-fn instance(view: &InstanceView) -> InstanceStatus {
-    let heard = view.heard.as_ref();
-    let instance = view.instance.clone();
-    InstanceStatus {
-        id: instance.id,
-        state: view.stage(),
-        since: instance.since,
-        generation: instance.generation,
-        pid: instance.pid,
-        in_flight: heard.map(|heard| heard.report.in_flight),
-        slots: heard.map(|heard| heard.report.slots),
-        done: heard.map(|heard| heard.report.done),
-        done_per_s: heard.map_or(0.0, |heard| heard.done_per_s),
-        engine: heard.map(|heard| heard.report.engine.clone()),
-        service_mean_ms: heard.and_then(|heard| Some(heard.service?.mean_ms)),
-        service_p95_ms: heard.and_then(|heard| Some(heard.service?.p95_ms)),
-        idle_since: heard.and_then(|heard| heard.idle_since),
-        reported_at: heard.map(|heard| heard.at),
-        drain_until: instance.drain_until,
-        crashes: instance.crashes,
-        last_error: instance.last_error,
-        not_before: instance.not_before,
-    }
+    /// Whether it was only decided: the pool was paused.
+    #[serde(default)]
+    pub paused: bool,
 }

@@ -1,5 +1,5 @@
 //! One error type for the seams. Its variants are what a caller can *do*, not what went wrong:
-//! try again later, make room, or give up. The text says what went wrong.
+//! try again later, make room, take another one, or give up. The text says what went wrong.
 
 /// What a [`Queue`](crate::queue::Queue) or a [`BlobStore`](crate::blobs::BlobStore) answers when it cannot do as asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -16,6 +16,14 @@ pub enum Error {
     #[error("{what}: no space left ({why})")]
     Full {
         /// What was being done.
+        what: String,
+        /// The cause, as the backend put it.
+        why: String,
+    },
+    /// Nobody has any of it to give just now: ask for another one, or again later.
+    #[error("{what}: no capacity ({why})")]
+    NoCapacity {
+        /// What was being done, e.g. `starting default-3`.
         what: String,
         /// The cause, as the backend put it.
         why: String,
@@ -39,6 +47,11 @@ impl Error {
         Self::Unavailable { what: what.into(), why: why.to_string() }
     }
 
+    /// What was asked for is not to be had just now, though others like it may be.
+    pub fn no_capacity(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self::NoCapacity { what: what.into(), why: why.to_string() }
+    }
+
     /// An error that stays until somebody changes something.
     pub fn broken(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
         Self::Broken { what: what.into(), why: why.to_string() }
@@ -60,6 +73,6 @@ impl Error {
 
     /// Whether the same call may work later without anybody's help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::NoCapacity { .. })
     }
 }

@@ -19,13 +19,26 @@ use tokio_util::sync::CancellationToken;
 pub struct Lifecycle {
     drain: CancellationToken,
     reload: Arc<Notify>,
+    /// How often a loop must say that it goes on.
+    watchdog: Option<Duration>,
 }
 
 impl Lifecycle {
     /// Listens to SIGTERM and SIGINT (drain; the second one exits at once) and SIGHUP (reload), and keeps systemd's
-    /// watchdog content where there is one.
+    /// watchdog content where there is one, for as long as the runtime runs.
     pub fn install() -> io::Result<Self> {
-        let lifecycle = Self { drain: CancellationToken::new(), reload: Arc::default() };
+        let lifecycle = Self::install_for_loop()?;
+        if let Some(every) = lifecycle.watchdog {
+            tokio::spawn(feed_watchdog(every));
+        }
+        Ok(lifecycle)
+    }
+
+    /// The same for a process whose work is one loop: the watchdog hears of it when the loop says so by
+    /// [`goes_on`](Self::goes_on), and a loop that is stuck is noticed although the runtime runs.
+    pub fn install_for_loop() -> io::Result<Self> {
+        let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 3).max(Duration::from_millis(100)));
+        let lifecycle = Self { drain: CancellationToken::new(), reload: Arc::default(), watchdog };
         let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::spawn(obey(term, int, lifecycle.drain.clone()));
         let (mut hangup, reload) = (signal(SignalKind::hangup())?, lifecycle.reload.clone());
@@ -34,15 +47,12 @@ impl Lifecycle {
                 reload.notify_one();
             }
         });
-        if let Some(limit) = sd_notify::watchdog_enabled() {
-            tokio::spawn(feed_watchdog(limit / 3));
-        }
         Ok(lifecycle)
     }
 
     /// A life without signals, for tests: it drains when the token is cancelled.
     pub fn detached(drain: CancellationToken) -> Self {
-        Self { drain, reload: Arc::default() }
+        Self { drain, reload: Arc::default(), watchdog: None }
     }
 
     /// Cancelled when the process shall drain.
@@ -53,6 +63,18 @@ impl Lifecycle {
     /// Ends at the next request to reload.
     pub async fn reload_requested(&self) {
         self.reload.notified().await;
+    }
+
+    /// How often [`goes_on`](Self::goes_on) must be called at least; `None` where nobody watches.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    /// Tells systemd that the work goes on.
+    pub fn goes_on(&self) {
+        if self.watchdog.is_some() {
+            tell(&[NotifyState::Watchdog]);
+        }
     }
 
     /// Tells systemd that the process serves.
@@ -90,7 +112,7 @@ async fn obey(mut term: Signal, mut int: Signal, drain: CancellationToken) {
 
 /// Runs on the runtime on purpose: when the runtime is stuck, systemd shall notice.
 async fn feed_watchdog(every: Duration) {
-    let mut ticks = tokio::time::interval(every.max(Duration::from_millis(100)));
+    let mut ticks = tokio::time::interval(every);
     loop {
         ticks.tick().await;
         tell(&[NotifyState::Watchdog]);

@@ -3,8 +3,10 @@
 //! Every complaint about a layer is collected and names where the value came from and its key, so that one start
 //! shows all mistakes. `settings/load.rs` does that; this file says what there is. No secret is a setting.
 
+mod distribution;
 mod load;
 mod model;
+mod simulate;
 pub mod units;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -12,8 +14,10 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use distribution::Distribution;
 pub use load::{BadSettings, Layers};
 pub use model::{Channels, Classifier, Engine, Layout, Model, Protocol};
+pub use simulate::Simulate;
 
 /// The exit code of every EIRS program for a bad configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_BAD_SETTINGS: u8 = 78;
@@ -151,6 +155,12 @@ pub struct Controller {
     pub status_file: Option<PathBuf>,
     /// The worker program that the process fleet starts; by default the `eirs-worker` beside this program.
     pub worker_program: Option<PathBuf>,
+    /// Whether what is seen and decided is recorded in the state folder, for `eirs simulate`.
+    pub recording: bool,
+    /// How large the recording becomes; then the oldest part of it goes.
+    pub recording_size: ByteSize,
+    /// `[controller.simulate]`
+    pub simulate: Simulate,
 }
 
 /// What becomes of the instances when the controller stops.
@@ -259,6 +269,9 @@ impl Default for Controller {
             on_exit: OnExit::Leave,
             status_file: None,
             worker_program: None,
+            recording: true,
+            recording_size: ByteSize::mib(64),
+            simulate: Simulate::default(),
         }
     }
 }
@@ -297,6 +310,18 @@ impl Settings {
             (self.web.max_uploads >= 1, "web.max_uploads: must be at least 1"),
             (is_name(&self.web.host), "web.host: must be letters, digits and dashes, at most 60 of them"),
             (self.controller.tick >= Duration::from_millis(100), "controller.tick: must be at least 100ms"),
+            (
+                self.controller.recording_size >= ByteSize::kib(64),
+                "controller.recording_size: must be at least 64KiB; `controller.recording = false` switches it off",
+            ),
+            (
+                is_share(self.controller.simulate.boot_failure),
+                "controller.simulate.boot_failure: must be a share, from 0 to 1",
+            ),
+            (
+                is_share(self.controller.simulate.capacity_error),
+                "controller.simulate.capacity_error: must be a share, from 0 to 1",
+            ),
             (self.models.contains_key(Model::DEFAULT), "models: there must be one called `default`"),
         ];
         let broken = rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned());
@@ -310,6 +335,10 @@ impl Settings {
         });
         broken.chain(models).collect()
     }
+}
+
+fn is_share(value: f64) -> bool {
+    (0.0..=1.0).contains(&value)
 }
 
 /// Whether a text can be part of the name of a queue, a key and a file on every backend.

@@ -10,10 +10,11 @@ use crate::{
     fleet::State,
     observe::{InstanceView, Observation, Stage, age},
     policy::{Policies, Policy, Pool},
+    refusals::Refused,
 };
 
 /// Every rule that a plan breaks, a sentence each. The rules:
-/// - an action is of its kind: start only what is stopped and not left alone, undrain only what drains, stop only what is
+/// - an action is of its kind: start only what is stopped, not left alone and not cordoned, undrain only what drains, stop only what is
 ///   drained or whose drain is overdue, drain only what runs and has a reason that is true;
 /// - within `min..max` and the limit on all pools, counting what starts and drains;
 /// - within the day's budget, counting what goes on;
@@ -122,10 +123,12 @@ impl<'a> Counted<'a> {
                 self.started += 1;
                 self.running += 1;
                 let failed = self.history.career(&instance.id).and_then(|career| career.not_before);
-                let is_left_alone =
-                    [instance.not_before, failed].into_iter().flatten().any(|until| until > now);
+                let refused = self.seen.refused.get(&instance.id).and_then(Refused::rests_until);
+                let rests = [instance.not_before, failed, refused];
+                let is_left_alone = rests.into_iter().flatten().any(|until| until > now);
                 let serves = self.policy.is_some_and(|policy| policy.pool.model == instance.model);
                 match instance.state {
+                    _ if self.seen.operator.is_cordoned(&instance.id) => Some("it is cordoned"),
                     State::Stopped if is_left_alone => Some("it died and is to be left alone for a while"),
                     State::Stopped if !serves => Some("it would serve another model"),
                     State::Stopped => None,
@@ -135,6 +138,7 @@ impl<'a> Counted<'a> {
             Action::Undrain { .. } => {
                 self.running += 1;
                 let can = self.seen.can_undrain
+                    && !self.seen.operator.is_cordoned(&instance.id)
                     && instance.state == State::Draining
                     && view.stage() == Stage::Draining;
                 (!can).then_some("its drain cannot be taken back")
@@ -170,6 +174,7 @@ impl<'a> Counted<'a> {
         }
         let Some(Policy { pool, scale_in, .. }) = self.policy else { return cause == Cause::NoPolicy };
         match cause {
+            Cause::Cordoned => self.seen.operator.drains(&instance.id),
             Cause::Idle => {
                 let heard = view.heard.as_ref();
                 view.stage() == Stage::Ready
@@ -260,9 +265,12 @@ mod tests {
     use eirs_platform::job::Phase;
 
     use super::*;
-    use crate::decide::{
-        decide,
-        tests::{NOW, at, busy, draining, history, idle, in_state, policies, says, seen, stopped},
+    use crate::{
+        decide::{
+            decide,
+            tests::{NOW, at, busy, draining, history, idle, in_state, policies, says, seen, stopped},
+        },
+        operator::Cordon,
     };
 
     /// What is said of a plan that does nothing but this.
@@ -325,5 +333,17 @@ mod tests {
         let mut crashed = stopped("p-2");
         crashed.instance.not_before = Some(at(NOW + 1));
         check_one("", Some(3), vec![drained, crashed], start("p-2"), "left alone");
+        check_one("", Some(3), vec![busy("p-1")], drain("p-1", Cause::Cordoned), "the cause is not true");
+    }
+
+    #[test]
+    fn a_plan_that_starts_what_is_cordoned_is_bad() {
+        let policies = policies(&[("p", "")]);
+        let mut seen = seen(&[("p", Some(5))], vec![stopped("p-1")]);
+        let history = history(&[], &seen);
+        let plan = decide(&policies, &seen, &history);
+        let cordon = Cordon { since: at(NOW), by: None, drain: false };
+        seen.operator.cordoned.insert("p-1".to_owned(), cordon);
+        assert_eq!(check(&policies, &seen, &history, &plan), ["p: start p-1: it is cordoned"]);
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     fleet::State,
     observe::{InstanceView, Observation, REPORT_EXPIRES, Stage, age},
     policy::{Policy, Pool, ScaleIn},
+    refusals::Refused,
 };
 
 /// Twelve missed reports in a row: whoever hangs so long does not work.
@@ -73,8 +74,11 @@ impl<'a> Muster<'a> {
     }
 
     /// Those that may be started now.
-    pub(super) fn startable(&self, now: DateTime<Utc>, history: &History) -> Vec<&'a InstanceView> {
-        let may = |view: &&InstanceView| left_alone_until(view, history).is_none_or(|until| until <= now);
+    pub(super) fn startable(&self, seen: &Observation, history: &History) -> Vec<&'a InstanceView> {
+        let may = |view: &&InstanceView| {
+            left_alone_until(view, seen, history).is_none_or(|until| until <= seen.at)
+                && !seen.operator.is_cordoned(&view.instance.id)
+        };
         self.stopped.iter().copied().filter(may).collect()
     }
 
@@ -89,8 +93,10 @@ impl<'a> Muster<'a> {
             let instance = &view.instance;
             let in_time = instance.drain_until.is_none_or(|until| until > seen.at);
             let was_ready = view.heard.as_ref().is_some_and(|heard| heard.report.phase != Phase::Starting);
-            let is_of_use =
-                was_ready && instance.model == policy.pool.model && !is_silent(view, seen, history);
+            let is_of_use = was_ready
+                && instance.model == policy.pool.model
+                && !is_silent(view, seen, history)
+                && !seen.operator.is_cordoned(&instance.id);
             instance.state == State::Draining && view.stage() == Stage::Draining && in_time && is_of_use
         };
         if !seen.can_undrain {
@@ -141,9 +147,16 @@ impl<'a> Muster<'a> {
     }
 }
 
-/// Until when an instance that failed is left alone: as the fleet says, and as its past says.
-pub(super) fn left_alone_until(view: &InstanceView, history: &History) -> Option<DateTime<Utc>> {
-    view.instance.not_before.max(history.career(&view.instance.id).and_then(|career| career.not_before))
+/// Until when an instance that failed is left alone: as the fleet says, as its past says, and as it refused to start.
+pub(super) fn left_alone_until(
+    view: &InstanceView,
+    seen: &Observation,
+    history: &History,
+) -> Option<DateTime<Utc>> {
+    let id = &view.instance.id;
+    let failed = history.career(id).and_then(|career| career.not_before);
+    let refused = seen.refused.get(id).and_then(Refused::rests_until);
+    view.instance.not_before.max(failed).max(refused)
 }
 
 /// Whether it has run for as long as is charged in any case.
@@ -185,7 +198,15 @@ fn is_new_start(view: &InstanceView, history: &History) -> bool {
 fn by_cost<'v>(view: &'v InstanceView, seen: &Observation, history: &History) -> impl Ord + use<'v> {
     let idle = view.idle_for(seen.at);
     let newest = Reverse(view.instance.since);
-    (!is_new_start(view, history), idle.is_none(), Reverse(idle), newest, view.instance.id.as_str())
+    let is_cordoned = seen.operator.is_cordoned(&view.instance.id);
+    (
+        !is_cordoned,
+        !is_new_start(view, history),
+        idle.is_none(),
+        Reverse(idle),
+        newest,
+        view.instance.id.as_str(),
+    )
 }
 
 fn uselessness(
@@ -197,6 +218,8 @@ fn uselessness(
     let Some(Policy { pool, .. }) = policy else { return Some(Cause::NoPolicy) };
     if view.instance.model != pool.model {
         Some(Cause::OtherModel)
+    } else if seen.operator.drains(&view.instance.id) {
+        Some(Cause::Cordoned)
     } else if is_overdue(view, pool, seen, history) {
         Some(Cause::NeverReady)
     } else {

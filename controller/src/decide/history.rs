@@ -32,7 +32,7 @@ const JOBS_OF_A_MEAN: f64 = 500.0;
 const DELAY_QUANTILE: f64 = 0.95;
 
 /// The past of every pool and every instance.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct History {
     longest_gap: Duration,
     since: Option<DateTime<Utc>>,
@@ -84,7 +84,7 @@ pub struct Facts {
 }
 
 /// The past of one pool, without a gap since `known_since`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Past {
     known_since: DateTime<Utc>,
     backlog: Peaks,
@@ -95,7 +95,7 @@ struct Past {
 
 /// The end of each stretch of time and the highest value in it, where no later one is as high: the highest since any
 /// moment is that of the first stretch that ends after it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Peaks {
     last: Option<u64>,
     peaks: VecDeque<(DateTime<Utc>, u64)>,
@@ -354,6 +354,8 @@ mod tests {
             can_undrain: false,
             hears: true,
             missing: Vec::new(),
+            operator: Default::default(),
+            refused: BTreeMap::new(),
         }
     }
 

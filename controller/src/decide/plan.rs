@@ -121,6 +121,8 @@ pub enum Cause {
     OtherModel,
     /// The pool has no policy any more.
     NoPolicy,
+    /// An operator cordoned it and wants it to go now.
+    Cordoned,
 }
 
 /// Why a pool does not have what it should have, or keeps what it does not need.
@@ -160,6 +162,11 @@ pub enum Hold {
     BackOff {
         /// When the first of them may be started again.
         until: DateTime<Utc>,
+    },
+    /// An operator cordoned the instances that are stopped.
+    Cordoned {
+        /// So many of them.
+        instances: u32,
     },
 }
 
@@ -292,6 +299,7 @@ impl fmt::Display for Cause {
             Self::Silent => "it has said nothing for two minutes",
             Self::OtherModel => "the pool serves another model now",
             Self::NoPolicy => "the pool has no policy any more",
+            Self::Cordoned => "cordoned, and told to leave",
         })
     }
 }
@@ -318,6 +326,10 @@ impl fmt::Display for Hold {
             Self::NoneStopped => f.write_str("waiting: no instance is left to start"),
             Self::BackOff { until } => {
                 write!(f, "waiting until {}: the others failed lately", until.format("%H:%M:%S"))
+            }
+            Self::Cordoned { instances: 1 } => f.write_str("waiting: the only stopped instance is cordoned"),
+            Self::Cordoned { instances } => {
+                write!(f, "waiting: all {instances} stopped instances are cordoned")
             }
         }
     }

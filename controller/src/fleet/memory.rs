@@ -21,17 +21,23 @@ pub struct MemoryFleet {
     clock: SharedClock,
     instances: Arc<Mutex<BTreeMap<String, Instance>>>,
     broken: Arc<Mutex<Option<Error>>>,
+    refuses_starts: Arc<Mutex<Option<Error>>>,
 }
 
 impl MemoryFleet {
     /// No instances yet; each pool's come to be when it is first listed.
     pub fn new(clock: SharedClock) -> Self {
-        Self { clock, instances: Arc::default(), broken: Arc::default() }
+        Self { clock, instances: Arc::default(), broken: Arc::default(), refuses_starts: Arc::default() }
     }
 
     /// From now on every verb fails like this, until `None` is given.
     pub fn break_with(&self, error: Option<Error>) {
         *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    /// From now on every start is refused like this, until `None` is given.
+    pub fn refuse_starts(&self, error: Option<Error>) {
+        *self.refuses_starts.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
     /// An instance that drains or stops has left.
@@ -115,7 +121,11 @@ impl Fleet for MemoryFleet {
             instance.generation = Some((before.unwrap_or(0) + 1).to_string());
             (instance.state, instance.since) = (State::Running, now);
         };
-        let refused = ids.iter().filter_map(|id| Some((id, self.change(id, start).err()?)));
+        let refusal = self.refuses_starts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let refused = ids.iter().filter_map(|id| {
+            let refused = refusal.clone().or_else(|| self.change(id, start).err());
+            Some((id, refused?))
+        });
         refused.map(|(id, error)| Refusal { id: id.clone(), error }).collect()
     }
 

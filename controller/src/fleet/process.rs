@@ -6,6 +6,9 @@
 //! found) and again when its pid is known. See `process/child.rs` for how a process is told from another one of the same pid.
 
 mod child;
+mod faults;
+mod peek;
+mod record;
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +21,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use eirs_platform::{
     clock::SharedClock,
     error::{Error, Result},
@@ -26,19 +28,17 @@ use eirs_platform::{
     settings::Settings,
 };
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use self::child::{End, Mark, Process};
+pub use self::peek::Peek;
+use self::{
+    child::{End, Process},
+    faults::{Boot, BootEnd, Faults},
+    record::{Crashes, Record},
+};
 use super::{Fleet, Instance, PoolSpec, Refusal, State, unknown};
 use crate::state_file;
 
-/// A worker that crashes is started again after 1, 2, 4 ... seconds, at most this.
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
-/// A worker that lived so long did not crash because of its start: the back-off begins anew.
-const LIVED: Duration = Duration::from_secs(60);
-/// After so long without a crash the back-off begins anew.
-const FORGOTTEN: Duration = Duration::from_secs(300);
 /// A worker that said it was drained and was told to stop leaves within this, or is killed.
 const STOP_GENTLY: Duration = Duration::from_secs(10);
 
@@ -56,48 +56,20 @@ struct Shared {
     records: PathBuf,
     clock: SharedClock,
     changed: Arc<Notify>,
+    faults: Faults,
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     slots: BTreeMap<String, Slot>,
-    crashes: BTreeMap<String, Crashes>,
+    crashes: Crashes,
 }
 
 #[derive(Debug)]
 struct Slot {
     record: Record,
     process: Option<Arc<Process>>,
-}
-
-/// What is written down of an instance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Record {
-    id: String,
-    pool: String,
-    model: String,
-    state: State,
-    since: DateTime<Utc>,
-    generation: Option<String>,
-    process: Option<Mark>,
-    drain_until: Option<DateTime<Utc>>,
-    crashes: u32,
-    last_error: Option<String>,
-}
-
-/// The crashes of a pool in a row. A pool and not an instance backs off, for its workers are all alike.
-#[derive(Debug, Clone, Copy)]
-struct Crashes {
-    count: u32,
-    last: DateTime<Utc>,
-}
-
-impl Crashes {
-    fn not_before(self) -> DateTime<Utc> {
-        let wait = Duration::from_secs(1 << (self.count.clamp(1, 10) - 1)).min(LONGEST_BACK_OFF);
-        self.last + wait
-    }
 }
 
 impl ProcessFleet {
@@ -121,6 +93,7 @@ impl ProcessFleet {
                 records,
                 clock,
                 changed,
+                faults: Faults::new(settings.controller.simulate.clone()),
                 table: Mutex::default(),
             }),
         };
@@ -130,42 +103,32 @@ impl ProcessFleet {
 
     fn adopt(&self) -> Result<()> {
         let shared = &self.shared;
-        let failed =
-            |error: io::Error| Error::from_io(format!("reading {}", shared.records.display()), &error);
-        for entry in fs::read_dir(&shared.records).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let read = fs::read(&path).map_err(failed)?;
-            let Ok(mut record) = serde_json::from_slice::<Record>(&read) else {
-                tracing::warn!(file = %path.display(), "not a record of an instance; put away");
-                let _gone = fs::remove_file(&path);
-                continue;
-            };
-            let mut table = shared.table();
+        let (records, others) = record::read_all(&shared.records)
+            .map_err(|error| Error::from_io(format!("reading {}", shared.records.display()), &error))?;
+        for file in others {
+            tracing::warn!(file = %file.display(), "not a record of an instance; put away");
+            let _gone = fs::remove_file(&file);
+        }
+        let mut table = shared.table();
+        for mut record in records {
+            let id = record.id.clone();
             if let Some(process) = record.find() {
-                let (id, pid) = (record.id.clone(), process.mark.pid);
+                let pid = process.mark.pid;
                 tracing::info!(instance = id, pid, "adopted {id}, which runs as process {pid}");
                 record.process = Some(process.mark.clone());
                 shared.hold(&mut table, record, process);
                 continue;
             }
-            if record.state != State::Stopped {
-                let id = &record.id;
+            if let Some(boot) = record.boot {
+                tracing::info!(instance = id, "{id} was started by an earlier controller and comes up later");
+                shared.wait_for(boot, &record);
+            } else if record.state != State::Stopped {
                 tracing::info!(instance = id, "{id} ended while no controller ran");
                 record.stopped(shared.clock.now());
             }
-            if record.crashes > 0 {
-                let crashes = table
-                    .crashes
-                    .entry(record.pool.clone())
-                    .or_insert(Crashes { count: 0, last: record.since });
-                crashes.count += record.crashes;
-                crashes.last = crashes.last.max(record.since);
-            }
+            table.crashes.recall(&record);
             shared.write_down(&record);
-            table.slots.insert(record.id.clone(), Slot { record, process: None });
+            table.slots.insert(id, Slot { record, process: None });
         }
         Ok(())
     }
@@ -177,10 +140,7 @@ impl Fleet for ProcessFleet {
         let now = self.shared.clock.now();
         let mut table = self.shared.table();
         let Table { slots, crashes } = &mut *table;
-        let mut wanted = BTreeMap::new();
-        for pool in pools {
-            wanted.extend((1..=pool.max).map(|number| (format!("{}-{number}", pool.name), pool)));
-        }
+        let wanted = record::wanted(pools);
         slots.retain(|id, slot| {
             let stays = slot.record.state != State::Stopped || wanted.contains_key(id);
             if !stays {
@@ -196,8 +156,8 @@ impl Fleet for ProcessFleet {
                 slot.record.model.clone_from(&pool.model);
             }
         }
-        crashes.retain(|_, crashes| now - crashes.last < chrono_duration(FORGOTTEN));
-        Ok(slots.values().map(|slot| slot.instance(crashes.get(&slot.record.pool))).collect())
+        crashes.forget_old(now);
+        Ok(slots.values().map(|slot| slot.record.instance(crashes)).collect())
     }
 
     async fn start(&self, ids: &[String]) -> Vec<Refusal> {
@@ -208,6 +168,10 @@ impl Fleet for ProcessFleet {
     async fn drain(&self, id: &str, deadline: Duration) -> Result<()> {
         let now = self.shared.clock.now();
         self.shared.with(id, |slot| {
+            if slot.record.boot.is_some() {
+                slot.record.left(now);
+                return Ok(());
+            }
             let Some(process) = slot.process.as_ref().filter(|_| slot.record.state == State::Running) else {
                 return Ok(());
             };
@@ -235,6 +199,9 @@ impl Fleet for ProcessFleet {
     async fn stop(&self, id: &str) -> Result<()> {
         let now = self.shared.clock.now();
         self.shared.with(id, |slot| {
+            if slot.record.boot.is_some() {
+                slot.record.left(now);
+            }
             let Some(process) = &slot.process else { return Ok(()) };
             let due = slot.record.drain_until.is_some_and(|due| due <= now);
             if due {
@@ -269,6 +236,10 @@ impl Shared {
         if slot.record != before {
             self.write_down(&slot.record);
         }
+        if before.boot.is_some() && slot.record.boot.is_none() {
+            // It left at once: there was no process to tell.
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
@@ -279,25 +250,77 @@ impl Shared {
         if slot.record.state != State::Stopped {
             return Ok(());
         }
+        self.faults.check_capacity(id)?;
         let generation = now.format("%Y%m%dT%H%M%S%.6fZ").to_string();
         let mut record = slot.record.clone();
         (record.state, record.since, record.generation) = (State::Running, now, Some(generation));
+        record.boot = self.faults.boot(now);
         state_file::write(&self.record_of(id), &record)
             .map_err(|error| Error::from_io(format!("writing down that {id} is started"), &error))?;
+        match record.boot {
+            None => self.launch(&mut table, record),
+            Some(boot) => {
+                self.wait_for(boot, &record);
+                slot.record = record;
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts the process of an instance that is written down as started.
+    fn launch(self: &Arc<Self>, table: &mut Table, mut record: Record) -> Result<()> {
         match self.spawn(&record) {
             Ok(process) => {
                 record.process = Some(process.mark.clone());
                 self.write_down(&record);
-                self.hold(&mut table, record, process);
+                self.hold(table, record, process);
                 Ok(())
             }
             Err(error) => {
-                let failed = Error::from_io(format!("starting {id}"), &error);
-                record.stopped(now);
-                self.count_crash(&mut table, &mut record, error.to_string(), Duration::ZERO);
+                let failed = Error::from_io(format!("starting {}", record.id), &error);
+                record.stopped(self.clock.now());
+                self.count_crash(table, record, error.to_string(), Duration::ZERO);
                 Err(failed)
             }
         }
+    }
+
+    /// Has an instance come up when its start delay is over.
+    fn wait_for(self: &Arc<Self>, boot: Boot, record: &Record) {
+        if boot.end == BootEnd::Hangs {
+            return;
+        }
+        let delay = (boot.due - self.clock.now()).to_std().unwrap_or_default();
+        let (id, generation) = (record.id.clone(), record.generation.clone());
+        let shared = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            if let Some(shared) = shared.upgrade() {
+                shared.come_up(&id, &generation, boot.end);
+            }
+        });
+    }
+
+    fn come_up(self: &Arc<Self>, id: &str, generation: &Option<String>, end: BootEnd) {
+        let mut table = self.table();
+        let still_waits = |slot: &&Slot| slot.record.boot.is_some() && slot.record.generation == *generation;
+        let Some(slot) = table.slots.get(id).filter(still_waits) else { return };
+        let mut record = slot.record.clone();
+        record.boot = None;
+        if end == BootEnd::Runs {
+            // So that a controller that dies now leaves a worker that is found by its arguments.
+            self.write_down(&record);
+            if let Err(error) = self.launch(&mut table, record) {
+                tracing::warn!(instance = id, %error, "{error}");
+            }
+        } else {
+            let error = "did not come up (simulated, controller.simulate.boot_failure)".to_owned();
+            tracing::warn!(instance = id, pool = record.pool, "{id} {error}");
+            record.stopped(self.clock.now());
+            self.count_crash(&mut table, record, error, Duration::ZERO);
+        }
+        drop(table);
+        self.changed.notify_one();
     }
 
     fn spawn(&self, record: &Record) -> io::Result<Process> {
@@ -341,30 +364,25 @@ impl Shared {
         let mut record = slot.record.clone();
         let was_told = record.state != State::Running;
         let lived = (now - record.since).to_std().unwrap_or_default();
-        record.stopped(now);
         if was_told {
-            (record.crashes, record.last_error) = (0, None);
+            record.left(now);
             self.write_down(&record);
             table.slots.insert(id.to_owned(), Slot { record, process: None });
         } else {
             let after = humantime::format_duration(Duration::from_millis(lived.as_millis() as u64));
             let error = format!("{end} ({after} after its start)");
             tracing::warn!(instance = id, pool = record.pool, "{id} {error}");
-            self.count_crash(&mut table, &mut record, error, lived);
+            record.stopped(now);
+            self.count_crash(&mut table, record, error, lived);
         }
         drop(table);
         self.changed.notify_one();
     }
 
-    fn count_crash(&self, table: &mut Table, record: &mut Record, error: String, lived: Duration) {
-        let last = record.since;
-        let crashes = table.crashes.entry(record.pool.clone()).or_insert(Crashes { count: 0, last });
-        let forgotten = lived >= LIVED || last - crashes.last >= chrono_duration(FORGOTTEN);
-        *crashes = Crashes { count: if forgotten { 1 } else { crashes.count.saturating_add(1) }, last };
-        record.crashes = if lived >= LIVED { 1 } else { record.crashes.saturating_add(1) };
-        record.last_error = Some(error);
-        self.write_down(record);
-        table.slots.insert(record.id.clone(), Slot { record: record.clone(), process: None });
+    fn count_crash(&self, table: &mut Table, mut record: Record, error: String, lived: Duration) {
+        table.crashes.count(&mut record, error, lived);
+        self.write_down(&record);
+        table.slots.insert(record.id.clone(), Slot { record, process: None });
     }
 
     /// A stopped instance with nothing to tell needs no record. A record that cannot be written costs its instance to be found
@@ -386,65 +404,6 @@ impl Shared {
     fn record_of(&self, id: &str) -> PathBuf {
         self.records.join(format!("{id}.json"))
     }
-}
-
-impl Record {
-    fn new(id: &str, pool: &PoolSpec, since: DateTime<Utc>) -> Self {
-        Self {
-            id: id.to_owned(),
-            pool: pool.name.clone(),
-            model: pool.model.clone(),
-            state: State::Stopped,
-            since,
-            generation: None,
-            process: None,
-            drain_until: None,
-            crashes: 0,
-            last_error: None,
-        }
-    }
-
-    fn arguments(&self) -> [&str; 6] {
-        let generation = self.generation.as_deref().unwrap_or_default();
-        ["--instance", &self.id, "--generation", generation, "--model", &self.model]
-    }
-
-    /// The process of this record, if it lives. Where its pid was never written down, by its arguments.
-    fn find(&self) -> Option<Process> {
-        match &self.process {
-            Some(mark) => Process::find(mark),
-            None if self.state == State::Stopped => None,
-            None => Process::find_by_arguments(&self.arguments()),
-        }
-    }
-
-    fn stopped(&mut self, now: DateTime<Utc>) {
-        (self.state, self.since, self.process, self.drain_until) = (State::Stopped, now, None, None);
-    }
-}
-
-impl Slot {
-    fn instance(&self, crashes: Option<&Crashes>) -> Instance {
-        let record = self.record.clone();
-        let is_stopped = record.state == State::Stopped;
-        Instance {
-            id: record.id,
-            pool: record.pool,
-            model: record.model,
-            state: record.state,
-            since: record.since,
-            generation: record.generation,
-            pid: record.process.map(|mark| mark.pid),
-            drain_until: record.drain_until,
-            crashes: record.crashes,
-            last_error: record.last_error,
-            not_before: crashes.filter(|_| is_stopped).map(|crashes| crashes.not_before()),
-        }
-    }
-}
-
-fn chrono_duration(duration: Duration) -> chrono::TimeDelta {
-    chrono::TimeDelta::from_std(duration).unwrap_or(chrono::TimeDelta::MAX)
 }
 
 #[cfg(test)]

@@ -23,6 +23,10 @@ use crate::fleet::{Instance, State};
 const POLL: Duration = Duration::from_secs(20);
 /// How often web hosts report; a host's first report counts what arrived since about then.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// More than a host writes in a minute, doorbells included; a second delivery comes sooner than that.
+const REMEMBERED_REPORTS: usize = 32;
+/// A host that has been silent for so long may be gone for good.
+const FORGET_HOST: Duration = Duration::from_secs(3600);
 
 /// What was reported, by whom. Shared by the task that receives and the one that looks.
 #[derive(Debug, Default)]
@@ -36,7 +40,22 @@ struct Inner {
     /// By host and model.
     arrivals: BTreeMap<(String, String), Meter>,
     last_arrival: BTreeMap<String, DateTime<Utc>>,
+    /// By model, since the controller started.
+    arrived: BTreeMap<String, u64>,
+    /// When each host wrote its last reports: a queue may deliver one twice.
+    counted: BTreeMap<String, VecDeque<DateTime<Utc>>>,
     failing: bool,
+}
+
+/// What the web hosts said of the jobs for a model.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Arrivals {
+    /// Jobs each second, lately.
+    pub per_second: f64,
+    /// When the last one was reported.
+    pub last: Option<DateTime<Utc>>,
+    /// All of them since the controller started.
+    pub total: u64,
 }
 
 #[derive(Debug)]
@@ -74,16 +93,17 @@ impl Reports {
         views
     }
 
-    /// The rate of arrivals for a model, and when the last one was reported.
-    pub fn arrivals(&self, model: &str, now: DateTime<Utc>) -> (f64, Option<DateTime<Utc>>) {
+    /// What arrived for a model.
+    pub fn arrivals(&self, model: &str, now: DateTime<Utc>) -> Arrivals {
         let mut inner = self.lock();
         inner.arrivals.retain(|_, meter| meter.is_fresh(now));
         let rates = inner.arrivals.iter().filter(|((_, counted), _)| counted == model);
-        (
+        Arrivals {
             // An empty sum of floats is -0, which looks odd.
-            rates.fold(0.0, |sum, (_, meter)| sum + meter.per_second(now)) + 0.0,
-            inner.last_arrival.get(model).copied(),
-        )
+            per_second: rates.fold(0.0, |sum, (_, meter)| sum + meter.per_second(now)) + 0.0,
+            last: inner.last_arrival.get(model).copied(),
+            total: inner.arrived.get(model).copied().unwrap_or(0),
+        }
     }
 
     /// Whether reports are being received, or would be if there were any.
@@ -129,10 +149,22 @@ impl Inner {
     }
 
     fn take_web(&mut self, report: WebReport, sent_at: DateTime<Utc>) -> bool {
+        let counted = self.counted.entry(report.host.clone()).or_default();
+        if counted.contains(&report.at) {
+            return false;
+        }
+        counted.push_back(report.at);
+        if counted.len() > REMEMBERED_REPORTS {
+            counted.pop_front();
+        }
+        self.counted
+            .retain(|_, reports| reports.back().is_some_and(|last| age(*last, sent_at) <= FORGET_HOST));
         for (model, count) in report.arrivals {
             if count > 0 {
                 let last = self.last_arrival.entry(model.clone()).or_insert(sent_at);
                 *last = sent_at.max(*last);
+                let arrived = self.arrived.entry(model.clone()).or_default();
+                *arrived = arrived.saturating_add(count);
             }
             let meter = self
                 .arrivals

@@ -5,7 +5,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::CStr,
     fs, io,
+    mem::MaybeUninit,
     os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -229,6 +231,8 @@ fn fingerprint(folder: &Path) -> Fingerprint {
 #[derive(Debug)]
 pub struct Watch {
     folder: PathBuf,
+    /// The one file that matters, where not all do.
+    only: Option<String>,
     notifications: Option<AsyncFd<OwnedFd>>,
 }
 
@@ -244,9 +248,14 @@ impl Watch {
                 |error| tracing::warn!(%error, "no inotify: changed policies are seen at the next tick"),
             )
             .ok();
-        let watch = Self { folder: folder.to_owned(), notifications };
+        let watch = Self { folder: folder.to_owned(), only: None, notifications };
         watch.arm();
         watch
+    }
+
+    /// Watches one file of a folder, there or not: what happens to the others wakes nobody.
+    pub fn of_file(folder: &Path, name: &str) -> Self {
+        Self { only: Some(name.to_owned()), ..Self::new(folder) }
     }
 
     /// Watches the folder that has the name now; it may have been replaced. Doing it again changes nothing.
@@ -270,16 +279,16 @@ impl Watch {
         let Some(notifications) = &self.notifications else { return std::future::pending().await };
         loop {
             let Ok(mut ready) = notifications.readable().await else { return std::future::pending().await };
-            let mut unread = [0; 4096];
+            let mut unread = [MaybeUninit::uninit(); 4096];
             let read = ready.try_io(|inotify| {
                 let mut any = false;
+                let mut events = inotify::Reader::new(inotify.get_ref(), &mut unread);
                 // What exactly happened does not matter: whoever is woken looks at the files.
                 loop {
-                    match rustix::io::read(inotify.get_ref(), &mut unread) {
-                        Ok(bytes) if bytes > 0 => any = true,
+                    match events.next() {
+                        Ok(event) => any |= self.concerns(event.file_name()),
                         Err(rustix::io::Errno::INTR) => {}
-                        _ if any => return Ok(()),
-                        Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        Err(_) if any => return Ok(()),
                         Err(error) => return Err(error.into()),
                     }
                 }
@@ -289,6 +298,14 @@ impl Watch {
                 Ok(Err(_broken)) => return std::future::pending().await,
                 Err(_would_block) => {}
             }
+        }
+    }
+
+    /// What has no name happened to the folder itself.
+    fn concerns(&self, file: Option<&CStr>) -> bool {
+        match (&self.only, file) {
+            (Some(only), Some(file)) => only.as_bytes() == file.to_bytes(),
+            _ => true,
         }
     }
 }
@@ -409,6 +426,16 @@ mod tests {
         assert!(Rig::new(&[]).open().unwrap_err()[0].to_string().contains("there is no policy file here"));
         let complaints = Rig::new(&[("a.toml", "x = 1"), ("b.toml", "y = 1")]).open().unwrap_err();
         assert_eq!(complaints.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_watch_of_one_file_is_woken_by_that_file_alone() {
+        let rig = Rig::new(&[("a.toml", "")]);
+        let watch = Watch::of_file(rig.folder.path(), "b.toml");
+        rig.write("a.toml", "[pool]");
+        tokio::time::timeout(Duration::from_millis(50), watch.changed()).await.unwrap_err();
+        rig.write("b.toml", "[pool]");
+        tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.unwrap();
     }
 
     #[tokio::test]

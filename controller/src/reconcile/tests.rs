@@ -13,6 +13,7 @@ use eirs_platform::{
 use super::*;
 use crate::{
     fleet::{Fleet, State, memory::MemoryFleet},
+    operator::Order,
     status::Status,
 };
 
@@ -198,6 +199,133 @@ async fn a_changed_policy_is_in_force_after_a_tick_at_the_latest() {
         (status.pools[0].min, status.pools[0].policy_error.as_ref()),
         (2, Some(&status.policy_errors[0]))
     );
+}
+
+fn order(rig: &Rig, change: impl FnOnce(&mut Operator)) {
+    operator::change(rig.folder.path(), change).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_pool_is_decided_about_and_nothing_is_done_until_it_is_resumed() {
+    let rig = Rig::new();
+    let mut controller = rig.controller();
+    let by = Order::new(Some("alice".into()), chrono::DateTime::UNIX_EPOCH);
+    order(&rig, |orders| _ = orders.paused.insert("p".into(), by.clone()));
+    rig.requests().await.send(vec![Bytes::new()]).await.unwrap();
+    assert!(controller.pass().await.ends_with("0 of 1 running (paused)"));
+    let status = rig.status();
+    let pool = &status.pools[0];
+    assert_eq!((pool.paused.as_ref(), pool.would.as_slice()), (Some(&by), &["start p-1".to_owned()][..]));
+    assert!(status.decisions[0].paused);
+    assert!(rig.states().await.is_empty());
+    // Nothing was done, so that nothing need be looked at again.
+    assert!(tokio::time::timeout(Duration::ZERO, controller.poke.notified()).await.is_err());
+
+    order(&rig, |orders| orders.paused.clear());
+    controller.pass().await;
+    assert_eq!(rig.states().await, [State::Running]);
+    assert_eq!(rig.status().decisions.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_orders_leave_the_last_good_ones_in_force_also_for_the_next_controller() {
+    let rig = Rig::new();
+    let by = Order::new(None, chrono::DateTime::UNIX_EPOCH);
+    order(&rig, |orders| orders.all_paused = Some(by));
+    rig.controller().pass().await;
+    fs::write(rig.folder.path().join(operator::FILE), "{").unwrap();
+    rig.requests().await.send(vec![Bytes::new()]).await.unwrap();
+    rig.controller().pass().await;
+    assert!(rig.states().await.is_empty());
+    assert!(rig.status().operator_error.unwrap().contains("operator.json: is not what"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_remembered_shown_and_known_to_the_next_controller_until_the_instance_does_it() {
+    let rig = Rig::new();
+    rig.requests().await.send(vec![Bytes::new()]).await.unwrap();
+    let lifecycle = Lifecycle::detached(Default::default());
+    lifecycle.drain().cancel();
+    let mut first = rig.controller();
+    rig.fleet.refuse_starts(Some(Error::no_capacity("starting p-1", "none left")));
+    for _ in 0..2 {
+        first.pass().await;
+    }
+    first.run(&lifecycle).await.unwrap();
+    drop(first);
+
+    let mut second = rig.controller();
+    second.pass().await;
+    let refused = rig.status().pools[0].instances[0].refused.clone().unwrap();
+    assert_eq!((refused.count, refused.capacity), (2, true), "as it was before this pass");
+    rig.fleet.refuse_starts(None);
+    second.pass().await;
+    second.pass().await;
+    assert_eq!(rig.states().await, [State::Running]);
+    assert_eq!(rig.status().pools[0].instances[0].refused, None);
+}
+
+/// A fleet whose list takes a second, and that notices when two are asked for at the same time.
+#[derive(Debug)]
+struct Slow {
+    inner: MemoryFleet,
+    at_once: std::sync::atomic::AtomicU32,
+    lists: std::sync::atomic::AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl Fleet for Slow {
+    async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>> {
+        use std::sync::atomic::Ordering::Relaxed;
+        assert_eq!(self.at_once.fetch_add(1, Relaxed), 0, "two passes at once");
+        self.lists.fetch_add(1, Relaxed);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.at_once.fetch_sub(1, Relaxed);
+        self.inner.list(pools).await
+    }
+
+    async fn start(&self, ids: &[String]) -> Vec<Refusal> {
+        self.inner.start(ids).await
+    }
+
+    async fn drain(&self, id: &str, deadline: Duration) -> Result<()> {
+        self.inner.drain(id, deadline).await
+    }
+
+    fn can_undrain(&self) -> bool {
+        true
+    }
+
+    async fn undrain(&self, id: &str) -> Result<()> {
+        self.inner.undrain(id).await
+    }
+
+    async fn stop(&self, id: &str) -> Result<()> {
+        self.inner.stop(id).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_passes_never_run_at_once_however_often_somebody_rings() {
+    let rig = Rig::new();
+    let slow = Arc::new(Slow { inner: rig.fleet.clone(), at_once: 0.into(), lists: 0.into() });
+    let settings = Arc::new(rig.settings.clone());
+    let store = Store::open(settings.clone()).unwrap();
+    let poke = Arc::<Notify>::default();
+    let (backend, clock) = (rig.backend.clone(), rig.clock.clone());
+    let mut controller = Controller::new(settings, store, backend, slow.clone(), clock, poke.clone());
+    let lifecycle = Lifecycle::detached(Default::default());
+    let rings = async {
+        for _ in 0..100 {
+            poke.notify_one();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        lifecycle.drain().cancel();
+    };
+    let (_, ran) = tokio::join!(rings, controller.run(&lifecycle));
+    ran.unwrap();
+    let lists = slow.lists.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((10..=11).contains(&lists), "one after the other for ten seconds: {lists}");
 }
 
 #[tokio::test(start_paused = true)]

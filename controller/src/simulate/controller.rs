@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     decide::{Action, History, Plan, check::check, decide},
-    observe::{Observation, PoolView, Reports},
+    observe::{Arrivals, Observation, PoolView, Reports},
+    operator::Operator,
     policy::{Policies, Policy},
 };
 
@@ -24,8 +25,6 @@ pub(super) struct Controller<'a> {
     policies: Policies,
     reports: Reports,
     history: Option<History>,
-    /// All that web has reported.
-    arrived: u64,
     /// Holds every plan to the rules that any plan must keep.
     checks: bool,
 }
@@ -34,7 +33,7 @@ impl<'a> Controller<'a> {
     pub(super) fn new(setup: &'a Setup, policy: Policy, checks: bool) -> Self {
         let pools = BTreeMap::from([(Load::POOL.to_owned(), policy)]);
         let policies = Policies { pools, ..Policies::default() };
-        Self { setup, policies, reports: Reports::default(), history: None, arrived: 0, checks }
+        Self { setup, policies, reports: Reports::default(), history: None, checks }
     }
 
     fn policy(&self) -> &Policy {
@@ -48,8 +47,8 @@ impl<'a> Controller<'a> {
         let now = site.wall();
         let mut missing = Vec::new();
         let depth = site.read_depth().inspect_err(|error| missing.push(error.clone())).ok();
-        let (arrivals_per_s, last_arrival) = self.reports.arrivals(&pool.model, now);
-        let view = PoolView { depth, arrivals_per_s, arrived: self.arrived, last_arrival };
+        let Arrivals { per_second, last, total } = self.reports.arrivals(&pool.model, now);
+        let view = PoolView { depth, arrivals_per_s: per_second, last_arrival: last, arrived: total };
         let instances = site.list(pool.max).inspect_err(|error| missing.push(error.clone())).ok();
         Observation {
             at: now,
@@ -58,6 +57,8 @@ impl<'a> Controller<'a> {
             can_undrain: self.setup.can_undrain,
             hears: self.reports.are_received(),
             missing,
+            operator: Operator::default(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -117,16 +118,12 @@ impl Driver for Controller<'_> {
     }
 
     fn hear(&mut self, event: job::Event, sent_at: DateTime<Utc>) -> bool {
-        if let job::Event::Web(report) = &event {
-            self.arrived += report.arrivals.values().sum::<u64>();
-        }
         self.reports.take(event, sent_at)
     }
 
     fn restart(&mut self) {
         self.reports = Reports::default();
         self.history = None;
-        self.arrived = 0;
     }
 
     fn rests_with(&self) -> usize {

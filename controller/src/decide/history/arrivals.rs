@@ -29,7 +29,7 @@ const EXPECTED: f64 = 20.0;
 const MINUTES: usize = 2 * 7 * 24 * 60;
 
 /// The arrivals of one pool.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Arrivals {
     /// All that had arrived at the moments of the last reports.
     totals: VecDeque<(DateTime<Utc>, u64)>,

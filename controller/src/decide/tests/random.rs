@@ -10,6 +10,7 @@ use crate::{
     decide::{History, decide},
     fleet::State,
     observe::{InstanceView, Observation, PoolView},
+    operator::{Cordon, Operator},
     policy::{
         Budget, Policies, Policy, Pool, Price, Rule, ScaleIn, ScaleOut, Schedule, Step, schedule::parse_cron,
     },
@@ -40,8 +41,9 @@ pub(super) fn world() -> impl Strategy<Value = World> {
         prop::bool::weighted(0.95),
         any::<bool>(),
     );
-    let rest = (prop::bool::weighted(0.9), any::<bool>());
-    (pools, past, odd, rest).prop_map(|(pools, past, odd, (sees_fleet, is_unreadable))| {
+    let cordoned = vec((select(vec!["a-1", "a-2", "b-1", "gone-1"]), any::<bool>()), 0..3);
+    let rest = (prop::bool::weighted(0.9), any::<bool>(), cordoned);
+    (pools, past, odd, rest).prop_map(|(pools, past, odd, (sees_fleet, is_unreadable, cordoned))| {
         let (instance_limit, strays, can_undrain, hears, has_past) = odd;
         let mut policies = Policies { instance_limit, ..Policies::default() };
         let (mut views, mut instances) = (BTreeMap::new(), named("gone", strays));
@@ -56,8 +58,19 @@ pub(super) fn world() -> impl Strategy<Value = World> {
             instances.extend(named(name, own));
         }
         let instances = sees_fleet.then_some(instances);
-        let seen =
-            Observation { at: at(NOW), pools: views, instances, can_undrain, hears, missing: Vec::new() };
+        let cordoned = cordoned
+            .into_iter()
+            .map(|(id, drain)| (id.to_owned(), Cordon { since: at(NOW - 5), by: None, drain }));
+        let seen = Observation {
+            at: at(NOW),
+            pools: views,
+            instances,
+            can_undrain,
+            hears,
+            missing: Vec::new(),
+            operator: Operator { cordoned: cordoned.collect(), ..Operator::default() },
+            refused: BTreeMap::new(),
+        };
         let past = if has_past { past } else { Vec::new() };
         let history = history(&policies, &past, &seen);
         World { policies, seen, history }

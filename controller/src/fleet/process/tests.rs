@@ -1,4 +1,4 @@
-use eirs_platform::clock::SystemClock;
+use eirs_platform::{clock::SystemClock, settings::Simulate};
 use tokio::time::Instant;
 
 use super::*;
@@ -140,8 +140,119 @@ async fn a_worker_that_crashes_at_its_start_is_left_alone_for_longer_each_time()
     assert_eq!(waits, [1, 2, 4]);
     let adopted = only(&open(rig.folder.path(), fake_worker()), "broken").await;
     assert_eq!((adopted.crashes, (adopted.not_before.unwrap() - adopted.since).num_seconds()), (3, 4));
-    let most = Crashes { count: u32::MAX, last: DateTime::UNIX_EPOCH };
-    assert_eq!(most.not_before() - most.last, chrono_duration(LONGEST_BACK_OFF));
+}
+
+/// A fleet that has trouble on purpose.
+fn troubled(state: &Path, simulate: Simulate) -> ProcessFleet {
+    let mut settings = Settings::default();
+    settings.local.state = state.to_owned();
+    settings.controller.worker_program = Some(fake_worker());
+    settings.controller.simulate = simulate;
+    ProcessFleet::open(&settings, None, Arc::new(SystemClock), Arc::default()).unwrap()
+}
+
+fn delayed(text: &str) -> Simulate {
+    Simulate { start_delay: text.parse().unwrap(), ..Simulate::default() }
+}
+
+async fn until_it_has_a_process(fleet: &ProcessFleet) -> Instance {
+    let deadline = Instant::now() + LONG;
+    loop {
+        let instance = only(fleet, "default").await;
+        if instance.pid.is_some() {
+            return instance;
+        }
+        assert!(Instant::now() < deadline, "{instance:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_simulated_start_delay_lets_the_process_come_later_in_the_same_generation() {
+    let mut rig = Rig::new();
+    rig.fleet = troubled(rig.folder.path(), delayed("300ms"));
+    let began = Instant::now();
+    let started = start(&rig.fleet, "default").await;
+    assert_eq!((started.state, started.pid), (State::Running, None));
+    let up = until_it_has_a_process(&rig.fleet).await;
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert_eq!((up.generation, up.since), (started.generation, started.since));
+    assert_eq!(rig.record("p-1").unwrap().boot, None);
+}
+
+#[tokio::test]
+async fn a_start_that_is_taken_back_during_its_delay_leaves_at_once_and_for_good() {
+    let mut rig = Rig::new();
+    for stops in [false, true] {
+        rig.fleet = troubled(rig.folder.path(), delayed("100ms"));
+        start(&rig.fleet, "default").await;
+        if stops {
+            rig.fleet.stop("p-1").await.unwrap();
+        } else {
+            rig.fleet.drain("p-1", LONG).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let gone = only(&rig.fleet, "default").await;
+        assert_eq!((gone.state, gone.pid, gone.crashes), (State::Stopped, None, 0));
+        assert_eq!(rig.record("p-1"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_takes_its_time_is_adopted_by_the_next_controller() {
+    let mut rig = Rig::new();
+    let first = troubled(rig.folder.path(), delayed("300ms"));
+    let started = start(&first, "default").await;
+    drop(first);
+    rig.fleet = open(rig.folder.path(), fake_worker());
+    let adopted = only(&rig.fleet, "default").await;
+    assert_eq!(adopted, started);
+    assert_eq!(until_it_has_a_process(&rig.fleet).await.generation, started.generation);
+}
+
+#[tokio::test]
+async fn simulated_starts_come_to_nothing_in_both_ways_and_are_refused_for_capacity() {
+    let mut rig = Rig::new();
+    rig.fleet = troubled(rig.folder.path(), Simulate { boot_failure: 1.0, ..delayed("1ms") });
+    let (mut died, mut hung) = (0, 0);
+    while died == 0 || hung == 0 {
+        let instance = start(&rig.fleet, "default").await;
+        if rig.record("p-1").is_some_and(|record| record.boot.is_some_and(|boot| boot.end == BootEnd::Hangs))
+        {
+            hung += 1;
+            assert_eq!(instance.state, State::Running);
+            rig.fleet.drain("p-1", LONG).await.unwrap();
+        } else {
+            died += 1;
+            let dead = until_stopped(&rig.fleet, "default").await;
+            assert!(dead.crashes >= 1 && dead.not_before.is_some(), "{dead:?}");
+            assert!(dead.last_error.unwrap().contains("did not come up (simulated"));
+        }
+        assert!(died + hung < 100);
+    }
+    rig.fleet = troubled(rig.folder.path(), Simulate { capacity_error: 1.0, ..Simulate::default() });
+    only(&rig.fleet, "default").await;
+    let refused = rig.fleet.start(&["p-1".to_owned()]).await;
+    assert!(matches!(refused[0].error, Error::NoCapacity { .. }), "{refused:?}");
+    let still = only(&rig.fleet, "default").await;
+    assert_eq!((still.state, still.pid), (State::Stopped, None));
+}
+
+#[tokio::test]
+async fn a_look_from_outside_lists_the_same_and_does_nothing() {
+    let rig = Rig::new();
+    let mut settings = Settings::default();
+    settings.local.state = rig.folder.path().to_owned();
+    let peek = Peek::new(&settings, Arc::new(SystemClock));
+    assert_eq!(peek.list(&[]).await.unwrap(), []);
+    let started = start(&rig.fleet, "default").await;
+    let two = [PoolSpec { max: 2, ..pool("default")[0].clone() }];
+    let seen = peek.list(&two).await.unwrap();
+    assert_eq!((seen.len(), &seen[0], seen[1].state), (2, &started, State::Stopped));
+    assert!(peek.stop("p-1").await.is_err() && peek.start(&["p-2".to_owned()]).await.len() == 1);
+    rig.fleet.drain("p-1", LONG).await.unwrap();
+    until_stopped(&rig.fleet, "default").await;
+    assert_eq!(peek.list(&[]).await.unwrap(), []);
 }
 
 #[tokio::test]

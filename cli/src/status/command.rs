@@ -1,0 +1,111 @@
+//! `eirs status`
+
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
+
+use chrono::Utc;
+use console::Term;
+use eirs_controller::status::Status;
+use eirs_platform::settings::Settings;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::{read, text};
+use crate::{
+    Exit, Global, Stop, show,
+    state::{self, CONTROLLER_LOCK},
+};
+
+/// Show pools, instances, what was learnt, the last decisions, and today's hours and cost
+///
+/// It is what the controller wrote down in its last pass; the queues themselves are not asked (`eirs check` does that).
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  eirs status --watch\n  eirs status --json | jq '.controller.pools[].desired'\n\n\
+                        docs/OPERATIONS.md tells what each key of the JSON is."
+)]
+pub(crate) struct StatusCommand {
+    /// Print JSON; with --watch, a line of it whenever something is new
+    #[arg(long)]
+    json: bool,
+    /// Show every change until Ctrl-C
+    #[arg(long, short)]
+    watch: bool,
+}
+
+/// How often a watch looks whether something is new.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    /// The state folder.
+    state: String,
+    /// Whether a controller runs.
+    running: bool,
+    /// Its process.
+    pid: Option<u32>,
+    /// What the controller wrote last, this one or an earlier one; null where none ever ran.
+    controller: Option<&'a Status>,
+}
+
+impl StatusCommand {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
+        let settings = global.settings()?;
+        state::expect_ours(&settings.local.state)?;
+        if self.watch {
+            self.watch(&settings).await;
+        } else {
+            self.show(&settings, None);
+        }
+        Ok(Exit::Ok)
+    }
+
+    /// Shows it again whenever the file is another one, and on a terminal every second, for spans grow.
+    async fn watch(&self, settings: &Settings) {
+        let stop = CancellationToken::new();
+        show::stop_on_signal(stop.clone());
+        let term = Some(Term::stdout()).filter(|term| term.is_term() && !self.json);
+        let mut shown: Option<SystemTime> = None;
+        while !stop.is_cancelled() {
+            let modified = fs::metadata(settings.status_file()).and_then(|data| data.modified()).ok();
+            if term.is_some() || modified != shown {
+                self.show(settings, term.as_ref());
+                shown = modified;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    fn show(&self, settings: &Settings, term: Option<&Term>) {
+        let holder = state::holder_of(&settings.local.state, CONTROLLER_LOCK);
+        let status = read(&settings.status_file());
+        if self.json {
+            let report = Report {
+                state: settings.local.state.display().to_string(),
+                running: holder.is_some(),
+                pid: holder.and_then(|holder| holder.by),
+                controller: status.as_ref(),
+            };
+            if self.watch {
+                show::json_line(&report)
+            } else {
+                show::json(&report)
+            }
+            return;
+        }
+        let text = text(settings, status.as_ref(), holder.is_some(), show::width(), Utc::now());
+        if let Some(term) = term {
+            let _gone = term.clear_screen();
+        }
+        show::out(text.trim_end());
+        if self.watch && term.is_none() {
+            show::out("");
+        }
+    }
+}

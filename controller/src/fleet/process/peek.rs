@@ -1,0 +1,87 @@
+//! A look at the fleet of processes from outside: for programs that ask what there is while a controller runs or none does.
+
+use std::{io::ErrorKind, path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use eirs_platform::{
+    clock::SharedClock,
+    error::{Error, Result},
+    settings::Settings,
+};
+
+use super::{
+    State,
+    record::{self, Crashes, Record},
+};
+use crate::fleet::{Fleet, Instance, PoolSpec, Refusal};
+
+/// Lists what [`ProcessFleet`](super::ProcessFleet) would list, and does nothing: every other verb is refused.
+#[derive(Debug)]
+pub struct Peek {
+    records: PathBuf,
+    clock: SharedClock,
+}
+
+impl Peek {
+    /// Of this installation.
+    pub fn new(settings: &Settings, clock: SharedClock) -> Self {
+        Self { records: settings.local.state.join("instances"), clock }
+    }
+}
+
+#[async_trait]
+impl Fleet for Peek {
+    async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>> {
+        let now = self.clock.now();
+        let (mut records, _others) = match record::read_all(&self.records) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Default::default(),
+            read => {
+                read.map_err(|error| Error::from_io(format!("reading {}", self.records.display()), &error))?
+            }
+        };
+        let mut crashes = Crashes::default();
+        for record in &mut records {
+            match record.find() {
+                Some(process) => record.process = Some(process.mark.clone()),
+                None if record.boot.is_some() || record.state == State::Stopped => {}
+                None => record.stopped(now),
+            }
+            crashes.recall(record);
+        }
+        crashes.forget_old(now);
+        let mut wanted = record::wanted(pools);
+        records.retain(|record| record.state != State::Stopped || wanted.contains_key(&record.id));
+        for record in &mut records {
+            let pool = wanted.remove(&record.id);
+            if let Some(pool) = pool.filter(|_| record.state == State::Stopped) {
+                record.model.clone_from(&pool.model);
+            }
+        }
+        records.extend(wanted.into_iter().map(|(id, pool)| Record::new(&id, pool, now)));
+        Ok(records.iter().map(|record| record.instance(&crashes)).collect())
+    }
+
+    async fn start(&self, ids: &[String]) -> Vec<Refusal> {
+        ids.iter().map(|id| Refusal { id: id.clone(), error: only_looks("starting", id) }).collect()
+    }
+
+    async fn drain(&self, id: &str, _deadline: Duration) -> Result<()> {
+        Err(only_looks("draining", id))
+    }
+
+    fn can_undrain(&self) -> bool {
+        false
+    }
+
+    async fn undrain(&self, id: &str) -> Result<()> {
+        Err(only_looks("taking back the drain of", id))
+    }
+
+    async fn stop(&self, id: &str) -> Result<()> {
+        Err(only_looks("stopping", id))
+    }
+}
+
+fn only_looks(doing: &str, id: &str) -> Error {
+    Error::broken(format!("{doing} {id}"), "this is the fleet of somebody who only looks")
+}

@@ -1,0 +1,183 @@
+//! What is written down of an instance, for the next controller, in `instances/ID.json` of the state folder.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    child::{Mark, Process},
+    faults::Boot,
+};
+use crate::fleet::{Instance, PoolSpec, State};
+
+/// A worker that crashes is started again after 1, 2, 4 ... seconds, at most this.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
+/// A worker that lived so long did not crash because of its start: the back-off begins anew.
+const LIVED: Duration = Duration::from_secs(60);
+/// After so long without a crash the back-off begins anew.
+const FORGOTTEN: TimeDelta = TimeDelta::seconds(300);
+
+/// What is written down of an instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) id: String,
+    pub(super) pool: String,
+    pub(super) model: String,
+    pub(super) state: State,
+    pub(super) since: DateTime<Utc>,
+    pub(super) generation: Option<String>,
+    pub(super) process: Option<Mark>,
+    pub(super) drain_until: Option<DateTime<Utc>>,
+    pub(super) crashes: u32,
+    pub(super) last_error: Option<String>,
+    /// It was started and its process comes later, or never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) boot: Option<Boot>,
+}
+
+/// The crashes of each pool in a row. A pool and not an instance backs off, for its workers are all alike.
+#[derive(Debug, Default)]
+pub(super) struct Crashes(BTreeMap<String, Row>);
+
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    count: u32,
+    last: DateTime<Utc>,
+}
+
+/// The records of a state folder, and the files that are none.
+pub(super) fn read_all(folder: &Path) -> io::Result<(Vec<Record>, Vec<PathBuf>)> {
+    let (mut records, mut others) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        match serde_json::from_slice(&fs::read(&path)?) {
+            Ok(record) => records.push(record),
+            Err(_) => others.push(path),
+        }
+    }
+    Ok((records, others))
+}
+
+/// The instances that pools have, by their names.
+pub(super) fn wanted(pools: &[PoolSpec]) -> BTreeMap<String, &PoolSpec> {
+    let of_pool = |pool: &'_ PoolSpec| {
+        (1..=pool.max).map(|number| format!("{}-{number}", pool.name)).collect::<Vec<_>>()
+    };
+    pools.iter().flat_map(|pool| of_pool(pool).into_iter().map(move |id| (id, pool))).collect()
+}
+
+impl Record {
+    pub(super) fn new(id: &str, pool: &PoolSpec, since: DateTime<Utc>) -> Self {
+        Self {
+            id: id.to_owned(),
+            pool: pool.name.clone(),
+            model: pool.model.clone(),
+            state: State::Stopped,
+            since,
+            generation: None,
+            process: None,
+            drain_until: None,
+            crashes: 0,
+            last_error: None,
+            boot: None,
+        }
+    }
+
+    pub(super) fn arguments(&self) -> [&str; 6] {
+        let generation = self.generation.as_deref().unwrap_or_default();
+        ["--instance", &self.id, "--generation", generation, "--model", &self.model]
+    }
+
+    /// The process of this record, if it lives. Where its pid was never written down, by its arguments.
+    pub(super) fn find(&self) -> Option<Process> {
+        match &self.process {
+            Some(mark) => Process::find(mark),
+            None if self.state == State::Stopped || self.boot.is_some() => None,
+            None => Process::find_by_arguments(&self.arguments()),
+        }
+    }
+
+    pub(super) fn stopped(&mut self, now: DateTime<Utc>) {
+        (self.state, self.since, self.process, self.drain_until) = (State::Stopped, now, None, None);
+        self.boot = None;
+    }
+
+    /// It has left as it was told to.
+    pub(super) fn left(&mut self, now: DateTime<Utc>) {
+        self.stopped(now);
+        (self.crashes, self.last_error) = (0, None);
+    }
+
+    pub(super) fn instance(&self, crashes: &Crashes) -> Instance {
+        let is_stopped = self.state == State::Stopped;
+        let record = self.clone();
+        Instance {
+            id: record.id,
+            state: record.state,
+            since: record.since,
+            generation: record.generation,
+            pid: record.process.map(|mark| mark.pid),
+            drain_until: record.drain_until,
+            crashes: record.crashes,
+            last_error: record.last_error,
+            not_before: is_stopped.then(|| crashes.not_before(&record.pool)).flatten(),
+            pool: record.pool,
+            model: record.model,
+        }
+    }
+}
+
+impl Crashes {
+    /// Counts what an earlier controller wrote down.
+    pub(super) fn recall(&mut self, record: &Record) {
+        if record.crashes > 0 {
+            let row = self.0.entry(record.pool.clone()).or_insert(Row { count: 0, last: record.since });
+            row.count += record.crashes;
+            row.last = row.last.max(record.since);
+        }
+    }
+
+    /// Counts a crash of an instance that lived so long, in its record too.
+    pub(super) fn count(&mut self, record: &mut Record, error: String, lived: Duration) {
+        let last = record.since;
+        let row = self.0.entry(record.pool.clone()).or_insert(Row { count: 0, last });
+        let forgotten = lived >= LIVED || last - row.last >= FORGOTTEN;
+        *row = Row { count: if forgotten { 1 } else { row.count.saturating_add(1) }, last };
+        record.crashes = if lived >= LIVED { 1 } else { record.crashes.saturating_add(1) };
+        record.last_error = Some(error);
+    }
+
+    pub(super) fn forget_old(&mut self, now: DateTime<Utc>) {
+        self.0.retain(|_, row| now - row.last < FORGOTTEN);
+    }
+
+    fn not_before(&self, pool: &str) -> Option<DateTime<Utc>> {
+        let row = self.0.get(pool)?;
+        let wait = Duration::from_secs(1 << (row.count.clamp(1, 10) - 1)).min(LONGEST_BACK_OFF);
+        Some(row.last + wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_back_off_doubles_up_to_a_minute() {
+        let last = DateTime::UNIX_EPOCH;
+        let after = |count| {
+            let crashes = Crashes(BTreeMap::from([("p".to_owned(), Row { count, last })]));
+            (crashes.not_before("p").unwrap() - last).num_seconds()
+        };
+        assert_eq!([1, 2, 3, 6, 7, u32::MAX].map(after), [1, 2, 4, 32, 60, 60]);
+    }
+}

@@ -1,0 +1,159 @@
+//! What is worth remembering over a restart and may be lost without harm: one JSON file in the state folder, written
+//! now and then and at the end. A file that is missing, broken or of another version is a fresh start, no more.
+
+use std::{
+    io,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::state_file;
+
+/// The file's name in the state folder.
+pub const FILE: &str = "learnt.json";
+/// Raised when what is remembered changes its meaning; what an older program remembered is then forgotten.
+const VERSION: u32 = 1;
+/// A crash costs what was learnt in this time at most.
+const EVERY: TimeDelta = TimeDelta::seconds(30);
+
+/// The file, and when it was last written.
+#[derive(Debug)]
+pub struct MemoryFile {
+    file: PathBuf,
+    /// What was written, when.
+    written: Option<(DateTime<Utc>, Vec<u8>)>,
+    is_failing: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    version: u32,
+    written_at: DateTime<Utc>,
+    memory: T,
+}
+
+impl MemoryFile {
+    /// Of a state folder.
+    pub fn of(state: &Path) -> Self {
+        Self { file: state.join(FILE), written: None, is_failing: false }
+    }
+
+    /// What was remembered, or the default with a warning where that cannot be read.
+    pub fn load<T: DeserializeOwned + Default>(&self) -> T {
+        load(&self.file).unwrap_or_else(|problem| {
+            let file = self.file.display();
+            tracing::warn!(%file, problem, "{file} {problem}; what was learnt before is learnt anew");
+            T::default()
+        })
+    }
+
+    /// Writes it if that was not done for a while. What cannot be written is logged once, and tried again.
+    pub fn save_now_and_then<T: Serialize>(&mut self, memory: &T, now: DateTime<Utc>) {
+        // A clock that was set back shall not keep the file from being written.
+        let is_due = self.written.as_ref().is_none_or(|(last, _)| now - *last >= EVERY || now < *last);
+        if is_due {
+            self.save(memory, now);
+        }
+    }
+
+    /// Writes it now, unless it is what was written last.
+    pub fn save<T: Serialize>(&mut self, memory: &T, now: DateTime<Utc>) {
+        let text = serde_json::to_vec(memory).unwrap_or_default();
+        let is_known = self.written.as_ref().is_some_and(|(_, last)| *last == text);
+        self.written = Some((now, text));
+        if is_known && !self.is_failing {
+            return;
+        }
+        let written = state_file::write(&self.file, &Envelope { version: VERSION, written_at: now, memory });
+        let was_failing = std::mem::replace(&mut self.is_failing, written.is_err());
+        match written {
+            Err(error) if !was_failing => {
+                let file = self.file.display();
+                tracing::warn!(%file, %error, "what was learnt cannot be written to {file}: {error}");
+            }
+            Ok(()) if was_failing => tracing::info!("what was learnt can be written again"),
+            _ => {}
+        }
+    }
+}
+
+fn load<T: DeserializeOwned + Default>(file: &Path) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let text = match std::fs::read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(T::default()),
+        Err(error) => return Err(unreadable(&error)),
+    };
+    let broken = |error: serde_json::Error| format!("is broken ({error})");
+    match serde_json::from_slice::<Versioned>(&text).map_err(broken)?.version {
+        VERSION => Ok(serde_json::from_slice::<Envelope<T>>(&text).map_err(broken)?.memory),
+        other => Err(format!("is of version {other}, this program writes version {VERSION}")),
+    }
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("cannot be read: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    type Memory = BTreeMap<String, f64>;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(second)
+    }
+
+    fn memory(delay: f64) -> Memory {
+        Memory::from([("p-1".to_owned(), delay)])
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_it_is_written_now_and_then_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = MemoryFile::of(folder.path());
+        assert_eq!(file.load::<Memory>(), Memory::new());
+        for (second, expected) in [(0, 0.0), (29, 0.0), (30, 30.0), (31, 30.0), (5, 5.0)] {
+            file.save_now_and_then(&memory(f64::from(second)), at(second.into()));
+            assert_eq!(MemoryFile::of(folder.path()).load::<Memory>(), memory(expected), "{second}");
+        }
+        file.save(&memory(6.0), at(6));
+        assert_eq!(file.load::<Memory>(), memory(6.0));
+    }
+
+    #[test]
+    fn a_file_that_is_broken_cut_short_or_of_another_version_is_a_fresh_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = MemoryFile::of(folder.path());
+        file.save(&memory(1.0), at(0));
+        let path = folder.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        for end in 0..whole.len() {
+            std::fs::write(&path, &whole[..end]).unwrap();
+            assert_eq!(file.load::<Memory>(), Memory::new(), "cut at {end}");
+        }
+        for text in [r#"{"version":2,"memory":"of tomorrow"}"#, r#"{"version":1,"memory":3}"#, "\u{0}\u{0}"] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(file.load::<Memory>(), Memory::new(), "{text}");
+        }
+        file.save(&memory(2.0), at(0));
+        assert_eq!(file.load::<Memory>(), memory(2.0));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_harms_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = MemoryFile::of(&folder.path().join("gone"));
+        file.save(&memory(1.0), at(0));
+        assert_eq!(file.load::<Memory>(), Memory::new());
+    }
+}

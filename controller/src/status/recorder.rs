@@ -1,0 +1,221 @@
+//! Puts the status together after every pass, and writes it down.
+
+use std::{
+    collections::VecDeque,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use eirs_platform::settings::Settings;
+use serde::Deserialize;
+
+use super::{Decision, InstanceStatus, Learnt, PoolStatus, RuleWish, Status, Usage};
+use crate::{
+    decide::{History, Plan, PoolPlan, Wish},
+    observe::{InstanceView, Observation},
+    operator::{Operator, Orders},
+    policy::Store,
+    state_file,
+};
+
+/// So many decisions are kept.
+const DECISIONS: usize = 20;
+
+/// Keeps the status file.
+#[derive(Debug)]
+pub struct Recorder {
+    file: PathBuf,
+    started_at: DateTime<Utc>,
+    settings: Arc<Settings>,
+    decisions: VecDeque<Decision>,
+    /// How often the controller was told to reload and did.
+    pub reloads: u64,
+}
+
+impl Recorder {
+    /// Writes to the file of these settings.
+    pub fn new(settings: Arc<Settings>, started_at: DateTime<Utc>) -> Self {
+        let file = settings.status_file();
+        Self { file, started_at, settings, decisions: VecDeque::new(), reloads: 0 }
+    }
+
+    /// What the controller before this one obeyed, as far as it wrote that down.
+    pub fn last_operator(&self) -> Operator {
+        #[derive(Deserialize)]
+        struct Part {
+            #[serde(default)]
+            operator: Operator,
+        }
+        let read = fs::read(&self.file).ok().and_then(|text| serde_json::from_slice::<Part>(&text).ok());
+        read.map(|part| part.operator).unwrap_or_default()
+    }
+
+    /// Keeps a decision.
+    pub fn decided(&mut self, decision: Decision) {
+        self.decisions.push_back(decision);
+        while self.decisions.len() > DECISIONS {
+            self.decisions.pop_front();
+        }
+    }
+
+    /// Writes what is true now.
+    pub fn write(
+        &self,
+        store: &Store,
+        orders: &Orders,
+        seen: &Observation,
+        history: &History,
+        plan: &Plan,
+    ) -> io::Result<()> {
+        state_file::write(&self.file, &self.status(store, orders, seen, history, plan))
+    }
+
+    fn status(
+        &self,
+        store: &Store,
+        orders: &Orders,
+        seen: &Observation,
+        history: &History,
+        plan: &Plan,
+    ) -> Status {
+        let pools: Vec<_> =
+            plan.pools.iter().map(|(name, plan)| pool(name, plan, store, seen, history)).collect();
+        let simulate = &self.settings.controller.simulate;
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at: self.started_at,
+            at: seen.at,
+            tick: self.settings.controller.tick,
+            reloads: self.reloads,
+            throughput_per_s: total(pools.iter().map(|pool| pool.done_per_s)),
+            pools,
+            policy_errors: store.complaints().iter().map(ToString::to_string).collect(),
+            problems: seen.missing.clone(),
+            decisions: self.decisions.iter().cloned().collect(),
+            policies: absolute(store.folder()).display().to_string(),
+            instance_limit: self.settings.controller.instance_limit,
+            operator: seen.operator.clone(),
+            operator_error: orders.complaint().map(str::to_owned),
+            simulated: simulate.is_on().then(|| simulate.clone()),
+        }
+    }
+}
+
+/// For readers that run in another folder.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What is known of a pool over time.
+pub fn learnt(_history: &History, _pool: &str) -> Learnt {
+    Learnt::default()
+}
+
+/// What a pool did and cost since midnight.
+pub fn today(_history: &History, _pool: &str) -> Usage {
+    Usage::default()
+}
+
+impl Decision {
+    /// The decision of a plan for one of its pools.
+    pub fn of(at: DateTime<Utc>, pool: &str, plan: &PoolPlan, paused: bool) -> Self {
+        Self {
+            paused,
+            at,
+            pool: pool.to_owned(),
+            backlog: plan.depth.map(|depth| depth.backlog()),
+            desired: plan.desired,
+            running: plan.running(),
+            actions: plan.actions.iter().map(ToString::to_string).collect(),
+            reason: plan.reason(),
+        }
+    }
+}
+
+fn pool(name: &str, plan: &PoolPlan, store: &Store, seen: &Observation, history: &History) -> PoolStatus {
+    let policy = store.policies().pools.get(name).map(|policy| &policy.pool);
+    let file = store.file(name);
+    let errors: Vec<_> = store
+        .complaints()
+        .iter()
+        .filter(|complaint| complaint.file == file)
+        .map(ToString::to_string)
+        .collect();
+    let mut instances: Vec<_> = seen
+        .instances
+        .iter()
+        .flatten()
+        .filter(|view| view.instance.pool == name)
+        .map(|view| instance(view, seen))
+        .collect();
+    instances.sort_by(|a, b| (a.id.len(), &a.id).cmp(&(b.id.len(), &b.id)));
+    let paused = seen.operator.paused(name).cloned();
+    PoolStatus {
+        name: name.to_owned(),
+        model: policy.map(|policy| policy.model.clone()),
+        policy_file: file.display().to_string(),
+        policy_error: (!errors.is_empty()).then(|| errors.join("; ")),
+        min: policy.map_or(0, |policy| policy.min),
+        max: policy.map_or(0, |policy| policy.max),
+        visible: plan.depth.map(|depth| depth.visible),
+        in_flight: plan.depth.map(|depth| depth.in_flight),
+        arrivals_per_s: seen.pools.get(name).map_or(0.0, |pool| pool.arrivals_per_s),
+        done_per_s: total(instances.iter().map(|instance| instance.done_per_s)),
+        desired: plan.desired,
+        ready: plan.ready,
+        starting: plan.starting,
+        leaving: plan.leaving,
+        reason: plan.reason(),
+        wishes: plan.wishes.iter().map(wish).collect(),
+        holds: plan.holds.iter().map(ToString::to_string).collect(),
+        would: if paused.is_some() {
+            plan.actions.iter().map(ToString::to_string).collect()
+        } else {
+            Vec::new()
+        },
+        paused,
+        service_s: seen.service_s(name),
+        learnt: learnt(history, name),
+        today: today(history, name),
+        instances,
+    }
+}
+
+fn wish(wish: &Wish) -> RuleWish {
+    RuleWish { rule: wish.rule.to_owned(), instances: wish.instances, because: wish.because.clone() }
+}
+
+/// The standard sum of no rates is -0.
+fn total(rates: impl Iterator<Item = f64>) -> f64 {
+    rates.fold(0.0, std::ops::Add::add)
+}
+
+fn instance(view: &InstanceView, seen: &Observation) -> InstanceStatus {
+    let heard = view.heard.as_ref();
+    let instance = view.instance.clone();
+    InstanceStatus {
+        cordoned: seen.operator.cordoned.get(&instance.id).cloned(),
+        refused: seen.refused.get(&instance.id).cloned(),
+        id: instance.id,
+        state: view.stage(),
+        since: instance.since,
+        generation: instance.generation,
+        pid: instance.pid,
+        in_flight: heard.map(|heard| heard.report.in_flight),
+        slots: heard.map(|heard| heard.report.slots),
+        done: heard.map(|heard| heard.report.done),
+        done_per_s: heard.map_or(0.0, |heard| heard.done_per_s),
+        engine: heard.map(|heard| heard.report.engine.clone()),
+        service_mean_ms: heard.and_then(|heard| Some(heard.service?.mean_ms)),
+        service_p95_ms: heard.and_then(|heard| Some(heard.service?.p95_ms)),
+        idle_since: heard.and_then(|heard| heard.idle_since),
+        reported_at: heard.map(|heard| heard.at),
+        drain_until: instance.drain_until,
+        crashes: instance.crashes,
+        last_error: instance.last_error,
+        not_before: instance.not_before,
+    }
+}

@@ -8,6 +8,9 @@
 pub mod setup;
 pub mod trace;
 
+mod faults;
+
+mod load;
 mod site;
 
 mod run;
@@ -20,12 +23,13 @@ mod references;
 mod outcome;
 mod report;
 
-use self::{controller::Controller, run::run, site::Load};
+use self::{controller::Controller, load::Load, run::run};
 pub use self::{
+    faults::Faults,
     outcome::{Figures, Outcome, Sample},
     references::Reference,
     report::{Report, TraceSummary},
-    setup::{Distribution, Faults, Setup, Shape},
+    setup::{Distribution, Setup, Shape},
     trace::Trace,
 };
 use crate::policy::Policy;
@@ -51,7 +55,7 @@ pub fn simulate_reference(reference: Reference, max: u32, trace: &Trace, setup: 
 }
 
 fn run_policy(load: &Load<'_>, policy: &Policy, samples: u32) -> Outcome {
-    run(load, &mut Controller::new(load.setup, policy.clone(), cfg!(debug_assertions)), samples)
+    run(load, &mut Controller::new(load.setup, policy.clone()), samples)
 }
 
 /// Runs a policy, these references and the clairvoyant.
@@ -87,6 +91,7 @@ pub fn compare(
             seconds: trace.seconds(),
         },
         policy: ours.figures,
+        wrong: ours.wrong.clone(),
         clairvoyant: best.figures,
         references: theirs.iter().map(|(reference, outcome)| (reference.name(), outcome.figures)).collect(),
     };

@@ -18,10 +18,11 @@
 //!    share, it is the answer.
 
 use super::{
+    load::Load,
     outcome::Outcome,
     run::{Again, Driver, run},
     setup::{Micros, micros},
-    site::{Load, Site, Victims},
+    site::{Site, Victims},
 };
 
 /// Slacks to begin with, as shares of what the SLO leaves for waiting. The bold ones are for shares below one.
@@ -52,7 +53,7 @@ pub(super) fn clairvoyant(
 ) -> Outcome {
     let setup = load.setup;
     let delay = micros(setup.start_delay.mean);
-    let minimum = micros(setup.billing_minimum);
+    let minimum = micros(setup.price.billing_minimum);
     // A start that is needed for a moment only is billed as if it were needed longer; the fluid cannot know which.
     let mut prices = vec![delay, delay.max(minimum.saturating_sub(delay))];
     prices.dedup();

@@ -17,6 +17,9 @@ pub struct Report {
     pub clairvoyant: Figures,
     /// How others' rules did, by their names.
     pub references: BTreeMap<&'static str, Figures>,
+    /// What the policy's run did that nobody should, in sentences. Empty, if all is well.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub wrong: Vec<String>,
 }
 
 /// A trace in three figures.

@@ -57,12 +57,12 @@ pub(crate) struct Simulate {
     /// The controller looks at least this often
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     tick: Duration,
-    /// What an instance costs in an hour that it runs
-    #[arg(long, value_name = "USD", default_value_t = 0.0208)]
-    usd_per_hour: f64,
-    /// Each start is billed for at least this
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
-    billing_minimum: Duration,
+    /// What an instance costs in an hour that it runs [default: as in the policy]
+    #[arg(long, value_name = "USD")]
+    usd_per_hour: Option<f64>,
+    /// Each start is billed for at least this [default: as in the policy]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    billing_minimum: Option<Duration>,
     /// Set a key of the policy, as in pool.max=15, scale_in.idle=30s or rule[1].per_instance=20
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<Override>,
@@ -83,7 +83,7 @@ impl Simulate {
     /// Runs it.
     pub(crate) fn run(self, global: &Global) -> Result<Exit, Stop> {
         let (name, policy) = self.read_policy(global)?;
-        let setup = self.setup()?;
+        let setup = self.setup(&policy)?;
         let references = self.references()?;
         let trace = Trace::of(&self.trace, &name, self.seed).map_err(Stop::Usage)?;
         let comparison = compare(&policy, &trace, &setup, &references, 0);
@@ -92,11 +92,14 @@ impl Simulate {
         } else {
             show::out(text(&comparison.report).trim_end());
         }
-        Ok(Exit::Ok)
+        Ok(if comparison.report.wrong.is_empty() { Exit::Ok } else { Exit::Failed })
     }
 
-    fn setup(&self) -> Result<Setup, Stop> {
-        if !(self.usd_per_hour.is_finite() && self.usd_per_hour >= 0.0) {
+    fn setup(&self, policy: &Policy) -> Result<Setup, Stop> {
+        let mut price = policy.instance.clone();
+        price.usd_per_hour = self.usd_per_hour.unwrap_or(price.usd_per_hour);
+        price.billing_minimum = self.billing_minimum.unwrap_or(price.billing_minimum);
+        if !(price.usd_per_hour.is_finite() && price.usd_per_hour >= 0.0) {
             return Err(Stop::Usage("--usd-per-hour should be zero or more".to_owned()));
         }
         Ok(Setup {
@@ -106,8 +109,8 @@ impl Simulate {
             slo: self.slo_p95,
             seed: self.seed,
             tick: self.tick,
-            usd_per_hour: self.usd_per_hour,
-            billing_minimum: self.billing_minimum,
+            price,
+            checks: true,
             faults: Faults::default(),
             ..Setup::default()
         })
@@ -193,10 +196,15 @@ fn text(report: &Report) -> String {
         "", "mean s", "p50", "p95", "p99", "max", "in SLO %", "killed", "again", "open", "starts", "hours",
         "USD", "USD/1000", "x best",
     ];
-    format!(
+    let mut text = format!(
         "{}: {} in {length}\n\n{}",
         trace.name,
         show::count(trace.arrivals, "request"),
         show::table(&head, &rows)
-    )
+    );
+    if !report.wrong.is_empty() {
+        text += "\nThe decision broke rules of its own:\n";
+        text.extend(report.wrong.iter().map(|wrong| format!("  {wrong}\n")));
+    }
+    text
 }

@@ -78,6 +78,7 @@ pub struct Pool {
 /// `[[rule]]`: what one instance more or less depends on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a policy has a handful of them")]
 pub enum Rule {
     /// So many jobs, visible and in flight, for each instance.
     Backlog {

@@ -8,6 +8,9 @@
 pub mod setup;
 pub mod trace;
 
+mod faults;
+
+mod load;
 mod site;
 
 mod run;
@@ -20,12 +23,18 @@ mod references;
 mod outcome;
 mod report;
 
-use self::{controller::Controller, run::run, site::Load};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use self::{clairvoyant::clairvoyant, controller::Controller, load::Load, run::run};
 pub use self::{
+    faults::Faults,
     outcome::{Figures, Outcome, Sample},
     references::Reference,
-    report::{Report, TraceSummary},
-    setup::{Distribution, Faults, Setup, Shape},
+    report::{Report, Sweep, TraceSummary},
+    setup::{Distribution, Setup, Shape},
     trace::Trace,
 };
 use crate::policy::Policy;
@@ -51,7 +60,7 @@ pub fn simulate_reference(reference: Reference, max: u32, trace: &Trace, setup: 
 }
 
 fn run_policy(load: &Load<'_>, policy: &Policy, samples: u32) -> Outcome {
-    run(load, &mut Controller::new(load.setup, policy.clone(), cfg!(debug_assertions)), samples)
+    run(load, &mut Controller::new(load.setup, policy.clone()), samples)
 }
 
 /// Runs a policy, these references and the clairvoyant.
@@ -65,30 +74,68 @@ pub fn compare(
     let load = Load::new(trace, setup, &policy.pool.model);
     let max = policy.pool.max;
     let (ours, theirs) = std::thread::scope(|scope| {
-        let run = |reference: &Reference| {
-            let (reference, load) = (*reference, &load);
-            (reference, scope.spawn(move || reference.run(load, max, 0)))
-        };
-        let theirs: Vec<_> = references.iter().map(run).collect();
+        let theirs = scope.spawn(|| at_once(references, |reference| reference.run(&load, max, 0).figures));
         let ours = run_policy(&load, policy, samples);
-        let done = |(reference, run): (Reference, std::thread::ScopedJoinHandle<'_, Outcome>)| {
-            let outcome = run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            (reference, outcome)
-        };
-        (ours, theirs.into_iter().map(done).collect::<Vec<_>>())
+        (ours, theirs.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let mut others = vec![&ours];
-    others.extend(theirs.iter().map(|(_, outcome)| outcome));
-    let best = clairvoyant::clairvoyant(&load, max, ours.figures.within_slo, &others, 0);
+    let others = [&[ours.figures], &theirs[..]].concat();
     let report = Report {
-        trace: TraceSummary {
-            name: trace.name.clone(),
-            arrivals: trace.arrivals.len() as u64,
-            seconds: trace.seconds(),
-        },
+        trace: TraceSummary::of(trace),
         policy: ours.figures,
-        clairvoyant: best.figures,
-        references: theirs.iter().map(|(reference, outcome)| (reference.name(), outcome.figures)).collect(),
+        clairvoyant: clairvoyant(&load, max, ours.figures.within_slo, &others),
+        references: named(references, theirs),
+        wrong: ours.wrong.clone(),
     };
     Comparison { report, policy: ours }
 }
+
+/// Runs several policies, and once the references and the clairvoyant, who serves as many in time as the best of the policies.
+pub fn sweep(policies: &[Policy], max: u32, trace: &Trace, setup: &Setup, references: &[Reference]) -> Sweep {
+    let model = policies.first().map_or("default", |policy| &policy.pool.model);
+    let load = Load::new(trace, setup, model);
+    let ours = at_once(policies, |policy| {
+        let outcome = run_policy(&load, policy, 0);
+        (outcome.figures, outcome.wrong)
+    });
+    let theirs = at_once(references, |reference| reference.run(&load, max, 0).figures);
+    let mut others: Vec<_> = ours.iter().map(|(figures, _)| *figures).collect();
+    let share = others.iter().map(|figures| figures.within_slo).fold(0.0, f64::max);
+    others.extend(&theirs);
+    Sweep {
+        trace: TraceSummary::of(trace),
+        policies: ours,
+        clairvoyant: clairvoyant(&load, max, share, &others),
+        references: named(references, theirs),
+    }
+}
+
+fn named(references: &[Reference], figures: Vec<Figures>) -> BTreeMap<&'static str, Figures> {
+    references.iter().map(|reference| reference.name()).zip(figures).collect()
+}
+
+/// Does something with each of these, as many at a time as there are processors; the answers are in the same order.
+fn at_once<T: Sync, R: Send>(these: &[T], run: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((place, this)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|place| Some((place, these.get(place)?)))
+        {
+            done.push((place, run(this)));
+        }
+        done
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(these.len());
+    let mut done: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<_>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().flat_map(join).collect()
+    });
+    done.sort_by_key(|(place, _)| *place);
+    done.into_iter().map(|(_, answer)| answer).collect()
+}
+
+#[cfg(test)]
+mod tests;

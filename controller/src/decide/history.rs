@@ -22,6 +22,7 @@ use self::{arrivals::Arrivals, usage::Usage};
 pub use self::{career::Career, usage::Used};
 use super::plan::{Action, Cause, Plan};
 use crate::{
+    fleet::{Instance, State},
     observe::{Observation, age},
     policy::{Policy, load::LONGEST_WINDOW},
 };
@@ -30,6 +31,9 @@ use crate::{
 const JOBS_OF_A_MEAN: f64 = 500.0;
 /// Of all start delays the one that so large a part of them does not exceed counts.
 const DELAY_QUANTILE: f64 = 0.95;
+/// After a restart or a gap of no more than this, who runs has run all the time and is charged for it. After a longer one the
+/// clock may as well be wrong.
+const LONGEST_UNSEEN: Duration = Duration::from_secs(3600);
 
 /// The past of every pool and every instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +42,8 @@ pub struct History {
     since: Option<DateTime<Utc>>,
     last: Option<DateTime<Utc>>,
     pools: BTreeMap<String, Past>,
+    /// How many instances each pool had when they were listed last.
+    alive: BTreeMap<String, usize>,
     /// What is of use even after a gap.
     learnt: Learnt,
 }
@@ -49,6 +55,9 @@ pub struct Learnt {
     pools: BTreeMap<String, Pool>,
     /// By instance.
     instances: BTreeMap<String, Career>,
+    /// When it was last looked.
+    #[serde(default)]
+    seen_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -104,7 +113,8 @@ struct Peaks {
 impl History {
     /// Nothing is known yet. After a longer gap than this between two observations nothing of the last minutes is known again.
     pub fn new(longest_gap: Duration) -> Self {
-        Self { longest_gap, since: None, last: None, pools: BTreeMap::new(), learnt: Learnt::default() }
+        let (pools, alive, learnt) = Default::default();
+        Self { longest_gap, since: None, last: None, pools, alive, learnt }
     }
 
     /// The same, knowing what was learnt before.
@@ -129,7 +139,10 @@ impl History {
             self.since = None;
             self.last = None;
         }
-        let before = self.last.replace(seen.at).unwrap_or(seen.at);
+        let before = self.last.replace(seen.at);
+        let unseen_since = self.learnt.seen_at.replace(seen.at).filter(|_| before.is_none());
+        let unseen_since = unseen_since.filter(|then| age(*then, seen.at) <= LONGEST_UNSEEN);
+        let before = before.unwrap_or(seen.at);
         self.since = self.since.or(Some(seen.at));
         // A pool whose backlog could not be read is forgotten: what was there meanwhile nobody knows.
         self.pools.retain(|name, _| seen.pools.get(name).is_some_and(|pool| pool.depth.is_some()));
@@ -143,8 +156,26 @@ impl History {
             past.last_arrival = past.last_arrival.max(pool.last_arrival);
             arrived.insert(name.as_str(), new);
         }
+        if let Some(then) = unseen_since {
+            self.charge_unseen(then, seen);
+        }
         self.observe_instances(before, seen, &arrived);
         self
+    }
+
+    /// Charges those that run now for the time since the last look, which an earlier controller had, or none.
+    fn charge_unseen(&mut self, then: DateTime<Utc>, seen: &Observation) {
+        for Instance { pool, state, since, .. } in seen.instances.iter().flatten().map(|view| &view.instance)
+        {
+            let from = match state {
+                State::Stopped => continue,
+                State::Running => then.max(*since),
+                // Since when it drains says nothing about since when it runs.
+                State::Draining | State::Stopping => then,
+            };
+            let pool = self.learnt.pools.entry(pool.clone()).or_default();
+            pool.usage.add(from, seen.at, 1, 0, 0);
+        }
     }
 
     fn observe_instances(
@@ -153,20 +184,26 @@ impl History {
         seen: &Observation,
         arrived: &BTreeMap<&str, u64>,
     ) {
-        let mut running: BTreeMap<&str, (usize, u32)> = BTreeMap::new();
+        let mut starts: BTreeMap<&str, u32> = BTreeMap::new();
+        if seen.instances.is_some() {
+            self.alive.clear();
+        }
         for view in seen.instances.iter().flatten() {
             let career = self.learnt.instances.entry(view.instance.id.clone()).or_default();
             let (started, measured) = career.observe(view, seen.at);
-            let (alive, starts) = running.entry(&view.instance.pool).or_default();
-            *alive += usize::from(view.instance.is_alive());
-            *starts += u32::from(started);
+            *self.alive.entry(view.instance.pool.clone()).or_default() +=
+                usize::from(view.instance.is_alive());
+            *starts.entry(&view.instance.pool).or_default() += u32::from(started);
             if let Some(report) = measured {
                 self.learnt.pools.entry(view.instance.pool.clone()).or_default().measure(report);
             }
         }
-        let names: BTreeSet<_> = running.keys().chain(arrived.keys()).copied().collect();
+        // While they cannot be listed, those that there were are taken to run on.
+        let names: BTreeSet<_> =
+            self.alive.keys().map(String::as_str).chain(arrived.keys().copied()).collect();
         for name in names {
-            let (alive, starts) = running.get(name).copied().unwrap_or_default();
+            let alive = self.alive.get(name).copied().unwrap_or_default();
+            let starts = starts.get(name).copied().unwrap_or_default();
             let jobs = arrived.get(name).copied().unwrap_or_default();
             let pool = self.learnt.pools.entry(name.to_owned()).or_default();
             pool.usage.add(before, seen.at, alive, starts, jobs);

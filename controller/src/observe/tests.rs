@@ -109,7 +109,7 @@ async fn an_instance_is_ready_when_it_says_so_and_a_report_of_an_earlier_start_s
     rig.says("1", Phase::Drained, 0);
     assert_eq!(stage(rig.look().await), [Stage::Drained, Stage::Stopped]);
     // Said before the drain was taken back.
-    advance(Duration::from_secs(1)).await;
+    advance(Duration::from_millis(1)).await;
     rig.fleet.undrain("p-1").await.unwrap();
     assert_eq!(stage(rig.look().await), [Stage::Ready, Stage::Stopped]);
 }

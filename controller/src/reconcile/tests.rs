@@ -250,6 +250,7 @@ async fn a_refusal_is_remembered_shown_and_known_to_the_next_controller_until_th
     rig.fleet.refuse_starts(Some(Error::no_capacity("starting p-1", "none left")));
     for _ in 0..2 {
         first.pass().await;
+        tokio::time::advance(Duration::from_secs(5)).await;
     }
     first.run(&lifecycle).await.unwrap();
     drop(first);
@@ -259,6 +260,7 @@ async fn a_refusal_is_remembered_shown_and_known_to_the_next_controller_until_th
     let refused = rig.status().pools[0].instances[0].refused.clone().unwrap();
     assert_eq!((refused.count, refused.capacity), (2, true), "as it was before this pass");
     rig.fleet.refuse_starts(None);
+    tokio::time::advance(Duration::from_secs(60)).await;
     second.pass().await;
     second.pass().await;
     assert_eq!(rig.states().await, [State::Running]);

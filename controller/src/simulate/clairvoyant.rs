@@ -18,10 +18,11 @@
 //!    share, it is the answer.
 
 use super::{
-    outcome::Outcome,
+    load::Load,
+    outcome::{Figures, Outcome},
     run::{Again, Driver, run},
     setup::{Micros, micros},
-    site::{Load, Site, Victims},
+    site::{Site, Victims},
 };
 
 /// Slacks to begin with, as shares of what the SLO leaves for waiting. The bold ones are for shares below one.
@@ -43,16 +44,10 @@ const LATE: f32 = 50.0;
 type Orders = Vec<(Micros, u32)>;
 
 /// The cheapest way that was found to serve at least this share within the SLO. `others` are runs of the same load.
-pub(super) fn clairvoyant(
-    load: &Load<'_>,
-    max: u32,
-    share: f64,
-    others: &[&Outcome],
-    samples: u32,
-) -> Outcome {
+pub(super) fn clairvoyant(load: &Load<'_>, max: u32, share: f64, others: &[Figures]) -> Figures {
     let setup = load.setup;
     let delay = micros(setup.start_delay.mean);
-    let minimum = micros(setup.billing_minimum);
+    let minimum = micros(setup.price.billing_minimum);
     // A start that is needed for a moment only is billed as if it were needed longer; the fluid cannot know which.
     let mut prices = vec![delay, delay.max(minimum.saturating_sub(delay))];
     prices.dedup();
@@ -66,14 +61,14 @@ pub(super) fn clairvoyant(
         searches.into_iter().filter_map(|search| search.join().ok().flatten()).collect::<Vec<_>>()
     });
     let best = found.into_iter().min_by(|(a, _), (b, _)| a.total_cmp(b));
-    let as_good = others.iter().filter(|other| other.figures.within_slo >= share);
-    let cheapest = as_good.min_by(|a, b| a.figures.cost_usd.total_cmp(&b.figures.cost_usd));
+    let as_good = others.iter().filter(|other| other.within_slo >= share);
+    let cheapest = as_good.min_by(|a, b| a.cost_usd.total_cmp(&b.cost_usd));
     match (best, cheapest) {
-        (Some((cost, orders)), other) if other.is_none_or(|other| cost <= other.figures.cost_usd) => {
-            run(load, &mut Schedule::new(orders, max), samples)
+        (Some((cost, orders)), other) if other.is_none_or(|other| cost <= other.cost_usd) => {
+            run(load, &mut Schedule::new(orders, max), 0).figures
         }
-        (_, Some(other)) => (*other).clone(),
-        (_, None) => run(load, &mut Schedule::new(vec![(0, max)], max), samples),
+        (_, Some(other)) => *other,
+        (_, None) => run(load, &mut Schedule::new(vec![(0, max)], max), 0).figures,
     }
 }
 

@@ -1,21 +1,24 @@
 //! The controller as it is, on a simulated site: the same reports, history, decision and order of actions as in
 //! [`reconcile`](crate::reconcile).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use chrono::{DateTime, Utc};
-use eirs_platform::job;
+use eirs_platform::{error::Error, job};
 
 use super::{
+    load::Load,
     run::{Again, Driver},
     setup::{Setup, micros},
-    site::{Load, Site},
+    site::Site,
 };
 use crate::{
-    decide::{Action, History, Plan, check::check, decide},
+    decide::{Action, History, Plan, check::check, decide, history::Learnt},
+    fleet::Refusal,
     observe::{Arrivals, Observation, PoolView, Reports},
     operator::Operator,
-    policy::{Policies, Policy},
+    policy::{Policies, Policy, parse},
+    refusals::Refusals,
 };
 
 /// Observes, decides and acts.
@@ -23,62 +26,89 @@ use crate::{
 pub(super) struct Controller<'a> {
     setup: &'a Setup,
     policies: Policies,
+    /// Whether the policy's file is good as it is now.
+    is_good: bool,
     reports: Reports,
-    history: Option<History>,
-    /// Holds every plan to the rules that any plan must keep.
-    checks: bool,
+    history: History,
+    refusals: Refusals,
+    /// What it wished at last: with so many instances and no work it is at rest.
+    rests_with: usize,
 }
 
 impl<'a> Controller<'a> {
-    pub(super) fn new(setup: &'a Setup, policy: Policy, checks: bool) -> Self {
+    pub(super) fn new(setup: &'a Setup, policy: Policy) -> Self {
         let pools = BTreeMap::from([(Load::POOL.to_owned(), policy)]);
         let policies = Policies { pools, ..Policies::default() };
-        Self { setup, policies, reports: Reports::default(), history: None, checks }
+        let (reports, history) = (Reports::default(), new_history(setup));
+        Self {
+            setup,
+            policies,
+            is_good: true,
+            reports,
+            history,
+            refusals: Refusals::default(),
+            rests_with: 0,
+        }
     }
 
-    fn policy(&self) -> &Policy {
-        &self.policies.pools[Load::POOL]
+    fn policy(&self) -> Option<&Policy> {
+        self.policies.pools.get(Load::POOL)
+    }
+
+    /// No more instances than this may be alive by what it does.
+    fn max(&self) -> u32 {
+        self.policy().map_or(0, |policy| policy.pool.max)
     }
 
     /// Looks at everything, as the real observer does.
     fn observe(&self, site: &mut Site<'_>) -> Observation {
-        let pool = &self.policy().pool;
-        site.furnish(pool.max, &pool.model);
         let now = site.wall();
-        let mut missing = Vec::new();
-        let depth = site.read_depth().inspect_err(|error| missing.push(error.clone())).ok();
-        let Arrivals { per_second, last, total } = self.reports.arrivals(&pool.model, now);
-        let view = PoolView { depth, arrivals_per_s: per_second, last_arrival: last, arrived: total };
-        let instances = site.list(pool.max).inspect_err(|error| missing.push(error.clone())).ok();
+        let (mut missing, mut pools) = (Vec::new(), BTreeMap::new());
+        if let Some(Policy { pool, .. }) = self.policy() {
+            site.furnish(pool.max, &pool.model);
+            let depth = site.read_depth().inspect_err(|error| missing.push(error.clone())).ok();
+            let Arrivals { per_second, last, total } = self.reports.arrivals(&pool.model, now);
+            let view = PoolView { depth, arrivals_per_s: per_second, last_arrival: last, arrived: total };
+            pools.insert(Load::POOL.to_owned(), view);
+        }
+        let instances = site.list(self.max()).inspect_err(|error| missing.push(error.clone())).ok();
         Observation {
             at: now,
-            pools: BTreeMap::from([(Load::POOL.to_owned(), view)]),
+            pools,
             instances: instances.map(|instances| self.reports.assign(instances, now)),
             can_undrain: self.setup.can_undrain,
             hears: self.reports.are_received(),
             missing,
             operator: Operator::default(),
-            refused: BTreeMap::new(),
+            refused: self.refusals.now(now),
         }
     }
 
-    /// Carries out a plan, the starts first and all in one call; answers whether all went well. In bad luck it is killed on the way.
-    fn act(&self, plan: &Plan, site: &mut Site<'_>) -> bool {
-        let dies_after = if site.faults.happens(self.setup.faults.restart_in_plan) {
+    /// Carries out a plan, the starts first and all in one call; notes who did not do as told. In bad
+    /// luck it is killed on the way. Answers whether all went well.
+    fn act(&mut self, plan: &Plan, site: &mut Site<'_>) -> bool {
+        let dies_after = if site.goes_wrong(self.setup.faults.restart_in_plan) {
             site.restarts = true;
-            site.faults.below(1 + plan.actions().count())
+            site.any_below(1 + plan.actions().count())
         } else {
             usize::MAX
         };
         let faults = &self.setup.faults;
         let is_start = |action: &&Action| matches!(action, Action::Start { .. });
         let starts: Vec<_> = plan.actions().filter(is_start).filter_map(number).take(dies_after).collect();
-        let mut went_well = site.start(&starts).is_empty();
+        let refused = site.start(&starts);
+        let no_capacity = || Error::no_capacity("starting it", "there is none just now");
+        let refusal = |machine: usize| Refusal { id: site.load.id(machine), error: no_capacity() };
+        let mut refusals: Vec<_> = refused.into_iter().map(refusal).collect();
         let others = plan.actions().filter(|action| !is_start(action));
         for action in others.take(dies_after.saturating_sub(starts.len())) {
             let Some(machine) = number(action) else { continue };
-            if site.faults.happens(faults.call_errors) {
-                went_well = false;
+            let failed = || Refusal {
+                id: action.id().to_owned(),
+                error: Error::unavailable("telling it", "bad luck"),
+            };
+            if site.goes_wrong(faults.call_errors) {
+                refusals.push(failed());
                 continue;
             }
             match action {
@@ -87,24 +117,28 @@ impl<'a> Controller<'a> {
                 Action::Drain { deadline, .. } => site.drain(machine, *deadline),
                 Action::Stop { .. } => site.stop(machine),
             }
-            went_well &= !site.faults.happens(faults.lost_answers);
+            if site.goes_wrong(faults.lost_answers) {
+                refusals.push(failed());
+            }
         }
-        went_well
+        self.refusals.note(plan, &refusals, site.wall());
+        refusals.is_empty()
     }
 }
 
 impl Driver for Controller<'_> {
     fn pass(&mut self, site: &mut Site<'_>) -> Again {
         let seen = self.observe(site);
-        let new = || History::new(3 * self.setup.tick + Duration::from_secs(60));
-        let history = self.history.take().unwrap_or_else(new).observe(&seen);
+        let history = std::mem::replace(&mut self.history, History::new(Duration::ZERO)).observe(&seen);
         let plan = decide(&self.policies, &seen, &history);
-        if self.checks {
+        if self.setup.checks {
             let broken = check(&self.policies, &seen, &history, &plan);
-            site.wrong.extend(broken.into_iter().map(|rule| format!("at {}: {rule}", seen.at)));
+            let second = site.now / 1_000_000;
+            site.wrong.extend(broken.into_iter().map(|rule| format!("at {second} s: {rule}")));
         }
-        self.history = Some(history.remember(&plan));
-        site.limit = self.policy().pool.max as usize;
+        self.history = history.remember(&plan);
+        site.limit = self.max() as usize;
+        self.rests_with = plan.pools.get(Load::POOL).map_or(0, |pool| pool.clamped as usize);
         let acts = plan.actions().next().is_some();
         if acts && self.act(&plan, site) {
             return Again::Now;
@@ -121,14 +155,35 @@ impl Driver for Controller<'_> {
         self.reports.take(event, sent_at)
     }
 
-    fn restart(&mut self) {
+    /// As [`Store`](crate::policy::Store) does: the last good text stays in force.
+    fn edit(&mut self, text: &str) {
+        let policy = parse(Path::new("pool.toml"), text);
+        self.is_good = policy.is_ok();
+        if let Ok(policy) = policy {
+            self.policies.pools.insert(Load::POOL.to_owned(), policy);
+            self.policies.unreadable.clear();
+        }
+    }
+
+    /// What it learnt is read from its file, and the policy from the other one, which may have become bad meanwhile.
+    fn restart(&mut self, site: &mut Site<'_>) {
         self.reports = Reports::default();
-        self.history = None;
+        let is_lost = site.goes_wrong(self.setup.faults.lost_learnt);
+        let learnt = if is_lost { Learnt::default() } else { self.history.learnt().clone() };
+        self.history = new_history(self.setup).with_learnt(learnt);
+        if !self.is_good {
+            self.policies.pools.clear();
+            self.policies.unreadable.insert(Load::POOL.to_owned());
+        }
     }
 
     fn rests_with(&self) -> usize {
-        self.policy().pool.min as usize
+        self.rests_with
     }
+}
+
+fn new_history(setup: &Setup) -> History {
+    History::new(3 * setup.tick + Duration::from_secs(60))
 }
 
 /// The number of the instance that an action is about, from zero.

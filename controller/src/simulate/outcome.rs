@@ -19,6 +19,8 @@ pub struct Outcome {
     pub job_seconds: f64,
     /// For how long instances ran, in seconds, without what is billed beyond that by the minimum.
     pub ran_s: f64,
+    /// From when to when each instance ran.
+    pub spans: Vec<(Micros, Micros)>,
     /// What nobody should have done, and rules that a plan broke, in sentences. Empty, if all is well.
     pub wrong: Vec<String>,
     /// How things stood from time to time, where that was asked for.
@@ -74,6 +76,8 @@ pub struct Sample {
     pub starting: u32,
     /// Instances that drain or stop.
     pub leaving: u32,
+    /// Orders that were given to instances until then.
+    pub orders: u64,
 }
 
 impl Outcome {
@@ -90,7 +94,7 @@ impl Outcome {
         let requests = sorted.len() as u64;
         let per_request = 1.0 / requests.max(1) as f64;
         let instance_hours = site.billed as f64 / 3.6e9;
-        let cost_usd = instance_hours * setup.usd_per_hour;
+        let cost_usd = instance_hours * setup.price.usd_per_hour;
         let figures = Figures {
             requests,
             unfinished: requests - site.ended as u64,
@@ -113,6 +117,7 @@ impl Outcome {
             job_seconds: site.job_micros as f64 / 1e6,
             ran_s: site.ran as f64 / 1e6,
             latencies_s: site.latencies_s,
+            spans: site.spans,
             wrong: site.wrong,
             samples: site.samples,
         }

@@ -11,7 +11,7 @@ use std::{fmt, str::FromStr};
 use serde::Serialize;
 
 use self::{keda::Keda, kpa::Kpa, seed::SeedRule, target_tracking::TargetTracking};
-use super::{outcome::Outcome, run::Driver, setup::Setup, site::Load};
+use super::{load::Load, outcome::Outcome, run::Driver, setup::Setup};
 
 /// A rule that people use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -3,11 +3,7 @@
 use chrono::{DateTime, Utc};
 use eirs_platform::job;
 
-use super::{
-    outcome::Outcome,
-    setup::Micros,
-    site::{Load, Site},
-};
+use super::{load::Load, outcome::Outcome, setup::Micros, site::Site};
 
 /// Who decides how many instances there are.
 pub(super) trait Driver {
@@ -24,8 +20,11 @@ pub(super) trait Driver {
         false
     }
 
+    /// The policy's file has a new text.
+    fn edit(&mut self, _text: &str) {}
+
     /// It was killed, and was started again without its memory.
-    fn restart(&mut self) {}
+    fn restart(&mut self, _site: &mut Site<'_>) {}
 
     /// With so many instances, and no work, it is at rest.
     fn rests_with(&self) -> usize {
@@ -94,7 +93,11 @@ pub(super) fn run(load: &Load<'_>, driver: &mut dyn Driver, samples: u32) -> Out
             }
         }
         if std::mem::take(&mut site.restarts) {
-            driver.restart();
+            driver.restart(&mut site);
+            next_pass = site.now;
+        }
+        if let Some((_, text)) = site.edited.take().and_then(|number| load.setup.faults.edits.get(number)) {
+            driver.edit(text);
             next_pass = site.now;
         }
     }

@@ -5,6 +5,9 @@ use std::{fmt, str::FromStr, time::Duration};
 use eirs_platform::settings::units;
 use serde::{Serialize, Serializer};
 
+use super::Faults;
+use crate::policy::Price;
+
 /// Virtual time: microseconds since the beginning of the trace.
 pub type Micros = u64;
 
@@ -35,53 +38,12 @@ pub struct Setup {
     pub stop_delay: Duration,
     /// Whether the fleet can take back a drain.
     pub can_undrain: bool,
-    /// The price of an instance that runs, in US dollars. The default is that of a t3.small in us-east-1.
-    pub usd_per_hour: f64,
-    /// Each start is billed for at least this.
-    pub billing_minimum: Duration,
+    /// What instances cost in truth, whatever the policy believes.
+    pub price: Price,
+    /// Holds every plan to the rules that any plan must keep. It takes a third of the time.
+    pub checks: bool,
     /// What goes wrong.
     pub faults: Faults,
-}
-
-/// What goes wrong, and how often. Shares are from 0 to 1; nothing goes wrong by default.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Faults {
-    /// The share of starts that never become ready.
-    pub boot_failure: f64,
-    /// The share of starts after which the instance dies by itself before it is ready.
-    pub boot_crash: f64,
-    /// The share of start calls that are refused as a whole for want of capacity.
-    pub capacity_errors: f64,
-    /// The share of start calls in which each instance is refused with a chance of one half.
-    pub half_failed: f64,
-    /// The share of drains, undrains and stops that fail.
-    pub call_errors: f64,
-    /// The share of calls that do what they were told and yet answer with an error.
-    pub lost_answers: f64,
-    /// The share of looks that cannot list the fleet.
-    pub list_errors: f64,
-    /// The share of looks that cannot read the queue's depth.
-    pub depth_errors: f64,
-    /// The depth that is read is this old.
-    pub depth_lag: Duration,
-    /// The depth that is read is off by up to this share of itself, either way.
-    pub depth_noise: f64,
-    /// The share of looks at which the depth reads zero, whatever it is.
-    pub depth_zero: f64,
-    /// The share of reports, of workers and of web, that never arrive.
-    pub lost_reports: f64,
-    /// The share of stops that take five minutes.
-    pub slow_stop: f64,
-    /// The mean time until a running instance vanishes with all that it holds.
-    pub vanish_after: Option<Duration>,
-    /// The controller is killed and started again this often.
-    pub restart_every: Option<Duration>,
-    /// The share of plans in the middle of which the controller is killed and started again.
-    pub restart_in_plan: f64,
-    /// The clock is set this often, ...
-    pub clock_jump_every: Option<Duration>,
-    /// ... by up to this, forwards or backwards.
-    pub clock_jump: Duration,
 }
 
 impl Default for Setup {
@@ -99,8 +61,8 @@ impl Default for Setup {
             worker_drain_deadline: Duration::from_secs(60),
             stop_delay: Duration::from_secs(10),
             can_undrain: false,
-            usd_per_hour: 0.0208,
-            billing_minimum: Duration::from_secs(60),
+            price: Price::default(),
+            checks: cfg!(debug_assertions),
             faults: Faults::default(),
         }
     }

@@ -1,9 +1,14 @@
 //! The place where a simulation happens: a request queue, machines that drink from it, and web that counts what comes.
 //!
-//! Time is virtual and events are taken in order. What a driver may order of the machines is in `fleet`, what they and web
-//! report in `reports`.
+//! Time is virtual and events are taken in order. What becomes of jobs is in `jobs`, what a driver may order of the machines in
+//! `fleet`, what they and web report in `reports`.
+
+mod jobs;
 
 mod fleet;
+mod scale;
+mod throttle;
+
 mod reports;
 
 use std::{
@@ -14,48 +19,14 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::{job, queue::Depth};
 
-pub(super) use self::fleet::Victims;
-use self::{fleet::Throttle, reports::Web};
+pub(super) use self::scale::Victims;
+use self::{reports::Web, throttle::Throttle};
 use super::{
+    load::Load,
     outcome::Sample,
     setup::{Chance, Micros, Setup, Stream, micros},
-    trace::Trace,
 };
 use crate::fleet::State;
-
-/// What all runs of one simulation share: the arrivals, and how long each job takes whoever does it.
-#[derive(Debug)]
-pub(super) struct Load<'a> {
-    pub(super) trace: &'a Trace,
-    pub(super) setup: &'a Setup,
-    /// The model that all jobs are for.
-    model: String,
-    /// The service time of each job, in microseconds.
-    service: Vec<u32>,
-    /// All service times together.
-    pub(super) work: Micros,
-}
-
-impl<'a> Load<'a> {
-    pub(super) fn new(trace: &'a Trace, setup: &'a Setup, model: &str) -> Self {
-        let mut chance = Chance::of(setup.seed, Stream::Service);
-        let mut draw = |_: &Micros| u32::try_from(setup.service_time.draw(&mut chance).as_micros());
-        let service: Vec<_> = trace.arrivals.iter().map(|at| draw(at).unwrap_or(u32::MAX).max(1)).collect();
-        let work = service.iter().map(|time| Micros::from(*time)).sum();
-        Self { trace, setup, model: model.to_owned(), service, work }
-    }
-
-    /// When each job arrives and how long it takes.
-    pub(super) fn jobs(&self) -> impl Iterator<Item = (Micros, Micros)> {
-        self.trace.arrivals.iter().copied().zip(self.service.iter().map(|time| Micros::from(*time)))
-    }
-
-    /// How long the start of this number takes, the same in every run.
-    fn start_delay(&self, number: u64) -> Micros {
-        let mut chance = Chance::of(self.setup.seed ^ number.wrapping_mul(0x9e37_79b9), Stream::Starts);
-        micros(self.setup.start_delay.draw(&mut chance))
-    }
-}
 
 /// What happens at a moment that was fixed before. A machine's events are of one of its lives and void in the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +74,9 @@ enum Event {
     NoteDepth,
     Restart,
     ClockJump,
+    Edit {
+        number: u32,
+    },
 }
 
 /// What a machine does.
@@ -176,10 +150,12 @@ pub(super) struct Site<'a> {
     mail: Vec<(job::Event, DateTime<Utc>)>,
     /// Set when the controller is to be killed and started again.
     pub(super) restarts: bool,
+    /// Set when the policy's file has a new text: which of the edits.
+    pub(super) edited: Option<usize>,
     throttle: Throttle,
     dispatch: Chance,
     victims: Chance,
-    pub(super) faults: Chance,
+    faults: Chance,
     depths: VecDeque<(Micros, Depth)>,
     /// Jobs that were in the system, times microseconds.
     pub(super) job_micros: u128,
@@ -189,6 +165,10 @@ pub(super) struct Site<'a> {
     pub(super) redelivered: u64,
     pub(super) starts: u64,
     pub(super) billed: Micros,
+    /// Orders that were given to instances.
+    pub(super) orders: u64,
+    /// From when to when each instance ran.
+    pub(super) spans: Vec<(Micros, Micros)>,
     /// The sum of the times that instances ran, and what is billed beyond that is by the minimum.
     pub(super) ran: Micros,
     /// Never more than this may be alive by an order to start.
@@ -220,6 +200,7 @@ impl<'a> Site<'a> {
             web: Web::default(),
             mail: Vec::new(),
             restarts: false,
+            edited: None,
             throttle: Throttle::default(),
             dispatch: chance(Stream::Dispatch),
             victims: chance(Stream::Victims),
@@ -231,6 +212,8 @@ impl<'a> Site<'a> {
             redelivered: 0,
             starts: 0,
             billed: 0,
+            orders: 0,
+            spans: Vec::new(),
             ran: 0,
             limit: usize::MAX,
             wrong: Vec::new(),
@@ -253,6 +236,9 @@ impl<'a> Site<'a> {
             if let Some(every) = every {
                 self.at(micros(every), event);
             }
+        }
+        for (number, (at, _)) in faults.edits.iter().enumerate() {
+            self.at(micros(*at), Event::Edit { number: number as u32 });
         }
     }
 
@@ -302,7 +288,9 @@ impl<'a> Site<'a> {
             Event::IdleCheck { machine, life } if self.lives(machine, life) => self.check_idle(machine),
             Event::Drain { machine, life } if self.lives(machine, life) => self.begin_drain(machine),
             Event::DrainDue { machine, life } if self.lives(machine, life) => self.give_back(machine),
-            Event::Vanish { machine, life } if self.lives(machine, life) => self.vanish(machine),
+            Event::Vanish { machine, life } if self.lives(machine, life) && !self.is_calm() => {
+                self.vanish(machine);
+            }
             Event::Gone { machine, life } if self.lives(machine, life) => self.be_gone(machine),
             Event::Reappear { job } => {
                 self.redelivered += 1;
@@ -310,79 +298,19 @@ impl<'a> Site<'a> {
             }
             Event::WebReport { number } => self.report_arrivals_regularly(number),
             Event::NoteDepth => self.note_depth(),
-            Event::Restart => {
+            Event::Restart if !self.is_calm() => {
                 self.restarts = true;
                 let every = self.setup.faults.restart_every.map_or(Micros::MAX, micros);
                 self.at(self.now.saturating_add(every.max(1)), Event::Restart);
             }
-            Event::ClockJump => self.jump(),
+            Event::ClockJump if !self.is_calm() => self.jump(),
+            Event::Edit { number } => self.edited = Some(number as usize),
             _of_an_earlier_life => {}
         }
     }
 
     fn lives(&self, machine: u32, life: u32) -> bool {
         self.machines[machine as usize].life == life
-    }
-
-    fn arrive(&mut self) {
-        let job = self.arrived as u32;
-        self.arrived += 1;
-        if self.listens {
-            self.count_arrival();
-        }
-        self.offer(job);
-    }
-
-    /// A job can be received; whoever asks for one gets it. Who that is among several nobody can tell.
-    fn offer(&mut self, job: u32) {
-        if self.free.is_empty() {
-            self.waiting.push_back(job);
-        } else {
-            let slot = self.dispatch.below(self.free.len());
-            let machine = self.free.swap_remove(slot);
-            self.give(machine, job);
-        }
-    }
-
-    fn give(&mut self, machine: u32, job: u32) {
-        let done = self.now + Micros::from(self.load.service[job as usize]);
-        let it = &mut self.machines[machine as usize];
-        it.held.push(Held { job, taken: self.now });
-        it.idle_since = None;
-        let life = it.life;
-        self.at(done, Event::Done { machine, life, job });
-    }
-
-    fn finish(&mut self, machine: u32, job: u32) {
-        let (now, arrived) = (self.now, self.load.trace.arrivals[job as usize]);
-        self.latencies_s[job as usize] = ((now - arrived) as f64 / 1e6) as f32;
-        self.ended += 1;
-        let listens = self.listens;
-        let it = &mut self.machines[machine as usize];
-        let Some(place) = it.held.iter().position(|held| held.job == job) else { return };
-        let held = it.held.swap_remove(place);
-        it.done += 1;
-        if listens && it.times_ms.len() < reports::MOST_TIMES {
-            it.times_ms.push((now - held.taken) as f32 / 1e3);
-        }
-        if it.power == Power::Serving {
-            self.ask(machine);
-        } else if it.held.is_empty() {
-            self.become_drained(machine);
-        }
-    }
-
-    /// A free slot asks for a job.
-    fn ask(&mut self, machine: u32) {
-        if let Some(job) = self.waiting.pop_front() {
-            return self.give(machine, job);
-        }
-        self.free.push(machine);
-        let it = &mut self.machines[machine as usize];
-        if it.held.is_empty() {
-            it.idle_since = Some(self.now);
-            self.expect_idle_check(machine);
-        }
     }
 
     fn become_ready(&mut self, machine: u32) {
@@ -404,28 +332,19 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// What it holds comes back to the queue when nobody has renewed the lease for a visibility time-out.
-    fn lose(&mut self, machine: u32) -> u64 {
-        let (heartbeat, visibility) = (micros(self.setup.heartbeat).max(1), micros(self.setup.visibility));
-        let held = std::mem::take(&mut self.machines[machine as usize].held);
-        for Held { job, taken } in &held {
-            let renewed = taken + (self.now - taken) / heartbeat * heartbeat;
-            self.at(renewed + visibility, Event::Reappear { job: *job });
-        }
-        held.len() as u64
+    /// Whether nothing goes wrong any more.
+    fn is_calm(&self) -> bool {
+        self.setup.faults.until.is_some_and(|until| self.now >= micros(until))
     }
 
-    /// At its own deadline a draining worker releases what it holds: it can be received again at once.
-    fn give_back(&mut self, machine: u32) {
-        if self.machines[machine as usize].power != Power::Draining {
-            return;
-        }
-        let held = std::mem::take(&mut self.machines[machine as usize].held);
-        self.redelivered += held.len() as u64;
-        // What it did so far was for nothing: its results must not count.
-        self.machines[machine as usize].life += 1;
-        held.into_iter().for_each(|held| self.offer(held.job));
-        self.become_drained(machine);
+    /// Whether something goes wrong that does so in this share of cases.
+    pub(super) fn goes_wrong(&mut self, share: f64) -> bool {
+        !self.is_calm() && self.faults.happens(share)
+    }
+
+    /// A whole number below this one, of what goes wrong.
+    pub(super) fn any_below(&mut self, most: usize) -> usize {
+        self.faults.below(most)
     }
 
     fn jump(&mut self) {
@@ -434,44 +353,6 @@ impl<'a> Site<'a> {
         self.clock_error += ((2.0 * self.faults.unit() - 1.0) * most) as i64;
         let every = faults.clock_jump_every.map_or(Micros::MAX, micros);
         self.at(self.now.saturating_add(every.max(1)), Event::ClockJump);
-    }
-
-    /// What lies in the queue in truth.
-    pub(super) fn depth(&self) -> Depth {
-        let visible = self.waiting.len();
-        Depth { visible: visible as u64, in_flight: (self.arrived - self.ended - visible) as u64 }
-    }
-
-    fn note_depth(&mut self) {
-        self.depths.push_back((self.now, self.depth()));
-        let lag = micros(self.setup.faults.depth_lag);
-        while self.depths.get(1).is_some_and(|(at, _)| at + lag <= self.now) {
-            self.depths.pop_front();
-        }
-        self.at(self.now + 1_000_000, Event::NoteDepth);
-    }
-
-    /// What the queue says lies in it: late, off, nothing at all, or a failure.
-    pub(super) fn read_depth(&mut self) -> Result<Depth, String> {
-        let faults = &self.setup.faults;
-        if self.faults.happens(faults.depth_errors) {
-            return Err("the depth could not be read".to_owned());
-        }
-        if self.faults.happens(faults.depth_zero) {
-            return Ok(Depth { visible: 0, in_flight: 0 });
-        }
-        let mut depth = self.depth();
-        if let Some((_, before)) = self.depths.front() {
-            depth = *before;
-        }
-        if faults.depth_noise > 0.0 {
-            let mut off = |count: u64| {
-                let by = faults.depth_noise * (2.0 * self.faults.unit() - 1.0);
-                (count as f64 * (1.0 + by)).round().max(0.0) as u64
-            };
-            depth = Depth { visible: off(depth.visible), in_flight: off(depth.in_flight) };
-        }
-        Ok(depth)
     }
 
     /// Whether every request has arrived and come to its end.
@@ -501,6 +382,7 @@ impl<'a> Site<'a> {
             ready: count(&[Power::Serving]),
             starting: count(&[Power::Booting, Power::Dead]),
             leaving: count(&[Power::Draining, Power::Drained, Power::Stopping]),
+            orders: self.orders,
         });
     }
 }

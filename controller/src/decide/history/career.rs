@@ -6,12 +6,17 @@ use chrono::{DateTime, Utc};
 use eirs_platform::job::WorkerReport;
 use serde::{Deserialize, Serialize};
 
-use crate::observe::{InstanceView, Stage, age};
+use crate::{
+    observe::{InstanceView, Stage, age},
+    policy::Pool,
+};
 
 /// Whoever failed once is left alone for so long, then for four times as long, and so on ...
 const FIRST_REST: Duration = Duration::from_secs(1);
 /// ... up to this.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
+/// Whoever failed once is waited for twice as long the next time, then four times, and so on.
+const FIRST_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The past of one instance, as far as it was seen.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -85,6 +90,15 @@ impl Career {
         started
     }
 
+    /// It may take so long to start at least, whatever the policy says: as it did the last time, and twice as long with each
+    /// failure, for a policy that expects too much would never have anybody ready.
+    pub(crate) fn patience(&self) -> Duration {
+        let last_s = self.start_delay_s.unwrap_or(0.0).clamp(0.0, LONGEST_REST.as_secs_f64());
+        let last = Duration::from_secs_f64(last_s).saturating_mul(Pool::OVERDUE);
+        let doubled = FIRST_PATIENCE.saturating_mul(2_u32.saturating_pow(self.failures));
+        if self.failures == 0 { last } else { last.max(doubled.min(LONGEST_REST)) }
+    }
+
     /// It is told to leave, so that its stop will be no failure.
     pub(super) fn told_to_go(&mut self) {
         if let Some(now) = &mut self.now {
@@ -137,6 +151,19 @@ mod tests {
         assert_eq!(rests, [1, 4, 16, 64, 256, 1024, 3600]);
         career.observe(&busy("p-1"), at(NOW));
         assert_eq!((career.failures, career.not_before), (0, None));
+    }
+
+    #[test]
+    fn a_start_may_take_as_long_as_the_last_one_and_longer_after_each_failure() {
+        let mut career = Career::default();
+        assert_eq!(career.patience(), Duration::ZERO);
+        career.fail("it was never ready", at(NOW));
+        career.fail("it was never ready", at(NOW));
+        assert_eq!(career.patience(), Duration::from_secs(60));
+        career.start_delay_s = Some(40.0);
+        assert_eq!(career.patience(), Duration::from_secs(400));
+        career.failures = u32::MAX;
+        assert_eq!(career.patience(), LONGEST_REST);
     }
 
     #[test]

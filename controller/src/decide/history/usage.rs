@@ -94,6 +94,37 @@ impl Used {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::{
+        History,
+        tests::{self, NOW, busy},
+    };
+
+    /// What is charged after a look, half a minute, and what a look finds then. The instance runs since long before.
+    fn charged(then: impl FnOnce(History) -> History) -> f64 {
+        let look = |second: u64| {
+            let mut running = busy("p-1");
+            running.instance.since = tests::at(NOW - 5000);
+            let mut seen = tests::seen(&[("p", Some(1))], vec![running]);
+            seen.at = tests::at(second);
+            seen
+        };
+        let history = History::new(Duration::from_secs(60)).observe(&look(NOW - 30));
+        then(history).observe(&look(NOW)).used_since("p", tests::at(NOW - 5000)).instance_s
+    }
+
+    #[test]
+    fn who_runs_is_charged_while_the_controller_is_started_again_and_while_nobody_can_be_listed() {
+        assert_eq!(charged(|history| history), 30.0);
+        let again =
+            |history: History| History::new(Duration::from_secs(60)).with_learnt(history.learnt().clone());
+        assert_eq!(charged(again), 30.0);
+        let blind = |history: History| {
+            let mut seen = tests::seen(&[("p", Some(1))], Vec::new());
+            (seen.at, seen.instances) = (tests::at(NOW - 10), None);
+            history.observe(&seen)
+        };
+        assert_eq!(charged(blind), 30.0);
+    }
 
     fn at(second: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second)

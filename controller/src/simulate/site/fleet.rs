@@ -4,60 +4,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{Event, Load, Machine, Power, Site};
+use super::{Event, Machine, Power, Site};
 use crate::{
     fleet::{Instance, State},
-    simulate::setup::{Micros, micros},
+    simulate::{load::Load, setup::micros},
 };
 
 /// How long a stop takes that is a slow one.
 const SLOW_STOP: Duration = Duration::from_secs(300);
-
-/// Who goes when a driver names only how many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::simulate) enum Victims {
-    /// Whoever is not ready yet, then the newest: as Kubernetes ranks pods.
-    Newest,
-    /// The idle, then the busy, those first that were started first and so are paid off, and whoever is not ready yet last.
-    Idle,
-    /// Anybody, and at once, whatever it holds.
-    Killed,
-}
-
-/// StartInstances as EC2 throttles it: five calls at once and two each second, a thousand instances at once and two each second.
-#[derive(Debug)]
-pub(super) struct Throttle {
-    calls: f64,
-    instances: f64,
-    last: Micros,
-}
-
-impl Default for Throttle {
-    fn default() -> Self {
-        Self { calls: Self::CALLS, instances: Self::INSTANCES, last: 0 }
-    }
-}
-
-impl Throttle {
-    const CALLS: f64 = 5.0;
-    const INSTANCES: f64 = 1000.0;
-    const PER_SECOND: f64 = 2.0;
-
-    fn admits(&mut self, instances: usize, now: Micros) -> bool {
-        let gained = Self::PER_SECOND * (now - self.last) as f64 / 1e6;
-        self.last = now;
-        self.calls = (self.calls + gained).min(Self::CALLS);
-        self.instances = (self.instances + gained).min(Self::INSTANCES);
-        // A call for more instances than the bucket can ever hold waits until it is full.
-        let needed = (instances as f64).min(Self::INSTANCES);
-        let admits = self.calls >= 1.0 && self.instances >= needed;
-        if admits {
-            self.calls -= 1.0;
-            self.instances -= needed;
-        }
-        admits
-    }
-}
 
 impl Load<'_> {
     /// The pool that all instances belong to here.
@@ -82,7 +36,7 @@ impl Site<'_> {
 
     /// The instances of a pool of so many, and all others that are not off.
     pub(in crate::simulate) fn list(&mut self, count: u32) -> Result<Vec<Instance>, String> {
-        if self.faults.happens(self.setup.faults.list_errors) {
+        if self.goes_wrong(self.setup.faults.list_errors) {
             return Err("the fleet could not be listed".to_owned());
         }
         let instance = |(number, it): (usize, &Machine)| Instance {
@@ -109,20 +63,21 @@ impl Site<'_> {
         }
         let faults = &self.setup.faults;
         let refuses_all =
-            !self.throttle.admits(machines.len(), self.now) || self.faults.happens(faults.capacity_errors);
+            !self.throttle.admits(machines.len(), self.now) || self.goes_wrong(faults.capacity_errors);
         if refuses_all {
             return machines.to_vec();
         }
-        let is_half_failed = self.faults.happens(faults.half_failed);
+        let is_half_failed = self.goes_wrong(faults.half_failed);
         let mut refused = Vec::new();
+        self.orders += machines.len() as u64;
         for machine in machines {
-            if is_half_failed && self.faults.happens(0.5) {
+            if is_half_failed && self.goes_wrong(0.5) {
                 refused.push(*machine);
             } else {
                 self.start_one(*machine);
             }
         }
-        if self.faults.happens(faults.lost_answers) { machines.to_vec() } else { refused }
+        if self.goes_wrong(faults.lost_answers) { machines.to_vec() } else { refused }
     }
 
     fn start_one(&mut self, machine: usize) {
@@ -141,8 +96,8 @@ impl Site<'_> {
         }
         let delay = self.load.start_delay(self.starts);
         let faults = &self.setup.faults;
-        let is_dead = self.faults.happens(faults.boot_failure);
-        let dies = self.faults.happens(faults.boot_crash);
+        let is_dead = self.goes_wrong(faults.boot_failure);
+        let dies = self.goes_wrong(faults.boot_crash);
         let (wall, now, starts) = (self.wall(), self.now, self.starts);
         let it = &mut self.machines[machine];
         it.power = if is_dead { Power::Dead } else { Power::Booting };
@@ -166,6 +121,7 @@ impl Site<'_> {
     /// Tells one to finish what it holds and to leave.
     pub(in crate::simulate) fn drain(&mut self, machine: usize, deadline: Duration) {
         let wall = self.wall();
+        self.orders += 1;
         let it = &mut self.machines[machine];
         if it.state != State::Running {
             return;
@@ -217,6 +173,7 @@ impl Site<'_> {
     /// Takes a drain back, where the worker has not left yet.
     pub(in crate::simulate) fn undrain(&mut self, machine: usize) {
         let wall = self.wall();
+        self.orders += 1;
         let it = &mut self.machines[machine];
         let can = matches!(it.power, Power::Serving | Power::Draining) && self.setup.can_undrain;
         if it.state != State::Draining || !can {
@@ -236,11 +193,14 @@ impl Site<'_> {
 
     /// Stops one: gently before its drain is due, by force after it.
     pub(in crate::simulate) fn stop(&mut self, machine: usize) {
+        self.orders += 1;
         let (wall, second) = (self.wall(), self.now / 1_000_000);
         let it = &mut self.machines[machine];
         let is_due = it.drain_until.is_some_and(|until| until <= wall);
         match it.power {
-            Power::Off | Power::Stopping => {}
+            Power::Off => {}
+            // It leaves already; now the fleet knows that it was told to.
+            Power::Stopping => it.state = State::Stopping,
             Power::Booting | Power::Dead | Power::Drained => self.switch_off(machine as u32),
             Power::Draining if is_due => self.kill(machine),
             Power::Draining | Power::Serving => {
@@ -274,7 +234,7 @@ impl Site<'_> {
     fn switch_off(&mut self, machine: u32) {
         self.bill(machine);
         let (wall, mut delay) = (self.wall(), micros(self.setup.stop_delay));
-        if self.faults.happens(self.setup.faults.slow_stop) {
+        if self.goes_wrong(self.setup.faults.slow_stop) {
             delay = micros(SLOW_STOP);
         }
         let it = &mut self.machines[machine as usize];
@@ -317,67 +277,14 @@ impl Site<'_> {
         let Some(from) = self.machines[machine as usize].billed_from.take() else { return };
         let ran = self.now - from;
         self.ran += ran;
-        self.billed += ran.max(micros(self.setup.billing_minimum));
-    }
-
-    /// Those that were started and are not leaving.
-    pub(in crate::simulate) fn active(&self) -> u32 {
-        self.machines.iter().filter(|it| it.is_active()).count() as u32
-    }
-
-    /// Those that take jobs.
-    pub(in crate::simulate) fn serving(&self) -> u32 {
-        self.count(&[Power::Serving])
-    }
-
-    fn count(&self, powers: &[Power]) -> u32 {
-        self.machines.iter().filter(|it| powers.contains(&it.power)).count() as u32
-    }
-
-    /// Starts and drains until so many are active, as far as there are any to start. Answers whether there were enough.
-    pub(in crate::simulate) fn scale_to(&mut self, wanted: u32, victims: Victims) -> bool {
-        let active = self.active();
-        if wanted > active {
-            let off = self.machines.iter().enumerate().filter(|(_, it)| it.power == Power::Off);
-            let chosen: Vec<_> = off.map(|(machine, _)| machine).take((wanted - active) as usize).collect();
-            let refused = self.start(&chosen);
-            return refused.is_empty() && chosen.len() == (wanted - active) as usize;
-        }
-        if wanted < active {
-            self.scale_in((active - wanted) as usize, victims);
-        }
-        true
-    }
-
-    fn scale_in(&mut self, count: usize, victims: Victims) {
-        let all = self.machines.iter().enumerate().filter(|(_, it)| it.is_active());
-        let mut ranked: Vec<_> = all.map(|(machine, _)| machine).collect();
-        let rank = |machine: &usize| {
-            let it = &self.machines[*machine];
-            let is_ready = it.power == Power::Serving;
-            match victims {
-                Victims::Idle => (!is_ready, !it.held.is_empty(), it.started_as),
-                Victims::Newest | Victims::Killed => (is_ready, false, u64::MAX - it.started_as),
-            }
-        };
-        ranked.sort_by_key(rank);
-        // Kubernetes gives pods thirty seconds, and lifecycle hooks longer; no job here takes that long, as a rule.
-        let deadline = self.setup.worker_drain_deadline;
-        for place in 0..count.min(ranked.len()) {
-            if victims == Victims::Killed {
-                let other = place + self.victims.below(ranked.len() - place);
-                ranked.swap(place, other);
-                self.kill(ranked[place]);
-            } else {
-                self.drain(ranked[place], deadline);
-            }
-        }
+        self.spans.push((from, self.now));
+        self.billed += ran.max(micros(self.setup.price.billing_minimum));
     }
 }
 
 impl Machine {
     /// It was started and was not told to go.
-    fn is_active(&self) -> bool {
+    pub(super) fn is_active(&self) -> bool {
         self.state == State::Running
     }
 

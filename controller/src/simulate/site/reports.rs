@@ -123,7 +123,7 @@ impl Site<'_> {
     }
 
     fn send(&mut self, event: job::Event) {
-        if !self.faults.happens(self.setup.faults.lost_reports) {
+        if !self.goes_wrong(self.setup.faults.lost_reports) {
             let at = self.wall();
             self.mail.push((event, at));
         }

@@ -1,0 +1,40 @@
+//! What all runs of one simulation share.
+
+use super::{
+    setup::{Chance, Micros, Setup, Stream, micros},
+    trace::Trace,
+};
+
+/// What all runs of one simulation share: the arrivals, and how long each job takes whoever does it.
+#[derive(Debug)]
+pub(super) struct Load<'a> {
+    pub(super) trace: &'a Trace,
+    pub(super) setup: &'a Setup,
+    /// The model that all jobs are for.
+    pub(super) model: String,
+    /// The service time of each job, in microseconds.
+    pub(super) service: Vec<u32>,
+    /// All service times together.
+    pub(super) work: Micros,
+}
+
+impl<'a> Load<'a> {
+    pub(super) fn new(trace: &'a Trace, setup: &'a Setup, model: &str) -> Self {
+        let mut chance = Chance::of(setup.seed, Stream::Service);
+        let mut draw = |_: &Micros| u32::try_from(setup.service_time.draw(&mut chance).as_micros());
+        let service: Vec<_> = trace.arrivals.iter().map(|at| draw(at).unwrap_or(u32::MAX).max(1)).collect();
+        let work = service.iter().map(|time| Micros::from(*time)).sum();
+        Self { trace, setup, model: model.to_owned(), service, work }
+    }
+
+    /// When each job arrives and how long it takes.
+    pub(super) fn jobs(&self) -> impl Iterator<Item = (Micros, Micros)> {
+        self.trace.arrivals.iter().copied().zip(self.service.iter().map(|time| Micros::from(*time)))
+    }
+
+    /// How long the start of this number takes, the same in every run.
+    pub(super) fn start_delay(&self, number: u64) -> Micros {
+        let mut chance = Chance::of(self.setup.seed ^ number.wrapping_mul(0x9e37_79b9), Stream::Starts);
+        micros(self.setup.start_delay.draw(&mut chance))
+    }
+}

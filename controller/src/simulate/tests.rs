@@ -1,0 +1,134 @@
+//! What is known of queues without a simulation, held against it; and what must hold of any run.
+
+use std::{path::Path, time::Duration};
+
+use super::{setup::Chance, *};
+use crate::policy::parse;
+
+fn policy(text: &str) -> Policy {
+    parse(Path::new("p.toml"), text).unwrap()
+}
+
+fn trace(text: &str) -> Trace {
+    Trace::of(text, "p", 1).unwrap()
+}
+
+fn jittery() -> Setup {
+    Setup {
+        service_time: "2s~exp".parse().unwrap(),
+        start_delay: "25s~uniform:0.5".parse().unwrap(),
+        ..Setup::default()
+    }
+}
+
+fn some_runs() -> Vec<(Outcome, Setup)> {
+    let ours =
+        policy("[pool]\nmax = 6\n[[rule]]\nkind = 'backlog'\nper_instance = 5\n[scale_in]\nidle = '20s'");
+    let (trace, setup) = (trace("onoff:2/s,on=2m,off=4m@30m"), jittery());
+    let mut runs = vec![(simulate(&ours, &trace, &setup, 0), setup.clone())];
+    for reference in Reference::ALL {
+        runs.push((simulate_reference(reference, 6, &trace, &setup), setup.clone()));
+    }
+    runs
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another_one() {
+    let policy = policy("[pool]\nmax = 6\n[[rule]]\nkind = 'latency'\np95 = '20s'");
+    let trace = trace("burst:60/10m@1h");
+    let faults = Faults {
+        boot_failure: 0.1,
+        capacity_errors: 0.1,
+        depth_noise: 0.3,
+        lost_reports: 0.1,
+        restart_in_plan: 0.1,
+        vanish_after: Some(Duration::from_secs(600)),
+        ..Faults::default()
+    };
+    let run = |seed: u64| simulate(&policy, &trace, &Setup { seed, faults: faults.clone(), ..jittery() }, 60);
+    let (once, again) = (run(7), run(7));
+    assert_eq!((once.figures, &once.spans, &once.samples), (again.figures, &again.spans, &again.samples));
+    let bits = |outcome: &Outcome| outcome.latencies_s.iter().map(|s| s.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&once), bits(&again));
+    assert_ne!(bits(&once), bits(&run(8)));
+}
+
+/// The number in the system, over time, is the sum of the times that each was in it (Little, 1961).
+#[test]
+fn littles_law_holds_of_every_run() {
+    for (outcome, _) in some_runs() {
+        assert_eq!(outcome.figures.unfinished, 0);
+        let sum: f64 = outcome.latencies_s.iter().map(|latency| f64::from(*latency)).sum();
+        assert!((outcome.job_seconds - sum).abs() < 1e-3 * sum, "{} {sum}", outcome.job_seconds);
+    }
+}
+
+#[test]
+fn what_is_billed_is_the_sum_over_all_starts_each_with_its_minimum() {
+    for (outcome, setup) in some_runs() {
+        assert_eq!(outcome.spans.len() as u64, outcome.figures.starts);
+        let minimum = setup.price.billing_minimum.as_secs_f64();
+        let ran = outcome.spans.iter().map(|(from, to)| (to - from) as f64 / 1e6);
+        let billed_h = ran.clone().map(|ran| ran.max(minimum)).sum::<f64>() / 3600.0;
+        assert!((outcome.figures.instance_hours - billed_h).abs() < 1e-9);
+        assert!((outcome.ran_s - ran.sum::<f64>()).abs() < 1e-6);
+        let cost = billed_h * setup.price.usd_per_hour;
+        assert!((outcome.figures.cost_usd - cost).abs() < 1e-9);
+    }
+}
+
+/// The mean wait in M/M/k, by the definition of Erlang's C.
+fn erlang_wait_s(servers: u32, arrivals_per_s: f64, service_s: f64) -> f64 {
+    let offered = arrivals_per_s * service_s;
+    let term = |i: u32| (1..=i).fold(1.0, |product, j| product * offered / f64::from(j));
+    let k = f64::from(servers);
+    let all_busy = term(servers) * k / (k - offered);
+    let waits = all_busy / ((0..servers).map(term).sum::<f64>() + all_busy);
+    waits * service_s / (k - offered)
+}
+
+#[test]
+fn a_fixed_fleet_under_poisson_arrivals_waits_as_erlang_says() {
+    for (servers, rate) in [(1, "poisson:6/10s@12h"), (4, "poisson:3/s@8h")] {
+        let policy = policy(&format!("[pool]\nmin = {servers}\nmax = {servers}"));
+        let setup = Setup {
+            service_time: "1s~exp".parse().unwrap(),
+            start_delay: "1ms".parse().unwrap(),
+            checks: false,
+            ..Setup::default()
+        };
+        let trace = trace(rate);
+        let per_s = trace.arrivals.len() as f64 / trace.seconds();
+        let outcome = simulate(&policy, &trace, &setup, 0);
+        let (waited, expected) = (outcome.figures.mean_s - 1.0, erlang_wait_s(servers, per_s, 1.0));
+        assert!((waited - expected).abs() < 0.08 * expected, "{servers}: {waited} is not {expected}");
+    }
+}
+
+#[test]
+fn nobody_is_cheaper_than_the_clairvoyant_at_as_many_requests_in_time() {
+    for seed in 1..=12 {
+        let mut chance = Chance::new(seed);
+        let mut arrivals = Vec::new();
+        for _ in 0..1 + chance.below(4) {
+            let begins = chance.below(1_500_000_000) as u64;
+            let lasts = [1, 60_000_000, 300_000_000][chance.below(3)];
+            arrivals.extend((0..1 + chance.below(60)).map(|_| begins + chance.below(lasts) as u64));
+        }
+        let trace =
+            Trace::new("random".into(), arrivals, 1_800_000_000, chrono::DateTime::UNIX_EPOCH).unwrap();
+        let per_instance = 1 + chance.below(20);
+        let policy = policy(&format!(
+            "[pool]\nmax = {}\n[[rule]]\nkind = 'backlog'\nper_instance = {per_instance}\n[scale_in]\nidle = '{}s'",
+            1 + chance.below(6),
+            chance.below(60)
+        ));
+        let setup = Setup { seed, ..jittery() };
+        let report = compare(&policy, &trace, &setup, &Reference::ALL, 0).report;
+        let best = report.clairvoyant;
+        assert!(best.within_slo >= report.policy.within_slo, "seed {seed}: {report:#?}");
+        for (name, other) in report.rows().filter(|(_, other)| other.within_slo >= best.within_slo) {
+            assert!(best.cost_usd <= other.cost_usd + 1e-9, "seed {seed}: {name}: {report:#?}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Bad luck by the thousand: random policies under random arrivals, with everything going wrong that the simulator can have go
+//! wrong, and from some time on nothing any more. What must hold whatever happens is said here.
+//!
+//! A failure prints its seed. `EIRS_CHAOS_SEED=n` replays it and prints the whole case; `EIRS_CHAOS_SEEDS=n` tries so many.
+
+#![expect(clippy::unwrap_used, reason = "what a test's helpers cannot do, the test cannot do")]
+
+mod chaos {
+    pub(crate) mod case;
+    pub(crate) mod verdict;
+}
+
+use std::{
+    env,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use chaos::{case::Case, verdict::verdict};
+
+/// As many as an ordinary run has time for.
+const SEEDS: u64 = 120;
+
+#[test]
+fn whatever_goes_wrong_no_rule_is_broken_and_in_the_end_all_is_well() {
+    let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    if let Some(seed) = number("EIRS_CHAOS_SEED") {
+        let case = Case::of(seed);
+        eprintln!("{case}");
+        let complaints = verdict(&case);
+        assert!(complaints.is_empty(), "seed {seed}:\n  {}", complaints.join("\n  "));
+        return;
+    }
+    let seeds = number("EIRS_CHAOS_SEEDS").unwrap_or(SEEDS);
+    let next = AtomicU64::new(1);
+    let search = || {
+        let mut found = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed > seeds || found.len() > 20 {
+                return found;
+            }
+            let complaints = verdict(&Case::of(seed));
+            if !complaints.is_empty() {
+                found.push((seed, complaints));
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let mut found = std::thread::scope(|scope| {
+        let searches: Vec<_> = (0..threads).map(|_| scope.spawn(search)).collect();
+        searches.into_iter().flat_map(|search| search.join().unwrap()).collect::<Vec<_>>()
+    });
+    found.sort_unstable();
+    for (seed, complaints) in &found {
+        let few: Vec<_> = complaints.iter().take(6).map(String::as_str).collect();
+        eprintln!(
+            "seed {seed}: {} complaints; replay with EIRS_CHAOS_SEED={seed} cargo test -p eirs-controller --test chaos\n  {}",
+            complaints.len(),
+            few.join("\n  ")
+        );
+    }
+    assert!(found.is_empty(), "{} of {seeds} seeds went wrong", found.len());
+}

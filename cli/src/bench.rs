@@ -14,7 +14,7 @@ use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, load::images, show};
 
 /// What can be measured, in this order.
-const PARTS: [&str; 8] = ["bare", "noop", "single", "cached", "cold", "memory", "growth", "idle"];
+const PARTS: [&str; 9] = ["bare", "noop", "single", "cached", "cold", "doorbell", "memory", "growth", "idle"];
 
 /// Measure this machine, and print tables
 #[derive(Debug, clap::Args)]

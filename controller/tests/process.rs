@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Read,
-    os::unix::process::ExitStatusExt,
+    os::unix::{net::UnixDatagram, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
@@ -288,6 +288,30 @@ fn a_second_controller_on_the_same_folder_leaves_with_one_sentence() {
         said.starts_with(&format!("another controller (process {}) runs on the state folder", first.0.id())),
         "{said}"
     );
+}
+
+#[test]
+fn the_watchdog_hears_of_every_pass_and_often_enough_however_rare_the_ticks() {
+    let home = Home::new(RULE);
+    let socket = UnixDatagram::bind(home.path("notify")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut command = home.command(&[]);
+    command.env("NOTIFY_SOCKET", home.path("notify")).env("WATCHDOG_USEC", "600000").stderr(Stdio::null());
+    let controller = Controller(command.spawn().unwrap());
+    // Counts what is heard until there was enough, or for a while.
+    let pings = |enough: usize, within: Duration| {
+        let (deadline, mut pings) = (Instant::now() + within, 0);
+        let mut message = [0; 4096];
+        while pings < enough && Instant::now() < deadline {
+            let Ok(length) = socket.recv(&mut message) else { continue };
+            let text = String::from_utf8_lossy(&message[..length]).into_owned();
+            pings += usize::from(text.lines().any(|line| line == "WATCHDOG=1"));
+        }
+        pings
+    };
+    // Each pass says it twice; five passes within a tick of ten minutes.
+    assert_eq!(pings(10, LONG), 10);
+    assert_eq!(controller.stop().code(), Some(0));
 }
 
 #[test]

@@ -21,13 +21,24 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     board::{Bar, Board},
-    service::{Service, model_environment, noop_environment},
+    service::{Service, model_environment, noop_environment, within},
     yardstick,
 };
 use crate::load::{self, Options, images::ImageFile, report::Report};
 
 /// What is uploaded where nobody looks at it.
 const UPLOAD_BYTES: usize = 50_000;
+
+/// A worker that has nothing to do goes at once, so that the next upload finds none.
+const QUICK_TO_GO: &str = "
+[pool]
+max = 1
+[[rule]]
+kind = \"backlog\"
+[scale_in]
+idle = \"0s\"
+window = \"0s\"
+";
 
 /// What the parts share.
 pub(super) struct Bench {
@@ -58,6 +69,7 @@ impl Bench {
             "single" => self.single(board).await,
             "cached" => self.cached(board).await,
             "cold" => self.cold(board).await,
+            "doorbell" => self.doorbell(board).await,
             "memory" => self.memory(board).await,
             "growth" => self.growth(board).await,
             "idle" => self.idle(board).await,
@@ -205,6 +217,40 @@ impl Bench {
         let beyond = report.seconds - 100.0 / bare.per_second;
         board.row("100 images", report.seconds, "s", Bar::None);
         board.row("longer than the bare loop takes", beyond, "s", Bar::AtMost(2.0));
+        service.stop().await
+    }
+
+    /// From an upload after a quiet time to the process of a worker, with the usual tick, which is too rare to help.
+    async fn doorbell(&mut self, board: &mut Board) -> anyhow::Result<()> {
+        board.table("The doorbell: from the first upload after a quiet time to the worker's process");
+        let folder = self.folder()?;
+        let service = Service::start_controlled(&folder, noop_environment(), QUICK_TO_GO, "5s").await?;
+        let record = service.state.join("instances/default-1.json");
+        let pid = || {
+            let text = std::fs::read(&record).ok()?;
+            serde_json::from_slice::<serde_json::Value>(&text).ok()?["process"]["pid"].as_u64()
+        };
+        let mut times = Vec::new();
+        for _ in 0..20 / self.less.min(5) {
+            // Longer than web's idea of a quiet time.
+            sleep(Duration::from_millis(2500)).await;
+            let start = Instant::now();
+            let uploaded = upload(&service, 1, 1, 2000, true);
+            let started = async {
+                while pid().is_none() {
+                    anyhow::ensure!(start.elapsed() < Duration::from_secs(30), "no worker is started");
+                    sleep(Duration::from_millis(1)).await;
+                }
+                Ok(start.elapsed().as_secs_f64() * 1e3)
+            };
+            let (uploaded, started) = tokio::join!(uploaded, started);
+            uploaded?;
+            times.push(started?);
+            within(Duration::from_secs(30), "the worker to go", || !record.exists()).await?;
+        }
+        times.sort_unstable_by(f64::total_cmp);
+        board.row(format!("median of {}", times.len()), times[times.len() / 2], "ms", Bar::AtMost(50.0));
+        board.row("the worst", times[times.len() - 1], "ms", Bar::AtMost(50.0));
         service.stop().await
     }
 

@@ -62,13 +62,23 @@ impl Service {
         folder: &Path,
         settings: Vec<(String, String)>,
     ) -> anyhow::Result<Self> {
+        Self::start_controlled(folder, settings, include_str!("../../../policies/default.toml"), "1s").await
+    }
+
+    /// The same with a policy and a tick.
+    pub(super) async fn start_controlled(
+        folder: &Path,
+        settings: Vec<(String, String)>,
+        policy: &str,
+        tick: &str,
+    ) -> anyhow::Result<Self> {
         let mut service = Self::start_web(folder, settings).await?;
         let policies = folder.join("policies");
         fs::create_dir_all(&policies)?;
-        fs::write(policies.join("default.toml"), include_str!("../../../policies/default.toml"))?;
+        fs::write(policies.join("default.toml"), policy)?;
         let mut command = service.command("eirs-controller")?;
         command.arg("--policies").arg(policies).args(["--instance-limit", "2", "--on-exit", "drain"]);
-        command.env("EIRS_CONTROLLER__TICK", "1s");
+        command.env("EIRS_CONTROLLER__TICK", tick);
         service.others.push(command.spawn().context("starting the controller")?);
         let status = service.state.join("status.json");
         within(START, "the controller's first look", || status.exists()).await?;

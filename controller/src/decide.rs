@@ -353,8 +353,7 @@ fn without_policy(policies: &Policies, seen: &Observation, history: &History) ->
 }
 
 fn affordable(name: &str, policy: &Policy, seen: &Observation, history: &History) -> Option<u32> {
-    let used = history.used_since(name, budget::day_began(policy, seen.at));
-    budget::affordable(policy, used.time(), seen.at)
+    budget::affordable(policy, history.used_today(name, policy, seen.at).time(), seen.at)
 }
 
 fn count(muster: &Muster<'_>) -> PoolPlan {

@@ -12,7 +12,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     act::act,
-    decide::{History, Plan, PoolPlan, check::check, decide},
+    decide::{History, Plan, PoolPlan, check::check, decide, history::Learnt},
     fleet::{Instance, PoolSpec, Refusal, SharedFleet},
     journal,
     memory_file::MemoryFile,
@@ -25,7 +25,7 @@ use crate::{
     preview,
     record::Recording,
     refusals::Refusals,
-    status::{self, Decision, Recorder},
+    status::{Decision, Recorder},
 };
 
 /// How long a worker may take to be gone after it was killed.
@@ -61,6 +61,7 @@ pub struct Controller {
 #[serde(default)]
 struct Remembered {
     refused: Refusals,
+    learnt: Learnt,
 }
 
 /// What was logged last: it is not said twice.
@@ -85,12 +86,12 @@ impl Controller {
     ) -> Self {
         let reports = Arc::<Reports>::default();
         let memory = MemoryFile::of(&settings.local.state);
-        let Remembered { refused } = memory.load();
+        let Remembered { refused, learnt } = memory.load();
         let recorder = Recorder::new(settings.clone(), clock.now());
         Self {
             observer: Observer::new(backend.clone(), clock.clone(), reports.clone()),
             orders: Orders::open(&settings.local.state, recorder.last_operator()),
-            history: first_history(&settings),
+            history: first_history(&settings).with_learnt(learnt),
             refusals: refused,
             memory,
             recorder,
@@ -157,7 +158,7 @@ impl Controller {
     }
 
     fn remembered(&self) -> Remembered {
-        Remembered { refused: self.refusals.clone() }
+        Remembered { refused: self.refusals.clone(), learnt: self.history.learnt().clone() }
     }
 
     /// One pass; answers the state of things in a few words.
@@ -194,7 +195,7 @@ impl Controller {
         let (history, policies) = (&self.history, self.store.policies());
         self.recording.note(seen, plan, |pool| {
             let guess = policies.pools.get(pool).map(|policy| policy.pool.start_delay.as_secs_f64());
-            (seen.service_s(pool), status::learnt(history, pool).start_delay_s.or(guess))
+            (seen.service_s(pool), history.start_delay_s(pool, 0.5).or(guess))
         });
         let remembered = self.remembered();
         self.memory.save_now_and_then(&remembered, seen.at);

@@ -191,7 +191,7 @@ pub struct Learnt {
     pub expected_per_s: Option<f64>,
 }
 
-/// What a pool did and cost since midnight, UTC; absent is what is not known.
+/// What a pool did and cost since midnight in the budget's time zone (UTC without one); absent is what is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Usage {
@@ -199,9 +199,9 @@ pub struct Usage {
     pub instance_hours: Option<f64>,
     /// What may be used in a day by the policy's budget.
     pub budget_hours: Option<f64>,
-    /// What they cost by the policy's price, in US dollars.
+    /// What they cost by the policy's price, in US dollars. Starts that lived shorter than the billing minimum cost more.
     pub cost_usd: Option<f64>,
-    /// Images that were done.
+    /// Images that arrived.
     pub images: Option<u64>,
     /// What a thousand of them cost, in US dollars.
     pub cost_usd_per_1000: Option<f64>,

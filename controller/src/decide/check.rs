@@ -208,7 +208,7 @@ impl<'a> Counted<'a> {
 
     fn affordable(&self) -> Option<usize> {
         let policy = self.policy?;
-        let used = self.history.used_since(self.name, budget::day_began(policy, self.seen.at));
+        let used = self.history.used_today(self.name, policy, self.seen.at);
         budget::affordable(policy, used.time(), self.seen.at).map(|most| most as usize)
     }
 

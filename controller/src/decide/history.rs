@@ -20,7 +20,10 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::arrivals::Minutes;
 use self::{arrivals::Arrivals, usage::Usage};
 pub use self::{career::Career, usage::Used};
-use super::plan::{Action, Cause, Plan};
+use super::{
+    budget::day_began,
+    plan::{Action, Cause, Plan},
+};
 use crate::{
     fleet::{Instance, State},
     observe::{Observation, age},
@@ -278,16 +281,19 @@ impl History {
             variability: f64::midpoint(arrivals.map_or(1.0, Arrivals::dispersion), of_service),
             service_s: service.map_or(policy.pool.service_time.as_secs_f64(), |service| service.mean_s),
             at_once: service.map_or(1.0, |service| service.at_once),
-            start_delay_s: self.start_delay_s(pool).unwrap_or(policy.pool.start_delay.as_secs_f64()),
+            start_delay_s: self
+                .start_delay_s(pool, DELAY_QUANTILE)
+                .unwrap_or(policy.pool.start_delay.as_secs_f64()),
         }
     }
 
-    /// The 95th percentile of the last start delay of each instance of a pool, in seconds; `None` before the first start.
-    pub fn start_delay_s(&self, pool: &str) -> Option<f64> {
+    /// Of the last start delays of a pool's instances the one that this part of them does not exceed, in seconds; `None`
+    /// before the first start.
+    pub fn start_delay_s(&self, pool: &str, quantile: f64) -> Option<f64> {
         let own = self.learnt.instances.values().filter(|career| career.pool == pool);
         let mut delays: Vec<_> = own.filter_map(|career| career.start_delay_s).collect();
         delays.sort_by(f64::total_cmp);
-        let rank = (delays.len() as f64 * DELAY_QUANTILE).ceil() as usize;
+        let rank = (delays.len() as f64 * quantile).ceil() as usize;
         delays.get(rank.saturating_sub(1)).copied()
     }
 
@@ -304,6 +310,11 @@ impl History {
     /// What a pool used since a moment, to the quarter of an hour.
     pub fn used_since(&self, pool: &str, moment: DateTime<Utc>) -> Used {
         self.learnt.pools.get(pool).map(|pool| pool.usage.since(moment)).unwrap_or_default()
+    }
+
+    /// What a pool used since the last midnight of its budget's time zone.
+    pub fn used_today(&self, pool: &str, policy: &Policy, now: DateTime<Utc>) -> Used {
+        self.used_since(pool, day_began(policy, now))
     }
 
     /// What is known of an instance.

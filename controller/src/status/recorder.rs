@@ -16,7 +16,7 @@ use crate::{
     decide::{History, Plan, PoolPlan, Wish},
     observe::{InstanceView, Observation},
     operator::{Operator, Orders},
-    policy::Store,
+    policy::{Policy, Store},
     state_file,
 };
 
@@ -110,13 +110,30 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 /// What is known of a pool over time.
-pub fn learnt(_history: &History, _pool: &str) -> Learnt {
-    Learnt::default()
+pub fn learnt(history: &History, pool: &str, policy: Option<&Policy>, now: DateTime<Utc>) -> Learnt {
+    let facts = policy.map(|policy| history.facts(pool, policy, now));
+    let service_s = history.service_s(pool);
+    Learnt {
+        start_delay_s: history.start_delay_s(pool, 0.5),
+        start_delay_p95_s: history.start_delay_s(pool, 0.95),
+        service_s,
+        concurrency: facts.filter(|_| service_s.is_some()).map(|facts| facts.at_once),
+        expected_per_s: facts.map(|facts| facts.arrivals_per_s),
+    }
 }
 
 /// What a pool did and cost since midnight.
-pub fn today(_history: &History, _pool: &str) -> Usage {
-    Usage::default()
+pub fn today(history: &History, pool: &str, policy: &Policy, now: DateTime<Utc>) -> Usage {
+    let used = history.used_today(pool, policy, now);
+    let hours = used.instance_s / 3600.0;
+    let cost_usd = hours * policy.instance.usd_per_hour;
+    Usage {
+        instance_hours: Some(hours),
+        budget_hours: policy.budget.instance_hours_per_day,
+        cost_usd: Some(cost_usd),
+        images: Some(used.jobs),
+        cost_usd_per_1000: (used.jobs > 0).then(|| cost_usd / used.jobs as f64 * 1000.0),
+    }
 }
 
 impl Decision {
@@ -136,7 +153,8 @@ impl Decision {
 }
 
 fn pool(name: &str, plan: &PoolPlan, store: &Store, seen: &Observation, history: &History) -> PoolStatus {
-    let policy = store.policies().pools.get(name).map(|policy| &policy.pool);
+    let whole = store.policies().pools.get(name);
+    let policy = whole.map(|policy| &policy.pool);
     let file = store.file(name);
     let errors: Vec<_> = store
         .complaints()
@@ -178,8 +196,8 @@ fn pool(name: &str, plan: &PoolPlan, store: &Store, seen: &Observation, history:
         },
         paused,
         service_s: seen.service_s(name),
-        learnt: learnt(history, name),
-        today: today(history, name),
+        learnt: learnt(history, name, whole, seen.at),
+        today: whole.map(|policy| today(history, name, policy, seen.at)).unwrap_or_default(),
         instances,
     }
 }

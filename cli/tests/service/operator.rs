@@ -61,6 +61,7 @@ fn a_paused_controller_explains_and_does_nothing_and_a_plan_shows_what_it_would_
     assert!(code == 0 && told.contains("The controller obeys at once."), "{told}");
     let id = pending.json()["id"].as_str().expect("an id").to_owned();
     assert_eq!(web.result(&id).json()["label"], "noop");
+    leave_nothing(&site, &web, controller);
 }
 
 #[test]

@@ -8,9 +8,14 @@ pub(crate) fn wishes(plan: &PoolPlan) -> String {
     wishes.join(" ")
 }
 
-/// Where the count was changed on its way: `spare,min,max=10 limit=4`; empty where it was not.
+/// Where the count was changed on its way: `spare,min,max=10 budget=6 limit=4`; empty where it was not.
 pub(crate) fn clamps(plan: &PoolPlan) -> String {
-    let stages = [("spare,min,max", plan.wished, plan.clamped), ("limit", plan.clamped, plan.share)];
+    let granted = plan.granted();
+    let stages = [
+        ("spare,min,max", plan.wished, plan.clamped),
+        ("budget", plan.clamped, granted),
+        ("limit", granted, plan.share),
+    ];
     let changed = stages.iter().filter(|(_, before, after)| before != after);
     changed.map(|(stage, _, after)| format!("{stage}={after}")).collect::<Vec<_>>().join(" ")
 }

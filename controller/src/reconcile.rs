@@ -173,7 +173,7 @@ impl Controller {
         debug_assert_eq!(check(self.store.policies(), &seen, &history, &plan), Vec::<String>::new());
         let allowed = seen.operator.allowed(&plan);
         self.history = history.remember(&allowed);
-        self.look_again = allowed.look_again();
+        self.look_again = plan.look_again(|pool| seen.operator.paused(pool).is_some());
         self.tell(&seen, &plan);
         let refusals = act(&allowed, &*self.fleet).await;
         if allowed.actions().next().is_some() && refusals.is_empty() {

@@ -171,11 +171,14 @@ pub enum Hold {
 }
 
 impl Plan {
-    /// When to look again at the latest, where the tick is too late: something is about to be ready, or may soon go.
-    pub fn look_again(&self) -> Option<Duration> {
-        let changes =
-            |pool: &PoolPlan| pool.starting > 0 || pool.running() > pool.share || !pool.actions.is_empty();
-        self.pools.values().any(changes).then_some(SOON)
+    /// When to look again at the latest, where the tick is too late: something is about to be ready, or may soon go. Pools in
+    /// which nothing is done anyway do not count.
+    pub fn look_again(&self, is_paused: impl Fn(&str) -> bool) -> Option<Duration> {
+        let changes = |(name, pool): (&String, &PoolPlan)| {
+            let moves = pool.starting > 0 || pool.running() > pool.share || !pool.actions.is_empty();
+            moves && !is_paused(name)
+        };
+        self.pools.iter().any(changes).then_some(SOON)
     }
 
     /// What to do in all pools, in order.
@@ -216,7 +219,7 @@ impl PoolPlan {
     }
 
     /// What is wished, as far as the budget allows it.
-    pub(super) fn granted(&self) -> u32 {
+    pub(crate) fn granted(&self) -> u32 {
         self.affordable.map_or(self.clamped, |affordable| self.clamped.min(affordable))
     }
 

@@ -143,7 +143,7 @@ impl Driver for Controller<'_> {
         if acts && self.act(&plan, site) {
             return Again::Now;
         }
-        let next = plan.look_again().map_or(self.setup.tick, |soon| soon.min(self.setup.tick));
+        let next = plan.look_again(|_| false).map_or(self.setup.tick, |soon| soon.min(self.setup.tick));
         Again::At(site.now + micros(next))
     }
 

@@ -25,6 +25,8 @@ max = 3
 [[rule]]
 kind = \"backlog\"
 per_instance = 10
+[instance]
+billing_minimum = \"0s\"
 [scale_in]
 idle = \"1s\"
 window = \"1s\"

@@ -211,7 +211,12 @@ impl Pool {
         if plan.share != plan.clamped {
             say("limits", &format!("the limit on all pools makes it {}", plan.share));
         }
-        plan.holds.iter().for_each(|hold| say("held", &hold.to_string()));
+        for hold in &plan.holds {
+            let sentence = hold.to_string();
+            // It begins with the word of its row: `held: ...` or `waiting: ...`.
+            let (word, rest) = sentence.split_once(": ").unwrap_or(("held", &sentence));
+            say(word, rest);
+        }
         if let Some(order) = &self.paused {
             say("paused", &format!("{order}: nothing of this is done"));
         }

@@ -1,6 +1,9 @@
 //! `eirs simulate`
 
+mod luck;
 mod overrides;
+mod sweep;
+mod text;
 
 use std::{
     fs,
@@ -10,10 +13,16 @@ use std::{
 
 use eirs_controller::{
     policy::{Policy, load, parse},
-    simulate::{Distribution, Faults, Reference, Report, Setup, Trace, compare},
+    simulate::{self, Distribution, Reference, Setup, Trace, compare},
 };
 
-use self::overrides::{Override, apply};
+use serde::Serialize;
+
+use self::{
+    luck::Luck,
+    overrides::{Override, apply},
+    sweep::{Axis, Front, grid},
+};
 use crate::{Exit, Global, Stop, show};
 
 /// Replay arrivals under a policy, and compare it with other rules and with who knows the future
@@ -66,6 +75,9 @@ pub(crate) struct Simulate {
     /// Set a key of the policy, as in pool.max=15, scale_in.idle=30s or rule[1].per_instance=20
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<Override>,
+    /// Try values of a key, as in rule.per_instance=5..50, pool.max=5..20:5 or scale_in.idle=10s,30s,2m; several make a grid
+    #[arg(long, value_name = "KEY=RANGE")]
+    sweep: Vec<Axis>,
     /// The other rules to compare with
     #[arg(
         long,
@@ -77,22 +89,43 @@ pub(crate) struct Simulate {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    luck: Luck,
 }
 
 impl Simulate {
     /// Runs it.
     pub(crate) fn run(self, global: &Global) -> Result<Exit, Stop> {
-        let (name, policy) = self.read_policy(global)?;
+        let source = self.source(global)?;
+        let policy = source.policy(&self.set)?;
         let setup = self.setup(&policy)?;
         let references = self.references()?;
-        let trace = Trace::of(&self.trace, &name, self.seed).map_err(Stop::Usage)?;
-        let comparison = compare(&policy, &trace, &setup, &references, 0);
-        if self.json {
-            show::json(&comparison.report);
+        let trace = Trace::of(&self.trace, &source.pool, self.seed).map_err(Stop::Usage)?;
+        let is_well = if self.sweep.is_empty() {
+            let report = compare(&policy, &trace, &setup, &references, 0).report;
+            self.show(&report, || text::report(&report));
+            report.wrong.is_empty()
         } else {
-            show::out(text(&comparison.report).trim_end());
+            let points = grid(&self.sweep).map_err(Stop::Usage)?;
+            let policies = points.iter().map(|point| {
+                let swept = sweep::overrides(point).map_err(Stop::Usage)?;
+                source.policy(&[&self.set[..], &swept].concat())
+            });
+            let policies = policies.collect::<Result<Vec<_>, _>>()?;
+            let swept = simulate::sweep(&policies, policy.pool.max, &trace, &setup, &references);
+            let front = Front::of(&points, &swept);
+            self.show(&front, || front.text(&self.sweep));
+            front.is_well()
+        };
+        Ok(if is_well { Exit::Ok } else { Exit::Failed })
+    }
+
+    fn show(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
+        if self.json {
+            show::json(value);
+        } else {
+            show::out(text().trim_end());
         }
-        Ok(if comparison.report.wrong.is_empty() { Exit::Ok } else { Exit::Failed })
     }
 
     fn setup(&self, policy: &Policy) -> Result<Setup, Stop> {
@@ -111,7 +144,7 @@ impl Simulate {
             tick: self.tick,
             price,
             checks: true,
-            faults: Faults::default(),
+            faults: self.luck.faults(),
             ..Setup::default()
         })
     }
@@ -123,10 +156,10 @@ impl Simulate {
             .collect()
     }
 
-    /// The pool's name and its policy, with what was set on the command line.
-    fn read_policy(&self, global: &Global) -> Result<(String, Policy), Stop> {
+    /// The pool and its file.
+    fn source(&self, global: &Global) -> Result<Source, Stop> {
         let folder = match &self.policy {
-            Some(path) if path.is_file() => return self.read_file(path),
+            Some(path) if path.is_file() => return Source::read(path, self.pool.as_deref()),
             Some(folder) => folder.clone(),
             None => global.settings()?.controller.policies,
         };
@@ -143,68 +176,37 @@ impl Simulate {
                 folder.display()
             )));
         }
-        self.read_file(&folder.join(format!("{wanted}.toml")))
+        Source::read(&folder.join(format!("{wanted}.toml")), None)
     }
+}
 
-    fn read_file(&self, path: &Path) -> Result<(String, Policy), Stop> {
+/// A policy's text.
+struct Source {
+    path: PathBuf,
+    pool: String,
+    text: String,
+}
+
+impl Source {
+    fn read(path: &Path, pool: Option<&str>) -> Result<Self, Stop> {
         let unreadable =
             |error: std::io::Error| Stop::Usage(format!("{}: cannot be read: {error}", path.display()));
-        let mut text = fs::read_to_string(path).map_err(unreadable)?;
-        if !self.set.is_empty() {
-            text = apply(&text, &self.set)
-                .map_err(|problem| Stop::Usage(format!("{}: {problem}", path.display())))?;
-        }
-        let policy = parse(path, &text).map_err(|complaints| {
+        let text = fs::read_to_string(path).map_err(unreadable)?;
+        let name = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { path: path.to_owned(), pool: pool.map_or_else(name, str::to_owned), text })
+    }
+
+    /// The policy with these keys set.
+    fn policy(&self, set: &[Override]) -> Result<Policy, Stop> {
+        let Self { path, text, .. } = self;
+        let named = |problem: String| Stop::Usage(format!("{}: {problem}", path.display()));
+        let text = if set.is_empty() { text.clone() } else { apply(text, set).map_err(named)? };
+        parse(path, &text).map_err(|complaints| {
             Stop::Usage(complaints.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-        })?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((self.pool.clone().unwrap_or(name), policy))
+        })
     }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     eirs_platform::settings::units::duration::parse(text)
-}
-
-fn text(report: &Report) -> String {
-    let trace = &report.trace;
-    let length = humantime::format_duration(Duration::from_secs(trace.seconds.round() as u64));
-    let best = report.clairvoyant.cost_usd;
-    let rows: Vec<_> = report
-        .rows()
-        .map(|(name, figures)| {
-            vec![
-                name.to_owned(),
-                format!("{:.1}", figures.mean_s),
-                format!("{:.1}", figures.p50_s),
-                format!("{:.1}", figures.p95_s),
-                format!("{:.1}", figures.p99_s),
-                format!("{:.1}", figures.max_s),
-                format!("{:.2}", figures.within_slo * 100.0),
-                figures.killed.to_string(),
-                figures.redelivered.to_string(),
-                figures.unfinished.to_string(),
-                figures.starts.to_string(),
-                format!("{:.2}", figures.instance_hours),
-                format!("{:.4}", figures.cost_usd),
-                format!("{:.4}", figures.cost_usd_per_1000),
-                format!("{:.2}", figures.cost_usd / best),
-            ]
-        })
-        .collect();
-    let head = [
-        "", "mean s", "p50", "p95", "p99", "max", "in SLO %", "killed", "again", "open", "starts", "hours",
-        "USD", "USD/1000", "x best",
-    ];
-    let mut text = format!(
-        "{}: {} in {length}\n\n{}",
-        trace.name,
-        show::count(trace.arrivals, "request"),
-        show::table(&head, &rows)
-    );
-    if !report.wrong.is_empty() {
-        text += "\nThe decision broke rules of its own:\n";
-        text.extend(report.wrong.iter().map(|wrong| format!("  {wrong}\n")));
-    }
-    text
 }

@@ -45,8 +45,8 @@ pub struct History {
     since: Option<DateTime<Utc>>,
     last: Option<DateTime<Utc>>,
     pools: BTreeMap<String, Past>,
-    /// How many instances each pool had when they were listed last.
-    alive: BTreeMap<String, usize>,
+    /// How many instances each pool had when they were listed last, if they have been listed.
+    alive: Option<BTreeMap<String, usize>>,
     /// What is of use even after a gap.
     learnt: Learnt,
 }
@@ -58,9 +58,9 @@ pub struct Learnt {
     pools: BTreeMap<String, Pool>,
     /// By instance.
     instances: BTreeMap<String, Career>,
-    /// When it was last looked.
+    /// When the instances were last charged.
     #[serde(default)]
-    seen_at: Option<DateTime<Utc>>,
+    charged_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -141,11 +141,9 @@ impl History {
             self.pools.clear();
             self.since = None;
             self.last = None;
+            self.alive = None;
         }
-        let before = self.last.replace(seen.at);
-        let unseen_since = self.learnt.seen_at.replace(seen.at).filter(|_| before.is_none());
-        let unseen_since = unseen_since.filter(|then| age(*then, seen.at) <= LONGEST_UNSEEN);
-        let before = before.unwrap_or(seen.at);
+        let before = self.last.replace(seen.at).unwrap_or(seen.at);
         self.since = self.since.or(Some(seen.at));
         // A pool whose backlog could not be read is forgotten: what was there meanwhile nobody knows.
         self.pools.retain(|name, _| seen.pools.get(name).is_some_and(|pool| pool.depth.is_some()));
@@ -159,15 +157,17 @@ impl History {
             past.last_arrival = past.last_arrival.max(pool.last_arrival);
             arrived.insert(name.as_str(), new);
         }
-        if let Some(then) = unseen_since {
-            self.charge_unseen(then, seen);
+        if self.alive.is_none() {
+            self.charge_unseen(seen);
         }
         self.observe_instances(before, seen, &arrived);
         self
     }
 
-    /// Charges those that run now for the time since the last look, which an earlier controller had, or none.
-    fn charge_unseen(&mut self, then: DateTime<Utc>, seen: &Observation) {
+    /// Charges those that run now for the time since an earlier controller charged them.
+    fn charge_unseen(&mut self, seen: &Observation) {
+        let then = self.learnt.charged_at.filter(|then| age(*then, seen.at) <= LONGEST_UNSEEN);
+        let Some(then) = then else { return };
         for Instance { pool, state, since, .. } in seen.instances.iter().flatten().map(|view| &view.instance)
         {
             let from = match state {
@@ -187,25 +187,34 @@ impl History {
         seen: &Observation,
         arrived: &BTreeMap<&str, u64>,
     ) {
-        let mut starts: BTreeMap<&str, u32> = BTreeMap::new();
-        if seen.instances.is_some() {
-            self.alive.clear();
-        }
+        let (mut alive, mut starts) = (BTreeMap::new(), BTreeMap::new());
         for view in seen.instances.iter().flatten() {
             let career = self.learnt.instances.entry(view.instance.id.clone()).or_default();
             let (started, measured) = career.observe(view, seen.at);
-            *self.alive.entry(view.instance.pool.clone()).or_default() +=
-                usize::from(view.instance.is_alive());
-            *starts.entry(&view.instance.pool).or_default() += u32::from(started);
+            *alive.entry(view.instance.pool.clone()).or_default() += usize::from(view.instance.is_alive());
+            *starts.entry(view.instance.pool.as_str()).or_default() += u32::from(started);
             if let Some(report) = measured {
                 self.learnt.pools.entry(view.instance.pool.clone()).or_default().measure(report);
             }
         }
-        // While they cannot be listed, those that there were are taken to run on.
-        let names: BTreeSet<_> =
-            self.alive.keys().map(String::as_str).chain(arrived.keys().copied()).collect();
+        // Whoever went since the last look may have done so just now; and while they cannot be listed, all run on.
+        let mut charged = self.alive.clone().unwrap_or_default();
+        if self.alive.is_some() {
+            for (name, now) in &alive {
+                let then = charged.entry(name.clone()).or_default();
+                *then = (*then).max(*now);
+            }
+        }
+        if seen.instances.is_some() {
+            self.alive = Some(alive);
+        }
+        if self.alive.is_some() {
+            self.learnt.charged_at = Some(seen.at);
+        }
+        let names = starts.keys().copied().chain(charged.keys().map(String::as_str));
+        let names: BTreeSet<_> = names.chain(arrived.keys().copied()).collect();
         for name in names {
-            let alive = self.alive.get(name).copied().unwrap_or_default();
+            let alive = charged.get(name).copied().unwrap_or_default();
             let starts = starts.get(name).copied().unwrap_or_default();
             let jobs = arrived.get(name).copied().unwrap_or_default();
             let pool = self.learnt.pools.entry(name.to_owned()).or_default();

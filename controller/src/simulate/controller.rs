@@ -113,7 +113,7 @@ impl<'a> Controller<'a> {
             }
             match action {
                 Action::Start { .. } => {}
-                Action::Undrain { .. } => site.undrain(machine),
+                Action::Undrain { .. } => went_well &= site.undrain(machine),
                 Action::Drain { deadline, .. } => site.drain(machine, *deadline),
                 Action::Stop { .. } => site.stop(machine),
             }

@@ -79,7 +79,7 @@ fn unrest(case: &Case, outcome: &Outcome) -> Vec<String> {
     // Each may be tried, one after the other, and is kept until it is paid off.
     let canaries = policy.pool.canary.map_or(0, |_| policy.pool.max);
     // Who is tried is started, drained and stopped; and a forecast may change its mind with every minute.
-    let expected_orders = u64::from(canaries * 3 + most.abs_diff(least) * 3)
+    let expected_orders = u64::from(canaries * 5 + most.abs_diff(least) * 3)
         + if foresees { u64::from(policy.pool.max) * 15 } else { 0 }
         + if has_budget { u64::from(policy.pool.max) * 4 } else { 0 };
     let last: Vec<&Sample> = outcome.samples.iter().filter(|sample| sample.at + QUIET >= end).collect();

@@ -46,6 +46,8 @@ struct Now {
     generation: Option<String>,
     stage: Stage,
     told_to_go: bool,
+    /// Whether its start was seen. One that runs already says nothing about how long it took.
+    saw_start: bool,
 }
 
 impl Career {
@@ -72,6 +74,7 @@ impl Career {
             || matches!(stage, Stage::Draining | Stage::Drained | Stage::Stopping);
         if stage == Stage::Ready {
             if was == Some(Stage::Starting)
+                && same.is_some_and(|same| same.saw_start)
                 && let Some(heard) = &view.heard
             {
                 self.start_delay_s = Some(age(view.instance.since, heard.at).as_secs_f64());
@@ -86,7 +89,8 @@ impl Career {
         let alive = |stage: Stage| stage != Stage::Stopped;
         let started = alive(stage)
             && before.as_ref().is_some_and(|before| !alive(before.stage) || before.generation != *generation);
-        self.now = Some(Now { generation: generation.clone(), stage, told_to_go });
+        let saw_start = started || same.is_some_and(|same| same.saw_start);
+        self.now = Some(Now { generation: generation.clone(), stage, told_to_go, saw_start });
         started
     }
 
@@ -96,7 +100,8 @@ impl Career {
         let last_s = self.start_delay_s.unwrap_or(0.0).clamp(0.0, LONGEST_REST.as_secs_f64());
         let last = Duration::from_secs_f64(last_s).saturating_mul(Pool::OVERDUE);
         let doubled = FIRST_PATIENCE.saturating_mul(2_u32.saturating_pow(self.failures));
-        if self.failures == 0 { last } else { last.max(doubled.min(LONGEST_REST)) }
+        let failed = if self.failures == 0 { Duration::ZERO } else { doubled };
+        last.max(failed).min(LONGEST_REST)
     }
 
     /// It is told to leave, so that its stop will be no failure.
@@ -132,9 +137,13 @@ mod tests {
         assert!(!career.observe(&ready, at(NOW)).0);
         assert_eq!(career.start_delay_s, Some(25.0));
 
-        let mut unseen = Career::default();
-        unseen.observe(&busy("p-2"), at(NOW));
-        assert_eq!((unseen.start_delay_s, unseen.last_ready), (None, Some(at(NOW))));
+        // A controller that was just started has not heard it yet.
+        for first in [busy("p-2"), starting("p-2", NOW - 1000)] {
+            let mut unseen = Career::default();
+            unseen.observe(&first, at(NOW - 5));
+            unseen.observe(&busy("p-2"), at(NOW));
+            assert_eq!((unseen.start_delay_s, unseen.last_ready), (None, Some(at(NOW))));
+        }
     }
 
     #[test]

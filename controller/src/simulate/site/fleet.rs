@@ -170,18 +170,19 @@ impl Site<'_> {
         }
     }
 
-    /// Takes a drain back, where the worker has not left yet.
-    pub(in crate::simulate) fn undrain(&mut self, machine: usize) {
+    /// Takes a drain back; answers whether that was possible. A worker that has finished meanwhile does not begin again.
+    pub(in crate::simulate) fn undrain(&mut self, machine: usize) -> bool {
         let wall = self.wall();
         self.orders += 1;
         let it = &mut self.machines[machine];
-        let can = matches!(it.power, Power::Serving | Power::Draining) && self.setup.can_undrain;
+        let can =
+            matches!(it.power, Power::Serving | Power::Draining | Power::Drained) && self.setup.can_undrain;
         if it.state != State::Draining || !can {
-            return;
+            return false;
         }
         (it.state, it.since, it.drain_until) = (State::Running, wall, None);
-        if it.power == Power::Serving {
-            return;
+        if it.power != Power::Draining {
+            return true;
         }
         it.power = Power::Serving;
         let free = (self.setup.concurrency as usize).saturating_sub(it.held.len());
@@ -189,6 +190,7 @@ impl Site<'_> {
             self.ask(machine as u32);
         }
         self.report(machine as u32);
+        true
     }
 
     /// Stops one: gently before its drain is due, by force after it.

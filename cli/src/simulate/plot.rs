@@ -1,0 +1,316 @@
+//! A run as a picture: what arrived, what waited, who was there, and how long people waited, one below the other on one time axis.
+//!
+//! The background is left out and all colours are of middle brightness, so that it can be read on white and on black.
+
+mod axis;
+
+use std::fmt::Write as _;
+
+use eirs_controller::simulate::{Outcome, Trace};
+
+use self::axis::{Axis, span, time_ticks};
+
+/// The picture, and the place of the panels in it.
+const WIDTH: f64 = 1000.0;
+const LEFT: f64 = 64.0;
+const RIGHT: f64 = 16.0;
+const TOP: f64 = 84.0;
+const PANEL: f64 = 132.0;
+const GAP: f64 = 46.0;
+/// Figures are gathered in so many stretches of time.
+const BINS: usize = 430;
+/// How often it is noted how things stand: finer than the stretches, whose highest values are shown.
+pub(super) const SAMPLES: u32 = 8600;
+
+const TEXT: &str = "#7d838c";
+const BLUE: &str = "#3f86e8";
+const GREEN: &str = "#22a06b";
+const AMBER: &str = "#e0992a";
+const VIOLET: &str = "#9a6be0";
+const RED: &str = "#dd5046";
+
+/// What the picture says in words.
+pub(super) struct Words {
+    pub(super) title: String,
+    pub(super) figures: String,
+    pub(super) slo_s: f64,
+    pub(super) max: u32,
+}
+
+/// One stretch of time.
+#[derive(Default, Clone)]
+struct Bin {
+    arrived: f64,
+    waiting: f64,
+    worked_on: f64,
+    ready: f64,
+    starting: f64,
+    leaving: f64,
+    latencies_s: Vec<f32>,
+}
+
+/// The picture as an SVG document.
+pub(super) fn svg(words: &Words, trace: &Trace, outcome: &Outcome) -> String {
+    let length_s = (outcome.end as f64 / 1e6).max(trace.seconds()).max(1.0);
+    let bins = bins(trace, outcome, length_s);
+    let bin_s = length_s / BINS as f64;
+    let mut picture = Picture { text: String::new(), length_s, row: 0 };
+    picture.head(words);
+    arrivals(&mut picture, &bins, bin_s);
+    backlog(&mut picture, &bins);
+    instances(&mut picture, &bins, words.max);
+    latency(&mut picture, &bins, words.slo_s);
+    picture.finish()
+}
+
+fn bins(trace: &Trace, outcome: &Outcome, length_s: f64) -> Vec<Bin> {
+    let mut bins = vec![Bin::default(); BINS];
+    let place = |at: u64| ((at as f64 / 1e6 / length_s * BINS as f64) as usize).min(BINS - 1);
+    for (at, latency) in trace.arrivals.iter().zip(&outcome.latencies_s) {
+        let bin = &mut bins[place(*at)];
+        bin.arrived += 1.0;
+        bin.latencies_s.extend(Some(*latency).filter(|latency| !latency.is_nan()));
+    }
+    for sample in &outcome.samples {
+        let bin = &mut bins[place(sample.at)];
+        bin.waiting = bin.waiting.max(sample.visible as f64);
+        bin.worked_on = bin.worked_on.max(sample.in_flight as f64);
+        let [ready, starting, leaving] = [sample.ready, sample.starting, sample.leaving].map(f64::from);
+        // Those that were there at the same time, at the moment when there were most.
+        if ready + starting + leaving >= bin.ready + bin.starting + bin.leaving {
+            (bin.ready, bin.starting, bin.leaving) = (ready, starting, leaving);
+        }
+    }
+    bins.iter_mut().for_each(|bin| bin.latencies_s.sort_unstable_by(f32::total_cmp));
+    bins
+}
+
+fn arrivals(picture: &mut Picture, bins: &[Bin], bin_s: f64) {
+    let peak = bins.iter().map(|bin| bin.arrived).fold(0.0, f64::max) / bin_s;
+    let units = [("second", 1.0), ("minute", 60.0), ("hour", 3600.0)];
+    let (unit, seconds) = units.into_iter().find(|(_, s)| peak * s >= 1.0).unwrap_or(units[2]);
+    let rates: Vec<_> = bins.iter().map(|bin| bin.arrived / bin_s * seconds).collect();
+    let axis = Axis::up_to(rates.iter().copied().fold(0.0, f64::max));
+    picture.panel("Requests arriving", &format!("per {unit}"), &axis, &[("requests", BLUE)]);
+    picture.area(&axis, &vec![0.0; bins.len()], &rates, BLUE);
+}
+
+fn backlog(picture: &mut Picture, bins: &[Bin]) {
+    let of = |value: fn(&Bin) -> f64| bins.iter().map(value).collect::<Vec<_>>();
+    let (below, above) = (of(|bin| bin.worked_on), of(|bin| bin.worked_on + bin.waiting));
+    let axis = Axis::up_to(above.iter().copied().fold(0.0, f64::max));
+    picture.panel("Backlog", "jobs", &axis, &[("waiting", AMBER), ("in flight", GREEN)]);
+    picture.area(&axis, &vec![0.0; bins.len()], &below, GREEN);
+    picture.area(&axis, &below, &above, AMBER);
+}
+
+fn instances(picture: &mut Picture, bins: &[Bin], max: u32) {
+    let of = |value: fn(&Bin) -> f64| bins.iter().map(value).collect::<Vec<_>>();
+    let ready = of(|bin| bin.ready);
+    let started = of(|bin| bin.ready + bin.starting);
+    let all = of(|bin| bin.ready + bin.starting + bin.leaving);
+    let axis = Axis::up_to(all.iter().copied().fold(f64::from(max), f64::max));
+    picture.panel(
+        "Instances",
+        "",
+        &axis,
+        &[("leaving", RED), ("starting", VIOLET), ("ready", GREEN)],
+    );
+    picture.area(&axis, &vec![0.0; bins.len()], &ready, GREEN);
+    picture.area(&axis, &ready, &started, VIOLET);
+    picture.area(&axis, &started, &all, RED);
+    picture.level(&axis, f64::from(max), &format!("max {max}"), TEXT);
+}
+
+fn latency(picture: &mut Picture, bins: &[Bin], slo_s: f64) {
+    let percentile = |percent: usize| {
+        let of = |bin: &Bin| {
+            let rank = (bin.latencies_s.len() * percent).div_ceil(100);
+            rank.checked_sub(1).map(|place| f64::from(bin.latencies_s[place]))
+        };
+        bins.iter().map(of).collect::<Vec<_>>()
+    };
+    let (half, most) = (percentile(50), percentile(95));
+    let highest = most.iter().flatten().copied().fold(slo_s, f64::max);
+    let axis = Axis::up_to(highest);
+    picture.panel(
+        "Latency of those who arrived then",
+        "seconds",
+        &axis,
+        &[("95 of 100 within", AMBER), ("half of them within", BLUE)],
+    );
+    picture.line(&axis, &most, AMBER);
+    picture.line(&axis, &half, BLUE);
+    picture.level(&axis, slo_s, &format!("SLO {}", span(slo_s)), RED);
+}
+
+/// The picture in the making, from top to bottom.
+struct Picture {
+    text: String,
+    length_s: f64,
+    row: usize,
+}
+
+impl Picture {
+    fn add(&mut self, element: std::fmt::Arguments<'_>) {
+        let _a_string_takes_everything = writeln!(self.text, "{element}");
+    }
+
+    fn label(&mut self, x: f64, y: f64, style: &str, text: &str) {
+        let text = escaped(text);
+        self.add(format_args!("<text x=\"{x:.1}\" y=\"{y:.1}\" {style}>{text}</text>"));
+    }
+
+    fn head(&mut self, words: &Words) {
+        self.label(LEFT, 28.0, "font-size=\"19\" font-weight=\"600\"", &words.title);
+        self.label(LEFT, 50.0, "font-size=\"14\"", &words.figures);
+    }
+
+    /// Begins the next panel: its name, unit, legend, and both grids.
+    fn panel(&mut self, name: &str, unit: &str, axis: &Axis, legend: &[(&str, &str)]) {
+        self.row += 1;
+        let (top, bottom) = (self.top(), self.top() + PANEL);
+        self.label(LEFT, top - 9.0, "font-size=\"14\" font-weight=\"600\"", name);
+        // Letters of this size are about 7.8 wide.
+        let beside = LEFT + name.len() as f64 * 7.8 + 10.0;
+        self.label(beside, top - 9.0, "font-size=\"13\"", unit);
+        let mut right = WIDTH - RIGHT;
+        for (text, colour) in legend {
+            self.label(right, top - 9.0, "font-size=\"13\" text-anchor=\"end\"", text);
+            right -= text.len() as f64 * 7.0 + 18.0;
+            self.add(format_args!(
+                "<rect x=\"{right:.1}\" y=\"{:.1}\" width=\"11\" height=\"11\" rx=\"2\" fill=\"{colour}\"/>",
+                top - 19.0
+            ));
+            right -= 14.0;
+        }
+        for (value, text) in axis.ticks() {
+            let y = self.y(axis, value);
+            self.rule([LEFT, y, WIDTH - RIGHT, y], if value == 0.0 { 0.7 } else { 0.25 });
+            self.label(LEFT - 8.0, y + 4.0, "font-size=\"12\" text-anchor=\"end\"", &text);
+        }
+        for (second, text) in time_ticks(self.length_s) {
+            let x = self.x(second);
+            self.rule([x, top, x, bottom], 0.25);
+            self.label(x, bottom + 16.0, "font-size=\"12\" text-anchor=\"middle\"", &text);
+        }
+    }
+
+    fn rule(&mut self, [x1, y1, x2, y2]: [f64; 4], opacity: f64) {
+        self.add(format_args!(
+            "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{TEXT}\" stroke-opacity=\"{opacity}\"/>"
+        ));
+    }
+
+    /// A level that something should not exceed.
+    fn level(&mut self, axis: &Axis, value: f64, text: &str, colour: &str) {
+        let y = self.y(axis, value);
+        self.add(format_args!(
+            "<line x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-width=\"1.5\" stroke-dasharray=\"6 5\"/>",
+            WIDTH - RIGHT
+        ));
+        let style = format!("font-size=\"12\" text-anchor=\"end\" style=\"fill:{colour}\"");
+        self.label(WIDTH - RIGHT - 4.0, y - 5.0, &style, text);
+    }
+
+    /// The area between two rows of values, in steps.
+    fn area(&mut self, axis: &Axis, below: &[f64], above: &[f64], colour: &str) {
+        let mut path = String::new();
+        let mut number = 0;
+        while number < above.len() {
+            let is_empty = |number: usize| above[number] <= below[number];
+            if is_empty(number) {
+                number += 1;
+                continue;
+            }
+            let end = (number..above.len()).find(|number| is_empty(*number)).unwrap_or(above.len());
+            path += &format!("M{:.1} {:.1}", self.edge(number), self.y(axis, below[number]));
+            for step in number..end {
+                let y = self.y(axis, above[step]);
+                path += &format!("L{:.1} {y:.1}L{:.1} {y:.1}", self.edge(step), self.edge(step + 1));
+            }
+            for step in (number..end).rev() {
+                let y = self.y(axis, below[step]);
+                path += &format!("L{:.1} {y:.1}L{:.1} {y:.1}", self.edge(step + 1), self.edge(step));
+            }
+            path.push('Z');
+            number = end;
+        }
+        self.add(format_args!("<path d=\"{path}\" fill=\"{colour}\" fill-opacity=\"0.8\"/>"));
+    }
+
+    /// A line through the values, broken where there are none; a lonely one is a dot.
+    fn line(&mut self, axis: &Axis, values: &[Option<f64>], colour: &str) {
+        let mut path = String::new();
+        let mut is_drawing = false;
+        for (number, value) in values.iter().enumerate() {
+            let Some(value) = value else {
+                is_drawing = false;
+                continue;
+            };
+            let x = f64::midpoint(self.edge(number), self.edge(number + 1));
+            let letter = if std::mem::replace(&mut is_drawing, true) { 'L' } else { 'M' };
+            // A line of no length has round ends, and so it is a dot.
+            path += &format!("{letter}{x:.1} {:.1}l0 0", self.y(axis, *value));
+        }
+        self.add(format_args!(
+            "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.2\" stroke-linecap=\"round\" stroke-linejoin=\"round\"/>"
+        ));
+    }
+
+    fn top(&self) -> f64 {
+        TOP + (self.row - 1) as f64 * (PANEL + GAP)
+    }
+
+    fn x(&self, second: f64) -> f64 {
+        LEFT + second / self.length_s * (WIDTH - LEFT - RIGHT)
+    }
+
+    fn edge(&self, bin: usize) -> f64 {
+        self.x(bin as f64 / BINS as f64 * self.length_s)
+    }
+
+    fn y(&self, axis: &Axis, value: f64) -> f64 {
+        self.top() + PANEL * (1.0 - value / axis.top)
+    }
+
+    fn finish(self) -> String {
+        let height = TOP + self.row as f64 * (PANEL + GAP);
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
+             font-family=\"system-ui, sans-serif\">\n<style>text {{ fill: {TEXT} }}</style>\n{}</svg>\n",
+            self.text
+        )
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use eirs_controller::{
+        policy::parse,
+        simulate::{Setup, simulate},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_run_becomes_one_page_with_every_panel_and_nothing_that_is_no_number() {
+        let policy = parse(Path::new("p.toml"), "[[rule]]\nkind = 'backlog'").unwrap();
+        let trace = Trace::of("burst:40/10m@20m", "p", 1).unwrap();
+        let outcome = simulate(&policy, &trace, &Setup::default(), SAMPLES);
+        let words = Words { title: "a < b & c".into(), figures: "some".into(), slo_s: 30.0, max: 10 };
+        let picture = svg(&words, &trace, &outcome);
+        for expected in ["a &lt; b &amp; c", "Requests arriving", "Backlog", "Instances", "Latency", "SLO 30s", "max 10"] {
+            assert!(picture.contains(expected), "{expected}");
+        }
+        assert!(!picture.contains("NaN") && !picture.contains("inf"));
+        let count = |what: &str| picture.matches(what).count();
+        assert_eq!((count("<svg"), count("<text")), (count("</svg>"), count("</text>")));
+    }
+}

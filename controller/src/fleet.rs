@@ -45,7 +45,8 @@ pub trait Fleet: Debug + Send + Sync {
     async fn undrain(&self, id: &str) -> Result<()>;
 
     /// Stops an instance that is drained or whose drain is overdue: gently before the drain is due, by force after it.
-    /// Stopping what is stopped changes nothing.
+    /// After the force nothing is due any more (`drain_until` is `None`), so that nobody tells it again. Stopping what is
+    /// stopped changes nothing.
     async fn stop(&self, id: &str) -> Result<()>;
 }
 

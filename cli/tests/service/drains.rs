@@ -93,7 +93,8 @@ fn an_idle_service_drains_at_once() {
 
 #[test]
 fn workers_come_with_the_first_upload_and_go_when_it_is_quiet() {
-    let site = Site::new();
+    // Nothing may outlive the test.
+    let site = Site::new().set("EIRS_CONTROLLER__ON_EXIT", "drain");
     let (web, mut controller) = (site.web(), site.controller(POLICY));
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop", "from zero");
     let fleet = || web.get("/status").json()["controller"].to_string();

@@ -141,8 +141,7 @@ impl<'a> Muster<'a> {
     pub(super) fn stops(&self, now: DateTime<Utc>) -> impl Iterator<Item = Action> {
         let must = move |view: &&&InstanceView| {
             let due = view.instance.drain_until.is_some_and(|until| until <= now);
-            // Told once is enough: it takes its time, and telling it again makes no end of passes.
-            view.stage() != Stage::Stopping && (due || view.stage() == Stage::Drained)
+            due || view.stage() == Stage::Drained
         };
         self.leaving.iter().filter(must).map(|view| Action::Stop { id: view.instance.id.clone() })
     }

@@ -113,7 +113,8 @@ impl<'a> Controller<'a> {
             }
             match action {
                 Action::Start { .. } => {}
-                Action::Undrain { .. } => went_well &= site.undrain(machine),
+                Action::Undrain { .. } if !site.undrain(machine) => refusals.push(failed()),
+                Action::Undrain { .. } => {}
                 Action::Drain { deadline, .. } => site.drain(machine, *deadline),
                 Action::Stop { .. } => site.stop(machine),
             }

@@ -201,8 +201,8 @@ impl Site<'_> {
         let is_due = it.drain_until.is_some_and(|until| until <= wall);
         match it.power {
             Power::Off => {}
-            // It leaves already; now the fleet knows that it was told to.
-            Power::Stopping => it.state = State::Stopping,
+            // It leaves already; now the fleet knows that it was told to, and there is nothing left to tell it.
+            Power::Stopping => (it.state, it.drain_until) = (State::Stopping, None),
             Power::Booting | Power::Dead | Power::Drained => self.switch_off(machine as u32),
             Power::Draining if is_due => self.kill(machine),
             Power::Draining | Power::Serving => {

@@ -17,8 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
+pub(crate) use self::choose::left_alone_until;
 use self::{
-    choose::{BUSY_WINDOW, Muster, drain, is_canary, is_paid_off, last_proof, left_alone_until},
+    choose::{BUSY_WINDOW, Muster, drain, is_canary, is_paid_off, last_proof},
     plan::Hold::{
         BackOff, Budget, Cordoned, Incomplete, Limit, MaxStarting, MaxStep, NoGoodPolicy, NoPlace,
         NoneStopped, NotIdle, PaidFor, SuddenDrop, TooEarly, WasHigher,

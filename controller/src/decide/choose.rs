@@ -148,7 +148,7 @@ impl<'a> Muster<'a> {
 }
 
 /// Until when an instance that failed is left alone: as the fleet says, as its past says, and as it refused to start.
-pub(super) fn left_alone_until(
+pub(crate) fn left_alone_until(
     view: &InstanceView,
     seen: &Observation,
     history: &History,

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{Decision, InstanceStatus, Learnt, PoolStatus, RuleWish, Status, Usage};
 use crate::{
-    decide::{History, Plan, PoolPlan, Wish},
+    decide::{History, Plan, PoolPlan, Wish, left_alone_until},
     observe::{InstanceView, Observation},
     operator::{Operator, Orders},
     policy::{Policy, Store},
@@ -167,7 +167,7 @@ fn pool(name: &str, plan: &PoolPlan, store: &Store, seen: &Observation, history:
         .iter()
         .flatten()
         .filter(|view| view.instance.pool == name)
-        .map(|view| instance(view, seen))
+        .map(|view| instance(view, seen, history))
         .collect();
     instances.sort_by(|a, b| (a.id.len(), &a.id).cmp(&(b.id.len(), &b.id)));
     let paused = seen.operator.paused(name).cloned();
@@ -211,9 +211,10 @@ fn total(rates: impl Iterator<Item = f64>) -> f64 {
     rates.fold(0.0, std::ops::Add::add)
 }
 
-fn instance(view: &InstanceView, seen: &Observation) -> InstanceStatus {
+fn instance(view: &InstanceView, seen: &Observation, history: &History) -> InstanceStatus {
     let heard = view.heard.as_ref();
     let instance = view.instance.clone();
+    let career = history.career(&instance.id);
     InstanceStatus {
         cordoned: seen.operator.cordoned.get(&instance.id).cloned(),
         refused: seen.refused.get(&instance.id).cloned(),
@@ -232,8 +233,8 @@ fn instance(view: &InstanceView, seen: &Observation) -> InstanceStatus {
         idle_since: heard.and_then(|heard| heard.idle_since),
         reported_at: heard.map(|heard| heard.at),
         drain_until: instance.drain_until,
-        crashes: instance.crashes,
-        last_error: instance.last_error,
-        not_before: instance.not_before,
+        crashes: career.map_or(0, |career| career.failures).max(instance.crashes),
+        last_error: instance.last_error.or_else(|| career?.failure.clone()),
+        not_before: left_alone_until(view, seen, history),
     }
 }

@@ -4,6 +4,7 @@
 mod board;
 mod cases;
 mod service;
+mod simulation;
 mod yardstick;
 
 use std::path::PathBuf;
@@ -14,7 +15,9 @@ use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, load::images, show};
 
 /// What can be measured, in this order.
-const PARTS: [&str; 9] = ["bare", "noop", "single", "cached", "cold", "doorbell", "memory", "growth", "idle"];
+const PARTS: [&str; 11] = [
+    "bare", "noop", "single", "cached", "cold", "doorbell", "memory", "growth", "idle", "decide", "simulate",
+];
 
 /// Measure this machine, and print tables
 #[derive(Debug, clap::Args)]
@@ -34,6 +37,9 @@ pub(crate) struct BenchCommand {
     /// Only these parts
     #[arg(long, value_name = "PARTS", value_delimiter = ',', value_parser = PARTS)]
     only: Vec<String>,
+    /// Arrivals to compare the policy with others on, besides the generated ones: a CSV file, or the controller's recording
+    #[arg(long, value_name = "TRACE")]
+    trace: Option<PathBuf>,
     /// A tenth of the work: to see that it works, not to quote
     #[arg(long)]
     quick: bool,
@@ -59,7 +65,12 @@ impl BenchCommand {
             PARTS.into_iter().filter(|part| self.only.is_empty() || self.only.iter().any(|only| only == part))
         {
             show::aside(format_args!("measuring: {part} ..."));
-            bench.measure(part, &mut board).await?;
+            let less = if self.quick { 10 } else { 1 };
+            match part {
+                "decide" => simulation::decision(&mut board, less)?,
+                "simulate" => simulation::simulated(&mut board, self.trace.as_ref(), less)?,
+                _ => bench.measure(part, &mut board).await?,
+            }
         }
         board.finish();
         if let Some(folder) = self.out {

@@ -2,6 +2,7 @@
 
 mod luck;
 mod overrides;
+mod plot;
 mod sweep;
 mod text;
 
@@ -13,7 +14,7 @@ use std::{
 
 use eirs_controller::{
     policy::{Policy, load, parse},
-    simulate::{self, Distribution, Reference, Setup, Trace, compare},
+    simulate::{self, Comparison, Distribution, Reference, Setup, Trace, compare},
 };
 
 use serde::Serialize;
@@ -78,6 +79,9 @@ pub(crate) struct Simulate {
     /// Try values of a key, as in rule.per_instance=5..50, pool.max=5..20:5 or scale_in.idle=10s,30s,2m; several make a grid
     #[arg(long, value_name = "KEY=RANGE")]
     sweep: Vec<Axis>,
+    /// Draw arrivals, backlog, instances and latency over time
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "sweep")]
+    plot: Option<PathBuf>,
     /// The other rules to compare with
     #[arg(
         long,
@@ -102,7 +106,21 @@ impl Simulate {
         let references = self.references()?;
         let trace = Trace::of(&self.trace, &source.pool, self.seed).map_err(Stop::Usage)?;
         let is_well = if self.sweep.is_empty() {
-            let report = compare(&policy, &trace, &setup, &references, 0).report;
+            let samples = if self.plot.is_some() { plot::SAMPLES } else { 0 };
+            let Comparison { report, policy: outcome } =
+                compare(&policy, &trace, &setup, &references, samples);
+            if let Some(file) = &self.plot {
+                let words = plot::Words {
+                    title: text::policy(&source.pool, &policy),
+                    trace: text::title(&report.trace),
+                    figures: text::figures(&report, self.slo_p95),
+                    slo_s: self.slo_p95.as_secs_f64(),
+                    max: policy.pool.max,
+                };
+                fs::write(file, plot::svg(&words, &trace, &outcome)).map_err(|error| {
+                    Stop::Usage(format!("{}: cannot be written: {error}", file.display()))
+                })?;
+            }
             self.show(&report, || text::report(&report));
             report.wrong.is_empty()
         } else {

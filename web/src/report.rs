@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,27 +20,49 @@ const QUIET: Duration = Duration::from_secs(2);
 /// Counts what arrives.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals {
-    inner: Mutex<(BTreeMap<String, u64>, Option<Instant>)>,
+    models: Mutex<BTreeMap<String, Model>>,
     doorbell: Notify,
+}
+
+/// What arrived for one model. Each has workers of its own, so that each has a quiet time of its own.
+#[derive(Debug, Default)]
+struct Model {
+    /// Not reported yet.
+    count: u64,
+    last: Option<Instant>,
 }
 
 impl Arrivals {
     /// A job was sent.
     pub(crate) fn count(&self, model: &str) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let (counts, last) = &mut *inner;
-        match counts.get_mut(model) {
-            Some(count) => *count += 1,
-            None => _ = counts.insert(model.to_owned(), 1),
+        let mut models = self.models();
+        if !models.contains_key(model) {
+            models.insert(model.to_owned(), Model::default());
         }
+        let Some(model) = models.get_mut(model) else { return };
+        model.count += 1;
         let now = Instant::now();
-        if last.replace(now).is_none_or(|last| now - last > QUIET) {
+        if model.last.replace(now).is_none_or(|last| now - last > QUIET) {
             self.doorbell.notify_one();
         }
     }
 
     fn take(&self) -> BTreeMap<String, u64> {
-        std::mem::take(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner).0)
+        let mut models = self.models();
+        let counts = models.iter_mut().map(|(name, model)| (name.clone(), std::mem::take(&mut model.count)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// What could not be reported is reported later.
+    fn put_back(&self, counts: BTreeMap<String, u64>) {
+        let mut models = self.models();
+        for (name, count) in counts {
+            models.entry(name).or_default().count += count;
+        }
+    }
+
+    fn models(&self) -> MutexGuard<'_, BTreeMap<String, Model>> {
+        self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,9 +81,44 @@ pub(crate) async fn send_reports(app: &App, stop: &CancellationToken) {
             continue;
         }
         let (host, at) = (app.settings.web.host.clone(), app.clock.now());
-        let report = Event::Web(WebReport { v: job::VERSION, host, arrivals, doorbell, at });
+        let report =
+            Event::Web(WebReport { v: job::VERSION, host, arrivals: arrivals.clone(), doorbell, at });
         if let Err(error) = app.events.send(vec![job::encode(&report)]).await {
+            app.arrivals.put_back(arrivals);
             tracing::warn!(%error, "the controller could not be told of arrivals; its next tick sees them in the queue");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn rings(arrivals: &Arrivals) -> bool {
+        tokio::time::timeout(Duration::ZERO, arrivals.doorbell.notified()).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_upload_for_each_model_after_its_quiet_time_rings() {
+        let arrivals = Arrivals::default();
+        for (model, expected) in [("a", true), ("a", false), ("b", true), ("b", false)] {
+            arrivals.count(model);
+            assert_eq!(rings(&arrivals).await, expected, "{model}");
+        }
+        tokio::time::advance(QUIET + Duration::from_millis(1)).await;
+        arrivals.count("a");
+        assert!(rings(&arrivals).await);
+    }
+
+    #[test]
+    fn counts_are_exact_also_when_a_report_could_not_be_sent() {
+        let arrivals = Arrivals::default();
+        ["a", "b", "a"].map(|model| arrivals.count(model));
+        let taken = arrivals.take();
+        assert_eq!(taken, BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]));
+        arrivals.count("a");
+        arrivals.put_back(taken);
+        assert_eq!(arrivals.take(), BTreeMap::from([("a".to_owned(), 3), ("b".to_owned(), 1)]));
+        assert_eq!(arrivals.take(), BTreeMap::new());
     }
 }

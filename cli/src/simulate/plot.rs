@@ -13,8 +13,8 @@ use self::axis::{Axis, span, time_ticks};
 /// The picture, and the place of the panels in it.
 const WIDTH: f64 = 1000.0;
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 16.0;
-const TOP: f64 = 84.0;
+const RIGHT: f64 = 30.0;
+const TOP: f64 = 104.0;
 const PANEL: f64 = 132.0;
 const GAP: f64 = 46.0;
 /// Figures are gathered in so many stretches of time.
@@ -32,6 +32,7 @@ const RED: &str = "#dd5046";
 /// What the picture says in words.
 pub(super) struct Words {
     pub(super) title: String,
+    pub(super) trace: String,
     pub(super) figures: String,
     pub(super) slo_s: f64,
     pub(super) max: u32,
@@ -73,10 +74,12 @@ fn bins(trace: &Trace, outcome: &Outcome, length_s: f64) -> Vec<Bin> {
     }
     for sample in &outcome.samples {
         let bin = &mut bins[place(sample.at)];
-        bin.waiting = bin.waiting.max(sample.visible as f64);
-        bin.worked_on = bin.worked_on.max(sample.in_flight as f64);
+        // What was there at the same time, at the moment when there was most.
+        let (waiting, worked_on) = (sample.visible as f64, sample.in_flight as f64);
+        if waiting + worked_on >= bin.waiting + bin.worked_on {
+            (bin.waiting, bin.worked_on) = (waiting, worked_on);
+        }
         let [ready, starting, leaving] = [sample.ready, sample.starting, sample.leaving].map(f64::from);
-        // Those that were there at the same time, at the moment when there were most.
         if ready + starting + leaving >= bin.ready + bin.starting + bin.leaving {
             (bin.ready, bin.starting, bin.leaving) = (ready, starting, leaving);
         }
@@ -99,7 +102,7 @@ fn backlog(picture: &mut Picture, bins: &[Bin]) {
     let of = |value: fn(&Bin) -> f64| bins.iter().map(value).collect::<Vec<_>>();
     let (below, above) = (of(|bin| bin.worked_on), of(|bin| bin.worked_on + bin.waiting));
     let axis = Axis::up_to(above.iter().copied().fold(0.0, f64::max));
-    picture.panel("Backlog", "jobs", &axis, &[("waiting", AMBER), ("in flight", GREEN)]);
+    picture.panel("Backlog", "jobs", &axis, &[("in flight", GREEN), ("waiting", AMBER)]);
     picture.area(&axis, &vec![0.0; bins.len()], &below, GREEN);
     picture.area(&axis, &below, &above, AMBER);
 }
@@ -109,13 +112,9 @@ fn instances(picture: &mut Picture, bins: &[Bin], max: u32) {
     let ready = of(|bin| bin.ready);
     let started = of(|bin| bin.ready + bin.starting);
     let all = of(|bin| bin.ready + bin.starting + bin.leaving);
-    let axis = Axis::up_to(all.iter().copied().fold(f64::from(max), f64::max));
-    picture.panel(
-        "Instances",
-        "",
-        &axis,
-        &[("leaving", RED), ("starting", VIOLET), ("ready", GREEN)],
-    );
+    // A little more, for the words on the highest line.
+    let axis = Axis::up_to(all.iter().copied().fold(1.15 * f64::from(max), f64::max));
+    picture.panel("Instances", "", &axis, &[("ready", GREEN), ("starting", VIOLET), ("leaving", RED)]);
     picture.area(&axis, &vec![0.0; bins.len()], &ready, GREEN);
     picture.area(&axis, &ready, &started, VIOLET);
     picture.area(&axis, &started, &all, RED);
@@ -131,13 +130,13 @@ fn latency(picture: &mut Picture, bins: &[Bin], slo_s: f64) {
         bins.iter().map(of).collect::<Vec<_>>()
     };
     let (half, most) = (percentile(50), percentile(95));
-    let highest = most.iter().flatten().copied().fold(slo_s, f64::max);
+    let highest = most.iter().flatten().copied().fold(1.15 * slo_s, f64::max);
     let axis = Axis::up_to(highest);
     picture.panel(
         "Latency of those who arrived then",
         "seconds",
         &axis,
-        &[("95 of 100 within", AMBER), ("half of them within", BLUE)],
+        &[("half of them within", BLUE), ("95 of 100 within", AMBER)],
     );
     picture.line(&axis, &most, AMBER);
     picture.line(&axis, &half, BLUE);
@@ -164,26 +163,24 @@ impl Picture {
     fn head(&mut self, words: &Words) {
         self.label(LEFT, 28.0, "font-size=\"19\" font-weight=\"600\"", &words.title);
         self.label(LEFT, 50.0, "font-size=\"14\"", &words.figures);
+        self.label(LEFT, 69.0, "font-size=\"13\"", &words.trace);
     }
 
     /// Begins the next panel: its name, unit, legend, and both grids.
     fn panel(&mut self, name: &str, unit: &str, axis: &Axis, legend: &[(&str, &str)]) {
         self.row += 1;
         let (top, bottom) = (self.top(), self.top() + PANEL);
-        self.label(LEFT, top - 9.0, "font-size=\"14\" font-weight=\"600\"", name);
-        // Letters of this size are about 7.8 wide.
-        let beside = LEFT + name.len() as f64 * 7.8 + 10.0;
-        self.label(beside, top - 9.0, "font-size=\"13\"", unit);
-        let mut right = WIDTH - RIGHT;
-        for (text, colour) in legend {
-            self.label(right, top - 9.0, "font-size=\"13\" text-anchor=\"end\"", text);
-            right -= text.len() as f64 * 7.0 + 18.0;
-            self.add(format_args!(
-                "<rect x=\"{right:.1}\" y=\"{:.1}\" width=\"11\" height=\"11\" rx=\"2\" fill=\"{colour}\"/>",
-                top - 19.0
-            ));
-            right -= 14.0;
-        }
+        let (y, right) = (top - 9.0, WIDTH - RIGHT);
+        self.add(format_args!(
+            "<text x=\"{LEFT}\" y=\"{y:.1}\" font-size=\"14\"><tspan font-weight=\"600\">{name}</tspan> {unit}</text>"
+        ));
+        let entry = |(text, colour): &(&str, &str)| {
+            format!("<tspan dx=\"14\" style=\"fill:{colour}\">\u{25a0}</tspan> {text}")
+        };
+        let legend: String = legend.iter().map(entry).collect();
+        self.add(format_args!(
+            "<text x=\"{right}\" y=\"{y:.1}\" font-size=\"13\" text-anchor=\"end\">{legend}</text>"
+        ));
         for (value, text) in axis.ticks() {
             let y = self.y(axis, value);
             self.rule([LEFT, y, WIDTH - RIGHT, y], if value == 0.0 { 0.7 } else { 0.25 });
@@ -225,13 +222,15 @@ impl Picture {
             }
             let end = (number..above.len()).find(|number| is_empty(*number)).unwrap_or(above.len());
             path += &format!("M{:.1} {:.1}", self.edge(number), self.y(axis, below[number]));
-            for step in number..end {
-                let y = self.y(axis, above[step]);
-                path += &format!("L{:.1} {y:.1}L{:.1} {y:.1}", self.edge(step), self.edge(step + 1));
+            let step = |path: &mut String, from: usize, to: usize, value: f64| {
+                let y = self.y(axis, value);
+                *path += &format!("L{:.1} {y:.1}L{:.1} {y:.1}", self.edge(from), self.edge(to));
+            };
+            for (bin, value) in above.iter().enumerate().take(end).skip(number) {
+                step(&mut path, bin, bin + 1, *value);
             }
-            for step in (number..end).rev() {
-                let y = self.y(axis, below[step]);
-                path += &format!("L{:.1} {y:.1}L{:.1} {y:.1}", self.edge(step + 1), self.edge(step));
+            for (bin, value) in below.iter().enumerate().take(end).skip(number).rev() {
+                step(&mut path, bin + 1, bin, *value);
             }
             path.push('Z');
             number = end;
@@ -242,19 +241,19 @@ impl Picture {
     /// A line through the values, broken where there are none; a lonely one is a dot.
     fn line(&mut self, axis: &Axis, values: &[Option<f64>], colour: &str) {
         let mut path = String::new();
-        let mut is_drawing = false;
+        let is_there = |number: usize| values.get(number).is_some_and(Option::is_some);
         for (number, value) in values.iter().enumerate() {
-            let Some(value) = value else {
-                is_drawing = false;
-                continue;
-            };
+            let Some(value) = value else { continue };
             let x = f64::midpoint(self.edge(number), self.edge(number + 1));
-            let letter = if std::mem::replace(&mut is_drawing, true) { 'L' } else { 'M' };
-            // A line of no length has round ends, and so it is a dot.
-            path += &format!("{letter}{x:.1} {:.1}l0 0", self.y(axis, *value));
+            let y = self.y(axis, *value);
+            let follows = number > 0 && is_there(number - 1);
+            path += &format!("{}{x:.1} {y:.1}", if follows { 'L' } else { 'M' });
+            if !follows && !is_there(number + 1) {
+                self.add(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"));
+            }
         }
         self.add(format_args!(
-            "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.2\" stroke-linecap=\"round\" stroke-linejoin=\"round\"/>"
+            "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.2\" stroke-linejoin=\"round\"/>"
         ));
     }
 
@@ -304,9 +303,17 @@ mod tests {
         let policy = parse(Path::new("p.toml"), "[[rule]]\nkind = 'backlog'").unwrap();
         let trace = Trace::of("burst:40/10m@20m", "p", 1).unwrap();
         let outcome = simulate(&policy, &trace, &Setup::default(), SAMPLES);
-        let words = Words { title: "a < b & c".into(), figures: "some".into(), slo_s: 30.0, max: 10 };
+        let words = Words {
+            title: "a < b & c".into(),
+            trace: "a trace".into(),
+            figures: "some".into(),
+            slo_s: 30.0,
+            max: 10,
+        };
         let picture = svg(&words, &trace, &outcome);
-        for expected in ["a &lt; b &amp; c", "Requests arriving", "Backlog", "Instances", "Latency", "SLO 30s", "max 10"] {
+        for expected in
+            ["a &lt; b &amp; c", "Requests arriving", "Backlog", "Instances", "Latency", "SLO 30s", "max 10"]
+        {
             assert!(picture.contains(expected), "{expected}");
         }
         assert!(!picture.contains("NaN") && !picture.contains("inf"));

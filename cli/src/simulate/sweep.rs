@@ -105,13 +105,13 @@ impl Unit {
     }
 }
 
-/// The next larger step that people would choose: 1, 2 or 5, 10, 20 ...
+/// The next larger step that people would choose: 1, 2, 3 or 5, 10, 20 ...
 fn nice(least: f64, unit: Unit) -> f64 {
     if least <= 0.0 {
         return 1.0;
     }
     let power = 10f64.powf(least.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|times| times * power);
+    let step = [1.0, 2.0, 3.0, 5.0, 10.0].map(|times| times * power);
     let step = step.into_iter().find(|step| *step >= least * 0.999).unwrap_or(10.0 * power);
     if unit == Unit::Whole { step.max(1.0) } else { step }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use eirs_controller::simulate::{Figures, Report, TraceSummary};
+use eirs_controller::{
+    policy::Policy,
+    simulate::{Figures, Report, TraceSummary},
+};
 
 use crate::show;
 
@@ -41,6 +44,31 @@ pub(super) fn report(report: &Report) -> String {
 pub(super) fn title(trace: &TraceSummary) -> String {
     let length = humantime::format_duration(Duration::from_secs(trace.seconds.round() as u64));
     format!("{}: {} in {length}", trace.name, show::count(trace.arrivals, "request"))
+}
+
+/// A policy in one line.
+pub(super) fn policy(pool: &str, policy: &Policy) -> String {
+    let rules: Vec<_> = policy.rules.iter().map(ToString::to_string).collect();
+    let rules = if rules.is_empty() { "no rule".to_owned() } else { rules.join("; ") };
+    format!("Pool {pool}, {} to {} instances ({rules})", policy.pool.min, policy.pool.max)
+}
+
+/// How the policy did, in one line.
+pub(super) fn figures(report: &Report, slo: Duration) -> String {
+    let figures = &report.policy;
+    let mut line = format!(
+        "{:.1} % within {}; p50 {:.1} s, p95 {:.1} s; {:.1} instance hours, {:.2} USD",
+        figures.within_slo * 100.0,
+        humantime::format_duration(slo),
+        figures.p50_s,
+        figures.p95_s,
+        figures.instance_hours,
+        figures.cost_usd,
+    );
+    if report.clairvoyant.cost_usd > 0.0 {
+        line += &format!(", {:.2} times the clairvoyant's", figures.cost_usd / report.clairvoyant.cost_usd);
+    }
+    line
 }
 
 /// What nobody should have done.

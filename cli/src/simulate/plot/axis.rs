@@ -110,7 +110,7 @@ mod tests {
         };
         assert_eq!(written(45.0), (10, "45 s".to_owned()));
         assert_eq!(written(1800.0), (7, "30 min".to_owned()));
-        assert_eq!(written(7200.0), (7, "2 h".to_owned()));
+        assert_eq!(written(7200.0), (13, "120 min".to_owned()));
         assert_eq!(written(86400.0), (13, "24 h".to_owned()));
         assert_eq!(written(7.0 * 86400.0), (8, "7 days".to_owned()));
     }

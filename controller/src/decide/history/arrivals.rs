@@ -87,9 +87,11 @@ impl Arrivals {
             let (from, before) = self.before(window, now)?;
             // A first report after a long time says when it was, not since when.
             let span = age(from, end).clamp(REPORT_EVERY, window + REPORT_EVERY);
-            Some(((total - before) as f64, span.as_secs_f64()))
+            Some(((total - before) as f64, span))
         };
-        let (Some((long, long_s)), Some((short, short_s))) = (rate(LONG), rate(SHORT)) else { return 0.0 };
+        let (Some((long, span)), Some((short, short_s))) = (rate(LONG), rate(SHORT)) else { return 0.0 };
+        // Whoever has just begun to look has seen one job in a moment, and not a job each moment.
+        let (long_s, short_s) = (span.max(LONG).as_secs_f64(), short_s.as_secs_f64());
         (long / long_s).clamp(lower(short) / short_s, upper(short) / short_s)
     }
 

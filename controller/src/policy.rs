@@ -4,6 +4,8 @@
 //! last good version of each file in force while the files change.
 
 mod document;
+#[cfg(test)]
+mod documented;
 pub mod load;
 mod rules;
 pub mod schedule;

@@ -1,5 +1,6 @@
 //! The decision by examples, and by proptest against [`check`](super::check).
 
+mod documented;
 mod random;
 
 use std::{path::Path, time::Duration};

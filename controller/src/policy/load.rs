@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(policies.complaints(&shipped, &settings), []);
         // The examples are each to be used by itself.
         let examples = read_folder(&shipped.join("examples")).unwrap();
-        assert!(examples.files.len() >= 2 && examples.misnamed.is_empty());
+        assert!(examples.files.len() >= 5 && examples.misnamed.is_empty());
         for (name, policy) in examples.files {
             let policy = policy.unwrap_or_else(|complaints| panic!("{name}: {complaints:?}"));
             let policies = Policies { pools: BTreeMap::from([(name, policy)]), ..Policies::default() };

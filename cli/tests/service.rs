@@ -26,6 +26,8 @@ mod kills;
 mod local;
 #[path = "service/operator.rs"]
 mod operator;
+#[path = "service/pools.rs"]
+mod pools;
 #[path = "service/scripts.rs"]
 mod scripts;
 #[path = "service/uploads.rs"]

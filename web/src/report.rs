@@ -113,7 +113,9 @@ mod tests {
     #[test]
     fn counts_are_exact_also_when_a_report_could_not_be_sent() {
         let arrivals = Arrivals::default();
-        ["a", "b", "a"].map(|model| arrivals.count(model));
+        for model in ["a", "b", "a"] {
+            arrivals.count(model);
+        }
         let taken = arrivals.take();
         assert_eq!(taken, BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]));
         arrivals.count("a");

@@ -12,6 +12,7 @@ use eirs_controller::{
     decide::{History, decide},
     fleet::{Instance, State},
     observe::{Heard, InstanceView, Observation, PoolView},
+    operator::Operator,
     policy::{Policies, Policy, parse},
     simulate::{self, Reference, Setup, Trace, compare},
 };
@@ -194,6 +195,8 @@ fn observation(now: DateTime<Utc>, instances: usize) -> Observation {
         can_undrain: false,
         hears: true,
         missing: Vec::new(),
+        operator: Operator::default(),
+        refused: BTreeMap::new(),
     }
 }
 

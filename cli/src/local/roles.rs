@@ -188,6 +188,17 @@ mod tests {
             fs::write(folder.path().join("instances").join(format!("{name}.json")), record.to_string())
                 .unwrap();
         }
+        // Between fork and exec a child looks like its parent.
+        let is_itself = |child: &tokio::process::Child| {
+            let line = fs::read(format!("/proc/{}/cmdline", child.id().unwrap())).unwrap();
+            line.windows(12).any(|part| part == b"--generation")
+        };
+        let both = async {
+            while !is_itself(&worker) || !is_itself(&other) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), both).await.unwrap();
         kill_workers(folder.path());
         let status = tokio::time::timeout(Duration::from_secs(10), worker.wait()).await.unwrap().unwrap();
         assert_eq!(status.signal(), Some(9));

@@ -256,7 +256,8 @@ mod tests {
         arrivals.observe(at(0), 500, None);
         arrivals.observe(at(30), 0, None);
         arrivals.observe(at(60), 30, None);
-        assert_eq!(arrivals.per_second(at(60)), 1.0);
+        // 30 in 30 s: a minute's mean would be a half, and certainly there are more.
+        assert!((0.6..0.7).contains(&arrivals.per_second(at(60))));
     }
 
     #[test]

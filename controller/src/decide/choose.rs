@@ -200,10 +200,10 @@ fn listened_since(then: DateTime<Utc>, seen: &Observation, history: &History) ->
 
 fn is_overdue(view: &InstanceView, pool: &Pool, seen: &Observation, history: &History) -> bool {
     let waited = listened_since(view.instance.since, seen, history);
-    let patience = history.career(&view.instance.id).map_or(Duration::ZERO, Career::patience);
+    let patience = || history.career(&view.instance.id).map_or(Duration::ZERO, Career::patience);
     view.stage() == Stage::Starting
         && waited > pool.start_delay.saturating_mul(Pool::OVERDUE)
-        && waited > patience
+        && waited > patience()
 }
 
 fn is_silent(view: &InstanceView, seen: &Observation, history: &History) -> bool {

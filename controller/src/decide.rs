@@ -147,8 +147,10 @@ impl<'a> Draft<'a> {
         let affordable = self.plan.affordable.unwrap_or(max).min(max);
         let running = self.plan.running();
         let [over_max, too_dear] = [max, affordable].map(|most| running.saturating_sub(most) as usize);
-        for (number, view) in self.muster.cheapest(seen, history).into_iter().take(too_dear).enumerate() {
-            self.drain(view, if number < over_max { Cause::OverMax } else { Cause::OverBudget });
+        if too_dear > 0 {
+            for (number, view) in self.muster.cheapest(seen, history).into_iter().take(too_dear).enumerate() {
+                self.drain(view, if number < over_max { Cause::OverMax } else { Cause::OverBudget });
+            }
         }
         let running = self.running_then() - u32::from(self.plan.canary.is_some());
         if running <= self.plan.share {
@@ -284,12 +286,13 @@ fn send_canaries(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observati
     let Some(instances) = &seen.instances else { return };
     let mut alive = size(instances.iter().filter(|view| view.instance.is_alive()).count());
     alive += drafts.iter().map(|draft| draft.alive_then() - size(draft.muster.alive())).sum::<u32>();
-    for draft in drafts {
+    for draft in drafts.iter_mut().filter(|draft| draft.policy.pool.canary.is_some()) {
         let is_room = policies.instance_limit.is_none_or(|limit| alive < limit)
             && draft.plan.affordable.is_none_or(|affordable| draft.running_then() < affordable)
             && draft.is_complete
             && draft.lacks() == 0
             && draft.plan.starting == 0
+            && draft.plan.running() <= draft.plan.share
             && !draft.plan.actions.iter().any(|action| matches!(action, Action::Start { .. }))
             && draft.may_start();
         let taken: BTreeSet<_> = draft.plan.actions.iter().map(|action| action.id().to_owned()).collect();

@@ -154,7 +154,7 @@ impl Busy {
     fn new(instances: usize) -> anyhow::Result<Self> {
         let text = format!(
             "[pool]\nmax = {instances}\n[[rule]]\nkind = 'latency'\np95 = '30s'\n[[rule]]\nkind = 'backlog'\n\
-             [[rule]]\nkind = 'forecast'\nseason = '24h'\n[budget]\ninstance_hours_per_day = 1000000\n"
+             [[rule]]\nkind = 'forecast'\nseason = '24h'\n[budget]\ninstance_hours_per_day = 200000\n"
         );
         let policy = parse(Path::new("pool.toml"), &text).map_err(|bad| anyhow!("{bad:?}"))?;
         let policies =
@@ -242,4 +242,19 @@ fn instance(number: usize, now: DateTime<Utc>) -> InstanceView {
         not_before: None,
     };
     InstanceView { instance, heard }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_measured_is_a_decision_with_something_to_decide_and_a_day_of_200_000_jobs() {
+        let site = Busy::new(100).unwrap();
+        let plan = decide(&site.policies, &site.seen, &site.history);
+        let pool = &plan.pools["pool"];
+        assert!(pool.wishes.len() == 3 && pool.load.is_some_and(|load| load.facts.arrivals_per_s > 1.0));
+        assert_eq!(default_policy().unwrap().pool.max, MOST);
+        assert!(trace(DAY).unwrap().arrivals.len().abs_diff(200_000) < 2_000);
+    }
 }

@@ -58,13 +58,12 @@ impl<'a> Muster<'a> {
         }
         muster.stopped.retain(|view| policy.is_some_and(|policy| policy.pool.model == view.instance.model));
         // Names that count are compared by their length first: p-2 comes before p-10.
-        muster.stopped.sort_by_key(|view| {
+        muster.stopped.sort_by_cached_key(|view| {
             let failures = history.career(&view.instance.id).map_or(0, |career| career.failures);
             let id = &view.instance.id;
             (failures.max(view.instance.crashes), id.len(), id.as_str())
         });
         muster.leaving.sort_by_key(|view| (Reverse(view.instance.since), view.instance.id.as_str()));
-        muster.serving.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));
         muster.useless.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
         muster
     }
@@ -114,26 +113,23 @@ impl<'a> Muster<'a> {
         history: &History,
     ) -> Vec<(&'a InstanceView, Cause)> {
         let cause = |view: &'a InstanceView| {
-            let idle = view.idle_for(seen.at).filter(|idle| *idle >= policy.scale_in.idle);
-            let may_be_busy = may_drain_busy(policy, view, seen);
-            if is_canary(view, policy, seen, history) && view.stage() == Stage::Starting {
-                None
-            } else if is_new_start(view, history) {
-                Some((view, Cause::StartNotNeeded))
-            } else {
-                let cause = idle.map(|_| Cause::Idle).or(may_be_busy.then_some(Cause::NotNeeded))?;
-                (view.stage() == Stage::Ready).then_some((view, cause))
+            if view.stage() != Stage::Ready {
+                let is_sent = is_canary(view, policy, seen, history);
+                return (is_new_start(view, history) && !is_sent).then_some((view, Cause::StartNotNeeded));
             }
+            let is_idle = view.idle_for(seen.at).is_some_and(|idle| idle >= policy.scale_in.idle);
+            let may_go = is_idle || may_drain_busy(policy, view, seen);
+            may_go.then_some((view, if is_idle { Cause::Idle } else { Cause::NotNeeded }))
         };
         let mut found: Vec<_> = self.serving.iter().copied().filter_map(cause).collect();
-        found.sort_by_key(|(view, _)| by_cost(view, seen, history));
+        found.sort_by_cached_key(|(view, _)| by_cost(view, seen, history));
         found
     }
 
     /// All that serve, those first that lose the least work.
     pub(super) fn cheapest(&self, seen: &Observation, history: &History) -> Vec<&'a InstanceView> {
         let mut all = self.serving.clone();
-        all.sort_by_key(|view| by_cost(view, seen, history));
+        all.sort_by_cached_key(|view| by_cost(view, seen, history));
         all
     }
 
@@ -171,8 +167,8 @@ pub(super) fn last_proof(view: &InstanceView, history: &History) -> Option<DateT
 
 /// Whether it has not been seen ready for so long that the policy wants to know.
 pub(super) fn is_canary(view: &InstanceView, policy: &Policy, seen: &Observation, history: &History) -> bool {
-    let unseen = last_proof(view, history).map(|proof| age(proof, seen.at));
-    policy.pool.canary.zip(unseen).is_some_and(|(canary, unseen)| unseen >= canary)
+    let Some(canary) = policy.pool.canary else { return false };
+    last_proof(view, history).is_some_and(|proof| age(proof, seen.at) >= canary)
 }
 
 /// Whether an instance may be drained that works: the policy asks for no idle time, so that it finishes what it holds and
@@ -237,10 +233,10 @@ fn listened_since(then: DateTime<Utc>, seen: &Observation, history: &History) ->
 
 fn is_overdue(view: &InstanceView, pool: &Pool, seen: &Observation, history: &History) -> bool {
     let waited = listened_since(view.instance.since, seen, history);
-    let patience = history.career(&view.instance.id).map_or(Duration::ZERO, Career::patience);
+    let patience = || history.career(&view.instance.id).map_or(Duration::ZERO, Career::patience);
     view.stage() == Stage::Starting
         && waited > pool.start_delay.saturating_mul(Pool::OVERDUE)
-        && waited > patience
+        && waited > patience()
 }
 
 fn is_silent(view: &InstanceView, seen: &Observation, history: &History) -> bool {

@@ -19,7 +19,7 @@ use chrono::{DateTime, Utc};
 
 pub(crate) use self::choose::left_alone_until;
 use self::{
-    choose::{BUSY_WINDOW, Muster, drain, is_canary, is_paid_off, last_proof},
+    choose::{BUSY_WINDOW, Muster, cheapest_of, drain, is_canary, is_paid_off, last_proof},
     plan::Hold::{
         BackOff, Budget, Cordoned, Incomplete, Limit, MaxStarting, MaxStep, NoGoodPolicy, NoPlace,
         NoneStopped, NotIdle, PaidFor, SuddenDrop, TooEarly, WasHigher,
@@ -166,13 +166,13 @@ impl<'a> Draft<'a> {
         let step = (self.policy.scale_in.max_step as usize).saturating_sub(leaving);
         let mut dispensable = self.muster.dispensable(self.policy, seen, history);
         dispensable.retain(|(view, _)| !gone.contains(&view.instance.id));
+        // Whoever works may go only where that leaves enough for all of the last minutes.
         let all_busy = self.surplus_for_long(running, seen, history) as usize;
-        let mut number = 0;
-        dispensable.retain(|(_, cause)| {
-            number += 1;
-            *cause != Cause::NotNeeded || number <= all_busy
-        });
-        let all = dispensable.len();
+        let at_rest = dispensable.iter().filter(|(_, cause)| *cause != Cause::NotNeeded).count();
+        if all_busy <= at_rest {
+            dispensable.retain(|(_, cause)| *cause != Cause::NotNeeded);
+        }
+        let all = dispensable.len().min(all_busy.max(at_rest));
         dispensable.retain(|(view, _)| is_paid_off(view, self.policy, seen));
         if dispensable.len() < surplus.min(all) {
             self.hold(PaidFor);
@@ -183,7 +183,8 @@ impl<'a> Draft<'a> {
         if step < surplus.min(dispensable.len()) {
             self.hold(MaxStep);
         }
-        for (view, cause) in dispensable.into_iter().take(surplus.min(step)) {
+        let count = surplus.min(step).min(all);
+        for (view, cause) in cheapest_of(dispensable, count, seen, history) {
             self.drain(view, cause);
         }
     }
@@ -235,8 +236,11 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
     }
     let alive = size(instances.iter().filter(|view| view.instance.is_alive()).count());
     let mut room = policies.instance_limit.map_or(u32::MAX, |limit| limit.saturating_sub(alive));
-    let mut startable: Vec<_> =
-        drafts.iter().map(|draft| draft.muster.startable(seen, history).into_iter()).collect();
+    let mut startable: Vec<_> = drafts
+        .iter()
+        .map(|draft| if draft.lacks() > 0 { draft.muster.startable(seen, history) } else { Vec::new() })
+        .map(Vec::into_iter)
+        .collect();
     while room > 0 {
         let wants = |index: &usize| {
             let draft = &drafts[*index];

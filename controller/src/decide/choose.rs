@@ -32,7 +32,7 @@ pub(super) struct Muster<'a> {
     pub(super) useless: Vec<(&'a InstanceView, Cause)>,
     /// Draining or stopping.
     pub(super) leaving: Vec<&'a InstanceView>,
-    /// Not running, those that can be started first.
+    /// Not running.
     pub(super) stopped: Vec<&'a InstanceView>,
 }
 
@@ -57,12 +57,6 @@ impl<'a> Muster<'a> {
             }
         }
         muster.stopped.retain(|view| policy.is_some_and(|policy| policy.pool.model == view.instance.model));
-        // Names that count are compared by their length first: p-2 comes before p-10.
-        muster.stopped.sort_by_cached_key(|view| {
-            let failures = history.career(&view.instance.id).map_or(0, |career| career.failures);
-            let id = &view.instance.id;
-            (failures.max(view.instance.crashes), id.len(), id.as_str())
-        });
         muster.leaving.sort_by_key(|view| (Reverse(view.instance.since), view.instance.id.as_str()));
         muster.useless.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
         muster
@@ -73,13 +67,20 @@ impl<'a> Muster<'a> {
         self.serving.len() + self.useless.len() + self.leaving.len()
     }
 
-    /// Those that may be started now.
+    /// Those that may be started now, the most reliable first.
     pub(super) fn startable(&self, seen: &Observation, history: &History) -> Vec<&'a InstanceView> {
         let may = |view: &&InstanceView| {
             left_alone_until(view, seen, history).is_none_or(|until| until <= seen.at)
                 && !seen.operator.is_cordoned(&view.instance.id)
         };
-        self.stopped.iter().copied().filter(may).collect()
+        let mut startable: Vec<_> = self.stopped.iter().copied().filter(may).collect();
+        // Names that count are compared by their length first: p-2 comes before p-10.
+        startable.sort_by_cached_key(|view| {
+            let failures = history.career(&view.instance.id).map_or(0, |career| career.failures);
+            let id = &view.instance.id;
+            (failures.max(view.instance.crashes), id.len(), id.as_str())
+        });
+        startable
     }
 
     /// Those whose drain can be taken back, the latest first: it has most of its work left.
@@ -105,7 +106,7 @@ impl<'a> Muster<'a> {
         self.leaving.iter().copied().filter(can).collect()
     }
 
-    /// Those that may be drained because the demand is gone: a start that nobody needs, then the longest idle.
+    /// Those that may be drained because the demand is gone, in no order.
     pub(super) fn dispensable(
         &self,
         policy: &Policy,
@@ -121,9 +122,7 @@ impl<'a> Muster<'a> {
             let may_go = is_idle || may_drain_busy(policy, view, seen);
             may_go.then_some((view, if is_idle { Cause::Idle } else { Cause::NotNeeded }))
         };
-        let mut found: Vec<_> = self.serving.iter().copied().filter_map(cause).collect();
-        found.sort_by_cached_key(|(view, _)| by_cost(view, seen, history));
-        found
+        self.serving.iter().copied().filter_map(cause).collect()
     }
 
     /// All that serve, those first that lose the least work.
@@ -179,6 +178,24 @@ fn may_drain_busy(policy: &Policy, view: &InstanceView, seen: &Observation) -> b
     // What it holds must surely be done before its drain is due.
     let in_time = p95_s.is_some_and(|p95_s| 4.0 * p95_s <= policy.scale_in.drain_deadline.as_secs_f64());
     policy.scale_in.idle.is_zero() && in_time
+}
+
+/// So many of them, those first that lose the least work: a start that nobody needs, then the longest idle.
+pub(super) fn cheapest_of<'v>(
+    views: Vec<(&'v InstanceView, Cause)>,
+    count: usize,
+    seen: &Observation,
+    history: &History,
+) -> Vec<(&'v InstanceView, Cause)> {
+    let mut keyed: Vec<_> =
+        views.into_iter().map(|(view, cause)| (by_cost(view, seen, history), view, cause)).collect();
+    // Of thousands only a few are wanted: the others need no order.
+    if count < keyed.len() {
+        keyed.select_nth_unstable_by(count, |(a, ..), (b, ..)| a.cmp(b));
+        keyed.truncate(count);
+    }
+    keyed.sort_unstable_by(|(a, ..), (b, ..)| a.cmp(b));
+    keyed.into_iter().map(|(_, view, cause)| (view, cause)).collect()
 }
 
 /// An order to drain.

@@ -66,6 +66,9 @@ pub struct Learnt {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Pool {
     service: Option<Service>,
+    /// Of the last start delays of all instances the 95th percentile: kept, for each decision asks for it.
+    #[serde(default)]
+    start_delay_s: Option<f64>,
     usage: Usage,
     minutes: Minutes,
 }
@@ -188,14 +191,23 @@ impl History {
         arrived: &BTreeMap<&str, u64>,
     ) {
         let (mut alive, mut starts) = (BTreeMap::new(), BTreeMap::new());
+        let mut newly_ready = BTreeSet::new();
         for view in seen.instances.iter().flatten() {
             let career = self.learnt.instances.entry(view.instance.id.clone()).or_default();
+            let delay_before = career.start_delay_s;
             let (started, measured) = career.observe(view, seen.at);
+            if career.start_delay_s != delay_before {
+                newly_ready.insert(view.instance.pool.as_str());
+            }
             *alive.entry(view.instance.pool.clone()).or_default() += usize::from(view.instance.is_alive());
             *starts.entry(view.instance.pool.as_str()).or_default() += u32::from(started);
             if let Some(report) = measured {
                 self.learnt.pools.entry(view.instance.pool.clone()).or_default().measure(report);
             }
+        }
+        for name in newly_ready {
+            let delay = self.start_delay_s(name, DELAY_QUANTILE);
+            self.learnt.pools.entry(name.to_owned()).or_default().start_delay_s = delay;
         }
         // Whoever went since the last look may have done so just now; and while they cannot be listed, all run on.
         let mut charged = self.alive.clone().unwrap_or_default();
@@ -282,7 +294,8 @@ impl History {
 
     /// What is known of a pool's work and workers.
     pub fn facts(&self, pool: &str, policy: &Policy, now: DateTime<Utc>) -> Facts {
-        let service = self.learnt.pools.get(pool).and_then(|pool| pool.service);
+        let learnt = self.learnt.pools.get(pool);
+        let service = learnt.and_then(|pool| pool.service);
         let arrivals = self.pools.get(pool).map(|past| &past.arrivals);
         let of_service = service.map_or(1.0, |service| service.variability());
         Facts {
@@ -290,8 +303,8 @@ impl History {
             variability: f64::midpoint(arrivals.map_or(1.0, Arrivals::dispersion), of_service),
             service_s: service.map_or(policy.pool.service_time.as_secs_f64(), |service| service.mean_s),
             at_once: service.map_or(1.0, |service| service.at_once),
-            start_delay_s: self
-                .start_delay_s(pool, DELAY_QUANTILE)
+            start_delay_s: learnt
+                .and_then(|pool| pool.start_delay_s)
                 .unwrap_or(policy.pool.start_delay.as_secs_f64()),
         }
     }

@@ -6,19 +6,20 @@
 
 mod arrivals;
 mod career;
+mod peaks;
+mod service;
 mod usage;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
-use eirs_platform::job::WorkerReport;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::arrivals::Minutes;
-use self::{arrivals::Arrivals, usage::Usage};
+use self::{arrivals::Arrivals, peaks::Peaks, service::Service, usage::Usage};
 pub use self::{career::Career, usage::Used};
 use super::{
     budget::day_began,
@@ -27,11 +28,9 @@ use super::{
 use crate::{
     fleet::{Instance, State},
     observe::{Observation, age},
-    policy::{Policy, load::LONGEST_WINDOW},
+    policy::Policy,
 };
 
-/// A mean service time is made of about so many jobs: it follows a change within minutes and no single job sways it.
-const JOBS_OF_A_MEAN: f64 = 500.0;
 /// Of all start delays the one that so large a part of them does not exceed counts.
 const DELAY_QUANTILE: f64 = 0.95;
 /// After a restart or a gap of no more than this, who runs has run all the time and is charged for it. After a longer one the
@@ -73,15 +72,6 @@ struct Pool {
     minutes: Minutes,
 }
 
-/// How long jobs take, as the workers measured it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Service {
-    mean_s: f64,
-    p95_s: f64,
-    at_once: f64,
-    jobs: f64,
-}
-
 /// What is known of a pool's work and workers: measured where it was measured, and guessed by the policy where not.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
@@ -106,14 +96,6 @@ struct Past {
     wished: Peaks,
     last_arrival: Option<DateTime<Utc>>,
     arrivals: Arrivals,
-}
-
-/// The end of each stretch of time and the highest value in it, where no later one is as high: the highest since any
-/// moment is that of the first stretch that ends after it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Peaks {
-    last: Option<u64>,
-    peaks: VecDeque<(DateTime<Utc>, u64)>,
 }
 
 impl History {
@@ -202,7 +184,8 @@ impl History {
             *alive.entry(view.instance.pool.clone()).or_default() += usize::from(view.instance.is_alive());
             *starts.entry(view.instance.pool.as_str()).or_default() += u32::from(started);
             if let Some(report) = measured {
-                self.learnt.pools.entry(view.instance.pool.clone()).or_default().measure(report);
+                let pool = self.learnt.pools.entry(view.instance.pool.clone()).or_default();
+                pool.service = Some(Service::measured(pool.service, report));
             }
         }
         for name in newly_ready {
@@ -345,58 +328,10 @@ impl History {
     }
 }
 
-impl Pool {
-    /// Takes in the service times of a report, each job for what it is worth.
-    fn measure(&mut self, report: &WorkerReport) {
-        let (count, mean_s) = (report.service.count as f64, report.service.mean_ms / 1e3);
-        let at_once = f64::from(if report.at_once == 0 { report.slots } else { report.at_once }.max(1));
-        let p95_s = report.service.p95_ms / 1e3;
-        let before = self.service.unwrap_or(Service { mean_s, p95_s, at_once, jobs: 0.0 });
-        let jobs = (before.jobs + count).min(JOBS_OF_A_MEAN);
-        let part = (count / jobs).min(1.0);
-        let towards = |from: f64, to: f64| from + (to - from) * part;
-        self.service = Some(Service {
-            mean_s: towards(before.mean_s, mean_s),
-            p95_s: towards(before.p95_s, p95_s),
-            at_once: towards(before.at_once, at_once),
-            jobs,
-        });
-    }
-}
-
-impl Service {
-    /// The squared coefficient of variation of a normal distribution with this mean and 95th percentile.
-    fn variability(&self) -> f64 {
-        let deviation = (self.p95_s - self.mean_s).max(0.0) / 1.645;
-        (deviation / self.mean_s.max(1e-6)).powi(2).min(4.0)
-    }
-}
-
 impl Past {
     fn new(known_since: DateTime<Utc>) -> Self {
         let (backlog, wished, arrivals) = Default::default();
         Self { known_since, backlog, wished, last_arrival: None, arrivals }
-    }
-}
-
-impl Peaks {
-    fn observe(&mut self, now: DateTime<Utc>, value: u64) {
-        // Between two looks it was as high as the higher of them, as far as anybody knows.
-        let peak = value.max(self.last.unwrap_or(0));
-        while self.peaks.back().is_some_and(|(_, lower)| *lower <= peak) {
-            self.peaks.pop_back();
-        }
-        self.peaks.push_back((now, peak));
-        self.last = Some(value);
-        while self.peaks.front().is_some_and(|(end, _)| age(*end, now) > LONGEST_WINDOW) {
-            self.peaks.pop_front();
-        }
-    }
-
-    /// The highest value for all of this time; what is there now where the window holds nothing else.
-    fn over(&self, window: Duration, now: DateTime<Utc>) -> u64 {
-        let within = self.peaks.iter().find(|(end, _)| age(*end, now) < window);
-        within.map_or(self.last.unwrap_or(0), |(_, peak)| *peak)
     }
 }
 

@@ -1,0 +1,73 @@
+//! How long jobs take, as the workers measured it.
+
+use eirs_platform::job::WorkerReport;
+use serde::{Deserialize, Serialize};
+
+/// A mean is made of about so many jobs: it follows a change within minutes and no single job sways it.
+const JOBS_OF_A_MEAN: f64 = 500.0;
+
+/// The service of one pool.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Service {
+    pub(super) mean_s: f64,
+    p95_s: f64,
+    /// Jobs that an instance classifies at the same time.
+    pub(super) at_once: f64,
+    jobs: f64,
+}
+
+impl Service {
+    /// What was known before and the service times of a report, each job for what it is worth.
+    pub(super) fn measured(before: Option<Self>, report: &WorkerReport) -> Self {
+        let (count, mean_s) = (report.service.count as f64, report.service.mean_ms / 1e3);
+        let at_once = f64::from(if report.at_once == 0 { report.slots } else { report.at_once }.max(1));
+        let p95_s = report.service.p95_ms / 1e3;
+        let before = before.unwrap_or(Self { mean_s, p95_s, at_once, jobs: 0.0 });
+        let jobs = (before.jobs + count).min(JOBS_OF_A_MEAN);
+        let part = (count / jobs).min(1.0);
+        let towards = |from: f64, to: f64| from + (to - from) * part;
+        Self {
+            mean_s: towards(before.mean_s, mean_s),
+            p95_s: towards(before.p95_s, p95_s),
+            at_once: towards(before.at_once, at_once),
+            jobs,
+        }
+    }
+
+    /// The squared coefficient of variation of a normal distribution with this mean and 95th percentile.
+    pub(super) fn variability(&self) -> f64 {
+        let deviation = (self.p95_s - self.mean_s).max(0.0) / 1.645;
+        (deviation / self.mean_s.max(1e-6)).powi(2).min(4.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eirs_platform::job::{Phase, ServiceTimes};
+
+    use super::*;
+    use crate::decide::tests::{busy, says};
+
+    fn report(count: u64, mean_ms: f64, p95_ms: f64) -> WorkerReport {
+        let view = says(busy("p-1"), Phase::Ready, 1, None);
+        let report = view.heard.expect("it spoke").report;
+        WorkerReport { service: ServiceTimes { count, mean_ms, p95_ms }, slots: 4, at_once: 2, ..report }
+    }
+
+    #[test]
+    fn each_job_counts_as_much_as_any_other_until_there_are_many() {
+        let first = Service::measured(None, &report(10, 1000.0, 1000.0));
+        assert_eq!((first.mean_s, first.at_once, first.variability()), (1.0, 2.0, 0.0));
+        let second = Service::measured(Some(first), &report(30, 2000.0, 2000.0));
+        assert!((second.mean_s - 1.75).abs() < 1e-9);
+        let many = Service::measured(Some(second), &report(100_000, 3000.0, 3000.0));
+        assert!((many.mean_s - 3.0).abs() < 1e-9, "what was long ago is forgotten");
+    }
+
+    #[test]
+    fn a_long_tail_is_irregular() {
+        // An exponential time has its 95th percentile at three times its mean.
+        let service = Service::measured(None, &report(10, 1000.0, 3000.0));
+        assert!((1.0..2.0).contains(&service.variability()));
+    }
+}

@@ -35,6 +35,8 @@ const QUICK_TO_GO: &str = "
 max = 1
 [[rule]]
 kind = \"backlog\"
+[instance]
+billing_minimum = \"0s\"
 [scale_in]
 idle = \"0s\"
 window = \"0s\"

@@ -24,17 +24,20 @@ pub fn policy_folder(settings: &Settings, status: Option<&Status>) -> PathBuf {
     told.unwrap_or_else(|| settings.controller.policies.clone())
 }
 
+/// The instances of a pool that run: `2 ready, 1 starting`; `None` where none does.
+fn counts(pool: &PoolStatus) -> Option<String> {
+    let counts = [(pool.ready, "ready"), (pool.starting, "starting"), (pool.leaving, "leaving")];
+    let told: Vec<_> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, state)| format!("{count} {state}"))
+        .collect();
+    (!told.is_empty()).then(|| told.join(", "))
+}
+
 /// The fleet: `2 ready, 1 starting`, pool by pool where there are several.
 pub fn fleet(status: &Status) -> String {
-    let of_pool = |pool: &PoolStatus| {
-        let counts = [(pool.ready, "ready"), (pool.starting, "starting"), (pool.leaving, "leaving")];
-        let told: Vec<_> = counts
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, state)| format!("{count} {state}"))
-            .collect();
-        if told.is_empty() { "none".to_owned() } else { told.join(", ") }
-    };
+    let of_pool = |pool: &PoolStatus| counts(pool).unwrap_or_else(|| "none".to_owned());
     match status.pools.as_slice() {
         [] => "no pool".into(),
         [pool] => format!("workers: {}", of_pool(pool)),

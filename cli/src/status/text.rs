@@ -101,13 +101,7 @@ fn of_pool(pool: &PoolStatus, is_running: bool, width: usize, now: DateTime<Utc>
     let mut text = format!("{}  {}\n", style(&pool.name).bold(), style(model).dim());
     let mut say = |word: &str, sentence: &str| text += &paragraph(word, sentence, width);
 
-    let counts = [(pool.ready, "ready"), (pool.starting, "starting"), (pool.leaving, "leaving")];
-    let told: Vec<_> = counts
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, state)| format!("{count} {state}"))
-        .collect();
-    let there = if told.is_empty() { "none runs".to_owned() } else { told.join(", ") };
+    let there = super::counts(pool).unwrap_or_else(|| "none runs".to_owned());
     say("workers", &format!("{} wanted (min {}, max {}): {there}", pool.desired, pool.min, pool.max));
     let jobs = match (pool.visible, pool.in_flight) {
         (Some(visible), Some(in_flight)) => format!("{visible} waiting, {in_flight} in work"),

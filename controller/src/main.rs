@@ -118,7 +118,7 @@ async fn serve(
         lifecycle::drain_with_parent(parent)?;
     }
     let clock = Arc::new(SystemClock);
-    let backend = Backend::open(&settings, clock.clone())?;
+    let backend = Backend::open(&settings, clock.clone()).await?;
     let poke = Arc::<Notify>::default();
     let fleet = Arc::new(ProcessFleet::open(&settings, config, clock.clone(), poke.clone())?);
     Controller::new(settings, store, backend, fleet, clock, poke).run(&lifecycle).await?;

@@ -113,7 +113,7 @@ impl Home {
     async fn upload(&self) {
         let mut settings = Settings::default();
         settings.local.state = self.path("");
-        let backend = Backend::open(&settings, Arc::new(SystemClock)).unwrap();
+        let backend = Backend::open(&settings, Arc::new(SystemClock)).await.unwrap();
         backend.requests("default").await.unwrap().send(vec![Bytes::from_static(b"{}")]).await.unwrap();
         let arrivals = BTreeMap::from([("default".to_owned(), 1)]);
         let doorbell =

@@ -116,4 +116,8 @@ impl Worker {
         responses.insert(name.to_owned(), queue.clone());
         Ok(queue)
     }
+
+    async fn forget_response_queue(&self, name: &str) {
+        self.responses.lock().await.remove(name);
+    }
 }

@@ -91,7 +91,7 @@ async fn run(identity: Identity, settings: Settings) -> ExitCode {
         }
     };
     let clock = Arc::new(SystemClock);
-    let backend = match Backend::open(&settings, clock.clone()) {
+    let backend = match Backend::open(&settings, clock.clone()).await {
         Ok(backend) => backend,
         Err(error) => {
             tracing::error!("{error}");

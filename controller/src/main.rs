@@ -8,8 +8,10 @@ use std::{
 };
 
 use clap::Parser;
+#[cfg(feature = "aws")]
+use eirs_controller::fleet::ec2::Ec2Fleet;
 use eirs_controller::{
-    fleet::process::ProcessFleet,
+    fleet::{SharedFleet, process::ProcessFleet},
     lock,
     policy::{self, Store},
     reconcile::Controller,
@@ -18,7 +20,7 @@ use eirs_platform::{
     backend::Backend,
     clock::SystemClock,
     lifecycle::{self, Lifecycle},
-    settings::{EXIT_BAD_SETTINGS, Layers, Settings},
+    settings::{BackendKind, EXIT_BAD_SETTINGS, Layers, Settings},
     telemetry,
 };
 use tokio::sync::Notify;
@@ -120,7 +122,12 @@ async fn serve(
     let clock = Arc::new(SystemClock);
     let backend = Backend::open(&settings, clock.clone()).await?;
     let poke = Arc::<Notify>::default();
-    let fleet = Arc::new(ProcessFleet::open(&settings, config, clock.clone(), poke.clone())?);
+    let fleet: SharedFleet = match settings.backend {
+        #[cfg(feature = "aws")]
+        BackendKind::Aws => Arc::new(Ec2Fleet::open(&settings, clock.clone()).await),
+        // Without the feature, opening the backend has failed by now.
+        _ => Arc::new(ProcessFleet::open(&settings, config, clock.clone(), poke.clone())?),
+    };
     Controller::new(settings, store, backend, fleet, clock, poke).run(&lifecycle).await?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! callers of the seams try again beyond that, where that is right.
 
 mod error;
+pub mod tag;
 
 use std::time::Duration;
 
@@ -20,9 +21,6 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 const ALL_ATTEMPTS: Duration = Duration::from_secs(30);
 /// How often the SDK tries a call.
 const ATTEMPTS: u32 = 3;
-
-/// The tag that tells what belongs to which installation: its value is `aws.prefix`.
-pub const INSTALLATION_TAG: &str = "eirs:installation";
 
 /// The services of AWS, as the settings say where they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

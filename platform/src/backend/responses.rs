@@ -7,6 +7,8 @@
 use std::time::Duration;
 
 use super::{Backend, Queues, responses_name};
+#[cfg(feature = "aws")]
+use crate::aws::tag::ALIVE_AT;
 use crate::{error::Result, queue::SharedQueue};
 
 /// An open response queue.
@@ -25,10 +27,6 @@ impl Responses {
     pub const ORPHANED: Duration = Duration::from_secs(1000);
 }
 
-/// The tag that tells when a host last said that it was alive.
-#[cfg(feature = "aws")]
-const ALIVE_TAG: &str = "eirs:alive-at";
-
 impl Backend {
     /// Opens the response queue of a web host that starts.
     pub async fn responses(&self, host: &str) -> Result<Responses> {
@@ -39,7 +37,7 @@ impl Backend {
                 let name = format!("{}-{}", responses_name(host), now().format("%y%m%d%H%M%S%3f"));
                 let options = super::responses_options(&self.queue_settings);
                 let alive = now().to_rfc3339();
-                let queue = queues.create(&name, options, &[(ALIVE_TAG, &alive)]).await?;
+                let queue = queues.create(&name, options, &[(ALIVE_AT, &alive)]).await?;
                 return Ok(Responses { name, queue });
             }
         };
@@ -51,7 +49,7 @@ impl Backend {
         match &self.queues {
             Queues::Memory(_) | Queues::Sqlite(_) => Ok(()),
             #[cfg(feature = "aws")]
-            Queues::Sqs(queues) => queues.tag(&responses.name, ALIVE_TAG, &now().to_rfc3339()).await,
+            Queues::Sqs(queues) => queues.tag(&responses.name, ALIVE_AT, &now().to_rfc3339()).await,
         }
     }
 
@@ -84,7 +82,7 @@ async fn sweep(queues: &crate::queue::sqs::SqsQueues) -> Result<Vec<String>> {
             Err(error) if error.is_missing() => continue,
             Err(error) => return Err(error),
         };
-        if is_orphaned(tags.get(ALIVE_TAG), now()) {
+        if is_orphaned(tags.get(ALIVE_AT), now()) {
             queues.delete(&name).await?;
             swept.push(name);
         }

@@ -46,7 +46,7 @@ impl SqsQueues {
                 serde_json::json!({ "deadLetterTargetArn": target, "maxReceiveCount": rule.max_receives });
             attributes.insert(Attribute::RedrivePolicy, policy.to_string());
         }
-        let own = [(aws::INSTALLATION_TAG, self.prefix.as_str())];
+        let own = [(aws::tag::INSTALLATION, self.prefix.as_str())];
         let tags = own.iter().chain(tags).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let call = self.client.create_queue().queue_name(&full_name).set_attributes(Some(attributes));
         let made = call.set_tags(Some(tags.collect())).send().await;

@@ -125,8 +125,9 @@ async fn serve(
     let fleet: SharedFleet = match settings.backend {
         #[cfg(feature = "aws")]
         BackendKind::Aws => Arc::new(Ec2Fleet::open(&settings, clock.clone()).await),
-        // Without the feature, opening the backend has failed by now.
-        _ => Arc::new(ProcessFleet::open(&settings, config, clock.clone(), poke.clone())?),
+        #[cfg(not(feature = "aws"))]
+        BackendKind::Aws => return Err("this program was built without `aws`".into()),
+        BackendKind::Local => Arc::new(ProcessFleet::open(&settings, config, clock.clone(), poke.clone())?),
     };
     Controller::new(settings, store, backend, fleet, clock, poke).run(&lifecycle).await?;
     Ok(())

@@ -15,6 +15,10 @@ pub mod image;
 
 mod report;
 
+#[cfg(feature = "aws")]
+pub mod identity;
+mod self_test;
+
 use std::{collections::HashMap, sync::Arc};
 
 use eirs_platform::{
@@ -22,6 +26,7 @@ use eirs_platform::{
 };
 use tokio::sync::{Mutex, Semaphore};
 
+pub use self::self_test::self_test;
 use self::{lease::Leases, pool::Pool, report::Activity};
 
 /// Who this worker is.

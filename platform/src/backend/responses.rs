@@ -45,6 +45,7 @@ impl Backend {
     }
 
     /// The host of this response queue is alive.
+    #[cfg_attr(not(feature = "aws"), expect(unused_variables, reason = "only a cloud's queues come and go"))]
     pub async fn renew_responses(&self, responses: &Responses) -> Result<()> {
         match &self.queues {
             Queues::Memory(_) | Queues::Sqlite(_) => Ok(()),
@@ -54,6 +55,7 @@ impl Backend {
     }
 
     /// The host of this response queue ends, and nobody waits for an answer there any more.
+    #[cfg_attr(not(feature = "aws"), expect(unused_variables, reason = "only a cloud's queues come and go"))]
     pub async fn close_responses(&self, responses: &Responses) -> Result<()> {
         match &self.queues {
             Queues::Memory(_) | Queues::Sqlite(_) => Ok(()),

@@ -197,7 +197,8 @@ fn weights_beside(model: &Path, place: &str) -> Vec<(String, PathBuf)> {
 /// The settings of a web host: it listens to the network, and finds its policies where the package puts them.
 pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     let mut written = json(settings, &["aws", "queue", "web", "worker", "controller", "telemetry", "setup"])?;
-    if settings.web.listen.ip().is_loopback() {
+    // Whoever set another address means it.
+    if settings.web.listen == Settings::default().web.listen {
         written["web"]["listen"] = format!("0.0.0.0:{}", settings.web.listen.port()).into();
     }
     written["web"]["address_file"] = Value::Null;

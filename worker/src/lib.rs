@@ -15,7 +15,7 @@ pub mod image;
 
 mod report;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eirs_platform::{
     Result, backend::Backend, blobs::SharedBlobs, clock::SharedClock, queue::SharedQueue, settings::Settings,
@@ -23,6 +23,9 @@ use eirs_platform::{
 use tokio::sync::{Mutex, Semaphore};
 
 use self::{lease::Leases, pool::Pool, report::Activity};
+
+/// Behind the drain deadline jobs are given back and the last report is sent; a queue that is slow answers within this.
+const GIVING_BACK: Duration = Duration::from_secs(10);
 
 /// Who this worker is.
 #[derive(Debug, Clone)]
@@ -100,6 +103,18 @@ impl Worker {
     /// What classifies.
     pub fn engine(&self) -> &str {
         self.pool.engine()
+    }
+
+    /// What it does, in a few words.
+    pub fn summary(&self) -> String {
+        let (held, done) = (self.in_flight(), self.activity.jobs_done());
+        format!("{held} jobs held, {done} done, {} for {}", self.engine(), self.identity.model)
+    }
+
+    /// How long its drain may take: a long poll may have to end first.
+    pub fn longest_drain(&self) -> Duration {
+        let worker = &self.settings.worker;
+        worker.poll + worker.drain_deadline + GIVING_BACK
     }
 
     /// Jobs held now. Not the slots that are taken: the loop takes the free ones while it asks for jobs.

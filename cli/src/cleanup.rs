@@ -78,7 +78,7 @@ impl Cleanup {
         let shown = folder.display();
         match state::kind(folder) {
             Kind::Nothing => {
-                show::out(format_args!("There is nothing to clean up: {shown} does not exist."));
+                show::out(format_args!("There is nothing to clean up: nothing has run on {shown}."));
                 return Ok(Exit::Ok);
             }
             Kind::Foreign => {

@@ -25,8 +25,9 @@ fn the_target_starts_a_service_that_classifies_and_everybody_says_what_it_does()
         eventually("the status line", || machine.show(unit, "StatusText").contains(status).then_some(()));
         assert_eq!(machine.show(unit, "ActiveState"), "active");
     }
+    let mut images = (1..).map(image);
     eventually("a status line is kept up to date", || {
-        machine.upload("", &image(1));
+        machine.upload("", &images.next()?);
         let done: u32 = machine.show("eirs-worker", "StatusText").split(' ').nth(3)?.parse().ok()?;
         (done > 0).then_some(())
     });

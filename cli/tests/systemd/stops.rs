@@ -15,6 +15,16 @@ fn place(journal: &[Value], text: &str) -> usize {
     found.unwrap_or_else(|| panic!("nobody says {text:?}"))
 }
 
+/// Where systemd says that it began or ended to stop, or to start, a unit.
+#[track_caller]
+fn event(journal: &[Value], verb: &str, unit: &str) -> usize {
+    let is_it = |entry: &Value| {
+        entry["UNIT"] == format!("{unit}.service")
+            && entry["MESSAGE"].as_str().is_some_and(|said| said.starts_with(verb))
+    };
+    journal.iter().position(is_it).unwrap_or_else(|| panic!("no {verb:?} of {unit}"))
+}
+
 fn nobody_was_killed(machine: &Machine) {
     for unit in &PROGRAMS[1..] {
         machine.never_says(unit, "SIGKILL");
@@ -92,9 +102,9 @@ fn the_target_stops_web_first_which_answers_what_it_holds_and_then_the_workers()
         machine.becomes(unit, "ActiveState", "inactive");
     }
     let journal = machine.journal();
-    let web_is_gone = place(&journal, "Stopped eirs-web.service");
+    let web_is_gone = event(&journal, "Stopped", "eirs-web");
     for unit in ["eirs-controller", "eirs-worker"] {
-        assert!(web_is_gone < place(&journal, &format!("Stopping {unit}.service")), "{unit}");
+        assert!(web_is_gone < event(&journal, "Stopping", unit), "{unit}");
     }
     nobody_was_killed(&machine);
     machine.write("/var/lib/eirs/web.address", "");
@@ -119,9 +129,9 @@ fn a_machine_that_is_powered_off_in_the_middle_of_jobs_drains_before_its_network
 
     let journal = machine.journal();
     let gone = place(&journal, "the network goes");
-    assert!(place(&journal, "the network is there") < place(&journal, "Starting eirs-web.service"));
+    assert!(place(&journal, "the network is there") < event(&journal, "Starting", "eirs-web"));
     for unit in &PROGRAMS[1..] {
-        assert!(place(&journal, &format!("Stopped {unit}.service")) < gone, "{unit} outlived the network");
+        assert!(event(&journal, "Stopped", unit) < gone, "{unit} outlived the network");
     }
     let drained =
         |entry: &&Value| entry["SYSLOG_IDENTIFIER"] == "eirs-worker" && entry["MESSAGE"] == "drained";

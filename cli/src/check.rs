@@ -107,7 +107,7 @@ impl Check {
 impl Report {
     async fn of(settings: &Settings, now: DateTime<Utc>) -> anyhow::Result<Self> {
         let folder = settings.local.state.as_path();
-        let backend = state::open(settings)?;
+        let backend = state::open(settings).await?;
         let holder = state::holder_of(folder, CONTROLLER_LOCK);
         let seen = status::read(&settings.status_file());
         let mut queues = Vec::new();
@@ -354,7 +354,7 @@ mod tests {
     async fn what_is_stored_is_counted_and_the_newest_results_are_shown() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
-        let backend = state::open(&settings).unwrap();
+        let backend = state::open(&settings).await.unwrap();
         backend.images().put("images/1", Bytes::from("image")).await.unwrap();
         let classified = Outcome::Classified { top: vec![Guess { label: "tench".into(), confidence: 0.5 }] };
         for (name, outcome) in
@@ -379,7 +379,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let global = Global { config: None, state: Some(folder.path().to_owned()) };
-        let backend = state::open(&settings).unwrap();
+        let backend = state::open(&settings).await.unwrap();
         backend.requests("default").await.unwrap().send(vec![Bytes::from("job")]).await.unwrap();
         let report = Report::of(&settings, Utc::now()).await.unwrap();
         assert_eq!(
@@ -447,7 +447,7 @@ mod tests {
     async fn the_pools_of_a_running_controller_are_a_table() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
-        drop(state::open(&settings).unwrap());
+        drop(state::open(&settings).await.unwrap());
         std::fs::write(settings.status_file(), serde_json::to_vec(&controller_status(Utc::now())).unwrap())
             .unwrap();
         let report = Report::of(&settings, Utc::now()).await.unwrap();

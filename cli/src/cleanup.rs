@@ -132,7 +132,7 @@ impl Plan {
     async fn of(mode: Mode, settings: &Settings) -> anyhow::Result<Self> {
         match mode {
             Mode::Clear => {
-                let backend = state::open(settings)?;
+                let backend = state::open(settings).await?;
                 let queues = backend.queue_names().await?;
                 let mut messages = 0;
                 for name in &queues {
@@ -266,7 +266,7 @@ mod tests {
 
     /// A state folder with a message, an image and two results.
     async fn some_state(settings: &Settings) -> Backend {
-        let backend = state::open(settings).unwrap();
+        let backend = state::open(settings).await.unwrap();
         backend.requests("default").await.unwrap().send(vec![Bytes::from("job")]).await.unwrap();
         backend.images().put("images/1", Bytes::from("image")).await.unwrap();
         for key in ["results/default/1.json", "results/dogs/1.json"] {

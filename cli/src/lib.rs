@@ -15,6 +15,8 @@ mod plan;
 mod policy;
 mod simulate;
 
+#[cfg(feature = "aws")]
+mod aws;
 mod http;
 mod show;
 mod state;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::Utc;
 use eirs_controller::{
-    fleet::{Fleet, PoolSpec, process::Peek},
+    fleet::{self, PoolSpec},
     operator::{self, BadOrders, Cordon, Operator, Order},
     policy::{Policies, load},
 };
@@ -204,7 +204,8 @@ impl Known {
     async fn with_instances(self, settings: &Settings) -> BTreeSet<String> {
         let specs: Vec<_> =
             self.policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, &policy.pool)).collect();
-        let listed = Peek::new(settings, Arc::new(SystemClock)).list(&specs).await.unwrap_or_default();
+        let fleet = fleet::peek(settings, Arc::new(SystemClock)).await;
+        let listed = fleet.list(&specs).await.unwrap_or_default();
         self.instances.into_iter().chain(listed.into_iter().map(|instance| instance.id)).collect()
     }
 }

@@ -92,7 +92,7 @@ impl PlanCommand {
             }
         };
         let orders = orders(&settings, status.as_ref(), &mut complaints);
-        let backend = state::open(&settings)?;
+        let backend = state::open(&settings).await?;
         let known = status.as_ref().and_then(|_| inputs(&settings));
         let Preview { plan, seen, controller_at } =
             preview(&settings, backend, Arc::new(SystemClock), &policies, orders, known).await?;
@@ -251,7 +251,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_controller_the_queue_is_looked_at_and_nothing_is_touched() {
         let (folder, global, settings) = rig();
-        let backend = state::open(&settings).unwrap();
+        let backend = state::open(&settings).await.unwrap();
         let jobs = vec![Bytes::from("job"); 25];
         backend.requests("default").await.unwrap().send(jobs).await.unwrap();
         let policies = folder.path().join("policies");

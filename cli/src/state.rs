@@ -12,7 +12,7 @@ use eirs_platform::{
     backend::Backend,
     blobs::{BlobInfo, SharedBlobs},
     clock::SystemClock,
-    settings::{BackendKind, Settings},
+    settings::Settings,
 };
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -76,10 +76,9 @@ pub fn expect_ours(state: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Opens the queues and stores of a state folder that exists; a look must not make one.
-pub fn open(settings: &Settings) -> anyhow::Result<Backend> {
-    anyhow::ensure!(settings.backend == BackendKind::Local, "this works on the local backend only, so far");
-    Ok(Backend::open(settings, std::sync::Arc::new(SystemClock))?)
+/// Opens the queues and stores of an installation. On one machine, that of a state folder that exists: a look must not make one.
+pub async fn open(settings: &Settings) -> anyhow::Result<Backend> {
+    Ok(Backend::open(settings, std::sync::Arc::new(SystemClock)).await?)
 }
 
 /// So many blobs are listed at a time.

@@ -6,14 +6,22 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
+#[cfg(feature = "aws")]
+pub mod ec2;
 pub mod memory;
 pub mod process;
+#[cfg(feature = "aws")]
+pub mod ssm;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eirs_platform::error::{Error, Result};
+use eirs_platform::{
+    clock::SharedClock,
+    error::{Error, Result},
+    settings::{BackendKind, Settings},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::Pool;
@@ -122,6 +130,18 @@ impl Instance {
     /// Whether it exists as more than an entry in the inventory: it uses up a place in its pool.
     pub fn is_alive(&self) -> bool {
         self.state != State::Stopped
+    }
+}
+
+/// The fleet of these settings, to be looked at only: for programs that ask what there is while a controller runs or none does.
+pub async fn peek(settings: &Settings, clock: SharedClock) -> SharedFleet {
+    match settings.backend {
+        BackendKind::Local => Arc::new(process::Peek::new(settings, clock)),
+        #[cfg(feature = "aws")]
+        BackendKind::Aws => Arc::new(ec2::Ec2Fleet::peek(settings, clock).await),
+        // Nobody comes here: the queues were opened before, or not.
+        #[cfg(not(feature = "aws"))]
+        BackendKind::Aws => Arc::new(process::Peek::new(settings, clock)),
     }
 }
 

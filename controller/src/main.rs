@@ -8,9 +8,11 @@ use std::{
 };
 
 use clap::Parser;
+#[cfg(feature = "aws")]
+use eirs_controller::fleet::ec2::Ec2Fleet;
 use eirs_controller::{
     drain,
-    fleet::process::ProcessFleet,
+    fleet::{SharedFleet, process::ProcessFleet},
     lock,
     policy::{self, Store},
     reconcile::Controller,
@@ -169,9 +171,15 @@ async fn serve(
         lifecycle::drain_with_parent(parent)?;
     }
     let clock = Arc::new(SystemClock);
-    let backend = Backend::open(&settings, clock.clone())?;
+    let backend = Backend::open(&settings, clock.clone()).await?;
     let poke = Arc::<Notify>::default();
-    let fleet = Arc::new(ProcessFleet::open(&settings, config, clock.clone(), poke.clone())?);
+    let fleet: SharedFleet = match settings.backend {
+        #[cfg(feature = "aws")]
+        BackendKind::Aws => Arc::new(Ec2Fleet::open(&settings, clock.clone()).await),
+        #[cfg(not(feature = "aws"))]
+        BackendKind::Aws => return Err("this program was built without `aws`".into()),
+        BackendKind::Local => Arc::new(ProcessFleet::open(&settings, config, clock.clone(), poke.clone())?),
+    };
     Controller::new(settings, store, backend, fleet, clock, poke).run(&lifecycle).await?;
     Ok(())
 }

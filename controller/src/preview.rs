@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     decide::{History, Plan, decide},
-    fleet::process::Peek,
+    fleet,
     observe::{InstanceView, Observation, Observer, Reports},
     operator::Operator,
     policy::Policies,
@@ -77,9 +77,9 @@ pub async fn preview(
     operator: Operator,
     inputs: Option<Inputs>,
 ) -> Result<Preview> {
-    let fleet = Peek::new(settings, clock.clone());
+    let fleet = fleet::peek(settings, clock.clone()).await;
     let mut observer = Observer::new(backend, clock, Arc::<Reports>::default());
-    let mut seen = observer.observe(policies, &fleet).await;
+    let mut seen = observer.observe(policies, &*fleet).await;
     seen.operator = operator;
     let controller_at = inputs.as_ref().map(|inputs| inputs.observation.at);
     let history = match inputs {

@@ -119,7 +119,7 @@ impl Home {
     /// One job, and the doorbell.
     async fn upload(&self) {
         let settings = self.settings();
-        let backend = Backend::open(&settings, Arc::new(SystemClock)).unwrap();
+        let backend = Backend::open(&settings, Arc::new(SystemClock)).await.unwrap();
         backend.requests("default").await.unwrap().send(vec![Bytes::from_static(b"{}")]).await.unwrap();
         let arrivals = BTreeMap::from([("default".to_owned(), 1)]);
         let doorbell =

@@ -1,7 +1,12 @@
 //! The services of one installation, opened by the settings: which queues and stores there are, and what they are called.
 
+mod responses;
+
 use std::{fs, io::ErrorKind, path::Path, sync::Arc, time::Duration};
 
+pub use self::responses::Responses;
+#[cfg(feature = "aws")]
+use crate::queue::sqs::SqsQueues;
 use crate::{
     blobs::{SharedBlobs, dir::DirBlobs, memory::MemoryBlobs},
     clock::SharedClock,
@@ -16,6 +21,8 @@ const LAYOUT: &str = "1";
 const RESPONSE_RETENTION: Duration = Duration::from_secs(3600);
 /// A report that is older says nothing about now.
 const EVENT_RETENTION: Duration = Duration::from_secs(600);
+/// The longest that SQS knows.
+const DEAD_LETTER_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Workers give a job up themselves, with a result and an answer. Only a job that kills every worker before even that
 /// gets this many receives further, and then the queue itself puts it away.
 const RECEIVES_BEYOND_GIVING_UP: u32 = 3;
@@ -35,17 +42,47 @@ pub struct Backend {
 enum Queues {
     Memory(MemoryQueues),
     Sqlite(SqliteQueues),
+    #[cfg(feature = "aws")]
+    Sqs(SqsQueues),
 }
 
 impl Backend {
     /// Opens what the settings choose.
-    pub fn open(settings: &Settings, clock: SharedClock) -> Result<Self> {
+    pub async fn open(settings: &Settings, clock: SharedClock) -> Result<Self> {
         match settings.backend {
             BackendKind::Local => Self::open_local(settings, clock),
-            BackendKind::Aws => {
-                Err(Error::broken("backend = \"aws\"", "this version has the local backend only"))
-            }
+            #[cfg(feature = "aws")]
+            BackendKind::Aws => Self::open_aws(settings).await,
+            #[cfg(not(feature = "aws"))]
+            BackendKind::Aws => Err(Error::broken(
+                "backend = \"aws\"",
+                "this program was built without it, as `make run` does; build it with `cargo build --release`",
+            )),
         }
+    }
+
+    /// No call is made yet: what is missing is told by who looks for it.
+    #[cfg(feature = "aws")]
+    async fn open_aws(settings: &Settings) -> Result<Self> {
+        use crate::{aws, blobs::s3, queue::sqs};
+
+        let config = aws::sdk_config(&settings.aws).await;
+        if config.region().is_none() {
+            let hint = "no region is known; set aws.region, or $AWS_REGION, or one in the profile";
+            return Err(Error::broken("backend = \"aws\"", hint));
+        }
+        let s3 = s3::client(&config, &settings.aws);
+        let bucket = |name: &Option<String>| -> SharedBlobs {
+            Arc::new(s3::S3Blobs::new(s3.clone(), name.as_deref().unwrap_or_default()))
+        };
+        Ok(Self {
+            queues: Queues::Sqs(SqsQueues::new(sqs::client(&config, &settings.aws), &settings.aws.prefix)),
+            images: bucket(&settings.aws.input_bucket),
+            results: bucket(&settings.aws.output_bucket),
+            queue_settings: settings.queue.clone(),
+            #[cfg(any(test, feature = "testing"))]
+            wrapped: std::collections::HashMap::new(),
+        })
     }
 
     fn open_local(settings: &Settings, clock: SharedClock) -> Result<Self> {
@@ -106,32 +143,22 @@ impl Backend {
 
     /// The jobs for one model.
     pub async fn requests(&self, model: &str) -> Result<SharedQueue> {
-        let rule = DeadLetters {
-            queue: dead_letters_name(model),
-            max_receives: self.queue_settings.max_receives + RECEIVES_BEYOND_GIVING_UP,
-        };
-        self.queue(&requests_name(model), QueueOptions { dead_letters: Some(rule), ..self.options() }).await
+        self.queue(&requests_name(model), requests_options(&self.queue_settings, model)).await
     }
 
     /// The jobs of one model that were given up. They stay until an operator looks at them, for a fortnight at most.
     pub async fn dead_letters(&self, model: &str) -> Result<SharedQueue> {
-        let retention = Duration::from_secs(14 * 24 * 3600);
-        self.queue(&dead_letters_name(model), QueueOptions { retention, ..self.options() }).await
+        self.queue(&dead_letters_name(model), dead_letters_options(&self.queue_settings)).await
     }
 
-    /// The answers for one web host.
-    pub async fn responses(&self, host: &str) -> Result<SharedQueue> {
-        self.reply_queue(&responses_name(host)).await
-    }
-
-    /// The response queue that a job names in `reply_to`.
+    /// The response queue that a job names in `reply_to`; where the web host has left, it may be gone with it.
     pub async fn reply_queue(&self, name: &str) -> Result<SharedQueue> {
-        self.queue(name, QueueOptions { retention: RESPONSE_RETENTION, ..self.options() }).await
+        self.queue(name, responses_options(&self.queue_settings)).await
     }
 
     /// The reports for the controller.
     pub async fn events(&self) -> Result<SharedQueue> {
-        self.queue("events", QueueOptions { retention: EVENT_RETENTION, ..self.options() }).await
+        self.queue(EVENTS, events_options(&self.queue_settings)).await
     }
 
     /// Every queue there is, for `eirs check` and `eirs cleanup`.
@@ -139,21 +166,14 @@ impl Backend {
         match &self.queues {
             Queues::Memory(queues) => Ok(queues.names()),
             Queues::Sqlite(queues) => queues.names().await,
+            #[cfg(feature = "aws")]
+            Queues::Sqs(queues) => queues.names("").await,
         }
     }
 
     /// A queue by its name, with plain options: to count it or to empty it.
     pub async fn any_queue(&self, name: &str) -> Result<SharedQueue> {
-        self.queue(name, QueueOptions { retention: Duration::from_secs(14 * 24 * 3600), ..self.options() })
-            .await
-    }
-
-    fn options(&self) -> QueueOptions {
-        QueueOptions {
-            visibility: self.queue_settings.visibility,
-            retention: self.queue_settings.retention,
-            dead_letters: None,
-        }
+        self.queue(name, dead_letters_options(&self.queue_settings)).await
     }
 
     async fn queue(&self, name: &str, options: QueueOptions) -> Result<SharedQueue> {
@@ -164,8 +184,41 @@ impl Backend {
         match &self.queues {
             Queues::Memory(queues) => Ok(queues.open(name, options)),
             Queues::Sqlite(queues) => queues.queue(name, options).await,
+            #[cfg(feature = "aws")]
+            Queues::Sqs(queues) => queues.open(name, options).await,
         }
     }
+}
+
+/// The queue of the reports.
+pub const EVENTS: &str = "events";
+
+/// What a request queue is made with, and its dead letters, ...
+pub fn requests_options(settings: &settings::Queue, model: &str) -> QueueOptions {
+    let rule = DeadLetters {
+        queue: dead_letters_name(model),
+        max_receives: settings.max_receives + RECEIVES_BEYOND_GIVING_UP,
+    };
+    QueueOptions { dead_letters: Some(rule), ..plain(settings) }
+}
+
+/// ... which keep their first sending's date, and must therefore be kept longer than the jobs, ...
+pub fn dead_letters_options(settings: &settings::Queue) -> QueueOptions {
+    QueueOptions { retention: DEAD_LETTER_RETENTION, ..plain(settings) }
+}
+
+/// ... and the queues of answers ...
+pub fn responses_options(settings: &settings::Queue) -> QueueOptions {
+    QueueOptions { retention: RESPONSE_RETENTION, ..plain(settings) }
+}
+
+/// ... and of reports.
+pub fn events_options(settings: &settings::Queue) -> QueueOptions {
+    QueueOptions { retention: EVENT_RETENTION, ..plain(settings) }
+}
+
+fn plain(settings: &settings::Queue) -> QueueOptions {
+    QueueOptions { visibility: settings.visibility, retention: settings.retention, dead_letters: None }
 }
 
 /// The request queue of a model.
@@ -220,11 +273,11 @@ mod tests {
     #[tokio::test]
     async fn a_state_folder_of_another_layout_is_refused_in_one_sentence() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Backend::open(&settings(folder.path()), Arc::new(SystemClock));
-        open().unwrap();
-        open().unwrap();
+        let open = async || Backend::open(&settings(folder.path()), Arc::new(SystemClock)).await;
+        open().await.unwrap();
+        open().await.unwrap();
         fs::write(folder.path().join("layout"), "2\n").unwrap();
-        let error = open().unwrap_err().to_string();
+        let error = open().await.unwrap_err().to_string();
         assert!(error.contains("has layout \"2\", this version of EIRS knows \"1\""), "{error}");
         assert!(!error.contains('\n'));
     }
@@ -234,7 +287,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), "").unwrap();
         let state = folder.path().join("file/state");
-        let error = Backend::open(&settings(&state), Arc::new(SystemClock)).unwrap_err().to_string();
+        let opened = Backend::open(&settings(&state), Arc::new(SystemClock)).await;
+        let error = opened.unwrap_err().to_string();
         assert!(error.contains("file/state"), "{error}");
     }
 }

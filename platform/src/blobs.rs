@@ -4,6 +4,8 @@
 pub mod contract;
 pub mod dir;
 pub mod memory;
+#[cfg(feature = "aws")]
+pub mod s3;
 
 use std::{fmt::Debug, sync::Arc};
 

@@ -1,5 +1,5 @@
 //! One error type for the seams. Its variants are what a caller can *do*, not what went wrong:
-//! try again later, make room, take another one, or give up. The text says what went wrong.
+//! try again later, make room, take another one, go on without it, or give up. The text says what went wrong.
 
 /// What a [`Queue`](crate::queue::Queue) or a [`BlobStore`](crate::blobs::BlobStore) answers when it cannot do as asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -28,6 +28,14 @@ pub enum Error {
         /// The cause, as the backend put it.
         why: String,
     },
+    /// What was addressed does not exist, or not any more: go on without it, or make it.
+    #[error("{what}: does not exist ({why})")]
+    Missing {
+        /// What was being done, e.g. `sending to responses-web-1`.
+        what: String,
+        /// The cause, as the backend put it.
+        why: String,
+    },
     /// This will never work as things are: a wrong version, a missing permission, a broken file.
     #[error("{what}: {why}")]
     Broken {
@@ -52,6 +60,11 @@ impl Error {
         Self::NoCapacity { what: what.into(), why: why.to_string() }
     }
 
+    /// What was addressed is not there.
+    pub fn missing(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self::Missing { what: what.into(), why: why.to_string() }
+    }
+
     /// An error that stays until somebody changes something.
     pub fn broken(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
         Self::Broken { what: what.into(), why: why.to_string() }
@@ -69,6 +82,11 @@ impl Error {
             PermissionDenied | ReadOnlyFilesystem | NotADirectory => Self::Broken { what, why },
             _ => Self::Unavailable { what, why },
         }
+    }
+
+    /// Whether what was addressed does not exist.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing { .. })
     }
 
     /// Whether the same call may work later without anybody's help.

@@ -9,6 +9,8 @@ pub mod error;
 pub mod fault;
 pub mod queue;
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod backend;
 pub mod settings;
 
@@ -16,5 +18,7 @@ pub mod backoff;
 pub mod clock;
 pub mod lifecycle;
 pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use error::{Error, Result};

@@ -8,6 +8,8 @@
 pub mod contract;
 pub mod memory;
 pub mod sqlite;
+#[cfg(feature = "aws")]
+pub mod sqs;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 

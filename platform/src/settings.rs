@@ -3,9 +3,12 @@
 //! Every complaint about a layer is collected and names where the value came from and its key, so that one start
 //! shows all mistakes. `settings/load.rs` does that; this file says what there is. No secret is a setting.
 
+mod aws;
 mod distribution;
 mod load;
 mod model;
+mod secrets;
+mod setup;
 mod simulate;
 pub mod units;
 
@@ -14,9 +17,11 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use aws::{Aws, Endpoints};
 pub use distribution::Distribution;
 pub use load::{BadSettings, Layers};
 pub use model::{Channels, Classifier, Engine, Layout, Model, Protocol};
+pub use setup::{Os, Setup};
 pub use simulate::Simulate;
 
 /// The exit code of every EIRS program for a bad configuration (`EX_CONFIG` of sysexits.h).
@@ -30,6 +35,10 @@ pub struct Settings {
     pub backend: BackendKind,
     /// The local backend.
     pub local: Local,
+    /// The AWS backend.
+    pub aws: Aws,
+    /// What is set up there.
+    pub setup: Setup,
     /// How messages are delivered, on any backend.
     pub queue: Queue,
     /// The web server.
@@ -89,7 +98,7 @@ pub struct Web {
     /// Threads that serve; 0 is one for each two cores: on one machine, the other half is the workers'.
     pub threads: usize,
     /// A name for this web host, unlike that of any other; its response queue is named after it.
-    pub host: String,
+    pub host: Option<String>,
     /// How long an upload waits for its label before it is answered 202, unless it says `?wait=`.
     #[serde(with = "units::duration")]
     pub wait: Duration,
@@ -200,6 +209,8 @@ impl Default for Settings {
         Self {
             backend: BackendKind::Local,
             local: Local::default(),
+            aws: Aws::default(),
+            setup: Setup::default(),
             queue: Queue::default(),
             web: Web::default(),
             worker: Worker::default(),
@@ -232,7 +243,7 @@ impl Default for Web {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             address_file: None,
             threads: 0,
-            host: "local".into(),
+            host: None,
             wait: Duration::from_secs(60),
             max_wait: Duration::from_secs(300),
             max_image: ByteSize::mib(16),
@@ -288,6 +299,15 @@ impl Settings {
         self.controller.status_file.clone().unwrap_or_else(|| self.local.state.join("status.json"))
     }
 
+    /// The name of this web host: the one that is set, or else `local` on one machine, and the machine's own in a cloud.
+    pub fn web_host(&self) -> String {
+        let own = || match self.backend {
+            BackendKind::Local => "local".to_owned(),
+            BackendKind::Aws => own_name(),
+        };
+        self.web.host.clone().unwrap_or_else(own)
+    }
+
     /// What no single value shows: every relation between values that must hold.
     fn complaints(&self) -> Vec<String> {
         let rules = [
@@ -308,7 +328,10 @@ impl Settings {
             (self.web.wait <= self.web.max_wait, "web.wait: must be at most web.max_wait"),
             (self.web.max_images_per_upload >= 1, "web.max_images_per_upload: must be at least 1"),
             (self.web.max_uploads >= 1, "web.max_uploads: must be at least 1"),
-            (is_name(&self.web.host), "web.host: must be letters, digits and dashes, at most 60 of them"),
+            (
+                self.web.host.as_deref().is_none_or(|host| is_name(host) && host.len() <= 30),
+                "web.host: must be letters, digits and dashes, at most 30 of them",
+            ),
             (self.controller.tick >= Duration::from_millis(100), "controller.tick: must be at least 100ms"),
             (
                 self.controller.recording_size >= ByteSize::kib(64),
@@ -333,8 +356,31 @@ impl Settings {
                 .into_iter()
                 .chain(model.complaints().into_iter().map(move |c| format!("models.{name}.{c}")))
         });
-        broken.chain(models).collect()
+        let in_cloud = self.backend == BackendKind::Aws;
+        // The longest name of a queue that SQS takes has 80 characters.
+        let too_long =
+            |name: &&String| in_cloud && self.aws.prefix.len() + "-requests-".len() + name.len() > 80;
+        let long_names = self.models.keys().filter(too_long).map(|name| {
+            format!(
+                "models.{name}: too long a name for a queue of SQS, which begins with `{}-requests-`",
+                self.aws.prefix
+            )
+        });
+        broken
+            .chain(models)
+            .chain(long_names)
+            .chain(self.aws.complaints(in_cloud))
+            .chain(self.setup.complaints())
+            .collect()
     }
+}
+
+/// What this machine calls itself, as far as it can be part of a name.
+fn own_name() -> String {
+    let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut name: String = own.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    name.truncate(30);
+    if name.is_empty() { "web".to_owned() } else { name }
 }
 
 fn is_share(value: f64) -> bool {

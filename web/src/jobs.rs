@@ -11,7 +11,7 @@ use std::{
 
 use eirs_platform::{
     Error, Result,
-    backend::{Backend, responses_name},
+    backend::Backend,
     blobs::SharedBlobs,
     clock::SharedClock,
     job::{self, Job, JobId, Outcome, Reply},
@@ -22,7 +22,7 @@ use quick_cache::sync::Cache;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{body::Image, report::Arrivals};
+use crate::{body::Image, report::Arrivals, responses::ResponseQueue};
 
 /// A waiter looks into the store now and then: the answer may have gone to a neighbour that was killed.
 const LOOK_IN_STORE: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ pub(crate) struct Jobs {
     images: SharedBlobs,
     results: SharedBlobs,
     requests: BTreeMap<Arc<str>, SharedQueue>,
-    reply_to: String,
+    responses: Arc<ResponseQueue>,
     arrivals: Arc<Arrivals>,
     clock: SharedClock,
     cache: Cache<Key, Arc<Reply>>,
@@ -85,6 +85,7 @@ impl Jobs {
         settings: &Settings,
         backend: &Backend,
         requests: BTreeMap<String, SharedQueue>,
+        responses: Arc<ResponseQueue>,
         arrivals: Arc<Arrivals>,
         clock: SharedClock,
     ) -> Self {
@@ -92,7 +93,7 @@ impl Jobs {
             images: backend.images().clone(),
             results: backend.results().clone(),
             requests: requests.into_iter().map(|(model, queue)| (model.into(), queue)).collect(),
-            reply_to: responses_name(&settings.web.host),
+            responses,
             arrivals,
             clock,
             cache: Cache::new(settings.web.cached_results),
@@ -206,7 +207,7 @@ impl Jobs {
             id: *id,
             name,
             model: model.to_string(),
-            reply_to: self.reply_to.clone(),
+            reply_to: self.responses.current().name,
             sent_at: self.clock.now(),
         };
         queue.send(vec![job::encode(&job)]).await?;

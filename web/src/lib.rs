@@ -13,6 +13,7 @@ mod small_reads;
 
 mod jobs;
 mod replies;
+mod responses;
 mod results;
 
 mod answer;
@@ -53,7 +54,7 @@ pub struct App {
     /// The time for draining is over: held requests get their 202 now.
     give_up: CancellationToken,
     /// The answers for this host.
-    responses: SharedQueue,
+    responses: Arc<responses::ResponseQueue>,
     events: SharedQueue,
 }
 
@@ -72,9 +73,17 @@ impl App {
         let metrics = metrics::Metrics::default();
         let arrivals = Arc::new(report::Arrivals::default());
         let load = load::Load::new(settings.web.max_backlog);
+        let responses = Arc::new(responses::ResponseQueue::open(backend, &settings.web_host()).await?);
         let units = settings.web.upload_memory.as_u64().div_ceil(MEMORY_UNIT);
         Ok(Arc::new(Self {
-            jobs: Arc::new(jobs::Jobs::new(&settings, backend, requests, arrivals.clone(), clock.clone())),
+            jobs: Arc::new(jobs::Jobs::new(
+                &settings,
+                backend,
+                requests,
+                responses.clone(),
+                arrivals.clone(),
+                clock.clone(),
+            )),
             load,
             arrivals,
             metrics,
@@ -82,7 +91,7 @@ impl App {
             body_memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS as u64) as usize)),
             draining,
             give_up: CancellationToken::new(),
-            responses: backend.responses(&settings.web.host).await?,
+            responses,
             events: backend.events().await?,
             settings,
             clock,
@@ -90,13 +99,15 @@ impl App {
     }
 
     /// What runs beside the requests: the consumer of answers, the reports to the controller, the forgetting of jobs that
-    /// nobody answers. Ends when `stop` is cancelled.
+    /// nobody answers. Ends when `stop` is cancelled, and the response queue is closed.
     pub async fn run_background(self: Arc<Self>, stop: CancellationToken) {
         tokio::join!(
             replies::consume(&self, &stop),
+            self.responses.keep(&stop),
             report::send_reports(&self, &stop),
             self.jobs.forget_old(&stop)
         );
+        self.responses.close().await;
     }
 
     /// Held requests get their 202 now.

@@ -98,7 +98,7 @@ async fn serve(settings: Settings, parent: Option<u32>) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("web.listen: cannot listen on {listen}"))?;
     let clock = Arc::new(SystemClock);
-    let backend = Backend::open(&settings, clock.clone())?;
+    let backend = Backend::open(&settings, clock.clone()).await?;
     let deadline = settings.web.drain_deadline;
     let address_file = settings.web.address_file.clone();
     let app = App::new(settings, &backend, clock, lifecycle.drain().clone()).await?;

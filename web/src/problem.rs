@@ -89,7 +89,10 @@ impl Problem {
             Error::Full { .. } => {
                 "the service has no space left to store images; nothing was lost, try again later"
             }
-            Error::Unavailable { .. } | Error::NoCapacity { .. } | Error::Broken { .. } => {
+            Error::Unavailable { .. }
+            | Error::NoCapacity { .. }
+            | Error::Missing { .. }
+            | Error::Broken { .. } => {
                 "the service cannot store images at the moment; nothing was lost, try again later"
             }
         };

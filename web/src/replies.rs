@@ -19,7 +19,10 @@ const POLL: Duration = Duration::from_secs(20);
 pub(crate) async fn consume(app: &App, stop: &CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     while !stop.is_cancelled() {
-        match app.responses.receive_unless(stop, BATCH, POLL).await {
+        let responses = app.responses.current().queue;
+        // Dropped at the end: nobody waits for what a poll under way may still bring.
+        let received = stop.run_until_cancelled(responses.receive_unless(stop, BATCH, POLL)).await;
+        match received.unwrap_or(Ok(Vec::new())) {
             Ok(deliveries) => {
                 backoff.reset();
                 let mut receipts = Vec::with_capacity(deliveries.len());
@@ -28,9 +31,14 @@ pub(crate) async fn consume(app: &App, stop: &CancellationToken) {
                     answer(app, &delivery.body);
                 }
                 if !receipts.is_empty() {
-                    let responses = app.responses.clone();
                     // An ack that fails costs a second look at an answer, which does no harm.
                     tokio::spawn(async move { responses.ack(&receipts).await });
+                }
+            }
+            Err(error) if error.is_missing() => {
+                if let Err(error) = app.responses.reopen().await {
+                    tracing::warn!(%error, "the response queue is gone and could not be made anew");
+                    backoff.wait().await;
                 }
             }
             Err(error) => {

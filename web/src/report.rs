@@ -80,7 +80,7 @@ pub(crate) async fn send_reports(app: &App, stop: &CancellationToken) {
         if arrivals.is_empty() {
             continue;
         }
-        let (host, at) = (app.settings.web.host.clone(), app.clock.now());
+        let (host, at) = (app.settings.web_host(), app.clock.now());
         let report =
             Event::Web(WebReport { v: job::VERSION, host, arrivals: arrivals.clone(), doorbell, at });
         if let Err(error) = app.events.send(vec![job::encode(&report)]).await {

@@ -34,7 +34,7 @@ pub(crate) async fn status(Data(app): Data<&Arc<App>>) -> Response {
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
         at: app.clock.now(),
-        host: app.settings.web.host.clone(),
+        host: app.settings.web_host(),
         draining: app.draining.is_cancelled(),
         uploads: app.uploads_in_hand(),
         waiting: app.jobs.waiting(),

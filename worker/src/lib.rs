@@ -15,6 +15,10 @@ pub mod image;
 
 mod report;
 
+#[cfg(feature = "aws")]
+pub mod identity;
+mod self_test;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eirs_platform::{
@@ -22,6 +26,7 @@ use eirs_platform::{
 };
 use tokio::sync::{Mutex, Semaphore};
 
+pub use self::self_test::self_test;
 use self::{lease::Leases, pool::Pool, report::Activity};
 
 /// Behind the drain deadline jobs are given back and the last report is sent; a queue that is slow answers within this.
@@ -130,5 +135,9 @@ impl Worker {
         let queue = self.backend.reply_queue(name).await?;
         responses.insert(name.to_owned(), queue.clone());
         Ok(queue)
+    }
+
+    async fn forget_response_queue(&self, name: &str) {
+        self.responses.lock().await.remove(name);
     }
 }

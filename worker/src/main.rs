@@ -7,9 +7,11 @@ use eirs_platform::{
     backend::Backend,
     clock::SystemClock,
     lifecycle::{self, Lifecycle},
-    settings::{EXIT_BAD_SETTINGS, Layers, Model, Settings},
+    settings::{BackendKind, EXIT_BAD_SETTINGS, Layers, Model, Settings},
     telemetry,
 };
+#[cfg(feature = "aws")]
+use eirs_worker::identity::Instance;
 use eirs_worker::{Identity, Worker, consume};
 
 #[global_allocator]
@@ -25,19 +27,29 @@ struct Arguments {
     /// The state folder of the local backend
     #[arg(long, value_name = "FOLDER")]
     state: Option<PathBuf>,
-    /// The instance this worker runs on, as the controller knows it [default: worker-PID]
+    /// The instance this worker runs on, as the controller knows it [default: what the metadata of an EC2 instance say where
+    /// backend = "aws", else worker-PID]
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
-    /// Which boot of the instance this is
-    #[arg(long, value_name = "TEXT", default_value = "0")]
-    generation: String,
-    /// The model to serve
-    #[arg(long, value_name = "NAME", default_value = Model::DEFAULT)]
-    model: String,
+    /// Which boot of the instance this is [default: as above, else 0]
+    #[arg(long, value_name = "TEXT", requires = "instance")]
+    generation: Option<String>,
+    /// The model to serve [default: as above, else default]
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
     /// Check the settings and exit
     #[arg(long)]
     check: bool,
+    /// Load every model, have it classify a picture, and exit
+    #[arg(long, conflicts_with = "check")]
+    self_test: bool,
+    /// Exit 0 if this boot of the EC2 instance is the one of this generation, else 75: an order to drain may come too late
+    #[arg(long, value_name = "TEXT", hide = true)]
+    expect_generation: Option<String>,
 }
+
+/// What the controller's order to drain is told where it is for another boot (`EX_TEMPFAIL` of sysexits.h).
+const OTHER_GENERATION: u8 = 75;
 
 fn main() -> ExitCode {
     lifecycle::keep_memory_small();
@@ -48,8 +60,10 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(complaints) => return bad_settings(&complaints),
     };
-    if !settings.models.contains_key(&arguments.model) {
-        return bad_settings(&format!("models: there is none called `{}`", arguments.model));
+    if let Some(model) = &arguments.model
+        && !settings.models.contains_key(model)
+    {
+        return bad_settings(&format!("models: there is none called `{model}`"));
     }
     if arguments.check {
         return ExitCode::SUCCESS;
@@ -57,11 +71,6 @@ fn main() -> ExitCode {
     if let Err(complaint) = telemetry::init(&settings.telemetry, "eirs-worker") {
         return bad_settings(&complaint);
     }
-    let identity = Identity {
-        instance: arguments.instance.unwrap_or_else(|| format!("worker-{}", std::process::id())),
-        generation: arguments.generation,
-        model: arguments.model,
-    };
     // One thread for all the waiting; the work is done by the pool's.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -70,7 +79,13 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(run(identity, settings));
+    let code = if let Some(generation) = &arguments.expect_generation {
+        runtime.block_on(expect_generation(generation))
+    } else if arguments.self_test {
+        runtime.block_on(test_itself(&settings))
+    } else {
+        runtime.block_on(run(arguments, settings))
+    };
     // A classification that outlasts the drain deadline must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(200));
     code
@@ -82,7 +97,78 @@ fn bad_settings(complaints: &impl std::fmt::Display) -> ExitCode {
     ExitCode::from(EXIT_BAD_SETTINGS)
 }
 
-async fn run(identity: Identity, settings: Settings) -> ExitCode {
+/// For people and for setup's log.
+#[expect(clippy::print_stdout, reason = "this is the answer that was asked for")]
+async fn test_itself(settings: &Settings) -> ExitCode {
+    match eirs_worker::self_test(settings).await {
+        Ok(sentences) => {
+            sentences.iter().for_each(|sentence| println!("{sentence}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => bad_settings(&format!("{error:#}")),
+    }
+}
+
+#[cfg(feature = "aws")]
+async fn expect_generation(expected: &str) -> ExitCode {
+    match eirs_worker::identity::generation().await {
+        Ok(generation) if generation == expected => ExitCode::SUCCESS,
+        Ok(generation) => {
+            bad_settings(&format!(
+                "this is the start {generation} of the instance, the order is for {expected}"
+            ));
+            ExitCode::from(OTHER_GENERATION)
+        }
+        Err(error) => {
+            bad_settings(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(feature = "aws"))]
+async fn expect_generation(_expected: &str) -> ExitCode {
+    bad_settings(&"this program was built without `aws`");
+    ExitCode::from(OTHER_GENERATION)
+}
+
+/// Who this worker is; `None` where it shall take no job.
+async fn identity(arguments: Arguments, settings: &Settings) -> eirs_platform::Result<Option<Identity>> {
+    let own = match arguments.instance {
+        Some(instance) => Some(Identity {
+            instance,
+            generation: arguments.generation.unwrap_or_else(|| "0".to_owned()),
+            model: Model::DEFAULT.to_owned(),
+        }),
+        None => own_identity(settings).await?,
+    };
+    Ok(own.map(|own| Identity { model: arguments.model.unwrap_or(own.model), ..own }))
+}
+
+/// Who it is where nobody said so.
+async fn own_identity(settings: &Settings) -> eirs_platform::Result<Option<Identity>> {
+    match settings.backend {
+        #[cfg(feature = "aws")]
+        BackendKind::Aws => match eirs_worker::identity::of_instance().await? {
+            Instance::HandedOver(identity) => Ok(Some(identity)),
+            Instance::NotHandedOver { id } => {
+                tracing::info!(instance = id, "{id} is not handed over to the controller: no job is taken");
+                Ok(None)
+            }
+        },
+        #[cfg(not(feature = "aws"))]
+        BackendKind::Aws => {
+            Err(eirs_platform::Error::broken("backend = \"aws\"", "this program was built without it"))
+        }
+        BackendKind::Local => Ok(Some(Identity {
+            instance: format!("worker-{}", std::process::id()),
+            generation: "0".to_owned(),
+            model: Model::DEFAULT.to_owned(),
+        })),
+    }
+}
+
+async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
     let lifecycle = match Lifecycle::install() {
         Ok(lifecycle) => lifecycle,
         Err(error) => {
@@ -90,8 +176,19 @@ async fn run(identity: Identity, settings: Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let identity = match identity(arguments, &settings).await {
+        Ok(Some(identity)) => identity,
+        Ok(None) => {
+            lifecycle.ready("not handed over to the controller; takes no job");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let clock = Arc::new(SystemClock);
-    let backend = match Backend::open(&settings, clock.clone()) {
+    let backend = match Backend::open(&settings, clock.clone()).await {
         Ok(backend) => backend,
         Err(error) => {
             tracing::error!("{error}");

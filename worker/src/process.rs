@@ -154,13 +154,29 @@ async fn finish(
         tracing::error!(id = %job.id, name = job.name, "job {} is given up and goes to the dead letters", job.id);
         retry(|| worker.dead_letters.send(vec![delivery.body.clone()])).await?;
     }
-    let responses = worker.response_queue(&job.reply_to).await?;
-    retry(|| responses.send(vec![reply.clone()])).await?;
+    tell(worker, &job.reply_to, reply).await?;
     if lease.is_lost() {
         // The other delivery finds the stored result and acks.
         return Ok(());
     }
     retry(|| worker.requests.ack(std::slice::from_ref(&lease.receipt))).await
+}
+
+/// Answers the web host that sent the job. One that has left has taken its queue with it, and nobody waits there any more:
+/// the stored result is the answer to whoever asks again.
+async fn tell(worker: &Worker, reply_to: &str, reply: Bytes) -> Result<()> {
+    let told = match retry(|| worker.response_queue(reply_to)).await {
+        Ok(responses) => retry(|| responses.send(vec![reply.clone()])).await,
+        Err(error) => Err(error),
+    };
+    match told {
+        Err(error) if error.is_missing() => {
+            tracing::debug!(reply_to, %error, "nobody waits at {reply_to} any more");
+            worker.forget_response_queue(reply_to).await;
+            Ok(())
+        }
+        told => told,
+    }
 }
 
 /// Rests, so that a job that fails at once does not use up its attempts at once, and lets go of the lease. While resting it

@@ -47,7 +47,7 @@ impl Rig {
         let images = Arc::new(Faulty::new(plain.images().clone()));
         let results = Arc::new(Faulty::new(plain.results().clone()));
         let requests = Arc::new(Faulty::new(plain.requests("default").await.unwrap()));
-        let responses = Arc::new(Faulty::new(plain.responses("web").await.unwrap()));
+        let responses = Arc::new(Faulty::new(plain.responses("web").await.unwrap().queue));
         let backend = plain
             .with_blobs(images.clone(), results.clone())
             .with_queue(&requests_name("default"), requests.clone())
@@ -77,7 +77,7 @@ impl Rig {
             let drain = drain.clone();
             async move { consume::serve(worker, &drain).await }
         });
-        let answers = self.backend.responses("web").await.unwrap();
+        let answers = self.backend.responses("web").await.unwrap().queue;
         let answer = answers.receive(1, Duration::from_secs(60)).await.unwrap().pop().expect("an answer");
         let empty = async {
             while self.backend.requests("default").await.unwrap().depth().await.unwrap().backlog() > 0 {

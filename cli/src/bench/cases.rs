@@ -380,7 +380,7 @@ impl Feeder {
     async fn new(state: &Path) -> anyhow::Result<Self> {
         let mut settings = Settings::default();
         settings.local.state = state.to_owned();
-        Ok(Self { backend: Backend::open(&settings, Arc::new(SystemClock))?, next: 0 })
+        Ok(Self { backend: Backend::open(&settings, Arc::new(SystemClock)).await?, next: 0 })
     }
 
     async fn feed(&mut self, jobs: u64) -> anyhow::Result<()> {

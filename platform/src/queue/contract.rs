@@ -19,10 +19,16 @@ const SHORT: Duration = Duration::from_secs(1);
 
 /// Every promise of the contract.
 pub async fn suite(open: Open<'_>) {
-    what_is_sent_is_received_once_while_it_is_leased(open).await;
-    a_lease_that_expires_is_delivered_again_and_its_receipt_is_stale(open).await;
-    a_lease_that_is_extended_is_not_delivered_again(open).await;
+    suite_but_for_stale_receipts(open).await;
+    a_stale_receipt_deletes_and_releases_nothing(open).await;
     a_lost_lease_is_named_when_extended(open).await;
+}
+
+/// Every promise but those about receipts of leases that are over: there are emulators that take them for good ones.
+pub async fn suite_but_for_stale_receipts(open: Open<'_>) {
+    what_is_sent_is_received_once_while_it_is_leased(open).await;
+    a_lease_that_expires_is_delivered_again(open).await;
+    a_lease_that_is_extended_is_not_delivered_again(open).await;
     a_released_message_is_visible_at_once(open).await;
     acking_twice_is_fine(open).await;
     depth_counts_visible_and_in_flight(open).await;
@@ -79,13 +85,20 @@ async fn what_is_sent_is_received_once_while_it_is_leased(open: Open<'_>) {
     assert!(one(&queue, NO_WAIT).await.is_none(), "leased messages are nobody else's");
 }
 
-async fn a_lease_that_expires_is_delivered_again_and_its_receipt_is_stale(open: Open<'_>) {
+async fn a_lease_that_expires_is_delivered_again(open: Open<'_>) {
     let queue = open("expires", visible_for(SHORT));
     send(&queue, &["x"]).await;
     let first = one(&queue, LONG).await.expect("first delivery");
     let second = one(&queue, LONG).await.expect("second delivery, after the lease of the first ran out");
     assert_eq!((second.receives, &second.body), (2, &first.body));
     assert_eq!(second.sent_at, first.sent_at, "the first sending counts");
+}
+
+async fn a_stale_receipt_deletes_and_releases_nothing(open: Open<'_>) {
+    let queue = open("stale", visible_for(SHORT));
+    send(&queue, &["x"]).await;
+    let first = one(&queue, LONG).await.expect("first delivery");
+    one(&queue, LONG).await.expect("second delivery, after the lease of the first ran out");
     queue.ack(std::slice::from_ref(&first.receipt)).await.expect("a stale ack is no error");
     queue.release(&[first.receipt]).await.expect("a stale release is no error");
     let third = one(&queue, LONG).await.expect("the stale ack deleted nothing");

@@ -8,7 +8,7 @@ use std::{
 
 use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::Settings;
+use super::{Settings, secrets};
 
 /// The settings file that is read where none is named.
 const DEFAULT_FILE: &str = "/etc/eirs/eirs.toml";
@@ -70,7 +70,7 @@ impl Layers {
     pub fn load(&self) -> Result<Settings, BadSettings> {
         let mut layers = Vec::new();
         if let Some(path) = &self.file {
-            layers.push(read_file(path).map_err(|complaint| BadSettings(vec![complaint]))?);
+            layers.push(read_file(path).map_err(BadSettings)?);
         }
         layers.push(Layer::of_texts(self.environment.iter().filter_map(|(name, value)| {
             let key = name
@@ -113,11 +113,18 @@ fn with_default_model(mut settings: Settings) -> Settings {
 #[derive(Debug, Clone)]
 struct Layer(Vec<(String, String, Value)>);
 
-fn read_file(path: &Path) -> Result<Layer, String> {
+fn read_file(path: &Path) -> Result<Layer, Vec<String>> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
-    let table =
-        File::from_str(&text, FileFormat::Toml).collect().map_err(|error| format!("{shown}: {error}"))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| vec![format!("{shown}: cannot be read: {error}")])?;
+    // Before anything else: a complaint about the rest would quote the line.
+    let secrets = secrets::in_text(&shown.to_string(), &text);
+    if !secrets.is_empty() {
+        return Err(secrets);
+    }
+    let table = File::from_str(&text, FileFormat::Toml)
+        .collect()
+        .map_err(|error| vec![format!("{shown}: {error}")])?;
     let mut leaves = Vec::new();
     flatten(&shown.to_string(), "", table, &mut leaves);
     Ok(Layer(leaves))
@@ -144,6 +151,10 @@ impl Layer {
     /// Each value is tried by itself on the defaults, so that one mistake does not hide the next.
     fn complaints(&self) -> Vec<String> {
         let complaint = |(origin, key, value): &(String, String, Value)| {
+            let text = value.clone().into_string().unwrap_or_default();
+            if let Some(secret) = secrets::in_value(origin, key, &text) {
+                return Some(secret);
+            }
             let alone = Self(vec![(origin.clone(), key.clone(), value.clone())]);
             let tried =
                 Config::builder().add_source(alone).build().and_then(Config::try_deserialize::<Settings>);
@@ -248,6 +259,30 @@ mod tests {
             load("[queue]\nvisibility = \"15s\"\n[models.x]\nclassifier = \"script\"", &[]).unwrap_err();
         assert!(complaints.iter().any(|c| c.starts_with("worker.heartbeat:")), "{complaints:#?}");
         assert!(complaints.iter().any(|c| c.starts_with("models.x.command:")), "{complaints:#?}");
+    }
+
+    #[test]
+    fn whatever_looks_like_a_credential_is_refused_and_not_repeated() {
+        let key_id = ["ASIA", "0123456789", "ABCDEF"].concat();
+        for (file, environment) in
+            [(format!("# {key_id}\n"), None), (String::new(), Some(("EIRS_AWS__REGION", key_id.as_str())))]
+        {
+            let BadSettings(complaints) =
+                load(&file, &environment.into_iter().collect::<Vec<_>>()).unwrap_err();
+            let [complaint] = complaints.as_slice() else { panic!("{complaints:#?}") };
+            assert!(complaint.contains("credentials come from the SDK's own chain"), "{complaint}");
+            assert!(!complaint.contains(&key_id), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn a_cloud_needs_its_buckets_named_and_one_machine_does_not() {
+        let BadSettings(complaints) = load("backend = \"aws\"", &[]).unwrap_err();
+        let keys: Vec<_> = complaints.iter().filter_map(|c| c.split(':').next()).collect();
+        assert_eq!(keys, ["aws.input_bucket", "aws.output_bucket"]);
+        let buckets = "backend = \"aws\"\n[aws]\ninput_bucket = \"a\"\noutput_bucket = \"b\"";
+        assert!(load(buckets, &[]).is_ok());
+        assert!(load("", &[]).is_ok());
     }
 
     #[test]

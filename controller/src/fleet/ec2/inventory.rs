@@ -1,0 +1,314 @@
+//! What is known of the machines, kept in memory: descriptions that come late, orders that were given meanwhile, and what
+//! follows from both. Pure: time is handed in, and nothing is called.
+//!
+//! EC2 answers from a state that may be seconds old. So an order counts for a while more than a description that does not
+//! know it yet, and a machine that a listing leaves out is there until it was left out twice.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_ec2::types::InstanceStateName as Ec2State;
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::machine::{self, Drain, Machine};
+use crate::fleet::{Instance, PoolSpec, State};
+
+/// So long a description may not know of an order.
+const LAG: TimeDelta = TimeDelta::seconds(15);
+/// So long a machine is looked at closely after an order, even if it seems to be at rest: the order may have been taken
+/// although its answer never came.
+const UNCERTAIN: TimeDelta = TimeDelta::seconds(90);
+/// A launch that is later than its order by more than this was ordered by somebody else.
+const LAUNCHED_BY: TimeDelta = TimeDelta::minutes(5);
+/// A machine that died is left alone for this long, twice as long the next time, ...
+const FIRST_REST: TimeDelta = TimeDelta::seconds(30);
+/// ... and at most this long.
+const LONGEST_REST: TimeDelta = TimeDelta::minutes(10);
+/// After a gentle stop the operating system ends what runs; so long that may take before it is cut off.
+const STOP_GENTLY: TimeDelta = TimeDelta::minutes(3);
+
+/// The machines by id.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    entries: BTreeMap<String, Entry>,
+}
+
+/// One machine.
+#[derive(Debug)]
+struct Entry {
+    machine: Machine,
+    /// Since when it is in its [`State`].
+    since: DateTime<Utc>,
+    /// The last order.
+    order: Option<Order>,
+    /// When it may be stopped by force.
+    drain_until: Option<DateTime<Utc>>,
+    crashes: u32,
+    last_error: Option<String>,
+    not_before: Option<DateTime<Utc>>,
+    /// Listings in a row that did not have it.
+    left_out: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Order {
+    verb: Verb,
+    given: DateTime<Utc>,
+    /// The launch that the machine was known by then: one that started since then has a later one.
+    launched: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Start,
+    Stop,
+}
+
+impl Inventory {
+    /// Takes in a listing of everything.
+    pub(super) fn listed(&mut self, machines: Vec<Machine>, now: DateTime<Utc>) {
+        for (id, entry) in &mut self.entries {
+            let is_there = machines.iter().any(|machine| machine.id == *id);
+            entry.left_out = if is_there { 0 } else { entry.left_out + 1 };
+        }
+        self.entries.retain(|_, entry| entry.left_out < 2);
+        self.described(machines, now);
+    }
+
+    /// Takes in descriptions of some.
+    pub(super) fn described(&mut self, machines: Vec<Machine>, now: DateTime<Utc>) {
+        for machine in machines {
+            if !machine.exists() {
+                self.entries.remove(&machine.id);
+                continue;
+            }
+            match self.entries.get_mut(&machine.id) {
+                Some(entry) => entry.take(machine, now),
+                None => _ = self.entries.insert(machine.id.clone(), Entry::new(machine, now)),
+            }
+        }
+    }
+
+    /// These do not exist, EC2 says.
+    pub(super) fn gone(&mut self, ids: &[String]) {
+        self.entries.retain(|id, _| !ids.contains(id));
+    }
+
+    /// The machines that may change without being told: those that are not at rest, or were told something lately.
+    pub(super) fn restless(&self, now: DateTime<Utc>) -> Vec<String> {
+        let is_restless = |entry: &Entry| {
+            entry.state() != State::Stopped || entry.order.is_some_and(|order| now - order.given < UNCERTAIN)
+        };
+        self.entries.iter().filter(|(_, entry)| is_restless(entry)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// What the controller is told of these pools. Every stopped machine of a pool, however many it may have at once: some
+    /// may be of a zone that has nothing to give just now.
+    pub(super) fn view(&self, pools: &[PoolSpec]) -> Vec<Instance> {
+        let view = |entry: &Entry| {
+            let pool = pools.iter().find(|pool| pool.name == entry.machine.pool);
+            let instance = entry.instance(pool);
+            (instance.is_alive() || pool.is_some()).then_some(instance)
+        };
+        self.entries.values().filter_map(view).collect()
+    }
+
+    /// A machine that was listed.
+    pub(super) fn machine(&self, id: &str) -> Option<&Machine> {
+        self.entries.get(id).map(|entry| &entry.machine)
+    }
+
+    /// What it was told to do.
+    pub(super) fn state(&self, id: &str) -> Option<State> {
+        self.entries.get(id).map(Entry::state)
+    }
+
+    /// Whether it may be stopped by force.
+    pub(super) fn is_overdue(&self, id: &str, now: DateTime<Utc>) -> bool {
+        self.entries.get(id).and_then(|entry| entry.drain_until).is_some_and(|until| until <= now)
+    }
+
+    /// The machines that drain and still run, with the generation that was told to.
+    pub(super) fn draining(&self) -> Vec<(String, String)> {
+        let draining = self.entries.iter().filter(|(_, entry)| entry.state() == State::Draining);
+        draining.map(|(id, entry)| (id.clone(), entry.machine.generation().to_owned())).collect()
+    }
+
+    /// It is about to be started, in this generation: whether the order arrives is seen later.
+    pub(super) fn start_ordered(&mut self, id: &str, generation: &str, model: &str, now: DateTime<Utc>) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        entry.ordered(Verb::Start, now);
+        entry.machine.generation = Some(generation.to_owned());
+        entry.machine.model = Some(model.to_owned());
+    }
+
+    /// The order to start was taken.
+    pub(super) fn start_taken(&mut self, id: &str, now: DateTime<Utc>) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        entry.machine.state = Ec2State::Pending;
+        // As the next controller will read it.
+        let ordered = entry.machine.generation.as_deref().and_then(machine::started_at);
+        (entry.since, entry.drain_until, entry.not_before) = (ordered.unwrap_or(now), None, None);
+    }
+
+    /// The order to start was refused: it is as it was.
+    pub(super) fn start_refused(&mut self, id: &str) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.order = None;
+        }
+    }
+
+    /// It was told to drain.
+    pub(super) fn drain_ordered(&mut self, id: &str, drain: Drain) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        (entry.since, entry.drain_until) = (drain.since, Some(drain.until));
+        entry.machine.drain = Some(drain);
+    }
+
+    /// It was told to stop; `by_force` after its drain was due.
+    pub(super) fn stop_ordered(&mut self, id: &str, by_force: bool, now: DateTime<Utc>) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        if entry.machine.state != Ec2State::Stopping {
+            (entry.machine.state, entry.since) = (Ec2State::Stopping, now);
+        }
+        entry.ordered(Verb::Stop, now);
+        // After a force there is nothing left to try.
+        entry.drain_until = (!by_force).then_some(now + STOP_GENTLY);
+    }
+}
+
+impl Entry {
+    /// A machine that is seen for the first time: a controller before this one may have told it anything.
+    fn new(machine: Machine, now: DateTime<Utc>) -> Self {
+        let ordered = machine.generation.as_deref().and_then(machine::started_at);
+        // The moment of the order is the more exact one, where it is that order's launch.
+        let started = ordered.filter(|at| machine.launched - at < LAUNCHED_BY).unwrap_or(machine.launched);
+        let (since, drain_until) = match (machine.runs(), machine.drain_now()) {
+            (true, None) => (started, None),
+            (true, Some(drain)) => (drain.since, Some(drain.until)),
+            (false, _) if machine.state == Ec2State::Stopping => (now, Some(now + STOP_GENTLY)),
+            (false, _) => (now, None),
+        };
+        Self {
+            machine,
+            since,
+            order: None,
+            drain_until,
+            crashes: 0,
+            last_error: None,
+            not_before: None,
+            left_out: 0,
+        }
+    }
+
+    fn ordered(&mut self, verb: Verb, given: DateTime<Utc>) {
+        self.order = Some(Order { verb, given, launched: self.machine.launched });
+    }
+
+    fn take(&mut self, mut described: Machine, now: DateTime<Utc>) {
+        let recent = self.order.filter(|order| now - order.given < LAG);
+        let before = self.state();
+        if recent
+            .is_some_and(|order| !order.may_be_known_to(&described) && described.state != self.machine.state)
+        {
+            return;
+        }
+        // Tags come late, too.
+        if recent.is_some() {
+            described.generation.clone_from(&self.machine.generation);
+            described.model.clone_from(&self.machine.model);
+        }
+        if before == State::Draining && described.drain_now().is_none() {
+            described.drain.clone_from(&self.machine.drain);
+        }
+        self.machine = described;
+        let did_run = matches!(before, State::Running | State::Draining);
+        match (did_run, self.machine.runs()) {
+            (true, true) => {}
+            // An order whose answer was lost, or somebody else's.
+            (false, true) => *self = Self::new(self.machine.clone(), now).after(self),
+            (true, false) => {
+                self.since = now;
+                self.drain_until = (self.state() == State::Stopping).then_some(now + STOP_GENTLY);
+                if before == State::Running {
+                    self.died(now);
+                } else {
+                    self.left();
+                }
+            }
+            (false, false) if self.state() != before => {
+                (self.since, self.drain_until) = (now, None);
+                if self.order.is_some_and(|order| order.verb == Verb::Stop) {
+                    self.left();
+                }
+            }
+            (false, false) => {}
+        }
+    }
+
+    /// What is remembered of the same machine.
+    fn after(self, before: &Self) -> Self {
+        Self { crashes: before.crashes, last_error: before.last_error.clone(), ..self }
+    }
+
+    /// Nobody here told it to go.
+    fn died(&mut self, now: DateTime<Utc>) {
+        self.order = None;
+        let reason = self.machine.reason.as_deref().unwrap_or("EC2 does not say why");
+        self.last_error = Some(format!("stopped before its time: {reason}"));
+        self.not_before = Some(now + (FIRST_REST * (1 << self.crashes.min(10))).min(LONGEST_REST));
+        self.crashes = self.crashes.saturating_add(1);
+    }
+
+    /// It went as it was told to.
+    fn left(&mut self) {
+        (self.crashes, self.last_error, self.not_before) = (0, None, None);
+    }
+
+    fn state(&self) -> State {
+        match self.machine.state {
+            Ec2State::Pending | Ec2State::Running if self.machine.drain_now().is_some() => State::Draining,
+            Ec2State::Pending | Ec2State::Running => State::Running,
+            Ec2State::Stopping => State::Stopping,
+            _ => State::Stopped,
+        }
+    }
+
+    fn instance(&self, pool: Option<&PoolSpec>) -> Instance {
+        let (machine, state) = (&self.machine, self.state());
+        let of_pool = || pool.map(|pool| pool.model.clone());
+        let model = match state {
+            State::Stopped => of_pool(),
+            _ => machine.model.clone().or_else(of_pool),
+        };
+        let generation = match state {
+            State::Stopped => machine.generation.clone(),
+            _ => Some(machine.generation().to_owned()),
+        };
+        Instance {
+            id: machine.id.clone(),
+            pool: machine.pool.clone(),
+            model: model.unwrap_or_default(),
+            state,
+            since: self.since,
+            generation,
+            pid: None,
+            drain_until: self.drain_until,
+            crashes: self.crashes,
+            last_error: self.last_error.clone(),
+            not_before: self.not_before.filter(|_| state == State::Stopped),
+        }
+    }
+}
+
+impl Order {
+    /// Whether a description may be later than the order.
+    fn may_be_known_to(&self, described: &Machine) -> bool {
+        match self.verb {
+            Verb::Start => described.runs() || described.launched > self.launched,
+            Verb::Stop => !described.runs(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

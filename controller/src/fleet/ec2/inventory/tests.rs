@@ -1,0 +1,191 @@
+use super::*;
+use crate::fleet::ec2::machine::tests::machine;
+
+fn at(second: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::seconds(1_767_225_600 + second)
+}
+
+fn pools() -> [PoolSpec; 1] {
+    [PoolSpec { name: "p".into(), model: "dogs".into(), max: 1 }]
+}
+
+/// One stopped machine.
+fn inventory() -> Inventory {
+    let mut inventory = Inventory::default();
+    inventory.listed(vec![machine("i-1", Ec2State::Stopped)], at(0));
+    inventory
+}
+
+fn started(inventory: &mut Inventory, second: i64) -> String {
+    let generation = machine::new_generation(at(second));
+    inventory.start_ordered("i-1", &generation, "dogs", at(second));
+    inventory.start_taken("i-1", at(second));
+    generation
+}
+
+fn only(inventory: &Inventory) -> Instance {
+    let [instance] = inventory.view(&pools()).try_into().expect("one");
+    instance
+}
+
+#[test]
+fn a_description_that_does_not_know_of_an_order_yet_does_not_count() {
+    let mut inventory = inventory();
+    started(&mut inventory, 10);
+    inventory.described(vec![machine("i-1", Ec2State::Stopped)], at(20));
+    assert_eq!(only(&inventory).state, State::Running, "EC2 lags");
+    inventory.described(vec![machine("i-1", Ec2State::Stopped)], at(26));
+    let instance = only(&inventory);
+    assert_eq!(
+        (instance.state, instance.crashes),
+        (State::Stopped, 1),
+        "by now it knows: the start came to nothing"
+    );
+    assert!(instance.not_before > Some(at(26)), "{instance:?}");
+
+    let mut inventory = self::inventory();
+    started(&mut inventory, 10);
+    let launched =
+        Machine { launched: at(11), reason: Some("no room".into()), ..machine("i-1", Ec2State::Stopped) };
+    inventory.described(vec![launched], at(12));
+    assert_eq!(only(&inventory).state, State::Stopped, "it was launched since then, and has ended");
+    assert_eq!(only(&inventory).last_error.as_deref(), Some("stopped before its time: no room"));
+
+    let mut inventory = self::inventory();
+    let generation = started(&mut inventory, 10);
+    inventory.stop_ordered("i-1", false, at(20));
+    inventory.described(vec![machine("i-1", Ec2State::Running)], at(21));
+    assert_eq!(only(&inventory).state, State::Stopping);
+    assert_eq!(only(&inventory).generation, Some(generation));
+}
+
+#[test]
+fn tags_that_come_late_do_not_undo_an_order() {
+    let mut inventory = inventory();
+    let generation = started(&mut inventory, 10);
+    inventory.described(vec![machine("i-1", Ec2State::Running)], at(12));
+    assert_eq!(only(&inventory).generation.as_ref(), Some(&generation));
+    let drain = Drain { generation: generation.clone(), since: at(40), until: at(100) };
+    inventory.drain_ordered("i-1", drain);
+    inventory.described(
+        vec![Machine { generation: Some(generation), ..machine("i-1", Ec2State::Running) }],
+        at(41),
+    );
+    let instance = only(&inventory);
+    assert_eq!((instance.state, instance.drain_until), (State::Draining, Some(at(100))));
+}
+
+#[test]
+fn whoever_was_told_to_go_has_left_and_whoever_was_not_has_died() {
+    for (told, crashes) in [(true, 0), (false, 1)] {
+        let mut inventory = inventory();
+        let generation = started(&mut inventory, 10);
+        let seen = |state| Machine { generation: Some(generation.clone()), ..machine("i-1", state) };
+        inventory.described(vec![seen(Ec2State::Running)], at(40));
+        if told {
+            inventory.drain_ordered(
+                "i-1",
+                Drain { generation: generation.clone(), since: at(50), until: at(100) },
+            );
+        }
+        inventory.described(vec![seen(Ec2State::Stopping)], at(60));
+        assert_eq!(only(&inventory).state, State::Stopping);
+        inventory.described(vec![seen(Ec2State::Stopped)], at(70));
+        let instance = only(&inventory);
+        assert_eq!((instance.state, instance.crashes, instance.drain_until), (State::Stopped, crashes, None));
+        assert_eq!(instance.last_error.is_some(), !told, "{instance:?}");
+    }
+}
+
+#[test]
+fn one_that_dies_again_and_again_rests_longer_each_time_until_it_leaves_as_told() {
+    let mut inventory = inventory();
+    let mut rests = Vec::new();
+    for round in 0..7 {
+        let start = round * 1000;
+        started(&mut inventory, start);
+        inventory.described(vec![machine("i-1", Ec2State::Stopped)], at(start + 100));
+        rests.push((only(&inventory).not_before.expect("a rest") - at(start + 100)).num_seconds());
+    }
+    assert_eq!(rests, [30, 60, 120, 240, 480, 600, 600]);
+    started(&mut inventory, 9000);
+    inventory.stop_ordered("i-1", false, at(9100));
+    inventory.described(vec![machine("i-1", Ec2State::Stopped)], at(9110));
+    assert_eq!((only(&inventory).crashes, only(&inventory).not_before), (0, None));
+}
+
+#[test]
+fn after_the_force_nothing_is_due_any_more() {
+    let mut inventory = inventory();
+    started(&mut inventory, 10);
+    inventory.stop_ordered("i-1", false, at(20));
+    assert!(!inventory.is_overdue("i-1", at(21)) && inventory.is_overdue("i-1", at(200)));
+    inventory.stop_ordered("i-1", true, at(200));
+    assert_eq!(only(&inventory).drain_until, None);
+    assert!(!inventory.is_overdue("i-1", at(10_000)));
+}
+
+#[test]
+fn a_start_whose_answer_was_lost_is_looked_for_and_found() {
+    let mut inventory = inventory();
+    let generation = machine::new_generation(at(10));
+    inventory.start_ordered("i-1", &generation, "dogs", at(10));
+    assert_eq!(inventory.restless(at(20)), ["i-1"]);
+    let described =
+        Machine { launched: at(11), generation: Some(generation), ..machine("i-1", Ec2State::Pending) };
+    inventory.described(vec![described], at(30));
+    assert_eq!((only(&inventory).state, only(&inventory).since), (State::Running, at(10)));
+    let mut refused = self::inventory();
+    refused.start_ordered("i-1", "g", "dogs", at(10));
+    refused.start_refused("i-1");
+    assert_eq!(refused.restless(at(20)), Vec::<String>::new());
+}
+
+#[test]
+fn one_that_somebody_started_by_hand_serves_and_can_be_drained() {
+    let mut inventory = inventory();
+    let described = Machine { launched: at(500), ..machine("i-1", Ec2State::Running) };
+    inventory.described(vec![described], at(510));
+    let instance = only(&inventory);
+    assert_eq!((instance.state, instance.since), (State::Running, at(500)));
+    let generation = instance.generation.expect("any that runs has one");
+    inventory.drain_ordered("i-1", Drain { generation, since: at(520), until: at(600) });
+    assert_eq!(only(&inventory).state, State::Draining);
+    assert_eq!(inventory.draining().len(), 1);
+}
+
+#[test]
+fn a_machine_is_gone_when_two_listings_leave_it_out_or_ec2_says_so() {
+    let mut inventory = inventory();
+    inventory.listed(vec![], at(60));
+    assert_eq!(inventory.view(&pools()).len(), 1);
+    inventory.listed(vec![], at(120));
+    assert!(inventory.view(&pools()).is_empty());
+    let mut inventory = self::inventory();
+    inventory.described(vec![machine("i-1", Ec2State::Terminated)], at(1));
+    assert!(inventory.view(&pools()).is_empty());
+}
+
+#[test]
+fn all_stopped_machines_of_a_pool_are_shown_and_of_no_pool_only_those_that_run() {
+    let mut inventory = Inventory::default();
+    let of = |id: &str, pool: &str, state| Machine { pool: pool.into(), ..machine(id, state) };
+    let (stopped, running) = (Ec2State::Stopped, Ec2State::Running);
+    inventory.listed(
+        vec![
+            of("i-1", "p", stopped.clone()),
+            of("i-2", "p", stopped.clone()),
+            of("i-3", "old", stopped),
+            of("i-4", "old", running),
+        ],
+        at(0),
+    );
+    let seen: Vec<_> =
+        inventory.view(&pools()).into_iter().map(|instance| (instance.id, instance.model)).collect();
+    let text = |text: &str| text.to_owned();
+    assert_eq!(
+        seen,
+        [(text("i-1"), text("dogs")), (text("i-2"), text("dogs")), (text("i-4"), text(""))],
+        "more than the pool may have at once: one may be of a zone that has none to give"
+    );
+}

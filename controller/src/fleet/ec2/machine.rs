@@ -1,0 +1,161 @@
+//! A machine of EC2 as it was described, and what is tagged on it: all that must survive the controller.
+
+use aws_sdk_ec2::types::{self, InstanceStateName as Ec2State};
+use chrono::{DateTime, Utc};
+use eirs_platform::aws::tag;
+
+/// A machine as EC2 described it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Machine {
+    pub(super) id: String,
+    pub(super) pool: String,
+    pub(super) state: Ec2State,
+    /// Such as `t3.small`.
+    pub(super) kind: String,
+    /// The availability zone.
+    pub(super) zone: String,
+    pub(super) generation: Option<String>,
+    pub(super) model: Option<String>,
+    pub(super) drain: Option<Drain>,
+    /// When it was last started, to the second.
+    pub(super) launched: DateTime<Utc>,
+    /// Why it is in its state, as EC2 puts it.
+    pub(super) reason: Option<String>,
+}
+
+/// A drain that was ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Drain {
+    /// Of this start of the machine and of no later one.
+    pub(super) generation: String,
+    pub(super) since: DateTime<Utc>,
+    pub(super) until: DateTime<Utc>,
+}
+
+impl Machine {
+    /// What a description says; `None` where it is not one of a pool.
+    pub(super) fn of(instance: &types::Instance) -> Option<Self> {
+        let tagged = |key: &str| {
+            let tag = instance.tags().iter().find(|tag| tag.key() == Some(key))?;
+            tag.value().filter(|value| !value.is_empty()).map(str::to_owned)
+        };
+        let launched = instance.launch_time().and_then(|at| DateTime::from_timestamp(at.secs(), 0));
+        let reason =
+            instance.state_reason().and_then(|reason| reason.message()).filter(|text| !text.is_empty());
+        let zone = instance.placement().and_then(|placement| placement.availability_zone());
+        Some(Self {
+            id: instance.instance_id()?.to_owned(),
+            pool: tagged(tag::POOL)?,
+            state: instance.state()?.name()?.clone(),
+            kind: instance.instance_type().map_or_else(String::new, |kind| kind.as_str().to_owned()),
+            zone: zone.unwrap_or_default().to_owned(),
+            generation: tagged(tag::GENERATION),
+            model: tagged(tag::MODEL),
+            drain: tagged(tag::DRAIN).and_then(|text| Drain::read(&text)),
+            launched: launched.unwrap_or_default(),
+            reason: reason.map(str::to_owned),
+        })
+    }
+
+    /// Which start this is, for one that runs.
+    pub(super) fn generation(&self) -> &str {
+        self.generation.as_deref().unwrap_or(tag::BY_HAND)
+    }
+
+    /// The drain of this start.
+    pub(super) fn drain_now(&self) -> Option<&Drain> {
+        self.drain.as_ref().filter(|drain| drain.generation == self.generation())
+    }
+
+    /// Whether it runs, or is about to.
+    pub(super) fn runs(&self) -> bool {
+        matches!(self.state, Ec2State::Pending | Ec2State::Running)
+    }
+
+    /// Whether it exists at all: a terminated one is described for an hour longer.
+    pub(super) fn exists(&self) -> bool {
+        !matches!(self.state, Ec2State::ShuttingDown | Ec2State::Terminated)
+    }
+}
+
+impl Drain {
+    /// As it is tagged.
+    pub(super) fn written(&self) -> String {
+        format!("{} {} {}", self.generation, self.since.to_rfc3339(), self.until.to_rfc3339())
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let date = |text: &str| DateTime::parse_from_rfc3339(text).ok().map(|date| date.to_utc());
+        let mut words = text.split(' ');
+        let (generation, since, until) = (words.next()?, words.next()?, words.next()?);
+        Some(Self { generation: generation.to_owned(), since: date(since)?, until: date(until)? })
+    }
+}
+
+/// Names a start, unlike any other of the same machine.
+pub(super) fn new_generation(now: DateTime<Utc>) -> String {
+    now.format(GENERATION_FORMAT).to_string()
+}
+
+/// When a start was ordered.
+pub(super) fn started_at(generation: &str) -> Option<DateTime<Utc>> {
+    chrono::NaiveDateTime::parse_from_str(generation, GENERATION_FORMAT).ok().map(|at| at.and_utc())
+}
+
+const GENERATION_FORMAT: &str = "%Y%m%dT%H%M%S%.6fZ";
+
+#[cfg(test)]
+pub(in crate::fleet::ec2) mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    pub(in crate::fleet::ec2) fn machine(id: &str, state: Ec2State) -> Machine {
+        Machine {
+            id: id.to_owned(),
+            pool: "p".to_owned(),
+            state,
+            kind: "t3.small".to_owned(),
+            zone: "a".to_owned(),
+            generation: None,
+            model: None,
+            drain: None,
+            launched: DateTime::UNIX_EPOCH + TimeDelta::seconds(1_767_225_600),
+            reason: None,
+        }
+    }
+
+    #[test]
+    fn a_drain_survives_its_tag_and_belongs_to_one_start_only() {
+        let since = DateTime::UNIX_EPOCH + TimeDelta::microseconds(1_234_567);
+        let drain = Drain { generation: new_generation(since), since, until: since + TimeDelta::seconds(90) };
+        assert_eq!(Drain::read(&drain.written()), Some(drain.clone()));
+        assert!(drain.written().len() <= 256, "the longest value of a tag");
+        let tag = |key: &str, value: &str| types::Tag::builder().key(key).value(value).build();
+        let described = |generation: &str| {
+            let state = types::InstanceState::builder().name(Ec2State::Running).build();
+            let instance =
+                types::Instance::builder().instance_id("i-1").state(state).tags(tag(tag::POOL, "p"));
+            let instance =
+                instance.tags(tag(tag::GENERATION, generation)).tags(tag(tag::DRAIN, &drain.written()));
+            Machine::of(&instance.build()).unwrap()
+        };
+        assert_eq!(described(&drain.generation).drain_now(), Some(&drain));
+        assert_eq!(described("20260101T000000.000000Z").drain_now(), None);
+    }
+
+    #[test]
+    fn a_generation_tells_when_it_was_ordered() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::microseconds(1_767_225_600_123_456);
+        assert_eq!(new_generation(now), "20260101T000000.123456Z");
+        assert_eq!(started_at(&new_generation(now)), Some(now));
+        assert_eq!(started_at("by hand"), None);
+    }
+
+    #[test]
+    fn what_is_in_no_pool_is_no_machine_of_ours() {
+        let state = types::InstanceState::builder().name(Ec2State::Running).build();
+        let stranger = types::Instance::builder().instance_id("i-1").state(state).build();
+        assert_eq!(Machine::of(&stranger), None);
+    }
+}

@@ -1,0 +1,33 @@
+//! The tags on what an installation has in its account. They tell whose it is, and hold all that must survive a restart of
+//! whoever wrote them. An instance reads its own in its metadata, where keys hold no blank and no slash.
+
+/// Which installation a thing belongs to: `aws.prefix`. On everything that `eirs setup` makes, and never on anything else.
+pub const INSTALLATION: &str = "eirs:installation";
+
+/// What an instance is for: [`WORKER`], [`WEB`] or [`BUILDER`].
+pub const ROLE: &str = "eirs:role";
+/// The [`ROLE`] of the instances of a pool.
+pub const WORKER: &str = "worker";
+/// The [`ROLE`] of a web host.
+pub const WEB: &str = "web";
+/// The [`ROLE`] of the instance that an image is baked from.
+pub const BUILDER: &str = "builder";
+
+/// The pool of a worker's instance.
+pub const POOL: &str = "eirs:pool";
+/// `yes` from the moment at which setup has parked an instance and it is the controller's. Until then no worker on it
+/// takes a job.
+pub const HANDED_OVER: &str = "eirs:handed-over";
+/// The value of [`HANDED_OVER`].
+pub const YES: &str = "yes";
+/// Which start of the instance this is. Written before the start, so that the instance finds it in its metadata.
+pub const GENERATION: &str = "eirs:generation";
+/// The generation of an instance that somebody started by hand before any controller did.
+pub const BY_HAND: &str = "by-hand";
+/// The model that an instance shall serve; written with the generation.
+pub const MODEL: &str = "eirs:model";
+/// The drain that was ordered: generation, since when, and when it is due.
+pub const DRAIN: &str = "eirs:drain";
+
+/// When the host of a response queue last said that it was alive.
+pub const ALIVE_AT: &str = "eirs:alive-at";

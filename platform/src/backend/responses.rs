@@ -1,0 +1,122 @@
+//! The response queue of a web host: its own, so that several hosts never eat each other's answers.
+//!
+//! On one machine it is a name in a file and stays. In a cloud each start of a host makes a queue of its own name (SQS
+//! refuses a deleted name for a minute), says every few minutes that it is alive, and deletes the queue when it ends. What a
+//! host that was killed leaves behind is swept by the others.
+
+use std::time::Duration;
+
+use super::{Backend, Queues, responses_name};
+#[cfg(feature = "aws")]
+use crate::aws::tag::ALIVE_AT;
+use crate::{error::Result, queue::SharedQueue};
+
+/// An open response queue.
+#[derive(Debug, Clone)]
+pub struct Responses {
+    /// What jobs call it, in `reply_to`.
+    pub name: String,
+    /// Itself.
+    pub queue: SharedQueue,
+}
+
+impl Responses {
+    /// How often [`Backend::renew_responses`] is to be called.
+    pub const RENEW: Duration = Duration::from_secs(300);
+    /// A queue that was not renewed for so long has no host any more: three renewals failed.
+    pub const ORPHANED: Duration = Duration::from_secs(1000);
+}
+
+impl Backend {
+    /// Opens the response queue of a web host that starts.
+    pub async fn responses(&self, host: &str) -> Result<Responses> {
+        let name = match &self.queues {
+            Queues::Memory(_) | Queues::Sqlite(_) => responses_name(host),
+            #[cfg(feature = "aws")]
+            Queues::Sqs(queues) => {
+                let name = format!("{}-{}", responses_name(host), now().format("%y%m%d%H%M%S%3f"));
+                let options = super::responses_options(&self.queue_settings);
+                let alive = now().to_rfc3339();
+                let queue = queues.create(&name, options, &[(ALIVE_AT, &alive)]).await?;
+                return Ok(Responses { name, queue });
+            }
+        };
+        Ok(Responses { queue: self.reply_queue(&name).await?, name })
+    }
+
+    /// The host of this response queue is alive.
+    #[cfg_attr(not(feature = "aws"), expect(unused_variables, reason = "only a cloud's queues come and go"))]
+    pub async fn renew_responses(&self, responses: &Responses) -> Result<()> {
+        match &self.queues {
+            Queues::Memory(_) | Queues::Sqlite(_) => Ok(()),
+            #[cfg(feature = "aws")]
+            Queues::Sqs(queues) => queues.tag(&responses.name, ALIVE_AT, &now().to_rfc3339()).await,
+        }
+    }
+
+    /// The host of this response queue ends, and nobody waits for an answer there any more.
+    #[cfg_attr(not(feature = "aws"), expect(unused_variables, reason = "only a cloud's queues come and go"))]
+    pub async fn close_responses(&self, responses: &Responses) -> Result<()> {
+        match &self.queues {
+            Queues::Memory(_) | Queues::Sqlite(_) => Ok(()),
+            #[cfg(feature = "aws")]
+            Queues::Sqs(queues) => queues.delete(&responses.name).await,
+        }
+    }
+
+    /// Deletes the response queues of hosts that were killed; answers their names.
+    pub async fn sweep_responses(&self) -> Result<Vec<String>> {
+        match &self.queues {
+            Queues::Memory(_) | Queues::Sqlite(_) => Ok(Vec::new()),
+            #[cfg(feature = "aws")]
+            Queues::Sqs(queues) => sweep(queues).await,
+        }
+    }
+}
+
+#[cfg(feature = "aws")]
+async fn sweep(queues: &crate::queue::sqs::SqsQueues) -> Result<Vec<String>> {
+    let mut swept = Vec::new();
+    for name in queues.names(&responses_name("")).await? {
+        let tags = match queues.tags(&name).await {
+            Ok(tags) => tags,
+            // Its host has just left.
+            Err(error) if error.is_missing() => continue,
+            Err(error) => return Err(error),
+        };
+        if is_orphaned(tags.get(ALIVE_AT), now()) {
+            queues.delete(&name).await?;
+            swept.push(name);
+        }
+    }
+    Ok(swept)
+}
+
+/// Of what does not say when it was alive nobody knows whose it is.
+#[cfg(feature = "aws")]
+fn is_orphaned(alive: Option<&String>, now: chrono::DateTime<chrono::Utc>) -> bool {
+    let alive = alive.and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
+    alive.is_some_and(|alive| (now - alive.to_utc()).to_std().is_ok_and(|age| age > Responses::ORPHANED))
+}
+
+#[cfg(feature = "aws")]
+fn now() -> chrono::DateTime<chrono::Utc> {
+    chrono::Utc::now()
+}
+
+#[cfg(all(test, feature = "aws"))]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn a_queue_is_orphaned_when_its_host_was_silent_for_three_renewals() {
+        let text = now().to_rfc3339();
+        let after = |seconds| is_orphaned(Some(&text), now() + TimeDelta::seconds(seconds));
+        assert!(!after(3 * Responses::RENEW.as_secs() as i64));
+        assert!(after(1001));
+        assert!(!is_orphaned(None, now()), "whoever made it did not say");
+        assert!(!is_orphaned(Some(&"yesterday".to_owned()), now()));
+    }
+}

@@ -1,0 +1,172 @@
+//! A store in one bucket of S3.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_s3::{
+    Client,
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::ByteStream,
+    types::Object,
+};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use super::{BlobInfo, BlobStore};
+use crate::{
+    aws::{self, Service},
+    backoff::Backoff,
+    error::{Error, Result},
+    settings::Aws,
+};
+
+/// The longest page of a listing that S3 answers with.
+const PAGE: usize = 1000;
+/// Of two writers of the same key one may be told that they raced (409); it asks again so often.
+const RACES: u32 = 8;
+
+/// The blobs of a bucket, under their own names.
+#[derive(Debug, Clone)]
+pub struct S3Blobs {
+    client: Client,
+    bucket: String,
+}
+
+/// The client of S3 that the settings describe.
+pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
+    let mut builder = aws_sdk_s3::config::Builder::from(config);
+    if let Some(endpoint) = aws::endpoint(settings, Service::S3) {
+        builder = builder.endpoint_url(endpoint);
+    }
+    // Emulators and other makers' stores have no host name for each bucket.
+    let elsewhere = aws::endpoint(settings, Service::S3).is_some() || config.endpoint_url().is_some();
+    Client::from_conf(builder.force_path_style(elsewhere).build())
+}
+
+impl S3Blobs {
+    /// The blobs of a bucket that exists.
+    pub fn new(client: Client, bucket: &str) -> Self {
+        Self { client, bucket: bucket.to_owned() }
+    }
+
+    fn doing(&self, verb: &str, key: &str) -> String {
+        format!("{verb} s3://{}/{key}", self.bucket)
+    }
+
+    fn failed<E>(&self, verb: &str, key: &str, error: &SdkError<E, HttpResponse>) -> Error
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        aws::error(self.doing(verb, key), error)
+    }
+
+    async fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<BlobInfo>> {
+        let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
+        let request = request.set_start_after(after.map(str::to_owned));
+        let listed = request.max_keys(i32::try_from(limit).unwrap_or(i32::MAX)).send().await;
+        let listed = listed.map_err(|error| self.failed("listing", prefix, &error))?;
+        Ok(listed.contents.unwrap_or_default().into_iter().filter_map(info).collect())
+    }
+}
+
+fn info(object: Object) -> Option<BlobInfo> {
+    let modified =
+        object.last_modified.and_then(|at| DateTime::<Utc>::from_timestamp(at.secs(), at.subsec_nanos()));
+    Some(BlobInfo {
+        key: object.key?,
+        bytes: object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+        modified: modified.unwrap_or_default(),
+    })
+}
+
+#[async_trait]
+impl BlobStore for S3Blobs {
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        let put = self.client.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(body));
+        put.send().await.map(|_| ()).map_err(|error| self.failed("writing", key, &error))
+    }
+
+    /// S3 answers 412 where the key is taken, and 409 to a writer that another one overtook just now: only asking again
+    /// shows which of the two came first (user guide, "Conditional writes").
+    ///
+    /// Where the answer to a write is lost, the SDK asks again and is told 412: then nobody is told `true`, and whoever
+    /// reads the blob finds its own bytes.
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<bool> {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let mut races = 0;
+        loop {
+            let put = self.client.put_object().bucket(&self.bucket).key(key).if_none_match("*");
+            let Err(error) = put.body(ByteStream::from(body.clone())).send().await else { return Ok(true) };
+            match error.raw_response().map(|response| response.status().as_u16()) {
+                Some(412) => return Ok(false),
+                Some(409) if races < RACES => {
+                    races += 1;
+                    backoff.wait().await;
+                }
+                _ => return Err(self.failed("writing", key, &error)),
+            }
+        }
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        let got = match self.client.get_object().bucket(&self.bucket).key(key).send().await {
+            Ok(got) => got,
+            Err(error) if aws::code(&error) == Some("NoSuchKey") => return Ok(None),
+            Err(error) => return Err(self.failed("reading", key, &error)),
+        };
+        match got.body.collect().await {
+            Ok(body) => Ok(Some(body.into_bytes())),
+            // The connection broke in the middle.
+            Err(error) => Err(Error::unavailable(self.doing("reading", key), error)),
+        }
+    }
+
+    async fn exists(&self, key: &str) -> Result<bool> {
+        match self.client.head_object().bucket(&self.bucket).key(key).send().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => Ok(false),
+            Err(error) => Err(self.failed("looking for", key, &error)),
+        }
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        let deleted = self.client.delete_object().bucket(&self.bucket).key(key).send().await;
+        deleted.map(|_| ()).map_err(|error| self.failed("deleting", key, &error))
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<BlobInfo>> {
+        let mut all: Vec<BlobInfo> = Vec::new();
+        while all.len() < limit {
+            let wanted = (limit - all.len()).min(PAGE);
+            let after = all.last().map(|last| last.key.as_str()).or(after);
+            let page = self.page(prefix, after, wanted).await?;
+            let is_last = page.len() < wanted;
+            all.extend(page);
+            if is_last {
+                break;
+            }
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{blobs::contract, testing::emulator::Emulator};
+
+    #[tokio::test]
+    async fn s3_keeps_the_contract_on_an_emulator_that_others_wrote() {
+        let Some(emulator) = Emulator::start("the contract of S3", &["--plain"]) else { return };
+        let client = client(&emulator.config().await, &emulator.settings());
+        let place = aws_sdk_s3::types::CreateBucketConfiguration::builder()
+            .location_constraint(crate::testing::emulator::REGION.into())
+            .build();
+        client.create_bucket().bucket("eirs-test").create_bucket_configuration(place).send().await.unwrap();
+        contract::suite(&(Arc::new(S3Blobs::new(client, "eirs-test")) as crate::blobs::SharedBlobs)).await;
+    }
+}

@@ -1,0 +1,198 @@
+//! Queues of SQS.
+//!
+//! What SQS does that others do not: it takes ten messages in one call, answers 200 to a batch of which some failed, keeps
+//! a poll open for up to twenty seconds, and hands messages to a poll that nobody waits for any more. So single sends and
+//! acks wait a few milliseconds for each other (`sqs/batch.rs`), and a poll is a task of its own that is never dropped
+//! (`sqs/poll.rs`). `sqs/manage.rs` makes queues and deletes them.
+
+mod batch;
+mod body;
+mod manage;
+mod poll;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_sqs::{
+    Client,
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    types::{
+        BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, QueueAttributeName as Attribute,
+    },
+};
+use bytes::Bytes;
+use futures::future::try_join_all;
+
+use self::batch::{Batcher, Verb};
+use super::{Delivery, Depth, Queue, QueueOptions, Receipt, SharedQueue};
+use crate::{
+    aws::{self, Service},
+    error::{Error, Result},
+    settings::Aws,
+};
+
+/// The most messages of a call.
+const BATCH: usize = 10;
+
+/// The queues of an installation: those whose names begin with its prefix. Clones share them.
+#[derive(Debug, Clone)]
+pub struct SqsQueues {
+    client: Client,
+    prefix: String,
+}
+
+/// One queue.
+#[derive(Debug, Clone)]
+pub struct SqsQueue {
+    /// Without the prefix, as everybody here calls it.
+    name: String,
+    url: String,
+    client: Client,
+    options: QueueOptions,
+    sends: Batcher,
+    acks: Batcher,
+}
+
+/// The client of SQS that the settings describe.
+pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
+    let mut builder = aws_sdk_sqs::config::Builder::from(config);
+    if let Some(endpoint) = aws::endpoint(settings, Service::Sqs) {
+        builder = builder.endpoint_url(endpoint);
+    }
+    // A long poll is a stream that stalls, and means it (aws-sdk-rust, issue 1148).
+    let patience = aws_sdk_sqs::config::StalledStreamProtectionConfig::disabled();
+    Client::from_conf(builder.stalled_stream_protection(patience).build())
+}
+
+impl SqsQueues {
+    /// Of the installation with this prefix.
+    pub fn new(client: Client, prefix: &str) -> Self {
+        Self { client, prefix: prefix.to_owned() }
+    }
+
+    /// The queue of this name. One that does not exist is an error: nothing is made by looking for it.
+    pub async fn open(&self, name: &str, options: QueueOptions) -> Result<SharedQueue> {
+        let url = self.url(name).await?;
+        Ok(Arc::new(SqsQueue::new(&self.client, name, url, options)))
+    }
+}
+
+impl SqsQueue {
+    fn new(client: &Client, name: &str, url: String, options: QueueOptions) -> Self {
+        let batcher = |verb| Batcher::start(client.clone(), name, &url, verb);
+        Self {
+            sends: batcher(Verb::Send),
+            acks: batcher(Verb::Ack),
+            name: name.to_owned(),
+            client: client.clone(),
+            url,
+            options,
+        }
+    }
+
+    fn failed<E>(&self, verb: &str, error: &SdkError<E, HttpResponse>) -> Error
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        aws::error(format!("{verb} {}", self.name), error)
+    }
+
+    /// Has messages hidden for so long from now on; answers the receipts of which nobody knows any more.
+    async fn hide_for(&self, verb: &str, receipts: &[Receipt], time: Duration) -> Result<Vec<Receipt>> {
+        let seconds = i32::try_from(time.as_secs()).unwrap_or(i32::MAX);
+        let calls = receipts.chunks(BATCH).map(|chunk| self.hide_chunk(verb, chunk, seconds));
+        Ok(try_join_all(calls).await?.concat())
+    }
+
+    async fn hide_chunk(&self, verb: &str, receipts: &[Receipt], seconds: i32) -> Result<Vec<Receipt>> {
+        let entry = |(index, receipt): (usize, &Receipt)| {
+            let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(index.to_string());
+            entry.receipt_handle(&receipt.0).visibility_timeout(seconds).build()
+        };
+        let entries: Result<Vec<_>, _> = receipts.iter().enumerate().map(entry).collect();
+        let entries = entries.map_err(|error| Error::broken(format!("{verb} {}", self.name), error))?;
+        let call = self.client.change_message_visibility_batch().queue_url(&self.url);
+        let answer = call.set_entries(Some(entries)).send().await;
+        let answer = answer.map_err(|error| self.failed(verb, &error))?;
+        let mut lost = Vec::new();
+        for failed in answer.failed() {
+            // What is wrong with the entry itself is that its lease is over; everything else may pass.
+            match failed.id().parse::<usize>().ok().and_then(|index| receipts.get(index)) {
+                Some(receipt) if failed.sender_fault() => lost.push(receipt.clone()),
+                _ => return Err(entry_failed(format!("{verb} {}", self.name), failed)),
+            }
+        }
+        Ok(lost)
+    }
+}
+
+/// What an entry of an answer that went wrong means.
+fn entry_failed(what: String, failed: &BatchResultErrorEntry) -> Error {
+    let status = if failed.sender_fault() { 400 } else { 500 };
+    aws::sorted(what, failed.code(), failed.message().unwrap_or_default(), status)
+}
+
+#[async_trait]
+impl Queue for SqsQueue {
+    async fn send(&self, bodies: Vec<Bytes>) -> Result<()> {
+        let sends = bodies.into_iter().map(|body| self.sends.add(body::to_text(&body)));
+        try_join_all(sends).await.map(|_| ())
+    }
+
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+        poll::receive(self, max, wait).await
+    }
+
+    /// SQS does not let a lease last for more than twelve hours from its receive; then it is lost.
+    async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>> {
+        self.hide_for("extending leases of", receipts, self.options.visibility).await
+    }
+
+    /// Not tried again beyond what the SDK does: a message that was not deleted is delivered again, and does no harm.
+    async fn ack(&self, receipts: &[Receipt]) -> Result<()> {
+        let acks = receipts.iter().map(|receipt| self.acks.add(receipt.0.clone()));
+        try_join_all(acks).await.map(|_| ())
+    }
+
+    async fn release(&self, receipts: &[Receipt]) -> Result<()> {
+        self.hide_for("releasing to", receipts, Duration::ZERO).await.map(|_stale| ())
+    }
+
+    /// Approximate, and a minute late after traffic stops (developer guide, "Available CloudWatch metrics").
+    async fn depth(&self) -> Result<Depth> {
+        let names = [
+            Attribute::ApproximateNumberOfMessages,
+            Attribute::ApproximateNumberOfMessagesDelayed,
+            Attribute::ApproximateNumberOfMessagesNotVisible,
+        ];
+        let call = self.client.get_queue_attributes().queue_url(&self.url);
+        let answer = call.set_attribute_names(Some(names.to_vec())).send().await;
+        let answer = answer.map_err(|error| self.failed("counting", &error))?;
+        let attributes: HashMap<_, _> = answer.attributes.unwrap_or_default();
+        let count = |name: &Attribute| {
+            let count = attributes.get(name).and_then(|text| text.parse::<u64>().ok());
+            // A missing number is not zero.
+            count.ok_or_else(|| Error::unavailable(format!("counting {}", self.name), format!("no {name}")))
+        };
+        Ok(Depth { visible: count(&names[0])? + count(&names[1])?, in_flight: count(&names[2])? })
+    }
+
+    /// Takes up to a minute; messages that are sent meanwhile may go too.
+    async fn purge(&self) -> Result<()> {
+        match self.client.purge_queue().queue_url(&self.url).send().await {
+            Ok(_) => Ok(()),
+            // It was purged within the last minute, and that purge is still under way.
+            Err(error)
+                if error.as_service_error().is_some_and(|error| error.is_purge_queue_in_progress()) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(self.failed("purging", &error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

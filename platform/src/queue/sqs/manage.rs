@@ -1,0 +1,139 @@
+//! Makes queues, finds them and deletes them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aws_sdk_sqs::types::QueueAttributeName as Attribute;
+
+use super::{SqsQueue, SqsQueues};
+use crate::{
+    aws,
+    error::{Error, Result},
+    queue::{QueueOptions, SharedQueue},
+};
+
+impl SqsQueues {
+    /// The name of a queue in the account.
+    pub fn full_name(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    /// Where a queue is.
+    pub(super) async fn url(&self, name: &str) -> Result<String> {
+        let what = || format!("finding the queue {}", self.full_name(name));
+        let found = self.client.get_queue_url().queue_name(self.full_name(name)).send().await;
+        let found = found.map_err(|error| aws::error(what(), &error))?;
+        found.queue_url.ok_or_else(|| Error::unavailable(what(), "SQS told no address"))
+    }
+
+    /// Makes a queue, encrypted, with these tags beside the installation's own. One that is there already with the same
+    /// options is left as it is; with other options it is an error.
+    pub async fn create(
+        &self,
+        name: &str,
+        options: QueueOptions,
+        tags: &[(&str, &str)],
+    ) -> Result<SharedQueue> {
+        let full_name = self.full_name(name);
+        let what = || format!("making the queue {full_name}");
+        let own = [(aws::tag::INSTALLATION, self.prefix.as_str())];
+        let tags = own.iter().chain(tags).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let attributes = self.attributes(&options).await?;
+        let call = self.client.create_queue().queue_name(&full_name).set_attributes(Some(attributes));
+        let made = call.set_tags(Some(tags.collect())).send().await;
+        let made = made.map_err(|error| aws::error(what(), &error))?;
+        let url = made.queue_url.ok_or_else(|| Error::unavailable(what(), "SQS told no address"))?;
+        Ok(Arc::new(SqsQueue::new(&self.client, name, url, options)))
+    }
+
+    /// Makes a queue, or gives the one that is there these options. One that is somebody else's is an error.
+    pub async fn ensure(&self, name: &str, options: QueueOptions) -> Result<()> {
+        let url = match self.url(name).await {
+            Ok(url) => url,
+            Err(error) if error.is_missing() => return self.create(name, options, &[]).await.map(|_| ()),
+            Err(error) => return Err(error),
+        };
+        let what = || format!("changing the queue {}", self.full_name(name));
+        if self.tags(name).await?.get(aws::tag::INSTALLATION) != Some(&self.prefix) {
+            return Err(Error::broken(what(), "it is not tagged as this installation's, and is left alone"));
+        }
+        let attributes = self.attributes(&options).await?;
+        let call = self.client.set_queue_attributes().queue_url(url).set_attributes(Some(attributes));
+        call.send().await.map(|_| ()).map_err(|error| aws::error(what(), &error))
+    }
+
+    /// What SQS is told of these options. The queue of the dead letters must be there.
+    async fn attributes(&self, options: &QueueOptions) -> Result<HashMap<Attribute, String>> {
+        let mut attributes = HashMap::from([
+            (Attribute::VisibilityTimeout, options.visibility.as_secs().to_string()),
+            (Attribute::MessageRetentionPeriod, options.retention.as_secs().to_string()),
+            (Attribute::SqsManagedSseEnabled, "true".to_owned()),
+        ]);
+        if let Some(rule) = &options.dead_letters {
+            let target = self.arn(&rule.queue).await?;
+            let policy =
+                serde_json::json!({ "deadLetterTargetArn": target, "maxReceiveCount": rule.max_receives });
+            attributes.insert(Attribute::RedrivePolicy, policy.to_string());
+        }
+        Ok(attributes)
+    }
+
+    /// The ARN of a queue that exists.
+    pub async fn arn(&self, name: &str) -> Result<String> {
+        let what = || format!("looking at the queue {}", self.full_name(name));
+        let url = self.url(name).await?;
+        let call = self.client.get_queue_attributes().queue_url(url).attribute_names(Attribute::QueueArn);
+        let answer = call.send().await.map_err(|error| aws::error(what(), &error))?;
+        let arn = answer.attributes.unwrap_or_default().remove(&Attribute::QueueArn);
+        arn.ok_or_else(|| Error::unavailable(what(), "SQS told no ARN"))
+    }
+
+    /// Deletes a queue; one that is not there is deleted already. Its name cannot be used again for a minute.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let url = match self.url(name).await {
+            Ok(url) => url,
+            Err(error) if error.is_missing() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match self.client.delete_queue().queue_url(url).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let error = aws::error(format!("deleting the queue {}", self.full_name(name)), &error);
+                if error.is_missing() { Ok(()) } else { Err(error) }
+            }
+        }
+    }
+
+    /// The names of the queues that begin with `start`, without the prefix.
+    pub async fn names(&self, start: &str) -> Result<Vec<String>> {
+        let full = self.full_name(start);
+        let pages = self.client.list_queues().queue_name_prefix(&full).max_results(1000).into_paginator();
+        let mut urls = pages.items().send();
+        let mut names = Vec::new();
+        while let Some(url) = urls.next().await {
+            let url = url.map_err(|error| aws::error("listing the queues", &error))?;
+            let name =
+                url.rsplit('/').next().and_then(|name| name.strip_prefix(&format!("{}-", self.prefix)));
+            names.extend(name.map(str::to_owned));
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Sets a tag of a queue.
+    pub async fn tag(&self, name: &str, key: &str, value: &str) -> Result<()> {
+        let url = self.url(name).await?;
+        let call = self.client.tag_queue().queue_url(url).tags(key, value);
+        let tagged = call.send().await.map(|_| ());
+        tagged.map_err(|error| aws::error(format!("tagging the queue {}", self.full_name(name)), &error))
+    }
+
+    /// The tags of a queue.
+    pub async fn tags(&self, name: &str) -> Result<HashMap<String, String>> {
+        let url = self.url(name).await?;
+        let listed = self.client.list_queue_tags().queue_url(url).send().await;
+        let listed = listed.map_err(|error| {
+            aws::error(format!("reading the tags of the queue {}", self.full_name(name)), &error)
+        })?;
+        Ok(listed.tags.unwrap_or_default())
+    }
+}

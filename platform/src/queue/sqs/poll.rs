@@ -1,0 +1,101 @@
+//! A receive is a task of its own. SQS leases messages to a poll whether or not somebody still waits for its answer, so that
+//! one that is dropped strands what it receives for a whole visibility time-out: here the task goes on to its end and gives
+//! back what nobody wants.
+
+use std::time::Duration;
+
+use aws_sdk_sqs::{
+    config::timeout::TimeoutConfig,
+    types::{Message, MessageSystemAttributeName as Attribute},
+};
+use chrono::{DateTime, Utc};
+use futures::future::join_all;
+use tokio::sync::oneshot;
+
+use super::{BATCH, SqsQueue, body};
+use crate::{
+    error::{Error, Result},
+    queue::{Delivery, Queue, Receipt},
+};
+
+/// The longest poll that SQS knows.
+const LONGEST: Duration = Duration::from_secs(20);
+/// A receive may outlast its wait by this before it counts as lost (aws-sdk-rust, issue 1094).
+const GRACE: Duration = Duration::from_secs(10);
+/// Where more than one call's messages are asked for, and the first one was full, so many further calls look for the rest.
+const MORE_CALLS: usize = 12;
+
+/// Leases up to `max` messages, waiting for the first one; safe to drop.
+pub(super) async fn receive(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+    let (answer, received) = oneshot::channel();
+    let task = queue.clone();
+    tokio::spawn(async move {
+        let polled = poll(&task, max, wait).await;
+        if let Err(Ok(stranded)) = answer.send(polled)
+            && !stranded.is_empty()
+        {
+            give_back(&task, stranded).await;
+        }
+    });
+    let ended = || Error::unavailable(format!("receiving from {}", queue.name), "this process is ending");
+    received.await.unwrap_or_else(|_gone| Err(ended()))
+}
+
+async fn give_back(queue: &SqsQueue, stranded: Vec<Delivery>) {
+    let receipts: Vec<_> = stranded.into_iter().map(|delivery| delivery.receipt).collect();
+    if let Err(error) = queue.release(&receipts).await {
+        tracing::warn!(%error, "messages that nobody waited for could not be given back; their leases run out");
+    }
+}
+
+async fn poll(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+    let mut deliveries = call(queue, max.min(BATCH), wait).await?;
+    if deliveries.len() == BATCH && max > BATCH {
+        let sizes = (BATCH..max).step_by(BATCH).map(|had| (max - had).min(BATCH)).take(MORE_CALLS);
+        let more = join_all(sizes.map(|size| call(queue, size, Duration::ZERO))).await;
+        // One that failed is no loss: what is there stays there.
+        deliveries.extend(more.into_iter().flatten().flatten());
+    }
+    Ok(deliveries)
+}
+
+/// Not tried again by the SDK: where the answer was lost, another attempt would lease further messages, and the caller asks
+/// again anyway.
+async fn call(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+    let wait = wait.min(LONGEST);
+    let whole_seconds = |duration: Duration| i32::try_from(duration.as_secs()).unwrap_or(i32::MAX);
+    let time_out = TimeoutConfig::builder()
+        .operation_timeout(wait + GRACE)
+        .operation_attempt_timeout(wait + GRACE)
+        .read_timeout(wait + GRACE)
+        .build();
+    let call = queue
+        .client
+        .receive_message()
+        .queue_url(&queue.url)
+        .max_number_of_messages(i32::try_from(max.max(1)).unwrap_or(10))
+        .wait_time_seconds(whole_seconds(wait))
+        .visibility_timeout(whole_seconds(queue.options.visibility))
+        .message_system_attribute_names(Attribute::ApproximateReceiveCount)
+        .message_system_attribute_names(Attribute::SentTimestamp)
+        .customize()
+        .config_override(
+            aws_sdk_sqs::config::Builder::new()
+                .timeout_config(time_out)
+                .retry_config(aws_sdk_sqs::config::retry::RetryConfig::disabled()),
+        );
+    let answer = call.send().await.map_err(|error| queue.failed("receiving from", &error))?;
+    Ok(answer.messages.unwrap_or_default().into_iter().filter_map(delivery).collect())
+}
+
+fn delivery(message: Message) -> Option<Delivery> {
+    let attributes = message.attributes.unwrap_or_default();
+    let number = |name| attributes.get(&name).and_then(|text| text.parse::<i64>().ok());
+    let sent_at = number(Attribute::SentTimestamp).and_then(DateTime::from_timestamp_millis);
+    Some(Delivery {
+        body: body::from_text(message.body.unwrap_or_default()),
+        receipt: Receipt(message.receipt_handle?),
+        receives: number(Attribute::ApproximateReceiveCount).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+        sent_at: sent_at.unwrap_or_else(Utc::now),
+    })
+}

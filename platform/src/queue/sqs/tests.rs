@@ -1,0 +1,28 @@
+use super::*;
+use crate::{
+    queue::contract::{self, Open},
+    testing::emulator::Emulator,
+};
+
+/// Runs a suite of the contract on the emulator. The suite opens queues as if they were there.
+async fn run(emulator: &Emulator, suite: impl AsyncFnOnce(Open<'_>)) {
+    let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "t");
+    let open = |name: &str, options: QueueOptions| {
+        let create = async { queues.create(name, options, &[]).await.expect("a new queue") };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(create))
+    };
+    suite(&open).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqs_keeps_the_contract_on_an_emulator_that_others_wrote() {
+    let Some(emulator) = Emulator::start("the contract of SQS, on plain moto", &["--plain"]) else { return };
+    // There a message is deleted with any receipt that it ever had, and SQS says otherwise (API reference, DeleteMessage).
+    run(&emulator, contract::suite_but_for_stale_receipts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqs_keeps_the_whole_contract_where_stale_receipts_are_stale() {
+    let Some(emulator) = Emulator::start("the contract of SQS", &[]) else { return };
+    run(&emulator, contract::suite).await;
+}

@@ -1,0 +1,77 @@
+//! `[aws]`: which account's region the service lives in, and what its things are called there. How to get in is not said
+//! here: credentials come from the SDK's own chain (instance role, profile, environment).
+
+use serde::{Deserialize, Serialize};
+
+/// `[aws]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Aws {
+    /// The region; without it, what the SDK's own chain says.
+    pub region: Option<String>,
+    /// What the name of everything in the account begins with: an installation is told from another one by it.
+    pub prefix: String,
+    /// The bucket of the images, `images/{id}`.
+    pub input_bucket: Option<String>,
+    /// The bucket of the results, `results/{model}/{id}.json`.
+    pub output_bucket: Option<String>,
+    /// Where every service is asked, for emulators; without it, AWS itself.
+    pub endpoint: Option<String>,
+    /// `[aws.endpoints]`
+    pub endpoints: Endpoints,
+}
+
+/// `[aws.endpoints]`: where a single service is asked.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "each field is named after its service")]
+pub struct Endpoints {
+    pub sqs: Option<String>,
+    pub s3: Option<String>,
+    pub ec2: Option<String>,
+    pub ssm: Option<String>,
+    pub iam: Option<String>,
+    pub sts: Option<String>,
+}
+
+impl Default for Aws {
+    fn default() -> Self {
+        Self {
+            region: None,
+            prefix: "eirs".into(),
+            input_bucket: None,
+            output_bucket: None,
+            endpoint: None,
+            endpoints: Endpoints::default(),
+        }
+    }
+}
+
+impl Aws {
+    /// What is missing where the backend is AWS, or wrong on any, as `key: what is wrong`.
+    pub(super) fn complaints(&self, is_backend: bool) -> Vec<String> {
+        let named = |name: &Option<String>| !is_backend || name.is_some();
+        let rules = [
+            (
+                is_prefix(&self.prefix),
+                "aws.prefix: must be small letters, digits and dashes, at most 20, and begin with a letter",
+            ),
+            (
+                named(&self.input_bucket),
+                "aws.input_bucket: must be set where backend = \"aws\"; `eirs setup` makes one and says its name",
+            ),
+            (
+                named(&self.output_bucket),
+                "aws.output_bucket: must be set where backend = \"aws\"; `eirs setup` makes one and says its name",
+            ),
+        ];
+        rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned()).collect()
+    }
+}
+
+/// Names of buckets are the narrowest, and of roles the shortest, that a prefix becomes part of.
+fn is_prefix(text: &str) -> bool {
+    (1..=20).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}

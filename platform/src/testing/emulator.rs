@@ -1,0 +1,141 @@
+//! Starts the emulator of AWS (`testing/aws`) for a test: a process of its own, an account of its own.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig, sts::AssumeRoleProvider};
+use aws_sdk_sqs::config::{Credentials, SharedCredentialsProvider};
+
+use crate::{settings::Aws, testing};
+
+/// How long it may take to start on a busy machine before it counts as never.
+const NEVER: Duration = Duration::from_secs(120);
+/// The region of every test.
+pub const REGION: &str = "eu-central-1";
+
+/// A running emulator. It ends with this value, and with the process that holds it.
+#[derive(Debug)]
+pub struct Emulator {
+    child: Child,
+    /// Where it listens, `127.0.0.1:PORT`.
+    pub address: String,
+    _folder: tempfile::TempDir,
+}
+
+/// The Python that has what the emulator needs: `$TESTING_PYTHON`, or the one that `testing/setup.sh` makes.
+fn python() -> Option<PathBuf> {
+    let cache = || {
+        let home = std::env::var_os("HOME").map(PathBuf::from)?;
+        Some(std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from))
+    };
+    let usual = || Some(cache()?.join("eirs/aws-python/bin/python"));
+    std::env::var_os("TESTING_PYTHON").map(PathBuf::from).or_else(usual).filter(|python| python.exists())
+}
+
+/// Where the emulator lies, seen from any crate of the workspace.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/aws")
+}
+
+impl Emulator {
+    /// Starts it with these arguments beside its own; `None`, which was told then, where it cannot be had.
+    pub fn start(test: &str, arguments: &[&str]) -> Option<Self> {
+        let Some(python) = python() else {
+            testing::not_run(test, "there is no Python with moto", "make test");
+            return None;
+        };
+        let scratch = tempfile::tempdir().expect("a folder");
+        let file = scratch.path().join("address");
+        let mut command = Command::new(python);
+        command.args(["-m", "emulator", "--address-file"]).arg(&file).args(arguments);
+        // It ends when its input does: also where this process is killed.
+        command.current_dir(folder()).stdin(Stdio::piped());
+        let mut child = command.spawn().expect("the emulator starts");
+        let deadline = Instant::now() + NEVER;
+        let address = loop {
+            if let Ok(address) = std::fs::read_to_string(&file) {
+                break address.trim().to_owned();
+            }
+            let gone = child.try_wait().expect("its status");
+            assert!(gone.is_none() && Instant::now() < deadline, "the emulator does not start: {gone:?}");
+            std::thread::park_timeout(Duration::from_millis(20));
+        };
+        Some(Self { child, address, _folder: scratch })
+    }
+
+    /// `http://127.0.0.1:PORT`
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Settings that lead here.
+    pub fn settings(&self) -> Aws {
+        Aws { endpoint: Some(self.url()), region: Some(REGION.to_owned()), ..Aws::default() }
+    }
+
+    /// The same, for the administrator of an account of its own: tests that share an emulator do not see each other.
+    pub async fn account(&self, number: u32) -> SdkConfig {
+        let config = self.config().await;
+        let role = AssumeRoleProvider::builder(format!("arn:aws:iam::{:012}:role/administrator", number));
+        let role = role.session_name("test").configure(&config).build().await;
+        config.into_builder().credentials_provider(SharedCredentialsProvider::new(role)).build()
+    }
+
+    /// One call of the emulator's own door, `/harness/…`; answers the body.
+    pub fn harness(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).expect("the emulator listens");
+        let head = format!(
+            "{method} /harness/{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer with a body");
+        assert!(head.contains(" 200 "), "{method} {path}: {answer}");
+        body.to_owned()
+    }
+
+    /// Arms a fault, see `testing/aws/README.md`.
+    pub fn fault(&self, fault: &serde_json::Value) {
+        self.harness("POST", "fault", &fault.to_string());
+    }
+
+    /// How often an operation was called.
+    pub fn calls(&self, operation: &str) -> u64 {
+        let calls: serde_json::Value = serde_json::from_str(&self.harness("GET", "calls", "")).expect("JSON");
+        calls[operation].as_u64().unwrap_or(0)
+    }
+
+    /// Clients' configuration that leads here, with credentials that the emulator takes for an administrator's.
+    pub async fn config(&self) -> SdkConfig {
+        let loader = aws_config::defaults(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .endpoint_url(self.url())
+            .credentials_provider(Credentials::new("test", "test", None, None, "test"));
+        loader.load().await
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // What it started ends with it, and that needs a moment.
+        drop(self.child.stdin.take());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}

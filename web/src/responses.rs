@@ -1,0 +1,69 @@
+//! The response queue of this host: opened at its start, kept alive, made anew if somebody deleted it, closed at the end.
+
+use std::sync::{PoisonError, RwLock};
+
+use eirs_platform::{
+    Result,
+    backend::{Backend, Responses},
+};
+use tokio_util::sync::CancellationToken;
+
+/// The queue that this host's jobs name in `reply_to`.
+#[derive(Debug)]
+pub(crate) struct ResponseQueue {
+    backend: Backend,
+    host: String,
+    current: RwLock<Responses>,
+}
+
+impl ResponseQueue {
+    pub(crate) async fn open(backend: &Backend, host: &str) -> Result<Self> {
+        let current = RwLock::new(backend.responses(host).await?);
+        Ok(Self { backend: backend.clone(), host: host.to_owned(), current })
+    }
+
+    /// What it is now. A name of a moment ago may be gone: who waits for an answer looks into the store, too.
+    pub(crate) fn current(&self) -> Responses {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It was deleted under this host: whoever did that took it for dead, as of a machine that slept. Answers to jobs on
+    /// their way are found in the store.
+    pub(crate) async fn reopen(&self) -> Result<()> {
+        let fresh = self.backend.responses(&self.host).await?;
+        tracing::warn!(
+            name = fresh.name,
+            "the response queue was deleted; answers now come to {}",
+            fresh.name
+        );
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    /// Says now and then that this host is alive, and sweeps what hosts left that were killed. Runs until `stop`.
+    pub(crate) async fn keep(&self, stop: &CancellationToken) {
+        loop {
+            match self.backend.sweep_responses().await {
+                Ok(swept) if swept.is_empty() => {}
+                Ok(swept) => tracing::info!("deleted response queues without a host: {}", swept.join(", ")),
+                Err(error) => {
+                    tracing::warn!(%error, "response queues without a host could not be looked for")
+                }
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(Responses::RENEW)).await.is_none() {
+                return;
+            }
+            // One that is missing is noticed by the consumer, and made anew.
+            if let Err(error) = self.backend.renew_responses(&self.current()).await {
+                tracing::warn!(%error, "the response queue could not be renewed");
+            }
+        }
+    }
+
+    /// Nobody waits for an answer any more.
+    pub(crate) async fn close(&self) {
+        if let Err(error) = self.backend.close_responses(&self.current()).await {
+            tracing::warn!(%error, "the response queue could not be deleted; another host will");
+        }
+    }
+}

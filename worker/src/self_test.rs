@@ -1,0 +1,59 @@
+//! Whether this machine can classify: what `eirs setup` asks of an image of a machine before it launches a fleet from it.
+
+use bytes::Bytes;
+use eirs_platform::settings::Settings;
+
+use crate::{
+    classify::{Failure, Image},
+    pool::Pool,
+};
+
+/// Loads every model of the settings and has each look at a grey picture; answers a sentence about each.
+pub async fn self_test(settings: &Settings) -> anyhow::Result<Vec<String>> {
+    let mut sentences = Vec::new();
+    for (name, model) in &settings.models {
+        let loaded = model.clone();
+        let pool = tokio::task::spawn_blocking(move || Pool::start(&loaded, 1)).await?;
+        let pool = pool.map_err(|error| error.context(format!("models.{name}")))?;
+        let image = Image { name: "grey.bmp".to_owned(), bytes: grey() };
+        let label = match pool.classify(image).await.0 {
+            Ok(top) => top.into_iter().next().map(|guess| guess.label).unwrap_or_default(),
+            Err(Failure::Rejected(why) | Failure::Failed(why)) => {
+                anyhow::bail!("models.{name}: a grey picture could not be classified: {why}")
+            }
+        };
+        sentences.push(format!("models.{name}: {} takes a grey picture for `{label}`", pool.engine()));
+    }
+    Ok(sentences)
+}
+
+/// A bitmap of 64 by 64 grey pixels.
+fn grey() -> Bytes {
+    const SIDE: u32 = 64;
+    const HEAD: u32 = 54;
+    let pixels = SIDE * SIDE * 3;
+    let mut file = b"BM".to_vec();
+    let words = [HEAD + pixels, 0, HEAD, 40, SIDE, SIDE, 1 | 24 << 16, 0, pixels, 2835, 2835, 0, 0];
+    words.iter().for_each(|word: &u32| file.extend_from_slice(&word.to_le_bytes()));
+    file.resize((HEAD + pixels) as usize, 0x80);
+    file.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use eirs_platform::settings::{Classifier, Model};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_built_in_model_passes_and_a_broken_one_is_named() {
+        let mut settings = Settings::default();
+        let passed = self_test(&settings).await.unwrap();
+        assert!(passed[0].starts_with("models.default: "), "{passed:?}");
+        let command = vec!["false".to_owned()];
+        let broken = Model { classifier: Classifier::Script, command, ..Model::default() };
+        settings.models.insert("broken".into(), broken);
+        let error = self_test(&settings).await.unwrap_err();
+        assert!(error.to_string().starts_with("models.broken: "), "{error}");
+    }
+}

@@ -88,14 +88,24 @@ pub fn expect_classified(machine: &Machine) {
 fn what_is_installed_on_a_running_machine_starts_and_is_removed_again() {
     let mut plan = Plan::bare().show(&project(), "/srv/eirs").show(&programs(), "/srv/programs");
     if let Some(folder) = onnxruntime() {
-        plan = plan.show(&folder, "/root/.cache/eirs/onnxruntime");
+        plan = plan.show(&folder, "/srv/cache/eirs/onnxruntime");
     }
     let plan = plan
         .set("EIRS_WEB__LISTEN", "127.0.0.1:0")
         .set("EIRS_WEB__ADDRESS_FILE", "/var/lib/eirs/web.address");
     let Some(machine) = plan.boot() else { return };
     let make = |target: &str| {
-        machine.run("make", &["-C", "/srv/eirs", "--no-print-directory", target, "PROGRAMS=/srv/programs"])
+        machine.run(
+            "make",
+            &[
+                "-C",
+                "/srv/eirs",
+                "--no-print-directory",
+                target,
+                "PROGRAMS=/srv/programs",
+                "XDG_CACHE_HOME=/srv/cache",
+            ],
+        )
     };
     let told = make("install");
     assert!(told.contains("A web host: systemctl enable --now eirs.target"), "{told}");

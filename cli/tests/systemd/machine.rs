@@ -309,7 +309,7 @@ fn tool(command: &str, name: &str) -> Command {
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
     let output = command.output().expect("the program starts");
-    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    assert!(output.status.success(), "{command:?}: {}: {}", output.status, said(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

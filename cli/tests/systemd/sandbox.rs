@@ -13,7 +13,7 @@ try test -r /proc/cpuinfo
 printf -- -
 try cat /srv/labels.txt; try cat /home/me/labels.txt; try sh -c 'echo x > /srv/written'
 printf -- -
-try touch /etc/eirs/x; try cat /root/.profile; try test -e /proc/1/cmdline; try test -e /dev/kmsg; try unshare -U true
+try touch /etc/eirs/x; try cat ~root/.profile; try test -e /proc/1/cmdline; try test -e /dev/kmsg; try unshare -U true
 "#;
 
 #[test]

@@ -40,8 +40,27 @@ pub fn kind(state: &Path) -> Kind {
         |text: &str| !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit());
     match layout {
         Ok(text) if is_number(&text) => Kind::Ours,
-        Err(_) if !state.exists() => Kind::Nothing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && is_empty(state) => Kind::Nothing,
         _ => Kind::Foreign,
+    }
+}
+
+/// An installation makes the folder before anything has run.
+fn is_empty(folder: &Path) -> bool {
+    match std::fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// Why nobody works on a folder of this kind.
+pub fn foreign(state: &Path) -> String {
+    let shown = state.display();
+    match std::fs::read_dir(state) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            format!("{shown} may be read by its service and by root only; try again as root")
+        }
+        _ => format!("{shown} is no state folder of EIRS; name another one with --state"),
     }
 }
 
@@ -51,9 +70,9 @@ pub fn expect_ours(state: &Path) -> anyhow::Result<()> {
     match kind(state) {
         Kind::Ours => Ok(()),
         Kind::Nothing => anyhow::bail!(
-            "nothing has run on the state folder {shown} yet: it does not exist; name another one with --state"
+            "nothing has run on the state folder {shown} yet; start the service, or name another one with --state"
         ),
-        Kind::Foreign => anyhow::bail!("{shown} is no state folder of EIRS; name another one with --state"),
+        Kind::Foreign => anyhow::bail!(foreign(state)),
     }
 }
 
@@ -164,7 +183,7 @@ mod tests {
     fn only_a_folder_with_a_layout_of_ours_is_ours() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(kind(&folder.path().join("none")), Kind::Nothing);
-        assert_eq!(kind(folder.path()), Kind::Foreign);
+        assert_eq!(kind(folder.path()), Kind::Nothing);
         std::fs::write(folder.path().join("layout"), "[keyboard]\n").unwrap();
         assert_eq!(kind(folder.path()), Kind::Foreign);
         std::fs::write(folder.path().join("layout"), "1\n").unwrap();

@@ -203,6 +203,8 @@ pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     }
     written["web"]["address_file"] = Value::Null;
     written["controller"]["policies"] = format!("/{ETC}/policies").into();
+    // Where the units may write, and where `eirs status` on that host looks.
+    written["local"] = serde_json::json!({ "state": "/var/lib/eirs" });
     for key in ["status_file", "worker_program", "simulate"] {
         written["controller"][key] = Value::Null;
     }
@@ -347,6 +349,7 @@ mod tests {
         assert_eq!(read.web.listen.to_string(), "0.0.0.0:8000");
         assert_eq!(read.models.keys().collect::<Vec<_>>(), ["default", "dogs"]);
         assert_eq!(read.controller.policies, Path::new("/etc/eirs/policies"));
+        assert_eq!(read.local.state, Path::new("/var/lib/eirs"));
         assert_eq!(read.aws.output_bucket.as_deref(), Some("out"));
     }
 

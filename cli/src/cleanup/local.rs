@@ -53,7 +53,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, 
     let shown = folder.display();
     match state::kind(folder) {
         Kind::Nothing => {
-            show::out(format_args!("There is nothing to clean up: {shown} does not exist."));
+            show::out(format_args!("There is nothing to clean up: nothing has run on {shown}."));
             return Ok(Exit::Ok);
         }
         Kind::Foreign => {

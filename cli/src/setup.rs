@@ -222,7 +222,7 @@ async fn carry_out(account: &Account, wanted: &Wanted, global: &Global) -> anyho
     }
     for queue in queues::wanted(&account.settings) {
         tell(&format!("the queue {}", account.sqs.full_name(&queue.name)));
-        queue.ensure(account).await?;
+        queue.ensure(account, &tell).await?;
         progress.done(&format!("the queue {}", account.sqs.full_name(&queue.name)));
     }
     document::ensure(account).await?;

@@ -19,6 +19,8 @@ mod cloud;
 mod bad_luck;
 #[path = "aws/installation.rs"]
 mod installation;
+#[path = "aws/machines.rs"]
+mod machines;
 #[path = "aws/permissions.rs"]
 mod permissions;
 #[path = "aws/serving.rs"]

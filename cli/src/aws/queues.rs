@@ -1,6 +1,8 @@
 //! The queues that setup makes: jobs and dead letters of each model, and the reports. Those of answers are made by the web
 //! hosts themselves.
 
+use std::time::Duration;
+
 use eirs_platform::{
     backend::{
         EVENTS, dead_letters_name, dead_letters_options, events_options, requests_name, requests_options,
@@ -8,8 +10,12 @@ use eirs_platform::{
     queue::QueueOptions,
     settings::Settings,
 };
+use tokio::time::Instant;
 
-use super::Account;
+use super::{Account, LOOK_EVERY};
+
+/// SQS says a minute.
+const NAME_IS_FREE_WITHIN: Duration = Duration::from_secs(90);
 
 /// A queue as it should be.
 #[derive(Debug, Clone)]
@@ -43,10 +49,24 @@ impl Wanted {
         }
     }
 
-    /// Makes it, or gives one that is there the options that it should have.
-    pub(crate) async fn ensure(&self, account: &Account) -> anyhow::Result<()> {
-        account.sqs.ensure(&self.name, self.options.clone()).await?;
-        Ok(())
+    /// Makes it, or gives one that is there the options that it should have. A name that was deleted is free again after a
+    /// minute.
+    pub(crate) async fn ensure(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<()> {
+        let deadline = Instant::now() + NAME_IS_FREE_WITHIN;
+        loop {
+            match account.sqs.ensure(&self.name, self.options.clone()).await {
+                Err(error)
+                    if error.to_string().contains("QueueDeletedRecently") && Instant::now() < deadline =>
+                {
+                    let name = account.sqs.full_name(&self.name);
+                    tell(&format!(
+                        "the queue {name} was deleted a moment ago; SQS keeps its name for a minute"
+                    ));
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                ended => return Ok(ended?),
+            }
+        }
     }
 }
 

@@ -5,12 +5,15 @@ use std::{
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::Output,
+    process::{Command, Output},
 };
 
 use aws_config::SdkConfig;
 use aws_sdk_ec2::types::{Filter, InstanceType};
-use eirs_platform::testing::emulator::{Emulator, REGION};
+use eirs_platform::testing::{
+    emulator::{Emulator, REGION},
+    not_run,
+};
 use serde_json::{Value, json};
 
 use crate::harness::{Site, eventually};
@@ -64,7 +67,27 @@ impl Cloud {
             ["--instance-command", &worker],
             ["--web-command", web],
         ];
-        let emulator = Emulator::start(&[own.as_flattened(), options].concat())?;
+        Self::with(site, &[own.as_flattened(), options].concat())
+    }
+
+    /// Whose instances are machines with a systemd of their own, baked by setup; `None` where none can be booted.
+    pub fn of_machines(site: Site) -> Option<Self> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/booted-systemd");
+        let check = Command::new(&script).arg("check").output().expect("the script runs");
+        let lacks = said(&check);
+        if !lacks.trim().is_empty() {
+            not_run(lacks.trim(), "sudo make test");
+            return None;
+        }
+        let (script, logs) =
+            (script.display().to_string(), site.folder.path().join("instances").display().to_string());
+        // A machine boots in a second, and what runs in it may drain for a while.
+        let own = ["--fleet", "container", "--machine", &script, "--log-dir", &logs, "--kill-after", "90"];
+        Self::with(site, &own)
+    }
+
+    fn with(site: Site, options: &[&str]) -> Option<Self> {
+        let emulator = Emulator::start(options)?;
         let site = site
             .set("AWS_ACCESS_KEY_ID", "test")
             .set("AWS_SECRET_ACCESS_KEY", "test")
@@ -177,6 +200,53 @@ impl Cloud {
     /// How many objects are in a bucket.
     pub fn stored(&self, bucket: &str) -> u64 {
         self.state()["buckets"][bucket]["objects"].as_u64().unwrap_or(0)
+    }
+}
+
+/// Whoever reads why a test failed wants to know what the instances did.
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for instance in self.instances() {
+            let id = instance["id"].as_str().unwrap_or_default();
+            let (state, tags) = (&instance["state"], &instance["tags"]);
+            eprintln!("--- {id} {state} {tags}\n{}", self.instance_log(id));
+            for entry in Machine(id.to_owned()).journal("eirs-*") {
+                eprintln!("{} {}", entry["__REALTIME_TIMESTAMP"], entry["MESSAGE"]);
+            }
+        }
+    }
+}
+
+/// A machine of the fleet, by its instance.
+#[derive(Debug, Clone)]
+pub struct Machine(pub String);
+
+impl Machine {
+    fn script(&self, arguments: &[&str]) -> Output {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/booted-systemd");
+        let mut command = Command::new(script);
+        command.args([arguments[0], &self.0]).args(&arguments[1..]);
+        command.output().expect("the script runs")
+    }
+
+    /// Runs a line of shell inside, which must end well; answers what it said.
+    pub fn run(&self, line: &str) -> String {
+        let output = self.script(&["exec", "sh", "-c", line]);
+        assert!(output.status.success(), "{line}: {}", said(&output));
+        said(&output)
+    }
+
+    /// Its journal, entry by entry; also of one that is off.
+    pub fn journal(&self, unit: &str) -> Vec<Value> {
+        let root = said(&self.script(&["root"]));
+        let folder = format!("{}/var/log/journal", root.trim());
+        let output =
+            Command::new("journalctl").args(["-D", &folder, "-u", unit, "-o", "json", "--no-pager"]).output();
+        let text = String::from_utf8_lossy(&output.expect("journalctl runs").stdout).into_owned();
+        text.lines().map(parse).collect()
     }
 }
 

@@ -1,8 +1,11 @@
 """The container fleet: an instance is a booted systemd machine, run by a script that a test names.
 
-    SCRIPT up NAME --env-file=FILE      boots it and returns when it has; FILE's lines become its environment
+    SCRIPT up NAME --env-file=FILE [--image=FOLDER]
+                                        boots it and returns when it has; FILE's lines become its environment; the first
+                                        boot begins with what was saved in FOLDER
     SCRIPT exec NAME CMD...             runs a command in it, with its output and status; fails when it does not run
     SCRIPT poweroff NAME                shuts it down in an orderly way and returns when it is off
+    SCRIPT save NAME FOLDER             keeps the files of one that is off, for those that are launched from its image
     SCRIPT down NAME                    ends it at once and removes every trace; twice does no harm
 
 A stop of the instance is `poweroff`, its start is `up` again; `down` is for its termination, for a machine that does not
@@ -16,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from emulator.fleet import Finished, NoFleet, named, signal_group
 from emulator.machine import SHUTTING_DOWN, TERMINATED, Machine
@@ -30,7 +34,9 @@ class ContainerFleet(NoFleet):
         env_file = self.folder(machine) / "environment"
         env_file.write_text("".join(f"{name}={value}\n" for name, value in self.identity(machine).items()))
         self.sweeper.add(machine.id, command=[str(self.options.machine), "down", machine.id])
-        if not self._script(machine, "up", machine.id, f"--env-file={env_file}"):
+        image = self._image(machine.instance.image_id)
+        from_image = [f"--image={image}"] if image.is_dir() else []
+        if not self._script(machine, "up", machine.id, f"--env-file={env_file}", *from_image):
             return
         machine.body = turn = machine.turn
         program = self.program(machine)
@@ -45,6 +51,12 @@ class ContainerFleet(NoFleet):
             self.kill(machine)
         machine.body = None
         super().shut_down(machine, force)
+
+    def save(self, machine: Machine, image_id: str) -> None:
+        self._script(machine, "save", machine.id, str(self._image(image_id)))
+
+    def _image(self, image_id: str) -> Path:
+        return self.scratch / "images" / image_id
 
     def kill(self, machine: Machine) -> None:
         machine.body = None
@@ -85,6 +97,8 @@ class ContainerFleet(NoFleet):
             missed = missed + 1 if there.returncode != 0 else 0
         if machine.turn == turn:
             machine.body = None
+            # What hears nothing any more may not be off yet.
+            self._script(machine, "poweroff", machine.id, patience=self.options.kill_after)
             self.on_poweroff(machine)
 
     def _script(self, machine: Machine, *arguments: str, patience: float | None = None) -> bool:

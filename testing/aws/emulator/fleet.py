@@ -90,6 +90,9 @@ class NoFleet:
     def boot(self, machine: Machine) -> None:
         pass
 
+    def save(self, machine: Machine, image_id: str) -> None:
+        """An image is made of it. What is only a record, or a process, has no disk to keep."""
+
     def shut_down(self, machine: Machine, force: bool) -> None:
         # A command that powers the instance off is still running, and about to end by itself.
         self._clear(machine, grace=0.0 if force else 1.0)

@@ -1,6 +1,7 @@
 """Images: CreateImage takes a moment, and the public parameters that setup reads lead to images that exist."""
 
 import hashlib
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,7 @@ from moto.ec2.models.amis import Ami, AmiBackend
 from moto.ssm.models import Parameter, ParameterDict
 from moto.utilities.utils import load_resource
 
-from emulator.timers import Timers
+from emulator.timers import Timers, in_background
 
 CANONICAL, AMAZON = "099720109477", "137112412989"
 UBUNTU = {"22.04": "jammy", "24.04": "noble"}
@@ -18,14 +19,14 @@ ARCHITECTURES = {"amd64": "x86_64", "arm64": "arm64"}
 UBUNTU_PARAMETERS = "/aws/service/canonical/ubuntu/server/"
 
 
-def install(timers: Timers, pending: float) -> None:
+def install(timers: Timers, pending: float, save: Callable[[str, str], None]) -> None:
     """Must come before moto makes its first EC2 backend: a backend loads the public images once."""
-    _create_image(timers, pending)
+    _create_image(timers, pending, save)
     _public_images()
     _public_parameters()
 
 
-def _create_image(timers: Timers, pending: float) -> None:
+def _create_image(timers: Timers, pending: float, save: Callable[[str, str], None]) -> None:
     create_image = AmiBackend.create_image
 
     def create(
@@ -45,9 +46,11 @@ def _create_image(timers: Timers, pending: float) -> None:
         image.state, image.ebs_snapshot.status = "pending", "pending"
 
         def available() -> None:
+            save(instance_id, image.id)
             image.state, image.ebs_snapshot.status = "available", "completed"
 
-        timers.after(pending, available)
+        # A disk takes its time to be copied.
+        timers.after(pending, lambda: in_background(available, f"image {image.id}"))
         return image
 
     AmiBackend.create_image = create

@@ -25,7 +25,12 @@ class World:
         self._fleet.on_poweroff, self._fleet.on_reboot = instances.shut_itself_down, instances.restart_itself
         instances.on_gone.append(imds.close)
         faults.wants_place = ec2.wants_place
-        images.install(timers, options.image_pending)
+
+        def save(instance_id: str, image_id: str) -> None:
+            if (machine := instances.find(instance_id)) is not None:
+                self._fleet.save(machine, image_id)
+
+        images.install(timers, options.image_pending, save)
         ec2.install(instances, options.describe_lag)
         documents.install()
         ssm.install(commands, instances, options.invocation_lag)

@@ -11,6 +11,7 @@ here=$(dirname "$0"); verb=$1 name=$2; shift 2
 echo "$verb $name ${1:-}" >> "$here/calls"
 case $verb in
 up) mkdir -p "$here/$name"; cp "${1#--env-file=}" "$here/$name/environment"
+    [ -z "${2:-}" ] || cp "${2#--image=}/disk" "$here/$name/disk"
     sleep 1000 >/dev/null 2>&1 & echo $! > "$here/$name/pid"; echo "booted $name" ;;
 exec) kill -0 "$(cat "$here/$name/pid")" 2>/dev/null || exit 77
     [ "$1" != true ] || exit 0
@@ -18,6 +19,7 @@ exec) kill -0 "$(cat "$here/$name/pid")" 2>/dev/null || exit 77
     *eirs-program*) . "$here/$name/environment"; echo "program ran in $EMULATOR_INSTANCE_ID" ;;
     *) exec env -i PATH="$PATH" HERE="$here/$name" "$@" ;;
     esac ;;
+save) mkdir -p "$1"; echo "saved from $name" > "$1/disk" ;;
 poweroff) [ ! -e "$here/$name/stuck" ] || sleep 1000
     kill "$(cat "$here/$name/pid")" ;;
 down) kill "$(cat "$here/$name/pid" 2>/dev/null)" 2>/dev/null || true; rm -rf "$here/$name" ;;
@@ -69,6 +71,15 @@ class ContainerFleet(Case):
                 and (found["Status"], found["StandardOutputContent"])
             )
         )
+
+    def test_a_machine_that_is_launched_from_an_image_begins_with_the_files_of_the_machine_it_was_made_of(self) -> None:
+        first = self.booted()
+        self.ec2.stop_instances(InstanceIds=[first])
+        self.reaches(first, "stopped")
+        image = self.ec2.create_image(InstanceId=first, Name="an image")["ImageId"]
+        until(lambda: self.ec2.describe_images(ImageIds=[image])["Images"][0]["State"] == "available")
+        second = self.booted(ImageId=image)
+        self.assertEqual((self.folder / second / "disk").read_text(), f"saved from {first}\n")
 
     def test_a_machine_is_booted_powered_off_and_taken_down_with_its_instance(self) -> None:
         one = self.booted()

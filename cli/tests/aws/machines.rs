@@ -1,0 +1,77 @@
+//! All of it at once: setup bakes an image of a machine with a systemd of its own, launches workers and a web host from what
+//! it uploaded, and the units that are shipped serve. A drain is the real `systemctl stop`, ordered over SSM.
+
+use serde_json::Value;
+
+use crate::{
+    cloud::{Cloud, Machine, POLICY, free_address},
+    harness::{Site, eventually},
+    serving::upload_all,
+};
+
+/// The machines of this role.
+fn machines(cloud: &Cloud, role: &str) -> Vec<Machine> {
+    let of_role = |instance: &Value| instance["tags"]["eirs:role"] == role;
+    let ids = cloud.instances().into_iter().filter(of_role);
+    ids.filter_map(|instance| instance["id"].as_str().map(|id| Machine(id.to_owned()))).collect()
+}
+
+/// Where a text first stands in a journal.
+fn place(journal: &[Value], text: &str) -> Option<usize> {
+    journal.iter().position(|entry| entry["MESSAGE"].as_str().is_some_and(|message| message.contains(text)))
+}
+
+#[test]
+fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_power_off() {
+    let address = free_address();
+    let site = Site::with_script("sleep 0.4; echo cat").set("EIRS_WEB__LISTEN", &address);
+    let Some(cloud) = Cloud::of_machines(site) else { return };
+    let before = cloud.state();
+    cloud.expect(&["setup", "--uploads-from", "203.0.113.0/24", "--yes"]);
+    assert_eq!(cloud.in_state("stopped").len(), 3);
+
+    let labels = upload_all(&address, 0..30);
+    assert!(labels.len() == 30 && labels.values().all(|label| label == "cat"), "{labels:?}");
+    cloud.until_all_are_parked();
+    let mut served = 0;
+    for worker in machines(&cloud, "worker") {
+        let journal = worker.journal("eirs-worker");
+        let Some(taking) = place(&journal, "taking jobs") else { continue };
+        served += 1;
+        let told =
+            place(&journal, "draining: no new jobs").unwrap_or_else(|| panic!("{worker:?}: {journal:#?}"));
+        let drained = place(&journal, "drained").expect("it drained");
+        let stopped = place(&journal, "Stopped").expect("systemd says so");
+        assert!(taking < told && told < drained && drained < stopped, "{journal:#?}");
+        assert!(
+            place(&journal, "SIGKILL").is_none() && place(&journal, "given back").is_none(),
+            "{journal:#?}"
+        );
+    }
+    assert!(served >= 2, "a burst takes several");
+
+    let [host] = machines(&cloud, "web").try_into().expect("one web host");
+    let journal = host.journal("eirs-controller");
+    let decision =
+        journal.iter().find(|entry| entry["EIRS_POOL"] == "default" && entry["EIRS_DESIRED"] != "0");
+    let decision = decision.unwrap_or_else(|| panic!("{journal:#?}"));
+    assert_eq!(decision["EIRS_POOL"], "default");
+    assert!(decision["EIRS_REASON"].as_str().is_some_and(|reason| !reason.is_empty()), "{decision}");
+    // An operator edits the policy and reloads: when that returns, it is in force.
+    let file = "/etc/eirs/policies/default.toml";
+    let policy = POLICY.replace("max = 3", "max = 2");
+    host.run(&format!("cat > {file} <<'E'\n{policy}\nE\nsystemctl reload eirs-controller"));
+    let status: Value = serde_json::from_str(&host.run("eirs status --json")).expect("JSON");
+    assert_eq!(status["controller"]["pools"][0]["max"], 2);
+    host.run("eirs check");
+    host.run("systemctl is-active eirs-web eirs-controller eirs.target");
+
+    // The service is stopped while a job waits, and goes on with it when it comes back.
+    host.run("systemctl stop eirs-controller");
+    host.run("systemctl start eirs-controller");
+    assert_eq!(upload_all(&address, 100..104).len(), 4);
+    cloud.until_all_are_parked();
+
+    cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
+    eventually("the account is as it was", || (cloud.state() == before).then_some(()));
+}

@@ -9,6 +9,7 @@ mod bench;
 mod check;
 mod classify;
 mod cleanup;
+mod dead_letters;
 mod model;
 mod operator;
 mod plan;
@@ -68,6 +69,8 @@ enum Command {
     Cordon(operator::CordonCommand),
     Uncordon(operator::Uncordon),
     Check(check::Check),
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
     Cleanup(cleanup::Cleanup),
     Classify(classify::Classify),
     #[command(subcommand)]
@@ -146,6 +149,7 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Cordon(cordon) => cordon.run(&cli.global).await,
         Command::Uncordon(uncordon) => uncordon.run(&cli.global),
         Command::Check(check) => check.run(&cli.global).await,
+        Command::DeadLetters(letters) => letters.run(&cli.global).await,
         Command::Cleanup(cleanup) => cleanup.run(&cli.global).await,
         Command::Classify(classify) => classify.run(&cli.global).await,
         Command::Model(model) => model.run(&cli.global),

@@ -4,6 +4,14 @@
 //! goes through them in one order, `cleanup` in the other. What is ours is known by its tag (`eirs:installation`); nothing
 //! without it is ever changed or deleted.
 
+pub(crate) mod buckets;
+pub(crate) mod bundle;
+pub(crate) mod document;
+pub(crate) mod iam;
+pub(crate) mod key_pair;
+pub(crate) mod network;
+pub(crate) mod queues;
+
 use std::time::Duration;
 
 use anyhow::Context;
@@ -62,6 +70,11 @@ impl Account {
     /// What the names of everything here begin with.
     pub(crate) fn prefix(&self) -> &str {
         &self.settings.aws.prefix
+    }
+
+    /// The first word of ARNs here.
+    pub(crate) fn partition(&self) -> &'static str {
+        iam::policies::Scope::of(&self.settings, &self.id, &self.region).partition
     }
 
     /// The bucket of the images.

@@ -8,6 +8,7 @@ mod distribution;
 mod load;
 mod model;
 mod secrets;
+mod setup;
 mod simulate;
 pub mod units;
 
@@ -20,6 +21,7 @@ pub use aws::{Aws, Endpoints};
 pub use distribution::Distribution;
 pub use load::{BadSettings, Layers};
 pub use model::{Channels, Classifier, Engine, Layout, Model, Protocol};
+pub use setup::{Os, Setup};
 pub use simulate::Simulate;
 
 /// The exit code of every EIRS program for a bad configuration (`EX_CONFIG` of sysexits.h).
@@ -35,6 +37,8 @@ pub struct Settings {
     pub local: Local,
     /// The AWS backend.
     pub aws: Aws,
+    /// What is set up there.
+    pub setup: Setup,
     /// How messages are delivered, on any backend.
     pub queue: Queue,
     /// The web server.
@@ -206,6 +210,7 @@ impl Default for Settings {
             backend: BackendKind::Local,
             local: Local::default(),
             aws: Aws::default(),
+            setup: Setup::default(),
             queue: Queue::default(),
             web: Web::default(),
             worker: Worker::default(),
@@ -361,7 +366,12 @@ impl Settings {
                 self.aws.prefix
             )
         });
-        broken.chain(models).chain(long_names).chain(self.aws.complaints(in_cloud)).collect()
+        broken
+            .chain(models)
+            .chain(long_names)
+            .chain(self.aws.complaints(in_cloud))
+            .chain(self.setup.complaints())
+            .collect()
     }
 }
 

@@ -10,9 +10,9 @@ use std::io::Write;
 #[expect(clippy::print_stderr, reason = "a test says what it could not run")]
 pub fn not_run(what: &str, why: &str, command: &str) {
     let line = format!("not run: {what} ({why}); to run it: {command}");
-    assert!(std::env::var_os("EIRS_TEST_ALL").is_none(), "{line}");
+    assert!(std::env::var_os("TESTING_ALL").is_none(), "{line}");
     eprintln!("{line}");
-    if let Some(file) = std::env::var_os("EIRS_TEST_SKIPPED") {
+    if let Some(file) = std::env::var_os("TESTING_SKIPPED") {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(file);
         let _reader_gone = file.and_then(|mut file| writeln!(file, "{line}"));
     }

@@ -118,6 +118,16 @@ pub fn load(model: &Model) -> anyhow::Result<Box<dyn Loaded>> {
     })
 }
 
+/// The files of this machine that a model needs beside its settings, each with the setting that names it, or that would
+/// name it where it is found by where it lies: so that copies of them elsewhere, named there, classify the same.
+pub fn files(model: &Model) -> Vec<(&'static str, std::path::PathBuf)> {
+    match model.classifier {
+        settings::Classifier::Onnx => onnx::files(model),
+        // What a script needs only its operator knows.
+        settings::Classifier::Script | settings::Classifier::Noop => Vec::new(),
+    }
+}
+
 /// What a loop without any service around it achieves.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct BareLoop {

@@ -187,7 +187,7 @@ async fn what_runs_is_listed_when_its_pool_shrinks_or_goes(rig: &impl Rig) {
     let (fleet, pools) = (rig.fleet(), pool("default", 2));
     let all: Vec<_> = list(&fleet, &pools).await.into_iter().map(|instance| instance.id).collect();
     assert!(fleet.start(&all).await.is_empty());
-    assert_eq!(list(&fleet, &pool("default", 1)).await.len(), 2);
+    assert_eq!(list(&fleet, &pool("default", 1)).await.len(), all.len());
     let left = list(&fleet, &[]).await;
     assert_eq!(left.iter().map(|instance| instance.id.clone()).collect::<Vec<_>>(), all);
     for instance in &left {
@@ -206,7 +206,9 @@ async fn a_stopped_instance_takes_the_new_model_of_its_pool_and_a_running_one_do
     started(rig, &pool("default", 2)).await;
     let models: Vec<_> =
         list(&fleet, &pool("dogs", 2)).await.into_iter().map(|instance| instance.model).collect();
-    assert_eq!(models, ["default", "dogs"]);
+    // A fleet may show more stopped instances than the pool may have at once.
+    assert_eq!(models[0], "default");
+    assert!(models.len() >= 2 && models[1..].iter().all(|model| model == "dogs"), "{models:?}");
 }
 
 async fn a_new_controller_finds_what_runs_and_what_drains(rig: &mut impl Rig) {

@@ -88,6 +88,12 @@ impl Drains {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the machine has its order.
+    #[cfg(test)]
+    pub(super) fn has_arrived(&self, id: &str) -> bool {
+        self.lock().get(id).is_some_and(|order| order.arrived)
+    }
+
     /// Drops the orders that are over.
     pub(super) fn forget_all_but(&self, draining: &[(String, String)]) {
         let is_draining = |id: &str, order: &Order| {

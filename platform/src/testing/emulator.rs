@@ -1,13 +1,15 @@
 //! Starts the emulator of AWS (`testing/aws`) for a test: a process of its own, an account of its own.
 
 use std::{
+    io::{Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_sqs::config::Credentials;
+use aws_config::{BehaviorVersion, Region, SdkConfig, sts::AssumeRoleProvider};
+use aws_sdk_sqs::config::{Credentials, SharedCredentialsProvider};
 
 use crate::{settings::Aws, testing};
 
@@ -25,14 +27,14 @@ pub struct Emulator {
     _folder: tempfile::TempDir,
 }
 
-/// The Python that has what the emulator needs: `$EIRS_TEST_PYTHON`, or the one that `testing/setup.sh` makes.
+/// The Python that has what the emulator needs: `$TESTING_PYTHON`, or the one that `testing/setup.sh` makes.
 fn python() -> Option<PathBuf> {
     let cache = || {
         let home = std::env::var_os("HOME").map(PathBuf::from)?;
         Some(std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from))
     };
     let usual = || Some(cache()?.join("eirs/aws-python/bin/python"));
-    std::env::var_os("EIRS_TEST_PYTHON").map(PathBuf::from).or_else(usual).filter(|python| python.exists())
+    std::env::var_os("TESTING_PYTHON").map(PathBuf::from).or_else(usual).filter(|python| python.exists())
 }
 
 /// Where the emulator lies, seen from any crate of the workspace.
@@ -74,6 +76,42 @@ impl Emulator {
     /// Settings that lead here.
     pub fn settings(&self) -> Aws {
         Aws { endpoint: Some(self.url()), region: Some(REGION.to_owned()), ..Aws::default() }
+    }
+
+    /// The same, for the administrator of an account of its own: tests that share an emulator do not see each other.
+    pub async fn account(&self, number: u32) -> SdkConfig {
+        let config = self.config().await;
+        let role = AssumeRoleProvider::builder(format!("arn:aws:iam::{:012}:role/administrator", number));
+        let role = role.session_name("test").configure(&config).build().await;
+        config.into_builder().credentials_provider(SharedCredentialsProvider::new(role)).build()
+    }
+
+    /// One call of the emulator's own door, `/harness/…`; answers the body.
+    pub fn harness(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).expect("the emulator listens");
+        let head = format!(
+            "{method} /harness/{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer with a body");
+        assert!(head.contains(" 200 "), "{method} {path}: {answer}");
+        body.to_owned()
+    }
+
+    /// Arms a fault, see `testing/aws/README.md`.
+    pub fn fault(&self, fault: &serde_json::Value) {
+        self.harness("POST", "fault", &fault.to_string());
+    }
+
+    /// How often an operation was called.
+    pub fn calls(&self, operation: &str) -> u64 {
+        let calls: serde_json::Value = serde_json::from_str(&self.harness("GET", "calls", "")).expect("JSON");
+        calls[operation].as_u64().unwrap_or(0)
     }
 
     /// Clients' configuration that leads here, with credentials that the emulator takes for an administrator's.

@@ -27,6 +27,20 @@ use self::{
 };
 use super::{Classifier, Description, Failure, Image, Loaded, Port, panic_text};
 
+/// The files of this machine that a model needs, each with the setting that names it, or would.
+pub(super) fn files(model: &Model) -> Vec<(&'static str, PathBuf)> {
+    let labels = model.labels.clone().or_else(|| labels::beside(model.path.as_deref()?));
+    let wants_library = model.engine != settings::Engine::Rten;
+    let library = wants_library.then(|| ort::library(model.onnxruntime.as_deref())).flatten();
+    let named = [
+        ("path", model.path.clone()),
+        ("labels", labels),
+        ("check_image", model.check_image.clone()),
+        ("onnxruntime", library),
+    ];
+    named.into_iter().filter_map(|(key, file)| Some((key, file?))).collect()
+}
+
 /// What runs a model file.
 trait Engine: Send + Sync {
     /// Name and version.

@@ -38,8 +38,8 @@ struct Entry {
     machine: Machine,
     /// Since when it is in its [`State`].
     since: DateTime<Utc>,
-    /// The last order, and when it was given.
-    order: Option<(Order, DateTime<Utc>)>,
+    /// The last order.
+    order: Option<Order>,
     /// When it may be stopped by force.
     drain_until: Option<DateTime<Utc>>,
     crashes: u32,
@@ -49,8 +49,16 @@ struct Entry {
     left_out: u32,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Order {
+    verb: Verb,
+    given: DateTime<Utc>,
+    /// The launch that the machine was known by then: one that started since then has a later one.
+    launched: DateTime<Utc>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum Verb {
     Start,
     Stop,
 }
@@ -88,7 +96,7 @@ impl Inventory {
     /// The machines that may change without being told: those that are not at rest, or were told something lately.
     pub(super) fn restless(&self, now: DateTime<Utc>) -> Vec<String> {
         let is_restless = |entry: &Entry| {
-            entry.state() != State::Stopped || entry.order.is_some_and(|(_, given)| now - given < UNCERTAIN)
+            entry.state() != State::Stopped || entry.order.is_some_and(|order| now - order.given < UNCERTAIN)
         };
         self.entries.iter().filter(|(_, entry)| is_restless(entry)).map(|(id, _)| id.clone()).collect()
     }
@@ -128,7 +136,7 @@ impl Inventory {
     /// It is about to be started, in this generation: whether the order arrives is seen later.
     pub(super) fn start_ordered(&mut self, id: &str, generation: &str, model: &str, now: DateTime<Utc>) {
         let Some(entry) = self.entries.get_mut(id) else { return };
-        entry.order = Some((Order::Start, now));
+        entry.ordered(Verb::Start, now);
         entry.machine.generation = Some(generation.to_owned());
         entry.machine.model = Some(model.to_owned());
     }
@@ -137,7 +145,9 @@ impl Inventory {
     pub(super) fn start_taken(&mut self, id: &str, now: DateTime<Utc>) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         entry.machine.state = Ec2State::Pending;
-        (entry.since, entry.drain_until, entry.not_before) = (now, None, None);
+        // As the next controller will read it.
+        let ordered = entry.machine.generation.as_deref().and_then(machine::started_at);
+        (entry.since, entry.drain_until, entry.not_before) = (ordered.unwrap_or(now), None, None);
     }
 
     /// The order to start was refused: it is as it was.
@@ -160,7 +170,7 @@ impl Inventory {
         if entry.machine.state != Ec2State::Stopping {
             (entry.machine.state, entry.since) = (Ec2State::Stopping, now);
         }
-        entry.order = Some((Order::Stop, now));
+        entry.ordered(Verb::Stop, now);
         // After a force there is nothing left to try.
         entry.drain_until = (!by_force).then_some(now + STOP_GENTLY);
     }
@@ -190,10 +200,16 @@ impl Entry {
         }
     }
 
+    fn ordered(&mut self, verb: Verb, given: DateTime<Utc>) {
+        self.order = Some(Order { verb, given, launched: self.machine.launched });
+    }
+
     fn take(&mut self, mut described: Machine, now: DateTime<Utc>) {
-        let recent = self.order.filter(|(_, given)| now - given < LAG).map(|(order, _)| order);
+        let recent = self.order.filter(|order| now - order.given < LAG);
         let before = self.state();
-        if recent.is_some_and(|order| !knows_of(&described, order) && described.state != self.machine.state) {
+        if recent
+            .is_some_and(|order| !order.may_be_known_to(&described) && described.state != self.machine.state)
+        {
             return;
         }
         // Tags come late, too.
@@ -221,7 +237,7 @@ impl Entry {
             }
             (false, false) if self.state() != before => {
                 (self.since, self.drain_until) = (now, None);
-                if matches!(self.order, Some((Order::Stop, _))) {
+                if self.order.is_some_and(|order| order.verb == Verb::Stop) {
                     self.left();
                 }
             }
@@ -284,11 +300,13 @@ impl Entry {
     }
 }
 
-/// Whether a description may be later than the order.
-fn knows_of(described: &Machine, order: Order) -> bool {
-    match order {
-        Order::Start => described.runs(),
-        Order::Stop => !described.runs(),
+impl Order {
+    /// Whether a description may be later than the order.
+    fn may_be_known_to(&self, described: &Machine) -> bool {
+        match self.verb {
+            Verb::Start => described.runs() || described.launched > self.launched,
+            Verb::Stop => !described.runs(),
+        }
     }
 }
 

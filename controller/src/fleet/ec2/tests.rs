@@ -1,1 +1,322 @@
+//! The fleet against the emulator: the contract, and what EC2 and SSM do to a fleet that a contract knows nothing of.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use aws_sdk_ec2::types::{ResourceType, TagSpecification};
+use aws_sdk_ssm::types::{DocumentFormat, DocumentType};
+use eirs_platform::{clock::SystemClock, testing::emulator::Emulator};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::*;
+use crate::fleet::{SharedFleet, contract, ssm};
+
+/// How long anything may take on a busy machine before it counts as never.
+const NEVER: Duration = Duration::from_secs(60);
+/// Fast machines that register with SSM at once.
+const QUICK: [&str; 8] =
+    ["--pending", "0.1", "--stopping", "0.1", "--ssm-delay", "0", "--invocation-lag", "0.1"];
+
+static ACCOUNTS: AtomicU32 = AtomicU32::new(1);
+
+/// An account with parked machines, and a document that does nothing: the rig plays the machine's part.
+struct Rig<'a> {
+    emulator: &'a Emulator,
+    config: SdkConfig,
+    settings: Aws,
+    fleet: Ec2Fleet,
+}
+
+impl<'a> Rig<'a> {
+    async fn new(emulator: &'a Emulator, machines: i32) -> Self {
+        let config = emulator.account(ACCOUNTS.fetch_add(1, Ordering::Relaxed)).await;
+        let settings = emulator.settings();
+        let ssm = ssm::client(&config, &settings);
+        let step =
+            json!({ "action": "aws:runShellScript", "name": "drain", "inputs": { "runCommand": ["true"] } });
+        let content = json!({
+            "schemaVersion": "2.2",
+            "parameters": { ssm::GENERATION_PARAMETER: { "type": "String" } },
+            "mainSteps": [step],
+        });
+        let call = ssm.create_document().name(ssm::document_name("eirs")).content(content.to_string());
+        let call = call.document_type(DocumentType::Command).document_format(DocumentFormat::Json);
+        call.send().await.expect("a document");
+        let fleet = Ec2Fleet::of(&config, &settings, Arc::new(SystemClock));
+        let rig = Self { emulator, config, settings, fleet };
+        rig.park(machines, "p").await;
+        rig
+    }
+
+    async fn park(&self, machines: i32, pool: &str) {
+        let (ec2, ssm) = (&self.fleet.client, ssm::client(&self.config, &self.settings));
+        let name = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64";
+        let image = ssm.get_parameter().name(name).send().await.expect("an image");
+        let image = image.parameter.and_then(|parameter| parameter.value).expect("its id");
+        let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build();
+        let tags = TagSpecification::builder().resource_type(ResourceType::Instance);
+        let tags = tags
+            .tags(tag(tag::INSTALLATION, "eirs"))
+            .tags(tag(tag::ROLE, tag::WORKER))
+            .tags(tag(tag::POOL, pool));
+        let call = ec2.run_instances().image_id(image).min_count(machines).max_count(machines);
+        let made = call.tag_specifications(tags.build()).send().await.expect("instances");
+        let ids: Vec<_> = made.instances().iter().filter_map(|i| i.instance_id.clone()).collect();
+        self.until(&ids, "running").await;
+        ec2.stop_instances().set_instance_ids(Some(ids.clone())).send().await.expect("they stop");
+        self.until(&ids, "stopped").await;
+        let tagged =
+            ec2.create_tags().set_resources(Some(ids)).tags(tag(tag::HANDED_OVER, tag::YES)).send().await;
+        tagged.expect("they are handed over");
+    }
+
+    async fn until(&self, ids: &[String], state: &str) {
+        let deadline = Instant::now() + NEVER;
+        loop {
+            let call = self.fleet.client.describe_instances().set_instance_ids(Some(ids.to_vec()));
+            let answer = call.send().await.expect("a description");
+            let mut instances = answer.reservations().iter().flat_map(|reservation| reservation.instances());
+            if instances.all(|i| i.state().and_then(|s| s.name()).is_some_and(|name| name.as_str() == state))
+            {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{ids:?} should be {state}: {answer:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn pools(&self) -> [PoolSpec; 1] {
+        [PoolSpec { name: "p".into(), model: "default".into(), max: 3 }]
+    }
+
+    async fn list(&self) -> Vec<Instance> {
+        self.fleet.list(&self.pools()).await.expect("a list")
+    }
+
+    /// Lists until this holds.
+    async fn until_listed(&self, what: &str, holds: impl Fn(&[Instance]) -> bool) -> Vec<Instance> {
+        let deadline = Instant::now() + NEVER;
+        loop {
+            let listed = self.list().await;
+            if holds(&listed) {
+                return listed;
+            }
+            assert!(Instant::now() < deadline, "{what}; last seen: {listed:#?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Starts one machine and waits until it runs and SSM knows it.
+    async fn started(&self) -> Instance {
+        let id = self.list().await[0].id.clone();
+        assert!(self.fleet.start(std::slice::from_ref(&id)).await.is_empty());
+        self.until(std::slice::from_ref(&id), "running").await;
+        let listed = self.list().await;
+        listed.into_iter().find(|instance| instance.id == id).expect("listed")
+    }
+
+    fn die(&self, id: &str, code: &str) {
+        self.emulator.harness("POST", &format!("instance/{id}/die"), &json!({ "code": code }).to_string());
+    }
+}
+
+#[async_trait]
+impl contract::Rig for Rig<'_> {
+    fn fleet(&self) -> SharedFleet {
+        Arc::new(self.fleet.clone())
+    }
+
+    async fn reopen(&mut self) {
+        self.fleet = Ec2Fleet::of(&self.config, &self.settings, Arc::new(SystemClock));
+    }
+
+    async fn ready(&self, instance: &Instance) {
+        self.until(std::slice::from_ref(&instance.id), "running").await;
+    }
+
+    async fn kill(&self, instance: &Instance) {
+        self.die(&instance.id, "Server.SpotInstanceShutdown");
+    }
+
+    async fn leave(&self, instance: &Instance) {
+        self.die(&instance.id, "Client.InstanceInitiatedShutdown");
+    }
+}
+
+/// The pools of the contract have one, two or three machines.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fleet_of_ec2_keeps_the_contract() {
+    let Some(emulator) = Emulator::start("the contract of the fleet of EC2", &QUICK) else { return };
+    contract::suite(&async || Rig::new(&emulator, 3).await).await;
+}
+
+async fn rig<'a>(emulator: &'a Option<Emulator>) -> Option<Rig<'a>> {
+    match emulator {
+        Some(emulator) => Some(Rig::new(emulator, 3).await),
+        None => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_machines_are_started_by_one_call_and_described_by_few() {
+    let emulator = Emulator::start("one call for many starts", &QUICK);
+    let Some(rig) = rig(&emulator).await else { return };
+    let ids: Vec<_> = rig.list().await.into_iter().map(|instance| instance.id).collect();
+    let before = (rig.emulator.calls("StartInstances"), rig.emulator.calls("CreateTags"));
+    assert!(rig.fleet.start(&ids).await.is_empty());
+    assert_eq!(rig.emulator.calls("StartInstances") - before.0, 1);
+    assert_eq!(rig.emulator.calls("CreateTags") - before.1, 1, "and by one call for their generation");
+    rig.until(&ids, "running").await;
+    let before = rig.emulator.calls("DescribeInstances");
+    let listed = rig.list().await;
+    assert!(listed.iter().all(|instance| instance.state == State::Running), "{listed:?}");
+    assert_eq!(rig.emulator.calls("DescribeInstances") - before, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_place_is_told_from_a_broken_machine_and_rests() {
+    let emulator = Emulator::start("a dry zone", &QUICK);
+    let Some(rig) = rig(&emulator).await else { return };
+    let ids: Vec<_> = rig.list().await.into_iter().map(|instance| instance.id).collect();
+    let fault = json!({ "op": "StartInstances", "code": "InsufficientInstanceCapacity", "times": 1000 });
+    rig.emulator.fault(&fault);
+    let refused = rig.fleet.start(&ids).await;
+    assert_eq!(refused.len(), 3);
+    assert!(refused.iter().all(|r| matches!(r.error, Error::NoCapacity { .. })), "{refused:?}");
+    rig.emulator.harness("DELETE", "faults", "");
+    let before = rig.emulator.calls("StartInstances");
+    assert_eq!(rig.fleet.start(&ids).await.len(), 3, "it rests, though it would give again");
+    assert_eq!(rig.emulator.calls("StartInstances"), before, "and is not even asked");
+    assert!(rig.list().await.iter().all(|instance| instance.state == State::Stopped));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_machine_in_between_two_states_does_not_keep_the_others() {
+    let emulator = Emulator::start("IncorrectInstanceState", &QUICK);
+    let Some(rig) = rig(&emulator).await else { return };
+    let ids: Vec<_> = rig.list().await.into_iter().map(|instance| instance.id).collect();
+    let why = format!("The instance '{}' is not in a state from which it can be started.", ids[1]);
+    rig.emulator.fault(&json!({
+        "op": "StartInstances", "code": "IncorrectInstanceState", "message": why, "times": 100, "match": ids[1],
+    }));
+    let refused = rig.fleet.start(&ids).await;
+    assert_eq!(refused.iter().map(|refusal| &refusal.id).collect::<Vec<_>>(), [&ids[1]]);
+    assert!(refused[0].error.is_transient(), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_fails_is_no_empty_fleet() {
+    let emulator = Emulator::start("a failing describe", &QUICK);
+    let Some(rig) = rig(&emulator).await else { return };
+    rig.started().await;
+    rig.emulator
+        .fault(&json!({ "op": "DescribeInstances", "code": "InternalError", "http": 500, "times": 50 }));
+    assert!(rig.fleet.list(&rig.pools()).await.is_err());
+    rig.emulator.harness("DELETE", "faults", "");
+    assert_eq!(rig.list().await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_was_terminated_under_the_controller_is_left_out_and_the_others_are_seen() {
+    let emulator = Emulator::start("a terminated instance", &QUICK);
+    let Some(rig) = rig(&emulator).await else { return };
+    let instance = rig.started().await;
+    rig.fleet.client.terminate_instances().instance_ids(&instance.id).send().await.expect("it goes");
+    let listed = rig.until_listed("it is gone", |listed| listed.len() == 2).await;
+    assert!(listed.iter().all(|other| other.id != instance.id));
+    rig.emulator.fault(&json!({
+        "op": "DescribeInstances", "code": "InvalidInstanceID.NotFound", "times": 1, "match": "i-",
+        "message": format!("The instance ID '{}' does not exist", instance.id),
+    }));
+    assert_eq!(rig.list().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_names_its_generation_and_is_told_again_until_the_machine_has_it() {
+    let emulator = Emulator::start("a drain over SSM", &QUICK);
+    let Some(rig) = rig(&emulator).await else { return };
+    let instance = rig.started().await;
+    // The agent is silent at first.
+    rig.emulator.harness(
+        "POST",
+        &format!("instance/{}/agent", instance.id),
+        &json!({ "up": false }).to_string(),
+    );
+    rig.fleet.drain(&instance.id, Duration::from_secs(60)).await.expect("it drains from now on");
+    let draining = rig.list().await.into_iter().find(|i| i.id == instance.id).expect("listed");
+    assert_eq!((draining.state, draining.generation), (State::Draining, instance.generation.clone()));
+    rig.emulator.harness(
+        "POST",
+        &format!("instance/{}/agent", instance.id),
+        &json!({ "up": true }).to_string(),
+    );
+    let drains = rig.fleet.drains.clone().expect("a fleet that acts");
+    let deadline = Instant::now() + NEVER;
+    while !drains.has_arrived(&instance.id) {
+        assert!(Instant::now() < deadline, "the drain arrives");
+        rig.list().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let told = rig.emulator.calls("SendCommand");
+    rig.list().await;
+    assert_eq!(rig.emulator.calls("SendCommand"), told, "and is not told any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_controller_tells_a_drain_that_the_last_one_may_not_have_told() {
+    let emulator = Emulator::start("a drain and a restart", &QUICK);
+    let Some(mut rig) = rig(&emulator).await else { return };
+    let instance = rig.started().await;
+    rig.emulator
+        .fault(&json!({ "op": "SendCommand", "code": "InternalServerError", "http": 500, "times": 3 }));
+    rig.fleet.drain(&instance.id, Duration::from_secs(60)).await.expect("it is tagged");
+    contract::Rig::reopen(&mut rig).await;
+    rig.emulator.harness("DELETE", "faults", "");
+    let before = rig.emulator.calls("SendCommand");
+    rig.until_listed("it drains", |listed| listed.iter().any(|i| i.state == State::Draining)).await;
+    let deadline = Instant::now() + NEVER;
+    while rig.emulator.calls("SendCommand") == before {
+        assert!(Instant::now() < deadline, "it is told");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_starts_nobody_twice_and_the_start_is_found() {
+    let emulator = Emulator::start("a lost answer", &QUICK);
+    let Some(rig) = rig(&emulator).await else { return };
+    let id = rig.list().await[0].id.clone();
+    // Done, and then reported as failed, for as often as the SDK tries.
+    rig.emulator.fault(
+        &json!({ "op": "StartInstances", "code": "InternalError", "http": 500, "times": 3, "after": true }),
+    );
+    let refused = rig.fleet.start(std::slice::from_ref(&id)).await;
+    assert!(refused.iter().all(|refusal| refusal.error.is_transient()), "{refused:?}");
+    let listed = rig.until_listed("it runs", |listed| listed.iter().any(|i| i.state == State::Running)).await;
+    let running: Vec<_> = listed.iter().filter(|instance| instance.is_alive()).collect();
+    assert_eq!(running.len(), 1);
+    let described = describe::all(&rig.fleet.client, "eirs").await.expect("a listing");
+    let tagged =
+        described.into_iter().find(|machine| machine.id == id).and_then(|machine| machine.generation);
+    assert_eq!(running[0].generation, tagged, "the generation that the machine reads");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_looks_tells_nobody_anything() {
+    let emulator = Emulator::start("a look from outside", &QUICK);
+    let Some(rig) = rig(&emulator).await else { return };
+    let instance = rig.started().await;
+    rig.emulator
+        .fault(&json!({ "op": "SendCommand", "code": "InternalServerError", "http": 500, "times": 3 }));
+    rig.fleet.drain(&instance.id, Duration::from_secs(60)).await.expect("it is tagged");
+    rig.emulator.harness("DELETE", "faults", "");
+    let looking =
+        Ec2Fleet { drains: None, ..Ec2Fleet::of(&rig.config, &rig.settings, Arc::new(SystemClock)) };
+    let before: Value = serde_json::from_str(&rig.emulator.harness("GET", "calls", "")).expect("JSON");
+    let seen = looking.list(&rig.pools()).await.expect("a list");
+    assert!(seen.iter().any(|instance| instance.state == State::Draining));
+    let after: Value = serde_json::from_str(&rig.emulator.harness("GET", "calls", "")).expect("JSON");
+    for call in ["SendCommand", "StartInstances", "StopInstances", "CreateTags"] {
+        assert_eq!(before[call], after[call], "{call}");
+    }
+}

@@ -1,6 +1,6 @@
 //! Makes queues, finds them and deletes them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use aws_sdk_sqs::types::QueueAttributeName as Attribute;
 
@@ -35,6 +35,34 @@ impl SqsQueues {
     ) -> Result<SharedQueue> {
         let full_name = self.full_name(name);
         let what = || format!("making the queue {full_name}");
+        let own = [(aws::tag::INSTALLATION, self.prefix.as_str())];
+        let tags = own.iter().chain(tags).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let attributes = self.attributes(&options).await?;
+        let call = self.client.create_queue().queue_name(&full_name).set_attributes(Some(attributes));
+        let made = call.set_tags(Some(tags.collect())).send().await;
+        let made = made.map_err(|error| aws::error(what(), &error))?;
+        let url = made.queue_url.ok_or_else(|| Error::unavailable(what(), "SQS told no address"))?;
+        Ok(Arc::new(SqsQueue::new(&self.client, name, url, options)))
+    }
+
+    /// Makes a queue, or gives the one that is there these options. One that is somebody else's is an error.
+    pub async fn ensure(&self, name: &str, options: QueueOptions) -> Result<()> {
+        let url = match self.url(name).await {
+            Ok(url) => url,
+            Err(error) if error.is_missing() => return self.create(name, options, &[]).await.map(|_| ()),
+            Err(error) => return Err(error),
+        };
+        let what = || format!("changing the queue {}", self.full_name(name));
+        if self.tags(name).await?.get(aws::tag::INSTALLATION) != Some(&self.prefix) {
+            return Err(Error::broken(what(), "it is not tagged as this installation's, and is left alone"));
+        }
+        let attributes = self.attributes(&options).await?;
+        let call = self.client.set_queue_attributes().queue_url(url).set_attributes(Some(attributes));
+        call.send().await.map(|_| ()).map_err(|error| aws::error(what(), &error))
+    }
+
+    /// What SQS is told of these options. The queue of the dead letters must be there.
+    async fn attributes(&self, options: &QueueOptions) -> Result<HashMap<Attribute, String>> {
         let mut attributes = HashMap::from([
             (Attribute::VisibilityTimeout, options.visibility.as_secs().to_string()),
             (Attribute::MessageRetentionPeriod, options.retention.as_secs().to_string()),
@@ -46,13 +74,7 @@ impl SqsQueues {
                 serde_json::json!({ "deadLetterTargetArn": target, "maxReceiveCount": rule.max_receives });
             attributes.insert(Attribute::RedrivePolicy, policy.to_string());
         }
-        let own = [(aws::tag::INSTALLATION, self.prefix.as_str())];
-        let tags = own.iter().chain(tags).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        let call = self.client.create_queue().queue_name(&full_name).set_attributes(Some(attributes));
-        let made = call.set_tags(Some(tags.collect())).send().await;
-        let made = made.map_err(|error| aws::error(what(), &error))?;
-        let url = made.queue_url.ok_or_else(|| Error::unavailable(what(), "SQS told no address"))?;
-        Ok(std::sync::Arc::new(SqsQueue::new(&self.client, name, url, options)))
+        Ok(attributes)
     }
 
     /// The ARN of a queue that exists.

@@ -16,13 +16,16 @@ pub(super) struct Labels {
     pub(super) source: String,
 }
 
+/// The labels that lie beside a model file.
+pub(super) fn beside(model: &Path) -> Option<PathBuf> {
+    let usual = ["labels.txt", "labels.json"].map(|name| model.with_file_name(name));
+    usual.into_iter().find(|path| path.is_file())
+}
+
 impl Labels {
     /// Reads the file of the settings, or else `labels.txt` or `labels.json` beside the model; `None` without either.
     pub(super) fn find(set: Option<&Path>, model: &Path) -> anyhow::Result<Option<Self>> {
-        let beside = |name: &str| Some(model.with_file_name(name)).filter(|path| path.is_file());
-        let file: Option<PathBuf> =
-            set.map(Path::to_owned).or_else(|| beside("labels.txt")).or_else(|| beside("labels.json"));
-        let Some(file) = file else { return Ok(None) };
+        let Some(file) = set.map(Path::to_owned).or_else(|| beside(model)) else { return Ok(None) };
         let source = format!("labels {}", file.display());
         let bytes = std::fs::read(&file).with_context(|| format!("{source}: cannot be read"))?;
         let text = String::from_utf8(bytes).ok().with_context(|| format!("{source}: is not UTF-8 text"))?;

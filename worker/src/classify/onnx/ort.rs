@@ -42,6 +42,11 @@ pub(super) enum Missing {
     Unusable(PathBuf, String),
 }
 
+/// The library that would be opened: the one that is named, or the first in the usual places.
+pub(super) fn library(set: Option<&Path>) -> Option<PathBuf> {
+    set.map(Path::to_owned).or_else(|| found_in(&usual_places()).into_iter().next())
+}
+
 /// Opens the library, once for the process: the one that is named, or the first in the usual places.
 pub(super) fn runtime(set: Option<&Path>) -> Result<Runtime, Missing> {
     let mut runtime = RUNTIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -1,0 +1,360 @@
+//! Everything that a machine needs to be a worker or a web host, in one archive that is unpacked over its root. The same
+//! contents make the same archive, so that its digest tells whether a machine has what it should.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use eirs_platform::{lifecycle, settings::Settings};
+use eirs_worker::classify;
+use flate2::{Compression, GzBuilder};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use walkdir::WalkDir;
+
+use super::{Account, iam::Role};
+
+const WORKER_UNIT: &str = include_str!("../../../systemd/eirs-worker.service");
+const WEB_UNIT: &str = include_str!("../../../systemd/eirs-web.service");
+const CONTROLLER_UNIT: &str = include_str!("../../../systemd/eirs-controller.service");
+const TARGET: &str = include_str!("../../../systemd/eirs.target");
+const SYSUSERS: &str = include_str!("../../../systemd/eirs.sysusers");
+const TMPFILES: &str = include_str!("../../../systemd/eirs.tmpfiles");
+
+/// Where the programs, the units, and what is ours alone lie on a machine.
+const BIN: &str = "usr/bin";
+const UNITS: &str = "usr/lib/systemd/system";
+const MODELS: &str = "usr/share/eirs/models";
+const LIB: &str = "usr/lib/eirs";
+const ETC: &str = "etc/eirs";
+
+/// The script of the operator that prepares the machine an image is baked from.
+pub(crate) const PREPARE: &str = "usr/lib/eirs/prepare";
+
+/// An archive on this machine's disk.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    pub(crate) file: tempfile::NamedTempFile,
+    /// SHA-256, in hex.
+    pub(crate) digest: String,
+    pub(crate) bytes: u64,
+    pub(crate) has_prepare: bool,
+}
+
+/// What goes in, by the path at which it is unpacked.
+type Entries = BTreeMap<String, Entry>;
+
+#[derive(Debug)]
+enum Entry {
+    Text(String),
+    File(PathBuf),
+    Program(PathBuf),
+}
+
+impl Bundle {
+    /// What a machine of this role needs.
+    pub(crate) fn of(account: &Account, role: Role) -> anyhow::Result<Self> {
+        let entries = match role {
+            Role::Worker => worker(account)?,
+            Role::Web => web(account)?,
+        };
+        let mut file = tempfile::NamedTempFile::new().context("there is no room for the archive")?;
+        let mut hashing = Hashing { file: file.as_file_mut(), digest: Sha256::new(), bytes: 0 };
+        // Without a date and a name, for the digest.
+        let mut archive =
+            tar::Builder::new(GzBuilder::new().mtime(0).write(&mut hashing, Compression::fast()));
+        for (path, entry) in &entries {
+            entry.append(&mut archive, path).with_context(|| format!("{path} of the archive"))?;
+        }
+        archive.into_inner().and_then(flate2::write::GzEncoder::finish).context("writing the archive")?;
+        let (digest, bytes) = (hex(&hashing.digest.finalize()), hashing.bytes);
+        Ok(Self { file, digest, bytes, has_prepare: entries.contains_key(PREPARE) })
+    }
+}
+
+fn common(units: &[(&str, &str)], programs: &[&str]) -> anyhow::Result<Entries> {
+    let mut entries = Entries::new();
+    for program in programs {
+        let path = lifecycle::sibling(program).context("setup takes the programs that lie beside it")?;
+        entries.insert(format!("{BIN}/{program}"), Entry::Program(path));
+    }
+    for (name, unit) in units {
+        entries.insert(format!("{UNITS}/{name}"), Entry::Text((*unit).to_owned()));
+    }
+    entries.insert("usr/lib/sysusers.d/eirs.conf".into(), Entry::Text(SYSUSERS.to_owned()));
+    entries.insert("usr/lib/tmpfiles.d/eirs.conf".into(), Entry::Text(TMPFILES.to_owned()));
+    Ok(entries)
+}
+
+fn worker(account: &Account) -> anyhow::Result<Entries> {
+    let mut entries = common(&[("eirs-worker.service", WORKER_UNIT)], &["eirs-worker"])?;
+    let (settings, files) = worker_settings(&account.settings)?;
+    entries.insert(format!("{ETC}/eirs.toml"), Entry::Text(settings));
+    entries.extend(files.into_iter().map(|(path, file)| (path, Entry::File(file))));
+    for path in &account.settings.setup.include {
+        include(path, &mut entries)?;
+    }
+    if let Some(script) = &account.settings.setup.prepare {
+        entries.insert(PREPARE.to_owned(), Entry::Program(script.clone()));
+    }
+    Ok(entries)
+}
+
+fn web(account: &Account) -> anyhow::Result<Entries> {
+    let units = [
+        ("eirs-web.service", WEB_UNIT),
+        ("eirs-controller.service", CONTROLLER_UNIT),
+        ("eirs.target", TARGET),
+    ];
+    let mut entries = common(&units, &["eirs", "eirs-controller", "eirs-web"])?;
+    entries.insert(format!("{ETC}/eirs.toml"), Entry::Text(web_settings(&account.settings)?));
+    let folder = &account.settings.controller.policies;
+    let policies = std::fs::read_dir(folder).with_context(|| format!("the policies {}", folder.display()))?;
+    for policy in policies {
+        let path = policy.with_context(|| format!("the policies {}", folder.display()))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".toml"));
+        if let Some(name) = name.filter(|_| path.is_file()) {
+            entries.insert(format!("{ETC}/policies/{name}"), Entry::File(path.clone()));
+        }
+    }
+    Ok(entries)
+}
+
+/// A file or everything in a folder, at the place where it lies here.
+fn include(path: &Path, entries: &mut Entries) -> anyhow::Result<()> {
+    let named = || format!("setup.include: {}", path.display());
+    let path = std::fs::canonicalize(path).with_context(named)?;
+    for found in WalkDir::new(&path).sort_by_file_name() {
+        let found = found.with_context(named)?;
+        if !found.file_type().is_file() {
+            continue;
+        }
+        let place = found.path().strip_prefix("/").ok().and_then(Path::to_str).with_context(named)?;
+        let is_program = is_executable(found.path());
+        let file = found.path().to_owned();
+        entries.insert(place.to_owned(), if is_program { Entry::Program(file) } else { Entry::File(file) });
+    }
+    Ok(())
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|data| data.permissions().mode() & 0o111 != 0)
+}
+
+/// The settings of the workers, and the files that they name, each with its place on the machine.
+pub(crate) fn worker_settings(settings: &Settings) -> anyhow::Result<(String, Vec<(String, PathBuf)>)> {
+    let mut written = json(settings, &["aws", "queue", "worker", "models", "telemetry"])?;
+    let mut files = Vec::new();
+    for (name, model) in &settings.models {
+        for (key, file) in classify::files(model) {
+            let file_name = file.file_name().and_then(|name| name.to_str()).unwrap_or(key);
+            let (place, is_library) = match key {
+                // Found there without being named, by every model.
+                "onnxruntime" => (format!("{LIB}/{file_name}"), true),
+                _ => (format!("{MODELS}/{name}/{file_name}"), false),
+            };
+            let value = if is_library { Value::Null } else { Value::from(format!("/{place}")) };
+            written["models"][name][key] = value;
+            if key == "path" {
+                files.extend(weights_beside(&file, &format!("{MODELS}/{name}")));
+            }
+            files.push((place, file));
+        }
+    }
+    Ok((toml(written, "The settings of the workers")?, files))
+}
+
+/// Large models keep their weights in files beside: `model.onnx.data`, `model.onnx_data`.
+fn weights_beside(model: &Path, place: &str) -> Vec<(String, PathBuf)> {
+    let Some(name) = model.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
+    let beside = [format!("{name}.data"), format!("{name}_data")];
+    let there = beside.into_iter().map(|name| (format!("{place}/{name}"), model.with_file_name(&name)));
+    there.filter(|(_, file)| file.is_file()).collect()
+}
+
+/// The settings of a web host: it listens to the network, and finds its policies where the package puts them.
+fn web_settings(settings: &Settings) -> anyhow::Result<String> {
+    let mut written = json(settings, &["aws", "queue", "web", "worker", "controller", "telemetry", "setup"])?;
+    if settings.web.listen.ip().is_loopback() {
+        written["web"]["listen"] = format!("0.0.0.0:{}", settings.web.listen.port()).into();
+    }
+    written["web"]["address_file"] = Value::Null;
+    written["controller"]["policies"] = format!("/{ETC}/policies").into();
+    for key in ["status_file", "worker_program", "simulate"] {
+        written["controller"][key] = Value::Null;
+    }
+    // Setup is run from elsewhere, where these lie.
+    for key in ["include", "prepare"] {
+        written["setup"][key] = Value::Null;
+    }
+    // A web host knows the names of the models, and needs none of their files.
+    for name in settings.models.keys() {
+        written["models"][name] = serde_json::json!({ "classifier": "noop" });
+    }
+    toml(written, "The settings of this web host")
+}
+
+/// The settings by which this installation is found from elsewhere.
+pub(crate) fn operator_settings(settings: &Settings) -> anyhow::Result<String> {
+    toml(json(settings, &["aws"])?, "The settings by which eirs finds this installation")
+}
+
+fn json(settings: &Settings, sections: &[&str]) -> anyhow::Result<Value> {
+    let all = serde_json::to_value(settings).context("writing the settings")?;
+    let mut chosen = serde_json::json!({ "backend": "aws" });
+    for section in sections {
+        chosen[*section] = all[*section].clone();
+    }
+    Ok(chosen)
+}
+
+fn toml(mut settings: Value, title: &str) -> anyhow::Result<String> {
+    remove_nulls(&mut settings);
+    let text = toml::to_string(&settings).context("writing the settings")?;
+    Ok(format!("# {title}, written by `eirs setup`; docs/SETTINGS.md explains each.\n\n{text}"))
+}
+
+fn remove_nulls(value: &mut Value) {
+    if let Value::Object(table) = value {
+        table.retain(|_, value| !value.is_null());
+        table.values_mut().for_each(remove_nulls);
+    }
+}
+
+impl Entry {
+    fn append(&self, archive: &mut tar::Builder<impl Write>, path: &str) -> anyhow::Result<()> {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(if matches!(self, Self::Program(_)) { 0o755 } else { 0o644 });
+        header.set_mtime(0);
+        match self {
+            Self::Text(text) => {
+                header.set_size(text.len() as u64);
+                archive.append_data(&mut header, path, text.as_bytes())?;
+            }
+            Self::File(file) | Self::Program(file) => {
+                let open = File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
+                let size = open.metadata()?.len();
+                header.set_size(size);
+                archive.append_data(&mut header, path, open.take(size))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts and hashes what is written.
+struct Hashing<'a> {
+    file: &'a mut File,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use eirs_platform::settings::{Layers, Model};
+
+    use super::*;
+
+    fn settings(folder: &Path) -> Settings {
+        let mut settings = Settings::default();
+        settings.aws.input_bucket = Some("in".into());
+        settings.aws.output_bucket = Some("out".into());
+        let (path, labels) = (folder.join("dogs.onnx"), folder.join("labels.txt"));
+        for file in [&path, &labels, &folder.join("dogs.onnx.data")] {
+            std::fs::write(file, "x").unwrap();
+        }
+        let engine = eirs_platform::settings::Engine::Rten;
+        settings.models.insert("dogs".into(), Model { path: Some(path), engine, ..Model::default() });
+        settings.models.insert("default".into(), Model { engine, ..Model::default() });
+        settings
+    }
+
+    /// As a machine would read it.
+    fn read(text: &str) -> Settings {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("eirs.toml");
+        std::fs::write(&file, text).unwrap();
+        Layers::of(Some(&file), &[]).load().unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+
+    #[test]
+    fn a_worker_finds_its_models_where_the_archive_puts_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let (text, files) = worker_settings(&settings(folder.path())).unwrap();
+        let read = read(&text);
+        assert_eq!(
+            read.models["dogs"].path.as_deref(),
+            Some(Path::new("/usr/share/eirs/models/dogs/dogs.onnx"))
+        );
+        assert_eq!(
+            read.models["dogs"].labels.as_deref(),
+            Some(Path::new("/usr/share/eirs/models/dogs/labels.txt"))
+        );
+        assert_eq!(read.models["default"].path, None, "the built-in one needs no file");
+        let mut places: Vec<_> = files.iter().map(|(place, _)| place.as_str()).collect();
+        places.sort_unstable();
+        let dogs = "usr/share/eirs/models/dogs";
+        assert_eq!(
+            places,
+            [format!("{dogs}/dogs.onnx"), format!("{dogs}/dogs.onnx.data"), format!("{dogs}/labels.txt")]
+        );
+    }
+
+    #[test]
+    fn a_web_host_listens_to_the_network_and_knows_every_model_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = read(&web_settings(&settings(folder.path())).unwrap());
+        assert_eq!(read.web.listen.to_string(), "0.0.0.0:8000");
+        assert_eq!(read.models.keys().collect::<Vec<_>>(), ["default", "dogs"]);
+        assert_eq!(read.controller.policies, Path::new("/etc/eirs/policies"));
+        assert_eq!(read.aws.output_bucket.as_deref(), Some("out"));
+    }
+
+    #[test]
+    fn equal_contents_make_equal_archives_that_keep_who_may_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("run.sh");
+        std::fs::write(&script, "#!/bin/sh\n").unwrap();
+        let mut entries = Entries::new();
+        include(folder.path(), &mut entries).unwrap();
+        assert!(matches!(entries.values().next(), Some(Entry::File(_))));
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        include(folder.path(), &mut entries).unwrap();
+        let [(path, Entry::Program(_))] = entries.iter().collect::<Vec<_>>()[..] else {
+            panic!("{entries:?}")
+        };
+        assert!(path.ends_with("/run.sh") && !path.starts_with('/'), "{path}");
+        let archive = || {
+            let mut bytes = Vec::new();
+            let mut archive = tar::Builder::new(&mut bytes);
+            for (path, entry) in &entries {
+                entry.append(&mut archive, path).unwrap();
+            }
+            drop(archive);
+            bytes
+        };
+        assert_eq!(archive(), archive());
+    }
+}

@@ -1,0 +1,169 @@
+//! The roles of the instances, and the instance profiles that carry them.
+
+pub(crate) mod policies;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use aws_sdk_iam::types::Tag;
+use eirs_platform::aws::{self, tag};
+use serde_json::Value;
+
+use super::Account;
+
+/// A role of our instances, and its profile: they have one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Of the machines that classify.
+    Worker,
+    /// Of the machines that take uploads and run the controller.
+    Web,
+}
+
+/// The one inline policy of a role.
+const POLICY: &str = "eirs";
+
+impl Role {
+    pub(crate) const ALL: [Self; 2] = [Self::Worker, Self::Web];
+
+    /// Of the role and of its profile.
+    pub(crate) fn name(self, account: &Account) -> String {
+        account.global_name(match self {
+            Self::Worker => tag::WORKER,
+            Self::Web => tag::WEB,
+        })
+    }
+
+    fn policy(self, account: &Account) -> Value {
+        let scope = policies::Scope::of(&account.settings, &account.id, &account.region);
+        match self {
+            Self::Worker => policies::worker(&scope),
+            Self::Web => policies::web(&scope),
+        }
+    }
+
+    /// Whether the role is there, is ours and may do what it should.
+    pub(crate) async fn is_as_it_should_be(self, account: &Account) -> anyhow::Result<bool> {
+        let name = self.name(account);
+        if !exists(account, &name).await? {
+            return Ok(false);
+        }
+        let found = account.iam.get_role_policy().role_name(&name).policy_name(POLICY).send().await;
+        let found = match found {
+            Ok(found) => found.policy_document,
+            Err(error)
+                if error.as_service_error().is_some_and(|error| error.is_no_such_entity_exception()) =>
+            {
+                return Ok(false);
+            }
+            Err(error) => return Err(aws::error(format!("reading the policy of {name}"), &error).into()),
+        };
+        let profile = profile(account, &name).await?;
+        Ok(read_document(&found) == Some(self.policy(account)) && profile == Some(vec![name]))
+    }
+
+    /// Makes the role and its profile, or makes them what they should be.
+    pub(crate) async fn ensure(self, account: &Account) -> anyhow::Result<()> {
+        let name = self.name(account);
+        let doing = |what: &str| format!("{what} the role {name}");
+        if !exists(account, &name).await? {
+            let call = account.iam.create_role().role_name(&name).set_tags(Some(tags(account)?));
+            let call = call.assume_role_policy_document(policies::trust().to_string());
+            call.description("EIRS").send().await.map_err(|error| aws::error(doing("making"), &error))?;
+        }
+        let call = account.iam.put_role_policy().role_name(&name).policy_name(POLICY);
+        let written = call.policy_document(self.policy(account).to_string()).send().await;
+        written.map_err(|error| aws::error(doing("writing the policy of"), &error))?;
+        let roles = match profile(account, &name).await? {
+            Some(roles) => roles,
+            None => {
+                let call = account.iam.create_instance_profile().instance_profile_name(&name);
+                let made = call.set_tags(Some(tags(account)?)).send().await;
+                made.map_err(|error| aws::error(format!("making the instance profile {name}"), &error))?;
+                Vec::new()
+            }
+        };
+        if !roles.contains(&name) {
+            let call = account.iam.add_role_to_instance_profile().instance_profile_name(&name);
+            let added = call.role_name(&name).send().await;
+            added.map_err(|error| aws::error(format!("putting the role into the profile {name}"), &error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is anything left of it.
+    pub(crate) async fn is_there(self, account: &Account) -> anyhow::Result<bool> {
+        let name = self.name(account);
+        Ok(exists(account, &name).await? || profile(account, &name).await?.is_some())
+    }
+
+    /// Takes profile and role away, or what an interrupted run left of them.
+    pub(crate) async fn delete(self, account: &Account) -> anyhow::Result<()> {
+        let (name, iam) = (self.name(account), &account.iam);
+        let failed = |what: &str| format!("deleting {what} {name}");
+        if let Some(roles) = profile(account, &name).await? {
+            for role in roles {
+                let call =
+                    iam.remove_role_from_instance_profile().instance_profile_name(&name).role_name(role);
+                call.send().await.map_err(|error| aws::error(failed("the role of the profile"), &error))?;
+            }
+            let call = iam.delete_instance_profile().instance_profile_name(&name);
+            call.send().await.map_err(|error| aws::error(failed("the instance profile"), &error))?;
+        }
+        if !exists(account, &name).await? {
+            return Ok(());
+        }
+        let listed = iam.list_role_policies().role_name(&name).send().await;
+        let listed = listed.map_err(|error| aws::error(failed("the policies of"), &error))?;
+        for policy in listed.policy_names {
+            let call = iam.delete_role_policy().role_name(&name).policy_name(policy);
+            call.send().await.map_err(|error| aws::error(failed("a policy of"), &error))?;
+        }
+        let deleted = iam.delete_role().role_name(&name).send().await;
+        deleted.map(|_| ()).map_err(|error| aws::error(failed("the role"), &error).into())
+    }
+}
+
+/// A profile is visible to EC2 late; the launch is tried again for so long while it says that there is none.
+pub(crate) const PROFILE_VISIBLE_WITHIN: Duration = Duration::from_secs(120);
+
+fn tags(account: &Account) -> anyhow::Result<Vec<Tag>> {
+    Ok(vec![Tag::builder().key(tag::INSTALLATION).value(account.prefix()).build()?])
+}
+
+/// Whether there is a role of this name. One that is there and not ours is an error: it must not be changed.
+async fn exists(account: &Account, name: &str) -> anyhow::Result<bool> {
+    let role = match account.iam.get_role().role_name(name).send().await {
+        Ok(found) => found.role.context("IAM described no role")?,
+        Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_entity_exception()) => {
+            return Ok(false);
+        }
+        Err(error) => return Err(aws::error(format!("looking for the role {name}"), &error).into()),
+    };
+    let is_ours = role.tags().iter().any(|t| t.key() == tag::INSTALLATION && t.value() == account.prefix());
+    anyhow::ensure!(
+        is_ours,
+        "there is a role {name} that is not tagged as this installation's; it is left alone"
+    );
+    Ok(true)
+}
+
+/// The roles of the instance profile of this name, if there is one.
+async fn profile(account: &Account, name: &str) -> anyhow::Result<Option<Vec<String>>> {
+    match account.iam.get_instance_profile().instance_profile_name(name).send().await {
+        Ok(found) => {
+            let roles = found.instance_profile.map(|profile| profile.roles).unwrap_or_default();
+            Ok(Some(roles.into_iter().map(|role| role.role_name).collect()))
+        }
+        Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_entity_exception()) => {
+            Ok(None)
+        }
+        Err(error) => Err(aws::error(format!("looking for the instance profile {name}"), &error).into()),
+    }
+}
+
+/// IAM answers with documents in the encoding of URLs.
+fn read_document(text: &str) -> Option<Value> {
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8().ok()?;
+    serde_json::from_str(&decoded).ok()
+}

@@ -1,0 +1,371 @@
+//! Who may do what: the least that each role needs, as policy documents. Pure, so that `eirs setup --print-iam` shows what
+//! setup would write, without asking anybody.
+
+use eirs_controller::fleet::ssm;
+use eirs_platform::{aws::tag, settings::Settings};
+use serde_json::{Value, json};
+
+/// What the documents are about.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope {
+    pub(crate) prefix: String,
+    pub(crate) region: String,
+    /// Twelve digits, or `*`.
+    pub(crate) account: String,
+    pub(crate) input_bucket: String,
+    pub(crate) output_bucket: String,
+    /// `aws`, `aws-cn` or `aws-us-gov`: the first word of every ARN behind `arn`.
+    pub(crate) partition: &'static str,
+}
+
+impl Scope {
+    /// Of an installation in an account.
+    pub(crate) fn of(settings: &Settings, account: &str, region: &str) -> Self {
+        let bucket = |set: &Option<String>, what: &str| {
+            set.clone().unwrap_or_else(|| format!("{}-{account}-{region}-{what}", settings.aws.prefix))
+        };
+        let partition = match region {
+            region if region.starts_with("cn-") => "aws-cn",
+            region if region.starts_with("us-gov-") => "aws-us-gov",
+            _ => "aws",
+        };
+        Self {
+            prefix: settings.aws.prefix.clone(),
+            region: region.to_owned(),
+            account: account.to_owned(),
+            input_bucket: bucket(&settings.aws.input_bucket, "input"),
+            output_bucket: bucket(&settings.aws.output_bucket, "output"),
+            partition,
+        }
+    }
+
+    fn arn(&self, service: &str, resource: &str) -> String {
+        format!("arn:{}:{service}:{}:{}:{resource}", self.partition, self.region, self.account)
+    }
+
+    fn queue(&self, name: &str) -> String {
+        self.arn("sqs", &format!("{}-{name}", self.prefix))
+    }
+
+    fn bucket(&self, bucket: &str) -> String {
+        format!("arn:{}:s3:::{bucket}", self.partition)
+    }
+
+    fn objects(&self, bucket: &str, keys: &str) -> String {
+        format!("{}/{keys}", self.bucket(bucket))
+    }
+
+    /// The condition that a thing is tagged ours.
+    fn ours(&self) -> Value {
+        json!({ "StringEquals": { format!("aws:ResourceTag/{}", tag::INSTALLATION): self.prefix } })
+    }
+}
+
+const CONSUME: [&str; 3] = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"];
+const FIND: [&str; 2] = ["sqs:GetQueueUrl", "sqs:GetQueueAttributes"];
+
+/// Who may take the roles on: the instances.
+pub(crate) fn trust() -> Value {
+    document(vec![json!({
+        "Effect": "Allow",
+        "Principal": { "Service": "ec2.amazonaws.com" },
+        "Action": "sts:AssumeRole",
+    })])
+}
+
+/// What a worker's instance may do: take jobs, read images, write results, answer, report, and be told to drain.
+pub(crate) fn worker(scope: &Scope) -> Value {
+    let mut statements = vec![
+        allow("Jobs", &[&CONSUME[..], &FIND[..]].concat(), &[scope.queue("requests-*")]),
+        allow(
+            "AnswersAndReports",
+            &["sqs:SendMessage", "sqs:GetQueueUrl"],
+            &[scope.queue("dead-*"), scope.queue("responses-*"), scope.queue("events")],
+        ),
+        allow("Images", &["s3:GetObject"], &[scope.objects(&scope.input_bucket, "images/*")]),
+        allow(
+            "Results",
+            &["s3:GetObject", "s3:PutObject"],
+            &[scope.objects(&scope.output_bucket, "results/*")],
+        ),
+        missing_is_missing(scope),
+    ];
+    statements.push(ssm_agent());
+    document(statements)
+}
+
+/// What a web host may do: take uploads in, and start, drain and stop the instances that are tagged ours.
+pub(crate) fn web(scope: &Scope) -> Value {
+    let instances = scope.arn("ec2", "instance/*");
+    let mut tagging =
+        conditional("WriteDown", &["ec2:CreateTags"], std::slice::from_ref(&instances), scope.ours());
+    tagging["Condition"]["ForAllValues:StringEquals"] =
+        json!({ "aws:TagKeys": [tag::GENERATION, tag::MODEL, tag::DRAIN] });
+    document(vec![
+        allow("Jobs", &[&["sqs:SendMessage"], &FIND[..]].concat(), &[scope.queue("requests-*")]),
+        allow(
+            "OwnAnswers",
+            &[
+                &["sqs:CreateQueue", "sqs:DeleteQueue", "sqs:TagQueue", "sqs:ListQueueTags"],
+                &CONSUME[..],
+                &FIND[..],
+            ]
+            .concat(),
+            &[scope.queue("responses-*")],
+        ),
+        allow(
+            "ReportsAndDeadLetters",
+            &[&["sqs:SendMessage"], &CONSUME[..], &FIND[..]].concat(),
+            &[scope.queue("events"), scope.queue("dead-*")],
+        ),
+        allow("Queues", &["sqs:ListQueues"], &["*".to_owned()]),
+        allow("Images", &["s3:GetObject", "s3:PutObject"], &[scope.objects(&scope.input_bucket, "images/*")]),
+        allow(
+            "Results",
+            &["s3:GetObject", "s3:DeleteObject"],
+            &[scope.objects(&scope.output_bucket, "results/*")],
+        ),
+        missing_is_missing(scope),
+        // EC2 knows no narrower permission to look.
+        allow("See", &["ec2:DescribeInstances"], &["*".to_owned()]),
+        conditional("StartAndStop", &["ec2:StartInstances", "ec2:StopInstances"], &[instances], scope.ours()),
+        tagging,
+        allow(
+            "DrainByThisDocumentOnly",
+            &["ssm:SendCommand"],
+            &[scope.arn("ssm", &format!("document/{}", ssm::document_name(&scope.prefix)))],
+        ),
+        conditional("DrainOurs", &["ssm:SendCommand"], &[scope.arn("ec2", "instance/*")], scope.ours()),
+        allow("HowItWent", &["ssm:GetCommandInvocation"], &["*".to_owned()]),
+    ])
+}
+
+/// What whoever runs `eirs setup`, `check` and `cleanup` must be allowed to do.
+pub(crate) fn operator(scope: &Scope) -> Value {
+    let role = |what: &str| {
+        let name = format!("{}-{}-{what}", scope.prefix, scope.region);
+        ["role", "instance-profile"]
+            .map(|kind| format!("arn:{}:iam::{}:{kind}/{name}", scope.partition, scope.account))
+    };
+    let roles = [role("worker"), role("web")].concat();
+    let buckets = [&scope.input_bucket, &scope.output_bucket]
+        .map(|bucket| [scope.bucket(bucket), scope.objects(bucket, "*")])
+        .concat();
+    let public =
+        |name: &str| format!("arn:{}:ssm:{}::parameter/aws/service/{name}/*", scope.partition, scope.region);
+    document(vec![
+        allow("Buckets", &["s3:*"], &buckets),
+        allow("Queues", &["sqs:*"], &[scope.queue("*")]),
+        allow("ListQueues", &["sqs:ListQueues"], &["*".to_owned()]),
+        allow(
+            "Roles",
+            &[
+                "iam:CreateRole",
+                "iam:GetRole",
+                "iam:DeleteRole",
+                "iam:TagRole",
+                "iam:ListRoleTags",
+                "iam:PutRolePolicy",
+                "iam:GetRolePolicy",
+                "iam:ListRolePolicies",
+                "iam:DeleteRolePolicy",
+                "iam:CreateInstanceProfile",
+                "iam:GetInstanceProfile",
+                "iam:DeleteInstanceProfile",
+                "iam:TagInstanceProfile",
+                "iam:AddRoleToInstanceProfile",
+                "iam:RemoveRoleFromInstanceProfile",
+            ],
+            &roles,
+        ),
+        conditional(
+            "HandRolesToInstances",
+            &["iam:PassRole"],
+            &roles,
+            json!({
+                "StringEquals": { "iam:PassedToService": "ec2.amazonaws.com" }
+            }),
+        ),
+        // Describing knows no resources.
+        allow(
+            "LookAround",
+            &["ec2:Describe*", "ssm:DescribeInstanceInformation", "sts:GetCallerIdentity"],
+            &["*".to_owned()],
+        ),
+        allow(
+            "MakeInstancesImagesGroupsAndKeys",
+            &["ec2:RunInstances", "ec2:CreateImage", "ec2:CreateSecurityGroup", "ec2:CreateKeyPair"],
+            &["*".to_owned()],
+        ),
+        allow("TagWhatIsMade", &["ec2:CreateTags"], &[scope.arn("ec2", "*"), image_arn(scope)]),
+        conditional(
+            "ChangeAndDeleteOurs",
+            &[
+                "ec2:AuthorizeSecurityGroupIngress",
+                "ec2:RevokeSecurityGroupIngress",
+                "ec2:DeleteSecurityGroup",
+                "ec2:DeleteKeyPair",
+                "ec2:DeregisterImage",
+                "ec2:DeleteSnapshot",
+                "ec2:StartInstances",
+                "ec2:StopInstances",
+                "ec2:TerminateInstances",
+            ],
+            &["*".to_owned()],
+            scope.ours(),
+        ),
+        allow(
+            "DrainDocument",
+            &[
+                "ssm:CreateDocument",
+                "ssm:UpdateDocument",
+                "ssm:UpdateDocumentDefaultVersion",
+                "ssm:GetDocument",
+                "ssm:DescribeDocument",
+                "ssm:DeleteDocument",
+                "ssm:AddTagsToResource",
+                "ssm:ListTagsForResource",
+            ],
+            &[scope.arn("ssm", &format!("document/{}", ssm::document_name(&scope.prefix)))],
+        ),
+        allow(
+            "BaseImages",
+            &["ssm:GetParameter", "ssm:GetParameters"],
+            &[public("canonical"), public("ami-amazon-linux-latest")],
+        ),
+    ])
+}
+
+fn image_arn(scope: &Scope) -> String {
+    format!("arn:{}:ec2:{}::*", scope.partition, scope.region)
+}
+
+/// Without the permission to list, S3 says of a blob that is not there that one may not read it.
+fn missing_is_missing(scope: &Scope) -> Value {
+    let buckets = [scope.bucket(&scope.input_bucket), scope.bucket(&scope.output_bucket)];
+    allow("WhatIsMissingIsMissing", &["s3:ListBucket"], &buckets)
+}
+
+/// What AWS's own `AmazonSSMManagedInstanceCore` allows, without reading every parameter of the account.
+fn ssm_agent() -> Value {
+    let actions = [
+        "ssm:UpdateInstanceInformation",
+        "ssm:ListAssociations",
+        "ssm:ListInstanceAssociations",
+        "ssm:GetDocument",
+        "ssm:DescribeDocument",
+        "ssmmessages:CreateControlChannel",
+        "ssmmessages:CreateDataChannel",
+        "ssmmessages:OpenControlChannel",
+        "ssmmessages:OpenDataChannel",
+        "ec2messages:AcknowledgeMessage",
+        "ec2messages:DeleteMessage",
+        "ec2messages:FailMessage",
+        "ec2messages:GetEndpoint",
+        "ec2messages:GetMessages",
+        "ec2messages:SendReply",
+    ];
+    allow("BeTold", &actions, &["*".to_owned()])
+}
+
+fn document(statements: Vec<Value>) -> Value {
+    json!({ "Version": "2012-10-17", "Statement": statements })
+}
+
+fn allow(name: &str, actions: &[&str], resources: &[String]) -> Value {
+    json!({ "Sid": name, "Effect": "Allow", "Action": actions, "Resource": resources })
+}
+
+fn conditional(name: &str, actions: &[&str], resources: &[String], condition: Value) -> Value {
+    let mut statement = allow(name, actions, resources);
+    statement["Condition"] = condition;
+    statement
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope() -> Scope {
+        Scope::of(&Settings::default(), "123456789012", "eu-central-1")
+    }
+
+    /// The statements of a document that allow an action, by their resources.
+    fn resources(document: &Value, action: &str) -> Vec<String> {
+        let statements = document["Statement"].as_array().unwrap();
+        let allows = |statement: &&Value| {
+            statement["Action"].as_array().unwrap().iter().any(|allowed| allowed == action)
+        };
+        let texts =
+            |statement: &Value| serde_json::from_value::<Vec<String>>(statement["Resource"].clone()).unwrap();
+        statements.iter().filter(allows).flat_map(texts).collect()
+    }
+
+    #[test]
+    fn no_role_of_an_instance_may_do_anything_to_everything_but_look() {
+        for document in [worker(&scope()), web(&scope())] {
+            for statement in document["Statement"].as_array().unwrap() {
+                let actions: Vec<String> = serde_json::from_value(statement["Action"].clone()).unwrap();
+                assert!(actions.iter().all(|action| !action.contains('*')), "{statement}");
+                let is_wide =
+                    statement["Resource"].as_array().unwrap().iter().any(|resource| resource == "*");
+                let harmless =
+                    ["Describe", "List", "Get", "ssmmessages", "ec2messages", "UpdateInstanceInformation"];
+                let only_looks =
+                    actions.iter().all(|action| harmless.iter().any(|word| action.contains(word)));
+                assert!(!is_wide || only_looks, "{statement}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_cannot_touch_instances_nor_the_images_it_reads() {
+        let worker = worker(&scope());
+        for action in [
+            "ec2:StartInstances",
+            "ec2:StopInstances",
+            "ec2:TerminateInstances",
+            "ssm:SendCommand",
+            "s3:DeleteObject",
+        ] {
+            assert!(resources(&worker, action).is_empty(), "{action}");
+        }
+        assert!(
+            resources(&worker, "s3:PutObject").iter().all(|resource| resource.contains("-output/results/"))
+        );
+    }
+
+    #[test]
+    fn a_web_host_runs_one_document_on_tagged_instances_and_no_shell() {
+        let web = web(&scope());
+        assert_eq!(
+            resources(&web, "ssm:SendCommand"),
+            [
+                "arn:aws:ssm:eu-central-1:123456789012:document/eirs-drain",
+                "arn:aws:ec2:eu-central-1:123456789012:instance/*"
+            ]
+        );
+        let conditions: Vec<_> = web["Statement"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|s| s["Resource"][0].as_str().unwrap().contains("instance/*"))
+            .collect();
+        assert_eq!(conditions.len(), 3);
+        assert!(
+            conditions
+                .iter()
+                .all(|s| s["Condition"]["StringEquals"]["aws:ResourceTag/eirs:installation"] == "eirs")
+        );
+        assert!(resources(&web, "ec2:TerminateInstances").is_empty());
+    }
+
+    #[test]
+    fn every_document_fits_into_an_inline_policy() {
+        for document in [worker(&scope()), web(&scope())] {
+            let size = document.to_string().len();
+            assert!(size < 10_240, "the inline policies of a role have 10,240 characters: {size}");
+        }
+        assert!(operator(&scope()).to_string().len() < 6_144, "a managed policy has 6,144");
+    }
+}

@@ -1,0 +1,222 @@
+//! Where the instances stand: subnets of one VPC, and a security group for each role. Workers let nobody in; web hosts let
+//! in uploads from the networks that were named, and nobody logs in unless a network of the operator's own was named.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use aws_sdk_ec2::types::{
+    Filter, IpPermission, IpRange, Ipv6Range, LocationType, ResourceType, SecurityGroup, Tag,
+    TagSpecification,
+};
+use eirs_platform::aws::{self, tag};
+
+use super::{Account, iam::Role};
+
+/// Subnets of one VPC.
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    pub(crate) vpc: String,
+    /// With the availability zone of each.
+    pub(crate) subnets: Vec<Subnet>,
+}
+
+/// A subnet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Subnet {
+    pub(crate) id: String,
+    pub(crate) zone: String,
+}
+
+fn filter(name: &str, value: impl Into<String>) -> Filter {
+    Filter::builder().name(name).values(value).build()
+}
+
+/// The subnets of the settings, or those of the default VPC.
+pub(crate) async fn find(account: &Account) -> anyhow::Result<Network> {
+    let set = &account.settings.setup.subnets;
+    let call = account.ec2.describe_subnets();
+    let call = match set.as_slice() {
+        [] => call.filters(filter("default-for-az", "true")),
+        set => call.set_subnet_ids(Some(set.to_vec())),
+    };
+    let found = call.send().await.map_err(|error| aws::error("looking for the subnets", &error))?;
+    let found = found.subnets();
+    let vpc = found.first().and_then(|subnet| subnet.vpc_id());
+    let vpc = vpc.with_context(|| {
+        format!("the region {} has no default VPC; name subnets in setup.subnets", account.region)
+    })?;
+    anyhow::ensure!(
+        found.iter().all(|subnet| subnet.vpc_id() == Some(vpc)),
+        "setup.subnets: the subnets are of several VPCs; an installation lives in one"
+    );
+    let mut subnets: Vec<_> = found
+        .iter()
+        .filter_map(|subnet| {
+            Some(Subnet { id: subnet.subnet_id()?.to_owned(), zone: subnet.availability_zone()?.to_owned() })
+        })
+        .collect();
+    subnets.sort_by(|a, b| (&a.zone, &a.id).cmp(&(&b.zone, &b.id)));
+    Ok(Network { vpc: vpc.to_owned(), subnets })
+}
+
+impl Network {
+    /// The subnets in whose zones there are instances of this type at all.
+    pub(crate) async fn offering(&self, account: &Account, kind: &str) -> anyhow::Result<Vec<Subnet>> {
+        let call =
+            account.ec2.describe_instance_type_offerings().location_type(LocationType::AvailabilityZone);
+        let offered = call.filters(filter("instance-type", kind)).send().await;
+        let offered =
+            offered.map_err(|error| aws::error(format!("asking where {kind} is offered"), &error))?;
+        let zones: Vec<_> =
+            offered.instance_type_offerings().iter().filter_map(|offering| offering.location()).collect();
+        let subnets: Vec<_> =
+            self.subnets.iter().filter(|subnet| zones.contains(&subnet.zone.as_str())).cloned().collect();
+        anyhow::ensure!(
+            !subnets.is_empty(),
+            "there is no instance type {kind} in any zone of these subnets; set another one"
+        );
+        Ok(subnets)
+    }
+}
+
+/// The security group of a role.
+pub(crate) fn group_name(account: &Account, role: Role) -> String {
+    format!("{}-{}", account.prefix(), if role == Role::Web { tag::WEB } else { tag::WORKER })
+}
+
+/// What a group lets in: for each port the networks.
+pub(crate) type Doors = BTreeMap<u16, Vec<String>>;
+
+/// What the group of a role should let in.
+pub(crate) fn doors(account: &Account, role: Role) -> Doors {
+    let setup = &account.settings.setup;
+    let mut doors = Doors::new();
+    if role == Role::Web && !setup.uploads_from.is_empty() {
+        doors.insert(account.settings.web.listen.port(), setup.uploads_from.clone());
+    }
+    if !setup.ssh_from.is_empty() {
+        doors.insert(22, setup.ssh_from.clone());
+    }
+    doors.values_mut().for_each(|networks| networks.sort());
+    doors
+}
+
+/// Our groups that are there.
+pub(crate) async fn groups(account: &Account) -> anyhow::Result<Vec<SecurityGroup>> {
+    let call = account.ec2.describe_security_groups();
+    let found = call.filters(filter(&format!("tag:{}", tag::INSTALLATION), account.prefix())).send().await;
+    let found = found.map_err(|error| aws::error("listing the security groups", &error))?;
+    Ok(found.security_groups.unwrap_or_default())
+}
+
+/// The group of a role, if it is there.
+pub(crate) async fn group(account: &Account, role: Role) -> anyhow::Result<Option<SecurityGroup>> {
+    let name = group_name(account, role);
+    Ok(groups(account).await?.into_iter().find(|group| group.group_name() == Some(&name)))
+}
+
+/// Makes the group of a role, and opens and closes what should be; answers its id.
+pub(crate) async fn ensure_group(account: &Account, network: &Network, role: Role) -> anyhow::Result<String> {
+    let name = group_name(account, role);
+    let found = group(account, role).await?;
+    let id = match &found {
+        Some(group) => group.group_id().context("EC2 described a group without an id")?.to_owned(),
+        None => make_group(account, network, &name).await?,
+    };
+    let (is, should) = (found.as_ref().map(open_doors).unwrap_or_default(), doors(account, role));
+    for (port, networks) in without(&is, &should) {
+        let call = account.ec2.revoke_security_group_ingress().group_id(&id);
+        let closed = call.ip_permissions(permission(port, &networks)).send().await;
+        closed.map_err(|error| aws::error(format!("closing port {port} of {name}"), &error))?;
+    }
+    for (port, networks) in without(&should, &is) {
+        let call = account.ec2.authorize_security_group_ingress().group_id(&id);
+        let opened = call.ip_permissions(permission(port, &networks)).send().await;
+        opened.map_err(|error| aws::error(format!("opening port {port} of {name}"), &error))?;
+    }
+    Ok(id)
+}
+
+async fn make_group(account: &Account, network: &Network, name: &str) -> anyhow::Result<String> {
+    let tags = TagSpecification::builder()
+        .resource_type(ResourceType::SecurityGroup)
+        .tags(Tag::builder().key(tag::INSTALLATION).value(account.prefix()).build())
+        .build();
+    let call = account.ec2.create_security_group().group_name(name).description("EIRS").vpc_id(&network.vpc);
+    let made = call.tag_specifications(tags).send().await;
+    let made = made.map_err(|error| aws::error(format!("making the security group {name}"), &error))?;
+    made.group_id.context("EC2 made a group without an id")
+}
+
+/// What a group lets in, as far as it is single ports; whatever else somebody opened is shown as port 0.
+pub(crate) fn open_doors(group: &SecurityGroup) -> Doors {
+    let mut doors = Doors::new();
+    for permission in group.ip_permissions() {
+        let port = match (permission.from_port(), permission.to_port()) {
+            (Some(from), Some(to)) if from == to => u16::try_from(from).unwrap_or(0),
+            _ => 0,
+        };
+        let v4 = permission.ip_ranges().iter().filter_map(|range| range.cidr_ip());
+        let v6 = permission.ipv6_ranges().iter().filter_map(|range| range.cidr_ipv6());
+        doors.entry(port).or_default().extend(v4.chain(v6).map(str::to_owned));
+    }
+    doors.values_mut().for_each(|networks| networks.sort());
+    doors
+}
+
+/// The doors of `all` that `others` do not have. What is not of a single port is none of ours to close.
+fn without(all: &Doors, others: &Doors) -> Doors {
+    let left = all.iter().filter(|(port, _)| **port != 0).map(|(port, networks)| {
+        let known = others.get(port).map_or(&[][..], Vec::as_slice);
+        (*port, networks.iter().filter(|network| !known.contains(network)).cloned().collect::<Vec<_>>())
+    });
+    left.filter(|(_, networks)| !networks.is_empty()).collect()
+}
+
+fn permission(port: u16, networks: &[String]) -> IpPermission {
+    let mut permission =
+        IpPermission::builder().ip_protocol("tcp").from_port(port.into()).to_port(port.into());
+    for network in networks {
+        permission = if network.contains(':') {
+            permission.ipv6_ranges(Ipv6Range::builder().cidr_ipv6(network).build())
+        } else {
+            permission.ip_ranges(IpRange::builder().cidr_ip(network).build())
+        };
+    }
+    permission.build()
+}
+
+/// Takes a group away. It can be deleted when nothing uses it any more.
+pub(crate) async fn delete_group(account: &Account, group: &SecurityGroup) -> anyhow::Result<()> {
+    let (id, name) = (group.group_id().unwrap_or_default(), group.group_name().unwrap_or_default());
+    let deleted = account.ec2.delete_security_group().group_id(id).send().await;
+    deleted
+        .map(|_| ())
+        .map_err(|error| aws::error(format!("deleting the security group {name}"), &error).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doors(pairs: &[(u16, &[&str])]) -> Doors {
+        pairs.iter().map(|(port, nets)| (*port, nets.iter().map(|net| (*net).to_owned()).collect())).collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_opened_and_closed() {
+        let is = doors(&[(22, &["10.0.0.0/8"]), (8000, &["1.0.0.0/8", "2.0.0.0/8"]), (0, &["0.0.0.0/0"])]);
+        let should = doors(&[(8000, &["2.0.0.0/8", "3.0.0.0/8"])]);
+        assert_eq!(without(&is, &should), doors(&[(22, &["10.0.0.0/8"]), (8000, &["1.0.0.0/8"])]));
+        assert_eq!(without(&should, &is), doors(&[(8000, &["3.0.0.0/8"])]));
+        assert_eq!(without(&should, &should), Doors::new());
+    }
+
+    #[test]
+    fn what_a_group_lets_in_is_read_as_it_is_written() {
+        let group = SecurityGroup::builder()
+            .ip_permissions(permission(8000, &["10.0.0.0/8".into(), "::/0".into()]))
+            .build();
+        assert_eq!(open_doors(&group), doors(&[(8000, &["10.0.0.0/8", "::/0"])]));
+    }
+}

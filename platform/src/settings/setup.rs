@@ -1,0 +1,116 @@
+//! `[setup]`: what `eirs setup` makes in an AWS account, beyond what things are called.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// `[setup]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Setup {
+    /// The instance type of the workers.
+    pub worker_type: String,
+    /// The instance type of a web host that setup launches.
+    pub web_type: String,
+    /// What the instances run.
+    pub os: Os,
+    /// The disk of each instance, in GiB; 0 is what the system's image asks for.
+    pub disk_gib: u32,
+    /// The networks that may upload, such as `203.0.113.0/24`, or `0.0.0.0/0` for the whole world.
+    pub uploads_from: Vec<String>,
+    /// The networks that may log in over SSH; never the whole world.
+    pub ssh_from: Vec<String>,
+    /// The subnets of the instances; without any, those of the region's default VPC.
+    pub subnets: Vec<String>,
+    /// Files and folders of this machine that the workers' image holds at the same places, such as a script and its data.
+    pub include: Vec<PathBuf>,
+    /// A shell script that is run as root on the machine that the image is baked from, to install what a script needs.
+    pub prepare: Option<PathBuf>,
+    /// Images are deleted after so many days; 0 keeps them.
+    pub expire_images_days: u32,
+    /// Results are deleted after so many days; 0 keeps them.
+    pub expire_results_days: u32,
+}
+
+/// An operating system that setup can bake on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Os {
+    /// Ubuntu 24.04 LTS.
+    #[serde(rename = "ubuntu-24.04")]
+    Ubuntu2404,
+    /// Amazon Linux 2023.
+    #[serde(rename = "amazon-linux-2023")]
+    AmazonLinux2023,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            // Two cores, 2 GiB, and credits that a stop does not take away as with t2.
+            worker_type: "t3.small".into(),
+            web_type: "t3.small".into(),
+            os: Os::Ubuntu2404,
+            disk_gib: 0,
+            uploads_from: Vec::new(),
+            ssh_from: Vec::new(),
+            subnets: Vec::new(),
+            include: Vec::new(),
+            prepare: None,
+            expire_images_days: 30,
+            expire_results_days: 90,
+        }
+    }
+}
+
+impl Setup {
+    /// What is wrong, as `key: what is wrong`.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let world = |network: &String| network.ends_with("/0");
+        let networks = |key: &'static str, networks: &[String]| {
+            let wrong = networks.iter().filter(|network| !is_network(network));
+            wrong
+                .map(|n| format!("setup.{key}: `{n}` is no network; write one like \"203.0.113.0/24\""))
+                .collect::<Vec<_>>()
+        };
+        let mut complaints = networks("uploads_from", &self.uploads_from);
+        complaints.extend(networks("ssh_from", &self.ssh_from));
+        if self.ssh_from.iter().any(world) {
+            complaints
+                .push("setup.ssh_from: SSH is not opened to the whole world; name your own network".into());
+        }
+        complaints
+    }
+}
+
+/// Whether this is an address and the length of a prefix.
+fn is_network(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else { return false };
+    let most = match address.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V4(_)) => 32,
+        Ok(std::net::IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_checked_and_ssh_is_never_opened_to_the_world() {
+        let list =
+            |networks: &[&str]| networks.iter().map(|network| (*network).to_owned()).collect::<Vec<_>>();
+        let setup = |uploads: &[&str], ssh: &[&str]| Setup {
+            uploads_from: list(uploads),
+            ssh_from: list(ssh),
+            ..Setup::default()
+        };
+        assert!(setup(&["0.0.0.0/0", "::/0", "10.0.0.0/8"], &["203.0.113.7/32"]).complaints().is_empty());
+        assert_eq!(setup(&["here", "10.0.0.0", "10.0.0.0/33"], &[]).complaints().len(), 3);
+        for world in ["0.0.0.0/0", "::/0"] {
+            let complaints = setup(&[], &[world]).complaints();
+            assert!(complaints[0].contains("not opened to the whole world"), "{complaints:?}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use console::{Alignment, Term, style};
+use eirs_platform::job::{Outcome, Reply};
 use serde::Serialize;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -171,6 +172,15 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut text = line(&mut head.iter().copied());
     rows.iter().for_each(|row| text += &line(&mut row.iter().map(String::as_str)));
     text
+}
+
+/// How a job ended, in a word or a few.
+pub fn end(reply: &Reply) -> String {
+    match &reply.outcome {
+        Outcome::Classified { .. } => reply.label().unwrap_or("no label").to_owned(),
+        Outcome::Rejected { reason } => format!("rejected: {reason}"),
+        Outcome::GaveUp { reason } => format!("given up: {reason}"),
+    }
 }
 
 /// Asks a person; `None` where there is none to ask.

@@ -11,6 +11,7 @@ use eirs_platform::{
 use serde::Serialize;
 
 use super::desk::Desk;
+use crate::show::end;
 
 /// A job that was given up. The same image may lie there several times: a worker that died while it put a job away did it
 /// twice, or its next upload failed as well. Together they are one.
@@ -150,14 +151,5 @@ impl Desk {
         format!(
             "delivered {receives} times, and no worker lived to say why; or a new upload of it is being tried now"
         )
-    }
-}
-
-/// How a job ended, in a word or a few.
-pub(super) fn end(reply: &Reply) -> String {
-    match &reply.outcome {
-        Outcome::Classified { .. } => reply.label().unwrap_or("no label").to_owned(),
-        Outcome::Rejected { reason } => format!("rejected: {reason}"),
-        Outcome::GaveUp { reason } => format!("given up: {reason}"),
     }
 }

@@ -15,9 +15,9 @@ use super::{
     AT_ONCE, ROUND,
     desk::{Desk, Pile},
     held::Held,
-    letter::{self, Letter, end},
+    letter::{self, Letter},
 };
-use crate::show;
+use crate::show::{self, end};
 
 /// Redrives a whole pile, as it comes; what must be left is held until the end, so that it does not come again.
 pub(super) async fn redrive_all(desk: &Desk, pile: &Pile, tally: &mut Tally) -> anyhow::Result<()> {

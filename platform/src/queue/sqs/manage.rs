@@ -77,6 +77,24 @@ impl SqsQueues {
         Ok(attributes)
     }
 
+    /// What a queue is set to otherwise than these options say, in words such as `VisibilityTimeout is 60 instead of 30`.
+    pub async fn differences(&self, name: &str, options: &QueueOptions) -> Result<Vec<String>> {
+        let what = || format!("looking at the queue {}", self.full_name(name));
+        let url = self.url(name).await?;
+        let call = self.client.get_queue_attributes().queue_url(url).attribute_names(Attribute::All);
+        let answer = call.send().await.map_err(|error| aws::error(what(), &error))?;
+        let is = answer.attributes.unwrap_or_default();
+        let mut differences = Vec::new();
+        for (key, should) in self.attributes(options).await? {
+            let is = is.get(&key).map(String::as_str);
+            if is.is_none_or(|is| meaning(is) != meaning(&should)) {
+                differences.push(format!("{key} is {} instead of {should}", is.unwrap_or("not set")));
+            }
+        }
+        differences.sort_unstable();
+        Ok(differences)
+    }
+
     /// The ARN of a queue that exists.
     pub async fn arn(&self, name: &str) -> Result<String> {
         let what = || format!("looking at the queue {}", self.full_name(name));
@@ -136,4 +154,10 @@ impl SqsQueues {
         })?;
         Ok(listed.tags.unwrap_or_default())
     }
+}
+
+/// An attribute's value, however SQS writes it: in a rule, keys come in any order and numbers stand in quotes or not.
+fn meaning(text: &str) -> String {
+    let value = serde_json::from_str::<serde_json::Value>(text).map(|value| value.to_string());
+    value.unwrap_or_else(|_| text.to_owned()).replace('"', "")
 }

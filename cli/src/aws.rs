@@ -4,13 +4,21 @@
 //! goes through them in one order, `cleanup` in the other. What is ours is known by its tag (`eirs:installation`); nothing
 //! without it is ever changed or deleted.
 
+pub(crate) mod base_image;
 pub(crate) mod buckets;
 pub(crate) mod bundle;
+pub(crate) mod cost;
 pub(crate) mod document;
 pub(crate) mod iam;
+pub(crate) mod image;
+pub(crate) mod instances;
 pub(crate) mod key_pair;
+pub(crate) mod launch;
 pub(crate) mod network;
+pub(crate) mod pool;
 pub(crate) mod queues;
+pub(crate) mod scripts;
+pub(crate) mod web_host;
 
 use std::time::Duration;
 

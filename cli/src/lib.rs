@@ -14,6 +14,8 @@ mod model;
 mod operator;
 mod plan;
 mod policy;
+#[cfg(feature = "aws")]
+mod setup;
 mod simulate;
 
 #[cfg(feature = "aws")]
@@ -60,6 +62,8 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Local(local::Local),
+    #[cfg(feature = "aws")]
+    Setup(setup::Setup),
     Load(load::command::Load),
     Bench(bench::BenchCommand),
     Status(status::command::StatusCommand),
@@ -140,6 +144,8 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let end = match cli.command {
         Command::Local(local) => local.run(&cli.global).await,
+        #[cfg(feature = "aws")]
+        Command::Setup(setup) => setup.run(&cli.global).await,
         Command::Load(load) => load.run().await,
         Command::Bench(bench) => bench.run(&cli.global).await,
         Command::Status(status) => status.run(&cli.global).await,

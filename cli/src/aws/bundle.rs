@@ -32,6 +32,8 @@ const MODELS: &str = "usr/share/eirs/models";
 const LIB: &str = "usr/lib/eirs";
 const ETC: &str = "etc/eirs";
 
+const BUILT_IN_POLICY: &str = include_str!("../../../policies/default.toml");
+
 /// The script of the operator that prepares the machine an image is baked from.
 pub(crate) const PREPARE: &str = "usr/lib/eirs/prepare";
 
@@ -112,16 +114,31 @@ fn web(account: &Account) -> anyhow::Result<Entries> {
     ];
     let mut entries = common(&units, &["eirs", "eirs-controller", "eirs-web"])?;
     entries.insert(format!("{ETC}/eirs.toml"), Entry::Text(web_settings(&account.settings)?));
-    let folder = &account.settings.controller.policies;
-    let policies = std::fs::read_dir(folder).with_context(|| format!("the policies {}", folder.display()))?;
-    for policy in policies {
-        let path = policy.with_context(|| format!("the policies {}", folder.display()))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".toml"));
-        if let Some(name) = name.filter(|_| path.is_file()) {
-            entries.insert(format!("{ETC}/policies/{name}"), Entry::File(path.clone()));
-        }
+    for (name, text) in policies(&account.settings)? {
+        entries.insert(format!("{ETC}/policies/{name}"), Entry::Text(text));
     }
     Ok(entries)
+}
+
+/// The files of the policies, by their names: those of the settings, or else the one that is built in.
+pub(crate) fn policies(settings: &Settings) -> anyhow::Result<Vec<(String, String)>> {
+    let folder = &settings.controller.policies;
+    if *folder == Settings::default().controller.policies && !folder.is_dir() {
+        return Ok(vec![("default.toml".to_owned(), BUILT_IN_POLICY.to_owned())]);
+    }
+    let named = || format!("the policies {}", folder.display());
+    let mut policies = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(named)? {
+        let path = entry.with_context(named)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".toml"));
+        if let Some(name) = name.filter(|_| path.is_file()) {
+            let text =
+                std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            policies.push((name.to_owned(), text));
+        }
+    }
+    policies.sort();
+    Ok(policies)
 }
 
 /// A file or everything in a folder, at the place where it lies here.
@@ -178,7 +195,7 @@ fn weights_beside(model: &Path, place: &str) -> Vec<(String, PathBuf)> {
 }
 
 /// The settings of a web host: it listens to the network, and finds its policies where the package puts them.
-fn web_settings(settings: &Settings) -> anyhow::Result<String> {
+pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     let mut written = json(settings, &["aws", "queue", "web", "worker", "controller", "telemetry", "setup"])?;
     if settings.web.listen.ip().is_loopback() {
         written["web"]["listen"] = format!("0.0.0.0:{}", settings.web.listen.port()).into();

@@ -1,0 +1,124 @@
+//! What an installation costs while nobody uses it. An estimate: prices of us-east-1 without tax, as AWS's price list had them
+//! in 2025; other regions cost up to a third more.
+
+use serde::Serialize;
+
+/// Hours of an average month.
+const HOURS: f64 = 730.0;
+/// A GiB of gp3 for a month, and of a snapshot.
+const DISK_USD: f64 = 0.08;
+const SNAPSHOT_USD: f64 = 0.05;
+/// A public IPv4 address for an hour.
+const ADDRESS_USD: f64 = 0.005;
+/// A million requests to SQS; the first million of a month costs nothing.
+const MILLION_REQUESTS_USD: f64 = 0.40;
+/// What an idle service asks of SQS in a month, in millions: a depth every five seconds for each pool, and three long polls
+/// a minute of each of the two that wait for something.
+const DEPTHS: f64 = 12.0 * 60.0 * HOURS / 1e6;
+const POLLS: f64 = 2.0 * 3.0 * 60.0 * HOURS / 1e6;
+/// The disk of the systems' images where none is set, in GiB.
+const USUAL_DISK_GIB: u32 = 8;
+
+/// Dollars for an hour of the instance types that are usual here.
+const HOURLY_USD: [(&str, f64); 20] = [
+    ("t3.micro", 0.0104),
+    ("t3.small", 0.0208),
+    ("t3.medium", 0.0416),
+    ("t3.large", 0.0832),
+    ("t3.xlarge", 0.1664),
+    ("t3.2xlarge", 0.3328),
+    ("t3a.small", 0.0188),
+    ("t3a.medium", 0.0376),
+    ("t4g.micro", 0.0084),
+    ("t4g.small", 0.0168),
+    ("t4g.medium", 0.0336),
+    ("t4g.large", 0.0672),
+    ("m7i.large", 0.1008),
+    ("m7g.large", 0.0816),
+    ("c7i.large", 0.08925),
+    ("c7i.xlarge", 0.1785),
+    ("c7g.large", 0.0725),
+    ("c7g.xlarge", 0.145),
+    ("g4dn.xlarge", 0.526),
+    ("g5.xlarge", 1.006),
+];
+
+/// What there is, as far as it costs.
+#[derive(Debug, Clone)]
+pub(crate) struct Idle {
+    pub(crate) pools: u32,
+    pub(crate) parked: u32,
+    /// 0 where none is set.
+    pub(crate) disk_gib: u32,
+    /// The instance type of a web host that runs all the time; `None` where the operator has one anyway.
+    pub(crate) web_type: Option<String>,
+}
+
+/// A line of the estimate.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Line {
+    pub(crate) what: String,
+    /// `None` where the price is not known here.
+    pub(crate) usd_per_month: Option<f64>,
+}
+
+/// Dollars for an hour of an instance type, where it is known here.
+pub(crate) fn hourly_usd(kind: &str) -> Option<f64> {
+    HOURLY_USD.iter().find(|(known, _)| *known == kind).map(|(_, usd)| *usd)
+}
+
+/// What a month costs in which nobody uploads anything.
+pub(crate) fn idle(idle: &Idle) -> Vec<Line> {
+    let disk = if idle.disk_gib == 0 { USUAL_DISK_GIB } else { idle.disk_gib };
+    let disks = f64::from(disk) * DISK_USD;
+    let line = |what: String, usd: f64| Line { what, usd_per_month: Some(usd) };
+    let mut lines = vec![
+        line(
+            format!("{} parked workers: their disks of {disk} GiB, and nothing else", idle.parked),
+            f64::from(idle.parked) * disks,
+        ),
+        line(format!("the workers' image: a snapshot of {disk} GiB at most"), f64::from(disk) * SNAPSHOT_USD),
+    ];
+    if let Some(kind) = &idle.web_type {
+        let hourly = hourly_usd(kind);
+        lines.push(Line {
+            what: format!("the web host: {kind}, its disk and its address"),
+            usd_per_month: hourly.map(|usd| (usd + ADDRESS_USD) * HOURS + disks),
+        });
+    }
+    let requests = f64::from(idle.pools) * DEPTHS + POLLS;
+    let paid = (requests - 1.0).max(0.0) * MILLION_REQUESTS_USD;
+    lines.push(line(
+        format!("SQS: {requests:.1} million requests to empty queues, the first of them free"),
+        paid,
+    ));
+    lines.push(line("S3: what was uploaded and has not expired".to_owned(), 0.0));
+    lines
+}
+
+/// The sum, and whether it is all of it.
+pub(crate) fn sum(lines: &[Line]) -> (f64, bool) {
+    let known = lines.iter().filter_map(|line| line.usd_per_month).sum();
+    (known, lines.iter().all(|line| line.usd_per_month.is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parked_workers_cost_their_disks_and_a_web_host_costs_its_hours() {
+        let own = idle(&Idle { pools: 1, parked: 10, disk_gib: 0, web_type: None });
+        assert_eq!(own[0].usd_per_month, Some(10.0 * 8.0 * 0.08));
+        let launched = idle(&Idle { pools: 1, parked: 10, disk_gib: 0, web_type: Some("t3.small".into()) });
+        let more = sum(&launched).0 - sum(&own).0;
+        assert!((more - (0.0258 * 730.0 + 0.64)).abs() < 1e-9, "{more}");
+    }
+
+    #[test]
+    fn a_price_that_is_not_known_is_said_and_not_guessed() {
+        let lines = idle(&Idle { pools: 1, parked: 1, disk_gib: 20, web_type: Some("x9.huge".into()) });
+        assert!(!sum(&lines).1);
+        assert!(lines.iter().any(|line| line.usd_per_month.is_none()));
+    }
+}

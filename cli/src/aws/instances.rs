@@ -1,0 +1,149 @@
+//! The instances of an installation, whatever they are for: found by their tags, watched until they are in a state, taken
+//! away.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use aws_sdk_ec2::types::{self, Filter, InstanceStateName as State, ResourceType, Tag, TagSpecification};
+use chrono::{DateTime, Utc};
+use eirs_platform::aws::{self, tag};
+use tokio::time::Instant;
+
+use super::{Account, LOOK_EVERY};
+
+/// An instance that exists.
+#[derive(Debug, Clone)]
+pub(crate) struct Instance {
+    pub(crate) id: String,
+    pub(crate) state: State,
+    pub(crate) image: String,
+    pub(crate) kind: String,
+    pub(crate) zone: String,
+    /// The name by which the world finds it, where it has one.
+    pub(crate) address: Option<String>,
+    pub(crate) launched: DateTime<Utc>,
+    pub(crate) tags: BTreeMap<String, String>,
+}
+
+impl Instance {
+    fn of(instance: &types::Instance) -> Option<Self> {
+        let text = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+        let tags = instance.tags().iter().filter_map(|tag| Some((text(tag.key())?, text(tag.value())?)));
+        let zone = instance.placement().and_then(|placement| placement.availability_zone());
+        let launched = instance.launch_time().and_then(|at| DateTime::from_timestamp(at.secs(), 0));
+        Some(Self {
+            id: text(instance.instance_id())?,
+            state: instance.state()?.name()?.clone(),
+            image: text(instance.image_id()).unwrap_or_default(),
+            kind: instance.instance_type().map_or_else(String::new, ToString::to_string),
+            zone: text(zone).unwrap_or_default(),
+            address: text(instance.public_dns_name()).or_else(|| text(instance.public_ip_address())),
+            launched: launched.unwrap_or_default(),
+            tags: tags.collect(),
+        })
+    }
+
+    /// The value of a tag.
+    pub(crate) fn tag(&self, key: &str) -> Option<&str> {
+        self.tags.get(key).map(String::as_str)
+    }
+
+    /// Whether the controller has it.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.tag(tag::HANDED_OVER) == Some(tag::YES)
+    }
+
+    /// Whether it is there and will not go by itself.
+    pub(crate) fn exists(&self) -> bool {
+        !matches!(self.state, State::ShuttingDown | State::Terminated)
+    }
+}
+
+/// All instances of the installation that exist, by id; of one role, if one is named. One that is being terminated does not.
+pub(crate) async fn all(account: &Account, role: Option<&str>) -> anyhow::Result<Vec<Instance>> {
+    let mut instances = described(account, role).await?;
+    instances.retain(Instance::exists);
+    Ok(instances)
+}
+
+/// The same, with those that are being terminated or were lately.
+pub(crate) async fn described(account: &Account, role: Option<&str>) -> anyhow::Result<Vec<Instance>> {
+    let filter = |key: &str, value: &str| Filter::builder().name(format!("tag:{key}")).values(value).build();
+    let mut call = account.ec2.describe_instances().filters(filter(tag::INSTALLATION, account.prefix()));
+    if let Some(role) = role {
+        call = call.filters(filter(tag::ROLE, role));
+    }
+    let mut reservations = call.into_paginator().items().send();
+    let mut instances = Vec::new();
+    while let Some(reservation) = reservations.next().await {
+        let reservation = reservation.map_err(|error| aws::error("listing the instances", &error))?;
+        instances.extend(reservation.instances().iter().filter_map(Instance::of));
+    }
+    instances.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(instances)
+}
+
+/// Tags for something that is made, beside the installation's own.
+pub(crate) fn tags(account: &Account, kind: ResourceType, tags: &[(&str, &str)]) -> TagSpecification {
+    let own = [(tag::INSTALLATION, account.prefix())];
+    let all = own.iter().chain(tags).map(|(key, value)| Tag::builder().key(*key).value(*value).build());
+    TagSpecification::builder().resource_type(kind).set_tags(Some(all.collect())).build()
+}
+
+/// Waits until each of these instances is in the state, at most so long; answers them as they are then. One that ends
+/// before it gets there is an error.
+pub(crate) async fn wait_for(
+    account: &Account,
+    ids: &[String],
+    state: &State,
+    limit: Duration,
+) -> anyhow::Result<Vec<Instance>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let mut found = described(account, None).await?;
+        found.retain(|instance| ids.contains(&instance.id));
+        let waits = |instance: &&Instance| instance.state != *state;
+        let Some(late) = found.iter().find(waits) else {
+            if found.len() == ids.len() {
+                return Ok(found);
+            }
+            anyhow::ensure!(Instant::now() < deadline, "EC2 does not know all of {} yet", ids.join(", "));
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
+        };
+        let (is, ended) = (late.state.as_str(), !late.exists() && *state != State::Terminated);
+        anyhow::ensure!(!ended, "{} is {is} before it was {}", late.id, state.as_str());
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "{} is not {} within {}: it is {is}",
+            late.id,
+            state.as_str(),
+            humantime::format_duration(limit)
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Tags instances that exist.
+pub(crate) async fn set_tags(account: &Account, ids: &[String], tags: &[(&str, &str)]) -> anyhow::Result<()> {
+    let tags = tags.iter().map(|(key, value)| Tag::builder().key(*key).value(*value).build()).collect();
+    let call = account.ec2.create_tags().set_resources(Some(ids.to_vec())).set_tags(Some(tags));
+    call.send().await.map(|_| ()).map_err(|error| aws::error("tagging instances", &error).into())
+}
+
+/// Tells instances to stop.
+pub(crate) async fn stop(account: &Account, ids: &[String]) -> anyhow::Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let stopped = account.ec2.stop_instances().set_instance_ids(Some(ids.to_vec())).send().await;
+    stopped.map(|_| ()).map_err(|error| aws::error("stopping instances", &error).into())
+}
+
+/// Tells instances to go for good. Their disks go with them.
+pub(crate) async fn terminate(account: &Account, ids: &[String]) -> anyhow::Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let gone = account.ec2.terminate_instances().set_instance_ids(Some(ids.to_vec())).send().await;
+    gone.map(|_| ()).map_err(|error| aws::error("terminating instances", &error).into())
+}

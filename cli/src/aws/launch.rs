@@ -1,0 +1,110 @@
+//! Launches instances, all alike but for what they are for.
+
+use aws_sdk_ec2::types::{
+    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,
+    InstanceMetadataEndpointState, InstanceMetadataOptionsRequest, InstanceMetadataTagsState, InstanceType,
+    ResourceType, ShutdownBehavior, VolumeType,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use eirs_platform::{
+    aws::{self, tag},
+    error::Error,
+};
+use tokio::time::Instant;
+
+use super::{
+    Account, LOOK_EVERY,
+    iam::{PROFILE_VISIBLE_WITHIN, Role},
+    instances, key_pair,
+};
+
+/// What to launch.
+#[derive(Debug, Clone)]
+pub(crate) struct Launch<'a> {
+    /// What it is for: the tag [`tag::ROLE`].
+    pub(crate) purpose: &'a str,
+    pub(crate) image: &'a Image,
+    pub(crate) kind: &'a str,
+    pub(crate) subnet: &'a str,
+    pub(crate) group: &'a str,
+    /// Whose permissions it gets; a machine that an image is baked from needs none.
+    pub(crate) role: Option<Role>,
+    pub(crate) user_data: Option<String>,
+    /// Further tags.
+    pub(crate) tags: &'a [(&'a str, &'a str)],
+    pub(crate) count: u32,
+}
+
+/// An image to launch from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub(crate) id: String,
+    /// The name of its first disk, such as `/dev/sda1`.
+    pub(crate) root_device: String,
+}
+
+impl Launch<'_> {
+    /// Launches them; answers their ids. Fewer than were asked for is no answer: it is all or nothing.
+    pub(crate) async fn run(&self, account: &Account) -> eirs_platform::Result<Vec<String>> {
+        let deadline = Instant::now() + PROFILE_VISIBLE_WITHIN;
+        loop {
+            match self.call(account).await {
+                // A profile that was made just now is seen late; this and nothing else is tried again.
+                Err(error) if names_the_profile(&error) && Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn call(&self, account: &Account) -> eirs_platform::Result<Vec<String>> {
+        let what = || format!("launching {} of {} for {}", self.count, self.kind, self.purpose);
+        let count = i32::try_from(self.count).unwrap_or(i32::MAX);
+        let tags = [&[(tag::ROLE, self.purpose)], self.tags].concat();
+        let metadata = InstanceMetadataOptionsRequest::builder()
+            .http_endpoint(InstanceMetadataEndpointState::Enabled)
+            .http_tokens(HttpTokensState::Required)
+            .http_put_response_hop_limit(1)
+            // By these a worker knows who it is.
+            .instance_metadata_tags(InstanceMetadataTagsState::Enabled)
+            .build();
+        let profile =
+            self.role.map(|role| IamInstanceProfileSpecification::builder().name(role.name(account)).build());
+        let call = account
+            .ec2
+            .run_instances()
+            .image_id(&self.image.id)
+            .instance_type(InstanceType::from(self.kind))
+            .min_count(count)
+            .max_count(count)
+            .subnet_id(self.subnet)
+            .security_group_ids(self.group)
+            .key_name(key_pair::name(account))
+            .set_iam_instance_profile(profile)
+            .metadata_options(metadata)
+            // One that powers itself off is parked, not lost.
+            .instance_initiated_shutdown_behavior(ShutdownBehavior::Stop)
+            .block_device_mappings(self.disk(account))
+            .set_user_data(self.user_data.as_ref().map(|script| STANDARD.encode(script)))
+            .tag_specifications(instances::tags(account, ResourceType::Instance, &tags))
+            .tag_specifications(instances::tags(account, ResourceType::Volume, &tags));
+        let made = call.send().await.map_err(|error| aws::error(what(), &error))?;
+        Ok(made.instances().iter().filter_map(|instance| instance.instance_id.clone()).collect())
+    }
+
+    /// The disk goes with its instance. Nothing worth keeping is on it.
+    fn disk(&self, account: &Account) -> BlockDeviceMapping {
+        let size = i32::try_from(account.settings.setup.disk_gib).ok().filter(|size| *size > 0);
+        let disk = EbsBlockDevice::builder()
+            .delete_on_termination(true)
+            .volume_type(VolumeType::Gp3)
+            .set_volume_size(size)
+            .build();
+        BlockDeviceMapping::builder().device_name(&self.image.root_device).ebs(disk).build()
+    }
+}
+
+fn names_the_profile(error: &Error) -> bool {
+    error.to_string().contains("Invalid IAM Instance Profile")
+}

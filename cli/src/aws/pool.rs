@@ -1,0 +1,359 @@
+//! The machines of a pool: launched from the image, seen to come up and to be reached, stopped, and handed over to the
+//! controller. What was not handed over belongs to a run of setup, this one or one that was interrupted.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use aws_sdk_ec2::types::InstanceStateName as State;
+use aws_sdk_ssm::types::{InstanceInformationStringFilter, PingStatus};
+use eirs_platform::{
+    aws::{self, tag},
+    error::Error,
+};
+use tokio::time::Instant;
+
+use super::{
+    Account, LOOK_EVERY,
+    iam::Role,
+    instances::{self, Instance},
+    launch::{Image, Launch},
+    network::Subnet,
+};
+
+/// So many are launched at once: a new account may run five virtual cores at a time, and those that are parked do not count.
+const WAVE: u32 = 4;
+/// A machine must run by then, ...
+const RUNS_WITHIN: Duration = Duration::from_secs(180);
+/// ... and its SSM agent must be heard by then: about one of two hundred never is.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(300);
+const STOPS_WITHIN: Duration = Duration::from_secs(600);
+/// So many machines in a row that come to nothing are a reason to give up.
+const FAILURES: u32 = 5;
+
+/// A pool as it should be, and what there is of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Pool {
+    pub(crate) name: String,
+    /// How many machines it should have.
+    pub(crate) wanted: u32,
+    pub(crate) machines: Vec<Instance>,
+}
+
+/// Where machines are launched.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) image: &'a Image,
+    pub(crate) subnets: &'a [Subnet],
+    pub(crate) group: &'a str,
+}
+
+/// The pools of the policies, each with its machines; and those of pools that no policy has any more, which should have none.
+pub(crate) async fn all(account: &Account, wanted: &BTreeMap<String, u32>) -> anyhow::Result<Vec<Pool>> {
+    let mut pools: BTreeMap<String, Pool> = wanted
+        .iter()
+        .map(|(name, max)| (name.clone(), Pool { name: name.clone(), wanted: *max, machines: Vec::new() }))
+        .collect();
+    for machine in instances::all(account, Some(tag::WORKER)).await? {
+        let Some(name) = machine.tag(tag::POOL).map(str::to_owned) else { continue };
+        let none = || Pool { name: name.clone(), wanted: 0, machines: Vec::new() };
+        pools.entry(name.clone()).or_insert_with(none).machines.push(machine);
+    }
+    Ok(pools.into_values().collect())
+}
+
+/// What would be done about a pool.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// Machines to launch.
+    pub(crate) missing: u32,
+    /// Machines of an interrupted run that are finished.
+    pub(crate) unfinished: Vec<String>,
+    /// Parked machines of another image, which are replaced.
+    pub(crate) outdated: Vec<String>,
+    /// Machines of another image that are at work: they are replaced when they are parked.
+    pub(crate) outdated_at_work: Vec<String>,
+    /// Parked machines beyond what the policy allows, which only cost.
+    pub(crate) surplus: Vec<String>,
+}
+
+impl Changes {
+    pub(crate) fn is_nothing(&self) -> bool {
+        *self == Self { outdated_at_work: self.outdated_at_work.clone(), ..Self::default() }
+    }
+}
+
+impl Pool {
+    /// What must be done, given the image that the machines should be of; without one yet, all that is there is outdated.
+    pub(crate) fn changes(&self, image: Option<&Image>) -> Changes {
+        let mut changes = Changes::default();
+        let is_current = |machine: &&Instance| image.is_some_and(|image| machine.image == image.id);
+        let (current, others): (Vec<_>, Vec<_>) = self.machines.iter().partition(is_current);
+        for machine in others {
+            let at_work = machine.is_handed_over() && machine.state != State::Stopped;
+            let list = if at_work { &mut changes.outdated_at_work } else { &mut changes.outdated };
+            list.push(machine.id.clone());
+        }
+        let (finished, unfinished): (Vec<_>, Vec<_>) =
+            current.into_iter().partition(|machine| machine.is_handed_over());
+        changes.unfinished = unfinished.into_iter().map(|machine| machine.id.clone()).collect();
+        let at_work = changes.outdated_at_work.len();
+        let there = (finished.len() + changes.unfinished.len() + at_work) as u32;
+        changes.missing = self.wanted.saturating_sub(there);
+        let parked = finished.iter().filter(|machine| machine.state == State::Stopped);
+        let surplus = there.saturating_sub(self.wanted) as usize;
+        changes.surplus = parked.map(|machine| machine.id.clone()).rev().take(surplus).collect();
+        changes
+    }
+
+    /// Makes the pool what it should be.
+    pub(crate) async fn ensure(
+        &self,
+        account: &Account,
+        place: Place<'_>,
+        tell: &dyn Fn(&str),
+    ) -> anyhow::Result<()> {
+        let changes = self.changes(Some(place.image));
+        let superfluous = [changes.outdated.as_slice(), &changes.surplus].concat();
+        self.take_away(account, &superfluous, tell).await?;
+        if !changes.unfinished.is_empty() {
+            tell(&format!("{}: finishing {}", self.name, changes.unfinished.join(", ")));
+            let proven = self.prove(account, changes.unfinished.clone(), tell).await?;
+            hand_over(account, &proven).await?;
+        }
+        let mut missing = self.machines_missing(account, place.image).await?;
+        let (mut wave, mut failures) = (WAVE, 0);
+        while missing > 0 {
+            let count = missing.min(wave);
+            tell(&format!("{}: launching {count} of {missing}", self.name));
+            let launched = match self.launch(account, place, count).await {
+                Ok(launched) => launched,
+                // A limit of the account, or of a zone: fewer at once may do.
+                Err(Error::NoCapacity { why, .. }) if wave > 1 => {
+                    wave = 1;
+                    tell(&format!("{}: {why}; one at a time", self.name));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let proven = self.prove(account, launched, tell).await?;
+            failures = if proven.is_empty() { failures + 1 } else { 0 };
+            anyhow::ensure!(
+                failures < FAILURES,
+                "{failures} launches in a row came to nothing in the pool {}: no machine is reached over SSM; do \
+                 its subnets reach the internet?",
+                self.name
+            );
+            hand_over(account, &proven).await?;
+            missing -= proven.len() as u32;
+        }
+        Ok(())
+    }
+
+    async fn machines_missing(&self, account: &Account, image: &Image) -> anyhow::Result<u32> {
+        let wanted = BTreeMap::from([(self.name.clone(), self.wanted)]);
+        let now = all(account, &wanted).await?.into_iter().find(|pool| pool.name == self.name);
+        Ok(now.map_or(self.wanted, |pool| pool.changes(Some(image)).missing))
+    }
+
+    /// Takes parked machines from the controller, and then away. One that it has started meanwhile stays.
+    async fn take_away(&self, account: &Account, ids: &[String], tell: &dyn Fn(&str)) -> anyhow::Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        tell(&format!("{}: taking away {}", self.name, ids.join(", ")));
+        instances::set_tags(account, ids, &[(tag::HANDED_OVER, "no")]).await?;
+        let now = instances::all(account, Some(tag::WORKER)).await?;
+        let (at_work, parked): (Vec<_>, Vec<_>) = now
+            .into_iter()
+            .filter(|machine| ids.contains(&machine.id))
+            .partition(|machine| machine.tag(tag::GENERATION).is_some() && machine.state != State::Stopped);
+        let of = |machines: Vec<Instance>| machines.into_iter().map(|machine| machine.id).collect::<Vec<_>>();
+        let at_work = of(at_work);
+        if !at_work.is_empty() {
+            tell(&format!(
+                "{}: {} was just started and stays until it is parked",
+                self.name,
+                at_work.join(", ")
+            ));
+            instances::set_tags(account, &at_work, &[(tag::HANDED_OVER, tag::YES)]).await?;
+        }
+        instances::terminate(account, &of(parked)).await
+    }
+
+    async fn launch(&self, account: &Account, place: Place<'_>, count: u32) -> Result<Vec<String>, Error> {
+        let known = instances::all(account, Some(tag::WORKER)).await;
+        let known =
+            known.map_err(|error| Error::unavailable("listing the instances", format!("{error:#}")))?;
+        let mut subnets: Vec<_> = place.subnets.iter().collect();
+        // Where the fewest are: a zone that runs dry takes as few as possible with it.
+        subnets.sort_by_key(|subnet| known.iter().filter(|machine| machine.zone == subnet.zone).count());
+        let mut launched = Vec::new();
+        let mut refused = None;
+        for number in 0..count {
+            let subnet = subnets[number as usize % subnets.len()];
+            let launch = Launch {
+                purpose: tag::WORKER,
+                image: place.image,
+                kind: &account.settings.setup.worker_type,
+                subnet: &subnet.id,
+                group: place.group,
+                role: Some(Role::Worker),
+                user_data: None,
+                tags: &[(tag::POOL, &self.name)],
+                count: 1,
+            };
+            match launch.run(account).await {
+                Ok(ids) => launched.extend(ids),
+                Err(error) => refused = Some(error),
+            }
+        }
+        match refused {
+            Some(error) if launched.is_empty() => Err(error),
+            _ => Ok(launched),
+        }
+    }
+
+    /// Sees machines come up and be reached, and stops them; answers those that are parked then. The others are taken away.
+    async fn prove(
+        &self,
+        account: &Account,
+        ids: Vec<String>,
+        tell: &dyn Fn(&str),
+    ) -> anyhow::Result<Vec<String>> {
+        let asleep = instances::all(account, Some(tag::WORKER)).await?;
+        let asleep = asleep.into_iter().filter(|m| ids.contains(&m.id) && m.state == State::Stopped);
+        let asleep: Vec<_> = asleep.map(|machine| machine.id).collect();
+        // Parked by a run that was interrupted before it handed them over: they were proven.
+        let ids: Vec<_> = ids.into_iter().filter(|id| !asleep.contains(id)).collect();
+        if ids.is_empty() {
+            return Ok(asleep);
+        }
+        tell(&format!("{}: waiting for {} to come up", self.name, ids.join(", ")));
+        let mut up = Vec::new();
+        for id in &ids {
+            match instances::wait_for(account, std::slice::from_ref(id), &State::Running, RUNS_WITHIN).await {
+                Ok(_) => up.push(id.clone()),
+                Err(error) => tell(&format!("{}: {error:#}; another one is launched", self.name)),
+            }
+        }
+        let reached = registered(account, &up).await?;
+        let lost: Vec<_> = ids.iter().filter(|id| !reached.contains(id)).cloned().collect();
+        if !lost.is_empty() {
+            tell(&format!(
+                "{}: {} cannot be reached over SSM; another one is launched",
+                self.name,
+                lost.join(", ")
+            ));
+            instances::terminate(account, &lost).await?;
+        }
+        tell(&format!("{}: parking {}", self.name, reached.join(", ")));
+        instances::stop(account, &reached).await?;
+        instances::wait_for(account, &reached, &State::Stopped, STOPS_WITHIN).await?;
+        Ok([asleep, reached].concat())
+    }
+}
+
+async fn hand_over(account: &Account, ids: &[String]) -> anyhow::Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    instances::set_tags(account, ids, &[(tag::HANDED_OVER, tag::YES)]).await
+}
+
+/// Waits until SSM knows these machines; answers those that it knows in the end.
+async fn registered(account: &Account, ids: &[String]) -> anyhow::Result<Vec<String>> {
+    let deadline = Instant::now() + REGISTERED_WITHIN;
+    loop {
+        let known = online(account, ids).await?;
+        if known.len() == ids.len() || Instant::now() >= deadline {
+            return Ok(known);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn online(account: &Account, ids: &[String]) -> anyhow::Result<Vec<String>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let these = InstanceInformationStringFilter::builder()
+        .key("InstanceIds")
+        .set_values(Some(ids.to_vec()))
+        .build()?;
+    let call = account.ssm.describe_instance_information().filters(these);
+    let mut found = call.into_paginator().items().send();
+    let mut known = Vec::new();
+    while let Some(information) = found.next().await {
+        let information = information.map_err(|error| aws::error("asking SSM for the instances", &error))?;
+        if information.ping_status() == Some(&PingStatus::Online) {
+            known.extend(information.instance_id().map(str::to_owned));
+        }
+    }
+    known.retain(|id| ids.contains(id));
+    Ok(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(id: &str, image: &str, state: State, handed_over: bool) -> Instance {
+        let yes = handed_over.then(|| (tag::HANDED_OVER.to_owned(), tag::YES.to_owned()));
+        Instance {
+            id: id.to_owned(),
+            state,
+            image: image.to_owned(),
+            kind: "t3.small".into(),
+            zone: "a".into(),
+            address: None,
+            launched: chrono::DateTime::UNIX_EPOCH,
+            tags: yes.into_iter().collect(),
+        }
+    }
+
+    fn changes(wanted: u32, machines: Vec<Instance>) -> Changes {
+        let image = Image { id: "new".into(), root_device: "/dev/sda1".into() };
+        Pool { name: "p".into(), wanted, machines }.changes(Some(&image))
+    }
+
+    fn ids(ids: &[&str]) -> Vec<String> {
+        ids.iter().map(|id| (*id).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_pool_that_is_as_it_should_be_is_left_alone_whatever_its_machines_do() {
+        let machines = [State::Stopped, State::Running, State::Stopping];
+        let machines = machines.into_iter().map(|state| machine("i", "new", state, true)).collect();
+        assert!(changes(3, machines).is_nothing());
+    }
+
+    #[test]
+    fn what_is_missing_is_launched_and_what_was_begun_is_finished() {
+        let begun = machine("i-2", "new", State::Running, false);
+        let changes = changes(4, vec![machine("i-1", "new", State::Stopped, true), begun]);
+        assert_eq!((changes.missing, changes.unfinished), (2, ids(&["i-2"])));
+    }
+
+    #[test]
+    fn parked_machines_of_another_image_are_replaced_and_those_at_work_are_not_disturbed() {
+        let machines = vec![
+            machine("i-1", "old", State::Stopped, true),
+            machine("i-2", "old", State::Running, true),
+            machine("i-3", "old", State::Running, false),
+        ];
+        let changes = changes(3, machines);
+        assert_eq!(changes.outdated, ids(&["i-1", "i-3"]));
+        assert_eq!(changes.outdated_at_work, ids(&["i-2"]));
+        assert_eq!(changes.missing, 2, "never more than the pool may have");
+    }
+
+    #[test]
+    fn only_parked_machines_are_a_surplus() {
+        let machines = vec![
+            machine("i-1", "new", State::Running, true),
+            machine("i-2", "new", State::Stopped, true),
+            machine("i-3", "new", State::Stopped, true),
+        ];
+        assert_eq!(changes(2, machines.clone()).surplus, ids(&["i-3"]));
+        assert_eq!(changes(0, machines).surplus, ids(&["i-3", "i-2"]));
+    }
+}

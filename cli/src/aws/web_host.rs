@@ -1,0 +1,122 @@
+//! The machine that takes the uploads and runs the controller, where setup launches one.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use aws_sdk_ec2::types::InstanceStateName as State;
+use eirs_platform::aws::tag;
+use tokio::time::Instant;
+
+use super::{
+    Account, LOOK_EVERY,
+    bundle::Bundle,
+    iam::Role,
+    image::BUNDLE_TAG,
+    instances::{self, Instance},
+    launch::{Image, Launch},
+    network::Subnet,
+    scripts,
+};
+
+/// It must serve by then.
+const SERVES_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// A host that is replaced drains by then, and is stopped for it.
+const STOPS_WITHIN: Duration = Duration::from_secs(600);
+
+/// The web hosts that setup has launched.
+pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<Instance>> {
+    instances::all(account, Some(tag::WEB)).await
+}
+
+/// Whether a host is made from this archive.
+pub(crate) fn is_current(host: &Instance, bundle: &Bundle) -> bool {
+    host.tag(BUNDLE_TAG) == Some(bundle.digest.as_str())
+}
+
+/// Makes one where there is none. One that is made from another archive stays unless it shall be replaced: its address
+/// would be another one. Answers the host that serves.
+pub(crate) async fn ensure(
+    account: &Account,
+    place: Place<'_>,
+    replace: bool,
+    tell: &dyn Fn(&str),
+) -> anyhow::Result<Instance> {
+    let hosts = all(account).await?;
+    let (current, outdated): (Vec<_>, Vec<_>) =
+        hosts.into_iter().partition(|host| is_current(host, place.bundle));
+    let id = match (current.first(), outdated.first()) {
+        (Some(host), _) => host.id.clone(),
+        (None, Some(host)) if !replace => return Ok(host.clone()),
+        (None, _) => place.launch(account, tell).await?,
+    };
+    tell(&format!("waiting for {id} to serve"));
+    let host = place.wait_until_it_serves(account, &id).await?;
+    if replace && !outdated.is_empty() {
+        let ids: Vec<_> = outdated.into_iter().map(|host| host.id).collect();
+        tell(&format!("the new web host serves; {} drains and goes", ids.join(", ")));
+        instances::stop(account, &ids).await?;
+        instances::wait_for(account, &ids, &State::Stopped, STOPS_WITHIN).await?;
+        instances::terminate(account, &ids).await?;
+    }
+    Ok(host)
+}
+
+/// Where it is launched, and from what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) bundle: &'a Bundle,
+    pub(crate) base: &'a Image,
+    pub(crate) subnets: &'a [Subnet],
+    pub(crate) group: &'a str,
+}
+
+impl Place<'_> {
+    fn name(&self) -> String {
+        format!("web-{}", &self.bundle.digest[..12])
+    }
+
+    async fn launch(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<String> {
+        tell("uploading what the web host is made from");
+        scripts::upload(account, self.bundle).await?;
+        scripts::forget_report(account, &self.name()).await?;
+        tell("launching the web host");
+        let subnet = self.subnets.first().context("there is no subnet")?;
+        let launch = Launch {
+            purpose: tag::WEB,
+            image: self.base,
+            kind: &account.settings.setup.web_type,
+            subnet: &subnet.id,
+            group: self.group,
+            role: Some(Role::Web),
+            user_data: Some(scripts::web_host(account, self.bundle, &self.name()).await?),
+            tags: &[(BUNDLE_TAG, &self.bundle.digest)],
+            count: 1,
+        };
+        launch.run(account).await?.pop().context("EC2 launched nothing")
+    }
+
+    async fn wait_until_it_serves(&self, account: &Account, id: &str) -> anyhow::Result<Instance> {
+        let deadline = Instant::now() + SERVES_WITHIN;
+        loop {
+            let host = all(account).await?.into_iter().find(|host| host.id == id);
+            let host = host.with_context(|| format!("the web host {id} is gone"))?;
+            if let Some(report) = scripts::report(account, &self.name()).await? {
+                if report.went_well {
+                    return Ok(host);
+                }
+                // The next run shall not wait for it.
+                instances::terminate(account, &[id.to_owned()]).await?;
+                anyhow::bail!(
+                    "the web host {id} does not serve and was taken away; it said:\n{}",
+                    report.said
+                );
+            }
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "the web host {id} does not serve within {}",
+                humantime::format_duration(SERVES_WITHIN)
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}

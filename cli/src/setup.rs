@@ -1,0 +1,352 @@
+//! `eirs setup`: makes an installation in an AWS account, or makes one what it should be. Every step looks first and does
+//! only what is missing, so that a run that was interrupted is simply run again.
+
+mod survey;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use eirs_controller::policy;
+use eirs_platform::settings::{BackendKind, BadSettings, Settings};
+use serde_json::json;
+
+use self::survey::Survey;
+use crate::{
+    Exit, Global, Stop,
+    aws::{
+        Account, base_image,
+        buckets::Bucket,
+        bundle,
+        bundle::Bundle,
+        document,
+        iam::{Role, policies},
+        image::{self, Oven},
+        key_pair,
+        launch::Image,
+        network, pool, queues, web_host,
+    },
+    show::{self, Progress},
+};
+
+/// Make an installation in an AWS account, or make one what it should be
+///
+/// Looks what is there, shows what it would make and what that costs in a month without uploads, asks, and does it. An
+/// interrupted run is run again. The web host's address is shown at the end.
+///
+/// Credentials come from the SDK's own chain: the environment, a profile, the instance's role.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  eirs setup --plan\n  eirs setup --uploads-from 203.0.113.0/24\n  \
+    eirs setup --web-host this --yes\n  eirs setup --print-iam")]
+pub(crate) struct Setup {
+    /// Only show what would be made, and what it costs
+    #[arg(long)]
+    plan: bool,
+    /// Only show the permissions of workers and web hosts, and those that setup itself needs, as IAM policies
+    #[arg(long, conflicts_with = "plan")]
+    print_iam: bool,
+    /// Do it without asking
+    #[arg(long, short)]
+    yes: bool,
+    /// With --plan: print JSON
+    #[arg(long, requires = "plan")]
+    json: bool,
+    /// Which machine takes the uploads and runs the controller
+    #[arg(long, value_enum, default_value = "launch")]
+    web_host: WebHost,
+    /// A network that may upload, e.g. 203.0.113.0/24; 0.0.0.0/0 is the whole world (setup.uploads_from)
+    #[arg(long, value_name = "NETWORK")]
+    uploads_from: Vec<String>,
+    /// The instance type of the workers (setup.worker_type)
+    #[arg(long, value_name = "TYPE")]
+    worker_type: Option<String>,
+    /// Bake on the system's newest image, and not on the one that was used before
+    #[arg(long)]
+    new_base: bool,
+    /// Replace a web host of another version or with other settings; its address changes
+    #[arg(long)]
+    replace_web_host: bool,
+}
+
+/// Which machine is the web host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WebHost {
+    /// One that setup launches
+    Launch,
+    /// The machine one stands on
+    This,
+    /// None yet
+    None,
+}
+
+impl Setup {
+    /// Runs it.
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
+        let settings = self.settings(global)?;
+        if self.print_iam {
+            print_iam(&settings).await;
+            return Ok(Exit::Ok);
+        }
+        let pools = pools(&settings)?;
+        self.check(&settings)?;
+        let account = Account::open(settings).await?;
+        let wanted = Wanted::of(&self, &account, pools).await?;
+        let survey = Survey::of(&account, &wanted).await?;
+        if self.json {
+            show::json(&survey.json(&account));
+            return Ok(Exit::Ok);
+        }
+        show::out(survey.text(&account));
+        if self.plan {
+            return Ok(Exit::Ok);
+        }
+        if survey.is_nothing() {
+            return Ok(finish(&account, &wanted, global).await?);
+        }
+        let agreed =
+            if self.yes { Some(true) } else { show::confirm("Do it?").map_err(anyhow::Error::from)? };
+        match agreed {
+            Some(true) => {
+                carry_out(&account, &wanted, global).await?;
+                Ok(finish(&account, &wanted, global).await?)
+            }
+            Some(false) => {
+                show::out("Nothing was touched.");
+                Ok(Exit::Failed)
+            }
+            None => {
+                Err(Stop::Usage("there is no terminal to ask on; say --yes to do it without asking".into()))
+            }
+        }
+    }
+
+    /// The settings, for a backend that is not there yet: what it is called follows from the account.
+    fn settings(&self, global: &Global) -> Result<Settings, Stop> {
+        let networks = (!self.uploads_from.is_empty()).then(|| format!("{:?}", self.uploads_from));
+        let layers = global
+            .layers()
+            .flag("backend", Some("local"))
+            .flag("setup.uploads_from", networks)
+            .flag("setup.worker_type", self.worker_type.as_ref());
+        Ok(Settings { backend: BackendKind::Aws, ..layers.load()? })
+    }
+
+    fn check(&self, settings: &Settings) -> Result<(), Stop> {
+        if self.web_host == WebHost::Launch && settings.setup.uploads_from.is_empty() {
+            let sentence = "nobody could upload to the web host: name the networks that may by --uploads-from, e.g. \
+                --uploads-from 203.0.113.0/24, or 0.0.0.0/0 for the whole world; or say --web-host this or none";
+            return Err(Stop::Usage(sentence.into()));
+        }
+        Ok(())
+    }
+}
+
+/// How many machines each pool should have.
+fn pools(settings: &Settings) -> Result<BTreeMap<String, u32>, Stop> {
+    let (mut pools, mut complaints) = (BTreeMap::new(), Vec::new());
+    for (name, text) in bundle::policies(settings)? {
+        let file = settings.controller.policies.join(&name);
+        match policy::load::parse(&file, &text) {
+            Ok(policy) => _ = pools.insert(name.trim_end_matches(".toml").to_owned(), policy.pool.max),
+            Err(wrong) => complaints.extend(wrong.iter().map(ToString::to_string)),
+        }
+    }
+    if complaints.is_empty() { Ok(pools) } else { Err(BadSettings(complaints).into()) }
+}
+
+/// What should be there.
+struct Wanted {
+    pools: BTreeMap<String, u32>,
+    web_host: WebHost,
+    replace_web_host: bool,
+    worker: Bundle,
+    web: Option<Bundle>,
+    /// What is baked on.
+    base: Image,
+    /// The system's newest image, where it is another one.
+    newer_base: Option<String>,
+}
+
+impl Wanted {
+    async fn of(setup: &Setup, account: &Account, pools: BTreeMap<String, u32>) -> anyhow::Result<Self> {
+        let newest = base_image::current(account).await?;
+        let pinned = pinned_base(account).await?.filter(|_| !setup.new_base);
+        let newer_base = pinned.as_ref().filter(|pinned| pinned.id != newest.id).map(|_| newest.id.clone());
+        let web = match setup.web_host {
+            WebHost::Launch => Some(Bundle::of(account, Role::Web)?),
+            WebHost::This | WebHost::None => None,
+        };
+        Ok(Self {
+            pools,
+            web_host: setup.web_host,
+            replace_web_host: setup.replace_web_host,
+            worker: Bundle::of(account, Role::Worker)?,
+            web,
+            base: pinned.unwrap_or(newest),
+            newer_base,
+        })
+    }
+
+    /// The image of the workers, if it is baked.
+    async fn image(&self, account: &Account) -> anyhow::Result<Option<Image>> {
+        let found = image::of_bundle(account, &self.worker.digest).await?;
+        let fits = |baked: &image::Baked| baked.base.as_deref() == Some(&self.base.id);
+        Ok(found.filter(fits).map(|baked| baked.image))
+    }
+}
+
+/// The system's image on which the newest image of the workers was baked, if it is still there.
+async fn pinned_base(account: &Account) -> anyhow::Result<Option<Image>> {
+    let newest = image::all(account).await?.into_iter().next();
+    match newest.and_then(|baked| baked.base) {
+        Some(base) => Ok(base_image::describe(account, &base).await.ok()),
+        None => Ok(None),
+    }
+}
+
+async fn carry_out(account: &Account, wanted: &Wanted, global: &Global) -> anyhow::Result<()> {
+    let progress = Progress::new();
+    let tell = |what: &str| progress.tell(what);
+    // First of all: whatever becomes of this run, `eirs check` and `eirs cleanup` find what it made.
+    if let Some(file) = write_settings(account, global)? {
+        progress.done(&format!("the settings of the installation, in {}", file.display()));
+    }
+    for bucket in Bucket::both(account) {
+        tell(&format!("the bucket {}", bucket.name));
+        bucket.ensure(account).await?;
+        progress.done(&format!("the bucket {}", bucket.name));
+    }
+    for queue in queues::wanted(&account.settings) {
+        tell(&format!("the queue {}", account.sqs.full_name(&queue.name)));
+        queue.ensure(account).await?;
+        progress.done(&format!("the queue {}", account.sqs.full_name(&queue.name)));
+    }
+    document::ensure(account).await?;
+    progress.done("the SSM document by which workers are drained");
+    let key_file = key_pair::file(account);
+    key_pair::ensure(account, &key_file).await?;
+    progress.done(&format!("the key pair {}", key_pair::name(account)));
+    for role in Role::ALL {
+        tell(&format!("the role {}", role.name(account)));
+        role.ensure(account).await?;
+        progress.done(&format!("the role and instance profile {}", role.name(account)));
+    }
+    let network = network::find(account).await?;
+    let worker_group = network::ensure_group(account, &network, Role::Worker).await?;
+    let web_group = network::ensure_group(account, &network, Role::Web).await?;
+    progress.done("the security groups");
+
+    let subnets = network.offering(account, &account.settings.setup.worker_type).await?;
+    let oven =
+        Oven { bundle: &wanted.worker, base: &wanted.base, subnet: &subnets[0].id, group: &worker_group };
+    let image = oven.bake(account, &tell).await?;
+    progress.done(&format!("the image of the workers, {}", image.id));
+    let place = pool::Place { image: &image, subnets: &subnets, group: &worker_group };
+    for pool in pool::all(account, &wanted.pools).await? {
+        pool.ensure(account, place, &tell).await?;
+        progress.done(&format!(
+            "the pool {}: {} parked or at work",
+            pool.name,
+            show::count(pool.wanted.into(), "worker")
+        ));
+    }
+    if let Some(bundle) = &wanted.web {
+        let subnets = network.offering(account, &account.settings.setup.web_type).await?;
+        let place = web_host::Place { bundle, base: &wanted.base, subnets: &subnets, group: &web_group };
+        let host = web_host::ensure(account, place, wanted.replace_web_host, &tell).await?;
+        progress.done(&format!("the web host {}", host.id));
+    }
+    Ok(())
+}
+
+/// Says where to upload and how to go on.
+async fn finish(account: &Account, wanted: &Wanted, global: &Global) -> anyhow::Result<Exit> {
+    let port = account.settings.web.listen.port();
+    let file = settings_file(account, global);
+    let with = if file.is_file() { format!(" --config {}", file.display()) } else { String::new() };
+    match wanted.web_host {
+        WebHost::Launch => {
+            let host = web_host::all(account).await?.into_iter().next().context("the web host is gone")?;
+            let address = host.address.clone().unwrap_or_else(|| host.id.clone());
+            show::out(format_args!("\nUpload to http://{address}:{port}/upload, for instance\n"));
+            show::out(format_args!("  curl -F myfile=@photo.jpg http://{address}:{port}/upload\n"));
+        }
+        WebHost::This => this_host(account)?,
+        WebHost::None => show::out("\nThere is no web host; `eirs setup` launches one."),
+    }
+    show::out(format_args!(
+        "`eirs{with} check` shows what there is, `eirs{with} cleanup --mode delete` takes it away."
+    ));
+    Ok(Exit::Ok)
+}
+
+/// The settings by which the operator's tool finds the installation: the file that was named, or one in this folder.
+fn settings_file(account: &Account, global: &Global) -> PathBuf {
+    let own = || PathBuf::from(format!("{}-{}.toml", account.prefix(), account.region));
+    global.layers().file().map_or_else(own, Path::to_owned)
+}
+
+fn write_settings(account: &Account, global: &Global) -> anyhow::Result<Option<PathBuf>> {
+    let file = settings_file(account, global);
+    if file.exists() {
+        return Ok(None);
+    }
+    let written = fs::write(&file, bundle::operator_settings(&account.settings)?);
+    written.with_context(|| format!("the settings cannot be written to {}", file.display()))?;
+    Ok(Some(file))
+}
+
+/// Makes this machine the web host: its settings and policies, where there are none yet.
+fn this_host(account: &Account) -> anyhow::Result<()> {
+    let etc = Path::new("/etc/eirs");
+    let settings = etc.join("eirs.toml");
+    let ours = bundle::operator_settings(&account.settings)?;
+    if settings.exists() {
+        let read = eirs_platform::settings::Layers::of(Some(&settings), &[]).load();
+        let fits = read.is_ok_and(|read| {
+            read.backend == BackendKind::Aws
+                && read.aws.input_bucket == account.settings.aws.input_bucket
+                && read.aws.output_bucket == account.settings.aws.output_bucket
+        });
+        if !fits {
+            show::out(format_args!(
+                "\n{} does not lead to this installation yet; it needs\n\n{ours}",
+                settings.display()
+            ));
+        }
+    } else {
+        let written = fs::create_dir_all(etc.join("policies")).and_then(|()| fs::write(&settings, ours));
+        written.with_context(|| format!("the settings cannot be written to {}", settings.display()))?;
+        for (name, text) in bundle::policies(&account.settings)? {
+            let file = etc.join("policies").join(name);
+            if !file.exists() {
+                fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+            }
+        }
+        show::out(format_args!("\nThe settings of this web host are in {}.", settings.display()));
+    }
+    show::out("`systemctl start eirs.target` starts the web server and the controller here.");
+    Ok(())
+}
+
+async fn print_iam(settings: &Settings) {
+    let account = Account::open(settings.clone()).await;
+    let (id, region) = match &account {
+        Ok(account) => (account.id.clone(), account.region.clone()),
+        Err(error) => {
+            show::aside(format_args!("{error:#}; account and region are written as `*`"));
+            ("*".to_owned(), settings.aws.region.clone().unwrap_or_else(|| "*".to_owned()))
+        }
+    };
+    let scope = policies::Scope::of(settings, &id, &region);
+    show::json(&json!({
+        "trust": policies::trust(),
+        "worker": policies::worker(&scope),
+        "web": policies::web(&scope),
+        "operator": policies::operator(&scope),
+    }));
+}

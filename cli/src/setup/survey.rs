@@ -1,0 +1,251 @@
+//! What there is and what is missing, before anything is done.
+
+use console::style;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Wanted, WebHost};
+use crate::{
+    aws::{
+        Account,
+        buckets::Bucket,
+        cost::{self, Idle, Line},
+        document::{self, Document},
+        iam::Role,
+        key_pair, network, pool, queues, web_host,
+    },
+    show,
+};
+
+/// What would be done.
+#[derive(Debug)]
+pub(super) struct Survey {
+    steps: Vec<Step>,
+    notes: Vec<String>,
+    cost: Vec<Line>,
+}
+
+/// One thing, and what there is of it.
+#[derive(Debug, Serialize)]
+struct Step {
+    what: String,
+    verb: Verb,
+}
+
+/// What would be done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verb {
+    /// It is as it should be.
+    Keep,
+    Make,
+    Change,
+}
+
+impl Verb {
+    fn of(is_there: bool) -> Self {
+        if is_there { Self::Keep } else { Self::Make }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Keep => "is there",
+            Self::Make => "make",
+            Self::Change => "change",
+        }
+    }
+}
+
+impl Survey {
+    pub(super) async fn of(account: &Account, wanted: &Wanted) -> anyhow::Result<Self> {
+        let mut survey = Self { steps: Vec::new(), notes: Vec::new(), cost: Vec::new() };
+        survey.look_at_stores(account).await?;
+        survey.look_at_permissions(account).await?;
+        survey.look_at_machines(account, wanted).await?;
+        if let Some(newer) = &wanted.newer_base {
+            survey.notes.push(format!(
+                "The system has a newer image, {newer}; the workers stay on {} until --new-base is said.",
+                wanted.base.id
+            ));
+        }
+        survey.cost = cost::idle(&Idle {
+            pools: wanted.pools.len() as u32,
+            parked: wanted.pools.values().sum(),
+            disk_gib: account.settings.setup.disk_gib,
+            web_type: (wanted.web_host == WebHost::Launch).then(|| account.settings.setup.web_type.clone()),
+        });
+        Ok(survey)
+    }
+
+    fn step(&mut self, verb: Verb, what: String) {
+        self.steps.push(Step { what, verb });
+    }
+
+    async fn look_at_stores(&mut self, account: &Account) -> anyhow::Result<()> {
+        for bucket in Bucket::both(account) {
+            let expires = match bucket.expire_days {
+                0 => "kept for ever".to_owned(),
+                days => format!("{} kept", show::count(days.into(), "day")),
+            };
+            let is_there = bucket.is_there(account).await?;
+            self.step(
+                Verb::of(is_there),
+                format!("the bucket {} (private, encrypted, {expires})", bucket.name),
+            );
+        }
+        for queue in queues::wanted(&account.settings) {
+            let is_there = queue.is_there(account).await?;
+            self.step(Verb::of(is_there), format!("the queue {}", account.sqs.full_name(&queue.name)));
+        }
+        Ok(())
+    }
+
+    async fn look_at_permissions(&mut self, account: &Account) -> anyhow::Result<()> {
+        let verb = match document::look(account).await? {
+            Document::Missing => Verb::Make,
+            Document::Differs => Verb::Change,
+            Document::AsItShouldBe => Verb::Keep,
+        };
+        self.step(verb, format!("the SSM document {}-drain, by which workers are drained", account.prefix()));
+        let key_is_there = key_pair::is_there(account).await?;
+        let file = key_pair::file(account);
+        self.step(
+            Verb::of(key_is_there),
+            format!("the key pair {}, its private half in {}", key_pair::name(account), file.display()),
+        );
+        if !key_is_there && file.exists() {
+            let shown = file.display();
+            self.notes.push(format!(
+                "{shown} is there, of a key pair that is not: move it away, it is not overwritten."
+            ));
+        }
+        for role in Role::ALL {
+            let verb = match role.is_there(account).await? {
+                false => Verb::Make,
+                true if role.is_as_it_should_be(account).await? => Verb::Keep,
+                true => Verb::Change,
+            };
+            self.step(verb, format!("the role and instance profile {}", role.name(account)));
+        }
+        for role in [Role::Worker, Role::Web] {
+            let should = network::doors(account, role);
+            let found = network::group(account, role).await?;
+            let verb = match &found {
+                None => Verb::Make,
+                Some(group) if network::open_doors(group) == should => Verb::Keep,
+                Some(_) => Verb::Change,
+            };
+            let open = should.iter().map(|(port, networks)| format!("{port} from {}", networks.join(", ")));
+            let open = open.collect::<Vec<_>>().join("; ");
+            let open = if open.is_empty() { "lets nobody in".to_owned() } else { format!("opens {open}") };
+            self.step(verb, format!("the security group {} ({open})", network::group_name(account, role)));
+        }
+        Ok(())
+    }
+
+    async fn look_at_machines(&mut self, account: &Account, wanted: &Wanted) -> anyhow::Result<()> {
+        let image = wanted.image(account).await?;
+        let kind = &account.settings.setup.worker_type;
+        self.step(
+            Verb::of(image.is_some()),
+            format!("the image of the workers, baked and tested on {}", wanted.base.id),
+        );
+        for pool in pool::all(account, &wanted.pools).await? {
+            let changes = pool.changes(image.as_ref());
+            let verb = match changes.is_nothing() {
+                true => Verb::Keep,
+                false if pool.machines.is_empty() => Verb::Make,
+                false => Verb::Change,
+            };
+            let mut parts = vec![format!("{} of {kind}, stopped", show::count(pool.wanted.into(), "worker"))];
+            let mut part = |count: usize, what: &str| {
+                if count > 0 && verb == Verb::Change {
+                    parts.push(format!("{count} {what}"));
+                }
+            };
+            part(changes.missing as usize, "to launch");
+            part(changes.unfinished.len(), "of an interrupted run to finish");
+            part(changes.outdated.len(), "of another image to replace");
+            part(changes.surplus.len(), "too many to take away");
+            self.step(verb, format!("the pool {} ({})", pool.name, parts.join(", ")));
+            if !changes.outdated_at_work.is_empty() {
+                self.notes.push(format!(
+                    "{}: {} work with another image and are replaced by a run of setup when they are parked.",
+                    pool.name,
+                    changes.outdated_at_work.join(", ")
+                ));
+            }
+        }
+        let Some(bundle) = &wanted.web else { return Ok(()) };
+        let hosts = web_host::all(account).await?;
+        let is_current = hosts.iter().any(|host| web_host::is_current(host, bundle));
+        let verb = match (hosts.is_empty(), is_current) {
+            (true, _) => Verb::Make,
+            (false, false) if wanted.replace_web_host => Verb::Change,
+            (false, _) => Verb::Keep,
+        };
+        self.step(
+            verb,
+            format!("the web host ({}, which runs all the time)", account.settings.setup.web_type),
+        );
+        if !hosts.is_empty() && !is_current && !wanted.replace_web_host {
+            self.notes.push(
+                "The web host is of another version or has other settings; --replace-web-host replaces it, at another \
+                 address."
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether all is as it should be.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.steps.iter().all(|step| step.verb == Verb::Keep)
+    }
+
+    pub(super) fn json(&self, account: &Account) -> Value {
+        let (usd, complete) = cost::sum(&self.cost);
+        json!({
+            "account": account.id,
+            "region": account.region,
+            "prefix": account.prefix(),
+            "steps": self.steps,
+            "notes": self.notes,
+            "idle_cost": self.cost,
+            "idle_usd_per_month": usd,
+            "idle_usd_is_complete": complete,
+        })
+    }
+
+    pub(super) fn text(&self, account: &Account) -> String {
+        let mut text = format!(
+            "The installation `{}` in {}, account {}:\n\n",
+            account.prefix(),
+            account.region,
+            account.id
+        );
+        for step in &self.steps {
+            let word = console::pad_str(step.verb.word(), 8, console::Alignment::Left, None).into_owned();
+            let word = match step.verb {
+                Verb::Keep => style(word).dim(),
+                Verb::Make | Verb::Change => style(word).green(),
+            };
+            text += &format!("  {word}  {}\n", step.what);
+        }
+        self.notes.iter().for_each(|note| text += &format!("\n{note}\n"));
+        text += "\nA month without uploads costs about (prices of us-east-1, without tax):\n\n";
+        for Line { what, usd_per_month } in &self.cost {
+            let usd = usd_per_month.map_or_else(|| "?".to_owned(), |usd| format!("{usd:.2}"));
+            text += &format!("  {usd:>8} USD  {what}\n");
+        }
+        let (usd, complete) = cost::sum(&self.cost);
+        let at_least = if complete { "" } else { " at least" };
+        text +=
+            &format!("  {usd:>8.2} USD{at_least} in all. A worker that works costs its hours beside that");
+        match cost::hourly_usd(&account.settings.setup.worker_type) {
+            Some(usd) => text += &format!(" ({usd} USD each).\n"),
+            None => text += ".\n",
+        }
+        text
+    }
+}

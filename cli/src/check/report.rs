@@ -68,7 +68,10 @@ impl Report {
         }
         #[cfg(feature = "aws")]
         self.cloud.iter().for_each(|cloud| text += &cloud.instances_text(now));
-        text += &format!("\n{}\n", queues::text(&self.queues));
+        text.push('\n');
+        if !self.queues.is_empty() {
+            text += &format!("{}\n", queues::text(&self.queues));
+        }
         for (contents, thing) in [(&self.images, "image"), (&self.results, "result")] {
             match contents {
                 Some(contents) => text += &contents.text(thing, now),

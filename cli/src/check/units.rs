@@ -92,8 +92,11 @@ impl Unit {
         let restarts =
             self.sub.starts_with("auto-restart") || (self.active == "activating" && self.restarts > 0);
         restarts.then(|| {
-            let times = count(self.restarts, "time");
-            format!("{name} is being restarted, {times} so far ({result}); `journalctl -u {name}` says why")
+            let before = match self.restarts {
+                0 => String::new(),
+                times => format!(", {} so far", count(times, "time")),
+            };
+            format!("{name} ended ({result}) and is being restarted{before}; `journalctl -u {name}` says why")
         })
     }
 }
@@ -107,7 +110,7 @@ pub(super) fn text(units: &[Unit], width: usize) -> String {
             "failed" => style(state).red(),
             _ => style(state).yellow(),
         };
-        let status = if unit.active == "failed" { unit.result.clone() } else { plain(&unit.status) };
+        let status = if unit.result == "success" { plain(&unit.status) } else { unit.result.clone() };
         vec![unit.name.clone(), state.to_string(), unit.restarts.to_string(), status]
     };
     let table = show::table(&["unit", "state", "restarts", ""], &units.iter().map(row).collect::<Vec<_>>());
@@ -181,7 +184,7 @@ StatusText=
         let told = unit("activating", "auto-restart", 3).problem().unwrap();
         assert_eq!(
             told,
-            "eirs-web is being restarted, 3 times so far (exit-code); `journalctl -u eirs-web` says why"
+            "eirs-web ended (exit-code) and is being restarted, 3 times so far; `journalctl -u eirs-web` says why"
         );
         assert!(unit("activating", "start", 3).problem().is_some());
         assert!(unit("activating", "start", 0).problem().is_none());

@@ -136,8 +136,8 @@ async fn each_change_of_what_setup_made_is_a_sentence() {
     let expected = [
         "the queue eirs-events is missing; `eirs setup` makes it".to_owned(),
         "the queue eirs-requests-default is missing".to_owned(),
-        "of the queue eirs-requests-dogs MessageRetentionPeriod is 3600 instead of 345600".to_owned(),
-        "of the queue eirs-requests-dogs RedrivePolicy is not set instead of ".to_owned(),
+        "the queue eirs-requests-dogs keeps messages for 1h, and the settings say 4d".to_owned(),
+        "the queue eirs-requests-dogs has no redrive policy".to_owned(),
         format!("the bucket {input} is not encrypted"),
         format!("the bucket {input} keeps everything for ever, and the settings say 30 days"),
         format!("the bucket {output} is not tagged as this installation's"),

@@ -77,8 +77,8 @@ impl SqsQueues {
         Ok(attributes)
     }
 
-    /// What a queue is set to otherwise than these options say, in words such as `VisibilityTimeout is 60 instead of 30`.
-    pub async fn differences(&self, name: &str, options: &QueueOptions) -> Result<Vec<String>> {
+    /// The attributes of a queue that are not what these options say.
+    pub async fn differences(&self, name: &str, options: &QueueOptions) -> Result<Vec<Difference>> {
         let what = || format!("looking at the queue {}", self.full_name(name));
         let url = self.url(name).await?;
         let call = self.client.get_queue_attributes().queue_url(url).attribute_names(Attribute::All);
@@ -86,12 +86,12 @@ impl SqsQueues {
         let is = answer.attributes.unwrap_or_default();
         let mut differences = Vec::new();
         for (key, should) in self.attributes(options).await? {
-            let is = is.get(&key).map(String::as_str);
-            if is.is_none_or(|is| meaning(is) != meaning(&should)) {
-                differences.push(format!("{key} is {} instead of {should}", is.unwrap_or("not set")));
+            let is = is.get(&key).cloned();
+            if is.as_deref().is_none_or(|is| meaning(is) != meaning(&should)) {
+                differences.push(Difference { attribute: key.as_str().to_owned(), is, should });
             }
         }
-        differences.sort_unstable();
+        differences.sort_unstable_by(|a, b| a.attribute.cmp(&b.attribute));
         Ok(differences)
     }
 
@@ -154,6 +154,17 @@ impl SqsQueues {
         })?;
         Ok(listed.tags.unwrap_or_default())
     }
+}
+
+/// An attribute of a queue that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// As SQS calls it, e.g. `VisibilityTimeout`.
+    pub attribute: String,
+    /// What it is; `None` where it is not set.
+    pub is: Option<String>,
+    /// What it should be.
+    pub should: String,
 }
 
 /// An attribute's value, however SQS writes it: in a rule, keys come in any order and numbers stand in quotes or not.

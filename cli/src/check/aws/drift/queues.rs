@@ -1,15 +1,17 @@
 //! The queues of the models and of the reports: there, and set as the settings say.
 
+use std::time::Duration;
+
 use eirs_platform::{
     backend::{
         EVENTS, dead_letters_name, dead_letters_options, events_options, requests_name, requests_options,
     },
-    queue::QueueOptions,
+    queue::{QueueOptions, sqs::Difference},
 };
 use futures::future::join_all;
 
 use super::Found;
-use crate::aws::Account;
+use crate::{aws::Account, show::span};
 
 pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
     let settings = &account.settings;
@@ -29,7 +31,8 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
                 differences.push(format!("the queue {name} is missing; `eirs setup` makes it"))
             }
             Looked::There(differs) => {
-                differences.extend(differs.iter().map(|differs| format!("of the queue {name} {differs}")));
+                differences
+                    .extend(differs.iter().map(|differs| format!("the queue {name} {}", words(differs))));
             }
         }
     }
@@ -39,7 +42,7 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
 enum Looked {
     Missing,
     /// What is set otherwise.
-    There(Vec<String>),
+    There(Vec<Difference>),
 }
 
 async fn look_at(account: &Account, name: &str, options: &QueueOptions) -> anyhow::Result<Looked> {
@@ -47,5 +50,26 @@ async fn look_at(account: &Account, name: &str, options: &QueueOptions) -> anyho
         Ok(differences) => Ok(Looked::There(differences)),
         Err(error) if error.is_missing() => Ok(Looked::Missing),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The rest of a sentence.
+fn words(Difference { attribute, is, should }: &Difference) -> String {
+    let time =
+        |seconds: &str| seconds.parse().map_or_else(|_| seconds.to_owned(), |s| span(Duration::from_secs(s)));
+    let (is, should) = (is.as_deref().unwrap_or("nothing"), should.as_str());
+    match attribute.as_str() {
+        "MessageRetentionPeriod" => {
+            format!("keeps messages for {}, and the settings say {}", time(is), time(should))
+        }
+        "VisibilityTimeout" => {
+            format!("leases messages for {}, and the settings say {}", time(is), time(should))
+        }
+        "SqsManagedSseEnabled" => "is not encrypted by SQS".to_owned(),
+        "RedrivePolicy" if is == "nothing" => {
+            "has no redrive policy: a job that kills every worker would never end".to_owned()
+        }
+        "RedrivePolicy" => format!("has the redrive policy {is}, and the settings say {should}"),
+        other => format!("has {other} {is}, and the settings say {should}"),
     }
 }

@@ -248,7 +248,7 @@ fn on_an_aws_host_orders_and_looks_go_through_the_state_folder_and_nowhere_else_
     rig.runtime.block_on(rig.open("requests-default").send(vec![encode(&job)])).expect("a job");
     let would =
         || rig.json(&["status", "--json"])["controller"]["pools"][0]["would"][0].as_str().map(str::to_owned);
-    let start = eventually("it would start one", || would());
+    let start = eventually("it would start one", would);
     let plan = rig.json(&["plan", "--json"]);
     assert_eq!(plan["pools"]["default"]["would"], serde_json::json!([start]), "{plan}");
     assert!(plan["controller_at"].is_string() && plan["missing"] == serde_json::json!([]), "{plan}");

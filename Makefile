@@ -5,8 +5,16 @@ CARGO ?= cargo
 FEATURES ?= --no-default-features
 LISTEN ?= 127.0.0.1:8000
 
+# Where built programs lie. `sudo make install` needs no cargo.
+TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
+PROGRAMS ?= $(TARGET_DIR)/release
+CACHE = $(or $(XDG_CACHE_HOME),$(or $(shell getent passwd "$(SUDO_USER)" | cut -d: -f6),$(HOME))/.cache)/eirs
+PREFIX ?= /usr
+CARGO_DEB_VERSION = 3.8.0
+CARGO_DEB = $(CACHE)/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
+
 .DEFAULT_GOAL := help
-.PHONY: help run build onnxruntime test lint bench model-figures clean
+.PHONY: help run build onnxruntime install uninstall package package-built cargo-deb test lint bench model-figures clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -20,6 +28,26 @@ build: ## build the release binaries
 
 onnxruntime: ## fetch the ONNX Runtime library, where Python is there
 	@sh worker/fetch-onnxruntime.sh
+
+install: ## install what was built, with its units (DESTDIR=, PREFIX=/usr); edited settings stay
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" PROGRAMS="$(PROGRAMS)" ONNXRUNTIME="$(CACHE)/onnxruntime" sh systemd/install.sh install
+
+uninstall: ## remove it; edited settings and the state folder stay
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" sh systemd/install.sh uninstall
+
+package: build onnxruntime package-built ## build and make a Debian package (DEB_VERSION=, DEB_OUT=)
+
+package-built: cargo-deb
+	@rm -rf target/package
+	@$(MAKE) --no-print-directory install DESTDIR=target/package PREFIX=/usr
+	@$(CARGO_DEB) --package eirs --quiet --no-build --no-strip --no-dbgsym $(DEB_FLAGS) \
+	    $(if $(DEB_VERSION),--deb-version "$(DEB_VERSION)") --output "$(or $(DEB_OUT),target/debian/)"
+
+# About a minute, once.
+cargo-deb:
+	@test -x $(CARGO_DEB) || CARGO_TARGET_DIR=$(CACHE)/cargo-deb-build \
+	    $(CARGO) install cargo-deb --quiet --locked --version $(CARGO_DEB_VERSION) --root $(CACHE)/cargo-deb-$(CARGO_DEB_VERSION)
+	@rm -rf $(CACHE)/cargo-deb-build
 
 test: onnxruntime ## run every test
 	sh .ci/test.sh

@@ -76,11 +76,11 @@ impl Check {
         match state::kind(folder) {
             Kind::Ours => return Ok(Some(Place::Local(Box::new(local::Look::open(settings).await?)))),
             Kind::Foreign => {
-                return Err(Stop::Failed(anyhow::anyhow!("{} is no state folder of EIRS", folder.display())));
+                return Err(Stop::Failed(anyhow::anyhow!(state::foreign(folder))));
             }
             Kind::Nothing if self.json => show::json(&serde_json::json!({ "state": folder, "problems": [] })),
             Kind::Nothing => show::out(format_args!(
-                "Nothing has run on the state folder {} yet: it does not exist. `eirs local` starts a service.",
+                "Nothing has run on the state folder {} yet. `eirs local` starts a service.",
                 folder.display()
             )),
         }

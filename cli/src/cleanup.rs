@@ -1,27 +1,22 @@
 //! `eirs cleanup`
 
-use std::{
-    fs,
-    io::ErrorKind,
-    path::{Path, PathBuf},
-};
+#[cfg(feature = "aws")]
+mod aws;
+mod local;
 
-use anyhow::Context;
-use bytesize::ByteSize;
 use clap::ValueEnum;
-use eirs_platform::{backend::Backend, blobs::SharedBlobs, settings::Settings};
-use indicatif::ProgressBar;
-use walkdir::WalkDir;
+use eirs_platform::settings::BackendKind;
 
-use crate::{
-    Exit, Global, Stop,
-    show::{self, count},
-    state::{self, CONTROLLER_LOCK, Kind, LOCAL_LOCK, Lock, PAGE, Stored, stored},
-};
+use crate::{Exit, Global, Stop, show};
 
-/// Empty or delete the local queue, images and results
+/// Empty an installation, or delete it
+///
+/// On one machine that is the state folder. In an AWS account it is everything that is tagged as this installation's, and
+/// nothing else; a run that was interrupted is run again.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  eirs cleanup --mode clear --yes")]
+#[command(
+    after_help = "Examples:\n  eirs cleanup --mode clear --yes\n  eirs --config eirs.toml cleanup --mode delete --plan"
+)]
 pub struct Cleanup {
     /// What to do
     #[arg(long, value_enum)]
@@ -36,326 +31,37 @@ pub struct Cleanup {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// Delete all messages, images and results; everything else stays
+    /// Delete all messages, images and results, and stop all workers; everything else stays
     Clear,
-    /// Delete the state folder
+    /// Delete the state folder, or everything that setup made
     Delete,
 }
-
-/// Everything that EIRS itself puts into a state folder. What lies there beside it is somebody else's: a state folder
-/// may have been set to one that was used for other things. What makes the folder ours goes last, so that a deletion
-/// that was interrupted can be done again.
-const OURS: [&str; 22] = [
-    "blobs",
-    "bells",
-    "queue.db",
-    "queue.db-wal",
-    "queue.db-shm",
-    "queue.lock",
-    "policies",
-    "status.json",
-    "status.json.new",
-    "web.address",
-    "instances",
-    "recording",
-    "learnt.json",
-    "learnt.json.new",
-    "inputs.json",
-    "inputs.json.new",
-    "operator.json",
-    "operator.json.new",
-    "operator.lock",
-    CONTROLLER_LOCK,
-    LOCAL_LOCK,
-    "layout",
-];
 
 impl Cleanup {
     /// Runs it.
     pub async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = global.settings()?;
-        let folder = settings.local.state.as_path();
-        let shown = folder.display();
-        match state::kind(folder) {
-            Kind::Nothing => {
-                show::out(format_args!("There is nothing to clean up: {shown} does not exist."));
-                return Ok(Exit::Ok);
-            }
-            Kind::Foreign => {
-                return Err(Stop::Failed(anyhow::anyhow!(
-                    "{shown} is no state folder of EIRS (it has no `layout` file of ours); nothing was touched"
-                )));
-            }
-            Kind::Ours => {}
-        }
-        let _nobody_starts_meanwhile = [LOCAL_LOCK, CONTROLLER_LOCK]
-            .into_iter()
-            .map(|name| match Lock::take(folder, name)? {
-                Ok(lock) => Ok(lock),
-                Err(taken) => Err(anyhow::anyhow!(
-                    "a service is running on {shown} ({name} is held{}); stop it first",
-                    taken.who()
-                )),
-            })
-            .collect::<anyhow::Result<Vec<_>>>()?;
-
-        let plan = Plan::of(self.mode, &settings).await?;
-        show::out(plan.sentence(folder));
-        if self.plan {
-            return Ok(Exit::Ok);
-        }
-        let agreed =
-            if self.yes { Some(true) } else { show::confirm("Do it?").map_err(anyhow::Error::from)? };
-        match agreed {
-            Some(true) => plan.carry_out(folder).await?,
-            Some(false) => {
-                show::out("Nothing was touched.");
-                return Ok(Exit::Failed);
-            }
-            None => {
-                return Err(Stop::Usage(
-                    "there is no terminal to ask on; say --yes to do it without asking".into(),
-                ));
-            }
-        }
-        Ok(Exit::Ok)
-    }
-}
-
-/// What will be done.
-enum Plan {
-    Clear { backend: Backend, queues: Vec<String>, messages: u64, images: Stored, results: Stored },
-    Delete { ours: Vec<PathBuf>, others: Vec<String>, files: u64, bytes: u64 },
-}
-
-impl Plan {
-    async fn of(mode: Mode, settings: &Settings) -> anyhow::Result<Self> {
-        match mode {
-            Mode::Clear => {
-                let backend = state::open(settings).await?;
-                let queues = backend.queue_names().await?;
-                let mut messages = 0;
-                for name in &queues {
-                    messages += backend.any_queue(name).await?.depth().await?.backlog();
-                }
-                let images = stored(backend.images(), "images/", |_| {}).await?;
-                let results = stored(backend.results(), "results/", |_| {}).await?;
-                Ok(Self::Clear { backend, queues, messages, images, results })
-            }
-            Mode::Delete => Self::delete(&settings.local.state),
-        }
-    }
-
-    fn delete(folder: &Path) -> anyhow::Result<Self> {
-        let unreadable = || format!("{} cannot be read", folder.display());
-        let mut there = Vec::new();
-        for entry in fs::read_dir(folder).with_context(unreadable)? {
-            there.push(entry.with_context(unreadable)?.file_name());
-        }
-        let others = there.iter().filter(|name| !OURS.iter().any(|ours| name.as_os_str() == *ours));
-        let mut others: Vec<_> = others.map(|name| name.to_string_lossy().into_owned()).collect();
-        others.sort();
-        let ours: Vec<_> = OURS
-            .iter()
-            .filter(|name| there.iter().any(|found| found == **name))
-            .map(|name| folder.join(name))
-            .collect();
-        let (mut files, mut bytes) = (0, 0);
-        let spinner = ProgressBar::new_spinner();
-        // What cannot be looked at will be told when it cannot be deleted.
-        for entry in ours.iter().flat_map(WalkDir::new).flatten().filter(|entry| entry.file_type().is_file())
-        {
-            files += 1;
-            bytes += entry.metadata().map_or(0, |data| data.len());
-            if files % 1000 == 0 {
-                spinner.set_message(format!("looking: {}", count(files, "file")));
-                spinner.tick();
-            }
-        }
-        spinner.finish_and_clear();
-        Ok(Self::Delete { ours, others, files, bytes })
-    }
-
-    fn sentence(&self, folder: &Path) -> String {
-        let folder = folder.display();
-        match self {
-            Self::Clear { messages, images, results, .. } => format!(
-                "In {folder}: delete {}, {} ({}) and {} ({}).",
-                count(*messages, "message"),
-                count(images.count, "image"),
-                ByteSize(images.bytes),
-                count(results.count, "result"),
-                ByteSize(results.bytes)
-            ),
-            Self::Delete { others, files, bytes, .. } => {
-                let all = format!("Delete {folder}: {} ({}).", count(*files, "file"), ByteSize(*bytes));
-                match others.as_slice() {
-                    [] => all,
-                    others => format!("{all} What is not of EIRS stays: {}.", others.join(", ")),
-                }
-            }
-        }
-    }
-
-    async fn carry_out(self, folder: &Path) -> anyhow::Result<()> {
-        match self {
-            Self::Clear { backend, queues, images, results, .. } => {
-                for name in &queues {
-                    backend.any_queue(name).await?.purge().await?;
-                }
-                let bar = ProgressBar::new(images.count + results.count);
-                delete_all(backend.images(), "images/", &bar).await?;
-                delete_all(backend.results(), "results/", &bar).await?;
-                bar.finish_and_clear();
-                show::out("Cleared.");
-            }
-            Self::Delete { ours, others, .. } => {
-                let spinner = ProgressBar::new_spinner();
-                for path in &ours {
-                    spinner.set_message(format!("deleting {}", path.display()));
-                    spinner.tick();
-                    let is_folder = fs::symlink_metadata(path).is_ok_and(|data| data.is_dir());
-                    let deleted = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-                    match deleted {
-                        // The database puts its journal away itself when the last reader is gone.
-                        Err(error) if error.kind() == ErrorKind::NotFound => {}
-                        other => other.with_context(|| format!("{} cannot be deleted", path.display()))?,
-                    }
-                }
-                spinner.finish_and_clear();
-                if others.is_empty() {
-                    fs::remove_dir(folder)
-                        .with_context(|| format!("{} cannot be deleted", folder.display()))?;
-                }
-                show::out("Deleted.");
-            }
-        }
-        Ok(())
-    }
-}
-
-async fn delete_all(blobs: &SharedBlobs, prefix: &str, bar: &ProgressBar) -> anyhow::Result<()> {
-    loop {
-        let page = blobs.list(prefix, None, PAGE).await?;
-        for blob in &page {
-            blobs.delete(&blob.key).await?;
-            bar.inc(1);
-        }
-        if page.len() < PAGE {
-            return Ok(());
+        match settings.backend {
+            BackendKind::Local => local::run(&self, &settings).await,
+            #[cfg(feature = "aws")]
+            BackendKind::Aws => aws::run(&self, settings).await,
+            #[cfg(not(feature = "aws"))]
+            BackendKind::Aws => Err(Stop::without_aws()),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-
-    fn settings(folder: &Path) -> (Global, Settings) {
-        let global = Global { config: None, state: Some(folder.to_owned()) };
-        let mut settings = Settings::default();
-        settings.local.state = folder.to_owned();
-        (global, settings)
+/// Whether a person agrees, or has said so before.
+fn agree(cleanup: &Cleanup) -> Result<bool, Stop> {
+    if cleanup.yes {
+        return Ok(true);
     }
-
-    fn cleanup(mode: Mode) -> Cleanup {
-        Cleanup { mode, plan: false, yes: true }
-    }
-
-    /// A state folder with a message, an image and two results.
-    async fn some_state(settings: &Settings) -> Backend {
-        let backend = state::open(settings).await.unwrap();
-        backend.requests("default").await.unwrap().send(vec![Bytes::from("job")]).await.unwrap();
-        backend.images().put("images/1", Bytes::from("image")).await.unwrap();
-        for key in ["results/default/1.json", "results/dogs/1.json"] {
-            backend.results().put(key, Bytes::from("{}")).await.unwrap();
+    match show::confirm("Do it?").map_err(anyhow::Error::from)? {
+        Some(true) => Ok(true),
+        Some(false) => {
+            show::out("Nothing was touched.");
+            Ok(false)
         }
-        backend
-    }
-
-    #[tokio::test]
-    async fn clearing_empties_queues_and_stores_and_keeps_the_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let (global, settings) = settings(folder.path());
-        let backend = some_state(&settings).await;
-        assert_eq!(cleanup(Mode::Clear).run(&global).await.unwrap(), Exit::Ok);
-        assert_eq!(backend.requests("default").await.unwrap().depth().await.unwrap().backlog(), 0);
-        assert_eq!(stored(backend.images(), "images/", |_| {}).await.unwrap().count, 0);
-        assert_eq!(stored(backend.results(), "results/", |_| {}).await.unwrap().count, 0);
-        assert_eq!(state::kind(folder.path()), Kind::Ours);
-    }
-
-    #[tokio::test]
-    async fn deleting_leaves_nothing_of_ours_and_everything_of_others() {
-        let parent = tempfile::tempdir().unwrap();
-        for (name, with_letter) in [("own", false), ("shared", true)] {
-            let folder = parent.path().join(name);
-            let (global, settings) = settings(&folder);
-            drop(some_state(&settings).await);
-            if with_letter {
-                fs::write(folder.join("letter.txt"), "dear").unwrap();
-            }
-            assert_eq!(cleanup(Mode::Delete).run(&global).await.unwrap(), Exit::Ok);
-            let left: Vec<_> =
-                fs::read_dir(&folder).into_iter().flatten().map(|entry| entry.unwrap().file_name()).collect();
-            assert_eq!((folder.exists(), left.len()), (with_letter, usize::from(with_letter)), "{left:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_folder_that_is_not_ours_is_not_touched() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("letter.txt"), "dear").unwrap();
-        let (global, _) = settings(folder.path());
-        for mode in [Mode::Clear, Mode::Delete] {
-            let stop = cleanup(mode).run(&global).await.unwrap_err();
-            assert!(stop.to_string().contains("is no state folder of EIRS"), "{stop}");
-        }
-        let names: Vec<_> =
-            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, ["letter.txt"]);
-    }
-
-    #[tokio::test]
-    async fn what_does_not_exist_is_clean() {
-        let folder = tempfile::tempdir().unwrap();
-        let (global, settings) = settings(&folder.path().join("none"));
-        assert_eq!(cleanup(Mode::Delete).run(&global).await.unwrap(), Exit::Ok);
-        assert!(!settings.local.state.exists());
-    }
-
-    #[tokio::test]
-    async fn a_state_folder_at_work_is_refused_whoever_works() {
-        let folder = tempfile::tempdir().unwrap();
-        let (global, settings) = settings(folder.path());
-        drop(some_state(&settings).await);
-        for lock in [LOCAL_LOCK, CONTROLLER_LOCK] {
-            let _held = Lock::take(folder.path(), lock).unwrap().unwrap();
-            let stop = cleanup(Mode::Delete).run(&global).await.unwrap_err();
-            let pid = std::process::id();
-            assert!(
-                stop.to_string().contains(&format!("({lock} is held, process {pid}); stop it first")),
-                "{stop}"
-            );
-        }
-        assert_eq!(state::kind(folder.path()), Kind::Ours);
-    }
-
-    #[tokio::test]
-    async fn a_plan_only_shows() {
-        let folder = tempfile::tempdir().unwrap();
-        let (global, settings) = settings(folder.path());
-        let backend = some_state(&settings).await;
-        let plan = Plan::of(Mode::Clear, &settings).await.unwrap();
-        assert!(
-            plan.sentence(folder.path()).ends_with("delete 1 message, 1 image (5 B) and 2 results (4 B).")
-        );
-        assert_eq!(
-            Cleanup { mode: Mode::Delete, plan: true, yes: true }.run(&global).await.unwrap(),
-            Exit::Ok
-        );
-        assert_eq!(stored(backend.images(), "images/", |_| {}).await.unwrap().count, 1);
+        None => Err(Stop::Usage("there is no terminal to ask on; say --yes to do it without asking".into())),
     }
 }

@@ -126,6 +126,16 @@ enum Stop {
     BadSettings(#[from] BadSettings),
 }
 
+#[cfg(not(feature = "aws"))]
+impl Stop {
+    /// The settings want what this program was built without.
+    fn without_aws() -> Self {
+        Self::Failed(anyhow::anyhow!(
+            "backend = \"aws\": this program was built without it; build it with `cargo build --release`"
+        ))
+    }
+}
+
 impl From<eirs_platform::Error> for Stop {
     fn from(error: eirs_platform::Error) -> Self {
         Self::Failed(error.into())

@@ -40,9 +40,31 @@ pub fn kind(state: &Path) -> Kind {
         |text: &str| !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit());
     match layout {
         Ok(text) if is_number(&text) => Kind::Ours,
-        Err(_) if !state.exists() => Kind::Nothing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && is_empty(state) => Kind::Nothing,
         _ => Kind::Foreign,
     }
+}
+
+/// An installation makes the folder before anything has run.
+fn is_empty(folder: &Path) -> bool {
+    match std::fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// Why nobody works on a folder of this kind.
+pub fn foreign(state: &Path) -> String {
+    let shown = state.display();
+    if is_closed(state) {
+        return format!("{shown} may be read by its service and by root only; try again as root");
+    }
+    format!("{shown} is no state folder of EIRS; name another one with --state")
+}
+
+/// Whether this user may not look into the folder.
+pub fn is_closed(state: &Path) -> bool {
+    std::fs::read_dir(state).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Whether a controller has ever run on the folder: it leaves its lock there.
@@ -59,6 +81,7 @@ pub fn expect_ours(settings: &Settings) -> anyhow::Result<()> {
         if had_controller(state) || kind(state) == Kind::Ours {
             return Ok(());
         }
+        anyhow::ensure!(!is_closed(state), foreign(state));
         anyhow::bail!(
             "no controller has run here with the state folder {shown}; what it knows lies on the web host: ask there, or \
              name its folder with --state"
@@ -67,9 +90,9 @@ pub fn expect_ours(settings: &Settings) -> anyhow::Result<()> {
     match kind(state) {
         Kind::Ours => Ok(()),
         Kind::Nothing => anyhow::bail!(
-            "nothing has run on the state folder {shown} yet: it does not exist; name another one with --state"
+            "nothing has run on the state folder {shown} yet; start the service, or name another one with --state"
         ),
-        Kind::Foreign => anyhow::bail!("{shown} is no state folder of EIRS; name another one with --state"),
+        Kind::Foreign => anyhow::bail!(foreign(state)),
     }
 }
 
@@ -180,7 +203,7 @@ mod tests {
     fn only_a_folder_with_a_layout_of_ours_is_ours() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(kind(&folder.path().join("none")), Kind::Nothing);
-        assert_eq!(kind(folder.path()), Kind::Foreign);
+        assert_eq!(kind(folder.path()), Kind::Nothing);
         std::fs::write(folder.path().join("layout"), "[keyboard]\n").unwrap();
         assert_eq!(kind(folder.path()), Kind::Foreign);
         std::fs::write(folder.path().join("layout"), "1\n").unwrap();

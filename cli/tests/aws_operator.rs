@@ -55,8 +55,8 @@ struct Rig {
 }
 
 impl Rig {
-    fn start(test: &str) -> Option<Self> {
-        let emulator = Emulator::start(test, &QUICK)?;
+    fn start() -> Option<Self> {
+        let emulator = Emulator::start(&QUICK)?;
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let (config, aws) = (runtime.block_on(emulator.config()), emulator.settings());
         let queues = SqsQueues::new(sqs::client(&config, &aws), &aws.prefix);
@@ -189,7 +189,7 @@ impl Rig {
 
 #[test]
 fn dead_letters_of_sqs_are_looked_at_without_a_trace_redriven_and_purged() {
-    let Some(rig) = Rig::start("eirs dead-letters with SQS") else { return };
+    let Some(rig) = Rig::start() else { return };
     // More than SQS hands out in one call.
     let jobs: Vec<_> = (0..25).map(|number| rig.given_up(&number.to_string())).collect();
     rig.runtime.block_on(rig.open("dead-default").send(vec![Bytes::from("no job")])).expect("a letter");
@@ -228,7 +228,7 @@ fn dead_letters_of_sqs_are_looked_at_without_a_trace_redriven_and_purged() {
 
 #[test]
 fn on_an_aws_host_orders_and_looks_go_through_the_state_folder_and_nowhere_else_do_they_pretend_to() {
-    let Some(rig) = Rig::start("an operator's orders with EC2") else { return };
+    let Some(rig) = Rig::start() else { return };
     let ids = rig.park(2);
     for arguments in [&["status"][..], &["pause"], &["plan"], &["cordon", &ids[0]]] {
         let (code, told) = rig.eirs(arguments);
@@ -295,7 +295,7 @@ fn on_an_aws_host_orders_and_looks_go_through_the_state_folder_and_nowhere_else_
     let made = rig.queues.create("responses-web-1", dead_letters_options(&rig.queue), &alive);
     rig.runtime.block_on(made).expect("its queue");
     let (_, told) = rig.eirs(&["--state", "elsewhere", "check"]);
-    assert!(told.contains("No controller has run on this machine"), "{told}");
+    assert!(told.contains("No controller is seen on this machine"), "{told}");
     assert!(!told.contains("cost money") && !told.contains("no controller that"), "{told}");
 }
 
@@ -305,7 +305,7 @@ fn min(ids: &[String]) -> &str {
 
 #[test]
 fn a_watch_is_one_object_a_line_until_it_is_told_to_stop() {
-    let Some(rig) = Rig::start("eirs check --watch with EC2") else { return };
+    let Some(rig) = Rig::start() else { return };
     let mut watch = rig.site.start("eirs", &["check", "--watch", "--json"]);
     let lines = eventually("it looks twice", || {
         let log = watch.log();

@@ -10,6 +10,7 @@ pub mod observe;
 pub mod decide;
 
 pub mod act;
+pub mod drain;
 pub mod fleet;
 
 pub mod lock;
@@ -18,6 +19,7 @@ pub mod operator;
 pub mod reconcile;
 pub mod record;
 pub mod refusals;
+pub mod reload;
 pub mod simulate;
 pub mod status;
 

@@ -11,6 +11,8 @@ use rustix::{
     io::Errno,
 };
 
+const FILE: &str = "controller.lock";
+
 /// Held as long as the controller lives; the kernel lets go of it however the process ends.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "the lock lives as long as its file is open")] File);
@@ -41,12 +43,7 @@ pub fn take(state: &Path) -> Result<Lock, NotLocked> {
     let folder = state.display().to_string();
     let failed = |error: io::Error| NotLocked::Failed { folder: folder.clone(), error };
     fs::create_dir_all(state).map_err(failed)?;
-    let open = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(state.join("controller.lock"));
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(state.join(FILE));
     let mut file = open.map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {
@@ -66,6 +63,15 @@ pub fn take(state: &Path) -> Result<Lock, NotLocked> {
     }
 }
 
+/// The process that has the lock, if there is one. Nobody is kept from taking it by this look, but for its moment.
+pub fn holder(state: &Path) -> Option<u32> {
+    let mut file = File::open(state.join(FILE)).ok()?;
+    let Err(Errno::WOULDBLOCK) = flock(&file, FlockOperation::NonBlockingLockShared) else { return None };
+    let mut pid = String::new();
+    file.read_to_string(&mut pid).ok()?;
+    pid.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +85,7 @@ mod tests {
             error.starts_with(&format!("another controller (process {}) runs on", std::process::id())),
             "{error}"
         );
+        assert_eq!(holder(folder.path()), Some(std::process::id()));
         drop(first);
         // A process that another test starts right now has the file too, until it becomes another program.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);

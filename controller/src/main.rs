@@ -11,14 +11,16 @@ use clap::Parser;
 #[cfg(feature = "aws")]
 use eirs_controller::fleet::ec2::Ec2Fleet;
 use eirs_controller::{
+    drain,
     fleet::{SharedFleet, process::ProcessFleet},
     lock,
     policy::{self, Store},
     reconcile::Controller,
+    reload,
 };
 use eirs_platform::{
     backend::Backend,
-    clock::SystemClock,
+    clock::{SharedClock, SystemClock},
     lifecycle::{self, Lifecycle},
     settings::{BackendKind, EXIT_BAD_SETTINGS, Layers, Settings},
     telemetry,
@@ -53,11 +55,20 @@ struct Arguments {
     /// Check the settings and the policies, and exit.
     #[arg(long)]
     check: bool,
+    /// Have the controller that runs read its policies anew, and exit when they are in force.
+    #[arg(long, conflicts_with = "check")]
+    reload: bool,
+    /// Drain the workers that a controller left as processes of this machine, and exit. Instances of a cloud are not touched.
+    #[arg(long, conflicts_with_all = ["check", "reload"])]
+    drain_processes: bool,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.drain_processes && never_ran() {
+        return ExitCode::SUCCESS;
+    }
     let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let layers = Layers::of_process(arguments.config.as_deref())
         .flag("local.state", shown(&arguments.state))
@@ -71,6 +82,9 @@ async fn main() -> ExitCode {
     if arguments.check {
         return check(&settings);
     }
+    if arguments.reload {
+        return ask_to_reload(&settings).await;
+    }
     if let Err(complaint) = telemetry::init(&settings.telemetry, "eirs-controller") {
         return bad_settings(&[complaint]);
     }
@@ -82,6 +96,9 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if arguments.drain_processes {
+        return ended(drain_processes(&settings).await);
+    }
     let store = match Store::open(settings.clone()) {
         Ok(store) => store,
         Err(complaints) => return bad_settings(&complaints),
@@ -90,7 +107,11 @@ async fn main() -> ExitCode {
     if !misfits.is_empty() {
         return bad_settings(&misfits);
     }
-    match serve(settings, store, layers.file(), arguments.with_parent).await {
+    ended(serve(settings, store, layers.file(), arguments.with_parent).await)
+}
+
+fn ended(how: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    match how {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&error);
@@ -107,6 +128,36 @@ fn check(settings: &Settings) -> ExitCode {
         Err(complaints) => complaints,
     };
     if complaints.is_empty() { ExitCode::SUCCESS } else { bad_settings(&complaints) }
+}
+
+/// Ends when the policies are in force as they are on disk; a file that is wrong is a failure, although the last good one stays.
+async fn ask_to_reload(settings: &Settings) -> ExitCode {
+    match reload::reload(settings, &SystemClock, reload::DEADLINE).await {
+        Ok(complaints) if complaints.is_empty() => ExitCode::SUCCESS,
+        Ok(complaints) => bad_settings(&complaints),
+        Err(error) => {
+            say(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether systemd cleans up behind a start that failed before the controller ran: it tells how that one ended, where it was.
+fn never_ran() -> bool {
+    std::env::var_os("SERVICE_RESULT").is_some() && std::env::var_os("EXIT_CODE").is_none()
+}
+
+/// What systemd would otherwise kill with the controller's unit finishes its work first, however the controller ended.
+async fn drain_processes(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
+    if settings.backend != BackendKind::Local {
+        return Ok(());
+    }
+    let lifecycle = Lifecycle::install_for_loop()?;
+    // Policies that are bad now have nobody drained at another time than usual.
+    let policies = policy::load_dir(&settings.controller.policies).unwrap_or_default();
+    let (clock, poke): (SharedClock, _) = (Arc::new(SystemClock), Arc::<Notify>::default());
+    let fleet = ProcessFleet::open(settings, None, clock.clone(), poke.clone())?;
+    Ok(drain::all(&policies, &fleet, &clock, &poke, &lifecycle).await?)
 }
 
 async fn serve(

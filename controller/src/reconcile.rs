@@ -8,15 +8,16 @@ use eirs_platform::{
     settings::Settings,
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 
 use crate::{
     act::act,
     decide::{History, Plan, PoolPlan, check::check, decide, history::Learnt},
-    fleet::{Instance, PoolSpec, Refusal, SharedFleet},
+    drain,
+    fleet::{Refusal, SharedFleet},
     journal,
     memory_file::MemoryFile,
-    observe::{Observation, Observer, Reports, age, reports},
+    observe::{Observation, Observer, Reports, reports},
     operator::{self, Operator, Orders},
     policy::{
         Store,
@@ -27,11 +28,6 @@ use crate::{
     refusals::Refusals,
     status::{Decision, Recorder},
 };
-
-/// How long a worker may take to be gone after it was killed.
-const KILLED_BY: Duration = Duration::from_secs(5);
-/// Timers and dates come from two clocks: waiting so much longer, a deadline has surely passed.
-const LATE: Duration = Duration::from_millis(50);
 
 /// Everything that the loop needs.
 #[derive(Debug)]
@@ -140,8 +136,8 @@ impl Controller {
                 () = tokio::time::sleep(next) => {}
                 () = lifecycle.drain().cancelled() => {}
                 () = lifecycle.reload_requested() => {
+                    self.recorder.reloads(self.clock.now());
                     self.store.reload();
-                    self.recorder.reloads += 1;
                 }
             }
         }
@@ -151,7 +147,8 @@ impl Controller {
             OnExit::Leave => lifecycle.stopping("leaves the workers running"),
             OnExit::Drain => {
                 lifecycle.stopping("drains all workers");
-                self.drain_all(lifecycle).await?;
+                let (policies, fleet) = (self.store.policies(), &*self.fleet);
+                drain::all(policies, fleet, &self.clock, &self.poke, lifecycle).await?;
             }
         }
         Ok(())
@@ -261,66 +258,6 @@ impl Controller {
             }
         }
         self.told.refusals = sentences;
-    }
-
-    /// Drains every worker, waits for them as long as their policies allow, and kills the rest.
-    async fn drain_all(&self, lifecycle: &Lifecycle) -> Result<()> {
-        for instance in self.alive().await? {
-            let policy = self.store.policies().pools.get(&instance.pool);
-            let scale_in = policy.map(|policy| policy.scale_in.clone()).unwrap_or_default();
-            let drained = self.fleet.drain(&instance.id, scale_in.drain_deadline).await;
-            self.tell_failed(&instance.id, drained);
-        }
-        // Some may have been draining for long.
-        let due = self.alive().await?.iter().filter_map(|instance| instance.drain_until).max();
-        let longest = due.map_or(Duration::ZERO, |due| age(self.clock.now(), due) + LATE);
-        if self.wait_for_all(longest, lifecycle).await? {
-            return Ok(());
-        }
-        for instance in self.alive().await? {
-            tracing::warn!(instance = instance.id, "{} is not drained in time and is stopped", instance.id);
-            let stopped = self.fleet.stop(&instance.id).await;
-            self.tell_failed(&instance.id, stopped);
-        }
-        self.wait_for_all(KILLED_BY, lifecycle).await?;
-        Ok(())
-    }
-
-    fn tell_failed(&self, instance: &str, done: Result<()>) {
-        if let Err(error) = done {
-            tracing::warn!(instance, %error, "{instance}: {error}");
-        }
-    }
-
-    /// Waits until no instance is alive any more; answers whether that came to be in time.
-    async fn wait_for_all(&self, limit: Duration, lifecycle: &Lifecycle) -> Result<bool> {
-        let deadline = Instant::now() + limit;
-        let tick = lifecycle.watchdog().unwrap_or(Duration::MAX).min(self.settings.controller.tick);
-        loop {
-            lifecycle.goes_on();
-            if self.alive().await?.is_empty() {
-                return Ok(true);
-            }
-            if Instant::now() >= deadline {
-                return Ok(false);
-            }
-            // The end of a process notifies; the tick is for fleets that cannot.
-            let next = deadline.min(Instant::now() + tick);
-            let _changed = tokio::time::timeout_at(next, self.poke.notified()).await;
-        }
-    }
-
-    async fn alive(&self) -> Result<Vec<Instance>> {
-        let specs: Vec<_> = self
-            .store
-            .policies()
-            .pools
-            .iter()
-            .map(|(name, policy)| PoolSpec::of(name, &policy.pool))
-            .collect();
-        let mut instances = self.fleet.list(&specs).await?;
-        instances.retain(Instance::is_alive);
-        Ok(instances)
     }
 }
 

@@ -30,8 +30,12 @@ pub struct Status {
     /// The longest time between two looks.
     #[serde(with = "units::duration")]
     pub tick: Duration,
-    /// How often it was told to reload (SIGHUP) and did: whoever sends the signal can wait for this to rise.
+    /// How often it was told to reload (SIGHUP) and did.
     pub reloads: u64,
+    /// When it began to read its policies for the last of these times: who sent the signal before knows that what was on disk
+    /// then is in force, or that `policy_errors` says why not.
+    #[serde(default)]
+    pub reloaded_at: Option<DateTime<Utc>>,
     /// Every pool that has a policy or instances, by name.
     pub pools: Vec<PoolStatus>,
     /// Every complaint about the policy files as they are on disk, a sentence each. Empty when all are good.

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use chrono::Utc;
 use eirs_controller::{
     observe::Stage,
+    reload::reload,
     status::{InstanceStatus, PoolStatus, Status},
 };
 use eirs_platform::{
@@ -109,10 +110,15 @@ impl Home {
         first(&self.until(what, |status| first(status).is_some_and(|instance| is_so(&instance)))).unwrap()
     }
 
-    /// One job, and the doorbell.
-    async fn upload(&self) {
+    fn settings(&self) -> Settings {
         let mut settings = Settings::default();
         settings.local.state = self.path("");
+        settings
+    }
+
+    /// One job, and the doorbell.
+    async fn upload(&self) {
+        let settings = self.settings();
         let backend = Backend::open(&settings, Arc::new(SystemClock)).await.unwrap();
         backend.requests("default").await.unwrap().send(vec![Bytes::from_static(b"{}")]).await.unwrap();
         let arrivals = BTreeMap::from([("default".to_owned(), 1)]);
@@ -351,4 +357,82 @@ fn a_changed_policy_and_a_reload_are_taken_at_once_and_a_bad_file_leaves_the_las
     let status = home.until("the reload is counted", |status| status.reloads == 1);
     assert_eq!((status.pools[0].max, status.policy_errors), (3, vec![]));
     assert_eq!(controller.stop().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_reload_returns_when_the_policies_are_in_force_although_others_reload_at_the_same_time() {
+    let home = Home::new("[pool]\nmax = 1");
+    let controller = home.start(&[]);
+    let settings = home.settings();
+    // Reloads that are under way already when the others come.
+    let hammer = std::thread::spawn({
+        let process = controller.0.id();
+        let enough = Instant::now() + Duration::from_millis(500);
+        move || {
+            while Instant::now() < enough {
+                kill(process, Signal::HUP);
+                std::thread::yield_now();
+            }
+        }
+    });
+    for max in 2..50 {
+        home.write_policy(&format!("[pool]\nmax = {max}"));
+        assert_eq!(reload(&settings, &SystemClock, LONG).await.unwrap(), Vec::<String>::new());
+        let status: Status = serde_json::from_slice(&fs::read(settings.status_file()).unwrap()).unwrap();
+        assert_eq!(status.pools[0].max, max);
+    }
+    hammer.join().unwrap();
+    home.write_policy("[pool]\nmax = 0.5");
+    let output = home.command(&["--reload"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.lines().count()), (Some(78), 1), "{said}");
+    assert!(said.contains("p.toml:2: pool.max: is 0.5"), "{said}");
+    assert_eq!(home.until("the last good one stays", |_| true).pools[0].max, 49);
+    home.write_policy("[pool]\nmax = 3");
+    let output = home.command(&["--reload"]).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_reload_of_a_controller_that_hangs_or_is_gone_says_so() {
+    let home = Home::new("[pool]\nmax = 1");
+    let mut controller = home.start(&[]);
+    let process = controller.0.id();
+    controller.signal(Signal::STOP);
+    let error = reload(&home.settings(), &SystemClock, Duration::from_millis(100)).await.unwrap_err();
+    let said = format!("the controller (process {process}) has not read its policies within 100ms: it hangs");
+    assert!(error.to_string().starts_with(&said), "{error}");
+
+    let settings = home.settings();
+    let asked = tokio::spawn(async move { reload(&settings, &SystemClock, LONG).await });
+    tokio::task::yield_now().await;
+    controller.signal(Signal::KILL);
+    controller.wait();
+    let error = asked.await.unwrap().unwrap_err().to_string();
+    // Whether the question came before its end is a matter of luck.
+    assert!(error.contains("ended before it had read") || error.starts_with("no controller runs"), "{error}");
+    let error = reload(&home.settings(), &SystemClock, LONG).await.unwrap_err().to_string();
+    assert_eq!(error, format!("no controller runs on the state folder {}", home.path("").display()));
+}
+
+#[tokio::test]
+async fn what_a_killed_controller_left_is_drained_on_demand() {
+    let home = Home::new(RULE);
+    let mut first = home.start(&[]);
+    home.upload().await;
+    let process = home.until_instance("p-1 runs", runs).pid.unwrap();
+    let drain = || home.command(&["--drain-processes"]).output().unwrap();
+    let output = drain();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.starts_with("another controller (process"), "{said}");
+    first.signal(Signal::KILL);
+    first.wait();
+    assert!(lives(process));
+    // A start that failed before a controller ran has left nobody, and what is wrong was said.
+    let mut command = home.command(&["--drain-processes", "--on-exit", "nonsense"]);
+    let output = command.env("SERVICE_RESULT", "exit-code").output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty() && lives(process), "{output:?}");
+    assert!(drain().status.success());
+    assert!(!lives(process));
+    assert!(drain().status.success(), "there is nobody any more");
 }

@@ -14,6 +14,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// How often the line of `systemctl status` is brought up to date.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// The same while somebody may be waiting for the end.
+const STATUS_EVERY_DRAINING: Duration = Duration::from_secs(1);
+
 /// A handle on the process's life. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Lifecycle {
@@ -91,6 +96,21 @@ impl Lifecycle {
     pub fn stopping(&self, status: &str) {
         tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }
+
+    /// Tells systemd that the stop that is under way goes on for so long, whatever `TimeoutStopSec=` says: how long a drain
+    /// may take is a setting, and a unit that nobody edited must not cut it short.
+    pub fn takes(&self, longest: Duration) {
+        // The crate's own variant ends at 71 minutes.
+        tell(&[NotifyState::Custom(&format!("EXTEND_TIMEOUT_USEC={}", longest.as_micros()))]);
+    }
+
+    /// Keeps `systemctl status` up to date with what `summary` says, a line that is asked for every few seconds. From the
+    /// drain on, which takes `drain` at most, systemd knows that the process is stopping. Without systemd this does nothing.
+    pub fn keep_status(&self, drain: Duration, summary: impl Fn() -> String + Send + 'static) {
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            tokio::spawn(show(self.clone(), drain, summary));
+        }
+    }
 }
 
 /// A process that was not started by systemd has nobody to tell, and that is fine.
@@ -116,6 +136,28 @@ async fn feed_watchdog(every: Duration) {
     loop {
         ticks.tick().await;
         tell(&[NotifyState::Watchdog]);
+    }
+}
+
+async fn show(lifecycle: Lifecycle, drain: Duration, summary: impl Fn() -> String) {
+    let mut shown = String::new();
+    let mut show = |line: String| {
+        if line != shown {
+            lifecycle.status(&line);
+            shown = line;
+        }
+    };
+    let mut ticks = tokio::time::interval(STATUS_EVERY);
+    while lifecycle.drain.run_until_cancelled(ticks.tick()).await.is_some() {
+        show(summary());
+    }
+    lifecycle.stopping(&format!("draining: {}", summary()));
+    // Behind the other: what it extends is the stop, and only now there is one, whoever sent the signal.
+    lifecycle.takes(drain);
+    let mut ticks = tokio::time::interval(STATUS_EVERY_DRAINING);
+    loop {
+        ticks.tick().await;
+        show(format!("draining: {}", summary()));
     }
 }
 

@@ -5,11 +5,12 @@ pub mod emulator;
 
 use std::io::Write;
 
-/// A test could not run here. It says so in one line, with the command that would run it: on stderr, and in the file that
-/// `make test` shows at its end. Where everything must run, that is a failure.
+/// Notes that this test could not run, and how it could: on stderr, and in the file that `make test` shows at its end.
+/// Where `$TESTING_ALL` is set everything must run, and it fails.
 #[expect(clippy::print_stderr, reason = "a test says what it could not run")]
-pub fn not_run(what: &str, why: &str, command: &str) {
-    let line = format!("not run: {what} ({why}); to run it: {command}");
+pub fn not_run(why: &str, how: &str) {
+    let thread = std::thread::current();
+    let line = format!("not run: {} ({why}); to run it: {how}", thread.name().unwrap_or("a test"));
     assert!(std::env::var_os("TESTING_ALL").is_none(), "{line}");
     eprintln!("{line}");
     if let Some(file) = std::env::var_os("TESTING_SKIPPED") {

@@ -115,6 +115,11 @@ impl App {
         self.give_up.cancel();
     }
 
+    /// What it does, in a few words.
+    pub fn summary(&self) -> String {
+        format!("{} uploads in hand, {} jobs not answered", self.uploads_in_hand(), self.jobs.waiting())
+    }
+
     /// Uploads in hand now.
     pub fn uploads_in_hand(&self) -> usize {
         self.settings.web.max_uploads - self.uploads.available_permits()

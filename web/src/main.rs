@@ -18,6 +18,9 @@ use poem::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// Behind the last request a poll for answers may have to end (20 s), and the runtime waits for file writes that hang (5 s).
+const LAST_ANSWERS: Duration = Duration::from_secs(30);
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -108,14 +111,18 @@ async fn serve(settings: Settings, parent: Option<u32>) -> anyhow::Result<()> {
         tokio::fs::write(file, &address).await.with_context(|| format!("writing {}", file.display()))?;
     }
     tracing::info!(address, "taking uploads on http://{address}");
-    lifecycle.ready(&format!("taking uploads on {address}"));
+    // Behind the deadline there is a little time for the last answers to reach the wire.
+    let cut_off = deadline + Duration::from_secs(5);
+    lifecycle.ready(&format!("{address}: {}", app.summary()));
+    lifecycle.keep_status(cut_off + LAST_ANSWERS, {
+        let (address, app) = (address.clone(), app.clone());
+        move || format!("{address}: {}", app.summary())
+    });
 
     let stop_accepting = drain(app.clone(), lifecycle, deadline);
-    // Behind the deadline there is a little time for the last answers to reach the wire.
-    let cut_off = Some(deadline + Duration::from_secs(5));
     Server::new_with_acceptor(SmallReads(acceptor))
         .name("eirs-web")
-        .run_with_graceful_shutdown(routes(app), stop_accepting, cut_off)
+        .run_with_graceful_shutdown(routes(app), stop_accepting, Some(cut_off))
         .await?;
     background_stop.cancel();
     background.await?;
@@ -129,7 +136,6 @@ async fn drain(app: Arc<App>, lifecycle: Lifecycle, deadline: Duration) {
     lifecycle.drain().cancelled().await;
     let held = app.uploads_in_hand();
     tracing::info!(held, "draining: no new uploads; {held} held requests may go on for {deadline:?}");
-    lifecycle.stopping("draining");
     tokio::spawn(async move {
         tokio::time::sleep(deadline).await;
         app.give_up_waiting();

@@ -19,7 +19,7 @@ mod report;
 pub mod identity;
 mod self_test;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eirs_platform::{
     Result, backend::Backend, blobs::SharedBlobs, clock::SharedClock, queue::SharedQueue, settings::Settings,
@@ -28,6 +28,9 @@ use tokio::sync::{Mutex, Semaphore};
 
 pub use self::self_test::self_test;
 use self::{lease::Leases, pool::Pool, report::Activity};
+
+/// Behind the drain deadline jobs are given back and the last report is sent; a queue that is slow answers within this.
+const GIVING_BACK: Duration = Duration::from_secs(10);
 
 /// Who this worker is.
 #[derive(Debug, Clone)]
@@ -105,6 +108,18 @@ impl Worker {
     /// What classifies.
     pub fn engine(&self) -> &str {
         self.pool.engine()
+    }
+
+    /// What it does, in a few words.
+    pub fn summary(&self) -> String {
+        let (held, done) = (self.in_flight(), self.activity.jobs_done());
+        format!("{held} jobs held, {done} done, {} for {}", self.engine(), self.identity.model)
+    }
+
+    /// How long its drain may take: a long poll may have to end first.
+    pub fn longest_drain(&self) -> Duration {
+        let worker = &self.settings.worker;
+        worker.poll + worker.drain_deadline + GIVING_BACK
     }
 
     /// Jobs held now. Not the slots that are taken: the loop takes the free ones while it asks for jobs.

@@ -204,7 +204,11 @@ async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
         }
     };
     tracing::info!(engine = worker.engine(), "taking jobs");
-    lifecycle.ready(&format!("taking jobs with {}", worker.engine()));
+    lifecycle.ready(&worker.summary());
+    lifecycle.keep_status(worker.longest_drain(), {
+        let worker = worker.clone();
+        move || worker.summary()
+    });
     let finished = consume::serve(worker, lifecycle.drain()).await;
     tracing::info!("{}", if finished { "drained" } else { "gave back what it could not finish" });
     ExitCode::SUCCESS

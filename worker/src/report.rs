@@ -47,6 +47,11 @@ impl Activity {
         self.changed.notify_one();
     }
 
+    /// How many jobs were done.
+    pub(crate) fn jobs_done(&self) -> u64 {
+        self.lock().done
+    }
+
     /// A job was taken.
     pub(crate) fn busy(&self) {
         self.lock().idle_since = None;

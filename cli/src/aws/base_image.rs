@@ -45,5 +45,7 @@ pub(crate) async fn describe(account: &Account, id: &str) -> anyhow::Result<Imag
 /// What a launch must know of a described image.
 pub(crate) fn of(image: &Described, id: &str) -> Image {
     let root_device = image.root_device_name().filter(|name| !name.is_empty()).unwrap_or("/dev/sda1");
-    Image { id: id.to_owned(), root_device: root_device.to_owned() }
+    let root = image.block_device_mappings().iter().find(|disk| disk.device_name() == Some(root_device));
+    let root_gib = root.and_then(|disk| disk.ebs()?.volume_size()).and_then(|size| u32::try_from(size).ok());
+    Image { id: id.to_owned(), root_device: root_device.to_owned(), root_gib }
 }

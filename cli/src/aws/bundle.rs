@@ -197,11 +197,14 @@ fn weights_beside(model: &Path, place: &str) -> Vec<(String, PathBuf)> {
 /// The settings of a web host: it listens to the network, and finds its policies where the package puts them.
 pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     let mut written = json(settings, &["aws", "queue", "web", "worker", "controller", "telemetry", "setup"])?;
-    if settings.web.listen.ip().is_loopback() {
+    // Whoever set another address means it.
+    if settings.web.listen == Settings::default().web.listen {
         written["web"]["listen"] = format!("0.0.0.0:{}", settings.web.listen.port()).into();
     }
     written["web"]["address_file"] = Value::Null;
     written["controller"]["policies"] = format!("/{ETC}/policies").into();
+    // Where the units may write, and where `eirs status` on that host looks.
+    written["local"] = serde_json::json!({ "state": "/var/lib/eirs" });
     for key in ["status_file", "worker_program", "simulate"] {
         written["controller"][key] = Value::Null;
     }
@@ -346,6 +349,7 @@ mod tests {
         assert_eq!(read.web.listen.to_string(), "0.0.0.0:8000");
         assert_eq!(read.models.keys().collect::<Vec<_>>(), ["default", "dogs"]);
         assert_eq!(read.controller.policies, Path::new("/etc/eirs/policies"));
+        assert_eq!(read.local.state, Path::new("/var/lib/eirs"));
         assert_eq!(read.aws.output_bucket.as_deref(), Some("out"));
     }
 

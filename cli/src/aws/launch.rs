@@ -39,8 +39,10 @@ pub(crate) struct Launch<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Image {
     pub(crate) id: String,
-    /// The name of its first disk, such as `/dev/sda1`.
+    /// The name of its first disk, such as `/dev/sda1`, ...
     pub(crate) root_device: String,
+    /// ... and its size in GiB, where the image tells it. A disk cannot be smaller.
+    pub(crate) root_gib: Option<u32>,
 }
 
 impl Launch<'_> {
@@ -85,7 +87,7 @@ impl Launch<'_> {
             .metadata_options(metadata)
             // One that powers itself off is parked, not lost.
             .instance_initiated_shutdown_behavior(ShutdownBehavior::Stop)
-            .block_device_mappings(self.disk(account))
+            .set_block_device_mappings(self.disk(account).map(|disk| vec![disk]))
             .set_user_data(self.user_data.as_ref().map(|script| STANDARD.encode(script)))
             .tag_specifications(instances::tags(account, ResourceType::Instance, &tags))
             .tag_specifications(instances::tags(account, ResourceType::Volume, &tags));
@@ -93,15 +95,15 @@ impl Launch<'_> {
         Ok(made.instances().iter().filter_map(|instance| instance.instance_id.clone()).collect())
     }
 
-    /// The disk goes with its instance. Nothing worth keeping is on it.
-    fn disk(&self, account: &Account) -> BlockDeviceMapping {
-        let size = i32::try_from(account.settings.setup.disk_gib).ok().filter(|size| *size > 0);
+    /// The disk goes with its instance: nothing worth keeping is on it. Of an image that tells no size it is what it is.
+    fn disk(&self, account: &Account) -> Option<BlockDeviceMapping> {
+        let set = Some(account.settings.setup.disk_gib).filter(|size| *size > 0);
         let disk = EbsBlockDevice::builder()
             .delete_on_termination(true)
             .volume_type(VolumeType::Gp3)
-            .set_volume_size(size)
+            .volume_size(i32::try_from(set.max(self.image.root_gib)?).ok()?)
             .build();
-        BlockDeviceMapping::builder().device_name(&self.image.root_device).ebs(disk).build()
+        Some(BlockDeviceMapping::builder().device_name(&self.image.root_device).ebs(disk).build())
     }
 }
 

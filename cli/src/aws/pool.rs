@@ -311,7 +311,7 @@ mod tests {
     }
 
     fn changes(wanted: u32, machines: Vec<Instance>) -> Changes {
-        let image = Image { id: "new".into(), root_device: "/dev/sda1".into() };
+        let image = Image { id: "new".into(), root_device: "/dev/sda1".into(), root_gib: None };
         Pool { name: "p".into(), wanted, machines }.changes(Some(&image))
     }
 

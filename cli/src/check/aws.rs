@@ -70,7 +70,8 @@ impl Look {
 
     pub(super) async fn look(&mut self, now: DateTime<Utc>) -> Report {
         let (mut controller, seen) = controller::look(&self.settings);
-        controller.elsewhere = !state::had_controller(&self.settings.local.state);
+        let folder = &self.settings.local.state;
+        controller.elsewhere = !state::had_controller(folder);
         let (units, unit_problems) = units::look().await;
         let mut report = Report {
             at: now,
@@ -79,6 +80,9 @@ impl Look {
             problems: unit_problems,
             ..Report::default()
         };
+        if state::is_closed(folder) {
+            report.problems.push(state::foreign(folder));
+        }
         let opened = match &mut self.place {
             Some(place) => Ok(place),
             none => {
@@ -143,9 +147,10 @@ impl Place {
                 report.problems.push(format!("the instances cannot be listed: {}", drift::short(error)))
             })
             .ok();
-        // A web host has its controller with it, unless this machine is the one.
+        // A web host has its controller with it, unless this machine is the one; of what cannot be seen nothing is said.
         let has_host = |machines: &Vec<Machine>| machines.iter().any(Machine::is_web_host);
-        controller.elsewhere &= queues.hosts > 0 || machines.as_ref().is_none_or(has_host);
+        let may_be = queues.hosts > 0 || machines.as_ref().is_none_or(has_host);
+        controller.elsewhere &= may_be || state::is_closed(&account.settings.local.state);
         if !controller.running && !controller.elsewhere {
             report.problems.extend(instances::unwatched(machines.as_deref().unwrap_or_default()));
         }

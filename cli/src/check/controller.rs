@@ -24,7 +24,7 @@ pub(super) struct Controller {
     pub(super) pid: Option<u32>,
     /// When it last looked.
     pub(super) at: Option<DateTime<Utc>>,
-    /// None has ever run on this machine: it may run on another one.
+    /// None is seen on this machine, and one may run on another.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) elsewhere: bool,
 }
@@ -56,7 +56,7 @@ impl Controller {
                 format!("No controller is running on {state}; the last one looked {}.\n", ago(*at, now))
             }
             Self { elsewhere: true, .. } => {
-                "No controller has run on this machine; what it knows is seen on the web host.\n".to_owned()
+                "No controller is seen on this machine; what one knows is seen on the web host.\n".to_owned()
             }
             Self { .. } => format!("No controller is running on {state}.\n"),
         }

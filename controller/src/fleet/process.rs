@@ -334,6 +334,10 @@ impl Shared {
         command.args(self.config.iter().flat_map(|file| [Path::new("--config"), file]));
         // A flag of this controller may have set it, and flags are not inherited; the environment is.
         command.env("EIRS_LOCAL__STATE", &self.state);
+        // systemd listens to the controller alone, and would wonder who else is talking.
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+            command.env_remove(name);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         Process::spawn(&mut command).map_err(|error| {
             io::Error::new(error.kind(), format!("{} cannot be run: {error}", program.display()))

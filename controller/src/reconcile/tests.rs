@@ -10,9 +10,11 @@ use eirs_platform::{
     queue::SharedQueue,
 };
 
+use tokio::time::Instant;
+
 use super::*;
 use crate::{
-    fleet::{Fleet, State, memory::MemoryFleet},
+    fleet::{Fleet, Instance, PoolSpec, State, memory::MemoryFleet},
     operator::Order,
     status::Status,
 };

@@ -30,15 +30,15 @@ pub struct Recorder {
     started_at: DateTime<Utc>,
     settings: Arc<Settings>,
     decisions: VecDeque<Decision>,
-    /// How often the controller was told to reload and did.
-    pub reloads: u64,
+    reloads: u64,
+    reloaded_at: Option<DateTime<Utc>>,
 }
 
 impl Recorder {
     /// Writes to the file of these settings.
     pub fn new(settings: Arc<Settings>, started_at: DateTime<Utc>) -> Self {
         let file = settings.status_file();
-        Self { file, started_at, settings, decisions: VecDeque::new(), reloads: 0 }
+        Self { file, started_at, settings, decisions: VecDeque::new(), reloads: 0, reloaded_at: None }
     }
 
     /// What the controller before this one obeyed, as far as it wrote that down.
@@ -50,6 +50,12 @@ impl Recorder {
         }
         let read = fs::read(&self.file).ok().and_then(|text| serde_json::from_slice::<Part>(&text).ok());
         read.map(|part| part.operator).unwrap_or_default()
+    }
+
+    /// The controller was told to reload, and begins to.
+    pub fn reloads(&mut self, at: DateTime<Utc>) {
+        self.reloads += 1;
+        self.reloaded_at = Some(at);
     }
 
     /// Keeps a decision.
@@ -90,6 +96,7 @@ impl Recorder {
             at: seen.at,
             tick: self.settings.controller.tick,
             reloads: self.reloads,
+            reloaded_at: self.reloaded_at,
             throughput_per_s: total(pools.iter().map(|pool| pool.done_per_s)),
             pools,
             policy_errors: store.complaints().iter().map(ToString::to_string).collect(),

@@ -161,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn s3_keeps_the_contract_on_an_emulator_that_others_wrote() {
-        let Some(emulator) = Emulator::start("the contract of S3", &["--plain"]) else { return };
+        let Some(emulator) = Emulator::start(&["--plain"]) else { return };
         let client = client(&emulator.config().await, &emulator.settings());
         let place = aws_sdk_s3::types::CreateBucketConfiguration::builder()
             .location_constraint(crate::testing::emulator::REGION.into())

@@ -44,9 +44,9 @@ fn folder() -> PathBuf {
 
 impl Emulator {
     /// Starts it with these arguments beside its own; `None`, which was told then, where it cannot be had.
-    pub fn start(test: &str, arguments: &[&str]) -> Option<Self> {
+    pub fn start(arguments: &[&str]) -> Option<Self> {
         let Some(python) = python() else {
-            testing::not_run(test, "there is no Python with moto", "make test");
+            testing::not_run("there is no Python with moto", "make test");
             return None;
         };
         let scratch = tempfile::tempdir().expect("a folder");

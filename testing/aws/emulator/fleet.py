@@ -142,7 +142,7 @@ class NoFleet:
         No name of the emulator's begins with `EIRS_`: to EIRS's programs that is a setting, and one that they do not know.
         """
         _ = self.sweeper  # must be there before anything runs in this environment
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "EIRS_TEST_"))}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "TESTING_"))}
         path = [str(self._fakes()), *map(str, self.options.bin), inherited.get("PATH", os.defpath)]
         return (
             inherited

@@ -16,6 +16,7 @@ from emulator.options import Options
 from emulator.timers import in_background
 
 UNIT = "eirs-worker.service"
+WEB = "eirs.target"
 GRANULE = 0.01
 
 
@@ -23,6 +24,10 @@ class ProcessFleet(NoFleet):
     def __init__(self, options: Options, address: str) -> None:
         super().__init__(options, address)
         self._asked: set[int] = set()  # processes that were told to end, whose end is then no news
+
+    def environment(self, machine: Machine) -> dict[str, str]:
+        """With a root of its own, for whatever installs something there."""
+        return super().environment(machine) | {"DESTDIR": str(self.folder(machine) / "root")}
 
     def boot(self, machine: Machine) -> None:
         program = self.program(machine)
@@ -57,6 +62,8 @@ class ProcessFleet(NoFleet):
             and self.options.instance_command
         ):
             self._launch(machine, self.options.instance_command.encode())
+        if verb in ("start", "restart") and WEB in units and self.options.web_command:
+            self._launch(machine, self.options.web_command.encode())
         if verb == "kill" and active:
             machine.body.send_signal(signal.SIGTERM)
         if verb == "is-active":

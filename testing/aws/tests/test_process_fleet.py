@@ -44,7 +44,7 @@ class ProcessFleet(Case):
             *f"--fleet process --bin {bin_folder} --log-dir {cls.folder}/logs".split(),
             *("--instance-command", "worker $EIRS_INSTANCE_ID"),
             AWS_ACCESS_KEY_ID="of-the-parent",
-            EIRS_TEST_SKIPPED="of-the-tests",
+            TESTING_SKIPPED="of-the-tests",
         )
         cls.addClassCleanup(cls.emulator.close)
 

@@ -32,7 +32,7 @@ fn has(sentences: &[String], part: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_is_shown_as_it_is_and_what_setup_made_does_not_drift() {
-    let Some(emulator) = Emulator::start("eirs check of an account", &QUICK) else { return };
+    let Some(emulator) = Emulator::start(&QUICK) else { return };
     let rig = Rig::new(&emulator).await;
     let report = rig.report().await;
     assert_eq!(report.drift, ["nothing of the installation eirs is here; `eirs setup` makes it"]);
@@ -58,7 +58,7 @@ async fn an_account_is_shown_as_it_is_and_what_setup_made_does_not_drift() {
     assert!(report.is_well(), "{:?} {:?}", report.drift, report.problems);
     let text = page(&report);
     let head = format!(
-        "The installation eirs in the account {}, eu-central-1.\nNo controller has run on",
+        "The installation eirs in the account {}, eu-central-1.\nNo controller is seen on",
         rig.account.id
     );
     assert!(text.starts_with(&head), "{text}");
@@ -94,7 +94,7 @@ async fn an_account_is_shown_as_it_is_and_what_setup_made_does_not_drift() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_of_what_setup_made_is_a_sentence() {
-    let Some(emulator) = Emulator::start("drift of an account", &QUICK) else { return };
+    let Some(emulator) = Emulator::start(&QUICK) else { return };
     let mut rig = Rig::set_up(&emulator, 2).await;
     let dogs = rig.account.settings.models["default"].clone();
     rig.account.settings.models.insert("dogs".into(), dogs);
@@ -157,7 +157,7 @@ async fn each_change_of_what_setup_made_is_a_sentence() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_costs_or_waits_with_nobody_to_look_after_it_is_wrong() {
-    let Some(emulator) = Emulator::start("trouble in an account", &QUICK) else { return };
+    let Some(emulator) = Emulator::start(&QUICK) else { return };
     let rig = Rig::set_up(&emulator, 2).await;
     let machine = instances::list(&rig.account).await.unwrap().remove(0).id;
     rig.start(&machine).await;
@@ -198,7 +198,7 @@ async fn what_costs_or_waits_with_nobody_to_look_after_it_is_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_fails_is_a_sentence_and_everything_else_is_shown() {
-    let Some(emulator) = Emulator::start("a look that fails in part", &QUICK) else { return };
+    let Some(emulator) = Emulator::start(&QUICK) else { return };
     let rig = Rig::set_up(&emulator, 1).await;
     for (operation, code) in [
         ("DescribeInstances", "UnauthorizedOperation"),
@@ -239,7 +239,7 @@ async fn a_part_that_fails_is_a_sentence_and_everything_else_is_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_counts_the_buckets_now_and_then_and_sees_instances_at_once() {
-    let Some(emulator) = Emulator::start("eirs check --watch of an account", &QUICK) else { return };
+    let Some(emulator) = Emulator::start(&QUICK) else { return };
     let rig = Rig::set_up(&emulator, 1).await;
     let mut look = rig.look();
     look.look(Utc::now()).await;
@@ -253,7 +253,7 @@ async fn a_watch_counts_the_buckets_now_and_then_and_sees_instances_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operators_permissions_suffice_and_a_web_hosts_show_all_but_drift() {
-    let Some(emulator) = Emulator::start("the permissions that eirs check needs", &QUICK) else { return };
+    let Some(emulator) = Emulator::start(&QUICK) else { return };
     for (permissions, sees_drift) in [
         (permissions::operator as fn(&permissions::Scope) -> serde_json::Value, true),
         (permissions::web, false),

@@ -146,7 +146,7 @@ impl contract::Rig for Rig<'_> {
 /// The pools of the contract have one, two or three machines.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fleet_of_ec2_keeps_the_contract() {
-    let Some(emulator) = Emulator::start("the contract of the fleet of EC2", &QUICK) else { return };
+    let Some(emulator) = Emulator::start(&QUICK) else { return };
     contract::suite(&async || Rig::new(&emulator, 3).await).await;
 }
 
@@ -159,7 +159,7 @@ async fn rig<'a>(emulator: &'a Option<Emulator>) -> Option<Rig<'a>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_machines_are_started_by_one_call_and_described_by_few() {
-    let emulator = Emulator::start("one call for many starts", &QUICK);
+    let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let ids: Vec<_> = rig.list().await.into_iter().map(|instance| instance.id).collect();
     let before = (rig.emulator.calls("StartInstances"), rig.emulator.calls("CreateTags"));
@@ -175,7 +175,7 @@ async fn many_machines_are_started_by_one_call_and_described_by_few() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_place_is_told_from_a_broken_machine_and_rests() {
-    let emulator = Emulator::start("a dry zone", &QUICK);
+    let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let ids: Vec<_> = rig.list().await.into_iter().map(|instance| instance.id).collect();
     let fault = json!({ "op": "StartInstances", "code": "InsufficientInstanceCapacity", "times": 1000 });
@@ -192,7 +192,7 @@ async fn a_dry_place_is_told_from_a_broken_machine_and_rests() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_machine_in_between_two_states_does_not_keep_the_others() {
-    let emulator = Emulator::start("IncorrectInstanceState", &QUICK);
+    let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let ids: Vec<_> = rig.list().await.into_iter().map(|instance| instance.id).collect();
     let why = format!("The instance '{}' is not in a state from which it can be started.", ids[1]);
@@ -206,7 +206,7 @@ async fn one_machine_in_between_two_states_does_not_keep_the_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_that_fails_is_no_empty_fleet() {
-    let emulator = Emulator::start("a failing describe", &QUICK);
+    let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     rig.started().await;
     rig.emulator
@@ -218,7 +218,7 @@ async fn a_look_that_fails_is_no_empty_fleet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_was_terminated_under_the_controller_is_left_out_and_the_others_are_seen() {
-    let emulator = Emulator::start("a terminated instance", &QUICK);
+    let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let instance = rig.started().await;
     rig.fleet.client.terminate_instances().instance_ids(&instance.id).send().await.expect("it goes");
@@ -233,7 +233,7 @@ async fn a_machine_that_was_terminated_under_the_controller_is_left_out_and_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_names_its_generation_and_is_told_again_until_the_machine_has_it() {
-    let emulator = Emulator::start("a drain over SSM", &QUICK);
+    let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let instance = rig.started().await;
     // The agent is silent at first.
@@ -264,7 +264,7 @@ async fn a_drain_names_its_generation_and_is_told_again_until_the_machine_has_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_controller_tells_a_drain_that_the_last_one_may_not_have_told() {
-    let emulator = Emulator::start("a drain and a restart", &QUICK);
+    let emulator = Emulator::start(&QUICK);
     let Some(mut rig) = rig(&emulator).await else { return };
     let instance = rig.started().await;
     rig.emulator
@@ -283,7 +283,7 @@ async fn the_next_controller_tells_a_drain_that_the_last_one_may_not_have_told()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_lost_starts_nobody_twice_and_the_start_is_found() {
-    let emulator = Emulator::start("a lost answer", &QUICK);
+    let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let id = rig.list().await[0].id.clone();
     // Done, and then reported as failed, for as often as the SDK tries.
@@ -303,7 +303,7 @@ async fn an_answer_that_is_lost_starts_nobody_twice_and_the_start_is_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_only_looks_tells_nobody_anything() {
-    let emulator = Emulator::start("a look from outside", &QUICK);
+    let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let instance = rig.started().await;
     rig.emulator

@@ -16,20 +16,20 @@ async fn run(emulator: &Emulator, suite: impl AsyncFnOnce(Open<'_>)) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqs_keeps_the_contract_on_an_emulator_that_others_wrote() {
-    let Some(emulator) = Emulator::start("the contract of SQS, on plain moto", &["--plain"]) else { return };
+    let Some(emulator) = Emulator::start(&["--plain"]) else { return };
     // There a message is deleted with any receipt that it ever had, and SQS says otherwise (API reference, DeleteMessage).
     run(&emulator, contract::suite_but_for_stale_receipts).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqs_keeps_the_whole_contract_where_stale_receipts_are_stale() {
-    let Some(emulator) = Emulator::start("the contract of SQS", &[]) else { return };
+    let Some(emulator) = Emulator::start(&[]) else { return };
     run(&emulator, contract::suite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_queue_is_set_to_otherwise_is_told_by_its_attribute() {
-    let Some(emulator) = Emulator::start("the attributes of queues", &[]) else { return };
+    let Some(emulator) = Emulator::start(&[]) else { return };
     let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "t");
     let dead = QueueOptions { retention: Duration::from_secs(3600), ..QueueOptions::default() };
     queues.create("dead", dead.clone(), &[]).await.unwrap();

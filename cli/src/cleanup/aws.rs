@@ -1,0 +1,315 @@
+//! `eirs cleanup` in an AWS account: everything that is tagged as this installation's, in the order in which it can go. What
+//! an interrupted run left is found by the next one as anything else is.
+
+use std::time::Duration;
+
+use aws_sdk_ec2::types::{InstanceStateName as State, SecurityGroup};
+use bytesize::ByteSize;
+use eirs_platform::{aws::tag, backend::requests_name, settings::Settings};
+use tokio::time::Instant;
+
+use super::{Cleanup, Mode, agree};
+use crate::{
+    Exit, Stop,
+    aws::{
+        Account, LOOK_EVERY,
+        buckets::{Bucket, Contents},
+        document::{self, Document},
+        iam::Role,
+        image::{self, Baked},
+        instances::{self, Instance},
+        key_pair, network, queues,
+    },
+    show::{self, Progress, count},
+    state::{self, CONTROLLER_LOCK},
+};
+
+/// An instance is gone by then, ...
+const GONE_WITHIN: Duration = Duration::from_secs(900);
+/// ... and what it used is free by then.
+const FREE_WITHIN: Duration = Duration::from_secs(300);
+
+/// Runs it on the installation that these settings describe.
+pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, Stop> {
+    if let Some(holder) = state::holder_of(&settings.local.state, CONTROLLER_LOCK) {
+        let who = holder.who();
+        return Err(Stop::Failed(anyhow::anyhow!(
+            "the controller is running on this machine{who} and would start what is taken away; stop it first, as \
+             by `systemctl stop eirs.target`"
+        )));
+    }
+    let account = Account::open(settings).await?;
+    let found = Found::of(&account).await?;
+    if found.is_nothing() {
+        show::out(format_args!(
+            "There is nothing to clean up: nothing in {} of account {} is tagged as the installation `{}`.",
+            account.region,
+            account.id,
+            account.prefix()
+        ));
+        return Ok(Exit::Ok);
+    }
+    show::out(found.text(&account, cleanup.mode));
+    if cleanup.plan {
+        return Ok(Exit::Ok);
+    }
+    if !agree(cleanup)? {
+        return Ok(Exit::Failed);
+    }
+    let progress = Progress::new();
+    match cleanup.mode {
+        Mode::Clear => found.clear(&account, &progress).await?,
+        Mode::Delete => found.delete(&account, &progress).await?,
+    }
+    drop(progress);
+    show::out(if cleanup.mode == Mode::Clear { "Cleared." } else { "Deleted." });
+    Ok(Exit::Ok)
+}
+
+/// What there is of the installation.
+#[derive(Debug)]
+struct Found {
+    instances: Vec<Instance>,
+    images: Vec<Baked>,
+    snapshots: Vec<String>,
+    groups: Vec<SecurityGroup>,
+    has_key_pair: bool,
+    has_document: bool,
+    roles: Vec<Role>,
+    queues: Vec<String>,
+    buckets: Vec<(Bucket, Contents)>,
+}
+
+impl Found {
+    async fn of(account: &Account) -> anyhow::Result<Self> {
+        let mut roles = Vec::new();
+        for role in Role::ALL {
+            if role.is_there(account).await? {
+                roles.push(role);
+            }
+        }
+        let mut buckets = Vec::new();
+        for bucket in Bucket::both(account) {
+            if bucket.is_there(account).await? {
+                let contents = bucket.contents(account).await?;
+                buckets.push((bucket, contents));
+            }
+        }
+        Ok(Self {
+            instances: instances::all(account, None).await?,
+            images: image::all(account).await?,
+            snapshots: image::snapshots(account).await?,
+            groups: network::groups(account).await?,
+            has_key_pair: key_pair::is_there(account).await?,
+            has_document: document::look(account).await? != Document::Missing,
+            roles,
+            queues: queues::all(account).await?,
+            buckets,
+        })
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.things(Mode::Delete).is_empty()
+    }
+
+    /// What would be done, a phrase each.
+    fn things(&self, mode: Mode) -> Vec<String> {
+        let mut things = Vec::new();
+        let running: Vec<_> = self.workers_at_work().collect();
+        match mode {
+            Mode::Clear => {
+                if !running.is_empty() {
+                    things.push(format!(
+                        "stop {}: {}",
+                        count(running.len() as u64, "worker"),
+                        running.join(", ")
+                    ));
+                }
+                things.extend(self.queues.iter().map(|name| format!("empty the queue {name}")));
+                things.extend(self.buckets.iter().map(|(bucket, contents)| {
+                    format!("empty the bucket {}: {}", bucket.name, told(contents))
+                }));
+            }
+            Mode::Delete => {
+                let instance = |instance: &Instance| {
+                    let purpose = instance.tag(tag::ROLE).unwrap_or("instance");
+                    format!("terminate {} ({purpose}, {})", instance.id, instance.state.as_str())
+                };
+                things.extend(self.instances.iter().map(instance));
+                things.extend(
+                    self.images
+                        .iter()
+                        .map(|baked| format!("delete the image {} ({})", baked.image.id, baked.name)),
+                );
+                things.extend(self.snapshots.iter().map(|id| format!("delete the snapshot {id}")));
+                let name = |group: &SecurityGroup| group.group_name().unwrap_or_default().to_owned();
+                things.extend(
+                    self.groups.iter().map(|group| format!("delete the security group {}", name(group))),
+                );
+                things.extend(self.has_key_pair.then(|| "delete the key pair (its file stays)".to_owned()));
+                things.extend(self.has_document.then(|| "delete the SSM document of the drains".to_owned()));
+                things.extend(self.roles.iter().map(|role| {
+                    format!("delete the role and profile of the {role:?} instances").to_lowercase()
+                }));
+                things.extend(self.queues.iter().map(|name| format!("delete the queue {name}")));
+                things.extend(self.buckets.iter().map(|(bucket, contents)| {
+                    format!("delete the bucket {} with {}", bucket.name, told(contents))
+                }));
+            }
+        }
+        things
+    }
+
+    fn text(&self, account: &Account, mode: Mode) -> String {
+        let mut text = format!(
+            "The installation `{}` in {}, account {}:\n\n",
+            account.prefix(),
+            account.region,
+            account.id
+        );
+        self.things(mode).iter().for_each(|thing| text += &format!("  {thing}\n"));
+        text
+    }
+
+    fn workers_at_work(&self) -> impl Iterator<Item = String> {
+        let at_work = |instance: &&Instance| {
+            instance.tag(tag::ROLE) == Some(tag::WORKER)
+                && matches!(instance.state, State::Pending | State::Running)
+        };
+        self.instances.iter().filter(at_work).map(|instance| instance.id.clone())
+    }
+
+    async fn clear(&self, account: &Account, progress: &Progress) -> anyhow::Result<()> {
+        // Jobs first: as long as there are any, a controller elsewhere starts workers for them.
+        let (jobs, others): (Vec<_>, Vec<_>) =
+            self.queues.iter().partition(|name| name.starts_with(&requests_name("")));
+        for name in jobs.into_iter().chain(others) {
+            progress.tell(&format!("emptying the queue {name}"));
+            account.sqs.open(name, Default::default()).await?.purge().await?;
+            progress.done(&format!("emptied the queue {name}"));
+        }
+        let workers: Vec<_> = self.workers_at_work().collect();
+        if !workers.is_empty() {
+            progress.tell("stopping the workers");
+            instances::stop(account, &workers).await?;
+            instances::wait_for(account, &workers, &State::Stopped, GONE_WITHIN).await?;
+            progress.done(&format!("stopped {}", workers.join(", ")));
+        }
+        for (bucket, contents) in &self.buckets {
+            empty(account, bucket, *contents, progress).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, account: &Account, progress: &Progress) -> anyhow::Result<()> {
+        // Web hosts first: their controllers start what is missing.
+        let (hosts, others): (Vec<_>, Vec<_>) =
+            self.instances.iter().partition(|instance| instance.tag(tag::ROLE) == Some(tag::WEB));
+        for group in [hosts, others] {
+            let ids: Vec<_> = group.into_iter().map(|instance| instance.id.clone()).collect();
+            instances::terminate(account, &ids).await?;
+        }
+        let ids: Vec<_> = self.instances.iter().map(|instance| instance.id.clone()).collect();
+        if !ids.is_empty() {
+            progress.tell("waiting for the instances to go");
+            wait_until_gone(account, &ids).await?;
+            progress.done(&format!("terminated {}", count(ids.len() as u64, "instance")));
+        }
+        for baked in &self.images {
+            image::delete(account, baked).await?;
+            progress.done(&format!("deleted the image {}", baked.image.id));
+        }
+        image::delete_snapshots(account, &self.snapshots).await?;
+        for group in &self.groups {
+            let name = group.group_name().unwrap_or_default();
+            progress.tell(&format!("deleting the security group {name}"));
+            delete_group(account, group).await?;
+            progress.done(&format!("deleted the security group {name}"));
+        }
+        if self.has_key_pair {
+            key_pair::delete(account).await?;
+            progress.done("deleted the key pair");
+        }
+        if self.has_document {
+            document::delete(account).await?;
+            progress.done("deleted the SSM document");
+        }
+        for role in &self.roles {
+            role.delete(account).await?;
+            progress.done(&format!("deleted the role {}", role.name(account)));
+        }
+        // Those of answers that web hosts made since the look, too.
+        for name in queues::all(account).await? {
+            account.sqs.delete(&name).await?;
+            progress.done(&format!("deleted the queue {name}"));
+        }
+        for (bucket, contents) in &self.buckets {
+            empty(account, bucket, *contents, progress).await?;
+            bucket.delete(account).await?;
+            progress.done(&format!("deleted the bucket {}", bucket.name));
+        }
+        Ok(())
+    }
+}
+
+fn told(contents: &Contents) -> String {
+    let Contents { versions, bytes, uploads } = contents;
+    let unfinished = match uploads {
+        0 => String::new(),
+        uploads => format!(" and {}", count(*uploads, "unfinished upload")),
+    };
+    format!("{} ({}){unfinished}", count(*versions, "blob"), ByteSize(*bytes))
+}
+
+async fn empty(
+    account: &Account,
+    bucket: &Bucket,
+    contents: Contents,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let mut gone = 0;
+    let tell = |gone: u64| {
+        progress.tell(&format!("emptying the bucket {}: {gone} of {}", bucket.name, contents.versions));
+    };
+    tell(gone);
+    bucket
+        .empty(account, |deleted| {
+            gone += deleted;
+            tell(gone);
+        })
+        .await?;
+    progress.done(&format!("emptied the bucket {}", bucket.name));
+    Ok(())
+}
+
+async fn wait_until_gone(account: &Account, ids: &[String]) -> anyhow::Result<()> {
+    let deadline = Instant::now() + GONE_WITHIN;
+    loop {
+        let left = instances::described(account, None).await?;
+        let mut left = left.iter().filter(|one| ids.contains(&one.id) && one.state != State::Terminated);
+        let Some(late) = left.next() else { return Ok(()) };
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "{} is not gone within {}: it is {}",
+            late.id,
+            humantime::format_duration(GONE_WITHIN),
+            late.state.as_str()
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What an instance used is free some time after it is gone.
+async fn delete_group(account: &Account, group: &SecurityGroup) -> anyhow::Result<()> {
+    let deadline = Instant::now() + FREE_WITHIN;
+    loop {
+        match network::delete_group(account, group).await {
+            Err(error)
+                if format!("{error:#}").contains("DependencyViolation") && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            ended => return ended,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What an operator does all day: start, upload, edit a policy, reload, look.
+
+use serde_json::Value;
+
+use crate::{
+    harness::{POLICY, eventually, image, sample},
+    machine::{Plan, project, said},
+};
+
+#[test]
+fn the_target_starts_a_service_that_classifies_and_everybody_says_what_it_does() {
+    let Some(machine) = Plan::with_model().boot() else { return };
+    let looked = machine.run("eirs", &["check"]);
+    assert!(looked.contains("Nothing has run on the state folder /var/lib/eirs yet"), "{looked}");
+    machine.systemctl(&["start", "eirs.target"]);
+    // The target is there when both are ready: no wait here.
+    let answer = machine.upload("", &sample("heart_0.jpg"));
+    assert_eq!(answer.json()["label"], "heart", "{answer:?}");
+    machine.systemctl(&["start", "eirs-worker"]);
+    for (unit, status) in [
+        ("eirs-web", ": 0 uploads in hand, 0 jobs not answered"),
+        ("eirs-controller", "default: 0 jobs, "),
+        ("eirs-worker", "0 jobs held, 0 done, rten"),
+    ] {
+        eventually("the status line", || machine.show(unit, "StatusText").contains(status).then_some(()));
+        assert_eq!(machine.show(unit, "ActiveState"), "active");
+    }
+    let mut images = (1..).map(image);
+    eventually("a status line is kept up to date", || {
+        machine.upload("", &images.next()?);
+        let done: u32 = machine.show("eirs-worker", "StatusText").split(' ').nth(3)?.parse().ok()?;
+        (done > 0).then_some(())
+    });
+    // Web reads what the controller writes, and the tool knows where everything is, as root and as nobody else.
+    let (status, fleet) = (machine.run("eirs", &["status"]), machine.get("/status").body);
+    assert!(status.starts_with("The controller is running as process"), "{status}");
+    assert!(fleet.contains("default-1"), "{fleet}");
+    machine.run("eirs", &["pause"]);
+    eventually("the controller obeys root", || {
+        machine.status()["operator"]["all_paused"].is_object().then_some(())
+    });
+    machine.run("eirs", &["resume"]);
+    let stranger = ["--reuid=65534", "--regid=65534", "--clear-groups", "eirs", "status"];
+    let refused = said(&machine.try_run("setpriv", &stranger));
+    assert!(refused.contains("/var/lib/eirs may be read by its service and by root only"), "{refused}");
+    let warnings: Vec<_> = machine
+        .journal()
+        .into_iter()
+        .filter(|entry| {
+            entry["UNIT"].as_str().or(entry["_SYSTEMD_UNIT"].as_str()).unwrap_or_default().starts_with("eirs")
+        })
+        .filter(|entry| entry["PRIORITY"].as_str() <= Some("4"))
+        .filter(|entry| !entry["MESSAGE"].to_string().contains("paused by"))
+        .collect();
+    assert_eq!(warnings, Vec::<Value>::new());
+}
+
+#[test]
+fn a_reload_returns_when_the_edited_policy_is_in_force_and_a_broken_one_keeps_the_old_and_says_so() {
+    let Some(machine) = Plan::with_script("echo cat").boot() else { return };
+    machine.systemctl(&["start", "eirs.target"]);
+    for max in [4, 5, 6] {
+        machine.write("/etc/eirs/policies/default.toml", &POLICY.replace("max = 3", &format!("max = {max}")));
+        machine.systemctl(&["reload", "eirs-controller"]);
+        assert_eq!(machine.status()["pools"][0]["max"], max);
+    }
+    machine.write("/etc/eirs/policies/default.toml", &POLICY.replace("max = 3", "max = \"many\""));
+    let refused = machine.try_run("systemctl", &["reload", "eirs-controller"]);
+    assert!(!refused.status.success(), "{refused:?}");
+    let line = "/etc/eirs/policies/default.toml:5: pool.max: is \"many\"; should be a whole number";
+    machine.says("eirs-controller", &format!("bad policy, the last good one stays in force: {line}"));
+    assert!(
+        machine.log("eirs-controller").iter().any(|said| said.starts_with(line)),
+        "the reload says it, too"
+    );
+    let status = machine.status();
+    assert_eq!(status["pools"][0]["max"], 6);
+    assert!(status["policy_errors"][0].as_str().expect("a sentence").starts_with(line), "{status}");
+    assert_eq!(machine.show("eirs-controller", "ActiveState"), "active");
+    assert_eq!(machine.upload("", &image(1)).json()["label"], "cat");
+
+    machine.write("/etc/eirs/policies/default.toml", POLICY);
+    machine.systemctl(&["reload", "eirs-controller"]);
+    assert_eq!(machine.status()["pools"][0]["max"], 3);
+    // Nobody else is told the settings anew by a reload, but they are looked at.
+    machine.write("/etc/eirs/eirs.toml", "[controller]\nticks = \"1s\"\n");
+    assert!(!machine.try_run("systemctl", &["reload", "eirs-controller"]).status.success());
+    machine
+        .says("eirs-controller", "/etc/eirs/eirs.toml: controller.ticks: there is no setting `ticks` here");
+    assert_eq!(machine.show("eirs-controller", "ActiveState"), "active");
+}
+
+/// The fields that the handbook promises.
+fn documented_fields() -> Vec<String> {
+    let page = std::fs::read_to_string(project().join("docs/OPERATIONS.md")).expect("the handbook");
+    let (_, listed) = page.split_once("with the fields").expect("the list of the fields");
+    let (listed, _) = listed.split_once("and `EIRS_REASON`").expect("its end");
+    let names = listed.split('`').skip(1).step_by(2).filter(|name| name.starts_with("EIRS_"));
+    names.chain(["EIRS_REASON"]).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_journal_has_every_field_of_a_decision_that_the_handbook_lists() {
+    let Some(machine) = Plan::with_script("echo cat").boot() else { return };
+    machine.systemctl(&["start", "eirs.target"]);
+    assert_eq!(machine.upload("", &image(1)).json()["label"], "cat");
+    let fields = documented_fields();
+    assert!(fields.len() > 10, "{fields:?}");
+    // How long a job takes is known to the decisions that come after the first jobs.
+    let decisions = eventually("a decision that knows everything", || {
+        machine.upload("", &image(std::process::id().wrapping_add(machine.stored_results() as u32)));
+        let decisions: Vec<Value> =
+            machine.journal().into_iter().filter(|entry| entry["EIRS_POOL"] == "default").collect();
+        let is_whole = |entry: &Value| fields.iter().all(|field| entry[field].is_string());
+        decisions.iter().any(is_whole).then_some(decisions)
+    });
+    let start = decisions.iter().find(|entry| entry["EIRS_ACTIONS"] == "start default-1").expect("the start");
+    for (field, expected) in [
+        ("_SYSTEMD_UNIT", "eirs-controller.service"),
+        ("SYSLOG_IDENTIFIER", "eirs-controller"),
+        ("PRIORITY", "5"),
+        ("EIRS_BACKLOG", "1"),
+        ("EIRS_DESIRED", "1"),
+        ("EIRS_RUNNING", "0"),
+        ("EIRS_WISHES", "backlog=1"),
+        ("EIRS_PAUSED", "false"),
+    ] {
+        assert_eq!(start[field], expected, "{field}: {start}");
+    }
+    assert!(start["MESSAGE"].as_str().expect("a sentence").contains("start default-1 (1 job "), "{start}");
+}

@@ -1,0 +1,39 @@
+//! What a script of the operator's may do as a worker, and how more is opened.
+
+use crate::{harness::image, machine::Plan};
+
+/// Writes to the system, reads a home and a file of the operator's, and has memory that is written and executed.
+const SCRIPT: &str = r#"
+try() { "$@" >/dev/null 2>&1 && printf 'y' || printf 'n'; }
+printf 'x,'
+try test -r "$1"; try sh -c 'echo x > "$TMPDIR/x" || echo x > /tmp/x'
+try python3 -c 'import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_READ|mmap.PROT_WRITE|mmap.PROT_EXEC)'
+try python3 -c 'import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})'
+try test -r /proc/cpuinfo
+printf -- -
+try cat /srv/labels.txt; try cat /home/me/labels.txt; try sh -c 'echo x > /srv/written'
+printf -- -
+try touch /etc/eirs/x; try cat ~root/.profile; try test -e /proc/1/cmdline; try test -e /dev/kmsg; try unshare -U true
+"#;
+
+#[test]
+fn a_script_gets_what_it_needs_and_no_more_and_a_drop_in_opens_the_rest() {
+    let plan = || {
+        Plan::with_script(SCRIPT)
+            .file("/srv/labels.txt", "cat")
+            .file("/home/me/labels.txt", "cat")
+            .set("EIRS_QUEUE__MAX_RECEIVES", "1")
+    };
+    let opened = "[Service]\nProtectHome=tmpfs\nBindReadOnlyPaths=/home/me/labels.txt\nReadWritePaths=/srv\n";
+    let opening = plan().drop_in("eirs-worker", opened).drop_in("eirs-controller", opened);
+    for (plan, label) in [(plan(), "yyyyy-ynn-nnnnn"), (opening, "yyyyy-yyy-nnnnn")] {
+        let Some(machine) = plan.boot() else { return };
+        machine.run("chown", &["eirs:", "/srv"]);
+        machine.systemctl(&["start", "eirs-web", "eirs-worker"]);
+        assert_eq!(machine.upload("", &image(1)).json()["label"], label, "by the unit of workers");
+        machine.systemctl(&["stop", "eirs-worker"]);
+        // A worker that the controller starts lives in the controller's sandbox.
+        machine.systemctl(&["start", "eirs-controller"]);
+        assert_eq!(machine.upload("", &image(2)).json()["label"], label, "by the controller's own");
+    }
+}

@@ -1,5 +1,8 @@
 //! How things are shown: tables, counts and durations that read well, and questions that can be answered.
 
+#[cfg(feature = "aws")]
+mod progress;
+
 use std::{
     fmt::Display,
     io::{self, BufRead, IsTerminal, Write},
@@ -9,13 +12,15 @@ use std::{
 use chrono::{DateTime, Utc};
 use console::{Alignment, Term, style};
 use eirs_platform::job::{Outcome, Reply};
-use indicatif::ProgressBar;
 use serde::Serialize;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
 use tokio_util::sync::CancellationToken;
+
+#[cfg(feature = "aws")]
+pub use self::progress::Progress;
 
 /// Writes a line of the product, on stdout. A reader that went away, as `head` does, is no failure.
 pub fn out(line: impl Display) {
@@ -181,48 +186,6 @@ pub fn end(reply: &Reply) -> String {
         Outcome::Classified { .. } => reply.label().unwrap_or("no label").to_owned(),
         Outcome::Rejected { reason } => format!("rejected: {reason}"),
         Outcome::GaveUp { reason } => format!("given up: {reason}"),
-    }
-}
-
-/// Something long that goes on: on a terminal one line that changes, elsewhere a line for each thing that is new.
-#[derive(Debug)]
-pub struct Progress {
-    spinner: Option<ProgressBar>,
-}
-
-impl Progress {
-    /// Nothing is said yet.
-    pub fn new() -> Self {
-        let spinner = io::stderr().is_terminal().then(ProgressBar::new_spinner);
-        if let Some(spinner) = &spinner {
-            spinner.enable_steady_tick(Duration::from_millis(120));
-        }
-        Self { spinner }
-    }
-
-    /// What is going on now.
-    pub fn tell(&self, what: &str) {
-        match &self.spinner {
-            Some(spinner) => spinner.set_message(what.to_owned()),
-            None => aside(format_args!("  {what}")),
-        }
-    }
-
-    /// Something is done, and stays on the screen.
-    pub fn done(&self, what: &str) {
-        let line = format!("{} {what}", style("done").green());
-        match &self.spinner {
-            Some(spinner) => spinner.println(line),
-            None => aside(line),
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(spinner) = &self.spinner {
-            spinner.finish_and_clear();
-        }
     }
 }
 

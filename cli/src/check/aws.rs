@@ -18,7 +18,6 @@ use eirs_controller::{
     status::Status,
 };
 use eirs_platform::{
-    aws::tag,
     blobs::{SharedBlobs, s3::S3Blobs},
     settings::Settings,
 };
@@ -201,11 +200,6 @@ impl Cloud {
         let Some(machines) = &self.instances else { return String::new() };
         format!("\n{}", instances::text(machines, self.region.as_deref().unwrap_or_default(), now))
     }
-}
-
-/// Whether a tag of ours says `yes`.
-fn is_yes(value: Option<&str>) -> bool {
-    value == Some(tag::YES)
 }
 
 #[cfg(test)]

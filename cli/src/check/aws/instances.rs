@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName as State};
+use aws_sdk_ec2::types::InstanceStateName as State;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use console::style;
-use eirs_platform::aws::{self, tag};
+use eirs_platform::aws::tag;
 use serde::Serialize;
 
-use super::is_yes;
 use crate::{
-    aws::Account,
+    aws::{
+        Account,
+        instances::{Instance, described},
+    },
     show::{self, count, since},
 };
 
@@ -45,54 +47,38 @@ pub(super) struct Machine {
 
 /// All of them but those that are gone.
 pub(super) async fn list(account: &Account) -> anyhow::Result<Vec<Machine>> {
-    let ours = Filter::builder().name(format!("tag:{}", tag::INSTALLATION)).values(account.prefix()).build();
-    let pages = account.ec2.describe_instances().filters(ours).max_results(1000).into_paginator();
-    let mut reservations = pages.items().send();
-    let mut machines = Vec::new();
-    while let Some(reservation) = reservations.next().await {
-        let reservation = reservation.map_err(|error| aws::error("listing the instances", &error))?;
-        machines.extend(reservation.instances().iter().filter_map(Machine::of));
-    }
+    let described = described(account, None).await?;
+    let there = described.iter().filter(|instance| instance.state != State::Terminated);
+    let mut machines: Vec<_> = there.map(Machine::of).collect();
     machines.sort_by(|a, b| (&a.role, &a.pool, &a.id).cmp(&(&b.role, &b.pool, &b.id)));
     Ok(machines)
 }
 
 impl Machine {
-    fn of(instance: &Instance) -> Option<Self> {
-        let tagged = |key: &str| {
-            let tag = instance.tags().iter().find(|tag| tag.key() == Some(key))?;
-            tag.value().filter(|value| !value.is_empty()).map(str::to_owned)
+    fn of(instance: &Instance) -> Self {
+        let tagged = |key: &str| instance.tag(key).map(str::to_owned);
+        let since = match instance.state {
+            State::Pending | State::Running => Some(instance.launched),
+            _ => instance.transition.as_deref().and_then(transition),
         };
-        let state = instance.state()?.name()?;
-        if *state == State::Terminated {
-            return None;
-        }
-        let launched = instance.launch_time().and_then(|at| DateTime::from_timestamp(at.secs(), 0));
-        let since = match state {
-            State::Pending | State::Running => launched,
-            _ => instance.state_transition_reason().and_then(transition),
-        };
-        let generation = tagged(tag::GENERATION);
-        let drain = tagged(tag::DRAIN);
         // A drain begins with the generation that it is for.
-        let drained = drain.as_deref().and_then(|drain| drain.split(' ').next());
-        let placement = instance.placement().and_then(|placement| placement.availability_zone());
-        let named = |name: Option<&str>| name.unwrap_or_default().to_owned();
-        Some(Self {
-            id: instance.instance_id()?.to_owned(),
+        let drained = instance.tag(tag::DRAIN).and_then(|drain| drain.split(' ').next());
+        let generation = instance.tag(tag::GENERATION);
+        Self {
+            id: instance.id.clone(),
             role: tagged(tag::ROLE).unwrap_or_default(),
             pool: tagged(tag::POOL),
-            state: state.as_str().to_owned(),
+            state: instance.state.as_str().to_owned(),
             since,
-            kind: named(instance.instance_type().map(|kind| kind.as_str())),
-            zone: named(placement),
-            architecture: named(instance.architecture().map(|architecture| architecture.as_str())),
-            image: named(instance.image_id()),
+            kind: instance.kind.clone(),
+            zone: instance.zone.clone(),
+            architecture: instance.architecture.clone(),
+            image: instance.image.clone(),
             model: tagged(tag::MODEL),
-            draining: drained.is_some() && drained == Some(generation.as_deref().unwrap_or(tag::BY_HAND)),
-            generation,
-            handed_over: is_yes(tagged(tag::HANDED_OVER).as_deref()),
-        })
+            draining: drained.is_some() && drained == Some(generation.unwrap_or(tag::BY_HAND)),
+            generation: generation.map(str::to_owned),
+            handed_over: instance.is_handed_over(),
+        }
     }
 
     /// Whether it costs money by the second.

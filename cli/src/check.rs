@@ -74,7 +74,7 @@ impl Check {
         }
         let folder = settings.local.state.as_path();
         match state::kind(folder) {
-            Kind::Ours => return Ok(Some(Place::Local(Box::new(local::Look::open(settings).await?)))),
+            Kind::Ours => return Ok(Some(Place::Local(Box::new(local::Look::new(settings))))),
             Kind::Foreign => {
                 return Err(Stop::Failed(anyhow::anyhow!(state::foreign(folder))));
             }
@@ -109,14 +109,14 @@ impl Check {
 
 #[cfg(feature = "aws")]
 async fn cloud(settings: Settings) -> Result<Place, Stop> {
-    Ok(Place::Aws(Box::new(aws::Look::open(settings).await)))
+    Ok(Place::Aws(Box::new(aws::Look::new(settings))))
 }
 
 /// The backend says what is missing.
 #[cfg(not(feature = "aws"))]
 async fn cloud(settings: Settings) -> Result<Place, Stop> {
     state::open(&settings).await?;
-    Ok(Place::Local(Box::new(local::Look::open(settings).await?)))
+    Ok(Place::Local(Box::new(local::Look::new(settings))))
 }
 
 impl Place {

@@ -193,6 +193,8 @@ mod tests {
 
     use super::*;
 
+    // Without `aws` there is no `setup`.
+    #[cfg(feature = "aws")]
     #[test]
     fn the_help_is_what_it_was() {
         let help = Cli::command().term_width(110).render_help().to_string();

@@ -63,7 +63,7 @@ pub(super) struct Cloud {
 
 impl Look {
     /// Nothing is asked yet: what does not answer is a problem in the report.
-    pub(super) async fn open(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings) -> Self {
         Self { settings, place: None }
     }
 

@@ -12,7 +12,7 @@ use super::*;
 use crate::state::{CONTROLLER_LOCK, Lock};
 
 async fn look(settings: &Settings) -> Report {
-    local::Look::open(settings.clone()).await.unwrap().look(Utc::now()).await
+    local::Look::new(settings.clone()).look(Utc::now()).await
 }
 
 fn page(report: &Report) -> String {
@@ -165,6 +165,35 @@ async fn the_pools_of_a_running_controller_are_a_table() {
         text.contains("default       1      1         0        0        0        7        1  backlog 8\n"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_state_folder_of_another_version_is_a_sentence_and_the_rest_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("layout"), "999").unwrap();
+    let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap().unwrap();
+    let report = look(&settings(folder.path())).await;
+    assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
+    assert!(
+        report.problems[0].contains("has layout \"999\", this version of EIRS knows"),
+        "{:?}",
+        report.problems
+    );
+    let text = page(&report);
+    assert!(text.contains(" is running, process ") && text.contains("? images\n"), "{text}");
+}
+
+#[tokio::test]
+async fn dead_letters_are_wrong_and_say_where_to_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let backend = state::open(&settings).await.unwrap();
+    backend.dead_letters("default").await.unwrap().send(vec![Bytes::from("job")]).await.unwrap();
+    let report = look(&settings).await;
+    assert_eq!(report.problems, ["1 dead letter in dead-default; `eirs dead-letters list` says why"]);
+    let rows: Vec<_> =
+        page(&report).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert!(rows.contains(&"dead-default 1 0 dead letters".to_owned()), "{rows:?}");
 }
 
 #[tokio::test]

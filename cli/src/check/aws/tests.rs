@@ -227,7 +227,7 @@ async fn a_part_that_fails_is_a_sentence_and_everything_else_is_shown() {
     // Nobody there at all: what this machine knows is shown all the same.
     let mut settings = rig.account.settings.clone();
     settings.aws.endpoint = Some("http://127.0.0.1:1".into());
-    let mut nobody = Look::open(settings).await;
+    let mut nobody = Look::new(settings);
     let report = nobody.look(Utc::now()).await;
     assert!(has(&report.problems, "the account cannot be looked at: "), "{:?}", report.problems);
     assert!(

@@ -7,6 +7,7 @@
     reason = "a test says what it could not run, and why it failed"
 )]
 
+#[expect(dead_code, reason = "the tests on AWS use the rest of it")]
 #[path = "service/harness.rs"]
 mod harness;
 

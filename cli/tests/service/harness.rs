@@ -89,6 +89,11 @@ impl Site {
         self
     }
 
+    /// The variables that every program of this site gets.
+    pub fn settings(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.environment.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     pub fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }

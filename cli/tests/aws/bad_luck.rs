@@ -1,0 +1,86 @@
+//! The same service while AWS has a bad day: throttling, no capacity, states in between, answers that are late or lost,
+//! messages that come twice. Nothing that was taken is lost, and the fleet goes back to zero.
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    cloud::{Cloud, OUTPUT},
+    harness::{Site, eventually},
+    serving::upload_all,
+};
+
+/// Uploads while these faults happen, lets the sky clear, and looks at what is left.
+fn survive(faults: &[Value]) {
+    let Some(cloud) = Cloud::of(Site::with_script("sleep 0.1; echo cat"), &["--seed", "7"]) else { return };
+    cloud.set_up();
+    let (web, mut controller) = (cloud.site.web(), cloud.site.start("eirs-controller", &[]));
+    faults.iter().for_each(|fault| cloud.fault(fault.clone()));
+    let labels = upload_all(&web.address, 0..40);
+    assert!(labels.len() == 40 && labels.values().all(|label| label == "cat"), "{labels:?}");
+    cloud.no_more_faults();
+    cloud.until_all_are_parked();
+    assert_eq!(cloud.stored(OUTPUT), 40, "one result each");
+    eventually("nothing is left in the queue", || {
+        let pool = web.get("/status").json()["controller"]["pools"][0].clone();
+        (pool["visible"] == 0 && pool["in_flight"] == 0).then_some(())
+    });
+    let told =
+        cloud.site.command("eirs").args(["dead-letters", "list", "--json"]).output().expect("eirs runs");
+    assert!(!String::from_utf8_lossy(&told.stdout).contains("\"id\""), "nobody gave up: {told:?}");
+    controller.signal(Signal::TERM);
+    assert!(controller.exit().success(), "{}", controller.log());
+}
+
+#[test]
+fn throttled_queues_and_lost_answers_lose_nothing() {
+    survive(&[
+        json!({ "op": "SendMessageBatch", "code": "RequestThrottled", "probability": 0.2 }),
+        json!({ "op": "ReceiveMessage", "code": "InternalError", "http": 500, "probability": 0.2 }),
+        json!({ "op": "DeleteMessageBatch", "code": "InternalError", "http": 500, "probability": 0.2, "after": true }),
+        json!({ "op": "ChangeMessageVisibilityBatch", "code": "InternalError", "http": 500, "probability": 0.3 }),
+        json!({ "op": "GetQueueAttributes", "code": "InternalError", "http": 500, "probability": 0.2 }),
+        json!({ "op": "GetQueueUrl", "code": "InternalError", "http": 500, "probability": 0.2 }),
+    ]);
+}
+
+#[test]
+fn messages_that_come_twice_and_depths_that_lie_lose_nothing_and_classify_nothing_twice_over() {
+    survive(&[
+        json!({ "op": "ReceiveMessage", "duplicates": true, "times": 20, "match": "requests" }),
+        json!({ "op": "ReceiveMessage", "duplicates": true, "times": 20, "match": "responses" }),
+        json!({
+            "op": "GetQueueAttributes", "times": 3,
+            "attributes": {
+                "ApproximateNumberOfMessages": "0", "ApproximateNumberOfMessagesNotVisible": "0",
+                "ApproximateNumberOfMessagesDelayed": "0",
+            },
+        }),
+    ]);
+}
+
+#[test]
+fn a_slow_and_failing_store_loses_nothing() {
+    survive(&[
+        json!({ "op": "PutObject", "code": "SlowDown", "http": 503, "probability": 0.2 }),
+        json!({ "op": "PutObject", "code": "InternalError", "http": 500, "probability": 0.1, "after": true }),
+        json!({ "op": "GetObject", "code": "InternalError", "http": 500, "probability": 0.2 }),
+        json!({ "op": "GetObject", "delay": 1.0, "probability": 0.1 }),
+        json!({ "op": "PutObject", "hang_up": true, "probability": 0.05, "after": true }),
+    ]);
+}
+
+#[test]
+fn a_fleet_that_refuses_and_a_silent_agent_lose_nothing_and_leave_nobody_running() {
+    survive(&[
+        json!({ "op": "StartInstances", "code": "InsufficientInstanceCapacity", "times": 2 }),
+        json!({ "op": "StartInstances", "code": "RequestLimitExceeded", "http": 503, "times": 4 }),
+        json!({ "op": "StartInstances", "code": "IncorrectInstanceState", "times": 1 }),
+        json!({ "op": "DescribeInstances", "code": "RequestLimitExceeded", "http": 503, "probability": 0.2 }),
+        json!({ "op": "CreateTags", "code": "InternalError", "http": 500, "probability": 0.2 }),
+        json!({ "op": "SendCommand", "code": "InvalidInstanceId", "times": 2 }),
+        json!({ "op": "SendCommand", "code": "InternalServerError", "http": 500, "probability": 0.2, "after": true }),
+        json!({ "op": "GetCommandInvocation", "code": "InvocationDoesNotExist", "probability": 0.3 }),
+        json!({ "op": "StopInstances", "code": "InternalError", "http": 500, "probability": 0.3 }),
+    ]);
+}

@@ -1,0 +1,300 @@
+//! An emulated account, an installation in it, and the programs of a web host.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use aws_config::SdkConfig;
+use eirs_platform::testing::emulator::{Emulator, REGION};
+use serde_json::{Value, json};
+
+use crate::harness::{Site, eventually};
+
+/// The buckets that setup makes.
+pub const INPUT: &str = "eirs-123456789012-eu-central-1-input";
+pub const OUTPUT: &str = "eirs-123456789012-eu-central-1-output";
+
+/// From zero to three instances, that go after a second of silence.
+pub const POLICY: &str = "
+[pool]
+max = 3
+start_delay = \"2s\"
+[[rule]]
+kind = \"backlog\"
+per_instance = 5
+[instance]
+billing_minimum = \"0s\"
+[scale_in]
+idle = \"1s\"
+window = \"1s\"
+drain_deadline = \"20s\"
+";
+
+/// An account. Everything in it ends with this.
+pub struct Cloud {
+    pub emulator: Emulator,
+    pub site: Site,
+}
+
+impl Cloud {
+    /// With the classifier that answers `noop`, whose instances start in half a second; `None` where there is no emulator.
+    pub fn new(options: &[&str]) -> Option<Self> {
+        Self::of(Site::new(), options)
+    }
+
+    /// With this site's model and settings.
+    pub fn of(site: Site, options: &[&str]) -> Option<Self> {
+        let folder = site.folder.path().to_owned();
+        let shown = |path: &Path| path.display().to_string();
+        let (programs, logs) = (shown(&programs()), shown(&folder.join("instances")));
+        let worker = format!("eirs-worker --config {}", shown(&folder.join("worker.toml")));
+        // A web host of its own root, for the tests that launch one.
+        let web = "EIRS_LOCAL__STATE=$DESTDIR/state; export EIRS_LOCAL__STATE; \
+            eirs-controller --config $DESTDIR/etc/eirs/eirs.toml --policies $DESTDIR/etc/eirs/policies & \
+            exec eirs-web --config $DESTDIR/etc/eirs/eirs.toml";
+        let own = [
+            ["--fleet", "process"],
+            ["--bin", &programs],
+            ["--log-dir", &logs],
+            ["--instance-command", &worker],
+            ["--web-command", web],
+        ];
+        let emulator = Emulator::start(&[own.as_flattened(), options].concat())?;
+        let site = site
+            .set("AWS_ACCESS_KEY_ID", "test")
+            .set("AWS_SECRET_ACCESS_KEY", "test")
+            .set("AWS_CONFIG_FILE", "/dev/null")
+            .set("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+            .set("EIRS_BACKEND", "aws")
+            .set("EIRS_AWS__REGION", REGION)
+            .set("EIRS_AWS__ENDPOINT", &emulator.url())
+            .set("EIRS_AWS__INPUT_BUCKET", INPUT)
+            .set("EIRS_AWS__OUTPUT_BUCKET", OUTPUT)
+            .set("EIRS_CONTROLLER__TICK", "500ms")
+            .set("EIRS_CONTROLLER__POLICIES", "policies");
+        let cloud = Self { emulator, site };
+        cloud.policy(POLICY);
+        cloud.write_worker_settings();
+        Some(cloud)
+    }
+
+    pub fn folder(&self) -> PathBuf {
+        self.site.folder.path().to_owned()
+    }
+
+    /// The policy of the one pool.
+    pub fn policy(&self, text: &str) {
+        fs::create_dir_all(self.folder().join("policies")).expect("a folder");
+        fs::write(self.folder().join("policies/default.toml"), text).expect("a policy");
+    }
+
+    /// What an instance would find in its image: this site's settings.
+    fn write_worker_settings(&self) {
+        let mut text = String::new();
+        // The last value of a variable is the one that counts.
+        let all: BTreeMap<_, _> = self.site.settings().filter(|(key, _)| key.starts_with("EIRS_")).collect();
+        for (key, value) in all {
+            let key = key.trim_start_matches("EIRS_").replace("__", ".").to_lowercase();
+            let is_list = value.starts_with('[');
+            let number = value.parse::<f64>().is_ok();
+            let value = if is_list || number { value.to_owned() } else { format!("{value:?}") };
+            text += &format!("{key} = {value}\n");
+        }
+        fs::write(self.folder().join("worker.toml"), text).expect("settings");
+    }
+
+    /// Runs `eirs` to its end.
+    pub fn eirs(&self, arguments: &[&str]) -> Output {
+        self.site.command("eirs").args(arguments).output().expect("eirs runs")
+    }
+
+    /// Runs `eirs` to its end, which must be a good one; answers what it said.
+    pub fn expect(&self, arguments: &[&str]) -> String {
+        let output = self.eirs(arguments);
+        let said = said(&output);
+        assert!(output.status.success(), "eirs {}: {said}", arguments.join(" "));
+        said
+    }
+
+    /// Makes the installation, without a web host: the tests start one here.
+    pub fn set_up(&self) -> String {
+        self.expect(&["setup", "--web-host", "none", "--yes"])
+    }
+
+    /// Everything that exists in the account.
+    pub fn state(&self) -> Value {
+        parse(&self.emulator.harness("GET", "state", ""))
+    }
+
+    /// The instances that exist.
+    pub fn instances(&self) -> Vec<Value> {
+        let all = parse(&self.emulator.harness("GET", "instances", ""));
+        all.as_array()
+            .cloned()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|instance| instance["state"] != "terminated")
+            .collect()
+    }
+
+    /// The ids of the instances in this state.
+    pub fn in_state(&self, state: &str) -> Vec<String> {
+        let instances = self.instances().into_iter().filter(|instance| instance["state"] == state);
+        instances.filter_map(|instance| instance["id"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Waits until every instance is parked.
+    pub fn until_all_are_parked(&self) {
+        eventually("every instance is parked", || {
+            self.instances().iter().all(|instance| instance["state"] == "stopped").then_some(())
+        });
+    }
+
+    /// What the worker on an instance logged.
+    pub fn instance_log(&self, id: &str) -> String {
+        fs::read_to_string(self.folder().join(format!("instances/{id}.log"))).unwrap_or_default()
+    }
+
+    pub fn fault(&self, fault: Value) {
+        self.emulator.fault(&fault);
+    }
+
+    pub fn no_more_faults(&self) {
+        self.emulator.harness("DELETE", "faults", "");
+    }
+
+    /// An instance is gone at once, as when its host breaks or a spot instance is taken back.
+    pub fn kill_instance(&self, id: &str) {
+        let code = json!({ "code": "Server.SpotInstanceShutdown" });
+        self.emulator.harness("POST", &format!("instance/{id}/die"), &code.to_string());
+    }
+
+    /// How many objects are in a bucket.
+    pub fn stored(&self, bucket: &str) -> u64 {
+        self.state()["buckets"][bucket]["objects"].as_u64().unwrap_or(0)
+    }
+}
+
+/// What only a test does to an account, by the SDK.
+impl Cloud {
+    fn with_sdk<T>(&self, what: impl AsyncFnOnce(SdkConfig) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async { what(self.emulator.config().await).await })
+    }
+
+    /// Things of every kind that are somebody else's.
+    pub fn make_strangers(&self) {
+        self.with_sdk(async |config| {
+            let sqs = aws_sdk_sqs::Client::new(&config);
+            // A neighbour whose prefix begins like ours.
+            for name in ["eirs-test-requests-default", "orders"] {
+                sqs.create_queue().queue_name(name).send().await.expect("a queue");
+            }
+            let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
+            let place = aws_sdk_s3::types::CreateBucketConfiguration::builder()
+                .location_constraint(REGION.into())
+                .build();
+            let s3 = aws_sdk_s3::Client::from_conf(s3);
+            s3.create_bucket()
+                .bucket("somebody-elses")
+                .create_bucket_configuration(place)
+                .send()
+                .await
+                .expect("a bucket");
+            let ec2 = aws_sdk_ec2::Client::new(&config);
+            ec2.create_key_pair().key_name("mine").send().await.expect("a key pair");
+            let images = ec2.describe_images().owners("amazon").send().await.expect("images");
+            let image =
+                images.images().first().and_then(|image| image.image_id()).expect("an image").to_owned();
+            ec2.run_instances().image_id(image).min_count(1).max_count(1).send().await.expect("an instance");
+        });
+    }
+
+    pub fn delete_queue(&self, name: &str) {
+        self.with_sdk(async |config| {
+            let sqs = aws_sdk_sqs::Client::new(&config);
+            let url = sqs.get_queue_url().queue_name(name).send().await.expect("the queue").queue_url;
+            sqs.delete_queue().queue_url(url.expect("its address")).send().await.expect("it goes");
+        });
+    }
+
+    pub fn tag_instance(&self, id: &str, key: &str, value: &str) {
+        let tag = aws_sdk_ec2::types::Tag::builder().key(key).value(value).build();
+        self.with_sdk(async |config| {
+            aws_sdk_ec2::Client::new(&config)
+                .create_tags()
+                .resources(id)
+                .tags(tag)
+                .send()
+                .await
+                .expect("a tag");
+        });
+    }
+
+    pub fn start_instance(&self, id: &str) {
+        self.with_sdk(async |config| {
+            aws_sdk_ec2::Client::new(&config)
+                .start_instances()
+                .instance_ids(id)
+                .send()
+                .await
+                .expect("it starts");
+        });
+    }
+
+    /// A user with one policy; answers an access key and its secret.
+    pub fn make_user(&self, name: &str, policy: &Value) -> (String, String) {
+        self.with_sdk(async |config| {
+            let iam = aws_sdk_iam::Client::new(&config);
+            iam.create_user().user_name(name).send().await.expect("a user");
+            let put =
+                iam.put_user_policy().user_name(name).policy_name("all").policy_document(policy.to_string());
+            put.send().await.expect("a policy");
+            let key = iam
+                .create_access_key()
+                .user_name(name)
+                .send()
+                .await
+                .expect("a key")
+                .access_key
+                .expect("a key");
+            (key.access_key_id, key.secret_access_key)
+        })
+    }
+
+    pub fn remove_user(&self, name: &str) {
+        self.with_sdk(async |config| {
+            let iam = aws_sdk_iam::Client::new(&config);
+            for key in iam.list_access_keys().user_name(name).send().await.expect("keys").access_key_metadata
+            {
+                let id = key.access_key_id.expect("its id");
+                iam.delete_access_key().user_name(name).access_key_id(id).send().await.expect("it goes");
+            }
+            iam.delete_user_policy().user_name(name).policy_name("all").send().await.expect("it goes");
+            iam.delete_user().user_name(name).send().await.expect("it goes");
+        });
+    }
+}
+
+pub fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// The folder of the built programs.
+fn programs() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_eirs")).parent().expect("a folder").to_owned()
+}
+
+/// An address that nobody listens on.
+pub fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").to_string()
+}

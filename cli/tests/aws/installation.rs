@@ -1,0 +1,229 @@
+//! `eirs setup` and `eirs cleanup`: what they make, find again, change and take away, and what they leave alone.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cloud::{Cloud, INPUT, POLICY, parse, said},
+    harness::{eventually, image},
+};
+
+/// What `eirs setup --plan --json` would do about each thing.
+fn verbs(cloud: &Cloud) -> Vec<(String, String)> {
+    let output = cloud.eirs(&["setup", "--web-host", "none", "--plan", "--json"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let plan = parse(&String::from_utf8_lossy(&output.stdout));
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let steps = plan["steps"].as_array().expect("steps").iter();
+    steps.map(|step| (text(&step["verb"]), text(&step["what"]))).collect()
+}
+
+fn changes(cloud: &Cloud) -> Vec<String> {
+    verbs(cloud).into_iter().filter(|(verb, _)| verb != "keep").map(|(_, what)| what).collect()
+}
+
+#[test]
+fn from_setup_over_uploads_to_cleanup_the_account_is_as_it_was_and_strangers_are_not_touched() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    cloud.make_strangers();
+    let before = cloud.state();
+    let plan = verbs(&cloud);
+    assert!(plan.len() >= 12 && plan.iter().all(|(verb, _)| verb == "make"), "{plan:?}");
+    assert_eq!(cloud.state(), before, "a plan only shows");
+
+    cloud.set_up();
+    assert_eq!(changes(&cloud), Vec::<String>::new());
+    assert!(cloud.in_state("stopped").len() == 3 && cloud.in_state("running").is_empty());
+    let key = fs::metadata(cloud.folder().join("eirs-eu-central-1.pem")).expect("the private key");
+    assert_eq!(key.permissions().mode() & 0o777, 0o600);
+
+    let (web, mut controller) = (cloud.site.web(), cloud.site.start("eirs-controller", &[]));
+    assert_eq!(web.upload("", "dog.jpg", &image(1)).json()["label"], "noop");
+    let refused = cloud.eirs(&["cleanup", "--mode", "delete", "--yes"]);
+    assert!(said(&refused).contains("controller is running on this machine"), "{}", said(&refused));
+    cloud.until_all_are_parked();
+    controller.signal(rustix::process::Signal::TERM);
+    assert!(controller.exit().success());
+    drop(web);
+
+    let with_everything = cloud.state();
+    let plan = cloud.expect(&["cleanup", "--mode", "delete", "--plan"]);
+    assert!(plan.contains(INPUT) && plan.contains("eirs-worker"), "{plan}");
+    assert_eq!(cloud.state(), with_everything, "a plan only shows");
+    cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
+    assert_eq!(cloud.state(), before);
+    let again = cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
+    assert!(again.contains("There is nothing to clean up"), "{again}");
+}
+
+#[test]
+fn a_setup_that_was_interrupted_anywhere_is_finished_by_the_next_run() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    let before = cloud.state();
+    // Each run gets a little further, and ends in the middle of something.
+    for operation in [
+        "PutBucketEncryption",
+        "CreateQueue",
+        "CreateDocument",
+        "CreateKeyPair",
+        "PutRolePolicy",
+        "AddRoleToInstanceProfile",
+        "CreateSecurityGroup",
+        "PutObject",
+        "CreateImage",
+        "StopInstances",
+    ] {
+        cloud.fault(json!({ "op": operation, "code": "InternalError", "http": 500, "times": 12 }));
+        let output = cloud.eirs(&["setup", "--web-host", "none", "--yes"]);
+        assert_eq!(output.status.code(), Some(1), "{operation}: {}", said(&output));
+        cloud.no_more_faults();
+    }
+    // Killed, not failed: between the launch and the parking.
+    let mut run = cloud.site.start("eirs", &["setup", "--web-host", "none", "--yes"]);
+    eventually("an instance is launched", || {
+        run.log()
+            .contains("parking")
+            .then_some(())
+            .or_else(|| (!cloud.in_state("running").is_empty()).then_some(()))
+    });
+    run.kill();
+    cloud.set_up();
+    assert_eq!(changes(&cloud), Vec::<String>::new());
+    assert_eq!(cloud.instances().len(), 3, "no more than the pool may have, and nothing that was left over");
+    assert_eq!(cloud.state()["images"].as_array().map(Vec::len), Some(1));
+
+    // A cleanup that was interrupted, too.
+    for operation in ["DeregisterImage", "DeleteRolePolicy", "DeleteQueue", "DeleteObjects"] {
+        cloud.fault(json!({ "op": operation, "code": "InternalError", "http": 500, "times": 12 }));
+        let output = cloud.eirs(&["cleanup", "--mode", "delete", "--yes"]);
+        assert_eq!(output.status.code(), Some(1), "{operation}: {}", said(&output));
+        cloud.no_more_faults();
+    }
+    cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
+    assert_eq!(cloud.state(), before);
+}
+
+#[test]
+fn another_model_makes_another_image_and_parked_workers_are_replaced() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    cloud.set_up();
+    let first: Vec<_> = cloud.in_state("stopped");
+    // Another setting of the workers: another archive.
+    let output = cloud
+        .site
+        .command("eirs")
+        .env("EIRS_WORKER__SLOTS", "5")
+        .args(["setup", "--web-host", "none", "--yes"])
+        .output();
+    let output = output.expect("eirs runs");
+    assert!(output.status.success(), "{}", said(&output));
+    let second = cloud.in_state("stopped");
+    assert_eq!(second.len(), 3);
+    assert!(second.iter().all(|id| !first.contains(id)), "{first:?} {second:?}");
+}
+
+#[test]
+fn a_smaller_pool_loses_parked_workers_and_a_larger_one_gets_more() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    cloud.set_up();
+    let first = cloud.in_state("stopped");
+    for (max, kept) in [(1, 1), (4, 1)] {
+        cloud.policy(&POLICY.replace("max = 3", &format!("max = {max}")));
+        cloud.set_up();
+        let now = cloud.in_state("stopped");
+        assert_eq!(now.len(), max);
+        assert_eq!(now.iter().filter(|id| first.contains(id)).count(), kept, "{first:?} {now:?}");
+    }
+}
+
+#[test]
+fn a_machine_that_fails_its_own_test_becomes_no_image_and_says_why() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    fs::write(cloud.folder().join("prepare.sh"), "echo the mirror is down; exit 3\n").expect("a script");
+    let mut setup = cloud.site.command("eirs");
+    setup.args(["setup", "--web-host", "none", "--yes"]).env("EIRS_SETUP__PREPARE", "prepare.sh");
+    let output = setup.output().expect("eirs runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("the mirror is down"), "{}", said(&output));
+    assert_eq!(cloud.instances(), Vec::<Value>::new(), "what failed costs nothing");
+    cloud.set_up();
+}
+
+#[test]
+fn a_worker_that_cannot_be_reached_is_replaced_before_it_is_handed_over() {
+    let Some(cloud) = Cloud::new(&["--pending", "0.2"]) else { return };
+    // Of the first launch nobody comes up.
+    cloud.fault(json!({ "op": "RunInstances", "code": "InsufficientInstanceCapacity", "times": 3, "match": "eirs%3Apool" }));
+    cloud.set_up();
+    assert_eq!(cloud.in_state("stopped").len(), 3);
+}
+
+#[test]
+fn a_cleared_installation_is_empty_and_goes_on() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    cloud.set_up();
+    let (web, mut controller) = (cloud.site.web(), cloud.site.start("eirs-controller", &[]));
+    assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop");
+    cloud.until_all_are_parked();
+    controller.signal(rustix::process::Signal::TERM);
+    assert!(controller.exit().success());
+    let pending = web.upload("?wait=0", "x", &image(2));
+    assert_eq!(pending.status, 202);
+    cloud.expect(&["cleanup", "--mode", "clear", "--yes"]);
+    assert_eq!((cloud.stored(INPUT), cloud.stored(crate::cloud::OUTPUT)), (0, 0));
+    assert_eq!(cloud.instances().len(), 3);
+    assert_eq!(changes(&cloud), Vec::<String>::new());
+    let _controller = cloud.site.start("eirs-controller", &[]);
+    assert_eq!(web.upload("", "x", &image(3)).json()["label"], "noop");
+    cloud.until_all_are_parked();
+}
+
+#[test]
+fn a_worker_takes_no_job_on_an_instance_that_is_not_handed_over() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    cloud.set_up();
+    let web = cloud.site.web();
+    assert_eq!(web.upload("?wait=0", "x", &image(1)).status, 202);
+    let id = cloud.in_state("stopped").remove(0);
+    cloud.tag_instance(&id, "eirs:handed-over", "no");
+    cloud.start_instance(&id);
+    let metadata = eventually("its metadata", || {
+        let instance = parse(&cloud.emulator.harness("GET", &format!("instance/{id}"), ""));
+        instance["imds"].as_str().map(str::to_owned)
+    });
+    let mut worker = cloud.site.command("eirs-worker");
+    worker.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata);
+    let output = worker.output().expect("the worker runs");
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        said(&output).contains("is not handed over to the controller: no job is taken"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn what_cannot_be_done_is_one_sentence() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    let refused = |arguments: &[&str], code: i32, hint: &str| {
+        let output = cloud.eirs(arguments);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(hint) && !said.contains("panicked"), "{hint}: {said}");
+    };
+    refused(
+        &["setup"],
+        2,
+        "nobody could upload to the web host: name the networks that may by --uploads-from",
+    );
+    refused(&["setup", "--uploads-from", "here"], 78, "setup.uploads_from: `here` is no network");
+    refused(&["setup", "--web-host", "none"], 2, "there is no terminal to ask on");
+    refused(
+        &["setup", "--web-host", "none", "--worker-type", "t9.nano", "--yes"],
+        1,
+        "there is no instance type t9.nano in any zone",
+    );
+    cloud.policy("[pool]\nmaximum = 3\n");
+    refused(&["setup", "--web-host", "none"], 78, "maximum");
+}

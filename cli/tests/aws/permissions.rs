@@ -1,0 +1,55 @@
+//! The permissions that `eirs setup --print-iam` prints are enough, on an emulated AWS that enforces them: setup and cleanup
+//! run as an operator who has those and no others, the web host and the workers with the roles that setup made.
+
+use serde_json::Value;
+
+use crate::{
+    cloud::{Cloud, free_address, parse, said},
+    harness::{Site, eventually, image, request},
+};
+
+#[test]
+fn the_printed_permissions_are_enough_for_everybody() {
+    let address = free_address();
+    let site = Site::new().set("EIRS_WEB__LISTEN", &address);
+    let Some(cloud) = Cloud::of(site, &[]) else { return };
+    let before = cloud.state();
+    let printed = parse(&String::from_utf8_lossy(&cloud.eirs(&["setup", "--print-iam"]).stdout));
+    let operator = cloud.make_user("operator", &printed["operator"]);
+    cloud.emulator.harness("POST", "enforce-iam", r#"{"on": true}"#);
+    let as_operator = |arguments: &[&str]| {
+        let mut command = cloud.site.command("eirs");
+        command.env("AWS_ACCESS_KEY_ID", &operator.0).env("AWS_SECRET_ACCESS_KEY", &operator.1);
+        let output = command.args(arguments).output().expect("eirs runs");
+        assert!(output.status.success(), "eirs {}: {}", arguments.join(" "), said(&output));
+        said(&output)
+    };
+    let told = as_operator(&["setup", "--uploads-from", "203.0.113.0/24", "--yes"]);
+    assert!(told.contains("/upload"), "the address is told: {told}");
+
+    // The web host and the workers have what the metadata of their instances gives them, and nothing of this test's.
+    let form = crate::harness::form(&[("myfile", "x", &image(1))]);
+    let headers = [("content-type", "multipart/form-data; boundary=XX")];
+    let answer =
+        eventually("the web host answers", || request(&address, "POST", "/upload", &headers, &form).ok());
+    assert_eq!((answer.status, answer.body.trim()), (200, "noop"), "{answer:?}");
+    let workers = || {
+        let workers =
+            cloud.instances().into_iter().filter(|instance| instance["tags"]["eirs:role"] == "worker");
+        workers.collect::<Vec<_>>()
+    };
+    eventually("the workers go", || {
+        workers().iter().all(|worker| worker["state"] == "stopped").then_some(())
+    });
+    assert!(cloud.emulator.calls("SendCommand") >= 1);
+    let log = parse(&cloud.emulator.harness("GET", "log", ""));
+    let denied: Vec<&Value> =
+        log.as_array().into_iter().flatten().filter(|call| call["status"] == 403).collect();
+    assert!(denied.is_empty(), "{denied:?}");
+    as_operator(&["check"]);
+
+    as_operator(&["cleanup", "--mode", "delete", "--yes"]);
+    cloud.emulator.harness("POST", "enforce-iam", r#"{"on": false}"#);
+    cloud.remove_user("operator");
+    assert_eq!(cloud.state(), before);
+}

@@ -1,0 +1,172 @@
+//! Uploads on AWS: workers come from zero, answer, drain and go, and several web hosts serve beside each other.
+
+use std::collections::BTreeMap;
+
+use rustix::process::Signal;
+
+use crate::{
+    cloud::{Cloud, OUTPUT, POLICY, free_address},
+    harness::{Process, Site, eventually, image, sample, upload},
+};
+
+/// A controller that follows the policies of the cloud's folder.
+fn controller(cloud: &Cloud) -> Process {
+    let controller = cloud.site.start("eirs-controller", &[]);
+    eventually("the controller looks", || cloud.site.state().join("status.json").exists().then_some(()));
+    controller
+}
+
+/// Uploads images at the same time, as clients that try again until they are taken, and answers each one's label.
+pub fn upload_all(address: &str, numbers: std::ops::Range<u32>) -> BTreeMap<u32, String> {
+    let next = std::sync::atomic::AtomicU32::new(numbers.start);
+    let labels = std::sync::Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if number >= numbers.end {
+                        return;
+                    }
+                    let label = eventually("an image gets its label", || {
+                        let answer = upload(address, "?wait=20s", "x", &image(number)).ok()?;
+                        (answer.status == 200)
+                            .then(|| answer.json()["label"].as_str().map(str::to_owned))
+                            .flatten()
+                    });
+                    labels.lock().expect("no panic").insert(number, label);
+                }
+            });
+        }
+    });
+    labels.into_inner().expect("no panic")
+}
+
+#[test]
+fn workers_come_from_zero_classify_drain_over_ssm_and_go_back_to_zero() {
+    let Some(cloud) = Cloud::of(Site::with_model(), &[]) else { return };
+    cloud.set_up();
+    assert_eq!(cloud.in_state("stopped").len(), 3, "parked, and nobody pays");
+    let (web, mut controller) = (cloud.site.web(), controller(&cloud));
+    let answer = web.upload("", "heart_0.jpg", &sample("heart_0.jpg")).json();
+    assert_eq!(answer["label"], "heart", "{answer}");
+    let worker = answer["worker"].as_str().expect("a worker").to_owned();
+    assert!(
+        cloud.instances().iter().any(|instance| instance["id"] == worker.as_str()),
+        "it is an instance: {answer}"
+    );
+    assert_eq!(web.result(answer["id"].as_str().expect("an id")).json()["label"], "heart");
+    cloud.until_all_are_parked();
+    let log = cloud.instance_log(&worker);
+    assert!(log.contains("taking jobs") && log.contains("drained"), "{log}");
+    assert!(cloud.emulator.calls("SendCommand") >= 1, "it was told over SSM");
+
+    // And again, many at once.
+    let mut seen = BTreeMap::new();
+    for name in ["star_0.jpg", "ring_1.jpg", "cross_0.jpg", "bolt_1.jpg"] {
+        seen.insert(name, web.upload("", name, &sample(name)).json()["label"].clone());
+    }
+    let expected = ["star", "ring", "cross", "bolt"];
+    assert!(expected.iter().all(|label| seen.values().any(|seen| seen == label)), "{seen:?}");
+    cloud.until_all_are_parked();
+    controller.signal(Signal::TERM);
+    assert!(controller.exit().success(), "{}", controller.log());
+    assert_eq!(cloud.stored(OUTPUT), 5);
+}
+
+#[test]
+fn a_burst_takes_several_instances_and_loses_nothing_when_some_of_them_die() {
+    let site = Site::with_script("sleep 0.3; echo cat");
+    let Some(cloud) = Cloud::of(site, &[]) else { return };
+    cloud.set_up();
+    let (web, mut controller) = (cloud.site.web(), controller(&cloud));
+    std::thread::scope(|scope| {
+        let uploads = scope.spawn(|| upload_all(&web.address, 0..40));
+        let several = eventually("several instances work", || {
+            Some(cloud.in_state("running")).filter(|running| running.len() >= 2)
+        });
+        cloud.kill_instance(&several[0]);
+        let labels = uploads.join().expect("no panic");
+        assert_eq!(labels.len(), 40);
+        assert!(labels.values().all(|label| label == "cat"), "{labels:?}");
+    });
+    cloud.until_all_are_parked();
+    assert_eq!(cloud.stored(OUTPUT), 40, "one result each, and none for anything else");
+    controller.signal(Signal::TERM);
+    assert!(controller.exit().success());
+}
+
+#[test]
+fn a_controller_that_was_killed_is_followed_by_one_that_knows_what_runs_and_what_drains() {
+    let Some(cloud) = Cloud::of(Site::with_script("sleep 0.2; echo cat"), &[]) else { return };
+    cloud.set_up();
+    cloud.policy(&POLICY.replace("max = 3", "max = 3\nmin = 1"));
+    let (web, mut first) = (cloud.site.web(), controller(&cloud));
+    let running =
+        eventually("one runs", || Some(cloud.in_state("running")).filter(|running| running.len() == 1));
+    assert_eq!(web.upload("", "x", &image(1)).json()["label"], "cat");
+    first.kill();
+    let mut second = controller(&cloud);
+    let adopted = eventually("the next controller knows it", || {
+        let status = web.get("/status").json()["controller"].clone();
+        let instances = status["pools"][0]["instances"].as_array().cloned().unwrap_or_default();
+        let ready = instances.into_iter().find(|instance| instance["state"] == "ready");
+        ready.filter(|_| status["pid"] == second.child.id())
+    });
+    assert_eq!(adopted["id"], running[0].as_str(), "the same instance, and no other");
+    assert_eq!(web.upload("", "x", &image(2)).json()["worker"], running[0].as_str());
+    cloud.policy(POLICY);
+    cloud.until_all_are_parked();
+    second.signal(Signal::TERM);
+    assert!(second.exit().success());
+}
+
+#[test]
+fn two_web_hosts_get_their_own_answers_and_know_each_others_results() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    cloud.set_up();
+    let mut controller = controller(&cloud);
+    let (mut one, two) = (cloud.site.web(), cloud.site.web_on(&free_address()));
+    let queues = || {
+        let queues = cloud.state()["queues"].as_array().cloned().unwrap_or_default();
+        queues.iter().filter(|name| name.as_str().is_some_and(|name| name.contains("-responses-"))).count()
+    };
+    assert_eq!(queues(), 2, "each has a response queue of its own");
+    std::thread::scope(|scope| {
+        let both = [
+            scope.spawn(|| upload_all(&one.address, 0..20)),
+            scope.spawn(|| upload_all(&two.address, 100..120)),
+        ];
+        for labels in both {
+            assert!(labels.join().expect("no panic").values().all(|label| label == "noop"));
+        }
+    });
+    let id = one.upload("", "x", &image(1)).json()["id"].as_str().expect("an id").to_owned();
+    assert_eq!(two.get(&format!("/results/{id}")).json()["label"], "noop");
+    one.process.signal(Signal::TERM);
+    assert!(one.process.exit().success(), "{}", one.process.log());
+    assert_eq!(queues(), 1, "it takes its queue with it");
+    assert_eq!(two.upload("", "x", &image(500)).json()["label"], "noop");
+    cloud.until_all_are_parked();
+    controller.signal(Signal::TERM);
+    assert!(controller.exit().success());
+}
+
+#[test]
+fn a_response_queue_that_is_deleted_under_its_host_is_made_anew() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    cloud.set_up();
+    let (web, mut controller) = (cloud.site.web(), controller(&cloud));
+    let response_queue = || {
+        let queues = cloud.state()["queues"].as_array().cloned().unwrap_or_default();
+        let names = queues.iter().filter_map(|name| name.as_str().map(str::to_owned));
+        names.into_iter().find(|name| name.contains("-responses-"))
+    };
+    let first = response_queue().expect("there is one");
+    cloud.delete_queue(&first);
+    eventually("there is another one", || response_queue().filter(|name| *name != first));
+    assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop");
+    cloud.until_all_are_parked();
+    controller.signal(Signal::TERM);
+    assert!(controller.exit().success());
+}

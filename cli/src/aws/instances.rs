@@ -116,7 +116,9 @@ pub(crate) async fn wait_for(
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
         };
-        let (is, ended) = (late.state.as_str(), !late.exists() && *state != State::Terminated);
+        let has_failed = *state == State::Running && matches!(late.state, State::Stopping | State::Stopped);
+        let ended = has_failed || (!late.exists() && *state != State::Terminated);
+        let is = late.state.as_str();
         anyhow::ensure!(!ended, "{} is {is} before it was {}", late.id, state.as_str());
         anyhow::ensure!(
             Instant::now() < deadline,
@@ -134,6 +136,15 @@ pub(crate) async fn set_tags(account: &Account, ids: &[String], tags: &[(&str, &
     let tags = tags.iter().map(|(key, value)| Tag::builder().key(*key).value(*value).build()).collect();
     let call = account.ec2.create_tags().set_resources(Some(ids.to_vec())).set_tags(Some(tags));
     call.send().await.map(|_| ()).map_err(|error| aws::error("tagging instances", &error).into())
+}
+
+/// Tells instances to start.
+pub(crate) async fn start(account: &Account, ids: &[String]) -> anyhow::Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let started = account.ec2.start_instances().set_instance_ids(Some(ids.to_vec())).send().await;
+    started.map(|_| ()).map_err(|error| aws::error("starting instances", &error).into())
 }
 
 /// Tells instances to stop.

@@ -116,6 +116,7 @@ impl Pool {
         self.take_away(account, &superfluous, tell).await?;
         if !changes.unfinished.is_empty() {
             tell(&format!("{}: finishing {}", self.name, changes.unfinished.join(", ")));
+            wake(account, &changes.unfinished).await?;
             let proven = self.prove(account, changes.unfinished.clone(), tell).await?;
             hand_over(account, &proven).await?;
         }
@@ -219,14 +220,6 @@ impl Pool {
         ids: Vec<String>,
         tell: &dyn Fn(&str),
     ) -> anyhow::Result<Vec<String>> {
-        let asleep = instances::all(account, Some(tag::WORKER)).await?;
-        let asleep = asleep.into_iter().filter(|m| ids.contains(&m.id) && m.state == State::Stopped);
-        let asleep: Vec<_> = asleep.map(|machine| machine.id).collect();
-        // Parked by a run that was interrupted before it handed them over: they were proven.
-        let ids: Vec<_> = ids.into_iter().filter(|id| !asleep.contains(id)).collect();
-        if ids.is_empty() {
-            return Ok(asleep);
-        }
         tell(&format!("{}: waiting for {} to come up", self.name, ids.join(", ")));
         let mut up = Vec::new();
         for id in &ids {
@@ -248,8 +241,18 @@ impl Pool {
         tell(&format!("{}: parking {}", self.name, reached.join(", ")));
         instances::stop(account, &reached).await?;
         instances::wait_for(account, &reached, &State::Stopped, STOPS_WITHIN).await?;
-        Ok([asleep, reached].concat())
+        Ok(reached)
     }
+}
+
+/// Starts what a run left that was interrupted: whether it comes up, and can be reached, nobody wrote down.
+async fn wake(account: &Account, ids: &[String]) -> anyhow::Result<()> {
+    let machines = instances::all(account, Some(tag::WORKER)).await?;
+    let asleep = machines.into_iter().filter(|machine| ids.contains(&machine.id));
+    let asleep = asleep.filter(|machine| matches!(machine.state, State::Stopping | State::Stopped));
+    let asleep: Vec<_> = asleep.map(|machine| machine.id).collect();
+    instances::wait_for(account, &asleep, &State::Stopped, STOPS_WITHIN).await?;
+    instances::start(account, &asleep).await
 }
 
 async fn hand_over(account: &Account, ids: &[String]) -> anyhow::Result<()> {

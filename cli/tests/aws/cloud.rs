@@ -9,6 +9,7 @@ use std::{
 };
 
 use aws_config::SdkConfig;
+use aws_sdk_ec2::types::{Filter, InstanceType};
 use eirs_platform::testing::emulator::{Emulator, REGION};
 use serde_json::{Value, json};
 
@@ -147,11 +148,11 @@ impl Cloud {
         instances.filter_map(|instance| instance["id"].as_str().map(str::to_owned)).collect()
     }
 
-    /// Waits until every instance is parked.
+    /// Waits until every worker is parked.
     pub fn until_all_are_parked(&self) {
-        eventually("every instance is parked", || {
-            self.instances().iter().all(|instance| instance["state"] == "stopped").then_some(())
-        });
+        let is_at_work =
+            |instance: &Value| instance["tags"]["eirs:role"] == "worker" && instance["state"] != "stopped";
+        eventually("every worker is parked", || (!self.instances().iter().any(is_at_work)).then_some(()));
     }
 
     /// What the worker on an instance logged.
@@ -207,10 +208,13 @@ impl Cloud {
                 .expect("a bucket");
             let ec2 = aws_sdk_ec2::Client::new(&config);
             ec2.create_key_pair().key_name("mine").send().await.expect("a key pair");
-            let images = ec2.describe_images().owners("amazon").send().await.expect("images");
+            let processor = Filter::builder().name("architecture").values("x86_64").build();
+            let images =
+                ec2.describe_images().owners("amazon").filters(processor).send().await.expect("images");
             let image =
                 images.images().first().and_then(|image| image.image_id()).expect("an image").to_owned();
-            ec2.run_instances().image_id(image).min_count(1).max_count(1).send().await.expect("an instance");
+            let launch = ec2.run_instances().image_id(image).instance_type(InstanceType::T3Micro);
+            launch.min_count(1).max_count(1).send().await.expect("an instance");
         });
     }
 

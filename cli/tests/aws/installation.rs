@@ -27,6 +27,7 @@ fn changes(cloud: &Cloud) -> Vec<String> {
 fn from_setup_over_uploads_to_cleanup_the_account_is_as_it_was_and_strangers_are_not_touched() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     cloud.make_strangers();
+    eventually("the stranger runs", || (cloud.in_state("running").len() == 1).then_some(()));
     let before = cloud.state();
     let plan = verbs(&cloud);
     assert!(plan.len() >= 12 && plan.iter().all(|(verb, _)| verb == "make"), "{plan:?}");
@@ -34,7 +35,11 @@ fn from_setup_over_uploads_to_cleanup_the_account_is_as_it_was_and_strangers_are
 
     cloud.set_up();
     assert_eq!(changes(&cloud), Vec::<String>::new());
-    assert!(cloud.in_state("stopped").len() == 3 && cloud.in_state("running").is_empty());
+    assert_eq!(
+        (cloud.in_state("stopped").len(), cloud.in_state("running").len()),
+        (3, 1),
+        "only the stranger runs"
+    );
     let looked = cloud.expect(&["check"]);
     assert!(looked.contains("pool default: 3 stopped\n") && looked.ends_with("All is well.\n"), "{looked}");
     let key = fs::metadata(cloud.folder().join("eirs-eu-central-1.pem")).expect("the private key");
@@ -148,16 +153,34 @@ fn a_machine_that_fails_its_own_test_becomes_no_image_and_says_why() {
     let output = setup.output().expect("eirs runs");
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("the mirror is down"), "{}", said(&output));
-    assert_eq!(cloud.instances(), Vec::<Value>::new(), "what failed costs nothing");
+    eventually("what failed costs nothing", || cloud.instances().is_empty().then_some(()));
     cloud.set_up();
 }
 
 #[test]
-fn a_worker_that_cannot_be_reached_is_replaced_before_it_is_handed_over() {
-    let Some(cloud) = Cloud::new(&["--pending", "0.2"]) else { return };
-    // Of the first launch nobody comes up.
-    cloud.fault(json!({ "op": "RunInstances", "code": "InsufficientInstanceCapacity", "times": 3, "match": "eirs%3Apool" }));
-    cloud.set_up();
+fn a_worker_that_does_not_come_up_is_replaced_before_it_is_handed_over() {
+    let Some(cloud) = Cloud::new(&["--pending", "1.5"]) else { return };
+    let mut setup = cloud.site.start("eirs", &["setup", "--web-host", "none", "--yes"]);
+    let first = eventually("a worker is launched", || {
+        let is_worker =
+            |instance: &Value| instance["tags"]["eirs:role"] == "worker" && instance["state"] == "pending";
+        cloud.instances().into_iter().find(is_worker)
+    });
+    let id = first["id"].as_str().expect("an id");
+    cloud.kill_instance(id);
+    assert!(setup.exit().success(), "{}", setup.log());
+    let parked = cloud.in_state("stopped");
+    assert!(parked.len() == 3 && parked.iter().all(|other| other != id), "{parked:?} {id}");
+}
+
+#[test]
+fn a_launch_that_finds_no_capacity_is_tried_with_one_machine_at_a_time() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    let fault =
+        json!({ "op": "RunInstances", "code": "VcpuLimitExceeded", "times": 3, "match": "eirs%3Apool" });
+    cloud.fault(fault);
+    let told = cloud.set_up();
+    assert!(told.contains("one at a time"), "{told}");
     assert_eq!(cloud.in_state("stopped").len(), 3);
 }
 

@@ -33,14 +33,7 @@ fn the_printed_permissions_are_enough_for_everybody() {
     let answer =
         eventually("the web host answers", || request(&address, "POST", "/upload", &headers, &form).ok());
     assert_eq!((answer.status, answer.body.trim()), (200, "noop"), "{answer:?}");
-    let workers = || {
-        let workers =
-            cloud.instances().into_iter().filter(|instance| instance["tags"]["eirs:role"] == "worker");
-        workers.collect::<Vec<_>>()
-    };
-    eventually("the workers go", || {
-        workers().iter().all(|worker| worker["state"] == "stopped").then_some(())
-    });
+    cloud.until_all_are_parked();
     assert!(cloud.emulator.calls("SendCommand") >= 1);
     let log = parse(&cloud.emulator.harness("GET", "log", ""));
     let denied: Vec<&Value> =

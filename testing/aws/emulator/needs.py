@@ -155,8 +155,13 @@ def _ec2(call: Call) -> Iterator[Need]:
         yield Need(action, resources.ec2_arn(call, instance), resources.ec2_tag_context(call, instance))
         yield from _created(call, ["image", "snapshot"])
     elif call.operation in ("CreateKeyPair", "ImportKeyPair", "DeleteKeyPair"):
-        context = resources.specified_tags(call, "key-pair") if call.operation != "DeleteKeyPair" else {}
-        yield Need(action, resources.ec2_named(call, "key-pair", call.parameters.get("KeyName", "*")), context)
+        named = call.parameters.get("KeyName", "*")
+        context = (
+            resources.key_pair_tag_context(call, named)
+            if call.operation == "DeleteKeyPair"
+            else resources.specified_tags(call, "key-pair")
+        )
+        yield Need(action, resources.ec2_named(call, "key-pair", named), context)
         yield from _tagging(call, ["key-pair"])
     elif call.operation == "CreateSecurityGroup":
         yield from _created(call, ["security-group"])

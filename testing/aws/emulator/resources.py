@@ -45,6 +45,14 @@ def ec2_tag_context(call: Call, resource_id: str) -> dict[str, Any]:
     }
 
 
+def key_pair_tag_context(call: Call, name: str) -> dict[str, Any]:
+    """A key pair is called by its name, and tagged by its id."""
+    from moto.ec2.models import ec2_backends
+
+    pair = ec2_backends[call.account][call.region].key_pairs.get(name)
+    return {} if pair is None else ec2_tag_context(call, pair.id)
+
+
 def specified_tags(call: Call, kind: str) -> dict[str, Any]:
     """The tags that a call gives to what it makes of this kind (TagSpecification)."""
     tags: dict[str, str] = {}

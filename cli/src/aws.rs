@@ -51,8 +51,13 @@ pub(crate) struct Account {
 
 impl Account {
     /// Finds out whose credentials these are. Nothing is changed.
-    pub(crate) async fn open(mut settings: Settings) -> anyhow::Result<Self> {
+    pub(crate) async fn open(settings: Settings) -> anyhow::Result<Self> {
         let config = aws::sdk_config(&settings.aws).await;
+        Self::of(settings, config).await
+    }
+
+    /// The account of these clients.
+    pub(crate) async fn of(mut settings: Settings, config: SdkConfig) -> anyhow::Result<Self> {
         let region = config.region().map(ToString::to_string);
         let region =
             region.context("no region is known; set aws.region, or $AWS_REGION, or one in the profile")?;

@@ -9,6 +9,7 @@ mod bench;
 mod check;
 mod classify;
 mod cleanup;
+mod dead_letters;
 mod model;
 mod operator;
 mod plan;
@@ -72,6 +73,8 @@ enum Command {
     Cordon(operator::CordonCommand),
     Uncordon(operator::Uncordon),
     Check(check::Check),
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
     Cleanup(cleanup::Cleanup),
     Classify(classify::Classify),
     #[command(subcommand)]
@@ -162,6 +165,7 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Cordon(cordon) => cordon.run(&cli.global).await,
         Command::Uncordon(uncordon) => uncordon.run(&cli.global),
         Command::Check(check) => check.run(&cli.global).await,
+        Command::DeadLetters(letters) => letters.run(&cli.global).await,
         Command::Cleanup(cleanup) => cleanup.run(&cli.global).await,
         Command::Classify(classify) => classify.run(&cli.global).await,
         Command::Model(model) => model.run(&cli.global),
@@ -189,6 +193,8 @@ mod tests {
 
     use super::*;
 
+    // Without `aws` there is no `setup`.
+    #[cfg(feature = "aws")]
     #[test]
     fn the_help_is_what_it_was() {
         let help = Cli::command().term_width(110).render_help().to_string();

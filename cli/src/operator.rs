@@ -123,7 +123,10 @@ impl Resume {
 impl CordonCommand {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = ready(global)?;
-        check_known("instance", &self.instances, &Known::of(&settings).with_instances(&settings).await)?;
+        let known = Known::of(&settings);
+        if !self.instances.iter().all(|instance| known.instances.contains(instance)) {
+            check_known("instance", &self.instances, &known.with_instances(&settings).await?)?;
+        }
         change(&settings, |orders| {
             for instance in &self.instances {
                 let cordon = Cordon { since: Utc::now(), by: user(), drain: self.drain };
@@ -160,7 +163,7 @@ impl Uncordon {
 /// The settings of a state folder that exists; an order must not make one.
 fn ready(global: &Global) -> Result<Settings, Stop> {
     let settings = global.settings()?;
-    state::expect_ours(&settings.local.state)?;
+    state::expect_ours(&settings)?;
     Ok(settings)
 }
 
@@ -201,12 +204,14 @@ impl Known {
         known
     }
 
-    async fn with_instances(self, settings: &Settings) -> BTreeSet<String> {
+    /// With what the fleet itself has: the controller may not have written it down yet, or none has run.
+    async fn with_instances(self, settings: &Settings) -> anyhow::Result<BTreeSet<String>> {
         let specs: Vec<_> =
             self.policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, &policy.pool)).collect();
         let fleet = fleet::peek(settings, Arc::new(SystemClock)).await;
-        let listed = fleet.list(&specs).await.unwrap_or_default();
-        self.instances.into_iter().chain(listed.into_iter().map(|instance| instance.id)).collect()
+        // What cannot be asked does not say that there is no such instance.
+        let listed = fleet.list(&specs).await?;
+        Ok(self.instances.into_iter().chain(listed.into_iter().map(|instance| instance.id)).collect())
     }
 }
 

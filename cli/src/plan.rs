@@ -71,7 +71,7 @@ struct Pool {
 impl PlanCommand {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let mut settings = global.settings()?;
-        state::expect_ours(&settings.local.state)?;
+        state::expect_ours(&settings)?;
         let is_running = state::holder_of(&settings.local.state, CONTROLLER_LOCK).is_some();
         let status = status::read(&settings.status_file()).filter(|_| is_running);
         if let Some(status) = &status {

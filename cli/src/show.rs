@@ -1,5 +1,8 @@
 //! How things are shown: tables, counts and durations that read well, and questions that can be answered.
 
+#[cfg(feature = "aws")]
+mod progress;
+
 use std::{
     fmt::Display,
     io::{self, BufRead, IsTerminal, Write},
@@ -8,10 +11,16 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use console::{Alignment, Term, style};
-use indicatif::ProgressBar;
+use eirs_platform::job::{Outcome, Reply};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 use tokio_util::sync::CancellationToken;
+
+#[cfg(feature = "aws")]
+pub use self::progress::Progress;
 
 /// Writes a line of the product, on stdout. A reader that went away, as `head` does, is no failure.
 pub fn out(line: impl Display) {
@@ -113,6 +122,36 @@ pub fn paragraph(word: &str, text: &str, width: usize) -> String {
 /// The width of the words before paragraphs, a blank behind them included.
 const WORD: usize = 10;
 
+/// Text that stands so far in: broken between words, so that it ends before this column.
+pub fn wrapped(text: &str, indent: usize, width: usize) -> String {
+    let margin = " ".repeat(indent);
+    let (mut whole, mut line) = (String::new(), margin.clone());
+    for part in text.split_whitespace() {
+        let is_empty = line.len() == indent;
+        let columns = console::measure_text_width(&line) + 1 + console::measure_text_width(part);
+        if !is_empty && columns > width {
+            whole += &format!("{line}\n");
+            line.clone_from(&margin);
+        } else if !is_empty {
+            line.push(' ');
+        }
+        line += part;
+    }
+    format!("{whole}{line}\n")
+}
+
+/// What strangers wrote, such as an image's name, on one line and without orders to a terminal.
+pub fn plain(text: &str) -> String {
+    let is_harmless =
+        |c: &char| !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if is_harmless(&c) { c } else { '\u{fffd}' }).collect()
+}
+
+/// The beginning of a text, so that it takes no more columns than these.
+pub fn cut(text: &str, columns: usize) -> String {
+    console::truncate_str(text, columns, "\u{2026}").into_owned()
+}
+
 /// Rows under a head, each column as wide as it must be; columns of numbers stand on the right.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let is_number = |text: &str| text == "?" || text.parse::<f64>().is_ok();
@@ -141,45 +180,12 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Something long that goes on: on a terminal one line that changes, elsewhere a line for each thing that is new.
-#[derive(Debug)]
-pub struct Progress {
-    spinner: Option<ProgressBar>,
-}
-
-impl Progress {
-    /// Nothing is said yet.
-    pub fn new() -> Self {
-        let spinner = io::stderr().is_terminal().then(ProgressBar::new_spinner);
-        if let Some(spinner) = &spinner {
-            spinner.enable_steady_tick(Duration::from_millis(120));
-        }
-        Self { spinner }
-    }
-
-    /// What is going on now.
-    pub fn tell(&self, what: &str) {
-        match &self.spinner {
-            Some(spinner) => spinner.set_message(what.to_owned()),
-            None => aside(format_args!("  {what}")),
-        }
-    }
-
-    /// Something is done, and stays on the screen.
-    pub fn done(&self, what: &str) {
-        let line = format!("{} {what}", style("done").green());
-        match &self.spinner {
-            Some(spinner) => spinner.println(line),
-            None => aside(line),
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(spinner) = &self.spinner {
-            spinner.finish_and_clear();
-        }
+/// How a job ended, in a word or a few.
+pub fn end(reply: &Reply) -> String {
+    match &reply.outcome {
+        Outcome::Classified { .. } => reply.label().unwrap_or("no label").to_owned(),
+        Outcome::Rejected { reason } => format!("rejected: {reason}"),
+        Outcome::GaveUp { reason } => format!("given up: {reason}"),
     }
 }
 
@@ -194,6 +200,19 @@ pub fn confirm(question: &str) -> io::Result<Option<bool>> {
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
     Ok(Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")))
+}
+
+/// Asks a person, and takes a signal to stop for a no. The question waits on a thread of its own: what must go on goes on.
+pub async fn ask(question: &'static str, stop: &CancellationToken) -> io::Result<Option<bool>> {
+    let (answer, answered) = oneshot::channel();
+    // Nobody waits for this thread: where a signal comes first, the process ends without an answer.
+    std::thread::spawn(move || {
+        let _stopped = answer.send(confirm(question));
+    });
+    tokio::select! {
+        answered = answered => answered.unwrap_or(Ok(None)),
+        () = stop.cancelled() => Ok(Some(false)),
+    }
 }
 
 /// Cancels the token at the first SIGINT or SIGTERM, so that what was done so far can be reported.
@@ -234,6 +253,18 @@ mod tests {
         let text = paragraph("why", "47 jobs: backlog wants 5 (10 for each instance)", 40);
         assert_eq!(text, "  why       47 jobs: backlog wants 5 (10\n            for each instance)\n");
         assert_eq!(paragraph("", "x", 40), "            x\n");
+    }
+
+    #[test]
+    fn wrapped_text_stands_in_and_ends_before_the_width() {
+        assert_eq!(wrapped("one two three", 4, 12), "    one two\n    three\n");
+        assert_eq!(wrapped("", 2, 12), "  \n");
+    }
+
+    #[test]
+    fn a_name_cannot_give_orders_to_a_terminal_or_begin_a_line() {
+        assert_eq!(plain("a\u{1b}[2Jb\nc\u{202e}d 🐕"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d 🐕");
+        assert_eq!(cut("golden retriever", 8), "golden …");
     }
 
     #[test]

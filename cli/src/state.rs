@@ -12,7 +12,7 @@ use eirs_platform::{
     backend::Backend,
     blobs::{BlobInfo, SharedBlobs},
     clock::SystemClock,
-    settings::Settings,
+    settings::{BackendKind, Settings},
 };
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -56,17 +56,37 @@ fn is_empty(folder: &Path) -> bool {
 /// Why nobody works on a folder of this kind.
 pub fn foreign(state: &Path) -> String {
     let shown = state.display();
-    match std::fs::read_dir(state) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            format!("{shown} may be read by its service and by root only; try again as root")
-        }
-        _ => format!("{shown} is no state folder of EIRS; name another one with --state"),
+    if is_closed(state) {
+        return format!("{shown} may be read by its service and by root only; try again as root");
     }
+    format!("{shown} is no state folder of EIRS; name another one with --state")
 }
 
-/// Refuses a folder on which nothing has run yet, or something else.
-pub fn expect_ours(state: &Path) -> anyhow::Result<()> {
+/// Whether this user may not look into the folder.
+pub fn is_closed(state: &Path) -> bool {
+    std::fs::read_dir(state).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Whether a controller has ever run on the folder: it leaves its lock there.
+pub fn had_controller(state: &Path) -> bool {
+    state.join(CONTROLLER_LOCK).exists()
+}
+
+/// Refuses a folder on which nothing has run yet, or something else. In a cloud the queue lies elsewhere and leaves no mark
+/// in the folder: there it is the controller's.
+pub fn expect_ours(settings: &Settings) -> anyhow::Result<()> {
+    let state = settings.local.state.as_path();
     let shown = state.display();
+    if settings.backend == BackendKind::Aws {
+        if had_controller(state) || kind(state) == Kind::Ours {
+            return Ok(());
+        }
+        anyhow::ensure!(!is_closed(state), foreign(state));
+        anyhow::bail!(
+            "no controller has run here with the state folder {shown}; what it knows lies on the web host: ask there, or \
+             name its folder with --state"
+        );
+    }
     match kind(state) {
         Kind::Ours => Ok(()),
         Kind::Nothing => anyhow::bail!(
@@ -189,6 +209,19 @@ mod tests {
         std::fs::write(folder.path().join("layout"), "1\n").unwrap();
         assert_eq!(kind(folder.path()), Kind::Ours);
         assert_eq!(kind(&folder.path().join("layout")), Kind::Foreign);
+    }
+
+    #[test]
+    fn in_a_cloud_a_folder_is_ours_when_a_controller_has_run_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings { backend: BackendKind::Aws, ..Settings::default() };
+        settings.local.state = folder.path().to_owned();
+        let refused = expect_ours(&settings).unwrap_err().to_string();
+        assert!(refused.starts_with("no controller has run here with the state folder"), "{refused}");
+        drop(Lock::take(folder.path(), CONTROLLER_LOCK).unwrap().unwrap());
+        expect_ours(&settings).unwrap();
+        settings.backend = BackendKind::Local;
+        assert!(expect_ours(&settings).is_err(), "one machine's has a layout");
     }
 
     #[test]

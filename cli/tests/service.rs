@@ -17,6 +17,8 @@ mod bad_input;
 mod bad_start;
 #[path = "service/clients.rs"]
 mod clients;
+#[path = "service/dead_letters.rs"]
+mod dead_letters;
 #[path = "service/drains.rs"]
 mod drains;
 #[path = "service/full_disk.rs"]

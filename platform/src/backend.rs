@@ -1,6 +1,6 @@
 //! The services of one installation, opened by the settings: which queues and stores there are, and what they are called.
 
-mod responses;
+pub mod responses;
 
 use std::{fs, io::ErrorKind, path::Path, sync::Arc, time::Duration};
 

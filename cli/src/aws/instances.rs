@@ -20,7 +20,11 @@ pub(crate) struct Instance {
     pub(crate) zone: String,
     /// The name by which the world finds it, where it has one.
     pub(crate) address: Option<String>,
+    /// `x86_64` or `arm64`.
+    pub(crate) architecture: String,
     pub(crate) launched: DateTime<Utc>,
+    /// Why and when it went into its state, in EC2's words.
+    pub(crate) transition: Option<String>,
     pub(crate) tags: BTreeMap<String, String>,
 }
 
@@ -37,7 +41,9 @@ impl Instance {
             kind: instance.instance_type().map_or_else(String::new, ToString::to_string),
             zone: text(zone).unwrap_or_default(),
             address: text(instance.public_dns_name()).or_else(|| text(instance.public_ip_address())),
+            architecture: instance.architecture().map_or_else(String::new, ToString::to_string),
             launched: launched.unwrap_or_default(),
+            transition: text(instance.state_transition_reason()),
             tags: tags.collect(),
         })
     }

@@ -308,6 +308,8 @@ mod tests {
             kind: "t3.small".into(),
             zone: "a".into(),
             address: None,
+            architecture: "x86_64".into(),
+            transition: None,
             launched: chrono::DateTime::UNIX_EPOCH,
             tags: yes.into_iter().collect(),
         }

@@ -54,7 +54,7 @@ struct Report<'a> {
 impl StatusCommand {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = global.settings()?;
-        state::expect_ours(&settings.local.state)?;
+        state::expect_ours(&settings)?;
         if self.watch {
             self.watch(&settings).await;
         } else {

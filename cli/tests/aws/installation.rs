@@ -40,6 +40,8 @@ fn from_setup_over_uploads_to_cleanup_the_account_is_as_it_was_and_strangers_are
         (3, 1),
         "only the stranger runs"
     );
+    let looked = cloud.expect(&["check"]);
+    assert!(looked.contains("pool default: 3 stopped\n") && looked.ends_with("All is well.\n"), "{looked}");
     let key = fs::metadata(cloud.folder().join("eirs-eu-central-1.pem")).expect("the private key");
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
 

@@ -114,4 +114,7 @@ fn whoever_fails_again_and_again_is_given_up_after_a_while_and_shown() {
     machine.says("eirs-web", "has layout \"999\"");
     let failed = machine.systemctl(&["--failed", "--plain", "--no-legend"]);
     assert!(failed.starts_with("eirs-web.service"), "{failed}");
+    let looked = machine
+        .run("sh", &["-c", "mkdir -p /tmp/s; printf 1 > /tmp/s/layout; eirs check --state /tmp/s || true"]);
+    assert!(looked.contains("Wrong: eirs-web has failed ("), "{looked}");
 }

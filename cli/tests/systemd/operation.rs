@@ -25,6 +25,16 @@ fn the_target_starts_a_service_that_classifies_and_everybody_says_what_it_does()
         eventually("the status line", || machine.show(unit, "StatusText").contains(status).then_some(()));
         assert_eq!(machine.show(unit, "ActiveState"), "active");
     }
+    let looked = machine.run("sh", &["-c", "eirs check --json || true"]);
+    let looked: Value = serde_json::from_str(&looked).expect("JSON");
+    for (unit, name) in ["eirs-web", "eirs-controller", "eirs-worker"].into_iter().enumerate() {
+        let unit = &looked["units"][unit];
+        assert_eq!(
+            (&unit["name"], &unit["active"], &unit["restarts"]),
+            (&name.into(), &"active".into(), &0.into())
+        );
+        assert!(unit["pid"].is_u64() && !unit["status"].as_str().unwrap_or_default().is_empty(), "{looked}");
+    }
     let mut images = (1..).map(image);
     eventually("a status line is kept up to date", || {
         machine.upload("", &images.next()?);

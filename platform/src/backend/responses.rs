@@ -92,11 +92,16 @@ async fn sweep(queues: &crate::queue::sqs::SqsQueues) -> Result<Vec<String>> {
     Ok(swept)
 }
 
-/// Of what does not say when it was alive nobody knows whose it is.
+/// When the host of a response queue last said that it was alive, as it is tagged.
 #[cfg(feature = "aws")]
-fn is_orphaned(alive: Option<&String>, now: chrono::DateTime<chrono::Utc>) -> bool {
-    let alive = alive.and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
-    alive.is_some_and(|alive| (now - alive.to_utc()).to_std().is_ok_and(|age| age > Responses::ORPHANED))
+pub fn alive_at(tagged: Option<&String>) -> Option<chrono::DateTime<chrono::Utc>> {
+    tagged.and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok()).map(|at| at.to_utc())
+}
+
+/// Whether a response queue has no host any more. Of what does not say when it was alive nobody knows whose it is.
+#[cfg(feature = "aws")]
+pub fn is_orphaned(tagged: Option<&String>, now: chrono::DateTime<chrono::Utc>) -> bool {
+    alive_at(tagged).is_some_and(|alive| (now - alive).to_std().is_ok_and(|age| age > Responses::ORPHANED))
 }
 
 #[cfg(feature = "aws")]

@@ -26,6 +26,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 
 use self::batch::{Batcher, Verb};
+pub use self::manage::Difference;
 use super::{Delivery, Depth, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{
     aws::{self, Service},

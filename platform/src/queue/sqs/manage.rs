@@ -77,6 +77,24 @@ impl SqsQueues {
         Ok(attributes)
     }
 
+    /// The attributes of a queue that are not what these options say.
+    pub async fn differences(&self, name: &str, options: &QueueOptions) -> Result<Vec<Difference>> {
+        let what = || format!("looking at the queue {}", self.full_name(name));
+        let url = self.url(name).await?;
+        let call = self.client.get_queue_attributes().queue_url(url).attribute_names(Attribute::All);
+        let answer = call.send().await.map_err(|error| aws::error(what(), &error))?;
+        let is = answer.attributes.unwrap_or_default();
+        let mut differences = Vec::new();
+        for (key, should) in self.attributes(options).await? {
+            let is = is.get(&key).cloned();
+            if is.as_deref().is_none_or(|is| meaning(is) != meaning(&should)) {
+                differences.push(Difference { attribute: key.as_str().to_owned(), is, should });
+            }
+        }
+        differences.sort_unstable_by(|a, b| a.attribute.cmp(&b.attribute));
+        Ok(differences)
+    }
+
     /// The ARN of a queue that exists.
     pub async fn arn(&self, name: &str) -> Result<String> {
         let what = || format!("looking at the queue {}", self.full_name(name));
@@ -136,4 +154,21 @@ impl SqsQueues {
         })?;
         Ok(listed.tags.unwrap_or_default())
     }
+}
+
+/// An attribute of a queue that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// As SQS calls it, e.g. `VisibilityTimeout`.
+    pub attribute: String,
+    /// What it is; `None` where it is not set.
+    pub is: Option<String>,
+    /// What it should be.
+    pub should: String,
+}
+
+/// An attribute's value, however SQS writes it: in a rule, keys come in any order and numbers stand in quotes or not.
+fn meaning(text: &str) -> String {
+    let value = serde_json::from_str::<serde_json::Value>(text).map(|value| value.to_string());
+    value.unwrap_or_else(|_| text.to_owned()).replace('"', "")
 }

@@ -26,3 +26,21 @@ async fn sqs_keeps_the_whole_contract_where_stale_receipts_are_stale() {
     let Some(emulator) = Emulator::start(&[]) else { return };
     run(&emulator, contract::suite).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_queue_is_set_to_otherwise_is_told_by_its_attribute() {
+    let Some(emulator) = Emulator::start(&[]) else { return };
+    let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "t");
+    let dead = QueueOptions { retention: Duration::from_secs(3600), ..QueueOptions::default() };
+    queues.create("dead", dead.clone(), &[]).await.unwrap();
+    queues.create("jobs", QueueOptions::default(), &[]).await.unwrap();
+    assert_eq!(queues.differences("dead", &dead).await.unwrap(), []);
+    let rule = crate::queue::DeadLetters { queue: "dead".into(), max_receives: 5 };
+    let wanted = QueueOptions { dead_letters: Some(rule), ..dead };
+    let told = queues.differences("jobs", &wanted).await.unwrap();
+    let told: Vec<_> = told.iter().map(|told| (told.attribute.as_str(), told.is.as_deref())).collect();
+    assert_eq!(told, [("MessageRetentionPeriod", Some("345600")), ("RedrivePolicy", None)]);
+    queues.ensure("jobs", wanted.clone()).await.unwrap();
+    assert_eq!(queues.differences("jobs", &wanted).await.unwrap(), []);
+    assert!(queues.differences("none", &wanted).await.unwrap_err().is_missing());
+}

@@ -1,0 +1,270 @@
+//! Every instance that carries our tag, whether a controller looks after it or not.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_ec2::types::InstanceStateName as State;
+use chrono::{DateTime, NaiveDateTime, Utc};
+use console::style;
+use eirs_platform::aws::tag;
+use serde::Serialize;
+
+use crate::{
+    aws::{
+        Account,
+        instances::{Instance, described},
+    },
+    show::{self, count, since},
+};
+
+/// So many of a group are listed one by one.
+const ROWS: usize = 20;
+
+/// An instance.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Machine {
+    pub(super) id: String,
+    /// `worker`, `web` or `builder`.
+    pub(super) role: String,
+    pub(super) pool: Option<String>,
+    /// As EC2 calls it, e.g. `running`.
+    pub(super) state: String,
+    /// Since when, as far as EC2 tells.
+    pub(super) since: Option<DateTime<Utc>>,
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) zone: String,
+    /// `x86_64` or `arm64`.
+    pub(super) architecture: String,
+    pub(super) image: String,
+    pub(super) model: Option<String>,
+    /// Which start of it this is.
+    pub(super) generation: Option<String>,
+    /// This start was told to drain.
+    pub(super) draining: bool,
+    /// It is the controller's.
+    pub(super) handed_over: bool,
+}
+
+/// All of them but those that are gone.
+pub(super) async fn list(account: &Account) -> anyhow::Result<Vec<Machine>> {
+    let described = described(account, None).await?;
+    let there = described.iter().filter(|instance| instance.state != State::Terminated);
+    let mut machines: Vec<_> = there.map(Machine::of).collect();
+    machines.sort_by(|a, b| (&a.role, &a.pool, &a.id).cmp(&(&b.role, &b.pool, &b.id)));
+    Ok(machines)
+}
+
+impl Machine {
+    fn of(instance: &Instance) -> Self {
+        let tagged = |key: &str| instance.tag(key).map(str::to_owned);
+        let since = match instance.state {
+            State::Pending | State::Running => Some(instance.launched),
+            _ => instance.transition.as_deref().and_then(transition),
+        };
+        // A drain begins with the generation that it is for.
+        let drained = instance.tag(tag::DRAIN).and_then(|drain| drain.split(' ').next());
+        let generation = instance.tag(tag::GENERATION);
+        Self {
+            id: instance.id.clone(),
+            role: tagged(tag::ROLE).unwrap_or_default(),
+            pool: tagged(tag::POOL),
+            state: instance.state.as_str().to_owned(),
+            since,
+            kind: instance.kind.clone(),
+            zone: instance.zone.clone(),
+            architecture: instance.architecture.clone(),
+            image: instance.image.clone(),
+            model: tagged(tag::MODEL),
+            draining: drained.is_some() && drained == Some(generation.unwrap_or(tag::BY_HAND)),
+            generation: generation.map(str::to_owned),
+            handed_over: instance.is_handed_over(),
+        }
+    }
+
+    /// Whether it costs money by the second.
+    pub(super) fn runs(&self) -> bool {
+        matches!(self.state.as_str(), "pending" | "running")
+    }
+
+    /// Whether it will still be there tomorrow.
+    pub(super) fn stays(&self) -> bool {
+        self.state != State::ShuttingDown.as_str()
+    }
+
+    pub(super) fn is_web_host(&self) -> bool {
+        self.role == tag::WEB && self.runs()
+    }
+
+    /// Whether it is one that a controller starts and stops.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.role == tag::WORKER && self.handed_over && self.pool.is_some()
+    }
+
+    /// What it is listed under.
+    fn group(&self) -> String {
+        match (self.role.as_str(), &self.pool) {
+            (tag::WEB, _) => "web host".to_owned(),
+            (tag::BUILDER, _) => "builder".to_owned(),
+            (_, Some(pool)) if self.handed_over => format!("pool {pool}"),
+            (_, Some(pool)) => format!("pool {pool}, not handed over"),
+            (_, None) => "of no pool".to_owned(),
+        }
+    }
+}
+
+/// EC2 dates a stop in words: `User initiated (2026-02-03 04:05:06 GMT)`.
+fn transition(reason: &str) -> Option<DateTime<Utc>> {
+    let date = reason
+        .rsplit_once('(')?
+        .1
+        .trim_end_matches(')')
+        .trim_end_matches("GMT")
+        .trim_end_matches("UTC")
+        .trim();
+    NaiveDateTime::parse_from_str(date, "%Y-%m-%d %H:%M:%S").ok().map(|date| date.and_utc())
+}
+
+/// Instances that run with nobody to stop them.
+pub(super) fn unwatched(machines: &[Machine]) -> Option<String> {
+    let running = machines.iter().filter(|machine| machine.is_pooled() && machine.runs());
+    let ids: Vec<_> = running.map(|machine| machine.id.as_str()).collect();
+    let (first, count) = (ids.first()?, count(ids.len() as u64, "instance"));
+    Some(format!(
+        "{count} of a pool ({first}{}) cost money and no controller would stop them",
+        if ids.len() > 1 { ", ..." } else { "" }
+    ))
+}
+
+/// The instances by pool and state.
+pub(super) fn text(machines: &[Machine], region: &str, now: DateTime<Utc>) -> String {
+    if machines.is_empty() {
+        return "There are no instances.\n".to_owned();
+    }
+    let mut groups: BTreeMap<String, Vec<&Machine>> = BTreeMap::new();
+    machines.iter().for_each(|machine| groups.entry(machine.group()).or_default().push(machine));
+    let mut text = String::new();
+    for (name, machines) in groups {
+        text += &format!("{}: {}\n", style(name).bold(), by_state(&machines));
+        let (told, rest): (Vec<_>, Vec<_>) = match machines.len() {
+            ..=ROWS => (machines, Vec::new()),
+            // Of many those that are not at rest.
+            _ => machines.into_iter().partition(|machine| machine.state != "stopped"),
+        };
+        if !told.is_empty() {
+            let rows: Vec<_> = told.iter().map(|machine| row(machine, region, now)).collect();
+            for line in show::table(&["instance", "state", "for", "type", "zone", "start"], &rows).lines() {
+                text += &format!("  {line}\n");
+            }
+        }
+        if !rest.is_empty() {
+            text += &format!("  {} are stopped: {}\n", rest.len(), by_kind(&rest, region));
+        }
+    }
+    text
+}
+
+fn row(machine: &Machine, region: &str, now: DateTime<Utc>) -> Vec<String> {
+    let state = match machine.state.as_str() {
+        "running" if machine.draining => style("draining").cyan(),
+        "running" => style("running").green(),
+        "pending" => style("pending").yellow(),
+        "stopped" => style("stopped").dim(),
+        other => style(other).cyan(),
+    };
+    // Seconds are enough to tell one start from another; the JSON has all of it.
+    let start = machine.generation.as_deref().unwrap_or_default();
+    vec![
+        machine.id.clone(),
+        state.to_string(),
+        machine.since.map_or_else(String::new, |at| since(at, now)),
+        machine.kind.clone(),
+        zone(machine, region),
+        start.split('.').next().unwrap_or_default().to_owned(),
+    ]
+}
+
+/// What a zone has beyond its region: `a`.
+fn zone(machine: &Machine, region: &str) -> String {
+    machine.zone.strip_prefix(region).unwrap_or(&machine.zone).to_owned()
+}
+
+/// `2 running, 8 stopped`
+fn by_state(machines: &[&Machine]) -> String {
+    let order = ["running", "pending", "stopping", "shutting-down", "stopped"];
+    let counted = order.iter().filter_map(|state| {
+        let count = machines.iter().filter(|machine| machine.state == *state).count();
+        (count > 0).then(|| format!("{count} {state}"))
+    });
+    counted.collect::<Vec<_>>().join(", ")
+}
+
+/// `40 t3.small in a, 39 t3.small in b`
+fn by_kind(machines: &[&Machine], region: &str) -> String {
+    let mut counts: BTreeMap<(&str, String), usize> = BTreeMap::new();
+    machines
+        .iter()
+        .for_each(|machine| *counts.entry((&machine.kind, zone(machine, region))).or_default() += 1);
+    let told: Vec<_> =
+        counts.into_iter().map(|((kind, zone), count)| format!("{count} {kind} in {zone}")).collect();
+    told.join(", ")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    /// A parked instance of a pool.
+    pub(in super::super) fn machine(number: usize, pool: &str, state: &str) -> Machine {
+        Machine {
+            id: format!("i-{number:017x}"),
+            role: tag::WORKER.into(),
+            pool: Some(pool.into()),
+            state: state.into(),
+            since: Some(DateTime::UNIX_EPOCH),
+            kind: "t3.small".into(),
+            zone: if number.is_multiple_of(2) { "eu-central-1a".into() } else { "eu-central-1b".into() },
+            architecture: "x86_64".into(),
+            image: "ami-1".into(),
+            model: Some("default".into()),
+            generation: Some("20260203T040506.123456Z".into()),
+            draining: false,
+            handed_over: true,
+        }
+    }
+
+    #[test]
+    fn instances_are_grouped_by_what_they_are_for_and_fit_on_eighty_columns() {
+        let mut machines: Vec<_> = (1..30).map(|number| machine(number, "default", "stopped")).collect();
+        machines[0].state = "running".into();
+        machines[1].state = "running".into();
+        machines[1].draining = true;
+        machines[2].state = "shutting-down".into();
+        machines.push(Machine { handed_over: false, ..machine(50, "default", "stopped") });
+        machines.push(Machine {
+            role: tag::WEB.into(),
+            pool: None,
+            generation: None,
+            ..machine(51, "", "running")
+        });
+        machines.push(Machine {
+            role: tag::BUILDER.into(),
+            pool: None,
+            since: None,
+            ..machine(52, "", "stopping")
+        });
+        let text = text(&machines, "eu-central-1", DateTime::UNIX_EPOCH + TimeDelta::seconds(98_000));
+        let text = console::strip_ansi_codes(&text);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_stop_is_dated_by_the_words_of_ec2() {
+        let at = transition("User initiated (2026-02-03 04:05:06 GMT)").unwrap();
+        assert_eq!(at.to_rfc3339(), "2026-02-03T04:05:06+00:00");
+        assert_eq!(transition(""), None);
+        assert_eq!(transition("Server.SpotInstanceTermination"), None);
+    }
+}

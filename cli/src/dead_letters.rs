@@ -1,0 +1,232 @@
+//! `eirs dead-letters`: the jobs that were given up, looked at, done again or deleted.
+//!
+//! A queue has no verb for looking: who wants to see its messages receives them. So what is looked at is held for a while and
+//! given back (`held.rs`). `desk.rs` says which letters there are and `letter.rs` what one is; `redrive.rs` makes a job of it
+//! again.
+
+mod desk;
+mod held;
+mod letter;
+mod redrive;
+mod select;
+mod text;
+
+use clap::Subcommand;
+use eirs_platform::settings::BackendKind;
+use futures::{StreamExt, stream};
+use serde::Serialize;
+
+use self::{
+    desk::{Desk, all_of},
+    letter::Shown,
+    redrive::{Tally, redrive_all, redrive_some},
+};
+use crate::{Exit, Global, Stop, show, state};
+
+/// Look at the jobs that were given up, do them again, or delete them
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    List(List),
+    Redrive(Redrive),
+    Purge(Purge),
+}
+
+/// Show the jobs that were given up, and why
+///
+/// A letter that is looked at is held for a moment and given back. Where this is killed in the middle, letters come back by
+/// themselves when their lease runs out (`queue.visibility`).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  eirs dead-letters list --json | jq -r '.letters[].name'")]
+pub(crate) struct List {
+    /// Only the letters of this model
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Show so many at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Make jobs of them again: after the cause is mended
+///
+/// The stored result, which says that the job was given up, is deleted first. A letter whose image is no longer stored, or that
+/// cannot be read, is left where it is.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  eirs dead-letters redrive 7d865e95\n  eirs dead-letters redrive --all --yes"
+)]
+pub(crate) struct Redrive {
+    #[command(flatten)]
+    chosen: Chosen,
+}
+
+/// Delete them for good
+///
+/// The images stay stored, and so do the results that say that they were given up; who uploads an image again has it tried again.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  eirs dead-letters purge 7d865e95\n  eirs dead-letters purge --model default --all --yes"
+)]
+pub(crate) struct Purge {
+    #[command(flatten)]
+    chosen: Chosen,
+}
+
+/// Which letters.
+#[derive(Debug, clap::Args)]
+struct Chosen {
+    /// Their ids, as `eirs dead-letters list` shows them; a beginning that no other has is enough
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    ids: Vec<String>,
+    /// All of them
+    #[arg(long)]
+    all: bool,
+    /// Only the letters of this model
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Do it without asking
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Stores and queues that are asked at once.
+const AT_ONCE: usize = 16;
+/// Letters that are received and done at a time.
+const ROUND: usize = 100;
+
+impl DeadLettersCommand {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
+        let settings = global.settings()?;
+        if settings.backend == BackendKind::Local {
+            state::expect_ours(&settings)?;
+        }
+        let desk = Desk::open(settings).await?;
+        match self {
+            Self::List(list) => list.run(&desk).await,
+            Self::Redrive(redrive) => redrive.run(&desk).await,
+            Self::Purge(purge) => purge.run(&desk).await,
+        }
+    }
+}
+
+/// What `list --json` prints.
+#[derive(Debug, Serialize)]
+struct Listing {
+    /// The letters, the oldest upload first.
+    letters: Vec<Shown>,
+    /// About so many are there beside these.
+    more: u64,
+    /// About so many were held by somebody else and not seen.
+    held: u64,
+    /// Letters of models that the settings do not have.
+    others: Vec<Other>,
+}
+
+#[derive(Debug, Serialize)]
+struct Other {
+    model: String,
+    messages: u64,
+}
+
+impl List {
+    async fn run(self, desk: &Desk) -> Result<Exit, Stop> {
+        let others = if self.model.is_none() { desk.others().await? } else { Vec::new() };
+        let mut listing = Listing { letters: Vec::new(), more: 0, held: 0, others };
+        for pile in desk.piles(self.model.as_deref()).await? {
+            let before = pile.queue.depth().await?;
+            listing.held += before.in_flight;
+            let room = (self.limit as usize).saturating_sub(listing.letters.len());
+            let (held, letters) =
+                if room == 0 { (desk.hold(&pile), Vec::new()) } else { desk.collect(&pile, room).await? };
+            // Only what was received is needed from here on.
+            let received: usize = letters.iter().map(|letter| letter.receipts.len()).sum();
+            held.give_back().await;
+            listing.more += before.visible.saturating_sub(received as u64);
+            desk.expect_no_signal()?;
+            let shown = stream::iter(letters).map(|letter| Shown::of(letter, desk)).buffered(AT_ONCE);
+            listing.letters.extend(shown.collect::<Vec<_>>().await);
+        }
+        // Fewer than a whole answer means that the queue had no more, whatever its count said.
+        if listing.letters.len() < self.limit as usize {
+            listing.more = 0;
+        }
+        if self.json {
+            show::json(&listing);
+        } else {
+            show::out(text::listing(&listing, desk, show::width()).trim_end());
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+impl Redrive {
+    async fn run(self, desk: &Desk) -> Result<Exit, Stop> {
+        let Chosen { ids, all, model, yes } = self.chosen;
+        let piles = desk.piles(model.as_deref()).await?;
+        for pile in &piles {
+            // Without the model there is no worker that would take the job.
+            desk.model(&pile.model)?;
+        }
+        let mut tally = Tally::default();
+        if all {
+            let Some(letters) = all_of("Redrive", &piles).await? else { return Ok(Exit::Ok) };
+            if !desk.is_agreed(yes, &letters).await? {
+                return Ok(Exit::Failed);
+            }
+            for pile in &piles {
+                redrive_all(desk, pile, &mut tally).await?;
+            }
+        } else {
+            let chosen = select::by_ids(desk, &piles, &ids).await?;
+            let agreed = desk.is_agreed(yes, &format!("Redrive {}.", chosen.names())).await;
+            if !matches!(agreed, Ok(true)) {
+                chosen.give_back().await;
+                return agreed.map(|_no| Exit::Failed);
+            }
+            for (pile, held, letters) in chosen.piles() {
+                let done = redrive_some(desk, pile, held, letters, &mut tally).await;
+                held.give_back().await;
+                done?;
+            }
+        }
+        show::out(format_args!("{}.", tally.sentence()));
+        desk.expect_no_signal()?;
+        Ok(if tally.left == 0 { Exit::Ok } else { Exit::Failed })
+    }
+}
+
+impl Purge {
+    async fn run(self, desk: &Desk) -> Result<Exit, Stop> {
+        let Chosen { ids, all, model, yes } = self.chosen;
+        let piles = desk.piles(model.as_deref()).await?;
+        if all {
+            let Some(letters) = all_of("Delete", &piles).await? else { return Ok(Exit::Ok) };
+            if !desk.is_agreed(yes, &letters).await? {
+                return Ok(Exit::Failed);
+            }
+            for pile in &piles {
+                pile.queue.purge().await?;
+            }
+            show::out("Deleted.");
+            return Ok(Exit::Ok);
+        }
+        let chosen = select::by_ids(desk, &piles, &ids).await?;
+        let agreed = desk.is_agreed(yes, &format!("Delete {}.", chosen.names())).await;
+        if !matches!(agreed, Ok(true)) {
+            chosen.give_back().await;
+            return agreed.map(|_no| Exit::Failed);
+        }
+        for (_, held, letters) in chosen.piles() {
+            for letter in letters {
+                held.ack(&letter.receipts).await?;
+            }
+        }
+        show::out("Deleted.");
+        Ok(Exit::Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! What the commands work with: the piles of letters that there are, and a way to receive and to ask.
+
+use std::time::Duration;
+
+use eirs_platform::{
+    backend::{self, Backend},
+    queue::SharedQueue,
+    settings::{BackendKind, Settings},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Other, ROUND,
+    held::Held,
+    letter::{self, Letter},
+};
+use crate::{
+    Stop,
+    show::{self, count},
+    state,
+};
+
+/// What the commands work with.
+pub(super) struct Desk {
+    pub(super) settings: Settings,
+    pub(super) backend: Backend,
+    /// Cancelled by a signal: what is held is given back then.
+    pub(super) stop: CancellationToken,
+}
+
+/// The dead letters of one model.
+pub(super) struct Pile {
+    pub(super) model: String,
+    pub(super) queue: SharedQueue,
+}
+
+impl Desk {
+    pub(super) async fn open(settings: Settings) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
+        show::stop_on_signal(stop.clone());
+        Ok(Self { backend: state::open(&settings).await?, settings, stop })
+    }
+
+    /// The piles that there are: of one model, or of all that the settings have. A queue that nobody has made yet is empty,
+    /// and is not made by looking for it.
+    pub(super) async fn piles(&self, model: Option<&str>) -> Result<Vec<Pile>, Stop> {
+        let there: Vec<_> = self.backend.queue_names().await?;
+        let is_there = |model: &str| there.contains(&backend::dead_letters_name(model));
+        let models: Vec<_> = match model {
+            Some(model) if is_there(model) => vec![model],
+            Some(model) => {
+                // It may have no letters, but must be one.
+                self.model(model)?;
+                Vec::new()
+            }
+            None => self.settings.models.keys().map(String::as_str).filter(|model| is_there(model)).collect(),
+        };
+        let mut piles = Vec::new();
+        for model in models {
+            piles.push(Pile { model: model.to_owned(), queue: self.backend.dead_letters(model).await? });
+        }
+        Ok(piles)
+    }
+
+    /// What lies with the dead letters of models that the settings do not have any more.
+    pub(super) async fn others(&self) -> Result<Vec<Other>, Stop> {
+        let mut others = Vec::new();
+        for queue in self.backend.queue_names().await? {
+            let Some(model) = queue.strip_prefix(&backend::dead_letters_name("")) else { continue };
+            if !self.settings.models.contains_key(model) {
+                let messages = self.backend.any_queue(&queue).await?.depth().await?.backlog();
+                others.push(Other { model: model.to_owned(), messages });
+            }
+        }
+        others.retain(|other| other.messages > 0);
+        Ok(others)
+    }
+
+    pub(super) fn model(&self, name: &str) -> Result<(), Stop> {
+        if self.settings.models.contains_key(name) {
+            return Ok(());
+        }
+        let known = self.settings.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        Err(Stop::Usage(format!("the settings have no model `{name}`; there is {known}")))
+    }
+
+    pub(super) fn hold(&self, pile: &Pile) -> Held {
+        // SQS asks only some of its servers unless it may wait a second.
+        let patience = match self.settings.backend {
+            BackendKind::Local => Duration::ZERO,
+            BackendKind::Aws => Duration::from_secs(1),
+        };
+        Held::new(pile.queue.clone(), self.settings.queue.visibility, patience)
+    }
+
+    /// Receives the letters of a pile, `most` at most, and holds them.
+    pub(super) async fn collect(&self, pile: &Pile, most: usize) -> anyhow::Result<(Held, Vec<Letter>)> {
+        let held = self.hold(pile);
+        let mut letters = letter::Sorter::new(&pile.model);
+        while letters.len() < most && !self.stop.is_cancelled() {
+            let received = held.receive(ROUND.min(most - letters.len())).await;
+            let received = match received {
+                Ok(received) => received,
+                Err(error) => {
+                    held.give_back().await;
+                    return Err(error.into());
+                }
+            };
+            if received.is_empty() {
+                break;
+            }
+            letters.take(received);
+        }
+        Ok((held, letters.sorted()))
+    }
+
+    /// Where a signal came, whatever was not done stays as it was.
+    pub(super) fn expect_no_signal(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.stop.is_cancelled(), "interrupted; what was not done yet is as it was");
+        Ok(())
+    }
+
+    /// Asks whether to go on.
+    pub(super) async fn is_agreed(&self, yes: bool, sentence: &str) -> Result<bool, Stop> {
+        show::out(sentence);
+        let agreed = if yes {
+            Some(true)
+        } else {
+            show::ask("Do it?", &self.stop).await.map_err(anyhow::Error::from)?
+        };
+        match agreed {
+            Some(true) => Ok(true),
+            Some(false) => {
+                show::out("Nothing was touched.");
+                Ok(false)
+            }
+            None => {
+                Err(Stop::Usage("there is no terminal to ask on; say --yes to do it without asking".into()))
+            }
+        }
+    }
+}
+
+/// How many there are of each model, as a sentence; `None`, which was told then, where there is none.
+pub(super) async fn all_of(verb: &str, piles: &[Pile]) -> Result<Option<String>, Stop> {
+    let mut told = Vec::new();
+    for pile in piles {
+        let depth = pile.queue.depth().await?;
+        if depth.backlog() > 0 {
+            told.push(format!("{} of the model {}", count(depth.backlog(), "dead letter"), pile.model));
+        }
+    }
+    if told.is_empty() {
+        show::out("There are no dead letters.");
+        return Ok(None);
+    }
+    Ok(Some(format!("{verb} {}.", told.join(", "))))
+}

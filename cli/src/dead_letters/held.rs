@@ -1,0 +1,91 @@
+//! Letters that are held: received, renewed as long as somebody reads or thinks about them, and given back.
+//!
+//! Where the tool is killed, nobody renews them, and they come back when their lease runs out. A receive counts as one more
+//! for the letter, and that has no consequence: dead letters have no dead letters of their own.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use eirs_platform::{
+    Result,
+    queue::{Delivery, Receipt, SharedQueue},
+};
+use tokio::task::JoinHandle;
+
+use crate::show;
+
+/// The letters of one queue that are held. They are renewed until this is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    queue: SharedQueue,
+    /// How long a receive waits for the first letter.
+    patience: Duration,
+    receipts: Receipts,
+    renewing: JoinHandle<()>,
+}
+
+type Receipts = Arc<Mutex<HashSet<Receipt>>>;
+
+impl Held {
+    /// Holds nothing yet.
+    pub(super) fn new(queue: SharedQueue, visibility: Duration, patience: Duration) -> Self {
+        let receipts = Receipts::default();
+        let renewing = tokio::spawn(renew(queue.clone(), receipts.clone(), visibility / 3));
+        Self { queue, patience, receipts, renewing }
+    }
+
+    /// Receives letters that nobody holds, and holds them.
+    pub(super) async fn receive(&self, most: usize) -> Result<Vec<Delivery>> {
+        let received = self.queue.receive(most, self.patience).await?;
+        lock(&self.receipts).extend(received.iter().map(|delivery| delivery.receipt.clone()));
+        Ok(received)
+    }
+
+    /// Deletes letters.
+    pub(super) async fn ack(&self, receipts: &[Receipt]) -> Result<()> {
+        self.queue.ack(receipts).await?;
+        lock(&self.receipts).retain(|receipt| !receipts.contains(receipt));
+        Ok(())
+    }
+
+    /// Gives back everything but these.
+    pub(super) async fn give_back_all_but(&self, kept: &HashSet<Receipt>) {
+        let receipts: Vec<_> = lock(&self.receipts).extract_if(|receipt| !kept.contains(receipt)).collect();
+        if let Err(error) = self.queue.release(&receipts).await {
+            show::aside(format_args!(
+                "{error}; the letters come back by themselves when their lease runs out"
+            ));
+        }
+    }
+
+    /// Gives back everything.
+    pub(super) async fn give_back(&self) {
+        self.give_back_all_but(&HashSet::new()).await;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.renewing.abort();
+    }
+}
+
+async fn renew(queue: SharedQueue, receipts: Receipts, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let held: Vec<_> = lock(&receipts).iter().cloned().collect();
+        if held.is_empty() {
+            continue;
+        }
+        // A lease that is lost does no harm: its letter is seen by somebody else too, and to do a job twice is as good as once.
+        // One that could not be renewed is tried again in time.
+        let _lost_or_failed = queue.extend(&held).await;
+    }
+}
+
+fn lock(receipts: &Receipts) -> MutexGuard<'_, HashSet<Receipt>> {
+    receipts.lock().unwrap_or_else(PoisonError::into_inner)
+}

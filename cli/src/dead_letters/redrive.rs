@@ -1,0 +1,154 @@
+//! Makes a job of a dead letter again. The order is the safety argument: the result that says "given up" goes first, or the
+//! worker would say it again; then the job is sent, and only then the letter is deleted. A crash in between leaves a letter
+//! that can be redriven once more, and a job that is done twice is done once as far as anybody can tell.
+
+use eirs_platform::{
+    Error, Result,
+    backend::Backend,
+    job::{self, Outcome, Reply},
+    queue::SharedQueue,
+};
+
+use futures::{StreamExt, stream};
+
+use super::{
+    AT_ONCE, ROUND,
+    desk::{Desk, Pile},
+    held::Held,
+    letter::{self, Letter},
+};
+use crate::show::{self, end};
+
+/// Redrives a whole pile, as it comes; what must be left is held until the end, so that it does not come again.
+pub(super) async fn redrive_all(desk: &Desk, pile: &Pile, tally: &mut Tally) -> anyhow::Result<()> {
+    let held = desk.hold(pile);
+    let mut done = Ok(());
+    while done.is_ok() && !desk.stop.is_cancelled() {
+        let received = match held.receive(ROUND).await {
+            Ok(received) if received.is_empty() => break,
+            Ok(received) => received,
+            Err(error) => {
+                done = Err(error.into());
+                break;
+            }
+        };
+        let mut letters = letter::Sorter::new(&pile.model);
+        letters.take(received);
+        done = redrive_some(desk, pile, &held, &letters.sorted(), tally).await;
+    }
+    held.give_back().await;
+    done
+}
+
+/// Redrives these letters and tells what becomes of those that are not jobs again. The first error ends it.
+pub(super) async fn redrive_some(
+    desk: &Desk,
+    pile: &Pile,
+    held: &Held,
+    letters: &[Letter],
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
+    let requests = desk.backend.requests(&pile.model).await?;
+    let attempts = stream::iter(letters).map(async |letter| {
+        // An attempt that has begun is carried to its end.
+        if desk.stop.is_cancelled() {
+            return Ok(None);
+        }
+        redrive(&desk.backend, &requests, held, letter).await.map(|how| Some((letter, how)))
+    });
+    let mut attempts = std::pin::pin!(attempts.buffer_unordered(AT_ONCE));
+    let mut failed = None;
+    while let Some(attempt) = attempts.next().await {
+        match attempt {
+            Ok(Some((letter, how))) => tally.count(letter, &how),
+            Ok(None) => {}
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    failed.map_or(Ok(()), |error| {
+        Err(anyhow::Error::from(error).context(format!("stopped after {}", tally.sentence())))
+    })
+}
+
+/// What became of letters.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    redriven: u64,
+    settled: u64,
+    pub(super) left: u64,
+}
+
+impl Tally {
+    fn count(&mut self, letter: &Letter, how: &Redriven) {
+        let (id, name) = (letter.short_id(), show::plain(letter.name()));
+        match how {
+            Redriven::Sent => self.redriven += 1,
+            Redriven::Settled(end) => {
+                self.settled += 1;
+                show::out(format_args!("{id} {name}: it has a result by now ({end}); the letter is deleted"));
+            }
+            Redriven::NoImage => {
+                self.left += 1;
+                show::out(format_args!("{id} {name}: its image is no longer stored; the letter is left"));
+            }
+            Redriven::Unreadable(why) => {
+                self.left += 1;
+                show::out(format_args!("{id}: {why}; the letter is left"));
+            }
+        }
+    }
+
+    pub(super) fn sentence(&self) -> String {
+        let mut told = vec![format!("{} redriven", self.redriven)];
+        if self.settled > 0 {
+            told.push(format!("{} had a result", self.settled));
+        }
+        if self.left > 0 {
+            told.push(format!("{} left", self.left));
+        }
+        told.join(", ")
+    }
+}
+
+/// What became of a letter.
+#[derive(Debug, PartialEq, Eq)]
+enum Redriven {
+    /// It is a job again.
+    Sent,
+    /// Its job has ended otherwise since then, and so the letter was deleted.
+    Settled(String),
+    /// Its image is no longer stored: a worker could only reject it. It was left.
+    NoImage,
+    /// It was left, for it says nothing.
+    Unreadable(String),
+}
+
+/// Redrives one letter; an error leaves it where it is.
+async fn redrive(
+    backend: &Backend,
+    requests: &SharedQueue,
+    held: &Held,
+    letter: &Letter,
+) -> Result<Redriven> {
+    let job = match &letter.job {
+        Ok(job) => job,
+        Err(why) => return Ok(Redriven::Unreadable(why.clone())),
+    };
+    let result_key = job.id.result_key(&job.model);
+    if let Some(body) = backend.results().get(&result_key).await? {
+        let reply = job::decode::<Reply>(&body)
+            .map_err(|error| Error::broken(format!("reading {result_key}"), error))?;
+        if !matches!(reply.outcome, Outcome::GaveUp { .. }) {
+            held.ack(&letter.receipts).await?;
+            return Ok(Redriven::Settled(end(&reply)));
+        }
+    }
+    if !backend.images().exists(&job.id.image_key()).await? {
+        return Ok(Redriven::NoImage);
+    }
+    backend.results().delete(&result_key).await?;
+    // Its web host may be gone: then nobody waits there, and the stored result is the answer to whoever asks.
+    requests.send(vec![job::encode(job)]).await?;
+    held.ack(&letter.receipts).await?;
+    Ok(Redriven::Sent)
+}

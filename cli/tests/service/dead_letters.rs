@@ -1,0 +1,128 @@
+//! Jobs that are given up, as an operator finds and mends them.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::harness::{Process, Site, Web, eventually, image};
+
+/// A service whose script fails until it is mended, and that gives a job up after one attempt.
+fn broken() -> (Site, Web, Process) {
+    let site = Site::with_script("test -f mended && echo cat || exit 3").set("EIRS_QUEUE__MAX_RECEIVES", "1");
+    let (web, worker) = (site.web(), site.worker());
+    (site, web, worker)
+}
+
+/// Runs `eirs dead-letters` to its end: the exit code, and what it printed.
+fn dead_letters(site: &Site, arguments: &[&str]) -> (i32, String) {
+    let output = site.command("eirs").arg("dead-letters").args(arguments).output().expect("eirs runs");
+    let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    (output.status.code().expect("an exit code"), told.concat())
+}
+
+fn letters(site: &Site) -> Vec<Value> {
+    let (code, told) = dead_letters(site, &["list", "--json"]);
+    assert_eq!(code, 0, "{told}");
+    let listing: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"));
+    listing["letters"].as_array().expect("letters").clone()
+}
+
+#[test]
+fn a_job_that_was_given_up_is_listed_with_its_reason_and_redriven_when_the_cause_is_mended() {
+    let (site, web, _worker) = broken();
+    for (number, name) in [(1, "dog.jpg"), (2, "sly\u{202e}gpj.exe")] {
+        assert_eq!(web.upload("", name, &image(number)).status, 500);
+    }
+    let listed =
+        eventually("both are dead letters", || Some(letters(&site)).filter(|letters| letters.len() == 2));
+    assert_eq!(listed[0]["name"], "dog.jpg");
+    assert_eq!(listed[0]["why"], "it was tried 1 times without an answer");
+    assert_eq!(listed[0]["image_stored"], true);
+    let (code, told) = dead_letters(&site, &["list"]);
+    assert!(code == 0 && told.starts_with("2 dead letters\n") && told.contains("tried 1 times"), "{told}");
+    assert!(!told.contains('\u{202e}') && told.lines().all(|line| line.chars().count() <= 80), "{told}");
+
+    // Too early: it is tried, and lies there again.
+    let id = listed[0]["id"].as_str().expect("an id").to_owned();
+    let (code, told) = dead_letters(&site, &["redrive", &id[..8], "--yes"]);
+    assert!(code == 0 && told.ends_with("1 redriven.\n"), "{told}");
+    eventually("it fails again", || (letters(&site).len() == 2).then_some(()));
+
+    fs::write(site.folder.path().join("mended"), "").expect("the operator mends it");
+    let (code, told) = dead_letters(&site, &["redrive", "--all"]);
+    assert!(code == 2 && told.contains("say --yes"), "{told}");
+    let (code, told) = dead_letters(&site, &["redrive", "--all", "--yes"]);
+    assert!(code == 0 && told.ends_with("2 redriven.\n"), "{told}");
+    let labelled = || (web.result(&id).json()["label"] == "cat").then_some(());
+    eventually("what was given up has a label", labelled);
+    assert_eq!(letters(&site), Vec::<Value>::new());
+    assert_eq!(
+        dead_letters(&site, &["redrive", "--all", "--yes"]),
+        (0, "There are no dead letters.\n".into())
+    );
+}
+
+#[test]
+fn letters_that_a_killed_look_held_come_back_by_themselves() {
+    let (site, web, _worker) = broken();
+    for number in 0..3 {
+        assert_eq!(web.upload("", "dog.jpg", &image(number)).status, 500);
+    }
+    eventually("they are dead letters", || (letters(&site).len() == 3).then_some(()));
+    let id = letters(&site)[0]["id"].as_str().expect("an id").to_owned();
+    let mut asked = Asked::start(&site, &format!("purge {id}"));
+    asked.child.kill().expect("its terminal can be closed");
+    asked.child.wait().expect("the terminal's status");
+    eventually("the lease runs out", || (letters(&site).len() == 3).then_some(()));
+
+    // One that is told to stop gives back at once what it holds.
+    let mut asked = Asked::start(&site, &format!("purge {id}"));
+    asked.typed(b"\x03");
+    assert_eq!(asked.child.wait().expect("its status").code(), Some(1), "{}", asked.told());
+    assert!(asked.told().contains("Nothing was touched."), "{}", asked.told());
+    assert_eq!(letters(&site).len(), 3);
+    let mut asked = Asked::start(&site, &format!("purge {id}"));
+    asked.typed(b"y\n");
+    assert_eq!(asked.child.wait().expect("its status").code(), Some(0), "{}", asked.told());
+    assert_eq!(letters(&site).len(), 2);
+}
+
+/// `eirs dead-letters` at a terminal, which asks whether it shall go on.
+struct Asked {
+    child: Child,
+    screen: PathBuf,
+}
+
+impl Asked {
+    fn start(site: &Site, arguments: &str) -> Self {
+        let screen = site.folder.path().join("screen");
+        let eirs = site.command("eirs");
+        let line = format!("{} dead-letters {arguments}", Path::new(eirs.get_program()).display());
+        // It makes a pseudo-terminal for the command; closed, it sends a hang-up, as every terminal does.
+        let mut command = Command::new("script");
+        command.args(["-qfec", &line, "/dev/null"]).stdin(Stdio::piped()).current_dir(site.folder.path());
+        for (key, value) in eirs.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        let child = command.stdout(File::create(&screen).expect("a file")).spawn().expect("`script` starts");
+        let asked = Self { child, screen };
+        eventually("it asks", || asked.told().contains("[y/N]").then_some(()));
+        asked
+    }
+
+    fn typed(&mut self, keys: &[u8]) {
+        self.child.stdin.as_mut().expect("a keyboard").write_all(keys).expect("the terminal is open");
+    }
+
+    fn told(&self) -> String {
+        fs::read_to_string(&self.screen).unwrap_or_default()
+    }
+}

@@ -221,7 +221,7 @@ pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
 
 /// The settings by which this installation is found from elsewhere.
 pub(crate) fn operator_settings(settings: &Settings) -> anyhow::Result<String> {
-    toml(json(settings, &["aws"])?, "The settings by which eirs finds this installation")
+    toml(json(settings, &["aws", "setup"])?, "The settings by which eirs finds this installation")
 }
 
 fn json(settings: &Settings, sections: &[&str]) -> anyhow::Result<Value> {

@@ -158,6 +158,7 @@ impl Place {
         report.problems.extend(counted.problems);
         report.problems.extend(drift.unseen);
         report.drift = drift.differences;
+        report.notes.extend(drift.notes);
         report.queues = queues.queues;
         (report.images, report.results, report.newest) = (counted.images, counted.results, counted.newest);
         if let Err(why) = policies {

@@ -52,8 +52,9 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
 
     let [host] = machines(&cloud, "web").try_into().expect("one web host");
     let journal = host.journal("eirs-controller");
-    let decision =
-        journal.iter().find(|entry| entry["EIRS_POOL"] == "default" && entry["EIRS_DESIRED"] != "0");
+    let starts =
+        |entry: &&Value| entry["EIRS_ACTIONS"].as_str().is_some_and(|actions| actions.starts_with("start"));
+    let decision = journal.iter().find(starts);
     let decision = decision.unwrap_or_else(|| panic!("{journal:#?}"));
     assert_eq!(decision["EIRS_POOL"], "default");
     assert!(decision["EIRS_REASON"].as_str().is_some_and(|reason| !reason.is_empty()), "{decision}");

@@ -40,6 +40,19 @@ fn the_printed_permissions_are_enough_for_everybody() {
         log.as_array().into_iter().flatten().filter(|call| call["status"] == 403).collect();
     assert!(denied.is_empty(), "{denied:?}");
     as_operator(&["check"]);
+    let mut on_host = cloud.site.command("eirs");
+    on_host.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    let host = cloud
+        .instances()
+        .into_iter()
+        .find(|instance| instance["tags"]["eirs:role"] == "web")
+        .expect("a host");
+    let metadata = host["imds"].as_str().expect("its metadata");
+    on_host
+        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
+        .env("EIRS_SETUP__UPLOADS_FROM", "[\"203.0.113.0/24\"]");
+    let output = on_host.arg("check").output().expect("eirs runs");
+    assert!(output.status.success() && said(&output).contains("All is well."), "{}", said(&output));
 
     as_operator(&["cleanup", "--mode", "delete", "--yes"]);
     cloud.emulator.harness("POST", "enforce-iam", r#"{"on": false}"#);

@@ -55,6 +55,26 @@ impl Scope {
         format!("{}/{keys}", self.bucket(bucket))
     }
 
+    fn drain_document(&self) -> String {
+        self.arn("ssm", &format!("document/{}", ssm::document_name(&self.prefix)))
+    }
+
+    /// The roles of the instances, and their profiles.
+    fn roles(&self) -> Vec<String> {
+        let names = [tag::WORKER, tag::WEB].map(|what| format!("{}-{}-{what}", self.prefix, self.region));
+        let arn =
+            |kind: &str, name: &str| format!("arn:{}:iam::{}:{kind}/{name}", self.partition, self.account);
+        names.iter().flat_map(|name| [arn("role", name), arn("instance-profile", name)]).collect()
+    }
+
+    /// By these the makers of the systems name their images.
+    fn public_parameters(&self) -> Vec<String> {
+        let names = ["canonical", "ami-amazon-linux-latest"];
+        let arn =
+            |name| format!("arn:{}:ssm:{}::parameter/aws/service/{name}/*", self.partition, self.region);
+        names.into_iter().map(arn).collect()
+    }
+
     /// The condition that a thing is tagged ours.
     fn ours(&self) -> Value {
         json!({ "StringEquals": { format!("aws:ResourceTag/{}", tag::INSTALLATION): self.prefix } })
@@ -101,7 +121,7 @@ pub(crate) fn web(scope: &Scope) -> Value {
         conditional("WriteDown", &["ec2:CreateTags"], std::slice::from_ref(&instances), scope.ours());
     tagging["Condition"]["ForAllValues:StringEquals"] =
         json!({ "aws:TagKeys": [tag::GENERATION, tag::MODEL, tag::DRAIN] });
-    document(vec![
+    let mut statements = vec![
         allow("Jobs", &[&["sqs:SendMessage"], &FIND[..]].concat(), &[scope.queue("requests-*")]),
         allow(
             "OwnAnswers",
@@ -118,6 +138,7 @@ pub(crate) fn web(scope: &Scope) -> Value {
             &[&["sqs:SendMessage"], &CONSUME[..], &FIND[..]].concat(),
             &[scope.queue("events"), scope.queue("dead-*")],
         ),
+        allow("PutDeadLettersAway", &["sqs:PurgeQueue"], &[scope.queue("dead-*")]),
         allow("Queues", &["sqs:ListQueues"], &["*".to_owned()]),
         allow("Images", &["s3:GetObject", "s3:PutObject"], &[scope.objects(&scope.input_bucket, "images/*")]),
         allow(
@@ -130,29 +151,44 @@ pub(crate) fn web(scope: &Scope) -> Value {
         allow("See", &["ec2:DescribeInstances"], &["*".to_owned()]),
         conditional("StartAndStop", &["ec2:StartInstances", "ec2:StopInstances"], &[instances], scope.ours()),
         tagging,
-        allow(
-            "DrainByThisDocumentOnly",
-            &["ssm:SendCommand"],
-            &[scope.arn("ssm", &format!("document/{}", ssm::document_name(&scope.prefix)))],
-        ),
+        allow("DrainByThisDocumentOnly", &["ssm:SendCommand"], &[scope.drain_document()]),
         conditional("DrainOurs", &["ssm:SendCommand"], &[scope.arn("ec2", "instance/*")], scope.ours()),
         allow("HowItWent", &["ssm:GetCommandInvocation"], &["*".to_owned()]),
-    ])
+    ];
+    statements.extend(check(scope));
+    document(statements)
+}
+
+/// What `eirs check` looks at on a web host, to tell whether all is as setup made it.
+fn check(scope: &Scope) -> Vec<Value> {
+    let buckets = [scope.bucket(&scope.input_bucket), scope.bucket(&scope.output_bucket)];
+    vec![
+        allow(
+            "CheckBuckets",
+            &[
+                "s3:GetBucketTagging",
+                "s3:GetEncryptionConfiguration",
+                "s3:GetBucketPublicAccessBlock",
+                "s3:GetLifecycleConfiguration",
+            ],
+            &buckets,
+        ),
+        allow("CheckQueues", &["sqs:ListQueueTags"], &[scope.queue("*")]),
+        allow("CheckMachines", &["ec2:DescribeImages", "ec2:DescribeSecurityGroups"], &["*".to_owned()]),
+        allow("CheckDocument", &["ssm:GetDocument", "ssm:DescribeDocument"], &[scope.drain_document()]),
+        allow("CheckSystem", &["ssm:GetParameter"], &scope.public_parameters()),
+        allow("CheckRoles", &["iam:GetRole", "iam:GetRolePolicy", "iam:GetInstanceProfile"], &scope.roles()),
+    ]
 }
 
 /// What whoever runs `eirs setup`, `check` and `cleanup` must be allowed to do.
 pub(crate) fn operator(scope: &Scope) -> Value {
-    let role = |what: &str| {
-        let name = format!("{}-{}-{what}", scope.prefix, scope.region);
-        ["role", "instance-profile"]
-            .map(|kind| format!("arn:{}:iam::{}:{kind}/{name}", scope.partition, scope.account))
-    };
-    let roles = [role("worker"), role("web")].concat();
+    let roles = scope.roles();
     let buckets = [&scope.input_bucket, &scope.output_bucket]
         .map(|bucket| [scope.bucket(bucket), scope.objects(bucket, "*")])
         .concat();
-    let public =
-        |name: &str| format!("arn:{}:ssm:{}::parameter/aws/service/{name}/*", scope.partition, scope.region);
+    let machines = [scope.arn("ec2", "*"), image_arn(scope)];
+    let made = ["RunInstances", "CreateImage", "CreateSecurityGroup", "CreateKeyPair"];
     document(vec![
         allow("Buckets", &["s3:*"], &buckets),
         allow("Queues", &["sqs:*"], &[scope.queue("*")]),
@@ -197,7 +233,14 @@ pub(crate) fn operator(scope: &Scope) -> Value {
             &["ec2:RunInstances", "ec2:CreateImage", "ec2:CreateSecurityGroup", "ec2:CreateKeyPair"],
             &["*".to_owned()],
         ),
-        allow("TagWhatIsMade", &["ec2:CreateTags"], &[scope.arn("ec2", "*"), image_arn(scope)]),
+        // What is somebody else's cannot be made ours by a tag.
+        conditional(
+            "TagWhatIsMade",
+            &["ec2:CreateTags"],
+            &machines,
+            json!({ "StringEquals": { "ec2:CreateAction": made } }),
+        ),
+        conditional("TagOurs", &["ec2:CreateTags"], &machines, scope.ours()),
         conditional(
             "ChangeAndDeleteOurs",
             &[
@@ -226,13 +269,9 @@ pub(crate) fn operator(scope: &Scope) -> Value {
                 "ssm:AddTagsToResource",
                 "ssm:ListTagsForResource",
             ],
-            &[scope.arn("ssm", &format!("document/{}", ssm::document_name(&scope.prefix)))],
+            &[scope.drain_document()],
         ),
-        allow(
-            "BaseImages",
-            &["ssm:GetParameter", "ssm:GetParameters"],
-            &[public("canonical"), public("ami-amazon-linux-latest")],
-        ),
+        allow("BaseImages", &["ssm:GetParameter", "ssm:GetParameters"], &scope.public_parameters()),
     ])
 }
 

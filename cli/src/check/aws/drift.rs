@@ -11,8 +11,10 @@ use eirs_controller::{fleet::ssm::document_name, policy::Policies};
 
 use super::instances::Machine;
 use crate::aws::{
-    Account,
+    Account, base_image as system,
     document::{self, Document},
+    iam::Role,
+    image,
 };
 
 /// What was found.
@@ -22,12 +24,15 @@ pub(super) struct Drift {
     pub(super) differences: Vec<String>,
     /// What could not be looked at, a sentence each.
     pub(super) unseen: Vec<String>,
+    /// What is as setup made it and could be newer, a sentence each.
+    pub(super) notes: Vec<String>,
 }
 
 /// What one look has found.
 #[derive(Debug, Default)]
 struct Found {
     differences: Vec<String>,
+    notes: Vec<String>,
     /// Nothing of its kind is there at all.
     nothing: bool,
 }
@@ -39,19 +44,23 @@ pub(super) async fn look(
     policies: Option<&Policies>,
     now: DateTime<Utc>,
 ) -> Drift {
-    let (queues, buckets, groups, document, images) = tokio::join!(
+    let (queues, buckets, groups, document, roles, images, base) = tokio::join!(
         queues::look(account),
         buckets::look(account),
         groups::look(account),
         drain_document(account),
+        roles(account),
         fleet::images(account, machines.unwrap_or_default()),
+        base_image(account),
     );
     let parts = [
         ("the queues", queues),
         ("the buckets", buckets),
         ("the security groups", groups),
         ("the drain document", document),
+        ("the roles", roles),
         ("the images of the machines", images),
+        ("the system's image", base),
     ];
     let mut found = gather(parts);
     if let Some(machines) = machines {
@@ -62,24 +71,27 @@ pub(super) async fn look(
         if machines.is_empty() && found.nothing {
             let sentence =
                 format!("nothing of the installation {} is here; `eirs setup` makes it", account.prefix());
-            return Drift { differences: vec![sentence], unseen: Vec::new() };
+            return Drift { differences: vec![sentence], ..Drift::default() };
         }
     }
-    Drift { differences: found.differences, unseen: found.unseen }
+    Drift { differences: found.differences, unseen: found.unseen, notes: found.notes }
 }
 
 struct Gathered {
     differences: Vec<String>,
     unseen: Vec<String>,
+    notes: Vec<String>,
     nothing: bool,
 }
 
 fn gather<const N: usize>(parts: [(&str, anyhow::Result<Found>); N]) -> Gathered {
-    let (mut differences, mut unseen, mut denied, mut nothing) = (Vec::new(), Vec::new(), Vec::new(), true);
+    let (mut differences, mut unseen, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut denied, mut nothing) = (Vec::new(), true);
     for (what, found) in parts {
         match found {
             Ok(found) => {
                 differences.extend(found.differences);
+                notes.extend(found.notes);
                 nothing &= found.nothing;
             }
             Err(error) => {
@@ -99,7 +111,7 @@ fn gather<const N: usize>(parts: [(&str, anyhow::Result<Found>); N]) -> Gathered
             "these credentials may not look at {what}, so that nobody knows whether they are as they should be"
         ));
     }
-    Gathered { differences, unseen, nothing }
+    Gathered { differences, unseen, notes, nothing }
 }
 
 async fn drain_document(account: &Account) -> anyhow::Result<Found> {
@@ -110,15 +122,48 @@ async fn drain_document(account: &Account) -> anyhow::Result<Found> {
             differences: vec![format!(
                 "the SSM document {name} is of another version or was edited; `eirs setup` renews it"
             )],
-            nothing: false,
+            ..Found::default()
         },
         Document::Missing => Found {
             differences: vec![format!(
                 "the SSM document {name} is missing: instances are stopped without being told to drain"
             )],
             nothing: true,
+            ..Found::default()
         },
     })
+}
+
+/// What the instances may do.
+async fn roles(account: &Account) -> anyhow::Result<Found> {
+    let (mut differences, mut nothing) = (Vec::new(), true);
+    for role in Role::ALL {
+        let name = role.name(account);
+        if !role.is_there(account).await? {
+            differences.push(format!("the role {name} is missing; `eirs setup` makes it"));
+            continue;
+        }
+        nothing = false;
+        if !role.is_as_it_should_be(account).await? {
+            let renews = "`eirs setup` writes it anew";
+            differences.push(format!("the role {name} does not allow what setup wrote, or more; {renews}"));
+        }
+    }
+    Ok(Found { differences, nothing, ..Found::default() })
+}
+
+/// Whether the system has a newer image than the one that the workers are baked on. That is no mistake: it is pinned.
+async fn base_image(account: &Account) -> anyhow::Result<Found> {
+    let baked = image::all(account).await?.into_iter().next();
+    let Some(pinned) = baked.and_then(|baked| baked.base) else {
+        return Ok(Found { nothing: true, ..Found::default() });
+    };
+    let newest = system::current(account).await?.id;
+    let note = format!(
+        "the system has a newer image, {newest}, than {pinned}, on which the workers are baked; `eirs setup --new-base` \
+         bakes on it"
+    );
+    Ok(Found { notes: (newest != pinned).then_some(note).into_iter().collect(), ..Found::default() })
 }
 
 /// Whether an error says that one may not.
@@ -144,7 +189,7 @@ mod tests {
         let long = "listing the security groups: UnauthorizedOperation: You are not authorized. Encoded authorization failure message: x";
         let denied = |text: &str| Err(anyhow::anyhow!("{text}"));
         let found = gather([
-            ("the queues", Ok(Found { differences: vec!["one".into()], nothing: false })),
+            ("the queues", Ok(Found { differences: vec!["one".into()], ..Found::default() })),
             ("the security groups", denied(long)),
             ("the buckets", denied("reading the tags of the bucket b: AccessDenied: no")),
             ("the drain document", denied("no answer in time")),

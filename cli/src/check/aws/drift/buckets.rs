@@ -22,7 +22,7 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
             }
         }
     }
-    Ok(Found { differences, nothing })
+    Ok(Found { differences, nothing, ..Found::default() })
 }
 
 /// What is wrong with a bucket, as the rest of a sentence; `None` where it is not there.

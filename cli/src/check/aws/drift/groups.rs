@@ -20,13 +20,15 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
         // A group that is missing is told by whatever was launched without it.
         if let Some(group) = group {
             let (mut open, should) = (network::open_doors(group), network::doors(account, role));
-            // Whom a web host lets upload may have been said to setup by a flag, which nobody else remembers.
-            let is_told = |port: &u16| *port == 0 || i32::from(*port) == SSH || should.contains_key(port);
-            open.retain(|port, _| role == Role::Worker || is_told(port));
+            // Where these settings are not those that setup wrote, they may not say who may upload.
+            let uploads = account.settings.web.listen.port();
+            if role == Role::Web && !should.contains_key(&uploads) {
+                open.remove(&uploads);
+            }
             differences.extend(differ(&name, &open, &should));
         }
     }
-    Ok(Found { differences, nothing: groups.is_empty() })
+    Ok(Found { differences, nothing: groups.is_empty(), ..Found::default() })
 }
 
 /// A group through which anybody may try to log in.

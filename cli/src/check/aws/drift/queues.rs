@@ -36,7 +36,7 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
             }
         }
     }
-    Ok(Found { differences, nothing })
+    Ok(Found { differences, nothing, ..Found::default() })
 }
 
 enum Looked {

@@ -57,7 +57,7 @@ impl<'a> Rig<'a> {
             bucket.ensure(account).await.unwrap();
         }
         for queue in queues::wanted(&account.settings) {
-            queue.ensure(account).await.unwrap();
+            queue.ensure(account, &|_| {}).await.unwrap();
         }
         document::ensure(account).await.unwrap();
         let network = network::find(account).await.unwrap();

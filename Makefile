@@ -55,6 +55,7 @@ test: onnxruntime ## run every test
 lint: ## formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --locked --no-default-features -- -D warnings
 
 bench: build onnxruntime ## measure this machine (MODEL=, LABELS=, IMAGES= for other data; ONLY=bare,noop,... for a part)
 	@target_dir=$$($(CARGO) metadata --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/'); \

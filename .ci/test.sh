@@ -14,8 +14,10 @@ have systemd-nspawn systemd-container
 have nsenter util-linux
 have pgrep procps
 have make make
+have curl curl
 have python3 python3
 have dpkg-shlibdeps dpkg-dev
+python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then
     # shellcheck disable=SC2086 # several packages
     { apt-get update -q && apt-get install -y -q --no-install-recommends $missing; } ||
@@ -26,6 +28,19 @@ TESTING_SKIPPED=$(mktemp)
 export TESTING_SKIPPED
 trap 'sort -u "$TESTING_SKIPPED"; rm -f "$TESTING_SKIPPED"' EXIT
 
+# The Python of the emulator of AWS, in the user's cache; made anew when what it needs has changed.
+python=${XDG_CACHE_HOME:-$HOME/.cache}/eirs/aws-python
+if ! cmp -s testing/aws/requirements.txt "$python/requirements.txt"; then
+    rm -rf "$python"
+    { python3 -m venv "$python" && "$python/bin/pip" install -q -r testing/aws/requirements.txt &&
+        cp testing/aws/requirements.txt "$python"; } || rm -rf "$python"
+fi
+
 make cargo-deb CARGO="$cargo" || true
-$cargo build --workspace --locked --no-default-features
-$cargo test --workspace --locked --no-default-features
+$cargo build --workspace --locked
+$cargo test --workspace --locked
+if [ -d "$python" ]; then
+    (cd testing/aws && "$python/bin/python" -m unittest discover -q)
+else
+    echo "not run: the emulator's own tests (there is no Python with moto); to run it: make test" >>"$TESTING_SKIPPED"
+fi

@@ -20,7 +20,7 @@ use eirs_controller::{
 };
 use eirs_platform::{
     backend::Backend,
-    clock::{SharedClock, SystemClock},
+    clock::{Clock, SharedClock, SystemClock},
     lifecycle::{self, Lifecycle},
     settings::{BackendKind, EXIT_BAD_SETTINGS, Layers, Settings},
     telemetry,
@@ -172,6 +172,17 @@ async fn serve(
     }
     let clock = Arc::new(SystemClock);
     let backend = Backend::open(&settings, clock.clone()).await?;
+    let host = settings.web_host();
+    let now = clock.now();
+    if let Some(other) = backend.controller_elsewhere(&host, now).await? {
+        let lasts = other.lasts(now).unwrap_or_default().as_secs();
+        let other = other.host;
+        return Err(format!(
+            "the controller of this installation runs on {other}, and one is enough; if that machine is gone, this one \
+             may start in {lasts}s"
+        )
+        .into());
+    }
     let poke = Arc::<Notify>::default();
     let fleet: SharedFleet = match settings.backend {
         #[cfg(feature = "aws")]

@@ -4,7 +4,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eirs_platform::{
-    backend::Backend, clock::SharedClock, error::Result, lifecycle::Lifecycle, settings::OnExit,
+    backend::{Backend, Control},
+    clock::SharedClock,
+    error::Result,
+    lifecycle::Lifecycle,
+    settings::OnExit,
     settings::Settings,
 };
 use serde::{Deserialize, Serialize};
@@ -108,6 +112,8 @@ impl Controller {
     pub async fn run(&mut self, lifecycle: &Lifecycle) -> Result<()> {
         let events = self.backend.events().await?;
         let receiver = tokio::spawn(reports::receive(events, self.reports.clone(), self.poke.clone()));
+        let control =
+            tokio::spawn(keep_control(self.backend.clone(), self.settings.web_host(), self.clock.clone()));
         let watch = Watch::new(self.store.folder());
         let orders = Watch::of_file(self.orders.folder(), operator::FILE);
         // A loop that waits is alive too, and says so often enough.
@@ -150,6 +156,10 @@ impl Controller {
                 let (policies, fleet) = (self.store.policies(), &*self.fleet);
                 drain::all(policies, fleet, &self.clock, &self.poke, lifecycle).await?;
             }
+        }
+        control.abort();
+        if let Err(error) = self.backend.leave_control().await {
+            tracing::warn!(%error, "that this controller ends cannot be told; it counts as gone in a while");
         }
         Ok(())
     }
@@ -258,6 +268,16 @@ impl Controller {
             }
         }
         self.told.refusals = sentences;
+    }
+}
+
+/// Says again and again that the controller runs here.
+async fn keep_control(backend: Backend, host: String, clock: SharedClock) {
+    loop {
+        if let Err(error) = backend.claim_control(&host, clock.now()).await {
+            tracing::warn!(%error, "that the controller runs here cannot be told");
+        }
+        tokio::time::sleep(Control::RENEW).await;
     }
 }
 

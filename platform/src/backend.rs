@@ -1,10 +1,11 @@
 //! The services of one installation, opened by the settings: which queues and stores there are, and what they are called.
 
+mod control;
 pub mod responses;
 
 use std::{fs, io::ErrorKind, path::Path, sync::Arc, time::Duration};
 
-pub use self::responses::Responses;
+pub use self::{control::Control, responses::Responses};
 #[cfg(feature = "aws")]
 use crate::queue::sqs::SqsQueues;
 use crate::{
@@ -185,8 +186,17 @@ impl Backend {
             Queues::Memory(queues) => Ok(queues.open(name, options)),
             Queues::Sqlite(queues) => queues.queue(name, options).await,
             #[cfg(feature = "aws")]
-            Queues::Sqs(queues) => queues.open(name, options).await,
+            Queues::Sqs(queues) => queues.open(name, options).await.map_err(with_hint),
         }
+    }
+}
+
+/// Whoever looks for a queue that is not there has not been set up, or has another prefix.
+#[cfg(feature = "aws")]
+fn with_hint(error: Error) -> Error {
+    match error {
+        Error::Missing { what, why } => Error::Missing { what, why: format!("{why}; `eirs setup` makes it") },
+        other => other,
     }
 }
 

@@ -145,6 +145,10 @@ pub struct Worker {
     /// How long the worker may finish what it holds after a signal to stop; then it gives the rest back.
     #[serde(with = "units::duration")]
     pub drain_deadline: Duration,
+    /// In a cloud: a worker that has held nothing for so long, and hears of no controller that would send it home, leaves by
+    /// itself; 0 is never.
+    #[serde(with = "units::duration")]
+    pub abandoned_after: Duration,
 }
 
 /// `[controller]`
@@ -267,6 +271,7 @@ impl Default for Worker {
             heartbeat: Duration::from_secs(10),
             report_every: Duration::from_secs(10),
             drain_deadline: Duration::from_secs(60),
+            abandoned_after: Duration::from_secs(600),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A job's way: `consume.rs` receives it (as many as there are free slots), `lease.rs` keeps it ours, `process.rs` takes it
 //! to its end, `pool.rs` is where the cores work, and `classify.rs` is what they do.
 
+pub mod abandoned;
 pub mod consume;
 
 mod lease;

@@ -12,7 +12,7 @@ use eirs_platform::{
 };
 #[cfg(feature = "aws")]
 use eirs_worker::identity::Instance;
-use eirs_worker::{Identity, Worker, consume};
+use eirs_worker::{Identity, Worker, abandoned, consume};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -209,7 +209,9 @@ async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
         let worker = worker.clone();
         move || worker.summary()
     });
+    // It ends first where nobody but the worker itself thought of its end.
+    let abandoned = tokio::spawn(abandoned::watch(worker.clone(), lifecycle.drain().clone()));
     let finished = consume::serve(worker, lifecycle.drain()).await;
     tracing::info!("{}", if finished { "drained" } else { "gave back what it could not finish" });
-    ExitCode::SUCCESS
+    if abandoned.is_finished() { ExitCode::from(abandoned::EXIT_ABANDONED) } else { ExitCode::SUCCESS }
 }

@@ -62,6 +62,11 @@ impl Activity {
         self.lock().idle_since = Some(now);
     }
 
+    /// For how long nothing has been held.
+    pub(crate) fn idle_for(&self, now: DateTime<Utc>) -> Option<Duration> {
+        self.lock().idle_since.map(|since| (now - since).to_std().unwrap_or_default())
+    }
+
     /// A job was done, in so long, not counting how long it waited for its turn.
     pub(crate) fn done(&self, taken: Duration) {
         let mut inner = self.lock();

@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use aws_sdk_s3::{presigning::PresigningConfig, primitives::ByteStream};
+use aws_sdk_s3::{
+    presigning::{PresignedRequest, PresigningConfig},
+    primitives::ByteStream,
+};
 use eirs_platform::aws;
 
 use super::{
@@ -112,7 +115,13 @@ async fn script(
     let archive = get.presigned(good_for.clone()).await.map_err(|error| aws::error("signing", &error))?;
     let put = account.s3.put_object().bucket(account.input_bucket()).key(report_key(name));
     let report = put.presigned(good_for).await.map_err(|error| aws::error("signing", &error))?;
-    Ok(text(archive.uri(), report.uri(), &bundle.digest, work, end))
+    Ok(text(&address(&archive), &address(&report), &bundle.digest, work, end))
+}
+
+/// What `curl` is told of a signed request: its address, and the headers that were signed with it.
+fn address(signed: &PresignedRequest) -> String {
+    let headers = signed.headers().map(|(name, value)| format!("-H '{name}: {value}' "));
+    format!("{}'{}'", headers.collect::<String>(), signed.uri())
 }
 
 fn text(archive: &str, report: &str, digest: &str, work: &str, end: &str) -> String {
@@ -123,7 +132,7 @@ root=${{DESTDIR:-}}
 work=$(mktemp -d)
 (
 set -eu
-curl -fsS --retry 10 --retry-all-errors -o "$work/archive" '{archive}'
+curl -fsS --retry 10 --retry-all-errors -o "$work/archive" {archive}
 echo '{digest}  '"$work/archive" | sha256sum -c -
 mkdir -p "$root/"
 tar -xzf "$work/archive" --no-same-owner -C "$root/"
@@ -131,7 +140,7 @@ tar -xzf "$work/archive" --no-same-owner -C "$root/"
 {work}) >"$work/log" 2>&1
 if [ $? -eq 0 ]; then echo ok; else echo failed; fi >"$work/report"
 tail -c 20000 "$work/log" >>"$work/report"
-curl -fsS --retry 10 --retry-all-errors -X PUT --data-binary "@$work/report" -H 'content-type:' '{report}'
+curl -fsS --retry 10 --retry-all-errors -X PUT --data-binary "@$work/report" -H 'content-type:' {report}
 rm -rf "$work"
 {end}"#
     )

@@ -24,7 +24,9 @@ fn place(journal: &[Value], text: &str) -> Option<usize> {
 #[test]
 fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_power_off() {
     let address = free_address();
-    let site = Site::with_script("sleep 0.4; echo cat").set("EIRS_WEB__LISTEN", &address);
+    let site = Site::with_script("sleep 0.4; echo cat")
+        .set("EIRS_WEB__LISTEN", &address)
+        .set("EIRS_WORKER__ABANDONED_AFTER", "8s");
     let Some(cloud) = Cloud::of_machines(site) else { return };
     let before = cloud.state();
     cloud.expect(&["setup", "--uploads-from", "203.0.113.0/24", "--yes"]);
@@ -67,11 +69,16 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
     host.run("eirs check");
     host.run("systemctl is-active eirs-web eirs-controller eirs.target");
 
-    // The service is stopped while a job waits, and goes on with it when it comes back.
-    host.run("systemctl stop eirs-controller");
-    host.run("systemctl start eirs-controller");
+    // Where the controller is gone for good, nobody pays for a worker that nobody sends home: it goes by itself.
+    host.run(&format!("sed -i 's/max = 2/max = 2\\nmin = 1/' {file} && systemctl reload eirs-controller"));
     assert_eq!(upload_all(&address, 100..104).len(), 4);
+    host.run("systemctl stop eirs-controller");
+    assert_eq!(cloud.in_state("running").len(), 2, "the web host and a worker");
     cloud.until_all_are_parked();
+    let told = |worker: &Machine| place(&worker.journal("eirs-worker"), "no controller is heard").is_some();
+    assert!(machines(&cloud, "worker").iter().any(told));
+    host.run("systemctl start eirs-controller");
+    assert_eq!(upload_all(&address, 200..202).len(), 2, "and comes back with it");
 
     cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
     eventually("the account is as it was", || (cloud.state() == before).then_some(()));

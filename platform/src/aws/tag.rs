@@ -29,5 +29,8 @@ pub const MODEL: &str = "eirs:model";
 /// The drain that was ordered: generation, since when, and when it is due.
 pub const DRAIN: &str = "eirs:drain";
 
+/// Which machine the controller runs on, and when it last said so; on the queue of the reports.
+pub const CONTROLLER: &str = "eirs:controller";
+
 /// When the host of a response queue last said that it was alive.
 pub const ALIVE_AT: &str = "eirs:alive-at";

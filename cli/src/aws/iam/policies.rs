@@ -102,6 +102,7 @@ pub(crate) fn worker(scope: &Scope) -> Value {
             &["sqs:SendMessage", "sqs:GetQueueUrl"],
             &[scope.queue("dead-*"), scope.queue("responses-*"), scope.queue("events")],
         ),
+        allow("WhetherThereIsAController", &["sqs:ListQueueTags"], &[scope.queue("events")]),
         allow("Images", &["s3:GetObject"], &[scope.objects(&scope.input_bucket, "images/*")]),
         allow(
             "Results",
@@ -138,6 +139,7 @@ pub(crate) fn web(scope: &Scope) -> Value {
             &[&["sqs:SendMessage"], &CONSUME[..], &FIND[..]].concat(),
             &[scope.queue("events"), scope.queue("dead-*")],
         ),
+        allow("SayThatTheControllerIsHere", &["sqs:TagQueue"], &[scope.queue("events")]),
         allow("PutDeadLettersAway", &["sqs:PurgeQueue"], &[scope.queue("dead-*")]),
         allow("Queues", &["sqs:ListQueues"], &["*".to_owned()]),
         allow("Images", &["s3:GetObject", "s3:PutObject"], &[scope.objects(&scope.input_bucket, "images/*")]),

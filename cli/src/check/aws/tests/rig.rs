@@ -62,6 +62,7 @@ impl<'a> Rig<'a> {
         document::ensure(account).await.unwrap();
         let network = network::find(account).await.unwrap();
         for role in Role::ALL {
+            role.ensure(account).await.unwrap();
             network::ensure_group(account, &network, role).await.unwrap();
         }
         rig.policy("default", machines);

@@ -65,25 +65,31 @@ impl Backend {
     /// No call is made yet: what is missing is told by who looks for it.
     #[cfg(feature = "aws")]
     async fn open_aws(settings: &Settings) -> Result<Self> {
-        use crate::{aws, blobs::s3, queue::sqs};
-
-        let config = aws::sdk_config(&settings.aws).await;
+        let config = crate::aws::sdk_config(&settings.aws).await;
         if config.region().is_none() {
             let hint = "no region is known; set aws.region, or $AWS_REGION, or one in the profile";
             return Err(Error::broken("backend = \"aws\"", hint));
         }
-        let s3 = s3::client(&config, &settings.aws);
+        Ok(Self::of_config(settings, &config))
+    }
+
+    /// The queues and stores that clients of this configuration see.
+    #[cfg(feature = "aws")]
+    pub(crate) fn of_config(settings: &Settings, config: &aws_config::SdkConfig) -> Self {
+        use crate::{blobs::s3, queue::sqs};
+
+        let s3 = s3::client(config, &settings.aws);
         let bucket = |name: &Option<String>| -> SharedBlobs {
             Arc::new(s3::S3Blobs::new(s3.clone(), name.as_deref().unwrap_or_default()))
         };
-        Ok(Self {
-            queues: Queues::Sqs(SqsQueues::new(sqs::client(&config, &settings.aws), &settings.aws.prefix)),
+        Self {
+            queues: Queues::Sqs(SqsQueues::new(sqs::client(config, &settings.aws), &settings.aws.prefix)),
             images: bucket(&settings.aws.input_bucket),
             results: bucket(&settings.aws.output_bucket),
             queue_settings: settings.queue.clone(),
             #[cfg(any(test, feature = "testing"))]
             wrapped: std::collections::HashMap::new(),
-        })
+        }
     }
 
     fn open_local(settings: &Settings, clock: SharedClock) -> Result<Self> {

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "aws")]
 pub mod emulator;
+#[cfg(feature = "aws")]
+pub mod replay;
 
 use std::io::Write;
 

@@ -153,6 +153,37 @@ fn two_web_hosts_get_their_own_answers_and_know_each_others_results() {
 }
 
 #[test]
+fn a_second_controller_is_refused_on_another_machine_until_the_first_one_leaves() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    cloud.set_up();
+    let mut first = controller(&cloud);
+    let second = || {
+        let mut command = cloud.site.command("eirs-controller");
+        command.env("EIRS_WEB__HOST", "other").env("EIRS_LOCAL__STATE", cloud.folder().join("other"));
+        command
+    };
+    let refused = eventually("the first one is heard", || {
+        let mut child = second().stderr(std::process::Stdio::piped()).spawn().expect("it starts");
+        let ended = eventually("it ends or serves", || match child.try_wait().expect("its status") {
+            Some(status) => Some(Some(status)),
+            None => cloud.folder().join("other/status.json").exists().then_some(None),
+        });
+        let _gone = child.kill();
+        let output = child.wait_with_output().expect("its output");
+        ended.map(|status| (status, String::from_utf8_lossy(&output.stderr).into_owned()))
+    });
+    assert_eq!(refused.0.code(), Some(1), "{}", refused.1);
+    assert!(refused.1.contains("the controller of this installation runs on "), "{}", refused.1);
+    first.signal(Signal::TERM);
+    assert!(first.exit().success());
+    let mut second = second().spawn().expect("it starts");
+    let _deleted = std::fs::remove_file(cloud.folder().join("other/status.json"));
+    eventually("it serves", || cloud.folder().join("other/status.json").exists().then_some(()));
+    let _gone = second.kill();
+    let _gone = second.wait();
+}
+
+#[test]
 fn a_response_queue_that_is_deleted_under_its_host_is_made_anew() {
     let Some(cloud) = Cloud::new(&[]) else { return };
     cloud.set_up();

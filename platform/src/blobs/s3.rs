@@ -157,16 +157,83 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{blobs::contract, testing::emulator::Emulator};
+    use crate::{
+        blobs::contract,
+        testing::{
+            emulator::{Emulator, REGION},
+            replay::{Answer, Replay},
+        },
+    };
 
     #[tokio::test]
     async fn s3_keeps_the_contract_on_an_emulator_that_others_wrote() {
         let Some(emulator) = Emulator::start(&["--plain"]) else { return };
         let client = client(&emulator.config().await, &emulator.settings());
         let place = aws_sdk_s3::types::CreateBucketConfiguration::builder()
-            .location_constraint(crate::testing::emulator::REGION.into())
+            .location_constraint(REGION.into())
             .build();
         client.create_bucket().bucket("eirs-test").create_bucket_configuration(place).send().await.unwrap();
         contract::suite(&(Arc::new(S3Blobs::new(client, "eirs-test")) as crate::blobs::SharedBlobs)).await;
+    }
+
+    async fn replayed(answers: impl IntoIterator<Item = Answer>) -> (S3Blobs, Replay) {
+        let replay = Replay::new(answers);
+        let client = client(&replay.config().await, &Aws::default());
+        (S3Blobs::new(client, "b"), replay)
+    }
+
+    fn error(status: u16, code: &str) -> Answer {
+        Answer::new(status, format!("<Error><Code>{code}</Code><Message>no</Message></Error>"))
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_was_overtaken_asks_again_who_came_first() {
+        for (last, written) in [(error(412, "PreconditionFailed"), false), (Answer::new(200, ""), true)] {
+            let race = error(409, "ConditionalRequestConflict");
+            let (blobs, replay) = replayed([race.clone(), race, last]).await;
+            assert_eq!(blobs.put_new("results/x", "body".into()).await.unwrap(), written);
+            for request in replay.requests() {
+                assert!(request.headers.contains(&"if-none-match: *".to_owned()), "{request:?}");
+                assert_eq!(
+                    (request.path.as_str(), request.body.as_str()),
+                    ("/b/results/x?x-id=PutObject", "body")
+                );
+            }
+            assert_eq!(replay.requests().len(), 3);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_refuses_is_told_from_a_blob_that_is_not_there() {
+        let (blobs, _replay) = replayed([
+            error(404, "NoSuchKey"),
+            error(404, "NoSuchBucket"),
+            error(403, "AccessDenied"),
+            error(503, "SlowDown"),
+        ])
+        .await;
+        assert_eq!(blobs.get("images/x").await.unwrap(), None);
+        assert!(blobs.get("images/x").await.unwrap_err().is_missing());
+        let denied = blobs.get("images/x").await.unwrap_err();
+        assert!(matches!(denied, Error::Broken { .. }), "{denied:?}");
+        assert_eq!(denied.to_string(), "reading s3://b/images/x: AccessDenied: no");
+        assert!(blobs.get("images/x").await.unwrap_err().is_transient());
+    }
+
+    #[tokio::test]
+    async fn a_long_listing_is_asked_for_in_pages_each_after_the_last_key() {
+        let page = |from: usize, to: usize| {
+            let row = |n| format!("<Contents><Key>images/{n:05}</Key><Size>7</Size></Contents>");
+            let rows: String = (from..to).map(row).collect();
+            Answer::new(200, format!("<ListBucketResult>{rows}</ListBucketResult>"))
+        };
+        let (blobs, replay) = replayed([page(0, 1000), page(1000, 1500)]).await;
+        let listed = blobs.list("images/", None, 2000).await.unwrap();
+        assert_eq!((listed.len(), listed[1499].key.as_str(), listed[0].bytes), (1500, "images/01499", 7));
+        let second = &replay.requests()[1].path;
+        assert!(
+            second.contains("start-after=images%2F00999") && second.contains("max-keys=1000"),
+            "{second}"
+        );
     }
 }

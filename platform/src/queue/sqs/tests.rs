@@ -1,7 +1,15 @@
+use chrono::Utc;
+use serde_json::{Value, json};
+
 use super::*;
 use crate::{
+    backend::Backend,
     queue::contract::{self, Open},
-    testing::emulator::Emulator,
+    settings::{BackendKind, Settings},
+    testing::{
+        emulator::Emulator,
+        replay::{Answer, Replay, Request},
+    },
 };
 
 /// Runs a suite of the contract on the emulator. The suite opens queues as if they were there.
@@ -43,4 +51,213 @@ async fn what_a_queue_is_set_to_otherwise_is_told_by_its_attribute() {
     queues.ensure("jobs", wanted.clone()).await.unwrap();
     assert_eq!(queues.differences("jobs", &wanted).await.unwrap(), []);
     assert!(queues.differences("none", &wanted).await.unwrap_err().is_missing());
+}
+
+/// A queue whose calls are answered with these, and the server that does.
+async fn replayed(answers: impl IntoIterator<Item = Value>) -> (SqsQueue, Replay) {
+    let replay = Replay::new(answers.into_iter().map(|answer| Answer::new(200, answer.to_string())));
+    let client = client(&replay.config().await, &Aws::default());
+    let options = QueueOptions { visibility: Duration::from_secs(30), ..QueueOptions::default() };
+    (SqsQueue::new(&client, "requests-default", "http://q".into(), options), replay)
+}
+
+fn body(request: &Request) -> Value {
+    serde_json::from_str(&request.body).unwrap()
+}
+
+fn operation(request: &Request) -> &str {
+    let header = request.headers.iter().find_map(|header| header.strip_prefix("x-amz-target: AmazonSQS."));
+    header.unwrap()
+}
+
+fn failed(id: &str, sender_fault: bool, code: &str) -> Value {
+    json!({ "Id": id, "SenderFault": sender_fault, "Code": code, "Message": "no" })
+}
+
+#[tokio::test]
+async fn sends_that_come_together_make_calls_of_ten_and_each_body_is_sent_once() {
+    let taken = |ids: std::ops::Range<u32>| {
+        let entry = |id: u32| json!({ "Id": id.to_string(), "MessageId": "m", "MD5OfMessageBody": "" });
+        json!({ "Successful": ids.map(entry).collect::<Vec<_>>(), "Failed": [] })
+    };
+    let (queue, replay) = replayed([taken(0..10), taken(0..10), taken(0..5)]).await;
+    let sends = (0..25).map(|number| queue.send(vec![Bytes::from(format!("{number}"))]));
+    futures::future::try_join_all(sends).await.unwrap();
+    let requests = replay.requests();
+    let mut sizes: Vec<_> = requests.iter().map(|r| body(r)["Entries"].as_array().unwrap().len()).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [5, 10, 10]);
+    let mut bodies: Vec<u32> = Vec::new();
+    for request in &requests {
+        assert_eq!(operation(request), "SendMessageBatch");
+        for entry in body(request)["Entries"].as_array().unwrap() {
+            bodies.push(entry["MessageBody"].as_str().unwrap().parse().unwrap());
+        }
+    }
+    bodies.sort_unstable();
+    assert_eq!(bodies, (0..25).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn of_a_batch_that_was_taken_in_part_only_the_rest_is_sent_again() {
+    let (queue, replay) = replayed([
+        json!({ "Successful": [{ "Id": "0", "MessageId": "m", "MD5OfMessageBody": "" }],
+                "Failed": [failed("1", false, "InternalError")] }),
+        json!({ "Successful": [{ "Id": "0", "MessageId": "m", "MD5OfMessageBody": "" }], "Failed": [] }),
+    ])
+    .await;
+    queue.send(vec!["a".into(), "b".into()]).await.unwrap();
+    let second = body(&replay.requests()[1]);
+    let bodies: Vec<_> =
+        second["Entries"].as_array().unwrap().iter().map(|entry| &entry["MessageBody"]).collect();
+    assert_eq!(bodies, ["b"]);
+}
+
+#[tokio::test]
+async fn an_entry_that_is_wrong_itself_is_told_to_its_sender_and_to_nobody_else() {
+    let (queue, _replay) = replayed([json!({
+        "Successful": [{ "Id": "1", "MessageId": "m", "MD5OfMessageBody": "" }],
+        "Failed": [failed("0", true, "InvalidMessageContents")],
+    })])
+    .await;
+    let (one, other) = tokio::join!(queue.send(vec!["a".into()]), queue.send(vec!["b".into()]));
+    let error = one.unwrap_err();
+    assert!(matches!(error, Error::Broken { .. }), "{error:?}");
+    assert_eq!(error.to_string(), "sending to requests-default: InvalidMessageContents: no");
+    other.unwrap();
+}
+
+#[tokio::test]
+async fn an_ack_with_a_stale_receipt_is_fine_and_an_extension_names_it() {
+    let lost = json!({ "Successful": [], "Failed": [failed("0", true, "ReceiptHandleIsInvalid")] });
+    let (queue, replay) = replayed([lost.clone(), lost]).await;
+    let receipt = Receipt("r".into());
+    queue.ack(std::slice::from_ref(&receipt)).await.unwrap();
+    assert_eq!(queue.extend(std::slice::from_ref(&receipt)).await.unwrap(), [receipt]);
+    let extension = body(&replay.requests()[1]);
+    assert_eq!(extension["Entries"][0]["VisibilityTimeout"], 30);
+}
+
+#[tokio::test]
+async fn an_extension_that_failed_for_a_reason_of_sqs_has_lost_nothing() {
+    let failed = json!({ "Successful": [], "Failed": [failed("0", false, "InternalError")] });
+    let (queue, _replay) = replayed([failed]).await;
+    let error = queue.extend(&[Receipt("r".into())]).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_receive_asks_for_counts_dates_and_its_own_visibility_and_looks_further_only_behind_a_full_answer()
+{
+    let message = |id: u32| {
+        json!({ "MessageId": "m", "ReceiptHandle": id.to_string(), "Body": "x",
+                "Attributes": { "ApproximateReceiveCount": "3", "SentTimestamp": "1767225600123" } })
+    };
+    let ten: Vec<_> = (0..10).map(message).collect();
+    let (queue, replay) =
+        replayed([json!({ "Messages": ten }), json!({ "Messages": [message(10)] }), json!({}), json!({})])
+            .await;
+    let received = queue.receive(30, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(received.len(), 11);
+    assert_eq!(received[0].receives, 3);
+    assert_eq!(received[0].sent_at.timestamp_millis(), 1_767_225_600_123);
+    let requests = replay.requests();
+    let first = body(&requests[0]);
+    assert_eq!(
+        (&first["MaxNumberOfMessages"], &first["WaitTimeSeconds"], &first["VisibilityTimeout"]),
+        (&json!(10), &json!(5), &json!(30))
+    );
+    assert_eq!(requests.len(), 3, "thirty are three calls at most");
+    assert!(requests[1..].iter().all(|request| body(request)["WaitTimeSeconds"] == 0));
+    queue.receive(1, Duration::ZERO).await.unwrap();
+    assert_eq!(replay.requests().len(), 4);
+}
+
+#[tokio::test]
+async fn what_a_receive_brings_that_nobody_waits_for_is_given_back() {
+    let message = json!({ "MessageId": "m", "ReceiptHandle": "r", "Body": "x", "Attributes": {} });
+    let (queue, replay) =
+        replayed([json!({ "Messages": [message] }), json!({ "Successful": [], "Failed": [] })]).await;
+    let receive = queue.receive(1, Duration::from_secs(5));
+    drop(tokio::time::timeout(Duration::ZERO, receive).await);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while replay.requests().len() < 2 {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", replay.requests());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let release = replay.requests().remove(1);
+    assert_eq!(operation(&release), "ChangeMessageVisibilityBatch");
+    assert_eq!(body(&release)["Entries"][0]["VisibilityTimeout"], 0);
+}
+
+#[tokio::test]
+async fn a_depth_that_is_told_in_part_is_no_depth() {
+    let (queue, _replay) = replayed([json!({ "Attributes": { "ApproximateNumberOfMessages": "7" } })]).await;
+    let error = queue.depth().await.unwrap_err();
+    assert!(error.is_transient(), "nobody takes it for zero: {error:?}");
+}
+
+#[tokio::test]
+async fn a_listing_of_queues_goes_on_to_its_last_page_and_leaves_out_strangers() {
+    let page = |urls: &[&str], next: Option<&str>| json!({ "QueueUrls": urls, "NextToken": next });
+    let replay = Replay::new([
+        Answer::new(200, page(&["http://q/1/t-requests-b", "http://q/1/t-events"], Some("more")).to_string()),
+        Answer::new(200, page(&["http://q/1/t-requests-a"], None).to_string()),
+    ]);
+    let queues = SqsQueues::new(client(&replay.config().await, &Aws::default()), "t");
+    assert_eq!(queues.names("").await.unwrap(), ["events", "requests-a", "requests-b"]);
+    assert_eq!(body(&replay.requests()[1])["NextToken"], "more");
+}
+
+/// Settings that lead to the emulator.
+fn settings(emulator: &Emulator) -> Settings {
+    let mut aws = emulator.settings();
+    (aws.input_bucket, aws.output_bucket) = (Some("in".into()), Some("out".into()));
+    Settings { backend: BackendKind::Aws, aws, ..Settings::default() }
+}
+
+#[tokio::test]
+async fn response_queues_come_and_go_with_their_hosts_and_those_of_dead_hosts_are_swept() {
+    let Some(emulator) = Emulator::start(&[]) else { return };
+    let backend = Backend::of_config(&settings(&emulator), &emulator.config().await);
+    let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "eirs");
+    let (one, two) = (backend.responses("web-1").await.unwrap(), backend.responses("web-1").await.unwrap());
+    assert_ne!(one.name, two.name, "each start has its own: a name that was deleted is blocked for a minute");
+    let long_ago = (Utc::now() - chrono::TimeDelta::hours(1)).to_rfc3339();
+    queues.tag(&one.name, aws::tag::ALIVE_AT, &long_ago).await.unwrap();
+    assert_eq!(backend.sweep_responses().await.unwrap(), [one.name.clone()]);
+    backend.renew_responses(&two).await.unwrap();
+    assert!(backend.sweep_responses().await.unwrap().is_empty());
+    assert!(backend.reply_queue(&one.name).await.unwrap_err().is_missing());
+    backend.close_responses(&two).await.unwrap();
+    assert!(queues.names("responses-").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn of_two_controllers_the_second_one_hears_of_the_first_until_it_leaves() {
+    let Some(emulator) = Emulator::start(&[]) else { return };
+    let backend = Backend::of_config(&settings(&emulator), &emulator.config().await);
+    let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "eirs");
+    queues.create("events", QueueOptions::default(), &[]).await.unwrap();
+    let now = Utc::now();
+    assert_eq!(backend.controller_elsewhere("web-1", now).await.unwrap(), None);
+    backend.claim_control("web-1", now).await.unwrap();
+    assert_eq!(backend.controller_elsewhere("web-1", now).await.unwrap(), None, "it may be started again");
+    let other = backend.controller_elsewhere("web-2", now).await.unwrap().unwrap();
+    assert_eq!(other.host, "web-1");
+    assert!(
+        backend.controller_elsewhere("web-2", now + chrono::TimeDelta::minutes(3)).await.unwrap().is_none()
+    );
+    backend.leave_control().await.unwrap();
+    assert_eq!(backend.controller_elsewhere("web-2", now).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_queue_that_was_not_set_up_is_named_with_what_makes_it() {
+    let Some(emulator) = Emulator::start(&[]) else { return };
+    let backend = Backend::of_config(&settings(&emulator), &emulator.config().await);
+    let error = backend.requests("default").await.unwrap_err();
+    assert!(error.is_missing(), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("eirs-requests-default") && text.ends_with("`eirs setup` makes it)"), "{text}");
 }

@@ -116,6 +116,18 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_tells_what_the_defaults_cost() {
+        let page = include_str!("../../../docs/AWS.md");
+        let lines = idle(&Idle { pools: 1, parked: 10, disk_gib: 0, web_type: Some("t3.small".into()) });
+        for usd in lines.iter().filter_map(|line| line.usd_per_month).chain([sum(&lines).0]) {
+            assert!(
+                page.contains(&format!("| {usd:.2}")) || page.contains(&format!("**{usd:.2}**")),
+                "{usd:.2}"
+            );
+        }
+    }
+
+    #[test]
     fn a_price_that_is_not_known_is_said_and_not_guessed() {
         let lines = idle(&Idle { pools: 1, parked: 1, disk_gib: 20, web_type: Some("x9.huge".into()) });
         assert!(!sum(&lines).1);

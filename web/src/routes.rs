@@ -12,6 +12,7 @@ use crate::{App, problem::Problem, results, status, upload};
 
 /// All of the HTTP interface.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
+    let counting = app.clone();
     Route::new()
         .at("/", get(home))
         .at("/upload", post(upload::upload))
@@ -28,6 +29,11 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
             Problem::method_not_allowed("this address does not take that method").into_response()
         })
         .map_to_response()
+        .after(move |answered: poem::Result<Response>| {
+            let status = answered.as_ref().map_or_else(|error| error.status(), Response::status);
+            counting.metrics.responded(status.as_u16());
+            std::future::ready(answered)
+        })
 }
 
 #[handler]

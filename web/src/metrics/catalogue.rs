@@ -84,7 +84,7 @@ catalogue! {
     PolicyErrors = "eirs_policy_errors" Gauge [] "Complaints about the policy files; the last good versions are in force";
     Problems = "eirs_problems" Gauge [] "Things that the controller could not see; nothing is drained meanwhile";
     Backlog = "eirs_backlog" Gauge [Pool] "Jobs visible and in flight, as the controller sees it";
-    QueueJobs = "eirs_queue_jobs" Gauge [Pool, Phase] "The same, by whether a worker holds them";
+    QueueJobs = "eirs_queue_jobs" Gauge [Pool, Phase] "Jobs in the queue, by whether a worker holds them";
     ArrivalsPerSecond = "eirs_arrivals_per_second" Gauge [Pool] "Jobs that arrive each second, from all web hosts, over about ten seconds";
     ArrivalsExpected = "eirs_arrivals_expected_per_second" Gauge [Pool] "Jobs each second that are expected when what is started now is ready";
     DonePerSecond = "eirs_done_per_second" Gauge [Pool] "Jobs done each second by the pool's workers, over about ten seconds";
@@ -97,11 +97,11 @@ catalogue! {
     InstancesCrashed = "eirs_instances_crashed" Gauge [Pool] "Instances whose last starts ended before their time";
     PoolPaused = "eirs_pool_paused" Gauge [Pool] "1 while an operator has paused the pool";
     ServiceSeconds = "eirs_pool_service_seconds" Gauge [Pool] "Mean time from the receipt of a job to its result, of the workers' last reports";
-    WorkerSeconds = "eirs_worker_service_seconds" Gauge [Pool, Percentile] "The same in the pool's slowest worker: its mean, and its 95th percentile";
+    WorkerSeconds = "eirs_worker_service_seconds" Gauge [Pool, Percentile] "Time from the receipt of a job to its result in the pool's slowest worker: mean and 95th percentile of its last report";
     StartDelaySeconds = "eirs_start_delay_seconds" Gauge [Pool, Percentile] "Time from the start of an instance to its being ready, as learnt";
     TodayInstanceSeconds = "eirs_today_instance_seconds" Gauge [Pool] "Time that instances ran since the budget's midnight, all together";
-    TodayBudgetSeconds = "eirs_today_budget_seconds" Gauge [Pool] "What the policy's budget allows of it in a day";
-    TodayCost = "eirs_today_cost_usd" Gauge [Pool] "What it cost by the policy's price, in US dollars";
+    TodayBudgetSeconds = "eirs_today_budget_seconds" Gauge [Pool] "Time that instances may run in a day by the policy's budget";
+    TodayCost = "eirs_today_cost_usd" Gauge [Pool] "Cost of the instances since the budget's midnight by the policy's price, in US dollars";
     TodayImages = "eirs_today_images" Gauge [Pool] "Jobs that arrived since the budget's midnight";
     // Of the process that answers.
     BuildInfo = "eirs_build_info" Gauge [Version] "1, with the version of the program as a label";
@@ -109,7 +109,7 @@ catalogue! {
     ProcessCpu = "process_cpu_seconds" Counter [] "Processor time that the web server used";
     ProcessMemory = "process_resident_memory_bytes" Gauge [] "Memory that the web server holds";
     ProcessFds = "process_open_fds" Gauge [] "File descriptors that the web server has open";
-    ProcessMaxFds = "process_max_fds" Gauge [] "The most that it may have open";
+    ProcessMaxFds = "process_max_fds" Gauge [] "The most file descriptors that the web server may have open";
 }
 
 impl Metric {

@@ -44,9 +44,9 @@ pub fn init(settings: &Telemetry, program: &'static str) -> Result<Traces, Strin
     };
     let traces = Traces::of(settings, program)?;
     // What was worth a line in the log is a part of the span in which it was said.
-    let collected = filter_fn(|metadata| match metadata.is_span() {
-        true => metadata.target() == trace::TARGET,
-        false => *metadata.level() <= Level::INFO && metadata.target().starts_with("eirs"),
+    let collected = filter_fn(|metadata| {
+        let (is_ours, is_told) = (metadata.target().starts_with("eirs"), *metadata.level() <= Level::INFO);
+        if metadata.is_span() { metadata.target() == trace::TARGET } else { is_ours && is_told }
     });
     let spans = traces.tracer().map(|tracer| {
         tracing_opentelemetry::layer()

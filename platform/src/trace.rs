@@ -55,6 +55,11 @@ impl Scope {
         Self { collected, logged: logged(&context), context }
     }
 
+    /// Work that nobody asked for, and that neither a collector nor the log is told of.
+    pub fn untold() -> Self {
+        Self::begin(Span::none(), None, |_| Span::none())
+    }
+
     /// A part of this work: `collected` was made within it.
     pub fn part(&self, collected: Span) -> Self {
         let context = TraceContext::of(&collected).unwrap_or_else(|| self.context.clone());

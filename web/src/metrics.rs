@@ -16,7 +16,7 @@ use std::{
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text::encode},
     metrics::{
         counter::{ConstCounter, Counter},
         family::Family,
@@ -88,15 +88,15 @@ impl Metrics {
         };
         // Series that are there from the start, at zero, are easier to reckon with than some that come.
         for answer in Answered::ALL {
-            metrics.images.get_or_create(&AnswerLabels { answer: *answer });
+            drop(metrics.images.get_or_create(&AnswerLabels { answer: *answer }));
         }
         for class in Class::ALL {
-            metrics.http_responses.get_or_create(&ClassLabels { class: *class });
+            drop(metrics.http_responses.get_or_create(&ClassLabels { class: *class }));
         }
         for model in models {
             let labels = ModelLabels { model: model.to_owned() };
-            metrics.queued_seconds.get_or_create(&labels);
-            metrics.service_seconds.get_or_create(&labels);
+            drop(metrics.queued_seconds.get_or_create(&labels));
+            drop(metrics.service_seconds.get_or_create(&labels));
         }
         metrics.register();
         metrics
@@ -180,6 +180,7 @@ struct Sample {
 
 impl Sample {
     fn of(metric: Metric, labels: &[(Label, &str)], value: f64) -> Self {
+        debug_assert!(labels.iter().map(|(label, _)| label).eq(metric.labels()), "{metric:?}: {labels:?}");
         let labels = labels.iter().map(|(label, value)| (label.name(), (*value).to_owned())).collect();
         Self { metric, labels, value }
     }
@@ -207,13 +208,20 @@ impl Collector for Collected {
             let (unit, kind) = (metric.unit(), metric.metric_type());
             let mut family = encoder.encode_descriptor(metric.stem(), metric.help(), unit.as_ref(), kind)?;
             for sample in series {
-                let series = family.encode_family(&sample.labels)?;
-                match metric.kind() {
-                    Kind::Counter => ConstCounter::new(sample.value).encode(series)?,
-                    Kind::Gauge | Kind::Histogram => ConstGauge::new(sample.value).encode(series)?,
+                if sample.labels.is_empty() {
+                    encode_value(*metric, sample.value, family)?;
+                    break;
                 }
+                encode_value(*metric, sample.value, family.encode_family(&sample.labels)?)?;
             }
         }
         Ok(())
+    }
+}
+
+fn encode_value(metric: Metric, value: f64, encoder: MetricEncoder<'_>) -> fmt::Result {
+    match metric.kind() {
+        Kind::Counter => ConstCounter::new(value).encode(encoder),
+        Kind::Gauge | Kind::Histogram => ConstGauge::new(value).encode(encoder),
     }
 }

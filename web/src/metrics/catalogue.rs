@@ -116,11 +116,7 @@ impl Metric {
     /// The unit, which the name ends with; numbers of things and rates have none.
     pub(crate) fn unit(self) -> Option<Unit> {
         let ends = |unit: &str| self.name().strip_suffix(unit).is_some_and(|rest| rest.ends_with('_'));
-        match () {
-            () if ends("seconds") => Some(Unit::Seconds),
-            () if ends("bytes") => Some(Unit::Bytes),
-            () => None,
-        }
+        [Unit::Seconds, Unit::Bytes].into_iter().find(|unit| ends(unit.as_str()))
     }
 
     /// The name without its unit: the library puts it there again.

@@ -20,7 +20,7 @@ fn documented() -> BTreeSet<String> {
 
 #[test]
 fn every_documented_metric_is_shown_by_the_real_programs_and_the_series_of_a_deleted_pool_go() {
-    let site = Site::new();
+    let site = Site::new().set("EIRS_WORKER__REPORT_EVERY", "500ms").set("EIRS_CONTROLLER__TICK", "200ms");
     let policy = POLICY.replace("min = 0", "min = 1") + "[budget]\ninstance_hours_per_day = 10\n";
     let (web, mut controller) = (site.web(), site.controller(&policy));
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop");

@@ -39,9 +39,9 @@ fn an_upload_is_one_trace_from_the_client_through_web_queue_and_worker_and_back(
         (answer.status, answer.body.as_str(), answer.header("x-trace-id")),
         (200, "star", Some(TRACE))
     );
-    let ended = collector::now();
     drained(worker);
     drained(web.process);
+    let ended = collector::now();
 
     let spans = collector.spans();
     assert!(spans.iter().all(|span| span.trace == TRACE), "{spans:#?}");

@@ -139,3 +139,30 @@ fn the_journal_has_every_field_of_a_decision_that_is_documented() {
     }
     assert!(start["MESSAGE"].as_str().expect("a sentence").contains("start default-1 (1 job "), "{start}");
 }
+
+#[test]
+fn the_journal_is_searched_by_image_and_by_trace_and_a_slow_job_is_told_at_the_usual_level() {
+    let plan = Plan::with_script("sleep 0.2; echo cat")
+        .set("EIRS_TELEMETRY__FILTER", "info,eirs_web=debug")
+        .set("EIRS_WORKER__SLOW_AFTER", "100ms");
+    let Some(machine) = plan.boot() else { return };
+    machine.systemctl(&["start", "eirs.target"]);
+    let answer = machine.upload("", &image(1));
+    let trace = answer.header("x-trace-id").expect("the id of its trace").to_owned();
+    let id = answer.json()["id"].as_str().expect("the id of the image").to_owned();
+    for question in [format!("EIRS_ID={id}"), format!("EIRS_TRACE_ID={trace}")] {
+        let entries: Vec<Value> = eventually("both programs tell of it", || {
+            let found = machine.run("journalctl", &["--output=json", &question]);
+            let entries: Vec<Value> =
+                found.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            let of = |program: &str| entries.iter().any(|entry| entry["SYSLOG_IDENTIFIER"] == program);
+            (of("eirs-web") && of("eirs-worker")).then_some(entries)
+        });
+        let slow = entries.iter().find(|entry| entry["EIRS_SERVICE_MS"].is_string()).expect("the slow job");
+        let taken: f64 =
+            slow["EIRS_SERVICE_MS"].as_str().and_then(|text| text.parse().ok()).expect("a number");
+        assert!(taken >= 200.0 && slow["PRIORITY"] == "5", "{slow}");
+        let told = (&slow["EIRS_ID"], &slow["EIRS_TRACE_ID"]);
+        assert_eq!(told, (&Value::from(id.as_str()), &Value::from(trace.as_str())), "{slow}");
+    }
+}

@@ -100,8 +100,11 @@ fn status(pools: &[&str]) -> Value {
 /// The Unix time of the status above.
 const AT: f64 = 1_767_225_600.0;
 
-/// The name and the label names of every series, and its value.
-fn series(text: &str) -> Vec<(String, Vec<(String, String)>, f64)> {
+/// Names and values of labels.
+type Labels = Vec<(String, String)>;
+
+/// The name, the labels and the value of every series.
+fn series(text: &str) -> Vec<(String, Labels, f64)> {
     let line = |line: &str| {
         let (series, value) = line.rsplit_once(' ').unwrap();
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));

@@ -5,19 +5,21 @@ use std::sync::Arc;
 use poem::{
     Endpoint, EndpointExt, IntoResponse, Response, Route,
     error::{MethodNotAllowedError, NotFoundError},
-    get, handler, post,
+    get, post,
 };
 
-use crate::{App, problem::Problem, results, status, upload};
+use crate::{App, live, page, problem::Problem, results, status, upload};
 
 /// All of the HTTP interface.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     let counting = app.clone();
     Route::new()
-        .at("/", get(home))
+        .at("/", get(page::home))
+        .at("/assets/:name", get(page::file))
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
         .at("/status", get(status::status))
+        .at("/events", get(live::events))
         .at("/livez", get(status::livez))
         .at("/readyz", get(status::readyz))
         .at("/metrics", get(status::metrics))
@@ -34,9 +36,4 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
             counting.metrics.responded(status.as_u16());
             std::future::ready(answered)
         })
-}
-
-#[handler]
-fn home() -> &'static str {
-    "Web Tier is running."
 }

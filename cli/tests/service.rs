@@ -27,11 +27,17 @@ mod full_disk;
 mod kills;
 #[path = "service/local.rs"]
 mod local;
+#[path = "service/logs.rs"]
+mod logs;
+#[path = "service/metrics.rs"]
+mod metrics;
 #[path = "service/operator.rs"]
 mod operator;
 #[path = "service/pools.rs"]
 mod pools;
 #[path = "service/scripts.rs"]
 mod scripts;
+#[path = "service/traces.rs"]
+mod traces;
 #[path = "service/uploads.rs"]
 mod uploads;

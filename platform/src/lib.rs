@@ -2,6 +2,7 @@
 //! or pixels. To be admitted here, a thing must be needed by two daemons, and by a third that does none of those.
 
 pub mod job;
+pub mod trace;
 
 pub mod blobs;
 pub mod error;

@@ -17,6 +17,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry;
+
 pub use aws::{Aws, Endpoints};
 pub use distribution::Distribution;
 pub use load::{BadSettings, Layers};
@@ -47,7 +49,7 @@ pub struct Settings {
     pub worker: Worker,
     /// The controller.
     pub controller: Controller,
-    /// Logs.
+    /// Logs and traces.
     pub telemetry: Telemetry,
     /// What can be asked for with `?model=`; without it, `default`.
     pub models: BTreeMap<String, Model>,
@@ -149,6 +151,9 @@ pub struct Worker {
     /// itself; 0 is never.
     #[serde(with = "units::duration")]
     pub abandoned_after: Duration,
+    /// A job that took longer from its receipt to its end has a line in the log; 0 is never.
+    #[serde(with = "units::duration")]
+    pub slow_after: Duration,
 }
 
 /// `[controller]`
@@ -194,6 +199,10 @@ pub struct Telemetry {
     pub filter: String,
     /// How.
     pub format: LogFormat,
+    /// The collector that spans are sent to, over OTLP/HTTP; without it, and without `OTEL_EXPORTER_OTLP_ENDPOINT`, to nobody.
+    pub otlp_endpoint: Option<String>,
+    /// The share of the traces begun here that are collected; a trace that a client began is collected if the client says so.
+    pub sample_ratio: f64,
 }
 
 /// The form of the log.
@@ -272,6 +281,7 @@ impl Default for Worker {
             report_every: Duration::from_secs(10),
             drain_deadline: Duration::from_secs(60),
             abandoned_after: Duration::from_secs(600),
+            slow_after: Duration::from_secs(10),
         }
     }
 }
@@ -294,7 +304,7 @@ impl Default for Controller {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { filter: "info".into(), format: LogFormat::Auto }
+        Self { filter: "info".into(), format: LogFormat::Auto, otlp_endpoint: None, sample_ratio: 1.0 }
     }
 }
 
@@ -350,6 +360,7 @@ impl Settings {
                 is_share(self.controller.simulate.capacity_error),
                 "controller.simulate.capacity_error: must be a share, from 0 to 1",
             ),
+            (is_share(self.telemetry.sample_ratio), "telemetry.sample_ratio: must be a share, from 0 to 1"),
             (self.models.contains_key(Model::DEFAULT), "models: there must be one called `default`"),
         ];
         let broken = rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned());
@@ -371,7 +382,9 @@ impl Settings {
                 self.aws.prefix
             )
         });
+        let collector = self.telemetry.otlp_endpoint.as_deref().and_then(telemetry::complaint);
         broken
+            .chain(collector.map(|why| format!("telemetry.otlp_endpoint: {why}")))
             .chain(models)
             .chain(long_names)
             .chain(self.aws.complaints(in_cloud))

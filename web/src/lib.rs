@@ -26,6 +26,7 @@ mod load;
 mod metrics;
 mod report;
 mod status;
+mod traced;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -49,6 +50,7 @@ pub struct App {
     live: live::Live,
     arrivals: Arc<report::Arrivals>,
     metrics: metrics::Metrics,
+    dead_letters: metrics::DeadLetters,
     /// How many uploads may be in hand at once.
     uploads: Arc<Semaphore>,
     /// Memory for arriving bodies, in [`MEMORY_UNIT`]s.
@@ -74,7 +76,8 @@ impl App {
         for model in settings.models.keys() {
             requests.insert(model.clone(), backend.requests(model).await?);
         }
-        let metrics = metrics::Metrics::default();
+        let metrics = metrics::Metrics::new(settings.models.keys().map(String::as_str));
+        let dead_letters = metrics::DeadLetters::new(backend.clone(), settings.models.keys().cloned());
         let arrivals = Arc::new(report::Arrivals::default());
         let load = load::Load::new(settings.web.max_backlog);
         let responses = Arc::new(responses::ResponseQueue::open(backend, &settings.web_host()).await?);
@@ -92,6 +95,7 @@ impl App {
             live: live::Live::default(),
             arrivals,
             metrics,
+            dead_letters,
             uploads: Arc::new(Semaphore::new(settings.web.max_uploads.min(Semaphore::MAX_PERMITS))),
             body_memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS as u64) as usize)),
             draining,

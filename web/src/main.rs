@@ -58,9 +58,10 @@ fn main() -> ExitCode {
     if arguments.check {
         return ExitCode::SUCCESS;
     }
-    if let Err(complaint) = telemetry::init(&settings.telemetry, "eirs-web") {
-        return bad_settings(&complaint);
-    }
+    let _traces = match telemetry::init(&settings.telemetry, "eirs-web") {
+        Ok(traces) => traces,
+        Err(complaint) => return bad_settings(&complaint),
+    };
     let threads = match settings.web.threads {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
         threads => threads,

@@ -12,6 +12,7 @@ use crate::{App, live, page, problem::Problem, results, status, upload};
 
 /// All of the HTTP interface.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
+    let counting = app.clone();
     Route::new()
         .at("/", get(page::home))
         .at("/assets/:name", get(page::file))
@@ -30,4 +31,9 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
             Problem::method_not_allowed("this address does not take that method").into_response()
         })
         .map_to_response()
+        .after(move |answered: poem::Result<Response>| {
+            let status = answered.as_ref().map_or_else(|error| error.status(), Response::status);
+            counting.metrics.responded(status.as_u16());
+            std::future::ready(answered)
+        })
 }

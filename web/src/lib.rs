@@ -1,7 +1,8 @@
 //! The web server: takes images in, hands them to the queue, and gives their labels back.
 //!
 //! An upload's way: `upload.rs` reads the images out of the request (`body.rs`), `jobs.rs` stores each, registers who waits
-//! for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts them into words.
+//! for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts them into words. Around all of it stands
+//! `access.rs`, which says who may; beside it `admin.rs`, for the operator.
 
 mod routes;
 mod upload;
@@ -19,6 +20,11 @@ mod results;
 mod answer;
 mod problem;
 
+mod access;
+pub mod admin;
+mod renewal;
+pub mod tls;
+
 mod load;
 mod metrics;
 mod report;
@@ -30,8 +36,12 @@ use eirs_platform::{Result, backend::Backend, clock::SharedClock, queue::SharedQ
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use routes::routes;
+pub use access::Access;
+pub use admin::Admin;
+pub use renewal::keep_renewed;
+pub use routes::{admin_routes, routes};
 pub use small_reads::SmallReads;
+pub use tls::Tls;
 
 /// One permit of the memory for arriving bodies stands for so many bytes.
 const MEMORY_UNIT: u64 = 1024;

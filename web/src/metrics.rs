@@ -1,5 +1,6 @@
 //! What `/metrics` shows, in the OpenMetrics text format. All names and labels are in this file.
 
+use poem::http::StatusCode;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
     metrics::{
@@ -21,6 +22,8 @@ pub(crate) struct Metrics {
     pub(crate) jobs_sent: Counter,
     pub(crate) coalesced: Counter,
     pub(crate) replies: Counter,
+    /// Requests that got no further than the door.
+    turned_away: Family<TurnedAwayLabels, Counter>,
     pub(crate) in_hand: Gauge,
     pub(crate) waiting: Gauge,
     /// What the controller says, as far as it is there.
@@ -46,6 +49,18 @@ pub(crate) enum Answered {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TurnedAwayLabels {
+    why: TurnedAway,
+}
+
+/// Why a request got no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum TurnedAway {
+    Token,
+    Rate,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct PoolLabels {
     pub(crate) pool: String,
 }
@@ -67,6 +82,7 @@ impl Default for Metrics {
             jobs_sent: Counter::default(),
             coalesced: Counter::default(),
             replies: Counter::default(),
+            turned_away: Family::default(),
             in_hand: Gauge::default(),
             waiting: Gauge::default(),
             backlog: Family::default(),
@@ -91,6 +107,11 @@ impl Metrics {
         registry.register("jobs_sent", "Jobs sent to the request queues", self.jobs_sent.clone());
         registry.register("jobs_coalesced", "Images that joined a job in flight", self.coalesced.clone());
         registry.register("replies", "Answers received from workers", self.replies.clone());
+        registry.register(
+            "requests_turned_away",
+            "Requests without a good token, or above their rate",
+            self.turned_away.clone(),
+        );
         registry.register("uploads_in_hand", "Uploads being handled now", self.in_hand.clone());
         registry.register(
             "jobs_waiting",
@@ -112,6 +133,12 @@ impl Metrics {
 
     pub(crate) fn answered(&self, answer: Answered) {
         self.uploads.get_or_create(&UploadLabels { answer }).inc();
+    }
+
+    /// A request was answered 401 or 429 before anything looked at it.
+    pub(crate) fn turned_away(&self, status: StatusCode) {
+        let why = if status == StatusCode::UNAUTHORIZED { TurnedAway::Token } else { TurnedAway::Rate };
+        self.turned_away.get_or_create(&TurnedAwayLabels { why }).inc();
     }
 
     /// All of it, as text.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     App,
+    access::Allowance,
     answer::{Answer, Kind, View},
     body::{Image, Images, Refused},
     jobs::{Submitted, Ticket},
@@ -65,6 +66,7 @@ async fn take(request: &Request, body: Body, app: &Arc<App>, began: Instant) -> 
     let memory = app.body_memory.clone();
     let mut images = Images::of(stream, content_type, body_bytes, bare_name, &app.settings.web, memory)?;
 
+    let allowance = request.extensions().get::<Allowance>();
     let mut begun = Vec::new();
     while let Some(image) = images.next().await? {
         if begun.len() == app.settings.web.max_images_per_upload {
@@ -72,7 +74,12 @@ async fn take(request: &Request, body: Body, app: &Arc<App>, began: Instant) -> 
                 format!("an upload may hold at most {} images", app.settings.web.max_images_per_upload);
             return Err(Problem::too_large(detail));
         }
-        begun.push(begin(app, image, &wishes).await);
+        // The first one was counted with the request.
+        let further = if begun.is_empty() { None } else { allowance };
+        begun.push(match further.map_or(Ok(()), Allowance::further_image) {
+            Ok(()) => begin(app, image, &wishes).await,
+            Err(problem) => Begun::Answered(refuse(app, name_of(image), problem)),
+        });
     }
     match begun.len() {
         0 => Err(images.none()),
@@ -96,6 +103,10 @@ async fn take(request: &Request, body: Body, app: &Arc<App>, began: Instant) -> 
             Ok(Response::builder().content_type("application/x-ndjson").body(Body::from_bytes_stream(lines)))
         }
     }
+}
+
+fn name_of(image: Result<Image, Refused>) -> String {
+    image.map_or_else(|refused| refused.name, |image| image.name)
 }
 
 /// An image on its way.

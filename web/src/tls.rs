@@ -158,3 +158,21 @@ async fn shake_hands<Io: AsyncRead + AsyncWrite + Unpin>(
 ) -> io::Result<TlsStream<Io>> {
     tokio::time::timeout(HANDSHAKE, tls.accept(io)).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_everybody_can_read_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key.pem");
+        fs::write(&key, "").unwrap();
+        let settings = settings::Tls { certificate: None, key: Some(key.clone()) };
+        for (mode, is_told) in [(0o644, true), (0o604, true), (0o640, false), (0o600, false)] {
+            fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(careless(&settings).is_some(), is_told, "{mode:o}");
+        }
+        assert_eq!(careless(&settings::Tls::default()), None);
+    }
+}

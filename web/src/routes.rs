@@ -5,17 +5,19 @@ use std::sync::Arc;
 use poem::{
     Endpoint, EndpointExt, IntoResponse, Response, Route,
     error::{MethodNotAllowedError, NotFoundError},
-    get, handler, post,
+    get, post,
 };
 
-use crate::{App, problem::Problem, results, status, upload};
+use crate::{App, live, page, problem::Problem, results, status, upload};
 
 /// What clients see. Where the operator's side has no listener of its own, that as well.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     let routes = Route::new()
-        .at("/", get(home))
+        .at("/", get(page::home))
+        .at("/assets/:name", get(page::file))
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
+        .at("/events", get(live::events))
         .at("/livez", get(status::livez))
         .at("/readyz", get(status::readyz));
     let is_apart = app.settings.web.admin_listen.is_some();
@@ -45,9 +47,4 @@ fn with_problems(routes: Route, app: Arc<App>) -> impl Endpoint<Output = Respons
             Problem::method_not_allowed("this address does not take that method").into_response()
         })
         .map_to_response()
-}
-
-#[handler]
-fn home() -> &'static str {
-    "Web Tier is running."
 }

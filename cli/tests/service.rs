@@ -11,6 +11,10 @@
 #[path = "service/harness.rs"]
 mod harness;
 
+#[path = "service/access.rs"]
+mod access;
+#[path = "service/admin.rs"]
+mod admin;
 #[path = "service/bad_input.rs"]
 mod bad_input;
 #[path = "service/bad_start.rs"]
@@ -37,6 +41,8 @@ mod operator;
 mod pools;
 #[path = "service/scripts.rs"]
 mod scripts;
+#[path = "service/tls.rs"]
+mod tls;
 #[path = "service/traces.rs"]
 mod traces;
 #[path = "service/uploads.rs"]

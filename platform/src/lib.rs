@@ -14,6 +14,7 @@ pub mod queue;
 pub mod aws;
 pub mod backend;
 pub mod settings;
+pub mod tokens;
 
 pub mod backoff;
 pub mod clock;

@@ -1,7 +1,8 @@
 //! The web server: takes images in, hands them to the queue, and gives their labels back.
 //!
-//! `live.rs` and `page.rs` are what people see. An upload's way: `upload.rs` reads the images out of the request (`body.rs`), `jobs.rs` stores each, registers who waits
-//! for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts them into words.
+//! `live.rs` and `page.rs` are what people see. An upload's way: `upload.rs` reads the images out of the request (`body.rs`),
+//! `jobs.rs` stores each, registers who waits for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts
+//! them into words. Around all of it stands `access.rs`, which says who may; beside it `admin.rs`, for the operator.
 
 mod routes;
 mod upload;
@@ -22,6 +23,11 @@ mod problem;
 mod live;
 mod page;
 
+mod access;
+pub mod admin;
+mod renewal;
+pub mod tls;
+
 mod load;
 mod metrics;
 mod report;
@@ -34,8 +40,12 @@ use eirs_platform::{Result, backend::Backend, clock::SharedClock, queue::SharedQ
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use routes::routes;
+pub use access::Access;
+pub use admin::Admin;
+pub use renewal::keep_renewed;
+pub use routes::{admin_routes, routes};
 pub use small_reads::SmallReads;
+pub use tls::Tls;
 
 /// One permit of the memory for arriving bodies stands for so many bytes.
 const MEMORY_UNIT: u64 = 1024;

@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use poem::http::StatusCode;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text::encode},
@@ -27,7 +28,7 @@ use prometheus_client::{
 };
 use serde_json::Value;
 
-use self::catalogue::{Class, Kind, Label, Metric};
+use self::catalogue::{Class, Kind, Label, Metric, TurnedAway};
 pub(crate) use self::{catalogue::Answered, dead_letters::DeadLetters};
 
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(crate) struct Metrics {
     pub(crate) replies: Counter,
     queued_seconds: Family<ModelLabels, Histogram, fn() -> Histogram>,
     service_seconds: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    /// Requests that got no further than the door.
+    turned_away: Family<TurnedAwayLabels, Counter>,
     pub(crate) in_hand: Gauge,
     pub(crate) waiting: Gauge,
     http_responses: Family<ClassLabels, Counter>,
@@ -56,6 +59,11 @@ struct AnswerLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClassLabels {
     class: Class,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TurnedAwayLabels {
+    why: TurnedAway,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -81,6 +89,7 @@ impl Metrics {
             replies: Counter::default(),
             queued_seconds: Family::new_with_constructor(seconds),
             service_seconds: Family::new_with_constructor(seconds),
+            turned_away: Family::default(),
             in_hand: Gauge::default(),
             waiting: Gauge::default(),
             http_responses: Family::default(),
@@ -92,6 +101,9 @@ impl Metrics {
         }
         for class in Class::ALL {
             drop(metrics.http_responses.get_or_create(&ClassLabels { class: *class }));
+        }
+        for why in TurnedAway::ALL {
+            drop(metrics.turned_away.get_or_create(&TurnedAwayLabels { why: *why }));
         }
         for model in models {
             let labels = ModelLabels { model: model.to_owned() };
@@ -118,6 +130,7 @@ impl Metrics {
                 Metric::UploadsInHand => self.add(*metric, self.in_hand.clone()),
                 Metric::JobsWaiting => self.add(*metric, self.waiting.clone()),
                 Metric::HttpResponses => self.add(*metric, self.http_responses.clone()),
+                Metric::RequestsTurnedAway => self.add(*metric, self.turned_away.clone()),
                 other => collected.push(*other),
             }
         }
@@ -152,6 +165,13 @@ impl Metrics {
         let labels = ModelLabels { model: model.to_owned() };
         self.queued_seconds.get_or_create(&labels).observe(queued_ms / 1e3);
         self.service_seconds.get_or_create(&labels).observe(service_ms / 1e3);
+    }
+
+    /// A request was answered 401 or 429 before anything looked at it.
+    pub(crate) fn turned_away(&self, status: StatusCode) {
+        self.responded(status.as_u16());
+        let why = if status == StatusCode::UNAUTHORIZED { TurnedAway::Token } else { TurnedAway::Rate };
+        self.turned_away.get_or_create(&TurnedAwayLabels { why }).inc();
     }
 
     /// All of it, as text, with what the controller wrote last and how many letters each model's dead letters are.

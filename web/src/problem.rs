@@ -27,6 +27,12 @@ impl Problem {
         Self { status, title, detail: detail.into(), id: None, retry_after_s: None }
     }
 
+    /// The seconds after which to try again, where that helps.
+    #[cfg(test)]
+    pub(crate) fn retry_after_s(&self) -> Option<u64> {
+        self.retry_after_s
+    }
+
     pub(crate) fn no_image(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "no image", detail)
     }
@@ -71,6 +77,22 @@ impl Problem {
             "too many uploads at once; try again shortly",
         )
         .after(1)
+    }
+
+    pub(crate) fn no_token() -> Self {
+        Self::wrong_token(
+            "this address wants a token, sent as `Authorization: Bearer TOKEN`; who runs the service gives them out",
+        )
+    }
+
+    pub(crate) fn wrong_token(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+
+    /// `who` sends more than it may.
+    pub(crate) fn too_often(who: &str, retry_after_s: u64) -> Self {
+        let detail = format!("{who} sends more than it may; try again in {retry_after_s} s");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", detail).after(retry_after_s)
     }
 
     pub(crate) fn too_many_watchers() -> Self {
@@ -122,6 +144,9 @@ impl IntoResponse for Problem {
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             response = response.header("Allow", "POST");
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response = response.header("WWW-Authenticate", "Bearer");
         }
         // A person at a terminal reads this, too.
         response.body(body + "\n")

@@ -10,19 +10,36 @@ use poem::{
 
 use crate::{App, live, page, problem::Problem, results, status, upload};
 
-/// All of the HTTP interface.
+/// What clients see. Where the operator's side has no listener of its own, that as well.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    let counting = app.clone();
-    Route::new()
+    let routes = Route::new()
         .at("/", get(page::home))
         .at("/assets/:name", get(page::file))
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
-        .at("/status", get(status::status))
         .at("/events", get(live::events))
         .at("/livez", get(status::livez))
-        .at("/readyz", get(status::readyz))
+        .at("/readyz", get(status::readyz));
+    let is_apart = app.settings.web.admin_listen.is_some();
+    with_problems(if is_apart { routes } else { with_admin(routes) }, app)
+}
+
+/// What the operator sees.
+pub fn admin_routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
+    let routes = Route::new().at("/livez", get(status::livez)).at("/readyz", get(status::readyz));
+    with_problems(with_admin(routes), app)
+}
+
+fn with_admin(routes: Route) -> Route {
+    routes
+        .at("/status", get(status::status))
         .at("/metrics", get(status::metrics))
+        .at("/doorbell", post(status::doorbell))
+}
+
+fn with_problems(routes: Route, app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
+    let counting = app.clone();
+    routes
         .data(app)
         .catch_error(|_: NotFoundError| async {
             Problem::not_found("there is nothing at this address").into_response()

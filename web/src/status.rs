@@ -1,4 +1,4 @@
-//! `GET /status`, `/livez`, `/readyz`, `/metrics`
+//! `GET /status`, `/livez`, `/readyz`, `/metrics`, `POST /doorbell`
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use poem::{IntoResponse, Response, handler, http::StatusCode, web::Data};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{App, answer::json, problem::Problem};
+use crate::{App, answer::json, problem::Problem, report};
 
 /// The whole service, as far as this host knows it.
 #[derive(Debug, Serialize)]
@@ -64,6 +64,18 @@ pub(crate) fn livez() -> &'static str {
 #[handler]
 pub(crate) fn readyz(Data(app): Data<&Arc<App>>) -> Response {
     if app.draining.is_cancelled() { Problem::draining().into_response() } else { "ok\n".into_response() }
+}
+
+/// The controller looks now, and not at its next tick. What it sees and does is its own affair.
+#[handler]
+pub(crate) async fn doorbell(Data(app): Data<&Arc<App>>) -> Response {
+    match report::ring(app).await {
+        Ok(()) => "the controller was told to look\n".with_status(StatusCode::ACCEPTED).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the controller could not be told to look");
+            Problem::backend(&error).into_response()
+        }
+    }
 }
 
 #[handler]

@@ -13,6 +13,7 @@ use tracing::{Instrument, debug_span};
 
 use crate::{
     App,
+    access::Allowance,
     answer::{Answer, Kind, View},
     body::{Image, Images, Refused},
     jobs::{Submitted, Ticket},
@@ -79,6 +80,7 @@ async fn take(
     let memory = app.body_memory.clone();
     let mut images = Images::of(stream, content_type, body_bytes, bare_name, &app.settings.web, memory)?;
 
+    let allowance = request.extensions().get::<Allowance>();
     let mut begun = Vec::new();
     while let Some(image) = images.next().instrument(debug_span!(target: TARGET, "read")).await? {
         if begun.len() == app.settings.web.max_images_per_upload {
@@ -86,7 +88,12 @@ async fn take(
                 format!("an upload may hold at most {} images", app.settings.web.max_images_per_upload);
             return Err(Problem::too_large(detail));
         }
-        begun.push(begin(app, image, &wishes).await);
+        // The first one was counted with the request.
+        let further = if begun.is_empty() { None } else { allowance };
+        begun.push(match further.map_or(Ok(()), Allowance::further_image) {
+            Ok(()) => begin(app, image, &wishes).await,
+            Err(problem) => Begun::Answered(refuse(app, name_of(image), problem)),
+        });
     }
     match begun.len() {
         0 => Err(images.none()),
@@ -114,6 +121,10 @@ async fn take(
             Ok(Response::builder().content_type("application/x-ndjson").body(Body::from_bytes_stream(lines)))
         }
     }
+}
+
+fn name_of(image: Result<Image, Refused>) -> String {
+    image.map_or_else(|refused| refused.name, |image| image.name)
 }
 
 /// An image on its way.

@@ -30,6 +30,7 @@ pub(crate) enum Label {
     Pool,
     State,
     Version,
+    Why,
 }
 
 macro_rules! catalogue {
@@ -76,6 +77,7 @@ catalogue! {
     UploadsInHand = "eirs_uploads_in_hand" Gauge [] "Uploads being handled now";
     JobsWaiting = "eirs_jobs_waiting" Gauge [] "Jobs sent by this host and not answered yet";
     HttpResponses = "eirs_http_responses" Counter [Class] "HTTP answers at every address, by class of status";
+    RequestsTurnedAway = "eirs_requests_turned_away" Counter [Why] "Requests without a good token, or above their rate";
     DeadLetters = "eirs_dead_letters" Gauge [Model] "Jobs that were given up and lie with the dead letters";
     // Of the controller, where it runs on this host.
     ControllerUp = "eirs_controller_up" Gauge [] "1 while the controller makes its passes, 0 when the last one is three ticks old and older than 30 seconds";
@@ -148,6 +150,7 @@ impl Label {
             Self::Pool => "pool",
             Self::State => "state",
             Self::Version => "version",
+            Self::Why => "why",
         }
     }
 
@@ -160,6 +163,7 @@ impl Label {
             Self::Percentile => &["mean", "p50", "p95"],
             Self::Phase => &["visible", "in_flight"],
             Self::State => &["stopped", "starting", "ready", "draining", "drained", "stopping"],
+            Self::Why => TurnedAway::NAMES,
             Self::Model | Self::Pool | Self::Version => &[],
         }
     }
@@ -207,5 +211,13 @@ label_values! {
         Redirection = "3xx",
         ClientError = "4xx",
         ServerError = "5xx",
+    }
+}
+
+label_values! {
+    /// Why a request got no further than the door.
+    TurnedAway {
+        Token = "token",
+        Rate = "rate",
     }
 }

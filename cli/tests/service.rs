@@ -11,6 +11,8 @@
 #[path = "service/harness.rs"]
 mod harness;
 
+#[path = "service/api.rs"]
+mod api;
 #[path = "service/bad_input.rs"]
 mod bad_input;
 #[path = "service/bad_start.rs"]

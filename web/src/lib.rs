@@ -1,10 +1,13 @@
 //! The web server: takes images in, hands them to the queue, and gives their labels back.
 //!
 //! An upload's way: `upload.rs` reads the images out of the request (`body.rs`), `jobs.rs` stores each, registers who waits
-//! for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts them into words.
+//! for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts them into words. What may be asked and answered is described in
+//! `api.rs`.
 
 mod routes;
 mod upload;
+
+mod api;
 
 mod body;
 mod image_type;

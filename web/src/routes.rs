@@ -3,15 +3,21 @@
 use std::sync::Arc;
 
 use poem::{
-    Endpoint, EndpointExt, IntoResponse, Response, Route,
+    Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Response, Route, RouteMethod,
     error::{MethodNotAllowedError, NotFoundError},
-    get, handler, post,
+    handler,
 };
 
-use crate::{App, problem::Problem, results, status, upload};
+use crate::{
+    App,
+    api::{Admin, Description, Public},
+    problem::Problem,
+    results, status, upload,
+};
 
 /// All of the HTTP interface.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
+    let description = Description::of::<(Public, Admin)>();
     Route::new()
         .at("/", get(home))
         .at("/upload", post(upload::upload))
@@ -20,14 +26,29 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
         .at("/livez", get(status::livez))
         .at("/readyz", get(status::readyz))
         .at("/metrics", get(status::metrics))
+        .at("/openapi.json", get(description.json()))
+        .at("/docs", get(description.page()))
         .data(app)
         .catch_error(|_: NotFoundError| async {
             Problem::not_found("there is nothing at this address").into_response()
         })
-        .catch_error(|_: MethodNotAllowedError| async {
-            Problem::method_not_allowed("this address does not take that method").into_response()
-        })
         .map_to_response()
+}
+
+/// Takes GET, and HEAD as everything that takes GET does.
+fn get<E: IntoEndpoint<Endpoint: 'static> + 'static>(endpoint: E) -> impl Endpoint<Output = Response> {
+    only("GET, HEAD", poem::get(endpoint))
+}
+
+fn post<E: IntoEndpoint<Endpoint: 'static> + 'static>(endpoint: E) -> impl Endpoint<Output = Response> {
+    only("POST", poem::post(endpoint))
+}
+
+/// Other methods are told which there are.
+fn only(methods: &'static str, endpoint: RouteMethod) -> impl Endpoint<Output = Response> {
+    endpoint.catch_error(move |_: MethodNotAllowedError| async move {
+        Problem::method_not_allowed(methods).into_response()
+    })
 }
 
 #[handler]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use poem::{IntoResponse, Response, handler, http::StatusCode, web::Data};
+use poem_openapi::Object;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,18 +16,39 @@ use crate::{
 };
 
 /// The whole service, as far as this host knows it.
-#[derive(Debug, Serialize)]
-struct Status {
+#[derive(Debug, Serialize, Object)]
+#[oai(read_only_all)]
+pub(crate) struct Status {
+    /// The version of this web server.
     version: &'static str,
+    /// When it looked.
     at: DateTime<Utc>,
+    /// The name of this web host.
     host: String,
+    /// Whether it is shutting down.
     draining: bool,
     /// Uploads in hand.
     uploads: usize,
     /// Jobs this host sent that are not answered.
     waiting: usize,
     /// What the controller wrote last; null where there is none.
+    #[oai(nullable)]
     controller: Value,
+}
+
+impl Status {
+    /// For the description of the API.
+    pub(crate) fn example() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            at: DateTime::UNIX_EPOCH,
+            host: "local".to_owned(),
+            draining: false,
+            uploads: 2,
+            waiting: 1,
+            controller: Value::Null,
+        }
+    }
 }
 
 #[handler]

@@ -157,7 +157,9 @@ impl Answer {
                     Err(problem) => problem.into_response(),
                 }
             }
-            Kind::Pending { id, model, retry_after_s } => pending(id, Some(&self.name), &model, retry_after_s),
+            Kind::Pending { id, model, retry_after_s } => {
+                pending(id, Some(&self.name), &model, retry_after_s)
+            }
             Kind::Refused(problem) => problem.into_response(),
         }
     }

@@ -46,35 +46,34 @@ const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-sr
 #[derive(Debug, Default)]
 pub(crate) struct Public;
 
-/// What operators ask for.
+/// What operators and their tools ask for.
 #[derive(Debug, Default)]
 pub(crate) struct Admin;
 
-impl OpenApi for Public {
-    fn meta() -> Vec<MetaApi> {
-        let paths = vec![images::upload(), images::result(), operation::livez(), operation::readyz()];
-        vec![MetaApi { paths }]
-    }
+/// What every listener is asked.
+#[derive(Debug, Default)]
+pub(crate) struct Health;
 
-    fn register(registry: &mut Registry) {
-        images::register(registry);
-        operation::register(registry);
-    }
+/// A set of paths, with the types and tags that they name. The routes are in `routes.rs`.
+macro_rules! set {
+    ($set:ty, $register:path, [$($path:path),+]) => {
+        impl OpenApi for $set {
+            fn meta() -> Vec<MetaApi> {
+                vec![MetaApi { paths: vec![$($path()),+] }]
+            }
 
-    fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
+            fn register(registry: &mut Registry) {
+                $register(registry);
+            }
+
+            fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
+        }
+    };
 }
 
-impl OpenApi for Admin {
-    fn meta() -> Vec<MetaApi> {
-        vec![MetaApi { paths: vec![operation::status(), operation::metrics()] }]
-    }
-
-    fn register(registry: &mut Registry) {
-        operation::register(registry);
-    }
-
-    fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
-}
+set!(Public, images::register, [images::upload, images::result]);
+set!(Admin, operation::register, [operation::status, operation::metrics]);
+set!(Health, operation::register, [operation::livez, operation::readyz]);
 
 /// What one listener serves of itself.
 #[derive(Debug)]
@@ -86,7 +85,7 @@ pub(crate) struct Description {
 }
 
 impl Description {
-    /// Of a listener that serves `Public`, `Admin`, or both.
+    /// Of a listener that serves these sets.
     pub(crate) fn of<Api: OpenApi + Default + 'static>() -> Self {
         fn service<Api: OpenApi + Default>() -> OpenApiService<Api, ()> {
             OpenApiService::new(Api::default(), "EIRS", env!("CARGO_PKG_VERSION"))

@@ -10,14 +10,14 @@ use poem::{
 
 use crate::{
     App,
-    api::{Admin, Description, Public},
+    api::{Admin, Description, Health, Public},
     problem::Problem,
     results, status, upload,
 };
 
 /// All of the HTTP interface.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    let description = Description::of::<(Public, Admin)>();
+    let description = Description::of::<(Public, Admin, Health)>();
     Route::new()
         .at("/", get(home))
         .at("/upload", post(upload::upload))

@@ -15,7 +15,9 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use super::parts::{BEARER, answer, body, header, inline, media, operation, path, query, refusal, retry_after, text};
+use super::parts::{
+    BEARER, answer, body, header, inline, media, operation, path, query, refusal, retry_after, text,
+};
 use crate::{
     answer::{Failed, Finished, Line, Pending, finished},
     body::FIELDS,
@@ -26,8 +28,11 @@ use crate::{
 const TAG: &str = "images";
 
 pub(super) fn register(registry: &mut Registry) {
-    registry
-        .create_tag(MetaTag { name: TAG, description: Some("Images and their labels."), external_docs: None });
+    registry.create_tag(MetaTag {
+        name: TAG,
+        description: Some("Images and their labels."),
+        external_docs: None,
+    });
     registry.create_security_scheme(
         BEARER,
         MetaSecurityScheme {
@@ -63,7 +68,11 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
 ```";
     let name = MetaSchema { example: Some(json!("heart.jpg")), ..MetaSchema::new("string") };
     let params = vec![
-        query("wait", "How long to wait for the label: `60s`, `1m`, or seconds. `0` waits not at all.", wait()),
+        query(
+            "wait",
+            "How long to wait for the label: `60s`, `1m`, or seconds. `0` waits not at all.",
+            wait(),
+        ),
         model(),
         top(),
         query("name", "The name of an image that is the bare body. It is shown, and means nothing.", name),
@@ -123,11 +132,15 @@ The result of an earlier upload, wherever it was uploaded: the id names the imag
 ```
 curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
 ```";
-    let mut id = query("id", "The image: the SHA-256 of its bytes.", MetaSchema {
-        pattern: Some("^[0-9a-fA-F]{64}$".to_owned()),
-        example: Some(json!(example().id)),
-        ..MetaSchema::new("string")
-    });
+    let mut id = query(
+        "id",
+        "The image: the SHA-256 of its bytes.",
+        MetaSchema {
+            pattern: Some("^[0-9a-fA-F]{64}$".to_owned()),
+            example: Some(json!(example().id)),
+            ..MetaSchema::new("string")
+        },
+    );
     (id.in_type, id.required) = (MetaParamIn::Path, true);
     let unknown = Problem::not_found(format!("no image {} was uploaded here", example().id));
     let mut responses = vec![
@@ -167,23 +180,20 @@ fn model() -> MetaOperationParam {
 }
 
 fn top() -> MetaOperationParam {
-    let schema = MetaSchema {
-        minimum: Some(1.0),
-        example: Some(json!(3)),
-        ..MetaSchema::new("integer")
-    };
+    let schema = MetaSchema { minimum: Some(1.0), example: Some(json!(3)), ..MetaSchema::new("integer") };
     query("top", "The most guesses to show; without it, all that the model's settings keep.", schema)
 }
 
 /// The body of an upload: a form, or an image.
 fn images() -> MetaRequest {
     let image = || MetaSchema::new_with_format("string", "binary");
-    let several = MetaSchema {
-        items: Some(Box::new(inline(image()))),
-        min_items: Some(1),
-        ..MetaSchema::new("array")
-    };
-    let fields = FIELDS.map(|field| (field, inline(several.clone())));
+    let several =
+        MetaSchema { items: Some(Box::new(inline(image()))), min_items: Some(1), ..MetaSchema::new("array") };
+    let usual = FIELDS[0];
+    let fields = FIELDS.map(|field| {
+        let about = if field == usual { "An image, or several." } else { "The same, by another name." };
+        (field, inline(MetaSchema { description: Some(about), ..several.clone() }))
+    });
     let one_of_them = |field| inline(MetaSchema { required: vec![field], ..MetaSchema::ANY });
     let form = MetaSchema {
         properties: fields.into(),

@@ -28,7 +28,8 @@ decisions and their reasons.
 ```
 curl http://127.0.0.1:8000/status
 ```";
-    let responses = vec![answer(200, "The state of now.", vec![body::<Status>("application/json", Status::example())])];
+    let responses =
+        vec![answer(200, "The state of now.", vec![body::<Status>("application/json", Status::example())])];
     path("/status", Method::GET, operation("status", TAG, "The whole service", ABOUT, responses))
 }
 

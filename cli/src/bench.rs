@@ -5,6 +5,7 @@ mod board;
 mod cases;
 mod service;
 mod simulation;
+mod tick;
 mod yardstick;
 
 use std::path::PathBuf;
@@ -15,8 +16,9 @@ use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, load::images, show};
 
 /// What can be measured, in this order.
-const PARTS: [&str; 11] = [
-    "bare", "noop", "single", "cached", "cold", "doorbell", "memory", "growth", "idle", "decide", "simulate",
+const PARTS: [&str; 12] = [
+    "bare", "noop", "single", "cached", "cold", "doorbell", "memory", "growth", "idle", "decide", "tick",
+    "simulate",
 ];
 
 /// Measure this machine, and print tables
@@ -68,6 +70,7 @@ impl BenchCommand {
             let less = if self.quick { 10 } else { 1 };
             match part {
                 "decide" => simulation::decision(&mut board, less)?,
+                "tick" => tick::tick(&mut board, less).await?,
                 "simulate" => simulation::simulated(&mut board, self.trace.as_ref(), less)?,
                 _ => bench.measure(part, &mut board).await?,
             }

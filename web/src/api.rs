@@ -72,7 +72,7 @@ macro_rules! set {
 }
 
 set!(Public, images::register, [images::upload, images::result]);
-set!(Admin, operation::register, [operation::status, operation::metrics]);
+set!(Admin, operation::register, [operation::status, operation::events, operation::metrics]);
 set!(Health, operation::register, [operation::livez, operation::readyz]);
 
 /// What one listener serves of itself.

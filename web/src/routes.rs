@@ -5,12 +5,12 @@ use std::sync::Arc;
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Response, Route, RouteMethod,
     error::{MethodNotAllowedError, NotFoundError},
-    handler,
 };
 
 use crate::{
     App,
     api::{Admin, Description, Health, Public},
+    live, page,
     problem::Problem,
     results, status, upload,
 };
@@ -19,10 +19,12 @@ use crate::{
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     let description = Description::of::<(Public, Admin, Health)>();
     Route::new()
-        .at("/", get(home))
+        .at("/", get(page::home))
+        .at("/assets/:name", get(page::file))
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
         .at("/status", get(status::status))
+        .at("/events", get(live::events))
         .at("/livez", get(status::livez))
         .at("/readyz", get(status::readyz))
         .at("/metrics", get(status::metrics))
@@ -49,9 +51,4 @@ fn only(methods: &'static str, endpoint: RouteMethod) -> impl Endpoint<Output = 
     endpoint.catch_error(move |_: MethodNotAllowedError| async move {
         Problem::method_not_allowed(methods).into_response()
     })
-}
-
-#[handler]
-fn home() -> &'static str {
-    "Web Tier is running."
 }

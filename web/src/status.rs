@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use eirs_platform::settings::Model;
 use poem::{IntoResponse, Response, handler, http::StatusCode, web::Data};
 use poem_openapi::Object;
 use serde::Serialize;
@@ -31,9 +32,13 @@ pub(crate) struct Status {
     uploads: usize,
     /// Jobs this host sent that are not answered.
     waiting: usize,
+    /// What `?model=` may say.
+    models: Vec<String>,
+    /// The largest image that is taken.
+    max_image_bytes: u64,
     /// What the controller wrote last; null where there is none.
     #[oai(nullable)]
-    controller: Value,
+    pub(crate) controller: Value,
 }
 
 impl Status {
@@ -46,6 +51,8 @@ impl Status {
             draining: false,
             uploads: 2,
             waiting: 1,
+            models: vec![Model::DEFAULT.to_owned()],
+            max_image_bytes: 16 << 20,
             controller: Value::Null,
         }
     }
@@ -53,16 +60,22 @@ impl Status {
 
 #[handler]
 pub(crate) async fn status(Data(app): Data<&Arc<App>>) -> Response {
-    let status = Status {
+    json(StatusCode::OK, &of(app).await)
+}
+
+/// The state of now.
+pub(crate) async fn of(app: &App) -> Status {
+    Status {
         version: env!("CARGO_PKG_VERSION"),
         at: app.clock.now(),
         host: app.settings.web_host(),
         draining: app.draining.is_cancelled(),
         uploads: app.uploads_in_hand(),
         waiting: app.jobs.waiting(),
+        models: app.jobs.models().map(str::to_owned).collect(),
+        max_image_bytes: app.settings.web.max_image.as_u64(),
         controller: controller_status(app).await,
-    };
-    json(StatusCode::OK, &status)
+    }
 }
 
 /// The controller replaces its file whole, so that what is read is either the old one or the new one.

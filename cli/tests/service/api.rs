@@ -79,7 +79,7 @@ fn an_address_says_which_methods_it_takes() {
         let answer = ask(method, path);
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method} {path}");
     }
-    for path in ["/", "/status", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs"] {
+    for path in ["/", "/status", "/livez", "/readyz", "/metrics", "/events", "/openapi.json", "/docs"] {
         let answer = ask("HEAD", path);
         assert_eq!((answer.status, answer.body.as_str()), (200, ""), "{path}");
     }

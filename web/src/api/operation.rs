@@ -1,12 +1,13 @@
-//! What operators and their tools ask: `/status`, `/metrics`, `/livez`, `/readyz`.
+//! What operators and their tools ask: `/status`, `/events`, `/metrics`, `/livez`, `/readyz`.
 
 use poem::http::Method;
 use poem_openapi::{
-    registry::{MetaPath, MetaTag, Registry},
+    registry::{MetaPath, MetaSchema, MetaTag, Registry},
     types::Type,
 };
+use serde_json::json;
 
-use super::parts::{answer, body, operation, path, refusal, text};
+use super::parts::{answer, body, inline, media, operation, path, refusal, text};
 use crate::{
     problem::{Document, Problem},
     status::Status,
@@ -31,6 +32,35 @@ curl http://127.0.0.1:8000/status
     let responses =
         vec![answer(200, "The state of now.", vec![body::<Status>("application/json", Status::example())])];
     path("/status", Method::GET, operation("status", TAG, "The whole service", ABOUT, responses))
+}
+
+pub(super) fn events() -> MetaPath {
+    const ABOUT: &str = "\
+The service as it changes, as server-sent events, until one side leaves. `timeline` comes once and tells the last hour; \
+`status` comes at once and whenever something changed, every five seconds at least, and its data is what `/status` answers.
+
+```
+curl -N http://127.0.0.1:8000/events
+```";
+    // OpenAPI 3.0 has no word for a stream: the schema is that of one event.
+    let name =
+        MetaSchema { enum_items: vec!["timeline".into(), "status".into()], ..MetaSchema::new("string") };
+    let data = MetaSchema { description: Some("JSON, in one line."), ..MetaSchema::new("string") };
+    let data_now = serde_json::to_string(&Status::example()).unwrap_or_default();
+    let event = MetaSchema {
+        required: vec!["event", "data"],
+        properties: vec![("event", inline(name)), ("data", inline(data))],
+        example: Some(json!({ "event": "status", "data": data_now })),
+        ..MetaSchema::new("object")
+    };
+    let responses = vec![
+        answer(200, "Events, for as long as somebody listens.", vec![media("text/event-stream", event)]),
+        refusal(
+            "`too many watchers`: so many listen that there is no room for one more.",
+            &[Problem::too_many_watchers()],
+        ),
+    ];
+    path("/events", Method::GET, operation("events", TAG, "The service as it changes", ABOUT, responses))
 }
 
 pub(super) fn metrics() -> MetaPath {

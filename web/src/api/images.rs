@@ -9,14 +9,14 @@ use poem::http::Method;
 use poem_openapi::{
     registry::{
         MetaMediaType, MetaOperation, MetaOperationParam, MetaParamIn, MetaPath, MetaRequest, MetaResponse,
-        MetaSchema, MetaSecurityScheme, MetaTag, Registry,
+        MetaSchema, MetaTag, Registry,
     },
     types::Type,
 };
 use serde_json::json;
 
 use super::parts::{
-    BEARER, answer, body, header, inline, media, operation, path, query, refusal, retry_after, text,
+    answer, body, header, inline, media, operation, path, query, refusal, register_bearer, retry_after, text,
 };
 use crate::{
     answer::{Failed, Finished, Line, Pending, finished},
@@ -33,19 +33,7 @@ pub(super) fn register(registry: &mut Registry) {
         description: Some("Images and their labels."),
         external_docs: None,
     });
-    registry.create_security_scheme(
-        BEARER,
-        MetaSecurityScheme {
-            ty: "http",
-            description: Some("A token, where this service wants one."),
-            name: None,
-            key_in: None,
-            scheme: Some("bearer"),
-            bearer_format: None,
-            flows: None,
-            openid_connect_url: None,
-        },
-    );
+    register_bearer(registry);
     Line::register(registry);
 }
 

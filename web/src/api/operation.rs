@@ -7,7 +7,7 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use super::parts::{answer, body, inline, media, operation, path, refusal, text};
+use super::parts::{answer, body, inline, media, open_path, operation, path, refusal, register_bearer, text};
 use crate::{
     problem::{Document, Problem},
     status::Status,
@@ -17,6 +17,7 @@ const TAG: &str = "operation";
 
 pub(super) fn register(registry: &mut Registry) {
     registry.create_tag(MetaTag { name: TAG, description: Some("How the service is."), external_docs: None });
+    register_bearer(registry);
     Status::register(registry);
     Document::register(registry);
 }
@@ -74,7 +75,7 @@ pub(super) fn metrics() -> MetaPath {
 pub(super) fn livez() -> MetaPath {
     let responses = vec![answer(200, "It runs.", vec![text("text/plain", "ok\n")])];
     let operation = operation("livez", TAG, "Does it run?", "Whether the process answers at all.", responses);
-    path("/livez", Method::GET, operation)
+    open_path("/livez", operation)
 }
 
 pub(super) fn readyz() -> MetaPath {
@@ -83,5 +84,5 @@ pub(super) fn readyz() -> MetaPath {
         refusal("`shutting down`: it takes no uploads any more.", &[Problem::draining()]),
     ];
     let about = "Whether the process takes uploads, for load balancers.";
-    path("/readyz", Method::GET, operation("readyz", TAG, "Does it take uploads?", about, responses))
+    open_path("/readyz", operation("readyz", TAG, "Does it take uploads?", about, responses))
 }

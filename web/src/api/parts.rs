@@ -4,7 +4,7 @@ use poem::http::Method;
 use poem_openapi::{
     registry::{
         MetaHeader, MetaMediaType, MetaOperation, MetaOperationParam, MetaParamIn, MetaPath, MetaResponse,
-        MetaResponses, MetaSchema, MetaSchemaRef,
+        MetaResponses, MetaSchema, MetaSchemaRef, MetaSecurityScheme, Registry,
     },
     types::Type,
 };
@@ -14,12 +14,34 @@ use serde_json::Value;
 use crate::problem::{Document, Problem};
 
 /// The security scheme of services that want a token.
-pub(super) const BEARER: &str = "bearer";
+const BEARER: &str = "bearer";
+
+/// For every set that has a [`path`].
+pub(super) fn register_bearer(registry: &mut Registry) {
+    registry.create_security_scheme(
+        BEARER,
+        MetaSecurityScheme {
+            ty: "http",
+            description: Some("A token, where this service wants one."),
+            name: None,
+            key_in: None,
+            scheme: Some("bearer"),
+            bearer_format: None,
+            flows: None,
+            openid_connect_url: None,
+        },
+    );
+}
 
 /// A path that takes one method. Where no token is asked for, none is needed.
 pub(super) fn path(path: &str, method: Method, operation: MetaOperation) -> MetaPath {
     let security = vec![[].into(), [(BEARER, vec![])].into()];
-    MetaPath { path: path.to_owned(), operations: vec![MetaOperation { method, security, ..operation }] }
+    open_path(path, MetaOperation { method, security, ..operation })
+}
+
+/// A path that never wants a token.
+pub(super) fn open_path(path: &str, operation: MetaOperation) -> MetaPath {
+    MetaPath { path: path.to_owned(), operations: vec![operation] }
 }
 
 /// An operation without parameters.

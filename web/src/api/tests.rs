@@ -82,6 +82,26 @@ fn each_listener_has_a_description_of_its_own_and_one_has_both() {
 }
 
 #[test]
+fn a_description_names_nothing_that_is_not_in_it() {
+    for spec in [spec::<(Public, Health)>(), spec::<(Admin, Health)>(), spec::<(Public, Admin, Health)>()] {
+        for (path, _, operation) in operations(&spec) {
+            for tag in operation["tags"].as_array().into_iter().flatten() {
+                let known = spec["tags"].as_array().expect("tags").iter().any(|known| known["name"] == *tag);
+                assert!(known, "{path}: {tag}");
+            }
+            let schemes = operation["security"].as_array().into_iter().flatten();
+            for scheme in schemes.flat_map(|choice| choice.as_object().expect("a choice").keys()) {
+                assert!(spec["components"]["securitySchemes"][scheme].is_object(), "{path}: {scheme}");
+            }
+        }
+        let text = spec.to_string();
+        for reference in text.split("\"$ref\":\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(spec.pointer(reference).is_some(), "{reference}");
+        }
+    }
+}
+
+#[test]
 fn every_answer_is_explained_and_every_refusal_is_a_problem_with_an_example() {
     for (path, method, operation) in operations(&spec::<(Public, Admin, Health)>()) {
         assert!(operation["description"].is_string() && operation["summary"].is_string(), "{method} {path}");

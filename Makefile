@@ -14,7 +14,7 @@ CARGO_DEB_VERSION = 3.8.0
 CARGO_DEB = $(CACHE)/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
 
 .DEFAULT_GOAL := help
-.PHONY: help run build onnxruntime install uninstall package package-built cargo-deb test lint bench model-figures clean
+.PHONY: help run build onnxruntime install uninstall package package-built cargo-deb test lint bench bench-aws model-figures clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -61,6 +61,11 @@ bench: build onnxruntime ## measure this machine (MODEL=, LABELS=, IMAGES= for o
 	@target_dir=$$($(CARGO) metadata --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/'); \
 	exec "$$target_dir/release/eirs" bench $(if $(MODEL),--model-file "$(MODEL)") $(if $(LABELS),--labels "$(LABELS)") \
 	    $(if $(IMAGES),--image-folder "$(IMAGES)") $(if $(ONLY),--only "$(ONLY)") --out "$$target_dir/bench"
+
+# Counts, so that no release build is needed.
+bench-aws: ## count what a load, a burst and an idle minute ask of AWS, at the emulator (`make test` first)
+	$(CARGO) build --workspace --locked
+	$(CARGO) test --workspace --locked --test aws figures:: -- --include-ignored --nocapture --test-threads=1
 
 model-figures: ## reproduce the figures of the built-in model
 	cd models/shapes && python3 -m venv "$${XDG_CACHE_HOME:-$$HOME/.cache}/eirs/shapes-python" \

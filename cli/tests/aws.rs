@@ -17,6 +17,8 @@ mod cloud;
 
 #[path = "aws/bad_luck.rs"]
 mod bad_luck;
+#[path = "aws/figures.rs"]
+mod figures;
 #[path = "aws/installation.rs"]
 mod installation;
 #[path = "aws/machines.rs"]

@@ -4,9 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use eirs_platform::{backoff::Backoff, job::Phase, lifecycle, queue::Delivery};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{Worker, process::process, report};
+
+/// So many jobs are worth one question.
+const MOST_AT_ONCE: usize = 10;
+/// How long a worker with many slots waits for more of them to become free.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Serves until `drain` is cancelled and everything held is done or given back. Answers whether all of it was done.
 pub async fn serve(worker: Arc<Worker>, drain: &CancellationToken) -> bool {
@@ -18,13 +23,15 @@ pub async fn serve(worker: Arc<Worker>, drain: &CancellationToken) -> bool {
     let reports = tokio::spawn(report::send_reports(worker.clone(), stop.clone()));
     worker.activity.set_phase(Phase::Ready);
 
-    take_jobs(&worker, drain).await;
+    let jobs = TaskTracker::new();
+    take_jobs(&worker, &jobs, drain).await;
+    jobs.close();
 
     worker.activity.set_phase(Phase::Draining);
     let held = worker.in_flight();
     let deadline = worker.settings.worker.drain_deadline;
     tracing::info!(held, "draining: no new jobs; {held} held jobs may take {deadline:?}");
-    let finished = lifecycle::finish_within(deadline, worker.slots.acquire_many(worker.slot_count)).await;
+    let finished = lifecycle::finish_within(deadline, jobs.wait()).await;
     if !finished {
         give_back(&worker).await;
     }
@@ -34,7 +41,7 @@ pub async fn serve(worker: Arc<Worker>, drain: &CancellationToken) -> bool {
     finished
 }
 
-async fn take_jobs(worker: &Arc<Worker>, drain: &CancellationToken) {
+async fn take_jobs(worker: &Arc<Worker>, jobs: &TaskTracker, drain: &CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     loop {
         // A job is asked for when it can be started: a lease must not age in a buffer.
@@ -44,6 +51,11 @@ async fn take_jobs(worker: &Arc<Worker>, drain: &CancellationToken) {
             return;
         };
         let mut slots = vec![first];
+        // Of many slots several become free together; a question for each would be billed for each.
+        let several = (worker.slot_count as usize / 4).min(MOST_AT_ONCE);
+        if several > 1 && worker.slots.available_permits() + 1 < several {
+            tokio::time::sleep(GATHER).await;
+        }
         slots.extend(std::iter::from_fn(|| worker.slots.clone().try_acquire_owned().ok()));
         let received = worker.requests.receive_unless(drain, slots.len(), worker.settings.worker.poll).await;
         match received {
@@ -57,7 +69,7 @@ async fn take_jobs(worker: &Arc<Worker>, drain: &CancellationToken) {
             Ok(deliveries) => {
                 backoff.reset();
                 for (delivery, slot) in deliveries.into_iter().zip(slots) {
-                    start(worker, delivery, slot, drain);
+                    start(worker, jobs, delivery, slot, drain);
                 }
             }
             Err(error) => {
@@ -69,10 +81,16 @@ async fn take_jobs(worker: &Arc<Worker>, drain: &CancellationToken) {
     }
 }
 
-fn start(worker: &Arc<Worker>, delivery: Delivery, slot: OwnedSemaphorePermit, drain: &CancellationToken) {
+fn start(
+    worker: &Arc<Worker>,
+    jobs: &TaskTracker,
+    delivery: Delivery,
+    slot: OwnedSemaphorePermit,
+    drain: &CancellationToken,
+) {
     worker.activity.busy();
     let (worker, drain) = (worker.clone(), drain.clone());
-    tokio::spawn(async move {
+    jobs.spawn(async move {
         process(&worker, delivery, slot, &drain).await;
         if worker.in_flight() == 0 {
             worker.activity.idle(worker.clock.now());

@@ -52,29 +52,29 @@ pub(crate) async fn process(
     };
     let lease = worker.leases.hold(delivery.receipt.clone());
     let mut waited = Duration::ZERO;
-    let attempt = attempt(worker, &job, &delivery, &mut waited).await;
-    let ended = match attempt {
+    let stored = match attempt(worker, &job, &delivery, &mut waited).await {
         Attempt::Failed(why) => Err(why),
-        Attempt::Stored(reply) => {
-            finish(worker, &job, &lease, reply, &delivery, false).await.map_err(|e| e.to_string())
-        }
+        Attempt::Stored(reply) => Ok((reply, false)),
         Attempt::Ended(outcome) => {
             let gave_up = matches!(outcome, Outcome::GaveUp { .. });
             let reply = reply(worker, &job, outcome, received);
-            match commit(worker, &job, &reply).await {
-                Ok(stored) => {
-                    finish(worker, &job, &lease, stored, &delivery, gave_up).await.map_err(|e| e.to_string())
-                }
-                Err(error) => Err(error.to_string()),
-            }
+            commit(worker, &job, &reply).await.map(|stored| (stored, gave_up)).map_err(|e| e.to_string())
         }
     };
+    let took = received.elapsed().saturating_sub(waited);
+    // What is left to do is to wait for the queue's answers: the next job may begin.
+    drop(slot);
+    let ended = match stored {
+        Ok((reply, gave_up)) => {
+            finish(worker, &job, &lease, reply, &delivery, gave_up).await.map_err(|e| e.to_string())
+        }
+        Err(why) => Err(why),
+    };
     match ended {
-        Ok(()) => worker.activity.done(received.elapsed().saturating_sub(waited)),
+        Ok(()) => worker.activity.done(took),
         Err(why) => {
             let attempt = delivery.receives;
             tracing::warn!(id = %job.id, attempt, why, "job {} is given back after attempt {attempt}: {why}", job.id);
-            drop(slot);
             give_back(worker, lease, attempt, drain).await;
         }
     }

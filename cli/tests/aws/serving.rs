@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A controller that follows the policies of the cloud's folder.
-fn controller(cloud: &Cloud) -> Process {
+pub fn controller(cloud: &Cloud) -> Process {
     let controller = cloud.site.start("eirs-controller", &[]);
     eventually("the controller looks", || cloud.site.state().join("status.json").exists().then_some(()));
     controller

@@ -2,15 +2,20 @@
 //!
 //! What SQS does that others do not: it takes ten messages in one call, answers 200 to a batch of which some failed, keeps
 //! a poll open for up to twenty seconds, and hands messages to a poll that nobody waits for any more. So single sends and
-//! acks wait a few milliseconds for each other (`sqs/batch.rs`), and a poll is a task of its own that is never dropped
+//! acks wait for each other, longer under load (`sqs/batch.rs`, `sqs/pace.rs`), and a poll is a task of its own that is never dropped
 //! (`sqs/poll.rs`). `sqs/manage.rs` makes queues and deletes them.
 
 mod batch;
 mod body;
 mod manage;
+mod pace;
 mod poll;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
@@ -24,9 +29,13 @@ use aws_sdk_sqs::{
 };
 use bytes::Bytes;
 use futures::future::try_join_all;
+use tokio::time::Instant;
 
-use self::batch::{Batcher, Verb};
 pub use self::manage::Difference;
+use self::{
+    batch::{Batcher, Verb},
+    pace::Pace,
+};
 use super::{Delivery, Depth, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{
     aws::{self, Service},
@@ -54,6 +63,7 @@ pub struct SqsQueue {
     options: QueueOptions,
     sends: Batcher,
     acks: Batcher,
+    received: Arc<Mutex<Pace>>,
 }
 
 /// The client of SQS that the settings describe.
@@ -86,10 +96,23 @@ impl SqsQueue {
         Self {
             sends: batcher(Verb::Send),
             acks: batcher(Verb::Ack),
+            received: Arc::default(),
             name: name.to_owned(),
             client: client.clone(),
             url,
             options,
+        }
+    }
+
+    /// Whether messages come close together, and when the last ones came.
+    fn received(&self) -> (bool, Instant) {
+        let pace = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        (pace.is_load(), pace.last())
+    }
+
+    fn note_received(&self, count: usize) {
+        if count > 0 {
+            self.received.lock().unwrap_or_else(PoisonError::into_inner).note(count);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Single sends and acks that come together make one call: SQS bills and throttles calls, and takes ten entries in one.
 //!
-//! The first entry waits a few milliseconds for others; nobody waits behind a call that is under way.
+//! The first entry waits a little for others. A full one waits for nobody, and nobody waits behind a call that is under way.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,15 +13,17 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{BATCH, entry_failed};
+use super::{BATCH, entry_failed, pace::Pace};
 use crate::{
     aws,
     backoff::Backoff,
     error::{Error, Result},
 };
 
-/// How long an entry waits for company.
+/// How long an entry waits for company, ...
 const LINGER: Duration = Duration::from_millis(3);
+/// ... but under load, each would be a call for one or two.
+const LINGER_UNDER_LOAD: Duration = Duration::from_millis(100);
 /// The largest call that every queue takes: older ones are made for 256 KiB.
 const CALL_BYTES: usize = 256 * 1024;
 /// Calls at the same time, for each queue and verb.
@@ -90,12 +92,12 @@ impl Batcher {
 }
 
 async fn collect(calls: Arc<Calls>, mut received: mpsc::UnboundedReceiver<Entry>) {
-    let mut next = None;
+    let (mut next, mut pace) = (None, Pace::default());
     while let Some(first) = match next.take() {
         Some(first) => Some(first),
         None => received.recv().await,
     } {
-        let until = Instant::now() + LINGER;
+        let until = Instant::now() + if pace.is_load() { LINGER_UNDER_LOAD } else { LINGER };
         let mut bytes = first.text.len();
         let mut batch = vec![first];
         while batch.len() < BATCH {
@@ -107,6 +109,7 @@ async fn collect(calls: Arc<Calls>, mut received: mpsc::UnboundedReceiver<Entry>
             }
             batch.push(entry);
         }
+        pace.note(batch.len());
         let permit = calls.at_once.clone().acquire_owned().await.expect("nobody closes it");
         let calls = calls.clone();
         tokio::spawn(async move {

@@ -10,7 +10,7 @@ use aws_sdk_sqs::{
 };
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::sleep_until};
 
 use super::{BATCH, SqsQueue, body};
 use crate::{
@@ -22,8 +22,11 @@ use crate::{
 const LONGEST: Duration = Duration::from_secs(20);
 /// A receive may outlast its wait by this before it counts as lost (aws-sdk-rust, issue 1094).
 const GRACE: Duration = Duration::from_secs(10);
-/// Where more than one call's messages are asked for, and the first one was full, so many further calls look for the rest.
-const MORE_CALLS: usize = 12;
+/// So many calls at the same time at most.
+const MOST_CALLS: usize = 12;
+/// The time from an answer that was not full to the next poll of those who want many, under load. A poll ends with the first
+/// message there is: each would bring one or two, and be billed like one that brings ten.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Leases up to `max` messages, waiting for the first one; safe to drop.
 pub(super) async fn receive(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
@@ -49,13 +52,23 @@ async fn give_back(queue: &SqsQueue, stranded: Vec<Delivery>) {
 }
 
 async fn poll(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+    let (is_load, answered) = queue.received();
+    if max >= BATCH && is_load {
+        sleep_until(answered + PAUSE).await;
+    }
     let mut deliveries = call(queue, max.min(BATCH), wait).await?;
-    if deliveries.len() == BATCH && max > BATCH {
-        let sizes = (BATCH..max).step_by(BATCH).map(|had| (max - had).min(BATCH)).take(MORE_CALLS);
-        let more = join_all(sizes.map(|size| call(queue, size, Duration::ZERO))).await;
+    // Where one call was full there may be more: twice as many calls look for it, as long as all of them are.
+    let (mut wanted, mut calls) = (max.min(BATCH), 1);
+    while deliveries.len() == wanted && wanted < max {
+        let sizes = (wanted..max).step_by(BATCH).map(|had| (max - had).min(BATCH)).take(calls);
+        let sizes: Vec<_> = sizes.collect();
+        wanted += sizes.iter().sum::<usize>();
+        calls = (2 * calls).min(MOST_CALLS);
+        let more = join_all(sizes.into_iter().map(|size| call(queue, size, Duration::ZERO))).await;
         // One that failed is no loss: what is there stays there.
         deliveries.extend(more.into_iter().flatten().flatten());
     }
+    queue.note_received(deliveries.len());
     Ok(deliveries)
 }
 

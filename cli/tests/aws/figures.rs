@@ -1,0 +1,146 @@
+//! What the service asks of AWS, counted at the emulator: a load, a burst, an idle while. `make bench-aws` prints the figures.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    cloud::{Cloud, OUTPUT, POLICY, parse},
+    harness::{Site, Web, eventually, form, image, request},
+    serving::controller,
+};
+
+/// US dollars for a request, by the first price tier of us-east-1. EC2, SSM, STS and IAM are free.
+const SQS_USD: f64 = 0.4e-6;
+const S3_READ_USD: f64 = 0.4e-6;
+const S3_WRITE_USD: f64 = 5e-6;
+
+const S3: [(&str, f64); 6] = [
+    ("PutObject", S3_WRITE_USD),
+    ("GetObject", S3_READ_USD),
+    ("HeadObject", S3_READ_USD),
+    ("ListObjectsV2", S3_WRITE_USD),
+    ("DeleteObject", 0.0),
+    ("DeleteObjects", 0.0),
+];
+const SQS: [&str; 12] = [
+    "SendMessage",
+    "SendMessageBatch",
+    "ReceiveMessage",
+    "DeleteMessage",
+    "DeleteMessageBatch",
+    "ChangeMessageVisibility",
+    "ChangeMessageVisibilityBatch",
+    "GetQueueAttributes",
+    "GetQueueUrl",
+    "ListQueues",
+    "TagQueue",
+    "SetQueueAttributes",
+];
+
+/// How often each operation was called since the last `forget`.
+struct Calls(BTreeMap<String, u64>);
+
+impl Calls {
+    fn of(cloud: &Cloud) -> Self {
+        Self(serde_json::from_value(parse(&cloud.emulator.harness("GET", "calls", ""))).expect("counts"))
+    }
+
+    fn forget(cloud: &Cloud) {
+        cloud.emulator.harness("DELETE", "calls", "");
+    }
+
+    fn count(&self, operation: &str) -> u64 {
+        self.0.get(operation).copied().unwrap_or(0)
+    }
+
+    fn sqs(&self) -> u64 {
+        SQS.iter().map(|operation| self.count(operation)).sum()
+    }
+
+    fn s3(&self) -> u64 {
+        S3.iter().map(|(operation, _)| self.count(operation)).sum()
+    }
+
+    fn usd(&self) -> f64 {
+        let s3: f64 = S3.iter().map(|(operation, price)| self.count(operation) as f64 * price).sum();
+        s3 + self.sqs() as f64 * SQS_USD
+    }
+}
+
+/// A line of the table that `make bench-aws` shows. A figure that hangs on the speed of the machine has a limit beyond which
+/// something is broken, besides what is asked of it on a quiet one.
+fn show(what: &str, value: f64, asked: f64, most: f64) {
+    let met = if value <= asked { "met" } else { "missed" };
+    eprintln!("  {what:<44} {value:>9.4}   <= {asked} {met}");
+    assert!(value <= most, "{what}: {value} is more than {most}");
+}
+
+#[test]
+fn an_image_at_load_costs_few_requests_of_sqs_and_four_of_s3() {
+    // A worker that keeps many jobs in hand, as a quick model on a large machine does.
+    let Some(cloud) = Cloud::of(Site::new().set("EIRS_WORKER__SLOTS", "40"), &[]) else { return };
+    cloud.policy(&POLICY.replace("max = 3", "max = 1"));
+    cloud.set_up();
+    let web = cloud.site.web();
+    Calls::forget(&cloud);
+    let count = 300;
+    send_burst(&web, count);
+    let _controller = controller(&cloud);
+    eventually("every image has its result", || (cloud.stored(OUTPUT) == u64::from(count)).then_some(()));
+    eventually("every answer has come", || (web.get("/status").json()["waiting"] == 0).then_some(()));
+    cloud.until_all_are_parked();
+    let calls = Calls::of(&cloud);
+    let per_image = |calls: u64| calls as f64 / f64::from(count);
+    for operation in SQS.iter().filter(|operation| calls.count(operation) > 0) {
+        eprintln!("    {operation:<42} {:>9.4}", per_image(calls.count(operation)));
+    }
+    show("SQS requests for an image", per_image(calls.sqs()), 1.5, 3.5);
+    show("S3 requests for an image", per_image(calls.s3()), 4.0, 4.5);
+    show("USD for a thousand images, EC2 not counted", calls.usd() * 1e3 / f64::from(count), 0.02, 0.02);
+}
+
+/// The emulator takes seconds for a burst of images, in which a controller would see it grow; here it looks when all are there.
+#[test]
+fn a_burst_to_fifteen_instances_is_at_most_two_calls_of_start_instances() {
+    let Some(cloud) = Cloud::of(Site::with_script("sleep 1; echo cat"), &[]) else { return };
+    cloud.policy(&POLICY.replace("max = 3", "max = 15"));
+    cloud.set_up();
+    let web = cloud.site.web();
+    Calls::forget(&cloud);
+    send_burst(&web, 150);
+    let _controller = controller(&cloud);
+    eventually("all of them run", || (cloud.in_state("running").len() == 15).then_some(()));
+    show(
+        "calls of StartInstances for a burst to 15",
+        Calls::of(&cloud).count("StartInstances") as f64,
+        2.0,
+        2.0,
+    );
+}
+
+/// So many images in one upload, for which nobody waits.
+fn send_burst(web: &Web, count: u32) {
+    let images: Vec<_> = (0..count).map(image).collect();
+    let parts: Vec<_> = images.iter().map(|image| ("myfile", "x", image.as_slice())).collect();
+    let headers = [("content-type", "multipart/form-data; boundary=XX")];
+    let taken = request(&web.address, "POST", "/upload?wait=0", &headers, &form(&parts)).expect("an answer");
+    assert_eq!(taken.body.lines().filter(|line| line.contains("pending")).count(), count as usize);
+}
+
+/// Takes a minute, and is a matter of time: `make bench-aws` runs it.
+#[test]
+#[ignore = "measures for a minute"]
+fn an_idle_hour_costs_at_most_a_cent_of_requests() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    cloud.set_up();
+    let (_web, _controller) = (cloud.site.web(), controller(&cloud));
+    cloud.until_all_are_parked();
+    Calls::forget(&cloud);
+    let began = std::time::Instant::now();
+    let minute = std::time::Duration::from_secs(60);
+    std::thread::park_timeout(minute);
+    let last = Calls::of(&cloud);
+    let hours = began.elapsed().as_secs_f64() / 3600.0;
+    let all: u64 = last.0.values().sum();
+    show("requests of an idle hour, of every service", all as f64 / hours, 20_000.0, 20_000.0);
+    show("USD for them", last.usd() / hours, 0.01, 0.01);
+}

@@ -15,6 +15,8 @@ mod harness;
 mod access;
 #[path = "service/admin.rs"]
 mod admin;
+#[path = "service/api.rs"]
+mod api;
 #[path = "service/bad_input.rs"]
 mod bad_input;
 #[path = "service/bad_start.rs"]

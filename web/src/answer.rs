@@ -2,42 +2,110 @@
 
 use std::sync::Arc;
 
-use eirs_platform::job::{Guess, JobId, Outcome, Reply};
+use eirs_platform::job::{self, JobId, Outcome, Reply};
 use poem::{IntoResponse, Response, http::StatusCode};
+use poem_openapi::{Enum, Object, Union};
 use serde::Serialize;
 
-use crate::{metrics::Answered, problem::Problem};
+use crate::{
+    metrics::Answered,
+    problem::{self, Problem},
+};
 
-/// A finished job, as one uploader sees it.
-#[derive(Debug, Serialize)]
-pub(crate) struct Finished<'a> {
-    id: JobId,
-    name: &'a str,
-    label: &'a str,
+// `Serialize` makes what is sent, `Object` its description (see api.rs); a test holds the one to the other.
+// The derivation of `Object` has a lifetime `'a` of its own.
+
+/// A classified image.
+#[derive(Debug, Serialize, Object)]
+#[oai(read_only_all)]
+pub(crate) struct Finished<'r> {
+    /// The image: the SHA-256 of its bytes.
+    #[oai(validator(pattern = "^[0-9a-f]{64}$"))]
+    id: String,
+    /// The name under which it was uploaded.
+    name: &'r str,
+    /// What it shows.
+    label: &'r str,
+    /// How sure the model is of that; from 0 to 1 where the model says so.
     confidence: f32,
-    top: &'a [Guess],
-    model: &'a str,
+    /// The best guesses, the best of all first.
+    top: Vec<Guess<'r>>,
+    /// The model that looked at it.
+    model: &'r str,
+    /// Whether this is the stored result of an earlier upload.
     cached: bool,
-    worker: &'a str,
+    /// The instance that did it.
+    worker: &'r str,
+    /// How long it took.
     timings_ms: Timings,
 }
 
-#[derive(Debug, Serialize)]
+/// A label, and how sure the model is of it.
+#[derive(Debug, Serialize, Object)]
+#[oai(read_only_all)]
+struct Guess<'r> {
+    /// The label, as in the model's label file.
+    label: &'r str,
+    /// From 0 to 1 where the model says so.
+    confidence: f32,
+}
+
+/// Milliseconds.
+#[derive(Debug, Default, Serialize, Object)]
+#[oai(read_only_all)]
 struct Timings {
+    /// Until a worker had the job.
     queued: f64,
+    /// From there to the result.
     classify: f64,
+    /// From the request to this answer.
     total: f64,
 }
 
-/// A job that has not ended.
-#[derive(Debug, Serialize)]
-pub(crate) struct Pending<'a> {
-    pub(crate) id: JobId,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub(crate) name: &'a str,
-    status: &'static str,
-    pub(crate) location: String,
-    pub(crate) retry_after_s: u64,
+/// An image that is stored and queued, and not classified yet.
+#[derive(Debug, Serialize, Object)]
+#[oai(read_only_all, skip_serializing_if_is_none)]
+pub(crate) struct Pending<'r> {
+    /// The image: the SHA-256 of its bytes.
+    #[oai(validator(pattern = "^[0-9a-f]{64}$"))]
+    id: String,
+    /// The name under which it was uploaded, where this answers an upload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'r str>,
+    /// That it is not finished.
+    status: Unfinished,
+    /// Where the result will be.
+    location: String,
+    /// When to look there, in seconds.
+    retry_after_s: u64,
+}
+
+/// How far an image is that has no label yet.
+#[derive(Debug, Clone, Copy, Default, Serialize, Enum)]
+#[serde(rename_all = "lowercase")]
+#[oai(rename_all = "lowercase")]
+enum Unfinished {
+    #[default]
+    Pending,
+}
+
+/// An image of an upload of several that has no label.
+#[derive(Debug, Serialize, Object)]
+#[oai(read_only_all)]
+pub(crate) struct Failed<'r> {
+    /// The name under which it was uploaded.
+    name: &'r str,
+    /// Why.
+    error: problem::Document<'r>,
+}
+
+/// One line of the answer to an upload of several images: `Finished`, `Pending` or `Failed`, told apart by what they have.
+#[derive(Debug, Serialize, Union)]
+#[serde(untagged)]
+pub(crate) enum Line<'r> {
+    Finished(Finished<'r>),
+    Pending(Pending<'r>),
+    Failed(Failed<'r>),
 }
 
 /// What became of one image of an upload.
@@ -98,31 +166,33 @@ impl Answer {
                     Err(problem) => problem.into_response(),
                 }
             }
-            Kind::Pending { id, model, retry_after_s } => pending(id, &self.name, &model, retry_after_s),
+            Kind::Pending { id, model, retry_after_s } => {
+                pending(id, Some(&self.name), &model, retry_after_s)
+            }
             Kind::Refused(problem) => problem.into_response(),
         }
     }
 
     /// The line of this image in the answer to an upload of several.
     pub(crate) fn into_line(self, view: View) -> String {
-        #[derive(Serialize)]
-        struct Failed<'a> {
-            name: &'a str,
-            error: Problem,
-        }
-        let line = match self.kind {
-            Kind::Ended { ref reply, cached, total_ms } => {
-                match finished(reply, &self.name, cached, total_ms, view.top) {
-                    Ok(finished) => serde_json::to_string(&finished),
-                    Err(error) => serde_json::to_string(&Failed { name: &self.name, error }),
+        let name = &self.name;
+        let refused;
+        let line = match &self.kind {
+            Kind::Ended { reply, cached, total_ms } => {
+                match finished(reply, name, *cached, *total_ms, view.top) {
+                    Ok(finished) => Line::Finished(finished),
+                    Err(problem) => {
+                        refused = problem;
+                        Line::Failed(Failed::new(name, &refused))
+                    }
                 }
             }
-            Kind::Pending { id, ref model, retry_after_s } => {
-                serde_json::to_string(&Pending::new(id, &self.name, model, retry_after_s))
+            Kind::Pending { id, model, retry_after_s } => {
+                Line::Pending(Pending::new(*id, Some(name), model, *retry_after_s))
             }
-            Kind::Refused(error) => serde_json::to_string(&Failed { name: &self.name, error }),
+            Kind::Refused(problem) => Line::Failed(Failed::new(name, problem)),
         };
-        line.expect("an answer has string keys and finite numbers only") + "\n"
+        serde_json::to_string(&line).expect("an answer has string keys and finite numbers only") + "\n"
     }
 }
 
@@ -138,12 +208,13 @@ pub(crate) fn finished<'a>(
         Outcome::Classified { top: guesses } => {
             let best =
                 guesses.first().ok_or_else(|| Problem::gave_up(reply.id, "the classifier gave no label"))?;
+            let top = &guesses[..top.clamp(1, guesses.len())];
             Ok(Finished {
-                id: reply.id,
+                id: reply.id.to_string(),
                 name,
                 label: &best.label,
                 confidence: best.confidence,
-                top: &guesses[..top.clamp(1, guesses.len())],
+                top: top.iter().map(Guess::of).collect(),
                 model: &reply.model,
                 cached,
                 worker: &reply.worker,
@@ -155,19 +226,32 @@ pub(crate) fn finished<'a>(
     }
 }
 
+impl<'a> Failed<'a> {
+    pub(crate) fn new(name: &'a str, problem: &'a Problem) -> Self {
+        Self { name, error: problem.document() }
+    }
+}
+
+impl<'a> Guess<'a> {
+    fn of(guess: &'a job::Guess) -> Self {
+        Self { label: &guess.label, confidence: guess.confidence }
+    }
+}
+
 impl<'a> Pending<'a> {
-    fn new(id: JobId, name: &'a str, model: &str, retry_after_s: u64) -> Self {
+    pub(crate) fn new(id: JobId, name: Option<&'a str>, model: &str, retry_after_s: u64) -> Self {
         let query = if model == eirs_platform::settings::Model::DEFAULT {
             String::new()
         } else {
             format!("?model={model}")
         };
-        Self { id, name, status: "pending", location: format!("/results/{id}{query}"), retry_after_s }
+        let (status, location) = (Unfinished::Pending, format!("/results/{id}{query}"));
+        Self { id: id.to_string(), name, status, location, retry_after_s }
     }
 }
 
 /// 202: it is safely stored and queued, here is where its result will be.
-pub(crate) fn pending(id: JobId, name: &str, model: &str, retry_after_s: u64) -> Response {
+pub(crate) fn pending(id: JobId, name: Option<&str>, model: &str, retry_after_s: u64) -> Response {
     let pending = Pending::new(id, name, model, retry_after_s);
     let mut response = json(StatusCode::ACCEPTED, &pending);
     let mut header = |name: &'static str, value: String| {

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{MEMORY_UNIT, portions::Portions, problem::Problem};
 
 /// The names under which forms send an image.
-const FIELDS: [&str; 4] = ["myfile", "file", "image", "inputFile"];
+pub(crate) const FIELDS: [&str; 4] = ["myfile", "file", "image", "inputFile"];
 /// How much of a name is kept.
 const LONGEST_NAME: usize = 255;
 

@@ -1,5 +1,8 @@
 //! Tells an image from something else by its first bytes, before anything is stored. The worker looks closer.
 
+/// What they are called in a `Content-Type`.
+pub(crate) const TYPES: [&str; 5] = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp"];
+
 /// Whether these bytes begin like an image of a type that the workers read.
 pub(crate) fn is_image(bytes: &[u8]) -> bool {
     let webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");

@@ -3,32 +3,49 @@
 
 use eirs_platform::{Error, job::JobId};
 use poem::{IntoResponse, Response, http::StatusCode};
+use poem_openapi::Object;
 use serde::Serialize;
 
 /// A refusal: a status, and one sentence for the person at the other end.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub(crate) struct Problem {
-    #[serde(serialize_with = "as_number")]
     pub(crate) status: StatusCode,
     title: &'static str,
     pub(crate) detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<JobId>,
-    #[serde(skip)]
     retry_after_s: Option<u64>,
+    /// The methods that the address takes.
+    allow: Option<&'static str>,
 }
 
-fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u16(status.as_u16())
+/// Why it was refused (RFC 9457).
+#[derive(Debug, Default, Serialize, Object)]
+#[oai(rename = "Problem", read_only_all, skip_serializing_if_is_none)]
+pub(crate) struct Document<'p> {
+    /// The status of the answer.
+    status: u16,
+    /// The kind of problem, in words that stay the same.
+    title: &'p str,
+    /// What is wrong here, in a sentence.
+    detail: &'p str,
+    /// The image, where one is known: the SHA-256 of its bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(validator(pattern = "^[0-9a-f]{64}$"))]
+    id: Option<String>,
 }
 
 impl Problem {
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, title, detail: detail.into(), id: None, retry_after_s: None }
+        Self { status, title, detail: detail.into(), id: None, retry_after_s: None, allow: None }
+    }
+
+    /// What of it is sent.
+    pub(crate) fn document(&self) -> Document<'_> {
+        let id = self.id.map(|id| id.to_string());
+        Document { status: self.status.as_u16(), title: self.title, detail: &self.detail, id }
     }
 
     /// The seconds after which to try again, where that helps.
-    #[cfg(test)]
     pub(crate) fn retry_after_s(&self) -> Option<u64> {
         self.retry_after_s
     }
@@ -45,8 +62,10 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not found", detail)
     }
 
-    pub(crate) fn method_not_allowed(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", detail)
+    /// `allow` is what this address takes, as the header of that name has it.
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("this address does not take that method; it takes {allow}");
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", detail) }
     }
 
     pub(crate) fn too_slow(detail: impl Into<String>) -> Self {
@@ -137,13 +156,13 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = serde_json::to_string(&self).expect("a problem is strings and numbers");
+        let body = serde_json::to_string(&self.document()).expect("a problem is strings and numbers");
         let mut response = Response::builder().status(self.status).content_type("application/problem+json");
         if let Some(seconds) = self.retry_after_s {
             response = response.header("Retry-After", seconds.to_string());
         }
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            response = response.header("Allow", "POST");
+        if let Some(methods) = self.allow {
+            response = response.header("Allow", methods);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response = response.header("WWW-Authenticate", "Bearer");

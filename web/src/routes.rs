@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use poem::{
-    Endpoint, EndpointExt, IntoResponse, Response, Route,
+    Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Response, Route, RouteMethod,
     error::{MethodNotAllowedError, NotFoundError},
-    get, post,
 };
 
-use crate::{App, live, page, problem::Problem, results, status, upload};
+use crate::{
+    App,
+    api::{Admin, Description, Health, Public},
+    live, page,
+    problem::Problem,
+    results, status, upload,
+};
 
 /// What clients see. Where the operator's side has no listener of its own, that as well.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
@@ -17,17 +22,19 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
         .at("/assets/:name", get(page::file))
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
-        .at("/events", get(live::events))
-        .at("/livez", get(status::livez))
-        .at("/readyz", get(status::readyz));
+        .at("/events", get(live::events));
     let is_apart = app.settings.web.admin_listen.is_some();
-    with_problems(if is_apart { routes } else { with_admin(routes) }, app)
+    let (routes, description) = if is_apart {
+        (routes, Description::of::<(Public, Health)>())
+    } else {
+        (with_admin(routes), Description::of::<(Public, Admin, Health)>())
+    };
+    with_the_rest(routes, description, app)
 }
 
 /// What the operator sees.
 pub fn admin_routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    let routes = Route::new().at("/livez", get(status::livez)).at("/readyz", get(status::readyz));
-    with_problems(with_admin(routes), app)
+    with_the_rest(with_admin(Route::new()), Description::of::<(Admin, Health)>(), app)
 }
 
 fn with_admin(routes: Route) -> Route {
@@ -37,15 +44,21 @@ fn with_admin(routes: Route) -> Route {
         .at("/doorbell", post(status::doorbell))
 }
 
-fn with_problems(routes: Route, app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
+/// What every listener has, and how what goes wrong is answered.
+fn with_the_rest(
+    routes: Route,
+    description: Description,
+    app: Arc<App>,
+) -> impl Endpoint<Output = Response> + 'static {
     let counting = app.clone();
     routes
+        .at("/livez", get(status::livez))
+        .at("/readyz", get(status::readyz))
+        .at("/openapi.json", get(description.json()))
+        .at("/docs", get(description.page()))
         .data(app)
         .catch_error(|_: NotFoundError| async {
             Problem::not_found("there is nothing at this address").into_response()
-        })
-        .catch_error(|_: MethodNotAllowedError| async {
-            Problem::method_not_allowed("this address does not take that method").into_response()
         })
         .map_to_response()
         .after(move |answered: poem::Result<Response>| {
@@ -53,4 +66,20 @@ fn with_problems(routes: Route, app: Arc<App>) -> impl Endpoint<Output = Respons
             counting.metrics.responded(status.as_u16());
             std::future::ready(answered)
         })
+}
+
+/// Takes GET, and HEAD as everything that takes GET does.
+fn get<E: IntoEndpoint<Endpoint: 'static> + 'static>(endpoint: E) -> impl Endpoint<Output = Response> {
+    only("GET, HEAD", poem::get(endpoint))
+}
+
+fn post<E: IntoEndpoint<Endpoint: 'static> + 'static>(endpoint: E) -> impl Endpoint<Output = Response> {
+    only("POST", poem::post(endpoint))
+}
+
+/// Other methods are told which there are.
+fn only(methods: &'static str, endpoint: RouteMethod) -> impl Endpoint<Output = Response> {
+    endpoint.catch_error(move |_: MethodNotAllowedError| async move {
+        Problem::method_not_allowed(methods).into_response()
+    })
 }

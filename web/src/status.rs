@@ -3,18 +3,25 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use eirs_platform::settings::Model;
 use poem::{IntoResponse, Response, handler, http::StatusCode, web::Data};
+use poem_openapi::Object;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{App, answer::json, problem::Problem, report};
 
 /// The whole service, as far as this host knows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Object)]
+#[oai(read_only_all)]
 pub(crate) struct Status {
+    /// The version of this web server.
     version: &'static str,
+    /// When it looked.
     at: DateTime<Utc>,
+    /// The name of this web host.
     host: String,
+    /// Whether it is shutting down.
     draining: bool,
     /// Uploads in hand.
     uploads: usize,
@@ -25,7 +32,25 @@ pub(crate) struct Status {
     /// The largest image that is taken.
     max_image_bytes: u64,
     /// What the controller wrote last; null where there is none.
+    #[oai(nullable)]
     pub(crate) controller: Value,
+}
+
+impl Status {
+    /// For the description of the API.
+    pub(crate) fn example() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            at: DateTime::UNIX_EPOCH,
+            host: "local".to_owned(),
+            draining: false,
+            uploads: 2,
+            waiting: 1,
+            models: vec![Model::DEFAULT.to_owned()],
+            max_image_bytes: 16 << 20,
+            controller: Value::Null,
+        }
+    }
 }
 
 #[handler]

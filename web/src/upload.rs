@@ -1,6 +1,6 @@
 //! `POST /upload`
 
-use std::{sync::Arc, time::Duration};
+use std::{num::IntErrorKind, sync::Arc, time::Duration};
 
 use eirs_platform::{
     settings::{Model, units},
@@ -246,10 +246,18 @@ pub(crate) fn model_and_top(request: &Request, app: &App) -> Result<(Arc<str>, u
         let detail = format!("there is no model `{}`; there is {}", name.escape_debug(), known.join(", "));
         return Err(Problem::not_found(detail));
     };
-    let top = query(request, "top").map(|text| text.parse::<usize>().ok().filter(|top| *top >= 1));
-    match top.unwrap_or(Some(usize::MAX)) {
+    let top = query(request, "top").map_or(Some(usize::MAX), |text| top_of(&text));
+    match top {
         Some(top) => Ok((model, top)),
         None => Err(Problem::bad_request("top: should be a number from 1 on, like `?top=3`")),
+    }
+}
+
+/// A number of guesses. One that is larger than any list means all of them, however large it is.
+fn top_of(text: &str) -> Option<usize> {
+    match text.parse() {
+        Ok(top) => Some(top).filter(|top| *top >= 1),
+        Err(error) => (*error.kind() == IntErrorKind::PosOverflow).then_some(usize::MAX),
     }
 }
 
@@ -281,5 +289,14 @@ mod tests {
         assert_eq!(wait_of("0"), Ok(Duration::ZERO));
         assert_eq!(wait_of("5"), Ok(Duration::from_secs(5)));
         assert!(wait_of("-1").is_err() && wait_of("soon").is_err() && wait_of("").is_err());
+    }
+
+    #[test]
+    fn a_number_of_guesses_is_at_least_one_and_as_large_as_one_likes() {
+        assert_eq!((top_of("1"), top_of("3")), (Some(1), Some(3)));
+        assert_eq!(top_of("726328847470390673408"), Some(usize::MAX));
+        for text in ["0", "-1", "2.5", "", "many", "-726328847470390673408"] {
+            assert_eq!(top_of(text), None, "{text}");
+        }
     }
 }

@@ -27,16 +27,6 @@ pub struct Emulator {
     _folder: tempfile::TempDir,
 }
 
-/// The Python that has what the emulator needs: `$TESTING_PYTHON`, or the one that `testing/setup.sh` makes.
-fn python() -> Option<PathBuf> {
-    let cache = || {
-        let home = std::env::var_os("HOME").map(PathBuf::from)?;
-        Some(std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from))
-    };
-    let usual = || Some(cache()?.join("eirs/aws-python/bin/python"));
-    std::env::var_os("TESTING_PYTHON").map(PathBuf::from).or_else(usual).filter(|python| python.exists())
-}
-
 /// Where the emulator lies, seen from any crate of the workspace.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/aws")
@@ -45,7 +35,7 @@ fn folder() -> PathBuf {
 impl Emulator {
     /// Starts it with these arguments beside its own; `None`, which was told then, where it cannot be had.
     pub fn start(arguments: &[&str]) -> Option<Self> {
-        let Some(python) = python() else {
+        let Some(python) = testing::python() else {
             testing::not_run("there is no Python with moto", "make test");
             return None;
         };

@@ -1,0 +1,100 @@
+//! The service is what its own description says it is.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use eirs_platform::testing;
+use serde_json::Value;
+
+use crate::harness::{Site, request};
+
+/// A tool of others reads the description, makes requests of it, good ones and bad ones, and looks at every answer:
+/// `testing/api/schemathesis.toml` says which checks it makes.
+#[test]
+fn a_client_that_knows_only_the_description_meets_no_answer_that_is_not_in_it() {
+    let Some(schemathesis) = schemathesis() else {
+        return testing::not_run("there is no Python with schemathesis", "make test");
+    };
+    let site = Site::with_model();
+    let (web, _worker) = (site.web(), site.worker());
+    let report = site.folder.path().join("report.ndjson");
+    let mut command = Command::new(schemathesis);
+    command.env("PYTHONPATH", folder()).env("PYTHONDONTWRITEBYTECODE", "1");
+    // It leaves notes where it is started.
+    command.current_dir(site.folder.path()).arg("--config-file").arg(folder().join("schemathesis.toml"));
+    command.arg("run").arg(format!("http://{}/openapi.json", web.address));
+    command.args(["--no-color", "--report=ndjson", "--report-ndjson-path"]).arg(&report);
+    let run = command.output().expect("schemathesis starts");
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
+
+    // Who saw refusals only has seen nothing.
+    let seen = answers(&std::fs::read_to_string(&report).expect("its report"));
+    for (path, statuses) in [("upload", &[200, 202, 400, 404, 415, 422][..]), ("results", &[200, 400, 404])] {
+        for status in statuses {
+            assert!(seen.contains(&(path.to_owned(), *status)), "no {status} of {path}: {seen:?}\n{said}");
+        }
+    }
+}
+
+/// `schemathesis` lies beside the Python that has it.
+fn schemathesis() -> Option<PathBuf> {
+    testing::python().map(|python| python.with_file_name("schemathesis")).filter(|program| program.exists())
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/api")
+}
+
+/// The answers in a report: the first part of the path, and the status.
+fn answers(report: &str) -> BTreeSet<(String, u64)> {
+    let mut answers = BTreeSet::new();
+    for line in report.lines() {
+        let event: Value = serde_json::from_str(line).expect("a line of JSON");
+        let exchanges = event["ScenarioFinished"]["recorder"]["interactions"].as_object();
+        for exchange in exchanges.into_iter().flat_map(|exchanges| exchanges.values()) {
+            let path = exchange["request"]["uri"].as_str().and_then(|uri| uri.split(['/', '?']).nth(3));
+            let status = exchange["response"]["status_code"].as_u64();
+            answers.extend(path.map(str::to_owned).zip(status));
+        }
+    }
+    answers
+}
+
+#[test]
+fn an_address_says_which_methods_it_takes() {
+    let site = Site::new();
+    let web = site.web();
+    let ask = |method, path| request(&web.address, method, path, &[], b"").expect("an answer");
+    for (method, path, allow) in [
+        ("GET", "/upload", "POST"),
+        ("HEAD", "/upload", "POST"),
+        ("DELETE", "/results/x", "GET, HEAD"),
+        ("OPTIONS", "/", "GET, HEAD"),
+    ] {
+        let answer = ask(method, path);
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method} {path}");
+    }
+    for path in ["/", "/livez", "/readyz", "/events", "/openapi.json", "/docs"] {
+        let answer = ask("HEAD", path);
+        assert_eq!((answer.status, answer.body.as_str()), (200, ""), "{path}");
+    }
+}
+
+#[test]
+fn the_page_of_the_description_lies_in_the_program() {
+    let site = Site::new();
+    let web = site.web();
+    let page = web.get("/docs");
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    let spec = web.get("/openapi.json");
+    assert!(page.body.contains(&spec.body), "the page shows the same description");
+    for outside in ["src=\"http", "src=\"//", "<link"] {
+        assert!(!page.body.contains(outside), "{outside}");
+    }
+    let policy = page.header("content-security-policy").expect("what the page may load");
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+}

@@ -1,0 +1,109 @@
+//! What operators, the page and their tools ask: `/status`, `/events`, `/metrics`, `/doorbell`, `/livez`, `/readyz`.
+
+use poem::http::Method;
+use poem_openapi::{
+    registry::{MetaPath, MetaSchema, MetaTag, Registry},
+    types::Type,
+};
+use serde_json::json;
+
+use super::images::storage;
+use super::parts::{
+    answer, body, inline, media, no_token, open_path, operation, path, refusal, register_bearer, text,
+    too_often,
+};
+use crate::{
+    problem::{Document, Problem},
+    status::Status,
+};
+
+const TAG: &str = "operation";
+
+pub(super) fn register(registry: &mut Registry) {
+    registry.create_tag(MetaTag { name: TAG, description: Some("How the service is."), external_docs: None });
+    register_bearer(registry);
+    Status::register(registry);
+    Document::register(registry);
+}
+
+pub(super) fn status() -> MetaPath {
+    const ABOUT: &str = "\
+All that the service knows of itself. `controller` is what the controller wrote after its last pass: queues, instances, \
+decisions and their reasons.
+
+```
+curl http://127.0.0.1:8001/status
+```";
+    let responses =
+        vec![answer(200, "The state of now.", vec![body::<Status>("application/json", Status::example())])];
+    path("/status", Method::GET, operation("status", TAG, "The whole service", ABOUT, responses))
+}
+
+pub(super) fn events() -> MetaPath {
+    const ABOUT: &str = "\
+The service as it changes, as server-sent events, until one side leaves. `timeline` comes once and tells the last hour; \
+`status` comes at once and whenever something changed, every five seconds at least, and its data is what `/status` answers.
+
+```
+curl -N http://127.0.0.1:8000/events
+```";
+    // OpenAPI 3.0 has no word for a stream: the schema is that of one event.
+    let name =
+        MetaSchema { enum_items: vec!["timeline".into(), "status".into()], ..MetaSchema::new("string") };
+    let data = MetaSchema { description: Some("JSON, in one line."), ..MetaSchema::new("string") };
+    let data_now = serde_json::to_string(&Status::example()).unwrap_or_default();
+    let event = MetaSchema {
+        required: vec!["event", "data"],
+        properties: vec![("event", inline(name)), ("data", inline(data))],
+        example: Some(json!({ "event": "status", "data": data_now })),
+        ..MetaSchema::new("object")
+    };
+    let responses = vec![
+        answer(200, "Events, for as long as somebody listens.", vec![media("text/event-stream", event)]),
+        refusal(
+            "`too many watchers`: so many listen that there is no room for one more.",
+            &[Problem::too_many_watchers()],
+        ),
+        no_token(),
+        too_often(),
+    ];
+    path("/events", Method::GET, operation("events", TAG, "The service as it changes", ABOUT, responses))
+}
+
+pub(super) fn metrics() -> MetaPath {
+    const ABOUT: &str = "For Prometheus: the figures of this host, and the fleet as the controller sees it.";
+    let sample = "# HELP eirs_images Images answered, by kind of answer.\n# TYPE eirs_images counter\n\
+                  eirs_images_total{answer=\"classified\"} 17\n# EOF\n";
+    let responses = vec![answer(200, "OpenMetrics.", vec![text("application/openmetrics-text", sample)])];
+    path("/metrics", Method::GET, operation("metrics", TAG, "Metrics", ABOUT, responses))
+}
+
+pub(super) fn doorbell() -> MetaPath {
+    const ABOUT: &str = "\
+The controller looks now, and not at its next tick. What it sees and does is its own affair.
+
+```
+curl -X POST http://127.0.0.1:8001/doorbell
+```";
+    let told = "the controller was told to look\n";
+    let responses = vec![
+        answer(202, "It was told.", vec![text("text/plain", told)]),
+        refusal("`storage unavailable`: it could not be told.", &[storage()]),
+    ];
+    path("/doorbell", Method::POST, operation("doorbell", TAG, "Look now", ABOUT, responses))
+}
+
+pub(super) fn livez() -> MetaPath {
+    let responses = vec![answer(200, "It runs.", vec![text("text/plain", "ok\n")])];
+    let operation = operation("livez", TAG, "Does it run?", "Whether the process answers at all.", responses);
+    open_path("/livez", operation)
+}
+
+pub(super) fn readyz() -> MetaPath {
+    let responses = vec![
+        answer(200, "It takes uploads.", vec![text("text/plain", "ok\n")]),
+        refusal("`shutting down`: it takes no uploads any more.", &[Problem::draining()]),
+    ];
+    let about = "Whether the process takes uploads, for load balancers.";
+    open_path("/readyz", operation("readyz", TAG, "Does it take uploads?", about, responses))
+}

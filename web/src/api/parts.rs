@@ -1,0 +1,160 @@
+//! The parts that descriptions are put together from.
+
+use poem::http::Method;
+use poem_openapi::{
+    registry::{
+        MetaHeader, MetaMediaType, MetaOperation, MetaOperationParam, MetaParamIn, MetaPath, MetaResponse,
+        MetaResponses, MetaSchema, MetaSchemaRef, MetaSecurityScheme, Registry,
+    },
+    types::Type,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::problem::{Document, Problem};
+
+/// The security scheme of services that want a token.
+const BEARER: &str = "bearer";
+
+/// For every set that has a [`path`].
+pub(super) fn register_bearer(registry: &mut Registry) {
+    registry.create_security_scheme(
+        BEARER,
+        MetaSecurityScheme {
+            ty: "http",
+            description: Some("A token, where this service wants one."),
+            name: None,
+            key_in: None,
+            scheme: Some("bearer"),
+            bearer_format: None,
+            flows: None,
+            openid_connect_url: None,
+        },
+    );
+}
+
+/// A path that takes one method. Where no token is asked for, none is needed.
+pub(super) fn path(path: &str, method: Method, operation: MetaOperation) -> MetaPath {
+    let security = vec![[].into(), [(BEARER, vec![])].into()];
+    open_path(path, MetaOperation { method, security, ..operation })
+}
+
+/// A path that never wants a token.
+pub(super) fn open_path(path: &str, operation: MetaOperation) -> MetaPath {
+    MetaPath { path: path.to_owned(), operations: vec![operation] }
+}
+
+/// An operation without parameters.
+pub(super) fn operation(
+    id: &'static str,
+    tag: &'static str,
+    summary: &'static str,
+    description: &'static str,
+    responses: Vec<MetaResponse>,
+) -> MetaOperation {
+    MetaOperation {
+        method: Method::GET,
+        tags: vec![tag],
+        summary: Some(summary),
+        description: Some(description),
+        external_docs: None,
+        params: Vec::new(),
+        request: None,
+        responses: MetaResponses { responses },
+        deprecated: false,
+        security: Vec::new(),
+        operation_id: Some(id),
+        code_samples: Vec::new(),
+    }
+}
+
+/// A parameter of the query; all of them may be left out.
+pub(super) fn query(name: &str, description: &str, schema: MetaSchema) -> MetaOperationParam {
+    MetaOperationParam {
+        name: name.to_owned(),
+        schema: inline(schema),
+        in_type: MetaParamIn::Query,
+        description: Some(description.to_owned()),
+        required: false,
+        deprecated: false,
+        explode: true,
+        style: None,
+    }
+}
+
+/// An answer with this status and these bodies, one of them.
+pub(super) fn answer(status: u16, description: &'static str, content: Vec<MetaMediaType>) -> MetaResponse {
+    MetaResponse { description, status: Some(status), status_range: None, content, headers: Vec::new() }
+}
+
+/// A body of a type that is sent, with a value of it.
+pub(super) fn body<T: Type>(content_type: &'static str, example: impl Serialize) -> MetaMediaType {
+    media(content_type, with_example(T::schema_ref(), example))
+}
+
+/// A body of plain text.
+pub(super) fn text(content_type: &'static str, example: &str) -> MetaMediaType {
+    body::<String>(content_type, example)
+}
+
+/// A body of any shape.
+pub(super) fn media(content_type: &'static str, schema: MetaSchema) -> MetaMediaType {
+    MetaMediaType { content_type, schema: inline(schema) }
+}
+
+/// A header that an answer always has.
+pub(super) fn header(name: &str, description: &str, schema: MetaSchema) -> MetaHeader {
+    MetaHeader {
+        name: name.to_owned(),
+        description: Some(description.to_owned()),
+        required: true,
+        deprecated: false,
+        schema: inline(schema),
+    }
+}
+
+/// `Retry-After`, always in seconds.
+pub(super) fn retry_after() -> MetaHeader {
+    let schema = MetaSchema { minimum: Some(0.0), ..MetaSchema::new("integer") };
+    header("Retry-After", "The seconds after which to try again.", schema)
+}
+
+/// Refusals of one status, one or several. What an answer of it looks like is shown by the first.
+pub(super) fn refusal(description: &'static str, problems: &[Problem]) -> MetaResponse {
+    let (status, document) = (problems[0].status.as_u16(), problems[0].document());
+    assert!(problems.iter().all(|problem| problem.status.as_u16() == status), "one answer has one status");
+    let content = vec![body::<Document<'_>>("application/problem+json", document)];
+    let always = problems.iter().all(|problem| problem.retry_after_s().is_some());
+    let headers = if always { vec![retry_after()] } else { Vec::new() };
+    MetaResponse { headers, ..answer(status, description, content) }
+}
+
+/// What every path may answer that wants a token where the service does ...
+pub(super) fn no_token() -> MetaResponse {
+    let challenge = header("WWW-Authenticate", "`Bearer`", MetaSchema::new("string"));
+    let answer =
+        refusal("`unauthorized`: this service wants a token, or another one.", &[Problem::no_token()]);
+    MetaResponse { headers: vec![challenge], ..answer }
+}
+
+/// ... and to clients that come too often.
+pub(super) fn too_often() -> MetaResponse {
+    refusal(
+        "`too many requests`: this client sends more than it may.",
+        &[Problem::too_often("this address", 3)],
+    )
+}
+
+/// A schema without a name.
+pub(super) fn inline(schema: MetaSchema) -> MetaSchemaRef {
+    MetaSchemaRef::Inline(Box::new(schema))
+}
+
+/// An example beside a reference: in OpenAPI 3.0 a reference has no siblings.
+fn with_example(schema: MetaSchemaRef, example: impl Serialize) -> MetaSchema {
+    let example = Some(serde_json::to_value(example).unwrap_or(Value::Null));
+    match schema {
+        MetaSchemaRef::Inline(schema) => MetaSchema { example, ..*schema },
+        reference => MetaSchema { all_of: vec![reference], example, ..MetaSchema::ANY },
+    }
+}

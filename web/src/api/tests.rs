@@ -1,0 +1,130 @@
+use std::collections::BTreeSet;
+
+use poem_openapi::types::ToJSON;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::*;
+use crate::{
+    answer::{Failed, Line, Pending},
+    problem::Problem,
+    status::Status,
+};
+
+fn spec<Api: OpenApi + Default + 'static>() -> Value {
+    serde_json::from_slice(&Description::of::<Api>().spec).expect("JSON")
+}
+
+/// The operations of a description: path, method, operation.
+fn operations(spec: &Value) -> Vec<(String, String, Value)> {
+    let paths = spec["paths"].as_object().expect("paths");
+    let of_path = |(path, item): (&String, &Value)| {
+        let methods = item.as_object().expect("methods").clone();
+        methods.into_iter().map(|(method, operation)| (path.clone(), method, operation)).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
+/// Two derivations look at a type that is sent: serde's makes the bytes, poem-openapi's their description.
+fn assert_agree(value: &(impl Serialize + ToJSON)) {
+    let sent = serde_json::to_value(value).expect("JSON");
+    assert_eq!(value.to_json(), Some(sent), "what is sent, and what is described");
+}
+
+#[test]
+fn what_is_described_is_what_is_sent() {
+    let reply = images::example();
+    let (cut_short, draining) = (Problem::rejected(reply.id, "the JPEG ends early"), Problem::draining());
+    for line in [
+        Line::Finished(images::example_result(&reply)),
+        Line::Pending(Pending::new(reply.id, Some("heart.jpg"), "dogs", 5)),
+        Line::Pending(Pending::new(reply.id, None, "default", 5)),
+        Line::Failed(Failed::new("star.jpg", &cut_short)),
+        Line::Failed(Failed::new("star.jpg", &draining)),
+    ] {
+        assert_agree(&line);
+    }
+    // The two write a moment differently, and both as RFC 3339 has it.
+    let without_time = |mut status: Value| (status["at"].take().is_string(), status);
+    let sent = serde_json::to_value(Status::example()).expect("JSON");
+    let described = Status::example().to_json().expect("JSON");
+    assert_eq!(without_time(sent), without_time(described));
+}
+
+#[test]
+fn every_route_is_described_and_whatever_is_described_is_routed() {
+    let source = include_str!("../routes.rs");
+    let routed: BTreeSet<_> = source
+        .split(".at(\"")
+        .skip(1)
+        .filter_map(|rest| {
+            let (path, rest) = rest.split_once("\", ")?;
+            let (method, _) = rest.split_once('(')?;
+            Some((path.replace(":id", "{id}"), method.to_owned()))
+        })
+        // What people look at with a browser, and the description itself.
+        .filter(|(path, _)| !["/", "/assets/:name", "/openapi.json", "/docs"].contains(&path.as_str()))
+        .collect();
+    let described: BTreeSet<_> = operations(&spec::<(Public, Admin, Health)>())
+        .into_iter()
+        .map(|(path, method, _)| (path, method))
+        .collect();
+    assert_eq!(routed, described);
+}
+
+#[test]
+fn each_listener_has_a_description_of_its_own_and_one_has_both() {
+    let paths = |spec: Value| operations(&spec).into_iter().map(|(path, _, _)| path).collect::<BTreeSet<_>>();
+    let (public, admin) = (paths(spec::<(Public, Health)>()), paths(spec::<(Admin, Health)>()));
+    assert!(public.contains("/upload") && !admin.contains("/upload"), "{admin:?}");
+    assert!(admin.contains("/status") && !public.contains("/status"), "{public:?}");
+    assert_eq!(paths(spec::<(Public, Admin, Health)>()), &public | &admin);
+}
+
+#[test]
+fn a_description_names_nothing_that_is_not_in_it() {
+    for spec in [spec::<(Public, Health)>(), spec::<(Admin, Health)>(), spec::<(Public, Admin, Health)>()] {
+        for (path, _, operation) in operations(&spec) {
+            for tag in operation["tags"].as_array().into_iter().flatten() {
+                let known = spec["tags"].as_array().expect("tags").iter().any(|known| known["name"] == *tag);
+                assert!(known, "{path}: {tag}");
+            }
+            let schemes = operation["security"].as_array().into_iter().flatten();
+            for scheme in schemes.flat_map(|choice| choice.as_object().expect("a choice").keys()) {
+                assert!(spec["components"]["securitySchemes"][scheme].is_object(), "{path}: {scheme}");
+            }
+        }
+        let text = spec.to_string();
+        for reference in text.split("\"$ref\":\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(spec.pointer(reference).is_some(), "{reference}");
+        }
+    }
+}
+
+#[test]
+fn every_answer_is_explained_and_every_refusal_is_a_problem_with_an_example() {
+    for (path, method, operation) in operations(&spec::<(Public, Admin, Health)>()) {
+        assert!(operation["description"].is_string() && operation["summary"].is_string(), "{method} {path}");
+        for (status, answer) in operation["responses"].as_object().expect("answers") {
+            let place = format!("{method} {path}: {status}");
+            assert_ne!(answer["description"], "", "{place}");
+            let bodies = answer["content"].as_object().expect("bodies");
+            for (content_type, body) in bodies {
+                let example = &body["schema"]["example"];
+                assert!(!example.is_null(), "{place} {content_type} has an example");
+                if status.as_str() >= "400" {
+                    assert_eq!(content_type, "application/problem+json", "{place}");
+                    assert_eq!(example["status"].to_string(), *status, "{place}");
+                    let (title, description) =
+                        (example["title"].as_str().expect("a title"), answer["description"].as_str());
+                    let description = description.expect("a description");
+                    assert!(description.contains(&format!("`{title}`")), "{place} says `{title}`");
+                }
+            }
+            // Whoever rings the bell has nothing to come back for.
+            if ["202", "429", "503"].contains(&status.as_str()) && path != "/doorbell" {
+                assert_eq!(answer["headers"]["Retry-After"]["required"], true, "{place}");
+            }
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 mod board;
 mod cases;
+mod generator;
 mod service;
 mod simulation;
 mod yardstick;
@@ -15,8 +16,19 @@ use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, load::images, show};
 
 /// What can be measured, in this order.
-const PARTS: [&str; 11] = [
-    "bare", "noop", "single", "cached", "cold", "doorbell", "memory", "growth", "idle", "decide", "simulate",
+const PARTS: [&str; 12] = [
+    "bare",
+    "noop",
+    "single",
+    "cached",
+    "cold",
+    "doorbell",
+    "memory",
+    "growth",
+    "idle",
+    "generator",
+    "decide",
+    "simulate",
 ];
 
 /// Measure this machine, and print tables
@@ -67,6 +79,7 @@ impl BenchCommand {
             show::aside(format_args!("measuring: {part} ..."));
             let less = if self.quick { 10 } else { 1 };
             match part {
+                "generator" => generator::measure(&mut board, less)?,
                 "decide" => simulation::decision(&mut board, less)?,
                 "simulate" => simulation::simulated(&mut board, self.trace.as_ref(), less)?,
                 _ => bench.measure(part, &mut board).await?,

@@ -140,19 +140,23 @@ impl Crew {
         let pacer = Pacer::new().context("making a timer")?;
         let seats = Arc::new(Semaphore::new(self.options.concurrency));
         let mut tasks = JoinSet::new();
+        let mut free_since = self.start;
         let most = self.options.requests.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
         for at in self.moments(open).take(most) {
             let due = self.start + at;
             pacer.until(due).await.context("waiting for the next upload")?;
-            let (seat, waited) = match seats.clone().try_acquire_owned() {
-                Ok(seat) => (seat, false),
+            let seat = match seats.clone().try_acquire_owned() {
+                Ok(seat) => seat,
                 Err(_all_busy) => {
                     self.overdue_us.store((at.as_micros() as u64).max(1), Ordering::Relaxed);
                     let seat = seats.clone().acquire_owned().await.context("nobody closes the seats")?;
                     self.overdue_us.store(0, Ordering::Relaxed);
-                    (seat, true)
+                    free_since = Instant::now();
+                    seat
                 }
             };
+            // Those behind the one that waited, too: they find a place free, and come late for the same reason.
+            let waited = due < free_since;
             while let Some(done) = tasks.try_join_next() {
                 alive(done)?;
             }

@@ -116,7 +116,7 @@ impl Tally {
         }
         self.recent.retain(|(then, _)| then + RECENT_S > second);
         if let Some((_, histogram)) = self.recent.back_mut() {
-            histogram.saturating_record(took);
+            note(histogram, took);
         }
         if let Some(truth) = truth {
             let is_right = same_label(truth, label);
@@ -183,6 +183,11 @@ impl Tally {
 /// Two figures that matter, and small: there are many of them.
 pub(super) fn coarse() -> Histogram<u32> {
     Histogram::new(2).expect("two digits are possible")
+}
+
+/// One more value. (`saturating_record` would not let the histogram grow.)
+pub(super) fn note(histogram: &mut Histogram<u32>, us: u64) {
+    histogram.record(us).expect("a histogram that grows takes everything");
 }
 
 pub(super) fn micros(time: Duration) -> u64 {

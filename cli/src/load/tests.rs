@@ -21,7 +21,7 @@ use super::*;
 
 type Answers = Arc<dyn Fn(usize, &str, &[u8]) -> Response<Full<Bytes>> + Send + Sync>;
 
-/// Serves on a free port; `answers` is given the number of the request, its path and its body. An answer of 444 hangs up.
+/// Serves on a free port, without a fleet; `answers` is given the number of the request, its path and its body. An answer of 444 hangs up.
 async fn serve(
     answers: impl Fn(usize, &str, &[u8]) -> Response<Full<Bytes>> + Send + Sync + 'static,
 ) -> SocketAddr {
@@ -36,6 +36,9 @@ async fn serve(
                 let (answers, count) = (answers.clone(), count.clone());
                 async move {
                     let path = request.uri().path_and_query().unwrap().to_string();
+                    if path == "/events" {
+                        return Ok(answer(404, &[], "no fleet"));
+                    }
                     let body = request.into_body().collect().await.unwrap().to_bytes();
                     let answer = answers(count.fetch_add(1, Ordering::SeqCst), &path, &body);
                     if answer.status() == 444 { Err("hang up") } else { Ok(answer) }

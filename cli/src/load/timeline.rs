@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::tally::coarse;
+use super::tally::{coarse, note};
 
 /// The first stretches are so long; they double.
 const FINEST: Duration = Duration::from_millis(250);
@@ -82,7 +82,7 @@ impl Timeline {
 
     /// The latency of an image that was due then.
     pub(super) fn latency(&mut self, due: Duration, us: u64) {
-        self.bin(due).latency_us.saturating_record(us);
+        note(&mut self.bin(due).latency_us, us);
     }
 
     fn bin(&mut self, at: Duration) -> &mut Bin {

@@ -91,8 +91,8 @@ impl Page {
             tiles.extend([
                 ("latency, mean", milliseconds(latency.mean)),
                 ("half within", milliseconds(latency.p50)),
-                ("95 of 100 within", milliseconds(latency.p95)),
-                ("99 of 100 within", milliseconds(latency.p99)),
+                ("95 % within", milliseconds(latency.p95)),
+                ("99 % within", milliseconds(latency.p99)),
                 ("the slowest", milliseconds(latency.max)),
             ]);
         }
@@ -108,8 +108,8 @@ impl Page {
 
     fn charts(&mut self, report: &Report) {
         self.add(format_args!("<section class=\"charts\">"));
-        if !report.timeline.is_empty() {
-            let end = report.timeline.len() as f64 * report.timeline_step_s;
+        if let Some(last) = report.timeline.last() {
+            let end = last.at_s + last.length_s;
             let length_s = report.fleet.last().map_or(end, |last| end.max(last.at_s)).max(1e-3);
             self.latency(report, length_s);
             self.throughput(report, length_s);
@@ -131,7 +131,7 @@ impl Page {
     }
 
     fn latency(&mut self, report: &Report, length_s: f64) {
-        let middle = |point: &Point| point.at_s + report.timeline_step_s / 2.0;
+        let middle = |point: &Point| point.at_s + point.length_s / 2.0;
         let of = |value: fn(&Point) -> Option<f64>| {
             report.timeline.iter().map(|point| (middle(point), value(point))).collect::<Vec<_>>()
         };
@@ -157,20 +157,18 @@ impl Page {
             if let (Some(p50), Some(p95), Some(max)) = (point.p50_ms, point.p95_ms, point.max_ms) {
                 let [p50, p95, max] = [p50, p95, max].map(milliseconds);
                 let text = format!("at {}: p50 {p50}, p95 {p95}, max {max}", seconds(point.at_s));
-                chart.hint(point.at_s, report.timeline_step_s, &text);
+                chart.hint(point.at_s, point.length_s, &text);
             }
         }
         let unit = format!("of the images that were due then, {unit}");
-        let legend = [("half within", "blue"), ("95 of 100 within", "amber"), ("the slowest", "grey")];
+        let legend = [("half within", "blue"), ("95 % within", "amber"), ("the slowest", "grey")];
         self.figure("Latency", &unit, &legend, &chart);
     }
 
     fn throughput(&mut self, report: &Report, length_s: f64) {
         let of = |value: fn(&Point) -> f64| {
             let points = report.timeline.iter();
-            points
-                .map(|point| (point.at_s + report.timeline_step_s / 2.0, Some(value(point))))
-                .collect::<Vec<_>>()
+            points.map(|point| (point.at_s + point.length_s / 2.0, Some(value(point)))).collect::<Vec<_>>()
         };
         let highest = |point: &Point| point.asked_per_s.max(point.results_per_s).max(point.failed_per_s);
         let axis = Axis::up_to(report.timeline.iter().map(highest).fold(0.0, f64::max));
@@ -181,12 +179,12 @@ impl Page {
             chart.line(&of(|point| point.failed_per_s), "red");
         }
         for point in &report.timeline {
-            let Point { at_s, asked_per_s, results_per_s, failed_per_s, .. } = point;
+            let Point { at_s, length_s, asked_per_s, results_per_s, failed_per_s, .. } = point;
             let text = format!(
                 "at {}: {asked_per_s:.1} due, {results_per_s:.1} labels, {failed_per_s:.1} failed in a second",
                 seconds(*at_s)
             );
-            chart.hint(*at_s, report.timeline_step_s, &text);
+            chart.hint(*at_s, *length_s, &text);
         }
         let mut legend = vec![("due", "grey"), ("labels", "green")];
         legend.extend((report.failed > 0).then_some(("failed", "red")));
@@ -207,9 +205,7 @@ impl Page {
             let text = format!("{} up to {}", count(bar.count, "image"), milliseconds(bar.up_to_ms));
             chart.bar(bar.up_to_ms / ratio(&report.histogram), bar.up_to_ms, bar.count as f64, &text);
         }
-        for (name, value) in [("p50", latency.p50), ("p95", latency.p95), ("p99", latency.p99)] {
-            chart.mark(value, name);
-        }
+        chart.marks(&[(latency.p50, "p50"), (latency.p95, "p95"), (latency.p99, "p99")]);
         self.figure("Distribution of the latency", "images, on a logarithmic axis", &[], &chart);
     }
 

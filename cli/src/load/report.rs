@@ -59,8 +59,6 @@ pub struct Report {
     pub accuracy: Option<Accuracy>,
     /// Whether the goals were met, if there were some.
     pub slo: Option<Verdict>,
-    /// The length of a stretch of the timeline, in seconds.
-    pub timeline_step_s: f64,
     /// How it went, stretch by stretch.
     pub timeline: Vec<Point>,
     /// The service's fleet meanwhile; empty where it told of none.
@@ -167,7 +165,6 @@ impl Report {
             worst: worst(&tally),
         });
         let ms = |histogram: &Histogram<u64>, quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        let (timeline_step_s, timeline) = tally.timeline.points();
         let latency = &tally.latency_us;
         Self {
             url: options.url.to_string(),
@@ -210,8 +207,7 @@ impl Report {
             }),
             accuracy,
             slo: options.slo.judge(&tally),
-            timeline_step_s,
-            timeline,
+            timeline: tally.timeline.points(),
             fleet: crew.fleet.samples(),
             stopped,
         }

@@ -18,6 +18,8 @@ const FEW: usize = 20;
 #[derive(Debug)]
 pub(super) struct Timeline {
     width: Duration,
+    /// The last moment at which something happened.
+    end: Duration,
     bins: Vec<Bin>,
 }
 
@@ -34,6 +36,8 @@ struct Bin {
 pub struct Point {
     /// Its beginning, in seconds since the start.
     pub at_s: f64,
+    /// How long it is; the last one may be shorter or longer than the others.
+    pub length_s: f64,
     /// Uploads that were due, in one second.
     pub asked_per_s: f64,
     /// Labels that came, in one second.
@@ -50,7 +54,7 @@ pub struct Point {
 
 impl Default for Timeline {
     fn default() -> Self {
-        Self { width: FINEST, bins: Vec::new() }
+        Self { width: FINEST, end: Duration::ZERO, bins: Vec::new() }
     }
 }
 
@@ -86,6 +90,7 @@ impl Timeline {
     }
 
     fn bin(&mut self, at: Duration) -> &mut Bin {
+        self.end = self.end.max(at);
         let place = |width: Duration| (at.as_nanos() / width.as_nanos()) as usize;
         while place(self.width) >= MOST {
             self.halve();
@@ -102,28 +107,39 @@ impl Timeline {
         self.width *= 2;
     }
 
-    /// The length of a stretch in seconds, and all of them in order.
-    pub(super) fn points(&self) -> (f64, Vec<Point>) {
+    /// All stretches in order.
+    pub(super) fn points(&self) -> Vec<Point> {
+        let run_s = self.end.as_secs_f64();
         let (mut width, mut bins) = (self.width, self.bins.clone());
         while width < Duration::from_secs(1) && bins.len() >= 2 * FEW {
             bins = halved(&bins);
             width *= 2;
         }
-        let seconds = width.as_secs_f64();
+        let width = width.as_secs_f64();
+        // The run ends within a stretch. The rates of a short piece would look like a break-down.
+        let piece_s = run_s - (bins.len() as f64 - 1.0) * width;
+        if bins.len() > 1 && piece_s < width / 2.0 {
+            let piece = bins.pop().expect("there are two at least");
+            bins.last_mut().expect("there was another one").add(&piece);
+        }
+        let count = bins.len();
         let point = |(number, bin): (usize, &Bin)| {
+            let at_s = number as f64 * width;
+            let length_s = if number + 1 == count { (run_s - at_s).max(1e-3) } else { width };
             let latency = &bin.latency_us;
             let ms = |us: u64| (!latency.is_empty()).then_some(us as f64 / 1e3);
             Point {
-                at_s: number as f64 * seconds,
-                asked_per_s: bin.asked as f64 / seconds,
-                results_per_s: bin.classified as f64 / seconds,
-                failed_per_s: bin.failed as f64 / seconds,
+                at_s,
+                length_s,
+                asked_per_s: bin.asked as f64 / length_s,
+                results_per_s: bin.classified as f64 / length_s,
+                failed_per_s: bin.failed as f64 / length_s,
                 p50_ms: ms(latency.value_at_quantile(0.5)),
                 p95_ms: ms(latency.value_at_quantile(0.95)),
                 max_ms: ms(latency.max()),
             }
         };
-        (seconds, bins.iter().enumerate().map(point).collect())
+        bins.iter().enumerate().map(point).collect()
     }
 }
 
@@ -150,15 +166,17 @@ mod tests {
                 timeline.latency(at, 1000 + second);
                 timeline.classified(at + Duration::from_millis(500));
             }
-            let (width, points) = timeline.points();
+            let points = timeline.points();
             assert!(points.len() <= MOST, "{}", points.len());
-            let sum = |value: fn(&Point) -> f64| points.iter().map(value).sum::<f64>() * width;
-            assert_eq!(sum(|point| point.asked_per_s).round(), length_s as f64);
-            assert_eq!(sum(|point| point.results_per_s).round(), length_s as f64);
+            let sum = |value: fn(&Point) -> f64| {
+                points.iter().map(|point| value(point) * point.length_s).sum::<f64>().round()
+            };
+            assert_eq!(sum(|point| point.asked_per_s), length_s as f64);
+            assert_eq!(sum(|point| point.results_per_s), length_s as f64);
             let last = points.iter().rev().find_map(|point| point.max_ms).unwrap();
             assert!((last / (0.999 + length_s as f64 / 1e3) - 1.0).abs() < 0.02, "{last}");
         }
-        assert_eq!(Timeline::default().points().1.len(), 0);
+        assert!(Timeline::default().points().is_empty());
     }
 
     #[test]
@@ -166,7 +184,22 @@ mod tests {
         for (length_s, width) in [(3u64, 0.25), (21, 1.0), (99, 1.0), (101, 1.0), (500, 2.0)] {
             let mut timeline = Timeline::default();
             (0..length_s * 4).for_each(|quarter| timeline.asked(Duration::from_millis(quarter * 250)));
-            assert_eq!(timeline.points().0, width, "{length_s}");
+            assert_eq!(timeline.points()[0].length_s, width, "{length_s}");
+        }
+    }
+
+    #[test]
+    fn the_piece_in_which_a_run_ends_does_not_look_like_a_break_down() {
+        let mut timeline = Timeline::default();
+        for number in 0..=3005 {
+            let at = Duration::from_millis(number * 10);
+            timeline.asked(at);
+            timeline.classified(at);
+        }
+        let points = timeline.points();
+        assert_eq!(points.len(), 30);
+        for point in points {
+            assert!((99.0..101.0).contains(&point.results_per_s), "{point:?}");
         }
     }
 }

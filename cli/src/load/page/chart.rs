@@ -16,6 +16,8 @@ const LEFT: f64 = 46.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 24.0;
+/// Two short words would overlap where they are closer.
+const CLOSE: f64 = 30.0;
 
 /// Where a value lies on the axis from left to right.
 #[derive(Debug, Clone, Copy)]
@@ -77,8 +79,9 @@ impl Chart {
         for (value, text) in columns {
             let x = self.x(*value);
             self.add(format_args!("<path class=\"grid\" d=\"M{x:.1} {TOP}V{bottom}\"/>"));
+            let (x, class) = inside(x);
             self.add(format_args!(
-                "<text x=\"{x:.1}\" y=\"{}\" class=\"middle\">{text}</text>",
+                "<text x=\"{x:.1}\" y=\"{}\" class=\"{class}\">{text}</text>",
                 bottom + 16.0
             ));
         }
@@ -164,11 +167,22 @@ impl Chart {
         ));
     }
 
-    /// A place on the axis from left to right.
-    pub(super) fn mark(&mut self, value: f64, name: &str) {
-        let (x, bottom) = (self.x(value), HEIGHT - BOTTOM);
-        self.add(format_args!("<path class=\"mark\" d=\"M{x:.1} {TOP}V{bottom}\"/>"));
-        self.add(format_args!("<text x=\"{x:.1}\" y=\"{}\" class=\"middle\">{name}</text>", TOP - 3.0));
+    /// Places on the axis from left to right, in order; those that are close share their name's place.
+    pub(super) fn marks(&mut self, marks: &[(f64, &str)]) {
+        let bottom = HEIGHT - BOTTOM;
+        let mut names: Vec<(f64, String)> = Vec::new();
+        for (value, name) in marks {
+            let x = self.x(*value);
+            self.add(format_args!("<path class=\"mark\" d=\"M{x:.1} {TOP}V{bottom}\"/>"));
+            match names.last_mut().filter(|(before, _)| x - *before < CLOSE) {
+                Some((before, names)) => (*before, *names) = (x, format!("{names} {name}")),
+                None => names.push((x, (*name).to_owned())),
+            }
+        }
+        for (x, name) in names {
+            let (x, class) = inside(x);
+            self.add(format_args!("<text x=\"{x:.1}\" y=\"{}\" class=\"{class}\">{name}</text>", TOP - 3.0));
+        }
     }
 
     /// What is told where a pointer rests.
@@ -187,6 +201,11 @@ impl Chart {
             self.body
         )
     }
+}
+
+/// Where a word below or above a place is written, so that all of it is inside of the picture.
+fn inside(x: f64) -> (f64, &'static str) {
+    if x > WIDTH - CLOSE { (WIDTH - 1.0, "right") } else { (x, "middle") }
 }
 
 /// Sums from the first row of values on: what is drawn one upon the other. What is unknown adds nothing.

@@ -26,8 +26,7 @@ async fn as_many_are_sent_as_the_schedule_says_and_images_come_round() {
             "{words}: {report}"
         );
         assert!(report.is_well() && report.punctuality.is_some());
-        let asked: f64 =
-            report.timeline.iter().map(|point| point.asked_per_s).sum::<f64>() * report.timeline_step_s;
+        let asked: f64 = report.timeline.iter().map(|point| point.asked_per_s * point.length_s).sum();
         assert_eq!(asked.round(), expected as f64);
     }
 }

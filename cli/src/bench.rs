@@ -6,6 +6,7 @@ mod cases;
 mod generator;
 mod service;
 mod simulation;
+mod tick;
 mod yardstick;
 
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, load::images, show};
 
 /// What can be measured, in this order.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "bare",
     "noop",
     "single",
@@ -28,6 +29,7 @@ const PARTS: [&str; 12] = [
     "idle",
     "generator",
     "decide",
+    "tick",
     "simulate",
 ];
 
@@ -81,6 +83,7 @@ impl BenchCommand {
             match part {
                 "generator" => generator::measure(&mut board, less)?,
                 "decide" => simulation::decision(&mut board, less)?,
+                "tick" => tick::tick(&mut board, less).await?,
                 "simulate" => simulation::simulated(&mut board, self.trace.as_ref(), less)?,
                 _ => bench.measure(part, &mut board).await?,
             }

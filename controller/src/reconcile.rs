@@ -108,6 +108,11 @@ impl Controller {
         }
     }
 
+    /// What it has heard of workers and web hosts, for those who run [`pass`](Self::pass) without [`run`](Self::run).
+    pub fn reports(&self) -> &Arc<Reports> {
+        &self.reports
+    }
+
     /// Runs until the process shall drain; then does with the workers what the settings say.
     pub async fn run(&mut self, lifecycle: &Lifecycle) -> Result<()> {
         let events = self.backend.events().await?;

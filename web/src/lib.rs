@@ -1,6 +1,6 @@
 //! The web server: takes images in, hands them to the queue, and gives their labels back.
 //!
-//! An upload's way: `upload.rs` reads the images out of the request (`body.rs`), `jobs.rs` stores each, registers who waits
+//! `live.rs` and `page.rs` are what people see. An upload's way: `upload.rs` reads the images out of the request (`body.rs`), `jobs.rs` stores each, registers who waits
 //! for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts them into words.
 
 mod routes;
@@ -18,6 +18,9 @@ mod results;
 
 mod answer;
 mod problem;
+
+mod live;
+mod page;
 
 mod load;
 mod metrics;
@@ -43,6 +46,7 @@ pub struct App {
     clock: SharedClock,
     jobs: Arc<jobs::Jobs>,
     load: load::Load,
+    live: live::Live,
     arrivals: Arc<report::Arrivals>,
     metrics: metrics::Metrics,
     /// How many uploads may be in hand at once.
@@ -85,6 +89,7 @@ impl App {
                 clock.clone(),
             )),
             load,
+            live: live::Live::default(),
             arrivals,
             metrics,
             uploads: Arc::new(Semaphore::new(settings.web.max_uploads.min(Semaphore::MAX_PERMITS))),
@@ -98,13 +103,15 @@ impl App {
         }))
     }
 
-    /// What runs beside the requests: the consumer of answers, the reports to the controller, the forgetting of jobs that
+    /// What runs beside the requests: the consumer of answers, the reports to the controller, the looks for those
+    /// who watch, the forgetting of jobs that
     /// nobody answers. Ends when `stop` is cancelled, and the response queue is closed.
     pub async fn run_background(self: Arc<Self>, stop: CancellationToken) {
         tokio::join!(
             replies::consume(&self, &stop),
             self.responses.keep(&stop),
             report::send_reports(&self, &stop),
+            live::keep(&self, &stop),
             self.jobs.forget_old(&stop)
         );
         self.responses.close().await;

@@ -73,6 +73,11 @@ impl Problem {
         .after(1)
     }
 
+    pub(crate) fn too_many_watchers() -> Self {
+        let detail = "too many pages watch this server; try again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too many watchers", detail).after(30)
+    }
+
     pub(crate) fn backlog_full(retry_after_s: u64) -> Self {
         let detail = "the queue is full; nothing was stored, try again later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "backlog full", detail).after(retry_after_s)

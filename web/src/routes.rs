@@ -5,18 +5,20 @@ use std::sync::Arc;
 use poem::{
     Endpoint, EndpointExt, IntoResponse, Response, Route,
     error::{MethodNotAllowedError, NotFoundError},
-    get, handler, post,
+    get, post,
 };
 
-use crate::{App, problem::Problem, results, status, upload};
+use crate::{App, live, page, problem::Problem, results, status, upload};
 
 /// All of the HTTP interface.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     Route::new()
-        .at("/", get(home))
+        .at("/", get(page::home))
+        .at("/assets/:name", get(page::file))
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
         .at("/status", get(status::status))
+        .at("/events", get(live::events))
         .at("/livez", get(status::livez))
         .at("/readyz", get(status::readyz))
         .at("/metrics", get(status::metrics))
@@ -28,9 +30,4 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
             Problem::method_not_allowed("this address does not take that method").into_response()
         })
         .map_to_response()
-}
-
-#[handler]
-fn home() -> &'static str {
-    "Web Tier is running."
 }

@@ -16,7 +16,7 @@ use crate::{
 
 /// The whole service, as far as this host knows it.
 #[derive(Debug, Serialize)]
-struct Status {
+pub(crate) struct Status {
     version: &'static str,
     at: DateTime<Utc>,
     host: String,
@@ -25,22 +25,32 @@ struct Status {
     uploads: usize,
     /// Jobs this host sent that are not answered.
     waiting: usize,
+    /// What `?model=` may say.
+    models: Vec<String>,
+    /// The largest image that is taken.
+    max_image_bytes: u64,
     /// What the controller wrote last; null where there is none.
-    controller: Value,
+    pub(crate) controller: Value,
 }
 
 #[handler]
 pub(crate) async fn status(Data(app): Data<&Arc<App>>) -> Response {
-    let status = Status {
+    json(StatusCode::OK, &of(app).await)
+}
+
+/// The state of now.
+pub(crate) async fn of(app: &App) -> Status {
+    Status {
         version: env!("CARGO_PKG_VERSION"),
         at: app.clock.now(),
         host: app.settings.web_host(),
         draining: app.draining.is_cancelled(),
         uploads: app.uploads_in_hand(),
         waiting: app.jobs.waiting(),
+        models: app.jobs.models().map(str::to_owned).collect(),
+        max_image_bytes: app.settings.web.max_image.as_u64(),
         controller: controller_status(app).await,
-    };
-    json(StatusCode::OK, &status)
+    }
 }
 
 /// The controller replaces its file whole, so that what is read is either the old one or the new one.

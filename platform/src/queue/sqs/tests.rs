@@ -225,7 +225,7 @@ async fn response_queues_come_and_go_with_their_hosts_and_those_of_dead_hosts_ar
     assert_ne!(one.name, two.name, "each start has its own: a name that was deleted is blocked for a minute");
     let long_ago = (Utc::now() - chrono::TimeDelta::hours(1)).to_rfc3339();
     queues.tag(&one.name, aws::tag::ALIVE_AT, &long_ago).await.unwrap();
-    assert_eq!(backend.sweep_responses().await.unwrap(), [one.name.clone()]);
+    assert_eq!(backend.sweep_responses().await.unwrap(), std::slice::from_ref(&one.name));
     backend.renew_responses(&two).await.unwrap();
     assert!(backend.sweep_responses().await.unwrap().is_empty());
     assert!(backend.reply_queue(&one.name).await.unwrap_err().is_missing());

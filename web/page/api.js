@@ -1,0 +1,147 @@
+// Talks to the server: uploads, results, and the stream of events. The token, where one is wanted, lives in this tab only.
+
+const KEY = "eirs-token";
+const wanted = [];
+
+function headers(more) {
+  const token = sessionStorage.getItem(KEY);
+  return token ? { ...more, Authorization: `Bearer ${token}` } : more;
+}
+
+/** Is called when the server wants a token, or another one. */
+export function onTokenWanted(listener) {
+  wanted.push(listener);
+}
+
+export function setToken(token) {
+  sessionStorage.setItem(KEY, token.trim());
+}
+
+function refused(status) {
+  if (status === 401) wanted.forEach((listener) => listener());
+}
+
+/** What an answer says when it is no result. */
+function problem(status, text) {
+  try {
+    const { detail, title } = JSON.parse(text);
+    if (detail || title) return detail || title;
+  } catch { /* not ours */ }
+  return status === 401 ? "this service wants a token" : `the server answered ${status}`;
+}
+
+/**
+ * Uploads one image; `onSent` is told the share that is on its way.
+ * Answers { result } | { pending: path, after: seconds } | { error, again: seconds or undefined }.
+ */
+export function upload(file, model, onSent) {
+  return new Promise((resolve) => {
+    // fetch cannot tell how much of a body has left.
+    const request = new XMLHttpRequest();
+    const query = new URLSearchParams({ wait: "2s", top: "5", ...(model ? { model } : {}) });
+    request.open("POST", `/upload?${query}`);
+    for (const [name, value] of Object.entries(headers({ Accept: "application/json" }))) request.setRequestHeader(name, value);
+    request.upload.onprogress = (event) => event.lengthComputable && onSent(event.loaded / event.total);
+    request.onload = () => resolve(answer(request.status, request.responseText, (name) => request.getResponseHeader(name)));
+    request.onerror = () => resolve({ error: "the server cannot be reached", again: 2 });
+    const form = new FormData();
+    form.append("myfile", file, file.name || "pasted image");
+    request.send(form);
+  });
+}
+
+/** Asks for a result that was not there yet; answers as `upload`. */
+export async function ask(path) {
+  try {
+    const response = await fetch(path, { headers: headers({ Accept: "application/json" }), cache: "no-store" });
+    const text = await response.text();
+    return answer(response.status, text, (name) => response.headers.get(name));
+  } catch {
+    return { pending: path, after: 2 };
+  }
+}
+
+function answer(status, text, header) {
+  refused(status);
+  const after = Number(header("retry-after")) || 1;
+  if (status === 200) {
+    try {
+      return { result: JSON.parse(text) };
+    } catch {
+      return { error: "the server's answer cannot be read" };
+    }
+  }
+  if (status === 202) return { pending: header("location"), after };
+  const again = status === 429 || status === 503 ? after : undefined;
+  return { error: problem(status, text), again };
+}
+
+/**
+ * Follows the server's events for ever. `onEvent(name, data)` hears each, `onState` hears "connecting", "live" and "lost".
+ * Answers a function that tries at once.
+ */
+export function follow(onEvent, onState) {
+  let wake = () => {};
+  (async () => {
+    for (let failures = 0; ; failures += 1) {
+      try {
+        await read(onEvent, () => {
+          failures = 0;
+          onState("live");
+        });
+      } catch { /* it is tried again in any case */ }
+      onState(failures === 0 ? "connecting" : "lost");
+      const pause = Math.min(500 * 2 ** failures, 10_000);
+      await new Promise((resolve) => {
+        wake = resolve;
+        setTimeout(resolve, pause);
+      });
+    }
+  })();
+  addEventListener("online", () => wake());
+  return () => wake();
+}
+
+/** Longer than the server is ever silent. */
+const SILENCE_MS = 15_000;
+
+async function read(onEvent, onOpen) {
+  const stop = new AbortController();
+  let timer;
+  const alive = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => stop.abort(), SILENCE_MS);
+  };
+  alive();
+  try {
+    // EventSource cannot send a token.
+    const response = await fetch("/events", { headers: headers({ Accept: "text/event-stream" }), cache: "no-store", signal: stop.signal });
+    refused(response.status);
+    if (!response.ok) throw new Error(`${response.status}`);
+    onOpen();
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      alive();
+      text += value;
+      const events = text.split("\n\n");
+      text = events.pop();
+      for (const event of events) dispatch(event, onEvent);
+    }
+  } finally {
+    clearTimeout(timer);
+    stop.abort();
+  }
+}
+
+function dispatch(event, onEvent) {
+  let name = "message";
+  let data = "";
+  for (const line of event.split("\n")) {
+    if (line.startsWith("event: ")) name = line.slice(7);
+    if (line.startsWith("data: ")) data += line.slice(6);
+  }
+  if (data) onEvent(name, JSON.parse(data));
+}

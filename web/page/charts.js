@@ -1,0 +1,121 @@
+// The last hour as three small plots. A row is what the server says of ten seconds; between two that are far apart is a gap.
+
+import { count, rate } from "./words.js";
+
+const WIDTH = 600;
+const HEIGHT = 120;
+const SPAN_S = 3600;
+const SVG = "http://www.w3.org/2000/svg";
+
+let rows = [];
+let everyS = 10;
+
+/** Takes the past as `{ every_s, columns, rows }`. */
+export function begin(timeline) {
+  everyS = timeline.every_s;
+  rows = timeline.rows.map((row) => Object.fromEntries(timeline.columns.map((name, place) => [name, row[place]])));
+  draw();
+}
+
+/** Adds what is now, at most once for each step. */
+export function add(status) {
+  const controller = status.controller;
+  if (!controller) return;
+  const moment = Math.floor(Date.parse(status.at) / 1000);
+  const sum = (key) => controller.pools.reduce((all, pool) => all + (pool[key] || 0), 0);
+  const row = {
+    at: moment,
+    arrivals_per_s: sum("arrivals_per_s"),
+    done_per_s: sum("done_per_s"),
+    backlog: sum("visible") + sum("in_flight"),
+    ready: sum("ready"),
+    starting: sum("starting"),
+    leaving: sum("leaving"),
+    desired: sum("desired"),
+  };
+  const before = rows[rows.length - 1];
+  if (before && before.live && moment - before.since < everyS) {
+    // Of a step that is not over, peaks stay.
+    for (const key of Object.keys(row)) if (key !== "at") row[key] = key === "desired" || key === "ready" ? row[key] : Math.max(row[key], before[key]);
+    Object.assign(before, row);
+  } else {
+    rows.push({ ...row, live: true, since: moment });
+  }
+  rows = rows.filter((one) => one.at > moment - SPAN_S);
+  draw();
+}
+
+function draw() {
+  const end = rows.length ? rows[rows.length - 1].at : 0;
+  const x = (row) => WIDTH - ((end - row.at) / SPAN_S) * WIDTH;
+  const most = (...keys) => Math.max(1, ...rows.map((row) => keys.reduce((sum, key) => Math.max(sum, row[key]), 0)));
+  const latest = rows[rows.length - 1];
+
+  const top = nice(most("arrivals_per_s", "done_per_s"));
+  plot("rates", top, [line("arrivals", "arrivals_per_s", x, top), line("done", "done_per_s", x, top)]);
+  label("rates", `arrived ${rate(latest?.arrivals_per_s)}, done ${rate(latest?.done_per_s)}; the most was ${rate(most("arrivals_per_s"))}`);
+
+  const jobs = nice(most("backlog"));
+  plot("backlogs", jobs, [area("backlog", (row) => [0, row.backlog], x, jobs)]);
+  label("backlogs", `${count(latest?.backlog)} images wait or are worked on; the most was ${count(rows.length ? most("backlog") : 0)}`);
+
+  const workers = nice(Math.max(most("desired"), ...rows.map((row) => row.ready + row.starting + row.leaving)));
+  const ready = area("ready", (row) => [0, row.ready], x, workers);
+  const moving = area("starting", (row) => [row.ready, row.ready + row.starting + row.leaving], x, workers);
+  plot("instances", workers, [ready, moving, line("desired", "desired", x, workers)]);
+  label("instances", `${count(latest?.ready)} workers are ready and ${count(latest?.desired)} wanted`);
+}
+
+/** The next round number. */
+function nice(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
+}
+
+/** Stretches without a gap; within each, the given path. */
+function stretches(path) {
+  const parts = [];
+  let part = [];
+  for (const row of rows) {
+    if (part.length && row.at - part[part.length - 1].at > 6.5 * everyS) {
+      parts.push(part);
+      part = [];
+    }
+    part.push(row);
+  }
+  if (part.length) parts.push(part);
+  return parts.map(path).join("");
+}
+
+const y = (value, top) => (HEIGHT - (value / top) * HEIGHT).toFixed(1);
+
+function line(name, key, x, top) {
+  return [name, stretches((part) => part.map((row, place) => `${place ? "L" : "M"}${x(row).toFixed(1)},${y(row[key], top)}`).join(""))];
+}
+
+function area(name, range, x, top) {
+  const path = (part) => {
+    const upper = part.map((row) => `${x(row).toFixed(1)},${y(range(row)[1], top)}`);
+    const lower = part.map((row) => `${x(row).toFixed(1)},${y(range(row)[0], top)}`).reverse();
+    return `M${upper.join("L")}L${lower.join("L")}Z`;
+  };
+  return [name, stretches(path)];
+}
+
+function plot(id, top, paths) {
+  const make = (name, d) => {
+    const path = document.createElementNS(SVG, "path");
+    path.setAttribute("class", name);
+    path.setAttribute("d", d);
+    return path;
+  };
+  const grid = make("grid", `M0,0H${WIDTH}M0,${HEIGHT / 2}H${WIDTH}M0,${HEIGHT}H${WIDTH}`);
+  document.getElementById(id).replaceChildren(grid, ...paths.map(([name, d]) => make(name, d)));
+  const axis = document.getElementById(id).nextElementSibling;
+  const texts = ["an hour ago", `up to ${count(top)}`, "now"];
+  axis.replaceChildren(...texts.map((text) => Object.assign(document.createElement("span"), { textContent: text })));
+}
+
+function label(id, text) {
+  document.getElementById(id).setAttribute("aria-label", `Over the last hour: ${text}.`);
+}

@@ -1,0 +1,156 @@
+// What the service does now: figures, fleet, decisions. Drawn anew from each event; the server sends one when something changed.
+
+import { count, duration, money, plural, rate } from "./words.js";
+
+const at = (id) => document.getElementById(id);
+/** More instances than a screen holds are told as numbers. */
+const MOST_SHOWN = 120;
+/** A controller looks every few seconds; after so many of its longest pauses it is gone. */
+const SILENT_TICKS = 5;
+
+const ORDER = ["ready", "starting", "draining", "drained", "stopping", "stopped"];
+const WORDS = { drained: "leaving", stopped: "parked" };
+
+let last = null;
+/** Server's clock minus ours, in milliseconds: ages are told by the server's. */
+let skew = 0;
+
+export function show(status) {
+  last = status;
+  skew = Date.parse(status.at) - Date.now();
+  at("version").textContent = `EIRS ${status.version} on ${status.host}`;
+  draw();
+}
+
+// Ages go on while nothing happens.
+setInterval(() => last && draw(), 1000);
+
+const now = () => Date.now() + skew;
+
+function draw() {
+  const controller = last.controller;
+  notice(controller);
+  const pools = controller ? controller.pools : [];
+  const known = (key) => pools.map((pool) => pool[key]).filter((value) => value !== null && value !== undefined);
+  const sum = (values) => (values.length ? values.reduce((one, other) => one + other, 0) : null);
+  const [visible, held] = [sum(known("visible")), sum(known("in_flight"))];
+  figure("arrivals", controller && rate(sum(known("arrivals_per_s")) || 0));
+  figure("done", controller && rate(sum(known("done_per_s")) || 0));
+  figure("backlog", visible === null ? null : count(visible + held), held ? `${count(held)} with workers` : "");
+  const [ready, starting, leaving] = ["ready", "starting", "leaving"].map((key) => sum(known(key)) || 0);
+  const moving = [starting && `${count(starting)} starting`, leaving && `${count(leaving)} leaving`].filter(Boolean);
+  figure("workers", controller && count(ready), moving.join(", ") || (controller ? "ready" : ""));
+  const today = pools.map((pool) => pool.today);
+  const of = (key) => sum(today.map((usage) => usage[key]).filter((value) => value !== null && value !== undefined));
+  const [cost, images, hours] = [of("cost_usd"), of("images"), of("instance_hours")];
+  figure("cost", money(cost), hours === null ? "" : `${hours.toFixed(1)} instance hours`);
+  figure("cost-1000", cost !== null && images ? money((cost / images) * 1000) : null, images === null ? "" : `${plural(images, "image")} today`);
+  fleet(pools);
+  decisions(controller ? controller.decisions : []);
+}
+
+function figure(id, value, detail = "") {
+  const small = document.createElement("small");
+  small.textContent = detail;
+  at(id).replaceChildren(value || "\u2013", small);
+}
+
+/** What is wrong with the service as a whole, in a sentence. */
+function notice(controller) {
+  const told = [];
+  if (last.draining) told.push("This server is shutting down.");
+  if (!controller) {
+    told.push("No controller is seen on this host: nothing is known of the fleet here.");
+  } else {
+    const age = (now() - Date.parse(controller.at)) / 1000;
+    if (age > SILENT_TICKS * seconds(controller.tick) + 10) {
+      told.push(`The controller has said nothing for ${duration(age)}: what is shown of the fleet is old.`);
+    }
+    told.push(...controller.policy_errors, ...controller.problems);
+    if (controller.operator_error) told.push(controller.operator_error);
+  }
+  const box = at("controller");
+  const text = told.join(" ");
+  box.hidden = !text;
+  // A screen reader says what changed, and not every second the same.
+  if (box.textContent !== text) box.textContent = text;
+}
+
+/** Of a duration as the settings write it, such as `1m 30s`. */
+function seconds(text) {
+  const units = { ms: 0.001, s: 1, m: 60, h: 3600, day: 86400, days: 86400 };
+  return [...String(text).matchAll(/(\d+)\s*([a-z]+)/g)].reduce((sum, [, number, unit]) => sum + number * (units[unit] || 0), 0);
+}
+
+function fleet(pools) {
+  if (!pools.length) return;
+  at("fleet").replaceChildren(...pools.map(drawPool));
+}
+
+function drawPool(pool) {
+  const box = document.createElement("div");
+  box.className = "pool";
+  const title = line("why", "");
+  const name = document.createElement("strong");
+  name.textContent = pool.name;
+  title.append(name, `: ${pool.reason}${pool.paused ? " (paused)" : ""}`);
+  const instances = [...pool.instances].sort((one, other) => ORDER.indexOf(one.state) - ORDER.indexOf(other.state));
+  const chips = document.createElement("ul");
+  chips.setAttribute("aria-label", `instances of ${pool.name}`);
+  const parked = instances.filter((instance) => instance.state === "stopped" && !trouble(instance));
+  const shown = instances.filter((instance) => !parked.includes(instance)).slice(0, MOST_SHOWN);
+  chips.append(...shown.map(chip));
+  const hidden = instances.length - parked.length - shown.length;
+  if (hidden) chips.append(chipOf("ready", `and ${count(hidden)} more`));
+  if (parked.length) chips.append(chipOf("stopped", `${count(parked.length)} parked`));
+  box.append(title, chips);
+  for (const instance of instances.filter(trouble).slice(0, 5)) {
+    box.append(line("error", `${instance.id}: ${trouble(instance)}`));
+  }
+  return box;
+}
+
+function trouble(instance) {
+  if (instance.cordoned) return "cordoned";
+  if (instance.refused) return `would not ${instance.refused.verb}: ${instance.refused.error}`;
+  return instance.crashes > 0 ? instance.last_error || "crashed" : "";
+}
+
+function chip(instance) {
+  const word = WORDS[instance.state] || instance.state;
+  const held = instance.in_flight > 0 ? `, ${plural(instance.in_flight, "image")}` : "";
+  const made = chipOf(instance.state, `${instance.id} ${word} ${duration((now() - Date.parse(instance.since)) / 1000)}${held}`);
+  made.classList.toggle("trouble", trouble(instance) !== "");
+  return made;
+}
+
+function chipOf(state, text) {
+  const made = document.createElement("li");
+  made.dataset.state = state;
+  made.textContent = text;
+  return made;
+}
+
+function line(className, text) {
+  const made = document.createElement("p");
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+function decisions(all) {
+  if (!all.length) return;
+  const latest = [...all].reverse();
+  at("decisions").replaceChildren(
+    ...latest.map((decision) => {
+      const entry = document.createElement("li");
+      const time = document.createElement("time");
+      time.dateTime = decision.at;
+      time.textContent = new Date(decision.at).toLocaleTimeString();
+      const done = decision.actions.length ? ` \u2192 ${decision.actions.join(", ")}` : "";
+      const paused = decision.paused ? " (paused, not done)" : "";
+      entry.append(time, `${decision.pool}: ${decision.reason}${done}${paused}`);
+      return entry;
+    }),
+  );
+}

@@ -1,0 +1,74 @@
+// The page: where images come from, and who hears of what the server says.
+
+import { follow, onTokenWanted, setToken } from "./api.js";
+import * as charts from "./charts.js";
+import * as live from "./live.js";
+import * as uploads from "./uploads.js";
+import { bytes } from "./words.js";
+
+const at = (id) => document.getElementById(id);
+const STATES = { connecting: "connecting", live: "live", lost: "no connection, trying again" };
+
+const chosen = () => (at("models").hidden ? "" : at("model").value);
+const take = (files) => files.length && uploads.add([...files], chosen());
+
+at("files").addEventListener("change", (event) => {
+  take(event.target.files);
+  // The same file may be chosen once more.
+  event.target.value = "";
+});
+
+let depth = 0;
+addEventListener("dragenter", (event) => {
+  event.preventDefault();
+  depth += 1;
+  document.body.classList.add("dragging");
+});
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("dragleave", () => {
+  depth -= 1;
+  if (depth <= 0) document.body.classList.remove("dragging");
+});
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  depth = 0;
+  document.body.classList.remove("dragging");
+  take(event.dataTransfer.files);
+});
+addEventListener("paste", (event) => take(event.clipboardData.files));
+
+const again = follow(
+  (name, data) => {
+    if (name === "timeline") charts.begin(data);
+    if (name !== "status") return;
+    hints(data);
+    live.show(data);
+    charts.add(data);
+    uploads.tell(data);
+  },
+  (state) => {
+    at("connection").dataset.state = state;
+    at("connection").textContent = STATES[state];
+  },
+);
+
+let models = "";
+function hints(status) {
+  at("limits").textContent = `, up to ${bytes(status.max_image_bytes)} each`;
+  if (status.models.join() === models) return;
+  models = status.models.join();
+  at("models").hidden = status.models.length < 2;
+  const before = at("model").value || "default";
+  at("model").replaceChildren(...status.models.map((name) => new Option(name, name, false, name === before)));
+}
+
+onTokenWanted(() => {
+  at("token-form").hidden = false;
+});
+at("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  setToken(at("token").value);
+  at("token").value = "";
+  at("token-form").hidden = true;
+  again();
+});

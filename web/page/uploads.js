@@ -1,0 +1,212 @@
+// The images of this page: each goes up, waits for its label, and shows what becomes of it.
+
+import { ask, upload } from "./api.js";
+import { bytes, percent, plural, waitingFor } from "./words.js";
+
+/** A browser opens six connections to a host; one of them holds the events, and one is for asking after results. */
+const UPLOADS_AT_ONCE = 4;
+const ASKING_AT_ONCE = 2;
+/** A page of more thumbnails is slow; the others are shown when asked for. */
+const SHOWN = 200;
+const TRIES = 5;
+
+const list = document.getElementById("results");
+const summary = document.getElementById("summary");
+const more = document.getElementById("more");
+const clear = document.getElementById("clear");
+
+const items = [];
+const toSend = [];
+const toAsk = [];
+let sending = 0;
+let asking = 0;
+let shown = SHOWN;
+let service = null;
+
+/** Takes files in; what is no image is said, and not sent. */
+export function add(files, model) {
+  for (const file of files) {
+    const item = { file, model, state: "waiting", tries: 0 };
+    items.push(item);
+    if (file.type && !file.type.startsWith("image/")) fail(item, "this is not an image");
+    else if (service && file.size > service.max_image_bytes) fail(item, `larger than ${bytes(service.max_image_bytes)}`);
+    else if (file.size === 0) fail(item, "this is empty, or a folder");
+    else toSend.push(item);
+  }
+  show();
+  send();
+}
+
+/** The state of the service, by which an image that waits is told what it waits for. */
+export function tell(status) {
+  service = status;
+  for (const item of items) if (item.state === "queued") write(item);
+}
+
+function pool(model) {
+  const pools = (service && service.controller && service.controller.pools) || [];
+  return pools.find((one) => one.model === (model || "default")) || null;
+}
+
+function send() {
+  while (sending < UPLOADS_AT_ONCE && toSend.length) {
+    const item = toSend.shift();
+    item.state = "sending";
+    item.sent = 0;
+    sending += 1;
+    write(item);
+    upload(item.file, item.model, (share) => {
+      item.sent = share;
+      if (share >= 1) item.state = "queued";
+      write(item);
+    }).then((end) => {
+      sending -= 1;
+      settle(item, end, () => toSend.push(item), send);
+      send();
+    });
+  }
+}
+
+function lookAfter() {
+  while (asking < ASKING_AT_ONCE && toAsk.length) {
+    const item = toAsk.shift();
+    asking += 1;
+    ask(item.path).then((end) => {
+      asking -= 1;
+      settle(item, end);
+      lookAfter();
+    });
+  }
+}
+
+function settle(item, end, again, retry) {
+  if (end.result) {
+    item.state = "done";
+    item.result = end.result;
+  } else if (end.pending) {
+    item.state = "queued";
+    item.path = end.pending;
+    // The estimate is for those who count requests; a person wants to see it at once.
+    setTimeout(() => {
+      toAsk.push(item);
+      lookAfter();
+    }, Math.min(end.after, 1) * 1000);
+  } else if (end.again !== undefined && again && item.tries < TRIES) {
+    item.tries += 1;
+    item.state = "waiting";
+    item.why = end.error;
+    setTimeout(() => {
+      again();
+      retry();
+    }, end.again * 1000);
+  } else {
+    fail(item, end.error);
+  }
+  write(item);
+  count();
+}
+
+function fail(item, why) {
+  item.state = "failed";
+  item.why = why;
+}
+
+function show() {
+  while (list.children.length < Math.min(items.length, shown)) {
+    const item = items[list.children.length];
+    list.append(make(item));
+    write(item);
+  }
+  const hidden = items.length - list.children.length;
+  more.hidden = hidden === 0;
+  more.textContent = `Show ${plural(Math.min(hidden, SHOWN), "image")} more`;
+  count();
+}
+
+more.addEventListener("click", () => {
+  shown += SHOWN;
+  show();
+});
+
+clear.addEventListener("click", () => {
+  for (const item of items) if (item.preview) URL.revokeObjectURL(item.preview);
+  items.length = 0;
+  toSend.length = 0;
+  toAsk.length = 0;
+  shown = SHOWN;
+  list.replaceChildren();
+  show();
+  document.getElementById("files").focus();
+});
+
+function count() {
+  const of = (state) => items.filter((item) => item.state === state).length;
+  const [done, failed] = [of("done"), of("failed")];
+  clear.hidden = items.length === 0;
+  if (!items.length) summary.textContent = "";
+  else if (done + failed < items.length) summary.textContent = `${done + failed} of ${plural(items.length, "image")} done`;
+  else summary.textContent = `${plural(done, "image")} labelled${failed ? `, ${failed} failed` : ""}`;
+}
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function make(item) {
+  const entry = element("li");
+  const name = item.file.name || "pasted image";
+  if (item.file.type && item.file.type.startsWith("image/")) {
+    const picture = element("img");
+    item.preview = URL.createObjectURL(item.file);
+    picture.src = item.preview;
+    picture.alt = "";
+    picture.loading = "lazy";
+    picture.addEventListener("error", () => picture.replaceWith(element("div", "blank")));
+    entry.append(picture);
+  } else {
+    entry.append(element("div", "blank"));
+  }
+  const body = element("div", "body");
+  const title = element("div", "name", name);
+  title.title = name;
+  item.part = element("div");
+  body.append(title, item.part);
+  entry.append(body);
+  return entry;
+}
+
+function write(item) {
+  if (!item.part) return;
+  if (item.state === "done") return void item.part.replaceChildren(...labelled(item.result));
+  if (item.state === "failed") return void item.part.replaceChildren(element("div", "error", item.why));
+  if (item.state === "sending") {
+    const bar = element("progress");
+    bar.max = 1;
+    bar.value = item.sent;
+    bar.setAttribute("aria-label", "uploaded");
+    return void item.part.replaceChildren(element("div", "state", "uploading"), bar);
+  }
+  const text = item.state === "queued" ? waitingFor(pool(item.model)) : item.why ? `waiting: ${item.why}` : "waiting for its turn";
+  item.part.replaceChildren(element("div", "state", text));
+}
+
+function labelled(result) {
+  const label = element("div", "label", result.label);
+  if (result.cached) {
+    const badge = element("span", "badge", "cached");
+    badge.title = "the same image was classified before";
+    label.append(" ", badge);
+  }
+  const guesses = element("ul", "guesses");
+  for (const guess of result.top) {
+    const row = element("li");
+    const bar = element("div", "bar");
+    bar.style.setProperty("--share", (guess.confidence * 100).toFixed(1));
+    row.append(element("span", "", guess.label), element("span", "of", percent(guess.confidence)), bar);
+    guesses.append(row);
+  }
+  return [label, guesses];
+}

@@ -1,0 +1,59 @@
+// Numbers and times as people say them. Nothing here touches the page.
+
+const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+/** A count, or a dash for what is not known. */
+export function count(value) {
+  return value === null || value === undefined ? "\u2013" : numbers.format(value);
+}
+
+export function plural(number, noun) {
+  return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/** How many a second; slow ones are told by the minute. */
+export function rate(perSecond) {
+  if (!(perSecond > 0)) return "0/s";
+  if (perSecond >= 10) return `${count(Math.round(perSecond))}/s`;
+  if (perSecond >= 1) return `${perSecond.toFixed(1)}/s`;
+  return `${(perSecond * 60).toFixed(perSecond >= 1 / 6 ? 0 : 1)}/min`;
+}
+
+/** A length of time: 8 s, 3 min, 2 h 5 min. */
+export function duration(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 90) return `${whole} s`;
+  const minutes = Math.floor(whole / 60);
+  if (minutes < 90) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} days`;
+}
+
+export function money(usd) {
+  if (usd === null || usd === undefined) return "\u2013";
+  if (usd === 0) return "$0";
+  return usd < 0.01 ? `$${usd.toPrecision(2)}` : `$${usd.toFixed(2)}`;
+}
+
+export function bytes(size) {
+  const mib = size / 1024 / 1024;
+  return mib >= 1 ? `${numbers.format(mib)} MiB` : `${numbers.format(Math.max(1, size / 1024))} KiB`;
+}
+
+/** A share between 0 and 1. */
+export function percent(share) {
+  const value = share * 100;
+  return value >= 99.95 || value === 0 ? `${value.toFixed(0)} %` : `${value.toFixed(value < 10 ? 1 : 0)} %`;
+}
+
+/** What the fleet is at, as a sentence, for an image that waits: `pool` is null while nothing is known. */
+export function waitingFor(pool) {
+  if (!pool) return "queued";
+  if (!pool.ready) {
+    if (pool.paused) return "queued; the pool is paused";
+    if (!pool.starting && !pool.desired) return "queued";
+    const delay = pool.learnt && pool.learnt.start_delay_s;
+    return delay > 2 ? `starting a worker (usually ${duration(delay)})` : "starting a worker";
+  }
+  return pool.visible > 0 ? `queued, ${plural(pool.visible, "image")} in line` : "classifying";
+}

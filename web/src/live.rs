@@ -1,0 +1,155 @@
+//! `GET /events`: the state of the service as server-sent events. A frame is made once, however many watch, and only when
+//! something changed; who watches gets a handle on the same bytes.
+
+mod timeline;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, stream};
+use poem::{Body, IntoResponse, Response, handler, web::Data};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::timeline::{Sample, Timeline};
+use crate::{
+    App,
+    problem::Problem,
+    status::{self, Status},
+};
+
+/// How soon those who watch see a change.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often something is said when nothing changes: a watcher that hears nothing for longer has lost us.
+const REPEAT: Duration = Duration::from_secs(5);
+/// How soon a browser that lost us comes back.
+const RETRY: &str = "retry: 2000\n\n";
+/// Connections are not free, and these are held for as long as somebody looks.
+const MOST_WATCHERS: usize = 1_000;
+
+/// What all watchers share.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    frame: watch::Sender<Bytes>,
+    /// Somebody has begun to watch.
+    came: Notify,
+    timeline: Mutex<Timeline>,
+    watchers: AtomicUsize,
+}
+
+impl Live {
+    fn timeline(&self) -> MutexGuard<'_, Timeline> {
+        self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One event; JSON in one line needs no further care.
+fn event(name: &str, data: &impl Serialize) -> Bytes {
+    let data = serde_json::to_string(data).expect("what is shown has string keys and finite numbers only");
+    format!("event: {name}\ndata: {data}\n\n").into()
+}
+
+/// Looks at the service for those who watch, and samples the timeline for those who will. Runs until `stop`.
+pub(crate) async fn keep(app: &App, stop: &CancellationToken) {
+    let live = &app.live;
+    *live.timeline() = Timeline::of_recording(&app.settings.local.state, app.clock.now()).await;
+    let (mut shown, mut shown_at) = (Value::Null, Instant::now());
+    let mut next_sample = Instant::now();
+    loop {
+        let somebody_watches = live.frame.receiver_count() > 0;
+        let now = Instant::now();
+        if somebody_watches || now >= next_sample {
+            let status = status::of(app).await;
+            if now >= next_sample {
+                next_sample = now + timeline::EVERY;
+                if let Some(sample) = Sample::of(&status.controller, app.clock.now()) {
+                    live.timeline().add(sample);
+                }
+            }
+            let seen = without_times(&status);
+            if seen != shown || now - shown_at >= REPEAT {
+                live.frame.send_replace(event("status", &status));
+                (shown, shown_at) = (seen, now);
+            }
+        }
+        let next = if somebody_watches { now + LOOK } else { next_sample };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep_until(next) => {}
+            () = live.came.notified(), if !somebody_watches => {}
+        }
+    }
+}
+
+/// What two looks are compared by: a look alone is no change.
+fn without_times(status: &Status) -> Value {
+    let mut value = serde_json::to_value(status).unwrap_or_default();
+    value["at"].take();
+    if value["controller"].is_object() {
+        value["controller"]["at"].take();
+    }
+    value
+}
+
+/// Tells what there is, and then every change, until the client or this server leaves.
+#[handler]
+pub(crate) async fn events(Data(app): Data<&Arc<App>>) -> Response {
+    let Some(watcher) = Watcher::new(app) else { return Problem::too_many_watchers().into_response() };
+    let past = event("timeline", &*app.live.timeline());
+    let first = [RETRY.into(), past, event("status", &status::of(app).await)];
+    Response::builder()
+        .content_type("text/event-stream")
+        .header("cache-control", "no-store")
+        // A proxy that collects what comes would hold back what is news now.
+        .header("x-accel-buffering", "no")
+        .body(Body::from_bytes_stream(frames(watcher, first.concat().into())))
+}
+
+/// The events of one watcher.
+fn frames(watcher: Watcher, first: Bytes) -> impl Stream<Item = std::io::Result<Bytes>> {
+    stream::unfold((watcher, Some(first)), async |(mut watcher, first)| {
+        if let Some(first) = first {
+            return Some((Ok(first), (watcher, None)));
+        }
+        let changed = tokio::select! {
+            changed = watcher.frame.changed() => changed.is_ok(),
+            // An orderly end must not wait for pages that are open.
+            () = watcher.app.draining.cancelled() => false,
+        };
+        let frame = watcher.frame.borrow_and_update().clone();
+        changed.then_some((Ok(frame), (watcher, None)))
+    })
+}
+
+/// One who watches, counted.
+struct Watcher {
+    app: Arc<App>,
+    frame: watch::Receiver<Bytes>,
+}
+
+impl Watcher {
+    fn new(app: &Arc<App>) -> Option<Self> {
+        let watchers = app.live.watchers.fetch_add(1, Ordering::Relaxed);
+        // From here on its end counts it out.
+        let watcher = Self { app: app.clone(), frame: app.live.frame.subscribe() };
+        app.live.came.notify_one();
+        (watchers < MOST_WATCHERS).then_some(watcher)
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.app.live.watchers.fetch_sub(1, Ordering::Relaxed);
+    }
+}

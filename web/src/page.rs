@@ -1,0 +1,126 @@
+//! `GET /`: the page, which lies in this program, so that it needs no build, no other host and no file. Programs that ask for
+//! the same address get a line of text.
+
+use poem::{
+    IntoResponse, Request, Response, handler,
+    http::{StatusCode, header},
+    web::Path,
+};
+use sha2::{Digest, Sha256};
+
+use crate::problem::Problem;
+
+const TEXT: &str = "Web Tier is running.";
+const PAGE: Asset =
+    Asset { name: "", kind: "text/html; charset=utf-8", body: include_str!("../page/index.html") };
+const ASSETS: [Asset; 8] = [
+    Asset::css("page.css", include_str!("../page/page.css")),
+    Asset::js("page.js", include_str!("../page/page.js")),
+    Asset::js("api.js", include_str!("../page/api.js")),
+    Asset::js("uploads.js", include_str!("../page/uploads.js")),
+    Asset::js("live.js", include_str!("../page/live.js")),
+    Asset::js("charts.js", include_str!("../page/charts.js")),
+    Asset::js("words.js", include_str!("../page/words.js")),
+    Asset { name: "icon.svg", kind: "image/svg+xml", body: include_str!("../page/icon.svg") },
+];
+
+/// A file of the page.
+#[derive(Debug)]
+struct Asset {
+    name: &'static str,
+    kind: &'static str,
+    body: &'static str,
+}
+
+impl Asset {
+    const fn css(name: &'static str, body: &'static str) -> Self {
+        Self { name, kind: "text/css; charset=utf-8", body }
+    }
+
+    const fn js(name: &'static str, body: &'static str) -> Self {
+        Self { name, kind: "text/javascript; charset=utf-8", body }
+    }
+
+    /// Asked for each time and sent only when it changed: after an upgrade nobody sees a mixture of two versions.
+    fn response(&self, request: &Request) -> Response {
+        let tag = format!("\"{:.16}\"", hex(&Sha256::digest(self.body)));
+        let known = request.header(header::IF_NONE_MATCH).is_some_and(|known| known.contains(&tag));
+        let response = Response::builder()
+            .header(header::CACHE_CONTROL, "no-cache")
+            .header(header::ETAG, tag)
+            .header(header::VARY, "accept");
+        if known {
+            return response.status(StatusCode::NOT_MODIFIED).finish();
+        }
+        response.content_type(self.kind).body(self.body)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The page for browsers, a line of text for everybody else.
+#[handler]
+pub(crate) fn home(request: &Request) -> Response {
+    if request.header(header::ACCEPT).is_some_and(|accept| accept.contains("text/html")) {
+        PAGE.response(request)
+    } else {
+        Response::builder()
+            .header(header::VARY, "accept")
+            .content_type("text/plain; charset=utf-8")
+            .body(TEXT)
+    }
+}
+
+/// What the page is made of.
+#[handler]
+pub(crate) fn file(request: &Request, Path(name): Path<String>) -> Response {
+    match ASSETS.iter().find(|asset| asset.name == name) {
+        Some(asset) => asset.response(request),
+        None => Problem::not_found("there is nothing at this address").into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a phone on a slow line has to wait for.
+    const MOST_BYTES: usize = 100_000;
+
+    fn all() -> impl Iterator<Item = &'static Asset> {
+        std::iter::once(&PAGE).chain(&ASSETS)
+    }
+
+    #[test]
+    fn the_whole_page_is_small() {
+        let bytes: usize = all().map(|asset| asset.body.len()).sum();
+        assert!(bytes <= MOST_BYTES, "{bytes}");
+    }
+
+    #[test]
+    fn the_page_asks_for_nothing_that_this_server_has_not_and_every_file_is_asked_for() {
+        for asset in all() {
+            let text = asset.body.replace("http://www.w3.org/2000/svg", "");
+            assert!(
+                !text.contains("http://") && !text.contains("https://"),
+                "{} asks a foreign host",
+                asset.name
+            );
+        }
+        let everything: String = all().map(|asset| asset.body).collect();
+        for asset in &ASSETS {
+            let (by_page, by_module) = (format!("/assets/{}", asset.name), format!("./{}", asset.name));
+            assert!(
+                everything.contains(&by_page) || everything.contains(&by_module),
+                "{} is of no use",
+                asset.name
+            );
+        }
+        let asked = everything.split("from \"./").skip(1).filter_map(|rest| rest.split('"').next());
+        for name in asked {
+            assert!(ASSETS.iter().any(|asset| asset.name == name), "{name} is not there");
+        }
+    }
+}

@@ -156,7 +156,8 @@ impl Load {
         };
         if let Some(file) = &self.report {
             // Known before the run, and not after it.
-            fs::write(file, "").with_context(|| format!("{}: cannot be written", file.display()))?;
+            let open = fs::OpenOptions::new().create(true).append(true).open(file);
+            open.with_context(|| format!("{}: cannot be written", file.display()))?;
         }
         show::stop_on_signal(options.stop.clone());
 

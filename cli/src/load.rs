@@ -180,7 +180,7 @@ pub async fn run(options: Options, watch: Arc<dyn Watch>) -> anyhow::Result<Repo
     ensure!(options.concurrency > 0, "at least one connection is needed");
     let has_end = options.requests.is_some()
         || options.duration.is_some()
-        || options.open.as_ref().is_some_and(|open| open.schedule.ends());
+        || options.open.as_ref().is_some_and(|open| open.schedule.end().is_some());
     ensure!(has_end, "nothing ends this run: it needs a number of uploads or a duration");
     allow_connections(options.concurrency)?;
     // A wrong address is said once, and not for every image.

@@ -133,8 +133,9 @@ impl Load {
             return Err(Stop::Usage("--num-request 0: there is nothing to upload".into()));
         }
         let open = self.open.schedule().map_err(Stop::Usage)?;
-        let has_end = self.duration.is_some() || open.as_ref().is_some_and(|open| open.schedule.ends());
-        let each_once = (!has_end).then_some(images.len() as u64);
+        let schedule_end = open.as_ref().and_then(|open| open.schedule.end());
+        let duration = self.duration.into_iter().chain(schedule_end).min();
+        let each_once = duration.is_none().then_some(images.len() as u64);
         let concurrency = match open {
             Some(_) => self.open.max_in_flight as usize,
             None => self.concurrency.unwrap_or(32).into(),
@@ -162,7 +163,7 @@ impl Load {
         show::stop_on_signal(options.stop.clone());
 
         let began = chrono::Utc::now();
-        let extent = Extent { requests: options.requests, duration: self.duration };
+        let extent = Extent { requests: options.requests, duration };
         let live = Arc::new(Live::new(extent, !self.quiet && !self.json));
         let report = super::run(options, live.clone()).await;
         live.finish();

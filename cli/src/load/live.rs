@@ -73,7 +73,9 @@ impl Live {
     pub(super) fn finish(&self) {
         self.flush();
         if let Some(view) = &self.view {
-            let _terminal_gone = view.all.clear();
+            view.bar.finish_and_clear();
+            let rest = view.rest.lock().unwrap_or_else(PoisonError::into_inner);
+            rest.iter().for_each(ProgressBar::finish_and_clear);
         }
     }
 

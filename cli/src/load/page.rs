@@ -97,7 +97,7 @@ impl Page {
             ]);
         }
         if let Some(accuracy) = report.accuracy.as_ref().filter(|accuracy| accuracy.of > 0) {
-            tiles.push(("accuracy", format!("{:.2} %", accuracy.share * 100.0)));
+            tiles.push(("accuracy", format!("{:.1} %", accuracy.share * 100.0)));
         }
         let tile = |(name, value): (&str, String)| {
             format!("<div><b>{}</b><span>{name}</span></div>", escaped(&value))
@@ -197,7 +197,7 @@ impl Page {
         let edges = (report.histogram.first(), report.histogram.last());
         let (Some(first), Some(last)) = edges else { return };
         let mut chart = Chart::over_latency(
-            Axis::up_to(highest as f64),
+            whole(highest as f64),
             first.up_to_ms / ratio(&report.histogram),
             last.up_to_ms,
         );
@@ -225,7 +225,7 @@ impl Page {
         let highest =
             |values: &[(f64, Option<f64>)]| values.iter().filter_map(|(_, value)| *value).fold(0.0, f64::max);
         let top = highest(&desired).max(highest(&stack[2]));
-        let mut chart = Chart::over_time(Axis::up_to(top), length_s);
+        let mut chart = Chart::over_time(whole(top), length_s);
         for (place, class) in ["green", "violet", "red"].into_iter().enumerate() {
             chart.area(place.checked_sub(1).map(|below| &stack[below][..]), &stack[place], class);
         }
@@ -234,7 +234,7 @@ impl Page {
         self.figure("Fleet", "instances of all pools", &legend, &chart);
 
         let stack = chart::stacked(&[of(|pool| pool.in_flight), of(|pool| pool.visible)]);
-        let mut chart = Chart::over_time(Axis::up_to(highest(&stack[1])), length_s);
+        let mut chart = Chart::over_time(whole(highest(&stack[1])), length_s);
         chart.area(None, &stack[0], "green");
         chart.area(Some(&stack[0]), &stack[1], "amber");
         self.figure("Backlog", "jobs of all pools", &[("in flight", "green"), ("waiting", "amber")], &chart);
@@ -308,6 +308,11 @@ impl Page {
         ));
         self.0
     }
+}
+
+/// An axis for what comes in whole numbers.
+fn whole(highest: f64) -> Axis {
+    Axis::up_to(highest.max(2.0))
 }
 
 /// By how much the edges of the bars grow.

@@ -68,11 +68,14 @@ impl Schedule {
         matches!(self, Self::Moments(_))
     }
 
-    /// Whether it comes to an end by itself.
-    pub fn ends(&self) -> bool {
+    /// When it comes to an end by itself, if it does.
+    pub fn end(&self) -> Option<Duration> {
         match self {
-            Self::Rates(stretches) => stretches.iter().all(|stretch| stretch.length < NO_END),
-            Self::Moments(_) => true,
+            Self::Rates(stretches) => {
+                let ends = stretches.iter().all(|stretch| stretch.length < NO_END);
+                ends.then(|| stretches.iter().map(|stretch| stretch.length).sum())
+            }
+            Self::Moments(moments) => Some(moments.last().copied().unwrap_or_default()),
         }
     }
 
@@ -254,8 +257,9 @@ mod tests {
 
     #[test]
     fn it_ends_where_the_last_rate_has_an_end() {
-        assert!(schedule("1@2s,3@4s").ends() && schedule("burst:3/10m@10m").ends());
-        assert!(!schedule("1@2s,3").ends());
+        assert_eq!(schedule("1@2s,3@4s").end(), Some(Duration::from_secs(6)));
+        assert_eq!(schedule("burst:3/10m@10m").end(), Some(Duration::from_secs(300)));
+        assert_eq!(schedule("1@2s,3").end(), None);
         assert_eq!(seconds("1@2s,3@4s", Arrivals::Even, 1000).len(), 14);
     }
 

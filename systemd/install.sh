@@ -15,6 +15,7 @@ destdir=${DESTDIR-}
 prefix=${PREFIX:-/usr}
 programs=${PROGRAMS-target/release}
 names='eirs eirs-web eirs-controller eirs-worker'
+completions='bash:bash-completion/completions/eirs zsh:zsh/site-functions/_eirs fish:fish/vendor_completions.d/eirs.fish'
 units='eirs-web.service eirs-controller.service eirs-worker.service eirs.target'
 edited='eirs.toml policies/default.toml'
 
@@ -52,12 +53,27 @@ put_documents() {
     for file in worker/examples/script/*.py; do put "$file" "$prefix/share/eirs/$(basename "$file")" 755; done
 }
 
+# What shells and `man` know of the programs, as these tell it themselves.
+put_manners() {
+    made=$(mktemp -d)
+    trap 'rm -rf "$made"' EXIT
+    for pair in $completions; do
+        "$programs/eirs" completions "${pair%%:*}" > "$made/completion"
+        put "$made/completion" "$prefix/share/${pair#*:}"
+    done
+    "$programs/eirs" man "$made/man" 2> "$made/told" || { cat "$made/told" >&2; exit 1; }
+    # Without the time of packing in them, so that equal pages are equal files.
+    gzip -9n "$made"/man/*.1
+    for page in "$made"/man/*.1.gz; do put "$page" "$prefix/share/man/man1/$(basename "$page")"; done
+}
+
 do_install() {
     if [ -n "$programs" ]; then
         for name in $names; do
             [ -x "$programs/$name" ] || { echo "$programs/$name is missing: \`make build\` comes first" >&2; exit 1; }
         done
         for name in $names; do put "$programs/$name" "$prefix/bin/$name" 755; done
+        put_manners
     fi
     for library in "${ONNXRUNTIME-}"/libonnxruntime.so*; do
         if [ -e "$library" ]; then put "$library" "$prefix/lib/eirs/$(basename "$library")"; fi
@@ -95,6 +111,8 @@ do_uninstall() {
         fi
     done
     for name in $names; do rm -f "$destdir$prefix/bin/$name"; done
+    for pair in $completions; do rm -f "$destdir$prefix/share/${pair#*:}"; done
+    rm -f "$destdir$prefix"/share/man/man1/eirs.1.gz "$destdir$prefix"/share/man/man1/eirs-*.1.gz
     for unit in $units; do rm -f "$destdir$prefix/lib/systemd/system/$unit"; done
     rm -f "$destdir$prefix/lib/sysusers.d/eirs.conf" "$destdir$prefix/lib/tmpfiles.d/eirs.conf"
     rm -rf "$destdir$prefix/lib/eirs" "$destdir$prefix/share/eirs" "$destdir$prefix/share/doc/eirs"

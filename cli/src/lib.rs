@@ -10,6 +10,7 @@ mod check;
 mod classify;
 mod cleanup;
 mod dead_letters;
+mod manual;
 mod model;
 mod operator;
 mod plan;
@@ -85,6 +86,9 @@ enum Command {
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     Simulate(simulate::Simulate),
+    Completions(manual::Completions),
+    #[command(name = "man")]
+    Man(manual::ManCommand),
 }
 
 impl Global {
@@ -175,6 +179,8 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Model(model) => model.run(&cli.global),
         Command::Policy(policy) => policy.run(&cli.global),
         Command::Simulate(simulate) => simulate.run(&cli.global),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
     };
     match end {
         Ok(Exit::Ok) => 0.into(),

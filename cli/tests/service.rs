@@ -37,6 +37,8 @@ mod load;
 mod local;
 #[path = "service/logs.rs"]
 mod logs;
+#[path = "service/manners.rs"]
+mod manners;
 #[path = "service/metrics.rs"]
 mod metrics;
 #[path = "service/operator.rs"]

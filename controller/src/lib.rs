@@ -3,6 +3,8 @@
 //! [`decide`](decide::decide) is a pure function from policies, an observation and a history to a plan; everything that
 //! touches the world stands around it. [`reconcile`] is the loop.
 
+mod arguments;
+
 pub mod policy;
 
 pub mod observe;
@@ -28,3 +30,5 @@ pub mod preview;
 pub mod descriptor;
 mod journal;
 mod state_file;
+
+pub use arguments::Arguments;

@@ -11,7 +11,7 @@ use clap::Parser;
 #[cfg(feature = "aws")]
 use eirs_controller::fleet::ec2::Ec2Fleet;
 use eirs_controller::{
-    drain,
+    Arguments, drain,
     fleet::{SharedFleet, process::ProcessFleet},
     lock,
     policy::{self, Store},
@@ -26,42 +26,6 @@ use eirs_platform::{
     telemetry,
 };
 use tokio::sync::Notify;
-
-/// Starts, drains and stops the workers of an EIRS installation, as its policies say.
-///
-/// SIGHUP reloads the policies; so does any change of their files. SIGTERM stops the controller, and the workers too
-/// with `--on-exit drain`.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Arguments {
-    /// The settings file; by default $EIRS_CONFIG, or else /etc/eirs/eirs.toml if there is one.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The state folder (local.state).
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
-    /// The folder of the policy files (controller.policies).
-    #[arg(long, value_name = "DIR")]
-    policies: Option<PathBuf>,
-    /// A cap on the instances of all pools together, 0 for none (controller.instance_limit).
-    #[arg(long, value_name = "N")]
-    instance_limit: Option<u32>,
-    /// What becomes of the workers when the controller stops: leave or drain (controller.on_exit).
-    #[arg(long, value_name = "WHAT")]
-    on_exit: Option<String>,
-    /// Drain when this process, which must be the parent, is gone.
-    #[arg(long, value_name = "PID", hide = true)]
-    with_parent: Option<u32>,
-    /// Check the settings and the policies, and exit.
-    #[arg(long)]
-    check: bool,
-    /// Have the controller that runs read its policies anew, and exit when they are in force.
-    #[arg(long, conflicts_with = "check")]
-    reload: bool,
-    /// Drain the workers that a controller left as processes of this machine, and exit. Instances of a cloud are not touched.
-    #[arg(long, conflicts_with_all = ["check", "reload"])]
-    drain_processes: bool,
-}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

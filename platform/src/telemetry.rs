@@ -39,7 +39,7 @@ pub fn init(settings: &Telemetry, program: &'static str) -> Result<Traces, Strin
     } else {
         tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
+            .with_ansi(std::io::stderr().is_terminal() && !no_color())
             .boxed()
     };
     let traces = Traces::of(settings, program)?;
@@ -63,6 +63,11 @@ pub fn init(settings: &Telemetry, program: &'static str) -> Result<Traces, Strin
         .try_init()
         .map_err(|error: TryInitError| error.to_string())?;
     Ok(traces)
+}
+
+/// Whether somebody wants no colours (no-color.org): the variable is set, to whatever but nothing.
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// systemd tells in `$JOURNAL_STREAM` which device and inode the journal's socket has; if stderr is that one, nobody

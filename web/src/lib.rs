@@ -5,6 +5,8 @@
 //! are what people see; what may be asked and answered is described in `api.rs`. Around all of it stands `access.rs`, which
 //! says who may; beside it `admin.rs`, for the operator.
 
+mod arguments;
+
 mod routes;
 mod upload;
 
@@ -45,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use access::Access;
 pub use admin::Admin;
+pub use arguments::Arguments;
 pub use renewal::keep_renewed;
 pub use routes::{admin_routes, routes};
 pub use small_reads::SmallReads;

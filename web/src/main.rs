@@ -1,6 +1,6 @@
 //! The web server's process.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -11,7 +11,7 @@ use eirs_platform::{
     settings::{BadSettings, EXIT_BAD_SETTINGS, Layers, Settings},
     telemetry,
 };
-use eirs_web::{Access, Admin, App, SmallReads, Tls, admin, keep_renewed, routes, tls};
+use eirs_web::{Access, Admin, App, Arguments, SmallReads, Tls, admin, keep_renewed, routes, tls};
 use poem::{Endpoint, Response, Server, listener::Acceptor};
 use tokio_util::sync::CancellationToken;
 
@@ -20,27 +20,6 @@ const LAST_ANSWERS: Duration = Duration::from_secs(30);
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Takes images over HTTP and answers with their labels.
-#[derive(Debug, Parser)]
-#[command(name = "eirs-web", version)]
-struct Arguments {
-    /// The settings file [default: /etc/eirs/eirs.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The address to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Option<String>,
-    /// The state folder of the local backend
-    #[arg(long, value_name = "FOLDER")]
-    state: Option<PathBuf>,
-    /// Drain when the process with this id, which started this one, dies
-    #[arg(long, value_name = "PID", hide = true)]
-    with_parent: Option<u32>,
-    /// Check the settings and exit
-    #[arg(long)]
-    check: bool,
-}
 
 fn main() -> ExitCode {
     lifecycle::keep_memory_small();

@@ -3,6 +3,8 @@
 //! A job's way: `consume.rs` receives it (as many as there are free slots), `lease.rs` keeps it ours, `process.rs` takes it
 //! to its end, `pool.rs` is where the cores work, and `classify.rs` is what they do.
 
+mod arguments;
+
 pub mod abandoned;
 pub mod consume;
 
@@ -27,6 +29,7 @@ use eirs_platform::{
 };
 use tokio::sync::{Mutex, Semaphore};
 
+pub use self::arguments::Arguments;
 pub use self::self_test::self_test;
 use self::{lease::Leases, pool::Pool, report::Activity};
 

@@ -1,6 +1,6 @@
 //! The worker's process.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use eirs_platform::{
@@ -12,41 +12,10 @@ use eirs_platform::{
 };
 #[cfg(feature = "aws")]
 use eirs_worker::identity::Instance;
-use eirs_worker::{Identity, Worker, abandoned, consume};
+use eirs_worker::{Arguments, Identity, Worker, abandoned, consume};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Takes jobs from the request queue, classifies their images and answers.
-#[derive(Debug, Parser)]
-#[command(name = "eirs-worker", version)]
-struct Arguments {
-    /// The settings file [default: /etc/eirs/eirs.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The state folder of the local backend
-    #[arg(long, value_name = "FOLDER")]
-    state: Option<PathBuf>,
-    /// The instance this worker runs on, as the controller knows it [default: what the metadata of an EC2 instance say where
-    /// backend = "aws", else worker-PID]
-    #[arg(long, value_name = "ID")]
-    instance: Option<String>,
-    /// Which boot of the instance this is [default: as above, else 0]
-    #[arg(long, value_name = "TEXT", requires = "instance")]
-    generation: Option<String>,
-    /// The model to serve [default: as above, else default]
-    #[arg(long, value_name = "NAME")]
-    model: Option<String>,
-    /// Check the settings and exit
-    #[arg(long)]
-    check: bool,
-    /// Load every model, have it classify a picture, and exit
-    #[arg(long, conflicts_with = "check")]
-    self_test: bool,
-    /// Exit 0 if this boot of the EC2 instance is the one of this generation, else 75: an order to drain may come too late
-    #[arg(long, value_name = "TEXT", hide = true)]
-    expect_generation: Option<String>,
-}
 
 /// What the controller's order to drain is told where it is for another boot (`EX_TEMPFAIL` of sysexits.h).
 const OTHER_GENERATION: u8 = 75;

@@ -36,7 +36,7 @@ impl Progress {
 
     /// Something is done, and stays on the screen.
     pub fn done(&self, what: &str) {
-        let line = format!("{} {what}", style("done").green());
+        let line = format!("{} {what}", style("done").for_stderr().green());
         match &self.spinner {
             Some(spinner) => spinner.println(line),
             None => aside(line),

@@ -23,11 +23,11 @@ fn an_unknown_settings_key_is_78_and_named_by_every_program() {
         assert_ends(
             process,
             78,
-            &["eirs.toml: web.listen_on:", "did you mean `listen`?", "queue.visibility:"],
+            &["eirs.toml: unknown key `web.listen_on`; did you mean `web.listen`?", "queue.visibility:"],
         );
     }
     let process = site.start("eirs", &["--config", "eirs.toml", "check"]);
-    assert_ends(process, 78, &["eirs.toml: web.listen_on:"]);
+    assert_ends(process, 78, &["eirs.toml: unknown key `web.listen_on`"]);
 }
 
 #[test]

@@ -134,7 +134,11 @@ fn a_bad_policy_is_78_with_file_line_and_key() {
     for arguments in [&["local", "--listen", "127.0.0.1:0"][..], &["policy", "check"]] {
         let mut process = site.start("eirs", arguments);
         assert_eq!(process.exit().code(), Some(78), "{}", process.log());
-        assert!(process.log().contains("policies/default.toml:2: pool.maximum"), "{}", process.log());
+        assert!(
+            process.log().contains("policies/default.toml:2: unknown key `pool.maximum`"),
+            "{}",
+            process.log()
+        );
     }
 }
 

@@ -101,7 +101,10 @@ fn a_rule_that_is_edited_while_the_controller_runs_counts_at_once() {
     let complaint = eventually("the slip is seen", || {
         pool(&site, "default")?["policy_error"].as_str().map(str::to_owned)
     });
-    assert!(complaint.contains("default.toml:8: rule[1].p59: there is no such key"), "{complaint}");
+    assert!(
+        complaint.contains("default.toml:8: unknown key `rule[1].p59`; did you mean `rule[1].p95`?"),
+        "{complaint}"
+    );
     assert!(rule("backlog").is_some());
 
     write_policy(&site, "default", &edited);

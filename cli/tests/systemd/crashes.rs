@@ -72,11 +72,7 @@ fn bad_settings_fail_with_exit_code_78_and_a_line_that_names_the_key_and_are_not
         );
         let log = machine.log(unit);
         let lines = |text: &str| log.iter().filter(|line| line.contains(text)).count();
-        assert_eq!(
-            lines("queue.visibilty: there is no setting `visibilty` here; did you mean `visibility`?"),
-            1,
-            "{log:#?}"
-        );
+        assert_eq!(lines("unknown key `queue.visibilty`; did you mean `queue.visibility`?"), 1, "{log:#?}");
         assert_eq!(lines("queue.max_receives: "), 1, "{log:#?}");
         assert_eq!(lines("status=78/CONFIG"), 1, "{log:#?}");
     }

@@ -42,6 +42,24 @@ fn an_installation_elsewhere_is_whole_and_its_removal_leaves_what_was_edited() {
         assert!(there("/opt/eirs/lib").join(file).exists(), "{file}");
     }
 
+    for (file, word) in [
+        ("bash-completion/completions/eirs", "dead-letters"),
+        ("zsh/site-functions/_eirs", "#compdef eirs"),
+        ("fish/vendor_completions.d/eirs.fish", "dead-letters"),
+    ] {
+        assert!(text(&format!("/opt/eirs/share/{file}")).contains(word), "{file}");
+    }
+    for (page, word) in [
+        ("eirs", "Exit codes"),
+        ("eirs-load", "num"),
+        ("eirs-token-add", "expires"),
+        ("eirs-worker", "model"),
+    ] {
+        let file = there("/opt/eirs/share/man/man1").join(format!("{page}.1.gz"));
+        let shown = run(Command::new("gzip").arg("-dc").arg(&file));
+        assert!(shown.contains(word), "{page}: {shown}");
+    }
+
     // A version before, of which one file was edited and one was not.
     for (file, edited) in [("eirs.toml", true), ("policies/default.toml", false)] {
         fs::write(there("/opt/eirs/share/eirs/shipped").join(file), "old").expect("a file");

@@ -95,8 +95,10 @@ fn a_reload_returns_when_the_edited_policy_is_in_force_and_a_broken_one_keeps_th
     // Nobody else is told the settings anew by a reload, but they are looked at.
     machine.write("/etc/eirs/eirs.toml", "[controller]\nticks = \"1s\"\n");
     assert!(!machine.try_run("systemctl", &["reload", "eirs-controller"]).status.success());
-    machine
-        .says("eirs-controller", "/etc/eirs/eirs.toml: controller.ticks: there is no setting `ticks` here");
+    machine.says(
+        "eirs-controller",
+        "/etc/eirs/eirs.toml: unknown key `controller.ticks`; did you mean `controller.tick`?",
+    );
     assert_eq!(machine.show("eirs-controller", "ActiveState"), "active");
 }
 

@@ -204,7 +204,7 @@ impl<'a> Section<'a> {
 
     /// Complains about every key that nobody asked for.
     pub(super) fn finish(self) {
-        let known = self.known.into_inner();
+        let known = self.known.take();
         for name in self.table.into_iter().flat_map(DeTable::keys) {
             let key: &str = name.get_ref();
             if known.contains(&key) {
@@ -212,14 +212,11 @@ impl<'a> Section<'a> {
             }
             let hint = nearest(key, &known).map_or_else(
                 || format!("there are {}", known.join(", ")),
-                |near| format!("did you mean `{near}`?"),
+                |near| format!("did you mean `{}`?", self.path_of(near)),
             );
-            let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
-            self.document.complain(
-                Some(name.span().start),
-                Some(path),
-                format!("there is no such key; {hint}"),
-            );
+            let path = self.path_of(key);
+            let problem = format!("unknown key `{path}`; {hint}");
+            self.document.complain(Some(name.span().start), Some(path), problem);
         }
     }
 

@@ -24,7 +24,7 @@ pub struct Complaint {
     pub line: Option<usize>,
     /// The key, e.g. `pool.max`, where it is about one.
     pub key: Option<String>,
-    /// What is wrong and what would be right: a sentence that follows on the key.
+    /// What is wrong and what would be right: a sentence that follows on the key, or names it where nobody knows it.
     pub problem: String,
 }
 
@@ -221,7 +221,8 @@ impl fmt::Display for Complaint {
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }
-        if let Some(key) = &self.key {
+        // About an unknown key the sentence names it: the key is wrong, not its value.
+        if let Some(key) = self.key.as_ref().filter(|_| !self.problem.starts_with("unknown key")) {
             write!(f, ": {key}")?;
         }
         write!(f, ": {}", self.problem)
@@ -314,13 +315,13 @@ mod tests {
              [scale_in]\nidle = 30\nwindow = '2h'\n[costs]\n",
             &[
                 "2: pool.max: is -3; should be a whole number from 0 to 10000",
-                "3: pool.maxx: there is no such key; did you mean `max`?",
+                "3: unknown key `pool.maxx`; did you mean `pool.max`?",
                 "4: pool.model: is 7; should be a text in quotes",
                 "6: rule[1].kind: is \"backlg\", which nobody knows; did you mean \"backlog\"? There are \"backlog\", \"latency\", \"step\", \"schedule\", \"forecast\"",
                 "9: rule[2].per_instance: is 0; should be a whole number from 1 to 1000000000",
                 "11: scale_in.idle: is 30; should be a time in quotes with its unit, from \"0s\" to \"1day\"",
                 "12: scale_in.window: is '2h'; should be a time in quotes with its unit, from \"0s\" to \"1h\"",
-                "13: costs: there is no such key; there are pool, rule, scale_out, scale_in, budget, instance",
+                "13: unknown key `costs`; there are pool, rule, scale_out, scale_in, budget, instance",
             ],
         );
     }

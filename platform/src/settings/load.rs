@@ -171,7 +171,10 @@ impl Layer {
             let alone = Self(vec![(origin.clone(), key.clone(), value.clone())]);
             let tried =
                 Config::builder().add_source(alone).build().and_then(Config::try_deserialize::<Settings>);
-            tried.err().map(|error| format!("{origin}: {key}: {}", sentence(&error)))
+            tried.err().map(|error| match unknown_key(key, &error) {
+                Some(unknown) => format!("{origin}: {unknown}"),
+                None => format!("{origin}: {key}: {}", sentence(&error)),
+            })
         };
         self.0.iter().filter_map(complaint).collect()
     }
@@ -196,26 +199,34 @@ fn text_value(text: &str) -> Value {
     text.trim_start().starts_with('[').then(list).flatten().unwrap_or_else(|| Value::from(text))
 }
 
-/// The complaint without the key that the caller already names, and with the known key that was probably meant.
+/// The complaint without the key that the caller already names.
 fn sentence(error: &ConfigError) -> String {
-    let text = match error {
-        ConfigError::At { error, .. } => return sentence(error),
+    match error {
+        ConfigError::At { error, .. } => sentence(error),
         ConfigError::Type { unexpected, expected, .. } => format!("is {unexpected}, should be {expected}"),
         other => other.to_string(),
-    };
-    let Some((unknown, known)) =
-        text.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected"))
-    else {
-        return text;
-    };
-    let known: Vec<_> = known.split('`').skip(1).step_by(2).collect();
-    let nearest = known.iter().max_by(|a, b| strsim::jaro(unknown, a).total_cmp(&strsim::jaro(unknown, b)));
-    match nearest {
-        Some(nearest) if strsim::jaro(unknown, nearest) > 0.7 => {
-            format!("there is no setting `{unknown}` here; did you mean `{nearest}`?")
-        }
-        _ => format!("there is no setting `{unknown}` here; there are {}", known.join(", ")),
     }
+}
+
+/// The complaint about a key that nobody knows, with the one that was probably meant; `None` where another thing is wrong.
+fn unknown_key(key: &str, error: &ConfigError) -> Option<String> {
+    let text = sentence(error);
+    let (unknown, known) = text.strip_prefix("unknown field `")?.split_once("`, expected")?;
+    let known: Vec<_> = known.split('`').skip(1).step_by(2).collect();
+    let parts: Vec<_> = key.split('.').collect();
+    // What stands before the unknown part is right, and what stands behind it was not looked at.
+    let place = parts.iter().rposition(|part| *part == unknown)?;
+    let whole = |name: &str| [&parts[..place], &[name]].concat().join(".");
+    let likeness = |name: &str| strsim::jaro(unknown, name);
+    let nearest = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let hint = match nearest {
+        Some(nearest) if likeness(nearest) > 0.7 => {
+            let rest = parts[place + 1..].iter().map(|part| format!(".{part}")).collect::<String>();
+            format!("did you mean `{}{rest}`?", whole(nearest))
+        }
+        _ => format!("there are {}", known.iter().copied().map(whole).collect::<Vec<_>>().join(", ")),
+    };
+    Some(format!("unknown key `{key}`; {hint}"))
 }
 
 #[cfg(test)]
@@ -260,10 +271,37 @@ mod tests {
         };
         named("eirs.toml: backend:", "azure");
         named("eirs.toml: web.listen:", "socket address");
-        named("eirs.toml: web.max_upload:", "did you mean `max_uploads`?");
-        named("eirs.toml: telemtry.filter:", "did you mean `telemetry`?");
+        named("eirs.toml: unknown key `web.max_upload`", "; did you mean `web.max_uploads`?");
+        named("eirs.toml: unknown key `telemtry.filter`", "; did you mean `telemetry.filter`?");
         named("EIRS_QUEUE__VISIBILITY: queue.visibility:", "is not a duration");
         assert!(complaints.iter().any(|c| c.contains("web.wait")), "{complaints:#?}");
+    }
+
+    #[test]
+    fn a_mistyped_key_is_answered_with_the_one_that_was_meant_wherever_it_stands() {
+        let check = |file: &str, environment: &[(&str, &str)], expected: &str| {
+            let BadSettings(complaints) = load(file, environment).unwrap_err();
+            assert!(complaints[0].ends_with(expected), "{expected}: {complaints:#?}");
+        };
+        check("[web]\nlisen = 'x'", &[], "eirs.toml: unknown key `web.lisen`; did you mean `web.listen`?");
+        check(
+            "",
+            &[("EIRS_WEB__LISEN", "x")],
+            "EIRS_WEB__LISEN: unknown key `web.lisen`; did you mean `web.listen`?",
+        );
+        check("backnd = 'aws'", &[], "unknown key `backnd`; did you mean `backend`?");
+        check(
+            "[models.dogs]\nlables = 'x'",
+            &[],
+            "unknown key `models.dogs.lables`; did you mean `models.dogs.labels`?",
+        );
+        // Nothing is like it: then all there are.
+        let BadSettings(complaints) = load("[local]\nzzz = 1", &[]).unwrap_err();
+        let [complaint] = complaints.as_slice() else { panic!("{complaints:#?}") };
+        assert!(
+            complaint.contains("unknown key `local.zzz`; there are ") && complaint.contains("local.state"),
+            "{complaint}"
+        );
     }
 
     #[test]

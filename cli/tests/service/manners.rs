@@ -1,0 +1,86 @@
+//! The command line: what is said to a terminal, to a pipe, and to whoever mistypes.
+
+use std::process::{Command, Output, Stdio};
+
+use crate::harness::Site;
+
+fn eirs(site: &Site, arguments: &[&str]) -> Output {
+    let mut command = site.command("eirs");
+    command.args(arguments).stdin(Stdio::null()).output().expect("it can be started")
+}
+
+/// Runs `eirs` on a terminal of its own, which `script` makes: all that it showed there.
+fn on_a_terminal(site: &Site, arguments: &str, no_color: Option<&str>) -> String {
+    let program = site.command("eirs");
+    let line = format!("{} {arguments}", program.get_program().to_string_lossy());
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
+    script.current_dir(program.get_current_dir().unwrap_or(std::path::Path::new(".")));
+    for (key, value) in program.get_envs() {
+        match value {
+            Some(value) => script.env(key, value),
+            None => script.env_remove(key),
+        };
+    }
+    script.env("TERM", "xterm-256color").env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+    if let Some(no_color) = no_color {
+        script.env("NO_COLOR", no_color);
+    }
+    let output = script.output().expect("`script` of util-linux is there");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Commands that paint on a terminal.
+const PAINTED: [&str; 3] = ["check", "status", "--help"];
+
+#[test]
+fn a_pipe_gets_no_escape_sequences() {
+    let site = Site::new();
+    let _web = site.web();
+    for command in PAINTED {
+        let output = eirs(&site, &[command]);
+        let said = [output.stdout, output.stderr].concat();
+        assert!(!said.is_empty() && !said.contains(&0x1b), "{command}: {}", String::from_utf8_lossy(&said));
+    }
+}
+
+#[test]
+fn a_terminal_gets_colours_unless_no_color_is_set() {
+    let site = Site::new();
+    let _web = site.web();
+    for command in PAINTED {
+        let shown = on_a_terminal(&site, command, None);
+        assert!(shown.contains("\u{1b}["), "{command}: {shown:?}");
+        let shown = on_a_terminal(&site, command, Some("1"));
+        assert!(!shown.is_empty() && !shown.contains('\u{1b}'), "{command}: {shown:?}");
+    }
+}
+
+#[test]
+fn a_mistyped_subcommand_is_2_and_gets_the_one_that_was_meant() {
+    let site = Site::new();
+    let output = eirs(&site, &["statsu"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("'status'"), "{said}");
+}
+
+#[test]
+fn completions_and_manual_pages_are_made_without_any_settings() {
+    let site = Site::new().set("EIRS_NO_SUCH", "setting");
+    let completions = eirs(&site, &["completions", "bash"]);
+    assert!(completions.status.success());
+    // What the shell itself says of the script.
+    let file = site.folder.path().join("eirs.bash");
+    std::fs::write(&file, &completions.stdout).expect("a file");
+    let shell = "source eirs.bash && COMP_WORDS=(eirs dead-letters re) COMP_CWORD=2 && _eirs eirs re dead-letters \
+                 && echo \"${COMPREPLY[*]}\"";
+    let asked =
+        Command::new("bash").args(["-c", shell]).current_dir(site.folder.path()).output().expect("bash");
+    assert_eq!(String::from_utf8_lossy(&asked.stdout).trim(), "redrive", "{asked:?}");
+
+    let pages = site.folder.path().join("man");
+    let made = eirs(&site, &["man", "man"]);
+    assert!(made.status.success(), "{made:?}");
+    assert!(pages.join("eirs-dead-letters-redrive.1").exists() && pages.join("eirs-worker.1").exists());
+}

@@ -17,6 +17,7 @@ mod policy;
 #[cfg(feature = "aws")]
 mod setup;
 mod simulate;
+mod token;
 
 #[cfg(feature = "aws")]
 mod aws;
@@ -75,6 +76,8 @@ enum Command {
     Check(check::Check),
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     Cleanup(cleanup::Cleanup),
     Classify(classify::Classify),
     #[command(subcommand)]
@@ -166,6 +169,7 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Uncordon(uncordon) => uncordon.run(&cli.global),
         Command::Check(check) => check.run(&cli.global).await,
         Command::DeadLetters(letters) => letters.run(&cli.global).await,
+        Command::Token(token) => token.run(&cli.global),
         Command::Cleanup(cleanup) => cleanup.run(&cli.global).await,
         Command::Classify(classify) => classify.run(&cli.global).await,
         Command::Model(model) => model.run(&cli.global),

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Context;
 use eirs_platform::settings::{self, Layers, Settings};
-use tokio::time::Instant;
+use tokio::{net::TcpStream, time::Instant};
 
 use self::{
     live::Live,
@@ -79,10 +79,9 @@ impl Local {
         })?;
 
         let mut signals = Signals::install()?;
-        let address_file = settings.web.address_file.clone().unwrap_or_else(|| state.join("web.address"));
-        // What an earlier run left there is not the address of this one.
-        let _was_not_there = fs::remove_file(&address_file);
-        let environment = environment(&layers, &settings, &address_file, self.verbose)?;
+        let files = AddressFiles::of(&settings);
+        files.remove();
+        let environment = environment(&layers, &settings, &files, self.verbose)?;
         let start = SystemTime::now();
         let mut web = Role::start("eirs-web", &environment)?;
         let mut controller = match Role::start("eirs-controller", &environment) {
@@ -94,8 +93,7 @@ impl Local {
         };
 
         let service = async {
-            let address = ready(&address_file).await?;
-            welcome(address);
+            welcome(&ready(&files, &settings).await?);
             Live::of(&settings, start).run().await
         };
         let end = tokio::select! {
@@ -122,6 +120,29 @@ impl Local {
     }
 }
 
+/// Where the web server writes the addresses that it bound.
+struct AddressFiles {
+    uploads: PathBuf,
+    admin: PathBuf,
+}
+
+impl AddressFiles {
+    fn of(settings: &Settings) -> Self {
+        let (web, state) = (&settings.web, &settings.local.state);
+        Self {
+            uploads: web.address_file.clone().unwrap_or_else(|| state.join("web.address")),
+            admin: web.admin_address_file.clone().unwrap_or_else(|| state.join("web.admin.address")),
+        }
+    }
+
+    /// What an earlier run left there is not the address of this one.
+    fn remove(&self) {
+        for file in [&self.uploads, &self.admin] {
+            let _was_not_there = fs::remove_file(file);
+        }
+    }
+}
+
 /// Why it ends.
 enum End {
     Signal,
@@ -133,18 +154,23 @@ enum End {
 fn environment(
     layers: &Layers,
     settings: &Settings,
-    address_file: &Path,
+    files: &AddressFiles,
     verbose: bool,
 ) -> anyhow::Result<Vec<(&'static str, OsString)>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut environment: Vec<(&'static str, OsString)> = vec![
         ("EIRS_LOCAL__STATE", settings.local.state.clone().into()),
         ("EIRS_WEB__LISTEN", settings.web.listen.to_string().into()),
-        ("EIRS_WEB__ADDRESS_FILE", address_file.into()),
+        ("EIRS_WEB__ADDRESS_FILE", files.uploads.clone().into()),
+        ("EIRS_WEB__ADMIN_ADDRESS_FILE", files.admin.clone().into()),
         ("EIRS_CONTROLLER__POLICIES", policies(settings)?.into()),
         // Nothing of this service shall be left when it ends.
         ("EIRS_CONTROLLER__ON_EXIT", "drain".into()),
     ];
+    // A service on another port shall just work beside the first one, whose port is taken for this, too.
+    if !layers.sets("web.admin_listen") {
+        environment.push(("EIRS_WEB__ADMIN_LISTEN", "127.0.0.1:0".into()));
+    }
     environment.extend(layers.file().map(|file| ("EIRS_CONFIG", file.into())));
     // The machine is shared out in workers of one core each: the fleet then really grows and shrinks. Whoever sets
     // another number of threads means it.
@@ -181,21 +207,43 @@ fn policies(settings: &Settings) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
+/// The web server that answers.
+struct Ready {
+    url: String,
+    admin: Option<SocketAddr>,
+}
+
 /// Waits until the web server has said where it listens and answers there.
-async fn ready(address_file: &Path) -> anyhow::Result<SocketAddr> {
+async fn ready(files: &AddressFiles, settings: &Settings) -> anyhow::Result<Ready> {
     let deadline = Instant::now() + READY_WITHIN;
+    let said = |file: &Path| {
+        let bound: Option<SocketAddr> = fs::read_to_string(file).ok()?.trim().parse().ok();
+        bound.map(reachable)
+    };
+    let is_encrypted = settings.web.tls.certificate.is_some();
     loop {
-        let said = fs::read_to_string(address_file).ok().and_then(|text| text.trim().parse().ok());
-        if let Some(address) = said.map(reachable) {
-            let url: Url = format!("http://{address}").parse().map_err(anyhow::Error::msg)?;
-            let answer = tokio::time::timeout(Duration::from_secs(2), url.get("/readyz")).await;
-            if matches!(answer, Ok(Ok(answer)) if answer.status.is_success()) {
-                return Ok(address);
+        if let Some(address) = said(&files.uploads) {
+            // It is written before the other one.
+            let admin = said(&files.admin);
+            // Over HTTP, which the operator's side always speaks. Where there is only HTTPS a connection has to do.
+            let answers = match (admin, is_encrypted) {
+                (None, true) => TcpStream::connect(address).await.is_ok(),
+                _ => is_ready(admin.unwrap_or(address)).await?,
+            };
+            if answers {
+                let scheme = if is_encrypted { "https" } else { "http" };
+                return Ok(Ready { url: format!("{scheme}://{address}"), admin });
             }
         }
         anyhow::ensure!(Instant::now() < deadline, "the web server was not ready within {READY_WITHIN:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+async fn is_ready(address: SocketAddr) -> anyhow::Result<bool> {
+    let url: Url = format!("http://{address}").parse().map_err(anyhow::Error::msg)?;
+    let answer = tokio::time::timeout(Duration::from_secs(2), url.get("/readyz")).await;
+    Ok(matches!(answer, Ok(Ok(answer)) if answer.status.is_success()))
 }
 
 /// Where a server that listens on every address can be asked from here.
@@ -208,13 +256,16 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, bound.port())
 }
 
-fn welcome(address: SocketAddr) {
+fn welcome(Ready { url, admin }: &Ready) {
     let samples =
         fs::read_dir("models/shapes/samples").into_iter().flatten().flatten().map(|entry| entry.path());
     let sample = samples.filter(|path| path.extension().is_some_and(|extension| extension == "jpg")).min();
     let image = sample.map_or_else(|| "photo.jpg".to_owned(), |path| path.display().to_string());
-    show::out(format_args!("EIRS is ready at http://{address} (Ctrl-C stops it)"));
-    show::out(format_args!("Try it:  curl -F myfile=@{image} http://{address}/upload"));
+    show::out(format_args!("EIRS is ready at {url} (Ctrl-C stops it)"));
+    show::out(format_args!("Try it:  curl -F myfile=@{image} {url}/upload"));
+    if let Some(admin) = admin {
+        show::out(format_args!("For you: http://{admin}/status and /metrics"));
+    }
 }
 
 /// Web first: then every image that was taken is in the queue or answered, and the controller can send the workers home.
@@ -264,7 +315,7 @@ mod tests {
 
     fn told(settings: &Settings, verbose: bool) -> Vec<(&'static str, String)> {
         let layers = Layers::of(Some(Path::new("/some/eirs.toml")), &[]);
-        let environment = environment(&layers, settings, Path::new("/state/web.address"), verbose).unwrap();
+        let environment = environment(&layers, settings, &AddressFiles::of(settings), verbose).unwrap();
         environment.into_iter().map(|(key, value)| (key, value.into_string().unwrap())).collect()
     }
 
@@ -280,6 +331,7 @@ mod tests {
             ("EIRS_CONTROLLER__POLICIES", "mine"),
             ("EIRS_TELEMETRY__FILTER", "warn"),
             ("EIRS_WEB__LISTEN", "127.0.0.1:8000"),
+            ("EIRS_WEB__ADMIN_LISTEN", "127.0.0.1:0"),
         ] {
             assert!(
                 usual.iter().any(|(key, value)| (*key, value.as_str()) == expected),

@@ -161,6 +161,7 @@ impl Rig {
             model: "default".into(),
             reply_to: "responses-gone".into(),
             sent_at: Utc::now(),
+            trace: None,
         };
         let reply = Reply {
             v: VERSION,
@@ -172,6 +173,7 @@ impl Rig {
             at: Utc::now(),
             queued_ms: 1.0,
             classify_ms: 1.0,
+            trace: None,
         };
         self.runtime.block_on(async {
             self.images.put(&job.id.image_key(), Bytes::from(content.to_owned())).await.expect("an image");

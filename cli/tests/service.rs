@@ -11,6 +11,10 @@
 #[path = "service/harness.rs"]
 mod harness;
 
+#[path = "service/access.rs"]
+mod access;
+#[path = "service/admin.rs"]
+mod admin;
 #[path = "service/api.rs"]
 mod api;
 #[path = "service/bad_input.rs"]
@@ -29,11 +33,19 @@ mod full_disk;
 mod kills;
 #[path = "service/local.rs"]
 mod local;
+#[path = "service/logs.rs"]
+mod logs;
+#[path = "service/metrics.rs"]
+mod metrics;
 #[path = "service/operator.rs"]
 mod operator;
 #[path = "service/pools.rs"]
 mod pools;
 #[path = "service/scripts.rs"]
 mod scripts;
+#[path = "service/tls.rs"]
+mod tls;
+#[path = "service/traces.rs"]
+mod traces;
 #[path = "service/uploads.rs"]
 mod uploads;

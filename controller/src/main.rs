@@ -85,9 +85,10 @@ async fn main() -> ExitCode {
     if arguments.reload {
         return ask_to_reload(&settings).await;
     }
-    if let Err(complaint) = telemetry::init(&settings.telemetry, "eirs-controller") {
-        return bad_settings(&[complaint]);
-    }
+    let _traces = match telemetry::init(&settings.telemetry, "eirs-controller") {
+        Ok(traces) => traces,
+        Err(complaint) => return bad_settings(&[complaint]),
+    };
     // First of all, so that a second controller says just that.
     let _lock = match lock::take(&settings.local.state) {
         Ok(lock) => lock,

@@ -10,9 +10,11 @@ use eirs_platform::{
     lifecycle::Lifecycle,
     settings::OnExit,
     settings::Settings,
+    trace::TARGET,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tracing::{Instrument, debug_span};
 
 use crate::{
     act::act,
@@ -130,7 +132,7 @@ impl Controller {
             if look != Look::Same {
                 watch.arm();
             }
-            let summary = self.pass().await;
+            let summary = self.pass().instrument(debug_span!(target: TARGET, parent: None, "pass")).await;
             lifecycle.goes_on();
             if !std::mem::replace(&mut is_ready, true) {
                 lifecycle.ready(&summary);
@@ -176,7 +178,9 @@ impl Controller {
     /// One pass; answers the state of things in a few words.
     pub async fn pass(&mut self) -> String {
         self.orders.look();
-        let mut seen = self.observer.observe(self.store.policies(), &*self.fleet).await;
+        let observing = debug_span!(target: TARGET, "observe");
+        let observed = self.observer.observe(self.store.policies(), &*self.fleet).instrument(observing);
+        let mut seen = observed.await;
         seen.operator = self.orders.operator().clone();
         seen.refused = self.refusals.now(seen.at);
         self.tell_missing(&seen);
@@ -187,7 +191,8 @@ impl Controller {
         self.history = history.remember(&allowed);
         self.look_again = plan.look_again(|pool| seen.operator.paused(pool).is_some());
         self.tell(&seen, &plan);
-        let refusals = act(&allowed, &*self.fleet).await;
+        let acting = debug_span!(target: TARGET, "act", actions = allowed.actions().count());
+        let refusals = act(&allowed, &*self.fleet).instrument(acting).await;
         if allowed.actions().next().is_some() && refusals.is_empty() {
             // What was done is seen, and shown, in the next pass; that one has nothing left to do.
             self.poke.notify_one();

@@ -9,6 +9,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
+use crate::trace::{self, TraceContext};
+
 /// The version of every message in this file. A reader refuses a higher one.
 pub const VERSION: u8 = 1;
 
@@ -104,6 +106,9 @@ pub struct Job {
     pub reply_to: String,
     /// When web accepted it.
     pub sent_at: DateTime<Utc>,
+    /// The trace it belongs to, and who sent it there.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::lenient")]
+    pub trace: Option<TraceContext>,
 }
 
 /// One label and how sure the model is of it.
@@ -158,6 +163,9 @@ pub struct Reply {
     pub queued_ms: f64,
     /// Milliseconds from the receipt to the result.
     pub classify_ms: f64,
+    /// The trace in which it was done, and by whom there.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::lenient")]
+    pub trace: Option<TraceContext>,
 }
 
 impl Reply {
@@ -283,6 +291,7 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unreadable> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -297,6 +306,7 @@ mod tests {
             at: DateTime::UNIX_EPOCH,
             queued_ms: 1.5,
             classify_ms: 2.5,
+            trace: TraceContext::read("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "a=1"),
         }
     }
 
@@ -326,6 +336,25 @@ mod tests {
         assert!(decode::<Reply>(value.to_string().as_bytes()).is_ok());
         let error = decode::<Job>(br#"{"v":7,"shape":"unheard of"}"#).unwrap_err();
         assert!(error.to_string().contains("message version 7"), "{error}");
+    }
+
+    #[test]
+    fn a_message_without_a_trace_or_with_one_that_cannot_be_read_is_a_message_all_the_same() {
+        let whole = reply(Outcome::Rejected { reason: "no".into() });
+        for broken in [Value::Null, 7.into(), json!({}), json!({ "traceparent": "00-0-0-0" })] {
+            let mut value = serde_json::to_value(&whole).unwrap();
+            value["trace"] = broken;
+            assert_eq!(
+                decode::<Reply>(value.to_string().as_bytes()).unwrap(),
+                Reply { trace: None, ..whole.clone() }
+            );
+        }
+        let before = json!({
+            "v": 1, "id": whole.id, "name": "n", "model": "m", "reply_to": "r", "sent_at": "2026-01-02T03:04:05Z"
+        });
+        let job = decode::<Job>(before.to_string().as_bytes()).unwrap();
+        assert_eq!(job.trace, None);
+        assert_eq!(serde_json::to_value(&job).unwrap(), before, "and it is written as it was");
     }
 
     proptest! {

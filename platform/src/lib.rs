@@ -2,6 +2,7 @@
 //! or pixels. To be admitted here, a thing must be needed by two daemons, and by a third that does none of those.
 
 pub mod job;
+pub mod trace;
 
 pub mod blobs;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod queue;
 pub mod aws;
 pub mod backend;
 pub mod settings;
+pub mod tokens;
 
 pub mod backoff;
 pub mod clock;

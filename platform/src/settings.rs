@@ -11,11 +11,14 @@ mod secrets;
 mod setup;
 mod simulate;
 pub mod units;
+mod web;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
+
+use crate::telemetry;
 
 pub use aws::{Aws, Endpoints};
 pub use distribution::Distribution;
@@ -23,6 +26,7 @@ pub use load::{BadSettings, Layers};
 pub use model::{Channels, Classifier, Engine, Layout, Model, Protocol};
 pub use setup::{Os, Setup};
 pub use simulate::Simulate;
+pub use web::{Tls, Web, is_rate};
 
 /// The exit code of every EIRS program for a bad configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_BAD_SETTINGS: u8 = 78;
@@ -47,7 +51,7 @@ pub struct Settings {
     pub worker: Worker,
     /// The controller.
     pub controller: Controller,
-    /// Logs.
+    /// Logs and traces.
     pub telemetry: Telemetry,
     /// What can be asked for with `?model=`; without it, `default`.
     pub models: BTreeMap<String, Model>,
@@ -87,44 +91,6 @@ pub struct Queue {
     pub retention: Duration,
 }
 
-/// `[web]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Web {
-    /// The address to listen on; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// Where to write the address that was bound, for programs that started this one with port 0.
-    pub address_file: Option<PathBuf>,
-    /// Threads that serve; 0 is one for each two cores: on one machine, the other half is the workers'.
-    pub threads: usize,
-    /// A name for this web host, unlike that of any other; its response queue is named after it.
-    pub host: Option<String>,
-    /// How long an upload waits for its label before it is answered 202, unless it says `?wait=`.
-    #[serde(with = "units::duration")]
-    pub wait: Duration,
-    /// The longest `?wait=` that is honoured.
-    #[serde(with = "units::duration")]
-    pub max_wait: Duration,
-    /// The largest image.
-    pub max_image: ByteSize,
-    /// The most images in one upload.
-    pub max_images_per_upload: usize,
-    /// The most uploads at once; one more is answered 429.
-    pub max_uploads: usize,
-    /// How much memory the bodies of arriving uploads may take together; further ones wait their turn.
-    pub upload_memory: ByteSize,
-    /// How long a client may pause in the middle of an upload.
-    #[serde(with = "units::duration")]
-    pub read_timeout: Duration,
-    /// The longest backlog (visible and in flight); above it, uploads are answered 503.
-    pub max_backlog: u64,
-    /// How many results are kept in memory.
-    pub cached_results: usize,
-    /// How long held requests may go on after a signal to stop; then they get their 202.
-    #[serde(with = "units::duration")]
-    pub drain_deadline: Duration,
-}
-
 /// `[worker]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -149,6 +115,9 @@ pub struct Worker {
     /// itself; 0 is never.
     #[serde(with = "units::duration")]
     pub abandoned_after: Duration,
+    /// A job that took longer from its receipt to its end has a line in the log; 0 is never.
+    #[serde(with = "units::duration")]
+    pub slow_after: Duration,
 }
 
 /// `[controller]`
@@ -194,6 +163,10 @@ pub struct Telemetry {
     pub filter: String,
     /// How.
     pub format: LogFormat,
+    /// The collector that spans are sent to, over OTLP/HTTP; without it, and without `OTEL_EXPORTER_OTLP_ENDPOINT`, to nobody.
+    pub otlp_endpoint: Option<String>,
+    /// The share of the traces begun here that are collected; a trace that a client began is collected if the client says so.
+    pub sample_ratio: f64,
 }
 
 /// The form of the log.
@@ -241,27 +214,6 @@ impl Default for Queue {
     }
 }
 
-impl Default for Web {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
-            address_file: None,
-            threads: 0,
-            host: None,
-            wait: Duration::from_secs(60),
-            max_wait: Duration::from_secs(300),
-            max_image: ByteSize::mib(16),
-            max_images_per_upload: 1000,
-            max_uploads: 1024,
-            upload_memory: ByteSize::mib(16),
-            read_timeout: Duration::from_secs(15),
-            max_backlog: 100_000,
-            cached_results: 4096,
-            drain_deadline: Duration::from_secs(20),
-        }
-    }
-}
-
 impl Default for Worker {
     fn default() -> Self {
         Self {
@@ -272,6 +224,7 @@ impl Default for Worker {
             report_every: Duration::from_secs(10),
             drain_deadline: Duration::from_secs(60),
             abandoned_after: Duration::from_secs(600),
+            slow_after: Duration::from_secs(10),
         }
     }
 }
@@ -294,7 +247,7 @@ impl Default for Controller {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { filter: "info".into(), format: LogFormat::Auto }
+        Self { filter: "info".into(), format: LogFormat::Auto, otlp_endpoint: None, sample_ratio: 1.0 }
     }
 }
 
@@ -326,17 +279,6 @@ impl Settings {
                 self.worker.poll <= Duration::from_secs(20),
                 "worker.poll: must be at most 20s, the longest poll that SQS knows",
             ),
-            (
-                self.web.upload_memory >= self.web.max_image,
-                "web.upload_memory: must be at least web.max_image, or the largest image never fits",
-            ),
-            (self.web.wait <= self.web.max_wait, "web.wait: must be at most web.max_wait"),
-            (self.web.max_images_per_upload >= 1, "web.max_images_per_upload: must be at least 1"),
-            (self.web.max_uploads >= 1, "web.max_uploads: must be at least 1"),
-            (
-                self.web.host.as_deref().is_none_or(|host| is_name(host) && host.len() <= 30),
-                "web.host: must be letters, digits and dashes, at most 30 of them",
-            ),
             (self.controller.tick >= Duration::from_millis(100), "controller.tick: must be at least 100ms"),
             (
                 self.controller.recording_size >= ByteSize::kib(64),
@@ -350,6 +292,7 @@ impl Settings {
                 is_share(self.controller.simulate.capacity_error),
                 "controller.simulate.capacity_error: must be a share, from 0 to 1",
             ),
+            (is_share(self.telemetry.sample_ratio), "telemetry.sample_ratio: must be a share, from 0 to 1"),
             (self.models.contains_key(Model::DEFAULT), "models: there must be one called `default`"),
         ];
         let broken = rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned());
@@ -371,7 +314,10 @@ impl Settings {
                 self.aws.prefix
             )
         });
+        let collector = self.telemetry.otlp_endpoint.as_deref().and_then(telemetry::complaint);
         broken
+            .chain(collector.map(|why| format!("telemetry.otlp_endpoint: {why}")))
+            .chain(self.web.complaints())
             .chain(models)
             .chain(long_names)
             .chain(self.aws.complaints(in_cloud))

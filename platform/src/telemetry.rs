@@ -1,15 +1,31 @@
-//! Logs: text on stderr, or the journal's own protocol, where every field of an event becomes a field of the entry.
+//! Logs: text on stderr, or the journal's own protocol, where every field of an event, and of the spans around it, becomes a
+//! field of the entry. And traces, where a collector is set: `telemetry/otlp.rs`.
+
+mod otlp;
 
 use std::{io::IsTerminal, os::fd::AsFd};
 
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Level;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::filter_fn,
+    layer::SubscriberExt,
+    util::{SubscriberInitExt, TryInitError},
+};
 
-use crate::settings::{LogFormat, Telemetry};
+pub use self::otlp::{Traces, complaint};
+use crate::{
+    settings::{LogFormat, Telemetry},
+    trace,
+};
 
-/// Starts logging. `program` names this one in the journal. Errors are sentences about the settings.
-pub fn init(settings: &Telemetry, program: &str) -> Result<(), String> {
+/// Starts logging, and the export of spans. `program` names this one in the journal and in traces. Errors are sentences about
+/// the settings. What is answered has the last spans: it is to be kept until the process ends.
+pub fn init(settings: &Telemetry, program: &'static str) -> Result<Traces, String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|error| format!("telemetry.filter: `{}` is not a filter: {error}", settings.filter))?;
+    let spans_are_no_log = format!("{}=off", trace::TARGET).parse().expect("a target and a level");
+    let filter = filter.add_directive(spans_are_no_log);
     let to_journal = match settings.format {
         LogFormat::Journal => true,
         LogFormat::Text => false,
@@ -26,7 +42,27 @@ pub fn init(settings: &Telemetry, program: &str) -> Result<(), String> {
             .with_ansi(std::io::stderr().is_terminal())
             .boxed()
     };
-    tracing_subscriber::registry().with(filter).with(layer).try_init().map_err(|error| error.to_string())
+    let traces = Traces::of(settings, program)?;
+    // What was worth a line in the log is a part of the span in which it was said.
+    let collected = filter_fn(|metadata| {
+        let (is_ours, is_told) = (metadata.target().starts_with("eirs"), *metadata.level() <= Level::INFO);
+        if metadata.is_span() { metadata.target() == trace::TARGET } else { is_ours && is_told }
+    });
+    let spans = traces.tracer().map(|tracer| {
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(collected)
+    });
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .with(spans)
+        .try_init()
+        .map_err(|error: TryInitError| error.to_string())?;
+    Ok(traces)
 }
 
 /// systemd tells in `$JOURNAL_STREAM` which device and inode the journal's socket has; if stderr is that one, nobody

@@ -145,6 +145,15 @@ impl Answer {
         }
     }
 
+    /// The image, where it is one.
+    pub(crate) fn id(&self) -> Option<JobId> {
+        match &self.kind {
+            Kind::Ended { reply, .. } => Some(reply.id),
+            Kind::Pending { id, .. } => Some(*id),
+            Kind::Refused(_) => None,
+        }
+    }
+
     /// The answer to an upload of one image.
     pub(crate) fn into_response(self, view: View) -> Response {
         match self.kind {

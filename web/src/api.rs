@@ -40,7 +40,7 @@ A refusal is a `Problem` (`application/problem+json`, RFC 9457). An address that
 
 /// What the page may load: all of its parts are in it, and it may try what it describes.
 const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
-                        connect-src 'self'; frame-ancestors 'none'";
+                        connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 /// What clients ask for.
 #[derive(Debug, Default)]
@@ -54,16 +54,18 @@ pub(crate) struct Admin;
 #[derive(Debug, Default)]
 pub(crate) struct Health;
 
-/// A set of paths, with the types and tags that they name. The routes are in `routes.rs`.
+/// A set of paths. The routes are in `routes.rs`.
 macro_rules! set {
-    ($set:ty, $register:path, [$($path:path),+]) => {
+    ($set:ty: $($path:path),+) => {
         impl OpenApi for $set {
             fn meta() -> Vec<MetaApi> {
                 vec![MetaApi { paths: vec![$($path()),+] }]
             }
 
             fn register(registry: &mut Registry) {
-                $register(registry);
+                parts::register(registry);
+                images::register(registry);
+                operation::register(registry);
             }
 
             fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
@@ -71,9 +73,9 @@ macro_rules! set {
     };
 }
 
-set!(Public, images::register, [images::upload, images::result]);
-set!(Admin, operation::register, [operation::status, operation::events, operation::metrics]);
-set!(Health, operation::register, [operation::livez, operation::readyz]);
+set!(Public: images::upload, images::result, operation::events);
+set!(Admin: operation::status, operation::metrics, operation::doorbell);
+set!(Health: operation::livez, operation::readyz);
 
 /// What one listener serves of itself.
 #[derive(Debug)]

@@ -17,10 +17,12 @@ use eirs_platform::{
     job::{self, Job, JobId, Outcome, Reply},
     queue::SharedQueue,
     settings::Settings,
+    trace::{Scope, TARGET},
 };
 use quick_cache::sync::Cache;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug_span};
 
 use crate::{body::Image, report::Arrivals, responses::ResponseQueue};
 
@@ -174,7 +176,7 @@ impl Jobs {
     }
 
     /// Stores an image and sends a job for it, unless somebody else has just done so.
-    pub(crate) fn send(self: &Arc<Self>, image: Image, model: &Arc<str>) -> Ticket {
+    pub(crate) fn send(self: &Arc<Self>, image: Image, model: &Arc<str>, scope: &Scope) -> Ticket {
         let key: Key = (image.id, model.clone());
         let progress = watch::Sender::new(Progress::Sending);
         let ticket = Ticket { key: key.clone(), progress: progress.subscribe(), first: true };
@@ -187,21 +189,27 @@ impl Jobs {
                 free.insert(InFlight { progress, since: Instant::now() });
             }
         }
-        let jobs = self.clone();
+        let (jobs, scope) = (self.clone(), scope.clone());
         tokio::spawn(async move {
-            let sent = jobs.store_and_send(image, &key).await;
-            jobs.sent(&key, sent);
+            scope
+                .run(async {
+                    let sent = jobs.store_and_send(image, &key, &scope).await;
+                    jobs.sent(&key, sent);
+                })
+                .await;
         });
         ticket
     }
 
-    async fn store_and_send(&self, image: Image, key: &Key) -> Result<()> {
+    async fn store_and_send(&self, image: Image, key: &Key, scope: &Scope) -> Result<()> {
         let (id, model) = key;
         let queue =
             self.requests.get(model).ok_or_else(|| Error::broken("sending", format!("no model {model}")))?;
         let Image { name, bytes, memory, .. } = image;
-        self.images.put(&id.image_key(), bytes).await?;
+        let storing = debug_span!(target: TARGET, "store", image.id = %id, image.bytes = bytes.len());
+        self.images.put(&id.image_key(), bytes).instrument(storing).await?;
         drop(memory);
+        let sending = scope.part(debug_span!(target: TARGET, "send", otel.kind = "producer", image.id = %id));
         let job = Job {
             v: job::VERSION,
             id: *id,
@@ -209,8 +217,9 @@ impl Jobs {
             model: model.to_string(),
             reply_to: self.responses.current().name,
             sent_at: self.clock.now(),
+            trace: Some(sending.context().clone()),
         };
-        queue.send(vec![job::encode(&job)]).await?;
+        sending.run(queue.send(vec![job::encode(&job)])).await?;
         // Counted when it can be seen in the queue: the controller looks there as soon as the doorbell rings.
         self.arrivals.count(model);
         Ok(())

@@ -1,8 +1,9 @@
 //! The web server: takes images in, hands them to the queue, and gives their labels back.
 //!
-//! An upload's way: `upload.rs` reads the images out of the request (`body.rs`), `jobs.rs` stores each, registers who waits
-//! for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts them into words. `live.rs` and `page.rs`
-//! are what people see; what may be asked and answered is described in `api.rs`.
+//! `live.rs` and `page.rs` are what people see. An upload's way: `upload.rs` reads the images out of the request (`body.rs`),
+//! `jobs.rs` stores each, registers who waits for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts
+//! them into words. Around all of it stands `access.rs`, which says who may; beside it `admin.rs`, for the operator; and `api.rs`
+//! describes it to programs.
 
 mod routes;
 mod upload;
@@ -25,10 +26,16 @@ mod problem;
 mod live;
 mod page;
 
+mod access;
+pub mod admin;
+mod renewal;
+pub mod tls;
+
 mod load;
 mod metrics;
 mod report;
 mod status;
+mod traced;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -36,8 +43,12 @@ use eirs_platform::{Result, backend::Backend, clock::SharedClock, queue::SharedQ
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use routes::routes;
+pub use access::Access;
+pub use admin::Admin;
+pub use renewal::keep_renewed;
+pub use routes::{admin_routes, routes};
 pub use small_reads::SmallReads;
+pub use tls::Tls;
 
 /// One permit of the memory for arriving bodies stands for so many bytes.
 const MEMORY_UNIT: u64 = 1024;
@@ -52,6 +63,7 @@ pub struct App {
     live: live::Live,
     arrivals: Arc<report::Arrivals>,
     metrics: metrics::Metrics,
+    dead_letters: metrics::DeadLetters,
     /// How many uploads may be in hand at once.
     uploads: Arc<Semaphore>,
     /// Memory for arriving bodies, in [`MEMORY_UNIT`]s.
@@ -77,7 +89,8 @@ impl App {
         for model in settings.models.keys() {
             requests.insert(model.clone(), backend.requests(model).await?);
         }
-        let metrics = metrics::Metrics::default();
+        let metrics = metrics::Metrics::new(settings.models.keys().map(String::as_str));
+        let dead_letters = metrics::DeadLetters::new(backend.clone(), settings.models.keys().cloned());
         let arrivals = Arc::new(report::Arrivals::default());
         let load = load::Load::new(settings.web.max_backlog);
         let responses = Arc::new(responses::ResponseQueue::open(backend, &settings.web_host()).await?);
@@ -95,6 +108,7 @@ impl App {
             live: live::Live::default(),
             arrivals,
             metrics,
+            dead_letters,
             uploads: Arc::new(Semaphore::new(settings.web.max_uploads.min(Semaphore::MAX_PERMITS))),
             body_memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS as u64) as usize)),
             draining,

@@ -8,14 +8,11 @@ use eirs_platform::{
     backend::Backend,
     clock::SystemClock,
     lifecycle::{self, Lifecycle},
-    settings::{EXIT_BAD_SETTINGS, Layers, Settings},
+    settings::{BadSettings, EXIT_BAD_SETTINGS, Layers, Settings},
     telemetry,
 };
-use eirs_web::{App, SmallReads, routes};
-use poem::{
-    Server,
-    listener::{Acceptor, Listener, TcpListener},
-};
+use eirs_web::{Access, Admin, App, SmallReads, Tls, admin, keep_renewed, routes, tls};
+use poem::{Endpoint, Response, Server, listener::Acceptor};
 use tokio_util::sync::CancellationToken;
 
 /// Behind the last request a poll for answers may have to end (20 s), and the runtime waits for file writes that hang (5 s).
@@ -55,19 +52,24 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(complaints) => return bad_settings(&complaints),
     };
+    let door = match Door::new(&settings) {
+        Ok(door) => door,
+        Err(complaints) => return bad_settings(&complaints),
+    };
     if arguments.check {
         return ExitCode::SUCCESS;
     }
-    if let Err(complaint) = telemetry::init(&settings.telemetry, "eirs-web") {
-        return bad_settings(&complaint);
-    }
+    let _traces = match telemetry::init(&settings.telemetry, "eirs-web") {
+        Ok(traces) => traces,
+        Err(complaint) => return bad_settings(&complaint),
+    };
     let threads = match settings.web.threads {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
         threads => threads,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let served = runtime.context("starting the runtime").and_then(|runtime| {
-        let served = runtime.block_on(serve(settings, arguments.with_parent));
+        let served = runtime.block_on(serve(settings, door, arguments.with_parent));
         // A file write that hangs must not keep the process.
         runtime.shutdown_timeout(Duration::from_secs(5));
         served
@@ -87,30 +89,52 @@ fn bad_settings(complaints: &impl std::fmt::Display) -> ExitCode {
     ExitCode::from(EXIT_BAD_SETTINGS)
 }
 
-async fn serve(settings: Settings, parent: Option<u32>) -> anyhow::Result<()> {
+/// What stands before the routes, made of files that the settings name.
+struct Door {
+    access: Arc<Access>,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Door {
+    /// Reads them, or says everything that is wrong.
+    fn new(settings: &Settings) -> Result<Self, BadSettings> {
+        match (Access::new(&settings.web), Tls::new(&settings.web.tls)) {
+            (Ok(access), Ok(tls)) => Ok(Self { access, tls }),
+            (access, tls) => Err(BadSettings(access.err().into_iter().chain(tls.err()).collect())),
+        }
+    }
+}
+
+async fn serve(settings: Settings, door: Door, parent: Option<u32>) -> anyhow::Result<()> {
     let lifecycle = Lifecycle::install()?;
     if let Some(parent) = parent {
         lifecycle::drain_with_parent(parent)?;
     }
-    let listen = settings.web.listen;
-    let acceptor = TcpListener::bind(listen)
-        .into_acceptor()
+    let web = settings.web.clone();
+    let acceptor = admin::bind(web.listen)
         .await
-        .with_context(|| format!("web.listen: cannot listen on {listen}"))?;
+        .with_context(|| format!("web.listen: cannot listen on {}", web.listen))?;
+    let address = admin::bound(&acceptor, web.listen);
+    let admin = Admin::bind(web.admin_listen).await?;
+    if let Some(careless) = tls::careless(&web.tls) {
+        tracing::warn!("{careless}");
+    }
     let clock = Arc::new(SystemClock);
     let backend = Backend::open(&settings, clock.clone()).await?;
-    let deadline = settings.web.drain_deadline;
-    let address_file = settings.web.address_file.clone();
+    let deadline = web.drain_deadline;
     let app = App::new(settings, &backend, clock, lifecycle.drain().clone()).await?;
     let background_stop = CancellationToken::new();
     let background = tokio::spawn(app.clone().run_background(background_stop.clone()));
 
-    let address = acceptor.local_addr().first().map_or_else(|| listen.to_string(), ToString::to_string);
-    let address = address.trim_start_matches("socket://").to_owned();
-    if let Some(file) = &address_file {
-        tokio::fs::write(file, &address).await.with_context(|| format!("writing {}", file.display()))?;
+    let scheme = if door.tls.is_some() { "https" } else { "http" };
+    let admin_address = admin.as_ref().map(|admin| admin.address().to_owned());
+    if let Some(admin_address) = &admin_address {
+        admin::write_address(web.admin_address_file.as_deref(), admin_address).await?;
+        tracing::info!(address = admin_address, "metrics and status on http://{admin_address}");
     }
-    tracing::info!(address, "taking uploads on http://{address}");
+    // The last one: whoever waits for it finds the other there.
+    admin::write_address(web.address_file.as_deref(), &address).await?;
+    tracing::info!(address, "taking uploads on {scheme}://{address}");
     // Behind the deadline there is a little time for the last answers to reach the wire.
     let cut_off = deadline + Duration::from_secs(5);
     lifecycle.ready(&format!("{address}: {}", app.summary()));
@@ -119,15 +143,36 @@ async fn serve(settings: Settings, parent: Option<u32>) -> anyhow::Result<()> {
         move || format!("{address}: {}", app.summary())
     });
 
+    let renewed = tokio::spawn(keep_renewed(door.access.clone(), door.tls.clone(), lifecycle.clone()));
+    let admin_stop = CancellationToken::new();
+    let admin = admin.map(|admin| admin.serve(app.clone(), admin_stop.clone()));
     let stop_accepting = drain(app.clone(), lifecycle, deadline);
-    Server::new_with_acceptor(SmallReads(acceptor))
-        .name("eirs-web")
-        .run_with_graceful_shutdown(routes(app), stop_accepting, Some(cut_off))
-        .await?;
+    let routes = door.access.guard(app.clone(), routes(app));
+    match door.tls {
+        Some(tls) => serve_uploads(tls.over(acceptor), routes, stop_accepting, cut_off).await?,
+        None => serve_uploads(acceptor, routes, stop_accepting, cut_off).await?,
+    }
+    renewed.abort();
     background_stop.cancel();
     background.await?;
+    admin_stop.cancel();
+    if let Some(admin) = admin {
+        admin.await??;
+    }
     tracing::info!("drained");
     Ok(())
+}
+
+async fn serve_uploads<A: Acceptor + 'static>(
+    acceptor: A,
+    routes: impl Endpoint<Output = Response> + 'static,
+    stop_accepting: impl Future<Output = ()>,
+    cut_off: Duration,
+) -> std::io::Result<()> {
+    Server::new_with_acceptor(SmallReads(acceptor))
+        .name("eirs-web")
+        .run_with_graceful_shutdown(routes, stop_accepting, Some(cut_off))
+        .await
 }
 
 /// Ends when the server shall stop accepting: after everybody had a moment to see that it is not ready. Held requests go on;

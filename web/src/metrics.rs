@@ -1,123 +1,247 @@
-//! What `/metrics` shows, in the OpenMetrics text format. All names and labels are in this file.
+//! What `/metrics` shows, in the OpenMetrics text format: what this host counts, what the controller wrote down, and what the
+//! process takes. What there is, is in `metrics/catalogue.rs`.
 
+mod catalogue;
+mod dead_letters;
+#[cfg(test)]
+mod documents;
+mod fleet;
+mod process;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use poem::http::StatusCode;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text::encode},
     metrics::{
-        counter::Counter,
+        counter::{ConstCounter, Counter},
         family::Family,
-        gauge::Gauge,
+        gauge::{ConstGauge, Gauge},
         histogram::{Histogram, exponential_buckets},
     },
     registry::Registry,
 };
+use serde_json::Value;
+
+use self::catalogue::{Class, Kind, Label, Metric, TurnedAway};
+pub(crate) use self::{catalogue::Answered, dead_letters::DeadLetters};
 
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    /// Answered uploads, by status class and kind of answer.
-    pub(crate) uploads: Family<UploadLabels, Counter>,
+    /// Images, by kind of answer.
+    images: Family<AnswerLabels, Counter>,
     pub(crate) upload_seconds: Histogram,
     pub(crate) image_bytes: Counter,
     pub(crate) jobs_sent: Counter,
     pub(crate) coalesced: Counter,
     pub(crate) replies: Counter,
+    queued_seconds: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    service_seconds: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    /// Requests that got no further than the door.
+    turned_away: Family<TurnedAwayLabels, Counter>,
     pub(crate) in_hand: Gauge,
     pub(crate) waiting: Gauge,
-    /// What the controller says, as far as it is there.
-    pub(crate) backlog: Family<PoolLabels, Gauge>,
-    pub(crate) desired: Family<PoolLabels, Gauge>,
-    pub(crate) instances: Family<InstanceLabels, Gauge>,
+    http_responses: Family<ClassLabels, Counter>,
+    seen: Arc<Seen>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct UploadLabels {
-    pub(crate) answer: Answered,
-}
-
-/// How an image was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum Answered {
-    Classified,
-    Cached,
-    Pending,
-    Rejected,
-    Refused,
-    Failed,
+struct AnswerLabels {
+    answer: Answered,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct PoolLabels {
-    pub(crate) pool: String,
+struct ClassLabels {
+    class: Class,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct InstanceLabels {
-    pub(crate) pool: String,
-    pub(crate) state: String,
+struct TurnedAwayLabels {
+    why: TurnedAway,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+}
+
+/// From half a millisecond to a minute.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.0005, 2.0, 18))
+}
+
+impl Metrics {
+    /// Of a host that knows these models.
+    pub(crate) fn new<'a>(models: impl Iterator<Item = &'a str>) -> Self {
         let mut metrics = Self {
-            registry: Registry::with_prefix("eirs"),
-            uploads: Family::default(),
-            // From half a millisecond to a minute.
-            upload_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 18)),
+            registry: Registry::default(),
+            images: Family::default(),
+            upload_seconds: seconds(),
             image_bytes: Counter::default(),
             jobs_sent: Counter::default(),
             coalesced: Counter::default(),
             replies: Counter::default(),
+            queued_seconds: Family::new_with_constructor(seconds),
+            service_seconds: Family::new_with_constructor(seconds),
+            turned_away: Family::default(),
             in_hand: Gauge::default(),
             waiting: Gauge::default(),
-            backlog: Family::default(),
-            desired: Family::default(),
-            instances: Family::default(),
+            http_responses: Family::default(),
+            seen: Arc::default(),
         };
+        // Series that are there from the start, at zero, are easier to reckon with than some that come.
+        for answer in Answered::ALL {
+            drop(metrics.images.get_or_create(&AnswerLabels { answer: *answer }));
+        }
+        for class in Class::ALL {
+            drop(metrics.http_responses.get_or_create(&ClassLabels { class: *class }));
+        }
+        for why in TurnedAway::ALL {
+            drop(metrics.turned_away.get_or_create(&TurnedAwayLabels { why: *why }));
+        }
+        for model in models {
+            let labels = ModelLabels { model: model.to_owned() };
+            drop(metrics.queued_seconds.get_or_create(&labels));
+            drop(metrics.service_seconds.get_or_create(&labels));
+        }
         metrics.register();
         metrics
     }
-}
 
-impl Metrics {
     fn register(&mut self) {
-        let registry = &mut self.registry;
-        registry.register("images", "Images answered, by kind of answer", self.uploads.clone());
-        registry.register(
-            "upload_seconds",
-            "Time from the request to its answer",
-            self.upload_seconds.clone(),
-        );
-        registry.register("image_bytes", "Bytes of images received", self.image_bytes.clone());
-        registry.register("jobs_sent", "Jobs sent to the request queues", self.jobs_sent.clone());
-        registry.register("jobs_coalesced", "Images that joined a job in flight", self.coalesced.clone());
-        registry.register("replies", "Answers received from workers", self.replies.clone());
-        registry.register("uploads_in_hand", "Uploads being handled now", self.in_hand.clone());
-        registry.register(
-            "jobs_waiting",
-            "Jobs sent by this host and not answered yet",
-            self.waiting.clone(),
-        );
-        registry.register(
-            "backlog",
-            "Jobs visible and in flight, as the controller sees it",
-            self.backlog.clone(),
-        );
-        registry.register("instances_desired", "Instances the controller wants", self.desired.clone());
-        registry.register(
-            "instances",
-            "Instances by state, as the controller sees them",
-            self.instances.clone(),
-        );
+        // What is not counted here is collected when it is asked for.
+        let mut collected = Vec::new();
+        for metric in Metric::ALL {
+            match metric {
+                Metric::Images => self.add(*metric, self.images.clone()),
+                Metric::UploadSeconds => self.add(*metric, self.upload_seconds.clone()),
+                Metric::ImageBytes => self.add(*metric, self.image_bytes.clone()),
+                Metric::JobsSent => self.add(*metric, self.jobs_sent.clone()),
+                Metric::JobsCoalesced => self.add(*metric, self.coalesced.clone()),
+                Metric::Replies => self.add(*metric, self.replies.clone()),
+                Metric::JobQueuedSeconds => self.add(*metric, self.queued_seconds.clone()),
+                Metric::JobServiceSeconds => self.add(*metric, self.service_seconds.clone()),
+                Metric::UploadsInHand => self.add(*metric, self.in_hand.clone()),
+                Metric::JobsWaiting => self.add(*metric, self.waiting.clone()),
+                Metric::HttpResponses => self.add(*metric, self.http_responses.clone()),
+                Metric::RequestsTurnedAway => self.add(*metric, self.turned_away.clone()),
+                other => collected.push(*other),
+            }
+        }
+        self.registry.register_collector(Box::new(Collected { metrics: collected, seen: self.seen.clone() }));
     }
 
+    fn add(&mut self, metric: Metric, value: impl prometheus_client::registry::Metric) {
+        match metric.unit() {
+            Some(unit) => self.registry.register_with_unit(metric.stem(), metric.help(), unit, value),
+            None => self.registry.register(metric.name(), metric.help(), value),
+        }
+    }
+
+    /// An image was answered.
     pub(crate) fn answered(&self, answer: Answered) {
-        self.uploads.get_or_create(&UploadLabels { answer }).inc();
+        self.images.get_or_create(&AnswerLabels { answer }).inc();
     }
 
-    /// All of it, as text.
-    pub(crate) fn encode(&self) -> String {
+    /// A request was answered with this status.
+    pub(crate) fn responded(&self, status: u16) {
+        let class = match status {
+            500.. => Class::ServerError,
+            400.. => Class::ClientError,
+            300.. => Class::Redirection,
+            _ => Class::Success,
+        };
+        self.http_responses.get_or_create(&ClassLabels { class }).inc();
+    }
+
+    /// A worker answered for one of our models, after so many milliseconds in the queue and with itself.
+    pub(crate) fn replied(&self, model: &str, queued_ms: f64, service_ms: f64) {
+        let labels = ModelLabels { model: model.to_owned() };
+        self.queued_seconds.get_or_create(&labels).observe(queued_ms / 1e3);
+        self.service_seconds.get_or_create(&labels).observe(service_ms / 1e3);
+    }
+
+    /// A request was answered 401 or 429 before anything looked at it.
+    pub(crate) fn turned_away(&self, status: StatusCode) {
+        self.responded(status.as_u16());
+        let why = if status == StatusCode::UNAUTHORIZED { TurnedAway::Token } else { TurnedAway::Rate };
+        self.turned_away.get_or_create(&TurnedAwayLabels { why }).inc();
+    }
+
+    /// All of it, as text, with what the controller wrote last and how many letters each model's dead letters are.
+    pub(crate) fn encode(&self, now: f64, controller: &Value, dead_letters: BTreeMap<String, u64>) -> String {
+        let mut samples = fleet::samples(now, controller);
+        samples.extend(process::samples());
+        for (model, letters) in dead_letters {
+            samples.push(Sample::of(Metric::DeadLetters, &[(Label::Model, &model)], letters as f64));
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        samples.push(Sample::of(Metric::BuildInfo, &[(Label::Version, version)], 1.0));
+        *self.seen.0.lock().unwrap_or_else(PoisonError::into_inner) = samples;
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text
+    }
+}
+
+/// One number of one series.
+#[derive(Debug, Clone, PartialEq)]
+struct Sample {
+    metric: Metric,
+    labels: Vec<(&'static str, String)>,
+    value: f64,
+}
+
+impl Sample {
+    fn of(metric: Metric, labels: &[(Label, &str)], value: f64) -> Self {
+        debug_assert!(labels.iter().map(|(label, _)| label).eq(metric.labels()), "{metric:?}: {labels:?}");
+        let labels = labels.iter().map(|(label, value)| (label.name(), (*value).to_owned())).collect();
+        Self { metric, labels, value }
+    }
+}
+
+/// What was seen for the scrape that goes on.
+#[derive(Debug, Default)]
+struct Seen(Mutex<Vec<Sample>>);
+
+/// Shows what was seen, and nothing of what was seen before: the series of a pool that is gone are gone.
+#[derive(Debug)]
+struct Collected {
+    metrics: Vec<Metric>,
+    seen: Arc<Seen>,
+}
+
+impl Collector for Collected {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let samples = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for metric in &self.metrics {
+            let mut series = samples.iter().filter(|sample| sample.metric == *metric).peekable();
+            if series.peek().is_none() {
+                continue;
+            }
+            let (unit, kind) = (metric.unit(), metric.metric_type());
+            let mut family = encoder.encode_descriptor(metric.stem(), metric.help(), unit.as_ref(), kind)?;
+            for sample in series {
+                if sample.labels.is_empty() {
+                    encode_value(*metric, sample.value, family)?;
+                    break;
+                }
+                encode_value(*metric, sample.value, family.encode_family(&sample.labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode_value(metric: Metric, value: f64, encoder: MetricEncoder<'_>) -> fmt::Result {
+    match metric.kind() {
+        Kind::Counter => ConstCounter::new(value).encode(encoder),
+        Kind::Gauge | Kind::Histogram => ConstGauge::new(value).encode(encoder),
     }
 }

@@ -98,6 +98,22 @@ impl Problem {
         .after(1)
     }
 
+    pub(crate) fn no_token() -> Self {
+        Self::wrong_token(
+            "this address wants a token, sent as `Authorization: Bearer TOKEN`; who runs the service gives them out",
+        )
+    }
+
+    pub(crate) fn wrong_token(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+
+    /// `who` sends more than it may.
+    pub(crate) fn too_often(who: &str, retry_after_s: u64) -> Self {
+        let detail = format!("{who} sends more than it may; try again in {retry_after_s} s");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", detail).after(retry_after_s)
+    }
+
     pub(crate) fn too_many_watchers() -> Self {
         let detail = "too many pages watch this server; try again later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "too many watchers", detail).after(30)
@@ -147,6 +163,9 @@ impl IntoResponse for Problem {
         }
         if let Some(methods) = self.allow {
             response = response.header("Allow", methods);
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response = response.header("WWW-Authenticate", "Bearer");
         }
         // A person at a terminal reads this, too.
         response.body(body + "\n")

@@ -5,6 +5,7 @@ use std::time::Duration;
 use eirs_platform::{
     backoff::Backoff,
     job::{self, Reply},
+    trace::TraceContext,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -53,10 +54,17 @@ fn answer(app: &App, body: &[u8]) {
     match job::decode::<Reply>(body) {
         Ok(reply) => {
             app.metrics.replies.inc();
+            if app.jobs.model(&reply.model).is_some() {
+                app.metrics.replied(&reply.model, reply.queued_ms, reply.classify_ms);
+            }
             app.load.answered();
-            let id = reply.id;
+            let (id, trace) = (reply.id, reply.trace.clone());
+            if let Some(trace) = &trace {
+                trace.add_past_span("answer", reply.at, app.clock.now(), &id.to_string());
+            }
             if !app.jobs.answered(reply) {
-                tracing::debug!(%id, "an answer nobody here waits for");
+                let trace_id = trace.as_ref().map(TraceContext::trace_id);
+                tracing::debug!(%id, trace_id, "an answer nobody here waits for");
             }
         }
         Err(error) => tracing::error!(%error, "an answer that cannot be read was dropped"),

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use eirs_platform::job::{self, Event, WebReport};
+use eirs_platform::{
+    Result,
+    job::{self, Event, WebReport},
+};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -80,14 +83,22 @@ pub(crate) async fn send_reports(app: &App, stop: &CancellationToken) {
         if arrivals.is_empty() {
             continue;
         }
-        let (host, at) = (app.settings.web_host(), app.clock.now());
-        let report =
-            Event::Web(WebReport { v: job::VERSION, host, arrivals: arrivals.clone(), doorbell, at });
-        if let Err(error) = app.events.send(vec![job::encode(&report)]).await {
-            app.arrivals.put_back(arrivals);
+        if let Err(error) = send(app, arrivals, doorbell).await {
             tracing::warn!(%error, "the controller could not be told of arrivals; its next tick sees them in the queue");
         }
     }
+}
+
+/// Has the controller look now, because an operator says so.
+pub(crate) async fn ring(app: &App) -> Result<()> {
+    send(app, app.arrivals.take(), true).await
+}
+
+async fn send(app: &App, arrivals: BTreeMap<String, u64>, doorbell: bool) -> Result<()> {
+    let (host, at) = (app.settings.web_host(), app.clock.now());
+    let report = Event::Web(WebReport { v: job::VERSION, host, arrivals: arrivals.clone(), doorbell, at });
+    let sent = app.events.send(vec![job::encode(&report)]).await;
+    sent.inspect_err(|_not_sent| app.arrivals.put_back(arrivals))
 }
 
 #[cfg(test)]

@@ -15,26 +15,55 @@ use crate::{
     results, status, upload,
 };
 
-/// All of the HTTP interface.
+/// What clients see. Where the operator's side has no listener of its own, that as well.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    let description = Description::of::<(Public, Admin, Health)>();
-    Route::new()
+    let routes = Route::new()
         .at("/", get(page::home))
         .at("/assets/:name", get(page::file))
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
-        .at("/status", get(status::status))
         .at("/events", get(live::events))
         .at("/livez", get(status::livez))
-        .at("/readyz", get(status::readyz))
+        .at("/readyz", get(status::readyz));
+    let is_apart = app.settings.web.admin_listen.is_some();
+    let routes = if is_apart {
+        described(routes, &Description::of::<(Public, Health)>())
+    } else {
+        described(with_admin(routes), &Description::of::<(Public, Admin, Health)>())
+    };
+    with_problems(routes, app)
+}
+
+/// What the operator sees.
+pub fn admin_routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
+    let routes = Route::new().at("/livez", get(status::livez)).at("/readyz", get(status::readyz));
+    with_problems(described(with_admin(routes), &Description::of::<(Admin, Health)>()), app)
+}
+
+fn with_admin(routes: Route) -> Route {
+    routes
+        .at("/status", get(status::status))
         .at("/metrics", get(status::metrics))
-        .at("/openapi.json", get(description.json()))
-        .at("/docs", get(description.page()))
+        .at("/doorbell", post(status::doorbell))
+}
+
+fn described(routes: Route, description: &Description) -> Route {
+    routes.at("/openapi.json", get(description.json())).at("/docs", get(description.page()))
+}
+
+fn with_problems(routes: Route, app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
+    let counting = app.clone();
+    routes
         .data(app)
         .catch_error(|_: NotFoundError| async {
             Problem::not_found("there is nothing at this address").into_response()
         })
         .map_to_response()
+        .after(move |answered: poem::Result<Response>| {
+            let status = answered.as_ref().map_or_else(|error| error.status(), Response::status);
+            counting.metrics.responded(status.as_u16());
+            std::future::ready(answered)
+        })
 }
 
 /// Takes GET, and HEAD as everything that takes GET does.

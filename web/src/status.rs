@@ -1,4 +1,4 @@
-//! `GET /status`, `/livez`, `/readyz`, `/metrics`
+//! `GET /status`, `/livez`, `/readyz`, `/metrics`, `POST /doorbell`
 
 use std::sync::Arc;
 
@@ -9,12 +9,7 @@ use poem_openapi::Object;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{
-    App,
-    answer::json,
-    metrics::{InstanceLabels, PoolLabels},
-    problem::Problem,
-};
+use crate::{App, answer::json, problem::Problem, report};
 
 /// The whole service, as far as this host knows it.
 #[derive(Debug, Serialize, Object)]
@@ -96,30 +91,24 @@ pub(crate) fn readyz(Data(app): Data<&Arc<App>>) -> Response {
     if app.draining.is_cancelled() { Problem::draining().into_response() } else { "ok\n".into_response() }
 }
 
+/// The controller looks now, and not at its next tick. What it sees and does is its own affair.
+#[handler]
+pub(crate) async fn doorbell(Data(app): Data<&Arc<App>>) -> Response {
+    match report::ring(app).await {
+        Ok(()) => "the controller was told to look\n".with_status(StatusCode::ACCEPTED).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the controller could not be told to look");
+            Problem::backend(&error).into_response()
+        }
+    }
+}
+
 #[handler]
 pub(crate) async fn metrics(Data(app): Data<&Arc<App>>) -> Response {
     app.metrics.waiting.set(app.jobs.waiting() as i64);
-    show_fleet(app, &controller_status(app).await);
+    let now = app.clock.now().timestamp_micros() as f64 / 1e6;
+    let (controller, dead_letters) = tokio::join!(controller_status(app), app.dead_letters.count());
     Response::builder()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(app.metrics.encode())
-}
-
-/// Copies the controller's figures into the gauges.
-fn show_fleet(app: &App, controller: &Value) {
-    let gauges = &app.metrics;
-    gauges.backlog.clear();
-    gauges.desired.clear();
-    gauges.instances.clear();
-    for pool in controller["pools"].as_array().into_iter().flatten() {
-        let Some(name) = pool["name"].as_str() else { continue };
-        let labels = PoolLabels { pool: name.to_owned() };
-        let number = |key: &str| pool[key].as_i64().unwrap_or(0);
-        gauges.backlog.get_or_create(&labels).set(number("visible") + number("in_flight"));
-        gauges.desired.get_or_create(&labels).set(number("desired"));
-        for instance in pool["instances"].as_array().into_iter().flatten() {
-            let state = instance["state"].as_str().unwrap_or("unknown").to_owned();
-            gauges.instances.get_or_create(&InstanceLabels { pool: name.to_owned(), state }).inc();
-        }
-    }
+        .body(app.metrics.encode(now, &controller, dead_letters))
 }

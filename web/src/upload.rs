@@ -2,17 +2,23 @@
 
 use std::{num::IntErrorKind, sync::Arc, time::Duration};
 
-use eirs_platform::settings::{Model, units};
+use eirs_platform::{
+    settings::{Model, units},
+    trace::{Scope, TARGET},
+};
 use futures::{StreamExt, stream::FuturesUnordered};
 use poem::{Body, Request, Response, handler, web::Data};
 use tokio::time::Instant;
+use tracing::{Instrument, debug_span};
 
 use crate::{
     App,
+    access::Allowance,
     answer::{Answer, Kind, View},
     body::{Image, Images, Refused},
     jobs::{Submitted, Ticket},
     problem::Problem,
+    traced,
 };
 
 /// What the client asks for beside the image.
@@ -22,6 +28,7 @@ struct Wishes {
     wait: Duration,
     model: Arc<str>,
     view: View,
+    scope: Scope,
 }
 
 /// Takes one image or several, and answers with labels, or with where they will be.
@@ -29,10 +36,12 @@ struct Wishes {
 pub(crate) async fn upload(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Response {
     let began = Instant::now();
     let _in_hand = InHand::new(app, began);
-    match take(request, body, app, began).await {
+    let scope = traced::upload(request);
+    let response = match scope.run(take(request, body, app, began, &scope)).await {
         Ok(response) => response,
         Err(problem) => refuse(app, "image".to_owned(), problem).into_response(View { json: true, top: 1 }),
-    }
+    };
+    traced::answered(&scope, response)
 }
 
 /// Counts an upload for as long as it is in hand, also where the client leaves and nobody comes back here.
@@ -52,12 +61,18 @@ impl Drop for InHand<'_> {
     }
 }
 
-async fn take(request: &Request, body: Body, app: &Arc<App>, began: Instant) -> Result<Response, Problem> {
+async fn take(
+    request: &Request,
+    body: Body,
+    app: &Arc<App>,
+    began: Instant,
+    scope: &Scope,
+) -> Result<Response, Problem> {
     if app.draining.is_cancelled() {
         return Err(Problem::draining());
     }
     let permit = app.uploads.clone().try_acquire_owned().map_err(|_| Problem::too_many_uploads())?;
-    let wishes = wishes(request, app, began)?;
+    let wishes = wishes(request, app, began, scope)?;
     let body_bytes = request.header("content-length").and_then(|text| text.parse().ok());
     let content_type = request.content_type();
     let bare_name = query(request, "name");
@@ -65,14 +80,20 @@ async fn take(request: &Request, body: Body, app: &Arc<App>, began: Instant) -> 
     let memory = app.body_memory.clone();
     let mut images = Images::of(stream, content_type, body_bytes, bare_name, &app.settings.web, memory)?;
 
+    let allowance = request.extensions().get::<Allowance>();
     let mut begun = Vec::new();
-    while let Some(image) = images.next().await? {
+    while let Some(image) = images.next().instrument(debug_span!(target: TARGET, "read")).await? {
         if begun.len() == app.settings.web.max_images_per_upload {
             let detail =
                 format!("an upload may hold at most {} images", app.settings.web.max_images_per_upload);
             return Err(Problem::too_large(detail));
         }
-        begun.push(begin(app, image, &wishes).await);
+        // The first one was counted with the request.
+        let further = if begun.is_empty() { None } else { allowance };
+        begun.push(match further.map_or(Ok(()), Allowance::further_image) {
+            Ok(()) => begin(app, image, &wishes).await,
+            Err(problem) => Begun::Answered(refuse(app, name_of(image), problem)),
+        });
     }
     match begun.len() {
         0 => Err(images.none()),
@@ -85,7 +106,11 @@ async fn take(request: &Request, body: Body, app: &Arc<App>, began: Instant) -> 
                 .into_iter()
                 .map(|begun| {
                     let (app, wishes) = (app.clone(), wishes.clone());
-                    async move { end(&app, begun, &wishes).await.into_line(wishes.view) }
+                    async move {
+                        // This goes on when the function has returned.
+                        let scope = wishes.scope.clone();
+                        scope.run(end(&app, begun, &wishes)).await.into_line(wishes.view)
+                    }
                 })
                 .collect();
             // The permit lives as long as the answer is being written.
@@ -96,6 +121,10 @@ async fn take(request: &Request, body: Body, app: &Arc<App>, began: Instant) -> 
             Ok(Response::builder().content_type("application/x-ndjson").body(Body::from_bytes_stream(lines)))
         }
     }
+}
+
+fn name_of(image: Result<Image, Refused>) -> String {
+    image.map_or_else(|refused| refused.name, |image| image.name)
 }
 
 /// An image on its way.
@@ -116,7 +145,7 @@ async fn begin(app: &Arc<App>, image: Result<Image, Refused>, wishes: &Wishes) -
         Ok(Submitted::Known(reply)) => {
             let answer =
                 Answer { name, kind: Kind::Ended { reply, cached: true, total_ms: wishes.elapsed_ms() } };
-            app.metrics.answered(answer.answered());
+            told(app, &answer, wishes);
             Begun::Answered(answer)
         }
         Ok(Submitted::Waits(ticket)) => {
@@ -129,18 +158,21 @@ async fn begin(app: &Arc<App>, image: Result<Image, Refused>, wishes: &Wishes) -
 
 /// What is known needs no room in the queue, and is answered however full that is.
 async fn submit(app: &Arc<App>, image: Image, wishes: &Wishes) -> Result<Submitted, Problem> {
+    let id = image.id;
     let logged = |error: eirs_platform::Error| {
-        tracing::error!(%error, "an image could not be taken");
+        tracing::error!(%id, %error, "an image could not be taken");
         Problem::backend(&error)
     };
     let (model, queue) =
         app.jobs.model(&wishes.model).ok_or_else(|| Problem::not_found("there is no such model"))?;
-    if let Some(known) = app.jobs.find(&(image.id, model.clone())).await.map_err(logged)? {
+    let looking = debug_span!(target: TARGET, "look", image.id = %id);
+    let found = app.jobs.find(&(id, model.clone())).instrument(looking).await;
+    if let Some(known) = found.map_err(logged)? {
         return Ok(known);
     }
     app.load.refresh(&model, queue).await;
     app.load.admit(&model).map_err(Problem::backlog_full)?;
-    Ok(Submitted::Waits(app.jobs.send(image, &model)))
+    Ok(Submitted::Waits(app.jobs.send(image, &model, &wishes.scope)))
 }
 
 /// Waits for the label as long as the client wants to, and at most until this server stops.
@@ -155,7 +187,8 @@ async fn end(app: &App, begun: Begun, wishes: &Wishes) -> Answer {
             () = app.give_up.cancelled() => {}
         }
     };
-    let ended = app.jobs.wait(&mut ticket, until).await;
+    let waiting = debug_span!(target: TARGET, "wait", image.id = %ticket.key.0, joined = !ticket.first);
+    let ended = app.jobs.wait(&mut ticket, until).instrument(waiting).await;
     let kind = match ended {
         Some(Ok(reply)) => Kind::Ended { reply, cached: false, total_ms: wishes.elapsed_ms() },
         Some(Err(error)) => Kind::Refused(Problem::backend(&error)),
@@ -170,8 +203,19 @@ async fn end(app: &App, begun: Begun, wishes: &Wishes) -> Answer {
         },
     };
     let answer = Answer { name, kind };
-    app.metrics.answered(answer.answered());
+    told(app, &answer, wishes);
     answer
+}
+
+/// Counts and logs what is said of an image that could be taken.
+fn told(app: &App, answer: &Answer, wishes: &Wishes) {
+    let answered = answer.answered();
+    app.metrics.answered(answered);
+    if let Some(id) = answer.id() {
+        let total_ms = wishes.elapsed_ms();
+        let answer = answered.name();
+        tracing::debug!(%id, model = &*wishes.model, answer, total_ms, "{id}: {answer} after {total_ms:.1} ms");
+    }
 }
 
 fn refuse(app: &App, name: String, problem: Problem) -> Answer {
@@ -180,7 +224,7 @@ fn refuse(app: &App, name: String, problem: Problem) -> Answer {
     answer
 }
 
-fn wishes(request: &Request, app: &App, began: Instant) -> Result<Wishes, Problem> {
+fn wishes(request: &Request, app: &App, began: Instant, scope: &Scope) -> Result<Wishes, Problem> {
     let web = &app.settings.web;
     let wait = match query(request, "wait") {
         Some(text) => {
@@ -191,7 +235,7 @@ fn wishes(request: &Request, app: &App, began: Instant) -> Result<Wishes, Proble
     let (model, top) = model_and_top(request, app)?;
     let accept = request.header("accept").unwrap_or_default();
     let json = accept.contains("application/json") || accept.contains("+json");
-    Ok(Wishes { began, wait, model, view: View { json, top } })
+    Ok(Wishes { began, wait, model, view: View { json, top }, scope: scope.clone() })
 }
 
 /// `?model=` and `?top=`, which results know, too.

@@ -68,9 +68,10 @@ fn main() -> ExitCode {
     if arguments.check {
         return ExitCode::SUCCESS;
     }
-    if let Err(complaint) = telemetry::init(&settings.telemetry, "eirs-worker") {
-        return bad_settings(&complaint);
-    }
+    let _traces = match telemetry::init(&settings.telemetry, "eirs-worker") {
+        Ok(traces) => traces,
+        Err(complaint) => return bad_settings(&complaint),
+    };
     // One thread for all the waiting; the work is done by the pool's.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

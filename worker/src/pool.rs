@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use eirs_platform::{job::Guess, settings::Model};
+use eirs_platform::{job::Guess, settings::Model, trace::Scope};
 use tokio::sync::oneshot;
 
 use crate::classify::{self, Classifier, Failure, Image, Loaded};
@@ -25,6 +25,7 @@ pub(crate) struct Pool {
 struct Waiting {
     image: Image,
     since: Instant,
+    scope: Scope,
     answer: oneshot::Sender<(Answer, Duration)>,
 }
 
@@ -67,10 +68,11 @@ impl Pool {
     }
 
     /// Classifies one image as soon as a thread is free; answers for how long it was not, too.
-    pub(crate) async fn classify(&self, image: Image) -> (Answer, Duration) {
+    pub(crate) async fn classify(&self, image: Image, scope: &Scope) -> (Answer, Duration) {
         let (answer, answered) = oneshot::channel();
         let gone = || (Err(Failure::Failed("the classifying threads have died".into())), Duration::ZERO);
-        match self.line.send(Waiting { image, since: Instant::now(), answer }) {
+        let waiting = Waiting { image, since: Instant::now(), scope: scope.clone(), answer };
+        match self.line.send(waiting) {
             Ok(()) => answered.await.unwrap_or_else(|_| gone()),
             Err(_) => gone(),
         }
@@ -104,17 +106,22 @@ fn work(
             // Several images make one inference where they wait anyway; nobody is made to wait for others.
             taken.extend(line.try_iter().take(batch - 1));
         }
+        // What happens to several images at once is told in the trace of the first.
+        let scope = taken[0].scope.clone();
         let answer = |waiting: Waiting| (waiting.image, (waiting.answer, waiting.since.elapsed()));
         let (images, answers): (Vec<_>, Vec<_>) = taken.into_iter().map(answer).unzip();
         // A classifier promises not to panic. If one does all the same, its image is tried again by a new one.
-        let answered = catch_unwind(AssertUnwindSafe(|| classifier.classify(&images))).unwrap_or_else(|_| {
-            tracing::error!("a classifier panicked and is replaced");
-            match loaded.classifier() {
-                Ok(new) => classifier = new,
-                Err(error) => tracing::error!("it could not be replaced: {error:#}"),
-            }
-            let failed = || Err(Failure::Failed("the classifier panicked".into()));
-            images.iter().map(|_| failed()).collect()
+        let answered = scope.run_now(|| {
+            let classified = catch_unwind(AssertUnwindSafe(|| classifier.classify(&images)));
+            classified.unwrap_or_else(|_| {
+                tracing::error!("a classifier panicked and is replaced");
+                match loaded.classifier() {
+                    Ok(new) => classifier = new,
+                    Err(error) => tracing::error!("it could not be replaced: {error:#}"),
+                }
+                let failed = || Err(Failure::Failed("the classifier panicked".into()));
+                images.iter().map(|_| failed()).collect()
+            })
         });
         for ((answer, waited), answered) in answers.into_iter().zip(answered) {
             // Whoever asked may be gone: the worker is leaving.

@@ -9,9 +9,11 @@ use eirs_platform::{
     backoff::Backoff,
     job::{self, Job, Outcome, Reply},
     queue::Delivery,
+    trace::{Scope, TARGET},
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug_span};
 
 use crate::{
     Worker,
@@ -43,50 +45,96 @@ pub(crate) async fn process(
     drain: &CancellationToken,
 ) {
     let received = Instant::now();
-    let job = match job::decode::<Job>(&delivery.body) {
+    let mut job = match job::decode::<Job>(&delivery.body) {
         Ok(job) => job,
         Err(error) => {
             tracing::error!(%error, "a job that cannot be read goes to the dead letters");
             return bury_unreadable(worker, delivery).await;
         }
     };
+    let scope = scope(worker, &job, &delivery);
+    if let Some(sender) = job.trace.replace(scope.context().clone()) {
+        sender.add_past_span("queue", job.sent_at, worker.clock.now(), &job.id.to_string());
+    }
+    scope.run(take(worker, &job, delivery, slot, drain, received, &scope)).await;
+}
+
+/// In the trace of the upload, or in a new one if the upload was of a time without.
+fn scope(worker: &Worker, job: &Job, delivery: &Delivery) -> Scope {
+    let span = debug_span!(
+        target: TARGET,
+        parent: None,
+        "job",
+        otel.kind = "consumer",
+        image.id = %job.id,
+        model = job.model,
+        worker = worker.identity.instance,
+        attempt = delivery.receives,
+    );
+    Scope::begin(
+        span,
+        job.trace.as_ref(),
+        |trace| tracing::error_span!(parent: None, "job", trace_id = trace.trace_id(), id = %job.id),
+    )
+}
+
+async fn take(
+    worker: &Worker,
+    job: &Job,
+    delivery: Delivery,
+    slot: OwnedSemaphorePermit,
+    drain: &CancellationToken,
+    received: Instant,
+    scope: &Scope,
+) {
     let lease = worker.leases.hold(delivery.receipt.clone());
     let mut waited = Duration::ZERO;
-    let stored = match attempt(worker, &job, &delivery, &mut waited).await {
+    let stored = match attempt(worker, job, &delivery, &mut waited, scope).await {
         Attempt::Failed(why) => Err(why),
         Attempt::Stored(reply) => Ok((reply, false)),
         Attempt::Ended(outcome) => {
             let gave_up = matches!(outcome, Outcome::GaveUp { .. });
-            let reply = reply(worker, &job, outcome, received);
-            commit(worker, &job, &reply).await.map(|stored| (stored, gave_up)).map_err(|e| e.to_string())
+            let reply = reply(worker, job, outcome, received);
+            let stored = commit(worker, job, &reply).instrument(debug_span!(target: TARGET, "store")).await;
+            stored.map(|stored| (stored, gave_up)).map_err(|error| error.to_string())
         }
     };
-    let took = received.elapsed().saturating_sub(waited);
+    let taken = received.elapsed();
     // What is left to do is to wait for the queue's answers: the next job may begin.
     drop(slot);
     let ended = match stored {
         Ok((reply, gave_up)) => {
-            finish(worker, &job, &lease, reply, &delivery, gave_up).await.map_err(|e| e.to_string())
+            finish(worker, job, &lease, reply, &delivery, gave_up).await.map_err(|error| error.to_string())
         }
         Err(why) => Err(why),
     };
     match ended {
-        Ok(()) => worker.activity.done(took),
+        Ok(()) => {
+            worker.activity.done(taken.saturating_sub(waited));
+            tell_log(worker, job, taken, waited);
+        }
         Err(why) => {
             let attempt = delivery.receives;
-            tracing::warn!(id = %job.id, attempt, why, "job {} is given back after attempt {attempt}: {why}", job.id);
-            give_back(worker, lease, attempt, drain).await;
+            tracing::warn!(attempt, why, "job {} is given back after attempt {attempt}: {why}", job.id);
+            give_back(worker, lease, attempt, drain).instrument(debug_span!(target: TARGET, "rest")).await;
         }
     }
 }
 
 /// Tries a job; says how long it waited for its turn, too.
-async fn attempt(worker: &Worker, job: &Job, delivery: &Delivery, waited: &mut Duration) -> Attempt {
+async fn attempt(
+    worker: &Worker,
+    job: &Job,
+    delivery: &Delivery,
+    waited: &mut Duration,
+    scope: &Scope,
+) -> Attempt {
     let most = worker.settings.queue.max_receives;
     if delivery.receives > 1 {
         // Whoever had it before may have stored its result, and died before the ack.
         let key = job.id.result_key(&job.model);
-        match retry(|| worker.results.get(&key)).await {
+        let looking = debug_span!(target: TARGET, "look");
+        match retry(|| worker.results.get(&key)).instrument(looking).await {
             Ok(Some(stored)) => return Attempt::Stored(stored),
             Ok(None) => {}
             Err(error) => return Attempt::Failed(error.to_string()),
@@ -97,14 +145,18 @@ async fn attempt(worker: &Worker, job: &Job, delivery: &Delivery, waited: &mut D
         return Attempt::Ended(Outcome::GaveUp { reason });
     }
     let key = job.id.image_key();
-    let image = match retry(|| worker.images.get(&key)).await {
+    let fetching = debug_span!(target: TARGET, "fetch");
+    let image = match retry(|| worker.images.get(&key)).instrument(fetching).await {
         Ok(Some(bytes)) => Image { name: job.name.clone(), bytes },
         Ok(None) => {
             return Attempt::Ended(Outcome::Rejected { reason: "the image is no longer stored".into() });
         }
         Err(error) => return Attempt::Failed(error.to_string()),
     };
-    let (answer, waiting) = worker.pool.classify(image).await;
+    let classifying = scope.part(debug_span!(target: TARGET, "classify", engine = worker.engine()));
+    let began = worker.clock.now();
+    let (answer, waiting) = classifying.run(worker.pool.classify(image, &classifying)).await;
+    classifying.context().add_past_span("turn", began, began + waiting, &job.id.to_string());
     *waited = waiting;
     match answer {
         Ok(top) => Attempt::Ended(Outcome::Classified { top }),
@@ -128,6 +180,24 @@ fn reply(worker: &Worker, job: &Job, outcome: Outcome, received: Instant) -> Rep
         // Two machines' clocks differ: less than nothing is nothing.
         queued_ms: (since_upload_ms - classify_ms).max(0.0),
         classify_ms,
+        trace: job.trace.clone(),
+    }
+}
+
+/// What the log has of every job, and of a slow one at the usual level.
+fn tell_log(worker: &Worker, job: &Job, taken: Duration, waited: Duration) {
+    let (service_ms, waited_ms) = (taken.as_secs_f64() * 1e3, waited.as_secs_f64() * 1e3);
+    let slow_after = worker.settings.worker.slow_after;
+    if !slow_after.is_zero() && taken > slow_after {
+        tracing::info!(
+            name = job.name,
+            service_ms,
+            waited_ms,
+            "job {} was slow: it took {taken:.1?}",
+            job.id
+        );
+    } else {
+        tracing::debug!(name = job.name, service_ms, waited_ms, "job {} took {taken:.1?}", job.id);
     }
 }
 
@@ -151,15 +221,17 @@ async fn finish(
     gave_up: bool,
 ) -> Result<()> {
     if gave_up {
-        tracing::error!(id = %job.id, name = job.name, "job {} is given up and goes to the dead letters", job.id);
+        tracing::error!(name = job.name, "job {} is given up and goes to the dead letters", job.id);
         retry(|| worker.dead_letters.send(vec![delivery.body.clone()])).await?;
     }
-    tell(worker, &job.reply_to, reply).await?;
+    let replying = debug_span!(target: TARGET, "reply", otel.kind = "producer");
+    tell(worker, &job.reply_to, reply).instrument(replying).await?;
     if lease.is_lost() {
         // The other delivery finds the stored result and acks.
         return Ok(());
     }
-    retry(|| worker.requests.ack(std::slice::from_ref(&lease.receipt))).await
+    let acking = debug_span!(target: TARGET, "ack");
+    retry(|| worker.requests.ack(std::slice::from_ref(&lease.receipt))).instrument(acking).await
 }
 
 /// Answers the web host that sent the job. One that has left has taken its queue with it, and nobody waits there any more:

@@ -1,7 +1,7 @@
 //! Whether this machine can classify: what `eirs setup` asks of an image of a machine before it launches a fleet from it.
 
 use bytes::Bytes;
-use eirs_platform::settings::Settings;
+use eirs_platform::{settings::Settings, trace::Scope};
 
 use crate::{
     classify::{Failure, Image},
@@ -16,7 +16,7 @@ pub async fn self_test(settings: &Settings) -> anyhow::Result<Vec<String>> {
         let pool = tokio::task::spawn_blocking(move || Pool::start(&loaded, 1)).await?;
         let pool = pool.map_err(|error| error.context(format!("models.{name}")))?;
         let image = Image { name: "grey.bmp".to_owned(), bytes: grey() };
-        let label = match pool.classify(image).await.0 {
+        let label = match pool.classify(image, &Scope::untold()).await.0 {
             Ok(top) => top.into_iter().next().map(|guess| guess.label).unwrap_or_default(),
             Err(Failure::Rejected(why) | Failure::Failed(why)) => {
                 anyhow::bail!("models.{name}: a grey picture could not be classified: {why}")

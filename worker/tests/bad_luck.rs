@@ -66,6 +66,7 @@ impl Rig {
             model: "default".into(),
             reply_to: responses_name("web"),
             sent_at: DateTime::UNIX_EPOCH,
+            trace: None,
         };
         self.backend.requests("default").await.unwrap().send(vec![job::encode(&job)]).await.unwrap();
 

@@ -196,12 +196,20 @@ fn weights_beside(model: &Path, place: &str) -> Vec<(String, PathBuf)> {
 
 /// The settings of a web host: it listens to the network, and finds its policies where the package puts them.
 pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
+    let web = &settings.web;
+    // Without them the host would be open, and with them it would not start.
+    anyhow::ensure!(
+        web.tokens.is_none() && web.tls.certificate.is_none(),
+        "web.tokens, web.tls: setup brings no such files to a web host; leave them out here and set them there \
+         (docs/ACCESS.md), or make the host yourself and run setup with --web-host none"
+    );
     let mut written = json(settings, &["aws", "queue", "web", "worker", "controller", "telemetry", "setup"])?;
     // Whoever set another address means it.
     if settings.web.listen == Settings::default().web.listen {
         written["web"]["listen"] = format!("0.0.0.0:{}", settings.web.listen.port()).into();
     }
     written["web"]["address_file"] = Value::Null;
+    written["web"]["admin_address_file"] = Value::Null;
     written["controller"]["policies"] = format!("/{ETC}/policies").into();
     // Where the units may write, and where `eirs status` on that host looks.
     written["local"] = serde_json::json!({ "state": "/var/lib/eirs" });

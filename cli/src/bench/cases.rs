@@ -391,7 +391,15 @@ impl Feeder {
             let id = JobId::of(&image);
             self.backend.images().put(&id.image_key(), image).await?;
             let (model, reply_to) = (Model::DEFAULT.to_owned(), responses_name("local"));
-            let job = Job { v: job::VERSION, id, name: "x".into(), model, reply_to, sent_at: Utc::now() };
+            let job = Job {
+                v: job::VERSION,
+                id,
+                name: "x".into(),
+                model,
+                reply_to,
+                sent_at: Utc::now(),
+                trace: None,
+            };
             bodies.push(job::encode(&job));
         }
         self.next += jobs;

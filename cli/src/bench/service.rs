@@ -95,6 +95,7 @@ impl Service {
         environment.push(("EIRS_TELEMETRY__FILTER".into(), "warn".into()));
         let mut command = command_for("eirs-web", &environment)?;
         command.args(["--listen", "127.0.0.1:0"]).env("EIRS_WEB__ADDRESS_FILE", &address_file);
+        command.env("EIRS_WEB__ADMIN_LISTEN", "127.0.0.1:0");
         let web = command.spawn().context("starting the web server")?;
         let address = || fs::read_to_string(&address_file).ok().filter(|text| !text.is_empty());
         within(START, "the web server to listen", || address().is_some()).await?;

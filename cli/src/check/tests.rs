@@ -40,6 +40,7 @@ fn reply(name: &str, outcome: Outcome) -> Reply {
         at: Utc::now(),
         queued_ms: 1.0,
         classify_ms: 1.0,
+        trace: None,
     }
 }
 

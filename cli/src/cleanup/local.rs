@@ -22,7 +22,7 @@ use crate::{
 /// Everything that EIRS itself puts into a state folder. What lies there beside it is somebody else's: a state folder
 /// may have been set to one that was used for other things. What makes the folder ours goes last, so that a deletion
 /// that was interrupted can be done again.
-const OURS: [&str; 22] = [
+const OURS: [&str; 23] = [
     "blobs",
     "bells",
     "queue.db",
@@ -33,6 +33,7 @@ const OURS: [&str; 22] = [
     "status.json",
     "status.json.new",
     "web.address",
+    "web.admin.address",
     "instances",
     "recording",
     "learnt.json",

@@ -38,6 +38,7 @@ fn job(content: &str) -> Job {
         model: "default".into(),
         reply_to: "responses-gone".into(),
         sent_at: Utc::now(),
+        trace: None,
     }
 }
 
@@ -67,6 +68,7 @@ impl Rig {
             at: Utc::now(),
             queued_ms: 1.0,
             classify_ms: 1.0,
+            trace: None,
         };
         self.desk.backend.results().put(&job.id.result_key("default"), encode(&reply)).await.unwrap();
     }

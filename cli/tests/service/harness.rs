@@ -68,6 +68,8 @@ impl Site {
             .set("EIRS_QUEUE__VISIBILITY", "2s")
             .set("EIRS_WORKER__HEARTBEAT", "500ms")
             .set("EIRS_WORKER__THREADS", "1")
+            // Tests run beside each other.
+            .set("EIRS_WEB__ADMIN_LISTEN", "127.0.0.1:0")
     }
 
     /// With the operator's script `shell` (a line of `sh`, the image's path is `$1`).
@@ -86,6 +88,13 @@ impl Site {
     #[must_use]
     pub fn set(mut self, key: &str, value: &str) -> Self {
         self.environment.push((key.into(), value.into()));
+        self
+    }
+
+    /// Without what [`new`](Self::new) sets for the sake of the tests.
+    #[must_use]
+    pub fn unset(mut self, key: &str) -> Self {
+        self.environment.retain(|(set, _)| set != key);
         self
     }
 
@@ -138,19 +147,24 @@ impl Site {
 
     pub fn web_on(&self, listen: &str) -> Web {
         let address_file = self.folder.path().join("web.address");
-        let _none = fs::remove_file(&address_file);
-        let file = address_file.display().to_string();
+        let admin_file = self.folder.path().join("web.admin.address");
+        for file in [&address_file, &admin_file] {
+            let _none = fs::remove_file(file);
+        }
         let mut command = self.command("eirs-web");
         let log = self.folder.path().join(format!("web.{}.log", self.logs.fetch_add(1, Ordering::Relaxed)));
         let out = File::create(&log).expect("a log file");
-        command.args(["--listen", listen]).env("EIRS_WEB__ADDRESS_FILE", file).stderr(out);
+        command.args(["--listen", listen]).env("EIRS_WEB__ADDRESS_FILE", &address_file).stderr(out);
+        command.env("EIRS_WEB__ADMIN_ADDRESS_FILE", &admin_file);
         let mut process = Process { child: command.spawn().expect("the web server starts"), log };
         let address = eventually("the web server listens", || {
             let gone = process.child.try_wait().expect("its status");
             assert!(gone.is_none(), "the web server left: {}", process.log());
             fs::read_to_string(&address_file).ok().filter(|text| !text.is_empty())
         });
-        Web { process, address }
+        // Where it has one, this was written before the other.
+        let admin = fs::read_to_string(&admin_file).ok();
+        Web { process, address, admin }
     }
 
     /// A policy, and a controller that follows it.
@@ -205,6 +219,8 @@ impl Drop for Process {
 pub struct Web {
     pub process: Process,
     pub address: String,
+    /// The address of the operator's side, where it has a listener of its own.
+    pub admin: Option<String>,
 }
 
 /// An answer to a request.
@@ -253,8 +269,10 @@ impl Web {
         stream
     }
 
+    /// Asks where it is: status and metrics are on the operator's side.
     pub fn get(&self, path: &str) -> Answer {
-        request(&self.address, "GET", path, &[], b"").expect("an answer")
+        let admin = self.admin.as_ref().filter(|_| matches!(path, "/status" | "/metrics"));
+        request(admin.unwrap_or(&self.address), "GET", path, &[], b"").expect("an answer")
     }
 
     /// Uploads one image as a form and wants JSON.
@@ -308,17 +326,28 @@ pub fn request(
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(NEVER))?;
     stream.set_write_timeout(Some(NEVER))?;
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
+    ask(&mut stream, method, path, headers, body)
+}
+
+/// One request on this connection, and the last.
+pub fn ask(
+    stream: &mut (impl Read + Write),
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> std::io::Result<Answer> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
     head += &format!("content-length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)?;
-    read_answer(&mut stream)
+    read_answer(stream)
 }
 
-pub fn read_answer(stream: &mut TcpStream) -> std::io::Result<Answer> {
+pub fn read_answer(stream: &mut impl Read) -> std::io::Result<Answer> {
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text).into_owned();

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Process, Site, eventually};
+use crate::harness::{Process, Site, eventually, request};
 
 /// A running `eirs local` on a free port.
 struct Service {
@@ -76,6 +76,19 @@ fn a_whole_life_from_the_first_upload_to_an_orderly_end() {
     assert_eq!(fs::read_dir(service.site.state().join("instances")).map_or(0, Iterator::count), 0);
     let (code, told) = service.eirs(&["cleanup", "--mode", "delete", "--yes"]);
     assert!(code == 0 && !service.site.state().exists(), "{told}");
+}
+
+#[test]
+fn two_services_run_beside_each_other_and_each_says_where_its_status_is() {
+    let services = [(); 2].map(|()| Service::start(Site::new().unset("EIRS_WEB__ADMIN_LISTEN")));
+    let places = services.each_ref().map(|service| {
+        let log = service.process.log();
+        let (_, rest) = log.split_once("For you: http://").expect("it says where");
+        let address = rest.split('/').next().expect("an address").to_owned();
+        assert_eq!(request(&address, "GET", "/status", &[], b"").expect("an answer").status, 200);
+        address
+    });
+    assert_ne!(places[0], places[1]);
 }
 
 #[test]

@@ -62,6 +62,8 @@ impl Plan {
         Self::default()
             .set("EIRS_WEB__LISTEN", "127.0.0.1:0")
             .set("EIRS_WEB__ADDRESS_FILE", "/var/lib/eirs/web.address")
+            .set("EIRS_WEB__ADMIN_LISTEN", "127.0.0.1:0")
+            .set("EIRS_WEB__ADMIN_ADDRESS_FILE", "/var/lib/eirs/web.admin.address")
             .set("EIRS_QUEUE__VISIBILITY", "2s")
             .set("EIRS_WORKER__HEARTBEAT", "500ms")
             .set("EIRS_WORKER__THREADS", "1")
@@ -238,8 +240,14 @@ impl Machine {
         harness::upload(&self.address(), query, "x", image).expect("an answer")
     }
 
+    /// Asks where it is: status and metrics are on the operator's side.
     pub fn get(&self, path: &str) -> Answer {
-        harness::request(&self.address(), "GET", path, &[], b"").expect("an answer")
+        // Behind the address for uploads, which is written later.
+        let mut address = self.address();
+        if matches!(path, "/status" | "/metrics") {
+            address = self.read("/var/lib/eirs/web.admin.address");
+        }
+        harness::request(&address, "GET", path, &[], b"").expect("an answer")
     }
 
     /// Hands images over that nobody waits for; their ids.

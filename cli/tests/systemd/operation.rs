@@ -100,17 +100,17 @@ fn a_reload_returns_when_the_edited_policy_is_in_force_and_a_broken_one_keeps_th
     assert_eq!(machine.show("eirs-controller", "ActiveState"), "active");
 }
 
-/// The fields that the handbook promises.
+/// The fields of a decision that are documented: the first table.
 fn documented_fields() -> Vec<String> {
-    let page = std::fs::read_to_string(project().join("docs/OPERATIONS.md")).expect("the handbook");
-    let (_, listed) = page.split_once("with the fields").expect("the list of the fields");
-    let (listed, _) = listed.split_once("and `EIRS_REASON`").expect("its end");
-    let names = listed.split('`').skip(1).step_by(2).filter(|name| name.starts_with("EIRS_"));
-    names.chain(["EIRS_REASON"]).map(str::to_owned).collect()
+    let page = std::fs::read_to_string(project().join("docs/LOGS.md")).expect("the page about logs");
+    let (_, listed) = page.split_once("The decisions of the controller").expect("the table of their fields");
+    let (listed, _) = listed.split_once("All others").expect("its end");
+    let rows = listed.lines().filter_map(|line| line.strip_prefix("| `EIRS_"));
+    rows.map(|row| format!("EIRS_{}", row.split('`').next().unwrap_or_default())).collect()
 }
 
 #[test]
-fn the_journal_has_every_field_of_a_decision_that_the_handbook_lists() {
+fn the_journal_has_every_field_of_a_decision_that_is_documented() {
     let Some(machine) = Plan::with_script("echo cat").boot() else { return };
     machine.systemctl(&["start", "eirs.target"]);
     assert_eq!(machine.upload("", &image(1)).json()["label"], "cat");
@@ -138,4 +138,31 @@ fn the_journal_has_every_field_of_a_decision_that_the_handbook_lists() {
         assert_eq!(start[field], expected, "{field}: {start}");
     }
     assert!(start["MESSAGE"].as_str().expect("a sentence").contains("start default-1 (1 job "), "{start}");
+}
+
+#[test]
+fn the_journal_is_searched_by_image_and_by_trace_and_a_slow_job_is_told_at_the_usual_level() {
+    let plan = Plan::with_script("sleep 0.2; echo cat")
+        .set("EIRS_TELEMETRY__FILTER", "info,eirs_web=debug")
+        .set("EIRS_WORKER__SLOW_AFTER", "100ms");
+    let Some(machine) = plan.boot() else { return };
+    machine.systemctl(&["start", "eirs.target"]);
+    let answer = machine.upload("", &image(1));
+    let trace = answer.header("x-trace-id").expect("the id of its trace").to_owned();
+    let id = answer.json()["id"].as_str().expect("the id of the image").to_owned();
+    for question in [format!("EIRS_ID={id}"), format!("EIRS_TRACE_ID={trace}")] {
+        let entries: Vec<Value> = eventually("both programs tell of it", || {
+            let found = machine.run("journalctl", &["--output=json", &question]);
+            let entries: Vec<Value> =
+                found.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            let of = |program: &str| entries.iter().any(|entry| entry["SYSLOG_IDENTIFIER"] == program);
+            (of("eirs-web") && of("eirs-worker")).then_some(entries)
+        });
+        let slow = entries.iter().find(|entry| entry["EIRS_SERVICE_MS"].is_string()).expect("the slow job");
+        let taken: f64 =
+            slow["EIRS_SERVICE_MS"].as_str().and_then(|text| text.parse().ok()).expect("a number");
+        assert!(taken >= 200.0 && slow["PRIORITY"] == "5", "{slow}");
+        let told = (&slow["EIRS_ID"], &slow["EIRS_TRACE_ID"]);
+        assert_eq!(told, (&Value::from(id.as_str()), &Value::from(trace.as_str())), "{slow}");
+    }
 }

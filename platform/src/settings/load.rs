@@ -66,8 +66,35 @@ impl Layers {
         self.file.as_deref()
     }
 
+    /// Whether somebody set `key`, be it to what it is anyway.
+    pub fn sets(&self, key: &str) -> bool {
+        let layers = self.read().unwrap_or_default();
+        layers.iter().any(|layer| layer.0.iter().any(|(_, set, _)| set == key))
+    }
+
     /// The merged settings, or every complaint about them.
     pub fn load(&self) -> Result<Settings, BadSettings> {
+        let layers = self.read()?;
+
+        let complaints: Vec<_> = layers.iter().flat_map(Layer::complaints).collect();
+        if !complaints.is_empty() {
+            return Err(BadSettings(complaints));
+        }
+        let merged = layers.into_iter().fold(Config::builder(), |builder, layer| builder.add_source(layer));
+        let settings: Settings = merged
+            .build()
+            .and_then(Config::try_deserialize)
+            .map_err(|error| BadSettings(vec![sentence(&error)]))?;
+        let settings = with_default_model(settings);
+        match settings.complaints() {
+            none if none.is_empty() => Ok(settings),
+            complaints => Err(BadSettings(complaints)),
+        }
+    }
+}
+
+impl Layers {
+    fn read(&self) -> Result<Vec<Layer>, BadSettings> {
         let mut layers = Vec::new();
         if let Some(path) = &self.file {
             layers.push(read_file(path).map_err(BadSettings)?);
@@ -85,21 +112,7 @@ impl Layers {
                 .iter()
                 .map(|(key, value)| (format!("the flag for {key}"), key.clone(), value.as_str())),
         ));
-
-        let complaints: Vec<_> = layers.iter().flat_map(Layer::complaints).collect();
-        if !complaints.is_empty() {
-            return Err(BadSettings(complaints));
-        }
-        let merged = layers.into_iter().fold(Config::builder(), |builder, layer| builder.add_source(layer));
-        let settings: Settings = merged
-            .build()
-            .and_then(Config::try_deserialize)
-            .map_err(|error| BadSettings(vec![sentence(&error)]))?;
-        let settings = with_default_model(settings);
-        match settings.complaints() {
-            none if none.is_empty() => Ok(settings),
-            complaints => Err(BadSettings(complaints)),
-        }
+        Ok(layers)
     }
 }
 
@@ -283,6 +296,13 @@ mod tests {
         let buckets = "backend = \"aws\"\n[aws]\ninput_bucket = \"a\"\noutput_bucket = \"b\"";
         assert!(load(buckets, &[]).is_ok());
         assert!(load("", &[]).is_ok());
+    }
+
+    #[test]
+    fn what_is_set_is_told_from_what_is_so_by_default() {
+        let layers = Layers::of(None, &[("EIRS_WEB__LISTEN", "127.0.0.1:8000")]).flag("web.wait", Some("1m"));
+        assert!(layers.sets("web.listen") && layers.sets("web.wait"));
+        assert!(!layers.sets("web.admin_listen"));
     }
 
     #[test]

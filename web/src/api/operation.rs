@@ -1,4 +1,4 @@
-//! What operators and their tools ask: `/status`, `/events`, `/metrics`, `/livez`, `/readyz`.
+//! What operators and their tools ask: `/status`, `/events`, `/metrics`, `/doorbell`, `/livez`, `/readyz`.
 
 use poem::http::Method;
 use poem_openapi::{
@@ -7,19 +7,14 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use super::parts::{answer, body, inline, media, open_path, operation, path, refusal, register_bearer, text};
-use crate::{
-    problem::{Document, Problem},
-    status::Status,
-};
+use super::parts::{answer, body, inline, media, open_path, operation, path, refusal, storage, text};
+use crate::{problem::Problem, status::Status};
 
 const TAG: &str = "operation";
 
 pub(super) fn register(registry: &mut Registry) {
     registry.create_tag(MetaTag { name: TAG, description: Some("How the service is."), external_docs: None });
-    register_bearer(registry);
     Status::register(registry);
-    Document::register(registry);
 }
 
 pub(super) fn status() -> MetaPath {
@@ -67,9 +62,23 @@ curl -N http://127.0.0.1:8000/events
 pub(super) fn metrics() -> MetaPath {
     const ABOUT: &str = "For Prometheus: the figures of this host, and the fleet as the controller sees it.";
     let sample = "# HELP eirs_images Images answered, by kind of answer.\n# TYPE eirs_images counter\n\
-                  eirs_images_total{answer=\"Classified\"} 17\n# EOF\n";
+                  eirs_images_total{answer=\"classified\"} 17\n# EOF\n";
     let responses = vec![answer(200, "OpenMetrics.", vec![text("application/openmetrics-text", sample)])];
     path("/metrics", Method::GET, operation("metrics", TAG, "Metrics", ABOUT, responses))
+}
+
+pub(super) fn doorbell() -> MetaPath {
+    const ABOUT: &str = "\
+The controller looks at queues and instances now, and not at its next tick. What it sees and does is its own affair.";
+    let responses = vec![
+        answer(202, "It was told.", vec![text("text/plain", "the controller was told to look\n")]),
+        refusal("`storage unavailable`: the controller's queue could not be reached.", &[storage()]),
+    ];
+    path(
+        "/doorbell",
+        Method::POST,
+        operation("doorbell", TAG, "Have the controller look now", ABOUT, responses),
+    )
 }
 
 pub(super) fn livez() -> MetaPath {

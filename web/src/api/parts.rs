@@ -16,8 +16,9 @@ use crate::problem::{Document, Problem};
 /// The security scheme of services that want a token.
 const BEARER: &str = "bearer";
 
-/// For every set that has a [`path`].
-pub(super) fn register_bearer(registry: &mut Registry) {
+/// What all paths name.
+pub(super) fn register(registry: &mut Registry) {
+    Document::register(registry);
     registry.create_security_scheme(
         BEARER,
         MetaSecurityScheme {
@@ -33,10 +34,28 @@ pub(super) fn register_bearer(registry: &mut Registry) {
     );
 }
 
-/// A path that takes one method. Where no token is asked for, none is needed.
-pub(super) fn path(path: &str, method: Method, operation: MetaOperation) -> MetaPath {
+/// A path that takes one method, behind what `access.rs` asks for. Where no token is wanted, none is needed.
+pub(super) fn path(path: &str, method: Method, mut operation: MetaOperation) -> MetaPath {
+    let responses = &mut operation.responses.responses;
+    responses.push(unauthorized());
+    if !responses.iter().any(|response| response.status == Some(429)) {
+        let description = "`too many requests`: this address, or this token, sends more than it may.";
+        responses.push(refusal(description, &[too_often()]));
+    }
+    responses.sort_by_key(|response| response.status);
     let security = vec![[].into(), [(BEARER, vec![])].into()];
     open_path(path, MetaOperation { method, security, ..operation })
+}
+
+/// A rate is exceeded.
+pub(super) fn too_often() -> Problem {
+    Problem::too_often("this address", 2)
+}
+
+fn unauthorized() -> MetaResponse {
+    let scheme = header("WWW-Authenticate", "How a token is sent.", MetaSchema::new("string"));
+    let description = "`unauthorized`: this service wants a token, and there was none that it knows.";
+    MetaResponse { headers: vec![scheme], ..refusal(description, &[Problem::no_token()]) }
 }
 
 /// A path that never wants a token.
@@ -117,6 +136,11 @@ pub(super) fn header(name: &str, description: &str, schema: MetaSchema) -> MetaH
 pub(super) fn retry_after() -> MetaHeader {
     let schema = MetaSchema { minimum: Some(0.0), ..MetaSchema::new("integer") };
     header("Retry-After", "The seconds after which to try again.", schema)
+}
+
+/// The store or a queue cannot be reached.
+pub(super) fn storage() -> Problem {
+    Problem::backend(&eirs_platform::Error::unavailable("an example", "an example"))
 }
 
 /// Refusals of one status, one or several. What an answer of it looks like is shown by the first.

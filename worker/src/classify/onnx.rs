@@ -19,7 +19,9 @@ use anyhow::{Context, anyhow, bail, ensure};
 use eirs_platform::{
     job::Guess,
     settings::{self, Layout, Model},
+    trace::TARGET,
 };
+use tracing::debug_span;
 
 use self::{
     labels::Labels,
@@ -376,6 +378,7 @@ impl OnnxClassifier {
         self.input.resize(length * images.len().max(self.shared.fixed_batch.unwrap_or(0)), 0.0);
         for image in images {
             let row = rows.len() * length;
+            let _decoding = debug_span!(target: TARGET, "decode").entered();
             match self.preprocess.fill(&image.bytes, &mut self.input[row..row + length]) {
                 Ok(()) => {
                     rows.push(answers.len());
@@ -389,7 +392,9 @@ impl OnnxClassifier {
         }
         let run_rows = self.shared.fixed_batch.unwrap_or(rows.len());
         self.input.resize(length * run_rows, 0.0);
-        if let Err(error) = self.infer(run_rows) {
+        let inferred =
+            debug_span!(target: TARGET, "infer", images = rows.len()).in_scope(|| self.infer(run_rows));
+        if let Err(error) = inferred {
             for index in rows {
                 answers[index] = Err(Failure::Failed(error.to_string()));
             }

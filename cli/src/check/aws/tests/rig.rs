@@ -124,6 +124,7 @@ impl<'a> Rig<'a> {
             at: Utc::now(),
             queued_ms: 1.0,
             classify_ms: 1.0,
+            trace: None,
         };
         let key = reply.id.result_key("default");
         let put = self.account.s3.put_object().bucket(self.account.output_bucket()).key(key);

@@ -1,0 +1,210 @@
+//! `eirs token`: the tokens by which the web server knows its clients.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use eirs_platform::{
+    settings::{Settings, is_rate, units},
+    tokens::{Token, Tokens},
+};
+use serde_json::json;
+
+use crate::{Exit, Global, Stop, show};
+
+/// Make, list and revoke the tokens that clients show to the web server
+///
+/// Once `web.tokens` names their file, an upload without one is refused. A change counts within a second or two, without a
+/// restart.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    Add(Add),
+    List(List),
+    Revoke(Revoke),
+}
+
+/// Make a token, and show it this once
+///
+/// The file keeps its hash only: whoever loses a token gets a new one. Clients send it as `Authorization: Bearer TOKEN`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  eirs token add camera-3 --tokens tokens.json\n  \
+                        eirs token add contractor --expires 90d --rate 5 > token.txt")]
+pub(crate) struct Add {
+    /// Whose it is, or what for
+    name: String,
+    /// It is no longer taken after so long, such as 90d [default: never]
+    #[arg(long, value_name = "TIME", value_parser = units::duration::parse)]
+    expires: Option<Duration>,
+    /// How many requests and images may come with it each second, 0 for any number [default: web.rate_per_token]
+    #[arg(long, value_name = "N", value_parser = rate)]
+    rate: Option<f64>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Show the tokens: names and dates, for more is not known
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  eirs token list --json | jq -r '.tokens[].name'")]
+pub(crate) struct List {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Take a token away: it is refused from now on
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  eirs token revoke camera-3")]
+pub(crate) struct Revoke {
+    /// Its name
+    name: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The file of the tokens [default: web.tokens of the settings]
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| is_rate(*rate));
+    rate.ok_or_else(|| "write 0, or a number from 0.001 to 1000000".to_owned())
+}
+
+impl TokenCommand {
+    pub(crate) fn run(self, global: &Global) -> Result<Exit, Stop> {
+        match self {
+            Self::Add(add) => add.run(global),
+            Self::List(list) => list.run(global),
+            Self::Revoke(revoke) => revoke.run(global),
+        }
+    }
+}
+
+impl Add {
+    fn run(self, global: &Global) -> Result<Exit, Stop> {
+        let settings = global.settings()?;
+        let file = self.place.file(&settings)?;
+        let now = Utc::now();
+        let expires = match self.expires {
+            Some(time) => {
+                Some(after(now, time).ok_or_else(|| Stop::Usage("--expires: that never comes".into()))?)
+            }
+            None => None,
+        };
+        let secret = change(&file, &settings, |tokens| {
+            tokens.add(&self.name, now, expires, self.rate).map_err(anyhow::Error::msg)
+        })?;
+        show::out(secret);
+        show::aside(format_args!("This is all there will ever be of it: {} keeps a hash.", file.display()));
+        if settings.web.tokens.is_none() {
+            show::aside(format_args!(
+                "Nobody needs a token yet: set web.tokens = {:?}",
+                file.display().to_string()
+            ));
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+impl List {
+    fn run(self, global: &Global) -> Result<Exit, Stop> {
+        let file = self.place.file(&global.settings()?)?;
+        let (tokens, now) = (Tokens::read(&file).map_err(anyhow::Error::msg)?, Utc::now());
+        if self.json {
+            let told = |token: &Token| {
+                json!({
+                    "name": token.name, "made": token.made, "expires": token.expires,
+                    "expired": token.has_expired(now), "rate": token.rate,
+                })
+            };
+            let all: Vec<_> = tokens.all().iter().map(told).collect();
+            show::json(&json!({ "file": file, "tokens": all }));
+        } else if tokens.all().is_empty() {
+            show::out(format_args!("{} holds no token: nobody is let in", file.display()));
+        } else {
+            let rows: Vec<_> = tokens.all().iter().map(|token| row(token, now)).collect();
+            show::out(show::table(&["name", "made", "expires", "a second"], &rows).trim_end());
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+impl Revoke {
+    fn run(self, global: &Global) -> Result<Exit, Stop> {
+        let settings = global.settings()?;
+        let file = self.place.file(&settings)?;
+        // Before the file could be made.
+        Tokens::read(&file).map_err(anyhow::Error::msg)?;
+        change(&file, &settings, |tokens| {
+            let was_there = tokens.revoke(&self.name);
+            anyhow::ensure!(was_there, "there is no token `{}` in {}", self.name, file.display());
+            Ok(())
+        })?;
+        show::out(format_args!("`{}` is revoked; the web server knows within a second or two", self.name));
+        Ok(Exit::Ok)
+    }
+}
+
+impl Place {
+    fn file(&self, settings: &Settings) -> Result<PathBuf, Stop> {
+        self.tokens.clone().or_else(|| settings.web.tokens.clone()).ok_or_else(|| {
+            Stop::Usage("which file? name it by --tokens FILE, or set web.tokens in the settings".into())
+        })
+    }
+}
+
+/// Changes the file, and nobody else at the same time. A file that is not there is made.
+fn change<T>(
+    file: &Path,
+    settings: &Settings,
+    change: impl FnOnce(&mut Tokens) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let shown = file.display();
+    // The folder is what stays: the file is replaced.
+    let held = File::open(folder).with_context(|| format!("{shown}: its folder cannot be read"))?;
+    held.lock().with_context(|| format!("{shown}: its folder cannot be locked"))?;
+    let mut tokens = match file.try_exists() {
+        Ok(false) => Tokens::default(),
+        _ => Tokens::read(file).map_err(anyhow::Error::msg)?,
+    };
+    let changed = change(&mut tokens)?;
+    tokens.write(file, group(settings)).with_context(|| format!("{shown}: cannot be written"))?;
+    Ok(changed)
+}
+
+/// Root makes the file for the services, which are of another user: the one whose the state folder is.
+fn group(settings: &Settings) -> Option<u32> {
+    let is_root = rustix::process::geteuid().is_root();
+    is_root.then(|| fs::metadata(&settings.local.state).map(|folder| folder.gid()).ok()).flatten()
+}
+
+fn after(now: DateTime<Utc>, time: Duration) -> Option<DateTime<Utc>> {
+    now.checked_add_signed(chrono::Duration::from_std(time).ok()?)
+}
+
+fn row(token: &Token, now: DateTime<Utc>) -> Vec<String> {
+    let day = |at: DateTime<Utc>| at.format("%Y-%m-%d").to_string();
+    let expires = match token.expires {
+        None => "never".to_owned(),
+        Some(end) if token.has_expired(now) => format!("{}, has expired", day(end)),
+        Some(end) => day(end),
+    };
+    let rate = match token.rate {
+        None => "as set".to_owned(),
+        Some(0.0) => "any".to_owned(),
+        Some(rate) => rate.to_string(),
+    };
+    vec![token.name.clone(), day(token.made), expires, rate]
+}

@@ -1,0 +1,74 @@
+//! The operator's side: a listener of its own, or not.
+
+use std::net::TcpListener;
+
+use crate::harness::{POLICY, Site, eventually, request};
+
+const OPERATORS: [(&str, &str, u16); 3] =
+    [("GET", "/status", 200), ("GET", "/metrics", 200), ("POST", "/doorbell", 202)];
+
+#[test]
+fn what_is_the_operators_is_not_where_uploads_are_taken() {
+    let site = Site::new();
+    let web = site.web();
+    let admin = web.admin.clone().expect("it has a listener of its own");
+    assert!(admin.starts_with("127.0.0.1:") && admin != web.address);
+    for (method, path, status) in OPERATORS {
+        let asked = |address: &str| request(address, method, path, &[], b"").expect("an answer").status;
+        assert_eq!((asked(&admin), asked(&web.address)), (status, 404), "{path}");
+    }
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(request(&admin, "GET", path, &[], b"").expect("an answer").status, 200);
+    }
+    assert_eq!(request(&admin, "POST", "/upload", &[], b"x").expect("an answer").status, 404);
+}
+
+#[test]
+fn without_a_listener_of_its_own_it_is_beside_the_uploads_and_behind_the_tokens() {
+    let site = Site::new().set("EIRS_WEB__ADMIN_LISTEN", "");
+    let web = site.web();
+    assert_eq!(web.admin, None);
+    for (method, path, status) in OPERATORS {
+        assert_eq!(
+            request(&web.address, method, path, &[], b"").expect("an answer").status,
+            status,
+            "{path}"
+        );
+    }
+    drop(web);
+    let site = site.set("EIRS_WEB__TOKENS", "tokens.json");
+    assert!(site.command("eirs").args(["token", "add", "x"]).output().expect("it runs").status.success());
+    let web = site.web();
+    for (method, path, _) in OPERATORS {
+        assert_eq!(request(&web.address, method, path, &[], b"").expect("an answer").status, 401, "{path}");
+    }
+}
+
+#[test]
+fn the_doorbell_has_the_controller_look_long_before_its_tick() {
+    let site = Site::new().set("EIRS_CONTROLLER__TICK", "10m");
+    let web = site.web();
+    let _controller = site.controller(POLICY);
+    let looked = || web.get("/status").json()["controller"]["at"].as_str().map(str::to_owned);
+    let first = eventually("it has looked", looked);
+    let admin = web.admin.clone().expect("it has a listener of its own");
+    eventually("it looks again", || {
+        let rung = request(&admin, "POST", "/doorbell", &[], b"").expect("an answer");
+        assert_eq!(rung.status, 202, "{rung:?}");
+        looked().filter(|at| *at != first)
+    });
+}
+
+#[test]
+fn a_taken_port_is_one_sentence_with_the_setting() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let site = Site::new().set("EIRS_WEB__ADMIN_LISTEN", &address).set("EIRS_WEB__LISTEN", "127.0.0.1:0");
+    let mut process = site.start("eirs-web", &[]);
+    assert_eq!(process.exit().code(), Some(1));
+    let log = process.log();
+    assert!(
+        log.contains(&format!("web.admin_listen: cannot listen on {address}")) && log.contains("in use"),
+        "{log}"
+    );
+}

@@ -1,0 +1,64 @@
+use std::collections::BTreeSet;
+
+use crate::harness::{POLICY, Site, Web, eventually, image, request};
+
+/// The value of the series that begins so.
+fn value(web: &Web, series: &str) -> Option<f64> {
+    let text = web.get("/metrics").body;
+    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// The names in the table of the documentation.
+fn documented() -> BTreeSet<String> {
+    let page = include_str!("../../../docs/METRICS.md");
+    let names = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    names
+        .filter(|name| name.starts_with("eirs_") || name.starts_with("process_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_documented_metric_is_shown_by_the_real_programs_and_the_series_of_a_deleted_pool_go() {
+    let site = Site::new().set("EIRS_WORKER__REPORT_EVERY", "500ms").set("EIRS_CONTROLLER__TICK", "200ms");
+    let policy = POLICY.replace("min = 0", "min = 1") + "[budget]\ninstance_hours_per_day = 10\n";
+    let (web, mut controller) = (site.web(), site.controller(&policy));
+    assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop");
+    assert_eq!(request(&web.address, "POST", "/upload", &[], b"no image").expect("an answer").status, 415);
+    let expected = documented();
+    assert!(expected.len() > 30, "{expected:?}");
+    eventually("every metric is shown", || {
+        let text = web.get("/metrics").body;
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(|line| {
+            match line.split_once(' ') {
+                Some((name, "counter")) => format!("{name}_total"),
+                Some((name, _)) => name.to_owned(),
+                None => panic!("{line}"),
+            }
+        });
+        (types.collect::<BTreeSet<_>>() == expected).then_some(())
+    });
+    for (series, expected) in [
+        ("eirs_images_total{answer=\"classified\"}", 1.0),
+        ("eirs_images_total{answer=\"refused\"}", 1.0),
+        ("eirs_jobs_sent_total", 1.0),
+        ("eirs_job_service_seconds_count{model=\"default\"}", 1.0),
+        ("eirs_dead_letters{model=\"default\"}", 0.0),
+        ("eirs_controller_up", 1.0),
+        ("eirs_instances_max{pool=\"default\"}", 3.0),
+        ("eirs_today_budget_seconds{pool=\"default\"}", 36_000.0),
+        ("eirs_http_responses_total{class=\"4xx\"}", 1.0),
+    ] {
+        assert_eq!(value(&web, series), Some(expected), "{series}");
+    }
+    eventually("the worker is seen", || {
+        value(&web, "eirs_instances{pool=\"default\",state=\"ready\"}").filter(|n| *n == 1.0)
+    });
+
+    std::fs::remove_file(site.folder.path().join("policies/default.toml")).expect("the policy");
+    eventually("a pool that is no more has no series", || {
+        (!web.get("/metrics").body.contains("pool=\"default\"")).then_some(())
+    });
+    assert_eq!(value(&web, "eirs_controller_up"), Some(1.0));
+    controller.kill();
+}

@@ -1,0 +1,196 @@
+//! One upload, one trace: what the real programs export to a collector, and that a collector in trouble harms nobody.
+
+mod collector;
+
+use rustix::process::Signal;
+
+use self::collector::{Collector, Span};
+use crate::harness::{Answer, POLICY, Process, Site, Web, eventually, image, request, sample};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CLIENT: &str = "00f067aa0ba902b7";
+
+fn upload(web: &Web, image: &[u8], headers: &[(&str, &str)]) -> Answer {
+    let headers: Vec<_> = [("content-type", "image/jpeg")].iter().chain(headers).copied().collect();
+    request(&web.address, "POST", "/upload", &headers, image).expect("an answer")
+}
+
+/// The end of a program: it has exported everything by then.
+fn drained(mut process: Process) {
+    process.signal(Signal::TERM);
+    assert!(process.exit().success(), "{}", process.log());
+}
+
+/// The one span of this name and program.
+fn only<'a>(spans: &'a [Span], program: &str, name: &str) -> &'a Span {
+    let found: Vec<_> = spans.iter().filter(|span| span.program == program && span.name == name).collect();
+    let [span] = found[..] else { panic!("{} spans {name} of {program}: {spans:#?}", found.len()) };
+    span
+}
+
+#[test]
+fn an_upload_is_one_trace_from_the_client_through_web_queue_and_worker_and_back() {
+    let collector = Collector::start();
+    let site = Site::with_model().set("EIRS_TELEMETRY__OTLP_ENDPOINT", &collector.address());
+    let (web, worker) = (site.web(), site.worker());
+    let parent = format!("00-{TRACE}-{CLIENT}-01");
+    let answer = upload(&web, &sample("star_0.jpg"), &[("traceparent", &parent), ("tracestate", "vendor=1")]);
+    assert_eq!(
+        (answer.status, answer.body.as_str(), answer.header("x-trace-id")),
+        (200, "star", Some(TRACE))
+    );
+    drained(worker);
+    drained(web.process);
+    let ended = collector::now();
+
+    let spans = collector.spans();
+    assert!(spans.iter().all(|span| span.trace == TRACE), "{spans:#?}");
+    let [web, worker] = ["eirs-web", "eirs-worker"];
+    let tree = [
+        (web, "upload", None),
+        (web, "read", Some((web, "upload"))),
+        (web, "look", Some((web, "upload"))),
+        (web, "store", Some((web, "upload"))),
+        (web, "send", Some((web, "upload"))),
+        (web, "wait", Some((web, "upload"))),
+        (worker, "queue", Some((web, "send"))),
+        (worker, "job", Some((web, "send"))),
+        (worker, "fetch", Some((worker, "job"))),
+        (worker, "classify", Some((worker, "job"))),
+        (worker, "turn", Some((worker, "classify"))),
+        (worker, "decode", Some((worker, "classify"))),
+        (worker, "infer", Some((worker, "classify"))),
+        (worker, "store", Some((worker, "job"))),
+        (worker, "reply", Some((worker, "job"))),
+        (worker, "ack", Some((worker, "job"))),
+        (web, "answer", Some((worker, "job"))),
+    ];
+    // The end of a body is read, too.
+    assert!(spans.len() <= tree.len() + 1, "{spans:#?}");
+    let began = spans.iter().find(|span| span.name == "upload").expect("the upload").start;
+    for (program, name, parent) in tree {
+        let found = spans.iter().find(|span| span.program == program && span.name == name);
+        let span = found.unwrap_or_else(|| panic!("no span {name} of {program}: {spans:#?}"));
+        let expected = parent.map_or(CLIENT, |(program, name)| &only(&spans, program, name).id);
+        assert_eq!(span.parent, expected, "{program} {name}");
+        assert!(span.start <= span.end && span.start >= began && span.start <= ended, "{span:?}");
+        assert_eq!(span.state, "vendor=1", "{span:?}");
+    }
+    let at = |program: &str, name: &str| only(&spans, program, name);
+    for (first, then) in [
+        (at(web, "store").end, at(web, "send").start),
+        (at(worker, "queue").end, at(worker, "job").end),
+        (at(worker, "fetch").end, at(worker, "classify").start),
+        (at(worker, "decode").end, at(worker, "infer").start),
+        (at(worker, "classify").end, at(worker, "store").start),
+        (at(worker, "store").end, at(worker, "reply").start),
+        (at(worker, "reply").end, at(worker, "ack").start),
+        (at(web, "answer").end, at(web, "upload").end),
+    ] {
+        assert!(first <= then, "{spans:#?}");
+    }
+    let kinds = [(web, "upload", "server"), (web, "send", "producer"), (worker, "job", "consumer")];
+    for (program, name, kind) in kinds {
+        assert_eq!(at(program, name).kind, kind, "{name}");
+    }
+    assert_eq!(at(web, "upload").attributes["http.response.status_code"], "200");
+    assert_eq!(at(worker, "job").attributes["image.id"].len(), 64);
+}
+
+#[test]
+fn whoever_begins_a_trace_decides_whether_it_is_collected() {
+    let collector = Collector::start();
+    // As other programs are told: by the standard variable.
+    let site = Site::new()
+        .set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.address())
+        .set("EIRS_TELEMETRY__SAMPLE_RATIO", "0");
+    let (web, worker) = (site.web(), site.worker());
+    let unwanted = format!("00-{TRACE}-{CLIENT}-00");
+    assert_eq!(upload(&web, &image(1), &[("traceparent", &unwanted)]).header("x-trace-id"), Some(TRACE));
+    let wanted = "00-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-bbbbbbbbbbbbbbbb-01";
+    assert_eq!(upload(&web, &image(2), &[("traceparent", wanted)]).status, 200);
+    let own = upload(&web, &image(3), &[("traceparent", "nonsense")]);
+    let own = own.header("x-trace-id").expect("a trace of its own").to_owned();
+    assert_eq!(own.len(), 32);
+    assert_ne!(
+        upload(&web, &image(4), &[]).header("x-trace-id"),
+        Some(own.as_str()),
+        "each upload has its own"
+    );
+    drained(worker);
+    drained(web.process);
+    let spans = collector.spans();
+    assert!(spans.iter().all(|span| span.trace == "a".repeat(32)), "{spans:#?}");
+    assert_eq!(only(&spans, "eirs-worker", "job").parent, only(&spans, "eirs-web", "send").id);
+}
+
+#[test]
+fn uploads_and_drains_are_unharmed_by_a_collector_that_is_gone_or_never_answers() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    for (address, says) in [(gone, true), (silent.local_addr().expect("its address"), false)] {
+        let site = Site::new().set("EIRS_TELEMETRY__OTLP_ENDPOINT", &format!("http://{address}"));
+        let (web, worker) = (site.web(), site.worker());
+        for number in 0..50 {
+            let answer = upload(&web, &image(number), &[]);
+            assert_eq!((answer.status, answer.body.as_str()), (200, "noop"));
+        }
+        worker.signal(Signal::TERM);
+        web.process.signal(Signal::TERM);
+        for mut process in [worker, web.process] {
+            assert!(process.exit().success(), "{}", process.log());
+            let said = process.log().matches("spans cannot be exported").count();
+            assert!(said == usize::from(says) || !says, "{}", process.log());
+        }
+    }
+}
+
+#[test]
+fn the_passes_of_the_controller_are_traces_and_its_decisions_are_told_in_them() {
+    let collector = Collector::start();
+    let site = Site::new().set("EIRS_TELEMETRY__OTLP_ENDPOINT", &collector.address());
+    let controller = site.controller(&POLICY.replace("min = 0", "min = 1"));
+    eventually("a start", || controller.log().contains("start default-1").then_some(()));
+    drained(controller);
+    let spans = collector.spans();
+    let decision = |span: &&Span| span.events.iter().any(|event| event.contains("start default-1"));
+    let pass = spans.iter().find(decision).expect("the decision");
+    assert_eq!((pass.name.as_str(), pass.parent.as_str()), ("pass", ""));
+    for part in ["observe", "act"] {
+        assert!(spans.iter().any(|span| span.name == part && span.parent == pass.id), "{spans:#?}");
+    }
+}
+
+#[test]
+fn the_log_of_web_and_worker_names_trace_and_image_without_any_collector() {
+    let site = Site::with_script("exit 1")
+        .set("EIRS_QUEUE__MAX_RECEIVES", "1")
+        .set("EIRS_TELEMETRY__FILTER", "warn,eirs_web=debug");
+    let (web, worker) = (site.web(), site.start("eirs-worker", &[]));
+    let parent = format!("00-{TRACE}-{CLIENT}-01");
+    let answer = upload(&web, &image(1), &[("traceparent", &parent)]);
+    assert_eq!((answer.status, answer.header("x-trace-id")), (500, Some(TRACE)));
+    let id = answer.json()["id"].as_str().expect("an id").to_owned();
+    for (program, says) in [(&worker, "is given back"), (&worker, "is given up"), (&web.process, "failed")] {
+        let log = program.log();
+        let line = log.lines().find(|line| line.contains(says)).unwrap_or_else(|| panic!("{says}: {log}"));
+        assert!(line.contains(&format!("trace_id=\"{TRACE}\"")) && line.contains(&id), "{line}");
+    }
+}
+
+#[test]
+fn an_address_that_no_collector_can_have_is_told_at_the_start() {
+    for (key, name) in [
+        ("EIRS_TELEMETRY__OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ] {
+        let site = Site::new().set(key, "https://collector.example");
+        let mut worker = site.start("eirs-worker", &[]);
+        assert_eq!(worker.exit().code(), Some(78));
+        assert!(
+            worker.log().contains(&format!("{name}: is \"https://collector.example\"")),
+            "{}",
+            worker.log()
+        );
+    }
+}

@@ -1,0 +1,280 @@
+//! `[web]`: what the web server takes, from whom, and where it listens.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+
+use super::{is_name, units};
+
+/// `[web]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Web {
+    /// The address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where to write the address that was bound, for programs that started this one with port 0.
+    pub address_file: Option<PathBuf>,
+    /// The address of the operator's side (metrics, status, the doorbell), apart from the one that takes uploads; an empty text
+    /// serves all of it on `listen`.
+    #[serde(with = "optional_address")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Where to write the address that was bound for it.
+    pub admin_address_file: Option<PathBuf>,
+    /// `[web.tls]`
+    pub tls: Tls,
+    /// The file of the tokens, one of which a client must show; without it, nobody needs one.
+    pub tokens: Option<PathBuf>,
+    /// How many requests and images each address may send each second; 0 is as many as it likes.
+    pub rate_per_address: f64,
+    /// How many requests and images may come with each token each second, unless the token says another number; 0 is as many as
+    /// there are.
+    pub rate_per_token: f64,
+    /// How many may come at once after a quiet time, where there is a rate.
+    pub rate_burst: u32,
+    /// The proxies whose word is taken for who a client is (`X-Forwarded-For`).
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whose pages may read answers, besides the service's own: origins like `https://example.org`, or `*`, which is everybody.
+    pub cors_origins: Vec<String>,
+    /// Threads that serve; 0 is one for each two cores: on one machine, the other half is the workers'.
+    pub threads: usize,
+    /// A name for this web host, unlike that of any other; its response queue is named after it.
+    pub host: Option<String>,
+    /// How long an upload waits for its label before it is answered 202, unless it says `?wait=`.
+    #[serde(with = "units::duration")]
+    pub wait: Duration,
+    /// The longest `?wait=` that is honoured.
+    #[serde(with = "units::duration")]
+    pub max_wait: Duration,
+    /// The largest image.
+    pub max_image: ByteSize,
+    /// The most images in one upload.
+    pub max_images_per_upload: usize,
+    /// The most uploads at once; one more is answered 429.
+    pub max_uploads: usize,
+    /// How much memory the bodies of arriving uploads may take together; further ones wait their turn.
+    pub upload_memory: ByteSize,
+    /// How long a client may pause in the middle of an upload.
+    #[serde(with = "units::duration")]
+    pub read_timeout: Duration,
+    /// The longest backlog (visible and in flight); above it, uploads are answered 503.
+    pub max_backlog: u64,
+    /// How many results are kept in memory.
+    pub cached_results: usize,
+    /// How long held requests may go on after a signal to stop; then they get their 202.
+    #[serde(with = "units::duration")]
+    pub drain_deadline: Duration,
+}
+
+/// `[web.tls]`: with both, uploads are taken over HTTPS and not otherwise.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// The file of the certificate and those between it and its authority, as PEM.
+    pub certificate: Option<PathBuf>,
+    /// The file of its private key, as PEM.
+    pub key: Option<PathBuf>,
+}
+
+impl Default for Web {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            address_file: None,
+            admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 8001))),
+            admin_address_file: None,
+            tls: Tls::default(),
+            tokens: None,
+            rate_per_address: 0.0,
+            rate_per_token: 0.0,
+            rate_burst: 20,
+            trusted_proxies: Vec::new(),
+            cors_origins: Vec::new(),
+            threads: 0,
+            host: None,
+            wait: Duration::from_secs(60),
+            max_wait: Duration::from_secs(300),
+            max_image: ByteSize::mib(16),
+            max_images_per_upload: 1000,
+            max_uploads: 1024,
+            upload_memory: ByteSize::mib(16),
+            read_timeout: Duration::from_secs(15),
+            max_backlog: 100_000,
+            cached_results: 4096,
+            drain_deadline: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Web {
+    /// What is wrong, as `key: what is wrong`.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let rules = [
+            (
+                self.upload_memory >= self.max_image,
+                "web.upload_memory: must be at least web.max_image, or the largest image never fits",
+            ),
+            (self.wait <= self.max_wait, "web.wait: must be at most web.max_wait"),
+            (self.max_images_per_upload >= 1, "web.max_images_per_upload: must be at least 1"),
+            (self.max_uploads >= 1, "web.max_uploads: must be at least 1"),
+            (
+                self.host.as_deref().is_none_or(|host| is_name(host) && host.len() <= 30),
+                "web.host: must be letters, digits and dashes, at most 30 of them",
+            ),
+            (
+                self.tls.certificate.is_some() == self.tls.key.is_some(),
+                "web.tls: needs both, `certificate` and `key`",
+            ),
+            (
+                self.admin_listen.is_none_or(|admin| admin.port() == 0 || admin != self.listen),
+                "web.admin_listen: is web.listen; an empty text serves both there",
+            ),
+            (
+                is_rate(self.rate_per_address),
+                "web.rate_per_address: must be 0, or from 0.001 to 1000000 a second",
+            ),
+            (
+                is_rate(self.rate_per_token),
+                "web.rate_per_token: must be 0, or from 0.001 to 1000000 a second",
+            ),
+            (self.rate_burst >= 1, "web.rate_burst: must be at least 1, or nothing ever comes through"),
+        ];
+        let broken = rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned());
+        let origins = self.cors_origins.iter().filter(|origin| !is_origin(origin)).map(|origin| {
+            format!(
+                "web.cors_origins: `{origin}` is no origin; write one like \"https://example.org\", or \"*\""
+            )
+        });
+        broken.chain(origins).collect()
+    }
+}
+
+/// Whether this many a second can be counted: 0 is no limit, and less than one in a quarter of an hour is none that anybody means.
+pub fn is_rate(per_second: f64) -> bool {
+    per_second == 0.0 || (0.001..=1e6).contains(&per_second)
+}
+
+/// Whether a browser would call a page's origin this: a scheme, a host, perhaps a port, and nothing behind.
+fn is_origin(text: &str) -> bool {
+    let is_part = |rest: &str| {
+        !rest.is_empty()
+            && rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]".contains(&b))
+    };
+    text == "*"
+        || ["https://", "http://"].into_iter().filter_map(|scheme| text.strip_prefix(scheme)).any(is_part)
+}
+
+/// Networks as people write them; an address by itself is a network of one.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let network = |text: String| {
+        let alone = || text.parse::<IpAddr>().map(IpNet::from);
+        text.parse::<IpNet>().or_else(|_| alone()).map_err(|_| {
+            D::Error::custom(format!("`{text}` is no network; write one like \"10.0.0.0/8\" or \"fd00::/8\""))
+        })
+    };
+    texts.into_iter().map(network).collect()
+}
+
+/// An address, where an empty text is none.
+mod optional_address {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|_| {
+            D::Error::custom(format!(
+                "`{text}` is no address; write one like \"127.0.0.1:8001\", or \"\" for none"
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::settings::{Layers, Settings};
+
+    fn load(text: &str) -> Result<Settings, Vec<String>> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("eirs.toml");
+        std::fs::write(&file, format!("[web]\n{text}")).unwrap();
+        Layers::of(Some(Path::new(&file)), &[]).load().map_err(|complaints| complaints.0)
+    }
+
+    fn complaint(text: &str) -> String {
+        load(text).expect_err(text).join("\n")
+    }
+
+    #[test]
+    fn networks_may_be_single_addresses_and_nothing_that_is_none() {
+        let web = load("trusted_proxies = [\"10.0.0.0/8\", \"192.0.2.7\", \"fd00::/8\"]").unwrap().web;
+        assert_eq!(
+            web.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.0.0.0/8", "192.0.2.7/32", "fd00::/8"]
+        );
+        for wrong in ["10.0.0.0/33", "proxy.example.org", ""] {
+            let said = complaint(&format!("trusted_proxies = [\"{wrong}\"]"));
+            assert!(
+                said.contains("web.trusted_proxies: ") && said.contains(&format!("`{wrong}` is no network")),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_address_for_the_operator_can_be_none_and_not_the_one_for_uploads() {
+        assert_eq!(load("admin_listen = \"\"").unwrap().web.admin_listen, None);
+        assert!(load("listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"").is_ok());
+        assert!(complaint("listen = \"127.0.0.1:8001\"").contains("web.admin_listen: is web.listen"));
+        assert!(complaint("admin_listen = \"here\"").contains("web.admin_listen: `here` is no address"));
+    }
+
+    #[test]
+    fn origins_are_what_browsers_send() {
+        assert!(load("cors_origins = [\"https://example.org\", \"http://localhost:3000\", \"http://[::1]:80\", \"*\"]").is_ok());
+        for wrong in [
+            "https://example.org/",
+            "example.org",
+            "https://",
+            "https://*.example.org",
+            "https://Example.org",
+        ] {
+            let said = complaint(&format!("cors_origins = [\"{wrong}\"]"));
+            assert!(said.contains("is no origin"), "{wrong}: {said}");
+        }
+    }
+
+    #[test]
+    fn rates_and_certificates_that_make_no_sense_are_refused() {
+        assert!(load("rate_per_address = 0.5\nrate_per_token = 3").is_ok());
+        assert!(complaint("rate_per_address = -1").contains("web.rate_per_address: must be 0"));
+        assert!(complaint("rate_per_token = 1e300").contains("web.rate_per_token: must be 0"));
+        assert!(complaint("rate_burst = 0").contains("web.rate_burst"));
+        assert!(complaint("[web.tls]\ncertificate = \"a.pem\"").contains("needs both"));
+    }
+}

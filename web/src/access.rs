@@ -1,0 +1,164 @@
+//! Who may ask for what, and how often: tokens, rates, the pages of others, and the headers that keep a browser from being used
+//! against its owner. All of it is one layer around the routes, which know nothing of it.
+//!
+//! It is closed where nobody thought of something: a path that is not listed as open wants a token.
+
+mod client;
+mod cors;
+mod headers;
+mod limits;
+mod tokens;
+
+use std::sync::Arc;
+
+use eirs_platform::settings::Web;
+use ipnet::IpNet;
+use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
+
+pub(crate) use self::limits::Allowance;
+use self::{cors::Cors, limits::Limits, tokens::Keyring};
+use crate::{App, problem::Problem, renewal::Renewal};
+
+/// What the settings say of access, ready for use.
+#[derive(Debug)]
+pub struct Access {
+    keyring: Option<Keyring>,
+    limits: Arc<Limits>,
+    trusted_proxies: Vec<IpNet>,
+    cors: Cors,
+    /// Whether clients come over TLS.
+    is_encrypted: bool,
+}
+
+impl Access {
+    /// Reads the tokens, if there are any. What is wrong with them is a sentence that begins with the setting.
+    pub fn new(settings: &Web) -> Result<Arc<Self>, String> {
+        let keyring = settings.tokens.as_deref().map(|file| Keyring::open(file, settings)).transpose();
+        Ok(Arc::new(Self {
+            keyring: keyring.map_err(|what| format!("web.tokens: {what}"))?,
+            limits: Arc::new(Limits::new(settings.rate_per_address, settings.rate_burst)),
+            trusted_proxies: settings.trusted_proxies.clone(),
+            cors: Cors::new(&settings.cors_origins),
+            is_encrypted: settings.tls.certificate.is_some(),
+        }))
+    }
+
+    /// The routes, for those who may.
+    pub fn guard<E: Endpoint<Output = Response> + 'static>(
+        self: Arc<Self>,
+        app: Arc<App>,
+        routes: E,
+    ) -> impl Endpoint<Output = Response> + 'static {
+        Guarded { access: self, app, routes }
+    }
+
+    /// What reads the file of the tokens again when it changes.
+    pub(crate) fn renewal(&self) -> Option<Box<dyn Renewal>> {
+        self.keyring.as_ref().map(Keyring::renewal)
+    }
+
+    /// Whether there is anything to [`sweep`](Self::sweep).
+    pub(crate) fn counts_addresses(&self) -> bool {
+        self.limits.counts_addresses()
+    }
+
+    /// Forgets the addresses that have been silent long enough to be as good as new.
+    pub(crate) fn sweep(&self) {
+        self.limits.sweep();
+    }
+
+    /// Lets the request in and notes what further images of it are counted with, or says why not. The address is counted first,
+    /// so that whoever tries tokens is slowed down as well.
+    fn admit(&self, app: &App, request: &mut Request) -> Result<(), Problem> {
+        if is_open(request.uri().path()) {
+            return Ok(());
+        }
+        let peer = request.remote_addr().as_socket_addr().map(|address| address.ip());
+        let address = peer.map(|peer| client::address(peer, request.headers(), &self.trusted_proxies));
+        self.limits.address(address)?;
+        let holder = match &self.keyring {
+            Some(keyring) => Some(keyring.holder(request.headers(), app.clock.now())?),
+            None => None,
+        };
+        let allowance = Allowance::new(self.limits.clone(), address, holder);
+        allowance.count_token()?;
+        request.extensions_mut().insert(allowance);
+        Ok(())
+    }
+}
+
+/// The routes as they are, with the headers that every answer has.
+pub(crate) fn with_headers<E: Endpoint<Output = Response> + 'static>(
+    routes: E,
+) -> impl Endpoint<Output = Response> + 'static {
+    routes.after(|response: poem::Result<Response>| async move {
+        response.map(|mut response| {
+            headers::secure(response.headers_mut(), false);
+            response
+        })
+    })
+}
+
+/// What anybody may look at as often as they like: the page and its files, the description of the interface, and whether the
+/// server lives. None of it tells of any image or costs anything.
+fn is_open(path: &str) -> bool {
+    let is_open_folder = ["/assets/", "/docs/"].iter().any(|folder| path.starts_with(folder));
+    is_open_folder || matches!(path, "/" | "/docs" | "/openapi.json" | "/livez" | "/readyz")
+}
+
+struct Guarded<E> {
+    access: Arc<Access>,
+    app: Arc<App>,
+    routes: E,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Guarded<E> {
+    type Output = Response;
+
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+        let Self { access, app, routes } = self;
+        let origin = access.cors.allowed(request.headers());
+        let mut response = if origin.is_some() && cors::is_preflight(&request) {
+            // Browsers ask this without a token.
+            cors::preflight()
+        } else {
+            match access.admit(app, &mut request) {
+                Ok(()) => routes.get_response(request).await,
+                Err(problem) => {
+                    app.metrics.turned_away(problem.status);
+                    problem.into_response()
+                }
+            }
+        };
+        access.cors.mark(origin, response.headers_mut());
+        headers::secure(response.headers_mut(), access.is_encrypted);
+        Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_listed_as_open_is_closed() {
+        for open in ["/", "/livez", "/readyz", "/docs", "/docs/x.css", "/openapi.json", "/assets/page.js"] {
+            assert!(is_open(open), "{open}");
+        }
+        for closed in [
+            "/upload",
+            "/results/1",
+            "/events",
+            "/status",
+            "/metrics",
+            "/doorbell",
+            "//",
+            "/Docs",
+            "/assets",
+            "/livez/",
+            "",
+        ] {
+            assert!(!is_open(closed), "{closed}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! How often. What is counted is images, for these are what costs: a request counts as one, and each further image of the same
+//! upload as one more. An address and a token are counted each by itself, and what comes must fit into both.
+//!
+//! The counting is `governor`'s, a token bucket: after a quiet time a burst passes at once, then so many a second.
+
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
+
+use governor::{
+    DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter,
+    clock::{Clock, Reference},
+};
+
+use super::{client::counted_as, tokens::Holder};
+use crate::problem::Problem;
+
+/// The counters of all addresses.
+#[derive(Debug)]
+pub(super) struct Limits {
+    addresses: Option<DefaultKeyedRateLimiter<IpAddr>>,
+}
+
+/// The counter of one token.
+#[derive(Debug)]
+pub(super) struct Meter(DefaultDirectRateLimiter);
+
+/// What the images of a request are counted with.
+#[derive(Debug, Clone)]
+pub(crate) struct Allowance {
+    limits: Arc<Limits>,
+    address: Option<IpAddr>,
+    holder: Option<Arc<Holder>>,
+}
+
+/// So many a second, and a burst; `None` where there is no limit.
+fn quota(per_second: f64, burst: u32) -> Option<Quota> {
+    if per_second <= 0.0 {
+        return None;
+    }
+    let each = Duration::from_secs_f64(1.0 / per_second);
+    Quota::with_period(each).map(|quota| quota.allow_burst(NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN)))
+}
+
+impl Limits {
+    pub(super) fn new(per_second: f64, burst: u32) -> Self {
+        Self { addresses: quota(per_second, burst).map(RateLimiter::keyed) }
+    }
+
+    /// Counts one.
+    pub(super) fn address(&self, address: Option<IpAddr>) -> Result<(), Problem> {
+        let (Some(addresses), Some(address)) = (&self.addresses, address) else { return Ok(()) };
+        let counted = addresses.check_key(&counted_as(address));
+        counted.map_err(|not_until| too_often("your address", &not_until, addresses.clock().now()))
+    }
+
+    pub(super) fn counts_addresses(&self) -> bool {
+        self.addresses.is_some()
+    }
+
+    pub(super) fn sweep(&self) {
+        if let Some(addresses) = &self.addresses {
+            addresses.retain_recent();
+            addresses.shrink_to_fit();
+        }
+    }
+}
+
+impl Meter {
+    /// `None` where nothing is counted.
+    pub(super) fn new(per_second: f64, burst: u32) -> Option<Self> {
+        quota(per_second, burst).map(|quota| Self(RateLimiter::direct(quota)))
+    }
+
+    fn count(&self) -> Result<(), Problem> {
+        self.0.check().map_err(|not_until| too_often("this token", &not_until, self.0.clock().now()))
+    }
+}
+
+impl Allowance {
+    pub(super) fn new(limits: Arc<Limits>, address: Option<IpAddr>, holder: Option<Arc<Holder>>) -> Self {
+        Self { limits, address, holder }
+    }
+
+    /// Counts one with the token.
+    pub(super) fn count_token(&self) -> Result<(), Problem> {
+        self.holder.as_ref().and_then(|holder| holder.meter.as_ref()).map_or(Ok(()), Meter::count)
+    }
+
+    /// Counts one more image of an upload whose first was counted with the request.
+    pub(crate) fn further_image(&self) -> Result<(), Problem> {
+        self.limits.address(self.address)?;
+        self.count_token()
+    }
+}
+
+fn too_often<P: Reference>(who: &str, not_until: &NotUntil<P>, now: P) -> Problem {
+    // Whoever comes in the middle of that second would be too early.
+    let wait_s = not_until.wait_time_from(now).as_secs_f64().ceil().max(1.0) as u64;
+    Problem::too_often(who, wait_s)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    /// As many as pass at once.
+    fn passing(limits: &Limits, address: &str) -> usize {
+        (0..100).take_while(|_| limits.address(ip(address)).is_ok()).count()
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_answer_says_how_long_to_wait() {
+        // One in a hundred seconds: no test takes that long.
+        let limits = Limits::new(0.01, 3);
+        assert_eq!(passing(&limits, "192.0.2.1"), 3);
+        assert_eq!(passing(&limits, "192.0.2.2"), 3, "others are not concerned");
+        let refused = limits.address(ip("192.0.2.1")).unwrap_err();
+        assert!((50..=100).contains(&refused.retry_after_s().unwrap()), "{refused:?}");
+        assert_eq!(passing(&limits, "2001:db8::1"), 3);
+        assert_eq!(passing(&limits, "2001:db8::2"), 0, "of the same network of 64 bits");
+    }
+
+    #[test]
+    fn without_a_rate_nothing_is_counted() {
+        assert_eq!(passing(&Limits::new(0.0, 1), "192.0.2.1"), 100);
+        assert!(Meter::new(0.0, 1).is_none());
+    }
+
+    #[test]
+    fn addresses_that_are_as_good_as_new_are_forgotten_and_others_are_not() {
+        let kept = Limits::new(0.01, 3);
+        let forgotten = Limits::new(1e6, 1);
+        for limits in [&kept, &forgotten] {
+            limits.address(ip("192.0.2.1")).unwrap();
+        }
+        let known = |limits: &Limits| limits.addresses.as_ref().unwrap().len();
+        assert_eq!((known(&kept), known(&forgotten)), (1, 1));
+        // A millionth of a second is over when this has begun.
+        while known(&forgotten) > 0 {
+            forgotten.sweep();
+        }
+        kept.sweep();
+        assert_eq!(known(&kept), 1);
+    }
+
+    #[test]
+    fn further_images_count_for_address_and_token() {
+        let limits = Arc::new(Limits::new(0.01, 2));
+        let allowance = Allowance::new(limits, ip("192.0.2.1"), None);
+        assert!(allowance.further_image().is_ok() && allowance.further_image().is_ok());
+        assert!(allowance.further_image().is_err());
+    }
+}

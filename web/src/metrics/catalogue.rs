@@ -1,0 +1,223 @@
+//! Every metric there is: its name, kind, unit, labels and meaning. The registry is built from this list, `docs/METRICS.md` shows it,
+//! and the dashboard and the alerts may name nothing else; tests hold all of that true (`documents.rs`).
+
+use prometheus_client::{
+    encoding::{EncodeLabelValue, LabelValueEncoder},
+    metrics::MetricType,
+    registry::Unit,
+};
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Only grows, from the start of the program; its series end in `_total`.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size: its series end in `_bucket`, `_sum` and `_count`.
+    Histogram,
+}
+
+/// A label and the values it can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Label {
+    Answer,
+    Class,
+    Fault,
+    Model,
+    Percentile,
+    Phase,
+    Pool,
+    State,
+    Version,
+    Why,
+}
+
+macro_rules! catalogue {
+    ($($metric:ident = $name:literal $kind:ident [$($label:ident),*] $help:literal;)*) => {
+        /// A metric.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Metric { $($metric),* }
+
+        impl Metric {
+            /// All of them, as they are shown.
+            pub(crate) const ALL: &[Self] = &[$(Self::$metric),*];
+
+            /// The name, without what its kind adds to it.
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Self::$metric => $name),* }
+            }
+
+            pub(crate) const fn kind(self) -> Kind {
+                match self { $(Self::$metric => Kind::$kind),* }
+            }
+
+            pub(crate) const fn labels(self) -> &'static [Label] {
+                match self { $(Self::$metric => &[$(Label::$label),*]),* }
+            }
+
+            /// What it says, as a sentence without its full stop.
+            pub(crate) const fn help(self) -> &'static str {
+                match self { $(Self::$metric => $help),* }
+            }
+        }
+    };
+}
+
+catalogue! {
+    // Of this web host.
+    Images = "eirs_images" Counter [Answer] "Images answered, by kind of answer";
+    UploadSeconds = "eirs_upload_seconds" Histogram [] "Time from the request to its answer";
+    ImageBytes = "eirs_image_bytes" Counter [] "Bytes of images received";
+    JobsSent = "eirs_jobs_sent" Counter [] "Jobs sent to the request queues";
+    JobsCoalesced = "eirs_jobs_coalesced" Counter [] "Images that joined a job in flight";
+    Replies = "eirs_replies" Counter [] "Answers received from workers";
+    JobQueuedSeconds = "eirs_job_queued_seconds" Histogram [Model] "Time from the acceptance of a job to its receipt by the worker that answered it";
+    JobServiceSeconds = "eirs_job_service_seconds" Histogram [Model] "Time from the receipt of a job to its result, the wait for a thread included";
+    UploadsInHand = "eirs_uploads_in_hand" Gauge [] "Uploads being handled now";
+    JobsWaiting = "eirs_jobs_waiting" Gauge [] "Jobs sent by this host and not answered yet";
+    HttpResponses = "eirs_http_responses" Counter [Class] "HTTP answers at every address, by class of status";
+    RequestsTurnedAway = "eirs_requests_turned_away" Counter [Why] "Requests without a good token, or above their rate";
+    DeadLetters = "eirs_dead_letters" Gauge [Model] "Jobs that were given up and lie with the dead letters";
+    // Of the controller, where it runs on this host.
+    ControllerUp = "eirs_controller_up" Gauge [] "1 while the controller makes its passes, 0 when the last one is three ticks old and older than 30 seconds";
+    ControllerLastPass = "eirs_controller_last_pass_timestamp_seconds" Gauge [] "When the controller looked last, as a Unix time";
+    ControllerStart = "eirs_controller_start_time_seconds" Gauge [] "When the controller was started, as a Unix time";
+    PolicyErrors = "eirs_policy_errors" Gauge [] "Complaints about the policy files; the last good versions are in force";
+    Problems = "eirs_problems" Gauge [] "Things that the controller could not see; nothing is drained meanwhile";
+    Backlog = "eirs_backlog" Gauge [Pool] "Jobs visible and in flight, as the controller sees it";
+    QueueJobs = "eirs_queue_jobs" Gauge [Pool, Phase] "Jobs in the queue, by whether a worker holds them";
+    ArrivalsPerSecond = "eirs_arrivals_per_second" Gauge [Pool] "Jobs that arrive each second, from all web hosts, over about ten seconds";
+    ArrivalsExpected = "eirs_arrivals_expected_per_second" Gauge [Pool] "Jobs each second that are expected when what is started now is ready";
+    DonePerSecond = "eirs_done_per_second" Gauge [Pool] "Jobs done each second by the pool's workers, over about ten seconds";
+    InstancesDesired = "eirs_instances_desired" Gauge [Pool] "Instances the controller wants";
+    InstancesMin = "eirs_instances_min" Gauge [Pool] "The policy's `min`";
+    InstancesMax = "eirs_instances_max" Gauge [Pool] "The policy's `max`";
+    Instances = "eirs_instances" Gauge [Pool, State] "Instances by state, as the controller sees them";
+    InstancesCordoned = "eirs_instances_cordoned" Gauge [Pool] "Instances that an operator cordoned";
+    InstancesRefused = "eirs_instances_refused" Gauge [Pool, Fault] "Instances that lately did not do as told, by cause";
+    InstancesCrashed = "eirs_instances_crashed" Gauge [Pool] "Instances whose last starts ended before their time";
+    PoolPaused = "eirs_pool_paused" Gauge [Pool] "1 while an operator has paused the pool";
+    ServiceSeconds = "eirs_pool_service_seconds" Gauge [Pool] "Mean time from the receipt of a job to its result, of the workers' last reports";
+    WorkerSeconds = "eirs_worker_service_seconds" Gauge [Pool, Percentile] "Time from the receipt of a job to its result in the pool's slowest worker: mean and 95th percentile of its last report";
+    StartDelaySeconds = "eirs_start_delay_seconds" Gauge [Pool, Percentile] "Time from the start of an instance to its being ready, as learnt";
+    TodayInstanceSeconds = "eirs_today_instance_seconds" Gauge [Pool] "Time that instances ran since the budget's midnight, all together";
+    TodayBudgetSeconds = "eirs_today_budget_seconds" Gauge [Pool] "Time that instances may run in a day by the policy's budget";
+    TodayCost = "eirs_today_cost_usd" Gauge [Pool] "Cost of the instances since the budget's midnight by the policy's price, in US dollars";
+    TodayImages = "eirs_today_images" Gauge [Pool] "Jobs that arrived since the budget's midnight";
+    // Of the process that answers.
+    BuildInfo = "eirs_build_info" Gauge [Version] "1, with the version of the program as a label";
+    ProcessStart = "process_start_time_seconds" Gauge [] "When the web server was started, as a Unix time";
+    ProcessCpu = "process_cpu_seconds" Counter [] "Processor time that the web server used";
+    ProcessMemory = "process_resident_memory_bytes" Gauge [] "Memory that the web server holds";
+    ProcessFds = "process_open_fds" Gauge [] "File descriptors that the web server has open";
+    ProcessMaxFds = "process_max_fds" Gauge [] "The most file descriptors that the web server may have open";
+}
+
+impl Metric {
+    /// The unit, which the name ends with; numbers of things and rates have none.
+    pub(crate) fn unit(self) -> Option<Unit> {
+        let ends = |unit: &str| self.name().strip_suffix(unit).is_some_and(|rest| rest.ends_with('_'));
+        [Unit::Seconds, Unit::Bytes].into_iter().find(|unit| ends(unit.as_str()))
+    }
+
+    /// The name without its unit: the library puts it there again.
+    pub(crate) fn stem(self) -> &'static str {
+        let name = self.name();
+        let unit = self.unit().map_or(0, |unit| unit.as_str().len() + 1);
+        &name[..name.len() - unit]
+    }
+
+    /// As what it is announced.
+    pub(crate) const fn metric_type(self) -> MetricType {
+        match self.kind() {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+            Kind::Histogram => MetricType::Histogram,
+        }
+    }
+}
+
+impl Label {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Answer => "answer",
+            Self::Class => "class",
+            Self::Fault => "cause",
+            Self::Model => "model",
+            Self::Percentile => "percentile",
+            Self::Phase => "phase",
+            Self::Pool => "pool",
+            Self::State => "state",
+            Self::Version => "version",
+            Self::Why => "why",
+        }
+    }
+
+    /// The values it can have; none where they are names of the installation's own.
+    pub(crate) const fn values(self) -> &'static [&'static str] {
+        match self {
+            Self::Answer => Answered::NAMES,
+            Self::Class => Class::NAMES,
+            Self::Fault => &["capacity", "broken"],
+            Self::Percentile => &["mean", "p50", "p95"],
+            Self::Phase => &["visible", "in_flight"],
+            Self::State => &["stopped", "starting", "ready", "draining", "drained", "stopping"],
+            Self::Why => TurnedAway::NAMES,
+            Self::Model | Self::Pool | Self::Version => &[],
+        }
+    }
+}
+
+macro_rules! label_values {
+    ($(#[$doc:meta])* $label:ident { $($value:ident = $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub(crate) enum $label { $($value),* }
+
+        impl $label {
+            pub(crate) const ALL: &[Self] = &[$(Self::$value),*];
+            pub(crate) const NAMES: &[&str] = &[$($name),*];
+
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Self::$value => $name),* }
+            }
+        }
+
+        impl EncodeLabelValue for $label {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+                self.name().encode(encoder)
+            }
+        }
+    };
+}
+
+label_values! {
+    /// How an image was answered.
+    Answered {
+        Classified = "classified",
+        Cached = "cached",
+        Pending = "pending",
+        Rejected = "rejected",
+        Refused = "refused",
+        Failed = "failed",
+    }
+}
+
+label_values! {
+    /// The class of an HTTP status.
+    Class {
+        Success = "2xx",
+        Redirection = "3xx",
+        ClientError = "4xx",
+        ServerError = "5xx",
+    }
+}
+
+label_values! {
+    /// Why a request got no further than the door.
+    TurnedAway {
+        Token = "token",
+        Rate = "rate",
+    }
+}

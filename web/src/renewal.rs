@@ -1,0 +1,258 @@
+//! Files that are read again when they change: the tokens, the certificate. What cannot be read or makes no sense never replaces
+//! what does; the last good version stays in force, and the log says why.
+
+use std::{
+    fmt, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use eirs_platform::lifecycle::Lifecycle;
+use futures::future::BoxFuture;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::{Access, Tls};
+
+/// How often the files are looked at. A change of a certificate is two files, and a look that finds them as the last one did
+/// takes them up: so a change counts within two of these.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often addresses that are as good as new are forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Looks at the files until it is dropped; at once when the process is told to reload.
+pub async fn keep_renewed(access: Arc<Access>, tls: Option<Arc<Tls>>, lifecycle: Lifecycle) {
+    let mut renewals: Vec<_> = access.renewal().into_iter().chain(tls.map(|tls| tls.renewal())).collect();
+    if renewals.is_empty() && !access.counts_addresses() {
+        // An idle service has nothing to wake up for.
+        return;
+    }
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut swept = Instant::now();
+    loop {
+        let is_told = tokio::select! {
+            _ = ticks.tick() => false,
+            () = lifecycle.reload_requested() => true,
+        };
+        for renewal in &mut renewals {
+            renewal.look(is_told).await;
+        }
+        if swept.elapsed() >= SWEEP {
+            access.sweep();
+            swept = Instant::now();
+        }
+    }
+}
+
+/// What looks at the files of one value.
+pub(crate) trait Renewal: Send {
+    /// Reads them again if they changed and have come to rest, or if somebody says so.
+    fn look(&mut self, is_told: bool) -> BoxFuture<'_, ()>;
+}
+
+/// A value that is read from files. Clones share it.
+pub(crate) struct Watched<T> {
+    current: Arc<RwLock<Arc<T>>>,
+    source: Arc<Source<T>>,
+    read: Vec<Stamp>,
+}
+
+/// From the value before this one, and the contents of the files.
+type Read<T> = dyn Fn(Option<&T>, &[Vec<u8>]) -> Result<T, String> + Send + Sync;
+
+struct Source<T> {
+    setting: &'static str,
+    files: Vec<PathBuf>,
+    read: Box<Read<T>>,
+}
+
+impl<T: Send + Sync + 'static> Watched<T> {
+    /// Reads the files. `read` makes the value of what they hold; its complaints name the file.
+    pub(crate) fn open(
+        setting: &'static str,
+        files: &[&Path],
+        read: impl Fn(Option<&T>, &[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
+    ) -> Result<Self, String> {
+        // Before they are read, so that no change is missed.
+        let stamps = files.iter().map(|file| Stamp::of(std::fs::metadata(file))).collect();
+        let content = |file: &&Path| std::fs::read(file).map_err(|error| unreadable(file, &error));
+        let contents: Vec<_> = files.iter().map(content).collect::<Result<_, _>>()?;
+        let value = read(None, &contents)?;
+        let files = files.iter().map(|file| (*file).to_owned()).collect();
+        let source = Arc::new(Source { setting, files, read: Box::new(read) });
+        Ok(Self { current: Arc::new(RwLock::new(Arc::new(value))), source, read: stamps })
+    }
+
+    /// The value in force.
+    pub(crate) fn get(&self) -> Arc<T> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn renewal(&self) -> Box<dyn Renewal> {
+        let (current, source, read) = (self.current.clone(), self.source.clone(), self.read.clone());
+        Box::new(Watch { current, source, seen: read.clone(), read })
+    }
+}
+
+impl<T> fmt::Debug for Watched<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("files", &self.source.files).finish_non_exhaustive()
+    }
+}
+
+struct Watch<T> {
+    current: Arc<RwLock<Arc<T>>>,
+    source: Arc<Source<T>>,
+    /// As they were when they were read last.
+    read: Vec<Stamp>,
+    /// As they were at the last look.
+    seen: Vec<Stamp>,
+}
+
+impl<T: Send + Sync + 'static> Renewal for Watch<T> {
+    fn look(&mut self, is_told: bool) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut stamps = Vec::new();
+            for file in &self.source.files {
+                stamps.push(Stamp::of(tokio::fs::metadata(file).await));
+            }
+            let is_new = stamps != self.read;
+            let is_at_rest = stamps == self.seen;
+            self.seen.clone_from(&stamps);
+            if is_told || is_new && is_at_rest {
+                self.read = stamps;
+                self.renew().await;
+            }
+        })
+    }
+}
+
+impl<T: Send + Sync> Watch<T> {
+    async fn renew(&self) {
+        let setting = self.source.setting;
+        match self.again().await {
+            Ok(value) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
+                tracing::info!(setting, "{setting}: read again, and in force");
+            }
+            Err(what) => {
+                tracing::warn!(setting, "{setting}: {what}; the last good version stays in force");
+            }
+        }
+    }
+
+    async fn again(&self) -> Result<T, String> {
+        let mut contents = Vec::new();
+        for file in &self.source.files {
+            contents.push(tokio::fs::read(file).await.map_err(|error| unreadable(file, &error))?);
+        }
+        let before = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        (self.source.read)(Some(&before), &contents)
+    }
+}
+
+fn unreadable(file: &Path, error: &io::Error) -> String {
+    format!("{}: cannot be read: {error}", file.display())
+}
+
+/// What tells one version of a file from another: which one it is, how long, and when it or its permissions changed last.
+/// Nothing where there is no file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp(Option<(u64, u64, i64, i64)>);
+
+impl Stamp {
+    fn of(data: io::Result<std::fs::Metadata>) -> Self {
+        Self(data.ok().map(|data| (data.ino(), data.len(), data.ctime(), data.ctime_nsec())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A pair of files that belong together when they hold the same number.
+    struct Rig {
+        folder: tempfile::TempDir,
+        value: Watched<u32>,
+        renewal: Box<dyn Renewal>,
+    }
+
+    fn number(bytes: &[u8]) -> Result<u32, String> {
+        std::str::from_utf8(bytes)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| "is no number".into())
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let files = [folder.path().join("a"), folder.path().join("b")];
+            files.iter().for_each(|file| fs::write(file, "1").unwrap());
+            let value = Watched::open("test", &[&files[0], &files[1]], |_, contents| {
+                let (a, b) = (number(&contents[0])?, number(&contents[1])?);
+                if a == b { Ok(a) } else { Err("do not belong together".into()) }
+            });
+            let value = value.unwrap();
+            Self { renewal: value.renewal(), folder, value }
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            let beside = self.folder.path().join("beside");
+            fs::write(&beside, text).unwrap();
+            fs::rename(beside, self.folder.path().join(name)).unwrap();
+        }
+
+        async fn look(&mut self, is_told: bool) -> u32 {
+            self.renewal.look(is_told).await;
+            *self.value.get()
+        }
+    }
+
+    #[tokio::test]
+    async fn files_are_taken_up_when_they_have_changed_and_come_to_rest() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.look(false).await, 1);
+        rig.write("a", "2");
+        assert_eq!(rig.look(false).await, 1, "it has just changed");
+        rig.write("b", "2");
+        assert_eq!(rig.look(false).await, 1, "the other one has just changed");
+        assert_eq!(rig.look(false).await, 2);
+    }
+
+    #[tokio::test]
+    async fn who_is_told_does_not_wait() {
+        let mut rig = Rig::new();
+        rig.write("a", "2");
+        rig.write("b", "2");
+        assert_eq!(rig.look(true).await, 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_broken_or_gone_leaves_the_last_good_version_in_force() {
+        let mut rig = Rig::new();
+        for text in ["3", "nonsense", ""] {
+            rig.write("a", text);
+            assert_eq!(rig.look(true).await, 1, "{text:?}");
+        }
+        fs::remove_file(rig.folder.path().join("a")).unwrap();
+        for _ in 0..3 {
+            assert_eq!(rig.look(false).await, 1);
+        }
+        rig.write("a", "4");
+        rig.write("b", "4");
+        rig.look(false).await;
+        assert_eq!(rig.look(false).await, 4, "it is mended");
+    }
+
+    #[test]
+    fn what_is_broken_at_the_start_is_an_error() {
+        let read = |_: Option<&u32>, contents: &[Vec<u8>]| number(&contents[0]);
+        let missing = Watched::open("test", &[Path::new("/nowhere/a")], read).unwrap_err();
+        assert!(missing.starts_with("/nowhere/a: cannot be read"), "{missing}");
+    }
+}

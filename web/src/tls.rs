@@ -1,0 +1,178 @@
+//! HTTPS, where the settings name a certificate. Connections that are open keep the one that they began with; a renewed one counts
+//! for those that come.
+//!
+//! The cryptography is `ring`'s, named in every place: the cloud SDKs bring another provider into the same program, and whoever
+//! asks for *the* provider of a process that has two gets a panic.
+
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+
+use eirs_platform::settings;
+use poem::{
+    http::uri::Scheme,
+    listener::Acceptor,
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinSet,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        Error, InconsistentKeys, ServerConfig,
+        crypto::ring,
+        pki_types::{
+            CertificateDer, PrivateKeyDer,
+            pem::{self, PemObject},
+        },
+        server::{ClientHello, ResolvesServerCert},
+        sign::CertifiedKey,
+    },
+    server::TlsStream,
+};
+
+use crate::renewal::{Renewal, Watched};
+
+/// How long a client may take to say hello; a good one takes a few round trips.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The certificate, and how connections are encrypted with it.
+#[derive(Debug)]
+pub struct Tls {
+    certificate: Arc<Certificate>,
+    config: Arc<ServerConfig>,
+}
+
+#[derive(Debug)]
+struct Certificate(Watched<CertifiedKey>);
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.get())
+    }
+}
+
+impl Tls {
+    /// Reads certificate and key; `None` where there are none. What is wrong with them is a sentence that names the file.
+    pub fn new(settings: &settings::Tls) -> Result<Option<Arc<Self>>, String> {
+        let (Some(certificate), Some(key)) = (&settings.certificate, &settings.key) else { return Ok(None) };
+        let names = (certificate.clone(), key.clone());
+        let read = move |_before: Option<&CertifiedKey>, files: &[Vec<u8>]| {
+            let content = |place: usize| files.get(place).map(Vec::as_slice).unwrap_or_default();
+            certified((names.0.as_path(), content(0)), (names.1.as_path(), content(1)))
+        };
+        let watched = Watched::open("web.tls", &[certificate.as_path(), key.as_path()], read);
+        let certificate = Arc::new(Certificate(watched.map_err(|what| format!("web.tls: {what}"))?));
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| format!("web.tls: {error}"))?
+            .with_no_client_auth()
+            .with_cert_resolver(certificate.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Some(Arc::new(Self { certificate, config: Arc::new(config) })))
+    }
+
+    /// Connections of this acceptor, encrypted.
+    pub fn over<A: Acceptor>(&self, inner: A) -> Encrypted<A> {
+        Encrypted { inner, tls: TlsAcceptor::from(self.config.clone()), handshakes: JoinSet::new() }
+    }
+
+    /// What reads the files again when they change.
+    pub(crate) fn renewal(&self) -> Box<dyn Renewal> {
+        self.certificate.0.renewal()
+    }
+}
+
+/// What is careless about the file of the key, in a sentence.
+pub fn careless(settings: &settings::Tls) -> Option<String> {
+    let key = settings.key.as_ref()?;
+    let mode = fs::metadata(key).ok()?.permissions().mode();
+    let shown = key.display();
+    (mode & 0o004 != 0)
+        .then(|| format!("web.tls.key: every user of this machine can read {shown}; chmod o-r closes it"))
+}
+
+/// The pair, if it is one.
+fn certified(certificate: (&Path, &[u8]), key: (&Path, &[u8])) -> Result<CertifiedKey, String> {
+    let (certificate_file, key_file) = (certificate.0.display(), key.0.display());
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate.1)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("{certificate_file}: is no PEM: {error}"))?;
+    if chain.is_empty() {
+        return Err(format!("{certificate_file}: holds no certificate as PEM"));
+    }
+    let key = PrivateKeyDer::from_pem_slice(key.1).map_err(|error| match error {
+        pem::Error::NoItemsFound => format!("{key_file}: holds no private key as PEM"),
+        error => format!("{key_file}: is no PEM: {error}"),
+    })?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| match error {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            format!("{key_file}: is not the key of the certificate in {certificate_file}")
+        }
+        Error::InvalidCertificate(error) => format!("{certificate_file}: is no certificate: {error}"),
+        error => format!("{key_file}: is no key that can be used: {error}"),
+    })
+}
+
+/// Accepts connections that have said hello. Those that are about to are tasks of their own: a slow client holds up nobody, and
+/// what the handshakes compute is spread over the threads.
+pub struct Encrypted<A: Acceptor> {
+    inner: A,
+    tls: TlsAcceptor,
+    handshakes: JoinSet<io::Result<Connection<A::Io>>>,
+}
+
+type Connection<Io> = (TlsStream<Io>, LocalAddr, RemoteAddr, Scheme);
+
+impl<A: Acceptor> Acceptor for Encrypted<A> {
+    type Io = TlsStream<A::Io>;
+
+    fn local_addr(&self) -> Vec<LocalAddr> {
+        self.inner.local_addr()
+    }
+
+    async fn accept(&mut self) -> io::Result<Connection<A::Io>> {
+        loop {
+            tokio::select! {
+                accepted = self.inner.accept() => {
+                    let (io, local, remote, _scheme) = accepted?;
+                    let tls = self.tls.clone();
+                    self.handshakes.spawn(async move {
+                        Ok((shake_hands(&tls, io).await?, local, remote, Scheme::HTTPS))
+                    });
+                }
+                Some(shaken) = self.handshakes.join_next() => match shaken {
+                    Ok(Ok(connection)) => return Ok(connection),
+                    // Scanners, clients that do not trust the certificate, browsers that speak HTTP: each day has many.
+                    Ok(Err(error)) => tracing::debug!(%error, "a client did not get as far as a request"),
+                    Err(error) => tracing::debug!(%error, "a handshake ended"),
+                }
+            }
+        }
+    }
+}
+
+async fn shake_hands<Io: AsyncRead + AsyncWrite + Unpin>(
+    tls: &TlsAcceptor,
+    io: Io,
+) -> io::Result<TlsStream<Io>> {
+    tokio::time::timeout(HANDSHAKE, tls.accept(io)).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_everybody_can_read_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key.pem");
+        fs::write(&key, "").unwrap();
+        let settings = settings::Tls { certificate: None, key: Some(key.clone()) };
+        for (mode, is_told) in [(0o644, true), (0o604, true), (0o640, false), (0o600, false)] {
+            fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(careless(&settings).is_some(), is_told, "{mode:o}");
+        }
+        assert_eq!(careless(&settings::Tls::default()), None);
+    }
+}

@@ -3,6 +3,7 @@
 
 mod board;
 mod cases;
+mod generator;
 mod service;
 mod simulation;
 mod tick;
@@ -16,8 +17,19 @@ use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, load::images, show};
 
 /// What can be measured, in this order.
-const PARTS: [&str; 12] = [
-    "bare", "noop", "single", "cached", "cold", "doorbell", "memory", "growth", "idle", "decide", "tick",
+const PARTS: [&str; 13] = [
+    "bare",
+    "noop",
+    "single",
+    "cached",
+    "cold",
+    "doorbell",
+    "memory",
+    "growth",
+    "idle",
+    "generator",
+    "decide",
+    "tick",
     "simulate",
 ];
 
@@ -69,6 +81,7 @@ impl BenchCommand {
             show::aside(format_args!("measuring: {part} ..."));
             let less = if self.quick { 10 } else { 1 };
             match part {
+                "generator" => generator::measure(&mut board, less)?,
                 "decide" => simulation::decision(&mut board, less)?,
                 "tick" => tick::tick(&mut board, less).await?,
                 "simulate" => simulation::simulated(&mut board, self.trace.as_ref(), less)?,

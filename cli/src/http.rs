@@ -6,8 +6,8 @@ use std::{convert::Infallible, fmt, io, pin::Pin, str::FromStr, task, time::Dura
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::{
-    Method, Request, StatusCode, Uri,
-    body::{Body, Frame, SizeHint},
+    Method, Request, Response, StatusCode, Uri,
+    body::{Body, Frame, Incoming, SizeHint},
     client::conn::http1::{self, SendRequest},
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
@@ -200,11 +200,17 @@ impl Connection {
         self.0.is_closed()
     }
 
+    /// Sends a request and reads the head of the answer; the body comes by and by.
+    pub async fn begin(&mut self, request: Request<Pieces>) -> Result<Response<Incoming>, Lost> {
+        let hung_up = |error: hyper::Error| Lost::HungUp(error.to_string());
+        self.0.ready().await.map_err(hung_up)?;
+        self.0.send_request(request).await.map_err(hung_up)
+    }
+
     /// Sends a request and reads the whole answer.
     pub async fn ask(&mut self, request: Request<Pieces>) -> Result<Answer, Lost> {
         let hung_up = |error: hyper::Error| Lost::HungUp(error.to_string());
-        self.0.ready().await.map_err(hung_up)?;
-        let (head, body) = self.0.send_request(request).await.map_err(hung_up)?.into_parts();
+        let (head, body) = self.begin(request).await?.into_parts();
         let body = Limited::new(body, MOST_OF_AN_ANSWER).collect().await.map_err(|error| {
             let cause = error.downcast::<hyper::Error>().map(|error| hung_up(*error));
             cause.unwrap_or(Lost::TooLong)

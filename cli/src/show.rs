@@ -1,5 +1,6 @@
 //! How things are shown: tables, counts and durations that read well, and questions that can be answered.
 
+pub(crate) mod axis;
 #[cfg(feature = "aws")]
 mod progress;
 

@@ -31,6 +31,8 @@ mod drains;
 mod full_disk;
 #[path = "service/kills.rs"]
 mod kills;
+#[path = "service/load.rs"]
+mod load;
 #[path = "service/local.rs"]
 mod local;
 #[path = "service/logs.rs"]

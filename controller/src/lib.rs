@@ -25,6 +25,6 @@ pub mod status;
 
 pub mod preview;
 
-mod descriptor;
+pub mod descriptor;
 mod journal;
 mod state_file;

@@ -1,9 +1,9 @@
 //! The web server: takes images in, hands them to the queue, and gives their labels back.
 //!
-//! `live.rs` and `page.rs` are what people see. An upload's way: `upload.rs` reads the images out of the request (`body.rs`),
-//! `jobs.rs` stores each, registers who waits for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts
-//! them into words. Around all of it stands `access.rs`, which says who may; beside it `admin.rs`, for the operator; and `api.rs`
-//! describes it to programs.
+//! An upload's way: `upload.rs` reads the images out of the request (`body.rs`), `jobs.rs` stores each, registers who waits
+//! for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts them into words. `live.rs` and `page.rs`
+//! are what people see; what may be asked and answered is described in `api.rs`. Around all of it stands `access.rs`, which
+//! says who may; beside it `admin.rs`, for the operator.
 
 mod routes;
 mod upload;

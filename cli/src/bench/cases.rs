@@ -154,7 +154,7 @@ impl Bench {
 
     async fn load(&self, service: &Service, requests: u64, concurrency: usize) -> anyhow::Result<Report> {
         let options = Options {
-            requests,
+            requests: Some(requests),
             concurrency,
             unique: true,
             ..Options::new(service.url.clone(), self.images.clone())
@@ -347,7 +347,7 @@ async fn upload(
     body.extend(std::iter::repeat_with(next).take(bytes - 2));
     let image = ImageFile::in_memory("noise.bmp", body.into());
     let options = Options {
-        requests: requests.max(1),
+        requests: Some(requests.max(1)),
         concurrency,
         unique,
         ..Options::new(service.url.clone(), vec![image])

@@ -1,39 +1,56 @@
 //! `eirs load`
 
-use std::{
-    io::{self, IsTerminal, Write},
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+use std::{ffi::OsStr, fs, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use eirs_platform::settings::units;
+use hyper::header::HeaderValue;
+
+use super::{
+    OpenLoop, Options,
+    expect::Expect,
+    images,
+    live::{Extent, Live},
+    page,
+    schedule::{Arrivals, Schedule},
+    slo::Slo,
+    truth::Truth,
 };
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::time::Instant;
-
-use super::{Options, Watch, images, report::Tally, truth::Truth};
 use crate::{Exit, Stop, http::Url, show};
 
-/// Upload the images of a folder, many at once, and report throughput, latency and accuracy
+/// Where the token is, if no file holds it.
+const TOKEN_VARIABLE: &str = "EIRS_TOKEN";
+
+/// Upload the images of a folder at a rate or many at once, and report throughput, latency and accuracy
 ///
-/// Each of C connections uploads an image, waits for its label and takes the next one. Images answered 202 are asked
-/// for until their label is there; 429 and 503 are obeyed.
+/// Without --rate, each of C connections uploads an image, waits for its label and takes the next one. With --rate, uploads are sent when they are
+/// due, whatever the service does, and each latency counts from that moment. Images answered 202 are asked for until their label is there; 429
+/// and 503 are obeyed. docs/LOAD.md tells more.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  eirs load --num-request 100 --url http://127.0.0.1:8000 --image-folder photos --labels label.xlsx"
+    after_help = "Examples:\n  eirs load --num-request 100 --url http://127.0.0.1:8000 --image-folder photos --labels label.xlsx\n  \
+                  eirs load --image-folder photos --rate 0..200@60s,200@5m --slo-p95 2s --slo-errors 1% --report load.html\n  \
+                  eirs load --url http://127.0.0.1:9000/predict --image-folder photos --field file --expect /predictions/0/class\n\n\
+                  A rate is 50, 300/m, 0..200@60s, several of these behind each other (50@30s,200@10s,0..100@1m), or a trace:\n  \
+                  a CSV file (`t_seconds,count`, or one column of arrival times), the controller's recording, or a generator\n  \
+                  of `eirs simulate`, like burst:300/10m@1h."
 )]
 pub struct Load {
-    /// How many images to upload; more than there are go round again [default: each image once]
+    /// How many images to upload; more than there are go round again [default: each image once, where nothing else ends the run]
     #[arg(long, alias = "num_request", value_name = "N")]
     num_request: Option<u64>,
+    /// How long to begin uploads; those that are under way are waited for
+    #[arg(long, value_name = "TIME", value_parser = units::duration::parse)]
+    duration: Option<Duration>,
     /// The service; /upload is added where only the host is named
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     url: Url,
     /// Where the images lie, in folders within it too
     #[arg(long, alias = "image_folder", value_name = "FOLDER")]
     image_folder: PathBuf,
-    /// How many uploads at once
-    #[arg(long, default_value_t = 32, value_name = "C", value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    concurrency: u16,
+    /// How many uploads at once [default: 32]
+    #[arg(long, value_name = "C", conflicts_with = "rate", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    concurrency: Option<u16>,
     /// What the images show: a workbook or CSV file with the columns Input and Result [default: the names of the
     /// folders, where there are several]
     #[arg(long, value_name = "FILE")]
@@ -41,11 +58,8 @@ pub struct Load {
     /// Make every upload another file (a comment in the image), so that none is answered from a stored result
     #[arg(long)]
     unique: bool,
-    /// The name of the multipart field
-    #[arg(long, default_value = "myfile")]
-    field: String,
-    /// The longest time from an upload to its label
-    #[arg(long, default_value = "300s", value_parser = humantime::parse_duration)]
+    /// The longest time from an upload to its label; with --rate, from the moment at which it was due
+    #[arg(long, default_value = "300s", value_parser = units::duration::parse)]
     timeout: Duration,
     /// Print the report as one JSON object, and no lines for single images
     #[arg(long)]
@@ -53,132 +67,203 @@ pub struct Load {
     /// Print no lines for single images
     #[arg(long, short)]
     quiet: bool,
+    /// Write the report as a page with plots, too: one file that needs no other
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    open: Open,
+    #[command(flatten)]
+    slo: Slo,
+    #[command(flatten)]
+    service: Service,
+}
+
+/// The open loop.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Open loop")]
+struct Open {
+    /// Send uploads at this rate per second, at changing rates, or as in a trace
+    #[arg(long, value_name = "RATE|TRACE")]
+    rate: Option<String>,
+    /// How uploads lie in a rate [default: even]
+    #[arg(long, value_name = "HOW", requires = "rate")]
+    arrivals: Option<Arrivals>,
+    /// The same seed gives the same arrivals at random
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "rate")]
+    seed: u64,
+    /// Uploads in flight at most; what is due beyond them waits, and its latency counts on
+    #[arg(long, value_name = "N", alias = "max_in_flight", default_value_t = 1000, requires = "rate", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    max_in_flight: u32,
+    /// Replay a trace so many times as fast
+    #[arg(long, value_name = "TIMES", default_value_t = 1.0, requires = "rate", value_parser = speed)]
+    speed: f64,
+    /// Which pool of a recording
+    #[arg(long, value_name = "NAME", default_value = "default", requires = "rate")]
+    pool: String,
+}
+
+/// What the service wants, and what it answers.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Other services than EIRS")]
+struct Service {
+    /// The name of the multipart field
+    #[arg(long, default_value = "myfile")]
+    field: String,
+    /// Send the image as the whole body, without a form around it
+    #[arg(long, conflicts_with = "field")]
+    bare: bool,
+    /// Where the label is in a good answer (any 2xx): a JSON pointer like /predictions/0/class, or a pattern that the body matches,
+    /// whose first group, or else the match, is the label
+    #[arg(long, value_name = "POINTER|REGEX")]
+    expect: Option<Expect>,
+    /// A file with the token that is sent as `Authorization: Bearer` [default: what $EIRS_TOKEN holds]
+    #[arg(long, value_name = "FILE", alias = "token_file")]
+    token_file: Option<PathBuf>,
 }
 
 impl Load {
-    /// Runs it; it fails when an image does.
+    /// Runs it; it fails when a goal is missed, or without goals when an image fails.
     pub async fn run(self) -> Result<Exit, Stop> {
         let images = images::read_folder(&self.image_folder, self.num_request)?;
         let truth = match &self.labels {
             Some(path) => Some(Truth::from_file(path, &images)?),
             None => Truth::from_folders(&images),
         };
-        let mut options = Options {
-            concurrency: self.concurrency.into(),
-            field: self.field,
+        if self.num_request == Some(0) {
+            return Err(Stop::Usage("--num-request 0: there is nothing to upload".into()));
+        }
+        let open = self.open.schedule().map_err(Stop::Usage)?;
+        let schedule_end = open.as_ref().and_then(|open| open.schedule.end());
+        let duration = self.duration.into_iter().chain(schedule_end).min();
+        let each_once = duration.is_none().then_some(images.len() as u64);
+        let concurrency = match open {
+            Some(_) => self.open.max_in_flight as usize,
+            None => self.concurrency.unwrap_or(32).into(),
+        };
+        let options = Options {
+            requests: self.num_request.or(each_once),
+            duration: self.duration,
+            concurrency,
+            open,
+            token: self.service.token()?,
+            field: self.service.field,
+            bare: self.service.bare,
             unique: self.unique,
+            expect: self.service.expect.unwrap_or_default(),
             timeout: self.timeout,
             truth,
+            slo: self.slo,
             ..Options::new(self.url, images)
         };
-        options.requests = self.num_request.unwrap_or(options.requests);
-        if options.requests == 0 {
-            return Err(Stop::Usage("--num-request 0: there is nothing to upload".into()));
+        if let Some(file) = &self.report {
+            // Known before the run, and not after it.
+            let open = fs::OpenOptions::new().create(true).append(true).open(file);
+            open.with_context(|| format!("{}: cannot be written", file.display()))?;
         }
         show::stop_on_signal(options.stop.clone());
 
-        let live = Arc::new(Live::new(options.requests, !self.quiet && !self.json));
+        let began = chrono::Utc::now();
+        let extent = Extent { requests: options.requests, duration };
+        let live = Arc::new(Live::new(extent, !self.quiet && !self.json));
         let report = super::run(options, live.clone()).await;
         live.finish();
         let report = report?;
+        if let Some(file) = &self.report {
+            let page = page::page(&report, &command_line(std::env::args_os()), began);
+            fs::write(file, page).with_context(|| format!("{}: cannot be written", file.display()))?;
+        }
         if self.json {
             show::json(&report);
         } else {
             show::out(report.to_string().trim_end());
         }
-        Ok(if report.is_complete() { Exit::Ok } else { Exit::Failed })
+        Ok(if report.is_well() { Exit::Ok } else { Exit::Failed })
     }
 }
 
-/// How often those who have no terminal are told how far it is.
-const PLAIN_PROGRESS: Duration = Duration::from_secs(10);
-
-/// What is shown while it runs: results on stdout, a bar or now and then a line on stderr. Lines are collected and
-/// written ten times a second: writing each at once would cost more than the uploads.
-struct Live {
-    bar: ProgressBar,
-    lines: Option<Mutex<Vec<u8>>>,
-    total: u64,
-    start: Instant,
-    told: Mutex<Option<Instant>>,
+impl Open {
+    fn schedule(&self) -> Result<Option<OpenLoop>, String> {
+        let Some(words) = self.rate.clone() else { return Ok(None) };
+        let schedule = Schedule::of(&words, &self.pool, self.seed, self.speed)
+            .map_err(|problem| format!("--rate {problem}"))?;
+        if schedule.is_trace() && self.arrivals.is_some() {
+            return Err("--arrivals is for rates: a trace has its own moments".to_owned());
+        }
+        if !schedule.is_trace() && self.speed != 1.0 {
+            return Err("--speed is for traces: write another rate".to_owned());
+        }
+        let arrivals = self.arrivals.unwrap_or_default();
+        Ok(Some(OpenLoop { words, schedule, arrivals, seed: self.seed }))
+    }
 }
 
-impl Live {
-    fn new(total: u64, lines: bool) -> Self {
-        let bar = if io::stderr().is_terminal() {
-            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5))
-        } else {
-            ProgressBar::hidden()
+impl Service {
+    /// The header that the token makes. No flag takes the token itself: others see the arguments of a process.
+    fn token(&self) -> anyhow::Result<Option<HeaderValue>> {
+        let (text, from) = match &self.token_file {
+            Some(file) => {
+                let text = fs::read_to_string(file);
+                let from = file.display().to_string();
+                (text.with_context(|| format!("--token-file {from}: cannot be read"))?, from)
+            }
+            None => match std::env::var(TOKEN_VARIABLE) {
+                Ok(text) => (text, format!("${TOKEN_VARIABLE}")),
+                Err(_not_set) => return Ok(None),
+            },
         };
-        let style = "{bar:30} {pos}/{len} images, {msg}, {elapsed} gone, {eta} to go";
-        bar.set_style(ProgressStyle::with_template(style).expect("a constant that is a template"));
-        Self { bar, lines: lines.then(Mutex::default), total, start: Instant::now(), told: Mutex::default() }
-    }
-
-    fn line(&self, text: std::fmt::Arguments<'_>) {
-        if let Some(lines) = &self.lines {
-            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-            // Writing into memory does not fail.
-            let _ok = writeln!(lines, "{text}");
-        }
-    }
-
-    fn flush(&self) {
-        let waiting = self
-            .lines
-            .iter()
-            .map(|lines| std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner)));
-        for lines in waiting.filter(|lines| !lines.is_empty()) {
-            self.bar.suspend(|| {
-                // A reader that went away does not make the run a failure.
-                let mut stdout = io::stdout().lock();
-                let _gone = stdout.write_all(&lines).and_then(|()| stdout.flush());
-            });
-        }
-    }
-
-    fn finish(&self) {
-        self.flush();
-        self.bar.finish_and_clear();
-    }
-
-    fn tell(&self, tally: &Tally) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.unwrap_or(self.start).elapsed() >= PLAIN_PROGRESS {
-            *told = Some(Instant::now());
-            let ended = tally.results + tally.failed_images();
-            show::aside(format_args!(
-                "{ended} of {}, {}",
-                show::count(self.total, "image"),
-                self.state(tally)
-            ));
-        }
-    }
-
-    fn state(&self, tally: &Tally) -> String {
-        let rate = tally.results as f64 / self.start.elapsed().as_secs_f64().max(1e-3);
-        let failed = tally.failed_images();
-        let failures = if failed > 0 { format!(", {failed} failed") } else { String::new() };
-        format!("{rate:.0}/s{failures}")
+        let token = text.trim();
+        anyhow::ensure!(!token.is_empty(), "{from}: there is no token in it");
+        let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
+            .ok()
+            .with_context(|| format!("{from}: what is in it cannot be sent as a header"))?;
+        header.set_sensitive(true);
+        Ok(Some(header))
     }
 }
 
-impl Watch for Live {
-    fn classified(&self, image: &str, label: &str) {
-        self.line(format_args!("{image} uploaded!\nClassification result: {label}"));
+fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse::<f64>().ok().filter(|speed| speed.is_finite() && (1e-3..=1e6).contains(speed));
+    speed.ok_or_else(|| format!("`{text}` should be a number of times, like 10"))
+}
+
+/// The command as a shell would take it again.
+fn command_line(arguments: impl Iterator<Item = impl AsRef<OsStr>>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    let quoted = |(number, argument): (usize, _)| {
+        let text = AsRef::<OsStr>::as_ref(&argument).to_string_lossy().into_owned();
+        let text = if number == 0 { text.rsplit('/').next().unwrap_or_default().to_owned() } else { text };
+        let is_plain = !text.is_empty() && text.chars().all(plain);
+        if is_plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    };
+    arguments.enumerate().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_can_be_typed_again() {
+        let shown =
+            command_line(["/usr/bin/eirs", "load", "--rate", "0..5@1m", "--expect", "it's (.*)", ""].iter());
+        assert_eq!(shown, r"eirs load --rate 0..5@1m --expect 'it'\''s (.*)' ''");
     }
 
-    fn failed(&self, image: &str, why: &str) {
-        self.line(format_args!("{image} failed: {why}"));
-    }
-
-    fn progress(&self, tally: &Tally) {
-        self.flush();
-        if self.bar.is_hidden() {
-            self.tell(tally);
-        } else {
-            self.bar.set_message(self.state(tally));
-            self.bar.set_position(tally.results + tally.failed_images());
-        }
+    #[test]
+    fn a_token_comes_from_a_file_without_its_line_end_and_is_not_shown() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let service = |path: &std::path::Path| Service {
+            field: "myfile".into(),
+            bare: false,
+            expect: None,
+            token_file: Some(path.to_owned()),
+        };
+        fs::write(&file, "s3cret\n").unwrap();
+        let header = service(file.path()).token().unwrap().unwrap();
+        assert_eq!(header, "Bearer s3cret");
+        assert!(!format!("{header:?}").contains("s3cret"));
+        fs::write(&file, "\n").unwrap();
+        let said = service(file.path()).token().unwrap_err().to_string();
+        assert!(said.ends_with("there is no token in it"), "{said}");
     }
 }

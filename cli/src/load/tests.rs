@@ -1,5 +1,8 @@
 //! The generator against a small server that answers as a test wants it to.
 
+mod open_loop;
+mod others;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -18,7 +21,7 @@ use super::*;
 
 type Answers = Arc<dyn Fn(usize, &str, &[u8]) -> Response<Full<Bytes>> + Send + Sync>;
 
-/// Serves on a free port; `answers` is given the number of the request, its path and its body. An answer of 444 hangs up.
+/// Serves on a free port, without a fleet; `answers` is given the number of the request, its path and its body. An answer of 444 hangs up.
 async fn serve(
     answers: impl Fn(usize, &str, &[u8]) -> Response<Full<Bytes>> + Send + Sync + 'static,
 ) -> SocketAddr {
@@ -33,6 +36,9 @@ async fn serve(
                 let (answers, count) = (answers.clone(), count.clone());
                 async move {
                     let path = request.uri().path_and_query().unwrap().to_string();
+                    if path == "/events" {
+                        return Ok(answer(404, &[], "no fleet"));
+                    }
                     let body = request.into_body().collect().await.unwrap().to_bytes();
                     let answer = answers(count.fetch_add(1, Ordering::SeqCst), &path, &body);
                     if answer.status() == 444 { Err("hang up") } else { Ok(answer) }
@@ -81,7 +87,7 @@ async fn every_image_is_uploaded_as_a_file_in_the_field_and_gets_its_label() {
     #[derive(Default)]
     struct Seen(Mutex<Vec<String>>);
     impl Watch for Seen {
-        fn classified(&self, image: &str, label: &str) {
+        fn classified(&self, image: &str, label: &str, _took: Duration) {
             self.0.lock().unwrap().push(format!("{image} {label}"));
         }
     }
@@ -103,7 +109,7 @@ async fn every_image_is_uploaded_as_a_file_in_the_field_and_gets_its_label() {
     .await;
     let seen = Arc::new(Seen::default());
     let mut options = Options::new(format!("{address}").parse().unwrap(), images(&["a/1.jpg", "b/1.jpg"]));
-    options.requests = 5;
+    options.requests = Some(5);
     let report = run(options, seen.clone()).await.unwrap();
     assert!(report.is_complete() && report.results == 5 && report.failed == 0, "{report}");
     let mut seen = seen.0.lock().unwrap().clone();
@@ -170,7 +176,8 @@ async fn failures_are_counted_by_kind_and_the_first_ones_told() {
         _ => answer(200, &[], "cat"),
     })
     .await;
-    let report = load(address, &["1.jpg"], |options| (options.requests, options.concurrency) = (8, 1)).await;
+    let report =
+        load(address, &["1.jpg"], |options| (options.requests, options.concurrency) = (Some(8), 1)).await;
     assert_eq!((report.results, report.failed), (1, 7), "{report}");
     let kinds: Vec<_> =
         report.failures.iter().map(|(kind, failures)| (kind.as_str(), failures.count)).collect();
@@ -192,7 +199,8 @@ async fn a_kept_connection_that_hangs_up_is_tried_anew_and_a_new_one_is_a_failur
         )
         .await;
     // 0 answers; 1 hangs up on the kept connection, and 2 answers on a new one; 3 hangs up, and 4 again: that image failed.
-    let report = load(address, &["1.jpg"], |options| (options.requests, options.concurrency) = (4, 1)).await;
+    let report =
+        load(address, &["1.jpg"], |options| (options.requests, options.concurrency) = (Some(4), 1)).await;
     assert_eq!((report.results, report.failed, report.reconnects), (3, 1, 2), "{report}");
     assert!(report.failures["connection lost"].first[0].contains("hung up"), "{report}");
 }
@@ -229,12 +237,12 @@ async fn a_stopped_run_reports_what_was_done() {
     let stop = CancellationToken::new();
     struct StopAtFirst(CancellationToken);
     impl Watch for StopAtFirst {
-        fn classified(&self, _: &str, _: &str) {
+        fn classified(&self, _: &str, _: &str, _: Duration) {
             self.0.cancel();
         }
     }
     let mut options = Options::new(format!("{address}").parse().unwrap(), images(&["1.jpg"]));
-    (options.requests, options.concurrency, options.stop) = (9, 1, stop.clone());
+    (options.requests, options.concurrency, options.stop) = (Some(9), 1, stop.clone());
     let report = run(options, Arc::new(StopAtFirst(stop))).await.unwrap();
     assert_eq!((report.results, report.stopped.as_deref()), (1, Some("stopped by a signal")));
     assert!(!report.is_complete());
@@ -251,7 +259,8 @@ async fn unique_uploads_are_all_different_and_plain_ones_all_the_same() {
         })
         .await;
         let report =
-            load(address, &["1.bin"], |options| (options.requests, options.unique) = (10, unique)).await;
+            load(address, &["1.bin"], |options| (options.requests, options.unique) = (Some(10), unique))
+                .await;
         assert!(report.is_complete(), "{report}");
         assert_eq!(seen.lock().unwrap().len(), different);
     }
@@ -261,7 +270,7 @@ async fn unique_uploads_are_all_different_and_plain_ones_all_the_same() {
 async fn accuracy_counts_what_has_a_label_and_names_what_has_none() {
     let address = serve(|_, _, body| answer(200, &[], std::str::from_utf8(&image_of(body)).unwrap())).await;
     let report = load(address, &["a", "b", "c"], |options| {
-        options.requests = 6;
+        options.requests = Some(6);
         options.truth =
             Some(Truth { source: "x.csv".into(), labels: vec![Some("A".into()), Some("z".into()), None] });
     })
@@ -271,7 +280,9 @@ async fn accuracy_counts_what_has_a_label_and_names_what_has_none() {
     assert_eq!((accuracy.correct, accuracy.of, accuracy.share), (2, 4, 0.5));
     assert_eq!(accuracy.unlabelled, ["c"]);
     assert!(
-        shown.contains("Accuracy    0.5000 (2/4) against x.csv\n            no label is known for c\n"),
+        shown.contains(
+            "Accuracy    0.5000 (2/4) against x.csv\n            z: 0 of 2 right, else b (2)\n            no label is known for c\n"
+        ),
         "{shown}"
     );
 }

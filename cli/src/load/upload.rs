@@ -8,8 +8,12 @@ use hyper::{
     header::{self, HeaderMap, HeaderValue},
 };
 
-use super::images::{ImageFile, Uniquely};
-use crate::http::{Answer, Pieces, Url, header_pair};
+use super::{
+    Options,
+    expect::Expect,
+    images::{ImageFile, Uniquely},
+};
+use crate::http::{Pieces, Url, header_pair};
 
 /// Why an image has no label.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,10 @@ pub(super) enum Failure {
     NoLocation,
     #[error("an answer without a label: {0}")]
     NoLabel(String),
+    #[error("not what was expected: {0}")]
+    Unexpected(String),
+    #[error("not sent within {}: all connections were busy", humantime::format_duration(*.0))]
+    NotSent(Duration),
     #[error("cannot be read: {0}")]
     Unreadable(String),
 }
@@ -37,9 +45,10 @@ impl Failure {
     pub(super) fn kind(&self) -> String {
         match self {
             Self::Status(status, _) => status.as_u16().to_string(),
-            Self::Timeout(_) => "timeout".into(),
+            Self::Timeout(_) | Self::NotSent(_) => "timeout".into(),
             Self::Lost(_) => "connection lost".into(),
             Self::NoLocation | Self::NoLabel(_) => "not an answer of EIRS".into(),
+            Self::Unexpected(_) => "not what was expected".into(),
             Self::Unreadable(_) => "file not readable".into(),
         }
     }
@@ -53,35 +62,53 @@ pub(super) struct Uploader {
     field: String,
     boundary: String,
     tail: Bytes,
+    is_bare: bool,
     upload_headers: HeaderMap,
     result_headers: HeaderMap,
     unique: Option<Uniquely>,
 }
 
 impl Uploader {
-    pub(super) fn new(url: &Url, field: &str, unique: Option<Uniquely>) -> Self {
+    pub(super) fn new(options: &Options) -> Self {
         // 128 random bits: no image holds them by chance.
         let random = [0; 2].map(|_| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0));
         let boundary = format!("eirs-{:016x}{:016x}", random[0], random[1]);
         let multipart = HeaderValue::from_str(&format!("multipart/form-data; boundary={boundary}"));
         let multipart = multipart.expect("hex digits are fit for a header");
+        let accept = match options.expect {
+            Expect::Eirs => "text/plain, application/json;q=0.5",
+            Expect::Pointer(_) => "application/json",
+            Expect::Match(_) => "*/*",
+        };
+        let mut upload_headers = options.headers();
+        upload_headers.extend([header_pair(header::ACCEPT, accept), (header::CONTENT_TYPE, multipart)]);
+        let mut result_headers = options.headers();
+        result_headers.extend([header_pair(header::ACCEPT, "application/json")]);
         Self {
-            url: url.clone(),
-            path: url.upload_path(""),
-            field: field.replace(['"', '\r', '\n'], "_"),
+            url: options.url.clone(),
+            path: options.url.upload_path(""),
+            field: options.field.replace(['"', '\r', '\n'], "_"),
             tail: format!("\r\n--{boundary}--\r\n").into(),
             boundary,
-            upload_headers: HeaderMap::from_iter([
-                header_pair(header::ACCEPT, "text/plain, application/json;q=0.5"),
-                (header::CONTENT_TYPE, multipart),
-            ]),
-            result_headers: HeaderMap::from_iter([header_pair(header::ACCEPT, "application/json")]),
-            unique,
+            is_bare: options.bare,
+            upload_headers,
+            result_headers,
+            unique: options.unique.then(Uniquely::default),
         }
     }
 
     /// The upload of this image as the `number`th one.
     pub(super) fn upload(&self, image: &ImageFile, bytes: &Bytes, number: u64) -> Request<Pieces> {
+        let [start, mark, rest] = match &self.unique {
+            Some(unique) => unique.marked(bytes, number),
+            None => [bytes.clone(), Bytes::new(), Bytes::new()],
+        };
+        if self.is_bare {
+            let body = Pieces::of([start, mark, rest, Bytes::new(), Bytes::new()]);
+            let mut request = self.url.request(Method::POST, &self.path, &self.upload_headers, body);
+            request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(image.media_type));
+            return request;
+        }
         let head = format!(
             "--{}\r\nContent-Disposition: form-data; name=\"{}\"; filename=\"{}\"\r\nContent-Type: {}\r\n\r\n",
             self.boundary,
@@ -89,10 +116,6 @@ impl Uploader {
             image.file_name().replace(['"', '\r', '\n'], "_"),
             image.media_type
         );
-        let [start, mark, rest] = match &self.unique {
-            Some(unique) => unique.marked(bytes, number),
-            None => [bytes.clone(), Bytes::new(), Bytes::new()],
-        };
         let body = Pieces::of([head.into(), start, mark, rest, self.tail.clone()]);
         self.url.request(Method::POST, &self.path, &self.upload_headers, body)
     }
@@ -101,18 +124,4 @@ impl Uploader {
     pub(super) fn result(&self, path: &str) -> Request<Pieces> {
         self.url.request(Method::GET, path, &self.result_headers, Pieces::default())
     }
-}
-
-/// The label in a 200: the text alone, or the one of a result in JSON.
-pub(super) fn label(answer: &Answer) -> Result<String, Failure> {
-    let is_json =
-        answer.header(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
-    if is_json {
-        let result = answer.json();
-        let label = result.get("label").and_then(|label| label.as_str());
-        return label.map(str::to_owned).ok_or_else(|| Failure::NoLabel(answer.detail()));
-    }
-    let text = std::str::from_utf8(&answer.body).map(str::trim).unwrap_or_default();
-    let is_label = !text.is_empty() && text.lines().nth(1).is_none() && !text.starts_with('<');
-    is_label.then(|| text.to_owned()).ok_or_else(|| Failure::NoLabel(answer.detail()))
 }

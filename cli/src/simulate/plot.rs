@@ -2,13 +2,11 @@
 //!
 //! The background is left out and all colours are of middle brightness, so that it can be read on white and on black.
 
-mod axis;
-
 use std::fmt::Write as _;
 
 use eirs_controller::simulate::{Outcome, Trace};
 
-use self::axis::{Axis, span, time_ticks};
+use crate::show::axis::{Axis, span, time_ticks};
 
 /// The picture, and the place of the panels in it.
 const WIDTH: f64 = 1000.0;

@@ -54,7 +54,7 @@ fn who_shows_no_token_that_is_in_force_is_turned_away() {
     for open in ["/", "/livez", "/readyz"] {
         assert_eq!(web.get(open).status, 200, "{open}");
     }
-    assert!(web.get("/metrics").body.contains("eirs_requests_turned_away_total{why=\"Token\"} 5"));
+    assert!(web.get("/metrics").body.contains("eirs_requests_turned_away_total{why=\"token\"} 5"));
 }
 
 #[test]

@@ -23,7 +23,7 @@ All that the service knows of itself. `controller` is what the controller wrote 
 decisions and their reasons.
 
 ```
-curl http://127.0.0.1:8000/status
+curl http://127.0.0.1:8001/status
 ```";
     let responses =
         vec![answer(200, "The state of now.", vec![body::<Status>("application/json", Status::example())])];
@@ -69,7 +69,11 @@ pub(super) fn metrics() -> MetaPath {
 
 pub(super) fn doorbell() -> MetaPath {
     const ABOUT: &str = "\
-The controller looks at queues and instances now, and not at its next tick. What it sees and does is its own affair.";
+The controller looks at queues and instances now, and not at its next tick. What it sees and does is its own affair.
+
+```
+curl -X POST http://127.0.0.1:8001/doorbell
+```";
     let responses = vec![
         answer(202, "It was told.", vec![text("text/plain", "the controller was told to look\n")]),
         refusal("`storage unavailable`: the controller's queue could not be reached.", &[storage()]),

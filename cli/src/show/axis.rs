@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 /// An axis from zero.
-pub(super) struct Axis {
-    pub(super) top: f64,
+pub(crate) struct Axis {
+    pub(crate) top: f64,
     step: f64,
 }
 
 impl Axis {
     /// Up to a value that people would choose, at or above this one.
-    pub(super) fn up_to(highest: f64) -> Self {
+    pub(crate) fn up_to(highest: f64) -> Self {
         let highest = if highest > 0.0 { highest } else { 1.0 };
         let least = highest / 4.0;
         let power = 10f64.powf(least.log10().floor());
@@ -25,7 +25,7 @@ impl Axis {
     }
 
     /// Each line's value and what is written beside it.
-    pub(super) fn ticks(&self) -> Vec<(f64, String)> {
+    pub(crate) fn ticks(&self) -> Vec<(f64, String)> {
         let count = (self.top / self.step).round() as u32;
         let tick = |number: u32| {
             let value = f64::from(number) * self.step;
@@ -67,7 +67,7 @@ const TIMES: [(f64, &str, f64); 18] = [
 ];
 
 /// Each line's second and what is written beside it, for a run so long.
-pub(super) fn time_ticks(length_s: f64) -> Vec<(f64, String)> {
+pub(crate) fn time_ticks(length_s: f64) -> Vec<(f64, String)> {
     let fits = |(step, _, _): &(f64, &str, f64)| length_s / step <= 12.0;
     let (step, unit, seconds) = TIMES.into_iter().find(fits).unwrap_or(TIMES[TIMES.len() - 1]);
     let count = (length_s / step + 1e-9) as u32;
@@ -79,7 +79,7 @@ pub(super) fn time_ticks(length_s: f64) -> Vec<(f64, String)> {
 }
 
 /// A time in words.
-pub(super) fn span(seconds: f64) -> String {
+pub(crate) fn span(seconds: f64) -> String {
     humantime::format_duration(Duration::from_millis((seconds * 1e3).round() as u64)).to_string()
 }
 

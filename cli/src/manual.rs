@@ -94,7 +94,8 @@ fn pages() -> Vec<(String, Vec<u8>)> {
 
 fn page(command: clap::Command) -> (String, Vec<u8>) {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
-    let man = Man::new(command).title(name.clone()).manual("EIRS");
+    let version = concat!("eirs ", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command).title(name.clone()).source(version).manual("EIRS");
     let mut page = Vec::new();
     man.render(&mut page).expect("memory can be written");
     (format!("{name}.1"), page)

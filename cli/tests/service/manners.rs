@@ -31,7 +31,7 @@ fn on_a_terminal(site: &Site, arguments: &str, no_color: Option<&str>) -> String
 }
 
 /// Commands that paint on a terminal.
-const PAINTED: [&str; 3] = ["check", "status", "--help"];
+const PAINTED: [&str; 2] = ["check", "--help"];
 
 #[test]
 fn a_pipe_gets_no_escape_sequences() {

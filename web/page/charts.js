@@ -1,14 +1,17 @@
 // The last hour as three small plots. A row is what the server says of ten seconds; between two that are far apart is a gap.
 
-import { count, rate } from "./words.js";
+import { count, duration, rate } from "./words.js";
 
 const WIDTH = 600;
 const HEIGHT = 120;
 const SPAN_S = 3600;
+/** What is known of less than an hour fills the plot all the same. */
+const LEAST_SPAN_S = 600;
 const SVG = "http://www.w3.org/2000/svg";
 
 let rows = [];
 let everyS = 10;
+let spanS = SPAN_S;
 
 /** Takes the past as `{ every_s, columns, rows }`. */
 export function begin(timeline) {
@@ -47,7 +50,8 @@ export function add(status) {
 
 function draw() {
   const end = rows.length ? rows[rows.length - 1].at : 0;
-  const x = (row) => WIDTH - ((end - row.at) / SPAN_S) * WIDTH;
+  spanS = rows.length ? Math.min(SPAN_S, Math.max(LEAST_SPAN_S, end - rows[0].at)) : SPAN_S;
+  const x = (row) => WIDTH - ((end - row.at) / spanS) * WIDTH;
   const most = (...keys) => Math.max(1, ...rows.map((row) => keys.reduce((sum, key) => Math.max(sum, row[key]), 0)));
   const latest = rows[rows.length - 1];
 
@@ -112,7 +116,7 @@ function plot(id, top, paths) {
   const grid = make("grid", `M0,0H${WIDTH}M0,${HEIGHT / 2}H${WIDTH}M0,${HEIGHT}H${WIDTH}`);
   document.getElementById(id).replaceChildren(grid, ...paths.map(([name, d]) => make(name, d)));
   const axis = document.getElementById(id).nextElementSibling;
-  const texts = ["an hour ago", `up to ${count(top)}`, "now"];
+  const texts = [spanS > SPAN_S - 60 ? "an hour ago" : `${duration(spanS)} ago`, `up to ${count(top)}`, "now"];
   axis.replaceChildren(...texts.map((text) => Object.assign(document.createElement("span"), { textContent: text })));
 }
 

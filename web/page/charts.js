@@ -1,6 +1,6 @@
 // The last hour as three small plots. A row is what the server says of ten seconds; between two that are far apart is a gap.
 
-import { count, duration, rate } from "./words.js";
+import { count, duration, plural, rate } from "./words.js";
 
 const WIDTH = 600;
 const HEIGHT = 120;
@@ -52,7 +52,7 @@ function draw() {
   const end = rows.length ? rows[rows.length - 1].at : 0;
   spanS = rows.length ? Math.min(SPAN_S, Math.max(LEAST_SPAN_S, end - rows[0].at)) : SPAN_S;
   const x = (row) => WIDTH - ((end - row.at) / spanS) * WIDTH;
-  const most = (...keys) => Math.max(1, ...rows.map((row) => keys.reduce((sum, key) => Math.max(sum, row[key]), 0)));
+  const most = (...keys) => Math.max(0, ...rows.map((row) => keys.reduce((sum, key) => Math.max(sum, row[key]), 0)));
   const latest = rows[rows.length - 1];
 
   const top = nice(most("arrivals_per_s", "done_per_s"));
@@ -61,7 +61,7 @@ function draw() {
 
   const jobs = nice(most("backlog"));
   plot("backlogs", jobs, [area("backlog", (row) => [0, row.backlog], x, jobs)]);
-  label("backlogs", `${count(latest?.backlog)} images wait or are worked on; the most was ${count(rows.length ? most("backlog") : 0)}`);
+  label("backlogs", `${plural(latest?.backlog, "image")} waiting or in work; the most was ${count(most("backlog"))}`);
 
   const workers = nice(Math.max(most("desired"), ...rows.map((row) => row.ready + row.starting + row.leaving)));
   const ready = area("ready", (row) => [0, row.ready], x, workers);
@@ -72,6 +72,7 @@ function draw() {
 
 /** The next round number. */
 function nice(value) {
+  if (value <= 1) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
 }

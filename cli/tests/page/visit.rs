@@ -79,7 +79,9 @@ impl Visit {
 
     /// Picks files, as in the browser's dialogue.
     pub fn pick(&self, files: &[PathBuf]) {
-        let paths: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+        // A path with `..` in it is none for the driver.
+        let whole = |file: &PathBuf| file.canonicalize().expect("a file that is there").display().to_string();
+        let paths: Vec<_> = files.iter().map(whole).collect();
         self.browser.type_into("#files", &paths.join("\n")).expect("files are picked");
     }
 

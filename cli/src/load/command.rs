@@ -21,7 +21,7 @@ use crate::{Exit, Stop, http::Url, show};
 /// Where the token is, if no file holds it.
 const TOKEN_VARIABLE: &str = "EIRS_TOKEN";
 
-/// Upload the images of a folder at a rate or many at once, and report throughput, latency and accuracy
+/// Upload images at a rate, or many at once, and report throughput, latency and accuracy
 ///
 /// Without --rate, each of C connections uploads an image, waits for its label and takes the next one. With --rate, uploads are sent when they are
 /// due, whatever the service does, and each latency counts from that moment. Images answered 202 are asked for until their label is there; 429

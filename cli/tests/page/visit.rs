@@ -126,7 +126,10 @@ document.body.dispatchEvent(event === 'paste'
         let asked = self.asked();
         assert!(asked.contains(&home), "the log knows of this page: {asked:?}");
         let is_elsewhere = |url: &String| {
-            !["blob:", "data:", "about:", "chrome:"].iter().chain([&home.as_str()]).any(|known| url.starts_with(known))
+            !["blob:", "data:", "about:", "chrome:"]
+                .iter()
+                .chain([&home.as_str()])
+                .any(|known| url.starts_with(known))
         };
         asked.into_iter().filter(is_elsewhere).collect()
     }

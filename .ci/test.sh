@@ -24,6 +24,12 @@ if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then
         echo "these packages could not be installed:$missing"
 fi
 
+# By itself: Ubuntu has no such package, and that shall not keep the others away.
+if ! { command -v chromium && command -v chromedriver; } >/dev/null && [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then
+    { apt-get update -q && apt-get install -y -q --no-install-recommends chromium chromium-driver; } ||
+        echo "these packages could not be installed: chromium chromium-driver"
+fi
+
 TESTING_SKIPPED=$(mktemp)
 export TESTING_SKIPPED
 trap 'sort -u "$TESTING_SKIPPED"; rm -f "$TESTING_SKIPPED"' EXIT

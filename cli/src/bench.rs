@@ -4,6 +4,7 @@
 mod board;
 mod cases;
 mod generator;
+mod page;
 mod service;
 mod simulation;
 mod tick;
@@ -17,7 +18,7 @@ use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, load::images, show};
 
 /// What can be measured, in this order.
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 14] = [
     "bare",
     "noop",
     "single",
@@ -27,6 +28,7 @@ const PARTS: [&str; 13] = [
     "memory",
     "growth",
     "idle",
+    "page",
     "generator",
     "decide",
     "tick",
@@ -81,6 +83,7 @@ impl BenchCommand {
             show::aside(format_args!("measuring: {part} ..."));
             let less = if self.quick { 10 } else { 1 };
             match part {
+                "page" => page::measure(&bench.folder()?, &mut board, less).await?,
                 "generator" => generator::measure(&mut board, less)?,
                 "decide" => simulation::decision(&mut board, less)?,
                 "tick" => tick::tick(&mut board, less).await?,

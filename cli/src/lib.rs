@@ -3,6 +3,7 @@
 
 mod local;
 
+pub mod browser;
 pub mod load;
 
 mod bench;

@@ -8,7 +8,7 @@ function headers(more) {
   return token ? { ...more, Authorization: `Bearer ${token}` } : more;
 }
 
-/** Is called when the server wants a token, or another one. */
+/** Is called when the server wants a token; with what is wrong with the one that it got, if it got one. */
 export function onTokenWanted(listener) {
   wanted.push(listener);
 }
@@ -17,8 +17,10 @@ export function setToken(token) {
   sessionStorage.setItem(KEY, token.trim());
 }
 
-function refused(status) {
-  if (status === 401) wanted.forEach((listener) => listener());
+function refused(status, text) {
+  if (status !== 401) return;
+  const why = sessionStorage.getItem(KEY) ? problem(status, text) : "";
+  wanted.forEach((listener) => listener(why));
 }
 
 /** What an answer says when it is no result. */
@@ -62,7 +64,7 @@ export async function ask(path) {
 }
 
 function answer(status, text, header) {
-  refused(status);
+  refused(status, text);
   const after = Number(header("retry-after")) || 1;
   if (status === 200) {
     try {
@@ -116,8 +118,10 @@ async function read(onEvent, onOpen) {
   try {
     // EventSource cannot send a token.
     const response = await fetch("/events", { headers: headers({ Accept: "text/event-stream" }), cache: "no-store", signal: stop.signal });
-    refused(response.status);
-    if (!response.ok) throw new Error(`${response.status}`);
+    if (!response.ok) {
+      refused(response.status, await response.text());
+      throw new Error(`${response.status}`);
+    }
     onOpen();
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";

@@ -1,14 +1,17 @@
 // The last hour as three small plots. A row is what the server says of ten seconds; between two that are far apart is a gap.
 
-import { count, rate } from "./words.js";
+import { count, duration, plural, rate } from "./words.js";
 
 const WIDTH = 600;
 const HEIGHT = 120;
 const SPAN_S = 3600;
+/** What is known of less than an hour fills the plot all the same. */
+const LEAST_SPAN_S = 600;
 const SVG = "http://www.w3.org/2000/svg";
 
 let rows = [];
 let everyS = 10;
+let spanS = SPAN_S;
 
 /** Takes the past as `{ every_s, columns, rows }`. */
 export function begin(timeline) {
@@ -47,8 +50,9 @@ export function add(status) {
 
 function draw() {
   const end = rows.length ? rows[rows.length - 1].at : 0;
-  const x = (row) => WIDTH - ((end - row.at) / SPAN_S) * WIDTH;
-  const most = (...keys) => Math.max(1, ...rows.map((row) => keys.reduce((sum, key) => Math.max(sum, row[key]), 0)));
+  spanS = rows.length ? Math.min(SPAN_S, Math.max(LEAST_SPAN_S, end - rows[0].at)) : SPAN_S;
+  const x = (row) => WIDTH - ((end - row.at) / spanS) * WIDTH;
+  const most = (...keys) => Math.max(0, ...rows.map((row) => keys.reduce((sum, key) => Math.max(sum, row[key]), 0)));
   const latest = rows[rows.length - 1];
 
   const top = nice(most("arrivals_per_s", "done_per_s"));
@@ -57,7 +61,7 @@ function draw() {
 
   const jobs = nice(most("backlog"));
   plot("backlogs", jobs, [area("backlog", (row) => [0, row.backlog], x, jobs)]);
-  label("backlogs", `${count(latest?.backlog)} images wait or are worked on; the most was ${count(rows.length ? most("backlog") : 0)}`);
+  label("backlogs", `${plural(latest?.backlog, "image")} waiting or in work; the most was ${count(most("backlog"))}`);
 
   const workers = nice(Math.max(most("desired"), ...rows.map((row) => row.ready + row.starting + row.leaving)));
   const ready = area("ready", (row) => [0, row.ready], x, workers);
@@ -68,6 +72,7 @@ function draw() {
 
 /** The next round number. */
 function nice(value) {
+  if (value <= 1) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
 }
@@ -112,7 +117,7 @@ function plot(id, top, paths) {
   const grid = make("grid", `M0,0H${WIDTH}M0,${HEIGHT / 2}H${WIDTH}M0,${HEIGHT}H${WIDTH}`);
   document.getElementById(id).replaceChildren(grid, ...paths.map(([name, d]) => make(name, d)));
   const axis = document.getElementById(id).nextElementSibling;
-  const texts = ["an hour ago", `up to ${count(top)}`, "now"];
+  const texts = [spanS > SPAN_S - 60 ? "an hour ago" : `${duration(spanS)} ago`, `up to ${count(top)}`, "now"];
   axis.replaceChildren(...texts.map((text) => Object.assign(document.createElement("span"), { textContent: text })));
 }
 

@@ -149,7 +149,7 @@ function decisions(all) {
       time.textContent = new Date(decision.at).toLocaleTimeString();
       const done = decision.actions.length ? ` \u2192 ${decision.actions.join(", ")}` : "";
       const paused = decision.paused ? " (paused, not done)" : "";
-      entry.append(time, `${decision.pool}: ${decision.reason}${done}${paused}`);
+      entry.append(time, ` ${decision.pool}: ${decision.reason}${done}${paused}`);
       return entry;
     }),
   );

@@ -62,8 +62,12 @@ function hints(status) {
   at("model").replaceChildren(...status.models.map((name) => new Option(name, name, false, name === before)));
 }
 
-onTokenWanted(() => {
+onTokenWanted((why) => {
+  // A screen reader says it when it changed, and not with each try.
+  if (at("token-why").textContent !== why) at("token-why").textContent = why;
+  if (!at("token-form").hidden) return;
   at("token-form").hidden = false;
+  at("token").focus();
 });
 at("token-form").addEventListener("submit", (event) => {
   event.preventDefault();

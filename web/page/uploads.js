@@ -82,7 +82,8 @@ function lookAfter() {
 function settle(item, end, again, retry) {
   if (end.result) {
     item.state = "done";
-    item.result = end.result;
+    // A result that was asked for until it was there comes from the store like a repeated one, but this image was waited for.
+    item.result = item.path ? { ...end.result, cached: false } : end.result;
   } else if (end.pending) {
     item.state = "queued";
     item.path = end.pending;

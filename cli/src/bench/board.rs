@@ -55,8 +55,8 @@ impl Board {
     pub(super) fn row(&mut self, what: impl Into<String>, value: f64, unit: &'static str, bar: Bar) {
         let (text, met) = match bar {
             Bar::None => (String::new(), None),
-            Bar::AtLeast(bar) => (format!(">= {bar}"), Some(value >= bar)),
-            Bar::AtMost(bar) => (format!("<= {bar}"), Some(value <= bar)),
+            Bar::AtLeast(bar) => (format!(">= {bar}"), known(value).map(|value| value >= bar)),
+            Bar::AtMost(bar) => (format!("<= {bar}"), known(value).map(|value| value <= bar)),
         };
         if let Some(table) = self.tables.last_mut() {
             table.rows.push(Row { what: what.into(), value, unit, bar: text, met });
@@ -99,9 +99,15 @@ impl Board {
     }
 }
 
+/// What could not be measured (NaN) has neither met nor missed anything.
+fn known(value: f64) -> Option<f64> {
+    Some(value).filter(|value| !value.is_nan())
+}
+
 /// Three figures that matter.
 fn number(value: f64) -> String {
     match value.abs() {
+        v if v.is_nan() => "-".to_owned(),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 1.0 => format!("{value:.2}"),

@@ -80,7 +80,8 @@ impl Bench {
         measured.with_context(|| format!("measuring `{part}`"))
     }
 
-    fn folder(&self) -> anyhow::Result<PathBuf> {
+    /// A new folder, for a service.
+    pub(super) fn folder(&self) -> anyhow::Result<PathBuf> {
         // Its name is drawn, and ext4 chooses the place by the name.
         Ok(tempfile::tempdir_in(&self.root)?.keep())
     }
@@ -329,7 +330,7 @@ impl Bench {
 }
 
 /// Uploads that are large enough, and only that.
-async fn upload(
+pub(super) async fn upload(
     service: &Service,
     requests: u64,
     concurrency: usize,

@@ -126,6 +126,11 @@ impl Service {
         self.pids().into_iter().filter_map(cpu_seconds).sum()
     }
 
+    /// The same of the web server alone.
+    pub(super) fn web_cpu_seconds(&self) -> f64 {
+        cpu_seconds(self.web.id()).unwrap_or(f64::NAN)
+    }
+
     /// Proportional memory of all processes, in MB.
     pub(super) fn memory_mb(&self) -> f64 {
         self.pids().into_iter().filter_map(|pid| pss_kb(pid).ok()).sum::<f64>() / 1e3

@@ -1,0 +1,76 @@
+//! Keyboards, screen readers and phones.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::{
+    harness::{POLICY, Site, eventually},
+    visit::{Visit, sample_file},
+};
+
+/// The Tab key, as WebDriver names it.
+const TAB: &str = "\u{e004}";
+
+/// A controller, an image with its label, one with an error, and a choice of models: every control there is.
+fn busy(site: &Site, check: impl FnOnce(&Visit)) {
+    let web = site.web();
+    let _controller = site.controller(POLICY);
+    let Some(visit) = Visit::to(&web) else { return };
+    let long = site.folder.path().join(format!("{}.txt", "a-long-name-without-a-space".repeat(6)));
+    std::fs::write(&long, "no image").expect("a file");
+    visit.pick(&[sample_file("star_0.jpg"), long]);
+    visit.settled(2);
+    eventually("a decision is told", || visit.text("#decisions").contains("start").then_some(()));
+    check(&visit);
+}
+
+fn site() -> Site {
+    Site::with_model().set("EIRS_MODELS__BIRDS__CLASSIFIER", "noop")
+}
+
+#[test]
+fn every_control_is_reached_by_the_tab_key_and_has_a_name_that_a_screen_reader_can_say() {
+    busy(&site(), |visit| {
+        let controls = visit.script(
+            "return [...document.querySelectorAll('a[href], button, input, select, textarea, [tabindex=\"0\"]')]
+               .filter((one) => one.checkVisibility()).map((one, number) => (one.dataset.number = String(number)))",
+        );
+        let all: BTreeSet<_> = controls.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        assert!(all.len() >= 5, "{controls}");
+        let mut reached = BTreeSet::new();
+        for _ in 0..=all.len() {
+            visit.browser.press(TAB).expect("a key");
+            let focus = visit.script("return document.activeElement.dataset.number || ''");
+            let focus = focus.as_str().unwrap_or_default().to_owned();
+            if focus.is_empty() {
+                // Behind the last one is the browser's own frame.
+                continue;
+            }
+            let name = visit.browser.name_of_focus().expect("a name");
+            assert!(!name.trim().is_empty(), "control {focus} has no name: {}", what_has_focus(visit));
+            let outline = visit.script(
+                "const at = document.activeElement; const seen = at.labels && at.id === 'files' ? at.labels[0] : at;
+                 return getComputedStyle(seen).outlineStyle",
+            );
+            assert_ne!(outline, "none", "where the focus is cannot be seen: {}", what_has_focus(visit));
+            reached.insert(focus);
+        }
+        let reached: BTreeSet<_> = reached.iter().map(String::as_str).collect();
+        assert_eq!(reached, all);
+    });
+}
+
+fn what_has_focus(visit: &Visit) -> String {
+    visit.script("return document.activeElement.outerHTML.slice(0, 200)").to_string()
+}
+
+#[test]
+fn on_a_phone_nothing_lies_beyond_the_edge_of_the_screen() {
+    busy(&site(), |visit| {
+        visit.narrow(360);
+        let widths = visit.script("return [document.documentElement.scrollWidth, innerWidth]");
+        assert_eq!(widths[1], 360);
+        assert!(widths[0].as_u64().is_some_and(|width| width <= 360), "{widths}");
+    });
+}

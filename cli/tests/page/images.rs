@@ -1,0 +1,97 @@
+//! Images in, labels out.
+
+use std::fs;
+
+use crate::{
+    harness::{Site, sample},
+    visit::{Visit, sample_file},
+};
+
+#[test]
+fn an_image_that_is_picked_gets_its_label_with_confidence_bars_and_the_second_time_it_is_marked_as_cached() {
+    let site = Site::with_model();
+    let (web, _worker) = (site.web(), site.worker());
+    let Some(visit) = Visit::to(&web) else { return };
+    visit.pick(&[sample_file("star_0.jpg")]);
+    let first = visit.settled(1).remove(0);
+    assert_eq!((first.label.as_deref(), first.name.as_str()), (Some("star"), "star_0.jpg"), "{first:?}");
+    assert!(first.thumbnail && !first.cached, "{first:?}");
+    assert_eq!(first.bars.len(), 5, "{first:?}");
+    assert!(first.bars.is_sorted_by(|one, next| one >= next), "the most likely comes first: {first:?}");
+    assert!(first.bars[0] > 2.0 * first.bars[1], "bars are as wide as the model is sure: {first:?}");
+
+    visit.pick(&[sample_file("star_0.jpg")]);
+    let second = visit.settled(2).remove(1);
+    assert!(second.cached && second.label.as_deref() == Some("star"), "{second:?}");
+    assert_eq!(visit.text("#summary"), "2 images labelled");
+    assert_eq!(visit.complaints(), [""; 0]);
+    let refused = visit.browser.log("browser").expect("the console");
+    assert!(refused.is_empty(), "nothing fails behind what is seen: {refused:?}");
+    assert_eq!(visit.asked_elsewhere(), [""; 0]);
+}
+
+#[test]
+fn several_images_at_once_get_a_label_each_in_the_order_in_which_they_were_picked() {
+    let site = Site::with_model();
+    let (web, _worker) = (site.web(), site.worker());
+    let Some(visit) = Visit::to(&web) else { return };
+    let names = ["heart", "star", "circle", "cross", "bolt", "arrow", "crescent"];
+    visit.pick(&names.map(|name| sample_file(&format!("{name}_0.jpg"))));
+    let entries = visit.settled(names.len());
+    for (entry, name) in entries.iter().zip(names) {
+        assert_eq!(entry.name, format!("{name}_0.jpg"));
+        assert_eq!(entry.label.as_deref(), Some(name), "{entry:?}");
+    }
+    assert_eq!(visit.text("#summary"), "7 images labelled");
+    visit.browser.click("#clear").expect("the list is cleared");
+    assert!(visit.entries().is_empty());
+}
+
+#[test]
+fn an_image_that_is_dropped_counts_and_so_does_one_that_is_pasted() {
+    let site = Site::with_model();
+    let (web, _worker) = (site.web(), site.worker());
+    let Some(visit) = Visit::to(&web) else { return };
+    visit.bring("drop", "dropped.jpg", "image/jpeg", &sample("heart_0.jpg"));
+    visit.bring("paste", "image.png", "image/jpeg", &sample("bolt_0.jpg"));
+    let entries = visit.settled(2);
+    let told = entries.iter().map(|entry| (entry.name.as_str(), entry.label.as_deref()));
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [("dropped.jpg", Some("heart")), ("image.png", Some("bolt"))],
+        "{entries:?}"
+    );
+    assert_eq!(visit.complaints(), [""; 0]);
+}
+
+#[test]
+fn what_is_no_image_what_is_broken_and_what_is_empty_say_so_in_plain_words() {
+    let site = Site::with_model();
+    let (web, _worker) = (site.web(), site.worker());
+    let Some(visit) = Visit::to(&web) else { return };
+    let half = sample("star_0.jpg");
+    let files: [(&str, &[u8]); 4] = [
+        ("notes.txt", b"milk, bread"),
+        ("renamed.jpg", b"milk, bread"),
+        ("half.jpg", &half[..half.len() / 8]),
+        ("empty.png", b""),
+    ];
+    let paths = files.map(|(name, content)| {
+        let path = site.folder.path().join(name);
+        fs::write(&path, content).expect("a file");
+        path
+    });
+    visit.pick(&paths);
+    let entries = visit.settled(4);
+    for (entry, hint) in entries.iter().zip(["not an image", "not an image", "image", "empty"]) {
+        let error = entry.error.as_deref().unwrap_or_default();
+        let is_plain =
+            error.contains(hint) && !error.contains(['{', '<']) && !error.contains("the server answered");
+        assert!(is_plain, "{entry:?}");
+    }
+    assert_eq!(visit.text("#summary"), "0 images labelled, 4 failed");
+    // What was refused does not stand in the way of what comes after.
+    visit.pick(&[sample_file("star_0.jpg")]);
+    assert_eq!(visit.settled(5)[4].label.as_deref(), Some("star"));
+    assert_eq!(visit.complaints(), [""; 0]);
+}

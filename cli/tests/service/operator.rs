@@ -123,7 +123,7 @@ fn other_policies_are_tried_on_the_state_of_now_and_without_a_controller_the_pas
 
     fs::write(others.join("default.toml"), "[pool]\nminimum = 7\n").expect("a policy");
     let (code, told) = eirs(&site, &["plan", "--policies", "others"]);
-    assert!(code == 78 && told.contains("default.toml:2: pool.minimum"), "{told}");
+    assert!(code == 78 && told.contains("default.toml:2: unknown key `pool.minimum`"), "{told}");
 
     controller.signal(Signal::TERM);
     assert!(controller.exit().success());

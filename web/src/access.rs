@@ -93,7 +93,7 @@ pub(crate) fn with_headers<E: Endpoint<Output = Response> + 'static>(
 ) -> impl Endpoint<Output = Response> + 'static {
     routes.after(|response: poem::Result<Response>| async move {
         response.map(|mut response| {
-            headers::secure(response.headers_mut(), headers::policy_for("/"), false);
+            headers::secure(response.headers_mut(), false);
             response
         })
     })
@@ -117,7 +117,6 @@ impl<E: Endpoint<Output = Response>> Endpoint for Guarded<E> {
 
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let Self { access, app, routes } = self;
-        let policy = headers::policy_for(request.uri().path());
         let origin = access.cors.allowed(request.headers());
         let mut response = if origin.is_some() && cors::is_preflight(&request) {
             // Browsers ask this without a token.
@@ -132,7 +131,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Guarded<E> {
             }
         };
         access.cors.mark(origin, response.headers_mut());
-        headers::secure(response.headers_mut(), policy, access.is_encrypted);
+        headers::secure(response.headers_mut(), access.is_encrypted);
         Ok(response)
     }
 }

@@ -38,6 +38,10 @@ curl -F myfile=@heart.jpg http://127.0.0.1:8000/upload
 A refusal is a `Problem` (`application/problem+json`, RFC 9457). An address that does not take a method answers 405 with \
 `Allow`; whatever takes GET takes HEAD.";
 
+/// What the page may load: all of its parts are in it, and it may try what it describes.
+const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
+                        connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+
 /// What clients ask for.
 #[derive(Debug, Default)]
 pub(crate) struct Public;
@@ -50,16 +54,18 @@ pub(crate) struct Admin;
 #[derive(Debug, Default)]
 pub(crate) struct Health;
 
-/// A set of paths, with the types and tags that they name. The routes are in `routes.rs`.
+/// A set of paths. The routes are in `routes.rs`.
 macro_rules! set {
-    ($set:ty, $register:path, [$($path:path),+]) => {
+    ($set:ty: $($path:path),+) => {
         impl OpenApi for $set {
             fn meta() -> Vec<MetaApi> {
                 vec![MetaApi { paths: vec![$($path()),+] }]
             }
 
             fn register(registry: &mut Registry) {
-                $register(registry);
+                parts::register(registry);
+                images::register(registry);
+                operation::register(registry);
             }
 
             fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
@@ -67,14 +73,9 @@ macro_rules! set {
     };
 }
 
-set!(Public, register_public, [images::upload, images::result, operation::events]);
-set!(Admin, operation::register, [operation::status, operation::metrics, operation::doorbell]);
-set!(Health, operation::register, [operation::livez, operation::readyz]);
-
-fn register_public(registry: &mut Registry) {
-    images::register(registry);
-    operation::register(registry);
-}
+set!(Public: images::upload, images::result, operation::events);
+set!(Admin: operation::status, operation::metrics, operation::doorbell);
+set!(Health: operation::livez, operation::readyz);
 
 /// What one listener serves of itself.
 #[derive(Debug)]
@@ -112,7 +113,10 @@ impl Description {
         let (page, make) = (self.page.clone(), self.make_page);
         make_sync(move |_| {
             let page = page.get_or_init(|| make().into()).clone();
-            Response::builder().content_type("text/html; charset=utf-8").body(page)
+            Response::builder()
+                .content_type("text/html; charset=utf-8")
+                .header("content-security-policy", PAGE_MAY)
+                .body(page)
         })
     }
 }

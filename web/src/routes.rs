@@ -22,19 +22,22 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
         .at("/assets/:name", get(page::file))
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
-        .at("/events", get(live::events));
+        .at("/events", get(live::events))
+        .at("/livez", get(status::livez))
+        .at("/readyz", get(status::readyz));
     let is_apart = app.settings.web.admin_listen.is_some();
-    let (routes, description) = if is_apart {
-        (routes, Description::of::<(Public, Health)>())
+    let routes = if is_apart {
+        described(routes, &Description::of::<(Public, Health)>())
     } else {
-        (with_admin(routes), Description::of::<(Public, Admin, Health)>())
+        described(with_admin(routes), &Description::of::<(Public, Admin, Health)>())
     };
-    with_the_rest(routes, description, app)
+    with_problems(routes, app)
 }
 
 /// What the operator sees.
 pub fn admin_routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    with_the_rest(with_admin(Route::new()), Description::of::<(Admin, Health)>(), app)
+    let routes = Route::new().at("/livez", get(status::livez)).at("/readyz", get(status::readyz));
+    with_problems(described(with_admin(routes), &Description::of::<(Admin, Health)>()), app)
 }
 
 fn with_admin(routes: Route) -> Route {
@@ -44,18 +47,13 @@ fn with_admin(routes: Route) -> Route {
         .at("/doorbell", post(status::doorbell))
 }
 
-/// What every listener has, and how what goes wrong is answered.
-fn with_the_rest(
-    routes: Route,
-    description: Description,
-    app: Arc<App>,
-) -> impl Endpoint<Output = Response> + 'static {
+fn described(routes: Route, description: &Description) -> Route {
+    routes.at("/openapi.json", get(description.json())).at("/docs", get(description.page()))
+}
+
+fn with_problems(routes: Route, app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     let counting = app.clone();
     routes
-        .at("/livez", get(status::livez))
-        .at("/readyz", get(status::readyz))
-        .at("/openapi.json", get(description.json()))
-        .at("/docs", get(description.page()))
         .data(app)
         .catch_error(|_: NotFoundError| async {
             Problem::not_found("there is nothing at this address").into_response()

@@ -256,6 +256,7 @@ fn every_answer_tells_browsers_what_may_be_made_of_it() {
         (&web.address, "GET", "/no/such/path", &headers),
         (&admin, "GET", "/status", &[]),
         (&admin, "GET", "/metrics", &[]),
+        (&admin, "GET", "/docs", &[]),
         (&admin, "GET", "/no/such/path", &[]),
     ] {
         let answer = request(address, method, path, headers, b"").expect("an answer");

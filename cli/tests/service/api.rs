@@ -18,7 +18,8 @@ fn a_client_that_knows_only_the_description_meets_no_answer_that_is_not_in_it() 
     let Some(schemathesis) = schemathesis() else {
         return testing::not_run("there is no Python with schemathesis", "make test");
     };
-    let site = Site::with_model();
+    // All of it on one listener.
+    let site = Site::with_model().set("EIRS_WEB__ADMIN_LISTEN", "");
     let (web, _worker) = (site.web(), site.worker());
     let report = site.folder.path().join("report.ndjson");
     let mut command = Command::new(schemathesis);
@@ -65,20 +66,33 @@ fn answers(report: &str) -> BTreeSet<(String, u64)> {
 }
 
 #[test]
-fn an_address_says_which_methods_it_takes() {
+fn each_listener_describes_what_it_serves() {
     let site = Site::new();
+    let web = site.web();
+    let admin = web.admin.as_deref().expect("it has a listener of its own");
+    for (address, here, not_here) in [(&*web.address, "/upload", "/status"), (admin, "/status", "/upload")] {
+        let spec = request(address, "GET", "/openapi.json", &[], b"").expect("an answer").json();
+        assert!(spec["paths"][here].is_object() && spec["paths"][not_here].is_null(), "{spec}");
+    }
+}
+
+#[test]
+fn an_address_says_which_methods_it_takes() {
+    let site = Site::new().set("EIRS_WEB__ADMIN_LISTEN", "");
     let web = site.web();
     let ask = |method, path| request(&web.address, method, path, &[], b"").expect("an answer");
     for (method, path, allow) in [
         ("GET", "/upload", "POST"),
         ("HEAD", "/upload", "POST"),
+        ("GET", "/doorbell", "POST"),
+        ("POST", "/status", "GET, HEAD"),
         ("DELETE", "/results/x", "GET, HEAD"),
         ("OPTIONS", "/", "GET, HEAD"),
     ] {
         let answer = ask(method, path);
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method} {path}");
     }
-    for path in ["/", "/livez", "/readyz", "/events", "/openapi.json", "/docs"] {
+    for path in ["/", "/status", "/livez", "/readyz", "/metrics", "/events", "/openapi.json", "/docs"] {
         let answer = ask("HEAD", path);
         assert_eq!((answer.status, answer.body.as_str()), (200, ""), "{path}");
     }

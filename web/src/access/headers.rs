@@ -10,23 +10,12 @@ const POLICY: HeaderValue = HeaderValue::from_static(
      form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 );
 
-/// Swagger UI comes as one document with its script and style in it. Nothing of what it shows is from a client.
-const POLICY_OF_DOCS: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
-     font-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
-);
-
 /// A year, as browsers' own lists want it at least. Not for subdomains, which may be somebody else's.
 const ENCRYPTED_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
-/// What a page at this path may do.
-pub(super) fn policy_for(path: &str) -> HeaderValue {
-    if path == "/docs" || path.starts_with("/docs/") { POLICY_OF_DOCS } else { POLICY }
-}
-
-/// Adds them.
-pub(super) fn secure(headers: &mut HeaderMap, policy: HeaderValue, is_encrypted: bool) {
-    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+/// Adds them. A page that knows better what it may do, as `/docs` does, keeps its own policy.
+pub(super) fn secure(headers: &mut HeaderMap, is_encrypted: bool) {
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(POLICY);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     // For browsers that do not know `frame-ancestors`.

@@ -8,22 +8,23 @@ use eirs_platform::{
 use poem::http::Method;
 use poem_openapi::{
     registry::{
-        MetaMediaType, MetaOperation, MetaOperationParam, MetaParamIn, MetaPath, MetaRequest, MetaResponse,
-        MetaSchema, MetaTag, Registry,
+        MetaHeader, MetaMediaType, MetaOperation, MetaOperationParam, MetaParamIn, MetaPath, MetaRequest,
+        MetaResponse, MetaSchema, MetaTag, Registry,
     },
     types::Type,
 };
 use serde_json::json;
 
 use super::parts::{
-    answer, body, header, inline, media, no_token, operation, path, query, refusal, register_bearer,
-    retry_after, text, too_often,
+    answer, body, header, inline, media, operation, path, query, refusal, retry_after, storage, text,
+    too_often,
 };
 use crate::{
     answer::{Failed, Finished, Line, Pending, finished},
     body::FIELDS,
     image_type,
     problem::Problem,
+    traced,
 };
 
 const TAG: &str = "images";
@@ -34,7 +35,6 @@ pub(super) fn register(registry: &mut Registry) {
         description: Some("Images and their labels."),
         external_docs: None,
     });
-    register_bearer(registry);
     Line::register(registry);
 }
 
@@ -84,7 +84,6 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
                 Problem::bad_request("top: should be a number from 1 on, like `?top=3`"),
             ],
         ),
-        no_token(),
         refusal("`not found`: there is no such model.", &[Problem::not_found("there is no model `dogs`")]),
         refusal(
             "`upload too slow`: the client paused for too long in the middle of its upload.",
@@ -102,8 +101,9 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
     responses.extend(no_label());
     responses.extend([
         refusal(
-            "`too many uploads`: there is no room for one more at the moment. `too many requests`: this client sends more than it may.",
-            &[Problem::too_many_uploads(), Problem::too_often("this address", 3)],
+            "`too many uploads`: there is no room for one more at the moment. `too many requests`: this address, or this \
+             token, sends more than it may.",
+            &[Problem::too_many_uploads(), too_often()],
         ),
         refusal(
             "`backlog full`: the queue takes no new images now. `shutting down`: another server will answer. \
@@ -111,6 +111,13 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
             &[Problem::backlog_full(12), Problem::draining(), storage()],
         ),
     ]);
+    let about = "The trace of this upload, as `traceparent` names it or newly begun: to be quoted when something was wrong.";
+    let trace_id = MetaSchema { pattern: Some("^[0-9a-f]{32}$".to_owned()), ..MetaSchema::new("string") };
+    for response in &mut responses {
+        let trace_id = header(traced::TRACE_ID, about, trace_id.clone());
+        // Who is turned away at the door has none.
+        response.headers.push(MetaHeader { required: response.status != Some(429), ..trace_id });
+    }
     let operation = operation("upload", TAG, "Classify an image", ABOUT, responses);
     path("/upload", Method::POST, MetaOperation { params, request: Some(images()), ..operation })
 }
@@ -144,9 +151,7 @@ curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
             "`bad request`: a parameter is broken.",
             &[Problem::bad_request("top: should be a number from 1 on, like `?top=3`")],
         ),
-        no_token(),
         refusal("`not found`: no such image was uploaded, or there is no such model.", &[unknown]),
-        too_often(),
     ];
     responses.extend(no_label());
     responses.push(refusal("`storage unavailable`: the result could not be looked up.", &[storage()]));
@@ -239,14 +244,9 @@ fn no_label() -> [MetaResponse; 2] {
     ]
 }
 
-pub(super) fn storage() -> Problem {
-    Problem::backend(&eirs_platform::Error::unavailable("an example", std::io::Error::other("an example")))
-}
-
 pub(super) fn example() -> Reply {
     let guess = |label: &str, confidence| Guess { label: label.to_owned(), confidence };
     Reply {
-        trace: None,
         v: job::VERSION,
         id: JobId::of(b"heart.jpg"),
         name: "heart.jpg".to_owned(),
@@ -256,6 +256,7 @@ pub(super) fn example() -> Reply {
         at: DateTime::UNIX_EPOCH,
         queued_ms: 1.5,
         classify_ms: 8.25,
+        trace: None,
     }
 }
 

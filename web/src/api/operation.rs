@@ -1,4 +1,4 @@
-//! What operators, the page and their tools ask: `/status`, `/events`, `/metrics`, `/doorbell`, `/livez`, `/readyz`.
+//! What operators and their tools ask: `/status`, `/events`, `/metrics`, `/doorbell`, `/livez`, `/readyz`.
 
 use poem::http::Method;
 use poem_openapi::{
@@ -7,23 +7,14 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use super::images::storage;
-use super::parts::{
-    answer, body, inline, media, no_token, open_path, operation, path, refusal, register_bearer, text,
-    too_often,
-};
-use crate::{
-    problem::{Document, Problem},
-    status::Status,
-};
+use super::parts::{answer, body, inline, media, open_path, operation, path, refusal, storage, text};
+use crate::{problem::Problem, status::Status};
 
 const TAG: &str = "operation";
 
 pub(super) fn register(registry: &mut Registry) {
     registry.create_tag(MetaTag { name: TAG, description: Some("How the service is."), external_docs: None });
-    register_bearer(registry);
     Status::register(registry);
-    Document::register(registry);
 }
 
 pub(super) fn status() -> MetaPath {
@@ -64,8 +55,6 @@ curl -N http://127.0.0.1:8000/events
             "`too many watchers`: so many listen that there is no room for one more.",
             &[Problem::too_many_watchers()],
         ),
-        no_token(),
-        too_often(),
     ];
     path("/events", Method::GET, operation("events", TAG, "The service as it changes", ABOUT, responses))
 }
@@ -80,17 +69,20 @@ pub(super) fn metrics() -> MetaPath {
 
 pub(super) fn doorbell() -> MetaPath {
     const ABOUT: &str = "\
-The controller looks now, and not at its next tick. What it sees and does is its own affair.
+The controller looks at queues and instances now, and not at its next tick. What it sees and does is its own affair.
 
 ```
 curl -X POST http://127.0.0.1:8001/doorbell
 ```";
-    let told = "the controller was told to look\n";
     let responses = vec![
-        answer(202, "It was told.", vec![text("text/plain", told)]),
-        refusal("`storage unavailable`: it could not be told.", &[storage()]),
+        answer(202, "It was told.", vec![text("text/plain", "the controller was told to look\n")]),
+        refusal("`storage unavailable`: the controller's queue could not be reached.", &[storage()]),
     ];
-    path("/doorbell", Method::POST, operation("doorbell", TAG, "Look now", ABOUT, responses))
+    path(
+        "/doorbell",
+        Method::POST,
+        operation("doorbell", TAG, "Have the controller look now", ABOUT, responses),
+    )
 }
 
 pub(super) fn livez() -> MetaPath {

@@ -16,8 +16,9 @@ use crate::problem::{Document, Problem};
 /// The security scheme of services that want a token.
 const BEARER: &str = "bearer";
 
-/// For every set that has a [`path`].
-pub(super) fn register_bearer(registry: &mut Registry) {
+/// What all paths name.
+pub(super) fn register(registry: &mut Registry) {
+    Document::register(registry);
     registry.create_security_scheme(
         BEARER,
         MetaSecurityScheme {
@@ -33,10 +34,28 @@ pub(super) fn register_bearer(registry: &mut Registry) {
     );
 }
 
-/// A path that takes one method. Where no token is asked for, none is needed.
-pub(super) fn path(path: &str, method: Method, operation: MetaOperation) -> MetaPath {
+/// A path that takes one method, behind what `access.rs` asks for. Where no token is wanted, none is needed.
+pub(super) fn path(path: &str, method: Method, mut operation: MetaOperation) -> MetaPath {
+    let responses = &mut operation.responses.responses;
+    responses.push(unauthorized());
+    if !responses.iter().any(|response| response.status == Some(429)) {
+        let description = "`too many requests`: this address, or this token, sends more than it may.";
+        responses.push(refusal(description, &[too_often()]));
+    }
+    responses.sort_by_key(|response| response.status);
     let security = vec![[].into(), [(BEARER, vec![])].into()];
     open_path(path, MetaOperation { method, security, ..operation })
+}
+
+/// A rate is exceeded.
+pub(super) fn too_often() -> Problem {
+    Problem::too_often("this address", 2)
+}
+
+fn unauthorized() -> MetaResponse {
+    let scheme = header("WWW-Authenticate", "How a token is sent.", MetaSchema::new("string"));
+    let description = "`unauthorized`: this service wants a token, and there was none that it knows.";
+    MetaResponse { headers: vec![scheme], ..refusal(description, &[Problem::no_token()]) }
 }
 
 /// A path that never wants a token.
@@ -119,6 +138,11 @@ pub(super) fn retry_after() -> MetaHeader {
     header("Retry-After", "The seconds after which to try again.", schema)
 }
 
+/// The store or a queue cannot be reached.
+pub(super) fn storage() -> Problem {
+    Problem::backend(&eirs_platform::Error::unavailable("an example", "an example"))
+}
+
 /// Refusals of one status, one or several. What an answer of it looks like is shown by the first.
 pub(super) fn refusal(description: &'static str, problems: &[Problem]) -> MetaResponse {
     let (status, document) = (problems[0].status.as_u16(), problems[0].document());
@@ -127,22 +151,6 @@ pub(super) fn refusal(description: &'static str, problems: &[Problem]) -> MetaRe
     let always = problems.iter().all(|problem| problem.retry_after_s().is_some());
     let headers = if always { vec![retry_after()] } else { Vec::new() };
     MetaResponse { headers, ..answer(status, description, content) }
-}
-
-/// What every path may answer that wants a token where the service does ...
-pub(super) fn no_token() -> MetaResponse {
-    let challenge = header("WWW-Authenticate", "`Bearer`", MetaSchema::new("string"));
-    let answer =
-        refusal("`unauthorized`: this service wants a token, or another one.", &[Problem::no_token()]);
-    MetaResponse { headers: vec![challenge], ..answer }
-}
-
-/// ... and to clients that come too often.
-pub(super) fn too_often() -> MetaResponse {
-    refusal(
-        "`too many requests`: this client sends more than it may.",
-        &[Problem::too_often("this address", 3)],
-    )
 }
 
 /// A schema without a name.

@@ -121,8 +121,8 @@ fn every_answer_is_explained_and_every_refusal_is_a_problem_with_an_example() {
                     assert!(description.contains(&format!("`{title}`")), "{place} says `{title}`");
                 }
             }
-            // Whoever rings the bell has nothing to come back for.
-            if ["202", "429", "503"].contains(&status.as_str()) && path != "/doorbell" {
+            let comes_back = answer["headers"]["Location"].is_object();
+            if comes_back || ["429", "503"].contains(&status.as_str()) {
                 assert_eq!(answer["headers"]["Retry-After"]["required"], true, "{place}");
             }
         }

@@ -228,6 +228,8 @@ fn a_simulated_start_delay_and_boots_that_fail_are_seen() {
     let start = std::time::Instant::now();
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop");
     assert!(start.elapsed() >= std::time::Duration::from_secs(1), "{:?}", start.elapsed());
+    // A controller that has not looked since would tell of no worker, and leave one behind.
+    eventually("the controller has seen the worker", || (!web.workers().is_empty()).then_some(()));
     leave_nothing(&site, &web, controller);
 
     let site = site.set("EIRS_CONTROLLER__SIMULATE__BOOT_FAILURE", "1");

@@ -46,7 +46,8 @@ fi
 
 make cargo-deb CARGO="$cargo" || true
 $cargo build --workspace --locked
-$cargo test --workspace --locked
+# All of it, also behind the first failure: whoever mends wants to see everything at once.
+$cargo test --workspace --locked --no-fail-fast
 if [ -d "$python" ]; then
     (cd testing/aws && "$python/bin/python" -m unittest discover -q)
 else

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 
 /// How long anything may take on a busy machine before it counts as never.
@@ -211,6 +211,25 @@ impl Drop for Process {
         let _gone = self.child.wait();
         if std::thread::panicking() {
             eprintln!("--- {}\n{}", self.log.display(), self.log());
+        }
+    }
+}
+
+/// Workers outlive their controller, as they should. Of a site that is gone they would live for ever.
+impl Drop for Site {
+    fn drop(&mut self) {
+        let records = fs::read_dir(self.state().join("instances")).into_iter().flatten().flatten();
+        for record in records.filter_map(|record| fs::read(record.path()).ok()) {
+            let record: Value = serde_json::from_slice(&record).unwrap_or_default();
+            let Some(pid) = record["process"]["pid"].as_i64().and_then(|pid| Pid::from_raw(pid as i32))
+            else {
+                continue;
+            };
+            // The number may be another process's by now.
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if command.contains("eirs-worker") {
+                let _gone = kill_process_group(pid, Signal::KILL);
+            }
         }
     }
 }

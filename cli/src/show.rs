@@ -23,6 +23,12 @@ use tokio_util::sync::CancellationToken;
 #[cfg(feature = "aws")]
 pub use self::progress::Progress;
 
+/// Strangers' words, harmless in a page and in an attribute.
+pub(crate) fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#39;")
+}
+
 /// Writes a line of the product, on stdout. A reader that went away, as `head` does, is no failure.
 pub fn out(line: impl Display) {
     let _reader_gone = writeln!(io::stdout(), "{line}");

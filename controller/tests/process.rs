@@ -329,7 +329,10 @@ fn bad_settings_and_bad_policies_are_all_named_and_the_exit_code_is_78() {
         String::from_utf8(output.stderr).unwrap()
     };
     let said = refused(&[]);
-    assert!(said.contains("p.toml:2: pool.max: is 'x'") && said.contains("did you mean `pool.model`?"), "{said}");
+    assert!(
+        said.contains("p.toml:2: pool.max: is 'x'") && said.contains("did you mean `pool.model`?"),
+        "{said}"
+    );
     assert!(refused(&["--on-exit", "explode"]).contains("controller.on_exit"));
     home.write_policy("[pool]\nmin = 4");
     assert!(refused(&["--instance-limit", "3"]).contains("controller.instance_limit is 3"));

@@ -14,7 +14,7 @@ use super::{
     slo::Goal,
     timeline::Point,
 };
-use crate::show::{axis::Axis, count, milliseconds};
+use crate::show::{axis::Axis, count, escaped, milliseconds};
 
 const STYLE: &str = include_str!("page/style.css");
 
@@ -325,12 +325,6 @@ fn ratio(bars: &[Bar]) -> f64 {
 
 fn seconds(seconds: f64) -> String {
     crate::show::axis::span((seconds * 10.0).round() / 10.0)
-}
-
-/// Strangers' words, harmless in a page and in an attribute.
-fn escaped(text: &str) -> String {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    text.replace('"', "&quot;").replace('\'', "&#39;")
 }
 
 #[cfg(test)]

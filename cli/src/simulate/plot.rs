@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 
 use eirs_controller::simulate::{Outcome, Trace};
 
-use crate::show::axis::{Axis, span, time_ticks};
+use crate::show::{
+    axis::{Axis, span, time_ticks},
+    escaped,
+};
 
 /// The picture, and the place of the panels in it.
 const WIDTH: f64 = 1000.0;
@@ -279,10 +282,6 @@ impl Picture {
             self.text
         )
     }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

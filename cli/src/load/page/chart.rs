@@ -3,10 +3,9 @@
 
 use std::fmt::Write as _;
 
-use super::escaped;
 use crate::show::{
     axis::{Axis, time_ticks},
-    milliseconds,
+    escaped, milliseconds,
 };
 
 /// Small enough that the words can still be read where a phone makes it a little smaller.

@@ -138,9 +138,8 @@ async fn serve(
     let clock = Arc::new(SystemClock);
     let backend = Backend::open(&settings, clock.clone()).await?;
     let host = settings.web_host();
-    let now = clock.now();
-    if let Some(other) = backend.controller_elsewhere(&host, now).await? {
-        let lasts = other.lasts(now).unwrap_or_default().as_secs();
+    if let Some(other) = backend.take_control(&host, &*clock).await? {
+        let lasts = other.lasts(clock.now()).unwrap_or_default().as_secs();
         let other = other.host;
         return Err(format!(
             "the controller of this installation runs on {other}, and one is enough; if that machine is gone, this one \

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use eirs_platform::{
     backend::{Backend, Control},
     clock::SharedClock,
-    error::Result,
+    error::{Error, Result},
     lifecycle::Lifecycle,
     settings::OnExit,
     settings::Settings,
@@ -119,7 +119,7 @@ impl Controller {
     pub async fn run(&mut self, lifecycle: &Lifecycle) -> Result<()> {
         let events = self.backend.events().await?;
         let receiver = tokio::spawn(reports::receive(events, self.reports.clone(), self.poke.clone()));
-        let control =
+        let mut control =
             tokio::spawn(keep_control(self.backend.clone(), self.settings.web_host(), self.clock.clone()));
         let watch = Watch::new(self.store.folder());
         let orders = Watch::of_file(self.orders.folder(), operator::FILE);
@@ -148,6 +148,11 @@ impl Controller {
                 () = orders.changed() => {}
                 () = tokio::time::sleep(next) => {}
                 () = lifecycle.drain().cancelled() => {}
+                Ok(other) = &mut control => {
+                    receiver.abort();
+                    let why = format!("the controller of this installation runs on {} by now, and one is enough", other.host);
+                    return Err(Error::broken("going on", why));
+                }
                 () = lifecycle.reload_requested() => {
                     self.recorder.reloads(self.clock.now());
                     self.store.reload();
@@ -281,11 +286,13 @@ impl Controller {
     }
 }
 
-/// Says again and again that the controller runs here.
-async fn keep_control(backend: Backend, host: String, clock: SharedClock) {
+/// Says again and again that the controller runs here. Ends with another one that has come in its place.
+async fn keep_control(backend: Backend, host: String, clock: SharedClock) -> Control {
     loop {
-        if let Err(error) = backend.claim_control(&host, clock.now()).await {
-            tracing::warn!(%error, "that the controller runs here cannot be told");
+        match backend.renew_control(&host, clock.now()).await {
+            Ok(Some(other)) => return other,
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "that the controller runs here cannot be told"),
         }
         tokio::time::sleep(Control::RENEW).await;
     }

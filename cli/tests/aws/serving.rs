@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::{
     cloud::{Cloud, OUTPUT, POLICY, free_address},
-    harness::{Process, Site, eventually, image, sample, upload},
+    harness::{NEVER, Process, Site, eventually, eventually_within, image, sample, upload},
 };
 
 /// A controller that follows the policies of the cloud's folder.
@@ -176,11 +176,21 @@ fn a_second_controller_is_refused_on_another_machine_until_the_first_one_leaves(
     assert!(refused.1.contains("the controller of this installation runs on "), "{}", refused.1);
     first.signal(Signal::TERM);
     assert!(first.exit().success());
-    let mut second = second().spawn().expect("it starts");
+    let mut second = second().stderr(std::process::Stdio::piped()).spawn().expect("it starts");
     let _deleted = std::fs::remove_file(cloud.folder().join("other/status.json"));
     eventually("it serves", || cloud.folder().join("other/status.json").exists().then_some(()));
-    let _gone = second.kill();
-    let _gone = second.wait();
+    // As if this machine had slept, and a third one had taken its place meanwhile. It finds that when it says again that it is there.
+    let events = cloud.state()["queues"].as_array().and_then(|names| {
+        let names = names.iter().filter_map(|name| name.as_str());
+        names.into_iter().find(|name| name.ends_with("-events")).map(str::to_owned)
+    });
+    let third = format!("third {}", chrono::Utc::now().to_rfc3339());
+    cloud.tag_queue(&events.expect("a queue"), eirs_platform::aws::tag::CONTROLLER, &third);
+    let status = eventually_within(2 * NEVER, "it leaves", || second.try_wait().expect("its status"));
+    let output = second.wait_with_output().expect("its output");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("the controller of this installation runs on third by now"), "{said}");
 }
 
 #[test]

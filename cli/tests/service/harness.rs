@@ -34,12 +34,17 @@ drain_deadline = \"5s\"
 ";
 
 /// Polls until there is a value.
+pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    eventually_within(NEVER, what, look)
+}
+
+/// The same for what by its nature takes longer.
 #[expect(
     clippy::disallowed_methods,
     reason = "between two looks at another process there is nothing to wait on"
 )]
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + NEVER;
+pub fn eventually_within<T>(within: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
     loop {
         if let Some(value) = look() {
             return value;

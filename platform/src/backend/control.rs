@@ -1,13 +1,14 @@
 //! One controller for an installation: two would start and drain against each other. On one machine a lock of the state folder
 //! sees to that. In a cloud a controller says on the queue of the reports that it is there, and one on another machine
-//! that finds this said lately does not start. It guards against mistakes: two that start in the same second get past it.
+//! that finds this said lately does not start. Of two that start in the same second the one stays whose word is the last, and one
+//! that was silent for too long, as a machine that slept, leaves when it finds another in its place.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use super::{Backend, Queues};
-use crate::error::Result;
+use crate::{clock::Clock, error::Result};
 
 /// What a controller said, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,10 +20,14 @@ pub struct Control {
 }
 
 impl Control {
-    /// How often [`Backend::claim_control`] is to be called.
+    /// How often [`Backend::renew_control`] is to be called.
     pub const RENEW: Duration = Duration::from_secs(60);
     /// One that has said nothing for so long is gone: it missed two renewals.
     pub const GONE: Duration = Duration::from_secs(150);
+
+    /// How long two that start together may take to read and to write.
+    #[cfg(feature = "aws")]
+    const SETTLE: Duration = Duration::from_secs(3);
 
     /// For how much longer it counts as there.
     pub fn lasts(&self, now: DateTime<Utc>) -> Option<Duration> {
@@ -63,14 +68,33 @@ impl Backend {
         }
     }
 
-    /// Says that the controller runs on this machine.
-    pub async fn claim_control(&self, own: &str, now: DateTime<Utc>) -> Result<()> {
+    /// Takes control for this machine, or answers with who has it.
+    pub async fn take_control(&self, own: &str, clock: &dyn Clock) -> Result<Option<Control>> {
         match &self.queues {
-            Queues::Memory(_) | Queues::Sqlite(_) => Ok(()),
+            Queues::Memory(_) | Queues::Sqlite(_) => Ok(None),
+            #[cfg(feature = "aws")]
+            Queues::Sqs(_) => {
+                if let Some(other) = self.renew_control(own, clock.now()).await? {
+                    return Ok(Some(other));
+                }
+                tokio::time::sleep(Control::SETTLE).await;
+                self.controller_elsewhere(own, clock.now()).await
+            }
+        }
+    }
+
+    /// Says again that the controller runs on this machine, unless another one has come in its place: then it answers with that one.
+    pub async fn renew_control(&self, own: &str, now: DateTime<Utc>) -> Result<Option<Control>> {
+        match &self.queues {
+            Queues::Memory(_) | Queues::Sqlite(_) => Ok(None),
             #[cfg(feature = "aws")]
             Queues::Sqs(queues) => {
-                let control = Control { host: own.to_owned(), at: now };
-                queues.tag(super::EVENTS, crate::aws::tag::CONTROLLER, &control.written()).await
+                let other = self.controller_elsewhere(own, now).await?;
+                if other.is_none() {
+                    let control = Control { host: own.to_owned(), at: now };
+                    queues.tag(super::EVENTS, crate::aws::tag::CONTROLLER, &control.written()).await?;
+                }
+                Ok(other)
             }
         }
     }

@@ -241,15 +241,31 @@ async fn of_two_controllers_the_second_one_hears_of_the_first_until_it_leaves() 
     queues.create("events", QueueOptions::default(), &[]).await.unwrap();
     let now = Utc::now();
     assert_eq!(backend.controller_elsewhere("web-1", now).await.unwrap(), None);
-    backend.claim_control("web-1", now).await.unwrap();
+    assert_eq!(backend.renew_control("web-1", now).await.unwrap(), None);
     assert_eq!(backend.controller_elsewhere("web-1", now).await.unwrap(), None, "it may be started again");
     let other = backend.controller_elsewhere("web-2", now).await.unwrap().unwrap();
     assert_eq!(other.host, "web-1");
     assert!(
         backend.controller_elsewhere("web-2", now + chrono::TimeDelta::minutes(3)).await.unwrap().is_none()
     );
+    assert_eq!(backend.renew_control("web-2", now).await.unwrap(), Some(other), "it does not take it away");
     backend.leave_control().await.unwrap();
     assert_eq!(backend.controller_elsewhere("web-2", now).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn of_two_controllers_that_start_together_one_stays() {
+    let Some(emulator) = Emulator::start(&[]) else { return };
+    let backend = Backend::of_config(&settings(&emulator), &emulator.config().await);
+    let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "eirs");
+    queues.create("events", QueueOptions::default(), &[]).await.unwrap();
+    let take = async |host| backend.take_control(host, &SystemClock).await.unwrap();
+    let (one, two) = tokio::join!(take("web-1"), take("web-2"));
+    let stays = backend.controller(Utc::now()).await.unwrap().unwrap().host;
+    let told = [("web-1", one), ("web-2", two)].map(|(own, other)| (own, other.map(|other| other.host)));
+    for (own, other) in told {
+        assert_eq!(other, (own != stays).then(|| stays.clone()), "{own}");
+    }
 }
 
 #[tokio::test]

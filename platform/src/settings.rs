@@ -6,6 +6,7 @@
 mod aws;
 mod distribution;
 mod load;
+mod mistyped;
 mod model;
 mod secrets;
 mod setup;
@@ -23,6 +24,7 @@ use crate::telemetry;
 pub use aws::{Aws, Endpoints};
 pub use distribution::Distribution;
 pub use load::{BadSettings, Layers};
+pub use mistyped::nearest;
 pub use model::{Channels, Classifier, Engine, Layout, Model, Protocol};
 pub use setup::{Os, Setup};
 pub use simulate::Simulate;

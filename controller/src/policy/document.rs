@@ -1,8 +1,8 @@
 //! Reads a TOML text value by value, so that every mistake in it is found at once and named with its line and key.
 
-use std::{cell::RefCell, ops::RangeInclusive, path::Path, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, ops::RangeInclusive, path::Path, time::Duration};
 
-use eirs_platform::settings::units;
+use eirs_platform::settings::{nearest, units};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -15,6 +15,18 @@ pub(super) struct Document<'a> {
     file: &'a Path,
     text: &'a str,
     complaints: RefCell<Vec<Complaint>>,
+    /// Every key that any section asked for, with its path.
+    known: RefCell<BTreeSet<String>>,
+    unknown: RefCell<Vec<Unknown>>,
+}
+
+/// A key that its section does not know. What was meant is only known at the end: it may belong to another one.
+struct Unknown {
+    at: usize,
+    path: String,
+    nearest: Option<String>,
+    /// All that the section knows.
+    known: String,
 }
 
 /// A table of the document. What is asked of it is known; what is left when it is finished is not.
@@ -27,7 +39,13 @@ pub(super) struct Section<'a> {
 
 impl<'a> Document<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
-        Self { file, text, complaints: RefCell::default() }
+        Self {
+            file,
+            text,
+            complaints: RefCell::default(),
+            known: RefCell::default(),
+            unknown: RefCell::default(),
+        }
     }
 
     /// The tables of the text. Where it is not TOML, what could be read of it is answered all the same.
@@ -44,6 +62,17 @@ impl<'a> Document<'a> {
     }
 
     pub(super) fn into_complaints(self) -> Vec<Complaint> {
+        for Unknown { at, path, nearest, known } in self.unknown.take() {
+            let name = path.rsplit('.').next().unwrap_or_default();
+            let homes = self.known.borrow();
+            let home = homes.iter().find(|home| home.rsplit('.').next() == Some(name)).cloned();
+            let hint = match home.or(nearest) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("there are {known}"),
+            };
+            let problem = format!("unknown key `{path}`; {hint}");
+            self.complain(Some(at), Some(path), problem);
+        }
         let mut complaints = self.complaints.into_inner();
         complaints.sort_by_key(|complaint| complaint.line);
         complaints
@@ -205,18 +234,17 @@ impl<'a> Section<'a> {
     /// Complains about every key that nobody asked for.
     pub(super) fn finish(self) {
         let known = self.known.take();
+        self.document.known.borrow_mut().extend(known.iter().map(|key| self.path_of(key)));
         for name in self.table.into_iter().flat_map(DeTable::keys) {
             let key: &str = name.get_ref();
-            if known.contains(&key) {
-                continue;
+            if !known.contains(&key) {
+                self.document.unknown.borrow_mut().push(Unknown {
+                    at: name.span().start,
+                    path: self.path_of(key),
+                    nearest: nearest(key, &known).map(|near| self.path_of(near)),
+                    known: known.join(", "),
+                });
             }
-            let hint = nearest(key, &known).map_or_else(
-                || format!("there are {}", known.join(", ")),
-                |near| format!("did you mean `{}`?", self.path_of(near)),
-            );
-            let path = self.path_of(key);
-            let problem = format!("unknown key `{path}`; {hint}");
-            self.document.complain(Some(name.span().start), Some(path), problem);
         }
     }
 
@@ -238,13 +266,6 @@ impl<'a> Section<'a> {
     fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
-}
-
-/// The known word that was probably meant.
-fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
-    let likeness = |word: &str| strsim::jaro(text, word);
-    let nearest = words.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(nearest) > 0.7).then_some(nearest)
 }
 
 fn quoted(words: &[&str]) -> String {

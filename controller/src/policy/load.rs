@@ -327,6 +327,19 @@ mod tests {
     }
 
     #[test]
+    fn a_key_in_the_wrong_section_and_a_short_one_get_the_one_that_was_meant() {
+        check(
+            "[pool]\nidle = '30s'\n[[rule]]\nkind = 'latency'\np59 = '20s'\nmax = 3",
+            &[
+                "2: unknown key `pool.idle`; did you mean `scale_in.idle`?",
+                "4: rule[1].p95: is missing; it says how long 95 of 100 jobs may take, like `p95 = \"30s\"`",
+                "5: unknown key `rule[1].p59`; did you mean `rule[1].p95`?",
+                "6: unknown key `rule[1].max`; did you mean `pool.max`?",
+            ],
+        );
+    }
+
+    #[test]
     fn a_min_above_the_max_is_a_complaint() {
         check(
             "[pool]\nmin = 4\nmax = 3",

@@ -8,7 +8,7 @@ use std::{
 
 use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::{Settings, secrets};
+use super::{Settings, mistyped, secrets};
 
 /// The settings file that is read where none is named.
 const DEFAULT_FILE: &str = "/etc/eirs/eirs.toml";
@@ -171,7 +171,7 @@ impl Layer {
             let alone = Self(vec![(origin.clone(), key.clone(), value.clone())]);
             let tried =
                 Config::builder().add_source(alone).build().and_then(Config::try_deserialize::<Settings>);
-            tried.err().map(|error| match unknown_key(key, &error) {
+            tried.err().map(|error| match mistyped::unknown_key(key, &sentence(&error)) {
                 Some(unknown) => format!("{origin}: {unknown}"),
                 None => format!("{origin}: {key}: {}", sentence(&error)),
             })
@@ -200,33 +200,12 @@ fn text_value(text: &str) -> Value {
 }
 
 /// The complaint without the key that the caller already names.
-fn sentence(error: &ConfigError) -> String {
+pub(super) fn sentence(error: &ConfigError) -> String {
     match error {
         ConfigError::At { error, .. } => sentence(error),
         ConfigError::Type { unexpected, expected, .. } => format!("is {unexpected}, should be {expected}"),
         other => other.to_string(),
     }
-}
-
-/// The complaint about a key that nobody knows, with the one that was probably meant; `None` where another thing is wrong.
-fn unknown_key(key: &str, error: &ConfigError) -> Option<String> {
-    let text = sentence(error);
-    let (unknown, known) = text.strip_prefix("unknown field `")?.split_once("`, expected")?;
-    let known: Vec<_> = known.split('`').skip(1).step_by(2).collect();
-    let parts: Vec<_> = key.split('.').collect();
-    // What stands before the unknown part is right, and what stands behind it was not looked at.
-    let place = parts.iter().rposition(|part| *part == unknown)?;
-    let whole = |name: &str| [&parts[..place], &[name]].concat().join(".");
-    let likeness = |name: &str| strsim::jaro(unknown, name);
-    let nearest = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let hint = match nearest {
-        Some(nearest) if likeness(nearest) > 0.7 => {
-            let rest = parts[place + 1..].iter().map(|part| format!(".{part}")).collect::<String>();
-            format!("did you mean `{}{rest}`?", whole(nearest))
-        }
-        _ => format!("there are {}", known.iter().copied().map(whole).collect::<Vec<_>>().join(", ")),
-    };
-    Some(format!("unknown key `{key}`; {hint}"))
 }
 
 #[cfg(test)]
@@ -294,6 +273,13 @@ mod tests {
             "[models.dogs]\nlables = 'x'",
             &[],
             "unknown key `models.dogs.lables`; did you mean `models.dogs.labels`?",
+        );
+        check("[web]\ntick = '5s'", &[], "unknown key `web.tick`; did you mean `controller.tick`?");
+        check("listen = 'x'", &[], "unknown key `listen`; did you mean `web.listen`?");
+        check(
+            "[local]\nlabels = 'x'",
+            &[],
+            "unknown key `local.labels`; did you mean `models.default.labels`?",
         );
         // Nothing is like it: then all there are.
         let BadSettings(complaints) = load("[local]\nzzz = 1", &[]).unwrap_err();

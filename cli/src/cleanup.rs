@@ -6,8 +6,12 @@ mod local;
 
 use clap::ValueEnum;
 use eirs_platform::settings::BackendKind;
+use serde::Serialize;
 
-use crate::{Exit, Global, Stop, show};
+use crate::{
+    Exit, Global, Stop,
+    show::{self, Voice},
+};
 
 /// Empty an installation, or delete it
 ///
@@ -27,9 +31,12 @@ pub struct Cleanup {
     /// Do it without asking
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    voice: Voice,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 enum Mode {
     /// Delete all messages, images and results, and stop all workers; everything else stays
     Clear,
@@ -53,15 +60,5 @@ impl Cleanup {
 
 /// Whether a person agrees, or has said so before.
 fn agree(cleanup: &Cleanup) -> Result<bool, Stop> {
-    if cleanup.yes {
-        return Ok(true);
-    }
-    match show::confirm("Do it?").map_err(anyhow::Error::from)? {
-        Some(true) => Ok(true),
-        Some(false) => {
-            show::out("Nothing was touched.");
-            Ok(false)
-        }
-        None => Err(Stop::Usage("there is no terminal to ask on; say --yes to do it without asking".into())),
-    }
+    Ok(cleanup.yes || cleanup.voice.agreed(show::confirm("Do it?"))?)
 }

@@ -15,13 +15,18 @@ use clap::Subcommand;
 use eirs_platform::settings::BackendKind;
 use futures::{StreamExt, stream};
 use serde::Serialize;
+use serde_json::json;
 
 use self::{
-    desk::{Desk, all_of},
+    desk::{All, Desk},
     letter::Shown,
     redrive::{Tally, redrive_all, redrive_some},
 };
-use crate::{Exit, Global, Stop, show, state};
+use crate::{
+    Exit, Global, Stop,
+    show::{self, Voice},
+    state,
+};
 
 /// Look at the jobs that were given up, do them again, or delete them
 #[derive(Debug, Subcommand)]
@@ -44,9 +49,8 @@ pub(crate) struct List {
     /// Show so many at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 /// Make jobs of them again: after the cause is mended
@@ -89,10 +93,14 @@ struct Chosen {
     /// Do it without asking
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 /// Stores and queues that are asked at once.
 const AT_ONCE: usize = 16;
+/// Where all are meant, and there is none.
+const NONE: &str = "There are no dead letters.";
 /// Letters that are received and done at a time.
 const ROUND: usize = 100;
 
@@ -102,11 +110,18 @@ impl DeadLettersCommand {
         if settings.backend == BackendKind::Local {
             state::expect_ours(&settings)?;
         }
-        let desk = Desk::open(settings).await?;
+        let desk = Desk::open(settings, self.voice()).await?;
         match self {
             Self::List(list) => list.run(&desk).await,
             Self::Redrive(redrive) => redrive.run(&desk).await,
             Self::Purge(purge) => purge.run(&desk).await,
+        }
+    }
+
+    fn voice(&self) -> Voice {
+        match self {
+            Self::List(list) => list.voice,
+            Self::Redrive(Redrive { chosen }) | Self::Purge(Purge { chosen }) => chosen.voice,
         }
     }
 }
@@ -152,27 +167,27 @@ impl List {
         if listing.letters.len() < self.limit as usize {
             listing.more = 0;
         }
-        if self.json {
-            show::json(&listing);
-        } else {
-            show::out(text::listing(&listing, desk, show::width()).trim_end());
-        }
+        self.voice.tell(&listing, || text::listing(&listing, desk, show::width()).trim_end().to_owned());
         Ok(Exit::Ok)
     }
 }
 
 impl Redrive {
     async fn run(self, desk: &Desk) -> Result<Exit, Stop> {
-        let Chosen { ids, all, model, yes } = self.chosen;
+        let Chosen { ids, all, model, yes, voice } = self.chosen;
         let piles = desk.piles(model.as_deref()).await?;
         for pile in &piles {
             // Without the model there is no worker that would take the job.
             desk.model(&pile.model)?;
         }
-        let mut tally = Tally::default();
+        let mut tally = Tally::new(voice);
         if all {
-            let Some(letters) = all_of("Redrive", &piles).await? else { return Ok(Exit::Ok) };
-            if !desk.is_agreed(yes, &letters).await? {
+            let there = All::of(&piles).await?;
+            if there.letters == 0 {
+                voice.tell(&tally, || NONE);
+                return Ok(Exit::Ok);
+            }
+            if !desk.is_agreed(yes, &there.sentence("Redrive")).await? {
                 return Ok(Exit::Failed);
             }
             for pile in &piles {
@@ -191,7 +206,7 @@ impl Redrive {
                 done?;
             }
         }
-        show::out(format_args!("{}.", tally.sentence()));
+        voice.tell(&tally, || format!("{}.", tally.sentence()));
         desk.expect_no_signal()?;
         Ok(if tally.left == 0 { Exit::Ok } else { Exit::Failed })
     }
@@ -199,18 +214,24 @@ impl Redrive {
 
 impl Purge {
     async fn run(self, desk: &Desk) -> Result<Exit, Stop> {
-        let Chosen { ids, all, model, yes } = self.chosen;
+        let Chosen { ids, all, model, yes, voice } = self.chosen;
         let piles = desk.piles(model.as_deref()).await?;
+        let deleted = |letters: u64| {
+            voice.tell(&json!({ "deleted": letters }), || if letters == 0 { NONE } else { "Deleted." });
+            Ok(Exit::Ok)
+        };
         if all {
-            let Some(letters) = all_of("Delete", &piles).await? else { return Ok(Exit::Ok) };
-            if !desk.is_agreed(yes, &letters).await? {
+            let there = All::of(&piles).await?;
+            if there.letters == 0 {
+                return deleted(0);
+            }
+            if !desk.is_agreed(yes, &there.sentence("Delete")).await? {
                 return Ok(Exit::Failed);
             }
             for pile in &piles {
                 pile.queue.purge().await?;
             }
-            show::out("Deleted.");
-            return Ok(Exit::Ok);
+            return deleted(there.letters);
         }
         let chosen = select::by_ids(desk, &piles, &ids).await?;
         let agreed = desk.is_agreed(yes, &format!("Delete {}.", chosen.names())).await;
@@ -218,13 +239,14 @@ impl Purge {
             chosen.give_back().await;
             return agreed.map(|_no| Exit::Failed);
         }
+        let mut gone = 0;
         for (_, held, letters) in chosen.piles() {
             for letter in letters {
                 held.ack(&letter.receipts).await?;
+                gone += 1;
             }
         }
-        show::out("Deleted.");
-        Ok(Exit::Ok)
+        deleted(gone)
     }
 }
 

@@ -1,92 +1,31 @@
 //! The smallest HTTP/1.1 client that does what the tools need: one kept-alive connection at a time, bodies made of
 //! ready pieces that are never copied, and sentences for whatever goes wrong.
 
-use std::{convert::Infallible, fmt, io, pin::Pin, str::FromStr, task, time::Duration};
+mod tls;
+mod url;
+
+use std::{convert::Infallible, io, pin::Pin, task, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::{
-    Method, Request, Response, StatusCode, Uri,
+    Request, Response, StatusCode, Uri,
     body::{Body, Frame, Incoming, SizeHint},
     client::conn::http1::{self, SendRequest},
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+
+pub use self::url::Url;
 
 /// No answer that the tools read is larger; a stranger's server might go on for ever.
 const MOST_OF_AN_ANSWER: usize = 8 << 20;
 /// Where a server does not say when to ask again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-/// A server and the path that was named with it.
-#[derive(Debug, Clone)]
-pub struct Url {
-    host: String,
-    port: u16,
-    authority: HeaderValue,
-    path: String,
-}
-
-impl FromStr for Url {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let uri: Uri = with_scheme.parse().map_err(|error| format!("`{text}` is not a URL: {error}"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err("https is not spoken here yet; name the service by http://".into()),
-            other => return Err(format!("a URL starts with http://, not {}://", other.unwrap_or_default())),
-        }
-        let authority = uri.authority().filter(|named| !named.host().is_empty());
-        let authority = authority.ok_or_else(|| format!("`{text}` names no host"))?;
-        Ok(Self {
-            host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
-            authority: HeaderValue::from_str(authority.as_str()).map_err(|error| error.to_string())?,
-            path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
-        })
-    }
-}
-
-impl fmt::Display for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = if self.path == "/" { "" } else { &self.path };
-        write!(f, "http://{}{path}", self.authority.to_str().unwrap_or(&self.host))
-    }
-}
-
-impl Url {
-    /// The path and query that uploads go to: the one that was named, or `/upload`, with `query` added.
-    pub fn upload_path(&self, query: &str) -> String {
-        let path = if self.path == "/" { "/upload" } else { &self.path };
-        match (query, path.contains('?')) {
-            ("", _) => path.to_owned(),
-            (query, false) => format!("{path}?{query}"),
-            (query, true) => format!("{path}&{query}"),
-        }
-    }
-
-    /// A request to this server.
-    pub fn request(&self, method: Method, path: &str, headers: &HeaderMap, body: Pieces) -> Request<Pieces> {
-        let mut request = Request::new(body);
-        *request.method_mut() = method;
-        *request.uri_mut() = path.parse().unwrap_or_else(|_not_a_path| Uri::from_static("/"));
-        let place = request.headers_mut();
-        place.reserve(headers.len() + 1);
-        place.insert(header::HOST, self.authority.clone());
-        place.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-        request
-    }
-
-    /// One request on a connection of its own.
-    pub async fn get(&self, path: &str) -> Result<Answer, Lost> {
-        let mut connection = Connection::open(self).await?;
-        let headers = HeaderMap::from_iter([header_pair(header::ACCEPT, "application/json")]);
-        connection.ask(self.request(Method::GET, path, &headers, Pieces::default())).await
-    }
-}
 
 /// A header of constant text.
 pub fn header_pair(name: HeaderName, value: &'static str) -> (HeaderName, HeaderValue) {
@@ -151,6 +90,9 @@ pub enum Lost {
     /// No connection could be made.
     #[error("{0}")]
     NotConnected(#[source] io::Error),
+    /// The server is not who it says it is, or does not speak TLS.
+    #[error("no secure connection: {0}")]
+    NotSecure(String),
     /// The connection ended before the answer did.
     #[error("the server hung up before it answered ({0})")]
     HungUp(String),
@@ -186,6 +128,13 @@ impl Connection {
     pub async fn open(url: &Url) -> Result<Self, Lost> {
         let stream = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(Lost::NotConnected)?;
         stream.set_nodelay(true).map_err(Lost::NotConnected)?;
+        match &url.secure {
+            None => Self::over(stream).await,
+            Some(name) => Self::over(tls::secure(stream, name).await.map_err(Lost::NotSecure)?).await,
+        }
+    }
+
+    async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Self, Lost> {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| Lost::HungUp(error.to_string()))?;
         tokio::spawn(async move {
@@ -268,28 +217,6 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_url_needs_no_scheme_and_no_path() {
-        let url: Url = "localhost:8000".parse().unwrap();
-        assert_eq!(
-            (url.host.as_str(), url.port, url.upload_path("").as_str()),
-            ("localhost", 8000, "/upload")
-        );
-        let url: Url = "http://[::1]/v2/upload?model=dogs".parse().unwrap();
-        assert_eq!((url.host.as_str(), url.port), ("::1", 80));
-        assert_eq!(url.upload_path("top=1"), "/v2/upload?model=dogs&top=1");
-    }
-
-    #[test]
-    fn what_is_no_url_for_us_is_said_in_a_sentence() {
-        for (text, hint) in
-            [("https://x", "https is not spoken"), ("ftp://x", "not ftp://"), ("http://", "not a URL")]
-        {
-            let error = text.parse::<Url>().unwrap_err();
-            assert!(error.contains(hint), "{error}");
-        }
-    }
 
     #[test]
     fn retry_after_is_bounded_below_and_has_a_default() {

@@ -212,22 +212,39 @@ mod tests {
         insta::assert_snapshot!(help);
     }
 
-    #[test]
-    fn every_subcommand_has_an_example_and_no_definition_contradicts_itself() {
+    /// All subcommands that do something themselves, each with its whole name.
+    fn leaves() -> Vec<(String, clap::Command)> {
         let mut command = Cli::command();
         command.build();
-        command.clone().debug_assert();
-        let mut waiting: Vec<_> = command.get_subcommands().cloned().collect();
-        while let Some(command) = waiting.pop() {
-            let inner: Vec<_> = command.get_subcommands().cloned().collect();
-            let has_example =
-                command.get_after_help().is_some_and(|help| help.to_string().contains("Example"));
-            assert!(
-                has_example || !inner.is_empty() || command.get_name() == "help",
-                "{}",
-                command.get_name()
-            );
-            waiting.extend(inner.into_iter().filter(|_| command.get_name() != "help"));
+        let (mut waiting, mut leaves) = (vec![(String::new(), command)], Vec::new());
+        while let Some((name, command)) = waiting.pop() {
+            let inner: Vec<_> = command.get_subcommands().filter(|one| one.get_name() != "help").collect();
+            for one in &inner {
+                waiting.push((format!("{name} {}", one.get_name()).trim().to_owned(), (*one).clone()));
+            }
+            if inner.is_empty() {
+                leaves.push((name, command));
+            }
+        }
+        leaves
+    }
+
+    #[test]
+    fn every_subcommand_has_an_example_and_no_definition_contradicts_itself() {
+        Cli::command().debug_assert();
+        for (name, command) in leaves() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_subcommand_that_tells_something_tells_it_as_json_too() {
+        // A service that runs has its log and `eirs status`; the other two print what is for programs anyway.
+        let others = ["local", "completions", "man"];
+        for (name, command) in leaves() {
+            let has_json = command.get_arguments().any(|argument| argument.get_long() == Some("json"));
+            assert_eq!(has_json, !others.contains(&name.as_str()), "{name}");
         }
     }
 

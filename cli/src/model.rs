@@ -6,7 +6,7 @@ use clap::{Subcommand, ValueEnum};
 use eirs_platform::settings::Model;
 use eirs_worker::classify::{self, inspect};
 
-use crate::{Exit, Global, Stop, show};
+use crate::{Exit, Global, Stop, show::Voice};
 
 /// Look at models
 #[derive(Debug, Subcommand)]
@@ -39,9 +39,8 @@ pub struct Check {
     /// Any other setting of the model, as in [models.NAME]
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -79,11 +78,7 @@ impl Check {
         let settings = layers.load()?;
         let image = self.image.as_deref().map(classify::read_image).transpose()?;
         let report = inspect::check(global.model(&settings, &self.model)?, image.as_ref())?;
-        if self.json {
-            show::json(&report);
-        } else {
-            show::out(report.to_string().trim_end());
-        }
+        self.voice.tell(&report, || report.to_string().trim_end().to_owned());
         let answered = report.answer.is_none_or(|answer| answer.failure.is_none());
         Ok(if answered { Exit::Ok } else { Exit::Failed })
     }

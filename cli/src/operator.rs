@@ -1,7 +1,7 @@
 //! `eirs pause`, `resume`, `cordon` and `uncordon`: what an operator orders beyond the policies. The orders are written to
 //! the state folder; a controller that runs obeys at once, another one from its start.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt::Display, sync::Arc};
 
 use chrono::Utc;
 use eirs_controller::{
@@ -10,9 +10,11 @@ use eirs_controller::{
     policy::{Policies, load},
 };
 use eirs_platform::{clock::SystemClock, settings::Settings};
+use serde::Serialize;
 
 use crate::{
-    Exit, Global, Stop, show,
+    Exit, Global, Stop,
+    show::Voice,
     state::{self, CONTROLLER_LOCK},
     status,
 };
@@ -27,6 +29,8 @@ pub(crate) struct Pause {
     /// The pool [default: all, also those to come]
     #[arg(value_name = "POOL")]
     pool: Option<String>,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 /// Have the controller act again
@@ -36,6 +40,8 @@ pub(crate) struct Resume {
     /// The pool [default: all]
     #[arg(value_name = "POOL")]
     pool: Option<String>,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 /// Keep an instance from being started
@@ -51,6 +57,8 @@ pub(crate) struct CordonCommand {
     /// Drain them now, needed or not
     #[arg(long)]
     drain: bool,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 /// Let an instance be started again
@@ -60,6 +68,17 @@ pub(crate) struct Uncordon {
     /// The instances
     #[arg(value_name = "INSTANCE", required = true)]
     instances: Vec<String>,
+    #[command(flatten)]
+    voice: Voice,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Ordered<'a> {
+    /// All orders that are in force now.
+    orders: &'a Operator,
+    /// Whether a controller runs: it obeys at once, and otherwise the next one will.
+    controller_running: bool,
 }
 
 /// So many names are listed where one was wrong.
@@ -82,8 +101,7 @@ impl Pause {
             None => ("Every pool is paused".to_owned(), orders.all_paused.as_ref()),
         };
         let order = order.map_or_else(String::new, |order| format!(" ({order})"));
-        show::out(format_args!("{what}{order}; `eirs resume` ends that. {}", when(&settings)));
-        Ok(Exit::Ok)
+        Ok(ordered(self.voice, &settings, &orders, format!("{what}{order}; `eirs resume` ends that.")))
     }
 }
 
@@ -92,17 +110,13 @@ impl Resume {
         let settings = ready(global)?;
         let before = read(&settings)?;
         let Some(pool) = &self.pool else {
-            change(&settings, |orders| {
+            let orders = change(&settings, |orders| {
                 orders.all_paused = None;
                 orders.paused.clear();
             })?;
             let was_paused = before.all_paused.is_some() || !before.paused.is_empty();
-            show::out(if was_paused {
-                format!("No pool is paused any more. {}", when(&settings))
-            } else {
-                "Nothing was paused.".to_owned()
-            });
-            return Ok(Exit::Ok);
+            let sentence = if was_paused { "No pool is paused any more." } else { "Nothing was paused." };
+            return Ok(ordered(self.voice, &settings, &orders, sentence));
         };
         if before.all_paused.is_some() {
             let sentence =
@@ -111,12 +125,10 @@ impl Resume {
         }
         if !before.paused.contains_key(pool) {
             check_known("pool", std::slice::from_ref(pool), &Known::of(&settings).pools)?;
-            show::out(format_args!("The pool {pool} was not paused."));
-            return Ok(Exit::Ok);
+            return Ok(ordered(self.voice, &settings, &before, format!("The pool {pool} was not paused.")));
         }
-        change(&settings, |orders| _ = orders.paused.remove(pool))?;
-        show::out(format_args!("The pool {pool} is not paused any more. {}", when(&settings)));
-        Ok(Exit::Ok)
+        let orders = change(&settings, |orders| _ = orders.paused.remove(pool))?;
+        Ok(ordered(self.voice, &settings, &orders, format!("The pool {pool} is not paused any more.")))
     }
 }
 
@@ -127,7 +139,7 @@ impl CordonCommand {
         if !self.instances.iter().all(|instance| known.instances.contains(instance)) {
             check_known("instance", &self.instances, &known.with_instances(&settings).await?)?;
         }
-        change(&settings, |orders| {
+        let orders = change(&settings, |orders| {
             for instance in &self.instances {
                 let cordon = Cordon { since: Utc::now(), by: user(), drain: self.drain };
                 let now = orders.cordoned.entry(instance.clone()).or_insert(cordon);
@@ -137,11 +149,8 @@ impl CordonCommand {
         })?;
         let (names, are) = names(&self.instances);
         let and = if self.drain { " and drained" } else { "" };
-        show::out(format_args!(
-            "{names} {are} cordoned{and}; `eirs uncordon` ends that. {}",
-            when(&settings)
-        ));
-        Ok(Exit::Ok)
+        let sentence = format!("{names} {are} cordoned{and}; `eirs uncordon` ends that.");
+        Ok(ordered(self.voice, &settings, &orders, sentence))
     }
 }
 
@@ -151,13 +160,25 @@ impl Uncordon {
         let cordoned: BTreeSet<_> = read(&settings)?.cordoned.into_keys().collect();
         // What is cordoned can be uncordoned, whether the fleet still has it or not.
         check_known("cordoned instance", &self.instances, &cordoned)?;
-        change(&settings, |orders| {
+        let orders = change(&settings, |orders| {
             orders.cordoned.retain(|instance, _| !self.instances.contains(instance));
         })?;
         let (names, are) = names(&self.instances);
-        show::out(format_args!("{names} {are} not cordoned any more. {}", when(&settings)));
-        Ok(Exit::Ok)
+        Ok(ordered(self.voice, &settings, &orders, format!("{names} {are} not cordoned any more.")))
     }
+}
+
+/// Tells what is ordered, and from when on it is obeyed.
+fn ordered(voice: Voice, settings: &Settings, orders: &Operator, sentence: impl Display) -> Exit {
+    let controller_running = state::holder_of(&settings.local.state, CONTROLLER_LOCK).is_some();
+    voice.tell(&Ordered { orders, controller_running }, || {
+        let when = match controller_running {
+            true => "The controller obeys at once.",
+            false => "No controller is running; the next one will obey.",
+        };
+        format!("{sentence} {when}")
+    });
+    Exit::Ok
 }
 
 /// The settings of a state folder that exists; an order must not make one.
@@ -236,14 +257,6 @@ fn names(instances: &[String]) -> (String, &'static str) {
     (instances.join(", "), if instances.len() == 1 { "is" } else { "are" })
 }
 
-/// From when on it is obeyed.
-fn when(settings: &Settings) -> &'static str {
-    match state::holder_of(&settings.local.state, CONTROLLER_LOCK) {
-        Some(_) => "The controller obeys at once.",
-        None => "No controller is running; the next one will obey.",
-    }
-}
-
 /// Who gives the order: the one behind `sudo`, where there is one.
 fn user() -> Option<String> {
     let named = |key: &str| std::env::var(key).ok().filter(|name| !name.is_empty());
@@ -282,15 +295,17 @@ mod tests {
         }
 
         fn pause(&self, pool: Option<&str>) -> Result<Exit, Stop> {
-            Pause { pool: pool.map(str::to_owned) }.run(&self.global)
+            Pause { pool: pool.map(str::to_owned), voice: Voice::default() }.run(&self.global)
         }
 
         fn resume(&self, pool: Option<&str>) -> Result<Exit, Stop> {
-            Resume { pool: pool.map(str::to_owned) }.run(&self.global)
+            Resume { pool: pool.map(str::to_owned), voice: Voice::default() }.run(&self.global)
         }
 
         async fn cordon(&self, instance: &str, drain: bool) -> Result<Exit, Stop> {
-            CordonCommand { instances: vec![instance.to_owned()], drain }.run(&self.global).await
+            CordonCommand { instances: vec![instance.to_owned()], drain, voice: Voice::default() }
+                .run(&self.global)
+                .await
         }
     }
 
@@ -317,7 +332,7 @@ mod tests {
         assert!(rig.orders().is_cordoned("default-3") && !rig.orders().drains("default-3"));
         rig.cordon("default-3", true).await.unwrap();
         assert!(rig.orders().drains("default-3"));
-        Uncordon { instances: vec!["default-3".into()] }.run(&rig.global).unwrap();
+        Uncordon { instances: vec!["default-3".into()], voice: Voice::default() }.run(&rig.global).unwrap();
         assert_eq!(rig.orders(), Operator::default());
     }
 
@@ -333,7 +348,8 @@ mod tests {
             usage(rig.cordon("default-4", false).await),
             "there is no instance `default-4`; there is default-1, default-2, default-3"
         );
-        let uncordon = Uncordon { instances: vec!["default-1".into()] }.run(&rig.global);
+        let uncordon =
+            Uncordon { instances: vec!["default-1".into()], voice: Voice::default() }.run(&rig.global);
         assert_eq!(usage(uncordon), "there is no cordoned instance `default-1`; there is none at all");
         assert_eq!(rig.orders(), Operator::default());
     }
@@ -343,7 +359,7 @@ mod tests {
         let rig = rig();
         let state = rig.folder.path().join("none");
         let global = Global { config: None, state: Some(state.clone()) };
-        let error = Pause { pool: None }.run(&global).unwrap_err().to_string();
+        let error = Pause { pool: None, voice: Voice::default() }.run(&global).unwrap_err().to_string();
         assert!(error.starts_with("nothing has run on the state folder") && !state.exists(), "{error}");
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     Exit, Global, Stop,
-    show::{self, ago, paragraph},
+    show::{self, Voice, ago, paragraph},
     state::{self, CONTROLLER_LOCK},
     status,
 };
@@ -35,9 +35,8 @@ pub(crate) struct PlanCommand {
     /// Other policies than those in force
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 /// What `--json` prints.
@@ -109,11 +108,7 @@ impl PlanCommand {
             missing: seen.missing,
             complaints,
         };
-        if self.json {
-            show::json(&report);
-        } else {
-            show::out(report.text(is_running, show::width()).trim_end());
-        }
+        self.voice.tell(&report, || report.text(is_running, show::width()).trim_end().to_owned());
         Ok(Exit::Ok)
     }
 }
@@ -267,7 +262,7 @@ mod tests {
         assert_eq!(actions, ["start default-1", "start default-2"]);
         assert!(!settings.local.state.join("instances").exists() && !settings.status_file().exists());
 
-        let command = |policies| PlanCommand { policies: Some(policies), json: true };
+        let command = |policies| PlanCommand { policies: Some(policies), voice: Voice { json: true } };
         assert_eq!(command(policies.clone()).run(&global).await.unwrap(), Exit::Ok);
         fs::write(policies.join("default.toml"), "[pool]\nmaximum = 2").unwrap();
         assert_eq!(command(policies).run(&global).await.unwrap(), Exit::BadSettings);

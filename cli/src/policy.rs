@@ -1,12 +1,15 @@
 //! `eirs policy`
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Subcommand;
 use eirs_controller::policy::{Policy, load_dir};
 use serde_json::json;
 
-use crate::{Exit, Global, Stop, show};
+use crate::{
+    Exit, Global, Stop,
+    show::{self, Voice},
+};
 
 /// Look at policies
 #[derive(Debug, Subcommand)]
@@ -21,9 +24,8 @@ pub struct Check {
     /// The folder [default: the one of the settings]
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 impl PolicyCommand {
@@ -43,29 +45,22 @@ impl Check {
             none if none.is_empty() => Ok(policies),
             complaints => Err(complaints),
         });
-        match checked {
-            Ok(policies) if self.json => show::json(&json!({ "pools": policies.pools, "complaints": [] })),
-            Ok(policies) if policies.pools.is_empty() => {
-                show::out(format_args!("{} holds no policy: no pool, no worker", folder.display()));
+        let (pools, complaints) = match checked {
+            Ok(policies) => (policies.pools, Vec::new()),
+            Err(complaints) => (BTreeMap::new(), complaints.iter().map(ToString::to_string).collect()),
+        };
+        self.voice.tell(&json!({ "pools": pools, "complaints": complaints }), || {
+            if !complaints.is_empty() {
+                return complaints.join("\n");
             }
-            Ok(policies) => {
-                let rows: Vec<_> = policies.pools.iter().map(|(name, policy)| row(name, policy)).collect();
-                show::out(
-                    show::table(&["pool", "model", "min", "max", "spare", "rules", "scale in"], &rows)
-                        .trim_end(),
-                );
+            if pools.is_empty() {
+                return format!("{} holds no policy: no pool, no worker", folder.display());
             }
-            Err(complaints) => {
-                let complaints: Vec<_> = complaints.iter().map(ToString::to_string).collect();
-                if self.json {
-                    show::json(&json!({ "pools": {}, "complaints": complaints }));
-                } else {
-                    complaints.iter().for_each(show::out);
-                }
-                return Ok(Exit::BadSettings);
-            }
-        }
-        Ok(Exit::Ok)
+            let rows: Vec<_> = pools.iter().map(|(name, policy)| row(name, policy)).collect();
+            let head = ["pool", "model", "min", "max", "spare", "rules", "scale in"];
+            show::table(&head, &rows).trim_end().to_owned()
+        });
+        Ok(if complaints.is_empty() { Exit::Ok } else { Exit::BadSettings })
     }
 }
 
@@ -97,7 +92,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("dogs.toml"), text).unwrap();
         let global = Global { config: None, state: None };
-        Check { folder: Some(folder.path().to_owned()), json: false }.run(&global).unwrap()
+        Check { folder: Some(folder.path().to_owned()), voice: Voice::default() }.run(&global).unwrap()
     }
 
     #[test]

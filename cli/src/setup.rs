@@ -30,7 +30,7 @@ use crate::{
         launch::Image,
         network, pool, queues, web_host,
     },
-    show::{self, Progress},
+    show::{self, Progress, Voice},
 };
 
 /// Make an installation in an AWS account, or make one what it should be
@@ -52,9 +52,8 @@ pub(crate) struct Setup {
     /// Do it without asking
     #[arg(long, short)]
     yes: bool,
-    /// With --plan: print JSON
-    #[arg(long, requires = "plan")]
-    json: bool,
+    #[command(flatten)]
+    voice: Voice,
     /// Which machine takes the uploads and runs the controller
     #[arg(long, value_enum, default_value = "launch")]
     web_host: WebHost,
@@ -96,32 +95,22 @@ impl Setup {
         let account = Account::open(settings).await?;
         let wanted = Wanted::of(&self, &account, pools).await?;
         let survey = Survey::of(&account, &wanted).await?;
-        if self.json {
-            show::json(&survey.json(&account));
-            return Ok(Exit::Ok);
-        }
-        show::out(survey.text(&account));
-        if self.plan {
-            return Ok(Exit::Ok);
-        }
-        if survey.is_nothing() {
-            return Ok(finish(&account, &wanted, global).await?);
-        }
-        let agreed =
-            if self.yes { Some(true) } else { show::confirm("Do it?").map_err(anyhow::Error::from)? };
-        match agreed {
-            Some(true) => {
+        self.voice.say(survey.text(&account));
+        let mut report = survey.json(&account);
+        report["done"] = false.into();
+        if !self.plan {
+            if !survey.is_nothing() {
+                if !(self.yes || self.voice.agreed(show::confirm("Do it?"))?) {
+                    self.voice.end(&report);
+                    return Ok(Exit::Failed);
+                }
                 carry_out(&account, &wanted, global).await?;
-                Ok(finish(&account, &wanted, global).await?)
             }
-            Some(false) => {
-                show::out("Nothing was touched.");
-                Ok(Exit::Failed)
-            }
-            None => {
-                Err(Stop::Usage("there is no terminal to ask on; say --yes to do it without asking".into()))
-            }
+            report["upload_to"] = finish(&account, &wanted, global, self.voice).await?.into();
+            report["done"] = true.into();
         }
+        self.voice.end(&report);
+        Ok(Exit::Ok)
     }
 
     /// The settings, for a backend that is not there yet: what it is called follows from the account.
@@ -263,25 +252,32 @@ async fn carry_out(account: &Account, wanted: &Wanted, global: &Global) -> anyho
     Ok(())
 }
 
-/// Says where to upload and how to go on.
-async fn finish(account: &Account, wanted: &Wanted, global: &Global) -> anyhow::Result<Exit> {
+/// Says how to go on, and answers with where to upload, where that is known.
+async fn finish(
+    account: &Account,
+    wanted: &Wanted,
+    global: &Global,
+    voice: Voice,
+) -> anyhow::Result<Option<String>> {
     let port = account.settings.web.listen.port();
     let file = settings_file(account, global);
     let with = if file.is_file() { format!(" --config {}", file.display()) } else { String::new() };
+    let mut upload_to = None;
     match wanted.web_host {
         WebHost::Launch => {
             let host = web_host::all(account).await?.into_iter().next().context("the web host is gone")?;
             let address = host.address.clone().unwrap_or_else(|| host.id.clone());
-            show::out(format_args!("\nUpload to http://{address}:{port}/upload, for instance\n"));
-            show::out(format_args!("  curl -F myfile=@photo.jpg http://{address}:{port}/upload\n"));
+            let url = format!("http://{address}:{port}/upload");
+            voice.say(format_args!("\nUpload to {url}, for instance\n\n  curl -F myfile=@photo.jpg {url}\n"));
+            upload_to = Some(url);
         }
-        WebHost::This => this_host(account)?,
-        WebHost::None => show::out("\nThere is no web host; `eirs setup` launches one."),
+        WebHost::This => this_host(account, voice)?,
+        WebHost::None => voice.say("\nThere is no web host; `eirs setup` launches one."),
     }
-    show::out(format_args!(
+    voice.say(format_args!(
         "`eirs{with} check` shows what there is, `eirs{with} cleanup --mode delete` takes it away."
     ));
-    Ok(Exit::Ok)
+    Ok(upload_to)
 }
 
 /// The settings by which the operator's tool finds the installation: the file that was named, or one in this folder.
@@ -301,7 +297,7 @@ fn write_settings(account: &Account, global: &Global) -> anyhow::Result<Option<P
 }
 
 /// Makes this machine the web host: its settings and policies, where there are none yet.
-fn this_host(account: &Account) -> anyhow::Result<()> {
+fn this_host(account: &Account, voice: Voice) -> anyhow::Result<()> {
     let etc = Path::new("/etc/eirs");
     let settings = etc.join("eirs.toml");
     let ours = bundle::operator_settings(&account.settings)?;
@@ -313,7 +309,7 @@ fn this_host(account: &Account) -> anyhow::Result<()> {
                 && read.aws.output_bucket == account.settings.aws.output_bucket
         });
         if !fits {
-            show::out(format_args!(
+            voice.say(format_args!(
                 "\n{} does not lead to this installation yet; it needs\n\n{ours}",
                 settings.display()
             ));
@@ -327,9 +323,9 @@ fn this_host(account: &Account) -> anyhow::Result<()> {
                 fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
             }
         }
-        show::out(format_args!("\nThe settings of this web host are in {}.", settings.display()));
+        voice.say(format_args!("\nThe settings of this web host are in {}.", settings.display()));
     }
-    show::out("`systemctl start eirs.target` starts the web server and the controller here.");
+    voice.say("`systemctl start eirs.target` starts the web server and the controller here.");
     Ok(())
 }
 

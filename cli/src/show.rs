@@ -3,6 +3,7 @@
 pub(crate) mod axis;
 #[cfg(feature = "aws")]
 mod progress;
+mod voice;
 
 use std::{
     fmt::Display,
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "aws")]
 pub use self::progress::Progress;
+pub use self::voice::Voice;
 
 /// Strangers' words, harmless in a page and in an attribute.
 pub(crate) fn escaped(text: &str) -> String {

@@ -16,15 +16,14 @@ use eirs_controller::{
     policy::{Policy, load, parse},
     simulate::{self, Comparison, Distribution, Reference, Setup, Trace, compare},
 };
-
-use serde::Serialize;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use self::{
     luck::Luck,
     overrides::{Override, apply},
     sweep::{Axis, Front, grid},
 };
-use crate::{Exit, Global, Stop, show};
+use crate::{Exit, Global, Stop, show::Voice};
 
 /// Replay arrivals under a policy, and compare it with other rules and with who knows the future
 ///
@@ -90,9 +89,8 @@ pub(crate) struct Simulate {
         default_value = "seed,keda,target-tracking,kpa"
     )]
     compare: Vec<String>,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    voice: Voice,
     #[command(flatten)]
     luck: Luck,
 }
@@ -107,8 +105,11 @@ impl Simulate {
         let trace = Trace::of(&self.trace, &source.pool, self.seed).map_err(Stop::Usage)?;
         let is_well = if self.sweep.is_empty() {
             let samples = if self.plot.is_some() { plot::SAMPLES } else { 0 };
+            let bar = bar(references.len() + 2);
+            let through = || bar.inc(1);
             let Comparison { report, policy: outcome } =
-                compare(&policy, &trace, &setup, &references, samples);
+                compare(&policy, &trace, &setup, &references, samples, &through);
+            bar.finish_and_clear();
             if let Some(file) = &self.plot {
                 let words = plot::Words {
                     title: text::policy(&source.pool, &policy),
@@ -121,7 +122,7 @@ impl Simulate {
                     Stop::Usage(format!("{}: cannot be written: {error}", file.display()))
                 })?;
             }
-            self.show(&report, || text::report(&report));
+            self.voice.tell(&report, || text::report(&report).trim_end().to_owned());
             report.wrong.is_empty()
         } else {
             let points = grid(&self.sweep).map_err(Stop::Usage)?;
@@ -130,20 +131,15 @@ impl Simulate {
                 source.policy(&[&self.set[..], &swept].concat())
             });
             let policies = policies.collect::<Result<Vec<_>, _>>()?;
-            let swept = simulate::sweep(&policies, policy.pool.max, &trace, &setup, &references);
+            let bar = bar(policies.len() + references.len() + 1);
+            let through = || bar.inc(1);
+            let swept = simulate::sweep(&policies, policy.pool.max, &trace, &setup, &references, &through);
+            bar.finish_and_clear();
             let front = Front::of(&points, &swept);
-            self.show(&front, || front.text(&self.sweep));
+            self.voice.tell(&front, || front.text(&self.sweep).trim_end().to_owned());
             front.is_well()
         };
         Ok(if is_well { Exit::Ok } else { Exit::Failed })
-    }
-
-    fn show(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
-        if self.json {
-            show::json(value);
-        } else {
-            show::out(text().trim_end());
-        }
     }
 
     fn setup(&self, policy: &Policy) -> Result<Setup, Stop> {
@@ -196,6 +192,15 @@ impl Simulate {
         }
         Source::read(&folder.join(format!("{wanted}.toml")), None)
     }
+}
+
+/// So many runs will be through, which take seconds where the trace is long.
+fn bar(runs: usize) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{spinner} simulated {pos} of {len} runs in {elapsed} {wide_bar}");
+    let bar = ProgressBar::new(runs as u64).with_style(style.expect("a constant that is a template"));
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
 }
 
 /// A policy's text.

@@ -16,7 +16,10 @@ use eirs_platform::{
 };
 use serde_json::json;
 
-use crate::{Exit, Global, Stop, show};
+use crate::{
+    Exit, Global, Stop,
+    show::{self, Voice},
+};
 
 /// Make, list and revoke the tokens that clients show to the web server
 ///
@@ -46,17 +49,18 @@ pub(crate) struct Add {
     rate: Option<f64>,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 /// Show the tokens: names and dates, for more is not known
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  eirs token list --json | jq -r '.tokens[].name'")]
 pub(crate) struct List {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 /// Take a token away: it is refused from now on
@@ -67,6 +71,8 @@ pub(crate) struct Revoke {
     name: String,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 #[derive(Debug, clap::Args)]
@@ -105,7 +111,10 @@ impl Add {
         let secret = change(&file, &settings, |tokens| {
             tokens.add(&self.name, now, expires, self.rate).map_err(anyhow::Error::msg)
         })?;
-        show::out(secret);
+        let made = json!({
+            "file": file, "name": self.name, "token": secret, "made": now, "expires": expires, "rate": self.rate,
+        });
+        self.voice.tell(&made, || &secret);
         show::aside(format_args!("This is all there will ever be of it: {} keeps a hash.", file.display()));
         if settings.web.tokens.is_none() {
             show::aside(format_args!(
@@ -121,21 +130,20 @@ impl List {
     fn run(self, global: &Global) -> Result<Exit, Stop> {
         let file = self.place.file(&global.settings()?)?;
         let (tokens, now) = (Tokens::read(&file).map_err(anyhow::Error::msg)?, Utc::now());
-        if self.json {
-            let told = |token: &Token| {
-                json!({
-                    "name": token.name, "made": token.made, "expires": token.expires,
-                    "expired": token.has_expired(now), "rate": token.rate,
-                })
-            };
-            let all: Vec<_> = tokens.all().iter().map(told).collect();
-            show::json(&json!({ "file": file, "tokens": all }));
-        } else if tokens.all().is_empty() {
-            show::out(format_args!("{} holds no token: nobody is let in", file.display()));
-        } else {
+        let told = |token: &Token| {
+            json!({
+                "name": token.name, "made": token.made, "expires": token.expires,
+                "expired": token.has_expired(now), "rate": token.rate,
+            })
+        };
+        let all: Vec<_> = tokens.all().iter().map(told).collect();
+        self.voice.tell(&json!({ "file": file, "tokens": all }), || {
             let rows: Vec<_> = tokens.all().iter().map(|token| row(token, now)).collect();
-            show::out(show::table(&["name", "made", "expires", "a second"], &rows).trim_end());
-        }
+            if rows.is_empty() {
+                return format!("{} holds no token: nobody is let in", file.display());
+            }
+            show::table(&["name", "made", "expires", "a second"], &rows).trim_end().to_owned()
+        });
         Ok(Exit::Ok)
     }
 }
@@ -151,7 +159,9 @@ impl Revoke {
             anyhow::ensure!(was_there, "there is no token `{}` in {}", self.name, file.display());
             Ok(())
         })?;
-        show::out(format_args!("`{}` is revoked; the web server knows within a second or two", self.name));
+        self.voice.tell(&json!({ "file": file, "revoked": self.name }), || {
+            format!("`{}` is revoked; the web server knows within a second or two", self.name)
+        });
         Ok(Exit::Ok)
     }
 }

@@ -63,19 +63,26 @@ fn run_policy(load: &Load<'_>, policy: &Policy, samples: u32) -> Outcome {
     run(load, &mut Controller::new(load.setup, policy.clone()), samples)
 }
 
-/// Runs a policy, these references and the clairvoyant.
+/// Runs a policy, these references and the clairvoyant, and tells when one of them is through.
 pub fn compare(
     policy: &Policy,
     trace: &Trace,
     setup: &Setup,
     references: &[Reference],
     samples: u32,
+    through: &(dyn Fn() + Sync),
 ) -> Comparison {
     let load = Load::new(trace, setup, &policy.pool.model);
     let max = policy.pool.max;
+    let reference = |reference: &Reference| {
+        let figures = reference.run(&load, max, 0).figures;
+        through();
+        figures
+    };
     let (ours, theirs) = std::thread::scope(|scope| {
-        let theirs = scope.spawn(|| at_once(references, |reference| reference.run(&load, max, 0).figures));
+        let theirs = scope.spawn(|| at_once(references, reference));
         let ours = run_policy(&load, policy, samples);
+        through();
         (ours, theirs.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let others = [&[ours.figures], &theirs[..]].concat();
@@ -86,25 +93,41 @@ pub fn compare(
         references: named(references, theirs),
         wrong: ours.wrong.clone(),
     };
+    through();
     Comparison { report, policy: ours }
 }
 
-/// Runs several policies, and once the references and the clairvoyant, who serves as many in time as the best of the policies.
-pub fn sweep(policies: &[Policy], max: u32, trace: &Trace, setup: &Setup, references: &[Reference]) -> Sweep {
+/// Runs several policies, and once the references and the clairvoyant, who serves as many in time as the best of the policies. Tells
+/// when one of them is through.
+pub fn sweep(
+    policies: &[Policy],
+    max: u32,
+    trace: &Trace,
+    setup: &Setup,
+    references: &[Reference],
+    through: &(dyn Fn() + Sync),
+) -> Sweep {
     let model = policies.first().map_or("default", |policy| &policy.pool.model);
     let load = Load::new(trace, setup, model);
     let ours = at_once(policies, |policy| {
         let outcome = run_policy(&load, policy, 0);
+        through();
         (outcome.figures, outcome.wrong)
     });
-    let theirs = at_once(references, |reference| reference.run(&load, max, 0).figures);
+    let theirs = at_once(references, |reference| {
+        let figures = reference.run(&load, max, 0).figures;
+        through();
+        figures
+    });
     let mut others: Vec<_> = ours.iter().map(|(figures, _)| *figures).collect();
     let share = others.iter().map(|figures| figures.within_slo).fold(0.0, f64::max);
     others.extend(&theirs);
+    let clairvoyant = clairvoyant(&load, max, share, &others);
+    through();
     Sweep {
         trace: TraceSummary::of(trace),
         policies: ours,
-        clairvoyant: clairvoyant(&load, max, share, &others),
+        clairvoyant,
         references: named(references, theirs),
     }
 }

@@ -102,7 +102,7 @@ fn memory_mb(key: &str) -> anyhow::Result<f64> {
 }
 
 fn beside_others(board: &mut Board, policy: &Policy, trace: &Trace, setup: &Setup) -> anyhow::Result<()> {
-    let report = compare(policy, trace, setup, &Reference::ALL, 0).report;
+    let report = compare(policy, trace, setup, &Reference::ALL, 0, &|| {}).report;
     if !report.wrong.is_empty() {
         bail!("{}: the run broke rules: {}", trace.name, report.wrong.join("; "));
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_sdk_ec2::types::{InstanceStateName as State, SecurityGroup};
 use bytesize::ByteSize;
 use eirs_platform::{aws::tag, backend::requests_name, settings::Settings};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::{Cleanup, Mode, agree};
@@ -20,7 +21,7 @@ use crate::{
         instances::{self, Instance},
         key_pair, network, queues,
     },
-    show::{self, Progress, count},
+    show::{Progress, count},
     state::{self, CONTROLLER_LOCK},
 };
 
@@ -40,30 +41,40 @@ pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, S
     }
     let account = Account::open(settings).await?;
     let found = Found::of(&account).await?;
+    let mut report = json!({
+        "installation": account.prefix(),
+        "region": account.region,
+        "account": account.id,
+        "mode": cleanup.mode,
+        "things": found.things(cleanup.mode),
+        "done": true,
+    });
     if found.is_nothing() {
-        show::out(format_args!(
-            "There is nothing to clean up: nothing in {} of account {} is tagged as the installation `{}`.",
-            account.region,
-            account.id,
-            account.prefix()
-        ));
+        cleanup.voice.tell(&report, || {
+            format!(
+                "There is nothing to clean up: nothing in {} of account {} is tagged as the installation `{}`.",
+                account.region,
+                account.id,
+                account.prefix()
+            )
+        });
         return Ok(Exit::Ok);
     }
-    show::out(found.text(&account, cleanup.mode));
-    if cleanup.plan {
-        return Ok(Exit::Ok);
+    cleanup.voice.say(found.text(&account, cleanup.mode));
+    let wanted = !cleanup.plan;
+    let agreed = wanted && agree(cleanup)?;
+    if agreed {
+        let progress = Progress::new();
+        match cleanup.mode {
+            Mode::Clear => found.clear(&account, &progress).await?,
+            Mode::Delete => found.delete(&account, &progress).await?,
+        }
+        drop(progress);
+        cleanup.voice.say(if cleanup.mode == Mode::Clear { "Cleared." } else { "Deleted." });
     }
-    if !agree(cleanup)? {
-        return Ok(Exit::Failed);
-    }
-    let progress = Progress::new();
-    match cleanup.mode {
-        Mode::Clear => found.clear(&account, &progress).await?,
-        Mode::Delete => found.delete(&account, &progress).await?,
-    }
-    drop(progress);
-    show::out(if cleanup.mode == Mode::Clear { "Cleared." } else { "Deleted." });
-    Ok(Exit::Ok)
+    report["done"] = agreed.into();
+    cleanup.voice.end(&report);
+    Ok(if agreed == wanted { Exit::Ok } else { Exit::Failed })
 }
 
 /// What there is of the installation.

@@ -10,12 +10,13 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use eirs_platform::{backend::Backend, blobs::SharedBlobs, settings::Settings};
 use indicatif::ProgressBar;
+use serde_json::{Value, json};
 use walkdir::WalkDir;
 
 use super::{Cleanup, Mode, agree};
 use crate::{
     Exit, Stop,
-    show::{self, count},
+    show::count,
     state::{self, CONTROLLER_LOCK, Kind, LOCAL_LOCK, Lock, PAGE, Stored, stored},
 };
 
@@ -54,7 +55,10 @@ pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, 
     let shown = folder.display();
     match state::kind(folder) {
         Kind::Nothing => {
-            show::out(format_args!("There is nothing to clean up: nothing has run on {shown}."));
+            let nothing = json!({ "state": folder, "mode": cleanup.mode, "done": true });
+            cleanup
+                .voice
+                .tell(&nothing, || format!("There is nothing to clean up: nothing has run on {shown}."));
             return Ok(Exit::Ok);
         }
         Kind::Foreign => {
@@ -76,15 +80,16 @@ pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, 
         .collect::<anyhow::Result<Vec<_>>>()?;
 
     let plan = Plan::of(cleanup.mode, settings).await?;
-    show::out(plan.sentence(folder));
-    if cleanup.plan {
-        return Ok(Exit::Ok);
+    cleanup.voice.say(plan.sentence(folder));
+    let mut report = plan.json(folder);
+    let wanted = !cleanup.plan;
+    let agreed = wanted && agree(cleanup)?;
+    if agreed {
+        cleanup.voice.say(plan.carry_out(folder).await?);
     }
-    if !agree(cleanup)? {
-        return Ok(Exit::Failed);
-    }
-    plan.carry_out(folder).await?;
-    Ok(Exit::Ok)
+    report["done"] = agreed.into();
+    cleanup.voice.end(&report);
+    Ok(if agreed == wanted { Exit::Ok } else { Exit::Failed })
 }
 
 /// What will be done.
@@ -162,7 +167,20 @@ impl Plan {
         }
     }
 
-    async fn carry_out(self, folder: &Path) -> anyhow::Result<()> {
+    /// The same for programs.
+    fn json(&self, folder: &Path) -> Value {
+        match self {
+            Self::Clear { messages, images, results, .. } => json!({
+                "state": folder, "mode": Mode::Clear, "messages": messages, "images": images, "results": results,
+            }),
+            Self::Delete { others, files, bytes, .. } => json!({
+                "state": folder, "mode": Mode::Delete, "files": files, "bytes": bytes, "kept": others,
+            }),
+        }
+    }
+
+    /// Does it, and says so.
+    async fn carry_out(self, folder: &Path) -> anyhow::Result<&'static str> {
         match self {
             Self::Clear { backend, queues, images, results, .. } => {
                 for name in &queues {
@@ -172,7 +190,7 @@ impl Plan {
                 delete_all(backend.images(), "images/", &bar).await?;
                 delete_all(backend.results(), "results/", &bar).await?;
                 bar.finish_and_clear();
-                show::out("Cleared.");
+                Ok("Cleared.")
             }
             Self::Delete { ours, others, .. } => {
                 let spinner = ProgressBar::new_spinner();
@@ -192,10 +210,9 @@ impl Plan {
                     fs::remove_dir(folder)
                         .with_context(|| format!("{} cannot be deleted", folder.display()))?;
                 }
-                show::out("Deleted.");
+                Ok("Deleted.")
             }
         }
-        Ok(())
     }
 }
 
@@ -217,7 +234,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::Global;
+    use crate::{Global, show::Voice};
 
     fn settings(folder: &Path) -> (Global, Settings) {
         let global = Global { config: None, state: Some(folder.to_owned()) };
@@ -227,7 +244,7 @@ mod tests {
     }
 
     fn cleanup(mode: Mode) -> Cleanup {
-        Cleanup { mode, plan: false, yes: true }
+        Cleanup { mode, plan: false, yes: true, voice: Voice::default() }
     }
 
     /// A state folder with a message, an image and two results.
@@ -318,10 +335,7 @@ mod tests {
         assert!(
             plan.sentence(folder.path()).ends_with("delete 1 message, 1 image (5 B) and 2 results (4 B).")
         );
-        assert_eq!(
-            Cleanup { mode: Mode::Delete, plan: true, yes: true }.run(&global).await.unwrap(),
-            Exit::Ok
-        );
+        assert_eq!(Cleanup { plan: true, ..cleanup(Mode::Delete) }.run(&global).await.unwrap(), Exit::Ok);
         assert_eq!(stored(backend.images(), "images/", |_| {}).await.unwrap().count, 1);
     }
 }

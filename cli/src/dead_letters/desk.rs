@@ -7,6 +7,7 @@ use eirs_platform::{
     queue::SharedQueue,
     settings::{BackendKind, Settings},
 };
+use indicatif::ProgressBar;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     Stop,
-    show::{self, count},
+    show::{self, Voice, count},
     state,
 };
 
@@ -26,6 +27,7 @@ pub(super) struct Desk {
     pub(super) backend: Backend,
     /// Cancelled by a signal: what is held is given back then.
     pub(super) stop: CancellationToken,
+    pub(super) voice: Voice,
 }
 
 /// The dead letters of one model.
@@ -35,10 +37,10 @@ pub(super) struct Pile {
 }
 
 impl Desk {
-    pub(super) async fn open(settings: Settings) -> anyhow::Result<Self> {
+    pub(super) async fn open(settings: Settings, voice: Voice) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
         show::stop_on_signal(stop.clone());
-        Ok(Self { backend: state::open(&settings).await?, settings, stop })
+        Ok(Self { backend: state::open(&settings).await?, settings, stop, voice })
     }
 
     /// The piles that there are: of one model, or of all that the settings have. A queue that nobody has made yet is empty,
@@ -97,6 +99,7 @@ impl Desk {
     pub(super) async fn collect(&self, pile: &Pile, most: usize) -> anyhow::Result<(Held, Vec<Letter>)> {
         let held = self.hold(pile);
         let mut letters = letter::Sorter::new(&pile.model);
+        let spinner = ProgressBar::new_spinner();
         while letters.len() < most && !self.stop.is_cancelled() {
             let received = held.receive(ROUND.min(most - letters.len())).await;
             let received = match received {
@@ -110,7 +113,10 @@ impl Desk {
                 break;
             }
             letters.take(received);
+            spinner.set_message(format!("looking: {}", count(letters.len() as u64, "letter")));
+            spinner.tick();
         }
+        spinner.finish_and_clear();
         Ok((held, letters.sorted()))
     }
 
@@ -122,37 +128,31 @@ impl Desk {
 
     /// Asks whether to go on.
     pub(super) async fn is_agreed(&self, yes: bool, sentence: &str) -> Result<bool, Stop> {
-        show::out(sentence);
-        let agreed = if yes {
-            Some(true)
-        } else {
-            show::ask("Do it?", &self.stop).await.map_err(anyhow::Error::from)?
-        };
-        match agreed {
-            Some(true) => Ok(true),
-            Some(false) => {
-                show::out("Nothing was touched.");
-                Ok(false)
-            }
-            None => {
-                Err(Stop::Usage("there is no terminal to ask on; say --yes to do it without asking".into()))
-            }
-        }
+        self.voice.say(sentence);
+        Ok(yes || self.voice.agreed(show::ask("Do it?", &self.stop).await)?)
     }
 }
 
-/// How many there are of each model, as a sentence; `None`, which was told then, where there is none.
-pub(super) async fn all_of(verb: &str, piles: &[Pile]) -> Result<Option<String>, Stop> {
-    let mut told = Vec::new();
-    for pile in piles {
-        let depth = pile.queue.depth().await?;
-        if depth.backlog() > 0 {
-            told.push(format!("{} of the model {}", count(depth.backlog(), "dead letter"), pile.model));
+/// All letters of some piles.
+pub(super) struct All {
+    pub(super) letters: u64,
+    models: Vec<String>,
+}
+
+impl All {
+    pub(super) async fn of(piles: &[Pile]) -> Result<Self, Stop> {
+        let mut all = Self { letters: 0, models: Vec::new() };
+        for pile in piles {
+            let letters = pile.queue.depth().await?.backlog();
+            if letters > 0 {
+                all.letters += letters;
+                all.models.push(format!("{} of the model {}", count(letters, "dead letter"), pile.model));
+            }
         }
+        Ok(all)
     }
-    if told.is_empty() {
-        show::out("There are no dead letters.");
-        return Ok(None);
+
+    pub(super) fn sentence(&self, verb: &str) -> String {
+        format!("{verb} {}.", self.models.join(", "))
     }
-    Ok(Some(format!("{verb} {}.", told.join(", "))))
 }

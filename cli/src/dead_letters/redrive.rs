@@ -8,8 +8,9 @@ use eirs_platform::{
     job::{self, Outcome, Reply},
     queue::SharedQueue,
 };
-
 use futures::{StreamExt, stream};
+use indicatif::ProgressBar;
+use serde::Serialize;
 
 use super::{
     AT_ONCE, ROUND,
@@ -17,11 +18,12 @@ use super::{
     held::Held,
     letter::{self, Letter},
 };
-use crate::show::{self, end};
+use crate::show::{self, Voice, end};
 
 /// Redrives a whole pile, as it comes; what must be left is held until the end, so that it does not come again.
 pub(super) async fn redrive_all(desk: &Desk, pile: &Pile, tally: &mut Tally) -> anyhow::Result<()> {
     let held = desk.hold(pile);
+    let spinner = ProgressBar::new_spinner();
     let mut done = Ok(());
     while done.is_ok() && !desk.stop.is_cancelled() {
         let received = match held.receive(ROUND).await {
@@ -35,7 +37,10 @@ pub(super) async fn redrive_all(desk: &Desk, pile: &Pile, tally: &mut Tally) -> 
         let mut letters = letter::Sorter::new(&pile.model);
         letters.take(received);
         done = redrive_some(desk, pile, &held, &letters.sorted(), tally).await;
+        spinner.set_message(tally.sentence());
+        spinner.tick();
     }
+    spinner.finish_and_clear();
     held.give_back().await;
     done
 }
@@ -71,29 +76,37 @@ pub(super) async fn redrive_some(
 }
 
 /// What became of letters.
-#[derive(Debug, Default)]
+#[derive(Debug, Serialize)]
 pub(super) struct Tally {
     redriven: u64,
     settled: u64,
     pub(super) left: u64,
+    #[serde(skip)]
+    voice: Voice,
 }
 
 impl Tally {
+    pub(super) fn new(voice: Voice) -> Self {
+        Self { redriven: 0, settled: 0, left: 0, voice }
+    }
+
     fn count(&mut self, letter: &Letter, how: &Redriven) {
         let (id, name) = (letter.short_id(), show::plain(letter.name()));
         match how {
             Redriven::Sent => self.redriven += 1,
             Redriven::Settled(end) => {
                 self.settled += 1;
-                show::out(format_args!("{id} {name}: it has a result by now ({end}); the letter is deleted"));
+                self.voice
+                    .say(format_args!("{id} {name}: it has a result by now ({end}); the letter is deleted"));
             }
             Redriven::NoImage => {
                 self.left += 1;
-                show::out(format_args!("{id} {name}: its image is no longer stored; the letter is left"));
+                self.voice
+                    .say(format_args!("{id} {name}: its image is no longer stored; the letter is left"));
             }
             Redriven::Unreadable(why) => {
                 self.left += 1;
-                show::out(format_args!("{id}: {why}; the letter is left"));
+                self.voice.say(format_args!("{id}: {why}; the letter is left"));
             }
         }
     }

@@ -27,7 +27,11 @@ async fn rig() -> Rig {
     settings.local.state = folder.path().to_owned();
     let global = Global { config: None, state: Some(folder.path().to_owned()) };
     let backend = Backend::open(&settings, Arc::new(SystemClock)).await.unwrap();
-    Rig { _folder: folder, global, desk: Desk { settings, backend, stop: CancellationToken::new() } }
+    Rig {
+        _folder: folder,
+        global,
+        desk: Desk { settings, backend, stop: CancellationToken::new(), voice: Voice::default() },
+    }
 }
 
 fn job(content: &str) -> Job {
@@ -229,7 +233,7 @@ async fn a_look_makes_neither_a_state_folder_nor_a_queue() {
     assert_eq!(rig.desk.backend.queue_names().await.unwrap(), Vec::<String>::new());
     let none = rig.global.state.as_ref().unwrap().join("none");
     let global = Global { config: None, state: Some(none.clone()) };
-    let list = List { model: None, limit: 1, json: false };
+    let list = List { model: None, limit: 1, voice: Voice::default() };
     DeadLettersCommand::List(list).run(&global).await.unwrap_err();
     assert!(!none.exists());
 }

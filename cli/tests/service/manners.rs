@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output, Stdio};
 
+use serde_json::{Value, json};
+
 use crate::harness::Site;
 
 fn eirs(site: &Site, arguments: &[&str]) -> Output {
@@ -63,6 +65,39 @@ fn a_mistyped_subcommand_is_2_and_gets_the_one_that_was_meant() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("'status'"), "{said}");
+}
+
+#[test]
+fn with_json_stdout_is_one_object_whatever_is_done() {
+    let site = Site::new().set("EIRS_CONTROLLER__POLICIES", "policies");
+    std::fs::create_dir(site.folder.path().join("policies")).expect("a folder");
+    std::fs::write(site.folder.path().join("policies/default.toml"), "[pool]\nmax = 1").expect("a policy");
+    drop(site.web());
+    let json = |line: &str| -> Value {
+        let output = eirs(&site, &line.split(' ').chain(["--json"]).collect::<Vec<_>>());
+        assert!(output.status.success(), "{line}: {output:?}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{line}: {error}: {output:?}"))
+    };
+    let made = json("token add camera-3 --rate 5 --tokens tokens.json");
+    assert!(made["token"].as_str().is_some_and(|token| token.starts_with("eirs_")), "{made}");
+    assert_eq!((&made["name"], &made["rate"]), (&"camera-3".into(), &5.0.into()));
+    assert_eq!(json("token revoke camera-3 --tokens tokens.json")["revoked"], "camera-3");
+
+    assert!(json("pause")["orders"]["all_paused"]["since"].is_string());
+    assert_eq!(json("resume")["orders"], json!({ "paused": {}, "cordoned": {} }));
+    assert_eq!(json("cordon default-1 --drain")["orders"]["cordoned"]["default-1"]["drain"], true);
+    assert_eq!(json("uncordon default-1")["controller_running"], false);
+
+    assert_eq!(json("dead-letters redrive --all --yes"), json!({ "redriven": 0, "settled": 0, "left": 0 }));
+    assert_eq!(json("dead-letters purge --all --yes"), json!({ "deleted": 0 }));
+
+    let plan = json("cleanup --mode clear --plan");
+    assert_eq!(
+        (&plan["messages"], &plan["images"]["count"], &plan["done"]),
+        (&0.into(), &0.into(), &false.into())
+    );
+    assert_eq!(json("cleanup --mode delete --yes")["done"], true);
+    assert!(!site.state().exists());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring, pki_types::CertificateDer,
@@ -42,6 +42,7 @@ impl Secured {
             .set("EIRS_WEB__TLS__CERTIFICATE", "certificate.pem")
             .set("EIRS_WEB__TLS__KEY", "key.pem");
         let secured = Self { site, issuer: Issuer::new(params, key), client: Arc::new(client) };
+        secured.write("authority.pem", &authority.pem());
         secured.issue();
         secured
     }
@@ -201,4 +202,44 @@ fn eirs_local_serves_https_and_says_so() {
     eventually("it is ready", || process.log().contains("EIRS is ready at https://127.0.0.1:").then_some(()));
     process.signal(Signal::TERM);
     assert_eq!(process.exit().code(), Some(0), "{}", process.log());
+}
+
+#[test]
+fn the_tools_speak_https_with_servers_that_somebody_trusted_vouches_for() {
+    let secured = Secured::new();
+    let (web, _worker) = (secured.site.web(), secured.site.worker());
+    let port = web.address.rsplit(':').next().expect("a port");
+    let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/shapes/samples");
+    let heart = format!("{samples}/heart_0.jpg");
+    let mut other = CertificateParams::new(Vec::new()).expect("no name");
+    other.distinguished_name.push(DnType::CommonName, "another authority");
+    let key = KeyPair::generate().expect("a key");
+    secured.write("other.pem", &other.self_signed(&key).expect("a certificate").pem());
+    secured.write("empty.pem", "");
+    let run = |host: &str, trusted: &str| {
+        let url = format!("https://{host}:{port}");
+        let load = ["load", "--url", &url, "--image-folder", samples, "--num-request", "20", "--quiet"];
+        [&load[..], &["classify", &heart, "--url", &url]].map(|arguments| {
+            let mut command = secured.site.command("eirs");
+            command.args(arguments).env("SSL_CERT_FILE", trusted).env_remove("SSL_CERT_DIR");
+            let output = command.output().expect("it runs");
+            let said = [output.stdout, output.stderr].concat();
+            (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+        })
+    };
+    let [(load, figures), (classify, label)] = run("localhost", "authority.pem");
+    assert!(load == Some(0) && figures.contains("Results     20\n"), "{figures}");
+    assert!(classify == Some(0) && label.starts_with("heart_0.jpg: "), "{label}");
+    for (host, trusted, why) in [
+        ("localhost", "other.pem", "invalid peer certificate: UnknownIssuer; SSL_CERT_FILE=FILE"),
+        ("127.0.0.1", "authority.pem", "certificate not valid for name"),
+        ("localhost", "none.pem", "No such file or directory"),
+        ("localhost", "empty.pem", "this machine trusts no authority"),
+    ] {
+        for (code, said) in run(host, trusted) {
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains(&format!("https://{host}:{port}: no secure connection: ")), "{said}");
+            assert!(said.contains(why), "{said}");
+        }
+    }
 }

@@ -124,7 +124,14 @@ fn nobody_is_cheaper_than_the_clairvoyant_at_as_many_requests_in_time() {
             chance.below(60)
         ));
         let setup = Setup { seed, ..jittery() };
-        let report = compare(&policy, &trace, &setup, &Reference::ALL, 0).report;
+        let runs = AtomicUsize::new(0);
+        let through = || _ = runs.fetch_add(1, Ordering::Relaxed);
+        let report = compare(&policy, &trace, &setup, &Reference::ALL, 0, &through).report;
+        assert_eq!(
+            runs.into_inner(),
+            Reference::ALL.len() + 2,
+            "the policy, the references, the clairvoyant"
+        );
         let best = report.clairvoyant;
         assert!(best.within_slo >= report.policy.within_slo, "seed {seed}: {report:#?}");
         for (name, other) in report.rows().filter(|(_, other)| other.within_slo >= best.within_slo) {

@@ -1,0 +1,49 @@
+//! The two ways in which a command that does something tells what it did.
+
+use std::{fmt::Display, io};
+
+use serde::Serialize;
+
+use super::{aside, json, out};
+use crate::Stop;
+
+/// A person reads sentences on stdout. With `--json` they go to stderr, and stdout has one JSON object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
+pub struct Voice {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Voice {
+    /// Something that a person should read.
+    pub fn say(self, sentence: impl Display) {
+        if self.json { aside(sentence) } else { out(sentence) }
+    }
+
+    /// What came of it, once and at the end.
+    pub fn end(self, result: &impl Serialize) {
+        if self.json {
+            json(result);
+        }
+    }
+
+    /// The same as a person reads it and as a program does.
+    pub fn tell<T: Display>(self, result: &impl Serialize, text: impl FnOnce() -> T) {
+        if self.json { json(result) } else { out(text()) }
+    }
+
+    /// Whether a person agrees, by what was answered to the question.
+    pub fn agreed(self, answer: io::Result<Option<bool>>) -> Result<bool, Stop> {
+        match answer.map_err(anyhow::Error::from)? {
+            Some(true) => Ok(true),
+            Some(false) => {
+                self.say("Nothing was touched.");
+                Ok(false)
+            }
+            None => {
+                Err(Stop::Usage("there is no terminal to ask on; say --yes to do it without asking".into()))
+            }
+        }
+    }
+}

@@ -23,14 +23,14 @@ let asking = 0;
 let shown = SHOWN;
 let service = null;
 
-/** Takes files in; what is no image is said, and not sent. */
+/** Takes files in, each with the name that is shown; what is no image is said, and not sent. */
 export function add(files, model) {
-  for (const file of files) {
-    const item = { file, model, state: "waiting", tries: 0 };
+  for (const { file, name } of files) {
+    const item = { file, name: name || "pasted image", model, state: "waiting", tries: 0 };
     items.push(item);
     if (file.type && !file.type.startsWith("image/")) fail(item, "this is not an image");
     else if (service && file.size > service.max_image_bytes) fail(item, `larger than ${bytes(service.max_image_bytes)}`);
-    else if (file.size === 0) fail(item, "this is empty, or a folder");
+    else if (file.size === 0) fail(item, "this is empty");
     else toSend.push(item);
   }
   show();
@@ -158,7 +158,6 @@ function element(tag, className, text) {
 
 function make(item) {
   const entry = element("li");
-  const name = item.file.name || "pasted image";
   if (item.file.type && item.file.type.startsWith("image/")) {
     const picture = element("img");
     item.preview = URL.createObjectURL(item.file);
@@ -171,8 +170,12 @@ function make(item) {
     entry.append(element("div", "blank"));
   }
   const body = element("div", "body");
-  const title = element("div", "name", name);
-  title.title = name;
+  const title = element("div", "name");
+  title.title = item.name;
+  // Where it is too long, the folder gives way first.
+  const folder = item.name.slice(0, item.name.lastIndexOf("/") + 1);
+  if (folder) title.append(element("span", "folder", folder));
+  title.append(element("span", "file", item.name.slice(folder.length)));
   item.part = element("div");
   body.append(title, item.part);
   entry.append(body);

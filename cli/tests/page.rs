@@ -23,3 +23,5 @@ mod fleet;
 mod folders;
 #[path = "page/images.rs"]
 mod images;
+#[path = "page/words.rs"]
+mod words;

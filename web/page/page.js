@@ -69,6 +69,8 @@ const again = follow(
   (state) => {
     at("connection").dataset.state = state;
     at("connection").textContent = STATES[state];
+    live.connection(state);
+    uploads.retell();
   },
 );
 

@@ -17,6 +17,8 @@ fn a_page_whose_server_is_killed_says_so_and_lives_again_with_the_next_one() {
     });
     let _web = site.web_on(&web.address);
     visit.connected();
+    let notice = visit.text("#controller");
+    assert!(notice.starts_with("Nothing has been heard of the server since "), "{notice}");
     visit.pick(&[sample_file("star_0.jpg")]);
     assert_eq!(visit.settled(1)[0].label.as_deref(), Some("star"));
     assert_eq!(visit.script("return window.isStillTheSame"), true, "nobody had to load it again");

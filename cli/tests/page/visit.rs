@@ -119,6 +119,16 @@ document.body.dispatchEvent(event === 'paste'
         serde_json::from_value(self.script(ENTRIES)).expect("the list of results")
     }
 
+    /// What a screen reader says of each plot.
+    pub fn plots(&self) -> Vec<String> {
+        let names = self.script(
+            "return [...document.querySelectorAll('#charts svg')].map((plot) => plot.getAttribute('aria-label'))",
+        );
+        let names: Vec<String> = serde_json::from_value(names).expect("a name each");
+        assert_eq!(names.len(), 3);
+        names
+    }
+
     /// Waits until so many images have a label or an error, and no other is there.
     pub fn settled(&self, images: usize) -> Vec<Entry> {
         let mut last = Vec::new();

@@ -8,7 +8,7 @@ import * as uploads from "./uploads.js";
 import { bytes, plural } from "./words.js";
 
 const at = (id) => document.getElementById(id);
-const STATES = { connecting: "connecting", live: "live", lost: "no connection, trying again" };
+const STATES = { connecting: "connecting", live: "live", locked: "a token is wanted", lost: "no connection, trying again" };
 
 const chosen = () => (at("models").hidden ? "" : at("model").value);
 
@@ -70,6 +70,7 @@ const again = follow(
     at("connection").dataset.state = state;
     at("connection").textContent = STATES[state];
     live.connection(state);
+    if (state === "live") uploads.unlock();
     uploads.retell();
   },
 );
@@ -85,6 +86,7 @@ function hints(status) {
 }
 
 onTokenWanted((why) => {
+  uploads.lock();
   // A screen reader says it when it changed, and not with each try.
   if (at("token-why").textContent !== why) at("token-why").textContent = why;
   if (!at("token-form").hidden) return;
@@ -96,5 +98,7 @@ at("token-form").addEventListener("submit", (event) => {
   setToken(at("token").value);
   at("token").value = "";
   at("token-form").hidden = true;
+  at("files").focus();
   again();
+  uploads.unlock();
 });

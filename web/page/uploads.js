@@ -23,6 +23,8 @@ const toSend = [];
 const toAsk = [];
 let sending = 0;
 let asking = 0;
+/** A token is wanted: until there is another one, nothing is sent or asked. */
+let isLocked = false;
 let shown = SHOWN;
 let service = null;
 
@@ -63,8 +65,24 @@ export function retell() {
   for (const item of items) if (item.state === "waiting" || item.state === "queued") write(item);
 }
 
+export function lock() {
+  isLocked = true;
+  retell();
+}
+
+/** There is another token, and it is tried with everything that waits for one. */
+export function unlock() {
+  if (!isLocked) return;
+  isLocked = false;
+  // Of a large upload that is refused a browser may only see that it was cut off.
+  for (const item of items) item.tries = 0;
+  retell();
+  send();
+  lookAfter();
+}
+
 function send() {
-  while (sending < UPLOADS_AT_ONCE && toSend.length) {
+  while (!isLocked && sending < UPLOADS_AT_ONCE && toSend.length) {
     const item = toSend.shift();
     item.state = "sending";
     item.sent = 0;
@@ -83,7 +101,7 @@ function send() {
 }
 
 function lookAfter() {
-  while (asking < ASKING_AT_ONCE && toAsk.length) {
+  while (!isLocked && asking < ASKING_AT_ONCE && toAsk.length) {
     const item = toAsk.shift();
     asking += 1;
     ask(item.path).then((end) => {
@@ -110,7 +128,11 @@ function settle(item, end) {
   } else if (end.pending) {
     queued(item);
     item.path = end.pending;
-    later(toAsk, item, Math.min(end.after, 1), lookAfter);
+    later(toAsk, item, end.after, lookAfter);
+  } else if (end.locked) {
+    // Nothing is wrong with the image.
+    if (!item.path) item.state = "waiting";
+    (item.path ? toAsk : toSend).unshift(item);
   } else if (end.again !== undefined && item.tries < TRIES) {
     item.tries += 1;
     item.state = "waiting";
@@ -224,6 +246,7 @@ function write(item) {
 }
 
 function stateOf(item) {
+  if (isLocked && (item.state === "waiting" || item.path)) return "waiting for a token";
   if (item.state === "waiting") return item.why ? `waiting: ${item.why}` : "waiting for its turn";
   const known = poolOf(item.model);
   return waitingFor(known && known.pool, item.before);

@@ -38,8 +38,8 @@ export function add(status) {
   };
   const before = rows[rows.length - 1];
   if (before && before.live && moment - before.since < everyS) {
-    // Of a step that is not over, peaks stay.
-    for (const key of Object.keys(row)) if (key !== "at") row[key] = key === "desired" || key === "ready" ? row[key] : Math.max(row[key], before[key]);
+    // Of a step that is not over, peaks stay. Workers have none: one that was starting and is ready now would count twice.
+    for (const key of ["arrivals_per_s", "done_per_s", "backlog"]) row[key] = Math.max(row[key], before[key]);
     Object.assign(before, row);
   } else {
     rows.push({ ...row, live: true, since: moment });

@@ -74,3 +74,23 @@ fn the_plots_are_called_after_the_time_that_they_show() {
         }
     }
 }
+
+#[test]
+fn a_worker_that_was_starting_and_is_ready_counts_once() {
+    let site = Site::new();
+    let web = site.web();
+    let Some(visit) = Visit::to(&web) else { return };
+    let body = "
+const statuses = [...arguments];
+return import('/assets/charts.js').then((charts) => {
+  charts.begin({ every_s: 10, columns: [], rows: [] });
+  statuses.forEach(charts.add);
+  return document.querySelector('#instances + .axis').textContent;
+});";
+    let status = |second: u32, starting: u32, ready: u32| {
+        let pool = json!({"starting": starting, "ready": ready, "desired": 4});
+        json!({"at": format!("2026-01-01T00:00:0{second}Z"), "controller": {"pools": [pool]}})
+    };
+    let axis = visit.browser.script(body, &[status(1, 4, 0), status(2, 0, 4)]).expect("a script that runs");
+    assert!(axis.as_str().is_some_and(|axis| axis.contains("up to 5")), "{axis}");
+}

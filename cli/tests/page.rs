@@ -19,5 +19,9 @@ mod connection;
 mod everybody;
 #[path = "page/fleet.rs"]
 mod fleet;
+#[path = "page/folders.rs"]
+mod folders;
 #[path = "page/images.rs"]
 mod images;
+#[path = "page/words.rs"]
+mod words;

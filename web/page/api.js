@@ -3,9 +3,10 @@
 const KEY = "eirs-token";
 const wanted = [];
 
-function headers(more) {
-  const token = sessionStorage.getItem(KEY);
-  return token ? { ...more, Authorization: `Bearer ${token}` } : more;
+const token = () => sessionStorage.getItem(KEY);
+
+function headers(more, shown) {
+  return shown ? { ...more, Authorization: `Bearer ${shown}` } : more;
 }
 
 /** Is called when the server wants a token; with what is wrong with the one that it got, if it got one. */
@@ -13,14 +14,16 @@ export function onTokenWanted(listener) {
   wanted.push(listener);
 }
 
-export function setToken(token) {
-  sessionStorage.setItem(KEY, token.trim());
+export function setToken(text) {
+  sessionStorage.setItem(KEY, text.trim());
 }
 
-function refused(status, text) {
-  if (status !== 401) return;
-  const why = sessionStorage.getItem(KEY) ? problem(status, text) : "";
+/** Whether the answer to a request that showed this token asks for another one. If there is another by now, it is to be tried first. */
+function refused(status, text, shown) {
+  if (status !== 401 || shown !== token()) return false;
+  const why = shown ? problem(status, text) : "";
   wanted.forEach((listener) => listener(why));
+  return true;
 }
 
 /** What an answer says when it is no result. */
@@ -34,17 +37,19 @@ function problem(status, text) {
 
 /**
  * Uploads one image; `onSent` is told the share that is on its way.
- * Answers { result } | { pending: path, after: seconds } | { error, again: seconds or undefined }.
+ * Answers { result } | { pending: path, after: seconds } | { error, again: seconds or undefined } | { locked: true }, when it wants
+ * a token that this page has not.
  */
 export function upload(file, model, onSent) {
   return new Promise((resolve) => {
     // fetch cannot tell how much of a body has left.
     const request = new XMLHttpRequest();
     const query = new URLSearchParams({ wait: "2s", top: "5", ...(model ? { model } : {}) });
+    const shown = token();
     request.open("POST", `/upload?${query}`);
-    for (const [name, value] of Object.entries(headers({ Accept: "application/json" }))) request.setRequestHeader(name, value);
+    for (const [name, value] of Object.entries(headers({ Accept: "application/json" }, shown))) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => event.lengthComputable && onSent(event.loaded / event.total);
-    request.onload = () => resolve(answer(request.status, request.responseText, (name) => request.getResponseHeader(name)));
+    request.onload = () => resolve(answer(request.status, request.responseText, (name) => request.getResponseHeader(name), shown));
     request.onerror = () => resolve({ error: "the server cannot be reached", again: 2 });
     const form = new FormData();
     form.append("myfile", file, file.name || "pasted image");
@@ -54,17 +59,19 @@ export function upload(file, model, onSent) {
 
 /** Asks for a result that was not there yet; answers as `upload`. */
 export async function ask(path) {
+  const shown = token();
   try {
-    const response = await fetch(path, { headers: headers({ Accept: "application/json" }), cache: "no-store" });
+    const response = await fetch(path, { headers: headers({ Accept: "application/json" }, shown), cache: "no-store" });
     const text = await response.text();
-    return answer(response.status, text, (name) => response.headers.get(name));
+    const end = answer(response.status, text, (name) => response.headers.get(name), shown);
+    return end.again === undefined ? end : { pending: path, after: end.again };
   } catch {
     return { pending: path, after: 2 };
   }
 }
 
-function answer(status, text, header) {
-  refused(status, text);
+function answer(status, text, header, shown) {
+  if (refused(status, text, shown)) return { locked: true };
   const after = Number(header("retry-after")) || 1;
   if (status === 200) {
     try {
@@ -73,40 +80,50 @@ function answer(status, text, header) {
       return { error: "the server's answer cannot be read" };
     }
   }
-  if (status === 202) return { pending: header("location"), after };
-  const again = status === 429 || status === 503 ? after : undefined;
+  // The server's estimate is for those who count requests; a person wants to see it at once.
+  if (status === 202) return { pending: header("location"), after: Math.min(after, 1) };
+  const again = status === 401 ? 0 : status === 429 || status === 503 ? after : undefined;
   return { error: problem(status, text), again };
 }
 
 /**
- * Follows the server's events for ever. `onEvent(name, data)` hears each, `onState` hears "connecting", "live" and "lost".
+ * Follows the server's events for ever. `onEvent(name, data)` hears each, `onState` hears "connecting", "live", "locked" and "lost".
  * Answers a function that tries at once.
  */
 export function follow(onEvent, onState) {
   let wake = () => {};
+  let isAsked = false;
+  const again = () => {
+    isAsked = true;
+    wake();
+  };
   (async () => {
     for (let failures = 0; ; failures += 1) {
+      isAsked = false;
+      let isLocked = false;
       try {
-        await read(onEvent, () => {
+        isLocked = await read(onEvent, () => {
           failures = 0;
           onState("live");
         });
       } catch { /* it is tried again in any case */ }
-      onState(failures === 0 ? "connecting" : "lost");
+      onState(isLocked ? "locked" : failures === 0 ? "connecting" : "lost");
       const pause = Math.min(500 * 2 ** failures, 10_000);
       await new Promise((resolve) => {
         wake = resolve;
-        setTimeout(resolve, pause);
+        // It may have been asked for while the last try was under way.
+        setTimeout(resolve, isAsked ? 0 : pause);
       });
     }
   })();
-  addEventListener("online", () => wake());
-  return () => wake();
+  addEventListener("online", again);
+  return again;
 }
 
 /** Longer than the server is ever silent. */
 const SILENCE_MS = 15_000;
 
+/** Answers, when it ends, whether that was for lack of a token. */
 async function read(onEvent, onOpen) {
   const stop = new AbortController();
   let timer;
@@ -115,19 +132,17 @@ async function read(onEvent, onOpen) {
     timer = setTimeout(() => stop.abort(), SILENCE_MS);
   };
   alive();
+  const shown = token();
   try {
     // EventSource cannot send a token.
-    const response = await fetch("/events", { headers: headers({ Accept: "text/event-stream" }), cache: "no-store", signal: stop.signal });
-    if (!response.ok) {
-      refused(response.status, await response.text());
-      throw new Error(`${response.status}`);
-    }
+    const response = await fetch("/events", { headers: headers({ Accept: "text/event-stream" }, shown), cache: "no-store", signal: stop.signal });
+    if (!response.ok) return refused(response.status, await response.text(), shown);
     onOpen();
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (;;) {
       const { value, done } = await reader.read();
-      if (done) return;
+      if (done) return false;
       alive();
       text += value;
       const events = text.split("\n\n");

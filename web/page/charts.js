@@ -1,6 +1,6 @@
-// The last hour as three small plots. A row is what the server says of ten seconds; between two that are far apart is a gap.
+// The last hour, or what is known of it, as three small plots. A row is what the server says of ten seconds; between two that are far apart is a gap.
 
-import { count, duration, plural, rate } from "./words.js";
+import { count, duration, plural, rate, stretch } from "./words.js";
 
 const WIDTH = 600;
 const HEIGHT = 120;
@@ -11,7 +11,7 @@ const SVG = "http://www.w3.org/2000/svg";
 
 let rows = [];
 let everyS = 10;
-let spanS = SPAN_S;
+let spanS = LEAST_SPAN_S;
 
 /** Takes the past as `{ every_s, columns, rows }`. */
 export function begin(timeline) {
@@ -38,8 +38,8 @@ export function add(status) {
   };
   const before = rows[rows.length - 1];
   if (before && before.live && moment - before.since < everyS) {
-    // Of a step that is not over, peaks stay.
-    for (const key of Object.keys(row)) if (key !== "at") row[key] = key === "desired" || key === "ready" ? row[key] : Math.max(row[key], before[key]);
+    // Of a step that is not over, peaks stay. Workers have none: one that was starting and is ready now would count twice.
+    for (const key of ["arrivals_per_s", "done_per_s", "backlog"]) row[key] = Math.max(row[key], before[key]);
     Object.assign(before, row);
   } else {
     rows.push({ ...row, live: true, since: moment });
@@ -48,9 +48,14 @@ export function add(status) {
   draw();
 }
 
+draw();
+
 function draw() {
   const end = rows.length ? rows[rows.length - 1].at : 0;
-  spanS = rows.length ? Math.min(SPAN_S, Math.max(LEAST_SPAN_S, end - rows[0].at)) : SPAN_S;
+  spanS = rows.length ? Math.min(SPAN_S, Math.max(LEAST_SPAN_S, end - rows[0].at)) : LEAST_SPAN_S;
+  // A heading that is written anew is read anew.
+  const title = `The last ${stretch(spanS)}`;
+  if (document.getElementById("past").textContent !== title) document.getElementById("past").textContent = title;
   const x = (row) => WIDTH - ((end - row.at) / spanS) * WIDTH;
   const most = (...keys) => Math.max(0, ...rows.map((row) => keys.reduce((sum, key) => Math.max(sum, row[key]), 0)));
   const latest = rows[rows.length - 1];
@@ -117,10 +122,11 @@ function plot(id, top, paths) {
   const grid = make("grid", `M0,0H${WIDTH}M0,${HEIGHT / 2}H${WIDTH}M0,${HEIGHT}H${WIDTH}`);
   document.getElementById(id).replaceChildren(grid, ...paths.map(([name, d]) => make(name, d)));
   const axis = document.getElementById(id).nextElementSibling;
-  const texts = [spanS > SPAN_S - 60 ? "an hour ago" : `${duration(spanS)} ago`, `up to ${count(top)}`, "now"];
+  const texts = [stretch(spanS) === "hour" ? "an hour ago" : `${duration(spanS)} ago`, `up to ${count(top)}`, "now"];
   axis.replaceChildren(...texts.map((text) => Object.assign(document.createElement("span"), { textContent: text })));
 }
 
 function label(id, text) {
-  document.getElementById(id).setAttribute("aria-label", `Over the last hour: ${text}.`);
+  const told = rows.length ? text : "nothing is known";
+  document.getElementById(id).setAttribute("aria-label", `Over the last ${stretch(spanS)}: ${told}.`);
 }

@@ -14,12 +14,34 @@ const WORDS = { drained: "leaving", stopped: "parked" };
 let last = null;
 /** Server's clock minus ours, in milliseconds: ages are told by the server's. */
 let skew = 0;
+/** When the server was last heard, by our clock, if it is not any more. */
+let lostAt = null;
+let heardAt = null;
 
 export function show(status) {
   last = status;
+  heardAt = new Date();
   skew = Date.parse(status.at) - Date.now();
   at("version").textContent = `EIRS ${status.version} on ${status.host}`;
   draw();
+}
+
+/** What is shown is of now, or of then. */
+export function connection(state) {
+  if (state !== "connecting") lostAt = state === "live" ? null : heardAt;
+  if (last) draw();
+}
+
+/** The pool of a model, and when it was looked at, by our clock; null where nothing is known of it, or not any more. */
+export function poolOf(model) {
+  const controller = last && last.controller;
+  if (lostAt || !controller || isSilent(controller)) return null;
+  const pool = controller.pools.find((one) => one.model === (model || "default"));
+  return pool ? { pool, seenAt: Date.parse(controller.at) - skew } : null;
+}
+
+function isSilent(controller) {
+  return (now() - Date.parse(controller.at)) / 1000 > SILENT_TICKS * seconds(controller.tick) + 10;
 }
 
 // Ages go on while nothing happens.
@@ -58,19 +80,24 @@ function figure(id, value, detail = "") {
 /** What is wrong with the service as a whole, in a sentence. */
 function notice(controller) {
   const told = [];
+  if (lostAt) return void tell([`Nothing has been heard of the server since ${lostAt.toLocaleTimeString()}: what is shown is old.`]);
   if (last.draining) told.push("This server is shutting down.");
   if (!controller) {
     told.push("No controller is seen on this host: nothing is known of the fleet here.");
   } else {
-    const age = (now() - Date.parse(controller.at)) / 1000;
-    if (age > SILENT_TICKS * seconds(controller.tick) + 10) {
-      told.push(`The controller has said nothing for ${duration(age)}: what is shown of the fleet is old.`);
+    if (isSilent(controller)) {
+      const since = new Date(controller.at).toLocaleTimeString();
+      told.push(`The controller has said nothing since ${since}: what is shown of the fleet is old.`);
     }
     told.push(...controller.policy_errors, ...controller.problems);
     if (controller.operator_error) told.push(controller.operator_error);
   }
+  tell(told);
+}
+
+function tell(sentences) {
   const box = at("controller");
-  const text = told.join(" ");
+  const text = sentences.join("\n");
   box.hidden = !text;
   // A screen reader says what changed, and not every second the same.
   if (box.textContent !== text) box.textContent = text;

@@ -2,21 +2,41 @@
 
 import { follow, onTokenWanted, setToken } from "./api.js";
 import * as charts from "./charts.js";
+import { dropped, picked, said } from "./files.js";
 import * as live from "./live.js";
 import * as uploads from "./uploads.js";
-import { bytes } from "./words.js";
+import { bytes, plural } from "./words.js";
 
 const at = (id) => document.getElementById(id);
-const STATES = { connecting: "connecting", live: "live", lost: "no connection, trying again" };
+const STATES = { connecting: "connecting", live: "live", locked: "a token is wanted", lost: "no connection, trying again" };
 
 const chosen = () => (at("models").hidden ? "" : at("model").value);
-const take = (files) => files.length && uploads.add([...files], chosen());
 
-at("files").addEventListener("change", (event) => {
-  take(event.target.files);
-  // The same file may be chosen once more.
-  event.target.value = "";
-});
+function take(given, model) {
+  if (!given.images.length && !given.folders) return;
+  at("folder-said").textContent = said(given);
+  uploads.add(given.images, model);
+}
+
+async function takeFrom(transfer) {
+  // Who changes the choice while a folder is read means what comes next.
+  const model = chosen();
+  const looking = (files) => {
+    if (files) at("folder-said").textContent = `Looking through the folder: ${plural(files, "file")} so far.`;
+  };
+  take(await dropped(transfer, looking), model);
+}
+
+for (const id of ["files", "folder"]) {
+  at(id).addEventListener("change", (event) => {
+    take(picked(event.target.files), chosen());
+    // The same file may be chosen once more.
+    event.target.value = "";
+  });
+}
+// Phones have no folders to choose.
+for (const part of [at("folder"), ...at("folder").labels]) part.hidden = !("webkitdirectory" in at("folder"));
+at("clear").addEventListener("click", () => (at("folder-said").textContent = ""));
 
 let depth = 0;
 addEventListener("dragenter", (event) => {
@@ -33,9 +53,9 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   document.body.classList.remove("dragging");
-  take(event.dataTransfer.files);
+  takeFrom(event.dataTransfer);
 });
-addEventListener("paste", (event) => take(event.clipboardData.files));
+addEventListener("paste", (event) => takeFrom(event.clipboardData));
 
 const again = follow(
   (name, data) => {
@@ -49,6 +69,9 @@ const again = follow(
   (state) => {
     at("connection").dataset.state = state;
     at("connection").textContent = STATES[state];
+    live.connection(state);
+    if (state === "live") uploads.unlock();
+    uploads.retell();
   },
 );
 
@@ -63,6 +86,7 @@ function hints(status) {
 }
 
 onTokenWanted((why) => {
+  uploads.lock();
   // A screen reader says it when it changed, and not with each try.
   if (at("token-why").textContent !== why) at("token-why").textContent = why;
   if (!at("token-form").hidden) return;
@@ -74,5 +98,7 @@ at("token-form").addEventListener("submit", (event) => {
   setToken(at("token").value);
   at("token").value = "";
   at("token-form").hidden = true;
+  at("files").focus();
   again();
+  uploads.unlock();
 });

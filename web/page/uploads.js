@@ -1,6 +1,7 @@
 // The images of this page: each goes up, waits for its label, and shows what becomes of it.
 
 import { ask, upload } from "./api.js";
+import { poolOf } from "./live.js";
 import { bytes, percent, plural, waitingFor } from "./words.js";
 
 /** A browser opens six connections to a host; one of them holds the events, and one is for asking after results. */
@@ -9,6 +10,8 @@ const ASKING_AT_ONCE = 2;
 /** A page of more thumbnails is slow; the others are shown when asked for. */
 const SHOWN = 200;
 const TRIES = 5;
+/** From the end of a body to its job in the queue, at most, as a rule. */
+const TAKING_IN_MS = 500;
 
 const list = document.getElementById("results");
 const summary = document.getElementById("summary");
@@ -20,36 +23,66 @@ const toSend = [];
 const toAsk = [];
 let sending = 0;
 let asking = 0;
+/** A token is wanted: until there is another one, nothing is sent or asked. */
+let isLocked = false;
 let shown = SHOWN;
 let service = null;
 
-/** Takes files in; what is no image is said, and not sent. */
+/** Takes files in, each with the name that is shown; what is no image is said, and not sent. */
 export function add(files, model) {
-  for (const file of files) {
-    const item = { file, model, state: "waiting", tries: 0 };
+  for (const { file, name } of files) {
+    const item = { file, name: name || "pasted image", model, state: "waiting", tries: 0 };
     items.push(item);
     if (file.type && !file.type.startsWith("image/")) fail(item, "this is not an image");
     else if (service && file.size > service.max_image_bytes) fail(item, `larger than ${bytes(service.max_image_bytes)}`);
-    else if (file.size === 0) fail(item, "this is empty, or a folder");
+    else if (file.size === 0) fail(item, "this is empty");
     else toSend.push(item);
   }
   show();
   send();
 }
 
-/** The state of the service, by which an image that waits is told what it waits for. */
+/** The state of the service has changed, and with it what an image that waits is told. */
 export function tell(status) {
   service = status;
-  for (const item of items) if (item.state === "queued") write(item);
+  const waiting = items.filter((item) => item.state === "queued").sort((one, other) => other.sentAt - one.sentAt);
+  const after = {};
+  for (const item of waiting) {
+    const known = poolOf(item.model);
+    if (known && known.pool.visible !== null && item.sentAt + TAKING_IN_MS < known.seenAt) {
+      after[item.model] ??= 0;
+      const before = known.pool.visible - 1 - after[item.model];
+      // Images are taken in the order in which they came: those of others that came later do not count.
+      item.before = Math.max(0, Math.min(item.before ?? before, before));
+      after[item.model] += 1;
+    }
+    write(item);
+  }
 }
 
-function pool(model) {
-  const pools = (service && service.controller && service.controller.pools) || [];
-  return pools.find((one) => one.model === (model || "default")) || null;
+/** Says anew what each image waits for. */
+export function retell() {
+  for (const item of items) if (item.state === "waiting" || item.state === "queued") write(item);
+}
+
+export function lock() {
+  isLocked = true;
+  retell();
+}
+
+/** There is another token, and it is tried with everything that waits for one. */
+export function unlock() {
+  if (!isLocked) return;
+  isLocked = false;
+  // Of a large upload that is refused a browser may only see that it was cut off.
+  for (const item of items) item.tries = 0;
+  retell();
+  send();
+  lookAfter();
 }
 
 function send() {
-  while (sending < UPLOADS_AT_ONCE && toSend.length) {
+  while (!isLocked && sending < UPLOADS_AT_ONCE && toSend.length) {
     const item = toSend.shift();
     item.state = "sending";
     item.sent = 0;
@@ -57,18 +90,18 @@ function send() {
     write(item);
     upload(item.file, item.model, (share) => {
       item.sent = share;
-      if (share >= 1) item.state = "queued";
+      if (share >= 1) queued(item);
       write(item);
     }).then((end) => {
       sending -= 1;
-      settle(item, end, () => toSend.push(item), send);
+      settle(item, end);
       send();
     });
   }
 }
 
 function lookAfter() {
-  while (asking < ASKING_AT_ONCE && toAsk.length) {
+  while (!isLocked && asking < ASKING_AT_ONCE && toAsk.length) {
     const item = toAsk.shift();
     asking += 1;
     ask(item.path).then((end) => {
@@ -79,32 +112,45 @@ function lookAfter() {
   }
 }
 
-function settle(item, end, again, retry) {
+function queued(item) {
+  if (item.state === "queued") return;
+  item.state = "queued";
+  item.sentAt = Date.now();
+  item.before = null;
+}
+
+function settle(item, end) {
+  if (item.isGone) return;
   if (end.result) {
     item.state = "done";
     // A result that was asked for until it was there comes from the store like a repeated one, but this image was waited for.
     item.result = item.path ? { ...end.result, cached: false } : end.result;
   } else if (end.pending) {
-    item.state = "queued";
+    queued(item);
     item.path = end.pending;
-    // The estimate is for those who count requests; a person wants to see it at once.
-    setTimeout(() => {
-      toAsk.push(item);
-      lookAfter();
-    }, Math.min(end.after, 1) * 1000);
-  } else if (end.again !== undefined && again && item.tries < TRIES) {
+    later(toAsk, item, end.after, lookAfter);
+  } else if (end.locked) {
+    // Nothing is wrong with the image.
+    if (!item.path) item.state = "waiting";
+    (item.path ? toAsk : toSend).unshift(item);
+  } else if (end.again !== undefined && item.tries < TRIES) {
     item.tries += 1;
     item.state = "waiting";
     item.why = end.error;
-    setTimeout(() => {
-      again();
-      retry();
-    }, end.again * 1000);
+    later(toSend, item, end.again, send);
   } else {
     fail(item, end.error);
   }
   write(item);
   count();
+}
+
+function later(queue, item, seconds, next) {
+  setTimeout(() => {
+    if (item.isGone) return;
+    queue.push(item);
+    next();
+  }, seconds * 1000);
 }
 
 function fail(item, why) {
@@ -130,7 +176,10 @@ more.addEventListener("click", () => {
 });
 
 clear.addEventListener("click", () => {
-  for (const item of items) if (item.preview) URL.revokeObjectURL(item.preview);
+  for (const item of items) {
+    item.isGone = true;
+    if (item.preview) URL.revokeObjectURL(item.preview);
+  }
   items.length = 0;
   toSend.length = 0;
   toAsk.length = 0;
@@ -158,7 +207,6 @@ function element(tag, className, text) {
 
 function make(item) {
   const entry = element("li");
-  const name = item.file.name || "pasted image";
   if (item.file.type && item.file.type.startsWith("image/")) {
     const picture = element("img");
     item.preview = URL.createObjectURL(item.file);
@@ -171,8 +219,12 @@ function make(item) {
     entry.append(element("div", "blank"));
   }
   const body = element("div", "body");
-  const title = element("div", "name", name);
-  title.title = name;
+  const title = element("div", "name");
+  title.title = item.name;
+  // Where it is too long, the folder gives way first.
+  const folder = item.name.slice(0, item.name.lastIndexOf("/") + 1);
+  if (folder) title.append(element("span", "folder", folder));
+  title.append(element("span", "file", item.name.slice(folder.length)));
   item.part = element("div");
   body.append(title, item.part);
   entry.append(body);
@@ -190,8 +242,14 @@ function write(item) {
     bar.setAttribute("aria-label", "uploaded");
     return void item.part.replaceChildren(element("div", "state", "uploading"), bar);
   }
-  const text = item.state === "queued" ? waitingFor(pool(item.model)) : item.why ? `waiting: ${item.why}` : "waiting for its turn";
-  item.part.replaceChildren(element("div", "state", text));
+  item.part.replaceChildren(element("div", "state", stateOf(item)));
+}
+
+function stateOf(item) {
+  if (isLocked && (item.state === "waiting" || item.path)) return "waiting for a token";
+  if (item.state === "waiting") return item.why ? `waiting: ${item.why}` : "waiting for its turn";
+  const known = poolOf(item.model);
+  return waitingFor(known && known.pool, item.before);
 }
 
 function labelled(result) {

@@ -46,14 +46,24 @@ export function percent(share) {
   return value >= 99.95 || value === 0 ? `${value.toFixed(0)} %` : `${value.toFixed(value < 10 ? 1 : 0)} %`;
 }
 
-/** What the fleet is at, as a sentence, for an image that waits: `pool` is null while nothing is known. */
-export function waitingFor(pool) {
-  if (!pool) return "queued";
+/** The stretch that the plots show, as it follows "the last". */
+export function stretch(seconds) {
+  const minutes = Math.floor(seconds / 60);
+  return minutes >= 59 ? "hour" : `${minutes} minutes`;
+}
+
+/**
+ * What is known of an image that was sent and has no label yet, and no more than that. `pool` is null while nothing is known of its
+ * workers; `before` is about how many images wait before it, and null while nobody has looked since it came.
+ */
+export function waitingFor(pool, before) {
+  if (!pool) return "waiting for its label";
+  // What was seen in the queue, where none waits any more, is in somebody's hands.
+  if (before !== null && pool.visible === 0 && pool.in_flight > 0) return "classifying";
   if (!pool.ready) {
-    if (pool.paused) return "queued; the pool is paused";
-    if (!pool.starting && !pool.desired) return "queued";
     const delay = pool.learnt && pool.learnt.start_delay_s;
-    return delay > 2 ? `starting a worker (usually ${duration(delay)})` : "starting a worker";
+    if (pool.starting) return delay > 2 ? `starting a worker (usually ${duration(delay)})` : "starting a worker";
+    return pool.paused ? "waiting: the pool is paused" : "waiting for a worker";
   }
-  return pool.visible > 0 ? `queued, ${plural(pool.visible, "image")} in line` : "classifying";
+  return before > 0 ? `waiting behind about ${plural(before, "image")}` : "waiting for its label";
 }

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 use poem::{Body, IntoResponse, Response, handler, web::Data};
 use serde::Serialize;
-use serde_json::Value;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -23,11 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::timeline::{Sample, Timeline};
-use crate::{
-    App,
-    problem::Problem,
-    status::{self, Status},
-};
+use crate::{App, problem::Problem, status};
 
 /// How soon those who watch see a change.
 const LOOK: Duration = Duration::from_millis(500);
@@ -64,7 +59,7 @@ fn event(name: &str, data: &impl Serialize) -> Bytes {
 pub(crate) async fn keep(app: &App, stop: &CancellationToken) {
     let live = &app.live;
     *live.timeline() = Timeline::of_recording(&app.settings.local.state, app.clock.now()).await;
-    let (mut shown, mut shown_at) = (Value::Null, Instant::now());
+    let (mut shown, mut shown_at) = (None, Instant::now());
     let mut next_sample = Instant::now();
     loop {
         let somebody_watches = live.frame.receiver_count() > 0;
@@ -77,10 +72,10 @@ pub(crate) async fn keep(app: &App, stop: &CancellationToken) {
                     live.timeline().add(sample);
                 }
             }
-            let seen = without_times(&status);
-            if seen != shown || now - shown_at >= REPEAT {
+            let is_news = shown.as_ref().is_none_or(|shown| status.is_news_after(shown));
+            if is_news || now - shown_at >= REPEAT {
                 live.frame.send_replace(event("status", &status));
-                (shown, shown_at) = (seen, now);
+                (shown, shown_at) = (Some(status), now);
             }
         }
         let next = if somebody_watches { now + LOOK } else { next_sample };
@@ -90,16 +85,6 @@ pub(crate) async fn keep(app: &App, stop: &CancellationToken) {
             () = live.came.notified(), if !somebody_watches => {}
         }
     }
-}
-
-/// What two looks are compared by: a look alone is no change.
-fn without_times(status: &Status) -> Value {
-    let mut value = serde_json::to_value(status).unwrap_or_default();
-    value["at"].take();
-    if value["controller"].is_object() {
-        value["controller"]["at"].take();
-    }
-    value
 }
 
 /// Tells what there is, and then every change, until the client or this server leaves.

@@ -13,10 +13,11 @@ use crate::problem::Problem;
 const TEXT: &str = "Web Tier is running.";
 const PAGE: Asset =
     Asset { name: "", kind: "text/html; charset=utf-8", body: include_str!("../page/index.html") };
-const ASSETS: [Asset; 8] = [
+const ASSETS: [Asset; 9] = [
     Asset::css("page.css", include_str!("../page/page.css")),
     Asset::js("page.js", include_str!("../page/page.js")),
     Asset::js("api.js", include_str!("../page/api.js")),
+    Asset::js("files.js", include_str!("../page/files.js")),
     Asset::js("uploads.js", include_str!("../page/uploads.js")),
     Asset::js("live.js", include_str!("../page/live.js")),
     Asset::js("charts.js", include_str!("../page/charts.js")),

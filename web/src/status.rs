@@ -37,6 +37,21 @@ pub(crate) struct Status {
 }
 
 impl Status {
+    /// Whether this is news to who knows `known`. A look alone is none: the times of looks do not count.
+    pub(crate) fn is_news_after(&self, known: &Self) -> bool {
+        // Every field is named, so that a new one is not forgotten here.
+        let Self { version, at: _, host, draining, uploads, waiting, models, max_image_bytes, controller } =
+            self;
+        *version != known.version
+            || *host != known.host
+            || *draining != known.draining
+            || *uploads != known.uploads
+            || *waiting != known.waiting
+            || *models != known.models
+            || *max_image_bytes != known.max_image_bytes
+            || !is_same_but_for_its_time(controller, &known.controller)
+    }
+
     /// For the description of the API.
     pub(crate) fn example() -> Self {
         Self {
@@ -79,6 +94,16 @@ async fn controller_status(app: &App) -> Value {
     serde_json::from_slice(&text).unwrap_or(Value::Null)
 }
 
+fn is_same_but_for_its_time(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let others = |(key, _): &(&String, &Value)| *key != "at";
+            one.iter().filter(others).eq(other.iter().filter(others))
+        }
+        _ => one == other,
+    }
+}
+
 /// The process runs.
 #[handler]
 pub(crate) fn livez() -> &'static str {
@@ -111,4 +136,43 @@ pub(crate) async fn metrics(Data(app): Data<&Arc<App>>) -> Response {
     Response::builder()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
         .body(app.metrics.encode(now, &controller, dead_letters))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(at_s: i64, uploads: usize, controller: Value) -> Status {
+        let at = DateTime::UNIX_EPOCH + TimeDelta::seconds(at_s);
+        Status { at, uploads, controller, ..Status::example() }
+    }
+
+    #[test]
+    fn a_later_look_that_sees_the_same_is_no_news() {
+        let known = status(1, 2, json!({ "at": "then", "pools": [{ "ready": 1 }] }));
+        let again = status(9, 2, json!({ "at": "now", "pools": [{ "ready": 1 }] }));
+        assert!(!again.is_news_after(&known));
+        assert!(!status(9, 2, Value::Null).is_news_after(&status(1, 2, Value::Null)));
+    }
+
+    #[test]
+    fn whatever_else_has_changed_is_news() {
+        let known = status(1, 2, json!({ "at": "then", "pools": [{ "ready": 1, "at": 5 }] }));
+        for (uploads, controller) in [
+            (3, known.controller.clone()),
+            (2, Value::Null),
+            (2, json!({ "at": "then", "pools": [{ "ready": 2, "at": 5 }] })),
+            (2, json!({ "at": "then", "pools": [{ "ready": 1, "at": 6 }] })),
+            (2, json!({ "at": "then", "pools": [{ "ready": 1, "at": 5 }], "problems": [] })),
+            (2, json!({ "pools": [] })),
+        ] {
+            let now = status(1, uploads, controller);
+            assert!(now.is_news_after(&known) && known.is_news_after(&now), "{now:?}");
+        }
+        let leaving = Status { draining: true, ..status(1, 2, known.controller.clone()) };
+        assert!(leaving.is_news_after(&known));
+    }
 }

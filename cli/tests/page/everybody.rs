@@ -50,7 +50,7 @@ fn every_control_is_reached_by_the_tab_key_and_has_a_name_that_a_screen_reader_c
             let name = visit.browser.name_of_focus().expect("a name");
             assert!(!name.trim().is_empty(), "control {focus} has no name: {}", what_has_focus(visit));
             let outline = visit.script(
-                "const at = document.activeElement; const seen = at.labels && at.id === 'files' ? at.labels[0] : at;
+                "const at = document.activeElement; const seen = at.type === 'file' ? at.labels[0] : at;
                  return getComputedStyle(seen).outlineStyle",
             );
             assert_ne!(outline, "none", "where the focus is cannot be seen: {}", what_has_focus(visit));

@@ -1,9 +1,9 @@
 //! The live view: what the service does, while it does it.
 
-use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    harness::{POLICY, Site, eventually},
+    harness::{POLICY, Site, eventually, image},
     visit::{Visit, sample_file},
 };
 
@@ -43,13 +43,55 @@ fn a_worker_that_the_controller_starts_is_seen_to_come_and_to_go_and_the_image_t
     });
     assert!(decisions.contains("default: "), "{decisions}");
     eventually("nobody is left", || (!visit.text("#fleet").contains("default-1")).then_some(()));
-    let charts = visit.script(
-        "return ['rates', 'backlogs', 'instances'].map((id) => document.getElementById(id).getAttribute('aria-label'))",
-    );
-    let texts: Vec<_> = charts.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    assert!(
-        texts.len() == 3 && texts.iter().all(|text| text.starts_with("Over the last hour: ")),
-        "{charts}"
-    );
+    for name in visit.plots() {
+        assert!(name.starts_with("Over the last 10 minutes: "), "{name}");
+    }
     assert_eq!(visit.complaints(), [""; 0]);
+}
+
+/// Notes what each image of the list was said to be in, one after the other.
+const NOTE_STATES_OF_EACH: &str = "
+window.states = {};
+new MutationObserver(() => {
+  for (const entry of document.querySelectorAll('#results > li')) {
+    const all = (window.states[entry.querySelector('.name').textContent] ??= []);
+    const state = entry.querySelector('.state');
+    if (state && all.at(-1) !== state.textContent) all.push(state.textContent);
+  }
+}).observe(document.getElementById('results'), { childList: true, subtree: true, characterData: true });";
+
+#[test]
+fn in_a_long_queue_each_image_is_told_how_many_are_before_it_and_that_they_become_fewer() {
+    let site = Site::with_script("sleep 1; echo heron").set("EIRS_CONTROLLER__TICK", "200ms");
+    let web = site.web();
+    let others = |numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            assert_eq!(web.upload("?wait=0", "theirs.bmp", &image(number)).status, 202);
+        }
+    };
+    let _controller = site.controller(&POLICY.replace("max = 3", "max = 1"));
+    let Some(visit) = Visit::to(&web) else { return };
+    eventually("the page knows of the controller", || visit.text("#workers").starts_with('0').then_some(()));
+    visit.script(NOTE_STATES_OF_EACH);
+    let names = ["arrow_0.jpg", "bolt_0.jpg", "circle_0.jpg", "cross_0.jpg"];
+    others(0..10);
+    visit.pick(&names.map(sample_file));
+    eventually("all are told", || {
+        let told = visit.text("#results").matches("waiting behind about").count();
+        (told == names.len()).then_some(())
+    });
+    others(10..16);
+    visit.settled(names.len());
+    let states: BTreeMap<String, Vec<String>> =
+        serde_json::from_value(visit.script("return window.states")).expect("texts");
+    let before = |state: &String| {
+        let number = state.strip_prefix("waiting behind about ")?.split_once(' ')?.0;
+        number.parse::<u32>().ok()
+    };
+    let told: Vec<Vec<u32>> = states.values().map(|all| all.iter().filter_map(before).collect()).collect();
+    let is_counting_down = |numbers: &Vec<u32>| numbers.is_sorted_by(|one, next| one > next);
+    assert!(told.iter().all(is_counting_down), "{states:?}");
+    let places: BTreeSet<_> = told.iter().filter_map(|numbers| numbers.first()).collect();
+    assert!(places.len() >= 2, "not everyone stands at the same place: {states:?}");
+    assert!(places.iter().all(|place| **place < 14), "who came later is not before anybody: {states:?}");
 }

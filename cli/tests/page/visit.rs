@@ -85,6 +85,22 @@ impl Visit {
         self.browser.type_into("#files", &paths.join("\n")).expect("files are picked");
     }
 
+    /// Picks a folder, as in the browser's other dialogue.
+    pub fn pick_folder(&self, folder: &Path) {
+        self.browser.type_into("#folder", &folder.display().to_string()).expect("a folder is picked");
+    }
+
+    /// Drops files and folders as a hand would, out of a window of files.
+    pub fn drop(&self, paths: &[PathBuf]) {
+        let whole = |path: &PathBuf| path.canonicalize().expect("it is there").display().to_string();
+        let paths: Vec<_> = paths.iter().map(whole).collect();
+        for step in ["dragEnter", "dragOver", "drop"] {
+            let data = json!({"items": [], "files": paths, "dragOperationsMask": 1});
+            let event = json!({"type": step, "x": 200, "y": 200, "data": data});
+            self.browser.devtools("Input.dispatchDragEvent", &event).expect("the hand moves");
+        }
+    }
+
     /// Drops or pastes a file: the event of the browser, with the browser's own transfer in it.
     pub fn bring(&self, event: &str, name: &str, kind: &str, content: &[u8]) {
         let body = "
@@ -101,6 +117,16 @@ document.body.dispatchEvent(event === 'paste'
 
     pub fn entries(&self) -> Vec<Entry> {
         serde_json::from_value(self.script(ENTRIES)).expect("the list of results")
+    }
+
+    /// What a screen reader says of each plot.
+    pub fn plots(&self) -> Vec<String> {
+        let names = self.script(
+            "return [...document.querySelectorAll('#charts svg')].map((plot) => plot.getAttribute('aria-label'))",
+        );
+        let names: Vec<String> = serde_json::from_value(names).expect("a name each");
+        assert_eq!(names.len(), 3);
+        names
     }
 
     /// Waits until so many images have a label or an error, and no other is there.

@@ -32,8 +32,9 @@ curl http://127.0.0.1:8001/status
 
 pub(super) fn events() -> MetaPath {
     const ABOUT: &str = "\
-The service as it changes, as server-sent events, until one side leaves. `timeline` comes once and tells the last hour; \
-`status` comes at once and whenever something changed, every five seconds at least, and its data is what `/status` answers.
+The service as it changes, as server-sent events, until one side leaves. `timeline` comes once and tells what \
+is known of the last hour; `status` comes at once and whenever something changed, every five seconds at least, and its data is \
+what `/status` answers.
 
 ```
 curl -N http://127.0.0.1:8000/events

@@ -28,7 +28,7 @@ pub use mistyped::nearest;
 pub use model::{Channels, Classifier, Engine, Layout, Model, Protocol};
 pub use setup::{Os, Setup};
 pub use simulate::Simulate;
-pub use web::{Tls, Web, is_rate};
+pub use web::{Audience, Tls, Web, is_rate};
 
 /// The exit code of every EIRS program for a bad configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_BAD_SETTINGS: u8 = 78;

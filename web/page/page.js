@@ -10,6 +10,9 @@ import { bytes, plural } from "./words.js";
 const at = (id) => document.getElementById(id);
 const STATES = { connecting: "connecting", live: "live", locked: "a token is wanted", lost: "no connection, trying again" };
 
+/** What this server shows of the page: both halves, or one. */
+const { half } = document.body.dataset;
+
 const chosen = () => (at("models").hidden ? "" : at("model").value);
 
 function take(given, model) {
@@ -19,6 +22,7 @@ function take(given, model) {
 }
 
 async function takeFrom(transfer) {
+  if (half === "live") return;
   // Who changes the choice while a folder is read means what comes next.
   const model = chosen();
   const looking = (files) => {
@@ -42,7 +46,7 @@ let depth = 0;
 addEventListener("dragenter", (event) => {
   event.preventDefault();
   depth += 1;
-  document.body.classList.add("dragging");
+  document.body.classList.toggle("dragging", half !== "live");
 });
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("dragleave", () => {
@@ -57,7 +61,8 @@ addEventListener("drop", (event) => {
 });
 addEventListener("paste", (event) => takeFrom(event.clipboardData));
 
-const again = follow(
+const watch = half === "uploads" ? () => () => {} : follow;
+const again = watch(
   (name, data) => {
     if (name === "timeline") charts.begin(data);
     if (name !== "status") return;

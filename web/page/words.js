@@ -32,6 +32,7 @@ export function duration(seconds) {
 export function money(usd) {
   if (usd === null || usd === undefined) return "\u2013";
   if (usd === 0) return "$0";
+  if (usd < 0.0001) return "< $0.0001";
   return usd < 0.01 ? `$${usd.toPrecision(2)}` : `$${usd.toFixed(2)}`;
 }
 

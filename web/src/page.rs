@@ -1,18 +1,20 @@
 //! `GET /`: the page, which lies in this program, so that it needs no build, no other host and no file. Programs that ask for
-//! the same address get a line of text.
+//! the same address get a line of text. Where the live state is the operator's, clients get the half that uploads; the
+//! operator's side has the other one.
+
+use std::sync::LazyLock;
 
 use poem::{
     IntoResponse, Request, Response, handler,
     http::{StatusCode, header},
-    web::Path,
+    web::{Data, Path},
 };
 use sha2::{Digest, Sha256};
 
 use crate::problem::Problem;
 
 const TEXT: &str = "Web Tier is running.";
-const PAGE: Asset =
-    Asset { name: "", kind: "text/html; charset=utf-8", body: include_str!("../page/index.html") };
+const PAGE: &str = include_str!("../page/index.html");
 const ASSETS: [Asset; 9] = [
     Asset::css("page.css", include_str!("../page/page.css")),
     Asset::js("page.js", include_str!("../page/page.js")),
@@ -24,6 +26,29 @@ const ASSETS: [Asset; 9] = [
     Asset::js("words.js", include_str!("../page/words.js")),
     Asset { name: "icon.svg", kind: "image/svg+xml", body: include_str!("../page/icon.svg") },
 ];
+
+/// What a listener shows of the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Half {
+    /// Uploads, and the service as it is.
+    Both,
+    /// Uploads alone.
+    Uploads,
+    /// The service as it is.
+    Live,
+}
+
+impl Half {
+    /// The page, which hides what the mark on its body does not name.
+    fn page(self) -> Asset {
+        static PAGES: [LazyLock<String>; 3] = [
+            LazyLock::new(|| PAGE.to_owned()),
+            LazyLock::new(|| PAGE.replacen("<body>", "<body data-half=\"uploads\">", 1)),
+            LazyLock::new(|| PAGE.replacen("<body>", "<body data-half=\"live\">", 1)),
+        ];
+        Asset { name: "", kind: "text/html; charset=utf-8", body: PAGES[self as usize].as_str() }
+    }
+}
 
 /// A file of the page.
 #[derive(Debug)]
@@ -63,9 +88,9 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The page for browsers, a line of text for everybody else.
 #[handler]
-pub(crate) fn home(request: &Request) -> Response {
+pub(crate) fn home(request: &Request, Data(half): Data<&Half>) -> Response {
     if request.header(header::ACCEPT).is_some_and(|accept| accept.contains("text/html")) {
-        PAGE.response(request)
+        half.page().response(request)
     } else {
         Response::builder()
             .header(header::VARY, "accept")
@@ -90,27 +115,34 @@ mod tests {
     /// What a phone on a slow line has to wait for.
     const MOST_BYTES: usize = 100_000;
 
-    fn all() -> impl Iterator<Item = &'static Asset> {
-        std::iter::once(&PAGE).chain(&ASSETS)
+    fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+        std::iter::once(("", PAGE)).chain(ASSETS.iter().map(|asset| (asset.name, asset.body)))
+    }
+
+    #[test]
+    fn each_half_is_marked_and_the_whole_page_is_not() {
+        let mark = |half: Half| {
+            let (_, rest) = half.page().body.split_once("<body").unwrap();
+            rest.split('>').next().unwrap()
+        };
+        assert_eq!(mark(Half::Both), "");
+        assert_eq!(mark(Half::Uploads), " data-half=\"uploads\"");
+        assert_eq!(mark(Half::Live), " data-half=\"live\"");
     }
 
     #[test]
     fn the_whole_page_is_small() {
-        let bytes: usize = all().map(|asset| asset.body.len()).sum();
+        let bytes: usize = all().map(|(_, body)| body.len()).sum();
         assert!(bytes <= MOST_BYTES, "{bytes}");
     }
 
     #[test]
     fn the_page_asks_for_nothing_that_this_server_has_not_and_every_file_is_asked_for() {
-        for asset in all() {
-            let text = asset.body.replace("http://www.w3.org/2000/svg", "");
-            assert!(
-                !text.contains("http://") && !text.contains("https://"),
-                "{} asks a foreign host",
-                asset.name
-            );
+        for (name, body) in all() {
+            let text = body.replace("http://www.w3.org/2000/svg", "");
+            assert!(!text.contains("http://") && !text.contains("https://"), "{name} asks a foreign host");
         }
-        let everything: String = all().map(|asset| asset.body).collect();
+        let everything: String = all().map(|(_, body)| body).collect();
         for asset in &ASSETS {
             let (by_page, by_module) = (format!("/assets/{}", asset.name), format!("./{}", asset.name));
             assert!(

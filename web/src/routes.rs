@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use eirs_platform::settings::Audience;
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Response, Route, RouteMethod,
     error::{MethodNotAllowedError, NotFoundError},
@@ -10,21 +11,21 @@ use poem::{
 use crate::{
     App,
     api::{Admin, Description, Health, Public},
-    live, page,
+    live,
+    page::{self, Half},
     problem::Problem,
     results, status, upload,
 };
 
 /// What clients see. Where the operator's side has no listener of its own, that as well.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    let routes = Route::new()
-        .at("/", get(page::home))
-        .at("/assets/:name", get(page::file))
+    let is_live = app.settings.web.live == Audience::Everybody;
+    let routes = with_page(Route::new(), if is_live { Half::Both } else { Half::Uploads })
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
-        .at("/events", get(live::events))
         .at("/livez", get(status::livez))
         .at("/readyz", get(status::readyz));
+    let routes = if is_live { routes.at("/events", get(live::events)) } else { routes };
     let is_apart = app.settings.web.admin_listen.is_some();
     let routes = if is_apart {
         described(routes, &Description::of::<(Public, Health)>())
@@ -36,8 +37,15 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
 
 /// What the operator sees.
 pub fn admin_routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    let routes = Route::new().at("/livez", get(status::livez)).at("/readyz", get(status::readyz));
+    let routes = with_page(Route::new(), Half::Live)
+        .at("/events", get(live::events))
+        .at("/livez", get(status::livez))
+        .at("/readyz", get(status::readyz));
     with_problems(described(with_admin(routes), &Description::of::<(Admin, Health)>()), app)
+}
+
+fn with_page(routes: Route, half: Half) -> Route {
+    routes.at("/", get(page::home).data(half)).at("/assets/:name", get(page::file))
 }
 
 fn with_admin(routes: Route) -> Route {

@@ -74,3 +74,22 @@ fn on_a_phone_nothing_lies_beyond_the_edge_of_the_screen() {
         assert!(widths[0].as_u64().is_some_and(|width| width <= 360), "{widths}");
     });
 }
+
+#[test]
+fn where_the_live_state_is_the_operators_each_side_has_its_half_of_the_page() {
+    let site = Site::with_model().set("EIRS_WEB__LIVE", "operator");
+    let (web, _worker) = (site.web(), site.worker());
+    let _controller = site.controller(POLICY);
+    let Some(visit) = Visit::without_looking(&web) else { return };
+    visit.pick(&[sample_file("heart_0.jpg")]);
+    assert_eq!(visit.settled(1).remove(0).label.as_deref(), Some("heart"));
+    assert_eq!((visit.text("#live"), visit.text("#connection")), (String::new(), String::new()));
+    assert_eq!(visit.complaints(), [""; 0]);
+
+    let admin = web.admin.as_deref().expect("it has a listener of its own");
+    let Some(visit) = Visit::at(admin) else { return };
+    visit.connected();
+    eventually("the backlog is seen", || visit.text("#backlog").starts_with('0').then_some(()));
+    assert_eq!((visit.text("#drop"), visit.text("#results-title")), (String::new(), String::new()));
+    assert_eq!(visit.complaints(), [""; 0]);
+}

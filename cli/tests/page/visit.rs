@@ -51,14 +51,19 @@ impl Visit {
 
     /// The same, of a page that may not see anything yet.
     pub fn without_looking(web: &Web) -> Option<Self> {
+        Self::at(&web.address)
+    }
+
+    /// Opens the page at this address.
+    pub fn at(address: &str) -> Option<Self> {
         let Some(installed) = Installed::find() else {
             let how = "apt-get install chromium chromium-driver";
             eirs_platform::testing::not_run("there is no Chromium with its chromedriver", how);
             return None;
         };
         let browser = Browser::start(&installed).expect("a browser");
-        browser.open(&format!("http://{}/", web.address)).expect("the page");
-        Some(Self { browser, address: web.address.clone() })
+        browser.open(&format!("http://{address}/")).expect("the page");
+        Some(Self { browser, address: address.to_owned() })
     }
 
     pub fn script(&self, body: &str) -> Value {

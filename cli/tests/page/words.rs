@@ -94,3 +94,22 @@ return import('/assets/charts.js').then((charts) => {
     let axis = visit.browser.script(body, &[status(1, 4, 0), status(2, 0, 4)]).expect("a script that runs");
     assert!(axis.as_str().is_some_and(|axis| axis.contains("up to 5")), "{axis}");
 }
+
+#[test]
+fn money_is_told_in_figures_that_people_read() {
+    let site = Site::new();
+    let web = site.web();
+    let Some(visit) = Visit::to(&web) else { return };
+    for (usd, expected) in [
+        (json!(null), "\u{2013}"),
+        (json!(0), "$0"),
+        (json!(9.6e-7), "< $0.0001"),
+        (json!(0.0001), "$0.00010"),
+        (json!(0.0123), "$0.01"),
+        (json!(12.345), "$12.35"),
+    ] {
+        let body = "return import('/assets/words.js').then(({ money }) => money(arguments[0]));";
+        let body = body.replace("arguments[0]", &usd.to_string());
+        assert_eq!(visit.script(&body), expected, "{usd}");
+    }
+}

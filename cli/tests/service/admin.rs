@@ -1,6 +1,9 @@
 //! The operator's side: a listener of its own, or not.
 
-use std::net::TcpListener;
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+};
 
 use crate::harness::{POLICY, Site, eventually, request};
 
@@ -41,6 +44,36 @@ fn without_a_listener_of_its_own_it_is_beside_the_uploads_and_behind_the_tokens(
     let web = site.web();
     for (method, path, _) in OPERATORS {
         assert_eq!(request(&web.address, method, path, &[], b"").expect("an answer").status, 401, "{path}");
+    }
+}
+
+#[test]
+fn the_live_state_is_kept_from_those_who_upload_where_that_is_set() {
+    let page = |address: &str| {
+        let html = [("accept", "text/html")];
+        request(address, "GET", "/", &html, b"").expect("an answer").body
+    };
+    let description = |address: &str| {
+        let answer = request(address, "GET", "/openapi.json", &[], b"").expect("an answer");
+        answer.json()["paths"]["/events"].is_object()
+    };
+    let events = |address: &str| {
+        let mut stream = std::net::TcpStream::connect(address).expect("a connection");
+        stream.write_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n").expect("it is sent");
+        let mut head = [0; 15];
+        stream.read_exact(&mut head).expect("an answer");
+        String::from_utf8_lossy(&head).into_owned()
+    };
+    for (live, at_uploads, mark, status) in [
+        ("everybody", true, "<body>", "HTTP/1.1 200 OK"),
+        ("operator", false, "<body data-half=\"uploads\">", "HTTP/1.1 404 No"),
+    ] {
+        let web = Site::new().set("EIRS_WEB__LIVE", live).web();
+        let admin = web.admin.clone().expect("it has a listener of its own");
+        assert!(page(&web.address).contains(mark), "{live}");
+        assert_eq!((events(&web.address).as_str(), description(&web.address)), (status, at_uploads));
+        assert!(page(&admin).contains("<body data-half=\"live\">"), "{live}");
+        assert_eq!((events(&admin).as_str(), description(&admin)), ("HTTP/1.1 200 OK", true));
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Web {
     pub admin_listen: Option<SocketAddr>,
     /// Where to write the address that was bound for it.
     pub admin_address_file: Option<PathBuf>,
+    /// Who sees the live state of the service: `/events`, and what the page makes of it.
+    pub live: Audience,
     /// `[web.tls]`
     pub tls: Tls,
     /// The file of the tokens, one of which a client must show; without it, nobody needs one.
@@ -72,6 +74,16 @@ pub struct Web {
     pub drain_deadline: Duration,
 }
 
+/// Who may see something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Audience {
+    /// Whoever may upload.
+    Everybody,
+    /// Whoever reaches `admin_listen`.
+    Operator,
+}
+
 /// `[web.tls]`: with both, uploads are taken over HTTPS and not otherwise.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -89,6 +101,7 @@ impl Default for Web {
             address_file: None,
             admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 8001))),
             admin_address_file: None,
+            live: Audience::Everybody,
             tls: Tls::default(),
             tokens: None,
             rate_per_address: 0.0,
@@ -134,6 +147,10 @@ impl Web {
             (
                 self.admin_listen.is_none_or(|admin| admin.port() == 0 || admin != self.listen),
                 "web.admin_listen: is web.listen; an empty text serves both there",
+            ),
+            (
+                self.live == Audience::Everybody || self.admin_listen.is_some(),
+                "web.live: \"operator\" needs web.admin_listen, where the operator looks",
             ),
             (
                 is_rate(self.rate_per_address),
@@ -251,6 +268,10 @@ mod tests {
         assert_eq!(load("admin_listen = \"\"").unwrap().web.admin_listen, None);
         assert!(load("listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"").is_ok());
         assert!(complaint("listen = \"127.0.0.1:8001\"").contains("web.admin_listen: is web.listen"));
+        assert!(load("live = \"operator\"").is_ok());
+        assert!(
+            complaint("live = \"operator\"\nadmin_listen = \"\"").contains("web.live: \"operator\" needs")
+        );
         assert!(complaint("admin_listen = \"here\"").contains("web.admin_listen: `here` is no address"));
     }
 

@@ -17,6 +17,8 @@ mod access;
 mod admin;
 #[path = "service/api.rs"]
 mod api;
+#[path = "service/authority.rs"]
+mod authority;
 #[path = "service/bad_input.rs"]
 mod bad_input;
 #[path = "service/bad_start.rs"]

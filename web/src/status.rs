@@ -4,12 +4,22 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use eirs_platform::settings::Model;
-use poem::{IntoResponse, Response, handler, http::StatusCode, web::Data};
+use poem::{
+    IntoResponse, Request, Response, handler,
+    http::{
+        StatusCode,
+        header::{ACCEPT, VARY},
+    },
+    web::Data,
+};
 use poem_openapi::Object;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{App, answer::json, problem::Problem, report};
+use crate::{App, answer::json, metrics::classic, problem::Problem, report};
+
+/// The format of metrics that scrapers ask for.
+const OPENMETRICS: &str = "application/openmetrics-text";
 
 /// The whole service, as far as this host knows it.
 #[derive(Debug, Serialize, Object)]
@@ -104,11 +114,17 @@ pub(crate) async fn doorbell(Data(app): Data<&Arc<App>>) -> Response {
 }
 
 #[handler]
-pub(crate) async fn metrics(Data(app): Data<&Arc<App>>) -> Response {
+pub(crate) async fn metrics(request: &Request, Data(app): Data<&Arc<App>>) -> Response {
     app.metrics.waiting.set(app.jobs.waiting() as i64);
     let now = app.clock.now().timestamp_micros() as f64 / 1e6;
     let (controller, dead_letters) = tokio::join!(controller_status(app), app.dead_letters.count());
-    Response::builder()
-        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(app.metrics.encode(now, &controller, dead_letters))
+    let expires = app.tls.as_ref().and_then(|tls| tls.expires());
+    let text = app.metrics.encode(now, &controller, dead_letters, expires);
+    // As every client library of Prometheus answers: what is not asked for might not be understood.
+    let (content_type, text) = if request.header(ACCEPT).is_some_and(|accept| accept.contains(OPENMETRICS)) {
+        (format!("{OPENMETRICS}; version=1.0.0; charset=utf-8"), text)
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8".to_owned(), classic(&text))
+    };
+    Response::builder().content_type(&content_type).header(VARY, "accept").body(text)
 }

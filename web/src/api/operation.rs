@@ -8,7 +8,7 @@ use poem_openapi::{
 use serde_json::json;
 
 use super::parts::{answer, body, inline, media, open_path, operation, path, refusal, storage, text};
-use crate::{problem::Problem, status::Status};
+use crate::{metrics::classic, problem::Problem, status::Status};
 
 const TAG: &str = "operation";
 
@@ -63,7 +63,9 @@ pub(super) fn metrics() -> MetaPath {
     const ABOUT: &str = "For Prometheus: the figures of this host, and the fleet as the controller sees it.";
     let sample = "# HELP eirs_images Images answered, by kind of answer.\n# TYPE eirs_images counter\n\
                   eirs_images_total{answer=\"classified\"} 17\n# EOF\n";
-    let responses = vec![answer(200, "OpenMetrics.", vec![text("application/openmetrics-text", sample)])];
+    let formats = vec![text("application/openmetrics-text", sample), text("text/plain", &classic(sample))];
+    let responses =
+        vec![answer(200, "OpenMetrics for whoever asks for it, and else the format before it.", formats)];
     path("/metrics", Method::GET, operation("metrics", TAG, "Metrics", ABOUT, responses))
 }
 

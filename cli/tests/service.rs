@@ -47,6 +47,8 @@ mod metrics;
 mod operator;
 #[path = "service/pools.rs"]
 mod pools;
+#[path = "service/prometheus.rs"]
+mod prometheus;
 #[path = "service/scripts.rs"]
 mod scripts;
 #[path = "service/tls.rs"]

@@ -9,7 +9,7 @@ use poem::{
 
 use crate::{
     App,
-    api::{Admin, Description, Health, Public},
+    api::{Admin, AdminAtTheDoor, Description, Health, Public},
     live, page,
     problem::Problem,
     results, status, upload,
@@ -29,7 +29,7 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     let routes = if is_apart {
         described(routes, &Description::of::<(Public, Health)>())
     } else {
-        described(with_admin(routes), &Description::of::<(Public, Admin, Health)>())
+        described(with_admin(routes), &Description::of::<(Public, AdminAtTheDoor, Health)>())
     };
     with_problems(routes, app)
 }

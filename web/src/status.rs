@@ -16,7 +16,7 @@ use poem_openapi::Object;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{App, answer::json, metrics::classic, problem::Problem, report};
+use crate::{App, answer::json, api::Written, metrics::classic, problem::Problem, report};
 
 /// The format of metrics that scrapers ask for.
 const OPENMETRICS: &str = "application/openmetrics-text";
@@ -43,12 +43,12 @@ pub(crate) struct Status {
     max_image_bytes: u64,
     /// What the controller wrote last; null where there is none.
     #[oai(nullable)]
-    pub(crate) controller: Value,
+    pub(crate) controller: Written,
 }
 
 impl Status {
     /// For the description of the API.
-    pub(crate) fn example() -> Self {
+    pub(crate) fn example(controller: Written) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             at: DateTime::UNIX_EPOCH,
@@ -58,7 +58,7 @@ impl Status {
             waiting: 1,
             models: vec![Model::DEFAULT.to_owned()],
             max_image_bytes: 16 << 20,
-            controller: Value::Null,
+            controller,
         }
     }
 }
@@ -79,7 +79,7 @@ pub(crate) async fn of(app: &App) -> Status {
         waiting: app.jobs.waiting(),
         models: app.jobs.models().map(str::to_owned).collect(),
         max_image_bytes: app.settings.web.max_image.as_u64(),
-        controller: controller_status(app).await,
+        controller: Written(controller_status(app).await),
     }
 }
 

@@ -30,6 +30,19 @@ if ! { command -v chromium && command -v chromedriver; } >/dev/null && [ "$(id -
         echo "these packages could not be installed: chromium chromium-driver"
 fi
 
+# Out of its package: installed, that would start a server that nobody asked for.
+promtool=${XDG_CACHE_HOME:-$HOME/.cache}/eirs/promtool
+if ! { command -v promtool || [ -x "$promtool" ]; } >/dev/null && [ -e /etc/debian_version ]; then
+    folder=$(mktemp -d)
+    (
+        cd "$folder"
+        apt-get download -q prometheus || { [ "$(id -u)" = 0 ] && apt-get update -q && apt-get download -q prometheus; }
+        dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+        mkdir -p "$(dirname "$promtool")" && mv usr/bin/promtool "$promtool"
+    ) || echo "promtool could not be fetched"
+    rm -rf "$folder"
+fi
+
 TESTING_SKIPPED=$(mktemp)
 export TESTING_SKIPPED
 trap 'sort -u "$TESTING_SKIPPED"; rm -f "$TESTING_SKIPPED"' EXIT

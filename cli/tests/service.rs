@@ -17,6 +17,8 @@ mod access;
 mod admin;
 #[path = "service/api.rs"]
 mod api;
+#[path = "service/authority.rs"]
+mod authority;
 #[path = "service/bad_input.rs"]
 mod bad_input;
 #[path = "service/bad_start.rs"]
@@ -45,6 +47,8 @@ mod metrics;
 mod operator;
 #[path = "service/pools.rs"]
 mod pools;
+#[path = "service/prometheus.rs"]
+mod prometheus;
 #[path = "service/scripts.rs"]
 mod scripts;
 #[path = "service/tls.rs"]

@@ -23,10 +23,21 @@ pub fn not_run(why: &str, how: &str) {
 
 /// The Python that has what tests need of it: `$TESTING_PYTHON`, or the one that `make test` makes.
 pub fn python() -> Option<PathBuf> {
-    let cache = || {
-        let home = std::env::var_os("HOME").map(PathBuf::from)?;
-        Some(std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from))
-    };
-    let usual = || Some(cache()?.join("eirs/test-python/bin/python"));
+    let usual = || Some(cache()?.join("test-python/bin/python"));
     std::env::var_os("TESTING_PYTHON").map(PathBuf::from).or_else(usual).filter(|python| python.exists())
+}
+
+/// The tool of Prometheus that reads rules and metrics: an installed one, or the one that `make test` fetches.
+pub fn promtool() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = std::env::split_paths(&path).map(|folder| folder.join("promtool"));
+    let fetched = cache().map(|cache| cache.join("promtool"));
+    installed.chain(fetched).find(|program| program.is_file())
+}
+
+/// Where `make test` keeps what it fetches.
+fn cache() -> Option<PathBuf> {
+    let usual = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    let folder = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(usual)?;
+    Some(folder.join("eirs"))
 }

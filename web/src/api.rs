@@ -5,6 +5,7 @@
 //! described by the very types that are sent, and examples are made from real values. Paths, parameters and statuses are
 //! written down here, and `cli/tests/service/api.rs` drives the service by them.
 
+mod controller;
 mod images;
 mod operation;
 mod parts;
@@ -27,6 +28,9 @@ use poem_openapi::{
     registry::{MetaApi, Registry},
 };
 
+pub(crate) use self::controller::Written;
+use self::parts::guarded;
+
 const ABOUT: &str = "\
 Images in, labels out. Images are named by their content, so that uploading the same image again is always safe, and answered \
 from the stored result.
@@ -34,6 +38,13 @@ from the stored result.
 ```
 curl -F myfile=@heart.jpg http://127.0.0.1:8000/upload
 ```
+
+A refusal is a `Problem` (`application/problem+json`, RFC 9457). An address that does not take a method answers 405 with \
+`Allow`; whatever takes GET takes HEAD.";
+
+const ABOUT_ADMIN: &str = "\
+What an operator and his tools ask. Whoever reaches this address may: it wants no token and counts nobody. Images are uploaded at \
+another one, which has a description of its own.
 
 A refusal is a `Problem` (`application/problem+json`, RFC 9457). An address that does not take a method answers 405 with \
 `Allow`; whatever takes GET takes HEAD.";
@@ -46,26 +57,33 @@ const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-sr
 #[derive(Debug, Default)]
 pub(crate) struct Public;
 
-/// What operators and their tools ask for.
+/// The live state, where whoever uploads may see it.
+#[derive(Debug, Default)]
+pub(crate) struct Watch;
+
+/// What operators and their tools ask for, at a listener of their own.
 #[derive(Debug, Default)]
 pub(crate) struct Admin;
+
+/// The same where clients ask, too, behind the same door.
+#[derive(Debug, Default)]
+pub(crate) struct AdminAtTheDoor;
 
 /// What every listener is asked.
 #[derive(Debug, Default)]
 pub(crate) struct Health;
 
-/// A set of paths. The routes are in `routes.rs`.
+/// A set of paths, and what registers the parts that they name. The routes are in `routes.rs`.
 macro_rules! set {
-    ($set:ty: $($path:path),+) => {
+    ($set:ty: $($path:expr),+; $($register:path),+) => {
         impl OpenApi for $set {
             fn meta() -> Vec<MetaApi> {
-                vec![MetaApi { paths: vec![$($path()),+] }]
+                vec![MetaApi { paths: vec![$($path),+] }]
             }
 
             fn register(registry: &mut Registry) {
                 parts::register(registry);
-                images::register(registry);
-                operation::register(registry);
+                $($register(registry);)+
             }
 
             fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
@@ -73,9 +91,34 @@ macro_rules! set {
     };
 }
 
-set!(Public: images::upload, images::result, operation::events);
-set!(Admin: operation::status, operation::metrics, operation::doorbell);
-set!(Health: operation::livez, operation::readyz);
+set!(Public: guarded(images::upload()), guarded(images::result()); parts::register_token, images::register);
+set!(Watch: guarded(operation::events()); parts::register_token, operation::register);
+set!(Admin: operation::events(), operation::status(), operation::metrics(), operation::doorbell(); operation::register);
+set!(AdminAtTheDoor: guarded(operation::status()), guarded(operation::metrics()), guarded(operation::doorbell());
+     parts::register_token, operation::register);
+set!(Health: operation::livez(), operation::readyz(); operation::register);
+
+/// Several of them, for one listener.
+pub(crate) trait Listener: OpenApi + Default + 'static {
+    /// What is said of it.
+    const ABOUT: &'static str;
+}
+
+impl Listener for (Public, Watch, Health) {
+    const ABOUT: &'static str = ABOUT;
+}
+
+impl Listener for (Public, Health) {
+    const ABOUT: &'static str = ABOUT;
+}
+
+impl Listener for (Admin, Health) {
+    const ABOUT: &'static str = ABOUT_ADMIN;
+}
+
+impl Listener for (Public, Watch, AdminAtTheDoor, Health) {
+    const ABOUT: &'static str = ABOUT;
+}
 
 /// What one listener serves of itself.
 #[derive(Debug)]
@@ -88,10 +131,10 @@ pub(crate) struct Description {
 
 impl Description {
     /// Of a listener that serves these sets.
-    pub(crate) fn of<Api: OpenApi + Default + 'static>() -> Self {
-        fn service<Api: OpenApi + Default>() -> OpenApiService<Api, ()> {
+    pub(crate) fn of<Api: Listener>() -> Self {
+        fn service<Api: Listener>() -> OpenApiService<Api, ()> {
             OpenApiService::new(Api::default(), "EIRS", env!("CARGO_PKG_VERSION"))
-                .description(ABOUT)
+                .description(Api::ABOUT)
                 .license(LicenseObject::new("Apache-2.0"))
                 .server("/")
         }

@@ -71,6 +71,8 @@ pub struct App {
     uploads: Arc<Semaphore>,
     /// Memory for arriving bodies, in [`MEMORY_UNIT`]s.
     body_memory: Arc<Semaphore>,
+    /// Where uploads come encrypted.
+    tls: Option<Arc<Tls>>,
     /// Told to stop: no new uploads.
     draining: CancellationToken,
     /// The time for draining is over: held requests get their 202 now.
@@ -81,12 +83,13 @@ pub struct App {
 }
 
 impl App {
-    /// Opens what the web server needs of the backend. `draining` is the process's own.
+    /// Opens what the web server needs of the backend. `draining` is the process's own; `tls` is looked at for `/metrics`.
     pub async fn new(
         settings: Settings,
         backend: &Backend,
         clock: SharedClock,
         draining: CancellationToken,
+        tls: Option<Arc<Tls>>,
     ) -> Result<Arc<Self>> {
         let mut requests = BTreeMap::new();
         for model in settings.models.keys() {
@@ -114,6 +117,7 @@ impl App {
             dead_letters,
             uploads: Arc::new(Semaphore::new(settings.web.max_uploads.min(Semaphore::MAX_PERMITS))),
             body_memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS as u64) as usize)),
+            tls,
             draining,
             give_up: CancellationToken::new(),
             responses,

@@ -68,7 +68,7 @@ pub(crate) async fn keep(app: &App, stop: &CancellationToken) {
             let status = status::of(app).await;
             if now >= next_sample {
                 next_sample = now + timeline::EVERY;
-                if let Some(sample) = Sample::of(&status.controller, app.clock.now()) {
+                if let Some(sample) = Sample::of(&status.controller.0, app.clock.now()) {
                     live.timeline().add(sample);
                 }
             }

@@ -3,6 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use chrono::Utc;
 use clap::Parser;
 use eirs_platform::{
     backend::Backend,
@@ -95,13 +96,13 @@ async fn serve(settings: Settings, door: Door, parent: Option<u32>) -> anyhow::R
         .with_context(|| format!("web.listen: cannot listen on {}", web.listen))?;
     let address = admin::bound(&acceptor, web.listen);
     let admin = Admin::bind(web.admin_listen).await?;
-    if let Some(careless) = tls::careless(&web.tls) {
-        tracing::warn!("{careless}");
+    for told in [tls::careless(&web.tls), tls::aged(&web.tls, Utc::now())].into_iter().flatten() {
+        tracing::warn!("{told}");
     }
     let clock = Arc::new(SystemClock);
     let backend = Backend::open(&settings, clock.clone()).await?;
     let deadline = web.drain_deadline;
-    let app = App::new(settings, &backend, clock, lifecycle.drain().clone()).await?;
+    let app = App::new(settings, &backend, clock, lifecycle.drain().clone(), door.tls.clone()).await?;
     let background_stop = CancellationToken::new();
     let background = tokio::spawn(app.clone().run_background(background_stop.clone()));
 

@@ -1,7 +1,8 @@
-//! What `/metrics` shows, in the OpenMetrics text format: what this host counts, what the controller wrote down, and what the
-//! process takes. What there is, is in `metrics/catalogue.rs`.
+//! What `/metrics` shows, in the OpenMetrics text format or the older one: what this host counts, what the controller wrote
+//! down, and what the process takes. What there is, is in `metrics/catalogue.rs`.
 
 mod catalogue;
+mod classic;
 mod dead_letters;
 #[cfg(test)]
 mod documents;
@@ -14,6 +15,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use chrono::{DateTime, Utc};
 use poem::http::StatusCode;
 use prometheus_client::{
     collector::Collector,
@@ -29,7 +31,7 @@ use prometheus_client::{
 use serde_json::Value;
 
 use self::catalogue::{Class, Kind, Label, Metric, TurnedAway};
-pub(crate) use self::{catalogue::Answered, dead_letters::DeadLetters};
+pub(crate) use self::{catalogue::Answered, classic::classic, dead_letters::DeadLetters};
 
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -174,12 +176,22 @@ impl Metrics {
         self.turned_away.get_or_create(&TurnedAwayLabels { why }).inc();
     }
 
-    /// All of it, as text, with what the controller wrote last and how many letters each model's dead letters are.
-    pub(crate) fn encode(&self, now: f64, controller: &Value, dead_letters: BTreeMap<String, u64>) -> String {
+    /// All of it, as OpenMetrics, with what the controller wrote last, how many letters each model's dead letters are, and when the
+    /// certificate expires.
+    pub(crate) fn encode(
+        &self,
+        now: f64,
+        controller: &Value,
+        dead_letters: BTreeMap<String, u64>,
+        expires: Option<DateTime<Utc>>,
+    ) -> String {
         let mut samples = fleet::samples(now, controller);
         samples.extend(process::samples());
         for (model, letters) in dead_letters {
             samples.push(Sample::of(Metric::DeadLetters, &[(Label::Model, &model)], letters as f64));
+        }
+        if let Some(expires) = expires {
+            samples.push(Sample::of(Metric::CertificateExpires, &[], expires.timestamp() as f64));
         }
         let version = env!("CARGO_PKG_VERSION");
         samples.push(Sample::of(Metric::BuildInfo, &[(Label::Version, version)], 1.0));

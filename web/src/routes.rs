@@ -10,7 +10,7 @@ use poem::{
 
 use crate::{
     App,
-    api::{Admin, Description, Health, Public},
+    api::{Admin, AdminAtTheDoor, Description, Health, Public, Watch},
     live,
     page::{self, Half},
     problem::Problem,
@@ -20,17 +20,20 @@ use crate::{
 /// What clients see. Where the operator's side has no listener of its own, that as well.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     let is_live = app.settings.web.live == Audience::Everybody;
+    let is_apart = app.settings.web.admin_listen.is_some();
     let routes = with_page(Route::new(), if is_live { Half::Both } else { Half::Uploads })
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
         .at("/livez", get(status::livez))
         .at("/readyz", get(status::readyz));
     let routes = if is_live { routes.at("/events", get(live::events)) } else { routes };
-    let is_apart = app.settings.web.admin_listen.is_some();
-    let routes = if is_apart {
-        described(routes, &Description::of::<(Public, Health)>())
-    } else {
-        described(with_admin(routes), &Description::of::<(Public, Admin, Health)>())
+    let routes = match (is_live, is_apart) {
+        (true, true) => described(routes, &Description::of::<(Public, Watch, Health)>()),
+        // The settings see to it that the operator, whose it is then, has somewhere to look.
+        (false, _) => described(routes, &Description::of::<(Public, Health)>()),
+        (true, false) => {
+            described(with_admin(routes), &Description::of::<(Public, Watch, AdminAtTheDoor, Health)>())
+        }
     };
     with_problems(routes, app)
 }

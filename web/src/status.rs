@@ -4,12 +4,22 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use eirs_platform::settings::Model;
-use poem::{IntoResponse, Response, handler, http::StatusCode, web::Data};
+use poem::{
+    IntoResponse, Request, Response, handler,
+    http::{
+        StatusCode,
+        header::{ACCEPT, VARY},
+    },
+    web::Data,
+};
 use poem_openapi::Object;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{App, answer::json, problem::Problem, report};
+use crate::{App, answer::json, api::Written, metrics::classic, problem::Problem, report};
+
+/// The format of metrics that scrapers ask for.
+const OPENMETRICS: &str = "application/openmetrics-text";
 
 /// The whole service, as far as this host knows it.
 #[derive(Debug, Serialize, Object)]
@@ -33,7 +43,7 @@ pub(crate) struct Status {
     max_image_bytes: u64,
     /// What the controller wrote last; null where there is none.
     #[oai(nullable)]
-    pub(crate) controller: Value,
+    pub(crate) controller: Written,
 }
 
 impl Status {
@@ -49,11 +59,11 @@ impl Status {
             || *waiting != known.waiting
             || *models != known.models
             || *max_image_bytes != known.max_image_bytes
-            || !is_same_but_for_its_time(controller, &known.controller)
+            || !is_same_but_for_its_time(&controller.0, &known.controller.0)
     }
 
     /// For the description of the API.
-    pub(crate) fn example() -> Self {
+    pub(crate) fn example(controller: Written) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             at: DateTime::UNIX_EPOCH,
@@ -63,7 +73,7 @@ impl Status {
             waiting: 1,
             models: vec![Model::DEFAULT.to_owned()],
             max_image_bytes: 16 << 20,
-            controller: Value::Null,
+            controller,
         }
     }
 }
@@ -84,7 +94,7 @@ pub(crate) async fn of(app: &App) -> Status {
         waiting: app.jobs.waiting(),
         models: app.jobs.models().map(str::to_owned).collect(),
         max_image_bytes: app.settings.web.max_image.as_u64(),
-        controller: controller_status(app).await,
+        controller: Written(controller_status(app).await),
     }
 }
 
@@ -129,13 +139,19 @@ pub(crate) async fn doorbell(Data(app): Data<&Arc<App>>) -> Response {
 }
 
 #[handler]
-pub(crate) async fn metrics(Data(app): Data<&Arc<App>>) -> Response {
+pub(crate) async fn metrics(request: &Request, Data(app): Data<&Arc<App>>) -> Response {
     app.metrics.waiting.set(app.jobs.waiting() as i64);
     let now = app.clock.now().timestamp_micros() as f64 / 1e6;
     let (controller, dead_letters) = tokio::join!(controller_status(app), app.dead_letters.count());
-    Response::builder()
-        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(app.metrics.encode(now, &controller, dead_letters))
+    let expires = app.tls.as_ref().and_then(|tls| tls.expires());
+    let text = app.metrics.encode(now, &controller, dead_letters, expires);
+    // As every client library of Prometheus answers: what is not asked for might not be understood.
+    let (content_type, text) = if request.header(ACCEPT).is_some_and(|accept| accept.contains(OPENMETRICS)) {
+        (format!("{OPENMETRICS}; version=1.0.0; charset=utf-8"), text)
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8".to_owned(), classic(&text))
+    };
+    Response::builder().content_type(&content_type).header(VARY, "accept").body(text)
 }
 
 #[cfg(test)]
@@ -147,7 +163,7 @@ mod tests {
 
     fn status(at_s: i64, uploads: usize, controller: Value) -> Status {
         let at = DateTime::UNIX_EPOCH + TimeDelta::seconds(at_s);
-        Status { at, uploads, controller, ..Status::example() }
+        Status { at, uploads, ..Status::example(Written(controller)) }
     }
 
     #[test]
@@ -162,7 +178,7 @@ mod tests {
     fn whatever_else_has_changed_is_news() {
         let known = status(1, 2, json!({ "at": "then", "pools": [{ "ready": 1, "at": 5 }] }));
         for (uploads, controller) in [
-            (3, known.controller.clone()),
+            (3, known.controller.0.clone()),
             (2, Value::Null),
             (2, json!({ "at": "then", "pools": [{ "ready": 2, "at": 5 }] })),
             (2, json!({ "at": "then", "pools": [{ "ready": 1, "at": 6 }] })),
@@ -172,7 +188,7 @@ mod tests {
             let now = status(1, uploads, controller);
             assert!(now.is_news_after(&known) && known.is_news_after(&now), "{now:?}");
         }
-        let leaving = Status { draining: true, ..status(1, 2, known.controller.clone()) };
+        let leaving = Status { draining: true, ..status(1, 2, known.controller.0.clone()) };
         assert!(leaving.is_news_after(&known));
     }
 }

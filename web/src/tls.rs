@@ -6,6 +6,7 @@
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::settings;
 use poem::{
     http::uri::Scheme,
@@ -19,13 +20,14 @@ use tokio::{
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        Error, InconsistentKeys, ServerConfig,
+        CertificateError, Error, InconsistentKeys, RootCertStore, ServerConfig,
+        client::verify_server_cert_signed_by_trust_anchor,
         crypto::ring,
         pki_types::{
-            CertificateDer, PrivateKeyDer,
+            CertificateDer, PrivateKeyDer, UnixTime,
             pem::{self, PemObject},
         },
-        server::{ClientHello, ResolvesServerCert},
+        server::{ClientHello, ParsedCertificate, ResolvesServerCert},
         sign::CertifiedKey,
     },
     server::TlsStream,
@@ -35,6 +37,8 @@ use crate::renewal::{Renewal, Watched};
 
 /// How long a client may take to say hello; a good one takes a few round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A certificate that has less time left is told. Those that are renewed by themselves are renewed earlier.
+const SOON: TimeDelta = TimeDelta::days(14);
 
 /// The certificate, and how connections are encrypted with it.
 #[derive(Debug)]
@@ -57,9 +61,14 @@ impl Tls {
     pub fn new(settings: &settings::Tls) -> Result<Option<Arc<Self>>, String> {
         let (Some(certificate), Some(key)) = (&settings.certificate, &settings.key) else { return Ok(None) };
         let names = (certificate.clone(), key.clone());
-        let read = move |_before: Option<&CertifiedKey>, files: &[Vec<u8>]| {
+        let read = move |before: Option<&CertifiedKey>, files: &[Vec<u8>]| {
             let content = |place: usize| files.get(place).map(Vec::as_slice).unwrap_or_default();
-            certified((names.0.as_path(), content(0)), (names.1.as_path(), content(1)))
+            let pair = certified((names.0.as_path(), content(0)), (names.1.as_path(), content(1)))?;
+            // At the start there is no log yet.
+            if let Some(told) = before.and_then(|_| end_is_near(&names.0, content(0), Utc::now())) {
+                tracing::warn!("{told}");
+            }
+            Ok(pair)
         };
         let watched = Watched::open("web.tls", &[certificate.as_path(), key.as_path()], read);
         let certificate = Arc::new(Certificate(watched.map_err(|what| format!("web.tls: {what}"))?));
@@ -77,6 +86,11 @@ impl Tls {
         Encrypted { inner, tls: TlsAcceptor::from(self.config.clone()), handshakes: JoinSet::new() }
     }
 
+    /// When the certificate in force expires, as far as it says so.
+    pub fn expires(&self) -> Option<DateTime<Utc>> {
+        expiry(self.certificate.0.get().end_entity_cert().ok()?)
+    }
+
     /// What reads the files again when they change.
     pub(crate) fn renewal(&self) -> Box<dyn Renewal> {
         self.certificate.0.renewal()
@@ -90,6 +104,36 @@ pub fn careless(settings: &settings::Tls) -> Option<String> {
     let shown = key.display();
     (mode & 0o004 != 0)
         .then(|| format!("web.tls.key: every user of this machine can read {shown}; chmod o-r closes it"))
+}
+
+/// That the certificate of the settings has expired or soon will, in a sentence.
+pub fn aged(settings: &settings::Tls, now: DateTime<Utc>) -> Option<String> {
+    let file = settings.certificate.as_ref()?;
+    end_is_near(file, &fs::read(file).ok()?, now)
+}
+
+fn end_is_near(file: &Path, pem: &[u8], now: DateTime<Utc>) -> Option<String> {
+    let expires = expiry(&CertificateDer::pem_slice_iter(pem).next()?.ok()?)?;
+    let (left, file, expires) = (expires - now, file.display(), expires.format("%F %T UTC"));
+    let sentence = if left < TimeDelta::zero() {
+        format!("{file}: expired on {expires}, and clients refuse it")
+    } else {
+        format!("{file}: expires on {expires}, in {} days, and should have been renewed", left.num_days())
+    };
+    (left < SOON).then(|| format!("web.tls.certificate: {sentence}"))
+}
+
+/// When a certificate expires. rustls reads that for itself, and tells it only of a certificate that is used too late: so it is
+/// asked about the end of time, which it looks at before it asks who vouches for it.
+fn expiry(certificate: &CertificateDer<'_>) -> Option<DateTime<Utc>> {
+    let certificate = ParsedCertificate::try_from(certificate).ok()?;
+    let (nobody, end) = (RootCertStore::empty(), UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX)));
+    match verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], end, &[]) {
+        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            DateTime::from_timestamp(i64::try_from(not_after.as_secs()).ok()?, 0)
+        }
+        _ => None,
+    }
 }
 
 /// The pair, if it is one.

@@ -101,6 +101,7 @@ impl Look {
             }
         }
         report.problems.extend(controller::problems(&controller, seen.as_ref(), &report.queues, now));
+        report.problems.extend(eirs_web::tls::aged(&self.settings.web.tls, now));
         report.pools = seen.filter(|_| controller.running).map(|seen| seen.pools).unwrap_or_default();
         report.controller = controller;
         report

@@ -47,6 +47,7 @@ impl Look {
         }
         report.problems.extend(controller::problems(&controller, seen.as_ref(), &report.queues, now));
         report.problems.extend(queues::problems(&report.queues));
+        report.problems.extend(eirs_web::tls::aged(&self.settings.web.tls, now));
         // The instances of a controller that does not run are history.
         report.pools = seen.filter(|_| controller.running).map(|seen| seen.pools).unwrap_or_default();
         report.controller = controller;

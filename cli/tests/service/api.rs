@@ -9,7 +9,7 @@ use std::{
 use eirs_platform::testing;
 use serde_json::Value;
 
-use crate::harness::{Site, request};
+use crate::harness::{POLICY, Site, eventually, request};
 
 /// A tool of others reads the description, makes requests of it, good ones and bad ones, and looks at every answer:
 /// `testing/api/schemathesis.toml` says which checks it makes.
@@ -21,6 +21,11 @@ fn a_client_that_knows_only_the_description_meets_no_answer_that_is_not_in_it() 
     // All of it on one listener.
     let site = Site::with_model().set("EIRS_WEB__ADMIN_LISTEN", "");
     let (web, _worker) = (site.web(), site.worker());
+    // For what it writes into the status.
+    let _controller = site.controller(&POLICY.replace("min = 0", "min = 1"));
+    eventually("the controller looks", || {
+        web.get("/status").json()["controller"]["pools"][0]["instances"][0].is_object().then_some(())
+    });
     let report = site.folder.path().join("report.ndjson");
     let mut command = Command::new(schemathesis);
     command.env("PYTHONPATH", folder()).env("PYTHONDONTWRITEBYTECODE", "1");

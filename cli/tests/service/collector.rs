@@ -1,9 +1,9 @@
-//! A collector of traces, as far as OTLP/HTTP asks for one: takes `POST /v1/traces`, and keeps what came.
+//! A collector of traces, as far as OTLP/HTTP asks for one: takes `POST /v1/traces`, with TLS or without, and keeps what came.
 
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex},
     thread,
     time::{SystemTime, UNIX_EPOCH},
@@ -15,6 +15,11 @@ use opentelemetry_proto::tonic::{
     trace::v1,
 };
 use prost::Message;
+use tokio_rustls::rustls::{
+    ServerConfig, ServerConnection, StreamOwned, crypto::ring, pki_types::PrivateKeyDer,
+};
+
+use crate::authority::Pair;
 
 /// A span, in texts. Times are nanoseconds since 1970.
 #[derive(Debug, Clone)]
@@ -36,7 +41,16 @@ pub struct Span {
 /// Runs until the tests end.
 pub struct Collector {
     address: SocketAddr,
-    spans: Arc<Mutex<Vec<Span>>>,
+    is_encrypted: bool,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// What came.
+#[derive(Default)]
+struct Kept {
+    spans: Vec<Span>,
+    /// The lines of each request before its body, in small letters.
+    heads: Vec<Vec<String>>,
 }
 
 /// The time now, as spans have it.
@@ -46,30 +60,56 @@ pub fn now() -> u64 {
 
 impl Collector {
     pub fn start() -> Self {
+        Self::start_as(None)
+    }
+
+    /// One with this certificate.
+    pub fn start_with_tls(pair: &Pair) -> Self {
+        let key = PrivateKeyDer::try_from(pair.key.serialize_der()).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![pair.certificate.clone()], key);
+        Self::start_as(Some(Arc::new(config.expect("a pair"))))
+    }
+
+    fn start_as(tls: Option<Arc<ServerConfig>>) -> Self {
+        let is_encrypted = tls.is_some();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
-        let spans = Arc::<Mutex<Vec<Span>>>::default();
-        let kept = spans.clone();
+        let kept = Arc::<Mutex<Kept>>::default();
+        let keeps = kept.clone();
         thread::spawn(move || {
             for connection in listener.incoming().map_while(Result::ok) {
-                let kept = kept.clone();
-                thread::spawn(move || serve(&connection, &kept));
+                let (kept, tls) = (keeps.clone(), tls.clone());
+                thread::spawn(move || match tls {
+                    Some(tls) => {
+                        let server = ServerConnection::new(tls).expect("a server");
+                        serve(StreamOwned::new(server, connection), &kept);
+                    }
+                    None => serve(connection, &kept),
+                });
             }
         });
-        Self { address, spans }
+        Self { address, is_encrypted, kept }
     }
 
     pub fn address(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", if self.is_encrypted { "https" } else { "http" }, self.address)
     }
 
     pub fn spans(&self) -> Vec<Span> {
-        self.spans.lock().expect("no panic while it was held").clone()
+        self.kept.lock().expect("no panic while it was held").spans.clone()
+    }
+
+    pub fn heads(&self) -> Vec<Vec<String>> {
+        self.kept.lock().expect("no panic while it was held").heads.clone()
     }
 }
 
 /// Every request of a connection.
-fn serve(mut connection: &TcpStream, kept: &Mutex<Vec<Span>>) {
+fn serve(connection: impl Read + Write, kept: &Mutex<Kept>) {
     let mut reader = BufReader::new(connection);
     loop {
         let mut head = Vec::new();
@@ -87,9 +127,12 @@ fn serve(mut connection: &TcpStream, kept: &Mutex<Vec<Span>>) {
         let mut body = vec![0; length.expect("a length")];
         reader.read_exact(&mut body).expect("the body");
         let request = ExportTraceServiceRequest::decode(&body[..]).expect("what OTLP says");
-        kept.lock().expect("no panic while it was held").extend(spans(request));
+        let mut kept = kept.lock().expect("no panic while it was held");
+        kept.spans.extend(spans(request));
+        kept.heads.push(head);
+        drop(kept);
         let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
-        if connection.write_all(answer.as_bytes()).is_err() {
+        if reader.get_mut().write_all(answer.as_bytes()).is_err() {
             return;
         }
     }

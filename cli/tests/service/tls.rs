@@ -7,18 +7,23 @@ use std::{
     sync::Arc,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use rcgen::{CertificateParams, DnType, KeyPair, SanType, date_time_ymd};
 use rustix::process::Signal;
+use serde_json::Value;
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring, pki_types::CertificateDer,
 };
 
-use crate::harness::{self, Answer, NEVER, Site, Web, eventually, image, request};
+use crate::{
+    authority::Authority,
+    harness::{self, Answer, NEVER, Site, Web, eventually, image, request},
+};
 
 /// An authority that the client trusts, and a site whose server has a certificate of it.
 struct Secured {
     site: Site,
-    issuer: Issuer<'static, KeyPair>,
+    authority: Authority,
     client: Arc<ClientConfig>,
 }
 
@@ -26,12 +31,9 @@ type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 impl Secured {
     fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no name");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        let authority = params.self_signed(&key).expect("a certificate");
+        let authority = Authority::new();
         let mut roots = RootCertStore::empty();
-        roots.add(authority.der().clone()).expect("it is one");
+        roots.add(authority.certificate.clone()).expect("it is one");
         let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("versions")
@@ -41,20 +43,30 @@ impl Secured {
         let site = Site::new()
             .set("EIRS_WEB__TLS__CERTIFICATE", "certificate.pem")
             .set("EIRS_WEB__TLS__KEY", "key.pem");
-        let secured = Self { site, issuer: Issuer::new(params, key), client: Arc::new(client) };
-        secured.write("authority.pem", &authority.pem());
+        let secured = Self { site, authority, client: Arc::new(client) };
+        secured.write("authority.pem", &secured.authority.pem);
         secured.issue();
         secured
     }
 
     /// A new pair, as renewals write it: one file after the other.
     fn issue(&self) -> CertificateDer<'static> {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        self.write("certificate.pem", &certificate.pem());
-        self.write("key.pem", &key.serialize_pem());
-        certificate.der().clone()
+        self.issue_as(|_| {})
+    }
+
+    /// One that ends at the beginning of the day that comes so many days from now.
+    fn issue_for(&self, days: i64) -> DateTime<Utc> {
+        let end = (Utc::now() + TimeDelta::days(days)).date_naive();
+        let (month, day) = (end.month() as u8, end.day() as u8);
+        self.issue_as(|params| params.not_after = date_time_ymd(end.year(), month, day));
+        end.and_hms_opt(0, 0, 0).expect("midnight").and_utc()
+    }
+
+    fn issue_as(&self, change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+        let pair = self.authority.issue_as(change);
+        self.write("certificate.pem", &pair.pem);
+        self.write("key.pem", &pair.key.serialize_pem());
+        pair.certificate
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -166,6 +178,54 @@ fn a_broken_pair_leaves_the_last_good_one_in_force_until_it_is_mended() {
     eventually("it is shown", || (secured.shown(&web) == second).then_some(()));
 }
 
+/// When the certificate expires, as `/metrics` says.
+fn expires(web: &Web) -> Option<i64> {
+    let text = web.get("/metrics").body;
+    let value =
+        text.lines().find_map(|line| line.strip_prefix("eirs_tls_certificate_expires_timestamp_seconds "))?;
+    Some(value.parse::<f64>().expect("a number") as i64)
+}
+
+#[test]
+fn the_end_of_the_certificate_in_force_is_a_metric_and_only_with_https() {
+    let secured = Secured::new();
+    let first = secured.issue_for(90);
+    let web = secured.site.web();
+    assert_eq!(expires(&web), Some(first.timestamp()));
+    let second = secured.issue_for(180);
+    eventually("it is renewed", || (expires(&web) == Some(second.timestamp())).then_some(()));
+    assert!(!web.process.log().contains("expire"), "{}", web.process.log());
+    assert_eq!(expires(&Site::new().web()), None);
+}
+
+#[test]
+fn a_certificate_that_has_expired_or_soon_will_is_told_once_at_the_start_and_whenever_it_is_read_again() {
+    let secured = Secured::new();
+    let told = |web: &Web, what: &str| {
+        let log = web.process.log();
+        log.lines().filter(|line| line.contains("WARN") && line.contains(what)).count()
+    };
+    let end = secured.issue_for(10).format("%F 00:00:00 UTC");
+    let web = secured.site.web();
+    let soon = format!("web.tls.certificate: certificate.pem: expires on {end}, in 9 days");
+    assert_eq!(told(&web, &soon), 1, "{}", web.process.log());
+    secured.issue_for(-3);
+    let over = "web.tls.certificate: certificate.pem: expired on ";
+    eventually("it is told", || (told(&web, over) == 1).then_some(()));
+    web.process.signal(Signal::HUP);
+    eventually("it is told again", || (told(&web, over) == 2).then_some(()));
+    assert_eq!(told(&web, &soon), 1, "{}", web.process.log());
+
+    let check = || {
+        let check = secured.site.command("eirs").args(["check", "--json"]).output().expect("it runs");
+        let report: Value = serde_json::from_slice(&check.stdout).expect("JSON");
+        report["problems"].to_string()
+    };
+    assert!(check().contains(over), "{}", check());
+    secured.issue();
+    assert!(!check().contains("web.tls"), "{}", check());
+}
+
 #[test]
 fn a_client_that_does_not_say_hello_holds_up_nobody() {
     let secured = Secured::new();
@@ -204,42 +264,53 @@ fn eirs_local_serves_https_and_says_so() {
     assert_eq!(process.exit().code(), Some(0), "{}", process.log());
 }
 
-#[test]
-fn the_tools_speak_https_with_servers_that_somebody_trusted_vouches_for() {
-    let secured = Secured::new();
-    let (web, _worker) = (secured.site.web(), secured.site.worker());
-    let port = web.address.rsplit(':').next().expect("a port");
+/// What `eirs load` and `eirs classify` make of a server, trusting the authorities of this file.
+fn tools_at(secured: &Secured, web: &Web, trusted: &str) -> [(Option<i32>, String); 2] {
     let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/shapes/samples");
     let heart = format!("{samples}/heart_0.jpg");
+    let url = format!("https://localhost:{}", web.address.rsplit(':').next().expect("a port"));
+    let load = ["load", "--url", &url, "--image-folder", samples, "--num-request", "20", "--quiet"];
+    [&load[..], &["classify", &heart, "--url", &url]].map(|arguments| {
+        let mut command = secured.site.command("eirs");
+        command.args(arguments).env("SSL_CERT_FILE", trusted).env_remove("SSL_CERT_DIR");
+        let output = command.output().expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    })
+}
+
+#[test]
+fn the_tools_speak_https_with_a_server_that_somebody_trusted_vouches_for() {
+    let secured = Secured::new();
+    let (web, _worker) = (secured.site.web(), secured.site.worker());
+    let [(load, figures), (classify, label)] = tools_at(&secured, &web, "authority.pem");
+    assert!(load == Some(0) && figures.contains("Results     20\n"), "{figures}");
+    assert!(classify == Some(0) && label.starts_with("heart_0.jpg: "), "{label}");
+}
+
+#[test]
+fn the_tools_upload_nothing_to_a_server_that_nobody_trusted_vouches_for() {
     let mut other = CertificateParams::new(Vec::new()).expect("no name");
     other.distinguished_name.push(DnType::CommonName, "another authority");
     let key = KeyPair::generate().expect("a key");
-    secured.write("other.pem", &other.self_signed(&key).expect("a certificate").pem());
-    secured.write("empty.pem", "");
-    let run = |host: &str, trusted: &str| {
-        let url = format!("https://{host}:{port}");
-        let load = ["load", "--url", &url, "--image-folder", samples, "--num-request", "20", "--quiet"];
-        [&load[..], &["classify", &heart, "--url", &url]].map(|arguments| {
-            let mut command = secured.site.command("eirs");
-            command.args(arguments).env("SSL_CERT_FILE", trusted).env_remove("SSL_CERT_DIR");
-            let output = command.output().expect("it runs");
-            let said = [output.stdout, output.stderr].concat();
-            (output.status.code(), String::from_utf8_lossy(&said).into_owned())
-        })
-    };
-    let [(load, figures), (classify, label)] = run("localhost", "authority.pem");
-    assert!(load == Some(0) && figures.contains("Results     20\n"), "{figures}");
-    assert!(classify == Some(0) && label.starts_with("heart_0.jpg: "), "{label}");
-    for (host, trusted, why) in [
-        ("localhost", "other.pem", "invalid peer certificate: UnknownIssuer; SSL_CERT_FILE=FILE"),
-        ("127.0.0.1", "authority.pem", "certificate not valid for name"),
-        ("localhost", "none.pem", "No such file or directory"),
-        ("localhost", "empty.pem", "this machine trusts no authority"),
+    let other = other.self_signed(&key).expect("a certificate").pem();
+    let elsewhere = || SanType::DnsName("elsewhere.example".try_into().expect("a name"));
+    for (is_elsewhere, trusted, why) in [
+        (false, "other.pem", "invalid peer certificate: UnknownIssuer; SSL_CERT_FILE=FILE"),
+        (true, "authority.pem", "certificate not valid for name"),
+        (false, "none.pem", "No such file or directory"),
+        (false, "empty.pem", "this machine trusts no authority"),
     ] {
-        for (code, said) in run(host, trusted) {
-            assert_eq!(code, Some(1), "{said}");
-            assert!(said.contains(&format!("https://{host}:{port}: no secure connection: ")), "{said}");
-            assert!(said.contains(why), "{said}");
+        let secured = Secured::new();
+        secured.write("other.pem", &other);
+        secured.write("empty.pem", "");
+        if is_elsewhere {
+            secured.issue_as(|params| params.subject_alt_names = vec![elsewhere()]);
+        }
+        let web = secured.site.web();
+        for (code, said) in tools_at(&secured, &web, trusted) {
+            assert!(code == Some(1) && said.contains(": no secure connection: "), "{said}");
+            assert!(said.contains(why), "{why}: {said}");
         }
     }
 }

@@ -5,7 +5,10 @@ mod collector;
 use rustix::process::Signal;
 
 use self::collector::{Collector, Span};
-use crate::harness::{Answer, POLICY, Process, Site, Web, eventually, image, request, sample};
+use crate::{
+    authority::Authority,
+    harness::{Answer, POLICY, Process, Site, Web, eventually, image, request, sample},
+};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CLIENT: &str = "00f067aa0ba902b7";
@@ -184,13 +187,82 @@ fn an_address_that_no_collector_can_have_is_told_at_the_start() {
         ("EIRS_TELEMETRY__OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     ] {
-        let site = Site::new().set(key, "https://collector.example");
+        let site = Site::new().set(key, "collector.example:4318");
         let mut worker = site.start("eirs-worker", &[]);
         assert_eq!(worker.exit().code(), Some(78));
-        assert!(
-            worker.log().contains(&format!("{name}: is \"https://collector.example\"")),
-            "{}",
-            worker.log()
-        );
+        assert!(worker.log().contains(&format!("{name}: is \"collector.example:4318\"")), "{}", worker.log());
+    }
+}
+
+/// A site whose collector is spoken to over TLS, and whose authority lies in `authority.pem`.
+fn with_tls(authority: &Authority) -> (Collector, Site) {
+    let collector = Collector::start_with_tls(&authority.issue());
+    let site = Site::new().set("EIRS_TELEMETRY__OTLP_ENDPOINT", &collector.address());
+    std::fs::write(site.folder.path().join("authority.pem"), &authority.pem).expect("it is written");
+    (collector, site)
+}
+
+#[test]
+fn a_collector_is_spoken_to_over_tls_with_the_credentials_that_the_standard_variable_holds() {
+    let (collector, site) = with_tls(&Authority::new());
+    let site = site
+        .set("OTEL_EXPORTER_OTLP_CERTIFICATE", "authority.pem")
+        .set("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20of%20good%20news,x-team=eirs");
+    let (web, worker) = (site.web(), site.worker());
+    assert_eq!(upload(&web, &image(1), &[]).status, 200);
+    drained(worker);
+    drained(web.process);
+    let spans = collector.spans();
+    assert_eq!(only(&spans, "eirs-worker", "job").parent, only(&spans, "eirs-web", "send").id);
+    let heads = collector.heads();
+    assert!(heads.len() >= 2, "of both programs: {heads:?}");
+    for head in heads {
+        for header in ["authorization: bearer of good news", "x-team: eirs"] {
+            assert!(head.iter().any(|line| line == header), "{header}: {head:?}");
+        }
+    }
+}
+
+#[test]
+fn without_a_file_a_collector_is_trusted_as_this_machine_does() {
+    let (collector, site) = with_tls(&Authority::new());
+    // This moves the machine's own list.
+    let site = site.set("SSL_CERT_FILE", "authority.pem");
+    let web = site.web();
+    assert_eq!(web.upload("?wait=0", "x", &image(1)).status, 202);
+    drained(web.process);
+    only(&collector.spans(), "eirs-web", "upload");
+}
+
+#[test]
+fn a_collector_that_nobody_vouches_for_gets_nothing_which_is_told_and_harms_nobody() {
+    let (collector, site) = with_tls(&Authority::new());
+    let stranger = site.folder.path().join("stranger.pem");
+    std::fs::write(&stranger, Authority::new().pem).expect("it is written");
+    let site = site.set("OTEL_EXPORTER_OTLP_CERTIFICATE", "stranger.pem");
+    let mut web = site.web();
+    assert_eq!(web.upload("?wait=0", "x", &image(1)).status, 202);
+    web.process.signal(Signal::TERM);
+    assert!(web.process.exit().success(), "{}", web.process.log());
+    let log = web.process.log();
+    assert!(log.contains("spans cannot be exported to https://127.0.0.1:"), "{log}");
+    assert!(collector.heads().is_empty(), "{:?}", collector.heads());
+}
+
+#[test]
+fn who_vouches_for_a_collector_is_looked_for_at_the_start() {
+    for (key, value, says) in [
+        (
+            "OTEL_EXPORTER_OTLP_CERTIFICATE",
+            "nowhere.pem",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE: nowhere.pem: cannot be read",
+        ),
+        ("SSL_CERT_FILE", "nowhere.pem", "telemetry.otlp_endpoint: this machine has no certificates"),
+    ] {
+        let (_collector, site) = with_tls(&Authority::new());
+        let site = site.set(key, value);
+        let mut worker = site.start("eirs-worker", &[]);
+        assert_eq!(worker.exit().code(), Some(78), "{}", worker.log());
+        assert!(worker.log().contains(says), "{}", worker.log());
     }
 }

@@ -2,7 +2,11 @@
 //! those that the collector does not take, are dropped: no upload ever waits for one.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,11 +19,18 @@ use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter},
 };
+use rustls::{
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::settings::Telemetry;
 
 /// The standard variable, where the setting is not set.
 const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// The standard variable of a file, as PEM, of who vouches for the collector. Without it, this machine's own list counts.
+const CERTIFICATE_VARIABLE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
 /// A collector that has not taken a batch by then does not take it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the end of a process may wait for its last spans to go.
@@ -41,7 +52,7 @@ impl Traces {
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
-            .with_http_client(Client::new())
+            .with_http_client(Client::of(&endpoint).map_err(|why| format!("{named}: {why}"))?)
             .with_endpoint(&url)
             .build()
             .map_err(|error| format!("{named}: {error}"))?;
@@ -91,10 +102,13 @@ pub fn complaint(endpoint: &str) -> Option<String> {
     let uri: Result<ureq::http::Uri, _> = endpoint.parse();
     let should = "should be the address of a collector, like \"http://127.0.0.1:4318\"";
     match uri {
-        Ok(uri) if uri.scheme_str() == Some("https") => Some(format!(
-            "is \"{endpoint}\"; {should}: it is spoken to without TLS. A collector beside this program passes spans on with it"
-        )),
-        Ok(uri) if uri.scheme_str() == Some("http") && uri.host().is_some() && uri.query().is_none() => None,
+        Ok(uri)
+            if matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some()
+                && uri.query().is_none() =>
+        {
+            None
+        }
         _ => Some(format!("is \"{endpoint}\"; {should}")),
     }
 }
@@ -104,10 +118,53 @@ pub fn complaint(endpoint: &str) -> Option<String> {
 struct Client(ureq::Agent);
 
 impl Client {
-    fn new() -> Self {
-        let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
-        Self(config.build().into())
+    /// For this collector. It goes nowhere else, whatever is answered: headers may hold credentials.
+    fn of(endpoint: &str) -> Result<Self, String> {
+        let is_encrypted =
+            endpoint.parse::<ureq::http::Uri>().is_ok_and(|uri| uri.scheme_str() == Some("https"));
+        let trusted = if is_encrypted { trusted()? } else { Vec::new() };
+        let trusted: Vec<_> = trusted.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::new_with_certs(&trusted))
+            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()));
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(PATIENCE))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .tls_config(tls.build());
+        Ok(Self(config.build().into()))
     }
+}
+
+/// Who vouches for a collector.
+fn trusted() -> Result<Vec<CertificateDer<'static>>, String> {
+    match std::env::var_os(CERTIFICATE_VARIABLE).filter(|file| !file.is_empty()) {
+        Some(file) => of_file(Path::new(&file)).map_err(|why| format!("{CERTIFICATE_VARIABLE}: {why}")),
+        None => of_this_machine(),
+    }
+}
+
+fn of_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = file.display();
+    let text = std::fs::read(file).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(format!("{shown}: holds no certificate as PEM")),
+        found => found.map_err(|error| format!("{shown}: is no PEM: {error}")),
+    }
+}
+
+/// The authorities that this machine trusts.
+fn of_this_machine() -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+    if found.certs.is_empty() {
+        return Err(format!(
+            "this machine has no certificates of authorities{why}, so that no collector can be trusted; the package \
+             ca-certificates has them, or {CERTIFICATE_VARIABLE} names a file of them"
+        ));
+    }
+    Ok(found.certs)
 }
 
 #[async_trait]
@@ -160,18 +217,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_collector_is_an_address_without_tls_and_anything_else_is_a_mistake_in_the_settings() {
-        for good in ["http://127.0.0.1:4318", "http://collector:4318/", "http://[::1]:4318/otlp"] {
+    fn a_collector_is_an_address_with_or_without_tls_and_anything_else_is_a_mistake_in_the_settings() {
+        let good = [
+            "http://127.0.0.1:4318",
+            "http://collector:4318/",
+            "http://[::1]:4318/otlp",
+            "https://collector",
+        ];
+        for good in good {
             assert_eq!(complaint(good), None);
         }
-        for (wrong, why) in [
-            ("127.0.0.1:4318", "should be the address of a collector"),
-            ("http://", "should be the address of a collector"),
-            ("ftp://collector", "should be the address of a collector"),
-            ("https://collector", "without TLS"),
-        ] {
+        for wrong in ["127.0.0.1:4318", "http://", "https://", "ftp://collector", "https://collector?key=1"] {
             let said = complaint(wrong).unwrap();
-            assert!(said.contains(why) && said.contains(wrong), "{said}");
+            assert!(said.contains("should be the address of a collector") && said.contains(wrong), "{said}");
         }
+    }
+
+    #[test]
+    fn who_vouches_for_a_collector_is_a_file_with_certificates() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("authority.pem");
+        let said = || of_file(&file).unwrap_err();
+        assert!(said().contains("authority.pem: cannot be read"), "{}", said());
+        std::fs::write(&file, "nothing of that kind").unwrap();
+        assert!(said().ends_with("authority.pem: holds no certificate as PEM"), "{}", said());
+        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\n!\n").unwrap();
+        assert!(said().contains("authority.pem: is no PEM"), "{}", said());
+        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        assert_eq!(of_file(&file).unwrap().len(), 1);
     }
 }

@@ -7,8 +7,11 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use super::parts::{answer, body, inline, media, open_path, operation, path, refusal, storage, text};
-use crate::{problem::Problem, status::Status};
+use super::{
+    controller::Written,
+    parts::{answer, body, inline, media, operation, path, refusal, storage, text},
+};
+use crate::{metrics::classic, problem::Problem, status::Status};
 
 const TAG: &str = "operation";
 
@@ -25,8 +28,8 @@ decisions and their reasons.
 ```
 curl http://127.0.0.1:8001/status
 ```";
-    let responses =
-        vec![answer(200, "The state of now.", vec![body::<Status>("application/json", Status::example())])];
+    let example = Status::example(Written::example());
+    let responses = vec![answer(200, "The state of now.", vec![body::<Status>("application/json", example)])];
     path("/status", Method::GET, operation("status", TAG, "The whole service", ABOUT, responses))
 }
 
@@ -43,7 +46,7 @@ curl -N http://127.0.0.1:8000/events
     let name =
         MetaSchema { enum_items: vec!["timeline".into(), "status".into()], ..MetaSchema::new("string") };
     let data = MetaSchema { description: Some("JSON, in one line."), ..MetaSchema::new("string") };
-    let data_now = serde_json::to_string(&Status::example()).unwrap_or_default();
+    let data_now = serde_json::to_string(&Status::example(Written::default())).unwrap_or_default();
     let event = MetaSchema {
         required: vec!["event", "data"],
         properties: vec![("event", inline(name)), ("data", inline(data))],
@@ -64,7 +67,9 @@ pub(super) fn metrics() -> MetaPath {
     const ABOUT: &str = "For Prometheus: the figures of this host, and the fleet as the controller sees it.";
     let sample = "# HELP eirs_images Images answered, by kind of answer.\n# TYPE eirs_images counter\n\
                   eirs_images_total{answer=\"classified\"} 17\n# EOF\n";
-    let responses = vec![answer(200, "OpenMetrics.", vec![text("application/openmetrics-text", sample)])];
+    let formats = vec![text("application/openmetrics-text", sample), text("text/plain", &classic(sample))];
+    let responses =
+        vec![answer(200, "OpenMetrics for whoever asks for it, and else the format before it.", formats)];
     path("/metrics", Method::GET, operation("metrics", TAG, "Metrics", ABOUT, responses))
 }
 
@@ -89,7 +94,7 @@ curl -X POST http://127.0.0.1:8001/doorbell
 pub(super) fn livez() -> MetaPath {
     let responses = vec![answer(200, "It runs.", vec![text("text/plain", "ok\n")])];
     let operation = operation("livez", TAG, "Does it run?", "Whether the process answers at all.", responses);
-    open_path("/livez", operation)
+    path("/livez", Method::GET, operation)
 }
 
 pub(super) fn readyz() -> MetaPath {
@@ -98,5 +103,5 @@ pub(super) fn readyz() -> MetaPath {
         refusal("`shutting down`: it takes no uploads any more.", &[Problem::draining()]),
     ];
     let about = "Whether the process takes uploads, for load balancers.";
-    open_path("/readyz", operation("readyz", TAG, "Does it take uploads?", about, responses))
+    path("/readyz", Method::GET, operation("readyz", TAG, "Does it take uploads?", about, responses))
 }

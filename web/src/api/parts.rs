@@ -19,6 +19,10 @@ const BEARER: &str = "bearer";
 /// What all paths name.
 pub(super) fn register(registry: &mut Registry) {
     Document::register(registry);
+}
+
+/// What the [guarded] paths name.
+pub(super) fn register_token(registry: &mut Registry) {
     registry.create_security_scheme(
         BEARER,
         MetaSecurityScheme {
@@ -34,17 +38,26 @@ pub(super) fn register(registry: &mut Registry) {
     );
 }
 
-/// A path that takes one method, behind what `access.rs` asks for. Where no token is wanted, none is needed.
-pub(super) fn path(path: &str, method: Method, mut operation: MetaOperation) -> MetaPath {
-    let responses = &mut operation.responses.responses;
-    responses.push(unauthorized());
-    if !responses.iter().any(|response| response.status == Some(429)) {
-        let description = "`too many requests`: this address, or this token, sends more than it may.";
-        responses.push(refusal(description, &[too_often()]));
+/// A path that takes one method.
+pub(super) fn path(path: &str, method: Method, operation: MetaOperation) -> MetaPath {
+    let mut operation = MetaOperation { method, ..operation };
+    operation.responses.responses.sort_by_key(|response| response.status);
+    MetaPath { path: path.to_owned(), operations: vec![operation] }
+}
+
+/// The same path behind what `access.rs` asks for. Where no token is wanted, none is needed.
+pub(super) fn guarded(mut path: MetaPath) -> MetaPath {
+    for operation in &mut path.operations {
+        let responses = &mut operation.responses.responses;
+        responses.push(unauthorized());
+        if !responses.iter().any(|response| response.status == Some(429)) {
+            let description = "`too many requests`: this address, or this token, sends more than it may.";
+            responses.push(refusal(description, &[too_often()]));
+        }
+        responses.sort_by_key(|response| response.status);
+        operation.security = vec![[].into(), [(BEARER, vec![])].into()];
     }
-    responses.sort_by_key(|response| response.status);
-    let security = vec![[].into(), [(BEARER, vec![])].into()];
-    open_path(path, MetaOperation { method, security, ..operation })
+    path
 }
 
 /// A rate is exceeded.
@@ -56,11 +69,6 @@ fn unauthorized() -> MetaResponse {
     let scheme = header("WWW-Authenticate", "How a token is sent.", MetaSchema::new("string"));
     let description = "`unauthorized`: this service wants a token, and there was none that it knows.";
     MetaResponse { headers: vec![scheme], ..refusal(description, &[Problem::no_token()]) }
-}
-
-/// A path that never wants a token.
-pub(super) fn open_path(path: &str, operation: MetaOperation) -> MetaPath {
-    MetaPath { path: path.to_owned(), operations: vec![operation] }
 }
 
 /// An operation without parameters.

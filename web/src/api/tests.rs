@@ -11,7 +11,7 @@ use crate::{
     status::Status,
 };
 
-fn spec<Api: OpenApi + Default + 'static>() -> Value {
+fn spec<Api: Listener>() -> Value {
     serde_json::from_slice(&Description::of::<Api>().spec).expect("JSON")
 }
 
@@ -46,8 +46,8 @@ fn what_is_described_is_what_is_sent() {
     }
     // The two write a moment differently, and both as RFC 3339 has it.
     let without_time = |mut status: Value| (status["at"].take().is_string(), status);
-    let sent = serde_json::to_value(Status::example()).expect("JSON");
-    let described = Status::example().to_json().expect("JSON");
+    let sent = serde_json::to_value(Status::example(Written::example())).expect("JSON");
+    let described = Status::example(Written::example()).to_json().expect("JSON");
     assert_eq!(without_time(sent), without_time(described));
 }
 
@@ -65,7 +65,7 @@ fn every_route_is_described_and_whatever_is_described_is_routed() {
         // What people look at with a browser, and the description itself.
         .filter(|(path, _)| !["/", "/assets/:name", "/openapi.json", "/docs"].contains(&path.as_str()))
         .collect();
-    let described: BTreeSet<_> = operations(&spec::<(Public, Admin, Health)>())
+    let described: BTreeSet<_> = operations(&spec::<(Public, Watch, AdminAtTheDoor, Health)>())
         .into_iter()
         .map(|(path, method, _)| (path, method))
         .collect();
@@ -77,13 +77,40 @@ fn each_listener_has_a_description_of_its_own_and_one_has_both() {
     let paths = |spec: Value| operations(&spec).into_iter().map(|(path, _, _)| path).collect::<BTreeSet<_>>();
     let (public, admin) = (paths(spec::<(Public, Health)>()), paths(spec::<(Admin, Health)>()));
     assert!(public.contains("/upload") && !admin.contains("/upload"), "{admin:?}");
+    assert!(admin.contains("/events") && !public.contains("/events"), "{public:?}");
+    assert!(paths(spec::<(Public, Watch, Health)>()).contains("/events"));
     assert!(admin.contains("/status") && !public.contains("/status"), "{public:?}");
-    assert_eq!(paths(spec::<(Public, Admin, Health)>()), &public | &admin);
+    assert_eq!(paths(spec::<(Public, Watch, AdminAtTheDoor, Health)>()), &public | &admin);
+}
+
+#[test]
+fn only_a_listener_with_a_door_tells_of_tokens_and_rates() {
+    let turned_away = |spec: Value| {
+        let guarded = operations(&spec).into_iter().filter(|(_, _, operation)| {
+            let asks = |status: &str| operation["responses"][status].is_object();
+            assert_eq!(asks("401"), operation["security"].is_array(), "{operation}");
+            asks("401") || asks("429")
+        });
+        let paths = guarded.map(|(path, _, _)| path).collect::<BTreeSet<_>>();
+        (paths, spec["components"]["securitySchemes"]["bearer"].is_object())
+    };
+    let named = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(turned_away(spec::<(Admin, Health)>()), (named(&[]), false), "whoever reaches it may");
+    let public = ["/events", "/results/{id}", "/upload"];
+    assert_eq!(turned_away(spec::<(Public, Watch, Health)>()), (named(&public), true));
+    assert_eq!(turned_away(spec::<(Public, Health)>()), (named(&public[1..]), true));
+    let all = [&public[..], &["/doorbell", "/metrics", "/status"]].concat();
+    assert_eq!(turned_away(spec::<(Public, Watch, AdminAtTheDoor, Health)>()), (named(&all), true));
 }
 
 #[test]
 fn a_description_names_nothing_that_is_not_in_it() {
-    for spec in [spec::<(Public, Health)>(), spec::<(Admin, Health)>(), spec::<(Public, Admin, Health)>()] {
+    for spec in [
+        spec::<(Public, Health)>(),
+        spec::<(Public, Watch, Health)>(),
+        spec::<(Admin, Health)>(),
+        spec::<(Public, Watch, AdminAtTheDoor, Health)>(),
+    ] {
         for (path, _, operation) in operations(&spec) {
             for tag in operation["tags"].as_array().into_iter().flatten() {
                 let known = spec["tags"].as_array().expect("tags").iter().any(|known| known["name"] == *tag);
@@ -103,7 +130,7 @@ fn a_description_names_nothing_that_is_not_in_it() {
 
 #[test]
 fn every_answer_is_explained_and_every_refusal_is_a_problem_with_an_example() {
-    for (path, method, operation) in operations(&spec::<(Public, Admin, Health)>()) {
+    for (path, method, operation) in operations(&spec::<(Public, Watch, AdminAtTheDoor, Health)>()) {
         assert!(operation["description"].is_string() && operation["summary"].is_string(), "{method} {path}");
         for (status, answer) in operation["responses"].as_object().expect("answers") {
             let place = format!("{method} {path}: {status}");

@@ -1,0 +1,52 @@
+//! The text format from before OpenMetrics, for whoever does not ask for that one: the same samples, with less said of them.
+
+use super::{Kind, Metric};
+
+/// What is announced there: a counter by the name of its series. Units and the end are not.
+pub(crate) fn classic(openmetrics: &str) -> String {
+    let mut text = String::with_capacity(openmetrics.len());
+    for line in openmetrics.lines() {
+        match line.strip_prefix("# ").map(|said| said.split(' ').collect::<Vec<_>>()).as_deref() {
+            Some(["UNIT" | "EOF", ..]) => continue,
+            Some([what, name, said @ ..]) => {
+                let total = if is_counter(name) { "_total" } else { "" };
+                text += &format!("# {what} {name}{total} {}", said.join(" "));
+            }
+            _ => text += line,
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn is_counter(name: &str) -> bool {
+    Metric::ALL.iter().any(|metric| metric.name() == name && metric.kind() == Kind::Counter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_announced_by_the_name_of_their_series_and_units_and_the_end_are_not() {
+        let openmetrics = "\
+# HELP eirs_images Images answered, by kind of answer.
+# TYPE eirs_images counter
+eirs_images_total{answer=\"cached\"} 1
+# HELP eirs_upload_seconds Time from the request to its answer.
+# TYPE eirs_upload_seconds histogram
+# UNIT eirs_upload_seconds seconds
+eirs_upload_seconds_sum 0.5
+# EOF
+";
+        let expected = "\
+# HELP eirs_images_total Images answered, by kind of answer.
+# TYPE eirs_images_total counter
+eirs_images_total{answer=\"cached\"} 1
+# HELP eirs_upload_seconds Time from the request to its answer.
+# TYPE eirs_upload_seconds histogram
+eirs_upload_seconds_sum 0.5
+";
+        assert_eq!(classic(openmetrics), expected);
+    }
+}

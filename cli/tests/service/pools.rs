@@ -102,7 +102,7 @@ fn a_rule_that_is_edited_while_the_controller_runs_counts_at_once() {
         pool(&site, "default")?["policy_error"].as_str().map(str::to_owned)
     });
     assert!(
-        complaint.contains("default.toml:8: unknown key `rule[1].p59`; there are kind, p95"),
+        complaint.contains("default.toml:8: unknown key `rule[1].p59`; did you mean `rule[1].p95`?"),
         "{complaint}"
     );
     assert!(rule("backlog").is_some());

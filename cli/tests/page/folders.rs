@@ -101,7 +101,7 @@ fn a_folder_without_an_image_says_so() {
     let Some(visit) = Visit::to(&web) else { return };
     let folder = site.folder.path().join("papers");
     write(&folder.join("notes.txt"), b"milk, bread");
-    visit.drop(&[folder.clone()]);
+    visit.drop(std::slice::from_ref(&folder));
     let said = "There is no image in this folder. 1 file left out: not JPEG, PNG, WebP, GIF or BMP.";
     eventually("it is said", || (visit.text("#folder-said") == said).then_some(()));
     fs::remove_file(folder.join("notes.txt")).expect("the folder is emptied");

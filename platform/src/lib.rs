@@ -18,6 +18,7 @@ pub mod tokens;
 
 pub mod backoff;
 pub mod clock;
+pub mod family;
 pub mod lifecycle;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use eirs_platform::lifecycle::sibling;
+use eirs_platform::{family::kill_children_of, lifecycle::sibling};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::{
@@ -117,14 +117,16 @@ impl Signals {
     }
 }
 
-/// Kills every worker that the controller has written down. Workers outlive a controller, which is right everywhere but
-/// here.
+/// Kills every worker that the controller has written down, and its scripts. Workers outlive a controller, which is right
+/// everywhere but here.
 pub(super) fn kill_workers(state: &Path) {
     let records = fs::read_dir(state.join("instances")).into_iter().flatten().flatten();
     for record in records.filter_map(|entry| read_record(&entry.path())) {
         if let Some(pid) =
             record.process.as_ref().filter(|process| record.is(process)).and_then(RecordedProcess::group)
         {
+            let _gone_meanwhile = kill_process_group(pid, Signal::STOP);
+            kill_children_of(pid);
             let _gone_meanwhile = kill_process_group(pid, Signal::KILL);
         }
     }

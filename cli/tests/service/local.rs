@@ -104,7 +104,8 @@ fn a_program_that_dies_ends_the_service_with_a_sentence() {
 
 #[test]
 fn a_second_signal_kills_a_worker_that_is_busy_too() {
-    let site = Site::with_script("sleep 600");
+    let site = Site::with_script("echo $$ > script.pid; exec sleep 600");
+    let script = site.folder.path().join("script.pid");
     let mut service = Service::start(site);
     let upload = ["load", "--url", &service.url, "--image-folder", &samples(), "--num-request", "1"];
     let _load = service.site.start("eirs", &upload);
@@ -113,15 +114,21 @@ fn a_second_signal_kills_a_worker_that_is_busy_too() {
         let record: serde_json::Value = serde_json::from_slice(&fs::read(&record).ok()?).ok()?;
         Pid::from_raw(i32::try_from(record["process"]["pid"].as_i64()?).ok()?)
     });
+    let script = eventually("its script runs", || {
+        let pid = fs::read_to_string(&script).ok().filter(|text| text.ends_with('\n'))?;
+        Pid::from_raw(pid.trim().parse().ok()?)
+    });
     service.process.signal(Signal::INT);
     eventually("it drains", || service.process.log().contains("stopping eirs-web").then_some(()));
     service.process.signal(Signal::INT);
     assert_eq!(service.process.exit().code(), Some(1), "{}", service.process.log());
     // One that was killed stays in the table until its new parent has looked.
-    eventually("the worker is gone", || {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", worker.as_raw_nonzero())).unwrap_or_default();
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('Z'));
-        state.unwrap_or(true).then_some(())
+    eventually("the worker and its script are gone", || {
+        let is_gone = |pid: &Pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+        };
+        [worker, script].iter().all(is_gone).then_some(())
     });
 }
 

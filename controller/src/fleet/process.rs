@@ -205,7 +205,7 @@ impl Fleet for ProcessFleet {
             let Some(process) = &slot.process else { return Ok(()) };
             let due = slot.record.drain_until.is_some_and(|due| due <= now);
             if due {
-                process.signal(Signal::KILL)?;
+                process.kill()?;
             } else if slot.record.state == State::Running {
                 process.signal(Signal::TERM)?;
             }

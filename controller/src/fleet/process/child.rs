@@ -10,6 +10,7 @@ use std::{
     process::{Command, ExitStatus},
 };
 
+use eirs_platform::family::kill_children_of;
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
@@ -93,6 +94,19 @@ impl Process {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Kills it, and the scripts that it runs.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(self.descriptor.as_fd(), Signal::STOP) {
+            // Its number may be somebody else's by now.
+            Err(Errno::SRCH) => return Ok(()),
+            stopped => stopped?,
+        }
+        if let Some(pid) = i32::try_from(self.mark.pid).ok().and_then(Pid::from_raw) {
+            kill_children_of(pid);
+        }
+        self.signal(Signal::KILL)
     }
 
     /// Waits for its end.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     backend::Backend,
+    clock::SystemClock,
     queue::contract::{self, Open},
     settings::{BackendKind, Settings},
     testing::{

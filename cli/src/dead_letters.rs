@@ -188,6 +188,7 @@ impl Redrive {
                 return Ok(Exit::Ok);
             }
             if !desk.is_agreed(yes, &there.sentence("Redrive")).await? {
+                voice.end(&tally);
                 return Ok(Exit::Failed);
             }
             for pile in &piles {
@@ -198,7 +199,10 @@ impl Redrive {
             let agreed = desk.is_agreed(yes, &format!("Redrive {}.", chosen.names())).await;
             if !matches!(agreed, Ok(true)) {
                 chosen.give_back().await;
-                return agreed.map(|_no| Exit::Failed);
+                return agreed.map(|_no| {
+                    voice.end(&tally);
+                    Exit::Failed
+                });
             }
             for (pile, held, letters) in chosen.piles() {
                 let done = redrive_some(desk, pile, held, letters, &mut tally).await;
@@ -216,6 +220,7 @@ impl Purge {
     async fn run(self, desk: &Desk) -> Result<Exit, Stop> {
         let Chosen { ids, all, model, yes, voice } = self.chosen;
         let piles = desk.piles(model.as_deref()).await?;
+        let none = json!({ "deleted": 0 });
         let deleted = |letters: u64| {
             voice.tell(&json!({ "deleted": letters }), || if letters == 0 { NONE } else { "Deleted." });
             Ok(Exit::Ok)
@@ -226,6 +231,7 @@ impl Purge {
                 return deleted(0);
             }
             if !desk.is_agreed(yes, &there.sentence("Delete")).await? {
+                voice.end(&none);
                 return Ok(Exit::Failed);
             }
             for pile in &piles {
@@ -237,7 +243,10 @@ impl Purge {
         let agreed = desk.is_agreed(yes, &format!("Delete {}.", chosen.names())).await;
         if !matches!(agreed, Ok(true)) {
             chosen.give_back().await;
-            return agreed.map(|_no| Exit::Failed);
+            return agreed.map(|_no| {
+                voice.end(&none);
+                Exit::Failed
+            });
         }
         let mut gone = 0;
         for (_, held, letters) in chosen.piles() {

@@ -264,7 +264,9 @@ fn welcome(Ready { url, admin }: &Ready) {
     show::out(format_args!("EIRS is ready at {url} (Ctrl-C stops it)"));
     show::out(format_args!("Try it:  curl -F myfile=@{image} {url}/upload"));
     if let Some(admin) = admin {
-        show::out(format_args!("For you: http://{admin}/status and /metrics"));
+        show::out(format_args!(
+            "For you: http://{admin}/ shows what it does; /status and /metrics are for programs"
+        ));
     }
 }
 

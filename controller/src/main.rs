@@ -15,11 +15,12 @@ use eirs_controller::{
     fleet::{SharedFleet, process::ProcessFleet},
     lock,
     policy::{self, Store},
-    reconcile::Controller,
+    reconcile::{Controller, PATIENCE},
     reload,
 };
 use eirs_platform::{
     backend::Backend,
+    backoff::persist,
     clock::{Clock, SharedClock, SystemClock},
     lifecycle::{self, Lifecycle},
     settings::{BackendKind, EXIT_BAD_SETTINGS, Layers, Settings},
@@ -138,7 +139,9 @@ async fn serve(
     let clock = Arc::new(SystemClock);
     let backend = Backend::open(&settings, clock.clone()).await?;
     let host = settings.web_host();
-    if let Some(other) = backend.take_control(&host, &*clock).await? {
+    let taking = persist(PATIENCE, async || backend.take_control(&host, &*clock).await);
+    let Some(taken) = lifecycle.drain().run_until_cancelled(taking).await else { return Ok(()) };
+    if let Some(other) = taken? {
         let lasts = other.lasts(clock.now()).unwrap_or_default().as_secs();
         let other = other.host;
         return Err(format!(

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eirs_platform::{
     backend::{Backend, Control},
+    backoff::persist,
     clock::SharedClock,
     error::{Error, Result},
     lifecycle::Lifecycle,
@@ -34,6 +35,9 @@ use crate::{
     refusals::Refusals,
     status::{Decision, Recorder},
 };
+
+/// A queue that cannot be asked at the start may be there soon.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Everything that the loop needs.
 #[derive(Debug)]
@@ -117,7 +121,7 @@ impl Controller {
 
     /// Runs until the process shall drain; then does with the workers what the settings say.
     pub async fn run(&mut self, lifecycle: &Lifecycle) -> Result<()> {
-        let events = self.backend.events().await?;
+        let events = persist(PATIENCE, async || self.backend.events().await).await?;
         let receiver = tokio::spawn(reports::receive(events, self.reports.clone(), self.poke.clone()));
         let mut control =
             tokio::spawn(keep_control(self.backend.clone(), self.settings.web_host(), self.clock.clone()));
@@ -161,7 +165,13 @@ impl Controller {
         }
         receiver.abort();
         self.memory.save(&self.remembered(), self.clock.now());
+        let host = self.settings.web_host();
+        let elsewhere = self.backend.controller_elsewhere(&host, self.clock.now()).await;
         match self.settings.controller.on_exit {
+            // It may have come since this one last looked, and the workers are its own then.
+            _ if matches!(elsewhere, Ok(Some(_))) => {
+                lifecycle.stopping("leaves the workers to another controller")
+            }
             OnExit::Leave => lifecycle.stopping("leaves the workers running"),
             OnExit::Drain => {
                 lifecycle.stopping("drains all workers");
@@ -170,7 +180,7 @@ impl Controller {
             }
         }
         control.abort();
-        if let Err(error) = self.backend.leave_control().await {
+        if let Err(error) = self.backend.leave_control(&host, self.clock.now()).await {
             tracing::warn!(%error, "that this controller ends cannot be told; it counts as gone in a while");
         }
         Ok(())

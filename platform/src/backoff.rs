@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::error::Result;
+
 /// A growing series of waits. One value per thing that is retried; `reset` after a success.
 #[derive(Debug, Clone)]
 pub struct Backoff {
@@ -53,11 +57,27 @@ impl Backoff {
     }
 }
 
+/// Tries again while what goes wrong may pass by itself, for about so long.
+pub async fn persist<T>(patience: Duration, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
+    loop {
+        match attempt().await {
+            Err(error) if error.is_transient() && Instant::now() < deadline => {
+                tracing::debug!(%error, "trying again");
+                backoff.wait().await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Error;
 
     proptest! {
         #[test]
@@ -76,6 +96,23 @@ mod tests {
             (0..10).for_each(|_| { backoff.next_wait(); });
             backoff.reset();
             prop_assert!(backoff.next_wait() <= Duration::from_millis(50));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_pass_is_tried_again_for_a_while_and_what_stays_is_not() {
+        let patience = Duration::from_secs(30);
+        let (passing, lasting) = (Error::unavailable("x", "busy"), Error::broken("x", "no permission"));
+        for (error, failures, works) in
+            [(&passing, 3, true), (&passing, u32::MAX, false), (&lasting, 1, false)]
+        {
+            let mut attempts = 0;
+            let ended = persist(patience, async || {
+                attempts += 1;
+                if attempts > failures { Ok(()) } else { Err(error.clone()) }
+            });
+            assert_eq!(ended.await.is_ok(), works, "{error}");
+            assert_eq!(attempts == 1, !error.is_transient(), "{error}");
         }
     }
 }

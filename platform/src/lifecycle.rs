@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ const STATUS_EVERY_DRAINING: Duration = Duration::from_secs(1);
 pub struct Lifecycle {
     drain: CancellationToken,
     reload: Arc<Notify>,
+    last_act: Arc<OnceLock<fn()>>,
     /// How often a loop must say that it goes on.
     watchdog: Option<Duration>,
 }
@@ -43,9 +44,9 @@ impl Lifecycle {
     /// [`goes_on`](Self::goes_on), and a loop that is stuck is noticed although the runtime runs.
     pub fn install_for_loop() -> io::Result<Self> {
         let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 3).max(Duration::from_millis(100)));
-        let lifecycle = Self { drain: CancellationToken::new(), reload: Arc::default(), watchdog };
+        let lifecycle = Self { watchdog, ..Self::detached(CancellationToken::new()) };
         let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::spawn(obey(term, int, lifecycle.drain.clone()));
+        tokio::spawn(obey(term, int, lifecycle.drain.clone(), lifecycle.last_act.clone()));
         let (mut hangup, reload) = (signal(SignalKind::hangup())?, lifecycle.reload.clone());
         tokio::spawn(async move {
             while hangup.recv().await.is_some() {
@@ -57,12 +58,17 @@ impl Lifecycle {
 
     /// A life without signals, for tests: it drains when the token is cancelled.
     pub fn detached(drain: CancellationToken) -> Self {
-        Self { drain, reload: Arc::default(), watchdog: None }
+        Self { drain, reload: Arc::default(), last_act: Arc::default(), watchdog: None }
     }
 
     /// Cancelled when the process shall drain.
     pub fn drain(&self) -> &CancellationToken {
         &self.drain
+    }
+
+    /// What is done at a second signal, before the process leaves: nothing else of its own is.
+    pub fn at_a_second_signal(&self, last_act: fn()) {
+        let _the_first_one_counts = self.last_act.set(last_act);
     }
 
     /// Ends at the next request to reload.
@@ -118,11 +124,12 @@ fn tell(states: &[NotifyState<'_>]) {
     let _nobody = sd_notify::notify(states);
 }
 
-async fn obey(mut term: Signal, mut int: Signal, drain: CancellationToken) {
+async fn obey(mut term: Signal, mut int: Signal, drain: CancellationToken, last_act: Arc<OnceLock<fn()>>) {
     loop {
         let number = tokio::select! { _ = term.recv() => 15, _ = int.recv() => 2 };
         if drain.is_cancelled() {
             tracing::warn!("second signal: leaving at once; leased jobs come back when their leases run out");
+            last_act.get().inspect(|act| act());
             // 128 and the signal's number, as shells report it.
             std::process::exit(128 + number);
         }

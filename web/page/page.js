@@ -81,6 +81,13 @@ const again = watch(
 );
 
 let models = "";
+// Where nothing is told of the service, what an upload has to know stands in the page.
+if (half === "uploads") {
+  const known = JSON.parse(document.body.dataset.hints);
+  hints(known);
+  uploads.tell(known);
+}
+
 function hints(status) {
   at("limits").textContent = `, up to ${bytes(status.max_image_bytes)} each`;
   if (status.models.join() === models) return;

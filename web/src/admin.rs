@@ -1,4 +1,4 @@
-//! The operator's side: metrics, status, the doorbell. It has a listener of its own, by default on the loopback, so that what the
+//! The operator's side: metrics, status, the doorbell, and the live half of the page. It has a listener of its own, by default on the loopback, so that what the
 //! service knows of itself is not shown to the world that uploads. It has no tokens and no TLS: who reaches it may use it.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};

@@ -92,9 +92,10 @@ macro_rules! set {
 }
 
 set!(Public: guarded(images::upload()), guarded(images::result()); parts::register_token, images::register);
-set!(Watch: guarded(operation::events()); parts::register_token, operation::register);
-set!(Admin: operation::events(), operation::status(), operation::metrics(), operation::doorbell(); operation::register);
-set!(AdminAtTheDoor: guarded(operation::status()), guarded(operation::metrics()), guarded(operation::doorbell());
+set!(Watch: guarded(operation::events(false)); parts::register_token, operation::register);
+set!(Admin: operation::events(true), operation::status(true), operation::metrics(), operation::doorbell(true);
+     operation::register);
+set!(AdminAtTheDoor: guarded(operation::status(false)), guarded(operation::metrics()), guarded(operation::doorbell(false));
      parts::register_token, operation::register);
 set!(Health: operation::livez(), operation::readyz(); operation::register);
 

@@ -33,6 +33,15 @@ const RETRY: &str = "retry: 2000\n\n";
 /// Connections are not free, and these are held for as long as somebody looks.
 const MOST_WATCHERS: usize = 1_000;
 
+/// Who watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watchers {
+    /// Whoever may upload: as many as there is room for, until the server drains.
+    Clients,
+    /// The operator, who looks above all while it drains.
+    Operator,
+}
+
 /// What all watchers share.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
@@ -40,7 +49,8 @@ pub(crate) struct Live {
     /// Somebody has begun to watch.
     came: Notify,
     timeline: Mutex<Timeline>,
-    watchers: AtomicUsize,
+    /// How many of those who may upload watch.
+    clients: AtomicUsize,
 }
 
 impl Live {
@@ -89,8 +99,8 @@ pub(crate) async fn keep(app: &App, stop: &CancellationToken) {
 
 /// Tells what there is, and then every change, until the client or this server leaves.
 #[handler]
-pub(crate) async fn events(Data(app): Data<&Arc<App>>) -> Response {
-    let Some(watcher) = Watcher::new(app) else { return Problem::too_many_watchers().into_response() };
+pub(crate) async fn events(Data(app): Data<&Arc<App>>, Data(who): Data<&Watchers>) -> Response {
+    let Some(watcher) = Watcher::new(app, *who) else { return Problem::too_many_watchers().into_response() };
     let past = event("timeline", &*app.live.timeline());
     let first = [RETRY.into(), past, event("status", &status::of(app).await)];
     Response::builder()
@@ -110,7 +120,7 @@ fn frames(watcher: Watcher, first: Bytes) -> impl Stream<Item = std::io::Result<
         let changed = tokio::select! {
             changed = watcher.frame.changed() => changed.is_ok(),
             // An orderly end must not wait for pages that are open.
-            () = watcher.app.draining.cancelled() => false,
+            () = watcher.app.draining.cancelled(), if watcher.who == Watchers::Clients => false,
         };
         let frame = watcher.frame.borrow_and_update().clone();
         changed.then_some((Ok(frame), (watcher, None)))
@@ -120,21 +130,24 @@ fn frames(watcher: Watcher, first: Bytes) -> impl Stream<Item = std::io::Result<
 /// One who watches, counted.
 struct Watcher {
     app: Arc<App>,
+    who: Watchers,
     frame: watch::Receiver<Bytes>,
 }
 
 impl Watcher {
-    fn new(app: &Arc<App>) -> Option<Self> {
-        let watchers = app.live.watchers.fetch_add(1, Ordering::Relaxed);
+    fn new(app: &Arc<App>, who: Watchers) -> Option<Self> {
+        let one = usize::from(who == Watchers::Clients);
+        let clients = app.live.clients.fetch_add(one, Ordering::Relaxed);
         // From here on its end counts it out.
-        let watcher = Self { app: app.clone(), frame: app.live.frame.subscribe() };
+        let watcher = Self { app: app.clone(), who, frame: app.live.frame.subscribe() };
         app.live.came.notify_one();
-        (watchers < MOST_WATCHERS).then_some(watcher)
+        (who == Watchers::Operator || clients < MOST_WATCHERS).then_some(watcher)
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.app.live.watchers.fetch_sub(1, Ordering::Relaxed);
+        let one = usize::from(self.who == Watchers::Clients);
+        self.app.live.clients.fetch_sub(one, Ordering::Relaxed);
     }
 }

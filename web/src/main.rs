@@ -110,7 +110,10 @@ async fn serve(settings: Settings, door: Door, parent: Option<u32>) -> anyhow::R
     let admin_address = admin.as_ref().map(|admin| admin.address().to_owned());
     if let Some(admin_address) = &admin_address {
         admin::write_address(web.admin_address_file.as_deref(), admin_address).await?;
-        tracing::info!(address = admin_address, "metrics and status on http://{admin_address}");
+        tracing::info!(
+            address = admin_address,
+            "for the operator: http://{admin_address}/, with /status and /metrics"
+        );
     }
     // The last one: whoever waits for it finds the other there.
     admin::write_address(web.address_file.as_deref(), &address).await?;

@@ -2,20 +2,21 @@
 //! the same address get a line of text. Where the live state is the operator's, clients get the half that uploads; the
 //! operator's side has the other one.
 
-use std::sync::LazyLock;
+use std::{borrow::Cow, sync::Arc};
 
 use poem::{
     IntoResponse, Request, Response, handler,
     http::{StatusCode, header},
     web::{Data, Path},
 };
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::problem::Problem;
 
 const TEXT: &str = "Web Tier is running.";
 const PAGE: &str = include_str!("../page/index.html");
-const ASSETS: [Asset; 9] = [
+static ASSETS: [Asset; 9] = [
     Asset::css("page.css", include_str!("../page/page.css")),
     Asset::js("page.js", include_str!("../page/page.js")),
     Asset::js("api.js", include_str!("../page/api.js")),
@@ -24,7 +25,7 @@ const ASSETS: [Asset; 9] = [
     Asset::js("live.js", include_str!("../page/live.js")),
     Asset::js("charts.js", include_str!("../page/charts.js")),
     Asset::js("words.js", include_str!("../page/words.js")),
-    Asset { name: "icon.svg", kind: "image/svg+xml", body: include_str!("../page/icon.svg") },
+    Asset { name: "icon.svg", kind: "image/svg+xml", body: Cow::Borrowed(include_str!("../page/icon.svg")) },
 ];
 
 /// What a listener shows of the page.
@@ -38,15 +39,26 @@ pub(crate) enum Half {
     Live,
 }
 
-impl Half {
-    /// The page, which hides what the mark on its body does not name.
-    fn page(self) -> Asset {
-        static PAGES: [LazyLock<String>; 3] = [
-            LazyLock::new(|| PAGE.to_owned()),
-            LazyLock::new(|| PAGE.replacen("<body>", "<body data-half=\"uploads\">", 1)),
-            LazyLock::new(|| PAGE.replacen("<body>", "<body data-half=\"live\">", 1)),
-        ];
-        Asset { name: "", kind: "text/html; charset=utf-8", body: PAGES[self as usize].as_str() }
+/// The page of one listener.
+#[derive(Debug)]
+pub(crate) struct Home(Asset);
+
+impl Home {
+    /// The page, which hides what the mark on its body does not name. Where it is told nothing of the service, what an upload has
+    /// to know stands in it.
+    pub(crate) fn new(half: Half, models: &[&str], max_image_bytes: u64) -> Arc<Self> {
+        let body = match half {
+            Half::Both => "<body>".to_owned(),
+            Half::Uploads => {
+                let hints = json!({ "models": models, "max_image_bytes": max_image_bytes }).to_string();
+                // Names of models are letters, digits and dashes: only the quotes of JSON mean something here.
+                let hints = hints.replace('"', "&quot;");
+                format!("<body data-half=\"uploads\" data-hints=\"{hints}\">")
+            }
+            Half::Live => "<body data-half=\"live\">".to_owned(),
+        };
+        let body = PAGE.replacen("<body>", &body, 1).into();
+        Arc::new(Self(Asset { name: "", kind: "text/html; charset=utf-8", body }))
     }
 }
 
@@ -55,21 +67,21 @@ impl Half {
 struct Asset {
     name: &'static str,
     kind: &'static str,
-    body: &'static str,
+    body: Cow<'static, str>,
 }
 
 impl Asset {
     const fn css(name: &'static str, body: &'static str) -> Self {
-        Self { name, kind: "text/css; charset=utf-8", body }
+        Self { name, kind: "text/css; charset=utf-8", body: Cow::Borrowed(body) }
     }
 
     const fn js(name: &'static str, body: &'static str) -> Self {
-        Self { name, kind: "text/javascript; charset=utf-8", body }
+        Self { name, kind: "text/javascript; charset=utf-8", body: Cow::Borrowed(body) }
     }
 
     /// Asked for each time and sent only when it changed: after an upgrade nobody sees a mixture of two versions.
     fn response(&self, request: &Request) -> Response {
-        let tag = format!("\"{:.16}\"", hex(&Sha256::digest(self.body)));
+        let tag = format!("\"{:.16}\"", hex(&Sha256::digest(self.body.as_bytes())));
         let known = request.header(header::IF_NONE_MATCH).is_some_and(|known| known.contains(&tag));
         let response = Response::builder()
             .header(header::CACHE_CONTROL, "no-cache")
@@ -78,7 +90,7 @@ impl Asset {
         if known {
             return response.status(StatusCode::NOT_MODIFIED).finish();
         }
-        response.content_type(self.kind).body(self.body)
+        response.content_type(self.kind).body(self.body.clone().into_owned())
     }
 }
 
@@ -88,9 +100,9 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The page for browsers, a line of text for everybody else.
 #[handler]
-pub(crate) fn home(request: &Request, Data(half): Data<&Half>) -> Response {
+pub(crate) fn home(request: &Request, Data(page): Data<&Arc<Home>>) -> Response {
     if request.header(header::ACCEPT).is_some_and(|accept| accept.contains("text/html")) {
-        half.page().response(request)
+        page.0.response(request)
     } else {
         Response::builder()
             .header(header::VARY, "accept")
@@ -116,17 +128,20 @@ mod tests {
     const MOST_BYTES: usize = 100_000;
 
     fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
-        std::iter::once(("", PAGE)).chain(ASSETS.iter().map(|asset| (asset.name, asset.body)))
+        std::iter::once(("", PAGE)).chain(ASSETS.iter().map(|asset| (asset.name, asset.body.as_ref())))
     }
 
     #[test]
     fn each_half_is_marked_and_the_whole_page_is_not() {
         let mark = |half: Half| {
-            let (_, rest) = half.page().body.split_once("<body").unwrap();
-            rest.split('>').next().unwrap()
+            let page = Home::new(half, &["default", "dogs"], 16);
+            let (_, rest) = page.0.body.split_once("<body").unwrap();
+            rest.split('>').next().unwrap().to_owned()
         };
         assert_eq!(mark(Half::Both), "");
-        assert_eq!(mark(Half::Uploads), " data-half=\"uploads\"");
+        let hints =
+            "{&quot;max_image_bytes&quot;:16,&quot;models&quot;:[&quot;default&quot;,&quot;dogs&quot;]}";
+        assert_eq!(mark(Half::Uploads), format!(" data-half=\"uploads\" data-hints=\"{hints}\""));
         assert_eq!(mark(Half::Live), " data-half=\"live\"");
     }
 

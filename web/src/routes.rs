@@ -11,8 +11,8 @@ use poem::{
 use crate::{
     App,
     api::{Admin, AdminAtTheDoor, Description, Health, Public, Watch},
-    live,
-    page::{self, Half},
+    live::{self, Watchers},
+    page::{self, Half, Home},
     problem::Problem,
     results, status, upload,
 };
@@ -21,12 +21,13 @@ use crate::{
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     let is_live = app.settings.web.live == Audience::Everybody;
     let is_apart = app.settings.web.admin_listen.is_some();
-    let routes = with_page(Route::new(), if is_live { Half::Both } else { Half::Uploads })
+    let routes = with_page(Route::new(), &app, if is_live { Half::Both } else { Half::Uploads })
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
         .at("/livez", get(status::livez))
         .at("/readyz", get(status::readyz));
-    let routes = if is_live { routes.at("/events", get(live::events)) } else { routes };
+    let routes =
+        if is_live { routes.at("/events", get(live::events.data(Watchers::Clients))) } else { routes };
     let routes = match (is_live, is_apart) {
         (true, true) => described(routes, &Description::of::<(Public, Watch, Health)>()),
         // The settings see to it that the operator, whose it is then, has somewhere to look.
@@ -40,15 +41,17 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
 
 /// What the operator sees.
 pub fn admin_routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    let routes = with_page(Route::new(), Half::Live)
-        .at("/events", get(live::events))
+    let routes = with_page(Route::new(), &app, Half::Live)
+        .at("/events", get(live::events.data(Watchers::Operator)))
         .at("/livez", get(status::livez))
         .at("/readyz", get(status::readyz));
     with_problems(described(with_admin(routes), &Description::of::<(Admin, Health)>()), app)
 }
 
-fn with_page(routes: Route, half: Half) -> Route {
-    routes.at("/", get(page::home).data(half)).at("/assets/:name", get(page::file))
+fn with_page(routes: Route, app: &App, half: Half) -> Route {
+    let models: Vec<_> = app.jobs.models().collect();
+    let home = Home::new(half, &models, app.settings.web.max_image.as_u64());
+    routes.at("/", get(page::home.data(home))).at("/assets/:name", get(page::file))
 }
 
 fn with_admin(routes: Route) -> Route {

@@ -118,7 +118,12 @@ fn end_is_near(file: &Path, pem: &[u8], now: DateTime<Utc>) -> Option<String> {
     let sentence = if left < TimeDelta::zero() {
         format!("{file}: expired on {expires}, and clients refuse it")
     } else {
-        format!("{file}: expires on {expires}, in {} days, and should have been renewed", left.num_days())
+        let left = match left.num_days() {
+            0 => "within a day".to_owned(),
+            1 => "in a day".to_owned(),
+            days => format!("in {days} days"),
+        };
+        format!("{file}: expires on {expires}, {left}, and should have been renewed")
     };
     (left < SOON).then(|| format!("web.tls.certificate: {sentence}"))
 }

@@ -6,6 +6,7 @@ use clap::Parser;
 use eirs_platform::{
     backend::Backend,
     clock::SystemClock,
+    family::kill_children_of,
     lifecycle::{self, Lifecycle},
     settings::{BackendKind, EXIT_BAD_SETTINGS, Layers, Model, Settings},
     telemetry,
@@ -146,6 +147,8 @@ async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Scripts have groups of their own, and would go on.
+    lifecycle.at_a_second_signal(|| kill_children_of(rustix::process::getpid()));
     let identity = match identity(arguments, &settings).await {
         Ok(Some(identity)) => identity,
         Ok(None) => {

@@ -47,7 +47,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, S
         "account": account.id,
         "mode": cleanup.mode,
         "things": found.things(cleanup.mode),
-        "done": true,
+        "done": !cleanup.plan,
     });
     if found.is_nothing() {
         cleanup.voice.tell(&report, || {

@@ -55,7 +55,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, 
     let shown = folder.display();
     match state::kind(folder) {
         Kind::Nothing => {
-            let nothing = json!({ "state": folder, "mode": cleanup.mode, "done": true });
+            let nothing = json!({ "state": folder, "mode": cleanup.mode, "done": !cleanup.plan });
             cleanup
                 .voice
                 .tell(&nothing, || format!("There is nothing to clean up: nothing has run on {shown}."));

@@ -23,7 +23,7 @@ use crate::show::{self, Voice, end};
 /// Redrives a whole pile, as it comes; what must be left is held until the end, so that it does not come again.
 pub(super) async fn redrive_all(desk: &Desk, pile: &Pile, tally: &mut Tally) -> anyhow::Result<()> {
     let held = desk.hold(pile);
-    let spinner = ProgressBar::new_spinner();
+    let mut spinner: Option<ProgressBar> = None;
     let mut done = Ok(());
     while done.is_ok() && !desk.stop.is_cancelled() {
         let received = match held.receive(ROUND).await {
@@ -36,11 +36,14 @@ pub(super) async fn redrive_all(desk: &Desk, pile: &Pile, tally: &mut Tally) -> 
         };
         let mut letters = letter::Sorter::new(&pile.model);
         letters.take(received);
+        // What is told of a letter has a line of its own.
+        spinner.take().inspect(ProgressBar::finish_and_clear);
         done = redrive_some(desk, pile, &held, &letters.sorted(), tally).await;
-        spinner.set_message(tally.sentence());
-        spinner.tick();
+        let now = spinner.insert(ProgressBar::new_spinner());
+        now.set_message(tally.sentence());
+        now.tick();
     }
-    spinner.finish_and_clear();
+    spinner.take().inspect(ProgressBar::finish_and_clear);
     held.give_back().await;
     done
 }

@@ -77,12 +77,18 @@ fn on_a_phone_nothing_lies_beyond_the_edge_of_the_screen() {
 
 #[test]
 fn where_the_live_state_is_the_operators_each_side_has_its_half_of_the_page() {
-    let site = Site::with_model().set("EIRS_WEB__LIVE", "operator");
+    let site = Site::with_model()
+        .set("EIRS_WEB__LIVE", "operator")
+        .set("EIRS_WEB__MAX_IMAGE", "2MiB")
+        .set("EIRS_MODELS__DOGS__CLASSIFIER", "noop");
     let (web, _worker) = (site.web(), site.worker());
     let _controller = site.controller(POLICY);
     let Some(visit) = Visit::without_looking(&web) else { return };
     visit.pick(&[sample_file("heart_0.jpg")]);
     assert_eq!(visit.settled(1).remove(0).label.as_deref(), Some("heart"));
+    assert_eq!(visit.text("#limits"), ", up to 2 MiB each");
+    let models = "return [...document.getElementById('model').options].map((option) => option.value).join()";
+    assert_eq!((visit.script(models), visit.text("#models").is_empty()), ("default,dogs".into(), false));
     assert_eq!((visit.text("#live"), visit.text("#connection")), (String::new(), String::new()));
     assert_eq!(visit.complaints(), [""; 0]);
 

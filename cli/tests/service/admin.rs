@@ -1,11 +1,13 @@
 //! The operator's side: a listener of its own, or not.
 
 use std::{
-    io::{Read, Write},
-    net::TcpListener,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
 };
 
-use crate::harness::{POLICY, Site, eventually, request};
+use rustix::process::Signal;
+
+use crate::harness::{NEVER, POLICY, Site, eventually, image, request, upload};
 
 const OPERATORS: [(&str, &str, u16); 3] =
     [("GET", "/status", 200), ("GET", "/metrics", 200), ("POST", "/doorbell", 202)];
@@ -47,6 +49,35 @@ fn without_a_listener_of_its_own_it_is_beside_the_uploads_and_behind_the_tokens(
     }
 }
 
+/// Asks for the events; the answer has no end.
+fn watch(address: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(NEVER)).expect("a socket");
+    stream.write_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n").expect("it is sent");
+    stream
+}
+
+#[test]
+fn the_operator_watches_a_drain_to_its_end_and_clients_are_let_go() {
+    let site = Site::with_script("until test -f go; do sleep 0.05; done; echo cat");
+    let (mut web, _worker) = (site.web(), site.worker());
+    let admin = web.admin.clone().expect("it has a listener of its own");
+    let address = web.address.clone();
+    let held = std::thread::spawn(move || upload(&address, "", "x", &image(1)).expect("an answer"));
+    eventually("it waits", || (web.get("/status").json()["waiting"] == 1).then_some(()));
+    let (mut client, mut operator) = (watch(&web.address), BufReader::new(watch(&admin)));
+    web.process.signal(Signal::TERM);
+    client.read_to_end(&mut Vec::new()).expect("an end");
+    let mut line = String::new();
+    while !line.contains("\"draining\":true") {
+        line.clear();
+        assert!(operator.read_line(&mut line).expect("an event") > 0, "it ended before that was told");
+    }
+    std::fs::write(site.folder.path().join("go"), "").expect("a file");
+    assert_eq!(held.join().expect("it ends").json()["label"], "cat");
+    assert!(web.process.exit().success(), "{}", web.process.log());
+}
+
 #[test]
 fn the_live_state_is_kept_from_those_who_upload_where_that_is_set() {
     let page = |address: &str| {
@@ -58,15 +89,13 @@ fn the_live_state_is_kept_from_those_who_upload_where_that_is_set() {
         answer.json()["paths"]["/events"].is_object()
     };
     let events = |address: &str| {
-        let mut stream = std::net::TcpStream::connect(address).expect("a connection");
-        stream.write_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n").expect("it is sent");
         let mut head = [0; 15];
-        stream.read_exact(&mut head).expect("an answer");
+        watch(address).read_exact(&mut head).expect("an answer");
         String::from_utf8_lossy(&head).into_owned()
     };
     for (live, at_uploads, mark, status) in [
         ("everybody", true, "<body>", "HTTP/1.1 200 OK"),
-        ("operator", false, "<body data-half=\"uploads\">", "HTTP/1.1 404 No"),
+        ("operator", false, "<body data-half=\"uploads\" data-hints=\"{", "HTTP/1.1 404 No"),
     ] {
         let web = Site::new().set("EIRS_WEB__LIVE", live).web();
         let admin = web.admin.clone().expect("it has a listener of its own");

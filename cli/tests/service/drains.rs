@@ -46,16 +46,25 @@ fn at_the_drain_deadline_the_worker_gives_back_what_it_holds_and_leaves() {
 }
 
 #[test]
-fn a_second_signal_ends_a_worker_at_once() {
-    let site = Site::with_script("sleep 30; echo cat");
+fn a_second_signal_ends_a_worker_and_its_script_at_once() {
+    let site = Site::with_script("echo $$ > script.pid; exec sleep 600");
+    let script = || {
+        let pid = std::fs::read_to_string(site.folder.path().join("script.pid")).ok()?;
+        pid.strip_suffix('\n').map(str::to_owned)
+    };
     let web = site.web();
     let mut worker = site.worker();
     web.upload("?wait=0", "x", &image(1));
-    eventually("it is being classified", || (depth(&site)["in_flight"] == 1).then_some(()));
+    let script = eventually("it is being classified", script);
     worker.signal(Signal::TERM);
     eventually("it drains", || worker.log().contains("draining").then_some(()));
     worker.signal(Signal::TERM);
     assert_eq!(worker.exit().code(), Some(143));
+    eventually("the script is gone", || {
+        // One that was killed stays in the table until its new parent has looked.
+        let stat = std::fs::read_to_string(format!("/proc/{script}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')).then_some(())
+    });
 }
 
 #[test]

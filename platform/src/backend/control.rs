@@ -99,12 +99,15 @@ impl Backend {
         }
     }
 
-    /// Says that none runs here any more.
-    pub async fn leave_control(&self) -> Result<()> {
+    /// Says that none runs here any more, unless another one has come in its place.
+    pub async fn leave_control(&self, own: &str, now: DateTime<Utc>) -> Result<()> {
         match &self.queues {
             Queues::Memory(_) | Queues::Sqlite(_) => Ok(()),
             #[cfg(feature = "aws")]
-            Queues::Sqs(queues) => queues.tag(super::EVENTS, crate::aws::tag::CONTROLLER, "none").await,
+            Queues::Sqs(queues) => match self.controller_elsewhere(own, now).await? {
+                Some(_its_own_affair) => Ok(()),
+                None => queues.tag(super::EVENTS, crate::aws::tag::CONTROLLER, "none").await,
+            },
         }
     }
 }

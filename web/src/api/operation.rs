@@ -15,33 +15,45 @@ use crate::{metrics::classic, problem::Problem, status::Status};
 
 const TAG: &str = "operation";
 
+/// What is said of a path, with the port of the listener in its example.
+macro_rules! about {
+    ($is_apart:expr, $text:literal, $method:literal, $path:literal) => {
+        match $is_apart {
+            true => concat!($text, "\n\n```\ncurl ", $method, "http://127.0.0.1:8001", $path, "\n```"),
+            false => concat!($text, "\n\n```\ncurl ", $method, "http://127.0.0.1:8000", $path, "\n```"),
+        }
+    };
+}
+
 pub(super) fn register(registry: &mut Registry) {
     registry.create_tag(MetaTag { name: TAG, description: Some("How the service is."), external_docs: None });
     Status::register(registry);
 }
 
-pub(super) fn status() -> MetaPath {
-    const ABOUT: &str = "\
-All that the service knows of itself. `controller` is what the controller wrote after its last pass: queues, instances, \
-decisions and their reasons.
-
-```
-curl http://127.0.0.1:8001/status
-```";
+/// At the operator's own listener, or beside the uploads.
+pub(super) fn status(is_apart: bool) -> MetaPath {
+    let about = about!(
+        is_apart,
+        "All that the service knows of itself. `controller` is what the controller wrote after its last pass: queues, instances, \
+decisions and their reasons.",
+        "",
+        "/status"
+    );
     let example = Status::example(Written::example());
     let responses = vec![answer(200, "The state of now.", vec![body::<Status>("application/json", example)])];
-    path("/status", Method::GET, operation("status", TAG, "The whole service", ABOUT, responses))
+    path("/status", Method::GET, operation("status", TAG, "The whole service", about, responses))
 }
 
-pub(super) fn events() -> MetaPath {
-    const ABOUT: &str = "\
-The service as it changes, as server-sent events, until one side leaves. `timeline` comes once and tells what \
+/// At the operator's own listener, or beside the uploads.
+pub(super) fn events(is_apart: bool) -> MetaPath {
+    let about = about!(
+        is_apart,
+        "The service as it changes, as server-sent events, until one side leaves. `timeline` comes once and tells what \
 is known of the last hour; `status` comes at once and whenever something changed, every five seconds at least, and its data is \
-what `/status` answers.
-
-```
-curl -N http://127.0.0.1:8000/events
-```";
+what `/status` answers.",
+        "-N ",
+        "/events"
+    );
     // OpenAPI 3.0 has no word for a stream: the schema is that of one event.
     let name =
         MetaSchema { enum_items: vec!["timeline".into(), "status".into()], ..MetaSchema::new("string") };
@@ -60,7 +72,7 @@ curl -N http://127.0.0.1:8000/events
             &[Problem::too_many_watchers()],
         ),
     ];
-    path("/events", Method::GET, operation("events", TAG, "The service as it changes", ABOUT, responses))
+    path("/events", Method::GET, operation("events", TAG, "The service as it changes", about, responses))
 }
 
 pub(super) fn metrics() -> MetaPath {
@@ -73,13 +85,14 @@ pub(super) fn metrics() -> MetaPath {
     path("/metrics", Method::GET, operation("metrics", TAG, "Metrics", ABOUT, responses))
 }
 
-pub(super) fn doorbell() -> MetaPath {
-    const ABOUT: &str = "\
-The controller looks at queues and instances now, and not at its next tick. What it sees and does is its own affair.
-
-```
-curl -X POST http://127.0.0.1:8001/doorbell
-```";
+/// At the operator's own listener, or beside the uploads.
+pub(super) fn doorbell(is_apart: bool) -> MetaPath {
+    let about = about!(
+        is_apart,
+        "The controller looks at queues and instances now, and not at its next tick. What it sees and does is its own affair.",
+        "-X POST ",
+        "/doorbell"
+    );
     let responses = vec![
         answer(202, "It was told.", vec![text("text/plain", "the controller was told to look\n")]),
         refusal("`storage unavailable`: the controller's queue could not be reached.", &[storage()]),
@@ -87,7 +100,7 @@ curl -X POST http://127.0.0.1:8001/doorbell
     path(
         "/doorbell",
         Method::POST,
-        operation("doorbell", TAG, "Have the controller look now", ABOUT, responses),
+        operation("doorbell", TAG, "Have the controller look now", about, responses),
     )
 }
 

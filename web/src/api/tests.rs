@@ -79,6 +79,13 @@ fn each_listener_has_a_description_of_its_own_and_one_has_both() {
     assert!(public.contains("/upload") && !admin.contains("/upload"), "{admin:?}");
     assert!(admin.contains("/events") && !public.contains("/events"), "{public:?}");
     assert!(paths(spec::<(Public, Watch, Health)>()).contains("/events"));
+    for (spec, port, other) in [
+        (spec::<(Admin, Health)>(), ":8001/", ":8000/"),
+        (spec::<(Public, Watch, AdminAtTheDoor, Health)>(), ":8000/", ":8001/"),
+    ] {
+        let text = spec.to_string();
+        assert!(text.contains(port) && !text.contains(other), "its examples are of itself: {text}");
+    }
     assert!(admin.contains("/status") && !public.contains("/status"), "{public:?}");
     assert_eq!(paths(spec::<(Public, Watch, AdminAtTheDoor, Health)>()), &public | &admin);
 }

@@ -250,7 +250,12 @@ async fn of_two_controllers_the_second_one_hears_of_the_first_until_it_leaves() 
         backend.controller_elsewhere("web-2", now + chrono::TimeDelta::minutes(3)).await.unwrap().is_none()
     );
     assert_eq!(backend.renew_control("web-2", now).await.unwrap(), Some(other), "it does not take it away");
-    backend.leave_control().await.unwrap();
+    backend.leave_control("web-2", now).await.unwrap();
+    assert!(
+        backend.controller_elsewhere("web-2", now).await.unwrap().is_some(),
+        "it is not that one's to leave"
+    );
+    backend.leave_control("web-1", now).await.unwrap();
     assert_eq!(backend.controller_elsewhere("web-2", now).await.unwrap(), None);
 }
 

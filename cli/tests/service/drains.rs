@@ -1,6 +1,6 @@
 use rustix::process::Signal;
 
-use crate::harness::{POLICY, Site, eventually, image, upload};
+use crate::harness::{POLICY, Site, eventually, image, is_gone, upload};
 
 #[test]
 fn a_worker_that_is_told_to_go_finishes_what_it_holds_and_loses_nothing() {
@@ -60,11 +60,7 @@ fn a_second_signal_ends_a_worker_and_its_script_at_once() {
     eventually("it drains", || worker.log().contains("draining").then_some(()));
     worker.signal(Signal::TERM);
     assert_eq!(worker.exit().code(), Some(143));
-    eventually("the script is gone", || {
-        // One that was killed stays in the table until its new parent has looked.
-        let stat = std::fs::read_to_string(format!("/proc/{script}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')).then_some(())
-    });
+    eventually("the script is gone", || is_gone(&script).then_some(()));
 }
 
 #[test]

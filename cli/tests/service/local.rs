@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Process, Site, eventually, request};
+use crate::harness::{Process, Site, eventually, is_gone, request};
 
 /// A running `eirs local` on a free port.
 struct Service {
@@ -122,14 +122,7 @@ fn a_second_signal_kills_a_worker_that_is_busy_too() {
     eventually("it drains", || service.process.log().contains("stopping eirs-web").then_some(()));
     service.process.signal(Signal::INT);
     assert_eq!(service.process.exit().code(), Some(1), "{}", service.process.log());
-    // One that was killed stays in the table until its new parent has looked.
-    eventually("the worker and its script are gone", || {
-        let is_gone = |pid: &Pid| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
-        };
-        [worker, script].iter().all(is_gone).then_some(())
-    });
+    eventually("the worker and its script are gone", || [worker, script].iter().all(is_gone).then_some(()));
 }
 
 #[test]

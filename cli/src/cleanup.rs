@@ -7,11 +7,9 @@ mod local;
 use clap::ValueEnum;
 use eirs_platform::settings::BackendKind;
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::{
-    Exit, Global, Stop,
-    show::{self, Voice},
-};
+use crate::{Exit, Global, Stop, show::Voice};
 
 /// Empty an installation, or delete it
 ///
@@ -56,9 +54,23 @@ impl Cleanup {
             BackendKind::Aws => Err(Stop::without_aws()),
         }
     }
-}
 
-/// Whether a person agrees, or has said so before.
-fn agree(cleanup: &Cleanup) -> Result<bool, Stop> {
-    Ok(cleanup.yes || cleanup.voice.agreed(show::confirm("Do it?"))?)
+    /// Shows what would be done, asks, has it done, and tells what came of it.
+    async fn carry_out(
+        &self,
+        shown: String,
+        mut report: Value,
+        work: impl Future<Output = anyhow::Result<()>>,
+    ) -> Result<Exit, Stop> {
+        self.voice.say(shown);
+        let wanted = !self.plan;
+        let agreed = wanted && self.voice.confirmed(self.yes)?;
+        if agreed {
+            work.await?;
+            self.voice.say(if self.mode == Mode::Clear { "Cleared." } else { "Deleted." });
+        }
+        report["done"] = agreed.into();
+        self.voice.end(&report);
+        Ok(if agreed == wanted { Exit::Ok } else { Exit::Failed })
+    }
 }

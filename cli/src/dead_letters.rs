@@ -180,7 +180,7 @@ impl Redrive {
             // Without the model there is no worker that would take the job.
             desk.model(&pile.model)?;
         }
-        let mut tally = Tally::new(voice);
+        let mut tally = Tally::default();
         if all {
             let there = All::of(&piles).await?;
             if there.letters == 0 {

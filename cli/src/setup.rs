@@ -100,7 +100,7 @@ impl Setup {
         report["done"] = false.into();
         if !self.plan {
             if !survey.is_nothing() {
-                if !(self.yes || self.voice.agreed(show::confirm("Do it?"))?) {
+                if !self.voice.confirmed(self.yes)? {
                     self.voice.end(&report);
                     return Ok(Exit::Failed);
                 }

@@ -123,8 +123,8 @@ impl Controller {
     pub async fn run(&mut self, lifecycle: &Lifecycle) -> Result<()> {
         let events = persist(PATIENCE, async || self.backend.events().await).await?;
         let receiver = tokio::spawn(reports::receive(events, self.reports.clone(), self.poke.clone()));
-        let mut control =
-            tokio::spawn(keep_control(self.backend.clone(), self.settings.web_host(), self.clock.clone()));
+        let host = self.settings.web_host();
+        let mut control = tokio::spawn(keep_control(self.backend.clone(), host.clone(), self.clock.clone()));
         let watch = Watch::new(self.store.folder());
         let orders = Watch::of_file(self.orders.folder(), operator::FILE);
         // A loop that waits is alive too, and says so often enough.
@@ -165,13 +165,13 @@ impl Controller {
         }
         receiver.abort();
         self.memory.save(&self.remembered(), self.clock.now());
-        let host = self.settings.web_host();
-        let elsewhere = self.backend.controller_elsewhere(&host, self.clock.now()).await;
-        match self.settings.controller.on_exit {
+        if let Ok(Some(_)) = self.backend.controller_elsewhere(&host, self.clock.now()).await {
             // It may have come since this one last looked, and the workers are its own then.
-            _ if matches!(elsewhere, Ok(Some(_))) => {
-                lifecycle.stopping("leaves the workers to another controller")
-            }
+            lifecycle.stopping("leaves the workers to another controller");
+            control.abort();
+            return Ok(());
+        }
+        match self.settings.controller.on_exit {
             OnExit::Leave => lifecycle.stopping("leaves the workers running"),
             OnExit::Drain => {
                 lifecycle.stopping("drains all workers");

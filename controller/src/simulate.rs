@@ -74,13 +74,9 @@ pub fn compare(
 ) -> Comparison {
     let load = Load::new(trace, setup, &policy.pool.model);
     let max = policy.pool.max;
-    let reference = |reference: &Reference| {
-        let figures = reference.run(&load, max, 0).figures;
-        through();
-        figures
-    };
     let (ours, theirs) = std::thread::scope(|scope| {
-        let theirs = scope.spawn(|| at_once(references, reference));
+        let theirs =
+            scope.spawn(|| at_once(references, through, |reference| reference.run(&load, max, 0).figures));
         let ours = run_policy(&load, policy, samples);
         through();
         (ours, theirs.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -109,16 +105,11 @@ pub fn sweep(
 ) -> Sweep {
     let model = policies.first().map_or("default", |policy| &policy.pool.model);
     let load = Load::new(trace, setup, model);
-    let ours = at_once(policies, |policy| {
+    let ours = at_once(policies, through, |policy| {
         let outcome = run_policy(&load, policy, 0);
-        through();
         (outcome.figures, outcome.wrong)
     });
-    let theirs = at_once(references, |reference| {
-        let figures = reference.run(&load, max, 0).figures;
-        through();
-        figures
-    });
+    let theirs = at_once(references, through, |reference| reference.run(&load, max, 0).figures);
     let mut others: Vec<_> = ours.iter().map(|(figures, _)| *figures).collect();
     let share = others.iter().map(|figures| figures.within_slo).fold(0.0, f64::max);
     others.extend(&theirs);
@@ -136,8 +127,13 @@ fn named(references: &[Reference], figures: Vec<Figures>) -> BTreeMap<&'static s
     references.iter().map(|reference| reference.name()).zip(figures).collect()
 }
 
-/// Does something with each of these, as many at a time as there are processors; the answers are in the same order.
-fn at_once<T: Sync, R: Send>(these: &[T], run: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// Does something with each of these, as many at a time as there are processors, and tells when one is through; the answers are
+/// in the same order.
+fn at_once<T: Sync, R: Send>(
+    these: &[T],
+    through: &(dyn Fn() + Sync),
+    run: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
@@ -145,6 +141,7 @@ fn at_once<T: Sync, R: Send>(these: &[T], run: impl Fn(&T) -> R + Sync) -> Vec<R
             Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|place| Some((place, these.get(place)?)))
         {
             done.push((place, run(this)));
+            through();
         }
         done
     };

@@ -2,8 +2,9 @@
 //! the same address get a line of text. Where the live state is the operator's, clients get the half that uploads; the
 //! operator's side has the other one.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use poem::{
     IntoResponse, Request, Response, handler,
     http::{StatusCode, header},
@@ -25,7 +26,11 @@ static ASSETS: [Asset; 9] = [
     Asset::js("live.js", include_str!("../page/live.js")),
     Asset::js("charts.js", include_str!("../page/charts.js")),
     Asset::js("words.js", include_str!("../page/words.js")),
-    Asset { name: "icon.svg", kind: "image/svg+xml", body: Cow::Borrowed(include_str!("../page/icon.svg")) },
+    Asset {
+        name: "icon.svg",
+        kind: "image/svg+xml",
+        body: Bytes::from_static(include_bytes!("../page/icon.svg")),
+    },
 ];
 
 /// What a listener shows of the page.
@@ -67,21 +72,21 @@ impl Home {
 struct Asset {
     name: &'static str,
     kind: &'static str,
-    body: Cow<'static, str>,
+    body: Bytes,
 }
 
 impl Asset {
     const fn css(name: &'static str, body: &'static str) -> Self {
-        Self { name, kind: "text/css; charset=utf-8", body: Cow::Borrowed(body) }
+        Self { name, kind: "text/css; charset=utf-8", body: Bytes::from_static(body.as_bytes()) }
     }
 
     const fn js(name: &'static str, body: &'static str) -> Self {
-        Self { name, kind: "text/javascript; charset=utf-8", body: Cow::Borrowed(body) }
+        Self { name, kind: "text/javascript; charset=utf-8", body: Bytes::from_static(body.as_bytes()) }
     }
 
     /// Asked for each time and sent only when it changed: after an upgrade nobody sees a mixture of two versions.
     fn response(&self, request: &Request) -> Response {
-        let tag = format!("\"{:.16}\"", hex(&Sha256::digest(self.body.as_bytes())));
+        let tag = format!("\"{:.16}\"", hex(&Sha256::digest(&self.body)));
         let known = request.header(header::IF_NONE_MATCH).is_some_and(|known| known.contains(&tag));
         let response = Response::builder()
             .header(header::CACHE_CONTROL, "no-cache")
@@ -90,7 +95,7 @@ impl Asset {
         if known {
             return response.status(StatusCode::NOT_MODIFIED).finish();
         }
-        response.content_type(self.kind).body(self.body.clone().into_owned())
+        response.content_type(self.kind).body(self.body.clone())
     }
 }
 
@@ -127,15 +132,19 @@ mod tests {
     /// What a phone on a slow line has to wait for.
     const MOST_BYTES: usize = 100_000;
 
+    fn text(asset: &Asset) -> &str {
+        std::str::from_utf8(&asset.body).unwrap()
+    }
+
     fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
-        std::iter::once(("", PAGE)).chain(ASSETS.iter().map(|asset| (asset.name, asset.body.as_ref())))
+        std::iter::once(("", PAGE)).chain(ASSETS.iter().map(|asset| (asset.name, text(asset))))
     }
 
     #[test]
     fn each_half_is_marked_and_the_whole_page_is_not() {
         let mark = |half: Half| {
             let page = Home::new(half, &["default", "dogs"], 16);
-            let (_, rest) = page.0.body.split_once("<body").unwrap();
+            let (_, rest) = text(&page.0).split_once("<body").unwrap();
             rest.split('>').next().unwrap().to_owned()
         };
         assert_eq!(mark(Half::Both), "");

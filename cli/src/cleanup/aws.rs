@@ -9,7 +9,7 @@ use eirs_platform::{aws::tag, backend::requests_name, settings::Settings};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Cleanup, Mode, agree};
+use super::{Cleanup, Mode};
 use crate::{
     Exit, Stop,
     aws::{
@@ -41,7 +41,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, S
     }
     let account = Account::open(settings).await?;
     let found = Found::of(&account).await?;
-    let mut report = json!({
+    let report = json!({
         "installation": account.prefix(),
         "region": account.region,
         "account": account.id,
@@ -60,21 +60,14 @@ pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, S
         });
         return Ok(Exit::Ok);
     }
-    cleanup.voice.say(found.text(&account, cleanup.mode));
-    let wanted = !cleanup.plan;
-    let agreed = wanted && agree(cleanup)?;
-    if agreed {
+    let work = async {
         let progress = Progress::new();
         match cleanup.mode {
-            Mode::Clear => found.clear(&account, &progress).await?,
-            Mode::Delete => found.delete(&account, &progress).await?,
+            Mode::Clear => found.clear(&account, &progress).await,
+            Mode::Delete => found.delete(&account, &progress).await,
         }
-        drop(progress);
-        cleanup.voice.say(if cleanup.mode == Mode::Clear { "Cleared." } else { "Deleted." });
-    }
-    report["done"] = agreed.into();
-    cleanup.voice.end(&report);
-    Ok(if agreed == wanted { Exit::Ok } else { Exit::Failed })
+    };
+    cleanup.carry_out(found.text(&account, cleanup.mode), report, work).await
 }
 
 /// What there is of the installation.

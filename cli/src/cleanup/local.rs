@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use walkdir::WalkDir;
 
-use super::{Cleanup, Mode, agree};
+use super::{Cleanup, Mode};
 use crate::{
     Exit, Stop,
     show::count,
@@ -80,16 +80,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, 
         .collect::<anyhow::Result<Vec<_>>>()?;
 
     let plan = Plan::of(cleanup.mode, settings).await?;
-    cleanup.voice.say(plan.sentence(folder));
-    let mut report = plan.json(folder);
-    let wanted = !cleanup.plan;
-    let agreed = wanted && agree(cleanup)?;
-    if agreed {
-        cleanup.voice.say(plan.carry_out(folder).await?);
-    }
-    report["done"] = agreed.into();
-    cleanup.voice.end(&report);
-    Ok(if agreed == wanted { Exit::Ok } else { Exit::Failed })
+    cleanup.carry_out(plan.sentence(folder), plan.json(folder), plan.carry_out(folder)).await
 }
 
 /// What will be done.
@@ -179,8 +170,7 @@ impl Plan {
         }
     }
 
-    /// Does it, and says so.
-    async fn carry_out(self, folder: &Path) -> anyhow::Result<&'static str> {
+    async fn carry_out(self, folder: &Path) -> anyhow::Result<()> {
         match self {
             Self::Clear { backend, queues, images, results, .. } => {
                 for name in &queues {
@@ -190,7 +180,6 @@ impl Plan {
                 delete_all(backend.images(), "images/", &bar).await?;
                 delete_all(backend.results(), "results/", &bar).await?;
                 bar.finish_and_clear();
-                Ok("Cleared.")
             }
             Self::Delete { ours, others, .. } => {
                 let spinner = ProgressBar::new_spinner();
@@ -210,9 +199,9 @@ impl Plan {
                     fs::remove_dir(folder)
                         .with_context(|| format!("{} cannot be deleted", folder.display()))?;
                 }
-                Ok("Deleted.")
             }
         }
+        Ok(())
     }
 }
 

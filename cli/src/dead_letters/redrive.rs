@@ -68,7 +68,7 @@ pub(super) async fn redrive_some(
     let mut failed = None;
     while let Some(attempt) = attempts.next().await {
         match attempt {
-            Ok(Some((letter, how))) => tally.count(letter, &how),
+            Ok(Some((letter, how))) => tally.count(letter, &how, desk.voice),
             Ok(None) => {}
             Err(error) => failed = failed.or(Some(error)),
         }
@@ -79,37 +79,29 @@ pub(super) async fn redrive_some(
 }
 
 /// What became of letters.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Tally {
     redriven: u64,
     settled: u64,
     pub(super) left: u64,
-    #[serde(skip)]
-    voice: Voice,
 }
 
 impl Tally {
-    pub(super) fn new(voice: Voice) -> Self {
-        Self { redriven: 0, settled: 0, left: 0, voice }
-    }
-
-    fn count(&mut self, letter: &Letter, how: &Redriven) {
+    fn count(&mut self, letter: &Letter, how: &Redriven, voice: Voice) {
         let (id, name) = (letter.short_id(), show::plain(letter.name()));
         match how {
             Redriven::Sent => self.redriven += 1,
             Redriven::Settled(end) => {
                 self.settled += 1;
-                self.voice
-                    .say(format_args!("{id} {name}: it has a result by now ({end}); the letter is deleted"));
+                voice.say(format_args!("{id} {name}: it has a result by now ({end}); the letter is deleted"));
             }
             Redriven::NoImage => {
                 self.left += 1;
-                self.voice
-                    .say(format_args!("{id} {name}: its image is no longer stored; the letter is left"));
+                voice.say(format_args!("{id} {name}: its image is no longer stored; the letter is left"));
             }
             Redriven::Unreadable(why) => {
                 self.left += 1;
-                self.voice.say(format_args!("{id}: {why}; the letter is left"));
+                voice.say(format_args!("{id}: {why}; the letter is left"));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{fmt::Display, io};
 
 use serde::Serialize;
 
-use super::{aside, json, out};
+use super::{aside, confirm, json, out};
 use crate::Stop;
 
 /// A person reads sentences on stdout. With `--json` they go to stderr, and stdout has one JSON object.
@@ -31,6 +31,11 @@ impl Voice {
     /// The same as a person reads it and as a program does.
     pub fn tell<T: Display>(self, result: &impl Serialize, text: impl FnOnce() -> T) {
         if self.json { json(result) } else { out(text()) }
+    }
+
+    /// Whether a person agrees, or has said so before.
+    pub fn confirmed(self, yes: bool) -> Result<bool, Stop> {
+        Ok(yes || self.agreed(confirm("Do it?"))?)
     }
 
     /// Whether a person agrees, by what was answered to the question.

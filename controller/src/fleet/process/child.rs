@@ -83,7 +83,7 @@ impl Process {
     }
 
     fn hold(mark: Mark) -> io::Result<Self> {
-        let pid = i32::try_from(mark.pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        let pid = mark.pid().ok_or(io::ErrorKind::InvalidInput)?;
         let descriptor = descriptor::readable(pidfd_open(pid, PidfdFlags::empty())?)?;
         Ok(Self { mark, descriptor })
     }
@@ -103,7 +103,7 @@ impl Process {
             Err(Errno::SRCH) => return Ok(()),
             stopped => stopped?,
         }
-        if let Some(pid) = i32::try_from(self.mark.pid).ok().and_then(Pid::from_raw) {
+        if let Some(pid) = self.mark.pid() {
             kill_children_of(pid);
         }
         self.signal(Signal::KILL)
@@ -128,6 +128,10 @@ impl Process {
 }
 
 impl Mark {
+    fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(self.pid).ok()?)
+    }
+
     fn of(pid: u32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let boot =

@@ -88,6 +88,13 @@ fn an_animation_is_its_first_frame() {
 }
 
 #[test]
+fn a_baseline_jpeg_with_a_scan_for_each_component_shows_the_same_picture() {
+    for name in ["420", "440", "411"] {
+        check_quarters(name, &fixture(&format!("separate-scans-{name}.jpg")), QUARTERS);
+    }
+}
+
+#[test]
 fn cmyk_is_read_as_adobe_writes_it() {
     check_quarters("CMYK", &fixture("cmyk.jpg"), QUARTERS);
 }

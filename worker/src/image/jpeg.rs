@@ -45,6 +45,9 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
 
     let (channels, wanted) =
         if space == ColorSpace::Luma { (1, ColorSpace::Luma) } else { (3, ColorSpace::RGB) };
+    if layout.in_parts() {
+        return decode_in_parts(file, space, orientation, pixels);
+    }
     decoder.set_options(decoder.options().jpeg_set_out_colorspace(wanted));
     let samples = pixels.start(width, height, channels, orientation, 1)?;
     decoder.decode_into(samples).map_err(|error| broken(&layout, error))
@@ -56,6 +59,39 @@ pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
     decoder.decode_headers().ok()?;
     decoder.info().map(|info| (u32::from(info.width), u32::from(info.height)))
+}
+
+/// Decodes a picture whose components come one after the other. zune-jpeg 0.5.15 takes the blocks of such a scan for
+/// those of interleaved units and returns other pixels, without an error (`decode_mcu_ycbcr_baseline` in src/mcu.rs);
+/// the other decoder reads them right.
+fn decode_in_parts(
+    file: &[u8],
+    space: ColorSpace,
+    orientation: Orientation,
+    pixels: &mut Pixels,
+) -> Result<(), Unreadable> {
+    let (channels, transform) = match space {
+        ColorSpace::YCbCr => (3, ColorTransform::YCbCr),
+        ColorSpace::RGB => (3, ColorTransform::None),
+        _ => {
+            return Err(Unreadable::Never(format!(
+                "the JPEG image is of a kind that is not read ({space:?} with a scan for each component)"
+            )));
+        }
+    };
+    let mut decoder = jpeg_decoder::Decoder::new(file);
+    decoder.set_color_transform(transform);
+    let unreadable = |why: &dyn std::fmt::Display| {
+        Unreadable::Never(format!("the JPEG image with a scan for each component cannot be decoded: {why}"))
+    };
+    let samples = decoder.decode().map_err(|error| unreadable(&error))?;
+    let info = decoder.info().ok_or_else(|| unreadable(&"it has no header"))?;
+    let (width, height) = (u32::from(info.width), u32::from(info.height));
+    if samples.len() != width as usize * height as usize * channels {
+        return Err(unreadable(&"its components do not fit its size"));
+    }
+    *pixels = Pixels { width, height, channels, orientation, samples };
+    Ok(())
 }
 
 /// Fractions that pay, and from how many pixels on: an eighth always, a quarter where memory counts, a half never.
@@ -106,38 +142,42 @@ struct Layout {
     complete: bool,
     /// Starts of scans.
     scans: usize,
+    /// The frame is a sequential one, where a component comes in one scan only.
+    sequential: bool,
 }
 
 impl Layout {
     fn of(file: &[u8]) -> Self {
-        // Up to the first scan, segments are skipped by their length: the thumbnail in an EXIF segment has markers too.
         let mut at = 2;
-        let mut layout = Self { complete: false, scans: 0 };
+        let mut layout = Self { complete: false, scans: 0, sequential: false };
         while let Some(&[byte, marker]) = file.get(at..at + 2) {
             match (byte, marker) {
-                (0xff, 0xda) => break,
                 (0xff, 0x01 | 0xd0..=0xd8) => at += 2,
-                // A byte that is no marker, or a fill byte before one.
+                // A byte of compressed data, where 0xff is followed by 0x00, or a fill byte before a marker.
                 (0xff, 0xff | 0x00) | (..=0xfe, _) => at += 1,
+                (0xff, 0xd9) if layout.scans > 0 => {
+                    layout.complete = true;
+                    break;
+                }
+                // Segments are skipped by their length: the thumbnail in an EXIF segment has markers, too.
                 (0xff, _) => {
+                    match marker {
+                        0xda => layout.scans += 1,
+                        0xc0 | 0xc1 => layout.sequential = true,
+                        _ => {}
+                    }
                     let length =
                         file.get(at + 2..at + 4).map_or(2, |l| usize::from(u16::from_be_bytes([l[0], l[1]])));
                     at += 2 + length.max(2);
                 }
             }
         }
-        // In the compressed data 0xff is always followed by 0x00 or a restart marker, so these are markers for certain.
-        for pair in file.get(at..).unwrap_or_default().windows(2) {
-            match pair {
-                [0xff, 0xda] => layout.scans += 1,
-                [0xff, 0xd9] => {
-                    layout.complete = true;
-                    break;
-                }
-                _ => {}
-            }
-        }
         layout
+    }
+
+    /// Components, or some of them, have scans of their own, though the picture is no progressive one.
+    fn in_parts(&self) -> bool {
+        self.sequential && self.scans > 1
     }
 }
 

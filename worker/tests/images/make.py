@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Makes the pictures in this folder that the `image` crate cannot write: `python3 make.py`, with Pillow 10 or newer.
+"""Makes the pictures in this folder that the `image` crate cannot write: `python3 make.py`, with Pillow 10 or newer and `cjpeg` of libjpeg-turbo.
 
 Each shows the same four quarters, 48 x 32 pixels: red and green above, blue and white below.
 """
 
+import subprocess
 from pathlib import Path
 
 from PIL import Image
@@ -37,6 +38,21 @@ def main():
     exif[0x0112] = 6
     lying.save(HERE / "orientation-6.webp", lossless=True, exif=exif)
     lying.save(HERE / "orientation-6.jpg", quality=92, exif=exif)
+    # Baseline, but each component (or the first, and then the others together) in a scan of its own; sides that are no
+    # multiple of a unit, and restart markers.
+    odd = HERE / "odd.ppm"
+    upright.resize((53, 37), Image.Resampling.NEAREST).save(odd)
+    for name, sampling, scans, restart in [
+        ("420", "2x2", "0; 1; 2;", "0"),
+        ("440", "1x2", "0; 1; 2;", "1B"),
+        ("411", "4x1", "0; 1 2;", "2"),
+    ]:
+        script = HERE / "scans.txt"
+        script.write_text(scans)
+        options = ["-quality", "92", "-sample", sampling, "-scans", script, "-restart", restart]
+        subprocess.run(["cjpeg", *options, "-outfile", HERE / f"separate-scans-{name}.jpg", odd], check=True)
+        script.unlink()
+    odd.unlink()
 
 
 if __name__ == "__main__":

@@ -259,6 +259,16 @@ impl Settings {
         self.controller.status_file.clone().unwrap_or_else(|| self.local.state.join("status.json"))
     }
 
+    /// Where the web server keeps what arrives and has no room in memory.
+    pub fn upload_folder(&self) -> PathBuf {
+        let own = || match self.backend {
+            // On the same disk as the images, which it will be among.
+            BackendKind::Local => self.local.state.join("uploads"),
+            BackendKind::Aws => std::env::temp_dir(),
+        };
+        self.web.upload_folder.clone().unwrap_or_else(own)
+    }
+
     /// The name of this web host: the one that is set, or else `local` on one machine, and the machine's own in a cloud.
     pub fn web_host(&self) -> String {
         let own = || match self.backend {

@@ -3,6 +3,8 @@
 //! The order is the safety argument: image before job, waiter before job. Identical images in flight share one job. What is
 //! sent is sent by a task of its own, so that a client that leaves takes nothing with it.
 
+mod admission;
+
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -24,7 +26,8 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span};
 
-use crate::{body::Image, report::Arrivals, responses::ResponseQueue};
+pub(crate) use self::admission::Admission;
+use crate::{report::Arrivals, responses::ResponseQueue, upload::Image};
 
 /// A waiter looks into the store now and then: the answer may have gone to a neighbour that was killed.
 const LOOK_IN_STORE: Duration = Duration::from_secs(5);
@@ -205,10 +208,9 @@ impl Jobs {
         let (id, model) = key;
         let queue =
             self.requests.get(model).ok_or_else(|| Error::broken("sending", format!("no model {model}")))?;
-        let Image { name, bytes, memory, .. } = image;
-        let storing = debug_span!(target: TARGET, "store", image.id = %id, image.bytes = bytes.len());
-        self.images.put(&id.image_key(), bytes).instrument(storing).await?;
-        drop(memory);
+        let Image { name, content, .. } = image;
+        let storing = debug_span!(target: TARGET, "store", image.id = %id, image.bytes = content.len());
+        content.read(async |bytes| self.images.put(&id.image_key(), bytes).await).instrument(storing).await?;
         let sending = scope.part(debug_span!(target: TARGET, "send", otel.kind = "producer", image.id = %id));
         let job = Job {
             v: job::VERSION,

@@ -1,6 +1,6 @@
 //! The web server: takes images in, hands them to the queue, and gives their labels back.
 //!
-//! An upload's way: `upload.rs` reads the images out of the request (`body.rs`), `jobs.rs` stores each, registers who waits
+//! An upload's way: `upload.rs` reads the images out of the request (`upload/body.rs`), `jobs.rs` stores each, registers who waits
 //! for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts them into words. `live.rs` and `page.rs`
 //! are what people see; what may be asked and answered is described in `api.rs`. Around all of it stands `access.rs`, which
 //! says who may; beside it `admin.rs`, for the operator.
@@ -12,9 +12,6 @@ mod upload;
 
 mod api;
 
-mod body;
-mod image_type;
-mod portions;
 mod small_reads;
 
 mod jobs;
@@ -33,7 +30,6 @@ pub mod admin;
 mod renewal;
 pub mod tls;
 
-mod load;
 mod metrics;
 mod report;
 mod status;
@@ -53,24 +49,21 @@ pub use routes::{admin_routes, routes};
 pub use small_reads::SmallReads;
 pub use tls::Tls;
 
-/// One permit of the memory for arriving bodies stands for so many bytes.
-const MEMORY_UNIT: u64 = 1024;
-
 /// Everything a request may touch. One for each process.
 #[derive(Debug)]
 pub struct App {
     settings: Settings,
     clock: SharedClock,
     jobs: Arc<jobs::Jobs>,
-    load: load::Load,
+    load: Arc<jobs::Admission>,
     live: live::Live,
     arrivals: Arc<report::Arrivals>,
     metrics: metrics::Metrics,
     dead_letters: metrics::DeadLetters,
     /// How many uploads may be in hand at once.
     uploads: Arc<Semaphore>,
-    /// Memory for arriving bodies, in [`MEMORY_UNIT`]s.
-    body_memory: Arc<Semaphore>,
+    /// Memory and disk for arriving bodies.
+    room: Arc<upload::Room>,
     /// Where uploads come encrypted.
     tls: Option<Arc<Tls>>,
     /// Told to stop: no new uploads.
@@ -98,9 +91,15 @@ impl App {
         let metrics = metrics::Metrics::new(settings.models.keys().map(String::as_str));
         let dead_letters = metrics::DeadLetters::new(backend.clone(), settings.models.keys().cloned());
         let arrivals = Arc::new(report::Arrivals::default());
-        let load = load::Load::new(settings.web.max_backlog);
+        let load = Arc::new(jobs::Admission::new(settings.web.max_backlog));
         let responses = Arc::new(responses::ResponseQueue::open(backend, &settings.web_host()).await?);
-        let units = settings.web.upload_memory.as_u64().div_ceil(MEMORY_UNIT);
+        let web = &settings.web;
+        let room = upload::Room::new(
+            web.upload_memory.as_u64(),
+            web.upload_disk.as_u64(),
+            &settings.upload_folder(),
+            web.max_image.as_u64(),
+        )?;
         Ok(Arc::new(Self {
             jobs: Arc::new(jobs::Jobs::new(
                 &settings,
@@ -116,7 +115,7 @@ impl App {
             metrics,
             dead_letters,
             uploads: Arc::new(Semaphore::new(settings.web.max_uploads.min(Semaphore::MAX_PERMITS))),
-            body_memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS as u64) as usize)),
+            room,
             tls,
             draining,
             give_up: CancellationToken::new(),

@@ -98,6 +98,13 @@ impl Problem {
         .after(1)
     }
 
+    /// Neither memory nor disk is left for what arrives.
+    pub(crate) fn no_room() -> Self {
+        let detail =
+            "the server has no room for what is being uploaded; nothing was stored, try again shortly";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no room", detail).after(5)
+    }
+
     pub(crate) fn no_token() -> Self {
         Self::wrong_token(
             "this address wants a token, sent as `Authorization: Bearer TOKEN`; who runs the service gives them out",
@@ -122,6 +129,12 @@ impl Problem {
     pub(crate) fn backlog_full(retry_after_s: u64) -> Self {
         let detail = "the queue is full; nothing was stored, try again later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "backlog full", detail).after(retry_after_s)
+    }
+
+    /// It could not be put into the queue while the client waited.
+    pub(crate) fn not_queued() -> Self {
+        let detail = "the image could not be queued in time; send it again, which does it no second time";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not queued", detail).after(5)
     }
 
     pub(crate) fn draining() -> Self {

@@ -1,5 +1,11 @@
 //! `POST /upload`
 
+mod body;
+mod image_type;
+mod pace;
+mod portions;
+mod room;
+
 use std::{num::IntErrorKind, sync::Arc, time::Duration};
 
 use eirs_platform::{
@@ -11,15 +17,25 @@ use poem::{Body, Request, Response, handler, web::Data};
 use tokio::time::Instant;
 use tracing::{Instrument, debug_span};
 
+use self::body::{Images, Refused};
+pub(crate) use self::{
+    body::{FIELDS, Image},
+    image_type::TYPES,
+    room::Room,
+};
 use crate::{
     App,
     access::Allowance,
     answer::{Answer, Kind, View},
-    body::{Image, Images, Refused},
     jobs::{Submitted, Ticket},
     problem::Problem,
     traced,
 };
+
+/// How long storing and queueing may take after the client's own wait is over. Only a service that is hardly there takes so long.
+const QUEUEING: Duration = Duration::from_secs(30);
+/// How many images of one upload may be on their way to the store while the next one is read.
+const ON_THEIR_WAY: usize = 16;
 
 /// What the client asks for beside the image.
 #[derive(Debug, Clone)]
@@ -73,20 +89,24 @@ async fn take(
     }
     let permit = app.uploads.clone().try_acquire_owned().map_err(|_| Problem::too_many_uploads())?;
     let wishes = wishes(request, app, began, scope)?;
-    let body_bytes = request.header("content-length").and_then(|text| text.parse().ok());
     let content_type = request.content_type();
     let bare_name = query(request, "name");
     let stream = body.into_bytes_stream();
-    let memory = app.body_memory.clone();
-    let mut images = Images::of(stream, content_type, body_bytes, bare_name, &app.settings.web, memory)?;
+    let mut images = Images::of(stream, content_type, bare_name, &app.settings.web, app.room.clone())?;
 
     let allowance = request.extensions().get::<Allowance>();
-    let mut begun = Vec::new();
+    let mut begun: Vec<Begun> = Vec::new();
     while let Some(image) = images.next().instrument(debug_span!(target: TARGET, "read")).await? {
         if begun.len() == app.settings.web.max_images_per_upload {
             let detail =
                 format!("an upload may hold at most {} images", app.settings.web.max_images_per_upload);
             return Err(Problem::too_large(detail));
+        }
+        // A client that sends faster than the store takes is read as fast as that, and fills no memory here.
+        if let Some(Begun::Waits(_, ticket)) =
+            begun.len().checked_sub(ON_THEIR_WAY).and_then(|n| begun.get_mut(n))
+        {
+            let _reported_later = tokio::time::timeout(QUEUEING, app.jobs.wait_until_sent(ticket)).await;
         }
         // The first one was counted with the request.
         let further = if begun.is_empty() { None } else { allowance };
@@ -139,7 +159,7 @@ async fn begin(app: &Arc<App>, image: Result<Image, Refused>, wishes: &Wishes) -
         Ok(image) => image,
         Err(Refused { name, problem }) => return Begun::Answered(refuse(app, name, problem)),
     };
-    app.metrics.image_bytes.inc_by(image.bytes.len() as u64);
+    app.metrics.image_bytes.inc_by(image.content.len());
     let name = image.name.clone();
     match submit(app, image, wishes).await {
         Ok(Submitted::Known(reply)) => {
@@ -193,13 +213,14 @@ async fn end(app: &App, begun: Begun, wishes: &Wishes) -> Answer {
         Some(Ok(reply)) => Kind::Ended { reply, cached: false, total_ms: wishes.elapsed_ms() },
         Some(Err(error)) => Kind::Refused(Problem::backend(&error)),
         // A 202 is a promise: it is given when the job is in the queue.
-        None => match app.jobs.wait_until_sent(&mut ticket).await {
-            Ok(()) => {
+        None => match tokio::time::timeout(QUEUEING, app.jobs.wait_until_sent(&mut ticket)).await {
+            Err(_late) => Kind::Refused(Problem::not_queued()),
+            Ok(Ok(())) => {
                 let (id, model) = ticket.key;
                 let retry_after_s = app.load.retry_after_s(&model);
                 Kind::Pending { id, model, retry_after_s }
             }
-            Err(error) => Kind::Refused(Problem::backend(&error)),
+            Ok(Err(error)) => Kind::Refused(Problem::backend(&error)),
         },
     };
     let answer = Answer { name, kind };

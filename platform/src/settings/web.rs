@@ -60,11 +60,20 @@ pub struct Web {
     pub max_images_per_upload: usize,
     /// The most uploads at once; one more is answered 429.
     pub max_uploads: usize,
-    /// How much memory the bodies of arriving uploads may take together; further ones wait their turn.
+    /// How much memory the bodies of arriving uploads may take together; what has no room there goes to files.
     pub upload_memory: ByteSize,
+    /// How much disk these files may take together; an upload that finds none left is answered 503.
+    pub upload_disk: ByteSize,
+    /// The folder for them; by default one in the state folder, or the system's for temporary files where the backend is a cloud.
+    pub upload_folder: Option<PathBuf>,
     /// How long a client may pause in the middle of an upload.
     #[serde(with = "units::duration")]
     pub read_timeout: Duration,
+    /// How many bytes a client must send each second over half a minute; 0 asks for none.
+    pub upload_min_rate: ByteSize,
+    /// How long the sending of an upload may take in all.
+    #[serde(with = "units::duration")]
+    pub upload_deadline: Duration,
     /// The longest backlog (visible and in flight); above it, uploads are answered 503.
     pub max_backlog: u64,
     /// How many results are kept in memory.
@@ -117,7 +126,11 @@ impl Default for Web {
             max_images_per_upload: 1000,
             max_uploads: 1024,
             upload_memory: ByteSize::mib(16),
+            upload_disk: ByteSize::gib(4),
+            upload_folder: None,
             read_timeout: Duration::from_secs(15),
+            upload_min_rate: ByteSize::b(512),
+            upload_deadline: Duration::from_secs(1800),
             max_backlog: 100_000,
             cached_results: 4096,
             drain_deadline: Duration::from_secs(20),

@@ -21,10 +21,9 @@ use super::parts::{
 };
 use crate::{
     answer::{Failed, Finished, Line, Pending, finished},
-    body::FIELDS,
-    image_type,
     problem::Problem,
     traced,
+    upload::{FIELDS, TYPES},
 };
 
 const TAG: &str = "images";
@@ -197,7 +196,7 @@ fn images() -> MetaRequest {
         any_of: FIELDS.map(one_of_them).into(),
         ..MetaSchema::new("object")
     };
-    let bare = image_type::TYPES.into_iter().chain(["application/octet-stream"]);
+    let bare = TYPES.into_iter().chain(["application/octet-stream"]);
     let content = std::iter::once(media("multipart/form-data", form))
         .chain(bare.map(|content_type| media(content_type, image())))
         .collect();

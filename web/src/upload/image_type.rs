@@ -3,6 +3,9 @@
 /// What they are called in a `Content-Type`.
 pub(crate) const TYPES: [&str; 5] = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp"];
 
+/// What of an image must be there to tell.
+pub(crate) const HEAD_BYTES: usize = 64;
+
 /// Whether these bytes begin like an image of a type that the workers read.
 pub(crate) fn is_image(bytes: &[u8]) -> bool {
     let webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");

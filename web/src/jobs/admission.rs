@@ -1,17 +1,25 @@
 //! What this host knows about the load: how long the queue is, and how fast answers come. The limit on the backlog and
 //! every `Retry-After` come from here.
+//!
+//! The depth of a queue is read by a task of its own, which no client takes with it when it leaves; an upload waits for it a
+//! moment, so that the limit holds from the first upload on, and goes by what was known before where the queue is slow.
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use eirs_platform::queue::SharedQueue;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A depth that is older is read again at the next upload.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long an upload waits for the depth.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// A queue that does not say its depth in this time is asked again.
+const READING: Duration = Duration::from_secs(30);
 /// Answers are counted over so long.
 const WINDOW: Duration = Duration::from_secs(10);
 /// Before anything was answered, a start from zero is what an upload waits for.
@@ -20,7 +28,7 @@ const GUESS_S: u64 = 5;
 const LONGEST_S: u64 = 300;
 
 #[derive(Debug)]
-pub(crate) struct Load {
+pub(crate) struct Admission {
     max_backlog: u64,
     inner: Mutex<Inner>,
 }
@@ -34,15 +42,16 @@ struct Inner {
     window_began: Option<Instant>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct Backlog {
     read: u64,
     sent_since: u64,
     read_at: Option<Instant>,
-    being_read: bool,
+    /// The reading under way. Cancelled when it is over, however it ends.
+    being_read: Option<CancellationToken>,
 }
 
-impl Load {
+impl Admission {
     pub(crate) fn new(max_backlog: u64) -> Self {
         Self { max_backlog, inner: Mutex::default() }
     }
@@ -63,25 +72,36 @@ impl Load {
         Ok(())
     }
 
-    /// Reads the depth of a queue if the last reading is old and nobody else is at it.
-    pub(crate) async fn refresh(&self, model: &str, queue: &SharedQueue) {
-        {
+    /// Sees to it that the depth of a queue is read, if the last reading is old, and waits for that a moment.
+    pub(crate) async fn refresh(self: &Arc<Self>, model: &str, queue: &SharedQueue) {
+        let read = {
             let mut inner = self.lock();
             let backlog = inner.backlogs.entry(model.to_owned()).or_default();
-            if backlog.being_read || backlog.read_at.is_some_and(|at| at.elapsed() < FRESH) {
+            if backlog.read_at.is_some_and(|at| at.elapsed() < FRESH) {
                 return;
             }
-            backlog.being_read = true;
-        }
-        let depth = queue.depth().await;
+            let under_way = backlog.being_read.clone().filter(|read| !read.is_cancelled());
+            under_way.unwrap_or_else(|| {
+                let read = CancellationToken::new();
+                backlog.being_read = Some(read.clone());
+                let reading = self.clone().read(model.to_owned(), queue.clone(), read.clone().drop_guard());
+                tokio::spawn(reading);
+                read
+            })
+        };
+        let _in_time = timeout(PATIENCE, read.cancelled()).await;
+    }
+
+    async fn read(self: Arc<Self>, model: String, queue: SharedQueue, _over: DropGuard) {
+        let depth = timeout(READING, queue.depth()).await;
         let mut inner = self.lock();
-        let backlog = inner.backlogs.entry(model.to_owned()).or_default();
-        backlog.being_read = false;
+        let backlog = inner.backlogs.entry(model.clone()).or_default();
         backlog.read_at = Some(Instant::now());
         match depth {
-            Ok(depth) => (backlog.read, backlog.sent_since) = (depth.backlog(), 0),
+            Ok(Ok(depth)) => (backlog.read, backlog.sent_since) = (depth.backlog(), 0),
             // The old reading and what was sent since are the better guess.
-            Err(error) => tracing::warn!(model, %error, "the queue cannot be counted"),
+            Ok(Err(error)) => tracing::warn!(model, %error, "the queue cannot be counted"),
+            Err(_late) => tracing::warn!(model, "the queue did not say its depth in {READING:?}"),
         }
     }
 
@@ -115,20 +135,55 @@ impl Load {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{
+        sync::Arc,
+        task::{Context, Poll},
+    };
 
     use eirs_platform::{
         clock::SystemClock,
+        fault::{Fault, Faulty},
         queue::{QueueOptions, memory::MemoryQueues},
     };
+    use futures::task::noop_waker;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_at_any_moment_keeps_nobody_from_counting() {
+        for polls in 0..4 {
+            let queues = MemoryQueues::new(Arc::new(SystemClock));
+            let queue = queues.open("q", QueueOptions::default());
+            let slow = Arc::new(Faulty::new(queue.clone()));
+            slow.next("depth", Fault::Delay(Duration::from_secs(3)));
+            let slow: SharedQueue = slow;
+            let admission = Arc::new(Admission::new(3));
+            for _ in 0..3 {
+                admission.admit("m").unwrap();
+            }
+            let mut left = Box::pin(admission.refresh("m", &slow));
+            for _ in 0..polls {
+                assert_eq!(left.as_mut().poll(&mut Context::from_waker(&noop_waker())), Poll::Pending);
+                tokio::task::yield_now().await;
+            }
+            drop(left);
+            let began = Instant::now();
+            while admission.admit("m").is_err() {
+                admission.refresh("m", &slow).await;
+                tokio::time::advance(Duration::from_millis(10)).await;
+                assert!(
+                    began.elapsed() < Duration::from_secs(5),
+                    "after {polls} polls the depth is never read"
+                );
+            }
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_backlog_counts_what_was_sent_since_it_was_read() {
         let queues = MemoryQueues::new(Arc::new(SystemClock));
         let queue = queues.open("q", QueueOptions::default());
-        let load = Load::new(3);
+        let load = Arc::new(Admission::new(3));
         assert_eq!(load.admit("m"), Ok(()));
         assert_eq!(load.admit("m"), Ok(()));
         assert_eq!(load.admit("m"), Ok(()));
@@ -142,7 +197,7 @@ mod tests {
         let queues = MemoryQueues::new(Arc::new(SystemClock));
         let queue = queues.open("q", QueueOptions::default());
         queue.send(vec!["x".into(); 100]).await.unwrap();
-        let load = Load::new(1000);
+        let load = Arc::new(Admission::new(1000));
         load.refresh("m", &queue).await;
         for _ in 0..40 {
             load.answered();

@@ -1,29 +1,33 @@
-//! Reads the images out of a request, one after another, within the limits: bytes for each image, memory for all arriving
-//! bodies together, and the patience for a client that pauses.
+//! Reads the images out of a request, one after another, within the limits: bytes for each image, the room for all arriving
+//! bodies together (`room.rs`), and the patience for a client that sends slowly (`pace.rs`).
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error as _, io, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use eirs_platform::{job::JobId, settings::Web};
 use futures::{Stream, StreamExt, stream::BoxStream};
 use multer::{Field, Multipart};
 use sha2::{Digest, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{MEMORY_UNIT, portions::Portions, problem::Problem};
+use super::{
+    image_type::{HEAD_BYTES, is_image},
+    pace::Paced,
+    portions::Portions,
+    room::{Held, Room, Whole},
+};
+use crate::problem::Problem;
 
 /// The names under which forms send an image.
 pub(crate) const FIELDS: [&str; 4] = ["myfile", "file", "image", "inputFile"];
 /// How much of a name is kept.
 const LONGEST_NAME: usize = 255;
 
-/// An image as it came in, with the permit for the memory that it takes.
+/// An image as it came in.
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) id: JobId,
     pub(crate) name: String,
-    pub(crate) bytes: Bytes,
-    pub(crate) memory: OwnedSemaphorePermit,
+    pub(crate) content: Whole,
 }
 
 /// An image that cannot be taken.
@@ -43,36 +47,27 @@ pub(crate) struct Images {
 
 enum Source {
     Multipart(Multipart<'static>),
-    Bare { body: BoxStream<'static, std::io::Result<Bytes>>, name: String },
+    Bare { body: BoxStream<'static, io::Result<Bytes>>, name: String },
     End,
 }
 
 #[derive(Debug, Clone)]
 struct Limits {
     max_image: u64,
-    read_timeout: Duration,
-    memory: Arc<Semaphore>,
-    /// As far as the client says.
-    body_bytes: Option<u64>,
+    room: Arc<Room>,
 }
 
 impl Images {
-    /// Of a request with this `Content-Type`, `Content-Length`, and name for a bare image.
+    /// Of a request with this `Content-Type`, and name for a bare image.
     pub(crate) fn of(
-        body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+        body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
         content_type: Option<&str>,
-        body_bytes: Option<u64>,
         bare_name: Option<String>,
         settings: &Web,
-        memory: Arc<Semaphore>,
+        room: Arc<Room>,
     ) -> Result<Self, Problem> {
-        let limits = Limits {
-            max_image: settings.max_image.as_u64(),
-            read_timeout: settings.read_timeout,
-            memory,
-            body_bytes,
-        };
-        let body = Portions::of(body);
+        let limits = Limits { max_image: settings.max_image.as_u64(), room };
+        let body = Portions::of(Paced::of(body, settings));
         let is_multipart =
             content_type.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/"));
         let source = if is_multipart {
@@ -95,8 +90,7 @@ impl Images {
                 read.map(Some)
             }
             Source::Multipart(mut form) => loop {
-                let next = self.limits.in_time(form.next_field()).await?.map_err(broken_form)?;
-                let Some(field) = next else { return Ok(None) };
+                let Some(field) = form.next_field().await.map_err(broken_form)? else { return Ok(None) };
                 if field.name().is_some_and(|name| FIELDS.contains(&name)) {
                     let name = shown_name(field.file_name());
                     let read = self.limits.read(name, chunks(field)).await;
@@ -127,19 +121,21 @@ fn chunks(field: Field<'static>) -> impl Stream<Item = Result<Bytes, Problem>> +
 }
 
 fn broken_form(error: multer::Error) -> Problem {
-    Problem::bad_request(format!("the form is broken: {error}"))
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause.filter(|cause| cause.kind() == io::ErrorKind::TimedOut) {
+        Some(slow) => Problem::too_slow(slow.to_string()),
+        None => Problem::bad_request(format!("the form is broken: {error}")),
+    }
 }
 
-fn broken_body(error: std::io::Error) -> Problem {
-    Problem::bad_request(format!("the body ended early: {error}"))
+fn broken_body(error: io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Problem::too_slow(error.to_string()),
+        _ => Problem::bad_request(format!("the body ended early: {error}")),
+    }
 }
 
 impl Limits {
-    async fn in_time<T>(&self, reading: impl Future<Output = T>) -> Result<T, Problem> {
-        let late = |_| Problem::too_slow(format!("nothing came for {} seconds", self.read_timeout.as_secs()));
-        tokio::time::timeout(self.read_timeout, reading).await.map_err(late)
-    }
-
     /// Reads one image to its end, hashing it on the way. One that is too large is read to its end all the same, but not
     /// kept: a client that is cut off in the middle of its sending never sees the answer.
     async fn read(
@@ -147,33 +143,28 @@ impl Limits {
         name: String,
         mut chunks: impl Stream<Item = Result<Bytes, Problem>> + Send + Unpin,
     ) -> Result<Result<Image, Refused>, Problem> {
-        let expected = self.body_bytes.unwrap_or(self.max_image).min(self.max_image);
-        let mut memory = self.take_memory(expected).await?;
-        let mut bytes = Gathered::default();
+        let mut held = Held::new(&self.room);
+        let mut head = Vec::with_capacity(HEAD_BYTES);
         let mut hasher = Sha256::new();
         let mut seen: u64 = 0;
-        while let Some(chunk) = self.in_time(chunks.next()).await? {
+        while let Some(chunk) = chunks.next().await {
             let chunk = chunk?;
             seen += chunk.len() as u64;
             if seen <= self.max_image {
+                head.extend_from_slice(&chunk[..chunk.len().min(HEAD_BYTES - head.len())]);
                 hasher.update(&chunk);
-                bytes.add(chunk, expected);
+                held.add(chunk).await.map_err(no_room)?;
             } else if seen > 16 * self.max_image {
                 return Err(self.too_large());
             } else {
-                bytes = Gathered::default();
+                held = Held::new(&self.room);
             }
         }
-        let bytes = bytes.into_bytes();
-        let problem = match &bytes[..] {
+        let problem = match &head[..] {
             _ if seen > self.max_image => self.too_large(),
             [] => Problem::no_image("the image is empty"),
-            image if !crate::image_type::is_image(image) => Problem::not_an_image(),
-            _ => {
-                let unused = memory.num_permits().saturating_sub(units(seen) as usize);
-                drop(memory.split(unused));
-                return Ok(Ok(Image { id: JobId::from_digest(hasher), name, bytes, memory }));
-            }
+            head if !is_image(head) => Problem::not_an_image(),
+            _ => return Ok(Ok(Image { id: JobId::from_digest(hasher), name, content: held.whole() })),
         };
         Ok(Err(Refused { name, problem }))
     }
@@ -181,40 +172,11 @@ impl Limits {
     fn too_large(&self) -> Problem {
         Problem::too_large(format!("an image may have at most {} bytes", self.max_image))
     }
-
-    async fn take_memory(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
-        let taken = self.memory.clone().acquire_many_owned(units(bytes)).await;
-        taken.map_err(|_closed| Problem::draining())
-    }
 }
 
-/// The bytes of an image. One that came in one piece, as small ones do, is not copied.
-#[derive(Debug, Default)]
-struct Gathered {
-    first: Bytes,
-    all: BytesMut,
-}
-
-impl Gathered {
-    fn add(&mut self, chunk: Bytes, expected: u64) {
-        if self.first.is_empty() && self.all.is_empty() {
-            self.first = chunk;
-            return;
-        }
-        if self.all.is_empty() {
-            self.all.reserve(usize::try_from(expected).unwrap_or(0));
-            self.all.extend_from_slice(&std::mem::take(&mut self.first));
-        }
-        self.all.extend_from_slice(&chunk);
-    }
-
-    fn into_bytes(self) -> Bytes {
-        if self.all.is_empty() { self.first } else { self.all.freeze() }
-    }
-}
-
-fn units(bytes: u64) -> u32 {
-    u32::try_from(bytes.div_ceil(MEMORY_UNIT)).unwrap_or(u32::MAX)
+fn no_room(error: eirs_platform::Error) -> Problem {
+    tracing::warn!(%error, "an upload could not be taken in");
+    Problem::no_room()
 }
 
 /// A name is only shown, but it is shown in logs and on terminals, too: one line, and not endless.

@@ -1,0 +1,167 @@
+//! The patience for a client that sends slowly. What counts is the time in which we wait for it and nothing comes: neither a slow
+//! disk here nor others who upload are held against it.
+//!
+//! It may pause for a while, but what it sends must make up for its pauses: each second of waiting costs a second of credit, each
+//! byte that comes earns some, and the credit never grows beyond what it was. Without that, somebody who sends a byte every ten
+//! seconds would keep a place here for days.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use eirs_platform::settings::Web;
+use futures::{Stream, StreamExt, stream::BoxStream};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// The credit at the beginning, and the most that there is: so long may the rate be below the least one.
+const CREDIT: Duration = Duration::from_secs(30);
+
+/// A body that ends with [`io::ErrorKind::TimedOut`] where it comes too slowly.
+pub(crate) struct Paced {
+    body: BoxStream<'static, io::Result<Bytes>>,
+    patience: Patience,
+    /// When we began to wait for what comes next.
+    waiting: Option<Instant>,
+    alarm: Pin<Box<Sleep>>,
+}
+
+/// What is asked of a client, and what it has used up of it.
+#[derive(Debug, Clone)]
+struct Patience {
+    pause: Duration,
+    /// Bytes in a second; 0 asks for none.
+    least_rate: f64,
+    credit: Duration,
+    /// What is left of the time for the whole body.
+    left: Duration,
+}
+
+impl Patience {
+    /// How long nothing may come from now on.
+    fn pause(&self) -> Duration {
+        let credit = if self.least_rate > 0.0 { self.credit } else { Duration::MAX };
+        self.pause.min(credit).min(self.left)
+    }
+
+    /// So many bytes came after so much waiting.
+    fn came(&mut self, bytes: usize, waited: Duration) {
+        self.left = self.left.saturating_sub(waited);
+        if self.least_rate > 0.0 {
+            let earned = Duration::try_from_secs_f64(bytes as f64 / self.least_rate).unwrap_or(CREDIT);
+            self.credit = self.credit.saturating_sub(waited).saturating_add(earned).min(CREDIT);
+        }
+    }
+
+    /// What to say when nothing came for so long.
+    fn too_slow(&self, waited: Duration) -> String {
+        if waited >= self.left {
+            "the upload took longer than this server allows".to_owned()
+        } else if waited >= self.pause {
+            format!("nothing came for {} seconds", self.pause.as_secs_f64())
+        } else {
+            format!("for {} seconds less than {} bytes a second came", CREDIT.as_secs(), self.least_rate)
+        }
+    }
+}
+
+impl Paced {
+    pub(crate) fn of(body: impl Stream<Item = io::Result<Bytes>> + Send + 'static, settings: &Web) -> Self {
+        let patience = Patience {
+            pause: settings.read_timeout,
+            least_rate: settings.upload_min_rate.as_u64() as f64,
+            credit: CREDIT,
+            left: settings.upload_deadline,
+        };
+        Self { body: body.boxed(), patience, waiting: None, alarm: Box::pin(sleep(Duration::ZERO)) }
+    }
+}
+
+impl Stream for Paced {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if let Poll::Ready(next) = this.body.poll_next_unpin(cx) {
+            let waited = this.waiting.take().map_or(Duration::ZERO, |since| since.elapsed());
+            let bytes = next.as_ref().and_then(|chunk| chunk.as_ref().ok()).map_or(0, Bytes::len);
+            this.patience.came(bytes, waited);
+            return Poll::Ready(next);
+        }
+        let since = *this.waiting.get_or_insert_with(|| {
+            let now = Instant::now();
+            this.alarm.as_mut().reset(now + this.patience.pause());
+            now
+        });
+        if this.alarm.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let slow = this.patience.too_slow(since.elapsed());
+        // Nobody asks again.
+        this.body = futures::stream::empty().boxed();
+        Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, slow))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a client that sends so many bytes every so often: when it was cut off, and what it was told.
+    async fn cut_off(bytes: usize, every: Duration, settings: &Web) -> (Duration, String) {
+        let began = Instant::now();
+        let body = futures::stream::unfold((), move |()| async move {
+            tokio::time::sleep(every).await;
+            Some((Ok(Bytes::from(vec![7; bytes])), ()))
+        });
+        let mut body = Paced::of(body, settings);
+        loop {
+            match body.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                    return (began.elapsed(), error.to_string());
+                }
+                None => panic!("it has no end"),
+            }
+        }
+    }
+
+    fn settings() -> Web {
+        Web { upload_deadline: Duration::from_secs(3600), ..Web::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_falls_silent_is_cut_off_after_the_pause() {
+        let (after, told) = cut_off(1, Duration::from_secs(100), &settings()).await;
+        assert_eq!((after.as_secs(), told.as_str()), (15, "nothing came for 15 seconds"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_dribbles_is_cut_off_when_its_credit_is_used_up() {
+        let (after, told) = cut_off(1, Duration::from_secs(1), &settings()).await;
+        assert!((30..=32).contains(&after.as_secs()), "{after:?}");
+        assert!(told.contains("less than 512 bytes a second"), "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_slow_and_steady_has_the_whole_time_and_no_more() {
+        let (after, told) = cut_off(1000, Duration::from_secs(1), &settings()).await;
+        assert!((3599..=3601).contains(&after.as_secs()), "{after:?}");
+        assert!(told.contains("longer than this server allows"), "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_in_which_we_do_something_else_is_not_the_clients() {
+        let settings = Web { upload_deadline: Duration::from_secs(5), ..Web::default() };
+        let mut body =
+            Paced::of(futures::stream::iter((0..100).map(|_| Ok(Bytes::from_static(b"x")))), &settings);
+        while let Some(chunk) = body.next().await {
+            chunk.expect("in time");
+            tokio::time::sleep(Duration::from_secs(20)).await;
+        }
+    }
+}

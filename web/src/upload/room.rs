@@ -1,0 +1,285 @@
+//! Where the bytes of arriving bodies are until their images are stored: in memory as long as there is plenty of it, else in a
+//! file without a name, which goes when its last reader goes, also in a kill.
+//!
+//! A body takes what has arrived of it and no more, and nobody waits for anybody's bytes: one that finds no memory goes on in
+//! its file at once. What a single body may have in memory is a share of what is *free*, so that it shrinks as more of them
+//! arrive slowly, and there is always some left for one that is small and quick.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::{Bytes, BytesMut};
+use eirs_platform::{Error, Result};
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+/// A body may have this part of the free memory.
+const SHARE: u64 = 8;
+/// What is gathered in memory before a file is written on.
+const WRITE_BYTES: u64 = 256 * 1024;
+/// A chunk that is smaller is copied: it may be a few bytes of a large buffer, which it would keep.
+const WORTH_KEEPING: usize = 4096;
+
+/// The memory and the disk that all arriving bodies share.
+#[derive(Debug)]
+pub(crate) struct Room {
+    memory: Arc<Pool>,
+    disk: Arc<Pool>,
+    folder: PathBuf,
+    /// Files that are in memory as a whole, on their way to the store. Who waits here waits for the store, not for a client.
+    storing: Arc<Semaphore>,
+}
+
+/// Bytes that are free.
+#[derive(Debug)]
+struct Pool(AtomicU64);
+
+/// Bytes of a pool, which get free again when this is dropped.
+#[derive(Debug)]
+struct Taken {
+    pool: Arc<Pool>,
+    bytes: u64,
+}
+
+impl Taken {
+    fn none(pool: &Arc<Pool>) -> Self {
+        Self { pool: pool.clone(), bytes: 0 }
+    }
+
+    /// Takes so many more, if there are so many.
+    fn more(&mut self, bytes: u64) -> bool {
+        let free = &self.pool.0;
+        let taken =
+            free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(bytes)).is_ok();
+        self.bytes += if taken { bytes } else { 0 };
+        taken
+    }
+
+    /// What a single body may have now.
+    fn most(&self) -> u64 {
+        (self.pool.0.load(Ordering::Relaxed) + self.bytes) / SHARE
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.pool.0.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Room {
+    /// So many bytes of memory, and so many in files in this folder, which is made if it is missing. `largest` is the largest
+    /// body.
+    pub(crate) fn new(memory: u64, disk: u64, folder: &Path, largest: u64) -> Result<Arc<Self>> {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| Error::from_io(format!("making the folder {}", folder.display()), &error))?;
+        let at_once = usize::try_from(memory / largest.max(1)).unwrap_or(usize::MAX);
+        Ok(Arc::new(Self {
+            memory: Arc::new(Pool(AtomicU64::new(memory))),
+            disk: Arc::new(Pool(AtomicU64::new(disk))),
+            folder: folder.to_owned(),
+            storing: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
+        }))
+    }
+
+    fn failed(&self, error: &io::Error) -> Error {
+        Error::from_io(format!("keeping an upload in {}", self.folder.display()), error)
+    }
+}
+
+/// The bytes of a body so far.
+#[derive(Debug)]
+pub(crate) struct Held {
+    room: Arc<Room>,
+    /// A body that came in one piece is not copied.
+    first: Bytes,
+    memory: BytesMut,
+    taken: Taken,
+    /// What came before that.
+    spooled: Option<Spooled>,
+}
+
+/// The part of a body that is in a file.
+#[derive(Debug)]
+struct Spooled {
+    file: File,
+    taken: Taken,
+}
+
+impl Held {
+    pub(crate) fn new(room: &Arc<Room>) -> Self {
+        Self {
+            room: room.clone(),
+            first: Bytes::new(),
+            memory: BytesMut::new(),
+            taken: Taken::none(&room.memory),
+            spooled: None,
+        }
+    }
+
+    /// Takes in what has arrived. It fails where the disk is full, or that part of it which uploads may have.
+    pub(crate) async fn add(&mut self, chunk: Bytes) -> Result<()> {
+        let most = self.taken.most().min(if self.spooled.is_some() { WRITE_BYTES } else { u64::MAX });
+        let bytes = chunk.len() as u64;
+        if self.taken.bytes + bytes > most || !self.taken.more(bytes) {
+            return self.write_out(chunk).await;
+        }
+        if self.taken.bytes == bytes && chunk.len() >= WORTH_KEEPING {
+            self.first = chunk;
+        } else {
+            self.memory.extend_from_slice(&std::mem::take(&mut self.first));
+            self.memory.extend_from_slice(&chunk);
+        }
+        Ok(())
+    }
+
+    /// Moves what is in memory to the file, and this chunk after it.
+    async fn write_out(&mut self, chunk: Bytes) -> Result<()> {
+        let mut spooled = match self.spooled.take() {
+            Some(spooled) => spooled,
+            None => Spooled {
+                file: tempfile::tempfile_in(&self.room.folder).map_err(|error| self.room.failed(&error))?,
+                taken: Taken::none(&self.room.disk),
+            },
+        };
+        let first = std::mem::take(&mut self.first);
+        let memory = std::mem::take(&mut self.memory);
+        let held = std::mem::replace(&mut self.taken, Taken::none(&self.room.memory));
+        if !spooled.taken.more(held.bytes + chunk.len() as u64) {
+            let full = "arriving uploads have all the disk space that web.upload_disk gives them";
+            return Err(Error::unavailable("taking an upload in", full));
+        }
+        // Where the client leaves meanwhile, the thread drops all of it.
+        let written = spawn_blocking(move || {
+            for part in [&first[..], &memory, &chunk] {
+                spooled.file.write_all(part)?;
+            }
+            drop(held);
+            Ok(spooled)
+        });
+        self.spooled = Some(joined(written.await)?.map_err(|error| self.room.failed(&error))?);
+        Ok(())
+    }
+
+    /// All of it is there.
+    pub(crate) fn whole(self) -> Whole {
+        let memory = if self.memory.is_empty() { self.first } else { self.memory.freeze() };
+        Whole { room: self.room, memory, taken: self.taken, spooled: self.spooled }
+    }
+}
+
+/// A body of which all has arrived.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    room: Arc<Room>,
+    memory: Bytes,
+    taken: Taken,
+    spooled: Option<Spooled>,
+}
+
+impl Whole {
+    pub(crate) fn len(&self) -> u64 {
+        self.taken.bytes + self.spooled.as_ref().map_or(0, |spooled| spooled.taken.bytes)
+    }
+
+    /// Has the work done with all bytes in memory, of few bodies at once.
+    pub(crate) async fn read<T>(self, work: impl AsyncFnOnce(Bytes) -> Result<T>) -> Result<T> {
+        let bytes = usize::try_from(self.len()).unwrap_or(usize::MAX);
+        let Some(spooled) = self.spooled else { return work(self.memory).await };
+        let _permit = self.room.storing.acquire().await;
+        let (memory, taken) = (self.memory, self.taken);
+        let read = spawn_blocking(move || {
+            let mut all = BytesMut::zeroed(bytes);
+            let (from_file, from_memory) = all.split_at_mut(bytes - memory.len());
+            spooled.file.read_exact_at(from_file, 0)?;
+            from_memory.copy_from_slice(&memory);
+            drop(taken);
+            Ok(all.freeze())
+        });
+        let all = joined(read.await)?.map_err(|error| self.room.failed(&error))?;
+        work(all).await
+    }
+}
+
+fn joined<T>(ended: std::result::Result<T, tokio::task::JoinError>) -> Result<T> {
+    ended.map_err(|panic| Error::broken("keeping an upload", panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn room(memory: u64, disk: u64) -> (tempfile::TempDir, Arc<Room>) {
+        let folder = tempfile::tempdir().unwrap();
+        let room = Room::new(memory, disk, folder.path(), 1000).unwrap();
+        (folder, room)
+    }
+
+    fn free(room: &Room) -> (u64, u64) {
+        (room.memory.0.load(Ordering::Relaxed), room.disk.0.load(Ordering::Relaxed))
+    }
+
+    fn wait<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+    }
+
+    proptest! {
+        #[test]
+        fn what_comes_out_is_what_went_in_and_everything_gets_free_again(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6000), 0..12),
+            memory in 0u64..200_000,
+        ) {
+            let (_folder, room) = room(memory, 1 << 20);
+            let read = wait(async {
+                let mut held = Held::new(&room);
+                for chunk in &chunks {
+                    held.add(chunk.clone().into()).await.unwrap();
+                    assert!(room.memory.0.load(Ordering::Relaxed) >= memory - memory / SHARE);
+                }
+                held.whole().read(async |bytes| Ok(bytes)).await.unwrap()
+            });
+            prop_assert_eq!(&read[..], &chunks.concat()[..]);
+            prop_assert_eq!(free(&room), (memory, 1 << 20));
+        }
+    }
+
+    #[test]
+    fn a_small_body_finds_memory_however_many_large_ones_are_there() {
+        let (_folder, room) = room(1 << 20, 1 << 30);
+        wait(async {
+            let mut slow = Vec::new();
+            for _ in 0..100 {
+                let mut held = Held::new(&room);
+                for _ in 0..10 {
+                    held.add(vec![7; 10_000].into()).await.unwrap();
+                }
+                slow.push(held);
+            }
+            let mut small = Held::new(&room);
+            small.add(vec![7; 500].into()).await.unwrap();
+            assert!(small.spooled.is_none());
+        });
+        assert_eq!(free(&room), (1 << 20, 1 << 30));
+    }
+
+    #[test]
+    fn where_the_disk_space_is_used_up_the_body_fails_and_gives_back_what_it_had() {
+        let (_folder, room) = room(0, 5000);
+        wait(async {
+            let mut held = Held::new(&room);
+            held.add(vec![7; 4000].into()).await.unwrap();
+            let error = held.add(vec![7; 4000].into()).await.unwrap_err();
+            assert!(error.to_string().contains("web.upload_disk"), "{error}");
+        });
+        assert_eq!(free(&room), (0, 5000));
+    }
+}

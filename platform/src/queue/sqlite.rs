@@ -3,11 +3,14 @@
 //! - **Durable.** What was sent survives a kill of every process; with `sync` a power cut too.
 //! - **Group commit.** Operations that come together share one transaction ([`writer`]), so that load makes transactions
 //!   larger and not more frequent.
+//! - **Bounded.** The write-ahead log is copied to the database as it grows and then written over ([`log`]).
 //! - **No busy polling.** A receiver that finds nothing waits on a named pipe ([`bell`]) that senders ring, or until the
 //!   next lease runs out.
 
 mod bell;
+mod log;
 mod statements;
+mod turn;
 mod writer;
 
 use std::{path::Path, sync::Arc, time::Duration};

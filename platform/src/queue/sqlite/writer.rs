@@ -3,28 +3,29 @@
 //!
 //! Whoever asks first serves all who wait (flat combining; Hendler, Incze, Shavit, Tzafrir, SPAA 2010): on an idle machine
 //! waking another thread costs more than the transaction itself. What would make the asker wait goes to a thread instead:
-//! a file that another process is writing to, a commit that must reach the disk, and the copying of the WAL.
+//! a file that another process is writing to, a commit that must reach the disk, and a log that is full ([`log`]).
+//!
+//! [`log`]: super::log
 
 use std::{
     collections::HashMap,
-    fs::File,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak, mpsc},
     time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode};
-use rustix::fs::{FlockOperation, flock};
 use tokio::sync::oneshot;
 
-use super::statements::{self, Table};
+use super::{
+    log::Log,
+    statements::{self, Table},
+    turn::{Taken, Turn},
+};
 use crate::error::{Error, Result};
 
 /// A transaction takes at most so many operations, so that other processes get their turn.
 const LARGEST_BATCH: usize = 256;
-/// The WAL is copied to the database each time so many transactions were written: some 16 MB, so that the copying (and its
-/// fsync) is rare.
-const CHECKPOINT_EVERY: u32 = 512;
 
 /// A handle on the file. Clones share it.
 #[derive(Debug, Clone)]
@@ -36,30 +37,25 @@ struct Shared {
     inline: bool,
     waiting: Mutex<Vec<Box<dyn Operation>>>,
     core: Mutex<Core>,
-    /// Wakes the thread, which ends when this is dropped.
-    thread: mpsc::Sender<Call>,
+    log: Arc<Log>,
+    /// Wakes the thread that serves, which ends when this is dropped, ...
+    thread: mpsc::Sender<()>,
+    /// ... and the one that copies the log.
+    copying: mpsc::Sender<()>,
 }
 
 #[derive(Debug)]
 struct Core {
     connection: Connection,
-    lock: File,
-    /// Transactions since the WAL was last copied.
-    written: u32,
-}
-
-#[derive(Debug)]
-enum Call {
-    Serve,
-    Checkpoint,
+    turn: Turn,
 }
 
 /// The transaction that an operation runs in; it begins when something is first written.
 #[derive(Debug)]
 pub(super) struct Batch<'a> {
     connection: &'a Connection,
-    lock: &'a File,
-    locked: bool,
+    turn: &'a Turn,
+    taken: Option<Taken<'a>>,
     begun: bool,
     /// Messages more or fewer in each queue, added to the counters once, at the commit.
     changes: HashMap<Table, i64>,
@@ -106,31 +102,27 @@ impl Writer {
     pub(super) fn open(folder: &Path, sync: bool) -> Result<Self> {
         let path = folder.join("queue.db");
         let what = || format!("opening the queue {}", path.display());
-        let lock_path = folder.join("queue.lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(|error| Error::from_io(format!("opening {}", lock_path.display()), &error))?;
-        let open = || Connection::open(&path).map_err(|error| sorted(what(), &error));
-        let (connection, copying) = (open()?, open()?);
+        let lock = folder.join("queue.lock");
+        let turns = || {
+            let what = format!("opening {}", lock.display());
+            move |error| Error::from_io(what, &error)
+        };
+        let turn = Turn::open(&lock).map_err(turns())?;
+        let mut connection = Connection::open(&path).map_err(|error| sorted(what(), &error))?;
         // Processes that start together must not make the tables together.
-        let prepared = flock(&lock, FlockOperation::LockExclusive)
-            .map_err(|error| Error::from_io(what(), &error.into()));
-        let prepared =
-            prepared.and_then(|()| prepare(&connection, sync).map_err(|error| sorted(what(), &error)));
-        let _released = flock(&lock, FlockOperation::Unlock);
-        prepared?;
+        let taken = turn.take().map_err(turns())?;
+        prepare(&connection, sync).map_err(|error| sorted(what(), &error))?;
+        drop(taken);
 
+        let log = Log::open(&path, turn.another().map_err(turns())?, &mut connection)?;
         let (thread, calls) = mpsc::channel();
-        let core = Mutex::new(Core { connection, lock, written: 0 });
-        let shared = Arc::new(Shared { inline: !sync, waiting: Mutex::default(), core, thread });
-        let weak = Arc::downgrade(&shared);
-        std::thread::Builder::new()
-            .name("queue-writer".into())
-            .spawn(move || answer_calls(&weak, &calls, &copying))
-            .map_err(|error| Error::from_io("starting the queue's writer", &error))?;
+        let (copying, to_copy) = mpsc::channel();
+        let core = Mutex::new(Core { connection, turn });
+        let shared =
+            Arc::new(Shared { inline: !sync, waiting: Mutex::default(), core, log, thread, copying });
+        let (weak, log) = (Arc::downgrade(&shared), shared.log.clone());
+        start_thread("queue-writer", move || answer_calls(&weak, &calls))?;
+        start_thread("queue-log", move || log.serve(&to_copy))?;
         Ok(Self(shared))
     }
 
@@ -158,47 +150,47 @@ impl Writer {
 impl Shared {
     /// Serves all who wait, here if that takes no waiting, or else on the thread.
     fn serve_or_call(&self) {
-        let core = if self.inline { self.core.try_lock() } else { Err(TryLockError::WouldBlock) };
-        match core {
-            Ok(mut core) => {
-                if flock(&core.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                    self.serve(&mut core, true);
+        let here = self.inline && !self.log.is_full();
+        match if here { self.core.try_lock() } else { Err(TryLockError::WouldBlock) } {
+            Ok(core) => {
+                if let Some(taken) = core.turn.try_take() {
+                    self.serve(&core, Some(taken));
                 }
             }
             Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => {}
         }
         // Whoever came while somebody else served, or while another process wrote, is still there.
         if !lock_anyway(&self.waiting).is_empty() {
-            self.call(Call::Serve);
+            // It lives as long as `self` does.
+            let _ended = self.thread.send(());
         }
     }
 
-    fn call(&self, call: Call) {
-        // It lives as long as `self` does.
-        let _ended = self.thread.send(call);
+    /// The same, where waiting is fine.
+    fn serve_patiently(&self) {
+        let core = lock_anyway(&self.core);
+        // Where the turn cannot be had, the first operation that writes is answered with the reason.
+        let taken = if self.log.is_full() { self.log.make_room(&core.turn).ok() } else { None };
+        self.serve(&core, taken);
     }
 
     /// One transaction for those who wait.
-    fn serve(&self, core: &mut Core, locked: bool) {
+    fn serve<'a>(&self, core: &'a Core, taken: Option<Taken<'a>>) {
         let mut operations = {
             let mut waiting = lock_anyway(&self.waiting);
             let count = waiting.len().min(LARGEST_BATCH);
             waiting.drain(..count).collect::<Vec<_>>()
         };
-        let (connection, lock) = (&core.connection, &core.lock);
-        let mut batch = Batch { connection, lock, locked, begun: false, changes: HashMap::new() };
+        let (connection, turn) = (&core.connection, &core.turn);
+        let mut batch = Batch { connection, turn, taken, begun: false, changes: HashMap::new() };
         let ran = operations.iter_mut().try_for_each(|operation| operation.run(&mut batch));
         let begun = batch.begun;
         let committed = batch.end(ran);
         for operation in operations {
             operation.answer(committed.as_ref().copied());
         }
-        if begun {
-            core.written += 1;
-            if core.written >= CHECKPOINT_EVERY {
-                core.written = 0;
-                self.call(Call::Checkpoint);
-            }
+        if begun && self.log.wants_copying() {
+            let _ended = self.copying.send(());
         }
     }
 }
@@ -217,22 +209,16 @@ fn prepare(connection: &Connection, sync: bool) -> rusqlite::Result<()> {
     statements::make_tables(connection)
 }
 
-fn answer_calls(shared: &Weak<Shared>, calls: &mpsc::Receiver<Call>, copying: &Connection) {
-    while let Ok(call) = calls.recv() {
-        match call {
-            Call::Serve => {
-                let Some(shared) = shared.upgrade() else { return };
-                while !lock_anyway(&shared.waiting).is_empty() {
-                    shared.serve(&mut lock_anyway(&shared.core), false);
-                }
-            }
-            // On a connection of its own: nobody waits for the disk meanwhile. If it fails, the next one copies more.
-            Call::Checkpoint => {
-                let copied = copying.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-                if let Err(error) = copied {
-                    tracing::warn!(%error, "the queue's log could not be copied to its database");
-                }
-            }
+fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let started = std::thread::Builder::new().name(name.into()).spawn(work);
+    started.map(drop).map_err(|error| Error::from_io(format!("starting the thread {name}"), &error))
+}
+
+fn answer_calls(shared: &Weak<Shared>, calls: &mpsc::Receiver<()>) {
+    while calls.recv().is_ok() {
+        let Some(shared) = shared.upgrade() else { return };
+        while !lock_anyway(&shared.waiting).is_empty() {
+            shared.serve_patiently();
         }
     }
 }
@@ -245,16 +231,13 @@ impl<'a> Batch<'a> {
 
     /// For changing something; begins the transaction.
     pub(super) fn writer(&mut self) -> rusqlite::Result<&'a Connection> {
-        if !self.locked {
-            // Writers of other processes queue up in the kernel, which wakes the next one at once. SQLite's own lock
-            // would make them sleep and try again.
-            flock(self.lock, FlockOperation::LockExclusive).map_err(|error| {
+        if self.taken.is_none() {
+            self.taken = Some(self.turn.take().map_err(|error| {
                 rusqlite::Error::SqliteFailure(
                     rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR),
                     Some(error.to_string()),
                 )
-            })?;
-            self.locked = true;
+            })?);
         }
         if !self.begun {
             self.begun = true;
@@ -269,11 +252,8 @@ impl<'a> Batch<'a> {
     }
 
     fn end(mut self, ran: rusqlite::Result<()>) -> rusqlite::Result<()> {
-        let ended = if self.begun { self.commit(ran) } else { ran };
-        if self.locked {
-            let _released = flock(self.lock, FlockOperation::Unlock);
-        }
-        ended
+        // The turn ends with `self`, after the commit.
+        if self.begun { self.commit(ran) } else { ran }
     }
 
     fn commit(&mut self, ran: rusqlite::Result<()>) -> rusqlite::Result<()> {
@@ -290,7 +270,7 @@ impl<'a> Batch<'a> {
 }
 
 /// What the caller can do about an error of SQLite's.
-fn sorted(what: String, error: &rusqlite::Error) -> Error {
+pub(super) fn sorted(what: String, error: &rusqlite::Error) -> Error {
     let why = error.to_string();
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Error::Full { what, why },

@@ -75,7 +75,7 @@ impl<'a> Draft<'a> {
         plan.depth = depth;
         match depth {
             Some(depth) => {
-                let facts = history.facts(name, policy, seen.at);
+                let facts = history.facts(name, policy);
                 let load = Load { depth, facts, is_warm: plan.ready > 0 };
                 plan.wishes = demand::wishes(policy, &load, history.minutes(name), seen.at);
                 plan.load = Some(load);

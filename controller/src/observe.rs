@@ -2,6 +2,7 @@
 //!
 //! An observation is a value. What could not be seen is missing in it and named, never zero.
 
+mod clocks;
 pub mod reports;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -17,7 +18,7 @@ use eirs_platform::{
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
-pub use self::reports::{Arrivals, Reports};
+pub use self::reports::Reports;
 use crate::{
     fleet::{Fleet, Instance, PoolSpec, State},
     operator::Operator,
@@ -65,6 +66,20 @@ pub struct PoolView {
     pub last_arrival: Option<DateTime<Utc>>,
     /// Jobs that the web hosts have reported since the controller started: exact, up to ten seconds late, and only ever growing.
     pub arrived: u64,
+    /// What has been reported since the last observation, with the times in which it arrived.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub counts: Vec<Count>,
+}
+
+/// Jobs that arrived in an interval, as a web host counted them. A report may be late; its interval says when they arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Count {
+    /// From when, by the controller's clock.
+    pub from: DateTime<Utc>,
+    /// Until when.
+    pub to: DateTime<Utc>,
+    /// How many.
+    pub jobs: u64,
 }
 
 /// An instance: what the fleet says of it, and what it last said itself.
@@ -189,8 +204,7 @@ impl Observer {
             let depth = depth
                 .inspect_err(|error| missing.push(format!("the backlog of {}: {error}", spec.name)))
                 .ok();
-            let Arrivals { per_second, last, total } = self.reports.arrivals(&spec.model, now);
-            let view = PoolView { depth, arrivals_per_s: per_second, last_arrival: last, arrived: total };
+            let view = self.reports.arrivals(&spec.model, now).view(depth);
             pools.insert(spec.name.clone(), view);
         }
         let instances = instances.inspect_err(|error| missing.push(format!("the fleet: {error}"))).ok();

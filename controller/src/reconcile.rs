@@ -122,7 +122,12 @@ impl Controller {
     /// Runs until the process shall drain; then does with the workers what the settings say.
     pub async fn run(&mut self, lifecycle: &Lifecycle) -> Result<()> {
         let events = persist(PATIENCE, async || self.backend.events().await).await?;
-        let receiver = tokio::spawn(reports::receive(events, self.reports.clone(), self.poke.clone()));
+        let receiver = tokio::spawn(reports::receive(
+            events,
+            self.reports.clone(),
+            self.clock.clone(),
+            self.poke.clone(),
+        ));
         let host = self.settings.web_host();
         let mut control = tokio::spawn(keep_control(self.backend.clone(), host.clone(), self.clock.clone()));
         let watch = Watch::new(self.store.folder());
@@ -130,6 +135,7 @@ impl Controller {
         // A loop that waits is alive too, and says so often enough.
         let longest = lifecycle.watchdog().unwrap_or(Duration::MAX).min(self.settings.controller.tick);
         let mut is_ready = false;
+        self.reports.catch_up().await;
         while !lifecycle.drain().is_cancelled() {
             lifecycle.goes_on();
             let look = self.store.look();

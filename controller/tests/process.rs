@@ -122,8 +122,14 @@ impl Home {
         let backend = Backend::open(&settings, Arc::new(SystemClock)).await.unwrap();
         backend.requests("default").await.unwrap().send(vec![Bytes::from_static(b"{}")]).await.unwrap();
         let arrivals = BTreeMap::from([("default".to_owned(), 1)]);
-        let doorbell =
-            Event::Web(WebReport { v: VERSION, host: "w".into(), arrivals, doorbell: true, at: Utc::now() });
+        let doorbell = Event::Web(WebReport {
+            v: VERSION,
+            host: "w".into(),
+            arrivals,
+            doorbell: true,
+            since: None,
+            at: Utc::now(),
+        });
         backend.events().await.unwrap().send(vec![job::encode(&doorbell)]).await.unwrap();
     }
 }

@@ -246,6 +246,9 @@ pub struct WebReport {
     pub arrivals: BTreeMap<String, u64>,
     /// True where this is sent because something arrived after a quiet time: do not wait for the next tick.
     pub doorbell: bool,
+    /// From when on it counts, by the same clock as `at`. Absent in the reports of an older host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<DateTime<Utc>>,
     /// When this was written.
     pub at: DateTime<Utc>,
 }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use eirs_platform::{
     Result,
     job::{self, Event, WebReport},
@@ -23,8 +24,22 @@ const QUIET: Duration = Duration::from_secs(2);
 /// Counts what arrives.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals {
-    models: Mutex<BTreeMap<String, Model>>,
+    unreported: Mutex<Unreported>,
     doorbell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Unreported {
+    models: BTreeMap<String, Model>,
+    /// From when on the counts count; `None` before the first report.
+    since: Option<DateTime<Utc>>,
+}
+
+/// What arrived in a time, by model.
+#[derive(Debug, Clone, PartialEq)]
+struct Counts {
+    since: Option<DateTime<Utc>>,
+    arrivals: BTreeMap<String, u64>,
 }
 
 /// What arrived for one model. Each has workers of its own, so that each has a quiet time of its own.
@@ -38,7 +53,7 @@ struct Model {
 impl Arrivals {
     /// A job was sent.
     pub(crate) fn count(&self, model: &str) {
-        let mut models = self.models();
+        let models = &mut self.lock().models;
         if !models.contains_key(model) {
             models.insert(model.to_owned(), Model::default());
         }
@@ -50,27 +65,37 @@ impl Arrivals {
         }
     }
 
-    fn take(&self) -> BTreeMap<String, u64> {
-        let mut models = self.models();
-        let counts = models.iter_mut().map(|(name, model)| (name.clone(), std::mem::take(&mut model.count)));
-        counts.filter(|(_, count)| *count > 0).collect()
+    /// Counting begins now.
+    fn begin(&self, now: DateTime<Utc>) {
+        self.lock().since.get_or_insert(now);
     }
 
-    /// What could not be reported is reported later.
-    fn put_back(&self, counts: BTreeMap<String, u64>) {
-        let mut models = self.models();
-        for (name, count) in counts {
-            models.entry(name).or_default().count += count;
+    /// What arrived up to now; the next counts begin here.
+    fn take(&self, now: DateTime<Utc>) -> Counts {
+        let mut unreported = self.lock();
+        let since = unreported.since.replace(now);
+        let counts = unreported.models.iter_mut();
+        let counts = counts.map(|(name, model)| (name.clone(), std::mem::take(&mut model.count)));
+        Counts { since, arrivals: counts.filter(|(_, count)| *count > 0).collect() }
+    }
+
+    /// What could not be reported is reported later, with the time in which it came.
+    fn put_back(&self, counts: Counts) {
+        let mut unreported = self.lock();
+        unreported.since = counts.since.or(unreported.since);
+        for (name, count) in counts.arrivals {
+            unreported.models.entry(name).or_default().count += count;
         }
     }
 
-    fn models(&self) -> MutexGuard<'_, BTreeMap<String, Model>> {
-        self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Unreported> {
+        self.unreported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Runs until `stop`. Where nothing arrives, nothing is sent.
 pub(crate) async fn send_reports(app: &App, stop: &CancellationToken) {
+    app.arrivals.begin(app.clock.now());
     let mut next = Instant::now() + EVERY;
     loop {
         let doorbell = tokio::select! {
@@ -78,12 +103,13 @@ pub(crate) async fn send_reports(app: &App, stop: &CancellationToken) {
             () = tokio::time::sleep_until(next) => false,
             () = stop.cancelled() => return,
         };
-        let arrivals = app.arrivals.take();
+        let now = app.clock.now();
+        let counts = app.arrivals.take(now);
         next = Instant::now() + EVERY;
-        if arrivals.is_empty() {
+        if counts.arrivals.is_empty() {
             continue;
         }
-        if let Err(error) = send(app, arrivals, doorbell).await {
+        if let Err(error) = send(app, counts, now, doorbell).await {
             tracing::warn!(%error, "the controller could not be told of arrivals; its next tick sees them in the queue");
         }
     }
@@ -91,14 +117,16 @@ pub(crate) async fn send_reports(app: &App, stop: &CancellationToken) {
 
 /// Has the controller look now, because an operator says so.
 pub(crate) async fn ring(app: &App) -> Result<()> {
-    send(app, app.arrivals.take(), true).await
+    let now = app.clock.now();
+    send(app, app.arrivals.take(now), now, true).await
 }
 
-async fn send(app: &App, arrivals: BTreeMap<String, u64>, doorbell: bool) -> Result<()> {
-    let (host, at) = (app.settings.web_host(), app.clock.now());
-    let report = Event::Web(WebReport { v: job::VERSION, host, arrivals: arrivals.clone(), doorbell, at });
+async fn send(app: &App, counts: Counts, at: DateTime<Utc>, doorbell: bool) -> Result<()> {
+    let Counts { since, arrivals } = counts.clone();
+    let host = app.settings.web_host();
+    let report = Event::Web(WebReport { v: job::VERSION, host, arrivals, doorbell, since, at });
     let sent = app.events.send(vec![job::encode(&report)]).await;
-    sent.inspect_err(|_not_sent| app.arrivals.put_back(arrivals))
+    sent.inspect_err(|_not_sent| app.arrivals.put_back(counts))
 }
 
 #[cfg(test)]
@@ -122,16 +150,24 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_exact_also_when_a_report_could_not_be_sent() {
+    fn counts_and_their_time_are_exact_also_when_a_report_could_not_be_sent() {
+        let at = |second| DateTime::UNIX_EPOCH + Duration::from_secs(second);
+        let counts = |since: Option<u64>, counts: &[(&str, u64)]| Counts {
+            since: since.map(at),
+            arrivals: counts.iter().map(|(model, count)| ((*model).to_owned(), *count)).collect(),
+        };
         let arrivals = Arrivals::default();
         for model in ["a", "b", "a"] {
             arrivals.count(model);
         }
-        let taken = arrivals.take();
-        assert_eq!(taken, BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]));
+        let taken = arrivals.take(at(10));
+        assert_eq!(taken, counts(None, &[("a", 2), ("b", 1)]));
         arrivals.count("a");
-        arrivals.put_back(taken);
-        assert_eq!(arrivals.take(), BTreeMap::from([("a".to_owned(), 3), ("b".to_owned(), 1)]));
-        assert_eq!(arrivals.take(), BTreeMap::new());
+        let later = arrivals.take(at(20));
+        assert_eq!(later, counts(Some(10), &[("a", 1)]));
+        arrivals.put_back(later);
+        arrivals.count("b");
+        assert_eq!(arrivals.take(at(30)), counts(Some(10), &[("a", 1), ("b", 1)]));
+        assert_eq!(arrivals.take(at(40)), counts(Some(30), &[]));
     }
 }

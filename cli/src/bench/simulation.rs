@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use eirs_controller::{
     decide::{History, decide},
     fleet::{Instance, State},
-    observe::{Heard, InstanceView, Observation, PoolView},
+    observe::{Count, Heard, InstanceView, Observation, PoolView},
     operator::Operator,
     policy::{Policies, Policy, parse},
     simulate::{self, Reference, Setup, Trace, compare},
@@ -186,6 +186,7 @@ fn observation(now: DateTime<Utc>, instances: usize) -> Observation {
         depth: Some(depth),
         arrived: second * instances as u64 / 3,
         last_arrival: Some(now),
+        counts: vec![Count { from: now - TimeDelta::seconds(10), to: now, jobs: instances as u64 * 10 / 3 }],
         ..PoolView::default()
     };
     Observation {

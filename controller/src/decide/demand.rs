@@ -164,7 +164,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::policy::parse;
+    use crate::{observe::Count, policy::parse};
 
     const NOW: &str = "2026-07-03T12:00:00Z";
 
@@ -247,14 +247,16 @@ mod tests {
         let now: DateTime<Utc> = NOW.parse().unwrap();
         // Three hours: ten minutes of 300 jobs each at the beginning of every hour, nothing else.
         let mut minutes = Minutes::default();
-        for minute in 0..180 {
-            let at = now + chrono::TimeDelta::minutes(minute);
-            minutes.add(at, if minute % 60 < 10 { 300 } else { 0 });
-        }
+        let a_minute = |minute: i64| {
+            let from = now + chrono::TimeDelta::minutes(minute);
+            let jobs = if minute % 60 < 10 { 300 } else { 0 };
+            Count { from, to: from + chrono::TimeDelta::minutes(1), jobs }
+        };
+        (0..180).for_each(|minute| minutes.add(&a_minute(minute)));
         let wished = |minute: i64, second: i64| {
             let at = now + chrono::TimeDelta::seconds(minute * 60 + second);
             let mut until = minutes.clone();
-            (180..=minute).for_each(|minute| until.add(now + chrono::TimeDelta::minutes(minute), 0));
+            (180..=minute).for_each(|minute| until.add(&Count { jobs: 0, ..a_minute(minute) }));
             largest(&wishes(&policy, &load(0, 0.0, true), Some(&until), at))
         };
         // 300 jobs of 2 s in a minute keep ten busy.

@@ -18,13 +18,16 @@ const FEWEST_ERRORS: usize = 8;
 /// The count that is not exceeded with the probability `quantile`, `ahead` steps after the last of `counts` (1 is the next
 /// one), where the counts repeat themselves after `season` steps. `None` while too little is known.
 ///
-/// Less than one whole season is smoothed without a season.
-pub(crate) fn forecast(counts: &[f64], season: usize, ahead: usize, quantile: f64) -> Option<f64> {
+/// Less than one whole season is smoothed without a season. A count that is missing teaches nothing: what was foreseen stands
+/// for it.
+pub(crate) fn forecast(counts: &[Option<f64>], season: usize, ahead: usize, quantile: f64) -> Option<f64> {
+    let begin = counts.iter().position(Option::is_some)?;
+    let counts = &counts[begin..];
     let seasonal = season > 1 && counts.len() > season + FEWEST_ERRORS;
     let mut smoothing =
-        if seasonal { Smoothing::with_season(&counts[..season]) } else { Smoothing::new(counts.first()?) };
-    let rest = if seasonal { &counts[season..] } else { counts.get(1..)? };
-    let mut errors: Vec<f64> = rest.iter().map(|count| smoothing.step(*count)).collect();
+        if seasonal { Smoothing::with_season(&counts[..season]) } else { Smoothing::new(counts[0]?) };
+    let rest = if seasonal { &counts[season..] } else { &counts[1..] };
+    let mut errors: Vec<f64> = rest.iter().filter_map(|count| smoothing.step_or_skip(*count)).collect();
     if errors.len() < FEWEST_ERRORS {
         return None;
     }
@@ -48,13 +51,25 @@ struct Smoothing {
 }
 
 impl Smoothing {
-    fn new(first: &f64) -> Self {
-        Self { level: *first, trend: 0.0, season: vec![0.0], next: 0 }
+    fn new(first: f64) -> Self {
+        Self { level: first, trend: 0.0, season: vec![0.0], next: 0 }
     }
 
-    fn with_season(first: &[f64]) -> Self {
-        let level = first.iter().sum::<f64>() / first.len() as f64;
-        Self { level, trend: 0.0, season: first.iter().map(|count| count - level).collect(), next: 0 }
+    fn with_season(first: &[Option<f64>]) -> Self {
+        let known = first.iter().flatten().count().max(1);
+        let level = first.iter().flatten().sum::<f64>() / known as f64;
+        let season = first.iter().map(|count| count.unwrap_or(level) - level).collect();
+        Self { level, trend: 0.0, season, next: 0 }
+    }
+
+    /// Learns a count, if it is known, or goes on without it.
+    fn step_or_skip(&mut self, count: Option<f64>) -> Option<f64> {
+        if count.is_none() {
+            self.trend *= DAMPING;
+            self.level += self.trend;
+            self.next = (self.next + 1) % self.season.len();
+        }
+        count.map(|count| self.step(count))
     }
 
     /// Learns a count; answers how much more it was than foreseen.
@@ -83,6 +98,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn forecast(counts: &[f64], season: usize, ahead: usize, quantile: f64) -> Option<f64> {
+        super::forecast(&counts.iter().copied().map(Some).collect::<Vec<_>>(), season, ahead, quantile)
+    }
 
     #[test]
     fn what_repeats_itself_is_foreseen() {
@@ -127,12 +146,31 @@ mod tests {
     #[test]
     fn the_steps_of_the_smoothing_are_those_of_the_textbook() {
         // l = 10, b = 0, s = [2, -2]; a count of 13 comes, 12 was foreseen.
-        let mut smoothing = Smoothing::with_season(&[12.0, 8.0]);
+        let mut smoothing = Smoothing::with_season(&[Some(12.0), Some(8.0)]);
         assert!((smoothing.step(13.0) - 1.0).abs() < 1e-12);
         assert!((smoothing.level - 10.3).abs() < 1e-12);
         assert!((smoothing.trend - 0.05).abs() < 1e-12);
         assert!((smoothing.season[0] - 2.21).abs() < 1e-12);
         assert!((smoothing.ahead(1) - (10.3 + 0.045 - 2.0)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn hours_of_which_nobody_knows_do_not_teach_that_nothing_came() {
+        let day: Vec<f64> = (0..24).map(|hour| if (8..18).contains(&hour) { 100.0 } else { 0.0 }).collect();
+        let mut counts: Vec<_> = day.iter().cycle().take(24 * 6 + 7).copied().map(Some).collect();
+        counts[24 * 3 + 6..24 * 5 + 12].fill(None);
+        for ahead in 1..20 {
+            let foreseen = super::forecast(&counts, 24, ahead, 0.5).unwrap();
+            assert!((foreseen - day[(7 + ahead - 1) % 24]).abs() < 1.0, "{ahead}: {foreseen}");
+        }
+    }
+
+    #[test]
+    fn a_forecast_of_a_whole_season_ahead_is_that_of_the_last_season() {
+        // Holt-Winters as it is often coded takes a stale season for every m-th step.
+        let counts: Vec<f64> = (0..12 * 6).map(|step| if step % 12 == 11 { 100.0 } else { 10.0 }).collect();
+        assert!((forecast(&counts, 12, 12, 0.5).unwrap() - 100.0).abs() < 1.0);
+        assert!((forecast(&counts, 12, 24, 0.5).unwrap() - 100.0).abs() < 1.0);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod arrivals;
 mod career;
+mod minutes;
 mod peaks;
 mod service;
 mod usage;
@@ -18,7 +19,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::arrivals::Minutes;
+pub(crate) use self::minutes::Minutes;
 use self::{arrivals::Arrivals, peaks::Peaks, service::Service, usage::Usage};
 pub use self::{career::Career, usage::Used};
 use super::{
@@ -44,6 +45,8 @@ pub struct History {
     since: Option<DateTime<Utc>>,
     last: Option<DateTime<Utc>>,
     pools: BTreeMap<String, Past>,
+    /// What arrived for each pool. Reports say when it arrived, so that a gap makes no difference.
+    arrivals: BTreeMap<String, Arrivals>,
     /// How many instances each pool had when they were listed last, if they have been listed.
     alive: Option<BTreeMap<String, usize>>,
     /// What is of use even after a gap.
@@ -95,14 +98,13 @@ struct Past {
     backlog: Peaks,
     wished: Peaks,
     last_arrival: Option<DateTime<Utc>>,
-    arrivals: Arrivals,
 }
 
 impl History {
     /// Nothing is known yet. After a longer gap than this between two observations nothing of the last minutes is known again.
     pub fn new(longest_gap: Duration) -> Self {
-        let (pools, alive, learnt) = Default::default();
-        Self { longest_gap, since: None, last: None, pools, alive, learnt }
+        let (pools, arrivals, alive, learnt) = Default::default();
+        Self { longest_gap, since: None, last: None, pools, arrivals, alive, learnt }
     }
 
     /// The same, knowing what was learnt before.
@@ -130,17 +132,24 @@ impl History {
         }
         let before = self.last.replace(seen.at).unwrap_or(seen.at);
         self.since = self.since.or(Some(seen.at));
-        // A pool whose backlog could not be read is forgotten: what was there meanwhile nobody knows.
-        self.pools.retain(|name, _| seen.pools.get(name).is_some_and(|pool| pool.depth.is_some()));
         let mut arrived = BTreeMap::new();
+        self.arrivals.retain(|name, _| seen.pools.contains_key(name));
+        for (name, pool) in &seen.pools {
+            self.arrivals.entry(name.clone()).or_default().observe(seen.at, &pool.counts, seen.hears);
+            let minutes = &mut self.learnt.pools.entry(name.clone()).or_default().minutes;
+            if seen.hears {
+                minutes.listened(before, seen.at);
+            }
+            pool.counts.iter().for_each(|count| minutes.add(count));
+            arrived.insert(name.as_str(), pool.counts.iter().map(|count| count.jobs).sum());
+        }
+        // Of a pool whose backlog could not be read nobody knows what waited meanwhile.
+        self.pools.retain(|name, _| seen.pools.get(name).is_some_and(|pool| pool.depth.is_some()));
         for (name, pool) in &seen.pools {
             let Some(depth) = pool.depth else { continue };
             let past = self.pools.entry(name.clone()).or_insert_with(|| Past::new(seen.at));
-            let new = past.arrivals.observe(seen.at, pool.arrived, pool.last_arrival);
-            self.learnt.pools.entry(name.clone()).or_default().minutes.add(seen.at, new);
             past.backlog.observe(seen.at, depth.backlog());
             past.last_arrival = past.last_arrival.max(pool.last_arrival);
-            arrived.insert(name.as_str(), new);
         }
         if self.alive.is_none() {
             self.charge_unseen(seen);
@@ -272,17 +281,17 @@ impl History {
 
     /// When so much less arrived than just before that it may be an outage.
     pub fn last_drop(&self, pool: &str) -> Option<DateTime<Utc>> {
-        self.pools.get(pool)?.arrivals.last_drop()
+        self.arrivals.get(pool)?.last_drop()
     }
 
     /// What is known of a pool's work and workers.
-    pub fn facts(&self, pool: &str, policy: &Policy, now: DateTime<Utc>) -> Facts {
+    pub fn facts(&self, pool: &str, policy: &Policy) -> Facts {
         let learnt = self.learnt.pools.get(pool);
         let service = learnt.and_then(|pool| pool.service);
-        let arrivals = self.pools.get(pool).map(|past| &past.arrivals);
+        let arrivals = self.arrivals.get(pool);
         let of_service = service.map_or(1.0, |service| service.variability());
         Facts {
-            arrivals_per_s: arrivals.map_or(0.0, |arrivals| arrivals.per_second(now)),
+            arrivals_per_s: arrivals.map_or(0.0, Arrivals::per_second),
             variability: f64::midpoint(arrivals.map_or(1.0, Arrivals::dispersion), of_service),
             service_s: service.map_or(policy.pool.service_time.as_secs_f64(), |service| service.mean_s),
             at_once: service.map_or(1.0, |service| service.at_once),
@@ -330,8 +339,8 @@ impl History {
 
 impl Past {
     fn new(known_since: DateTime<Utc>) -> Self {
-        let (backlog, wished, arrivals) = Default::default();
-        Self { known_since, backlog, wished, last_arrival: None, arrivals }
+        let (backlog, wished) = Default::default();
+        Self { known_since, backlog, wished, last_arrival: None }
     }
 }
 

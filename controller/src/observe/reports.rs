@@ -1,6 +1,8 @@
 //! The reports of workers and web hosts: consumed from the events queue, kept while they say something.
 //!
-//! Reports are timed by when they were sent, on the queue's clock. Nothing depends on every one arriving.
+//! Reports are timed by when they were sent, on the queue's clock, which is compared with the controller's ([`Skew`]); what
+//! a web host counted is timed by the interval that the report names. So a report that arrives late, or is read by a
+//! later controller, says the same. Nothing depends on every one arriving.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,12 +13,13 @@ use std::{
 use chrono::{DateTime, Utc};
 use eirs_platform::{
     backoff::Backoff,
+    clock::SharedClock,
     job::{self, Event, Phase, WebReport, WorkerReport},
-    queue::{Delivery, SharedQueue},
+    queue::{Delivery, Depth, SharedQueue},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use super::{Heard, InstanceView, REPORT_EXPIRES, age};
+use super::{Count, Heard, InstanceView, PoolView, REPORT_EXPIRES, age, clocks::Skew};
 use crate::fleet::{Instance, State};
 
 /// As long as SQS lets a poll be: an idle controller is woken three times a minute.
@@ -27,11 +30,19 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 const REMEMBERED_REPORTS: usize = 32;
 /// A host that has been silent for so long may be gone for good.
 const FORGET_HOST: Duration = Duration::from_secs(3600);
+/// Counts of a model that no policy asks for are kept up to this number.
+const MOST_COUNTS: usize = 4096;
+/// Messages that one receive asks for. Fewer mean that nothing older is left in the queue.
+const BATCH: usize = 10;
+/// A new controller waits this long for the reports that were sent before it started.
+const CATCH_UP: Duration = Duration::from_secs(3);
 
 /// What was reported, by whom. Shared by the task that receives and the one that looks.
 #[derive(Debug, Default)]
 pub struct Reports {
     inner: Mutex<Inner>,
+    /// Whether all that was sent before the controller started has been read.
+    caught_up: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -42,20 +53,33 @@ struct Inner {
     last_arrival: BTreeMap<String, DateTime<Utc>>,
     /// By model, since the controller started.
     arrived: BTreeMap<String, u64>,
+    /// By model, since the last look.
+    counts: BTreeMap<String, Vec<Count>>,
+    skew: Skew,
     /// When each host wrote its last reports: a queue may deliver one twice.
     counted: BTreeMap<String, VecDeque<DateTime<Utc>>>,
     failing: bool,
 }
 
 /// What the web hosts said of the jobs for a model.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Arrivals {
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Arrivals {
     /// Jobs each second, lately.
     pub per_second: f64,
     /// When the last one was reported.
     pub last: Option<DateTime<Utc>>,
     /// All of them since the controller started.
     pub total: u64,
+    /// Those that were reported since the last look.
+    pub counts: Vec<Count>,
+}
+
+impl Arrivals {
+    /// Together with the depth of the queue.
+    pub(crate) fn view(self, depth: Option<Depth>) -> PoolView {
+        let Self { per_second, last, total, counts } = self;
+        PoolView { depth, arrivals_per_s: per_second, last_arrival: last, arrived: total, counts }
+    }
 }
 
 #[derive(Debug)]
@@ -93,8 +117,8 @@ impl Reports {
         views
     }
 
-    /// What arrived for a model.
-    pub fn arrivals(&self, model: &str, now: DateTime<Utc>) -> Arrivals {
+    /// What arrived for a model. The counts are handed out once.
+    pub(crate) fn arrivals(&self, model: &str, now: DateTime<Utc>) -> Arrivals {
         let mut inner = self.lock();
         inner.arrivals.retain(|_, meter| meter.is_fresh(now));
         let rates = inner.arrivals.iter().filter(|((_, counted), _)| counted == model);
@@ -103,7 +127,15 @@ impl Reports {
             per_second: rates.fold(0.0, |sum, (_, meter)| sum + meter.per_second(now)) + 0.0,
             last: inner.last_arrival.get(model).copied(),
             total: inner.arrived.get(model).copied().unwrap_or(0),
+            counts: inner.counts.get_mut(model).map(std::mem::take).unwrap_or_default(),
         }
+    }
+
+    /// Waits until the reports that were sent before the controller started have been read, for a few seconds at most: what
+    /// is decided without them would be decided as if nothing had arrived.
+    pub async fn catch_up(&self) {
+        let mut caught_up = self.caught_up.subscribe();
+        let _late = tokio::time::timeout(CATCH_UP, caught_up.wait_for(|done| *done)).await;
     }
 
     /// Whether reports are being received, or would be if there were any.
@@ -159,17 +191,23 @@ impl Inner {
         }
         self.counted
             .retain(|_, reports| reports.back().is_some_and(|last| age(*last, sent_at) <= FORGET_HOST));
+        // Both ends by one clock. An older host names no beginning.
+        let counted_for = report.since.map_or(REPORT_EVERY, |since| age(since, report.at));
         for (model, count) in report.arrivals {
             if count > 0 {
                 let last = self.last_arrival.entry(model.clone()).or_insert(sent_at);
                 *last = sent_at.max(*last);
                 let arrived = self.arrived.entry(model.clone()).or_default();
                 *arrived = arrived.saturating_add(count);
+                let counts = self.counts.entry(model.clone()).or_default();
+                counts.push(Count { from: sent_at - counted_for, to: sent_at, jobs: count });
+                let forgotten = counts.len().saturating_sub(MOST_COUNTS);
+                counts.drain(..forgotten);
             }
             let meter = self
                 .arrivals
                 .entry((report.host.clone(), model))
-                .or_insert_with(|| Meter::from(sent_at - REPORT_EVERY));
+                .or_insert_with(|| Meter::from(sent_at - counted_for));
             meter.add(sent_at, count);
         }
         report.doorbell
@@ -214,19 +252,30 @@ impl Meter {
     }
 }
 
-/// Receives reports for ever. `news` is notified when one of them should be looked at now.
+/// Receives reports until it is dropped. `news` is notified when one of them should be looked at now.
 ///
 /// A report that is dropped with this future is lost when it comes back to nobody; another one follows in ten seconds.
-pub async fn receive(events: SharedQueue, reports: Arc<Reports>, news: Arc<Notify>) {
+pub async fn receive(events: SharedQueue, reports: Arc<Reports>, clock: SharedClock, news: Arc<Notify>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    // The first look does not wait for a message: it says whether there are old ones.
+    let mut poll = Duration::ZERO;
     loop {
-        match events.receive(10, POLL).await {
+        match events.receive(BATCH, poll).await {
             Ok(deliveries) => {
                 if reports.note_failing(false) {
                     tracing::info!("reports are received again");
                 }
                 backoff.reset();
+                let is_last = deliveries.len() < BATCH;
+                if is_last {
+                    let newest = deliveries.iter().map(|delivery| delivery.sent_at).max();
+                    reports.lock().skew.note(newest, clock.now());
+                    poll = POLL;
+                }
                 take_all(&events, &reports, &news, deliveries).await;
+                if is_last {
+                    reports.caught_up.send_replace(true);
+                }
             }
             Err(error) => {
                 if !reports.note_failing(true) {
@@ -242,7 +291,8 @@ async fn take_all(events: &SharedQueue, reports: &Reports, news: &Notify, delive
     for delivery in &deliveries {
         match job::decode::<Event>(&delivery.body) {
             Ok(event) => {
-                if reports.take(event, delivery.sent_at) {
+                let sent_at = reports.lock().skew.corrected(delivery.sent_at);
+                if reports.take(event, sent_at) {
                     news.notify_one();
                 }
             }

@@ -66,7 +66,8 @@ impl Rig {
 
     fn arrivals(&self, count: u64, doorbell: bool) -> bool {
         let arrivals = BTreeMap::from([("default".to_owned(), count)]);
-        let report = WebReport { v: VERSION, host: "w".into(), arrivals, doorbell, at: self.clock.now() };
+        let report =
+            WebReport { v: VERSION, host: "w".into(), arrivals, doorbell, since: None, at: self.clock.now() };
         self.reports.take(Event::Web(report), self.clock.now())
     }
 }
@@ -165,6 +166,29 @@ async fn arrivals_are_counted_once_each_for_ever_and_a_report_that_comes_twice_c
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_controller_that_was_away_reads_the_reports_of_that_time_before_it_looks() {
+    let mut rig = Rig::new();
+    let events = rig.backend.events().await.unwrap();
+    for _ in 0..12 {
+        let since = rig.clock.now();
+        advance(Duration::from_secs(10)).await;
+        let (at, arrivals) = (rig.clock.now(), BTreeMap::from([("default".to_owned(), 50)]));
+        let report =
+            WebReport { v: VERSION, host: "w".into(), arrivals, doorbell: false, since: Some(since), at };
+        events.send(vec![job::encode(&Event::Web(report))]).await.unwrap();
+    }
+    let receiver =
+        tokio::spawn(reports::receive(events, rig.reports.clone(), rig.clock.clone(), Default::default()));
+    rig.reports.catch_up().await;
+    let seen = rig.look().await;
+    let history = crate::decide::History::new(Duration::from_secs(60)).observe(&seen);
+    let facts = history.facts("p", &rig.policies.pools["p"]);
+    assert!((facts.arrivals_per_s - 5.0).abs() < 0.01, "{facts:?}");
+    assert_eq!(rig.look().await.pools["p"].counts, [], "each is handed out once");
+    receiver.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_doorbell_and_a_new_phase_are_news_and_the_rest_is_not() {
     let rig = Rig::new();
     let mut news = vec![
@@ -185,13 +209,20 @@ async fn reports_are_acked_the_unreadable_ones_too_and_a_failing_queue_is_known(
     let events = Arc::new(Faulty::new(rig.backend.events().await.unwrap()));
     events.next("receive", Fault::Fail(Error::unavailable("receiving", "no network")));
     let news = Arc::<Notify>::default();
-    let receiver = tokio::spawn(reports::receive(events.clone(), rig.reports.clone(), news.clone()));
+    let receiver =
+        tokio::spawn(reports::receive(events.clone(), rig.reports.clone(), rig.clock.clone(), news.clone()));
     while rig.reports.are_received() {
         tokio::task::yield_now().await;
     }
     let arrivals = BTreeMap::from([("default".to_owned(), 1)]);
-    let doorbell =
-        Event::Web(WebReport { v: VERSION, host: "w".into(), arrivals, doorbell: true, at: rig.clock.now() });
+    let doorbell = Event::Web(WebReport {
+        v: VERSION,
+        host: "w".into(),
+        arrivals,
+        doorbell: true,
+        since: None,
+        at: rig.clock.now(),
+    });
     let too_new = Bytes::from_static(br#"{"kind":"shout","v":9}"#);
     events.send(vec![Bytes::from_static(b"nonsense"), too_new, job::encode(&doorbell)]).await.unwrap();
     news.notified().await;

@@ -75,7 +75,15 @@ impl Rig {
     async fn ring(&self) {
         let arrivals = BTreeMap::from([("default".to_owned(), 1)]);
         let at = self.clock.now();
-        self.send(Event::Web(WebReport { v: VERSION, host: "w".into(), arrivals, doorbell: true, at })).await;
+        self.send(Event::Web(WebReport {
+            v: VERSION,
+            host: "w".into(),
+            arrivals,
+            doorbell: true,
+            since: None,
+            at,
+        }))
+        .await;
     }
 
     async fn states(&self) -> Vec<State> {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     decide::{Action, History, Plan, check::check, decide, history::Learnt},
     fleet::Refusal,
-    observe::{Arrivals, Observation, PoolView, Reports},
+    observe::{Observation, Reports},
     operator::Operator,
     policy::{Policies, Policy, parse},
     refusals::Refusals,
@@ -67,9 +67,7 @@ impl<'a> Controller<'a> {
         if let Some(Policy { pool, .. }) = self.policy() {
             site.furnish(pool.max, &pool.model);
             let depth = site.read_depth().inspect_err(|error| missing.push(error.clone())).ok();
-            let Arrivals { per_second, last, total } = self.reports.arrivals(&pool.model, now);
-            let view = PoolView { depth, arrivals_per_s: per_second, last_arrival: last, arrived: total };
-            pools.insert(Load::POOL.to_owned(), view);
+            pools.insert(Load::POOL.to_owned(), self.reports.arrivals(&pool.model, now).view(depth));
         }
         let instances = site.list(self.max()).inspect_err(|error| missing.push(error.clone())).ok();
         Observation {

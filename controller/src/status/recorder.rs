@@ -117,8 +117,8 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 /// What is known of a pool over time.
-pub fn learnt(history: &History, pool: &str, policy: Option<&Policy>, now: DateTime<Utc>) -> Learnt {
-    let facts = policy.map(|policy| history.facts(pool, policy, now));
+pub fn learnt(history: &History, pool: &str, policy: Option<&Policy>) -> Learnt {
+    let facts = policy.map(|policy| history.facts(pool, policy));
     let service_s = history.service_s(pool);
     Learnt {
         start_delay_s: history.start_delay_s(pool, 0.5),
@@ -203,7 +203,7 @@ fn pool(name: &str, plan: &PoolPlan, store: &Store, seen: &Observation, history:
         },
         paused,
         service_s: seen.service_s(name),
-        learnt: learnt(history, name, whole, seen.at),
+        learnt: learnt(history, name, whole),
         today: whole.map(|policy| today(history, name, policy, seen.at)).unwrap_or_default(),
         instances,
     }

@@ -1,9 +1,12 @@
 //! The worked examples and the sentences of `policies/README.md` are what the code computes and says.
 
 use super::*;
-use crate::decide::{
-    demand::wishes,
-    history::{Facts, Minutes},
+use crate::{
+    decide::{
+        demand::wishes,
+        history::{Facts, Minutes},
+    },
+    observe::Count,
 };
 
 const README: &str = include_str!("../../../../policies/README.md");
@@ -56,8 +59,9 @@ fn every_rule_wishes_what_its_worked_example_says() {
     let (first, now) = ("2026-07-03T12:00:00Z", "2026-07-03T14:59:50Z");
     let mut minutes = Minutes::default();
     for minute in 0..180 {
-        let at = first.parse::<DateTime<Utc>>().unwrap() + chrono::TimeDelta::minutes(minute);
-        minutes.add(at, if minute % 60 < 10 { 300 } else { 0 });
+        let from = first.parse::<DateTime<Utc>>().unwrap() + chrono::TimeDelta::minutes(minute);
+        let jobs = if minute % 60 < 10 { 300 } else { 0 };
+        minutes.add(&Count { from, to: from + chrono::TimeDelta::minutes(1), jobs });
     }
     check_example("forecast", &load(0, 0, true), Some(&minutes), now);
 }

@@ -1,6 +1,7 @@
 //! What limits a decision beside the demand: money, the rate of starts, and how far instances and numbers are to be trusted.
 
 use super::*;
+use crate::observe::Count;
 
 #[test]
 fn the_days_budget_is_a_hard_end_whoever_is_busy() {
@@ -111,7 +112,8 @@ fn a_sudden_drop_of_what_arrives_holds_everybody_for_a_window() {
         now.at = at(NOW - 200 + second);
         // Ten a second for long, and nothing in the last 25 s.
         let pool = now.pools.get_mut("p").unwrap();
-        pool.arrived = 10 * second.min(175);
+        let from = at(NOW - 210 + second);
+        pool.counts = if second < 180 { vec![Count { from, to: now.at, jobs: 100 }] } else { Vec::new() };
         pool.last_arrival = Some(at(NOW - 200 + second.min(175)));
         history = history.observe(&now);
     }

@@ -9,7 +9,7 @@ use super::{NOW, at, in_state, says};
 use crate::{
     decide::{History, decide},
     fleet::State,
-    observe::{InstanceView, Observation, PoolView},
+    observe::{Count, InstanceView, Observation, PoolView},
     operator::{Cordon, Operator},
     policy::{
         Budget, Policies, Policy, Pool, Price, Rule, ScaleIn, ScaleOut, Schedule, Step, schedule::parse_cron,
@@ -54,7 +54,12 @@ pub(super) fn world() -> impl Strategy<Value = World> {
             policy.pool.model = name.to_owned();
             policies.pools.insert(name.to_owned(), policy);
             let last_arrival = arrival.map(|ago| at(NOW - ago));
-            views.insert(name.to_owned(), PoolView { depth, last_arrival, arrived, ..PoolView::default() });
+            let to = last_arrival.unwrap_or(at(NOW));
+            let counts = vec![Count { from: to - Duration::from_secs(10), to, jobs: arrived }];
+            views.insert(
+                name.to_owned(),
+                PoolView { depth, last_arrival, arrived, counts, ..PoolView::default() },
+            );
             instances.extend(named(name, own));
         }
         let instances = sees_fleet.then_some(instances);
@@ -86,7 +91,6 @@ fn history(policies: &Policies, past: &[(u64, Vec<Option<u64>>)], now: &Observat
         for (pool, backlog) in then.pools.values_mut().zip(backlogs) {
             pool.depth = backlog.map(|visible| Depth { visible, in_flight: 0 });
             pool.last_arrival = None;
-            pool.arrived /= 2;
         }
         history = history.observe(&then);
         let plan = decide(policies, &then, &history);

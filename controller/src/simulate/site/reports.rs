@@ -22,6 +22,8 @@ pub(super) const MOST_TIMES: usize = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Web {
     counted: u64,
+    /// From when on.
+    since: Micros,
     last_arrival: Option<Micros>,
     /// Its regular report of this number is the next one; a doorbell puts it off.
     number: u32,
@@ -46,14 +48,17 @@ impl Site<'_> {
         self.web.number = self.web.number.wrapping_add(1);
         self.at(self.now + micros(EVERY), Event::WebReport { number: self.web.number });
         let counted = std::mem::take(&mut self.web.counted);
+        let counted_for = self.now - std::mem::replace(&mut self.web.since, self.now);
         if counted > 0 {
             let arrivals = BTreeMap::from([(self.load.model.clone(), counted)]);
             let at = self.wall();
+            let since = at - TimeDelta::microseconds(counted_for as i64);
             self.send(job::Event::Web(WebReport {
                 v: VERSION,
                 host: "web".to_owned(),
                 arrivals,
                 doorbell,
+                since: Some(since),
                 at,
             }));
         }

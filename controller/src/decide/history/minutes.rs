@@ -1,0 +1,136 @@
+//! What arrived in each minute of the last two weeks, for the forecast.
+
+use std::collections::VecDeque;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::observe::Count;
+
+/// Two weeks: the longest season, twice.
+const MINUTES: usize = 2 * 7 * 24 * 60;
+
+/// How many arrived in each minute, the last one unfinished. A minute of which nobody knows is missing, and not zero.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Minutes {
+    /// The minute of the first count, since 1970.
+    first: i64,
+    counts: VecDeque<Option<u32>>,
+}
+
+impl Minutes {
+    /// The controller listened from `since` to `now`: in minutes of that time in which nothing was counted, nothing arrived.
+    pub(super) fn listened(&mut self, since: DateTime<Utc>, now: DateTime<Utc>) {
+        for minute in minute_of(since.max(now - chrono::TimeDelta::minutes(MINUTES as i64)))..=minute_of(now)
+        {
+            if let Some(count) = self.minute(minute) {
+                count.get_or_insert(0);
+            }
+        }
+    }
+
+    /// Adds a count to the minutes of its interval.
+    pub(crate) fn add(&mut self, count: &Count) {
+        let (from, to) =
+            (count.from.timestamp_millis().min(count.to.timestamp_millis()), count.to.timestamp_millis());
+        // The end belongs to the interval, so that one that ends with a minute does not reach into the next one.
+        let (first, last) = (from.div_euclid(60_000), (to - 1).max(from).div_euclid(60_000));
+        let (length, mut added) = ((to - from).max(1) as f64, 0);
+        for minute in first..=last {
+            let so_far = ((minute + 1) * 60_000).min(to) - from;
+            let jobs =
+                if minute == last { count.jobs } else { (count.jobs as f64 * so_far as f64 / length) as u64 };
+            if let Some(known) = self.minute(minute) {
+                let more = u32::try_from(jobs - added).unwrap_or(u32::MAX);
+                *known = Some(known.unwrap_or(0).saturating_add(more));
+            }
+            added = jobs;
+        }
+    }
+
+    /// The count of a minute; `None` for one that is too long ago.
+    fn minute(&mut self, minute: i64) -> Option<&mut Option<u32>> {
+        let last = self.first + self.counts.len() as i64 - 1;
+        if self.counts.is_empty() || minute > last + MINUTES as i64 || minute < self.first - MINUTES as i64 {
+            *self = Self { first: minute, counts: VecDeque::from([None]) };
+        }
+        while minute < self.first && self.counts.len() < MINUTES {
+            self.counts.push_front(None);
+            self.first -= 1;
+        }
+        while minute >= self.first + self.counts.len() as i64 {
+            self.counts.push_back(None);
+            if self.counts.len() > MINUTES {
+                self.counts.pop_front();
+                self.first += 1;
+            }
+        }
+        self.counts.get_mut(usize::try_from(minute - self.first).ok()?)
+    }
+
+    /// The counts of whole steps of so many minutes that are over, the latest last; `None` for a step of which a minute is
+    /// missing.
+    pub(crate) fn steps(&self, minutes: usize, now: DateTime<Utc>) -> Vec<Option<f64>> {
+        let over = usize::try_from(minute_of(now) - self.first).unwrap_or(0).min(self.counts.len());
+        let skipped = over % minutes;
+        let counts: Vec<_> = self.counts.range(skipped..over).copied().collect();
+        counts.chunks_exact(minutes).map(|step| step.iter().map(|count| count.map(f64::from)).sum()).collect()
+    }
+}
+
+fn minute_of(at: DateTime<Utc>) -> i64 {
+    at.timestamp().div_euclid(60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second)
+    }
+
+    fn minutes(counts: &[(i64, i64, u64)], listened: &[(i64, i64)]) -> Minutes {
+        let mut minutes = Minutes::default();
+        for (from, to) in listened {
+            minutes.listened(at(*from), at(*to));
+        }
+        for (from, to, jobs) in counts {
+            minutes.add(&Count { from: at(*from), to: at(*to), jobs: *jobs });
+        }
+        minutes
+    }
+
+    #[test]
+    fn counts_go_to_the_minutes_of_their_intervals_and_become_whole_steps() {
+        let counts = [(0, 10, 1), (50, 60, 1), (60, 70, 5), (195, 205, 7), (245, 250, 3)];
+        let minutes = minutes(&counts, &[(0, 250)]);
+        let known = |counts: &[f64]| counts.iter().copied().map(Some).collect::<Vec<_>>();
+        assert_eq!(minutes.steps(1, at(250)), known(&[2.0, 5.0, 0.0, 7.0]));
+        assert_eq!(minutes.steps(2, at(250)), known(&[7.0, 7.0]));
+        assert_eq!(minutes.steps(3, at(250)), known(&[12.0]));
+    }
+
+    #[test]
+    fn an_interval_over_two_minutes_is_shared_and_no_job_is_counted_twice() {
+        assert_eq!(minutes(&[(55, 65, 10)], &[]).steps(1, at(120)), [Some(5.0), Some(5.0)]);
+        assert_eq!(minutes(&[(58, 61, 10)], &[]).steps(1, at(120)), [Some(6.0), Some(4.0)]);
+    }
+
+    #[test]
+    fn minutes_without_a_controller_are_missing_until_late_reports_fill_them() {
+        let mut minutes = minutes(&[], &[(0, 119), (300, 359)]);
+        assert_eq!(minutes.steps(1, at(360)), [Some(0.0), Some(0.0), None, None, None, Some(0.0)]);
+        assert_eq!(minutes.steps(3, at(360)), [None, None]);
+        minutes.add(&Count { from: at(230), to: at(240), jobs: 4 });
+        assert_eq!(minutes.steps(1, at(360))[3], Some(4.0));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_by_weeks_begins_a_new_record() {
+        let mut minutes = minutes(&[(0, 10, 3)], &[]);
+        let back = -(MINUTES as i64) * 120;
+        minutes.add(&Count { from: at(back), to: at(back + 10), jobs: 4 });
+        assert_eq!(minutes.steps(1, at(back + 60)), [Some(4.0)]);
+    }
+}

@@ -1,18 +1,61 @@
-//! A worker that is killed cannot end the scripts that it runs, which have groups of their own. Whoever kills it does.
+//! A worker that is killed cannot end the scripts that it runs, which have groups of their own. Whoever kills it does. What a
+//! script started is known by a mark in its environment, wherever it went: into another group or session, or to another parent.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
-use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpgid, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
+};
+
+/// The variable that holds the mark.
+pub const MARK: &str = "SCRIPT_OF_WORKER";
+/// A process that was killed and is not gone by then is stuck in the kernel.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Kills what a process has started. The process itself should have been stopped before, so that it starts nothing more.
 pub fn kill_children_of(parent: Pid) {
-    for child in children_of(parent) {
+    let children = children_of(parent);
+    let marks: Vec<_> = children.iter().filter_map(|child| mark_of(*child)).collect();
+    for child in children {
         let leads_a_group = getpgid(Some(child)).is_ok_and(|group| group == child);
         let _gone_meanwhile = match leads_a_group {
             true => kill_process_group(child, Signal::KILL),
             false => kill_process(child, Signal::KILL),
         };
     }
+    marks.iter().for_each(|mark| kill_marked(mark));
+}
+
+/// Kills every process whose mark begins like this, and waits until none is left, as far as that can be waited for.
+pub fn kill_marked(mark: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    // One that is killed may have started another a moment before.
+    while kill_marked_now(mark) > 0 && Instant::now() < deadline {
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// How many it found.
+fn kill_marked_now(mark: &str) -> usize {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    let kill = |pid: &Pid| {
+        // Opened before the look: what is killed is what was looked at, and not a stranger with its number.
+        let Ok(process) = pidfd_open(*pid, PidfdFlags::empty()) else { return false };
+        mark_of(*pid).is_some_and(|found| found.starts_with(mark))
+            && pidfd_send_signal(process, Signal::KILL).is_ok()
+    };
+    pids.filter(kill).count()
+}
+
+/// The mark of a process; of one that has ended, or is somebody else's, there is none.
+fn mark_of(pid: Pid) -> Option<String> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let of = |variable: &[u8]| variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
+    String::from_utf8(environment.split(|byte| *byte == 0).find_map(of)?).ok()
 }
 
 /// Every thread has a list of those that it started.
@@ -65,6 +108,22 @@ mod tests {
         }
         drop(parent.stdin.take());
         parent.wait().unwrap();
+    }
+
+    #[test]
+    fn what_is_marked_is_found_in_another_session_with_another_parent_and_nothing_else_is() {
+        let start = |mark: &str| {
+            // The shell that started it has gone when its number is printed.
+            let script = "setsid sh -c 'sleep 600 < /dev/null > /dev/null 2>&1 & echo $!'";
+            let out = Command::new("sh").args(["-c", script]).env(MARK, mark).output().unwrap();
+            Pid::from_raw(String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()).unwrap()
+        };
+        let own = format!("test-{}-", std::process::id());
+        let (first, second) = (start(&format!("{own}1.")), start(&format!("{own}12.")));
+        kill_marked(&format!("{own}1."));
+        assert!(is_dead(first) && !is_dead(second), "only the one that is meant");
+        kill_marked(&own);
+        assert!(is_dead(second));
     }
 
     /// One that was killed stays in the table until its new parent has looked.

@@ -7,6 +7,8 @@ mod noop;
 mod onnx;
 mod script;
 
+pub use self::script::guardian;
+
 use std::{
     fmt,
     sync::atomic::{AtomicUsize, Ordering},
@@ -39,6 +41,9 @@ pub enum Failure {
     /// Another attempt, here or elsewhere, may work; a sentence for the operator.
     #[error("{0}")]
     Failed(String),
+    /// The classifier itself asks for another attempt later; a sentence for the operator.
+    #[error("{0}")]
+    Later(String),
 }
 
 /// Classifies images, one value for each thread.

@@ -6,14 +6,13 @@ use clap::Parser;
 use eirs_platform::{
     backend::Backend,
     clock::SystemClock,
-    family::kill_children_of,
     lifecycle::{self, Lifecycle},
     settings::{BackendKind, EXIT_BAD_SETTINGS, Layers, Model, Settings},
     telemetry,
 };
 #[cfg(feature = "aws")]
 use eirs_worker::identity::Instance;
-use eirs_worker::{Arguments, Identity, Worker, abandoned, consume};
+use eirs_worker::{Arguments, Identity, Worker, abandoned, classify::guardian, consume};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,6 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const OTHER_GENERATION: u8 = 75;
 
 fn main() -> ExitCode {
+    guardian::enter();
     lifecycle::keep_memory_small();
     let arguments = Arguments::parse();
     let layers = Layers::of_process(arguments.config.as_deref())
@@ -57,8 +57,10 @@ fn main() -> ExitCode {
     } else {
         runtime.block_on(run(arguments, settings))
     };
-    // A classification that outlasts the drain deadline must not keep the process.
+    // A classification that outlasts the drain deadline must not keep the process, ...
     runtime.shutdown_timeout(Duration::from_millis(200));
+    // ... and a script must not outlive it.
+    guardian::end_scripts();
     code
 }
 
@@ -147,8 +149,7 @@ async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // Scripts have groups of their own, and would go on.
-    lifecycle.at_a_second_signal(|| kill_children_of(rustix::process::getpid()));
+    lifecycle.at_a_second_signal(guardian::end_scripts);
     let identity = match identity(arguments, &settings).await {
         Ok(Some(identity)) => identity,
         Ok(None) => {

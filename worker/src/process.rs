@@ -161,7 +161,7 @@ async fn attempt(
     match answer {
         Ok(top) => Attempt::Ended(Outcome::Classified { top }),
         Err(Failure::Rejected(reason)) => Attempt::Ended(Outcome::Rejected { reason }),
-        Err(Failure::Failed(why)) => Attempt::Failed(why),
+        Err(Failure::Failed(why) | Failure::Later(why)) => Attempt::Failed(why),
     }
 }
 

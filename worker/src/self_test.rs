@@ -18,7 +18,7 @@ pub async fn self_test(settings: &Settings) -> anyhow::Result<Vec<String>> {
         let image = Image { name: "grey.bmp".to_owned(), bytes: grey() };
         let label = match pool.classify(image, &Scope::untold()).await.0 {
             Ok(top) => top.into_iter().next().map(|guess| guess.label).unwrap_or_default(),
-            Err(Failure::Rejected(why) | Failure::Failed(why)) => {
+            Err(Failure::Rejected(why) | Failure::Failed(why) | Failure::Later(why)) => {
                 anyhow::bail!("models.{name}: a grey picture could not be classified: {why}")
             }
         };

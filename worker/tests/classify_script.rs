@@ -80,6 +80,24 @@ fn once_reads_the_label_behind_the_name_of_the_file() {
 }
 
 #[test]
+fn once_no_line_around_the_answer_becomes_the_label() {
+    for noise in ["echo 'done in 20 ms'", r"printf '  0%%\r 50%%\r100%%\r'", "echo; echo 'a, b'; echo"] {
+        let answer = r#"echo "$(basename "$1"),dog""#;
+        for script in [format!("{noise}; {answer}"), format!("{answer}; {noise}")] {
+            assert_eq!(label(once(&script)), "dog", "{script}");
+        }
+    }
+}
+
+#[test]
+fn once_and_stream_say_try_later_by_exit_code_75() {
+    let later = |answer| matches!(&answer, Err(Failure::Later(why)) if why.contains("the GPU is taken"));
+    assert!(later(once("echo 'the GPU is taken' >&2; exit 75")));
+    let script = "read p; echo 'the GPU is taken' >&2; exit 75";
+    assert!(later(ask(&mut *classifier(Protocol::Stream, PATIENT, script), "a.jpg")));
+}
+
+#[test]
 fn once_hands_over_the_image_under_a_safe_name_like_the_uploaders() {
     let mut script = classifier(Protocol::Once, PATIENT, r#"echo "$(cat "$1") in $(basename "$1")""#);
     assert_eq!(label(ask(&mut *script, "my $(rm -rf) dog.JPEG")), "some bytes in my___rm_-rf__dog.JPEG");
@@ -115,6 +133,7 @@ fn once_reports_a_crash_with_its_last_words() {
 fn once_refuses_what_cannot_be_a_label() {
     for (script, expected) in [
         ("true", "nothing"),
+        ("echo dog; echo 'done in 20 ms'", r#""dog", "done in 20 ms""#),
         (r"printf '\377\376'", "UTF-8"),
         ("head -c 2000 /dev/zero | tr '\\0' x", "2000 bytes"),
     ] {
@@ -133,6 +152,26 @@ fn once_gives_a_hanging_script_up_with_all_its_children() {
     assert!(why.contains("took longer than 300ms") && why.contains("stuck"), "{why}");
     assert!(start.elapsed() < BOUND);
     std::fs::read_to_string(pids.path()).unwrap().lines().for_each(assert_gone);
+}
+
+#[test]
+fn once_a_hanging_script_goes_with_what_it_put_into_other_sessions() {
+    let pids = tempfile::NamedTempFile::new().unwrap();
+    let script = format!("setsid sh -c 'echo $$ > {}; exec sleep 1000' & sleep 1000", pids.path().display());
+    let mut script = classifier(Protocol::Once, Duration::from_secs(2), &script);
+    assert!(failed(ask(&mut *script, "photo.jpg")).contains("took longer than 2s"));
+    let pid = std::fs::read_to_string(pids.path()).unwrap();
+    assert!(!pid.is_empty());
+    assert_gone(pid.trim());
+}
+
+#[test]
+fn a_script_gets_the_environment_that_it_needs_and_what_the_settings_add() {
+    let mut model = model(Protocol::Once, PATIENT, r#"env | cut -d= -f1 | tr '\n' ' '"#);
+    model.env = vec!["CARGO_MANIFEST_*".to_owned(), "MODE=fast".to_owned()];
+    let names = label(ask(&mut *load(&model).unwrap().classifier().unwrap(), "photo.jpg"));
+    let has = |name: &str| names.split(' ').any(|found| found == name);
+    assert!(has("PATH") && has("MODE") && has("CARGO_MANIFEST_DIR") && !has("CARGO_PKG_NAME"), "{names}");
 }
 
 #[test]
@@ -185,9 +224,10 @@ fn stream_rejects_what_the_script_says_can_never_work() {
 fn stream_fails_one_image_and_goes_on_with_the_next() {
     let bad = [
         ("echo dying >&2; exit 7", "status: 7"),
-        ("echo nonsense", "no answer"),
-        (r#"echo '{"path": "/another", "label": "cat"}'"#, "another image"),
-        (r#"echo '{"label": "cat", "confidence": 12}'"#, "between 0 and 1"),
+        ("echo nonsense; exit 0", r#"no answer: "nonsense""#),
+        (r#"echo '{"path": "/another", "label": "cat"}'; exit 0"#, "another image"),
+        (r#"echo '{"label": "cat", "confidence": 97}'"#, "between 0 and 1"),
+        (r#"echo '{"label": "cat", "confidence": NaN}'"#, "NaN"),
         ("yes | tr -d '\\n'", "without an end of line"),
     ];
     for (what, expected) in bad {
@@ -227,10 +267,55 @@ fn stream_never_takes_a_late_answer_for_another_image() {
 }
 
 #[test]
+fn stream_passes_over_a_late_answer_that_names_another_image() {
+    let line = r#"{\"path\": \"$q\", \"label\": \"$(basename "$q")\"}"#;
+    // First once more the answer to the image before, and only then the one that is asked for.
+    let behind =
+        format!(r#"while read p; do [ -n "$q" ] && echo "{line}"; q=$p; sleep 0.05; echo "{line}"; done"#);
+    let mut script = classifier(Protocol::Stream, PATIENT, &behind);
+    for name in ["a.jpg", "b.jpg", "c.jpg"] {
+        assert_eq!(label(ask(&mut *script, name)), name);
+    }
+}
+
+#[test]
+fn stream_passes_over_what_is_no_answer_and_goes_on_with_the_same_process() {
+    let noisy = r#"echo 'Using the CPU backend.'; printf '\033[1mwarming up\033[0m\r\n\n[]\n3\n'
+        n=0; while read p; do n=$((n+1)); printf '  0%%\r100%%\r'; echo "{\"label\": \"$n\", \"confidence\": 1.0000001}"
+        echo '{"level": "info", "message": "done"}'; done"#;
+    let mut script = classifier(Protocol::Stream, PATIENT, noisy);
+    for n in ["1", "2", "3"] {
+        let guess = ask(&mut *script, "a.jpg").unwrap().remove(0);
+        assert_eq!((guess.label.as_str(), guess.confidence), (n, 1.0));
+    }
+}
+
+#[test]
+fn stream_that_answers_nothing_but_noise_is_quoted_in_bounded_time() {
+    let start = Instant::now();
+    let chatty = "while true; do echo 'still loading'; sleep 0.01; done";
+    let why = failed(ask(&mut *classifier(Protocol::Stream, SHORT, chatty), "a.jpg"));
+    assert!(why.contains("took longer than 300ms") && why.contains(r#""still loading""#), "{why}");
+    let why = failed(ask(&mut *classifier(Protocol::Stream, PATIENT, "read p; yes"), "a.jpg"));
+    assert!(why.contains("without an answer") && why.len() < 3000, "{why}");
+    assert!(start.elapsed() < BOUND);
+}
+
+#[test]
+fn stream_says_try_later_for_one_image_and_goes_on() {
+    let line = r#"while read p; do case "$p" in *busy*) echo '{"retry": "no GPU"}';; *) echo "{\"label\": \"$$\"}";; esac; done"#;
+    let mut script = classifier(Protocol::Stream, PATIENT, line);
+    let first = label(ask(&mut *script, "a.jpg"));
+    let answer = ask(&mut *script, "busy.jpg");
+    assert!(matches!(&answer, Err(Failure::Later(why)) if why.contains("no GPU")), "{answer:?}");
+    assert_eq!(label(ask(&mut *script, "a.jpg")), first, "the same process");
+}
+
+#[test]
 fn stream_is_held_to_the_path_that_it_names() {
     // Always one image behind, and with lines that come in time: only their `path` tells.
     let behind = r#"while read p; do echo "{\"path\": \"${q-$p}\", \"label\": \"$(basename "${q-$p}")\"}"; q=$p; done"#;
-    let mut script = classifier(Protocol::Stream, PATIENT, behind);
+    let mut script = classifier(Protocol::Stream, Duration::from_secs(3), behind);
     assert_eq!(label(ask(&mut *script, "a.jpg")), "a.jpg");
     assert!(failed(ask(&mut *script, "b.jpg")).contains("another image"));
     assert_eq!(label(ask(&mut *script, "c.jpg")), "c.jpg");

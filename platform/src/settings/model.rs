@@ -53,7 +53,10 @@ pub struct Model {
     pub command: Vec<String>,
     /// script: how it is talked to.
     pub protocol: Protocol,
-    /// script: how long one image may take.
+    /// script: what it gets of the worker's environment beside what programs need: names, beginnings of names with a star, or
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// How long one image may take.
     #[serde(with = "units::duration")]
     pub timeout: Duration,
 
@@ -142,10 +145,21 @@ impl Model {
                 self.check_image.is_some() == self.check_label.is_some(),
                 "check_image: goes with check_label, and the other way round",
             ),
+            (
+                self.env.iter().all(|entry| is_variable(entry)),
+                "env: each is the name of a variable, the beginning of names with a star (`MY_*`), or `NAME=value`",
+            ),
             (self.timeout >= Duration::from_millis(10), "timeout: must be at least 10ms"),
         ];
         rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned()).collect()
     }
+}
+
+/// Whether this names variables for a script.
+fn is_variable(entry: &str) -> bool {
+    let name =
+        entry.split_once('=').map_or_else(|| entry.strip_suffix('*').unwrap_or(entry), |(name, _)| name);
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !entry.contains('\0')
 }
 
 impl Default for Model {
@@ -170,6 +184,7 @@ impl Default for Model {
             check_label: None,
             command: Vec::new(),
             protocol: Protocol::Once,
+            env: Vec::new(),
             timeout: Duration::from_secs(30),
             max_pixels: 100_000_000,
             top: 5,

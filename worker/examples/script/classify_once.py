@@ -7,7 +7,8 @@
     command = ["python3", "/usr/share/eirs/classify_once.py"]
 
 It prints `name,label` and exits with 0. Anything else it has to say goes to standard error, which EIRS logs when the
-script fails. A non-zero exit means: try again later, perhaps elsewhere.
+script fails; other lines on standard output are passed over. Exit code 75 means: try again later (a backend is away);
+any other but 0 is a failure, which is tried again, too.
 
 This one tells images apart by their first bytes. Put your own model where `classify` is.
 """

@@ -11,9 +11,10 @@ One path a line comes in on standard input; one line of JSON an answer goes out 
     {"path": "...", "label": "cat", "confidence": 0.9}
     {"path": "...", "top": [{"label": "cat", "confidence": 0.9}, {"label": "dog", "confidence": 0.1}]}
     {"path": "...", "error": "this image can never be classified, and why"}
+    {"path": "...", "retry": "why it may work later"}
 
-`path` repeats the question; it may be left out, but with it EIRS can tell that an answer is to another image. Nothing
-else may be printed on standard output: logs go to standard error. The end of standard input means: go.
+`path` repeats the question; it may be left out, but with it EIRS can tell that an answer is to another image. Lines that
+are no such answer are passed over; logs belong on standard error. The end of standard input means: go.
 
 Whatever takes long, such as loading a model, belongs above the loop. It runs while the worker starts; the time-out of
 the first image covers what is left of it.

@@ -10,12 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use eirs_platform::{family, settings::Model};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{OFlags, fcntl_setfl},
     io::Errno,
     process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid},
 };
+
+use super::{environment, guardian};
 
 /// The most that a command may print for one image, in bytes.
 pub(super) const OUTPUT_MAX_BYTES: usize = 1 << 20;
@@ -35,6 +38,8 @@ pub(super) struct Running {
     /// `None` once it is reaped.
     child: Option<Child>,
     group: Pid,
+    /// Borne by all that it starts.
+    mark: String,
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
@@ -57,18 +62,24 @@ pub(super) enum Event {
 }
 
 impl Running {
-    /// Starts the command; `last` is its last argument. With `talk` its standard input is open, or else empty.
-    pub(super) fn start(command: &[String], last: Option<&Path>, talk: bool) -> io::Result<Self> {
-        let (program, arguments) = command.split_first().ok_or_else(|| io::Error::other("no command"))?;
+    /// Starts the command of the settings; `last` is its last argument. With `talk` its standard input is open, or else empty.
+    pub(super) fn start(settings: &Model, last: Option<&Path>, talk: bool) -> io::Result<Self> {
+        let (program, arguments) =
+            settings.command.split_first().ok_or_else(|| io::Error::other("no command"))?;
+        let mark = guardian::mark_of_a_run();
         let mut child = Command::new(program)
             .args(arguments)
             .args(last)
             .stdin(if talk { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .env_clear()
+            .envs(environment::for_scripts(&settings.env))
+            .env(family::MARK, &mark)
             .process_group(0)
             .spawn()?;
         let running = Self {
+            mark,
             group: Pid::from_child(&child),
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),
@@ -77,6 +88,9 @@ impl Running {
             printed: Vec::new(),
             tail: Vec::new(),
         };
+        if guardian::is_ending() {
+            return Err(io::Error::other("the worker leaves"));
+        }
         // The pipes' ends on this side only; the command's are its own.
         running.stdin.as_ref().map(|pipe| fcntl_setfl(pipe, OFlags::NONBLOCK)).transpose()?;
         running.stdout.as_ref().map(|pipe| fcntl_setfl(pipe, OFlags::NONBLOCK)).transpose()?;
@@ -179,6 +193,12 @@ impl Running {
         self.child.is_none() || !matches!(waitid(WaitId::Pid(self.group), look), Ok(None))
     }
 
+    /// Ends what has not ended by itself, and what it started, wherever that went.
+    pub(super) fn put_down(&mut self) {
+        self.end();
+        family::kill_marked(&self.mark);
+    }
+
     /// Ends the group and returns how the command went, if it went by itself or in good time.
     pub(super) fn end(&mut self) -> Option<ExitStatus> {
         let mut child = self.child.take()?;
@@ -213,6 +233,11 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether a command says by its exit code that this may work later (`EX_TEMPFAIL` of sysexits.h).
+pub(super) fn wants_later(status: Option<ExitStatus>) -> bool {
+    status.and_then(|status| status.code()) == Some(75)
 }
 
 /// How a process went, as a part of a sentence.

@@ -23,11 +23,25 @@ const ORPHAN_AGE: Duration = Duration::from_secs(60);
 
 /// A folder that nobody else can read; it goes with its owner.
 pub(super) struct Scratch {
+    parent: PathBuf,
+    folder: Folder,
+    /// Every image has a folder of its own: no path ever stands for two images.
+    serial: u64,
+}
+
+struct Folder {
     folder: TempDir,
     /// Says that the owner lives: the system lets go of it when the worker is killed.
     _lock: File,
-    /// Every image has a folder of its own: no path ever stands for two images.
-    serial: u64,
+}
+
+impl Folder {
+    fn new(parent: &Path) -> io::Result<Self> {
+        let folder = TempDir::with_prefix_in(PREFIX, parent)?;
+        let lock = File::open(folder.path())?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { folder, _lock: lock })
+    }
 }
 
 /// An image on disk. Dropping it deletes it, with whatever the script put beside it.
@@ -43,17 +57,27 @@ impl Scratch {
 
     fn new_in(parent: &Path) -> io::Result<Self> {
         sweep(parent, ORPHAN_AGE);
-        let folder = TempDir::with_prefix_in(PREFIX, parent)?;
-        let lock = File::open(folder.path())?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self { folder, _lock: lock, serial: 0 })
+        Ok(Self { folder: Folder::new(parent)?, parent: parent.to_owned(), serial: 0 })
     }
 
-    /// Writes an image to a file of its own.
+    /// Writes an image to a file of its own. Cleaners of temporary files take what was not touched for some days, and with it
+    /// the folder of a worker that had nothing to do: then there is another one.
     pub(super) fn put(&mut self, image: &Image) -> io::Result<Put> {
+        match self.write(image) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(&self.parent)?;
+                tracing::info!("the folder for images was taken away by somebody and is made once more");
+                self.folder = Folder::new(&self.parent)?;
+                self.write(image)
+            }
+            written => written,
+        }
+    }
+
+    fn write(&mut self, image: &Image) -> io::Result<Put> {
         self.serial += 1;
         let prefix = format!("{}-", self.serial);
-        let folder = TempDir::with_prefix_in(prefix, self.folder.path())?;
+        let folder = TempDir::with_prefix_in(prefix, self.folder.folder.path())?;
         let path = folder.path().join(safe_name(&image.name, Format::of(&image.bytes)));
         std::fs::write(&path, &image.bytes)?;
         Ok(Put { path, _folder: folder })
@@ -96,17 +120,6 @@ fn safe_name(name: &str, format: Option<Format>) -> String {
     }
 }
 
-/// What a script may print in front of the comma to say which image it means.
-pub(super) fn names(path: &Path) -> impl Iterator<Item = &str> {
-    [
-        path.to_str(),
-        path.file_name().and_then(|name| name.to_str()),
-        path.file_stem().and_then(|stem| stem.to_str()),
-    ]
-    .into_iter()
-    .flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -143,7 +156,31 @@ mod tests {
         sweep(parent.path(), ORPHAN_AGE);
         assert!(dead.exists(), "it may be about to be locked");
         sweep(parent.path(), Duration::ZERO);
-        assert!(!dead.exists() && living.folder.path().exists() && other.exists());
+        assert!(!dead.exists() && living.folder.folder.path().exists() && other.exists());
+    }
+
+    #[test]
+    fn a_folder_that_was_cleaned_away_is_made_once_more_whatever_is_left_of_it() {
+        let image = Image { name: "dog.png".into(), bytes: b"an image".as_slice().into() };
+        let outer = tempfile::tempdir().unwrap();
+        let parent = outer.path().join("tmp");
+        std::fs::create_dir(&parent).unwrap();
+        let mut scratch = Scratch::new_in(&parent).unwrap();
+        let held = scratch.put(&image).unwrap();
+        for with_its_parent in [true, false] {
+            let taken =
+                if with_its_parent { parent.clone() } else { scratch.folder.folder.path().to_owned() };
+            std::fs::remove_dir_all(&taken).unwrap();
+            let put = scratch.put(&image).unwrap();
+            assert_eq!(std::fs::read(&put.path).unwrap(), b"an image", "{}", taken.display());
+        }
+        // The folder of the image alone.
+        std::fs::remove_dir_all(scratch.put(&image).unwrap().path.parent().unwrap()).unwrap();
+        assert!(scratch.put(&image).unwrap().path.exists());
+        assert!(!held.path.exists(), "no path ever stands for two images");
+        let folder = scratch.folder.folder.path().to_owned();
+        drop(scratch);
+        assert!(!folder.exists());
     }
 
     proptest! {

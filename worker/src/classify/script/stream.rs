@@ -8,11 +8,11 @@ use std::{
 
 use anyhow::Context;
 use eirs_platform::{backoff::Backoff, job::Guess, settings::Model};
-use serde::Deserialize;
 
 use super::{
-    child::{Event, OUTPUT_MAX_BYTES, Running, manner},
-    label,
+    answer::{Line, Skipped, lines, quoted, read},
+    child::{Event, OUTPUT_MAX_BYTES, Running, manner, wants_later},
+    later,
     once::refuse_huge,
     scratch::Scratch,
 };
@@ -20,6 +20,9 @@ use crate::classify::{Classifier, Failure, Image};
 
 /// How long a script may take to go after its input is closed, before it is killed.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// How much of a line without an end is looked at, to quote it.
+const QUOTED_BYTES: usize = 4096;
 
 pub(super) struct Stream {
     settings: Model,
@@ -29,20 +32,28 @@ pub(super) struct Stream {
     backoff: Backoff,
     /// Not before this, so that a command which cannot run does not keep a core busy with dying.
     next_start: Instant,
+    /// What the process printed beside its answers.
+    skipped: Skipped,
+}
+
+/// Takes the first line of what was printed, with its end.
+fn take_line(printed: &mut Vec<u8>) -> Vec<u8> {
+    let end = printed.iter().position(|byte| *byte == b'\n').map_or(printed.len(), |newline| newline + 1);
+    printed.drain(..end).collect()
 }
 
 impl Stream {
     /// Starts the command at once: what it takes to load its own model then passes before the first image comes.
     pub(super) fn new(settings: &Model) -> anyhow::Result<Self> {
         let scratch = Scratch::new().context("the folder for images cannot be made")?;
-        let process =
-            Running::start(&settings.command, None, true).context("the script could not be started")?;
+        let process = Running::start(settings, None, true).context("the script could not be started")?;
         Ok(Self {
             settings: settings.clone(),
             scratch,
             process: Some(process),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             next_start: Instant::now(),
+            skipped: Skipped::default(),
         })
     }
 
@@ -63,61 +74,88 @@ impl Stream {
             asked = self.ask(path);
         }
         asked?;
-        let process = self.process.as_mut().ok_or_else(|| failed("is not running".into()))?;
-        let event = process.wait(Instant::now() + self.settings.timeout, |printed| printed.contains(&b'\n'));
-        let problem = match event {
-            Event::Printed => {
-                let end = process.printed.iter().position(|byte| *byte == b'\n').unwrap_or_default();
-                let line: Vec<u8> = process.printed.drain(..=end).collect();
-                match parse(&line, &file.path, self.settings.top) {
-                    Ok(answer) => {
-                        self.backoff.reset();
-                        return answer.map_err(Failure::Rejected);
-                    }
-                    // Which line answers which image is anybody's guess from here on: it starts afresh.
-                    Err(nonsense) => format!("printed {nonsense}"),
-                }
-            }
-            Event::Exited => {
-                let status = process.end();
-                format!("ended with {} before it answered; {}", manner(status), process.last_words())
-            }
-            Event::TimedOut => format!(
-                "took longer than {}; {}",
-                humantime::format_duration(self.settings.timeout),
-                process.last_words()
-            ),
-            Event::Flooded => format!("printed more than {OUTPUT_MAX_BYTES} bytes without an end of line"),
-        };
-        self.discard();
-        Err(failed(problem))
+        let answered = self.listen(&file.path);
+        match &answered {
+            Ok(_) | Err(Failure::Rejected(_)) => self.backoff.reset(),
+            // It answered, and goes on.
+            Err(Failure::Later(_)) if self.process.as_mut().is_some_and(|process| !process.has_exited()) => {}
+            // Which line answers which image is anybody's guess from here on: it starts afresh.
+            Err(_) => self.discard(),
+        }
+        answered
     }
 
-    /// Ends a process that is gone, or that printed what nobody asked for: its next line might answer the last image.
+    /// Reads what the process prints until one line of it is the answer, or none can be.
+    fn listen(&mut self, file: &Path) -> Result<Vec<Guess>, Failure> {
+        let (timeout, top) = (self.settings.timeout, self.settings.top);
+        let process = self.process.as_mut().ok_or_else(|| failed("is not running".into()))?;
+        let deadline = Instant::now() + timeout;
+        let mut bytes = 0;
+        let problem = loop {
+            match process.wait(deadline, |printed| printed.contains(&b'\n')) {
+                // It may go on printing for ever.
+                Event::Printed if bytes <= OUTPUT_MAX_BYTES && Instant::now() < deadline => {
+                    let line = take_line(&mut process.printed);
+                    bytes += line.len();
+                    if let Some(answer) =
+                        lines(&line).iter().find_map(|line| self.skipped.or_answer(line, file, top))
+                    {
+                        return answer;
+                    }
+                }
+                Event::Printed if bytes > OUTPUT_MAX_BYTES => {
+                    break format!("printed more than {OUTPUT_MAX_BYTES} bytes without an answer");
+                }
+                Event::Flooded => {
+                    break format!("printed more than {OUTPUT_MAX_BYTES} bytes without an end of line");
+                }
+                Event::Exited => {
+                    let status = process.end();
+                    let last_words = process.last_words();
+                    if wants_later(status) {
+                        return Err(later(&last_words));
+                    }
+                    break format!("ended with {} before it answered; {last_words}", manner(status));
+                }
+                Event::TimedOut | Event::Printed => {
+                    let timeout = humantime::format_duration(timeout);
+                    break format!("took longer than {timeout}; {}", process.last_words());
+                }
+            }
+        };
+        // Half a line may be all that there is to see.
+        lines(&process.printed[..process.printed.len().min(QUOTED_BYTES)])
+            .iter()
+            .for_each(|line| self.skipped.noise(line));
+        Err(failed(format!("{problem}{}", self.skipped.told())))
+    }
+
+    /// Ends a process that is gone, or that printed an answer which nobody asked for: its next one might be to the last image.
+    /// Whatever else it printed meanwhile (a banner, a warning) is passed over.
     fn discard_unfit(&mut self) {
         let Some(process) = &mut self.process else { return };
-        let now = Instant::now();
-        match process.wait(now, |printed| !printed.is_empty()) {
-            Event::TimedOut => {}
+        let why = match process.wait(Instant::now(), |_| false) {
             Event::Exited => {
                 let status = process.end();
-                tracing::warn!(
-                    "the script ended with {} while idle; {}",
-                    manner(status),
-                    process.last_words()
-                );
-                self.discard();
+                Some(format!("ended with {} while idle; {}", manner(status), process.last_words()))
             }
-            Event::Printed | Event::Flooded => {
-                tracing::warn!("the script printed something that it was not asked for; it is started again");
-                self.discard();
+            Event::Flooded => Some("printed far more than an answer while idle".to_owned()),
+            Event::TimedOut | Event::Printed => {
+                self.skipped.or_unasked(&std::mem::take(&mut process.printed))
             }
+        };
+        if let Some(why) = why {
+            tracing::warn!("the script {why}; it is started again");
+            self.discard();
         }
     }
 
     /// Ends the process, and puts the next start off a little.
     fn discard(&mut self) {
-        self.process = None;
+        if let Some(mut process) = self.process.take() {
+            process.put_down();
+        }
+        self.skipped.forget();
         self.next_start = Instant::now() + self.backoff.next_wait();
     }
 
@@ -131,7 +169,7 @@ impl Stream {
                 {
                     thread::park_timeout(left);
                 }
-                let started = Running::start(&self.settings.command, None, true);
+                let started = Running::start(&self.settings, None, true);
                 self.process
                     .insert(started.map_err(|error| failed(format!("could not be started: {error}")))?)
             }
@@ -151,93 +189,48 @@ impl Drop for Stream {
         if let Some(process) = &mut self.process {
             process.close_input();
             process.wait(Instant::now() + FAREWELL, |_| false);
+            process.put_down();
         }
+    }
+}
+
+impl Skipped {
+    /// What a line answers; `None` where it is no answer to this image, and is passed over.
+    fn or_answer(&mut self, line: &str, file: &Path, top: usize) -> Option<Result<Vec<Guess>, Failure>> {
+        match read(line, file, top) {
+            Line::Answer(guesses) => {
+                self.forget();
+                return Some(Ok(guesses));
+            }
+            Line::Refusal(why) => return Some(Err(Failure::Rejected(why))),
+            Line::Later(why) => return Some(Err(later(&why))),
+            Line::Wrong(why) => {
+                return Some(Err(failed(format!("printed an answer of no use: {}: {why}", quoted(line)))));
+            }
+            Line::Stray => self.stray(),
+            Line::Noise => self.noise(line),
+        }
+        None
+    }
+
+    /// What was printed while nothing was asked, if an answer is in it, or may be.
+    fn or_unasked(&mut self, printed: &[u8]) -> Option<String> {
+        let whole = printed.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let (whole, rest) = (lines(&printed[..whole]), lines(&printed[whole..]));
+        let mut unasked = None;
+        for line in &whole {
+            match read(line, Path::new(""), 1) {
+                Line::Stray => self.stray(),
+                Line::Noise => self.noise(line),
+                _ => unasked = unasked.or(Some(line)),
+            }
+        }
+        // The rest of a line that is still being written may make an answer of it.
+        let unasked = unasked.or_else(|| rest.iter().find(|line| line.contains('{')));
+        unasked.map(|line| format!("printed what it was not asked for: {}", quoted(line)))
     }
 }
 
 fn failed(what: String) -> Failure {
     Failure::Failed(format!("the script {what}"))
-}
-
-/// A line of answer. Other members are ignored.
-#[derive(Deserialize)]
-struct Line {
-    path: Option<String>,
-    error: Option<String>,
-    top: Option<Vec<Entry>>,
-    label: Option<String>,
-    confidence: Option<f32>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    label: String,
-    confidence: Option<f32>,
-}
-
-/// The guesses in a line, or the script's reason to refuse the image; or else what is wrong with the line.
-fn parse(line: &[u8], file: &Path, top: usize) -> Result<Result<Vec<Guess>, String>, String> {
-    let line: Line =
-        serde_json::from_slice(line).map_err(|error| format!("a line that is no answer ({error})"))?;
-    if line.path.as_deref().is_some_and(|path| Path::new(path) != file) {
-        return Err("an answer to another image".to_owned());
-    }
-    if let Some(reason) = line.error {
-        return Ok(Err(label(&reason).unwrap_or_else(|_| "the script refuses this image".to_owned())));
-    }
-    let entries = match (line.top, line.label) {
-        (Some(entries), _) => entries,
-        (None, Some(label)) => vec![Entry { label, confidence: line.confidence }],
-        (None, None) => return Err("an answer without a label".to_owned()),
-    };
-    let mut guesses = Vec::with_capacity(entries.len());
-    for Entry { label: text, confidence } in entries {
-        let confidence = confidence.unwrap_or(1.0);
-        if !(0.0..=1.0).contains(&confidence) {
-            return Err(format!("a confidence of {confidence}, which is not between 0 and 1"));
-        }
-        guesses.push(Guess { label: label(&text)?, confidence });
-    }
-    if guesses.is_empty() {
-        return Err("an answer without a label".to_owned());
-    }
-    guesses.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
-    guesses.truncate(top.max(1));
-    Ok(Ok(guesses))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(line: &str) -> Result<Result<Vec<(String, f32)>, String>, String> {
-        parse(line.as_bytes(), Path::new("/tmp/x/cat.jpg"), 2).map(|answer| {
-            answer.map(|guesses| guesses.into_iter().map(|g| (g.label, g.confidence)).collect())
-        })
-    }
-
-    #[test]
-    fn an_answer_is_a_label_or_a_list_or_a_refusal() {
-        assert_eq!(check(r#"{"label": "cat", "confidence": 0.5}"#), Ok(Ok(vec![("cat".into(), 0.5)])));
-        assert_eq!(check(r#"{"label": "cat", "extra": [1]}"#), Ok(Ok(vec![("cat".into(), 1.0)])));
-        let three = r#"{"top": [{"label": "a", "confidence": 0.1}, {"label": "b", "confidence": 0.7},
-                                {"label": "c", "confidence": 0.2}], "path": "/tmp/x/cat.jpg"}"#;
-        assert_eq!(check(three), Ok(Ok(vec![("b".into(), 0.7), ("c".into(), 0.2)])));
-        assert_eq!(check(r#"{"error": "no face in it"}"#), Ok(Err("no face in it".into())));
-    }
-
-    #[test]
-    fn anything_else_is_nonsense() {
-        for (line, expected) in [
-            ("cat", "no answer"),
-            ("[]", "no answer"),
-            ("{}", "without a label"),
-            (r#"{"top": []}"#, "without a label"),
-            (r#"{"label": " "}"#, "empty label"),
-            (r#"{"label": "cat", "confidence": 97}"#, "between 0 and 1"),
-            (r#"{"label": "cat", "path": "/tmp/y/cat.jpg"}"#, "another image"),
-        ] {
-            assert!(check(line).is_err_and(|problem| problem.contains(expected)), "{line}");
-        }
-    }
 }

@@ -1,0 +1,455 @@
+//! What scripts print, read with care: an answer is taken, and what surrounds it (banners of libraries, progress bars, warnings,
+//! blank lines, colours) is not. What is neither is refused: no answer is better than a wrong label.
+
+use std::{collections::VecDeque, path::Path};
+
+use eirs_platform::job::Guess;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::label;
+
+/// So many lines that were no answer are kept, to be shown where none comes, ...
+const KEPT_LINES: usize = 5;
+/// ... and so many characters of each.
+const SHOWN_CHARS: usize = 160;
+/// Arithmetic with few bits gives confidences that are a hair beyond 0 or 1: in 16 bits, 1.001 is next to 1.
+const HAIR: f64 = 0.001;
+
+/// The lines in what was printed, without colours and blanks, and without the empty ones. A progress bar that goes back to the
+/// start of its line, by a carriage return or by backspaces, begins another one.
+pub(super) fn lines(printed: &[u8]) -> Vec<String> {
+    let text = without_escapes(&String::from_utf8_lossy(printed));
+    text.split(['\n', '\r', '\u{8}'])
+        .map(|line| line.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}'))
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Without what a terminal would obey (ECMA-48): colours, moves of the cursor, titles.
+fn without_escapes(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c != '\u{1b}' {
+            plain.push(c);
+            continue;
+        }
+        match rest.next() {
+            // A control sequence ends with a letter or one of a few signs.
+            Some('[') => drop(rest.find(|c| ('\u{40}'..='\u{7e}').contains(c))),
+            // A command to the terminal ends with a bell, or with an escape and a backslash.
+            Some(']') if rest.find(|c| matches!(c, '\u{7}' | '\u{1b}')) == Some('\u{1b}') => {
+                drop(rest.next())
+            }
+            _ => {}
+        }
+    }
+    plain
+}
+
+/// A line as it is quoted in a sentence.
+pub(super) fn quoted(line: &str) -> String {
+    let mut shown: String = line.chars().take(SHOWN_CHARS).collect();
+    if shown.len() < line.len() {
+        shown.push('…');
+    }
+    format!("{shown:?}")
+}
+
+fn all_quoted<'a>(lines: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = lines.len().saturating_sub(KEPT_LINES);
+    let mut shown: Vec<_> = lines.take(KEPT_LINES).map(quoted).collect();
+    if more > 0 {
+        shown.push(format!("{more} more"));
+    }
+    shown.join(", ")
+}
+
+/// The label in all that a script of the protocol `once` printed about this file, by the rule in `script.rs`; or else what is
+/// wrong with it.
+pub(super) fn label_in(printed: &[u8], file: &Path) -> Result<String, String> {
+    let lines = lines(printed);
+    for name in names(file) {
+        let mut labels: Vec<_> = lines.iter().filter_map(|line| after_name(line, name)).collect();
+        labels.dedup();
+        match labels[..] {
+            [] => {}
+            [only] => return label(only),
+            _ => return Err(format!("several answers: {}", all_quoted(labels.into_iter()))),
+        }
+    }
+    match &lines[..] {
+        [] => Err("nothing".to_owned()),
+        [only] => label(only),
+        several => Err(format!(
+            "{} lines, of which none begins with the name of the image and a comma, so that no one can tell which is the \
+             label: {}",
+            several.len(),
+            all_quoted(several.iter().map(String::as_str))
+        )),
+    }
+}
+
+/// What a script may print in front of the comma to say which image it means, the surest first.
+fn names(path: &Path) -> impl Iterator<Item = &str> {
+    [
+        path.to_str(),
+        path.file_name().and_then(|name| name.to_str()),
+        path.file_stem().and_then(|stem| stem.to_str()),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// What follows the name and its comma in a line that begins with them. The name may have any folder in front.
+fn after_name<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    if let Some(rest) = line.strip_prefix(name).and_then(|rest| rest.trim_start().strip_prefix(',')) {
+        return Some(rest.trim());
+    }
+    let (before, rest) = line.split_once(',')?;
+    (before.trim_end().rsplit('/').next() == Some(name)).then_some(rest.trim())
+}
+
+/// What a line is that a script of the protocol `stream` printed.
+#[derive(Debug, PartialEq)]
+pub(super) enum Line {
+    /// The guesses, best first.
+    Answer(Vec<Guess>),
+    /// The image can never work, and why.
+    Refusal(String),
+    /// Later it may work, and why not now.
+    Later(String),
+    /// An answer to another image.
+    Stray,
+    /// No answer at all.
+    Noise,
+    /// It is meant as an answer and cannot be one, and why.
+    Wrong(String),
+}
+
+/// Reads a line; `file` is the image that was asked for.
+pub(super) fn read(line: &str, file: &Path, top: usize) -> Line {
+    let Some(members) = object(line, file) else {
+        // Python writes NaN where JSON has no such number.
+        let meant = line.starts_with('{') && ["\"label\"", "\"top\""].iter().any(|key| line.contains(key));
+        return match serde_json::from_str::<Value>(line) {
+            Err(error) if meant => Line::Wrong(format!("it is no JSON ({error})")),
+            _ => Line::Noise,
+        };
+    };
+    let is_answer = ["label", "top", "error", "retry"].iter().any(|key| members.contains_key(*key));
+    if members.get("path").and_then(Value::as_str).is_some_and(|path| !is_same(Path::new(path), file)) {
+        return if is_answer { Line::Stray } else { Line::Noise };
+    }
+    if !is_answer {
+        return Line::Noise;
+    }
+    match serde_json::from_value::<Members>(Value::Object(members)) {
+        Ok(members) => members.meaning(top),
+        Err(error) => Line::Wrong(error.to_string()),
+    }
+}
+
+/// The JSON object that a line is. One that something precedes (a progress bar that nobody ended) counts where it names the
+/// image: a log line that shows an earlier answer must not be taken for one.
+fn object(line: &str, file: &Path) -> Option<Map<String, Value>> {
+    if let Ok(Value::Object(members)) = serde_json::from_str(line) {
+        return Some(members);
+    }
+    let Ok(Value::Object(members)) = serde_json::from_str(&line[line.find('{')?..]) else { return None };
+    let names_it =
+        members.get("path").and_then(Value::as_str).is_some_and(|path| is_same(Path::new(path), file));
+    names_it.then_some(members)
+}
+
+/// Whether a script means this file: by its path, or by another way to its folder, which no other image has.
+fn is_same(named: &Path, file: &Path) -> bool {
+    let end = |path: &Path| Some((path.file_name()?.to_owned(), path.parent()?.file_name()?.to_owned()));
+    named == file || end(named).is_some_and(|named| Some(named) == end(file))
+}
+
+/// A line of answer. Other members are ignored.
+#[derive(Deserialize)]
+struct Members {
+    error: Option<String>,
+    retry: Option<Retry>,
+    top: Option<Vec<Entry>>,
+    label: Option<String>,
+    confidence: Option<f64>,
+}
+
+/// `"retry": true`, or a reason.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Retry {
+    Plain(bool),
+    Because(String),
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    label: String,
+    confidence: Option<f64>,
+}
+
+impl Members {
+    fn meaning(self, top: usize) -> Line {
+        match self.retry {
+            None | Some(Retry::Plain(false)) => {}
+            Some(Retry::Plain(true)) => return Line::Later(self.error.unwrap_or_default()),
+            Some(Retry::Because(why)) => return Line::Later(why),
+        }
+        if let Some(reason) = self.error {
+            return Line::Refusal(
+                label(&reason).unwrap_or_else(|_| "the script refuses this image".to_owned()),
+            );
+        }
+        let entries = match (self.top, self.label) {
+            (Some(entries), _) => entries,
+            (None, Some(label)) => vec![Entry { label, confidence: self.confidence }],
+            (None, None) => Vec::new(),
+        };
+        match guesses(entries, top) {
+            Ok(guesses) => Line::Answer(guesses),
+            Err(why) => Line::Wrong(why),
+        }
+    }
+}
+
+fn guesses(entries: Vec<Entry>, top: usize) -> Result<Vec<Guess>, String> {
+    let guess = |Entry { label: text, confidence }: Entry| {
+        Ok(Guess { label: label(&text)?, confidence: share(confidence.unwrap_or(1.0))? })
+    };
+    let mut guesses = entries.into_iter().map(guess).collect::<Result<Vec<_>, String>>()?;
+    if guesses.is_empty() {
+        return Err("it is without a label".to_owned());
+    }
+    guesses.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
+    guesses.truncate(top.max(1));
+    Ok(guesses)
+}
+
+/// A confidence; one that is a hair beyond a bound is that bound.
+fn share(confidence: f64) -> Result<f32, String> {
+    if (-HAIR..=0.0).contains(&confidence) {
+        // Not -0.0, which would be shown with its sign.
+        Ok(0.0)
+    } else if (0.0..=1.0 + HAIR).contains(&confidence) {
+        Ok(confidence.min(1.0) as f32)
+    } else {
+        Err(format!("its confidence of {confidence} is not between 0 and 1"))
+    }
+}
+
+/// The last lines that were no answer to the image that is asked for, for the sentence that says that none came.
+#[derive(Default)]
+pub(super) struct Skipped {
+    lines: VecDeque<String>,
+    strays: usize,
+}
+
+impl Skipped {
+    pub(super) fn noise(&mut self, line: &str) {
+        if self.lines.len() == KEPT_LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line.chars().take(SHOWN_CHARS + 1).collect());
+    }
+
+    /// An answer to another image.
+    pub(super) fn stray(&mut self) {
+        self.strays += 1;
+    }
+
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The end of a sentence; empty where nothing was skipped.
+    pub(super) fn told(&self) -> String {
+        let mut told = String::new();
+        if self.strays > 0 {
+            told.push_str(&format!("; it gave {} answers to another image", self.strays));
+        }
+        if !self.lines.is_empty() {
+            let lines = all_quoted(self.lines.iter().map(String::as_str));
+            told.push_str(&format!("; what it printed is no answer: {lines}"));
+        }
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn file() -> &'static Path {
+        Path::new("/tmp/x/7-ab/test_00.JPEG")
+    }
+
+    fn check(printed: &str, expected: Result<&str, &str>) {
+        let found = label_in(printed.as_bytes(), file());
+        match expected {
+            Ok(label) => assert_eq!(found.as_deref(), Ok(label), "{printed:?}"),
+            Err(part) => assert!(found.as_ref().is_err_and(|e| e.contains(part)), "{printed:?}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn once_the_label_is_what_follows_the_name_or_the_only_line() {
+        check("dog\n", Ok("dog"));
+        check("test_00.JPEG,dog\n", Ok("dog"));
+        check("test_00,dog", Ok("dog"));
+        check("/tmp/x/7-ab/test_00.JPEG,dog, small\n", Ok("dog, small"));
+        check("/private/tmp/x/7-ab/test_00.JPEG, dog\n", Ok("dog"));
+        check("loading the model...\n\ntest_00.JPEG, dog \n\n", Ok("dog"));
+        check("hot dog, hotdog\n", Ok("hot dog, hotdog"));
+        check("other.JPEG,dog", Ok("other.JPEG,dog"));
+    }
+
+    #[test]
+    fn once_no_line_around_the_answer_becomes_the_label() {
+        for noise in [
+            "done in 20 ms",
+            "Using the CPU backend.",
+            "a, b",
+            "100%|####|\r",
+            "{\"label\": \"x\"}",
+            "\u{1b}[32mok\u{1b}[0m",
+        ] {
+            check(&format!("{noise}\ntest_00.JPEG,dog\n"), Ok("dog"));
+            check(&format!("test_00.JPEG,dog\r\n{noise}\r\n"), Ok("dog"));
+        }
+        check("  0%|    |\r100%|####|\rtest_00.JPEG,dog\n", Ok("dog"));
+        check("\u{feff}test_00.JPEG,dog\r\n", Ok("dog"));
+        check("\u{1b}]0;title\u{7}\u{1b}[1mtest_00.JPEG\u{1b}[0m,\u{1b}[31mdog\u{1b}[0m\n", Ok("dog"));
+        // The whole name is surer than a stem that a sentence may begin with.
+        check("test_00, is being read\ntest_00.JPEG,dog\n", Ok("dog"));
+    }
+
+    #[test]
+    fn once_what_nobody_can_tell_is_refused_with_the_lines() {
+        check("dog\ndone in 20 ms\n", Err("\"dog\", \"done in 20 ms\""));
+        check("test_00.JPEG,dog\ntest_00.JPEG,cat\n", Err("several answers: \"dog\", \"cat\""));
+        check("test_00.JPEG,dog\ntest_00.JPEG,dog\n", Ok("dog"));
+        check(&"line\n".repeat(50), Err("45 more"));
+        check("", Err("nothing"));
+        check(" \n\n\u{1b}[0m\n", Err("nothing"));
+        check("test_00.JPEG,", Err("empty label"));
+        check("a\u{7}b", Err("control characters"));
+        check(&"x".repeat(1001), Err("1001 bytes"));
+        assert!(label_in(&[0xff, 0xfe], file()).is_err_and(|why| why.contains("UTF-8")));
+    }
+
+    fn stream(line: &str) -> Line {
+        read(line, file(), 2)
+    }
+
+    fn answer(guesses: &[(&str, f32)]) -> Line {
+        Line::Answer(
+            guesses
+                .iter()
+                .map(|(label, confidence)| Guess { label: (*label).into(), confidence: *confidence })
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn stream_an_answer_is_a_label_or_a_list_or_a_refusal_or_later() {
+        assert_eq!(stream(r#"{"label": "cat", "confidence": 0.5}"#), answer(&[("cat", 0.5)]));
+        assert_eq!(stream(r#"{"label": "cat", "extra": [1], "error": null}"#), answer(&[("cat", 1.0)]));
+        let three = r#"{"top": [{"label": "a", "confidence": 0.1}, {"label": "b", "confidence": 0.7},
+                                {"label": "c", "confidence": 0.2}], "path": "/tmp/x/7-ab/test_00.JPEG"}"#;
+        assert_eq!(stream(three), answer(&[("b", 0.7), ("c", 0.2)]));
+        let resolved = r#"{"path": "/private/tmp/x/7-ab/test_00.JPEG", "label": "a"}"#;
+        assert_eq!(stream(resolved), answer(&[("a", 1.0)]));
+        assert_eq!(stream(r#"{"error": "no face in it"}"#), Line::Refusal("no face in it".into()));
+        assert_eq!(stream(r#"{"retry": "the GPU is busy"}"#), Line::Later("the GPU is busy".into()));
+        assert_eq!(stream(r#"{"retry": true, "error": "busy"}"#), Line::Later("busy".into()));
+        assert_eq!(stream(r#"{"retry": false, "label": "a"}"#), answer(&[("a", 1.0)]));
+    }
+
+    #[test]
+    fn stream_a_confidence_a_hair_beyond_its_bounds_is_that_bound_and_one_farther_off_is_refused() {
+        for (given, taken) in
+            [("1.0000001192092896", 1.0), ("1.0009765625", 1.0), ("-1e-9", 0.0), ("-0.0", 0.0), ("1", 1.0)]
+        {
+            let line = stream(&format!(r#"{{"label": "cat", "confidence": {given}}}"#));
+            assert_eq!(line, answer(&[("cat", taken)]), "{given}");
+            let Line::Answer(guesses) = line else { unreachable!("compared above") };
+            assert!(guesses[0].confidence.is_sign_positive(), "{given}");
+        }
+        for given in ["97", "1.01", "-0.5", "NaN", "Infinity", "1e400", "\"0.9\""] {
+            let line = stream(&format!(r#"{{"label": "cat", "confidence": {given}}}"#));
+            assert!(matches!(line, Line::Wrong(_)), "{given}: {line:?}");
+        }
+    }
+
+    #[test]
+    fn stream_what_is_no_answer_is_noise_and_what_is_meant_as_one_is_wrong() {
+        for noise in [
+            "Using the CPU backend.",
+            "[]",
+            "3",
+            "null",
+            "\"cat\"",
+            "{}",
+            r#"{"level": "info", "message": "hi"}"#,
+            "cat",
+            r#"INFO answered {"label": "dog"}"#,
+            "{not JSON",
+            r#"{"path": "/tmp/y/1-x/cat.jpg"}"#,
+        ] {
+            assert_eq!(stream(noise), Line::Noise, "{noise}");
+        }
+        assert_eq!(stream(r#"{"label": "cat", "path": "/tmp/x/6-cd/test_00.JPEG"}"#), Line::Stray);
+        let late = r#"{"label": "cat", "path": "/tmp/y/cat.jpg", "confidence": 97}"#;
+        assert_eq!(stream(late), Line::Stray);
+        for (wrong, part) in [
+            (r#"{"top": []}"#, "without a label"),
+            (r#"{"label": null}"#, "without a label"),
+            (r#"{"label": " "}"#, "empty label"),
+            (r#"{"label": 3}"#, "expected a string"),
+            (r#"{"label": "cat""#, "no JSON"),
+        ] {
+            assert!(matches!(stream(wrong), Line::Wrong(why) if why.contains(part)), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn stream_an_answer_behind_a_progress_bar_counts_where_it_names_the_image() {
+        let line = r#"100%|####| 1/1 {"path": "/tmp/x/7-ab/test_00.JPEG", "label": "cat"}"#;
+        assert_eq!(stream(line), answer(&[("cat", 1.0)]));
+    }
+
+    #[test]
+    fn what_was_skipped_is_told_within_bounds() {
+        let mut skipped = Skipped::default();
+        assert_eq!(skipped.told(), "");
+        (0..1000).for_each(|n| skipped.noise(&format!("{n} {}", "x".repeat(10_000))));
+        skipped.stray();
+        let told = skipped.told();
+        assert!(told.contains("another image") && told.contains("\"999 x") && told.len() < 2000, "{told}");
+    }
+
+    proptest! {
+        #[test]
+        fn once_whatever_surrounds_a_named_answer_it_is_the_label_or_an_error(before in "\\PC{0,40}", after in "\\PC{0,40}") {
+            let printed = format!("{before}\ntest_00.JPEG,dog\n{after}\n");
+            let found = label_in(printed.as_bytes(), file());
+            prop_assert!(found.is_err() || found == Ok("dog".into()), "{found:?}");
+        }
+
+        #[test]
+        fn nothing_that_is_printed_makes_the_reader_panic(printed: Vec<u8>) {
+            for line in lines(&printed) {
+                let _any = read(&line, file(), 5);
+            }
+            let _any = label_in(&printed, file());
+        }
+    }
+}

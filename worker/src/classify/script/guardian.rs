@@ -1,0 +1,91 @@
+//! No script outlives its worker, however the worker ends.
+//!
+//! A worker that leaves by itself kills what its scripts started ([`end_scripts`]). One that is killed cannot: beside it waits a
+//! process of the same program that reads from a pipe whose other end only the worker holds. The kernel closes that end with
+//! the worker, whatever it died of, and then the guardian kills what bears the worker's mark.
+//!
+//! The kernel's own means do less: a death signal for the parent (`PR_SET_PDEATHSIG`) reaches a script but not the programs
+//! that the script started, and comes already when the *thread* that started it ends.
+
+use std::{
+    env, io,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    sync::{
+        LazyLock, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use eirs_platform::family;
+
+/// The first argument of a guardian; no program of EIRS knows it otherwise.
+const ARGUMENT: &str = "--guard-scripts";
+
+/// Whether this program can be its own guardian.
+static ARMED: AtomicBool = AtomicBool::new(false);
+/// Whether this process is about to leave.
+static ENDING: AtomicBool = AtomicBool::new(false);
+static RUNS: AtomicU64 = AtomicU64::new(0);
+/// What all marks of this process begin with: no other process has the same, also not a later one with its number.
+static OWN_MARK: LazyLock<String> = LazyLock::new(|| {
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_nanos());
+    format!("{}-{now:x}-", std::process::id())
+});
+
+/// To be called first in `main`: where this process is to be a guardian it is one, and never returns; a program that calls this
+/// can be one.
+pub fn enter() {
+    let mut arguments = env::args().skip(1);
+    if arguments.next().as_deref() != Some(ARGUMENT) {
+        return ARMED.store(true, Ordering::Relaxed);
+    }
+    let _only_shown = rustix::thread::set_name(c"eirs-guardian");
+    let _until_the_worker_ends = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    arguments.next().inspect(|mark| family::kill_marked(mark));
+    std::process::exit(0);
+}
+
+/// Kills whatever the scripts of this process have started; from now on none is started.
+pub fn end_scripts() {
+    ENDING.store(true, Ordering::SeqCst);
+    if RUNS.load(Ordering::SeqCst) > 0 {
+        family::kill_marked(&OWN_MARK);
+    }
+}
+
+/// Whether no script may run any more.
+pub(super) fn is_ending() -> bool {
+    ENDING.load(Ordering::SeqCst)
+}
+
+/// The mark of one more run of a script. From the first one on there is a guardian.
+pub(super) fn mark_of_a_run() -> String {
+    static GUARDIAN: OnceLock<Option<Child>> = OnceLock::new();
+    GUARDIAN.get_or_init(|| {
+        if !ARMED.load(Ordering::Relaxed) {
+            return None;
+        }
+        let started = start();
+        if let Err(error) = &started {
+            tracing::warn!(%error, "nobody can end the scripts of this worker if it is killed");
+        }
+        started.ok()
+    });
+    let run = RUNS.fetch_add(1, Ordering::SeqCst);
+    format!("{}{run}.", *OWN_MARK)
+}
+
+/// The pipe stays open as long as the value that this answers.
+fn start() -> io::Result<Child> {
+    Command::new("/proc/self/exe")
+        .arg0("eirs-guardian")
+        .args([ARGUMENT, &OWN_MARK])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // What is typed in the worker's terminal does not end it.
+        .process_group(0)
+        .spawn()
+}

@@ -76,14 +76,14 @@ impl Backend {
     /// The queues and stores that clients of this configuration see.
     #[cfg(feature = "aws")]
     pub(crate) fn of_config(settings: &Settings, config: &aws_config::SdkConfig) -> Self {
-        use crate::{blobs::s3, queue::sqs};
+        use crate::blobs::s3;
 
         let s3 = s3::client(config, &settings.aws);
         let bucket = |name: &Option<String>| -> SharedBlobs {
             Arc::new(s3::S3Blobs::new(s3.clone(), name.as_deref().unwrap_or_default()))
         };
         Self {
-            queues: Queues::Sqs(SqsQueues::new(sqs::client(config, &settings.aws), &settings.aws.prefix)),
+            queues: Queues::Sqs(SqsQueues::of_settings(config, &settings.aws)),
             images: bucket(&settings.aws.input_bucket),
             results: bucket(&settings.aws.output_bucket),
             queue_settings: settings.queue.clone(),

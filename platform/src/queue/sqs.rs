@@ -2,13 +2,13 @@
 //!
 //! What SQS does that others do not: it takes ten messages in one call, answers 200 to a batch of which some failed, keeps
 //! a poll open for up to twenty seconds, and hands messages to a poll that nobody waits for any more. So single sends and
-//! acks wait for each other, longer under load (`sqs/batch.rs`, `sqs/pace.rs`), and a poll is a task of its own that is never dropped
+//! acks that come together share a call (`sqs/gather.rs`, `sqs/batch.rs`), and a poll is a task of its own that is never dropped
 //! (`sqs/poll.rs`). `sqs/manage.rs` makes queues and deletes them.
 
 mod batch;
 mod body;
+mod gather;
 mod manage;
-mod pace;
 mod poll;
 
 use std::{
@@ -31,11 +31,8 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
+use self::batch::{Batcher, Verb};
 pub use self::manage::Difference;
-use self::{
-    batch::{Batcher, Verb},
-    pace::Pace,
-};
 use super::{Delivery, Depth, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{
     aws::{self, Service},
@@ -51,6 +48,15 @@ const BATCH: usize = 10;
 pub struct SqsQueues {
     client: Client,
     prefix: String,
+    linger: Linger,
+}
+
+/// How long what could be a call waits for company: for fewer calls, and only where others are under way.
+#[derive(Debug, Clone, Copy, Default)]
+struct Linger {
+    sends: Duration,
+    acks: Duration,
+    polls: Duration,
 }
 
 /// One queue.
@@ -63,7 +69,9 @@ pub struct SqsQueue {
     options: QueueOptions,
     sends: Batcher,
     acks: Batcher,
-    received: Arc<Mutex<Pace>>,
+    linger: Linger,
+    /// When the last messages came.
+    answered: Arc<Mutex<Instant>>,
 }
 
 /// The client of SQS that the settings describe.
@@ -78,25 +86,32 @@ pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
 }
 
 impl SqsQueues {
-    /// Of the installation with this prefix.
+    /// Of the installation with this prefix. Nothing waits for company.
     pub fn new(client: Client, prefix: &str) -> Self {
-        Self { client, prefix: prefix.to_owned() }
+        Self { client, prefix: prefix.to_owned(), linger: Linger::default() }
+    }
+
+    /// Of the installation that the settings describe.
+    pub fn of_settings(config: &SdkConfig, settings: &Aws) -> Self {
+        let linger = Linger { sends: settings.linger, acks: settings.ack_linger, polls: settings.linger };
+        Self { linger, ..Self::new(client(config, settings), &settings.prefix) }
     }
 
     /// The queue of this name. One that does not exist is an error: nothing is made by looking for it.
     pub async fn open(&self, name: &str, options: QueueOptions) -> Result<SharedQueue> {
         let url = self.url(name).await?;
-        Ok(Arc::new(SqsQueue::new(&self.client, name, url, options)))
+        Ok(Arc::new(SqsQueue::new(self, name, url, options)))
     }
 }
 
 impl SqsQueue {
-    fn new(client: &Client, name: &str, url: String, options: QueueOptions) -> Self {
-        let batcher = |verb| Batcher::start(client.clone(), name, &url, verb);
+    fn new(queues: &SqsQueues, name: &str, url: String, options: QueueOptions) -> Self {
+        let SqsQueues { client, linger, .. } = queues;
         Self {
-            sends: batcher(Verb::Send),
-            acks: batcher(Verb::Ack),
-            received: Arc::default(),
+            sends: Batcher::start(client.clone(), name, &url, Verb::Send, linger.sends),
+            acks: Batcher::start(client.clone(), name, &url, Verb::Ack, linger.acks),
+            linger: *linger,
+            answered: Arc::new(Mutex::new(Instant::now())),
             name: name.to_owned(),
             client: client.clone(),
             url,
@@ -104,16 +119,12 @@ impl SqsQueue {
         }
     }
 
-    /// Whether messages come close together, and when the last ones came.
-    fn received(&self) -> (bool, Instant) {
-        let pace = self.received.lock().unwrap_or_else(PoisonError::into_inner);
-        (pace.is_load(), pace.last())
+    fn answered(&self) -> Instant {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_received(&self, count: usize) {
-        if count > 0 {
-            self.received.lock().unwrap_or_else(PoisonError::into_inner).note(count);
-        }
+    fn note_answer(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     fn failed<E>(&self, verb: &str, error: &SdkError<E, HttpResponse>) -> Error
@@ -144,12 +155,25 @@ impl SqsQueue {
         for failed in answer.failed() {
             // What is wrong with the entry itself is that its lease is over; everything else may pass.
             match failed.id().parse::<usize>().ok().and_then(|index| receipts.get(index)) {
+                Some(receipt) if is_beyond_twelve_hours(failed) => {
+                    tracing::warn!(
+                        receipt = receipt.0,
+                        "a job is held for so long that SQS renews its lease no more"
+                    );
+                }
                 Some(receipt) if failed.sender_fault() => lost.push(receipt.clone()),
                 _ => return Err(entry_failed(format!("{verb} {}", self.name), failed)),
             }
         }
         Ok(lost)
     }
+}
+
+/// Whether an extension was refused because the lease would last too long. The code alone does not tell: a lease that is over
+/// has the same one, with "Message does not exist or is not available for visibility timeout change" (seen in AWS's answers as
+/// they are reported in localstack, issue 3956, and aws-sdk-net, issue 794).
+fn is_beyond_twelve_hours(failed: &BatchResultErrorEntry) -> bool {
+    failed.sender_fault() && failed.message().is_some_and(|why| why.contains("beyond the limit"))
 }
 
 /// What an entry of an answer that went wrong means.
@@ -161,23 +185,22 @@ fn entry_failed(what: String, failed: &BatchResultErrorEntry) -> Error {
 #[async_trait]
 impl Queue for SqsQueue {
     async fn send(&self, bodies: Vec<Bytes>) -> Result<()> {
-        let sends = bodies.into_iter().map(|body| self.sends.add(body::to_text(&body)));
-        try_join_all(sends).await.map(|_| ())
+        self.sends.add(bodies.iter().map(|body| body::to_text(body))).await
     }
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
         poll::receive(self, max, wait).await
     }
 
-    /// SQS does not let a lease last for more than twelve hours from its receive; then it is lost.
+    /// SQS lets a lease last for twelve hours from its receive at most. An extension beyond that is refused, and changes
+    /// nothing: the lease goes on to its end, and until then nobody else gets the job.
     async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>> {
         self.hide_for("extending leases of", receipts, self.options.visibility).await
     }
 
     /// Not tried again beyond what the SDK does: a message that was not deleted is delivered again, and does no harm.
     async fn ack(&self, receipts: &[Receipt]) -> Result<()> {
-        let acks = receipts.iter().map(|receipt| self.acks.add(receipt.0.clone()));
-        try_join_all(acks).await.map(|_| ())
+        self.acks.add(receipts.iter().map(|receipt| receipt.0.clone())).await
     }
 
     async fn release(&self, receipts: &[Receipt]) -> Result<()> {

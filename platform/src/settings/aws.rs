@@ -1,7 +1,11 @@
 //! `[aws]`: which account's region the service lives in, and what its things are called there. How to get in is not said
 //! here: credentials come from the SDK's own chain (instance role, profile, environment).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+use super::units;
 
 /// `[aws]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -15,6 +19,13 @@ pub struct Aws {
     pub input_bucket: Option<String>,
     /// The bucket of the results, `results/{model}/{id}.json`.
     pub output_bucket: Option<String>,
+    /// What jobs and answers that come while a call of SQS is under way wait for others at least, and polls that want many
+    /// messages after an answer: fewer calls, and people wait.
+    #[serde(with = "units::duration")]
+    pub linger: Duration,
+    /// The same for acks, for which nobody waits.
+    #[serde(with = "units::duration")]
+    pub ack_linger: Duration,
     /// Where every service is asked, for emulators; without it, AWS itself.
     pub endpoint: Option<String>,
     /// `[aws.endpoints]`
@@ -41,6 +52,8 @@ impl Default for Aws {
             prefix: "eirs".into(),
             input_bucket: None,
             output_bucket: None,
+            linger: Duration::ZERO,
+            ack_linger: Duration::from_millis(100),
             endpoint: None,
             endpoints: Endpoints::default(),
         }

@@ -1,6 +1,4 @@
-//! Single sends and acks that come together make one call: SQS bills and throttles calls, and takes ten entries in one.
-//!
-//! The first entry waits a little for others. A full one waits for nobody, and nobody waits behind a call that is under way.
+//! Single sends and acks that come together make one call, as `gather.rs` decides; here is what such a call is.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,25 +7,17 @@ use aws_sdk_sqs::{
     types::{BatchResultErrorEntry, DeleteMessageBatchRequestEntry, SendMessageBatchRequestEntry},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
-    time::{Instant, timeout_at},
+    sync::{mpsc, oneshot},
+    time::Instant,
 };
 
-use super::{BATCH, entry_failed, pace::Pace};
+use super::{entry_failed, gather::gather};
 use crate::{
     aws,
     backoff::Backoff,
     error::{Error, Result},
 };
 
-/// How long an entry waits for company, ...
-const LINGER: Duration = Duration::from_millis(3);
-/// ... but under load, each would be a call for one or two.
-const LINGER_UNDER_LOAD: Duration = Duration::from_millis(100);
-/// The largest call that every queue takes: older ones are made for 256 KiB.
-const CALL_BYTES: usize = 256 * 1024;
-/// Calls at the same time, for each queue and verb.
-const CALLS: usize = 16;
 /// SQS answers 200 to a batch of which some entries failed for its own reasons, and the SDK takes that for a success: those
 /// entries are tried again here, so often in all.
 const ATTEMPTS: usize = 3;
@@ -44,7 +34,7 @@ pub(super) enum Verb {
 /// Collects entries for one verb on one queue. Clones collect together.
 #[derive(Debug, Clone)]
 pub(super) struct Batcher {
-    entries: mpsc::UnboundedSender<Entry>,
+    entries: mpsc::UnboundedSender<Vec<Entry>>,
     what: String,
 }
 
@@ -60,74 +50,53 @@ struct Calls {
     url: String,
     verb: Verb,
     what: String,
-    at_once: Arc<Semaphore>,
 }
 
 impl Batcher {
-    /// Its task ends when the last clone is gone and everything that was added is done.
-    pub(super) fn start(client: Client, name: &str, url: &str, verb: Verb) -> Self {
+    /// Its task ends when the last clone is gone and everything that was added is done. What comes while a call is under way
+    /// may wait for company for `linger`.
+    pub(super) fn start(client: Client, name: &str, url: &str, verb: Verb, linger: Duration) -> Self {
         let what = match verb {
             Verb::Send => format!("sending to {name}"),
             Verb::Ack => format!("acking to {name}"),
         };
         let (entries, received) = mpsc::unbounded_channel();
-        let at_once = Arc::new(Semaphore::new(CALLS));
-        let calls = Arc::new(Calls { client, url: url.to_owned(), verb, what: what.clone(), at_once });
-        tokio::spawn(collect(calls, received));
+        let calls = Arc::new(Calls { client, url: url.to_owned(), verb, what: what.clone() });
+        let carry_out = move |batch| {
+            let calls = calls.clone();
+            async move { calls.carry_out(batch).await }
+        };
+        tokio::spawn(gather(received, linger, |entry: &Entry| entry.text.len(), carry_out));
         Self { entries, what }
     }
 
-    /// Adds an entry; answers how it went. What was added is done even if nobody waits for the answer.
-    pub(super) async fn add(&self, text: String) -> Result<()> {
-        let (done, answer) = oneshot::channel();
-        let ended = |()| Err(Error::unavailable(self.what.clone(), "this process is ending"));
-        if self.entries.send(Entry { text, done }).is_err() {
-            return ended(());
+    /// Adds entries; answers how they went, by the first that failed if one did. What was added is done even if nobody waits for the answer.
+    pub(super) async fn add(&self, texts: impl IntoIterator<Item = String>) -> Result<()> {
+        let entry = |text| {
+            let (done, answer) = oneshot::channel();
+            (Entry { text, done }, answer)
+        };
+        let (entries, answers): (Vec<_>, Vec<_>) = texts.into_iter().map(entry).unzip();
+        let ending = || Error::unavailable(self.what.clone(), "this process is ending");
+        self.entries.send(entries).map_err(|_gone| ending())?;
+        for answer in answers {
+            answer.await.unwrap_or_else(|_gone| Err(ending()))?;
         }
-        match answer.await {
-            Ok(answer) => answer,
-            Err(_gone) => ended(()),
-        }
-    }
-}
-
-async fn collect(calls: Arc<Calls>, mut received: mpsc::UnboundedReceiver<Entry>) {
-    let (mut next, mut pace) = (None, Pace::default());
-    while let Some(first) = match next.take() {
-        Some(first) => Some(first),
-        None => received.recv().await,
-    } {
-        let until = Instant::now() + if pace.is_load() { LINGER_UNDER_LOAD } else { LINGER };
-        let mut bytes = first.text.len();
-        let mut batch = vec![first];
-        while batch.len() < BATCH {
-            let Ok(Some(entry)) = timeout_at(until, received.recv()).await else { break };
-            bytes += entry.text.len();
-            if bytes > CALL_BYTES {
-                next = Some(entry);
-                break;
-            }
-            batch.push(entry);
-        }
-        pace.note(batch.len());
-        let permit = calls.at_once.clone().acquire_owned().await.expect("nobody closes it");
-        let calls = calls.clone();
-        tokio::spawn(async move {
-            calls.carry_out(batch).await;
-            drop(permit);
-        });
+        Ok(())
     }
 }
 
 impl Calls {
-    async fn carry_out(&self, mut batch: Vec<Entry>) {
+    /// Answers what the call took, if it went well at once.
+    async fn carry_out(&self, mut batch: Vec<Entry>) -> Option<Duration> {
+        let began = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         for attempt in 1..=ATTEMPTS {
             let failed = match self.call(&batch).await {
                 Ok(failed) => failed,
                 Err(error) => {
                     batch.into_iter().for_each(|entry| _ = entry.done.send(Err(error.clone())));
-                    return;
+                    return None;
                 }
             };
             let mut again = Vec::new();
@@ -145,11 +114,12 @@ impl Calls {
                 }
             }
             if again.is_empty() {
-                return;
+                return (attempt == 1).then(|| began.elapsed());
             }
             batch = again;
             backoff.wait().await;
         }
+        None
     }
 
     async fn call(&self, batch: &[Entry]) -> Result<Vec<BatchResultErrorEntry>> {

@@ -42,7 +42,7 @@ impl SqsQueues {
         let made = call.set_tags(Some(tags.collect())).send().await;
         let made = made.map_err(|error| aws::error(what(), &error))?;
         let url = made.queue_url.ok_or_else(|| Error::unavailable(what(), "SQS told no address"))?;
-        Ok(Arc::new(SqsQueue::new(&self.client, name, url, options)))
+        Ok(Arc::new(SqsQueue::new(self, name, url, options)))
     }
 
     /// Makes a queue, or gives the one that is there these options. One that is somebody else's is an error.

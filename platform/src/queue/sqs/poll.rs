@@ -24,9 +24,6 @@ const LONGEST: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_secs(10);
 /// So many calls at the same time at most.
 const MOST_CALLS: usize = 12;
-/// The time from an answer that was not full to the next poll of those who want many, under load. A poll ends with the first
-/// message there is: each would bring one or two, and be billed like one that brings ten.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Leases up to `max` messages, waiting for the first one; safe to drop.
 pub(super) async fn receive(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
@@ -52,9 +49,9 @@ async fn give_back(queue: &SqsQueue, stranded: Vec<Delivery>) {
 }
 
 async fn poll(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
-    let (is_load, answered) = queue.received();
-    if max >= BATCH && is_load {
-        sleep_until(answered + PAUSE).await;
+    // A poll ends with the first message there is. Those who want many may let some gather before they ask again.
+    if max >= BATCH {
+        sleep_until(queue.answered() + queue.linger.polls).await;
     }
     let mut deliveries = call(queue, max.min(BATCH), wait).await?;
     // Where one call was full there may be more: twice as many calls look for it, as long as all of them are.
@@ -68,7 +65,9 @@ async fn poll(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delive
         // One that failed is no loss: what is there stays there.
         deliveries.extend(more.into_iter().flatten().flatten());
     }
-    queue.note_received(deliveries.len());
+    if !deliveries.is_empty() {
+        queue.note_answer();
+    }
     Ok(deliveries)
 }
 

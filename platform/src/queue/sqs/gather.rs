@@ -1,0 +1,271 @@
+//! When a call starts, and with what. SQS bills and throttles calls, and takes ten entries in one; but somebody waits for most
+//! entries. So an entry that comes while no call is under way makes one at once, and what comes meanwhile goes with the next.
+//!
+//! That next call starts when it is full, or else a moment after the last one began: a quarter of what a call usually takes.
+//! So no entry takes much more than a quarter longer than with a call of its own, and at most five calls that are not full are
+//! under way, whatever the load. A longer moment (`linger`) saves calls and costs time; docs/AWS.md has both beside each other.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use super::BATCH;
+
+/// "The maximum total payload size (the sum of the individual lengths of all of the batched messages)" is 1 MiB (SQS API
+/// reference, SendMessageBatch, read on 2026-11-29).
+const CALL_BYTES: usize = 1024 * 1024;
+/// Calls at the same time, for each queue and verb: full ones carry 16,000 entries a second where each takes ten milliseconds.
+const CALLS: usize = 16;
+/// Where calls take long because SQS is in trouble, nobody waits longer for company than this.
+const LONGEST_QUARTER: Duration = Duration::from_millis(25);
+/// How much the latest call counts for what a call usually takes.
+const WEIGHT: f64 = 0.2;
+
+/// Has what is received carried out in calls, until all senders are gone and everything is done. `carry_out` answers what
+/// the call took, or nothing where that would mislead, as after a failure.
+pub(super) async fn gather<T, F>(
+    mut received: mpsc::UnboundedReceiver<Vec<T>>,
+    linger: Duration,
+    size: impl Fn(&T) -> usize,
+    carry_out: impl Fn(Vec<T>) -> F,
+) where
+    F: Future<Output = Option<Duration>> + Send + 'static,
+{
+    let (mut waiting, mut arrived) = (VecDeque::new(), Vec::new());
+    let (mut calls, mut usual, mut open) = (JoinSet::new(), Usual::default(), true);
+    // When the next call starts that is not full.
+    let (mut began, mut due) = (Instant::now(), Instant::now());
+    while open || !waiting.is_empty() || !calls.is_empty() {
+        tokio::select! {
+            count = received.recv_many(&mut arrived, CALLS * BATCH), if open => {
+                open = count > 0;
+                if waiting.is_empty() {
+                    let alone = calls.is_empty();
+                    due = if alone { Instant::now() } else { began + usual.quarter().max(linger) };
+                }
+                waiting.extend(arrived.drain(..).flatten());
+            }
+            Some(ended) = calls.join_next() => {
+                if let Ok(Some(took)) = ended {
+                    usual.note(took);
+                }
+            }
+            () = sleep_until(due), if !waiting.is_empty() && calls.len() < CALLS => {}
+        }
+        while calls.len() < CALLS {
+            let (count, is_full) = next(&waiting, &size);
+            if count == 0 || !(is_full || due <= Instant::now() || !open) {
+                break;
+            }
+            calls.spawn(carry_out(waiting.drain(..count).collect()));
+            began = Instant::now();
+            due = began + usual.quarter().max(linger);
+        }
+    }
+}
+
+/// How many of those that wait the next call takes, and whether no more would fit. One that is too large by itself goes
+/// alone: SQS says best what is wrong with it.
+fn next<T>(waiting: &VecDeque<T>, size: impl Fn(&T) -> usize) -> (usize, bool) {
+    let (mut count, mut bytes) = (0, 0);
+    for entry in waiting.iter().take(BATCH) {
+        bytes += size(entry);
+        if count > 0 && bytes > CALL_BYTES {
+            return (count, true);
+        }
+        count += 1;
+    }
+    (count, count == BATCH)
+}
+
+/// What a call takes lately.
+#[derive(Debug, Default)]
+struct Usual(Option<Duration>);
+
+impl Usual {
+    fn note(&mut self, took: Duration) {
+        let before = self.0.unwrap_or(took);
+        self.0 = Some(before.mul_f64(1.0 - WEIGHT) + took.mul_f64(WEIGHT));
+    }
+
+    /// Of the first call nobody knows what it will take.
+    fn quarter(&self) -> Duration {
+        self.0.map_or(Duration::ZERO, |usual| usual / 4).min(LONGEST_QUARTER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures::future::join_all;
+    use proptest::prelude::*;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// What a call takes in these tests.
+    const CALL: Duration = Duration::from_millis(10);
+
+    type Entry = (usize, oneshot::Sender<()>);
+
+    /// A gatherer whose calls take [`CALL`], and how many entries each of them had.
+    #[derive(Clone)]
+    struct Line {
+        entries: mpsc::UnboundedSender<Vec<Entry>>,
+        calls: Arc<Mutex<Vec<usize>>>,
+        under_way: Arc<Mutex<(usize, usize)>>,
+    }
+
+    impl Line {
+        fn new(linger: Duration) -> Self {
+            let (entries, received) = mpsc::unbounded_channel();
+            let line = Self { entries, calls: Arc::default(), under_way: Arc::default() };
+            let (calls, under_way) = (line.calls.clone(), line.under_way.clone());
+            let carry_out = move |batch: Vec<Entry>| {
+                let (calls, under_way) = (calls.clone(), under_way.clone());
+                async move {
+                    calls.lock().unwrap().push(batch.len());
+                    {
+                        let (now, most) = &mut *under_way.lock().unwrap();
+                        *now += 1;
+                        *most = (*most).max(*now);
+                    }
+                    tokio::time::sleep(CALL).await;
+                    under_way.lock().unwrap().0 -= 1;
+                    batch.into_iter().for_each(|(_, done)| _ = done.send(()));
+                    Some(CALL)
+                }
+            };
+            tokio::spawn(gather(received, linger, |(bytes, _): &Entry| *bytes, carry_out));
+            line
+        }
+
+        /// Adds entries of these sizes together; answers how long it took until all were carried out.
+        async fn add(&self, sizes: &[usize]) -> Duration {
+            let began = Instant::now();
+            let (entries, done): (Vec<_>, Vec<_>) = sizes
+                .iter()
+                .map(|bytes| {
+                    let (done, answer) = oneshot::channel();
+                    ((*bytes, done), answer)
+                })
+                .unzip();
+            self.entries.send(entries).unwrap_or_else(|_| panic!("it gathers"));
+            join_all(done).await.into_iter().for_each(|answer| answer.expect("an answer"));
+            began.elapsed()
+        }
+
+        fn calls(&self) -> Vec<usize> {
+            self.calls.lock().unwrap().clone()
+        }
+    }
+
+    /// The median of what an entry takes with so many clients that each send one after the other, and entries a call.
+    async fn clients(line: &Line, clients: u64) -> (Duration, f64) {
+        let client = async |number: u64| {
+            let mut took = Vec::new();
+            // They do other things in between, none the same.
+            for round in 0..200_u64 {
+                tokio::time::sleep(Duration::from_micros((number * 7919 + round * 104_729) % 9000)).await;
+                took.push(line.add(&[100]).await);
+            }
+            took
+        };
+        let mut took = join_all((0..clients).map(client)).await.concat();
+        took.sort_unstable();
+        (took[took.len() / 2], took.len() as f64 / line.calls().len() as f64)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_of_all_entries_take_at_most_half_as_long_again_with_company_as_alone() {
+        let (alone, _) = clients(&Line::new(Duration::ZERO), 1).await;
+        assert!(alone <= CALL + Duration::from_millis(1), "{alone:?}");
+        let mut shared = Vec::new();
+        for count in [4, 16, 64, 128] {
+            let (median, entries) = clients(&Line::new(Duration::ZERO), count).await;
+            assert!(median <= alone.mul_f64(1.5), "{count} clients: {median:?}, alone {alone:?}");
+            shared.push(entries);
+        }
+        assert!(shared.is_sorted() && shared[3] > 8.0, "the more come, the more share a call: {shared:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_adds_one_after_the_other_never_waits_for_company_even_where_others_would() {
+        let line = Line::new(Duration::from_millis(100));
+        for _ in 0..20 {
+            assert!(line.add(&[1]).await <= CALL + Duration::from_millis(1));
+        }
+        assert_eq!(line.calls(), [1; 20]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_a_call_is_under_way_goes_together_after_the_linger() {
+        let line = Line::new(Duration::from_millis(100));
+        let entry = async |at: u64| {
+            tokio::time::sleep(Duration::from_millis(at)).await;
+            line.add(&[1]).await
+        };
+        let took = join_all([0, 5, 30, 60, 90].map(entry)).await;
+        assert_eq!(line.calls(), [1, 4]);
+        assert!(took[1] >= Duration::from_millis(100) && took[4] <= Duration::from_millis(25), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_call_waits_for_nobody_and_never_are_more_than_sixteen_under_way() {
+        let line = Line::new(Duration::from_secs(10));
+        let took = line.add(&[1; 400]).await;
+        assert_eq!(line.calls(), [10; 40]);
+        assert_eq!(line.under_way.lock().unwrap().1, CALLS);
+        assert!(took < CALL * 4, "three rounds: {took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_never_larger_than_sqs_takes_but_for_an_entry_that_is_so_itself() {
+        let line = Line::new(Duration::ZERO);
+        line.add(&[CALL_BYTES / 2, CALL_BYTES / 2, 1, CALL_BYTES + 1, CALL_BYTES, 1]).await;
+        assert_eq!(line.calls(), [2, 1, 1, 1, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_still_waits_when_the_last_sender_is_gone_is_carried_out_at_once() {
+        let line = Line::new(Duration::from_secs(3600));
+        let calls = line.calls.clone();
+        let (done, answers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
+        for done in done {
+            line.entries.send(vec![(1, done)]).unwrap_or_else(|_| panic!("it gathers"));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(line);
+        let began = Instant::now();
+        join_all(answers).await.into_iter().for_each(|answer| answer.expect("carried out"));
+        assert!(began.elapsed() <= 2 * CALL);
+        assert_eq!(*calls.lock().unwrap(), [1, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_entry_is_carried_out_once_in_calls_of_at_most_ten(
+            groups in prop::collection::vec((0_u64..40, 1_usize..30), 1..20),
+            linger in 0_u64..50,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            runtime.unwrap().block_on(async {
+                let line = Line::new(Duration::from_millis(linger));
+                let group = async |(at, count): (u64, usize)| {
+                    tokio::time::sleep(Duration::from_millis(at)).await;
+                    line.add(&vec![1; count]).await
+                };
+                let all: usize = groups.iter().map(|(_, count)| count).sum();
+                join_all(groups.into_iter().map(group)).await;
+                let calls = line.calls();
+                assert!(calls.iter().all(|count| (1..=BATCH).contains(count)), "{calls:?}");
+                assert_eq!(calls.iter().sum::<usize>(), all);
+            });
+        }
+    }
+}

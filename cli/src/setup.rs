@@ -121,7 +121,9 @@ impl Setup {
             .flag("backend", Some("local"))
             .flag("setup.uploads_from", networks)
             .flag("setup.worker_type", self.worker_type.as_ref());
-        Ok(Settings { backend: BackendKind::Aws, ..layers.load()? })
+        let settings = Settings { backend: BackendKind::Aws, ..layers.load()? };
+        // They were loaded as those of one machine, which takes more.
+        settings.refused_by_aws().map_or(Ok(settings), |refused| Err(refused.into()))
     }
 
     fn check(&self, settings: &Settings) -> Result<(), Stop> {

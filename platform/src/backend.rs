@@ -26,7 +26,7 @@ const EVENT_RETENTION: Duration = Duration::from_secs(600);
 const DEAD_LETTER_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Workers give a job up themselves, with a result and an answer. Only a job that kills every worker before even that
 /// gets this many receives further, and then the queue itself puts it away.
-const RECEIVES_BEYOND_GIVING_UP: u32 = 3;
+pub(crate) const RECEIVES_BEYOND_GIVING_UP: u32 = 3;
 
 /// The queues and stores of one installation. Clones share them.
 #[derive(Debug, Clone)]

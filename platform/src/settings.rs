@@ -4,6 +4,7 @@
 //! shows all mistakes. `settings/load.rs` does that; this file says what there is. No secret is a setting.
 
 mod aws;
+mod aws_limits;
 mod distribution;
 mod load;
 mod mistyped;
@@ -278,8 +279,15 @@ impl Settings {
         self.web.host.clone().unwrap_or_else(own)
     }
 
+    /// What AWS would refuse of these settings, whatever the backend is now; `backend = "aws"` refuses to load them.
+    pub fn refused_by_aws(&self) -> Option<BadSettings> {
+        let complaints = aws_limits::complaints(self);
+        (!complaints.is_empty()).then_some(BadSettings(complaints))
+    }
+
     /// What no single value shows: every relation between values that must hold.
     fn complaints(&self) -> Vec<String> {
+        let in_cloud = self.backend == BackendKind::Aws;
         let rules = [
             (
                 self.worker.heartbeat * 2 < self.queue.visibility,
@@ -288,8 +296,8 @@ impl Settings {
             (self.worker.heartbeat >= Duration::from_millis(100), "worker.heartbeat: must be at least 100ms"),
             (self.queue.max_receives >= 1, "queue.max_receives: must be at least 1, or no job is ever tried"),
             (
-                self.worker.poll <= Duration::from_secs(20),
-                "worker.poll: must be at most 20s, the longest poll that SQS knows",
+                in_cloud || self.worker.poll <= Duration::from_secs(20),
+                "worker.poll: must be at most 20s, or a drain waits long for it",
             ),
             (self.controller.tick >= Duration::from_millis(100), "controller.tick: must be at least 100ms"),
             (
@@ -316,23 +324,13 @@ impl Settings {
                 .into_iter()
                 .chain(model.complaints().into_iter().map(move |c| format!("models.{name}.{c}")))
         });
-        let in_cloud = self.backend == BackendKind::Aws;
-        // The longest name of a queue that SQS takes has 80 characters.
-        let too_long =
-            |name: &&String| in_cloud && self.aws.prefix.len() + "-requests-".len() + name.len() > 80;
-        let long_names = self.models.keys().filter(too_long).map(|name| {
-            format!(
-                "models.{name}: too long a name for a queue of SQS, which begins with `{}-requests-`",
-                self.aws.prefix
-            )
-        });
         let collector = self.telemetry.otlp_endpoint.as_deref().and_then(telemetry::complaint);
         broken
             .chain(collector.map(|why| format!("telemetry.otlp_endpoint: {why}")))
             .chain(self.web.complaints())
             .chain(models)
-            .chain(long_names)
             .chain(self.aws.complaints(in_cloud))
+            .chain(if in_cloud { aws_limits::complaints(self) } else { Vec::new() })
             .chain(self.setup.complaints())
             .collect()
     }

@@ -317,7 +317,7 @@ mod tests {
         let BadSettings(complaints) = load("backend = \"aws\"", &[]).unwrap_err();
         let keys: Vec<_> = complaints.iter().filter_map(|c| c.split(':').next()).collect();
         assert_eq!(keys, ["aws.input_bucket", "aws.output_bucket"]);
-        let buckets = "backend = \"aws\"\n[aws]\ninput_bucket = \"a\"\noutput_bucket = \"b\"";
+        let buckets = "backend = \"aws\"\n[aws]\ninput_bucket = \"images\"\noutput_bucket = \"results\"";
         assert!(load(buckets, &[]).is_ok());
         assert!(load("", &[]).is_ok());
     }

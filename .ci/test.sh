@@ -57,6 +57,14 @@ if [ "$(cat "$python/requirements.txt" 2>/dev/null)" != "$needed" ]; then
         echo "$needed" >"$python/requirements.txt"; } || rm -rf "$python"
 fi
 
+# The second emulator of SQS and S3 with the node that runs it, where npm is there; made anew when it is pinned otherwise.
+fauxqs=${XDG_CACHE_HOME:-$HOME/.cache}/eirs/fauxqs
+if command -v npm >/dev/null && ! cmp -s testing/fauxqs/package-lock.json "$fauxqs/package-lock.json"; then
+    rm -rf "$fauxqs" "$fauxqs.part" && mkdir -p "$fauxqs.part" && cp testing/fauxqs/package*.json "$fauxqs.part/" &&
+        (cd "$fauxqs.part" && npm ci --no-audit --no-fund --loglevel=error) && mv "$fauxqs.part" "$fauxqs" ||
+        echo "fauxqs could not be fetched"
+fi
+
 make cargo-deb CARGO="$cargo" || true
 $cargo build --workspace --locked
 # All of it, also behind the first failure: whoever mends wants to see everything at once.

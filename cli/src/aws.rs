@@ -28,7 +28,7 @@ use eirs_controller::fleet::{ec2, ssm};
 use eirs_platform::{
     aws::{self, Service},
     blobs::s3,
-    queue::sqs::{self, SqsQueues},
+    queue::sqs::SqsQueues,
     settings::Settings,
 };
 
@@ -62,6 +62,12 @@ impl Account {
         let region =
             region.context("no region is known; set aws.region, or $AWS_REGION, or one in the profile")?;
         let id = account_id(&config, &settings).await?;
+        if let Some(set) = settings.aws.account.as_ref().filter(|set| **set != id) {
+            anyhow::bail!(
+                "these credentials are of the account {id}, and aws.account says that the installation is in {set}"
+            );
+        }
+        settings.aws.account.get_or_insert_with(|| id.clone());
         let prefix = settings.aws.prefix.clone();
         let bucket = |what: &str| format!("{prefix}-{id}-{region}-{what}");
         settings.aws.input_bucket.get_or_insert_with(|| bucket("input"));
@@ -71,7 +77,7 @@ impl Account {
             ec2: ec2::client(&config, &settings.aws),
             iam: iam_client(&config, &settings),
             s3: s3::client(&config, &settings.aws),
-            sqs: SqsQueues::new(sqs::client(&config, &settings.aws), &prefix),
+            sqs: SqsQueues::of_settings(&config, &settings.aws),
             ssm: ssm::client(&config, &settings.aws),
             settings,
             id,

@@ -3,7 +3,11 @@
 #[cfg(feature = "aws")]
 pub mod emulator;
 #[cfg(feature = "aws")]
+pub mod fauxqs;
+#[cfg(feature = "aws")]
 pub mod replay;
+#[cfg(feature = "aws")]
+pub mod served;
 
 use std::{io::Write, path::PathBuf};
 

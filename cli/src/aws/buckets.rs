@@ -12,7 +12,11 @@ use aws_sdk_s3::{
         ServerSideEncryptionRule, Tag, Tagging,
     },
 };
-use eirs_platform::aws::{self, tag};
+use eirs_platform::{
+    aws::{self, tag},
+    blobs::s3,
+    settings::Aws,
+};
 use serde_json::json;
 
 use super::Account;
@@ -90,7 +94,12 @@ impl Bucket {
                 let region = BucketLocationConstraint::from(account.region.as_str());
                 CreateBucketConfiguration::builder().location_constraint(region).build()
             });
-            let call = account.s3.create_bucket().bucket(&self.name).set_create_bucket_configuration(place);
+            // The one call that takes no word about the owner: there is none yet.
+            let anybody = Aws { account: None, ..account.settings.aws.clone() };
+            let call = s3::client(&account.config, &anybody)
+                .create_bucket()
+                .bucket(&self.name)
+                .set_create_bucket_configuration(place);
             match call.send().await {
                 Ok(_) => {}
                 // A run beside this one, or one whose answer was lost.

@@ -13,6 +13,8 @@ use super::units;
 pub struct Aws {
     /// The region; without it, what the SDK's own chain says.
     pub region: Option<String>,
+    /// The account that owns the buckets: S3 then refuses those of others. Twelve digits.
+    pub account: Option<String>,
     /// What the name of everything in the account begins with: an installation is told from another one by it.
     pub prefix: String,
     /// The bucket of the images, `images/{id}`.
@@ -49,6 +51,7 @@ impl Default for Aws {
     fn default() -> Self {
         Self {
             region: None,
+            account: None,
             prefix: "eirs".into(),
             input_bucket: None,
             output_bucket: None,
@@ -64,7 +67,12 @@ impl Aws {
     /// What is missing where the backend is AWS, or wrong on any, as `key: what is wrong`.
     pub(super) fn complaints(&self, is_backend: bool) -> Vec<String> {
         let named = |name: &Option<String>| !is_backend || name.is_some();
+        let is_account = |text: &str| text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
         let rules = [
+            (
+                self.account.as_deref().is_none_or(is_account),
+                "aws.account: must be the twelve digits of an account, as text: \"123456789012\"",
+            ),
             (
                 is_prefix(&self.prefix),
                 "aws.prefix: must be small letters, digits and dashes, at most 20, and begin with a letter",

@@ -4,27 +4,24 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    process::Command,
 };
 
 use aws_config::{BehaviorVersion, Region, SdkConfig, sts::AssumeRoleProvider};
 use aws_sdk_sqs::config::{Credentials, SharedCredentialsProvider};
 
+use super::served::Served;
 use crate::{settings::Aws, testing};
 
-/// How long it may take to start on a busy machine before it counts as never.
-const NEVER: Duration = Duration::from_secs(120);
 /// The region of every test.
 pub const REGION: &str = "eu-central-1";
 
 /// A running emulator. It ends with this value, and with the process that holds it.
 #[derive(Debug)]
 pub struct Emulator {
-    child: Child,
     /// Where it listens, `127.0.0.1:PORT`.
     pub address: String,
-    _folder: tempfile::TempDir,
+    _process: Served,
 }
 
 /// Where the emulator lies, seen from any crate of the workspace.
@@ -39,23 +36,13 @@ impl Emulator {
             testing::not_run("there is no Python with moto", "make test");
             return None;
         };
-        let scratch = tempfile::tempdir().expect("a folder");
-        let file = scratch.path().join("address");
-        let mut command = Command::new(python);
-        command.args(["-m", "emulator", "--address-file"]).arg(&file).args(arguments);
-        // It ends when its input does: also where this process is killed.
-        command.current_dir(folder()).stdin(Stdio::piped());
-        let mut child = command.spawn().expect("the emulator starts");
-        let deadline = Instant::now() + NEVER;
-        let address = loop {
-            if let Ok(address) = std::fs::read_to_string(&file) {
-                break address.trim().to_owned();
-            }
-            let gone = child.try_wait().expect("its status");
-            assert!(gone.is_none() && Instant::now() < deadline, "the emulator does not start: {gone:?}");
-            std::thread::park_timeout(Duration::from_millis(20));
-        };
-        Some(Self { child, address, _folder: scratch })
+        let process = Served::start(|file| {
+            let mut command = Command::new(python);
+            command.args(["-m", "emulator", "--address-file"]).arg(file).args(arguments);
+            command.current_dir(folder());
+            command
+        });
+        Some(Self { address: process.address.clone(), _process: process })
     }
 
     /// `http://127.0.0.1:PORT`
@@ -111,21 +98,5 @@ impl Emulator {
             .endpoint_url(self.url())
             .credentials_provider(Credentials::new("test", "test", None, None, "test"));
         loader.load().await
-    }
-}
-
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        // What it started ends with it, and that needs a moment.
-        drop(self.child.stdin.take());
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
-        let _gone = self.child.kill();
-        let _gone = self.child.wait();
     }
 }

@@ -9,13 +9,14 @@ use crate::{
     settings::{BackendKind, Settings},
     testing::{
         emulator::Emulator,
+        fauxqs::Fauxqs,
         replay::{Answer, Replay, Request},
     },
 };
 
-/// Runs a suite of the contract on the emulator. The suite opens queues as if they were there.
-async fn run(emulator: &Emulator, suite: impl AsyncFnOnce(Open<'_>)) {
-    let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "t");
+/// Runs a suite of the contract on an emulator. The suite opens queues as if they were there.
+async fn run(config: SdkConfig, settings: Aws, suite: impl AsyncFnOnce(Open<'_>)) {
+    let queues = SqsQueues::new(client(&config, &settings), "t");
     let open = |name: &str, options: QueueOptions| {
         let create = async { queues.create(name, options, &[]).await.expect("a new queue") };
         tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(create))
@@ -27,13 +28,20 @@ async fn run(emulator: &Emulator, suite: impl AsyncFnOnce(Open<'_>)) {
 async fn sqs_keeps_the_contract_on_an_emulator_that_others_wrote() {
     let Some(emulator) = Emulator::start(&["--plain"]) else { return };
     // There a message is deleted with any receipt that it ever had, and SQS says otherwise (API reference, DeleteMessage).
-    run(&emulator, contract::suite_but_for_stale_receipts).await;
+    run(emulator.config().await, emulator.settings(), contract::suite_but_for_stale_receipts).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqs_keeps_the_whole_contract_where_stale_receipts_are_stale() {
     let Some(emulator) = Emulator::start(&[]) else { return };
-    run(&emulator, contract::suite).await;
+    run(emulator.config().await, emulator.settings(), contract::suite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqs_keeps_the_contract_on_a_second_emulator() {
+    let Some(second) = Fauxqs::start() else { return };
+    // It refuses characters beyond U+FFFF (testing/fauxqs).
+    run(second.config().await, second.settings(), contract::suite_but_for_bytes_of_any_kind).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

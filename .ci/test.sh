@@ -47,13 +47,14 @@ TESTING_SKIPPED=$(mktemp)
 export TESTING_SKIPPED
 trap 'sort -u "$TESTING_SKIPPED"; rm -f "$TESTING_SKIPPED"' EXIT
 
-# The Python of the emulator of AWS and of schemathesis, in the user's cache; made anew when what it needs has changed.
+# The Python of the emulator of AWS, of schemathesis and of Pillow, in the user's cache; made anew when what it needs has changed.
 python=${XDG_CACHE_HOME:-$HOME/.cache}/eirs/test-python
 needed=$(cat testing/*/requirements.txt)
 if [ "$(cat "$python/requirements.txt" 2>/dev/null)" != "$needed" ]; then
     rm -rf "$python"
     { python3 -m venv "$python" &&
-        "$python/bin/pip" install -q -r testing/aws/requirements.txt -r testing/api/requirements.txt &&
+        "$python/bin/pip" install -q -r testing/aws/requirements.txt -r testing/api/requirements.txt \
+            -r testing/images/requirements.txt &&
         echo "$needed" >"$python/requirements.txt"; } || rm -rf "$python"
 fi
 

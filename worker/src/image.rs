@@ -3,10 +3,15 @@
 //!
 //! What is read follows Pillow's `convert("RGB")`, since models are trained on what Pillow reads: alpha is dropped and
 //! not blended, samples of 16 bits keep their high byte, CMYK is taken as Adobe writes it (inverted), colour profiles
-//! are ignored, an animation is its first frame. The EXIF orientation is applied, as torchvision users do by hand.
+//! are ignored, an animation is its first frame. The orientation that EXIF or XMP gives is applied, as torchvision users do
+//! by hand.
 
+mod bmp;
+mod gif;
 mod jpeg;
+mod png;
 mod resize;
+mod turned;
 mod webp;
 
 use std::{
@@ -17,7 +22,7 @@ use std::{
 
 use image::{
     ColorType, ImageDecoder,
-    codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder},
+    codecs::{png::PngDecoder, webp::WebPDecoder},
 };
 
 pub use image::metadata::Orientation;
@@ -104,8 +109,8 @@ pub enum Unreadable {
 pub struct Limits {
     /// The most pixels of an image.
     pub max_pixels: u64,
-    /// The short side that will be needed, in pixels: a JPEG of sixteen times that and more is decoded at an eighth of
-    /// its size, a very large one of eight times that at a quarter. `None` decodes everything in full.
+    /// The short side that will be needed, in pixels: a JPEG is decoded at an eighth, a quarter or a half of its size if
+    /// its short side stays at least twice as long. `None` decodes everything in full.
     pub scale_to: Option<u32>,
 }
 
@@ -183,11 +188,11 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
     let decoded = catch_unwind(AssertUnwindSafe(|| match format {
         Format::Jpeg => jpeg::decode(bytes, limits, pixels),
         Format::Png => {
-            let mut room = image::Limits::no_limits();
-            room.max_alloc = Some(SIDE_CHUNKS_MAX_BYTES);
-            let decoder =
-                PngDecoder::with_limits(Cursor::new(bytes), room).map_err(|error| broken(format, error))?;
-            read(format, decoder, limits, pixels)
+            let decoder = PngDecoder::with_limits(Cursor::new(bytes), png_room())
+                .map_err(|error| broken(format, error))?;
+            read(format, decoder, limits, pixels)?;
+            pixels.orientation = png::orientation(bytes);
+            Ok(())
         }
         Format::WebP => {
             let survey = webp::survey(bytes);
@@ -197,18 +202,8 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
             pixels.orientation = survey.orientation;
             Ok(())
         }
-        Format::Gif => {
-            let mut decoder = GifDecoder::new(Cursor::new(bytes)).map_err(|error| broken(format, error))?;
-            // A frame may be larger than the picture it is part of; four bytes for each of its pixels.
-            let mut room = image::Limits::no_limits();
-            room.max_alloc = Some(limits.max_pixels.saturating_mul(4));
-            decoder.set_limits(room).map_err(|error| broken(format, error))?;
-            read(format, decoder, limits, pixels)
-        }
-        Format::Bmp => {
-            let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| broken(format, error))?;
-            read(format, decoder, limits, pixels)
-        }
+        Format::Gif => gif::decode(bytes, limits, pixels),
+        Format::Bmp => bmp::decode(bytes, limits, pixels),
     }));
     decoded.unwrap_or_else(|_| Err(Unreadable::Never(format!("the {format} image is damaged"))))
 }
@@ -221,8 +216,8 @@ pub fn check_pixels(bytes: &[u8], max_pixels: u64) -> Result<(), Unreadable> {
             PngDecoder::with_limits(Cursor::new(bytes), png_room()).ok().map(|png| png.dimensions())
         }
         Format::WebP => Some(webp::survey(bytes)).map(|survey| (survey.width, survey.height)),
-        Format::Gif => GifDecoder::new(Cursor::new(bytes)).ok().map(|gif| gif.dimensions()),
-        Format::Bmp => BmpDecoder::new(Cursor::new(bytes)).ok().map(|bmp| bmp.dimensions()),
+        Format::Gif => gif::dimensions(bytes),
+        Format::Bmp => bmp::dimensions(bytes),
     });
     match size {
         Ok(Some((width, height))) => check_size(width, height, max_pixels),
@@ -240,18 +235,12 @@ fn png_room() -> image::Limits {
 /// Decodes with one of the decoders of the `image` crate.
 fn read(
     format: Format,
-    mut decoder: impl ImageDecoder,
+    decoder: impl ImageDecoder,
     limits: Limits,
     pixels: &mut Pixels,
 ) -> Result<(), Unreadable> {
     let (width, height) = decoder.dimensions();
     check_size(width, height, limits.max_pixels)?;
-    // An orientation that cannot be read is no reason to refuse the picture. WebP's is read by `webp::survey`, which
-    // does not believe the length that a chunk claims.
-    let orientation = match format {
-        Format::WebP => Orientation::NoTransforms,
-        _ => decoder.orientation().unwrap_or(Orientation::NoTransforms),
-    };
     let (channels, bytes_each) = match decoder.color_type() {
         ColorType::L8 => (1, 1),
         ColorType::La8 => (2, 1),
@@ -267,7 +256,7 @@ fn read(
             )));
         }
     };
-    let samples = pixels.start(width, height, channels, orientation, bytes_each)?;
+    let samples = pixels.start(width, height, channels, Orientation::NoTransforms, bytes_each)?;
     decoder.read_image(samples).map_err(|error| broken(format, error))?;
     if bytes_each == 2 {
         keep_high_bytes(&mut pixels.samples);

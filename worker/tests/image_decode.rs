@@ -95,6 +95,29 @@ fn a_baseline_jpeg_with_a_scan_for_each_component_shows_the_same_picture() {
 }
 
 #[test]
+fn what_is_not_read_is_refused_by_its_name() {
+    let plain = encoded(&DynamicImage::ImageRgb8(picture(48, 32)), ImageFormat::Jpeg);
+    let frame = plain.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    for (marker, name) in [
+        (0xc3, "a lossless JPEG"),
+        (0xc5, "a hierarchical JPEG"),
+        (0xc9, "an arithmetic-coded JPEG"),
+        (0xca, "an arithmetic-coded JPEG"),
+        (0xf7, "a JPEG-LS"),
+    ] {
+        let mut file = plain.clone();
+        file[frame + 1] = marker;
+        assert_eq!(refusal(&file, FULL), format!("the image is {name}, which is not read"));
+    }
+    let mut twelve = plain.clone();
+    twelve[frame + 4] = 12;
+    assert_eq!(refusal(&twelve, FULL), "the image is a 12-bit JPEG, which is not read");
+    let mut late = plain;
+    late[frame + 5..frame + 7].fill(0);
+    assert!(refusal(&late, FULL).contains("DNL"));
+}
+
+#[test]
 fn cmyk_is_read_as_adobe_writes_it() {
     check_quarters("CMYK", &fixture("cmyk.jpg"), QUARTERS);
 }

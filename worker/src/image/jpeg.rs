@@ -1,192 +1,323 @@
-//! JPEG. Two decoders: `zune-jpeg` is the faster one at full size; `jpeg-decoder` alone can decode at a fraction of it.
-//!
-//! Measured on photos of 12 megapixels (processor time of all threads, one core of an EPYC): in full and resized 77 ms,
-//! at an eighth 70 ms, at a quarter 74 ms, at a half 100 ms; progressive ones are slower at any fraction. So a fraction
-//! hardly saves time. What it saves is memory, three bytes a pixel: 300 MB for each thread at the usual limit.
+//! JPEG, by a decoder of our own: baseline, extended and progressive files with Huffman codes and 8 bits a sample, in
+//! any order of scans, to the pixels of libjpeg (which Pillow reads with), in full or at a half, a quarter or an eighth.
 
-use jpeg_decoder::{CodingProcess, ColorTransform};
-use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
-use zune_jpeg::{JpegDecoder, errors::DecodeErrors};
+mod bits;
+mod header;
+mod idct;
+mod rows;
+mod scan;
 
-use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size, cut_short};
+use header::{Colours, Frame, Header, Scan, Segment};
+use rows::Plane;
+use scan::{Destination, Kept, Part, Reader};
+
+use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size, cut_short, turned};
 
 /// A progressive JPEG comes in scans, each of which costs time for the whole picture but can be a few bytes long.
 /// Encoders make about ten.
 const SCANS_MAX: usize = 100;
 
-pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), Unreadable> {
-    let layout = Layout::of(file);
-    if layout.scans > SCANS_MAX {
-        return Err(Unreadable::Never(format!("the JPEG image has more than {SCANS_MAX} scans")));
-    }
-    // Pillow reads past damage, but not past a missing end; neither do we.
-    let options = DecoderOptions::default()
-        .set_max_width(usize::MAX)
-        .set_max_height(usize::MAX)
-        .set_strict_mode(!layout.complete);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
-    decoder.decode_headers().map_err(|error| broken(&layout, error))?;
-    let (Some(info), Some(space)) = (decoder.info(), decoder.input_colorspace()) else {
-        return Err(Unreadable::Never("the JPEG image has no header".to_owned()));
-    };
-    let (width, height) = (u32::from(info.width), u32::from(info.height));
-    check_size(width, height, limits.max_pixels)?;
-    let orientation = decoder
-        .exif()
-        .and_then(|exif| Orientation::from_exif_chunk(exif))
-        .unwrap_or(Orientation::NoTransforms);
+/// Why a file gives no pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// It is of a kind that is not read.
+    Kind(&'static str),
+    /// It breaks the standard so that there is no sense in going on.
+    Damaged(&'static str),
+    /// Its end is missing.
+    CutShort,
+    /// See [`SCANS_MAX`].
+    TooManyScans,
+    /// There is not so much memory.
+    NoMemory(usize),
+}
 
-    if let Some(short) = limits.scale_to
-        && layout.complete
-        && decode_scaled(file, space, short, orientation, pixels).is_some()
-    {
-        return Ok(());
+impl From<Refusal> for Unreadable {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Kind(kind) => Self::Never(format!("the image is {kind}, which is not read")),
+            Refusal::Damaged(how) => Self::Never(format!("the JPEG image cannot be decoded: {how}")),
+            Refusal::CutShort => cut_short(Format::Jpeg),
+            Refusal::TooManyScans => Self::Never(format!("the JPEG image has more than {SCANS_MAX} scans")),
+            Refusal::NoMemory(bytes) => Self::NoMemory(bytes),
+        }
     }
-
-    let (channels, wanted) =
-        if space == ColorSpace::Luma { (1, ColorSpace::Luma) } else { (3, ColorSpace::RGB) };
-    if layout.in_parts() {
-        return decode_in_parts(file, space, orientation, pixels);
-    }
-    decoder.set_options(decoder.options().jpeg_set_out_colorspace(wanted));
-    let samples = pixels.start(width, height, channels, orientation, 1)?;
-    decoder.decode_into(samples).map_err(|error| broken(&layout, error))
 }
 
 /// Columns and rows by the header.
 pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
-    let options = DecoderOptions::default().set_max_width(usize::MAX).set_max_height(usize::MAX);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
-    decoder.decode_headers().ok()?;
-    decoder.info().map(|info| (u32::from(info.width), u32::from(info.height)))
+    let mut header = Header::new(file).ok()?;
+    let frame = header.read_frame().ok()?;
+    Some((frame.width as u32, frame.height as u32))
 }
 
-/// Decodes a picture whose components come one after the other. zune-jpeg 0.5.15 takes the blocks of such a scan for
-/// those of interleaved units and returns other pixels, without an error (`decode_mcu_ycbcr_baseline` in src/mcu.rs);
-/// the other decoder reads them right.
-fn decode_in_parts(
-    file: &[u8],
-    space: ColorSpace,
-    orientation: Orientation,
-    pixels: &mut Pixels,
-) -> Result<(), Unreadable> {
-    let (channels, transform) = match space {
-        ColorSpace::YCbCr => (3, ColorTransform::YCbCr),
-        ColorSpace::RGB => (3, ColorTransform::None),
-        _ => {
-            return Err(Unreadable::Never(format!(
-                "the JPEG image is of a kind that is not read ({space:?} with a scan for each component)"
-            )));
+pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), Unreadable> {
+    let mut header = Header::new(file)?;
+    let frame = header.read_frame()?.clone();
+    let (width, height) = (frame.width as u32, frame.height as u32);
+    check_size(width, height, limits.max_pixels)?;
+    // At a fraction of the size, if the short side stays twice as long as needed: what is left to shrink is shrunk by a
+    // filter then, as the full picture would be.
+    let enough = limits.scale_to.map_or(u32::MAX, |short| short.saturating_mul(2));
+    let fraction = [8, 4, 2].into_iter().find(|f| width.min(height).div_ceil(*f) >= enough).unwrap_or(1);
+    let scan = loop {
+        match header.next_segment()? {
+            Segment::Scan(scan) => break scan,
+            Segment::End => return Err(Refusal::Damaged("it has no scan").into()),
+            Segment::Other => {}
         }
     };
-    let mut decoder = jpeg_decoder::Decoder::new(file);
-    decoder.set_color_transform(transform);
-    let unreadable = |why: &dyn std::fmt::Display| {
-        Unreadable::Never(format!("the JPEG image with a scan for each component cannot be decoded: {why}"))
-    };
-    let samples = decoder.decode().map_err(|error| unreadable(&error))?;
-    let info = decoder.info().ok_or_else(|| unreadable(&"it has no header"))?;
-    let (width, height) = (u32::from(info.width), u32::from(info.height));
-    if samples.len() != width as usize * height as usize * channels {
-        return Err(unreadable(&"its components do not fit its size"));
+    let colours = header.colours();
+    let channels = if colours == Colours::Grey { 1 } else { 3 };
+    let out = pixels.start(
+        width.div_ceil(fraction),
+        height.div_ceil(fraction),
+        channels,
+        Orientation::NoTransforms,
+        1,
+    )?;
+    let mut picture = Picture::new(&frame, 8 / fraction as usize, colours, out)?;
+    if frame.progressive || scan.parts.len() < frame.components.len() {
+        picture.read_scans(file, &mut header, scan)?;
+    } else {
+        picture.read_scan(file, &header, &scan)?;
     }
-    *pixels = Pixels { width, height, channels, orientation, samples };
+    pixels.orientation = turned::orientation(Some(&header.exif), header.xmp);
     Ok(())
 }
 
-/// Fractions that pay, and from how many pixels on: an eighth always, a quarter where memory counts, a half never.
-const FRACTIONS: [(u16, u64); 2] = [(8, 0), (4, 24_000_000)];
-
-/// Decodes at a fraction of the size where the short side stays at least twice as long as needed: shrinking the rest
-/// with an antialiased filter then gives nearly the pixels of the full way. `None` where that gains nothing or where
-/// this decoder, the pickier one, refuses.
-fn decode_scaled(
-    file: &[u8],
-    space: ColorSpace,
-    short_side: u32,
-    orientation: Orientation,
-    pixels: &mut Pixels,
-) -> Option<()> {
-    // The two decoders guess colour spaces by different rules; one of them has to decide.
-    let (channels, transform) = match space {
-        ColorSpace::YCbCr => (3, ColorTransform::YCbCr),
-        ColorSpace::Luma => (1, ColorTransform::Grayscale),
-        _ => return None,
-    };
-    let mut decoder = jpeg_decoder::Decoder::new(file);
-    decoder.read_info().ok()?;
-    let info = decoder.info()?;
-    if info.coding_process != CodingProcess::DctSequential {
-        return None;
-    }
-    let pixels_in_full = u64::from(info.width) * u64::from(info.height);
-    let enough = short_side.saturating_mul(2);
-    let (fraction, _) = FRACTIONS.into_iter().find(|(fraction, from_pixels)| {
-        let short = u32::from(info.width.min(info.height).div_ceil(*fraction));
-        short >= enough && pixels_in_full >= *from_pixels
-    })?;
-    decoder.set_color_transform(transform);
-    let (width, height) =
-        decoder.scale(info.width.div_ceil(fraction), info.height.div_ceil(fraction)).ok()?;
-    let samples = decoder.decode().ok()?;
-    if samples.len() != usize::from(width) * usize::from(height) * channels {
-        return None;
-    }
-    *pixels = Pixels { width: width.into(), height: height.into(), channels, orientation, samples };
-    Some(())
+/// A picture on its way from coefficients to pixels.
+struct Picture<'f, 'p> {
+    frame: &'f Frame,
+    /// Side of the pixels that become of 8 x 8: 8, 4, 2 or 1.
+    size: usize,
+    colours: Colours,
+    planes: Vec<Plane>,
+    quantisation: Vec<Option<[i32; 64]>>,
+    /// Columns and rows of units.
+    units: (usize, usize),
+    row_bytes: usize,
+    out: &'p mut [u8],
 }
 
-/// What the markers of the file say, without decoding.
-struct Layout {
-    /// There is an end-of-image marker behind the first scan.
-    complete: bool,
-    /// Starts of scans.
-    scans: usize,
-    /// The frame is a sequential one, where a component comes in one scan only.
-    sequential: bool,
-}
+impl<'f, 'p> Picture<'f, 'p> {
+    fn new(frame: &'f Frame, size: usize, colours: Colours, out: &'p mut [u8]) -> Result<Self, Refusal> {
+        let most = frame.most();
+        let units = (frame.width.div_ceil(8 * most.0), frame.height.div_ceil(8 * most.1));
+        let mut planes = Vec::new();
+        for component in &frame.components {
+            // A component of fewer samples need not be made smaller than the picture.
+            let mut block = size;
+            while block < 8
+                && most.0 * size % (component.across * block * 2) == 0
+                && most.1 * size % (component.down * block * 2) == 0
+            {
+                block *= 2;
+            }
+            let length = |side: usize, own: usize, most: usize| (side * own * block).div_ceil(most * 8);
+            let stride = units.0 * component.across * block;
+            // The row of units that is read, the one that is written, and the one before that.
+            let rows = (3 * component.down * block).next_power_of_two();
+            let mut samples = Vec::new();
+            samples.try_reserve_exact(stride * rows).map_err(|_| Refusal::NoMemory(stride * rows))?;
+            samples.resize(stride * rows, 0);
+            planes.push(Plane::new(
+                (length(frame.width, component.across, most.0), length(frame.height, component.down, most.1)),
+                block,
+                (most.0 * size / (component.across * block), most.1 * size / (component.down * block)),
+                stride,
+                rows,
+                samples,
+            ));
+        }
+        let channels = if colours == Colours::Grey { 1 } else { 3 };
+        let row_bytes = (frame.width * size).div_ceil(8) * channels;
+        let quantisation = vec![None; planes.len()];
+        Ok(Self { frame, size, colours, planes, quantisation, units, row_bytes, out })
+    }
 
-impl Layout {
-    fn of(file: &[u8]) -> Self {
-        let mut at = 2;
-        let mut layout = Self { complete: false, scans: 0, sequential: false };
-        while let Some(&[byte, marker]) = file.get(at..at + 2) {
-            match (byte, marker) {
-                (0xff, 0x01 | 0xd0..=0xd8) => at += 2,
-                // A byte of compressed data, where 0xff is followed by 0x00, or a fill byte before a marker.
-                (0xff, 0xff | 0x00) | (..=0xfe, _) => at += 1,
-                (0xff, 0xd9) if layout.scans > 0 => {
-                    layout.complete = true;
-                    break;
-                }
-                // Segments are skipped by their length: the thumbnail in an EXIF segment has markers, too.
-                (0xff, _) => {
-                    match marker {
-                        0xda => layout.scans += 1,
-                        0xc0 | 0xc1 => layout.sequential = true,
-                        _ => {}
+    /// Takes the tables of the components of a scan, which may be others afterwards.
+    fn take_tables(&mut self, header: &Header, scan: &Scan) -> Result<(), Refusal> {
+        for (component, ..) in &scan.parts {
+            let table = header.quantisation[self.frame.components[*component].table];
+            let table = table.ok_or(Refusal::Damaged("a quantisation table is missing"))?;
+            self.quantisation[*component].get_or_insert(table);
+        }
+        Ok(())
+    }
+
+    /// Reads a picture that is all in one scan, as it comes.
+    fn read_scan(&mut self, file: &[u8], header: &Header, scan: &Scan) -> Result<(), Refusal> {
+        self.take_tables(header, scan)?;
+        let mut reader = Reader::new(file, header, self.frame, scan)?;
+        decode_rows(self, &mut reader);
+        if reader.is_cut_short() { Err(Refusal::CutShort) } else { Ok(()) }
+    }
+
+    /// Reads a picture whose blocks are complete only after several scans.
+    fn read_scans(&mut self, file: &[u8], header: &mut Header, first: Scan) -> Result<(), Refusal> {
+        let mut kept = Vec::new();
+        for component in &self.frame.components {
+            let across = self.units.0 * component.across;
+            let count = across * self.units.1 * component.down;
+            let mut blocks = Vec::new();
+            blocks.try_reserve_exact(count).map_err(|_| Refusal::NoMemory(count * 128))?;
+            blocks.resize(count, [0; 64]);
+            kept.push(Kept { across, blocks });
+        }
+        let mut next = Some(first);
+        let mut count = 0;
+        while let Some(scan) = next.take() {
+            count += 1;
+            if count > SCANS_MAX {
+                return Err(Refusal::TooManyScans);
+            }
+            self.take_tables(header, &scan)?;
+            let mut reader = Reader::new(file, header, self.frame, &scan)?;
+            keep_rows(&mut reader, &mut kept);
+            if reader.is_cut_short() {
+                return Err(Refusal::CutShort);
+            }
+            let position = reader.position();
+            header.at = position;
+            next = loop {
+                match header.next_segment() {
+                    Ok(Segment::Scan(scan)) => break Some(scan),
+                    Ok(Segment::End) => break None,
+                    Ok(Segment::Other) => {}
+                    // Only the last marker is missing.
+                    Err(Refusal::CutShort) if !self.frame.progressive && !self.lacks_a_component() => {
+                        break None;
                     }
-                    let length =
-                        file.get(at + 2..at + 4).map_or(2, |l| usize::from(u16::from_be_bytes([l[0], l[1]])));
-                    at += 2 + length.max(2);
+                    Err(refusal) => return Err(refusal),
+                }
+            };
+        }
+        if self.lacks_a_component() {
+            return Err(Refusal::Damaged("the scan of a component is missing"));
+        }
+        show_rows(self, &kept);
+        Ok(())
+    }
+
+    fn lacks_a_component(&self) -> bool {
+        self.quantisation.iter().any(Option::is_none)
+    }
+
+    /// Writes the row of units before this one: smoothing looks at the rows around it.
+    #[inline(always)]
+    fn write_before(&mut self, unit: usize) {
+        let Some(unit) = unit.checked_sub(1) else { return };
+        let high = self.frame.most().1 * self.size;
+        let rows = self.out.chunks_exact_mut(self.row_bytes).enumerate().skip(unit * high).take(high);
+        for (y, row) in rows {
+            rows::write(&mut self.planes, self.colours, self.size > 1, y, row);
+        }
+    }
+}
+
+/// Blocks become samples at once.
+struct ToPlanes<'p> {
+    /// The row of units.
+    y: usize,
+    planes: &'p mut [Plane],
+    tables: &'p [[i32; 64]; 4],
+}
+
+impl Destination for ToPlanes<'_> {
+    #[inline(always)]
+    fn read(&mut self, reader: &mut Reader, index: usize, column: usize, row: usize) {
+        let Part { component, down, .. } = reader.parts[index];
+        let mut block = [0; 64];
+        let last = reader.read_block(index, &mut block);
+        self.planes[component].put(&block, &self.tables[component], last == 0, column, self.y * down + row);
+    }
+}
+
+/// Blocks are kept until all scans are read.
+struct ToKept<'k> {
+    /// The row of units.
+    y: usize,
+    kept: &'k mut [Kept],
+}
+
+impl Destination for ToKept<'_> {
+    #[inline(always)]
+    fn read(&mut self, reader: &mut Reader, index: usize, column: usize, row: usize) {
+        let Part { component, down, .. } = reader.parts[index];
+        let Kept { across, blocks } = &mut self.kept[component];
+        reader.read_block(index, &mut blocks[(self.y * down + row) * *across + column]);
+    }
+}
+
+/// Defines a function that is compiled twice: as it is, and for the instructions that nearly every machine has but the
+/// compiler may not assume. What it calls must be inlined to come along.
+macro_rules! fast {
+    ($(#[$doc:meta])* fn $name:ident($($argument:ident: $kind:ty),*) $body:block) => {
+        $(#[$doc])*
+        fn $name($($argument: $kind),*) {
+            #[inline(always)]
+            fn plain($($argument: $kind),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+                fn with_avx2($($argument: $kind),*) {
+                    plain($($argument),*);
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1")
+                    && is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("lzcnt")
+                    && is_x86_feature_detected!("popcnt")
+                {
+                    #[expect(unsafe_code, reason = "instructions that were asked for")]
+                    // SAFETY: this machine has all of them.
+                    return unsafe { with_avx2($($argument),*) };
                 }
             }
+            plain($($argument),*);
         }
-        layout
-    }
+    };
+}
 
-    /// Components, or some of them, have scans of their own, though the picture is no progressive one.
-    fn in_parts(&self) -> bool {
-        self.sequential && self.scans > 1
+fast! {
+    /// Reads the one scan of a picture and writes its pixels.
+    fn decode_rows(picture: &mut Picture, reader: &mut Reader) {
+        let tables: [[i32; 64]; 4] =
+            std::array::from_fn(|c| picture.quantisation.get(c).copied().flatten().unwrap_or([0; 64]));
+        for y in 0..picture.units.1 {
+            reader.row(&mut ToPlanes { y, planes: &mut picture.planes, tables: &tables });
+            picture.write_before(y);
+        }
+        picture.write_before(picture.units.1);
     }
 }
 
-fn broken(layout: &Layout, error: DecodeErrors) -> Unreadable {
-    match error {
-        DecodeErrors::Unsupported(scheme) => {
-            Unreadable::Never(format!("the JPEG image is of a kind that is not read ({scheme:?})"))
+fast! {
+    /// Reads a scan of several.
+    fn keep_rows(reader: &mut Reader, kept: &mut [Kept]) {
+        for y in 0..reader.units.1 {
+            reader.row(&mut ToKept { y, kept });
         }
-        _ if !layout.complete => cut_short(Format::Jpeg),
-        error => Unreadable::Never(format!("the JPEG image cannot be decoded: {error}")),
+    }
+}
+
+fast! {
+    /// Writes the pixels of a picture that was read in several scans.
+    fn show_rows(picture: &mut Picture, kept: &[Kept]) {
+        for y in 0..picture.units.1 {
+            for (component, kept) in kept.iter().enumerate() {
+                let Some(table) = &picture.quantisation[component] else { continue };
+                let down = picture.frame.components[component].down;
+                for row in y * down..(y + 1) * down {
+                    let blocks = &kept.blocks[row * kept.across..][..kept.across];
+                    for (column, block) in blocks.iter().enumerate() {
+                        let only_dc = block[1..].iter().all(|c| *c == 0);
+                        picture.planes[component].put(block, table, only_dc, column, row);
+                    }
+                }
+            }
+            picture.write_before(y);
+        }
+        picture.write_before(picture.units.1);
     }
 }

@@ -1,7 +1,7 @@
 //! What must be known of a WebP file before it is decoded. The decoder checks the frame against the canvas only after
 //! it has decoded the frame, and believes the length that a metadata chunk claims; this reads neither.
 
-use super::Orientation;
+use super::{Orientation, turned};
 
 /// The largest picture that is announced anywhere in the file, and how to turn it.
 pub(super) struct Survey {
@@ -9,37 +9,45 @@ pub(super) struct Survey {
     pub(super) width: u32,
     /// Rows.
     pub(super) height: u32,
-    /// From the EXIF chunk.
+    /// From the EXIF and XMP chunks, wherever they are.
     pub(super) orientation: Orientation,
+}
+
+/// What a walk has found.
+#[derive(Default)]
+struct Found<'a> {
+    width: u32,
+    height: u32,
+    exif: Option<&'a [u8]>,
+    xmp: Option<&'a [u8]>,
 }
 
 /// Walks the chunks of the file.
 pub(super) fn survey(file: &[u8]) -> Survey {
-    let mut survey = Survey { width: 1, height: 1, orientation: Orientation::NoTransforms };
-    walk(file.get(12..).unwrap_or_default(), false, &mut survey);
-    survey
+    let mut found = Found { width: 1, height: 1, ..Found::default() };
+    walk(file.get(12..).unwrap_or_default(), false, &mut found);
+    let Found { width, height, exif, xmp } = found;
+    Survey { width, height, orientation: turned::orientation(exif, xmp) }
 }
 
 /// A frame of an animation holds chunks, but never another frame: a file cannot choose how deep this goes.
-fn walk(mut rest: &[u8], in_frame: bool, survey: &mut Survey) {
+fn walk<'a>(mut rest: &'a [u8], in_frame: bool, found: &mut Found<'a>) {
     while let Some((header, body)) = rest.split_at_checked(8) {
         let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
         let chunk = &body[..length.min(body.len())];
         match &header[..4] {
-            b"VP8X" => announce(survey, int(chunk, 4, 3) + 1, int(chunk, 7, 3) + 1),
-            b"VP8 " => announce(survey, int(chunk, 6, 2) & 0x3fff, int(chunk, 8, 2) & 0x3fff),
+            b"VP8X" => announce(found, int(chunk, 4, 3) + 1, int(chunk, 7, 3) + 1),
+            b"VP8 " => announce(found, int(chunk, 6, 2) & 0x3fff, int(chunk, 8, 2) & 0x3fff),
             b"VP8L" => {
                 let bits = int(chunk, 1, 4);
-                announce(survey, (bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1);
+                announce(found, (bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1);
             }
             b"ANMF" if !in_frame => {
-                announce(survey, int(chunk, 6, 3) + 1, int(chunk, 9, 3) + 1);
-                walk(chunk.get(16..).unwrap_or_default(), true, survey);
+                announce(found, int(chunk, 6, 3) + 1, int(chunk, 9, 3) + 1);
+                walk(chunk.get(16..).unwrap_or_default(), true, found);
             }
-            b"EXIF" => {
-                let exif = chunk.strip_prefix(b"Exif\0\0").unwrap_or(chunk);
-                survey.orientation = Orientation::from_exif_chunk(exif).unwrap_or(Orientation::NoTransforms);
-            }
+            b"EXIF" => found.exif = Some(chunk),
+            b"XMP " => found.xmp = Some(chunk),
             _ => {}
         }
         // Chunks are padded to an even length.
@@ -47,9 +55,9 @@ fn walk(mut rest: &[u8], in_frame: bool, survey: &mut Survey) {
     }
 }
 
-fn announce(survey: &mut Survey, width: u32, height: u32) {
-    if u64::from(width) * u64::from(height) > u64::from(survey.width) * u64::from(survey.height) {
-        (survey.width, survey.height) = (width, height);
+fn announce(found: &mut Found, width: u32, height: u32) {
+    if u64::from(width) * u64::from(height) > u64::from(found.width) * u64::from(found.height) {
+        (found.width, found.height) = (width, height);
     }
 }
 

@@ -1,0 +1,68 @@
+//! The first frame of a GIF, on its canvas. The decoder of the `image` crate leaves the canvas around a smaller frame, and
+//! transparent pixels, black; Pillow gives both the colour that the palette has for the transparent index, or else for
+//! the first one.
+
+use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
+
+use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size, cut_short};
+
+/// Columns and rows by the header.
+pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
+    match file.get(6..10)? {
+        &[w0, w1, h0, h1] => Some((u16::from_le_bytes([w0, w1]).into(), u16::from_le_bytes([h0, h1]).into())),
+        _ => None,
+    }
+}
+
+pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), Unreadable> {
+    let mut options = DecodeOptions::new();
+    options.set_color_output(ColorOutput::Indexed);
+    options.set_memory_limit(MemoryLimit::Unlimited);
+    let mut decoder = options.read_info(file).map_err(broken)?;
+    let frame = decoder.next_frame_info().map_err(broken)?;
+    let frame = frame.ok_or_else(|| Unreadable::Never("the GIF image has no frame".to_owned()))?;
+    let (left, top) = (u32::from(frame.left), u32::from(frame.top));
+    let (across, down) = (u32::from(frame.width), u32::from(frame.height));
+    let transparent = frame.transparent;
+    // A frame that is larger than the canvas enlarges it.
+    let width = u32::from(decoder.width()).max(left + across);
+    let height = u32::from(decoder.height()).max(top + down);
+    check_size(width, height, limits.max_pixels)?;
+
+    let frame_bytes = across as usize * down as usize;
+    let mut indices = Vec::new();
+    indices.try_reserve_exact(frame_bytes).map_err(|_| Unreadable::NoMemory(frame_bytes))?;
+    indices.resize(frame_bytes, 0);
+    if frame_bytes > 0 {
+        decoder.read_into_buffer(&mut indices).map_err(broken)?;
+    }
+    // Without any palette an index is a shade of grey.
+    let grey: Vec<u8> = (0..=255).flat_map(|shade| [shade; 3]).collect();
+    let palette = decoder.palette().unwrap_or(&grey);
+    let mut colours = [[0; 3]; 256];
+    for (colour, entry) in colours.iter_mut().zip(palette.chunks_exact(3)) {
+        colour.copy_from_slice(entry);
+    }
+
+    let samples = pixels.start(width, height, 3, Orientation::NoTransforms, 1)?;
+    let around = colours[usize::from(transparent.unwrap_or(0))];
+    if (across, down) != (width, height) {
+        samples.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&around));
+    }
+    if frame_bytes > 0 {
+        let rows = samples.chunks_exact_mut(width as usize * 3).skip(top as usize);
+        for (row, indices) in rows.zip(indices.chunks_exact(across as usize)) {
+            for (pixel, index) in row[left as usize * 3..].chunks_exact_mut(3).zip(indices) {
+                pixel.copy_from_slice(&colours[usize::from(*index)]);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn broken(error: DecodingError) -> Unreadable {
+    match &error {
+        DecodingError::Io(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => cut_short(Format::Gif),
+        error => Unreadable::Never(format!("the GIF image cannot be decoded: {error}")),
+    }
+}

@@ -1,0 +1,288 @@
+//! Huffman codes and the bits they are made of.
+
+use super::Refusal;
+
+/// Codes of up to this length are found by one look into a table.
+const FAST_BITS: u32 = 10;
+
+/// In an entry of the fast table: code and value fit together, so the entry has the value, too.
+const WITH_VALUE: u32 = 0x80;
+
+/// One Huffman code of a file.
+#[derive(Debug, Clone)]
+pub(super) struct Table {
+    /// By the next bits: length (bits 0 to 6), [`WITH_VALUE`], symbol (8 to 15) and, with that flag, the value (16 to 31).
+    /// Zero for longer codes.
+    fast: Box<[u32; 1 << FAST_BITS]>,
+    /// For each length, the first 16-bit pattern (left-aligned) that is beyond its codes.
+    beyond: [u32; 17],
+    /// For each length, what to add to a code for the place of its symbol.
+    offset: [i32; 17],
+    symbols: [u8; 256],
+}
+
+impl Table {
+    /// The code with so many symbols of each length from 1 to 16. The values of a table for DC are bit counts.
+    pub(super) fn new(counts: &[u8; 16], listed: &[u8], is_dc: bool) -> Result<Self, Refusal> {
+        let bad = || Refusal::Damaged("a Huffman table is impossible");
+        if is_dc && listed.iter().any(|symbol| *symbol > 15) {
+            return Err(bad());
+        }
+        let mut symbols = [0; 256];
+        symbols.get_mut(..listed.len()).ok_or_else(bad)?.copy_from_slice(listed);
+        let mut table =
+            Self { fast: Box::new([0; 1 << FAST_BITS]), beyond: [0; 17], offset: [0; 17], symbols };
+        let (mut code, mut place) = (0u32, 0usize);
+        for length in 1..=16u32 {
+            table.offset[length as usize] = place as i32 - code as i32;
+            for _ in 0..counts[length as usize - 1] {
+                if code >= 1 << length {
+                    return Err(bad());
+                }
+                table.fill_fast(code, length, symbols[place], is_dc);
+                code += 1;
+                place += 1;
+            }
+            table.beyond[length as usize] = code << (16 - length);
+            code <<= 1;
+        }
+        Ok(table)
+    }
+
+    /// Length and symbol of a code that the fast table has not, from the next 16 bits.
+    #[cold]
+    #[inline(never)]
+    fn long_symbol(&self, next: u32) -> (u32, u8) {
+        for length in FAST_BITS + 1..=16 {
+            if next < self.beyond[length as usize] {
+                let place = (next >> (16 - length)) as i32 + self.offset[length as usize];
+                return (length, self.symbols[(place & 255) as usize]);
+            }
+        }
+        (16, 0)
+    }
+
+    fn fill_fast(&mut self, code: u32, length: u32, symbol: u8, is_dc: bool) {
+        let Some(free) = FAST_BITS.checked_sub(length) else { return };
+        let size = u32::from(symbol & 15);
+        for rest in 0..1u32 << free {
+            let mut entry = u32::from(symbol) << 8 | length;
+            if !is_dc && size > 0 && size <= free {
+                let value = extend(rest >> (free - size), size);
+                entry = (value as u32) << 16 | u32::from(symbol) << 8 | WITH_VALUE | (length + size);
+            }
+            self.fast[(code << free | rest) as usize] = entry;
+        }
+    }
+}
+
+/// The tables that the standard gives as examples (its annex K.3). Cameras leave them out of the frames of a video.
+pub(super) fn standard(is_dc: bool, is_colour: bool) -> Result<Table, Refusal> {
+    const DC: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
+    const DC_COUNTS: [[u8; 16]; 2] =
+        [[0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0], [0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]];
+    const AC_COUNTS: [[u8; 16]; 2] = [
+        [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125],
+        [0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 119],
+    ];
+    const AC: [&[u8; 162]; 2] = [
+        b"\x01\x02\x03\x00\x04\x11\x05\x12\x21\x31\x41\x06\x13\x51\x61\x07\x22\x71\x14\x32\x81\x91\xa1\x08\
+          \x23\x42\xb1\xc1\x15\x52\xd1\xf0\x24\x33\x62\x72\x82\x09\x0a\x16\x17\x18\x19\x1a\x25\x26\x27\x28\
+          \x29\x2a\x34\x35\x36\x37\x38\x39\x3a\x43\x44\x45\x46\x47\x48\x49\x4a\x53\x54\x55\x56\x57\x58\x59\
+          \x5a\x63\x64\x65\x66\x67\x68\x69\x6a\x73\x74\x75\x76\x77\x78\x79\x7a\x83\x84\x85\x86\x87\x88\x89\
+          \x8a\x92\x93\x94\x95\x96\x97\x98\x99\x9a\xa2\xa3\xa4\xa5\xa6\xa7\xa8\xa9\xaa\xb2\xb3\xb4\xb5\xb6\
+          \xb7\xb8\xb9\xba\xc2\xc3\xc4\xc5\xc6\xc7\xc8\xc9\xca\xd2\xd3\xd4\xd5\xd6\xd7\xd8\xd9\xda\xe1\xe2\
+          \xe3\xe4\xe5\xe6\xe7\xe8\xe9\xea\xf1\xf2\xf3\xf4\xf5\xf6\xf7\xf8\xf9\xfa",
+        b"\x00\x01\x02\x03\x11\x04\x05\x21\x31\x06\x12\x41\x51\x07\x61\x71\x13\x22\x32\x81\x08\x14\x42\x91\
+          \xa1\xb1\xc1\x09\x23\x33\x52\xf0\x15\x62\x72\xd1\x0a\x16\x24\x34\xe1\x25\xf1\x17\x18\x19\x1a\x26\
+          \x27\x28\x29\x2a\x35\x36\x37\x38\x39\x3a\x43\x44\x45\x46\x47\x48\x49\x4a\x53\x54\x55\x56\x57\x58\
+          \x59\x5a\x63\x64\x65\x66\x67\x68\x69\x6a\x73\x74\x75\x76\x77\x78\x79\x7a\x82\x83\x84\x85\x86\x87\
+          \x88\x89\x8a\x92\x93\x94\x95\x96\x97\x98\x99\x9a\xa2\xa3\xa4\xa5\xa6\xa7\xa8\xa9\xaa\xb2\xb3\xb4\
+          \xb5\xb6\xb7\xb8\xb9\xba\xc2\xc3\xc4\xc5\xc6\xc7\xc8\xc9\xca\xd2\xd3\xd4\xd5\xd6\xd7\xd8\xd9\xda\
+          \xe2\xe3\xe4\xe5\xe6\xe7\xe8\xe9\xea\xf2\xf3\xf4\xf5\xf6\xf7\xf8\xf9\xfa",
+    ];
+    let which = usize::from(is_colour);
+    if is_dc {
+        Table::new(&DC_COUNTS[which], &DC, true)
+    } else {
+        Table::new(&AC_COUNTS[which], AC[which], false)
+    }
+}
+
+/// The number that `size` bits stand for: those that begin with a zero are negative.
+#[inline(always)]
+fn extend(bits: u32, size: u32) -> i32 {
+    let negative = (bits >> (size - 1) ^ 1) & 1;
+    bits as i32 - ((negative << size) as i32 - negative as i32)
+}
+
+/// Reads the compressed data of a scan: bits from the top, a zero byte after each 0xff. At a marker, and at the end of
+/// the file, it gives zeros.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bits<'a> {
+    file: &'a [u8],
+    /// The next byte to load; at a marker, the 0xff of it.
+    at: usize,
+    /// The next bits, from the top.
+    buffer: u64,
+    /// How many bits of the buffer count.
+    count: u32,
+    /// Nothing more to load before a restart.
+    ended: bool,
+    /// Zeros that were given instead of data and are in the buffer or were taken.
+    invented: u64,
+}
+
+impl<'a> Bits<'a> {
+    pub(super) fn new(file: &'a [u8], at: usize) -> Self {
+        Self { file, at, buffer: 0, count: 0, ended: false, invented: 0 }
+    }
+
+    /// Where the next marker, or the rest of the file, is.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Data was asked for where there was none.
+    pub(super) fn is_short(&self) -> bool {
+        self.invented > u64::from(self.count)
+    }
+
+    /// The end of the file was met, and not a marker.
+    pub(super) fn at_end_of_file(&self) -> bool {
+        self.ended && self.file.len() < self.at + 2
+    }
+
+    /// Forgets the rest of the buffer, for a restart, and goes on at this byte.
+    pub(super) fn restart(&mut self, at: usize) {
+        *self = Self::new(self.file, at);
+    }
+
+    /// Makes sure of 48 bits, which is more than a code (16) and its value (16).
+    #[inline(always)]
+    fn fill(&mut self) {
+        if self.count >= 48 {
+            return;
+        }
+        if let Some(Ok(eight)) = self.file.get(self.at..self.at + 8).map(<[u8; 8]>::try_from) {
+            let word = u64::from_be_bytes(eight);
+            let has_ff = word & (!word).wrapping_sub(0x0101_0101_0101_0101) & 0x8080_8080_8080_8080;
+            if has_ff == 0 {
+                self.buffer |= word >> self.count;
+                self.at += ((63 - self.count) >> 3) as usize;
+                self.count |= 56;
+                return;
+            }
+        }
+        *self = self.filled_slowly();
+    }
+
+    /// By value, so that the fields can stay in registers.
+    #[cold]
+    #[inline(never)]
+    fn filled_slowly(mut self) -> Self {
+        while self.count <= 56 && !self.ended {
+            let byte = match self.file.get(self.at..).unwrap_or_default() {
+                [0xff, rest @ ..] => {
+                    // Any number of 0xff may stand before a marker.
+                    let fill = rest.iter().take_while(|byte| **byte == 0xff).count();
+                    if rest.get(fill) == Some(&0) {
+                        self.at += fill + 2;
+                        0xff
+                    } else {
+                        self.at += fill;
+                        self.ended = true;
+                        break;
+                    }
+                }
+                [byte, ..] => {
+                    self.at += 1;
+                    *byte
+                }
+                [] => {
+                    self.ended = true;
+                    break;
+                }
+            };
+            self.buffer |= u64::from(byte) << (56 - self.count);
+            self.count += 8;
+        }
+        if self.ended {
+            self.invented += u64::from(64 - self.count);
+            self.count = 64;
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn peek(&self, bits: u32) -> u32 {
+        (self.buffer >> (64 - bits)) as u32
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, bits: u32) {
+        self.buffer <<= bits;
+        self.count -= bits;
+    }
+
+    /// One bit.
+    #[inline(always)]
+    pub(super) fn bit(&mut self) -> bool {
+        self.fill();
+        let bit = self.peek(1) == 1;
+        self.skip(1);
+        bit
+    }
+
+    /// Up to 16 bits.
+    #[inline(always)]
+    pub(super) fn bits(&mut self, size: u32) -> u32 {
+        if size == 0 {
+            return 0;
+        }
+        self.fill();
+        let bits = self.peek(size);
+        self.skip(size);
+        bits
+    }
+
+    /// A symbol of the code. What is no code counts as the symbol zero, as libjpeg has it.
+    #[inline(always)]
+    pub(super) fn symbol(&mut self, table: &Table) -> u8 {
+        self.fill();
+        let entry = table.fast[self.peek(FAST_BITS) as usize];
+        // Of an entry with a value only the code is taken: the value is in the symbol's low half.
+        let length = if entry & WITH_VALUE == 0 { entry & 0x1f } else { (entry & 0x1f) - (entry >> 8 & 15) };
+        if length > 0 {
+            self.skip(length);
+            return (entry >> 8) as u8;
+        }
+        let (length, symbol) = table.long_symbol(self.peek(16));
+        self.skip(length);
+        symbol
+    }
+
+    /// A value of `size` bits, at most 16, with its sign.
+    #[inline(always)]
+    pub(super) fn value(&mut self, size: u32) -> i32 {
+        if size == 0 {
+            return 0;
+        }
+        let bits = self.bits(size);
+        extend(bits, size)
+    }
+
+    /// The next coefficient of a block: how many zeros come before it, and its value. A value of zero is a symbol of its
+    /// own (15 zeros and one more, or the end of the block), whose high half is the first number.
+    #[inline(always)]
+    pub(super) fn run_and_value(&mut self, table: &Table) -> (usize, i32) {
+        self.fill();
+        let entry = table.fast[self.peek(FAST_BITS) as usize];
+        if entry & WITH_VALUE != 0 {
+            self.skip(entry & 0x1f);
+            return ((entry >> 12 & 15) as usize, entry as i32 >> 16);
+        }
+        let symbol = self.symbol(table);
+        (usize::from(symbol >> 4), self.value(u32::from(symbol & 15)))
+    }
+}

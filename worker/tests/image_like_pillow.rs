@@ -1,0 +1,93 @@
+//! Several hundred files of `testing/images/variants.py`: each is read to the pixels that Pillow reads, or refused.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "clippy.toml allows them in tests, but not in what tests call"
+)]
+
+use std::{fs, path::Path, process::Command};
+
+use eirs_platform::testing::{not_run, python};
+use eirs_worker::image::{Limits, Pixels, decode};
+use image::{DynamicImage, RgbImage};
+
+/// What Pillow reads and EIRS does not: beginnings of names, and the words of the refusal.
+const ONLY_PILLOW: [(&str, &str); 2] =
+    [("frame-c9", "an arithmetic-coded JPEG"), ("jpegtran-arithmetic", "an arithmetic-coded JPEG")];
+
+/// What EIRS reads and Pillow does not: short headers of OS/2, and masks that it has no list entry for.
+const ONLY_EIRS: [&str; 3] = ["header16-", "masks16-2", "masks32-"];
+
+/// What differs, and by how much: lossy WebP by the rounding of two decoders; grey with 16 bits, which Pillow clips to
+/// white where EIRS keeps the high byte, at any value.
+const DIFFERENT: [(&str, u8); 2] = [("lossy-", 6), ("bits16-colour0", 255)];
+
+/// Red, green and blue of the upright picture.
+fn upright(file: &[u8]) -> Result<RgbImage, String> {
+    let mut pixels = Pixels::default();
+    let limits = Limits { max_pixels: 1_000_000, scale_to: None };
+    decode(file, limits, &mut pixels).map_err(|error| error.to_string())?;
+    let channels = pixels.channels();
+    let rgb = pixels.samples().chunks_exact(channels).flat_map(|pixel| match *pixel {
+        [grey] | [grey, _] => [grey; 3],
+        [r, g, b, ..] => [r, g, b],
+        [] => [0; 3],
+    });
+    let stored = RgbImage::from_vec(pixels.width(), pixels.height(), rgb.collect()).unwrap();
+    let mut image = DynamicImage::ImageRgb8(stored);
+    image.apply_orientation(pixels.orientation());
+    Ok(image.into_rgb8())
+}
+
+/// What is wrong with what EIRS makes of a file.
+fn complaint(folder: &Path, entry: &serde_json::Value) -> Option<String> {
+    let name = entry["name"].as_str().unwrap();
+    let file = fs::read(folder.join(name)).unwrap();
+    match (upright(&file), entry.get("refused")) {
+        (Err(why), Some(_)) => why.is_empty().then(|| "is refused without a word".to_owned()),
+        (Ok(_), Some(why)) => {
+            let known = ONLY_EIRS.iter().any(|start| name.starts_with(start));
+            (!known).then(|| format!("is read, and Pillow says {why}"))
+        }
+        (Err(why), None) => {
+            let known =
+                ONLY_PILLOW.iter().any(|(start, words)| name.starts_with(start) && why.contains(words));
+            (!known).then(|| format!("is refused: {why}"))
+        }
+        (Ok(seen), None) => {
+            let size = (entry["width"].as_u64().unwrap() as u32, entry["height"].as_u64().unwrap() as u32);
+            if seen.dimensions() != size {
+                return Some(format!("is {:?}, and for Pillow {size:?}", seen.dimensions()));
+            }
+            let expected = fs::read(folder.join(format!("{name}.rgb"))).unwrap();
+            let far = seen.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
+            let allowed =
+                DIFFERENT.iter().find(|(start, _)| name.starts_with(start)).map_or(0, |(_, far)| *far);
+            (far > allowed).then(|| format!("has pixels that differ by {far}"))
+        }
+    }
+}
+
+#[test]
+fn every_variant_is_read_as_pillow_reads_it_or_refused() {
+    let how = "`make test`, or a Python with Pillow in TESTING_PYTHON";
+    let Some(python) = python() else { return not_run("there is no Python", how) };
+    let folder = tempfile::tempdir().unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../testing/images/variants.py");
+    if !Command::new(&python).args(["-c", "import PIL"]).output().unwrap().status.success() {
+        return not_run("this Python has no Pillow", how);
+    }
+    let made = Command::new(&python).arg("-B").arg(script).arg(folder.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let list = fs::read_to_string(folder.path().join("list.jsonl")).unwrap();
+    let mut wrong = Vec::new();
+    for line in list.lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+        if let Some(what) = complaint(folder.path(), &entry) {
+            wrong.push(format!("{} {what}", entry["name"].as_str().unwrap()));
+        }
+    }
+    assert!(list.lines().count() > 600, "only {} variants", list.lines().count());
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), list.lines().count(), wrong.join("\n"));
+}

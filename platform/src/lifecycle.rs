@@ -174,6 +174,16 @@ pub fn keep_memory_small() {
     let _unchanged = rustix::thread::disable_transparent_huge_pages(true);
 }
 
+/// Allows this process as many open files as it may allow itself, and answers how many these are. Systems begin with 1,024, for
+/// programs that count files in bit sets; a server needs one for each connection.
+pub fn raise_file_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).map(|()| maximum);
+    // Where it may not, as under a filter of system calls, it has what it was given.
+    raised.unwrap_or(current).unwrap_or(u64::MAX)
+}
+
 /// Makes the kernel send this process a SIGTERM when its parent dies, so that nothing started by `eirs local` outlives it.
 pub fn drain_with_parent(parent: u32) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;

@@ -12,8 +12,11 @@ use eirs_platform::{
     settings::{BadSettings, EXIT_BAD_SETTINGS, Layers, Settings},
     telemetry,
 };
-use eirs_web::{Access, Admin, App, Arguments, SmallReads, Tls, admin, keep_renewed, routes, tls};
-use poem::{Endpoint, Response, Server, listener::Acceptor};
+use eirs_web::{
+    Access, Admin, App, Arguments, Tls, keep_renewed,
+    listen::{self, Limits, Server},
+    routes, tls,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Behind the last request a poll for answers may have to end (20 s), and the runtime waits for file writes that hang (5 s).
@@ -91,10 +94,11 @@ async fn serve(settings: Settings, door: Door, parent: Option<u32>) -> anyhow::R
         lifecycle::drain_with_parent(parent)?;
     }
     let web = settings.web.clone();
-    let acceptor = admin::bind(web.listen)
+    let files = lifecycle::raise_file_limit();
+    let listener = listen::bind(web.listen)
         .await
         .with_context(|| format!("web.listen: cannot listen on {}", web.listen))?;
-    let address = admin::bound(&acceptor, web.listen);
+    let address = listen::bound(&listener, web.listen);
     let admin = Admin::bind(web.admin_listen).await?;
     for told in [tls::careless(&web.tls), tls::aged(&web.tls, Utc::now())].into_iter().flatten() {
         tracing::warn!("{told}");
@@ -109,14 +113,14 @@ async fn serve(settings: Settings, door: Door, parent: Option<u32>) -> anyhow::R
     let scheme = if door.tls.is_some() { "https" } else { "http" };
     let admin_address = admin.as_ref().map(|admin| admin.address().to_owned());
     if let Some(admin_address) = &admin_address {
-        admin::write_address(web.admin_address_file.as_deref(), admin_address).await?;
+        listen::write_address(web.admin_address_file.as_deref(), admin_address).await?;
         tracing::info!(
             address = admin_address,
             "for the operator: http://{admin_address}/, with /status and /metrics"
         );
     }
     // The last one: whoever waits for it finds the other there.
-    admin::write_address(web.address_file.as_deref(), &address).await?;
+    listen::write_address(web.address_file.as_deref(), &address).await?;
     tracing::info!(address, "taking uploads on {scheme}://{address}");
     // Behind the deadline there is a little time for the last answers to reach the wire.
     let cut_off = deadline + Duration::from_secs(5);
@@ -128,13 +132,12 @@ async fn serve(settings: Settings, door: Door, parent: Option<u32>) -> anyhow::R
 
     let renewed = tokio::spawn(keep_renewed(door.access.clone(), door.tls.clone(), lifecycle.clone()));
     let admin_stop = CancellationToken::new();
-    let admin = admin.map(|admin| admin.serve(app.clone(), admin_stop.clone()));
+    let limits = Limits::of(&web, files);
+    let admin = admin.map(|admin| admin.serve(app.clone(), limits.clone(), admin_stop.clone()));
     let stop_accepting = drain(app.clone(), lifecycle, deadline);
     let routes = door.access.guard(app.clone(), routes(app));
-    match door.tls {
-        Some(tls) => serve_uploads(tls.over(acceptor), routes, stop_accepting, cut_off).await?,
-        None => serve_uploads(acceptor, routes, stop_accepting, cut_off).await?,
-    }
+    let server = Server { name: "the listener for uploads", listener, tls: door.tls, limits, routes };
+    server.run(stop_accepting, cut_off).await?;
     renewed.abort();
     background_stop.cancel();
     background.await?;
@@ -144,18 +147,6 @@ async fn serve(settings: Settings, door: Door, parent: Option<u32>) -> anyhow::R
     }
     tracing::info!("drained");
     Ok(())
-}
-
-async fn serve_uploads<A: Acceptor + 'static>(
-    acceptor: A,
-    routes: impl Endpoint<Output = Response> + 'static,
-    stop_accepting: impl Future<Output = ()>,
-    cut_off: Duration,
-) -> std::io::Result<()> {
-    Server::new_with_acceptor(SmallReads(acceptor))
-        .name("eirs-web")
-        .run_with_graceful_shutdown(routes, stop_accepting, Some(cut_off))
-        .await
 }
 
 /// Ends when the server shall stop accepting: after everybody had a moment to see that it is not ready. Held requests go on;

@@ -8,15 +8,7 @@ use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Dur
 
 use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::settings;
-use poem::{
-    http::uri::Scheme,
-    listener::Acceptor,
-    web::{LocalAddr, RemoteAddr},
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    task::JoinSet,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -81,9 +73,13 @@ impl Tls {
         Ok(Some(Arc::new(Self { certificate, config: Arc::new(config) })))
     }
 
-    /// Connections of this acceptor, encrypted.
-    pub fn over<A: Acceptor>(&self, inner: A) -> Encrypted<A> {
-        Encrypted { inner, tls: TlsAcceptor::from(self.config.clone()), handshakes: JoinSet::new() }
+    /// Begins to speak with a client.
+    pub(crate) async fn shake_hands<Io: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        io: Io,
+    ) -> io::Result<TlsStream<Io>> {
+        let accepted = TlsAcceptor::from(self.config.clone()).accept(io);
+        tokio::time::timeout(HANDSHAKE, accepted).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
     /// When the certificate in force expires, as far as it says so.
@@ -161,51 +157,6 @@ fn certified(certificate: (&Path, &[u8]), key: (&Path, &[u8])) -> Result<Certifi
         Error::InvalidCertificate(error) => format!("{certificate_file}: is no certificate: {error}"),
         error => format!("{key_file}: is no key that can be used: {error}"),
     })
-}
-
-/// Accepts connections that have said hello. Those that are about to are tasks of their own: a slow client holds up nobody, and
-/// what the handshakes compute is spread over the threads.
-pub struct Encrypted<A: Acceptor> {
-    inner: A,
-    tls: TlsAcceptor,
-    handshakes: JoinSet<io::Result<Connection<A::Io>>>,
-}
-
-type Connection<Io> = (TlsStream<Io>, LocalAddr, RemoteAddr, Scheme);
-
-impl<A: Acceptor> Acceptor for Encrypted<A> {
-    type Io = TlsStream<A::Io>;
-
-    fn local_addr(&self) -> Vec<LocalAddr> {
-        self.inner.local_addr()
-    }
-
-    async fn accept(&mut self) -> io::Result<Connection<A::Io>> {
-        loop {
-            tokio::select! {
-                accepted = self.inner.accept() => {
-                    let (io, local, remote, _scheme) = accepted?;
-                    let tls = self.tls.clone();
-                    self.handshakes.spawn(async move {
-                        Ok((shake_hands(&tls, io).await?, local, remote, Scheme::HTTPS))
-                    });
-                }
-                Some(shaken) = self.handshakes.join_next() => match shaken {
-                    Ok(Ok(connection)) => return Ok(connection),
-                    // Scanners, clients that do not trust the certificate, browsers that speak HTTP: each day has many.
-                    Ok(Err(error)) => tracing::debug!(%error, "a client did not get as far as a request"),
-                    Err(error) => tracing::debug!(%error, "a handshake ended"),
-                }
-            }
-        }
-    }
-}
-
-async fn shake_hands<Io: AsyncRead + AsyncWrite + Unpin>(
-    tls: &TlsAcceptor,
-    io: Io,
-) -> io::Result<TlsStream<Io>> {
-    tokio::time::timeout(HANDSHAKE, tls.accept(io)).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 #[cfg(test)]

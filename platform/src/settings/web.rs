@@ -26,8 +26,9 @@ pub struct Web {
     pub admin_listen: Option<SocketAddr>,
     /// Where to write the address that was bound for it.
     pub admin_address_file: Option<PathBuf>,
-    /// Who sees the live state of the service: `/events`, and what the page makes of it.
-    pub live: Audience,
+    /// Who sees the live state of the service: `/events`, and what the page makes of it; unless set, everybody where `listen` is
+    /// the loopback, and the operator where others reach it.
+    pub live: Option<Audience>,
     /// `[web.tls]`
     pub tls: Tls,
     /// The file of the tokens, one of which a client must show; without it, nobody needs one.
@@ -44,6 +45,22 @@ pub struct Web {
     pub trusted_proxies: Vec<IpNet>,
     /// Whose pages may read answers, besides the service's own: origins like `https://example.org`, or `*`, which is everybody.
     pub cors_origins: Vec<String>,
+    /// The most connections at once; one more closes the one that has been idle the longest.
+    pub max_connections: usize,
+    /// The most connections of one address that is no trusted proxy; one more is refused.
+    pub max_connections_per_address: usize,
+    /// How long the header of a request may take, from its first byte; of the first one, from the connection.
+    #[serde(with = "units::duration")]
+    pub header_timeout: Duration,
+    /// How long a connection may be open between two requests.
+    #[serde(with = "units::duration")]
+    pub idle_timeout: Duration,
+    /// How long a client may take none of its answer.
+    #[serde(with = "units::duration")]
+    pub write_timeout: Duration,
+    /// How long the rest of a refused body is read and thrown away, so that its client lives to read why.
+    #[serde(with = "units::duration")]
+    pub linger: Duration,
     /// Threads that serve; 0 is one for each two cores: on one machine, the other half is the workers'.
     pub threads: usize,
     /// A name for this web host, unlike that of any other; its response queue is named after it.
@@ -60,6 +77,8 @@ pub struct Web {
     pub max_images_per_upload: usize,
     /// The most uploads at once; one more is answered 429.
     pub max_uploads: usize,
+    /// The most uploads at once from one address, or with one token; one more is answered 429.
+    pub max_uploads_per_client: usize,
     /// How much memory the bodies of arriving uploads may take together; what has no room there goes to files.
     pub upload_memory: ByteSize,
     /// How much disk these files may take together; an upload that finds none left is answered 503.
@@ -110,7 +129,7 @@ impl Default for Web {
             address_file: None,
             admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 8001))),
             admin_address_file: None,
-            live: Audience::Everybody,
+            live: None,
             tls: Tls::default(),
             tokens: None,
             rate_per_address: 0.0,
@@ -118,6 +137,12 @@ impl Default for Web {
             rate_burst: 20,
             trusted_proxies: Vec::new(),
             cors_origins: Vec::new(),
+            max_connections: 16_384,
+            max_connections_per_address: 1024,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+            linger: Duration::from_secs(30),
             threads: 0,
             host: None,
             wait: Duration::from_secs(60),
@@ -125,6 +150,7 @@ impl Default for Web {
             max_image: ByteSize::mib(16),
             max_images_per_upload: 1000,
             max_uploads: 1024,
+            max_uploads_per_client: 512,
             upload_memory: ByteSize::mib(16),
             upload_disk: ByteSize::gib(4),
             upload_folder: None,
@@ -139,16 +165,27 @@ impl Default for Web {
 }
 
 impl Web {
+    /// Whether those who may upload see the live state.
+    pub fn is_live_for_everybody(&self) -> bool {
+        match self.live {
+            Some(audience) => audience == Audience::Everybody,
+            // Where the operator has no listener, all of it is behind the same tokens.
+            None => self.listen.ip().is_loopback() || self.admin_listen.is_none(),
+        }
+    }
+
     /// What is wrong, as `key: what is wrong`.
     pub(super) fn complaints(&self) -> Vec<String> {
         let rules = [
-            (
-                self.upload_memory >= self.max_image,
-                "web.upload_memory: must be at least web.max_image, or the largest image never fits",
-            ),
             (self.wait <= self.max_wait, "web.wait: must be at most web.max_wait"),
             (self.max_images_per_upload >= 1, "web.max_images_per_upload: must be at least 1"),
             (self.max_uploads >= 1, "web.max_uploads: must be at least 1"),
+            (self.max_uploads_per_client >= 1, "web.max_uploads_per_client: must be at least 1"),
+            (self.max_connections >= 1, "web.max_connections: must be at least 1"),
+            (self.max_connections_per_address >= 1, "web.max_connections_per_address: must be at least 1"),
+            (!self.header_timeout.is_zero(), "web.header_timeout: must be more than 0"),
+            (!self.idle_timeout.is_zero(), "web.idle_timeout: must be more than 0"),
+            (!self.write_timeout.is_zero(), "web.write_timeout: must be more than 0"),
             (
                 self.host.as_deref().is_none_or(|host| is_name(host) && host.len() <= 30),
                 "web.host: must be letters, digits and dashes, at most 30 of them",
@@ -162,7 +199,7 @@ impl Web {
                 "web.admin_listen: is web.listen; an empty text serves both there",
             ),
             (
-                self.live == Audience::Everybody || self.admin_listen.is_some(),
+                self.live != Some(Audience::Operator) || self.admin_listen.is_some(),
                 "web.live: \"operator\" needs web.admin_listen, where the operator looks",
             ),
             (
@@ -286,6 +323,15 @@ mod tests {
             complaint("live = \"operator\"\nadmin_listen = \"\"").contains("web.live: \"operator\" needs")
         );
         assert!(complaint("admin_listen = \"here\"").contains("web.admin_listen: `here` is no address"));
+    }
+
+    #[test]
+    fn the_live_state_is_the_operators_where_others_reach_the_service_unless_it_is_said() {
+        let is_for_everybody = |text: &str| load(text).unwrap().web.is_live_for_everybody();
+        assert!(is_for_everybody("") && is_for_everybody("listen = \"[::1]:80\""));
+        assert!(!is_for_everybody("listen = \"0.0.0.0:80\"") && !is_for_everybody("live = \"operator\""));
+        assert!(is_for_everybody("listen = \"0.0.0.0:80\"\nlive = \"everybody\""));
+        assert!(is_for_everybody("listen = \"0.0.0.0:80\"\nadmin_listen = \"\""), "there is no other place");
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn entry(text: &str) -> Option<IpAddr> {
 }
 
 /// What is counted as one client. A machine has as many IPv6 addresses as it wants, all of one network of 64 bits.
-pub(super) fn counted_as(address: IpAddr) -> IpAddr {
+pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => IpAddr::from((v6.to_bits() >> 64 << 64).to_be_bytes()),

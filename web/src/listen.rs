@@ -1,0 +1,32 @@
+//! The listeners: connections in, requests to the routes, answers out. The routes are poem's, the loop under them is ours, for
+//! what poem's does not have: deadlines for headers and for silence, caps on connections, rest when files run out, and the
+//! patience to let a client read why it was refused.
+
+mod answering;
+mod arriving;
+mod crowd;
+mod server;
+mod stream;
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+
+pub use self::{crowd::Limits, server::Server};
+
+/// Binds an address.
+pub async fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(listen).await
+}
+
+/// The address that was bound, where the port was left to the system.
+pub fn bound(listener: &TcpListener, listen: SocketAddr) -> String {
+    listener.local_addr().unwrap_or(listen).to_string()
+}
+
+/// Tells a program that started this one where it listens.
+pub async fn write_address(file: Option<&Path>, address: &str) -> anyhow::Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    tokio::fs::write(file, address).await.with_context(|| format!("writing {}", file.display()))
+}

@@ -1,0 +1,334 @@
+//! Everybody who is connected. Nobody may keep others out: neither an address that opens connections without end, nor many that
+//! open them and say nothing.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use eirs_platform::settings::Web;
+use ipnet::IpNet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::access::counted_as;
+
+/// How many may be connected, and how long they may say nothing.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// In all.
+    connections: usize,
+    /// From one address; not counted where it is one of these proxies.
+    per_address: usize,
+    trusted_proxies: Vec<IpNet>,
+    /// From the first byte of a request to the end of its header; also from the connection to the first header.
+    header: Duration,
+    /// Between requests.
+    idle: Duration,
+    /// How long a client may take none of its answer.
+    unread: Duration,
+    /// How long the rest of a body is read that nobody wants, so that the client lives to read the answer.
+    pub(super) linger: Duration,
+}
+
+/// Files that are neither connections nor uploads.
+const OTHER_FILES: u64 = 128;
+
+impl Limits {
+    /// What the settings say, where this process may have so many files open.
+    pub fn of(settings: &Web, files: u64) -> Self {
+        // An upload may have a file besides its connection.
+        let spooled = (settings.max_uploads as u64).min(files / 4);
+        let possible = usize::try_from(files.saturating_sub(spooled + OTHER_FILES)).unwrap_or(usize::MAX);
+        if possible < settings.max_connections {
+            tracing::warn!(
+                "web.max_connections: {} is more than the {files} files allow that this process may open; it is {possible}",
+                settings.max_connections
+            );
+        }
+        Self {
+            connections: settings.max_connections.min(possible).max(1),
+            per_address: settings.max_connections_per_address,
+            trusted_proxies: settings.trusted_proxies.clone(),
+            header: settings.header_timeout,
+            idle: settings.idle_timeout,
+            unread: settings.write_timeout,
+            linger: settings.linger,
+        }
+    }
+}
+
+/// Why somebody may not come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// There is no place, and none of those who have one is idle.
+    All,
+    /// The address has as many as it may.
+    Address,
+}
+
+#[derive(Debug)]
+pub(super) struct Crowd {
+    pub(super) limits: Limits,
+    /// What the times of guests count from.
+    since: Instant,
+    inside: Mutex<Inside>,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    next: u64,
+    guests: HashMap<u64, Arc<Guest>>,
+    /// How many of each address.
+    addresses: HashMap<IpAddr, usize>,
+}
+
+/// One connection, and what it does. Times are milliseconds of the crowd's, 0 is never.
+#[derive(Debug)]
+pub(super) struct Guest {
+    address: IpAddr,
+    /// Requests that are being read or answered.
+    busy: AtomicUsize,
+    /// Since when there is none.
+    idle_since: AtomicU64,
+    /// When the first byte came since then.
+    heard_at: AtomicU64,
+    /// Since when it takes none of what we write.
+    unread_since: AtomicU64,
+    /// Whether there was a request at all.
+    has_asked: AtomicBool,
+    /// HTTP/2, where bytes come also when nobody asks for anything.
+    is_many: AtomicBool,
+    /// Told to go: the place is needed.
+    pub(super) leave: CancellationToken,
+}
+
+/// The place of a connection, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    crowd: Arc<Crowd>,
+    number: u64,
+    pub(super) guest: Arc<Guest>,
+}
+
+/// A request that is in hand, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Crowd>, Arc<Guest>);
+
+impl Crowd {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, since: Instant::now(), inside: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX) + 1
+    }
+
+    /// Lets one in, or says why not. Where all places are taken, the one that has been idle the longest goes.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Full> {
+        let address = address.to_canonical();
+        let is_counted = !self.limits.trusted_proxies.iter().any(|network| network.contains(&address));
+        let address = counted_as(address);
+        let mut inside = self.lock();
+        if is_counted && inside.addresses.get(&address).is_some_and(|n| *n >= self.limits.per_address) {
+            return Err(Full::Address);
+        }
+        if inside.guests.len() >= self.limits.connections {
+            let idlest = inside.idlest().ok_or(Full::All)?;
+            inside.remove(idlest);
+        }
+        let guest = Arc::new(Guest {
+            address,
+            busy: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(self.now()),
+            heard_at: AtomicU64::new(0),
+            unread_since: AtomicU64::new(0),
+            has_asked: AtomicBool::new(false),
+            is_many: AtomicBool::new(false),
+            leave: CancellationToken::new(),
+        });
+        let number = inside.next;
+        inside.next += 1;
+        inside.guests.insert(number, guest.clone());
+        *inside.addresses.entry(address).or_default() += 1;
+        Ok(Seat { crowd: self.clone(), number, guest })
+    }
+
+    /// Sends the one home that has been idle the longest: something that connections take has run out.
+    pub(super) fn make_room(&self) {
+        let mut inside = self.lock();
+        if let Some(idlest) = inside.idlest() {
+            inside.remove(idlest);
+        }
+    }
+}
+
+impl Inside {
+    fn idlest(&self) -> Option<u64> {
+        let idle = self.guests.iter().filter(|(_, guest)| guest.busy.load(Ordering::Relaxed) == 0);
+        idle.min_by_key(|(_, guest)| guest.idle_since.load(Ordering::Relaxed)).map(|(number, _)| *number)
+    }
+
+    /// Takes one off the list, whose connection ends.
+    fn remove(&mut self, number: u64) {
+        let Some(guest) = self.guests.remove(&number) else { return };
+        guest.leave.cancel();
+        if let Some(count) = self.addresses.get_mut(&guest.address) {
+            *count -= 1;
+            if *count == 0 {
+                self.addresses.remove(&guest.address);
+            }
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.crowd.lock().remove(self.number);
+    }
+}
+
+impl Seat {
+    /// A request has come.
+    pub(super) fn request(&self, is_many: bool) -> Busy {
+        let guest = &self.guest;
+        guest.has_asked.store(true, Ordering::Relaxed);
+        guest.is_many.store(is_many, Ordering::Relaxed);
+        guest.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(self.crowd.clone(), guest.clone())
+    }
+
+    /// Bytes have come.
+    pub(super) fn heard(&self) {
+        let guest = &self.guest;
+        if guest.busy.load(Ordering::Relaxed) == 0 && guest.heard_at.load(Ordering::Relaxed) == 0 {
+            guest.heard_at.store(self.crowd.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// What we write is not taken, or is again.
+    pub(super) fn unread(&self, unread: bool) {
+        let since = &self.guest.unread_since;
+        match (unread, since.load(Ordering::Relaxed)) {
+            (true, 0) => since.store(self.crowd.now(), Ordering::Relaxed),
+            (false, 1..) => since.store(0, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    /// When the connection has to end if nothing happens until then; `None` while a request is in hand.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let (guest, limits) = (&self.guest, &self.crowd.limits);
+        let at = |since: u64, limit: Duration| self.crowd.since + Duration::from_millis(since) + limit;
+        let unread = guest.unread_since.load(Ordering::Relaxed);
+        let unread = (unread > 0).then(|| at(unread, limits.unread));
+        if guest.busy.load(Ordering::Relaxed) > 0 {
+            return unread;
+        }
+        let heard_at = guest.heard_at.load(Ordering::Relaxed);
+        let idle_since = guest.idle_since.load(Ordering::Relaxed);
+        let silent = if !guest.has_asked.load(Ordering::Relaxed) {
+            at(idle_since, limits.header)
+        } else if heard_at > 0 && !guest.is_many.load(Ordering::Relaxed) {
+            at(heard_at, limits.header)
+        } else {
+            at(idle_since, limits.idle)
+        };
+        Some(unread.map_or(silent, |unread| unread.min(silent)))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let Self(crowd, guest) = self;
+        if guest.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
+            guest.heard_at.store(0, Ordering::Relaxed);
+            guest.idle_since.store(crowd.now(), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crowd(connections: usize, per_address: usize) -> Arc<Crowd> {
+        Crowd::new(Limits {
+            connections,
+            per_address,
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            header: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            unread: Duration::from_secs(30),
+            linger: Duration::from_secs(30),
+        })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_has_its_share_and_others_are_not_concerned() {
+        let crowd = crowd(100, 3);
+        let seats: Vec<_> = (0..3).map(|_| crowd.enter(ip("192.0.2.1")).unwrap()).collect();
+        assert_eq!(crowd.enter(ip("192.0.2.1")).unwrap_err(), Full::Address);
+        assert_eq!(crowd.enter(ip("::ffff:192.0.2.1")).unwrap_err(), Full::Address);
+        assert!(crowd.enter(ip("192.0.2.2")).is_ok());
+        let proxied: Vec<_> = (0..9).map(|_| crowd.enter(ip("10.1.2.3")).unwrap()).collect();
+        assert_eq!(proxied.len(), 9, "clients of a proxy share its address");
+        drop(seats);
+        assert!(crowd.enter(ip("192.0.2.1")).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_places_are_taken_the_longest_idle_goes_and_never_one_that_is_busy() {
+        let crowd = crowd(3, 100);
+        let busy = crowd.enter(ip("192.0.2.1")).unwrap();
+        let request = busy.request(false);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let old = crowd.enter(ip("192.0.2.2")).unwrap();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let young = crowd.enter(ip("192.0.2.3")).unwrap();
+        let newcomer = crowd.enter(ip("192.0.2.4")).unwrap();
+        let left = |seat: &Seat| seat.guest.leave.is_cancelled();
+        assert_eq!([left(&busy), left(&old), left(&young), left(&newcomer)], [false, true, false, false]);
+        let _requests = (young.request(false), newcomer.request(false));
+        drop(old);
+        assert_eq!(crowd.enter(ip("192.0.2.5")).unwrap_err(), Full::All);
+        drop(request);
+        assert!(crowd.enter(ip("192.0.2.5")).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_is_that_of_what_is_waited_for() {
+        let crowd = crowd(3, 3);
+        let seat = crowd.enter(ip("192.0.2.1")).unwrap();
+        let in_s = |seat: &Seat| seat.deadline().map(|at| (at - Instant::now()).as_secs_f64().round());
+        assert_eq!(in_s(&seat), Some(10.0), "the first header");
+        let request = seat.request(false);
+        assert_eq!(in_s(&seat), None, "a request is in hand");
+        seat.unread(true);
+        assert_eq!(in_s(&seat), Some(30.0), "its answer is not read");
+        seat.unread(false);
+        drop(request);
+        assert_eq!(in_s(&seat), Some(75.0), "the next request");
+        tokio::time::advance(Duration::from_secs(20)).await;
+        seat.heard();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        seat.heard();
+        assert_eq!(in_s(&seat), Some(5.0), "the rest of the header");
+        drop(seat.request(true));
+        seat.heard();
+        assert_eq!(in_s(&seat), Some(75.0), "HTTP/2 speaks also when it asks for nothing");
+    }
+}

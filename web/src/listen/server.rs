@@ -1,0 +1,276 @@
+//! Accepts connections and serves each until it ends: by its client, by a limit, or because this server stops.
+
+use std::{
+    convert::Infallible, future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http_body_util::{BodyExt, combinators::BoxBody};
+use hyper::{Request, Response, body::Incoming, header, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use poem::{
+    Endpoint, RequestParts,
+    http::{Version, uri::Scheme},
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    answering::Answering,
+    arriving::Arriving,
+    crowd::{Busy, Crowd, Full, Limits, Seat},
+    stream::Stream,
+};
+use crate::Tls;
+
+/// When the system has no more of what a connection takes, accepting rests: it would fail at once again and again.
+const REST: Duration = Duration::from_millis(200);
+/// How often that is told.
+const TELL: Duration = Duration::from_secs(30);
+/// hyper doubles its read buffer each time a read fills it; a hundred uploads at once would take 40 MB before anybody has looked
+/// at a byte. It is also the most that the header of a request may have.
+const BUFFER: usize = 32 * 1024;
+/// Requests at once on one connection of HTTP/2.
+const STREAMS: u32 = 100;
+/// What may be under way on one connection of HTTP/2, and for each of its requests.
+const WINDOWS: (u32, u32) = (1024 * 1024, 256 * 1024);
+/// HTTP/2 has pings: a client that does not answer one is gone.
+const PING: Duration = Duration::from_secs(30);
+/// How many are told at once that there is no place for them; more are cut off.
+const TOLD_AT_ONCE: usize = 64;
+
+/// A listener with what stands before its routes.
+pub struct Server<E> {
+    /// For the log.
+    pub name: &'static str,
+    /// Where the connections come from.
+    pub listener: TcpListener,
+    /// Where they are encrypted.
+    pub tls: Option<Arc<Tls>>,
+    /// How many there may be, and how patient we are with them.
+    pub limits: Limits,
+    /// What answers their requests.
+    pub routes: E,
+}
+
+/// What every connection needs.
+struct Door<E> {
+    crowd: Arc<Crowd>,
+    routes: E,
+    local: LocalAddr,
+    http: auto::Builder<TokioExecutor>,
+    tls: Option<Arc<Tls>>,
+    /// No further requests on a connection.
+    ending: CancellationToken,
+    /// The time for the last answers is over.
+    cut_off: CancellationToken,
+}
+
+impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
+    /// Serves until `stop` ends, and then what is in hand, for as long as `cut_off` at most.
+    pub async fn run(self, stop: impl Future<Output = ()>, cut_off: Duration) -> io::Result<()> {
+        let Self { name, listener, tls, limits, routes } = self;
+        let local = LocalAddr(listener.local_addr()?.into());
+        let door = Arc::new(Door {
+            crowd: Crowd::new(limits),
+            routes,
+            local,
+            http: http(),
+            tls,
+            ending: CancellationToken::new(),
+            cut_off: CancellationToken::new(),
+        });
+        let connections = TaskTracker::new();
+        let told = Arc::new(Semaphore::new(TOLD_AT_ONCE));
+        let mut stop = pin!(stop);
+        let mut told_at: Option<Instant> = None;
+        loop {
+            let accepted = tokio::select! {
+                () = &mut stop => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, peer)) => match door.crowd.enter(peer.ip()) {
+                    Ok(seat) => {
+                        connections.spawn(connection(door.clone(), tcp, peer, seat));
+                    }
+                    // A client of TLS cannot be told anything before it was given a lot of work.
+                    Err(full) => {
+                        if let (None, Ok(permit)) = (&door.tls, told.clone().try_acquire_owned()) {
+                            connections.spawn(refuse(tcp, full).map(move |()| drop(permit)));
+                        }
+                    }
+                },
+                Err(error) if is_of_the_client(&error) => {}
+                Err(error) => {
+                    if told_at.is_none_or(|at| at.elapsed() > TELL) {
+                        told_at = Some(Instant::now());
+                        tracing::error!(%error, "{name} can accept no connection; those that are idle are closed");
+                    }
+                    door.crowd.make_room();
+                    sleep(REST).await;
+                }
+            }
+        }
+        drop(listener);
+        door.ending.cancel();
+        connections.close();
+        if timeout(cut_off, connections.wait()).await.is_err() {
+            tracing::warn!("{name}: {} connections are cut off", connections.len());
+            door.cut_off.cancel();
+            connections.wait().await;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the connection was gone before it was accepted (accept(2)); the next one is another matter.
+fn is_of_the_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+fn http() -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    // The time for headers is ours to watch: hyper's counts from the end of the last answer and would end the idle.
+    http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .initial_connection_window_size(WINDOWS.0)
+        .initial_stream_window_size(WINDOWS.1)
+        .max_header_list_size(BUFFER as u32)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING);
+    http
+}
+
+async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
+    door: Arc<Door<E>>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    seat: Seat,
+) {
+    // Lines and events are small and wanted now.
+    let _best_effort = tcp.set_nodelay(true);
+    let seat = Arc::new(seat);
+    let stream = Stream::new(tcp, seat.clone());
+    let served = async {
+        match &door.tls {
+            None => serve(&door, stream, peer, &seat, Scheme::HTTP).await,
+            Some(tls) => match tls.shake_hands(stream).await {
+                Ok(stream) => serve(&door, stream, peer, &seat, Scheme::HTTPS).await,
+                // Scanners, clients that do not trust the certificate, browsers that speak HTTP: each day has many.
+                Err(error) => tracing::debug!(%error, "a client did not get as far as a request"),
+            },
+        }
+    };
+    tokio::select! {
+        () = served => {}
+        () = seat.guest.leave.cancelled() => {}
+        () = door.cut_off.cancelled() => {}
+    }
+}
+
+async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
+    door: &Arc<Door<E>>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    seat: &Arc<Seat>,
+    scheme: Scheme,
+) {
+    let service = {
+        let (door, seat) = (door.clone(), seat.clone());
+        service_fn(move |request: Request<Incoming>| {
+            let busy = || seat.request(request.version() == Version::HTTP_2);
+            let (for_body, for_answer) = (busy(), busy());
+            answer(door.clone(), request, peer, scheme.clone(), for_body, for_answer).map(Ok::<_, Infallible>)
+        })
+    };
+    let mut connection = pin!(door.http.serve_connection(TokioIo::new(stream), service));
+    let mut ending = pin!(door.ending.cancelled());
+    let mut is_ending = false;
+    let mut alarm = pin!(sleep_until(Instant::now()));
+    poll_fn(|cx| {
+        if let Poll::Ready(end) = connection.as_mut().poll(cx) {
+            if let Err(error) = end {
+                tracing::trace!(%peer, %error, "a connection ended early");
+            }
+            return Poll::Ready(());
+        }
+        if !is_ending && ending.as_mut().poll(cx).is_ready() {
+            is_ending = true;
+            connection.as_mut().graceful_shutdown();
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        let Some(deadline) = seat.deadline() else { return Poll::Pending };
+        if alarm.deadline() != deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        alarm.as_mut().poll(cx)
+    })
+    .await;
+}
+
+async fn answer<E: Endpoint<Output = poem::Response> + 'static>(
+    door: Arc<Door<E>>,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    scheme: Scheme,
+    for_body: Busy,
+    for_answer: Busy,
+) -> Response<BoxBody<Bytes, io::Error>> {
+    let (parts, body) = request.into_parts();
+    let expects = parts.headers.get(header::EXPECT);
+    let expects = expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let body = Arriving::new(body, for_body, door.crowd.limits.linger, expects).boxed();
+    let parts: RequestParts = (parts, door.local.clone(), RemoteAddr(peer.into()), scheme).into();
+    let response = door.routes.get_response(poem::Request::from_parts(parts, body.into())).await;
+    Response::<BoxBody<Bytes, io::Error>>::from(response).map(|body| Answering::new(body, for_answer).boxed())
+}
+
+/// Tells a client that there is no place for it, and gives it a moment to read that.
+async fn refuse(mut tcp: TcpStream, full: Full) {
+    let (status, title, detail) = match full {
+        Full::All => (
+            "503 Service Unavailable",
+            "too many connections",
+            "the server has all the connections that it can",
+        ),
+        Full::Address => (
+            "429 Too Many Requests",
+            "too many connections",
+            "your address has all the connections that it may",
+        ),
+    };
+    let body = format!(
+        "{{\"status\":{},\"title\":\"{title}\",\"detail\":\"{detail}; try again shortly\"}}\n",
+        &status[..3]
+    );
+    let text = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let told = async {
+        tcp.write_all(text.as_bytes()).await?;
+        tcp.shutdown().await?;
+        let mut rest = [0; 4096];
+        while tcp.read(&mut rest).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    let _in_time = timeout(Duration::from_secs(1), told).await;
+}

@@ -14,8 +14,8 @@ pub(crate) struct Problem {
     pub(crate) detail: String,
     id: Option<JobId>,
     retry_after_s: Option<u64>,
-    /// The methods that the address takes.
-    allow: Option<&'static str>,
+    /// What this kind of refusal says in a header of its own.
+    header: Option<(&'static str, &'static str)>,
 }
 
 /// Why it was refused (RFC 9457).
@@ -36,7 +36,7 @@ pub(crate) struct Document<'p> {
 
 impl Problem {
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, title, detail: detail.into(), id: None, retry_after_s: None, allow: None }
+        Self { status, title, detail: detail.into(), id: None, retry_after_s: None, header: None }
     }
 
     /// What of it is sent.
@@ -65,7 +65,10 @@ impl Problem {
     /// `allow` is what this address takes, as the header of that name has it.
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("this address does not take that method; it takes {allow}");
-        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", detail) }
+        Self {
+            header: Some(("allow", allow)),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", detail)
+        }
     }
 
     pub(crate) fn too_slow(detail: impl Into<String>) -> Self {
@@ -81,6 +84,25 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported image type", detail)
     }
 
+    /// The body is packed in a way that is not read (RFC 9110, 15.5.16).
+    pub(crate) fn unknown_encoding(name: &str) -> Self {
+        let name = name.escape_debug();
+        let detail = format!(
+            "the body has the Content-Encoding `{name}`; EIRS reads bodies as they are, or with one of gzip and deflate"
+        );
+        Self {
+            header: Some(("accept-encoding", "gzip, deflate, identity")),
+            ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported encoding", detail)
+        }
+    }
+
+    /// A part of a form that is written in letters.
+    pub(crate) fn encoded_part(name: &str) -> Self {
+        let detail =
+            format!("the image has the Content-Transfer-Encoding `{name}`; send its bytes as they are");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported encoding", detail)
+    }
+
     pub(crate) fn rejected(id: JobId, reason: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "image rejected", reason).about(id)
     }
@@ -89,13 +111,10 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "classification failed", reason).about(id)
     }
 
-    pub(crate) fn too_many_uploads() -> Self {
-        Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too many uploads",
-            "too many uploads at once; try again shortly",
-        )
-        .after(1)
+    /// `who` has more of them in hand than it may.
+    pub(crate) fn too_many_uploads(who: &str) -> Self {
+        let detail = format!("{who} has as many uploads at once as it can; try again shortly");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too many uploads", detail).after(1)
     }
 
     /// Neither memory nor disk is left for what arrives.
@@ -112,7 +131,8 @@ impl Problem {
     }
 
     pub(crate) fn wrong_token(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+        let header = Some(("www-authenticate", "Bearer"));
+        Self { header, ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail) }
     }
 
     /// `who` sends more than it may.
@@ -135,6 +155,11 @@ impl Problem {
     pub(crate) fn not_queued() -> Self {
         let detail = "the image could not be queued in time; send it again, which does it no second time";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not queued", detail).after(5)
+    }
+
+    /// What is needed for uploads cannot be reached.
+    pub(crate) fn not_ready(what: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not ready", what).after(5)
     }
 
     pub(crate) fn draining() -> Self {
@@ -174,11 +199,8 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after_s {
             response = response.header("Retry-After", seconds.to_string());
         }
-        if let Some(methods) = self.allow {
-            response = response.header("Allow", methods);
-        }
-        if self.status == StatusCode::UNAUTHORIZED {
-            response = response.header("WWW-Authenticate", "Bearer");
+        if let Some((name, value)) = self.header {
+            response = response.header(name, value);
         }
         // A person at a terminal reads this, too.
         response.body(body + "\n")

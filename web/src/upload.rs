@@ -1,9 +1,12 @@
 //! `POST /upload`
 
 mod body;
+mod encoding;
+mod fields;
+mod form;
 mod image_type;
+mod multipart;
 mod pace;
-mod portions;
 mod room;
 
 use std::{num::IntErrorKind, sync::Arc, time::Duration};
@@ -87,14 +90,15 @@ async fn take(
     if app.draining.is_cancelled() {
         return Err(Problem::draining());
     }
-    let permit = app.uploads.clone().try_acquire_owned().map_err(|_| Problem::too_many_uploads())?;
+    let allowance = request.extensions().get::<Allowance>();
+    let uploading = allowance.map(Allowance::upload).transpose()?;
+    let all = || Problem::too_many_uploads("this server");
+    let permit = (app.uploads.clone().try_acquire_owned().map_err(|_| all())?, uploading);
     let wishes = wishes(request, app, began, scope)?;
-    let content_type = request.content_type();
     let bare_name = query(request, "name");
     let stream = body.into_bytes_stream();
-    let mut images = Images::of(stream, content_type, bare_name, &app.settings.web, app.room.clone())?;
+    let mut images = Images::of(stream, request.headers(), bare_name, &app.settings.web, &app.room)?;
 
-    let allowance = request.extensions().get::<Allowance>();
     let mut begun: Vec<Begun> = Vec::new();
     while let Some(image) = images.next().instrument(debug_span!(target: TARGET, "read")).await? {
         if begun.len() == app.settings.web.max_images_per_upload {
@@ -115,10 +119,13 @@ async fn take(
             Err(problem) => Begun::Answered(refuse(app, name_of(image), problem)),
         });
     }
+    let none = images.none();
+    // What is left of the body is the listener's to read; only then does it see a client that leaves.
+    drop(images);
     match begun.len() {
-        0 => Err(images.none()),
+        0 => Err(none),
         1 => {
-            let begun = begun.pop().ok_or_else(|| images.none())?;
+            let begun = begun.pop().ok_or(none)?;
             Ok(end(app, begun, &wishes).await.into_response(wishes.view))
         }
         _ => {
@@ -190,9 +197,8 @@ async fn submit(app: &Arc<App>, image: Image, wishes: &Wishes) -> Result<Submitt
     if let Some(known) = found.map_err(logged)? {
         return Ok(known);
     }
-    app.load.refresh(&model, queue).await;
-    app.load.admit(&model).map_err(Problem::backlog_full)?;
-    Ok(Submitted::Waits(app.jobs.send(image, &model, &wishes.scope)))
+    let admitted = app.jobs.admit(&model, queue).await.map_err(Problem::backlog_full)?;
+    Ok(Submitted::Waits(app.jobs.send(image, &model, admitted, &wishes.scope)))
 }
 
 /// Waits for the label as long as the client wants to, and at most until this server stops.
@@ -216,8 +222,8 @@ async fn end(app: &App, begun: Begun, wishes: &Wishes) -> Answer {
         None => match tokio::time::timeout(QUEUEING, app.jobs.wait_until_sent(&mut ticket)).await {
             Err(_late) => Kind::Refused(Problem::not_queued()),
             Ok(Ok(())) => {
+                let retry_after_s = app.jobs.retry_after_s(&ticket.key).await;
                 let (id, model) = ticket.key;
-                let retry_after_s = app.load.retry_after_s(&model);
                 Kind::Pending { id, model, retry_after_s }
             }
             Ok(Err(error)) => Kind::Refused(Problem::backend(&error)),

@@ -34,6 +34,83 @@ fn a_form_without_an_image_field_says_which_field_is_wanted() {
 }
 
 #[test]
+fn files_that_share_a_field_are_each_an_image() {
+    let site = Site::new();
+    let (web, _worker) = (site.web(), site.worker());
+    // As curl sends `-F 'myfile=@a.bmp,b.bmp'`.
+    let mut body = b"--XX\r\nContent-Disposition: form-data; name=\"myfile\"\r\n\
+        Content-Type: multipart/mixed; boundary=YY\r\n\r\n"
+        .to_vec();
+    for (number, name) in [(1, "a.bmp"), (2, "b.bmp")] {
+        let head = format!("--YY\r\nContent-Disposition: attachment; filename=\"{name}\"\r\n\r\n");
+        body.extend([head.as_bytes(), &image(number), b"\r\n"].concat());
+    }
+    body.extend(b"--YY--\r\n\r\n--XX--\r\n");
+    let headers = [("content-type", "multipart/form-data; boundary=XX")];
+    let answer = request(&web.address, "POST", "/upload", &headers, &body).expect("an answer");
+    let mut names: Vec<_> = answer.body.lines().map(line).map(|line| line["name"].clone()).collect();
+    names.sort_by_key(ToString::to_string);
+    assert_eq!(names, ["a.bmp", "b.bmp"], "{answer:?}");
+}
+
+fn line(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+#[test]
+fn a_name_is_shown_as_the_person_saw_it_however_it_was_written() {
+    let site = Site::new();
+    let (web, _worker) = (site.web(), site.worker());
+    for written in [
+        "filename=\"=?utf-8?B?w7wuanBn?=\"; filename*=utf-8''%C3%BC.jpg",
+        "filename*=utf-8''%C3%BC.jpg",
+        "filename=\"=?utf-8?Q?=C3=BC.jpg?=\"",
+        "filename=\"\u{fc}.jpg\"",
+    ] {
+        let mut body = format!("--XX\r\nContent-Disposition: form-data; name=\"myfile\"; {written}\r\n\r\n")
+            .into_bytes();
+        body.extend([&image(1)[..], b"\r\n--XX--\r\n"].concat());
+        let headers = [("content-type", "multipart/form-data; boundary=XX"), ("accept", "application/json")];
+        let answer = request(&web.address, "POST", "/upload", &headers, &body).expect("an answer");
+        assert_eq!(answer.json()["name"], "\u{fc}.jpg", "{written}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_packed_body_is_unpacked_within_the_limits_or_its_packing_is_named() {
+    let site = Site::new().set("EIRS_WEB__MAX_IMAGE", "1MiB");
+    let (web, _worker) = (site.web(), site.worker());
+    let send = |encoding: &str, body: &[u8]| {
+        let headers =
+            [("content-type", "image/bmp"), ("content-encoding", encoding), ("accept", "application/json")];
+        request(&web.address, "POST", "/upload", &headers, body).expect("an answer")
+    };
+    assert_eq!(send("gzip", &stored(&image(1))).json()["label"], "noop");
+    assert_eq!(send("gzip", b"no gzip").status, 400);
+    let mut large = image(2);
+    large.resize(2_000_000, 0);
+    assert_eq!(send("gzip", &stored(&large)).status, 413);
+    let answer = send("br", &image(1));
+    assert_eq!((answer.status, answer.header("accept-encoding")), (415, Some("gzip, deflate, identity")));
+    assert!(answer.problem().contains("`br`"), "{answer:?}");
+}
+
+/// A gzip file (RFC 1952) whose blocks are not compressed.
+fn stored(bytes: &[u8]) -> Vec<u8> {
+    let mut file = b"\x1f\x8b\x08\0\0\0\0\0\0\xff".to_vec();
+    let mut blocks = bytes.chunks(0xffff).peekable();
+    while let Some(block) = blocks.next() {
+        let length = block.len() as u16;
+        file.push(u8::from(blocks.peek().is_none()));
+        file.extend([length.to_le_bytes(), (!length).to_le_bytes()].concat());
+        file.extend(block);
+    }
+    file.extend(crc32(bytes).to_le_bytes());
+    file.extend((bytes.len() as u32).to_le_bytes());
+    file
+}
+
+#[test]
 fn twenty_megabytes_are_too_large_and_the_client_lives_to_read_it() {
     let site = Site::new();
     let web = site.web();

@@ -1,18 +1,21 @@
 //! Reads the images out of a request, one after another, within the limits: bytes for each image, the room for all arriving
 //! bodies together (`room.rs`), and the patience for a client that sends slowly (`pace.rs`).
 
-use std::{error::Error as _, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use eirs_platform::{job::JobId, settings::Web};
 use futures::{Stream, StreamExt, stream::BoxStream};
-use multer::{Field, Multipart};
+use poem::http::{HeaderMap, HeaderName, header};
 use sha2::{Digest, Sha256};
 
 use super::{
+    encoding::{Encoding, Unpacked},
+    fields::Value,
+    form::Form,
     image_type::{HEAD_BYTES, is_image},
+    multipart::{Event, Part},
     pace::Paced,
-    portions::Portions,
     room::{Held, Room, Whole},
 };
 use crate::problem::Problem;
@@ -21,6 +24,10 @@ use crate::problem::Problem;
 pub(crate) const FIELDS: [&str; 4] = ["myfile", "file", "image", "inputFile"];
 /// How much of a name is kept.
 const LONGEST_NAME: usize = 255;
+/// How many fields that hold no image a form may have.
+const MOST_OTHERS: usize = 256;
+/// How much may be skipped in a form, in largest images. It is not kept, and takes time only.
+const MOST_SKIPPED: u64 = 16;
 
 /// An image as it came in.
 #[derive(Debug)]
@@ -40,66 +47,122 @@ pub(crate) struct Refused {
 /// The body of an upload.
 pub(crate) struct Images {
     source: Source,
-    limits: Limits,
+    max_image: u64,
+    room: Arc<Room>,
     /// Fields that hold no image, to be named when there is none at all.
     others: Vec<String>,
+    skipped: u64,
 }
 
 enum Source {
-    Multipart(Multipart<'static>),
+    Form(Box<Form>),
     Bare { body: BoxStream<'static, io::Result<Bytes>>, name: String },
     End,
 }
 
-#[derive(Debug, Clone)]
-struct Limits {
-    max_image: u64,
-    room: Arc<Room>,
-}
-
 impl Images {
-    /// Of a request with this `Content-Type`, and name for a bare image.
+    /// Of a request with these headers, and a name for a bare image.
     pub(crate) fn of(
         body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
-        content_type: Option<&str>,
+        headers: &HeaderMap,
         bare_name: Option<String>,
         settings: &Web,
-        room: Arc<Room>,
+        room: &Arc<Room>,
     ) -> Result<Self, Problem> {
-        let limits = Limits { max_image: settings.max_image.as_u64(), room };
-        let body = Portions::of(Paced::of(body, settings));
-        let is_multipart =
-            content_type.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/"));
-        let source = if is_multipart {
-            let boundary = multer::parse_boundary(content_type.unwrap_or_default()).map_err(|error| {
-                Problem::bad_request(format!("the Content-Type of the form is broken: {error}"))
-            })?;
-            Source::Multipart(Multipart::new(body, boundary))
-        } else {
-            Source::Bare { body: body.boxed(), name: shown_name(bare_name.as_deref()) }
+        let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+        let encoding = Encoding::of(encodings.map(|value| value.to_str().unwrap_or("?")));
+        let body = Paced::of(body, settings);
+        let body = match encoding.map_err(|name| Problem::unknown_encoding(&name))? {
+            Some(encoding) => Unpacked::of(body, encoding).boxed(),
+            None => body.boxed(),
         };
-        Ok(Self { source, limits, others: Vec::new() })
+        let value = |name: HeaderName| headers.get(name).map(|value| Value::parse(value.as_bytes()));
+        let content_type = value(header::CONTENT_TYPE).unwrap_or_default();
+        let source = if content_type.main.starts_with("multipart/") {
+            let boundary = content_type.boundary().ok_or_else(|| {
+                Problem::bad_request("the Content-Type of the form is broken: it names no boundary")
+            })?;
+            Source::Form(Box::new(Form::new(body, boundary, room)))
+        } else {
+            let said = || value(header::CONTENT_DISPOSITION).and_then(|value| value.file());
+            Source::Bare { body, name: shown_name(bare_name.or_else(said).as_deref()) }
+        };
+        let max_image = settings.max_image.as_u64();
+        Ok(Self { source, max_image, room: room.clone(), others: Vec::new(), skipped: 0 })
     }
 
     /// The next image; `None` after the last. An `Err` outside ends the request, one inside only this image.
     pub(crate) async fn next(&mut self) -> Result<Option<Result<Image, Refused>>, Problem> {
         match std::mem::replace(&mut self.source, Source::End) {
             Source::End => Ok(None),
-            Source::Bare { body, name } => {
-                let read = self.limits.read(name, body.map(|chunk| chunk.map_err(broken_body))).await;
-                read.map(Some)
-            }
-            Source::Multipart(mut form) => loop {
-                let Some(field) = form.next_field().await.map_err(broken_form)? else { return Ok(None) };
-                if field.name().is_some_and(|name| FIELDS.contains(&name)) {
-                    let name = shown_name(field.file_name());
-                    let read = self.limits.read(name, chunks(field)).await;
-                    self.source = Source::Multipart(form);
-                    return read.map(Some);
+            Source::Bare { mut body, name } => {
+                let mut image = Arriving::new(&self.room, self.max_image);
+                while let Some(chunk) = body.next().await {
+                    image.add(chunk.map_err(broken_body)?).await?;
+                    if image.is_too_large() {
+                        break;
+                    }
                 }
-                self.others.push(shown_name(field.name()));
-            },
+                Ok(Some(image.end(name)))
+            }
+            Source::Form(mut form) => {
+                let image = self.next_of(&mut form).await?;
+                self.source = Source::Form(form);
+                Ok(image)
+            }
         }
+    }
+
+    async fn next_of(&mut self, form: &mut Form) -> Result<Option<Result<Image, Refused>>, Problem> {
+        while let Some(event) = form.next().await? {
+            match event {
+                Event::Part(part) => {
+                    let field = part.disposition.field();
+                    if field.as_deref().is_some_and(|name| FIELDS.contains(&name)) {
+                        return self.image_of(form, &part).await.map(Some);
+                    }
+                    if self.others.len() == MOST_OTHERS {
+                        let detail = format!("a form may have at most {MOST_OTHERS} fields without an image");
+                        return Err(Problem::too_large(detail));
+                    }
+                    self.others.push(shown_name(field.as_deref()));
+                }
+                Event::Content(content) => self.skip(&content)?,
+                Event::PartEnd | Event::End => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the present part of a form to its end. One that is too large is read, too, but not kept: others may follow.
+    async fn image_of(&mut self, form: &mut Form, part: &Part) -> Result<Result<Image, Refused>, Problem> {
+        let mut image = Arriving::new(&self.room, self.max_image);
+        while let Some(event) = form.next().await? {
+            match event {
+                Event::Content(content) if image.is_too_large() => self.skip(&content)?,
+                Event::Content(content) => image.add(content).await?,
+                Event::PartEnd | Event::Part(_) | Event::End => break,
+            }
+        }
+        let name = shown_name(part.disposition.file().as_deref());
+        match &*part.transfer_encoding {
+            "base64" | "quoted-printable" => {
+                let problem = Problem::encoded_part(&part.transfer_encoding);
+                Ok(Err(Refused { name, problem }))
+            }
+            _ => Ok(image.end(name)),
+        }
+    }
+
+    fn skip(&mut self, content: &Bytes) -> Result<(), Problem> {
+        self.skipped += content.len() as u64;
+        let most = MOST_SKIPPED.saturating_mul(self.max_image);
+        if self.skipped <= most {
+            return Ok(());
+        }
+        Err(Problem::too_large(format!(
+            "what is no image in a form, or too large for one, may have at most {most} bytes"
+        )))
     }
 
     /// What to say when there was no image.
@@ -116,67 +179,62 @@ impl Images {
     }
 }
 
-fn chunks(field: Field<'static>) -> impl Stream<Item = Result<Bytes, Problem>> + Send + Unpin {
-    field.map(|chunk| chunk.map_err(broken_form))
-}
-
-fn broken_form(error: multer::Error) -> Problem {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-    match cause.filter(|cause| cause.kind() == io::ErrorKind::TimedOut) {
-        Some(slow) => Problem::too_slow(slow.to_string()),
-        None => Problem::bad_request(format!("the form is broken: {error}")),
-    }
-}
-
-fn broken_body(error: io::Error) -> Problem {
+pub(super) fn broken_body(error: io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::TimedOut => Problem::too_slow(error.to_string()),
+        io::ErrorKind::InvalidData => Problem::bad_request(format!("the body is broken: {error}")),
         _ => Problem::bad_request(format!("the body ended early: {error}")),
     }
 }
 
-impl Limits {
-    /// Reads one image to its end, hashing it on the way. One that is too large is read to its end all the same, but not
-    /// kept: a client that is cut off in the middle of its sending never sees the answer.
-    async fn read(
-        &self,
-        name: String,
-        mut chunks: impl Stream<Item = Result<Bytes, Problem>> + Send + Unpin,
-    ) -> Result<Result<Image, Refused>, Problem> {
-        let mut held = Held::new(&self.room);
-        let mut head = Vec::with_capacity(HEAD_BYTES);
-        let mut hasher = Sha256::new();
-        let mut seen: u64 = 0;
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk?;
-            seen += chunk.len() as u64;
-            if seen <= self.max_image {
-                head.extend_from_slice(&chunk[..chunk.len().min(HEAD_BYTES - head.len())]);
-                hasher.update(&chunk);
-                held.add(chunk).await.map_err(no_room)?;
-            } else if seen > 16 * self.max_image {
-                return Err(self.too_large());
-            } else {
-                held = Held::new(&self.room);
-            }
-        }
-        let problem = match &head[..] {
-            _ if seen > self.max_image => self.too_large(),
-            [] => Problem::no_image("the image is empty"),
-            head if !is_image(head) => Problem::not_an_image(),
-            _ => return Ok(Ok(Image { id: JobId::from_digest(hasher), name, content: held.whole() })),
-        };
-        Ok(Err(Refused { name, problem }))
-    }
-
-    fn too_large(&self) -> Problem {
-        Problem::too_large(format!("an image may have at most {} bytes", self.max_image))
-    }
-}
-
-fn no_room(error: eirs_platform::Error) -> Problem {
+pub(super) fn no_room(error: &eirs_platform::Error) -> Problem {
     tracing::warn!(%error, "an upload could not be taken in");
     Problem::no_room()
+}
+
+/// An image on its way in, hashed as it comes.
+struct Arriving {
+    held: Held,
+    head: Vec<u8>,
+    hasher: Sha256,
+    bytes: u64,
+    max_image: u64,
+}
+
+impl Arriving {
+    fn new(room: &Arc<Room>, max_image: u64) -> Self {
+        let (held, head) = (Held::new(room), Vec::with_capacity(HEAD_BYTES));
+        Self { held, head, hasher: Sha256::new(), bytes: 0, max_image }
+    }
+
+    async fn add(&mut self, chunk: Bytes) -> Result<(), Problem> {
+        self.bytes += chunk.len() as u64;
+        if self.is_too_large() {
+            self.held.clear();
+            return Ok(());
+        }
+        self.head.extend_from_slice(&chunk[..chunk.len().min(HEAD_BYTES - self.head.len())]);
+        self.hasher.update(&chunk);
+        self.held.add(chunk).await.map_err(|error| no_room(&error))
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.bytes > self.max_image
+    }
+
+    fn end(self, name: String) -> Result<Image, Refused> {
+        let problem = match &self.head[..] {
+            _ if self.is_too_large() => {
+                Problem::too_large(format!("an image may have at most {} bytes", self.max_image))
+            }
+            [] => Problem::no_image("the image is empty"),
+            head if !is_image(head) => Problem::not_an_image(),
+            _ => {
+                return Ok(Image { id: JobId::from_digest(self.hasher), name, content: self.held.whole() });
+            }
+        };
+        Err(Refused { name, problem })
+    }
 }
 
 /// A name is only shown, but it is shown in logs and on terminals, too: one line, and not endless.

@@ -43,7 +43,7 @@ struct Pool(AtomicU64);
 
 /// Bytes of a pool, which get free again when this is dropped.
 #[derive(Debug)]
-struct Taken {
+pub(super) struct Taken {
     pool: Arc<Pool>,
     bytes: u64,
 }
@@ -60,6 +60,16 @@ impl Taken {
             free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(bytes)).is_ok();
         self.bytes += if taken { bytes } else { 0 };
         taken
+    }
+
+    /// Takes so many in all, if there are so many.
+    pub(super) fn set(&mut self, bytes: u64) -> bool {
+        if bytes > self.bytes {
+            return self.more(bytes - self.bytes);
+        }
+        self.pool.0.fetch_add(self.bytes - bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+        true
     }
 
     /// What a single body may have now.
@@ -87,6 +97,11 @@ impl Room {
             folder: folder.to_owned(),
             storing: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
         }))
+    }
+
+    /// None of the memory yet, for something else that grows with what arrives.
+    pub(super) fn memory(&self) -> Taken {
+        Taken::none(&self.memory)
     }
 
     fn failed(&self, error: &io::Error) -> Error {
@@ -138,6 +153,11 @@ impl Held {
             self.memory.extend_from_slice(&chunk);
         }
         Ok(())
+    }
+
+    /// Lets go of all of it.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(&self.room);
     }
 
     /// Moves what is in memory to the file, and this chunk after it.

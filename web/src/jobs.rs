@@ -4,6 +4,7 @@
 //! sent is sent by a task of its own, so that a client that leaves takes nothing with it.
 
 mod admission;
+mod eta;
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -26,7 +27,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span};
 
-pub(crate) use self::admission::Admission;
+pub(crate) use self::admission::{Admission, Announced};
 use crate::{report::Arrivals, responses::ResponseQueue, upload::Image};
 
 /// A waiter looks into the store now and then: the answer may have gone to a neighbour that was killed.
@@ -57,6 +58,7 @@ pub(crate) struct Jobs {
     requests: BTreeMap<Arc<str>, SharedQueue>,
     responses: Arc<ResponseQueue>,
     arrivals: Arc<Arrivals>,
+    admission: Arc<Admission>,
     clock: SharedClock,
     cache: Cache<Key, Arc<Reply>>,
     in_flight: Mutex<HashMap<Key, InFlight>>,
@@ -66,6 +68,7 @@ pub(crate) struct Jobs {
 struct InFlight {
     progress: watch::Sender<Progress>,
     since: Instant,
+    announced: Announced,
 }
 
 /// What was done with an image.
@@ -92,6 +95,7 @@ impl Jobs {
         requests: BTreeMap<String, SharedQueue>,
         responses: Arc<ResponseQueue>,
         arrivals: Arc<Arrivals>,
+        admission: Arc<Admission>,
         clock: SharedClock,
     ) -> Self {
         Self {
@@ -100,6 +104,7 @@ impl Jobs {
             requests: requests.into_iter().map(|(model, queue)| (model.into(), queue)).collect(),
             responses,
             arrivals,
+            admission,
             clock,
             cache: Cache::new(settings.web.cached_results),
             in_flight: Mutex::default(),
@@ -143,6 +148,22 @@ impl Jobs {
         }
     }
 
+    /// Whether queues and store answer; `Err` says which do not.
+    pub(crate) async fn reach(&self) -> std::result::Result<(), &'static str> {
+        let failed = |what: &'static str| {
+            move |error: Error| {
+                tracing::debug!(%error, "{what}");
+                what
+            }
+        };
+        let nobodys = JobId::of(b"");
+        self.images.exists(&nobodys.image_key()).await.map_err(failed("the store cannot be reached"))?;
+        for queue in self.requests.values() {
+            queue.depth().await.map_err(failed("the queue cannot be reached"))?;
+        }
+        Ok(())
+    }
+
     /// Whether the image was uploaded, so that a result may come.
     pub(crate) async fn is_uploaded(&self, id: JobId) -> Result<bool> {
         self.images.exists(&id.image_key()).await
@@ -178,18 +199,46 @@ impl Jobs {
         }
     }
 
-    /// Stores an image and sends a job for it, unless somebody else has just done so.
-    pub(crate) fn send(self: &Arc<Self>, image: Image, model: &Arc<str>, scope: &Scope) -> Ticket {
+    /// After how many seconds the answer to a job will be there.
+    pub(crate) async fn retry_after_s(&self, key: &Key) -> u64 {
+        let (_, model) = key;
+        if let Some(queue) = self.requests.get(model) {
+            self.admission.refresh(model, queue).await;
+        }
+        let mut in_flight = self.lock();
+        let announced = in_flight.get_mut(key).map(|job| &mut job.announced);
+        self.admission.retry_after_s(model, announced)
+    }
+
+    /// Has a job admitted; `Err` holds the seconds after which to try again.
+    pub(crate) async fn admit(
+        &self,
+        model: &str,
+        queue: &SharedQueue,
+    ) -> std::result::Result<Announced, u64> {
+        self.admission.refresh(model, queue).await;
+        self.admission.admit(model)
+    }
+
+    /// Stores an image and sends a job for it that was admitted, unless somebody else has just done so.
+    pub(crate) fn send(
+        self: &Arc<Self>,
+        image: Image,
+        model: &Arc<str>,
+        announced: Announced,
+        scope: &Scope,
+    ) -> Ticket {
         let key: Key = (image.id, model.clone());
         let progress = watch::Sender::new(Progress::Sending);
         let ticket = Ticket { key: key.clone(), progress: progress.subscribe(), first: true };
         match self.lock().entry(key.clone()) {
             Entry::Occupied(other) => {
+                self.admission.given_up(model);
                 let progress = other.get().progress.subscribe();
                 return Ticket { progress, first: false, ..ticket };
             }
             Entry::Vacant(free) => {
-                free.insert(InFlight { progress, since: Instant::now() });
+                free.insert(InFlight { progress, since: Instant::now(), announced });
             }
         }
         let (jobs, scope) = (self.clone(), scope.clone());
@@ -244,6 +293,7 @@ impl Jobs {
             Err(error) => {
                 tracing::error!(id = %key.0, model = %key.1, %error, "an image could not be queued");
                 if let Some(job) = self.lock().remove(key) {
+                    self.admission.given_up(&key.1);
                     job.progress.send_replace(Progress::Failed(error));
                 }
             }
@@ -255,6 +305,11 @@ impl Jobs {
         let key: Key = (reply.id, reply.model.as_str().into());
         let reply = self.remember(&key, reply);
         let job = self.lock().remove(&key);
+        if job.is_some() {
+            // One that was given up says nothing of how long the next one takes.
+            let is_done = !matches!(reply.outcome, Outcome::GaveUp { .. });
+            self.admission.ended(&key.1, is_done.then_some(reply.classify_ms / 1e3));
+        }
         job.map(|job| job.progress.send_replace(Progress::Done(reply))).is_some()
     }
 
@@ -300,7 +355,13 @@ impl Jobs {
     /// Drops jobs that were not answered for a long time, every minute.
     pub(crate) async fn forget_old(&self, stop: &CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(60))).await.is_some() {
-            self.lock().retain(|_, job| job.since.elapsed() < FORGET_AFTER);
+            self.lock().retain(|(_, model), job| {
+                let is_young = job.since.elapsed() < FORGET_AFTER;
+                if !is_young {
+                    self.admission.given_up(model);
+                }
+                is_young
+            });
         }
     }
 }

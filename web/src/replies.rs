@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eirs_platform::{
     backoff::Backoff,
-    job::{self, Reply},
+    job::{self, Outcome, Reply},
     trace::TraceContext,
 };
 use tokio_util::sync::CancellationToken;
@@ -54,10 +54,11 @@ fn answer(app: &App, body: &[u8]) {
     match job::decode::<Reply>(body) {
         Ok(reply) => {
             app.metrics.replies.inc();
-            if app.jobs.model(&reply.model).is_some() {
+            // A job that was given up was with nobody when that was said.
+            let is_done = !matches!(reply.outcome, Outcome::GaveUp { .. });
+            if is_done && app.jobs.model(&reply.model).is_some() {
                 app.metrics.replied(&reply.model, reply.queued_ms, reply.classify_ms);
             }
-            app.load.answered();
             let (id, trace) = (reply.id, reply.trace.clone());
             if let Some(trace) = &trace {
                 trace.add_past_span("answer", reply.at, app.clock.now(), &id.to_string());

@@ -40,7 +40,7 @@ async fn look(request: &Request, id: &str, app: &App) -> Result<Response, Proble
         return Ok(json(StatusCode::OK, &finished));
     }
     if app.jobs.is_in_flight(&key) || app.jobs.is_uploaded(id).await.map_err(logged)? {
-        return Ok(pending(id, None, &model, app.load.retry_after_s(&model)));
+        return Ok(pending(id, None, &model, app.jobs.retry_after_s(&key).await));
     }
     Err(Problem::not_found(format!("no image {id} was uploaded here")))
 }

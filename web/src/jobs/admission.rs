@@ -1,89 +1,129 @@
-//! What this host knows about the load: how long the queue is, and how fast answers come. The limit on the backlog and
+//! What this host knows about the load: how long the line of each model is, and how fast it moves. The limit on the backlog and
 //! every `Retry-After` come from here.
 //!
-//! The depth of a queue is read by a task of its own, which no client takes with it when it leaves; an upload waits for it a
+//! The depth of a queue is read by a task of its own, which no client takes with it when it leaves; whoever asks waits for it a
 //! moment, so that the limit holds from the first upload on, and goes by what was known before where the queue is slow.
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use eirs_platform::queue::SharedQueue;
+use chrono::{DateTime, TimeDelta, Utc};
+use eirs_platform::{clock::SharedClock, queue::SharedQueue};
+use serde_json::Value;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// A depth that is older is read again at the next upload.
+use super::eta::{Fleet, Line, Place, in_seconds};
+
+/// A depth that is older is read again when somebody asks.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long an upload waits for the depth.
+/// How long somebody waits for the depth.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// A queue that does not say its depth in this time is asked again.
 const READING: Duration = Duration::from_secs(30);
-/// Answers are counted over so long.
-const WINDOW: Duration = Duration::from_secs(10);
 /// Before anything was answered, a start from zero is what an upload waits for.
 const GUESS_S: u64 = 5;
-/// Nobody should be told to come back later than this: the fleet grows meanwhile.
-const LONGEST_S: u64 = 300;
+/// What a controller wrote that is older says nothing of now.
+const STATUS_AGE: TimeDelta = TimeDelta::seconds(60);
 
+/// The lines of all models.
 #[derive(Debug)]
 pub(crate) struct Admission {
     max_backlog: u64,
-    inner: Mutex<Inner>,
+    /// What the controller writes.
+    status_file: PathBuf,
+    clock: SharedClock,
+    models: Mutex<BTreeMap<String, Model>>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    /// The backlog of each model when it was last read, what was sent since, and when it was read.
-    backlogs: BTreeMap<String, Backlog>,
-    /// Answers in the current window and the one before, and when the current one began.
-    answers: (u64, u64),
-    window_began: Option<Instant>,
-}
-
-#[derive(Debug, Default)]
-struct Backlog {
-    read: u64,
-    sent_since: u64,
+struct Model {
+    line: Line,
     read_at: Option<Instant>,
     /// The reading under way. Cancelled when it is over, however it ends.
     being_read: Option<CancellationToken>,
 }
 
+/// A job's place in its line, and what was said of it last.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Announced {
+    place: Place,
+    /// The position and the seconds.
+    last: Option<(u64, u64)>,
+}
+
 impl Admission {
-    pub(crate) fn new(max_backlog: u64) -> Self {
-        Self { max_backlog, inner: Mutex::default() }
+    pub(crate) fn new(max_backlog: u64, status_file: PathBuf, clock: SharedClock) -> Self {
+        Self { max_backlog, status_file, clock, models: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Model>> {
+        self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more job may be sent; `Err` holds the seconds after which to try again. Counts the job if so.
-    pub(crate) fn admit(&self, model: &str) -> Result<(), u64> {
-        let mut inner = self.lock();
-        let backlog = inner.backlogs.entry(model.to_owned()).or_default();
-        if backlog.read + backlog.sent_since >= self.max_backlog {
-            drop(inner);
-            return Err(self.retry_after_s(model));
+    /// Whether one more job may be sent; `Err` holds the seconds after which to try again. Counts the job if so, until
+    /// [`ended`](Self::ended).
+    pub(crate) fn admit(&self, model: &str) -> Result<Announced, u64> {
+        let mut models = self.lock();
+        let line = &mut models.entry(model.to_owned()).or_default().line;
+        if line.backlog() < self.max_backlog {
+            return Ok(Announced { place: line.join(Instant::now()), last: None });
         }
-        backlog.sent_since += 1;
-        Ok(())
+        // When a tenth of it will be done: not all who are refused come back for the first place.
+        let all = line.remaining(Instant::now(), None).unwrap_or(Duration::from_secs(GUESS_S));
+        Err(in_seconds(all / 10))
+    }
+
+    /// A job that was admitted is over; a worker had it for so long, where it was one that says something of the next.
+    pub(crate) fn ended(&self, model: &str, service_s: Option<f64>) {
+        if let Some(model) = self.lock().get_mut(model) {
+            model.line.end(Instant::now(), service_s);
+        }
+    }
+
+    /// A job that was admitted was not sent, or nobody waits for it any more.
+    pub(crate) fn given_up(&self, model: &str) {
+        if let Some(model) = self.lock().get_mut(model) {
+            model.line.leave();
+        }
+    }
+
+    /// In how many seconds the job at this place will be answered; without one, a job that came now. While the line before a job
+    /// gets shorter, what is said never gets longer.
+    pub(crate) fn retry_after_s(&self, model: &str, announced: Option<&mut Announced>) -> u64 {
+        let mut models = self.lock();
+        let line = &mut models.entry(model.to_owned()).or_default().line;
+        let place = announced.as_ref().map(|announced| announced.place);
+        let Some(remaining) = line.remaining(Instant::now(), place) else { return GUESS_S };
+        let mut seconds = in_seconds(remaining);
+        if let Some(announced) = announced {
+            let position = line.position(place);
+            if let Some((before, said)) = announced.last
+                && position < before
+            {
+                seconds = seconds.min(said);
+            }
+            announced.last = Some((position, seconds));
+        }
+        seconds
     }
 
     /// Sees to it that the depth of a queue is read, if the last reading is old, and waits for that a moment.
     pub(crate) async fn refresh(self: &Arc<Self>, model: &str, queue: &SharedQueue) {
         let read = {
-            let mut inner = self.lock();
-            let backlog = inner.backlogs.entry(model.to_owned()).or_default();
-            if backlog.read_at.is_some_and(|at| at.elapsed() < FRESH) {
+            let mut models = self.lock();
+            let state = models.entry(model.to_owned()).or_default();
+            if state.read_at.is_some_and(|at| at.elapsed() < FRESH) {
                 return;
             }
-            let under_way = backlog.being_read.clone().filter(|read| !read.is_cancelled());
+            let under_way = state.being_read.clone().filter(|read| !read.is_cancelled());
             under_way.unwrap_or_else(|| {
                 let read = CancellationToken::new();
-                backlog.being_read = Some(read.clone());
+                state.being_read = Some(read.clone());
                 let reading = self.clone().read(model.to_owned(), queue.clone(), read.clone().drop_guard());
                 tokio::spawn(reading);
                 read
@@ -93,44 +133,55 @@ impl Admission {
     }
 
     async fn read(self: Arc<Self>, model: String, queue: SharedQueue, _over: DropGuard) {
+        let status = tokio::fs::read(&self.status_file).await.unwrap_or_default();
+        let fleet = fleet_of(&serde_json::from_slice(&status).unwrap_or_default(), &model, self.clock.now());
         let depth = timeout(READING, queue.depth()).await;
-        let mut inner = self.lock();
-        let backlog = inner.backlogs.entry(model.clone()).or_default();
-        backlog.read_at = Some(Instant::now());
+        let mut models = self.lock();
+        let state = models.entry(model.clone()).or_default();
+        state.read_at = Some(Instant::now());
+        state.line.served_by(fleet);
         match depth {
-            Ok(Ok(depth)) => (backlog.read, backlog.sent_since) = (depth.backlog(), 0),
+            Ok(Ok(depth)) => state.line.count(depth.backlog()),
             // The old reading and what was sent since are the better guess.
             Ok(Err(error)) => tracing::warn!(model, %error, "the queue cannot be counted"),
             Err(_late) => tracing::warn!(model, "the queue did not say its depth in {READING:?}"),
         }
     }
+}
 
-    /// One job was answered.
-    pub(crate) fn answered(&self) {
-        let mut inner = self.lock();
-        let now = Instant::now();
-        match inner.window_began {
-            Some(began) if now - began < WINDOW => inner.answers.0 += 1,
-            Some(began) => {
-                let before = if now - began < 2 * WINDOW { inner.answers.0 } else { 0 };
-                (inner.answers, inner.window_began) = ((1, before), Some(now));
-            }
-            None => (inner.answers, inner.window_began) = ((1, 0), Some(now)),
+/// What the controller's status says of those who serve a model; `None` where it says nothing, or nothing of now.
+fn fleet_of(status: &Value, model: &str, now: DateTime<Utc>) -> Option<Fleet> {
+    let time = |value: &Value| value.as_str().and_then(|text| text.parse::<DateTime<Utc>>().ok());
+    if now - time(&status["at"])? > STATUS_AGE {
+        return None;
+    }
+    let (mut servers, mut service, mut opens_in) = (0.0, None, None::<f64>);
+    for pool in status["pools"].as_array()?.iter().filter(|pool| pool["model"] == model) {
+        let count = |key: &str| pool[key].as_f64().unwrap_or(0.0);
+        let learnt = &pool["learnt"];
+        let at_once = learnt["concurrency"].as_f64().unwrap_or(1.0).max(1.0);
+        service = pool["service_s"].as_f64().or_else(|| learnt["service_s"].as_f64()).or(service);
+        if count("ready") > 0.0 {
+            (servers, opens_in) = (servers + at_once * count("ready"), Some(0.0));
+            continue;
         }
+        // Nobody serves: it takes the start of an instance, or what is left of one.
+        let Some(delay_s) = learnt["start_delay_s"].as_f64() else { continue };
+        let coming = count("starting").max(count("desired")).max(1.0).min(count("max"));
+        if coming == 0.0 {
+            continue;
+        }
+        let starting = pool["instances"].as_array().into_iter().flatten();
+        let starting = starting.filter(|instance| instance["state"] == "starting");
+        let since = starting.filter_map(|instance| time(&instance["since"])).min();
+        let gone_s = since.map_or(0.0, |since| (now - since).as_seconds_f64());
+        servers += at_once * coming;
+        opens_in = Some(opens_in.unwrap_or(f64::MAX).min((delay_s - gone_s).max(0.0)));
     }
-
-    /// After how many seconds the backlog of now will be answered, if all goes on as it does.
-    pub(crate) fn retry_after_s(&self, model: &str) -> u64 {
-        let inner = self.lock();
-        let backlog = inner.backlogs.get(model).map_or(0, |backlog| backlog.read + backlog.sent_since);
-        let Some(began) = inner.window_began.filter(|began| began.elapsed() < 2 * WINDOW) else {
-            return GUESS_S;
-        };
-        let (now, before) = inner.answers;
-        let seconds = began.elapsed() + if before > 0 { WINDOW } else { Duration::from_secs(1) };
-        let per_second = (now + before) as f64 / seconds.as_secs_f64();
-        ((backlog as f64 / per_second).ceil() as u64).clamp(1, LONGEST_S)
-    }
+    let opens_in = opens_in.filter(|_| servers > 0.0)?;
+    let opens_at = (opens_in > 0.0)
+        .then(|| Instant::now() + Duration::try_from_secs_f64(opens_in).unwrap_or(Duration::from_secs(3600)));
+    Some(Fleet { servers, service_s: service, opens_at })
 }
 
 #[cfg(test)]
@@ -146,21 +197,24 @@ mod tests {
         queue::{QueueOptions, memory::MemoryQueues},
     };
     use futures::task::noop_waker;
+    use serde_json::json;
 
     use super::*;
+
+    fn admission(max_backlog: u64) -> Arc<Admission> {
+        Arc::new(Admission::new(max_backlog, "/nowhere/status.json".into(), Arc::new(SystemClock)))
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_leaves_at_any_moment_keeps_nobody_from_counting() {
         for polls in 0..4 {
             let queues = MemoryQueues::new(Arc::new(SystemClock));
             let queue = queues.open("q", QueueOptions::default());
+            queue.send(vec!["x".into(); 3]).await.unwrap();
             let slow = Arc::new(Faulty::new(queue.clone()));
             slow.next("depth", Fault::Delay(Duration::from_secs(3)));
             let slow: SharedQueue = slow;
-            let admission = Arc::new(Admission::new(3));
-            for _ in 0..3 {
-                admission.admit("m").unwrap();
-            }
+            let admission = admission(3);
             let mut left = Box::pin(admission.refresh("m", &slow));
             for _ in 0..polls {
                 assert_eq!(left.as_mut().poll(&mut Context::from_waker(&noop_waker())), Poll::Pending);
@@ -168,11 +222,12 @@ mod tests {
             }
             drop(left);
             let began = Instant::now();
-            while admission.admit("m").is_err() {
+            while admission.admit("m").is_ok() {
+                admission.given_up("m");
                 admission.refresh("m", &slow).await;
                 tokio::time::advance(Duration::from_millis(10)).await;
                 assert!(
-                    began.elapsed() < Duration::from_secs(5),
+                    began.elapsed() < Duration::from_secs(6),
                     "after {polls} polls the depth is never read"
                 );
             }
@@ -180,31 +235,66 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_backlog_counts_what_was_sent_since_it_was_read() {
+    async fn the_backlog_is_what_the_queue_holds_and_what_was_sent_and_has_not_ended() {
         let queues = MemoryQueues::new(Arc::new(SystemClock));
         let queue = queues.open("q", QueueOptions::default());
-        let load = Arc::new(Admission::new(3));
-        assert_eq!(load.admit("m"), Ok(()));
-        assert_eq!(load.admit("m"), Ok(()));
-        assert_eq!(load.admit("m"), Ok(()));
-        assert_eq!(load.admit("m"), Err(GUESS_S), "nothing was answered yet: a guess");
-        load.refresh("m", &queue).await;
-        assert_eq!(load.admit("m"), Ok(()), "the queue is empty after all");
+        let admission = admission(3);
+        for _ in 0..3 {
+            assert!(admission.admit("m").is_ok());
+        }
+        assert_eq!(admission.admit("m").unwrap_err(), 1, "nothing was answered yet: a guess");
+        admission.ended("m", Some(1.0));
+        assert!(admission.admit("m").is_ok());
+        admission.ended("m", Some(1.0));
+        queue.send(vec!["of another host".into(); 3]).await.unwrap();
+        admission.refresh("m", &queue).await;
+        assert!(admission.admit("m").is_err(), "others sent as well");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_estimate_is_the_backlog_over_the_rate_of_answers() {
-        let queues = MemoryQueues::new(Arc::new(SystemClock));
-        let queue = queues.open("q", QueueOptions::default());
-        queue.send(vec!["x".into(); 100]).await.unwrap();
-        let load = Arc::new(Admission::new(1000));
-        load.refresh("m", &queue).await;
-        for _ in 0..40 {
-            load.answered();
-            tokio::time::advance(Duration::from_millis(250)).await;
+    async fn what_is_said_of_a_job_never_gets_longer_while_the_line_before_it_gets_shorter() {
+        let admission = admission(1000);
+        admission.admit("m").unwrap();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        admission.ended("m", Some(1.0));
+        let mut jobs: Vec<_> = (0..30).map(|_| admission.admit("m").unwrap()).collect();
+        let mut said = jobs.last_mut().map(|last| admission.retry_after_s("m", Some(last))).unwrap();
+        assert!((24..=45).contains(&said), "{said}");
+        for n in 0..29 {
+            // Each takes longer than the one before.
+            tokio::time::advance(Duration::from_millis(800 + n * 40)).await;
+            admission.ended("m", Some(1.0));
+            let now = jobs.last_mut().map(|last| admission.retry_after_s("m", Some(last))).unwrap();
+            assert!(now <= said, "{now} after {said}");
+            said = now;
         }
-        // About 4 a second.
-        let seconds = load.retry_after_s("m");
-        assert!((20..=35).contains(&seconds), "{seconds}");
+        assert!(said <= 3, "{said}");
+    }
+
+    #[test]
+    fn the_fleet_is_what_the_controller_says_and_only_if_it_says_it_of_now() {
+        let now = Utc::now();
+        let status = |pool: Value| json!({"at": now, "pools": [{"model": "other", "ready": 9}, pool]});
+        let serving = json!({
+            "model": "m", "ready": 3, "max": 4, "service_s": 0.5, "learnt": {"concurrency": 2.0, "service_s": 9.0}
+        });
+        let fleet = fleet_of(&status(serving.clone()), "m", now).unwrap();
+        assert_eq!((fleet.servers, fleet.service_s, fleet.opens_at), (6.0, Some(0.5), None));
+        assert_eq!(fleet_of(&status(serving), "m", now + TimeDelta::seconds(90)), None);
+        let starting = json!({
+            "model": "m", "ready": 0, "starting": 1, "desired": 2, "max": 4,
+            "learnt": {"start_delay_s": 30.0, "service_s": 2.0},
+            "instances": [{"state": "starting", "since": now - TimeDelta::seconds(10)}],
+        });
+        let fleet = fleet_of(&status(starting), "m", now).unwrap();
+        assert_eq!((fleet.servers, fleet.service_s), (2.0, Some(2.0)));
+        let opens_in = fleet.opens_at.unwrap() - Instant::now();
+        assert!((18.0..=20.0).contains(&opens_in.as_secs_f64()), "{opens_in:?}");
+        for nobody in
+            [json!({"model": "m", "max": 0, "learnt": {"start_delay_s": 3.0}}), json!({"model": "m"})]
+        {
+            assert_eq!(fleet_of(&status(nobody), "m", now), None);
+        }
+        assert_eq!(fleet_of(&Value::Null, "m", now), None);
     }
 }

@@ -1,0 +1,379 @@
+//! When a job will be done: its place in the line, over how fast the line moves.
+//!
+//! The line is first in, first out, and served by so many at once. Those that serve get free when what they do now is done, and
+//! take one after another; so a job's end follows from when it and those before it began. What is measured is how many jobs end
+//! in a time while there are some to do, in the present stretch of work and weighed against what was known before it: the
+//! reports of the fleet, or an earlier stretch.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+/// How many ends tell how fast the line moves. Not too many, for the fleet grows and shrinks.
+const ENDS: usize = 96;
+/// Ends that are so near each other are of jobs that began together.
+const TOGETHER: Duration = Duration::from_millis(5);
+/// How many ends what was known before is worth at least.
+const BEFORE: f64 = 2.0;
+/// With more servers than these, which of them gets free when makes no difference.
+const MOST_SERVERS: usize = 64;
+
+/// Where a job stands in the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    number: u64,
+    /// Jobs of other hosts that were before it.
+    others: u64,
+}
+
+/// What the controller tells of those that serve.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Fleet {
+    /// Jobs that are worked on at once, as soon as what starts has started.
+    pub(crate) servers: f64,
+    /// How long one takes.
+    pub(crate) service_s: Option<f64>,
+    /// When the first of them serves, where none does now.
+    pub(crate) opens_at: Option<Instant>,
+}
+
+/// The line of one model's jobs, as this host sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
+    /// Jobs that this host has sent, ...
+    sent: u64,
+    /// ... and those of them that have ended. Which they were does not matter: the line is in order, or nearly so.
+    ended: u64,
+    /// When each was sent that has not ended.
+    sent_at: VecDeque<Instant>,
+    /// When the last ones ended.
+    ended_at: VecDeque<Instant>,
+    /// Jobs of other hosts, when the queue was last counted.
+    others: u64,
+    /// Since when all that serve have had something to do, and how many ends were noted since. Before that, it is the arrivals
+    /// that say how many end.
+    busy: Option<(Instant, usize)>,
+    /// Ends a second in earlier stretches.
+    rate_before: Option<f64>,
+    fleet: Option<Fleet>,
+    /// The mean time of a job with a worker, lately.
+    service_s: Option<f64>,
+}
+
+impl Line {
+    /// A job was sent.
+    pub(crate) fn join(&mut self, now: Instant) -> Place {
+        if self.sent == self.ended {
+            self.busy = None;
+        }
+        self.sent += 1;
+        if self.busy.is_none() && (self.sent - self.ended) as f64 >= self.servers_known() {
+            self.busy = Some((now, 0));
+        }
+        self.sent_at.push_back(now);
+        Place { number: self.sent, others: self.others }
+    }
+
+    /// A job is over, with an answer or without. `service_s` is how long a worker had it.
+    pub(crate) fn end(&mut self, now: Instant, service_s: Option<f64>) {
+        if self.sent == self.ended {
+            return;
+        }
+        self.leave();
+        if let Some((_, ends)) = &mut self.busy {
+            *ends += 1;
+        }
+        self.ended_at.push_back(now);
+        if self.ended_at.len() > ENDS.max(MOST_SERVERS) + 1 {
+            self.ended_at.pop_front();
+        }
+        if let Some(service_s) = service_s {
+            let before = self.service_s.unwrap_or(service_s);
+            self.service_s = Some(before + (service_s - before) * 0.2);
+        }
+        self.rate_before = self.measured().or(self.rate_before);
+    }
+
+    /// A job was not sent after all, or is not waited for any more; how fast the line moves is not seen in that.
+    pub(crate) fn leave(&mut self) {
+        if self.sent > self.ended {
+            self.ended += 1;
+            self.sent_at.pop_front();
+        }
+    }
+
+    /// The queue holds so many jobs, of all hosts.
+    pub(crate) fn count(&mut self, backlog: u64) {
+        self.others = backlog.saturating_sub(self.sent - self.ended);
+    }
+
+    /// The controller says this of the fleet.
+    pub(crate) fn served_by(&mut self, fleet: Option<Fleet>) {
+        self.fleet = fleet;
+    }
+
+    /// All jobs that are not done.
+    pub(crate) fn backlog(&self) -> u64 {
+        self.sent - self.ended + self.others
+    }
+
+    /// How many jobs have still to be done until the one at this place is; without one, until one that comes now would be.
+    pub(crate) fn position(&self, place: Option<Place>) -> u64 {
+        match place {
+            Some(place) => place.number.saturating_sub(self.ended).max(1) + place.others.min(self.others),
+            None => self.backlog().max(1),
+        }
+    }
+
+    /// Ends a second in this stretch of work, weighed against what was known before.
+    fn measured(&self) -> Option<f64> {
+        let (since, ends) = self.busy?;
+        let noted = self.ended_at.len();
+        let window = ends.min(ENDS).min(noted);
+        let last = *self.ended_at.back().filter(|_| window > 0)?;
+        // The time in which they ended began with the end before them, or with the work.
+        let opened = self.fleet.and_then(|fleet| fleet.opens_at).map_or(since, |at| since.max(at.min(last)));
+        let before = noted.checked_sub(window + 1).map_or(opened, |at| self.ended_at[at].max(opened));
+        // What ended together with the end before them belongs to the time before.
+        let later = |end: &&Instant| **end > before + TOGETHER;
+        let seen = self.ended_at.range(noted - window..).filter(later).count().max(1);
+        let (ends, seconds) = (seen as f64, (last - before).as_secs_f64());
+        // Jobs of others end between ours, unseen.
+        let own = (self.sent - self.ended).max(1) as f64;
+        let all = (own + self.others as f64) / own;
+        Some(match self.known() {
+            Some(known) => {
+                // What they work on at once began with the work, and says as much as what was known.
+                let before = BEFORE.max(self.servers_known());
+                (ends * all + before) / (seconds + before / known)
+            }
+            None => ends * all / seconds.max(1e-3),
+        })
+    }
+
+    /// How many serve at once, by what was known before this stretch.
+    fn servers_known(&self) -> f64 {
+        let service_s = self.fleet.and_then(|fleet| fleet.service_s).or(self.service_s);
+        self.known().zip(service_s).map_or(1.0, |(rate, service_s)| (rate * service_s).round().max(1.0))
+    }
+
+    /// Ends a second by what was known before this stretch.
+    fn known(&self) -> Option<f64> {
+        let reported = self.fleet.and_then(|fleet| {
+            let service_s = fleet.service_s.or(self.service_s)?;
+            (fleet.servers > 0.0).then_some(fleet.servers / service_s.max(1e-3))
+        });
+        reported.or(self.rate_before).or_else(|| self.service_s.map(|service_s| 1.0 / service_s.max(1e-3)))
+    }
+
+    /// How long it will be until the job at this place is done, or one that would come now; `None` if nothing is known.
+    pub(crate) fn remaining(&self, now: Instant, place: Option<Place>) -> Option<Duration> {
+        let rate = self.measured().or_else(|| self.known())?;
+        let service_s = self.fleet.and_then(|fleet| fleet.service_s).or(self.service_s);
+        let servers = service_s.map_or(1.0, |service_s| rate * service_s).round().max(1.0);
+        let position = self.position(place);
+        let opens_in = self
+            .fleet
+            .and_then(|fleet| fleet.opens_at)
+            .map_or(0.0, |at| at.saturating_duration_since(now).as_secs_f64());
+        let seconds = if servers > MOST_SERVERS as f64 {
+            opens_in + position as f64 / rate
+        } else {
+            let servers = servers as usize;
+            // As fast as was measured, however long a single one takes.
+            let each = servers as f64 / rate;
+            let frees = self.frees(now, servers, each, opens_in);
+            let turn = (position - 1) as usize;
+            frees[turn % servers] + (turn / servers) as f64 * each
+        };
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+    }
+
+    /// In how many seconds what each of the servers does now, or takes next, will be done, in order.
+    fn frees(&self, now: Instant, servers: usize, each: f64, opens_in: f64) -> Vec<f64> {
+        let end_of = |index: usize| -> f64 {
+            let Some(sent) = self.sent_at.get(index) else { return opens_in + each };
+            // It began when it came, or when the one ended that left it a server.
+            let before = (index + self.ended_at.len()).checked_sub(servers);
+            let freed = before.and_then(|at| self.ended_at.get(at)).copied().unwrap_or(*sent);
+            let began = (*sent).max(freed);
+            if opens_in > 0.0 {
+                return opens_in + each;
+            }
+            let opened =
+                self.fleet.and_then(|fleet| fleet.opens_at).map_or(began, |opened| began.max(opened));
+            (each - now.saturating_duration_since(opened).as_secs_f64()).max(0.0)
+        };
+        let mut frees: Vec<_> = (0..servers).map(end_of).collect();
+        frees.sort_by(f64::total_cmp);
+        frees
+    }
+}
+
+/// What `Retry-After` says of so much time. It is whole seconds, and who comes a moment too early has to come again.
+pub(crate) fn in_seconds(remaining: Duration) -> u64 {
+    (remaining.as_secs_f64() + 0.7).floor().clamp(1.0, 86_400.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service with so many servers, in virtual time: jobs are announced when they come and at every poll, and what was
+    /// announced is compared with what came true.
+    struct World {
+        servers: usize,
+        service_s: fn(u64) -> f64,
+        fleet: Option<Fleet>,
+    }
+
+    impl World {
+        /// Jobs come at these seconds. The parts of announcements that were right, of each stretch of a tenth of the jobs.
+        fn right(&self, arrivals: &[f64], line: &mut Line) -> f64 {
+            // Later than whatever the line saw before.
+            let start =
+                line.ended_at.back().map_or_else(Instant::now, |last| *last + Duration::from_secs(60));
+            let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
+            // Who serves when: the first that is free.
+            let mut free = vec![0.0_f64; self.servers];
+            let mut ends = Vec::new();
+            for (number, arrival) in (0..).zip(arrivals) {
+                let server = free.iter_mut().min_by(|a, b| a.total_cmp(b)).unwrap();
+                let service = (self.service_s)(number);
+                *server = server.max(*arrival) + service;
+                ends.push((*server, service));
+            }
+            let last = ends.iter().map(|(end, _)| *end).fold(0.0, f64::max);
+            line.served_by(self.fleet);
+            let (mut places, mut right, mut all) = (Vec::new(), 0_u32, 0_u32);
+            let mut ended = vec![false; ends.len()];
+            let (mut now, step) = (0.0, (last / 400.0).max(0.02));
+            while now < last {
+                let mut done: Vec<_> = (0..ends.len()).filter(|n| !ended[*n] && ends[*n].0 <= now).collect();
+                done.sort_by(|a, b| ends[*a].0.total_cmp(&ends[*b].0));
+                for number in done {
+                    ended[number] = true;
+                    line.end(at(ends[number].0), Some(ends[number].1));
+                }
+                while places.len() < arrivals.len() && arrivals[places.len()] <= now {
+                    places.push(line.join(at(arrivals[places.len()])));
+                }
+                for (number, place) in places.iter().enumerate().filter(|(number, _)| !ended[*number]) {
+                    let remaining = ends[number].0 - now;
+                    let announced = line.remaining(at(now), Some(*place)).map_or(5, in_seconds) as f64;
+                    // A second is as exact as the header is.
+                    let is_right = (0.8..=1.5).contains(&(announced / remaining))
+                        || (announced - remaining).abs() <= 1.0;
+                    all += 1;
+                    right += u32::from(is_right);
+                }
+                now += step;
+            }
+            for (number, (end, service_s)) in ends.iter().enumerate().filter(|(number, _)| !ended[*number]) {
+                assert!(number < places.len(), "all have come");
+                line.end(at(*end), Some(*service_s));
+            }
+            f64::from(right) / f64::from(all)
+        }
+    }
+
+    fn check(right: f64, what: &str) {
+        assert!(right >= 0.9, "{what}: only {right:.3} of what was announced came true");
+    }
+
+    fn known(servers: f64, service_s: f64) -> Option<Fleet> {
+        Some(Fleet { servers, service_s: Some(service_s), opens_at: None })
+    }
+
+    #[test]
+    fn thirty_jobs_of_a_second_and_one_worker_are_announced_as_they_come() {
+        let world = World { servers: 1, service_s: |_| 1.0, fleet: None };
+        let mut line = Line::default();
+        // Something was done before, as in any service that is in use.
+        world.right(&[0.0, 3.0], &mut line);
+        check(world.right(&[0.0; 30], &mut line), "thirty at once");
+    }
+
+    #[test]
+    fn long_and_short_jobs_on_one_and_on_several_servers_are_announced_honestly() {
+        for (servers, service) in [(1, 0.05), (1, 10.0), (4, 1.0), (4, 60.0), (16, 5.0)] {
+            let service_s = match service {
+                x if x == 0.05 => (|_| 0.05) as fn(u64) -> f64,
+                x if x == 1.0 => |_| 1.0,
+                x if x == 5.0 => |_| 5.0,
+                x if x == 10.0 => |_| 10.0,
+                _ => |_| 60.0,
+            };
+            let what = format!("{servers} servers, {service} s");
+            let world = World { servers, service_s, fleet: known(servers as f64, service) };
+            check(world.right(&[0.0; 200], &mut Line::default()), &format!("{what}, at once"));
+            let steady: Vec<_> = (0..200).map(|n| f64::from(n) * service / servers as f64 * 0.8).collect();
+            check(world.right(&steady, &mut Line::default()), &format!("{what}, steadily"));
+        }
+    }
+
+    #[test]
+    fn jobs_of_uneven_length_are_announced_honestly() {
+        let world = World {
+            servers: 3,
+            service_s: |n| 1.0 + (n * 7919 % 101) as f64 / 100.0,
+            fleet: known(3.0, 1.5),
+        };
+        check(world.right(&[0.0; 300], &mut Line::default()), "from one to two seconds");
+    }
+
+    #[test]
+    fn a_fleet_that_is_twice_as_fast_as_it_said_is_soon_known() {
+        let world = World { servers: 2, service_s: |_| 1.0, fleet: known(1.0, 1.0) };
+        check(world.right(&[0.0; 400], &mut Line::default()), "two where one was reported");
+    }
+
+    #[test]
+    fn the_line_never_forgets_how_fast_it_was() {
+        let start = Instant::now();
+        let at = |s: u64| start + Duration::from_secs(s);
+        let mut line = Line::default();
+        let first = line.join(at(0));
+        assert_eq!(line.remaining(at(0), Some(first)), None, "nothing is known");
+        line.end(at(60), Some(60.0));
+        // An hour later.
+        for _ in 0..3 {
+            line.join(at(3600));
+        }
+        let last = line.join(at(3600));
+        assert_eq!(line.remaining(at(3600), Some(last)).map(in_seconds), Some(240));
+        assert_eq!(line.remaining(at(3650), Some(last)).map(in_seconds), Some(190), "also between two ends");
+    }
+
+    #[test]
+    fn before_the_first_worker_is_there_its_start_is_waited_for() {
+        let start = Instant::now();
+        let mut line = Line::default();
+        line.served_by(Some(Fleet {
+            servers: 2.0,
+            service_s: Some(2.0),
+            opens_at: Some(start + Duration::from_secs(30)),
+        }));
+        let places: Vec<_> = (0..4).map(|_| line.join(start)).collect();
+        let announced = places.iter().map(|place| line.remaining(start, Some(*place)).map(in_seconds));
+        assert_eq!(announced.collect::<Vec<_>>(), [Some(32), Some(32), Some(34), Some(34)]);
+    }
+
+    #[test]
+    fn jobs_of_other_hosts_count_as_well() {
+        let start = Instant::now();
+        let mut line = Line::default();
+        line.served_by(known(1.0, 1.0));
+        line.count(10);
+        let place = line.join(start);
+        assert_eq!(line.remaining(start, Some(place)).map(in_seconds), Some(11));
+        line.count(3);
+        assert_eq!((line.backlog(), line.position(Some(place))), (3, 3), "two of others and this one");
+    }
+
+    #[test]
+    fn seconds_are_rounded_so_that_hardly_anybody_comes_too_early() {
+        let rounded = |s: f64| in_seconds(Duration::from_secs_f64(s));
+        assert_eq!([0.0, 0.9, 1.2, 1.4, 2.2, 2.4, 99.5].map(rounded), [1, 1, 1, 2, 2, 3, 100]);
+    }
+}

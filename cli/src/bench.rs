@@ -6,6 +6,7 @@ mod cases;
 mod generator;
 mod page;
 mod service;
+mod siege;
 mod simulation;
 mod tick;
 mod yardstick;
@@ -18,7 +19,7 @@ use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, load::images, show};
 
 /// What can be measured, in this order.
-const PARTS: [&str; 14] = [
+const PARTS: [&str; 15] = [
     "bare",
     "noop",
     "single",
@@ -29,6 +30,7 @@ const PARTS: [&str; 14] = [
     "growth",
     "idle",
     "page",
+    "siege",
     "generator",
     "decide",
     "tick",
@@ -84,6 +86,7 @@ impl BenchCommand {
             let less = if self.quick { 10 } else { 1 };
             match part {
                 "page" => page::measure(&bench.folder()?, &mut board, less).await?,
+                "siege" => siege::measure(&bench.folder()?, &mut board, less).await?,
                 "generator" => generator::measure(&mut board, less)?,
                 "decide" => simulation::decision(&mut board, less)?,
                 "tick" => tick::tick(&mut board, less).await?,

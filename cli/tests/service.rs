@@ -49,6 +49,8 @@ mod operator;
 mod pools;
 #[path = "service/prometheus.rs"]
 mod prometheus;
+#[path = "service/refusals.rs"]
+mod refusals;
 #[path = "service/scripts.rs"]
 mod scripts;
 #[path = "service/tls.rs"]

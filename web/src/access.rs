@@ -15,7 +15,7 @@ use eirs_platform::settings::Web;
 use ipnet::IpNet;
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
 
-pub(crate) use self::limits::Allowance;
+pub(crate) use self::{client::counted_as, limits::Allowance};
 use self::{cors::Cors, limits::Limits, tokens::Keyring};
 use crate::{App, problem::Problem, renewal::Renewal};
 
@@ -36,7 +36,11 @@ impl Access {
         let keyring = settings.tokens.as_deref().map(|file| Keyring::open(file, settings)).transpose();
         Ok(Arc::new(Self {
             keyring: keyring.map_err(|what| format!("web.tokens: {what}"))?,
-            limits: Arc::new(Limits::new(settings.rate_per_address, settings.rate_burst)),
+            limits: Arc::new(Limits::new(
+                settings.rate_per_address,
+                settings.rate_burst,
+                settings.max_uploads_per_client,
+            )),
             trusted_proxies: settings.trusted_proxies.clone(),
             cors: Cors::new(&settings.cors_origins),
             is_encrypted: settings.tls.certificate.is_some(),
@@ -75,13 +79,24 @@ impl Access {
         }
         let peer = request.remote_addr().as_socket_addr().map(|address| address.ip());
         let address = peer.map(|peer| client::address(peer, request.headers(), &self.trusted_proxies));
-        self.limits.address(address)?;
+        // A page that watches is no image, and asks again by itself when it loses us; how many may watch is counted there.
+        let counts = request.uri().path() != "/events";
+        if counts {
+            self.limits.address(address)?;
+        }
         let holder = match &self.keyring {
-            Some(keyring) => Some(keyring.holder(request.headers(), app.clock.now())?),
+            Some(keyring) => match keyring.holder(request.headers(), app.clock.now()) {
+                Ok(holder) => Some(holder),
+                // Who tries tokens there is slowed down all the same.
+                Err(problem) if !counts => return self.limits.address(address).and(Err(problem)),
+                Err(problem) => return Err(problem),
+            },
             None => None,
         };
         let allowance = Allowance::new(self.limits.clone(), address, holder);
-        allowance.count_token()?;
+        if counts {
+            allowance.count_token()?;
+        }
         request.extensions_mut().insert(allowance);
         Ok(())
     }

@@ -12,8 +12,6 @@ mod upload;
 
 mod api;
 
-mod small_reads;
-
 mod jobs;
 mod replies;
 mod responses;
@@ -26,11 +24,14 @@ mod live;
 mod page;
 
 mod access;
-pub mod admin;
+pub mod listen;
 mod renewal;
 pub mod tls;
 
+pub mod admin;
+
 mod metrics;
+mod ready;
 mod report;
 mod status;
 mod traced;
@@ -46,7 +47,6 @@ pub use admin::Admin;
 pub use arguments::Arguments;
 pub use renewal::keep_renewed;
 pub use routes::{admin_routes, routes};
-pub use small_reads::SmallReads;
 pub use tls::Tls;
 
 /// Everything a request may touch. One for each process.
@@ -55,10 +55,10 @@ pub struct App {
     settings: Settings,
     clock: SharedClock,
     jobs: Arc<jobs::Jobs>,
-    load: Arc<jobs::Admission>,
     live: live::Live,
     arrivals: Arc<report::Arrivals>,
     metrics: metrics::Metrics,
+    reach: ready::Reach,
     dead_letters: metrics::DeadLetters,
     /// How many uploads may be in hand at once.
     uploads: Arc<Semaphore>,
@@ -91,7 +91,7 @@ impl App {
         let metrics = metrics::Metrics::new(settings.models.keys().map(String::as_str));
         let dead_letters = metrics::DeadLetters::new(backend.clone(), settings.models.keys().cloned());
         let arrivals = Arc::new(report::Arrivals::default());
-        let load = Arc::new(jobs::Admission::new(settings.web.max_backlog));
+        let admission = jobs::Admission::new(settings.web.max_backlog, settings.status_file(), clock.clone());
         let responses = Arc::new(responses::ResponseQueue::open(backend, &settings.web_host()).await?);
         let web = &settings.web;
         let room = upload::Room::new(
@@ -107,12 +107,13 @@ impl App {
                 requests,
                 responses.clone(),
                 arrivals.clone(),
+                Arc::new(admission),
                 clock.clone(),
             )),
-            load,
             live: live::Live::default(),
             arrivals,
             metrics,
+            reach: ready::Reach::default(),
             dead_letters,
             uploads: Arc::new(Semaphore::new(settings.web.max_uploads.min(Semaphore::MAX_PERMITS))),
             room,

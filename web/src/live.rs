@@ -45,7 +45,10 @@ pub(crate) enum Watchers {
 /// What all watchers share.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
+    /// For the operator.
     frame: watch::Sender<Bytes>,
+    /// For whoever may upload, without what is not theirs to know.
+    public: watch::Sender<Bytes>,
     /// Somebody has begun to watch.
     came: Notify,
     timeline: Mutex<Timeline>,
@@ -54,6 +57,17 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    fn watchers(&self) -> usize {
+        self.frame.receiver_count() + self.public.receiver_count()
+    }
+
+    fn frame(&self, who: Watchers) -> &watch::Sender<Bytes> {
+        match who {
+            Watchers::Clients => &self.public,
+            Watchers::Operator => &self.frame,
+        }
+    }
+
     fn timeline(&self) -> MutexGuard<'_, Timeline> {
         self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -72,7 +86,7 @@ pub(crate) async fn keep(app: &App, stop: &CancellationToken) {
     let (mut shown, mut shown_at) = (None, Instant::now());
     let mut next_sample = Instant::now();
     loop {
-        let somebody_watches = live.frame.receiver_count() > 0;
+        let somebody_watches = live.watchers() > 0;
         let now = Instant::now();
         if somebody_watches || now >= next_sample {
             let status = status::of(app).await;
@@ -85,6 +99,7 @@ pub(crate) async fn keep(app: &App, stop: &CancellationToken) {
             let is_news = shown.as_ref().is_none_or(|shown| status.is_news_after(shown));
             if is_news || now - shown_at >= REPEAT {
                 live.frame.send_replace(event("status", &status));
+                live.public.send_replace(event("status", &status.for_clients()));
                 (shown, shown_at) = (Some(status), now);
             }
         }
@@ -102,7 +117,12 @@ pub(crate) async fn keep(app: &App, stop: &CancellationToken) {
 pub(crate) async fn events(Data(app): Data<&Arc<App>>, Data(who): Data<&Watchers>) -> Response {
     let Some(watcher) = Watcher::new(app, *who) else { return Problem::too_many_watchers().into_response() };
     let past = event("timeline", &*app.live.timeline());
-    let first = [RETRY.into(), past, event("status", &status::of(app).await)];
+    let status = status::of(app).await;
+    let now = match who {
+        Watchers::Clients => event("status", &status.for_clients()),
+        Watchers::Operator => event("status", &status),
+    };
+    let first = [RETRY.into(), past, now];
     Response::builder()
         .content_type("text/event-stream")
         .header("cache-control", "no-store")
@@ -139,7 +159,7 @@ impl Watcher {
         let one = usize::from(who == Watchers::Clients);
         let clients = app.live.clients.fetch_add(one, Ordering::Relaxed);
         // From here on its end counts it out.
-        let watcher = Self { app: app.clone(), who, frame: app.live.frame.subscribe() };
+        let watcher = Self { app: app.clone(), who, frame: app.live.frame(who).subscribe() };
         app.live.came.notify_one();
         (who == Watchers::Operator || clients < MOST_WATCHERS).then_some(watcher)
     }

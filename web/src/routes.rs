@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use eirs_platform::settings::Audience;
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Response, Route, RouteMethod,
     error::{MethodNotAllowedError, NotFoundError},
@@ -14,18 +13,18 @@ use crate::{
     live::{self, Watchers},
     page::{self, Half, Home},
     problem::Problem,
-    results, status, upload,
+    ready, results, status, upload,
 };
 
 /// What clients see. Where the operator's side has no listener of its own, that as well.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    let is_live = app.settings.web.live == Audience::Everybody;
+    let is_live = app.settings.web.is_live_for_everybody();
     let is_apart = app.settings.web.admin_listen.is_some();
     let routes = with_page(Route::new(), &app, if is_live { Half::Both } else { Half::Uploads })
         .at("/upload", post(upload::upload))
         .at("/results/:id", get(results::result))
-        .at("/livez", get(status::livez))
-        .at("/readyz", get(status::readyz));
+        .at("/livez", get(ready::livez))
+        .at("/readyz", get(ready::readyz));
     let routes =
         if is_live { routes.at("/events", get(live::events.data(Watchers::Clients))) } else { routes };
     let routes = match (is_live, is_apart) {
@@ -43,8 +42,8 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
 pub fn admin_routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     let routes = with_page(Route::new(), &app, Half::Live)
         .at("/events", get(live::events.data(Watchers::Operator)))
-        .at("/livez", get(status::livez))
-        .at("/readyz", get(status::readyz));
+        .at("/livez", get(ready::livez))
+        .at("/readyz", get(ready::readyz));
     with_problems(described(with_admin(routes), &Description::of::<(Admin, Health)>()), app)
 }
 

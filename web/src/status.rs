@@ -1,4 +1,4 @@
-//! `GET /status`, `/livez`, `/readyz`, `/metrics`, `POST /doorbell`
+//! `GET /status`, `/metrics`, `POST /doorbell`
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::{App, answer::json, api::Written, metrics::classic, problem::Problem,
 const OPENMETRICS: &str = "application/openmetrics-text";
 
 /// The whole service, as far as this host knows it.
-#[derive(Debug, Serialize, Object)]
+#[derive(Debug, Clone, Serialize, Object)]
 #[oai(read_only_all)]
 pub(crate) struct Status {
     /// The version of this web server.
@@ -62,6 +62,13 @@ impl Status {
             || !is_same_but_for_its_time(&controller.0, &known.controller.0)
     }
 
+    /// The same without what the names of a cloud's accounts and roles are in.
+    pub(crate) fn for_clients(&self) -> Self {
+        let mut shown = self.clone();
+        keep_names_back(&mut shown.controller.0);
+        shown
+    }
+
     /// For the description of the API.
     pub(crate) fn example(controller: Written) -> Self {
         Self {
@@ -98,6 +105,22 @@ pub(crate) async fn of(app: &App) -> Status {
     }
 }
 
+/// Replaces texts in which a cloud names an account or a role: numbers of twelve digits, and resource names.
+fn keep_names_back(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            let is_account = |word: &str| word.len() == 12 && word.bytes().all(|b| b.is_ascii_digit());
+            let has_account = text.split(|c: char| !c.is_ascii_alphanumeric()).any(is_account);
+            if has_account || text.contains("arn:") {
+                "the operator is told why".clone_into(text);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(keep_names_back),
+        Value::Object(values) => values.values_mut().for_each(keep_names_back),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// The controller replaces its file whole, so that what is read is either the old one or the new one.
 async fn controller_status(app: &App) -> Value {
     let text = tokio::fs::read(app.settings.status_file()).await.unwrap_or_default();
@@ -112,18 +135,6 @@ fn is_same_but_for_its_time(one: &Value, other: &Value) -> bool {
         }
         _ => one == other,
     }
-}
-
-/// The process runs.
-#[handler]
-pub(crate) fn livez() -> &'static str {
-    "ok\n"
-}
-
-/// The process takes uploads.
-#[handler]
-pub(crate) fn readyz(Data(app): Data<&Arc<App>>) -> Response {
-    if app.draining.is_cancelled() { Problem::draining().into_response() } else { "ok\n".into_response() }
 }
 
 /// The controller looks now, and not at its next tick. What it sees and does is its own affair.
@@ -164,6 +175,23 @@ mod tests {
     fn status(at_s: i64, uploads: usize, controller: Value) -> Status {
         let at = DateTime::UNIX_EPOCH + TimeDelta::seconds(at_s);
         Status { at, uploads, ..Status::example(Written(controller)) }
+    }
+
+    #[test]
+    fn what_a_cloud_says_of_accounts_and_roles_is_the_operators() {
+        let refusal = "not authorized: arn:aws:sts::123456789012:assumed-role/eirs-controller/i-0abc";
+        let known = status(
+            1,
+            2,
+            json!({
+                "pools": [{ "reason": "8 jobs wait", "instances": [{ "id": "i-0123456789abcdef0", "refused": { "error": refusal } }] }],
+                "problems": ["account 123456789012 has no such image"],
+            }),
+        );
+        let shown = serde_json::to_string(&known.for_clients()).unwrap();
+        assert!(!shown.contains("123456789012") && !shown.contains("arn:"), "{shown}");
+        assert!(shown.contains("8 jobs wait") && shown.contains("i-0123456789abcdef0"), "{shown}");
+        assert!(serde_json::to_string(&known).unwrap().contains(refusal));
     }
 
     #[test]

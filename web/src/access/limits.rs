@@ -3,7 +3,13 @@
 //!
 //! The counting is `governor`'s, a token bucket: after a quiet time a burst passes at once, then so many a second.
 
-use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use governor::{
     DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter,
@@ -17,6 +23,23 @@ use crate::problem::Problem;
 #[derive(Debug)]
 pub(super) struct Limits {
     addresses: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    /// How many uploads each may have in hand.
+    most_at_once: usize,
+    at_once: Mutex<HashMap<Who, usize>>,
+}
+
+/// Whose uploads are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Who {
+    Address(IpAddr),
+    Token(String),
+}
+
+/// An upload that is in hand, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Uploading {
+    limits: Arc<Limits>,
+    who: Vec<Who>,
 }
 
 /// The counter of one token.
@@ -41,8 +64,13 @@ fn quota(per_second: f64, burst: u32) -> Option<Quota> {
 }
 
 impl Limits {
-    pub(super) fn new(per_second: f64, burst: u32) -> Self {
-        Self { addresses: quota(per_second, burst).map(RateLimiter::keyed) }
+    pub(super) fn new(per_second: f64, burst: u32, most_at_once: usize) -> Self {
+        let addresses = quota(per_second, burst).map(RateLimiter::keyed);
+        Self { addresses, most_at_once, at_once: Mutex::default() }
+    }
+
+    fn at_once(&self) -> MutexGuard<'_, HashMap<Who, usize>> {
+        self.at_once.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts one.
@@ -85,10 +113,44 @@ impl Allowance {
         self.holder.as_ref().and_then(|holder| holder.meter.as_ref()).map_or(Ok(()), Meter::count)
     }
 
+    /// One more upload in hand, if neither address nor token has as many as it may.
+    pub(crate) fn upload(&self) -> Result<Uploading, Problem> {
+        let address = self.address.map(|address| (Who::Address(counted_as(address)), "your address"));
+        let token = self.holder.as_ref().map(|holder| (Who::Token(holder.name().to_owned()), "this token"));
+        // What was counted when a later one is refused is counted out again by its end.
+        let mut uploading = Uploading { limits: self.limits.clone(), who: Vec::new() };
+        let mut at_once = self.limits.at_once();
+        for (who, name) in address.into_iter().chain(token) {
+            let count = at_once.entry(who.clone()).or_default();
+            if *count >= self.limits.most_at_once {
+                drop(at_once);
+                return Err(Problem::too_many_uploads(name));
+            }
+            *count += 1;
+            uploading.who.push(who);
+        }
+        drop(at_once);
+        Ok(uploading)
+    }
+
     /// Counts one more image of an upload whose first was counted with the request.
     pub(crate) fn further_image(&self) -> Result<(), Problem> {
         self.limits.address(self.address)?;
         self.count_token()
+    }
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        let mut at_once = self.limits.at_once();
+        for who in &self.who {
+            if let Some(count) = at_once.get_mut(who) {
+                *count -= 1;
+                if *count == 0 {
+                    at_once.remove(who);
+                }
+            }
+        }
     }
 }
 
@@ -114,7 +176,7 @@ mod tests {
     #[test]
     fn a_burst_passes_and_then_the_answer_says_how_long_to_wait() {
         // One in a hundred seconds: no test takes that long.
-        let limits = Limits::new(0.01, 3);
+        let limits = Limits::new(0.01, 3, 2);
         assert_eq!(passing(&limits, "192.0.2.1"), 3);
         assert_eq!(passing(&limits, "192.0.2.2"), 3, "others are not concerned");
         let refused = limits.address(ip("192.0.2.1")).unwrap_err();
@@ -125,14 +187,14 @@ mod tests {
 
     #[test]
     fn without_a_rate_nothing_is_counted() {
-        assert_eq!(passing(&Limits::new(0.0, 1), "192.0.2.1"), 100);
+        assert_eq!(passing(&Limits::new(0.0, 1, 2), "192.0.2.1"), 100);
         assert!(Meter::new(0.0, 1).is_none());
     }
 
     #[test]
     fn addresses_that_are_as_good_as_new_are_forgotten_and_others_are_not() {
-        let kept = Limits::new(0.01, 3);
-        let forgotten = Limits::new(1e6, 1);
+        let kept = Limits::new(0.01, 3, 2);
+        let forgotten = Limits::new(1e6, 1, 2);
         for limits in [&kept, &forgotten] {
             limits.address(ip("192.0.2.1")).unwrap();
         }
@@ -147,8 +209,20 @@ mod tests {
     }
 
     #[test]
+    fn an_address_has_so_many_uploads_at_once_and_others_are_not_concerned() {
+        let limits = Arc::new(Limits::new(0.0, 1, 2));
+        let of = |text: &str| Allowance::new(limits.clone(), ip(text), None);
+        let first = of("192.0.2.1").upload().unwrap();
+        let _second = of("192.0.2.1").upload().unwrap();
+        assert!(of("192.0.2.1").upload().is_err() && of("192.0.2.2").upload().is_ok());
+        drop(first);
+        assert!(of("192.0.2.1").upload().is_ok());
+        assert_eq!(limits.at_once().len(), 1, "who has none is forgotten");
+    }
+
+    #[test]
     fn further_images_count_for_address_and_token() {
-        let limits = Arc::new(Limits::new(0.01, 2));
+        let limits = Arc::new(Limits::new(0.01, 2, 2));
         let allowance = Allowance::new(limits, ip("192.0.2.1"), None);
         assert!(allowance.further_image().is_ok() && allowance.further_image().is_ok());
         assert!(allowance.further_image().is_err());

@@ -30,6 +30,12 @@ pub(super) struct Holder {
     pub(super) meter: Option<Meter>,
 }
 
+impl Holder {
+    pub(super) fn name(&self) -> &str {
+        &self.token.name
+    }
+}
+
 impl Keyring {
     pub(super) fn open(file: &Path, settings: &Web) -> Result<Self, String> {
         let (rate, burst) = (settings.rate_per_token, settings.rate_burst);

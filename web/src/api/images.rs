@@ -102,7 +102,7 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
         refusal(
             "`too many uploads`: there is no room for one more at the moment. `too many requests`: this address, or this \
              token, sends more than it may.",
-            &[Problem::too_many_uploads(), too_often()],
+            &[Problem::too_many_uploads("this server"), too_often()],
         ),
         refusal(
             "`backlog full`: the queue takes no new images now. `shutting down`: another server will answer. \

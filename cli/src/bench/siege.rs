@@ -1,0 +1,240 @@
+//! What the web server is worth while others mean it ill, or have slow lines: thousands of connections that say nothing, hundreds
+//! of uploads that hardly move, one address that wants everything, and many large uploads at once. All of it on the loopback,
+//! from addresses of 127.0.0.0/8, and bounded in number and time.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use eirs_platform::lifecycle::raise_file_limit;
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::{Instant, interval, sleep, timeout},
+};
+
+use super::{
+    board::{Bar, Board},
+    service::{Service, noop_environment},
+};
+
+/// Connections that say nothing any more.
+const IDLE: u32 = 10_000;
+/// Uploads of a kilobyte a second.
+const SLOW: u32 = 500;
+/// The addresses from which both come.
+const ADDRESSES: u32 = 20;
+/// Honest uploads a second.
+const HONEST: u64 = 100;
+/// What one address may have (`web.max_connections_per_address`).
+const SHARE: u32 = 1024;
+/// Nothing here takes so long.
+const NEVER: Duration = Duration::from_secs(120);
+/// The largest image.
+const LARGE: usize = 16 << 20;
+
+pub(super) async fn measure(folder: &Path, board: &mut Board, less: u64) -> anyhow::Result<()> {
+    board.table("A siege");
+    let (idle, slow) = (IDLE / less as u32, SLOW / less as u32);
+    let files = raise_file_limit();
+    ensure!(
+        files > u64::from(idle + slow) + 2000,
+        "a siege takes more files than the {files} of this process"
+    );
+    let service = Service::start(folder, 1, noop_environment()).await?;
+    let target: SocketAddr =
+        service.url.to_string().trim_start_matches("http://").trim_end_matches('/').parse()?;
+    let seconds = 20 / less.min(4);
+    let mut honest = Honest { target, sent: 0 };
+    honest.p99(1).await?;
+
+    let alone = honest.p99(seconds).await?;
+    board.row(format!("p99 of {HONEST} uploads a second, alone"), alone, "ms", Bar::None);
+    let silent = crowd(target, idle, Ipv4Addr::new(127, 0, 0, 2)).await?;
+    let (before, start) = (service.web_cpu_seconds(), Instant::now());
+    sleep(Duration::from_secs(seconds / 2)).await;
+    let share = (service.web_cpu_seconds() - before) / start.elapsed().as_secs_f64() * 100.0;
+    board.row(format!("CPU of web for {idle} idle connections"), share, "% of a core", Bar::AtMost(1.0));
+
+    let mut dribbles = JoinSet::new();
+    for number in 0..slow {
+        dribbles.spawn(dribble(target, address(Ipv4Addr::new(127, 0, 0, 2), number)));
+    }
+    sleep(Duration::from_secs(2)).await;
+    let besieged = honest.p99(seconds).await?;
+    board.row(format!("the same p99 beside these and {slow} uploads of 1 KB/s"), besieged, "ms", Bar::None);
+    board.row("besieged over alone", besieged / alone, "x", Bar::AtMost(2.0));
+    board.row("memory of web meanwhile", service.web_memory_mb(), "MB", Bar::AtMost(120.0));
+    dribbles.shutdown().await;
+    drop(silent);
+
+    let greedy = greed(target, SHARE + 200, Ipv4Addr::new(127, 0, 1, 1)).await?;
+    let others = honest.p99(2).await?;
+    let got = greedy.len() as f64;
+    board.row(
+        format!("connections of {} that one address got", SHARE + 200),
+        got,
+        "",
+        Bar::AtMost(f64::from(SHARE)),
+    );
+    board.row("p99 of others meanwhile", others, "ms", Bar::None);
+    drop(greedy);
+
+    let uploads = 64 / less.min(4) as usize;
+    let four = large(&service, target, uploads, 4, 0).await?;
+    let many = large(&service, target, uploads, uploads, 1).await?;
+    board.row("uploads of 16 MiB, 4 at once", four.per_second, "uploads/s", Bar::None);
+    board.row(format!("{uploads} at once"), many.per_second, "uploads/s", Bar::None);
+    board.row("many over four", many.per_second / four.per_second, "x", Bar::AtLeast(0.9));
+    board.row(format!("most memory of web with {uploads} at once"), many.memory_mb, "MB", Bar::AtMost(100.0));
+    service.stop().await
+}
+
+/// One of the addresses after this one.
+fn address(first: Ipv4Addr, number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(first) + number % ADDRESSES)
+}
+
+async fn connect(target: SocketAddr, from: Ipv4Addr) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    Ok(timeout(NEVER, socket.connect(target)).await??)
+}
+
+/// So many connections that have asked for something once.
+async fn crowd(target: SocketAddr, count: u32, first: Ipv4Addr) -> anyhow::Result<Vec<TcpStream>> {
+    let mut opened = Vec::new();
+    for batch in (0..count).collect::<Vec<_>>().chunks(100) {
+        let mut some: FuturesUnordered<_> = batch.iter().map(|n| asked(target, address(first, *n))).collect();
+        while let Some(stream) = some.next().await {
+            opened.push(stream?.context("a connection was refused")?);
+        }
+    }
+    Ok(opened)
+}
+
+/// A connection that got an answer; `None` if it was refused.
+async fn asked(target: SocketAddr, from: Ipv4Addr) -> anyhow::Result<Option<TcpStream>> {
+    let mut stream = connect(target, from).await?;
+    let _refused_already = stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let mut answer = [0; 1024];
+    let read = timeout(NEVER, stream.read(&mut answer)).await?.unwrap_or(0);
+    Ok(answer[..read].starts_with(b"HTTP/1.1 200").then_some(stream))
+}
+
+/// As many connections of one address as it gets.
+async fn greed(target: SocketAddr, wanted: u32, from: Ipv4Addr) -> anyhow::Result<Vec<TcpStream>> {
+    let mut got = Vec::new();
+    for _ in 0..wanted {
+        got.extend(asked(target, from).await?);
+    }
+    Ok(got)
+}
+
+/// An upload that never ends.
+async fn dribble(target: SocketAddr, from: Ipv4Addr) -> anyhow::Result<()> {
+    let mut stream = connect(target, from).await?;
+    stream.write_all(b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 5000000\r\n\r\n").await?;
+    let mut every = interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        stream.write_all(&[b'B'; 1000]).await?;
+    }
+}
+
+/// Those who only want their images looked at.
+struct Honest {
+    target: SocketAddr,
+    sent: u32,
+}
+
+impl Honest {
+    /// The 99th percentile of the time of an upload, in milliseconds. Each counts from when it was due.
+    async fn p99(&mut self, seconds: u64) -> anyhow::Result<f64> {
+        let mut uploads = JoinSet::new();
+        let mut due = interval(Duration::from_secs(1) / HONEST as u32);
+        for _ in 0..seconds * HONEST {
+            let at = due.tick().await;
+            self.sent += 1;
+            let (target, body) = (self.target, bitmap(self.sent, 2000));
+            uploads.spawn(async move {
+                upload(target, &body).await?;
+                Ok::<_, anyhow::Error>(at.elapsed().as_secs_f64() * 1e3)
+            });
+        }
+        let mut times = Vec::new();
+        while let Some(time) = uploads.join_next().await {
+            times.push(time??);
+        }
+        times.sort_unstable_by(f64::total_cmp);
+        Ok(times[times.len() * 99 / 100])
+    }
+}
+
+/// What begins like a bitmap, so large and unlike any other.
+fn bitmap(number: u32, bytes: usize) -> Vec<u8> {
+    let mut image = b"BM".to_vec();
+    image.extend(number.to_le_bytes());
+    image.resize(bytes, 7);
+    image
+}
+
+async fn upload(target: SocketAddr, image: &[u8]) -> anyhow::Result<()> {
+    let mut stream = connect(target, Ipv4Addr::LOCALHOST).await?;
+    stream.set_nodelay(true)?;
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: image/bmp\r\ncontent-length: {}\r\n\r\n",
+        image.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(image).await?;
+    let mut answer = Vec::new();
+    timeout(NEVER, stream.read_to_end(&mut answer)).await??;
+    if !answer.starts_with(b"HTTP/1.1 200") {
+        bail!("an honest upload was answered {}", String::from_utf8_lossy(&answer));
+    }
+    Ok(())
+}
+
+struct Large {
+    per_second: f64,
+    memory_mb: f64,
+}
+
+/// So many large uploads, so many at once, and what the web server took at most.
+async fn large(
+    service: &Service,
+    target: SocketAddr,
+    uploads: usize,
+    at_once: usize,
+    series: u32,
+) -> anyhow::Result<Large> {
+    let places = Arc::new(tokio::sync::Semaphore::new(at_once));
+    let start = Instant::now();
+    let mut running = JoinSet::new();
+    for number in 0..uploads as u32 {
+        let places = places.clone();
+        running.spawn(async move {
+            let _place = places.acquire_owned().await?;
+            // Made here, so that not all of them are there at once.
+            upload(target, &bitmap((series + 1) << 16 | number, LARGE)).await
+        });
+    }
+    let (mut memory_mb, mut every) = (0.0_f64, interval(Duration::from_millis(50)));
+    loop {
+        tokio::select! {
+            _ = every.tick() => memory_mb = memory_mb.max(service.web_memory_mb()),
+            ended = running.join_next() => match ended {
+                Some(ended) => ended??,
+                None => break,
+            },
+        }
+    }
+    Ok(Large { per_second: uploads as f64 / start.elapsed().as_secs_f64(), memory_mb })
+}

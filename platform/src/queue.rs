@@ -30,7 +30,7 @@ pub trait Queue: Debug + Send + Sync {
     /// An error may have sent some of them; sending all of them again is the right answer to it.
     async fn send(&self, bodies: Vec<Bytes>) -> Result<()>;
 
-    /// Leases up to `max` visible messages, waiting up to `wait` for the first one; an empty answer is no error.
+    /// Leases up to `max` visible messages, the oldest first as far as the queue knows, waiting up to `wait` for the first one; an empty answer is no error.
     ///
     /// Let it end: a receive whose future is dropped may strand what it had received for a visibility time-out.
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>>;
@@ -102,7 +102,8 @@ impl Depth {
 pub struct QueueOptions {
     /// How long a lease lasts.
     pub visibility: Duration,
-    /// A message older than this is deleted unread.
+    /// A message that is older, and that nobody holds, goes to the dead letters, or is deleted where there are none. SQS deletes it
+    /// in any case.
     pub retention: Duration,
     /// Where a message goes instead of being delivered once more than so many times.
     pub dead_letters: Option<DeadLetters>,

@@ -89,7 +89,7 @@ pub struct Queue {
     pub visibility: Duration,
     /// How often a job is tried before it is given up and put with the dead letters.
     pub max_receives: u32,
-    /// How long a job waits for a worker before it is forgotten.
+    /// How long a job waits for a worker before it goes to the dead letters.
     #[serde(with = "units::duration")]
     pub retention: Duration,
 }

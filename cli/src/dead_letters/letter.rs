@@ -149,7 +149,8 @@ impl Desk {
         let rule = backend::requests_options(&self.settings.queue, model).dead_letters;
         let receives = rule.map_or(0, |rule| rule.max_receives);
         format!(
-            "delivered {receives} times, and no worker lived to say why; or a new upload of it is being tried now"
+            "delivered {receives} times, and no worker lived to say why; or no worker took it within `queue.retention`; or a new \
+             upload of it is being tried now"
         )
     }
 }

@@ -23,6 +23,14 @@ pub async fn suite(open: Open<'_>) {
     bodies_are_bytes_of_any_kind(open).await;
 }
 
+/// What the queues of one machine promise beyond that: which message is next, and what becomes of old ones.
+pub async fn suite_of_order_and_age(open: Open<'_>) {
+    what_comes_back_is_served_before_what_was_sent_later(open).await;
+    a_lease_that_ran_out_is_served_before_what_was_sent_later(open).await;
+    what_is_too_old_is_deleted_where_there_are_no_dead_letters(open).await;
+    what_is_too_old_goes_to_the_dead_letters_where_there_are_some(open).await;
+}
+
 /// Every promise but those about receipts of leases that are over: there are emulators that take them for good ones.
 pub async fn suite_but_for_stale_receipts(open: Open<'_>) {
     leases_and_waits(open).await;
@@ -251,4 +259,53 @@ async fn bodies_are_bytes_of_any_kind(open: Open<'_>) {
     let body = "{\"name\":\"a,b/\\n\u{1F415}\"}";
     send(&queue, &[body]).await;
     assert_eq!(one(&queue, LONG).await.expect("delivery").body, body);
+}
+
+async fn bodies(queue: &SharedQueue) -> Vec<Bytes> {
+    queue.receive(10, LONG).await.expect("receive").into_iter().map(|delivery| delivery.body).collect()
+}
+
+async fn what_comes_back_is_served_before_what_was_sent_later(open: Open<'_>) {
+    let queue = open("order-released", visible_for(LONG));
+    send(&queue, &["a", "b"]).await;
+    let held = one(&queue, LONG).await.expect("delivery");
+    send(&queue, &["c"]).await;
+    queue.release(&[held.receipt]).await.expect("release");
+    assert_eq!(bodies(&queue).await, ["a", "b", "c"]);
+}
+
+async fn a_lease_that_ran_out_is_served_before_what_was_sent_later(open: Open<'_>) {
+    let queue = open("order-run-out", visible_for(SHORT));
+    send(&queue, &["a", "b"]).await;
+    one(&queue, LONG).await.expect("delivery");
+    send(&queue, &["c", "d"]).await;
+    eventually(Depth { visible: 4, in_flight: 0 }, || async { queue.depth().await.expect("depth") }).await;
+    assert_eq!(one(&queue, LONG).await.expect("delivery").body, "a");
+    assert_eq!(bodies(&queue).await, ["b", "c", "d"]);
+}
+
+async fn what_is_too_old_is_deleted_where_there_are_no_dead_letters(open: Open<'_>) {
+    let queue = open("old", QueueOptions { retention: Duration::ZERO, ..visible_for(LONG) });
+    send(&queue, &["x"; 3]).await;
+    eventually(Depth::default(), || async { queue.depth().await.expect("depth") }).await;
+    assert!(one(&queue, NO_WAIT).await.is_none());
+}
+
+async fn what_is_too_old_goes_to_the_dead_letters_where_there_are_some(open: Open<'_>) {
+    let dead = open("old-dead", visible_for(LONG));
+    let dead_letters = Some(DeadLetters { queue: "old-dead".into(), max_receives: 9 });
+    let young = QueueOptions { dead_letters, ..visible_for(LONG) };
+    let (young, old) =
+        (open("older", young.clone()), open("older", QueueOptions { retention: SHORT, ..young }));
+    send(&old, &["held", "a", "b"]).await;
+    let held = one(&old, LONG).await.expect("delivery");
+    eventually(Depth { visible: 0, in_flight: 1 }, || async { old.depth().await.expect("depth") }).await;
+    assert_eq!(bodies(&dead).await, ["a", "b"]);
+    assert!(
+        old.extend(std::slice::from_ref(&held.receipt)).await.expect("extend").is_empty(),
+        "what is held is not dropped"
+    );
+    send(&young, &["c"]).await;
+    assert_eq!(young.depth().await.expect("depth"), Depth { visible: 1, in_flight: 1 });
+    assert_eq!(one(&young, LONG).await.expect("delivery").body, "c", "it is too old for another one only");
 }

@@ -34,7 +34,8 @@ struct Message {
     number: u64,
     body: Bytes,
     sent_at: DateTime<Utc>,
-    expires: Instant,
+    /// When it came to this queue.
+    since: Instant,
     visible_from: Instant,
     receives: u32,
 }
@@ -76,13 +77,28 @@ struct MemoryQueue {
 }
 
 impl MemoryQueue {
-    /// Runs `f` on this queue's messages after the expired ones are gone.
+    /// Runs `f` on this queue's messages after the old ones were put away.
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        let now = Instant::now();
         let mut queues = self.all.lock();
         let state = queues.entry(self.name.clone()).or_default();
-        let now = Instant::now();
-        state.messages.retain(|message| message.expires > now);
-        f(state)
+        let is_old = |message: &mut Message| {
+            message.visible_from <= now && now.duration_since(message.since) >= self.options.retention
+        };
+        let old: Vec<_> = state.messages.extract_if(.., is_old).collect();
+        let done = f(state);
+        drop(queues);
+        if let Some(rule) = &self.options.dead_letters {
+            self.bury(&rule.queue, old);
+        }
+        done
+    }
+
+    fn bury(&self, queue: &str, dead: Vec<Message>) {
+        // Only where there are some: a push wakes all who wait, and they look again.
+        if !dead.is_empty() {
+            self.push(queue, dead.into_iter().map(|message| (message.body, message.sent_at)));
+        }
     }
 
     fn push(&self, queue: &str, bodies: impl IntoIterator<Item = (Bytes, DateTime<Utc>)>) {
@@ -91,8 +107,15 @@ impl MemoryQueue {
         let state = queues.entry(queue.to_owned()).or_default();
         for (body, sent_at) in bodies {
             state.next += 1;
-            let (number, expires) = (state.next, now + self.options.retention);
-            state.messages.push(Message { number, body, sent_at, expires, visible_from: now, receives: 0 });
+            let number = state.next;
+            state.messages.push(Message {
+                number,
+                body,
+                sent_at,
+                since: now,
+                visible_from: now,
+                receives: 0,
+            });
         }
         drop(queues);
         self.all.changed.notify_waiters();
@@ -121,9 +144,8 @@ impl MemoryQueue {
             };
             (dead, visible.map(lease).collect())
         });
-        // Only where there are some: a push wakes all who wait, and they look again.
-        if let Some(rule) = self.options.dead_letters.as_ref().filter(|_| !dead.is_empty()) {
-            self.push(&rule.queue, dead.into_iter().map(|message| (message.body, message.sent_at)));
+        if let Some(rule) = &self.options.dead_letters {
+            self.bury(&rule.queue, dead);
         }
         leased
     }
@@ -219,5 +241,6 @@ mod tests {
     async fn the_memory_queue_keeps_the_contract() {
         let queues = MemoryQueues::new(Arc::new(SystemClock));
         contract::suite(&|name, options| queues.open(name, options)).await;
+        contract::suite_of_order_and_age(&|name, options| queues.open(name, options)).await;
     }
 }

@@ -4,12 +4,15 @@
 //! - **Group commit.** Operations that come together share one transaction ([`writer`]), so that load makes transactions
 //!   larger and not more frequent.
 //! - **Bounded.** The write-ahead log is copied to the database as it grows and then written over ([`log`]).
+//! - **Proof against clocks.** Leases and ages go by the machine's uptime ([`time`]), whatever the wall clock does.
 //! - **No busy polling.** A receiver that finds nothing waits on a named pipe ([`bell`]) that senders ring, or until the
 //!   next lease runs out.
 
 mod bell;
 mod log;
+mod schema;
 mod statements;
+mod time;
 mod turn;
 mod writer;
 
@@ -20,7 +23,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::{bell::Bell, statements::Table, writer::Writer};
+use self::{
+    bell::Bell,
+    statements::{Now, Table},
+    writer::Writer,
+};
 use super::{Delivery, Depth, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{
     clock::SharedClock,
@@ -45,7 +52,7 @@ impl SqliteQueues {
         let bells = folder.join("bells");
         std::fs::create_dir_all(&bells)
             .map_err(|error| Error::from_io(format!("making the folder {}", bells.display()), &error))?;
-        let writer = Writer::open(folder, sync)?;
+        let writer = Writer::open(folder, sync, clock.now().timestamp_millis())?;
         Ok(Self { folder: folder.into(), writer, clock })
     }
 
@@ -65,7 +72,7 @@ impl SqliteQueues {
             dead,
             options,
         };
-        queue.forget_expired().await?;
+        queue.expire().await?;
         Ok(Arc::new(queue))
     }
 
@@ -101,27 +108,27 @@ enum Look {
 }
 
 impl SqliteQueue {
-    fn now_ms(&self) -> i64 {
-        self.clock.now().timestamp_millis()
+    fn now(&self) -> Now {
+        Now { now: self.writer.time().now(), visibility: self.options.visibility.as_millis() as i64 }
     }
 
-    fn until(&self, time: Duration) -> i64 {
-        self.now_ms() + time.as_millis() as i64
+    /// What was sent before is too old.
+    fn oldest(&self, now: Now) -> i64 {
+        now.now.saturating_sub(i64::try_from(self.options.retention.as_millis()).unwrap_or(i64::MAX))
     }
 
     async fn look(&self, max: usize) -> Result<Look> {
-        let (table, dead, now, until) =
-            (self.table, self.dead, self.now_ms(), self.until(self.options.visibility));
+        let (table, dead, now) = (self.table, self.dead, self.now());
         let lease = move |batch: &mut writer::Batch<'_>| {
             if !statements::anything_visible(batch.reader(), table, now)? {
                 let next = statements::next_visible(batch.reader(), table, now)?;
-                let wait = next.map(|at| Duration::from_millis((at - now).max(0) as u64));
+                let wait = next.map(|at| Duration::from_millis((at - now.now).max(0) as u64));
                 return Ok(Look::Nothing(wait));
             }
-            let mut leased = statements::lease(batch, table, max, now, until)?;
+            let mut leased = statements::lease(batch, table, max, now)?;
             if let Some((dead, max_receives)) = dead {
                 for spent in leased.extract_if(.., |delivery| delivery.receives > max_receives) {
-                    statements::bury(batch, table, dead, &spent.receipt)?;
+                    statements::bury(batch, table, dead, &spent.receipt, now)?;
                 }
             }
             Ok(Look::Leased(leased))
@@ -129,19 +136,35 @@ impl SqliteQueue {
         self.writer.run(format!("receiving from {}", self.name), lease).await
     }
 
-    async fn forget_expired(&self) -> Result<()> {
-        let (table, now) = (self.table, self.now_ms());
-        let before = now - self.options.retention.as_millis() as i64;
-        let forget = move |batch: &mut writer::Batch<'_>| statements::expire(batch, table, before, now);
-        self.writer.run(format!("expiring messages of {}", self.name), forget).await
+    /// Puts away what nobody took in time.
+    async fn expire(&self) -> Result<()> {
+        let (table, dead, now) = (self.table, self.dead.map(|(dead, _)| dead), self.now());
+        let since = self.oldest(now);
+        loop {
+            let expire =
+                move |batch: &mut writer::Batch<'_>| statements::expire(batch, table, dead, now, since);
+            let expired = self.writer.run(format!("expiring messages of {}", self.name), expire).await?;
+            if expired == 0 {
+                return Ok(());
+            }
+            if let Some(rule) = &self.options.dead_letters {
+                tracing::warn!(
+                    "{expired} messages of {} waited for longer than {} and went to the dead letters, {}",
+                    self.name,
+                    humantime::format_duration(self.options.retention),
+                    rule.queue
+                );
+            }
+        }
     }
 }
 
 #[async_trait]
 impl Queue for SqliteQueue {
     async fn send(&self, bodies: Vec<Bytes>) -> Result<()> {
-        let (table, now, count) = (self.table, self.now_ms(), bodies.len());
-        let send = move |batch: &mut writer::Batch<'_>| statements::send(batch, table, &bodies, now);
+        let (table, now, count) = (self.table, self.now().now, bodies.len());
+        let sent_at = self.clock.now().timestamp_millis();
+        let send = move |batch: &mut writer::Batch<'_>| statements::send(batch, table, &bodies, now, sent_at);
         self.writer.run(format!("sending to {}", self.name), send).await?;
         self.bell.ring(count);
         Ok(())
@@ -180,7 +203,7 @@ impl Queue for SqliteQueue {
     }
 
     async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>> {
-        let (receipts, until) = (receipts.to_vec(), self.until(self.options.visibility));
+        let (receipts, until) = (receipts.to_vec(), self.now().until());
         let extend = move |batch: &mut writer::Batch<'_>| statements::extend(batch, &receipts, until);
         self.writer.run(format!("extending leases of {}", self.name), extend).await
     }
@@ -201,16 +224,22 @@ impl Queue for SqliteQueue {
     }
 
     async fn depth(&self) -> Result<Depth> {
-        self.forget_expired().await?;
-        let (table, now) = (self.table, self.now_ms());
+        self.expire().await?;
+        let (table, now) = (self.table, self.now());
         let depth = move |batch: &mut writer::Batch<'_>| statements::depth(batch.reader(), table, now);
         self.writer.run(format!("counting {}", self.name), depth).await
     }
 
     async fn purge(&self) -> Result<()> {
-        let table = self.table;
-        let purge = move |batch: &mut writer::Batch<'_>| statements::purge(batch, table);
-        self.writer.run(format!("purging {}", self.name), purge).await
+        let (table, what) = (self.table, format!("purging {}", self.name));
+        let newest = |batch: &mut writer::Batch<'_>| statements::newest(batch.reader());
+        let newest = self.writer.run(what.clone(), newest).await?;
+        loop {
+            let purge = move |batch: &mut writer::Batch<'_>| statements::purge(batch, table, newest);
+            if self.writer.run(what.clone(), purge).await? == 0 {
+                return Ok(());
+            }
+        }
     }
 }
 

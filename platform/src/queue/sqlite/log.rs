@@ -98,7 +98,7 @@ enum End {
 impl Log {
     /// The log of this database, whose `writer` reports its commits from now on. A log that a crash left too large is emptied first.
     pub(super) fn open(database: &Path, turn: Turn, writer: &mut Connection) -> Result<Arc<Self>> {
-        let failed = |error: rusqlite::Error| super::writer::sorted(what(database), &error);
+        let failed = |error: rusqlite::Error| super::writer::sorted(what(database), &error, database);
         let connection = Connection::open(database).map_err(failed)?;
         connection.busy_timeout(PATIENCE).map_err(failed)?;
         let page: u32 = writer.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(failed)?;
@@ -146,13 +146,13 @@ impl Log {
                 Ok(copier) => break Some(copier),
                 Err(TryLockError::Poisoned(poisoned)) => break Some(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) if !waits(Some(End::Elsewhere)) => break None,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(MOMENT),
+                Err(TryLockError::WouldBlock) => std::thread::park_timeout(MOMENT),
             }
         };
         let taken = turn.take()?;
         if let Some(copier) = copier.filter(|_| self.is_full()) {
             while waits(self.note(copier.empty_in_turn())) {
-                std::thread::sleep(MOMENT);
+                std::thread::park_timeout(MOMENT);
             }
         }
         Ok(taken)
@@ -180,7 +180,7 @@ impl Log {
             again = matches!(end, None | Some(End::Kept));
             if end == Some(End::Elsewhere) {
                 // Not at each commit until that process is ready.
-                std::thread::sleep(NEIGHBOUR);
+                std::thread::park_timeout(NEIGHBOUR);
             }
             self.called.store(false, Relaxed);
         }

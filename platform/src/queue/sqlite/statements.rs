@@ -1,7 +1,6 @@
-//! The SQL. Times are milliseconds since 1970; a message is visible when its `visible_from` is not in the future.
-//!
-//! A message that was never received has `visible_from` zero, and not the time of its sending, so that a clock that is
-//! set back makes nothing invisible.
+//! The SQL. Times are those of [`time`](super::time). A message that anybody may have has a `visible_from` of zero, one that is leased
+//! the end of its lease; a lease that has run out becomes a zero again before anything is leased, so that the oldest message
+//! comes first, however often it was received before.
 
 use std::collections::HashMap;
 
@@ -18,25 +17,28 @@ pub(super) struct Table(i64);
 
 /// The `visible_from` of what anybody may have.
 pub(super) const AT_ONCE: i64 = 0;
+/// What may be any number of rows is done in pieces of so many, each in a transaction of its own: others get their turn, and the
+/// log stays small.
+const SLICE: i64 = 1000;
 
-/// `AUTOINCREMENT` because a receipt must never name a later message that got the row of an earlier one.
-pub(super) fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(
-        "CREATE TABLE IF NOT EXISTS queues (
-            id INTEGER PRIMARY KEY,
-            name TEXT NOT NULL UNIQUE,
-            messages INTEGER NOT NULL DEFAULT 0
-        );
-        CREATE TABLE IF NOT EXISTS messages (
-            id INTEGER PRIMARY KEY AUTOINCREMENT,
-            queue INTEGER NOT NULL,
-            visible_from INTEGER NOT NULL,
-            receives INTEGER NOT NULL DEFAULT 0,
-            sent_at INTEGER NOT NULL,
-            body BLOB NOT NULL
-        );
-        CREATE INDEX IF NOT EXISTS by_visibility ON messages (queue, visible_from, id);",
-    )
+/// A time, and how long a lease lasts from it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub(super) now: i64,
+    pub(super) visibility: i64,
+}
+
+impl Now {
+    /// The end of a lease that begins now.
+    pub(super) fn until(self) -> i64 {
+        self.now + self.visibility
+    }
+
+    /// No lease lasts longer. Where the file says so (it was edited, or comes from another machine), the lease is over: a message
+    /// must not be hidden for days. Twice, because during a change of the settings processes differ.
+    fn farthest(self) -> i64 {
+        self.now + 2 * self.visibility + 60_000
+    }
 }
 
 /// Runs a statement without parameters and rows, parsed once.
@@ -62,70 +64,110 @@ pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     connection.prepare("SELECT name FROM queues ORDER BY name")?.query_map([], |row| row.get(0))?.collect()
 }
 
-pub(super) fn send(batch: &mut Batch<'_>, table: Table, bodies: &[Bytes], now: i64) -> rusqlite::Result<()> {
+/// Appends messages, at this time of the queue, which is `sent_at` for people.
+pub(super) fn send(
+    batch: &mut Batch<'_>,
+    table: Table,
+    bodies: &[Bytes],
+    now: i64,
+    sent_at: i64,
+) -> rusqlite::Result<()> {
     let connection = batch.writer()?;
     let mut insert = connection.prepare_cached(
-        "INSERT INTO messages (queue, visible_from, sent_at, body) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO messages (queue, visible_from, since, sent_at, body) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
     for body in bodies {
-        insert.execute(params![table.0, AT_ONCE, now, &body[..]])?;
+        insert.execute(params![table.0, AT_ONCE, now, sent_at, &body[..]])?;
     }
     batch.count(table, bodies.len() as i64);
     Ok(())
 }
 
-pub(super) fn anything_visible(connection: &Connection, table: Table, now: i64) -> rusqlite::Result<bool> {
+/// Whether a receive would find something.
+pub(super) fn anything_visible(connection: &Connection, table: Table, now: Now) -> rusqlite::Result<bool> {
     connection
-        .prepare_cached("SELECT 1 FROM messages WHERE queue = ?1 AND visible_from <= ?2 LIMIT 1")?
-        .exists(params![table.0, now])
+        .prepare_cached(
+            "SELECT 1 FROM messages WHERE queue = ?1 AND visible_from <= ?2
+            UNION ALL SELECT 1 FROM messages WHERE queue = ?1 AND visible_from > ?3 LIMIT 1",
+        )?
+        .exists(params![table.0, now.now, now.farthest()])
 }
 
-pub(super) fn next_visible(connection: &Connection, table: Table, now: i64) -> rusqlite::Result<Option<i64>> {
+pub(super) fn next_visible(connection: &Connection, table: Table, now: Now) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached("SELECT min(visible_from) FROM messages WHERE queue = ?1 AND visible_from > ?2")?
-        .query_row(params![table.0, now], |row| row.get(0))
+        .query_row(params![table.0, now.now], |row| row.get(0))
 }
 
-/// Moves a leased message to the dead letters. It keeps its time of sending, and its count of receives, so that no receipt
-/// of its former life fits it.
+/// Ends the leases that have run out.
+fn end_leases(batch: &mut Batch<'_>, table: Table, now: Now) -> rusqlite::Result<()> {
+    let find = "SELECT 1 FROM messages WHERE queue = ?1 AND visible_from > 0 AND visible_from <= ?2
+        UNION ALL SELECT 1 FROM messages WHERE queue = ?1 AND visible_from > ?3 LIMIT 1";
+    let times = params![table.0, now.now, now.farthest()];
+    if batch.reader().prepare_cached(find)?.exists(times)? {
+        let end = "UPDATE messages SET visible_from = 0 WHERE id IN (
+            SELECT id FROM messages WHERE queue = ?1 AND visible_from > 0 AND visible_from <= ?2
+            UNION ALL SELECT id FROM messages WHERE queue = ?1 AND visible_from > ?3 LIMIT ?4
+        )";
+        batch.writer()?.prepare_cached(end)?.execute(params![table.0, now.now, now.farthest(), SLICE])?;
+    }
+    Ok(())
+}
+
+/// Moves a leased message to the dead letters, where its age begins again. It keeps its time of sending, and its count of receives,
+/// so that no receipt of its former life fits it.
 pub(super) fn bury(
     batch: &mut Batch<'_>,
     table: Table,
     dead: Table,
     receipt: &Receipt,
+    now: Now,
 ) -> rusqlite::Result<()> {
     let (id, _) = parts(receipt);
     batch
         .writer()?
-        .prepare_cached("UPDATE messages SET queue = ?1, visible_from = ?2 WHERE id = ?3")?
-        .execute(params![dead.0, AT_ONCE, id])?;
+        .prepare_cached("UPDATE messages SET queue = ?1, visible_from = ?2, since = ?3 WHERE id = ?4")?
+        .execute(params![dead.0, AT_ONCE, now.now, id])?;
     batch.count(table, -1);
     batch.count(dead, 1);
     Ok(())
 }
 
+/// Leases the oldest messages.
 pub(super) fn lease(
     batch: &mut Batch<'_>,
     table: Table,
     max: usize,
-    now: i64,
-    until: i64,
+    now: Now,
 ) -> rusqlite::Result<Vec<Delivery>> {
+    end_leases(batch, table, now)?;
     let mut lease = batch.writer()?.prepare_cached(
         "UPDATE messages SET receives = receives + 1, visible_from = ?1 WHERE id IN (
-            SELECT id FROM messages WHERE queue = ?2 AND visible_from <= ?3 ORDER BY visible_from, id LIMIT ?4
+            SELECT id FROM messages WHERE queue = ?2 AND visible_from = 0 ORDER BY id LIMIT ?3
         ) RETURNING id, receives, sent_at, body",
     )?;
-    let delivery = |row: &rusqlite::Row<'_>| {
-        let (id, receives): (i64, u32) = (row.get(0)?, row.get(1)?);
-        Ok(Delivery {
-            body: row.get::<_, Vec<u8>>(3)?.into(),
-            receipt: Receipt(format!("{id}-{receives}")),
-            receives,
-            sent_at: DateTime::from_timestamp_millis(row.get(2)?).unwrap_or_default(),
-        })
+    let leased = lease.query_map(params![now.until(), table.0, max as i64], delivery)?;
+    in_order(leased)
+}
+
+fn delivery(row: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Delivery)> {
+    let (id, receives): (i64, u32) = (row.get(0)?, row.get(1)?);
+    let delivery = Delivery {
+        body: row.get::<_, Vec<u8>>(3)?.into(),
+        receipt: Receipt(format!("{id}-{receives}")),
+        receives,
+        sent_at: DateTime::from_timestamp_millis(row.get(2)?).unwrap_or_default(),
     };
-    lease.query_map(params![until, table.0, now, max as i64], delivery)?.collect()
+    Ok((id, delivery))
+}
+
+/// SQLite does not say in which order `RETURNING` gives its rows (<https://sqlite.org/lang_returning.html>, 2.1).
+fn in_order(
+    leased: impl Iterator<Item = rusqlite::Result<(i64, Delivery)>>,
+) -> rusqlite::Result<Vec<Delivery>> {
+    let mut leased = leased.collect::<rusqlite::Result<Vec<_>>>()?;
+    leased.sort_unstable_by_key(|(id, _)| *id);
+    Ok(leased.into_iter().map(|(_, delivery)| delivery).collect())
 }
 
 /// The row and the delivery that a receipt stands for. What is none matches nothing.
@@ -169,43 +211,74 @@ pub(super) fn ack(batch: &mut Batch<'_>, table: Table, receipts: &[Receipt]) -> 
 
 /// The number of messages is kept in a counter, and only the few that are leased are counted: a look at the depth costs
 /// the same at any depth.
-pub(super) fn depth(connection: &Connection, table: Table, now: i64) -> rusqlite::Result<Depth> {
+pub(super) fn depth(connection: &Connection, table: Table, now: Now) -> rusqlite::Result<Depth> {
     let total: i64 = connection
         .prepare_cached("SELECT messages FROM queues WHERE id = ?1")?
         .query_row([table.0], |row| row.get(0))?;
     let in_flight: i64 = connection
-        .prepare_cached("SELECT count(*) FROM messages WHERE queue = ?1 AND visible_from > ?2")?
-        .query_row(params![table.0, now], |row| row.get(0))?;
+        .prepare_cached(
+            "SELECT count(*) FROM messages WHERE queue = ?1 AND visible_from > ?2 AND visible_from <= ?3",
+        )?
+        .query_row(params![table.0, now.now, now.farthest()], |row| row.get(0))?;
     Ok(Depth { visible: (total - in_flight).max(0) as u64, in_flight: in_flight as u64 })
 }
 
-/// Deletes the messages that nobody took in time. The first in line is the oldest: if that one is young, all are.
+/// The first in line is the oldest: if that one is young, all are.
+fn oldest_is_expired(connection: &Connection, table: Table, since: i64) -> rusqlite::Result<bool> {
+    let oldest: Option<i64> = connection
+        .prepare_cached(
+            "SELECT since FROM messages WHERE queue = ?1 AND visible_from = 0 ORDER BY id LIMIT 1",
+        )?
+        .query_row([table.0], |row| row.get(0))
+        .optional()?;
+    Ok(oldest.is_some_and(|oldest| oldest > 0 && oldest < since))
+}
+
+/// Puts some of the messages that were sent before `since`, and that nobody holds, with the dead letters, or deletes them where
+/// there are none; answers how many.
 pub(super) fn expire(
     batch: &mut Batch<'_>,
     table: Table,
-    sent_before: i64,
-    now: i64,
-) -> rusqlite::Result<()> {
-    let oldest: Option<i64> = batch
-        .reader()
-        .prepare_cached("SELECT sent_at FROM messages WHERE queue = ?1 ORDER BY visible_from, id LIMIT 1")?
-        .query_row([table.0], |row| row.get(0))
-        .optional()?;
-    if oldest.is_none_or(|oldest| oldest >= sent_before) {
-        return Ok(());
+    dead: Option<Table>,
+    now: Now,
+    since: i64,
+) -> rusqlite::Result<usize> {
+    end_leases(batch, table, now)?;
+    if !oldest_is_expired(batch.reader(), table, since)? {
+        return Ok(0);
     }
-    let deleted = batch
-        .writer()?
-        .prepare_cached("DELETE FROM messages WHERE queue = ?1 AND visible_from <= ?2 AND sent_at < ?3")?
-        .execute(params![table.0, now, sent_before])?;
-    batch.count(table, -(deleted as i64));
-    Ok(())
+    let which = "WHERE id IN (
+        SELECT id FROM messages WHERE queue = ?1 AND visible_from = 0 ORDER BY id LIMIT ?2
+    ) AND since > 0 AND since < ?3";
+    let connection = batch.writer()?;
+    let expired = match dead {
+        Some(dead) => connection
+            .prepare_cached(&format!("UPDATE messages SET queue = ?4, since = ?5 {which}"))?
+            .execute(params![table.0, SLICE, since, dead.0, now.now])?,
+        None => connection
+            .prepare_cached(&format!("DELETE FROM messages {which}"))?
+            .execute(params![table.0, SLICE, since])?,
+    };
+    batch.count(table, -(expired as i64));
+    if let Some(dead) = dead {
+        batch.count(dead, expired as i64);
+    }
+    Ok(expired)
 }
 
-pub(super) fn purge(batch: &mut Batch<'_>, table: Table) -> rusqlite::Result<()> {
-    let deleted = batch.writer()?.execute("DELETE FROM messages WHERE queue = ?1", [table.0])?;
+/// The newest message of all queues.
+pub(super) fn newest(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT coalesce(max(id), 0) FROM messages", [], |row| row.get(0))
+}
+
+/// Deletes some of the messages up to this one, leased or not; answers how many.
+pub(super) fn purge(batch: &mut Batch<'_>, table: Table, newest: i64) -> rusqlite::Result<usize> {
+    let purge = "DELETE FROM messages WHERE id IN (
+        SELECT id FROM messages WHERE queue = ?1 AND id <= ?2 LIMIT ?3
+    )";
+    let deleted = batch.writer()?.prepare_cached(purge)?.execute(params![table.0, newest, SLICE])?;
     batch.count(table, -(deleted as i64));
-    Ok(())
+    Ok(deleted)
 }
 
 pub(super) fn add_to_counters(connection: &Connection, changes: HashMap<Table, i64>) -> rusqlite::Result<()> {

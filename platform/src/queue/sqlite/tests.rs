@@ -3,6 +3,9 @@ use std::sync::Arc;
 use super::*;
 use crate::{clock::SystemClock, queue::contract};
 
+mod clocks;
+mod files;
+
 fn open(folder: &Path, sync: bool) -> SqliteQueues {
     SqliteQueues::open(folder, sync, Arc::new(SystemClock)).unwrap()
 }
@@ -22,6 +25,7 @@ async fn the_sqlite_queue_keeps_the_contract() {
     let folder = tempfile::tempdir().unwrap();
     let queues = open(folder.path(), false);
     contract::suite(&|name, options| blocking(&queues, name, options)).await;
+    contract::suite_of_order_and_age(&|name, options| blocking(&queues, name, options)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,17 +62,6 @@ async fn a_receiver_is_woken_by_a_sender_with_another_writer_long_before_it_woul
         receiver.ack(&[received[0].receipt.clone()]).await.unwrap();
     }
     assert!(fastest < LOST_RING / 2, "took {fastest:?}");
-}
-
-#[tokio::test]
-async fn messages_older_than_the_retention_are_forgotten() {
-    let folder = tempfile::tempdir().unwrap();
-    let queues = open(folder.path(), false);
-    let options = QueueOptions { retention: Duration::ZERO, ..QueueOptions::default() };
-    let queue = queues.queue("q", options).await.unwrap();
-    queue.send(vec!["x".into()]).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(5)).await;
-    assert_eq!(queue.depth().await.unwrap(), Depth::default());
 }
 
 #[tokio::test]

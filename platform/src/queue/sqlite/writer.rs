@@ -9,7 +9,7 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak, mpsc},
     time::Duration,
 };
@@ -19,7 +19,9 @@ use tokio::sync::oneshot;
 
 use super::{
     log::Log,
+    schema,
     statements::{self, Table},
+    time::{Boot, Time},
     turn::{Taken, Turn},
 };
 use crate::error::{Error, Result};
@@ -38,6 +40,8 @@ struct Shared {
     waiting: Mutex<Vec<Box<dyn Operation>>>,
     core: Mutex<Core>,
     log: Arc<Log>,
+    time: Time,
+    file: PathBuf,
     /// Wakes the thread that serves, which ends when this is dropped, ...
     thread: mpsc::Sender<()>,
     /// ... and the one that copies the log.
@@ -63,7 +67,7 @@ pub(super) struct Batch<'a> {
 
 trait Operation: Send {
     fn run(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()>;
-    fn answer(self: Box<Self>, committed: std::result::Result<(), &rusqlite::Error>);
+    fn answer(self: Box<Self>, committed: std::result::Result<(), &rusqlite::Error>, file: &Path);
 }
 
 impl std::fmt::Debug for dyn Operation {
@@ -87,9 +91,9 @@ impl<T: Send, F: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send> Operation
         Ok(())
     }
 
-    fn answer(self: Box<Self>, committed: std::result::Result<(), &rusqlite::Error>) {
+    fn answer(self: Box<Self>, committed: std::result::Result<(), &rusqlite::Error>, file: &Path) {
         let answer = match (committed, self.done) {
-            (Err(error), _) => Err(sorted(self.what, error)),
+            (Err(error), _) => Err(sorted(self.what, error, file)),
             (Ok(()), Some(done)) => Ok(done),
             (Ok(()), None) => Err(Error::unavailable(self.what, "the queue is closing")),
         };
@@ -99,7 +103,8 @@ impl<T: Send, F: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send> Operation
 }
 
 impl Writer {
-    pub(super) fn open(folder: &Path, sync: bool) -> Result<Self> {
+    /// Opens the file of this folder, or makes it; `wall` is the time of day in milliseconds since 1970.
+    pub(super) fn open(folder: &Path, sync: bool, wall: i64) -> Result<Self> {
         let path = folder.join("queue.db");
         let what = || format!("opening the queue {}", path.display());
         let lock = folder.join("queue.lock");
@@ -108,22 +113,42 @@ impl Writer {
             move |error| Error::from_io(what, &error)
         };
         let turn = Turn::open(&lock).map_err(turns())?;
-        let mut connection = Connection::open(&path).map_err(|error| sorted(what(), &error))?;
+        let mut connection = Connection::open(&path).map_err(|error| sorted(what(), &error, &path))?;
         // Processes that start together must not make the tables together.
         let taken = turn.take().map_err(turns())?;
-        prepare(&connection, sync).map_err(|error| sorted(what(), &error))?;
+        let time = prepare(&connection, sync, wall).map_err(|error| sorted(what(), &error, &path))?.map_err(|newer| {
+            let why = format!(
+                "a newer version of EIRS made it (its tables are of version {newer}, this program knows {}); \
+                use that version, or another state folder",
+                schema::VERSION
+            );
+            Error::broken(what(), why)
+        })?;
         drop(taken);
 
         let log = Log::open(&path, turn.another().map_err(turns())?, &mut connection)?;
         let (thread, calls) = mpsc::channel();
         let (copying, to_copy) = mpsc::channel();
         let core = Mutex::new(Core { connection, turn });
-        let shared =
-            Arc::new(Shared { inline: !sync, waiting: Mutex::default(), core, log, thread, copying });
+        let shared = Arc::new(Shared {
+            inline: !sync,
+            waiting: Mutex::default(),
+            core,
+            log,
+            time,
+            file: path,
+            thread,
+            copying,
+        });
         let (weak, log) = (Arc::downgrade(&shared), shared.log.clone());
         start_thread("queue-writer", move || answer_calls(&weak, &calls))?;
         start_thread("queue-log", move || log.serve(&to_copy))?;
         Ok(Self(shared))
+    }
+
+    /// The time that leases and ages go by.
+    pub(super) fn time(&self) -> Time {
+        self.0.time
     }
 
     /// Runs `work` in the next transaction and answers once that is committed.
@@ -187,7 +212,7 @@ impl Shared {
         let begun = batch.begun;
         let committed = batch.end(ran);
         for operation in operations {
-            operation.answer(committed.as_ref().copied());
+            operation.answer(committed.as_ref().copied(), &self.file);
         }
         if begun && self.log.wants_copying() {
             let _ended = self.copying.send(());
@@ -199,14 +224,21 @@ fn lock_anyway<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn prepare(connection: &Connection, sync: bool) -> rusqlite::Result<()> {
+fn prepare(
+    connection: &Connection,
+    sync: bool,
+    wall: i64,
+) -> rusqlite::Result<std::result::Result<Time, usize>> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(32);
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     // NORMAL survives a kill of every process; FULL survives a power cut too.
     connection.pragma_update(None, "synchronous", if sync { "FULL" } else { "NORMAL" })?;
-    statements::make_tables(connection)
+    if let Err(newer) = schema::bring_up_to_date(connection)? {
+        return Ok(Err(newer));
+    }
+    Time::of(connection, &Boot::now(), wall).map(Ok)
 }
 
 fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -269,18 +301,25 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// What the caller can do about an error of SQLite's.
-pub(super) fn sorted(what: String, error: &rusqlite::Error) -> Error {
-    let why = error.to_string();
+/// What the caller can do about an error of SQLite's, and what an operator can.
+pub(super) fn sorted(what: String, error: &rusqlite::Error, file: &Path) -> Error {
+    let (why, file) = (error.to_string(), file.display());
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Error::Full { what, why },
-        Some(
-            ErrorCode::NotADatabase
-            | ErrorCode::DatabaseCorrupt
-            | ErrorCode::CannotOpen
-            | ErrorCode::ReadOnly
-            | ErrorCode::PermissionDenied,
-        ) => Error::Broken { what, why },
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            let why = format!(
+                "{file} is damaged ({why}); stop the service, and restore a backup (docs/OPERATIONS.md) or move the \
+                file away, which begins with an empty queue"
+            );
+            Error::Broken { what, why }
+        }
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            let why = format!(
+                "this user may not read and write {file} ({why}); give the state folder and all in it to the user that \
+                runs EIRS"
+            );
+            Error::Broken { what, why }
+        }
         _ => Error::Unavailable { what, why },
     }
 }

@@ -37,7 +37,7 @@ fn largest_while_four_work(folder: &Path, sync: bool, bytes_each: usize) -> u64 
             let mut largest = 0;
             while !done.load(Relaxed) {
                 largest = largest.max(length(folder));
-                std::thread::sleep(Duration::from_micros(200));
+                std::thread::park_timeout(Duration::from_micros(200));
             }
             largest
         });
@@ -57,7 +57,7 @@ fn eventually_below_the_bound(folder: &Path) {
     let deadline = Instant::now() + PATIENT;
     while length(folder) >= BOUND {
         assert!(Instant::now() < deadline, "the log still has {} bytes", length(folder));
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 

@@ -6,6 +6,7 @@ mod local;
 pub mod browser;
 pub mod load;
 
+mod backup;
 mod bench;
 mod check;
 mod classify;
@@ -80,6 +81,7 @@ enum Command {
     DeadLetters(dead_letters::DeadLettersCommand),
     #[command(subcommand)]
     Token(token::TokenCommand),
+    Backup(backup::Backup),
     Cleanup(cleanup::Cleanup),
     Classify(classify::Classify),
     #[command(subcommand)]
@@ -175,6 +177,7 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(check) => check.run(&cli.global).await,
         Command::DeadLetters(letters) => letters.run(&cli.global).await,
         Command::Token(token) => token.run(&cli.global),
+        Command::Backup(backup) => backup.run(&cli.global).await,
         Command::Cleanup(cleanup) => cleanup.run(&cli.global).await,
         Command::Classify(classify) => classify.run(&cli.global).await,
         Command::Model(model) => model.run(&cli.global),

@@ -19,6 +19,8 @@ mod admin;
 mod api;
 #[path = "service/authority.rs"]
 mod authority;
+#[path = "service/backup.rs"]
+mod backup;
 #[path = "service/bad_input.rs"]
 mod bad_input;
 #[path = "service/bad_start.rs"]

@@ -1,4 +1,8 @@
-use std::fs;
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Stdio,
+};
 
 use crate::harness::{Process, Site};
 
@@ -81,4 +85,68 @@ fn a_queue_file_that_is_none_is_one_sentence() {
     fs::write(site.state().join("queue.db"), vec![7; 100_000]).expect("a broken file");
     let _none = fs::remove_file(site.state().join("queue.db-wal"));
     assert_ends(site.start("eirs-web", &[]), 1, &["queue.db", "not a database"]);
+}
+
+/// Root may read and write everything: it needs another user for this, who may also start the programs.
+#[test]
+fn a_queue_file_of_another_user_is_one_sentence() {
+    const NOBODY: u32 = 65534;
+    let site = Site::new();
+    drop(site.web());
+    let allow = |path: &std::path::Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    };
+    let file = site.state().join("queue.db");
+    let mut command = site.command("eirs-web");
+    command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    if rustix::process::geteuid().is_root() {
+        for folder in
+            [site.folder.path(), &site.state(), &site.state().join("blobs"), &site.state().join("bells")]
+        {
+            allow(folder, 0o777);
+        }
+        for name in ["queue.lock", "layout"] {
+            allow(&site.state().join(name), 0o666);
+        }
+        allow(&file, 0o600);
+        command.uid(NOBODY).gid(NOBODY);
+    } else {
+        allow(&file, 0o000);
+    }
+    let output = match command.spawn() {
+        Ok(process) => process.wait_with_output().expect("its output"),
+        Err(error) => return println!("not run: another user cannot start the programs here ({error})"),
+    };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let sentences: Vec<_> =
+        said.lines().filter(|line| line.contains("ERROR") || line.contains("queue.db")).collect();
+    assert_eq!(sentences.len(), 1, "{said}");
+    assert!(
+        sentences[0].contains("this user may not read and write") && sentences[0].contains("queue.db"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_queue_that_is_damaged_in_the_middle_is_one_sentence_that_says_what_to_do() {
+    let site = Site::new();
+    {
+        let web = site.web();
+        for number in 0..50 {
+            assert_eq!(web.upload("?wait=0", "x", &crate::harness::image(number)).status, 202);
+        }
+        web.process.signal(rustix::process::Signal::TERM);
+        let mut process = web.process;
+        assert!(process.exit().success());
+    }
+    let file = site.state().join("queue.db");
+    let mut bytes = fs::read(&file).expect("the queue");
+    bytes[4096..].fill(0x5a);
+    fs::write(&file, bytes).expect("a damaged queue");
+    assert_ends(
+        site.start("eirs-web", &[]),
+        1,
+        &["queue.db is damaged", "restore a backup (docs/OPERATIONS.md)"],
+    );
 }

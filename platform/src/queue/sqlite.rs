@@ -8,6 +8,7 @@
 //! - **No busy polling.** A receiver that finds nothing waits on a named pipe ([`bell`]) that senders ring, or until the
 //!   next lease runs out.
 
+pub mod backup;
 mod bell;
 mod log;
 mod schema;

@@ -14,7 +14,7 @@ CARGO_DEB_VERSION = 3.8.0
 CARGO_DEB = $(CACHE)/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
 
 .DEFAULT_GOAL := help
-.PHONY: help run build onnxruntime install uninstall package package-built cargo-deb test lint bench bench-aws model-figures clean
+.PHONY: help run build onnxruntime install uninstall package package-built cargo-deb test lint soak bench bench-aws model-figures clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -56,6 +56,11 @@ lint: ## formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) clippy --workspace --all-targets --locked --no-default-features -- -D warnings
+
+# Bounded in time: `timeout` ends it, and so does any wait of its own that is in vain.
+soak: ## kill everything every few seconds for 50,000 uploads at full speed: nothing is lost
+	$(CARGO) build --release --workspace --locked $(FEATURES)
+	timeout 1800 $(CARGO) test --release -p eirs --locked $(FEATURES) --test service kills::fifty_thousand -- --include-ignored --nocapture
 
 bench: build onnxruntime ## measure this machine (MODEL=, LABELS=, IMAGES= for other data; ONLY=bare,noop,... for a part)
 	@target_dir=$$($(CARGO) metadata --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/'); \

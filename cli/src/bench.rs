@@ -3,6 +3,8 @@
 
 mod board;
 mod cases;
+mod endurance;
+mod feeder;
 mod generator;
 mod page;
 mod service;
@@ -35,7 +37,10 @@ const PARTS: [&str; 15] = [
     "decide",
     "tick",
     "simulate",
+    "endurance",
 ];
+/// These take so long that they are measured only where they are named.
+const LONG: [&str; 1] = ["endurance"];
 
 /// Measure this machine, and print tables
 #[derive(Debug, clap::Args)]
@@ -52,7 +57,7 @@ pub(crate) struct BenchCommand {
     /// The images to measure with
     #[arg(long, value_name = "FOLDER", alias = "image_folder", default_value = "models/shapes/samples")]
     image_folder: PathBuf,
-    /// Only these parts
+    /// Only these parts [default: all but endurance, which takes a quarter of an hour]
     #[arg(long, value_name = "PARTS", value_delimiter = ',', value_parser = PARTS)]
     only: Vec<String>,
     /// Arrivals to compare the policy with others on, besides the generated ones: a CSV file, or the controller's recording
@@ -79,9 +84,10 @@ impl BenchCommand {
         let images = images::read_folder(&self.image_folder, Some(1000))?;
         let mut board = Board::new(self.json);
         let mut bench = Bench::new(model, images, if self.quick { 10 } else { 1 })?;
-        for part in
-            PARTS.into_iter().filter(|part| self.only.is_empty() || self.only.iter().any(|only| only == part))
-        {
+        let is_wanted = |part: &&str| {
+            self.only.iter().any(|only| only == part) || self.only.is_empty() && !LONG.contains(part)
+        };
+        for part in PARTS.into_iter().filter(is_wanted) {
             show::aside(format_args!("measuring: {part} ..."));
             let less = if self.quick { 10 } else { 1 };
             match part {
@@ -90,6 +96,7 @@ impl BenchCommand {
                 "generator" => generator::measure(&mut board, less)?,
                 "decide" => simulation::decision(&mut board, less)?,
                 "tick" => tick::tick(&mut board, less).await?,
+                "endurance" => endurance::measure(&bench, &mut board, less).await?,
                 "simulate" => simulation::simulated(&mut board, self.trace.as_ref(), less)?,
                 _ => bench.measure(part, &mut board).await?,
             }

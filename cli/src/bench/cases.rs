@@ -7,20 +7,14 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
-use chrono::Utc;
-use eirs_platform::{
-    backend::{Backend, responses_name},
-    clock::SystemClock,
-    job::{self, Job, JobId},
-    settings::{Engine, Model, Settings},
-};
+use eirs_platform::settings::{Engine, Model};
 use eirs_worker::classify::{self, BareLoop, Image, bare_loop};
 use rustix::fs::{IFlags, ioctl_setflags};
 use tokio::time::{Instant, sleep};
 
 use super::{
     board::{Bar, Board},
+    feeder::Feeder,
     service::{Service, model_environment, noop_environment, within},
     yardstick,
 };
@@ -307,7 +301,8 @@ impl Bench {
         for backlog in [100, 100_000 / self.less] {
             let folder = self.folder()?;
             let service = Service::start(&folder, 0, noop_environment()).await?;
-            let rate = Feeder::new(&service.state).await?.rate(&service, backlog, self.less).await?;
+            let seconds = 8.0 / self.less as f64;
+            let rate = Feeder::new(&service.state).await?.rate(&service, backlog, seconds).await?;
             board.row(format!("at {backlog}"), rate, "jobs/s", Bar::None);
             rates.push(rate);
             service.stop().await?;
@@ -368,71 +363,5 @@ fn latency(board: &mut Board, report: &Report, p50: Bar) {
     if let Some(latency) = &report.latency_ms {
         board.row("latency p50", latency.p50, "ms", p50);
         board.row("latency p99", latency.p99, "ms", Bar::None);
-    }
-}
-
-/// Sends jobs to a queue directly, for images that are stored already.
-struct Feeder {
-    backend: Backend,
-    next: u64,
-}
-
-impl Feeder {
-    async fn new(state: &Path) -> anyhow::Result<Self> {
-        let mut settings = Settings::default();
-        settings.local.state = state.to_owned();
-        Ok(Self { backend: Backend::open(&settings, Arc::new(SystemClock)).await?, next: 0 })
-    }
-
-    async fn feed(&mut self, jobs: u64) -> anyhow::Result<()> {
-        let requests = self.backend.requests(Model::DEFAULT).await?;
-        let mut bodies = Vec::new();
-        for number in self.next..self.next + jobs {
-            let image = Bytes::from(format!("BM{number}"));
-            let id = JobId::of(&image);
-            self.backend.images().put(&id.image_key(), image).await?;
-            let (model, reply_to) = (Model::DEFAULT.to_owned(), responses_name("local"));
-            let job = Job {
-                v: job::VERSION,
-                id,
-                name: "x".into(),
-                model,
-                reply_to,
-                sent_at: Utc::now(),
-                trace: None,
-            };
-            bodies.push(job::encode(&job));
-        }
-        self.next += jobs;
-        Ok(requests.send(bodies).await?)
-    }
-
-    /// Jobs per second that a worker does while the backlog stays about the same.
-    async fn rate(&mut self, service: &Service, backlog: u64, less: u64) -> anyhow::Result<f64> {
-        for _ in 0..backlog.div_ceil(1000) {
-            self.feed(backlog.min(1000)).await?;
-        }
-        let requests = self.backend.requests(Model::DEFAULT).await?;
-        let mut worker = service.worker()?;
-        let depth = || async { requests.depth().await.map(|depth| depth.backlog()) };
-        let waiting = Instant::now();
-        while depth().await? >= backlog {
-            anyhow::ensure!(waiting.elapsed() < Duration::from_secs(30), "the worker takes nothing");
-            sleep(Duration::from_millis(5)).await;
-        }
-        let (start, fed_before, depth_before) = (Instant::now(), self.next, depth().await?);
-        while start.elapsed() < Duration::from_secs(8) / less as u32 {
-            let missing = backlog.saturating_sub(depth().await?);
-            if missing > 0 {
-                self.feed(missing).await?;
-            }
-            sleep(Duration::from_millis(2)).await;
-        }
-        let done =
-            self.next - fed_before + depth_before - depth().await?.min(self.next - fed_before + depth_before);
-        let rate = done as f64 / start.elapsed().as_secs_f64();
-        worker.kill()?;
-        worker.wait()?;
-        Ok(rate)
     }
 }

@@ -141,6 +141,18 @@ impl Service {
         pss_kb(self.web.id()).unwrap_or(f64::NAN) / 1e3
     }
 
+    /// Proportional memory of the workers that were started here, in MB.
+    pub(super) fn workers_memory_mb(&self) -> f64 {
+        self.others.iter().filter_map(|child| pss_kb(child.id()).ok()).sum::<f64>() / 1e3
+    }
+
+    /// Kills all of it, as a crash would.
+    pub(super) fn kill(&mut self) {
+        for child in self.others.iter_mut().chain([&mut self.web]) {
+            let _gone = child.kill();
+        }
+    }
+
     fn pids(&self) -> Vec<u32> {
         let started = std::iter::once(self.web.id()).chain(self.others.iter().map(Child::id));
         let status = fs::read_to_string(self.state.join("status.json")).unwrap_or_default();

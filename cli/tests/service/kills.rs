@@ -1,5 +1,5 @@
-//! Kill -9, in the middle of a thousand uploads, of each process and of all of them: every image that was answered 200 or 202 has
-//! exactly one result in the end.
+//! Kill -9, in the middle of many uploads, of each process and of all of them: every image that was answered 200 or 202 has
+//! exactly one result in the end. `make soak` does so for a long time.
 
 use std::{
     collections::HashSet,
@@ -7,6 +7,7 @@ use std::{
         Mutex,
         atomic::{AtomicU32, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use crate::harness::{POLICY, Process, Site, Web, eventually, image, upload};
@@ -19,20 +20,39 @@ struct Running {
     controller: Process,
 }
 
-/// Uploads, and does `calamity` to the service each time another quarter is through.
-fn survive(mut calamity: impl FnMut(&Site, &mut Running)) {
+/// When the next calamity comes.
+#[derive(Clone, Copy)]
+enum When {
+    /// Each time another quarter is through.
+    Quarters,
+    /// Again and again, until all is through.
+    Every(Duration),
+}
+
+/// Uploads a thousand images, and does `calamity` to the service each time another quarter is through.
+fn survive(calamity: impl FnMut(&Site, &mut Running)) {
+    survive_all(UPLOADS, When::Quarters, calamity);
+}
+
+/// Uploads, and does `calamity` to the service whenever it is time; answers how often.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "between two looks at what others do there is nothing to wait on"
+)]
+fn survive_all(uploads: u32, when: When, mut calamity: impl FnMut(&Site, &mut Running)) -> u32 {
     let site = Site::new().set("EIRS_CONTROLLER__TICK", "300ms");
     let mut running = Running { web: site.web(), controller: site.controller(POLICY) };
     // The web server comes back where it was.
     let address = running.web.address.clone();
     let next = AtomicU32::new(0);
     let promised: Mutex<HashSet<String>> = Mutex::default();
+    let (mut calamities, mut before) = (0, Instant::now());
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= UPLOADS {
+                    if number >= uploads {
                         return;
                     }
                     // As any client does: if there was no answer, upload it again.
@@ -45,17 +65,28 @@ fn survive(mut calamity: impl FnMut(&Site, &mut Running)) {
                 }
             });
         }
-        for quarter in 1..4 {
-            eventually("a quarter", || (next.load(Ordering::Relaxed) >= quarter * UPLOADS / 4).then_some(()));
-            calamity(&site, &mut running);
+        let through = || next.load(Ordering::Relaxed);
+        loop {
+            let (is_time, last) = match when {
+                When::Quarters => (through() >= (calamities + 1) * uploads / 4, calamities == 3),
+                When::Every(time) => (before.elapsed() >= time, through() >= uploads),
+            };
+            if last {
+                return;
+            }
+            if is_time {
+                calamity(&site, &mut running);
+                (calamities, before) = (calamities + 1, Instant::now());
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     });
     let promised = promised.into_inner().expect("no panic");
-    assert_eq!(promised.len(), UPLOADS as usize, "all different, all taken");
+    assert_eq!(promised.len(), uploads as usize, "all different, all taken");
     for id in &promised {
         assert_eq!(running.web.result(id).json()["label"], "noop");
     }
-    assert_eq!(site.stored_results(), UPLOADS as usize, "one result each, and none for anything else");
+    assert_eq!(site.stored_results(), uploads as usize, "one result each, and none for anything else");
     eventually("nothing is left in the queue", || {
         let pools = running.web.get("/status").json()["controller"]["pools"][0].clone();
         (pools["visible"] == 0 && pools["in_flight"] == 0).then_some(())
@@ -63,6 +94,13 @@ fn survive(mut calamity: impl FnMut(&Site, &mut Running)) {
     // And the fleet goes, so that nothing outlives the test.
     eventually("no instance runs", || running.web.workers().is_empty().then_some(()));
     running.controller.kill();
+    calamities
+}
+
+fn kill_all_three(site: &Site, running: &mut Running) {
+    kill_workers(running);
+    restart_controller(site, running);
+    restart_web(site, running);
 }
 
 fn kill_workers(running: &Running) {
@@ -102,9 +140,29 @@ fn a_thousand_uploads_survive_the_kill_of_the_controller() {
 
 #[test]
 fn a_thousand_uploads_survive_the_kill_of_all_three() {
-    survive(|site, running| {
-        kill_workers(running);
-        restart_controller(site, running);
-        restart_web(site, running);
+    survive(kill_all_three);
+}
+
+/// All that was promised is kept, and the queue's log never grows.
+fn soak(uploads: u32, every: Duration) {
+    let mut largest = 0;
+    let kills = survive_all(uploads, When::Every(every), |site, running| {
+        let log = std::fs::metadata(site.state().join("queue.db-wal")).map_or(0, |log| log.len());
+        largest = largest.max(log);
+        kill_all_three(site, running);
     });
+    println!("{uploads} uploads, {kills} kills of everything, the largest log had {largest} bytes");
+    assert!(kills > 1, "it was killed");
+    assert!(largest < 16 << 20, "the queue's log had {largest} bytes");
+}
+
+#[test]
+fn uploads_at_full_speed_survive_the_kill_of_everything_every_second() {
+    soak(3000, Duration::from_secs(1));
+}
+
+#[test]
+#[ignore = "it takes minutes: make soak"]
+fn fifty_thousand_uploads_at_full_speed_survive_the_kill_of_everything_every_few_seconds() {
+    soak(50_000, Duration::from_secs(4));
 }

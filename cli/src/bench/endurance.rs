@@ -1,0 +1,160 @@
+//! What is left of a service that runs for years: files, memory and speed after a million jobs, and how soon it is back after a kill.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use eirs_platform::{backend::Backend, clock::SystemClock, settings::Settings};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    board::{Bar, Board},
+    cases::{Bench, upload},
+    feeder::Feeder,
+    service::{Service, noop_environment},
+};
+
+const CONNECTIONS: usize = 32;
+/// Enough to be an image.
+const SMALL: usize = 1000;
+/// In the state folder, what is there for each image and each result.
+const KEPT: [&str; 1] = ["blobs"];
+
+pub(super) async fn measure(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()> {
+    let jobs = 1_000_000 / less;
+    board.table(format!("Endurance: {jobs} jobs at full speed, nothing to classify"));
+    let folder = bench.folder()?;
+    let service = Service::start(&folder, 1, noop_environment()).await?;
+    let watch = Watch::start(&service.state).await?;
+    upload(&service, jobs / 10, CONNECTIONS, SMALL, true).await?;
+    let early = (service.web_memory_mb(), service.workers_memory_mb());
+    let report = upload(&service, jobs - jobs / 10, CONNECTIONS, SMALL, true).await?;
+    let late = (service.web_memory_mb(), service.workers_memory_mb());
+    board.row("uploads", report.per_second, "uploads/s", Bar::None);
+    let beside = mib(bytes_beside(&service.state)?);
+    board.row("files beside images and results", beside, "MiB", Bar::AtMost(32.0));
+    board.row("the largest write-ahead log meanwhile", mib(watch.largest_log()), "MiB", Bar::AtMost(16.0));
+    let (waits, longest) = watch.end().await?;
+    board.row(format!("the longest of {waits} commits of another process"), longest, "ms", Bar::AtMost(50.0));
+    let growth = |early: f64, late: f64| (late / early - 1.0) * 100.0;
+    board.row("web's memory over the last 90 %", growth(early.0, late.0), "% more", Bar::AtMost(5.0));
+    board.row("the worker's", growth(early.1, late.1), "% more", Bar::AtMost(5.0));
+    back_again(service, &folder, board).await?;
+    growth_at_a_backlog(bench, board, less).await
+}
+
+/// Killed at full speed, and started again where it was.
+async fn back_again(mut service: Service, folder: &Path, board: &mut Board) -> anyhow::Result<()> {
+    {
+        let load = upload(&service, u64::MAX, CONNECTIONS, SMALL, true);
+        // It never ends by itself.
+        let _under_way = tokio::time::timeout(Duration::from_secs(2), load).await;
+    }
+    service.kill();
+    drop(service);
+    let start = Instant::now();
+    let service = Service::start(folder, 1, noop_environment()).await?;
+    // Its bytes are of no upload before: the answer is the worker's.
+    upload(&service, 1, 1, SMALL + 1, true).await?;
+    let seconds = start.elapsed().as_secs_f64();
+    board.row("from a start after kill -9 to the first answer", seconds, "s", Bar::AtMost(1.0));
+    service.stop().await
+}
+
+/// Jobs per second of a worker at a short backlog, at a long one, and at a short one again: what changes meanwhile on the
+/// machine is in none of them alone.
+async fn growth_at_a_backlog(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()> {
+    let long = 1_000_000 / less;
+    let seconds = 20.0 / less as f64;
+    let mut rates = Vec::new();
+    for backlog in [100, long, 100] {
+        let folder = bench.folder()?;
+        let service = Service::start(&folder, 0, noop_environment()).await?;
+        let mut feeder = Feeder::with_images(&service.state, 1000).await?;
+        let rate = feeder.rate(&service, backlog, seconds).await?;
+        board.row(format!("at a backlog of {backlog}"), rate, "jobs/s", Bar::None);
+        rates.push(rate);
+        service.stop().await?;
+    }
+    let short = f64::midpoint(rates[0], rates[2]);
+    board.row("long over short", rates[1] / short, "x", Bar::AtLeast(0.95));
+    Ok(())
+}
+
+/// Looks at the log, and writes now and then as one process more.
+struct Watch {
+    largest_log: Arc<AtomicU64>,
+    looking: tokio::task::JoinHandle<()>,
+    writing: tokio::task::JoinHandle<eirs_platform::Result<(u64, f64)>>,
+    stop: tokio_util::sync::CancellationToken,
+}
+
+impl Watch {
+    async fn start(state: &Path) -> anyhow::Result<Self> {
+        let largest_log = Arc::new(AtomicU64::new(0));
+        let looking = tokio::spawn({
+            let (largest, log) = (largest_log.clone(), state.join("queue.db-wal"));
+            async move {
+                loop {
+                    largest.fetch_max(fs::metadata(&log).map_or(0, |file| file.len()), Relaxed);
+                    sleep(Duration::from_millis(2)).await;
+                }
+            }
+        });
+        let mut settings = Settings::default();
+        settings.local.state = state.to_owned();
+        let queue = Backend::open(&settings, Arc::new(SystemClock)).await?.any_queue("bench").await?;
+        let stop = tokio_util::sync::CancellationToken::new();
+        let writing = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                let (mut count, mut longest) = (0, Duration::ZERO);
+                while !stop.is_cancelled() {
+                    let start = Instant::now();
+                    queue.send(vec!["x".into()]).await?;
+                    longest = longest.max(start.elapsed());
+                    let held = queue.receive(10, Duration::ZERO).await?;
+                    queue.ack(&held.into_iter().map(|delivery| delivery.receipt).collect::<Vec<_>>()).await?;
+                    count += 1;
+                    sleep(Duration::from_millis(2)).await;
+                }
+                Ok((count, longest.as_secs_f64() * 1e3))
+            }
+        });
+        Ok(Self { largest_log, looking, writing, stop })
+    }
+
+    fn largest_log(&self) -> u64 {
+        self.largest_log.load(Relaxed)
+    }
+
+    /// How many commits there were, and how many milliseconds the longest took.
+    async fn end(self) -> anyhow::Result<(u64, f64)> {
+        self.looking.abort();
+        self.stop.cancel();
+        Ok(self.writing.await??)
+    }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// What is in a state folder but for images and results.
+fn bytes_beside(state: &Path) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    let beside = walkdir::WalkDir::new(state)
+        .into_iter()
+        .filter_entry(|entry| entry.depth() != 1 || KEPT.iter().all(|kept| entry.file_name() != *kept));
+    for entry in beside {
+        let entry = entry?;
+        bytes += if entry.file_type().is_file() { entry.metadata()?.len() } else { 0 };
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,36 @@
+//! A worker that is of no use any more leaves, so that another process comes in its place: one that has failed for everything
+//! for a while, and one whose engine does not come back from an image.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::Worker;
+
+/// What the process exits with then (`EX_SOFTWARE` of sysexits.h).
+pub const EXIT_REPLACE: u8 = 70;
+/// How often it is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Ends, having cancelled `drain`, when this worker must be replaced.
+pub async fn watch(worker: Arc<Worker>, drain: CancellationToken) {
+    let limit = worker.settings.worker.replace_after;
+    let fails_for_too_long = async {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let failing = worker.health.failing_for().filter(|lasted| !limit.is_zero() && *lasted >= limit);
+            if let Some((lasted, why)) = failing.zip(worker.health.failing()) {
+                let lasted = humantime::format_duration(Duration::from_secs(lasted.as_secs()));
+                tracing::error!(
+                    "leaving, to be replaced: everything has failed here for {lasted}; the last: {why}"
+                );
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = fails_for_too_long => {}
+        () = worker.pool.stuck() => tracing::error!("leaving, to be replaced: a thread does not come back from an image"),
+    }
+    drain.cancel();
+}

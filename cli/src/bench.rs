@@ -21,7 +21,7 @@ use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, load::images, show};
 
 /// What can be measured, in this order.
-const PARTS: [&str; 15] = [
+const PARTS: [&str; 16] = [
     "bare",
     "noop",
     "single",

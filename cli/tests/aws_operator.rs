@@ -161,6 +161,7 @@ impl Rig {
             model: "default".into(),
             reply_to: "responses-gone".into(),
             sent_at: Utc::now(),
+            fresh: false,
             trace: None,
         };
         let reply = Reply {
@@ -168,6 +169,7 @@ impl Rig {
             id: job.id,
             name: job.name.clone(),
             model: job.model.clone(),
+            version: String::new(),
             outcome: Outcome::GaveUp { reason: "it was tried 5 times without an answer".into() },
             worker: "i-1".into(),
             at: Utc::now(),
@@ -177,7 +179,7 @@ impl Rig {
         };
         self.runtime.block_on(async {
             self.images.put(&job.id.image_key(), Bytes::from(content.to_owned())).await.expect("an image");
-            self.results.put(&job.id.result_key("default"), encode(&reply)).await.expect("a result");
+            self.results.put(&job.id.result_key("default", ""), encode(&reply)).await.expect("a result");
             let queue = self.queues.open("dead-default", dead_letters_options(&self.queue)).await;
             queue.expect("the dead letters").send(vec![encode(&job)]).await.expect("a letter");
         });
@@ -215,7 +217,7 @@ fn dead_letters_of_sqs_are_looked_at_without_a_trace_redriven_and_purged() {
     let received = received.expect("a job");
     assert_eq!(received.len(), 1);
     assert_eq!(job::decode::<Job>(&received[0].body).expect("a job"), jobs[7]);
-    let result = rig.runtime.block_on(rig.results.exists(&jobs[7].id.result_key("default")));
+    let result = rig.runtime.block_on(rig.results.exists(&jobs[7].id.result_key("default", "")));
     assert!(!result.expect("an answer"), "the worker would say it again");
 
     let (code, told) = rig.eirs(&["dead-letters", "redrive", "--all", "--yes"]);

@@ -61,3 +61,5 @@ mod tls;
 mod traces;
 #[path = "service/uploads.rs"]
 mod uploads;
+#[path = "service/versions.rs"]
+mod versions;

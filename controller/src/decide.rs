@@ -152,6 +152,14 @@ impl<'a> Draft<'a> {
                 self.drain(view, if number < over_max { Cause::OverMax } else { Cause::OverBudget });
             }
         }
+        let is_growing =
+            self.plan.actions.iter().any(|a| matches!(a, Action::Start { .. } | Action::Undrain { .. }));
+        if let Some(view) = self.muster.next_to_replace(seen, history)
+            && too_dear == 0
+            && !is_growing
+        {
+            self.drain(view, Cause::OtherVersion);
+        }
         let running = self.running_then() - u32::from(self.plan.canary.is_some());
         if running <= self.plan.share {
             return;

@@ -1,11 +1,6 @@
 //! The controller's process.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 #[cfg(feature = "aws")]
@@ -25,6 +20,7 @@ use eirs_platform::{
     lifecycle::{self, Lifecycle},
     settings::{BackendKind, EXIT_BAD_SETTINGS, Layers, Settings},
     telemetry,
+    version::watch::Versions,
 };
 use tokio::sync::Notify;
 
@@ -73,7 +69,7 @@ async fn main() -> ExitCode {
     if !misfits.is_empty() {
         return bad_settings(&misfits);
     }
-    ended(serve(settings, store, layers.file(), arguments.with_parent).await)
+    ended(serve(settings, store, layers, arguments.with_parent).await)
 }
 
 fn ended(how: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
@@ -129,7 +125,7 @@ async fn drain_processes(settings: &Settings) -> Result<(), Box<dyn std::error::
 async fn serve(
     settings: Arc<Settings>,
     store: Store,
-    config: Option<&Path>,
+    layers: Layers,
     with_parent: Option<u32>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let lifecycle = Lifecycle::install_for_loop()?;
@@ -156,9 +152,18 @@ async fn serve(
         BackendKind::Aws => Arc::new(Ec2Fleet::open(&settings, clock.clone()).await),
         #[cfg(not(feature = "aws"))]
         BackendKind::Aws => return Err("this program was built without `aws`".into()),
-        BackendKind::Local => Arc::new(ProcessFleet::open(&settings, config, clock.clone(), poke.clone())?),
+        BackendKind::Local => {
+            Arc::new(ProcessFleet::open(&settings, layers.file(), clock.clone(), poke.clone())?)
+        }
     };
-    Controller::new(settings, store, backend, fleet, clock, poke).run(&lifecycle).await?;
+    let mut controller = Controller::new(settings.clone(), store, backend, fleet, clock.clone(), poke);
+    if settings.backend == BackendKind::Local {
+        // Large model files take a while to hash.
+        let versions =
+            tokio::task::spawn_blocking(move || Versions::new(&settings, Some(layers), clock)).await?;
+        controller = controller.with_versions(versions);
+    }
+    controller.run(&lifecycle).await?;
     Ok(())
 }
 

@@ -53,6 +53,19 @@ pub struct Observation {
     /// The instances that lately refused to do as told, by their names.
     #[serde(default)]
     pub refused: BTreeMap<String, Refused>,
+    /// The version of each model that a worker loads which is started now, where that is known: workers that are processes of this
+    /// machine read the same files as the controller.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<String, InForce>,
+}
+
+/// The version of a model that is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// The version.
+    pub version: String,
+    /// Since when, as far as the controller knows. Whoever was started later and has another one will not get it by a new start.
+    pub since: DateTime<Utc>,
 }
 
 /// The work of a pool.
@@ -182,8 +195,8 @@ impl Observer {
         Self { backend, clock, reports, queues: BTreeMap::new() }
     }
 
-    /// Looks once at everything, at the same time. What fails is missing in the answer. What the operator ordered and who
-    /// refused is not looked at; the caller knows it.
+    /// Looks once at everything, at the same time. What fails is missing in the answer. What the operator ordered, who refused and
+    /// which versions are in force is not looked at; the caller knows it.
     pub async fn observe(&mut self, policies: &Policies, fleet: &dyn Fleet) -> Observation {
         let specs: Vec<_> =
             policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, &policy.pool)).collect();
@@ -218,6 +231,7 @@ impl Observer {
             missing,
             operator: Operator::default(),
             refused: BTreeMap::new(),
+            versions: BTreeMap::new(),
         }
     }
 

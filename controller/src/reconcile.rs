@@ -12,9 +12,10 @@ use eirs_platform::{
     settings::OnExit,
     settings::Settings,
     trace::TARGET,
+    version::watch::{Current, Versions},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle};
 use tracing::{Instrument, debug_span};
 
 use crate::{
@@ -24,10 +25,10 @@ use crate::{
     fleet::{Refusal, SharedFleet},
     journal,
     memory_file::MemoryFile,
-    observe::{Observation, Observer, Reports, reports},
+    observe::{InForce, Observation, Observer, Reports, reports},
     operator::{self, Operator, Orders},
     policy::{
-        Store,
+        Policy, Store,
         watch::{Look, SETTLE, Watch},
     },
     preview,
@@ -59,6 +60,8 @@ pub struct Controller {
     /// What the last plan waits for.
     look_again: Option<Duration>,
     recording: Recording,
+    /// Where workers read the files of this machine.
+    versions: Option<Versions>,
     told: Told,
 }
 
@@ -103,6 +106,7 @@ impl Controller {
             recorder,
             look_again: None,
             recording: Recording::of(&settings),
+            versions: None,
             told: Told::default(),
             settings,
             store,
@@ -112,6 +116,12 @@ impl Controller {
             poke,
             reports,
         }
+    }
+
+    /// The same, with workers that read model files of this machine: they are replaced when the version changes.
+    #[must_use]
+    pub fn with_versions(self, versions: Versions) -> Self {
+        Self { versions: Some(versions), ..self }
     }
 
     /// What it has heard of workers and web hosts, for those who run [`pass`](Self::pass) without [`run`](Self::run).
@@ -134,6 +144,10 @@ impl Controller {
         let orders = Watch::of_file(self.orders.folder(), operator::FILE);
         // A loop that waits is alive too, and says so often enough.
         let longest = lifecycle.watchdog().unwrap_or(Duration::MAX).min(self.settings.controller.tick);
+        let versions = self.versions.clone().map(|versions| {
+            let (poke, stop) = (self.poke.clone(), lifecycle.drain().clone());
+            tokio::spawn(async move { versions.keep(&stop, || poke.notify_one()).await })
+        });
         let mut is_ready = false;
         self.reports.catch_up().await;
         while !lifecycle.drain().is_cancelled() {
@@ -153,23 +167,25 @@ impl Controller {
             let longest = self.look_again.map_or(longest, |soon| soon.min(longest));
             let next = if look == Look::Changing { SETTLE } else { longest };
             tokio::select! {
-                () = self.poke.notified() => {}
-                () = watch.changed() => {}
-                () = orders.changed() => {}
-                () = tokio::time::sleep(next) => {}
-                () = lifecycle.drain().cancelled() => {}
-                Ok(other) = &mut control => {
-                    receiver.abort();
-                    let why = format!("the controller of this installation runs on {} by now, and one is enough", other.host);
-                    return Err(Error::broken("going on", why));
+                    () = self.poke.notified() => {}
+                    () = watch.changed() => {}
+                    () = orders.changed() => {}
+                    () = tokio::time::sleep(next) => {}
+                    () = lifecycle.drain().cancelled() => {}
+                    Ok(other) = &mut control => {
+                        receiver.abort();
+            versions.inspect(JoinHandle::abort);
+                        let why = format!("the controller of this installation runs on {} by now, and one is enough", other.host);
+                        return Err(Error::broken("going on", why));
+                    }
+                    () = lifecycle.reload_requested() => {
+                        self.recorder.reloads(self.clock.now());
+                        self.store.reload();
+                    }
                 }
-                () = lifecycle.reload_requested() => {
-                    self.recorder.reloads(self.clock.now());
-                    self.store.reload();
-                }
-            }
         }
         receiver.abort();
+        versions.inspect(JoinHandle::abort);
         self.memory.save(&self.remembered(), self.clock.now());
         if let Ok(Some(_)) = self.backend.controller_elsewhere(&host, self.clock.now()).await {
             // It may have come since this one last looked, and the workers are its own then.
@@ -192,6 +208,14 @@ impl Controller {
         Ok(())
     }
 
+    fn versions_in_force(&self) -> BTreeMap<String, InForce> {
+        let in_force = |policy: &Policy| {
+            let Current { version, since } = self.versions.as_ref()?.made_here(&policy.pool.model)?;
+            Some((policy.pool.model.clone(), InForce { version: version.to_string(), since }))
+        };
+        self.store.policies().pools.values().filter_map(in_force).collect()
+    }
+
     fn remembered(&self) -> Remembered {
         Remembered { refused: self.refusals.clone(), learnt: self.history.learnt().clone() }
     }
@@ -204,6 +228,7 @@ impl Controller {
         let mut seen = observed.await;
         seen.operator = self.orders.operator().clone();
         seen.refused = self.refusals.now(seen.at);
+        seen.versions = self.versions_in_force();
         self.tell_missing(&seen);
         let history = std::mem::replace(&mut self.history, History::new(Duration::ZERO)).observe(&seen);
         let plan = decide(self.store.policies(), &seen, &history);

@@ -144,6 +144,9 @@ pub struct InstanceStatus {
     pub done_per_s: f64,
     /// What classifies there.
     pub engine: Option<String>,
+    /// The version of the model that it has loaded.
+    #[serde(default)]
+    pub version: Option<String>,
     /// Mean time from the receipt of a job to its result, in milliseconds, in the last report that had any.
     pub service_mean_ms: Option<f64>,
     /// The 95th percentile of the same.

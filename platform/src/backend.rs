@@ -143,7 +143,7 @@ impl Backend {
         &self.images
     }
 
-    /// The store of results, `results/{model}/{id}.json`.
+    /// The store of results, `results/{model}/{version}/{id}.json`.
     pub fn results(&self) -> &SharedBlobs {
         &self.results
     }

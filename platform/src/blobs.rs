@@ -29,11 +29,27 @@ pub trait BlobStore: Debug + Send + Sync {
     /// told `true`: this is how a result is committed once.
     async fn put_new(&self, key: &str, body: Bytes) -> Result<bool>;
 
+    /// Replaces a blob that still is as it was seen; answers whether it was. Only what is broken is replaced by this: where a store
+    /// cannot compare and write in one step, two writers at the same moment may both be told `true`.
+    async fn replace(&self, key: &str, seen: &Bytes, body: Bytes) -> Result<bool> {
+        if self.get(key).await?.as_ref() != Some(seen) {
+            return Ok(false);
+        }
+        self.put(key, body).await?;
+        Ok(true)
+    }
+
     /// Reads a blob; `None` if there is none.
     async fn get(&self, key: &str) -> Result<Option<Bytes>>;
 
     /// Whether there is a blob of this name.
     async fn exists(&self, key: &str) -> Result<bool>;
+
+    /// How large a blob is, and when it was written; `None` if there is none.
+    async fn info(&self, key: &str) -> Result<Option<BlobInfo>> {
+        let first = self.list(key, None, 1).await?.pop();
+        Ok(first.filter(|blob| blob.key == key))
+    }
 
     /// Deletes a blob; deleting what is not there is fine.
     async fn delete(&self, key: &str) -> Result<()>;

@@ -124,12 +124,20 @@ impl<B: BlobStore + ?Sized> BlobStore for Faulty<std::sync::Arc<B>> {
         self.apply("put_new", self.inner.put_new(key, body)).await
     }
 
+    async fn replace(&self, key: &str, seen: &Bytes, body: Bytes) -> Result<bool> {
+        self.apply("replace", self.inner.replace(key, seen, body)).await
+    }
+
     async fn get(&self, key: &str) -> Result<Option<Bytes>> {
         self.apply("get", self.inner.get(key)).await
     }
 
     async fn exists(&self, key: &str) -> Result<bool> {
         self.apply("exists", self.inner.exists(key)).await
+    }
+
+    async fn info(&self, key: &str) -> Result<Option<BlobInfo>> {
+        self.apply("info", self.inner.info(key)).await
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

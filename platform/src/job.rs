@@ -34,9 +34,19 @@ impl JobId {
         format!("images/{self}")
     }
 
-    /// The key of the result that `model` gave, in the output store.
-    pub fn result_key(&self, model: &str) -> String {
-        format!("results/{model}/{self}.json")
+    /// The key of the result that this version of `model` gave, in the output store. Without a version: where programs of a time
+    /// without versions stored it.
+    pub fn result_key(&self, model: &str, version: &str) -> String {
+        match version {
+            "" => format!("results/{model}/{self}.json"),
+            version => format!("results/{model}/{version}/{self}.json"),
+        }
+    }
+
+    /// The key that says that the image was uploaded for `model`, beside the images. It is there where one service has several
+    /// models, whose images are the same.
+    pub fn asked_key(&self, model: &str) -> String {
+        format!("asked/{model}/{self}")
     }
 }
 
@@ -106,6 +116,9 @@ pub struct Job {
     pub reply_to: String,
     /// When web accepted it.
     pub sent_at: DateTime<Utc>,
+    /// Whether a result that was stored before is to be replaced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
     /// The trace it belongs to, and who sent it there.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::lenient")]
     pub trace: Option<TraceContext>,
@@ -152,6 +165,9 @@ pub struct Reply {
     pub name: String,
     /// The model that looked at it.
     pub model: String,
+    /// The version of that model; empty where a program of a time without versions wrote this.
+    #[serde(default)]
+    pub version: String,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -175,6 +191,11 @@ impl Reply {
             Outcome::Classified { top } => top.first().map(|guess| guess.label.as_str()),
             Outcome::Rejected { .. } | Outcome::GaveUp { .. } => None,
         }
+    }
+
+    /// Whether a new upload of the image is answered with this. A job that was given up is tried again.
+    pub fn is_final(&self) -> bool {
+        !matches!(self.outcome, Outcome::GaveUp { .. })
     }
 }
 
@@ -214,6 +235,9 @@ pub struct WorkerReport {
     pub generation: String,
     /// The model it serves.
     pub model: String,
+    /// The version of that model that it has loaded; empty where it is of a time without versions.
+    #[serde(default)]
+    pub version: String,
     /// What classifies, e.g. `onnxruntime 1.23`.
     pub engine: String,
     /// What it is doing.
@@ -304,6 +328,7 @@ mod tests {
             id: JobId::of(b"dog"),
             name: "a, \"b\"/c\n🐕.jpg".into(),
             model: "default".into(),
+            version: "abc1".into(),
             outcome,
             worker: "i-1".into(),
             at: DateTime::UNIX_EPOCH,
@@ -358,6 +383,17 @@ mod tests {
         let job = decode::<Job>(before.to_string().as_bytes()).unwrap();
         assert_eq!(job.trace, None);
         assert_eq!(serde_json::to_value(&job).unwrap(), before, "and it is written as it was");
+    }
+
+    #[test]
+    fn messages_of_a_time_without_versions_are_read_and_their_results_found_where_they_were() {
+        let mut value = serde_json::to_value(reply(Outcome::Rejected { reason: "no".into() })).unwrap();
+        value.as_object_mut().unwrap().remove("version");
+        let read = decode::<Reply>(value.to_string().as_bytes()).unwrap();
+        assert_eq!(read.version, "");
+        let id = JobId::of(b"abc");
+        assert_eq!(id.result_key("m", &read.version), format!("results/m/{id}.json"));
+        assert_eq!(id.result_key("m", "abc1"), format!("results/m/abc1/{id}.json"));
     }
 
     proptest! {

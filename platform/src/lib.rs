@@ -9,12 +9,14 @@ pub mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod fault;
 pub mod queue;
+pub mod results;
 
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod backend;
 pub mod settings;
 pub mod tokens;
+pub mod version;
 
 pub mod backoff;
 pub mod clock;

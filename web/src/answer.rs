@@ -32,6 +32,9 @@ pub(crate) struct Finished<'r> {
     top: Vec<Guess<'r>>,
     /// The model that looked at it.
     model: &'r str,
+    /// The version of that model: a digest of the model file, the labels and the settings that decide its answers. Empty where
+    /// the result is of a time without versions.
+    version: &'r str,
     /// Whether this is the stored result of an earlier upload.
     cached: bool,
     /// The instance that did it.
@@ -216,6 +219,7 @@ pub(crate) fn finished<'a>(
                 confidence: best.confidence,
                 top: top.iter().map(Guess::of).collect(),
                 model: &reply.model,
+                version: &reply.version,
                 cached,
                 worker: &reply.worker,
                 timings_ms: Timings { queued: reply.queued_ms, classify: reply.classify_ms, total: total_ms },

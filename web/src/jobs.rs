@@ -7,20 +7,24 @@ mod admission;
 mod eta;
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use eirs_platform::{
     Error, Result,
     backend::Backend,
     blobs::SharedBlobs,
     clock::SharedClock,
-    job::{self, Job, JobId, Outcome, Reply},
+    job::{self, Job, JobId, Reply},
     queue::SharedQueue,
+    results,
     settings::Settings,
     trace::{Scope, TARGET},
+    version::watch::Versions,
 };
 use quick_cache::sync::Cache;
 use tokio::{sync::watch, time::Instant};
@@ -34,6 +38,11 @@ use crate::{report::Arrivals, responses::ResponseQueue, upload::Image};
 const LOOK_IN_STORE: Duration = Duration::from_secs(5);
 /// A job that was not answered for so long is not waited for; the next upload of its image sends another.
 const FORGET_AFTER: Duration = Duration::from_secs(900);
+/// A job that is older, and whose queue is empty, was lost on the way: it was dropped for its age, or purged. It is looked for so
+/// often, and where it was not lost after all, its image is classified twice.
+const LOST_AFTER: Duration = Duration::from_secs(5);
+/// A result that was read longer ago is read again.
+const READ_AGAIN: Duration = Duration::from_secs(60);
 
 /// An image for a model.
 pub(crate) type Key = (JobId, Arc<str>);
@@ -60,8 +69,18 @@ pub(crate) struct Jobs {
     arrivals: Arc<Arrivals>,
     admission: Arc<Admission>,
     clock: SharedClock,
-    cache: Cache<Key, Arc<Reply>>,
+    versions: Versions,
+    cache: Cache<Key, Cached>,
+    /// Versions that workers answer with and that are not in force here, with their models: what was told of once.
+    other_versions: Mutex<BTreeSet<(String, String)>>,
     in_flight: Mutex<HashMap<Key, InFlight>>,
+}
+
+/// A result in memory. Another web host may have had it replaced since it was read.
+#[derive(Debug, Clone)]
+struct Cached {
+    reply: Arc<Reply>,
+    read: Instant,
 }
 
 #[derive(Debug)]
@@ -69,6 +88,20 @@ struct InFlight {
     progress: watch::Sender<Progress>,
     since: Instant,
     announced: Announced,
+    /// Where a result from before this moment is no answer: the upload asked for a fresh one.
+    fresh_since: Option<DateTime<Utc>>,
+    /// When it was last seen that the job is on its way.
+    seen: Instant,
+    /// It is not on its way any more, and nobody has sent it again yet.
+    is_lost: bool,
+}
+
+/// How an image is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) model: Arc<str>,
+    /// A result that is stored already is not what is wanted.
+    pub(crate) fresh: bool,
 }
 
 /// What was done with an image.
@@ -97,6 +130,7 @@ impl Jobs {
         arrivals: Arc<Arrivals>,
         admission: Arc<Admission>,
         clock: SharedClock,
+        versions: Versions,
     ) -> Self {
         Self {
             images: backend.images().clone(),
@@ -106,7 +140,9 @@ impl Jobs {
             arrivals,
             admission,
             clock,
+            versions,
             cache: Cache::new(settings.web.cached_results),
+            other_versions: Mutex::default(),
             in_flight: Mutex::default(),
         }
     }
@@ -116,9 +152,20 @@ impl Jobs {
         self.requests.get_key_value(name).map(|(model, queue)| (model.clone(), queue))
     }
 
+    /// The version of each model that is in force, as far as it is known.
+    pub(crate) fn versions_in_force(&self) -> BTreeMap<String, String> {
+        let version = |model: &str| Some((model.to_owned(), self.versions.current(model)?.to_string()));
+        self.models().filter_map(version).collect()
+    }
+
     /// The names of all models.
     pub(crate) fn models(&self) -> impl Iterator<Item = &str> {
         self.requests.keys().map(|model| &**model)
+    }
+
+    /// The same, to be kept.
+    pub(crate) fn model_names(&self) -> impl Iterator<Item = Arc<str>> {
+        self.requests.keys().cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, InFlight>> {
@@ -135,17 +182,20 @@ impl Jobs {
         self.lock().contains_key(key)
     }
 
-    /// The stored result of an image. One that was given up is no answer to a new upload, but it is a result.
+    /// The stored result of an image by the version of the model that is in force. One that was given up is no answer to a new
+    /// upload, but it is a result. While a fresh one is on its way, an older one is none.
     pub(crate) async fn stored(&self, key: &Key) -> Result<Option<Arc<Reply>>> {
-        if let Some(reply) = self.cache.get(key) {
+        let Some(version) = self.versions.current(&key.1) else { return Ok(None) };
+        let fresh_since = self.lock().get(key).and_then(|job| job.fresh_since);
+        let is_answer = |reply: &Arc<Reply>| {
+            *reply.version == *version && fresh_since.is_none_or(|since| reply.at >= since)
+        };
+        let cached = self.cache.get(key).filter(|cached| cached.read.elapsed() < READ_AGAIN);
+        if let Some(reply) = cached.map(|cached| cached.reply).filter(is_answer) {
             return Ok(Some(reply));
         }
-        let result_key = key.0.result_key(&key.1);
-        let Some(body) = self.results.get(&result_key).await? else { return Ok(None) };
-        match job::decode::<Reply>(&body) {
-            Ok(reply) => Ok(Some(self.remember(key, reply))),
-            Err(error) => Err(Error::broken(format!("reading {result_key}"), error)),
-        }
+        let found = results::get(&*self.results, key.0, &key.1, &version).await?.reply();
+        Ok(found.map(|reply| self.remember(key, reply)).filter(is_answer))
     }
 
     /// Whether queues and store answer; `Err` says which do not.
@@ -164,15 +214,38 @@ impl Jobs {
         Ok(())
     }
 
-    /// Whether the image was uploaded, so that a result may come.
-    pub(crate) async fn is_uploaded(&self, id: JobId) -> Result<bool> {
-        self.images.exists(&id.image_key()).await
+    /// The result of an image by one version of a model.
+    pub(crate) async fn of_version(&self, key: &Key, version: &str) -> Result<Option<Reply>> {
+        Ok(results::get(&*self.results, key.0, &key.1, version).await?.reply())
+    }
+
+    /// The newest result of an image by any version of a model.
+    pub(crate) async fn newest(&self, key: &Key) -> Result<Option<Reply>> {
+        results::newest(&*self.results, key.0, &key.1).await
+    }
+
+    /// When the image was last uploaded for this model; `None` where it was not. Where there is one model only, all are.
+    pub(crate) async fn asked_at(&self, key: &Key) -> Result<Option<DateTime<Utc>>> {
+        let (id, model) = key;
+        let mut is_asked_for_any = false;
+        if self.requests.len() > 1 {
+            for other in self.requests.keys() {
+                let Some(asked) = self.images.info(&id.asked_key(other)).await? else { continue };
+                if other == model {
+                    return Ok(Some(asked.modified));
+                }
+                is_asked_for_any = true;
+            }
+        }
+        let image = if is_asked_for_any { None } else { self.images.info(&id.image_key()).await? };
+        Ok(image.map(|image| image.modified))
     }
 
     fn remember(&self, key: &Key, reply: Reply) -> Arc<Reply> {
         let reply = Arc::new(reply);
-        if !matches!(reply.outcome, Outcome::GaveUp { .. }) {
-            self.cache.insert(key.clone(), reply.clone());
+        let in_force = self.versions.current(&key.1);
+        if reply.is_final() && in_force.as_deref() == Some(&*reply.version) {
+            self.cache.insert(key.clone(), Cached { reply: reply.clone(), read: Instant::now() });
         }
         reply
     }
@@ -180,23 +253,73 @@ impl Jobs {
     /// Joins the job in flight for this image, if there is one.
     fn join(&self, key: &Key) -> Option<Ticket> {
         let in_flight = self.lock();
-        let progress = in_flight.get(key)?.progress.subscribe();
-        Some(Ticket { key: key.clone(), progress, first: false })
+        let job = in_flight.get(key).filter(|job| !job.is_lost)?;
+        Some(Ticket { key: key.clone(), progress: job.progress.subscribe(), first: false })
     }
 
-    /// The result of an image, or a place in the line of a job for it that is in flight.
-    pub(crate) async fn find(&self, key: &Key) -> Result<Option<Submitted>> {
-        if let Some(ticket) = self.join(key) {
+    /// The result of an image, or a place in the line of a job for it that is in flight. Where a fresh result is wanted, a job
+    /// in flight will bring one.
+    pub(crate) async fn find(&self, id: JobId, wanted: &Wanted) -> Result<Option<Submitted>> {
+        let key: Key = (id, wanted.model.clone());
+        self.look_for_lost(&key).await;
+        if let Some(ticket) = self.join(&key) {
             return Ok(Some(Submitted::Waits(ticket)));
         }
-        match self.stored(key).await? {
+        if wanted.fresh {
+            return Ok(None);
+        }
+        match self.stored(&key).await? {
             // Whoever uploads it again wants it tried again.
-            Some(reply) if matches!(reply.outcome, Outcome::GaveUp { .. }) => {
-                self.results.delete(&key.0.result_key(&key.1)).await?;
+            Some(reply) if !reply.is_final() => {
+                self.results.delete(&id.result_key(&reply.model, &reply.version)).await?;
                 Ok(None)
             }
             known => Ok(known.map(Submitted::Known)),
         }
+    }
+
+    /// Notes that a job is lost whose queue is empty, and that has no result.
+    async fn look_for_lost(&self, key: &Key) {
+        {
+            let mut in_flight = self.lock();
+            let Some(job) = in_flight.get_mut(key) else { return };
+            let is_sent = matches!(*job.progress.borrow(), Progress::Sent);
+            if !is_sent || job.seen.elapsed() < LOST_AFTER {
+                return;
+            }
+            job.seen = Instant::now();
+        }
+        if self.has_jobs(&key.1).await || !matches!(self.stored(key).await, Ok(None)) {
+            return;
+        }
+        if let Some(job) =
+            self.lock().get_mut(key).filter(|job| matches!(*job.progress.borrow(), Progress::Sent))
+        {
+            tracing::warn!(id = %key.0, model = %key.1, "a job is in its queue no more, and has no result: the next upload sends it again");
+            job.is_lost = true;
+        }
+    }
+
+    /// Whether any job for this model waits or is being worked on; a queue that does not say has some.
+    pub(crate) async fn has_jobs(&self, model: &str) -> bool {
+        match self.requests.get(model) {
+            Some(queue) => queue.depth().await.map_or(true, |depth| depth.backlog() > 0),
+            None => false,
+        }
+    }
+
+    /// Stores an image again whose job is in flight, if what is stored is not all of it: the job needs it.
+    pub(crate) async fn keep_whole(&self, ticket: &Ticket, image: Image) -> Result<()> {
+        if matches!(*ticket.progress.borrow(), Progress::Sending) {
+            return Ok(());
+        }
+        let key = ticket.key.0.image_key();
+        let stored = self.images.info(&key).await?;
+        if stored.is_some_and(|stored| stored.bytes == image.content.len()) {
+            return Ok(());
+        }
+        tracing::warn!(id = %ticket.key.0, "the image of a job in flight was no longer stored whole; it is stored again");
+        image.content.read(async |bytes| self.images.put(&key, bytes).await).await
     }
 
     /// After how many seconds the answer to a job will be there.
@@ -224,28 +347,40 @@ impl Jobs {
     pub(crate) fn send(
         self: &Arc<Self>,
         image: Image,
-        model: &Arc<str>,
+        wanted: &Wanted,
         announced: Announced,
         scope: &Scope,
     ) -> Ticket {
-        let key: Key = (image.id, model.clone());
+        let key: Key = (image.id, wanted.model.clone());
         let progress = watch::Sender::new(Progress::Sending);
         let ticket = Ticket { key: key.clone(), progress: progress.subscribe(), first: true };
-        match self.lock().entry(key.clone()) {
-            Entry::Occupied(other) => {
-                self.admission.given_up(model);
+        let (now, fresh) = (Instant::now(), wanted.fresh);
+        let fresh_since = fresh.then(|| self.clock.now());
+        let job = InFlight { progress, since: now, announced, fresh_since, seen: now, is_lost: false };
+        let ticket = match self.lock().entry(key.clone()) {
+            Entry::Occupied(other) if !other.get().is_lost => {
+                self.admission.given_up(&wanted.model);
                 let progress = other.get().progress.subscribe();
                 return Ticket { progress, first: false, ..ticket };
             }
-            Entry::Vacant(free) => {
-                free.insert(InFlight { progress, since: Instant::now(), announced });
+            // Those who wait for the lost one wait for this one.
+            Entry::Occupied(mut lost) => {
+                let progress = lost.get().progress.clone();
+                progress.send_replace(Progress::Sending);
+                let ticket = Ticket { progress: progress.subscribe(), ..ticket };
+                lost.insert(InFlight { progress, ..job });
+                ticket
             }
-        }
+            Entry::Vacant(free) => {
+                free.insert(job);
+                ticket
+            }
+        };
         let (jobs, scope) = (self.clone(), scope.clone());
         tokio::spawn(async move {
             scope
                 .run(async {
-                    let sent = jobs.store_and_send(image, &key, &scope).await;
+                    let sent = jobs.store_and_send(image, &key, fresh, &scope).await;
                     jobs.sent(&key, sent);
                 })
                 .await;
@@ -253,13 +388,22 @@ impl Jobs {
         ticket
     }
 
-    async fn store_and_send(&self, image: Image, key: &Key, scope: &Scope) -> Result<()> {
+    async fn store_and_send(&self, image: Image, key: &Key, fresh: bool, scope: &Scope) -> Result<()> {
         let (id, model) = key;
         let queue =
             self.requests.get(model).ok_or_else(|| Error::broken("sending", format!("no model {model}")))?;
         let Image { name, content, .. } = image;
         let storing = debug_span!(target: TARGET, "store", image.id = %id, image.bytes = content.len());
         content.read(async |bytes| self.images.put(&id.image_key(), bytes).await).instrument(storing).await?;
+        if self.requests.len() > 1 {
+            // The images of all models are the same: who asks for a result later must know of which it may come.
+            match self.images.put(&id.asked_key(model), Bytes::new()).await {
+                Err(error) if error.is_transient() => return Err(error),
+                // A role from before there were such notes may not write it. That costs a job nothing.
+                Err(error) => tracing::warn!(%error, "for which model an image was uploaded cannot be noted"),
+                Ok(()) => {}
+            }
+        }
         let sending = scope.part(debug_span!(target: TARGET, "send", otel.kind = "producer", image.id = %id));
         let job = Job {
             v: job::VERSION,
@@ -268,6 +412,7 @@ impl Jobs {
             model: model.to_string(),
             reply_to: self.responses.current().name,
             sent_at: self.clock.now(),
+            fresh,
             trace: Some(sending.context().clone()),
         };
         sending.run(queue.send(vec![job::encode(&job)])).await?;
@@ -301,16 +446,41 @@ impl Jobs {
     }
 
     /// A worker's answer has come: everybody who waits for it is told. Answers whether anybody could have.
+    ///
+    /// It may be of another version than the one in force: of a worker that has not been replaced yet, or of one elsewhere. It says
+    /// so, and is no answer to the next upload.
     pub(crate) fn answered(&self, reply: Reply) -> bool {
+        self.versions.learn(&reply.model, &reply.version);
+        self.tell_of_other_version(&reply);
         let key: Key = (reply.id, reply.model.as_str().into());
         let reply = self.remember(&key, reply);
         let job = self.lock().remove(&key);
         if job.is_some() {
             // One that was given up says nothing of how long the next one takes.
-            let is_done = !matches!(reply.outcome, Outcome::GaveUp { .. });
+            let is_done = reply.is_final();
             self.admission.ended(&key.1, is_done.then_some(reply.classify_ms / 1e3));
         }
         job.map(|job| job.progress.send_replace(Progress::Done(reply))).is_some()
+    }
+
+    /// For some seconds after a change this is as it should be. Later it means that what workers load is not what is here.
+    fn tell_of_other_version(&self, reply: &Reply) {
+        let Some(in_force) = self.versions.current(&reply.model) else { return };
+        if *in_force == *reply.version {
+            return;
+        }
+        let (model, version) = (reply.model.clone(), reply.version.clone());
+        let mut told = self.other_versions.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert((model, version)) {
+            let Reply { worker, model, version, .. } = reply;
+            tracing::info!(
+                worker,
+                model,
+                version,
+                "{worker} answers with version {version} of {model}, and {in_force} is in force here: such answers are given, but are \
+                 not kept as answers to further uploads"
+            );
+        }
     }
 
     /// Waits until the job is over, at most until `until` ends; `None` if it is not over by then.

@@ -38,7 +38,10 @@ mod traced;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use eirs_platform::{Result, backend::Backend, clock::SharedClock, queue::SharedQueue, settings::Settings};
+use eirs_platform::{
+    Result, backend::Backend, clock::SharedClock, queue::SharedQueue, settings::Settings,
+    version::watch::Versions,
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +58,7 @@ pub struct App {
     settings: Settings,
     clock: SharedClock,
     jobs: Arc<jobs::Jobs>,
+    versions: Versions,
     live: live::Live,
     arrivals: Arc<report::Arrivals>,
     metrics: metrics::Metrics,
@@ -76,13 +80,15 @@ pub struct App {
 }
 
 impl App {
-    /// Opens what the web server needs of the backend. `draining` is the process's own; `tls` is looked at for `/metrics`.
+    /// Opens what the web server needs of the backend. `draining` is the process's own; `tls` is looked at for `/metrics`;
+    /// `versions` are kept up to date as long as [`run_background`](Self::run_background) runs.
     pub async fn new(
         settings: Settings,
         backend: &Backend,
         clock: SharedClock,
         draining: CancellationToken,
         tls: Option<Arc<Tls>>,
+        versions: Versions,
     ) -> Result<Arc<Self>> {
         let mut requests = BTreeMap::new();
         for model in settings.models.keys() {
@@ -109,7 +115,9 @@ impl App {
                 arrivals.clone(),
                 Arc::new(admission),
                 clock.clone(),
+                versions.clone(),
             )),
+            versions,
             live: live::Live::default(),
             arrivals,
             metrics,
@@ -136,7 +144,8 @@ impl App {
             self.responses.keep(&stop),
             report::send_reports(&self, &stop),
             live::keep(&self, &stop),
-            self.jobs.forget_old(&stop)
+            self.jobs.forget_old(&stop),
+            self.versions.keep(&stop, || {})
         );
         self.responses.close().await;
     }

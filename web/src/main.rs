@@ -11,6 +11,7 @@ use eirs_platform::{
     lifecycle::{self, Lifecycle},
     settings::{BadSettings, EXIT_BAD_SETTINGS, Layers, Settings},
     telemetry,
+    version::watch::Versions,
 };
 use eirs_web::{
     Access, Admin, App, Arguments, Tls, keep_renewed,
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let served = runtime.context("starting the runtime").and_then(|runtime| {
-        let served = runtime.block_on(serve(settings, door, arguments.with_parent));
+        let served = runtime.block_on(serve(settings, layers, door, arguments.with_parent));
         // A file write that hangs must not keep the process.
         runtime.shutdown_timeout(Duration::from_secs(5));
         served
@@ -88,7 +89,7 @@ impl Door {
     }
 }
 
-async fn serve(settings: Settings, door: Door, parent: Option<u32>) -> anyhow::Result<()> {
+async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u32>) -> anyhow::Result<()> {
     let lifecycle = Lifecycle::install()?;
     if let Some(parent) = parent {
         lifecycle::drain_with_parent(parent)?;
@@ -106,7 +107,13 @@ async fn serve(settings: Settings, door: Door, parent: Option<u32>) -> anyhow::R
     let clock = Arc::new(SystemClock);
     let backend = Backend::open(&settings, clock.clone()).await?;
     let deadline = web.drain_deadline;
-    let app = App::new(settings, &backend, clock, lifecycle.drain().clone(), door.tls.clone()).await?;
+    let versions = {
+        let (settings, clock) = (settings.clone(), clock.clone());
+        // Large model files take a while to hash.
+        tokio::task::spawn_blocking(move || Versions::new(&settings, Some(layers), clock)).await?
+    };
+    let draining = lifecycle.drain().clone();
+    let app = App::new(settings, &backend, clock, draining, door.tls.clone(), versions).await?;
     let background_stop = CancellationToken::new();
     let background = tokio::spawn(app.clone().run_background(background_stop.clone()));
 

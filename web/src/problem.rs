@@ -111,6 +111,13 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "classification failed", reason).about(id)
     }
 
+    /// Nobody will classify it any more.
+    pub(crate) fn dropped(id: JobId) -> Self {
+        let detail = "this image is no longer on its way: it waited for longer than the service keeps a job, or its job was \
+                      put away; upload it again";
+        Self::new(StatusCode::GONE, "no longer queued", detail).about(id)
+    }
+
     /// `who` has more of them in hand than it may.
     pub(crate) fn too_many_uploads(who: &str) -> Self {
         let detail = format!("{who} has as many uploads at once as it can; try again shortly");

@@ -1,8 +1,13 @@
 //! `GET /results/{id}`: works on every web host, for results are stored where all of them look.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use eirs_platform::job::JobId;
+use chrono::{DateTime, TimeDelta, Utc};
+use eirs_platform::{
+    Result,
+    job::{JobId, Reply},
+    version::is_version,
+};
 use poem::{
     IntoResponse, Request, Response, handler,
     http::StatusCode,
@@ -12,11 +17,19 @@ use poem::{
 use crate::{
     App,
     answer::{finished, json, pending},
+    jobs::Key,
     problem::Problem,
-    upload::model_and_top,
+    upload::{model_and_top, query},
 };
 
-/// The result of an earlier upload: 200 when it is there, 202 while it is coming, 404 when the image is unknown.
+/// Whoever asks for a job that is older, and whose queue is empty, is told that it was dropped. A queue of SQS knows within a
+/// minute how much is in it.
+const LOST_AFTER: Duration = Duration::from_secs(120);
+/// The clocks of two machines differ by less.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
+
+/// The result of an earlier upload: 200 when it is there, 202 while it is coming, 410 when it will not come any more, 404 when the
+/// image is unknown.
 #[handler]
 pub(crate) async fn result(
     request: &Request,
@@ -26,21 +39,96 @@ pub(crate) async fn result(
     look(request, &id, app).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn look(request: &Request, id: &str, app: &App) -> Result<Response, Problem> {
+/// What there is of an image by one model.
+enum Found {
+    Result(Arc<Reply>),
+    Pending,
+    Dropped,
+    Nothing,
+}
+
+async fn look(request: &Request, id: &str, app: &App) -> std::result::Result<Response, Problem> {
     let id: JobId = id.parse().map_err(|error| Problem::not_found(format!("{error}")))?;
     let (model, top) = model_and_top(request, app)?;
-    let key = (id, model.clone());
+    let is_named = query(request, "model").is_some();
     let logged = |error: eirs_platform::Error| {
         tracing::error!(%id, %error, "a result could not be looked up");
         Problem::backend(&error)
     };
-    if let Some(reply) = app.jobs.stored(&key).await.map_err(logged)? {
+    let shown = |reply: &Reply| {
         let total_ms = reply.queued_ms + reply.classify_ms;
-        let finished = finished(&reply, &reply.name, true, total_ms, top)?;
-        return Ok(json(StatusCode::OK, &finished));
+        finished(reply, &reply.name, true, total_ms, top).map(|finished| json(StatusCode::OK, &finished))
+    };
+    // Where none is named, it is the one for which the image was uploaded.
+    let others = app.jobs.model_names().filter(|other| !is_named && *other != model);
+    let models: Vec<_> = std::iter::once(model.clone()).chain(others).collect();
+    if let Some(version) = query(request, "version") {
+        if !is_version(&version) {
+            return Err(Problem::bad_request(
+                "version: should be small letters and digits, as results show it",
+            ));
+        }
+        for model in models {
+            if let Some(reply) = app.jobs.of_version(&(id, model), &version).await.map_err(logged)? {
+                return shown(&reply);
+            }
+        }
+        return Err(Problem::not_found(format!("there is no result of the image {id} by version {version}")));
     }
-    if app.jobs.is_in_flight(&key) || app.jobs.is_uploaded(id).await.map_err(logged)? {
-        return Ok(pending(id, None, &model, app.jobs.retry_after_s(&key).await));
+    let mut is_dropped = false;
+    for model in models {
+        let key = (id, model);
+        match of_model(app, &key).await.map_err(logged)? {
+            Found::Result(reply) => return shown(&reply),
+            Found::Pending => {
+                return Ok(pending(id, None, &key.1, app.jobs.retry_after_s(&key).await));
+            }
+            Found::Dropped => is_dropped = true,
+            Found::Nothing => {}
+        }
     }
-    Err(Problem::not_found(format!("no image {id} was uploaded here")))
+    if is_dropped {
+        return Err(Problem::dropped(id));
+    }
+    let by = if is_named { format!(" for the model `{model}`") } else { String::new() };
+    Err(Problem::not_found(format!("no image {id} was uploaded here{by}")))
+}
+
+async fn of_model(app: &App, key: &Key) -> Result<Found> {
+    if let Some(reply) = app.jobs.stored(key).await? {
+        return Ok(Found::Result(reply));
+    }
+    let Some(asked_at) = app.jobs.asked_at(key).await? else {
+        // The image may be gone, and its results not.
+        let newest = app.jobs.newest(key).await?.map(Arc::new);
+        return Ok(newest.map_or(Found::Nothing, Found::Result));
+    };
+    let is_waiting = may_come(app, key, asked_at).await;
+    // Looked for after the queue was: a job that ended in between has a result now.
+    if let Some(reply) = app.jobs.stored(key).await? {
+        return Ok(Found::Result(reply));
+    }
+    if is_waiting && app.jobs.is_in_flight(key) {
+        return Ok(Found::Pending);
+    }
+    let newest = app.jobs.newest(key).await?.map(Arc::new);
+    // One of another version may be the answer, of a worker that has not been replaced yet. One from before the last upload is none,
+    // and better than none where no other will come.
+    let newest = newest.filter(|reply| !is_waiting || reply.at + CLOCKS_DIFFER >= asked_at);
+    Ok(match newest {
+        Some(reply) => Found::Result(reply),
+        None if is_waiting => Found::Pending,
+        None => Found::Dropped,
+    })
+}
+
+/// Whether a job for the image may still be on its way.
+async fn may_come(app: &App, key: &Key, asked_at: DateTime<Utc>) -> bool {
+    let age = (app.clock.now() - asked_at).to_std().unwrap_or_default();
+    let queue = &app.settings.queue;
+    if age > queue.retention + queue.visibility {
+        return false;
+    }
+    let is_old = age > LOST_AFTER || age > queue.retention;
+    !is_old || app.jobs.has_jobs(&key.1).await
 }

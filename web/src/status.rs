@@ -1,6 +1,6 @@
 //! `GET /status`, `/metrics`, `POST /doorbell`
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use eirs_platform::settings::Model;
@@ -39,6 +39,8 @@ pub(crate) struct Status {
     waiting: usize,
     /// What `?model=` may say.
     models: Vec<String>,
+    /// The version of each model that is in force; one that is not known here yet is left out.
+    versions: BTreeMap<String, String>,
     /// The largest image that is taken.
     max_image_bytes: u64,
     /// What the controller wrote last; null where there is none.
@@ -50,14 +52,25 @@ impl Status {
     /// Whether this is news to who knows `known`. A look alone is none: the times of looks do not count.
     pub(crate) fn is_news_after(&self, known: &Self) -> bool {
         // Every field is named, so that a new one is not forgotten here.
-        let Self { version, at: _, host, draining, uploads, waiting, models, max_image_bytes, controller } =
-            self;
+        let Self {
+            version,
+            at: _,
+            host,
+            draining,
+            uploads,
+            waiting,
+            models,
+            versions,
+            max_image_bytes,
+            controller,
+        } = self;
         *version != known.version
             || *host != known.host
             || *draining != known.draining
             || *uploads != known.uploads
             || *waiting != known.waiting
             || *models != known.models
+            || *versions != known.versions
             || *max_image_bytes != known.max_image_bytes
             || !is_same_but_for_its_time(&controller.0, &known.controller.0)
     }
@@ -79,6 +92,7 @@ impl Status {
             uploads: 2,
             waiting: 1,
             models: vec![Model::DEFAULT.to_owned()],
+            versions: [(Model::DEFAULT.to_owned(), "0f1e2d3c4b5a6978".to_owned())].into(),
             max_image_bytes: 16 << 20,
             controller,
         }
@@ -100,6 +114,7 @@ pub(crate) async fn of(app: &App) -> Status {
         uploads: app.uploads_in_hand(),
         waiting: app.jobs.waiting(),
         models: app.jobs.models().map(str::to_owned).collect(),
+        versions: app.jobs.versions_in_force(),
         max_image_bytes: app.settings.web.max_image.as_u64(),
         controller: Written(controller_status(app).await),
     }

@@ -30,7 +30,7 @@ use crate::{
     App,
     access::Allowance,
     answer::{Answer, Kind, View},
-    jobs::{Submitted, Ticket},
+    jobs::{Submitted, Ticket, Wanted},
     problem::Problem,
     traced,
 };
@@ -46,6 +46,7 @@ struct Wishes {
     began: Instant,
     wait: Duration,
     model: Arc<str>,
+    fresh: bool,
     view: View,
     scope: Scope,
 }
@@ -192,13 +193,17 @@ async fn submit(app: &Arc<App>, image: Image, wishes: &Wishes) -> Result<Submitt
     };
     let (model, queue) =
         app.jobs.model(&wishes.model).ok_or_else(|| Problem::not_found("there is no such model"))?;
+    let wanted = Wanted { model, fresh: wishes.fresh };
     let looking = debug_span!(target: TARGET, "look", image.id = %id);
-    let found = app.jobs.find(&(id, model.clone())).instrument(looking).await;
+    let found = app.jobs.find(id, &wanted).instrument(looking).await;
     if let Some(known) = found.map_err(logged)? {
+        if let Submitted::Waits(ticket) = &known {
+            app.jobs.keep_whole(ticket, image).await.map_err(logged)?;
+        }
         return Ok(known);
     }
-    let admitted = app.jobs.admit(&model, queue).await.map_err(Problem::backlog_full)?;
-    Ok(Submitted::Waits(app.jobs.send(image, &model, admitted, &wishes.scope)))
+    let admitted = app.jobs.admit(&wanted.model, queue).await.map_err(Problem::backlog_full)?;
+    Ok(Submitted::Waits(app.jobs.send(image, &wanted, admitted, &wishes.scope)))
 }
 
 /// Waits for the label as long as the client wants to, and at most until this server stops.
@@ -260,9 +265,11 @@ fn wishes(request: &Request, app: &App, began: Instant, scope: &Scope) -> Result
         None => web.wait,
     };
     let (model, top) = model_and_top(request, app)?;
+    let fresh = query(request, "fresh").map_or(Some(false), |text| switch(&text));
+    let fresh = fresh.ok_or_else(|| Problem::bad_request("fresh: should be 1 or 0, like `?fresh=1`"))?;
     let accept = request.header("accept").unwrap_or_default();
     let json = accept.contains("application/json") || accept.contains("+json");
-    Ok(Wishes { began, wait, model, view: View { json, top }, scope: scope.clone() })
+    Ok(Wishes { began, wait, model, fresh, view: View { json, top }, scope: scope.clone() })
 }
 
 /// `?model=` and `?top=`, which results know, too.
@@ -280,6 +287,15 @@ pub(crate) fn model_and_top(request: &Request, app: &App) -> Result<(Arc<str>, u
     }
 }
 
+/// A parameter that is on or off; one without a value is on.
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "" | "1" | "true" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
 /// A number of guesses. One that is larger than any list means all of them, however large it is.
 fn top_of(text: &str) -> Option<usize> {
     match text.parse() {
@@ -294,7 +310,7 @@ fn wait_of(text: &str) -> Result<Duration, String> {
 }
 
 /// A parameter of the query; one that is there several times counts as its first.
-fn query(request: &Request, name: &str) -> Option<String> {
+pub(crate) fn query(request: &Request, name: &str) -> Option<String> {
     let pairs: Vec<(String, String)> = request.params().unwrap_or_default();
     pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
 }

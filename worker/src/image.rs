@@ -5,6 +5,8 @@
 //! not blended, samples of 16 bits keep their high byte, CMYK is taken as Adobe writes it (inverted), colour profiles
 //! are ignored, an animation is its first frame. The orientation that EXIF or XMP gives is applied, as torchvision users do
 //! by hand.
+//!
+//! Who changes the pixels of any image raises `DECODER` in `platform/src/version.rs`: stored results are of the pixels of before.
 
 mod bmp;
 mod gif;

@@ -9,6 +9,7 @@ pub mod abandoned;
 pub mod consume;
 
 mod lease;
+mod outcome;
 mod process;
 
 mod pool;
@@ -25,7 +26,13 @@ mod self_test;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eirs_platform::{
-    Result, backend::Backend, blobs::SharedBlobs, clock::SharedClock, queue::SharedQueue, settings::Settings,
+    Result,
+    backend::Backend,
+    blobs::SharedBlobs,
+    clock::SharedClock,
+    queue::SharedQueue,
+    settings::{Model, Settings},
+    version::{self, Fingerprint},
 };
 use tokio::sync::{Mutex, Semaphore};
 
@@ -63,6 +70,9 @@ pub struct Worker {
     responses: Mutex<HashMap<String, SharedQueue>>,
     leases: Leases,
     pool: Pool,
+    /// The version of the model that the pool has loaded.
+    version: Arc<str>,
+    noted: outcome::Noted,
     /// One permit for each job that can be held: the limit, the count and, when all are back, the end of a drain.
     slots: Arc<Semaphore>,
     slot_count: u32,
@@ -88,7 +98,7 @@ impl Worker {
             0 => threads + 1,
             slots => slots,
         };
-        let pool = tokio::task::spawn_blocking(move || Pool::start(&model, threads)).await??;
+        let (pool, version) = tokio::task::spawn_blocking(move || load(&model, threads)).await??;
         let requests = backend.requests(&identity.model).await?;
         Ok(Arc::new(Self {
             dead_letters: backend.dead_letters(&identity.model).await?,
@@ -100,6 +110,8 @@ impl Worker {
             requests,
             backend,
             pool,
+            version: version.into(),
+            noted: outcome::Noted::default(),
             slots: Arc::new(Semaphore::new(slots)),
             slot_count: u32::try_from(slots)?,
             activity: Activity::new(clock.now()),
@@ -112,6 +124,11 @@ impl Worker {
     /// What classifies.
     pub fn engine(&self) -> &str {
         self.pool.engine()
+    }
+
+    /// The version of the model that it has loaded.
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
     /// What it does, in a few words.
@@ -144,4 +161,23 @@ impl Worker {
     async fn forget_response_queue(&self, name: &str) {
         self.responses.lock().await.remove(name);
     }
+}
+
+/// Files that are being replaced while they are loaded are loaded again, so often.
+const LOADS: u32 = 5;
+
+/// Loads the model and says which version it is. The two must belong together: a file that changed in between was loaded as
+/// nobody knows what.
+fn load(model: &Model, threads: usize) -> anyhow::Result<(Pool, String)> {
+    for _ in 0..LOADS {
+        let files = Fingerprint::of(model);
+        let version = version::of(model);
+        // What is wrong with a model is said best by who loads it.
+        let pool = Pool::start(model, threads);
+        if Fingerprint::of(model) == files {
+            return Ok((pool?, version?));
+        }
+        tracing::info!("the files of the model changed while they were read; they are read again");
+    }
+    anyhow::bail!("the files of the model change all the time, and cannot be read as one version")
 }

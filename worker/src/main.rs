@@ -177,7 +177,7 @@ async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
             return ExitCode::from(EXIT_BAD_SETTINGS);
         }
     };
-    tracing::info!(engine = worker.engine(), "taking jobs");
+    tracing::info!(engine = worker.engine(), version = worker.version(), "taking jobs");
     lifecycle.ready(&worker.summary());
     lifecycle.keep_status(worker.longest_drain(), {
         let worker = worker.clone();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use eirs_platform::{
     Result,
     backoff::Backoff,
-    job::{self, Job, Outcome, Reply},
+    job::{self, Job, Outcome},
     queue::Delivery,
     trace::{Scope, TARGET},
 };
@@ -19,6 +19,7 @@ use crate::{
     Worker,
     classify::{Failure, Image},
     lease::Lease,
+    outcome,
 };
 
 /// How often a store or a queue is asked before the job is given back.
@@ -94,8 +95,9 @@ async fn take(
         Attempt::Stored(reply) => Ok((reply, false)),
         Attempt::Ended(outcome) => {
             let gave_up = matches!(outcome, Outcome::GaveUp { .. });
-            let reply = reply(worker, job, outcome, received);
-            let stored = commit(worker, job, &reply).instrument(debug_span!(target: TARGET, "store")).await;
+            let reply = outcome::reply(worker, job, outcome, received);
+            let storing = debug_span!(target: TARGET, "store");
+            let stored = retry(|| outcome::commit(worker, job, &reply)).instrument(storing).await;
             stored.map(|stored| (stored, gave_up)).map_err(|error| error.to_string())
         }
     };
@@ -132,9 +134,8 @@ async fn attempt(
     let most = worker.settings.queue.max_receives;
     if delivery.receives > 1 {
         // Whoever had it before may have stored its result, and died before the ack.
-        let key = job.id.result_key(&job.model);
         let looking = debug_span!(target: TARGET, "look");
-        match retry(|| worker.results.get(&key)).instrument(looking).await {
+        match retry(|| outcome::stored(worker, job)).instrument(looking).await {
             Ok(Some(stored)) => return Attempt::Stored(stored),
             Ok(None) => {}
             Err(error) => return Attempt::Failed(error.to_string()),
@@ -147,10 +148,11 @@ async fn attempt(
     let key = job.id.image_key();
     let fetching = debug_span!(target: TARGET, "fetch");
     let image = match retry(|| worker.images.get(&key)).instrument(fetching).await {
-        Ok(Some(bytes)) => Image { name: job.name.clone(), bytes },
-        Ok(None) => {
-            return Attempt::Ended(Outcome::Rejected { reason: "the image is no longer stored".into() });
-        }
+        Ok(bytes) => match outcome::whole(job.id, bytes).await {
+            Ok(bytes) => Image { name: job.name.clone(), bytes },
+            // To try again would find the same; the next upload of the image brings it.
+            Err(reason) => return Attempt::Ended(Outcome::GaveUp { reason }),
+        },
         Err(error) => return Attempt::Failed(error.to_string()),
     };
     let classifying = scope.part(debug_span!(target: TARGET, "classify", engine = worker.engine()));
@@ -162,25 +164,6 @@ async fn attempt(
         Ok(top) => Attempt::Ended(Outcome::Classified { top }),
         Err(Failure::Rejected(reason)) => Attempt::Ended(Outcome::Rejected { reason }),
         Err(Failure::Failed(why) | Failure::Later(why)) => Attempt::Failed(why),
-    }
-}
-
-fn reply(worker: &Worker, job: &Job, outcome: Outcome, received: Instant) -> Reply {
-    let (now, taken) = (worker.clock.now(), received.elapsed());
-    let classify_ms = taken.as_secs_f64() * 1e3;
-    let since_upload_ms = (now - job.sent_at).num_microseconds().unwrap_or(0) as f64 / 1e3;
-    Reply {
-        v: job::VERSION,
-        id: job.id,
-        name: job.name.clone(),
-        model: job.model.clone(),
-        outcome,
-        worker: worker.identity.instance.clone(),
-        at: now,
-        // Two machines' clocks differ: less than nothing is nothing.
-        queued_ms: (since_upload_ms - classify_ms).max(0.0),
-        classify_ms,
-        trace: job.trace.clone(),
     }
 }
 
@@ -199,16 +182,6 @@ fn tell_log(worker: &Worker, job: &Job, taken: Duration, waited: Duration) {
     } else {
         tracing::debug!(name = job.name, service_ms, waited_ms, "job {} took {taken:.1?}", job.id);
     }
-}
-
-/// Stores the result, once: of two workers that had the same job the first one's result counts, and both tell that one.
-async fn commit(worker: &Worker, job: &Job, reply: &Reply) -> Result<Bytes> {
-    let (key, body) = (job.id.result_key(&job.model), job::encode(reply));
-    if retry(|| worker.results.put_new(&key, body.clone())).await? {
-        return Ok(body);
-    }
-    let stored = retry(|| worker.results.get(&key)).await?;
-    Ok(stored.unwrap_or(body))
 }
 
 /// Tells web, and then the queue. A job that was given up goes to the dead letters in between.

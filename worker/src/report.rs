@@ -126,6 +126,7 @@ fn report(worker: &Worker) -> WorkerReport {
         instance: worker.identity.instance.clone(),
         generation: worker.identity.generation.clone(),
         model: worker.identity.model.clone(),
+        version: worker.version().to_owned(),
         engine: worker.engine().to_owned(),
         phase: activity.phase,
         in_flight,

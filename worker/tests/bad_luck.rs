@@ -66,6 +66,7 @@ impl Rig {
             model: "default".into(),
             reply_to: responses_name("web"),
             sent_at: DateTime::UNIX_EPOCH,
+            fresh: false,
             trace: None,
         };
         self.backend.requests("default").await.unwrap().send(vec![job::encode(&job)]).await.unwrap();
@@ -89,9 +90,9 @@ impl Rig {
         drain.cancel();
         assert!(serving.await.unwrap(), "it drains");
 
-        let stored =
-            self.backend.results().get(&id.result_key("default")).await.unwrap().expect("a stored result");
         let reply: Reply = job::decode(&answer.body).unwrap();
+        let key = id.result_key("default", &reply.version);
+        let stored = self.backend.results().get(&key).await.unwrap().expect("a stored result");
         assert_eq!(job::decode::<Reply>(&stored).unwrap(), reply, "the answer says what is stored");
         for left in [self.images.left(), self.results.left(), self.requests.left(), self.responses.left()] {
             assert_eq!(left, 0, "every scripted fault happened");
@@ -157,7 +158,7 @@ async fn receives_that_fail_are_tried_again() {
 }
 
 #[tokio::test]
-async fn an_image_that_is_gone_is_rejected_with_a_reason() {
+async fn an_image_that_is_gone_is_given_up_with_a_reason_and_its_next_upload_is_another_try() {
     let rig = Rig::new().await;
     let delete = rig.backend.images().clone();
     rig.images.next("get", Fault::Delay(Duration::from_secs(1)));
@@ -165,5 +166,7 @@ async fn an_image_that_is_gone_is_rejected_with_a_reason() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         delete.delete(&JobId::of(IMAGE).image_key()).await.unwrap();
     });
-    assert_eq!(reply.outcome, Outcome::Rejected { reason: "the image is no longer stored".into() });
+    let reason = "the image is no longer stored; upload it again".to_owned();
+    assert_eq!(reply.outcome, Outcome::GaveUp { reason });
+    assert!(is_classified(&rig.ends().await), "now that it is stored again");
 }

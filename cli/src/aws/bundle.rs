@@ -9,7 +9,11 @@ use std::{
 };
 
 use anyhow::Context;
-use eirs_platform::{lifecycle, settings::Settings};
+use eirs_platform::{
+    lifecycle,
+    settings::{Model, Settings},
+    version,
+};
 use eirs_worker::classify;
 use flate2::{Compression, GzBuilder};
 use serde_json::Value;
@@ -178,20 +182,28 @@ pub(crate) fn worker_settings(settings: &Settings) -> anyhow::Result<(String, Ve
             let value = if is_library { Value::Null } else { Value::from(format!("/{place}")) };
             written["models"][name][key] = value;
             if key == "path" {
-                files.extend(weights_beside(&file, &format!("{MODELS}/{name}")));
+                files.extend(weights_of(&file, &format!("{MODELS}/{name}")));
             }
             files.push((place, file));
         }
+        written["models"][name]["digest"] = version(model).map_or(Value::Null, Value::from);
     }
     Ok((toml(written, "The settings of the workers")?, files))
 }
 
-/// Large models keep their weights in files beside: `model.onnx.data`, `model.onnx_data`.
-fn weights_beside(model: &Path, place: &str) -> Vec<(String, PathBuf)> {
-    let Some(name) = model.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
-    let beside = [format!("{name}.data"), format!("{name}_data")];
-    let there = beside.into_iter().map(|name| (format!("{place}/{name}"), model.with_file_name(&name)));
-    there.filter(|(_, file)| file.is_file()).collect()
+/// Large models keep their weights in files beside: `model.onnx.data`, `model.onnx_data`, and whatever else the model names.
+fn weights_of(model: &Path, place: &str) -> BTreeMap<String, PathBuf> {
+    let name = model.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let usual = [format!("{name}.data"), format!("{name}_data")];
+    let usual = usual.into_iter().map(|name| (name.clone(), model.with_file_name(name)));
+    let there = usual.filter(|(_, file)| file.is_file()).chain(version::weights(model));
+    there.map(|(name, file)| (format!("{place}/{}", name.trim_start_matches("./")), file)).collect()
+}
+
+/// The version of a model, made here, where its files are. Workers and web hosts are told, and so agree. What a script is made of
+/// may be on the workers only: then they make it, and web hosts learn it of their answers.
+fn version(model: &Model) -> Option<String> {
+    version::of(model).ok()
 }
 
 /// The settings of a web host: it listens to the network, and finds its policies where the package puts them.
@@ -220,9 +232,10 @@ pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     for key in ["include", "prepare"] {
         written["setup"][key] = Value::Null;
     }
-    // A web host knows the names of the models, and needs none of their files.
-    for name in settings.models.keys() {
-        written["models"][name] = serde_json::json!({ "classifier": "noop" });
+    // A web host knows the names and versions of the models, and needs none of their files.
+    for (name, model) in &settings.models {
+        let digest = version(model).unwrap_or_else(|| version::ASK_WORKERS.to_owned());
+        written["models"][name] = serde_json::json!({ "classifier": "noop", "digest": digest });
     }
     toml(written, "The settings of this web host")
 }
@@ -301,7 +314,7 @@ fn hex(digest: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use eirs_platform::settings::{Layers, Model};
+    use eirs_platform::settings::Layers;
 
     use super::*;
 
@@ -341,6 +354,16 @@ mod tests {
             Some(Path::new("/usr/share/eirs/models/dogs/labels.txt"))
         );
         assert_eq!(read.models["default"].path, None, "the built-in one needs no file");
+        let web = self::read(&web_settings(&settings(folder.path())).unwrap());
+        for name in ["default", "dogs"] {
+            let here = version::of(&settings(folder.path()).models[name]).unwrap();
+            assert_eq!(version::of(&read.models[name]), Ok(here.clone()), "whatever is there");
+            assert_eq!(
+                version::of(&web.models[name]),
+                Ok(here),
+                "a web host expects what workers answer with"
+            );
+        }
         let mut places: Vec<_> = files.iter().map(|(place, _)| place.as_str()).collect();
         places.sort_unstable();
         let dogs = "usr/share/eirs/models/dogs";

@@ -51,6 +51,7 @@ impl Feeder {
                 model,
                 reply_to,
                 sent_at: Utc::now(),
+                fresh: false,
                 trace: None,
             };
             bodies.push(job::encode(&job));

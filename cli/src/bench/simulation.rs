@@ -198,6 +198,7 @@ fn observation(now: DateTime<Utc>, instances: usize) -> Observation {
         missing: Vec::new(),
         operator: Operator::default(),
         refused: BTreeMap::new(),
+        versions: BTreeMap::new(),
     }
 }
 
@@ -217,6 +218,7 @@ fn instance(number: usize, now: DateTime<Utc>) -> InstanceView {
             instance: id.clone(),
             generation: "1".to_owned(),
             model: "default".to_owned(),
+            version: String::new(),
             engine: "none".to_owned(),
             phase,
             in_flight: u32::from(idle_since.is_none()),

@@ -72,6 +72,7 @@ fn report(instance: &str, generation: String, round: u64) -> WorkerReport {
         instance: instance.to_owned(),
         generation,
         model: Model::DEFAULT.to_owned(),
+        version: String::new(),
         engine: "none".to_owned(),
         phase: Phase::Ready,
         in_flight: 1,

@@ -2,6 +2,7 @@
 //! watch does not do it in every look.
 
 use std::{
+    ffi::OsStr,
     path::Path,
     time::{Duration, Instant},
 };
@@ -9,7 +10,8 @@ use std::{
 use chrono::{DateTime, Utc};
 use eirs_platform::{
     blobs::{BlobInfo, SharedBlobs},
-    job::{Reply, decode},
+    job::NotAJobId,
+    results,
 };
 use serde::Serialize;
 
@@ -102,7 +104,7 @@ impl Stores {
             Ok(contents) => counted.results = Some(contents),
             Err(error) => counted.problems.push(format!("the results cannot be counted: {error:#}")),
         }
-        match read(&self.results.blobs, newest).await {
+        match read(&self.results.blobs, newest, &mut counted.problems).await {
             Ok(newest) => counted.newest = newest,
             Err(error) => counted.problems.push(format!("the newest results cannot be read: {error}")),
         }
@@ -123,18 +125,30 @@ fn keep_newest(newest: &mut Vec<BlobInfo>, blob: &BlobInfo) {
     newest.truncate(NEWEST);
 }
 
-async fn read(results: &SharedBlobs, blobs: Vec<BlobInfo>) -> eirs_platform::Result<Vec<Newest>> {
+async fn read(
+    store: &SharedBlobs,
+    blobs: Vec<BlobInfo>,
+    problems: &mut Vec<String>,
+) -> eirs_platform::Result<Vec<Newest>> {
     let mut newest = Vec::new();
     for blob in blobs {
-        let Some(body) = results.get(&blob.key).await? else { continue };
-        newest.push(match decode::<Reply>(&body) {
+        let Some(body) = store.get(&blob.key).await? else { continue };
+        let id = Path::new(&blob.key).file_stem().and_then(OsStr::to_str).unwrap_or_default();
+        let reply = id.parse().map_err(|error: NotAJobId| error.to_string());
+        newest.push(match reply.and_then(|id| results::read(id, &body)) {
             Ok(reply) => Newest { label: end(&reply), name: reply.name, model: reply.model, at: reply.at },
-            Err(error) => Newest {
-                name: Path::new(&blob.key).file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-                label: format!("unreadable: {error}"),
-                model: String::new(),
-                at: blob.modified,
-            },
+            Err(why) => {
+                let key = &blob.key;
+                problems.push(format!(
+                    "the stored result {key} cannot be read: {why}; the next upload of its image replaces it"
+                ));
+                Newest {
+                    name: id.to_owned(),
+                    label: format!("unreadable: {why}"),
+                    model: String::new(),
+                    at: blob.modified,
+                }
+            }
         });
     }
     Ok(newest)

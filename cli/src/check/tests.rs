@@ -35,6 +35,7 @@ fn reply(name: &str, outcome: Outcome) -> Reply {
         id: JobId::of(name.as_bytes()),
         name: name.into(),
         model: "default".into(),
+        version: "1".into(),
         outcome,
         worker: "default-1".into(),
         at: Utc::now(),
@@ -73,7 +74,7 @@ async fn what_is_stored_is_counted_and_the_newest_results_are_shown() {
         [("fish.jpg", classified), ("text.jpg", Outcome::Rejected { reason: "not an image".into() })]
     {
         let reply = reply(name, outcome);
-        backend.results().put(&reply.id.result_key("default"), encode(&reply)).await.unwrap();
+        backend.results().put(&reply.id.result_key("default", "1"), encode(&reply)).await.unwrap();
     }
     let report = look(&settings).await;
     let text = page(&report);

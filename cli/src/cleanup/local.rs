@@ -179,6 +179,10 @@ impl Plan {
                 let bar = ProgressBar::new(images.count + results.count);
                 delete_all(backend.images(), "images/", &bar).await?;
                 delete_all(backend.results(), "results/", &bar).await?;
+                // What is noted of them: for which models images were uploaded, and which versions there are results of.
+                let notes = ProgressBar::hidden();
+                delete_all(backend.images(), "asked/", &notes).await?;
+                delete_all(backend.results(), "versions/", &notes).await?;
                 bar.finish_and_clear();
             }
             Self::Delete { ours, others, .. } => {

@@ -7,6 +7,7 @@ use eirs_platform::{
     backend,
     job::{self, Job, JobId, Outcome, Reply},
     queue::{Delivery, Receipt},
+    results,
 };
 use serde::Serialize;
 
@@ -127,16 +128,17 @@ impl Shown {
             Err(why) => return Self { why, ..shown },
         };
         let (images, results) = (desk.backend.images(), desk.backend.results());
-        let (image_key, result_key) = (job.id.image_key(), job.id.result_key(&job.model));
-        let (image, result) = tokio::join!(images.exists(&image_key), results.get(&result_key));
-        let result = result.map(|body| body.map(|body| job::decode::<Reply>(&body)));
-        shown.why = match result {
-            Ok(Some(Ok(Reply { at, outcome: Outcome::GaveUp { reason }, .. }))) => {
+        let image_key = job.id.image_key();
+        let newest = results::newest(&**results, job.id, &job.model);
+        let (image, result) = tokio::join!(images.exists(&image_key), newest);
+        // What an earlier version of the model said before the upload is no end of this job.
+        let since = |reply: &Reply| !reply.is_final() || reply.at >= job.sent_at;
+        shown.why = match result.map(|reply| reply.filter(since)) {
+            Ok(Some(Reply { at, outcome: Outcome::GaveUp { reason }, .. })) => {
                 shown.given_up_at = Some(at);
                 reason
             }
-            Ok(Some(Ok(reply))) => format!("it has a result by now: {}", end(&reply)),
-            Ok(Some(Err(error))) => format!("its result is {error}"),
+            Ok(Some(reply)) => format!("it has a result by now: {}", end(&reply)),
             Ok(None) => desk.no_result(&letter.model),
             Err(error) => format!("its result could not be looked at: {error}"),
         };

@@ -2,12 +2,7 @@
 //! worker would say it again; then the job is sent, and only then the letter is deleted. A crash in between leaves a letter
 //! that can be redriven once more, and a job that is done twice is done once as far as anybody can tell.
 
-use eirs_platform::{
-    Error, Result,
-    backend::Backend,
-    job::{self, Outcome, Reply},
-    queue::SharedQueue,
-};
+use eirs_platform::{Result, backend::Backend, job, queue::SharedQueue, results};
 use futures::{StreamExt, stream};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -142,19 +137,18 @@ async fn redrive(
         Ok(job) => job,
         Err(why) => return Ok(Redriven::Unreadable(why.clone())),
     };
-    let result_key = job.id.result_key(&job.model);
-    if let Some(body) = backend.results().get(&result_key).await? {
-        let reply = job::decode::<Reply>(&body)
-            .map_err(|error| Error::broken(format!("reading {result_key}"), error))?;
-        if !matches!(reply.outcome, Outcome::GaveUp { .. }) {
-            held.ack(&letter.receipts).await?;
-            return Ok(Redriven::Settled(end(&reply)));
-        }
+    let stored = results::all(&**backend.results(), job.id, &job.model).await?;
+    // What an earlier version of the model said before the upload is no end of this job.
+    if let Some(reply) = stored.iter().find(|reply| reply.is_final() && reply.at >= job.sent_at) {
+        held.ack(&letter.receipts).await?;
+        return Ok(Redriven::Settled(end(reply)));
     }
     if !backend.images().exists(&job.id.image_key()).await? {
         return Ok(Redriven::NoImage);
     }
-    backend.results().delete(&result_key).await?;
+    for given_up in stored.iter().filter(|reply| !reply.is_final()) {
+        backend.results().delete(&job.id.result_key(&job.model, &given_up.version)).await?;
+    }
     // Its web host may be gone: then nobody waits there, and the stored result is the answer to whoever asks.
     requests.send(vec![job::encode(job)]).await?;
     held.ack(&letter.receipts).await?;

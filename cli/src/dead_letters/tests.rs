@@ -9,6 +9,7 @@ use eirs_platform::{
     clock::SystemClock,
     job::{Guess, Job, JobId, Outcome, Reply, VERSION, encode},
     queue::Depth,
+    results,
     settings::Settings,
 };
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,7 @@ fn job(content: &str) -> Job {
         model: "default".into(),
         reply_to: "responses-gone".into(),
         sent_at: Utc::now(),
+        fresh: false,
         trace: None,
     }
 }
@@ -67,6 +69,7 @@ impl Rig {
             id: job.id,
             name: job.name.clone(),
             model: job.model.clone(),
+            version: "1".into(),
             outcome,
             worker: "default-1".into(),
             at: Utc::now(),
@@ -74,11 +77,13 @@ impl Rig {
             classify_ms: 1.0,
             trace: None,
         };
-        self.desk.backend.results().put(&job.id.result_key("default"), encode(&reply)).await.unwrap();
+        let results = self.desk.backend.results();
+        results::note_version(&**results, "default", "1").await.unwrap();
+        results::put(&**results, &reply, true).await.unwrap();
     }
 
     async fn has_result(&self, job: &Job) -> bool {
-        self.desk.backend.results().exists(&job.id.result_key("default")).await.unwrap()
+        self.desk.backend.results().exists(&job.id.result_key("default", "1")).await.unwrap()
     }
 
     async fn letters(&self) -> Depth {

@@ -187,7 +187,9 @@ impl Site {
     }
 
     pub fn stored_results(&self) -> usize {
-        fs::read_dir(self.state().join("blobs/results/default")).map_or(0, |entries| entries.count())
+        let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+        let versions = entries(&self.state().join("blobs/results/default"));
+        versions.map(|version| entries(&version.path()).count()).sum()
     }
 }
 

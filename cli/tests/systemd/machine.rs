@@ -270,7 +270,9 @@ impl Machine {
     }
 
     pub fn stored_results(&self) -> usize {
-        fs::read_dir(self.path("/var/lib/eirs/blobs/results/default")).map_or(0, |entries| entries.count())
+        let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+        let versions = entries(self.path("/var/lib/eirs/blobs/results/default").as_ref());
+        versions.map(|version| entries(&version.path()).count()).sum()
     }
 
     /// What the controller wrote down in its last pass.

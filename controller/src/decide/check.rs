@@ -202,6 +202,12 @@ impl<'a> Counted<'a> {
                     && looked_for > patience
             }
             Cause::OtherModel => instance.model != pool.model,
+            Cause::OtherVersion => {
+                let said = view.heard.as_ref().map(|heard| heard.report.version.as_str());
+                let in_force = self.seen.versions.get(&pool.model);
+                let is_other = in_force.is_some_and(|now| said.is_some_and(|said| said != now.version));
+                is_other && in_force.is_some_and(|now| instance.since < now.since)
+            }
             Cause::NoPolicy | Cause::Silent => false,
         }
     }

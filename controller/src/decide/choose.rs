@@ -97,6 +97,7 @@ impl<'a> Muster<'a> {
             let is_of_use = was_ready
                 && instance.model == policy.pool.model
                 && !is_silent(view, seen, history)
+                && !has_other_version(view, seen)
                 && !seen.operator.is_cordoned(&instance.id);
             instance.state == State::Draining && view.stage() == Stage::Draining && in_time && is_of_use
         };
@@ -132,6 +133,24 @@ impl<'a> Muster<'a> {
         all
     }
 
+    /// The one to be replaced next, because it has loaded an earlier version of the model than one that is started now would. They go
+    /// one after the other: nobody goes while another one leaves or starts, nor where one that was started since then died, for the
+    /// new version may be one that nobody can load.
+    pub(super) fn next_to_replace(&self, seen: &Observation, history: &History) -> Option<&'a InstanceView> {
+        let died = |view: &&InstanceView| {
+            let in_force = seen.versions.get(&view.instance.model);
+            let failures = history.career(&view.instance.id).map_or(0, |career| career.failures);
+            let has_died = view.instance.crashes.max(failures) > 0;
+            has_died && in_force.is_some_and(|in_force| view.instance.since >= in_force.since)
+        };
+        let is_quiet = self.leaving.is_empty()
+            && self.useless.is_empty()
+            && self.serving.iter().all(|view| view.stage() == Stage::Ready)
+            && !self.stopped.iter().any(died);
+        let outdated = self.serving.iter().copied().filter(|view| is_quiet && is_outdated(view, seen));
+        outdated.min_by_key(|view| by_cost(view, seen, history))
+    }
+
     /// What must be stopped: drained, or its drain is overdue.
     pub(super) fn stops(&self, now: DateTime<Utc>) -> impl Iterator<Item = Action> {
         let must = move |view: &&&InstanceView| {
@@ -152,6 +171,18 @@ pub(crate) fn left_alone_until(
     let failed = history.career(id).and_then(|career| career.not_before);
     let refused = seen.refused.get(id).and_then(Refused::rests_until);
     view.instance.not_before.max(failed).max(refused)
+}
+
+/// Whether another version of its model is in force than the one that it has loaded, and a new start would bring that.
+fn is_outdated(view: &InstanceView, seen: &Observation) -> bool {
+    let in_force = seen.versions.get(&view.instance.model);
+    has_other_version(view, seen) && in_force.is_some_and(|in_force| view.instance.since < in_force.since)
+}
+
+fn has_other_version(view: &InstanceView, seen: &Observation) -> bool {
+    let in_force = seen.versions.get(&view.instance.model);
+    let loaded = view.heard.as_ref().map(|heard| &heard.report.version);
+    in_force.zip(loaded).is_some_and(|(in_force, loaded)| *loaded != in_force.version)
 }
 
 /// Whether it has run for as long as is charged in any case.

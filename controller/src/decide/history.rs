@@ -370,6 +370,7 @@ mod tests {
             missing: Vec::new(),
             operator: Default::default(),
             refused: BTreeMap::new(),
+            versions: BTreeMap::new(),
         }
     }
 

@@ -119,6 +119,8 @@ pub enum Cause {
     Silent,
     /// The pool serves another model now.
     OtherModel,
+    /// It has loaded an earlier version of the model than the one in force.
+    OtherVersion,
     /// The pool has no policy any more.
     NoPolicy,
     /// An operator cordoned it and wants it to go now.
@@ -301,6 +303,7 @@ impl fmt::Display for Cause {
             Self::NeverReady => "not ready after ten start delays",
             Self::Silent => "it has said nothing for two minutes",
             Self::OtherModel => "the pool serves another model now",
+            Self::OtherVersion => "the model has changed since it was loaded there",
             Self::NoPolicy => "the pool has no policy any more",
             Self::Cordoned => "cordoned, and told to leave",
         })

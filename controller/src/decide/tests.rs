@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use super::{check::check, *};
 use crate::{
     fleet::{Instance, State},
-    observe::{Heard, InstanceView, PoolView},
+    observe::{Heard, InForce, InstanceView, PoolView},
     operator::{Cordon, Operator},
     policy::parse,
 };
@@ -76,6 +76,7 @@ pub(crate) fn says(
         instance: view.instance.id.clone(),
         generation: "1".into(),
         model: view.instance.model.clone(),
+        version: String::new(),
         engine: "test".into(),
         phase,
         in_flight: u32::from(idle_since.is_none()),
@@ -125,6 +126,7 @@ pub(crate) fn seen(backlogs: &[(&str, Option<u64>)], instances: Vec<InstanceView
         missing: Vec::new(),
         operator: Operator::default(),
         refused: BTreeMap::new(),
+        versions: BTreeMap::new(),
     }
 }
 
@@ -472,5 +474,70 @@ proptest! {
             decide(&world.policies, &turned, &world.history),
             decide(&world.policies, &world.seen, &world.history)
         );
+    }
+}
+
+/// As seen, with version `2` of the model in force for a minute.
+fn with_new_version(mut seen: Observation) -> Observation {
+    let in_force = InForce { version: "2".to_owned(), since: at(NOW - 60) };
+    seen.versions.insert("p".to_owned(), in_force);
+    seen
+}
+
+fn loaded(mut view: InstanceView, version: &str) -> InstanceView {
+    view.heard.as_mut().expect("it spoke").report.version = version.to_owned();
+    view
+}
+
+/// What is planned for these instances of a pool that needs all of them, where version `2` is in force.
+#[track_caller]
+fn check_replaced(instances: Vec<InstanceView>, expected: &[&str]) {
+    let policies = policies(&[("p", "max = 3")]);
+    let seen = with_new_version(seen(&[("p", Some(30))], instances));
+    let history = history(&[(2000, 30)], &seen);
+    let plan = decide(&policies, &seen, &history);
+    assert_eq!(check(&policies, &seen, &history, &plan), Vec::<String>::new(), "{plan}");
+    let actions: Vec<_> = plan.actions().map(ToString::to_string).collect();
+    assert_eq!(actions, expected, "{plan}");
+}
+
+#[test]
+fn instances_that_have_loaded_an_earlier_version_are_replaced_one_after_the_other() {
+    let all = |version| ["p-1", "p-2", "p-3"].map(|id| loaded(busy(id), version));
+    let (old, new) = (all("1"), all("2"));
+    let why = "the model has changed since it was loaded there";
+    check_replaced(old.to_vec(), &[&format!("drain p-1: {why}")]);
+    let leaves = loaded(says(draining("p-1", NOW + 9), Phase::Draining, NOW - 3, None), "1");
+    check_replaced(vec![leaves, old[1].clone(), old[2].clone()], &[]);
+    check_replaced(vec![starting("p-1", NOW - 1), old[1].clone(), old[2].clone()], &[]);
+    check_replaced(vec![new[0].clone(), old[1].clone(), old[2].clone()], &[&format!("drain p-2: {why}")]);
+    check_replaced(new.to_vec(), &[]);
+}
+
+#[test]
+fn nobody_else_goes_where_the_new_version_cannot_be_loaded() {
+    let mut died = stopped("p-1");
+    (died.instance.since, died.instance.crashes) = (at(NOW - 5), 1);
+    died.instance.not_before = Some(at(NOW + 5));
+    check_replaced(vec![died, loaded(busy("p-2"), "1"), loaded(busy("p-3"), "1")], &[]);
+}
+
+#[test]
+fn who_was_started_since_and_has_another_version_all_the_same_is_left_alone() {
+    let late = says(in_state("p-1", State::Running, NOW - 30), Phase::Ready, NOW - 3, None);
+    check_replaced(vec![loaded(late, "1"), loaded(busy("p-2"), "2"), loaded(busy("p-3"), "2")], &[]);
+}
+
+#[test]
+fn a_drain_is_not_taken_back_where_the_version_is_an_earlier_one() {
+    let policies = policies(&[("p", "max = 3")]);
+    let leaves = says(draining("p-1", NOW + 9), Phase::Draining, NOW - 3, None);
+    for (version, expected) in [("2", 1), ("1", 0)] {
+        let instances = vec![loaded(leaves.clone(), version), loaded(busy("p-2"), "2")];
+        let seen = with_new_version(seen(&[("p", Some(30))], instances));
+        let history = history(&[(2000, 30)], &seen);
+        let plan = decide(&policies, &seen, &history);
+        let undrains = plan.actions().filter(|action| matches!(action, Action::Undrain { .. })).count();
+        assert_eq!(undrains, expected, "{plan}");
     }
 }

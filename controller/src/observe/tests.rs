@@ -50,6 +50,7 @@ impl Rig {
             instance: "p-1".into(),
             generation: generation.into(),
             model: "default".into(),
+            version: String::new(),
             engine: "test".into(),
             phase,
             in_flight: 0,

@@ -102,6 +102,7 @@ impl Rig {
             instance: id.into(),
             generation: "1".into(),
             model: "default".into(),
+            version: String::new(),
             engine: "test".into(),
             phase: Phase::Ready,
             in_flight: 0,

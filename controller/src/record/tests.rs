@@ -33,6 +33,7 @@ impl Rig {
             missing: Vec::new(),
             operator: Default::default(),
             refused: BTreeMap::new(),
+            versions: BTreeMap::new(),
         };
         let part = PoolPlan { desired, ready: 1, ..PoolPlan::default() };
         let plan = Plan { at, pools: BTreeMap::from([("p".to_owned(), part)]) };

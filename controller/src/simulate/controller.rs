@@ -79,6 +79,7 @@ impl<'a> Controller<'a> {
             missing,
             operator: Operator::default(),
             refused: self.refusals.now(now),
+            versions: BTreeMap::new(),
         }
     }
 

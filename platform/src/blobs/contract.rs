@@ -9,6 +9,7 @@ pub async fn suite(blobs: &SharedBlobs) {
     suite_but_for_creating_once(blobs).await;
     of_many_racing_writers_one_wins(blobs).await;
     put_replaces_and_put_new_does_not(blobs).await;
+    only_what_was_seen_is_replaced(blobs).await;
 }
 
 /// Every promise but those about a blob that is created once: there are emulators that write over it.
@@ -52,6 +53,24 @@ async fn put_replaces_and_put_new_does_not(blobs: &SharedBlobs) {
     blobs.put("replaced/x", "2".into()).await.expect("put");
     assert!(!blobs.put_new("replaced/x", "3".into()).await.expect("put_new"));
     assert_eq!(blobs.get("replaced/x").await.expect("get"), Some("2".into()));
+}
+
+async fn only_what_was_seen_is_replaced(blobs: &SharedBlobs) {
+    let replace = |seen: &'static str, body: &'static str| async move {
+        blobs.replace("seen/x", &seen.into(), body.into()).await.expect("replace")
+    };
+    assert!(!replace("", "new").await, "there is nothing");
+    assert_eq!(blobs.info("seen/x").await.expect("info"), None);
+    blobs.put("seen/x", Bytes::new()).await.expect("put");
+    assert!(!replace("1", "new").await);
+    assert!(replace("", "2").await);
+    assert!(!replace("", "3").await);
+    assert_eq!(blobs.get("seen/x").await.expect("get"), Some("2".into()));
+    let info = blobs.info("seen/x").await.expect("info").expect("it is there");
+    assert_eq!((info.key.as_str(), info.bytes), ("seen/x", 1));
+    let listed = blobs.list("seen/", None, 9).await.expect("list");
+    assert_eq!((listed.len(), listed[0].bytes), (1, 1));
+    assert_eq!(blobs.info("seen").await.expect("info of a prefix"), None);
 }
 
 async fn a_listing_is_ordered_paged_and_keeps_to_its_prefix(blobs: &SharedBlobs) {

@@ -213,6 +213,19 @@ impl BlobStore for DirBlobs {
         self.run(true, "looking for", key, |_, path| path.try_exists()).await
     }
 
+    async fn info(&self, key: &str) -> Result<Option<BlobInfo>> {
+        let named = key.to_owned();
+        let look = move |_: &Inner, path: &Path| match fs::metadata(path) {
+            Ok(data) if data.is_file() => {
+                Ok(Some(BlobInfo { key: named, bytes: data.len(), modified: data.modified()?.into() }))
+            }
+            Ok(_folder) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        self.run(true, "looking at", key, look).await
+    }
+
     async fn delete(&self, key: &str) -> Result<()> {
         let delete = |_: &Inner, path: &Path| match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),

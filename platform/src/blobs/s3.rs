@@ -140,6 +140,29 @@ impl BlobStore for S3Blobs {
         }
     }
 
+    /// The ETag that comes with the bytes names them to the write (user guide, "Conditional writes"): 412 where another writer came
+    /// first, and 404 where the blob was deleted.
+    async fn replace(&self, key: &str, seen: &Bytes, body: Bytes) -> Result<bool> {
+        let got = match self.client.get_object().bucket(&self.bucket).key(key).send().await {
+            Ok(got) => got,
+            Err(error) if aws::code(&error) == Some("NoSuchKey") => return Ok(false),
+            Err(error) => return Err(self.failed("reading", key, &error)),
+        };
+        let tag = got.e_tag.clone();
+        let there = got.body.collect().await;
+        let there =
+            there.map_err(|error| Error::unavailable(self.doing("reading", key), error))?.into_bytes();
+        if there != *seen {
+            return Ok(false);
+        }
+        let put = self.client.put_object().bucket(&self.bucket).key(key).set_if_match(tag);
+        let Err(error) = put.body(ByteStream::from(body)).send().await else { return Ok(true) };
+        match error.raw_response().map(|response| response.status().as_u16()) {
+            Some(404 | 409 | 412) => Ok(false),
+            _ => Err(self.failed("writing", key, &error)),
+        }
+    }
+
     async fn get(&self, key: &str) -> Result<Option<Bytes>> {
         let got = match self.client.get_object().bucket(&self.bucket).key(key).send().await {
             Ok(got) => got,
@@ -158,6 +181,21 @@ impl BlobStore for S3Blobs {
             Ok(_) => Ok(true),
             Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => Ok(false),
             Err(error) => Err(self.failed("looking for", key, &error)),
+        }
+    }
+
+    async fn info(&self, key: &str) -> Result<Option<BlobInfo>> {
+        match self.client.head_object().bucket(&self.bucket).key(key).send().await {
+            Ok(head) => {
+                let object = Object::builder()
+                    .key(key)
+                    .set_size(head.content_length)
+                    .set_last_modified(head.last_modified)
+                    .build();
+                Ok(info(object))
+            }
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => Ok(None),
+            Err(error) => Err(self.failed("looking at", key, &error)),
         }
     }
 

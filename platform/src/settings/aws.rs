@@ -19,7 +19,7 @@ pub struct Aws {
     pub prefix: String,
     /// The bucket of the images, `images/{id}`.
     pub input_bucket: Option<String>,
-    /// The bucket of the results, `results/{model}/{id}.json`.
+    /// The bucket of the results, `results/{model}/{version}/{id}.json`.
     pub output_bucket: Option<String>,
     /// What jobs and answers that come while a call of SQS is under way wait for others at least, and polls that want many
     /// messages after an answer: fewer calls, and people wait.

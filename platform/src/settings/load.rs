@@ -17,7 +17,7 @@ const DEFAULT_FILE: &str = "/etc/eirs/eirs.toml";
 const FILE_VARIABLE: &str = "EIRS_CONFIG";
 
 /// Where settings come from, in rising order of precedence.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Layers {
     file: Option<PathBuf>,
     environment: Vec<(String, String)>,

@@ -1,14 +1,20 @@
 //! `[models.NAME]`: what classifies, and how an image becomes what it sees.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::units;
+use crate::version;
 
 /// `[models.NAME]`. The defaults suit the model that is built into the worker and every 224-pixel model that was
 /// trained on pixels from -1 to 1, such as the MobileNets of TensorFlow; `models/README.md` has the settings of others.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+///
+/// Every key is part of the model's version, unless `platform/src/version.rs` lists it as one that decides no answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
     /// What classifies.
@@ -64,6 +70,11 @@ pub struct Model {
     pub max_pixels: u64,
     /// How many guesses a result holds.
     pub top: usize,
+
+    /// The operator's own part of the version: another text makes results of before no answers to new uploads.
+    pub version: Option<String>,
+    /// The whole version, where this machine has not the files that it would be made of; `eirs setup` writes it.
+    pub digest: Option<String>,
 }
 
 /// What classifies.
@@ -124,6 +135,11 @@ impl Model {
     /// The model that is asked when an upload names none.
     pub const DEFAULT: &'static str = "default";
 
+    /// The file of the labels: the one that is set, or else the one that is found beside the model file.
+    pub fn labels_file(&self) -> Option<PathBuf> {
+        self.labels.clone().or_else(|| labels_beside(self.path.as_deref()?))
+    }
+
     /// What does not fit together, as `key: what is wrong`.
     pub(super) fn complaints(&self) -> Vec<String> {
         let scripted = self.classifier == Classifier::Script;
@@ -150,6 +166,10 @@ impl Model {
                 "env: each is the name of a variable, the beginning of names with a star (`MY_*`), or `NAME=value`",
             ),
             (self.timeout >= Duration::from_millis(10), "timeout: must be at least 10ms"),
+            (
+                self.digest.as_deref().is_none_or(version::is_version),
+                "digest: must be small letters and digits, at most 64",
+            ),
         ];
         rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned()).collect()
     }
@@ -160,6 +180,12 @@ fn is_variable(entry: &str) -> bool {
     let name =
         entry.split_once('=').map_or_else(|| entry.strip_suffix('*').unwrap_or(entry), |(name, _)| name);
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !entry.contains('\0')
+}
+
+/// The labels that are found beside a model file without being named.
+pub fn labels_beside(model: &Path) -> Option<PathBuf> {
+    let usual = ["labels.txt", "labels.json"].map(|name| model.with_file_name(name));
+    usual.into_iter().find(|path| path.is_file())
 }
 
 impl Default for Model {
@@ -188,6 +214,8 @@ impl Default for Model {
             timeout: Duration::from_secs(30),
             max_pixels: 100_000_000,
             top: 5,
+            version: None,
+            digest: None,
         }
     }
 }

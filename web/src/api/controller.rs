@@ -192,6 +192,9 @@ struct Instance {
     /// What classifies there.
     #[oai(nullable)]
     engine: Option<String>,
+    /// The version of the model that it has loaded.
+    #[oai(nullable)]
+    version: Option<String>,
     /// Mean time from the receipt of a job to its result, in milliseconds, in the last report that had any.
     #[oai(nullable)]
     service_mean_ms: Option<f64>,

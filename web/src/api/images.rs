@@ -63,6 +63,15 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
         ),
         model(),
         top(),
+        query(
+            "fresh",
+            "`1` classifies the image also where its result is known, and stores the new one in its place.",
+            MetaSchema {
+                pattern: Some("^(0|1|true|false)?$".to_owned()),
+                example: Some(json!("1")),
+                ..MetaSchema::new("string")
+            },
+        ),
         query("name", "The name of an image that is the bare body. It is shown, and means nothing.", name),
     ];
     let mut responses = vec![
@@ -123,7 +132,9 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
 
 pub(super) fn result() -> MetaPath {
     const ABOUT: &str = "\
-The result of an earlier upload, wherever it was uploaded: the id names the image by its content.
+The result of an earlier upload, wherever it was uploaded: the id names the image by its content. Without `model` it is the \
+result of the model for which the image was uploaded, of `default` first. Of several versions of a model the one in force \
+counts, or else the newest result.
 
 ```
 curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
@@ -150,12 +161,23 @@ curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
             "`bad request`: a parameter is broken.",
             &[Problem::bad_request("top: should be a number from 1 on, like `?top=3`")],
         ),
-        refusal("`not found`: no such image was uploaded, or there is no such model.", &[unknown]),
+        refusal(
+            "`not found`: no such image was uploaded (for this model), there is no such model, or no result of this version.",
+            &[unknown],
+        ),
+        refusal(
+            "`no longer queued`: the image waited for longer than the service keeps a job. A new upload tries again.",
+            &[Problem::dropped(example().id)],
+        ),
     ];
     responses.extend(no_label());
     responses.push(refusal("`storage unavailable`: the result could not be looked up.", &[storage()]));
     let operation = operation("result", TAG, "The result of an earlier upload", ABOUT, responses);
-    path("/results/{id}", Method::GET, MetaOperation { params: vec![id, model(), top()], ..operation })
+    path(
+        "/results/{id}",
+        Method::GET,
+        MetaOperation { params: vec![id, model(), top(), version()], ..operation },
+    )
 }
 
 fn wait() -> MetaSchema {
@@ -173,6 +195,15 @@ fn model() -> MetaOperationParam {
         ..MetaSchema::new("string")
     };
     query("model", "The model that shall look at it.", schema)
+}
+
+fn version() -> MetaOperationParam {
+    let schema = MetaSchema {
+        pattern: Some("^[0-9a-z]{1,64}$".to_owned()),
+        example: Some(json!(example().version)),
+        ..MetaSchema::new("string")
+    };
+    query("version", "The version of the model whose result is wanted, as results show it.", schema)
 }
 
 fn top() -> MetaOperationParam {
@@ -250,6 +281,7 @@ pub(super) fn example() -> Reply {
         id: JobId::of(b"heart.jpg"),
         name: "heart.jpg".to_owned(),
         model: Model::DEFAULT.to_owned(),
+        version: "0f1e2d3c4b5a6978".to_owned(),
         outcome: Outcome::Classified { top: vec![guess("heart", 0.875), guess("star", 0.0625)] },
         worker: "default-1".to_owned(),
         at: DateTime::UNIX_EPOCH,

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Instant};
 
-use eirs_platform::{job::Guess, settings::Model};
+use eirs_platform::{job::Guess, settings::Model, version};
 use serde::Serialize;
 
 use super::{Description, Image, Port, load};
@@ -13,6 +13,8 @@ pub struct Report {
     /// What it is made of.
     #[serde(flatten)]
     pub description: Description,
+    /// The version under which its results are filed.
+    pub version: String,
     /// How long loading took, in milliseconds.
     pub load_ms: f64,
     /// What it says about the test image, if there was one.
@@ -43,7 +45,8 @@ pub fn check(model: &Model, image: Option<&Image>) -> anyhow::Result<Report> {
     let start = Instant::now();
     let loaded = load(model)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
-    let mut report = Report { description: loaded.describe(), load_ms, answer: None, hints: Vec::new() };
+    let (description, version) = (loaded.describe(), version::of(model)?);
+    let mut report = Report { description, version, load_ms, answer: None, hints: Vec::new() };
     if let Some(image) = image {
         let mut classifier = loaded.classifier()?;
         let images = std::slice::from_ref(image);
@@ -73,6 +76,7 @@ impl fmt::Display for Report {
             text => writeln!(f, "{name:<10} {text}"),
         };
         line("model", model)?;
+        line("version", &self.version)?;
         line("engine", &format!("{engine}, loaded in {:.0} ms", self.load_ms))?;
         line("advice", advice.as_deref().unwrap_or_default())?;
         line("input", &ports(inputs))?;

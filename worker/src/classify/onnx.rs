@@ -31,12 +31,11 @@ use super::{Classifier, Description, Failure, Image, Loaded, Port, panic_text};
 
 /// The files of this machine that a model needs, each with the setting that names it, or would.
 pub(super) fn files(model: &Model) -> Vec<(&'static str, PathBuf)> {
-    let labels = model.labels.clone().or_else(|| labels::beside(model.path.as_deref()?));
     let wants_library = model.engine != settings::Engine::Rten;
     let library = wants_library.then(|| ort::library(model.onnxruntime.as_deref())).flatten();
     let named = [
         ("path", model.path.clone()),
-        ("labels", labels),
+        ("labels", model.labels_file()),
         ("check_image", model.check_image.clone()),
         ("onnxruntime", library),
     ];
@@ -415,5 +414,20 @@ impl Classifier for OnnxClassifier {
             self.classify_together(chunk, &mut answers);
         }
         answers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eirs_platform::{job::JobId, version::BUILT_IN};
+
+    use super::Source;
+
+    #[test]
+    fn the_version_knows_the_model_that_is_built_in() {
+        let Source::BuiltIn(model) = Source::SHAPES else { panic!("it is built in") };
+        // An id is a SHA-256, too.
+        let hashed = [model, Source::SHAPES_LABELS.as_bytes()].map(|bytes| JobId::of(bytes).to_string());
+        assert_eq!(hashed, BUILT_IN, "platform/src/version.rs: BUILT_IN");
     }
 }

@@ -29,11 +29,11 @@ mod once;
 mod scratch;
 mod stream;
 
-use std::{ffi::OsStr, path::PathBuf};
-
-use anyhow::{Context, bail};
-use eirs_platform::settings::{Model, Protocol};
-use rustix::fs::{Access, access};
+use anyhow::Context;
+use eirs_platform::{
+    settings::{Model, Protocol},
+    version::program_file,
+};
 
 use super::{Classifier, Description, Failure, Loaded};
 
@@ -48,21 +48,9 @@ pub(super) struct Script {
 impl Script {
     pub(super) fn load(model: &Model) -> anyhow::Result<Self> {
         let program = model.command.first().context("command: a script needs the command to run")?;
-        find(program).with_context(|| format!("command: {program:?} is not a program that can be run"))?;
+        program_file(program)
+            .with_context(|| format!("command: {program:?} is not a program that can be run"))?;
         Ok(Self { settings: model.clone() })
-    }
-}
-
-/// The file that a command's name stands for, as the system looks for it.
-fn find(program: &str) -> anyhow::Result<PathBuf> {
-    let is_program = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
-    if program.contains('/') {
-        return Some(PathBuf::from(program)).filter(is_program).context("no such executable file");
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    match std::env::split_paths(&path).map(|folder| folder.join(OsStr::new(program))).find(is_program) {
-        Some(found) => Ok(found),
-        None => bail!("it is in no folder of PATH"),
     }
 }
 

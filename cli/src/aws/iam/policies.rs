@@ -107,7 +107,10 @@ pub(crate) fn worker(scope: &Scope) -> Value {
         allow(
             "Results",
             &["s3:GetObject", "s3:PutObject"],
-            &[scope.objects(&scope.output_bucket, "results/*")],
+            &[
+                scope.objects(&scope.output_bucket, "results/*"),
+                scope.objects(&scope.output_bucket, "versions/*"),
+            ],
         ),
         missing_is_missing(scope),
     ];
@@ -142,7 +145,11 @@ pub(crate) fn web(scope: &Scope) -> Value {
         allow("SayThatTheControllerIsHere", &["sqs:TagQueue"], &[scope.queue("events")]),
         allow("PutDeadLettersAway", &["sqs:PurgeQueue"], &[scope.queue("dead-*")]),
         allow("Queues", &["sqs:ListQueues"], &["*".to_owned()]),
-        allow("Images", &["s3:GetObject", "s3:PutObject"], &[scope.objects(&scope.input_bucket, "images/*")]),
+        allow(
+            "Images",
+            &["s3:GetObject", "s3:PutObject"],
+            &[scope.objects(&scope.input_bucket, "images/*"), scope.objects(&scope.input_bucket, "asked/*")],
+        ),
         allow(
             "Results",
             &["s3:GetObject", "s3:DeleteObject"],
@@ -371,9 +378,10 @@ mod tests {
         ] {
             assert!(resources(&worker, action).is_empty(), "{action}");
         }
-        assert!(
-            resources(&worker, "s3:PutObject").iter().all(|resource| resource.contains("-output/results/"))
-        );
+        let is_of_results = |resource: &String| {
+            resource.contains("-output/results/") || resource.contains("-output/versions/")
+        };
+        assert!(resources(&worker, "s3:PutObject").iter().all(is_of_results));
     }
 
     #[test]

@@ -75,6 +75,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
             missing: Vec::new(),
             operator: Operator { cordoned: cordoned.collect(), ..Operator::default() },
             refused: BTreeMap::new(),
+            versions: BTreeMap::new(),
         };
         let past = if has_past { past } else { Vec::new() };
         let history = history(&policies, &past, &seen);

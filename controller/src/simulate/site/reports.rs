@@ -109,6 +109,7 @@ impl Site<'_> {
             instance: self.load.id(machine as usize),
             generation: it.generation.to_string(),
             model: it.model.clone(),
+            version: String::new(),
             engine: "simulated".to_owned(),
             phase: match it.power {
                 Power::Serving => Phase::Ready,

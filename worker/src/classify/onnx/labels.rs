@@ -1,11 +1,9 @@
 //! The names of a model's outputs.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, bail, ensure};
+use eirs_platform::settings::labels_beside;
 use serde_json::Value;
 
 /// Labels in the order of the outputs, and where they come from.
@@ -16,16 +14,10 @@ pub(super) struct Labels {
     pub(super) source: String,
 }
 
-/// The labels that lie beside a model file.
-pub(super) fn beside(model: &Path) -> Option<PathBuf> {
-    let usual = ["labels.txt", "labels.json"].map(|name| model.with_file_name(name));
-    usual.into_iter().find(|path| path.is_file())
-}
-
 impl Labels {
     /// Reads the file of the settings, or else `labels.txt` or `labels.json` beside the model; `None` without either.
     pub(super) fn find(set: Option<&Path>, model: &Path) -> anyhow::Result<Option<Self>> {
-        let Some(file) = set.map(Path::to_owned).or_else(|| beside(model)) else { return Ok(None) };
+        let Some(file) = set.map(Path::to_owned).or_else(|| labels_beside(model)) else { return Ok(None) };
         let source = format!("labels {}", file.display());
         let bytes = std::fs::read(&file).with_context(|| format!("{source}: cannot be read"))?;
         let text = String::from_utf8(bytes).ok().with_context(|| format!("{source}: is not UTF-8 text"))?;

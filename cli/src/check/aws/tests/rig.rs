@@ -119,6 +119,7 @@ impl<'a> Rig<'a> {
             id: JobId::of(name.as_bytes()),
             name: name.into(),
             model: "default".into(),
+            version: "1".into(),
             outcome: Outcome::Classified { top: vec![Guess { label: label.into(), confidence: 0.5 }] },
             worker: "i-1".into(),
             at: Utc::now(),
@@ -126,7 +127,7 @@ impl<'a> Rig<'a> {
             classify_ms: 1.0,
             trace: None,
         };
-        let key = reply.id.result_key("default");
+        let key = reply.id.result_key("default", "1");
         let put = self.account.s3.put_object().bucket(self.account.output_bucket()).key(key);
         put.body(encode(&reply).into()).send().await.unwrap();
     }

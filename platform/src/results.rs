@@ -1,0 +1,234 @@
+//! The results of all versions of a model: `results/{model}/{version}/{id}.json`, and for each version a note,
+//! `versions/{model}/{version}.json`, by which the results of versions that are no longer in force are found.
+//!
+//! A stored result that cannot be read, because a power cut left it empty or a newer program wrote it, counts as absent. The next
+//! result takes its place.
+
+use bytes::Bytes;
+
+use crate::{
+    blobs::BlobStore,
+    error::Result,
+    job::{self, JobId, Outcome, Reply},
+};
+
+/// So many versions are looked through for a result of an image, the latest first.
+const VERSIONS_MAX: usize = 100;
+
+/// What is stored under a result's key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stored {
+    /// Nothing.
+    Nothing,
+    /// A result, and its bytes.
+    Result(Box<Reply>, Bytes),
+    /// Something that is no result of this image.
+    Broken(Bytes, String),
+}
+
+impl Stored {
+    /// The result, where there is one.
+    pub fn reply(self) -> Option<Reply> {
+        match self {
+            Self::Result(reply, _) => Some(*reply),
+            Self::Nothing | Self::Broken(..) => None,
+        }
+    }
+}
+
+/// Reads bytes that were stored as the result of an image, or says what is wrong with them.
+pub fn read(id: JobId, body: &[u8]) -> std::result::Result<Reply, String> {
+    if body.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let reply = job::decode::<Reply>(body).map_err(|error| error.to_string())?;
+    // It may be read, and mean something else.
+    if reply.v > job::VERSION {
+        return Err(format!(
+            "it is written in message version {}, this program reads up to {}",
+            reply.v,
+            job::VERSION
+        ));
+    }
+    if reply.id != id {
+        return Err(format!("it is of the image {}", reply.id));
+    }
+    match &reply.outcome {
+        Outcome::Classified { top } if top.is_empty() => Err("it has no label".to_owned()),
+        _ => Ok(reply),
+    }
+}
+
+/// The result of this version of a model.
+pub async fn get(results: &dyn BlobStore, id: JobId, model: &str, version: &str) -> Result<Stored> {
+    let key = id.result_key(model, version);
+    Ok(match results.get(&key).await? {
+        None => Stored::Nothing,
+        Some(body) => match read(id, &body) {
+            Ok(reply) => Stored::Result(Box::new(reply), body),
+            Err(why) => {
+                tracing::warn!(key, "the stored result {key} cannot be read: {why}; it counts as absent");
+                Stored::Broken(body, why)
+            }
+        },
+    })
+}
+
+/// Stores a result, once: of two workers that had the same job the first one's result counts. Answers what is stored then. What
+/// cannot be read, and with `fresh` what was stored before, is replaced.
+pub async fn put(results: &dyn BlobStore, reply: &Reply, fresh: bool) -> Result<Bytes> {
+    let key = reply.id.result_key(&reply.model, &reply.version);
+    let body = job::encode(reply);
+    if fresh {
+        // A try that came to nothing takes nothing away.
+        if reply.is_final() {
+            results.put(&key, body.clone()).await?;
+        } else {
+            results.put_new(&key, body.clone()).await?;
+        }
+        return Ok(body);
+    }
+    loop {
+        if results.put_new(&key, body.clone()).await? {
+            return Ok(body);
+        }
+        match get(results, reply.id, &reply.model, &reply.version).await? {
+            Stored::Result(before, stored) if before.is_final() || !reply.is_final() => return Ok(stored),
+            // Given up before, and done now.
+            Stored::Result(_, given_up) => {
+                if results.replace(&key, &given_up, body.clone()).await? {
+                    return Ok(body);
+                }
+            }
+            Stored::Broken(broken, _) => {
+                if results.replace(&key, &broken, body.clone()).await? {
+                    return Ok(body);
+                }
+            }
+            // Deleted just now.
+            Stored::Nothing => {}
+        }
+    }
+}
+
+/// Notes that there are results of this version. Said again, it makes the version the latest.
+pub async fn note_version(results: &dyn BlobStore, model: &str, version: &str) -> Result<()> {
+    let note = serde_json::json!({ "model": model, "version": version }).to_string();
+    results.put(&format!("versions/{model}/{version}.json"), note.into()).await
+}
+
+/// The results of an image by all versions of a model, in no order.
+pub async fn all(results: &dyn BlobStore, id: JobId, model: &str) -> Result<Vec<Reply>> {
+    let prefix = format!("versions/{model}/");
+    let mut noted = results.list(&prefix, None, 10 * VERSIONS_MAX).await?;
+    noted.sort_by_key(|note| std::cmp::Reverse(note.modified));
+    noted.truncate(VERSIONS_MAX);
+    let version = |key: &str| key.strip_prefix(&prefix)?.strip_suffix(".json").map(str::to_owned);
+    let noted = noted.iter().filter_map(|note| version(&note.key));
+    let mut found = Vec::new();
+    // Those of a time without versions have no note.
+    for version in noted.chain([String::new()]) {
+        found.extend(get(results, id, model, &version).await?.reply());
+    }
+    Ok(found)
+}
+
+/// The newest result of an image by any version of a model.
+pub async fn newest(results: &dyn BlobStore, id: JobId, model: &str) -> Result<Option<Reply>> {
+    Ok(all(results, id, model).await?.into_iter().max_by_key(|reply| reply.at))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::{DateTime, TimeDelta};
+
+    use super::*;
+    use crate::{blobs::memory::MemoryBlobs, clock::SystemClock, job::Guess};
+
+    fn store() -> MemoryBlobs {
+        MemoryBlobs::new(Arc::new(SystemClock))
+    }
+
+    fn reply(version: &str, at_s: i64, label: &str) -> Reply {
+        Reply {
+            v: job::VERSION,
+            id: JobId::of(b"image"),
+            name: "a.jpg".into(),
+            model: "m".into(),
+            version: version.into(),
+            outcome: Outcome::Classified { top: vec![Guess { label: label.into(), confidence: 1.0 }] },
+            worker: "w".into(),
+            at: DateTime::UNIX_EPOCH + TimeDelta::seconds(at_s),
+            queued_ms: 0.0,
+            classify_ms: 0.0,
+            trace: None,
+        }
+    }
+
+    fn given_up(version: &str) -> Reply {
+        Reply { outcome: Outcome::GaveUp { reason: "tried".into() }, ..reply(version, 0, "") }
+    }
+
+    #[tokio::test]
+    async fn the_first_result_counts_and_a_fresh_one_replaces_it() {
+        let store = store();
+        let (first, second) = (reply("1", 1, "cat"), reply("1", 2, "dog"));
+        assert_eq!(put(&store, &first, false).await.unwrap(), job::encode(&first));
+        assert_eq!(put(&store, &second, false).await.unwrap(), job::encode(&first));
+        assert_eq!(put(&store, &second, true).await.unwrap(), job::encode(&second));
+        assert_eq!(put(&store, &given_up("1"), true).await.unwrap(), job::encode(&given_up("1")));
+        assert_eq!(get(&store, second.id, "m", "1").await.unwrap().reply(), Some(second));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_absent_and_the_next_result_takes_its_place() {
+        let whole = job::encode(&reply("1", 1, "cat"));
+        let newer = String::from_utf8(whole.to_vec()).unwrap().replace("\"v\":1", "\"v\":9");
+        let other = job::encode(&Reply { id: JobId::of(b"other"), ..reply("1", 1, "cat") });
+        let none = Outcome::Classified { top: Vec::new() };
+        let unlabelled = job::encode(&Reply { outcome: none, ..reply("1", 1, "") });
+        for broken in [
+            Bytes::new(),
+            whole.slice(..whole.len() - 1),
+            vec![0; 200].into(),
+            newer.into(),
+            other,
+            unlabelled,
+        ] {
+            let store = store();
+            let result = reply("1", 2, "dog");
+            store.put(&result.id.result_key("m", "1"), broken.clone()).await.unwrap();
+            let found = get(&store, result.id, "m", "1").await.unwrap();
+            assert!(matches!(&found, Stored::Broken(body, _) if *body == broken), "{found:?}");
+            assert_eq!(put(&store, &result, false).await.unwrap(), job::encode(&result));
+            assert_eq!(get(&store, result.id, "m", "1").await.unwrap().reply(), Some(result));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_was_given_up_and_is_done_after_all_is_done() {
+        let store = store();
+        let done = reply("1", 2, "dog");
+        put(&store, &given_up("1"), false).await.unwrap();
+        put(&store, &done, false).await.unwrap();
+        assert_eq!(put(&store, &given_up("1"), false).await.unwrap(), job::encode(&done));
+    }
+
+    #[tokio::test]
+    async fn the_newest_of_all_versions_is_found_that_of_a_time_without_versions_too() {
+        let store = store();
+        let id = JobId::of(b"image");
+        assert_eq!(newest(&store, id, "m").await.unwrap(), None);
+        put(&store, &reply("", 1, "old"), false).await.unwrap();
+        assert_eq!(newest(&store, id, "m").await.unwrap(), Some(reply("", 1, "old")));
+        for (version, at_s) in [("b", 3), ("a", 2)] {
+            note_version(&store, "m", version).await.unwrap();
+            put(&store, &reply(version, at_s, version), false).await.unwrap();
+        }
+        note_version(&store, "m", "c").await.unwrap();
+        assert_eq!(newest(&store, id, "m").await.unwrap(), Some(reply("b", 3, "b")));
+        assert_eq!(newest(&store, id, "other").await.unwrap(), None);
+    }
+}

@@ -1,0 +1,287 @@
+//! Which model gives an answer: a short digest of everything that decides it. A result is filed under it, so that an answer of
+//! the model as it was is never taken for an answer of the model as it is.
+//!
+//! Web hosts, workers and the controller of one machine compute it from the same settings and the same files, and so agree
+//! without asking each other. Where a machine has not the files, `digest` in the settings says what it is; `eirs setup` writes
+//! it. `version/watch.rs` notices changes while a program runs.
+//!
+//! What runs the model (`engine`, `onnxruntime`, `batch`, `timeout`) is not part of it: the engines agree but for rounding.
+
+pub mod watch;
+mod weights;
+
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::settings::{Classifier, Model};
+
+pub use self::weights::weights;
+
+/// Raised with every change of the worker that gives any model other numbers for the same image and the same settings: in the
+/// decoders, in the resizing, in the softmax.
+pub const DECODER: u32 = 1;
+
+/// The model of shapes that is built into the worker, and its labels: the SHA-256 of each. A test of the worker compares them
+/// with what it has built in.
+pub const BUILT_IN: [&str; 2] = [
+    "98fab98b3bc761dcfba02b5ec18ff697545a97f2afec6bedd2bea575c37ed4fd",
+    "9d7d7b956f7ef954aecdd936fd197a60a3e2283517b374c67fa6a4f3bac2ad58",
+];
+
+/// Settings of a model that decide no answer, or whose file's content does instead.
+const DECIDES_NOTHING: [&str; 9] =
+    ["path", "labels", "engine", "onnxruntime", "batch", "check_image", "check_label", "timeout", "digest"];
+/// Those that mean something to a script alone, ...
+const OF_SCRIPTS: [&str; 3] = ["command", "env", "protocol"];
+/// ... and all that do mean something to a script, or to every classifier.
+const OF_ALL: [&str; 4] = ["classifier", "top", "max_pixels", "version"];
+
+/// Stands in `digest` where nobody knows it but the workers: the version is the one that they answer with.
+pub const ASK_WORKERS: &str = "unknown";
+
+/// So many bytes of the SHA-256 are kept: enough for more versions than anybody trains.
+const BYTES: usize = 8;
+
+/// Why the version of a model is not known here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unknown(String);
+
+/// The version of a model as its settings and files are now. What was hashed is remembered as long as the file stays the same.
+///
+/// # Errors
+///
+/// One sentence where a file that decides cannot be read.
+pub fn of(model: &Model) -> Result<String, Unknown> {
+    match model.digest.as_deref() {
+        Some(ASK_WORKERS) => return Err(Unknown("it is the one that its workers answer with".to_owned())),
+        Some(digest) => return Ok(digest.to_owned()),
+        None => {}
+    }
+    let mut hashing = Fields(Sha256::new());
+    hashing.add("decoder", DECODER.to_string().as_bytes());
+    for (key, value) in deciding_settings(model) {
+        hashing.add(&key, value.to_string().as_bytes());
+    }
+    for source in sources(model)? {
+        match source {
+            Source::BuiltIn(name, digest) => hashing.add(name, digest.as_bytes()),
+            Source::File(name, file) => hashing.add(name, content(&file)?.as_bytes()),
+        }
+    }
+    Ok(hex(&hashing.0.finalize()[..BYTES]))
+}
+
+/// Whether a text can be a version, and so part of a key.
+pub fn is_version(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+}
+
+/// What tells whether a model's files are what they were: which they are, how long, and when they changed last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fingerprint(Vec<(PathBuf, Option<Stamp>)>);
+
+impl Fingerprint {
+    /// Of the files of a model, as they are now.
+    pub fn of(model: &Model) -> Self {
+        let sources = sources(model).unwrap_or_default();
+        let mut files: Vec<_> = sources.into_iter().filter_map(Source::file).collect();
+        // Those that are named and missing may come.
+        files.extend(model.path.clone());
+        files.extend(model.labels.clone());
+        Self(files.into_iter().map(|file| (file.clone(), Stamp::of(&file).ok())).collect())
+    }
+
+    /// Of one file.
+    pub(crate) fn of_file(file: &Path) -> Self {
+        Self(vec![(file.to_owned(), Stamp::of(file).ok())])
+    }
+
+    /// Whether there is no file at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// One of the things beside the settings that decide.
+enum Source {
+    BuiltIn(&'static str, &'static str),
+    File(&'static str, PathBuf),
+}
+
+impl Source {
+    fn file(self) -> Option<PathBuf> {
+        match self {
+            Self::BuiltIn(..) => None,
+            Self::File(_, file) => Some(file),
+        }
+    }
+}
+
+fn sources(model: &Model) -> Result<Vec<Source>, Unknown> {
+    match model.classifier {
+        Classifier::Onnx => Ok(of_onnx(model)),
+        Classifier::Script => of_script(&model.command),
+        Classifier::Noop => Ok(Vec::new()),
+    }
+}
+
+fn of_onnx(model: &Model) -> Vec<Source> {
+    let mut sources = match &model.path {
+        Some(path) => vec![Source::File("model", path.clone())],
+        None => vec![Source::BuiltIn("model", BUILT_IN[0])],
+    };
+    let weights = model.path.iter().flat_map(|path| weights(path));
+    sources.extend(weights.map(|(_, file)| Source::File("weights", file)));
+    match model.labels_file() {
+        Some(labels) => sources.push(Source::File("labels", labels)),
+        None if model.path.is_none() => sources.push(Source::BuiltIn("labels", BUILT_IN[1])),
+        None => {}
+    }
+    sources
+}
+
+/// The program, and every file that an argument names: the script of an interpreter, the weights that it is given.
+fn of_script(command: &[String]) -> Result<Vec<Source>, Unknown> {
+    let Some((program, arguments)) = command.split_first() else { return Ok(Vec::new()) };
+    let found = program_file(program)
+        .ok_or_else(|| Unknown(format!("command: {program:?} is not a program that can be run")))?;
+    let named = arguments.iter().flat_map(|argument| named_files(argument));
+    Ok(std::iter::once(Source::File("program", found))
+        .chain(named.map(|file| Source::File("argument", file)))
+        .collect())
+}
+
+/// The files that an argument names: itself, the `FILE` of `--weights=FILE`, the words of `sh -c 'python3 classify.py'`. What a
+/// shell is told to write to is none.
+fn named_files(argument: &str) -> Vec<PathBuf> {
+    let whole = PathBuf::from(argument);
+    if whole.is_file() {
+        return vec![whole];
+    }
+    let mut files = Vec::new();
+    let mut is_written = false;
+    for word in argument.split_whitespace() {
+        if let Some((_, target)) = word.rsplit_once('>') {
+            is_written = target.is_empty();
+            continue;
+        }
+        if std::mem::take(&mut is_written) {
+            continue;
+        }
+        let value = word.rsplit('=').next().unwrap_or(word);
+        let file = PathBuf::from(value.trim_matches(['"', '\'', ';', '(', ')', '|', '&', '<', '`', '$']));
+        if file.is_file() {
+            files.push(file);
+        }
+    }
+    files
+}
+
+/// The file that a command's name stands for, as the system looks for it.
+pub fn program_file(program: &str) -> Option<PathBuf> {
+    use rustix::fs::{Access, access};
+    let is_program = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
+    if program.contains('/') {
+        return Some(PathBuf::from(program)).filter(is_program);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(OsStr::new(program))).find(is_program)
+}
+
+/// The settings that decide, in the order of their names. A key that is not set is left out, so that one that a later program
+/// knows and nobody has set changes nothing.
+fn deciding_settings(model: &Model) -> Vec<(String, Value)> {
+    let decides = |key: &str| match model.classifier {
+        Classifier::Onnx => !DECIDES_NOTHING.contains(&key) && !OF_SCRIPTS.contains(&key),
+        Classifier::Script => OF_SCRIPTS.contains(&key) || OF_ALL.contains(&key),
+        Classifier::Noop => ["classifier", "version"].contains(&key),
+    };
+    let Ok(Value::Object(all)) = serde_json::to_value(model) else { return Vec::new() };
+    let mut deciding: Vec<_> =
+        all.into_iter().filter(|(key, value)| decides(key) && !value.is_null()).collect();
+    deciding.sort_by(|(a, _), (b, _)| a.cmp(b));
+    deciding
+}
+
+/// What is hashed, each part with its name and length, so that no two lists of parts look the same.
+struct Fields(Sha256);
+
+impl Fields {
+    fn add(&mut self, name: &str, value: &[u8]) {
+        for part in [name.as_bytes(), value] {
+            self.0.update((part.len() as u64).to_le_bytes());
+            self.0.update(part);
+        }
+    }
+}
+
+/// What tells one state of a file from another: which file it is, how long, and when its content and its entry changed last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &Path) -> io::Result<Self> {
+        fs::metadata(file).map(|data| Self {
+            file: (data.dev(), data.ino()),
+            bytes: data.len(),
+            modified: (data.mtime(), data.mtime_nsec()),
+            changed: (data.ctime(), data.ctime_nsec()),
+        })
+    }
+}
+
+/// What is known of files, by their paths, as long as they are what they were.
+type Known<T> = LazyLock<Mutex<HashMap<PathBuf, (Stamp, T)>>>;
+
+/// What was hashed: a model of a gigabyte takes a second.
+static HASHED: Known<String> = Known::new(Mutex::default);
+
+/// The SHA-256 of a file's content.
+fn content(file: &Path) -> Result<String, Unknown> {
+    let unreadable = |error: io::Error| Unknown(format!("{}: cannot be read: {error}", file.display()));
+    let hashed = || HASHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let stamp = Stamp::of(file).map_err(unreadable)?;
+    if let Some((_, digest)) = hashed().get(file).filter(|(known, _)| *known == stamp) {
+        return Ok(digest.clone());
+    }
+    let digest = hash(file).map_err(unreadable)?;
+    // One that changed meanwhile is hashed again by whoever asks next.
+    if Stamp::of(file).is_ok_and(|now| now == stamp) {
+        hashed().insert(file.to_owned(), (stamp, digest.clone()));
+    }
+    Ok(digest)
+}
+
+fn hash(file: &Path) -> io::Result<String> {
+    let (mut file, mut hasher) = (File::open(file)?, Sha256::new());
+    let mut part = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut part)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            read => hasher.update(&part[..read]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests;

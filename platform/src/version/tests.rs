@@ -1,0 +1,198 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::settings::{Channels, Engine, Layers, Layout, Protocol};
+
+fn version(model: &Model) -> String {
+    of(model).unwrap()
+}
+
+fn written(folder: &Path, name: &str, content: &str) -> PathBuf {
+    let file = folder.join(name);
+    // By another file of that name, as tools do it: two writes within one tick of the clock must look different.
+    let beside = folder.join("beside");
+    fs::write(&beside, content).unwrap();
+    fs::rename(beside, &file).unwrap();
+    file
+}
+
+/// Settings of one model, as a program reads them.
+fn read(table: &str) -> Model {
+    let folder = tempfile::tempdir().unwrap();
+    let file = written(folder.path(), "eirs.toml", table);
+    Layers::of(Some(&file), &[]).load().unwrap().models.remove("default").unwrap()
+}
+
+/// Each key that is there, with another value than its default, and whether the answers of an ONNX model hang on it.
+fn changed() -> Vec<(&'static str, Model, bool)> {
+    let model = Model::default;
+    vec![
+        ("classifier", Model { classifier: Classifier::Noop, ..model() }, true),
+        ("engine", Model { engine: Engine::Rten, ..model() }, false),
+        ("onnxruntime", Model { onnxruntime: Some("/lib/x.so".into()), ..model() }, false),
+        ("size", Model { size: 96, ..model() }, true),
+        ("resize", Model { resize: 128, ..model() }, true),
+        ("layout", Model { layout: Layout::Nhwc, ..model() }, true),
+        ("channels", Model { channels: Channels::Bgr, ..model() }, true),
+        ("divide_by", Model { divide_by: 255.0, ..model() }, true),
+        ("mean", Model { mean: [1.0, 1.0, 1.000_001], ..model() }, true),
+        ("std", Model { std: [1.0, 2.0, 1.0], ..model() }, true),
+        ("softmax", Model { softmax: false, ..model() }, true),
+        ("scaled_decode", Model { scaled_decode: false, ..model() }, true),
+        ("batch", Model { batch: 4, ..model() }, false),
+        ("check_image", Model { check_image: Some("cat.jpg".into()), ..model() }, false),
+        ("check_label", Model { check_label: Some("cat".into()), ..model() }, false),
+        ("command", Model { command: vec!["x".into()], ..model() }, false),
+        ("protocol", Model { protocol: Protocol::Stream, ..model() }, false),
+        ("env", Model { env: vec!["A=1".into()], ..model() }, false),
+        ("timeout", Model { timeout: Duration::from_secs(7), ..model() }, false),
+        ("max_pixels", Model { max_pixels: 1000, ..model() }, true),
+        ("top", Model { top: 3, ..model() }, true),
+        ("version", Model { version: Some("2".into()), ..model() }, true),
+    ]
+}
+
+#[test]
+fn every_key_that_decides_answers_changes_the_version_and_no_other_key_does() {
+    let plain = version(&Model::default());
+    for (key, model, decides) in changed() {
+        assert_eq!(version(&model) != plain, decides, "{key}");
+    }
+}
+
+#[test]
+fn no_key_of_a_model_was_forgotten_here() {
+    let Value::Object(all) = serde_json::to_value(Model::default()).unwrap() else { panic!() };
+    let looked_at: Vec<_> = changed().into_iter().map(|(key, ..)| key).collect();
+    for key in all.keys().filter(|key| !["path", "labels", "digest"].contains(&key.as_str())) {
+        // One that decides needs nothing but a line above; one that decides nothing belongs into `DECIDES_NOTHING`, too.
+        assert!(looked_at.contains(&key.as_str()), "models.NAME.{key}: does it decide answers?");
+    }
+}
+
+#[test]
+fn the_content_of_model_weights_and_labels_counts_and_where_they_are_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let model = |folder: &Path, labels: Option<PathBuf>| Model {
+        path: Some(folder.join("m.onnx")),
+        labels,
+        ..Model::default()
+    };
+    written(folder.path(), "m.onnx", "one");
+    let first = version(&model(folder.path(), None));
+    written(other.path(), "m.onnx", "one");
+    assert_eq!(version(&model(other.path(), None)), first);
+    written(folder.path(), "m.onnx", "two");
+    assert_ne!(version(&model(folder.path(), None)), first);
+    written(folder.path(), "m.onnx", "one");
+    assert_eq!(version(&model(folder.path(), None)), first);
+
+    written(folder.path(), "labels.txt", "cat\ndog\n");
+    let beside = version(&model(folder.path(), None));
+    assert_ne!(beside, first, "labels that are found beside count as well");
+    let named = written(other.path(), "names", "cat\ndog\n");
+    assert_eq!(version(&model(folder.path(), Some(named))), beside);
+
+    // A tensor of field 5 in a graph of field 7, with its data in `w`.
+    let entry = b"\x0a\x08location\x12\x01w";
+    let tensor = [&[0x6a, entry.len() as u8][..], entry].concat();
+    let graph = [&[0x2a, tensor.len() as u8][..], &tensor].concat();
+    let bytes = String::from_utf8([&[0x08, 0x08, 0x3a, graph.len() as u8][..], &graph].concat()).unwrap();
+    written(other.path(), "m.onnx", &bytes);
+    written(other.path(), "w", "1");
+    let one = version(&model(other.path(), None));
+    written(other.path(), "w", "2");
+    assert_ne!(version(&model(other.path(), None)), one);
+}
+
+#[test]
+fn the_labels_of_the_built_in_model_can_be_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let labels = written(folder.path(), "labels.txt", "a\nb\n");
+    let other = Model { labels: Some(labels), ..Model::default() };
+    assert_ne!(version(&other), version(&Model::default()));
+}
+
+#[test]
+fn of_a_script_its_command_and_every_file_in_it_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| written(folder.path(), name, content).display().to_string();
+    let script = |command: Vec<String>| Model { classifier: Classifier::Script, command, ..Model::default() };
+    let (py, weights) = (file("classify.py", "print(1)"), file("w.bin", "1"));
+    let command = vec!["sh".to_owned(), py.clone(), format!("--weights={weights}"), "--fast".to_owned()];
+    let first = version(&script(command.clone()));
+    assert_eq!(version(&script(command.clone())), first);
+    assert_ne!(version(&script(command[..3].to_vec())), first, "an argument");
+    assert_eq!(
+        version(&Model { mean: [3.0; 3], ..script(command.clone()) }),
+        first,
+        "what a script does not see"
+    );
+    assert_ne!(version(&Model { max_pixels: 7, ..script(command.clone()) }), first);
+    assert_ne!(version(&Model { env: vec!["MODE=fast".into()], ..script(command.clone()) }), first);
+    file("classify.py", "print(2)");
+    let second = version(&script(command.clone()));
+    assert_ne!(second, first, "the script");
+    file("w.bin", "2");
+    assert_ne!(version(&script(command)), second, "a file behind an equals sign");
+    let shell = |text: String| script(vec!["sh".to_owned(), "-c".to_owned(), text]);
+    let log = file("log", "");
+    let line = |file: &str| format!("umask 077; python3 '{file}' \"$1\" 2>>{log} > {log}");
+    let third = version(&shell(line(&py)));
+    file("log", "written by the script");
+    assert_eq!(version(&shell(line(&py))), third, "what the script writes");
+    file("classify.py", "print(3)");
+    assert_ne!(version(&shell(line(&py))), third, "a script that a shell is told to run");
+    let none = of(&script(vec!["no-such-program".into()])).unwrap_err();
+    assert_eq!(none.to_string(), "command: \"no-such-program\" is not a program that can be run");
+}
+
+#[test]
+fn the_same_settings_in_other_words_make_the_same_version() {
+    let plain = version(&read("[models.default]\nmean = [1, 2, 3]\nsize = 64\ntop = 3\n"));
+    for table in [
+        "# A comment.\nmodels.default.top = 3\nmodels.default.size = 64\nmodels.default.mean = [1.0, 2.0, 3.0]\n",
+        "[models]\ndefault = { size = 0x40, mean = [ 1.00, 2e0, 3 ], top = 3, resize = 0 }\n",
+        "[models.default]\nmean = [1, 2, 3]\nsize = 64\ntop = 3\nengine = 'rten'\n[web]\nwait = '3s'\n",
+    ] {
+        assert_eq!(version(&read(table)), plain, "{table}");
+    }
+}
+
+#[test]
+fn a_digest_that_is_set_is_the_version_whatever_files_there_are() {
+    let model = Model { digest: Some("abc123".into()), path: Some("/nowhere".into()), ..Model::default() };
+    assert_eq!(version(&model), "abc123");
+}
+
+#[test]
+fn a_missing_model_or_label_file_is_named() {
+    for model in [
+        Model { path: Some("/nowhere/m.onnx".into()), ..Model::default() },
+        Model { labels: Some("/nowhere/labels".into()), ..Model::default() },
+    ] {
+        let error = of(&model).unwrap_err().to_string();
+        assert!(error.starts_with("/nowhere/") && error.contains(": cannot be read"), "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn two_lists_of_numbers_have_one_version_only_where_they_are_equal(
+        a in prop::array::uniform3(-300i16..300), b in prop::array::uniform3(-300i16..300)
+    ) {
+        let with = |mean: [i16; 3]| version(&Model { mean: mean.map(f32::from), ..Model::default() });
+        prop_assert_eq!(with(a) == with(b), a == b);
+        prop_assert!(is_version(&with(a)));
+    }
+
+    #[test]
+    fn a_version_is_letters_and_digits(text in "\\PC{0,70}") {
+        let good = (1..=64).contains(&text.len())
+            && text.chars().all(|c| matches!(c, '0'..='9' | 'a'..='z'));
+        prop_assert_eq!(is_version(&text), good);
+    }
+}

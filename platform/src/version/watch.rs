@@ -1,0 +1,338 @@
+//! The versions of all models while a program runs: model files, labels, scripts and the settings file are looked at every second,
+//! and what changed counts when it has come to rest. What cannot be read replaces nothing; the log says why.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Fingerprint, of};
+use crate::{
+    clock::SharedClock,
+    settings::{Layers, Model, Settings},
+};
+
+/// How often the files are looked at. A change counts when the next look finds the files as this one did: within two of these.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What each model's version is now. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Versions(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Where the settings come from, if they may change.
+    layers: Option<Layers>,
+    clock: SharedClock,
+    models: RwLock<BTreeMap<String, Watched>>,
+}
+
+#[derive(Debug, Clone)]
+struct Watched {
+    model: Model,
+    version: Option<Current>,
+    /// Of the last worker that answered: it counts where the version cannot be known here.
+    learnt: Option<Arc<str>>,
+    /// The files as they were when the version was made of them, and at the last look.
+    made_of: Option<Fingerprint>,
+    seen: Fingerprint,
+}
+
+/// A version in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Current {
+    /// The version.
+    pub version: Arc<str>,
+    /// Since when it has been in force, as far as this process knows.
+    pub since: DateTime<Utc>,
+}
+
+impl Versions {
+    /// The versions of the models of these settings. With `layers`, a settings file that changes counts, too. This hashes model
+    /// files.
+    pub fn new(settings: &Settings, layers: Option<Layers>, clock: SharedClock) -> Self {
+        let now = clock.now();
+        let watched = |(name, model): (&String, &Model)| {
+            let mut watched = Watched::new(model.clone());
+            watched.renew(name, now);
+            (name.clone(), watched)
+        };
+        let models = settings.models.iter().map(watched).collect();
+        Self(Arc::new(Inner { layers, clock, models: RwLock::new(models) }))
+    }
+
+    /// The version of which an answer is an answer now; `None` where nobody knows yet.
+    pub fn current(&self, model: &str) -> Option<Arc<str>> {
+        self.read(model, |watched| {
+            let own = watched.version.as_ref().map(|current| current.version.clone());
+            own.or_else(|| watched.learnt.clone())
+        })
+    }
+
+    /// The version that the settings and files of this machine make, and since when.
+    pub fn made_here(&self, model: &str) -> Option<Current> {
+        self.read(model, |watched| watched.version.clone())
+    }
+
+    /// The settings of a model as they are now.
+    pub fn settings(&self, model: &str) -> Option<Model> {
+        self.read(model, |watched| Some(watched.model.clone()))
+    }
+
+    /// A worker answered with this version.
+    pub fn learn(&self, model: &str, version: &str) {
+        let is_news = |watched: &Watched| {
+            let known = watched.learnt.as_deref() == Some(version);
+            (watched.version.is_none() && !known && !version.is_empty()).then_some(())
+        };
+        // Nearly always there is nothing to learn.
+        if self.read(model, is_news).is_some() {
+            let mut models = self.0.models.write().unwrap_or_else(PoisonError::into_inner);
+            models.entry(model.to_owned()).and_modify(|watched| watched.learnt = Some(version.into()));
+        }
+    }
+
+    /// Looks until `stop`; calls `changed` whenever a version is another one. Where no file can change anything, it only waits.
+    pub async fn keep(&self, stop: &CancellationToken, changed: impl Fn()) {
+        let mut settings = Settled::of(self.0.layers.as_ref().and_then(Layers::file).map(PathBuf::from));
+        if settings.file.is_none() && !self.watches_files() {
+            return stop.cancelled().await;
+        }
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+            let versions = self.clone();
+            // A large model takes a second to hash.
+            let looked = tokio::task::spawn_blocking(move || {
+                let is_changed = versions.look(&mut settings);
+                (settings, is_changed)
+            });
+            let Ok((back, is_changed)) = looked.await else { return };
+            settings = back;
+            if is_changed {
+                changed();
+            }
+        }
+    }
+
+    fn watches_files(&self) -> bool {
+        let models = self.0.models.read().unwrap_or_else(PoisonError::into_inner);
+        models.values().any(|watched| !watched.seen.is_empty())
+    }
+
+    /// One look; answers whether a version is another one.
+    fn look(&self, settings: &mut Settled) -> bool {
+        if settings.has_changed() {
+            self.reload();
+        }
+        let now = self.0.clock.now();
+        // Nobody waits for the lock while a file is hashed.
+        let mut models = self.0.models.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut is_changed = false;
+        for (name, watched) in &mut models {
+            let files = Fingerprint::of(&watched.model);
+            let is_at_rest = std::mem::replace(&mut watched.seen, files.clone()) == files;
+            if watched.made_of.as_ref() != Some(&files) && is_at_rest {
+                is_changed |= watched.renew(name, now);
+            }
+        }
+        let mut current = self.0.models.write().unwrap_or_else(PoisonError::into_inner);
+        for (name, watched) in models {
+            let learnt = current.get(&name).and_then(|before| before.learnt.clone());
+            current.insert(name, Watched { learnt, ..watched });
+        }
+        is_changed
+    }
+
+    /// Takes up the tables of the models that are known; a new model needs a queue, and so a start.
+    fn reload(&self) {
+        let Some(layers) = &self.0.layers else { return };
+        let settings = match layers.load() {
+            Ok(settings) => settings,
+            Err(complaints) => {
+                tracing::warn!(
+                    "the settings have changed and are not good: {complaints}; the last good ones stay in force"
+                );
+                return;
+            }
+        };
+        let mut models = self.0.models.write().unwrap_or_else(PoisonError::into_inner);
+        for (name, model) in settings.models {
+            match models.get_mut(&name) {
+                Some(watched) if watched.model == model => {}
+                // The look that follows makes the version again.
+                Some(watched) => {
+                    let seen = Fingerprint::of(&model);
+                    *watched = Watched { model, made_of: None, seen, ..watched.clone() };
+                }
+                None => tracing::warn!("models.{name} is new in the settings; a restart takes it up"),
+            }
+        }
+    }
+
+    fn read<T>(&self, model: &str, look: impl FnOnce(&Watched) -> Option<T>) -> Option<T> {
+        self.0.models.read().unwrap_or_else(PoisonError::into_inner).get(model).and_then(look)
+    }
+}
+
+impl Watched {
+    fn new(model: Model) -> Self {
+        let files = Fingerprint::of(&model);
+        Self { model, version: None, learnt: None, made_of: None, seen: files }
+    }
+
+    /// Makes the version of the files as they are; answers whether it is another one.
+    fn renew(&mut self, name: &str, now: DateTime<Utc>) -> bool {
+        // Before they are read, so that no change is missed.
+        self.made_of = Some(Fingerprint::of(&self.model));
+        let made = match of(&self.model) {
+            Ok(made) => made,
+            Err(why) => {
+                tracing::warn!(model = name, "models.{name}: its version cannot be told from here: {why}");
+                return false;
+            }
+        };
+        let before = self.version.as_ref().map(|before| before.version.clone());
+        if before.as_deref() == Some(&*made) {
+            return false;
+        }
+        if let Some(before) = &before {
+            tracing::info!(
+                model = name,
+                version = made,
+                "models.{name} has changed: version {made}, was {before}"
+            );
+        }
+        self.version = Some(Current { version: made.into(), since: now });
+        true
+    }
+}
+
+/// A file that is looked at until it has changed and come to rest.
+struct Settled {
+    file: Option<PathBuf>,
+    known: Fingerprint,
+    seen: Fingerprint,
+}
+
+impl Settled {
+    fn of(file: Option<PathBuf>) -> Self {
+        let known = file.as_deref().map(Fingerprint::of_file).unwrap_or_default();
+        Self { file, seen: known.clone(), known }
+    }
+
+    fn has_changed(&mut self) -> bool {
+        let now = self.file.as_deref().map(Fingerprint::of_file).unwrap_or_default();
+        let is_at_rest = std::mem::replace(&mut self.seen, now.clone()) == now;
+        let has_changed = is_at_rest && now != self.known;
+        if has_changed {
+            self.known = now;
+        }
+        has_changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    struct Rig {
+        folder: tempfile::TempDir,
+        versions: Versions,
+        settings: Settled,
+    }
+
+    impl Rig {
+        /// A model with its labels, named in a settings file.
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("eirs.toml");
+            fs::write(folder.path().join("m.onnx"), "model").unwrap();
+            fs::write(&file, table(folder.path(), "")).unwrap();
+            let layers = Layers::of(Some(&file), &[]);
+            let versions =
+                Versions::new(&layers.load().unwrap(), Some(layers), std::sync::Arc::new(SystemClock));
+            Self { folder, versions, settings: Settled::of(Some(file)) }
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            let beside = self.folder.path().join("beside");
+            fs::write(&beside, text).unwrap();
+            fs::rename(beside, self.folder.path().join(name)).unwrap();
+        }
+
+        /// What is in force after so many looks.
+        fn after(&mut self, looks: usize) -> String {
+            for _ in 0..looks {
+                self.versions.look(&mut self.settings);
+            }
+            self.versions.current("default").unwrap().to_string()
+        }
+    }
+
+    fn table(folder: &Path, more: &str) -> String {
+        format!("[models.default]\npath = {:?}\n{more}", folder.join("m.onnx").display().to_string())
+    }
+
+    #[test]
+    fn a_changed_file_counts_when_it_has_come_to_rest_and_so_do_labels_that_appear() {
+        let mut rig = Rig::new();
+        let first = rig.after(2);
+        rig.write("m.onnx", "another model");
+        assert_eq!(rig.after(1), first, "it has just changed");
+        let second = rig.after(1);
+        assert_ne!(second, first);
+        rig.write("labels.txt", "cat\ndog\n");
+        let third = rig.after(2);
+        assert_ne!(third, second);
+        rig.write("m.onnx", "model");
+        fs::remove_file(rig.folder.path().join("labels.txt")).unwrap();
+        assert_eq!(rig.after(2), first, "and everything is as it was");
+    }
+
+    #[test]
+    fn a_changed_table_of_the_settings_counts_and_a_bad_one_does_not() {
+        let mut rig = Rig::new();
+        let first = rig.after(2);
+        let folder = rig.folder.path().to_owned();
+        rig.write("eirs.toml", &table(&folder, "mean = [1, 2, 3]\n"));
+        let second = rig.after(3);
+        assert_ne!(second, first);
+        rig.write("eirs.toml", &table(&folder, "mean = 'grey'\n"));
+        assert_eq!(rig.after(3), second, "the last good one stays in force");
+        rig.write("eirs.toml", &format!("# As it was.\n\n{}", table(&folder, "batch = 4\n")));
+        assert_eq!(rig.after(3), first);
+    }
+
+    #[test]
+    fn a_file_that_is_gone_leaves_the_last_version_in_force() {
+        let mut rig = Rig::new();
+        let first = rig.after(1);
+        fs::remove_file(rig.folder.path().join("m.onnx")).unwrap();
+        assert_eq!(rig.after(3), first);
+        rig.write("m.onnx", "another model");
+        assert_ne!(rig.after(2), first);
+    }
+
+    #[test]
+    fn where_the_files_are_elsewhere_the_version_is_the_one_that_workers_answer_with() {
+        let mut settings = Settings::default();
+        settings.models.get_mut("default").unwrap().path = Some("/nowhere/m.onnx".into());
+        let versions = Versions::new(&settings, None, std::sync::Arc::new(SystemClock));
+        assert_eq!(versions.current("default"), None);
+        versions.learn("default", "");
+        assert_eq!(versions.current("default"), None, "a worker of a time without versions");
+        versions.learn("default", "abc1");
+        assert_eq!(versions.current("default").as_deref(), Some("abc1"));
+        assert_eq!(versions.made_here("default"), None);
+        let known = Versions::new(&Settings::default(), None, std::sync::Arc::new(SystemClock));
+        known.learn("default", "abc1");
+        assert_ne!(known.current("default").as_deref(), Some("abc1"), "what is known here is not learnt");
+    }
+}

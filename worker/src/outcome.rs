@@ -1,0 +1,111 @@
+//! The end of a job as it is stored and answered: under the version of the model that this worker has loaded, once.
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use eirs_platform::{
+    Result,
+    job::{self, Job, JobId, Outcome, Reply},
+    results::{self, Stored},
+};
+use tokio::{sync::Mutex, time::Instant};
+
+use crate::Worker;
+
+/// The note that there are results of this version is written again after so long: it must not grow older than they do.
+const NOTE_AGAIN: TimeDelta = TimeDelta::days(1);
+
+/// So many bytes are hashed sooner than another thread is woken.
+const QUICK_BYTES: usize = 64 * 1024;
+
+/// When it was noted last that there are results of this version. A worker that stores none notes nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Noted(Mutex<Option<DateTime<Utc>>>);
+
+/// The bytes of an image, if they are those that were uploaded. A file that a power cut left empty, or half of one, is none, and
+/// says nothing about the image.
+pub(crate) async fn whole(id: JobId, bytes: Option<Bytes>) -> std::result::Result<Bytes, String> {
+    let Some(bytes) = bytes else {
+        return Err("the image is no longer stored; upload it again".to_owned());
+    };
+    let hashed = bytes.clone();
+    let is_whole = move || JobId::of(&hashed) == id;
+    let is_whole = if bytes.len() <= QUICK_BYTES {
+        is_whole()
+    } else {
+        // A panic of a thread says nothing about the image; the classifier looks at it all the same.
+        tokio::task::spawn_blocking(is_whole).await.unwrap_or(true)
+    };
+    if is_whole { Ok(bytes) } else { Err("the stored image is damaged; upload it again".to_owned()) }
+}
+
+/// The end of a job in the words that are stored and sent.
+pub(crate) fn reply(worker: &Worker, job: &Job, outcome: Outcome, received: Instant) -> Reply {
+    let (now, taken) = (worker.clock.now(), received.elapsed());
+    let classify_ms = taken.as_secs_f64() * 1e3;
+    let since_upload_ms = (now - job.sent_at).num_microseconds().unwrap_or(0) as f64 / 1e3;
+    Reply {
+        v: job::VERSION,
+        id: job.id,
+        name: job.name.clone(),
+        model: job.model.clone(),
+        version: worker.version().to_owned(),
+        outcome,
+        worker: worker.identity.instance.clone(),
+        at: now,
+        // Two machines' clocks differ: less than nothing is nothing.
+        queued_ms: (since_upload_ms - classify_ms).max(0.0),
+        classify_ms,
+        trace: job.trace.clone(),
+    }
+}
+
+/// What is stored for this job already. A result from before the job was sent is no answer to who asked for a fresh one.
+pub(crate) async fn stored(worker: &Worker, job: &Job) -> Result<Option<Bytes>> {
+    let found = results::get(&*worker.results, job.id, &job.model, worker.version()).await?;
+    Ok(match found {
+        Stored::Result(reply, body) if !job.fresh || reply.at >= job.sent_at => Some(body),
+        _ => None,
+    })
+}
+
+/// Stores the result, once; answers what is stored then, and all workers that had the job tell that one.
+pub(crate) async fn commit(worker: &Worker, job: &Job, reply: &Reply) -> Result<Bytes> {
+    note(worker, reply.at).await?;
+    results::put(&*worker.results, reply, job.fresh).await
+}
+
+/// Before the first result of a version, so that each is found also when the version is no longer in force.
+async fn note(worker: &Worker, now: DateTime<Utc>) -> Result<()> {
+    let mut noted = worker.noted.0.lock().await;
+    if noted.is_none_or(|at| now - at >= NOTE_AGAIN) {
+        match results::note_version(&*worker.results, &worker.identity.model, worker.version()).await {
+            Err(error) if error.is_transient() => return Err(error),
+            // A role from before there were versions may not write it. That costs a job nothing.
+            Err(error) => {
+                tracing::warn!(%error, "results of this version are not found any more when it is an earlier one")
+            }
+            Ok(()) => {}
+        }
+        *noted = Some(now);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_bytes_that_were_uploaded_are_the_image() {
+        for length in [11, 2 * QUICK_BYTES] {
+            let image = Bytes::from(vec![7; length]);
+            let id = JobId::of(&image);
+            assert_eq!(whole(id, Some(image.clone())).await, Ok(image.clone()));
+            for torn in [Bytes::new(), image.slice(..length - 1), vec![0; length].into()] {
+                let why = whole(id, Some(torn)).await.unwrap_err();
+                assert_eq!(why, "the stored image is damaged; upload it again");
+            }
+            assert_eq!(whole(id, None).await.unwrap_err(), "the image is no longer stored; upload it again");
+        }
+    }
+}

@@ -98,7 +98,9 @@ impl Global {
     /// The layers of settings, with what the flags say.
     fn layers(&self) -> Layers {
         let state = self.state.as_ref().map(|path| path.display());
-        Layers::of_process(self.config.as_deref()).flag("local.state", state)
+        let layers = Layers::of_process(self.config.as_deref()).flag("local.state", state);
+        layers.strays().iter().for_each(show::aside);
+        layers
     }
 
     /// The settings.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use clap::ValueEnum;
 use eirs_controller::policy;
-use eirs_platform::settings::{BackendKind, BadSettings, Settings};
+use eirs_platform::settings::{BackendKind, BadSettings, Layers, Settings};
 use serde_json::json;
 
 use self::survey::Survey;
@@ -285,7 +285,7 @@ async fn finish(
 /// The settings by which the operator's tool finds the installation: the file that was named, or one in this folder.
 fn settings_file(account: &Account, global: &Global) -> PathBuf {
     let own = || PathBuf::from(format!("{}-{}.toml", account.prefix(), account.region));
-    global.layers().file().map_or_else(own, Path::to_owned)
+    Layers::of_process(global.config.as_deref()).file().map_or_else(own, Path::to_owned)
 }
 
 fn write_settings(account: &Account, global: &Global) -> anyhow::Result<Option<PathBuf>> {
@@ -304,7 +304,7 @@ fn this_host(account: &Account, voice: Voice) -> anyhow::Result<()> {
     let settings = etc.join("eirs.toml");
     let ours = bundle::operator_settings(&account.settings)?;
     if settings.exists() {
-        let read = eirs_platform::settings::Layers::of(Some(&settings), &[]).load();
+        let read = Layers::of(Some(&settings), &[]).load();
         let fits = read.is_ok_and(|read| {
             read.backend == BackendKind::Aws
                 && read.aws.input_bucket == account.settings.aws.input_bucket

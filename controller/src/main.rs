@@ -41,6 +41,7 @@ async fn main() -> ExitCode {
         Err(complaints) => return bad_settings(&[complaints]),
     };
     if arguments.check {
+        layers.strays().iter().for_each(say);
         return check(&settings);
     }
     if arguments.reload {
@@ -50,6 +51,10 @@ async fn main() -> ExitCode {
         Ok(traces) => traces,
         Err(complaint) => return bad_settings(&[complaint]),
     };
+    // The parent has said it.
+    if arguments.with_parent.is_none() {
+        layers.strays().iter().for_each(|stray| tracing::warn!("{stray}"));
+    }
     // First of all, so that a second controller says just that.
     let _lock = match lock::take(&settings.local.state) {
         Ok(lock) => lock,

@@ -6,6 +6,7 @@
 mod aws;
 mod aws_limits;
 mod distribution;
+mod environment;
 mod load;
 mod mistyped;
 mod model;

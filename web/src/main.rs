@@ -41,12 +41,17 @@ fn main() -> ExitCode {
         Err(complaints) => return bad_settings(&complaints),
     };
     if arguments.check {
+        layers.strays().iter().for_each(say);
         return ExitCode::SUCCESS;
     }
     let _traces = match telemetry::init(&settings.telemetry, "eirs-web") {
         Ok(traces) => traces,
         Err(complaint) => return bad_settings(&complaint),
     };
+    // The parent has said it.
+    if arguments.with_parent.is_none() {
+        layers.strays().iter().for_each(|stray| tracing::warn!("{stray}"));
+    }
     let threads = match settings.web.threads {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
         threads => threads,
@@ -67,10 +72,14 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "logging is one of the things that the settings decide")]
 fn bad_settings(complaints: &impl std::fmt::Display) -> ExitCode {
-    eprintln!("{complaints}");
+    say(complaints);
     ExitCode::from(EXIT_BAD_SETTINGS)
+}
+
+#[expect(clippy::print_stderr, reason = "logging is one of the things that the settings decide")]
+fn say(sentence: &impl std::fmt::Display) {
+    eprintln!("{sentence}");
 }
 
 /// What stands before the routes, made of files that the settings name.

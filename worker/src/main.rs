@@ -36,12 +36,17 @@ fn main() -> ExitCode {
         return bad_settings(&format!("models: there is none called `{model}`"));
     }
     if arguments.check {
+        layers.strays().iter().for_each(say);
         return ExitCode::SUCCESS;
     }
     let _traces = match telemetry::init(&settings.telemetry, "eirs-worker") {
         Ok(traces) => traces,
         Err(complaint) => return bad_settings(&complaint),
     };
+    // The controller, whose environment this is, has said it.
+    if arguments.instance.is_none() {
+        layers.strays().iter().for_each(|stray| tracing::warn!("{stray}"));
+    }
     // One thread for all the waiting; the work is done by the pool's.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -64,10 +69,14 @@ fn main() -> ExitCode {
     code
 }
 
-#[expect(clippy::print_stderr, reason = "logging is one of the things that the settings decide")]
 fn bad_settings(complaints: &impl std::fmt::Display) -> ExitCode {
-    eprintln!("{complaints}");
+    say(complaints);
     ExitCode::from(EXIT_BAD_SETTINGS)
+}
+
+#[expect(clippy::print_stderr, reason = "logging is one of the things that the settings decide")]
+fn say(sentence: &impl std::fmt::Display) {
+    eprintln!("{sentence}");
 }
 
 /// For people and for setup's log.

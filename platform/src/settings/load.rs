@@ -8,7 +8,11 @@ use std::{
 
 use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::{Settings, mistyped, secrets};
+use super::{
+    Settings,
+    environment::{self, Variable},
+    mistyped, secrets,
+};
 
 /// The settings file that is read where none is named.
 const DEFAULT_FILE: &str = "/etc/eirs/eirs.toml";
@@ -72,6 +76,15 @@ impl Layers {
         layers.iter().any(|layer| layer.0.iter().any(|(_, set, _)| set == key))
     }
 
+    /// A sentence for each environment variable that begins as a setting does, is none, and may have been meant as one.
+    pub fn strays(&self) -> Vec<String> {
+        let stray = |(name, value): &(String, String)| match environment::judge(name, value) {
+            Variable::Stray(sentence) => Some(sentence),
+            Variable::Setting(_) | Variable::Foreign => None,
+        };
+        self.environment.iter().filter_map(stray).collect()
+    }
+
     /// The merged settings, or every complaint about them.
     pub fn load(&self) -> Result<Settings, BadSettings> {
         let layers = self.read()?;
@@ -100,12 +113,10 @@ impl Layers {
             layers.push(read_file(path).map_err(BadSettings)?);
         }
         layers.push(Layer::of_texts(self.environment.iter().filter_map(|(name, value)| {
-            let key = name
-                .strip_prefix("EIRS_")
-                .filter(|_| name != FILE_VARIABLE)?
-                .replace("__", ".")
-                .to_lowercase();
-            Some((name.clone(), key, value.as_str()))
+            match environment::judge(name, value) {
+                Variable::Setting(key) => Some((name.clone(), key, value.as_str())),
+                Variable::Stray(_) | Variable::Foreign => None,
+            }
         })));
         layers.push(Layer::of_texts(
             self.flags
@@ -288,6 +299,26 @@ mod tests {
             complaint.contains("unknown key `local.zzz`; there are ") && complaint.contains("local.state"),
             "{complaint}"
         );
+    }
+
+    #[test]
+    fn the_links_of_a_cluster_are_passed_over_and_a_slip_is_named() {
+        let environment = [
+            ("EIRS_PORT", "tcp://10.96.12.34:8000"),
+            ("EIRS_WEB_SERVICE_HOST", "10.96.12.34"),
+            ("EIRS_WEB_LISTEN", "0.0.0.0:80"),
+            ("EIRS_WEB__WAIT", "7s"),
+        ];
+        let settings = load("", &environment).unwrap();
+        assert_eq!((settings.web.wait, settings.web.listen.port()), (Duration::from_secs(7), 8000));
+        let strays = Layers::of(None, &environment).strays();
+        assert_eq!(strays, ["EIRS_WEB_LISTEN is no setting and is ignored; did you mean EIRS_WEB__LISTEN?"]);
+    }
+
+    #[test]
+    fn two_underscores_after_the_prefix_are_refused_with_the_key_that_was_meant() {
+        let BadSettings(complaints) = load("", &[("EIRS__WEB__LISTEN", "x")]).unwrap_err();
+        assert_eq!(complaints, ["EIRS__WEB__LISTEN: unknown key `_web.listen`; did you mean `web.listen`?"]);
     }
 
     #[test]

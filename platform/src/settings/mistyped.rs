@@ -50,7 +50,7 @@ fn homes(name: &str) -> Vec<String> {
 
 /// Every key there is; those of models, with the name of the one that there always is. The settings themselves are asked: whoever
 /// refuses a name lists those that it knows.
-fn known_keys() -> Vec<String> {
+pub(super) fn known_keys() -> Vec<String> {
     const NOBODY: &str = "nobody-knows-it";
     let below = |section: &str| -> Option<Vec<String>> {
         let probe = if section.is_empty() { NOBODY.to_owned() } else { format!("{section}.{NOBODY}") };

@@ -81,7 +81,7 @@ impl BenchCommand {
             .flag("models.default.labels", self.labels.as_ref().map(|path| path.display()));
         let settings = layers.load()?;
         let model = global.model(&settings, Model::DEFAULT)?.clone();
-        let images = images::read_folder(&self.image_folder, Some(1000))?;
+        let images = images::read_folder(&self.image_folder, Some(1000))?.images;
         let mut board = Board::new(self.json);
         let mut bench = Bench::new(model, images, if self.quick { 10 } else { 1 })?;
         let is_wanted = |part: &&str| {

@@ -24,6 +24,8 @@ pub use self::url::Url;
 
 /// No answer that the tools read is larger; a stranger's server might go on for ever.
 const MOST_OF_AN_ANSWER: usize = 8 << 20;
+/// Whether an answer was stored.
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// Where a server does not say when to ask again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -183,6 +185,11 @@ impl Answer {
     /// A header's text.
     pub fn header(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Whether the service says that it had the answer before it was asked (RFC 9211).
+    pub fn is_stored(&self) -> bool {
+        self.header(CACHE_STATUS).is_some_and(|text| text.split([';', ',']).any(|word| word.trim() == "hit"))
     }
 
     /// When the server wants to be asked again.

@@ -41,6 +41,15 @@ pub fn aside(line: impl Display) {
     let _reader_gone = writeln!(io::stderr(), "{line}");
 }
 
+/// A word as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// Writes a value as JSON, on stdout.
 pub fn json(value: &impl Serialize) {
     let text = serde_json::to_string_pretty(value);

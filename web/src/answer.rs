@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use eirs_platform::job::{self, JobId, Outcome, Reply};
-use poem::{IntoResponse, Response, http::StatusCode};
+use poem::{
+    IntoResponse, Response,
+    http::{HeaderName, HeaderValue, StatusCode},
+};
 use poem_openapi::{Enum, Object, Union};
 use serde::Serialize;
 
@@ -11,6 +14,9 @@ use crate::{
     metrics::Answered,
     problem::{self, Problem},
 };
+
+/// Says of an answer in text, too, that it is a stored one (RFC 9211).
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 // `Serialize` makes what is sent, `Object` its description (see api.rs); a test holds the one to the other.
 // The derivation of `Object` has a lifetime `'a` of its own.
@@ -161,13 +167,17 @@ impl Answer {
     pub(crate) fn into_response(self, view: View) -> Response {
         match self.kind {
             Kind::Ended { ref reply, cached, total_ms } => {
-                match finished(reply, &self.name, cached, total_ms, view.top) {
+                let mut response = match finished(reply, &self.name, cached, total_ms, view.top) {
                     Ok(finished) if view.json => json(StatusCode::OK, &finished),
                     Ok(finished) => Response::builder()
                         .content_type("text/plain; charset=utf-8")
                         .body(finished.label.to_owned()),
                     Err(problem) => problem.into_response(),
+                };
+                if cached {
+                    response.headers_mut().insert(CACHE_STATUS, HeaderValue::from_static("eirs; hit"));
                 }
+                response
             }
             Kind::Pending { id, model, retry_after_s } => {
                 pending(id, Some(&self.name), &model, retry_after_s)

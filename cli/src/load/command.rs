@@ -51,8 +51,8 @@ pub struct Load {
     /// How many uploads at once [default: 32]
     #[arg(long, value_name = "C", conflicts_with = "rate", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     concurrency: Option<u16>,
-    /// What the images show: a workbook or CSV file with the columns Input and Result [default: the names of the
-    /// folders, where there are several]
+    /// What the images show: a workbook or a text file (CSV) with the columns Input and Result [default: the names of
+    /// the folders, where there are several]
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Make every upload another file (a comment in the image), so that none is answered from a stored result
@@ -124,7 +124,11 @@ struct Service {
 impl Load {
     /// Runs it; it fails when a goal is missed, or without goals when an image fails.
     pub async fn run(self) -> Result<Exit, Stop> {
-        let images = images::read_folder(&self.image_folder, self.num_request)?;
+        let folder = images::read_folder(&self.image_folder, self.num_request)?;
+        if let Some(remark) = folder.remark(self.labels.as_deref()) {
+            show::aside(remark);
+        }
+        let images = folder.images;
         let truth = match &self.labels {
             Some(path) => Some(Truth::from_file(path, &images)?),
             None => Truth::from_folders(&images),
@@ -228,12 +232,10 @@ fn speed(text: &str) -> Result<f64, String> {
 
 /// The command as a shell would take it again.
 fn command_line(arguments: impl Iterator<Item = impl AsRef<OsStr>>) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     let quoted = |(number, argument): (usize, _)| {
         let text = AsRef::<OsStr>::as_ref(&argument).to_string_lossy().into_owned();
         let text = if number == 0 { text.rsplit('/').next().unwrap_or_default().to_owned() } else { text };
-        let is_plain = !text.is_empty() && text.chars().all(plain);
-        if is_plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+        show::quoted(&text)
     };
     arguments.enumerate().map(quoted).collect::<Vec<_>>().join(" ")
 }

@@ -57,7 +57,7 @@ impl Crew {
             next: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             overdue_us: AtomicU64::new(0),
-            tally: Mutex::default(),
+            tally: Mutex::new(Tally::with_limits(options.slo.limits())),
             kept: Mutex::new(vec![first]),
             start: Instant::now(),
             options,
@@ -244,7 +244,10 @@ impl Crew {
                 }
                 202 => {}
                 429 | 503 => self.tally().retried += 1,
-                status if self.options.expect.wants(status) => return self.options.expect.label(&answer),
+                status if self.options.expect.wants(status) => {
+                    self.tally().cached += u64::from(result.is_none() && answer.is_stored());
+                    return self.options.expect.label(&answer);
+                }
                 _ => return Err(Failure::Status(answer.status, answer.detail())),
             }
             tokio::time::sleep(answer.retry_after()).await;
@@ -297,8 +300,10 @@ impl Crew {
         let image = &self.options.images[place].name;
         match end {
             Ok(label) => {
-                let truth = self.options.truth.as_ref().and_then(|truth| truth.labels[place].as_deref());
-                self.tally().classified(times, &label, truth);
+                let truth = self.options.truth.as_ref().and_then(|truth| truth.labels[place].as_ref());
+                let judged =
+                    truth.filter(|truth| truth.is(&label)).map_or(label.as_str(), |truth| &truth.text);
+                self.tally().classified(times, judged, truth.map(|truth| truth.text.as_str()));
                 self.watch.classified(image, &label, times.took);
             }
             Err(failure) => {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use hyper::{
     Method,
@@ -58,11 +59,15 @@ pub struct Sample {
 /// What a `status` event says, as far as it is of interest here.
 #[derive(Deserialize)]
 struct Status {
+    /// When the service said it, by its own clock.
+    at: Option<DateTime<Utc>>,
     controller: Option<Controller>,
 }
 
 #[derive(Deserialize)]
 struct Controller {
+    /// When the controller last looked.
+    at: Option<DateTime<Utc>>,
     #[serde(default)]
     pools: Vec<Pool>,
 }
@@ -77,6 +82,8 @@ pub(super) struct Fleet {
 struct Heard {
     samples: Vec<Sample>,
     latest: Option<Sample>,
+    /// When the service said something for the first time: what the controller saw before that is not of this run.
+    since: Option<DateTime<Utc>>,
     /// Every so many events are kept as samples.
     step: usize,
     events: usize,
@@ -137,11 +144,18 @@ impl Fleet {
                 continue;
             };
             has_told = true;
-            if let Some(controller) = status.controller {
-                self.note(Sample { at_s: start.elapsed().as_secs_f64(), pools: controller.pools });
-            }
+            self.hear(status, start.elapsed().as_secs_f64());
         }
         has_told
+    }
+
+    /// Takes in what a status says of this run.
+    fn hear(&self, status: Status, at_s: f64) {
+        let since = *self.heard().since.get_or_insert(status.at.unwrap_or_default());
+        let looked = |controller: &Controller| controller.at.is_none_or(|at| at >= since);
+        if let Some(controller) = status.controller.filter(looked) {
+            self.note(Sample { at_s, pools: controller.pools });
+        }
     }
 
     fn note(&self, sample: Sample) {
@@ -185,6 +199,25 @@ mod tests {
         let gaps = samples.windows(2).map(|pair| pair[1].at_s - pair[0].at_s);
         assert!(gaps.fold(0.0, f64::max) <= 64.0);
         assert_eq!((samples[0].at_s, samples[samples.len() - 1].at_s), (0.0, 49_999.0));
+    }
+
+    #[test]
+    fn what_the_controller_saw_before_the_run_is_not_of_it() {
+        let fleet = Fleet::default();
+        let hear = |at: &str, looked: &str, visible: u64| {
+            let status = serde_json::json!({
+                "at": format!("2026-03-04T12:00:{at}Z"),
+                "controller": { "at": format!("2026-03-04T12:00:{looked}Z"), "pools": [{ "visible": visible }] },
+            });
+            fleet.hear(serde_json::from_value(status).unwrap(), 0.0);
+        };
+        hear("10", "07", 27);
+        assert!(fleet.latest().is_none());
+        hear("11", "07", 27);
+        hear("12", "12", 3);
+        hear("17", "17", 1);
+        let seen: Vec<_> = fleet.samples().iter().map(|sample| sample.pools[0].visible).collect();
+        assert_eq!(seen, [Some(3), Some(1)]);
     }
 
     #[test]

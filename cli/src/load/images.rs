@@ -3,6 +3,7 @@
 use std::{
     fs,
     hash::{BuildHasher, RandomState},
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -10,15 +11,26 @@ use anyhow::Context;
 use bytes::Bytes;
 use walkdir::WalkDir;
 
-/// Files with these extensions are taken for images.
-const EXTENSIONS: [(&str, &str); 6] = [
+/// Files with these endings are taken for images, and sent whatever they hold: how a service refuses a broken one is of interest, too.
+const ENDINGS: [(&str, &str); 13] = [
     ("jpeg", "image/jpeg"),
     ("jpg", "image/jpeg"),
+    ("jpe", "image/jpeg"),
+    ("jfif", "image/jpeg"),
+    ("jfi", "image/jpeg"),
+    ("jif", "image/jpeg"),
+    ("pjpeg", "image/jpeg"),
     ("png", "image/png"),
+    ("apng", "image/png"),
     ("gif", "image/gif"),
     ("bmp", "image/bmp"),
+    ("dib", "image/bmp"),
     ("webp", "image/webp"),
 ];
+/// So many bytes tell an image from something else.
+const HEAD_BYTES: u64 = 16;
+/// So many of the files that are no images are named.
+const SHOWN: usize = 5;
 /// Images beyond so many bytes together are read again for each upload, so that a large folder does not fill the memory.
 const KEPT_IN_MEMORY: u64 = 512 << 20;
 
@@ -27,7 +39,7 @@ const KEPT_IN_MEMORY: u64 = 512 << 20;
 pub struct ImageFile {
     /// Its path below the folder, with `/` between the parts.
     pub name: String,
-    /// Its media type, judged by its extension.
+    /// Its media type, judged by its first bytes, or else by its ending.
     pub media_type: &'static str,
     path: PathBuf,
     bytes: Option<Bytes>,
@@ -37,13 +49,20 @@ impl ImageFile {
     /// An image that is in memory already.
     pub fn in_memory(name: &str, bytes: Bytes) -> Self {
         let path = PathBuf::from(name);
-        let media_type = media_type(&path).unwrap_or("application/octet-stream");
+        let media_type =
+            by_content(&bytes).or_else(|| by_ending(&path)).unwrap_or("application/octet-stream");
         Self { name: name.to_owned(), media_type, path, bytes: Some(bytes) }
     }
 
     /// The name without folders.
     pub fn file_name(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or(&self.name)
+    }
+
+    /// Where the file is on this machine, from the root, with `/` between the parts.
+    pub fn whole_path(&self) -> String {
+        let whole = std::path::absolute(&self.path);
+        whole.as_ref().unwrap_or(&self.path).to_string_lossy().into_owned()
     }
 
     /// Its bytes, from memory or from the file.
@@ -55,15 +74,39 @@ impl ImageFile {
     }
 }
 
-/// The images below a folder (or the one image file that is named), in the order of their paths, at most `most` of them.
+/// What a folder holds.
+#[derive(Debug, Default)]
+pub struct Folder {
+    /// Its images, in the order of their paths.
+    pub images: Vec<ImageFile>,
+    /// The paths below it of the files that are none.
+    pub passed_over: Vec<String>,
+}
+
+impl Folder {
+    /// A sentence about the files that are no images, except for this one.
+    pub fn remark(&self, expected: Option<&Path>) -> Option<String> {
+        let is_expected = |name: &str| expected.is_some_and(|path| path.ends_with(name));
+        let names: Vec<_> = self.passed_over.iter().filter(|name| !is_expected(name)).collect();
+        let shown: Vec<_> = names.iter().take(SHOWN).map(|name| name.as_str()).collect();
+        let others = match names.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            others => format!(" and {others} more"),
+        };
+        (!names.is_empty()).then(|| format!("no image and not uploaded: {}{others}", shown.join(", ")))
+    }
+}
+
+/// The images below a folder (or the one image file that is named), in the order of their paths, at most `most` of them: every file
+/// that begins like an image or is called like one. Hidden files and folders are not looked at.
 ///
 /// # Errors
 ///
 /// Where the folder or a file in it cannot be read, or there is no image in it.
-pub fn read_folder(folder: &Path, most: Option<u64>) -> anyhow::Result<Vec<ImageFile>> {
+pub fn read_folder(folder: &Path, most: Option<u64>) -> anyhow::Result<Folder> {
     let shown = folder.display();
     let most = most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
-    let (mut images, mut kept) = (Vec::new(), 0);
+    let (mut found, mut kept) = (Folder::default(), 0);
     let visible = |entry: &walkdir::DirEntry| {
         entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".")
     };
@@ -75,14 +118,18 @@ pub fn read_folder(folder: &Path, most: Option<u64>) -> anyhow::Result<Vec<Image
             }
             None => anyhow::anyhow!("the image folder {shown} contains itself through a link"),
         })?;
-        let Some(media_type) = media_type(entry.path()).filter(|_| entry.file_type().is_file()) else {
+        if !entry.file_type().is_file() {
             continue;
-        };
-        if images.len() == most {
+        }
+        if found.images.len() == most {
             break;
         }
         let name = entry.path().strip_prefix(folder).ok().filter(|rest| !rest.as_os_str().is_empty());
         let name = name.unwrap_or(Path::new(entry.file_name())).to_string_lossy().into_owned();
+        let Some(media_type) = media_type(entry.path()) else {
+            found.passed_over.push(name);
+            continue;
+        };
         let size = entry.metadata().map_or(0, |data| data.len());
         let bytes = if kept + size <= KEPT_IN_MEMORY {
             kept += size;
@@ -91,22 +138,49 @@ pub fn read_folder(folder: &Path, most: Option<u64>) -> anyhow::Result<Vec<Image
         } else {
             None
         };
-        images.push(ImageFile { name, media_type, path: entry.into_path(), bytes });
+        found.images.push(ImageFile { name, media_type, path: entry.into_path(), bytes });
     }
-    let known = EXTENSIONS.map(|(extension, _)| extension).join(", ");
+    let others = found.remark(None).map_or(String::new(), |remark| format!("; {remark}"));
     anyhow::ensure!(
-        !images.is_empty(),
-        "there is no image in {shown} (looked for files that end in {known})"
+        !found.images.is_empty() || most == 0,
+        "there is no image in {shown} (JPEG, PNG, GIF, BMP or WebP){others}"
     );
-    Ok(images)
+    Ok(found)
 }
 
+/// Whether files with this ending are images.
+pub fn is_ending(ending: &str) -> bool {
+    ENDINGS.iter().any(|(known, _)| known.eq_ignore_ascii_case(ending))
+}
+
+/// What an image file is; `None` for another file. One that cannot be read is judged by its name.
 fn media_type(path: &Path) -> Option<&'static str> {
-    let extension = path.extension()?.to_str()?;
-    EXTENSIONS
-        .iter()
-        .find(|(known, _)| known.eq_ignore_ascii_case(extension))
-        .map(|(_, media_type)| *media_type)
+    let head = || {
+        let mut head = Vec::new();
+        fs::File::open(path).ok()?.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
+        by_content(&head)
+    };
+    head().or_else(|| by_ending(path))
+}
+
+fn by_content(head: &[u8]) -> Option<&'static str> {
+    let starts = [
+        (&b"\xFF\xD8\xFF"[..], "image/jpeg"),
+        (b"\x89PNG\r\n\x1A\n", "image/png"),
+        (b"GIF8", "image/gif"),
+        (b"BM", "image/bmp"),
+    ];
+    let webp = head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP");
+    let found = starts.iter().find(|(start, _)| head.starts_with(start)).map(|(_, media_type)| *media_type);
+    // Two letters begin many a text; the four bytes behind the length of a bitmap are zero.
+    let is_text = |media_type: &&str| *media_type == "image/bmp" && head.get(6..10) != Some(&[0; 4]);
+    if webp { Some("image/webp") } else { found.filter(|media_type| !is_text(media_type)) }
+}
+
+fn by_ending(path: &Path) -> Option<&'static str> {
+    let ending = path.extension()?.to_str()?;
+    let known = ENDINGS.iter().find(|(known, _)| known.eq_ignore_ascii_case(ending));
+    known.map(|(_, media_type)| *media_type)
 }
 
 /// Makes every upload a different image for whoever looks at its bytes, and the same for whoever looks at its pixels:
@@ -216,18 +290,44 @@ mod tests {
     #[test]
     fn a_folder_is_read_recursively_in_order_without_hidden_and_other_files() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b/2.PNG", "b/1.jpeg", "a.jpg", ".hidden.jpg", "labels.csv", "c/.git/x.jpg"] {
+        for name in ["b/2.PNG", "b/1.jpeg", "a.jpg", ".hidden.jpg", "labels.csv", "c/.git/x.jpg", "BMW.txt"] {
             let path = folder.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, name).unwrap();
         }
         let names = |most| {
-            read_folder(folder.path(), most).unwrap().into_iter().map(|image| image.name).collect::<Vec<_>>()
+            let found = read_folder(folder.path(), most).unwrap().images;
+            found.into_iter().map(|image| image.name).collect::<Vec<_>>()
         };
         assert_eq!(names(None), ["a.jpg", "b/1.jpeg", "b/2.PNG"]);
         assert_eq!(names(Some(2)), ["a.jpg", "b/1.jpeg"]);
-        let one = read_folder(&folder.path().join("b/2.PNG"), None).unwrap();
+        let one = read_folder(&folder.path().join("b/2.PNG"), None).unwrap().images;
         assert_eq!((one[0].name.as_str(), one[0].media_type), ("2.PNG", "image/png"));
+        let found = read_folder(folder.path(), None).unwrap();
+        assert_eq!(found.remark(None).unwrap(), "no image and not uploaded: BMW.txt, labels.csv");
+        let labels = folder.path().join("labels.csv");
+        assert_eq!(found.remark(Some(&labels)).unwrap(), "no image and not uploaded: BMW.txt");
+    }
+
+    #[test]
+    fn a_file_that_begins_like_an_image_is_one_whatever_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut bitmap = b"BM".to_vec();
+        bitmap.extend([54, 0, 0, 0, 0, 0, 0, 0, 54, 0, 0, 0]);
+        for (name, content) in [
+            ("1.jfif", &b"\xFF\xD8\xFF\xE0"[..]),
+            ("2.JPE", b"\xFF\xD8\xFF\xE1"),
+            ("3", b"\x89PNG\r\n\x1A\n"),
+            ("4.2004.01.12", b"GIF89a"),
+            ("5.jpg", b"RIFF\x01\x02\x03\x04WEBPVP8 "),
+            ("6.bitmap", &bitmap),
+        ] {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        let found = read_folder(folder.path(), None).unwrap();
+        let types: Vec<_> = found.images.iter().map(|image| image.media_type).collect();
+        assert_eq!(types, ["image/jpeg", "image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp"]);
+        assert!(found.remark(None).is_none());
     }
 
     #[test]

@@ -68,6 +68,12 @@ impl Page {
         if let Some(why) = &report.stopped {
             self.add(format_args!("<p class=\"verdict missed\"><b>Ended early.</b> {}</p>", escaped(why)));
         }
+        if let Some(remark) = report.cache_remark() {
+            self.add(format_args!(
+                "<p class=\"verdict missed\"><b>From the cache.</b> {}</p>",
+                escaped(&remark)
+            ));
+        }
         let Some(slo) = &report.slo else { return };
         let (class, text) =
             if slo.met { ("met", "All goals are met.") } else { ("missed", "A goal is missed.") };
@@ -268,6 +274,9 @@ impl Page {
                     " Of {} no label is known, such as {first}.",
                     count(accuracy.unlabelled.len() as u64, "image")
                 );
+            }
+            for remark in &accuracy.remarks {
+                text += &format!(" Of the sheet: {remark}.");
             }
             self.add(format_args!("<div><h2>Accuracy</h2><p>{}</p></div>", escaped(&text)));
         }

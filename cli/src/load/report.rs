@@ -42,11 +42,13 @@ pub struct Report {
     pub statuses: BTreeMap<u16, u64>,
     /// Images that were first answered with a 202 and then asked for.
     pub pending: u64,
+    /// Labels that the service had stored from earlier uploads of the same images, where it says so: no worker made these.
+    pub cached: u64,
     /// Uploads that the service asked to repeat later.
     pub retried: u64,
     /// Kept connections that the server closed before they were used again.
     pub reconnects: u64,
-    /// From the first upload to the last label.
+    /// From the first upload to the last label; to the last failure where there is no label.
     pub seconds: f64,
     /// Labels in one second.
     pub per_second: f64,
@@ -135,6 +137,8 @@ pub struct Accuracy {
     pub against: String,
     /// Images of which the truth is not known.
     pub unlabelled: Vec<String>,
+    /// What the reader should know of the sheet of labels, in sentences.
+    pub remarks: Vec<String>,
     /// The classes with the most wrong labels.
     pub worst: Vec<Class>,
 }
@@ -155,7 +159,7 @@ pub struct Class {
 impl Report {
     pub(super) fn of(crew: &Crew, stopped: Option<String>) -> Self {
         let (options, tally) = (&crew.options, crew.tally());
-        let begun = crew.begun();
+        let (begun, seconds) = (crew.begun(), tally.seconds());
         let never_begun = if stopped.is_some() { crew.never_begun(crew.elapsed()) } else { 0 };
         let accuracy = options.truth.as_ref().map(|truth| Accuracy {
             share: if tally.judged > 0 { tally.correct as f64 / tally.judged as f64 } else { 0.0 },
@@ -163,6 +167,7 @@ impl Report {
             of: tally.judged,
             against: truth.source.clone(),
             unlabelled: options.unlabelled(begun).into_iter().map(str::to_owned).collect(),
+            remarks: truth.remarks.clone(),
             worst: worst(&tally),
         });
         let ms = |histogram: &Histogram<u64>, quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
@@ -187,10 +192,11 @@ impl Report {
             failures: tally.failures.clone(),
             statuses: tally.statuses.clone(),
             pending: tally.pending,
+            cached: tally.cached,
             retried: tally.retried,
             reconnects: tally.reconnects,
-            seconds: tally.seconds,
-            per_second: if tally.seconds > 0.0 { tally.results as f64 / tally.seconds } else { 0.0 },
+            seconds,
+            per_second: if seconds > 0.0 { tally.results as f64 / seconds } else { 0.0 },
             latency_ms: (tally.results > 0).then(|| Latency {
                 mean: latency.mean() / 1e3,
                 p50: ms(latency, 0.5),

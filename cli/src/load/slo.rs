@@ -1,6 +1,6 @@
 //! What a service should keep, and whether it did.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use eirs_platform::settings::units;
 use serde::Serialize;
@@ -22,19 +22,51 @@ pub struct Slo {
     #[arg(long, value_name = "TIME", alias = "slo_p99", value_parser = units::duration::parse)]
     pub slo_p99: Option<Duration>,
     /// Fail where a larger share of the images fails than this [default: 0%]
-    #[arg(long, value_name = "SHARE", alias = "slo_errors", value_parser = share)]
-    pub slo_errors: Option<f64>,
+    #[arg(long, value_name = "SHARE", alias = "slo_errors")]
+    pub slo_errors: Option<Share>,
 }
 
-/// Reads `1%` and `0.01`.
-fn share(text: &str) -> Result<f64, String> {
-    let number = |text: &str| text.trim().parse::<f64>().ok();
-    let share = match text.trim().strip_suffix('%') {
-        Some(percent) => number(percent).map(|percent| percent / 100.0),
-        None => number(text),
-    };
-    let share = share.filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| format!("`{text}` is not a share; write one like 1% or 0.01"))
+/// A share as it was written: a fraction of whole numbers, so that 7 of 1000 are 0.7% and not a little more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    parts: u64,
+    of: u64,
+}
+
+impl Share {
+    const NONE: Self = Self { parts: 0, of: 1 };
+    /// So many digits behind the point are enough for any number of images.
+    const DIGITS: usize = 12;
+
+    /// Whether `part` of `all` are at most this share.
+    fn has(self, part: u64, all: u64) -> bool {
+        u128::from(part) * u128::from(self.of) <= u128::from(self.parts) * u128::from(all)
+    }
+
+    fn value(self) -> f64 {
+        self.parts as f64 / self.of as f64
+    }
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    /// Reads `1%` and `0.01`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a share; write one like 1% or 0.01");
+        let trimmed = text.trim();
+        let (number, whole) =
+            trimmed.strip_suffix('%').map_or((trimmed, 1), |number| (number.trim_end(), 100));
+        let (before, behind) = number.split_once('.').unwrap_or((number, ""));
+        let digits = [before, behind].concat();
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number || behind.len() > Self::DIGITS {
+            return Err(wrong());
+        }
+        let parts = digits.parse().map_err(|_too_large| wrong())?;
+        let of = whole * 10u64.pow(behind.len() as u32);
+        if parts > of { Err(wrong()) } else { Ok(Self { parts, of }) }
+    }
 }
 
 /// Whether the goals were met.
@@ -62,30 +94,39 @@ pub struct Goal {
 impl Slo {
     /// The verdict, where there are goals. An image that failed has not been classified within any time: it counts among the slow ones.
     pub(super) fn judge(&self, tally: &Tally) -> Option<Verdict> {
-        let all = tally.ended_images();
+        let (all, results) = (tally.ended_images(), tally.results);
         let mut goals = Vec::new();
-        for (name, quantile, limit) in self.latencies() {
+        for (name, percent, limit) in self.latencies() {
+            // So many images must have been as fast.
+            let needed = (percent * all).div_ceil(100);
+            let met = all > 0 && tally.within(limit) >= needed;
             let limit = limit.as_secs_f64() * 1e3;
-            let of_results =
-                if tally.results > 0 { quantile * all as f64 / tally.results as f64 } else { 2.0 };
-            let is_there = of_results <= 1.0 + 1e-9;
-            let value =
-                is_there.then(|| tally.latency_us.value_at_quantile(of_results.min(1.0)) as f64 / 1e3);
-            goals.push(Goal { name, limit, value, met: value.is_some_and(|value| value <= limit) });
+            let value = (all > 0 && results >= needed).then(|| {
+                let value = tally.latency_us.value_at_quantile(needed as f64 / results as f64) as f64 / 1e3;
+                // The histogram rounds up.
+                if met { value.min(limit) } else { value }
+            });
+            goals.push(Goal { name, limit, value, met });
         }
         if goals.is_empty() && self.slo_errors.is_none() {
             return None;
         }
-        let limit = self.slo_errors.unwrap_or(0.0);
-        let value = if all > 0 { tally.failed_images() as f64 / all as f64 } else { 0.0 };
-        goals.push(Goal { name: "errors", limit, value: Some(value), met: all > 0 && value <= limit });
+        let (limit, failed) = (self.slo_errors.unwrap_or(Share::NONE), tally.failed_images());
+        let value = if all > 0 { failed as f64 / all as f64 } else { 0.0 };
+        let met = all > 0 && limit.has(failed, all);
+        goals.push(Goal { name: "errors", limit: limit.value(), value: Some(value), met });
         Some(Verdict { met: goals.iter().all(|goal| goal.met), goals })
     }
 
-    /// The latencies that have a limit, with their quantile.
-    fn latencies(&self) -> impl Iterator<Item = (&'static str, f64, Duration)> {
-        let named = [("p50", 0.5, self.slo_p50), ("p95", 0.95, self.slo_p95), ("p99", 0.99, self.slo_p99)];
-        named.into_iter().filter_map(|(name, quantile, limit)| Some((name, quantile, limit?)))
+    /// The limits of the latencies.
+    pub(super) fn limits(&self) -> impl Iterator<Item = Duration> {
+        self.latencies().map(|(_, _, limit)| limit)
+    }
+
+    /// The latencies that have a limit, with the images of 100 that must keep it.
+    fn latencies(&self) -> impl Iterator<Item = (&'static str, u64, Duration)> {
+        let named = [("p50", 50, self.slo_p50), ("p95", 95, self.slo_p95), ("p99", 99, self.slo_p99)];
+        named.into_iter().filter_map(|(name, percent, limit)| Some((name, percent, limit?)))
     }
 }
 
@@ -105,7 +146,7 @@ impl Goal {
 
     fn shown(&self, value: f64) -> String {
         match self.name {
-            "errors" => format!("{}%", (value * 1e5).round() / 1e3),
+            "errors" => format!("{}%", (value * 1e7).round() / 1e5),
             _latency => milliseconds(value),
         }
     }
@@ -115,10 +156,10 @@ impl Goal {
 mod tests {
     use super::{super::tally::Times, *};
 
-    /// So many results of 10 ms, of 100 ms, and failures.
-    fn tally(fast: u64, slow: u64, failed: u64) -> Tally {
-        let mut tally = Tally::default();
+    /// So many results of 10 ms, of 100 ms, and failures, counted for these goals.
+    fn tally(slo: Slo, fast: u64, slow: u64, failed: u64) -> Tally {
         let times = |ms| Times { due: Duration::ZERO, took: Duration::from_millis(ms) };
+        let mut tally = Tally::with_limits(slo.limits());
         (0..fast).for_each(|_| tally.classified(times(10), "x", None));
         (0..slow).for_each(|_| tally.classified(times(100), "x", None));
         (0..failed).for_each(|_| tally.failed(times(1), "500".into(), "oops".into()));
@@ -126,8 +167,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(slo: Slo, tally: &Tally, expected: &[(&str, Option<f64>, bool)]) {
-        let verdict = slo.judge(tally).unwrap();
+    fn check(slo: Slo, counts: [u64; 3], expected: &[(&str, Option<f64>, bool)]) {
+        let [fast, slow, failed] = counts;
+        let verdict = slo.judge(&tally(slo, fast, slow, failed)).unwrap();
         let found: Vec<_> = verdict
             .goals
             .iter()
@@ -140,31 +182,65 @@ mod tests {
     #[test]
     fn a_goal_is_met_up_to_its_limit_and_failures_are_slow() {
         let p95 = |ms| Slo { slo_p95: Some(Duration::from_millis(ms)), ..Slo::default() };
-        check(p95(50), &tally(95, 5, 0), &[("p95", Some(10.01), true), ("errors", Some(0.0), true)]);
-        check(p95(50), &tally(94, 6, 0), &[("p95", Some(100.03), false), ("errors", Some(0.0), true)]);
-        let lenient = Slo { slo_errors: Some(0.1), ..p95(50) };
-        check(lenient, &tally(94, 0, 6), &[("p95", None, false), ("errors", Some(0.06), true)]);
-        check(lenient, &tally(95, 0, 5), &[("p95", Some(10.01), true), ("errors", Some(0.05), true)]);
+        check(p95(50), [95, 5, 0], &[("p95", Some(10.0), true), ("errors", Some(0.0), true)]);
+        check(p95(50), [94, 6, 0], &[("p95", Some(100.0), false), ("errors", Some(0.0), true)]);
+        check(p95(10), [95, 5, 0], &[("p95", Some(10.0), true), ("errors", Some(0.0), true)]);
+        let lenient = Slo { slo_errors: Some("10%".parse().unwrap()), ..p95(50) };
+        check(lenient, [94, 0, 6], &[("p95", None, false), ("errors", Some(0.06), true)]);
+        check(lenient, [95, 0, 5], &[("p95", Some(10.0), true), ("errors", Some(0.05), true)]);
+    }
+
+    #[test]
+    fn latencies_are_judged_exactly_and_not_as_the_histogram_rounds_them() {
+        let slo = Slo { slo_p95: Some(Duration::from_secs(10)), ..Slo::default() };
+        for (took_us, met) in [(9_995_800, true), (10_000_000, true), (10_000_001, false)] {
+            let mut tally = Tally::with_limits(slo.limits());
+            tally.classified(Times { due: Duration::ZERO, took: Duration::from_micros(took_us) }, "x", None);
+            let verdict = slo.judge(&tally).unwrap();
+            let value = verdict.goals[0].value.unwrap();
+            assert_eq!((verdict.met, value <= 10_000.0), (met, met), "{took_us}: {value}");
+            assert!((value - took_us as f64 / 1e3).abs() < 2.0, "{took_us}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_share_of_errors_is_judged_exactly() {
+        for (share, failed, all, met) in [
+            ("0.7%", 7, 1000, true),
+            ("0.7%", 8, 1000, false),
+            ("0.3%", 3, 1000, true),
+            ("1%", 29, 2900, true),
+        ] {
+            let slo = Slo { slo_errors: Some(share.parse().unwrap()), ..Slo::default() };
+            let verdict = slo.judge(&tally(slo, all - failed, 0, failed)).unwrap();
+            assert_eq!(verdict.met, met, "{failed} of {all}, at most {share}");
+        }
+        let slo = Slo { slo_errors: Some("0.7%".parse().unwrap()), ..Slo::default() };
+        assert_eq!(slo.judge(&tally(slo, 993, 0, 7)).unwrap().goals[0].found(), "0.7%");
     }
 
     #[test]
     fn without_goals_there_is_no_verdict_and_with_one_no_error_is_forgiven_unsaid() {
-        assert!(Slo::default().judge(&tally(1, 0, 1)).is_none());
+        assert!(Slo::default().judge(&tally(Slo::default(), 1, 0, 1)).is_none());
         let p50 = Slo { slo_p50: Some(Duration::from_secs(1)), ..Slo::default() };
-        check(p50, &tally(9, 0, 1), &[("p50", Some(10.01), true), ("errors", Some(0.1), false)]);
+        check(p50, [9, 0, 1], &[("p50", Some(10.0), true), ("errors", Some(0.1), false)]);
     }
 
     #[test]
     fn a_run_in_which_nothing_happened_meets_nothing() {
         let slo = Slo { slo_p99: Some(Duration::from_secs(1)), ..Slo::default() };
-        check(slo, &tally(0, 0, 0), &[("p99", None, false), ("errors", Some(0.0), false)]);
+        check(slo, [0, 0, 0], &[("p99", None, false), ("errors", Some(0.0), false)]);
     }
 
     #[test]
     fn a_share_is_a_percentage_or_a_fraction() {
-        assert_eq!((share("1%"), share("0.01"), share("0")), (Ok(0.01), Ok(0.01), Ok(0.0)));
-        for wrong in ["", "2", "101%", "-1%", "few"] {
-            assert!(share(wrong).unwrap_err().contains("is not a share"), "{wrong}");
+        let value = |text: &str| text.parse::<Share>().map(Share::value);
+        assert_eq!(
+            (value("1%"), value("0.01"), value("0"), value(".5 %")),
+            (Ok(0.01), Ok(0.01), Ok(0.0), Ok(0.005))
+        );
+        for wrong in ["", "%", ".", "2", "101%", "-1%", "few", "1e-3", "0.0000000000001"] {
+            assert!(value(wrong).unwrap_err().contains("is not a share"), "{wrong}");
         }
     }
 }

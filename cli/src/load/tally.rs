@@ -36,8 +36,8 @@ pub struct Tally {
     pub judged: u64,
     /// ... and those that agreed with it.
     pub correct: u64,
-    /// Seconds from the start to the last end of an image.
-    pub seconds: f64,
+    /// Labels that the service had stored from an earlier upload, where it says so.
+    pub cached: u64,
     /// Uploads that were due while all connections were busy.
     pub waited: u64,
     /// All answers by their status, those that said to come again included.
@@ -47,6 +47,11 @@ pub struct Tally {
     pub(super) late_us: Histogram<u64>,
     pub(super) confusion: BTreeMap<String, BTreeMap<String, u64>>,
     pub(super) timeline: Timeline,
+    /// The limits of the goals, each with the labels that came within it: a histogram is not exact.
+    within: Vec<(Duration, u64)>,
+    first_due: Option<Duration>,
+    last_label: Option<Duration>,
+    last_end: Duration,
     pairs: usize,
     recent: VecDeque<(u64, Histogram<u32>)>,
 }
@@ -62,7 +67,8 @@ pub struct FailureKind {
 
 impl Default for Tally {
     fn default() -> Self {
-        let histogram = || Histogram::new_with_bounds(1, LONGEST_US, 3).expect("these are possible bounds");
+        let histogram =
+            |digits| Histogram::new_with_bounds(1, LONGEST_US, digits).expect("these are possible bounds");
         Self {
             results: 0,
             pending: 0,
@@ -70,14 +76,18 @@ impl Default for Tally {
             reconnects: 0,
             judged: 0,
             correct: 0,
-            seconds: 0.0,
+            cached: 0,
             waited: 0,
             statuses: BTreeMap::new(),
             failures: BTreeMap::new(),
-            latency_us: histogram(),
-            late_us: histogram(),
+            latency_us: histogram(4),
+            late_us: histogram(3),
             confusion: BTreeMap::new(),
             timeline: Timeline::default(),
+            within: Vec::new(),
+            first_due: None,
+            last_label: None,
+            last_end: Duration::ZERO,
             pairs: 0,
             recent: VecDeque::new(),
         }
@@ -92,9 +102,26 @@ pub(super) struct Times {
 }
 
 impl Tally {
+    /// One that counts what comes within these limits.
+    pub(super) fn with_limits(limits: impl Iterator<Item = Duration>) -> Self {
+        Self { within: limits.map(|limit| (limit, 0)).collect(), ..Self::default() }
+    }
+
+    /// The labels that came within a limit of those that it was made with.
+    pub(super) fn within(&self, limit: Duration) -> u64 {
+        self.within.iter().find(|(one, _)| *one == limit).map_or(0, |(_, count)| *count)
+    }
+
+    /// Seconds from the first upload to the last label; where there is no label, to the last failure.
+    pub fn seconds(&self) -> f64 {
+        let end = self.last_label.unwrap_or(self.last_end);
+        end.saturating_sub(self.first_due.unwrap_or_default()).as_secs_f64()
+    }
+
     /// An image is begun, so long after it was due.
     pub(super) fn begun(&mut self, due: Duration, late: Duration, waited: bool) {
         self.timeline.asked(due);
+        self.first_due = Some(self.first_due.map_or(due, |first| first.min(due)));
         self.late_us.saturating_record(micros(late));
         self.waited += u64::from(waited);
     }
@@ -105,12 +132,16 @@ impl Tally {
 
     pub(super) fn classified(&mut self, times: Times, label: &str, truth: Option<&str>) {
         self.results += 1;
-        self.ended(times);
+        let end = times.due + times.took;
+        self.last_label = Some(self.last_label.map_or(end, |last| last.max(end)));
+        for (limit, count) in &mut self.within {
+            *count += u64::from(times.took <= *limit);
+        }
         let took = micros(times.took);
         self.latency_us.saturating_record(took);
-        self.timeline.classified(times.due + times.took);
+        self.timeline.classified(end);
         self.timeline.latency(times.due, took);
-        let second = (times.due + times.took).as_secs();
+        let second = end.as_secs();
         if self.recent.back().is_none_or(|(latest, _)| *latest < second) {
             self.recent.push_back((second, coarse()));
         }
@@ -138,17 +169,14 @@ impl Tally {
     }
 
     pub(super) fn failed(&mut self, times: Times, kind: String, sentence: String) {
-        self.ended(times);
-        self.timeline.failed(times.due + times.took);
+        let end = times.due + times.took;
+        self.last_end = self.last_end.max(end);
+        self.timeline.failed(end);
         let failures = self.failures.entry(kind).or_default();
         failures.count += 1;
         if failures.first.len() < TOLD {
             failures.first.push(sentence);
         }
-    }
-
-    fn ended(&mut self, times: Times) {
-        self.seconds = self.seconds.max((times.due + times.took).as_secs_f64());
     }
 
     /// Images without a label, of all kinds.
@@ -209,6 +237,21 @@ mod tests {
         let labels = &tally.confusion["cat"];
         assert_eq!((labels.len(), labels[OTHERS], labels["cat"]), (PAIRS + 2, 100, 1));
         assert_eq!((tally.judged, tally.correct), (PAIRS as u64 + 101, 1));
+    }
+
+    #[test]
+    fn the_time_of_a_run_is_from_the_first_upload_to_the_last_label() {
+        let at = |due, took| Times { due: Duration::from_secs(due), took: Duration::from_secs(took) };
+        let mut tally = Tally::default();
+        for due in [3, 4, 5] {
+            tally.begun(Duration::from_secs(due), Duration::ZERO, false);
+        }
+        assert_eq!(tally.seconds(), 0.0);
+        tally.failed(at(3, 60), "timeout".into(), String::new());
+        assert_eq!(tally.seconds(), 60.0);
+        tally.classified(at(5, 6), "x", None);
+        tally.classified(at(4, 2), "x", None);
+        assert_eq!(tally.seconds(), 8.0);
     }
 
     #[test]

@@ -141,7 +141,7 @@ async fn a_pending_image_is_asked_for_until_its_label_is_there() {
     .await;
     let report = load(address, &["1.jpg"], |options| {
         options.url = format!("http://{address}/upload?model=x").parse().unwrap();
-        options.truth = Some(Truth { source: "test".into(), labels: vec![Some("Tench".into())] });
+        options.truth = Some(Truth { labels: vec![Some("Tench".into())], ..Truth::default() });
     })
     .await;
     assert!(report.is_complete() && report.pending == 1, "{report}");
@@ -267,12 +267,32 @@ async fn unique_uploads_are_all_different_and_plain_ones_all_the_same() {
 }
 
 #[tokio::test]
+async fn labels_that_were_stored_before_are_counted_and_their_share_is_said() {
+    let address = serve(|number, _, _| match number {
+        0 => answer(200, &[], "cat"),
+        _ => answer(200, &[("cache-status", "eirs; hit")], "cat"),
+    })
+    .await;
+    let report = load(address, &["1.jpg"], |options| options.requests = Some(4)).await;
+    assert_eq!((report.results, report.cached), (4, 3));
+    let shown = report.to_string();
+    assert!(
+        shown
+            .contains("Results     4 (3 stored before)\n            75 % of the labels were stored before: "),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
 async fn accuracy_counts_what_has_a_label_and_names_what_has_none() {
     let address = serve(|_, _, body| answer(200, &[], std::str::from_utf8(&image_of(body)).unwrap())).await;
     let report = load(address, &["a", "b", "c"], |options| {
         options.requests = Some(6);
-        options.truth =
-            Some(Truth { source: "x.csv".into(), labels: vec![Some("A".into()), Some("z".into()), None] });
+        options.truth = Some(Truth {
+            source: "x.csv".into(),
+            labels: vec![Some("A".into()), Some("z".into()), None],
+            remarks: vec!["rows 2 and 3 contradict each other: c does not count".into()],
+        });
     })
     .await;
     let shown = report.to_string();
@@ -281,7 +301,7 @@ async fn accuracy_counts_what_has_a_label_and_names_what_has_none() {
     assert_eq!(accuracy.unlabelled, ["c"]);
     assert!(
         shown.contains(
-            "Accuracy    0.5000 (2/4) against x.csv\n            z: 0 of 2 right, else b (2)\n            no label is known for c\n"
+            "Accuracy    0.5000 (2/4) against x.csv\n            z: 0 of 2 right, else b (2)\n            no label is known for c\n            rows 2 and 3 contradict each other: c does not count\n"
         ),
         "{shown}"
     );

@@ -1,52 +1,96 @@
-//! What the images really show, from a sheet of labels or from the folders that they lie in.
+//! What the images really show, from a sheet of labels or from the folders that hold them.
+
+mod dates;
+mod names;
+mod sheet;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    fs,
     path::Path,
 };
 
-use anyhow::Context;
-use calamine::{Reader, Sheets, open_workbook_auto};
+use anyhow::{Context, bail};
+use unicode_normalization::UnicodeNormalization;
 
+use self::{
+    names::{Ambiguous, Names, common_folder},
+    sheet::{Cell, Row},
+};
 use super::images::ImageFile;
 
 /// The column that names an image, and the one with its label.
 const COLUMNS: [&str; 2] = ["Input", "Result"];
+/// The names of the columns are among the first rows of a sheet.
+const FIRST_ROWS: usize = 10;
 
 /// The right label of each image, as far as there is one, in the order of the images.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Truth {
     /// Where it is from, for the reader of an accuracy.
     pub source: String,
     /// In the order of the images.
-    pub labels: Vec<Option<String>>,
+    pub labels: Vec<Option<Label>>,
+    /// What the reader of an accuracy should know of the sheet, in sentences.
+    pub remarks: Vec<String>,
+}
+
+/// What an image really shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Label {
+    /// As it is shown.
+    pub text: String,
+    /// The number that a workbook made of it: 1.1 may have been typed as 1.10.
+    number: Option<f64>,
+}
+
+impl From<&str> for Label {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), number: None }
+    }
+}
+
+impl Label {
+    /// Whether an answer says the same.
+    pub fn is(&self, answer: &str) -> bool {
+        same_label(&self.text, answer)
+            || self.number.is_some_and(|number| answer.trim().parse() == Ok(number))
+    }
 }
 
 impl Truth {
-    /// From a workbook or a CSV file with the columns `Input` and `Result`.
+    /// From a workbook or a text file with the columns `Input` and `Result`, or with the images' names in one column and their
+    /// labels in the only other one.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be read or lacks a column.
+    /// Where the file cannot be read, lacks a column, or a spreadsheet has made something of a name or a label that can be read in
+    /// several ways.
     pub fn from_file(path: &Path, images: &[ImageFile]) -> anyhow::Result<Self> {
         let shown = path.display().to_string();
-        let is_csv = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
-        let rows = if is_csv { rows_of_csv(path) } else { rows_of_workbook(path) };
-        let sheet = Sheet::of(rows.with_context(|| format!("the labels {shown} cannot be read"))?)
-            .with_context(|| format!("the labels {shown}"))?;
-        Ok(Self { source: shown, labels: images.iter().map(|image| sheet.label(&image.name)).collect() })
+        let read = || {
+            let bytes = fs::read(path).context("cannot be read")?;
+            let names = Names::of(images);
+            let has_columns = |rows: &[Row]| Columns::by_name(rows).is_some();
+            let rows = sheet::rows(&bytes, has_columns).context("cannot be read")?;
+            let columns = Columns::of(&rows, &names)?;
+            columns.truth(&rows, &names, images)
+        };
+        let (labels, remarks) = read().with_context(|| format!("the labels {shown}"))?;
+        Ok(Self { source: shown, labels, remarks })
     }
 
-    /// From the names of the folders, if all images lie in folders and these are at least two.
+    /// From the names of the folders, if all images are in folders and these are at least two.
     pub fn from_folders(images: &[ImageFile]) -> Option<Self> {
         let folder = |image: &ImageFile| {
             let (folder, _) = image.name.rsplit_once('/')?;
             folder.rsplit('/').next().map(str::to_owned)
         };
-        let labels: Vec<_> = images.iter().map(folder).collect();
-        let classes: BTreeSet<_> = labels.iter().collect();
-        let told = classes.len() >= 2 && !classes.contains(&None);
-        told.then(|| Self { source: "the folders' names".into(), labels })
+        let folders: Vec<_> = images.iter().map(folder).collect();
+        let classes: BTreeSet<_> = folders.iter().collect();
+        let are_labels = classes.len() >= 2 && !classes.contains(&None);
+        let labels = folders.iter().map(|folder| folder.as_deref().map(Label::from)).collect();
+        are_labels.then(|| Self { source: "the folders' names".into(), labels, remarks: Vec::new() })
     }
 
     /// The images without a label.
@@ -56,153 +100,222 @@ impl Truth {
     }
 }
 
-/// Whether two labels are the same for a person: case, outer spaces, and `_` for a space make no difference.
+/// Whether two labels are the same for a person: case, outer spaces, `_` for a space and the Unicode form make no difference.
 pub fn same_label(one: &str, other: &str) -> bool {
-    let plain = |text: &str| text.trim().replace('_', " ").to_lowercase();
+    let plain = |text: &str| text.trim().replace('_', " ").nfc().collect::<String>().to_lowercase();
     plain(one) == plain(other)
 }
 
-/// A sheet of labels, found by three ways of naming an image, the most exact first.
-struct Sheet {
-    by_path: HashMap<String, String>,
-    by_name: HashMap<String, Option<String>>,
-    by_stem: HashMap<String, Option<String>>,
+/// Where in a sheet the images and their labels are.
+#[derive(Debug, PartialEq, Eq)]
+struct Columns {
+    input: usize,
+    result: usize,
+    /// The first row with an image.
+    first: usize,
 }
 
-impl Sheet {
-    fn of(rows: Vec<Vec<String>>) -> anyhow::Result<Self> {
-        let mut rows = rows.into_iter();
-        let head = rows.next().unwrap_or_default();
-        let column = |wanted: &str| {
-            let found = head
-                .iter()
-                .position(|name| name.trim_start_matches('\u{feff}').trim().eq_ignore_ascii_case(wanted));
-            found.with_context(|| {
-                format!("have no column `{wanted}`; the first line holds `{}`", head.join("`, `"))
-            })
+impl Columns {
+    /// By their names, in any case and order.
+    fn by_name(rows: &[Row]) -> Option<Self> {
+        rows.iter().take(FIRST_ROWS).enumerate().find_map(|(place, row)| {
+            let column = |wanted: &str| row.cells.iter().position(|cell| is_called(cell, wanted));
+            Some(Self { input: column(COLUMNS[0])?, result: column(COLUMNS[1])?, first: place + 1 })
+        })
+    }
+
+    /// By their names; in a sheet without names, by the images that one column names, where there is only one other.
+    fn of(rows: &[Row], names: &Names) -> anyhow::Result<Self> {
+        if let Some(columns) = Self::by_name(rows) {
+            return Ok(columns);
+        }
+        let head = rows.first().map_or(&[][..], |row| &row.cells);
+        let is_named = head.iter().any(|cell| COLUMNS.iter().any(|column| is_called(cell, column)));
+        let width = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
+        let finds = |column: usize| {
+            let is_found = |row: &&Row| !matches!(names.find(row.cell(column), ""), Ok(found) if found.images.is_empty());
+            rows.iter().filter(is_found).count()
         };
-        let (input, result) = (column(COLUMNS[0])?, column(COLUMNS[1])?);
-        let mut sheet = Self { by_path: HashMap::new(), by_name: HashMap::new(), by_stem: HashMap::new() };
+        let input = (0..width)
+            .max_by_key(|column| (finds(*column), width - column))
+            .filter(|column| finds(*column) > 0);
+        let others: Vec<_> = (0..width)
+            .filter(|column| Some(*column) != input && !is_empty(rows, *column) && !is_index(rows, *column))
+            .collect();
+        if let (false, Some(input), [result]) = (is_named, input, others.as_slice()) {
+            return Ok(Self { input, result: *result, first: 0 });
+        }
+        let missing = COLUMNS.iter().find(|column| !head.iter().any(|cell| is_called(cell, column)));
+        let head: Vec<_> = head.iter().map(Cell::shown).collect();
+        bail!(
+            "have no column `{}`; the first line holds `{}`",
+            missing.unwrap_or(&COLUMNS[0]),
+            head.join("`, `")
+        )
+    }
+
+    /// The label of each image, and what is to be said of the sheet.
+    fn truth(
+        &self,
+        rows: &[Row],
+        names: &Names,
+        images: &[ImageFile],
+    ) -> anyhow::Result<(Vec<Option<Label>>, Vec<String>)> {
+        let rows = &rows[self.first..];
+        let texts = rows.iter().filter_map(|row| match row.cell(self.input) {
+            Cell::Text(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let folder = common_folder(texts);
+        let mut given: Vec<Option<Given>> = vec![None; images.len()];
+        let mut unknown_dates = Dates::default();
         for row in rows {
-            let cell = |place: usize| row.get(place).map(|text| text.trim()).filter(|text| !text.is_empty());
-            if let (Some(image), Some(label)) = (cell(input), cell(result)) {
-                sheet.add(&image.replace('\\', "/"), label);
+            let input = row.cell(self.input);
+            let found = names.find(input, &folder).or_else(|Ambiguous(names)| {
+                bail!(
+                    "row {}: a spreadsheet made {} of the image's name, which may have been `{}`; {AS_TEXT}",
+                    row.number,
+                    input.shown(),
+                    names.join("` or `")
+                )
+            })?;
+            unknown_dates.note(row, input, found.images.is_empty());
+            if found.images.is_empty() {
+                continue;
+            }
+            let Some(label) = label(row, row.cell(self.result))? else { continue };
+            for place in found.images {
+                given[place] = Some(match given[place].take() {
+                    None => Given {
+                        label: label.clone(),
+                        vagueness: found.vagueness,
+                        rows: vec![row.number],
+                        is_clear: true,
+                    },
+                    Some(before) => before.and(&label, found.vagueness, row.number),
+                });
             }
         }
-        Ok(sheet)
+        unknown_dates.complain()?;
+        let remarks = remarks(&given, images);
+        let labels =
+            given.into_iter().map(|given| given.filter(|given| given.is_clear).map(|given| given.label));
+        Ok((labels.collect(), remarks))
     }
+}
 
-    fn add(&mut self, image: &str, label: &str) {
-        self.by_path.insert(plain_path(image), label.to_owned());
-        for (map, key) in [(&mut self.by_name, file_name(image)), (&mut self.by_stem, stem(image))] {
-            let known = map.entry(key.to_owned()).or_insert_with(|| Some(label.to_owned()));
-            // A short name with two labels says nothing.
-            if known.as_deref() != Some(label) {
-                *known = None;
+const AS_TEXT: &str = "format the column as text, and type it again";
+
+/// What a sheet says of an image.
+#[derive(Debug, Clone)]
+struct Given {
+    label: Label,
+    vagueness: u8,
+    rows: Vec<u64>,
+    /// Whether all rows say the same.
+    is_clear: bool,
+}
+
+impl Given {
+    /// With a further row: the one that names the image more exactly counts.
+    fn and(mut self, label: &Label, vagueness: u8, row: u64) -> Self {
+        if vagueness < self.vagueness {
+            return Self { label: label.clone(), vagueness, rows: vec![row], is_clear: true };
+        }
+        if vagueness == self.vagueness {
+            self.is_clear &= same_label(&self.label.text, &label.text);
+            self.rows.push(row);
+        }
+        self
+    }
+}
+
+/// The images with several labels, in sentences: one for each set of rows.
+fn remarks(given: &[Option<Given>], images: &[ImageFile]) -> Vec<String> {
+    let unclear = given.iter().zip(images).filter_map(|(given, image)| {
+        let given = given.as_ref().filter(|given| !given.is_clear)?;
+        Some((given.rows.clone(), image.name.as_str()))
+    });
+    let mut by_rows: Vec<(Vec<u64>, Vec<&str>)> = Vec::new();
+    let mut places = HashMap::new();
+    for (rows, name) in unclear {
+        let place = *places.entry(rows.clone()).or_insert_with(|| {
+            by_rows.push((rows, Vec::new()));
+            by_rows.len() - 1
+        });
+        by_rows[place].1.push(name);
+    }
+    let sentence = |(rows, names): (Vec<u64>, Vec<&str>)| {
+        let rows: Vec<_> = rows.iter().map(u64::to_string).collect();
+        let others = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
+        format!("rows {} contradict each other: {}{others} does not count", rows.join(" and "), names[0])
+    };
+    by_rows.into_iter().map(sentence).collect()
+}
+
+/// The label in a cell, where there is one.
+fn label(row: &Row, cell: &Cell) -> anyhow::Result<Option<Label>> {
+    match cell {
+        Cell::Nothing => Ok(None),
+        Cell::Text(text) => Ok(Some(Label::from(text.as_str()))),
+        Cell::Number(number) => Ok(Some(Label { text: number.to_string(), number: Some(*number) })),
+        Cell::Date(_) | Cell::Time(_) => {
+            bail!(
+                "row {}: a spreadsheet made a date or time of the label: {}; {AS_TEXT}",
+                row.number,
+                cell.shown()
+            )
+        }
+    }
+}
+
+/// The dates among the names of images.
+#[derive(Debug, Default)]
+struct Dates {
+    known: usize,
+    unknown: Option<(u64, String)>,
+}
+
+impl Dates {
+    fn note(&mut self, row: &Row, input: &Cell, is_unknown: bool) {
+        match input {
+            Cell::Date(_) if !is_unknown => self.known += 1,
+            Cell::Date(_) | Cell::Time(_) => {
+                self.unknown.get_or_insert_with(|| (row.number, input.shown()));
             }
+            _ => {}
         }
     }
 
-    fn label(&self, image: &str) -> Option<String> {
-        let by_path = self.by_path.get(&plain_path(image)).cloned();
-        by_path
-            .or_else(|| self.by_name.get(file_name(image)).cloned().flatten())
-            .or_else(|| self.by_stem.get(stem(image)).cloned().flatten())
+    /// Where some are the names of images, the others are of images that are not here. Where none is, nobody knows what was typed.
+    fn complain(self) -> anyhow::Result<()> {
+        match self.unknown.filter(|_| self.known == 0) {
+            None => Ok(()),
+            Some((row, shown)) => {
+                bail!("row {row}: a spreadsheet made a date or time of the image's name: {shown}; {AS_TEXT}")
+            }
+        }
     }
 }
 
-fn plain_path(path: &str) -> String {
-    path.trim_start_matches("./").to_owned()
+fn is_called(cell: &Cell, name: &str) -> bool {
+    matches!(cell, Cell::Text(text) if text.eq_ignore_ascii_case(name))
 }
 
-fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+fn is_empty(rows: &[Row], column: usize) -> bool {
+    rows.iter().all(|row| *row.cell(column) == Cell::Nothing)
 }
 
-fn stem(path: &str) -> &str {
-    let name = file_name(path);
-    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
-}
-
-fn rows_of_csv(path: &Path) -> anyhow::Result<Vec<Vec<String>>> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_path(path)?;
-    let row = |record: csv::Result<csv::StringRecord>| Ok(record?.iter().map(str::to_owned).collect());
-    reader.records().map(row).collect()
-}
-
-fn rows_of_workbook(path: &Path) -> anyhow::Result<Vec<Vec<String>>> {
-    let mut book: Sheets<_> = open_workbook_auto(path)?;
-    let sheet = book.worksheet_range_at(0).context("there is no sheet in it")??;
-    Ok(sheet.rows().map(|row| row.iter().map(ToString::to_string).collect()).collect())
+/// Whether a column counts the rows.
+fn is_index(rows: &[Row], column: usize) -> bool {
+    let number = |cell: &Cell| match cell {
+        Cell::Number(number) => Some(*number),
+        Cell::Text(text) => text.parse().ok(),
+        _ => None,
+    };
+    let numbers: Option<Vec<f64>> = rows.iter().map(|row| number(row.cell(column))).collect();
+    numbers.is_some_and(|numbers| numbers.windows(2).all(|two| two[0] + 1.0 == two[1]))
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-
-    fn images(names: &[&str]) -> Vec<ImageFile> {
-        names.iter().map(|name| ImageFile::in_memory(name, Bytes::new())).collect()
-    }
-
-    fn labels(csv: &str, names: &[&str]) -> Vec<Option<String>> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("labels.csv");
-        std::fs::write(&path, csv).unwrap();
-        Truth::from_file(&path, &images(names)).unwrap().labels
-    }
-
-    #[test]
-    fn an_image_is_found_with_or_without_folder_and_extension() {
-        let csv = "\u{feff}Input, result ,more\na/1.jpg, cat,x\n2.JPEG,dog\n3,bird\n./d/4.png,fish\n";
-        let told = labels(csv, &["a/1.jpg", "1.jpg", "b/2.JPEG", "2.jpg", "3.webp", "d/4.png", "5.jpg"]);
-        let told: Vec<_> = told.iter().map(Option::as_deref).collect();
-        assert_eq!(
-            told,
-            [Some("cat"), Some("cat"), Some("dog"), Some("dog"), Some("bird"), Some("fish"), None]
-        );
-    }
-
-    #[test]
-    fn a_short_name_with_two_labels_says_nothing_but_the_whole_path_does() {
-        let told = labels("Input,Result\na/1.jpg,cat\nb/1.jpg,dog\n", &["a/1.jpg", "b/1.jpg", "c/1.jpg"]);
-        assert_eq!(told, [Some("cat".to_owned()), Some("dog".to_owned()), None]);
-    }
-
-    #[test]
-    fn the_shipped_workbook_is_read() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/label.xlsx");
-        let truth =
-            Truth::from_file(&path, &images(&["test_0.JPEG", "test_1.JPEG", "test_2.JPEG", "test_3.JPEG"]))
-                .unwrap();
-        let told: Vec<_> = truth.labels.iter().map(Option::as_deref).collect();
-        assert_eq!(told, [Some("tench"), Some("goldfish"), Some("3"), None]);
-    }
-
-    #[test]
-    fn a_missing_column_is_named_together_with_what_is_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("labels.csv");
-        std::fs::write(&path, "file,Result\n").unwrap();
-        let error = format!("{:#}", Truth::from_file(&path, &[]).unwrap_err());
-        assert!(
-            error.ends_with("labels.csv: have no column `Input`; the first line holds `file`, `Result`"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn folders_are_labels_where_every_image_lies_in_one_of_several() {
-        let told = Truth::from_folders(&images(&["cat/1.jpg", "x/dog/2.jpg"])).unwrap();
-        assert_eq!(told.labels, [Some("cat".to_owned()), Some("dog".to_owned())]);
-        assert!(Truth::from_folders(&images(&["cat/1.jpg", "2.jpg"])).is_none());
-        assert!(Truth::from_folders(&images(&["all/1.jpg", "all/2.jpg"])).is_none());
-    }
-
-    #[test]
-    fn labels_are_compared_as_a_person_would() {
-        assert!(same_label("Egyptian_cat", " egyptian cat"));
-        assert!(!same_label("cat", "cats"));
-    }
-}
+mod tests;

@@ -7,6 +7,8 @@ fn a_photo_goes_in_and_its_label_comes_out_and_nothing_else() {
     let answer = web.upload_bare(&sample("star_0.jpg"));
     assert_eq!((answer.status, answer.body.as_str()), (200, "star"));
     assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(answer.header("cache-status"), None);
+    assert_eq!(web.upload_bare(&sample("star_0.jpg")).header("cache-status"), Some("eirs; hit"));
 
     let answer = web.upload("?top=3", "my star.jpg", &sample("star_0.jpg")).json();
     assert_eq!(answer["label"], "star");

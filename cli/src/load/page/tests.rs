@@ -20,8 +20,12 @@ async fn report() -> Report {
     let mut options = Options::new(url.clone(), Vec::new());
     let open = super::super::OpenLoop::constant(40);
     (options.requests, options.open) = (None, Some(open));
-    options.slo = Slo { slo_p95: Some(Duration::from_millis(400)), slo_errors: Some(0.01), ..Slo::default() };
-    options.truth = Some(Truth { source: "labels.csv".into(), labels: Vec::new() });
+    options.slo = Slo {
+        slo_p95: Some(Duration::from_millis(400)),
+        slo_errors: Some("1%".parse().unwrap()),
+        ..Slo::default()
+    };
+    options.truth = Some(Truth { source: "labels.csv".into(), ..Truth::default() });
     let crew = Crew::new(options, Arc::new(()), Connection::open(&url).await.unwrap());
     for number in 0u64..1200 {
         let due = Duration::from_millis(number * 25);

@@ -14,6 +14,7 @@ impl fmt::Display for Report {
         line("Load", self.load.shown(self.concurrency))?;
         line("Images", self.images.to_string())?;
         let aside = [
+            (self.cached, "stored before"),
             (self.pending, "first answered 202"),
             (self.retried, "sent again after a 429 or 503"),
             (self.reconnects, "sent again on a new connection"),
@@ -25,6 +26,9 @@ impl fmt::Display for Report {
             .collect();
         let aside = if aside.is_empty() { String::new() } else { format!(" ({})", aside.join(", ")) };
         line("Results", format!("{}{aside}", self.results))?;
+        if let Some(remark) = self.cache_remark() {
+            line("", remark)?;
+        }
         line("Failures", self.failed.to_string())?;
         for (kind, FailureKind { count, first }) in &self.failures {
             line("", format!("{count} x {kind}, e.g. {}", first.join("\n              ")))?;
@@ -51,7 +55,7 @@ impl fmt::Display for Report {
         if let Some(punctuality) = &self.punctuality {
             line("Schedule", punctuality.shown())?;
         }
-        if let Some(Accuracy { share, correct, of, against, unlabelled, worst }) = &self.accuracy {
+        if let Some(Accuracy { share, correct, of, against, unlabelled, remarks, worst }) = &self.accuracy {
             line(
                 "Accuracy",
                 match of {
@@ -70,6 +74,9 @@ impl fmt::Display for Report {
                 let others =
                     if others.is_empty() { String::new() } else { format!(" and {} others", others.len()) };
                 line("", format!("no label is known for {first}{others}"))?;
+            }
+            for remark in remarks {
+                line("", remark.clone())?;
             }
         }
         for (number, pool) in self.fleet_lines().into_iter().enumerate() {
@@ -124,6 +131,17 @@ impl Class {
 }
 
 impl Report {
+    /// What the reader of throughput and latencies should know where the service's cache made them.
+    pub(in crate::load) fn cache_remark(&self) -> Option<String> {
+        let percent = 100.0 * self.cached as f64 / self.results.max(1) as f64;
+        (self.cached > 0).then(|| {
+            format!(
+                "{percent:.0} % of the labels were stored before: throughput and latency are not those of the workers; \
+                 --unique makes every upload a new image"
+            )
+        })
+    }
+
     /// What the fleet did, in a line for each pool.
     pub(in crate::load) fn fleet_lines(&self) -> Vec<String> {
         let mut pools: BTreeMap<&str, [u64; 3]> = BTreeMap::new();

@@ -25,7 +25,7 @@ async fn another_service_gets_its_form_and_its_label_is_found() {
             options.field = "file".into();
             options.expect = expect.parse().unwrap();
             options.requests = Some(3);
-            options.truth = Some(Truth { source: "test".into(), labels: vec![Some("cat".into())] });
+            options.truth = Some(Truth { labels: vec![Some("cat".into())], ..Truth::default() });
         })
         .await;
         assert_eq!(

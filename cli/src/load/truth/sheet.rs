@@ -1,0 +1,260 @@
+//! The rows of a sheet of labels, whatever program wrote the file: a workbook, or text of any common encoding and separator.
+
+use std::io::Cursor;
+
+use anyhow::Context;
+use calamine::{Data, Reader, Sheets, open_workbook_auto_from_rs};
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
+
+use super::dates::Date;
+
+/// What may stand between the cells of a text file.
+const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
+/// How workbooks begin: those that are ZIP archives, and those from before.
+const WORKBOOKS: [&[u8]; 2] = [b"PK\x03\x04", b"\xD0\xCF\x11\xE0"];
+
+/// What a cell holds, as far as it matters for a name or a label.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Cell {
+    /// Nothing, or an error such as `#N/A`.
+    Nothing,
+    /// What was typed.
+    Text(String),
+    /// A number of a workbook. How it was typed is lost: 1.1 may have been 1.10, and 7 may have been 007.
+    Number(f64),
+    /// What a spreadsheet made of something that resembles a date.
+    Date(Date),
+    /// A time of day or a duration, shown for a complaint.
+    Time(String),
+}
+
+/// A row, with the number that the program shows which made it.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) number: u64,
+    pub(super) cells: Vec<Cell>,
+}
+
+impl Row {
+    /// The cell of a column; nothing where the row is shorter.
+    pub(super) fn cell(&self, column: usize) -> &Cell {
+        self.cells.get(column).unwrap_or(&Cell::Nothing)
+    }
+}
+
+impl Cell {
+    fn of_text(text: &str) -> Self {
+        // Excel's way of keeping text from becoming a number in a CSV file.
+        let bare = text.strip_prefix("=\"").and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+        let trimmed = bare.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}'));
+        if trimmed.is_empty() || is_error(trimmed) { Self::Nothing } else { Self::Text(trimmed.to_owned()) }
+    }
+
+    fn of_workbook(data: &Data) -> Self {
+        match data {
+            Data::Empty | Data::Error(_) => Self::Nothing,
+            Data::String(text) => Self::of_text(text),
+            Data::Int(number) => Self::Number(*number as f64),
+            Data::Float(number) => Self::Number(*number),
+            // Typed as a word, whatever language the spreadsheet shows it in.
+            Data::Bool(is_true) => Self::Text(is_true.to_string()),
+            Data::DateTime(moment) if moment.is_duration() => {
+                Self::Time(format!("{:.0} seconds", moment.as_f64() * 86_400.0))
+            }
+            Data::DateTime(moment) => {
+                let (year, month, day, hour, minute, second, _) = moment.to_ymd_hms_milli();
+                let day_of = [year.into(), month.into(), day.into()];
+                Self::Date(Date { day: day_of, time: [hour, minute, second].map(u32::from) })
+            }
+            Data::DateTimeIso(text) => {
+                Date::from_iso(text).map_or_else(|| Self::Time(text.clone()), Self::Date)
+            }
+            Data::DurationIso(text) => Self::Time(text.clone()),
+        }
+    }
+
+    /// What is shown in a complaint.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::Text(text) | Self::Time(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+            Self::Date(date) => date.to_string(),
+        }
+    }
+}
+
+/// Whether a spreadsheet wrote this for a formula that failed: `#N/A`, `#REF!`, `#NAME?`, in German `#NV` and `#BEZUG!`, and in
+/// LibreOffice `Err:502`.
+fn is_error(text: &str) -> bool {
+    const WITHOUT_MARK: [&str; 5] = ["#N/A", "#NA", "#NV", "#N/D", "#GETTING_DATA"];
+    let is_code = |code: &str| !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_digit());
+    if text.strip_prefix("Err:").is_some_and(is_code) || WITHOUT_MARK.contains(&text) {
+        return true;
+    }
+    let name = text.strip_prefix('#').and_then(|name| name.strip_suffix(['!', '?']));
+    name.is_some_and(|name| {
+        !name.is_empty() && name.chars().all(|c| c.is_uppercase() || c.is_ascii_digit() || "/_".contains(c))
+    })
+}
+
+/// The rows of a file, from its content: the ending of its name says too little.
+pub(super) fn rows(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyhow::Result<Vec<Row>> {
+    if WORKBOOKS.iter().any(|start| bytes.starts_with(start)) {
+        return rows_of_workbook(bytes, has_columns);
+    }
+    let text = decode(bytes)?;
+    let (text, separators) = match text.lines().next().and_then(separator_line) {
+        // The line stays as an empty one: the rows keep their numbers.
+        Some(separator) => (text.trim_start_matches(|c| c != '\n'), vec![separator]),
+        None => (text.as_str(), SEPARATORS.to_vec()),
+    };
+    let mut best = Vec::new();
+    for separator in separators {
+        let rows = rows_of_text(text, separator)?;
+        if has_columns(&rows) {
+            return Ok(rows);
+        }
+        let width = |rows: &[Row]| rows.first().map_or(0, |row| row.cells.len());
+        if width(&rows) > width(&best) {
+            best = rows;
+        }
+    }
+    Ok(best)
+}
+
+/// Excel's `sep=;`, before everything else in a file.
+fn separator_line(line: &str) -> Option<u8> {
+    match line.trim().trim_matches('"').to_ascii_lowercase().strip_prefix("sep=")?.as_bytes() {
+        [separator] => Some(*separator),
+        // The tab was trimmed with the spaces.
+        [] => Some(b'\t'),
+        _ => None,
+    }
+}
+
+/// Text as it was meant: with a byte order mark, as UTF-8 without one, or as spreadsheets write it for Windows.
+fn decode(bytes: &[u8]) -> anyhow::Result<String> {
+    let marked = Encoding::for_bom(bytes).map(|(encoding, _)| encoding);
+    // Every second byte of UTF-16 is zero in Latin text.
+    let zeros = |odd: usize| bytes.iter().take(200).skip(odd).step_by(2).filter(|byte| **byte == 0).count();
+    let encoding = match (marked, zeros(0), zeros(1)) {
+        (Some(marked), ..) => marked,
+        (None, 0, 0) if std::str::from_utf8(bytes).is_ok() => UTF_8,
+        (None, 0, 0) => WINDOWS_1252,
+        (None, even, odd) => {
+            anyhow::ensure!(
+                even.abs_diff(odd) > bytes.len().min(200) / 8,
+                "this is neither a workbook nor text"
+            );
+            if odd > even { UTF_16LE } else { UTF_16BE }
+        }
+    };
+    let (text, _, is_broken) = encoding.decode(bytes);
+    anyhow::ensure!(!is_broken, "this is not the text in {} that it says it is", encoding.name());
+    Ok(text.into_owned())
+}
+
+fn rows_of_text(text: &str, separator: u8) -> anyhow::Result<Vec<Row>> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(separator)
+        .from_reader(text.as_bytes());
+    let row = |record: csv::Result<csv::StringRecord>| {
+        let record = record?;
+        let number = record.position().map_or(0, csv::Position::line);
+        Ok(Row { number, cells: record.iter().map(Cell::of_text).collect() })
+    };
+    let rows: csv::Result<Vec<Row>> = reader.records().map(row).collect();
+    let is_filled = |row: &Row| row.cells.iter().any(|cell| *cell != Cell::Nothing);
+    Ok(rows?.into_iter().filter(is_filled).collect())
+}
+
+/// The first sheet that has the columns, or else the first one.
+fn rows_of_workbook(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyhow::Result<Vec<Row>> {
+    let mut book: Sheets<_> = open_workbook_auto_from_rs(Cursor::new(bytes))?;
+    let mut first = None;
+    for name in book.sheet_names() {
+        let range = match book.worksheet_range(&name) {
+            Ok(range) => range,
+            // A chart, or a sheet that nobody asked for.
+            Err(_) if first.is_some() => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let above = range.start().map_or(0, |(row, _)| row);
+        let row = |(place, cells): (usize, &[Data])| Row {
+            number: u64::from(above) + place as u64 + 1,
+            cells: cells.iter().map(Cell::of_workbook).collect(),
+        };
+        let rows: Vec<_> = range.rows().enumerate().map(row).collect();
+        if has_columns(&rows) {
+            return Ok(rows);
+        }
+        first.get_or_insert(rows);
+    }
+    first.context("there is no sheet in it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(bytes: &[u8]) -> Vec<Vec<String>> {
+        let rows = rows(bytes, |rows| rows[0].cells.len() == 2).unwrap();
+        rows.iter().map(|row| row.cells.iter().map(Cell::shown).collect()).collect()
+    }
+
+    fn utf_16(text: &str, bytes_of: fn(u16) -> [u8; 2]) -> Vec<u8> {
+        text.encode_utf16().flat_map(bytes_of).collect()
+    }
+
+    #[test]
+    fn text_is_read_in_every_encoding_that_spreadsheets_write() {
+        let text = "Input,Result\nMüller.jpg,Kätzchen\n";
+        let expected = [["Input", "Result"], ["Müller.jpg", "Kätzchen"]];
+        let windows = WINDOWS_1252.encode(text).0.into_owned();
+        for bytes in [
+            text.as_bytes().to_vec(),
+            format!("\u{feff}{text}").into_bytes(),
+            windows,
+            utf_16(text, u16::to_le_bytes),
+            utf_16(text, u16::to_be_bytes),
+            utf_16(&format!("\u{feff}{text}"), u16::to_le_bytes),
+            utf_16(&format!("\u{feff}{text}"), u16::to_be_bytes),
+        ] {
+            assert_eq!(texts(&bytes), expected, "{bytes:?}");
+        }
+        assert!(decode(&[0, 0, 1, 0, 0, 2]).is_err());
+    }
+
+    #[test]
+    fn cells_are_parted_by_commas_semicolons_tabs_and_bars() {
+        for separator in [",", ";", "\t", "|"] {
+            let text = format!("Input{separator}Result\n\"a;b,c.jpg\"{separator}star\n");
+            assert_eq!(texts(text.as_bytes()), [["Input", "Result"], ["a;b,c.jpg", "star"]], "{separator:?}");
+        }
+        assert_eq!(texts(b"sep=;\r\na.jpg;a, b\r\n"), [["a.jpg", "a, b"]]);
+    }
+
+    #[test]
+    fn errors_and_empty_cells_are_nothing_and_labels_with_a_hash_are_labels() {
+        for nothing in
+            ["", " \u{a0}", "#N/A", "#REF!", "#DIV/0!", "#NAME?", "#NV", "#BEZUG!", "#ÜBERLAUF!", "Err:502"]
+        {
+            assert_eq!(Cell::of_text(nothing), Cell::Nothing, "{nothing}");
+        }
+        for label in ["#1", "#hashtag", "N/A", "C#", "#", "Err:or"] {
+            assert_eq!(Cell::of_text(label), Cell::Text(label.into()), "{label}");
+        }
+        assert_eq!(Cell::of_text("=\"1.10\""), Cell::Text("1.10".into()));
+    }
+
+    #[test]
+    fn rows_keep_the_numbers_that_an_editor_shows() {
+        let rows = rows(b"\nInput,Result\n\na.jpg,star\n", |_| true).unwrap();
+        assert_eq!(rows.iter().map(|row| row.number).collect::<Vec<_>>(), [2, 4]);
+        let rows = super::rows(b"sep=;\na.jpg;star\n", |_| true).unwrap();
+        assert_eq!(rows[0].number, 2);
+    }
+}

@@ -1,0 +1,158 @@
+use bytes::Bytes;
+
+use super::*;
+
+fn images(names: &[&str]) -> Vec<ImageFile> {
+    names.iter().map(|name| ImageFile::in_memory(name, Bytes::new())).collect()
+}
+
+fn read(csv: impl AsRef<[u8]>, names: &[&str]) -> anyhow::Result<Truth> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("labels.csv");
+    fs::write(&path, csv).unwrap();
+    Truth::from_file(&path, &images(names))
+}
+
+fn texts(truth: &Truth) -> Vec<&str> {
+    truth.labels.iter().map(|label| label.as_ref().map_or("", |label| label.text.as_str())).collect()
+}
+
+#[track_caller]
+fn check(csv: impl AsRef<[u8]>, names: &[&str], expected: &[&str]) {
+    let truth = read(csv, names).unwrap();
+    assert_eq!(texts(&truth), expected);
+    assert_eq!(truth.remarks, [""; 0]);
+}
+
+#[track_caller]
+fn refused(csv: impl AsRef<[u8]>, names: &[&str], hint: &str) {
+    let error = format!("{:#}", read(csv, names).unwrap_err());
+    assert!(error.contains(hint), "{error}");
+}
+
+#[test]
+fn an_image_is_found_with_or_without_folder_and_ending() {
+    let csv = "\u{feff}Input, result ,more\na/1.jpg, cat,x\n2.JPEG,dog\n3,bird\n./d/4.png,fish\n";
+    check(
+        csv,
+        &["a/1.jpg", "1.jpg", "b/2.JPEG", "2.jpg", "3.webp", "d/4.png", "5.jpg"],
+        &["cat", "", "dog", "", "bird", "fish", ""],
+    );
+}
+
+#[test]
+fn only_the_images_that_the_sheet_names_have_a_label() {
+    check("Input,Result\na/1.jpg,cat\n", &["a/1.jpg", "b/1.jpg"], &["cat", ""]);
+    check(
+        "Input,Result\na/1.jpg,cat\nb/1.jpg,dog\n",
+        &["a/1.jpg", "b/1.jpg", "c/1.jpg"],
+        &["cat", "dog", ""],
+    );
+    check("Input,Result\n1.jpg,fish\na/1.jpg,cat\n", &["a/1.jpg", "c/1.jpg"], &["cat", "fish"]);
+}
+
+#[test]
+fn rows_that_contradict_each_other_are_named_and_do_not_count() {
+    let truth =
+        read("Input,Result\n1.jpg,cat\n2.jpg,cat\n1.jpg,dog\n2.jpg,Cat\n", &["1.jpg", "2.jpg"]).unwrap();
+    assert_eq!(texts(&truth), ["", "cat"]);
+    assert_eq!(truth.remarks, ["rows 2 and 4 contradict each other: 1.jpg does not count"]);
+}
+
+#[test]
+fn columns_are_found_by_name_anywhere_in_the_first_rows() {
+    let names = ["a.jpg", "b.jpg"];
+    check("Labels of May\n\n,RESULT,input\n0,star,a.jpg\n1,arrow,b.jpg\n", &names, &["star", "arrow"]);
+    check("Result;Input\nstar;a.jpg\n\"a, b\";b.jpg\n", &names, &["star", "a, b"]);
+    check("sep=;\nInput;Result\na.jpg;star\nb.jpg;#N/A\n", &names, &["star", ""]);
+}
+
+#[test]
+fn a_sheet_without_names_of_columns_is_read_where_there_is_one_column_besides_the_images() {
+    let names = ["a.jpg", "b.jpg", "c.jpg"];
+    check("a.jpg,star\nb.jpg,arrow\n", &names, &["star", "arrow", ""]);
+    check("0,a.jpg,star\n1,b.jpg,arrow\n", &names, &["star", "arrow", ""]);
+    check("file;label\na.jpg;star\nb.jpg;arrow\n", &names, &["star", "arrow", ""]);
+    refused(
+        "a.jpg,star,0.5\nb.jpg,arrow,0.7\n",
+        &names,
+        "have no column `Input`; the first line holds `a.jpg`, `star`, `0.5`",
+    );
+    refused(
+        "Input,Label\na.jpg,star\n",
+        &names,
+        "have no column `Result`; the first line holds `Input`, `Label`",
+    );
+}
+
+#[test]
+fn a_missing_column_is_named_together_with_what_is_there() {
+    refused(
+        "file,Result\n",
+        &[],
+        "labels.csv: have no column `Input`; the first line holds `file`, `Result`",
+    );
+}
+
+fn row(number: u64, cells: [Cell; 2]) -> Row {
+    Row { number, cells: cells.into() }
+}
+
+fn of_cells(rows: &[[Cell; 2]], names: &[&str]) -> anyhow::Result<(Vec<Option<Label>>, Vec<String>)> {
+    let rows: Vec<_> = (2..).zip(rows).map(|(number, cells)| row(number, cells.clone())).collect();
+    let images = images(names);
+    Columns { input: 0, result: 1, first: 0 }.truth(&rows, &Names::of(&images), &images)
+}
+
+#[test]
+fn a_number_as_a_label_is_any_spelling_of_it_and_a_word_is_only_itself() {
+    let (labels, _) = of_cells(&[[Cell::Text("a.jpg".into()), Cell::Number(1.1)]], &["a.jpg"]).unwrap();
+    let label = labels[0].as_ref().unwrap();
+    assert!(label.is("1.10") && label.is("1.1") && !label.is("1.11") && !label.is("star"));
+    assert!(!Label::from("1.1").is("1.10"));
+}
+
+#[test]
+fn a_date_is_read_where_an_image_is_called_so_and_else_refused_with_its_row() {
+    let date = |day| Cell::Date(dates::Date { day: [2026, 3, day], time: [0; 3] });
+    let star = || Cell::Text("star".into());
+    let (labels, _) = of_cells(&[[date(4), star()], [date(5), star()]], &["2026-03-04.jpg"]).unwrap();
+    assert_eq!(labels, [Some("star".into())]);
+    let refused = |cells: [Cell; 2], names: &[&str]| format!("{:#}", of_cells(&[cells], names).unwrap_err());
+    let said = refused([date(4), star()], &["a.jpg"]);
+    assert!(
+        said.starts_with("row 2: a spreadsheet made a date or time of the image's name: 2026-03-04; "),
+        "{said}"
+    );
+    let said = refused([Cell::Text("a.jpg".into()), date(4)], &["a.jpg"]);
+    assert!(
+        said.starts_with("row 2: a spreadsheet made a date or time of the label: 2026-03-04; "),
+        "{said}"
+    );
+    let said = refused([Cell::Number(1.1), star()], &["1.1.jpg", "1.10.jpg"]);
+    assert!(said.contains("which may have been `1.1` or `1.10`"), "{said}");
+    // Of images that are not there nothing is asked.
+    assert!(of_cells(&[[Cell::Text("b.jpg".into()), date(4)]], &["a.jpg"]).is_ok());
+}
+
+#[test]
+fn the_shipped_workbook_is_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/label.xlsx");
+    let images = images(&["test_0.JPEG", "test_1.JPEG", "test_2.JPEG", "test_3.JPEG"]);
+    assert_eq!(texts(&Truth::from_file(&path, &images).unwrap()), ["tench", "goldfish", "3", ""]);
+}
+
+#[test]
+fn folders_are_labels_where_every_image_is_in_one_of_several() {
+    let truth = Truth::from_folders(&images(&["cat/1.jpg", "x/dog/2.jpg"])).unwrap();
+    assert_eq!(texts(&truth), ["cat", "dog"]);
+    assert!(Truth::from_folders(&images(&["cat/1.jpg", "2.jpg"])).is_none());
+    assert!(Truth::from_folders(&images(&["all/1.jpg", "all/2.jpg"])).is_none());
+}
+
+#[test]
+fn labels_are_compared_as_a_person_would() {
+    assert!(same_label("Egyptian_cat", " egyptian cat"));
+    assert!(same_label("Ka\u{308}tzchen", "K\u{e4}tzchen"));
+    assert!(!same_label("cat", "cats"));
+}

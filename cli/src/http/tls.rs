@@ -1,5 +1,5 @@
 //! Connections that are encrypted: to servers that an authority vouches for which this machine trusts, or which the file of the
-//! variable `SSL_CERT_FILE` names instead.
+//! variable `SSL_CERT_FILE` names instead. That file may be the server's own certificate.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,7 +7,17 @@ use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
-    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
+    rustls::{
+        self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+        client::{
+            WebPkiServerVerifier,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+            verify_server_name,
+        },
+        crypto::ring,
+        pki_types::{CertificateDer, ServerName, UnixTime},
+        server::ParsedCertificate,
+    },
 };
 
 /// Encrypts a connection to a server that has to be this one, or says why not.
@@ -19,18 +29,35 @@ pub(super) async fn secure(
     static CONFIG: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| config().map(Arc::new)).clone()?;
     let connected = TlsConnector::from(config).connect(name.clone(), stream).await;
-    connected.map_err(|error| match error.to_string() {
-        untrusted if untrusted.contains("UnknownIssuer") => {
-            format!("{untrusted}; SSL_CERT_FILE=FILE trusts the authorities in a file")
-        }
-        other => other,
-    })
+    connected.map_err(|error| with_advice(&error.to_string(), name))
+}
+
+/// What to do about a certificate that is refused.
+fn with_advice(error: &str, name: &ServerName<'_>) -> String {
+    if error.contains("UnknownIssuer") || error.contains(SELF_SIGNED) {
+        return format!(
+            "the certificate is not trusted here ({error}); SSL_CERT_FILE=FILE trusts the certificates in a file, such as the \
+             server's own"
+        );
+    }
+    if error.contains("not valid for") {
+        let (kind, shown) = match name {
+            ServerName::IpAddress(_) => ("IP", name.to_str()),
+            _ => ("DNS", name.to_str()),
+        };
+        return format!(
+            "{error}; a certificate names the server as `openssl req -x509 -addext subjectAltName={kind}:{shown} ...` \
+             writes it"
+        );
+    }
+    error.to_owned()
 }
 
 fn config() -> Result<ClientConfig, String> {
     let found = rustls_native_certs::load_native_certs();
+    let trusted = found.certs;
     let mut roots = RootCertStore::empty();
-    let (added, _unreadable) = roots.add_parsable_certificates(found.certs);
+    let (added, _unreadable) = roots.add_parsable_certificates(trusted.iter().cloned());
     // What the system's own folder has besides is nobody's business; a file that somebody named is.
     let is_named = std::env::var_os("SSL_CERT_FILE").is_some();
     if let Some(error) = found.errors.first().filter(|_| is_named || added == 0) {
@@ -39,11 +66,124 @@ fn config() -> Result<ClientConfig, String> {
     if added == 0 {
         return Err("this machine trusts no authority".to_owned());
     }
+    let verifier = Verifier::new(roots, trusted)?;
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
+        // It verifies all that the usual one does, with one exception.
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// How webpki calls a server's certificate that may sign others.
+const SELF_SIGNED: &str = "CaUsedAsEndEntity";
+
+/// Verifies as rustls does, and takes a trusted certificate from a server, too, if it is an authority's. `openssl req -x509` (3.x)
+/// marks the certificates that it makes as such; webpki (0.103) refuses these for a server, even where the very certificate is
+/// trusted, and other clients take them.
+#[derive(Debug)]
+struct Verifier {
+    usual: Arc<WebPkiServerVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+}
+
+impl Verifier {
+    fn new(roots: RootCertStore, trusted: Vec<CertificateDer<'static>>) -> Result<Self, String> {
+        let provider = Arc::new(ring::default_provider());
+        let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        Ok(Self { usual: usual.map_err(|error| error.to_string())?, trusted })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.usual.verify_server_cert(certificate, intermediates, name, ocsp, now);
+        let is_authority = |error: &rustls::Error| format!("{error:?}").contains(SELF_SIGNED);
+        match verified {
+            // Its dates are good: webpki looks at these first. Its key is proven by the signature of the handshake.
+            Err(error) if is_authority(&error) && self.trusted.iter().any(|one| one == certificate) => {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    /// As a plain `openssl req -x509` makes it.
+    fn self_signed(name: &str) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2030, 1, 1);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    fn verify(
+        trusted: &CertificateDer<'static>,
+        shown: &CertificateDer<'_>,
+        name: &str,
+        year: u64,
+    ) -> Result<(), String> {
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.clone()).unwrap();
+        let verifier = Verifier::new(roots, vec![trusted.clone()]).unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs((year - 1970) * 31_557_600));
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let verified = verifier.verify_server_cert(shown, &[], &name, &[], now);
+        verified.map(|_| ()).map_err(|error| with_advice(&error.to_string(), &name))
+    }
+
+    #[test]
+    fn a_trusted_certificate_of_a_servers_own_is_good_for_its_name_and_time() {
+        let (own, other) = (self_signed("127.0.0.1"), self_signed("127.0.0.1"));
+        assert_eq!(verify(&own, &own, "127.0.0.1", 2025), Ok(()));
+        let refused = |shown, name, year| verify(&own, shown, name, year).unwrap_err();
+        let said = refused(&other, "127.0.0.1", 2025);
+        assert!(said.contains("SSL_CERT_FILE=FILE trusts the certificates in a file"), "{said}");
+        let said = refused(&own, "127.0.0.2", 2025);
+        assert!(said.contains("-addext subjectAltName=IP:127.0.0.2"), "{said}");
+        let said = refused(&own, "127.0.0.1", 2031);
+        assert!(said.contains("xpired"), "{said}");
+    }
 }

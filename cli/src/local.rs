@@ -24,14 +24,14 @@ use self::{
 use crate::{
     Exit, Global, Stop,
     http::Url,
-    show,
+    show::{self, quoted},
     state::{LOCAL_LOCK, Lock},
 };
 
 /// Run the whole service on this machine, until Ctrl-C
 ///
-/// Starts the web server and the controller, which starts workers when images arrive. Ctrl-C drains them all; a second
-/// one kills them.
+/// Starts the web server and the controller, which starts workers when images arrive. If one of the two is killed, it is started
+/// again. Ctrl-C drains them all; a second one kills them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  eirs local --listen 127.0.0.1:9000 --state /tmp/eirs")]
 pub struct Local {
@@ -92,15 +92,25 @@ impl Local {
             }
         };
 
-        let service = async {
-            welcome(&ready(&files, &settings).await?);
+        let limit = limit(&settings);
+        let mut service = std::pin::pin!(async {
+            welcome(&ready(&files, &settings).await?, &settings, &limit);
             Live::of(&settings, start).run().await
-        };
-        let end = tokio::select! {
-            Err(error) = service => End::Failed(error),
-            () = signals.next() => End::Signal,
-            status = web.ended() => End::Died(web.name(), status),
-            status = controller.ended() => End::Died(controller.name(), status),
+        });
+        let end = loop {
+            let (role, status) = tokio::select! {
+                Err(error) = &mut service => break End::Failed(error),
+                () = signals.next() => break End::Signal,
+                status = web.ended() => (&mut web, status),
+                status = controller.ended() => (&mut controller, status),
+            };
+            if !role.is_worth_another_start(status) {
+                break End::Died(role.name(), status);
+            }
+            show::aside(format_args!("{} {}; starting it again", role.name(), describe(status)));
+            if let Err(error) = role.start_again(&files.keep(&environment)) {
+                break End::Failed(error);
+            }
         };
 
         let exit = match &end {
@@ -135,6 +145,19 @@ impl AddressFiles {
         }
     }
 
+    /// The same environment for a further start of the web server: clients look for it where it was.
+    fn keep(&self, environment: &[(&'static str, OsString)]) -> Vec<(&'static str, OsString)> {
+        let mut environment = environment.to_vec();
+        let bound = [("EIRS_WEB__LISTEN", &self.uploads), ("EIRS_WEB__ADMIN_LISTEN", &self.admin)];
+        for (name, file) in bound {
+            if let Ok(address) = fs::read_to_string(file) {
+                environment.retain(|(known, _)| *known != name);
+                environment.push((name, address.trim().into()));
+            }
+        }
+        environment
+    }
+
     /// What an earlier run left there is not the address of this one.
     fn remove(&self) {
         for file in [&self.uploads, &self.admin] {
@@ -157,7 +180,6 @@ fn environment(
     files: &AddressFiles,
     verbose: bool,
 ) -> anyhow::Result<Vec<(&'static str, OsString)>> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut environment: Vec<(&'static str, OsString)> = vec![
         ("EIRS_LOCAL__STATE", settings.local.state.clone().into()),
         ("EIRS_WEB__LISTEN", settings.web.listen.to_string().into()),
@@ -177,11 +199,7 @@ fn environment(
     if settings.worker.threads == 0 {
         environment.push(("EIRS_WORKER__THREADS", "1".into()));
     }
-    let limit = match settings.controller.instance_limit {
-        0 => cores.to_string(),
-        limit => limit.to_string(),
-    };
-    environment.push(("EIRS_CONTROLLER__INSTANCE_LIMIT", limit.into()));
+    environment.push(("EIRS_CONTROLLER__INSTANCE_LIMIT", limit(settings).into()));
     let default_filter = Settings::default().telemetry.filter;
     if verbose {
         environment.push(("EIRS_TELEMETRY__FILTER", "info".into()));
@@ -189,6 +207,14 @@ fn environment(
         environment.push(("EIRS_TELEMETRY__FILTER", "warn".into()));
     }
     Ok(environment)
+}
+
+/// The most workers at once.
+fn limit(settings: &Settings) -> String {
+    match settings.controller.instance_limit {
+        0 => std::thread::available_parallelism().map_or(1, usize::from).to_string(),
+        limit => limit.to_string(),
+    }
 }
 
 /// The policies that were set; else those of the current folder; else the built-in one, in the state folder.
@@ -256,18 +282,34 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, bound.port())
 }
 
-fn welcome(Ready { url, admin }: &Ready) {
+fn welcome(Ready { url, admin }: &Ready, settings: &Settings, limit: &str) {
     let samples =
         fs::read_dir("models/shapes/samples").into_iter().flatten().flatten().map(|entry| entry.path());
     let sample = samples.filter(|path| path.extension().is_some_and(|extension| extension == "jpg")).min();
     let image = sample.map_or_else(|| "photo.jpg".to_owned(), |path| path.display().to_string());
-    show::out(format_args!("EIRS is ready at {url} (Ctrl-C stops it)"));
-    show::out(format_args!("Try it:  curl -F myfile=@{image} {url}/upload"));
+    show::out(format_args!("EIRS is ready at {url} (at most {limit} workers; Ctrl-C stops it)"));
+    show::out(format_args!("Try it:  {}", try_it(settings, &image, url)));
+    if let Some(tokens) = &settings.web.tokens {
+        let file = quoted(&tokens.display().to_string());
+        show::out(format_args!("A token: export EIRS_TOKEN=$(eirs token add NAME --tokens {file})"));
+    }
     if let Some(admin) = admin {
         show::out(format_args!(
             "For you: http://{admin}/ shows what it does; /status and /metrics are for programs"
         ));
     }
+}
+
+/// An upload, with the token and the certificate that it needs.
+fn try_it(settings: &Settings, image: &str, url: &str) -> String {
+    let mut command = "curl".to_owned();
+    if let Some(certificate) = &settings.web.tls.certificate {
+        command += &format!(" --cacert {}", quoted(&certificate.display().to_string()));
+    }
+    if settings.web.tokens.is_some() {
+        command += " -H \"Authorization: Bearer $EIRS_TOKEN\"";
+    }
+    format!("{command} -F {} {url}/upload", quoted(&format!("myfile=@{image}")))
 }
 
 /// Web first: then every image that was taken is in the queue or answered, and the controller can send the workers home.
@@ -364,6 +406,31 @@ mod tests {
         fs::write(written.join("default.toml"), "[pool]\n").unwrap();
         policies(&settings).unwrap();
         assert_eq!(fs::read_to_string(written.join("default.toml")).unwrap(), "[pool]\n");
+    }
+
+    #[test]
+    fn the_upload_to_try_carries_the_token_and_the_certificate_where_they_are_needed() {
+        let mut settings = Settings::default();
+        let url = "http://127.0.0.1:8000";
+        assert_eq!(try_it(&settings, "photo.jpg", url), format!("curl -F myfile=@photo.jpg {url}/upload"));
+        settings.web.tokens = Some("tokens.json".into());
+        settings.web.tls.certificate = Some("my own.pem".into());
+        assert_eq!(
+            try_it(&settings, "a b.jpg", "https://127.0.0.1:8000"),
+            "curl --cacert 'my own.pem' -H \"Authorization: Bearer $EIRS_TOKEN\" -F 'myfile=@a b.jpg' \
+             https://127.0.0.1:8000/upload"
+        );
+    }
+
+    #[test]
+    fn a_web_server_that_is_started_again_listens_where_it_did() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.local.state = folder.path().to_owned();
+        let files = AddressFiles::of(&settings);
+        fs::write(&files.uploads, "127.0.0.1:43210").unwrap();
+        let kept = files.keep(&[("EIRS_WEB__LISTEN", "127.0.0.1:0".into()), ("EIRS_CONFIG", "x".into())]);
+        assert_eq!(kept, [("EIRS_CONFIG", "x".into()), ("EIRS_WEB__LISTEN", "127.0.0.1:43210".into())]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -23,7 +24,14 @@ pub(super) struct Role {
     name: &'static str,
     child: Child,
     group: Option<Pid>,
+    /// When it was killed lately.
+    kills: Vec<Instant>,
 }
+
+/// A program that is killed more often than this ...
+const MOST_KILLS: usize = 3;
+/// ... within this time is not started again.
+const KILLS_WITHIN: Duration = Duration::from_secs(60);
 
 impl Role {
     /// Starts the program of this name that lies beside this one, in a process group of its own: a terminal's Ctrl-C
@@ -31,6 +39,17 @@ impl Role {
     ///
     /// Must be called on the main thread: the program ends when the *thread* that started it does.
     pub(super) fn start(name: &'static str, environment: &[(&str, OsString)]) -> anyhow::Result<Self> {
+        let (child, group) = Self::spawn(name, environment)?;
+        Ok(Self { name, child, group, kills: Vec::new() })
+    }
+
+    /// Starts it once more, after its end.
+    pub(super) fn start_again(&mut self, environment: &[(&str, OsString)]) -> anyhow::Result<()> {
+        (self.child, self.group) = Self::spawn(self.name, environment)?;
+        Ok(())
+    }
+
+    fn spawn(name: &str, environment: &[(&str, OsString)]) -> anyhow::Result<(Child, Option<Pid>)> {
         let program = sibling(name)?;
         let child = Command::new(&program)
             .args(["--with-parent", &std::process::id().to_string()])
@@ -40,7 +59,15 @@ impl Role {
             .spawn()
             .with_context(|| format!("{} cannot be started", program.display()))?;
         let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        Ok(Self { name, child, group })
+        Ok((child, group))
+    }
+
+    /// Whether a further start may help: somebody killed it, or the kernel for want of memory. One that ended by itself has said why,
+    /// and would end again.
+    pub(super) fn is_worth_another_start(&mut self, status: ExitStatus) -> bool {
+        self.kills.retain(|kill| kill.elapsed() < KILLS_WITHIN);
+        self.kills.push(Instant::now());
+        status.signal().is_some() && self.kills.len() <= MOST_KILLS
     }
 
     /// Its name.
@@ -170,9 +197,21 @@ impl RecordedProcess {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[tokio::test]
+    async fn a_program_is_started_again_after_a_kill_and_not_after_an_end_of_its_own_or_many_kills() {
+        let child = Command::new("true").spawn().unwrap();
+        let mut role = Role { name: "true", child, group: None, kills: Vec::new() };
+        let (killed, ended) = (ExitStatus::from_raw(9), ExitStatus::from_raw(1 << 8));
+        assert!(!role.is_worth_another_start(ended));
+        role.kills.clear();
+        for _ in 0..MOST_KILLS {
+            assert!(role.is_worth_another_start(killed));
+        }
+        assert!(!role.is_worth_another_start(killed));
+        role.ended().await;
+    }
 
     #[tokio::test]
     async fn only_the_worker_that_was_written_down_is_killed() {

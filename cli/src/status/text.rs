@@ -35,7 +35,7 @@ pub fn text(
     let mut text = head(status, is_running, width, now);
     for pool in &status.pools {
         text.push('\n');
-        text += &of_pool(pool, is_running, width, now);
+        text += &of_pool(pool, status.instance_limit, is_running, width, now);
     }
     if status.pools.is_empty() {
         text += "\nThere is no pool.\n";
@@ -95,14 +95,24 @@ fn made_up(simulate: &Simulate) -> String {
     )
 }
 
-fn of_pool(pool: &PoolStatus, is_running: bool, width: usize, now: DateTime<Utc>) -> String {
+fn of_pool(
+    pool: &PoolStatus,
+    instance_limit: u32,
+    is_running: bool,
+    width: usize,
+    now: DateTime<Utc>,
+) -> String {
     let model =
         pool.model.as_deref().map_or_else(|| "no policy".to_owned(), |model| format!("model {model}"));
     let mut text = format!("{}  {}\n", style(&pool.name).bold(), style(model).dim());
     let mut say = |word: &str, sentence: &str| text += &paragraph(word, sentence, width);
 
     let there = super::counts(pool).unwrap_or_else(|| "none runs".to_owned());
-    say("workers", &format!("{} wanted (min {}, max {}): {there}", pool.desired, pool.min, pool.max));
+    let max = match instance_limit {
+        limit if limit > 0 && limit < pool.max => format!("max {limit} by controller.instance_limit"),
+        _ => format!("max {}", pool.max),
+    };
+    say("workers", &format!("{} wanted (min {}, {max}): {there}", pool.desired, pool.min));
     let jobs = match (pool.visible, pool.in_flight) {
         (Some(visible), Some(in_flight)) => format!("{visible} waiting, {in_flight} in work"),
         _ => "unknown: the queue could not be read".to_owned(),

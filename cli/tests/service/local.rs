@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Process, Site, eventually, is_gone, request};
+use crate::harness::{Process, Site, eventually, is_gone, request, sample, upload};
 
 /// A running `eirs local` on a free port.
 struct Service {
@@ -32,15 +32,19 @@ impl Service {
     }
 
     fn pid_of(&self, program: &str) -> Pid {
+        self.find(program).expect("the program runs")
+    }
+
+    fn find(&self, program: &str) -> Option<Pid> {
         let parent = self.process.child.id();
         let children =
-            fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("its children");
+            fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
         let runs_it = |pid: &&str| {
             let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line.split('\0').next().is_some_and(|path| path.ends_with(program))
         };
         let pid = children.split_whitespace().find(runs_it).and_then(|pid| pid.parse().ok());
-        pid.and_then(Pid::from_raw).expect("the program runs")
+        pid.and_then(Pid::from_raw)
     }
 }
 
@@ -92,14 +96,37 @@ fn two_services_run_beside_each_other_and_each_says_where_its_status_is() {
 }
 
 #[test]
-fn a_program_that_dies_ends_the_service_with_a_sentence() {
-    for program in ["eirs-web", "eirs-controller"] {
-        let mut service = Service::start(Site::new());
-        kill_process(service.pid_of(program), Signal::KILL).expect("it can be killed");
-        assert_eq!(service.process.exit().code(), Some(1));
-        let log = service.process.log();
-        assert!(log.contains(&format!("{program} was killed by signal 9; stopping")), "{log}");
+fn a_program_that_is_killed_is_started_again_and_the_service_goes_on_where_it_was() {
+    let mut service = Service::start(Site::with_model());
+    let address = service.url.trim_start_matches("http://").to_owned();
+    for (program, star) in [("eirs-web", "star_0.jpg"), ("eirs-controller", "star_1.jpg")] {
+        let killed = service.pid_of(program);
+        kill_process(killed, Signal::KILL).expect("it can be killed");
+        eventually("it is started again", || {
+            let log = service.process.log();
+            log.contains(&format!("{program} was killed by signal 9; starting it again")).then_some(())
+        });
+        let label = eventually("it serves as before", || {
+            Some(upload(&address, "", star, &sample(star)).ok()?).filter(|answer| answer.status == 200)
+        });
+        assert_eq!(label.json()["label"], "star");
+        assert_ne!(service.pid_of(program), killed);
     }
+    service.process.signal(Signal::INT);
+    assert_eq!(service.process.exit().code(), Some(0), "{}", service.process.log());
+}
+
+#[test]
+fn a_program_that_is_killed_again_and_again_ends_the_service_with_a_sentence() {
+    let mut service = Service::start(Site::new());
+    for _ in 0..4 {
+        let killed = eventually("it runs", || service.find("eirs-controller"));
+        kill_process(killed, Signal::KILL).expect("it can be killed");
+        eventually("it is gone", || is_gone(&killed).then_some(()));
+    }
+    assert_eq!(service.process.exit().code(), Some(1));
+    let log = service.process.log();
+    assert!(log.contains("eirs-controller was killed by signal 9; stopping"), "{log}");
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Cleanup {
             #[cfg(feature = "aws")]
             BackendKind::Aws => aws::run(&self, settings).await,
             #[cfg(not(feature = "aws"))]
-            BackendKind::Aws => Err(Stop::without_aws()),
+            BackendKind::Aws => Err(Stop::without_aws("backend = \"aws\"")),
         }
     }
 

@@ -40,7 +40,7 @@ pub use http::Url;
 #[derive(Debug, Parser)]
 #[command(
     name = "eirs",
-    version,
+    version = eirs_platform::VERSION,
     max_term_width = 110,
     after_help = "Start with `eirs local`, then in another terminal:\n  curl -F myfile=@photo.jpg http://127.0.0.1:8000/upload\n\n\
                   Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration."
@@ -68,6 +68,8 @@ enum Command {
     Local(local::Local),
     #[cfg(feature = "aws")]
     Setup(setup::Setup),
+    #[cfg(not(feature = "aws"))]
+    Setup(NoSetup),
     Load(load::command::Load),
     Bench(bench::BenchCommand),
     Status(status::command::StatusCommand),
@@ -92,6 +94,16 @@ enum Command {
     Completions(manual::Completions),
     #[command(name = "man")]
     Man(manual::ManCommand),
+}
+
+/// Not in this build, which is without AWS
+#[cfg(not(feature = "aws"))]
+#[derive(Debug, clap::Args)]
+#[command(hide = true, disable_help_flag = true)]
+struct NoSetup {
+    /// Whatever it was asked for
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _arguments: Vec<OsString>,
 }
 
 impl Global {
@@ -140,10 +152,10 @@ enum Stop {
 
 #[cfg(not(feature = "aws"))]
 impl Stop {
-    /// The settings want what this program was built without.
-    fn without_aws() -> Self {
+    /// Somebody wants what this program was built without.
+    fn without_aws(what: &str) -> Self {
         Self::Failed(anyhow::anyhow!(
-            "backend = \"aws\": this program was built without it; build it with `cargo build --release`"
+            "{what}: this program was built without AWS; `cargo build --release` builds it with AWS"
         ))
     }
 }
@@ -168,6 +180,8 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Local(local) => local.run(&cli.global).await,
         #[cfg(feature = "aws")]
         Command::Setup(setup) => setup.run(&cli.global).await,
+        #[cfg(not(feature = "aws"))]
+        Command::Setup(_) => Err(Stop::without_aws("eirs setup")),
         Command::Load(load) => load.run().await,
         Command::Bench(bench) => bench.run(&cli.global).await,
         Command::Status(status) => status.run(&cli.global).await,
@@ -223,7 +237,8 @@ mod tests {
         command.build();
         let (mut waiting, mut leaves) = (vec![(String::new(), command)], Vec::new());
         while let Some((name, command)) = waiting.pop() {
-            let inner: Vec<_> = command.get_subcommands().filter(|one| one.get_name() != "help").collect();
+            let is_shown = |one: &&clap::Command| one.get_name() != "help" && !one.is_hide_set();
+            let inner: Vec<_> = command.get_subcommands().filter(is_shown).collect();
             for one in &inner {
                 waiting.push((format!("{name} {}", one.get_name()).trim().to_owned(), (*one).clone()));
             }
@@ -251,6 +266,25 @@ mod tests {
             let has_json = command.get_arguments().any(|argument| argument.get_long() == Some("json"));
             assert_eq!(has_json, !others.contains(&name.as_str()), "{name}");
         }
+    }
+
+    #[cfg(not(feature = "aws"))]
+    #[tokio::test]
+    async fn setup_in_a_build_without_aws_is_known_and_says_that() {
+        let cli = Cli::try_parse_from(["eirs", "setup", "--web-host", "this", "--plan", "-h"]).unwrap();
+        assert!(matches!(cli.command, Command::Setup(_)));
+        let said = Stop::without_aws("eirs setup").to_string();
+        assert_eq!(
+            said,
+            "eirs setup: this program was built without AWS; `cargo build --release` builds it with AWS"
+        );
+    }
+
+    #[test]
+    fn the_version_says_which_build_this_is() {
+        let version = Cli::command().render_version();
+        let with = if cfg!(feature = "aws") { "with AWS" } else { "without AWS" };
+        assert_eq!(version, format!("eirs {} ({with})\n", env!("CARGO_PKG_VERSION")));
     }
 
     #[test]

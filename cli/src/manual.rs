@@ -80,7 +80,7 @@ fn pages() -> Vec<(String, Vec<u8>)> {
     let mut commands = vec![eirs.display_name("eirs")];
     let mut looked_at = 0;
     while let Some(command) = commands.get(looked_at) {
-        let inner: Vec<_> = command.get_subcommands().cloned().collect();
+        let inner: Vec<_> = command.get_subcommands().filter(|one| !one.is_hide_set()).cloned().collect();
         commands.extend(inner);
         looked_at += 1;
     }
@@ -94,7 +94,7 @@ fn pages() -> Vec<(String, Vec<u8>)> {
 
 fn page(command: clap::Command) -> (String, Vec<u8>) {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
-    let version = concat!("eirs ", env!("CARGO_PKG_VERSION"));
+    let version = format!("eirs {}", eirs_platform::VERSION);
     let man = Man::new(command).title(name.clone()).source(version).manual("EIRS");
     let mut page = Vec::new();
     man.render(&mut page).expect("memory can be written");

@@ -9,7 +9,7 @@ use clap::Parser;
 /// SIGHUP reloads the policies; so does any change of their files. SIGTERM stops the controller, and the workers too
 /// with `--on-exit drain`.
 #[derive(Debug, Parser)]
-#[command(name = "eirs-controller", version)]
+#[command(name = "eirs-controller", version = eirs_platform::VERSION)]
 pub struct Arguments {
     /// The settings file; by default $EIRS_CONFIG, or else /etc/eirs/eirs.toml if there is one.
     #[arg(long, value_name = "FILE")]

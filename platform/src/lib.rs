@@ -27,3 +27,10 @@ pub mod telemetry;
 pub mod testing;
 
 pub use error::{Error, Result};
+
+/// What `--version` says of every program: which one it is, and whether it can work in a cloud.
+pub const VERSION: &str = if cfg!(feature = "aws") {
+    concat!(env!("CARGO_PKG_VERSION"), " (with AWS)")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (without AWS)")
+};

@@ -6,7 +6,7 @@ use clap::Parser;
 
 /// Takes images over HTTP and answers with their labels.
 #[derive(Debug, Parser)]
-#[command(name = "eirs-web", version)]
+#[command(name = "eirs-web", version = eirs_platform::VERSION)]
 pub struct Arguments {
     /// The settings file [default: /etc/eirs/eirs.toml, if there is one]
     #[arg(long, value_name = "FILE")]

@@ -6,7 +6,7 @@ use clap::Parser;
 
 /// Takes jobs from the request queue, classifies their images and answers.
 #[derive(Debug, Parser)]
-#[command(name = "eirs-worker", version)]
+#[command(name = "eirs-worker", version = eirs_platform::VERSION)]
 pub struct Arguments {
     /// The settings file [default: /etc/eirs/eirs.toml, if there is one]
     #[arg(long, value_name = "FILE")]

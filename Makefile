@@ -52,8 +52,9 @@ cargo-deb:
 test: onnxruntime ## run every test
 	sh .ci/test.sh
 
-lint: ## formatting and lints
+lint: ## formatting, lints, unused dependencies, spelling, licences
 	$(CARGO) fmt --all --check
+	@testing/lint/run
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) clippy --workspace --all-targets --locked --no-default-features -- -D warnings
 

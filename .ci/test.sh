@@ -54,7 +54,7 @@ if [ "$(cat "$python/requirements.txt" 2>/dev/null)" != "$needed" ]; then
     rm -rf "$python"
     { python3 -m venv "$python" &&
         "$python/bin/pip" install -q -r testing/aws/requirements.txt -r testing/api/requirements.txt \
-            -r testing/images/requirements.txt &&
+            -r testing/images/requirements.txt -r testing/lint/requirements.txt &&
         echo "$needed" >"$python/requirements.txt"; } || rm -rf "$python"
 fi
 

@@ -201,11 +201,11 @@ async fn goals_decide_whether_a_run_is_well() {
         _ => answer(200, &[], "cat"),
     })
     .await;
-    let goals = |p95_s: u64, errors: Option<f64>| {
+    let goals = |p95_s: u64, errors: Option<&'static str>| {
         move |options: &mut Options| {
             options.requests = Some(100);
             options.slo.slo_p50 = Some(Duration::from_secs(p95_s));
-            options.slo.slo_errors = errors;
+            options.slo.slo_errors = errors.map(|share| share.parse().unwrap());
         }
     };
     let missed = load(address, &["1.jpg"], goals(60, None)).await;
@@ -214,8 +214,8 @@ async fn goals_decide_whether_a_run_is_well() {
         "{missed}"
     );
     assert!(missed.to_string().contains("missed: errors at most 0%, it was 10%"), "{missed}");
-    let met = load(address, &["1.jpg"], goals(60, Some(0.2))).await;
+    let met = load(address, &["1.jpg"], goals(60, Some("20%"))).await;
     assert!(met.is_well() && !met.is_complete(), "{met}");
-    let slow = load(address, &["1.jpg"], goals(0, Some(0.2))).await;
+    let slow = load(address, &["1.jpg"], goals(0, Some("20%"))).await;
     assert!(!slow.is_well(), "{slow}");
 }

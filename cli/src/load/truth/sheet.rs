@@ -103,7 +103,7 @@ pub(super) fn rows(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyhow
     if WORKBOOKS.iter().any(|start| bytes.starts_with(start)) {
         return rows_of_workbook(bytes, has_columns);
     }
-    let text = decode(bytes)?;
+    let text = decode(bytes)?.replace("\r\n", "\n").replace('\r', "\n");
     let (text, separators) = match text.lines().next().and_then(separator_line) {
         // The line stays as an empty one: the rows keep their numbers.
         Some(separator) => (text.trim_start_matches(|c| c != '\n'), vec![separator]),
@@ -161,14 +161,21 @@ fn rows_of_text(text: &str, separator: u8) -> anyhow::Result<Vec<Row>> {
         .flexible(true)
         .delimiter(separator)
         .from_reader(text.as_bytes());
-    let row = |record: csv::Result<csv::StringRecord>| {
+    let (mut rows, mut counted, mut line) = (Vec::new(), 0, 1);
+    for record in reader.records() {
         let record = record?;
-        let number = record.position().map_or(0, csv::Position::line);
-        Ok(Row { number, cells: record.iter().map(Cell::of_text).collect() })
-    };
-    let rows: csv::Result<Vec<Row>> = reader.records().map(row).collect();
-    let is_filled = |row: &Row| row.cells.iter().any(|cell| *cell != Cell::Nothing);
-    Ok(rows?.into_iter().filter(is_filled).collect())
+        // A record begins where the one before ends (csv 1.4): empty lines in between are part of it.
+        let begin = record.position().map_or(0, |position| position.byte() as usize);
+        let rest = text.get(begin..).unwrap_or_default();
+        let begin = begin + rest.len() - rest.trim_start_matches('\n').len();
+        line += text.get(counted..begin).unwrap_or_default().matches('\n').count() as u64;
+        counted = begin;
+        let cells: Vec<_> = record.iter().map(Cell::of_text).collect();
+        if cells.iter().any(|cell| *cell != Cell::Nothing) {
+            rows.push(Row { number: line, cells });
+        }
+    }
+    Ok(rows)
 }
 
 /// The first sheet that has the columns, or else the first one.
@@ -256,5 +263,7 @@ mod tests {
         assert_eq!(rows.iter().map(|row| row.number).collect::<Vec<_>>(), [2, 4]);
         let rows = super::rows(b"sep=;\na.jpg;star\n", |_| true).unwrap();
         assert_eq!(rows[0].number, 2);
+        let rows = super::rows(b"Input,Result\r\n\"a\r\nb\",x\r\n\r\nc,y", |_| true).unwrap();
+        assert_eq!(rows.iter().map(|row| row.number).collect::<Vec<_>>(), [1, 2, 5]);
     }
 }

@@ -29,8 +29,26 @@ use crate::policy::Pool;
 /// A fleet that can be handed around.
 pub type SharedFleet = Arc<dyn Fleet>;
 
-/// What the controller asks of a fleet. Every verb returns as soon as the fleet took the order; how it went is seen in
+/// What the controller asks of a fleet. `controller/examples/own_fleet.rs` is one of your own, from its beginning. Every verb returns as soon as the fleet took the order; how it went is seen in
 /// the next [`list`](Fleet::list). Every verb may be repeated: the second time changes nothing.
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// use eirs_controller::fleet::{Fleet, PoolSpec, State, memory::MemoryFleet};
+/// use eirs_platform::clock::SystemClock;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> eirs_platform::Result<()> {
+/// let fleet = MemoryFleet::new(Arc::new(SystemClock));
+/// let pools = [PoolSpec { name: "default".into(), model: "default".into(), max: 1 }];
+/// assert_eq!(fleet.list(&pools).await?[0].state, State::Stopped);
+/// assert!(fleet.start(&["default-1".into()]).await.is_empty(), "nothing was refused");
+/// fleet.drain("default-1", Duration::from_secs(60)).await?;
+/// assert_eq!(fleet.list(&pools).await?[0].state, State::Draining);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Fleet: Debug + Send + Sync {
     /// Every instance of these pools, and every instance of another pool that is not stopped, in no particular order.

@@ -46,7 +46,30 @@ pub enum Failure {
     Later(String),
 }
 
-/// Classifies images, one value for each thread.
+/// Classifies images, one value for each thread. `worker/examples/own_classifier.rs` is a whole one.
+///
+/// ```
+/// use eirs_platform::job::Guess;
+/// use eirs_worker::classify::{Classifier, Failure, Image};
+///
+/// /// Judges an image by the length of its file.
+/// struct Scales;
+///
+/// impl Classifier for Scales {
+///     fn classify(&mut self, images: &[Image]) -> Vec<Result<Vec<Guess>, Failure>> {
+///         let weigh = |image: &Image| match image.bytes.len() {
+///             0 => Err(Failure::Rejected("there is nothing in it".into())),
+///             1..1_000_000 => Ok(vec![Guess { label: "light".into(), confidence: 1.0 }]),
+///             _ => Ok(vec![Guess { label: "heavy".into(), confidence: 1.0 }]),
+///         };
+///         images.iter().map(weigh).collect()
+///     }
+/// }
+///
+/// let image = Image { name: "a.jpg".into(), bytes: vec![0; 100].into() };
+/// let answers = Scales.classify(&[image]);
+/// assert_eq!(answers[0].as_ref().unwrap()[0].label, "light");
+/// ```
 pub trait Classifier: Send {
     /// One answer for each image, in their order: guesses, best first, never empty, at most the `top` of the settings.
     /// Never panics and never hangs, whatever the images hold.

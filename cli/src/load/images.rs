@@ -9,26 +9,19 @@ use std::{
 
 use anyhow::Context;
 use bytes::Bytes;
+use eirs_worker::image::Format;
 use walkdir::WalkDir;
 
-/// Files with these endings are taken for images, and sent whatever they hold: how a service refuses a broken one is of interest, too.
-const ENDINGS: [(&str, &str); 13] = [
-    ("jpeg", "image/jpeg"),
-    ("jpg", "image/jpeg"),
-    ("jpe", "image/jpeg"),
-    ("jfif", "image/jpeg"),
-    ("jfi", "image/jpeg"),
-    ("jif", "image/jpeg"),
-    ("pjpeg", "image/jpeg"),
-    ("png", "image/png"),
-    ("apng", "image/png"),
-    ("gif", "image/gif"),
-    ("bmp", "image/bmp"),
-    ("dib", "image/bmp"),
-    ("webp", "image/webp"),
+/// What the workers read, and its media type.
+const FORMATS: [(Format, &str); 5] = [
+    (Format::Jpeg, "image/jpeg"),
+    (Format::Png, "image/png"),
+    (Format::WebP, "image/webp"),
+    (Format::Gif, "image/gif"),
+    (Format::Bmp, "image/bmp"),
 ];
-/// So many bytes tell an image from something else.
-const HEAD_BYTES: u64 = 16;
+/// A number of bytes that tells an image from something else.
+const HEAD_BYTES: u64 = 64;
 /// So many of the files that are no images are named.
 const SHOWN: usize = 5;
 /// Images beyond so many bytes together are read again for each upload, so that a large folder does not fill the memory.
@@ -150,10 +143,15 @@ pub fn read_folder(folder: &Path, most: Option<u64>) -> anyhow::Result<Folder> {
 
 /// Whether files with this ending are images.
 pub fn is_ending(ending: &str) -> bool {
-    ENDINGS.iter().any(|(known, _)| known.eq_ignore_ascii_case(ending))
+    FORMATS.iter().any(|(format, _)| has_ending(*format, ending))
 }
 
-/// What an image file is; `None` for another file. One that cannot be read is judged by its name.
+fn has_ending(format: Format, ending: &str) -> bool {
+    format.extensions().iter().any(|known| known.eq_ignore_ascii_case(ending))
+}
+
+/// What an image file is; `None` for another file. One that is called like an image is sent whatever it holds: how a service refuses a
+/// broken one is of interest, too.
 fn media_type(path: &Path) -> Option<&'static str> {
     let head = || {
         let mut head = Vec::new();
@@ -164,22 +162,13 @@ fn media_type(path: &Path) -> Option<&'static str> {
 }
 
 fn by_content(head: &[u8]) -> Option<&'static str> {
-    let starts = [
-        (&b"\xFF\xD8\xFF"[..], "image/jpeg"),
-        (b"\x89PNG\r\n\x1A\n", "image/png"),
-        (b"GIF8", "image/gif"),
-        (b"BM", "image/bmp"),
-    ];
-    let webp = head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP");
-    let found = starts.iter().find(|(start, _)| head.starts_with(start)).map(|(_, media_type)| *media_type);
-    // Two letters begin many a text; the four bytes behind the length of a bitmap are zero.
-    let is_text = |media_type: &&str| *media_type == "image/bmp" && head.get(6..10) != Some(&[0; 4]);
-    if webp { Some("image/webp") } else { found.filter(|media_type| !is_text(media_type)) }
+    let found = Format::of(head)?;
+    FORMATS.iter().find(|(format, _)| *format == found).map(|(_, media_type)| *media_type)
 }
 
 fn by_ending(path: &Path) -> Option<&'static str> {
     let ending = path.extension()?.to_str()?;
-    let known = ENDINGS.iter().find(|(known, _)| known.eq_ignore_ascii_case(ending));
+    let known = FORMATS.iter().find(|(format, _)| has_ending(*format, ending));
     known.map(|(_, media_type)| *media_type)
 }
 
@@ -313,7 +302,7 @@ mod tests {
     fn a_file_that_begins_like_an_image_is_one_whatever_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let mut bitmap = b"BM".to_vec();
-        bitmap.extend([54, 0, 0, 0, 0, 0, 0, 0, 54, 0, 0, 0]);
+        bitmap.extend([54, 0, 0, 0, 0, 0, 0, 0, 54, 0, 0, 0, 40, 0, 0, 0]);
         for (name, content) in [
             ("1.jfif", &b"\xFF\xD8\xFF\xE0"[..]),
             ("2.JPE", b"\xFF\xD8\xFF\xE1"),

@@ -9,6 +9,14 @@ cargo=${CARGO:-cargo}
 have() {
     command -v "$1" >/dev/null || missing="$missing $2"
 }
+# step WHAT: a line with the time since the start, so that a long silence has a name.
+began=$(date +%s)
+step() {
+    passed=$(($(date +%s) - began))
+    printf '\n== %d:%02d min: %s\n' $((passed / 60)) $((passed % 60)) "$1"
+}
+
+step "what the tests need; all of it takes half an hour or more on two cores the first time, and a few minutes once built"
 missing=
 have systemd-nspawn systemd-container
 have nsenter util-linux
@@ -67,9 +75,11 @@ if command -v npm >/dev/null && ! cmp -s testing/fauxqs/package-lock.json "$faux
 fi
 
 make cargo-deb CARGO="$cargo" || true
+step "building the programs, which the process tests start"
 $cargo build --workspace --locked
-# All of it, also behind the first failure: whoever mends wants to see everything at once.
+step "building and running the tests, crate by crate; also after the first failure"
 $cargo test --workspace --locked --no-fail-fast
+step "the tests of the emulator of AWS"
 if [ -d "$python" ]; then
     (cd testing/aws && "$python/bin/python" -m unittest discover -q)
 else

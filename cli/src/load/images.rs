@@ -86,7 +86,7 @@ impl Folder {
             0 => String::new(),
             others => format!(" and {others} more"),
         };
-        (!names.is_empty()).then(|| format!("no image and not uploaded: {}{others}", shown.join(", ")))
+        (!names.is_empty()).then(|| format!("not an image, not uploaded: {}{others}", shown.join(", ")))
     }
 }
 
@@ -293,9 +293,9 @@ mod tests {
         let one = read_folder(&folder.path().join("b/2.PNG"), None).unwrap().images;
         assert_eq!((one[0].name.as_str(), one[0].media_type), ("2.PNG", "image/png"));
         let found = read_folder(folder.path(), None).unwrap();
-        assert_eq!(found.remark(None).unwrap(), "no image and not uploaded: BMW.txt, labels.csv");
+        assert_eq!(found.remark(None).unwrap(), "not an image, not uploaded: BMW.txt, labels.csv");
         let labels = folder.path().join("labels.csv");
-        assert_eq!(found.remark(Some(&labels)).unwrap(), "no image and not uploaded: BMW.txt");
+        assert_eq!(found.remark(Some(&labels)).unwrap(), "not an image, not uploaded: BMW.txt");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::{
     state,
 };
 
-/// Look at the jobs that were given up, do them again, or delete them
+/// List, requeue or delete the jobs that were given up
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLettersCommand {
     List(List),
@@ -36,7 +36,7 @@ pub(crate) enum DeadLettersCommand {
     Purge(Purge),
 }
 
-/// Show the jobs that were given up, and why
+/// List the jobs that were given up, and why
 ///
 /// A letter that is looked at is held for a moment and given back. Where this is killed in the middle, letters come back by
 /// themselves when their lease runs out (`queue.visibility`).
@@ -46,17 +46,17 @@ pub(crate) struct List {
     /// Only the letters of this model
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Show so many at most
+    /// Show at most this many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     #[command(flatten)]
     voice: Voice,
 }
 
-/// Make jobs of them again: after the cause is mended
+/// Requeue dead letters once the cause is fixed
 ///
-/// The stored result, which says that the job was given up, is deleted first. A letter whose image is no longer stored, or that
-/// cannot be read, is left where it is.
+/// The stored result, which says that the job was given up, is deleted first. A letter that cannot be read, or whose image is no
+/// longer stored, stays where it is.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  eirs dead-letters redrive 7d865e95\n  eirs dead-letters redrive --all --yes"
@@ -66,7 +66,7 @@ pub(crate) struct Redrive {
     chosen: Chosen,
 }
 
-/// Delete them for good
+/// Delete dead letters for good
 ///
 /// The images stay stored, and so do the results that say that they were given up; who uploads an image again has it tried again.
 #[derive(Debug, clap::Args)]

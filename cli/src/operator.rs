@@ -239,7 +239,7 @@ impl Known {
 fn check_known(what: &str, names: &[String], known: &BTreeSet<String>) -> Result<(), Stop> {
     let Some(unknown) = names.iter().find(|name| !known.contains(*name)) else { return Ok(()) };
     if known.is_empty() {
-        return Err(Stop::Usage(format!("there is no {what} `{unknown}`; there is none at all")));
+        return Err(Stop::Usage(format!("there is no {what} `{unknown}`; none exist")));
     }
     let mut sorted: Vec<_> = known.iter().map(String::as_str).collect();
     // Names that count: p-2 comes before p-10.
@@ -350,7 +350,7 @@ mod tests {
         );
         let uncordon =
             Uncordon { instances: vec!["default-1".into()], voice: Voice::default() }.run(&rig.global);
-        assert_eq!(usage(uncordon), "there is no cordoned instance `default-1`; there is none at all");
+        assert_eq!(usage(uncordon), "there is no cordoned instance `default-1`; none exist");
         assert_eq!(rig.orders(), Operator::default());
     }
 

@@ -25,7 +25,7 @@ const TOKEN_VARIABLE: &str = "EIRS_TOKEN";
 ///
 /// Without --rate, each of C connections uploads an image, waits for its label and takes the next one. With --rate, uploads are sent when they are
 /// due, whatever the service does, and each latency counts from that moment. Images answered 202 are asked for until their label is there; 429
-/// and 503 are obeyed. docs/LOAD.md tells more.
+/// and 503 are obeyed. More in docs/LOAD.md.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  eirs load --num-request 100 --url http://127.0.0.1:8000 --image-folder photos --labels label.xlsx\n  \
@@ -36,16 +36,17 @@ const TOKEN_VARIABLE: &str = "EIRS_TOKEN";
                   of `eirs simulate`, like burst:300/10m@1h."
 )]
 pub struct Load {
-    /// How many images to upload; more than there are go round again [default: each image once, where nothing else ends the run]
+    /// How many images to upload; if N exceeds the number of images, they repeat [default: each image once, unless something else
+    /// ends the run]
     #[arg(long, alias = "num_request", value_name = "N")]
     num_request: Option<u64>,
-    /// How long to begin uploads; those that are under way are waited for
+    /// How long to begin uploads; those in flight at the end are waited for
     #[arg(long, value_name = "TIME", value_parser = units::duration::parse)]
     duration: Option<Duration>,
     /// The service; /upload is added where only the host is named
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     url: Url,
-    /// Where the images lie, in folders within it too
+    /// The folder of the images, with its subfolders
     #[arg(long, alias = "image_folder", value_name = "FOLDER")]
     image_folder: PathBuf,
     /// How many uploads at once [default: 32]
@@ -55,19 +56,19 @@ pub struct Load {
     /// the folders, where there are several]
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// Make every upload another file (a comment in the image), so that none is answered from a stored result
+    /// Make every upload a new image (by a comment in the file), so that none is answered from a stored result
     #[arg(long)]
     unique: bool,
     /// The longest time from an upload to its label; with --rate, from the moment at which it was due
     #[arg(long, default_value = "300s", value_parser = units::duration::parse)]
     timeout: Duration,
-    /// Print the report as one JSON object, and no lines for single images
+    /// Print the report as one JSON object, without lines for single images
     #[arg(long)]
     json: bool,
-    /// Print no lines for single images
+    /// Print the report without lines for single images
     #[arg(long, short)]
     quiet: bool,
-    /// Write the report as a page with plots, too: one file that needs no other
+    /// Also write the report as a page with plots, in one file
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
     #[command(flatten)]
@@ -85,19 +86,19 @@ struct Open {
     /// Send uploads at this rate per second, at changing rates, or as in a trace
     #[arg(long, value_name = "RATE|TRACE")]
     rate: Option<String>,
-    /// How uploads lie in a rate [default: even]
+    /// How uploads are spaced at a rate [default: even]
     #[arg(long, value_name = "HOW", requires = "rate")]
     arrivals: Option<Arrivals>,
-    /// The same seed gives the same arrivals at random
+    /// The seed of random arrivals: the same one gives the same arrivals
     #[arg(long, value_name = "N", default_value_t = 1, requires = "rate")]
     seed: u64,
-    /// Uploads in flight at most; what is due beyond them waits, and its latency counts on
+    /// Uploads in flight at most; one that is due beyond them waits, and its latency keeps counting
     #[arg(long, value_name = "N", alias = "max_in_flight", default_value_t = 1000, requires = "rate", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_in_flight: u32,
-    /// Replay a trace so many times as fast
+    /// Replay a trace this many times as fast
     #[arg(long, value_name = "TIMES", default_value_t = 1.0, requires = "rate", value_parser = speed)]
     speed: f64,
-    /// Which pool of a recording
+    /// The pool of a recording
     #[arg(long, value_name = "NAME", default_value = "default", requires = "rate")]
     pool: String,
 }
@@ -112,8 +113,8 @@ struct Service {
     /// Send the image as the whole body, without a form around it
     #[arg(long, conflicts_with = "field")]
     bare: bool,
-    /// Where the label is in a good answer (any 2xx): a JSON pointer like /predictions/0/class, or a pattern that the body matches,
-    /// whose first group, or else the match, is the label
+    /// Where the label is in a good response (any 2xx): a JSON pointer like /predictions/0/class, or a pattern whose first group, or
+    /// else the whole match, is the label
     #[arg(long, value_name = "POINTER|REGEX")]
     expect: Option<Expect>,
     /// A file with the token that is sent as `Authorization: Bearer` [default: what $EIRS_TOKEN holds]

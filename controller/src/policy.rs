@@ -137,7 +137,7 @@ pub struct ScaleOut {
 pub struct Budget {
     /// The instances of the pool together run for no more hours than this from one midnight to the next.
     pub instance_hours_per_day: Option<f64>,
-    /// Whose midnight.
+    /// Time zone in which the budget day starts.
     pub timezone: chrono_tz::Tz,
 }
 

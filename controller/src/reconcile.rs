@@ -203,7 +203,7 @@ impl Controller {
         }
         control.abort();
         if let Err(error) = self.backend.leave_control(&host, self.clock.now()).await {
-            tracing::warn!(%error, "that this controller ends cannot be told; it counts as gone in a while");
+            tracing::warn!(%error, "could not release control; the claim will expire");
         }
         Ok(())
     }

@@ -58,7 +58,7 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
     let params = vec![
         query(
             "wait",
-            "How long to wait for the label: `60s`, `1m`, or seconds. `0` waits not at all.",
+            "How long to wait for the label: `60s`, `1m`, or seconds. `0` returns immediately.",
             wait(),
         ),
         model(),

@@ -156,3 +156,32 @@ fn labels_are_compared_as_a_person_would() {
     assert!(same_label("Ka\u{308}tzchen", "K\u{e4}tzchen"));
     assert!(!same_label("cat", "cats"));
 }
+
+proptest::proptest! {
+    #[test]
+    fn nothing_that_a_file_holds_makes_the_reader_panic(
+        bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+        text in "[ab,;\t\"\r\n#\u{feff}0-9.=/-]{0,60}",
+    ) {
+        let images = images(&["a.jpg", "b/2024-01-05.jpg", "1.10.png"]);
+        for bytes in [bytes.as_slice(), text.as_bytes()] {
+            if let Ok(rows) = sheet::rows(bytes, |rows| Columns::by_name(rows).is_some()) {
+                let names = Names::of(&images);
+                let _complaint = Columns::of(&rows, &names).and_then(|columns| columns.truth(&rows, &names, &images));
+            }
+        }
+    }
+
+    #[test]
+    fn every_image_is_found_by_its_own_path_and_no_other_is(
+        names in proptest::collection::btree_set("[a-c][a-c0-9._ü-]{0,5}(/[a-c][a-c0-9._-]{0,5})?\\.(jpg|png)", 1..8),
+    ) {
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let images = images(&names);
+        let index = Names::of(&images);
+        for (place, name) in names.iter().enumerate() {
+            let found = index.find(&Cell::Text((*name).to_owned()), "").unwrap();
+            proptest::prop_assert_eq!(found.images, [place]);
+        }
+    }
+}

@@ -12,6 +12,7 @@ use super::{
     images,
     live::{Extent, Live},
     page,
+    report::Report,
     schedule::{Arrivals, Schedule},
     slo::Slo,
     truth::Truth,
@@ -125,11 +126,14 @@ struct Service {
 impl Load {
     /// Runs it; it fails when a goal is missed, or without goals when an image fails.
     pub async fn run(self) -> Result<Exit, Stop> {
-        let folder = images::read_folder(&self.image_folder, self.num_request)?;
-        if let Some(remark) = folder.remark(self.labels.as_deref()) {
+        let mut folder = images::read_folder(&self.image_folder, self.num_request)?;
+        // The sheet may be beside the images.
+        let is_sheet = |name: &String| self.labels.as_ref().is_some_and(|sheet| sheet.ends_with(name));
+        folder.passed_over.retain(|name| !is_sheet(name));
+        if let Some(remark) = folder.remark().filter(|_| !self.json) {
             show::aside(remark);
         }
-        let images = folder.images;
+        let (images, passed_over) = (folder.images, folder.passed_over);
         let truth = match &self.labels {
             Some(path) => Some(Truth::from_file(path, &images)?),
             None => Truth::from_folders(&images),
@@ -172,7 +176,7 @@ impl Load {
         let live = Arc::new(Live::new(extent, !self.quiet && !self.json));
         let report = super::run(options, live.clone()).await;
         live.finish();
-        let report = report?;
+        let report = Report { passed_over, ..report? };
         if let Some(file) = &self.report {
             let page = page::page(&report, &command_line(std::env::args_os()), began);
             fs::write(file, page).with_context(|| format!("{}: cannot be written", file.display()))?;

@@ -77,10 +77,9 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// A sentence about the files that are no images, except for this one.
-    pub fn remark(&self, expected: Option<&Path>) -> Option<String> {
-        let is_expected = |name: &str| expected.is_some_and(|path| path.ends_with(name));
-        let names: Vec<_> = self.passed_over.iter().filter(|name| !is_expected(name)).collect();
+    /// A sentence about the files that are no images.
+    pub fn remark(&self) -> Option<String> {
+        let names = &self.passed_over;
         let shown: Vec<_> = names.iter().take(SHOWN).map(|name| name.as_str()).collect();
         let others = match names.len().saturating_sub(SHOWN) {
             0 => String::new(),
@@ -133,7 +132,7 @@ pub fn read_folder(folder: &Path, most: Option<u64>) -> anyhow::Result<Folder> {
         };
         found.images.push(ImageFile { name, media_type, path: entry.into_path(), bytes });
     }
-    let others = found.remark(None).map_or(String::new(), |remark| format!("; {remark}"));
+    let others = found.remark().map_or(String::new(), |remark| format!("; {remark}"));
     anyhow::ensure!(
         !found.images.is_empty() || most == 0,
         "there is no image in {shown} (JPEG, PNG, GIF, BMP or WebP){others}"
@@ -293,9 +292,7 @@ mod tests {
         let one = read_folder(&folder.path().join("b/2.PNG"), None).unwrap().images;
         assert_eq!((one[0].name.as_str(), one[0].media_type), ("2.PNG", "image/png"));
         let found = read_folder(folder.path(), None).unwrap();
-        assert_eq!(found.remark(None).unwrap(), "not an image, not uploaded: BMW.txt, labels.csv");
-        let labels = folder.path().join("labels.csv");
-        assert_eq!(found.remark(Some(&labels)).unwrap(), "not an image, not uploaded: BMW.txt");
+        assert_eq!(found.remark().unwrap(), "not an image, not uploaded: BMW.txt, labels.csv");
     }
 
     #[test]
@@ -316,7 +313,7 @@ mod tests {
         let found = read_folder(folder.path(), None).unwrap();
         let types: Vec<_> = found.images.iter().map(|image| image.media_type).collect();
         assert_eq!(types, ["image/jpeg", "image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp"]);
-        assert!(found.remark(None).is_none());
+        assert!(found.remark().is_none());
     }
 
     #[test]

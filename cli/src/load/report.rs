@@ -30,6 +30,8 @@ pub struct Report {
     pub load: Load,
     /// Images that were to be uploaded.
     pub images: u64,
+    /// The files of the folder that are no images, and were not uploaded.
+    pub passed_over: Vec<String>,
     /// Uploads at once; in an open loop, at most.
     pub concurrency: usize,
     /// Images with a label.
@@ -186,6 +188,7 @@ impl Report {
             },
             // Where it was stopped, what was to be done is not what was done.
             images: stopped.as_ref().map_or(begun, |_| options.requests.unwrap_or(begun + never_begun)),
+            passed_over: Vec::new(),
             concurrency: options.concurrency,
             results: tally.results,
             failed: tally.failed_images(),

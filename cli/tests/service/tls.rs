@@ -296,7 +296,11 @@ fn the_tools_upload_nothing_to_a_server_that_nobody_trusted_vouches_for() {
     let other = other.self_signed(&key).expect("a certificate").pem();
     let elsewhere = || SanType::DnsName("elsewhere.example".try_into().expect("a name"));
     for (is_elsewhere, trusted, why) in [
-        (false, "other.pem", "invalid peer certificate: UnknownIssuer; SSL_CERT_FILE=FILE"),
+        (
+            false,
+            "other.pem",
+            "the certificate is not trusted here (invalid peer certificate: UnknownIssuer); SSL_CERT_FILE=FILE",
+        ),
         (true, "authority.pem", "certificate not valid for name"),
         (false, "none.pem", "No such file or directory"),
         (false, "empty.pem", "this machine trusts no authority"),

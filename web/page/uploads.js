@@ -2,6 +2,7 @@
 
 import { ask, upload } from "./api.js";
 import { poolOf } from "./live.js";
+import { save } from "./save.js";
 import { bytes, percent, plural, waitingFor } from "./words.js";
 
 /** A browser opens six connections to a host; one of them holds the events, and one is for asking after results. */
@@ -9,6 +10,8 @@ const UPLOADS_AT_ONCE = 4;
 const ASKING_AT_ONCE = 2;
 /** A page of more thumbnails is slow; the others are shown when asked for. */
 const SHOWN = 200;
+/** More images than these are a line each, in a part of the page that scrolls by itself. */
+const FEW = 12;
 const TRIES = 5;
 /** From the end of a body to its job in the queue, at most, as a rule. */
 const TAKING_IN_MS = 500;
@@ -17,6 +20,8 @@ const list = document.getElementById("results");
 const summary = document.getElementById("summary");
 const more = document.getElementById("more");
 const clear = document.getElementById("clear");
+const tools = document.getElementById("tools");
+const which = document.getElementById("which");
 
 const items = [];
 const toSend = [];
@@ -156,14 +161,16 @@ function later(queue, item, seconds, next) {
 function fail(item, why) {
   item.state = "failed";
   item.why = why;
+  // However many there are, none that failed is overlooked.
+  if (!item.entry) show();
 }
 
 function show() {
-  while (list.children.length < Math.min(items.length, shown)) {
-    const item = items[list.children.length];
+  items.forEach((item, place) => {
+    if (item.entry || (place >= shown && item.state !== "failed")) return;
     list.append(make(item));
     write(item);
-  }
+  });
   const hidden = items.length - list.children.length;
   more.hidden = hidden === 0;
   more.textContent = `Show ${plural(Math.min(hidden, SHOWN), "image")} more`;
@@ -189,10 +196,28 @@ clear.addEventListener("click", () => {
   document.getElementById("files").focus();
 });
 
+which.addEventListener("change", () => {
+  list.dataset.which = which.value;
+});
+
+for (const kind of ["csv", "json"]) document.getElementById(`save-${kind}`).addEventListener("click", () => save(rows(), kind));
+
+/** What is known of each image that is done with. */
+function rows() {
+  const settled = items.filter((item) => item.state === "done" || item.state === "failed");
+  return settled.map(({ name, state, result, why }) => {
+    if (state === "failed") return { name, error: why };
+    const { label, confidence, model, id, top } = result;
+    return { name, label, confidence, model, id, top };
+  });
+}
+
 function count() {
   const of = (state) => items.filter((item) => item.state === state).length;
   const [done, failed] = [of("done"), of("failed")];
   clear.hidden = items.length === 0;
+  tools.hidden = done + failed === 0;
+  list.classList.toggle("many", items.length > FEW);
   if (!items.length) summary.textContent = "";
   else if (done + failed < items.length) summary.textContent = `${done + failed} of ${plural(items.length, "image")} done`;
   else summary.textContent = `${plural(done, "image")} labelled${failed ? `, ${failed} failed` : ""}`;
@@ -207,6 +232,7 @@ function element(tag, className, text) {
 
 function make(item) {
   const entry = element("li");
+  item.entry = entry;
   if (item.file.type && item.file.type.startsWith("image/")) {
     const picture = element("img");
     item.preview = URL.createObjectURL(item.file);
@@ -233,6 +259,7 @@ function make(item) {
 
 function write(item) {
   if (!item.part) return;
+  item.entry.dataset.state = item.state === "done" || item.state === "failed" ? item.state : "open";
   if (item.state === "done") return void item.part.replaceChildren(...labelled(item.result));
   if (item.state === "failed") return void item.part.replaceChildren(element("div", "error", item.why));
   if (item.state === "sending") {
@@ -259,6 +286,7 @@ function labelled(result) {
     badge.title = "the same image was classified before";
     label.append(" ", badge);
   }
+  label.append(" ", element("span", "sure", percent(result.confidence)));
   const guesses = element("ul", "guesses");
   for (const guess of result.top) {
     const row = element("li");

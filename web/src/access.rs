@@ -15,8 +15,15 @@ use eirs_platform::settings::Web;
 use ipnet::IpNet;
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
 
-pub(crate) use self::{client::counted_as, limits::Allowance};
-use self::{cors::Cors, limits::Limits, tokens::Keyring};
+pub(crate) use self::{
+    client::counted_as,
+    limits::{Allowance, Counted},
+};
+use self::{
+    cors::Cors,
+    limits::{Limits, Most},
+    tokens::Keyring,
+};
 use crate::{App, problem::Problem, renewal::Renewal};
 
 /// What the settings say of access, ready for use.
@@ -39,7 +46,7 @@ impl Access {
             limits: Arc::new(Limits::new(
                 settings.rate_per_address,
                 settings.rate_burst,
-                settings.max_uploads_per_client,
+                Most { uploads: settings.max_uploads_per_client, jobs: settings.max_backlog_per_client },
             )),
             trusted_proxies: settings.trusted_proxies.clone(),
             cors: Cors::new(&settings.cors_origins),

@@ -138,16 +138,21 @@ pub(crate) struct View {
     pub(crate) top: usize,
 }
 
+/// How a job ended, for the metrics.
+pub(crate) fn how_it_ended(outcome: &Outcome, is_cached: bool) -> Answered {
+    match outcome {
+        Outcome::Classified { .. } if is_cached => Answered::Cached,
+        Outcome::Classified { .. } => Answered::Classified,
+        Outcome::Rejected { .. } => Answered::Rejected,
+        Outcome::GaveUp { .. } => Answered::Failed,
+    }
+}
+
 impl Answer {
     /// For the metrics.
     pub(crate) fn answered(&self) -> Answered {
         match &self.kind {
-            Kind::Ended { reply, cached, .. } => match reply.outcome {
-                Outcome::Classified { .. } if *cached => Answered::Cached,
-                Outcome::Classified { .. } => Answered::Classified,
-                Outcome::Rejected { .. } => Answered::Rejected,
-                Outcome::GaveUp { .. } => Answered::Failed,
-            },
+            Kind::Ended { reply, cached, .. } => how_it_ended(&reply.outcome, *cached),
             Kind::Pending { .. } => Answered::Pending,
             Kind::Refused(problem) if problem.status.is_server_error() => Answered::Failed,
             Kind::Refused(_) => Answered::Refused,
@@ -252,14 +257,27 @@ impl<'a> Guess<'a> {
     }
 }
 
+/// What an image is called that has no name.
+pub(crate) const UNNAMED: &str = "image";
+
+/// A text as a parameter of a query.
+fn percent(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let escaped =
+        |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(escaped).collect()
+}
+
 impl<'a> Pending<'a> {
     pub(crate) fn new(id: JobId, name: Option<&'a str>, model: &str, retry_after_s: u64) -> Self {
-        let query = if model == eirs_platform::settings::Model::DEFAULT {
-            String::new()
-        } else {
-            format!("?model={model}")
-        };
-        let (status, location) = (Unfinished::Pending, format!("/results/{id}{query}"));
+        // The name is this client's own. Who uploaded the same image under another one has another address.
+        let model = Some(model).filter(|model| *model != eirs_platform::settings::Model::DEFAULT);
+        let named = name.filter(|name| *name != UNNAMED).map(percent);
+        let parameters =
+            [model.map(|model| format!("model={model}")), named.map(|name| format!("name={name}"))];
+        let query = parameters.into_iter().flatten().collect::<Vec<_>>().join("&");
+        let mark = if query.is_empty() { "" } else { "?" };
+        let (status, location) = (Unfinished::Pending, format!("/results/{id}{mark}{query}"));
         Self { id: id.to_string(), name, status, location, retry_after_s }
     }
 }

@@ -32,10 +32,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span};
 
 pub(crate) use self::admission::{Admission, Announced};
-use crate::{report::Arrivals, responses::ResponseQueue, upload::Image};
+use crate::{
+    access::{Allowance, Counted},
+    answer::how_it_ended,
+    metrics::{Answered, Metrics},
+    problem::Problem,
+    report::Arrivals,
+    responses::ResponseQueue,
+    upload::Image,
+};
 
 /// A waiter looks into the store now and then: the answer may have gone to a neighbour that was killed.
 const LOOK_IN_STORE: Duration = Duration::from_secs(5);
+/// A job of another host is looked for so often by who waits for it here.
+const LOOK_FOR_OTHERS: Duration = Duration::from_secs(1);
 /// A job that was not answered for so long is not waited for; the next upload of its image sends another.
 const FORGET_AFTER: Duration = Duration::from_secs(900);
 /// A job that is older, and whose queue is empty, was lost on the way: it was dropped for its age, or purged. It is looked for so
@@ -68,6 +78,7 @@ pub(crate) struct Jobs {
     responses: Arc<ResponseQueue>,
     arrivals: Arc<Arrivals>,
     admission: Arc<Admission>,
+    metrics: Arc<Metrics>,
     clock: SharedClock,
     versions: Versions,
     cache: Cache<Key, Cached>,
@@ -94,6 +105,12 @@ struct InFlight {
     seen: Instant,
     /// It is not on its way any more, and nobody has sent it again yet.
     is_lost: bool,
+    /// The client who sent it has one more in the queue.
+    _counted: Option<Counted>,
+    /// So many uploads of it were answered 202. They are counted when it is known how it ended.
+    promised: u32,
+    /// Its image was erased meanwhile, and so will be its result.
+    is_erased: bool,
 }
 
 /// How an image is sent.
@@ -102,6 +119,13 @@ pub(crate) struct Wanted {
     pub(crate) model: Arc<str>,
     /// A result that is stored already is not what is wanted.
     pub(crate) fresh: bool,
+}
+
+/// A job that may be sent.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    announced: Announced,
+    counted: Option<Counted>,
 }
 
 /// What was done with an image.
@@ -129,6 +153,7 @@ impl Jobs {
         responses: Arc<ResponseQueue>,
         arrivals: Arc<Arrivals>,
         admission: Arc<Admission>,
+        metrics: Arc<Metrics>,
         clock: SharedClock,
         versions: Versions,
     ) -> Self {
@@ -139,6 +164,7 @@ impl Jobs {
             responses,
             arrivals,
             admission,
+            metrics,
             clock,
             versions,
             cache: Cache::new(settings.web.cached_results),
@@ -196,6 +222,54 @@ impl Jobs {
         }
         let found = results::get(&*self.results, key.0, &key.1, &version).await?.reply();
         Ok(found.map(|reply| self.remember(key, reply)).filter(is_answer))
+    }
+
+    /// Ends when there may be news of an image, and after this time at the latest.
+    pub(crate) async fn news_of(&self, id: &str, within: Duration) {
+        let Ok(id) = id.parse::<JobId>() else { return };
+        let tickets: Vec<_> =
+            self.requests.keys().filter_map(|model| self.join(&(id, model.clone()))).collect();
+        if tickets.is_empty() {
+            // It is another host's.
+            return tokio::time::sleep(within.min(LOOK_FOR_OTHERS)).await;
+        }
+        let ends = tickets.into_iter().map(|mut ticket| {
+            Box::pin(async move {
+                let is_over =
+                    |progress: &Progress| matches!(progress, Progress::Done(_) | Progress::Failed(_));
+                let _over_or_forgotten = ticket.progress.wait_for(is_over).await;
+            })
+        });
+        // The answer may have gone elsewhere: the store is looked into now and then.
+        let _in_time =
+            tokio::time::timeout(within.min(LOOK_IN_STORE), futures::future::select_all(ends)).await;
+    }
+
+    /// Takes an image away, and all its results. Answers whether there was anything.
+    pub(crate) async fn erase(&self, id: JobId) -> Result<bool> {
+        let mut was_there = self.images.exists(&id.image_key()).await?;
+        // From now on nothing that is on its way is kept.
+        for model in self.requests.keys() {
+            let key: Key = (id, model.clone());
+            if let Some(job) = self.lock().get_mut(&key) {
+                job.is_erased = true;
+                was_there = true;
+            }
+            was_there |= self.erase_results(&key).await?;
+        }
+        self.images.delete(&id.image_key()).await?;
+        Ok(was_there)
+    }
+
+    async fn erase_results(&self, key: &Key) -> Result<bool> {
+        self.cache.remove(key);
+        let (id, model) = key;
+        let all = results::all(&*self.results, *id, model).await?;
+        for reply in &all {
+            self.results.delete(&id.result_key(model, &reply.version)).await?;
+        }
+        self.images.delete(&id.asked_key(model)).await?;
+        Ok(!all.is_empty())
     }
 
     /// Whether queues and store answer; `Err` says which do not.
@@ -333,14 +407,21 @@ impl Jobs {
         self.admission.retry_after_s(model, announced)
     }
 
-    /// Has a job admitted; `Err` holds the seconds after which to try again.
+    /// Has a job of this client admitted.
     pub(crate) async fn admit(
         &self,
         model: &str,
         queue: &SharedQueue,
-    ) -> std::result::Result<Announced, u64> {
+        client: Option<&Allowance>,
+    ) -> std::result::Result<Admitted, Problem> {
         self.admission.refresh(model, queue).await;
-        self.admission.admit(model)
+        let counted = client.map(Allowance::job).transpose();
+        let counted = counted.map_err(|who| {
+            let retry_after_s = self.admission.retry_after_s(model, None).div_ceil(10);
+            Problem::backlog_of_client(who, retry_after_s)
+        })?;
+        let announced = self.admission.admit(model).map_err(Problem::backlog_full)?;
+        Ok(Admitted { announced, counted })
     }
 
     /// Stores an image and sends a job for it that was admitted, unless somebody else has just done so.
@@ -348,7 +429,7 @@ impl Jobs {
         self: &Arc<Self>,
         image: Image,
         wanted: &Wanted,
-        announced: Announced,
+        admitted: Admitted,
         scope: &Scope,
     ) -> Ticket {
         let key: Key = (image.id, wanted.model.clone());
@@ -356,7 +437,17 @@ impl Jobs {
         let ticket = Ticket { key: key.clone(), progress: progress.subscribe(), first: true };
         let (now, fresh) = (Instant::now(), wanted.fresh);
         let fresh_since = fresh.then(|| self.clock.now());
-        let job = InFlight { progress, since: now, announced, fresh_since, seen: now, is_lost: false };
+        let job = InFlight {
+            progress,
+            since: now,
+            announced: admitted.announced,
+            fresh_since,
+            seen: now,
+            is_lost: false,
+            _counted: admitted.counted,
+            promised: 0,
+            is_erased: false,
+        };
         let ticket = match self.lock().entry(key.clone()) {
             Entry::Occupied(other) if !other.get().is_lost => {
                 self.admission.given_up(&wanted.model);
@@ -365,10 +456,11 @@ impl Jobs {
             }
             // Those who wait for the lost one wait for this one.
             Entry::Occupied(mut lost) => {
-                let progress = lost.get().progress.clone();
+                self.admission.given_up(&wanted.model);
+                let (progress, promised) = (lost.get().progress.clone(), lost.get().promised);
                 progress.send_replace(Progress::Sending);
                 let ticket = Ticket { progress: progress.subscribe(), ..ticket };
-                lost.insert(InFlight { progress, ..job });
+                lost.insert(InFlight { progress, promised, ..job });
                 ticket
             }
             Entry::Vacant(free) => {
@@ -460,6 +552,18 @@ impl Jobs {
             let is_done = reply.is_final();
             self.admission.ended(&key.1, is_done.then_some(reply.classify_ms / 1e3));
         }
+        for _ in 0..job.as_ref().map_or(0, |job| job.promised) {
+            self.metrics.answered(how_it_ended(&reply.outcome, false));
+        }
+        if job.as_ref().is_some_and(|job| job.is_erased) {
+            self.cache.remove(&key);
+            let (results, result_key) = (self.results.clone(), key.0.result_key(&key.1, &reply.version));
+            tokio::spawn(async move {
+                if let Err(error) = results.delete(&result_key).await {
+                    tracing::error!(%error, "{result_key} should be erased and is still there");
+                }
+            });
+        }
         job.map(|job| job.progress.send_replace(Progress::Done(reply))).is_some()
     }
 
@@ -513,6 +617,11 @@ impl Jobs {
         }
     }
 
+    /// An upload of it is answered 202. Answers whether the job is still under way.
+    pub(crate) fn promise(&self, key: &Key) -> bool {
+        self.lock().get_mut(key).map(|job| job.promised += 1).is_some()
+    }
+
     /// Waits until the job is safely in the queue, or over: what a 202 promises.
     pub(crate) async fn wait_until_sent(&self, ticket: &mut Ticket) -> Result<()> {
         let sent = ticket.progress.wait_for(|progress| !matches!(progress, Progress::Sending)).await;
@@ -529,6 +638,9 @@ impl Jobs {
                 let is_young = job.since.elapsed() < FORGET_AFTER;
                 if !is_young {
                     self.admission.given_up(model);
+                    for _ in 0..job.promised {
+                        self.metrics.answered(Answered::Pending);
+                    }
                 }
                 is_young
             });

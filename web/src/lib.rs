@@ -12,6 +12,7 @@ mod upload;
 
 mod api;
 
+mod erase;
 mod jobs;
 mod replies;
 mod responses;
@@ -61,7 +62,7 @@ pub struct App {
     versions: Versions,
     live: live::Live,
     arrivals: Arc<report::Arrivals>,
-    metrics: metrics::Metrics,
+    metrics: Arc<metrics::Metrics>,
     reach: ready::Reach,
     dead_letters: metrics::DeadLetters,
     /// How many uploads may be in hand at once.
@@ -94,7 +95,7 @@ impl App {
         for model in settings.models.keys() {
             requests.insert(model.clone(), backend.requests(model).await?);
         }
-        let metrics = metrics::Metrics::new(settings.models.keys().map(String::as_str));
+        let metrics = Arc::new(metrics::Metrics::new(settings.models.keys().map(String::as_str)));
         let dead_letters = metrics::DeadLetters::new(backend.clone(), settings.models.keys().cloned());
         let arrivals = Arc::new(report::Arrivals::default());
         let admission = jobs::Admission::new(settings.web.max_backlog, settings.status_file(), clock.clone());
@@ -114,6 +115,7 @@ impl App {
                 responses.clone(),
                 arrivals.clone(),
                 Arc::new(admission),
+                metrics.clone(),
                 clock.clone(),
                 versions.clone(),
             )),

@@ -164,6 +164,13 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not queued", detail).after(5)
     }
 
+    /// `who` has more jobs in the queue than it may.
+    pub(crate) fn backlog_of_client(who: &str, retry_after_s: u64) -> Self {
+        let detail =
+            format!("{who} has as many images in the queue as it may; nothing was stored, try again later");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "backlog full", detail).after(retry_after_s)
+    }
+
     /// What is needed for uploads cannot be reached.
     pub(crate) fn not_ready(what: &str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not ready", what).after(5)

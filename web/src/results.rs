@@ -13,13 +13,15 @@ use poem::{
     http::StatusCode,
     web::{Data, Path},
 };
+use tokio::time::Instant;
 
 use crate::{
     App,
+    access::Allowance,
     answer::{finished, json, pending},
     jobs::Key,
     problem::Problem,
-    upload::{model_and_top, query},
+    upload::{model_and_top, named, query, wait},
 };
 
 /// Whoever asks for a job that is older, and whose queue is empty, is told that it was dropped. A queue of SQS knows within a
@@ -36,7 +38,27 @@ pub(crate) async fn result(
     Path(id): Path<String>,
     Data(app): Data<&Arc<App>>,
 ) -> Response {
-    look(request, &id, app).await.unwrap_or_else(IntoResponse::into_response)
+    waited(request, &id, app).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Looks until there is a result, as long as the client says that it waits for one.
+async fn waited(request: &Request, id: &str, app: &App) -> std::result::Result<Response, Problem> {
+    let until = Instant::now() + wait(request, Duration::ZERO, app.settings.web.max_wait)?;
+    // Who waits takes a place like an upload that waits; where there is none, the answer comes at once.
+    let allowance = request.extensions().get::<Allowance>();
+    let place = (app.uploads.clone().try_acquire_owned(), allowance.map(Allowance::upload).transpose());
+    loop {
+        let response = look(request, id, app).await?;
+        let left = until.saturating_duration_since(Instant::now());
+        let has_place = place.0.is_ok() && place.1.is_ok();
+        if response.status() != StatusCode::ACCEPTED || left.is_zero() || !has_place {
+            return Ok(response);
+        }
+        tokio::select! {
+            () = app.jobs.news_of(id, left) => {}
+            () = app.give_up.cancelled() => return Ok(response),
+        }
+    }
 }
 
 /// What there is of an image by one model.
@@ -55,9 +77,10 @@ async fn look(request: &Request, id: &str, app: &App) -> std::result::Result<Res
         tracing::error!(%id, %error, "a result could not be looked up");
         Problem::backend(&error)
     };
+    let name = named(request);
     let shown = |reply: &Reply| {
         let total_ms = reply.queued_ms + reply.classify_ms;
-        finished(reply, &reply.name, true, total_ms, top).map(|finished| json(StatusCode::OK, &finished))
+        finished(reply, &name, true, total_ms, top).map(|finished| json(StatusCode::OK, &finished))
     };
     // Where none is named, it is the one for which the image was uploaded.
     let others = app.jobs.model_names().filter(|other| !is_named && *other != model);

@@ -10,6 +10,7 @@ use poem::{
 use crate::{
     App,
     api::{Admin, AdminAtTheDoor, Description, Health, Public, Watch},
+    erase,
     live::{self, Watchers},
     page::{self, Half, Home},
     problem::Problem,
@@ -22,7 +23,7 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     let is_apart = app.settings.web.admin_listen.is_some();
     let routes = with_page(Route::new(), &app, if is_live { Half::Both } else { Half::Uploads })
         .at("/upload", post(upload::upload))
-        .at("/results/:id", get(results::result))
+        .at("/results/:id", get_or_delete(results::result, erase::erase))
         .at("/livez", get(ready::livez))
         .at("/readyz", get(ready::readyz));
     let routes =
@@ -82,6 +83,15 @@ fn with_problems(routes: Route, app: Arc<App>) -> impl Endpoint<Output = Respons
 /// Takes GET, and HEAD as everything that takes GET does.
 fn get<E: IntoEndpoint<Endpoint: 'static> + 'static>(endpoint: E) -> impl Endpoint<Output = Response> {
     only("GET, HEAD", poem::get(endpoint))
+}
+
+/// The same, and what takes away what is seen there.
+fn get_or_delete<G, D>(look: G, delete: D) -> impl Endpoint<Output = Response>
+where
+    G: IntoEndpoint<Endpoint: 'static> + 'static,
+    D: IntoEndpoint<Endpoint: 'static> + 'static,
+{
+    only("GET, HEAD, DELETE", poem::get(look).delete(delete))
 }
 
 fn post<E: IntoEndpoint<Endpoint: 'static> + 'static>(endpoint: E) -> impl Endpoint<Output = Response> {

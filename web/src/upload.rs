@@ -20,7 +20,7 @@ use poem::{Body, Request, Response, handler, web::Data};
 use tokio::time::Instant;
 use tracing::{Instrument, debug_span};
 
-use self::body::{Images, Refused};
+use self::body::{Images, Refused, shown_name};
 pub(crate) use self::{
     body::{FIELDS, Image},
     image_type::TYPES,
@@ -49,6 +49,8 @@ struct Wishes {
     fresh: bool,
     view: View,
     scope: Scope,
+    /// Who it is, where that counts.
+    client: Option<Allowance>,
 }
 
 /// Takes one image or several, and answers with labels, or with where they will be.
@@ -202,7 +204,7 @@ async fn submit(app: &Arc<App>, image: Image, wishes: &Wishes) -> Result<Submitt
         }
         return Ok(known);
     }
-    let admitted = app.jobs.admit(&wanted.model, queue).await.map_err(Problem::backlog_full)?;
+    let admitted = app.jobs.admit(&wanted.model, queue, wishes.client.as_ref()).await?;
     Ok(Submitted::Waits(app.jobs.send(image, &wanted, admitted, &wishes.scope)))
 }
 
@@ -242,7 +244,14 @@ async fn end(app: &App, begun: Begun, wishes: &Wishes) -> Answer {
 /// Counts and logs what is said of an image that could be taken.
 fn told(app: &App, answer: &Answer, wishes: &Wishes) {
     let answered = answer.answered();
-    app.metrics.answered(answered);
+    // Of one that is under way it is counted later how it ended.
+    let is_counted_later = match &answer.kind {
+        Kind::Pending { id, model, .. } => app.jobs.promise(&(*id, model.clone())),
+        Kind::Ended { .. } | Kind::Refused(_) => false,
+    };
+    if !is_counted_later {
+        app.metrics.answered(answered);
+    }
     if let Some(id) = answer.id() {
         let total_ms = wishes.elapsed_ms();
         let answer = answered.name();
@@ -258,18 +267,26 @@ fn refuse(app: &App, name: String, problem: Problem) -> Answer {
 
 fn wishes(request: &Request, app: &App, began: Instant, scope: &Scope) -> Result<Wishes, Problem> {
     let web = &app.settings.web;
-    let wait = match query(request, "wait") {
-        Some(text) => {
-            wait_of(&text).map_err(|why| Problem::bad_request(format!("wait: {why}")))?.min(web.max_wait)
-        }
-        None => web.wait,
-    };
+    let wait = wait(request, web.wait, web.max_wait)?;
     let (model, top) = model_and_top(request, app)?;
     let fresh = query(request, "fresh").map_or(Some(false), |text| switch(&text));
     let fresh = fresh.ok_or_else(|| Problem::bad_request("fresh: should be 1 or 0, like `?fresh=1`"))?;
     let accept = request.header("accept").unwrap_or_default();
     let json = accept.contains("application/json") || accept.contains("+json");
-    Ok(Wishes { began, wait, model, fresh, view: View { json, top }, scope: scope.clone() })
+    let client = request.extensions().get::<Allowance>().cloned();
+    Ok(Wishes { began, wait, model, fresh, view: View { json, top }, scope: scope.clone(), client })
+}
+
+/// `?wait=`, within the longest one.
+pub(crate) fn wait(request: &Request, unless_said: Duration, longest: Duration) -> Result<Duration, Problem> {
+    let Some(text) = query(request, "wait") else { return Ok(unless_said) };
+    let wait = wait_of(&text).map_err(|why| Problem::bad_request(format!("wait: {why}")))?;
+    Ok(wait.min(longest))
+}
+
+/// The name that the client says the image has (`?name=`).
+pub(crate) fn named(request: &Request) -> String {
+    shown_name(query(request, "name").as_deref())
 }
 
 /// `?model=` and `?top=`, which results know, too.

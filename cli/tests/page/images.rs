@@ -95,3 +95,47 @@ fn what_is_no_image_what_is_broken_and_what_is_empty_say_so_in_plain_words() {
     assert_eq!(visit.settled(5)[4].label.as_deref(), Some("star"));
     assert_eq!(visit.complaints(), [""; 0]);
 }
+
+#[test]
+fn many_images_take_little_of_the_page_and_those_that_failed_come_first() {
+    let site = Site::new();
+    let (web, _worker) = (site.web(), site.worker());
+    let Some(visit) = Visit::to(&web) else { return };
+    let mut paths: Vec<_> = (0..60)
+        .map(|number| {
+            let path = site.folder.path().join(format!("image-{number}.bmp"));
+            fs::write(&path, crate::harness::image(number)).expect("a file");
+            path
+        })
+        .collect();
+    let wrong = site.folder.path().join("=wrong, \"x\".bmp");
+    fs::write(&wrong, "milk, bread").expect("a file");
+    paths.push(wrong);
+    visit.pick(&paths);
+    visit.settled(61);
+    let number = |script: &str| visit.script(script).as_f64().expect("a number");
+    let live = number("return document.getElementById('live').getBoundingClientRect().top");
+    let window = number("return window.innerHeight");
+    assert!(live < 2.0 * window, "what is below begins at {live} of {window}");
+    let top = "entry.getBoundingClientRect().top";
+    let first = visit.script(&format!(
+        "return [...document.querySelectorAll('#results > li')].map((entry) => [{top}, entry.dataset.state])
+           .sort((one, other) => one[0] - other[0])[0][1]"
+    ));
+    assert_eq!(first, "failed");
+    let shown = |which: &str| {
+        visit.script(&format!(
+            "const which = document.getElementById('which'); which.value = '{which}';
+             which.dispatchEvent(new Event('change'));
+             return [...document.querySelectorAll('#results > li')].filter((one) => one.checkVisibility()).length"
+        ))
+    };
+    assert_eq!([shown("failed"), shown("done"), shown("open"), shown("all")], [1, 60, 0, 61]);
+    let csv = "return import('/assets/save.js').then(({ csv }) => csv([
+        { name: '=wrong, \"x\".bmp', error: 'no image' }, { name: 'a.jpg', label: 'star', confidence: 0.5, model: 'm', id: '1' }]))";
+    assert_eq!(
+        visit.script(csv),
+        "name,label,confidence,model,id,error\r\n\"'=wrong, \"\"x\"\".bmp\",,,,,no image\r\na.jpg,star,0.5,m,1,\r\n"
+    );
+    assert_eq!(visit.complaints(), [""; 0]);
+}

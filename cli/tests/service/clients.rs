@@ -108,3 +108,19 @@ fn a_full_backlog_is_503_for_new_images_and_not_for_known_ones() {
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     assert_eq!(web.upload("?wait=0", "known", &image(100)).status, 200, "what is known needs no queue");
 }
+
+#[test]
+fn one_client_has_its_share_of_the_queue() {
+    let site = Site::new().set("EIRS_WEB__MAX_BACKLOG_PER_CLIENT", "2");
+    let web = site.web();
+    let statuses: Vec<_> = (0..3).map(|number| web.upload("?wait=0", "x", &image(number)).status).collect();
+    assert_eq!(statuses, [202, 202, 503]);
+    let refused = web.upload("?wait=0", "x", &image(3));
+    assert!(
+        refused.problem().contains("your address") && refused.header("retry-after").is_some(),
+        "{refused:?}"
+    );
+    let _worker = site.worker();
+    eventually("what it sent is done", || (site.stored_results() == 2).then_some(()));
+    assert_eq!(web.upload("", "x", &image(3)).status, 200);
+}

@@ -62,3 +62,15 @@ fn every_documented_metric_is_shown_by_the_real_programs_and_the_series_of_a_del
     assert_eq!(value(&web, "eirs_controller_up"), Some(1.0));
     controller.kill();
 }
+
+#[test]
+fn an_image_that_was_answered_later_counts_as_how_it_ended() {
+    let site = Site::new();
+    let web = site.web();
+    assert_eq!(web.upload("?wait=0", "x", &image(1)).status, 202);
+    let count = |answer: &str| value(&web, &format!("eirs_images_total{{answer=\"{answer}\"}}"));
+    assert_eq!((count("pending"), count("classified")), (Some(0.0), Some(0.0)));
+    let _worker = site.worker();
+    eventually("it is counted", || (count("classified") == Some(1.0)).then_some(()));
+    assert_eq!(count("pending"), Some(0.0));
+}

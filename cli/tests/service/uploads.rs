@@ -1,4 +1,4 @@
-use crate::harness::{Site, form, image, request, sample};
+use crate::harness::{Site, eventually, form, image, request, sample};
 
 #[test]
 fn a_photo_goes_in_and_its_label_comes_out_and_nothing_else() {
@@ -54,11 +54,65 @@ fn who_does_not_wait_gets_202_and_finds_the_result_later() {
         answer.json()["id"].as_str().expect("an id").to_owned(),
         answer.header("location").map(str::to_owned),
     );
-    assert_eq!(location, Some(format!("/results/{id}")));
+    assert_eq!(location, Some(format!("/results/{id}?name=x")));
     assert!(answer.header("retry-after").and_then(|text| text.parse::<u32>().ok()).is_some(), "{answer:?}");
     assert_eq!(web.get(&format!("/results/{id}")).status, 202);
     let _worker = site.worker();
     assert_eq!(web.result(&id).json()["label"], "noop");
+}
+
+#[test]
+fn the_result_of_a_shared_image_shows_nobody_elses_name() {
+    let site = Site::new();
+    let web = site.web();
+    let locations = ["first & only.jpg", "second.jpg"].map(|name| {
+        let answer = web.upload("?wait=0", name, &image(1));
+        answer.header("location").expect("an address").to_owned()
+    });
+    let _worker = site.worker();
+    let id = web.upload("", "x", &image(1)).json()["id"].as_str().expect("an id").to_owned();
+    let shown = |path: &str| web.get(path).json()["name"].clone();
+    assert_eq!(locations.each_ref().map(|path| shown(path)), ["first & only.jpg", "second.jpg"]);
+    assert_eq!(shown(&format!("/results/{id}")), "image", "who does not say it is not told");
+}
+
+#[test]
+fn a_result_can_be_waited_for() {
+    let site = Site::with_script("sleep 1; echo cat");
+    let web = site.web();
+    let id = web.upload("?wait=0", "x", &image(1)).json()["id"].as_str().expect("an id").to_owned();
+    let path = format!("/results/{id}");
+    assert_eq!(web.get(&format!("{path}?wait=100ms")).status, 202);
+    let _worker = site.worker();
+    let began = std::time::Instant::now();
+    assert_eq!(web.get(&format!("{path}?wait=30s")).json()["label"], "cat");
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(web.get(&format!("{path}?wait=soon")).status, 400);
+}
+
+#[test]
+fn what_is_erased_is_gone_and_may_come_again() {
+    let site = Site::new();
+    let (web, _worker) = (site.web(), site.worker());
+    let id = web.upload("", "x", &image(1)).json()["id"].as_str().expect("an id").to_owned();
+    let path = format!("/results/{id}");
+    let erase = || request(&web.address, "DELETE", &path, &[], b"").expect("an answer").status;
+    assert_eq!((web.get(&path).status, erase(), web.get(&path).status, erase()), (200, 204, 404, 404));
+    assert_eq!(web.upload("", "x", &image(1)).json()["cached"], false, "nothing is remembered of it");
+    assert_eq!(request(&web.address, "DELETE", "/results/cat", &[], b"").expect("an answer").status, 404);
+}
+
+#[test]
+fn an_image_that_is_erased_while_it_is_classified_leaves_no_result() {
+    let site = Site::with_script("sleep 1; echo cat");
+    let web = site.web();
+    let id = web.upload("?wait=0", "x", &image(1)).json()["id"].as_str().expect("an id").to_owned();
+    let _worker = site.worker();
+    let path = format!("/results/{id}");
+    assert_eq!(request(&web.address, "DELETE", &path, &[], b"").expect("an answer").status, 204);
+    eventually("nothing waits", || web.get("/metrics").body.contains("eirs_jobs_waiting 0").then_some(()));
+    eventually("its result is gone", || (site.stored_results() == 0).then_some(()));
+    assert_eq!(web.get(&path).status, 404);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct Web {
     pub cors_origins: Vec<String>,
     /// The most connections at once; one more closes the one that has been idle the longest.
     pub max_connections: usize,
+    /// The most connections that are kept between two requests; one more closes the one that has been idle the longest.
+    pub max_idle_connections: usize,
     /// The most connections of one address that is no trusted proxy; one more is refused.
     pub max_connections_per_address: usize,
     /// How long the header of a request may take, from its first byte; of the first one, from the connection.
@@ -95,6 +97,8 @@ pub struct Web {
     pub upload_deadline: Duration,
     /// The longest backlog (visible and in flight); above it, uploads are answered 503.
     pub max_backlog: u64,
+    /// The most jobs of one address, or of one token, that wait for their answers; above it, its uploads are answered 503.
+    pub max_backlog_per_client: usize,
     /// How many results are kept in memory.
     pub cached_results: usize,
     /// How long held requests may go on after a signal to stop; then they get their 202.
@@ -138,6 +142,7 @@ impl Default for Web {
             trusted_proxies: Vec::new(),
             cors_origins: Vec::new(),
             max_connections: 16_384,
+            max_idle_connections: 1000,
             max_connections_per_address: 1024,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
@@ -158,6 +163,7 @@ impl Default for Web {
             upload_min_rate: ByteSize::b(512),
             upload_deadline: Duration::from_secs(1800),
             max_backlog: 100_000,
+            max_backlog_per_client: 25_000,
             cached_results: 4096,
             drain_deadline: Duration::from_secs(20),
         }

@@ -23,23 +23,37 @@ use crate::problem::Problem;
 #[derive(Debug)]
 pub(super) struct Limits {
     addresses: Option<DefaultKeyedRateLimiter<IpAddr>>,
-    /// How many uploads each may have in hand.
-    most_at_once: usize,
-    at_once: Mutex<HashMap<Who, usize>>,
+    most: Most,
+    at_once: Mutex<HashMap<(What, Who), usize>>,
 }
 
-/// Whose uploads are counted together.
+/// How much each address and each token may have at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Most {
+    /// Uploads in hand.
+    pub(super) uploads: usize,
+    /// Jobs that wait for their answers.
+    pub(super) jobs: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum What {
+    Upload,
+    Job,
+}
+
+/// Who is counted as one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Who {
     Address(IpAddr),
     Token(String),
 }
 
-/// An upload that is in hand, until this is dropped.
+/// An upload that is in hand, or a job that waits, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Uploading {
+pub(crate) struct Counted {
     limits: Arc<Limits>,
-    who: Vec<Who>,
+    whose: Vec<(What, Who)>,
 }
 
 /// The counter of one token.
@@ -64,12 +78,12 @@ fn quota(per_second: f64, burst: u32) -> Option<Quota> {
 }
 
 impl Limits {
-    pub(super) fn new(per_second: f64, burst: u32, most_at_once: usize) -> Self {
+    pub(super) fn new(per_second: f64, burst: u32, most: Most) -> Self {
         let addresses = quota(per_second, burst).map(RateLimiter::keyed);
-        Self { addresses, most_at_once, at_once: Mutex::default() }
+        Self { addresses, most, at_once: Mutex::default() }
     }
 
-    fn at_once(&self) -> MutexGuard<'_, HashMap<Who, usize>> {
+    fn at_once(&self) -> MutexGuard<'_, HashMap<(What, Who), usize>> {
         self.at_once.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -113,24 +127,33 @@ impl Allowance {
         self.holder.as_ref().and_then(|holder| holder.meter.as_ref()).map_or(Ok(()), Meter::count)
     }
 
-    /// One more upload in hand, if neither address nor token has as many as it may.
-    pub(crate) fn upload(&self) -> Result<Uploading, Problem> {
+    /// One more upload in hand, if neither address nor token has as many as it may; `Err` says which has.
+    pub(crate) fn upload(&self) -> Result<Counted, Problem> {
+        self.count(What::Upload, self.limits.most.uploads).map_err(Problem::too_many_uploads)
+    }
+
+    /// One more job in the queue, in the same way.
+    pub(crate) fn job(&self) -> Result<Counted, &'static str> {
+        self.count(What::Job, self.limits.most.jobs)
+    }
+
+    fn count(&self, what: What, most: usize) -> Result<Counted, &'static str> {
         let address = self.address.map(|address| (Who::Address(counted_as(address)), "your address"));
         let token = self.holder.as_ref().map(|holder| (Who::Token(holder.name().to_owned()), "this token"));
         // What was counted when a later one is refused is counted out again by its end.
-        let mut uploading = Uploading { limits: self.limits.clone(), who: Vec::new() };
+        let mut counted = Counted { limits: self.limits.clone(), whose: Vec::new() };
         let mut at_once = self.limits.at_once();
         for (who, name) in address.into_iter().chain(token) {
-            let count = at_once.entry(who.clone()).or_default();
-            if *count >= self.limits.most_at_once {
+            let count = at_once.entry((what, who.clone())).or_default();
+            if *count >= most {
                 drop(at_once);
-                return Err(Problem::too_many_uploads(name));
+                return Err(name);
             }
             *count += 1;
-            uploading.who.push(who);
+            counted.whose.push((what, who));
         }
         drop(at_once);
-        Ok(uploading)
+        Ok(counted)
     }
 
     /// Counts one more image of an upload whose first was counted with the request.
@@ -140,14 +163,14 @@ impl Allowance {
     }
 }
 
-impl Drop for Uploading {
+impl Drop for Counted {
     fn drop(&mut self) {
         let mut at_once = self.limits.at_once();
-        for who in &self.who {
-            if let Some(count) = at_once.get_mut(who) {
+        for whose in &self.whose {
+            if let Some(count) = at_once.get_mut(whose) {
                 *count -= 1;
                 if *count == 0 {
-                    at_once.remove(who);
+                    at_once.remove(whose);
                 }
             }
         }
@@ -164,6 +187,8 @@ fn too_often<P: Reference>(who: &str, not_until: &NotUntil<P>, now: P) -> Proble
 mod tests {
     use super::*;
 
+    const MOST: Most = Most { uploads: 2, jobs: 1 };
+
     fn ip(text: &str) -> Option<IpAddr> {
         Some(text.parse().unwrap())
     }
@@ -176,7 +201,7 @@ mod tests {
     #[test]
     fn a_burst_passes_and_then_the_answer_says_how_long_to_wait() {
         // One in a hundred seconds: no test takes that long.
-        let limits = Limits::new(0.01, 3, 2);
+        let limits = Limits::new(0.01, 3, MOST);
         assert_eq!(passing(&limits, "192.0.2.1"), 3);
         assert_eq!(passing(&limits, "192.0.2.2"), 3, "others are not concerned");
         let refused = limits.address(ip("192.0.2.1")).unwrap_err();
@@ -187,14 +212,14 @@ mod tests {
 
     #[test]
     fn without_a_rate_nothing_is_counted() {
-        assert_eq!(passing(&Limits::new(0.0, 1, 2), "192.0.2.1"), 100);
+        assert_eq!(passing(&Limits::new(0.0, 1, MOST), "192.0.2.1"), 100);
         assert!(Meter::new(0.0, 1).is_none());
     }
 
     #[test]
     fn addresses_that_are_as_good_as_new_are_forgotten_and_others_are_not() {
-        let kept = Limits::new(0.01, 3, 2);
-        let forgotten = Limits::new(1e6, 1, 2);
+        let kept = Limits::new(0.01, 3, MOST);
+        let forgotten = Limits::new(1e6, 1, MOST);
         for limits in [&kept, &forgotten] {
             limits.address(ip("192.0.2.1")).unwrap();
         }
@@ -210,19 +235,22 @@ mod tests {
 
     #[test]
     fn an_address_has_so_many_uploads_at_once_and_others_are_not_concerned() {
-        let limits = Arc::new(Limits::new(0.0, 1, 2));
+        let limits = Arc::new(Limits::new(0.0, 1, MOST));
         let of = |text: &str| Allowance::new(limits.clone(), ip(text), None);
         let first = of("192.0.2.1").upload().unwrap();
         let _second = of("192.0.2.1").upload().unwrap();
         assert!(of("192.0.2.1").upload().is_err() && of("192.0.2.2").upload().is_ok());
         drop(first);
         assert!(of("192.0.2.1").upload().is_ok());
+        let job = of("192.0.2.1").job().unwrap();
+        assert_eq!(of("192.0.2.1").job().unwrap_err(), "your address");
+        drop(job);
         assert_eq!(limits.at_once().len(), 1, "who has none is forgotten");
     }
 
     #[test]
     fn further_images_count_for_address_and_token() {
-        let limits = Arc::new(Limits::new(0.01, 2, 2));
+        let limits = Arc::new(Limits::new(0.01, 2, MOST));
         let allowance = Allowance::new(limits, ip("192.0.2.1"), None);
         assert!(allowance.further_image().is_ok() && allowance.further_image().is_ok());
         assert!(allowance.further_image().is_err());

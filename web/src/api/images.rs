@@ -94,7 +94,7 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
         ),
         refusal("`not found`: there is no such model.", &[Problem::not_found("there is no model `dogs`")]),
         refusal(
-            "`upload too slow`: the client paused for too long in the middle of its upload.",
+            "`upload too slow`: the client paused for too long in the middle of its upload, or sent too little for too long.",
             &[Problem::too_slow("nothing came for 15 seconds")],
         ),
         refusal(
@@ -102,8 +102,9 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
             &[Problem::too_large("an image may have at most 16777216 bytes")],
         ),
         refusal(
-            "`unsupported image type`: what came is nothing that EIRS reads. Nothing was stored.",
-            &[Problem::not_an_image()],
+            "`unsupported image type`: what came is nothing that EIRS reads. `unsupported encoding`: it is packed in a way that EIRS \
+             does not read. Nothing was stored.",
+            &[Problem::not_an_image(), Problem::unknown_encoding("br")],
         ),
     ];
     responses.extend(no_label());
@@ -114,9 +115,9 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
             &[Problem::too_many_uploads("this server"), too_often()],
         ),
         refusal(
-            "`backlog full`: the queue takes no new images now. `shutting down`: another server will answer. \
-             `storage unavailable`: the image could not be stored.",
-            &[Problem::backlog_full(12), Problem::draining(), storage()],
+            "`backlog full`: the queue takes no new images now. `shutting down`: another server will answer. `no room`: too much \
+             is being uploaded. `not queued`: storing took too long. `storage unavailable`: the image could not be stored.",
+            &[Problem::backlog_full(12), Problem::draining(), Problem::no_room(), Problem::not_queued(), storage()],
         ),
     ]);
     let about = "The trace of this upload, as `traceparent` names it or newly begun: to be quoted when something was wrong.";
@@ -139,16 +140,6 @@ counts, or else the newest result.
 ```
 curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
 ```";
-    let mut id = query(
-        "id",
-        "The image: the SHA-256 of its bytes.",
-        MetaSchema {
-            pattern: Some("^[0-9a-fA-F]{64}$".to_owned()),
-            example: Some(json!(example().id)),
-            ..MetaSchema::new("string")
-        },
-    );
-    (id.in_type, id.required) = (MetaParamIn::Path, true);
     let unknown = Problem::not_found(format!("no image {} was uploaded here", example().id));
     let mut responses = vec![
         answer(
@@ -172,12 +163,50 @@ curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
     ];
     responses.extend(no_label());
     responses.push(refusal("`storage unavailable`: the result could not be looked up.", &[storage()]));
+    let about_wait = "How long to wait for a result that is not there yet: `30s`, `1m`, or seconds. Unless said, not at all.";
+    let about_name =
+        "What the answer calls the image. The `Location` of an upload has the name of that upload.";
+    let params = vec![
+        id(),
+        query("wait", about_wait, wait()),
+        model(),
+        top(),
+        version(),
+        query("name", about_name, MetaSchema::new("string")),
+    ];
     let operation = operation("result", TAG, "The result of an earlier upload", ABOUT, responses);
-    path(
-        "/results/{id}",
-        Method::GET,
-        MetaOperation { params: vec![id, model(), top(), version()], ..operation },
-    )
+    let mut path = path("/results/{id}", Method::GET, MetaOperation { params, ..operation });
+    path.operations.extend(erase().operations);
+    path
+}
+
+/// The other method of the same address.
+fn erase() -> MetaPath {
+    const ABOUT: &str = "\
+Takes an image away, and every result that it has, for good. A job for it that is under way ends as usual, and its result is taken \
+away, too. Whoever uploads the image again has it classified again.
+
+```
+curl -X DELETE http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
+```";
+    let unknown = Problem::not_found(format!("no image {} was uploaded here", example().id));
+    let responses = vec![
+        answer(204, "They are gone.", Vec::new()),
+        refusal("`not found`: no such image was uploaded.", &[unknown]),
+        refusal("`storage unavailable`: not all of it could be taken away; try again.", &[storage()]),
+    ];
+    let operation = operation("erase", TAG, "Take an image and its results away", ABOUT, responses);
+    path("/results/{id}", Method::DELETE, MetaOperation { params: vec![id()], ..operation })
+}
+
+fn id() -> MetaOperationParam {
+    let schema = MetaSchema {
+        pattern: Some("^[0-9a-fA-F]{64}$".to_owned()),
+        example: Some(json!(example().id)),
+        ..MetaSchema::new("string")
+    };
+    let id = query("id", "The image: the SHA-256 of its bytes.", schema);
+    MetaOperationParam { in_type: MetaParamIn::Path, required: true, ..id }
 }
 
 fn wait() -> MetaSchema {

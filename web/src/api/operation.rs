@@ -113,8 +113,11 @@ pub(super) fn livez() -> MetaPath {
 pub(super) fn readyz() -> MetaPath {
     let responses = vec![
         answer(200, "It takes uploads.", vec![text("text/plain", "ok\n")]),
-        refusal("`shutting down`: it takes no uploads any more.", &[Problem::draining()]),
+        refusal(
+            "`shutting down`: it takes no uploads any more. `not ready`: queue or store cannot be reached.",
+            &[Problem::draining(), Problem::not_ready("the queue cannot be reached")],
+        ),
     ];
-    let about = "Whether the process takes uploads, for load balancers.";
+    let about = "Whether the process takes uploads, and reaches queue and store, for load balancers.";
     path("/readyz", Method::GET, operation("readyz", TAG, "Does it take uploads?", about, responses))
 }

@@ -59,9 +59,10 @@ fn every_route_is_described_and_whatever_is_described_is_routed() {
         .skip(1)
         .filter_map(|rest| {
             let (path, rest) = rest.split_once("\", ")?;
-            let (method, _) = rest.split_once('(')?;
-            Some((path.replace(":id", "{id}"), method.to_owned()))
+            let (methods, _) = rest.split_once('(')?;
+            Some(methods.split("_or_").map(move |method| (path.replace(":id", "{id}"), method.to_owned())))
         })
+        .flatten()
         // What people look at with a browser, and the description itself.
         .filter(|(path, _)| !["/", "/assets/:name", "/openapi.json", "/docs"].contains(&path.as_str()))
         .collect();

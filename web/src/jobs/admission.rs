@@ -25,8 +25,9 @@ const FRESH: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// A queue that does not say its depth in this time is asked again.
 const READING: Duration = Duration::from_secs(30);
-/// Before anything was answered, a start from zero is what an upload waits for.
-const GUESS_S: u64 = 5;
+/// Before anything is known of how long a job takes, it takes a second, and so does the start of who does it. No guess goes further.
+const GUESS_S: u64 = 1;
+const LONGEST_GUESS_S: u64 = 300;
 /// What a controller wrote that is older says nothing of now.
 const STATUS_AGE: TimeDelta = TimeDelta::seconds(60);
 
@@ -74,7 +75,9 @@ impl Admission {
             return Ok(Announced { place: line.join(Instant::now()), last: None });
         }
         // When a tenth of it will be done: not all who are refused come back for the first place.
-        let all = line.remaining(Instant::now(), None).unwrap_or(Duration::from_secs(GUESS_S));
+        let all = line
+            .remaining(Instant::now(), None)
+            .unwrap_or(Duration::from_secs(LONGEST_GUESS_S.min(line.backlog())));
         Err(in_seconds(all / 10))
     }
 
@@ -98,12 +101,15 @@ impl Admission {
         let mut models = self.lock();
         let line = &mut models.entry(model.to_owned()).or_default().line;
         let place = announced.as_ref().map(|announced| announced.place);
-        let Some(remaining) = line.remaining(Instant::now(), place) else { return GUESS_S };
+        let position = line.position(place);
+        let Some(remaining) = line.remaining(Instant::now(), place) else {
+            return (GUESS_S + position * GUESS_S).min(LONGEST_GUESS_S);
+        };
         let mut seconds = in_seconds(remaining);
         if let Some(announced) = announced {
-            let position = line.position(place);
             if let Some((before, said)) = announced.last
-                && position < before
+                // Where nothing moves, it may turn out to take much longer, and is not corrected by a little.
+                && (position < before || position == before && seconds < said + said.div_ceil(2))
             {
                 seconds = seconds.min(said);
             }

@@ -2,7 +2,7 @@
 //! open them and say nothing.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,6 +23,8 @@ use crate::access::counted_as;
 pub struct Limits {
     /// In all.
     connections: usize,
+    /// Between requests.
+    kept: usize,
     /// From one address; not counted where it is one of these proxies.
     per_address: usize,
     trusted_proxies: Vec<IpNet>,
@@ -44,7 +46,8 @@ impl Limits {
     pub fn of(settings: &Web, files: u64) -> Self {
         // An upload may have a file besides its connection.
         let spooled = (settings.max_uploads as u64).min(files / 4);
-        let possible = usize::try_from(files.saturating_sub(spooled + OTHER_FILES)).unwrap_or(usize::MAX);
+        let others = OTHER_FILES.min(files / 4);
+        let possible = usize::try_from(files - spooled - others).unwrap_or(usize::MAX);
         if possible < settings.max_connections {
             tracing::warn!(
                 "web.max_connections: {} is more than the {files} files allow that this process may open; it is {possible}",
@@ -53,6 +56,7 @@ impl Limits {
         }
         Self {
             connections: settings.max_connections.min(possible).max(1),
+            kept: settings.max_idle_connections,
             per_address: settings.max_connections_per_address,
             trusted_proxies: settings.trusted_proxies.clone(),
             header: settings.header_timeout,
@@ -86,9 +90,13 @@ struct Inside {
     guests: HashMap<u64, Arc<Guest>>,
     /// How many of each address.
     addresses: HashMap<IpAddr, usize>,
+    /// Those that are between requests, ...
+    kept: usize,
+    /// ... in the order in which they became so, and others that are so no more.
+    order: VecDeque<(u64, u64)>,
 }
 
-/// One connection, and what it does. Times are milliseconds of the crowd's, 0 is never.
+/// One connection, and what it does. It is busy, or between requests, only while `Inside` is locked for that change. Times are milliseconds of the crowd's, 0 is never.
 #[derive(Debug)]
 pub(super) struct Guest {
     address: IpAddr,
@@ -118,7 +126,7 @@ pub(super) struct Seat {
 
 /// A request that is in hand, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Busy(Arc<Crowd>, Arc<Guest>);
+pub(super) struct Busy(Arc<Crowd>, Arc<Guest>, u64);
 
 impl Crowd {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
@@ -173,6 +181,28 @@ impl Crowd {
 }
 
 impl Inside {
+    /// One has become idle between requests. Where too many are, the one that has been so the longest goes: each costs what the
+    /// buffers of its protocol cost, and a client that comes back opens another.
+    fn keep(&mut self, number: u64, since: u64, most: usize) {
+        self.kept += 1;
+        self.order.push_back((number, since));
+        let is_so = |guests: &HashMap<u64, Arc<Guest>>, (number, since): &(u64, u64)| {
+            let guest = guests.get(number);
+            guest.is_some_and(|guest| guest.is_kept() && guest.idle_since.load(Ordering::Relaxed) == *since)
+        };
+        while self.kept > most
+            && let Some(oldest) = self.order.pop_front()
+        {
+            if is_so(&self.guests, &oldest) {
+                self.remove(oldest.0);
+            }
+        }
+        if self.order.len() > 4 * most + 64 {
+            let guests = &self.guests;
+            self.order.retain(|entry| is_so(guests, entry));
+        }
+    }
+
     fn idlest(&self) -> Option<u64> {
         let idle = self.guests.iter().filter(|(_, guest)| guest.busy.load(Ordering::Relaxed) == 0);
         idle.min_by_key(|(_, guest)| guest.idle_since.load(Ordering::Relaxed)).map(|(number, _)| *number)
@@ -182,12 +212,20 @@ impl Inside {
     fn remove(&mut self, number: u64) {
         let Some(guest) = self.guests.remove(&number) else { return };
         guest.leave.cancel();
+        self.kept -= usize::from(guest.is_kept());
         if let Some(count) = self.addresses.get_mut(&guest.address) {
             *count -= 1;
             if *count == 0 {
                 self.addresses.remove(&guest.address);
             }
         }
+    }
+}
+
+impl Guest {
+    /// Whether it is between requests.
+    fn is_kept(&self) -> bool {
+        self.has_asked.load(Ordering::Relaxed) && self.busy.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -201,10 +239,14 @@ impl Seat {
     /// A request has come.
     pub(super) fn request(&self, is_many: bool) -> Busy {
         let guest = &self.guest;
+        let mut inside = self.crowd.lock();
+        if inside.guests.contains_key(&self.number) {
+            inside.kept -= usize::from(guest.is_kept());
+        }
         guest.has_asked.store(true, Ordering::Relaxed);
         guest.is_many.store(is_many, Ordering::Relaxed);
         guest.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(self.crowd.clone(), guest.clone())
+        Busy(self.crowd.clone(), guest.clone(), self.number)
     }
 
     /// Bytes have come.
@@ -249,10 +291,16 @@ impl Seat {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let Self(crowd, guest) = self;
-        if guest.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
-            guest.heard_at.store(0, Ordering::Relaxed);
-            guest.idle_since.store(crowd.now(), Ordering::Relaxed);
+        let Self(crowd, guest, number) = self;
+        let mut inside = crowd.lock();
+        if guest.busy.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
+        let now = crowd.now();
+        guest.heard_at.store(0, Ordering::Relaxed);
+        guest.idle_since.store(now, Ordering::Relaxed);
+        if inside.guests.contains_key(number) {
+            inside.keep(*number, now, crowd.limits.kept);
         }
     }
 }
@@ -264,6 +312,7 @@ mod tests {
     fn crowd(connections: usize, per_address: usize) -> Arc<Crowd> {
         Crowd::new(Limits {
             connections,
+            kept: 2,
             per_address,
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
             header: Duration::from_secs(10),
@@ -307,6 +356,31 @@ mod tests {
         assert_eq!(crowd.enter(ip("192.0.2.5")).unwrap_err(), Full::All);
         drop(request);
         assert!(crowd.enter(ip("192.0.2.5")).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_those_between_requests_so_many_are_kept_and_the_latest_of_them() {
+        let crowd = crowd(1000, 1000);
+        let seats: Vec<_> = (0..5).map(|_| crowd.enter(ip("192.0.2.1")).unwrap()).collect();
+        let left = || seats.iter().filter(|seat| seat.guest.leave.is_cancelled()).count();
+        for seat in &seats {
+            drop(seat.request(false));
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        assert_eq!(left(), 3);
+        // One that asks again and again is one.
+        for _ in 0..100 {
+            drop(seats[4].request(false));
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        assert_eq!((left(), crowd.lock().kept), (3, 2));
+        let busy = seats[4].request(false);
+        assert_eq!(crowd.lock().kept, 1);
+        drop(busy);
+        drop(seats);
+        let inside = crowd.lock();
+        assert_eq!((inside.kept, inside.guests.len(), inside.addresses.len()), (0, 0, 0));
+        assert!(inside.order.len() < 100, "{}", inside.order.len());
     }
 
     #[tokio::test(start_paused = true)]

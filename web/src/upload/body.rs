@@ -18,7 +18,7 @@ use super::{
     pace::Paced,
     room::{Held, Room, Whole},
 };
-use crate::problem::Problem;
+use crate::{answer::UNNAMED, problem::Problem};
 
 /// The names under which forms send an image.
 pub(crate) const FIELDS: [&str; 4] = ["myfile", "file", "image", "inputFile"];
@@ -55,8 +55,15 @@ pub(crate) struct Images {
 }
 
 enum Source {
-    Form(Box<Form>),
-    Bare { body: BoxStream<'static, io::Result<Bytes>>, name: String },
+    /// A form, or parts that stand together without one, such as those of a `multipart/mixed`, which have no fields.
+    Form {
+        form: Box<Form>,
+        has_fields: bool,
+    },
+    Bare {
+        body: BoxStream<'static, io::Result<Bytes>>,
+        name: String,
+    },
     End,
 }
 
@@ -82,7 +89,8 @@ impl Images {
             let boundary = content_type.boundary().ok_or_else(|| {
                 Problem::bad_request("the Content-Type of the form is broken: it names no boundary")
             })?;
-            Source::Form(Box::new(Form::new(body, boundary, room)))
+            let has_fields = content_type.main == "multipart/form-data";
+            Source::Form { form: Box::new(Form::new(body, boundary, room)), has_fields }
         } else {
             let said = || value(header::CONTENT_DISPOSITION).and_then(|value| value.file());
             Source::Bare { body, name: shown_name(bare_name.or_else(said).as_deref()) }
@@ -105,20 +113,24 @@ impl Images {
                 }
                 Ok(Some(image.end(name)))
             }
-            Source::Form(mut form) => {
-                let image = self.next_of(&mut form).await?;
-                self.source = Source::Form(form);
+            Source::Form { mut form, has_fields } => {
+                let image = self.next_of(&mut form, has_fields).await?;
+                self.source = Source::Form { form, has_fields };
                 Ok(image)
             }
         }
     }
 
-    async fn next_of(&mut self, form: &mut Form) -> Result<Option<Result<Image, Refused>>, Problem> {
+    async fn next_of(
+        &mut self,
+        form: &mut Form,
+        has_fields: bool,
+    ) -> Result<Option<Result<Image, Refused>>, Problem> {
         while let Some(event) = form.next().await? {
             match event {
                 Event::Part(part) => {
                     let field = part.disposition.field();
-                    if field.as_deref().is_some_and(|name| FIELDS.contains(&name)) {
+                    if field.as_deref().map_or(!has_fields, |name| FIELDS.contains(&name)) {
                         return self.image_of(form, &part).await.map(Some);
                     }
                     if self.others.len() == MOST_OTHERS {
@@ -238,13 +250,13 @@ impl Arriving {
 }
 
 /// A name is only shown, but it is shown in logs and on terminals, too: one line, and not endless.
-fn shown_name(name: Option<&str>) -> String {
+pub(super) fn shown_name(name: Option<&str>) -> String {
     let name: String =
         name.unwrap_or_default().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let end =
         name.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= LONGEST_NAME).last();
     match name[..end.unwrap_or(0)].trim() {
-        "" => "image".to_owned(),
+        "" => UNNAMED.to_owned(),
         name => name.to_owned(),
     }
 }

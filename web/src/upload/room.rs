@@ -7,8 +7,7 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
-    os::unix::fs::FileExt,
+    io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -216,12 +215,12 @@ impl Whole {
         let _permit = self.room.storing.acquire().await;
         let (memory, taken) = (self.memory, self.taken);
         let read = spawn_blocking(move || {
-            let mut all = BytesMut::zeroed(bytes);
-            let (from_file, from_memory) = all.split_at_mut(bytes - memory.len());
-            spooled.file.read_exact_at(from_file, 0)?;
-            from_memory.copy_from_slice(&memory);
-            drop(taken);
-            Ok(all.freeze())
+            let (mut file, mut all) = (spooled.file, Vec::with_capacity(bytes));
+            file.rewind()?;
+            file.read_to_end(&mut all)?;
+            all.extend_from_slice(&memory);
+            drop((taken, spooled.taken));
+            Ok(Bytes::from(all))
         });
         let all = joined(read.await)?.map_err(|error| self.room.failed(&error))?;
         work(all).await

@@ -1,0 +1,31 @@
+//! `DELETE /results/{id}`: an image and all that is known of it are taken away, on every host.
+
+use std::sync::Arc;
+
+use eirs_platform::job::JobId;
+use poem::{
+    IntoResponse, Response, handler,
+    http::StatusCode,
+    web::{Data, Path},
+};
+
+use crate::{App, problem::Problem};
+
+/// 204 when they are gone, 404 when there was nothing.
+#[handler]
+pub(crate) async fn erase(Path(id): Path<String>, Data(app): Data<&Arc<App>>) -> Response {
+    erased(&id, app).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn erased(id: &str, app: &App) -> Result<Response, Problem> {
+    let id: JobId = id.parse().map_err(|error| Problem::not_found(format!("{error}")))?;
+    let was_there = app.jobs.erase(id).await.map_err(|error| {
+        tracing::error!(%id, %error, "an image could not be erased");
+        Problem::backend(&error)
+    })?;
+    if !was_there {
+        return Err(Problem::not_found(format!("no image {id} was uploaded here")));
+    }
+    tracing::info!(%id, "{id}: erased, with its results");
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

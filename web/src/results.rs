@@ -43,7 +43,11 @@ pub(crate) async fn result(
 
 /// Looks until there is a result, as long as the client says that it waits for one.
 async fn waited(request: &Request, id: &str, app: &App) -> std::result::Result<Response, Problem> {
-    let until = Instant::now() + wait(request, Duration::ZERO, app.settings.web.max_wait)?;
+    let wait = wait(request, Duration::ZERO, app.settings.web.max_wait)?;
+    if wait.is_zero() {
+        return look(request, id, app).await;
+    }
+    let until = Instant::now() + wait;
     // Who waits takes a place like an upload that waits; where there is none, the answer comes at once.
     let allowance = request.extensions().get::<Allowance>();
     let place = (app.uploads.clone().try_acquire_owned(), allowance.map(Allowance::upload).transpose());

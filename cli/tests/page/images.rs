@@ -117,11 +117,10 @@ fn many_images_take_little_of_the_page_and_those_that_failed_come_first() {
     let live = number("return document.getElementById('live').getBoundingClientRect().top");
     let window = number("return window.innerHeight");
     assert!(live < 2.0 * window, "what is below begins at {live} of {window}");
-    let top = "entry.getBoundingClientRect().top";
-    let first = visit.script(&format!(
-        "return [...document.querySelectorAll('#results > li')].map((entry) => [{top}, entry.dataset.state])
-           .sort((one, other) => one[0] - other[0])[0][1]"
-    ));
+    let first = visit.script(
+        "return [...document.querySelectorAll('#results > li')].map((entry) => [entry.getBoundingClientRect(), entry.dataset.state])
+           .sort(([one], [other]) => one.top - other.top || one.left - other.left)[0][1]",
+    );
     assert_eq!(first, "failed");
     let shown = |which: &str| {
         visit.script(&format!(

@@ -143,7 +143,10 @@ fn every_answer_is_explained_and_every_refusal_is_a_problem_with_an_example() {
         for (status, answer) in operation["responses"].as_object().expect("answers") {
             let place = format!("{method} {path}: {status}");
             assert_ne!(answer["description"], "", "{place}");
-            let bodies = answer["content"].as_object().expect("bodies");
+            let Some(bodies) = answer["content"].as_object() else {
+                assert_eq!(status, "204", "{place}: only this one says nothing");
+                continue;
+            };
             for (content_type, body) in bodies {
                 let example = &body["schema"]["example"];
                 assert!(!example.is_null(), "{place} {content_type} has an example");

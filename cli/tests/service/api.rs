@@ -91,7 +91,7 @@ fn an_address_says_which_methods_it_takes() {
         ("HEAD", "/upload", "POST"),
         ("GET", "/doorbell", "POST"),
         ("POST", "/status", "GET, HEAD"),
-        ("DELETE", "/results/x", "GET, HEAD"),
+        ("PUT", "/results/x", "GET, HEAD, DELETE"),
         ("OPTIONS", "/", "GET, HEAD"),
     ] {
         let answer = ask(method, path);

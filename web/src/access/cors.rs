@@ -53,7 +53,7 @@ pub(super) fn is_preflight(request: &Request) -> bool {
 pub(super) fn preflight() -> Response {
     Response::builder()
         .status(StatusCode::NO_CONTENT)
-        .header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST")
+        .header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, DELETE")
         .header(header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type")
         .header(header::ACCESS_CONTROL_MAX_AGE, REMEMBERED)
         .finish()

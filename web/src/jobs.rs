@@ -70,17 +70,23 @@ pub(crate) enum Progress {
     Failed(Error),
 }
 
+/// What jobs need of the rest of this host.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    pub(crate) responses: Arc<ResponseQueue>,
+    pub(crate) arrivals: Arc<Arrivals>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) versions: Versions,
+    pub(crate) clock: SharedClock,
+}
+
 #[derive(Debug)]
 pub(crate) struct Jobs {
     images: SharedBlobs,
     results: SharedBlobs,
     requests: BTreeMap<Arc<str>, SharedQueue>,
-    responses: Arc<ResponseQueue>,
-    arrivals: Arc<Arrivals>,
-    admission: Arc<Admission>,
-    metrics: Arc<Metrics>,
-    clock: SharedClock,
-    versions: Versions,
+    beside: Beside,
     cache: Cache<Key, Cached>,
     /// Versions that workers answer with and that are not in force here, with their models: what was told of once.
     other_versions: Mutex<BTreeSet<(String, String)>>,
@@ -150,23 +156,13 @@ impl Jobs {
         settings: &Settings,
         backend: &Backend,
         requests: BTreeMap<String, SharedQueue>,
-        responses: Arc<ResponseQueue>,
-        arrivals: Arc<Arrivals>,
-        admission: Arc<Admission>,
-        metrics: Arc<Metrics>,
-        clock: SharedClock,
-        versions: Versions,
+        beside: Beside,
     ) -> Self {
         Self {
             images: backend.images().clone(),
             results: backend.results().clone(),
             requests: requests.into_iter().map(|(model, queue)| (model.into(), queue)).collect(),
-            responses,
-            arrivals,
-            admission,
-            metrics,
-            clock,
-            versions,
+            beside,
             cache: Cache::new(settings.web.cached_results),
             other_versions: Mutex::default(),
             in_flight: Mutex::default(),
@@ -180,7 +176,8 @@ impl Jobs {
 
     /// The version of each model that is in force, as far as it is known.
     pub(crate) fn versions_in_force(&self) -> BTreeMap<String, String> {
-        let version = |model: &str| Some((model.to_owned(), self.versions.current(model)?.to_string()));
+        let version =
+            |model: &str| Some((model.to_owned(), self.beside.versions.current(model)?.to_string()));
         self.models().filter_map(version).collect()
     }
 
@@ -211,7 +208,7 @@ impl Jobs {
     /// The stored result of an image by the version of the model that is in force. One that was given up is no answer to a new
     /// upload, but it is a result. While a fresh one is on its way, an older one is none.
     pub(crate) async fn stored(&self, key: &Key) -> Result<Option<Arc<Reply>>> {
-        let Some(version) = self.versions.current(&key.1) else { return Ok(None) };
+        let Some(version) = self.beside.versions.current(&key.1) else { return Ok(None) };
         let fresh_since = self.lock().get(key).and_then(|job| job.fresh_since);
         let is_answer = |reply: &Arc<Reply>| {
             *reply.version == *version && fresh_since.is_none_or(|since| reply.at >= since)
@@ -317,7 +314,7 @@ impl Jobs {
 
     fn remember(&self, key: &Key, reply: Reply) -> Arc<Reply> {
         let reply = Arc::new(reply);
-        let in_force = self.versions.current(&key.1);
+        let in_force = self.beside.versions.current(&key.1);
         if reply.is_final() && in_force.as_deref() == Some(&*reply.version) {
             self.cache.insert(key.clone(), Cached { reply: reply.clone(), read: Instant::now() });
         }
@@ -400,11 +397,11 @@ impl Jobs {
     pub(crate) async fn retry_after_s(&self, key: &Key) -> u64 {
         let (_, model) = key;
         if let Some(queue) = self.requests.get(model) {
-            self.admission.refresh(model, queue).await;
+            self.beside.admission.refresh(model, queue).await;
         }
         let mut in_flight = self.lock();
         let announced = in_flight.get_mut(key).map(|job| &mut job.announced);
-        self.admission.retry_after_s(model, announced)
+        self.beside.admission.retry_after_s(model, announced)
     }
 
     /// Has a job of this client admitted.
@@ -414,13 +411,13 @@ impl Jobs {
         queue: &SharedQueue,
         client: Option<&Allowance>,
     ) -> std::result::Result<Admitted, Problem> {
-        self.admission.refresh(model, queue).await;
+        self.beside.admission.refresh(model, queue).await;
         let counted = client.map(Allowance::job).transpose();
         let counted = counted.map_err(|who| {
-            let retry_after_s = self.admission.retry_after_s(model, None).div_ceil(10);
+            let retry_after_s = self.beside.admission.retry_after_s(model, None).div_ceil(10);
             Problem::backlog_of_client(who, retry_after_s)
         })?;
-        let announced = self.admission.admit(model).map_err(Problem::backlog_full)?;
+        let announced = self.beside.admission.admit(model).map_err(Problem::backlog_full)?;
         Ok(Admitted { announced, counted })
     }
 
@@ -436,7 +433,7 @@ impl Jobs {
         let progress = watch::Sender::new(Progress::Sending);
         let ticket = Ticket { key: key.clone(), progress: progress.subscribe(), first: true };
         let (now, fresh) = (Instant::now(), wanted.fresh);
-        let fresh_since = fresh.then(|| self.clock.now());
+        let fresh_since = fresh.then(|| self.beside.clock.now());
         let job = InFlight {
             progress,
             since: now,
@@ -450,13 +447,13 @@ impl Jobs {
         };
         let ticket = match self.lock().entry(key.clone()) {
             Entry::Occupied(other) if !other.get().is_lost => {
-                self.admission.given_up(&wanted.model);
+                self.beside.admission.given_up(&wanted.model);
                 let progress = other.get().progress.subscribe();
                 return Ticket { progress, first: false, ..ticket };
             }
             // Those who wait for the lost one wait for this one.
             Entry::Occupied(mut lost) => {
-                self.admission.given_up(&wanted.model);
+                self.beside.admission.given_up(&wanted.model);
                 let (progress, promised) = (lost.get().progress.clone(), lost.get().promised);
                 progress.send_replace(Progress::Sending);
                 let ticket = Ticket { progress: progress.subscribe(), ..ticket };
@@ -502,14 +499,14 @@ impl Jobs {
             id: *id,
             name,
             model: model.to_string(),
-            reply_to: self.responses.current().name,
-            sent_at: self.clock.now(),
+            reply_to: self.beside.responses.current().name,
+            sent_at: self.beside.clock.now(),
             fresh,
             trace: Some(sending.context().clone()),
         };
         sending.run(queue.send(vec![job::encode(&job)])).await?;
         // Counted when it can be seen in the queue: the controller looks there as soon as the doorbell rings.
-        self.arrivals.count(model);
+        self.beside.arrivals.count(model);
         Ok(())
     }
 
@@ -530,7 +527,7 @@ impl Jobs {
             Err(error) => {
                 tracing::error!(id = %key.0, model = %key.1, %error, "an image could not be queued");
                 if let Some(job) = self.lock().remove(key) {
-                    self.admission.given_up(&key.1);
+                    self.beside.admission.given_up(&key.1);
                     job.progress.send_replace(Progress::Failed(error));
                 }
             }
@@ -542,7 +539,7 @@ impl Jobs {
     /// It may be of another version than the one in force: of a worker that has not been replaced yet, or of one elsewhere. It says
     /// so, and is no answer to the next upload.
     pub(crate) fn answered(&self, reply: Reply) -> bool {
-        self.versions.learn(&reply.model, &reply.version);
+        self.beside.versions.learn(&reply.model, &reply.version);
         self.tell_of_other_version(&reply);
         let key: Key = (reply.id, reply.model.as_str().into());
         let reply = self.remember(&key, reply);
@@ -550,10 +547,10 @@ impl Jobs {
         if job.is_some() {
             // One that was given up says nothing of how long the next one takes.
             let is_done = reply.is_final();
-            self.admission.ended(&key.1, is_done.then_some(reply.classify_ms / 1e3));
+            self.beside.admission.ended(&key.1, is_done.then_some(reply.classify_ms / 1e3));
         }
         for _ in 0..job.as_ref().map_or(0, |job| job.promised) {
-            self.metrics.answered(how_it_ended(&reply.outcome, false));
+            self.beside.metrics.answered(how_it_ended(&reply.outcome, false));
         }
         if job.as_ref().is_some_and(|job| job.is_erased) {
             self.cache.remove(&key);
@@ -569,7 +566,7 @@ impl Jobs {
 
     /// For some seconds after a change this is as it should be. Later it means that what workers load is not what is here.
     fn tell_of_other_version(&self, reply: &Reply) {
-        let Some(in_force) = self.versions.current(&reply.model) else { return };
+        let Some(in_force) = self.beside.versions.current(&reply.model) else { return };
         if *in_force == *reply.version {
             return;
         }
@@ -637,9 +634,9 @@ impl Jobs {
             self.lock().retain(|(_, model), job| {
                 let is_young = job.since.elapsed() < FORGET_AFTER;
                 if !is_young {
-                    self.admission.given_up(model);
+                    self.beside.admission.given_up(model);
                     for _ in 0..job.promised {
-                        self.metrics.answered(Answered::Pending);
+                        self.beside.metrics.answered(Answered::Pending);
                     }
                 }
                 is_young

@@ -107,18 +107,16 @@ impl App {
             &settings.upload_folder(),
             web.max_image.as_u64(),
         )?;
+        let beside = jobs::Beside {
+            responses: responses.clone(),
+            arrivals: arrivals.clone(),
+            admission: Arc::new(admission),
+            metrics: metrics.clone(),
+            versions: versions.clone(),
+            clock: clock.clone(),
+        };
         Ok(Arc::new(Self {
-            jobs: Arc::new(jobs::Jobs::new(
-                &settings,
-                backend,
-                requests,
-                responses.clone(),
-                arrivals.clone(),
-                Arc::new(admission),
-                metrics.clone(),
-                clock.clone(),
-                versions.clone(),
-            )),
+            jobs: Arc::new(jobs::Jobs::new(&settings, backend, requests, beside)),
             versions,
             live: live::Live::default(),
             arrivals,

@@ -14,9 +14,9 @@ use eirs_controller::{
     reload,
 };
 use eirs_platform::{
-    backend::Backend,
+    backend::{Backend, Claim, Control, Standby},
     backoff::persist,
-    clock::{Clock, SharedClock, SystemClock},
+    clock::{SharedClock, SystemClock},
     lifecycle::{self, Lifecycle},
     settings::{BackendKind, EXIT_BAD_SETTINGS, Layers, Settings},
     telemetry,
@@ -139,17 +139,11 @@ async fn serve(
     }
     let clock = Arc::new(SystemClock);
     let backend = Backend::open(&settings, clock.clone()).await?;
-    let host = settings.web_host();
-    let taking = persist(PATIENCE, async || backend.take_control(&host, &*clock).await);
-    let Some(taken) = lifecycle.drain().run_until_cancelled(taking).await else { return Ok(()) };
-    if let Some(other) = taken? {
-        let lasts = other.lasts(clock.now()).unwrap_or_default().as_secs();
-        let other = other.host;
-        return Err(format!(
-            "the controller of this installation runs on {other}, and one is enough; if that machine is gone, this one \
-             may start in {lasts}s"
-        )
-        .into());
+    let claim = backend.claim(&settings, clock.clone()).map(Arc::new);
+    if let Some(claim) = &claim
+        && !stand_by(claim, &lifecycle).await?
+    {
+        return Ok(());
     }
     let poke = Arc::<Notify>::default();
     let fleet: SharedFleet = match settings.backend {
@@ -161,7 +155,8 @@ async fn serve(
             Arc::new(ProcessFleet::open(&settings, layers.file(), clock.clone(), poke.clone())?)
         }
     };
-    let mut controller = Controller::new(settings.clone(), store, backend, fleet, clock.clone(), poke);
+    let mut controller =
+        Controller::new(settings.clone(), store, backend, fleet, clock.clone(), poke).with_claim(claim);
     if settings.backend == BackendKind::Local {
         // Large model files take a while to hash.
         let versions =
@@ -170,6 +165,44 @@ async fn serve(
     }
     controller.run(&lifecycle).await?;
     Ok(())
+}
+
+/// Waits until this is the controller that acts; answers whether it is, and not told to end. One that stands by is ready, for it
+/// does all that it is for.
+async fn stand_by(claim: &Claim, lifecycle: &Lifecycle) -> Result<bool, Box<dyn std::error::Error>> {
+    let mut standby = Standby::default();
+    let taken = persist(PATIENCE, async || claim.stand_by(&mut standby).await);
+    let Some(taken) = lifecycle.drain().run_until_cancelled(taken).await else { return Ok(false) };
+    let Some(mut other) = taken? else { return Ok(true) };
+    lifecycle.ready(&waits_for(&other));
+    tracing::info!(host = other.host, "{}", waits_for(&other));
+    loop {
+        lifecycle.goes_on();
+        let wait = tokio::time::sleep(Claim::LOOK);
+        if lifecycle.drain().run_until_cancelled(wait).await.is_none() {
+            return Ok(false);
+        }
+        match claim.stand_by(&mut standby).await {
+            Ok(None) => {
+                tracing::warn!(
+                    host = other.host,
+                    "the controller on {} is silent; this one goes on",
+                    other.host
+                );
+                return Ok(true);
+            }
+            Ok(Some(now)) if now.host != other.host => {
+                lifecycle.status(&waits_for(&now));
+                other = now;
+            }
+            Ok(Some(_)) => {}
+            Err(error) => tracing::warn!(%error, "whether there is a controller cannot be asked"),
+        }
+    }
+}
+
+fn waits_for(other: &Control) -> String {
+    format!("stands by: the controller of this installation runs on {}", other.host)
 }
 
 fn bad_settings(complaints: &[impl ToString]) -> ExitCode {

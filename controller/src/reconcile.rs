@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eirs_platform::{
-    backend::{Backend, Control},
+    backend::{Backend, Claim, Control},
     backoff::persist,
     clock::SharedClock,
     error::{Error, Result},
@@ -46,6 +46,8 @@ pub struct Controller {
     settings: Arc<Settings>,
     store: Store,
     backend: Backend,
+    /// By which one of several controllers acts; none where there can be no other.
+    claim: Option<Arc<Claim>>,
     fleet: SharedFleet,
     clock: SharedClock,
     /// Makes the next pass come now.
@@ -81,6 +83,7 @@ struct Told {
     missing: Vec<String>,
     refusals: Vec<String>,
     summary: String,
+    is_cut_off: bool,
 }
 
 impl Controller {
@@ -111,6 +114,7 @@ impl Controller {
             settings,
             store,
             backend,
+            claim: None,
             fleet,
             clock,
             poke,
@@ -122,6 +126,13 @@ impl Controller {
     #[must_use]
     pub fn with_versions(self, versions: Versions) -> Self {
         Self { versions: Some(versions), ..self }
+    }
+
+    /// The same, but it acts only as long as it has this claim.
+    #[must_use]
+    pub fn with_claim(mut self, claim: Option<Arc<Claim>>) -> Self {
+        self.claim = claim;
+        self
     }
 
     /// What it has heard of workers and web hosts, for those who run [`pass`](Self::pass) without [`run`](Self::run).
@@ -139,7 +150,8 @@ impl Controller {
             self.poke.clone(),
         ));
         let host = self.settings.web_host();
-        let mut control = tokio::spawn(keep_control(self.backend.clone(), host.clone(), self.clock.clone()));
+        let keeping = keep_control(self.backend.clone(), self.claim.clone(), host, self.clock.clone());
+        let mut control = tokio::spawn(keeping);
         let watch = Watch::new(self.store.folder());
         let orders = Watch::of_file(self.orders.folder(), operator::FILE);
         // A loop that waits is alive too, and says so often enough.
@@ -187,8 +199,10 @@ impl Controller {
         receiver.abort();
         versions.inspect(JoinHandle::abort);
         self.memory.save(&self.remembered(), self.clock.now());
-        if let Ok(Some(_)) = self.backend.controller_elsewhere(&host, self.clock.now()).await {
-            // It may have come since this one last looked, and the workers are its own then.
+        if let Some(claim) = &self.claim
+            && !matches!(claim.renew().await, Ok(None))
+        {
+            // Another one may have come since, and the workers are its own then.
             lifecycle.stopping("leaves the workers to another controller");
             control.abort();
             return Ok(());
@@ -202,8 +216,13 @@ impl Controller {
             }
         }
         control.abort();
-        if let Err(error) = self.backend.leave_control(&host, self.clock.now()).await {
-            tracing::warn!(%error, "could not release control; the claim will expire");
+        let told = self.backend.tell_control(None, self.clock.now()).await;
+        let left = match &self.claim {
+            Some(claim) => claim.leave().await,
+            None => Ok(()),
+        };
+        if let Err(error) = told.and(left) {
+            tracing::warn!(%error, "that this controller ends cannot be told; it counts as gone in a while");
         }
         Ok(())
     }
@@ -233,7 +252,10 @@ impl Controller {
         let history = std::mem::replace(&mut self.history, History::new(Duration::ZERO)).observe(&seen);
         let plan = decide(self.store.policies(), &seen, &history);
         debug_assert_eq!(check(self.store.policies(), &seen, &history, &plan), Vec::<String>::new());
-        let allowed = seen.operator.allowed(&plan);
+        let mut allowed = seen.operator.allowed(&plan);
+        if self.is_cut_off() {
+            allowed.pools.values_mut().for_each(|pool| pool.actions.clear());
+        }
         self.history = history.remember(&allowed);
         self.look_again = plan.look_again(|pool| seen.operator.paused(pool).is_some());
         self.tell(&seen, &plan);
@@ -247,6 +269,20 @@ impl Controller {
         self.refusals.note(&allowed, &refusals, seen.at);
         self.write_down(&seen, &plan);
         summary(&plan, &seen.operator)
+    }
+
+    /// Whether this one may not act, for it could not say for a while that it is there: another one may, then.
+    fn is_cut_off(&mut self) -> bool {
+        let is_cut_off = self.claim.as_ref().is_some_and(|claim| !claim.may_act());
+        match (self.told.is_cut_off, is_cut_off) {
+            (false, true) => tracing::warn!(
+                "the claim could not be renewed for too long: nothing is started or drained meanwhile"
+            ),
+            (true, false) => tracing::info!("the claim is renewed, and this controller acts again"),
+            _ => {}
+        }
+        self.told.is_cut_off = is_cut_off;
+        is_cut_off
     }
 
     /// Writes what others read: the status, the recording, what a preview needs, what the next controller shall know.
@@ -327,15 +363,36 @@ impl Controller {
     }
 }
 
-/// Says again and again that the controller runs here. Ends with another one that has come in its place.
-async fn keep_control(backend: Backend, host: String, clock: SharedClock) -> Control {
+/// Says again and again that the controller runs here, and renews its claim. Ends with another one that has taken it over.
+async fn keep_control(
+    backend: Backend,
+    claim: Option<Arc<Claim>>,
+    host: String,
+    clock: SharedClock,
+) -> Control {
+    let mut said: Option<tokio::time::Instant> = None;
     loop {
-        match backend.renew_control(&host, clock.now()).await {
-            Ok(Some(other)) => return other,
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "that the controller runs here cannot be told"),
+        let next = match &claim {
+            None => Control::RENEW,
+            Some(claim) => match claim.renew().await {
+                Ok(Some(other)) => return other,
+                Ok(None) => Claim::RENEW,
+                Err(error) => {
+                    tracing::warn!(%error, "the claim of this controller cannot be renewed");
+                    Claim::LOOK
+                }
+            },
+        };
+        // For the workers, who need to hear it less often.
+        if claim.as_ref().is_none_or(|claim| claim.may_act())
+            && said.is_none_or(|at| at.elapsed() >= Control::RENEW)
+        {
+            match backend.tell_control(Some(&host), clock.now()).await {
+                Ok(()) => said = Some(tokio::time::Instant::now()),
+                Err(error) => tracing::warn!(%error, "that the controller runs here cannot be told"),
+            }
         }
-        tokio::time::sleep(Control::RENEW).await;
+        tokio::time::sleep(next).await;
     }
 }
 

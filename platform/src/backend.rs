@@ -1,11 +1,16 @@
 //! The services of one installation, opened by the settings: which queues and stores there are, and what they are called.
 
+mod claim;
 mod control;
 pub mod responses;
 
 use std::{fs, io::ErrorKind, path::Path, sync::Arc, time::Duration};
 
-pub use self::{control::Control, responses::Responses};
+pub use self::{
+    claim::{Claim, Own, Slot, Standby},
+    control::Control,
+    responses::Responses,
+};
 #[cfg(feature = "aws")]
 use crate::queue::sqs::SqsQueues;
 use crate::{
@@ -35,6 +40,8 @@ pub struct Backend {
     images: SharedBlobs,
     results: SharedBlobs,
     queue_settings: settings::Queue,
+    /// Where the claim of the controller lies, where several machines may have one.
+    claim: Option<Arc<dyn Slot>>,
     #[cfg(any(test, feature = "testing"))]
     wrapped: std::collections::HashMap<String, SharedQueue>,
 }
@@ -79,14 +86,15 @@ impl Backend {
         use crate::blobs::s3;
 
         let s3 = s3::client(config, &settings.aws);
-        let bucket = |name: &Option<String>| -> SharedBlobs {
-            Arc::new(s3::S3Blobs::new(s3.clone(), name.as_deref().unwrap_or_default()))
-        };
+        let bucket =
+            |name: &Option<String>| s3::S3Blobs::new(s3.clone(), name.as_deref().unwrap_or_default());
+        let images = bucket(&settings.aws.input_bucket);
         Self {
             queues: Queues::Sqs(SqsQueues::of_settings(config, &settings.aws)),
-            images: bucket(&settings.aws.input_bucket),
-            results: bucket(&settings.aws.output_bucket),
+            images: Arc::new(images.clone()),
+            results: Arc::new(bucket(&settings.aws.output_bucket)),
             queue_settings: settings.queue.clone(),
+            claim: Some(Arc::new(s3::S3Slot::new(images, CLAIM))),
             #[cfg(any(test, feature = "testing"))]
             wrapped: std::collections::HashMap::new(),
         }
@@ -104,6 +112,7 @@ impl Backend {
             images: blobs.clone(),
             results: blobs,
             queue_settings: settings.queue.clone(),
+            claim: None,
             #[cfg(any(test, feature = "testing"))]
             wrapped: std::collections::HashMap::new(),
         })
@@ -118,6 +127,7 @@ impl Backend {
             images: blobs.clone(),
             results: blobs,
             queue_settings: settings.queue.clone(),
+            claim: None,
             #[cfg(any(test, feature = "testing"))]
             wrapped: std::collections::HashMap::new(),
         }
@@ -205,6 +215,10 @@ fn with_hint(error: Error) -> Error {
         other => other,
     }
 }
+
+/// Where the claim of the controller lies, in the bucket of the images.
+#[cfg(feature = "aws")]
+const CLAIM: &str = "control/claim.json";
 
 /// The queue of the reports.
 pub const EVENTS: &str = "events";

@@ -296,15 +296,6 @@ impl Cloud {
         });
     }
 
-    pub fn tag_queue(&self, name: &str, key: &str, value: &str) {
-        self.with_sdk(async |config| {
-            let sqs = aws_sdk_sqs::Client::new(&config);
-            let url = sqs.get_queue_url().queue_name(name).send().await.expect("the queue").queue_url;
-            let url = url.expect("its address");
-            sqs.tag_queue().queue_url(url).tags(key, value).send().await.expect("a tag");
-        });
-    }
-
     pub fn tag_instance(&self, id: &str, key: &str, value: &str) {
         let tag = aws_sdk_ec2::types::Tag::builder().key(key).value(value).build();
         self.with_sdk(async |config| {

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::{
     cloud::{Cloud, OUTPUT, POLICY, free_address},
-    harness::{NEVER, Process, Site, eventually, eventually_within, image, sample, upload},
+    harness::{Process, Site, eventually, eventually_within, image, sample, upload},
 };
 
 /// A controller that follows the policies of the cloud's folder.
@@ -152,45 +152,85 @@ fn two_web_hosts_get_their_own_answers_and_know_each_others_results() {
     assert!(controller.exit().success());
 }
 
+/// A further controller, as on another machine: with a state folder of its own. It stands by.
+fn second_controller(cloud: &Cloud) -> Process {
+    let second = cloud.site.start("eirs-controller", &["--state", "other"]);
+    eventually("it stands by", || second.log().contains("stands by: the controller").then_some(()));
+    second
+}
+
+/// Waits until the further controller acts, which must be soon; answers its process.
+fn until_the_second_acts(cloud: &Cloud) -> u64 {
+    let status = cloud.folder().join("other/status.json");
+    let pid = eventually_within(MINUTE, "the second one acts", || {
+        let status = std::fs::read_to_string(&status).ok()?;
+        crate::cloud::parse(&status)["pid"].as_u64()
+    });
+    let _next = std::fs::remove_file(status);
+    pid
+}
+
+const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
+
 #[test]
-fn a_second_controller_is_refused_on_another_machine_until_the_first_one_leaves() {
-    let Some(cloud) = Cloud::new(&[]) else { return };
+fn a_second_controller_stands_by_and_goes_on_within_a_minute_of_the_firsts_death() {
+    let Some(cloud) = Cloud::of(Site::with_script("sleep 0.2; echo cat"), &[]) else { return };
     cloud.set_up();
-    let mut first = controller(&cloud);
-    let second = || {
-        let mut command = cloud.site.command("eirs-controller");
-        command.env("EIRS_WEB__HOST", "other").env("EIRS_LOCAL__STATE", cloud.folder().join("other"));
-        command
-    };
-    let refused = eventually("the first one is heard", || {
-        let mut child = second().stderr(std::process::Stdio::piped()).spawn().expect("it starts");
-        let ended = eventually("it ends or serves", || match child.try_wait().expect("its status") {
-            Some(status) => Some(Some(status)),
-            None => cloud.folder().join("other/status.json").exists().then_some(None),
-        });
-        let _gone = child.kill();
-        let output = child.wait_with_output().expect("its output");
-        ended.map(|status| (status, String::from_utf8_lossy(&output.stderr).into_owned()))
+    let (web, mut first) = (cloud.site.web(), controller(&cloud));
+    let mut second = second_controller(&cloud);
+    assert_eq!(web.upload("", "x", &image(1)).json()["label"], "cat");
+    cloud.until_all_are_parked();
+    let starts = cloud.emulator.calls("StartInstances");
+    assert_eq!(starts, 1, "of two controllers one acts");
+    assert!(!cloud.folder().join("other/status.json").exists(), "the other one only looks at the claim");
+    first.kill();
+    assert_eq!(until_the_second_acts(&cloud), u64::from(second.child.id()));
+    assert_eq!(web.upload("?wait=60s", "x", &image(2)).json()["label"], "cat");
+    cloud.until_all_are_parked();
+    assert_eq!(cloud.emulator.calls("StartInstances"), starts + 1, "no order is given twice");
+    // The first one comes back, and stands by; it need not wait when the other one ends in order.
+    let back = cloud.site.start("eirs-controller", &[]);
+    eventually("it stands by", || back.log().contains("stands by: the controller").then_some(()));
+    second.signal(Signal::TERM);
+    assert!(second.exit().success(), "{}", second.log());
+    eventually("the first one goes on", || back.log().contains("this one goes on").then_some(()));
+}
+
+#[test]
+fn a_controller_that_was_frozen_leaves_the_workers_to_the_one_that_came_in_its_place() {
+    let Some(cloud) = Cloud::of(Site::with_script("sleep 0.2; echo cat"), &[]) else { return };
+    cloud.set_up();
+    let (web, mut first) = (cloud.site.web(), controller(&cloud));
+    let _second = second_controller(&cloud);
+    first.signal(Signal::STOP);
+    until_the_second_acts(&cloud);
+    let starts = cloud.emulator.calls("StartInstances");
+    first.signal(Signal::CONT);
+    assert_eq!(web.upload("?wait=60s", "x", &image(1)).json()["label"], "cat");
+    assert_eq!(first.exit().code(), Some(1), "{}", first.log());
+    assert!(first.log().contains("by now, and one is enough"), "{}", first.log());
+    cloud.until_all_are_parked();
+    assert_eq!(cloud.emulator.calls("StartInstances"), starts + 1, "the one that woke up gave no order");
+}
+
+#[test]
+fn a_controller_that_cannot_renew_its_claim_gives_no_orders_until_it_can() {
+    let Some(cloud) = Cloud::of(Site::with_script("sleep 0.2; echo cat"), &[]) else { return };
+    cloud.set_up();
+    let (web, first) = (cloud.site.web(), controller(&cloud));
+    // The claim and nothing else: the other blobs are images and results.
+    cloud.fault(serde_json::json!({
+        "op": "PutObject", "match": "control/claim", "code": "InternalError", "http": 500, "times": 10_000
+    }));
+    eventually_within(MINUTE, "it stops acting", || {
+        first.log().contains("nothing is started or drained meanwhile").then_some(())
     });
-    assert_eq!(refused.0.code(), Some(1), "{}", refused.1);
-    assert!(refused.1.contains("the controller of this installation runs on "), "{}", refused.1);
-    first.signal(Signal::TERM);
-    assert!(first.exit().success());
-    let mut second = second().stderr(std::process::Stdio::piped()).spawn().expect("it starts");
-    let _deleted = std::fs::remove_file(cloud.folder().join("other/status.json"));
-    eventually("it serves", || cloud.folder().join("other/status.json").exists().then_some(()));
-    // As if this machine had slept, and a third one had taken its place meanwhile. It finds that when it says again that it is there.
-    let events = cloud.state()["queues"].as_array().and_then(|names| {
-        let names = names.iter().filter_map(|name| name.as_str());
-        names.into_iter().find(|name| name.ends_with("-events")).map(str::to_owned)
-    });
-    let third = format!("third {}", chrono::Utc::now().to_rfc3339());
-    cloud.tag_queue(&events.expect("a queue"), eirs_platform::aws::tag::CONTROLLER, &third);
-    let status = eventually_within(2 * NEVER, "it leaves", || second.try_wait().expect("its status"));
-    let output = second.wait_with_output().expect("its output");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("the controller of this installation runs on third by now"), "{said}");
+    assert_eq!(web.upload("?wait=0", "x", &image(1)).status, 202);
+    eventually("it wants a worker", || first.log().contains("default: 1 desired, 0 running").then_some(()));
+    assert_eq!(cloud.emulator.calls("StartInstances"), 0);
+    cloud.no_more_faults();
+    assert_eq!(web.upload("?wait=60s", "x", &image(1)).json()["label"], "cat");
+    assert!(first.log().contains("this controller acts again"), "{}", first.log());
 }
 
 #[test]

@@ -1,14 +1,12 @@
-//! One controller for an installation: two would start and drain against each other. On one machine a lock of the state folder
-//! sees to that. In a cloud a controller says on the queue of the reports that it is there, and one on another machine
-//! that finds this said lately does not start. Of two that start in the same second the one stays whose word is the last, and one
-//! that was silent for too long, as a machine that slept, leaves when it finds another in its place.
+//! The controller of an installation says that it is there, on the queue of the reports: a worker that hears of none for long leaves
+//! (`worker/src/abandoned.rs`), and `eirs check` shows it. Which of several controllers acts is another matter: `claim.rs`.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{Backend, Queues};
-use crate::{clock::Clock, error::Result};
+use super::{Backend, Claim, Own, Queues};
+use crate::{clock::SharedClock, error::Result, settings::Settings};
 
 /// What a controller said, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,14 +18,10 @@ pub struct Control {
 }
 
 impl Control {
-    /// How often [`Backend::renew_control`] is to be called.
+    /// How often [`Backend::tell_control`] is to be called.
     pub const RENEW: Duration = Duration::from_secs(60);
     /// One that has said nothing for so long is gone: it missed two renewals.
     pub const GONE: Duration = Duration::from_secs(150);
-
-    /// How long two that start together may take to read and to write.
-    #[cfg(feature = "aws")]
-    const SETTLE: Duration = Duration::from_secs(3);
 
     /// For how much longer it counts as there.
     pub fn lasts(&self, now: DateTime<Utc>) -> Option<Duration> {
@@ -50,11 +44,6 @@ impl Control {
 
 #[cfg_attr(not(feature = "aws"), expect(unused_variables, reason = "only a cloud is shared by machines"))]
 impl Backend {
-    /// The controller of this installation on another machine than `own`, where one was heard lately.
-    pub async fn controller_elsewhere(&self, own: &str, now: DateTime<Utc>) -> Result<Option<Control>> {
-        Ok(self.controller(now).await?.filter(|control| control.host != own))
-    }
-
     /// The controller of this installation, on whatever machine, where one was heard lately. On one machine nobody says so.
     pub async fn controller(&self, now: DateTime<Utc>) -> Result<Option<Control>> {
         match &self.queues {
@@ -68,47 +57,23 @@ impl Backend {
         }
     }
 
-    /// Takes control for this machine, or answers with who has it.
-    pub async fn take_control(&self, own: &str, clock: &dyn Clock) -> Result<Option<Control>> {
-        match &self.queues {
-            Queues::Memory(_) | Queues::Sqlite(_) => Ok(None),
-            #[cfg(feature = "aws")]
-            Queues::Sqs(_) => {
-                if let Some(other) = self.renew_control(own, clock.now()).await? {
-                    return Ok(Some(other));
-                }
-                tokio::time::sleep(Control::SETTLE).await;
-                self.controller_elsewhere(own, clock.now()).await
-            }
-        }
-    }
-
-    /// Says again that the controller runs on this machine, unless another one has come in its place: then it answers with that one.
-    pub async fn renew_control(&self, own: &str, now: DateTime<Utc>) -> Result<Option<Control>> {
-        match &self.queues {
-            Queues::Memory(_) | Queues::Sqlite(_) => Ok(None),
-            #[cfg(feature = "aws")]
-            Queues::Sqs(queues) => {
-                let other = self.controller_elsewhere(own, now).await?;
-                if other.is_none() {
-                    let control = Control { host: own.to_owned(), at: now };
-                    queues.tag(super::EVENTS, crate::aws::tag::CONTROLLER, &control.written()).await?;
-                }
-                Ok(other)
-            }
-        }
-    }
-
-    /// Says that none runs here any more, unless another one has come in its place.
-    pub async fn leave_control(&self, own: &str, now: DateTime<Utc>) -> Result<()> {
+    /// Says that the controller runs on this machine; `None` that it runs here no more.
+    pub async fn tell_control(&self, own: Option<&str>, now: DateTime<Utc>) -> Result<()> {
         match &self.queues {
             Queues::Memory(_) | Queues::Sqlite(_) => Ok(()),
             #[cfg(feature = "aws")]
-            Queues::Sqs(queues) => match self.controller_elsewhere(own, now).await? {
-                Some(_its_own_affair) => Ok(()),
-                None => queues.tag(super::EVENTS, crate::aws::tag::CONTROLLER, "none").await,
-            },
+            Queues::Sqs(queues) => {
+                let said = own.map(|host| Control { host: host.to_owned(), at: now }.written());
+                let said = said.as_deref().unwrap_or("none");
+                queues.tag(super::EVENTS, crate::aws::tag::CONTROLLER, said).await
+            }
         }
+    }
+
+    /// This controller's side of the claim by which one of several acts; on one machine a lock sees to that.
+    pub fn claim(&self, settings: &Settings, clock: SharedClock) -> Option<Claim> {
+        let slot = self.claim.clone()?;
+        Some(Claim::new(slot, Own::of(settings, &*clock), clock))
     }
 }
 

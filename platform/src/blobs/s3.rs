@@ -1,5 +1,7 @@
 //! A store in one bucket of S3.
 
+mod slot;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,6 +19,7 @@ use aws_sdk_s3::{
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
+pub use self::slot::S3Slot;
 use super::{BlobInfo, BlobStore};
 use crate::{
     aws::{self, Service},

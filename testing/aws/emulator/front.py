@@ -83,7 +83,7 @@ class Front:
         ):
             # What curl says of any data. moto would take the object for a form and store nothing.
             call.environ["CONTENT_TYPE"] = "application/octet-stream"
-        if call.operation == "PutObject" and call.header("if-none-match"):
+        if call.operation == "PutObject" and (call.header("if-none-match") or call.header("if-match")):
             # moto looks first and writes then; of two writers at once both would win.
             with self._creating_once:
                 return self._asked_moto(call)

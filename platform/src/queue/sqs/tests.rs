@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     backend::Backend,
-    clock::SystemClock,
     queue::contract::{self, Open},
     settings::{BackendKind, Settings},
     testing::{
@@ -256,43 +255,18 @@ async fn response_queues_come_and_go_with_their_hosts_and_those_of_dead_hosts_ar
 }
 
 #[tokio::test]
-async fn of_two_controllers_the_second_one_hears_of_the_first_until_it_leaves() {
+async fn a_controller_that_says_it_is_there_is_heard_until_it_leaves_or_is_silent() {
     let Some(emulator) = Emulator::start(&[]) else { return };
     let backend = Backend::of_config(&settings(&emulator), &emulator.config().await);
     let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "eirs");
     queues.create("events", QueueOptions::default(), &[]).await.unwrap();
     let now = Utc::now();
-    assert_eq!(backend.controller_elsewhere("web-1", now).await.unwrap(), None);
-    assert_eq!(backend.renew_control("web-1", now).await.unwrap(), None);
-    assert_eq!(backend.controller_elsewhere("web-1", now).await.unwrap(), None, "it may be started again");
-    let other = backend.controller_elsewhere("web-2", now).await.unwrap().unwrap();
-    assert_eq!(other.host, "web-1");
-    assert!(
-        backend.controller_elsewhere("web-2", now + chrono::TimeDelta::minutes(3)).await.unwrap().is_none()
-    );
-    assert_eq!(backend.renew_control("web-2", now).await.unwrap(), Some(other), "it does not take it away");
-    backend.leave_control("web-2", now).await.unwrap();
-    assert!(
-        backend.controller_elsewhere("web-2", now).await.unwrap().is_some(),
-        "it is not that one's to leave"
-    );
-    backend.leave_control("web-1", now).await.unwrap();
-    assert_eq!(backend.controller_elsewhere("web-2", now).await.unwrap(), None);
-}
-
-#[tokio::test]
-async fn of_two_controllers_that_start_together_one_stays() {
-    let Some(emulator) = Emulator::start(&[]) else { return };
-    let backend = Backend::of_config(&settings(&emulator), &emulator.config().await);
-    let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "eirs");
-    queues.create("events", QueueOptions::default(), &[]).await.unwrap();
-    let take = async |host| backend.take_control(host, &SystemClock).await.unwrap();
-    let (one, two) = tokio::join!(take("web-1"), take("web-2"));
-    let stays = backend.controller(Utc::now()).await.unwrap().unwrap().host;
-    let told = [("web-1", one), ("web-2", two)].map(|(own, other)| (own, other.map(|other| other.host)));
-    for (own, other) in told {
-        assert_eq!(other, (own != stays).then(|| stays.clone()), "{own}");
-    }
+    assert_eq!(backend.controller(now).await.unwrap(), None);
+    backend.tell_control(Some("web-1"), now).await.unwrap();
+    assert_eq!(backend.controller(now).await.unwrap().unwrap().host, "web-1");
+    assert_eq!(backend.controller(now + chrono::TimeDelta::minutes(3)).await.unwrap(), None);
+    backend.tell_control(None, now).await.unwrap();
+    assert_eq!(backend.controller(now).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -8,11 +8,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{Worker, process::process, report};
 
-/// So many jobs are worth one question.
-const MOST_AT_ONCE: usize = 10;
-/// How long a worker with many slots waits for more of them to become free.
-const GATHER: Duration = Duration::from_millis(50);
-
 /// Serves until `drain` is cancelled and everything held is done or given back. Answers whether all of it was done.
 pub async fn serve(worker: Arc<Worker>, drain: &CancellationToken) -> bool {
     let stop = CancellationToken::new();
@@ -51,11 +46,7 @@ async fn take_jobs(worker: &Arc<Worker>, jobs: &TaskTracker, drain: &Cancellatio
             return;
         };
         let mut slots = vec![first];
-        // Of many slots several become free together; a question for each would be billed for each.
-        let several = (worker.slot_count as usize / 4).min(MOST_AT_ONCE);
-        if several > 1 && worker.slots.available_permits() + 1 < several {
-            tokio::time::sleep(GATHER).await;
-        }
+        // Those that became free while the last question was asked: nobody waits for more.
         slots.extend(std::iter::from_fn(|| worker.slots.clone().try_acquire_owned().ok()));
         let received = worker.requests.receive_unless(drain, slots.len(), worker.settings.worker.poll).await;
         match received {

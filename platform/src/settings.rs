@@ -28,7 +28,7 @@ pub use distribution::Distribution;
 pub use load::{BadSettings, Layers};
 pub use mistyped::nearest;
 pub use model::{Channels, Classifier, Engine, Layout, Model, Protocol, labels_beside};
-pub use setup::{Os, Setup};
+pub use setup::{CpuCredits, Os, Setup};
 pub use simulate::Simulate;
 pub use web::{Audience, Tls, Web, is_rate};
 

@@ -16,6 +16,10 @@ const MILLION_REQUESTS_USD: f64 = 0.40;
 /// a minute of each of the two that wait for something.
 const DEPTHS: f64 = 12.0 * 60.0 * HOURS / 1e6;
 const POLLS: f64 = 2.0 * 3.0 * 60.0 * HOURS / 1e6;
+/// What the controller writes to S3 in a month, in millions: its claim, three times a minute (`platform/src/backend/claim.rs`);
+/// and what a million such requests cost.
+const CLAIMS: f64 = 3.0 * 60.0 * HOURS / 1e6;
+const MILLION_WRITES_USD: f64 = 5.0;
 /// The disk of the systems' images where none is set, in GiB.
 const USUAL_DISK_GIB: u32 = 8;
 
@@ -42,6 +46,37 @@ const HOURLY_USD: [(&str, f64); 20] = [
     ("g4dn.xlarge", 0.526),
     ("g5.xlarge", 1.006),
 ];
+
+/// A vCPU-hour above the baseline of a burstable type that goes on without credits, by family ("Amazon EC2 On-Demand Pricing",
+/// T2/T3/T4g Unlimited Mode, Linux, us-east-1, as it was in 2025).
+const SURPLUS_USD: [(&str, f64); 3] = [("t3", 0.05), ("t3a", 0.05), ("t4g", 0.04)];
+/// The vCPUs of these families' sizes, and the share of each that the price includes (EC2 user guide, "Key concepts for
+/// burstable performance instances").
+const BASELINES: [(&str, f64, f64); 7] = [
+    ("nano", 2.0, 0.05),
+    ("micro", 2.0, 0.10),
+    ("small", 2.0, 0.20),
+    ("medium", 2.0, 0.20),
+    ("large", 2.0, 0.30),
+    ("xlarge", 4.0, 0.40),
+    ("2xlarge", 8.0, 0.40),
+];
+
+/// Whether a type pays for its work with CPU credits.
+pub(crate) fn is_burstable(kind: &str) -> bool {
+    let family = kind.split('.').next().unwrap_or_default();
+    family == "t2" || SURPLUS_USD.iter().any(|(known, _)| *known == family)
+}
+
+/// What an hour of full work of a burstable type costs beside its price, where it goes on without credits. A machine that was
+/// launched just now has none, and what was used beyond them is charged when it stops (EC2 user guide, "Unlimited mode for
+/// burstable performance instances").
+pub(crate) fn surplus_usd(kind: &str) -> Option<f64> {
+    let (family, size) = kind.split_once('.')?;
+    let (_, usd) = SURPLUS_USD.iter().find(|(known, _)| *known == family)?;
+    let (_, cores, share) = BASELINES.iter().find(|(known, ..)| *known == size)?;
+    Some(cores * (1.0 - share) * usd)
+}
 
 /// What there is, as far as it costs.
 #[derive(Debug, Clone)]
@@ -92,6 +127,10 @@ pub(crate) fn idle(idle: &Idle) -> Vec<Line> {
         format!("SQS: {requests:.1} million requests to empty queues, the first of them free"),
         paid,
     ));
+    lines.push(line(
+        "S3: the claim of the controller, renewed every 20 seconds".to_owned(),
+        CLAIMS * MILLION_WRITES_USD,
+    ));
     lines.push(line("S3: what was uploaded and has not expired".to_owned(), 0.0));
     lines
 }
@@ -125,6 +164,18 @@ mod tests {
                 "{usd:.2}"
             );
         }
+    }
+
+    /// At full load a t3.small is five times as dear as its price, and dearer than a compute type of as many cores.
+    #[test]
+    fn full_work_of_a_burstable_type_is_priced_with_its_surplus() {
+        let hour = |kind: &str| hourly_usd(kind).unwrap() + surplus_usd(kind).unwrap_or(0.0);
+        assert!((hour("t3.small") - 0.1008).abs() < 1e-9, "{}", hour("t3.small"));
+        assert!(hour("t3.small") > hour("c7i.large"));
+        assert!((surplus_usd("t4g.large").unwrap() - 2.0 * 0.7 * 0.04).abs() < 1e-9);
+        assert_eq!(surplus_usd("c7i.large"), None);
+        assert!(["t2.micro", "t3.small", "t3a.large", "t4g.nano"].into_iter().all(is_burstable));
+        assert!(!["c7i.large", "m7g.large", "trn1.2xlarge", "t30.x", ""].into_iter().any(is_burstable));
     }
 
     #[test]

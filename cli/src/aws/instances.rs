@@ -25,6 +25,8 @@ pub(crate) struct Instance {
     pub(crate) launched: DateTime<Utc>,
     /// Why and when it went into its state, in EC2's words.
     pub(crate) transition: Option<String>,
+    /// Why it ended, where EC2 says so: a code and a sentence.
+    pub(crate) reason: Option<String>,
     pub(crate) tags: BTreeMap<String, String>,
 }
 
@@ -44,6 +46,13 @@ impl Instance {
             architecture: instance.architecture().map_or_else(String::new, ToString::to_string),
             launched: launched.unwrap_or_default(),
             transition: text(instance.state_transition_reason()),
+            reason: instance.state_reason().and_then(|reason| {
+                let (code, message) =
+                    (reason.code().unwrap_or_default(), reason.message().unwrap_or_default());
+                text(Some(message)).map(|message| {
+                    if message.contains(code) { message } else { format!("{code}: {message}") }
+                })
+            }),
             tags: tags.collect(),
         })
     }
@@ -119,7 +128,7 @@ pub(crate) async fn wait_for(
         let has_failed = *state == State::Running && matches!(late.state, State::Stopping | State::Stopped);
         let ended = has_failed || (!late.exists() && *state != State::Terminated);
         let is = late.state.as_str();
-        anyhow::ensure!(!ended, "{} is {is} before it was {}", late.id, state.as_str());
+        anyhow::ensure!(!ended, "{} is {is} before it was {}{}", late.id, state.as_str(), because(late));
         anyhow::ensure!(
             Instant::now() < deadline,
             "{} is not {} within {}: it is {is}",
@@ -129,6 +138,19 @@ pub(crate) async fn wait_for(
         );
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Why an instance ended, in EC2's words and in ours. One whose disk is encrypted with a key that EC2 may not use goes from
+/// pending to terminated with no more than `Client.InternalError` (EBS user guide, "Troubleshoot", read on 2026-11-29).
+fn because(instance: &Instance) -> String {
+    let Some(reason) = &instance.reason else { return String::new() };
+    let hint = if reason.contains("Client.InternalError") {
+        "; that is what EC2 says where its disk cannot be decrypted: the key of setup.kms_key must be enabled, and its \
+         policy must let this account use it through EC2 (kms:CreateGrant)"
+    } else {
+        ""
+    };
+    format!(" ({reason}){hint}")
 }
 
 /// Tags instances that exist.
@@ -163,4 +185,28 @@ pub(crate) async fn terminate(account: &Account, ids: &[String]) -> anyhow::Resu
     }
     let gone = account.ec2.terminate_instances().set_instance_ids(Some(ids.to_vec())).send().await;
     gone.map(|_| ()).map_err(|error| aws::error("terminating instances", &error).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_that_ended_says_why_and_what_a_key_has_to_do_with_it() {
+        let state = types::InstanceState::builder().name(State::Terminated).build();
+        let instance = |code: &str, message: &str| {
+            let reason = types::StateReason::builder().code(code).message(message).build();
+            let described =
+                types::Instance::builder().instance_id("i-1").state(state.clone()).state_reason(reason);
+            because(&Instance::of(&described.build()).expect("an instance"))
+        };
+        // As EC2 says it: the code is part of the message.
+        let key = instance("Client.InternalError", "Client.InternalError: Client error on launch");
+        assert!(
+            key.starts_with(" (Client.InternalError: Client error on launch); ")
+                && key.contains("setup.kms_key")
+        );
+        let other = instance("Server.InsufficientInstanceCapacity", "no room");
+        assert_eq!(other, " (Server.InsufficientInstanceCapacity: no room)");
+    }
 }

@@ -1,19 +1,20 @@
 //! Launches instances, all alike but for what they are for.
 
 use aws_sdk_ec2::types::{
-    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,
-    InstanceMetadataEndpointState, InstanceMetadataOptionsRequest, InstanceMetadataTagsState, InstanceType,
-    ResourceType, ShutdownBehavior, VolumeType,
+    BlockDeviceMapping, CreditSpecificationRequest, EbsBlockDevice, HttpTokensState,
+    IamInstanceProfileSpecification, InstanceMetadataEndpointState, InstanceMetadataOptionsRequest,
+    InstanceMetadataTagsState, InstanceType, ResourceType, ShutdownBehavior, VolumeType,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use eirs_platform::{
     aws::{self, tag},
     error::Error,
+    settings::CpuCredits,
 };
 use tokio::time::Instant;
 
 use super::{
-    Account, LOOK_EVERY,
+    Account, LOOK_EVERY, cost,
     iam::{PROFILE_VISIBLE_WITHIN, Role},
     instances, key_pair,
 };
@@ -87,7 +88,8 @@ impl Launch<'_> {
             .metadata_options(metadata)
             // One that powers itself off is parked, not lost.
             .instance_initiated_shutdown_behavior(ShutdownBehavior::Stop)
-            .set_block_device_mappings(self.disk(account).map(|disk| vec![disk]))
+            .block_device_mappings(self.disk(account))
+            .set_credit_specification(self.credits(account))
             .set_user_data(self.user_data.as_ref().map(|script| STANDARD.encode(script)))
             .tag_specifications(instances::tags(account, ResourceType::Instance, &tags))
             .tag_specifications(instances::tags(account, ResourceType::Volume, &tags));
@@ -95,15 +97,29 @@ impl Launch<'_> {
         Ok(made.instances().iter().filter_map(|instance| instance.instance_id.clone()).collect())
     }
 
-    /// The disk goes with its instance: nothing worth keeping is on it. Of an image that tells no size it is what it is.
-    fn disk(&self, account: &Account) -> Option<BlockDeviceMapping> {
-        let set = Some(account.settings.setup.disk_gib).filter(|size| *size > 0);
+    /// The disk goes with its instance: nothing worth keeping is on it. It is encrypted whatever the image is, and of an image
+    /// that tells no size it is as large as that. An image of an encrypted disk is encrypted as its disk was.
+    fn disk(&self, account: &Account) -> BlockDeviceMapping {
+        let setup = &account.settings.setup;
+        let size = Some(setup.disk_gib).filter(|size| *size > 0).max(self.image.root_gib);
         let disk = EbsBlockDevice::builder()
             .delete_on_termination(true)
             .volume_type(VolumeType::Gp3)
-            .volume_size(i32::try_from(set.max(self.image.root_gib)?).ok()?)
+            .set_volume_size(size.and_then(|size| i32::try_from(size).ok()))
+            .encrypted(true)
+            .set_kms_key_id(setup.kms_key.clone())
             .build();
-        Some(BlockDeviceMapping::builder().device_name(&self.image.root_device).ebs(disk).build())
+        BlockDeviceMapping::builder().device_name(&self.image.root_device).ebs(disk).build()
+    }
+
+    /// Said of each, for an account can have another default; EC2 takes it of burstable types only.
+    fn credits(&self, account: &Account) -> Option<CreditSpecificationRequest> {
+        let said = match account.settings.setup.cpu_credits {
+            CpuCredits::Unlimited => "unlimited",
+            CpuCredits::Standard => "standard",
+        };
+        let credits = CreditSpecificationRequest::builder().cpu_credits(said).build();
+        cost::is_burstable(self.kind).then_some(credits)
     }
 }
 

@@ -310,6 +310,7 @@ mod tests {
             address: None,
             architecture: "x86_64".into(),
             transition: None,
+            reason: None,
             launched: chrono::DateTime::UNIX_EPOCH,
             tags: yes.into_iter().collect(),
         }

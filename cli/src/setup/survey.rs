@@ -1,6 +1,7 @@
 //! What there is and what is missing, before anything is done.
 
 use console::style;
+use eirs_platform::settings::{CpuCredits, Setup};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -205,6 +206,8 @@ impl Survey {
 
     pub(super) fn json(&self, account: &Account) -> Value {
         let (usd, complete) = cost::sum(&self.cost);
+        let kind = &account.settings.setup.worker_type;
+        let goes_on = account.settings.setup.cpu_credits == CpuCredits::Unlimited;
         json!({
             "account": account.id,
             "region": account.region,
@@ -214,6 +217,9 @@ impl Survey {
             "idle_cost": self.cost,
             "idle_usd_per_month": usd,
             "idle_usd_is_complete": complete,
+            "worker_usd_per_hour": cost::hourly_usd(kind),
+            // Beside that, where it works without a pause.
+            "worker_surplus_usd_per_hour": cost::surplus_usd(kind).filter(|_| goes_on),
         })
     }
 
@@ -240,12 +246,28 @@ impl Survey {
         }
         let (usd, complete) = cost::sum(&self.cost);
         let at_least = if complete { "" } else { " at least" };
-        text +=
-            &format!("  {usd:>8.2} USD{at_least} in all. A worker that works costs its hours beside that");
-        match cost::hourly_usd(&account.settings.setup.worker_type) {
-            Some(usd) => text += &format!(" ({usd} USD each).\n"),
-            None => text += ".\n",
-        }
+        text += &format!("  {usd:>8.2} USD{at_least} in all.\n{}", worked_hour(&account.settings.setup));
         text
+    }
+}
+
+/// What a worker costs while it works, as far as it is known here.
+fn worked_hour(setup: &Setup) -> String {
+    let kind = &setup.worker_type;
+    let Some(usd) = cost::hourly_usd(kind) else {
+        return "A worker that works costs its hours beside that.\n".to_owned();
+    };
+    let hours = format!("A worker that works costs its hours beside that ({usd} USD each).\n");
+    match (cost::surplus_usd(kind), setup.cpu_credits) {
+        (None, _) => hours,
+        (Some(surplus), CpuCredits::Unlimited) => format!(
+            "{hours}A {kind} that works without a pause uses more CPU than that pays for: {surplus:.4} USD more for an hour, \
+             {:.4} in all.\nWhere workers have much to do, a compute type is cheaper, such as c7i.large at 0.0893 \
+             (setup.worker_type).\n",
+            usd + surplus
+        ),
+        (Some(_), CpuCredits::Standard) => format!(
+            "{hours}A {kind} that works without a pause slows down to its baseline (setup.cpu_credits = \"standard\").\n"
+        ),
     }
 }

@@ -12,10 +12,14 @@ pub struct Setup {
     pub worker_type: String,
     /// The instance type of a web host that setup launches.
     pub web_type: String,
+    /// What a burstable type (t2, t3, t3a, t4g) does when it has used up its CPU credits.
+    pub cpu_credits: CpuCredits,
     /// What the instances run.
     pub os: Os,
     /// The disk of each instance, in GiB; 0 is what the system's image asks for.
     pub disk_gib: u32,
+    /// The key of KMS that all disks and images are encrypted with: its ARN. Without one, AWS's own key for disks.
+    pub kms_key: Option<String>,
     /// The networks that may upload, such as `203.0.113.0/24`, or `0.0.0.0/0` for the whole world.
     pub uploads_from: Vec<String>,
     /// The networks that may log in over SSH; never the whole world.
@@ -30,6 +34,16 @@ pub struct Setup {
     pub expire_images_days: u32,
     /// Results are deleted after so many days; 0 keeps them.
     pub expire_results_days: u32,
+}
+
+/// How an instance of a burstable type goes on without credits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CpuCredits {
+    /// As before, and each vCPU-hour above the baseline is paid for.
+    Unlimited,
+    /// At its baseline, a tenth to two fifths of what it can do.
+    Standard,
 }
 
 /// An operating system that setup can bake on.
@@ -49,8 +63,11 @@ impl Default for Setup {
             // Two cores, 2 GiB, and credits that a stop does not take away as with t2.
             worker_type: "t3.small".into(),
             web_type: "t3.small".into(),
+            // An answer that takes five times as long costs people more than the credits.
+            cpu_credits: CpuCredits::Unlimited,
             os: Os::Ubuntu2404,
             disk_gib: 0,
+            kms_key: None,
             uploads_from: Vec::new(),
             ssh_from: Vec::new(),
             subnets: Vec::new(),
@@ -78,8 +95,22 @@ impl Setup {
             complaints
                 .push("setup.ssh_from: SSH is not opened to the whole world; name your own network".into());
         }
+        if self.kms_key.as_deref().is_some_and(|key| !is_key(key)) {
+            complaints.push(
+                "setup.kms_key: must be the ARN of a key, such as \"arn:aws:kms:eu-central-1:123456789012:key/...\": an \
+                 alias says nothing that a permission could name"
+                    .into(),
+            );
+        }
         complaints
     }
+}
+
+/// Whether this is the ARN of a key of KMS.
+fn is_key(text: &str) -> bool {
+    let parts: Vec<_> = text.splitn(6, ':').collect();
+    matches!(parts[..], ["arn", partition, "kms", region, account, key]
+        if partition.starts_with("aws") && !region.is_empty() && account.len() == 12 && key.starts_with("key/"))
 }
 
 /// Whether this is an address and the length of a prefix.
@@ -96,6 +127,26 @@ fn is_network(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_named_by_its_arn() {
+        let complaints = |key: &str| Setup { kms_key: Some(key.into()), ..Setup::default() }.complaints();
+        for good in [
+            "arn:aws:kms:eu-central-1:123456789012:key/1234abcd",
+            "arn:aws-cn:kms:cn-north-1:123456789012:key/mrk-1",
+        ] {
+            assert_eq!(complaints(good), Vec::<String>::new(), "{good}");
+        }
+        for bad in [
+            "",
+            "1234abcd",
+            "alias/eirs",
+            "arn:aws:kms:eu-central-1:123456789012:alias/eirs",
+            "arn:aws:s3:::bucket",
+        ] {
+            assert_eq!(complaints(bad).len(), 1, "{bad}");
+        }
+    }
 
     #[test]
     fn networks_are_checked_and_ssh_is_never_opened_to_the_world() {

@@ -82,7 +82,9 @@ def _s3(call: Call) -> Iterator[Need]:
         }
         yield Need(f"s3:{action}", bucket, context)
     else:
-        yield Need(f"s3:{action}", f"{bucket}/{call.key}")
+        # A request without the header has no such key: "Null" tells the two apart (user guide, "Enforce conditional writes").
+        conditions = {f"s3:{name}": value for name in ("if-none-match", "if-match") if (value := call.header(name))}
+        yield Need(f"s3:{action}", f"{bucket}/{call.key}", conditions)
     if source := call.header("x-amz-copy-source"):
         yield Need("s3:GetObject", f"arn:aws:s3:::{source.partition('?')[0].lstrip('/')}")
 

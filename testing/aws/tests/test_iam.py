@@ -101,6 +101,17 @@ class Services(Iam):
         with self.assertRaises(admin.exceptions.NoSuchKey):
             admin.get_object(Bucket=bucket, Key="images/none")
 
+    def test_who_may_only_create_objects_cannot_write_over_one(self) -> None:
+        bucket = f"once-{self.aws.id}"
+        self.aws.client("s3").create_bucket(Bucket=bucket)
+        s3 = self.bound(self.allow("s3:PutObject", f"arn:aws:s3:::{bucket}/*", Null={"s3:if-none-match": "false"}))("s3")
+        s3.put_object(Bucket=bucket, Key="a", Body=b"1", IfNoneMatch="*")
+        with self.assertRaisesRegex(ClientError, "PreconditionFailed"):
+            s3.put_object(Bucket=bucket, Key="a", Body=b"2", IfNoneMatch="*")
+        self.denied(s3.put_object, Bucket=bucket, Key="a", Body=b"2")
+        self.denied(s3.put_object, Bucket=bucket, Key="b", Body=b"2")
+        self.denied(s3.put_object, Bucket=bucket, Key="a", Body=b"2", IfMatch='"x"')
+
     def test_presigned_addresses_carry_the_rights_of_who_signed(self) -> None:
         import urllib.error
         import urllib.request

@@ -14,8 +14,24 @@ pub(crate) struct Scope {
     pub(crate) account: String,
     pub(crate) input_bucket: String,
     pub(crate) output_bucket: String,
-    /// `aws`, `aws-cn` or `aws-us-gov`: the first word of every ARN behind `arn`.
+    /// The first word of every ARN after `arn`, such as `aws`.
     pub(crate) partition: &'static str,
+    /// The key that disks are encrypted with, where it is one of the account's own.
+    pub(crate) kms_key: Option<String>,
+}
+
+/// The partition of AWS that a region is in, by the table that botocore 1.44.8 carries (`data/partitions.json`).
+fn partition(region: &str) -> &'static str {
+    let by_prefix = [
+        ("cn-", "aws-cn"),
+        ("us-gov-", "aws-us-gov"),
+        ("eusc-", "aws-eusc"),
+        ("us-iso-", "aws-iso"),
+        ("us-isob-", "aws-iso-b"),
+        ("eu-isoe-", "aws-iso-e"),
+        ("us-isof-", "aws-iso-f"),
+    ];
+    by_prefix.iter().find(|(prefix, _)| region.starts_with(prefix)).map_or("aws", |(_, partition)| partition)
 }
 
 impl Scope {
@@ -24,18 +40,14 @@ impl Scope {
         let bucket = |set: &Option<String>, what: &str| {
             set.clone().unwrap_or_else(|| format!("{}-{account}-{region}-{what}", settings.aws.prefix))
         };
-        let partition = match region {
-            region if region.starts_with("cn-") => "aws-cn",
-            region if region.starts_with("us-gov-") => "aws-us-gov",
-            _ => "aws",
-        };
         Self {
             prefix: settings.aws.prefix.clone(),
             region: region.to_owned(),
             account: account.to_owned(),
             input_bucket: bucket(&settings.aws.input_bucket, "input"),
             output_bucket: bucket(&settings.aws.output_bucket, "output"),
-            partition,
+            partition: partition(region),
+            kms_key: settings.setup.kms_key.clone(),
         }
     }
 
@@ -59,12 +71,17 @@ impl Scope {
         self.arn("ssm", &format!("document/{}", ssm::document_name(&self.prefix)))
     }
 
-    /// The roles of the instances, and their profiles.
-    fn roles(&self) -> Vec<String> {
-        let names = [tag::WORKER, tag::WEB].map(|what| format!("{}-{}-{what}", self.prefix, self.region));
-        let arn =
-            |kind: &str, name: &str| format!("arn:{}:iam::{}:{kind}/{name}", self.partition, self.account);
-        names.iter().flat_map(|name| [arn("role", name), arn("instance-profile", name)]).collect()
+    /// The roles of the instances (`role`), or their profiles (`instance-profile`).
+    fn roles(&self, kind: &str) -> Vec<String> {
+        let arn = |what: &str| {
+            let name = format!("{}-{}-{what}", self.prefix, self.region);
+            format!("arn:{}:iam::{}:{kind}/{name}", self.partition, self.account)
+        };
+        [tag::WORKER, tag::WEB].map(arn).to_vec()
+    }
+
+    fn roles_and_profiles(&self) -> Vec<String> {
+        [self.roles("role"), self.roles("instance-profile")].concat()
     }
 
     /// By these the makers of the systems name their images.
@@ -77,7 +94,43 @@ impl Scope {
 
     /// The condition that a thing is tagged ours.
     fn ours(&self) -> Value {
-        json!({ "StringEquals": { format!("aws:ResourceTag/{}", tag::INSTALLATION): self.prefix } })
+        self.tagged("aws:ResourceTag")
+    }
+
+    fn tagged(&self, key: &str) -> Value {
+        json!({ "StringEquals": { format!("{key}/{}", tag::INSTALLATION): self.prefix } })
+    }
+
+    /// What whoever starts or launches an instance must be allowed to do with the key of its disk, through EC2 and not otherwise
+    /// (EBS user guide, "Requirements for Amazon EBS encryption"). AWS's own key for disks needs no permission.
+    fn use_of_the_key(&self) -> Vec<Value> {
+        let Some(key) = &self.kms_key else { return Vec::new() };
+        let keys = std::slice::from_ref(key);
+        let service = format!("ec2.{}.{}", self.region, domain(self.partition));
+        let through = json!({ "StringEquals": { "kms:ViaService": service } });
+        let mut grant = conditional("LetEc2UseTheKey", &["kms:CreateGrant"], keys, through.clone());
+        grant["Condition"]["Bool"] = json!({ "kms:GrantIsForAWSResource": "true" });
+        let uses = [
+            "kms:DescribeKey",
+            "kms:Decrypt",
+            "kms:GenerateDataKeyWithoutPlaintext",
+            "kms:ReEncryptFrom",
+            "kms:ReEncryptTo",
+        ];
+        vec![grant, conditional("UseTheKeyThroughEc2", &uses, keys, through)]
+    }
+}
+
+/// What the names of a partition's services end with, by the same table.
+fn domain(partition: &str) -> &'static str {
+    match partition {
+        "aws-cn" => "amazonaws.com.cn",
+        "aws-eusc" => "amazonaws.eu",
+        "aws-iso" => "c2s.ic.gov",
+        "aws-iso-b" => "sc2s.sgov.gov",
+        "aws-iso-e" => "cloud.adc-e.uk",
+        "aws-iso-f" => "csp.hci.ic.gov",
+        _ => "amazonaws.com",
     }
 }
 
@@ -95,6 +148,8 @@ pub(crate) fn trust() -> Value {
 
 /// What a worker's instance may do: take jobs, read images, write results, answer, report, and be told to drain.
 pub(crate) fn worker(scope: &Scope) -> Value {
+    let results = scope.objects(&scope.output_bucket, "results/*");
+    let versions = scope.objects(&scope.output_bucket, "versions/*");
     let mut statements = vec![
         allow("Jobs", &[&CONSUME[..], &FIND[..]].concat(), &[scope.queue("requests-*")]),
         allow(
@@ -104,13 +159,21 @@ pub(crate) fn worker(scope: &Scope) -> Value {
         ),
         allow("WhetherThereIsAController", &["sqs:ListQueueTags"], &[scope.queue("events")]),
         allow("Images", &["s3:GetObject"], &[scope.objects(&scope.input_bucket, "images/*")]),
-        allow(
-            "Results",
-            &["s3:GetObject", "s3:PutObject"],
-            &[
-                scope.objects(&scope.output_bucket, "results/*"),
-                scope.objects(&scope.output_bucket, "versions/*"),
-            ],
+        allow("Results", &["s3:GetObject"], &[results.clone(), versions.clone()]),
+        allow("Versions", &["s3:PutObject"], &[versions]),
+        // A result that is stored is not written over by who does not know it: a write without `If-None-Match` or `If-Match` is
+        // refused (S3 user guide, "Enforce conditional writes"). One that was given up is replaced by a verdict, when it was read.
+        conditional(
+            "NewResults",
+            &["s3:PutObject"],
+            std::slice::from_ref(&results),
+            json!({ "Null": { "s3:if-none-match": "false" } }),
+        ),
+        conditional(
+            "ResultsThatWereRead",
+            &["s3:PutObject"],
+            std::slice::from_ref(&results),
+            json!({ "Null": { "s3:if-match": "false" } }),
         ),
         missing_is_missing(scope),
     ];
@@ -143,6 +206,11 @@ pub(crate) fn web(scope: &Scope) -> Value {
             &[scope.queue("events"), scope.queue("dead-*")],
         ),
         allow("SayThatTheControllerIsHere", &["sqs:TagQueue"], &[scope.queue("events")]),
+        allow(
+            "TheControllersClaim",
+            &["s3:GetObject", "s3:PutObject"],
+            &[scope.objects(&scope.input_bucket, "control/*")],
+        ),
         allow("PutDeadLettersAway", &["sqs:PurgeQueue"], &[scope.queue("dead-*")]),
         allow("Queues", &["sqs:ListQueues"], &["*".to_owned()]),
         allow(
@@ -161,10 +229,19 @@ pub(crate) fn web(scope: &Scope) -> Value {
         conditional("StartAndStop", &["ec2:StartInstances", "ec2:StopInstances"], &[instances], scope.ours()),
         tagging,
         allow("DrainByThisDocumentOnly", &["ssm:SendCommand"], &[scope.drain_document()]),
+        // Two keys carry an instance's tags (service authorization reference, "AWS Systems Manager", SendCommand), and SSM's own is
+        // the one that its user guide shows. In one statement both would have to be there.
         conditional("DrainOurs", &["ssm:SendCommand"], &[scope.arn("ec2", "instance/*")], scope.ours()),
+        conditional(
+            "DrainOursBySsm",
+            &["ssm:SendCommand"],
+            &[scope.arn("ec2", "instance/*")],
+            scope.tagged("ssm:resourceTag"),
+        ),
         allow("HowItWent", &["ssm:GetCommandInvocation"], &["*".to_owned()]),
     ];
     statements.extend(check(scope));
+    statements.extend(scope.use_of_the_key());
     document(statements)
 }
 
@@ -186,19 +263,23 @@ fn check(scope: &Scope) -> Vec<Value> {
         allow("CheckMachines", &["ec2:DescribeImages", "ec2:DescribeSecurityGroups"], &["*".to_owned()]),
         allow("CheckDocument", &["ssm:GetDocument", "ssm:DescribeDocument"], &[scope.drain_document()]),
         allow("CheckSystem", &["ssm:GetParameter"], &scope.public_parameters()),
-        allow("CheckRoles", &["iam:GetRole", "iam:GetRolePolicy", "iam:GetInstanceProfile"], &scope.roles()),
+        allow(
+            "CheckRoles",
+            &["iam:GetRole", "iam:GetRolePolicy", "iam:GetInstanceProfile"],
+            &scope.roles_and_profiles(),
+        ),
     ]
 }
 
 /// What whoever runs `eirs setup`, `check` and `cleanup` must be allowed to do.
 pub(crate) fn operator(scope: &Scope) -> Value {
-    let roles = scope.roles();
+    let roles = scope.roles_and_profiles();
     let buckets = [&scope.input_bucket, &scope.output_bucket]
         .map(|bucket| [scope.bucket(bucket), scope.objects(bucket, "*")])
         .concat();
     let machines = [scope.arn("ec2", "*"), image_arn(scope)];
     let made = ["RunInstances", "CreateImage", "CreateSecurityGroup", "CreateKeyPair"];
-    document(vec![
+    let mut statements = vec![
         allow("Buckets", &["s3:*"], &buckets),
         allow("Queues", &["sqs:*"], &[scope.queue("*")]),
         allow("ListQueues", &["sqs:ListQueues"], &["*".to_owned()]),
@@ -226,7 +307,7 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         conditional(
             "HandRolesToInstances",
             &["iam:PassRole"],
-            &roles,
+            &scope.roles("role"),
             json!({
                 "StringEquals": { "iam:PassedToService": "ec2.amazonaws.com" }
             }),
@@ -281,7 +362,9 @@ pub(crate) fn operator(scope: &Scope) -> Value {
             &[scope.drain_document()],
         ),
         allow("BaseImages", &["ssm:GetParameter", "ssm:GetParameters"], &scope.public_parameters()),
-    ])
+    ];
+    statements.extend(scope.use_of_the_key());
+    document(statements)
 }
 
 fn image_arn(scope: &Scope) -> String {
@@ -391,6 +474,7 @@ mod tests {
             resources(&web, "ssm:SendCommand"),
             [
                 "arn:aws:ssm:eu-central-1:123456789012:document/eirs-drain",
+                "arn:aws:ec2:eu-central-1:123456789012:instance/*",
                 "arn:aws:ec2:eu-central-1:123456789012:instance/*"
             ]
         );
@@ -400,13 +484,86 @@ mod tests {
             .iter()
             .filter(|s| s["Resource"][0].as_str().unwrap().contains("instance/*"))
             .collect();
-        assert_eq!(conditions.len(), 3);
-        assert!(
-            conditions
-                .iter()
-                .all(|s| s["Condition"]["StringEquals"]["aws:ResourceTag/eirs:installation"] == "eirs")
-        );
+        assert_eq!(conditions.len(), 4);
+        for statement in &conditions {
+            let tags = &statement["Condition"]["StringEquals"];
+            let own =
+                [&tags["aws:ResourceTag/eirs:installation"], &tags["ssm:resourceTag/eirs:installation"]];
+            assert_eq!(
+                own.iter().filter(|tag| **tag == "eirs").count(),
+                1,
+                "each has one of the keys: {statement}"
+            );
+        }
         assert!(resources(&web, "ec2:TerminateInstances").is_empty());
+    }
+
+    #[test]
+    fn a_worker_writes_over_no_result_that_it_has_not_read() {
+        let worker = worker(&scope());
+        let about_results = |s: &&Value| {
+            s["Action"][0] == "s3:PutObject" && s["Resource"].to_string().contains("-output/results/")
+        };
+        let writes: Vec<_> = worker["Statement"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(about_results)
+            .map(|s| &s["Condition"])
+            .collect();
+        let told = |header: &str| json!({ "Null": { header: "false" } });
+        assert_eq!(writes, [&told("s3:if-none-match"), &told("s3:if-match")]);
+    }
+
+    #[test]
+    fn roles_are_handed_to_instances_by_their_names_and_to_nothing_else() {
+        let operator = operator(&scope());
+        let passes = resources(&operator, "iam:PassRole");
+        assert_eq!(passes.len(), 2);
+        assert!(
+            passes.iter().all(|arn| arn.starts_with("arn:aws:iam::123456789012:role/eirs-eu-central-1-"))
+        );
+    }
+
+    #[test]
+    fn a_key_of_ones_own_may_be_used_through_ec2_and_not_otherwise() {
+        let key = "arn:aws:kms:eu-central-1:123456789012:key/1";
+        let scope = Scope { kms_key: Some(key.into()), ..scope() };
+        for document in [web(&scope), operator(&scope)] {
+            let statements = document["Statement"].as_array().unwrap();
+            let about_keys: Vec<_> =
+                statements.iter().filter(|s| s["Action"].to_string().contains("\"kms:")).collect();
+            assert_eq!(about_keys.len(), 2);
+            for statement in about_keys {
+                assert_eq!(statement["Resource"], json!([key]));
+                let through = &statement["Condition"]["StringEquals"]["kms:ViaService"];
+                assert_eq!(through, "ec2.eu-central-1.amazonaws.com");
+            }
+            assert_eq!(resources(&document, "kms:CreateGrant"), [key]);
+        }
+        assert!(resources(&worker(&scope), "kms:CreateGrant").is_empty());
+        assert!(web(&scope).to_string().len() < 10_240 && operator(&scope).to_string().len() < 6_144);
+    }
+
+    #[test]
+    fn every_region_is_in_its_partition() {
+        for (region, expected) in [
+            ("eu-central-1", "aws"),
+            ("us-west-2", "aws"),
+            ("ap-southeast-5", "aws"),
+            ("cn-north-1", "aws-cn"),
+            ("us-gov-west-1", "aws-us-gov"),
+            ("eusc-de-east-1", "aws-eusc"),
+            ("us-isob-east-1", "aws-iso-b"),
+        ] {
+            assert_eq!(partition(region), expected, "{region}");
+            let scope = Scope::of(&Settings::default(), "123456789012", region);
+            let start = format!("\"arn:{expected}:");
+            for document in [worker(&scope), web(&scope), operator(&scope)] {
+                let text = document.to_string();
+                assert_eq!(text.matches("\"arn:").count(), text.matches(&start).count(), "{region}");
+            }
+        }
     }
 
     #[test]

@@ -320,8 +320,8 @@ mod tests {
 
     fn settings(folder: &Path) -> Settings {
         let mut settings = Settings::default();
-        settings.aws.input_bucket = Some("in".into());
-        settings.aws.output_bucket = Some("out".into());
+        settings.aws.input_bucket = Some("images".into());
+        settings.aws.output_bucket = Some("results".into());
         let (path, labels) = (folder.join("dogs.onnx"), folder.join("labels.txt"));
         for file in [&path, &labels, &folder.join("dogs.onnx.data")] {
             std::fs::write(file, "x").unwrap();

@@ -82,7 +82,7 @@ pub async fn put(results: &dyn BlobStore, reply: &Reply, fresh: bool) -> Result<
     if fresh {
         // A try that came to nothing takes nothing away.
         if reply.is_final() {
-            results.put(&key, body.clone()).await?;
+            put_over(results, &key, &body).await?;
         } else {
             results.put_new(&key, body.clone()).await?;
         }
@@ -109,6 +109,17 @@ pub async fn put(results: &dyn BlobStore, reply: &Reply, fresh: bool) -> Result<
             Stored::Nothing => {}
         }
     }
+}
+
+/// Stores a blob whatever is stored, by writes that say what they replace: in a cloud a worker may not write over a result otherwise.
+async fn put_over(results: &dyn BlobStore, key: &str, body: &Bytes) -> Result<()> {
+    while !results.put_new(key, body.clone()).await? {
+        let Some(before) = results.get(key).await? else { continue };
+        if results.replace(key, &before, body.clone()).await? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Notes that there are results of this version. Said again, it makes the version the latest.

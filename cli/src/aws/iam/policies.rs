@@ -150,6 +150,7 @@ pub(crate) fn trust() -> Value {
 pub(crate) fn worker(scope: &Scope) -> Value {
     let results = scope.objects(&scope.output_bucket, "results/*");
     let versions = scope.objects(&scope.output_bucket, "versions/*");
+    let attempts = scope.objects(&scope.output_bucket, "attempts/*");
     let mut statements = vec![
         allow("Jobs", &[&CONSUME[..], &FIND[..]].concat(), &[scope.queue("requests-*")]),
         allow(
@@ -161,6 +162,8 @@ pub(crate) fn worker(scope: &Scope) -> Value {
         allow("Images", &["s3:GetObject"], &[scope.objects(&scope.input_bucket, "images/*")]),
         allow("Results", &["s3:GetObject"], &[results.clone(), versions.clone()]),
         allow("Versions", &["s3:PutObject"], &[versions]),
+        // What was begun and never ended, by which a job that kills its workers is known.
+        allow("Attempts", &["s3:GetObject", "s3:PutObject"], &[attempts]),
         // A result that is stored is not written over by who does not know it: a write without `If-None-Match` or `If-Match` is
         // refused (S3 user guide, "Enforce conditional writes"). One that was given up is replaced by a verdict, when it was read.
         conditional(
@@ -462,7 +465,9 @@ mod tests {
             assert!(resources(&worker, action).is_empty(), "{action}");
         }
         let is_of_results = |resource: &String| {
-            resource.contains("-output/results/") || resource.contains("-output/versions/")
+            ["results", "versions", "attempts"]
+                .iter()
+                .any(|kind| resource.contains(&format!("-output/{kind}/")))
         };
         assert!(resources(&worker, "s3:PutObject").iter().all(is_of_results));
     }

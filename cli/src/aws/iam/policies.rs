@@ -218,7 +218,7 @@ pub(crate) fn web(scope: &Scope) -> Value {
         allow("Queues", &["sqs:ListQueues"], &["*".to_owned()]),
         allow(
             "Images",
-            &["s3:GetObject", "s3:PutObject"],
+            &["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
             &[scope.objects(&scope.input_bucket, "images/*"), scope.objects(&scope.input_bucket, "asked/*")],
         ),
         allow(

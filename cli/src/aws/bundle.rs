@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(read.models.keys().collect::<Vec<_>>(), ["default", "dogs"]);
         assert_eq!(read.controller.policies, Path::new("/etc/eirs/policies"));
         assert_eq!(read.local.state, Path::new("/var/lib/eirs"));
-        assert_eq!(read.aws.output_bucket.as_deref(), Some("out"));
+        assert_eq!(read.aws.output_bucket.as_deref(), Some("results"));
     }
 
     #[test]

@@ -7,6 +7,8 @@
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
 pub mod memory;
+#[cfg(test)]
+mod model;
 pub mod sqlite;
 #[cfg(feature = "aws")]
 pub mod sqs;

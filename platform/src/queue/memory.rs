@@ -234,13 +234,61 @@ impl Queue for MemoryQueue {
 mod tests {
     use std::sync::Arc;
 
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::{clock::SystemClock, queue::contract};
+    use crate::{
+        clock::SystemClock,
+        queue::{
+            contract,
+            model::{self, Model, Step},
+        },
+    };
 
     #[tokio::test]
     async fn the_memory_queue_keeps_the_contract() {
         let queues = MemoryQueues::new(Arc::new(SystemClock));
         contract::suite(&|name, options| queues.open(name, options)).await;
         contract::suite_of_order_and_age(&|name, options| queues.open(name, options)).await;
+    }
+
+    proptest! {
+        #[test]
+        fn the_oldest_of_all_that_nobody_holds_comes_first_and_nothing_is_lost(steps in model::steps(0)) {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(follow(steps))?;
+        }
+    }
+
+    /// Takes the steps, in time that stands still but for them, and the model along.
+    async fn follow(steps: Vec<Step>) -> std::result::Result<(), TestCaseError> {
+        let visibility = Duration::from_millis(model::VISIBILITY as u64);
+        let queues = MemoryQueues::new(Arc::new(SystemClock));
+        let queue = queues.open("q", QueueOptions { visibility, ..QueueOptions::default() });
+        let (mut model, mut now) = (Model::default(), 1);
+        for step in steps {
+            match step {
+                Step::Send(count) => queue.send(model.send(count)).await.unwrap(),
+                Step::Receive(max) => {
+                    let received = queue.receive(max, Duration::ZERO).await.unwrap();
+                    model.received(max, now, received)?;
+                }
+                Step::Release(index) => {
+                    let receipts: Vec<_> = model.release(index).into_iter().collect();
+                    queue.release(&receipts).await.unwrap();
+                }
+                Step::Ack(index) => {
+                    let receipts: Vec<_> = model.ack(index).into_iter().collect();
+                    queue.ack(&receipts).await.unwrap();
+                }
+                Step::Pass(time) => {
+                    now += time;
+                    tokio::time::advance(Duration::from_millis(time as u64)).await;
+                }
+            }
+            prop_assert_eq!(queue.depth().await.unwrap(), model.depth(now));
+        }
+        Ok(())
     }
 }

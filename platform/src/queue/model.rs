@@ -1,0 +1,97 @@
+//! What a queue does, in a few lines, for property tests that hold the implementations to it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::{prelude::*, sample::Index};
+
+use super::{Delivery, Depth, Receipt};
+
+/// How long leases last, in milliseconds.
+pub(super) const VISIBILITY: i64 = 30_000;
+
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Send(usize),
+    Receive(usize),
+    Release(Index),
+    Ack(Index),
+    /// So many milliseconds pass. Less than none, or days, is a leap.
+    Pass(i64),
+}
+
+/// Some steps; the time leaps by up to so many days in either direction.
+pub(super) fn steps(days: i64) -> impl Strategy<Value = Vec<Step>> {
+    let days = days * 86_400_000;
+    let step = prop_oneof![
+        (1usize..4).prop_map(Step::Send),
+        (1usize..4).prop_map(Step::Receive),
+        any::<Index>().prop_map(Step::Release),
+        any::<Index>().prop_map(Step::Ack),
+        (0i64..40_000).prop_map(Step::Pass),
+        (-days..=days).prop_map(Step::Pass),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+/// Messages by number, in the order in which they were sent, each with the end of its lease; zero is none.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    leases: BTreeMap<usize, i64>,
+    receipts: BTreeMap<usize, Receipt>,
+    next: usize,
+}
+
+impl Model {
+    /// The bodies of some new messages.
+    pub(super) fn send(&mut self, count: usize) -> Vec<Bytes> {
+        let numbers = self.next..self.next + count;
+        self.next = numbers.end;
+        self.leases.extend(numbers.clone().map(|number| (number, 0)));
+        numbers.map(|number| number.to_string().into()).collect()
+    }
+
+    /// Checks that these are the ones that a receive of so many should get: the oldest of all that nobody holds.
+    pub(super) fn received(&mut self, max: usize, now: i64, got: Vec<Delivery>) -> Result<(), TestCaseError> {
+        let free = self.leases.iter().filter(|(_, until)| is_free(**until, now));
+        let wanted: Vec<usize> = free.map(|(number, _)| *number).take(max).collect();
+        let number =
+            |delivery: &Delivery| String::from_utf8_lossy(&delivery.body).parse().unwrap_or(usize::MAX);
+        prop_assert_eq!(got.iter().map(number).collect::<Vec<_>>(), wanted);
+        for delivery in got {
+            self.leases.insert(number(&delivery), now + VISIBILITY);
+            self.receipts.insert(number(&delivery), delivery.receipt);
+        }
+        Ok(())
+    }
+
+    /// One of those that were received, which is given back now.
+    pub(super) fn release(&mut self, index: Index) -> Option<Receipt> {
+        let (number, receipt) = self.take(index)?;
+        self.leases.insert(number, 0);
+        Some(receipt)
+    }
+
+    /// One of those that were received, which is done now.
+    pub(super) fn ack(&mut self, index: Index) -> Option<Receipt> {
+        let (number, receipt) = self.take(index)?;
+        self.leases.remove(&number);
+        Some(receipt)
+    }
+
+    fn take(&mut self, index: Index) -> Option<(usize, Receipt)> {
+        let numbers: Vec<usize> = self.receipts.keys().copied().collect();
+        let number = (!numbers.is_empty()).then(|| numbers[index.index(numbers.len())])?;
+        self.receipts.remove_entry(&number)
+    }
+
+    pub(super) fn depth(&self, now: i64) -> Depth {
+        let visible = self.leases.values().filter(|until| is_free(**until, now)).count() as u64;
+        Depth { visible, in_flight: self.leases.len() as u64 - visible }
+    }
+}
+
+/// A lease that ends later than any can is none.
+fn is_free(until: i64, now: i64) -> bool {
+    until <= now || until > now + 2 * VISIBILITY + 60_000
+}

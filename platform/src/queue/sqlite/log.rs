@@ -38,6 +38,8 @@ const FULL: u64 = 10 << 20;
 /// A file that is larger, after a long reader or a crash of an older version, is cut. A smaller one is kept and written over,
 /// which needs no new space on the disk.
 const KEPT: u64 = 12 << 20;
+/// A log that a reader has let grow to this is worth a line in the service's log.
+const NOTABLE: u64 = 64 << 20;
 /// So little may be left to copy while writers wait.
 const LITTLE: u64 = 256 << 10;
 /// How often the thread copies, and syncs, what was written while it did so, before it takes the writers' turn all the same.
@@ -61,6 +63,8 @@ pub(super) struct Log {
     frame: u64,
     /// Until when nobody tries: a reader stays, or something is broken.
     hopeless_until: Mutex<Option<Instant>>,
+    /// Whether a reader that stays has been told of.
+    told: AtomicBool,
     copier: Mutex<Copier>,
 }
 
@@ -117,6 +121,7 @@ impl Log {
             // Each page has a header of its own there.
             frame: u64::from(page) + 24,
             hopeless_until: Mutex::default(),
+            told: AtomicBool::new(false),
             copier: Mutex::new(copier),
         });
         if size > KEPT {
@@ -204,12 +209,29 @@ impl Log {
         match end {
             Some(End::Empty | End::Small) => {
                 self.size.store(0, Relaxed);
+                if self.told.swap(false, Relaxed) {
+                    tracing::info!("the reader of the queue has left, and its log is small again");
+                }
                 *hopeless = None;
             }
             Some(End::Elsewhere) => {}
             Some(End::Kept) | None => *hopeless = Some(Instant::now() + AGAIN),
         }
+        if end == Some(End::Kept) {
+            self.tell_of_reader();
+        }
         end
+    }
+
+    fn tell_of_reader(&self) {
+        let size = self.size.load(Relaxed);
+        if size >= NOTABLE && !self.told.swap(true, Relaxed) {
+            tracing::warn!(
+                "another program has been reading the queue for long, and its log cannot be written over meanwhile: it \
+                 has {} MB; `fuser -v` of queue.db names the program",
+                size >> 20
+            );
+        }
     }
 
     fn is_hopeless(&self) -> bool {
@@ -241,8 +263,12 @@ impl Copier {
                 break;
             }
         }
-        let _turn = self.turn.take().map_err(failed)?;
-        self.empty_in_turn()
+        let turn = self.turn.take().map_err(failed)?;
+        let taken = Instant::now();
+        let end = self.empty_in_turn();
+        drop(turn);
+        tracing::debug!(held_ms = taken.elapsed().as_secs_f64() * 1e3, ?end, "the queue's log was emptied");
+        end
     }
 
     fn empty_in_turn(&self) -> rusqlite::Result<End> {

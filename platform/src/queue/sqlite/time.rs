@@ -61,15 +61,17 @@ impl Time {
             .query_row("SELECT since FROM messages ORDER BY id DESC LIMIT 1", [], |row| row.get(0))
             .optional()?;
         let base = continued(noted.as_ref(), newest, boot.uptime, wall);
+        // In a file of the version before, leases are those of workers that may run.
+        let end_leases =
+            if noted.is_some() { "UPDATE messages SET visible_from = 0 WHERE visible_from > 0;" } else { "" };
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let written = connection
-            .execute("UPDATE messages SET visible_from = 0 WHERE visible_from > 0", [])
-            .and_then(|_| connection.execute("DELETE FROM time", []))
-            .and_then(|_| {
+            .execute_batch(&format!("{end_leases} DELETE FROM time;"))
+            .and_then(|()| {
                 connection.execute("INSERT INTO time (boot, base) VALUES (?1, ?2)", params![boot.id, base])
             })
             .and_then(|_| connection.execute_batch("COMMIT"));
-        if written.is_err() {
+        if written.is_err() && !connection.is_autocommit() {
             let _failed = connection.execute_batch("ROLLBACK");
         }
         written.map(|()| Self { base })

@@ -91,6 +91,9 @@ fn with_json_stdout_is_one_object_whatever_is_done() {
     assert_eq!(json("dead-letters redrive --all --yes"), json!({ "redriven": 0, "settled": 0, "left": 0 }));
     assert_eq!(json("dead-letters purge --all --yes"), json!({ "deleted": 0 }));
 
+    let copy = json("backup copy.db");
+    assert_eq!((&copy["file"], &copy["messages"]), (&"copy.db".into(), &0.into()));
+
     let plan = json("cleanup --mode clear --plan");
     assert_eq!(
         (&plan["messages"], &plan["images"]["count"], &plan["done"]),

@@ -23,8 +23,9 @@ use crate::{
 /// Everything that EIRS itself puts into a state folder. What lies there beside it is somebody else's: a state folder
 /// may have been set to one that was used for other things. What makes the folder ours goes last, so that a deletion
 /// that was interrupted can be done again.
-const OURS: [&str; 23] = [
+const OURS: [&str; 24] = [
     "blobs",
+    "uploads",
     "bells",
     "queue.db",
     "queue.db-wal",

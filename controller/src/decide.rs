@@ -21,7 +21,7 @@ pub(crate) use self::choose::left_alone_until;
 use self::{
     choose::{BUSY_WINDOW, Muster, cheapest_of, drain, is_canary, is_paid_off, last_proof},
     plan::Hold::{
-        BackOff, Budget, Cordoned, Incomplete, Limit, MaxStarting, MaxStep, NoGoodPolicy, NoPlace,
+        BackOff, Budget, Cordoned, Deaf, Incomplete, Limit, MaxStarting, MaxStep, NoGoodPolicy, NoPlace,
         NoneStopped, NotIdle, PaidFor, SuddenDrop, TooEarly, WasHigher,
     },
 };
@@ -61,6 +61,8 @@ struct Draft<'a> {
     name: &'a str,
     policy: &'a Policy,
     muster: Muster<'a>,
+    /// The names of those that should have been ready by now.
+    late: Vec<&'a str>,
     /// Whether everything about this pool could be seen.
     is_complete: bool,
     plan: PoolPlan,
@@ -71,12 +73,21 @@ impl<'a> Draft<'a> {
     fn new(name: &'a str, policy: &'a Policy, seen: &'a Observation, history: &History) -> Self {
         let muster = Muster::of(name, Some(policy), seen, history);
         let depth = seen.pools.get(name).and_then(|pool| pool.depth);
-        let mut plan = count(&muster);
+        let (mut plan, mut late) = (count(&muster), Vec::new());
         plan.depth = depth;
         match depth {
             Some(depth) => {
-                let facts = history.facts(name, policy);
-                let load = Load { depth, facts, is_warm: plan.ready > 0 };
+                let mut facts = history.facts(name, policy);
+                if let Some(growth) = history.growth(name) {
+                    // While nobody works, what waits tells what arrives.
+                    let most = if plan.ready == 0 { growth.most } else { f64::INFINITY };
+                    facts.arrivals_per_s = facts.arrivals_per_s.clamp(growth.least, most);
+                }
+                late = muster.late(facts.start_delay_s, seen, history);
+                plan.late = size(late.len());
+                plan.starting -= plan.late;
+                let starting_s = muster.starting_s(facts.start_delay_s, seen.at);
+                let load = Load { depth, facts, ready: plan.ready, starting_s };
                 plan.wishes = demand::wishes(policy, &load, history.minutes(name), seen.at);
                 plan.load = Some(load);
                 plan.wished = demand::largest(&plan.wishes);
@@ -89,20 +100,31 @@ impl<'a> Draft<'a> {
             }
         }
         plan.affordable = affordable(name, policy, seen, history);
+        if muster.silent > 0 {
+            plan.holds.push(Deaf { instances: muster.silent });
+        }
         let is_complete = depth.is_some() && seen.instances.is_some();
         if !is_complete {
             plan.holds.push(Incomplete);
         }
-        Self { name, policy, muster, is_complete, plan }
+        Self { name, policy, muster, late, is_complete, plan }
     }
 
     /// Instances that it will count on once the actions so far are done.
     fn running_then(&self) -> u32 {
         let gained =
             self.plan.actions.iter().filter(|a| matches!(a, Action::Start { .. } | Action::Undrain { .. }));
-        let of_use = |id: &str| self.muster.serving.iter().any(|view| view.instance.id == id);
+        let of_use = |id: &str| {
+            self.muster.serving.iter().any(|view| view.instance.id == id) && !self.late.contains(&id)
+        };
         let lost = self.plan.actions.iter().filter(|a| matches!(a, Action::Drain { id, .. } if of_use(id)));
         self.plan.running() + size(gained.count()) - size(lost.count())
+    }
+
+    /// The same and those that are late: they may still come.
+    fn there_then(&self) -> u32 {
+        let drained = self.drained();
+        self.running_then() + size(self.late.iter().filter(|id| !drained.contains(**id)).count())
     }
 
     /// Places that will be taken once the actions so far are done: what drains and stops keeps its own.
@@ -115,7 +137,18 @@ impl<'a> Draft<'a> {
     fn may_start(&self) -> bool {
         let starts = self.plan.actions.iter().filter(|a| matches!(a, Action::Start { .. })).count();
         let starting = self.plan.starting + size(starts);
-        starting < self.policy.scale_out.max_step && self.alive_then() < self.policy.pool.max
+        // One that is late is paid for all the same.
+        let paid = self.running_then() + self.plan.late;
+        starting < self.policy.scale_out.max_step
+            && self.alive_then() < self.policy.pool.max
+            && self.plan.affordable.is_none_or(|affordable| paid < affordable)
+    }
+
+    /// All that serve, those first that lose the least: nothing is lost with one that is late.
+    fn cheapest(&self, seen: &Observation, history: &History) -> Vec<&'a InstanceView> {
+        let mut all = self.muster.cheapest(seen, history);
+        all.sort_by_key(|view| !self.late.contains(&view.instance.id.as_str()));
+        all
     }
 
     fn lacks(&self) -> u32 {
@@ -145,10 +178,10 @@ impl<'a> Draft<'a> {
 
         let max = self.policy.pool.max;
         let affordable = self.plan.affordable.unwrap_or(max).min(max);
-        let running = self.plan.running();
+        let running = self.plan.running() + self.plan.late;
         let [over_max, too_dear] = [max, affordable].map(|most| running.saturating_sub(most) as usize);
         if too_dear > 0 {
-            for (number, view) in self.muster.cheapest(seen, history).into_iter().take(too_dear).enumerate() {
+            for (number, view) in self.cheapest(seen, history).into_iter().take(too_dear).enumerate() {
                 self.drain(view, if number < over_max { Cause::OverMax } else { Cause::OverBudget });
             }
         }
@@ -160,7 +193,13 @@ impl<'a> Draft<'a> {
         {
             self.drain(view, Cause::OtherVersion);
         }
-        let running = self.running_then() - u32::from(self.plan.canary.is_some());
+        // One that is late is waited for: it is not what serves, and goes when it has come or is given up.
+        // Nor does one that was started to see whether it works make another superfluous.
+        let is_sent = |view: &&&InstanceView| {
+            view.stage() == Stage::Starting && is_canary(view, self.policy, seen, history)
+        };
+        let sent = size(self.muster.serving.iter().filter(is_sent).count());
+        let running = self.running_then().saturating_sub(sent + u32::from(self.plan.canary.is_some()));
         if running <= self.plan.share {
             return;
         }
@@ -238,7 +277,9 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
     let Some(instances) = &seen.instances else { return };
     for draft in drafts.iter_mut() {
         let undrainable = draft.muster.undrainable(draft.policy, seen, history);
-        for view in undrainable.into_iter().take(draft.lacks() as usize) {
+        let most = draft.plan.affordable.unwrap_or(u32::MAX).min(draft.policy.pool.max);
+        let places = draft.lacks().min(most.saturating_sub(draft.there_then()));
+        for view in undrainable.into_iter().take(places as usize) {
             draft.plan.actions.push(Action::Undrain { id: view.instance.id.clone() });
         }
     }
@@ -338,8 +379,9 @@ fn cede(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, histo
         let richest = drafts.iter_mut().max_by_key(|draft| excess(draft)).filter(|draft| excess(draft) > 0);
         let Some(draft) = richest else { return };
         let gone = draft.drained();
-        let cheapest =
-            draft.muster.cheapest(seen, history).into_iter().find(|view| !gone.contains(&view.instance.id));
+        let cheapest = draft.muster.cheapest(seen, history).into_iter().find(|view| {
+            !gone.contains(&view.instance.id) && !draft.late.contains(&view.instance.id.as_str())
+        });
         let Some(view) = cheapest else { return };
         draft.drain(view, Cause::OverShare);
         draft.plan.desired = draft.plan.desired.min(draft.running_then());

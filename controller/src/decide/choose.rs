@@ -23,6 +23,14 @@ pub(super) const SILENT: Duration = Duration::from_secs(120);
 /// Whoever works is sent away only when it was too many for so long: what is busy may be needed in a moment.
 pub(super) const BUSY_WINDOW: Duration = Duration::from_secs(300);
 
+/// Where more than one instance in so many is silent at the same time, the reports may be what is missing.
+const DEAF: usize = 3;
+
+/// Something that starts is late after so many times the learnt start delay, ...
+const LATE: f64 = 2.0;
+/// ... but not before this.
+const LATE_AT_LEAST_S: f64 = 10.0;
+
 /// The instances of one pool.
 #[derive(Debug, Default)]
 pub(super) struct Muster<'a> {
@@ -34,6 +42,9 @@ pub(super) struct Muster<'a> {
     pub(super) leaving: Vec<&'a InstanceView>,
     /// Not running.
     pub(super) stopped: Vec<&'a InstanceView>,
+    /// Of those that serve, how many fell silent together with others. They count, because it is more likely that their
+    /// reports are lost than that they all hang.
+    pub(super) silent: u32,
 }
 
 impl<'a> Muster<'a> {
@@ -56,10 +67,62 @@ impl<'a> Muster<'a> {
                 },
             }
         }
+        muster.doubt_mass_silence();
         muster.stopped.retain(|view| policy.is_some_and(|policy| policy.pool.model == view.instance.model));
         muster.leaving.sort_by_key(|view| (Reverse(view.instance.since), view.instance.id.as_str()));
         muster.useless.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
         muster
+    }
+
+    /// Many that fall silent at once do not all hang: a clock differs, or workers may not report any more. Then one of them
+    /// goes at a time, and the next one only after what came in its place was heard.
+    fn doubt_mass_silence(&mut self) {
+        let is_silent = |cause: &Cause| *cause == Cause::Silent;
+        let silent = self.useless.iter().filter(|(_, cause)| is_silent(cause)).count();
+        // Those that go already fell silent with the others.
+        let (silent_before, others) = (silent + self.leaving.len(), self.serving.len());
+        if silent == 0 || silent_before < 2 || silent_before * DEAF <= silent_before + others {
+            return;
+        }
+        let waits_for_proof = !self.leaving.is_empty()
+            || self.serving.iter().any(|view| view.stage() == Stage::Starting && view.heard.is_none());
+        let goes = if waits_for_proof { 0 } else { 1 };
+        self.useless.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
+        let (mut gone, mut kept) = (0, Vec::new());
+        self.useless.retain(|(view, cause)| {
+            gone += usize::from(is_silent(cause));
+            let keeps = is_silent(cause) && gone > goes;
+            if keeps {
+                kept.push(*view);
+            }
+            !keeps
+        });
+        self.silent = u32::try_from(silent_before).unwrap_or(u32::MAX);
+        // One that somebody else told to go is not counted on.
+        let (leaving, serving): (Vec<_>, _) =
+            kept.into_iter().partition(|view| view.stage() == Stage::Draining);
+        self.leaving.extend(leaving);
+        self.serving.extend(serving);
+    }
+
+    /// The names of those that start and should have been ready by now. They may still come, but nobody counts on them.
+    pub(super) fn late(&self, start_delay_s: f64, seen: &Observation, history: &History) -> Vec<&'a str> {
+        let most_s = (LATE * start_delay_s).max(LATE_AT_LEAST_S);
+        let is_late = |view: &&InstanceView| {
+            view.stage() == Stage::Starting
+                && listened_since(view.instance.since, seen, history).as_secs_f64() > most_s
+        };
+        let late = self.serving.iter().copied().filter(is_late);
+        late.map(|view| view.instance.id.as_str()).collect()
+    }
+
+    /// What those that start will have done when one that is started now is ready, in seconds of one instance.
+    pub(super) fn starting_s(&self, start_delay_s: f64, now: DateTime<Utc>) -> f64 {
+        let starting = self.serving.iter().filter(|view| view.stage() == Stage::Starting);
+        // One that is late has no certain end.
+        let so_far_s = starting.map(|view| age(view.instance.since, now).as_secs_f64());
+        // An empty sum of floats is -0, which looks odd.
+        so_far_s.filter(|so_far_s| *so_far_s <= start_delay_s).sum::<f64>() + 0.0
     }
 
     /// Everything that takes up a place.

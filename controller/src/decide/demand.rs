@@ -23,8 +23,10 @@ pub struct Load {
     /// What is known of the work and the workers.
     #[serde(flatten)]
     pub facts: Facts,
-    /// Whether an instance is ready: if not, jobs wait for a start, too.
-    pub is_warm: bool,
+    /// Instances that serve.
+    pub ready: u32,
+    /// What those that start will have done when one that is started now is ready, in seconds of one instance.
+    pub starting_s: f64,
 }
 
 /// What each rule of a policy wishes.
@@ -41,7 +43,7 @@ pub(super) fn wishes(
                 whole(backlog.div_ceil(*per_instance) as f64),
                 format!("{per_instance} for each instance"),
             ),
-            Rule::Latency { p95 } => latency(p95.as_secs_f64(), load, policy.pool.max),
+            Rule::Latency { p95 } => latency(p95.as_secs_f64(), load, policy),
             Rule::Step { steps } => step(steps, backlog),
             Rule::Schedule { when, instances } if when.covers(now) => {
                 lasting(*instances, format!("since {}", when.cron))
@@ -59,32 +61,45 @@ pub(super) fn wishes(
     policy.rules.iter().map(wish).collect()
 }
 
-/// Enough for 95 of 100 jobs to be answered in time: those that keep up with what arrives, and those that clear what waits.
-fn latency(p95_s: f64, load: &Load, max: u32) -> (u32, u32, String) {
-    let Facts { arrivals_per_s, service_s, variability, at_once, start_delay_s } = load.facts;
+/// Enough for 95 of 100 jobs to be answered in time: those that keep up with what arrives, and those that clear what will still
+/// wait when an instance that is started now is ready. Why like this: `docs/decisions/0003-latency-rule.md`.
+fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, String) {
+    let Facts { arrivals_per_s, service_s, is_measured, variability, at_once, start_delay_s } = load.facts;
+    let (backlog, service_s) = (load.depth.backlog() as f64, service_s.max(1e-6));
     // Beyond `max` nobody asks, and the formula would go on for ever.
-    let most = max.saturating_mul(whole(at_once)).saturating_add(1);
+    let most = policy.pool.max.saturating_mul(whole(at_once)).saturating_add(1);
     let slack_s = (p95_s - service_s).max(0.0);
-    let servers = servers_for_wait(arrivals_per_s, service_s, slack_s, variability, most);
+    // A service time that is a guess may be wrong by any factor. No more servers are busy than there are jobs.
+    let most_busy = if is_measured { f64::INFINITY } else { backlog };
+    let busy = (arrivals_per_s * service_s).min(most_busy);
+    let servers = servers_for_wait(busy / service_s, service_s, slack_s, variability, most);
     let steady = f64::from(servers) / at_once;
-    let offered = arrivals_per_s * service_s / at_once;
-    // What waits when nobody is there yet has the less time the longer a start takes, and more arrives meanwhile.
-    let (waiting, left_s) = if load.is_warm {
-        (load.depth.visible as f64, slack_s)
-    } else {
-        (load.depth.backlog() as f64 + arrivals_per_s * start_delay_s, slack_s - start_delay_s)
-    };
-    let clearing = waiting * service_s / at_once / left_s.max(service_s);
+    let offered = busy / at_once;
+    // Until then those that are there work, and more arrives.
+    let done_s = f64::from(load.ready) * start_delay_s + load.starting_s;
+    let waiting = load.depth.visible as f64;
+    let left = waiting * service_s / at_once + offered * start_delay_s - done_s;
+    let clearing = left.max(0.0) / clearing_time_s(slack_s, load.facts, policy);
     // Less than half an instance of waiting work is what any line holds now and then.
     let instances = whole(steady).max((offered + clearing).round() as u32);
     // One job in flight is work, however little it is.
-    let instances = instances.max(u32::from(load.depth.backlog() > 0));
+    let instances = instances.max(u32::from(backlog > 0.0));
     let because = format!(
-        "{arrivals_per_s:.2} arrive each second and take {service_s:.2} s: {offered:.1} busy, {:.1} to answer in time, {clearing:.1} \
-         to clear {waiting:.0} that wait",
-        steady
+        "{arrivals_per_s:.2} arrive each second and take {service_s:.2} s: {offered:.1} busy, {steady:.1} to answer in time, \
+         {clearing:.1} to clear {waiting:.0} that wait",
     );
     (instances, whole(steady), because)
+}
+
+/// In what time an instance that is started now should clear its part of what waits: in what a start leaves of the slack. Where
+/// it leaves little, that time is a deadline that most jobs will miss anyway, and an instance for each of them would be paid
+/// for a moment's work: there it goes by what a start must be paid for, or takes.
+fn clearing_time_s(slack_s: f64, facts: Facts, policy: &Policy) -> f64 {
+    let delay_s = facts.start_delay_s.max(1e-3);
+    let left_s = slack_s - delay_s;
+    let in_time = (left_s / delay_s).clamp(0.0, 1.0);
+    let filled_s = policy.instance.billing_minimum.as_secs_f64().max(delay_s);
+    left_s.max(facts.service_s).max((1.0 - in_time) * filled_s)
 }
 
 /// A wish of which no part is for what waits now.
@@ -168,10 +183,17 @@ mod tests {
 
     const NOW: &str = "2026-07-03T12:00:00Z";
 
-    fn load(visible: u64, arrivals_per_s: f64, is_warm: bool) -> Load {
-        let facts =
-            Facts { arrivals_per_s, service_s: 2.0, variability: 1.0, at_once: 1.0, start_delay_s: 25.0 };
-        Load { depth: Depth { visible, in_flight: 0 }, facts, is_warm }
+    /// Jobs of two seconds and starts of 25.
+    fn load(visible: u64, arrivals_per_s: f64, ready: u32) -> Load {
+        let facts = Facts {
+            arrivals_per_s,
+            service_s: 2.0,
+            is_measured: true,
+            variability: 1.0,
+            at_once: 1.0,
+            start_delay_s: 25.0,
+        };
+        Load { depth: Depth { visible, in_flight: 0 }, facts, ready, starting_s: 0.0 }
     }
 
     fn wish(text: &str, load: &Load) -> u32 {
@@ -183,7 +205,7 @@ mod tests {
     fn check(text: &str, expected: &[(u64, u32)]) {
         let policy = parse(Path::new("p.toml"), text).unwrap();
         for (backlog, instances) in expected {
-            let wished = wish(text, &load(*backlog, 0.0, true));
+            let wished = wish(text, &load(*backlog, 0.0, 1));
             assert_eq!(clamp(&policy, wished), *instances, "backlog {backlog}");
         }
     }
@@ -199,27 +221,84 @@ mod tests {
     #[test]
     fn a_latency_becomes_the_instances_that_keep_up_and_those_that_clear_what_waits() {
         check_latency(
-            "30s",
+            "60s",
             &[
-                (load(0, 0.0, true), 0),
-                (load(1, 0.0, true), 1),
-                // 10 are busy; with 11 fewer than 5 of 100 wait longer than 28 s.
-                (load(0, 5.0, true), 11),
-                // 10 are busy, and 140 jobs of 2 s in 28 s are 10 more.
-                (load(140, 5.0, true), 20),
-                // 3 s are left after the start: 30 jobs of 2 s are 20 instances.
-                (load(30, 0.0, false), 20),
-                // 5 a second are 125 more until then, and keep 10 busy.
-                (load(30, 5.0, false), 113),
+                (load(0, 0.0, 1), 0),
+                (load(1, 0.0, 1), 1),
+                // 10 are busy; with 11 fewer than 5 of 100 wait longer than 58 s.
+                (load(0, 5.0, 11), 11),
+                // 33 s are left after a start. 400 jobs and 125 that arrive until then are 1050 s, of which 11 do 275.
+                (load(400, 5.0, 11), 33),
+                // Of 30 jobs one instance does 12 until then, and two seconds each for the rest are one more.
+                (load(30, 0.0, 1), 1),
+                (load(30, 0.0, 0), 2),
+                (load(300, 0.0, 0), 18),
             ],
         );
-        // No time is left after the start: all that waits at once.
-        check_latency("20s", &[(load(7, 0.0, false), 7)]);
+    }
+
+    #[test]
+    fn what_starts_already_is_not_started_again_while_it_starts() {
+        // 18 were started. Each second more jobs have come, and what starts will have done more when one more would be ready.
+        let mut wishes = (0..=25).map(|second| {
+            let starting_s = 18.0 * second as f64;
+            let booting = Load { starting_s, ..load(5 * second, 5.0, 0) };
+            wish("[pool]\nmax = 1000\n[[rule]]\nkind = 'latency'\np95 = '60s'", &booting)
+        });
+        assert_eq!(wishes.next(), Some(18));
+        assert!(wishes.is_sorted_by(|earlier, later| earlier >= later));
+    }
+
+    #[test]
+    fn one_ready_instance_changes_the_wish_by_what_it_does_and_not_more() {
+        let wish = |ready| {
+            wish("[pool]\nmax = 1000\n[[rule]]\nkind = 'latency'\np95 = '30s'", &load(300, 0.0, ready))
+        };
+        assert_eq!((wish(0), wish(1), wish(2)), (11, 11, 10));
+    }
+
+    #[test]
+    fn a_deadline_that_a_start_cannot_meet_buys_no_instance_for_each_job() {
+        // Jobs of 50 ms at two a second keep a tenth of an instance busy.
+        for p95 in ["1s", "12s", "24s", "25s", "27s", "30s"] {
+            for backlog in [1, 50, 300] {
+                let mut short = load(backlog, 2.0, 0);
+                short.facts.service_s = 0.05;
+                check_latency(p95, &[(short, 1)]);
+            }
+        }
+        // 600 s of work are worth ten starts that are charged for a minute each.
+        check_latency("20s", &[(load(300, 0.0, 0), 10), (load(7, 0.0, 0), 1)]);
+    }
+
+    #[test]
+    fn the_less_of_the_deadline_a_start_leaves_the_fewer_are_bought_for_it_without_a_leap() {
+        let wish = |p95: u32| {
+            let text = format!("[pool]\nmax = 1000\n[[rule]]\nkind = 'latency'\np95 = '{p95}s'");
+            wish(&text, &load(3000, 0.0, 0))
+        };
+        for p95 in 3..300 {
+            let (this, next) = (wish(p95), wish(p95 + 1));
+            assert!(this.abs_diff(next) <= 1 + this / 8, "{p95} s: {this}, {next}");
+        }
+    }
+
+    #[test]
+    fn a_guessed_service_time_makes_nobody_busy_without_a_job() {
+        let mut guessed = load(0, 5.0, 1);
+        (guessed.facts.is_measured, guessed.facts.service_s) = (false, 1.0);
+        check_latency("12s", &[(guessed, 0)]);
+        guessed.depth = Depth { visible: 0, in_flight: 1 };
+        check_latency("60s", &[(guessed, 2)]);
+        guessed.ready = 0;
+        check_latency("60s", &[(guessed, 2)]);
+        guessed.depth.visible = 20;
+        check_latency("60s", &[(guessed, 9)]);
     }
 
     #[test]
     fn instances_that_classify_several_at_once_are_fewer() {
-        let mut four = load(0, 5.0, true);
+        let mut four = load(0, 5.0, 3);
         four.facts.at_once = 4.0;
         check_latency("30s", &[(four, 3)]);
     }
@@ -257,7 +336,7 @@ mod tests {
             let at = now + chrono::TimeDelta::seconds(minute * 60 + second);
             let mut until = minutes.clone();
             (180..=minute).for_each(|minute| until.add(&Count { jobs: 0, ..a_minute(minute) }));
-            largest(&wishes(&policy, &load(0, 0.0, true), Some(&until), at))
+            largest(&wishes(&policy, &load(0, 0.0, 1), Some(&until), at))
         };
         // 300 jobs of 2 s in a minute keep ten busy.
         assert_eq!(wished(179, 50), 10);

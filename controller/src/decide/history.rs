@@ -6,9 +6,11 @@
 
 mod arrivals;
 mod career;
+mod growth;
 mod minutes;
 mod peaks;
 mod service;
+mod starts;
 mod usage;
 
 use std::{
@@ -19,9 +21,11 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::minutes::Minutes;
-use self::{arrivals::Arrivals, peaks::Peaks, service::Service, usage::Usage};
+use self::{
+    arrivals::Arrivals, growth::Growth, peaks::Peaks, service::Service, starts::Starts, usage::Usage,
+};
 pub use self::{career::Career, usage::Used};
+pub(crate) use self::{growth::GrowthBounds, minutes::Minutes};
 use super::{
     budget::day_began,
     plan::{Action, Cause, Plan},
@@ -32,8 +36,8 @@ use crate::{
     policy::Policy,
 };
 
-/// Of all start delays the one that so large a part of them does not exceed counts.
-const DELAY_QUANTILE: f64 = 0.95;
+/// Of the last start delays the one that this part of them does not exceed counts.
+const DELAY_QUANTILE: f64 = 0.9;
 /// After a restart or a gap of no more than this, who runs has run all the time and is charged for it. After a longer one the
 /// clock may as well be wrong.
 const LONGEST_UNSEEN: Duration = Duration::from_secs(3600);
@@ -68,9 +72,8 @@ pub struct Learnt {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Pool {
     service: Option<Service>,
-    /// Of the last start delays of all instances the 95th percentile: kept, for each decision asks for it.
     #[serde(default)]
-    start_delay_s: Option<f64>,
+    starts: Starts,
     usage: Usage,
     minutes: Minutes,
 }
@@ -82,12 +85,15 @@ pub struct Facts {
     pub arrivals_per_s: f64,
     /// How long a worker needs for a job, in seconds.
     pub service_s: f64,
+    /// Whether that was measured; if not, it is the policy's guess.
+    #[serde(default)]
+    pub is_measured: bool,
     /// How irregular arrivals and service times are: the mean of their squared coefficients of variation. One is chance without
     /// memory, zero clockwork.
     pub variability: f64,
     /// Jobs that an instance classifies at the same time.
     pub at_once: f64,
-    /// How long an instance takes from its start to its first job, in seconds: the 95th percentile.
+    /// How long an instance takes from its start to its first job, in seconds: the 90th percentile of the last starts.
     pub start_delay_s: f64,
 }
 
@@ -96,6 +102,7 @@ pub struct Facts {
 struct Past {
     known_since: DateTime<Utc>,
     backlog: Peaks,
+    growth: Growth,
     wished: Peaks,
     last_arrival: Option<DateTime<Utc>>,
 }
@@ -149,6 +156,7 @@ impl History {
             let Some(depth) = pool.depth else { continue };
             let past = self.pools.entry(name.clone()).or_insert_with(|| Past::new(seen.at));
             past.backlog.observe(seen.at, depth.backlog());
+            past.growth.observe(seen.at, depth.backlog());
             past.last_arrival = past.last_arrival.max(pool.last_arrival);
         }
         if self.alive.is_none() {
@@ -182,13 +190,12 @@ impl History {
         arrived: &BTreeMap<&str, u64>,
     ) {
         let (mut alive, mut starts) = (BTreeMap::new(), BTreeMap::new());
-        let mut newly_ready = BTreeSet::new();
+        let mut newly_ready = Vec::new();
         for view in seen.instances.iter().flatten() {
             let career = self.learnt.instances.entry(view.instance.id.clone()).or_default();
-            let delay_before = career.start_delay_s;
             let (started, measured) = career.observe(view, seen.at);
-            if career.start_delay_s != delay_before {
-                newly_ready.insert(view.instance.pool.as_str());
+            if let Some(delay_s) = career.take_new_delay_s() {
+                newly_ready.push((view.instance.pool.as_str(), delay_s));
             }
             *alive.entry(view.instance.pool.clone()).or_default() += usize::from(view.instance.is_alive());
             *starts.entry(view.instance.pool.as_str()).or_default() += u32::from(started);
@@ -197,9 +204,8 @@ impl History {
                 pool.service = Some(Service::measured(pool.service, report));
             }
         }
-        for name in newly_ready {
-            let delay = self.start_delay_s(name, DELAY_QUANTILE);
-            self.learnt.pools.entry(name.to_owned()).or_default().start_delay_s = delay;
+        for (name, delay_s) in newly_ready {
+            self.learnt.pools.entry(name.to_owned()).or_default().starts.add(delay_s);
         }
         // Whoever went since the last look may have done so just now; and while they cannot be listed, all run on.
         let mut charged = self.alive.clone().unwrap_or_default();
@@ -284,6 +290,11 @@ impl History {
         self.arrivals.get(pool)?.last_drop()
     }
 
+    /// How fast a pool's backlog grows; `None` before the second look.
+    pub(crate) fn growth(&self, pool: &str) -> Option<GrowthBounds> {
+        self.pools.get(pool)?.growth.bounds()
+    }
+
     /// What is known of a pool's work and workers.
     pub fn facts(&self, pool: &str, policy: &Policy) -> Facts {
         let learnt = self.learnt.pools.get(pool);
@@ -294,9 +305,10 @@ impl History {
             arrivals_per_s: arrivals.map_or(0.0, Arrivals::per_second),
             variability: f64::midpoint(arrivals.map_or(1.0, Arrivals::dispersion), of_service),
             service_s: service.map_or(policy.pool.service_time.as_secs_f64(), |service| service.mean_s),
+            is_measured: service.is_some(),
             at_once: service.map_or(1.0, |service| service.at_once),
             start_delay_s: learnt
-                .and_then(|pool| pool.start_delay_s)
+                .and_then(|pool| pool.starts.quantile_s(DELAY_QUANTILE))
                 .unwrap_or(policy.pool.start_delay.as_secs_f64()),
         }
     }
@@ -304,11 +316,7 @@ impl History {
     /// Of the last start delays of a pool's instances the one that this part of them does not exceed, in seconds; `None`
     /// before the first start.
     pub fn start_delay_s(&self, pool: &str, quantile: f64) -> Option<f64> {
-        let own = self.learnt.instances.values().filter(|career| career.pool == pool);
-        let mut delays: Vec<_> = own.filter_map(|career| career.start_delay_s).collect();
-        delays.sort_by(f64::total_cmp);
-        let rank = (delays.len() as f64 * quantile).ceil() as usize;
-        delays.get(rank.saturating_sub(1)).copied()
+        self.learnt.pools.get(pool)?.starts.quantile_s(quantile)
     }
 
     /// How long a worker of a pool needs for a job, in seconds, as measured; `None` before the first.
@@ -339,8 +347,8 @@ impl History {
 
 impl Past {
     fn new(known_since: DateTime<Utc>) -> Self {
-        let (backlog, wished) = Default::default();
-        Self { known_since, backlog, wished, last_arrival: None }
+        let (backlog, growth, wished) = Default::default();
+        Self { known_since, backlog, growth, wished, last_arrival: None }
     }
 }
 

@@ -31,6 +31,10 @@ pub struct PoolPlan {
     pub ready: u32,
     /// Instances that were started and do not serve yet. They count as capacity.
     pub starting: u32,
+    /// Instances that were started, should have been ready by now and are not. They do not count as capacity, so that another
+    /// is tried.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub late: u32,
     /// Instances that drain or stop, or will as this plan says because they are of no use any more.
     pub leaving: u32,
     /// What each rule wishes.
@@ -51,6 +55,10 @@ pub struct PoolPlan {
     pub canary: Option<String>,
     /// What to do.
     pub actions: Vec<Action>,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// How many instances a rule wants.
@@ -144,6 +152,11 @@ pub enum Hold {
     },
     /// So much less arrives than a moment ago that it may be an outage, after which all come back at once.
     SuddenDrop,
+    /// Many instances fell silent at the same time, so that their reports may be what is missing.
+    Deaf {
+        /// How many.
+        instances: u32,
+    },
     /// Not enough instances have been idle long enough.
     NotIdle,
     /// Instances that were just started are paid for until the end of the billing minimum.
@@ -256,6 +269,9 @@ impl PoolPlan {
             sentence += &format!("; {} under the limit on all pools", self.share);
         }
         sentence += &format!("; {} ready, {} starting, {} leaving", self.ready, self.starting, self.leaving);
+        if self.late > 0 {
+            sentence += &format!("; {} should have been ready by now", self.late);
+        }
         if let Some(canary) = &self.canary {
             sentence += &format!("; {canary} is started to see whether it still works");
         }
@@ -322,6 +338,10 @@ impl fmt::Display for Hold {
             Self::SuddenDrop => {
                 f.write_str("held: far less arrives than a moment ago, which may be an outage")
             }
+            Self::Deaf { instances } => write!(
+                f,
+                "held: {instances} instances fell silent together, so that their reports may be lost; one is replaced at a time"
+            ),
             Self::PaidFor => f.write_str("held: just started ones are paid for until the billing minimum"),
             Self::NotIdle => f.write_str("held: not enough instances idle long enough"),
             Self::MaxStep => f.write_str("held: max_step instances drain already"),

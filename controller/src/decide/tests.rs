@@ -168,6 +168,8 @@ fn decide_checked(policies: &Policies, seen: &Observation, history: &History) ->
 /// The same moment after the plan was carried out.
 pub(crate) fn applied(seen: &Observation, plan: &Plan) -> Observation {
     let mut then = seen.clone();
+    // What was reported is handed out once.
+    then.pools.values_mut().for_each(|pool| pool.counts.clear());
     for action in plan.actions() {
         let views = then.instances.iter_mut().flatten();
         let Some(view) = views.into_iter().find(|view| view.instance.id == action.id()) else { continue };
@@ -452,6 +454,47 @@ fn a_plan_explains_itself() {
                     27 jobs (27 visible, 0 in flight): backlog wants 3 (10 for each instance); 1 ready, 0 starting, 0 leaving\n  \
                     -> start p-2\n  -> start p-3\n";
     assert_eq!(plan.to_string(), expected);
+}
+
+#[test]
+fn one_that_starts_for_twice_the_learnt_time_does_not_count_and_another_is_tried() {
+    let policies = policies(&[("p", "start_delay = '10s'")]);
+    let world = |started: u64| seen(&[("p", Some(5))], vec![starting("p-1", NOW - started), stopped("p-2")]);
+    let plan = |seen: &Observation| decide(&policies, seen, &history(&[(2000, 5)], seen));
+    assert_eq!(plan(&world(19)).pools["p"].actions, []);
+    let late = plan(&world(21));
+    assert_eq!(late.pools["p"].actions, [Action::Start { id: "p-2".into() }]);
+    assert!(late.pools["p"].reason().contains("1 should have been ready by now"), "{late}");
+    // A controller that has just come has not had the time to hear of it.
+    let seen = world(500);
+    assert_eq!(decide(&policies, &seen, &history(&[(5, 5)], &seen)).pools["p"].actions, []);
+}
+
+#[test]
+fn one_silent_instance_is_replaced_and_many_at_once_one_by_one() {
+    let policies = policies(&[("p", "min = 6\nmax = 12")]);
+    let silent = |id: &str| says(in_state(id, State::Running, NOW - 1000), Phase::Ready, NOW - 200, None);
+    let drains = |instances: Vec<InstanceView>| {
+        let seen = seen(&[("p", Some(0))], instances);
+        let plan = decide(&policies, &seen, &history(&[(2000, 0)], &seen));
+        let drains = plan.actions().filter(|action| matches!(action, Action::Drain { .. }));
+        let drains: Vec<_> = drains.map(|action| action.id().to_owned()).collect();
+        (drains, plan.pools["p"].holds.contains(&Deaf { instances: 6 }))
+    };
+    let names = ["p-1", "p-2", "p-3", "p-4", "p-5", "p-6"];
+    let mut one: Vec<_> = names.map(busy).into();
+    one[2] = silent("p-3");
+    assert_eq!(drains(one), (vec!["p-3".to_owned()], false));
+
+    let all: Vec<_> = names.map(silent).into();
+    assert_eq!(drains(all.clone()), (vec!["p-1".to_owned()], true));
+    // Until it has gone and what came in its place was heard, the others stay.
+    let mut leaving = all.clone();
+    leaving[0] = draining("p-1", NOW + 50);
+    assert_eq!(drains(leaving).0, Vec::<String>::new());
+    let mut replaced = all;
+    replaced[0] = starting("p-7", NOW - 5);
+    assert_eq!(drains(replaced).0, Vec::<String>::new());
 }
 
 proptest! {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, LocalResult, NaiveDateTime, Offset, TimeDelta, TimeZone, Utc};
 use croner::{
     Cron,
     parser::{CronParser, Seconds, Year},
@@ -10,6 +10,10 @@ use croner::{
 use serde::{Serialize, Serializer};
 
 use eirs_platform::settings::units;
+
+/// No change of clocks is longer; Lord Howe changes by half an hour, others by one, and whole days were skipped only by the
+/// date line.
+const LONGEST_CHANGE: TimeDelta = TimeDelta::hours(3);
 
 /// Hours that begin when the wall clock of a time zone shows certain times, and last a while.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,21 +31,126 @@ pub struct Schedule {
 impl Schedule {
     /// Whether these are such hours: from their first moment on, and before their end.
     pub fn covers(&self, now: DateTime<Utc>) -> bool {
-        let local = now.with_timezone(&self.timezone);
-        // The search looks at whole seconds only.
-        self.cron
-            .find_previous_occurrence(&local, true)
-            .is_ok_and(|began| (local - began).to_std().is_ok_and(|since| since < self.duration))
+        self.began(now).is_some_and(|began| (now - began).to_std().is_ok_and(|since| since < self.duration))
+    }
+
+    /// When such hours last began. Times are taken as the wall clock's, one by one: one that a change of clocks skips counts
+    /// when the gap ends, and one that comes twice counts the first time.
+    fn began(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let offset = |at: DateTime<Utc>| at.with_timezone(&self.timezone).offset().fix().local_minus_utc();
+        // For a while after clocks were set back, times that the wall clock shows again have been there.
+        let set_back = (offset(now - LONGEST_CHANGE) - offset(now)).max(0);
+        let shown = now.with_timezone(&self.timezone).naive_local() + TimeDelta::seconds(set_back.into());
+        let mut inclusive = true;
+        // Croner counts in UTC here, which has no changes.
+        let mut at = shown.and_utc();
+        loop {
+            at = self.cron.find_previous_occurrence(&at, inclusive).ok()?;
+            inclusive = false;
+            let began = self.instant(at.naive_utc())?;
+            if began <= now {
+                return Some(began);
+            }
+        }
+    }
+
+    /// When the wall clock shows this for the first time, or leaps over it.
+    fn instant(&self, shown: NaiveDateTime) -> Option<DateTime<Utc>> {
+        match self.timezone.from_local_datetime(&shown) {
+            LocalResult::Single(at) | LocalResult::Ambiguous(at, _) => Some(at.to_utc()),
+            LocalResult::None => {
+                let before = self.timezone.from_local_datetime(&(shown - LONGEST_CHANGE)).earliest()?;
+                let after = self.timezone.from_local_datetime(&(shown + LONGEST_CHANGE)).latest()?;
+                // The offset changes once between the two; the change is found to the second.
+                let (mut low, mut high) = (before.timestamp(), after.timestamp());
+                let offset = |second| {
+                    DateTime::from_timestamp(second, 0)
+                        .map(|at| at.with_timezone(&self.timezone).offset().fix())
+                };
+                let old = offset(low);
+                while high - low > 1 {
+                    let middle = i64::midpoint(low, high);
+                    if offset(middle) == old { low = middle } else { high = middle }
+                }
+                DateTime::from_timestamp(high, 0)
+            }
+        }
     }
 }
 
-/// Reads the five fields of a cron line; the error says what they should be.
+/// The five fields of a cron line: their names, and the numbers that a range with a step but no end reaches.
+const FIELDS: [(&str, u32, u32); 5] = [
+    ("minute", 0, 59),
+    ("hour", 0, 23),
+    ("day of the month", 1, 31),
+    ("month", 1, 12),
+    ("day of the week", 0, 6),
+];
+const MONTHS: [&str; 12] =
+    ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
+const DAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
+
+/// Reads the five fields of a cron line; the error says what is wrong with them.
 pub fn parse_cron(text: &str) -> Result<Cron, String> {
-    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-    parser.parse(text).map_err(|_unclear| {
-        "should be five fields (minute, hour, day of the month, month, day of the week), like \"0 8 * * MON-FRI\""
-            .to_owned()
-    })
+    let fields: Vec<_> = text.split_whitespace().collect();
+    let Ok(fields) = <[&str; 5]>::try_from(fields) else {
+        return Err("should be five fields (minute, hour, day of the month, month, day of the week), like \"0 8 * * MON-FRI\"".into());
+    };
+    let parse = |text: &str| {
+        CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build().parse(text)
+    };
+    let plain: Vec<_> = fields.iter().zip(FIELDS).map(|(field, of)| spell_out(field, of)).collect();
+    let cron = parse(&plain.join(" ")).map_err(|unclear| {
+        let wrong = (0..5).find(|index| {
+            let mut alone = ["*"; 5];
+            alone[*index] = &plain[*index];
+            parse(&alone.join(" ")).is_err()
+        });
+        match wrong {
+            Some(index) => {
+                let (name, first, last) = FIELDS[index];
+                format!("its {name}, {:?}, should be numbers from {first} to {last}, lists, ranges or steps of them", fields[index])
+            }
+            None => format!("cannot be read: {unclear}"),
+        }
+    })?;
+    let some_day = DateTime::UNIX_EPOCH;
+    match cron.find_next_occurrence(&some_day, true) {
+        Ok(_comes) => Ok(cron),
+        Err(_never) => Err("never comes: no month has such a day".to_owned()),
+    }
+}
+
+/// The same without what croner does not read: ranges that pass the end (`FRI-MON`, `22-2`) and steps from a single number
+/// (`5/15`), as Vixie cron and systemd read them.
+fn spell_out(field: &str, (_, first, last): (&str, u32, u32)) -> String {
+    let number = |text: &str| {
+        let upper = text.to_ascii_uppercase();
+        let named = |names: &[&str]| names.iter().position(|name| *name == upper).map(|at| at as u32);
+        let name = match last {
+            12 => named(&MONTHS).map(|month| month + 1),
+            6 => named(&DAYS),
+            _ => None,
+        };
+        name.or_else(|| text.parse().ok())
+    };
+    let part = |part: &str| {
+        let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
+        let Some((from, to)) = range.split_once('-') else {
+            return match (number(range), step) {
+                (Some(from), Some(step)) => format!("{from}-{last}/{step}"),
+                _ => part.to_owned(),
+            };
+        };
+        match (number(from), number(to), step.map_or(Some(1), |step| step.parse().ok())) {
+            (Some(from), Some(to), Some(step)) if to < from && from <= last && to >= first && step > 0 => {
+                let round = (from..=last).chain(first..=to).step_by(step);
+                round.map(|number| number.to_string()).collect::<Vec<_>>().join(",")
+            }
+            _ => part.to_owned(),
+        }
+    };
+    field.split(',').map(part).collect::<Vec<_>>().join(",")
 }
 
 fn as_text<S: Serializer>(cron: &Cron, serializer: S) -> Result<S::Ok, S::Error> {
@@ -119,6 +228,85 @@ mod tests {
             "Europe/Berlin",
             &[("2026-10-25T02:00:00Z", true), ("2026-03-29T02:00:00Z", true)],
         );
+    }
+
+    #[test]
+    fn of_several_times_each_comes_on_the_days_on_which_clocks_are_set() {
+        // 2:00 does not exist on 29 March and counts at 3:00 (1:00 UTC); 14:00 is at 12:00 UTC.
+        check(
+            "0 2,14 * * *",
+            4.0,
+            "Europe/Berlin",
+            &[
+                ("2026-03-29T00:59:59Z", false),
+                ("2026-03-29T01:00:00Z", true),
+                ("2026-03-29T04:59:59Z", true),
+                ("2026-03-29T05:00:00Z", false),
+                ("2026-03-29T12:00:00Z", true),
+                // On 25 October 2:00 comes at 0:00 UTC and again an hour later: once is enough.
+                ("2026-10-25T00:00:00Z", true),
+                ("2026-10-25T03:59:59Z", true),
+                ("2026-10-25T04:00:00Z", false),
+            ],
+        );
+        check(
+            "*/30 2 * * *",
+            0.25,
+            "Europe/Berlin",
+            &[
+                ("2026-03-29T01:00:00Z", true),
+                ("2026-03-29T01:15:00Z", false),
+                ("2026-10-25T00:00:00Z", true),
+                ("2026-10-25T00:30:00Z", true),
+                ("2026-10-25T00:45:00Z", false),
+                ("2026-10-25T01:00:00Z", false),
+                ("2026-10-25T01:30:00Z", false),
+            ],
+        );
+        // Lord Howe sets its clocks by half an hour: on 4 October 2026 from 2:00 to 2:30.
+        check(
+            "15 2 * * *",
+            1.0,
+            "Australia/Lord_Howe",
+            &[
+                ("2026-10-03T15:29:59Z", false),
+                ("2026-10-03T15:30:00Z", true),
+                ("2026-10-03T16:30:00Z", false),
+            ],
+        );
+    }
+
+    #[test]
+    fn ranges_that_pass_the_end_and_steps_from_a_number_mean_what_they_say() {
+        for (short, long) in [
+            ("0 8 * * FRI-MON", "0 8 * * 5,6,0,1"),
+            ("0 22-2 * * *", "0 22,23,0,1,2 * * *"),
+            ("5/15 * * * *", "5,20,35,50 * * * *"),
+            ("0 0 1 nov-feb *", "0 0 1 11,12,1,2 *"),
+            ("0 20-4/2 * * *", "0 20,22,0,2,4 * * *"),
+        ] {
+            let (short, long) = (parse_cron(short).unwrap(), parse_cron(long).unwrap());
+            let mut at = DateTime::UNIX_EPOCH;
+            for _ in 0..50 {
+                let next = short.find_next_occurrence(&at, false).unwrap();
+                assert_eq!(next, long.find_next_occurrence(&at, false).unwrap(), "{short} {long}");
+                at = next;
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_wrong_is_told_in_which_field_and_one_that_never_comes_is_refused() {
+        #[track_caller]
+        fn says(text: &str, expected: &str) {
+            let why = parse_cron(text).unwrap_err();
+            assert!(why.contains(expected), "{text}: {why}");
+        }
+        says("61 8 * * *", "its minute, \"61\", should be numbers from 0 to 59");
+        says("0 8 * * FUNDAY", "its day of the week, \"FUNDAY\"");
+        says("0 8 31 2 *", "never comes");
+        says("0 8 * *", "five fields");
+        assert!(parse_cron("0 8 29 2 *").is_ok());
     }
 
     #[test]

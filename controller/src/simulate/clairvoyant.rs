@@ -40,6 +40,9 @@ const MOST_LEVELS: usize = 100;
 /// What a microsecond of work costs that waits too long, in microseconds of an instance.
 const LATE: f32 = 50.0;
 
+/// Constant fleets of up to so many are tried as well.
+const CONSTANTS: u32 = 4;
+
 /// When to have how many, in order.
 type Orders = Vec<(Micros, u32)>;
 
@@ -60,6 +63,9 @@ pub(super) fn clairvoyant(load: &Load<'_>, max: u32, share: f64, others: &[Figur
         // A search that panicked has found nothing.
         searches.into_iter().filter_map(|search| search.join().ok().flatten()).collect::<Vec<_>>()
     });
+    // Small loads are often served cheapest by a few that are always there, which the fluid with its starts may not find.
+    let constant = |count: u32| run(load, &mut Schedule::new(vec![(0, count)], max), 0).figures;
+    let others: Vec<_> = others.iter().copied().chain((1..=max.min(CONSTANTS)).map(constant)).collect();
     let best = found.into_iter().min_by(|(a, _), (b, _)| a.total_cmp(b));
     let as_good = others.iter().filter(|other| other.within_slo >= share);
     let cheapest = as_good.min_by(|a, b| a.cost_usd.total_cmp(&b.cost_usd));

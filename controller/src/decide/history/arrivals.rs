@@ -178,11 +178,11 @@ fn seconds(at: DateTime<Utc>) -> f64 {
 }
 
 /// The mean of which a count this small is hardly a chance: that of a Poisson distribution, roughly.
-fn upper(count: f64) -> f64 {
+pub(super) fn upper(count: f64) -> f64 {
     count + SURE * (count + 1.0).sqrt() + 1.0
 }
 
-fn lower(count: f64) -> f64 {
+pub(super) fn lower(count: f64) -> f64 {
     (count - SURE * count.sqrt()).max(0.0)
 }
 

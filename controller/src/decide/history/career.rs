@@ -38,6 +38,9 @@ pub struct Career {
     heard_at: Option<DateTime<Utc>>,
     #[serde(skip)]
     now: Option<Now>,
+    /// A start delay that was measured at the last look.
+    #[serde(skip)]
+    new_delay_s: Option<f64>,
 }
 
 /// What it was when it was last seen.
@@ -65,6 +68,11 @@ impl Career {
         (started, news.map(|heard| &heard.report).filter(|report| report.service.count > 0))
     }
 
+    /// The delay of a start that came to its end at the last look.
+    pub(super) fn take_new_delay_s(&mut self) -> Option<f64> {
+        self.new_delay_s.take()
+    }
+
     fn see(&mut self, view: &InstanceView, now: DateTime<Utc>) -> bool {
         let (generation, stage) = (&view.instance.generation, view.stage());
         let before = self.now.take();
@@ -78,6 +86,7 @@ impl Career {
                 && let Some(heard) = &view.heard
             {
                 self.start_delay_s = Some(age(view.instance.since, heard.at).as_secs_f64());
+                self.new_delay_s = self.start_delay_s;
             }
             self.last_ready = Some(now);
             (self.failures, self.failure, self.not_before) = (0, None, None);

@@ -41,20 +41,26 @@ fn check_example(kind: &str, load: &Load, minutes: Option<&Minutes>, now: &str) 
 }
 
 /// Five jobs of two seconds arrive each second.
-fn load(visible: u64, in_flight: u64, is_warm: bool) -> Load {
-    let facts =
-        Facts { arrivals_per_s: 5.0, service_s: 2.0, variability: 1.0, at_once: 1.0, start_delay_s: 25.0 };
-    Load { depth: Depth { visible, in_flight }, facts, is_warm }
+fn load(visible: u64, in_flight: u64, ready: u32) -> Load {
+    let facts = Facts {
+        arrivals_per_s: 5.0,
+        service_s: 2.0,
+        is_measured: true,
+        variability: 1.0,
+        at_once: 1.0,
+        start_delay_s: 25.0,
+    };
+    Load { depth: Depth { visible, in_flight }, facts, ready, starting_s: 0.0 }
 }
 
 #[test]
 fn every_rule_wishes_what_its_worked_example_says() {
     let friday = "2026-07-03T12:00:00Z";
-    check_example("backlog", &load(35, 12, true), None, friday);
-    check_example("latency", &load(140, 0, true), None, friday);
-    check_example("latency", &load(30, 0, false), None, friday);
-    check_example("step", &load(47, 0, true), None, friday);
-    check_example("schedule", &load(0, 0, true), None, friday);
+    check_example("backlog", &load(35, 12, 1), None, friday);
+    check_example("latency", &load(300, 0, 11), None, friday);
+    check_example("latency", &load(30, 0, 0), None, friday);
+    check_example("step", &load(47, 0, 1), None, friday);
+    check_example("schedule", &load(0, 0, 1), None, friday);
 
     let (first, now) = ("2026-07-03T12:00:00Z", "2026-07-03T14:59:50Z");
     let mut minutes = Minutes::default();
@@ -63,7 +69,7 @@ fn every_rule_wishes_what_its_worked_example_says() {
         let jobs = if minute % 60 < 10 { 300 } else { 0 };
         minutes.add(&Count { from, to: from + chrono::TimeDelta::minutes(1), jobs });
     }
-    check_example("forecast", &load(0, 0, true), Some(&minutes), now);
+    check_example("forecast", &load(0, 0, 1), Some(&minutes), now);
 }
 
 #[test]
@@ -95,6 +101,7 @@ fn every_hold_and_every_cause_is_explained() {
         TooEarly,
         WasHigher { instances: 4 },
         SuddenDrop,
+        Deaf { instances: 6 },
         NotIdle,
         PaidFor,
         MaxStep,
@@ -112,7 +119,7 @@ fn every_hold_and_every_cause_is_explained() {
         match hold {
             Incomplete | NoGoodPolicy | TooEarly | SuddenDrop | NotIdle | PaidFor | MaxStep | NoPlace => {}
             MaxStarting | Budget | Limit | NoneStopped => {}
-            WasHigher { .. } | BackOff { .. } | Cordoned { .. } => {}
+            WasHigher { .. } | Deaf { .. } | BackOff { .. } | Cordoned { .. } => {}
         }
         check_says("### What holds it back", &format!("`{hold}`"));
     }

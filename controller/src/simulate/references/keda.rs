@@ -12,7 +12,7 @@ use super::{
 };
 
 const SECOND: Micros = 1_000_000;
-/// KEDA's `pollingInterval`.
+/// KEDA's `pollingInterval`: how often it looks whether there is anything to do at all.
 const POLL: Micros = 30 * SECOND;
 /// KEDA's `cooldownPeriod`: for so long after it was last active a scaler keeps one replica.
 const COOLDOWN: Micros = 300 * SECOND;
@@ -25,16 +25,16 @@ const STABILIZATION: Micros = 300 * SECOND;
 /// The HPA does nothing while the metric is so near its target.
 const TOLERANCE: f64 = 0.1;
 
-/// Every 30 seconds the metric is read: messages that wait and messages in flight (`scaleOnInFlight`), five for each replica. From
-/// none to one, and back after 300 seconds without work, it is KEDA that acts; between one and `max` it is the HPA, every 15
-/// seconds, which at most doubles (or adds four) at a time, and scales in to the highest recommendation of the last 300 seconds.
+/// The metric is messages that wait and messages in flight (`scaleOnInFlight`), five for each replica. From none to one, and back
+/// after 300 seconds without work, it is KEDA that acts, by a look every 30 seconds; between one and `max` it is the HPA, every 15
+/// seconds, for which KEDA asks the queue each time (`useCachedMetrics` is off). It at most doubles (or adds four) at a time,
+/// and scales in to the highest recommendation of the last 300 seconds.
 ///
-/// Sources: keda.sh, "AWS SQS Queue" and "ScaledObject specification"; kubernetes.io, "Horizontal Pod Autoscaling", on the
+/// Sources: keda.sh, "AWS SQS Queue" and "ScaledObject specification" (on `pollingInterval` and `useCachedMetrics`); kubernetes.io, "Horizontal Pod Autoscaling", on the
 /// algorithm, the tolerance of 10 % and the default `behavior`. All values are the defaults.
 #[derive(Debug)]
 pub(super) struct Keda {
     max: u32,
-    metric: u64,
     next_poll: Micros,
     last_active: Option<Micros>,
     recommended: VecDeque<(Micros, u32)>,
@@ -42,13 +42,12 @@ pub(super) struct Keda {
 
 impl Keda {
     pub(super) fn new(max: u32) -> Self {
-        Self { max, metric: 0, next_poll: 0, last_active: None, recommended: VecDeque::new() }
+        Self { max, next_poll: 0, last_active: None, recommended: VecDeque::new() }
     }
 
     /// How many replicas there shall be, of so many now.
     fn wanted(&mut self, backlog: u64, replicas: u32, now: Micros) -> u32 {
         if now >= self.next_poll {
-            self.metric = backlog;
             self.next_poll = now + POLL;
             if backlog > 0 {
                 self.last_active = Some(now);
@@ -63,13 +62,13 @@ impl Keda {
                 return 0;
             }
         }
-        if replicas == 0 { 0 } else { self.hpa(replicas, now) }
+        if replicas == 0 { 0 } else { self.hpa(backlog, replicas, now) }
     }
 
-    fn hpa(&mut self, replicas: u32, now: Micros) -> u32 {
-        let ratio = self.metric as f64 / (PER_REPLICA * f64::from(replicas));
+    fn hpa(&mut self, backlog: u64, replicas: u32, now: Micros) -> u32 {
+        let ratio = backlog as f64 / (PER_REPLICA * f64::from(replicas));
         let by_metric =
-            if (ratio - 1.0).abs() <= TOLERANCE { replicas } else { ceil(self.metric as f64 / PER_REPLICA) };
+            if (ratio - 1.0).abs() <= TOLERANCE { replicas } else { ceil(backlog as f64 / PER_REPLICA) };
         let by_metric = by_metric.clamp(1, self.max.max(1));
         while self.recommended.front().is_some_and(|(at, _)| now - at >= STABILIZATION) {
             self.recommended.pop_front();
@@ -109,6 +108,13 @@ mod tests {
         assert_eq!(keda.wanted(100, 10, at(75)), 15);
         // 78 is within 10 % of the 75 that fifteen replicas are for.
         assert_eq!(keda.wanted(78, 15, at(90)), 15);
+    }
+
+    #[test]
+    fn between_one_and_max_the_queue_is_asked_at_each_sync() {
+        let mut keda = Keda::new(15);
+        assert_eq!(keda.wanted(5, 0, 0), 1);
+        assert_eq!(keda.wanted(20, 1, 15 * SECOND), 4, "and not at the next poll");
     }
 
     #[test]

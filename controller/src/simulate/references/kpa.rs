@@ -23,13 +23,12 @@ const THRESHOLD: f64 = 2.0;
 /// `max-scale-up-rate` and `max-scale-down-rate`, per tick
 const UP_RATE: f64 = 1000.0;
 const DOWN_RATE: f64 = 2.0;
-/// `scale-to-zero-grace-period`
-const GRACE: Micros = 30 * SECOND;
 
 /// Every two seconds it wants as many as the mean number of requests in the system, over sixty seconds and over six, needs at the
 /// target concurrency, which here is the workers' own. When the short mean needs twice what is ready it panics: it takes the higher
 /// of the two and does not scale in until that has not been so for sixty seconds. From none the first request makes it look at once
-/// (the activator). To none it goes when there was no request for sixty seconds, and thirty seconds later.
+/// (the activator). To none it goes when there was no request for sixty seconds: `scale-to-zero-grace-period` bounds what the
+/// change of routes may take and keeps nobody, and `scale-to-zero-pod-retention-period` is zero.
 ///
 /// Sources: knative.dev, "About autoscaling" and "Configuring scale to zero"; `pkg/autoscaler/scaling/autoscaler.go` in
 /// knative/serving for the order of the steps. All values are the defaults but the target, whose default utilisation of 70 % would
@@ -42,7 +41,6 @@ pub(super) struct Kpa {
     totals: VecDeque<(Micros, u128)>,
     panics_since: Option<Micros>,
     most_in_panic: u32,
-    zero_since: Option<Micros>,
 }
 
 impl Kpa {
@@ -53,7 +51,6 @@ impl Kpa {
             totals: VecDeque::from([(0, 0)]),
             panics_since: None,
             most_in_panic: 0,
-            zero_since: None,
         }
     }
 
@@ -67,8 +64,8 @@ impl Kpa {
         before.filter(|(at, _)| at < now).map_or(0.0, |(at, then)| (total - then) as f64 / (now - at) as f64)
     }
 
-    /// How many there shall be, of so many that are active, some of them ready.
-    fn wanted(&mut self, job_micros: u128, active: u32, ready: u32, now: Micros) -> u32 {
+    /// How many there should be, where so many are ready.
+    fn wanted(&mut self, job_micros: u128, ready: u32, now: Micros) -> u32 {
         self.totals.push_back((now, job_micros));
         while self.totals.get(1).is_some_and(|(at, _)| at + STABLE <= now) {
             self.totals.pop_front();
@@ -90,12 +87,9 @@ impl Kpa {
             wanted = self.most_in_panic;
         }
         if stable > 0.0 || self.panics_since.is_some() {
-            self.zero_since = None;
             return wanted.max(1).min(self.max);
         }
-        // No request in the whole window. The last one stays until the grace period is over.
-        let since = *self.zero_since.get_or_insert(now);
-        if now - since >= GRACE { 0 } else { wanted.max(1).min(active) }
+        0
     }
 }
 
@@ -103,7 +97,7 @@ impl Driver for Kpa {
     fn pass(&mut self, site: &mut Site<'_>) -> Again {
         site.furnish(self.max, "default");
         let (active, ready) = (site.active(), site.serving());
-        let mut wanted = self.wanted(site.job_micros, active, ready, site.now);
+        let mut wanted = self.wanted(site.job_micros, ready, site.now);
         // The activator holds the first requests and has the autoscaler make one pod at once. Two seconds are as good as that.
         if active == 0 && site.depth().backlog() > 0 {
             wanted = wanted.max(1).min(self.max);
@@ -127,7 +121,7 @@ mod tests {
                 total += there.map_or(0, |(_, count)| count * 1_000_000);
             }
             if second % 2 == 0 {
-                let wanted = kpa.wanted(total, active, active, second * SECOND);
+                let wanted = kpa.wanted(total, active, second * SECOND);
                 if wanted != active {
                     changes.push((second, wanted));
                 }
@@ -142,8 +136,8 @@ mod tests {
         // Four requests from 60 s to 200 s. The six-second mean is 4·2/6 = 1.33 after a tick: two, which is panic; then 2.67 and 4.
         let wishes = wishes(&[(0, 0), (60, 4), (200, 0)], 400);
         assert_eq!(&wishes[..3], [(62, 2), (64, 3), (66, 4)]);
-        // The stable mean falls from 200 s on: below three after 15 s, and so on; it is nothing at 260 s, and 30 s later nobody is left.
-        assert_eq!(&wishes[3..], [(216, 3), (230, 2), (246, 1), (290, 0)]);
+        // The stable mean falls from 200 s on: below three after 15 s, and so on; it is nothing at 260 s, and nobody is left.
+        assert_eq!(&wishes[3..], [(216, 3), (230, 2), (246, 1), (260, 0)]);
     }
 
     #[test]

@@ -36,12 +36,14 @@ fn text(path: &Path) -> Result<String, String> {
 fn csv(path: &Path, chance: &mut Chance) -> Result<Trace, String> {
     let text = text(path)?;
     let mut rows: Vec<(f64, Option<u64>)> = Vec::new();
-    let mut total = 0u64;
+    let (mut total, mut may_be_head) = (0u64, true);
     for (number, line) in text.lines().enumerate() {
         let line = line.trim_start_matches('\u{feff}').trim();
-        let is_head =
-            rows.is_empty() && !line.starts_with(|first: char| first.is_ascii_digit() || first == '-');
-        if line.is_empty() || line.starts_with('#') || is_head {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let is_number = line.split(',').next().is_some_and(|first| first.trim().parse::<f64>().is_ok());
+        if std::mem::take(&mut may_be_head) && !is_number {
             continue;
         }
         let row = row(line).map_err(|problem| format!("{}:{}: {problem}", path.display(), number + 1))?;
@@ -59,21 +61,33 @@ fn csv(path: &Path, chance: &mut Chance) -> Result<Trace, String> {
         rows.push(row);
     }
     rows.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-    // Steps without arrivals may be left out: the shortest distance is the step.
-    let gaps = rows.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|gap| *gap > 0.0);
-    let step = gaps.min_by(f64::total_cmp).unwrap_or(1.0);
+    let step = usual_step(&rows);
     let as_micros = |seconds: f64| (seconds * 1e6) as Micros;
     let (mut arrivals, mut length) = (Vec::new(), 0);
-    for (at, count) in rows {
+    for (index, (at, count)) in rows.iter().enumerate() {
         match count {
-            None => arrivals.push(as_micros(at)),
+            None => arrivals.push(as_micros(*at)),
             Some(count) => {
-                arrivals.extend((0..count).map(|_| as_micros(chance.unit().mul_add(step, at))));
-                length = as_micros(at + step);
+                let next = rows[index + 1..].iter().find(|(next, _)| next > at);
+                let width = next.map_or(step, |(next, _)| step.min(next - at));
+                arrivals.extend((0..*count).map(|_| as_micros(chance.unit().mul_add(width, *at))));
+                length = as_micros(at + width);
             }
         }
     }
     Trace::new(path.display().to_string(), arrivals, length, default_start())
+}
+
+/// The distance of rows that is the most frequent, and the shortest of several. Rows without arrivals may be left out, and one
+/// odd row does not make a second of each minute.
+fn usual_step(rows: &[(f64, Option<u64>)]) -> f64 {
+    let mut gaps: Vec<_> =
+        rows.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|gap| *gap > 0.0).collect();
+    gaps.sort_by(f64::total_cmp);
+    let same = |a: &f64, b: &f64| (b - a).abs() <= 1e-6 * b.abs();
+    let groups = gaps.chunk_by(same).map(|group| (group.len(), group[0]));
+    // The last of several largest would be the longest gap.
+    groups.reduce(|most, group| if group.0 > most.0 { group } else { most }).map_or(1.0, |(_, gap)| gap)
 }
 
 fn row(line: &str) -> Result<(f64, Option<u64>), String> {
@@ -201,6 +215,26 @@ mod tests {
         let trace = check("t.csv", "t_seconds,count\n0,2\n30,1\n10,0\n").unwrap();
         assert_eq!((trace.arrivals.len(), trace.length), (3, 40_000_000));
         assert!(trace.arrivals[1] < 10_000_000 && (30_000_000..40_000_000).contains(&trace.arrivals[2]));
+    }
+
+    #[test]
+    fn one_odd_row_does_not_change_the_step_of_the_others() {
+        let minutes: String = (0..60).map(|minute| format!("{},60\n", minute * 60)).collect();
+        let trace = check("t.csv", &format!("{minutes}90.5,3\n")).unwrap();
+        let of_minute = |minute: u64| {
+            let within = minute * 60_000_000..(minute + 1) * 60_000_000;
+            trace.arrivals.iter().filter(|at| within.contains(at)).map(|at| at % 60_000_000).max().unwrap()
+        };
+        assert!(of_minute(0) > 30_000_000 && of_minute(40) > 30_000_000, "spread over the minute");
+        assert_eq!((trace.arrivals.len(), trace.length), (3603, 3_600_000_000));
+    }
+
+    #[test]
+    fn a_first_row_is_a_head_only_where_it_is_no_number() {
+        assert_eq!(check("t.csv", ".5,100\n1.5,1\n").unwrap().arrivals.len(), 101);
+        assert_eq!(check("t.csv", "+0.5,2\n1e0,1\n").unwrap().arrivals.len(), 3);
+        assert_eq!(check("t.csv", "# made by hand\nt,count\n0,2\n").unwrap().arrivals.len(), 2);
+        check_bad("t.csv", "t,count\nmore,words\n0,2\n", ":2: `more` should be a number of seconds");
     }
 
     #[test]

@@ -147,6 +147,9 @@ pub struct InstanceStatus {
     /// The version of the model that it has loaded.
     #[serde(default)]
     pub version: Option<String>,
+    /// Why everything fails there, if it does.
+    #[serde(default)]
+    pub failing: Option<String>,
     /// Mean time from the receipt of a job to its result, in milliseconds, in the last report that had any.
     pub service_mean_ms: Option<f64>,
     /// The 95th percentile of the same.

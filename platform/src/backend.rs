@@ -29,9 +29,12 @@ const RESPONSE_RETENTION: Duration = Duration::from_secs(3600);
 const EVENT_RETENTION: Duration = Duration::from_secs(600);
 /// The longest that SQS knows.
 const DEAD_LETTER_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
-/// Workers give a job up themselves, with a result and an answer. Only a job that kills every worker before even that
-/// gets this many receives further, and then the queue itself puts it away.
-pub(crate) const RECEIVES_BEYOND_GIVING_UP: u32 = 3;
+/// Workers give a job up themselves, with a result and an answer, and know what the queue does not: deliveries of jobs that were
+/// given back, or lay beside one that killed its worker, are no attempts. Only a job that never gets so far as that is put away
+/// by the queue itself, after so many deliveries for each one that the settings allow, ...
+const RECEIVES_FOR_EACH: u32 = 20;
+/// ... and no more than SQS can count.
+const MOST_RECEIVES: u32 = 1000;
 
 /// The queues and stores of one installation. Clones share them.
 #[derive(Debug, Clone)]
@@ -227,7 +230,7 @@ pub const EVENTS: &str = "events";
 pub fn requests_options(settings: &settings::Queue, model: &str) -> QueueOptions {
     let rule = DeadLetters {
         queue: dead_letters_name(model),
-        max_receives: settings.max_receives + RECEIVES_BEYOND_GIVING_UP,
+        max_receives: settings.max_receives.saturating_mul(RECEIVES_FOR_EACH).min(MOST_RECEIVES),
     };
     QueueOptions { dead_letters: Some(rule), ..plain(settings) }
 }

@@ -253,6 +253,9 @@ pub struct WorkerReport {
     pub done: u64,
     /// Since when it has held nothing; absent while it holds something.
     pub idle_since: Option<DateTime<Utc>>,
+    /// Why everything fails there; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
     /// Service times since the last report.
     pub service: ServiceTimes,
     /// When this was written.

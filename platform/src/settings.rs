@@ -88,8 +88,11 @@ pub struct Queue {
     /// How long a job belongs to the worker that received it, unless the worker renews it.
     #[serde(with = "units::duration")]
     pub visibility: Duration,
-    /// How often a job is tried before it is given up and put with the dead letters.
+    /// How many workers may die of a job before it is given up and put with the dead letters.
     pub max_receives: u32,
+    /// For how long a job that fails is tried again before it is given up.
+    #[serde(with = "units::duration")]
+    pub retry_for: Duration,
     /// How long a job waits for a worker before it goes to the dead letters.
     #[serde(with = "units::duration")]
     pub retention: Duration,
@@ -119,6 +122,9 @@ pub struct Worker {
     /// itself; 0 is never.
     #[serde(with = "units::duration")]
     pub abandoned_after: Duration,
+    /// A worker for which everything has failed for so long leaves, to be replaced; 0 is never.
+    #[serde(with = "units::duration")]
+    pub replace_after: Duration,
     /// A job that took longer from its receipt to its end has a line in the log; 0 is never.
     #[serde(with = "units::duration")]
     pub slow_after: Duration,
@@ -213,6 +219,7 @@ impl Default for Queue {
         Self {
             visibility: Duration::from_secs(30),
             max_receives: 5,
+            retry_for: Duration::from_secs(3600),
             retention: Duration::from_secs(4 * 24 * 3600),
         }
     }
@@ -228,6 +235,7 @@ impl Default for Worker {
             report_every: Duration::from_secs(10),
             drain_deadline: Duration::from_secs(60),
             abandoned_after: Duration::from_secs(600),
+            replace_after: Duration::from_secs(300),
             slow_after: Duration::from_secs(10),
         }
     }

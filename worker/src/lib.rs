@@ -1,12 +1,18 @@
 //! The worker: takes jobs from the request queue, classifies, stores the result, answers, acks; and drains when told to.
 //!
 //! A job's way: `consume.rs` receives it (as many as there are free slots), `lease.rs` keeps it ours, `process.rs` takes it
-//! to its end, `pool.rs` is where the cores work, and `classify.rs` is what they do.
+//! to its end, or `failures.rs` says how long it is tried again; `begun.rs` finds out which job kills its workers, `health.rs` whether
+//! it is the worker that fails. `pool.rs` is where the cores work, and `classify.rs` is what they do.
 
 mod arguments;
 
 pub mod abandoned;
 pub mod consume;
+pub mod replace;
+
+mod begun;
+mod failures;
+mod health;
 
 mod lease;
 mod outcome;
@@ -38,10 +44,15 @@ use tokio::sync::{Mutex, Semaphore};
 
 pub use self::arguments::Arguments;
 pub use self::self_test::self_test;
-use self::{lease::Leases, pool::Pool, report::Activity};
+use self::{begun::Note, health::Health, lease::Leases, pool::Pool, report::Activity};
 
 /// Behind the drain deadline jobs are given back and the last report is sent; a queue that is slow answers within this.
 const GIVING_BACK: Duration = Duration::from_secs(10);
+
+/// A failed job that rests is a lease that must be renewed.
+const MOST_RESTING: usize = 100;
+/// How long scripts may take to go by themselves when the worker leaves.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Who this worker is.
 #[derive(Debug, Clone)]
@@ -77,6 +88,11 @@ pub struct Worker {
     slots: Arc<Semaphore>,
     slot_count: u32,
     activity: Activity,
+    health: Health,
+    /// Failed jobs that rest here; further ones go back into the line at once.
+    resting: Semaphore,
+    /// The job that runs alone, because its last worker may have died of it.
+    begun: std::sync::Mutex<Option<Note>>,
 }
 
 impl Worker {
@@ -115,6 +131,9 @@ impl Worker {
             slots: Arc::new(Semaphore::new(slots)),
             slot_count: u32::try_from(slots)?,
             activity: Activity::new(clock.now()),
+            health: Health::new(),
+            resting: Semaphore::new(MOST_RESTING),
+            begun: std::sync::Mutex::default(),
             clock,
             identity,
             settings,
@@ -134,7 +153,19 @@ impl Worker {
     /// What it does, in a few words.
     pub fn summary(&self) -> String {
         let (held, done) = (self.in_flight(), self.activity.jobs_done());
-        format!("{held} jobs held, {done} done, {} for {}", self.engine(), self.identity.model)
+        let failing = self.health.failing().map(|why| format!("everything fails: {why}; "));
+        let (failing, engine) = (failing.unwrap_or_default(), self.engine());
+        format!("{failing}{held} jobs held, {done} done, {engine} for {}", self.identity.model)
+    }
+
+    /// To be called at the end: the scripts go.
+    pub fn close(&self) {
+        self.pool.close(FAREWELL);
+    }
+
+    /// Notes which job runs alone now; answers which did.
+    fn note_begun(&self, note: Option<Note>) -> Option<Note> {
+        std::mem::replace(&mut *self.begun.lock().unwrap_or_else(std::sync::PoisonError::into_inner), note)
     }
 
     /// How long its drain may take: a long poll may have to end first.

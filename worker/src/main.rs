@@ -12,7 +12,7 @@ use eirs_platform::{
 };
 #[cfg(feature = "aws")]
 use eirs_worker::identity::Instance;
-use eirs_worker::{Arguments, Identity, Worker, abandoned, classify::guardian, consume};
+use eirs_worker::{Arguments, Identity, Worker, abandoned, classify::guardian, consume, replace};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -194,7 +194,14 @@ async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
     });
     // It ends first where nobody but the worker itself thought of its end.
     let abandoned = tokio::spawn(abandoned::watch(worker.clone(), lifecycle.drain().clone()));
-    let finished = consume::serve(worker, lifecycle.drain()).await;
+    let replaced = tokio::spawn(replace::watch(worker.clone(), lifecycle.drain().clone()));
+    let finished = consume::serve(worker.clone(), lifecycle.drain()).await;
     tracing::info!("{}", if finished { "drained" } else { "gave back what it could not finish" });
+    if finished {
+        worker.close();
+    }
+    if replaced.is_finished() {
+        return ExitCode::from(replace::EXIT_REPLACE);
+    }
     if abandoned.is_finished() { ExitCode::from(abandoned::EXIT_ABANDONED) } else { ExitCode::SUCCESS }
 }

@@ -2,31 +2,58 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use eirs_platform::{job::Guess, settings::Model, trace::Scope};
+use eirs_platform::{
+    job::Guess,
+    queue::SharedQueue,
+    settings::{self, Model},
+    trace::Scope,
+};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::classify::{self, Classifier, Failure, Image, Loaded};
 
-type Answer = Result<Vec<Guess>, Failure>;
+type Classified = Result<Vec<Guess>, Failure>;
 
-/// The pool. Its threads end when it is dropped and the line is empty.
+/// An image that has waited so long for a thread may be begun sooner elsewhere; that is looked at again as often.
+const IMPATIENCE: Duration = Duration::from_millis(500);
+
+/// What becomes of an image in the pool.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// It was classified, or not.
+    Given(Classified),
+    /// The thread that took it does not come back; the sentence says so.
+    Stuck(String),
+    /// No thread has taken it, and others may have nothing to do.
+    LeftAlone,
+}
+
+/// The pool. Its threads end when it is closed or dropped and the line is empty.
 #[derive(Debug)]
 pub(crate) struct Pool {
     engine: String,
     at_once: u32,
-    line: mpsc::Sender<Waiting>,
+    /// How long a thread may take for what it took from the line, where nothing else ends that.
+    limit: Option<Duration>,
+    stuck: CancellationToken,
+    /// `None` once it is closed.
+    line: Mutex<Option<mpsc::Sender<Waiting>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Waiting {
     image: Image,
-    since: Instant,
     scope: Scope,
-    answer: oneshot::Sender<(Answer, Duration)>,
+    /// Told when a thread takes it; a thread passes over what nobody waits for any more.
+    begun: oneshot::Sender<()>,
+    answer: oneshot::Sender<Classified>,
 }
 
 impl Pool {
@@ -45,17 +72,45 @@ impl Pool {
         }
         let (line, taken) = mpsc::channel();
         let taken = Arc::new(Mutex::new(taken));
+        let mut started = Vec::with_capacity(threads);
         for number in 0..threads {
             let (taken, loaded, batch) = (taken.clone(), loaded.clone(), model.batch);
             let classifier = loaded.classifier()?;
-            std::thread::Builder::new()
+            let thread = thread::Builder::new()
                 .name(format!("classify-{number}"))
                 .spawn(move || work(&taken, &*loaded, classifier, batch))
                 .context("starting a thread")?;
+            started.push(thread);
         }
         return_freed_memory();
         let at_once = u32::try_from(threads * model.batch.max(1)).unwrap_or(u32::MAX);
-        Ok(Self { engine: loaded.engine().to_owned(), at_once, line })
+        Ok(Self {
+            engine: loaded.engine().to_owned(),
+            at_once,
+            limit: limit(model),
+            stuck: CancellationToken::new(),
+            line: Mutex::new(Some(line)),
+            threads: Mutex::new(started),
+        })
+    }
+
+    /// Ends when a thread does not come back from an image.
+    pub(crate) async fn stuck(&self) {
+        self.stuck.cancelled().await;
+    }
+
+    /// Whether a thread does not come back from an image.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.is_cancelled()
+    }
+
+    /// Takes no more, and gives the threads so long to say farewell to their scripts.
+    pub(crate) fn close(&self, patience: Duration) {
+        drop(lock(&self.line).take());
+        let deadline = Instant::now() + patience;
+        while lock(&self.threads).iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            thread::park_timeout(Duration::from_millis(2));
+        }
     }
 
     /// Images that are classified at the same time.
@@ -67,16 +122,60 @@ impl Pool {
         &self.engine
     }
 
-    /// Classifies one image as soon as a thread is free; answers for how long it was not, too.
-    pub(crate) async fn classify(&self, image: Image, scope: &Scope) -> (Answer, Duration) {
+    /// Classifies one image as soon as a thread is free; answers for how long it was not, too. An image that waits for long is
+    /// left alone where nobody waits in `queue`: then there may be others who have nothing to do.
+    pub(crate) async fn classify(
+        &self,
+        image: Image,
+        scope: &Scope,
+        queue: Option<&SharedQueue>,
+    ) -> (Answer, Duration) {
+        let since = Instant::now();
+        let gone = || Answer::Given(Err(Failure::Failed("the classifying threads have died".into())));
+        let (begun, mut begins) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
-        let gone = || (Err(Failure::Failed("the classifying threads have died".into())), Duration::ZERO);
-        let waiting = Waiting { image, since: Instant::now(), scope: scope.clone(), answer };
-        match self.line.send(waiting) {
-            Ok(()) => answered.await.unwrap_or_else(|_| gone()),
-            Err(_) => gone(),
+        let waiting = Waiting { image, scope: scope.clone(), begun, answer };
+        let sent = lock(&self.line).as_ref().is_some_and(|line| line.send(waiting).is_ok());
+        if !sent {
+            return (gone(), since.elapsed());
         }
+        while let Err(_too_long) = tokio::time::timeout(IMPATIENCE, &mut begins).await {
+            if let Some(queue) = queue
+                && queue.depth().await.is_ok_and(|depth| depth.visible == 0)
+            {
+                begins.close();
+                // A thread may have taken it in this very moment.
+                if begins.try_recv().is_err() {
+                    return (Answer::LeftAlone, since.elapsed());
+                }
+                break;
+            }
+        }
+        let waited = since.elapsed();
+        let given = match self.limit {
+            None => answered.await,
+            Some(limit) => match tokio::time::timeout(limit, answered).await {
+                Ok(given) => given,
+                Err(_too_long) => {
+                    self.stuck.cancel();
+                    let limit = humantime::format_duration(limit);
+                    let why = format!("{} took longer than {limit}, and is not to be stopped", self.engine);
+                    return (Answer::Stuck(why), waited);
+                }
+            },
+        };
+        (given.map_or_else(|_| gone(), Answer::Given), waited)
     }
+}
+
+/// A script is killed by whoever talks to it; an engine is not to be stopped.
+fn limit(model: &Model) -> Option<Duration> {
+    let images = u32::try_from(model.batch.max(1)).unwrap_or(u32::MAX);
+    (model.classifier == settings::Classifier::Onnx).then(|| model.timeout.saturating_mul(images))
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reading a model leaves behind several times its size in freed memory, which the C library keeps for later; ONNX Runtime
@@ -100,16 +199,16 @@ fn work(
     loop {
         let mut taken = Vec::with_capacity(batch);
         {
-            let line = line.lock().unwrap_or_else(PoisonError::into_inner);
+            let line = lock(line);
             let Ok(first) = line.recv() else { return };
-            taken.push(first);
             // Several images make one inference where they wait anyway; nobody is made to wait for others.
-            taken.extend(line.try_iter().take(batch - 1));
+            let more = line.try_iter().take(batch - 1);
+            taken.extend(std::iter::once(first).chain(more).filter_map(Waiting::begin));
         }
         // What happens to several images at once is told in the trace of the first.
-        let scope = taken[0].scope.clone();
-        let answer = |waiting: Waiting| (waiting.image, (waiting.answer, waiting.since.elapsed()));
-        let (images, answers): (Vec<_>, Vec<_>) = taken.into_iter().map(answer).unzip();
+        let Some(scope) = taken.first().map(|(_, scope, _)| scope.clone()) else { continue };
+        let (images, answers): (Vec<_>, Vec<_>) =
+            taken.into_iter().map(|(image, _, answer)| (image, answer)).unzip();
         // A classifier promises not to panic. If one does all the same, its image is tried again by a new one.
         let answered = scope.run_now(|| {
             let classified = catch_unwind(AssertUnwindSafe(|| classifier.classify(&images)));
@@ -123,9 +222,16 @@ fn work(
                 images.iter().map(|_| failed()).collect()
             })
         });
-        for ((answer, waited), answered) in answers.into_iter().zip(answered) {
+        for (answer, answered) in answers.into_iter().zip(answered) {
             // Whoever asked may be gone: the worker is leaving.
-            let _gone = answer.send((answered, waited));
+            let _gone = answer.send(answered);
         }
+    }
+}
+
+impl Waiting {
+    /// Says that a thread has taken it; `None` where nobody waits for it any more.
+    fn begin(self) -> Option<(Image, Scope, oneshot::Sender<Classified>)> {
+        self.begun.send(()).ok().map(|()| (self.image, self.scope, self.answer))
     }
 }

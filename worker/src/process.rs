@@ -16,17 +16,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span};
 
 use crate::{
-    Worker,
+    Worker, begun,
     classify::{Failure, Image},
+    failures::Failures,
     lease::Lease,
     outcome,
+    pool::Answer,
 };
 
 /// How often a store or a queue is asked before the job is given back.
 const ATTEMPTS: u32 = 4;
-/// A job whose classification failed rests so long before the first further attempt, then twice as long, and so on.
-const FIRST_REST: Duration = Duration::from_millis(250);
-const LONGEST_REST: Duration = Duration::from_secs(20);
 
 /// How an attempt at a job ended.
 enum Attempt {
@@ -34,14 +33,35 @@ enum Attempt {
     Ended(Outcome),
     /// It had been stored before.
     Stored(Bytes),
-    /// It did not; somebody shall try again.
-    Failed(String),
+    /// It did not; it is tried again.
+    Failed {
+        why: String,
+        /// Whether this worker does not survive it.
+        is_fatal: bool,
+    },
+    /// It has not begun, and another worker can begin it sooner.
+    LeftAlone,
 }
 
-/// Takes a job to its end, or gives it back.
+impl Attempt {
+    fn failed(why: impl ToString) -> Self {
+        Self::Failed { why: why.to_string(), is_fatal: false }
+    }
+}
+
+/// A job that this worker holds, and where it came from.
+struct Held<'a> {
+    job: &'a Job,
+    delivery: &'a Delivery,
+    lease: Lease,
+    received: Instant,
+}
+
+/// Takes a job to its end, or gives it back. While `slot` is held, it may be worked on.
 pub(crate) async fn process(
     worker: &Worker,
     delivery: Delivery,
+    lease: Lease,
     slot: OwnedSemaphorePermit,
     drain: &CancellationToken,
 ) {
@@ -57,7 +77,8 @@ pub(crate) async fn process(
     if let Some(sender) = job.trace.replace(scope.context().clone()) {
         sender.add_past_span("queue", job.sent_at, worker.clock.now(), &job.id.to_string());
     }
-    scope.run(take(worker, &job, delivery, slot, drain, received, &scope)).await;
+    let held = Held { job: &job, delivery: &delivery, lease, received };
+    scope.run(take(worker, &held, slot, drain, &scope)).await;
 }
 
 /// In the trace of the upload, or in a new one if the upload was of a time without.
@@ -81,70 +102,79 @@ fn scope(worker: &Worker, job: &Job, delivery: &Delivery) -> Scope {
 
 async fn take(
     worker: &Worker,
-    job: &Job,
-    delivery: Delivery,
+    held: &Held<'_>,
     slot: OwnedSemaphorePermit,
     drain: &CancellationToken,
-    received: Instant,
     scope: &Scope,
 ) {
-    let lease = worker.leases.hold(delivery.receipt.clone());
+    let Held { job, received, .. } = held;
     let mut waited = Duration::ZERO;
-    let stored = match attempt(worker, job, &delivery, &mut waited, scope).await {
-        Attempt::Failed(why) => Err(why),
-        Attempt::Stored(reply) => Ok((reply, false)),
-        Attempt::Ended(outcome) => {
-            let gave_up = matches!(outcome, Outcome::GaveUp { .. });
-            let reply = outcome::reply(worker, job, outcome, received);
-            let storing = debug_span!(target: TARGET, "store");
-            let stored = retry(|| outcome::commit(worker, job, &reply)).instrument(storing).await;
-            stored.map(|stored| (stored, gave_up)).map_err(|error| error.to_string())
+    let stored = match attempt(worker, held, &mut waited, scope).await {
+        Attempt::LeftAlone => {
+            drop(slot);
+            return leave_to_others(worker, held).await;
         }
+        Attempt::Failed { why, is_fatal } => {
+            drop(slot);
+            return fail(worker, held, &why, is_fatal, drain).await;
+        }
+        Attempt::Stored(stored) => Ok((stored, false)),
+        Attempt::Ended(outcome) => store(worker, job, outcome, *received).await,
     };
     let taken = received.elapsed();
     // What is left to do is to wait for the queue's answers: the next job may begin.
     drop(slot);
-    let ended = match stored {
-        Ok((reply, gave_up)) => {
-            finish(worker, job, &lease, reply, &delivery, gave_up).await.map_err(|error| error.to_string())
-        }
-        Err(why) => Err(why),
-    };
-    match ended {
-        Ok(()) => {
-            worker.activity.done(taken.saturating_sub(waited));
-            tell_log(worker, job, taken, waited);
-        }
-        Err(why) => {
-            let attempt = delivery.receives;
-            tracing::warn!(attempt, why, "job {} is given back after attempt {attempt}: {why}", job.id);
-            give_back(worker, lease, attempt, drain).instrument(debug_span!(target: TARGET, "rest")).await;
-        }
+    match stored {
+        Ok((reply, gave_up)) => match finish(worker, held, reply, gave_up).await {
+            Ok(()) => {
+                worker.activity.done(taken.saturating_sub(waited));
+                tell_log(worker, job, taken, waited);
+            }
+            // The result is stored: the next delivery says it again.
+            Err(error) => {
+                tracing::warn!(%error, "job {} has its result and could not be ended; it is given back", job.id);
+                release(worker, held).await;
+            }
+        },
+        Err(error) => fail(worker, held, &error.to_string(), false, drain).await,
     }
 }
 
+/// Stores how a job ended; answers what must be told, and whether it was given up.
+async fn store(worker: &Worker, job: &Job, outcome: Outcome, received: Instant) -> Result<(Bytes, bool)> {
+    let gave_up = matches!(outcome, Outcome::GaveUp { .. });
+    let reply = outcome::reply(worker, job, outcome, received);
+    let storing = debug_span!(target: TARGET, "store");
+    let stored = retry(|| outcome::commit(worker, job, &reply)).instrument(storing).await?;
+    Ok((stored, gave_up))
+}
+
 /// Tries a job; says how long it waited for its turn, too.
-async fn attempt(
-    worker: &Worker,
-    job: &Job,
-    delivery: &Delivery,
-    waited: &mut Duration,
-    scope: &Scope,
-) -> Attempt {
-    let most = worker.settings.queue.max_receives;
-    if delivery.receives > 1 {
-        // Whoever had it before may have stored its result, and died before the ack.
-        let looking = debug_span!(target: TARGET, "look");
-        match retry(|| outcome::stored(worker, job)).instrument(looking).await {
-            Ok(Some(stored)) => return Attempt::Stored(stored),
-            Ok(None) => {}
-            Err(error) => return Attempt::Failed(error.to_string()),
-        }
+async fn attempt(worker: &Worker, held: &Held<'_>, waited: &mut Duration, scope: &Scope) -> Attempt {
+    let Held { job, delivery, .. } = held;
+    if delivery.receives == 1 {
+        return classify(worker, job, waited, scope).await;
     }
-    if delivery.receives > most {
-        let reason = format!("it was tried {most} times without an answer");
-        return Attempt::Ended(Outcome::GaveUp { reason });
+    // Whoever had it before may have stored its result, and died before the ack.
+    let looking = debug_span!(target: TARGET, "look");
+    match retry(|| outcome::stored(worker, job)).instrument(looking).await {
+        Ok(Some(stored)) => return Attempt::Stored(stored),
+        Ok(None) => {}
+        Err(error) => return Attempt::failed(error),
     }
+    let note = match begun::begin(worker, job).await {
+        Ok(Ok(note)) => note,
+        Ok(Err(reason)) => return Attempt::Ended(Outcome::GaveUp { reason }),
+        Err(error) => return Attempt::failed(error),
+    };
+    worker.note_begun(Some(note.clone()));
+    let attempt = classify(worker, job, waited, scope).await;
+    worker.note_begun(None);
+    note.ended(worker).await;
+    attempt
+}
+
+async fn classify(worker: &Worker, job: &Job, waited: &mut Duration, scope: &Scope) -> Attempt {
     let key = job.id.image_key();
     let fetching = debug_span!(target: TARGET, "fetch");
     let image = match retry(|| worker.images.get(&key)).instrument(fetching).await {
@@ -153,17 +183,23 @@ async fn attempt(
             // To try again would find the same; the next upload of the image brings it.
             Err(reason) => return Attempt::Ended(Outcome::GaveUp { reason }),
         },
-        Err(error) => return Attempt::Failed(error.to_string()),
+        Err(error) => return Attempt::failed(error),
     };
     let classifying = scope.part(debug_span!(target: TARGET, "classify", engine = worker.engine()));
     let began = worker.clock.now();
-    let (answer, waiting) = classifying.run(worker.pool.classify(image, &classifying)).await;
+    let classified = worker.pool.classify(image, &classifying, Some(&worker.requests));
+    let (answer, waiting) = classifying.run(classified).await;
     classifying.context().add_past_span("turn", began, began + waiting, &job.id.to_string());
     *waited = waiting;
+    if matches!(answer, Answer::Given(Ok(_) | Err(Failure::Rejected(_)))) && worker.health.works() {
+        tracing::info!("what failed works again");
+    }
     match answer {
-        Ok(top) => Attempt::Ended(Outcome::Classified { top }),
-        Err(Failure::Rejected(reason)) => Attempt::Ended(Outcome::Rejected { reason }),
-        Err(Failure::Failed(why) | Failure::Later(why)) => Attempt::Failed(why),
+        Answer::Given(Ok(top)) => Attempt::Ended(Outcome::Classified { top }),
+        Answer::Given(Err(Failure::Rejected(reason))) => Attempt::Ended(Outcome::Rejected { reason }),
+        Answer::Given(Err(Failure::Failed(why) | Failure::Later(why))) => Attempt::failed(why),
+        Answer::Stuck(why) => Attempt::Failed { why, is_fatal: true },
+        Answer::LeftAlone => Attempt::LeftAlone,
     }
 }
 
@@ -185,14 +221,8 @@ fn tell_log(worker: &Worker, job: &Job, taken: Duration, waited: Duration) {
 }
 
 /// Tells web, and then the queue. A job that was given up goes to the dead letters in between.
-async fn finish(
-    worker: &Worker,
-    job: &Job,
-    lease: &Lease,
-    reply: Bytes,
-    delivery: &Delivery,
-    gave_up: bool,
-) -> Result<()> {
+async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -> Result<()> {
+    let Held { job, delivery, lease, .. } = held;
     if gave_up {
         tracing::error!(name = job.name, "job {} is given up and goes to the dead letters", job.id);
         retry(|| worker.dead_letters.send(vec![delivery.body.clone()])).await?;
@@ -224,12 +254,65 @@ async fn tell(worker: &Worker, reply_to: &str, reply: Bytes) -> Result<()> {
     }
 }
 
-/// Rests, so that a job that fails at once does not use up its attempts at once, and lets go of the lease. While resting it
-/// takes no slot; a drain does not wait for it.
-async fn give_back(worker: &Worker, lease: Lease, attempt: u32, drain: &CancellationToken) {
-    let rest = FIRST_REST.saturating_mul(1 << attempt.min(10)).min(LONGEST_REST);
-    drain.run_until_cancelled(tokio::time::sleep(rest)).await;
-    if let Err(error) = worker.requests.release(std::slice::from_ref(&lease.receipt)).await {
+/// A job failed. It is tried again after a rest, by whoever takes it then; or given up, where that has gone on for too long.
+/// While resting it takes no slot, and neither a drain nor a worker that fails for everything waits for it.
+async fn fail(worker: &Worker, held: &Held<'_>, why: &str, is_fatal: bool, drain: &CancellationToken) {
+    let Held { job, delivery, received, .. } = held;
+    let queue = &worker.settings.queue;
+    let now = worker.clock.now();
+    let (failures, body) = Failures::one_more(&delivery.body, now, why, is_fatal);
+    let attempt = failures.count;
+    tracing::warn!(attempt, why, "job {} is given back after attempt {attempt}: {why}", job.id);
+    if worker.health.fails(why) {
+        tracing::error!(
+            "everything fails here; from now on one job at a time is tried, and the others are left to other workers"
+        );
+    }
+    if let Some(reason) = failures.verdict(now, queue.retry_for, queue.max_receives) {
+        let outcome = Outcome::GaveUp { reason };
+        let ended = match store(worker, job, outcome, *received).await {
+            Ok((reply, gave_up)) => finish(worker, held, reply, gave_up).await,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(()) => return worker.activity.done(received.elapsed()),
+            Err(error) => tracing::warn!(%error, "job {} could not be given up; it is tried again", job.id),
+        }
+    }
+    let rest = failures.rest(now, queue.retry_for);
+    if let Ok(_one_of_few) = worker.resting.try_acquire() {
+        let resting = debug_span!(target: TARGET, "rest");
+        drain.run_until_cancelled(worker.health.rest(rest)).instrument(resting).await;
+    }
+    send_once_more(worker, held, body).await;
+}
+
+/// A job that has not begun here is left to those who have nothing to do.
+async fn leave_to_others(worker: &Worker, held: &Held<'_>) {
+    tracing::debug!("job {} has not begun, and is left to others", held.job.id);
+    send_once_more(worker, held, held.delivery.body.clone()).await;
+}
+
+/// Puts a job at the end of the line, in another message: its deliveries are counted from the beginning. Where the queue does
+/// not take it, the lease is let go of.
+async fn send_once_more(worker: &Worker, held: &Held<'_>, body: Bytes) {
+    if held.lease.is_lost() {
+        return;
+    }
+    let receipt = std::slice::from_ref(&held.lease.receipt);
+    let sent = match retry(|| worker.requests.send(vec![body.clone()])).await {
+        // A crash before this ack makes a second job of one, which is harmless.
+        Ok(()) => retry(|| worker.requests.ack(receipt)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = sent {
+        tracing::warn!(%error, "a job could not be put back into the line");
+        release(worker, held).await;
+    }
+}
+
+async fn release(worker: &Worker, held: &Held<'_>) {
+    if let Err(error) = worker.requests.release(std::slice::from_ref(&held.lease.receipt)).await {
         tracing::warn!(%error, "a job could not be given back; its lease runs out");
     }
 }
@@ -246,7 +329,7 @@ async fn bury_unreadable(worker: &Worker, delivery: Delivery) {
 }
 
 /// Asks again, a little later each time, while the error may pass.
-async fn retry<T, F: Future<Output = Result<T>>>(call: impl Fn() -> F) -> Result<T> {
+pub(crate) async fn retry<T, F: Future<Output = Result<T>>>(call: impl Fn() -> F) -> Result<T> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     for _ in 1..ATTEMPTS {
         match call().await {

@@ -30,11 +30,22 @@ struct Inner {
     idle_since: Option<DateTime<Utc>>,
     done: u64,
     times_ms: Vec<f64>,
+    /// What a job takes, the last ones counting most.
+    usual: Option<Duration>,
 }
+
+/// A job that takes less is short: fetching the next one meanwhile is worth more than leaving it to another worker.
+const SHORT: Duration = Duration::from_millis(200);
 
 impl Activity {
     pub(crate) fn new(now: DateTime<Utc>) -> Self {
-        let inner = Inner { phase: Phase::Starting, idle_since: Some(now), done: 0, times_ms: Vec::new() };
+        let inner = Inner {
+            phase: Phase::Starting,
+            idle_since: Some(now),
+            done: 0,
+            times_ms: Vec::new(),
+            usual: None,
+        };
         Self { inner: Mutex::new(inner), changed: Notify::new() }
     }
 
@@ -45,6 +56,11 @@ impl Activity {
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.lock().phase = phase;
         self.changed.notify_one();
+    }
+
+    /// Whether jobs take so little time that one more is worth holding.
+    pub(crate) fn jobs_are_short(&self) -> bool {
+        self.lock().usual.is_some_and(|usual| usual < SHORT)
     }
 
     /// How many jobs were done.
@@ -71,6 +87,7 @@ impl Activity {
     pub(crate) fn done(&self, taken: Duration) {
         let mut inner = self.lock();
         inner.done += 1;
+        inner.usual = Some(inner.usual.map_or(taken, |usual| (usual * 3 + taken) / 4));
         if inner.times_ms.len() < MOST_TIMES {
             inner.times_ms.push(taken.as_secs_f64() * 1e3);
         }
@@ -134,6 +151,7 @@ fn report(worker: &Worker) -> WorkerReport {
         at_once: worker.pool.at_once(),
         done: activity.done,
         idle_since: activity.idle_since,
+        failing: worker.health.failing(),
         service: summary(times_ms),
         at: worker.clock.now(),
     }

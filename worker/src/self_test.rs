@@ -4,8 +4,8 @@ use bytes::Bytes;
 use eirs_platform::{settings::Settings, trace::Scope};
 
 use crate::{
-    classify::{Failure, Image},
-    pool::Pool,
+    classify::Image,
+    pool::{Answer, Pool},
 };
 
 /// Loads every model of the settings and has each look at a grey picture; answers a sentence about each.
@@ -16,13 +16,18 @@ pub async fn self_test(settings: &Settings) -> anyhow::Result<Vec<String>> {
         let pool = tokio::task::spawn_blocking(move || Pool::start(&loaded, 1)).await?;
         let pool = pool.map_err(|error| error.context(format!("models.{name}")))?;
         let image = Image { name: "grey.bmp".to_owned(), bytes: grey() };
-        let label = match pool.classify(image, &Scope::untold()).await.0 {
-            Ok(top) => top.into_iter().next().map(|guess| guess.label).unwrap_or_default(),
-            Err(Failure::Rejected(why) | Failure::Failed(why) | Failure::Later(why)) => {
-                anyhow::bail!("models.{name}: a grey picture could not be classified: {why}")
+        let why = match pool.classify(image, &Scope::untold(), None).await.0 {
+            Answer::Given(Ok(top)) => {
+                let label = top.into_iter().next().map(|guess| guess.label).unwrap_or_default();
+                sentences
+                    .push(format!("models.{name}: {} takes a grey picture for `{label}`", pool.engine()));
+                continue;
             }
+            Answer::Given(Err(failure)) => failure.to_string(),
+            Answer::Stuck(why) => why,
+            Answer::LeftAlone => "no thread took it".to_owned(),
         };
-        sentences.push(format!("models.{name}: {} takes a grey picture for `{label}`", pool.engine()));
+        anyhow::bail!("models.{name}: a grey picture could not be classified: {why}");
     }
     Ok(sentences)
 }

@@ -55,8 +55,8 @@ impl Rig {
         Self { images, results, requests, responses, backend, settings }
     }
 
-    /// Runs one job through a worker until its answer is there and the queue is empty.
-    async fn ends(&self) -> Reply {
+    /// The image and its job, as web sends it.
+    async fn sent(&self) -> JobId {
         let id = JobId::of(IMAGE);
         self.backend.images().put(&id.image_key(), Bytes::from_static(IMAGE)).await.unwrap();
         let job = Job {
@@ -70,7 +70,17 @@ impl Rig {
             trace: None,
         };
         self.backend.requests("default").await.unwrap().send(vec![job::encode(&job)]).await.unwrap();
+        id
+    }
 
+    /// Runs one job through a worker until its answer is there and the queue is empty.
+    async fn ends(&self) -> Reply {
+        let id = self.sent().await;
+        self.done(id).await
+    }
+
+    /// The same for a job that was sent.
+    async fn done(&self, id: JobId) -> Reply {
         let clock = Arc::new(SystemClock);
         let who = Identity { instance: "i-1".into(), generation: "0".into(), model: "default".into() };
         let worker = Worker::new(who, self.settings.clone(), self.backend.clone(), clock).await.unwrap();
@@ -121,6 +131,51 @@ async fn a_store_that_stays_away_longer_gets_the_job_back_into_the_queue_and_it_
         rig.images.next("get", Fault::Fail(away()));
     }
     assert!(is_classified(&rig.ends().await));
+}
+
+#[tokio::test]
+async fn a_job_that_fails_for_as_long_as_retries_may_go_on_is_given_up_with_the_last_cause() {
+    let mut rig = Rig::new().await;
+    rig.settings.queue.retry_for = Duration::ZERO;
+    for _ in 0..4 {
+        rig.images.next("get", Fault::Fail(away()));
+    }
+    let reply = rig.ends().await;
+    assert!(matches!(&reply.outcome, Outcome::GaveUp { reason } if reason.contains("is away")), "{reply:?}");
+    let letters = rig.backend.dead_letters("default").await.unwrap();
+    assert_eq!(letters.depth().await.unwrap().backlog(), 1);
+}
+
+#[tokio::test]
+async fn deliveries_that_came_to_nothing_are_not_held_against_a_job() {
+    let rig = Rig::new().await;
+    let id = rig.sent().await;
+    let requests = rig.backend.requests("default").await.unwrap();
+    for _ in 0..20 {
+        let held = requests.receive(1, Duration::from_secs(20)).await.unwrap().remove(0);
+        requests.release(&[held.receipt]).await.unwrap();
+    }
+    assert!(is_classified(&rig.done(id).await));
+    let notes = rig.backend.results().list("attempts/", None, 10).await.unwrap();
+    assert_eq!(notes, [], "what has ended is no longer noted");
+}
+
+#[tokio::test]
+async fn a_job_that_was_begun_too_often_and_never_ended_is_given_up() {
+    let rig = Rig::new().await;
+    let id = rig.sent().await;
+    let requests = rig.backend.requests("default").await.unwrap();
+    let held = requests.receive(1, Duration::from_secs(20)).await.unwrap().remove(0);
+    requests.release(&[held.receipt]).await.unwrap();
+    let sent_at = DateTime::UNIX_EPOCH;
+    let note = serde_json::json!({ "sent_at": sent_at, "count": 4, "worker": "i-7", "at": sent_at });
+    let key = format!("attempts/default/{id}.json");
+    rig.backend.results().put(&key, note.to_string().into()).await.unwrap();
+    let reply = rig.done(id).await;
+    assert!(
+        matches!(&reply.outcome, Outcome::GaveUp { reason } if reason.contains("begun 5 times") && reason.contains("i-7")),
+        "{reply:?}"
+    );
 }
 
 #[tokio::test]

@@ -327,6 +327,39 @@ fn a_model_that_does_not_recognise_its_check_image_is_refused() {
 }
 
 #[test]
+fn many_threads_that_share_a_model_give_to_the_bit_what_one_gives() {
+    for engine in [Engine::Onnxruntime, Engine::Rten] {
+        let Ok(loaded) = load(&Model { engine, top: 12, ..Model::default() }) else {
+            println!("skipped: {engine:?} is not here");
+            continue;
+        };
+        let images: Vec<_> = (0..24u8)
+            .map(|n| {
+                let pixels =
+                    RgbImage::from_fn(90, 70, |x, y| Rgb([x as u8 ^ n, (y as u8).wrapping_mul(n), n * 10]));
+                let mut file = Cursor::new(Vec::new());
+                pixels.write_to(&mut file, ImageFormat::Png).unwrap();
+                Image { name: format!("{n}.png"), bytes: file.into_inner().into() }
+            })
+            .collect();
+        let expected = loaded.classifier().unwrap().classify(&images);
+        assert!(expected.iter().all(Result::is_ok), "{expected:?}");
+        std::thread::scope(|scope| {
+            for offset in 0..8 {
+                let (loaded, images, expected) = (&loaded, &images, &expected);
+                scope.spawn(move || {
+                    let mut classifier = loaded.classifier().unwrap();
+                    for index in (0..images.len() * 10).map(|n| (n + offset * 3) % images.len()) {
+                        let answer = classifier.classify(&images[index..=index]).remove(0);
+                        assert_eq!(answer, expected[index], "{engine:?}, image {index}");
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn without_the_library_auto_takes_rten_and_onnxruntime_refuses() {
     let text = tempfile::NamedTempFile::new().unwrap();
     let model = |engine| Model { engine, onnxruntime: Some(text.path().to_owned()), ..Model::default() };

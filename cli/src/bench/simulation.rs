@@ -226,6 +226,7 @@ fn instance(number: usize, now: DateTime<Utc>) -> InstanceView {
             at_once: 1,
             done: 100,
             idle_since,
+            failing: None,
             service: ServiceTimes { count: 5, mean_ms: 2000.0, p95_ms: 2500.0 },
             at: now,
         };

@@ -80,6 +80,7 @@ fn report(instance: &str, generation: String, round: u64) -> WorkerReport {
         at_once: 1,
         done: round * 10,
         idle_since: None,
+        failing: None,
         service: ServiceTimes { count: 10, mean_ms: 800.0, p95_ms: 1500.0 },
         at: Utc::now(),
     }

@@ -114,6 +114,14 @@ pub(super) fn problems(
             pool.name, pool.reason
         )
     }));
+    let failing = seen.pools.iter().flat_map(|pool| &pool.instances);
+    problems.extend(failing.filter_map(|instance| {
+        Some(format!(
+            "everything fails on {}, which tries one job at a time: {}",
+            instance.id,
+            instance.failing.as_ref()?
+        ))
+    }));
     let crashed = seen.pools.iter().flat_map(|pool| &pool.instances).filter(|instance| instance.crashes > 0);
     problems.extend(crashed.map(|instance| {
         let error = instance.last_error.as_deref().unwrap_or("died before its time");

@@ -235,6 +235,9 @@ fn remark(instance: &InstanceStatus, now: DateTime<Utc>) -> Option<String> {
         let order = Order::new(cordon.by.clone(), cordon.since);
         remarks.push(format!("cordoned{and} {}", by(&order, now)));
     }
+    if let Some(why) = &instance.failing {
+        remarks.push(format!("everything fails there: {why}"));
+    }
     if instance.crashes > 0 {
         let error = instance.last_error.as_deref().unwrap_or("died before its time");
         remarks.push(format!("{error}, {} in a row", count(instance.crashes.into(), "time")));

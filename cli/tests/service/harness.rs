@@ -213,6 +213,10 @@ impl Process {
         self.child.wait().expect("it can be waited for");
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("its status").is_some()
+    }
+
     pub fn exit(&mut self) -> ExitStatus {
         eventually("the process leaves", || self.child.try_wait().expect("its status"))
     }

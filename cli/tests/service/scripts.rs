@@ -1,11 +1,11 @@
 use serde_json::Value;
 
-use crate::harness::{Answer, Site, image};
+use crate::harness::{Answer, Site, eventually, image};
 
-/// What a service whose script is `shell` answers to an image, tried at most twice.
+/// What a service whose script is `shell` answers to an image that is tried for a second at most.
 fn answer_of(shell: &str) -> (Site, Answer) {
     let site = Site::with_script(shell)
-        .set("EIRS_QUEUE__MAX_RECEIVES", "2")
+        .set("EIRS_QUEUE__RETRY_FOR", "1s")
         .set("EIRS_MODELS__DEFAULT__TIMEOUT", "1s");
     let (web, _worker) = (site.web(), site.worker());
     let answer = web.upload("", "dog.jpg", &image(1));
@@ -25,7 +25,7 @@ fn a_script_that_crashes_hangs_floods_or_talks_nonsense_ends_as_a_dead_letter_an
     {
         let (site, answer) = answer_of(shell);
         assert_eq!(answer.status, 500, "{shell}: {answer:?}");
-        assert!(answer.problem().contains("tried 2 times"), "{shell}: {answer:?}");
+        assert!(answer.problem().contains("the last: the script"), "{shell}: {answer:?}");
         let check = site.command("eirs").args(["check", "--json"]).output().expect("eirs check runs");
         let check: Value = serde_json::from_slice(&check.stdout).expect("JSON");
         assert!(check.to_string().contains("dead-default"), "{check}");
@@ -34,11 +34,79 @@ fn a_script_that_crashes_hangs_floods_or_talks_nonsense_ends_as_a_dead_letter_an
 
 #[test]
 fn an_image_that_was_given_up_is_tried_again_when_it_is_uploaded_again() {
-    let site = Site::with_script("test -f fixed && echo cat || exit 1").set("EIRS_QUEUE__MAX_RECEIVES", "1");
+    let site = Site::with_script("test -f fixed && echo cat || exit 1").set("EIRS_QUEUE__RETRY_FOR", "0s");
     let (web, _worker) = (site.web(), site.worker());
     assert_eq!(web.upload("", "x", &image(1)).status, 500);
     std::fs::write(site.folder.path().join("fixed"), "").expect("the operator mends it");
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "cat");
+}
+
+#[test]
+fn a_script_that_fails_for_a_while_costs_no_job_and_says_meanwhile_what_is_wrong() {
+    let site = Site::with_script("test -f back && echo cat || { echo no GPU >&2; exit 75; }");
+    let (web, worker) = (site.web(), site.worker());
+    let sent: Vec<_> = (0..20).map(|number| web.upload("?wait=0", "x", &image(number)).json()).collect();
+    eventually("it is known that everything fails", || {
+        worker.log().contains("everything fails").then_some(())
+    });
+    assert!(worker.log().contains("no GPU"), "{}", worker.log());
+    std::fs::write(site.folder.path().join("back"), "").expect("the backend is back");
+    for job in sent {
+        let id = job["id"].as_str().expect("an id");
+        eventually("it is done", || (web.result(id).status == 200).then_some(()));
+        assert_eq!(web.result(id).json()["label"], "cat");
+    }
+}
+
+#[test]
+fn a_job_that_kills_its_workers_is_given_up_alone_and_what_lay_beside_it_is_answered() {
+    for threads in ["1", "3"] {
+        let site = Site::with_script("case \"$1\" in *kill*) kill -9 $PPID;; *) sleep 0.3; echo cat;; esac")
+            .set("EIRS_WORKER__THREADS", threads)
+            .set("EIRS_QUEUE__MAX_RECEIVES", "3");
+        let web = site.web();
+        let name = |number| if number == 1 { "kill.jpg" } else { "dog.jpg" };
+        let sent: Vec<_> =
+            (0..4).map(|number| web.upload("?wait=0", name(number), &image(number)).json()).collect();
+        let done = |job: &Value| web.get(&format!("/results/{}", job["id"].as_str().expect("an id")));
+        let mut deaths = 0;
+        while sent.iter().any(|job| done(job).status == 202) {
+            let mut worker = site.worker();
+            eventually("it has died, or all is done", || {
+                (worker.has_ended() || sent.iter().all(|job| done(job).status != 202)).then_some(())
+            });
+            deaths += u32::from(worker.has_ended());
+        }
+        assert!((2..=4).contains(&deaths), "{threads} threads: {deaths} workers died");
+        for (number, job) in sent.iter().enumerate() {
+            let answer = done(job);
+            if number == 1 {
+                assert!(
+                    answer.status == 500 && answer.problem().contains("no worker survived it"),
+                    "{answer:?}"
+                );
+            } else {
+                assert_eq!(answer.json()["label"], "cat", "{threads} threads: {number}: {answer:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn long_jobs_are_left_to_workers_that_have_nothing_to_do() {
+    let site = Site::with_script("sleep 2; echo cat");
+    let web = site.web();
+    let _workers: Vec<_> = (0..3).map(|_| site.worker()).collect();
+    let sent: Vec<_> = (0..3).map(|number| web.upload("?wait=0", "x", &image(number)).json()).collect();
+    let worker = |job: &Value| {
+        let id = job["id"].as_str().expect("an id");
+        eventually("it is done", || {
+            let answer = web.result(id);
+            (answer.status == 200).then(|| answer.json()["worker"].as_str().expect("a worker").to_owned())
+        })
+    };
+    let workers: std::collections::BTreeSet<_> = sent.iter().map(worker).collect();
+    assert_eq!(workers.len(), 3, "{workers:?}");
 }
 
 #[test]

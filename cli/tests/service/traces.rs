@@ -167,7 +167,7 @@ fn the_passes_of_the_controller_are_traces_and_its_decisions_are_told_in_them() 
 #[test]
 fn the_log_of_web_and_worker_names_trace_and_image_without_any_collector() {
     let site = Site::with_script("exit 1")
-        .set("EIRS_QUEUE__MAX_RECEIVES", "1")
+        .set("EIRS_QUEUE__RETRY_FOR", "0s")
         .set("EIRS_TELEMETRY__FILTER", "warn,eirs_web=debug");
     let (web, worker) = (site.web(), site.start("eirs-worker", &[]));
     let parent = format!("00-{TRACE}-{CLIENT}-01");

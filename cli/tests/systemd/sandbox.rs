@@ -22,7 +22,7 @@ fn a_script_gets_what_it_needs_and_no_more_and_a_drop_in_opens_the_rest() {
         Plan::with_script(SCRIPT)
             .file("/srv/labels.txt", "cat")
             .file("/home/me/labels.txt", "cat")
-            .set("EIRS_QUEUE__MAX_RECEIVES", "1")
+            .set("EIRS_QUEUE__RETRY_FOR", "0s")
     };
     let opened = "[Service]\nProtectHome=tmpfs\nBindReadOnlyPaths=/home/me/labels.txt\nReadWritePaths=/srv\n";
     let opening = plan().drop_in("eirs-worker", opened).drop_in("eirs-controller", opened);

@@ -84,6 +84,7 @@ pub(crate) fn says(
         at_once: 1,
         done: 7,
         idle_since,
+        failing: None,
         service: ServiceTimes::default(),
         at: at(second),
     };

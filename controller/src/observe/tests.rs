@@ -59,6 +59,7 @@ impl Rig {
             done,
             // The worker's clock is an hour ahead.
             idle_since: Some(now + Duration::from_secs(3590)),
+            failing: None,
             service: ServiceTimes::default(),
             at: now + Duration::from_secs(3600),
         };

@@ -110,6 +110,7 @@ impl Rig {
             at_once: 1,
             done: 0,
             idle_since: Some(since),
+            failing: None,
             service: ServiceTimes::default(),
             at: self.clock.now(),
         };

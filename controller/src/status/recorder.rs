@@ -236,6 +236,7 @@ fn instance(view: &InstanceView, seen: &Observation, history: &History) -> Insta
         done_per_s: heard.map_or(0.0, |heard| heard.done_per_s),
         engine: heard.map(|heard| heard.report.engine.clone()),
         version: heard.map(|heard| heard.report.version.clone()).filter(|version| !version.is_empty()),
+        failing: heard.and_then(|heard| heard.report.failing.clone()),
         service_mean_ms: heard.and_then(|heard| Some(heard.service?.mean_ms)),
         service_p95_ms: heard.and_then(|heard| Some(heard.service?.p95_ms)),
         idle_since: heard.and_then(|heard| heard.idle_since),

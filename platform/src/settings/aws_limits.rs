@@ -53,7 +53,8 @@ pub(super) fn complaints(settings: &Settings) -> Vec<String> {
                 .into(),
         );
     }
-    let most = MOST_RECEIVES - crate::backend::RECEIVES_BEYOND_GIVING_UP;
+    // A worker gives a job up before the queue puts it away.
+    let most = MOST_RECEIVES - 3;
     if queue.max_receives > most {
         complaints.push(format!("queue.max_receives: must be at most {most} where backend = \"aws\""));
     }

@@ -195,6 +195,9 @@ struct Instance {
     /// The version of the model that it has loaded.
     #[oai(nullable)]
     version: Option<String>,
+    /// Why everything fails there, if it does.
+    #[oai(nullable)]
+    failing: Option<String>,
     /// Mean time from the receipt of a job to its result, in milliseconds, in the last report that had any.
     #[oai(nullable)]
     service_mean_ms: Option<f64>,

@@ -122,6 +122,7 @@ impl Site<'_> {
             at_once: self.setup.concurrency,
             done: it.done,
             idle_since: idle_for.map(|idle| at - TimeDelta::microseconds(idle as i64)),
+            failing: None,
             service: summary(&mut it.times_ms),
             at,
         };

@@ -75,6 +75,7 @@ fn everything() -> Status {
                 done_per_s: 1.25,
                 engine: Some("rten".to_owned()),
                 version: Some("0f1e2d3c4b5a6978".to_owned()),
+                failing: Some("the script ended with exit status: 1".to_owned()),
                 service_mean_ms: Some(250.5),
                 service_p95_ms: Some(400.5),
                 idle_since: Some(at(80)),

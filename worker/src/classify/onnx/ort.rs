@@ -1,17 +1,19 @@
 //! The fast engine: ONNX Runtime, a library of Microsoft's that is opened at run time where there is one.
 
 use std::{
+    ffi::CString,
     path::{Path, PathBuf},
-    sync::Mutex,
+    ptr::NonNull,
+    sync::{Arc, Mutex},
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use ort::{
-    LoadDynamicError,
+    AsPointer, LoadDynamicError,
     environment::Environment,
     logging::LogLevel,
     session::{Session as OrtSession, builder::GraphOptimizationLevel},
-    value::{TensorElementType, TensorRef, ValueType},
+    value::{DynValue, TensorElementType, TensorRef, ValueType},
 };
 
 use super::{Engine, Session, Source};
@@ -170,23 +172,34 @@ fn found_in(places: &[PathBuf]) -> Vec<PathBuf> {
 
 pub(super) struct Ort {
     runtime: Runtime,
-    source: Source,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
-    /// The session that showed what the model is like; the first who asks gets it.
-    spare: Mutex<Option<OrtSession>>,
+    /// One for all threads: each further one would be a copy of the weights, in the order of the processor's liking.
+    session: Arc<Shared>,
+}
+
+/// A session that several threads run at the same time, and the names of its ends.
+struct Shared {
+    session: OrtSession,
+    input: CString,
+    outputs: Vec<CString>,
 }
 
 impl Ort {
     pub(super) fn load(runtime: Runtime, source: &Source) -> anyhow::Result<Self> {
         let session = new_session(&runtime, source)?;
-        Ok(Self {
-            inputs: session.inputs().iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect(),
-            outputs: session.outputs().iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect(),
-            spare: Mutex::new(Some(session)),
-            source: source.clone(),
-            runtime,
-        })
+        let inputs: Vec<_> =
+            session.inputs().iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect();
+        let outputs: Vec<_> =
+            session.outputs().iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect();
+        let name = |port: &Port| CString::new(port.name.as_str()).context("a name with a zero in it");
+        let shared = Shared {
+            // A model without inputs is refused by whoever looks at them.
+            input: inputs.first().map(name).transpose()?.unwrap_or_default(),
+            outputs: outputs.iter().map(name).collect::<anyhow::Result<_>>()?,
+            session,
+        };
+        Ok(Self { runtime, inputs, outputs, session: Arc::new(shared) })
     }
 }
 
@@ -207,7 +220,7 @@ fn port(name: &str, kind: &ValueType) -> Port {
 fn new_session(runtime: &Runtime, source: &Source) -> anyhow::Result<OrtSession> {
     let build = || -> ort::Result<OrtSession> {
         let mut builder = OrtSession::builder(&runtime.environment)?
-            // One thread each: as many sessions as cores use the cores better than one session with all of them.
+            // The thread that asks is the one that works: images at the same time use the cores better than parts of one image.
             .with_intra_threads(1)?
             .with_inter_threads(1)?
             .with_optimization_level(GraphOptimizationLevel::All)?
@@ -243,16 +256,42 @@ impl Engine for Ort {
     }
 
     fn session(&self) -> anyhow::Result<Box<dyn Session>> {
-        let spare = self.spare.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-        let session = match spare {
-            Some(session) => session,
-            None => new_session(&self.runtime, &self.source)?,
-        };
-        Ok(Box::new(Running(session)))
+        Ok(Box::new(Running(Arc::clone(&self.session))))
     }
 }
 
-struct Running(OrtSession);
+struct Running(Arc<Shared>);
+
+impl Shared {
+    /// Runs the model; answers the output of that number.
+    ///
+    /// `ort` (2.0.0-rc.15) lends a session to one thread at a time, because with some execution providers, such as CUDA, runs at the
+    /// same time end badly. The provider that is used here is the processor's, whose `Run` ONNX Runtime (1.24, `inference_session.h`)
+    /// documents as safe for several threads; its arena and its plans are behind locks of their own. So the library is called
+    /// directly. docs/decisions/0013-one-session.md has what that saves and costs.
+    #[expect(unsafe_code, reason = "ONNX Runtime is a library of C")]
+    fn run(&self, input: &TensorRef<'_, f32>, output: usize) -> anyhow::Result<DynValue> {
+        let output = self.outputs.get(output).context("the model has no such output")?;
+        let mut answer = std::ptr::null_mut();
+        // SAFETY: session, input and names live until the call returns, each list has one entry as its length says, and the answer is
+        // a value of ours, which `DynValue` releases. `Run` changes nothing of the session that threads share without a lock.
+        unsafe {
+            let status = (ort::api().Run)(
+                self.session.ptr().cast_mut(),
+                std::ptr::null(),
+                [self.input.as_ptr()].as_ptr(),
+                [input.ptr()].as_ptr(),
+                1,
+                [output.as_ptr()].as_ptr(),
+                1,
+                &raw mut answer,
+            );
+            ort::Error::result_from_status(status)?;
+            let answer = NonNull::new(answer).context("the model gave no output")?;
+            Ok(DynValue::from_ptr(answer, Some(self.session.allocator())))
+        }
+    }
+}
 
 impl Session for Running {
     fn run(
@@ -263,12 +302,8 @@ impl Session for Running {
         answer: &mut Vec<f32>,
     ) -> anyhow::Result<()> {
         let tensor = TensorRef::from_array_view((shape, input))?;
-        let outputs = self.0.run(ort::inputs![tensor])?;
-        if output >= outputs.len() {
-            bail!("the model has no such output");
-        }
-        let (_, values) =
-            outputs[output].try_extract_tensor::<f32>().context("the output is not of 32-bit floats")?;
+        let scores = self.0.run(&tensor, output)?;
+        let (_, values) = scores.try_extract_tensor::<f32>().context("the output is not of 32-bit floats")?;
         answer.clear();
         answer.extend_from_slice(values);
         Ok(())

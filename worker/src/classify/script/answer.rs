@@ -38,15 +38,17 @@ fn without_escapes(text: &str) -> String {
         }
         match rest.next() {
             // A control sequence ends with a letter or one of a few signs.
-            Some('[') => drop(rest.find(|c| ('\u{40}'..='\u{7e}').contains(c))),
+            Some('[') => skip_to(&mut rest, |c| ('\u{40}'..='\u{7e}').contains(&c)),
             // A command to the terminal ends with a bell, or with an escape and a backslash.
-            Some(']') if rest.find(|c| matches!(c, '\u{7}' | '\u{1b}')) == Some('\u{1b}') => {
-                drop(rest.next())
-            }
+            Some(']') => skip_to(&mut rest, |c| matches!(c, '\u{7}' | '\\')),
             _ => {}
         }
     }
     plain
+}
+
+fn skip_to(rest: &mut std::str::Chars<'_>, is_last: impl Fn(char) -> bool) {
+    let _the_last = rest.find(|c| is_last(*c));
 }
 
 /// A line as it is quoted in a sentence.

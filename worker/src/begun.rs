@@ -34,9 +34,11 @@ pub(crate) struct Note {
 pub(crate) async fn begin(worker: &Worker, job: &Job) -> Result<std::result::Result<Note, String>> {
     let key = format!("attempts/{}/{}.json", job.model, job.id);
     let before = retry(|| worker.results.get(&key)).await?.and_then(|body| read(&body, job));
-    if let Some(before) = &before
+    if let Some(before) = before.as_ref()
         && is_too_many(before.count, worker.settings.queue.max_receives)
     {
+        // Whoever makes a job of the dead letter again starts at nothing.
+        Note { key, before: None }.ended(worker).await;
         return Ok(Err(format!(
             "no worker survived it: it was begun {} times, and never ended; the last time on {} at {}",
             before.count + 1,

@@ -176,6 +176,8 @@ async fn a_job_that_was_begun_too_often_and_never_ended_is_given_up() {
         matches!(&reply.outcome, Outcome::GaveUp { reason } if reason.contains("begun 5 times") && reason.contains("i-7")),
         "{reply:?}"
     );
+    let notes = rig.backend.results().list("attempts/", None, 10).await.unwrap();
+    assert_eq!(notes, [], "a redriven job starts at nothing");
 }
 
 #[tokio::test]

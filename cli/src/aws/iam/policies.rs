@@ -152,7 +152,12 @@ pub(crate) fn worker(scope: &Scope) -> Value {
     let versions = scope.objects(&scope.output_bucket, "versions/*");
     let attempts = scope.objects(&scope.output_bucket, "attempts/*");
     let mut statements = vec![
-        allow("Jobs", &[&CONSUME[..], &FIND[..]].concat(), &[scope.queue("requests-*")]),
+        // A job that failed is sent once more.
+        allow(
+            "Jobs",
+            &[&CONSUME[..], &FIND[..], &["sqs:SendMessage"]].concat(),
+            &[scope.queue("requests-*")],
+        ),
         allow(
             "AnswersAndReports",
             &["sqs:SendMessage", "sqs:GetQueueUrl"],
@@ -464,6 +469,10 @@ mod tests {
         ] {
             assert!(resources(&worker, action).is_empty(), "{action}");
         }
+        assert!(
+            resources(&worker, "sqs:SendMessage").iter().any(|resource| resource.contains("requests-")),
+            "a job that failed is sent once more"
+        );
         let is_of_results = |resource: &String| {
             ["results", "versions", "attempts"]
                 .iter()

@@ -70,6 +70,10 @@ impl Pool {
         if let Some(advice) = description.advice {
             tracing::info!("{advice}");
         }
+        Self::of(loaded, model, threads)
+    }
+
+    fn of(loaded: Arc<dyn Loaded>, model: &Model, threads: usize) -> anyhow::Result<Self> {
         let (line, taken) = mpsc::channel();
         let taken = Arc::new(Mutex::new(taken));
         let mut started = Vec::with_capacity(threads);
@@ -233,5 +237,111 @@ impl Waiting {
     /// Says that a thread has taken it; `None` where nobody waits for it any more.
     fn begin(self) -> Option<(Image, Scope, oneshot::Sender<Classified>)> {
         self.begun.send(()).ok().map(|()| (self.image, self.scope, self.answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use eirs_platform::{
+        clock::SystemClock,
+        queue::{QueueOptions, memory::MemoryQueues},
+    };
+
+    use super::*;
+
+    /// Classifies an image when it is told to.
+    struct Slow(Arc<Mutex<mpsc::Receiver<()>>>);
+
+    impl Loaded for Slow {
+        fn engine(&self) -> &str {
+            "slow"
+        }
+
+        fn classifier(&self) -> anyhow::Result<Box<dyn Classifier>> {
+            Ok(Box::new(Self(self.0.clone())))
+        }
+
+        fn describe(&self) -> classify::Description {
+            classify::Description::default()
+        }
+    }
+
+    impl Classifier for Slow {
+        fn classify(&mut self, images: &[Image]) -> Vec<Classified> {
+            let _told_or_over = lock(&self.0).recv();
+            images.iter().map(|_| Ok(vec![Guess { label: "cat".into(), confidence: 1.0 }])).collect()
+        }
+    }
+
+    /// A pool of one thread, and what tells it to go on.
+    fn pool(model: &Model) -> (Pool, mpsc::Sender<()>) {
+        let (go, told) = mpsc::channel();
+        (Pool::of(Arc::new(Slow(Arc::new(Mutex::new(told)))), model, 1).unwrap(), go)
+    }
+
+    fn image() -> Image {
+        Image { name: "a".into(), bytes: Bytes::new() }
+    }
+
+    async fn classify(pool: &Pool, queue: Option<&SharedQueue>) -> Answer {
+        pool.classify(image(), &Scope::untold(), queue).await.0
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_does_not_come_back_within_the_timeout_is_given_up_with_its_worker() {
+        let model = Model { timeout: Duration::from_millis(50), ..Model::default() };
+        let (pool, go) = pool(&model);
+        let answer = classify(&pool, None).await;
+        assert!(matches!(&answer, Answer::Stuck(why) if why.contains("longer than 50ms")), "{answer:?}");
+        assert!(pool.is_stuck());
+        pool.stuck().await;
+        drop(go);
+    }
+
+    #[tokio::test]
+    async fn a_script_is_ended_by_whoever_talks_to_it_and_has_no_second_deadline() {
+        let model = Model {
+            classifier: settings::Classifier::Script,
+            timeout: Duration::from_millis(10),
+            ..Model::default()
+        };
+        let (pool, go) = pool(&model);
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            go.send(()).unwrap();
+        };
+        let (answer, ()) = tokio::join!(classify(&pool, None), later);
+        assert!(matches!(answer, Answer::Given(Ok(_))) && !pool.is_stuck());
+    }
+
+    #[tokio::test]
+    async fn an_image_that_waits_is_left_to_others_where_nobody_else_waits_in_the_queue() {
+        let (pool, go) = pool(&Model::default());
+        let queue = MemoryQueues::new(Arc::new(SystemClock)).open("requests", QueueOptions::default());
+        let second = async {
+            // The first has been taken by the only thread.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let left = classify(&pool, Some(&queue)).await;
+            assert!(matches!(left, Answer::LeftAlone), "{left:?}");
+            queue.send(vec![Bytes::from_static(b"another")]).await.unwrap();
+            let third = classify(&pool, Some(&queue));
+            let told = async {
+                tokio::time::sleep(2 * IMPATIENCE).await;
+                go.send(()).unwrap();
+                go.send(()).unwrap();
+            };
+            let (third, ()) = tokio::join!(third, told);
+            assert!(matches!(third, Answer::Given(Ok(_))), "others have enough to do: {third:?}");
+        };
+        let (first, ()) = tokio::join!(classify(&pool, None), second);
+        assert!(matches!(first, Answer::Given(Ok(_))), "nobody begins twice: {first:?}");
+    }
+
+    #[test]
+    fn a_closed_pool_takes_nothing_and_its_threads_end() {
+        let (pool, _go) = pool(&Model::default());
+        pool.close(Duration::from_secs(20));
+        assert!(lock(&pool.threads).iter().all(JoinHandle::is_finished));
     }
 }

@@ -51,9 +51,19 @@ pub(crate) struct Pool {
 struct Waiting {
     image: Image,
     scope: Scope,
-    /// Told when a thread takes it; a thread passes over what nobody waits for any more.
-    begun: oneshot::Sender<()>,
+    turn: Arc<Mutex<Turn>>,
     answer: oneshot::Sender<Classified>,
+}
+
+/// How far an image is. Shared, and not told: a message at the beginning would wake whoever waits once more for each image.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    /// No thread has taken it.
+    Waits,
+    /// A thread took it at this moment.
+    Begun(Instant),
+    /// Nobody waits for it any more: threads pass it over.
+    Left,
 }
 
 impl Pool {
@@ -136,39 +146,63 @@ impl Pool {
     ) -> (Answer, Duration) {
         let since = Instant::now();
         let gone = || Answer::Given(Err(Failure::Failed("the classifying threads have died".into())));
-        let (begun, mut begins) = oneshot::channel();
-        let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { image, scope: scope.clone(), begun, answer };
+        let turn = Arc::new(Mutex::new(Turn::Waits));
+        let (answer, mut answered) = oneshot::channel();
+        let waiting = Waiting { image, scope: scope.clone(), turn: turn.clone(), answer };
         let sent = lock(&self.line).as_ref().is_some_and(|line| line.send(waiting).is_ok());
         if !sent {
             return (gone(), since.elapsed());
         }
-        while let Err(_too_long) = tokio::time::timeout(IMPATIENCE, &mut begins).await {
-            if let Some(queue) = queue
-                && queue.depth().await.is_ok_and(|depth| depth.visible == 0)
-            {
-                begins.close();
-                // A thread may have taken it in this very moment.
-                if begins.try_recv().is_err() {
-                    return (Answer::LeftAlone, since.elapsed());
+        let mut patience = IMPATIENCE;
+        loop {
+            let given = tokio::time::timeout(patience, &mut answered).await;
+            let now = *lock(&turn);
+            match (given, now) {
+                (Ok(given), Turn::Begun(begun)) => {
+                    return (given.map_or_else(|_| gone(), Answer::Given), begun - since);
                 }
-                break;
+                (Ok(_), _) => return (gone(), since.elapsed()),
+                (Err(_), Turn::Begun(begun)) => match self.limit {
+                    Some(limit) if begun.elapsed() >= limit => {
+                        self.stuck.cancel();
+                        let limit = humantime::format_duration(limit);
+                        let why =
+                            format!("{} took longer than {limit}, and is not to be stopped", self.engine);
+                        return (Answer::Stuck(why), begun - since);
+                    }
+                    Some(limit) => patience = limit.saturating_sub(begun.elapsed()),
+                    None => patience = Duration::MAX,
+                },
+                (Err(_), Turn::Waits | Turn::Left) => {
+                    if let Some(queue) = queue
+                        && queue.depth().await.is_ok_and(|depth| depth.visible == 0)
+                        && Turn::leave(&turn)
+                    {
+                        return (Answer::LeftAlone, since.elapsed());
+                    }
+                }
             }
         }
-        let waited = since.elapsed();
-        let given = match self.limit {
-            None => answered.await,
-            Some(limit) => match tokio::time::timeout(limit, answered).await {
-                Ok(given) => given,
-                Err(_too_long) => {
-                    self.stuck.cancel();
-                    let limit = humantime::format_duration(limit);
-                    let why = format!("{} took longer than {limit}, and is not to be stopped", self.engine);
-                    return (Answer::Stuck(why), waited);
-                }
-            },
-        };
-        (given.map_or_else(|_| gone(), Answer::Given), waited)
+    }
+}
+
+impl Turn {
+    /// Answers whether no thread has taken the image; then none will.
+    fn leave(turn: &Mutex<Self>) -> bool {
+        let mut turn = lock(turn);
+        if matches!(*turn, Self::Waits) {
+            *turn = Self::Left;
+        }
+        matches!(*turn, Self::Left)
+    }
+
+    /// Answers whether somebody still waits for the image.
+    fn begin(turn: &Mutex<Self>) -> bool {
+        let mut turn = lock(turn);
+        if matches!(*turn, Self::Waits) {
+            *turn = Self::Begun(Instant::now());
+        }
+        matches!(*turn, Self::Begun(_))
     }
 }
 
@@ -236,7 +270,7 @@ fn work(
 impl Waiting {
     /// Says that a thread has taken it; `None` where nobody waits for it any more.
     fn begin(self) -> Option<(Image, Scope, oneshot::Sender<Classified>)> {
-        self.begun.send(()).ok().map(|()| (self.image, self.scope, self.answer))
+        Turn::begin(&self.turn).then_some((self.image, self.scope, self.answer))
     }
 }
 

@@ -36,9 +36,9 @@ pub(super) struct Stream {
     skipped: Skipped,
 }
 
-/// Takes the first line of what was printed, with its end.
-fn take_line(printed: &mut Vec<u8>) -> Vec<u8> {
-    let end = printed.iter().position(|byte| *byte == b'\n').map_or(printed.len(), |newline| newline + 1);
+/// Takes the lines that are whole.
+fn take_lines(printed: &mut Vec<u8>) -> Vec<u8> {
+    let end = printed.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
     printed.drain(..end).collect()
 }
 
@@ -95,12 +95,18 @@ impl Stream {
             match process.wait(deadline, |printed| printed.contains(&b'\n')) {
                 // It may go on printing for ever.
                 Event::Printed if bytes <= OUTPUT_MAX_BYTES && Instant::now() < deadline => {
-                    let line = take_line(&mut process.printed);
-                    bytes += line.len();
-                    if let Some(answer) =
-                        lines(&line).iter().find_map(|line| self.skipped.or_answer(line, file, top))
-                    {
-                        return answer;
+                    let printed = take_lines(&mut process.printed);
+                    let mut rest = &printed[..];
+                    while let Some(newline) = rest.iter().position(|byte| *byte == b'\n') {
+                        let (line, after) = rest.split_at(newline + 1);
+                        (bytes, rest) = (bytes + line.len(), after);
+                        if let Some(answer) =
+                            lines(line).iter().find_map(|line| self.skipped.or_answer(line, file, top))
+                        {
+                            // What follows is looked at before the next image.
+                            process.printed.splice(..0, rest.iter().copied());
+                            return answer;
+                        }
                     }
                 }
                 Event::Printed if bytes > OUTPUT_MAX_BYTES => {

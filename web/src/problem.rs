@@ -12,10 +12,31 @@ pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     title: &'static str,
     pub(crate) detail: String,
-    id: Option<JobId>,
+    /// Boxed, for a refusal is the other half of many results.
+    id: Option<Box<JobId>>,
     retry_after_s: Option<u64>,
-    /// What this kind of refusal says in a header of its own.
-    header: Option<(&'static str, &'static str)>,
+    says: Option<Says>,
+}
+
+/// What a kind of refusal says in a header of its own.
+#[derive(Debug, Clone, Copy)]
+enum Says {
+    /// The methods that the address takes.
+    Allow(&'static str),
+    /// How to show a token.
+    Bearer,
+    /// How a body may be packed.
+    Encodings,
+}
+
+impl Says {
+    fn header(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Allow(methods) => ("allow", methods),
+            Self::Bearer => ("www-authenticate", "Bearer"),
+            Self::Encodings => ("accept-encoding", "gzip, deflate, identity"),
+        }
+    }
 }
 
 /// Why it was refused (RFC 9457).
@@ -36,12 +57,12 @@ pub(crate) struct Document<'p> {
 
 impl Problem {
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, title, detail: detail.into(), id: None, retry_after_s: None, header: None }
+        Self { status, title, detail: detail.into(), id: None, retry_after_s: None, says: None }
     }
 
     /// What of it is sent.
     pub(crate) fn document(&self) -> Document<'_> {
-        let id = self.id.map(|id| id.to_string());
+        let id = self.id.as_ref().map(ToString::to_string);
         Document { status: self.status.as_u16(), title: self.title, detail: &self.detail, id }
     }
 
@@ -66,7 +87,7 @@ impl Problem {
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("this address does not take that method; it takes {allow}");
         Self {
-            header: Some(("allow", allow)),
+            says: Some(Says::Allow(allow)),
             ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", detail)
         }
     }
@@ -91,7 +112,7 @@ impl Problem {
             "the body has the Content-Encoding `{name}`; EIRS reads bodies as they are, or with one of gzip and deflate"
         );
         Self {
-            header: Some(("accept-encoding", "gzip, deflate, identity")),
+            says: Some(Says::Encodings),
             ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported encoding", detail)
         }
     }
@@ -138,8 +159,7 @@ impl Problem {
     }
 
     pub(crate) fn wrong_token(detail: impl Into<String>) -> Self {
-        let header = Some(("www-authenticate", "Bearer"));
-        Self { header, ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail) }
+        Self { says: Some(Says::Bearer), ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail) }
     }
 
     /// `who` sends more than it may.
@@ -198,7 +218,7 @@ impl Problem {
     }
 
     fn about(self, id: JobId) -> Self {
-        Self { id: Some(id), ..self }
+        Self { id: Some(Box::new(id)), ..self }
     }
 
     fn after(self, retry_after_s: u64) -> Self {
@@ -213,7 +233,7 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after_s {
             response = response.header("Retry-After", seconds.to_string());
         }
-        if let Some((name, value)) = self.header {
+        if let Some((name, value)) = self.says.map(Says::header) {
             response = response.header(name, value);
         }
         // A person at a terminal reads this, too.

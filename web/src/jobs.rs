@@ -7,7 +7,7 @@ mod admission;
 mod eta;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -91,6 +91,8 @@ pub(crate) struct Jobs {
     /// Versions that workers answer with and that are not in force here, with their models: what was told of once.
     other_versions: Mutex<BTreeSet<(String, String)>>,
     in_flight: Mutex<HashMap<Key, InFlight>>,
+    /// Whose results came after they were erased, and are being taken away.
+    erasing: Arc<Mutex<HashSet<Key>>>,
 }
 
 /// A result in memory. Another web host may have had it replaced since it was read.
@@ -117,6 +119,10 @@ struct InFlight {
     promised: u32,
     /// Its image was erased meanwhile, and so will be its result.
     is_erased: bool,
+}
+
+fn set(keys: &Mutex<HashSet<Key>>) -> MutexGuard<'_, HashSet<Key>> {
+    keys.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How an image is sent.
@@ -166,6 +172,7 @@ impl Jobs {
             cache: Cache::new(settings.web.cached_results),
             other_versions: Mutex::default(),
             in_flight: Mutex::default(),
+            erasing: Arc::default(),
         }
     }
 
@@ -258,6 +265,15 @@ impl Jobs {
         Ok(was_there)
     }
 
+    /// Whether the image was erased while a job for it was under way, of which something may be left for a moment.
+    pub(crate) fn is_erased(&self, id: JobId) -> bool {
+        self.requests.keys().any(|model| {
+            let key: Key = (id, model.clone());
+            let is_so = self.lock().get(&key).is_some_and(|job| job.is_erased);
+            is_so || set(&self.erasing).contains(&key)
+        })
+    }
+
     async fn erase_results(&self, key: &Key) -> Result<bool> {
         self.cache.remove(key);
         let (id, model) = key;
@@ -334,6 +350,10 @@ impl Jobs {
         let key: Key = (id, wanted.model.clone());
         self.look_for_lost(&key).await;
         if let Some(ticket) = self.join(&key) {
+            if let Some(job) = self.lock().get_mut(&key) {
+                // It was erased, and is wanted again.
+                job.is_erased = false;
+            }
             return Ok(Some(Submitted::Waits(ticket)));
         }
         if wanted.fresh {
@@ -543,7 +563,14 @@ impl Jobs {
         self.tell_of_other_version(&reply);
         let key: Key = (reply.id, reply.model.as_str().into());
         let reply = self.remember(&key, reply);
-        let job = self.lock().remove(&key);
+        let job = {
+            let mut in_flight = self.lock();
+            let job = in_flight.remove(&key);
+            if job.as_ref().is_some_and(|job| job.is_erased) {
+                set(&self.erasing).insert(key.clone());
+            }
+            job
+        };
         if job.is_some() {
             // One that was given up says nothing of how long the next one takes.
             let is_done = reply.is_final();
@@ -554,11 +581,13 @@ impl Jobs {
         }
         if job.as_ref().is_some_and(|job| job.is_erased) {
             self.cache.remove(&key);
-            let (results, result_key) = (self.results.clone(), key.0.result_key(&key.1, &reply.version));
+            let (results, erasing) = (self.results.clone(), self.erasing.clone());
+            let result_key = key.0.result_key(&key.1, &reply.version);
             tokio::spawn(async move {
                 if let Err(error) = results.delete(&result_key).await {
                     tracing::error!(%error, "{result_key} should be erased and is still there");
                 }
+                set(&erasing).remove(&key);
             });
         }
         job.map(|job| job.progress.send_replace(Progress::Done(reply))).is_some()

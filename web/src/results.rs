@@ -77,6 +77,9 @@ async fn look(request: &Request, id: &str, app: &App) -> std::result::Result<Res
     let id: JobId = id.parse().map_err(|error| Problem::not_found(format!("{error}")))?;
     let (model, top) = model_and_top(request, app)?;
     let is_named = query(request, "model").is_some();
+    if app.jobs.is_erased(id) {
+        return Err(Problem::not_found(format!("no image {id} was uploaded here")));
+    }
     let logged = |error: eirs_platform::Error| {
         tracing::error!(%id, %error, "a result could not be looked up");
         Problem::backend(&error)

@@ -296,14 +296,14 @@ mod tests {
 
     #[test]
     fn long_and_short_jobs_on_one_and_on_several_servers_are_announced_honestly() {
-        for (servers, service) in [(1, 0.05), (1, 10.0), (4, 1.0), (4, 60.0), (16, 5.0)] {
-            let service_s = match service {
-                x if x == 0.05 => (|_| 0.05) as fn(u64) -> f64,
-                x if x == 1.0 => |_| 1.0,
-                x if x == 5.0 => |_| 5.0,
-                x if x == 10.0 => |_| 10.0,
-                _ => |_| 60.0,
-            };
+        let worlds: [(usize, f64, fn(u64) -> f64); 5] = [
+            (1, 0.05, |_| 0.05),
+            (1, 10.0, |_| 10.0),
+            (4, 1.0, |_| 1.0),
+            (4, 60.0, |_| 60.0),
+            (16, 5.0, |_| 5.0),
+        ];
+        for (servers, service, service_s) in worlds {
             let what = format!("{servers} servers, {service} s");
             let world = World { servers, service_s, fleet: known(servers as f64, service) };
             check(world.right(&[0.0; 200], &mut Line::default()), &format!("{what}, at once"));

@@ -385,7 +385,7 @@ mod tests {
             let key = key.strip_prefix("models.default.").unwrap_or(&key);
             let default = match value {
                 Value::Null => String::new(),
-                Value::String(text) => format!(" `{}`", text.replace(".0 MiB", "MiB").replace(' ', "")),
+                Value::String(text) => format!(" `{}`", text.replace(".0 ", "").replace(' ', "")),
                 other => format!(" `{}`", other.to_string().replace(',', ", ")),
             };
             let row = format!("| `{key}` |{default} |");

@@ -53,6 +53,8 @@ mod pools;
 mod prometheus;
 #[path = "service/refusals.rs"]
 mod refusals;
+#[path = "service/retention.rs"]
+mod retention;
 #[path = "service/scripts.rs"]
 mod scripts;
 #[path = "service/tls.rs"]

@@ -1,0 +1,31 @@
+//! A job that nobody took within `queue.retention`: nobody waits for it any more, and it is not lost.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::harness::{Site, eventually, image};
+
+fn eirs(site: &Site, arguments: &[&str]) -> Output {
+    site.command("eirs").args(arguments).output().expect("it can be started")
+}
+
+#[test]
+fn a_job_that_is_too_old_lies_with_the_dead_letters_its_result_is_410_and_its_image_may_come_again() {
+    let site = Site::new().set("EIRS_QUEUE__RETENTION", "1s");
+    let web = site.web();
+    let pending = web.upload("?wait=0", "x", &image(1));
+    assert_eq!(pending.status, 202, "{pending:?}");
+    let id = pending.json()["id"].as_str().expect("an id").to_owned();
+    assert_eq!(web.result(&id).status, 410);
+    assert!(web.process.log().contains("went to the dead letters"), "{}", web.process.log());
+    let letters: Value =
+        serde_json::from_slice(&eirs(&site, &["dead-letters", "list", "--json"]).stdout).expect("JSON");
+    assert!(letters.to_string().contains(&id), "{letters}");
+
+    let _worker = site.worker();
+    eventually("the image is classified", || {
+        let again = web.upload("?wait=2s", "x", &image(1));
+        (again.status == 200).then(|| assert_eq!(again.json()["label"], "noop"))
+    });
+}

@@ -13,7 +13,7 @@ use crate::{Exit, Global, Stop, show::Voice, state};
 /// The copy is that of one moment, however much is uploaded meanwhile. Images are not in it: copy their folder afterwards, and a
 /// restore has all that was answered before the backup began. docs/OPERATIONS.md has both, and the way back.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  eirs backup /backup/queue.db && rsync -a .eirs/blobs /backup/")]
+#[command(after_help = "Example:\n  eirs backup /backup/queue.db && rsync -a .eirs/images /backup/")]
 pub(crate) struct Backup {
     /// The file to write; one that is there already is left alone
     #[arg(value_name = "FILE")]

@@ -7,6 +7,7 @@ mod endurance;
 mod feeder;
 mod generator;
 mod page;
+mod peer;
 mod service;
 mod siege;
 mod simulation;
@@ -21,7 +22,7 @@ use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, load::images, show};
 
 /// What can be measured, in this order.
-const PARTS: [&str; 16] = [
+const PARTS: [&str; 17] = [
     "bare",
     "noop",
     "single",
@@ -32,6 +33,7 @@ const PARTS: [&str; 16] = [
     "growth",
     "idle",
     "page",
+    "peer",
     "siege",
     "generator",
     "decide",
@@ -92,6 +94,7 @@ impl BenchCommand {
             let less = if self.quick { 10 } else { 1 };
             match part {
                 "page" => page::measure(&bench.folder()?, &mut board, less).await?,
+                "peer" => peer::measure(&bench.folder()?, &mut board, less).await?,
                 "siege" => siege::measure(&bench.folder()?, &mut board, less).await?,
                 "generator" => generator::measure(&mut board, less)?,
                 "decide" => simulation::decision(&mut board, less)?,

@@ -14,7 +14,10 @@ use std::{
 };
 
 use anyhow::Context;
-use eirs_platform::settings::{self, Layers, Settings};
+use eirs_platform::{
+    settings::{self, Layers, Settings},
+    state_folder::{self, LOCAL_LOCK, Lock, NotLocked},
+};
 use tokio::{net::TcpStream, time::Instant};
 
 use self::{
@@ -25,7 +28,6 @@ use crate::{
     Exit, Global, Stop,
     http::Url,
     show::{self, quoted},
-    state::{LOCAL_LOCK, Lock},
 };
 
 /// Run the whole service on this machine, until Ctrl-C
@@ -70,12 +72,13 @@ impl Local {
         let state = settings.local.state.as_path();
         fs::create_dir_all(state)
             .with_context(|| format!("the state folder {} cannot be made", state.display()))?;
-        let _lock = Lock::take(state, LOCAL_LOCK)?.map_err(|taken| {
-            let who = taken.who();
-            anyhow::anyhow!(
-                "`eirs local` is running on {} already{who}; stop it, or choose another --state",
-                state.display()
-            )
+        let _lock = Lock::take(state, LOCAL_LOCK).map_err(|error| match error {
+            NotLocked::Taken(taken) => anyhow::anyhow!(
+                "`eirs local` is running on {} already{}; stop it, or choose another --state",
+                state.display(),
+                taken.who()
+            ),
+            failed => failed.into(),
         })?;
 
         let mut signals = Signals::install()?;
@@ -140,8 +143,11 @@ impl AddressFiles {
     fn of(settings: &Settings) -> Self {
         let (web, state) = (&settings.web, &settings.local.state);
         Self {
-            uploads: web.address_file.clone().unwrap_or_else(|| state.join("web.address")),
-            admin: web.admin_address_file.clone().unwrap_or_else(|| state.join("web.admin.address")),
+            uploads: web.address_file.clone().unwrap_or_else(|| state.join(state_folder::WEB_ADDRESS)),
+            admin: web
+                .admin_address_file
+                .clone()
+                .unwrap_or_else(|| state.join(state_folder::WEB_ADMIN_ADDRESS)),
         }
     }
 
@@ -223,7 +229,7 @@ fn policies(settings: &Settings) -> anyhow::Result<PathBuf> {
     if *set != Settings::default().controller.policies || set.is_dir() {
         return Ok(set.clone());
     }
-    let folder = settings.local.state.join("policies");
+    let folder = settings.local.state.join(state_folder::POLICIES);
     let file = folder.join("default.toml");
     // One that is there may have been edited.
     if !file.exists() {

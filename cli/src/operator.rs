@@ -9,15 +9,14 @@ use eirs_controller::{
     operator::{self, BadOrders, Cordon, Operator, Order},
     policy::{Policies, load},
 };
-use eirs_platform::{clock::SystemClock, settings::Settings};
+use eirs_platform::{
+    clock::SystemClock,
+    settings::Settings,
+    state_folder::{self, CONTROLLER_LOCK},
+};
 use serde::Serialize;
 
-use crate::{
-    Exit, Global, Stop,
-    show::Voice,
-    state::{self, CONTROLLER_LOCK},
-    status,
-};
+use crate::{Exit, Global, Stop, show::Voice, state, status};
 
 /// Have the controller watch and decide, and do nothing
 ///
@@ -170,7 +169,7 @@ impl Uncordon {
 
 /// Tells what is ordered, and from when on it is obeyed.
 fn ordered(voice: Voice, settings: &Settings, orders: &Operator, sentence: impl Display) -> Exit {
-    let controller_running = state::holder_of(&settings.local.state, CONTROLLER_LOCK).is_some();
+    let controller_running = state_folder::holder(&settings.local.state, CONTROLLER_LOCK).is_some();
     voice.tell(&Ordered { orders, controller_running }, || {
         let when = match controller_running {
             true => "The controller obeys at once.",

@@ -11,14 +11,17 @@ use eirs_controller::{
     preview::{Preview, inputs, preview},
     status::Status,
 };
-use eirs_platform::{clock::SystemClock, settings::Settings};
+use eirs_platform::{
+    clock::SystemClock,
+    settings::Settings,
+    state_folder::{self, CONTROLLER_LOCK},
+};
 use serde::Serialize;
 
 use crate::{
     Exit, Global, Stop,
     show::{self, Voice, ago, paragraph},
-    state::{self, CONTROLLER_LOCK},
-    status,
+    state, status,
 };
 
 /// Show what the controller would do now and why, without doing it
@@ -71,7 +74,7 @@ impl PlanCommand {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let mut settings = global.settings()?;
         state::expect_ours(&settings)?;
-        let is_running = state::holder_of(&settings.local.state, CONTROLLER_LOCK).is_some();
+        let is_running = state_folder::holder(&settings.local.state, CONTROLLER_LOCK).is_some();
         let status = status::read(&settings.status_file()).filter(|_| is_running);
         if let Some(status) = &status {
             settings.controller.instance_limit = status.instance_limit;

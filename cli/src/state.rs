@@ -1,26 +1,20 @@
 //! The state folder of the local backend, from outside: whose it is, and whether somebody is at work in it.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
-    path::{Path, PathBuf},
+    io,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use eirs_platform::{
     backend::Backend,
     blobs::{BlobInfo, SharedBlobs},
     clock::SystemClock,
     settings::{BackendKind, Settings},
+    state_folder::{CONTROLLER_LOCK, LAYOUT},
 };
 use indicatif::ProgressBar;
 use serde::Serialize;
-
-/// Held by `eirs local` as long as it runs.
-pub const LOCAL_LOCK: &str = "local.lock";
-/// Held by every controller as long as it runs.
-pub const CONTROLLER_LOCK: &str = "controller.lock";
 
 /// What a path that should be a state folder is.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,7 +29,7 @@ pub enum Kind {
 
 /// Looks what is there. What makes a folder ours is the file `layout` with a number in it.
 pub fn kind(state: &Path) -> Kind {
-    let layout = std::fs::read_to_string(state.join("layout"));
+    let layout = std::fs::read_to_string(state.join(LAYOUT));
     let is_number =
         |text: &str| !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit());
     match layout {
@@ -140,63 +134,10 @@ pub async fn stored(
     }
 }
 
-/// A lock that ends with the process, however it ends.
-#[derive(Debug)]
-pub struct Lock {
-    _file: File,
-}
-
-/// Somebody else has the lock.
-#[derive(Debug)]
-pub struct Taken {
-    /// The process, as far as it wrote that down.
-    pub by: Option<u32>,
-}
-
-impl Lock {
-    /// Takes the lock of this name in the folder, and writes down who has it.
-    pub fn take(state: &Path, name: &str) -> anyhow::Result<Result<Self, Taken>> {
-        let path: PathBuf = state.join(name);
-        let failed = || format!("the lock {} cannot be taken", path.display());
-        let file = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
-        let mut file = file.with_context(failed)?;
-        match file.try_lock() {
-            Ok(()) => {
-                let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-                written.with_context(failed)?;
-                Ok(Ok(Self { _file: file }))
-            }
-            Err(TryLockError::WouldBlock) => Ok(Err(Taken { by: holder(&mut file).ok().flatten() })),
-            Err(TryLockError::Error(error)) => Err(error).with_context(failed),
-        }
-    }
-}
-
-/// Whether somebody has the lock of this name; nobody is kept from taking it by this look.
-pub fn holder_of(state: &Path, name: &str) -> Option<Taken> {
-    let mut file = File::open(state.join(name)).ok()?;
-    match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => Some(Taken { by: holder(&mut file).ok().flatten() }),
-        Ok(()) | Err(TryLockError::Error(_)) => None,
-    }
-}
-
-impl Taken {
-    /// `, process 17` where it is known.
-    pub fn who(&self) -> String {
-        self.by.map_or_else(String::new, |pid| format!(", process {pid}"))
-    }
-}
-
-fn holder(file: &mut File) -> io::Result<Option<u32>> {
-    let mut text = String::new();
-    file.rewind()?;
-    file.take(20).read_to_string(&mut text)?;
-    Ok(text.trim().parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
+    use eirs_platform::state_folder::Lock;
+
     use super::*;
 
     #[test]
@@ -218,21 +159,9 @@ mod tests {
         settings.local.state = folder.path().to_owned();
         let refused = expect_ours(&settings).unwrap_err().to_string();
         assert!(refused.starts_with("no controller has run here with the state folder"), "{refused}");
-        drop(Lock::take(folder.path(), CONTROLLER_LOCK).unwrap().unwrap());
+        drop(Lock::take(folder.path(), CONTROLLER_LOCK).unwrap());
         expect_ours(&settings).unwrap();
         settings.backend = BackendKind::Local;
         assert!(expect_ours(&settings).is_err(), "one machine's has a layout");
-    }
-
-    #[test]
-    fn a_lock_has_one_holder_and_tells_who_until_it_is_dropped() {
-        let folder = tempfile::tempdir().unwrap();
-        let held = Lock::take(folder.path(), LOCAL_LOCK).unwrap().unwrap();
-        let taken = Lock::take(folder.path(), LOCAL_LOCK).unwrap().unwrap_err();
-        assert_eq!(taken.by, Some(std::process::id()));
-        assert_eq!(holder_of(folder.path(), LOCAL_LOCK).unwrap().by, Some(std::process::id()));
-        drop(held);
-        assert!(holder_of(folder.path(), LOCAL_LOCK).is_none());
-        assert!(Lock::take(folder.path(), LOCAL_LOCK).unwrap().is_ok());
     }
 }

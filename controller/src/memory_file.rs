@@ -8,12 +8,13 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use eirs_platform::state_folder;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::state_file;
 
 /// The file's name in the state folder.
-pub const FILE: &str = "learnt.json";
+pub const FILE: &str = state_folder::LEARNT;
 /// Raised when what is remembered changes its meaning; what an older program remembered is then forgotten.
 const VERSION: u32 = 1;
 /// A crash costs what was learnt in this time at most.

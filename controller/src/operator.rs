@@ -14,15 +14,16 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use eirs_platform::state_folder;
 use serde::{Deserialize, Serialize};
 
 pub use self::orders::Orders;
 use crate::{decide::Plan, state_file};
 
 /// The file's name in the state folder.
-pub const FILE: &str = "operator.json";
+pub const FILE: &str = state_folder::OPERATOR;
 /// Held while the file is changed, so that of two changes at once neither is lost.
-pub const LOCK: &str = "operator.lock";
+pub const LOCK: &str = state_folder::OPERATOR_LOCK;
 /// Raised when an older program would misread the file.
 const VERSION: u32 = 1;
 

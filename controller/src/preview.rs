@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use eirs_platform::{backend::Backend, clock::SharedClock, error::Result, settings::Settings};
+use eirs_platform::{backend::Backend, clock::SharedClock, error::Result, settings::Settings, state_folder};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -48,7 +48,7 @@ struct Written<'a> {
 }
 
 fn file(settings: &Settings) -> PathBuf {
-    settings.local.state.join("inputs.json")
+    settings.local.state.join(state_folder::INPUTS)
 }
 
 /// Writes down what was decided from.

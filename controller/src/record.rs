@@ -14,7 +14,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use eirs_platform::settings::Settings;
+use eirs_platform::{settings::Settings, state_folder};
 use serde::{Deserialize, Serialize};
 
 pub use self::read::{BadLine, read};
@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// The folder's name in the state folder.
-pub const FOLDER: &str = "recording";
+pub const FOLDER: &str = state_folder::RECORDING;
 /// The file that is written; full ones are named by the date of their end.
-const CURRENT: &str = "observations.jsonl";
+const CURRENT: &str = state_folder::OBSERVATIONS;
 /// The recording consists of so many files, of which the oldest goes when all are full.
 const FILES: u64 = 8;
 /// Raised when a reader would misunderstand a line.

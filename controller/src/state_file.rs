@@ -2,8 +2,9 @@
 //!
 //! They are not synced to the disk: they describe processes, and no process outlives what a sync guards against.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
+use eirs_platform::state_folder::{Writers, write_aside};
 use serde::Serialize;
 
 /// For people to read too.
@@ -17,7 +18,5 @@ pub(crate) fn write_compact(path: &Path, value: &impl Serialize) -> io::Result<(
 }
 
 fn move_to(path: &Path, text: Vec<u8>) -> io::Result<()> {
-    let beside = path.with_extension("json.new");
-    fs::write(&beside, text)?;
-    fs::rename(&beside, path)
+    write_aside(path, &text, Writers::One, |_| Ok(()))
 }

@@ -4,7 +4,16 @@ mod claim;
 mod control;
 pub mod responses;
 
-use std::{fs, io::ErrorKind, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::{self, File, Permissions},
+    io::ErrorKind,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
 
 pub use self::{
     claim::{Claim, Own, Slot, Standby},
@@ -14,15 +23,24 @@ pub use self::{
 #[cfg(feature = "aws")]
 use crate::queue::sqs::SqsQueues;
 use crate::{
-    blobs::{SharedBlobs, dir::DirBlobs, memory::MemoryBlobs},
+    blobs::{
+        SharedBlobs,
+        embedded::{EmbeddedStores, Room},
+        memory::MemoryBlobs,
+    },
     clock::SharedClock,
     error::{Error, Result},
     queue::{DeadLetters, QueueOptions, SharedQueue, memory::MemoryQueues, sqlite::SqliteQueues},
     settings::{self, BackendKind, Settings},
+    state_folder::{self, Writers, write_aside},
 };
 
 /// The layout of the state folder. Raise it when an older program would misread what a newer one wrote.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
+/// The layout before: images and results were files. It is carried over.
+const LAYOUT_OF_FILES: &str = "1";
+/// How often old images and results are looked for.
+const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 /// An answer that no web host fetched for so long has nobody waiting for it; the result is stored anyway.
 const RESPONSE_RETENTION: Duration = Duration::from_secs(3600);
 /// A report that is older says nothing about now.
@@ -42,6 +60,8 @@ pub struct Backend {
     queues: Queues,
     images: SharedBlobs,
     results: SharedBlobs,
+    /// The stores of one machine, where they are that.
+    embedded: Option<EmbeddedStores>,
     queue_settings: settings::Queue,
     /// Where the claim of the controller lies, where several machines may have one.
     claim: Option<Arc<dyn Slot>>,
@@ -61,7 +81,7 @@ impl Backend {
     /// Opens what the settings choose.
     pub async fn open(settings: &Settings, clock: SharedClock) -> Result<Self> {
         match settings.backend {
-            BackendKind::Local => Self::open_local(settings, clock),
+            BackendKind::Local => Self::open_local(settings, clock).await,
             #[cfg(feature = "aws")]
             BackendKind::Aws => Self::open_aws(settings).await,
             #[cfg(not(feature = "aws"))]
@@ -96,6 +116,7 @@ impl Backend {
             queues: Queues::Sqs(SqsQueues::of_settings(config, &settings.aws)),
             images: Arc::new(images.clone()),
             results: Arc::new(bucket(&settings.aws.output_bucket)),
+            embedded: None,
             queue_settings: settings.queue.clone(),
             claim: Some(Arc::new(s3::S3Slot::new(images, CLAIM))),
             #[cfg(any(test, feature = "testing"))]
@@ -103,17 +124,21 @@ impl Backend {
         }
     }
 
-    fn open_local(settings: &Settings, clock: SharedClock) -> Result<Self> {
+    async fn open_local(settings: &Settings, clock: SharedClock) -> Result<Self> {
         let (state, sync) = (&settings.local.state, settings.local.sync);
         fs::create_dir_all(state).map_err(|error| {
             Error::from_io(format!("making the state folder {}", state.display()), &error)
         })?;
+        state_folder::expect_local(state)?;
         check_layout(state)?;
-        let blobs: SharedBlobs = Arc::new(DirBlobs::open(&state.join("blobs"), sync)?);
+        let queues = SqliteQueues::open(state, sync, clock.clone())?;
+        let (writer, reader) = queues.database()?;
+        let embedded = EmbeddedStores::open(&settings.local, writer, reader, clock).await?;
         Ok(Self {
-            queues: Queues::Sqlite(SqliteQueues::open(state, sync, clock)?),
-            images: blobs.clone(),
-            results: blobs,
+            queues: Queues::Sqlite(queues),
+            images: embedded.images().clone(),
+            results: embedded.results().clone(),
+            embedded: Some(embedded),
             queue_settings: settings.queue.clone(),
             claim: None,
             #[cfg(any(test, feature = "testing"))]
@@ -129,6 +154,7 @@ impl Backend {
             queues,
             images: blobs.clone(),
             results: blobs,
+            embedded: None,
             queue_settings: settings.queue.clone(),
             claim: None,
             #[cfg(any(test, feature = "testing"))]
@@ -159,6 +185,19 @@ impl Backend {
     /// The store of results, `results/{model}/{version}/{id}.json`.
     pub fn results(&self) -> &SharedBlobs {
         &self.results
+    }
+
+    /// The room on the disk of the state folder; `None` where images are stored elsewhere.
+    pub fn room(&self) -> Option<&Room> {
+        self.embedded.as_ref().map(EmbeddedStores::room)
+    }
+
+    /// Deletes images and results that are old, a few at a time, until told to stop. One process of an installation does it; in a
+    /// cloud the buckets do.
+    pub async fn expire(&self, stop: &CancellationToken) {
+        if let Some(embedded) = &self.embedded {
+            embedded.keep(stop, EXPIRE_EVERY).await;
+        }
     }
 
     /// The jobs for one model.
@@ -269,11 +308,19 @@ pub fn responses_name(host: &str) -> String {
     format!("responses-{host}")
 }
 
-/// Marks a new state folder with the layout that this program writes, and refuses one of another layout.
+/// Marks a new state folder, or one of the layout before, with the layout that this program writes, and refuses any other.
 fn check_layout(state: &Path) -> Result<()> {
-    let path = state.join("layout");
+    let path = state.join(state_folder::LAYOUT);
     match fs::read_to_string(&path) {
         Ok(found) if found.trim() == LAYOUT => Ok(()),
+        Ok(found) if found.trim() == LAYOUT_OF_FILES => {
+            tracing::info!(
+                "the state folder {} is of an earlier version; its images and results are read where they are, and an \
+                 earlier version refuses it from now on",
+                state.display()
+            );
+            write_layout(&path)
+        }
         Ok(found) => Err(Error::broken(
             format!("the state folder {}", state.display()),
             format!(
@@ -281,15 +328,16 @@ fn check_layout(state: &Path) -> Result<()> {
                 found.trim()
             ),
         )),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            // Written aside and moved: a program that starts at the same moment must not read half of it.
-            let beside = state.join(format!("layout.{}", std::process::id()));
-            fs::write(&beside, LAYOUT)
-                .and_then(|()| fs::rename(&beside, &path))
-                .map_err(|error| Error::from_io(format!("writing {}", path.display()), &error))
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => write_layout(&path),
         Err(error) => Err(Error::from_io(format!("reading {}", path.display()), &error)),
     }
+}
+
+/// Written aside and moved: a program that starts at the same moment must not read half of it.
+fn write_layout(path: &Path) -> Result<()> {
+    let readable_by_all = |file: &File| file.set_permissions(Permissions::from_mode(0o644));
+    write_aside(path, LAYOUT.as_bytes(), Writers::Several, readable_by_all)
+        .map_err(|error| Error::from_io(format!("writing {}", path.display()), &error))
 }
 
 #[cfg(test)]
@@ -309,9 +357,9 @@ mod tests {
         let open = async || Backend::open(&settings(folder.path()), Arc::new(SystemClock)).await;
         open().await.unwrap();
         open().await.unwrap();
-        fs::write(folder.path().join("layout"), "2\n").unwrap();
+        fs::write(folder.path().join("layout"), "3\n").unwrap();
         let error = open().await.unwrap_err().to_string();
-        assert!(error.contains("has layout \"2\", this version of EIRS knows \"1\""), "{error}");
+        assert!(error.contains("has layout \"3\", this version of EIRS knows \"2\""), "{error}");
         assert!(!error.contains('\n'));
     }
 

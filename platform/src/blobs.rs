@@ -3,17 +3,20 @@
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
 pub mod dir;
+pub mod embedded;
 pub mod memory;
 #[cfg(feature = "aws")]
 pub mod s3;
+mod staged;
 
 use std::{fmt::Debug, sync::Arc};
 
+pub use self::staged::Staged;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use crate::error::Result;
+use crate::{error::Result, queue::InDatabase};
 
 /// A store that can be handed around.
 pub type SharedBlobs = Arc<dyn BlobStore>;
@@ -57,6 +60,25 @@ pub trait BlobStore: Debug + Send + Sync {
     /// The blobs whose key starts with `prefix`, in the order of their keys, from the first key after `after`,
     /// at most `limit` of them.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<BlobInfo>>;
+
+    /// Writes a blob that a message needs, and makes it visible when that is sent, by [`Queue::send_with`]. A store for which
+    /// that is not the same transaction puts the blob now; that is what this does unless overridden.
+    ///
+    /// [`Queue::send_with`]: crate::queue::Queue::send_with
+    async fn stage(&self, key: &str, body: Bytes) -> Result<Staged> {
+        self.put(key, body).await.map(|()| Staged::stored())
+    }
+
+    /// The database that the blobs are rows of, if they are, in the table of results. Nothing unless overridden.
+    #[doc(hidden)]
+    fn in_database(&self) -> Option<InDatabase> {
+        None
+    }
+
+    /// Keeps a blob that is there as long as the message that is sent with it, where blobs expire. Does nothing unless overridden.
+    async fn keep_for(&self, _key: &str) -> Result<Staged> {
+        Ok(Staged::stored())
+    }
 }
 
 /// A row of a listing.

@@ -15,6 +15,7 @@ pub mod results;
 pub mod aws;
 pub mod backend;
 pub mod settings;
+pub mod state_folder;
 pub mod tokens;
 pub mod version;
 

@@ -6,6 +6,7 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
+mod ending;
 pub mod memory;
 #[cfg(test)]
 mod model;
@@ -13,6 +14,7 @@ pub mod sqlite;
 #[cfg(feature = "aws")]
 pub mod sqs;
 
+pub use self::ending::{Ending, InDatabase};
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -20,7 +22,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Result;
+use crate::{blobs::Staged, error::Result};
 
 /// A queue that can be handed around.
 pub type SharedQueue = Arc<dyn Queue>;
@@ -31,6 +33,13 @@ pub trait Queue: Debug + Send + Sync {
     /// Appends messages, durably: when this returns `Ok` they survive a kill of every process.
     /// An error may have sent some of them; sending all of them again is the right answer to it.
     async fn send(&self, bodies: Vec<Bytes>) -> Result<()>;
+
+    /// Sends a message, and makes visible with it what was staged for it: not later than the message, and in the same transaction
+    /// where that is possible. Unless overridden, one after the other.
+    async fn send_with(&self, body: Bytes, staged: Staged) -> Result<()> {
+        staged.enter().await?;
+        self.send(vec![body]).await
+    }
 
     /// Leases up to `max` visible messages, the oldest first as far as the queue knows, waiting up to `wait` for the first one; an empty answer is no error.
     ///
@@ -58,6 +67,21 @@ pub trait Queue: Debug + Send + Sync {
 
     /// Gives leased messages back: they are visible now. A stale receipt does nothing.
     async fn release(&self, receipts: &[Receipt]) -> Result<()>;
+
+    /// Ends a job of this queue in one transaction, where results and replies are in its own database, and answers `true`. Where there is a result of
+    /// this key already, or they are not, it
+    /// answers `false` and has done nothing: then the caller stores, tells and acks, in this order. That is what this does unless
+    /// overridden.
+    async fn end(&self, _ending: &Ending<'_>) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Sends from within a transaction of the database that the queue is in: the way of [`end`](Queue::end) into the queue of
+    /// the replies. Nothing unless overridden.
+    #[doc(hidden)]
+    fn in_database(&self) -> Option<sqlite::InTransaction> {
+        None
+    }
 
     /// How much lies in the queue. May be approximate, and may lag.
     async fn depth(&self) -> Result<Depth>;

@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use crate::telemetry;
+use crate::{state_folder, telemetry};
 
 pub use aws::{Aws, Endpoints};
 pub use distribution::Distribution;
@@ -79,6 +79,14 @@ pub struct Local {
     pub state: PathBuf,
     /// Whether what was answered must survive a power cut, and not only a kill of every process.
     pub sync: bool,
+    /// How long an image is kept, by the time that the service runs; 0 keeps all.
+    #[serde(with = "units::duration")]
+    pub expire_images: Duration,
+    /// How long a result is kept, likewise.
+    #[serde(with = "units::duration")]
+    pub expire_results: Duration,
+    /// So much stays free on the disk of the state folder, but a tenth of it at most: below, new images are refused.
+    pub keep_free: ByteSize,
 }
 
 /// `[queue]`
@@ -208,9 +216,18 @@ impl Default for Settings {
     }
 }
 
+/// A twelfth of a year, as settings are written.
+const MONTH: Duration = Duration::from_secs(2_630_016);
+
 impl Default for Local {
     fn default() -> Self {
-        Self { state: PathBuf::from(".eirs"), sync: false }
+        Self {
+            state: PathBuf::from(".eirs"),
+            sync: false,
+            expire_images: MONTH,
+            expire_results: MONTH * 3,
+            keep_free: ByteSize::gib(1),
+        }
     }
 }
 
@@ -266,14 +283,14 @@ impl Default for Telemetry {
 impl Settings {
     /// Where the controller's status is written and read.
     pub fn status_file(&self) -> PathBuf {
-        self.controller.status_file.clone().unwrap_or_else(|| self.local.state.join("status.json"))
+        self.controller.status_file.clone().unwrap_or_else(|| self.local.state.join(state_folder::STATUS))
     }
 
     /// Where the web server keeps what arrives and has no room in memory.
     pub fn upload_folder(&self) -> PathBuf {
         let own = || match self.backend {
             // On the same disk as the images, which it will be among.
-            BackendKind::Local => self.local.state.join("uploads"),
+            BackendKind::Local => self.local.state.join(state_folder::UPLOADS),
             BackendKind::Aws => std::env::temp_dir(),
         };
         self.web.upload_folder.clone().unwrap_or_else(own)

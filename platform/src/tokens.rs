@@ -5,9 +5,9 @@
 //! no slow hash as for passwords, which people choose and others guess.
 
 use std::{
-    fs::{self, OpenOptions, Permissions},
-    io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown},
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{MetadataExt, PermissionsExt, fchown},
     path::Path,
 };
 
@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::settings::is_rate;
+use crate::{
+    settings::is_rate,
+    state_folder::{Writers, write_aside},
+};
 
 /// The version of the file that this program writes and reads.
 const VERSION: u32 = 1;
@@ -125,26 +128,17 @@ impl Tokens {
     pub fn write(&self, file: &Path, group: Option<u32>) -> io::Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(io::Error::other)? + "\n";
         let before = fs::metadata(file).ok();
-        let beside = file.with_extension(format!("new.{}", std::process::id()));
-        let written = (|| {
-            let mut options = OpenOptions::new();
-            let mut new = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-            new.write_all(text.as_bytes())?;
+        write_aside(file, text.as_bytes(), Writers::Several, |new| {
             let (user, group) = match &before {
                 Some(before) => (Some(before.uid()), Some(before.gid())),
                 None => (None, group),
             };
-            chown(&beside, user, group)?;
+            fchown(new, user, group)?;
             // Behind the change of owner, so that nobody may read it in between who may not later.
             let mode = before.as_ref().map_or(0o640, |before| before.mode() & 0o640);
             new.set_permissions(Permissions::from_mode(mode))?;
-            new.sync_all()?;
-            fs::rename(&beside, file)
-        })();
-        if written.is_err() {
-            let _not_made = fs::remove_file(&beside);
-        }
-        written
+            new.sync_all()
+        })
     }
 }
 

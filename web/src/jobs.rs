@@ -503,7 +503,8 @@ impl Jobs {
             self.requests.get(model).ok_or_else(|| Error::broken("sending", format!("no model {model}")))?;
         let Image { name, content, .. } = image;
         let storing = debug_span!(target: TARGET, "store", image.id = %id, image.bytes = content.len());
-        content.read(async |bytes| self.images.put(&id.image_key(), bytes).await).instrument(storing).await?;
+        let stage = content.read(async |bytes| self.images.stage(&id.image_key(), bytes).await);
+        let stored = stage.instrument(storing).await?;
         if self.requests.len() > 1 {
             // The images of all models are the same: who asks for a result later must know of which it may come.
             match self.images.put(&id.asked_key(model), Bytes::new()).await {
@@ -524,7 +525,7 @@ impl Jobs {
             fresh,
             trace: Some(sending.context().clone()),
         };
-        sending.run(queue.send(vec![job::encode(&job)])).await?;
+        sending.run(queue.send_with(job::encode(&job), stored)).await?;
         // Counted when it can be seen in the queue: the controller looks there as soon as the doorbell rings.
         self.beside.arrivals.count(model);
         Ok(())

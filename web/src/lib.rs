@@ -40,8 +40,8 @@ mod traced;
 use std::{collections::BTreeMap, sync::Arc};
 
 use eirs_platform::{
-    Result, backend::Backend, clock::SharedClock, queue::SharedQueue, settings::Settings,
-    version::watch::Versions,
+    Result, backend::Backend, blobs::embedded::Room, clock::SharedClock, queue::SharedQueue,
+    settings::Settings, version::watch::Versions,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +65,8 @@ pub struct App {
     metrics: Arc<metrics::Metrics>,
     reach: ready::Reach,
     dead_letters: metrics::DeadLetters,
+    /// The disk that images are stored on, where that is this machine's.
+    disk: Option<Room>,
     /// How many uploads may be in hand at once.
     uploads: Arc<Semaphore>,
     /// Memory and disk for arriving bodies.
@@ -123,6 +125,7 @@ impl App {
             metrics,
             reach: ready::Reach::default(),
             dead_letters,
+            disk: backend.room().cloned(),
             uploads: Arc::new(Semaphore::new(settings.web.max_uploads.min(Semaphore::MAX_PERMITS))),
             room,
             tls,

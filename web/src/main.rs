@@ -1,6 +1,6 @@
 //! The web server's process.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use chrono::Utc;
@@ -9,7 +9,8 @@ use eirs_platform::{
     backend::Backend,
     clock::SystemClock,
     lifecycle::{self, Lifecycle},
-    settings::{BadSettings, EXIT_BAD_SETTINGS, Layers, Settings},
+    settings::{BackendKind, BadSettings, EXIT_BAD_SETTINGS, Layers, Settings},
+    state_folder::{Lock, NotLocked, WEB_LOCK},
     telemetry,
     version::watch::Versions,
 };
@@ -98,7 +99,24 @@ impl Door {
     }
 }
 
+/// Two web servers on one state folder would take each other's answers.
+fn lock(state: &Path) -> anyhow::Result<Lock> {
+    Lock::take(state, WEB_LOCK).map_err(|error| match error {
+        NotLocked::Taken(taken) => anyhow::anyhow!(
+            "another eirs-web runs on the state folder {}{}; stop it, or name another folder (local.state)",
+            state.display(),
+            taken.who()
+        ),
+        failed => failed.into(),
+    })
+}
+
 async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u32>) -> anyhow::Result<()> {
+    // First of all, so that a second web server says just that.
+    let _lock = match settings.backend {
+        BackendKind::Local => Some(lock(&settings.local.state)?),
+        BackendKind::Aws => None,
+    };
     let lifecycle = Lifecycle::install()?;
     if let Some(parent) = parent {
         lifecycle::drain_with_parent(parent)?;
@@ -125,6 +143,10 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
     let app = App::new(settings, &backend, clock, draining, door.tls.clone(), versions).await?;
     let background_stop = CancellationToken::new();
     let background = tokio::spawn(app.clone().run_background(background_stop.clone()));
+    let expiring = tokio::spawn({
+        let stop = background_stop.clone();
+        async move { backend.expire(&stop).await }
+    });
 
     let scheme = if door.tls.is_some() { "https" } else { "http" };
     let admin_address = admin.as_ref().map(|admin| admin.address().to_owned());
@@ -157,6 +179,7 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
     renewed.abort();
     background_stop.cancel();
     background.await?;
+    expiring.await?;
     admin_stop.cancel();
     if let Some(admin) = admin {
         admin.await??;

@@ -16,6 +16,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use eirs_platform::blobs::embedded::RoomSeen;
 use poem::http::StatusCode;
 use prometheus_client::{
     collector::Collector,
@@ -176,14 +177,15 @@ impl Metrics {
         self.turned_away.get_or_create(&TurnedAwayLabels { why }).inc();
     }
 
-    /// All of it, as OpenMetrics, with what the controller wrote last, how many letters each model's dead letters are, and when the
-    /// certificate expires.
+    /// All of it, as OpenMetrics, with what the controller wrote last, how many letters each model's dead letters are, when the
+    /// certificate expires, and what room there is for images.
     pub(crate) fn encode(
         &self,
         now: f64,
         controller: &Value,
         dead_letters: BTreeMap<String, u64>,
         expires: Option<DateTime<Utc>>,
+        disk: Option<RoomSeen>,
     ) -> String {
         let mut samples = fleet::samples(now, controller);
         samples.extend(process::samples());
@@ -192,6 +194,11 @@ impl Metrics {
         }
         if let Some(expires) = expires {
             samples.push(Sample::of(Metric::CertificateExpires, &[], expires.timestamp() as f64));
+        }
+        if let Some(RoomSeen { free, floor, below }) = disk {
+            samples.push(Sample::of(Metric::StoreFree, &[], free as f64));
+            samples.push(Sample::of(Metric::StoreFloor, &[], floor as f64));
+            samples.push(Sample::of(Metric::StoreFull, &[], f64::from(u8::from(below))));
         }
         let version = env!("CARGO_PKG_VERSION");
         samples.push(Sample::of(Metric::BuildInfo, &[(Label::Version, version)], 1.0));

@@ -201,12 +201,16 @@ impl Problem {
             .after(2)
     }
 
+    /// The disk is full, or as full as it may be.
+    pub(crate) fn disk_full() -> Self {
+        let detail = "the service has no space left to store images; nothing was lost, try again later";
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage full", detail).after(60)
+    }
+
     /// The backend cannot take the image. What exactly it said is for the log, not for the client.
     pub(crate) fn backend(error: &Error) -> Self {
         let detail = match error {
-            Error::Full { .. } => {
-                "the service has no space left to store images; nothing was lost, try again later"
-            }
+            Error::Full { .. } => return Self::disk_full(),
             Error::Unavailable { .. }
             | Error::NoCapacity { .. }
             | Error::Missing { .. }

@@ -43,11 +43,14 @@ pub(crate) fn livez() -> &'static str {
     "ok\n"
 }
 
-/// The process takes uploads: it does not drain, and reaches queue and store.
+/// The process takes uploads: it does not drain, has room for images, and reaches queue and store.
 #[handler]
 pub(crate) async fn readyz(Data(app): Data<&Arc<App>>) -> Response {
     if app.draining.is_cancelled() {
         return Problem::draining().into_response();
+    }
+    if app.disk.as_ref().is_some_and(|disk| disk.look().below) {
+        return Problem::disk_full().into_response();
     }
     match app.reach.of(app).await {
         Ok(()) => "ok\n".into_response(),

@@ -3,13 +3,12 @@
 
 use std::{
     fmt, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use eirs_platform::lifecycle::Lifecycle;
+use eirs_platform::{lifecycle::Lifecycle, state_folder::Stamp};
 use futures::future::BoxFuture;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -76,7 +75,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
         read: impl Fn(Option<&T>, &[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
         // Before they are read, so that no change is missed.
-        let stamps = files.iter().map(|file| Stamp::of(std::fs::metadata(file))).collect();
+        let stamps = files.iter().map(|file| Stamp::now(file)).collect();
         let content = |file: &&Path| std::fs::read(file).map_err(|error| unreadable(file, &error));
         let contents: Vec<_> = files.iter().map(content).collect::<Result<_, _>>()?;
         let value = read(None, &contents)?;
@@ -155,17 +154,6 @@ impl<T: Send + Sync> Watch<T> {
 
 fn unreadable(file: &Path, error: &io::Error) -> String {
     format!("{}: cannot be read: {error}", file.display())
-}
-
-/// What tells one version of a file from another: which one it is, how long, and when it or its permissions changed last.
-/// Nothing where there is no file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp(Option<(u64, u64, i64, i64)>);
-
-impl Stamp {
-    fn of(data: io::Result<std::fs::Metadata>) -> Self {
-        Self(data.ok().map(|data| (data.ino(), data.len(), data.ctime(), data.ctime_nsec())))
-    }
 }
 
 #[cfg(test)]

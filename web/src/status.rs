@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use eirs_platform::settings::Model;
+use eirs_platform::{blobs::embedded::Room, settings::Model};
 use poem::{
     IntoResponse, Request, Response, handler,
     http::{
@@ -170,7 +170,7 @@ pub(crate) async fn metrics(request: &Request, Data(app): Data<&Arc<App>>) -> Re
     let now = app.clock.now().timestamp_micros() as f64 / 1e6;
     let (controller, dead_letters) = tokio::join!(controller_status(app), app.dead_letters.count());
     let expires = app.tls.as_ref().and_then(|tls| tls.expires());
-    let text = app.metrics.encode(now, &controller, dead_letters, expires);
+    let text = app.metrics.encode(now, &controller, dead_letters, expires, app.disk.as_ref().map(Room::look));
     // As every client library of Prometheus answers: what is not asked for might not be understood.
     let (content_type, text) = if request.header(ACCEPT).is_some_and(|accept| accept.contains(OPENMETRICS)) {
         (format!("{OPENMETRICS}; version=1.0.0; charset=utf-8"), text)

@@ -225,7 +225,12 @@ async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -
     let Held { job, delivery, lease, .. } = held;
     if gave_up {
         tracing::error!(name = job.name, "job {} is given up and goes to the dead letters", job.id);
-        retry(|| worker.dead_letters.send(vec![delivery.body.clone()])).await?;
+        // Its image stays as long as the letter, so that it can be tried again.
+        let bury = || async {
+            let image = worker.images.keep_for(&job.id.image_key()).await?;
+            worker.dead_letters.send_with(delivery.body.clone(), image).await
+        };
+        retry(bury).await?;
     }
     let replying = debug_span!(target: TARGET, "reply", otel.kind = "producer");
     tell(worker, &job.reply_to, reply).instrument(replying).await?;

@@ -18,7 +18,10 @@ use super::{
     service::{Service, model_environment, noop_environment, within},
     yardstick,
 };
-use crate::load::{self, Options, images::ImageFile, report::Report};
+use crate::{
+    http::Url,
+    load::{self, Options, images::ImageFile, report::Report},
+};
 
 /// What is uploaded where nobody looks at it.
 const UPLOAD_BYTES: usize = 50_000;
@@ -332,6 +335,17 @@ pub(super) async fn upload(
     bytes: usize,
     unique: bool,
 ) -> anyhow::Result<Report> {
+    upload_to(&service.url, requests, concurrency, bytes, unique).await
+}
+
+/// The same to any service.
+pub(super) async fn upload_to(
+    url: &Url,
+    requests: u64,
+    concurrency: usize,
+    bytes: usize,
+    unique: bool,
+) -> anyhow::Result<Report> {
     // A bitmap's head, and noise that no transport could compress.
     let mut body = b"BM".to_vec();
     let mut noise = 0x9e37_79b9_u32;
@@ -346,7 +360,7 @@ pub(super) async fn upload(
         requests: Some(requests.max(1)),
         concurrency,
         unique,
-        ..Options::new(service.url.clone(), vec![image])
+        ..Options::new(url.clone(), vec![image])
     };
     complete(load::run(options, Arc::new(())).await?)
 }

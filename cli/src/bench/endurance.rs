@@ -25,7 +25,7 @@ const CONNECTIONS: usize = 32;
 /// Enough to be an image.
 const SMALL: usize = 1000;
 /// In the state folder, what is there for each image and each result.
-const KEPT: [&str; 1] = ["blobs"];
+const KEPT: [&str; 2] = ["images", "queue.db"];
 
 pub(super) async fn measure(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()> {
     let jobs = 1_000_000 / less;

@@ -206,7 +206,7 @@ pub(super) async fn within(limit: Duration, what: &str, is_so: impl Fn() -> bool
 }
 
 /// User and system time of a process (proc(5), fields 14 and 15 of `stat`).
-fn cpu_seconds(pid: u32) -> Option<f64> {
+pub(super) fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;

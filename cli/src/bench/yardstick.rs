@@ -18,7 +18,7 @@ pub(super) async fn python_loop(
     threads: usize,
     rounds: usize,
 ) -> anyhow::Result<f64> {
-    let python = environment().await?;
+    let python = environment("bench-python", "import onnxruntime, PIL, numpy", &PACKAGES).await?;
     let output = Command::new(python)
         .args(["-c", SCRIPT])
         .args([model, images])
@@ -37,19 +37,19 @@ pub(super) async fn python_loop(
     text.trim().parse().with_context(|| format!("it printed {text:?}"))
 }
 
-/// The Python of a virtual environment with the packages, made at the first use.
-async fn environment() -> anyhow::Result<PathBuf> {
+/// The Python of a virtual environment of this name with the packages, which is made where the test fails: at the first use.
+pub(super) async fn environment(name: &str, test: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let folder = cache.or_else(home).context("there is no home folder")?.join("eirs/bench-python");
+    let folder = cache.or_else(home).context("there is no home folder")?.join("eirs").join(name);
     let python = folder.join("bin/python3");
-    if quiet(Command::new(&python).args(["-c", "import onnxruntime, PIL, numpy"])).await.is_err() {
+    if quiet(Command::new(&python).args(["-c", test])).await.is_err() {
         quiet(Command::new("python3").args(["-m", "venv"]).arg(&folder))
             .await
             .context("making a virtual environment")?;
-        quiet(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES))
+        quiet(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))
             .await
-            .context("installing onnxruntime and pillow")?;
+            .with_context(|| format!("installing {}", packages.join(" ")))?;
     }
     Ok(python)
 }

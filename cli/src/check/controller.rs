@@ -4,13 +4,15 @@ use std::{path::Path, time::Duration};
 
 use chrono::{DateTime, Utc};
 use eirs_controller::status::Status;
-use eirs_platform::settings::Settings;
+use eirs_platform::{
+    settings::Settings,
+    state_folder::{self, CONTROLLER_LOCK},
+};
 use serde::Serialize;
 
 use super::queues::{Kind, Queue};
 use crate::{
     show::{ago, count},
-    state::{self, CONTROLLER_LOCK},
     status,
 };
 
@@ -32,7 +34,7 @@ pub(super) struct Controller {
 /// Looks at the state folder; answers what the controller wrote, too.
 pub(super) fn look(settings: &Settings) -> (Controller, Option<Status>) {
     let folder: &Path = &settings.local.state;
-    let holder = state::holder_of(folder, CONTROLLER_LOCK);
+    let holder = state_folder::holder(folder, CONTROLLER_LOCK);
     let seen = status::read(&settings.status_file());
     let controller = Controller {
         running: holder.is_some(),

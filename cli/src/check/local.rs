@@ -2,8 +2,16 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use chrono::{DateTime, Utc};
-use eirs_platform::{backend::Backend, blobs::SharedBlobs, settings::Settings};
+use eirs_platform::{
+    backend::Backend,
+    blobs::{
+        SharedBlobs,
+        embedded::{Room, RoomSeen},
+    },
+    settings::Settings,
+};
 
 use super::{
     controller,
@@ -55,6 +63,20 @@ impl Look {
     }
 }
 
+/// What to say of a disk that is full, or nearly so.
+fn short_of_room(seen: RoomSeen) -> Option<String> {
+    let (free, floor) = (ByteSize(seen.free), ByteSize(seen.floor));
+    if seen.below {
+        return Some(format!(
+            "new images are refused: {free} are free on the disk of the state folder, and {floor} are kept free (local.keep_free)"
+        ));
+    }
+    let nearly = seen.floor > 0 && seen.free < seen.floor + seen.floor / 2;
+    nearly.then(|| {
+        format!("the disk of the state folder is nearly full: {free} are free, and below {floor} new images are refused")
+    })
+}
+
 impl Place {
     async fn open(settings: &Settings) -> anyhow::Result<Self> {
         let backend = state::open(settings).await?;
@@ -71,6 +93,7 @@ impl Place {
         let counted = self.stores.look().await;
         (report.images, report.results, report.newest) = (counted.images, counted.results, counted.newest);
         report.problems.extend(counted.problems);
+        report.problems.extend(self.backend.room().map(Room::look).and_then(short_of_room));
     }
 
     async fn queues(&self) -> eirs_platform::Result<Vec<Queue>> {
@@ -80,5 +103,21 @@ impl Place {
             queues.push(Queue::new(&name, depth));
         }
         Ok(queues)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_told_of_when_it_is_full_and_shortly_before() {
+        let seen = |free, below| RoomSeen { free, floor: 1000, below };
+        assert_eq!(short_of_room(seen(1500, false)), None);
+        assert!(short_of_room(seen(1499, false)).unwrap().contains("nearly full"));
+        assert!(
+            short_of_room(seen(999, true)).unwrap().starts_with("new images are refused: 999 B are free")
+        );
+        assert_eq!(short_of_room(RoomSeen { free: 0, floor: 0, below: false }), None, "no floor");
     }
 }

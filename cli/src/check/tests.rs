@@ -5,11 +5,13 @@ use std::path::Path;
 use bytes::Bytes;
 use chrono::DateTime;
 use eirs_controller::status::{PoolStatus, Status};
-use eirs_platform::job::{Guess, JobId, Outcome, Reply, VERSION, encode};
+use eirs_platform::{
+    job::{Guess, JobId, Outcome, Reply, VERSION, encode},
+    state_folder::{CONTROLLER_LOCK, Lock},
+};
 
 use super::controller::{Controller, problems};
 use super::*;
-use crate::state::{CONTROLLER_LOCK, Lock};
 
 async fn look(settings: &Settings) -> Report {
     local::Look::new(settings.clone()).look(Utc::now()).await
@@ -98,7 +100,7 @@ async fn work_without_a_controller_is_wrong_and_with_one_it_is_not() {
     assert_eq!(report.problems, ["1 job in requests-default and no controller that would start a worker"]);
     assert_eq!(check(true).run(&global).await.unwrap(), Exit::Failed);
 
-    let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap().unwrap();
+    let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap();
     assert_eq!(check(false).run(&global).await.unwrap(), Exit::Ok);
 }
 
@@ -161,7 +163,7 @@ async fn the_pools_of_a_running_controller_are_a_table() {
         .unwrap();
     let report = look(&settings).await;
     assert!(report.pools.is_empty(), "nobody holds the lock: that controller is gone");
-    let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap().unwrap();
+    let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap();
     let text = page(&look(&settings).await);
     assert!(
         text.contains("default       1      1         0        0        0        7        1  backlog 8\n"),
@@ -173,7 +175,7 @@ async fn the_pools_of_a_running_controller_are_a_table() {
 async fn a_state_folder_of_another_version_is_a_sentence_and_the_rest_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("layout"), "999").unwrap();
-    let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap().unwrap();
+    let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap();
     let report = look(&settings(folder.path())).await;
     assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
     assert!(

@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use aws_sdk_ec2::types::{InstanceStateName as State, SecurityGroup};
 use bytesize::ByteSize;
-use eirs_platform::{aws::tag, backend::requests_name, settings::Settings};
+use eirs_platform::{
+    aws::tag,
+    backend::requests_name,
+    settings::Settings,
+    state_folder::{self, CONTROLLER_LOCK},
+};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -22,7 +27,6 @@ use crate::{
         key_pair, network, queues,
     },
     show::{Progress, count},
-    state::{self, CONTROLLER_LOCK},
 };
 
 /// An instance is gone by then, ...
@@ -32,7 +36,7 @@ const FREE_WITHIN: Duration = Duration::from_secs(300);
 
 /// Runs it on the installation that these settings describe.
 pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, Stop> {
-    if let Some(holder) = state::holder_of(&settings.local.state, CONTROLLER_LOCK) {
+    if let Some(holder) = state_folder::holder(&settings.local.state, CONTROLLER_LOCK) {
         let who = holder.who();
         return Err(Stop::Failed(anyhow::anyhow!(
             "the controller is running on this machine{who} and would start what is taken away; stop it first, as \

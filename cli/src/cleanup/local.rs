@@ -8,7 +8,12 @@ use std::{
 
 use anyhow::Context;
 use bytesize::ByteSize;
-use eirs_platform::{backend::Backend, blobs::SharedBlobs, settings::Settings};
+use eirs_platform::{
+    backend::Backend,
+    blobs::SharedBlobs,
+    settings::Settings,
+    state_folder::{CONTROLLER_LOCK, LOCAL_LOCK, Lock, NotLocked, WEB_LOCK, is_ours, ours},
+};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use walkdir::WalkDir;
@@ -17,38 +22,8 @@ use super::{Cleanup, Mode};
 use crate::{
     Exit, Stop,
     show::count,
-    state::{self, CONTROLLER_LOCK, Kind, LOCAL_LOCK, Lock, PAGE, Stored, stored},
+    state::{self, Kind, PAGE, Stored, stored},
 };
-
-/// Everything that EIRS itself puts into a state folder. What lies there beside it is somebody else's: a state folder
-/// may have been set to one that was used for other things. What makes the folder ours goes last, so that a deletion
-/// that was interrupted can be done again.
-const OURS: [&str; 24] = [
-    "blobs",
-    "uploads",
-    "bells",
-    "queue.db",
-    "queue.db-wal",
-    "queue.db-shm",
-    "queue.lock",
-    "policies",
-    "status.json",
-    "status.json.new",
-    "web.address",
-    "web.admin.address",
-    "instances",
-    "recording",
-    "learnt.json",
-    "learnt.json.new",
-    "inputs.json",
-    "inputs.json.new",
-    "operator.json",
-    "operator.json.new",
-    "operator.lock",
-    CONTROLLER_LOCK,
-    LOCAL_LOCK,
-    "layout",
-];
 
 /// Runs it on the state folder of these settings.
 pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, Stop> {
@@ -69,14 +44,15 @@ pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, 
         }
         Kind::Ours => {}
     }
-    let _nobody_starts_meanwhile = [LOCAL_LOCK, CONTROLLER_LOCK]
+    let _nobody_starts_meanwhile = [LOCAL_LOCK, CONTROLLER_LOCK, WEB_LOCK]
         .into_iter()
-        .map(|name| match Lock::take(folder, name)? {
+        .map(|name| match Lock::take(folder, name) {
             Ok(lock) => Ok(lock),
-            Err(taken) => Err(anyhow::anyhow!(
+            Err(NotLocked::Taken(taken)) => Err(anyhow::anyhow!(
                 "a service is running on {shown} ({name} is held{}); stop it first",
                 taken.who()
             )),
+            Err(failed) => Err(failed.into()),
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
 
@@ -114,14 +90,11 @@ impl Plan {
         for entry in fs::read_dir(folder).with_context(unreadable)? {
             there.push(entry.with_context(unreadable)?.file_name());
         }
-        let others = there.iter().filter(|name| !OURS.iter().any(|ours| name.as_os_str() == *ours));
-        let mut others: Vec<_> = others.map(|name| name.to_string_lossy().into_owned()).collect();
+        let names = there.iter().map(|name| name.to_string_lossy().into_owned());
+        let mut others: Vec<_> = names.filter(|name| !is_ours(name)).collect();
         others.sort();
-        let ours: Vec<_> = OURS
-            .iter()
-            .filter(|name| there.iter().any(|found| found == **name))
-            .map(|name| folder.join(name))
-            .collect();
+        let names = there.iter().filter_map(|name| name.to_str().map(str::to_owned));
+        let ours: Vec<_> = ours(names).into_iter().map(|name| folder.join(name)).collect();
         let (mut files, mut bytes) = (0, 0);
         let spinner = ProgressBar::new_spinner();
         // What cannot be looked at will be told when it cannot be deleted.
@@ -308,8 +281,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (global, settings) = settings(folder.path());
         drop(some_state(&settings).await);
-        for lock in [LOCAL_LOCK, CONTROLLER_LOCK] {
-            let _held = Lock::take(folder.path(), lock).unwrap().unwrap();
+        for lock in [LOCAL_LOCK, CONTROLLER_LOCK, WEB_LOCK] {
+            let _held = Lock::take(folder.path(), lock).unwrap();
             let stop = cleanup(Mode::Delete).run(&global).await.unwrap_err();
             let pid = std::process::id();
             assert!(

@@ -150,7 +150,9 @@ async fn redrive(
         backend.results().delete(&job.id.result_key(&job.model, &given_up.version)).await?;
     }
     // Its web host may be gone: then nobody waits there, and the stored result is the answer to whoever asks.
-    requests.send(vec![job::encode(job)]).await?;
+    // It needs its image as long as it waits, however old that is.
+    let image = backend.images().keep_for(&job.id.image_key()).await?;
+    requests.send_with(job::encode(job), image).await?;
     held.ack(&letter.receipts).await?;
     Ok(Redriven::Sent)
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use eirs_platform::{family::kill_children_of, lifecycle::sibling};
+use eirs_platform::{family::kill_children_of, lifecycle::sibling, state_folder};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::{
@@ -147,7 +147,7 @@ impl Signals {
 /// Kills every worker that the controller has written down, and its scripts. Workers outlive a controller, which is right
 /// everywhere but here.
 pub(super) fn kill_workers(state: &Path) {
-    let records = fs::read_dir(state.join("instances")).into_iter().flatten().flatten();
+    let records = fs::read_dir(state.join(state_folder::INSTANCES)).into_iter().flatten().flatten();
     for record in records.filter_map(|entry| read_record(&entry.path())) {
         if let Some(pid) =
             record.process.as_ref().filter(|process| record.is(process)).and_then(RecordedProcess::group)

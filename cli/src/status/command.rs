@@ -8,15 +8,15 @@ use std::{
 use chrono::Utc;
 use console::Term;
 use eirs_controller::status::Status;
-use eirs_platform::settings::Settings;
+use eirs_platform::{
+    settings::Settings,
+    state_folder::{self, CONTROLLER_LOCK},
+};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{read, text};
-use crate::{
-    Exit, Global, Stop, show,
-    state::{self, CONTROLLER_LOCK},
-};
+use crate::{Exit, Global, Stop, show, state};
 
 /// Show pools, instances, what was learnt, the last decisions, and today's hours and cost
 ///
@@ -83,7 +83,7 @@ impl StatusCommand {
     }
 
     fn show(&self, settings: &Settings, term: Option<&Term>) {
-        let holder = state::holder_of(&settings.local.state, CONTROLLER_LOCK);
+        let holder = state_folder::holder(&settings.local.state, CONTROLLER_LOCK);
         let status = read(&settings.status_file());
         if self.json {
             let report = Report {

@@ -24,7 +24,7 @@ fn back_up(site: &Site, to: &Path) -> Value {
     let file = to.join("queue.db");
     let output = eirs(site, &["backup", &file.to_string_lossy(), "--json"]);
     assert!(output.status.success(), "{output:?}");
-    let copied = Command::new("cp").arg("-a").args([site.state().join("blobs"), to.join("blobs")]).output();
+    let copied = Command::new("cp").arg("-a").args([site.state().join("images"), to.join("images")]).output();
     assert!(copied.is_ok_and(|copied| copied.status.success()));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
@@ -69,7 +69,7 @@ fn a_backup_ends_under_load_and_a_service_on_what_is_restored_has_all_that_was_p
 
     let restored = Site::new();
     fs::create_dir_all(restored.state()).expect("a folder");
-    for name in ["queue.db", "blobs"] {
+    for name in ["queue.db", "images"] {
         fs::rename(folder.path().join(name), restored.state().join(name)).expect("both on one file system");
     }
     let web = restored.web();

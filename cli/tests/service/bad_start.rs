@@ -101,7 +101,7 @@ fn a_queue_file_of_another_user_is_one_sentence() {
     command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::null()).stderr(Stdio::piped());
     if rustix::process::geteuid().is_root() {
         for folder in
-            [site.folder.path(), &site.state(), &site.state().join("blobs"), &site.state().join("bells")]
+            [site.folder.path(), &site.state(), &site.state().join("images"), &site.state().join("bells")]
         {
             allow(folder, 0o777);
         }

@@ -27,7 +27,7 @@ fn a_client_that_leaves_before_its_answer_finds_it_later() {
     let body = image(7);
     let head = format!("POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
     leaving.write_all(head.as_bytes()).and_then(|()| leaving.write_all(&body)).expect("sent");
-    eventually("the image is stored", || site.state().join("blobs/images").exists().then_some(()));
+    eventually("the image is stored", || (site.stored_images() == 1).then_some(()));
     leaving.shutdown(Shutdown::Both).expect("gone");
     drop(leaving);
     let _worker = site.worker();

@@ -1,15 +1,20 @@
-use std::process::Command;
+use std::{
+    fs::{self, File},
+    io::Write,
+    process::Command,
+};
 
-use crate::harness::{Site, image};
+use crate::harness::{Site, eventually, image};
 
-/// A file system of two megabytes under the state folder; `None` where that is not allowed.
+/// A small file system under the state folder; `None` where that is not allowed.
 struct SmallDisk<'a>(&'a Site);
 
 impl<'a> SmallDisk<'a> {
-    fn under(site: &'a Site) -> Option<Self> {
-        std::fs::create_dir_all(site.state()).expect("a folder");
+    fn under(site: &'a Site, size: &str) -> Option<Self> {
+        fs::create_dir_all(site.state()).expect("a folder");
+        let size = format!("size={size}");
         let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(site.state()).output();
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(site.state()).output();
         if mount.is_ok_and(|output| output.status.success()) {
             return Some(Self(site));
         }
@@ -27,9 +32,9 @@ impl Drop for SmallDisk<'_> {
 }
 
 #[test]
-fn a_full_disk_is_503_and_what_was_promised_is_kept() {
+fn a_full_disk_is_507_and_what_was_promised_is_kept() {
     let site = Site::new();
-    let Some(_disk) = SmallDisk::under(&site) else { return };
+    let Some(_disk) = SmallDisk::under(&site, "2m") else { return };
     let web = site.web();
     let mut promised = Vec::new();
     let mut refused = None;
@@ -43,14 +48,14 @@ fn a_full_disk_is_503_and_what_was_promised_is_kept() {
         }
     }
     let refused = refused.expect("two megabytes are not enough for ten");
-    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(refused.status, 507, "{refused:?}");
     assert!(refused.problem().contains("no space left"), "{refused:?}");
     assert!(refused.header("retry-after").is_some());
     assert!(!promised.is_empty());
     assert_eq!(web.get("/livez").status, 200, "the server lives");
 
     // The operator makes room.
-    std::fs::write(site.folder.path().join("note"), "").expect("a file elsewhere");
+    fs::write(site.folder.path().join("note"), "").expect("a file elsewhere");
     let grown = Command::new("mount")
         .args(["-o", "remount,size=64m"])
         .arg(site.state())
@@ -58,6 +63,104 @@ fn a_full_disk_is_503_and_what_was_promised_is_kept() {
         .expect("mount runs");
     assert!(grown.status.success());
     let _worker = site.worker();
+    for id in promised {
+        assert_eq!(web.result(&id).json()["label"], "noop", "a 202 is a promise");
+    }
+    assert_eq!(web.upload("", "x", &image(1000)).status, 200, "and new ones are taken");
+}
+
+#[test]
+fn below_the_floor_new_images_are_507_while_jobs_are_finished_and_with_room_it_goes_on_by_itself() {
+    let site = Site::new();
+    // A tenth of it is kept free.
+    let Some(_disk) = SmallDisk::under(&site, "64m") else { return };
+    let web = site.web();
+    let promised: Vec<_> = (0..20)
+        .map(|number| {
+            let answer = web.upload("?wait=0", "x", &image(number));
+            assert_eq!(answer.status, 202, "{answer:?}");
+            answer.json()["id"].as_str().expect("an id").to_owned()
+        })
+        .collect();
+    let filler = site.state().join("filler");
+    let mut file = File::create(&filler).expect("a file");
+    while web.get("/readyz").status == 200 {
+        file.write_all(&[1; 500_000]).expect("there is room: it is kept free");
+    }
+    let ready = web.get("/readyz");
+    assert_eq!(ready.status, 507, "{ready:?}");
+    let refused = web.upload("?wait=0", "x", &image(100));
+    assert_eq!(refused.status, 507, "{refused:?}");
+    assert!(refused.problem().contains("no space left"), "{refused:?}");
+    assert!(refused.header("retry-after").is_some());
+    assert!(web.get("/metrics").body.contains("eirs_store_full 1"));
+    let check = site.command("eirs").arg("check").output().expect("eirs runs");
+    assert!(String::from_utf8_lossy(&check.stdout).contains("new images are refused"), "{check:?}");
+    assert_eq!(check.status.code(), Some(1));
+
+    let _worker = site.worker();
+    for id in promised {
+        assert_eq!(web.result(&id).json()["label"], "noop", "a 202 is a promise");
+    }
+    assert_eq!(web.upload("", "x", &image(0)).status, 200, "what is known is still answered");
+    fs::remove_file(filler).expect("deleted");
+    drop(file);
+    eventually("it takes images again", || (web.get("/readyz").status == 200).then_some(()));
+    assert_eq!(web.upload("", "x", &image(100)).status, 200);
+}
+
+#[test]
+fn a_second_web_server_on_a_state_folder_is_refused_in_one_sentence() {
+    let site = Site::new();
+    let first = site.web();
+    let second = site.command("eirs-web").env("EIRS_WEB__LISTEN", "127.0.0.1:0").output().expect("it runs");
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr);
+    let sentence = format!("another eirs-web runs on the state folder {}, process", site.state().display());
+    assert!(said.contains(&sentence), "{said}");
+    assert_eq!(first.get("/livez").status, 200);
+}
+
+/// Leaves so many bytes free beside a file. What is written meanwhile makes it fewer, which is as good.
+fn leave_free(filler: &File, bytes: u64) {
+    let seen = rustix::fs::fstatvfs(filler).expect("a file system");
+    let (free, size) = (seen.f_bavail * seen.f_frsize, filler.metadata().expect("a file").len());
+    let wanted = (size + free).saturating_sub(bytes);
+    if wanted < size {
+        filler.set_len(wanted).expect("shorter");
+    } else {
+        let _full = rustix::fs::fallocate(filler, rustix::fs::FallocateFlags::empty(), size, wanted - size);
+    }
+}
+
+#[test]
+fn wherever_on_the_way_of_an_upload_the_disk_is_full_it_is_refused_or_kept_and_nothing_is_lost() {
+    let site = Site::new().set("EIRS_LOCAL__KEEP_FREE", "0B");
+    let Some(_disk) = SmallDisk::under(&site, "32m") else { return };
+    let web = site.web();
+    let _worker = site.worker();
+    let filler = site.state().join("filler");
+    let file = File::create(&filler).expect("a file");
+    let (mut promised, mut refused) = (Vec::new(), 0);
+    // Each of the writes (the image, the database's log, its index, the segment's first page) fails in some of these rounds.
+    for round in 0..48_u32 {
+        leave_free(&file, u64::from(round) * 4096);
+        let mut body = image(round);
+        body.resize(20_000, 1);
+        let answer = web.upload("?wait=0", "x", &body);
+        match answer.status {
+            200 | 202 => promised.push(answer.json()["id"].as_str().expect("an id").to_owned()),
+            503 | 507 => {
+                assert!(answer.header("retry-after").is_some(), "{answer:?}");
+                assert_eq!(answer.problem().lines().count(), 1, "{answer:?}");
+                refused += 1;
+            }
+            _ => panic!("round {round}: {answer:?}"),
+        }
+    }
+    assert!(refused > 0 && !promised.is_empty(), "{refused} refused, {} promised", promised.len());
+    fs::remove_file(filler).expect("deleted");
+    drop(file);
     for id in promised {
         assert_eq!(web.result(&id).json()["label"], "noop", "a 202 is a promise");
     }

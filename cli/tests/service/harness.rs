@@ -187,9 +187,17 @@ impl Site {
     }
 
     pub fn stored_results(&self) -> usize {
-        let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
-        let versions = entries(&self.state().join("blobs/results/default"));
-        versions.map(|version| entries(&version.path()).count()).sum()
+        self.stored("results")
+    }
+
+    pub fn stored_images(&self) -> usize {
+        self.stored("images")
+    }
+
+    fn stored(&self, what: &str) -> usize {
+        let seen = self.command("eirs").args(["check", "--json"]).output().expect("eirs runs").stdout;
+        let seen: Value = serde_json::from_slice(&seen).expect("a report");
+        seen[what]["count"].as_u64().unwrap_or_else(|| panic!("no count of {what} in {seen}")) as usize
     }
 }
 

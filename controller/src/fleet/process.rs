@@ -26,6 +26,7 @@ use eirs_platform::{
     error::{Error, Result},
     lifecycle,
     settings::Settings,
+    state_folder,
 };
 use rustix::process::Signal;
 use tokio::sync::Notify;
@@ -82,7 +83,7 @@ impl ProcessFleet {
         changed: Arc<Notify>,
     ) -> Result<Self> {
         let state = settings.local.state.clone();
-        let records = state.join("instances");
+        let records = state.join(state_folder::INSTANCES);
         fs::create_dir_all(&records)
             .map_err(|error| Error::from_io(format!("making the folder {}", records.display()), &error))?;
         let fleet = Self {

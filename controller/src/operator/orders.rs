@@ -1,15 +1,10 @@
 //! The orders in force in a running controller: the last good version of a file that changes under it.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
+
+use eirs_platform::state_folder::Stamp;
 
 use super::{Cordon, FILE, Operator, Order, read};
-
-/// Tells two versions of the file apart without reading it; `None` where there is no file.
-type Mark = Option<[i64; 5]>;
 
 /// The orders in force, and what is wrong with the file.
 #[derive(Debug)]
@@ -17,7 +12,7 @@ pub struct Orders {
     state: PathBuf,
     operator: Operator,
     complaint: Option<String>,
-    read: Option<Mark>,
+    read: Option<Stamp>,
 }
 
 impl Orders {
@@ -46,8 +41,8 @@ impl Orders {
     /// Reads the file again if it is another one now, and logs what is new.
     pub fn look(&mut self) {
         // Taken before the file is read: a change in between is seen by the next look.
-        let mark = mark(&self.state.join(FILE));
-        if self.read.replace(mark) == Some(mark) {
+        let stamp = Stamp::now(&self.state.join(FILE));
+        if self.read.replace(stamp) == Some(stamp) {
             return;
         }
         match read(&self.state) {
@@ -67,12 +62,6 @@ impl Orders {
             }
         }
     }
-}
-
-fn mark(file: &Path) -> Mark {
-    let meta = fs::metadata(file).ok()?;
-    let [device, inode] = [meta.dev(), meta.ino()].map(u64::cast_signed);
-    Some([device, inode, meta.len().cast_signed(), meta.mtime(), meta.mtime_nsec()])
 }
 
 /// One line for each order that was given or taken back.
@@ -109,6 +98,8 @@ fn tell(before: &Operator, now: &Operator) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use chrono::DateTime;
 
     use super::{super::change, *};

@@ -6,15 +6,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::CStr,
-    fs, io,
+    io,
     mem::MaybeUninit,
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use eirs_platform::settings::Settings;
+use eirs_platform::{settings::Settings, state_folder::Stamp};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::{io::unix::AsyncFd, time::Instant};
 
@@ -52,7 +52,7 @@ pub enum Look {
 }
 
 /// Tells two states of the folder apart without reading the files. `None` where the folder cannot be listed.
-type Fingerprint = Option<Vec<(PathBuf, Option<[i64; 6]>)>>;
+type Fingerprint = Option<Vec<(PathBuf, Stamp)>>;
 
 impl Store {
     /// Reads the folder; the error is every complaint where not a single policy is good.
@@ -218,13 +218,8 @@ impl Store {
 }
 
 fn fingerprint(folder: &Path) -> Fingerprint {
-    let marks = |path: &PathBuf| {
-        let meta = fs::metadata(path).ok()?;
-        let inode = [meta.dev().cast_signed(), meta.ino().cast_signed(), meta.len().cast_signed()];
-        Some([inode[0], inode[1], inode[2], meta.mtime(), meta.mtime_nsec(), meta.ctime_nsec()])
-    };
     let files = load::policy_files(folder).ok()?;
-    Some(files.into_iter().map(|path| (path.clone(), marks(&path))).collect())
+    Some(files.into_iter().map(|path| (path.clone(), Stamp::now(&path))).collect())
 }
 
 /// Wakes whoever waits when a file of a folder may have changed.
@@ -312,6 +307,8 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     struct Rig {

@@ -11,6 +11,7 @@
 pub mod backup;
 mod bell;
 mod log;
+mod reader;
 mod schema;
 mod statements;
 mod time;
@@ -27,12 +28,17 @@ use tokio_util::sync::CancellationToken;
 use self::{
     bell::Bell,
     statements::{Now, Table},
-    writer::Writer,
 };
-use super::{Delivery, Depth, Queue, QueueOptions, Receipt, SharedQueue};
+pub(crate) use self::{
+    reader::Reader,
+    writer::{Batch, Writer},
+};
+use super::{Delivery, Depth, Ending, InDatabase, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{
+    blobs::{Staged, embedded::index},
     clock::SharedClock,
     error::{Error, Result},
+    state_folder,
 };
 
 /// Even a receiver whose ring was lost with a killed neighbour looks again after this time.
@@ -50,7 +56,7 @@ impl SqliteQueues {
     /// Opens or makes `queue.db`, its lock and its bells in `folder`. With `sync`, every commit reaches the disk
     /// before it is answered.
     pub fn open(folder: &Path, sync: bool, clock: SharedClock) -> Result<Self> {
-        let bells = folder.join("bells");
+        let bells = folder.join(state_folder::BELLS);
         std::fs::create_dir_all(&bells)
             .map_err(|error| Error::from_io(format!("making the folder {}", bells.display()), &error))?;
         let writer = Writer::open(folder, sync, clock.now().timestamp_millis())?;
@@ -66,7 +72,7 @@ impl SqliteQueues {
         };
         let queue = SqliteQueue {
             name: name.to_owned(),
-            bell: Bell::open(&self.folder.join("bells").join(name))?,
+            bell: Arc::new(Bell::open(&self.folder.join(state_folder::BELLS).join(name))?),
             writer: self.writer.clone(),
             clock: self.clock.clone(),
             table,
@@ -82,12 +88,25 @@ impl SqliteQueues {
         self.writer.run("listing the queues", |batch| statements::names(batch.reader())).await
     }
 
+    /// The way into the database, for who keeps other tables in it.
+    pub(crate) fn database(&self) -> Result<(Writer, Reader)> {
+        Ok((self.writer.clone(), Reader::open(&self.folder)?))
+    }
+
     async fn table(&self, name: &str) -> Result<Table> {
         let wanted = name.to_owned();
         self.writer
             .run(format!("opening the queue {name}"), move |batch| statements::table(batch, &wanted))
             .await
     }
+}
+
+/// A queue, to be sent to within a transaction of its database.
+#[derive(Debug, Clone)]
+pub struct InTransaction {
+    writer: Writer,
+    table: Table,
+    bell: Arc<Bell>,
 }
 
 #[derive(Debug)]
@@ -97,7 +116,7 @@ struct SqliteQueue {
     dead: Option<(Table, u32)>,
     options: QueueOptions,
     writer: Writer,
-    bell: Bell,
+    bell: Arc<Bell>,
     clock: SharedClock,
 }
 
@@ -120,7 +139,7 @@ impl SqliteQueue {
 
     async fn look(&self, max: usize) -> Result<Look> {
         let (table, dead, now) = (self.table, self.dead, self.now());
-        let lease = move |batch: &mut writer::Batch<'_>| {
+        let lease = move |batch: &mut Batch<'_>| {
             if !statements::anything_visible(batch.reader(), table, now)? {
                 let next = statements::next_visible(batch.reader(), table, now)?;
                 let wait = next.map(|at| Duration::from_millis((at - now.now).max(0) as u64));
@@ -142,8 +161,7 @@ impl SqliteQueue {
         let (table, dead, now) = (self.table, self.dead.map(|(dead, _)| dead), self.now());
         let since = self.oldest(now);
         loop {
-            let expire =
-                move |batch: &mut writer::Batch<'_>| statements::expire(batch, table, dead, now, since);
+            let expire = move |batch: &mut Batch<'_>| statements::expire(batch, table, dead, now, since);
             let expired = self.writer.run(format!("expiring messages of {}", self.name), expire).await?;
             if expired == 0 {
                 return Ok(());
@@ -165,9 +183,31 @@ impl Queue for SqliteQueue {
     async fn send(&self, bodies: Vec<Bytes>) -> Result<()> {
         let (table, now, count) = (self.table, self.now().now, bodies.len());
         let sent_at = self.clock.now().timestamp_millis();
-        let send = move |batch: &mut writer::Batch<'_>| statements::send(batch, table, &bodies, now, sent_at);
+        let send = move |batch: &mut Batch<'_>| {
+            statements::send(batch, table, &bodies, now, sent_at).map(|_last| ())
+        };
         self.writer.run(format!("sending to {}", self.name), send).await?;
         self.bell.ring(count);
+        Ok(())
+    }
+
+    async fn send_with(&self, body: Bytes, staged: Staged) -> Result<()> {
+        let image = match staged.for_writer(&self.writer) {
+            Ok(Some(image)) => image,
+            Ok(None) => return self.send(vec![body]).await,
+            Err(elsewhere) => {
+                elsewhere.enter().await?;
+                return self.send(vec![body]).await;
+            }
+        };
+        let (table, now, sent_at) = (self.table, self.now().now, self.clock.now().timestamp_millis());
+        let send = move |batch: &mut Batch<'_>| {
+            let message = statements::send(batch, table, &[body], now, sent_at)?;
+            image.enter(batch, message)
+        };
+        let entered = self.writer.run(format!("sending to {}", self.name), send).await?;
+        self.bell.ring(1);
+        entered.finish();
         Ok(())
     }
 
@@ -205,38 +245,65 @@ impl Queue for SqliteQueue {
 
     async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>> {
         let (receipts, until) = (receipts.to_vec(), self.now().until());
-        let extend = move |batch: &mut writer::Batch<'_>| statements::extend(batch, &receipts, until);
+        let extend = move |batch: &mut Batch<'_>| statements::extend(batch, &receipts, until);
         self.writer.run(format!("extending leases of {}", self.name), extend).await
     }
 
     async fn ack(&self, receipts: &[Receipt]) -> Result<()> {
         let (table, receipts) = (self.table, receipts.to_vec());
-        let ack = move |batch: &mut writer::Batch<'_>| statements::ack(batch, table, &receipts);
+        let ack = move |batch: &mut Batch<'_>| statements::ack(batch, table, &receipts);
         self.writer.run(format!("acking to {}", self.name), ack).await
     }
 
     async fn release(&self, receipts: &[Receipt]) -> Result<()> {
         let (receipts, count) = (receipts.to_vec(), receipts.len());
-        let release =
-            move |batch: &mut writer::Batch<'_>| statements::extend(batch, &receipts, statements::AT_ONCE);
+        let release = move |batch: &mut Batch<'_>| statements::extend(batch, &receipts, statements::AT_ONCE);
         self.writer.run(format!("releasing to {}", self.name), release).await?;
         self.bell.ring(count);
         Ok(())
     }
 
+    async fn end(&self, ending: &Ending<'_>) -> Result<bool> {
+        let Some(InDatabase(results)) = ending.results.in_database() else { return Ok(false) };
+        let Some(replies) = ending.replies.in_database() else { return Ok(false) };
+        if !results.is(&self.writer) || !replies.writer.is(&self.writer) {
+            return Ok(false);
+        }
+        let (jobs, now, sent_at) = (self.table, self.now().now, self.clock.now().timestamp_millis());
+        let (key, result, receipt) = (ending.key.to_owned(), ending.result.clone(), ending.receipt.clone());
+        let end = move |batch: &mut Batch<'_>| {
+            if !index::enter_result(batch, &key, &result, sent_at)? {
+                // Somebody else was quicker, and which one counts is for the caller to say.
+                return Ok(false);
+            }
+            statements::send(batch, replies.table, &[result], now, sent_at)?;
+            statements::ack(batch, jobs, &[receipt])?;
+            Ok(true)
+        };
+        let ended = self.writer.run(format!("ending a job of {}", self.name), end).await?;
+        if ended {
+            replies.bell.ring(1);
+        }
+        Ok(ended)
+    }
+
+    fn in_database(&self) -> Option<InTransaction> {
+        Some(InTransaction { writer: self.writer.clone(), table: self.table, bell: self.bell.clone() })
+    }
+
     async fn depth(&self) -> Result<Depth> {
         self.expire().await?;
         let (table, now) = (self.table, self.now());
-        let depth = move |batch: &mut writer::Batch<'_>| statements::depth(batch.reader(), table, now);
+        let depth = move |batch: &mut Batch<'_>| statements::depth(batch.reader(), table, now);
         self.writer.run(format!("counting {}", self.name), depth).await
     }
 
     async fn purge(&self) -> Result<()> {
         let (table, what) = (self.table, format!("purging {}", self.name));
-        let newest = |batch: &mut writer::Batch<'_>| statements::newest(batch.reader());
+        let newest = |batch: &mut Batch<'_>| statements::newest(batch.reader());
         let newest = self.writer.run(what.clone(), newest).await?;
         loop {
-            let purge = move |batch: &mut writer::Batch<'_>| statements::purge(batch, table, newest);
+            let purge = move |batch: &mut Batch<'_>| statements::purge(batch, table, newest);
             if self.writer.run(what.clone(), purge).await? == 0 {
                 return Ok(());
             }

@@ -119,6 +119,10 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
              is being uploaded. `not queued`: storing took too long. `storage unavailable`: the image could not be stored.",
             &[Problem::backlog_full(12), Problem::draining(), Problem::no_room(), Problem::not_queued(), storage()],
         ),
+        refusal(
+            "`storage full`: there is no room for new images at the moment. Nothing was stored.",
+            &[Problem::disk_full()],
+        ),
     ]);
     let about = "The trace of this upload, as `traceparent` names it or newly begun: to be quoted when something was wrong.";
     let trace_id = MetaSchema { pattern: Some("^[0-9a-f]{32}$".to_owned()), ..MetaSchema::new("string") };

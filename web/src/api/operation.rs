@@ -117,6 +117,7 @@ pub(super) fn readyz() -> MetaPath {
             "`shutting down`: it takes no uploads any more. `not ready`: queue or store cannot be reached.",
             &[Problem::draining(), Problem::not_ready("the queue cannot be reached")],
         ),
+        refusal("`storage full`: there is no room for new images at the moment.", &[Problem::disk_full()]),
     ];
     let about = "Whether the process takes uploads, and reaches queue and store, for load balancers.";
     path("/readyz", Method::GET, operation("readyz", TAG, "Does it take uploads?", about, responses))

@@ -8,6 +8,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use eirs_platform::state_folder::{OBSERVATIONS, RECORDING};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 use serde_json::Value;
 
@@ -118,7 +119,7 @@ impl Timeline {
 
     /// The last hour as the controller of this machine recorded it; empty where there is no recording.
     pub(super) async fn of_recording(state: &Path, now: DateTime<Utc>) -> Self {
-        let file = state.join("recording/observations.jsonl");
+        let file = state.join(RECORDING).join(OBSERVATIONS);
         let text = tokio::task::spawn_blocking(move || read_end(&file)).await;
         Self::of_lines(&text.unwrap_or_default(), now)
     }

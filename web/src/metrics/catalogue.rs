@@ -80,6 +80,9 @@ catalogue! {
     RequestsTurnedAway = "eirs_requests_turned_away" Counter [Why] "Requests without a good token, or above their rate";
     DeadLetters = "eirs_dead_letters" Gauge [Model] "Jobs that were given up and lie with the dead letters";
     CertificateExpires = "eirs_tls_certificate_expires_timestamp_seconds" Gauge [] "When the certificate in force expires, as a Unix time; with HTTPS only";
+    StoreFree = "eirs_store_free_bytes" Gauge [] "Room on the disk of the state folder";
+    StoreFloor = "eirs_store_floor_bytes" Gauge [] "Room that is kept free there; below it new images are refused";
+    StoreFull = "eirs_store_full" Gauge [] "1 while new images are refused for want of room";
     // Of the controller, where it runs on this host.
     ControllerUp = "eirs_controller_up" Gauge [] "1 while the controller makes its passes, 0 when the last one is three ticks old and older than 30 seconds";
     ControllerLastPass = "eirs_controller_last_pass_timestamp_seconds" Gauge [] "When the controller looked last, as a Unix time";

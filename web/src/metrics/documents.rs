@@ -100,6 +100,9 @@ fn status(pools: &[&str]) -> Value {
 /// The Unix time of the status above.
 const AT: f64 = 1_767_225_600.0;
 
+/// A disk that is full.
+const ROOM: RoomSeen = RoomSeen { free: 500, floor: 1000, below: true };
+
 /// The end of a certificate.
 const EXPIRES: DateTime<Utc> = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
 
@@ -133,7 +136,13 @@ fn scrape(controller: &Value) -> String {
     metrics.answered(Answered::Cached);
     metrics.responded(202);
     metrics.replied("default", 1500.0, 250.0);
-    metrics.encode(AT + 7.0, controller, BTreeMap::from([("default".to_owned(), 3)]), Some(EXPIRES))
+    metrics.encode(
+        AT + 7.0,
+        controller,
+        BTreeMap::from([("default".to_owned(), 3)]),
+        Some(EXPIRES),
+        Some(ROOM),
+    )
 }
 
 #[test]
@@ -181,6 +190,9 @@ fn the_numbers_are_those_of_the_controller_and_of_this_host() {
         ("eirs_job_service_seconds_sum", &[("model", "default")], 0.25),
         ("eirs_dead_letters", &[("model", "default")], 3.0),
         ("eirs_tls_certificate_expires_timestamp_seconds", &[], 1.8e9),
+        ("eirs_store_free_bytes", &[], 500.0),
+        ("eirs_store_floor_bytes", &[], 1000.0),
+        ("eirs_store_full", &[], 1.0),
         ("eirs_controller_up", &[], 1.0),
         ("eirs_controller_last_pass_timestamp_seconds", &[], AT),
         ("eirs_policy_errors", &[], 1.0),
@@ -214,14 +226,14 @@ fn series_of_what_is_gone_or_cannot_be_seen_are_gone() {
         let pools = series(text).into_iter().flat_map(|(_, labels, _)| labels);
         pools.filter(|(name, _)| name == "pool").map(|(_, pool)| pool).collect::<BTreeSet<_>>()
     };
-    let both = metrics.encode(AT, &status(&["a", "b"]), BTreeMap::new(), None);
+    let both = metrics.encode(AT, &status(&["a", "b"]), BTreeMap::new(), None, None);
     assert_eq!(pools(&both).len(), 2);
     let mut one = status(&["b"]);
     one["pools"][0]["visible"] = Value::Null;
-    let text = metrics.encode(AT, &one, BTreeMap::new(), None);
+    let text = metrics.encode(AT, &one, BTreeMap::new(), None, None);
     assert_eq!(pools(&text), BTreeSet::from(["b".to_owned()]));
     assert_eq!(value(&text, "eirs_backlog", &[]), None, "a queue that cannot be read is not empty");
-    let none = metrics.encode(AT, &Value::Null, BTreeMap::new(), None);
+    let none = metrics.encode(AT, &Value::Null, BTreeMap::new(), None, None);
     assert!(pools(&none).is_empty() && !none.contains("eirs_controller_up"), "{none}");
 }
 
@@ -229,7 +241,7 @@ fn series_of_what_is_gone_or_cannot_be_seen_are_gone() {
 fn a_controller_whose_last_pass_is_old_is_down() {
     let metrics = Metrics::new(["default"].into_iter());
     let up = |age: f64| {
-        value(&metrics.encode(AT + age, &status(&[]), BTreeMap::new(), None), "eirs_controller_up", &[])
+        value(&metrics.encode(AT + age, &status(&[]), BTreeMap::new(), None, None), "eirs_controller_up", &[])
     };
     assert_eq!((up(29.0), up(31.0)), (Some(1.0), Some(0.0)));
 }

@@ -6,7 +6,12 @@ use std::collections::HashMap;
 
 use aws_sdk_ec2::types::{IpPermission, IpRange, ResourceType, Tag, TagSpecification};
 use bytes::Bytes;
-use eirs_platform::{aws::tag, queue::QueueOptions, testing::emulator::Emulator};
+use eirs_platform::{
+    aws::tag,
+    queue::QueueOptions,
+    state_folder::{CONTROLLER_LOCK, Lock},
+    testing::emulator::Emulator,
+};
 use serde_json::json;
 
 use self::rig::{NEVER, QUICK, Rig};
@@ -186,7 +191,7 @@ async fn what_costs_or_waits_with_nobody_to_look_after_it_is_wrong() {
 
     // A controller on this machine is one that looks after them.
     let state = &rig.account.settings.local.state;
-    let _controller = crate::state::Lock::take(state, state::CONTROLLER_LOCK).unwrap().unwrap();
+    let _controller = Lock::take(state, CONTROLLER_LOCK).unwrap();
     let report = rig.report().await;
     assert!(
         !has(&report.problems, "cost money") && !has(&report.problems, "1 job in"),

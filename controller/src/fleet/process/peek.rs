@@ -7,6 +7,7 @@ use eirs_platform::{
     clock::SharedClock,
     error::{Error, Result},
     settings::Settings,
+    state_folder,
 };
 
 use super::{
@@ -25,7 +26,7 @@ pub struct Peek {
 impl Peek {
     /// Of this installation.
     pub fn new(settings: &Settings, clock: SharedClock) -> Self {
-        Self { records: settings.local.state.join("instances"), clock }
+        Self { records: settings.local.state.join(state_folder::INSTANCES), clock }
     }
 }
 

@@ -64,14 +64,15 @@ pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     connection.prepare("SELECT name FROM queues ORDER BY name")?.query_map([], |row| row.get(0))?.collect()
 }
 
-/// Appends messages, at this time of the queue, which is `sent_at` for people.
+/// Appends messages, at this time of the queue, which is `sent_at` for people. Answers the row of the last one, which it keeps
+/// until it is acked, wherever it is moved.
 pub(super) fn send(
     batch: &mut Batch<'_>,
     table: Table,
     bodies: &[Bytes],
     now: i64,
     sent_at: i64,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Option<i64>> {
     let connection = batch.writer()?;
     let mut insert = connection.prepare_cached(
         "INSERT INTO messages (queue, visible_from, since, sent_at, body) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -80,7 +81,7 @@ pub(super) fn send(
         insert.execute(params![table.0, AT_ONCE, now, sent_at, &body[..]])?;
     }
     batch.count(table, bodies.len() as i64);
-    Ok(())
+    Ok((!bodies.is_empty()).then(|| connection.last_insert_rowid()))
 }
 
 /// Whether a receive would find something.

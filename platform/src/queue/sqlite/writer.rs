@@ -24,14 +24,17 @@ use super::{
     time::{Boot, Time},
     turn::{Taken, Turn},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    state_folder,
+};
 
 /// A transaction takes at most so many operations, so that other processes get their turn.
 const LARGEST_BATCH: usize = 256;
 
 /// A handle on the file. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Writer(Arc<Shared>);
+pub(crate) struct Writer(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -56,7 +59,7 @@ struct Core {
 
 /// The transaction that an operation runs in; it begins when something is first written.
 #[derive(Debug)]
-pub(super) struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     connection: &'a Connection,
     turn: &'a Turn,
     taken: Option<Taken<'a>>,
@@ -105,9 +108,9 @@ impl<T: Send, F: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send> Operation
 impl Writer {
     /// Opens the file of this folder, or makes it; `wall` is the time of day in milliseconds since 1970.
     pub(super) fn open(folder: &Path, sync: bool, wall: i64) -> Result<Self> {
-        let path = folder.join("queue.db");
+        let path = folder.join(state_folder::QUEUE);
         let what = || format!("opening the queue {}", path.display());
-        let lock = folder.join("queue.lock");
+        let lock = folder.join(state_folder::QUEUE_LOCK);
         let turns = || {
             let what = format!("opening {}", lock.display());
             move |error| Error::from_io(what, &error)
@@ -151,8 +154,13 @@ impl Writer {
         self.0.time
     }
 
+    /// Whether this is a handle on the same writer.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Runs `work` in the next transaction and answers once that is committed.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         what: impl Into<String>,
         work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send + 'static,
@@ -257,12 +265,12 @@ fn answer_calls(shared: &Weak<Shared>, calls: &mpsc::Receiver<()>) {
 
 impl<'a> Batch<'a> {
     /// For looking only.
-    pub(super) fn reader(&self) -> &'a Connection {
+    pub(crate) fn reader(&self) -> &'a Connection {
         self.connection
     }
 
     /// For changing something; begins the transaction.
-    pub(super) fn writer(&mut self) -> rusqlite::Result<&'a Connection> {
+    pub(crate) fn writer(&mut self) -> rusqlite::Result<&'a Connection> {
         if self.taken.is_none() {
             self.taken = Some(self.turn.take().map_err(|error| {
                 rusqlite::Error::SqliteFailure(

@@ -1,0 +1,94 @@
+//! The stores of one machine. Images stand in a few large files, the segments ([`segments`]); where each stands is a row in the
+//! queue's database ([`images`]). Results are small and are rows themselves ([`results`]). So an image and its job, and a result
+//! and the end of its job, become visible in one transaction.
+//!
+//! Why like this, with figures: docs/decisions/0016-images-in-segments.md.
+
+mod carried;
+mod expiry;
+mod images;
+pub(crate) mod index;
+mod results;
+mod room;
+mod segments;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::images::StagedImage;
+pub use self::room::{Room, RoomSeen};
+use self::{carried::Carried, expiry::Expiry, images::Images, results::Results, segments::Segments};
+use super::SharedBlobs;
+use crate::{
+    clock::SharedClock,
+    error::Result,
+    queue::sqlite::{Reader, Writer},
+    settings::Local,
+    state_folder::{IMAGES, OLD_FILES},
+};
+
+/// The stores of images and of results in one state folder. Clones share them.
+#[derive(Debug, Clone)]
+pub struct EmbeddedStores {
+    images: SharedBlobs,
+    results: SharedBlobs,
+    room: Room,
+    expiry: Arc<Expiry>,
+}
+
+impl EmbeddedStores {
+    /// Opens or makes the stores in the state folder, in the database that the queues are in, too.
+    pub(crate) async fn open(
+        settings: &Local,
+        writer: Writer,
+        reader: Reader,
+        clock: SharedClock,
+    ) -> Result<Self> {
+        let state = settings.state.as_path();
+        writer.run("making the tables of images and results", index::make_tables).await?;
+        let room = Room::new(state, settings.keep_free);
+        let last = reader.read("looking for the last image", index::last_segment)?;
+        let segments = Segments::open(&state.join(IMAGES), last, settings.sync)?;
+        let images = Images::new(
+            segments.clone(),
+            writer.clone(),
+            reader.clone(),
+            clock.clone(),
+            room.clone(),
+            settings.sync,
+        );
+        let results = Results::new(writer.clone(), reader.clone(), clock.clone());
+        let (mut images, mut results): (SharedBlobs, SharedBlobs) = (Arc::new(images), Arc::new(results));
+        let old = state.join(OLD_FILES);
+        if old.is_dir() {
+            images = Arc::new(Carried::new(images, &old, settings.sync)?);
+            results = Arc::new(Carried::new(results, &old, settings.sync)?);
+        }
+        let expiry = Arc::new(Expiry::new(settings, segments, writer, reader, clock));
+        Ok(Self { images, results, room, expiry })
+    }
+
+    /// The store of images.
+    pub fn images(&self) -> &SharedBlobs {
+        &self.images
+    }
+
+    /// The store of results.
+    pub fn results(&self) -> &SharedBlobs {
+        &self.results
+    }
+
+    /// What room there is.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Deletes what has expired, a little at a time, until told to stop. One process of an installation does it.
+    pub async fn keep(&self, stop: &CancellationToken, every: Duration) {
+        self.expiry.run(stop, every).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

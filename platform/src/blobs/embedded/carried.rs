@@ -1,0 +1,81 @@
+//! Images and results that an earlier version of EIRS stored, each in a file of its own: they are read where they stand, until
+//! they expire. Nothing new is stored there.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    blobs::{BlobInfo, BlobStore, SharedBlobs, Staged, dir::DirBlobs},
+    error::Result,
+    queue::InDatabase,
+};
+
+/// A store whose older part is in files.
+#[derive(Debug)]
+pub(super) struct Carried {
+    store: SharedBlobs,
+    files: DirBlobs,
+}
+
+impl Carried {
+    pub(super) fn new(store: SharedBlobs, files: &Path, sync: bool) -> Result<Self> {
+        Ok(Self { store, files: DirBlobs::open(files, sync)? })
+    }
+}
+
+#[async_trait]
+impl BlobStore for Carried {
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        self.store.put(key, body).await
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<bool> {
+        Ok(!self.files.exists(key).await? && self.store.put_new(key, body).await?)
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        match self.store.get(key).await? {
+            None => self.files.get(key).await,
+            found => Ok(found),
+        }
+    }
+
+    async fn exists(&self, key: &str) -> Result<bool> {
+        Ok(self.store.exists(key).await? || self.files.exists(key).await?)
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.files.delete(key).await?;
+        self.store.delete(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<BlobInfo>> {
+        let mut all = self.store.list(prefix, after, limit).await?;
+        all.extend(self.files.list(prefix, after, limit).await?);
+        // Of two of the same key the store's is the newer one; the sorting keeps their order.
+        all.sort_by(|one, other| one.key.cmp(&other.key));
+        all.dedup_by(|later, first| later.key == first.key);
+        all.truncate(limit);
+        Ok(all)
+    }
+
+    fn in_database(&self) -> Option<InDatabase> {
+        // A result that is a file is not seen from within a transaction; but a worker has looked for one before.
+        self.store.in_database()
+    }
+
+    async fn stage(&self, key: &str, body: Bytes) -> Result<Staged> {
+        self.store.stage(key, body).await
+    }
+
+    async fn keep_for(&self, key: &str) -> Result<Staged> {
+        if !self.store.exists(key).await?
+            && let Some(image) = self.files.get(key).await?
+        {
+            return self.store.stage(key, image).await;
+        }
+        self.store.keep_for(key).await
+    }
+}

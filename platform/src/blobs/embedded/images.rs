@@ -1,0 +1,196 @@
+//! Images: their bytes in segments, a row for each in the database.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    index::{self, Listed, Place},
+    room::Room,
+    segments::{Segments, Written},
+};
+use crate::{
+    blobs::{BlobInfo, BlobStore, Staged},
+    clock::SharedClock,
+    error::{Error, Result},
+    queue::sqlite::{Batch, Reader, Writer},
+};
+
+/// Images up to this size are written and read sooner than another thread is woken.
+const QUICK_BYTES: u64 = 1024 * 1024;
+
+#[derive(Debug, Clone)]
+pub(super) struct Images {
+    segments: Segments,
+    writer: Writer,
+    reader: Reader,
+    clock: SharedClock,
+    room: Room,
+    sync: bool,
+}
+
+/// An image whose bytes are written, and that is entered with the job that needs it.
+#[derive(Debug)]
+pub(crate) struct StagedImage {
+    images: Images,
+    key: String,
+    /// Nothing where an image that is there shall be kept.
+    written: Option<Written>,
+}
+
+/// What entering an image left to do after the commit. While it is held, the image's segment is.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    segments: Segments,
+    replaced: Option<Place>,
+    _written: Option<Written>,
+}
+
+impl StagedImage {
+    /// The database that it is entered in.
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.images.writer
+    }
+
+    /// Enters the image, for the job in this message.
+    pub(crate) fn enter(self, batch: &mut Batch<'_>, message: Option<i64>) -> rusqlite::Result<Entered> {
+        let replaced = match &self.written {
+            Some(written) => {
+                let stored_at = self.images.clock.now().timestamp_millis();
+                index::enter_image(batch, &self.key, written.place, stored_at, message)?
+            }
+            None => {
+                index::keep_image(batch, &self.key, message)?;
+                None
+            }
+        };
+        Ok(Entered { segments: self.images.segments, replaced, _written: self.written })
+    }
+
+    /// Enters it in a transaction of its own.
+    pub(crate) async fn enter_alone(self) -> Result<()> {
+        let (writer, what) = (self.images.writer.clone(), format!("storing {}", self.key));
+        writer.run(what, |batch| self.enter(batch, None)).await.map(Entered::finish)
+    }
+}
+
+impl Entered {
+    /// After the commit: the room of what was replaced is free.
+    pub(crate) fn finish(self) {
+        if let Some(place) = self.replaced {
+            self.segments.free(&[place]);
+        }
+    }
+}
+
+impl Images {
+    pub(super) fn new(
+        segments: Segments,
+        writer: Writer,
+        reader: Reader,
+        clock: SharedClock,
+        room: Room,
+        sync: bool,
+    ) -> Self {
+        Self { segments, writer, reader, clock, room, sync }
+    }
+
+    /// Runs file work, on a blocking thread unless it is quick.
+    async fn run<T: Send + 'static>(
+        &self,
+        quick: bool,
+        work: impl FnOnce(&Segments) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        if quick {
+            return work(&self.segments);
+        }
+        let segments = self.segments.clone();
+        let worked = tokio::task::spawn_blocking(move || work(&segments)).await;
+        worked.unwrap_or_else(|panic| Err(Error::broken("working on an image", panic)))
+    }
+
+    async fn write(&self, key: &str, body: Bytes) -> Result<StagedImage> {
+        self.room.for_an_image()?;
+        let quick = !self.sync && body.len() as u64 <= QUICK_BYTES;
+        let written = self.run(quick, move |segments| segments.append(&body)).await?;
+        Ok(StagedImage { images: self.clone(), key: key.to_owned(), written: Some(written) })
+    }
+
+    fn find(&self, key: &str) -> Result<Option<Place>> {
+        self.reader.read("looking for an image", |connection| index::find_image(connection, key))
+    }
+}
+
+#[async_trait]
+impl BlobStore for Images {
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        self.write(key, body).await?.enter_alone().await
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<bool> {
+        if self.find(key)?.is_some() {
+            return Ok(false);
+        }
+        let staged = self.write(key, body).await?;
+        let place = staged.written.as_ref().map(|written| written.place);
+        let enter = move |batch: &mut Batch<'_>| match index::find_image(batch.writer()?, &staged.key)? {
+            Some(_) => Ok(None),
+            None => staged.enter(batch, None).map(Some),
+        };
+        let entered = self.writer.run(format!("storing {key}"), enter).await?;
+        if entered.is_none() {
+            self.segments.free(place.as_slice());
+        }
+        Ok(entered.is_some())
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        let mut found = self.find(key)?;
+        while let Some(place) = found {
+            let quick = u64::from(place.bytes) <= QUICK_BYTES;
+            let image = self.run(quick, move |segments| segments.read(place)).await?;
+            // What was deleted or replaced meanwhile may have been read half.
+            let now = self.find(key)?;
+            if now == found {
+                if image.is_none() {
+                    tracing::error!(
+                        "{key} is in the index and not in its segment {place:?}: it counts as gone"
+                    );
+                }
+                return Ok(image.map(Bytes::from));
+            }
+            found = now;
+        }
+        Ok(None)
+    }
+
+    async fn exists(&self, key: &str) -> Result<bool> {
+        Ok(self.find(key)?.is_some())
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        let name = key.to_owned();
+        let delete = move |batch: &mut Batch<'_>| index::delete_image(batch, &name);
+        let Some(place) = self.writer.run(format!("deleting {key}"), delete).await? else { return Ok(()) };
+        self.segments.free(&[place]);
+        let end = |connection: &_| index::end_of_segment(connection, place.segment);
+        if self.reader.read("looking into a segment", end)?.is_none() {
+            let is_empty = || Ok(self.reader.read("looking into a segment", end)?.is_none());
+            self.segments.delete_if(place.segment, is_empty)?;
+        }
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<BlobInfo>> {
+        self.reader.read("listing images", |connection| {
+            index::list(connection, Listed::Images, prefix, after, limit)
+        })
+    }
+
+    async fn stage(&self, key: &str, body: Bytes) -> Result<Staged> {
+        self.write(key, body).await.map(Staged::image)
+    }
+
+    async fn keep_for(&self, key: &str) -> Result<Staged> {
+        Ok(Staged::image(StagedImage { images: self.clone(), key: key.to_owned(), written: None }))
+    }
+}

@@ -1,0 +1,294 @@
+//! The SQL of images and results.
+//!
+//! An image's row number is its place: the segment's number, then the offset in it. So the rows of a segment stand together, and
+//! the table is written at its end. Ages are seconds of the store's own clock (see `expiry.rs`).
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::super::BlobInfo;
+use crate::queue::sqlite::Batch;
+use chrono::DateTime;
+
+/// Where an image stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) segment: u32,
+    pub(super) offset: u32,
+    pub(super) bytes: u32,
+}
+
+impl Place {
+    fn number(self) -> i64 {
+        first_of(self.segment) | i64::from(self.offset)
+    }
+
+    fn of(number: i64, bytes: i64) -> Self {
+        Self {
+            segment: u32::try_from(number >> 32).unwrap_or(0),
+            offset: (number & i64::from(u32::MAX)) as u32,
+            bytes: u32::try_from(bytes).unwrap_or(0),
+        }
+    }
+}
+
+fn first_of(segment: u32) -> i64 {
+    i64::from(segment) << 32
+}
+
+pub(super) fn make_tables(batch: &mut Batch<'_>) -> rusqlite::Result<()> {
+    let connection = batch.writer()?;
+    connection.execute_batch(
+        "CREATE TABLE IF NOT EXISTS images (
+            place INTEGER PRIMARY KEY,
+            bytes INTEGER NOT NULL,
+            stored_at INTEGER NOT NULL,
+            age INTEGER NOT NULL,
+            message INTEGER,
+            key TEXT NOT NULL UNIQUE
+        );
+        CREATE TABLE IF NOT EXISTS results (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            stored_at INTEGER NOT NULL,
+            age INTEGER NOT NULL,
+            key TEXT NOT NULL UNIQUE,
+            body BLOB NOT NULL
+        );
+        CREATE TABLE IF NOT EXISTS store_clock (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            now INTEGER NOT NULL,
+            seen_at INTEGER NOT NULL,
+            first_message INTEGER NOT NULL
+        );
+        INSERT OR IGNORE INTO store_clock
+            SELECT 1, 0, 0, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'messages'), 0);",
+    )
+}
+
+// Images.
+
+pub(super) fn find_image(connection: &Connection, key: &str) -> rusqlite::Result<Option<Place>> {
+    connection
+        .prepare_cached("SELECT place, bytes FROM images WHERE key = ?1")?
+        .query_row([key], |row| Ok(Place::of(row.get(0)?, row.get(1)?)))
+        .optional()
+}
+
+/// Enters an image; answers the place of the one that it replaces.
+pub(super) fn enter_image(
+    batch: &mut Batch<'_>,
+    key: &str,
+    place: Place,
+    stored_at: i64,
+    message: Option<i64>,
+) -> rusqlite::Result<Option<Place>> {
+    let connection = batch.writer()?;
+    let insert = |connection: &Connection| {
+        connection
+            .prepare_cached(
+                "INSERT INTO images (place, bytes, stored_at, age, message, key)
+                 SELECT ?1, ?2, ?3, now, ?4, ?5 FROM store_clock WHERE true
+                 ON CONFLICT (key) DO NOTHING",
+            )?
+            .execute(params![place.number(), place.bytes, stored_at, message, key])
+    };
+    if insert(connection)? == 1 {
+        return Ok(None);
+    }
+    let replaced = delete_image(batch, key)?;
+    insert(connection)?;
+    Ok(replaced)
+}
+
+pub(super) fn delete_image(batch: &mut Batch<'_>, key: &str) -> rusqlite::Result<Option<Place>> {
+    let mut delete =
+        batch.writer()?.prepare_cached("DELETE FROM images WHERE key = ?1 RETURNING place, bytes")?;
+    delete.query_row([key], |row| Ok(Place::of(row.get(0)?, row.get(1)?))).optional()
+}
+
+/// The image stays as long as this message, and is as young as a new one.
+pub(super) fn keep_image(batch: &mut Batch<'_>, key: &str, message: Option<i64>) -> rusqlite::Result<()> {
+    batch
+        .writer()?
+        .prepare_cached("UPDATE images SET message = ?1, age = (SELECT now FROM store_clock) WHERE key = ?2")?
+        .execute(params![message, key])?;
+    Ok(())
+}
+
+/// One of some images that were looked at for their age.
+pub(super) struct Aged {
+    pub(super) place: Place,
+    /// Whether it may go.
+    pub(super) expired: bool,
+    /// Whether it would have gone, but for a job that still needs it.
+    pub(super) needed: bool,
+}
+
+/// The next `limit` images at or after a place.
+pub(super) fn aged_images(
+    connection: &Connection,
+    from: (u32, u32),
+    older_than: i64,
+    limit: usize,
+) -> rusqlite::Result<Vec<Aged>> {
+    let from = first_of(from.0) | i64::from(from.1);
+    let aged = |row: &Row<'_>| {
+        let (old, needed): (bool, bool) = (row.get(2)?, row.get(3)?);
+        Ok(Aged {
+            place: Place::of(row.get(0)?, row.get(1)?),
+            expired: old && !needed,
+            needed: old && needed,
+        })
+    };
+    connection
+        .prepare_cached(
+            "SELECT place, bytes, age < ?2,
+                    age < ?2 AND message IS NOT NULL AND EXISTS (SELECT 1 FROM messages WHERE id = message)
+             FROM images WHERE place >= ?1 ORDER BY place LIMIT ?3",
+        )?
+        .query_map(params![from, older_than, limit as i64], aged)?
+        .collect()
+}
+
+/// Deletes those of the images that are still where they were, and that no job needs meanwhile.
+pub(super) fn delete_places(batch: &mut Batch<'_>, places: &[Place]) -> rusqlite::Result<Vec<Place>> {
+    let mut delete = batch.writer()?.prepare_cached(
+        "DELETE FROM images WHERE place = ?1
+            AND (message IS NULL OR NOT EXISTS (SELECT 1 FROM messages WHERE id = message))",
+    )?;
+    let mut deleted = Vec::new();
+    for place in places {
+        if delete.execute([place.number()])? == 1 {
+            deleted.push(*place);
+        }
+    }
+    Ok(deleted)
+}
+
+/// Where the last image of a segment ends; `None` if there is none in it.
+pub(super) fn end_of_segment(connection: &Connection, segment: u32) -> rusqlite::Result<Option<u64>> {
+    let end = |row: &Row<'_>| {
+        let last = Place::of(row.get(0)?, row.get(1)?);
+        Ok(u64::from(last.offset) + u64::from(last.bytes))
+    };
+    connection
+        .prepare_cached(
+            "SELECT place, bytes FROM images WHERE place >= ?1 AND place < ?2 ORDER BY place DESC LIMIT 1",
+        )?
+        .query_row(params![first_of(segment), first_of(segment) + (1 << 32)], end)
+        .optional()
+}
+
+/// The highest segment that an image is said to be in.
+pub(super) fn last_segment(connection: &Connection) -> rusqlite::Result<u32> {
+    let last: Option<i64> = connection.query_row("SELECT max(place) FROM images", [], |row| row.get(0))?;
+    Ok(last.map_or(0, |number| Place::of(number, 0).segment))
+}
+
+// Results.
+
+pub(crate) fn find_result(connection: &Connection, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+    connection
+        .prepare_cached("SELECT body FROM results WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()
+}
+
+/// Enters a result unless there is one of this key; answers whether it did.
+pub(crate) fn enter_result(
+    batch: &mut Batch<'_>,
+    key: &str,
+    body: &[u8],
+    stored_at: i64,
+) -> rusqlite::Result<bool> {
+    let entered = batch
+        .writer()?
+        .prepare_cached(
+            "INSERT INTO results (stored_at, age, key, body) SELECT ?1, now, ?2, ?3 FROM store_clock WHERE true
+             ON CONFLICT (key) DO NOTHING",
+        )?
+        .execute(params![stored_at, key, body])?;
+    Ok(entered == 1)
+}
+
+pub(super) fn delete_result(batch: &mut Batch<'_>, key: &str) -> rusqlite::Result<()> {
+    batch.writer()?.prepare_cached("DELETE FROM results WHERE key = ?1")?.execute([key])?;
+    Ok(())
+}
+
+pub(super) fn any_result_older(connection: &Connection, older_than: i64) -> rusqlite::Result<bool> {
+    let oldest: Option<i64> = connection
+        .prepare_cached("SELECT age FROM results ORDER BY id LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(oldest.is_some_and(|age| age < older_than))
+}
+
+/// Deletes at most `limit` of the oldest results, as far as they are older; answers how many.
+pub(super) fn delete_old_results(
+    batch: &mut Batch<'_>,
+    older_than: i64,
+    limit: usize,
+) -> rusqlite::Result<usize> {
+    batch
+        .writer()?
+        .prepare_cached(
+            "DELETE FROM results WHERE age < ?1 AND id IN (SELECT id FROM results ORDER BY id LIMIT ?2)",
+        )?
+        .execute(params![older_than, limit as i64])
+}
+
+// Both.
+
+/// A table that can be listed by its keys.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Listed {
+    Images,
+    Results,
+}
+
+pub(super) fn list(
+    connection: &Connection,
+    listed: Listed,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> rusqlite::Result<Vec<BlobInfo>> {
+    let statement = match listed {
+        Listed::Images => {
+            "SELECT key, bytes, stored_at FROM images WHERE key >= ?1 AND key > ?2 ORDER BY key LIMIT ?3"
+        }
+        Listed::Results => {
+            "SELECT key, length(body), stored_at FROM results WHERE key >= ?1 AND key > ?2 ORDER BY key LIMIT ?3"
+        }
+    };
+    let info = |row: &Row<'_>| {
+        let modified = DateTime::from_timestamp_millis(row.get(2)?).unwrap_or_default();
+        Ok(BlobInfo { key: row.get(0)?, bytes: row.get::<_, i64>(1)?.unsigned_abs(), modified })
+    };
+    let mut statement = connection.prepare_cached(statement)?;
+    let rows = statement.query_map(params![prefix, after.unwrap_or_default(), limit as i64], info)?;
+    // Keys are in order: the first that lacks the prefix is behind all that have it.
+    let with_prefix =
+        |row: &rusqlite::Result<BlobInfo>| row.as_ref().map_or(true, |row| row.key.starts_with(prefix));
+    rows.take_while(with_prefix).collect()
+}
+
+/// The store's clock, when it was last set by the wall's clock, and the last message before there was a store.
+pub(super) fn clock(connection: &Connection) -> rusqlite::Result<(i64, i64, i64)> {
+    connection
+        .prepare_cached("SELECT now, seen_at, first_message FROM store_clock")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+}
+
+pub(super) fn advance_clock(batch: &mut Batch<'_>, seconds: i64, seen_at: i64) -> rusqlite::Result<()> {
+    batch
+        .writer()?
+        .prepare_cached("UPDATE store_clock SET now = now + ?1, seen_at = ?2")?
+        .execute(params![seconds, seen_at])?;
+    Ok(())
+}
+
+/// Whether there is a message of the time before there was a store, in any queue.
+pub(super) fn any_message_until(connection: &Connection, last: i64) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM messages WHERE id <= ?1 LIMIT 1")?.exists([last])
+}

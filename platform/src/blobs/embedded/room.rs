@@ -1,0 +1,135 @@
+//! How much room is left where the state folder is. New images stop at a floor above an empty disk, so that the jobs that are
+//! queued can still be finished and their results be written.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytesize::ByteSize;
+use rustix::fs::statvfs;
+
+use crate::error::{Error, Result};
+
+/// On a small file system the floor is this part of it at most.
+const LARGEST_PART: u64 = 10;
+/// New images are taken again when there is so much more than the floor, as a part of it: not at every byte.
+const ABOVE: u64 = 16;
+
+/// The room on the file system of a state folder. Clones share what they saw.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Box<Path>,
+    keep_free: u64,
+    /// Whether new images are refused.
+    below: AtomicBool,
+}
+
+/// What a look at the room found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct RoomSeen {
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes that stay free: below them new images are refused.
+    pub floor: u64,
+    /// Whether new images are refused now.
+    pub below: bool,
+}
+
+impl Room {
+    pub(super) fn new(state: &Path, keep_free: ByteSize) -> Self {
+        Self(Arc::new(Inner {
+            state: state.into(),
+            keep_free: keep_free.as_u64(),
+            below: AtomicBool::new(false),
+        }))
+    }
+
+    /// Looks. A file system that tells nothing is not below.
+    pub fn look(&self) -> RoomSeen {
+        let Ok(found) = statvfs(&*self.0.state) else { return RoomSeen { free: 0, floor: 0, below: false } };
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        let floor = floor(self.0.keep_free, found.f_blocks.saturating_mul(found.f_frsize));
+        let was = self.0.below.load(Ordering::Relaxed);
+        let below = is_below(free, floor, was);
+        if below != was && self.0.below.swap(below, Ordering::Relaxed) != below {
+            if below {
+                tracing::error!(
+                    "only {} are free where the state folder is, and {} are kept free (`local.keep_free`): new images \
+                     are refused until there is more; what is queued is still finished",
+                    ByteSize(free),
+                    ByteSize(floor)
+                );
+            } else {
+                tracing::info!(
+                    "{} are free where the state folder is: new images are taken again",
+                    ByteSize(free)
+                );
+            }
+        }
+        RoomSeen { free, floor, below }
+    }
+
+    /// Refuses a new image where there is no room for it.
+    pub(super) fn for_an_image(&self) -> Result<()> {
+        refusal(self.look()).map_or(Ok(()), Err)
+    }
+}
+
+fn refusal(RoomSeen { free, floor, below }: RoomSeen) -> Option<Error> {
+    let (free, floor) = (ByteSize(free), ByteSize(floor));
+    below.then(|| Error::Full {
+        what: "storing an image".to_owned(),
+        why: format!("{free} are free, and {floor} are kept free, see `local.keep_free`"),
+    })
+}
+
+fn floor(keep_free: u64, all: u64) -> u64 {
+    keep_free.min(all / LARGEST_PART)
+}
+
+fn is_below(free: u64, floor: u64, was: bool) -> bool {
+    free < if was { floor + floor / ABOVE } else { floor }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_of_a_small_file_system_is_a_part_of_it() {
+        assert_eq!(floor(1 << 30, 1 << 40), 1 << 30);
+        assert_eq!(floor(1 << 30, 1000), 100);
+        assert_eq!(floor(0, 1000), 0);
+    }
+
+    #[test]
+    fn who_is_below_stays_so_until_there_is_clearly_more_room() {
+        assert!(is_below(1599, 1600, false));
+        assert!(!is_below(1600, 1600, false));
+        assert!(is_below(1600, 1600, true) && is_below(1699, 1600, true));
+        assert!(!is_below(1700, 1600, true));
+        assert!(!is_below(0, 0, false) && !is_below(0, 0, true), "no floor");
+    }
+
+    #[test]
+    fn an_image_is_refused_below_the_floor_with_both_figures() {
+        assert!(refusal(RoomSeen { free: 2048, floor: 1024, below: false }).is_none());
+        let error = refusal(RoomSeen { free: 512, floor: 1024, below: true }).unwrap();
+        assert!(matches!(error, Error::Full { .. }));
+        assert!(error.to_string().contains("512 B are free, and 1.0 KiB are kept free"), "{error}");
+    }
+
+    #[test]
+    fn a_look_at_a_real_file_system_sees_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let seen = Room::new(folder.path(), ByteSize(1)).look();
+        assert!(seen.free > 0 && seen.floor == 1 && !seen.below, "{seen:?}");
+    }
+}

@@ -1,0 +1,410 @@
+//! Segments: files into which a process writes one image after another. Which image stands where is for the index to say; what it
+//! does not name (the end of a file that was being written when its process was killed) is free.
+//!
+//! A file belongs to the process that made it, which holds a lock on it as long as it writes there or has written what is not in
+//! the index yet. Nobody else's file is ever written to; but whoever deletes images gives their room back (a hole), and deletes a
+//! file in which none is left and that nobody holds.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, ErrorKind},
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use rustix::{
+    buffer::spare_capacity,
+    fs::{FallocateFlags, FlockOperation, fallocate, flock},
+    io::{Errno, pread},
+};
+
+use super::index::Place;
+use crate::error::{Error, Result};
+
+/// A segment that is as long takes no further image.
+const LONGEST: u64 = 64 * 1024 * 1024;
+/// Images begin at multiples of this, so that the room of each can be given back alone: the usual block of a file system.
+const ALIGNED_TO: u64 = 4096;
+/// So many files are kept open for reading.
+const OPEN_AT_MOST: usize = 8;
+
+/// The segments of a folder. Clones share the file that is written to.
+#[derive(Debug, Clone)]
+pub(super) struct Segments(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    folder: PathBuf,
+    sync: bool,
+    /// The highest number that this process knows: none is used twice while anybody may mean the first by it.
+    last: AtomicU32,
+    active: Mutex<Option<Active>>,
+    open: Mutex<BTreeMap<u32, Arc<File>>>,
+    /// What was done to the disk, for the tests that cut its power.
+    #[cfg(test)]
+    record: Mutex<Vec<power_cut::Done>>,
+}
+
+/// The file that this process writes to.
+#[derive(Debug)]
+struct Active {
+    file: Arc<Own>,
+    end: u64,
+}
+
+/// A file of this process, locked until the last one lets go of it.
+#[derive(Debug)]
+struct Own {
+    number: u32,
+    file: File,
+    /// Images that were written, ...
+    written: AtomicU64,
+    /// ... and those of them that are on the disk.
+    synced: Mutex<u64>,
+}
+
+/// Bytes that were written and that the index does not name yet. While this is held, nobody deletes their file.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) place: Place,
+    _held: Arc<Own>,
+}
+
+impl Segments {
+    /// Opens or makes the folder; `last` is the last segment that the index knows.
+    pub(super) fn open(folder: &Path, last: u32, sync: bool) -> Result<Self> {
+        fs::create_dir_all(folder)
+            .map_err(|error| Error::from_io(format!("making the folder {}", folder.display()), &error))?;
+        Ok(Self(Arc::new(Inner {
+            folder: folder.to_owned(),
+            sync,
+            last: AtomicU32::new(last),
+            active: Mutex::default(),
+            open: Mutex::default(),
+            #[cfg(test)]
+            record: Mutex::default(),
+        })))
+    }
+
+    fn path(&self, number: u32) -> PathBuf {
+        self.0.folder.join(format!("{number:010}.segment"))
+    }
+
+    /// Writes an image to the end of this process's segment; with `sync`, to the disk.
+    pub(super) fn append(&self, image: &[u8]) -> Result<Written> {
+        let failed = |error: &io::Error| {
+            Error::from_io(format!("writing an image to {}", self.0.folder.display()), error)
+        };
+        let bytes = u32::try_from(image.len())
+            .map_err(|_| Error::broken("writing an image", "it is larger than 4 GiB"))?;
+        let (own, offset) = self.reserve(u64::from(bytes)).map_err(|error| failed(&error))?;
+        let written = own.file.write_all_at(image, offset);
+        #[cfg(test)]
+        lock(&self.0.record).push(power_cut::Done::Wrote(own.number, offset, image.to_vec()));
+        let written = written.and_then(|()| if self.0.sync { self.sync(&own) } else { Ok(()) });
+        let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+        let place = Place { segment: own.number, offset, bytes };
+        if let Err(error) = written {
+            // Half an image must not keep room from others where there is none.
+            give_back(&own.file, place);
+            return Err(failed(&error));
+        }
+        Ok(Written { place, _held: own })
+    }
+
+    /// Waits until what the caller has written is on the disk; of many who wait one works for all.
+    fn sync(&self, own: &Own) -> io::Result<()> {
+        let number = own.written.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut synced = lock(&own.synced);
+        if *synced < number {
+            // Who counts by now has written before.
+            let all = own.written.load(Ordering::SeqCst);
+            #[cfg(test)]
+            let began = lock(&self.0.record).len();
+            own.file.sync_data()?;
+            #[cfg(test)]
+            lock(&self.0.record).push(power_cut::Done::Synced(own.number, began));
+            *synced = all;
+        }
+        Ok(())
+    }
+
+    /// The next free place in this process's segment. Writers write side by side.
+    fn reserve(&self, bytes: u64) -> io::Result<(Arc<Own>, u64)> {
+        let mut active = lock(&self.0.active);
+        // One that somebody deleted by hand has no name any more, and nobody else would find what is written there.
+        let usable = |active: &Active| {
+            active.end + bytes <= LONGEST && active.file.file.metadata().is_ok_and(|data| data.nlink() > 0)
+        };
+        if !active.as_ref().is_some_and(usable) {
+            *active = Some(Active { file: Arc::new(self.make()?), end: 0 });
+        }
+        let active = active.as_mut().ok_or(ErrorKind::NotFound)?;
+        let offset = active.end;
+        // No two begin at one place, not even where one is empty.
+        active.end = (offset + bytes.max(1)).next_multiple_of(ALIGNED_TO);
+        Ok((active.file.clone(), offset))
+    }
+
+    /// Makes the file after the last one.
+    fn make(&self) -> io::Result<Own> {
+        fs::create_dir_all(&self.0.folder)?;
+        let mut number = self.numbers()?.max().unwrap_or(0).max(self.0.last.load(Ordering::Relaxed));
+        loop {
+            number += 1;
+            self.0.last.fetch_max(number, Ordering::Relaxed);
+            let path = self.path(number);
+            let made = File::options().read(true).write(true).create_new(true).open(&path);
+            let file = match made {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                made => made?,
+            };
+            flock(&file, FlockOperation::LockExclusive)?;
+            // A neighbour that cleans up may have been quicker than the lock.
+            if file.metadata()?.nlink() == 0 {
+                continue;
+            }
+            if self.0.sync {
+                File::open(&self.0.folder)?.sync_all()?;
+            }
+            return Ok(Own { number, file, written: AtomicU64::new(0), synced: Mutex::default() });
+        }
+    }
+
+    /// The numbers of all segments that there are, in no order.
+    pub(super) fn numbers(&self) -> io::Result<impl Iterator<Item = u32> + use<>> {
+        let number =
+            |entry: fs::DirEntry| entry.file_name().to_str()?.strip_suffix(".segment")?.parse::<u32>().ok();
+        Ok(fs::read_dir(&self.0.folder)?.flatten().filter_map(number))
+    }
+
+    /// Reads what stands at a place; `None` if its file is gone or ends before.
+    pub(super) fn read(&self, place: Place) -> Result<Option<Vec<u8>>> {
+        let failed = |error: io::Error| {
+            Error::from_io(format!("reading {}", self.path(place.segment).display()), &error)
+        };
+        let was_open = lock(&self.0.open).get(&place.segment).cloned();
+        if let Some(file) = was_open {
+            if let Some(image) = read_at(&file, place).map_err(failed)? {
+                return Ok(Some(image));
+            }
+            // The number may stand for another file by now.
+            lock(&self.0.open).remove(&place.segment);
+        }
+        let file = match File::open(self.path(place.segment)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => Arc::new(file.map_err(failed)?),
+        };
+        let image = read_at(&file, place).map_err(failed)?;
+        let mut open = lock(&self.0.open);
+        if open.len() >= OPEN_AT_MOST {
+            open.pop_first();
+        }
+        open.insert(place.segment, file);
+        Ok(image)
+    }
+
+    /// Gives the room of images back that the index does not name any more.
+    pub(super) fn free(&self, places: &[Place]) {
+        let mut file: Option<(u32, File)> = None;
+        for place in places {
+            if file.as_ref().is_none_or(|(number, _)| *number != place.segment) {
+                let opened = File::options().write(true).open(self.path(place.segment));
+                file = opened.ok().map(|opened| (place.segment, opened));
+            }
+            if let Some((_, file)) = &file {
+                give_back(file, *place);
+            }
+        }
+    }
+
+    /// Deletes a segment that holds nothing, unless somebody writes to it. What it holds is asked for once nobody can begin to.
+    pub(super) fn delete_if(&self, number: u32, is_empty: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        let path = self.path(number);
+        let Ok(file) = File::options().write(true).open(&path) else { return Ok(false) };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_empty()? {
+            return Ok(false);
+        }
+        let failed = |error: io::Error| Error::from_io(format!("deleting {}", path.display()), &error);
+        // Readers may have it open, and its room would be theirs.
+        file.set_len(0).map_err(failed)?;
+        fs::remove_file(&path).map_err(failed)?;
+        lock(&self.0.open).remove(&number);
+        Ok(true)
+    }
+
+    /// Cuts off what stands behind the last image of a segment, unless somebody writes to it: a kill left it there.
+    pub(super) fn cut_tail(&self, number: u32, end: u64) {
+        let Ok(file) = File::options().write(true).open(self.path(number)) else { return };
+        let is_longer = file.metadata().is_ok_and(|data| data.len() > end);
+        if is_longer && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // If not now, then after the next start.
+            let _longer = file.set_len(end);
+        }
+    }
+}
+
+/// The whole of what stands there, or nothing.
+fn read_at(file: &File, place: Place) -> io::Result<Option<Vec<u8>>> {
+    let wanted = place.bytes as usize;
+    let mut image = Vec::with_capacity(wanted);
+    while image.len() < wanted {
+        let at = u64::from(place.offset) + image.len() as u64;
+        let before = image.len();
+        match pread(file, spare_capacity(&mut image), at) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if image.len() == before {
+            return Ok(None);
+        }
+        image.truncate(wanted);
+    }
+    Ok(Some(image))
+}
+
+/// Makes a hole where an image stood. A file system that knows no holes gives the room back with the whole file.
+fn give_back(file: &File, place: Place) {
+    let bytes = u64::from(place.bytes).next_multiple_of(ALIGNED_TO);
+    if bytes > 0 {
+        let _kept = fallocate(
+            file,
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            u64::from(place.offset),
+            bytes,
+        );
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod power_cut;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments(folder: &Path) -> Segments {
+        Segments::open(folder, 0, false).unwrap()
+    }
+
+    fn blocks(segments: &Segments, number: u32) -> u64 {
+        fs::metadata(segments.path(number)).unwrap().blocks() * 512
+    }
+
+    #[test]
+    fn what_was_written_is_read_by_any_process_that_knows_the_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, reader) = (segments(folder.path()), segments(folder.path()));
+        let images = [vec![1; 5000], vec![2; 1], Vec::new(), vec![3; 200_000]];
+        let places = images.each_ref().map(|image| writer.append(image).unwrap().place);
+        for (image, place) in images.iter().zip(places) {
+            assert_eq!(reader.read(place).unwrap().as_ref(), Some(image));
+        }
+    }
+
+    #[test]
+    fn each_process_has_a_segment_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (segments(folder.path()), segments(folder.path()));
+        let (a, b) = (one.append(b"a").unwrap().place, other.append(b"b").unwrap().place);
+        assert_eq!((a.segment, b.segment), (1, 2));
+        assert_eq!(one.append(b"c").unwrap().place.segment, 1);
+    }
+
+    #[test]
+    fn a_full_segment_is_followed_by_the_next_and_a_huge_image_has_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let segments = segments(folder.path());
+        let large = vec![7; LONGEST as usize / 2 + 1];
+        let numbers = [&large, &large, &vec![8; LONGEST as usize + 1], &vec![9; 1]]
+            .map(|image| segments.append(image).unwrap().place.segment);
+        assert_eq!(numbers, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_room_of_a_deleted_image_is_given_back_while_its_neighbours_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let segments = segments(folder.path());
+        let places = [1, 2, 3].map(|n| segments.append(&vec![n; 100_000]).unwrap().place);
+        let before = blocks(&segments, 1);
+        segments.free(&[places[1]]);
+        assert!(blocks(&segments, 1) <= before - 90_000, "{} of {before}", blocks(&segments, 1));
+        assert_eq!(segments.read(places[0]).unwrap().unwrap(), vec![1; 100_000]);
+        assert_eq!(segments.read(places[2]).unwrap().unwrap(), vec![3; 100_000]);
+    }
+
+    #[test]
+    fn an_empty_segment_goes_when_nobody_writes_to_it_any_more_and_readers_keep_no_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, reader) = (segments(folder.path()), segments(folder.path()));
+        let place = writer.append(&vec![1; 100_000]).unwrap().place;
+        let open = File::open(writer.path(1)).unwrap();
+        assert!(reader.read(place).unwrap().is_some());
+        assert!(!reader.delete_if(1, || Ok(true)).unwrap(), "it is being written to");
+        drop(writer);
+        assert!(!reader.delete_if(1, || Ok(false)).unwrap(), "it holds something");
+        assert!(reader.delete_if(1, || Ok(true)).unwrap());
+        assert_eq!(open.metadata().unwrap().len(), 0);
+        assert_eq!(reader.read(place).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_not_in_the_index_yet_keeps_its_segment_though_the_next_one_has_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, other) = (segments(folder.path()), segments(folder.path()));
+        let written = writer.append(b"a").unwrap();
+        writer.append(&vec![0; LONGEST as usize]).unwrap();
+        assert!(!other.delete_if(1, || Ok(true)).unwrap());
+        drop(written);
+        assert!(other.delete_if(1, || Ok(true)).unwrap());
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_read_from_the_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let reader = segments(folder.path());
+        for image in [b"old", b"new"] {
+            let writer = segments(folder.path());
+            let place = writer.append(image).unwrap().place;
+            assert_eq!((place.segment, reader.read(place).unwrap().unwrap()), (1, image.to_vec()));
+            drop(writer);
+            assert!(segments(folder.path()).delete_if(1, || Ok(true)).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_segment_that_was_deleted_by_hand_is_written_to_no_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let segments = segments(folder.path());
+        let gone = segments.append(b"a").unwrap().place;
+        fs::remove_dir_all(folder.path()).unwrap();
+        let place = segments.append(b"b").unwrap().place;
+        assert_eq!(self::segments(folder.path()).read(place).unwrap().unwrap(), b"b");
+        assert_eq!(segments.read(gone).unwrap(), None, "nor is the new one read for the old");
+    }
+
+    #[test]
+    fn a_tail_that_a_kill_left_is_cut_off_and_an_image_that_is_cut_short_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = segments(folder.path());
+        let whole = writer.append(&vec![1; 10_000]).unwrap().place;
+        let tail = writer.append(&vec![2; 10_000]).unwrap().place;
+        segments(folder.path()).cut_tail(1, 10_000);
+        assert!(writer.read(tail).unwrap().is_some(), "the process that writes may still enter it");
+        drop(writer);
+        let other = segments(folder.path());
+        other.cut_tail(1, 10_000);
+        assert_eq!(other.read(tail).unwrap(), None);
+        other.cut_tail(1, 9_999);
+        assert_eq!(other.read(whole).unwrap(), None);
+    }
+}

@@ -1,0 +1,221 @@
+use std::{fs, path::Path};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    blobs::{BlobStore, contract, dir::DirBlobs},
+    clock::SystemClock,
+    queue::{Ending, QueueOptions, SharedQueue, memory::MemoryQueues, sqlite::SqliteQueues},
+};
+
+/// As a process opens them.
+async fn open(state: &Path, sync: bool) -> (SqliteQueues, EmbeddedStores) {
+    let settings = Local { state: state.to_owned(), sync, ..Local::default() };
+    let queues = SqliteQueues::open(state, sync, Arc::new(SystemClock)).unwrap();
+    let (writer, reader) = queues.database().unwrap();
+    let stores = EmbeddedStores::open(&settings, writer, reader, Arc::new(SystemClock)).await.unwrap();
+    (queues, stores)
+}
+
+async fn jobs(queues: &SqliteQueues) -> SharedQueue {
+    queues.queue("jobs", QueueOptions::default()).await.unwrap()
+}
+
+/// Does something to the only segment that there is.
+fn damage(state: &Path, damage: impl Fn(&Path)) {
+    let segments: Vec<_> = fs::read_dir(state.join(IMAGES)).unwrap().map(|entry| entry.unwrap()).collect();
+    assert_eq!(segments.len(), 1, "{segments:?}");
+    damage(&segments[0].path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_and_results_keep_the_contract() {
+    for sync in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (_queues, stores) = open(folder.path(), sync).await;
+        contract::suite(stores.images()).await;
+        contract::suite(stores.results()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_keep_it_over_the_files_of_an_earlier_version() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join(OLD_FILES)).unwrap();
+    let (_queues, stores) = open(folder.path(), false).await;
+    contract::suite(stores.images()).await;
+    contract::suite(stores.results()).await;
+}
+
+#[tokio::test]
+async fn what_one_process_stored_is_there_for_the_others_and_after_all_have_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (open(folder.path(), false).await, open(folder.path(), false).await);
+    one.1.images().put("images/a", "from one".into()).await.unwrap();
+    other.1.images().put("images/b", "from the other".into()).await.unwrap();
+    assert_eq!(other.1.images().get("images/a").await.unwrap().unwrap(), "from one");
+    other.1.images().delete("images/a").await.unwrap();
+    assert!(!one.1.images().exists("images/a").await.unwrap());
+    drop((one, other));
+    let (_queues, stores) = open(folder.path(), false).await;
+    assert_eq!(stores.images().get("images/b").await.unwrap().unwrap(), "from the other");
+}
+
+#[tokio::test]
+async fn a_staged_image_becomes_visible_with_its_job_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, stores) = open(folder.path(), false).await;
+    let (jobs, images) = (jobs(&queues).await, stores.images());
+    let staged = images.stage("images/a", "bytes".into()).await.unwrap();
+    assert!(!images.exists("images/a").await.unwrap());
+    jobs.send_with("job".into(), staged).await.unwrap();
+    assert_eq!(images.get("images/a").await.unwrap().unwrap(), "bytes");
+    assert_eq!(jobs.depth().await.unwrap().visible, 1);
+}
+
+#[tokio::test]
+async fn an_image_is_stored_before_its_job_goes_to_a_queue_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_queues, stores) = open(folder.path(), false).await;
+    let elsewhere = MemoryQueues::new(Arc::new(SystemClock)).open("jobs", QueueOptions::default());
+    let another = tempfile::tempdir().unwrap();
+    let (others, _) = open(another.path(), false).await;
+    for (queue, key) in [(elsewhere, "images/a"), (jobs(&others).await, "images/b")] {
+        let staged = stores.images().stage(key, "bytes".into()).await.unwrap();
+        queue.send_with("job".into(), staged).await.unwrap();
+        assert!(stores.images().exists(key).await.unwrap());
+        assert_eq!(queue.depth().await.unwrap().visible, 1);
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_is_stored_again_is_read_as_it_was_stored_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_queues, stores) = open(folder.path(), false).await;
+    let images = stores.images();
+    for fill in 1..=3 {
+        images.put("images/a", Bytes::from(vec![fill; 10_000])).await.unwrap();
+    }
+    assert_eq!(images.get("images/a").await.unwrap().unwrap(), vec![3; 10_000]);
+    assert_eq!(images.list("images/", None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_image_whose_segment_is_cut_short_or_gone_counts_as_gone_and_can_be_stored_again() {
+    let cut = |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap();
+    let gone = |path: &Path| fs::remove_file(path).unwrap();
+    for harm in [&cut as &dyn Fn(&Path), &gone] {
+        let folder = tempfile::tempdir().unwrap();
+        let (queues, stores) = open(folder.path(), false).await;
+        let image = Bytes::from(vec![5; 10_000]);
+        stores.images().put("images/a", image.clone()).await.unwrap();
+        drop((queues, stores));
+        damage(folder.path(), harm);
+        let (_queues, stores) = open(folder.path(), false).await;
+        assert_eq!(stores.images().get("images/a").await.unwrap(), None);
+        stores.images().put("images/a", image.clone()).await.unwrap();
+        assert_eq!(stores.images().get("images/a").await.unwrap(), Some(image));
+    }
+}
+
+#[tokio::test]
+async fn what_a_kill_left_at_the_end_of_a_segment_harms_nothing_and_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, stores) = open(folder.path(), false).await;
+    let image = Bytes::from(vec![5; 10_000]);
+    stores.images().put("images/a", image.clone()).await.unwrap();
+    // Killed between the writing of the bytes and the commit.
+    drop(stores.images().stage("images/b", image.clone()).await.unwrap());
+    drop((queues, stores));
+    let (_queues, stores) = open(folder.path(), false).await;
+    assert_eq!(stores.images().get("images/a").await.unwrap().unwrap(), image);
+    assert_eq!(stores.images().get("images/b").await.unwrap(), None);
+    stores.expiry.pass().await.unwrap();
+    damage(folder.path(), |path| assert_eq!(fs::metadata(path).unwrap().len(), 10_000));
+    assert_eq!(stores.images().get("images/a").await.unwrap().unwrap(), image);
+}
+
+#[tokio::test]
+async fn the_last_image_of_a_segment_takes_it_along_once_nobody_writes_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, stores) = open(folder.path(), false).await;
+    stores.images().put("images/a", "bytes".into()).await.unwrap();
+    drop((queues, stores));
+    let (_queues, stores) = open(folder.path(), false).await;
+    stores.images().delete("images/a").await.unwrap();
+    assert_eq!(fs::read_dir(folder.path().join(IMAGES)).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn files_of_an_earlier_version_are_read_listed_and_deleted_and_nothing_is_added_to_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = DirBlobs::open(&folder.path().join(OLD_FILES), false).unwrap();
+    old.put("images/a", "old".into()).await.unwrap();
+    old.put("images/b", "old".into()).await.unwrap();
+    let (queues, stores) = open(folder.path(), false).await;
+    let images = stores.images();
+    assert_eq!(images.get("images/a").await.unwrap().unwrap(), "old");
+    images.put("images/a", "new".into()).await.unwrap();
+    images.put("images/c", "new".into()).await.unwrap();
+    assert_eq!(images.get("images/a").await.unwrap().unwrap(), "new");
+    let keys = async |after, limit| {
+        let listed = images.list("images/", after, limit).await.unwrap();
+        listed.into_iter().map(|blob| blob.key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(None, 10).await, ["images/a", "images/b", "images/c"]);
+    assert_eq!(keys(Some("images/a"), 1).await, ["images/b"]);
+    assert!(!old.exists("images/c").await.unwrap());
+    // One that a job needs once more moves, so that it is kept for that.
+    let kept = images.keep_for("images/b").await.unwrap();
+    jobs(&queues).await.send_with("job".into(), kept).await.unwrap();
+    old.delete("images/b").await.unwrap();
+    assert_eq!(images.get("images/b").await.unwrap().unwrap(), "old");
+    images.delete("images/a").await.unwrap();
+    assert_eq!(images.get("images/a").await.unwrap(), None);
+    assert!(!old.exists("images/a").await.unwrap());
+}
+
+/// What of the end of a job can be seen: its result, what the replies say, and how many jobs are left.
+async fn end(
+    stores: &EmbeddedStores,
+    jobs: &SharedQueue,
+    replies: &SharedQueue,
+    result: &str,
+) -> (bool, String, u64) {
+    let held = jobs.receive(1, Duration::ZERO).await.unwrap().remove(0);
+    let ending = Ending {
+        results: stores.results(),
+        key: "results/a",
+        result: Bytes::copy_from_slice(result.as_bytes()),
+        replies,
+        receipt: &held.receipt,
+    };
+    let ended = jobs.end(&ending).await.unwrap();
+    let told = replies.receive(1, Duration::ZERO).await.unwrap().pop();
+    let told = told.map_or_else(String::new, |told| String::from_utf8(told.body.to_vec()).unwrap());
+    (ended, told, jobs.depth().await.unwrap().backlog())
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_is_stored_told_and_acked_together_and_the_first_result_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, stores) = open(folder.path(), false).await;
+    let jobs = jobs(&queues).await;
+    let replies = queues.queue("replies", QueueOptions::default()).await.unwrap();
+    jobs.send(vec!["job".into(), "again".into()]).await.unwrap();
+    assert_eq!(end(&stores, &jobs, &replies, "first").await, (true, "first".to_owned(), 1));
+    assert_eq!(end(&stores, &jobs, &replies, "second").await, (false, String::new(), 1), "nothing is done");
+    assert_eq!(stores.results().get("results/a").await.unwrap().unwrap(), "first");
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_is_not_begun_where_the_replies_are_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, stores) = open(folder.path(), false).await;
+    let jobs = jobs(&queues).await;
+    jobs.send(vec!["job".into()]).await.unwrap();
+    let elsewhere = MemoryQueues::new(Arc::new(SystemClock)).open("replies", QueueOptions::default());
+    assert_eq!(end(&stores, &jobs, &elsewhere, "result").await, (false, String::new(), 1));
+    assert!(!stores.results().exists("results/a").await.unwrap());
+}

@@ -1,0 +1,26 @@
+//! The end of a job: its result is stored, told and then acked. Where all three are in one database that is one transaction, and
+//! a crash finds all of it or nothing.
+
+use bytes::Bytes;
+
+use super::{Receipt, SharedQueue};
+use crate::{blobs::SharedBlobs, queue::sqlite::Writer};
+
+/// What ends a job.
+#[derive(Debug)]
+pub struct Ending<'a> {
+    /// Where results are stored, ...
+    pub results: &'a SharedBlobs,
+    /// ... the key of this one, ...
+    pub key: &'a str,
+    /// ... and the result.
+    pub result: Bytes,
+    /// The queue that is told the result.
+    pub replies: &'a SharedQueue,
+    /// The job.
+    pub receipt: &'a Receipt,
+}
+
+/// That a store or a queue is in a database of this machine, and in which.
+#[derive(Debug, Clone)]
+pub struct InDatabase(pub(crate) Writer);

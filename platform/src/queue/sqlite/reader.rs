@@ -1,0 +1,49 @@
+//! A connection for looking only: readers of a database in WAL mode wait for no writer, and no writer waits for them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::Connection;
+
+use super::writer::sorted;
+use crate::{error::Result, state_folder};
+
+/// A handle on the connection. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    connection: Mutex<Connection>,
+    path: PathBuf,
+}
+
+impl Reader {
+    /// Opens the database in the folder, which a writer has made.
+    pub(super) fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(state_folder::QUEUE);
+        let open = || {
+            let connection = Connection::open(&path)?;
+            connection.busy_timeout(Duration::from_secs(5))?;
+            connection.pragma_update(None, "query_only", true)?;
+            Ok(connection)
+        };
+        let connection =
+            open().map_err(|error| sorted(format!("opening {}", path.display()), &error, &path))?;
+        Ok(Self(Arc::new(Inner { connection: Mutex::new(connection), path })))
+    }
+
+    /// Looks, here and now. What is looked for must be found by an index: others wait meanwhile.
+    pub(crate) fn read<T>(
+        &self,
+        what: &str,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let connection = self.0.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        look(&connection)
+            .map_err(|error| sorted(format!("{what} in {}", self.0.path.display()), &error, &self.0.path))
+    }
+}

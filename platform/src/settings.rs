@@ -27,7 +27,7 @@ pub use aws::{Aws, Endpoints};
 pub use distribution::Distribution;
 pub use load::{BadSettings, Layers};
 pub use mistyped::nearest;
-pub use model::{Channels, Classifier, Engine, Layout, Model, Protocol, labels_beside};
+pub use model::{Alpha, Channels, Classifier, Engine, Layout, Model, Protocol, labels_beside};
 pub use setup::{CpuCredits, Os, Setup};
 pub use simulate::Simulate;
 pub use web::{Audience, Tls, Web, is_rate};
@@ -114,6 +114,9 @@ pub struct Worker {
     pub threads: usize,
     /// Jobs held at once; 0 is one more than threads, so that an image is fetched while another is looked at.
     pub slots: usize,
+    /// Memory for the images that are being decoded, of all threads together: an image waits for its part of it, and one
+    /// that needs more is decoded alone.
+    pub decode_memory: ByteSize,
     /// How long one long poll lasts. A drain may have to wait for it.
     #[serde(with = "units::duration")]
     pub poll: Duration,
@@ -247,6 +250,7 @@ impl Default for Worker {
         Self {
             threads: 0,
             slots: 0,
+            decode_memory: ByteSize::mib(512),
             poll: Duration::from_secs(5),
             heartbeat: Duration::from_secs(10),
             report_every: Duration::from_secs(10),

@@ -23,7 +23,8 @@ BYTES = st.one_of(IMAGES, IMAGES, IMAGES, CUT_SHORT, NO_IMAGES, st.binary(min_si
 schemathesis.openapi.format("binary", BYTES)
 # The type that a client names is not looked at: any image may come as any of them.
 schemathesis.openapi.media_type(
-    "image/jpeg", BYTES, aliases=["image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream"]
+    "image/jpeg", BYTES, aliases=["image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/vnd.microsoft.icon",
+    "image/x-portable-anymap", "image/qoi", "application/octet-stream"]
 )
 
 

@@ -290,12 +290,49 @@ def bmps():
     yield "compressed-jpeg.bmp", bitmap(40, (width, height), 24, b"", (4, rows(24)))
 
 
+def others():
+    image = picture(41, 30)
+    clear = image.copy()
+    clear.putalpha(Image.linear_gradient("L").resize(image.size))
+    modes = {"rgb": image, "rgba": clear, "l": image.convert("L"), "la": clear.convert("LA"), "1": image.convert("1"),
+             "cmyk": image.convert("CMYK"), "p": image.quantize(200)}
+    for name, mode in modes.items():
+        for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
+            yield f"{name}-{compression}.tif", saved(mode, "tiff", compression=compression)
+    for compression in ("group3", "group4"):
+        yield f"1-{compression}.tif", saved(modes["1"], "tiff", compression=compression)
+    for orientation in range(1, 9):
+        yield f"turned-{orientation}.tif", saved(image, "tiff", tiffinfo={274: orientation})
+    for name in ("rgb", "l"):
+        yield f"{name}-jpeg.tif", saved(modes[name], "tiff", compression="jpeg")
+    yield "pages.tif", saved(image, "tiff", save_all=True, append_images=[image.rotate(180)])
+    yield "big-endian.tif", saved(image, "tiff", big_tiff=True)
+    cut = saved(image, "tiff")
+    yield "cut.tif", cut[: len(cut) // 2]
+    for name in ("rgb", "l", "1"):
+        yield f"{name}.pnm", saved(modes[name], "ppm")
+    numbers = " ".join(str((x * 7) % 16) for x in range(5 * 4 * 3))
+    yield "words.ppm", f"P3\n# a comment\n5 4\n15\n{numbers}\n".encode()
+    yield "words.pgm", f"P2 5 4 15\n{numbers[:50]}\n".encode()
+    yield "words.pbm", b"P1\n4 2\n1 0 1 0\n0 1 0 1\n"
+    yield "few.pgm", b"P5 4 4 100\n" + bytes(range(0, 96, 6))
+    yield "cut.ppm", saved(image, "ppm")[:900]
+    yield "plain.ico", saved(clear.resize((32, 32)), "ico")
+    yield "sizes.ico", saved(clear.resize((64, 64)), "ico", sizes=[(16, 16), (48, 48)])
+    yield "bitmap.ico", saved(clear.resize((32, 32)), "ico", bitmap_format="bmp")
+    try:
+        yield "rgb.qoi", saved(image, "qoi")
+        yield "rgba.qoi", saved(clear, "qoi")
+    except (KeyError, OSError):
+        pass  # This Pillow reads it only.
+
+
 def main(folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
     with open(folder / "list.jsonl", "w") as listed:
-        for name, file in [entry for kind in (jpegs, pngs, webps, gifs, bmps) for entry in kind()]:
+        for name, file in [entry for kind in (jpegs, pngs, webps, gifs, bmps, others) for entry in kind()]:
             if not isinstance(file, bytes):
                 arguments, source = file
                 try:

@@ -3,8 +3,8 @@
 import { count, plural } from "./words.js";
 
 /** What the workers read; a browser that does not know an ending names no type. */
-const TYPES = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp"];
-const ENDINGS = /\.(jpe?g|jpe|jfif|png|webp|gif|bmp)$/i;
+const TYPES = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/vnd.microsoft.icon", "image/x-icon"];
+const ENDINGS = /\.(jpe?g|jpe|jfif|a?png|webp|gif|bmp|dib|tiff?|ico|p[bgpn]m|pam|qoi)$/i;
 /** What systems leave in folders for themselves. */
 const HIDDEN = /^(\..*|thumbs\.db|desktop\.ini|__macosx)$/i;
 /** `2.jpg` comes before `10.jpg`. */
@@ -92,7 +92,7 @@ export function said({ images, folders, left, unread }) {
   if (!folders) return "";
   const told = [];
   if (!images.length) told.push(folders === 1 ? "There is no image in this folder." : "There is no image in these folders.");
-  if (left) told.push(`${plural(left, "file")} left out: not JPEG, PNG, WebP, GIF or BMP.`);
+  if (left) told.push(`${plural(left, "file")} left out: no image type that is read.`);
   if (unread) told.push(`${count(unread)} could not be read.`);
   return told.join(" ");
 }

@@ -1,7 +1,7 @@
 //! What goes wrong, as the client sees it: `application/problem+json` (RFC 9457). What the log keeps is another matter and is
 //! written where the cause is known.
 
-use eirs_platform::{Error, job::JobId};
+use eirs_platform::{Error, formats::Kind, job::JobId};
 use poem::{IntoResponse, Response, http::StatusCode};
 use poem_openapi::Object;
 use serde::Serialize;
@@ -101,8 +101,11 @@ impl Problem {
     }
 
     pub(crate) fn not_an_image() -> Self {
-        let detail = "this is not an image type that EIRS reads; it reads JPEG, PNG, WebP, GIF and BMP";
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported image type", detail)
+        Self::not_read(Kind::NoImage.refusal().unwrap_or_default())
+    }
+
+    pub(crate) fn not_read(why: String) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported image type", why)
     }
 
     /// The body is packed in a way that is not read (RFC 9110, 15.5.16).

@@ -8,7 +8,7 @@
 use std::{env, fs};
 
 use anyhow::Context;
-use eirs_platform::job::Guess;
+use eirs_platform::{job::Guess, settings::Alpha};
 use eirs_worker::{
     classify::{Classifier, Description, Failure, Image, Loaded},
     image::{self, Limits, Pixels, Resizer, Unreadable},
@@ -59,7 +59,7 @@ impl Eye {
             Unreadable::Never(why) => Failure::Rejected(why),
             other => Failure::Failed(other.to_string()),
         };
-        let limits = Limits { max_pixels: 100_000_000, scale_to: Some(SIDE) };
+        let limits = Limits { max_pixels: 100_000_000, scale_to: Some(SIDE), alpha: Alpha::Drop };
         image::decode(&image.bytes, limits, &mut self.pixels).map_err(failure)?;
         let mut sums = [0.0; 3];
         let add = |_, colour: [u8; 3]| {
@@ -67,7 +67,10 @@ impl Eye {
                 *sum += f32::from(value);
             }
         };
-        self.resizer.centre_square(&self.pixels, SIDE, SIDE, add).map_err(failure)?;
+        let seen = self.resizer.centre_square(&self.pixels, SIDE, SIDE, add).map_err(failure);
+        // Other threads may have the memory.
+        self.pixels.recycle();
+        seen?;
         let all: f32 = sums.iter().sum::<f32>().max(1.0);
         let guess = |(label, sum): (&&str, f32)| Guess { label: (*label).into(), confidence: sum / all };
         let mut guesses: Vec<_> = COLOURS.iter().zip(sums).map(guess).collect();

@@ -11,89 +11,37 @@
 mod bmp;
 mod gif;
 mod jpeg;
+pub mod memory;
 mod png;
 mod resize;
 mod turned;
 mod webp;
 
 use std::{
-    fmt,
     io::Cursor,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use eirs_platform::{formats::Kind, settings::Alpha};
 use image::{
     ColorType, ImageDecoder,
-    codecs::{png::PngDecoder, webp::WebPDecoder},
+    codecs::{
+        ico::IcoDecoder, png::PngDecoder, pnm::PnmDecoder, qoi::QoiDecoder, tiff::TiffDecoder,
+        webp::WebPDecoder,
+    },
 };
 
+pub use eirs_platform::formats::Format;
 pub use image::metadata::Orientation;
 pub use resize::Resizer;
-
-/// What an uploader is told of bytes that are no image, or of a kind that is not read.
-pub const NOT_AN_IMAGE: &str = "not an image type that EIRS reads (JPEG, PNG, WebP, GIF, BMP)";
 
 /// What a decoder may take for chunks beside the pixels (colour profiles, texts), in bytes.
 const SIDE_CHUNKS_MAX_BYTES: u64 = 64 << 20;
 
+const CUT_SHORT: &str = "is cut short";
+
 /// A buffer above this is given back after use, so that one huge image does not hold its memory for ever, in bytes.
-const KEPT_BUFFER_MAX_BYTES: usize = 64 << 20;
-
-/// A kind of image that is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Baseline and progressive, grey, colour and CMYK.
-    Jpeg,
-    /// Also animated ones, of which the default image is taken.
-    Png,
-    /// Lossy, lossless and animated.
-    WebP,
-    /// The first frame.
-    Gif,
-    /// Also run-length encoded.
-    Bmp,
-}
-
-impl Format {
-    /// The format of these bytes, whatever the file is called.
-    pub fn of(bytes: &[u8]) -> Option<Self> {
-        // Two letters are a weak sign: a BMP must also give its header one of the lengths that were ever in use.
-        let is_bmp = |bytes: &[u8]| {
-            bytes.starts_with(b"BM") && matches!(bytes.get(14), Some(12 | 16 | 40 | 52 | 56 | 64 | 108 | 124))
-        };
-        match bytes {
-            [0xff, 0xd8, 0xff, ..] => Some(Self::Jpeg),
-            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some(Self::Png),
-            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Self::WebP),
-            [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Self::Gif),
-            _ if is_bmp(bytes) => Some(Self::Bmp),
-            _ => None,
-        }
-    }
-
-    /// The usual ends of file names, the first one preferred.
-    pub fn extensions(self) -> &'static [&'static str] {
-        match self {
-            Self::Jpeg => &["jpg", "jpeg", "jpe", "jfif"],
-            Self::Png => &["png", "apng"],
-            Self::WebP => &["webp"],
-            Self::Gif => &["gif"],
-            Self::Bmp => &["bmp", "dib"],
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Jpeg => "JPEG",
-            Self::Png => "PNG",
-            Self::WebP => "WebP",
-            Self::Gif => "GIF",
-            Self::Bmp => "BMP",
-        })
-    }
-}
+const KEPT_BUFFER_MAX_BYTES: usize = 16 << 20;
 
 /// Why an image gives no pixels, as a sentence for the uploader where it is the image's fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +62,8 @@ pub struct Limits {
     /// The short side that will be needed, in pixels: a JPEG is decoded at an eighth, a quarter or a half of its size if
     /// its short side stays at least twice as long. `None` decodes everything in full.
     pub scale_to: Option<u32>,
+    /// What is seen behind transparent pixels.
+    pub alpha: Alpha,
 }
 
 /// Decoded pixels: rows from the top, samples of 8 bits, interleaved, no padding.
@@ -123,12 +73,24 @@ pub struct Pixels {
     height: u32,
     channels: usize,
     orientation: Orientation,
+    /// The picture ends here, in stored columns and rows: at a fraction of the size, within the last ones.
+    span: (f64, f64),
     samples: Vec<u8>,
+    /// The memory that is taken for it, until it is forgotten.
+    part: Option<memory::Part>,
 }
 
 impl Default for Pixels {
     fn default() -> Self {
-        Self { width: 0, height: 0, channels: 3, orientation: Orientation::NoTransforms, samples: Vec::new() }
+        Self {
+            width: 0,
+            height: 0,
+            channels: 3,
+            orientation: Orientation::NoTransforms,
+            span: (0.0, 0.0),
+            samples: Vec::new(),
+            part: None,
+        }
     }
 }
 
@@ -158,14 +120,16 @@ impl Pixels {
         &self.samples
     }
 
-    /// Forgets an image and gives an unusually large buffer back to the system.
+    /// Forgets an image: others may have its memory, and an unusually large buffer goes back to the system.
     pub fn recycle(&mut self) {
+        self.part = None;
         if self.samples.capacity() > KEPT_BUFFER_MAX_BYTES {
             self.samples = Vec::new();
         }
     }
 
-    /// Describes a new image and makes room for its samples, or says that there is none.
+    /// Describes a new image and makes room for its samples, or says that there is none. Decoding takes so many bytes
+    /// beside them.
     fn start(
         &mut self,
         width: u32,
@@ -173,9 +137,13 @@ impl Pixels {
         channels: usize,
         orientation: Orientation,
         bytes_each: usize,
+        beside: u64,
     ) -> Result<&mut [u8], Unreadable> {
         let bytes = width as usize * height as usize * channels * bytes_each;
+        self.part = None;
+        self.part = Some(memory::take((bytes as u64).saturating_add(beside)));
         (self.width, self.height, self.channels, self.orientation) = (width, height, channels, orientation);
+        self.span = (width.into(), height.into());
         self.samples.clear();
         self.samples.try_reserve_exact(bytes).map_err(|_| Unreadable::NoMemory(bytes))?;
         self.samples.resize(bytes, 0);
@@ -186,12 +154,13 @@ impl Pixels {
 /// Decodes an image into `pixels`, whose buffer is used again. Bytes from strangers may do anything here but harm: a
 /// decoder that panics has met an image that cannot be read.
 pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), Unreadable> {
-    let format = Format::of(bytes).ok_or_else(|| Unreadable::Never(NOT_AN_IMAGE.to_owned()))?;
+    let kind = Kind::of(bytes);
+    let Kind::Read(format) = kind else { return Err(not_read(kind)) };
+    let file = Cursor::new(bytes);
     let decoded = catch_unwind(AssertUnwindSafe(|| match format {
         Format::Jpeg => jpeg::decode(bytes, limits, pixels),
         Format::Png => {
-            let decoder = PngDecoder::with_limits(Cursor::new(bytes), png_room())
-                .map_err(|error| broken(format, error))?;
+            let decoder = PngDecoder::with_limits(file, png_room()).map_err(|error| broken(format, error))?;
             read(format, decoder, limits, pixels)?;
             pixels.orientation = png::orientation(bytes);
             Ok(())
@@ -199,32 +168,115 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
         Format::WebP => {
             let survey = webp::survey(bytes);
             check_size(survey.width, survey.height, limits.max_pixels)?;
-            let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| broken(format, error))?;
+            let decoder = WebPDecoder::new(file).map_err(|error| broken(format, error))?;
             read(format, decoder, limits, pixels)?;
             pixels.orientation = survey.orientation;
             Ok(())
         }
         Format::Gif => gif::decode(bytes, limits, pixels),
-        Format::Bmp => bmp::decode(bytes, limits, pixels),
+        Format::Bmp if bmp::is_one(bytes) => bmp::decode(bytes, limits, pixels),
+        Format::Bmp => Err(not_read(Kind::NoImage)),
+        Format::Tiff => {
+            let mut decoder = TiffDecoder::new(file).map_err(|error| broken(format, error))?;
+            let (width, height) = decoder.dimensions();
+            check_size(width, height, limits.max_pixels)?;
+            let mut room = image::Limits::no_limits();
+            room.max_alloc =
+                Some(decoder.total_bytes().saturating_mul(2).saturating_add(SIDE_CHUNKS_MAX_BYTES));
+            decoder.set_limits(room).map_err(|error| broken(format, error))?;
+            let xmp = decoder.xmp_metadata().unwrap_or_default();
+            read(format, decoder, limits, pixels)?;
+            // A TIFF file is what EXIF is made of.
+            pixels.orientation = turned::orientation(Some(bytes), xmp.as_deref());
+            Ok(())
+        }
+        Format::Ico => {
+            read(format, IcoDecoder::new(file).map_err(|error| broken(format, error))?, limits, pixels)
+        }
+        Format::Pnm => {
+            read(format, PnmDecoder::new(file).map_err(|error| broken(format, error))?, limits, pixels)
+        }
+        Format::Qoi => {
+            read(format, QoiDecoder::new(file).map_err(|error| broken(format, error))?, limits, pixels)
+        }
     }));
-    decoded.unwrap_or_else(|_| Err(Unreadable::Never(format!("the {format} image is damaged"))))
+    let decoded =
+        decoded.unwrap_or_else(|_| Err(Unreadable::Never(format!("the {format} image is damaged"))));
+    match decoded {
+        Ok(()) => {
+            lay_on_ground(pixels, limits.alpha);
+            Ok(())
+        }
+        Err(error) => {
+            pixels.recycle();
+            Err(with_size(format, bytes, error))
+        }
+    }
 }
 
 /// Refuses an image with more pixels than allowed. `decode` does this by itself; this is for those who do not decode.
 pub fn check_pixels(bytes: &[u8], max_pixels: u64) -> Result<(), Unreadable> {
-    let size = catch_unwind(|| match Format::of(bytes)? {
+    match Format::of(bytes).and_then(|format| dimensions(format, bytes)) {
+        Some((width, height)) => check_size(width, height, max_pixels),
+        None => Ok(()),
+    }
+}
+
+/// Columns and rows by the header.
+fn dimensions(format: Format, bytes: &[u8]) -> Option<(u32, u32)> {
+    let file = Cursor::new(bytes);
+    let size = catch_unwind(|| match format {
         Format::Jpeg => jpeg::dimensions(bytes),
-        Format::Png => {
-            PngDecoder::with_limits(Cursor::new(bytes), png_room()).ok().map(|png| png.dimensions())
-        }
-        Format::WebP => Some(webp::survey(bytes)).map(|survey| (survey.width, survey.height)),
+        Format::Png => PngDecoder::with_limits(file, png_room()).ok().map(|png| png.dimensions()),
+        // One by one is what there is where nothing is announced.
+        Format::WebP => Some(webp::survey(bytes))
+            .map(|survey| (survey.width, survey.height))
+            .filter(|size| *size != (1, 1)),
         Format::Gif => gif::dimensions(bytes),
         Format::Bmp => bmp::dimensions(bytes),
+        Format::Tiff => TiffDecoder::new(file).ok().map(|tiff| tiff.dimensions()),
+        Format::Ico => IcoDecoder::new(file).ok().map(|ico| ico.dimensions()),
+        Format::Pnm => PnmDecoder::new(file).ok().map(|pnm| pnm.dimensions()),
+        Format::Qoi => QoiDecoder::new(file).ok().map(|qoi| qoi.dimensions()),
     });
-    match size {
-        Ok(Some((width, height))) => check_size(width, height, max_pixels),
-        Ok(None) | Err(_) => Ok(()),
+    size.ok().flatten()
+}
+
+/// Puts white or black behind transparent pixels. Their alpha stays where it is, and is looked at by nobody.
+fn lay_on_ground(pixels: &mut Pixels, alpha: Alpha) {
+    let ground = match alpha {
+        Alpha::Drop => return,
+        Alpha::White => 255,
+        Alpha::Black => 0,
+    };
+    if !matches!(pixels.channels, 2 | 4) {
+        return;
     }
+    for pixel in pixels.samples.chunks_exact_mut(pixels.channels) {
+        if let [colours @ .., alpha] = pixel {
+            let alpha = u32::from(*alpha);
+            for colour in colours {
+                *colour = ((u32::from(*colour) * alpha + ground * (255 - alpha) + 127) / 255) as u8;
+            }
+        }
+    }
+}
+
+/// Bytes that are no image, or one of a kind that is not read.
+fn not_read(kind: Kind) -> Unreadable {
+    Unreadable::Never(kind.refusal().unwrap_or_default())
+}
+
+/// Adds to a refusal how large the image is, and where it ends.
+fn with_size(format: Format, bytes: &[u8], error: Unreadable) -> Unreadable {
+    let Unreadable::Never(why) = &error else { return error };
+    let Some(what) = why.strip_prefix(&format!("the {format} image ")) else { return error };
+    let size = match dimensions(format, bytes) {
+        Some((width, height)) => format!(" of {width} x {height} pixels"),
+        None => String::new(),
+    };
+    let end = if what == CUT_SHORT { format!(" after {} bytes", bytes.len()) } else { String::new() };
+    Unreadable::Never(format!("the {format} image{size} {what}{end}"))
 }
 
 /// Colour profiles and texts of a PNG are compressed, and can be bombs of their own.
@@ -258,7 +310,12 @@ fn read(
             )));
         }
     };
-    let samples = pixels.start(width, height, channels, Orientation::NoTransforms, bytes_each)?;
+    // PNG is decoded in place, the others into memory of their own first: at most four samples for each pixel.
+    let beside = match format {
+        Format::Png => 0,
+        _ => u64::from(width) * u64::from(height) * 4 * bytes_each as u64,
+    };
+    let samples = pixels.start(width, height, channels, Orientation::NoTransforms, bytes_each, beside)?;
     decoder.read_image(samples).map_err(|error| broken(format, error))?;
     if bytes_each == 2 {
         keep_high_bytes(&mut pixels.samples);
@@ -304,10 +361,15 @@ fn broken(format: Format, error: image::ImageError) -> Unreadable {
         }
         cause = inner.source();
     }
-    Unreadable::Never(format!("the {format} image cannot be decoded: {error}"))
+    match error {
+        image::ImageError::Unsupported(_) => {
+            Unreadable::Never(format!("the {format} image is of a kind that is not read ({error})"))
+        }
+        _ => Unreadable::Never(format!("the {format} image cannot be decoded: {error}")),
+    }
 }
 
 /// What an uploader is told of an image whose end is missing.
 fn cut_short(format: Format) -> Unreadable {
-    Unreadable::Never(format!("the {format} image is cut short"))
+    Unreadable::Never(format!("the {format} image {CUT_SHORT}"))
 }

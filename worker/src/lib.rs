@@ -106,6 +106,7 @@ impl Worker {
         let model = settings.models.get(&identity.model).cloned();
         let model =
             model.ok_or_else(|| anyhow::anyhow!("models: there is none called `{}`", identity.model))?;
+        image::memory::limit(settings.worker.decode_memory.as_u64());
         let threads = match settings.worker.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,

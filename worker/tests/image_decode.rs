@@ -8,7 +8,8 @@
 
 use std::io::Cursor;
 
-use eirs_worker::image::{Limits, NOT_AN_IMAGE, Pixels, Resizer, Unreadable, check_pixels, decode};
+use eirs_platform::{formats::Kind, settings::Alpha};
+use eirs_worker::image::{Limits, Pixels, Resizer, Unreadable, check_pixels, decode};
 use image::{
     DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage,
     codecs::{jpeg::JpegEncoder, png::PngEncoder},
@@ -16,7 +17,7 @@ use image::{
 };
 use proptest::prelude::*;
 
-const FULL: Limits = Limits { max_pixels: 1_000_000, scale_to: None };
+const FULL: Limits = Limits { max_pixels: 1_000_000, scale_to: None, alpha: Alpha::Drop };
 
 /// The four quarters of the pictures in `tests/images`.
 const QUARTERS: [[u8; 3]; 4] = [[220, 30, 30], [30, 200, 30], [30, 30, 220], [250, 250, 250]];
@@ -67,9 +68,18 @@ fn check_quarters(what: &str, file: &[u8], quarters: [[u8; 3]; 4]) {
 #[test]
 fn every_format_shows_the_same_picture() {
     let image = DynamicImage::ImageRgb8(picture(48, 32));
-    for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp]
-    {
-        let image = if format == ImageFormat::Gif {
+    for format in [
+        ImageFormat::Jpeg,
+        ImageFormat::Png,
+        ImageFormat::WebP,
+        ImageFormat::Gif,
+        ImageFormat::Bmp,
+        ImageFormat::Tiff,
+        ImageFormat::Ico,
+        ImageFormat::Pnm,
+        ImageFormat::Qoi,
+    ] {
+        let image = if matches!(format, ImageFormat::Gif | ImageFormat::Ico) {
             DynamicImage::ImageRgba8(image.to_rgba8())
         } else {
             image.clone()
@@ -132,6 +142,29 @@ fn sixteen_bits_keep_their_high_byte() {
         image::ImageBuffer::from_fn(48, 32, |x, _| image::Luma([if x < 24 { 0x40ff } else { 0xc000u16 }]));
     let expected = [[0x40; 3], [0xc0; 3], [0x40; 3], [0xc0; 3]];
     check_quarters("grey", &encoded(&DynamicImage::ImageLuma16(grey), ImageFormat::Png), expected);
+}
+
+#[test]
+fn a_transparent_picture_lies_on_white_or_black_where_that_is_wished() {
+    // Half of each colour is there.
+    let half = RgbImage::from_fn(48, 32, |x, y| Rgb(picture(48, 32).get_pixel(x, y).0));
+    let half = image::RgbaImage::from_fn(48, 32, |x, y| {
+        let [r, g, b] = half.get_pixel(x, y).0;
+        image::Rgba([r, g, b, 128])
+    });
+    let grey = image::GrayAlphaImage::from_pixel(48, 32, image::LumaA([100, 0]));
+    for (alpha, ground) in [(Alpha::White, 255u16), (Alpha::Black, 0)] {
+        let square = |file: &[u8]| seen(file, Limits { alpha, ..FULL }, 16, 16);
+        for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Tiff, ImageFormat::Qoi] {
+            let found = square(&encoded(&DynamicImage::ImageRgba8(half.clone()), format))[4 * 16 + 4];
+            for (found, colour) in found.iter().zip(QUARTERS[0]) {
+                let expected = (u16::from(colour) * 128 + ground * 127) / 255;
+                assert!(u16::from(*found).abs_diff(expected) <= 1, "{format:?}: {found} is not {expected}");
+            }
+        }
+        let found = square(&encoded(&DynamicImage::ImageLumaA8(grey.clone()), ImageFormat::Png))[0];
+        assert_eq!(found, [ground as u8; 3]);
+    }
 }
 
 #[test]
@@ -288,7 +321,7 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn a_bomb_is_refused_by_its_header_naming_its_size_and_the_limit() {
     for (format, bomb) in bombs() {
-        let why = refusal(&bomb, Limits { max_pixels: 100_000_000, scale_to: None });
+        let why = refusal(&bomb, Limits { max_pixels: 100_000_000, ..FULL });
         for part in ["30000 x 30000", "900000000", "100000000"] {
             assert!(why.contains(part), "{format}: {why}");
         }
@@ -308,7 +341,7 @@ fn a_webp_whose_frame_is_larger_than_it_says_is_refused_before_it_is_decoded() {
 #[test]
 fn the_limit_is_the_last_size_that_passes() {
     let file = encoded(&DynamicImage::ImageRgb8(picture(48, 32)), ImageFormat::Png);
-    let with = |max_pixels| decode(&file, Limits { max_pixels, scale_to: None }, &mut Pixels::default());
+    let with = |max_pixels| decode(&file, Limits { max_pixels, ..FULL }, &mut Pixels::default());
     assert!(with(48 * 32).is_ok());
     assert!(with(48 * 32 - 1).is_err());
 }
@@ -333,9 +366,10 @@ fn an_image_that_is_cut_short_is_refused_in_a_sentence() {
         }
     }
     let jpeg = fixture("progressive.jpg");
-    assert_eq!(refusal(&jpeg[..jpeg.len() / 2], FULL), "the JPEG image is cut short");
-    let scaled = Limits { scale_to: Some(1), ..FULL };
-    assert_eq!(refusal(&jpeg[..jpeg.len() / 2], scaled), "the JPEG image is cut short");
+    let half = &jpeg[..jpeg.len() / 2];
+    let why = format!("the JPEG image of 48 x 32 pixels is cut short after {} bytes", half.len());
+    assert_eq!(refusal(half, FULL), why);
+    assert_eq!(refusal(half, Limits { scale_to: Some(1), ..FULL }), why);
 }
 
 #[test]
@@ -357,20 +391,33 @@ fn a_jpeg_of_countless_scans_is_refused() {
 
 #[test]
 fn what_is_no_image_is_refused_in_one_sentence() {
-    let texts: [&[u8]; 8] =
-        [b"", b"\0", b"hello", b"BM", b"BMW is a car", b"RIFF....WAVE", b"%PDF-1.7", b"II*\0tiff"];
+    let texts: [&[u8]; 7] = [b"", b"\0", b"hello", b"BM", b"BMW is a car", b"RIFF....WAVE", b"%PDF-1.7"];
     for bytes in texts {
-        assert_eq!(refusal(bytes, FULL), NOT_AN_IMAGE, "{bytes:?}");
+        assert_eq!(refusal(bytes, FULL), Kind::NoImage.refusal().unwrap(), "{bytes:?}");
     }
+    assert!(refusal(b"II*\0tiff", FULL).contains("TIFF"));
+    assert!(
+        refusal(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", FULL)
+            .starts_with("HEIC is not read; convert it to JPEG")
+    );
 }
 
 /// Files of all kinds, to be damaged.
 fn files() -> Vec<Vec<u8>> {
     let image = DynamicImage::ImageRgb8(picture(48, 32));
-    let formats = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp];
+    let formats = [
+        ImageFormat::Jpeg,
+        ImageFormat::Png,
+        ImageFormat::WebP,
+        ImageFormat::Bmp,
+        ImageFormat::Tiff,
+        ImageFormat::Pnm,
+        ImageFormat::Qoi,
+    ];
     let names = [
         "cmyk.jpg",
         "progressive.jpg",
+        "separate-scans-440.jpg",
         "orientation-6.jpg",
         "orientation-6.webp",
         "lossy.webp",
@@ -386,7 +433,7 @@ fn files() -> Vec<Vec<u8>> {
 fn survive(bytes: &[u8]) {
     let mut pixels = Pixels::default();
     for scale_to in [None, Some(2)] {
-        match decode(bytes, Limits { max_pixels: 100_000, scale_to }, &mut pixels) {
+        match decode(bytes, Limits { max_pixels: 100_000, scale_to, ..FULL }, &mut pixels) {
             Ok(()) => {
                 let expected = pixels.width() as usize * pixels.height() as usize * pixels.channels();
                 assert_eq!(pixels.samples().len(), expected);
@@ -405,18 +452,19 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_behind_a_known_start_give_pixels_or_a_sentence(which in 0usize..13, keep in 4usize..40, rest: Vec<u8>) {
-        let file = &files()[which];
+    fn any_bytes_behind_a_known_start_give_pixels_or_a_sentence(which: prop::sample::Index, keep in 4usize..40, rest: Vec<u8>) {
+        let files = files();
+        let file = which.get(&files);
         survive(&[&file[..keep.min(file.len())], &rest].concat());
     }
 
     #[test]
     fn a_damaged_image_gives_pixels_or_a_sentence(
-        which in 0usize..13,
+        which: prop::sample::Index,
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let mut file = files()[which].clone();
+        let mut file = which.get(&files()).clone();
         for (at, byte) in damage {
             let at = at.index(file.len());
             file[at] = byte;

@@ -48,6 +48,8 @@ pub struct Model {
     /// onnx: JPEGs that are much larger than needed are decoded at a fraction of their size, which takes a fraction of
     /// the memory and changes hardly any answer.
     pub scaled_decode: bool,
+    /// onnx: what is seen behind transparent pixels.
+    pub alpha: Alpha,
     /// onnx: images that make one inference when so many wait; 1 is fastest for most models on a CPU.
     pub batch: usize,
     /// onnx: an image to classify at start; the worker refuses to start when the answer is not `check_label`.
@@ -119,6 +121,19 @@ pub enum Channels {
     Rgb,
     /// Blue, green, red.
     Bgr,
+}
+
+/// What becomes of transparency.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alpha {
+    /// It is left out: a transparent pixel has the colour that is stored for it, as for Pillow's `convert("RGB")`.
+    #[default]
+    Drop,
+    /// The picture lies on white.
+    White,
+    /// The picture lies on black.
+    Black,
 }
 
 /// How a script is talked to.
@@ -205,6 +220,7 @@ impl Default for Model {
             std: [1.0; 3],
             softmax: true,
             scaled_decode: true,
+            alpha: Alpha::Drop,
             batch: 1,
             check_image: None,
             check_label: None,

@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::settings::{Channels, Engine, Layers, Layout, Protocol};
+use crate::settings::{Alpha, Channels, Engine, Layers, Layout, Protocol};
 
 fn version(model: &Model) -> String {
     of(model).unwrap()
@@ -41,6 +41,7 @@ fn changed() -> Vec<(&'static str, Model, bool)> {
         ("std", Model { std: [1.0, 2.0, 1.0], ..model() }, true),
         ("softmax", Model { softmax: false, ..model() }, true),
         ("scaled_decode", Model { scaled_decode: false, ..model() }, true),
+        ("alpha", Model { alpha: Alpha::White, ..model() }, true),
         ("batch", Model { batch: 4, ..model() }, false),
         ("check_image", Model { check_image: Some("cat.jpg".into()), ..model() }, false),
         ("check_label", Model { check_label: Some("cat".into()), ..model() }, false),

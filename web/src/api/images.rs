@@ -40,7 +40,7 @@ pub(super) fn register(registry: &mut Registry) {
 pub(super) fn upload() -> MetaPath {
     const ABOUT: &str = "\
 The image comes in a form, in the field `myfile` (`file`, `image` and `inputFile` work, too), or as the bare body. Its type is \
-told by its bytes: JPEG, PNG, WebP, GIF or BMP.
+told by its bytes: JPEG, PNG, WebP, GIF, BMP, TIFF, ICO, PNM or QOI.
 
 The answer is the label, as text; for `Accept: application/json` it is JSON, with confidences. Whoever waits longer than \
 `wait` gets a 202 that says where the result will be.

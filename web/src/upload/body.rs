@@ -4,7 +4,11 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use eirs_platform::{job::JobId, settings::Web};
+use eirs_platform::{
+    formats::{HEAD_BYTES, Kind},
+    job::JobId,
+    settings::Web,
+};
 use futures::{Stream, StreamExt, stream::BoxStream};
 use poem::http::{HeaderMap, HeaderName, header};
 use sha2::{Digest, Sha256};
@@ -13,7 +17,6 @@ use super::{
     encoding::{Encoding, Unpacked},
     fields::Value,
     form::Form,
-    image_type::{HEAD_BYTES, is_image},
     multipart::{Event, Part},
     pace::Paced,
     room::{Held, Room, Whole},
@@ -240,10 +243,16 @@ impl Arriving {
                 Problem::too_large(format!("an image may have at most {} bytes", self.max_image))
             }
             [] => Problem::no_image("the image is empty"),
-            head if !is_image(head) => Problem::not_an_image(),
-            _ => {
-                return Ok(Image { id: JobId::from_digest(self.hasher), name, content: self.held.whole() });
-            }
+            head => match Kind::of(head).refusal() {
+                Some(why) => Problem::not_read(why),
+                None => {
+                    return Ok(Image {
+                        id: JobId::from_digest(self.hasher),
+                        name,
+                        content: self.held.whole(),
+                    });
+                }
+            },
         };
         Err(Refused { name, problem })
     }

@@ -30,6 +30,11 @@ struct Header {
     pixels: usize,
 }
 
+/// Two letters are a weak sign: the header must also have one of the lengths that were ever in use.
+pub(super) fn is_one(file: &[u8]) -> bool {
+    matches!(file.get(14..18), Some([12 | 16 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0]))
+}
+
 /// Columns and rows by the header.
 pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
     Header::read(file).ok().map(|header| (header.width, header.height))
@@ -47,7 +52,7 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     if stored != Stored::Runs && data.len() < stride * (rows - 1) + last {
         return Err(cut_short(Format::Bmp));
     }
-    let samples = pixels.start(width, height, 3, Orientation::NoTransforms, 1)?;
+    let samples = pixels.start(width, height, 3, Orientation::NoTransforms, 1, 0)?;
     let mut out: Vec<&mut [u8]> = samples.chunks_exact_mut(columns * 3).collect();
     if !top_down {
         out.reverse();

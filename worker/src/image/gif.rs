@@ -2,6 +2,7 @@
 //! transparent pixels, black; Pillow gives both the colour that the palette has for the transparent index, or else for
 //! the first one.
 
+use eirs_platform::settings::Alpha;
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 
 use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size, cut_short};
@@ -30,6 +31,7 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     check_size(width, height, limits.max_pixels)?;
 
     let frame_bytes = across as usize * down as usize;
+    pixels.start(width, height, 3, Orientation::NoTransforms, 1, frame_bytes as u64)?;
     let mut indices = Vec::new();
     indices.try_reserve_exact(frame_bytes).map_err(|_| Unreadable::NoMemory(frame_bytes))?;
     indices.resize(frame_bytes, 0);
@@ -44,8 +46,20 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
         colour.copy_from_slice(entry);
     }
 
-    let samples = pixels.start(width, height, 3, Orientation::NoTransforms, 1)?;
-    let around = colours[usize::from(transparent.unwrap_or(0))];
+    let mut around = colours[usize::from(transparent.unwrap_or(0))];
+    let ground = match limits.alpha {
+        Alpha::Drop => None,
+        Alpha::White => Some([255; 3]),
+        Alpha::Black => Some([0; 3]),
+    };
+    if let Some(ground) = ground {
+        around = ground;
+        if let Some(index) = transparent {
+            colours[usize::from(index)] = ground;
+        }
+    }
+
+    let samples = &mut pixels.samples;
     if (across, down) != (width, height) {
         samples.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&around));
     }

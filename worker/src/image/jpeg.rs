@@ -69,21 +69,33 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     };
     let colours = header.colours();
     let channels = if colours == Colours::Grey { 1 } else { 3 };
+    let in_parts = frame.progressive || scan.parts.len() < frame.components.len();
+    let beside = if in_parts { kept_bytes(&frame) } else { 0 };
     let out = pixels.start(
         width.div_ceil(fraction),
         height.div_ceil(fraction),
         channels,
         Orientation::NoTransforms,
         1,
+        beside,
     )?;
     let mut picture = Picture::new(&frame, 8 / fraction as usize, colours, out)?;
-    if frame.progressive || scan.parts.len() < frame.components.len() {
+    if in_parts {
         picture.read_scans(file, &mut header, scan)?;
     } else {
         picture.read_scan(file, &header, &scan)?;
     }
+    pixels.span = (f64::from(width) / f64::from(fraction), f64::from(height) / f64::from(fraction));
     pixels.orientation = turned::orientation(Some(&header.exif), header.xmp);
     Ok(())
+}
+
+/// What the coefficients take of a picture whose blocks are complete only after several scans.
+fn kept_bytes(frame: &Frame) -> u64 {
+    let most = frame.most();
+    let units = frame.width.div_ceil(8 * most.0) * frame.height.div_ceil(8 * most.1);
+    let blocks: usize = frame.components.iter().map(|component| component.across * component.down).sum();
+    (units * blocks * size_of::<scan::Block>()) as u64
 }
 
 /// A picture on its way from coefficients to pixels.

@@ -28,7 +28,7 @@ impl Resizer {
         mut put: impl FnMut(usize, [u8; 3]),
     ) -> Result<(), Unreadable> {
         let turn = Turn::of(pixels.orientation());
-        let (width, height) = (f64::from(pixels.width()), f64::from(pixels.height()));
+        let (width, height) = pixels.span;
         let short = width.min(height);
         let window = |stored: f64, flipped: bool| {
             let scaled = if stored == short {

@@ -1,6 +1,6 @@
 //! From the bytes of an image to the numbers that a model was trained on.
 
-use eirs_platform::settings::{Channels, Layout, Model};
+use eirs_platform::settings::{Alpha, Channels, Layout, Model};
 
 use crate::{
     classify::Failure,
@@ -20,6 +20,7 @@ pub(super) struct Recipe {
     mean: [f32; 3],
     std: [f32; 3],
     scaled_decode: bool,
+    alpha: Alpha,
     max_pixels: u64,
 }
 
@@ -36,6 +37,7 @@ impl Recipe {
             mean: model.mean,
             std: model.std,
             scaled_decode: model.scaled_decode,
+            alpha: model.alpha,
             max_pixels: model.max_pixels,
         }
     }
@@ -96,8 +98,11 @@ impl Preprocess {
     /// Fills `tensor`, of [`Recipe::len`] numbers, from an image file.
     pub(super) fn fill(&mut self, file: &[u8], tensor: &mut [f32]) -> Result<(), Failure> {
         let Self { recipe, table, pixels, resizer } = self;
-        let limits =
-            Limits { max_pixels: recipe.max_pixels, scale_to: recipe.scaled_decode.then_some(recipe.resize) };
+        let limits = Limits {
+            max_pixels: recipe.max_pixels,
+            scale_to: recipe.scaled_decode.then_some(recipe.resize),
+            alpha: recipe.alpha,
+        };
         let plane = recipe.side as usize * recipe.side as usize;
         let places: [usize; 3] = std::array::from_fn(|colour| position(recipe.channels, colour));
         let filled = image::decode(file, limits, pixels).and_then(|()| match recipe.layout {

@@ -61,6 +61,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, 
 }
 
 /// What will be done.
+#[expect(clippy::large_enum_variant, reason = "there is one of them")]
 enum Plan {
     Clear { backend: Backend, queues: Vec<String>, messages: u64, images: Stored, results: Stored },
     Delete { ours: Vec<PathBuf>, others: Vec<String>, files: u64, bytes: u64 },

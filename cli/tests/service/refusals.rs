@@ -70,7 +70,7 @@ fn dribble(web: &Web, head: &str) -> Answer {
     let mut sending = stream.try_clone().expect("a handle");
     let sender = std::thread::spawn(move || {
         while sending.write_all(b"1\r\nB\r\n").is_ok() {
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::park_timeout(Duration::from_millis(200));
         }
     });
     let answer = read_answer(&mut stream).expect("an answer");

@@ -296,7 +296,8 @@ mod tests {
 
     #[test]
     fn long_and_short_jobs_on_one_and_on_several_servers_are_announced_honestly() {
-        let worlds: [(usize, f64, fn(u64) -> f64); 5] = [
+        type Service = fn(u64) -> f64;
+        let worlds: [(usize, f64, Service); 5] = [
             (1, 0.05, |_| 0.05),
             (1, 10.0, |_| 10.0),
             (4, 1.0, |_| 1.0),

@@ -130,7 +130,7 @@ fn runs(
         }
     };
     // Of a byte with two indices, the one for this place.
-    let nibble = |byte: u8, place: usize| if place % 2 == 0 { byte >> 4 } else { byte & 15 };
+    let nibble = |byte: u8, place: usize| if place.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
     let end = cut_short(Format::Bmp);
     // Some writers leave the end mark out.
     while y + 1 < height || (y < height && x < columns) {

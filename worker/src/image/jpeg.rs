@@ -121,8 +121,8 @@ impl<'f, 'p> Picture<'f, 'p> {
             // A component of fewer samples need not be made smaller than the picture.
             let mut block = size;
             while block < 8
-                && most.0 * size % (component.across * block * 2) == 0
-                && most.1 * size % (component.down * block * 2) == 0
+                && (most.0 * size).is_multiple_of(component.across * block * 2)
+                && (most.1 * size).is_multiple_of(component.down * block * 2)
             {
                 block *= 2;
             }

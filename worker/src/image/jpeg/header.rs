@@ -208,7 +208,8 @@ impl<'a> Header<'a> {
         }
         let frame = Frame { progressive, width: width.into(), height: height.into(), components };
         let most = frame.most();
-        if !frame.components.iter().all(|c| most.0 % c.across == 0 && most.1 % c.down == 0) {
+        if !frame.components.iter().all(|c| most.0.is_multiple_of(c.across) && most.1.is_multiple_of(c.down))
+        {
             return Err(Refusal::Kind("a JPEG whose components differ in size by a fraction"));
         }
         self.frame = Some(frame);

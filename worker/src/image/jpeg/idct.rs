@@ -2,6 +2,8 @@
 //! a half, a quarter or an eighth of the size. A sample of these is the mean of the 2 x 2, 4 x 4 or 8 x 8 samples that
 //! it stands for, so that what is shrunk afterwards is what the full picture would be shrunk to.
 
+#![expect(clippy::needless_range_loop, reason = "a lane is an index into several arrays at once")]
+
 /// From the order in the file to rows and columns. A damaged block may run past its end: that goes to the last place.
 pub(super) const ZIGZAG: [u8; 128] = {
     let order = [

@@ -44,7 +44,7 @@ impl Plane {
         column: usize,
         row: usize,
     ) {
-        let at = (row * self.block & (self.rows - 1)) * self.stride + column * self.block;
+        let at = ((row * self.block) & (self.rows - 1)) * self.stride + column * self.block;
         idct::block(block, quantisation, only_dc, self.block, &mut self.samples, at, self.stride);
     }
 
@@ -67,11 +67,11 @@ impl Plane {
         let own = y / fy;
         let near = self.row(own);
         // The other row that the pixels of this one are near to.
-        let other = self.row(if y % fy == 0 { own.saturating_sub(1) } else { own + 1 });
+        let other = self.row(if y.is_multiple_of(fy) { own.saturating_sub(1) } else { own + 1 });
         match (fx, fy) {
             (2, 1) if smooth && self.width > 2 => twice(near, &mut enlarged),
             (1, 2) if smooth => {
-                let bias = if y % 2 == 0 { 1 } else { 2 };
+                let bias = if y.is_multiple_of(2) { 1 } else { 2 };
                 for ((out, near), other) in enlarged.iter_mut().zip(near).zip(other) {
                     *out = ((u16::from(*near) * 3 + u16::from(*other) + bias) >> 2) as u8;
                 }

@@ -51,7 +51,8 @@ impl Kind {
             [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Format::Png,
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Format::WebP,
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Format::Gif,
-            [b'B', b'M', ..] => Format::Bmp,
+            // Two letters are a weak sign: the size of the second header, from OS/2's 12 bytes to version 5's 124, is another.
+            [b'B', b'M', ..] if matches!(bytes.get(14..18), Some([12..=124, 0, 0, 0])) => Format::Bmp,
             [b'I', b'I', 0x2a | 0x2b, 0, ..] | [b'M', b'M', 0, 0x2a | 0x2b, ..] => Format::Tiff,
             // Zeros are a weak sign: the first entry must have one as well, and one plane or none.
             [0, 0, 1, 0, 1..=255, 0, _, _, _, 0, 0 | 1, 0, ..] => Format::Ico,
@@ -188,7 +189,7 @@ mod tests {
             (b"\x89PNG\r\n\x1A\n....", Format::Png),
             (b"GIF89a", Format::Gif),
             (b"GIF87a", Format::Gif),
-            (b"BM....", Format::Bmp),
+            (b"BM\x9a\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", Format::Bmp),
             (b"RIFF\x01\x02\x03\x04WEBPVP8 ", Format::WebP),
             (b"II\x2a\0\x08\0\0\0", Format::Tiff),
             (b"MM\0\x2a\0\0\0\x08", Format::Tiff),
@@ -225,12 +226,13 @@ mod tests {
 
     #[test]
     fn what_is_no_image_is_none() {
-        let others: [&[u8]; 10] = [
+        let others: [&[u8]; 11] = [
             b"",
             b"hello",
             b"\xFF\xD8",
             b"RIFF\x01\x02\x03\x04WAVE",
             b"%PDF-1.7",
+            b"BMW, Audi and other labels",
             b"PK\x03\x04",
             b"P1 is a plan",
             b"\0\0\x01\0",

@@ -5,6 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::{
     Result,
     job::{self, Job, JobId, Outcome, Reply},
+    queue::{Ending, Receipt},
     results::{self, Stored},
 };
 use tokio::{sync::Mutex, time::Instant};
@@ -72,6 +73,16 @@ pub(crate) async fn stored(worker: &Worker, job: &Job) -> Result<Option<Bytes>> 
 pub(crate) async fn commit(worker: &Worker, job: &Job, reply: &Reply) -> Result<Bytes> {
     note(worker, reply.at).await?;
     results::put(&*worker.results, reply, job.fresh).await
+}
+
+/// Stores the result, sends the reply and acks the job in one transaction; `false` where that cannot be, and nothing has been done.
+pub(crate) async fn end(worker: &Worker, job: &Job, reply: &Reply, receipt: &Receipt) -> Result<bool> {
+    note(worker, reply.at).await?;
+    let replies = worker.response_queue(&job.reply_to).await?;
+    let key = job.id.result_key(&job.model, &reply.version);
+    let result = job::encode(reply);
+    let ending = Ending { results: &worker.results, key: &key, result, replies: &replies, receipt };
+    worker.requests.end(&ending).await
 }
 
 /// Before the first result of a version, so that each is found also when the version is no longer in force.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use eirs_platform::{
     Result,
     backoff::Backoff,
-    job::{self, Job, Outcome},
+    job::{self, Job, Outcome, Reply},
     queue::Delivery,
     trace::{Scope, TARGET},
 };
@@ -119,7 +119,16 @@ async fn take(
             return fail(worker, held, &why, is_fatal, drain).await;
         }
         Attempt::Stored(stored) => Ok((stored, false)),
-        Attempt::Ended(outcome) => store(worker, job, outcome, *received).await,
+        Attempt::Ended(outcome) => {
+            let reply = outcome::reply(worker, job, outcome, *received);
+            if end_at_once(worker, held, &reply).await {
+                let taken = received.elapsed();
+                drop(slot);
+                worker.activity.done(taken.saturating_sub(waited));
+                return tell_log(worker, job, taken, waited);
+            }
+            store(worker, job, &reply).await
+        }
     };
     let taken = received.elapsed();
     // What is left to do is to wait for the queue's answers: the next job may begin.
@@ -140,12 +149,27 @@ async fn take(
     }
 }
 
+/// Stores the result, sends the reply and acks in one transaction, where all three are in one database. `false` is
+/// returned where they are not, where there is a result already, and after an error; then nothing has been done.
+async fn end_at_once(worker: &Worker, held: &Held<'_>, reply: &Reply) -> bool {
+    // What was given up goes to the dead letters in between, and a fresh result takes the place of another.
+    if worker.requests.in_database().is_none() || !reply.is_final() || held.job.fresh || held.lease.is_lost()
+    {
+        return false;
+    }
+    let ending = debug_span!(target: TARGET, "end", otel.kind = "producer");
+    let ended = outcome::end(worker, held.job, reply, &held.lease.receipt).instrument(ending).await;
+    ended.unwrap_or_else(|error| {
+        tracing::debug!(%error, "job {} could not be ended at once, and is ended step by step", held.job.id);
+        false
+    })
+}
+
 /// Stores how a job ended; answers what must be told, and whether it was given up.
-async fn store(worker: &Worker, job: &Job, outcome: Outcome, received: Instant) -> Result<(Bytes, bool)> {
-    let gave_up = matches!(outcome, Outcome::GaveUp { .. });
-    let reply = outcome::reply(worker, job, outcome, received);
+async fn store(worker: &Worker, job: &Job, reply: &Reply) -> Result<(Bytes, bool)> {
+    let gave_up = matches!(reply.outcome, Outcome::GaveUp { .. });
     let storing = debug_span!(target: TARGET, "store");
-    let stored = retry(|| outcome::commit(worker, job, &reply)).instrument(storing).await?;
+    let stored = retry(|| outcome::commit(worker, job, reply)).instrument(storing).await?;
     Ok((stored, gave_up))
 }
 
@@ -274,8 +298,8 @@ async fn fail(worker: &Worker, held: &Held<'_>, why: &str, is_fatal: bool, drain
         );
     }
     if let Some(reason) = failures.verdict(now, queue.retry_for, queue.max_receives) {
-        let outcome = Outcome::GaveUp { reason };
-        let ended = match store(worker, job, outcome, *received).await {
+        let reply = outcome::reply(worker, job, Outcome::GaveUp { reason }, *received);
+        let ended = match store(worker, job, &reply).await {
             Ok((reply, gave_up)) => finish(worker, held, reply, gave_up).await,
             Err(error) => Err(error),
         };

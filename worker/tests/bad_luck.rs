@@ -19,7 +19,7 @@ use eirs_platform::{
 use eirs_worker::{Identity, Worker, consume};
 use tokio_util::sync::CancellationToken;
 
-const IMAGE: &[u8] = b"BM an image";
+const IMAGE: &[u8] = b"BM\x1a\0\0\0\0\0\0\0\x1a\0\0\0\x0c\0\0\0 an image";
 
 fn away() -> Error {
     Error::unavailable("the test", "is away")

@@ -354,7 +354,9 @@ pub(super) async fn upload_to(
         noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (noise >> 24) as u8
     };
-    body.extend(std::iter::repeat_with(next).take(bytes - 2));
+    body.extend([0; 12]);
+    body.extend(40_u32.to_le_bytes());
+    body.extend(std::iter::repeat_with(next).take(bytes.saturating_sub(body.len())));
     let image = ImageFile::in_memory("noise.bmp", body.into());
     let options = Options {
         requests: Some(requests.max(1)),

@@ -182,6 +182,8 @@ impl Honest {
 fn bitmap(number: u32, bytes: usize) -> Vec<u8> {
     let mut image = b"BM".to_vec();
     image.extend(number.to_le_bytes());
+    image.extend([0; 8]);
+    image.extend(40_u32.to_le_bytes());
     image.resize(bytes, 7);
     image
 }

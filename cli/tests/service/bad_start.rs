@@ -36,10 +36,10 @@ fn an_unknown_settings_key_is_78_and_named_by_every_program() {
 
 #[test]
 fn a_port_in_use_is_one_sentence() {
-    let site = Site::new();
+    let (site, other) = (Site::new(), Site::new());
     let web = site.web();
     assert_ends(
-        site.start("eirs-web", &["--listen", &web.address]),
+        other.start("eirs-web", &["--listen", &web.address]),
         1,
         &["web.listen: cannot listen on", "in use"],
     );

@@ -63,9 +63,8 @@ fn an_upload_is_one_trace_from_the_client_through_web_queue_and_worker_and_back(
         (worker, "turn", Some((worker, "classify"))),
         (worker, "decode", Some((worker, "classify"))),
         (worker, "infer", Some((worker, "classify"))),
-        (worker, "store", Some((worker, "job"))),
-        (worker, "reply", Some((worker, "job"))),
-        (worker, "ack", Some((worker, "job"))),
+        // Result, reply and ack are one transaction of the embedded queue.
+        (worker, "end", Some((worker, "job"))),
         (web, "answer", Some((worker, "job"))),
     ];
     // The end of a body is read, too.
@@ -85,9 +84,7 @@ fn an_upload_is_one_trace_from_the_client_through_web_queue_and_worker_and_back(
         (at(worker, "queue").end, at(worker, "job").end),
         (at(worker, "fetch").end, at(worker, "classify").start),
         (at(worker, "decode").end, at(worker, "infer").start),
-        (at(worker, "classify").end, at(worker, "store").start),
-        (at(worker, "store").end, at(worker, "reply").start),
-        (at(worker, "reply").end, at(worker, "ack").start),
+        (at(worker, "classify").end, at(worker, "end").start),
         (at(web, "answer").end, at(web, "upload").end),
     ] {
         assert!(first <= then, "{spans:#?}");

@@ -20,7 +20,7 @@ fn survive(faults: &[Value]) {
     assert!(labels.len() == 40 && labels.values().all(|label| label == "cat"), "{labels:?}");
     cloud.no_more_faults();
     cloud.until_all_are_parked();
-    assert_eq!(cloud.stored(OUTPUT), 40, "one result each");
+    assert_eq!(cloud.stored(OUTPUT), 41, "one result each, and the note of their version");
     eventually("nothing is left in the queue", || {
         let pool = web.get("/status").json()["controller"]["pools"][0].clone();
         (pool["visible"] == 0 && pool["in_flight"] == 0).then_some(())

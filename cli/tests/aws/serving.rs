@@ -71,7 +71,7 @@ fn workers_come_from_zero_classify_drain_over_ssm_and_go_back_to_zero() {
     cloud.until_all_are_parked();
     controller.signal(Signal::TERM);
     assert!(controller.exit().success(), "{}", controller.log());
-    assert_eq!(cloud.stored(OUTPUT), 5);
+    assert_eq!(cloud.stored(OUTPUT), 6, "five results, and the note of their version");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_burst_takes_several_instances_and_loses_nothing_when_some_of_them_die() {
         assert!(labels.values().all(|label| label == "cat"), "{labels:?}");
     });
     cloud.until_all_are_parked();
-    assert_eq!(cloud.stored(OUTPUT), 40, "one result each, and none for anything else");
+    assert_eq!(cloud.stored(OUTPUT), 41, "one result each, the note of their version, and nothing else");
     controller.signal(Signal::TERM);
     assert!(controller.exit().success());
 }

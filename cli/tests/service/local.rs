@@ -171,9 +171,9 @@ fn a_bad_policy_is_78_with_file_line_and_key() {
 
 #[test]
 fn a_service_whose_port_is_taken_says_so_and_leaves() {
-    let site = Site::new();
+    let (site, other) = (Site::new(), Site::new());
     let web = site.web();
-    let mut process = site.start("eirs", &["local", "--listen", &web.address]);
+    let mut process = other.start("eirs", &["local", "--listen", &web.address]);
     assert_eq!(process.exit().code(), Some(1));
     assert!(
         process.log().contains("cannot listen on") && process.log().contains("in use"),

@@ -231,6 +231,7 @@ fn a_simulated_start_delay_and_boots_that_fail_are_seen() {
     // A controller that has not looked since would tell of no worker, and leave one behind.
     eventually("the controller has seen the worker", || (!web.workers().is_empty()).then_some(()));
     leave_nothing(&site, &web, controller);
+    drop(web);
 
     let site = site.set("EIRS_CONTROLLER__SIMULATE__BOOT_FAILURE", "1");
     let web = site.web();

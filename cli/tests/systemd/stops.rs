@@ -123,8 +123,10 @@ fn a_machine_that_is_powered_off_in_the_middle_of_jobs_drains_before_its_network
     let Some(machine) = plan.boot() else { return };
     machine.systemctl(&["start", "eirs.target", "eirs-worker"]);
     let ids = machine.hand_over(0..20);
-    let in_flight = || machine.status()["pools"][0]["in_flight"].as_u64();
-    eventually("jobs are held by both kinds of workers", || (in_flight() >= Some(4)).then_some(()));
+    let of_pool = |what: &str| machine.status()["pools"][0][what].as_u64();
+    eventually("both kinds of workers are at work", || {
+        (of_pool("in_flight") >= Some(2) && of_pool("ready") >= Some(1)).then_some(())
+    });
     machine.poweroff();
 
     let journal = machine.journal();

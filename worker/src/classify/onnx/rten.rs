@@ -1,16 +1,19 @@
 //! The engine that is always there: rten, in Rust, compiled in.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use rten::{DataType, Dimension, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType, ValueView};
 use rten_tensor::{AsView, NdTensorView, Tensor};
+use tempfile::TempDir;
 
 use super::{Engine, Session, Source};
 use crate::classify::Port;
 
 /// As Cargo.toml asks for it; the library does not tell.
 const NAME: &str = "rten 0.27";
+/// What a gathered model is called.
+const GRAPH: &str = "model.onnx";
 
 pub(super) struct Rten {
     model: Arc<rten::Model>,
@@ -22,8 +25,13 @@ impl Rten {
     pub(super) fn load(source: &Source) -> anyhow::Result<Self> {
         // Weights are not packed ahead for the processor: that would hold them twice, and measured no faster.
         let options = ModelOptions::with_all_ops();
+        let gathered = match source {
+            Source::File(path) => gathered(path).with_context(|| format!("{source}: cannot be read"))?,
+            Source::BuiltIn(_) => None,
+        };
         let model = match source {
             Source::BuiltIn(bytes) => options.load_static_slice(bytes),
+            Source::File(_) if let Some(folder) = &gathered => options.load_file(folder.path().join(GRAPH)),
             // A file with another ending is not believed to be ONNX, but its bytes are.
             Source::File(path) if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx")) => {
                 options.load_file(path)
@@ -40,6 +48,32 @@ impl Rten {
             model: Arc::new(model),
         })
     }
+}
+
+/// A model in a folder of its own, as rten finds all of it. rten 0.27 (`external_data.rs`) follows a link to the model before it
+/// looks for weights beside it, so that a model in the cache of Hugging Face, whose files are links into another folder, has
+/// none; and a file of another ending it takes as bytes, which have no folder. `None` for all others.
+fn gathered(path: &Path) -> std::io::Result<Option<TempDir>> {
+    let is_onnx = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx"));
+    if is_onnx && !path.is_symlink() {
+        return Ok(None);
+    }
+    let weights = eirs_platform::version::weights(path);
+    if weights.is_empty() {
+        return Ok(None);
+    }
+    let folder = tempfile::tempdir()?;
+    // Without its weights it is small.
+    std::fs::copy(path, folder.path().join(GRAPH))?;
+    // No name leads out of the folder: `weights` passes those over, and rten refuses them.
+    for (name, file) in weights {
+        let link = folder.path().join(name);
+        if let Some(parent) = link.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::os::unix::fs::symlink(file.canonicalize()?, link)?;
+    }
+    Ok(Some(folder))
 }
 
 fn port(model: &rten::Model, id: NodeId) -> Port {
@@ -107,5 +141,50 @@ impl Session for RtenSession {
         answer.clear();
         answer.extend(tensor.iter().copied());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    /// A field of a protocol buffer that holds bytes.
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+    }
+
+    /// A model of which all that is there is a tensor in another file.
+    fn model(location: &str) -> Vec<u8> {
+        let entry = [field(1, b"location"), field(2, location.as_bytes())].concat();
+        field(7, &field(5, &field(13, &entry)))
+    }
+
+    #[test]
+    fn a_model_that_is_a_link_is_gathered_with_the_weights_beside_the_link() {
+        let cache = tempfile::tempdir().unwrap();
+        let path = |name: &str| cache.path().join(name);
+        fs::create_dir_all(path("blobs")).unwrap();
+        fs::create_dir_all(path("snapshot")).unwrap();
+        fs::write(path("blobs/1a"), model("model.onnx_data")).unwrap();
+        fs::write(path("blobs/2b"), "weights").unwrap();
+        symlink("../blobs/1a", path("snapshot/model.onnx")).unwrap();
+        symlink("../blobs/2b", path("snapshot/model.onnx_data")).unwrap();
+        let folder = gathered(&path("snapshot/model.onnx")).unwrap().expect("a folder");
+        assert_eq!(fs::read(folder.path().join(GRAPH)).unwrap(), model("model.onnx_data"));
+        assert_eq!(fs::read(folder.path().join("model.onnx_data")).unwrap(), b"weights");
+    }
+
+    #[test]
+    fn a_model_that_rten_finds_by_itself_is_left_where_it_is_and_no_name_leads_out_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("a.onnx"), model("w.bin")).unwrap();
+        fs::write(path("w.bin"), "weights").unwrap();
+        assert!(gathered(&path("a.onnx")).unwrap().is_none());
+        fs::create_dir(path("in")).unwrap();
+        fs::write(path("in/model"), model("../w.bin")).unwrap();
+        assert!(gathered(&path("in/model")).unwrap().is_none());
     }
 }

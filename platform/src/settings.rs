@@ -27,7 +27,7 @@ pub use aws::{Aws, Endpoints};
 pub use distribution::Distribution;
 pub use load::{BadSettings, Layers};
 pub use mistyped::nearest;
-pub use model::{Alpha, Channels, Classifier, Engine, Layout, Model, Protocol, labels_beside};
+pub use model::{Alpha, Channels, Classifier, Engine, Layout, Model, Protocol, ResizeMode, labels_beside};
 pub use setup::{CpuCredits, Os, Setup};
 pub use simulate::Simulate;
 pub use web::{Audience, Tls, Web, is_rate};

@@ -55,6 +55,25 @@ fn seen(file: &[u8], limits: Limits, resize: u32, side: u32) -> Vec<[u8; 3]> {
     square
 }
 
+#[test]
+fn a_squashed_picture_shows_both_edges_and_a_centre_cut_neither() {
+    // Red, a wide grey middle, blue: upright, and stored lying on its side.
+    let upright = image::RgbImage::from_fn(80, 20, |x, _| match x {
+        0..20 => image::Rgb([255, 0, 0]),
+        20..60 => image::Rgb([128, 128, 128]),
+        _ => image::Rgb([0, 0, 255]),
+    });
+    let mut file = Vec::new();
+    upright.write_to(&mut std::io::Cursor::new(&mut file), image::ImageFormat::Png).unwrap();
+    let mut pixels = Pixels::default();
+    decode(&file, FULL, &mut pixels).unwrap();
+    let mut square = [[0; 3]; 64];
+    Resizer::default().squashed_square(&pixels, 8, |index, pixel| square[index] = pixel).unwrap();
+    assert_eq!((square[24], square[28], square[31]), ([255, 0, 0], [128, 128, 128], [0, 0, 255]));
+    let cut = seen(&file, FULL, 8, 8);
+    assert!(cut.iter().all(|pixel| *pixel == [128, 128, 128]), "{cut:?}");
+}
+
 /// Checks that a file shows these quarters, in the order of reading.
 fn check_quarters(what: &str, file: &[u8], quarters: [[u8; 3]; 4]) {
     let square = seen(file, FULL, 16, 16);

@@ -33,6 +33,8 @@ pub struct Model {
     pub size: u32,
     /// onnx: the short side is scaled to this before the centre is cut out, in pixels; 0 is 256/224 of `size`.
     pub resize: u32,
+    /// onnx: how a picture that is no square becomes one.
+    pub resize_mode: ResizeMode,
     /// onnx: the order of the axes.
     pub layout: Layout,
     /// onnx: the order of the colours.
@@ -101,6 +103,16 @@ pub enum Engine {
     Onnxruntime,
     /// rten, which needs no library.
     Rten,
+}
+
+/// How a picture that is no square becomes one. A model must be asked as it was trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeMode {
+    /// The short side is scaled to `resize` and the centre is cut out, as torchvision, timm and Keras' own applications do.
+    Crop,
+    /// Both sides are scaled to `size`, whatever the shape, as Teachable Machine, Custom Vision and Keras' image folders do.
+    Squash,
 }
 
 /// The order of the axes of the input, behind the batch.
@@ -213,6 +225,7 @@ impl Default for Model {
             onnxruntime: None,
             size: 0,
             resize: 0,
+            resize_mode: ResizeMode::Crop,
             layout: Layout::Nchw,
             channels: Channels::Rgb,
             divide_by: 127.5,

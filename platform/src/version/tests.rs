@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::settings::{Alpha, Channels, Engine, Layers, Layout, Protocol};
+use crate::settings::{Alpha, Channels, Engine, Layers, Layout, Protocol, ResizeMode};
 
 fn version(model: &Model) -> String {
     of(model).unwrap()
@@ -34,6 +34,7 @@ fn changed() -> Vec<(&'static str, Model, bool)> {
         ("onnxruntime", Model { onnxruntime: Some("/lib/x.so".into()), ..model() }, false),
         ("size", Model { size: 96, ..model() }, true),
         ("resize", Model { resize: 128, ..model() }, true),
+        ("resize_mode", Model { resize_mode: ResizeMode::Squash, ..model() }, true),
         ("layout", Model { layout: Layout::Nhwc, ..model() }, true),
         ("channels", Model { channels: Channels::Bgr, ..model() }, true),
         ("divide_by", Model { divide_by: 255.0, ..model() }, true),

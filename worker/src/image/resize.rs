@@ -25,7 +25,7 @@ impl Resizer {
         pixels: &Pixels,
         resize: u32,
         side: u32,
-        mut put: impl FnMut(usize, [u8; 3]),
+        put: impl FnMut(usize, [u8; 3]),
     ) -> Result<(), Unreadable> {
         let turn = Turn::of(pixels.orientation());
         let (width, height) = pixels.span;
@@ -43,7 +43,30 @@ impl Resizer {
             (left, (f64::from(side) * stored / scaled).min(stored - left))
         };
         let ((left, across), (top, down)) = (window(width, turn.flip_x), window(height, turn.flip_y));
+        self.scale_window(pixels, side, (left, top, across, down), put)
+    }
 
+    /// The same with the whole picture, whose two sides are scaled to `side` whatever its shape.
+    pub fn squashed_square(
+        &mut self,
+        pixels: &Pixels,
+        side: u32,
+        put: impl FnMut(usize, [u8; 3]),
+    ) -> Result<(), Unreadable> {
+        let (width, height) = pixels.span;
+        self.scale_window(pixels, side, (0.0, 0.0, width, height), put)
+    }
+
+    /// Scales a window of the stored picture (left, top, width, height) to a square of `side`, and hands out its pixels, upright.
+    fn scale_window(
+        &mut self,
+        pixels: &Pixels,
+        side: u32,
+        (left, top, across, down): (f64, f64, f64, f64),
+        mut put: impl FnMut(usize, [u8; 3]),
+    ) -> Result<(), Unreadable> {
+        let turn = Turn::of(pixels.orientation());
+        let (width, height) = pixels.span;
         let kind = match pixels.channels() {
             1 => PixelType::U8,
             2 => PixelType::U8x2,

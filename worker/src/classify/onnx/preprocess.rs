@@ -1,6 +1,6 @@
 //! From the bytes of an image to the numbers that a model was trained on.
 
-use eirs_platform::settings::{Alpha, Channels, Layout, Model};
+use eirs_platform::settings::{Alpha, Channels, Layout, Model, ResizeMode};
 
 use crate::{
     classify::Failure,
@@ -14,6 +14,7 @@ pub(super) struct Recipe {
     pub(super) side: u32,
     /// The short side before the centre is cut out.
     resize: u32,
+    resize_mode: ResizeMode,
     layout: Layout,
     channels: Channels,
     divide_by: f32,
@@ -31,6 +32,7 @@ impl Recipe {
         Self {
             side,
             resize: if model.resize == 0 { usual } else { model.resize },
+            resize_mode: model.resize_mode,
             layout: model.layout,
             channels: model.channels,
             divide_by: model.divide_by,
@@ -67,10 +69,15 @@ impl Recipe {
             Layout::Nchw => "NCHW",
             Layout::Nhwc => "NHWC",
         };
-        format!(
-            "the short side scaled to {resize} pixels (bilinear, antialiased), the centre of {side} x {side} cut out; \
-             {order}; each pixel (x / {divide_by} - {mean:?}) / {std:?}; {layout}"
-        )
+        let square = match self.resize_mode {
+            ResizeMode::Crop => format!(
+                "the short side scaled to {resize} pixels (bilinear, antialiased), the centre of {side} x {side} cut out"
+            ),
+            ResizeMode::Squash => {
+                format!("both sides scaled to {side} pixels (bilinear, antialiased), whatever the shape")
+            }
+        };
+        format!("{square}; {order}; each pixel (x / {divide_by} - {mean:?}) / {std:?}; {layout}")
     }
 }
 
@@ -98,24 +105,30 @@ impl Preprocess {
     /// Fills `tensor`, of [`Recipe::len`] numbers, from an image file.
     pub(super) fn fill(&mut self, file: &[u8], tensor: &mut [f32]) -> Result<(), Failure> {
         let Self { recipe, table, pixels, resizer } = self;
+        let shortest = match recipe.resize_mode {
+            ResizeMode::Crop => recipe.resize,
+            ResizeMode::Squash => recipe.side,
+        };
         let limits = Limits {
             max_pixels: recipe.max_pixels,
-            scale_to: recipe.scaled_decode.then_some(recipe.resize),
+            scale_to: recipe.scaled_decode.then_some(shortest),
             alpha: recipe.alpha,
         };
         let plane = recipe.side as usize * recipe.side as usize;
         let places: [usize; 3] = std::array::from_fn(|colour| position(recipe.channels, colour));
-        let filled = image::decode(file, limits, pixels).and_then(|()| match recipe.layout {
-            Layout::Nchw => resizer.centre_square(pixels, recipe.resize, recipe.side, |index, pixel| {
-                for colour in 0..3 {
-                    tensor[places[colour] * plane + index] = table[colour][usize::from(pixel[colour])];
-                }
-            }),
-            Layout::Nhwc => resizer.centre_square(pixels, recipe.resize, recipe.side, |index, pixel| {
-                for colour in 0..3 {
-                    tensor[index * 3 + places[colour]] = table[colour][usize::from(pixel[colour])];
-                }
-            }),
+        // How far apart the numbers of a pixel are, and those of two pixels.
+        let (channel, next) = match recipe.layout {
+            Layout::Nchw => (plane, 1),
+            Layout::Nhwc => (1, 3),
+        };
+        let put = |index: usize, pixel: [u8; 3]| {
+            for colour in 0..3 {
+                tensor[places[colour] * channel + index * next] = table[colour][usize::from(pixel[colour])];
+            }
+        };
+        let filled = image::decode(file, limits, pixels).and_then(|()| match recipe.resize_mode {
+            ResizeMode::Crop => resizer.centre_square(pixels, recipe.resize, recipe.side, put),
+            ResizeMode::Squash => resizer.squashed_square(pixels, recipe.side, put),
         });
         pixels.recycle();
         filled.map_err(|error| match error {

@@ -5,7 +5,6 @@
 //! described by the very types that are sent, and examples are made from real values. Paths, parameters and statuses are
 //! written down here, and `cli/tests/service/api.rs` drives the service by them.
 
-mod controller;
 mod images;
 mod operation;
 mod parts;
@@ -28,7 +27,6 @@ use poem_openapi::{
     registry::{MetaApi, Registry},
 };
 
-pub(crate) use self::controller::Written;
 use self::parts::guarded;
 
 const ABOUT: &str = "\

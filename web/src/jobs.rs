@@ -4,7 +4,10 @@
 //! sent is sent by a task of its own, so that a client that leaves takes nothing with it.
 
 mod admission;
+pub(crate) mod arrivals;
 mod eta;
+pub(crate) mod replies;
+mod response_queue;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
@@ -31,15 +34,16 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span};
 
-pub(crate) use self::admission::{Admission, Announced};
+pub(crate) use self::{
+    admission::{Admission, Announced},
+    arrivals::Arrivals,
+    response_queue::ResponseQueue,
+};
 use crate::{
     access::{Allowance, Counted},
-    answer::how_it_ended,
     metrics::{Answered, Metrics},
     problem::Problem,
-    report::Arrivals,
-    responses::ResponseQueue,
-    upload::Image,
+    upload::{Image, how_it_ended},
 };
 
 /// A waiter looks into the store now and then: the answer may have gone to a neighbour that was killed.

@@ -1,170 +1,32 @@
 //! The web server: takes images in, hands them to the queue, and gives their labels back.
 //!
 //! An upload's way: `upload.rs` reads the images out of the request (`upload/body.rs`), `jobs.rs` stores each, registers who waits
-//! for it and sends the job, `replies.rs` receives the answers, and `answer.rs` puts them into words. `live.rs` and `page.rs`
-//! are what people see; what may be asked and answered is described in `api.rs`. Around all of it stands `access.rs`, which
-//! says who may; beside it `admin.rs`, for the operator.
+//! for it and sends the job, `jobs/replies.rs` receives the answers, and `upload/answer.rs` puts them into words. `operator/` is
+//! what people see; what may be asked and answered is described in `api.rs`. Around all of it stands `access.rs`, which says who
+//! may, and under it `listen.rs`, the connections.
 
 mod arguments;
 
+mod app;
 mod routes;
+
+mod spool;
 mod upload;
 
-mod api;
-
-mod erase;
 mod jobs;
-mod replies;
-mod responses;
-mod results;
-
-mod answer;
-mod problem;
-
-mod live;
-mod page;
 
 mod access;
 pub mod listen;
+mod problem;
 mod renewal;
-pub mod tls;
 
-pub mod admin;
-
+mod api;
 mod metrics;
-mod ready;
-mod report;
-mod status;
-mod traced;
-
-use std::{collections::BTreeMap, sync::Arc};
-
-use eirs_platform::{
-    Result, backend::Backend, blobs::embedded::Room, clock::SharedClock, queue::SharedQueue,
-    settings::Settings, version::watch::Versions,
-};
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+mod operator;
 
 pub use access::Access;
-pub use admin::Admin;
+pub use app::App;
 pub use arguments::Arguments;
+pub use listen::{Admin, Tls, tls};
 pub use renewal::keep_renewed;
 pub use routes::{admin_routes, routes};
-pub use tls::Tls;
-
-/// Everything a request may touch. One for each process.
-#[derive(Debug)]
-pub struct App {
-    settings: Settings,
-    clock: SharedClock,
-    jobs: Arc<jobs::Jobs>,
-    versions: Versions,
-    live: live::Live,
-    arrivals: Arc<report::Arrivals>,
-    metrics: Arc<metrics::Metrics>,
-    reach: ready::Reach,
-    dead_letters: metrics::DeadLetters,
-    /// The disk that images are stored on, where that is this machine's.
-    disk: Option<Room>,
-    /// How many uploads may be in hand at once.
-    uploads: Arc<Semaphore>,
-    /// Memory and disk for arriving bodies.
-    room: Arc<upload::Room>,
-    /// Where uploads come encrypted.
-    tls: Option<Arc<Tls>>,
-    /// Told to stop: no new uploads.
-    draining: CancellationToken,
-    /// The time for draining is over: held requests get their 202 now.
-    give_up: CancellationToken,
-    /// The answers for this host.
-    responses: Arc<responses::ResponseQueue>,
-    events: SharedQueue,
-}
-
-impl App {
-    /// Opens what the web server needs of the backend. `draining` is the process's own; `tls` is looked at for `/metrics`;
-    /// `versions` are kept up to date as long as [`run_background`](Self::run_background) runs.
-    pub async fn new(
-        settings: Settings,
-        backend: &Backend,
-        clock: SharedClock,
-        draining: CancellationToken,
-        tls: Option<Arc<Tls>>,
-        versions: Versions,
-    ) -> Result<Arc<Self>> {
-        let mut requests = BTreeMap::new();
-        for model in settings.models.keys() {
-            requests.insert(model.clone(), backend.requests(model).await?);
-        }
-        let metrics = Arc::new(metrics::Metrics::new(settings.models.keys().map(String::as_str)));
-        let dead_letters = metrics::DeadLetters::new(backend.clone(), settings.models.keys().cloned());
-        let arrivals = Arc::new(report::Arrivals::default());
-        let admission = jobs::Admission::new(settings.web.max_backlog, settings.status_file(), clock.clone());
-        let responses = Arc::new(responses::ResponseQueue::open(backend, &settings.web_host()).await?);
-        let web = &settings.web;
-        let room = upload::Room::new(
-            web.upload_memory.as_u64(),
-            web.upload_disk.as_u64(),
-            &settings.upload_folder(),
-            web.max_image.as_u64(),
-        )?;
-        let beside = jobs::Beside {
-            responses: responses.clone(),
-            arrivals: arrivals.clone(),
-            admission: Arc::new(admission),
-            metrics: metrics.clone(),
-            versions: versions.clone(),
-            clock: clock.clone(),
-        };
-        Ok(Arc::new(Self {
-            jobs: Arc::new(jobs::Jobs::new(&settings, backend, requests, beside)),
-            versions,
-            live: live::Live::default(),
-            arrivals,
-            metrics,
-            reach: ready::Reach::default(),
-            dead_letters,
-            disk: backend.room().cloned(),
-            uploads: Arc::new(Semaphore::new(settings.web.max_uploads.min(Semaphore::MAX_PERMITS))),
-            room,
-            tls,
-            draining,
-            give_up: CancellationToken::new(),
-            responses,
-            events: backend.events().await?,
-            settings,
-            clock,
-        }))
-    }
-
-    /// What runs beside the requests: the consumer of answers, the reports to the controller, the looks for those
-    /// who watch, the forgetting of jobs that
-    /// nobody answers. Ends when `stop` is cancelled, and the response queue is closed.
-    pub async fn run_background(self: Arc<Self>, stop: CancellationToken) {
-        tokio::join!(
-            replies::consume(&self, &stop),
-            self.responses.keep(&stop),
-            report::send_reports(&self, &stop),
-            live::keep(&self, &stop),
-            self.jobs.forget_old(&stop),
-            self.versions.keep(&stop, || {})
-        );
-        self.responses.close().await;
-    }
-
-    /// Held requests get their 202 now.
-    pub fn give_up_waiting(&self) {
-        self.give_up.cancel();
-    }
-
-    /// What it does, in a few words.
-    pub fn summary(&self) -> String {
-        format!("{} uploads in hand, {} jobs not answered", self.uploads_in_hand(), self.jobs.waiting())
-    }
-
-    /// Uploads in hand now.
-    pub fn uploads_in_hand(&self) -> usize {
-        self.settings.web.max_uploads - self.uploads.available_permits()
-    }
-}

@@ -2,18 +2,20 @@
 //! what poem's does not have: deadlines for headers and for silence, caps on connections, rest when files run out, and the
 //! patience to let a client read why it was refused.
 
+mod admin;
 mod answering;
 mod arriving;
 mod crowd;
 mod server;
 mod stream;
+pub mod tls;
 
 use std::{net::SocketAddr, path::Path};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 
-pub use self::{crowd::Limits, server::Server};
+pub use self::{admin::Admin, crowd::Limits, server::Server, tls::Tls};
 
 /// Binds an address.
 pub async fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {

@@ -10,11 +10,13 @@ use poem::{
 use crate::{
     App,
     api::{Admin, AdminAtTheDoor, Description, Health, Public, Watch},
-    erase,
-    live::{self, Watchers},
-    page::{self, Half, Home},
+    operator::{
+        live::{self, Watchers},
+        page::{self, Half, Home},
+        ready, status,
+    },
     problem::Problem,
-    ready, results, status, upload,
+    upload::{self, erase, results},
 };
 
 /// What clients see. Where the operator's side has no listener of its own, that as well.

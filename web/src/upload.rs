@@ -1,13 +1,16 @@
 //! `POST /upload`
 
+pub(crate) mod answer;
 mod body;
 mod encoding;
+pub(crate) mod erase;
 mod fields;
 mod form;
 mod image_type;
 mod multipart;
 mod pace;
-mod room;
+pub(crate) mod results;
+pub(crate) mod traced;
 
 use std::{num::IntErrorKind, sync::Arc, time::Duration};
 
@@ -20,19 +23,20 @@ use poem::{Body, Request, Response, handler, web::Data};
 use tokio::time::Instant;
 use tracing::{Instrument, debug_span};
 
-use self::body::{Images, Refused, shown_name};
+use self::{
+    answer::{Answer, Kind, View},
+    body::{Images, Refused, shown_name},
+};
 pub(crate) use self::{
+    answer::{how_it_ended, json},
     body::{FIELDS, Image},
     image_type::TYPES,
-    room::Room,
 };
 use crate::{
     App,
     access::Allowance,
-    answer::{Answer, Kind, View},
     jobs::{Submitted, Ticket, Wanted},
     problem::Problem,
-    traced,
 };
 
 /// How long storing and queueing may take after the client's own wait is over. Only a service that is hardly there takes so long.

@@ -20,10 +20,12 @@ use super::parts::{
     too_often,
 };
 use crate::{
-    answer::{Failed, Finished, Line, Pending, finished},
     problem::Problem,
-    traced,
-    upload::{FIELDS, TYPES},
+    upload::{
+        FIELDS, TYPES,
+        answer::{Failed, Finished, Line, Pending, finished},
+        traced,
+    },
 };
 
 const TAG: &str = "images";

@@ -7,11 +7,12 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use super::{
-    controller::Written,
-    parts::{answer, body, inline, media, operation, path, refusal, storage, text},
+use super::parts::{answer, body, inline, media, operation, path, refusal, storage, text};
+use crate::{
+    metrics::classic,
+    operator::{controller::Written, status::Status},
+    problem::Problem,
 };
-use crate::{metrics::classic, problem::Problem, status::Status};
 
 const TAG: &str = "operation";
 

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    answer::{Failed, Line, Pending},
+    operator::status::Status,
     problem::Problem,
-    status::Status,
+    upload::answer::{Failed, Line, Pending},
 };
 
 fn spec<Api: Listener>() -> Value {

@@ -31,8 +31,8 @@ use super::{
     arriving::Arriving,
     crowd::{Busy, Crowd, Full, Limits, Seat},
     stream::Stream,
+    tls::Tls,
 };
-use crate::Tls;
 
 /// When the system has no more of what a connection takes, accepting rests: it would fail at once again and again.
 const REST: Duration = Duration::from_millis(200);

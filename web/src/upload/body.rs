@@ -13,15 +13,18 @@ use futures::{Stream, StreamExt, stream::BoxStream};
 use poem::http::{HeaderMap, HeaderName, header};
 use sha2::{Digest, Sha256};
 
+use super::answer::UNNAMED;
 use super::{
     encoding::{Encoding, Unpacked},
     fields::Value,
     form::Form,
     multipart::{Event, Part},
     pace::Paced,
-    room::{Held, Room, Whole},
 };
-use crate::{answer::UNNAMED, problem::Problem};
+use crate::{
+    problem::Problem,
+    spool::{Held, Room, Whole},
+};
 
 /// The names under which forms send an image.
 pub(crate) const FIELDS: [&str; 4] = ["myfile", "file", "image", "inputFile"];

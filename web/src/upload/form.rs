@@ -9,9 +9,11 @@ use futures::{StreamExt, stream::BoxStream};
 use super::{
     body::{broken_body, no_room},
     multipart::{Broken, Event, Parser},
-    room::{Room, Taken},
 };
-use crate::problem::Problem;
+use crate::{
+    problem::Problem,
+    spool::{Room, Taken},
+};
 
 pub(super) struct Form {
     body: BoxStream<'static, io::Result<Bytes>>,

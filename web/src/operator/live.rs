@@ -22,7 +22,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::timeline::{Sample, Timeline};
-use crate::{App, problem::Problem, status};
+use super::status;
+use crate::{App, problem::Problem};
 
 /// How soon those who watch see a change.
 const LOOK: Duration = Duration::from_millis(500);

@@ -42,7 +42,7 @@ struct Pool(AtomicU64);
 
 /// Bytes of a pool, which get free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(crate) struct Taken {
     pool: Arc<Pool>,
     bytes: u64,
 }
@@ -62,7 +62,7 @@ impl Taken {
     }
 
     /// Takes so many in all, if there are so many.
-    pub(super) fn set(&mut self, bytes: u64) -> bool {
+    pub(crate) fn set(&mut self, bytes: u64) -> bool {
         if bytes > self.bytes {
             return self.more(bytes - self.bytes);
         }
@@ -99,7 +99,7 @@ impl Room {
     }
 
     /// None of the memory yet, for something else that grows with what arrives.
-    pub(super) fn memory(&self) -> Taken {
+    pub(crate) fn memory(&self) -> Taken {
         Taken::none(&self.memory)
     }
 
@@ -155,7 +155,7 @@ impl Held {
     }
 
     /// Lets go of all of it.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         *self = Self::new(&self.room);
     }
 

@@ -15,14 +15,11 @@ use poem::{
 };
 use tokio::time::Instant;
 
-use crate::{
-    App,
-    access::Allowance,
+use super::{
     answer::{finished, json, pending},
-    jobs::Key,
-    problem::Problem,
-    upload::{model_and_top, named, query, wait},
+    model_and_top, named, query, wait,
 };
+use crate::{App, access::Allowance, jobs::Key, problem::Problem};
 
 /// Whoever asks for a job that is older, and whose queue is empty, is told that it was dropped. A queue of SQS knows within a
 /// minute how much is in it.

@@ -27,7 +27,7 @@ const EXAMPLE: &str = include_str!("controller/example.json");
 pub(crate) struct Written(pub(crate) Value);
 
 impl Written {
-    pub(super) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self(serde_json::from_str(EXAMPLE).expect("the example is JSON"))
     }
 }

@@ -16,7 +16,8 @@ use poem_openapi::Object;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{App, answer::json, api::Written, metrics::classic, problem::Problem, report};
+use super::controller::Written;
+use crate::{App, jobs::arrivals, metrics::classic, problem::Problem, upload::json};
 
 /// The format of metrics that scrapers ask for.
 const OPENMETRICS: &str = "application/openmetrics-text";
@@ -155,7 +156,7 @@ fn is_same_but_for_its_time(one: &Value, other: &Value) -> bool {
 /// The controller looks now, and not at its next tick. What it sees and does is its own affair.
 #[handler]
 pub(crate) async fn doorbell(Data(app): Data<&Arc<App>>) -> Response {
-    match report::ring(app).await {
+    match arrivals::ring(app).await {
         Ok(()) => "the controller was told to look\n".with_status(StatusCode::ACCEPTED).into_response(),
         Err(error) => {
             tracing::error!(%error, "the controller could not be told to look");

@@ -16,21 +16,21 @@ use sha2::{Digest, Sha256};
 use crate::problem::Problem;
 
 const TEXT: &str = "Web Tier is running.";
-const PAGE: &str = include_str!("../page/index.html");
+const PAGE: &str = include_str!("../../page/index.html");
 static ASSETS: [Asset; 10] = [
-    Asset::css("page.css", include_str!("../page/page.css")),
-    Asset::js("page.js", include_str!("../page/page.js")),
-    Asset::js("api.js", include_str!("../page/api.js")),
-    Asset::js("files.js", include_str!("../page/files.js")),
-    Asset::js("uploads.js", include_str!("../page/uploads.js")),
-    Asset::js("save.js", include_str!("../page/save.js")),
-    Asset::js("live.js", include_str!("../page/live.js")),
-    Asset::js("charts.js", include_str!("../page/charts.js")),
-    Asset::js("words.js", include_str!("../page/words.js")),
+    Asset::css("page.css", include_str!("../../page/page.css")),
+    Asset::js("page.js", include_str!("../../page/page.js")),
+    Asset::js("api.js", include_str!("../../page/api.js")),
+    Asset::js("files.js", include_str!("../../page/files.js")),
+    Asset::js("uploads.js", include_str!("../../page/uploads.js")),
+    Asset::js("save.js", include_str!("../../page/save.js")),
+    Asset::js("live.js", include_str!("../../page/live.js")),
+    Asset::js("charts.js", include_str!("../../page/charts.js")),
+    Asset::js("words.js", include_str!("../../page/words.js")),
     Asset {
         name: "icon.svg",
         kind: "image/svg+xml",
-        body: Bytes::from_static(include_bytes!("../page/icon.svg")),
+        body: Bytes::from_static(include_bytes!("../../page/icon.svg")),
     },
 ];
 

@@ -7,12 +7,8 @@ use anyhow::Context;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    App,
-    access::with_headers,
-    admin_routes,
-    listen::{Limits, Server, bind, bound},
-};
+use super::{Limits, Server, bind, bound};
+use crate::{App, access::with_headers, admin_routes};
 
 /// Requests in hand when everything else has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);

@@ -11,7 +11,8 @@ mod tokens;
 
 use std::sync::Arc;
 
-use eirs_platform::settings::Web;
+use chrono::{DateTime, Utc};
+use eirs_platform::{clock::SharedClock, settings::Web};
 use ipnet::IpNet;
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
 
@@ -24,7 +25,7 @@ use self::{
     limits::{Limits, Most},
     tokens::Keyring,
 };
-use crate::{App, problem::Problem, renewal::Renewal};
+use crate::{metrics::Metrics, problem::Problem, renewal::Renewal};
 
 /// What the settings say of access, ready for use.
 #[derive(Debug)]
@@ -55,12 +56,13 @@ impl Access {
     }
 
     /// The routes, for those who may.
-    pub fn guard<E: Endpoint<Output = Response> + 'static>(
+    pub(crate) fn guard<E: Endpoint<Output = Response> + 'static>(
         self: Arc<Self>,
-        app: Arc<App>,
+        clock: SharedClock,
+        metrics: Arc<Metrics>,
         routes: E,
     ) -> impl Endpoint<Output = Response> + 'static {
-        Guarded { access: self, app, routes }
+        Guarded { access: self, clock, metrics, routes }
     }
 
     /// What reads the file of the tokens again when it changes.
@@ -80,7 +82,7 @@ impl Access {
 
     /// Lets the request in and notes what further images of it are counted with, or says why not. The address is counted first,
     /// so that whoever tries tokens is slowed down as well.
-    fn admit(&self, app: &App, request: &mut Request) -> Result<(), Problem> {
+    fn admit(&self, now: DateTime<Utc>, request: &mut Request) -> Result<(), Problem> {
         if is_open(request.uri().path()) {
             return Ok(());
         }
@@ -92,7 +94,7 @@ impl Access {
             self.limits.address(address)?;
         }
         let holder = match &self.keyring {
-            Some(keyring) => match keyring.holder(request.headers(), app.clock.now()) {
+            Some(keyring) => match keyring.holder(request.headers(), now) {
                 Ok(holder) => Some(holder),
                 // Who tries tokens there is slowed down all the same.
                 Err(problem) if !counts => return self.limits.address(address).and(Err(problem)),
@@ -130,7 +132,8 @@ fn is_open(path: &str) -> bool {
 
 struct Guarded<E> {
     access: Arc<Access>,
-    app: Arc<App>,
+    clock: SharedClock,
+    metrics: Arc<Metrics>,
     routes: E,
 }
 
@@ -138,16 +141,16 @@ impl<E: Endpoint<Output = Response>> Endpoint for Guarded<E> {
     type Output = Response;
 
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
-        let Self { access, app, routes } = self;
+        let Self { access, clock, metrics, routes } = self;
         let origin = access.cors.allowed(request.headers());
         let mut response = if origin.is_some() && cors::is_preflight(&request) {
             // Browsers ask this without a token.
             cors::preflight()
         } else {
-            match access.admit(app, &mut request) {
+            match access.admit(clock.now(), &mut request) {
                 Ok(()) => routes.get_response(request).await,
                 Err(problem) => {
-                    app.metrics.turned_away(problem.status);
+                    metrics.turned_away(problem.status);
                     problem.into_response()
                 }
             }

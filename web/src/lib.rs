@@ -25,8 +25,7 @@ mod metrics;
 mod operator;
 
 pub use access::Access;
-pub use app::App;
+pub use app::{App, keep_renewed};
 pub use arguments::Arguments;
 pub use listen::{Admin, Tls, tls};
-pub use renewal::keep_renewed;
 pub use routes::{admin_routes, routes};

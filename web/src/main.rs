@@ -15,7 +15,7 @@ use eirs_platform::{
     version::watch::Versions,
 };
 use eirs_web::{
-    Access, Admin, App, Arguments, Tls, keep_renewed,
+    Access, Admin, App, Arguments, Tls, admin_routes, keep_renewed,
     listen::{self, Limits, Server},
     routes, tls,
 };
@@ -171,9 +171,9 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
     let renewed = tokio::spawn(keep_renewed(door.access.clone(), door.tls.clone(), lifecycle.clone()));
     let admin_stop = CancellationToken::new();
     let limits = Limits::of(&web, files);
-    let admin = admin.map(|admin| admin.serve(app.clone(), limits.clone(), admin_stop.clone()));
-    let stop_accepting = drain(app.clone(), lifecycle, deadline);
-    let routes = door.access.guard(app.clone(), routes(app));
+    let admin = admin.map(|admin| admin.serve(admin_routes(&app), limits.clone(), admin_stop.clone()));
+    let routes = routes(&app, door.access);
+    let stop_accepting = drain(app, lifecycle, deadline);
     let server = Server { name: "the listener for uploads", listener, tls: door.tls, limits, routes };
     server.run(stop_accepting, cut_off).await?;
     renewed.abort();
@@ -192,7 +192,7 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
 /// at the deadline they get their 202.
 async fn drain(app: Arc<App>, lifecycle: Lifecycle, deadline: Duration) {
     lifecycle.drain().cancelled().await;
-    let held = app.uploads_in_hand();
+    let held = app.uploads_in_flight();
     tracing::info!(held, "draining: no new uploads; {held} held requests may go on for {deadline:?}");
     tokio::spawn(async move {
         tokio::time::sleep(deadline).await;

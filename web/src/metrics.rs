@@ -16,7 +16,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use eirs_platform::blobs::embedded::RoomSeen;
+use eirs_platform::{blobs::embedded::RoomSeen, job::Outcome};
 use poem::http::StatusCode;
 use prometheus_client::{
     collector::Collector,
@@ -206,6 +206,18 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text
+    }
+}
+
+impl Answered {
+    /// How a job ended.
+    pub(crate) fn of(outcome: &Outcome, is_cached: bool) -> Self {
+        match outcome {
+            Outcome::Classified { .. } if is_cached => Self::Cached,
+            Outcome::Classified { .. } => Self::Classified,
+            Outcome::Rejected { .. } => Self::Rejected,
+            Outcome::GaveUp { .. } => Self::Failed,
+        }
     }
 }
 

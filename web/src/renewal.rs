@@ -12,18 +12,19 @@ use eirs_platform::{lifecycle::Lifecycle, state_folder::Stamp};
 use futures::future::BoxFuture;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::{Access, Tls};
-
 /// How often the files are looked at. A change of a certificate is two files, and a look that finds them as the last one did
 /// takes them up: so a change counts within two of these.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often addresses that are as good as new are forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// Looks at the files until it is dropped; at once when the process is told to reload.
-pub async fn keep_renewed(access: Arc<Access>, tls: Option<Arc<Tls>>, lifecycle: Lifecycle) {
-    let mut renewals: Vec<_> = access.renewal().into_iter().chain(tls.map(|tls| tls.renewal())).collect();
-    if renewals.is_empty() && !access.counts_addresses() {
+/// Looks at the files until it is dropped; at once when the process is told to reload. `sweep` is called now and then.
+pub(crate) async fn keep(
+    mut renewals: Vec<Box<dyn Renewal>>,
+    sweep: Option<impl Fn()>,
+    lifecycle: Lifecycle,
+) {
+    if renewals.is_empty() && sweep.is_none() {
         // An idle service has nothing to wake up for.
         return;
     }
@@ -38,8 +39,10 @@ pub async fn keep_renewed(access: Arc<Access>, tls: Option<Arc<Tls>>, lifecycle:
         for renewal in &mut renewals {
             renewal.look(is_told).await;
         }
-        if swept.elapsed() >= SWEEP {
-            access.sweep();
+        if let Some(sweep) = &sweep
+            && swept.elapsed() >= SWEEP
+        {
+            sweep();
             swept = Instant::now();
         }
     }

@@ -8,7 +8,7 @@ use poem::{
 };
 
 use crate::{
-    App,
+    Access, App,
     api::{Admin, AdminAtTheDoor, Description, Health, Public, Watch},
     operator::{
         live::{self, Watchers},
@@ -19,11 +19,11 @@ use crate::{
     upload::{self, erase, results},
 };
 
-/// What clients see. Where the operator's side has no listener of its own, that as well.
-pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    let is_live = app.settings.web.is_live_for_everybody();
-    let is_apart = app.settings.web.admin_listen.is_some();
-    let routes = with_page(Route::new(), &app, if is_live { Half::Both } else { Half::Uploads })
+/// What clients see, if `access` lets them. Where the operator's side has no listener of its own, that as well.
+pub fn routes(app: &App, access: Arc<Access>) -> impl Endpoint<Output = Response> + use<> + 'static {
+    let is_live = app.uploads.settings.web.is_live_for_everybody();
+    let is_apart = app.uploads.settings.web.admin_listen.is_some();
+    let routes = with_page(Route::new(), app, if is_live { Half::Both } else { Half::Uploads })
         .at("/upload", post(upload::upload))
         .at("/results/:id", get_or_delete(results::result, erase::erase))
         .at("/livez", get(ready::livez))
@@ -38,12 +38,12 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
             described(with_admin(routes), &Description::of::<(Public, Watch, AdminAtTheDoor, Health)>())
         }
     };
-    with_problems(routes, app)
+    access.guard(app.uploads.clock.clone(), app.metrics.clone(), with_problems(routes, app))
 }
 
 /// What the operator sees.
-pub fn admin_routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    let routes = with_page(Route::new(), &app, Half::Live)
+pub fn admin_routes(app: &App) -> impl Endpoint<Output = Response> + use<> + 'static {
+    let routes = with_page(Route::new(), app, Half::Live)
         .at("/events", get(live::events.data(Watchers::Operator)))
         .at("/livez", get(ready::livez))
         .at("/readyz", get(ready::readyz));
@@ -52,7 +52,7 @@ pub fn admin_routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static
 
 fn with_page(routes: Route, app: &App, half: Half) -> Route {
     let models: Vec<_> = app.jobs.models().collect();
-    let home = Home::new(half, &models, app.settings.web.max_image.as_u64());
+    let home = Home::new(half, &models, app.uploads.settings.web.max_image.as_u64());
     routes.at("/", get(page::home.data(home))).at("/assets/:name", get(page::file))
 }
 
@@ -67,17 +67,18 @@ fn described(routes: Route, description: &Description) -> Route {
     routes.at("/openapi.json", get(description.json())).at("/docs", get(description.page()))
 }
 
-fn with_problems(routes: Route, app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    let counting = app.clone();
+fn with_problems(routes: Route, app: &App) -> impl Endpoint<Output = Response> + use<> + 'static {
+    let counting = app.metrics.clone();
     routes
-        .data(app)
+        .data(app.uploads.clone())
+        .data(app.operator.clone())
         .catch_error(|_: NotFoundError| async {
             Problem::not_found("there is nothing at this address").into_response()
         })
         .map_to_response()
         .after(move |answered: poem::Result<Response>| {
             let status = answered.as_ref().map_or_else(|error| error.status(), Response::status);
-            counting.metrics.responded(status.as_u16());
+            counting.responded(status.as_u16());
             std::future::ready(answered)
         })
 }

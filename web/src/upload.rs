@@ -9,40 +9,95 @@ mod form;
 mod image_type;
 mod multipart;
 mod pace;
+mod query;
 pub(crate) mod results;
 pub(crate) mod traced;
 
-use std::{num::IntErrorKind, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use eirs_platform::{
-    settings::{Model, units},
+    clock::SharedClock,
+    settings::Settings,
     trace::{Scope, TARGET},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use poem::{Body, Request, Response, handler, web::Data};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span};
 
+pub(crate) use self::{answer::json, body::FIELDS, image_type::TYPES};
 use self::{
     answer::{Answer, Kind, View},
-    body::{Images, Refused, shown_name},
-};
-pub(crate) use self::{
-    answer::{how_it_ended, json},
-    body::{FIELDS, Image},
-    image_type::TYPES,
+    body::{Images, Refused},
+    query::{model_and_top, query, switch, wait},
 };
 use crate::{
-    App,
     access::Allowance,
-    jobs::{Submitted, Ticket, Wanted},
+    jobs::{Image, Jobs, Submitted, Ticket, Wanted},
+    metrics::Metrics,
     problem::Problem,
+    spool::Room,
 };
 
 /// How long storing and queueing may take after the client's own wait is over. Only a service that is hardly there takes so long.
 const QUEUEING: Duration = Duration::from_secs(30);
 /// How many images of one upload may be on their way to the store while the next one is read.
 const ON_THEIR_WAY: usize = 16;
+
+/// What uploads share, and those who ask for their results.
+#[derive(Debug)]
+pub(crate) struct Uploads {
+    pub(crate) settings: Settings,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: SharedClock,
+    /// How many may be in flight at once.
+    places: Arc<Semaphore>,
+    /// Memory and disk for arriving bodies.
+    room: Arc<Room>,
+    /// Told to stop: no new uploads.
+    draining: CancellationToken,
+    /// The time for draining is over: held requests get their 202 now.
+    give_up: CancellationToken,
+}
+
+impl Uploads {
+    /// It makes the folder for arriving bodies if there is none. `draining` is the process's own.
+    pub(crate) fn new(
+        settings: Settings,
+        jobs: Arc<Jobs>,
+        metrics: Arc<Metrics>,
+        clock: SharedClock,
+        draining: CancellationToken,
+    ) -> eirs_platform::Result<Self> {
+        let web = &settings.web;
+        let room = Room::new(
+            web.upload_memory.as_u64(),
+            web.upload_disk.as_u64(),
+            &settings.upload_folder(),
+            web.max_image.as_u64(),
+        )?;
+        let places = Arc::new(Semaphore::new(web.max_uploads.min(Semaphore::MAX_PERMITS)));
+        let give_up = CancellationToken::new();
+        Ok(Self { settings, jobs, metrics, clock, places, room, draining, give_up })
+    }
+
+    /// Held requests get their 202 now.
+    pub(crate) fn give_up_waiting(&self) {
+        self.give_up.cancel();
+    }
+
+    /// Told to stop: no new uploads are taken.
+    pub(crate) fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+
+    /// Uploads in flight now.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.settings.web.max_uploads - self.places.available_permits()
+    }
+}
 
 /// What the client asks for beside the image.
 #[derive(Debug, Clone)]
@@ -59,24 +114,26 @@ struct Wishes {
 
 /// Takes one image or several, and answers with labels, or with where they will be.
 #[handler]
-pub(crate) async fn upload(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Response {
+pub(crate) async fn upload(request: &Request, body: Body, Data(uploads): Data<&Arc<Uploads>>) -> Response {
     let began = Instant::now();
-    let _in_hand = InHand::new(app, began);
+    let _in_hand = InHand::new(uploads, began);
     let scope = traced::upload(request);
-    let response = match scope.run(take(request, body, app, began, &scope)).await {
+    let response = match scope.run(take(request, body, uploads, began, &scope)).await {
         Ok(response) => response,
-        Err(problem) => refuse(app, "image".to_owned(), problem).into_response(View { json: true, top: 1 }),
+        Err(problem) => {
+            refuse(uploads, "image".to_owned(), problem).into_response(View { json: true, top: 1 })
+        }
     };
     traced::answered(&scope, response)
 }
 
 /// Counts an upload for as long as it is in hand, also where the client leaves and nobody comes back here.
-struct InHand<'a>(&'a App, Instant);
+struct InHand<'a>(&'a Uploads, Instant);
 
 impl<'a> InHand<'a> {
-    fn new(app: &'a App, began: Instant) -> Self {
-        app.metrics.in_hand.inc();
-        Self(app, began)
+    fn new(uploads: &'a Uploads, began: Instant) -> Self {
+        uploads.metrics.in_hand.inc();
+        Self(uploads, began)
     }
 }
 
@@ -90,40 +147,40 @@ impl Drop for InHand<'_> {
 async fn take(
     request: &Request,
     body: Body,
-    app: &Arc<App>,
+    uploads: &Arc<Uploads>,
     began: Instant,
     scope: &Scope,
 ) -> Result<Response, Problem> {
-    if app.draining.is_cancelled() {
+    if uploads.draining.is_cancelled() {
         return Err(Problem::draining());
     }
     let allowance = request.extensions().get::<Allowance>();
     let uploading = allowance.map(Allowance::upload).transpose()?;
     let all = || Problem::too_many_uploads("this server");
-    let permit = (app.uploads.clone().try_acquire_owned().map_err(|_| all())?, uploading);
-    let wishes = wishes(request, app, began, scope)?;
+    let permit = (uploads.places.clone().try_acquire_owned().map_err(|_| all())?, uploading);
+    let wishes = wishes(request, uploads, began, scope)?;
     let bare_name = query(request, "name");
     let stream = body.into_bytes_stream();
-    let mut images = Images::of(stream, request.headers(), bare_name, &app.settings.web, &app.room)?;
+    let mut images = Images::of(stream, request.headers(), bare_name, &uploads.settings.web, &uploads.room)?;
 
     let mut begun: Vec<Begun> = Vec::new();
     while let Some(image) = images.next().instrument(debug_span!(target: TARGET, "read")).await? {
-        if begun.len() == app.settings.web.max_images_per_upload {
+        if begun.len() == uploads.settings.web.max_images_per_upload {
             let detail =
-                format!("an upload may hold at most {} images", app.settings.web.max_images_per_upload);
+                format!("an upload may hold at most {} images", uploads.settings.web.max_images_per_upload);
             return Err(Problem::too_large(detail));
         }
         // A client that sends faster than the store takes is read as fast as that, and fills no memory here.
         if let Some(Begun::Waits(_, ticket)) =
             begun.len().checked_sub(ON_THEIR_WAY).and_then(|n| begun.get_mut(n))
         {
-            let _reported_later = tokio::time::timeout(QUEUEING, app.jobs.wait_until_sent(ticket)).await;
+            let _reported_later = tokio::time::timeout(QUEUEING, uploads.jobs.wait_until_sent(ticket)).await;
         }
         // The first one was counted with the request.
         let further = if begun.is_empty() { None } else { allowance };
         begun.push(match further.map_or(Ok(()), Allowance::further_image) {
-            Ok(()) => begin(app, image, &wishes).await,
-            Err(problem) => Begun::Answered(refuse(app, name_of(image), problem)),
+            Ok(()) => begin(uploads, image, &wishes).await,
+            Err(problem) => Begun::Answered(refuse(uploads, name_of(image), problem)),
         });
     }
     let none = images.none();
@@ -133,17 +190,17 @@ async fn take(
         0 => Err(none),
         1 => {
             let begun = begun.pop().ok_or(none)?;
-            Ok(end(app, begun, &wishes).await.into_response(wishes.view))
+            Ok(end(uploads, begun, &wishes).await.into_response(wishes.view))
         }
         _ => {
             let ending: FuturesUnordered<_> = begun
                 .into_iter()
                 .map(|begun| {
-                    let (app, wishes) = (app.clone(), wishes.clone());
+                    let (uploads, wishes) = (uploads.clone(), wishes.clone());
                     async move {
                         // This goes on when the function has returned.
                         let scope = wishes.scope.clone();
-                        scope.run(end(&app, begun, &wishes)).await.into_line(wishes.view)
+                        scope.run(end(&uploads, begun, &wishes)).await.into_line(wishes.view)
                     }
                 })
                 .collect();
@@ -168,52 +225,52 @@ enum Begun {
 }
 
 /// Stores and sends one image, if it is one and there is room for it.
-async fn begin(app: &Arc<App>, image: Result<Image, Refused>, wishes: &Wishes) -> Begun {
+async fn begin(uploads: &Arc<Uploads>, image: Result<Image, Refused>, wishes: &Wishes) -> Begun {
     let image = match image {
         Ok(image) => image,
-        Err(Refused { name, problem }) => return Begun::Answered(refuse(app, name, problem)),
+        Err(Refused { name, problem }) => return Begun::Answered(refuse(uploads, name, problem)),
     };
-    app.metrics.image_bytes.inc_by(image.content.len());
+    uploads.metrics.image_bytes.inc_by(image.content.len());
     let name = image.name.clone();
-    match submit(app, image, wishes).await {
+    match submit(uploads, image, wishes).await {
         Ok(Submitted::Known(reply)) => {
             let answer =
                 Answer { name, kind: Kind::Ended { reply, cached: true, total_ms: wishes.elapsed_ms() } };
-            told(app, &answer, wishes);
+            told(uploads, &answer, wishes);
             Begun::Answered(answer)
         }
         Ok(Submitted::Waits(ticket)) => {
-            if ticket.first { &app.metrics.jobs_sent } else { &app.metrics.coalesced }.inc();
+            if ticket.first { &uploads.metrics.jobs_sent } else { &uploads.metrics.coalesced }.inc();
             Begun::Waits(name, ticket)
         }
-        Err(problem) => Begun::Answered(refuse(app, name, problem)),
+        Err(problem) => Begun::Answered(refuse(uploads, name, problem)),
     }
 }
 
 /// What is known needs no room in the queue, and is answered however full that is.
-async fn submit(app: &Arc<App>, image: Image, wishes: &Wishes) -> Result<Submitted, Problem> {
+async fn submit(uploads: &Arc<Uploads>, image: Image, wishes: &Wishes) -> Result<Submitted, Problem> {
     let id = image.id;
     let logged = |error: eirs_platform::Error| {
         tracing::error!(%id, %error, "an image could not be taken");
         Problem::backend(&error)
     };
     let (model, queue) =
-        app.jobs.model(&wishes.model).ok_or_else(|| Problem::not_found("there is no such model"))?;
+        uploads.jobs.model(&wishes.model).ok_or_else(|| Problem::not_found("there is no such model"))?;
     let wanted = Wanted { model, fresh: wishes.fresh };
     let looking = debug_span!(target: TARGET, "look", image.id = %id);
-    let found = app.jobs.find(id, &wanted).instrument(looking).await;
+    let found = uploads.jobs.find(id, &wanted).instrument(looking).await;
     if let Some(known) = found.map_err(logged)? {
         if let Submitted::Waits(ticket) = &known {
-            app.jobs.keep_whole(ticket, image).await.map_err(logged)?;
+            uploads.jobs.keep_whole(ticket, image).await.map_err(logged)?;
         }
         return Ok(known);
     }
-    let admitted = app.jobs.admit(&wanted.model, queue, wishes.client.as_ref()).await?;
-    Ok(Submitted::Waits(app.jobs.send(image, &wanted, admitted, &wishes.scope)))
+    let admitted = uploads.jobs.admit(&wanted.model, queue, wishes.client.as_ref()).await?;
+    Ok(Submitted::Waits(uploads.jobs.send(image, &wanted, admitted, &wishes.scope)))
 }
 
 /// Waits for the label as long as the client wants to, and at most until this server stops.
-async fn end(app: &App, begun: Begun, wishes: &Wishes) -> Answer {
+async fn end(uploads: &Uploads, begun: Begun, wishes: &Wishes) -> Answer {
     let (name, mut ticket) = match begun {
         Begun::Answered(answer) => return answer,
         Begun::Waits(name, ticket) => (name, ticket),
@@ -221,19 +278,19 @@ async fn end(app: &App, begun: Begun, wishes: &Wishes) -> Answer {
     let until = async {
         tokio::select! {
             () = tokio::time::sleep_until(wishes.began + wishes.wait) => {}
-            () = app.give_up.cancelled() => {}
+            () = uploads.give_up.cancelled() => {}
         }
     };
     let waiting = debug_span!(target: TARGET, "wait", image.id = %ticket.key.0, joined = !ticket.first);
-    let ended = app.jobs.wait(&mut ticket, until).instrument(waiting).await;
+    let ended = uploads.jobs.wait(&mut ticket, until).instrument(waiting).await;
     let kind = match ended {
         Some(Ok(reply)) => Kind::Ended { reply, cached: false, total_ms: wishes.elapsed_ms() },
         Some(Err(error)) => Kind::Refused(Problem::backend(&error)),
         // A 202 is a promise: it is given when the job is in the queue.
-        None => match tokio::time::timeout(QUEUEING, app.jobs.wait_until_sent(&mut ticket)).await {
+        None => match tokio::time::timeout(QUEUEING, uploads.jobs.wait_until_sent(&mut ticket)).await {
             Err(_late) => Kind::Refused(Problem::not_queued()),
             Ok(Ok(())) => {
-                let retry_after_s = app.jobs.retry_after_s(&ticket.key).await;
+                let retry_after_s = uploads.jobs.retry_after_s(&ticket.key).await;
                 let (id, model) = ticket.key;
                 Kind::Pending { id, model, retry_after_s }
             }
@@ -241,20 +298,20 @@ async fn end(app: &App, begun: Begun, wishes: &Wishes) -> Answer {
         },
     };
     let answer = Answer { name, kind };
-    told(app, &answer, wishes);
+    told(uploads, &answer, wishes);
     answer
 }
 
 /// Counts and logs what is said of an image that could be taken.
-fn told(app: &App, answer: &Answer, wishes: &Wishes) {
+fn told(uploads: &Uploads, answer: &Answer, wishes: &Wishes) {
     let answered = answer.answered();
     // Of one that is under way it is counted later how it ended.
     let is_counted_later = match &answer.kind {
-        Kind::Pending { id, model, .. } => app.jobs.promise(&(*id, model.clone())),
+        Kind::Pending { id, model, .. } => uploads.jobs.promise(&(*id, model.clone())),
         Kind::Ended { .. } | Kind::Refused(_) => false,
     };
     if !is_counted_later {
-        app.metrics.answered(answered);
+        uploads.metrics.answered(answered);
     }
     if let Some(id) = answer.id() {
         let total_ms = wishes.elapsed_ms();
@@ -263,16 +320,16 @@ fn told(app: &App, answer: &Answer, wishes: &Wishes) {
     }
 }
 
-fn refuse(app: &App, name: String, problem: Problem) -> Answer {
+fn refuse(uploads: &Uploads, name: String, problem: Problem) -> Answer {
     let answer = Answer { name, kind: Kind::Refused(problem) };
-    app.metrics.answered(answer.answered());
+    uploads.metrics.answered(answer.answered());
     answer
 }
 
-fn wishes(request: &Request, app: &App, began: Instant, scope: &Scope) -> Result<Wishes, Problem> {
-    let web = &app.settings.web;
+fn wishes(request: &Request, uploads: &Uploads, began: Instant, scope: &Scope) -> Result<Wishes, Problem> {
+    let web = &uploads.settings.web;
     let wait = wait(request, web.wait, web.max_wait)?;
-    let (model, top) = model_and_top(request, app)?;
+    let (model, top) = model_and_top(request, uploads)?;
     let fresh = query(request, "fresh").map_or(Some(false), |text| switch(&text));
     let fresh = fresh.ok_or_else(|| Problem::bad_request("fresh: should be 1 or 0, like `?fresh=1`"))?;
     let accept = request.header("accept").unwrap_or_default();
@@ -281,86 +338,8 @@ fn wishes(request: &Request, app: &App, began: Instant, scope: &Scope) -> Result
     Ok(Wishes { began, wait, model, fresh, view: View { json, top }, scope: scope.clone(), client })
 }
 
-/// `?wait=`, within the longest one.
-pub(crate) fn wait(request: &Request, unless_said: Duration, longest: Duration) -> Result<Duration, Problem> {
-    let Some(text) = query(request, "wait") else { return Ok(unless_said) };
-    let wait = wait_of(&text).map_err(|why| Problem::bad_request(format!("wait: {why}")))?;
-    Ok(wait.min(longest))
-}
-
-/// The name that the client says the image has (`?name=`).
-pub(crate) fn named(request: &Request) -> String {
-    shown_name(query(request, "name").as_deref())
-}
-
-/// `?model=` and `?top=`, which results know, too.
-pub(crate) fn model_and_top(request: &Request, app: &App) -> Result<(Arc<str>, usize), Problem> {
-    let name = query(request, "model").unwrap_or_else(|| Model::DEFAULT.to_owned());
-    let Some((model, _)) = app.jobs.model(&name) else {
-        let known: Vec<_> = app.jobs.models().collect();
-        let detail = format!("there is no model `{}`; there is {}", name.escape_debug(), known.join(", "));
-        return Err(Problem::not_found(detail));
-    };
-    let top = query(request, "top").map_or(Some(usize::MAX), |text| top_of(&text));
-    match top {
-        Some(top) => Ok((model, top)),
-        None => Err(Problem::bad_request("top: should be a number from 1 on, like `?top=3`")),
-    }
-}
-
-/// A parameter that is on or off; one without a value is on.
-fn switch(text: &str) -> Option<bool> {
-    match text {
-        "" | "1" | "true" => Some(true),
-        "0" | "false" => Some(false),
-        _ => None,
-    }
-}
-
-/// A number of guesses. One that is larger than any list means all of them, however large it is.
-fn top_of(text: &str) -> Option<usize> {
-    match text.parse() {
-        Ok(top) => Some(top).filter(|top| *top >= 1),
-        Err(error) => (*error.kind() == IntErrorKind::PosOverflow).then_some(usize::MAX),
-    }
-}
-
-/// A time to wait, `60s` or `1m`; a bare number is seconds, as in `Retry-After`.
-fn wait_of(text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_secs).or_else(|_| units::duration::parse(text))
-}
-
-/// A parameter of the query; one that is there several times counts as its first.
-pub(crate) fn query(request: &Request, name: &str) -> Option<String> {
-    let pairs: Vec<(String, String)> = request.params().unwrap_or_default();
-    pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
-}
-
 impl Wishes {
     fn elapsed_ms(&self) -> f64 {
         self.began.elapsed().as_secs_f64() * 1e3
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_are_durations_or_seconds() {
-        assert_eq!(wait_of("60s"), Ok(Duration::from_secs(60)));
-        assert_eq!(wait_of("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(wait_of("0"), Ok(Duration::ZERO));
-        assert_eq!(wait_of("5"), Ok(Duration::from_secs(5)));
-        assert!(wait_of("-1").is_err() && wait_of("soon").is_err() && wait_of("").is_err());
-    }
-
-    #[test]
-    fn a_number_of_guesses_is_at_least_one_and_as_large_as_one_likes() {
-        assert_eq!((top_of("1"), top_of("3")), (Some(1), Some(3)));
-        assert_eq!(top_of("726328847470390673408"), Some(usize::MAX));
-        for text in ["0", "-1", "2.5", "", "many", "-726328847470390673408"] {
-            assert_eq!(top_of(text), None, "{text}");
-        }
     }
 }

@@ -18,7 +18,7 @@ fn the_target_starts_a_service_that_classifies_and_everybody_says_what_it_does()
     assert_eq!(answer.json()["label"], "heart", "{answer:?}");
     machine.systemctl(&["start", "eirs-worker"]);
     for (unit, status) in [
-        ("eirs-web", ": 0 uploads in hand, 0 jobs not answered"),
+        ("eirs-web", ": 0 uploads in flight, 0 jobs not answered"),
         ("eirs-controller", "default: 0 jobs, "),
         ("eirs-worker", "0 jobs held, 0 done, rten"),
     ] {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    operator::status::Status,
+    operator::{controller::Written, status::Status},
     problem::Problem,
     upload::answer::{Failed, Line, Pending},
 };

@@ -3,19 +3,19 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 use eirs_platform::{
     Result,
+    clock::SharedClock,
     job::{self, Event, WebReport},
+    queue::SharedQueue,
 };
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
-
-use crate::App;
 
 const EVERY: Duration = Duration::from_secs(10);
 /// After so long without an arrival, the next one rings.
@@ -93,40 +93,53 @@ impl Arrivals {
     }
 }
 
-/// Runs until `stop`. Where nothing arrives, nothing is sent.
-pub(crate) async fn send_reports(app: &App, stop: &CancellationToken) {
-    app.arrivals.begin(app.clock.now());
-    let mut next = Instant::now() + EVERY;
-    loop {
-        let doorbell = tokio::select! {
-            () = app.arrivals.doorbell.notified() => true,
-            () = tokio::time::sleep_until(next) => false,
-            () = stop.cancelled() => return,
-        };
-        let now = app.clock.now();
-        let counts = app.arrivals.take(now);
-        next = Instant::now() + EVERY;
-        if counts.arrivals.is_empty() {
-            continue;
-        }
-        if let Err(error) = send(app, counts, now, doorbell).await {
-            tracing::warn!(%error, "the controller could not be told of arrivals; its next tick sees them in the queue");
+/// Tells the controller of them.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    pub(crate) arrivals: Arc<Arrivals>,
+    /// What the controller reads.
+    pub(crate) events: SharedQueue,
+    /// The name of this host.
+    pub(crate) host: String,
+    pub(crate) clock: SharedClock,
+}
+
+impl Reporter {
+    /// Runs until `stop`. Where nothing arrives, nothing is sent.
+    pub(crate) async fn keep(&self, stop: &CancellationToken) {
+        self.arrivals.begin(self.clock.now());
+        let mut next = Instant::now() + EVERY;
+        loop {
+            let doorbell = tokio::select! {
+                () = self.arrivals.doorbell.notified() => true,
+                () = tokio::time::sleep_until(next) => false,
+                () = stop.cancelled() => return,
+            };
+            let now = self.clock.now();
+            let counts = self.arrivals.take(now);
+            next = Instant::now() + EVERY;
+            if counts.arrivals.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.send(counts, now, doorbell).await {
+                tracing::warn!(%error, "the controller could not be told of arrivals; its next tick sees them in the queue");
+            }
         }
     }
-}
 
-/// Has the controller look now, because an operator says so.
-pub(crate) async fn ring(app: &App) -> Result<()> {
-    let now = app.clock.now();
-    send(app, app.arrivals.take(now), now, true).await
-}
+    /// Has the controller look now, because an operator says so.
+    pub(crate) async fn ring(&self) -> Result<()> {
+        let now = self.clock.now();
+        self.send(self.arrivals.take(now), now, true).await
+    }
 
-async fn send(app: &App, counts: Counts, at: DateTime<Utc>, doorbell: bool) -> Result<()> {
-    let Counts { since, arrivals } = counts.clone();
-    let host = app.settings.web_host();
-    let report = Event::Web(WebReport { v: job::VERSION, host, arrivals, doorbell, since, at });
-    let sent = app.events.send(vec![job::encode(&report)]).await;
-    sent.inspect_err(|_not_sent| app.arrivals.put_back(counts))
+    async fn send(&self, counts: Counts, at: DateTime<Utc>, doorbell: bool) -> Result<()> {
+        let Counts { since, arrivals } = counts.clone();
+        let host = self.host.clone();
+        let report = Event::Web(WebReport { v: job::VERSION, host, arrivals, doorbell, since, at });
+        let sent = self.events.send(vec![job::encode(&report)]).await;
+        sent.inspect_err(|_not_sent| self.arrivals.put_back(counts))
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Receives the workers' answers for this host and tells who waits.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use eirs_platform::{
     backoff::Backoff,
@@ -9,7 +9,8 @@ use eirs_platform::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::App;
+use super::{Jobs, Key, Progress, set};
+use crate::metrics::Answered;
 
 /// Answers that are taken from the queue at once.
 const BATCH: usize = 128;
@@ -17,10 +18,10 @@ const BATCH: usize = 128;
 const POLL: Duration = Duration::from_secs(20);
 
 /// Runs until `stop`.
-pub(crate) async fn consume(app: &App, stop: &CancellationToken) {
+pub(crate) async fn consume(jobs: &Jobs, stop: &CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     while !stop.is_cancelled() {
-        let responses = app.responses.current().queue;
+        let responses = jobs.beside.responses.current().queue;
         // Dropped at the end: nobody waits for what a poll under way may still bring.
         let received = stop.run_until_cancelled(responses.receive_unless(stop, BATCH, POLL)).await;
         match received.unwrap_or(Ok(Vec::new())) {
@@ -29,7 +30,7 @@ pub(crate) async fn consume(app: &App, stop: &CancellationToken) {
                 let mut receipts = Vec::with_capacity(deliveries.len());
                 for delivery in deliveries {
                     receipts.push(delivery.receipt);
-                    answer(app, &delivery.body);
+                    answer(jobs, &delivery.body);
                 }
                 if !receipts.is_empty() {
                     // An ack that fails costs a second look at an answer, which does no harm.
@@ -37,7 +38,7 @@ pub(crate) async fn consume(app: &App, stop: &CancellationToken) {
                 }
             }
             Err(error) if error.is_missing() => {
-                if let Err(error) = app.responses.reopen().await {
+                if let Err(error) = jobs.beside.responses.reopen().await {
                     tracing::warn!(%error, "the response queue is gone and could not be made anew");
                     backoff.wait().await;
                 }
@@ -50,24 +51,85 @@ pub(crate) async fn consume(app: &App, stop: &CancellationToken) {
     }
 }
 
-fn answer(app: &App, body: &[u8]) {
+fn answer(jobs: &Jobs, body: &[u8]) {
     match job::decode::<Reply>(body) {
         Ok(reply) => {
-            app.metrics.replies.inc();
+            jobs.beside.metrics.replies.inc();
             // A job that was given up was with nobody when that was said.
             let is_done = !matches!(reply.outcome, Outcome::GaveUp { .. });
-            if is_done && app.jobs.model(&reply.model).is_some() {
-                app.metrics.replied(&reply.model, reply.queued_ms, reply.classify_ms);
+            if is_done && jobs.model(&reply.model).is_some() {
+                jobs.beside.metrics.replied(&reply.model, reply.queued_ms, reply.classify_ms);
             }
             let (id, trace) = (reply.id, reply.trace.clone());
             if let Some(trace) = &trace {
-                trace.add_past_span("answer", reply.at, app.clock.now(), &id.to_string());
+                trace.add_past_span("answer", reply.at, jobs.beside.clock.now(), &id.to_string());
             }
-            if !app.jobs.answered(reply) {
+            if !jobs.answered(reply) {
                 let trace_id = trace.as_ref().map(TraceContext::trace_id);
                 tracing::debug!(%id, trace_id, "an answer nobody here waits for");
             }
         }
         Err(error) => tracing::error!(%error, "an answer that cannot be read was dropped"),
+    }
+}
+
+impl Jobs {
+    /// A worker's answer has come: everybody who waits for it is told. Answers whether anybody could have.
+    ///
+    /// It may be of another version than the one in force: of a worker that has not been replaced yet, or of one elsewhere. It says
+    /// so, and is no answer to the next upload.
+    pub(crate) fn answered(&self, reply: Reply) -> bool {
+        self.beside.versions.learn(&reply.model, &reply.version);
+        self.tell_of_other_version(&reply);
+        let key: Key = (reply.id, reply.model.as_str().into());
+        let reply = self.remember(&key, reply);
+        let job = {
+            let mut in_flight = self.lock();
+            let job = in_flight.remove(&key);
+            if job.as_ref().is_some_and(|job| job.is_erased) {
+                set(&self.erasing).insert(key.clone());
+            }
+            job
+        };
+        if job.is_some() {
+            // One that was given up says nothing of how long the next one takes.
+            let is_done = reply.is_final();
+            self.beside.admission.ended(&key.1, is_done.then_some(reply.classify_ms / 1e3));
+        }
+        for _ in 0..job.as_ref().map_or(0, |job| job.promised) {
+            self.beside.metrics.answered(Answered::of(&reply.outcome, false));
+        }
+        if job.as_ref().is_some_and(|job| job.is_erased) {
+            self.cache.remove(&key);
+            let (results, erasing) = (self.results.clone(), self.erasing.clone());
+            let result_key = key.0.result_key(&key.1, &reply.version);
+            tokio::spawn(async move {
+                if let Err(error) = results.delete(&result_key).await {
+                    tracing::error!(%error, "{result_key} should be erased and is still there");
+                }
+                set(&erasing).remove(&key);
+            });
+        }
+        job.map(|job| job.progress.send_replace(Progress::Done(reply))).is_some()
+    }
+
+    /// For some seconds after a change this is as it should be. Later it means that what workers load is not what is here.
+    fn tell_of_other_version(&self, reply: &Reply) {
+        let Some(in_force) = self.beside.versions.current(&reply.model) else { return };
+        if *in_force == *reply.version {
+            return;
+        }
+        let (model, version) = (reply.model.clone(), reply.version.clone());
+        let mut told = self.other_versions.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert((model, version)) {
+            let Reply { worker, model, version, .. } = reply;
+            tracing::info!(
+                worker,
+                model,
+                version,
+                "{worker} answers with version {version} of {model}, and {in_force} is in force here: such answers are given, but are \
+                 not kept as answers to further uploads"
+            );
+        }
     }
 }

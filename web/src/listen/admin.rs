@@ -1,14 +1,15 @@
 //! The operator's side: metrics, status, the doorbell, and the live half of the page. It has a listener of its own, by default on the loopback, so that what the
 //! service knows of itself is not shown to the world that uploads. It has no tokens and no TLS: who reaches it may use it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
+use poem::{Endpoint, Response};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{Limits, Server, bind, bound};
-use crate::{App, access::with_headers, admin_routes};
+use crate::access::with_headers;
 
 /// Requests in hand when everything else has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -38,11 +39,11 @@ impl Admin {
     /// Serves until `stop`: to the end of the process, for a drain is when an operator looks.
     pub fn serve(
         self,
-        app: Arc<App>,
+        routes: impl Endpoint<Output = Response> + 'static,
         limits: Limits,
         stop: CancellationToken,
     ) -> JoinHandle<std::io::Result<()>> {
-        let routes = with_headers(admin_routes(app));
+        let routes = with_headers(routes);
         let server =
             Server { name: "the operator's listener", listener: self.listener, tls: None, limits, routes };
         tokio::spawn(async move { server.run(stop.cancelled(), LAST_ANSWERS).await })

@@ -22,8 +22,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::timeline::{Sample, Timeline};
-use super::status;
-use crate::{App, problem::Problem};
+use super::{Operator, status};
+use crate::problem::Problem;
 
 /// How soon those who watch see a change.
 const LOOK: Duration = Duration::from_millis(500);
@@ -81,19 +81,20 @@ fn event(name: &str, data: &impl Serialize) -> Bytes {
 }
 
 /// Looks at the service for those who watch, and samples the timeline for those who will. Runs until `stop`.
-pub(crate) async fn keep(app: &App, stop: &CancellationToken) {
-    let live = &app.live;
-    *live.timeline() = Timeline::of_recording(&app.settings.local.state, app.clock.now()).await;
+pub(crate) async fn keep(operator: &Operator, stop: &CancellationToken) {
+    let live = &operator.live;
+    *live.timeline() =
+        Timeline::of_recording(&operator.settings().local.state, operator.uploads.clock.now()).await;
     let (mut shown, mut shown_at) = (None, Instant::now());
     let mut next_sample = Instant::now();
     loop {
         let somebody_watches = live.watchers() > 0;
         let now = Instant::now();
         if somebody_watches || now >= next_sample {
-            let status = status::of(app).await;
+            let status = status::of(operator).await;
             if now >= next_sample {
                 next_sample = now + timeline::EVERY;
-                if let Some(sample) = Sample::of(&status.controller.0, app.clock.now()) {
+                if let Some(sample) = Sample::of(&status.controller.0, operator.uploads.clock.now()) {
                     live.timeline().add(sample);
                 }
             }
@@ -115,10 +116,12 @@ pub(crate) async fn keep(app: &App, stop: &CancellationToken) {
 
 /// Tells what there is, and then every change, until the client or this server leaves.
 #[handler]
-pub(crate) async fn events(Data(app): Data<&Arc<App>>, Data(who): Data<&Watchers>) -> Response {
-    let Some(watcher) = Watcher::new(app, *who) else { return Problem::too_many_watchers().into_response() };
-    let past = event("timeline", &*app.live.timeline());
-    let status = status::of(app).await;
+pub(crate) async fn events(Data(operator): Data<&Arc<Operator>>, Data(who): Data<&Watchers>) -> Response {
+    let Some(watcher) = Watcher::new(operator, *who) else {
+        return Problem::too_many_watchers().into_response();
+    };
+    let past = event("timeline", &*operator.live.timeline());
+    let status = status::of(operator).await;
     let now = match who {
         Watchers::Clients => event("status", &status.for_clients()),
         Watchers::Operator => event("status", &status),
@@ -141,7 +144,7 @@ fn frames(watcher: Watcher, first: Bytes) -> impl Stream<Item = std::io::Result<
         let changed = tokio::select! {
             changed = watcher.frame.changed() => changed.is_ok(),
             // An orderly end must not wait for pages that are open.
-            () = watcher.app.draining.cancelled(), if watcher.who == Watchers::Clients => false,
+            () = watcher.operator.draining().cancelled(), if watcher.who == Watchers::Clients => false,
         };
         let frame = watcher.frame.borrow_and_update().clone();
         changed.then_some((Ok(frame), (watcher, None)))
@@ -150,18 +153,18 @@ fn frames(watcher: Watcher, first: Bytes) -> impl Stream<Item = std::io::Result<
 
 /// One who watches, counted.
 struct Watcher {
-    app: Arc<App>,
+    operator: Arc<Operator>,
     who: Watchers,
     frame: watch::Receiver<Bytes>,
 }
 
 impl Watcher {
-    fn new(app: &Arc<App>, who: Watchers) -> Option<Self> {
+    fn new(operator: &Arc<Operator>, who: Watchers) -> Option<Self> {
         let one = usize::from(who == Watchers::Clients);
-        let clients = app.live.clients.fetch_add(one, Ordering::Relaxed);
+        let clients = operator.live.clients.fetch_add(one, Ordering::Relaxed);
         // From here on its end counts it out.
-        let watcher = Self { app: app.clone(), who, frame: app.live.frame(who).subscribe() };
-        app.live.came.notify_one();
+        let watcher = Self { operator: operator.clone(), who, frame: operator.live.frame(who).subscribe() };
+        operator.live.came.notify_one();
         (who == Watchers::Operator || clients < MOST_WATCHERS).then_some(watcher)
     }
 }
@@ -169,6 +172,6 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         let one = usize::from(self.who == Watchers::Clients);
-        self.app.live.clients.fetch_sub(one, Ordering::Relaxed);
+        self.operator.live.clients.fetch_sub(one, Ordering::Relaxed);
     }
 }

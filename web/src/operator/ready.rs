@@ -8,7 +8,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{App, problem::Problem};
+use super::Operator;
+use crate::problem::Problem;
 
 /// A look that is older is taken again. Balancers ask every few seconds, several of them at once.
 const FRESH: Duration = Duration::from_secs(2);
@@ -21,14 +22,15 @@ pub(crate) struct Reach(Mutex<Option<(Instant, Result<(), &'static str>)>>);
 
 impl Reach {
     /// `Err` says what cannot be reached. Who asks while another looks gets what that one sees.
-    async fn of(&self, app: &App) -> Result<(), &'static str> {
+    async fn of(&self, operator: &Operator) -> Result<(), &'static str> {
         let mut last = self.0.lock().await;
         if let Some((at, seen)) = *last
             && at.elapsed() < FRESH
         {
             return seen;
         }
-        let seen = timeout(PATIENCE, app.jobs.reach()).await.unwrap_or(Err("queue or store do not answer"));
+        let seen =
+            timeout(PATIENCE, operator.jobs.reach()).await.unwrap_or(Err("queue or store do not answer"));
         if let (Err(what), true) = (seen, last.is_none_or(|(_, before)| before.is_ok())) {
             tracing::warn!("not ready: {what}");
         }
@@ -45,14 +47,14 @@ pub(crate) fn livez() -> &'static str {
 
 /// The process takes uploads: it does not drain, has room for images, and reaches queue and store.
 #[handler]
-pub(crate) async fn readyz(Data(app): Data<&Arc<App>>) -> Response {
-    if app.draining.is_cancelled() {
+pub(crate) async fn readyz(Data(operator): Data<&Arc<Operator>>) -> Response {
+    if operator.draining().is_cancelled() {
         return Problem::draining().into_response();
     }
-    if app.disk.as_ref().is_some_and(|disk| disk.look().below) {
+    if operator.disk.as_ref().is_some_and(|disk| disk.look().below) {
         return Problem::disk_full().into_response();
     }
-    match app.reach.of(app).await {
+    match operator.reach.of(operator).await {
         Ok(()) => "ok\n".into_response(),
         Err(what) => Problem::not_ready(what).into_response(),
     }

@@ -16,8 +16,8 @@ use poem_openapi::Object;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::controller::Written;
-use crate::{App, jobs::arrivals, metrics::classic, problem::Problem, upload::json};
+use super::{Operator, controller::Written};
+use crate::{metrics::classic, problem::Problem, upload::json};
 
 /// The format of metrics that scrapers ask for.
 const OPENMETRICS: &str = "application/openmetrics-text";
@@ -101,23 +101,23 @@ impl Status {
 }
 
 #[handler]
-pub(crate) async fn status(Data(app): Data<&Arc<App>>) -> Response {
-    json(StatusCode::OK, &of(app).await)
+pub(crate) async fn status(Data(operator): Data<&Arc<Operator>>) -> Response {
+    json(StatusCode::OK, &of(operator).await)
 }
 
 /// The state of now.
-pub(crate) async fn of(app: &App) -> Status {
+pub(crate) async fn of(operator: &Operator) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION"),
-        at: app.clock.now(),
-        host: app.settings.web_host(),
-        draining: app.draining.is_cancelled(),
-        uploads: app.uploads_in_hand(),
-        waiting: app.jobs.waiting(),
-        models: app.jobs.models().map(str::to_owned).collect(),
-        versions: app.jobs.versions_in_force(),
-        max_image_bytes: app.settings.web.max_image.as_u64(),
-        controller: Written(controller_status(app).await),
+        at: operator.uploads.clock.now(),
+        host: operator.settings().web_host(),
+        draining: operator.draining().is_cancelled(),
+        uploads: operator.uploads.in_flight(),
+        waiting: operator.jobs.waiting(),
+        models: operator.jobs.models().map(str::to_owned).collect(),
+        versions: operator.jobs.versions_in_force(),
+        max_image_bytes: operator.settings().web.max_image.as_u64(),
+        controller: Written(controller_status(operator).await),
     }
 }
 
@@ -138,8 +138,8 @@ fn keep_names_back(value: &mut Value) {
 }
 
 /// The controller replaces its file whole, so that what is read is either the old one or the new one.
-async fn controller_status(app: &App) -> Value {
-    let text = tokio::fs::read(app.settings.status_file()).await.unwrap_or_default();
+async fn controller_status(operator: &Operator) -> Value {
+    let text = tokio::fs::read(operator.settings().status_file()).await.unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or(Value::Null)
 }
 
@@ -155,8 +155,8 @@ fn is_same_but_for_its_time(one: &Value, other: &Value) -> bool {
 
 /// The controller looks now, and not at its next tick. What it sees and does is its own affair.
 #[handler]
-pub(crate) async fn doorbell(Data(app): Data<&Arc<App>>) -> Response {
-    match arrivals::ring(app).await {
+pub(crate) async fn doorbell(Data(operator): Data<&Arc<Operator>>) -> Response {
+    match operator.reporter.ring().await {
         Ok(()) => "the controller was told to look\n".with_status(StatusCode::ACCEPTED).into_response(),
         Err(error) => {
             tracing::error!(%error, "the controller could not be told to look");
@@ -166,12 +166,18 @@ pub(crate) async fn doorbell(Data(app): Data<&Arc<App>>) -> Response {
 }
 
 #[handler]
-pub(crate) async fn metrics(request: &Request, Data(app): Data<&Arc<App>>) -> Response {
-    app.metrics.waiting.set(app.jobs.waiting() as i64);
-    let now = app.clock.now().timestamp_micros() as f64 / 1e6;
-    let (controller, dead_letters) = tokio::join!(controller_status(app), app.dead_letters.count());
-    let expires = app.tls.as_ref().and_then(|tls| tls.expires());
-    let text = app.metrics.encode(now, &controller, dead_letters, expires, app.disk.as_ref().map(Room::look));
+pub(crate) async fn metrics(request: &Request, Data(operator): Data<&Arc<Operator>>) -> Response {
+    operator.metrics.waiting.set(operator.jobs.waiting() as i64);
+    let now = operator.uploads.clock.now().timestamp_micros() as f64 / 1e6;
+    let (controller, dead_letters) = tokio::join!(controller_status(operator), operator.dead_letters.count());
+    let expires = operator.tls.as_ref().and_then(|tls| tls.expires());
+    let text = operator.metrics.encode(
+        now,
+        &controller,
+        dead_letters,
+        expires,
+        operator.disk.as_ref().map(Room::look),
+    );
     // As every client library of Prometheus answers: what is not asked for might not be understood.
     let (content_type, text) = if request.header(ACCEPT).is_some_and(|accept| accept.contains(OPENMETRICS)) {
         (format!("{OPENMETRICS}; version=1.0.0; charset=utf-8"), text)

@@ -138,21 +138,11 @@ pub(crate) struct View {
     pub(crate) top: usize,
 }
 
-/// How a job ended, for the metrics.
-pub(crate) fn how_it_ended(outcome: &Outcome, is_cached: bool) -> Answered {
-    match outcome {
-        Outcome::Classified { .. } if is_cached => Answered::Cached,
-        Outcome::Classified { .. } => Answered::Classified,
-        Outcome::Rejected { .. } => Answered::Rejected,
-        Outcome::GaveUp { .. } => Answered::Failed,
-    }
-}
-
 impl Answer {
     /// For the metrics.
     pub(crate) fn answered(&self) -> Answered {
         match &self.kind {
-            Kind::Ended { reply, cached, .. } => how_it_ended(&reply.outcome, *cached),
+            Kind::Ended { reply, cached, .. } => Answered::of(&reply.outcome, *cached),
             Kind::Pending { .. } => Answered::Pending,
             Kind::Refused(problem) if problem.status.is_server_error() => Answered::Failed,
             Kind::Refused(_) => Answered::Refused,

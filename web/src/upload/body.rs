@@ -22,8 +22,9 @@ use super::{
     pace::Paced,
 };
 use crate::{
+    jobs::Image,
     problem::Problem,
-    spool::{Held, Room, Whole},
+    spool::{Held, Room},
 };
 
 /// The names under which forms send an image.
@@ -34,14 +35,6 @@ const LONGEST_NAME: usize = 255;
 const MOST_OTHERS: usize = 256;
 /// How much may be skipped in a form, in largest images. It is not kept, and takes time only.
 const MOST_SKIPPED: u64 = 16;
-
-/// An image as it came in.
-#[derive(Debug)]
-pub(crate) struct Image {
-    pub(crate) id: JobId,
-    pub(crate) name: String,
-    pub(crate) content: Whole,
-}
 
 /// An image that cannot be taken.
 #[derive(Debug)]

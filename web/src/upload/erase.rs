@@ -9,17 +9,18 @@ use poem::{
     web::{Data, Path},
 };
 
-use crate::{App, problem::Problem};
+use super::Uploads;
+use crate::problem::Problem;
 
 /// 204 when they are gone, 404 when there was nothing.
 #[handler]
-pub(crate) async fn erase(Path(id): Path<String>, Data(app): Data<&Arc<App>>) -> Response {
-    erased(&id, app).await.unwrap_or_else(IntoResponse::into_response)
+pub(crate) async fn erase(Path(id): Path<String>, Data(uploads): Data<&Arc<Uploads>>) -> Response {
+    erased(&id, uploads).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn erased(id: &str, app: &App) -> Result<Response, Problem> {
+async fn erased(id: &str, uploads: &Uploads) -> Result<Response, Problem> {
     let id: JobId = id.parse().map_err(|error| Problem::not_found(format!("{error}")))?;
-    let was_there = app.jobs.erase(id).await.map_err(|error| {
+    let was_there = uploads.jobs.erase(id).await.map_err(|error| {
         tracing::error!(%id, %error, "an image could not be erased");
         Problem::backend(&error)
     })?;

@@ -16,10 +16,11 @@ use poem::{
 use tokio::time::Instant;
 
 use super::{
+    Uploads,
     answer::{finished, json, pending},
-    model_and_top, named, query, wait,
+    query::{model_and_top, named, query, wait},
 };
-use crate::{App, access::Allowance, jobs::Key, problem::Problem};
+use crate::{access::Allowance, jobs::Key, problem::Problem};
 
 /// Whoever asks for a job that is older, and whose queue is empty, is told that it was dropped. A queue of SQS knows within a
 /// minute how much is in it.
@@ -33,31 +34,31 @@ const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
 pub(crate) async fn result(
     request: &Request,
     Path(id): Path<String>,
-    Data(app): Data<&Arc<App>>,
+    Data(uploads): Data<&Arc<Uploads>>,
 ) -> Response {
-    waited(request, &id, app).await.unwrap_or_else(IntoResponse::into_response)
+    waited(request, &id, uploads).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Looks until there is a result, as long as the client says that it waits for one.
-async fn waited(request: &Request, id: &str, app: &App) -> std::result::Result<Response, Problem> {
-    let wait = wait(request, Duration::ZERO, app.settings.web.max_wait)?;
+async fn waited(request: &Request, id: &str, uploads: &Uploads) -> std::result::Result<Response, Problem> {
+    let wait = wait(request, Duration::ZERO, uploads.settings.web.max_wait)?;
     if wait.is_zero() {
-        return look(request, id, app).await;
+        return look(request, id, uploads).await;
     }
     let until = Instant::now() + wait;
     // Who waits takes a place like an upload that waits; where there is none, the answer comes at once.
     let allowance = request.extensions().get::<Allowance>();
-    let place = (app.uploads.clone().try_acquire_owned(), allowance.map(Allowance::upload).transpose());
+    let place = (uploads.places.clone().try_acquire_owned(), allowance.map(Allowance::upload).transpose());
     loop {
-        let response = look(request, id, app).await?;
+        let response = look(request, id, uploads).await?;
         let left = until.saturating_duration_since(Instant::now());
         let has_place = place.0.is_ok() && place.1.is_ok();
         if response.status() != StatusCode::ACCEPTED || left.is_zero() || !has_place {
             return Ok(response);
         }
         tokio::select! {
-            () = app.jobs.news_of(id, left) => {}
-            () = app.give_up.cancelled() => return Ok(response),
+            () = uploads.jobs.news_of(id, left) => {}
+            () = uploads.give_up.cancelled() => return Ok(response),
         }
     }
 }
@@ -70,11 +71,11 @@ enum Found {
     Nothing,
 }
 
-async fn look(request: &Request, id: &str, app: &App) -> std::result::Result<Response, Problem> {
+async fn look(request: &Request, id: &str, uploads: &Uploads) -> std::result::Result<Response, Problem> {
     let id: JobId = id.parse().map_err(|error| Problem::not_found(format!("{error}")))?;
-    let (model, top) = model_and_top(request, app)?;
+    let (model, top) = model_and_top(request, uploads)?;
     let is_named = query(request, "model").is_some();
-    if app.jobs.is_erased(id) {
+    if uploads.jobs.is_erased(id) {
         return Err(Problem::not_found(format!("no image {id} was uploaded here")));
     }
     let logged = |error: eirs_platform::Error| {
@@ -87,7 +88,7 @@ async fn look(request: &Request, id: &str, app: &App) -> std::result::Result<Res
         finished(reply, &name, true, total_ms, top).map(|finished| json(StatusCode::OK, &finished))
     };
     // Where none is named, it is the one for which the image was uploaded.
-    let others = app.jobs.model_names().filter(|other| !is_named && *other != model);
+    let others = uploads.jobs.model_names().filter(|other| !is_named && *other != model);
     let models: Vec<_> = std::iter::once(model.clone()).chain(others).collect();
     if let Some(version) = query(request, "version") {
         if !is_version(&version) {
@@ -96,7 +97,7 @@ async fn look(request: &Request, id: &str, app: &App) -> std::result::Result<Res
             ));
         }
         for model in models {
-            if let Some(reply) = app.jobs.of_version(&(id, model), &version).await.map_err(logged)? {
+            if let Some(reply) = uploads.jobs.of_version(&(id, model), &version).await.map_err(logged)? {
                 return shown(&reply);
             }
         }
@@ -105,10 +106,10 @@ async fn look(request: &Request, id: &str, app: &App) -> std::result::Result<Res
     let mut is_dropped = false;
     for model in models {
         let key = (id, model);
-        match of_model(app, &key).await.map_err(logged)? {
+        match of_model(uploads, &key).await.map_err(logged)? {
             Found::Result(reply) => return shown(&reply),
             Found::Pending => {
-                return Ok(pending(id, None, &key.1, app.jobs.retry_after_s(&key).await));
+                return Ok(pending(id, None, &key.1, uploads.jobs.retry_after_s(&key).await));
             }
             Found::Dropped => is_dropped = true,
             Found::Nothing => {}
@@ -121,24 +122,24 @@ async fn look(request: &Request, id: &str, app: &App) -> std::result::Result<Res
     Err(Problem::not_found(format!("no image {id} was uploaded here{by}")))
 }
 
-async fn of_model(app: &App, key: &Key) -> Result<Found> {
-    if let Some(reply) = app.jobs.stored(key).await? {
+async fn of_model(uploads: &Uploads, key: &Key) -> Result<Found> {
+    if let Some(reply) = uploads.jobs.stored(key).await? {
         return Ok(Found::Result(reply));
     }
-    let Some(asked_at) = app.jobs.asked_at(key).await? else {
+    let Some(asked_at) = uploads.jobs.asked_at(key).await? else {
         // The image may be gone, and its results not.
-        let newest = app.jobs.newest(key).await?.map(Arc::new);
+        let newest = uploads.jobs.newest(key).await?.map(Arc::new);
         return Ok(newest.map_or(Found::Nothing, Found::Result));
     };
-    let is_waiting = may_come(app, key, asked_at).await;
+    let is_waiting = may_come(uploads, key, asked_at).await;
     // Looked for after the queue was: a job that ended in between has a result now.
-    if let Some(reply) = app.jobs.stored(key).await? {
+    if let Some(reply) = uploads.jobs.stored(key).await? {
         return Ok(Found::Result(reply));
     }
-    if is_waiting && app.jobs.is_in_flight(key) {
+    if is_waiting && uploads.jobs.is_in_flight(key) {
         return Ok(Found::Pending);
     }
-    let newest = app.jobs.newest(key).await?.map(Arc::new);
+    let newest = uploads.jobs.newest(key).await?.map(Arc::new);
     // One of another version may be the answer, of a worker that has not been replaced yet. One from before the last upload is none,
     // and better than none where no other will come.
     let newest = newest.filter(|reply| !is_waiting || reply.at + CLOCKS_DIFFER >= asked_at);
@@ -150,12 +151,12 @@ async fn of_model(app: &App, key: &Key) -> Result<Found> {
 }
 
 /// Whether a job for the image may still be on its way.
-async fn may_come(app: &App, key: &Key, asked_at: DateTime<Utc>) -> bool {
-    let age = (app.clock.now() - asked_at).to_std().unwrap_or_default();
-    let queue = &app.settings.queue;
+async fn may_come(uploads: &Uploads, key: &Key, asked_at: DateTime<Utc>) -> bool {
+    let age = (uploads.clock.now() - asked_at).to_std().unwrap_or_default();
+    let queue = &uploads.settings.queue;
     if age > queue.retention + queue.visibility {
         return false;
     }
     let is_old = age > LOST_AFTER || age > queue.retention;
-    !is_old || app.jobs.has_jobs(&key.1).await
+    !is_old || uploads.jobs.has_jobs(&key.1).await
 }

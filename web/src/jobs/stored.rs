@@ -1,0 +1,122 @@
+//! What is stored of images: their results, by version, and how all of it is erased.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use eirs_platform::{
+    Error, Result,
+    job::{JobId, Reply},
+    results,
+};
+use tokio::time::Instant;
+
+use super::{Cached, Jobs, Key, set};
+
+/// A result that was read longer ago is read again.
+const READ_AGAIN: Duration = Duration::from_secs(60);
+
+impl Jobs {
+    /// The stored result of an image by the version of the model that is in force. One that was given up is no answer to a new
+    /// upload, but it is a result. While a fresh one is on its way, an older one is none.
+    pub(crate) async fn stored(&self, key: &Key) -> Result<Option<Arc<Reply>>> {
+        let Some(version) = self.beside.versions.current(&key.1) else { return Ok(None) };
+        let fresh_since = self.lock().get(key).and_then(|job| job.fresh_since);
+        let is_answer = |reply: &Arc<Reply>| {
+            *reply.version == *version && fresh_since.is_none_or(|since| reply.at >= since)
+        };
+        let cached = self.cache.get(key).filter(|cached| cached.read.elapsed() < READ_AGAIN);
+        if let Some(reply) = cached.map(|cached| cached.reply).filter(is_answer) {
+            return Ok(Some(reply));
+        }
+        let found = results::get(&*self.results, key.0, &key.1, &version).await?.reply();
+        Ok(found.map(|reply| self.remember(key, reply)).filter(is_answer))
+    }
+
+    /// The result of an image by one version of a model.
+    pub(crate) async fn of_version(&self, key: &Key, version: &str) -> Result<Option<Reply>> {
+        Ok(results::get(&*self.results, key.0, &key.1, version).await?.reply())
+    }
+
+    /// The newest result of an image by any version of a model.
+    pub(crate) async fn newest(&self, key: &Key) -> Result<Option<Reply>> {
+        results::newest(&*self.results, key.0, &key.1).await
+    }
+
+    /// When the image was last uploaded for this model; `None` where it was not. Where there is one model only, all are.
+    pub(crate) async fn asked_at(&self, key: &Key) -> Result<Option<DateTime<Utc>>> {
+        let (id, model) = key;
+        let mut is_asked_for_any = false;
+        if self.requests.len() > 1 {
+            for other in self.requests.keys() {
+                let Some(asked) = self.images.info(&id.asked_key(other)).await? else { continue };
+                if other == model {
+                    return Ok(Some(asked.modified));
+                }
+                is_asked_for_any = true;
+            }
+        }
+        let image = if is_asked_for_any { None } else { self.images.info(&id.image_key()).await? };
+        Ok(image.map(|image| image.modified))
+    }
+
+    pub(super) fn remember(&self, key: &Key, reply: Reply) -> Arc<Reply> {
+        let reply = Arc::new(reply);
+        let in_force = self.beside.versions.current(&key.1);
+        if reply.is_final() && in_force.as_deref() == Some(&*reply.version) {
+            self.cache.insert(key.clone(), Cached { reply: reply.clone(), read: Instant::now() });
+        }
+        reply
+    }
+
+    /// Takes an image away, and all its results. Answers whether there was anything.
+    pub(crate) async fn erase(&self, id: JobId) -> Result<bool> {
+        let mut was_there = self.images.exists(&id.image_key()).await?;
+        // From now on nothing that is on its way is kept.
+        for model in self.requests.keys() {
+            let key: Key = (id, model.clone());
+            if let Some(job) = self.lock().get_mut(&key) {
+                job.is_erased = true;
+                was_there = true;
+            }
+            was_there |= self.erase_results(&key).await?;
+        }
+        self.images.delete(&id.image_key()).await?;
+        Ok(was_there)
+    }
+
+    /// Whether the image was erased while a job for it was under way, of which something may be left for a moment.
+    pub(crate) fn is_erased(&self, id: JobId) -> bool {
+        self.requests.keys().any(|model| {
+            let key: Key = (id, model.clone());
+            let is_so = self.lock().get(&key).is_some_and(|job| job.is_erased);
+            is_so || set(&self.erasing).contains(&key)
+        })
+    }
+
+    async fn erase_results(&self, key: &Key) -> Result<bool> {
+        self.cache.remove(key);
+        let (id, model) = key;
+        let all = results::all(&*self.results, *id, model).await?;
+        for reply in &all {
+            self.results.delete(&id.result_key(model, &reply.version)).await?;
+        }
+        self.images.delete(&id.asked_key(model)).await?;
+        Ok(!all.is_empty())
+    }
+
+    /// Whether queues and store answer; `Err` says which do not.
+    pub(crate) async fn reach(&self) -> std::result::Result<(), &'static str> {
+        let failed = |what: &'static str| {
+            move |error: Error| {
+                tracing::debug!(%error, "{what}");
+                what
+            }
+        };
+        let nobodys = JobId::of(b"");
+        self.images.exists(&nobodys.image_key()).await.map_err(failed("the store cannot be reached"))?;
+        for queue in self.requests.values() {
+            queue.depth().await.map_err(failed("the queue cannot be reached"))?;
+        }
+        Ok(())
+    }
+}

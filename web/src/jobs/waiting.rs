@@ -1,0 +1,90 @@
+//! Who waits for a job, and how long.
+
+use std::{sync::Arc, time::Duration};
+
+use eirs_platform::{
+    Result,
+    job::{JobId, Reply},
+};
+use tokio::time::Instant;
+
+use super::{Jobs, Key, Progress, Ticket};
+
+/// A waiter looks into the store now and then: the answer may have gone to a neighbour that was killed.
+const LOOK_IN_STORE: Duration = Duration::from_secs(5);
+/// A job of another host is looked for so often by who waits for it here.
+const LOOK_FOR_OTHERS: Duration = Duration::from_secs(1);
+
+impl Jobs {
+    /// Joins the job in flight for this image, if there is one.
+    pub(super) fn join(&self, key: &Key) -> Option<Ticket> {
+        let in_flight = self.lock();
+        let job = in_flight.get(key).filter(|job| !job.is_lost)?;
+        Some(Ticket { key: key.clone(), progress: job.progress.subscribe(), first: false })
+    }
+
+    /// Ends when there may be news of an image, and after this time at the latest.
+    pub(crate) async fn news_of(&self, id: &str, within: Duration) {
+        let Ok(id) = id.parse::<JobId>() else { return };
+        let tickets: Vec<_> =
+            self.requests.keys().filter_map(|model| self.join(&(id, model.clone()))).collect();
+        if tickets.is_empty() {
+            // It is another host's.
+            return tokio::time::sleep(within.min(LOOK_FOR_OTHERS)).await;
+        }
+        let ends = tickets.into_iter().map(|mut ticket| {
+            Box::pin(async move {
+                let is_over =
+                    |progress: &Progress| matches!(progress, Progress::Done(_) | Progress::Failed(_));
+                let _over_or_forgotten = ticket.progress.wait_for(is_over).await;
+            })
+        });
+        // The answer may have gone elsewhere: the store is looked into now and then.
+        let _in_time =
+            tokio::time::timeout(within.min(LOOK_IN_STORE), futures::future::select_all(ends)).await;
+    }
+
+    /// Waits until the job is over, at most until `until` ends; `None` if it is not over by then.
+    pub(crate) async fn wait(
+        &self,
+        ticket: &mut Ticket,
+        until: impl Future<Output = ()>,
+    ) -> Option<Result<Arc<Reply>>> {
+        tokio::pin!(until);
+        let mut next_look = Instant::now() + LOOK_IN_STORE;
+        loop {
+            match &*ticket.progress.borrow_and_update() {
+                Progress::Done(reply) => return Some(Ok(reply.clone())),
+                Progress::Failed(error) => return Some(Err(error.clone())),
+                Progress::Sending | Progress::Sent => {}
+            }
+            tokio::select! {
+                changed = ticket.progress.changed() => if changed.is_err() {
+                    // Forgotten: the store is all there is.
+                    return self.stored(&ticket.key).await.transpose();
+                },
+                () = &mut until => return None,
+                () = tokio::time::sleep_until(next_look) => {
+                    next_look += LOOK_IN_STORE;
+                    if let Ok(Some(reply)) = self.stored(&ticket.key).await {
+                        self.answered((*reply).clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// An upload of it is answered 202. Answers whether the job is still under way.
+    pub(crate) fn promise(&self, key: &Key) -> bool {
+        self.lock().get_mut(key).map(|job| job.promised += 1).is_some()
+    }
+
+    /// Waits until the job is safely in the queue, or over: what a 202 promises.
+    pub(crate) async fn wait_until_sent(&self, ticket: &mut Ticket) -> Result<()> {
+        let sent = ticket.progress.wait_for(|progress| !matches!(progress, Progress::Sending)).await;
+        match sent.as_deref() {
+            Ok(Progress::Failed(error)) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+}

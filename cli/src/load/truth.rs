@@ -306,14 +306,16 @@ fn is_empty(rows: &[Row], column: usize) -> bool {
     rows.iter().all(|row| *row.cell(column) == Cell::Nothing)
 }
 
-/// Whether a column counts the rows.
+/// Whether a column counts the rows, with or without a name above.
 fn is_index(rows: &[Row], column: usize) -> bool {
     let number = |cell: &Cell| match cell {
         Cell::Number(number) => Some(*number),
         Cell::Text(text) => text.parse().ok(),
         _ => None,
     };
-    let numbers: Option<Vec<f64>> = rows.iter().map(|row| number(row.cell(column))).collect();
+    let is_named = rows.first().is_some_and(|row| number(row.cell(column)).is_none());
+    let counted = &rows[usize::from(is_named)..];
+    let numbers: Option<Vec<f64>> = counted.iter().map(|row| number(row.cell(column))).collect();
     numbers.is_some_and(|numbers| numbers.windows(2).all(|two| two[0] + 1.0 == two[1]))
 }
 

@@ -86,6 +86,13 @@ fn a_sheet_without_names_of_columns_is_read_where_there_is_one_column_besides_th
 }
 
 #[test]
+fn an_index_column_is_passed_over_with_and_without_a_name() {
+    for head in ["", "id,image,label\n", ",image,label\n"] {
+        check(format!("{head}0,1.jpg,cat\n1,2.jpg,dog\n"), &["1.jpg", "2.jpg"], &["cat", "dog"]);
+    }
+}
+
+#[test]
 fn a_missing_column_is_named_together_with_what_is_there() {
     refused(
         "file,Result\n",

@@ -18,7 +18,7 @@ import numpy as np, onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-x = np.arange(8, dtype=np.float32).reshape(1, 1, 1, 8)
+x = np.array(range(8), np.float32).reshape(1, 1, 1, 8)
 scales = numpy_helper.from_array(np.array([1, 1, 1, 0.6], np.float32), "scales")
 graph = helper.make_graph(
     [helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="linear", coordinate_transformation_mode="align_corners")], "g",
@@ -32,5 +32,5 @@ session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CP
 runtime = session.run(None, {"x": x})[0].ravel()
 print("reference", reference, "onnxruntime", runtime)
 assert np.allclose(runtime, [0, 7 / 3, 14 / 3, 7]), "changed: onnxruntime"
-assert np.allclose(reference, np.arange(4) * 7 / 3.8, atol=1e-3), "changed: the reference"
+assert np.allclose(reference, np.array(range(4)) * 7 / 3.8, atol=1e-3), "changed: the reference"
 PYTHON

@@ -322,7 +322,7 @@ fn try_it(settings: &Settings, image: &str, url: &str) -> String {
 /// Answers whether all of it ended by itself.
 async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Signals) -> bool {
     let steps = [
-        (web, "the uploads in hand are finished", settings.web.drain_deadline + MARGIN),
+        (web, "the uploads in flight are finished", settings.web.drain_deadline + MARGIN),
         (
             controller,
             "the workers finish what they hold",
@@ -345,7 +345,7 @@ async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Si
                 in_time = false;
             }
             () = signals.next() => {
-                show::aside("killing everything; what was in work is done again after the next start");
+                show::aside("killing everything; what was in flight is done again after the next start");
                 role.kill().await;
                 for (mut other, _, _) in steps {
                     other.kill().await;

@@ -193,7 +193,7 @@ impl Pool {
         let mut say = |word: &str, sentence: &str| text += &paragraph(word, sentence, width);
         let jobs = plan.depth.map_or_else(
             || "unknown: the queue could not be read".to_owned(),
-            |depth| format!("{} waiting, {} in work", depth.visible, depth.in_flight),
+            |depth| format!("{} waiting, {} in flight", depth.visible, depth.in_flight),
         );
         say("jobs", &jobs);
         say(

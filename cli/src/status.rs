@@ -48,9 +48,9 @@ pub fn fleet(status: &Status) -> String {
     }
 }
 
-/// The work: `17 waiting, 3 in work, 12.3 images/s`.
+/// The work: `17 waiting, 3 in flight, 12.3 images/s`.
 pub fn work(status: &Status) -> String {
     let sum = |count: fn(&PoolStatus) -> Option<u64>| status.pools.iter().filter_map(count).sum::<u64>();
-    let (waiting, in_work) = (sum(|pool| pool.visible), sum(|pool| pool.in_flight));
-    format!("{waiting} waiting, {in_work} in work, {:.1} images/s", status.throughput_per_s)
+    let (waiting, in_flight) = (sum(|pool| pool.visible), sum(|pool| pool.in_flight));
+    format!("{waiting} waiting, {in_flight} in flight, {:.1} images/s", status.throughput_per_s)
 }

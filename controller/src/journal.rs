@@ -25,7 +25,7 @@ pub(crate) fn holds(plan: &PoolPlan) -> String {
     plan.holds.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What it does: `start default-1, drain default-2: idle long enough and not needed`.
+/// What it does: `start default-1, drain default-2: idle and not needed`.
 pub(crate) fn actions(plan: &PoolPlan) -> String {
     plan.actions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -49,7 +49,7 @@ mod tests {
         };
         assert_eq!(wishes(&plan), "backlog=3 latency=15");
         assert_eq!(clamps(&plan), "spare,min,max=10 limit=4");
-        assert!(holds(&plan).starts_with("held: max_step instances drain already; waiting for"));
+        assert!(holds(&plan).starts_with("held: scale_in.max_step instances are draining already; waiting for"));
         assert_eq!(actions(&plan), "start p-1, stop p-2");
         assert_eq!(clamps(&PoolPlan { wished: 2, clamped: 2, share: 2, ..PoolPlan::default() }), "");
     }

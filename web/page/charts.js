@@ -66,7 +66,7 @@ function draw() {
 
   const jobs = nice(most("backlog"));
   plot("backlogs", jobs, [area("backlog", (row) => [0, row.backlog], x, jobs)]);
-  label("backlogs", `${plural(latest?.backlog, "image")} waiting or in work; the most was ${count(most("backlog"))}`);
+  label("backlogs", `${plural(latest?.backlog, "image")} waiting or in flight; the most was ${count(most("backlog"))}`);
 
   const workers = nice(Math.max(most("desired"), ...rows.map((row) => row.ready + row.starting + row.leaving)));
   const ready = area("ready", (row) => [0, row.ready], x, workers);

@@ -130,7 +130,7 @@ impl Metrics {
                 Metric::Replies => self.add(*metric, self.replies.clone()),
                 Metric::JobQueuedSeconds => self.add(*metric, self.queued_seconds.clone()),
                 Metric::JobServiceSeconds => self.add(*metric, self.service_seconds.clone()),
-                Metric::UploadsInHand => self.add(*metric, self.in_hand.clone()),
+                Metric::UploadsInFlight => self.add(*metric, self.in_hand.clone()),
                 Metric::JobsWaiting => self.add(*metric, self.waiting.clone()),
                 Metric::HttpResponses => self.add(*metric, self.http_responses.clone()),
                 Metric::RequestsTurnedAway => self.add(*metric, self.turned_away.clone()),

@@ -142,7 +142,7 @@ impl Problem {
         Self::new(StatusCode::GONE, "no longer queued", detail).about(id)
     }
 
-    /// `who` has more of them in hand than it may.
+    /// `who` has more of them in flight than it may.
     pub(crate) fn too_many_uploads(who: &str) -> Self {
         let detail = format!("{who} has as many uploads at once as it can; try again shortly");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too many uploads", detail).after(1)

@@ -59,7 +59,7 @@ impl Report {
         text += &self.controller.text(&self.state, now);
         if !self.pools.is_empty() {
             let head =
-                ["pool", "wanted", "ready", "starting", "leaving", "stopped", "waiting", "in work", "reason"];
+                ["pool", "wanted", "ready", "starting", "leaving", "stopped", "waiting", "in flight", "reason"];
             let rows: Vec<_> = self.pools.iter().map(pool_row).collect();
             text += &format!("\n{}", show::table(&head, &rows));
         }

@@ -129,7 +129,7 @@ Id=eirs-web.service
 LoadState=loaded
 ActiveState=active
 SubState=running
-StatusText=taking uploads, 3 in hand
+StatusText=taking uploads, 3 in flight
 
 MainPID=0
 Result=exit-code
@@ -164,7 +164,7 @@ StatusText=
         let page = text(&units, 80);
         let page = console::strip_ansi_codes(&page);
         assert!(
-            page.contains("eirs-web         active (running)         2  taking uploads, 3 in hand\n"),
+            page.contains("eirs-web         active (running)         2  taking uploads, 3 in flight\n"),
             "{page}"
         );
         assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");

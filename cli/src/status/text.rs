@@ -114,7 +114,7 @@ fn of_pool(
     };
     say("workers", &format!("{} wanted (min {}, {max}): {there}", pool.desired, pool.min));
     let jobs = match (pool.visible, pool.in_flight) {
-        (Some(visible), Some(in_flight)) => format!("{visible} waiting, {in_flight} in work"),
+        (Some(visible), Some(in_flight)) => format!("{visible} waiting, {in_flight} in flight"),
         _ => "unknown: the queue could not be read".to_owned(),
     };
     let rates = format!("{:.1} arrive and {:.1} are done each second", pool.arrivals_per_s, pool.done_per_s);
@@ -313,7 +313,7 @@ mod tests {
             "name": "default", "model": "default", "policy_file": "policies/default.toml", "policy_error": null,
             "min": 0, "max": 10, "visible": 45, "in_flight": 2, "arrivals_per_s": 3.2, "done_per_s": 2.94,
             "desired": 5, "ready": 1, "starting": 1, "leaving": 1,
-            "reason": "47 jobs (45 visible, 2 in flight): backlog wants 5 (10 for each instance); 1 ready, 1 starting, \
+            "reason": "47 jobs (45 waiting, 2 in flight): backlog wants 5 (10 for each instance); 1 ready, 1 starting, \
                        1 leaving; waiting until 04:05:06: instances died at their start",
             "learnt": { "start_delay_s": 24.8, "start_delay_p95_s": 31.2, "service_s": 0.21 },
             "today": { "instance_hours": 3.4, "budget_hours": 48.0, "cost_usd": 0.0707, "images": 8810,

@@ -76,7 +76,7 @@ fn show(what: &str, value: f64, asked: f64, most: f64) {
 
 #[test]
 fn an_image_at_load_costs_few_requests_of_sqs_and_four_of_s3() {
-    // A worker that keeps many jobs in hand, as a quick model on a large machine does.
+    // A worker that keeps many jobs in flight, as a quick model on a large machine does.
     let Some(cloud) = Cloud::of(Site::new().set("EIRS_WORKER__SLOTS", "40"), &[]) else { return };
     cloud.policy(&POLICY.replace("max = 3", "max = 1"));
     cloud.set_up();

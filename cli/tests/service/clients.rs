@@ -33,8 +33,8 @@ fn a_client_that_leaves_before_its_answer_finds_it_later() {
     let _worker = site.worker();
     eventually("its result", || (site.stored_results() == 1).then_some(()));
     assert_eq!(web.upload("", "x", &image(7)).json()["label"], "noop");
-    let in_hand = || web.get("/metrics").body.contains("eirs_uploads_in_hand 0").then_some(());
-    eventually("the upload that was left is not counted any more", in_hand);
+    let in_flight = || web.get("/metrics").body.contains("eirs_uploads_in_flight 0").then_some(());
+    eventually("the upload that was left is not counted any more", in_flight);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn more_uploads_than_the_limit_are_told_to_come_back() {
                 upload(address, "?wait=20s", "x", &image(number)).map(|answer| assert_eq!(answer.status, 200))
             });
         }
-        eventually("both are in hand", || (web.get("/status").json()["uploads"] == 2).then_some(()));
+        eventually("both are in flight", || (web.get("/status").json()["uploads"] == 2).then_some(()));
         let answer = web.upload("?wait=0", "x", &image(3));
         assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")));
         let _worker = site.worker();

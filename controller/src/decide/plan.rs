@@ -119,7 +119,7 @@ pub enum Cause {
     OverMax,
     /// There are more than the rest of the day's budget allows.
     OverBudget,
-    /// There are more than the pool's share of the limit on all pools, and the limit is exceeded or another pool waits.
+    /// There are above the pool's share of the instance limit, and the limit is exceeded or another pool waits.
     OverShare,
     /// It should have been ready long ago.
     NeverReady,
@@ -246,7 +246,7 @@ impl PoolPlan {
             Some(depth) => {
                 let jobs = if depth.backlog() == 1 { "job" } else { "jobs" };
                 format!(
-                    "{} {jobs} ({} visible, {} in flight)",
+                    "{} {jobs} ({} waiting, {} in flight)",
                     depth.backlog(),
                     depth.visible,
                     depth.in_flight
@@ -266,14 +266,14 @@ impl PoolPlan {
             sentence += &format!("; {granted} within the budget");
         }
         if self.share != granted {
-            sentence += &format!("; {} under the limit on all pools", self.share);
+            sentence += &format!("; {} within the instance limit", self.share);
         }
         sentence += &format!("; {} ready, {} starting, {} leaving", self.ready, self.starting, self.leaving);
         if self.late > 0 {
-            sentence += &format!("; {} should have been ready by now", self.late);
+            sentence += &format!("; {} late to become ready", self.late);
         }
         if let Some(canary) = &self.canary {
-            sentence += &format!("; {canary} is started to see whether it still works");
+            sentence += &format!("; {canary} is started as a canary");
         }
         for hold in &self.holds {
             sentence += &format!("; {hold}");
@@ -310,18 +310,18 @@ impl fmt::Display for Action {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Idle => "idle long enough and not needed",
-            Self::NotNeeded => "not needed, when it is done with what it holds",
-            Self::StartNotNeeded => "not needed any more before it was ready",
-            Self::OverMax => "more than max",
-            Self::OverBudget => "more than the day's budget allows",
-            Self::OverShare => "more than the pool's share of the limit on all pools",
+            Self::Idle => "idle and not needed",
+            Self::NotNeeded => "not needed; it finishes its jobs first",
+            Self::StartNotNeeded => "no longer needed before it was ready",
+            Self::OverMax => "above max",
+            Self::OverBudget => "above the day's budget",
+            Self::OverShare => "above the pool's share of the instance limit",
             Self::NeverReady => "not ready after ten start delays",
-            Self::Silent => "it has said nothing for two minutes",
-            Self::OtherModel => "the pool serves another model now",
-            Self::OtherVersion => "the model has changed since it was loaded there",
-            Self::NoPolicy => "the pool has no policy any more",
-            Self::Cordoned => "cordoned, and told to leave",
+            Self::Silent => "no report for two minutes",
+            Self::OtherModel => "the pool now serves another model",
+            Self::OtherVersion => "it loaded an earlier version of the model",
+            Self::NoPolicy => "the pool's policy was deleted",
+            Self::Cordoned => "cordoned with --drain",
         })
     }
 }
@@ -329,29 +329,29 @@ impl fmt::Display for Cause {
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Incomplete => f.write_str("held: not everything could be seen"),
-            Self::NoGoodPolicy => f.write_str("held: the policy file is bad"),
-            Self::TooEarly => f.write_str("held: the controller has not looked for a whole window yet"),
+            Self::Incomplete => f.write_str("held: the observation is incomplete"),
+            Self::NoGoodPolicy => f.write_str("held: no good version of the policy file"),
+            Self::TooEarly => f.write_str("held: the controller has not observed a whole window yet"),
             Self::WasHigher { instances } => {
-                write!(f, "held: the demand within the window was for {instances}")
+                write!(f, "held: the demand within the window was {instances}")
             }
             Self::SuddenDrop => {
-                f.write_str("held: far less arrives than a moment ago, which may be an outage")
+                f.write_str("held: arrivals dropped suddenly, which may be an outage")
             }
             Self::Deaf { instances } => write!(
                 f,
-                "held: {instances} instances fell silent together, so that their reports may be lost; one is replaced at a time"
+                "held: {instances} instances stopped reporting together; replacing one at a time"
             ),
-            Self::PaidFor => f.write_str("held: just started ones are paid for until the billing minimum"),
-            Self::NotIdle => f.write_str("held: not enough instances idle long enough"),
-            Self::MaxStep => f.write_str("held: max_step instances drain already"),
-            Self::NoPlace => f.write_str("waiting for instances that leave: they count against max"),
-            Self::MaxStarting => f.write_str("waiting: max_step instances start already"),
+            Self::PaidFor => f.write_str("held: new instances are paid for until their billing minimum"),
+            Self::NotIdle => f.write_str("held: too few instances have been idle long enough"),
+            Self::MaxStep => f.write_str("held: scale_in.max_step instances are draining already"),
+            Self::NoPlace => f.write_str("waiting for draining instances: they count against max"),
+            Self::MaxStarting => f.write_str("waiting: scale_out.max_step instances are starting already"),
             Self::Budget => f.write_str("waiting: the day's budget allows no more"),
-            Self::Limit => f.write_str("waiting: all pools together are at the limit"),
-            Self::NoneStopped => f.write_str("waiting: no instance is left to start"),
+            Self::Limit => f.write_str("waiting: the instance limit of all pools is reached"),
+            Self::NoneStopped => f.write_str("waiting: no stopped instance is left"),
             Self::BackOff { until } => {
-                write!(f, "waiting until {}: the others failed lately", until.format("%H:%M:%S"))
+                write!(f, "waiting until {}: the other instances failed recently", until.format("%H:%M:%S"))
             }
             Self::Cordoned { instances: 1 } => f.write_str("waiting: the only stopped instance is cordoned"),
             Self::Cordoned { instances } => {

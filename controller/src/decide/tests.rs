@@ -374,7 +374,7 @@ fn whoever_crashed_is_left_alone_and_the_plan_says_until_when() {
     let now = seen(&[("p", Some(5))], vec![crashed.clone()]);
     let plan = check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &[]);
     assert_eq!(plan.pools["p"].holds, [BackOff { until: at(NOW + 8) }]);
-    assert!(plan.pools["p"].reason().contains("waiting until 03:46:48: the others failed lately"), "{plan}");
+    assert!(plan.pools["p"].reason().contains("waiting until 03:46:48: the other instances failed recently"), "{plan}");
     let now = seen(&[("p", Some(5))], vec![crashed, stopped("p-2")]);
     check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &["start p-2"]);
 }
@@ -409,7 +409,7 @@ fn of_a_surplus_the_cordoned_one_goes_first_and_one_that_is_told_to_leave_goes_a
     check_actions(&policies, &now, &history(&[(2000, 5)], &now), &[]);
     let now = cordoned(now, &[("p-1", true)]);
     let plan = check_actions(&policies, &now, &history(&[(2000, 5)], &now), &["start p-2", "drain p-1"]);
-    assert!(plan.to_string().contains("drain p-1: cordoned, and told to leave"), "{plan}");
+    assert!(plan.to_string().contains("drain p-1: cordoned with --drain"), "{plan}");
 }
 
 #[test]
@@ -452,7 +452,7 @@ fn a_plan_explains_itself() {
     let now = seen(&[("p", Some(27))], vec![busy("p-1"), stopped("p-2"), stopped("p-3")]);
     let plan = decide_checked(&policies(&[("p", "")]), &now, &quiet(&now));
     let expected = "p: 3 desired, 1 running\n  \
-                    27 jobs (27 visible, 0 in flight): backlog wants 3 (10 for each instance); 1 ready, 0 starting, 0 leaving\n  \
+                    27 jobs (27 waiting, 0 in flight): backlog wants 3 (10 for each instance); 1 ready, 0 starting, 0 leaving\n  \
                     -> start p-2\n  -> start p-3\n";
     assert_eq!(plan.to_string(), expected);
 }
@@ -465,7 +465,7 @@ fn one_that_starts_for_twice_the_learnt_time_does_not_count_and_another_is_tried
     assert_eq!(plan(&world(19)).pools["p"].actions, []);
     let late = plan(&world(21));
     assert_eq!(late.pools["p"].actions, [Action::Start { id: "p-2".into() }]);
-    assert!(late.pools["p"].reason().contains("1 should have been ready by now"), "{late}");
+    assert!(late.pools["p"].reason().contains("1 late to become ready"), "{late}");
     // A controller that has just come has not had the time to hear of it.
     let seen = world(500);
     assert_eq!(decide(&policies, &seen, &history(&[(5, 5)], &seen)).pools["p"].actions, []);
@@ -549,7 +549,7 @@ fn check_replaced(instances: Vec<InstanceView>, expected: &[&str]) {
 fn instances_that_have_loaded_an_earlier_version_are_replaced_one_after_the_other() {
     let all = |version| ["p-1", "p-2", "p-3"].map(|id| loaded(busy(id), version));
     let (old, new) = (all("1"), all("2"));
-    let why = "the model has changed since it was loaded there";
+    let why = "it loaded an earlier version of the model";
     check_replaced(old.to_vec(), &[&format!("drain p-1: {why}")]);
     let leaves = loaded(says(draining("p-1", NOW + 9), Phase::Draining, NOW - 3, None), "1");
     check_replaced(vec![leaves, old[1].clone(), old[2].clone()], &[]);

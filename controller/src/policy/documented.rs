@@ -152,7 +152,7 @@ fn the_defaults_are_those_that_are_taken() {
         };
         for row in table.rows() {
             let Some(default) = quoted(row.default) else {
-                assert!(matches!(row.default, "none" | "must be given"), "{row:?}");
+                assert!(matches!(row.default, "none" | "required"), "{row:?}");
                 continue;
             };
             let with = read(&(table.with(row.key, default) + rest));

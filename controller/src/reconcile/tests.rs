@@ -168,7 +168,7 @@ async fn a_life_of_one_instance_is_three_decisions_and_silence_between_them() {
     let decisions: Vec<_> = rig.status().decisions.into_iter().map(|decision| decision.actions).collect();
     assert_eq!(
         decisions,
-        [vec![], vec!["start p-1".to_owned()], vec!["drain p-1: idle long enough and not needed".into()]]
+        [vec![], vec!["start p-1".to_owned()], vec!["drain p-1: idle and not needed".into()]]
     );
 }
 
@@ -183,7 +183,7 @@ async fn a_fleet_that_cannot_be_listed_is_a_problem_and_nobody_is_drained() {
     controller.pass().await;
     let status = rig.status();
     assert_eq!(status.problems, ["the fleet: listing: throttled"]);
-    assert!(status.pools[0].reason.ends_with("held: not everything could be seen"), "{status:#?}");
+    assert!(status.pools[0].reason.ends_with("held: the observation is incomplete"), "{status:#?}");
     rig.fleet.break_with(None);
     assert_eq!(rig.states().await, [State::Running]);
 }

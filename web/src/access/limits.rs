@@ -30,7 +30,7 @@ pub(super) struct Limits {
 /// How much each address and each token may have at once.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Most {
-    /// Uploads in hand.
+    /// Uploads in flight.
     pub(super) uploads: usize,
     /// Jobs that wait for their answers.
     pub(super) jobs: usize,
@@ -49,7 +49,7 @@ enum Who {
     Token(String),
 }
 
-/// An upload that is in hand, or a job that waits, until this is dropped.
+/// An upload that is in flight, or a job that waits, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Counted {
     limits: Arc<Limits>,
@@ -127,7 +127,7 @@ impl Allowance {
         self.holder.as_ref().and_then(|holder| holder.meter.as_ref()).map_or(Ok(()), Meter::count)
     }
 
-    /// One more upload in hand, if neither address nor token has as many as it may; `Err` says which has.
+    /// One more upload in flight, if neither address nor token has as many as it may; `Err` says which has.
     pub(crate) fn upload(&self) -> Result<Counted, Problem> {
         self.count(What::Upload, self.limits.most.uploads).map_err(Problem::too_many_uploads)
     }

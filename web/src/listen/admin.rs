@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Limits, Server, bind, bound};
 use crate::access::with_headers;
 
-/// Requests in hand when everything else has ended.
+/// Requests in flight when everything else has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// The listener, bound and not yet served.

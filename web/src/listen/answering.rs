@@ -1,4 +1,4 @@
-//! The body of an answer on its way out: until its end the request is in hand.
+//! The body of an answer on its way out: until its end the request is in flight.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use super::crowd::Busy;
 
-/// A body, and the note that its request is in hand.
+/// A body, and the note that its request is in flight.
 #[derive(Debug)]
 pub(super) struct Answering {
     body: BoxBody<Bytes, io::Error>,

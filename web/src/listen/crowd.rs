@@ -124,7 +124,7 @@ pub(super) struct Seat {
     pub(super) guest: Arc<Guest>,
 }
 
-/// A request that is in hand, until this is dropped.
+/// A request that is in flight, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Crowd>, Arc<Guest>, u64);
 
@@ -267,7 +267,7 @@ impl Seat {
         }
     }
 
-    /// When the connection has to end if nothing happens until then; `None` while a request is in hand.
+    /// When the connection has to end if nothing happens until then; `None` while a request is in flight.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let (guest, limits) = (&self.guest, &self.crowd.limits);
         let at = |since: u64, limit: Duration| self.crowd.since + Duration::from_millis(since) + limit;
@@ -390,7 +390,7 @@ mod tests {
         let in_s = |seat: &Seat| seat.deadline().map(|at| (at - Instant::now()).as_secs_f64().round());
         assert_eq!(in_s(&seat), Some(10.0), "the first header");
         let request = seat.request(false);
-        assert_eq!(in_s(&seat), None, "a request is in hand");
+        assert_eq!(in_s(&seat), None, "a request is in flight");
         seat.unread(true);
         assert_eq!(in_s(&seat), Some(30.0), "its answer is not read");
         seat.unread(false);

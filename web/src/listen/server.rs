@@ -78,7 +78,7 @@ struct Door<E> {
 }
 
 impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
-    /// Serves until `stop` ends, and then what is in hand, for as long as `cut_off` at most.
+    /// Serves until `stop` ends, and then what is in flight, for as long as `cut_off` at most.
     pub async fn run(self, stop: impl Future<Output = ()>, cut_off: Duration) -> io::Result<()> {
         let Self { name, listener, tls, limits, routes } = self;
         let local = LocalAddr(listener.local_addr()?.into());

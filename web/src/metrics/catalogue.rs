@@ -74,7 +74,7 @@ catalogue! {
     Replies = "eirs_replies" Counter [] "Answers received from workers";
     JobQueuedSeconds = "eirs_job_queued_seconds" Histogram [Model] "Time from the acceptance of a job to its receipt by the worker that answered it";
     JobServiceSeconds = "eirs_job_service_seconds" Histogram [Model] "Time from the receipt of a job to its result, the wait for a thread included";
-    UploadsInHand = "eirs_uploads_in_hand" Gauge [] "Uploads being handled now";
+    UploadsInFlight = "eirs_uploads_in_flight" Gauge [] "Uploads being handled now";
     JobsWaiting = "eirs_jobs_waiting" Gauge [] "Jobs sent by this host and not answered yet";
     HttpResponses = "eirs_http_responses" Counter [Class] "HTTP answers at every address, by class of status";
     RequestsTurnedAway = "eirs_requests_turned_away" Counter [Why] "Requests without a good token, or above their rate";

@@ -34,7 +34,7 @@ pub(crate) struct Status {
     host: String,
     /// Whether it is shutting down.
     draining: bool,
-    /// Uploads in hand.
+    /// Uploads in flight.
     uploads: usize,
     /// Jobs this host sent that are not answered.
     waiting: usize,

@@ -94,7 +94,7 @@ fn a_canary_is_started_when_an_instance_was_not_seen_for_long_and_nothing_else_i
     let long = history(&[(3600, 0)], &now);
     let plan = check_actions(&policies, &now, &long, &["start p-1"]);
     assert_eq!(plan.pools["p"].canary.as_deref(), Some("p-1"));
-    assert!(plan.pools["p"].reason().contains("p-1 is started to see whether it still works"), "{plan}");
+    assert!(plan.pools["p"].reason().contains("p-1 is started as a canary"), "{plan}");
     // It is kept until it is ready, and is one of many when there is work.
     let sent = seen(&[("p", Some(0))], vec![starting("p-1", NOW - 20), stopped("p-2")]);
     check_actions(&policies, &sent, &history(&[(3600, 0)], &sent), &[]);

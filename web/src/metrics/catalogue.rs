@@ -66,56 +66,56 @@ macro_rules! catalogue {
 
 catalogue! {
     // Of this web host.
-    Images = "eirs_images" Counter [Answer] "Images answered, by kind of answer";
-    UploadSeconds = "eirs_upload_seconds" Histogram [] "Time from the request to its answer";
+    Images = "eirs_images" Counter [Answer] "Images, by how they were answered";
+    UploadSeconds = "eirs_upload_seconds" Histogram [] "Time from an upload request to its response";
     ImageBytes = "eirs_image_bytes" Counter [] "Bytes of images received";
     JobsSent = "eirs_jobs_sent" Counter [] "Jobs sent to the request queues";
     JobsCoalesced = "eirs_jobs_coalesced" Counter [] "Images that joined a job in flight";
-    Replies = "eirs_replies" Counter [] "Answers received from workers";
-    JobQueuedSeconds = "eirs_job_queued_seconds" Histogram [Model] "Time from the acceptance of a job to its receipt by the worker that answered it";
-    JobServiceSeconds = "eirs_job_service_seconds" Histogram [Model] "Time from the receipt of a job to its result, the wait for a thread included";
-    UploadsInFlight = "eirs_uploads_in_flight" Gauge [] "Uploads being handled now";
-    JobsWaiting = "eirs_jobs_waiting" Gauge [] "Jobs sent by this host and not answered yet";
-    HttpResponses = "eirs_http_responses" Counter [Class] "HTTP answers at every address, by class of status";
-    RequestsTurnedAway = "eirs_requests_turned_away" Counter [Why] "Requests without a good token, or above their rate";
-    DeadLetters = "eirs_dead_letters" Gauge [Model] "Jobs that were given up and lie with the dead letters";
-    CertificateExpires = "eirs_tls_certificate_expires_timestamp_seconds" Gauge [] "When the certificate in force expires, as a Unix time; with HTTPS only";
-    StoreFree = "eirs_store_free_bytes" Gauge [] "Room on the disk of the state folder";
-    StoreFloor = "eirs_store_floor_bytes" Gauge [] "Room that is kept free there; below it new images are refused";
-    StoreFull = "eirs_store_full" Gauge [] "1 while new images are refused for want of room";
+    Replies = "eirs_replies" Counter [] "Replies received from workers";
+    JobQueuedSeconds = "eirs_job_queued_seconds" Histogram [Model] "Time from the acceptance of a job to its receipt by the worker that finished it";
+    JobServiceSeconds = "eirs_job_service_seconds" Histogram [Model] "Time from the receipt of a job to its result, including the wait for a thread";
+    UploadsInFlight = "eirs_uploads_in_flight" Gauge [] "Uploads in flight";
+    JobsWaiting = "eirs_jobs_waiting" Gauge [] "Jobs sent by this host whose result is pending";
+    HttpResponses = "eirs_http_responses" Counter [Class] "HTTP responses at every address, by class of status";
+    RequestsTurnedAway = "eirs_requests_turned_away" Counter [Why] "Requests refused for lack of a valid token, or above their rate";
+    DeadLetters = "eirs_dead_letters" Gauge [Model] "Jobs that were given up and are kept as dead letters";
+    CertificateExpires = "eirs_tls_certificate_expires_timestamp_seconds" Gauge [] "Expiry of the certificate in force, as a Unix time; with HTTPS only";
+    StoreFree = "eirs_store_free_bytes" Gauge [] "Free space on the disk of the state folder";
+    StoreFloor = "eirs_store_floor_bytes" Gauge [] "Free space to keep there; below it, new images are refused";
+    StoreFull = "eirs_store_full" Gauge [] "1 while new images are refused for lack of space";
     // Of the controller, where it runs on this host.
-    ControllerUp = "eirs_controller_up" Gauge [] "1 while the controller makes its passes, 0 when the last one is three ticks old and older than 30 seconds";
-    ControllerLastPass = "eirs_controller_last_pass_timestamp_seconds" Gauge [] "When the controller looked last, as a Unix time";
-    ControllerStart = "eirs_controller_start_time_seconds" Gauge [] "When the controller was started, as a Unix time";
-    PolicyErrors = "eirs_policy_errors" Gauge [] "Complaints about the policy files; the last good versions are in force";
-    Problems = "eirs_problems" Gauge [] "Things that the controller could not see; nothing is drained meanwhile";
-    Backlog = "eirs_backlog" Gauge [Pool] "Jobs visible and in flight, as the controller sees it";
-    QueueJobs = "eirs_queue_jobs" Gauge [Pool, Phase] "Jobs in the queue, by whether a worker holds them";
-    ArrivalsPerSecond = "eirs_arrivals_per_second" Gauge [Pool] "Jobs that arrive each second, from all web hosts, over about ten seconds";
-    ArrivalsExpected = "eirs_arrivals_expected_per_second" Gauge [Pool] "Jobs each second that are expected when what is started now is ready";
-    DonePerSecond = "eirs_done_per_second" Gauge [Pool] "Jobs done each second by the pool's workers, over about ten seconds";
+    ControllerUp = "eirs_controller_up" Gauge [] "1 while the controller is running, 0 when its last pass is three ticks old and older than 30 seconds";
+    ControllerLastPass = "eirs_controller_last_pass_timestamp_seconds" Gauge [] "Time of the controller's last pass, as a Unix time";
+    ControllerStart = "eirs_controller_start_time_seconds" Gauge [] "Start time of the controller, as a Unix time";
+    PolicyErrors = "eirs_policy_errors" Gauge [] "Errors in the policy files; the last good versions are in force";
+    Problems = "eirs_problems" Gauge [] "What the controller could not observe; nothing is drained meanwhile";
+    Backlog = "eirs_backlog" Gauge [Pool] "Jobs waiting and in flight, as the controller sees it";
+    QueueJobs = "eirs_queue_jobs" Gauge [Pool, Phase] "Jobs in the queue, waiting (`visible`) or in flight";
+    ArrivalsPerSecond = "eirs_arrivals_per_second" Gauge [Pool] "Jobs arriving per second from all web hosts, over about ten seconds";
+    ArrivalsExpected = "eirs_arrivals_expected_per_second" Gauge [Pool] "Jobs per second expected when an instance that starts now is ready";
+    DonePerSecond = "eirs_done_per_second" Gauge [Pool] "Jobs done per second by the pool's workers, over about ten seconds";
     InstancesDesired = "eirs_instances_desired" Gauge [Pool] "Instances the controller wants";
     InstancesMin = "eirs_instances_min" Gauge [Pool] "The policy's `min`";
     InstancesMax = "eirs_instances_max" Gauge [Pool] "The policy's `max`";
     Instances = "eirs_instances" Gauge [Pool, State] "Instances by state, as the controller sees them";
     InstancesCordoned = "eirs_instances_cordoned" Gauge [Pool] "Instances that an operator cordoned";
-    InstancesRefused = "eirs_instances_refused" Gauge [Pool, Fault] "Instances that lately did not do as told, by cause";
-    InstancesCrashed = "eirs_instances_crashed" Gauge [Pool] "Instances whose last starts ended before their time";
+    InstancesRefused = "eirs_instances_refused" Gauge [Pool, Fault] "Instances that recently refused to start or stop, by cause";
+    InstancesCrashed = "eirs_instances_crashed" Gauge [Pool] "Instances that crashed after their last starts";
     PoolPaused = "eirs_pool_paused" Gauge [Pool] "1 while an operator has paused the pool";
-    ServiceSeconds = "eirs_pool_service_seconds" Gauge [Pool] "Mean time from the receipt of a job to its result, of the workers' last reports";
+    ServiceSeconds = "eirs_pool_service_seconds" Gauge [Pool] "Mean time from the receipt of a job to its result, in the workers' last reports";
     WorkerSeconds = "eirs_worker_service_seconds" Gauge [Pool, Percentile] "Time from the receipt of a job to its result in the pool's slowest worker: mean and 95th percentile of its last report";
-    StartDelaySeconds = "eirs_start_delay_seconds" Gauge [Pool, Percentile] "Time from the start of an instance to its being ready, as learnt";
-    TodayInstanceSeconds = "eirs_today_instance_seconds" Gauge [Pool] "Time that instances ran since the budget's midnight, all together";
-    TodayBudgetSeconds = "eirs_today_budget_seconds" Gauge [Pool] "Time that instances may run in a day by the policy's budget";
-    TodayCost = "eirs_today_cost_usd" Gauge [Pool] "Cost of the instances since the budget's midnight by the policy's price, in US dollars";
+    StartDelaySeconds = "eirs_start_delay_seconds" Gauge [Pool, Percentile] "Time from the start of an instance until it is ready, as learnt";
+    TodayInstanceSeconds = "eirs_today_instance_seconds" Gauge [Pool] "Running time of all instances since the budget's midnight";
+    TodayBudgetSeconds = "eirs_today_budget_seconds" Gauge [Pool] "Running time that the policy's budget allows per day";
+    TodayCost = "eirs_today_cost_usd" Gauge [Pool] "Cost of the instances since the budget's midnight at the policy's price, in US dollars";
     TodayImages = "eirs_today_images" Gauge [Pool] "Jobs that arrived since the budget's midnight";
     // Of the process that answers.
     BuildInfo = "eirs_build_info" Gauge [Version] "1, with the version of the program as a label";
-    ProcessStart = "process_start_time_seconds" Gauge [] "When the web server was started, as a Unix time";
-    ProcessCpu = "process_cpu_seconds" Counter [] "Processor time that the web server used";
-    ProcessMemory = "process_resident_memory_bytes" Gauge [] "Memory that the web server holds";
-    ProcessFds = "process_open_fds" Gauge [] "File descriptors that the web server has open";
-    ProcessMaxFds = "process_max_fds" Gauge [] "The most file descriptors that the web server may have open";
+    ProcessStart = "process_start_time_seconds" Gauge [] "Start time of the web server, as a Unix time";
+    ProcessCpu = "process_cpu_seconds" Counter [] "Processor time used by the web server";
+    ProcessMemory = "process_resident_memory_bytes" Gauge [] "Resident memory of the web server";
+    ProcessFds = "process_open_fds" Gauge [] "Open file descriptors of the web server";
+    ProcessMaxFds = "process_max_fds" Gauge [] "Maximum open file descriptors of the web server";
 }
 
 impl Metric {

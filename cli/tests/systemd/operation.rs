@@ -105,8 +105,8 @@ fn a_reload_returns_when_the_edited_policy_is_in_force_and_a_broken_one_keeps_th
 /// The fields of a decision that are documented: the first table.
 fn documented_fields() -> Vec<String> {
     let page = std::fs::read_to_string(project().join("docs/LOGS.md")).expect("the page about logs");
-    let (_, listed) = page.split_once("The decisions of the controller").expect("the table of their fields");
-    let (listed, _) = listed.split_once("All others").expect("its end");
+    let (_, listed) = page.split_once("Decisions of the controller").expect("the table of their fields");
+    let (listed, _) = listed.split_once("All other entries").expect("its end");
     let rows = listed.lines().filter_map(|line| line.strip_prefix("| `EIRS_"));
     rows.map(|row| format!("EIRS_{}", row.split('`').next().unwrap_or_default())).collect()
 }

@@ -60,11 +60,12 @@ impl Account {
     pub(crate) async fn of(mut settings: Settings, config: SdkConfig) -> anyhow::Result<Self> {
         let region = config.region().map(ToString::to_string);
         let region =
-            region.context("no region is known; set aws.region, or $AWS_REGION, or one in the profile")?;
+            region.context("no region is set; set aws.region, $AWS_REGION, or the region of the \
+                profile")?;
         let id = account_id(&config, &settings).await?;
         if let Some(set) = settings.aws.account.as_ref().filter(|set| **set != id) {
             anyhow::bail!(
-                "these credentials are of the account {id}, and aws.account says that the installation is in {set}"
+                "these credentials belong to the account {id}, but aws.account is {set}"
             );
         }
         settings.aws.account.get_or_insert_with(|| id.clone());
@@ -119,8 +120,8 @@ async fn account_id(config: &SdkConfig, settings: &Settings) -> anyhow::Result<S
     }
     let client = aws_sdk_sts::Client::from_conf(builder.build());
     let caller = client.get_caller_identity().send().await;
-    let caller = caller.map_err(|error| aws::error("finding out whose credentials these are", &error))?;
-    caller.account.context("AWS does not say which account these credentials are of")
+    let caller = caller.map_err(|error| aws::error("asking for the account of the credentials", &error))?;
+    caller.account.context("AWS does not say which account these credentials belong to")
 }
 
 fn iam_client(config: &SdkConfig, settings: &Settings) -> aws_sdk_iam::Client {

@@ -10,12 +10,13 @@ use crate::{Exit, Global, Stop, show::Voice, state};
 
 /// Copy the queue into a file, while the service runs
 ///
-/// The copy is that of one moment, however much is uploaded meanwhile. Images are not in it: copy their folder afterwards, and a
-/// restore has all that was answered before the backup began. docs/OPERATIONS.md has both, and the way back.
+/// The copy is consistent, whatever is uploaded meanwhile. It does not contain images: copy their
+/// folder afterwards, and a restore has everything that was answered before the backup began. See
+/// docs/OPERATIONS.md.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  eirs backup /backup/queue.db && rsync -a .eirs/images /backup/")]
 pub(crate) struct Backup {
-    /// The file to write; one that is there already is left alone
+    /// The file to write; an existing file is not overwritten
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
@@ -27,7 +28,8 @@ impl Backup {
         let settings = global.settings()?;
         if settings.backend == BackendKind::Aws {
             return Err(Stop::Failed(anyhow::anyhow!(
-                "with backend = \"aws\" there is no file to copy: SQS and S3 keep the queue, images and results"
+                "with backend = \"aws\" there is nothing to copy: the queue is in SQS, images and \
+                results are in S3"
             )));
         }
         state::expect_ours(&settings)?;

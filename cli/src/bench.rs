@@ -62,13 +62,13 @@ pub(crate) struct BenchCommand {
     /// Only these parts [default: all but endurance, which takes a quarter of an hour]
     #[arg(long, value_name = "PARTS", value_delimiter = ',', value_parser = PARTS)]
     only: Vec<String>,
-    /// Arrivals to compare the policy with others on, besides the generated ones: a CSV file, or the controller's recording
+    /// More arrivals to compare policies with: a CSV file, or the controller's recording
     #[arg(long, value_name = "TRACE")]
     trace: Option<PathBuf>,
-    /// A tenth of the work: to see that it works, not to quote
+    /// A tenth of the work: a check, not a measurement
     #[arg(long)]
     quick: bool,
-    /// Where to write the same as JSON
+    /// Also write the tables as JSON to this folder
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Print the JSON instead of tables

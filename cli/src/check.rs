@@ -27,17 +27,17 @@ use crate::{
 
 /// Show instances, queues, images and results, and say what is wrong
 ///
-/// It asks queues, stores, machines and systemd themselves; `eirs status` shows what the controller thinks of them. With an account of
-/// AWS it also says where that differs from what `eirs setup` makes.
+/// Inspects queues, stores, machines and systemd directly; `eirs status` shows what the controller
+/// last saw. On AWS it also reports drift from what `eirs setup` makes.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  eirs check && echo healthy\n  eirs check --watch\n  eirs check --json | jq -r '.problems[]'"
 )]
 pub struct Check {
-    /// Print JSON; with --watch, a line of it for each look
+    /// Print JSON; with --watch, one line per check
     #[arg(long)]
     json: bool,
-    /// Look again and again, until Ctrl-C
+    /// Repeat the check until Ctrl-C
     #[arg(long, short)]
     watch: bool,
 }

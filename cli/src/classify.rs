@@ -17,9 +17,9 @@ use crate::{
     show,
 };
 
-/// Classify images, here or by a service
+/// Classify images, in this process or with a service
 ///
-/// Without --url, the model is loaded into this process with the same settings that the workers use.
+/// Without --url, the model is loaded into this process, with the settings that workers use.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  eirs classify photo.jpg --top 3\n  eirs classify photo.jpg --url http://127.0.0.1:8000"
@@ -28,16 +28,16 @@ pub struct Classify {
     /// The image files
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// Ask this service instead
+    /// Send the images to this service instead
     #[arg(long)]
     url: Option<Url>,
-    /// Which model of the settings
+    /// The model of the settings
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Show so many guesses for each image [default: the best one]
+    /// Show this many guesses per image [default: the best one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     top: Option<u16>,
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -83,7 +83,7 @@ impl Classify {
                             .classify(&[image])
                             .into_iter()
                             .next()
-                            .context("the model said nothing")?;
+                            .context("the model returned nothing")?;
                         Ok(answer?)
                     });
                     show(Answer::of(path, answer.map_err(|error| format!("{error:#}"))));
@@ -142,7 +142,7 @@ impl<'a> Service<'a> {
     async fn connect(url: &'a Url, model: Option<&str>, top: Option<u16>) -> anyhow::Result<Self> {
         let model = match model {
             Some(name) if !eirs_platform::settings::is_name(name) => {
-                anyhow::bail!("`{name}` is not the name of a model")
+                anyhow::bail!("`{name}` is not a valid model name")
             }
             Some(name) => Some(format!("model={name}")),
             None => None,
@@ -190,10 +190,10 @@ impl<'a> Service<'a> {
                     let mut result = answer.json();
                     let top = result.get_mut("top").map(serde_json::Value::take).unwrap_or_default();
                     return Ok(serde_json::from_value(top)
-                        .map_err(|_| format!("not an answer of EIRS: {}", answer.detail())));
+                        .map_err(|_| format!("not a response of EIRS: {}", answer.detail())));
                 }
                 202 => {
-                    path = answer.location().context("a 202 without a Location to ask for the result")?;
+                    path = answer.location().context("a 202 without a Location")?;
                     (method, body) = (Method::GET, Pieces::default());
                     headers = HeaderMap::from_iter([accept.clone()]);
                 }

@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use crate::{Exit, Global, Stop, show::Voice};
 
-/// Empty an installation, or delete it
+/// Empty or delete an installation
 ///
-/// On one machine that is the state folder. In an AWS account it is everything that is tagged as this installation's, and
-/// nothing else; a run that was interrupted is run again.
+/// On one machine this is the state folder. On AWS it is everything with the installation's tag,
+/// and nothing else. After an interruption, run it again.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  eirs cleanup --mode clear --yes\n  eirs --config eirs.toml cleanup --mode delete --plan"
@@ -26,7 +26,7 @@ pub struct Cleanup {
     /// Only show what would be done
     #[arg(long)]
     plan: bool,
-    /// Do it without asking
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
@@ -36,7 +36,7 @@ pub struct Cleanup {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Mode {
-    /// Delete all messages, images and results, and stop all workers; everything else stays
+    /// Delete all messages, images and results, and stop all workers; keep everything else
     Clear,
     /// Delete the state folder, or everything that setup made
     Delete,

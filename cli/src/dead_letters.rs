@@ -38,8 +38,8 @@ pub(crate) enum DeadLettersCommand {
 
 /// List the jobs that were given up, and why
 ///
-/// A letter that is looked at is held for a moment and given back. Where this is killed in the middle, letters come back by
-/// themselves when their lease runs out (`queue.visibility`).
+/// Letters are held for a moment and given back. If the command is killed, they return when their
+/// lease expires (`queue.visibility`).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  eirs dead-letters list --json | jq -r '.letters[].name'")]
 pub(crate) struct List {
@@ -55,8 +55,8 @@ pub(crate) struct List {
 
 /// Requeue dead letters once the cause is fixed
 ///
-/// The stored result, which says that the job was given up, is deleted first. A letter that cannot be read, or whose image is no
-/// longer stored, stays where it is.
+/// Deletes the stored result ("given up") first. A letter that cannot be read, or whose image is no
+/// longer stored, stays.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  eirs dead-letters redrive 7d865e95\n  eirs dead-letters redrive --all --yes"
@@ -68,7 +68,7 @@ pub(crate) struct Redrive {
 
 /// Delete dead letters for good
 ///
-/// The images stay stored, and so do the results that say that they were given up; who uploads an image again has it tried again.
+/// Images and results stay stored. A new upload of such an image tries again.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  eirs dead-letters purge 7d865e95\n  eirs dead-letters purge --model default --all --yes"
@@ -81,7 +81,7 @@ pub(crate) struct Purge {
 /// Which letters.
 #[derive(Debug, clap::Args)]
 struct Chosen {
-    /// Their ids, as `eirs dead-letters list` shows them; a beginning that no other has is enough
+    /// Ids, as `eirs dead-letters list` shows them; a unique beginning is enough
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<String>,
     /// All of them
@@ -90,7 +90,7 @@ struct Chosen {
     /// Only the letters of this model
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Do it without asking
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]

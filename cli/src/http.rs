@@ -96,10 +96,10 @@ pub enum Lost {
     #[error("no secure connection: {0}")]
     NotSecure(String),
     /// The connection ended before the answer did.
-    #[error("the server hung up before it answered ({0})")]
+    #[error("the server closed the connection without a response ({0})")]
     HungUp(String),
     /// The answer was too long to be one of the service's.
-    #[error("the answer is longer than {} MiB", MOST_OF_AN_ANSWER >> 20)]
+    #[error("the response is longer than {} MiB", MOST_OF_AN_ANSWER >> 20)]
     TooLong,
 }
 

@@ -55,10 +55,10 @@ struct Cli {
 /// What every subcommand understands.
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// The settings file [default: $EIRS_CONFIG, or /etc/eirs/eirs.toml where there is one]
+    /// The settings file [default: $EIRS_CONFIG, or /etc/eirs/eirs.toml if it exists]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Options of every command")]
     config: Option<PathBuf>,
-    /// The folder of the local queue, images and results [default: .eirs]
+    /// The state folder: local queue, images and results [default: .eirs]
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Options of every command")]
     state: Option<PathBuf>,
 }
@@ -101,7 +101,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 #[command(hide = true, disable_help_flag = true)]
 struct NoSetup {
-    /// Whatever it was asked for
+    /// The arguments, which are ignored
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     _arguments: Vec<OsString>,
 }
@@ -124,7 +124,7 @@ impl Global {
     fn model<'a>(&self, settings: &'a Settings, name: &str) -> Result<&'a Model, Stop> {
         let known = || settings.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         let model = settings.models.get(name);
-        model.ok_or_else(|| Stop::Usage(format!("the settings have no model `{name}`; there is {}", known())))
+        model.ok_or_else(|| Stop::Usage(format!("unknown model `{name}`; the settings have {}", known())))
     }
 }
 

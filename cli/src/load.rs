@@ -176,12 +176,12 @@ const OTHER_FILES: u64 = 40;
 ///
 /// Where nobody listens at the address, or nothing is to be done.
 pub async fn run(options: Options, watch: Arc<dyn Watch>) -> anyhow::Result<Report> {
-    ensure!(!options.images.is_empty(), "there is no image to upload");
+    ensure!(!options.images.is_empty(), "no image to upload");
     ensure!(options.concurrency > 0, "at least one connection is needed");
     let has_end = options.requests.is_some()
         || options.duration.is_some()
         || options.open.as_ref().is_some_and(|open| open.schedule.end().is_some());
-    ensure!(has_end, "nothing ends this run: it needs a number of uploads or a duration");
+    ensure!(has_end, "this run never ends: it needs a number of uploads or a duration");
     allow_connections(options.concurrency)?;
     // A wrong address is said once, and not for every image.
     let first =

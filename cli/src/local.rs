@@ -32,21 +32,21 @@ use crate::{
 
 /// Run the whole service on this machine, until Ctrl-C
 ///
-/// Starts the web server and the controller, which starts workers when images arrive. If one of the two is killed, it is started
-/// again. Ctrl-C drains them all; a second one kills them.
+/// Starts the web server and the controller, which starts workers when images arrive, and restarts
+/// them if they are killed. Ctrl-C drains everything; a second Ctrl-C kills it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  eirs local --listen 127.0.0.1:9000 --state /tmp/eirs")]
 pub struct Local {
     /// The address of the web server; port 0 takes a free one [default: 127.0.0.1:8000]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// The folder of the policies [default: ./policies where there is one, else a built-in policy]
+    /// The folder of the policies [default: ./policies if it exists, else a built-in policy]
     #[arg(long, value_name = "FOLDER")]
     policies: Option<PathBuf>,
-    /// The most workers at once [default: one for each core]
+    /// Maximum number of workers [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max: Option<u32>,
-    /// Show all that the programs log, and not only warnings
+    /// Show everything that the programs log, not only warnings
     #[arg(long, short)]
     verbose: bool,
 }
@@ -71,10 +71,10 @@ impl Local {
         let settings = layers.load()?;
         let state = settings.local.state.as_path();
         fs::create_dir_all(state)
-            .with_context(|| format!("the state folder {} cannot be made", state.display()))?;
+            .with_context(|| format!("the state folder {} cannot be created", state.display()))?;
         let _lock = Lock::take(state, LOCAL_LOCK).map_err(|error| match error {
             NotLocked::Taken(taken) => anyhow::anyhow!(
-                "`eirs local` is running on {} already{}; stop it, or choose another --state",
+                "`eirs local` is already running on {}{}; stop it, or use another --state",
                 state.display(),
                 taken.who()
             ),
@@ -110,7 +110,7 @@ impl Local {
             if !role.is_worth_another_start(status) {
                 break End::Died(role.name(), status);
             }
-            show::aside(format_args!("{} {}; starting it again", role.name(), describe(status)));
+            show::aside(format_args!("{} {}; restarting it", role.name(), describe(status)));
             if let Err(error) = role.start_again(&files.keep(&environment)) {
                 break End::Failed(error);
             }
@@ -301,7 +301,7 @@ fn welcome(Ready { url, admin }: &Ready, settings: &Settings, limit: &str) {
     }
     if let Some(admin) = admin {
         show::out(format_args!(
-            "For you: http://{admin}/ shows what it does; /status and /metrics are for programs"
+            "Live view: http://{admin}/; /status and /metrics are for programs"
         ));
     }
 }
@@ -325,7 +325,7 @@ async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Si
         (web, "the uploads in flight are finished", settings.web.drain_deadline + MARGIN),
         (
             controller,
-            "the workers finish what they hold",
+            "the workers finish their jobs",
             WORKERS_WITHIN.max(settings.worker.drain_deadline) + MARGIN,
         ),
     ];
@@ -345,7 +345,7 @@ async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Si
                 in_time = false;
             }
             () = signals.next() => {
-                show::aside("killing everything; what was in flight is done again after the next start");
+                show::aside("killing everything; jobs in flight are done again after the next start");
                 role.kill().await;
                 for (mut other, _, _) in steps {
                     other.kill().await;

@@ -13,23 +13,23 @@ use clap_mangen::Man;
 
 use crate::{Cli, Exit, Stop, show};
 
-/// Print what a shell needs to complete subcommands and flags
+/// Print the completion script for a shell
 ///
-/// An installation puts it in its place for bash, zsh and fish.
+/// `make install` and the package install it for bash, zsh and fish.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  source <(eirs completions bash)\n  \
                         eirs completions fish > ~/.config/fish/completions/eirs.fish")]
 pub(crate) struct Completions {
-    /// Which shell
+    /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }
 
-/// Print the manual page, or write the pages of all programs and subcommands into a folder
+/// Print the manual page, or write all manual pages into a folder
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs man | man -l -\n  eirs man ~/.local/share/man/man1")]
 pub(crate) struct ManCommand {
-    /// The folder to write them into, made where it is missing
+    /// The folder for all pages; created if it does not exist
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
 }
@@ -66,7 +66,7 @@ fn give(bytes: &[u8]) -> Result<Exit, Stop> {
 
 fn write_pages(folder: &Path, pages: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
     let shown = folder.display();
-    fs::create_dir_all(folder).with_context(|| format!("{shown}: cannot be made"))?;
+    fs::create_dir_all(folder).with_context(|| format!("{shown}: cannot be created"))?;
     for (name, page) in pages {
         fs::write(folder.join(name), page).with_context(|| format!("{shown}/{name}: cannot be written"))?;
     }

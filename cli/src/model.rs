@@ -8,32 +8,33 @@ use eirs_worker::classify::{self, inspect};
 
 use crate::{Exit, Global, Stop, show::Voice};
 
-/// Look at models
+/// Check a model
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
     Check(Check),
 }
 
-/// Load a model as a worker would, show what it is, and classify an image with it
+/// Load a model as a worker would, show its inputs and outputs, and classify an image
 ///
-/// A model that answers nonsense was mostly fed wrongly: the hints compare other ways to prepare the image.
+/// Wrong labels usually come from wrong preprocessing: the hints compare other ways to prepare the
+/// image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  eirs model check mobilenet.onnx --labels labels.txt --image cat.jpg\n  \
                         eirs model check squeezenet.onnx --set channels=bgr --set 'mean=[104, 117, 123]' --set divide_by=1")]
 pub struct Check {
-    /// The model file [default: the one of the settings]
+    /// The model file [default: that of the settings]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Which model of the settings
+    /// The model of the settings
     #[arg(long, value_name = "NAME", default_value = Model::DEFAULT)]
     model: String,
-    /// The labels, in the order of the outputs
+    /// A file of labels, in the order of the outputs
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// An image to classify
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// What runs the model
+    /// The engine that runs the model
     #[arg(long, value_enum)]
     engine: Option<Engine>,
     /// Any other setting of the model, as in [models.NAME]
@@ -51,7 +52,7 @@ enum Engine {
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("say KEY=VALUE, e.g. channels=bgr")?;
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, e.g. channels=bgr")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 

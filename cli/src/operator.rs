@@ -18,21 +18,21 @@ use serde::Serialize;
 
 use crate::{Exit, Global, Stop, show::Voice, state, status};
 
-/// Have the controller watch and decide, and do nothing
+/// Let the controller decide, but not act
 ///
-/// Nothing is started, drained or stopped for a paused pool until `eirs resume`; the workers that run go on working.
-/// `eirs plan` shows what would be done.
+/// Nothing is started, drained or stopped for a paused pool until `eirs resume`. Running workers
+/// continue. `eirs plan` shows what would be done.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs pause\n  eirs pause default")]
 pub(crate) struct Pause {
-    /// The pool [default: all, also those to come]
+    /// The pool [default: all, including future pools]
     #[arg(value_name = "POOL")]
     pool: Option<String>,
     #[command(flatten)]
     voice: Voice,
 }
 
-/// Have the controller act again
+/// Let the controller act again
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs resume\n  eirs resume default")]
 pub(crate) struct Resume {
@@ -43,24 +43,24 @@ pub(crate) struct Resume {
     voice: Voice,
 }
 
-/// Keep an instance from being started
+/// Keep instances from being started
 ///
-/// A cordoned instance is not started any more, and is the first to go when there are too many. With --drain it goes
-/// now: it finishes what it holds, and another one is started where it is needed.
+/// A cordoned instance is not started any more, and is drained first when there are too many. With
+/// --drain it finishes its jobs and ends now, and another one is started if needed.
 #[derive(Debug, clap::Args)]
 #[command(name = "cordon", after_help = "Example:\n  eirs cordon default-3 --drain")]
 pub(crate) struct CordonCommand {
     /// The instances
     #[arg(value_name = "INSTANCE", required = true)]
     instances: Vec<String>,
-    /// Drain them now, needed or not
+    /// Drain them now, even if they are needed
     #[arg(long)]
     drain: bool,
     #[command(flatten)]
     voice: Voice,
 }
 
-/// Let an instance be started again
+/// Let cordoned instances be started again
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  eirs uncordon default-3")]
 pub(crate) struct Uncordon {
@@ -100,7 +100,8 @@ impl Pause {
             None => ("Every pool is paused".to_owned(), orders.all_paused.as_ref()),
         };
         let order = order.map_or_else(String::new, |order| format!(" ({order})"));
-        Ok(ordered(self.voice, &settings, &orders, format!("{what}{order}; `eirs resume` ends that.")))
+        Ok(ordered(self.voice, &settings, &orders, format!("{what}{order}; `eirs resume` resumes \
+            it.")))
     }
 }
 
@@ -114,12 +115,13 @@ impl Resume {
                 orders.paused.clear();
             })?;
             let was_paused = before.all_paused.is_some() || !before.paused.is_empty();
-            let sentence = if was_paused { "No pool is paused any more." } else { "Nothing was paused." };
+            let sentence = if was_paused { "No pool is paused now." } else { "Nothing was paused." };
             return Ok(ordered(self.voice, &settings, &orders, sentence));
         };
         if before.all_paused.is_some() {
             let sentence =
-                "every pool is paused, and none can be taken out of that; `eirs resume` resumes all";
+                "every pool is paused, and a single one cannot be resumed; `eirs resume` resumes \
+                all";
             return Err(Stop::Failed(anyhow::anyhow!(sentence)));
         }
         if !before.paused.contains_key(pool) {
@@ -127,7 +129,7 @@ impl Resume {
             return Ok(ordered(self.voice, &settings, &before, format!("The pool {pool} was not paused.")));
         }
         let orders = change(&settings, |orders| _ = orders.paused.remove(pool))?;
-        Ok(ordered(self.voice, &settings, &orders, format!("The pool {pool} is not paused any more.")))
+        Ok(ordered(self.voice, &settings, &orders, format!("The pool {pool} is resumed.")))
     }
 }
 
@@ -148,7 +150,7 @@ impl CordonCommand {
         })?;
         let (names, are) = names(&self.instances);
         let and = if self.drain { " and drained" } else { "" };
-        let sentence = format!("{names} {are} cordoned{and}; `eirs uncordon` ends that.");
+        let sentence = format!("{names} {are} cordoned{and}; `eirs uncordon` releases them.");
         Ok(ordered(self.voice, &settings, &orders, sentence))
     }
 }
@@ -163,7 +165,7 @@ impl Uncordon {
             orders.cordoned.retain(|instance, _| !self.instances.contains(instance));
         })?;
         let (names, are) = names(&self.instances);
-        Ok(ordered(self.voice, &settings, &orders, format!("{names} {are} not cordoned any more.")))
+        Ok(ordered(self.voice, &settings, &orders, format!("{names} {are} uncordoned.")))
     }
 }
 
@@ -238,7 +240,7 @@ impl Known {
 fn check_known(what: &str, names: &[String], known: &BTreeSet<String>) -> Result<(), Stop> {
     let Some(unknown) = names.iter().find(|name| !known.contains(*name)) else { return Ok(()) };
     if known.is_empty() {
-        return Err(Stop::Usage(format!("there is no {what} `{unknown}`; none exist")));
+        return Err(Stop::Usage(format!("unknown {what} `{unknown}`; none exist")));
     }
     let mut sorted: Vec<_> = known.iter().map(String::as_str).collect();
     // Names that count: p-2 comes before p-10.
@@ -248,7 +250,7 @@ fn check_known(what: &str, names: &[String], known: &BTreeSet<String>) -> Result
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    Err(Stop::Usage(format!("there is no {what} `{unknown}`; there is {shown}{more}")))
+    Err(Stop::Usage(format!("unknown {what} `{unknown}`; known: {shown}{more}")))
 }
 
 /// `default-1, default-2` and `are`
@@ -342,14 +344,14 @@ mod tests {
             Err(Stop::Usage(sentence)) => sentence,
             other => panic!("{other:?}"),
         };
-        assert_eq!(usage(rig.pause(Some("dogs"))), "there is no pool `dogs`; there is default");
+        assert_eq!(usage(rig.pause(Some("dogs"))), "unknown pool `dogs`; known: default");
         assert_eq!(
             usage(rig.cordon("default-4", false).await),
-            "there is no instance `default-4`; there is default-1, default-2, default-3"
+            "unknown instance `default-4`; known: default-1, default-2, default-3"
         );
         let uncordon =
             Uncordon { instances: vec!["default-1".into()], voice: Voice::default() }.run(&rig.global);
-        assert_eq!(usage(uncordon), "there is no cordoned instance `default-1`; none exist");
+        assert_eq!(usage(uncordon), "unknown cordoned instance `default-1`; none exist");
         assert_eq!(rig.orders(), Operator::default());
     }
 

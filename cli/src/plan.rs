@@ -26,16 +26,16 @@ use crate::{
 
 /// Show what the controller would do now and why, without doing it
 ///
-/// Queues and workers are looked at again; the reports of the workers and the past come from the controller that runs.
-/// Without one it shows what a new one would do first: it knows no past yet, and drains nobody.
+/// Reads queues and workers itself; reports and history come from the running controller. Without
+/// one it shows the first pass of a new controller, which has no history and drains nothing.
 #[derive(Debug, clap::Args)]
 #[command(
     name = "plan",
-    after_help = "Examples:\n  eirs plan\n  eirs plan --policies policies/examples    what other policies would do with the \
-                  queue and the fleet of now"
+    after_help = "Examples:\n  eirs plan\n  eirs plan --policies policies/examples    what other \
+        policies would do with the current queue and fleet"
 )]
 pub(crate) struct PlanCommand {
-    /// Other policies than those in force
+    /// A folder of policies to use instead of those in force
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
     #[command(flatten)]
@@ -136,7 +136,8 @@ fn in_force(folder: &std::path::Path, settings: &Settings) -> Read {
         match read {
             Ok(policy) => _ = policies.pools.insert(name, policy),
             Err(found) => {
-                let known = "a controller that runs follows the last good version, which is not known here";
+                let known = "the running controller uses the last good version, which is not known \
+                    here";
                 complaints.extend(found.iter().map(|complaint| format!("{complaint}; {known}")));
                 policies.unreadable.insert(name);
             }
@@ -156,15 +157,15 @@ impl Report {
     fn text(&self, is_running: bool, width: usize) -> String {
         let mut text = match (self.controller_at, is_running) {
             (Some(at), _) => format!(
-                "What the controller would do now by {} (it looked {}):\n",
+                "What the controller would do now with {} (last pass {}):\n",
                 self.policies,
                 ago(at, self.at)
             ),
             (None, true) => {
-                format!("The controller has not looked yet; what it would do first by {}:\n", self.policies)
+                format!("The controller has made no pass yet; its first one with {}:\n", self.policies)
             }
             (None, false) => format!(
-                "No controller is running. What a new one would do first by {}, knowing no past yet:\n",
+                "No controller is running. The first pass of a new one with {}, without history:\n",
                 self.policies
             ),
         };
@@ -179,7 +180,7 @@ impl Report {
             text += &pool.text(name, width);
         }
         if self.pools.is_empty() {
-            text += "\nThere is no pool.\n";
+            text += "\nNo pools.\n";
         }
         text
     }
@@ -207,7 +208,7 @@ impl Pool {
             say("limits", &format!("spare, min and max make it {}", plan.clamped));
         }
         if plan.share != plan.clamped {
-            say("limits", &format!("the limit on all pools makes it {}", plan.share));
+            say("limits", &format!("the instance limit makes it {}", plan.share));
         }
         for hold in &plan.holds {
             let sentence = hold.to_string();
@@ -216,7 +217,7 @@ impl Pool {
             say(word, rest);
         }
         if let Some(order) = &self.paused {
-            say("paused", &format!("{order}: nothing of this is done"));
+            say("paused", &format!("{order}: none of this is done"));
         }
         let mut word = "would";
         for action in &plan.actions {

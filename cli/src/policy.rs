@@ -11,17 +11,17 @@ use crate::{
     show::{self, Voice},
 };
 
-/// Look at policies
+/// Check policies
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     Check(Check),
 }
 
-/// Read policy files as the controller would, and say everything that is wrong with them
+/// Read policy files as the controller would, and report every error
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  eirs policy check policies && systemctl reload eirs-controller")]
 pub struct Check {
-    /// The folder [default: the one of the settings]
+    /// The folder [default: that of the settings]
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
     #[command(flatten)]
@@ -54,7 +54,7 @@ impl Check {
                 return complaints.join("\n");
             }
             if pools.is_empty() {
-                return format!("{} holds no policy: no pool, no worker", folder.display());
+                return format!("{} has no policy: no pool, no worker", folder.display());
             }
             let rows: Vec<_> = pools.iter().map(|(name, policy)| row(name, policy)).collect();
             let head = ["pool", "model", "min", "max", "spare", "rules", "scale in"];

@@ -33,28 +33,28 @@ use crate::{
     show::{self, Progress, Voice},
 };
 
-/// Make an installation in an AWS account, or make one what it should be
+/// Create or update an installation in an AWS account
 ///
-/// Looks what is there, shows what it would make and what that costs in a month without uploads, asks, and does it. An
-/// interrupted run is run again. The web host's address is shown at the end.
+/// Inspects the account, shows what it would make and what that costs in a month without uploads,
+/// asks, and does it. After an interruption, run it again. It ends with the address for uploads.
 ///
 /// Credentials come from the SDK's own chain: the environment, a profile, the instance's role.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs setup --plan\n  eirs setup --uploads-from 203.0.113.0/24\n  \
     eirs setup --web-host this --yes\n  eirs setup --print-iam")]
 pub(crate) struct Setup {
-    /// Only show what would be made, and what it costs
+    /// Only show what would be made, and its cost
     #[arg(long)]
     plan: bool,
-    /// Only show the permissions of workers and web hosts, and those that setup itself needs, as IAM policies
+    /// Only print the permissions of workers, web hosts and setup itself, as IAM policies
     #[arg(long, conflicts_with = "plan")]
     print_iam: bool,
-    /// Do it without asking
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
     voice: Voice,
-    /// Which machine takes the uploads and runs the controller
+    /// The machine that accepts uploads and runs the controller
     #[arg(long, value_enum, default_value = "launch")]
     web_host: WebHost,
     /// A network that may upload, e.g. 203.0.113.0/24; 0.0.0.0/0 is the whole world (setup.uploads_from)
@@ -63,10 +63,10 @@ pub(crate) struct Setup {
     /// The instance type of the workers (setup.worker_type)
     #[arg(long, value_name = "TYPE")]
     worker_type: Option<String>,
-    /// Bake on the system's newest image, and not on the one that was used before
+    /// Build the workers' image on the newest image of the system, not on the one used before
     #[arg(long)]
     new_base: bool,
-    /// Replace a web host of another version or with other settings; its address changes
+    /// Replace a web host that has another version or other settings; its address changes
     #[arg(long)]
     replace_web_host: bool,
 }
@@ -74,9 +74,9 @@ pub(crate) struct Setup {
 /// Which machine is the web host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum WebHost {
-    /// One that setup launches
+    /// A new machine
     Launch,
-    /// The machine one stands on
+    /// This machine
     This,
     /// None yet
     None,
@@ -128,8 +128,9 @@ impl Setup {
 
     fn check(&self, settings: &Settings) -> Result<(), Stop> {
         if self.web_host == WebHost::Launch && settings.setup.uploads_from.is_empty() {
-            let sentence = "nobody could upload to the web host: name the networks that may by --uploads-from, e.g. \
-                --uploads-from 203.0.113.0/24, or 0.0.0.0/0 for the whole world; or say --web-host this or none";
+            let sentence = "nobody could upload to the web host: name the allowed networks with \
+                --uploads-from, e.g. --uploads-from 203.0.113.0/24, or 0.0.0.0/0 for the whole \
+                world; or use --web-host this or none";
             return Err(Stop::Usage(sentence.into()));
         }
         Ok(())
@@ -217,7 +218,7 @@ async fn carry_out(account: &Account, wanted: &Wanted, global: &Global) -> anyho
         progress.done(&format!("the queue {}", account.sqs.full_name(&queue.name)));
     }
     document::ensure(account).await?;
-    progress.done("the SSM document by which workers are drained");
+    progress.done("the SSM document for drains");
     let key_file = key_pair::file(account);
     key_pair::ensure(account, &key_file).await?;
     progress.done(&format!("the key pair {}", key_pair::name(account)));
@@ -240,7 +241,7 @@ async fn carry_out(account: &Account, wanted: &Wanted, global: &Global) -> anyho
     for pool in pool::all(account, &wanted.pools).await? {
         pool.ensure(account, place, &tell).await?;
         progress.done(&format!(
-            "the pool {}: {} parked or at work",
+            "the pool {}: {} parked or running",
             pool.name,
             show::count(pool.wanted.into(), "worker")
         ));
@@ -274,10 +275,10 @@ async fn finish(
             upload_to = Some(url);
         }
         WebHost::This => this_host(account, voice)?,
-        WebHost::None => voice.say("\nThere is no web host; `eirs setup` launches one."),
+        WebHost::None => voice.say("\nThere is no web host yet; `eirs setup` launches one."),
     }
     voice.say(format_args!(
-        "`eirs{with} check` shows what there is, `eirs{with} cleanup --mode delete` takes it away."
+        "`eirs{with} check` inspects it, `eirs{with} cleanup --mode delete` removes it."
     ));
     Ok(upload_to)
 }
@@ -312,7 +313,7 @@ fn this_host(account: &Account, voice: Voice) -> anyhow::Result<()> {
         });
         if !fits {
             voice.say(format_args!(
-                "\n{} does not lead to this installation yet; it needs\n\n{ours}",
+                "\n{} is not for this installation yet; it needs\n\n{ours}",
                 settings.display()
             ));
         }

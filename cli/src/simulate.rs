@@ -25,10 +25,11 @@ use self::{
 };
 use crate::{Exit, Global, Stop, show::Voice};
 
-/// Replay arrivals under a policy, and compare it with other rules and with who knows the future
+/// Replay arrivals under a policy, and compare it with other rules and with a clairvoyant
 ///
-/// The decision is the controller's own; the queue, the instances and the clock are simulated. Everybody gets the same arrivals,
-/// service times and start delays. docs/SIMULATE.md says what is modelled and how to read the report.
+/// Decisions are made by the controller's own code; queue, instances and clock are simulated. All
+/// rules get the same arrivals, service times and start delays. docs/SIMULATE.md explains the
+/// report.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  eirs simulate --trace diurnal\n  eirs simulate --policy policies --trace arrivals.csv --service-time 800ms~exp --json\n  \
@@ -42,34 +43,34 @@ pub(crate) struct Simulate {
     /// The policy, or a folder of policies [default: the folder of the settings]
     #[arg(long, value_name = "FILE|DIR")]
     policy: Option<PathBuf>,
-    /// Which pool of the folder, and of the recording [default: `default`, or the only one]
+    /// The pool of the folder, and of the recording [default: `default`, or the only one]
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// When requests arrive: a file, a folder, or a generator
+    /// The arrivals: a file, a folder, or a generator
     #[arg(long, value_name = "TRACE")]
     trace: String,
-    /// How long a job takes: 2s, 2s~exp, 2s~lognormal:0.5, 2s~uniform:0.2; the time is the mean
+    /// Time per job: 2s, 2s~exp, 2s~lognormal:0.5, 2s~uniform:0.2; the time is the mean
     #[arg(long, value_name = "TIME", default_value = "2s")]
     service_time: Distribution,
-    /// Jobs that one instance works on at the same time
+    /// Jobs that one instance does at the same time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     concurrency: u32,
-    /// From the start of an instance to its first job, written like the service time
+    /// Time from the start of an instance to its first job, written like the service time
     #[arg(long, value_name = "TIME", default_value = "25s")]
     start_delay: Distribution,
-    /// The latency that a request shall not exceed
+    /// The latency target of a request
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     slo_p95: Duration,
-    /// The same seed gives the same run
+    /// The seed: the same one gives the same run
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// The controller looks at least this often
+    /// The longest time between two passes of the controller
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     tick: Duration,
-    /// What an instance costs in an hour that it runs [default: as in the policy]
+    /// Price of an instance per hour [default: as in the policy]
     #[arg(long, value_name = "USD")]
     usd_per_hour: Option<f64>,
-    /// Each start is billed for at least this [default: as in the policy]
+    /// Minimum billed time per start [default: as in the policy]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     billing_minimum: Option<Duration>,
     /// Set a key of the policy, as in pool.max=15, scale_in.idle=30s or rule[1].per_instance=20
@@ -78,7 +79,7 @@ pub(crate) struct Simulate {
     /// Try values of a key, as in rule.per_instance=5..50, pool.max=5..20:5 or scale_in.idle=10s,30s,2m; several make a grid
     #[arg(long, value_name = "KEY=RANGE")]
     sweep: Vec<Axis>,
-    /// Draw arrivals, backlog, instances and latency over time
+    /// Plot arrivals, backlog, instances and latency
     #[arg(long, value_name = "FILE.svg", conflicts_with = "sweep")]
     plot: Option<PathBuf>,
     /// The other rules to compare with
@@ -147,7 +148,7 @@ impl Simulate {
         price.usd_per_hour = self.usd_per_hour.unwrap_or(price.usd_per_hour);
         price.billing_minimum = self.billing_minimum.unwrap_or(price.billing_minimum);
         if !(price.usd_per_hour.is_finite() && price.usd_per_hour >= 0.0) {
-            return Err(Stop::Usage("--usd-per-hour should be zero or more".to_owned()));
+            return Err(Stop::Usage("--usd-per-hour must be zero or more".to_owned()));
         }
         Ok(Setup {
             service_time: self.service_time,
@@ -186,7 +187,7 @@ impl Simulate {
         if !names.contains(&wanted) {
             let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             return Err(Stop::Usage(format!(
-                "{} has no pool `{wanted}`; there is {there}",
+                "{} has no pool `{wanted}`; known: {there}",
                 folder.display()
             )));
         }

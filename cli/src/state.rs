@@ -53,7 +53,7 @@ pub fn foreign(state: &Path) -> String {
     if is_closed(state) {
         return format!("{shown} may be read by its service and by root only; try again as root");
     }
-    format!("{shown} is no state folder of EIRS; name another one with --state")
+    format!("{shown} is not a state folder of EIRS; name another one with --state")
 }
 
 /// Whether this user may not look into the folder.
@@ -77,8 +77,8 @@ pub fn expect_ours(settings: &Settings) -> anyhow::Result<()> {
         }
         anyhow::ensure!(!is_closed(state), foreign(state));
         anyhow::bail!(
-            "no controller has run here with the state folder {shown}; what it knows lies on the web host: ask there, or \
-             name its folder with --state"
+            "no controller has run here with the state folder {shown}; run this on the web host, \
+            or name its folder with --state"
         );
     }
     match kind(state) {

@@ -21,10 +21,10 @@ use crate::{
     show::{self, Voice},
 };
 
-/// Make, list and revoke the tokens that clients show to the web server
+/// Create, list and revoke tokens for clients
 ///
-/// Once `web.tokens` names their file, an upload without one is refused. A change counts within a second or two, without a
-/// restart.
+/// Once `web.tokens` names their file, an upload without a token is refused. A change takes effect
+/// within a second or two, without a restart.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
     Add(Add),
@@ -32,19 +32,20 @@ pub(crate) enum TokenCommand {
     Revoke(Revoke),
 }
 
-/// Make a token, and show it this once
+/// Create a token, and print it once
 ///
-/// The file keeps its hash only: whoever loses a token gets a new one. Clients send it as `Authorization: Bearer TOKEN`.
+/// The file stores only its hash: a lost token must be replaced. Clients send it as
+/// `Authorization: Bearer TOKEN`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs token add camera-3 --tokens tokens.json\n  \
                         eirs token add contractor --expires 90d --rate 5 > token.txt")]
 pub(crate) struct Add {
-    /// Whose it is, or what for
+    /// A name for the token: its owner or purpose
     name: String,
-    /// It is no longer taken after so long, such as 90d [default: never]
+    /// The token expires after this time, such as 90d [default: never]
     #[arg(long, value_name = "TIME", value_parser = units::duration::parse)]
     expires: Option<Duration>,
-    /// How many requests and images may come with it each second, 0 for any number [default: web.rate_per_token]
+    /// Requests and images per second with this token, 0 for no limit [default: web.rate_per_token]
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
     #[command(flatten)]
@@ -53,7 +54,7 @@ pub(crate) struct Add {
     voice: Voice,
 }
 
-/// Show the tokens: names and dates, for more is not known
+/// List the tokens with names, dates and rates
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  eirs token list --json | jq -r '.tokens[].name'")]
 pub(crate) struct List {
@@ -63,11 +64,11 @@ pub(crate) struct List {
     voice: Voice,
 }
 
-/// Take a token away: it is refused from now on
+/// Revoke a token: it is refused from now on
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  eirs token revoke camera-3")]
 pub(crate) struct Revoke {
-    /// Its name
+    /// The name of the token
     name: String,
     #[command(flatten)]
     place: Place,
@@ -104,7 +105,8 @@ impl Add {
         let now = Utc::now();
         let expires = match self.expires {
             Some(time) => {
-                Some(after(now, time).ok_or_else(|| Stop::Usage("--expires: that never comes".into()))?)
+                Some(after(now, time).ok_or_else(|| Stop::Usage("--expires: the date is out of \
+                    range".into()))?)
             }
             None => None,
         };
@@ -115,10 +117,10 @@ impl Add {
             "file": file, "name": self.name, "token": secret, "made": now, "expires": expires, "rate": self.rate,
         });
         self.voice.tell(&made, || &secret);
-        show::aside(format_args!("This is all there will ever be of it: {} keeps a hash.", file.display()));
+        show::aside(format_args!("The token is shown only now: {} stores a hash.", file.display()));
         if settings.web.tokens.is_none() {
             show::aside(format_args!(
-                "Nobody needs a token yet: set web.tokens = {:?}",
+                "Tokens are not required yet: set web.tokens = {:?}",
                 file.display().to_string()
             ));
         }
@@ -140,7 +142,7 @@ impl List {
         self.voice.tell(&json!({ "file": file, "tokens": all }), || {
             let rows: Vec<_> = tokens.all().iter().map(|token| row(token, now)).collect();
             if rows.is_empty() {
-                return format!("{} holds no token: nobody is let in", file.display());
+                return format!("{} has no token: nobody can upload", file.display());
             }
             show::table(&["name", "made", "expires", "a second"], &rows).trim_end().to_owned()
         });
@@ -156,7 +158,7 @@ impl Revoke {
         Tokens::read(&file).map_err(anyhow::Error::msg)?;
         change(&file, &settings, |tokens| {
             let was_there = tokens.revoke(&self.name);
-            anyhow::ensure!(was_there, "there is no token `{}` in {}", self.name, file.display());
+            anyhow::ensure!(was_there, "unknown token `{}` in {}", self.name, file.display());
             Ok(())
         })?;
         self.voice.tell(&json!({ "file": file, "revoked": self.name }), || {
@@ -169,7 +171,7 @@ impl Revoke {
 impl Place {
     fn file(&self, settings: &Settings) -> Result<PathBuf, Stop> {
         self.tokens.clone().or_else(|| settings.web.tokens.clone()).ok_or_else(|| {
-            Stop::Usage("which file? name it by --tokens FILE, or set web.tokens in the settings".into())
+            Stop::Usage("which file? use --tokens FILE, or set web.tokens in the settings".into())
         })
     }
 }

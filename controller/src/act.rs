@@ -51,7 +51,7 @@ async fn in_time(what: String, order: impl Future<Output = Result<()>>) -> Resul
 }
 
 fn late(what: String) -> Error {
-    Error::unavailable(what, format_args!("no answer within {}", humantime::format_duration(ACT_TIMEOUT)))
+    Error::unavailable(what, format_args!("no response within {}", humantime::format_duration(ACT_TIMEOUT)))
 }
 
 #[cfg(test)]
@@ -145,7 +145,8 @@ mod tests {
         let refusals = act(&orders, &fleet).await;
         assert_eq!(start.elapsed(), ACT_TIMEOUT, "all at the same time");
         let told: Vec<_> = refusals.iter().map(|refusal| refusal.error.to_string()).collect();
-        assert_eq!(told, ["starting p-1: no answer within 10s", "draining p-2: no answer within 10s"]);
+        assert_eq!(told, ["starting p-1: no response within 10s", "draining p-2: no response within \
+            10s"]);
         assert_eq!(states(&fleet).await, [State::Stopped, State::Running, State::Stopped]);
     }
 

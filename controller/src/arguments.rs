@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// Starts, drains and stops the workers of an EIRS installation, as its policies say.
+/// Starts, drains and stops the workers of EIRS by its policies.
 ///
-/// SIGHUP reloads the policies; so does any change of their files. SIGTERM stops the controller, and the workers too
-/// with `--on-exit drain`.
+/// SIGHUP reloads the policies, and so does a change of their files. SIGTERM stops the controller,
+/// and with `--on-exit drain` also the workers.
 #[derive(Debug, Parser)]
 #[command(name = "eirs-controller", version = eirs_platform::VERSION)]
 pub struct Arguments {
@@ -20,22 +20,23 @@ pub struct Arguments {
     /// The folder of the policy files (controller.policies).
     #[arg(long, value_name = "DIR")]
     pub policies: Option<PathBuf>,
-    /// A cap on the instances of all pools together, 0 for none (controller.instance_limit).
+    /// Maximum instances of all pools together, 0 for no limit (controller.instance_limit).
     #[arg(long, value_name = "N")]
     pub instance_limit: Option<u32>,
-    /// What becomes of the workers when the controller stops: leave or drain (controller.on_exit).
+    /// What happens to the workers when the controller stops: leave or drain (controller.on_exit).
     #[arg(long, value_name = "WHAT")]
     pub on_exit: Option<String>,
-    /// Drain when this process, which must be the parent, is gone.
+    /// Drain when this process, which must be the parent, has ended.
     #[arg(long, value_name = "PID", hide = true)]
     pub with_parent: Option<u32>,
     /// Check the settings and the policies, and exit.
     #[arg(long)]
     pub check: bool,
-    /// Have the controller that runs read its policies anew, and exit when they are in force.
+    /// Make the running controller reload its policies, and exit when they are in force.
     #[arg(long, conflicts_with = "check")]
     pub reload: bool,
-    /// Drain the workers that a controller left as processes of this machine, and exit. Instances of a cloud are not touched.
+    /// Drain the worker processes that a controller left on this machine, and exit. Instances in a
+    /// cloud are not touched.
     #[arg(long, conflicts_with_all = ["check", "reload"])]
     pub drain_processes: bool,
 }

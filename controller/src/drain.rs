@@ -40,7 +40,7 @@ pub async fn all(
         return Ok(());
     }
     for instance in drain.alive().await? {
-        tracing::warn!(instance = instance.id, "{} is not drained in time and is stopped", instance.id);
+        tracing::warn!(instance = instance.id, "{} is not drained in time; stopping it", instance.id);
         tell_failed(&instance.id, fleet.stop(&instance.id).await);
     }
     drain.wait_for_all(KILLED_BY).await?;

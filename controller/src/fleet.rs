@@ -90,7 +90,7 @@ pub struct PoolSpec {
 /// One instance as the fleet sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
-    /// Its name, unlike that of any other.
+    /// The name of the token, unlike that of any other.
     pub id: String,
     /// The pool it belongs to.
     pub pool: String,
@@ -164,5 +164,5 @@ pub async fn peek(settings: &Settings, clock: SharedClock) -> SharedFleet {
 }
 
 fn unknown(id: &str) -> Error {
-    Error::broken(format!("finding the instance {id}"), "no list ever named it")
+    Error::broken(format!("finding the instance {id}"), "it was never listed")
 }

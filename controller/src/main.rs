@@ -150,7 +150,7 @@ async fn serve(
         #[cfg(feature = "aws")]
         BackendKind::Aws => Arc::new(Ec2Fleet::open(&settings, clock.clone()).await),
         #[cfg(not(feature = "aws"))]
-        BackendKind::Aws => return Err("this program was built without `aws`".into()),
+        BackendKind::Aws => return Err("this program was built without AWS".into()),
         BackendKind::Local => {
             Arc::new(ProcessFleet::open(&settings, layers.file(), clock.clone(), poke.clone())?)
         }
@@ -186,7 +186,7 @@ async fn stand_by(claim: &Claim, lifecycle: &Lifecycle) -> Result<bool, Box<dyn 
             Ok(None) => {
                 tracing::warn!(
                     host = other.host,
-                    "the controller on {} is silent; this one goes on",
+                    "the controller on {} is silent; this one takes over",
                     other.host
                 );
                 return Ok(true);
@@ -196,13 +196,13 @@ async fn stand_by(claim: &Claim, lifecycle: &Lifecycle) -> Result<bool, Box<dyn 
                 other = now;
             }
             Ok(Some(_)) => {}
-            Err(error) => tracing::warn!(%error, "whether there is a controller cannot be asked"),
+            Err(error) => tracing::warn!(%error, "whether a controller is running is unknown"),
         }
     }
 }
 
 fn waits_for(other: &Control) -> String {
-    format!("stands by: the controller of this installation runs on {}", other.host)
+    format!("standing by: the controller of this installation runs on {}", other.host)
 }
 
 fn bad_settings(complaints: &[impl ToString]) -> ExitCode {

@@ -46,7 +46,7 @@ impl MemoryFile {
     pub fn load<T: DeserializeOwned + Default>(&self) -> T {
         load(&self.file).unwrap_or_else(|problem| {
             let file = self.file.display();
-            tracing::warn!(%file, problem, "{file} {problem}; what was learnt before is learnt anew");
+            tracing::warn!(%file, problem, "{file} {problem}; it will be learnt again");
             T::default()
         })
     }
@@ -73,9 +73,9 @@ impl MemoryFile {
         match written {
             Err(error) if !was_failing => {
                 let file = self.file.display();
-                tracing::warn!(%file, %error, "what was learnt cannot be written to {file}: {error}");
+                tracing::warn!(%file, %error, "learnt values cannot be written to {file}: {error}");
             }
-            Ok(()) if was_failing => tracing::info!("what was learnt can be written again"),
+            Ok(()) if was_failing => tracing::info!("learnt values can be written again"),
             _ => {}
         }
     }
@@ -94,7 +94,7 @@ fn load<T: DeserializeOwned + Default>(file: &Path) -> Result<T, String> {
     let broken = |error: serde_json::Error| format!("is broken ({error})");
     match serde_json::from_slice::<Versioned>(&text).map_err(broken)?.version {
         VERSION => Ok(serde_json::from_slice::<Envelope<T>>(&text).map_err(broken)?.memory),
-        other => Err(format!("is of version {other}, this program writes version {VERSION}")),
+        other => Err(format!("has version {other}, this program writes version {VERSION}")),
     }
 }
 

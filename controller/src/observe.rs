@@ -247,7 +247,7 @@ impl Observer {
 async fn in_time<T>(look: impl Future<Output = Result<T>>) -> Result<T, String> {
     match tokio::time::timeout(LOOK_TIMEOUT, look).await {
         Ok(seen) => seen.map_err(|error| error.to_string()),
-        Err(_late) => Err(format!("no answer within {}", humantime::format_duration(LOOK_TIMEOUT))),
+        Err(_late) => Err(format!("no response within {}", humantime::format_duration(LOOK_TIMEOUT))),
     }
 }
 

@@ -140,17 +140,18 @@ pub fn read(state: &Path) -> Result<Operator, BadOrders> {
     };
     let wrong = |error: serde_json::Error| {
         bad(format!(
-            "is not what `eirs pause` and `eirs cordon` write ({error}); mend it, or delete it to take all orders back"
+            "was not written by `eirs pause` or `eirs cordon` ({error}); fix it, or delete it to \
+            cancel all orders"
         ))
     };
     let version = serde_json::from_slice::<Versioned>(&text).map_err(wrong)?.version;
     if version != VERSION {
-        return Err(bad(format!("is of version {version}, this program knows version {VERSION}")));
+        return Err(bad(format!("has version {version}, this program knows version {VERSION}")));
     }
     let orders = serde_json::from_slice::<Written>(&text).map_err(wrong)?.orders;
     let mut names = orders.paused.keys().chain(orders.cordoned.keys());
     match names.find(|name| !is_good_name(name)) {
-        Some(name) => Err(bad(format!("{name:?} is the name of no pool and no instance"))),
+        Some(name) => Err(bad(format!("{name:?} is not a valid name of a pool or an instance"))),
         None => Ok(orders),
     }
 }

@@ -259,8 +259,8 @@ impl Policies {
         let limit = settings.controller.instance_limit;
         if limit > 0 && kept > u64::from(limit) {
             let problem = format!(
-                "the pools keep {kept} instances running together, but controller.instance_limit is {limit}; lower a \
-                 `min` or raise the limit"
+                "the `min` of all pools is {kept} together, but controller.instance_limit is \
+                {limit}; lower a `min` or raise the limit"
             );
             complaints.push(Complaint::about(folder, "pool.min", problem));
         }
@@ -275,7 +275,7 @@ fn unknown_model(file: &Path, policy: &Policy, settings: &Settings) -> Option<Co
         return None;
     }
     let known: Vec<_> = settings.models.keys().map(String::as_str).collect();
-    let problem = format!("{model:?} is no model of the settings; there are {}", known.join(", "));
+    let problem = format!("unknown model {model:?}; the settings have {}", known.join(", "));
     Some(Complaint::about(file, "pool.model", problem))
 }
 
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(complaints.len(), 1);
         assert_eq!(
             complaints[0].to_string(),
-            "policies/dogs.toml: pool.model: \"dogs\" is no model of the settings; there are default"
+            "policies/dogs.toml: pool.model: unknown model \"dogs\"; the settings have default"
         );
     }
 

@@ -187,7 +187,8 @@ impl Controller {
                     Ok(other) = &mut control => {
                         receiver.abort();
             versions.inspect(JoinHandle::abort);
-                        let why = format!("the controller of this installation runs on {} by now, and one is enough", other.host);
+                        let why = format!("the controller of this installation now runs on {}; one \
+                            is enough", other.host);
                         return Err(Error::broken("going on", why));
                     }
                     () = lifecycle.reload_requested() => {
@@ -203,14 +204,14 @@ impl Controller {
             && !matches!(claim.renew().await, Ok(None))
         {
             // Another one may have come since, and the workers are its own then.
-            lifecycle.stopping("leaves the workers to another controller");
+            lifecycle.stopping("leaving the workers to another controller");
             control.abort();
             return Ok(());
         }
         match self.settings.controller.on_exit {
-            OnExit::Leave => lifecycle.stopping("leaves the workers running"),
+            OnExit::Leave => lifecycle.stopping("leaving the workers running"),
             OnExit::Drain => {
-                lifecycle.stopping("drains all workers");
+                lifecycle.stopping("draining all workers");
                 let (policies, fleet) = (self.store.policies(), &*self.fleet);
                 drain::all(policies, fleet, &self.clock, &self.poke, lifecycle).await?;
             }
@@ -222,7 +223,7 @@ impl Controller {
             None => Ok(()),
         };
         if let Err(error) = told.and(left) {
-            tracing::warn!(%error, "that this controller ends cannot be told; it counts as gone in a while");
+            tracing::warn!(%error, "could not release control; the claim will expire");
         }
         Ok(())
     }
@@ -276,7 +277,7 @@ impl Controller {
         let is_cut_off = self.claim.as_ref().is_some_and(|claim| !claim.may_act());
         match (self.told.is_cut_off, is_cut_off) {
             (false, true) => tracing::warn!(
-                "the claim could not be renewed for too long: nothing is started or drained meanwhile"
+                "the claim could not be renewed for too long: nothing is started or drained"
             ),
             (true, false) => tracing::info!("the claim is renewed, and this controller acts again"),
             _ => {}
@@ -343,10 +344,10 @@ impl Controller {
 
     fn tell_missing(&mut self, seen: &Observation) {
         for sentence in seen.missing.iter().filter(|sentence| !self.told.missing.contains(sentence)) {
-            tracing::warn!("cannot see {sentence}; nothing is drained meanwhile");
+            tracing::warn!("cannot observe {sentence}; nothing is drained meanwhile");
         }
         if seen.missing.is_empty() && !self.told.missing.is_empty() {
-            tracing::info!("everything can be seen again");
+            tracing::info!("everything can be observed again");
         }
         self.told.missing.clone_from(&seen.missing);
     }
@@ -389,7 +390,8 @@ async fn keep_control(
         {
             match backend.tell_control(Some(&host), clock.now()).await {
                 Ok(()) => said = Some(tokio::time::Instant::now()),
-                Err(error) => tracing::warn!(%error, "that the controller runs here cannot be told"),
+                Err(error) => tracing::warn!(%error, "the claim of this controller cannot be \
+                    written"),
             }
         }
         tokio::time::sleep(next).await;

@@ -173,7 +173,7 @@ impl Recording {
         match written {
             Err(error) if !was_failing => {
                 let folder = self.folder.display();
-                tracing::warn!(%error, "no observation can be recorded in {folder}: {error}");
+                tracing::warn!(%error, "observations cannot be recorded in {folder}: {error}");
             }
             Ok(()) if was_failing => tracing::info!("observations are recorded again"),
             _ => {}

@@ -34,7 +34,8 @@ pub enum NotReloaded {
     Ended(u32),
     /// It lives and does not answer.
     #[error(
-        "the controller (process {pid}) has not read its policies within {}: it hangs, or it cannot write {}",
+        "the controller (process {pid}) has not read its policies within {}: it hangs, or cannot \
+        write {}",
         humantime::format_duration(*.limit), .file.display()
     )]
     Late {
@@ -46,7 +47,7 @@ pub enum NotReloaded {
         file: PathBuf,
     },
     /// It cannot be asked.
-    #[error("the controller (process {pid}) cannot be told to reload: {error}")]
+    #[error("the controller (process {pid}) cannot be asked to reload: {error}")]
     Failed {
         /// Its process.
         pid: u32,

@@ -66,7 +66,7 @@ pub struct Status {
 /// One pool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PoolStatus {
-    /// Its name.
+    /// The name of the token.
     pub name: String,
     /// The model that it serves; absent where it has no policy any more.
     pub model: Option<String>,
@@ -124,7 +124,7 @@ pub struct PoolStatus {
 /// One instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceStatus {
-    /// Its name.
+    /// The name of the token.
     pub id: String,
     /// How far it is in its life: `stopped`, `starting`, `ready`, `draining`, `drained` or `stopping`.
     pub state: Stage,

@@ -353,7 +353,7 @@ fn a_changed_policy_and_a_reload_are_taken_at_once_and_a_bad_file_leaves_the_las
     home.write_policy("[pool]\nmax = -2");
     let status = home.until("the bad file is named", |status| !status.policy_errors.is_empty());
     assert!(
-        status.policy_errors[0].contains("p.toml:2: pool.max: is -2; should be a whole number"),
+        status.policy_errors[0].contains("p.toml:2: pool.max: is -2; must be a whole number"),
         "{status:#?}"
     );
     assert_eq!(

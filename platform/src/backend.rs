@@ -87,7 +87,8 @@ impl Backend {
             #[cfg(not(feature = "aws"))]
             BackendKind::Aws => Err(Error::broken(
                 "backend = \"aws\"",
-                "this program was built without it, as `make run` does; build it with `cargo build --release`",
+                "this program was built without AWS, as by `make run`; `cargo build --release` \
+                builds it with AWS",
             )),
         }
     }
@@ -97,7 +98,7 @@ impl Backend {
     async fn open_aws(settings: &Settings) -> Result<Self> {
         let config = crate::aws::sdk_config(&settings.aws).await;
         if config.region().is_none() {
-            let hint = "no region is known; set aws.region, or $AWS_REGION, or one in the profile";
+            let hint = "no region is set; set aws.region, $AWS_REGION, or the region of the profile";
             return Err(Error::broken("backend = \"aws\"", hint));
         }
         Ok(Self::of_config(settings, &config))
@@ -315,8 +316,8 @@ fn check_layout(state: &Path) -> Result<()> {
         Ok(found) if found.trim() == LAYOUT => Ok(()),
         Ok(found) if found.trim() == LAYOUT_OF_FILES => {
             tracing::info!(
-                "the state folder {} is of an earlier version; its images and results are read where they are, and an \
-                 earlier version refuses it from now on",
+                "the state folder {} was made by an earlier version; its images and results are \
+                read where they are, and earlier versions will refuse it from now on",
                 state.display()
             );
             write_layout(&path)
@@ -324,7 +325,8 @@ fn check_layout(state: &Path) -> Result<()> {
         Ok(found) => Err(Error::broken(
             format!("the state folder {}", state.display()),
             format!(
-                "has layout {:?}, this version of EIRS knows {LAYOUT:?}; use the version that made it, or another folder",
+                "has layout {:?}, this version of EIRS reads {LAYOUT:?}; use the version that made \
+                it, or another folder",
                 found.trim()
             ),
         )),
@@ -359,7 +361,7 @@ mod tests {
         open().await.unwrap();
         fs::write(folder.path().join("layout"), "3\n").unwrap();
         let error = open().await.unwrap_err().to_string();
-        assert!(error.contains("has layout \"3\", this version of EIRS knows \"2\""), "{error}");
+        assert!(error.contains("has layout \"3\", this version of EIRS reads \"2\""), "{error}");
         assert!(!error.contains('\n'));
     }
 

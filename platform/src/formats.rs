@@ -74,10 +74,11 @@ impl Kind {
         match self {
             Self::Read(_) => None,
             Self::NotRead(name) => {
-                Some(format!("{name} is not read; convert it to JPEG or PNG (EIRS reads {READ_IN_WORDS})"))
+                Some(format!("{name} is not supported; convert it to JPEG or PNG (EIRS reads \
+                    {READ_IN_WORDS})"))
             }
             Self::NoImage => {
-                Some(format!("this is not an image type that EIRS reads; it reads {READ_IN_WORDS}"))
+                Some(format!("EIRS does not read this image type; it reads {READ_IN_WORDS}"))
             }
         }
     }

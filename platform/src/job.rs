@@ -294,7 +294,7 @@ pub enum Event {
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// Not the JSON that was expected.
-    #[error("not a message this program knows: {0}")]
+    #[error("not a known message: {0}")]
     Malformed(#[from] serde_json::Error),
     /// Written by a newer program.
     #[error("written in message version {0}, this program reads up to {VERSION}")]

@@ -128,7 +128,8 @@ async fn obey(mut term: Signal, mut int: Signal, drain: CancellationToken, last_
     loop {
         let number = tokio::select! { _ = term.recv() => 15, _ = int.recv() => 2 };
         if drain.is_cancelled() {
-            tracing::warn!("second signal: leaving at once; leased jobs come back when their leases run out");
+            tracing::warn!("second signal: ending at once; jobs in flight return to the queue when \
+                their leases expire");
             last_act.get().inspect(|act| act());
             // 128 and the signal's number, as shells report it.
             std::process::exit(128 + number);
@@ -206,7 +207,7 @@ pub fn sibling(name: &str) -> io::Result<PathBuf> {
     let folder = here.parent().unwrap_or(Path::new(".")).display();
     Err(io::Error::new(
         io::ErrorKind::NotFound,
-        format!("there is no {name} in {folder}, where {} is", here.display()),
+        format!("{name} is not in {folder}, the folder of {}", here.display()),
     ))
 }
 

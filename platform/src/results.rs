@@ -51,7 +51,7 @@ pub fn read(id: JobId, body: &[u8]) -> std::result::Result<Reply, String> {
         ));
     }
     if reply.id != id {
-        return Err(format!("it is of the image {}", reply.id));
+        return Err(format!("it belongs to the image {}", reply.id));
     }
     match &reply.outcome {
         Outcome::Classified { top } if top.is_empty() => Err("it has no label".to_owned()),
@@ -67,7 +67,8 @@ pub async fn get(results: &dyn BlobStore, id: JobId, model: &str, version: &str)
         Some(body) => match read(id, &body) {
             Ok(reply) => Stored::Result(Box::new(reply), body),
             Err(why) => {
-                tracing::warn!(key, "the stored result {key} cannot be read: {why}; it counts as absent");
+                tracing::warn!(key, "the stored result {key} cannot be read: {why}; it counts as \
+                    missing");
                 Stored::Broken(body, why)
             }
         },

@@ -38,7 +38,7 @@ pub struct Tokens {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Token {
-    /// Whose it is, or what for.
+    /// A name for the token: its owner or purpose.
     pub name: String,
     /// What it is known by.
     sha256: Hash,
@@ -74,14 +74,14 @@ impl Tokens {
     /// The same with what was read of it.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let tokens: Self =
-            serde_json::from_slice(text).map_err(|error| format!("is no file of tokens: {error}"))?;
+            serde_json::from_slice(text).map_err(|error| format!("is not a file of tokens: {error}"))?;
         if tokens.v != VERSION {
-            return Err(format!("is of version {}, this program knows {VERSION}", tokens.v));
+            return Err(format!("has version {}, this program knows {VERSION}", tokens.v));
         }
         for (place, token) in tokens.tokens.iter().enumerate() {
             token.check().map_err(|what| format!("`{}`: {what}", token.name))?;
             if tokens.tokens[..place].iter().any(|other| other.name == token.name) {
-                return Err(format!("`{}` is there twice", token.name));
+                return Err(format!("`{}` is listed twice", token.name));
             }
         }
         Ok(tokens)
@@ -103,7 +103,7 @@ impl Tokens {
         if let Some(other) = self.tokens.iter().find(|other| other.name == name) {
             let made = other.made.format("%Y-%m-%d");
             return Err(format!(
-                "there is a token `{name}` since {made}; revoke it first, or choose another name"
+                "the token `{name}` exists since {made}; revoke it first, or choose another name"
             ));
         }
         let mut random = [0; 32];
@@ -146,7 +146,7 @@ impl Token {
     fn check(&self) -> Result<(), String> {
         if !is_token_name(&self.name) {
             return Err(format!(
-                "`{}` is no name for a token: letters, digits and `-._@`, at most 60",
+                "`{}` is not a valid token name; use letters, digits and `-._@`, at most 60",
                 self.name.escape_debug()
             ));
         }
@@ -261,7 +261,7 @@ mod tests {
         let refused = tokens.add("ci", now(), None, None).unwrap_err();
         assert_eq!(
             refused,
-            "there is a token `ci` since 1970-01-01; revoke it first, or choose another name"
+            "the token `ci` exists since 1970-01-01; revoke it first, or choose another name"
         );
         assert!(tokens.revoke("ci") && !tokens.revoke("ci"));
         tokens.add("ci", now(), None, None).unwrap();
@@ -291,11 +291,11 @@ mod tests {
         assert!(Tokens::parse(file(std::slice::from_ref(&good)).as_bytes()).is_ok());
         for (text, hint) in [
             (String::new(), "EOF"),
-            (file(&[good.clone(), good.clone()]), "`a` is there twice"),
+            (file(&[good.clone(), good.clone()]), "`a` is listed twice"),
             (file(&[entry("a", "12")]), "64 hexadecimal digits"),
             (file(&[entry("a", &"+0".repeat(32))]), "64 hexadecimal digits"),
             (file(&[entry("a b", &"0".repeat(64))]), "is no name"),
-            ("{\"v\":2,\"tokens\":[]}".into(), "is of version 2"),
+            ("{\"v\":2,\"tokens\":[]}".into(), "has version 2"),
             ("{\"v\":1,\"tokens\":[],\"more\":1}".into(), "unknown field"),
         ] {
             let said = Tokens::parse(text.as_bytes()).unwrap_err();

@@ -5,7 +5,8 @@
 //! without asking each other. Where a machine has not the files, `digest` in the settings says what it is; `eirs setup` writes
 //! it. `version/watch.rs` notices changes while a program runs.
 //!
-//! What runs the model (`engine`, `onnxruntime`, `batch`, `timeout`) is not part of it: the engines agree but for rounding.
+//! The engine that runs the model (`engine`, `onnxruntime`, `batch`, `timeout`) is not part of it:
+//! the engines agree but for rounding.
 
 pub mod watch;
 mod weights;
@@ -64,7 +65,7 @@ pub struct Unknown(String);
 /// One sentence where a file that decides cannot be read.
 pub fn of(model: &Model) -> Result<String, Unknown> {
     match model.digest.as_deref() {
-        Some(ASK_WORKERS) => return Err(Unknown("it is the one that its workers answer with".to_owned())),
+        Some(ASK_WORKERS) => return Err(Unknown("the workers report it".to_owned())),
         Some(digest) => return Ok(digest.to_owned()),
         None => {}
     }

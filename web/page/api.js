@@ -32,7 +32,7 @@ function problem(status, text) {
     const { detail, title } = JSON.parse(text);
     if (detail || title) return detail || title;
   } catch { /* not ours */ }
-  return status === 401 ? "this service wants a token" : `the server answered ${status}`;
+  return status === 401 ? "this service needs a token" : `the server answered ${status}`;
 }
 
 /**
@@ -77,7 +77,7 @@ function answer(status, text, header, shown) {
     try {
       return { result: JSON.parse(text) };
     } catch {
-      return { error: "the server's answer cannot be read" };
+      return { error: "the server's response cannot be read" };
     }
   }
   // The server's estimate is for those who count requests; a person wants to see it at once.
@@ -87,7 +87,7 @@ function answer(status, text, header, shown) {
 }
 
 /**
- * Follows the server's events for ever. `onEvent(name, data)` hears each, `onState` hears "connecting", "live", "locked" and "lost".
+ * Follows the server's events. `onEvent(name, data)` hears each, `onState` hears "connecting", "live", "locked" and "lost".
  * Answers a function that tries at once.
  */
 export function follow(onEvent, onState) {

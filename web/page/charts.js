@@ -127,6 +127,6 @@ function plot(id, top, paths) {
 }
 
 function label(id, text) {
-  const told = rows.length ? text : "nothing is known";
+  const told = rows.length ? text : "no data";
   document.getElementById(id).setAttribute("aria-label", `Over the last ${stretch(spanS)}: ${told}.`);
 }

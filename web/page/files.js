@@ -91,7 +91,7 @@ function sort(found, end) {
 export function said({ images, folders, left, unread }) {
   if (!folders) return "";
   const told = [];
-  if (!images.length) told.push(folders === 1 ? "There is no image in this folder." : "There is no image in these folders.");
+  if (!images.length) told.push(folders === 1 ? "No images in this folder." : "No images in these folders.");
   if (left) told.push(`${plural(left, "file")} left out: no image type that is read.`);
   if (unread) told.push(`${count(unread)} could not be read.`);
   return told.join(" ");

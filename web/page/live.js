@@ -80,14 +80,14 @@ function figure(id, value, detail = "") {
 /** What is wrong with the service as a whole, in a sentence. */
 function notice(controller) {
   const told = [];
-  if (lostAt) return void tell([`Nothing has been heard of the server since ${lostAt.toLocaleTimeString()}: what is shown is old.`]);
+  if (lostAt) return void tell([`No connection to the server since ${lostAt.toLocaleTimeString()}: the data below is old.`]);
   if (last.draining) told.push("This server is shutting down.");
   if (!controller) {
-    told.push("No controller is seen on this host: nothing is known of the fleet here.");
+    told.push("No controller is running on this host: no data about the fleet here.");
   } else {
     if (isSilent(controller)) {
       const since = new Date(controller.at).toLocaleTimeString();
-      told.push(`The controller has said nothing since ${since}: what is shown of the fleet is old.`);
+      told.push(`No news from the controller since ${since}: the data about the fleet is old.`);
     }
     told.push(...controller.policy_errors, ...controller.problems);
     if (controller.operator_error) told.push(controller.operator_error);
@@ -139,7 +139,7 @@ function drawPool(pool) {
 
 function trouble(instance) {
   if (instance.cordoned) return "cordoned";
-  if (instance.refused) return `would not ${instance.refused.verb}: ${instance.refused.error}`;
+  if (instance.refused) return `refused to ${instance.refused.verb}: ${instance.refused.error}`;
   return instance.crashes > 0 ? instance.last_error || "crashed" : "";
 }
 

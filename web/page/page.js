@@ -8,7 +8,7 @@ import * as uploads from "./uploads.js";
 import { bytes, plural } from "./words.js";
 
 const at = (id) => document.getElementById(id);
-const STATES = { connecting: "connecting", live: "live", locked: "a token is wanted", lost: "no connection, trying again" };
+const STATES = { connecting: "connecting", live: "live", locked: "token needed", lost: "no connection, retrying" };
 
 /** What this server shows of the page: both halves, or one. */
 const { half } = document.body.dataset;

@@ -38,9 +38,9 @@ export function add(files, model) {
   for (const { file, name } of files) {
     const item = { file, name: name || "pasted image", model, state: "waiting", tries: 0 };
     items.push(item);
-    if (file.type && !file.type.startsWith("image/")) fail(item, "this is not an image");
+    if (file.type && !file.type.startsWith("image/")) fail(item, "not an image");
     else if (service && file.size > service.max_image_bytes) fail(item, `larger than ${bytes(service.max_image_bytes)}`);
-    else if (file.size === 0) fail(item, "this is empty");
+    else if (file.size === 0) fail(item, "empty file");
     else toSend.push(item);
   }
   show();
@@ -274,7 +274,7 @@ function write(item) {
 
 function stateOf(item) {
   if (isLocked && (item.state === "waiting" || item.path)) return "waiting for a token";
-  if (item.state === "waiting") return item.why ? `waiting: ${item.why}` : "waiting for its turn";
+  if (item.state === "waiting") return item.why ? `waiting: ${item.why}` : "waiting to upload";
   const known = poolOf(item.model);
   return waitingFor(known && known.pool, item.before);
 }

@@ -30,22 +30,22 @@ use poem_openapi::{
 use self::parts::guarded;
 
 const ABOUT: &str = "\
-Images in, labels out. Images are named by their content, so that uploading the same image again is always safe, and answered \
-from the stored result.
+Upload images, get their labels. An image is identified by its content: uploading it again is always safe, and returns the \
+stored result.
 
 ```
 curl -F myfile=@heart.jpg http://127.0.0.1:8000/upload
 ```
 
-A refusal is a `Problem` (`application/problem+json`, RFC 9457). An address that does not take a method answers 405 with \
-`Allow`; whatever takes GET takes HEAD.";
+A refusal is a `Problem` (`application/problem+json`, RFC 9457). A method that an address does not accept gets 405 with \
+`Allow`; every address with GET also accepts HEAD.";
 
 const ABOUT_ADMIN: &str = "\
-What an operator and his tools ask. Whoever reaches this address may: it wants no token and counts nobody. Images are uploaded at \
-another one, which has a description of its own.
+For operators and their tools. Everybody who reaches this address may use it: it has neither tokens nor rates. Images are uploaded \
+to another address, which has its own description.
 
-A refusal is a `Problem` (`application/problem+json`, RFC 9457). An address that does not take a method answers 405 with \
-`Allow`; whatever takes GET takes HEAD.";
+A refusal is a `Problem` (`application/problem+json`, RFC 9457). A method that an address does not accept gets 405 with \
+`Allow`; every address with GET also accepts HEAD.";
 
 /// What the page may load: all of its parts are in it, and it may try what it describes.
 const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// Takes images over HTTP and answers with their labels.
+/// Accepts images over HTTP and returns their labels.
 #[derive(Debug, Parser)]
 #[command(name = "eirs-web", version = eirs_platform::VERSION)]
 pub struct Arguments {

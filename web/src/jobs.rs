@@ -334,7 +334,7 @@ impl Jobs {
             match self.images.put(&id.asked_key(model), Bytes::new()).await {
                 Err(error) if error.is_transient() => return Err(error),
                 // A role from before there were such notes may not write it. That costs a job nothing.
-                Err(error) => tracing::warn!(%error, "for which model an image was uploaded cannot be noted"),
+                Err(error) => tracing::warn!(%error, "the model of an upload could not be noted"),
                 Ok(()) => {}
             }
         }

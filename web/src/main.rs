@@ -103,7 +103,8 @@ impl Door {
 fn lock(state: &Path) -> anyhow::Result<Lock> {
     Lock::take(state, WEB_LOCK).map_err(|error| match error {
         NotLocked::Taken(taken) => anyhow::anyhow!(
-            "another eirs-web runs on the state folder {}{}; stop it, or name another folder (local.state)",
+            "another eirs-web runs on the state folder {}{}; stop it, or use another folder \
+            (local.state)",
             state.display(),
             taken.who()
         ),
@@ -154,12 +155,12 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
         listen::write_address(web.admin_address_file.as_deref(), admin_address).await?;
         tracing::info!(
             address = admin_address,
-            "for the operator: http://{admin_address}/, with /status and /metrics"
+            "operator address: http://{admin_address}/, with /status and /metrics"
         );
     }
     // The last one: whoever waits for it finds the other there.
     listen::write_address(web.address_file.as_deref(), &address).await?;
-    tracing::info!(address, "taking uploads on {scheme}://{address}");
+    tracing::info!(address, "accepting uploads on {scheme}://{address}");
     // Behind the deadline there is a little time for the last answers to reach the wire.
     let cut_off = deadline + Duration::from_secs(5);
     lifecycle.ready(&format!("{address}: {}", app.summary()));
@@ -193,7 +194,7 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
 async fn drain(app: Arc<App>, lifecycle: Lifecycle, deadline: Duration) {
     lifecycle.drain().cancelled().await;
     let held = app.uploads_in_flight();
-    tracing::info!(held, "draining: no new uploads; {held} held requests may go on for {deadline:?}");
+    tracing::info!(held, "draining: no new uploads; {held} uploads in flight may take {deadline:?}");
     tokio::spawn(async move {
         tokio::time::sleep(deadline).await;
         app.give_up_waiting();

@@ -85,7 +85,7 @@ impl Problem {
 
     /// `allow` is what this address takes, as the header of that name has it.
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
-        let detail = format!("this address does not take that method; it takes {allow}");
+        let detail = format!("this address does not accept that method; it accepts {allow}");
         Self {
             says: Some(Says::Allow(allow)),
             ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", detail)
@@ -112,7 +112,7 @@ impl Problem {
     pub(crate) fn unknown_encoding(name: &str) -> Self {
         let name = name.escape_debug();
         let detail = format!(
-            "the body has the Content-Encoding `{name}`; EIRS reads bodies as they are, or with one of gzip and deflate"
+            "unsupported Content-Encoding `{name}`; send the body as it is, or with gzip or deflate"
         );
         Self {
             says: Some(Says::Encodings),
@@ -123,7 +123,8 @@ impl Problem {
     /// A part of a form that is written in letters.
     pub(crate) fn encoded_part(name: &str) -> Self {
         let detail =
-            format!("the image has the Content-Transfer-Encoding `{name}`; send its bytes as they are");
+            format!("unsupported Content-Transfer-Encoding `{name}`; send the bytes of the image \
+                as they are");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported encoding", detail)
     }
 
@@ -137,27 +138,28 @@ impl Problem {
 
     /// Nobody will classify it any more.
     pub(crate) fn dropped(id: JobId) -> Self {
-        let detail = "this image is no longer on its way: it waited for longer than the service keeps a job, or its job was \
-                      put away; upload it again";
+        let detail = "this image is no longer queued: it waited for too long, or its job was \
+            discarded; upload it again";
         Self::new(StatusCode::GONE, "no longer queued", detail).about(id)
     }
 
     /// `who` has more of them in flight than it may.
     pub(crate) fn too_many_uploads(who: &str) -> Self {
-        let detail = format!("{who} has as many uploads at once as it can; try again shortly");
+        let detail = format!("{who} has too many uploads in flight; try again shortly");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too many uploads", detail).after(1)
     }
 
     /// Neither memory nor disk is left for what arrives.
     pub(crate) fn no_room() -> Self {
         let detail =
-            "the server has no room for what is being uploaded; nothing was stored, try again shortly";
+            "the server has no room for more uploads; nothing was stored, try again shortly";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "no room", detail).after(5)
     }
 
     pub(crate) fn no_token() -> Self {
         Self::wrong_token(
-            "this address wants a token, sent as `Authorization: Bearer TOKEN`; who runs the service gives them out",
+            "this address needs a token, sent as `Authorization: Bearer TOKEN`; ask the operator \
+            of the service for one",
         )
     }
 
@@ -167,12 +169,12 @@ impl Problem {
 
     /// `who` sends more than it may.
     pub(crate) fn too_often(who: &str, retry_after_s: u64) -> Self {
-        let detail = format!("{who} sends more than it may; try again in {retry_after_s} s");
+        let detail = format!("{who} exceeds its rate; try again in {retry_after_s} s");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", detail).after(retry_after_s)
     }
 
     pub(crate) fn too_many_watchers() -> Self {
-        let detail = "too many pages watch this server; try again later";
+        let detail = "too many pages are watching this server; try again later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "too many watchers", detail).after(30)
     }
 
@@ -183,14 +185,14 @@ impl Problem {
 
     /// It could not be put into the queue while the client waited.
     pub(crate) fn not_queued() -> Self {
-        let detail = "the image could not be queued in time; send it again, which does it no second time";
+        let detail = "the image could not be queued in time; send it again, which is safe";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not queued", detail).after(5)
     }
 
     /// `who` has more jobs in the queue than it may.
     pub(crate) fn backlog_of_client(who: &str, retry_after_s: u64) -> Self {
         let detail =
-            format!("{who} has as many images in the queue as it may; nothing was stored, try again later");
+            format!("{who} has too many images in the queue; nothing was stored, try again later");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "backlog full", detail).after(retry_after_s)
     }
 

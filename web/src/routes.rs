@@ -73,7 +73,7 @@ fn with_problems(routes: Route, app: &App) -> impl Endpoint<Output = Response> +
         .data(app.uploads.clone())
         .data(app.operator.clone())
         .catch_error(|_: NotFoundError| async {
-            Problem::not_found("there is nothing at this address").into_response()
+            Problem::not_found("nothing is at this address").into_response()
         })
         .map_to_response()
         .after(move |answered: poem::Result<Response>| {

@@ -172,8 +172,8 @@ impl Held {
         let memory = std::mem::take(&mut self.memory);
         let held = std::mem::replace(&mut self.taken, Taken::none(&self.room.memory));
         if !spooled.taken.more(held.bytes + chunk.len() as u64) {
-            let full = "arriving uploads have all the disk space that web.upload_disk gives them";
-            return Err(Error::unavailable("taking an upload in", full));
+            let full = "arriving uploads use all of web.upload_disk";
+            return Err(Error::unavailable("receiving an upload", full));
         }
         // Where the client leaves meanwhile, the thread drops all of it.
         let written = spawn_blocking(move || {

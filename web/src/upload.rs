@@ -167,7 +167,7 @@ async fn take(
     while let Some(image) = images.next().instrument(debug_span!(target: TARGET, "read")).await? {
         if begun.len() == uploads.settings.web.max_images_per_upload {
             let detail =
-                format!("an upload may hold at most {} images", uploads.settings.web.max_images_per_upload);
+                format!("an upload may have at most {} images", uploads.settings.web.max_images_per_upload);
             return Err(Problem::too_large(detail));
         }
         // A client that sends faster than the store takes is read as fast as that, and fills no memory here.
@@ -251,7 +251,7 @@ async fn begin(uploads: &Arc<Uploads>, image: Result<Image, Refused>, wishes: &W
 async fn submit(uploads: &Arc<Uploads>, image: Image, wishes: &Wishes) -> Result<Submitted, Problem> {
     let id = image.id;
     let logged = |error: eirs_platform::Error| {
-        tracing::error!(%id, %error, "an image could not be taken");
+        tracing::error!(%id, %error, "an image could not be accepted");
         Problem::backend(&error)
     };
     let (model, queue) =
@@ -331,7 +331,7 @@ fn wishes(request: &Request, uploads: &Uploads, began: Instant, scope: &Scope) -
     let wait = wait(request, web.wait, web.max_wait)?;
     let (model, top) = model_and_top(request, uploads)?;
     let fresh = query(request, "fresh").map_or(Some(false), |text| switch(&text));
-    let fresh = fresh.ok_or_else(|| Problem::bad_request("fresh: should be 1 or 0, like `?fresh=1`"))?;
+    let fresh = fresh.ok_or_else(|| Problem::bad_request("fresh: must be 1 or 0, like `?fresh=1`"))?;
     let accept = request.header("accept").unwrap_or_default();
     let json = accept.contains("application/json") || accept.contains("+json");
     let client = request.extensions().get::<Allowance>().cloned();

@@ -28,11 +28,11 @@ pub async fn watch(worker: Arc<Worker>, drain: CancellationToken) {
             Ok(Some(_)) => {}
             Ok(None) => {
                 let idle = humantime::format_duration(Duration::from_secs(idle.as_secs()));
-                tracing::warn!("no controller is heard, and nothing was to do for {idle}: leaving");
+                tracing::warn!("no controller is running, and no job came for {idle}: ending");
                 return drain.cancel();
             }
             // Whoever cannot ask knows nothing.
-            Err(error) => tracing::warn!(%error, "whether there is a controller cannot be asked"),
+            Err(error) => tracing::warn!(%error, "whether a controller is running is unknown"),
         }
     }
 }

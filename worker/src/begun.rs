@@ -40,7 +40,7 @@ pub(crate) async fn begin(worker: &Worker, job: &Job) -> Result<std::result::Res
         // Whoever makes a job of the dead letter again starts at nothing.
         Note { key, before: None }.ended(worker).await;
         return Ok(Err(format!(
-            "no worker survived it: it was begun {} times, and never ended; the last time on {} at {}",
+            "it killed its workers: begun {} times, never ended; the last time on {} at {}",
             before.count + 1,
             before.worker,
             before.at.format("%Y-%m-%d %H:%M:%S UTC")

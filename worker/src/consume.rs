@@ -30,7 +30,7 @@ pub async fn serve(worker: Arc<Worker>, drain: &CancellationToken) -> bool {
     // A thread that does not come back from an image does not do so while others wait for it, either.
     let deadline =
         if worker.pool.is_stuck() { STUCK_PATIENCE } else { worker.settings.worker.drain_deadline };
-    tracing::info!(held, "draining: no new jobs; {held} held jobs may take {deadline:?}");
+    tracing::info!(held, "draining: no new jobs; {held} jobs in flight may take {deadline:?}");
     let finished = lifecycle::finish_within(deadline, jobs.wait()).await;
     if !finished {
         give_back(&worker).await;
@@ -119,7 +119,7 @@ async fn release(worker: &Worker, deliveries: Vec<Delivery>) {
     }
     let receipts: Vec<_> = deliveries.into_iter().map(|delivery| delivery.receipt).collect();
     if let Err(error) = worker.requests.release(&receipts).await {
-        tracing::warn!(%error, "jobs could not be given back; their leases run out");
+        tracing::warn!(%error, "jobs could not be given back; they return when their leases expire");
     }
 }
 
@@ -160,11 +160,11 @@ async fn give_back(worker: &Worker) {
     }
     tracing::warn!(
         jobs = receipts.len(),
-        "the drain deadline has passed: {} jobs are given back",
+        "the drain deadline has passed: giving back {} jobs",
         receipts.len()
     );
     if let Err(error) = worker.requests.release(&receipts).await {
-        tracing::warn!(%error, "they could not be given back; their leases run out");
+        tracing::warn!(%error, "jobs could not be given back; they return when their leases expire");
     }
     // What still runs must not start another job with a slot that becomes free.
     Semaphore::close(&worker.slots);

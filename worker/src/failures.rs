@@ -63,7 +63,7 @@ impl Failures {
         let attempts = if count == 1 { "attempt" } else { "attempts" };
         if self.fatal >= most_fatal {
             return Some(format!(
-                "{count} {attempts} failed, {} of which a worker did not survive; the last: {why}",
+                "{count} {attempts} failed, {} of them killed a worker; the last: {why}",
                 self.fatal
             ));
         }

@@ -84,7 +84,7 @@ impl Metadata {
 }
 
 fn reading(path: &str) -> String {
-    format!("reading {path} of this instance (is it one of EC2? else name it by --instance)")
+    format!("reading {path} of this instance (outside EC2, use --instance)")
 }
 
 fn is_not_found(error: &ImdsError) -> bool {

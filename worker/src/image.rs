@@ -306,7 +306,7 @@ fn read(
         ColorType::Rgba16 => (4, 2),
         other => {
             return Err(Unreadable::Never(format!(
-                "the {format} image has samples of a kind that is not read ({other:?})"
+                "the {format} image has an unsupported sample type ({other:?})"
             )));
         }
     };
@@ -363,7 +363,7 @@ fn broken(format: Format, error: image::ImageError) -> Unreadable {
     }
     match error {
         image::ImageError::Unsupported(_) => {
-            Unreadable::Never(format!("the {format} image is of a kind that is not read ({error})"))
+            Unreadable::Never(format!("the {format} image is of an unsupported kind ({error})"))
         }
         _ => Unreadable::Never(format!("the {format} image cannot be decoded: {error}")),
     }

@@ -105,7 +105,7 @@ impl Worker {
     ) -> anyhow::Result<Arc<Self>> {
         let model = settings.models.get(&identity.model).cloned();
         let model =
-            model.ok_or_else(|| anyhow::anyhow!("models: there is none called `{}`", identity.model))?;
+            model.ok_or_else(|| anyhow::anyhow!("models: unknown model `{}`", identity.model))?;
         image::memory::limit(settings.worker.decode_memory.as_u64());
         let threads = match settings.worker.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -154,9 +154,9 @@ impl Worker {
     /// What it does, in a few words.
     pub fn summary(&self) -> String {
         let (held, done) = (self.in_flight(), self.activity.jobs_done());
-        let failing = self.health.failing().map(|why| format!("everything fails: {why}; "));
+        let failing = self.health.failing().map(|why| format!("every job fails: {why}; "));
         let (failing, engine) = (failing.unwrap_or_default(), self.engine());
-        format!("{failing}{held} jobs held, {done} done, {engine} for {}", self.identity.model)
+        format!("{failing}{held} jobs in flight, {done} done, {engine} for {}", self.identity.model)
     }
 
     /// To be called at the end: the scripts go.
@@ -209,7 +209,7 @@ fn load(model: &Model, threads: usize) -> anyhow::Result<(Pool, String)> {
         if Fingerprint::of(model) == files {
             return Ok((pool?, version?));
         }
-        tracing::info!("the files of the model changed while they were read; they are read again");
+        tracing::info!("the files of the model changed while they were read; reading them again");
     }
-    anyhow::bail!("the files of the model change all the time, and cannot be read as one version")
+    anyhow::bail!("the files of the model keep changing, and cannot be read as one version")
 }

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     if let Some(model) = &arguments.model
         && !settings.models.contains_key(model)
     {
-        return bad_settings(&format!("models: there is none called `{model}`"));
+        return bad_settings(&format!("models: unknown model `{model}`"));
     }
     if arguments.check {
         layers.strays().iter().for_each(say);
@@ -97,7 +97,7 @@ async fn expect_generation(expected: &str) -> ExitCode {
         Ok(generation) if generation == expected => ExitCode::SUCCESS,
         Ok(generation) => {
             bad_settings(&format!(
-                "this is the start {generation} of the instance, the order is for {expected}"
+                "this is generation {generation} of the instance, the order is for {expected}"
             ));
             ExitCode::from(OTHER_GENERATION)
         }
@@ -110,7 +110,7 @@ async fn expect_generation(expected: &str) -> ExitCode {
 
 #[cfg(not(feature = "aws"))]
 async fn expect_generation(_expected: &str) -> ExitCode {
-    bad_settings(&"this program was built without `aws`");
+    bad_settings(&"this program was built without AWS");
     ExitCode::from(OTHER_GENERATION)
 }
 
@@ -134,7 +134,8 @@ async fn own_identity(settings: &Settings) -> eirs_platform::Result<Option<Ident
         BackendKind::Aws => match eirs_worker::identity::of_instance().await? {
             Instance::HandedOver(identity) => Ok(Some(identity)),
             Instance::NotHandedOver { id } => {
-                tracing::info!(instance = id, "{id} is not handed over to the controller: no job is taken");
+                tracing::info!(instance = id, "{id} is not handed over to the controller, and \
+                    takes no jobs");
                 Ok(None)
             }
         },
@@ -162,7 +163,7 @@ async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
     let identity = match identity(arguments, &settings).await {
         Ok(Some(identity)) => identity,
         Ok(None) => {
-            lifecycle.ready("not handed over to the controller; takes no job");
+            lifecycle.ready("not handed over to the controller; takes no jobss");
             return ExitCode::SUCCESS;
         }
         Err(error) => {
@@ -196,7 +197,7 @@ async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
     let abandoned = tokio::spawn(abandoned::watch(worker.clone(), lifecycle.drain().clone()));
     let replaced = tokio::spawn(replace::watch(worker.clone(), lifecycle.drain().clone()));
     let finished = consume::serve(worker.clone(), lifecycle.drain()).await;
-    tracing::info!("{}", if finished { "drained" } else { "gave back what it could not finish" });
+    tracing::info!("{}", if finished { "drained" } else { "gave back unfinished jobs" });
     if finished {
         worker.close();
     }

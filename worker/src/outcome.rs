@@ -93,7 +93,8 @@ async fn note(worker: &Worker, now: DateTime<Utc>) -> Result<()> {
             Err(error) if error.is_transient() => return Err(error),
             // A role from before there were versions may not write it. That costs a job nothing.
             Err(error) => {
-                tracing::warn!(%error, "results of this version are not found any more when it is an earlier one")
+                tracing::warn!(%error, "results of this version could not be listed, and will not \
+                    be found once it is an earlier one")
             }
             Ok(()) => {}
         }

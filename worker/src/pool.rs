@@ -167,7 +167,7 @@ impl Pool {
                         self.stuck.cancel();
                         let limit = humantime::format_duration(limit);
                         let why =
-                            format!("{} took longer than {limit}, and is not to be stopped", self.engine);
+                            format!("{} took longer than {limit}, and cannot be stopped", self.engine);
                         return (Answer::Stuck(why), begun - since);
                     }
                     Some(limit) => patience = limit.saturating_sub(begun.elapsed()),
@@ -251,10 +251,10 @@ fn work(
         let answered = scope.run_now(|| {
             let classified = catch_unwind(AssertUnwindSafe(|| classifier.classify(&images)));
             classified.unwrap_or_else(|_| {
-                tracing::error!("a classifier panicked and is replaced");
+                tracing::error!("a classifier panicked; replacing it");
                 match loaded.classifier() {
                     Ok(new) => classifier = new,
-                    Err(error) => tracing::error!("it could not be replaced: {error:#}"),
+                    Err(error) => tracing::error!("the classifier could not be replaced: {error:#}"),
                 }
                 let failed = || Err(Failure::Failed("the classifier panicked".into()));
                 images.iter().map(|_| failed()).collect()

@@ -69,7 +69,7 @@ pub(crate) async fn process(
     let mut job = match job::decode::<Job>(&delivery.body) {
         Ok(job) => job,
         Err(error) => {
-            tracing::error!(%error, "a job that cannot be read goes to the dead letters");
+            tracing::error!(%error, "a job that cannot be read becomes a dead letter");
             return bury_unreadable(worker, delivery).await;
         }
     };
@@ -141,7 +141,7 @@ async fn take(
             }
             // The result is stored: the next delivery says it again.
             Err(error) => {
-                tracing::warn!(%error, "job {} has its result and could not be ended; it is given back", job.id);
+                tracing::warn!(%error, "job {} has a result, but could not be ended; giving it back", job.id);
                 release(worker, held).await;
             }
         },
@@ -160,7 +160,8 @@ async fn end_at_once(worker: &Worker, held: &Held<'_>, reply: &Reply) -> bool {
     let ending = debug_span!(target: TARGET, "end", otel.kind = "producer");
     let ended = outcome::end(worker, held.job, reply, &held.lease.receipt).instrument(ending).await;
     ended.unwrap_or_else(|error| {
-        tracing::debug!(%error, "job {} could not be ended at once, and is ended step by step", held.job.id);
+        tracing::debug!(%error, "job {} could not be ended in one transaction; ending it step by \
+            step", held.job.id);
         false
     })
 }
@@ -216,7 +217,7 @@ async fn classify(worker: &Worker, job: &Job, waited: &mut Duration, scope: &Sco
     classifying.context().add_past_span("turn", began, began + waiting, &job.id.to_string());
     *waited = waiting;
     if matches!(answer, Answer::Given(Ok(_) | Err(Failure::Rejected(_)))) && worker.health.works() {
-        tracing::info!("what failed works again");
+        tracing::info!("jobs succeed again");
     }
     match answer {
         Answer::Given(Ok(top)) => Attempt::Ended(Outcome::Classified { top }),
@@ -248,7 +249,7 @@ fn tell_log(worker: &Worker, job: &Job, taken: Duration, waited: Duration) {
 async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -> Result<()> {
     let Held { job, delivery, lease, .. } = held;
     if gave_up {
-        tracing::error!(name = job.name, "job {} is given up and goes to the dead letters", job.id);
+        tracing::error!(name = job.name, "job {} is given up and becomes a dead letter", job.id);
         // Its image stays as long as the letter, so that it can be tried again.
         let bury = || async {
             let image = worker.images.keep_for(&job.id.image_key()).await?;
@@ -275,7 +276,7 @@ async fn tell(worker: &Worker, reply_to: &str, reply: Bytes) -> Result<()> {
     };
     match told {
         Err(error) if error.is_missing() => {
-            tracing::debug!(reply_to, %error, "nobody waits at {reply_to} any more");
+            tracing::debug!(reply_to, %error, "the response queue {reply_to} is gone");
             worker.forget_response_queue(reply_to).await;
             Ok(())
         }
@@ -291,10 +292,11 @@ async fn fail(worker: &Worker, held: &Held<'_>, why: &str, is_fatal: bool, drain
     let now = worker.clock.now();
     let (failures, body) = Failures::one_more(&delivery.body, now, why, is_fatal);
     let attempt = failures.count;
-    tracing::warn!(attempt, why, "job {} is given back after attempt {attempt}: {why}", job.id);
+    tracing::warn!(attempt, why, "job {} failed in attempt {attempt} and is given back: {why}", job.id);
     if worker.health.fails(why) {
         tracing::error!(
-            "everything fails here; from now on one job at a time is tried, and the others are left to other workers"
+            "every job fails here; from now on this worker tries one job at a time, and leaves the \
+            others to other workers"
         );
     }
     if let Some(reason) = failures.verdict(now, queue.retry_for, queue.max_receives) {
@@ -305,7 +307,7 @@ async fn fail(worker: &Worker, held: &Held<'_>, why: &str, is_fatal: bool, drain
         };
         match ended {
             Ok(()) => return worker.activity.done(received.elapsed()),
-            Err(error) => tracing::warn!(%error, "job {} could not be given up; it is tried again", job.id),
+            Err(error) => tracing::warn!(%error, "job {} could not be given up; it will be retried", job.id),
         }
     }
     let rest = failures.rest(now, queue.retry_for);
@@ -318,7 +320,7 @@ async fn fail(worker: &Worker, held: &Held<'_>, why: &str, is_fatal: bool, drain
 
 /// A job that has not begun here is left to those who have nothing to do.
 async fn leave_to_others(worker: &Worker, held: &Held<'_>) {
-    tracing::debug!("job {} has not begun, and is left to others", held.job.id);
+    tracing::debug!("job {} has not begun; giving it back", held.job.id);
     send_once_more(worker, held, held.delivery.body.clone()).await;
 }
 
@@ -335,14 +337,14 @@ async fn send_once_more(worker: &Worker, held: &Held<'_>, body: Bytes) {
         Err(error) => Err(error),
     };
     if let Err(error) = sent {
-        tracing::warn!(%error, "a job could not be put back into the line");
+        tracing::warn!(%error, "a job could not be sent again");
         release(worker, held).await;
     }
 }
 
 async fn release(worker: &Worker, held: &Held<'_>) {
     if let Err(error) = worker.requests.release(std::slice::from_ref(&held.lease.receipt)).await {
-        tracing::warn!(%error, "a job could not be given back; its lease runs out");
+        tracing::warn!(%error, "a job could not be given back; it returns when its lease expires");
     }
 }
 
@@ -353,7 +355,8 @@ async fn bury_unreadable(worker: &Worker, delivery: Delivery) {
         Err(error) => Err(error),
     };
     if let Err(error) = acked {
-        tracing::warn!(%error, "it could not be put there; its lease runs out");
+        tracing::warn!(%error, "a job could not become a dead letter; it returns when its lease \
+            expires");
     }
 }
 

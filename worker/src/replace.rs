@@ -22,7 +22,8 @@ pub async fn watch(worker: Arc<Worker>, drain: CancellationToken) {
             if let Some((lasted, why)) = failing.zip(worker.health.failing()) {
                 let lasted = humantime::format_duration(Duration::from_secs(lasted.as_secs()));
                 tracing::error!(
-                    "leaving, to be replaced: everything has failed here for {lasted}; the last: {why}"
+                    "ending, to be replaced: every job has failed here for {lasted}; the last: \
+                    {why}"
                 );
                 return;
             }
@@ -30,7 +31,8 @@ pub async fn watch(worker: Arc<Worker>, drain: CancellationToken) {
     };
     tokio::select! {
         () = fails_for_too_long => {}
-        () = worker.pool.stuck() => tracing::error!("leaving, to be replaced: a thread does not come back from an image"),
+        () = worker.pool.stuck() => tracing::error!("ending, to be replaced: a thread hangs on an \
+            image"),
     }
     drain.cancel();
 }

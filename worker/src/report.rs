@@ -130,7 +130,7 @@ fn as_delta(duration: Duration) -> chrono::TimeDelta {
 async fn send(worker: &Worker) {
     let report = Event::Worker(report(worker));
     if let Err(error) = worker.events.send(vec![job::encode(&report)]).await {
-        tracing::warn!(%error, "the controller could not be told; it will hear the next report");
+        tracing::warn!(%error, "a report to the controller was not sent; the next one follows");
     }
 }
 

@@ -20,14 +20,14 @@ pub async fn self_test(settings: &Settings) -> anyhow::Result<Vec<String>> {
             Answer::Given(Ok(top)) => {
                 let label = top.into_iter().next().map(|guess| guess.label).unwrap_or_default();
                 sentences
-                    .push(format!("models.{name}: {} takes a grey picture for `{label}`", pool.engine()));
+                    .push(format!("models.{name}: {} labels a grey image `{label}`", pool.engine()));
                 continue;
             }
             Answer::Given(Err(failure)) => failure.to_string(),
             Answer::Stuck(why) => why,
-            Answer::LeftAlone => "no thread took it".to_owned(),
+            Answer::LeftAlone => "no thread is free".to_owned(),
         };
-        anyhow::bail!("models.{name}: a grey picture could not be classified: {why}");
+        anyhow::bail!("models.{name}: a grey image could not be classified: {why}");
     }
     Ok(sentences)
 }

@@ -136,11 +136,11 @@ fn what_is_not_read_is_refused_by_its_name() {
     ] {
         let mut file = plain.clone();
         file[frame + 1] = marker;
-        assert_eq!(refusal(&file, FULL), format!("the image is {name}, which is not read"));
+        assert_eq!(refusal(&file, FULL), format!("the image is {name}, which is not supported"));
     }
     let mut twelve = plain.clone();
     twelve[frame + 4] = 12;
-    assert_eq!(refusal(&twelve, FULL), "the image is a 12-bit JPEG, which is not read");
+    assert_eq!(refusal(&twelve, FULL), "the image is a 12-bit JPEG, which is not supported");
     let mut late = plain;
     late[frame + 5..frame + 7].fill(0);
     assert!(refusal(&late, FULL).contains("DNL"));

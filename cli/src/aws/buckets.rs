@@ -67,7 +67,7 @@ impl Bucket {
                 return Ok(false);
             }
             Err(error) => {
-                let hint = "names of buckets are the whole world's; if it is not yours, set another one";
+                let hint = "bucket names are global; if it is not yours, set another name";
                 return Err(failed("looking for", &self.name, &error).context(hint));
             }
         }
@@ -80,7 +80,7 @@ impl Bucket {
         // Between its making and its tagging setup may have been interrupted: an untagged, empty bucket of our name is ours.
         anyhow::ensure!(
             ours || (tagged.is_empty() && self.contents(account).await? == Contents::default()),
-            "there is a bucket {} that is not tagged as this installation's; it is left alone",
+            "the bucket {} exists without this installation's tag; it is left alone",
             self.name
         );
         Ok(true)
@@ -269,7 +269,7 @@ impl Bucket {
         match answer.errors() {
             [] => Ok(()),
             [first, ..] => Err(anyhow::anyhow!(
-                "{} blobs of the bucket {} cannot be deleted, the first one being {}: {}",
+                "{} objects of the bucket {} cannot be deleted; the first is {}: {}",
                 answer.errors().len(),
                 self.name,
                 first.key().unwrap_or("?"),

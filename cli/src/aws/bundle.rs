@@ -85,7 +85,7 @@ impl Bundle {
 fn common(units: &[(&str, &str)], programs: &[&str]) -> anyhow::Result<Entries> {
     let mut entries = Entries::new();
     for program in programs {
-        let path = lifecycle::sibling(program).context("setup takes the programs that lie beside it")?;
+        let path = lifecycle::sibling(program).context("setup uses the programs in its own folder")?;
         entries.insert(format!("{BIN}/{program}"), Entry::Program(path));
     }
     for (name, unit) in units {
@@ -212,8 +212,8 @@ pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     // Without them the host would be open, and with them it would not start.
     anyhow::ensure!(
         web.tokens.is_none() && web.tls.certificate.is_none(),
-        "web.tokens, web.tls: setup brings no such files to a web host; leave them out here and set them there \
-         (docs/ACCESS.md), or make the host yourself and run setup with --web-host none"
+        "web.tokens, web.tls: setup copies no such files to a web host; remove them here and set \
+        them there (docs/ACCESS.md), or set the host up yourself and use --web-host none"
     );
     let mut written = json(settings, &["aws", "queue", "web", "worker", "controller", "telemetry", "setup"])?;
     // Whoever set another address means it.
@@ -242,7 +242,7 @@ pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
 
 /// The settings by which this installation is found from elsewhere.
 pub(crate) fn operator_settings(settings: &Settings) -> anyhow::Result<String> {
-    toml(json(settings, &["aws", "setup"])?, "The settings by which eirs finds this installation")
+    toml(json(settings, &["aws", "setup"])?, "The settings with which eirs finds this installation")
 }
 
 fn json(settings: &Settings, sections: &[&str]) -> anyhow::Result<Value> {

@@ -109,7 +109,7 @@ pub(crate) fn idle(idle: &Idle) -> Vec<Line> {
     let line = |what: String, usd: f64| Line { what, usd_per_month: Some(usd) };
     let mut lines = vec![
         line(
-            format!("{} parked workers: their disks of {disk} GiB, and nothing else", idle.parked),
+            format!("{} parked workers: only their disks of {disk} GiB", idle.parked),
             f64::from(idle.parked) * disks,
         ),
         line(format!("the workers' image: a snapshot of {disk} GiB at most"), f64::from(disk) * SNAPSHOT_USD),

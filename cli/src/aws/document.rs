@@ -20,11 +20,12 @@ const SCRIPT_SECONDS: &str = "3600";
 fn content() -> Value {
     json!({
         "schemaVersion": "2.2",
-        "description": "EIRS: drain the worker of this instance and power off, if this is the start that is meant.",
+        "description": "EIRS: drain the worker of this instance and power off, if it has this \
+            generation.",
         "parameters": {
             GENERATION_PARAMETER: {
                 "type": "String",
-                "description": "The start of the instance that is meant, as its tag eirs:generation has it.",
+                "description": "The generation of the instance, from its tag eirs:generation.",
                 "allowedPattern": "^[A-Za-z0-9.-]{1,64}$",
             }
         },
@@ -63,7 +64,7 @@ pub(crate) async fn look(account: &Account) -> anyhow::Result<Document> {
     let ours = tags.iter().any(|tag| tag.key() == tag::INSTALLATION && tag.value() == account.prefix());
     anyhow::ensure!(
         ours,
-        "there is an SSM document {name} that is not tagged as this installation's; it is left alone"
+        "the SSM document {name} exists without this installation's tag; it is left alone"
     );
     let same = serde_json::from_str::<Value>(&found).is_ok_and(|found| found == content());
     Ok(if same { Document::AsItShouldBe } else { Document::Differs })

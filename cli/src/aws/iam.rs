@@ -86,7 +86,7 @@ impl Role {
         if !roles.contains(&name) {
             let call = account.iam.add_role_to_instance_profile().instance_profile_name(&name);
             let added = call.role_name(&name).send().await;
-            added.map_err(|error| aws::error(format!("putting the role into the profile {name}"), &error))?;
+            added.map_err(|error| aws::error(format!("adding the role to the profile {name}"), &error))?;
         }
         Ok(())
     }
@@ -143,7 +143,7 @@ async fn exists(account: &Account, name: &str) -> anyhow::Result<bool> {
     let is_ours = role.tags().iter().any(|t| t.key() == tag::INSTALLATION && t.value() == account.prefix());
     anyhow::ensure!(
         is_ours,
-        "there is a role {name} that is not tagged as this installation's; it is left alone"
+        "the role {name} exists without this installation's tag; it is left alone"
     );
     Ok(true)
 }

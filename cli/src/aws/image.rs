@@ -103,10 +103,10 @@ impl Oven<'_> {
     }
 
     async fn make(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<String> {
-        tell("uploading what the machines are made from");
+        tell("uploading the archive for the machines");
         scripts::upload(account, self.bundle).await?;
         let builder = self.builder(account, tell).await?;
-        tell(&format!("waiting for {builder} to install it and to test itself"));
+        tell(&format!("waiting for {builder} to install and test it"));
         if let Err(error) = self.wait_for_builder(account, &builder).await {
             // It would only cost; what it had to say is said.
             instances::terminate(account, std::slice::from_ref(&builder)).await?;
@@ -140,7 +140,7 @@ impl Oven<'_> {
             return Ok(builder.id);
         }
         scripts::forget_report(account, &self.name()).await?;
-        tell("launching the machine that the image is baked from");
+        tell("launching the machine for the image");
         let launch = Launch {
             purpose: tag::BUILDER,
             image: self.base,
@@ -163,14 +163,14 @@ impl Oven<'_> {
             }
             anyhow::ensure!(
                 Instant::now() < deadline,
-                "{builder} has reported nothing within {}; does its subnet reach the internet?",
+                "{builder} reported nothing within {}; does its subnet reach the internet?",
                 humantime::format_duration(BAKED_WITHIN)
             );
             tokio::time::sleep(LOOK_EVERY).await;
         };
         anyhow::ensure!(
             report.went_well,
-            "the machine that the image is baked from failed; it said:\n{}",
+            "the machine for the image failed; its output:\n{}",
             last_lines(&report.said, 15)
         );
         instances::wait_for(account, &[builder.to_owned()], &State::Stopped, BAKED_WITHIN).await?;

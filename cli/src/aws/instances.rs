@@ -145,8 +145,8 @@ pub(crate) async fn wait_for(
 fn because(instance: &Instance) -> String {
     let Some(reason) = &instance.reason else { return String::new() };
     let hint = if reason.contains("Client.InternalError") {
-        "; that is what EC2 says where its disk cannot be decrypted: the key of setup.kms_key must be enabled, and its \
-         policy must let this account use it through EC2 (kms:CreateGrant)"
+        "; EC2 says so if its disk cannot be decrypted: the key of setup.kms_key must be enabled, \
+        and its policy must let this account use it through EC2 (kms:CreateGrant)"
     } else {
         ""
     };

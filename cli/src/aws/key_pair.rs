@@ -38,7 +38,7 @@ pub(crate) async fn is_there(account: &Account) -> anyhow::Result<bool> {
     let ours = |tag: &Tag| tag.key() == Some(tag::INSTALLATION) && tag.value() == Some(account.prefix());
     anyhow::ensure!(
         key.tags().iter().any(ours),
-        "there is a key pair {name} that is not tagged as this installation's; it is left alone"
+        "the key pair {name} exists without this installation's tag; it is left alone"
     );
     Ok(true)
 }
@@ -72,7 +72,7 @@ async fn make(account: &Account) -> anyhow::Result<String> {
     let call = account.ec2.create_key_pair().key_name(&name).key_type(KeyType::Ed25519);
     let made = call.key_format(KeyFormat::Pem).tag_specifications(tags).send().await;
     let made = made.map_err(|error| aws::error(format!("making the key pair {name}"), &error))?;
-    made.key_material.context("EC2 told no private key")
+    made.key_material.context("EC2 returned no private key")
 }
 
 /// Takes it away. The file stays its owner's.

@@ -47,7 +47,7 @@ pub(crate) async fn find(account: &Account) -> anyhow::Result<Network> {
     })?;
     anyhow::ensure!(
         found.iter().all(|subnet| subnet.vpc_id() == Some(vpc)),
-        "setup.subnets: the subnets are of several VPCs; an installation lives in one"
+        "setup.subnets: the subnets belong to several VPCs; an installation needs one"
     );
     let mut subnets: Vec<_> = found
         .iter()
@@ -73,7 +73,7 @@ impl Network {
             self.subnets.iter().filter(|subnet| zones.contains(&subnet.zone.as_str())).cloned().collect();
         anyhow::ensure!(
             !subnets.is_empty(),
-            "there is no instance type {kind} in any zone of these subnets; set another one"
+            "the instance type {kind} is not offered in any zone of these subnets; set another one"
         );
         Ok(subnets)
     }

@@ -139,8 +139,8 @@ impl Pool {
             failures = if proven.is_empty() { failures + 1 } else { 0 };
             anyhow::ensure!(
                 failures < FAILURES,
-                "{failures} launches in a row came to nothing in the pool {}: no machine is reached over SSM; do \
-                 its subnets reach the internet?",
+                "{failures} launches in a row failed in the pool {}: no machine is reachable over \
+                SSM; do its subnets reach the internet?",
                 self.name
             );
             hand_over(account, &proven).await?;
@@ -160,7 +160,7 @@ impl Pool {
         if ids.is_empty() {
             return Ok(());
         }
-        tell(&format!("{}: taking away {}", self.name, ids.join(", ")));
+        tell(&format!("{}: removing {}", self.name, ids.join(", ")));
         instances::set_tags(account, ids, &[(tag::HANDED_OVER, "no")]).await?;
         let now = instances::all(account, Some(tag::WORKER)).await?;
         let (at_work, parked): (Vec<_>, Vec<_>) = now
@@ -171,7 +171,7 @@ impl Pool {
         let at_work = of(at_work);
         if !at_work.is_empty() {
             tell(&format!(
-                "{}: {} was just started and stays until it is parked",
+                "{}: {} was just started, and stays until it is parked",
                 self.name,
                 at_work.join(", ")
             ));
@@ -220,19 +220,19 @@ impl Pool {
         ids: Vec<String>,
         tell: &dyn Fn(&str),
     ) -> anyhow::Result<Vec<String>> {
-        tell(&format!("{}: waiting for {} to come up", self.name, ids.join(", ")));
+        tell(&format!("{}: waiting for {} to start", self.name, ids.join(", ")));
         let mut up = Vec::new();
         for id in &ids {
             match instances::wait_for(account, std::slice::from_ref(id), &State::Running, RUNS_WITHIN).await {
                 Ok(_) => up.push(id.clone()),
-                Err(error) => tell(&format!("{}: {error:#}; another one is launched", self.name)),
+                Err(error) => tell(&format!("{}: {error:#}; launching another one", self.name)),
             }
         }
         let reached = registered(account, &up).await?;
         let lost: Vec<_> = ids.iter().filter(|id| !reached.contains(id)).cloned().collect();
         if !lost.is_empty() {
             tell(&format!(
-                "{}: {} cannot be reached over SSM; another one is launched",
+                "{}: {} cannot be reached over SSM; launching another one",
                 self.name,
                 lost.join(", ")
             ));

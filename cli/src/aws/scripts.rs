@@ -50,7 +50,7 @@ pub(crate) async fn upload(account: &Account, bundle: &Bundle) -> anyhow::Result
         .build();
     let call = account.s3.put_object().bucket(account.input_bucket()).key(&key).body(body).customize();
     let call = call.config_override(aws_sdk_s3::config::Builder::new().timeout_config(patience));
-    call.send().await.map_err(|error| aws::error("uploading what the machines are made from", &error))?;
+    call.send().await.map_err(|error| aws::error("uploading the archive for the machines", &error))?;
     Ok(())
 }
 

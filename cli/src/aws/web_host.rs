@@ -53,7 +53,7 @@ pub(crate) async fn ensure(
     let host = place.wait_until_it_serves(account, &id).await?;
     if replace && !outdated.is_empty() {
         let ids: Vec<_> = outdated.into_iter().map(|host| host.id).collect();
-        tell(&format!("the new web host serves; {} drains and goes", ids.join(", ")));
+        tell(&format!("the new web host serves; {} drains and is removed", ids.join(", ")));
         instances::stop(account, &ids).await?;
         instances::wait_for(account, &ids, &State::Stopped, STOPS_WITHIN).await?;
         instances::terminate(account, &ids).await?;
@@ -76,7 +76,7 @@ impl Place<'_> {
     }
 
     async fn launch(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<String> {
-        tell("uploading what the web host is made from");
+        tell("uploading the archive for the web host");
         scripts::upload(account, self.bundle).await?;
         scripts::forget_report(account, &self.name()).await?;
         tell("launching the web host");
@@ -107,7 +107,7 @@ impl Place<'_> {
                 // The next run shall not wait for it.
                 instances::terminate(account, &[id.to_owned()]).await?;
                 anyhow::bail!(
-                    "the web host {id} does not serve and was taken away; it said:\n{}",
+                    "the web host {id} does not serve and was removed; its output:\n{}",
                     report.said
                 );
             }

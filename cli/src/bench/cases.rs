@@ -79,7 +79,7 @@ impl Bench {
 
     /// A new folder, for a service.
     pub(super) fn folder(&self) -> anyhow::Result<PathBuf> {
-        // Its name is drawn, and ext4 chooses the place by the name.
+        // The name of the token is drawn, and ext4 chooses the place by the name.
         Ok(tempfile::tempdir_in(&self.root)?.keep())
     }
 

@@ -149,9 +149,9 @@ fn drive(rate: u32, length: Duration, delay: Duration) -> anyhow::Result<Run> {
 
 /// The cores that this process may use; there is one at least.
 fn cores() -> anyhow::Result<Vec<usize>> {
-    let allowed = sched_getaffinity(None).context("asking for the cores")?;
+    let allowed = sched_getaffinity(None).context("reading the cores")?;
     let cores: Vec<_> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
-    ensure!(!cores.is_empty(), "there is no core to run on");
+    ensure!(!cores.is_empty(), "no core is available");
     Ok(cores)
 }
 

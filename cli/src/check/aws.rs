@@ -91,7 +91,7 @@ impl Look {
         match opened {
             Ok(place) => place.look(&mut report, &mut controller, seen.as_ref(), now).await,
             Err(error) => {
-                report.problems.push(format!("the account cannot be looked at: {error:#}"));
+                report.problems.push(format!("the account cannot be inspected: {error:#}"));
                 report.cloud = Some(Cloud {
                     installation: self.settings.aws.prefix.clone(),
                     account: None,

@@ -51,14 +51,14 @@ impl Controller {
             Self { running: true, pid, at, .. } => {
                 let pid = pid.map_or_else(String::new, |pid| format!(", process {pid}"));
                 let at =
-                    at.map_or_else(|| "not looked yet".to_owned(), |at| format!("looked {}", ago(at, now)));
-                format!("The controller of {state} is running{pid}; it {at}.\n")
+                    at.map_or_else(|| "no pass yet".to_owned(), |at| format!("last pass {}", ago(at, now)));
+                format!("The controller of {state} is running{pid}; {at}.\n")
             }
             Self { at: Some(at), .. } => {
-                format!("No controller is running on {state}; the last one looked {}.\n", ago(*at, now))
+                format!("No controller is running on {state}; the last pass was {}.\n", ago(*at, now))
             }
             Self { elsewhere: true, .. } => {
-                "No controller is seen on this machine; what one knows is seen on the web host.\n".to_owned()
+                "No controller is running on this machine; its view is on the web host.\n".to_owned()
             }
             Self { .. } => format!("No controller is running on {state}.\n"),
         }
@@ -80,7 +80,7 @@ pub(super) fn problems(
         let waiting = queues.iter().filter(|queue| queue.kind == Kind::Requests && queue.depth.backlog() > 0);
         problems.extend(waiting.map(|queue| {
             let jobs = count(queue.depth.backlog(), "job");
-            format!("{jobs} in {} and no controller that would start a worker", queue.name)
+            format!("{jobs} in {}, and no controller is running to start a worker", queue.name)
         }));
         return problems;
     }
@@ -88,7 +88,8 @@ pub(super) fn problems(
     let silent = (now - seen.at).to_std().unwrap_or_default();
     if silent > seen.tick * MISSED_TICKS {
         let silent = humantime::format_duration(Duration::from_secs(silent.as_secs()));
-        problems.push(format!("the controller runs and has not looked for {silent}; its log may say why"));
+        problems.push(format!("the controller is running, but its last pass is {silent} old; see \
+            its log"));
     }
     problems.extend(
         seen.policy_errors.iter().map(|error| format!("policy {error}; the last good version is in force")),
@@ -112,26 +113,26 @@ pub(super) fn problems(
     problems.extend(unwanted.map(|pool| {
         let jobs = count(pool.visible.unwrap_or(0), "job");
         format!(
-            "{jobs} waiting in the pool {} and its policy wants no worker for them ({})",
+            "{jobs} waiting in the pool {}, and its policy wants no worker for them ({})",
             pool.name, pool.reason
         )
     }));
     let failing = seen.pools.iter().flat_map(|pool| &pool.instances);
     problems.extend(failing.filter_map(|instance| {
         Some(format!(
-            "everything fails on {}, which tries one job at a time: {}",
+            "every job fails on {}, which tries one job at a time: {}",
             instance.id,
             instance.failing.as_ref()?
         ))
     }));
     let crashed = seen.pools.iter().flat_map(|pool| &pool.instances).filter(|instance| instance.crashes > 0);
     problems.extend(crashed.map(|instance| {
-        let error = instance.last_error.as_deref().unwrap_or("died before its time");
+        let error = instance.last_error.as_deref().unwrap_or("crashed");
         format!("{} {error}, {} in a row", instance.id, count(instance.crashes.into(), "time"))
     }));
     let refused = seen.pools.iter().flat_map(|pool| &pool.instances).filter_map(|instance| {
         let refused = instance.refused.as_ref()?;
-        let why = if refused.capacity { "there is no capacity" } else { "something is wrong with it" };
+        let why = if refused.capacity { "no capacity" } else { "it is broken" };
         let (word, times) = (refused.verb.word(), count(refused.count.into(), "time"));
         Some(format!("{} refused to {word} {times} in a row, {why}: {}", instance.id, refused.error))
     });

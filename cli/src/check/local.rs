@@ -68,7 +68,8 @@ fn short_of_room(seen: RoomSeen) -> Option<String> {
     let (free, floor) = (ByteSize(seen.free), ByteSize(seen.floor));
     if seen.below {
         return Some(format!(
-            "new images are refused: {free} are free on the disk of the state folder, and {floor} are kept free (local.keep_free)"
+            "new images are refused: {free} are free on the disk of the state folder, and {floor} \
+            must stay free (local.keep_free)"
         ));
     }
     let nearly = seen.floor > 0 && seen.free < seen.floor + seen.floor / 2;
@@ -88,7 +89,7 @@ impl Place {
     async fn look(&mut self, report: &mut Report) {
         match self.queues().await {
             Ok(queues) => report.queues = queues,
-            Err(error) => report.problems.push(format!("the queues cannot be looked at: {error}")),
+            Err(error) => report.problems.push(format!("the queues cannot be inspected: {error}")),
         }
         let counted = self.stores.look().await;
         (report.images, report.results, report.newest) = (counted.images, counted.results, counted.newest);

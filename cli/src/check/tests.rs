@@ -97,7 +97,8 @@ async fn work_without_a_controller_is_wrong_and_with_one_it_is_not() {
     let backend = state::open(&settings).await.unwrap();
     backend.requests("default").await.unwrap().send(vec![Bytes::from("job")]).await.unwrap();
     let report = look(&settings).await;
-    assert_eq!(report.problems, ["1 job in requests-default and no controller that would start a worker"]);
+    assert_eq!(report.problems, ["1 job in requests-default, and no controller is running to start \
+        a worker"]);
     assert_eq!(check(true).run(&global).await.unwrap(), Exit::Failed);
 
     let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap();
@@ -111,7 +112,7 @@ fn what_the_controller_complains_of_and_its_silence_are_wrong() {
     let told = problems(&running, Some(&controller_status(now)), &[], now);
     assert_eq!(told, ["policy x.toml:1: pool.max: is no number; the last good version is in force"]);
     let told = problems(&running, Some(&controller_status(now - chrono::Duration::seconds(60))), &[], now);
-    assert_eq!(told[0], "the controller runs and has not looked for 1m; its log may say why");
+    assert_eq!(told[0], "the controller is running, but its last pass is 1m old; see its log");
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn a_pause_that_makes_somebody_wait_and_an_instance_that_refuses_are_wrong() {
         [
             "the pool default is paused by alice, since 1970-01-01 00:00:00 UTC, with 7 jobs waiting; it would \
              start default-2",
-            "default-2 refused to start 3 times in a row, there is no capacity: no more"
+            "default-2 refused to start 3 times in a row, no capacity: no more"
         ]
     );
 }
@@ -179,7 +180,7 @@ async fn a_state_folder_of_another_version_is_a_sentence_and_the_rest_is_shown()
     let report = look(&settings(folder.path())).await;
     assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
     assert!(
-        report.problems[0].contains("has layout \"999\", this version of EIRS knows"),
+        report.problems[0].contains("has layout \"999\", this version of EIRS reads"),
         "{:?}",
         report.problems
     );

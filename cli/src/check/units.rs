@@ -45,7 +45,7 @@ pub(super) async fn look() -> (Vec<Unit>, Vec<String>) {
             let problems = units.iter().filter_map(Unit::problem).collect();
             (units, problems)
         }
-        Err(error) => (Vec::new(), vec![format!("systemd cannot be asked for its units: {error}")]),
+        Err(error) => (Vec::new(), vec![format!("systemd cannot be queried: {error}")]),
     }
 }
 
@@ -53,7 +53,7 @@ async fn show_units() -> Result<String, String> {
     let mut systemctl = Command::new("systemctl");
     systemctl.arg("show").args(UNITS).arg(PROPERTIES).kill_on_drop(true);
     let output = tokio::time::timeout(NEVER, systemctl.output()).await;
-    let output = output.map_err(|_late| "systemctl does not answer".to_owned())?;
+    let output = output.map_err(|_late| "systemctl does not respond".to_owned())?;
     let output = output.map_err(|error| format!("systemctl: {error}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

@@ -39,8 +39,8 @@ pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, S
     if let Some(holder) = state_folder::holder(&settings.local.state, CONTROLLER_LOCK) {
         let who = holder.who();
         return Err(Stop::Failed(anyhow::anyhow!(
-            "the controller is running on this machine{who} and would start what is taken away; stop it first, as \
-             by `systemctl stop eirs.target`"
+            "the controller is running on this machine{who} and would start the workers again; \
+            stop it first: `systemctl stop eirs.target`"
         )));
     }
     let account = Account::open(settings).await?;
@@ -56,7 +56,8 @@ pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, S
     if found.is_nothing() {
         cleanup.voice.tell(&report, || {
             format!(
-                "There is nothing to clean up: nothing in {} of account {} is tagged as the installation `{}`.",
+                "Nothing to clean up: nothing in {} of account {} has the tag of the installation \
+                `{}`.",
                 account.region,
                 account.id,
                 account.prefix()
@@ -155,7 +156,7 @@ impl Found {
                     self.groups.iter().map(|group| format!("delete the security group {}", name(group))),
                 );
                 things.extend(self.has_key_pair.then(|| "delete the key pair (its file stays)".to_owned()));
-                things.extend(self.has_document.then(|| "delete the SSM document of the drains".to_owned()));
+                things.extend(self.has_document.then(|| "delete the SSM document for drains".to_owned()));
                 things.extend(self.roles.iter().map(|role| {
                     format!("delete the role and profile of the {role:?} instances").to_lowercase()
                 }));
@@ -219,7 +220,7 @@ impl Found {
         }
         let ids: Vec<_> = self.instances.iter().map(|instance| instance.id.clone()).collect();
         if !ids.is_empty() {
-            progress.tell("waiting for the instances to go");
+            progress.tell("waiting for the instances to end");
             wait_until_gone(account, &ids).await?;
             progress.done(&format!("terminated {}", count(ids.len() as u64, "instance")));
         }

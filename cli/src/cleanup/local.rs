@@ -34,12 +34,13 @@ pub(super) async fn run(cleanup: &Cleanup, settings: &Settings) -> Result<Exit, 
             let nothing = json!({ "state": folder, "mode": cleanup.mode, "done": !cleanup.plan });
             cleanup
                 .voice
-                .tell(&nothing, || format!("There is nothing to clean up: nothing has run on {shown}."));
+                .tell(&nothing, || format!("Nothing to clean up: nothing has run on {shown}."));
             return Ok(Exit::Ok);
         }
         Kind::Foreign => {
             return Err(Stop::Failed(anyhow::anyhow!(
-                "{shown} is no state folder of EIRS (it has no `layout` file of ours); nothing was touched"
+                "{shown} is not a state folder of EIRS (it has no `layout` file of EIRS); nothing \
+                was changed"
             )));
         }
         Kind::Ours => {}
@@ -127,7 +128,7 @@ impl Plan {
                 let all = format!("Delete {folder}: {} ({}).", count(*files, "file"), ByteSize(*bytes));
                 match others.as_slice() {
                     [] => all,
-                    others => format!("{all} What is not of EIRS stays: {}.", others.join(", ")),
+                    others => format!("{all} Other files stay: {}.", others.join(", ")),
                 }
             }
         }

@@ -83,7 +83,7 @@ impl Desk {
             return Ok(());
         }
         let known = self.settings.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        Err(Stop::Usage(format!("the settings have no model `{name}`; there is {known}")))
+        Err(Stop::Usage(format!("unknown model `{name}`; the settings have {known}")))
     }
 
     pub(super) fn hold(&self, pile: &Pile) -> Held {
@@ -122,7 +122,7 @@ impl Desk {
 
     /// Where a signal came, whatever was not done stays as it was.
     pub(super) fn expect_no_signal(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(!self.stop.is_cancelled(), "interrupted; what was not done yet is as it was");
+        anyhow::ensure!(!self.stop.is_cancelled(), "interrupted; the rest is unchanged");
         Ok(())
     }
 

@@ -56,7 +56,7 @@ impl Held {
         let receipts: Vec<_> = lock(&self.receipts).extract_if(|receipt| !kept.contains(receipt)).collect();
         if let Err(error) = self.queue.release(&receipts).await {
             show::aside(format_args!(
-                "{error}; the letters come back by themselves when their lease runs out"
+                "{error}; the letters return when their lease expires"
             ));
         }
     }

@@ -138,9 +138,9 @@ impl Shown {
                 shown.given_up_at = Some(at);
                 reason
             }
-            Ok(Some(reply)) => format!("it has a result by now: {}", end(&reply)),
+            Ok(Some(reply)) => format!("it has a result: {}", end(&reply)),
             Ok(None) => desk.no_result(&letter.model),
-            Err(error) => format!("its result could not be looked at: {error}"),
+            Err(error) => format!("its result could not be read: {error}"),
         };
         Self { name: Some(job.name), image_stored: image.ok(), ..shown }
     }
@@ -151,8 +151,8 @@ impl Desk {
         let rule = backend::requests_options(&self.settings.queue, model).dead_letters;
         let receives = rule.map_or(0, |rule| rule.max_receives);
         format!(
-            "delivered {receives} times, and no worker lived to say why; or no worker took it within `queue.retention`; or a new \
-             upload of it is being tried now"
+            "delivered {receives} times without a reported cause; or no worker took it within \
+            `queue.retention`; or a new upload is being tried"
         )
     }
 }

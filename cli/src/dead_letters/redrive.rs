@@ -88,15 +88,16 @@ impl Tally {
             Redriven::Sent => self.redriven += 1,
             Redriven::Settled(end) => {
                 self.settled += 1;
-                voice.say(format_args!("{id} {name}: it has a result by now ({end}); the letter is deleted"));
+                voice.say(format_args!("{id} {name}: it has a result ({end}); the letter is deleted"));
             }
             Redriven::NoImage => {
                 self.left += 1;
-                voice.say(format_args!("{id} {name}: its image is no longer stored; the letter is left"));
+                voice.say(format_args!("{id} {name}: its image is no longer stored; the letter \
+                    stays"));
             }
             Redriven::Unreadable(why) => {
                 self.left += 1;
-                voice.say(format_args!("{id}: {why}; the letter is left"));
+                voice.say(format_args!("{id}: {why}; the letter stays"));
             }
         }
     }

@@ -63,16 +63,18 @@ fn choose<'a>(letters: &[&'a Letter], ids: &[String]) -> Result<Vec<&'a Letter>,
             letters.iter().filter(|letter| letter.id.to_string().starts_with(&wanted)).collect();
         match meant.as_slice() {
             [one] => chosen.push(**one),
-            [] => return Err(format!("there is no dead letter `{id}`; `eirs dead-letters list` shows them")),
+            [] => return Err(format!("unknown dead letter `{id}`; `eirs dead-letters list` shows \
+                them")),
             [first, second, ..] if first.id == second.id => {
                 let (one, other) = (&first.model, &second.model);
-                return Err(format!("`{id}` is of the models {one} and {other}; say which one with --model"));
+                return Err(format!("`{id}` exists for the models {one} and {other}; choose one \
+                    with --model"));
             }
             several => {
                 let shown: Vec<_> = several.iter().take(3).map(|letter| letter.short_id()).collect();
                 let count = several.len();
                 return Err(format!(
-                    "`{id}` is the beginning of {count} ids ({}, ...); say more of it",
+                    "`{id}` is the beginning of {count} ids ({}, ...); write more of it",
                     shown.join(", ")
                 ));
             }
@@ -136,10 +138,11 @@ mod tests {
         };
         assert_eq!(choose(&["BA78", "c"], &[&abc, &a]), Ok(vec![abc.id, a.id]));
         let unknown = choose(&["ffff"], &[&abc, &a]).unwrap_err();
-        assert_eq!(unknown, "there is no dead letter `ffff`; `eirs dead-letters list` shows them");
+        assert_eq!(unknown, "unknown dead letter `ffff`; `eirs dead-letters list` shows them");
         let vague = choose(&[""], &[&abc, &a]).unwrap_err();
-        assert_eq!(vague, "`` is the beginning of 2 ids (ba7816bf8f01, ca978112ca1b, ...); say more of it");
+        assert_eq!(vague, "`` is the beginning of 2 ids (ba7816bf8f01, ca978112ca1b, ...); write \
+            more of it");
         let twice = choose(&["ba"], &[&abc, &letter("dogs", b"abc")]).unwrap_err();
-        assert_eq!(twice, "`ba` is of the models default and dogs; say which one with --model");
+        assert_eq!(twice, "`ba` exists for the models default and dogs; choose one with --model");
     }
 }

@@ -168,7 +168,7 @@ async fn a_redriven_letter_is_a_job_without_a_result() {
     assert!(!rig.has_result(&cat).await && rig.has_result(&dog).await);
     assert_eq!(rig.letters().await, FREE(1));
     let nobody = rig.run(&["redrive", id, "--yes"]).await.unwrap_err();
-    assert!(matches!(&nobody, Stop::Usage(told) if told.starts_with("there is no dead letter")), "{nobody}");
+    assert!(matches!(&nobody, Stop::Usage(told) if told.starts_with("unknown dead letter")), "{nobody}");
     assert_eq!(rig.letters().await, FREE(1));
 }
 
@@ -226,7 +226,7 @@ async fn letters_of_a_model_that_is_no_more_are_told_and_never_redriven() {
     assert_eq!((others[0].model.as_str(), others[0].messages), ("old", 1));
     assert_eq!(rig.run(&["list", "--model", "old"]).await.unwrap(), Exit::Ok);
     let refused = rig.run(&["redrive", "--model", "old", "--all", "--yes"]).await.unwrap_err();
-    assert!(refused.to_string().starts_with("the settings have no model `old`"), "{refused}");
+    assert!(refused.to_string().starts_with("unknown model `old`"), "{refused}");
     assert_eq!(rig.run(&["purge", "--model", "old", "--all", "--yes"]).await.unwrap(), Exit::Ok);
     assert!(rig.desk.others().await.unwrap().is_empty());
 }

@@ -61,10 +61,10 @@ fn config() -> Result<ClientConfig, String> {
     // What the system's own folder has besides is nobody's business; a file that somebody named is.
     let is_named = std::env::var_os("SSL_CERT_FILE").is_some();
     if let Some(error) = found.errors.first().filter(|_| is_named || added == 0) {
-        return Err(format!("the authorities that this machine trusts: {error}"));
+        return Err(format!("the trusted certificates of this machine: {error}"));
     }
     if added == 0 {
-        return Err("this machine trusts no authority".to_owned());
+        return Err("this machine has no trusted certificates".to_owned());
     }
     let verifier = Verifier::new(roots, trusted)?;
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

@@ -38,7 +38,7 @@ impl FromStr for Url {
             }
         };
         let authority = uri.authority().filter(|named| !named.host().is_empty());
-        let authority = authority.ok_or_else(|| format!("`{text}` names no host"))?;
+        let authority = authority.ok_or_else(|| format!("`{text}` has no host"))?;
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let name = || ServerName::try_from(host.clone()).map_err(|error| format!("`{host}`: {error}"));
         Ok(Self {

@@ -22,54 +22,58 @@ use crate::{Exit, Stop, http::Url, show};
 /// Where the token is, if no file holds it.
 const TOKEN_VARIABLE: &str = "EIRS_TOKEN";
 
-/// Upload images at a rate, or many at once, and report throughput, latency and accuracy
+/// Upload images, and report throughput, latency and accuracy
 ///
-/// Without --rate, each of C connections uploads an image, waits for its label and takes the next one. With --rate, uploads are sent when they are
-/// due, whatever the service does, and each latency counts from that moment. Images answered 202 are asked for until their label is there; 429
-/// and 503 are obeyed. More in docs/LOAD.md.
+/// Without --rate, each of C connections uploads an image, waits for its label and takes the next
+/// one. With --rate, uploads are sent when they are due, whatever the service does, and each
+/// latency counts from that moment. After a 202, the result is polled until it is there; 429 and
+/// 503 are obeyed. See docs/LOAD.md.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  eirs load --num-request 100 --url http://127.0.0.1:8000 --image-folder photos --labels label.xlsx\n  \
-                  eirs load --image-folder photos --rate 0..200@60s,200@5m --slo-p95 2s --slo-errors 1% --report load.html\n  \
-                  eirs load --url http://127.0.0.1:9000/predict --image-folder photos --field file --expect /predictions/0/class\n\n\
-                  A rate is 50, 300/m, 0..200@60s, several of these behind each other (50@30s,200@10s,0..100@1m), or a trace:\n  \
-                  a CSV file (`t_seconds,count`, or one column of arrival times), the controller's recording, or a generator\n  \
-                  of `eirs simulate`, like burst:300/10m@1h."
+    after_help = "Examples:\n  eirs load --num-request 100 --url http://127.0.0.1:8000 \
+        --image-folder photos --labels label.xlsx\n  eirs load --image-folder photos --rate \
+        0..200@60s,200@5m --slo-p95 2s --slo-errors 1% --report load.html\n  eirs load --url \
+        http://127.0.0.1:9000/predict --image-folder photos --field file --expect \
+        /predictions/0/class\n\nA rate is 50, 300/m, 0..200@60s, several of these in a row \
+        (50@30s,200@10s,0..100@1m), or a trace:\n  a CSV file (`t_seconds,count`, or one column of \
+        arrival times), the controller's recording, or a generator\n  of `eirs simulate`, like \
+        burst:300/10m@1h."
 )]
 pub struct Load {
-    /// How many images to upload; if N exceeds the number of images, they repeat [default: each image once, unless something else
-    /// ends the run]
+    /// Number of uploads; if N exceeds the number of images, they repeat [default: each image once,
+    /// or until --duration or the rate ends]
     #[arg(long, alias = "num_request", value_name = "N")]
     num_request: Option<u64>,
-    /// How long to begin uploads; those in flight at the end are waited for
+    /// How long to start uploads; those in flight at the end are awaited
     #[arg(long, value_name = "TIME", value_parser = units::duration::parse)]
     duration: Option<Duration>,
-    /// The service; /upload is added where only the host is named
+    /// The service; /upload is added to a URL without a path
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     url: Url,
-    /// The folder of the images, with its subfolders
+    /// The folder of the images, searched with its subfolders
     #[arg(long, alias = "image_folder", value_name = "FOLDER")]
     image_folder: PathBuf,
-    /// How many uploads at once [default: 32]
+    /// Uploads in flight [default: 32]
     #[arg(long, value_name = "C", conflicts_with = "rate", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     concurrency: Option<u16>,
-    /// What the images show: a workbook or a text file (CSV) with the columns Input and Result [default: the names of
-    /// the folders, where there are several]
+    /// The correct labels: a workbook or a CSV file with the columns Input and Result [default: the
+    /// folder names, if there are several folders]
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// Make every upload a new image (by a comment in the file), so that none is answered from a stored result
+    /// Make every upload a new image (by a comment in the file), so that no stored result is
+    /// returned
     #[arg(long)]
     unique: bool,
-    /// The longest time from an upload to its label; with --rate, from the moment at which it was due
+    /// Time limit from an upload to its label; with --rate, from the time it is due
     #[arg(long, default_value = "300s", value_parser = units::duration::parse)]
     timeout: Duration,
-    /// Print the report as one JSON object, without lines for single images
+    /// Print the report as one JSON object, without a line per image
     #[arg(long)]
     json: bool,
-    /// Print the report without lines for single images
+    /// Print the report without a line per image
     #[arg(long, short)]
     quiet: bool,
-    /// Also write the report as a page with plots, in one file
+    /// Also write the report as an HTML page with plots
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
     #[command(flatten)]
@@ -93,10 +97,10 @@ struct Open {
     /// The seed of random arrivals: the same one gives the same arrivals
     #[arg(long, value_name = "N", default_value_t = 1, requires = "rate")]
     seed: u64,
-    /// Uploads in flight at most; one that is due beyond them waits, and its latency keeps counting
+    /// Maximum uploads in flight; a further upload waits, and its latency keeps counting
     #[arg(long, value_name = "N", alias = "max_in_flight", default_value_t = 1000, requires = "rate", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_in_flight: u32,
-    /// Replay a trace this many times as fast
+    /// Speed up a trace by this factor
     #[arg(long, value_name = "TIMES", default_value_t = 1.0, requires = "rate", value_parser = speed)]
     speed: f64,
     /// The pool of a recording
@@ -111,14 +115,14 @@ struct Service {
     /// The name of the multipart field
     #[arg(long, default_value = "myfile")]
     field: String,
-    /// Send the image as the whole body, without a form around it
+    /// Send the image as the whole body, without a form
     #[arg(long, conflicts_with = "field")]
     bare: bool,
-    /// Where the label is in a good response (any 2xx): a JSON pointer like /predictions/0/class, or a pattern whose first group, or
-    /// else the whole match, is the label
+    /// Where the label is in a 2xx response: a JSON pointer such as /predictions/0/class, or a
+    /// regular expression whose first group, or else whole match, is the label
     #[arg(long, value_name = "POINTER|REGEX")]
     expect: Option<Expect>,
-    /// A file with the token that is sent as `Authorization: Bearer` [default: what $EIRS_TOKEN holds]
+    /// A file with the token to send as `Authorization: Bearer` [default: $EIRS_TOKEN]
     #[arg(long, value_name = "FILE", alias = "token_file")]
     token_file: Option<PathBuf>,
 }
@@ -139,7 +143,7 @@ impl Load {
             None => Truth::from_folders(&images),
         };
         if self.num_request == Some(0) {
-            return Err(Stop::Usage("--num-request 0: there is nothing to upload".into()));
+            return Err(Stop::Usage("--num-request 0: nothing to upload".into()));
         }
         let open = self.open.schedule().map_err(Stop::Usage)?;
         let schedule_end = open.as_ref().and_then(|open| open.schedule.end());
@@ -196,7 +200,7 @@ impl Open {
         let schedule = Schedule::of(&words, &self.pool, self.seed, self.speed)
             .map_err(|problem| format!("--rate {problem}"))?;
         if schedule.is_trace() && self.arrivals.is_some() {
-            return Err("--arrivals is for rates: a trace has its own moments".to_owned());
+            return Err("--arrivals is for rates: a trace has its own times".to_owned());
         }
         if !schedule.is_trace() && self.speed != 1.0 {
             return Err("--speed is for traces: write another rate".to_owned());
@@ -221,10 +225,10 @@ impl Service {
             },
         };
         let token = text.trim();
-        anyhow::ensure!(!token.is_empty(), "{from}: there is no token in it");
+        anyhow::ensure!(!token.is_empty(), "{from}: contains no token");
         let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
             .ok()
-            .with_context(|| format!("{from}: what is in it cannot be sent as a header"))?;
+            .with_context(|| format!("{from}: its content cannot be sent as a header"))?;
         header.set_sensitive(true);
         Ok(Some(header))
     }
@@ -232,7 +236,7 @@ impl Service {
 
 fn speed(text: &str) -> Result<f64, String> {
     let speed = text.parse::<f64>().ok().filter(|speed| speed.is_finite() && (1e-3..=1e6).contains(speed));
-    speed.ok_or_else(|| format!("`{text}` should be a number of times, like 10"))
+    speed.ok_or_else(|| format!("`{text}` must be a number of times, like 10"))
 }
 
 /// The command as a shell would take it again.
@@ -271,6 +275,6 @@ mod tests {
         assert!(!format!("{header:?}").contains("s3cret"));
         fs::write(&file, "\n").unwrap();
         let said = service(file.path()).token().unwrap_err().to_string();
-        assert!(said.ends_with("there is no token in it"), "{said}");
+        assert!(said.ends_with("contains no token"), "{said}");
     }
 }

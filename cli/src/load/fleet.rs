@@ -29,7 +29,7 @@ const MOST: usize = 2000;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pool {
-    /// Its name.
+    /// The name of the token.
     pub name: String,
     /// Instances that take jobs.
     pub ready: Option<u64>,

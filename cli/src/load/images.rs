@@ -108,7 +108,7 @@ pub fn read_folder(folder: &Path, most: Option<u64>) -> anyhow::Result<Folder> {
             Some(error) => {
                 anyhow::Error::from(error).context(format!("the image folder {shown} cannot be read"))
             }
-            None => anyhow::anyhow!("the image folder {shown} contains itself through a link"),
+            None => anyhow::anyhow!("the image folder {shown} contains itself by a link"),
         })?;
         if !entry.file_type().is_file() {
             continue;
@@ -135,7 +135,7 @@ pub fn read_folder(folder: &Path, most: Option<u64>) -> anyhow::Result<Folder> {
     let others = found.remark().map_or(String::new(), |remark| format!("; {remark}"));
     anyhow::ensure!(
         !found.images.is_empty() || most == 0,
-        "there is no image in {shown} (JPEG, PNG, GIF, BMP or WebP){others}"
+        "no image in {shown} (JPEG, PNG, GIF, BMP or WebP){others}"
     );
     Ok(found)
 }
@@ -320,7 +320,7 @@ mod tests {
     fn a_folder_without_images_and_no_folder_are_said() {
         let folder = tempfile::tempdir().unwrap();
         let error = read_folder(folder.path(), None).unwrap_err().to_string();
-        assert!(error.starts_with("there is no image in "), "{error}");
+        assert!(error.starts_with("no image in "), "{error}");
         let error = format!("{:#}", read_folder(&folder.path().join("none"), None).unwrap_err());
         assert!(error.contains("none cannot be read: ") && error.contains("No such file"), "{error}");
     }

@@ -57,7 +57,7 @@ impl Page {
         if let Some(punctuality) = &report.punctuality {
             let shown = punctuality.shown();
             self.add(format_args!(
-                "<p>Latencies count from the moment at which an upload was due; {}.</p>",
+                "<p>Latencies count from the time at which an upload was due; {}.</p>",
                 escaped(&shown)
             ));
         }
@@ -166,7 +166,7 @@ impl Page {
                 chart.hint(point.at_s, point.length_s, &text);
             }
         }
-        let unit = format!("of the images that were due then, {unit}");
+        let unit = format!("of the images due at that time, {unit}");
         let legend = [("half within", "blue"), ("95 % within", "amber"), ("the slowest", "grey")];
         self.figure("Latency", &unit, &legend, &chart);
     }
@@ -251,9 +251,9 @@ impl Page {
         let statuses = report.statuses.iter().map(|(status, count)| [status.to_string(), count.to_string()]);
         self.table("Answers", &["status", "answers"], statuses.collect());
         let aside = [
-            (report.pending, "images were first answered with a 202 and asked for later"),
-            (report.retried, "uploads were sent again after a 429 or 503"),
-            (report.reconnects, "requests were sent again on a new connection"),
+            (report.pending, "images got a 202 first, and their result later"),
+            (report.retried, "uploads were repeated after a 429 or 503"),
+            (report.reconnects, "requests were repeated on a new connection"),
         ];
         let aside: Vec<_> = aside.iter().filter(|(times, _)| *times > 0).collect();
         if !aside.is_empty() {
@@ -271,7 +271,7 @@ impl Page {
                 format!("{} of {} right, against {}.", accuracy.correct, accuracy.of, accuracy.against);
             if let Some(first) = accuracy.unlabelled.first() {
                 text += &format!(
-                    " Of {} no label is known, such as {first}.",
+                    " {} have no known label, such as {first}.",
                     count(accuracy.unlabelled.len() as u64, "image")
                 );
             }

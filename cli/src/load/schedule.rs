@@ -169,13 +169,13 @@ fn rates(words: &str) -> Result<Vec<Stretch>, String> {
     for (number, part) in parts.iter().enumerate() {
         let is_last = number + 1 == parts.len();
         stretches.push(stretch(part.trim(), is_last).map_err(|problem| {
-            let hint = "a rate is 50, 300/m, 0..200@60s or several of these behind each other, like 50@30s,200@10s; else name a \
-                        trace: a file, or a generator like burst:300/10m@1h";
+            let hint = "a rate is 50, 300/m, 0..200@60s or several of these in a row, like \
+                50@30s,200@10s; else name a trace: a file, or a generator like burst:300/10m@1h";
             format!("`{words}`: {problem} ({hint})")
         })?);
     }
     if stretches.iter().all(|stretch| stretch.uploads() <= 0.0) {
-        return Err(format!("`{words}`: nothing would ever be sent"));
+        return Err(format!("`{words}`: nothing would be sent"));
     }
     Ok(stretches)
 }
@@ -196,7 +196,7 @@ fn stretch(text: &str, is_last: bool) -> Result<Stretch, String> {
         let rate = rate.filter(|rate| rate.is_finite() && *rate >= 0.0);
         let rate = rate.ok_or_else(|| format!("`{text}` is not a rate"))?;
         if rate > HIGHEST_RATE {
-            return Err(format!("`{text}` is more than {HIGHEST_RATE} in a second"));
+            return Err(format!("`{text}` is more than {HIGHEST_RATE} per second"));
         }
         Ok(rate)
     };
@@ -208,7 +208,7 @@ fn stretch(text: &str, is_last: bool) -> Result<Stretch, String> {
         Some(length) => {
             let length = units::duration::parse(length)?;
             if length.is_zero() || length >= NO_END {
-                return Err(format!("`{text}` should last for more than nothing and not for ever"));
+                return Err(format!("`{text}` must be longer than zero and finite"));
             }
             length
         }

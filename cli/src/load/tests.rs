@@ -181,7 +181,7 @@ async fn failures_are_counted_by_kind_and_the_first_ones_told() {
     assert_eq!((report.results, report.failed), (1, 7), "{report}");
     let kinds: Vec<_> =
         report.failures.iter().map(|(kind, failures)| (kind.as_str(), failures.count)).collect();
-    assert_eq!(kinds, [("422", 4), ("500", 1), ("not an answer of EIRS", 2)]);
+    assert_eq!(kinds, [("422", 4), ("500", 1), ("not a response of EIRS", 2)]);
     assert_eq!(report.failures["422"].first, ["1.jpg: 422: cut short"; 3]);
     assert!(
         !report.is_complete() && report.to_string().contains("4 x 422, e.g. 1.jpg: 422: cut short\n"),
@@ -291,7 +291,7 @@ async fn accuracy_counts_what_has_a_label_and_names_what_has_none() {
         options.truth = Some(Truth {
             source: "x.csv".into(),
             labels: vec![Some("A".into()), Some("z".into()), None],
-            remarks: vec!["rows 2 and 3 contradict each other: c does not count".into()],
+            remarks: vec!["rows 2 and 3 contradict each other: c is ignored".into()],
         });
     })
     .await;
@@ -301,7 +301,9 @@ async fn accuracy_counts_what_has_a_label_and_names_what_has_none() {
     assert_eq!(accuracy.unlabelled, ["c"]);
     assert!(
         shown.contains(
-            "Accuracy    0.5000 (2/4) against x.csv\n            z: 0 of 2 right, else b (2)\n            no label is known for c\n            rows 2 and 3 contradict each other: c does not count\n"
+            "Accuracy    0.5000 (2/4) against x.csv\n            z: 0 of 2 right, else b (2)\n            \
+            no label is known for c\n            rows 2 and 3 contradict each other: c is \
+            ignored\n"
         ),
         "{shown}"
     );

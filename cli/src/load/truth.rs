@@ -173,7 +173,8 @@ impl Columns {
             let input = row.cell(self.input);
             let found = names.find(input, &folder).or_else(|Ambiguous(names)| {
                 bail!(
-                    "row {}: a spreadsheet made {} of the image's name, which may have been `{}`; {AS_TEXT}",
+                    "row {}: a spreadsheet turned the image's name into {}; it may have been `{}`; \
+                    {AS_TEXT}",
                     row.number,
                     input.shown(),
                     names.join("` or `")
@@ -204,7 +205,7 @@ impl Columns {
     }
 }
 
-const AS_TEXT: &str = "format the column as text, and type it again";
+const AS_TEXT: &str = "format the column as text, and enter it again";
 
 /// What a sheet says of an image.
 #[derive(Debug, Clone)]
@@ -248,7 +249,7 @@ fn remarks(given: &[Option<Given>], images: &[ImageFile]) -> Vec<String> {
     let sentence = |(rows, names): (Vec<u64>, Vec<&str>)| {
         let rows: Vec<_> = rows.iter().map(u64::to_string).collect();
         let others = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
-        format!("rows {} contradict each other: {}{others} does not count", rows.join(" and "), names[0])
+        format!("rows {} contradict each other: {}{others} is ignored", rows.join(" and "), names[0])
     };
     by_rows.into_iter().map(sentence).collect()
 }
@@ -261,7 +262,7 @@ fn label(row: &Row, cell: &Cell) -> anyhow::Result<Option<Label>> {
         Cell::Number(number) => Ok(Some(Label { text: number.to_string(), number: Some(*number) })),
         Cell::Date(_) | Cell::Time(_) => {
             bail!(
-                "row {}: a spreadsheet made a date or time of the label: {}; {AS_TEXT}",
+                "row {}: a spreadsheet turned the label into a date or time: {}; {AS_TEXT}",
                 row.number,
                 cell.shown()
             )
@@ -292,7 +293,8 @@ impl Dates {
         match self.unknown.filter(|_| self.known == 0) {
             None => Ok(()),
             Some((row, shown)) => {
-                bail!("row {row}: a spreadsheet made a date or time of the image's name: {shown}; {AS_TEXT}")
+                bail!("row {row}: a spreadsheet turned the image's name into a date or time: \
+                    {shown}; {AS_TEXT}")
             }
         }
     }

@@ -24,9 +24,9 @@ pub(super) enum Failure {
     Timeout(Duration),
     #[error("{0}")]
     Lost(String),
-    #[error("a 202 without a Location to ask for the result")]
+    #[error("a 202 without a Location")]
     NoLocation,
-    #[error("an answer without a label: {0}")]
+    #[error("a response without a label: {0}")]
     NoLabel(String),
     #[error("not what was expected: {0}")]
     Unexpected(String),
@@ -47,7 +47,7 @@ impl Failure {
             Self::Status(status, _) => status.as_u16().to_string(),
             Self::Timeout(_) | Self::NotSent(_) => "timeout".into(),
             Self::Lost(_) => "connection lost".into(),
-            Self::NoLocation | Self::NoLabel(_) => "not an answer of EIRS".into(),
+            Self::NoLocation | Self::NoLabel(_) => "not a response of EIRS".into(),
             Self::Unexpected(_) => "not what was expected".into(),
             Self::Unreadable(_) => "file not readable".into(),
         }

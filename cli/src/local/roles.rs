@@ -70,7 +70,7 @@ impl Role {
         status.signal().is_some() && self.kills.len() <= MOST_KILLS
     }
 
-    /// Its name.
+    /// The name of the token.
     pub(super) fn name(&self) -> &'static str {
         self.name
     }
@@ -111,8 +111,8 @@ impl Role {
 /// How a program ended, as the end of a sentence that starts with its name.
 pub(super) fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
-        (Some(0), _) => "ended, though nobody told it to".into(),
-        (Some(code), _) => format!("ended with exit code {code}; what it said stands above"),
+        (Some(0), _) => "ended unexpectedly".into(),
+        (Some(code), _) => format!("ended with exit code {code}; its output is above"),
         (None, signal) => format!("was killed by signal {}", signal.unwrap_or_default()),
     }
 }

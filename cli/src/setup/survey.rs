@@ -65,7 +65,7 @@ impl Survey {
         survey.look_at_machines(account, wanted).await?;
         if let Some(newer) = &wanted.newer_base {
             survey.notes.push(format!(
-                "The system has a newer image, {newer}; the workers stay on {} until --new-base is said.",
+                "The system has a newer image, {newer}; the workers stay on {} without --new-base.",
                 wanted.base.id
             ));
         }
@@ -107,17 +107,18 @@ impl Survey {
             Document::Differs => Verb::Change,
             Document::AsItShouldBe => Verb::Keep,
         };
-        self.step(verb, format!("the SSM document {}-drain, by which workers are drained", account.prefix()));
+        self.step(verb, format!("the SSM document {}-drain", account.prefix()));
         let key_is_there = key_pair::is_there(account).await?;
         let file = key_pair::file(account);
         self.step(
             Verb::of(key_is_there),
-            format!("the key pair {}, its private half in {}", key_pair::name(account), file.display()),
+            format!("the key pair {}, with the private key in {}", key_pair::name(account), file.display()),
         );
         if !key_is_there && file.exists() {
             let shown = file.display();
             self.notes.push(format!(
-                "{shown} is there, of a key pair that is not: move it away, it is not overwritten."
+                "{shown} exists, but its key pair does not: move the file away, it is not \
+                overwritten."
             ));
         }
         for role in Role::ALL {
@@ -138,7 +139,7 @@ impl Survey {
             };
             let open = should.iter().map(|(port, networks)| format!("{port} from {}", networks.join(", ")));
             let open = open.collect::<Vec<_>>().join("; ");
-            let open = if open.is_empty() { "lets nobody in".to_owned() } else { format!("opens {open}") };
+            let open = if open.is_empty() { "accepts no connections".to_owned() } else { format!("opens {open}") };
             self.step(verb, format!("the security group {} ({open})", network::group_name(account, role)));
         }
         Ok(())
@@ -165,13 +166,13 @@ impl Survey {
                 }
             };
             part(changes.missing as usize, "to launch");
-            part(changes.unfinished.len(), "of an interrupted run to finish");
-            part(changes.outdated.len(), "of another image to replace");
-            part(changes.surplus.len(), "too many to take away");
+            part(changes.unfinished.len(), "left by an interrupted run");
+            part(changes.outdated.len(), "with another image to replace");
+            part(changes.surplus.len(), "above max to remove");
             self.step(verb, format!("the pool {} ({})", pool.name, parts.join(", ")));
             if !changes.outdated_at_work.is_empty() {
                 self.notes.push(format!(
-                    "{}: {} work with another image and are replaced by a run of setup when they are parked.",
+                    "{}: {} are running with another image; run setup again when they are parked.",
                     pool.name,
                     changes.outdated_at_work.join(", ")
                 ));
@@ -191,8 +192,8 @@ impl Survey {
         );
         if !hosts.is_empty() && !is_current && !wanted.replace_web_host {
             self.notes.push(
-                "The web host is of another version or has other settings; --replace-web-host replaces it, at another \
-                 address."
+                "The web host has another version or other settings; --replace-web-host replaces \
+                it, with another address."
                     .to_owned(),
             );
         }
@@ -255,19 +256,19 @@ impl Survey {
 fn worked_hour(setup: &Setup) -> String {
     let kind = &setup.worker_type;
     let Some(usd) = cost::hourly_usd(kind) else {
-        return "A worker that works costs its hours beside that.\n".to_owned();
+        return "Running workers cost extra.\n".to_owned();
     };
-    let hours = format!("A worker that works costs its hours beside that ({usd} USD each).\n");
+    let hours = format!("Running workers cost {usd} USD an hour each.\n");
     match (cost::surplus_usd(kind), setup.cpu_credits) {
         (None, _) => hours,
         (Some(surplus), CpuCredits::Unlimited) => format!(
-            "{hours}A {kind} that works without a pause uses more CPU than that pays for: {surplus:.4} USD more for an hour, \
-             {:.4} in all.\nWhere workers have much to do, a compute type is cheaper, such as c7i.large at 0.0893 \
-             (setup.worker_type).\n",
+            "{hours}A busy {kind} uses more CPU than its price pays for: {surplus:.4} USD more per \
+            hour, {:.4} in all.\nFor busy workers a compute type is cheaper, such as c7i.large at \
+            0.0893 (setup.worker_type).\n",
             usd + surplus
         ),
         (Some(_), CpuCredits::Standard) => format!(
-            "{hours}A {kind} that works without a pause slows down to its baseline (setup.cpu_credits = \"standard\").\n"
+            "{hours}A busy {kind} slows down to its baseline (setup.cpu_credits = \"standard\").\n"
         ),
     }
 }

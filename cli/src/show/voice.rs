@@ -43,11 +43,11 @@ impl Voice {
         match answer.map_err(anyhow::Error::from)? {
             Some(true) => Ok(true),
             Some(false) => {
-                self.say("Nothing was touched.");
+                self.say("Nothing was changed.");
                 Ok(false)
             }
             None => {
-                Err(Stop::Usage("there is no terminal to ask on; say --yes to do it without asking".into()))
+                Err(Stop::Usage("no terminal to ask for confirmation; use --yes".into()))
             }
         }
     }

@@ -12,7 +12,7 @@ pub(super) struct Luck {
     /// The share of starts that never become ready, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share, hide_default_value = true)]
     boot_failure: f64,
-    /// The share of start calls that are refused for want of capacity
+    /// The share of start calls that are refused for lack of capacity
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share, hide_default_value = true)]
     capacity_errors: f64,
     /// The share of reports, of workers and of web, that never arrive
@@ -21,10 +21,10 @@ pub(super) struct Luck {
     /// The queue's depth is read this late
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration, hide_default_value = true)]
     depth_lag: Duration,
-    /// The mean time until a running instance vanishes with all that it holds
+    /// The mean time until a running instance vanishes with its jobs
     #[arg(long, value_name = "TIME", value_parser = duration)]
     vanish_after: Option<Duration>,
-    /// The controller is killed and started again this often
+    /// The controller is killed and restarted this often
     #[arg(long, value_name = "TIME", value_parser = duration)]
     restart_every: Option<Duration>,
 }
@@ -47,5 +47,5 @@ impl Luck {
 
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| "should be a share from 0 to 1, like 0.05".to_owned())
+    share.ok_or_else(|| "must be a share from 0 to 1, like 0.05".to_owned())
 }

@@ -19,7 +19,7 @@ impl FromStr for Override {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (path, value) = text.split_once('=').ok_or("is not written KEY=VALUE, like pool.max=15")?;
+        let (path, value) = text.split_once('=').ok_or("must be KEY=VALUE, like pool.max=15")?;
         Self::new(path, value)
     }
 }
@@ -28,7 +28,8 @@ impl Override {
     /// Of a path like `pool.max` or `rule[2].per_instance`, and a value that is taken for a text where it is nothing else.
     pub(super) fn new(path: &str, value: &str) -> Result<Self, String> {
         let wrong =
-            || format!("`{path}` should be a section and a key, like pool.max, rule.p95 or rule[2].p95");
+            || format!("`{path}` must be a section and a key, like pool.max, rule.p95 or \
+                rule[2].p95");
         let (section, key) = path.trim().split_once('.').ok_or_else(wrong)?;
         let (section, number) = match section.split_once('[') {
             None => (section, None),
@@ -57,15 +58,17 @@ impl Override {
             let count = tables.len();
             let place = match number {
                 Some(number) if *number <= count => Some(number - 1),
-                Some(number) => return Err(format!("there is no {section}[{number}]; there are {count}")),
+                Some(number) => return Err(format!("{section}[{number}] does not exist; the policy \
+                    has {count}")),
                 None => tables.iter().position(|table| table.contains_key(key)),
             };
             let table = place.and_then(|place| tables.get_mut(place));
-            let none = || format!("no {section} has a `{key}`; name the {section}, as in {section}[1].{key}");
+            let none = || format!("no {section} has the key `{key}`; choose a {section}, as in \
+                {section}[1].{key}");
             table.ok_or_else(none)?.insert(key, Item::Value(value.clone()));
             return Ok(());
         }
-        let table = item.as_table_like_mut().ok_or_else(|| format!("{section} is no section"))?;
+        let table = item.as_table_like_mut().ok_or_else(|| format!("{section} is not a section"))?;
         table.insert(key, Item::Value(value.clone()));
         Ok(())
     }

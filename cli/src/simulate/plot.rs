@@ -134,7 +134,7 @@ fn latency(picture: &mut Picture, bins: &[Bin], slo_s: f64) {
     let highest = most.iter().flatten().copied().fold(1.15 * slo_s, f64::max);
     let axis = Axis::up_to(highest);
     picture.panel(
-        "Latency of those who arrived then",
+        "Latency by time of arrival",
         "seconds",
         &axis,
         &[("half of them within", BLUE), ("95 of 100 within", AMBER)],

@@ -29,7 +29,7 @@ impl FromStr for Axis {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (key, range) =
-            text.split_once('=').ok_or("is not written KEY=RANGE, like rule.per_instance=5..50")?;
+            text.split_once('=').ok_or("must be KEY=RANGE, like rule.per_instance=5..50")?;
         // The key is judged before anything runs.
         Override::new(key, "0")?;
         Ok(Self { key: key.trim().to_owned(), values: values(range.trim())? })
@@ -41,25 +41,26 @@ fn values(range: &str) -> Result<Vec<String>, String> {
     let Some((from, rest)) = range.split_once("..") else {
         let listed: Vec<_> = range.split(',').map(|value| value.trim().to_owned()).collect();
         if listed.iter().any(String::is_empty) {
-            return Err(format!("`{range}` is no list of values, like 5,10,20"));
+            return Err(format!("`{range}` is not a list of values, like 5,10,20"));
         }
         return Ok(listed);
     };
     let (to, step) = rest.split_once(':').map_or((rest, None), |(to, step)| (to, Some(step)));
     let unit = Unit::of(from, to);
     let read =
-        |text: &str| unit.read(text).ok_or_else(|| format!("`{text}` in `{range}` is no number and no time"));
+        |text: &str| unit.read(text).ok_or_else(|| format!("`{text}` in `{range}` is neither a \
+            number nor a time"));
     let (from, to) = (read(from)?, read(to)?);
     let step = match step {
         Some(step) => read(step)?,
         None => nice((to - from) / (VALUES - 1.0), unit),
     };
     if to < from || step <= 0.0 {
-        return Err(format!("`{range}` should rise, like 5..50 or 10s..60s:10s"));
+        return Err(format!("`{range}` must rise, like 5..50 or 10s..60s:10s"));
     }
     let count = ((to - from) / step + 1e-9) as usize + 1;
     if count > MOST_RUNS {
-        return Err(format!("`{range}` has {count} values; {MOST_RUNS} are enough for anybody"));
+        return Err(format!("`{range}` has {count} values; at most {MOST_RUNS} are allowed"));
     }
     Ok((0..count).map(|number| unit.write(step.mul_add(number as f64, from))).collect())
 }
@@ -123,7 +124,7 @@ pub(super) type Point = Vec<(String, String)>;
 pub(super) fn grid(axes: &[Axis]) -> Result<Vec<Point>, String> {
     let count = axes.iter().map(|axis| axis.values.len()).try_fold(1usize, usize::checked_mul);
     if count.is_none_or(|count| count > MOST_RUNS) {
-        return Err(format!("the --sweep together make more than {MOST_RUNS} policies"));
+        return Err(format!("all --sweep together make more than {MOST_RUNS} policies"));
     }
     let extend = |points: Vec<Point>, axis: &Axis| {
         let with = |point: &Point| {

@@ -77,5 +77,5 @@ pub(super) fn wrong(wrong: &[String]) -> String {
         return String::new();
     }
     let sentences: String = wrong.iter().map(|wrong| format!("  {wrong}\n")).collect();
-    format!("\nWhat should never be:\n{sentences}")
+    format!("\nViolations:\n{sentences}")
 }

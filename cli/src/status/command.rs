@@ -18,16 +18,16 @@ use tokio_util::sync::CancellationToken;
 use super::{read, text};
 use crate::{Exit, Global, Stop, show, state};
 
-/// Show pools, instances, what was learnt, the last decisions, and today's hours and cost
+/// Show pools, instances, the last decisions, and today's hours and cost
 ///
-/// It is what the controller wrote down in its last pass; the queues themselves are not asked (`eirs check` does that).
+/// Shows what the controller wrote in its last pass. `eirs check` inspects the queues themselves.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  eirs status --watch\n  eirs status --json | jq '.controller.pools[].desired'\n\n\
-                        docs/OPERATIONS.md tells what each key of the JSON is."
+    after_help = "Examples:\n  eirs status --watch\n  eirs status --json | jq \
+        '.controller.pools[].desired'\n\ndocs/OPERATIONS.md explains the keys of the JSON."
 )]
 pub(crate) struct StatusCommand {
-    /// Print JSON; with --watch, a line of it whenever something is new
+    /// Print JSON; with --watch, one line per change
     #[arg(long)]
     json: bool,
     /// Show every change until Ctrl-C

@@ -27,7 +27,7 @@ pub fn text(
     let folder = settings.local.state.display();
     let Some(status) = status else {
         return if is_running {
-            format!("A controller is starting on {folder}; it has not looked yet.\n")
+            format!("A controller is starting on {folder}; it has made no pass yet.\n")
         } else {
             format!("No controller has run on {folder} yet.\n")
         };
@@ -38,7 +38,7 @@ pub fn text(
         text += &of_pool(pool, status.instance_limit, is_running, width, now);
     }
     if status.pools.is_empty() {
-        text += "\nThere is no pool.\n";
+        text += "\nNo pools.\n";
     }
     if !status.decisions.is_empty() {
         text += &format!("\n{}\n", style("Last decisions").bold());
@@ -53,16 +53,16 @@ fn head(status: &Status, is_running: bool, width: usize, now: DateTime<Utc>) -> 
     let mut text = if is_running {
         let (pid, since) = (status.pid, since(status.started_at, now));
         format!(
-            "The controller is {} as process {pid} for {since}; it looked {looked}.\n",
+            "The controller is {} as process {pid} for {since}; last pass {looked}.\n",
             style("running").green()
         )
     } else {
         let none = style("No controller is running").red();
-        format!("{none}; the last one looked {looked}, and this is what it saw.\n")
+        format!("{none}; this is from the last pass, {looked}.\n")
     };
     let mut say = |word: &str, sentence: &str| text += &paragraph(word, sentence, width);
     if is_running && (now - status.at).to_std().unwrap_or_default() > status.tick * MISSED_TICKS {
-        say("hangs?", "it should look more often; its log may say why");
+        say("hangs?", "its last pass is late; see its log");
     }
     if let Some(order) = &status.operator.all_paused {
         say("paused", &format!("{}; nothing is started, drained or stopped", by(order, now)));
@@ -88,7 +88,7 @@ fn head(status: &Status, is_running: bool, width: usize, now: DateTime<Utc>) -> 
 fn made_up(simulate: &Simulate) -> String {
     let percent = |share: f64| (share * 1e3).round() / 10.0;
     format!(
-        "start delay {}, {}% of the starts come to nothing, {}% are refused",
+        "start delay {}, {}% of the starts fail, {}% are refused",
         simulate.start_delay,
         percent(simulate.boot_failure),
         percent(simulate.capacity_error)
@@ -157,7 +157,7 @@ fn today(today: &Usage) -> Option<String> {
     });
     let cost = today.cost_usd.map(|cost| format!("${cost:.4}"));
     let images = today.images.map(|images| count(images, "image"));
-    let each = today.cost_usd_per_1000.map(|cost| format!("${cost:.4} for 1000 images"));
+    let each = today.cost_usd_per_1000.map(|cost| format!("${cost:.4} per 1000 images"));
     let known: Vec<_> = [hours, cost, images, each].into_iter().flatten().collect();
     (!known.is_empty()).then(|| known.join(", "))
 }
@@ -236,16 +236,16 @@ fn remark(instance: &InstanceStatus, now: DateTime<Utc>) -> Option<String> {
         remarks.push(format!("cordoned{and} {}", by(&order, now)));
     }
     if let Some(why) = &instance.failing {
-        remarks.push(format!("everything fails there: {why}"));
+        remarks.push(format!("every job fails there: {why}"));
     }
     if instance.crashes > 0 {
-        let error = instance.last_error.as_deref().unwrap_or("died before its time");
+        let error = instance.last_error.as_deref().unwrap_or("crashed");
         remarks.push(format!("{error}, {} in a row", count(instance.crashes.into(), "time")));
     }
     if let Some(refused) = &instance.refused {
         let word = refused.verb.word();
         let times = count(refused.count.into(), "time");
-        let why = if refused.capacity { "there was no capacity" } else { refused.error.as_str() };
+        let why = if refused.capacity { "no capacity" } else { refused.error.as_str() };
         remarks.push(format!("refused to {word} {times}, last {}: {why}", ago(refused.at, now)));
     }
     if let Some(until) = instance.not_before.filter(|until| *until > now) {
@@ -303,7 +303,7 @@ mod tests {
         let mut crashed = instance("default-4", "stopped", 60);
         crashed["crashes"] = 3.into();
         crashed["last_error"] =
-            "exited with code 78: its settings or its model are bad, its log says how".into();
+            "exited with code 78: wrong settings or model; see its log".into();
         crashed["not_before"] = json!(at(4));
         let rest = (6..=10).map(|number| instance(&format!("default-{number}"), "stopped", 9000));
         let mut instances = vec![busy, instance("default-2", "starting", 14), draining, crashed];
@@ -351,7 +351,7 @@ mod tests {
         status.operator = Operator { all_paused: Some(order.clone()), ..Operator::default() };
         status.problems = vec!["the fleet: listing: throttled".into()];
         status.policy_errors =
-            vec!["policies/default.toml:2: pool.max: is 'x'; should be a whole number".into()];
+            vec!["policies/default.toml:2: pool.max: is 'x'; must be a whole number".into()];
         status.simulated = Some(Simulate {
             start_delay: "25s~lognormal:0.3".parse().unwrap(),
             boot_failure: 0.1,

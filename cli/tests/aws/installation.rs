@@ -222,7 +222,7 @@ fn a_worker_takes_no_job_on_an_instance_that_is_not_handed_over() {
     let output = worker.output().expect("the worker runs");
     assert!(output.status.success(), "{}", said(&output));
     assert!(
-        said(&output).contains("is not handed over to the controller: no job is taken"),
+        said(&output).contains("is not handed over to the controller, and takes no jobs"),
         "{}",
         said(&output)
     );
@@ -247,7 +247,7 @@ fn what_cannot_be_done_is_one_sentence() {
     refused(
         &["setup", "--web-host", "none", "--worker-type", "t9.nano", "--yes"],
         1,
-        "there is no instance type t9.nano in any zone",
+        "the instance type t9.nano is not offered in any zone",
     );
     cloud.policy("[pool]\nmaximum = 3\n");
     refused(&["setup", "--web-host", "none"], 78, "maximum");

@@ -15,10 +15,10 @@ fn a_page_whose_server_is_killed_says_so_and_lives_again_with_the_next_one() {
     visit.script("window.isStillTheSame = true");
     web.process.kill();
     eventually("it says that the connection is lost", || {
-        (visit.text("#connection") == "no connection, trying again").then_some(())
+        (visit.text("#connection") == "no connection, retrying").then_some(())
     });
     let notice = visit.text("#controller");
-    assert!(notice.starts_with("Nothing has been heard of the server since "), "{notice}");
+    assert!(notice.starts_with("No connection to the server since "), "{notice}");
     let _web = site.web_on(&web.address);
     visit.connected();
     visit.pick(&[sample_file("star_0.jpg")]);
@@ -33,10 +33,10 @@ fn where_a_token_is_wanted_the_page_asks_for_it_until_it_is_a_good_one_and_then_
     let token = token(&site, &["add", "visitor"]);
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::without_looking(&web) else { return };
-    let is_asking = || visit.text("#token-form").contains("wants a token").then_some(());
+    let is_asking = || visit.text("#token-form").contains("needs a token").then_some(());
     eventually("it asks for a token", is_asking);
     eventually("it says why nothing is live", || {
-        (visit.text("#connection") == "a token is wanted").then_some(())
+        (visit.text("#connection") == "token needed").then_some(())
     });
     use_token(&visit, "eirs_0");
     eventually("it asks again, and says why", || {
@@ -95,7 +95,7 @@ fn an_upload_that_is_refused_because_the_token_was_revoked_goes_on_with_the_next
     let [first, second] = ["visitor", "other"].map(|name| token(&site, &["add", name]));
     let (web, _worker) = (site.web(), site.worker());
     let Some(visit) = Visit::without_looking(&web) else { return };
-    eventually("it asks for a token", || visit.text("#token-form").contains("wants a token").then_some(()));
+    eventually("it asks for a token", || visit.text("#token-form").contains("needs a token").then_some(()));
     use_token(&visit, &first);
     visit.connected();
     token(&site, &["revoke", "visitor"]);

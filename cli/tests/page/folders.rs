@@ -102,12 +102,12 @@ fn a_folder_without_an_image_says_so() {
     let folder = site.folder.path().join("papers");
     write(&folder.join("notes.txt"), b"milk, bread");
     visit.drop(std::slice::from_ref(&folder));
-    let said = "There is no image in this folder. 1 file left out: no image type that is read.";
+    let said = "No images in this folder. 1 file left out: no image type that is read.";
     eventually("it is said", || (visit.text("#folder-said") == said).then_some(()));
     fs::remove_file(folder.join("notes.txt")).expect("the folder is emptied");
     visit.drop(&[folder]);
     eventually("it is said of an empty one, too", || {
-        (visit.text("#folder-said") == "There is no image in this folder.").then_some(())
+        (visit.text("#folder-said") == "No images in this folder.").then_some(())
     });
     assert!(visit.entries().is_empty());
     assert_eq!(visit.complaints(), [""; 0]);

@@ -38,11 +38,11 @@ fn who_shows_no_token_that_is_in_force_is_turned_away() {
         request(&web.address, "GET", "/results/1", headers, b"").expect("an answer")
     };
     for (refused, hint) in [
-        (upload(&web, 2, &[]), "wants a token"),
+        (upload(&web, 2, &[]), "needs a token"),
         (with_token(&web, 2, "eirs_0"), "not known here"),
-        (upload(&web, 2, &[("authorization", &format!("Basic {token}"))]), "wants a token"),
-        (result(&[]), "wants a token"),
-        (web.get("/no/such/path"), "wants a token"),
+        (upload(&web, 2, &[("authorization", &format!("Basic {token}"))]), "needs a token"),
+        (result(&[]), "needs a token"),
+        (web.get("/no/such/path"), "needs a token"),
     ] {
         assert_eq!(
             (refused.status, refused.header("www-authenticate")),
@@ -101,7 +101,7 @@ fn a_broken_file_of_tokens_leaves_the_last_good_one_in_force() {
         assert_eq!(upload(&web, 1, &[]).status, 401);
     }
     assert!(web.process.log().contains("the last good version stays in force"), "{}", web.process.log());
-    assert!(web.process.log().contains("tokens.json: is no file of tokens"), "{}", web.process.log());
+    assert!(web.process.log().contains("tokens.json: is not a file of tokens"), "{}", web.process.log());
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_file_of_tokens_that_is_broken_at_the_start_is_78_and_named() {
         assert!(ends(arguments).contains("web.tokens: tokens.json: cannot be read"));
     }
     fs::write(site.folder.path().join("tokens.json"), "[]").expect("it is written");
-    assert!(ends(&["--check"]).contains("web.tokens: tokens.json: is no file of tokens"));
+    assert!(ends(&["--check"]).contains("web.tokens: tokens.json: is not a file of tokens"));
 }
 
 /// As many as pass, and the refusal of the next one.

@@ -184,7 +184,7 @@ fn wishes_that_make_no_sense_are_explained() {
     for (query, status, hint) in [
         ("?wait=soon", 400, "duration"),
         ("?top=0", 400, "top"),
-        ("?model=dogs", 404, "there is no model `dogs`"),
+        ("?model=dogs", 404, "unknown model `dogs`"),
     ] {
         let answer = web.upload(query, "x", &image(1));
         assert_eq!(answer.status, status, "{query}");

@@ -51,7 +51,7 @@ fn a_state_folder_of_another_version_is_refused_by_all() {
     fs::create_dir_all(site.state()).expect("a folder");
     fs::write(site.state().join("layout"), "999").expect("a file");
     for program in ["eirs-web", "eirs-worker"] {
-        assert_ends(site.start(program, &[]), 1, &["has layout \"999\", this version of EIRS knows"]);
+        assert_ends(site.start(program, &[]), 1, &["has layout \"999\", this version of EIRS reads"]);
     }
 }
 

@@ -85,7 +85,7 @@ fn letters_that_a_killed_look_held_come_back_by_themselves() {
     let mut asked = Asked::start(&site, &format!("purge {id}"));
     asked.typed(b"\x03");
     assert_eq!(asked.child.wait().expect("its status").code(), Some(1), "{}", asked.told());
-    assert!(asked.told().contains("Nothing was touched."), "{}", asked.told());
+    assert!(asked.told().contains("Nothing was changed."), "{}", asked.told());
     assert_eq!(letters(&site).len(), 3);
     let mut asked = Asked::start(&site, &format!("purge {id}"));
     asked.typed(b"y\n");

@@ -87,7 +87,7 @@ fn two_services_run_beside_each_other_and_each_says_where_its_status_is() {
     let services = [(); 2].map(|()| Service::start(Site::new().unset("EIRS_WEB__ADMIN_LISTEN")));
     let places = services.each_ref().map(|service| {
         let log = service.process.log();
-        let (_, rest) = log.split_once("For you: http://").expect("it says where");
+        let (_, rest) = log.split_once("Live view: http://").expect("it says where");
         let address = rest.split('/').next().expect("an address").to_owned();
         assert_eq!(request(&address, "GET", "/status", &[], b"").expect("an answer").status, 200);
         address
@@ -104,7 +104,7 @@ fn a_program_that_is_killed_is_started_again_and_the_service_goes_on_where_it_wa
         kill_process(killed, Signal::KILL).expect("it can be killed");
         eventually("it is started again", || {
             let log = service.process.log();
-            log.contains(&format!("{program} was killed by signal 9; starting it again")).then_some(())
+            log.contains(&format!("{program} was killed by signal 9; restarting it")).then_some(())
         });
         let label = eventually("it serves as before", || {
             Some(upload(&address, "", star, &sample(star)).ok()?).filter(|answer| answer.status == 200)

@@ -77,7 +77,7 @@ fn a_cordoned_instance_is_drained_at_once_and_not_started_again() {
     let (code, told) = eirs(&site, &["cordon", "default-9"]);
     assert_eq!(code, 2, "{told}");
     assert!(
-        told.contains("there is no instance `default-9`; there is default-1, default-2, default-3"),
+        told.contains("unknown instance `default-9`; known: default-1, default-2, default-3"),
         "{told}"
     );
     let (code, told) = eirs(&site, &["cordon", "default-1", "--drain"]);

@@ -79,7 +79,7 @@ fn each_pool_serves_its_own_model_from_its_own_queue_with_its_own_instances() {
     let unknown = web.upload("?model=cats", "x", &image(1));
     assert_eq!(
         (unknown.status, unknown.problem().as_str()),
-        (404, "there is no model `cats`; there is default, quick")
+        (404, "unknown model `cats`; the models are default, quick")
     );
     end(controller);
 }

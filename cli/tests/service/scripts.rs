@@ -47,7 +47,7 @@ fn a_script_that_fails_for_a_while_costs_no_job_and_says_meanwhile_what_is_wrong
     let (web, worker) = (site.web(), site.worker());
     let sent: Vec<_> = (0..20).map(|number| web.upload("?wait=0", "x", &image(number)).json()).collect();
     eventually("it is known that everything fails", || {
-        worker.log().contains("everything fails").then_some(())
+        worker.log().contains("every job fails").then_some(())
     });
     assert!(worker.log().contains("no GPU"), "{}", worker.log());
     std::fs::write(site.folder.path().join("back"), "").expect("the backend is back");

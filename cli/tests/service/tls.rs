@@ -303,7 +303,7 @@ fn the_tools_upload_nothing_to_a_server_that_nobody_trusted_vouches_for() {
         ),
         (true, "authority.pem", "certificate not valid for name"),
         (false, "none.pem", "No such file or directory"),
-        (false, "empty.pem", "this machine trusts no authority"),
+        (false, "empty.pem", "this machine has no trusted certificates"),
     ] {
         let secured = Secured::new();
         secured.write("other.pem", &other);

@@ -123,7 +123,7 @@ fn the_small_addresses_answer() {
     assert_eq!((web.get("/livez").status, web.get("/readyz").status), (200, 200));
     assert_eq!(web.get("/status").json()["host"], "local");
     assert!(web.get("/metrics").body.contains("eirs_jobs_sent_total"), "{}", web.get("/metrics").body);
-    assert_eq!(web.get("/nowhere").problem(), "there is nothing at this address");
+    assert_eq!(web.get("/nowhere").problem(), "nothing is at this address");
     assert_eq!(web.get("/upload").status, 405);
     assert_eq!(web.get(&format!("/results/{}", "0".repeat(64))).status, 404);
     assert_eq!(web.get("/results/cat").status, 404);

@@ -20,7 +20,7 @@ fn the_target_starts_a_service_that_classifies_and_everybody_says_what_it_does()
     for (unit, status) in [
         ("eirs-web", ": 0 uploads in flight, 0 jobs not answered"),
         ("eirs-controller", "default: 0 jobs, "),
-        ("eirs-worker", "0 jobs held, 0 done, rten"),
+        ("eirs-worker", "0 jobs in flight, 0 done, rten"),
     ] {
         eventually("the status line", || machine.show(unit, "StatusText").contains(status).then_some(()));
         assert_eq!(machine.show(unit, "ActiveState"), "active");
@@ -77,8 +77,9 @@ fn a_reload_returns_when_the_edited_policy_is_in_force_and_a_broken_one_keeps_th
     machine.write("/etc/eirs/policies/default.toml", &POLICY.replace("max = 3", "max = \"many\""));
     let refused = machine.try_run("systemctl", &["reload", "eirs-controller"]);
     assert!(!refused.status.success(), "{refused:?}");
-    let line = "/etc/eirs/policies/default.toml:5: pool.max: is \"many\"; should be a whole number";
-    machine.says("eirs-controller", &format!("bad policy, the last good one stays in force: {line}"));
+    let line = "/etc/eirs/policies/default.toml:5: pool.max: is \"many\"; must be a whole number";
+    machine.says("eirs-controller", &format!("wrong policy, the last good version stays in force: \
+        {line}"));
     assert!(
         machine.log("eirs-controller").iter().any(|said| said.starts_with(line)),
         "the reload says it, too"

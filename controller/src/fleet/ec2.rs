@@ -136,7 +136,7 @@ impl Ec2Fleet {
         drains.forget_all_but(&draining);
         let unreachable = drains.pursue(&draining, self.clock.now()).await;
         for id in unreachable {
-            tracing::warn!(instance = id, "{id} cannot be told to drain over SSM; it is told to stop");
+            tracing::warn!(instance = id, "{id} cannot be drained over SSM; stopping it");
             if let Err(error) = self.stop_machine(&id, false).await {
                 tracing::warn!(instance = id, %error, "{id}: {error}");
             }
@@ -257,7 +257,7 @@ impl Fleet for Ec2Fleet {
         if let Some(drains) = &self.drains
             && drains.tell(id, &drain.generation, self.clock.now()).await == Delivery::Failed
         {
-            tracing::info!(instance = id, "{id} could not be told to drain yet; the next looks try again");
+            tracing::info!(instance = id, "{id} could not be drained yet; the next passes try again");
         }
         Ok(())
     }
@@ -270,7 +270,7 @@ impl Fleet for Ec2Fleet {
     async fn undrain(&self, id: &str) -> Result<()> {
         self.lock().inventory.machine(id).ok_or_else(|| unknown(id))?;
         Err(Error::broken(
-            format!("taking back the drain of {id}"),
+            format!("cancelling the drain of {id}"),
             "a machine that drains powers itself off",
         ))
     }

@@ -107,7 +107,7 @@ impl ProcessFleet {
         let (records, others) = record::read_all(&shared.records)
             .map_err(|error| Error::from_io(format!("reading {}", shared.records.display()), &error))?;
         for file in others {
-            tracing::warn!(file = %file.display(), "not a record of an instance; put away");
+            tracing::warn!(file = %file.display(), "not a record of an instance; moved aside");
             let _gone = fs::remove_file(&file);
         }
         let mut table = shared.table();
@@ -115,13 +115,14 @@ impl ProcessFleet {
             let id = record.id.clone();
             if let Some(process) = record.find() {
                 let pid = process.mark.pid;
-                tracing::info!(instance = id, pid, "adopted {id}, which runs as process {pid}");
+                tracing::info!(instance = id, pid, "adopted {id}, which is running as process {pid}");
                 record.process = Some(process.mark.clone());
                 shared.hold(&mut table, record, process);
                 continue;
             }
             if let Some(boot) = record.boot {
-                tracing::info!(instance = id, "{id} was started by an earlier controller and comes up later");
+                tracing::info!(instance = id, "{id} was started by an earlier controller, and is \
+                    still starting");
                 shared.wait_for(boot, &record);
             } else if record.state != State::Stopped {
                 tracing::info!(instance = id, "{id} ended while no controller ran");
@@ -192,7 +193,7 @@ impl Fleet for ProcessFleet {
     async fn undrain(&self, id: &str) -> Result<()> {
         self.shared.with(id, |_| Ok(()))?;
         Err(Error::broken(
-            format!("taking back the drain of {id}"),
+            format!("cancelling the drain of {id}"),
             "a process cannot be told to forget a signal",
         ))
     }
@@ -257,7 +258,7 @@ impl Shared {
         (record.state, record.since, record.generation) = (State::Running, now, Some(generation));
         record.boot = self.faults.boot(now);
         state_file::write(&self.record_of(id), &record)
-            .map_err(|error| Error::from_io(format!("writing down that {id} is started"), &error))?;
+            .map_err(|error| Error::from_io(format!("noting the start of {id}"), &error))?;
         match record.boot {
             None => self.launch(&mut table, record),
             Some(boot) => {
@@ -315,7 +316,7 @@ impl Shared {
                 tracing::warn!(instance = id, %error, "{error}");
             }
         } else {
-            let error = "did not come up (simulated, controller.simulate.boot_failure)".to_owned();
+            let error = "did not start (simulated, controller.simulate.boot_failure)".to_owned();
             tracing::warn!(instance = id, pool = record.pool, "{id} {error}");
             record.stopped(self.clock.now());
             self.count_crash(&mut table, record, error, Duration::ZERO);
@@ -398,7 +399,7 @@ impl Shared {
         }
         if let Err(error) = state_file::write(&self.record_of(&record.id), record) {
             let id = &record.id;
-            tracing::warn!(instance = id, %error, "what {id} does cannot be written down");
+            tracing::warn!(instance = id, %error, "the state of {id} cannot be written");
         }
     }
 

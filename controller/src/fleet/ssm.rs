@@ -116,7 +116,7 @@ impl Drains {
         let command = match sent {
             Ok(sent) => sent.command.and_then(|command| command.command_id),
             Err(error) => {
-                let error = aws::error(format!("telling {id} to drain"), &error);
+                let error = aws::error(format!("draining {id}"), &error);
                 tracing::warn!(instance = id, %error, "{error}");
                 None
             }
@@ -179,7 +179,7 @@ impl Drains {
                 return Delivery::UnderWay;
             }
             Err(error) => {
-                let error = aws::error(format!("looking after the drain of {id}"), &error);
+                let error = aws::error(format!("checking the drain of {id}"), &error);
                 tracing::warn!(instance = id, %error, "{error}");
                 return Delivery::UnderWay;
             }
@@ -190,13 +190,15 @@ impl Drains {
             Status::Pending | Status::Delayed => Delivery::UnderWay,
             Status::InProgress | Status::Success => Delivery::Arrived,
             _ if invocation.response_code == OTHER_GENERATION => {
-                tracing::warn!(instance = id, "{id} refused a drain that was meant for another start of it");
+                tracing::warn!(instance = id, "{id} refused a drain that was meant for another \
+                    generation");
                 Delivery::Arrived
             }
             _ => {
                 let told = invocation.status_details.unwrap_or_default();
                 let said = invocation.standard_error_content.unwrap_or_default();
-                tracing::warn!(instance = id, told, said, "{id} was not reached by its drain: {told} {said}");
+                tracing::warn!(instance = id, told, said, "the drain of {id} was not delivered: \
+                    {told} {said}");
                 Delivery::Failed
             }
         }

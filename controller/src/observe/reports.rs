@@ -296,7 +296,8 @@ async fn take_all(events: &SharedQueue, reports: &Reports, news: &Notify, delive
                     news.notify_one();
                 }
             }
-            Err(error) => tracing::warn!(%error, "a report that cannot be read was put away: {error}"),
+            Err(error) => tracing::warn!(%error, "a report that cannot be read was discarded: \
+                {error}"),
         }
     }
     let receipts: Vec<_> = deliveries.into_iter().map(|delivery| delivery.receipt).collect();

@@ -90,7 +90,7 @@ async fn what_cannot_be_seen_is_missing_and_named_and_never_zero() {
 
     rig.fleet.break_with(None);
     queue.next("depth", Fault::Delay(2 * LOOK_TIMEOUT));
-    assert_eq!(rig.look().await.missing, ["the backlog of p: no answer within 10s"]);
+    assert_eq!(rig.look().await.missing, ["the backlog of p: no response within 10s"]);
     assert!(rig.look().await.missing.is_empty());
 }
 

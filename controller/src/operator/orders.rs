@@ -56,7 +56,8 @@ impl Orders {
             Err(error) => {
                 let complaint = error.to_string();
                 if self.complaint.as_ref() != Some(&complaint) {
-                    tracing::error!(%error, "bad orders, the last good ones stay in force: {error}");
+                    tracing::error!(%error, "wrong orders, the last good ones stay in force: \
+                        {error}");
                 }
                 self.complaint = Some(complaint);
             }

@@ -68,7 +68,7 @@ impl<'a> Document<'a> {
             let home = homes.iter().find(|home| home.rsplit('.').next() == Some(name)).cloned();
             let hint = match home.or(nearest) {
                 Some(meant) => format!("did you mean `{meant}`?"),
-                None => format!("there are {known}"),
+                None => format!("the known ones are {known}"),
             };
             let problem = format!("unknown key `{path}`; {hint}");
             self.complain(Some(at), Some(path), problem);
@@ -141,9 +141,9 @@ impl<'a> Section<'a> {
         if found.is_none() {
             let hint = nearest(text, words).map_or_else(
                 || format!("there are {}", quoted(words)),
-                |near| format!("did you mean {near:?}? There are {}", quoted(words)),
+                |near| format!("did you mean {near:?}? The known ones are {}", quoted(words)),
             );
-            self.complain(key, format!("is {text:?}, which nobody knows; {hint}"));
+            self.complain(key, format!("is {text:?}, which is unknown; {hint}"));
         }
         found
     }
@@ -154,7 +154,7 @@ impl<'a> Section<'a> {
             return Some(());
         }
         self.known.borrow_mut().push(key);
-        self.complain(key, format!("is missing; it says {what}"));
+        self.complain(key, format!("is missing: {what}"));
         None
     }
 
@@ -168,7 +168,7 @@ impl<'a> Section<'a> {
                 || "write it like \"Europe/Berlin\"".to_owned(),
                 |near| format!("did you mean {near:?}?"),
             );
-            self.complain(key, format!("is {text:?}, which nobody knows; {hint}"));
+            self.complain(key, format!("is {text:?}, which is unknown; {hint}"));
         }
         zone
     }
@@ -259,7 +259,7 @@ impl<'a> Section<'a> {
         // A table or a long list says more by its name than by its text.
         let written =
             if written.len() > 60 || written.contains('\n') { value.get_ref().type_str() } else { written };
-        let problem = format!("is {written}; should be {wanted}");
+        let problem = format!("is {written}; must be {wanted}");
         self.document.complain(Some(span.start), Some(self.path_of(key)), problem);
     }
 

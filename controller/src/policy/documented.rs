@@ -43,7 +43,7 @@ fn problem(text: &str, key: &str) -> String {
 #[track_caller]
 fn known(text: &str, key: &str) -> BTreeSet<String> {
     let problem = problem(text, key);
-    let (_, words) = problem.split_once("here are ").expect("a list");
+    let (_, words) = problem.split_once("known ones are ").expect("a list");
     words.split(", ").map(|word| word.trim_matches('"').to_owned()).collect()
 }
 

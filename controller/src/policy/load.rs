@@ -136,7 +136,7 @@ fn pool(section: Section<'_>) -> Pool {
         if value > max {
             section.complain(
                 key,
-                format!("is {value}, more than `max`, which is {max}; lower it or raise `max`"),
+                format!("is {value}, more than `max` ({max}); lower it or raise `max`"),
             );
         }
     }
@@ -202,7 +202,7 @@ pub(super) fn same_model(pools: &BTreeMap<String, Policy>, name: &str, policy: &
 
 pub(super) fn shared_model(file: &Path, policy: &Policy, other: &str) -> Complaint {
     let problem = format!(
-        "is {:?}, which the pool {other:?} serves already; a model has one pool, so choose another model or merge the files",
+        "is {:?}, which the pool {other:?} serves already; choose another model, or merge the files",
         policy.pool.model
     );
     Complaint::about(file, "pool.model", problem)
@@ -314,13 +314,16 @@ mod tests {
             "[pool]\nmax = -3\nmaxx = 5\nmodel = 7\n[[rule]]\nkind = 'backlg'\n[[rule]]\nkind = 'backlog'\nper_instance = 0\n\
              [scale_in]\nidle = 30\nwindow = '2h'\n[costs]\n",
             &[
-                "2: pool.max: is -3; should be a whole number from 0 to 10000",
+                "2: pool.max: is -3; must be a whole number from 0 to 10000",
                 "3: unknown key `pool.maxx`; did you mean `pool.max`?",
-                "4: pool.model: is 7; should be a text in quotes",
-                "6: rule[1].kind: is \"backlg\", which nobody knows; did you mean \"backlog\"? There are \"backlog\", \"latency\", \"step\", \"schedule\", \"forecast\"",
-                "9: rule[2].per_instance: is 0; should be a whole number from 1 to 1000000000",
-                "11: scale_in.idle: is 30; should be a time in quotes with its unit, from \"0s\" to \"1day\"",
-                "12: scale_in.window: is '2h'; should be a time in quotes with its unit, from \"0s\" to \"1h\"",
+                "4: pool.model: is 7; must be a text in quotes",
+                "6: rule[1].kind: is \"backlg\", which is unknown; did you mean \"backlog\"? The \
+                known ones are \"backlog\", \"latency\", \"step\", \"schedule\", \"forecast\"",
+                "9: rule[2].per_instance: is 0; must be a whole number from 1 to 1000000000",
+                "11: scale_in.idle: is 30; must be a time in quotes with its unit, from \"0s\" to \
+                \"1day\"",
+                "12: scale_in.window: is '2h'; must be a time in quotes with its unit, from \"0s\" \
+                to \"1h\"",
                 "13: unknown key `costs`; there are pool, rule, scale_out, scale_in, budget, instance",
             ],
         );
@@ -332,7 +335,7 @@ mod tests {
             "[pool]\nidle = '30s'\n[[rule]]\nkind = 'latency'\np59 = '20s'\nmax = 3",
             &[
                 "2: unknown key `pool.idle`; did you mean `scale_in.idle`?",
-                "4: rule[1].p95: is missing; it says how long 95 of 100 jobs may take, like `p95 = \"30s\"`",
+                "4: rule[1].p95: is missing: how long 95 of 100 jobs may take, like `p95 = \"30s\"`",
                 "5: unknown key `rule[1].p59`; did you mean `rule[1].p95`?",
                 "6: unknown key `rule[1].max`; did you mean `pool.max`?",
             ],
@@ -343,7 +346,7 @@ mod tests {
     fn a_min_above_the_max_is_a_complaint() {
         check(
             "[pool]\nmin = 4\nmax = 3",
-            &["2: pool.min: is 4, more than `max`, which is 3; lower it or raise `max`"],
+            &["2: pool.min: is 4, more than `max` (3); lower it or raise `max`"],
         );
     }
 
@@ -351,7 +354,7 @@ mod tests {
     fn a_rule_without_a_kind_is_a_complaint() {
         check(
             "[[rule]]\nper_instance = 4",
-            &["2: rule[1].kind: is missing; a rule says what it is, like `kind = \"backlog\"`"],
+            &["2: rule[1].kind: is missing; a rule needs a kind, like `kind = \"backlog\"`"],
         );
     }
 
@@ -365,7 +368,7 @@ mod tests {
     fn a_table_where_a_list_belongs_is_a_complaint() {
         check(
             "[rule]\nkind = 'backlog'",
-            &["1: rule: is [rule]; should be a list of tables, each written `[[rule]]`"],
+            &["1: rule: is [rule]; must be a list of tables, each written `[[rule]]`"],
         );
     }
 

@@ -15,7 +15,7 @@ const MOST_JOBS: u64 = 1_000_000_000;
 /// The rule of a table, or complaints about it.
 pub(super) fn rule(section: Section<'_>) -> Option<Rule> {
     if !section.has("kind") {
-        section.complain("kind", "is missing; a rule says what it is, like `kind = \"backlog\"`".to_owned());
+        section.complain("kind", "is missing; a rule needs a kind, like `kind = \"backlog\"`".to_owned());
         return None;
     }
     // What the other keys of an unknown kind mean is unknown too: they are not complained about.
@@ -41,7 +41,7 @@ fn step(section: &Section<'_>) -> Option<Rule> {
     let read = |step: Section<'_>| {
         let (backlog, instances) = ("backlog", "instances");
         step.needs(backlog, "from how many jobs on the step counts, like `backlog = 50`");
-        step.needs(instances, "how many instances there shall be then, like `instances = 5`");
+        step.needs(instances, "how many instances the rule wants then, like `instances = 5`");
         let read = (step.whole(backlog, 1..=MOST_JOBS), step.instances(instances, 0..=MOST_INSTANCES));
         step.finish();
         Some(Step { backlog: read.0?, instances: read.1? })
@@ -50,11 +50,11 @@ fn step(section: &Section<'_>) -> Option<Rule> {
     let count = tables.len();
     let steps: Vec<_> = tables.into_iter().filter_map(read).collect();
     if count == 0 {
-        section.complain("steps", "is empty; a rule without a step wishes nothing".to_owned());
+        section.complain("steps", "is empty; add a step".to_owned());
     }
     if let Some(pair) = steps.windows(2).find(|pair| pair[0].backlog >= pair[1].backlog) {
         let problem =
-            format!("has the backlog {} after {}; the steps should rise", pair[1].backlog, pair[0].backlog);
+            format!("has the backlog {} after {}; steps must rise", pair[1].backlog, pair[0].backlog);
         section.complain("steps", problem);
     }
     Some(Rule::Step { steps })
@@ -63,7 +63,7 @@ fn step(section: &Section<'_>) -> Option<Rule> {
 fn schedule(section: &Section<'_>) -> Option<Rule> {
     section.needs("cron", "when the hours begin, like `cron = \"0 8 * * MON-FRI\"`");
     section.needs("duration", "how long they last, like `duration = \"10h\"`");
-    section.needs("instances", "how many there shall be, like `instances = 2`");
+    section.needs("instances", "how many instances, like `instances = 2`");
     let cron = section.text("cron").and_then(|text| {
         let parsed = schedule::parse_cron(text);
         parsed.map_err(|why| section.complain("cron", format!("is {text:?}; {why}"))).ok()
@@ -130,11 +130,13 @@ mod tests {
         check_bad(
             "[[rule]]\nkind = 'latency'\n[[rule]]\nkind = 'step'\n[[rule]]\nkind = 'schedule'",
             &[
-                "2: rule[1].p95: is missing; it says how long 95 of 100 jobs may take, like `p95 = \"30s\"`",
-                "4: rule[2].steps: is missing; it says a list of thresholds, like `steps = [{ backlog = 1, instances = 1 }]`",
-                "6: rule[3].cron: is missing; it says when the hours begin, like `cron = \"0 8 * * MON-FRI\"`",
-                "6: rule[3].duration: is missing; it says how long they last, like `duration = \"10h\"`",
-                "6: rule[3].instances: is missing; it says how many there shall be, like `instances = 2`",
+                "2: rule[1].p95: is missing: how long 95 of 100 jobs may take, like `p95 = \"30s\"`",
+                "4: rule[2].steps: is missing: a list of thresholds, like `steps = [{ backlog = 1, \
+                instances = 1 }]`",
+                "6: rule[3].cron: is missing: when the hours begin, like `cron = \"0 8 * * \
+                MON-FRI\"`",
+                "6: rule[3].duration: is missing: how long they last, like `duration = \"10h\"`",
+                "6: rule[3].instances: is missing: how many instances, like `instances = 2`",
             ],
         );
     }
@@ -155,12 +157,13 @@ mod tests {
              [[rule]]\nkind = 'schedule'\ncron = '61 8 * *'\nduration = '10 h'\ntimezone = 'Europe/Berln'\ninstances = 2\n\
              [[rule]]\nkind = 'forecast'\nquantile = 1.5",
             &[
-                "3: rule[1].steps: has the backlog 5 after 5; the steps should rise",
-                "6: steps[1].instances: is -1; should be a whole number from 0 to 10000",
-                "9: rule[3].cron: is \"61 8 * *\"; should be five fields (minute, hour, day of the month, month, day of the \
-                 week), like \"0 8 * * MON-FRI\"",
-                "11: rule[3].timezone: is \"Europe/Berln\", which nobody knows; did you mean \"Europe/Berlin\"?",
-                "15: rule[4].quantile: is 1.5; should be a number from 0.01 to 0.999",
+                "3: rule[1].steps: has the backlog 5 after 5; steps must rise",
+                "6: steps[1].instances: is -1; must be a whole number from 0 to 10000",
+                "9: rule[3].cron: is \"61 8 * *\"; must have five fields (minute, hour, day of the \
+                month, month, day of the week), like \"0 8 * * MON-FRI\"",
+                "11: rule[3].timezone: is \"Europe/Berln\", which is unknown; did you mean \
+                \"Europe/Berlin\"?",
+                "15: rule[4].quantile: is 1.5; must be a number from 0.01 to 0.999",
             ],
         );
     }

@@ -94,7 +94,8 @@ const DAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 pub fn parse_cron(text: &str) -> Result<Cron, String> {
     let fields: Vec<_> = text.split_whitespace().collect();
     let Ok(fields) = <[&str; 5]>::try_from(fields) else {
-        return Err("should be five fields (minute, hour, day of the month, month, day of the week), like \"0 8 * * MON-FRI\"".into());
+        return Err("must have five fields (minute, hour, day of the month, month, day of the \
+            week), like \"0 8 * * MON-FRI\"".into());
     };
     let parse = |text: &str| {
         CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build().parse(text)
@@ -109,7 +110,8 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
         match wrong {
             Some(index) => {
                 let (name, first, last) = FIELDS[index];
-                format!("its {name}, {:?}, should be numbers from {first} to {last}, lists, ranges or steps of them", fields[index])
+                format!("its {name}, {:?}, must be numbers from {first} to {last}, lists, ranges \
+                    or steps of them", fields[index])
             }
             None => format!("cannot be read: {unclear}"),
         }
@@ -117,7 +119,7 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
     let some_day = DateTime::UNIX_EPOCH;
     match cron.find_next_occurrence(&some_day, true) {
         Ok(_comes) => Ok(cron),
-        Err(_never) => Err("never comes: no month has such a day".to_owned()),
+        Err(_never) => Err("never occurs: no month has such a day".to_owned()),
     }
 }
 
@@ -302,7 +304,7 @@ mod tests {
             let why = parse_cron(text).unwrap_err();
             assert!(why.contains(expected), "{text}: {why}");
         }
-        says("61 8 * * *", "its minute, \"61\", should be numbers from 0 to 59");
+        says("61 8 * * *", "its minute, \"61\", must be numbers from 0 to 59");
         says("0 8 * * FUNDAY", "its day of the week, \"FUNDAY\"");
         says("0 8 31 2 *", "never comes");
         says("0 8 * *", "five fields");

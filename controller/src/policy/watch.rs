@@ -79,7 +79,7 @@ impl Store {
                 file: store.folder,
                 line: None,
                 key: None,
-                problem: "there is no policy file here; each *.toml in this folder makes a pool".to_owned(),
+                problem: "no policy file is in this folder; each *.toml in it is a pool".to_owned(),
             });
         }
         Err(store.complaints)
@@ -186,7 +186,7 @@ impl Store {
             }
         }
         for pool in before.keys().filter(|pool| !pools.contains_key(*pool)) {
-            tracing::info!(%pool, "no policy for {pool} any more: its instances are drained");
+            tracing::info!(%pool, "the policy of {pool} was deleted: its instances are drained");
         }
         self.policies.unreadable = bad.into_iter().filter(|name| !pools.contains_key(name)).collect();
         self.policies.pools = pools;
@@ -199,15 +199,15 @@ impl Store {
             let pool = complaint.file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             let has_former = self.policies.pools.contains_key(pool);
             let remains = if has_former {
-                "the last good one stays in force"
+                "the last good version stays in force"
             } else {
-                "and there is no earlier good one"
+                "and no earlier good version exists"
             };
             tracing::error!(
                 file = %complaint.file.display(),
                 key = complaint.key.as_deref().unwrap_or_default(),
                 reason = complaint.problem,
-                "bad policy, {remains}: {complaint}"
+                "wrong policy, {remains}: {complaint}"
             );
         }
         if complaints.is_empty() && !self.complaints.is_empty() {
@@ -240,7 +240,8 @@ impl Watch {
         };
         let notifications = open()
             .inspect_err(
-                |error| tracing::warn!(%error, "no inotify: changed policies are seen at the next tick"),
+                |error| tracing::warn!(%error, "inotify is not available: changed policies are \
+                    seen at the next tick"),
             )
             .ok();
         let watch = Self { folder: folder.to_owned(), only: None, notifications };

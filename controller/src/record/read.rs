@@ -99,11 +99,11 @@ impl Open {
         };
         match serde_json::from_slice::<Line>(&text) {
             Ok(line) if line.v > VERSION => {
-                Some(Err(bad(format!("is of version {}, this program reads up to {VERSION}", line.v))))
+                Some(Err(bad(format!("has version {}, this program reads up to {VERSION}", line.v))))
             }
             Ok(line) => Some(Ok(line)),
             Err(_torn) if !is_whole => None,
-            Err(error) => Some(Err(bad(format!("is no line of a recording: {error}")))),
+            Err(error) => Some(Err(bad(format!("is not a line of a recording: {error}")))),
         }
     }
 }

@@ -143,8 +143,8 @@ fn a_line_that_is_none_is_named_and_the_rest_is_read() {
     assert_eq!(read.len(), 4);
     assert!(read[0].is_ok() && read[3].is_ok());
     let [second, third] = [&read[1], &read[2]].map(|read| read.as_ref().unwrap_err());
-    assert!(second.contains("observations.jsonl:2: is no line of a recording"), "{second}");
-    assert!(third.contains("observations.jsonl:3: is of version 9"), "{third}");
+    assert!(second.contains("observations.jsonl:2: is not a line of a recording"), "{second}");
+    assert!(third.contains("observations.jsonl:3: has version 9"), "{third}");
     assert!(super::read(Path::new("/nowhere")).next().unwrap().is_err());
 }
 

@@ -33,9 +33,9 @@ pub struct Faults {
     pub lost_reports: f64,
     /// The share of stops that take five minutes.
     pub slow_stop: f64,
-    /// The mean time until a running instance vanishes with all that it holds.
+    /// The mean time until a running instance vanishes with its jobs.
     pub vanish_after: Option<Duration>,
-    /// The controller is killed and started again this often.
+    /// The controller is killed and restarted this often.
     pub restart_every: Option<Duration>,
     /// The share of plans in the middle of which the controller is killed and started again.
     pub restart_in_plan: f64,

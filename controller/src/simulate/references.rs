@@ -31,7 +31,7 @@ impl Reference {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Seed, Self::Keda, Self::TargetTracking, Self::Kpa];
 
-    /// Its name, on the command line and in JSON.
+    /// The name of the token, on the command line and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Seed => "seed",
@@ -68,7 +68,8 @@ impl FromStr for Reference {
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|reference| reference.name() == text.trim());
         found
-            .ok_or_else(|| format!("`{text}` is no reference; there are seed, keda, target-tracking and kpa"))
+            .ok_or_else(|| format!("unknown reference `{text}`; the known ones are seed, keda, \
+                target-tracking and kpa"))
     }
 }
 

@@ -16,15 +16,15 @@ pub type Micros = u64;
 pub struct Setup {
     /// From the receipt of a job to its result.
     pub service_time: Distribution,
-    /// Jobs that one instance works on at the same time. More of them do not slow each other down.
+    /// Jobs that one instance does at the same time. More of them do not slow each other down.
     pub concurrency: u32,
     /// From the start order to the first job.
     pub start_delay: Distribution,
     /// The latency, from arrival to result, that a request shall not exceed.
     pub slo: Duration,
-    /// The same seed gives the same run.
+    /// The seed: the same one gives the same run.
     pub seed: u64,
-    /// The controller looks at least this often.
+    /// The longest time between two passes of the controller.
     pub tick: Duration,
     /// The visibility time-out of the request queue.
     pub visibility: Duration,
@@ -139,7 +139,8 @@ impl FromStr for Distribution {
         let number = |least: f64, most: f64, default: f64| match number.map(str::parse::<f64>) {
             None => Ok(default),
             Some(Ok(number)) if (least..=most).contains(&number) => Ok(number),
-            Some(_) => Err(format!("`{text}`: the number after `{name}:` should be from {least} to {most}")),
+            Some(_) => Err(format!("`{text}`: the number after `{name}:` must be from {least} to \
+                {most}")),
         };
         let shape = match name.trim() {
             "constant" => Shape::Constant,
@@ -148,7 +149,8 @@ impl FromStr for Distribution {
             "uniform" => Shape::Uniform(number(0.0, 1.0, 0.2)?),
             _ => {
                 return Err(format!(
-                    "`{text}` has a shape that nobody knows; there are 2s, 2s~exp, 2s~lognormal:0.5 and 2s~uniform:0.2"
+                    "`{text}` has an unknown shape; write 2s, 2s~exp, 2s~lognormal:0.5 or \
+                    2s~uniform:0.2"
                 ));
             }
         };
@@ -251,7 +253,7 @@ mod tests {
         }
         let said = |text: &str| text.parse::<Distribution>().unwrap_err();
         assert!(said("2").contains("not a duration"), "{}", said("2"));
-        assert!(said("2s~gamma").contains("nobody knows"));
+        assert!(said("2s~gamma").contains("has an unknown shape"));
         assert!(said("2s~uniform:7").contains("from 0 to 1"));
         assert!(said("2days").contains("at most 1h"));
     }

@@ -39,13 +39,13 @@ impl Trace {
         arrivals.sort_unstable();
         let length = length.max(arrivals.last().copied().unwrap_or(0));
         if arrivals.is_empty() {
-            return Err(format!("{name}: there is no arrival in it"));
+            return Err(format!("{name}: has no arrivals"));
         }
         if arrivals.len() > MOST_ARRIVALS {
             return Err(format!("{name}: more than {MOST_ARRIVALS} arrivals"));
         }
         if length > micros(LONGEST) {
-            return Err(format!("{name}: it is longer than a year; are its times really seconds?"));
+            return Err(format!("{name}: is longer than a year; are its times seconds?"));
         }
         Ok(Self { name, arrivals, length, starts_at })
     }
@@ -58,7 +58,7 @@ impl Trace {
         }
         generate(words, seed).unwrap_or_else(|| {
             Err(format!(
-                "{words}: there is no such file, and no such generator; there are {}",
+                "{words}: no such file or generator; the generators are {}",
                 generators::NAMES.join(", ")
             ))
         })

@@ -112,7 +112,7 @@ where
 {
     match error {
         SdkError::ConstructionFailure(_) => Error::broken(what, DisplayErrorContext(error)),
-        SdkError::TimeoutError(_) => Error::unavailable(what, "no answer in time"),
+        SdkError::TimeoutError(_) => Error::unavailable(what, "no response in time"),
         _ => Error::unavailable(what, innermost(error)),
     }
 }

@@ -168,7 +168,7 @@ impl SqliteQueue {
             }
             if let Some(rule) = &self.options.dead_letters {
                 tracing::warn!(
-                    "{expired} messages of {} waited for longer than {} and went to the dead letters, {}",
+                    "{expired} messages of {} waited for longer than {} and became dead letters, {}",
                     self.name,
                     humantime::format_duration(self.options.retention),
                     rule.queue

@@ -158,7 +158,7 @@ impl SqsQueue {
                 Some(receipt) if is_beyond_twelve_hours(failed) => {
                     tracing::warn!(
                         receipt = receipt.0,
-                        "a job is held for so long that SQS renews its lease no more"
+                        "a job has been in flight for so long that SQS no longer renews its lease"
                     );
                 }
                 Some(receipt) if failed.sender_fault() => lost.push(receipt.clone()),

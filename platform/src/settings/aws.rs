@@ -71,19 +71,22 @@ impl Aws {
         let rules = [
             (
                 self.account.as_deref().is_none_or(is_account),
-                "aws.account: must be the twelve digits of an account, as text: \"123456789012\"",
+                "aws.account: must be the account's twelve digits, as text: \"123456789012\"",
             ),
             (
                 is_prefix(&self.prefix),
-                "aws.prefix: must be small letters, digits and dashes, at most 20, and begin with a letter",
+                "aws.prefix: must be lower-case letters, digits and dashes, at most 20, beginning \
+                with a letter",
             ),
             (
                 named(&self.input_bucket),
-                "aws.input_bucket: must be set where backend = \"aws\"; `eirs setup` makes one and says its name",
+                "aws.input_bucket: must be set with backend = \"aws\"; `eirs setup` makes one and \
+                prints its name",
             ),
             (
                 named(&self.output_bucket),
-                "aws.output_bucket: must be set where backend = \"aws\"; `eirs setup` makes one and says its name",
+                "aws.output_bucket: must be set with backend = \"aws\"; `eirs setup` makes one and \
+                prints its name",
             ),
         ];
         rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned()).collect()

@@ -49,14 +49,14 @@ pub(super) fn complaints(settings: &Settings) -> Vec<String> {
         durations.into_iter().filter_map(|(key, value, range)| seconds(key, value, range)).collect();
     if queue.visibility >= queue.retention {
         complaints.push(
-            "queue.retention: must be more than queue.visibility, or SQS deletes jobs that are being worked on"
+            "queue.retention: must be more than queue.visibility, or SQS deletes jobs in flight"
                 .into(),
         );
     }
     // A worker gives a job up before the queue puts it away.
     let most = MOST_RECEIVES - 3;
     if queue.max_receives > most {
-        complaints.push(format!("queue.max_receives: must be at most {most} where backend = \"aws\""));
+        complaints.push(format!("queue.max_receives: must be at most {most} with backend = \"aws\""));
     }
     for (key, value) in [("aws.linger", aws.linger), ("aws.ack_linger", aws.ack_linger)] {
         if value > LONGEST_LINGER {
@@ -67,7 +67,8 @@ pub(super) fn complaints(settings: &Settings) -> Vec<String> {
         RESERVED.iter().find(|(start, _)| format!("{}-", aws.prefix).starts_with(*start))
     {
         complaints.push(format!(
-            "aws.prefix: AWS takes no names of {whose} that begin with `{reserved}`; choose another"
+            "aws.prefix: AWS reserves names of {whose} that begin with `{reserved}`; choose \
+            another prefix"
         ));
     }
     for (key, name) in [("input_bucket", &aws.input_bucket), ("output_bucket", &aws.output_bucket)] {
@@ -79,7 +80,8 @@ pub(super) fn complaints(settings: &Settings) -> Vec<String> {
     let long_names = settings.models.keys().filter(|model| longest(model) > LONGEST_NAME);
     complaints.extend(long_names.map(|model| {
         let begins = format!("{}-{}", aws.prefix, crate::backend::requests_name(""));
-        format!("models.{model}: too long a name for a queue of SQS, which begins with `{begins}`")
+        format!("models.{model}: the name is too long for a queue of SQS, which begins with \
+            `{begins}`")
     }));
     complaints
 }
@@ -91,7 +93,8 @@ fn seconds(key: &str, value: Duration, [least, most]: [Duration; 2]) -> Option<S
         let shown = humantime::format_duration;
         let (least, most) = (shown(least), shown(most));
         format!(
-            "{key}: must be whole seconds from {least} to {most} where backend = \"aws\": SQS takes no others"
+            "{key}: must be whole seconds from {least} to {most} with backend = \"aws\": SQS \
+            accepts no others"
         )
     })
 }
@@ -103,18 +106,18 @@ fn bucket(name: &str) -> Option<String> {
         return Some("must have 3 to 63 characters".into());
     }
     if !name.chars().all(|c| ends_well(c) || matches!(c, '.' | '-')) || name.contains("..") {
-        return Some("must be small letters, digits, dashes and single dots".into());
+        return Some("must be lower-case letters, digits, dashes and single dots".into());
     }
     if !name.starts_with(ends_well) || !name.ends_with(ends_well) {
-        return Some("must begin and end with a small letter or a digit".into());
+        return Some("must begin and end with a lower-case letter or a digit".into());
     }
     if name.parse::<std::net::Ipv4Addr>().is_ok() {
-        return Some("must not look like an address".into());
+        return Some("must not look like an IP address".into());
     }
     let whose = |(start, whose): &&(&str, &str)| *whose == "buckets" && name.starts_with(*start);
     let reserved = RESERVED.iter().find(whose).map(|(start, _)| *start);
     let reserved = reserved.or_else(|| RESERVED_ENDS.into_iter().find(|end| name.ends_with(*end)));
-    reserved.map(|part| format!("S3 takes no name with `{part}` at that end"))
+    reserved.map(|part| format!("S3 accepts no name with `{part}` at that end"))
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ impl FromStr for Distribution {
             return if from <= to {
                 Ok(Self::Uniform { from, to })
             } else {
-                Err(format!("`{text}` ends before it begins; write the shorter time first"))
+                Err(format!("`{text}` is reversed; write the shorter time first"))
             };
         }
         let Some((mean, shape)) = text.split_once('~') else {
@@ -79,13 +79,15 @@ impl FromStr for Distribution {
         let sigma = |text: &str| {
             let number = text.trim().parse().ok().filter(|sigma| (0.0..=LARGEST_SIGMA).contains(sigma));
             number.ok_or_else(|| {
-                format!("`{text}` is no standard deviation of a logarithm; write a number from 0 to {LARGEST_SIGMA}")
+                format!("`{text}` is not a standard deviation of a logarithm; write a number from \
+                    0 to {LARGEST_SIGMA}")
             })
         };
         match shape.trim().split_once(':') {
             None if shape.trim() == "exp" => Ok(Self::Exponential { mean }),
             Some(("lognormal", text)) => Ok(Self::LogNormal { mean, sigma: sigma(text)? }),
-            _ => Err(format!("`{shape}` is no shape of a distribution; there are `exp` and `lognormal:0.3`")),
+            _ => Err(format!("unknown distribution `{shape}`; the known ones are `exp` and \
+                `lognormal:0.3`")),
         }
     }
 }

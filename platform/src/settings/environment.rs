@@ -43,7 +43,7 @@ pub(super) fn judge(name: &str, value: &str) -> Variable {
         [] => "settings look like EIRS_WEB__LISTEN, with two underscores after the section".to_owned(),
         names => format!("did you mean {}?", names.join(" or ")),
     };
-    Variable::Stray(format!("{name} is no setting and is ignored; {hint}"))
+    Variable::Stray(format!("{name} is not a setting and is ignored; {hint}"))
 }
 
 /// Whether Kubernetes or Docker made the variable for a service or a container whose name begins with `eirs`: the part of its
@@ -115,7 +115,7 @@ mod tests {
     fn ignored_with(name: &str, hint: &str) {
         let judged = judge(name, "x");
         let Variable::Stray(sentence) = &judged else { panic!("{name}: {judged:?}") };
-        assert!(sentence.starts_with(&format!("{name} is no setting and is ignored; ")), "{sentence}");
+        assert!(sentence.starts_with(&format!("{name} is not a setting and is ignored; ")), "{sentence}");
         assert!(sentence.ends_with(hint), "{sentence}");
     }
 

@@ -182,20 +182,21 @@ impl Model {
             ),
             (
                 self.resize == 0 || self.resize >= self.size,
-                "resize: must be at least size, or the centre cut would reach over the edge",
+                "resize: must be at least size, or the centre cut would exceed the image",
             ),
             (
                 self.check_image.is_some() == self.check_label.is_some(),
-                "check_image: goes with check_label, and the other way round",
+                "check_image: check_image and check_label must be set together",
             ),
             (
                 self.env.iter().all(|entry| is_variable(entry)),
-                "env: each is the name of a variable, the beginning of names with a star (`MY_*`), or `NAME=value`",
+                "env: each entry must be the name of a variable, the beginning of names with a \
+                star (`MY_*`), or `NAME=value`",
             ),
             (self.timeout >= Duration::from_millis(10), "timeout: must be at least 10ms"),
             (
                 self.digest.as_deref().is_none_or(version::is_version),
-                "digest: must be small letters and digits, at most 64",
+                "digest: must be lower-case letters and digits, at most 64",
             ),
         ];
         rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned()).collect()

@@ -198,15 +198,15 @@ impl Web {
             ),
             (
                 self.tls.certificate.is_some() == self.tls.key.is_some(),
-                "web.tls: needs both, `certificate` and `key`",
+                "web.tls: needs both `certificate` and `key`",
             ),
             (
                 self.admin_listen.is_none_or(|admin| admin.port() == 0 || admin != self.listen),
-                "web.admin_listen: is web.listen; an empty text serves both there",
+                "web.admin_listen: must differ from web.listen; \"\" serves both on web.listen",
             ),
             (
                 self.live != Some(Audience::Operator) || self.admin_listen.is_some(),
-                "web.live: \"operator\" needs web.admin_listen, where the operator looks",
+                "web.live: \"operator\" needs web.admin_listen",
             ),
             (
                 is_rate(self.rate_per_address),
@@ -216,12 +216,13 @@ impl Web {
                 is_rate(self.rate_per_token),
                 "web.rate_per_token: must be 0, or from 0.001 to 1000000 a second",
             ),
-            (self.rate_burst >= 1, "web.rate_burst: must be at least 1, or nothing ever comes through"),
+            (self.rate_burst >= 1, "web.rate_burst: must be at least 1, or every request is refused"),
         ];
         let broken = rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned());
         let origins = self.cors_origins.iter().filter(|origin| !is_origin(origin)).map(|origin| {
             format!(
-                "web.cors_origins: `{origin}` is no origin; write one like \"https://example.org\", or \"*\""
+                "web.cors_origins: `{origin}` is not an origin; write one like \
+                \"https://example.org\", or \"*\""
             )
         });
         broken.chain(origins).collect()
@@ -280,7 +281,7 @@ mod optional_address {
         }
         text.parse().map(Some).map_err(|_| {
             D::Error::custom(format!(
-                "`{text}` is no address; write one like \"127.0.0.1:8001\", or \"\" for none"
+                "`{text}` is not an address; write one like \"127.0.0.1:8001\", or \"\" for none"
             ))
         })
     }

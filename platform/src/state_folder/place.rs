@@ -29,8 +29,8 @@ pub fn expect_local(state: &Path) -> Result<()> {
         Some(kind) => Err(Error::broken(
             format!("the state folder {}", state.display()),
             format!(
-                "is on a network file system ({kind}), where the queue would be damaged; name a folder on a disk of this machine \
-                 (local.state)"
+                "is on a network file system ({kind}), which would damage the queue; use a folder \
+                on a disk of this machine (local.state)"
             ),
         )),
     }

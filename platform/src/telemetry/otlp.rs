@@ -100,7 +100,7 @@ fn endpoint(settings: &Telemetry) -> Option<(String, &'static str)> {
 /// What is wrong with the address of a collector, if anything.
 pub fn complaint(endpoint: &str) -> Option<String> {
     let uri: Result<ureq::http::Uri, _> = endpoint.parse();
-    let should = "should be the address of a collector, like \"http://127.0.0.1:4318\"";
+    let should = "must be the address of a collector, like \"http://127.0.0.1:4318\"";
     match uri {
         Ok(uri)
             if matches!(uri.scheme_str(), Some("http" | "https"))
@@ -149,8 +149,8 @@ fn of_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = std::fs::read(file).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
-        Ok(found) if found.is_empty() => Err(format!("{shown}: holds no certificate as PEM")),
-        found => found.map_err(|error| format!("{shown}: is no PEM: {error}")),
+        Ok(found) if found.is_empty() => Err(format!("{shown}: has no certificate in PEM form")),
+        found => found.map_err(|error| format!("{shown}: is not PEM: {error}")),
     }
 }
 
@@ -160,8 +160,9 @@ fn of_this_machine() -> Result<Vec<CertificateDer<'static>>, String> {
     let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
     if found.certs.is_empty() {
         return Err(format!(
-            "this machine has no certificates of authorities{why}, so that no collector can be trusted; the package \
-             ca-certificates has them, or {CERTIFICATE_VARIABLE} names a file of them"
+            "this machine has no trusted certificates{why}, so that no collector can be trusted; \
+            install the package ca-certificates, or name a file of certificates in \
+            {CERTIFICATE_VARIABLE}"
         ));
     }
     Ok(found.certs)
@@ -191,7 +192,7 @@ impl<E: SpanExporter> SpanExporter for Outspoken<E> {
         let url = &self.url;
         match &exported {
             Err(error) if !was_failing => {
-                tracing::warn!(%error, "spans cannot be exported to {url} and are dropped meanwhile: {error}");
+                tracing::warn!(%error, "spans cannot be exported to {url} and are dropped: {error}");
             }
             Ok(()) if was_failing => tracing::info!("spans are exported to {url} again"),
             _ => {}
@@ -240,9 +241,9 @@ mod tests {
         let said = || of_file(&file).unwrap_err();
         assert!(said().contains("authority.pem: cannot be read"), "{}", said());
         std::fs::write(&file, "nothing of that kind").unwrap();
-        assert!(said().ends_with("authority.pem: holds no certificate as PEM"), "{}", said());
+        assert!(said().ends_with("authority.pem: has no certificate in PEM form"), "{}", said());
         std::fs::write(&file, "-----BEGIN CERTIFICATE-----\n!\n").unwrap();
-        assert!(said().contains("authority.pem: is no PEM"), "{}", said());
+        assert!(said().contains("authority.pem: is not PEM"), "{}", said());
         std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
         assert_eq!(of_file(&file).unwrap().len(), 1);
     }

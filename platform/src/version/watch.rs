@@ -154,7 +154,7 @@ impl Versions {
             Ok(settings) => settings,
             Err(complaints) => {
                 tracing::warn!(
-                    "the settings have changed and are not good: {complaints}; the last good ones stay in force"
+                    "the changed settings are wrong: {complaints}; the last good ones stay in force"
                 );
                 return;
             }
@@ -168,7 +168,7 @@ impl Versions {
                     let seen = Fingerprint::of(&model);
                     *watched = Watched { model, made_of: None, seen, ..watched.clone() };
                 }
-                None => tracing::warn!("models.{name} is new in the settings; a restart takes it up"),
+                None => tracing::warn!("models.{name} is new in the settings; restart to use it"),
             }
         }
     }
@@ -191,7 +191,8 @@ impl Watched {
         let made = match of(&self.model) {
             Ok(made) => made,
             Err(why) => {
-                tracing::warn!(model = name, "models.{name}: its version cannot be told from here: {why}");
+                tracing::warn!(model = name, "models.{name}: its version cannot be computed here: \
+                    {why}");
                 return false;
             }
         };
@@ -203,7 +204,7 @@ impl Watched {
             tracing::info!(
                 model = name,
                 version = made,
-                "models.{name} has changed: version {made}, was {before}"
+                "models.{name} has changed: version {made}, before {before}"
             );
         }
         self.version = Some(Current { version: made.into(), since: now });
@@ -305,7 +306,7 @@ mod tests {
         let second = rig.after(3);
         assert_ne!(second, first);
         rig.write("eirs.toml", &table(&folder, "mean = 'grey'\n"));
-        assert_eq!(rig.after(3), second, "the last good one stays in force");
+        assert_eq!(rig.after(3), second, "the last good version stays in force");
         rig.write("eirs.toml", &format!("# As it was.\n\n{}", table(&folder, "batch = 4\n")));
         assert_eq!(rig.after(3), first);
     }

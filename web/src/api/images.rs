@@ -41,14 +41,14 @@ pub(super) fn register(registry: &mut Registry) {
 
 pub(super) fn upload() -> MetaPath {
     const ABOUT: &str = "\
-The image comes in a form, in the field `myfile` (`file`, `image` and `inputFile` work, too), or as the bare body. Its type is \
-told by its bytes: JPEG, PNG, WebP, GIF, BMP, TIFF, ICO, PNM or QOI.
+Send the image in the form field `myfile` (or `file`, `image`, `inputFile`), or as the whole \
+body. Its bytes decide its type: JPEG, PNG, WebP, GIF, BMP, TIFF, ICO, PNM or QOI.
 
-The answer is the label, as text; for `Accept: application/json` it is JSON, with confidences. Whoever waits longer than \
-`wait` gets a 202 that says where the result will be.
+The response is the label as text, or JSON with confidences for `Accept: application/json`. If \
+it takes longer than `wait`, the response is a 202 with the address of the result.
 
-Several images in one form are answered 200 with a line of JSON for each, in the order in which they finish. What becomes of \
-one of them is no matter of the others, and in its line only.
+For several images in one form, the response is a 200 with a line of JSON for each, in the order \
+in which they finish. A failure of one does not affect the others.
 
 ```
 curl -F myfile=@heart.jpg http://127.0.0.1:8000/upload
@@ -67,14 +67,14 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
         top(),
         query(
             "fresh",
-            "`1` classifies the image also where its result is known, and stores the new one in its place.",
+            "`1` classifies the image even if its result is known, and replaces the stored result.",
             MetaSchema {
                 pattern: Some("^(0|1|true|false)?$".to_owned()),
                 example: Some(json!("1")),
                 ..MetaSchema::new("string")
             },
         ),
-        query("name", "The name of an image that is the bare body. It is shown, and means nothing.", name),
+        query("name", "The name of an image that is the whole body. It is only shown.", name),
     ];
     let mut responses = vec![
         answer(
@@ -88,45 +88,48 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
         ),
         pending(),
         refusal(
-            "`no image`: there is none in the request, or an empty one. `bad request`: a parameter or the form is broken.",
+            "`no image`: the request has none, or an empty one. `bad request`: a parameter or the \
+            form is invalid.",
             &[
-                Problem::no_image("there is no image in the field `photo`; send it in the field `myfile`"),
-                Problem::bad_request("top: should be a number from 1 on, like `?top=3`"),
+                Problem::no_image("the field `photo` has no image; send it in the field `myfile`"),
+                Problem::bad_request("top: must be a number from 1, like `?top=3`"),
             ],
         ),
-        refusal("`not found`: there is no such model.", &[Problem::not_found("there is no model `dogs`")]),
+        refusal("`not found`: unknown model.", &[Problem::not_found("unknown model `dogs`")]),
         refusal(
-            "`upload too slow`: the client paused for too long in the middle of its upload, or sent too little for too long.",
-            &[Problem::too_slow("nothing came for 15 seconds")],
+            "`upload too slow`: the client paused for too long, or sent too slowly.",
+            &[Problem::too_slow("nothing arrived for 15 seconds")],
         ),
         refusal(
             "`too large`: an image has too many bytes, or there are too many images.",
             &[Problem::too_large("an image may have at most 16777216 bytes")],
         ),
         refusal(
-            "`unsupported image type`: what came is nothing that EIRS reads. `unsupported encoding`: it is packed in a way that EIRS \
-             does not read. Nothing was stored.",
+            "`unsupported image type`: EIRS does not read this type. `unsupported encoding`: EIRS \
+            does not read this compression. Nothing was stored.",
             &[Problem::not_an_image(), Problem::unknown_encoding("br")],
         ),
     ];
     responses.extend(no_label());
     responses.extend([
         refusal(
-            "`too many uploads`: there is no room for one more at the moment. `too many requests`: this address, or this \
-             token, sends more than it may.",
+            "`too many uploads`: too many uploads are in flight. `too many requests`: this address \
+            or token exceeds its rate.",
             &[Problem::too_many_uploads("this server"), too_often()],
         ),
         refusal(
-            "`backlog full`: the queue takes no new images now. `shutting down`: another server will answer. `no room`: too much \
-             is being uploaded. `not queued`: storing took too long. `storage unavailable`: the image could not be stored.",
+            "`backlog full`: the queue accepts no new images now. `shutting down`: this server is \
+            stopping. `no room`: too much is being uploaded. `not queued`: storing took too long. \
+            `storage unavailable`: the image could not be stored.",
             &[Problem::backlog_full(12), Problem::draining(), Problem::no_room(), Problem::not_queued(), storage()],
         ),
         refusal(
-            "`storage full`: there is no room for new images at the moment. Nothing was stored.",
+            "`storage full`: no space for new images at the moment. Nothing was stored.",
             &[Problem::disk_full()],
         ),
     ]);
-    let about = "The trace of this upload, as `traceparent` names it or newly begun: to be quoted when something was wrong.";
+    let about = "The trace of this upload, from `traceparent` or new. Quote it in reports of \
+        problems.";
     let trace_id = MetaSchema { pattern: Some("^[0-9a-f]{32}$".to_owned()), ..MetaSchema::new("string") };
     for response in &mut responses {
         let trace_id = header(traced::TRACE_ID, about, trace_id.clone());
@@ -139,9 +142,9 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
 
 pub(super) fn result() -> MetaPath {
     const ABOUT: &str = "\
-The result of an earlier upload, wherever it was uploaded: the id names the image by its content. Without `model` it is the \
-result of the model for which the image was uploaded, of `default` first. Of several versions of a model the one in force \
-counts, or else the newest result.
+The result of an earlier upload, on any host: the id identifies the image by its content. \
+Without `model`, it is the result of the model for which the image was uploaded, `default` \
+first. Of several versions of a model, it is that of the version in force, else the newest.
 
 ```
 curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
@@ -155,23 +158,27 @@ curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
         ),
         pending(),
         refusal(
-            "`bad request`: a parameter is broken.",
-            &[Problem::bad_request("top: should be a number from 1 on, like `?top=3`")],
+            "`bad request`: a parameter is invalid.",
+            &[Problem::bad_request("top: must be a number from 1, like `?top=3`")],
         ),
         refusal(
-            "`not found`: no such image was uploaded (for this model), there is no such model, or no result of this version.",
+            "`not found`: no such image was uploaded (for this model), or the model or the version \
+            is unknown.",
             &[unknown],
         ),
         refusal(
-            "`no longer queued`: the image waited for longer than the service keeps a job. A new upload tries again.",
+            "`no longer queued`: the image waited for too long, and its job was discarded. A new \
+            upload tries again.",
             &[Problem::dropped(example().id)],
         ),
     ];
     responses.extend(no_label());
-    responses.push(refusal("`storage unavailable`: the result could not be looked up.", &[storage()]));
-    let about_wait = "How long to wait for a result that is not there yet: `30s`, `1m`, or seconds. Unless said, not at all.";
+    responses.push(refusal("`storage unavailable`: the result could not be read.", &[storage()]));
+    let about_wait = "How long to wait for a pending result: `30s`, `1m`, or seconds. Without it, \
+        the response is immediate.";
     let about_name =
-        "What the answer calls the image. The `Location` of an upload has the name of that upload.";
+        "The name of the image in the response. The `Location` of an upload has the name of that \
+        upload.";
     let params = vec![
         id(),
         query("wait", about_wait, wait()),
@@ -189,19 +196,19 @@ curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
 /// The other method of the same address.
 fn erase() -> MetaPath {
     const ABOUT: &str = "\
-Takes an image away, and every result that it has, for good. A job for it that is under way ends as usual, and its result is taken \
-away, too. Whoever uploads the image again has it classified again.
+Deletes an image and all its results for good. A job in flight ends as usual, and its result is \
+deleted, too. A new upload of the image is classified again.
 
 ```
 curl -X DELETE http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
 ```";
     let unknown = Problem::not_found(format!("no image {} was uploaded here", example().id));
     let responses = vec![
-        answer(204, "They are gone.", Vec::new()),
+        answer(204, "Deleted.", Vec::new()),
         refusal("`not found`: no such image was uploaded.", &[unknown]),
-        refusal("`storage unavailable`: not all of it could be taken away; try again.", &[storage()]),
+        refusal("`storage unavailable`: not everything could be deleted; try again.", &[storage()]),
     ];
-    let operation = operation("erase", TAG, "Take an image and its results away", ABOUT, responses);
+    let operation = operation("erase", TAG, "Delete an image and its results", ABOUT, responses);
     path("/results/{id}", Method::DELETE, MetaOperation { params: vec![id()], ..operation })
 }
 
@@ -229,7 +236,7 @@ fn model() -> MetaOperationParam {
         pattern: Some("^[0-9A-Za-z-]{1,60}$".to_owned()),
         ..MetaSchema::new("string")
     };
-    query("model", "The model that shall look at it.", schema)
+    query("model", "The model.", schema)
 }
 
 fn version() -> MetaOperationParam {
@@ -238,12 +245,13 @@ fn version() -> MetaOperationParam {
         example: Some(json!(example().version)),
         ..MetaSchema::new("string")
     };
-    query("version", "The version of the model whose result is wanted, as results show it.", schema)
+    query("version", "The version of the model, as in results.", schema)
 }
 
 fn top() -> MetaOperationParam {
     let schema = MetaSchema { minimum: Some(1.0), example: Some(json!(3)), ..MetaSchema::new("integer") };
-    query("top", "The most guesses to show; without it, all that the model's settings keep.", schema)
+    query("top", "Maximum number of guesses to show. Without it, all that the model's settings \
+        keep.", schema)
 }
 
 /// The body of an upload: a form, or an image.
@@ -283,12 +291,12 @@ fn lines() -> MetaMediaType {
 
 fn pending() -> MetaResponse {
     let pending = Pending::new(example().id, Some("heart.jpg"), Model::DEFAULT, 5);
-    let location = header("Location", "Where the result will be.", MetaSchema::new("string"));
+    let location = header("Location", "The address of the result.", MetaSchema::new("string"));
     MetaResponse {
         headers: vec![location, retry_after()],
         ..answer(
             202,
-            "It is stored and queued, and there is no label yet.",
+            "The image is stored and queued; its result is pending.",
             vec![body::<Pending<'_>>("application/json", pending)],
         )
     }
@@ -303,8 +311,9 @@ fn no_label() -> [MetaResponse; 2] {
             &[Problem::rejected(id, "the JPEG ends early")],
         ),
         refusal(
-            "`classification failed`: it was tried often enough, and lies with the dead letters. A new upload tries again.",
-            &[Problem::gave_up(id, "the classifier ended without an answer (tried 5 times)")],
+            "`classification failed`: the job was given up and is a dead letter. A new upload \
+            tries again.",
+            &[Problem::gave_up(id, "the classifier ended without a result (tried 5 times)")],
         ),
     ]
 }

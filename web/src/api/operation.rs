@@ -27,7 +27,7 @@ macro_rules! about {
 }
 
 pub(super) fn register(registry: &mut Registry) {
-    registry.create_tag(MetaTag { name: TAG, description: Some("How the service is."), external_docs: None });
+    registry.create_tag(MetaTag { name: TAG, description: Some("The state of the service."), external_docs: None });
     Status::register(registry);
 }
 
@@ -35,13 +35,13 @@ pub(super) fn register(registry: &mut Registry) {
 pub(super) fn status(is_apart: bool) -> MetaPath {
     let about = about!(
         is_apart,
-        "All that the service knows of itself. `controller` is what the controller wrote after its last pass: queues, instances, \
-decisions and their reasons.",
+        "Everything that the service knows about itself. `controller` is what the controller wrote in its \
+last pass: queues, instances, decisions and their reasons.",
         "",
         "/status"
     );
     let example = Status::example(Written::example());
-    let responses = vec![answer(200, "The state of now.", vec![body::<Status>("application/json", example)])];
+    let responses = vec![answer(200, "The current state.", vec![body::<Status>("application/json", example)])];
     path("/status", Method::GET, operation("status", TAG, "The whole service", about, responses))
 }
 
@@ -49,16 +49,16 @@ decisions and their reasons.",
 pub(super) fn events(is_apart: bool) -> MetaPath {
     let about = about!(
         is_apart,
-        "The service as it changes, as server-sent events, until one side leaves. `timeline` comes once and tells what \
-is known of the last hour; `status` comes at once and whenever something changed, every five seconds at least, and its data is \
-what `/status` answers.",
+        "Changes of the service, as server-sent events, until one side ends. `timeline` is sent once, \
+with the last hour; `status` is sent at once and after every change, at least every five \
+seconds, with the content of `/status`.",
         "-N ",
         "/events"
     );
     // OpenAPI 3.0 has no word for a stream: the schema is that of one event.
     let name =
         MetaSchema { enum_items: vec!["timeline".into(), "status".into()], ..MetaSchema::new("string") };
-    let data = MetaSchema { description: Some("JSON, in one line."), ..MetaSchema::new("string") };
+    let data = MetaSchema { description: Some("JSON in one line."), ..MetaSchema::new("string") };
     let data_now = serde_json::to_string(&Status::example(Written::default())).unwrap_or_default();
     let event = MetaSchema {
         required: vec!["event", "data"],
@@ -67,9 +67,9 @@ what `/status` answers.",
         ..MetaSchema::new("object")
     };
     let responses = vec![
-        answer(200, "Events, for as long as somebody listens.", vec![media("text/event-stream", event)]),
+        answer(200, "Events, until the client closes the connection.", vec![media("text/event-stream", event)]),
         refusal(
-            "`too many watchers`: so many listen that there is no room for one more.",
+            "`too many watchers`: too many clients are following.",
             &[Problem::too_many_watchers()],
         ),
     ];
@@ -77,12 +77,13 @@ what `/status` answers.",
 }
 
 pub(super) fn metrics() -> MetaPath {
-    const ABOUT: &str = "For Prometheus: the figures of this host, and the fleet as the controller sees it.";
+    const ABOUT: &str = "For Prometheus: the metrics of this host, and the fleet as the controller \
+        sees it.";
     let sample = "# HELP eirs_images Images answered, by kind of answer.\n# TYPE eirs_images counter\n\
                   eirs_images_total{answer=\"classified\"} 17\n# EOF\n";
     let formats = vec![text("application/openmetrics-text", sample), text("text/plain", &classic(sample))];
     let responses =
-        vec![answer(200, "OpenMetrics for whoever asks for it, and else the format before it.", formats)];
+        vec![answer(200, "OpenMetrics if `Accept` asks for it, else the older text format.", formats)];
     path("/metrics", Method::GET, operation("metrics", TAG, "Metrics", ABOUT, responses))
 }
 
@@ -90,18 +91,18 @@ pub(super) fn metrics() -> MetaPath {
 pub(super) fn doorbell(is_apart: bool) -> MetaPath {
     let about = about!(
         is_apart,
-        "The controller looks at queues and instances now, and not at its next tick. What it sees and does is its own affair.",
+        "The controller starts a pass now, not at its next tick.",
         "-X POST ",
         "/doorbell"
     );
     let responses = vec![
-        answer(202, "It was told.", vec![text("text/plain", "the controller was told to look\n")]),
+        answer(202, "It was told.", vec![text("text/plain", "the controller starts a pass\n")]),
         refusal("`storage unavailable`: the controller's queue could not be reached.", &[storage()]),
     ];
     path(
         "/doorbell",
         Method::POST,
-        operation("doorbell", TAG, "Have the controller look now", about, responses),
+        operation("doorbell", TAG, "Start a pass of the controller", about, responses),
     )
 }
 
@@ -113,13 +114,15 @@ pub(super) fn livez() -> MetaPath {
 
 pub(super) fn readyz() -> MetaPath {
     let responses = vec![
-        answer(200, "It takes uploads.", vec![text("text/plain", "ok\n")]),
+        answer(200, "It accepts uploads.", vec![text("text/plain", "ok\n")]),
         refusal(
-            "`shutting down`: it takes no uploads any more. `not ready`: queue or store cannot be reached.",
+            "`shutting down`: it accepts no more uploads. `not ready`: queue or store cannot be \
+            reached.",
             &[Problem::draining(), Problem::not_ready("the queue cannot be reached")],
         ),
-        refusal("`storage full`: there is no room for new images at the moment.", &[Problem::disk_full()]),
+        refusal("`storage full`: no space for new images at the moment.", &[Problem::disk_full()]),
     ];
-    let about = "Whether the process takes uploads, and reaches queue and store, for load balancers.";
-    path("/readyz", Method::GET, operation("readyz", TAG, "Does it take uploads?", about, responses))
+    let about = "Whether the process accepts uploads, and reaches queue and store. For load \
+        balancers.";
+    path("/readyz", Method::GET, operation("readyz", TAG, "Readiness", about, responses))
 }

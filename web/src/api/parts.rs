@@ -27,7 +27,7 @@ pub(super) fn register_token(registry: &mut Registry) {
         BEARER,
         MetaSecurityScheme {
             ty: "http",
-            description: Some("A token, where this service wants one."),
+            description: Some("A token, if this service needs one."),
             name: None,
             key_in: None,
             scheme: Some("bearer"),
@@ -51,7 +51,7 @@ pub(super) fn guarded(mut path: MetaPath) -> MetaPath {
         let responses = &mut operation.responses.responses;
         responses.push(unauthorized());
         if !responses.iter().any(|response| response.status == Some(429)) {
-            let description = "`too many requests`: this address, or this token, sends more than it may.";
+            let description = "`too many requests`: this address or token exceeds its rate.";
             responses.push(refusal(description, &[too_often()]));
         }
         responses.sort_by_key(|response| response.status);
@@ -67,7 +67,7 @@ pub(super) fn too_often() -> Problem {
 
 fn unauthorized() -> MetaResponse {
     let scheme = header("WWW-Authenticate", "How a token is sent.", MetaSchema::new("string"));
-    let description = "`unauthorized`: this service wants a token, and there was none that it knows.";
+    let description = "`unauthorized`: this service needs a valid token.";
     MetaResponse { headers: vec![scheme], ..refusal(description, &[Problem::no_token()]) }
 }
 
@@ -143,7 +143,7 @@ pub(super) fn header(name: &str, description: &str, schema: MetaSchema) -> MetaH
 /// `Retry-After`, always in seconds.
 pub(super) fn retry_after() -> MetaHeader {
     let schema = MetaSchema { minimum: Some(0.0), ..MetaSchema::new("integer") };
-    header("Retry-After", "The seconds after which to try again.", schema)
+    header("Retry-After", "Seconds after which to try again.", schema)
 }
 
 /// The store or a queue cannot be reached.

@@ -149,8 +149,9 @@ impl Admission {
         match depth {
             Ok(Ok(depth)) => state.line.count(depth.backlog()),
             // The old reading and what was sent since are the better guess.
-            Ok(Err(error)) => tracing::warn!(model, %error, "the queue cannot be counted"),
-            Err(_late) => tracing::warn!(model, "the queue did not say its depth in {READING:?}"),
+            Ok(Err(error)) => tracing::warn!(model, %error, "the depth of the queue cannot be read"),
+            Err(_late) => tracing::warn!(model, "the depth of the queue was not read within \
+                {READING:?}"),
         }
     }
 }

@@ -122,7 +122,8 @@ impl Reporter {
                 continue;
             }
             if let Err(error) = self.send(counts, now, doorbell).await {
-                tracing::warn!(%error, "the controller could not be told of arrivals; its next tick sees them in the queue");
+                tracing::warn!(%error, "arrivals could not be reported to the controller; its next \
+                    tick sees them in the queue");
             }
         }
     }

@@ -33,7 +33,8 @@ impl Jobs {
         if let Some(job) =
             self.lock().get_mut(key).filter(|job| matches!(*job.progress.borrow(), Progress::Sent))
         {
-            tracing::warn!(id = %key.0, model = %key.1, "a job is in its queue no more, and has no result: the next upload sends it again");
+            tracing::warn!(id = %key.0, model = %key.1, "a job is no longer in its queue and has \
+                no result: the next upload sends it again");
             job.is_lost = true;
         }
     }

@@ -39,12 +39,14 @@ pub(crate) async fn consume(jobs: &Jobs, stop: &CancellationToken) {
             }
             Err(error) if error.is_missing() => {
                 if let Err(error) = jobs.beside.responses.reopen().await {
-                    tracing::warn!(%error, "the response queue is gone and could not be made anew");
+                    tracing::warn!(%error, "the response queue is gone and could not be created \
+                        again");
                     backoff.wait().await;
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "answers cannot be received; held requests look into the store meanwhile");
+                tracing::warn!(%error, "replies cannot be received; waiting requests poll the \
+                    store meanwhile");
                 backoff.wait().await;
             }
         }
@@ -66,10 +68,10 @@ fn answer(jobs: &Jobs, body: &[u8]) {
             }
             if !jobs.answered(reply) {
                 let trace_id = trace.as_ref().map(TraceContext::trace_id);
-                tracing::debug!(%id, trace_id, "an answer nobody here waits for");
+                tracing::debug!(%id, trace_id, "a reply that nobody waits for");
             }
         }
-        Err(error) => tracing::error!(%error, "an answer that cannot be read was dropped"),
+        Err(error) => tracing::error!(%error, "a reply that cannot be read was dropped"),
     }
 }
 
@@ -105,7 +107,7 @@ impl Jobs {
             let result_key = key.0.result_key(&key.1, &reply.version);
             tokio::spawn(async move {
                 if let Err(error) = results.delete(&result_key).await {
-                    tracing::error!(%error, "{result_key} should be erased and is still there");
+                    tracing::error!(%error, "{result_key} could not be erased");
                 }
                 set(&erasing).remove(&key);
             });
@@ -127,8 +129,8 @@ impl Jobs {
                 worker,
                 model,
                 version,
-                "{worker} answers with version {version} of {model}, and {in_force} is in force here: such answers are given, but are \
-                 not kept as answers to further uploads"
+                "{worker} has version {version} of {model}, but {in_force} is in force here: its \
+                results are returned once, and not for later uploads"
             );
         }
     }

@@ -33,7 +33,7 @@ impl ResponseQueue {
         let fresh = self.backend.responses(&self.host).await?;
         tracing::warn!(
             name = fresh.name,
-            "the response queue was deleted; answers now come to {}",
+            "the response queue was deleted; replies now go to {}",
             fresh.name
         );
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
@@ -47,7 +47,7 @@ impl ResponseQueue {
                 Ok(swept) if swept.is_empty() => {}
                 Ok(swept) => tracing::info!("deleted response queues without a host: {}", swept.join(", ")),
                 Err(error) => {
-                    tracing::warn!(%error, "response queues without a host could not be looked for")
+                    tracing::warn!(%error, "response queues without a host could not be searched")
                 }
             }
             if stop.run_until_cancelled(tokio::time::sleep(Responses::RENEW)).await.is_none() {
@@ -63,7 +63,8 @@ impl ResponseQueue {
     /// Nobody waits for an answer any more.
     pub(crate) async fn close(&self) {
         if let Err(error) = self.backend.close_responses(&self.current()).await {
-            tracing::warn!(%error, "the response queue could not be deleted; another host will");
+            tracing::warn!(%error, "the response queue could not be deleted; another host will \
+                delete it delete it");
         }
     }
 }

@@ -50,7 +50,8 @@ impl Limits {
         let possible = usize::try_from(files - spooled - others).unwrap_or(usize::MAX);
         if possible < settings.max_connections {
             tracing::warn!(
-                "web.max_connections: {} is more than the {files} files allow that this process may open; it is {possible}",
+                "web.max_connections: {} needs more than the {files} files that this process may \
+                open; using {possible}",
                 settings.max_connections
             );
         }

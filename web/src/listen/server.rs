@@ -116,7 +116,8 @@ impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
                 Err(error) => {
                     if told_at.is_none_or(|at| at.elapsed() > TELL) {
                         told_at = Some(Instant::now());
-                        tracing::error!(%error, "{name} can accept no connection; those that are idle are closed");
+                        tracing::error!(%error, "{name} cannot accept connections; closing idle \
+                            ones");
                     }
                     door.crowd.make_room();
                     sleep(REST).await;
@@ -172,7 +173,7 @@ async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
             Some(tls) => match tls.shake_hands(stream).await {
                 Ok(stream) => serve(&door, stream, peer, &seat, Scheme::HTTPS).await,
                 // Scanners, clients that do not trust the certificate, browsers that speak HTTP: each day has many.
-                Err(error) => tracing::debug!(%error, "a client did not get as far as a request"),
+                Err(error) => tracing::debug!(%error, "a connection ended before a request"),
             },
         }
     };
@@ -248,12 +249,12 @@ async fn refuse(mut tcp: TcpStream, full: Full) {
         Full::All => (
             "503 Service Unavailable",
             "too many connections",
-            "the server has all the connections that it can",
+            "the server has too many connections",
         ),
         Full::Address => (
             "429 Too Many Requests",
             "too many connections",
-            "your address has all the connections that it may",
+            "your address has too many connections",
         ),
     };
     let body = format!(

@@ -99,7 +99,8 @@ pub fn careless(settings: &settings::Tls) -> Option<String> {
     let mode = fs::metadata(key).ok()?.permissions().mode();
     let shown = key.display();
     (mode & 0o004 != 0)
-        .then(|| format!("web.tls.key: every user of this machine can read {shown}; chmod o-r closes it"))
+        .then(|| format!("web.tls.key: every user of this machine can read {shown}; run `chmod \
+            o-r` on it"))
 }
 
 /// That the certificate of the settings has expired or soon will, in a sentence.
@@ -112,14 +113,14 @@ fn end_is_near(file: &Path, pem: &[u8], now: DateTime<Utc>) -> Option<String> {
     let expires = expiry(&CertificateDer::pem_slice_iter(pem).next()?.ok()?)?;
     let (left, file, expires) = (expires - now, file.display(), expires.format("%F %T UTC"));
     let sentence = if left < TimeDelta::zero() {
-        format!("{file}: expired on {expires}, and clients refuse it")
+        format!("{file}: expired on {expires}; clients refuse it")
     } else {
         let left = match left.num_days() {
             0 => "within a day".to_owned(),
             1 => "in a day".to_owned(),
             days => format!("in {days} days"),
         };
-        format!("{file}: expires on {expires}, {left}, and should have been renewed")
+        format!("{file}: expires on {expires}, {left}; renew it")
     };
     (left < SOON).then(|| format!("web.tls.certificate: {sentence}"))
 }
@@ -142,20 +143,21 @@ fn certified(certificate: (&Path, &[u8]), key: (&Path, &[u8])) -> Result<Certifi
     let (certificate_file, key_file) = (certificate.0.display(), key.0.display());
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate.1)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("{certificate_file}: is no PEM: {error}"))?;
+        .map_err(|error| format!("{certificate_file}: is not PEM: {error}"))?;
     if chain.is_empty() {
-        return Err(format!("{certificate_file}: holds no certificate as PEM"));
+        return Err(format!("{certificate_file}: has no certificate in PEM form"));
     }
     let key = PrivateKeyDer::from_pem_slice(key.1).map_err(|error| match error {
-        pem::Error::NoItemsFound => format!("{key_file}: holds no private key as PEM"),
-        error => format!("{key_file}: is no PEM: {error}"),
+        pem::Error::NoItemsFound => format!("{key_file}: has no private key in PEM form"),
+        error => format!("{key_file}: is not PEM: {error}"),
     })?;
     CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| match error {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             format!("{key_file}: is not the key of the certificate in {certificate_file}")
         }
-        Error::InvalidCertificate(error) => format!("{certificate_file}: is no certificate: {error}"),
-        error => format!("{key_file}: is no key that can be used: {error}"),
+        Error::InvalidCertificate(error) => format!("{certificate_file}: is not a certificate: \
+            {error}"),
+        error => format!("{key_file}: is not a usable key: {error}"),
     })
 }
 

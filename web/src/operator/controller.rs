@@ -109,7 +109,7 @@ struct Controller {
 /// A pool of instances that serve a model.
 #[derive(Debug, Object)]
 struct Pool {
-    /// Its name.
+    /// The name of the token.
     name: String,
     /// The model that it serves; null where it has no policy any more.
     #[oai(nullable)]
@@ -166,7 +166,7 @@ struct Pool {
 /// A machine, or a process, that is a worker of a pool.
 #[derive(Debug, Object)]
 struct Instance {
-    /// Its name.
+    /// The name of the token.
     id: String,
     /// How far it is in its life.
     state: Stage,

@@ -122,7 +122,7 @@ pub(crate) fn home(request: &Request, Data(page): Data<&Arc<Home>>) -> Response 
 pub(crate) fn file(request: &Request, Path(name): Path<String>) -> Response {
     match ASSETS.iter().find(|asset| asset.name == name) {
         Some(asset) => asset.response(request),
-        None => Problem::not_found("there is nothing at this address").into_response(),
+        None => Problem::not_found("nothing is at this address").into_response(),
     }
 }
 

@@ -30,7 +30,8 @@ impl Reach {
             return seen;
         }
         let seen =
-            timeout(PATIENCE, operator.jobs.reach()).await.unwrap_or(Err("queue or store do not answer"));
+            timeout(PATIENCE, operator.jobs.reach()).await.unwrap_or(Err("queue or store does not \
+                respond"));
         if let (Err(what), true) = (seen, last.is_none_or(|(_, before)| before.is_ok())) {
             tracing::warn!("not ready: {what}");
         }

@@ -157,9 +157,9 @@ fn is_same_but_for_its_time(one: &Value, other: &Value) -> bool {
 #[handler]
 pub(crate) async fn doorbell(Data(operator): Data<&Arc<Operator>>) -> Response {
     match operator.reporter.ring().await {
-        Ok(()) => "the controller was told to look\n".with_status(StatusCode::ACCEPTED).into_response(),
+        Ok(()) => "the controller starts a pass\n".with_status(StatusCode::ACCEPTED).into_response(),
         Err(error) => {
-            tracing::error!(%error, "the controller could not be told to look");
+            tracing::error!(%error, "the doorbell did not reach the controller");
             Problem::backend(&error).into_response()
         }
     }

@@ -86,7 +86,7 @@ impl Images {
         let content_type = value(header::CONTENT_TYPE).unwrap_or_default();
         let source = if content_type.main.starts_with("multipart/") {
             let boundary = content_type.boundary().ok_or_else(|| {
-                Problem::bad_request("the Content-Type of the form is broken: it names no boundary")
+                Problem::bad_request("the Content-Type of the form has no boundary")
             })?;
             let has_fields = content_type.main == "multipart/form-data";
             Source::Form { form: Box::new(Form::new(body, boundary, room)), has_fields }
@@ -172,18 +172,18 @@ impl Images {
             return Ok(());
         }
         Err(Problem::too_large(format!(
-            "what is no image in a form, or too large for one, may have at most {most} bytes"
+            "a field without an image may have at most {most} bytes"
         )))
     }
 
     /// What to say when there was no image.
     pub(crate) fn none(&self) -> Problem {
-        let expected = "send it in the field `myfile` of a form, or as the bare body";
+        let expected = "send it in the form field `myfile`, or as the whole body";
         if self.others.is_empty() {
-            Problem::no_image(format!("there is no image in this request; {expected}"))
+            Problem::no_image(format!("the request has no image; {expected}"))
         } else {
             Problem::no_image(format!(
-                "there is no image in the field `{}`; {expected}",
+                "the field `{}` has no image; {expected}",
                 self.others.join("`, `")
             ))
         }
@@ -199,7 +199,7 @@ pub(super) fn broken_body(error: io::Error) -> Problem {
 }
 
 pub(super) fn no_room(error: &eirs_platform::Error) -> Problem {
-    tracing::warn!(%error, "an upload could not be taken in");
+    tracing::warn!(%error, "an upload could not be received");
     Problem::no_room()
 }
 

@@ -145,7 +145,7 @@ impl Stream for Unpacked {
                 },
                 Err(error) => {
                     this.is_over = true;
-                    let why = format!("what its Content-Encoding says is not so: {error}");
+                    let why = format!("the body does not match its Content-Encoding: {error}");
                     return Poll::Ready(Some(Err(io::Error::new(ErrorKind::InvalidData, why))));
                 }
             }

@@ -17,7 +17,7 @@ const PADDING: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Broken(pub(super) &'static str);
 
-const NO_BOUNDARY: Broken = Broken("the boundary that the Content-Type names does not come");
+const NO_BOUNDARY: Broken = Broken("the boundary of the Content-Type is missing");
 const LONG_HEADER: Broken = Broken("the header of a part is too long");
 const NO_END: Broken = Broken("it ends before its last boundary");
 

@@ -59,11 +59,11 @@ impl Patience {
     /// What to say when nothing came for so long.
     fn too_slow(&self, waited: Duration) -> String {
         if waited >= self.left {
-            "the upload took longer than this server allows".to_owned()
+            "the upload exceeded the time limit".to_owned()
         } else if waited >= self.pause {
-            format!("nothing came for {} seconds", self.pause.as_secs_f64())
+            format!("nothing arrived for {} seconds", self.pause.as_secs_f64())
         } else {
-            format!("for {} seconds less than {} bytes a second came", CREDIT.as_secs(), self.least_rate)
+            format!("fewer than {1} bytes per second arrived for {0} seconds", CREDIT.as_secs(), self.least_rate)
         }
     }
 }
@@ -137,7 +137,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_falls_silent_is_cut_off_after_the_pause() {
         let (after, told) = cut_off(1, Duration::from_secs(100), &settings()).await;
-        assert_eq!((after.as_secs(), told.as_str()), (15, "nothing came for 15 seconds"));
+        assert_eq!((after.as_secs(), told.as_str()), (15, "nothing arrived for 15 seconds"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,13 +25,13 @@ pub(super) fn model_and_top(request: &Request, uploads: &Uploads) -> Result<(Arc
     let name = query(request, "model").unwrap_or_else(|| Model::DEFAULT.to_owned());
     let Some((model, _)) = uploads.jobs.model(&name) else {
         let known: Vec<_> = uploads.jobs.models().collect();
-        let detail = format!("there is no model `{}`; there is {}", name.escape_debug(), known.join(", "));
+        let detail = format!("unknown model `{}`; the models are {}", name.escape_debug(), known.join(", "));
         return Err(Problem::not_found(detail));
     };
     let top = query(request, "top").map_or(Some(usize::MAX), |text| top_of(&text));
     match top {
         Some(top) => Ok((model, top)),
-        None => Err(Problem::bad_request("top: should be a number from 1 on, like `?top=3`")),
+        None => Err(Problem::bad_request("top: must be a number from 1, like `?top=3`")),
     }
 }
 

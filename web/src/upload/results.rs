@@ -79,7 +79,7 @@ async fn look(request: &Request, id: &str, uploads: &Uploads) -> std::result::Re
         return Err(Problem::not_found(format!("no image {id} was uploaded here")));
     }
     let logged = |error: eirs_platform::Error| {
-        tracing::error!(%id, %error, "a result could not be looked up");
+        tracing::error!(%id, %error, "a result could not be read");
         Problem::backend(&error)
     };
     let name = named(request);
@@ -93,7 +93,7 @@ async fn look(request: &Request, id: &str, uploads: &Uploads) -> std::result::Re
     if let Some(version) = query(request, "version") {
         if !is_version(&version) {
             return Err(Problem::bad_request(
-                "version: should be small letters and digits, as results show it",
+                "version: must be lower-case letters and digits, as in results",
             ));
         }
         for model in models {
@@ -101,7 +101,7 @@ async fn look(request: &Request, id: &str, uploads: &Uploads) -> std::result::Re
                 return shown(&reply);
             }
         }
-        return Err(Problem::not_found(format!("there is no result of the image {id} by version {version}")));
+        return Err(Problem::not_found(format!("no result of the image {id} has version {version}")));
     }
     let mut is_dropped = false;
     for model in models {

@@ -17,7 +17,7 @@ impl Loaded for Noop {
 
     fn describe(&self) -> Description {
         Description {
-            model: "none: every image is called noop".to_owned(),
+            model: "none: the label of every image is noop".to_owned(),
             engine: "noop".to_owned(),
             labels: 1,
             first_labels: vec!["noop".to_owned()],

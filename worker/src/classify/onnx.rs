@@ -143,12 +143,12 @@ impl Onnx {
         let probe = catch_unwind(AssertUnwindSafe(|| {
             engine.session()?.run(recipe.shape(rows), &vec![0.0; recipe.len() * rows], output, &mut answer)
         }));
-        let probe = probe.unwrap_or_else(|panic| Err(anyhow!("it panicked: {}", panic_text(&*panic))));
+        let probe = probe.unwrap_or_else(|panic| Err(anyhow!("the engine panicked: {}", panic_text(&*panic))));
         probe.map_err(|error| anyhow!("{source}: {} cannot run this model: {error}", engine.name()))?;
         let classes = answer.len() / rows;
         ensure!(
             classes > 0 && answer.len() == classes * rows,
-            "{source}: its output {} is not a list of scores",
+            "{source}: the output {} is not a list of scores",
             engine.outputs()[output]
         );
         let labels = labels.get_or_insert_with(|| Labels::numbers(classes));
@@ -183,8 +183,8 @@ impl Onnx {
         };
         ensure!(
             best.label.eq_ignore_ascii_case(label.trim()),
-            "{place}: the model calls it {:?} ({:.0} %), not {label:?} as check_label says; size, channels, divide_by, \
-             mean, std and labels must be those it was trained with",
+            "{place}: the label is {:?} ({:.0} %), not {label:?} as check_label says; size, \
+            channels, divide_by, mean, std and labels must be those of the training",
             best.label,
             best.confidence * 100.0
         );
@@ -213,12 +213,13 @@ fn choose_engine(model: &Model, source: &Source) -> anyhow::Result<(Box<dyn Engi
         return Ok((Box::new(ort::Ort::load(runtime, source)?), None));
     }
     let advice = (model.engine == settings::Engine::Auto)
-        .then(|| "with the ONNX Runtime library installed this would run up to four times faster".to_owned());
+        .then(|| "the ONNX Runtime library would make this up to four times faster".to_owned());
     let loaded = catch_unwind(|| rten::Rten::load(source));
     let loaded =
         loaded.unwrap_or_else(|panic| Err(anyhow!("{source}: rten panicked on it: {}", panic_text(&*panic))));
     let engine = loaded.map_err(|error| match model.engine {
-        settings::Engine::Auto => anyhow!("{error}; ONNX Runtime, which was not found here, may know it"),
+        settings::Engine::Auto => anyhow!("{error}; ONNX Runtime, which was not found here, may \
+            support it"),
         _ => error,
     })?;
     Ok((Box::new(engine), advice))
@@ -260,7 +261,8 @@ fn input_size(model: &Model, source: &Source, inputs: &[Port]) -> anyhow::Result
     );
     ensure!(
         model.resize == 0 || model.resize >= side,
-        "{source}: sees {side} pixels, but resize is set to {}, so the centre cut would reach over the edge",
+        "{source}: sees {side} pixels, but resize is set to {}, so that the centre cut would \
+        exceed the image",
         model.resize
     );
     Ok((side, batch.filter(|batch| *batch > 0)))

@@ -99,5 +99,5 @@ fn label(text: &str) -> Result<String, String> {
 
 /// The script itself asks for another attempt.
 fn later(why: &str) -> Failure {
-    Failure::Later(format!("the script asks for another try later; {why}"))
+    Failure::Later(format!("the script asks to retry later; {why}"))
 }

@@ -191,7 +191,7 @@ impl Header {
             }
         }
         if width <= 0 || height == 0 {
-            return refused(format!("says that it is {width} pixels wide and {height} high"));
+            return refused(format!("has a width of {width} and a height of {height} pixels"));
         }
         let is_os2 = matches!(length, 16..=39 | 41..=51 | 64);
         let mut after = at(length);
@@ -213,16 +213,17 @@ impl Header {
                 match masks {
                     [0, 0, 0] if bits == 32 => Stored::Bytes,
                     masks if masks.iter().all(contiguous) => Stored::Masks(masks),
-                    masks => return refused(format!("has the masks {masks:x?}, which are not read")),
+                    masks => return refused(format!("has unsupported masks {masks:x?}")),
                 }
             }
-            (3, 1) if is_os2 => return refused("is compressed like a fax, which is not read".to_owned()),
-            (4, 24) if is_os2 => return refused("has runs of 24-bit colours, which are not read".to_owned()),
-            (4, _) => return refused("contains a JPEG, which is not read in it".to_owned()),
-            (5, _) => return refused("contains a PNG, which is not read in it".to_owned()),
+            (3, 1) if is_os2 => return refused("has fax compression, which is not supported".to_owned()),
+            (4, 24) if is_os2 => return refused("has runs of 24-bit colours, which are not \
+                supported".to_owned()),
+            (4, _) => return refused("contains a JPEG, which is not supported".to_owned()),
+            (5, _) => return refused("contains a PNG, which is not supported".to_owned()),
             _ => {
                 return refused(format!(
-                    "has {bits} bits a pixel in compression {compression}, which is not read"
+                    "has {bits} bits a pixel in compression {compression}, which is not supported"
                 ));
             }
         };

@@ -35,7 +35,7 @@ enum Refusal {
 impl From<Refusal> for Unreadable {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Kind(kind) => Self::Never(format!("the image is {kind}, which is not read")),
+            Refusal::Kind(kind) => Self::Never(format!("the image is {kind}, which is not supported")),
             Refusal::Damaged(how) => Self::Never(format!("the JPEG image cannot be decoded: {how}")),
             Refusal::CutShort => cut_short(Format::Jpeg),
             Refusal::TooManyScans => Self::Never(format!("the JPEG image has more than {SCANS_MAX} scans")),

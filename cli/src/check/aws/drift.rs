@@ -70,7 +70,7 @@ pub(super) async fn look(
             .extend(policies.map(|policies| fleet::pools(machines, policies)).unwrap_or_default());
         if machines.is_empty() && found.nothing {
             let sentence =
-                format!("nothing of the installation {} is here; `eirs setup` makes it", account.prefix());
+                format!("nothing of the installation {} exists here; `eirs setup` makes it", account.prefix());
             return Drift { differences: vec![sentence], ..Drift::default() };
         }
     }
@@ -100,7 +100,7 @@ fn gather<const N: usize>(parts: [(&str, anyhow::Result<Found>); N]) -> Gathered
                 if is_denied(&why) {
                     denied.push(what)
                 } else {
-                    unseen.push(format!("{what} cannot be looked at: {why}"))
+                    unseen.push(format!("{what} cannot be inspected: {why}"))
                 }
             }
         }
@@ -108,7 +108,7 @@ fn gather<const N: usize>(parts: [(&str, anyhow::Result<Found>); N]) -> Gathered
     if !denied.is_empty() {
         let what = denied.join(", ");
         unseen.push(format!(
-            "these credentials may not look at {what}, so that nobody knows whether they are as they should be"
+            "these credentials may not inspect {what}, so that drift there is unknown"
         ));
     }
     Gathered { differences, unseen, notes, nothing }
@@ -120,13 +120,13 @@ async fn drain_document(account: &Account) -> anyhow::Result<Found> {
         Document::AsItShouldBe => Found::default(),
         Document::Differs => Found {
             differences: vec![format!(
-                "the SSM document {name} is of another version or was edited; `eirs setup` renews it"
+                "the SSM document {name} has another version or was edited; `eirs setup` renews it"
             )],
             ..Found::default()
         },
         Document::Missing => Found {
             differences: vec![format!(
-                "the SSM document {name} is missing: instances are stopped without being told to drain"
+                "the SSM document {name} is missing: instances are stopped without a drain order"
             )],
             nothing: true,
             ..Found::default()
@@ -145,8 +145,9 @@ async fn roles(account: &Account) -> anyhow::Result<Found> {
         }
         nothing = false;
         if !role.is_as_it_should_be(account).await? {
-            let renews = "`eirs setup` writes it anew";
-            differences.push(format!("the role {name} does not allow what setup wrote, or more; {renews}"));
+            let renews = "`eirs setup` writes it again";
+            differences.push(format!("the permissions of the role {name} differ from those of \
+                setup; {renews}"));
         }
     }
     Ok(Found { differences, nothing, ..Found::default() })
@@ -160,8 +161,8 @@ async fn base_image(account: &Account) -> anyhow::Result<Found> {
     };
     let newest = system::current(account).await?.id;
     let note = format!(
-        "the system has a newer image, {newest}, than {pinned}, on which the workers are baked; `eirs setup --new-base` \
-         bakes on it"
+        "the system has a newer image, {newest}, than {pinned}, on which the workers' image is \
+        built; `eirs setup --new-base` uses it"
     );
     Ok(Found { notes: (newest != pinned).then_some(note).into_iter().collect(), ..Found::default() })
 }
@@ -192,15 +193,15 @@ mod tests {
             ("the queues", Ok(Found { differences: vec!["one".into()], ..Found::default() })),
             ("the security groups", denied(long)),
             ("the buckets", denied("reading the tags of the bucket b: AccessDenied: no")),
-            ("the drain document", denied("no answer in time")),
+            ("the drain document", denied("no response in time")),
         ]);
         assert_eq!(found.differences, ["one"]);
         assert_eq!(
             found.unseen,
             [
-                "the drain document cannot be looked at: no answer in time",
-                "these credentials may not look at the security groups, the buckets, so that nobody knows whether they are \
-                 as they should be"
+                "the drain document cannot be inspected: no response in time",
+                "these credentials may not look at the security groups, the buckets, so that has \
+                an unknown shape whether they are as they should be"
             ]
         );
         assert!(!short(&anyhow::anyhow!("{long}")).contains("Encoded"));

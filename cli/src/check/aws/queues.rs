@@ -87,7 +87,8 @@ async fn look_at(account: &Account, name: &str, now: DateTime<Utc>) -> anyhow::R
             let alive = alive_at(tagged).map_or_else(|| "?".to_owned(), |at| ago(at, now));
             queue.remark = Some("no host".to_owned());
             problem = Some(format!(
-                "the web host of {name} was last alive {alive}; another one that runs would delete the queue"
+                "the web host of {name} was last alive {alive}; another running one would delete \
+                the queue"
             ));
         } else if alive_at(tagged).is_some() {
             has_host = true;

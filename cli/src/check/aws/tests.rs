@@ -40,7 +40,7 @@ async fn an_account_is_shown_as_it_is_and_what_setup_made_does_not_drift() {
     let Some(emulator) = Emulator::start(&QUICK) else { return };
     let rig = Rig::new(&emulator).await;
     let report = rig.report().await;
-    assert_eq!(report.drift, ["nothing of the installation eirs is here; `eirs setup` makes it"]);
+    assert_eq!(report.drift, ["nothing of the installation eirs exists here; `eirs setup` makes it"]);
 
     let rig = Rig::set_up(&emulator, 2).await;
     rig.result("fish.jpg", "tench").await;
@@ -144,13 +144,13 @@ async fn each_change_of_what_setup_made_is_a_sentence() {
         "the queue eirs-requests-dogs keeps messages for 1h, and the settings say 4d".to_owned(),
         "the queue eirs-requests-dogs has no redrive policy".to_owned(),
         format!("the bucket {input} is not encrypted"),
-        format!("the bucket {input} keeps everything for ever, and the settings say 30 days"),
+        format!("the bucket {input} never deletes anything, and the settings say 30 days"),
         format!("the bucket {output} is not tagged as this installation's"),
-        format!("the bucket {output} is not closed to the public"),
+        format!("the bucket {output} is not blocked for the public"),
         "the security group eirs-worker lets the whole world try to log in (port 22)".to_owned(),
         "the security group eirs-worker lets 0.0.0.0/0 in on port 22, and the settings do not".to_owned(),
         "the SSM document eirs-drain is missing".to_owned(),
-        "the pool default may run 3 instances and has 2; `eirs setup` adds some".to_owned(),
+        "the pool default may run 3 instances and has 2; `eirs setup` adds the rest".to_owned(),
         "1 instance of the pool old, which has no policy".to_owned(),
         format!("2 instances of the pool default: made from an older image than {image}"),
     ];
@@ -175,9 +175,10 @@ async fn what_costs_or_waits_with_nobody_to_look_after_it_is_wrong() {
     let report = rig.report().await;
     let expected = [
         format!("1 instance of a pool ({machine}) cost money and no controller would stop them"),
-        "1 job in requests-default and no controller that would start a worker".to_owned(),
+        "1 job in requests-default, and no controller is running to start a worker".to_owned(),
         "1 dead letter in dead-default; `eirs dead-letters list` says why".to_owned(),
-        "the web host of responses-web-1 was last alive 2h ago; another one that runs would delete the queue"
+        "the web host of responses-web-1 was last alive 2h ago; another running one would delete \
+        the queue"
             .to_owned(),
     ];
     for sentence in &expected {
@@ -219,7 +220,8 @@ async fn a_part_that_fails_is_a_sentence_and_everything_else_is_shown() {
     for sentence in [
         "the instances cannot be listed: listing the instances: UnauthorizedOperation",
         "the queues cannot be listed: listing the queues: AccessDenied",
-        "these credentials may not look at the buckets, the drain document, so that nobody knows",
+        "these credentials may not inspect the buckets, the drain document, so that drift there is \
+        unknown",
     ] {
         assert!(has(&report.problems, sentence), "{sentence}: {:#?}", report.problems);
     }
@@ -234,7 +236,7 @@ async fn a_part_that_fails_is_a_sentence_and_everything_else_is_shown() {
     settings.aws.endpoint = Some("http://127.0.0.1:1".into());
     let mut nobody = Look::new(settings);
     let report = nobody.look(Utc::now()).await;
-    assert!(has(&report.problems, "the account cannot be looked at: "), "{:?}", report.problems);
+    assert!(has(&report.problems, "the account cannot be inspected: "), "{:?}", report.problems);
     assert!(
         page(&report).starts_with("The installation eirs in the account ?, eu-central-1.\n"),
         "{}",

@@ -59,7 +59,7 @@ impl fmt::Display for Report {
             line(
                 "Accuracy",
                 match of {
-                    0 => format!("unknown: no result could be compared with {against}"),
+                    0 => format!("unknown: no result matches an image of {against}"),
                     of => format!("{share:.4} ({correct}/{of}) against {against}"),
                 },
             )?;
@@ -113,10 +113,10 @@ impl Punctuality {
         let [p50, p99, max] = [late_p50_ms, late_p99_ms, late_max_ms].map(milliseconds);
         let mut text = format!("uploads began late by p50 {p50}, p99 {p99}, max {max}");
         if waited > 0 {
-            text += &format!("; {waited} had to wait because too many were in flight");
+            text += &format!("; {waited} waited because too many were in flight");
         }
         if never_begun > 0 {
-            text += &format!("; {never_begun} were due and never begun");
+            text += &format!("; {never_begun} were due and never sent");
         }
         text
     }
@@ -136,8 +136,8 @@ impl Report {
         let percent = 100.0 * self.cached as f64 / self.results.max(1) as f64;
         (self.cached > 0).then(|| {
             format!(
-                "{percent:.0} % of the labels were stored before: throughput and latency are not those of the workers; \
-                 --unique makes every upload a new image"
+                "{percent:.0} % of the labels were stored already: throughput and latency are not \
+                those of the workers; use --unique"
             )
         })
     }

@@ -151,7 +151,7 @@ fn decode(bytes: &[u8]) -> anyhow::Result<String> {
         }
     };
     let (text, _, is_broken) = encoding.decode(bytes);
-    anyhow::ensure!(!is_broken, "this is not the text in {} that it says it is", encoding.name());
+    anyhow::ensure!(!is_broken, "this is not valid {}, which its first bytes announce", encoding.name());
     Ok(text.into_owned())
 }
 
@@ -200,7 +200,7 @@ fn rows_of_workbook(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyho
         }
         first.get_or_insert(rows);
     }
-    first.context("there is no sheet in it")
+    first.context("it contains no sheet")
 }
 
 #[cfg(test)]

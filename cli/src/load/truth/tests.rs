@@ -56,7 +56,7 @@ fn rows_that_contradict_each_other_are_named_and_do_not_count() {
     let truth =
         read("Input,Result\n1.jpg,cat\n2.jpg,cat\n1.jpg,dog\n2.jpg,Cat\n", &["1.jpg", "2.jpg"]).unwrap();
     assert_eq!(texts(&truth), ["", "cat"]);
-    assert_eq!(truth.remarks, ["rows 2 and 4 contradict each other: 1.jpg does not count"]);
+    assert_eq!(truth.remarks, ["rows 2 and 4 contradict each other: 1.jpg is ignored"]);
 }
 
 #[test]
@@ -128,12 +128,13 @@ fn a_date_is_read_where_an_image_is_called_so_and_else_refused_with_its_row() {
     let refused = |cells: [Cell; 2], names: &[&str]| format!("{:#}", of_cells(&[cells], names).unwrap_err());
     let said = refused([date(4), star()], &["a.jpg"]);
     assert!(
-        said.starts_with("row 2: a spreadsheet made a date or time of the image's name: 2026-03-04; "),
+        said.starts_with("row 2: a spreadsheet turned the image's name into a date or time: \
+            2026-03-04; "),
         "{said}"
     );
     let said = refused([Cell::Text("a.jpg".into()), date(4)], &["a.jpg"]);
     assert!(
-        said.starts_with("row 2: a spreadsheet made a date or time of the label: 2026-03-04; "),
+        said.starts_with("row 2: a spreadsheet turned the label into a date or time: 2026-03-04; "),
         "{said}"
     );
     let said = refused([Cell::Number(1.1), star()], &["1.1.jpg", "1.10.jpg"]);

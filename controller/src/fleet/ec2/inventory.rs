@@ -254,7 +254,7 @@ impl Entry {
     fn died(&mut self, now: DateTime<Utc>) {
         self.order = None;
         let reason = self.machine.reason.as_deref().unwrap_or("EC2 does not say why");
-        self.last_error = Some(format!("stopped before its time: {reason}"));
+        self.last_error = Some(format!("stopped unexpectedly: {reason}"));
         self.not_before = Some(now + (FIRST_REST * (1 << self.crashes.min(10))).min(LONGEST_REST));
         self.crashes = self.crashes.saturating_add(1);
     }

@@ -101,7 +101,7 @@ impl StartOrder {
         let rests = |candidate: &Candidate| dry.rests_for(&candidate.place, now);
         let (resting, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(|c| rests(c).is_some());
         self.refused.extend(resting.into_iter().map(|candidate| {
-            let why = format!("{} had none a moment ago", candidate.place);
+            let why = format!("{} had no capacity a moment ago", candidate.place);
             let error = Error::no_capacity(format!("starting {}", candidate.id), why);
             Refusal { id: candidate.id, error }
         }));

@@ -152,14 +152,15 @@ impl fmt::Display for End {
         match self {
             Self::Known(status) => match (status.code(), status.signal()) {
                 (Some(code), _) if code == bad_settings => {
-                    write!(f, "exited with code {code}: its settings or its model are bad, its log says how")
+                    write!(f, "exited with code {code}: wrong settings or model; see its log")
                 }
-                (Some(code), _) => write!(f, "exited with code {code}, its log says why"),
-                (None, Some(9)) => f.write_str("was killed by signal 9, perhaps for want of memory"),
+                (Some(code), _) => write!(f, "exited with code {code}; see its log"),
+                (None, Some(9)) => f.write_str("was killed by signal 9; perhaps out of memory"),
                 (None, signal) => write!(f, "was killed by signal {}", signal.unwrap_or_default()),
             },
             Self::Unknown => {
-                f.write_str("ended; how, only the earlier controller that started it could have told")
+                f.write_str("ended; the exit code is unknown, because an earlier controller \
+                    started it")
             }
         }
     }

@@ -75,7 +75,7 @@ impl Fleet for Peek {
     }
 
     async fn undrain(&self, id: &str) -> Result<()> {
-        Err(only_looks("taking back the drain of", id))
+        Err(only_looks("cancelling the drain of", id))
     }
 
     async fn stop(&self, id: &str) -> Result<()> {

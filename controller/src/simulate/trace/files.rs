@@ -94,17 +94,17 @@ fn row(line: &str) -> Result<(f64, Option<u64>), String> {
     let mut fields = line.split(',').map(str::trim);
     let (at, count) = (fields.next().unwrap_or_default(), fields.next());
     if fields.next().is_some() {
-        return Err("more than two columns; they should be `t_seconds,count` or one arrival time".to_owned());
+        return Err("more than two columns; expected `t_seconds,count` or one arrival time".to_owned());
     }
-    let seconds = at.parse::<f64>().map_err(|_| format!("`{at}` should be a number of seconds"))?;
+    let seconds = at.parse::<f64>().map_err(|_| format!("`{at}` must be a number of seconds"))?;
     if !seconds.is_finite() || seconds < 0.0 {
-        return Err(format!("`{at}` should be a time in seconds, zero or later"));
+        return Err(format!("`{at}` must be a time in seconds, zero or later"));
     }
     let whole = |text: &str| {
         let count = text.parse::<f64>().ok().filter(|count| *count >= 0.0 && count.fract() == 0.0);
         count
             .map(|count| count as u64)
-            .ok_or_else(|| format!("`{text}` should be a whole number of arrivals"))
+            .ok_or_else(|| format!("`{text}` must be a whole number of arrivals"))
     };
     Ok((seconds, count.map(whole).transpose()?))
 }
@@ -129,7 +129,7 @@ fn recordings(folder: &Path) -> Result<Vec<PathBuf>, String> {
     }
     files.sort();
     if files.is_empty() {
-        return Err(format!("{}: there is no recording (*.jsonl) in this folder", folder.display()));
+        return Err(format!("{}: no recording (*.jsonl) is in this folder", folder.display()));
     }
     Ok(files)
 }
@@ -153,7 +153,7 @@ fn recording(path: &Path, files: &[PathBuf], pool: &str, chance: &mut Chance) ->
                 Err(error) => return Err(wrong(format!("is not a line of a recording: {error}"))),
             };
             if line.v != 1 {
-                return Err(wrong(format!("is of version {}; this program reads version 1", line.v)));
+                return Err(wrong(format!("has version {}; this program reads version 1", line.v)));
             }
             if line.pool != pool {
                 others.insert(line.pool);
@@ -170,7 +170,7 @@ fn recording(path: &Path, files: &[PathBuf], pool: &str, chance: &mut Chance) ->
     let (Some((first, _)), Some((last, _))) = (lines.first(), lines.last()) else {
         let others: Vec<_> = others.into_iter().collect();
         return Err(format!(
-            "{}: nothing was recorded of the pool {pool}; there is {}",
+            "{}: the pool {pool} was not recorded; the recorded ones are {}",
             path.display(),
             if others.is_empty() { "nothing at all".to_owned() } else { others.join(", ") }
         ));
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(check("t.csv", ".5,100\n1.5,1\n").unwrap().arrivals.len(), 101);
         assert_eq!(check("t.csv", "+0.5,2\n1e0,1\n").unwrap().arrivals.len(), 3);
         assert_eq!(check("t.csv", "# made by hand\nt,count\n0,2\n").unwrap().arrivals.len(), 2);
-        check_bad("t.csv", "t,count\nmore,words\n0,2\n", ":2: `more` should be a number of seconds");
+        check_bad("t.csv", "t,count\nmore,words\n0,2\n", ":2: `more` must be a number of seconds");
     }
 
     #[test]
@@ -245,9 +245,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
-        check_bad("t.csv", "t,count\n0,1\n1,x\n", ":3: `x` should be a whole number");
-        check_bad("t.csv", "0,1\nsoon,1\n", ":2: `soon` should be a number of seconds");
-        check_bad("t.csv", "0,1\n-1,1\n", ":2: `-1` should be a time in seconds");
+        check_bad("t.csv", "t,count\n0,1\n1,x\n", ":3: `x` must be a whole number");
+        check_bad("t.csv", "0,1\nsoon,1\n", ":2: `soon` must be a number of seconds");
+        check_bad("t.csv", "0,1\n-1,1\n", ":2: `-1` must be a time in seconds");
         check_bad("t.csv", "0,1\n1\n", ":2: some lines have one column");
         check_bad("t.csv", "0,1,2\n", ":1: more than two columns");
         check_bad("t.csv", "", "there is no arrival");
@@ -256,7 +256,7 @@ mod tests {
         let line = |v: u8, pool: &str| {
             format!("{{\"v\":{v},\"at\":\"2026-01-01T00:00:00Z\",\"pool\":\"{pool}\",\"arrived\":1}}\n")
         };
-        check_bad("t.jsonl", &line(2, "p"), ":1: is of version 2");
+        check_bad("t.jsonl", &line(2, "p"), ":1: has version 2");
         check_bad("t.jsonl", &line(1, "q"), "there is q");
     }
 

@@ -127,7 +127,8 @@ fn parse(kind: &str, text: &str) -> Result<Asked, String> {
             ("diurnal", "period") => &mut asked.period,
             ("onoff", "on") => &mut asked.on,
             ("onoff", "off") => &mut asked.off,
-            _ => return Err(format!("{kind} has no `{key}`; diurnal has period, onoff has on and off")),
+            _ => return Err(format!("{kind} has no key `{key}`; diurnal has period, onoff has on \
+                and off")),
         };
         *place = positive(value, key)?;
     }
@@ -143,7 +144,8 @@ fn read_rate(kind: &str, text: &str, asked: &mut Asked) -> Result<(), String> {
     let (amount, every) = text.split_once('/').map_or((text, None), |(amount, per)| (amount, Some(per)));
     let per = match every.map(str::trim) {
         None if kind == "burst" => None,
-        None => return Err(format!("`{text}` is no rate; write requests per time, like 5/s or 300/m")),
+        None => return Err(format!("`{text}` is not a rate; write requests per time, like 5/s or \
+            300/m")),
         Some(unit) if unit.starts_with(|first: char| first.is_ascii_digit()) => {
             Some(positive(unit, "after the /")?)
         }
@@ -155,7 +157,7 @@ fn read_rate(kind: &str, text: &str, asked: &mut Asked) -> Result<(), String> {
         None => (0.0, number(amount)?),
     };
     if high <= 0.0 || low > high {
-        return Err(format!("`{text}`: the rate should be more than nothing, and the higher one come last"));
+        return Err(format!("`{text}`: the rate must be above zero, and the higher one last"));
     }
     asked.amount = high;
     asked.every = per;
@@ -167,13 +169,13 @@ fn read_rate(kind: &str, text: &str, asked: &mut Asked) -> Result<(), String> {
 
 fn number(text: &str) -> Result<f64, String> {
     let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
-    number.ok_or_else(|| format!("`{text}` should be a number"))
+    number.ok_or_else(|| format!("`{text}` must be a number"))
 }
 
 fn positive(text: &str, place: &str) -> Result<Duration, String> {
     let duration = units::duration::parse(text)?;
     if duration.is_zero() || duration > LONGEST {
-        return Err(format!("the time {place} should be more than nothing and at most a year"));
+        return Err(format!("the time {place} must be above zero and at most a year"));
     }
     Ok(duration)
 }

@@ -84,7 +84,7 @@ impl Expiry {
     pub(super) async fn run(&self, stop: &CancellationToken, every: Duration) {
         loop {
             if let Some(Err(error)) = stop.run_until_cancelled(self.pass()).await {
-                tracing::warn!(%error, "old images and results could not be deleted; it is tried again");
+                tracing::warn!(%error, "old images and results could not be deleted; retrying later");
             }
             if stop.run_until_cancelled(tokio::time::sleep(every)).await.is_none() {
                 return;

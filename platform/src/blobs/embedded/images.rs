@@ -153,7 +153,8 @@ impl BlobStore for Images {
             if now == found {
                 if image.is_none() {
                     tracing::error!(
-                        "{key} is in the index and not in its segment {place:?}: it counts as gone"
+                        "{key} is in the index, but not in its segment {place:?}; it counts as \
+                        missing"
                     );
                 }
                 return Ok(image.map(Bytes::from));

@@ -61,14 +61,14 @@ impl Room {
         if below != was && self.0.below.swap(below, Ordering::Relaxed) != below {
             if below {
                 tracing::error!(
-                    "only {} are free where the state folder is, and {} are kept free (`local.keep_free`): new images \
-                     are refused until there is more; what is queued is still finished",
+                    "only {} are free on the disk of the state folder, and {} must stay free \
+                    (`local.keep_free`): new images are refused, queued jobs are still finished",
                     ByteSize(free),
                     ByteSize(floor)
                 );
             } else {
                 tracing::info!(
-                    "{} are free where the state folder is: new images are taken again",
+                    "{} are free on the disk of the state folder: new images are accepted again",
                     ByteSize(free)
                 );
             }
@@ -86,7 +86,7 @@ fn refusal(RoomSeen { free, floor, below }: RoomSeen) -> Option<Error> {
     let (free, floor) = (ByteSize(free), ByteSize(floor));
     below.then(|| Error::Full {
         what: "storing an image".to_owned(),
-        why: format!("{free} are free, and {floor} are kept free, see `local.keep_free`"),
+        why: format!("{free} are free, and {floor} must stay free, see `local.keep_free`"),
     })
 }
 

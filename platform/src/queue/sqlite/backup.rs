@@ -26,7 +26,7 @@ pub struct Copied {
 pub fn to_file(folder: &Path, file: &Path) -> Result<Copied> {
     let what = || format!("copying the queue to {}", file.display());
     if fs::symlink_metadata(file).is_ok() {
-        return Err(Error::broken(what(), "there is a file of this name already; name another one"));
+        return Err(Error::broken(what(), "the file exists already; choose another name"));
     }
     let part = beside(file);
     let copied = copy(&folder.join("queue.db"), &part, file, &what);

@@ -202,7 +202,8 @@ impl Log {
         let end = end
             .inspect_err(|error| {
                 if first {
-                    tracing::warn!(%error, "the queue's log cannot be copied to its database; it grows until it can");
+                    tracing::warn!(%error, "the queue's log cannot be copied to its database, and \
+                        grows until it can");
                 }
             })
             .ok();
@@ -210,7 +211,8 @@ impl Log {
             Some(End::Empty | End::Small) => {
                 self.size.store(0, Relaxed);
                 if self.told.swap(false, Relaxed) {
-                    tracing::info!("the reader of the queue has left, and its log is small again");
+                    tracing::info!("the long reader of the queue has ended, and its log is small \
+                        again");
                 }
                 *hopeless = None;
             }
@@ -227,8 +229,8 @@ impl Log {
         let size = self.size.load(Relaxed);
         if size >= NOTABLE && !self.told.swap(true, Relaxed) {
             tracing::warn!(
-                "another program has been reading the queue for long, and its log cannot be written over meanwhile: it \
-                 has {} MB; `fuser -v` of queue.db names the program",
+                "another program keeps reading the queue, so that its log cannot be reused and has \
+                {} MB; `fuser -v queue.db` shows the program",
                 size >> 20
             );
         }

@@ -121,8 +121,8 @@ impl Writer {
         let taken = turn.take().map_err(turns())?;
         let time = prepare(&connection, sync, wall).map_err(|error| sorted(what(), &error, &path))?.map_err(|newer| {
             let why = format!(
-                "a newer version of EIRS made it (its tables are of version {newer}, this program knows {}); \
-                use that version, or another state folder",
+                "a newer version of EIRS made it (its tables have version {newer}, this program \
+                knows {}); use that version, or another state folder",
                 schema::VERSION
             );
             Error::broken(what(), why)
@@ -316,15 +316,15 @@ pub(super) fn sorted(what: String, error: &rusqlite::Error, file: &Path) -> Erro
         Some(ErrorCode::DiskFull) => Error::Full { what, why },
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             let why = format!(
-                "{file} is damaged ({why}); stop the service, and restore a backup (docs/OPERATIONS.md) or move the \
-                file away, which begins with an empty queue"
+                "{file} is damaged ({why}); stop the service, and restore a backup \
+                (docs/OPERATIONS.md), or move the file away to start with an empty queue"
             );
             Error::Broken { what, why }
         }
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
             let why = format!(
-                "this user may not read and write {file} ({why}); give the state folder and all in it to the user that \
-                runs EIRS"
+                "this user may not read and write {file} ({why}); `chown -R` the state folder to \
+                the user that runs EIRS"
             );
             Error::Broken { what, why }
         }

@@ -22,7 +22,7 @@ impl SqsQueues {
         let what = || format!("finding the queue {}", self.full_name(name));
         let found = self.client.get_queue_url().queue_name(self.full_name(name)).send().await;
         let found = found.map_err(|error| aws::error(what(), &error))?;
-        found.queue_url.ok_or_else(|| Error::unavailable(what(), "SQS told no address"))
+        found.queue_url.ok_or_else(|| Error::unavailable(what(), "SQS returned no address"))
     }
 
     /// Makes a queue, encrypted, with these tags beside the installation's own. One that is there already with the same
@@ -41,7 +41,7 @@ impl SqsQueues {
         let call = self.client.create_queue().queue_name(&full_name).set_attributes(Some(attributes));
         let made = call.set_tags(Some(tags.collect())).send().await;
         let made = made.map_err(|error| aws::error(what(), &error))?;
-        let url = made.queue_url.ok_or_else(|| Error::unavailable(what(), "SQS told no address"))?;
+        let url = made.queue_url.ok_or_else(|| Error::unavailable(what(), "SQS returned no address"))?;
         Ok(Arc::new(SqsQueue::new(self, name, url, options)))
     }
 
@@ -54,7 +54,8 @@ impl SqsQueues {
         };
         let what = || format!("changing the queue {}", self.full_name(name));
         if self.tags(name).await?.get(aws::tag::INSTALLATION) != Some(&self.prefix) {
-            return Err(Error::broken(what(), "it is not tagged as this installation's, and is left alone"));
+            return Err(Error::broken(what(), "it does not have this installation's tag, and is \
+                left alone"));
         }
         let attributes = self.attributes(&options).await?;
         let call = self.client.set_queue_attributes().queue_url(url).set_attributes(Some(attributes));
@@ -102,10 +103,11 @@ impl SqsQueues {
         let call = self.client.get_queue_attributes().queue_url(url).attribute_names(Attribute::QueueArn);
         let answer = call.send().await.map_err(|error| aws::error(what(), &error))?;
         let arn = answer.attributes.unwrap_or_default().remove(&Attribute::QueueArn);
-        arn.ok_or_else(|| Error::unavailable(what(), "SQS told no ARN"))
+        arn.ok_or_else(|| Error::unavailable(what(), "SQS returned no ARN"))
     }
 
-    /// Deletes a queue; one that is not there is deleted already. Its name cannot be used again for a minute.
+    /// Deletes a queue; one that is not there is deleted already. The name of the token cannot be
+    /// used again for a minute.
     pub async fn delete(&self, name: &str) -> Result<()> {
         let url = match self.url(name).await {
             Ok(url) => url,

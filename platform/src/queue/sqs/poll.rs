@@ -44,7 +44,8 @@ pub(super) async fn receive(queue: &SqsQueue, max: usize, wait: Duration) -> Res
 async fn give_back(queue: &SqsQueue, stranded: Vec<Delivery>) {
     let receipts: Vec<_> = stranded.into_iter().map(|delivery| delivery.receipt).collect();
     if let Err(error) = queue.release(&receipts).await {
-        tracing::warn!(%error, "messages that nobody waited for could not be given back; their leases run out");
+        tracing::warn!(%error, "unwanted messages could not be given back; they return when their \
+            leases expire");
     }
 }
 

@@ -45,10 +45,12 @@ impl Labels {
         }
         let hint = match outputs.checked_signed_diff(labels) {
             Some(1) => {
-                "; models from TensorFlow have a class `background` in front: if this is one, add that as the first label"
+                "; models from TensorFlow begin with a class `background`: if this is one, add it \
+                as the first label"
             }
             Some(-1) => {
-                "; a first label `background` belongs to models from TensorFlow only: if there is one, remove it"
+                "; only models from TensorFlow begin with a label `background`: if there is one, \
+                remove it"
             }
             _ => "",
         };

@@ -13,7 +13,7 @@ pub(super) fn guesses(
 ) -> Result<Vec<Guess>, Failure> {
     if scores.iter().any(|score| !score.is_finite()) {
         return Err(Failure::Failed(
-            "the model answered with numbers that are none (NaN or infinite)".to_owned(),
+            "the model returned NaN or infinite numbers".to_owned(),
         ));
     }
     let confidences = if softmax { softened(scores) } else { scores.to_vec() };
@@ -45,8 +45,8 @@ pub(super) fn hints(scores: &[f32], softmax: bool) -> Vec<String> {
     // Little more than blind guessing gives, and little in itself.
     if best < (1.2 / scores.len() as f32).max(0.25) {
         hints.push(format!(
-            "the model is all but undecided (best guess {:.1} %): channels, divide_by, mean and std may not be those it \
-             was trained with, or the image shows none of its classes",
+            "the model is undecided (best guess {:.1} %): channels, divide_by, mean and std may \
+            differ from the training, or the image shows none of its classes",
             best * 100.0
         ));
     }

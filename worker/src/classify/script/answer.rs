@@ -79,15 +79,15 @@ pub(super) fn label_in(printed: &[u8], file: &Path) -> Result<String, String> {
         match labels[..] {
             [] => {}
             [only] => return label(only),
-            _ => return Err(format!("several answers: {}", all_quoted(labels.into_iter()))),
+            _ => return Err(format!("several results: {}", all_quoted(labels.into_iter()))),
         }
     }
     match &lines[..] {
         [] => Err("nothing".to_owned()),
         [only] => label(only),
         several => Err(format!(
-            "{} lines, of which none begins with the name of the image and a comma, so that no one can tell which is the \
-             label: {}",
+            "{} lines, and none begins with the name of the image and a comma, so that the label \
+            is unclear: {}",
             several.len(),
             all_quoted(several.iter().map(String::as_str))
         )),
@@ -137,7 +137,7 @@ pub(super) fn read(line: &str, file: &Path, top: usize) -> Line {
         // Python writes NaN where JSON has no such number.
         let meant = line.starts_with('{') && ["\"label\"", "\"top\""].iter().any(|key| line.contains(key));
         return match serde_json::from_str::<Value>(line) {
-            Err(error) if meant => Line::Wrong(format!("it is no JSON ({error})")),
+            Err(error) if meant => Line::Wrong(format!("not JSON ({error})")),
             _ => Line::Noise,
         };
     };
@@ -205,7 +205,7 @@ impl Members {
         }
         if let Some(reason) = self.error {
             return Line::Refusal(
-                label(&reason).unwrap_or_else(|_| "the script refuses this image".to_owned()),
+                label(&reason).unwrap_or_else(|_| "the script rejects this image".to_owned()),
             );
         }
         let entries = match (self.top, self.label) {
@@ -226,7 +226,7 @@ fn guesses(entries: Vec<Entry>, top: usize) -> Result<Vec<Guess>, String> {
     };
     let mut guesses = entries.into_iter().map(guess).collect::<Result<Vec<_>, String>>()?;
     if guesses.is_empty() {
-        return Err("it is without a label".to_owned());
+        return Err("it has no label".to_owned());
     }
     guesses.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
     guesses.truncate(top.max(1));
@@ -241,7 +241,7 @@ fn share(confidence: f64) -> Result<f32, String> {
     } else if (0.0..=1.0 + HAIR).contains(&confidence) {
         Ok(confidence.min(1.0) as f32)
     } else {
-        Err(format!("its confidence of {confidence} is not between 0 and 1"))
+        Err(format!("its confidence {confidence} is not between 0 and 1"))
     }
 }
 
@@ -273,11 +273,11 @@ impl Skipped {
     pub(super) fn told(&self) -> String {
         let mut told = String::new();
         if self.strays > 0 {
-            told.push_str(&format!("; it gave {} answers to another image", self.strays));
+            told.push_str(&format!("; {} responses were for other images", self.strays));
         }
         if !self.lines.is_empty() {
             let lines = all_quoted(self.lines.iter().map(String::as_str));
-            told.push_str(&format!("; what it printed is no answer: {lines}"));
+            told.push_str(&format!("; it printed no valid response: {lines}"));
         }
         told
     }
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn once_what_nobody_can_tell_is_refused_with_the_lines() {
         check("dog\ndone in 20 ms\n", Err("\"dog\", \"done in 20 ms\""));
-        check("test_00.JPEG,dog\ntest_00.JPEG,cat\n", Err("several answers: \"dog\", \"cat\""));
+        check("test_00.JPEG,dog\ntest_00.JPEG,cat\n", Err("several results: \"dog\", \"cat\""));
         check("test_00.JPEG,dog\ntest_00.JPEG,dog\n", Ok("dog"));
         check(&"line\n".repeat(50), Err("45 more"));
         check("", Err("nothing"));

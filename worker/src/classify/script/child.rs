@@ -89,7 +89,7 @@ impl Running {
             tail: Vec::new(),
         };
         if guardian::is_ending() {
-            return Err(io::Error::other("the worker leaves"));
+            return Err(io::Error::other("the worker is ending"));
         }
         // The pipes' ends on this side only; the command's are its own.
         running.stdin.as_ref().map(|pipe| fcntl_setfl(pipe, OFlags::NONBLOCK)).transpose()?;
@@ -224,7 +224,7 @@ impl Running {
         if shown.is_empty() {
             "it said nothing on standard error".to_owned()
         } else {
-            format!("its last words: {shown}")
+            format!("its last output: {shown}")
         }
     }
 }

@@ -68,7 +68,8 @@ pub(super) fn mark_of_a_run() -> String {
         }
         let started = start();
         if let Err(error) = &started {
-            tracing::warn!(%error, "nobody can end the scripts of this worker if it is killed");
+            tracing::warn!(%error, "the guardian could not be started: if this worker is killed, \
+                its scripts keep running");
         }
         started.ok()
     });

@@ -23,7 +23,7 @@ pub(super) struct Once {
 
 impl Once {
     pub(super) fn new(settings: &Model) -> anyhow::Result<Self> {
-        let scratch = Scratch::new().context("the folder for images cannot be made")?;
+        let scratch = Scratch::new().context("the folder for images cannot be created")?;
         Ok(Self { settings: settings.clone(), scratch })
     }
 

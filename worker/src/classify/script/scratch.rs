@@ -66,7 +66,7 @@ impl Scratch {
         match self.write(image) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 std::fs::create_dir_all(&self.parent)?;
-                tracing::info!("the folder for images was taken away by somebody and is made once more");
+                tracing::info!("the folder for images was deleted, and is created again");
                 self.folder = Folder::new(&self.parent)?;
                 self.write(image)
             }

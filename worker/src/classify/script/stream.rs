@@ -45,7 +45,7 @@ fn take_lines(printed: &mut Vec<u8>) -> Vec<u8> {
 impl Stream {
     /// Starts the command at once: what it takes to load its own model then passes before the first image comes.
     pub(super) fn new(settings: &Model) -> anyhow::Result<Self> {
-        let scratch = Scratch::new().context("the folder for images cannot be made")?;
+        let scratch = Scratch::new().context("the folder for images cannot be created")?;
         let process = Running::start(settings, None, true).context("the script could not be started")?;
         Ok(Self {
             settings: settings.clone(),
@@ -110,7 +110,7 @@ impl Stream {
                     }
                 }
                 Event::Printed if bytes > OUTPUT_MAX_BYTES => {
-                    break format!("printed more than {OUTPUT_MAX_BYTES} bytes without an answer");
+                    break format!("printed more than {OUTPUT_MAX_BYTES} bytes without a result");
                 }
                 Event::Flooded => {
                     break format!("printed more than {OUTPUT_MAX_BYTES} bytes without an end of line");
@@ -121,7 +121,7 @@ impl Stream {
                     if wants_later(status) {
                         return Err(later(&last_words));
                     }
-                    break format!("ended with {} before it answered; {last_words}", manner(status));
+                    break format!("ended with {} without a result; {last_words}", manner(status));
                 }
                 Event::TimedOut | Event::Printed => {
                     let timeout = humantime::format_duration(timeout);
@@ -145,13 +145,13 @@ impl Stream {
                 let status = process.end();
                 Some(format!("ended with {} while idle; {}", manner(status), process.last_words()))
             }
-            Event::Flooded => Some("printed far more than an answer while idle".to_owned()),
+            Event::Flooded => Some("printed too much while idle".to_owned()),
             Event::TimedOut | Event::Printed => {
                 self.skipped.or_unasked(&std::mem::take(&mut process.printed))
             }
         };
         if let Some(why) = why {
-            tracing::warn!("the script {why}; it is started again");
+            tracing::warn!("the script {why}; restarting it");
             self.discard();
         }
     }
@@ -180,7 +180,8 @@ impl Stream {
                     .insert(started.map_err(|error| failed(format!("could not be started: {error}")))?)
             }
         };
-        process.tell(&format!("{path}\n")).map_err(|error| failed(format!("does not read: {error}")))
+        process.tell(&format!("{path}\n")).map_err(|error| failed(format!("does not read its \
+            input: {error}")))
     }
 }
 
@@ -211,7 +212,7 @@ impl Skipped {
             Line::Refusal(why) => return Some(Err(Failure::Rejected(why))),
             Line::Later(why) => return Some(Err(later(&why))),
             Line::Wrong(why) => {
-                return Some(Err(failed(format!("printed an answer of no use: {}: {why}", quoted(line)))));
+                return Some(Err(failed(format!("printed an invalid result: {}: {why}", quoted(line)))));
             }
             Line::Stray => self.stray(),
             Line::Noise => self.noise(line),
@@ -233,7 +234,7 @@ impl Skipped {
         }
         // The rest of a line that is still being written may make an answer of it.
         let unasked = unasked.or_else(|| rest.iter().find(|line| line.contains('{')));
-        unasked.map(|line| format!("printed what it was not asked for: {}", quoted(line)))
+        unasked.map(|line| format!("printed without being asked: {}", quoted(line)))
     }
 }
 

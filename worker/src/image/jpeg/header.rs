@@ -173,7 +173,7 @@ impl<'a> Header<'a> {
         if self.frame.is_some() {
             return Err(Refusal::Damaged("it has two frame headers"));
         }
-        let damaged = || Refusal::Damaged("the frame header is impossible");
+        let damaged = || Refusal::Damaged("the frame header is invalid");
         let &[precision, h0, h1, w0, w1, count, ref listed @ ..] = body else { return Err(damaged()) };
         if precision != 8 {
             return Err(if precision == 12 { Refusal::Kind("a 12-bit JPEG") } else { damaged() });
@@ -217,7 +217,7 @@ impl<'a> Header<'a> {
     }
 
     fn read_huffman(&mut self, mut body: &[u8]) -> Result<(), Refusal> {
-        let damaged = || Refusal::Damaged("a Huffman table is impossible");
+        let damaged = || Refusal::Damaged("a Huffman table is invalid");
         while let Some((head, rest)) = body.split_at_checked(17) {
             let (is_dc, slot) = (head[0] >> 4 == 0, usize::from(head[0] & 15));
             let counts: &[u8; 16] = head[1..].try_into().map_err(|_| damaged())?;
@@ -231,7 +231,7 @@ impl<'a> Header<'a> {
     }
 
     fn read_quantisation(&mut self, mut body: &[u8]) -> Result<(), Refusal> {
-        let damaged = || Refusal::Damaged("a quantisation table is impossible");
+        let damaged = || Refusal::Damaged("a quantisation table is invalid");
         while let Some((&head, rest)) = body.split_first() {
             let wide = head >> 4 != 0;
             let (values, rest) = rest.split_at_checked(if wide { 128 } else { 64 }).ok_or_else(damaged)?;
@@ -250,7 +250,7 @@ impl<'a> Header<'a> {
     }
 
     fn read_scan_header(&mut self, body: &[u8]) -> Result<Scan, Refusal> {
-        let damaged = || Refusal::Damaged("a scan header is impossible");
+        let damaged = || Refusal::Damaged("a scan header is invalid");
         let frame = self.frame.as_ref().ok_or(Refusal::Damaged("a scan comes before the frame header"))?;
         let (&count, rest) = body.split_first().ok_or_else(damaged)?;
         let (listed, rest) = rest.split_at_checked(usize::from(count) * 2).ok_or_else(damaged)?;

@@ -52,16 +52,17 @@ async fn look_at(account: &Account, bucket: &Bucket) -> anyhow::Result<Option<Ve
         differs.push("is not encrypted".to_owned());
     }
     if !public? {
-        differs.push("is not closed to the public".to_owned());
+        differs.push("is not blocked for the public".to_owned());
     }
     let wanted = Some(bucket.expire_days).filter(|days| *days > 0);
     differs.extend(match (expiry?, wanted) {
-        (None, Some(days)) => Some(format!("keeps everything for ever, and the settings say {days} days")),
+        (None, Some(days)) => Some(format!("never deletes anything, and the settings say {days} \
+            days")),
         (Some(is), Some(days)) if is != days => {
             Some(format!("keeps everything for {is} days, and the settings say {days}"))
         }
         (Some(is), None) => {
-            Some(format!("deletes what is {is} days old, and the settings say nothing is deleted"))
+            Some(format!("deletes after {is} days, and the settings say never"))
         }
         _ => None,
     });
@@ -87,7 +88,7 @@ async fn is_encrypted(account: &Account, bucket: &str) -> anyhow::Result<bool> {
         Err(error) if aws::code(&error) == Some("ServerSideEncryptionConfigurationNotFoundError") => {
             Ok(false)
         }
-        Err(error) => Err(aws::error(format!("looking whether the bucket {bucket} is encrypted"), &error))
+        Err(error) => Err(aws::error(format!("checking the encryption of the bucket {bucket}"), &error))
             .context("encryption"),
     }
 }
@@ -107,7 +108,7 @@ async fn is_closed(account: &Account, bucket: &str) -> anyhow::Result<bool> {
         })),
         Err(error) if aws::code(&error) == Some("NoSuchPublicAccessBlockConfiguration") => Ok(false),
         Err(error) => {
-            Err(aws::error(format!("looking whether the bucket {bucket} is public"), &error).into())
+            Err(aws::error(format!("checking the public access of the bucket {bucket}"), &error).into())
         }
     }
 }

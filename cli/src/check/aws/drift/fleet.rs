@@ -31,7 +31,8 @@ pub(super) fn pools(machines: &[Machine], policies: &Policies) -> Vec<String> {
         if there < most {
             let most = count(most, "instance");
             differences
-                .push(format!("the pool {name} may run {most} and has {there}; `eirs setup` adds some"));
+                .push(format!("the pool {name} may run {most} and has {there}; `eirs setup` adds \
+                    the rest"));
         }
     }
     let known = |name: &&str| policies.pools.contains_key(*name) || policies.unreadable.contains(*name);
@@ -58,7 +59,7 @@ pub(super) fn leftovers(machines: &[Machine], now: DateTime<Utc>) -> Vec<String>
             _ => return None,
         };
         let time = machine.since.map_or_else(String::new, |at| format!(" for {}", since(at, now)));
-        Some(format!("{}, {what}, is {}{time}: a setup did not come to its end", machine.id, machine.state))
+        Some(format!("{}, {what}, is {}{time}: a setup did not finish", machine.id, machine.state))
     });
     left.collect()
 }
@@ -136,7 +137,7 @@ mod tests {
         assert_eq!(
             told,
             [
-                "the pool default may run 3 instances and has 2; `eirs setup` adds some",
+                "the pool default may run 3 instances and has 2; `eirs setup` adds the rest",
                 "1 instance of the pool old, which has no policy"
             ]
         );
@@ -154,7 +155,8 @@ mod tests {
         let told = leftovers(&machines, now(125));
         assert_eq!(
             told[0],
-            "i-00000000000000001, a machine that images are made from, is running for 2h 5m: a setup did not come to its end"
+            "i-00000000000000001, a machine that images are made from, is running for 2h 5m: a \
+            setup did not finish"
         );
         assert!(told[1].contains("a worker that was not handed over, is stopped: a setup"), "{told:?}");
         assert_eq!(leftovers(&machines[..1], now(90)), Vec::<String>::new());

@@ -67,7 +67,7 @@ fn words(Difference { attribute, is, should }: &Difference) -> String {
         }
         "SqsManagedSseEnabled" => "is not encrypted by SQS".to_owned(),
         "RedrivePolicy" if is == "nothing" => {
-            "has no redrive policy: a job that kills every worker would never end".to_owned()
+            "has no redrive policy: a job that kills every worker never ends".to_owned()
         }
         "RedrivePolicy" => format!("has the redrive policy {is}, and the settings say {should}"),
         other => format!("has {other} {is}, and the settings say {should}"),

@@ -49,7 +49,7 @@ fn a_description_that_does_not_know_of_an_order_yet_does_not_count() {
         Machine { launched: at(11), reason: Some("no room".into()), ..machine("i-1", Ec2State::Stopped) };
     inventory.described(vec![launched], at(12));
     assert_eq!(only(&inventory).state, State::Stopped, "it was launched since then, and has ended");
-    assert_eq!(only(&inventory).last_error.as_deref(), Some("stopped before its time: no room"));
+    assert_eq!(only(&inventory).last_error.as_deref(), Some("stopped unexpectedly: no room"));
 
     let mut inventory = self::inventory();
     let generation = started(&mut inventory, 10);

@@ -59,14 +59,13 @@ impl Account {
     /// The account of these clients.
     pub(crate) async fn of(mut settings: Settings, config: SdkConfig) -> anyhow::Result<Self> {
         let region = config.region().map(ToString::to_string);
-        let region =
-            region.context("no region is set; set aws.region, $AWS_REGION, or the region of the \
-                profile")?;
+        let region = region.context(
+            "no region is set; set aws.region, $AWS_REGION, or the region of the \
+                profile",
+        )?;
         let id = account_id(&config, &settings).await?;
         if let Some(set) = settings.aws.account.as_ref().filter(|set| **set != id) {
-            anyhow::bail!(
-                "these credentials belong to the account {id}, but aws.account is {set}"
-            );
+            anyhow::bail!("these credentials belong to the account {id}, but aws.account is {set}");
         }
         settings.aws.account.get_or_insert_with(|| id.clone());
         let prefix = settings.aws.prefix.clone();

@@ -131,9 +131,9 @@ impl DeadLettersCommand {
 struct Listing {
     /// The letters, the oldest upload first.
     letters: Vec<Shown>,
-    /// About so many are there beside these.
+    /// About this many more exist.
     more: u64,
-    /// About so many were held by somebody else and not seen.
+    /// About this many were held by others and not seen.
     held: u64,
     /// Letters of models that the settings do not have.
     others: Vec<Other>,

@@ -22,7 +22,7 @@ use tokio::{
 
 pub use self::url::Url;
 
-/// No answer that the tools read is larger; a stranger's server might go on for ever.
+/// No answer that the tools read is larger; a foreign server might send without end.
 const MOST_OF_AN_ANSWER: usize = 8 << 20;
 /// Whether an answer was stored.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -140,7 +140,7 @@ impl Connection {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| Lost::HungUp(error.to_string()))?;
         tokio::spawn(async move {
-            // Whoever waits for an answer is told the same.
+            // All waiters get the same.
             let _told = connection.await;
         });
         Ok(Self(sender))
@@ -196,7 +196,7 @@ impl Answer {
     pub fn retry_after(&self) -> Duration {
         let seconds = self.header(header::RETRY_AFTER).and_then(|text| text.trim().parse::<f64>().ok());
         let said = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        // A server that says 0 shall not be asked in a tight loop.
+        // A server that says 0 must not be polled in a tight loop.
         said.map_or(ASK_AGAIN, |said| said.max(Duration::from_millis(20)))
     }
 

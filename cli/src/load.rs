@@ -1,6 +1,8 @@
-//! The load generator. A *closed* loop is so many connections, each of which uploads an image, waits for its label and takes the next one:
-//! it asks for no more than the service gives. An *open* loop sends at the moments of a schedule, whatever the service does with it, and
-//! counts each latency from the moment at which the upload was due, so that a service that stalls does not hide what it held up.
+//! The load generator. A *closed* loop is a number of connections, each of which uploads an image,
+//! waits for its label and takes the next one: it asks for no more than the service gives. An
+//! *open* loop sends at the moments of a schedule, whatever the service does with it, and counts
+//! each latency from the moment at which the upload was due, so that a service that stalls does not
+//! hide what it held up.
 //!
 //! `eirs load` is [`command`]; `eirs bench` calls [`run`].
 
@@ -61,7 +63,7 @@ pub struct Options {
     pub field: String,
     /// Whether the image is the whole body, without a form around it.
     pub bare: bool,
-    /// Whether every upload shall be another image for a cache.
+    /// Whether every upload must be another image for a cache.
     pub unique: bool,
     /// What a good answer is.
     pub expect: Expect,
@@ -91,7 +93,7 @@ pub struct OpenLoop {
 }
 
 impl OpenLoop {
-    /// Evenly at so many in a second.
+    /// Evenly at this rate per second.
     pub fn constant(per_second: u32) -> Self {
         let words = per_second.to_string();
         let schedule = Schedule::of(&words, "", 1, 1.0).expect("a positive number is a rate");
@@ -126,7 +128,7 @@ impl Options {
         self.token.iter().map(|token| (header::AUTHORIZATION, token.clone())).collect()
     }
 
-    /// The images that a run of so many uploads uses and that have no label, each once.
+    /// The images that a run uses and that have no label, each once.
     fn unlabelled(&self, uploads: u64) -> Vec<&str> {
         let used = usize::try_from(uploads).unwrap_or(usize::MAX).min(self.images.len());
         let missing = self.truth.iter().flat_map(|truth| truth.missing(&self.images[..used]));

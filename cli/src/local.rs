@@ -300,9 +300,7 @@ fn welcome(Ready { url, admin }: &Ready, settings: &Settings, limit: &str) {
         show::out(format_args!("A token: export EIRS_TOKEN=$(eirs token add NAME --tokens {file})"));
     }
     if let Some(admin) = admin {
-        show::out(format_args!(
-            "Live view: http://{admin}/; /status and /metrics are for programs"
-        ));
+        show::out(format_args!("Live view: http://{admin}/; /status and /metrics are for programs"));
     }
 }
 

@@ -80,7 +80,7 @@ struct Ordered<'a> {
     controller_running: bool,
 }
 
-/// So many names are listed where one was wrong.
+/// How many names are listed if one was wrong.
 const NAMES: usize = 20;
 
 impl Pause {
@@ -100,8 +100,15 @@ impl Pause {
             None => ("Every pool is paused".to_owned(), orders.all_paused.as_ref()),
         };
         let order = order.map_or_else(String::new, |order| format!(" ({order})"));
-        Ok(ordered(self.voice, &settings, &orders, format!("{what}{order}; `eirs resume` resumes \
-            it.")))
+        Ok(ordered(
+            self.voice,
+            &settings,
+            &orders,
+            format!(
+                "{what}{order}; `eirs resume` resumes \
+            it."
+            ),
+        ))
     }
 }
 
@@ -119,8 +126,7 @@ impl Resume {
             return Ok(ordered(self.voice, &settings, &orders, sentence));
         };
         if before.all_paused.is_some() {
-            let sentence =
-                "every pool is paused, and a single one cannot be resumed; `eirs resume` resumes \
+            let sentence = "every pool is paused, and a single one cannot be resumed; `eirs resume` resumes \
                 all";
             return Err(Stop::Failed(anyhow::anyhow!(sentence)));
         }

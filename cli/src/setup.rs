@@ -277,9 +277,7 @@ async fn finish(
         WebHost::This => this_host(account, voice)?,
         WebHost::None => voice.say("\nThere is no web host yet; `eirs setup` launches one."),
     }
-    voice.say(format_args!(
-        "`eirs{with} check` inspects it, `eirs{with} cleanup --mode delete` removes it."
-    ));
+    voice.say(format_args!("`eirs{with} check` inspects it, `eirs{with} cleanup --mode delete` removes it."));
     Ok(upload_to)
 }
 

@@ -186,16 +186,13 @@ impl Simulate {
         });
         if !names.contains(&wanted) {
             let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            return Err(Stop::Usage(format!(
-                "{} has no pool `{wanted}`; known: {there}",
-                folder.display()
-            )));
+            return Err(Stop::Usage(format!("{} has no pool `{wanted}`; known: {there}", folder.display())));
         }
         Source::read(&folder.join(format!("{wanted}.toml")), None)
     }
 }
 
-/// So many runs will be through, which take seconds where the trace is long.
+/// Progress of a number of runs, which take seconds for a long trace.
 fn bar(runs: usize) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{spinner} simulated {pos} of {len} runs in {elapsed} {wide_bar}");

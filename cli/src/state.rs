@@ -95,7 +95,7 @@ pub async fn open(settings: &Settings) -> anyhow::Result<Backend> {
     Ok(Backend::open(settings, std::sync::Arc::new(SystemClock)).await?)
 }
 
-/// So many blobs are listed at a time.
+/// How many blobs are listed at a time.
 pub const PAGE: usize = 1000;
 
 /// How much of something is stored.

@@ -104,10 +104,13 @@ impl Add {
         let file = self.place.file(&settings)?;
         let now = Utc::now();
         let expires = match self.expires {
-            Some(time) => {
-                Some(after(now, time).ok_or_else(|| Stop::Usage("--expires: the date is out of \
-                    range".into()))?)
-            }
+            Some(time) => Some(after(now, time).ok_or_else(|| {
+                Stop::Usage(
+                    "--expires: the date is out of \
+                    range"
+                        .into(),
+                )
+            })?),
             None => None,
         };
         let secret = change(&file, &settings, |tokens| {

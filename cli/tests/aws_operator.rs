@@ -262,10 +262,7 @@ fn on_an_aws_host_orders_and_looks_go_through_the_state_folder_and_nowhere_else_
     assert!(!told.contains("no controller"), "{told}");
 
     let (code, told) = rig.eirs(&["cordon", "i-0"]);
-    assert!(
-        code == 2 && told.contains(&format!("unknown instance `i-0`; known: {}", min(&ids))),
-        "{told}"
-    );
+    assert!(code == 2 && told.contains(&format!("unknown instance `i-0`; known: {}", min(&ids))), "{told}");
     let first = start.trim_start_matches("start ").to_owned();
     let (code, told) = rig.eirs(&["cordon", &first]);
     assert!(code == 0 && told.starts_with(&format!("{first} is cordoned")), "{told}");

@@ -145,8 +145,14 @@ mod tests {
         let refusals = act(&orders, &fleet).await;
         assert_eq!(start.elapsed(), ACT_TIMEOUT, "all at the same time");
         let told: Vec<_> = refusals.iter().map(|refusal| refusal.error.to_string()).collect();
-        assert_eq!(told, ["starting p-1: no response within 10s", "draining p-2: no response within \
-            10s"]);
+        assert_eq!(
+            told,
+            [
+                "starting p-1: no response within 10s",
+                "draining p-2: no response within \
+            10s"
+            ]
+        );
         assert_eq!(states(&fleet).await, [State::Stopped, State::Running, State::Stopped]);
     }
 

@@ -18,8 +18,8 @@ const LATE: Duration = Duration::from_millis(50);
 /// How often a fleet is asked that does not tell when an instance is gone.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Drains every worker, waits for them as long as their policies allow, and kills the rest. Whoever notifies `poke` has it
-/// look at once.
+/// Drains every worker, waits for them as long as their policies allow, and kills the rest. A
+/// notification of `poke` starts a pass at once.
 pub async fn all(
     policies: &Policies,
     fleet: &dyn Fleet,

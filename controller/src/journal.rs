@@ -49,7 +49,9 @@ mod tests {
         };
         assert_eq!(wishes(&plan), "backlog=3 latency=15");
         assert_eq!(clamps(&plan), "spare,min,max=10 limit=4");
-        assert!(holds(&plan).starts_with("held: scale_in.max_step instances are draining already; waiting for"));
+        assert!(
+            holds(&plan).starts_with("held: scale_in.max_step instances are draining already; waiting for")
+        );
         assert_eq!(actions(&plan), "start p-1, stop p-2");
         assert_eq!(clamps(&PoolPlan { wished: 2, clamped: 2, share: 2, ..PoolPlan::default() }), "");
     }

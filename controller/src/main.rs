@@ -210,7 +210,7 @@ fn bad_settings(complaints: &[impl ToString]) -> ExitCode {
     ExitCode::from(EXIT_BAD_SETTINGS)
 }
 
-/// Tells whoever started the program. A closed stderr is nobody, and that is fine.
+/// Notifies the parent process. A closed stderr is nobody, and that is fine.
 fn say(sentence: &impl ToString) {
     let _nobody = writeln!(std::io::stderr(), "{}", sentence.to_string());
 }

@@ -53,7 +53,7 @@ impl MemoryFile {
 
     /// Writes it if that was not done for a while. What cannot be written is logged once, and tried again.
     pub fn save_now_and_then<T: Serialize>(&mut self, memory: &T, now: DateTime<Utc>) {
-        // A clock that was set back shall not keep the file from being written.
+        // A clock that was set back must not keep the file from being written.
         let is_due = self.written.as_ref().is_none_or(|(last, _)| now - *last >= EVERY || now < *last);
         if is_due {
             self.save(memory, now);

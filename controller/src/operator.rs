@@ -86,7 +86,7 @@ impl Operator {
         self.cordoned.contains_key(instance)
     }
 
-    /// Whether an instance shall go now.
+    /// Whether an instance must go now.
     pub fn drains(&self, instance: &str) -> bool {
         self.cordoned.get(instance).is_some_and(|cordon| cordon.drain)
     }
@@ -164,7 +164,7 @@ pub fn change(state: &Path, change: impl FnOnce(&mut Operator)) -> Result<Operat
         problem: format!("cannot be written: {error}"),
     };
     let lock = File::create(state.join(LOCK)).map_err(failed)?;
-    // Whoever holds it needs some milliseconds.
+    // Its holder needs some milliseconds.
     lock.lock().map_err(failed)?;
     let mut orders = read(state)?;
     change(&mut orders);

@@ -276,9 +276,9 @@ impl Controller {
     fn is_cut_off(&mut self) -> bool {
         let is_cut_off = self.claim.as_ref().is_some_and(|claim| !claim.may_act());
         match (self.told.is_cut_off, is_cut_off) {
-            (false, true) => tracing::warn!(
-                "the claim could not be renewed for too long: nothing is started or drained"
-            ),
+            (false, true) => {
+                tracing::warn!("the claim could not be renewed for too long: nothing is started or drained")
+            }
             (true, false) => tracing::info!("the claim is renewed, and this controller acts again"),
             _ => {}
         }

@@ -1,5 +1,5 @@
-//! What was seen and decided, written down for ever anew: one JSON line at a time in `recording/` of the state folder, so that
-//! yesterday can be replayed under tomorrow's policy (`eirs simulate`).
+//! What was seen and decided, recorded continuously: one JSON line at a time in `recording/` of the
+//! state folder, so that yesterday can be replayed under tomorrow's policy (`eirs simulate`).
 //!
 //! A pool that is looked at writes a line when anything changed, at most one a second unless another number of instances is
 //! wanted, and at least one a minute: a longer silence means that nobody looked. Recording never fails a pass.
@@ -27,7 +27,7 @@ use crate::{
 pub const FOLDER: &str = state_folder::RECORDING;
 /// The file that is written; full ones are named by the date of their end.
 const CURRENT: &str = state_folder::OBSERVATIONS;
-/// The recording consists of so many files, of which the oldest goes when all are full.
+/// The recording consists of this many files, of which the oldest goes when all are full.
 const FILES: u64 = 8;
 /// Raised when a reader would misunderstand a line.
 const VERSION: u8 = 1;

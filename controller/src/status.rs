@@ -86,7 +86,7 @@ pub struct PoolStatus {
     pub arrivals_per_s: f64,
     /// Jobs done each second by this pool's workers, over about the last ten seconds.
     pub done_per_s: f64,
-    /// How many instances it shall have now.
+    /// How many instances it must have now.
     pub desired: u32,
     /// Instances that serve.
     pub ready: u32,
@@ -226,7 +226,7 @@ pub struct Decision {
     pub pool: String,
     /// All jobs, visible and in flight, where the queue could be read.
     pub backlog: Option<u64>,
-    /// How many instances it shall have.
+    /// How many instances it must have.
     pub desired: u32,
     /// How many were ready or starting then.
     pub running: u32,

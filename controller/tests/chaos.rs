@@ -1,7 +1,8 @@
 //! Bad luck by the thousand: random policies under random arrivals, with everything going wrong that the simulator can have go
 //! wrong, and from some time on nothing any more. What must hold whatever happens is said here.
 //!
-//! A failure prints its seed. `EIRS_CHAOS_SEED=n` replays it and prints the whole case; `EIRS_CHAOS_SEEDS=n` tries so many.
+//! A failure prints its seed. `EIRS_CHAOS_SEED=n` replays it and prints the whole case;
+//! `EIRS_CHAOS_SEEDS=n` tries n seeds.
 
 #![expect(clippy::unwrap_used, reason = "what a test's helpers cannot do, the test cannot do")]
 

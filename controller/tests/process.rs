@@ -286,7 +286,9 @@ async fn a_worker_with_bad_settings_is_not_started_in_a_tight_loop_and_the_statu
         status.at - status.started_at >= chrono::TimeDelta::seconds(1),
         "the second start came after a second"
     );
-    home.until("the reason says so", |status| status.pools[0].reason.contains("the other instances failed recently"));
+    home.until("the reason says so", |status| {
+        status.pools[0].reason.contains("the other instances failed recently")
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! A worker that is killed cannot end the scripts that it runs, which have groups of their own. Whoever kills it does. What a
-//! script started is known by a mark in its environment, wherever it went: into another group or session, or to another parent.
+//! A worker that is killed cannot end the scripts that it runs, which have groups of their own. The
+//! process that kills it does. What a script started is known by a mark in its environment,
+//! wherever it went: into another group or session, or to another parent.
 
 use std::{
     fs,

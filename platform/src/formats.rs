@@ -73,13 +73,11 @@ impl Kind {
     pub fn refusal(self) -> Option<String> {
         match self {
             Self::Read(_) => None,
-            Self::NotRead(name) => {
-                Some(format!("{name} is not supported; convert it to JPEG or PNG (EIRS reads \
-                    {READ_IN_WORDS})"))
-            }
-            Self::NoImage => {
-                Some(format!("EIRS does not read this image type; it reads {READ_IN_WORDS}"))
-            }
+            Self::NotRead(name) => Some(format!(
+                "{name} is not supported; convert it to JPEG or PNG (EIRS reads \
+                    {READ_IN_WORDS})"
+            )),
+            Self::NoImage => Some(format!("EIRS does not read this image type; it reads {READ_IN_WORDS}")),
         }
     }
 }

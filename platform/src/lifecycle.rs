@@ -61,7 +61,7 @@ impl Lifecycle {
         Self { drain, reload: Arc::default(), last_act: Arc::default(), watchdog: None }
     }
 
-    /// Cancelled when the process shall drain.
+    /// Cancelled when the process must drain.
     pub fn drain(&self) -> &CancellationToken {
         &self.drain
     }
@@ -128,8 +128,10 @@ async fn obey(mut term: Signal, mut int: Signal, drain: CancellationToken, last_
     loop {
         let number = tokio::select! { _ = term.recv() => 15, _ = int.recv() => 2 };
         if drain.is_cancelled() {
-            tracing::warn!("second signal: ending at once; jobs in flight return to the queue when \
-                their leases expire");
+            tracing::warn!(
+                "second signal: ending at once; jobs in flight return to the queue when \
+                their leases expire"
+            );
             last_act.get().inspect(|act| act());
             // 128 and the signal's number, as shells report it.
             std::process::exit(128 + number);
@@ -138,7 +140,7 @@ async fn obey(mut term: Signal, mut int: Signal, drain: CancellationToken, last_
     }
 }
 
-/// Runs on the runtime on purpose: when the runtime is stuck, systemd shall notice.
+/// Runs on the runtime on purpose: when the runtime is stuck, systemd must notice.
 async fn feed_watchdog(every: Duration) {
     let mut ticks = tokio::time::interval(every);
     loop {
@@ -160,7 +162,8 @@ async fn show(lifecycle: Lifecycle, drain: Duration, summary: impl Fn() -> Strin
         show(summary());
     }
     lifecycle.stopping(&format!("draining: {}", summary()));
-    // Behind the other: what it extends is the stop, and only now there is one, whoever sent the signal.
+    // After the other: what it extends is the stop, which exists only now, however it was
+    // requested.
     lifecycle.takes(drain);
     let mut ticks = tokio::time::interval(STATUS_EVERY_DRAINING);
     loop {

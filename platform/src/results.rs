@@ -67,8 +67,11 @@ pub async fn get(results: &dyn BlobStore, id: JobId, model: &str, version: &str)
         Some(body) => match read(id, &body) {
             Ok(reply) => Stored::Result(Box::new(reply), body),
             Err(why) => {
-                tracing::warn!(key, "the stored result {key} cannot be read: {why}; it counts as \
-                    missing");
+                tracing::warn!(
+                    key,
+                    "the stored result {key} cannot be read: {why}; it counts as \
+                    missing"
+                );
                 Stored::Broken(body, why)
             }
         },

@@ -343,8 +343,11 @@ impl Settings {
                 "controller.simulate.capacity_error: must be a share, from 0 to 1",
             ),
             (is_share(self.telemetry.sample_ratio), "telemetry.sample_ratio: must be a share, from 0 to 1"),
-            (self.models.contains_key(Model::DEFAULT), "models: a model called `default` is \
-                required"),
+            (
+                self.models.contains_key(Model::DEFAULT),
+                "models: a model called `default` is \
+                required",
+            ),
         ];
         let broken = rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned());
         let models = self.models.iter().flat_map(|(name, model)| {

@@ -44,8 +44,9 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Work that begins here, in the trace `from` or in a new one. `collected` is a span of [`TARGET`] without a parent;
-    /// `logged` makes the one whose fields the log shall have, at the level of errors, so that every filter lets it pass.
+    /// Work that begins here, in the trace `from` or in a new one. `collected` is a span of
+    /// [`TARGET`] without a parent; `logged` makes the one whose fields the log must have, at the
+    /// level of errors, so that every filter lets it pass.
     pub fn begin(
         collected: Span,
         from: Option<&TraceContext>,

@@ -111,9 +111,8 @@ impl Problem {
     /// The body is packed in a way that is not read (RFC 9110, 15.5.16).
     pub(crate) fn unknown_encoding(name: &str) -> Self {
         let name = name.escape_debug();
-        let detail = format!(
-            "unsupported Content-Encoding `{name}`; send the body as it is, or with gzip or deflate"
-        );
+        let detail =
+            format!("unsupported Content-Encoding `{name}`; send the body as it is, or with gzip or deflate");
         Self {
             says: Some(Says::Encodings),
             ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported encoding", detail)
@@ -122,9 +121,10 @@ impl Problem {
 
     /// A part of a form that is written in letters.
     pub(crate) fn encoded_part(name: &str) -> Self {
-        let detail =
-            format!("unsupported Content-Transfer-Encoding `{name}`; send the bytes of the image \
-                as they are");
+        let detail = format!(
+            "unsupported Content-Transfer-Encoding `{name}`; send the bytes of the image \
+                as they are"
+        );
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported encoding", detail)
     }
 
@@ -151,8 +151,7 @@ impl Problem {
 
     /// Neither memory nor disk is left for what arrives.
     pub(crate) fn no_room() -> Self {
-        let detail =
-            "the server has no room for more uploads; nothing was stored, try again shortly";
+        let detail = "the server has no room for more uploads; nothing was stored, try again shortly";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "no room", detail).after(5)
     }
 
@@ -191,8 +190,7 @@ impl Problem {
 
     /// `who` has more jobs in the queue than it may.
     pub(crate) fn backlog_of_client(who: &str, retry_after_s: u64) -> Self {
-        let detail =
-            format!("{who} has too many images in the queue; nothing was stored, try again later");
+        let detail = format!("{who} has too many images in the queue; nothing was stored, try again later");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "backlog full", detail).after(retry_after_s)
     }
 

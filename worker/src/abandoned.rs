@@ -31,7 +31,7 @@ pub async fn watch(worker: Arc<Worker>, drain: CancellationToken) {
                 tracing::warn!("no controller is running, and no job came for {idle}: ending");
                 return drain.cancel();
             }
-            // Whoever cannot ask knows nothing.
+            // Without a reply nothing is known.
             Err(error) => tracing::warn!(%error, "whether a controller is running is unknown"),
         }
     }

@@ -37,7 +37,7 @@ pub(crate) async fn begin(worker: &Worker, job: &Job) -> Result<std::result::Res
     if let Some(before) = before.as_ref()
         && is_too_many(before.count, worker.settings.queue.max_receives)
     {
-        // Whoever makes a job of the dead letter again starts at nothing.
+        // A requeued dead letter starts at zero.
         Note { key, before: None }.ended(worker).await;
         return Ok(Err(format!(
             "it killed its workers: begun {} times, never ended; the last time on {} at {}",

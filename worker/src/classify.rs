@@ -169,7 +169,8 @@ pub struct BareLoop {
     pub per_second: f64,
 }
 
-/// Decodes, resizes and classifies `images`, `repeat` times over, on so many threads: the yardstick of the service.
+/// Decodes, resizes and classifies `images`, `repeat` times over, on a number of threads: the
+/// yardstick of the service.
 ///
 /// # Errors
 ///

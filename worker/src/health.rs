@@ -1,5 +1,6 @@
-//! Whether what this worker does comes to anything. One that fails for everything takes no more jobs than it needs to find out
-//! whether it works again: the others stay in the queue, for whoever can do them.
+//! Whether what this worker does comes to anything. One that fails for everything takes no more
+//! jobs than it needs to find out whether it works again: the others stay in the queue, for workers
+//! that can do them.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -9,7 +10,7 @@ use std::{
 use eirs_platform::backoff::Backoff;
 use tokio::{sync::Notify, time::Instant};
 
-/// So many failures in a row are no accident.
+/// From this many failures in a row it is no accident.
 const FAILING_AFTER: u32 = 3;
 /// A failing worker tries one job after so long, then after twice as long, ...
 const FIRST_PROBE: Duration = Duration::from_millis(500);

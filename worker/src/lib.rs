@@ -104,8 +104,7 @@ impl Worker {
         clock: SharedClock,
     ) -> anyhow::Result<Arc<Self>> {
         let model = settings.models.get(&identity.model).cloned();
-        let model =
-            model.ok_or_else(|| anyhow::anyhow!("models: unknown model `{}`", identity.model))?;
+        let model = model.ok_or_else(|| anyhow::anyhow!("models: unknown model `{}`", identity.model))?;
         image::memory::limit(settings.worker.decode_memory.as_u64());
         let threads = match settings.worker.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),

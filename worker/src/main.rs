@@ -134,8 +134,11 @@ async fn own_identity(settings: &Settings) -> eirs_platform::Result<Option<Ident
         BackendKind::Aws => match eirs_worker::identity::of_instance().await? {
             Instance::HandedOver(identity) => Ok(Some(identity)),
             Instance::NotHandedOver { id } => {
-                tracing::info!(instance = id, "{id} is not handed over to the controller, and \
-                    takes no jobs");
+                tracing::info!(
+                    instance = id,
+                    "{id} is not handed over to the controller, and \
+                    takes no jobs"
+                );
                 Ok(None)
             }
         },

@@ -55,7 +55,8 @@ struct Waiting {
     answer: oneshot::Sender<Classified>,
 }
 
-/// How far an image is. Shared, and not told: a message at the beginning would wake whoever waits once more for each image.
+/// How far an image is. Shared, and not sent: a message at the beginning would wake the waiting
+/// thread once more for each image.
 #[derive(Debug, Clone, Copy)]
 enum Turn {
     /// No thread has taken it.
@@ -166,8 +167,7 @@ impl Pool {
                     Some(limit) if begun.elapsed() >= limit => {
                         self.stuck.cancel();
                         let limit = humantime::format_duration(limit);
-                        let why =
-                            format!("{} took longer than {limit}, and cannot be stopped", self.engine);
+                        let why = format!("{} took longer than {limit}, and cannot be stopped", self.engine);
                         return (Answer::Stuck(why), begun - since);
                     }
                     Some(limit) => patience = limit.saturating_sub(begun.elapsed()),
@@ -206,7 +206,7 @@ impl Turn {
     }
 }
 
-/// A script is killed by whoever talks to it; an engine is not to be stopped.
+/// A script is killed by the thread that talks to it; an engine cannot be stopped.
 fn limit(model: &Model) -> Option<Duration> {
     let images = u32::try_from(model.batch.max(1)).unwrap_or(u32::MAX);
     (model.classifier == settings::Classifier::Onnx).then(|| model.timeout.saturating_mul(images))
@@ -261,7 +261,7 @@ fn work(
             })
         });
         for (answer, answered) in answers.into_iter().zip(answered) {
-            // Whoever asked may be gone: the worker is leaving.
+            // The caller may be gone: the worker is ending.
             let _gone = answer.send(answered);
         }
     }

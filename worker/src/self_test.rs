@@ -19,8 +19,7 @@ pub async fn self_test(settings: &Settings) -> anyhow::Result<Vec<String>> {
         let why = match pool.classify(image, &Scope::untold(), None).await.0 {
             Answer::Given(Ok(top)) => {
                 let label = top.into_iter().next().map(|guess| guess.label).unwrap_or_default();
-                sentences
-                    .push(format!("models.{name}: {} labels a grey image `{label}`", pool.engine()));
+                sentences.push(format!("models.{name}: {} labels a grey image `{label}`", pool.engine()));
                 continue;
             }
             Answer::Given(Err(failure)) => failure.to_string(),

@@ -37,8 +37,10 @@ pub(crate) async fn current(account: &Account) -> anyhow::Result<Image> {
 pub(crate) async fn describe(account: &Account, id: &str) -> anyhow::Result<Image> {
     let found = account.ec2.describe_images().image_ids(id).send().await;
     let found = found.map_err(|error| aws::error(format!("looking at the image {id}"), &error))?;
-    let image =
-        found.images().first().with_context(|| format!("the image {id} does not exist in {}", account.region))?;
+    let image = found
+        .images()
+        .first()
+        .with_context(|| format!("the image {id} does not exist in {}", account.region))?;
     Ok(of(image, id))
 }
 

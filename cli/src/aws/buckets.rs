@@ -28,7 +28,7 @@ const BATCH: usize = 1000;
 #[derive(Debug, Clone)]
 pub(crate) struct Bucket {
     pub(crate) name: String,
-    /// Blobs that are older are deleted; 0 keeps them for ever.
+    /// Older blobs are deleted; 0 keeps all.
     pub(crate) expire_days: u32,
 }
 

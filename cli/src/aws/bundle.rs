@@ -216,7 +216,7 @@ pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
         them there (docs/ACCESS.md), or set the host up yourself and use --web-host none"
     );
     let mut written = json(settings, &["aws", "queue", "web", "worker", "controller", "telemetry", "setup"])?;
-    // Whoever set another address means it.
+    // Another address was set on purpose.
     if settings.web.listen == Settings::default().web.listen {
         written["web"]["listen"] = format!("0.0.0.0:{}", settings.web.listen.port()).into();
     }

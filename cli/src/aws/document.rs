@@ -62,10 +62,7 @@ pub(crate) async fn look(account: &Account) -> anyhow::Result<Document> {
         described.map_err(|error| aws::error(format!("looking at the SSM document {name}"), &error))?;
     let tags = described.document.map(|document| document.tags.unwrap_or_default()).unwrap_or_default();
     let ours = tags.iter().any(|tag| tag.key() == tag::INSTALLATION && tag.value() == account.prefix());
-    anyhow::ensure!(
-        ours,
-        "the SSM document {name} exists without this installation's tag; it is left alone"
-    );
+    anyhow::ensure!(ours, "the SSM document {name} exists without this installation's tag; it is left alone");
     let same = serde_json::from_str::<Value>(&found).is_ok_and(|found| found == content());
     Ok(if same { Document::AsItShouldBe } else { Document::Differs })
 }

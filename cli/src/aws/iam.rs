@@ -141,10 +141,7 @@ async fn exists(account: &Account, name: &str) -> anyhow::Result<bool> {
         Err(error) => return Err(aws::error(format!("looking for the role {name}"), &error).into()),
     };
     let is_ours = role.tags().iter().any(|t| t.key() == tag::INSTALLATION && t.value() == account.prefix());
-    anyhow::ensure!(
-        is_ours,
-        "the role {name} exists without this installation's tag; it is left alone"
-    );
+    anyhow::ensure!(is_ours, "the role {name} exists without this installation's tag; it is left alone");
     Ok(true)
 }
 

@@ -1,5 +1,5 @@
-//! The key pair for logging in. Its private half is told once, when it is made: it is on the disk before anything else can
-//! fail, and a key that is in use is never made anew.
+//! The key pair for logging in. Its private half is returned once, at its creation: it is on the
+//! disk before anything else can fail, and a key in use is never created again.
 
 use std::{
     fs::OpenOptions,

@@ -33,8 +33,8 @@ pub(crate) fn is_current(host: &Instance, bundle: &Bundle) -> bool {
     host.tag(BUNDLE_TAG) == Some(bundle.digest.as_str())
 }
 
-/// Makes one where there is none. One that is made from another archive stays unless it shall be replaced: its address
-/// would be another one. Answers the host that serves.
+/// Makes one where there is none. One that was made from another archive stays unless its
+/// replacement is requested, because its address would change. Answers the host that serves.
 pub(crate) async fn ensure(
     account: &Account,
     place: Place<'_>,
@@ -104,7 +104,7 @@ impl Place<'_> {
                 if report.went_well {
                     return Ok(host);
                 }
-                // The next run shall not wait for it.
+                // The next run must not wait for it.
                 instances::terminate(account, &[id.to_owned()]).await?;
                 anyhow::bail!(
                     "the web host {id} does not serve and was removed; its output:\n{}",

@@ -17,7 +17,7 @@ use super::service::Service;
 pub(super) struct Feeder {
     backend: Backend,
     next: u64,
-    /// So many images are stored, and then come again: a million files would be measured otherwise.
+    /// This many images are stored, and then repeated: otherwise a million files would be measured.
     distinct: u64,
 }
 
@@ -27,7 +27,7 @@ impl Feeder {
         Self::with_images(state, u64::MAX).await
     }
 
-    /// With so many different images.
+    /// With a number of different images.
     pub(super) async fn with_images(state: &Path, distinct: u64) -> anyhow::Result<Self> {
         let mut settings = Settings::default();
         settings.local.state = state.to_owned();
@@ -60,7 +60,8 @@ impl Feeder {
         Ok(requests.send(bodies).await?)
     }
 
-    /// Jobs per second that a worker does while the backlog stays about the same, for so many seconds.
+    /// Jobs per second that a worker does while the backlog stays about the same, over a number of
+    /// seconds.
     pub(super) async fn rate(
         &mut self,
         service: &Service,

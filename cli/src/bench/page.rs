@@ -126,7 +126,7 @@ async fn web_share(service: &Service, seconds: u64) -> anyhow::Result<f64> {
     Ok((service.web_cpu_seconds() - before) / start.elapsed().as_secs_f64() * 100.0)
 }
 
-/// What so many open pages are to a server: streams of events that somebody reads.
+/// Open pages, as a server sees them: streams of events with readers.
 struct Pages {
     /// What each has heard, in pieces.
     heard: Vec<Arc<AtomicU64>>,

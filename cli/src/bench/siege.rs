@@ -103,7 +103,7 @@ async fn connect(target: SocketAddr, from: Ipv4Addr) -> anyhow::Result<TcpStream
     Ok(timeout(NEVER, socket.connect(target)).await??)
 }
 
-/// So many connections that have asked for something once.
+/// Connections that have sent one request.
 async fn crowd(target: SocketAddr, count: u32, first: Ipv4Addr) -> anyhow::Result<Vec<TcpStream>> {
     let mut opened = Vec::new();
     for batch in (0..count).collect::<Vec<_>>().chunks(100) {
@@ -210,7 +210,7 @@ struct Large {
     memory_mb: f64,
 }
 
-/// So many large uploads, so many at once, and what the web server took at most.
+/// A number of large uploads, some at once, and the most memory that the web server took.
 async fn large(
     service: &Service,
     target: SocketAddr,

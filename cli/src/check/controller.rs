@@ -16,7 +16,7 @@ use crate::{
     status,
 };
 
-/// A controller that has not looked for so many ticks hangs.
+/// A controller without a pass for this many ticks hangs.
 const MISSED_TICKS: u32 = 5;
 
 /// Whether there is one.
@@ -88,8 +88,10 @@ pub(super) fn problems(
     let silent = (now - seen.at).to_std().unwrap_or_default();
     if silent > seen.tick * MISSED_TICKS {
         let silent = humantime::format_duration(Duration::from_secs(silent.as_secs()));
-        problems.push(format!("the controller is running, but its last pass is {silent} old; see \
-            its log"));
+        problems.push(format!(
+            "the controller is running, but its last pass is {silent} old; see \
+            its log"
+        ));
     }
     problems.extend(
         seen.policy_errors.iter().map(|error| format!("policy {error}; the last good version is in force")),

@@ -58,8 +58,17 @@ impl Report {
         self.cloud.iter().for_each(|cloud| text += &cloud.head());
         text += &self.controller.text(&self.state, now);
         if !self.pools.is_empty() {
-            let head =
-                ["pool", "wanted", "ready", "starting", "leaving", "stopped", "waiting", "in flight", "reason"];
+            let head = [
+                "pool",
+                "wanted",
+                "ready",
+                "starting",
+                "leaving",
+                "stopped",
+                "waiting",
+                "in flight",
+                "reason",
+            ];
             let rows: Vec<_> = self.pools.iter().map(pool_row).collect();
             text += &format!("\n{}", show::table(&head, &rows));
         }

@@ -97,8 +97,11 @@ async fn work_without_a_controller_is_wrong_and_with_one_it_is_not() {
     let backend = state::open(&settings).await.unwrap();
     backend.requests("default").await.unwrap().send(vec![Bytes::from("job")]).await.unwrap();
     let report = look(&settings).await;
-    assert_eq!(report.problems, ["1 job in requests-default, and no controller is running to start \
-        a worker"]);
+    assert_eq!(
+        report.problems,
+        ["1 job in requests-default, and no controller is running to start \
+        a worker"]
+    );
     assert_eq!(check(true).run(&global).await.unwrap(), Exit::Failed);
 
     let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap();

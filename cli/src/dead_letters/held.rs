@@ -55,9 +55,7 @@ impl Held {
     pub(super) async fn give_back_all_but(&self, kept: &HashSet<Receipt>) {
         let receipts: Vec<_> = lock(&self.receipts).extract_if(|receipt| !kept.contains(receipt)).collect();
         if let Err(error) = self.queue.release(&receipts).await {
-            show::aside(format_args!(
-                "{error}; the letters return when their lease expires"
-            ));
+            show::aside(format_args!("{error}; the letters return when their lease expires"));
         }
     }
 

@@ -30,7 +30,7 @@ pub(super) struct Letter {
     pub(super) receipts: Vec<Receipt>,
 }
 
-/// So many digits of an id are shown: enough for any pile that a person looks at.
+/// How many digits of an id are shown: enough for any list that a person reads.
 const DIGITS: usize = 12;
 
 impl Letter {
@@ -106,7 +106,7 @@ pub(super) struct Shown {
     pub(super) why: String,
     /// Whether its image is stored, so that it can be redriven; null where that is not known.
     pub(super) image_stored: Option<bool>,
-    /// So many messages are about this job.
+    /// How many messages are about this job.
     pub(super) messages: usize,
 }
 

@@ -92,8 +92,10 @@ impl Tally {
             }
             Redriven::NoImage => {
                 self.left += 1;
-                voice.say(format_args!("{id} {name}: its image is no longer stored; the letter \
-                    stays"));
+                voice.say(format_args!(
+                    "{id} {name}: its image is no longer stored; the letter \
+                    stays"
+                ));
             }
             Redriven::Unreadable(why) => {
                 self.left += 1;

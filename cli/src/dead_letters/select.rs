@@ -14,7 +14,7 @@ pub(super) struct Selection<'a> {
     piles: Vec<(&'a Pile, Held, Vec<Letter>)>,
 }
 
-/// So many names are told in a question.
+/// How many names a question shows.
 const NAMES: usize = 10;
 
 /// Holds the letters with these ids. All piles are looked through: a beginning must be that of one letter only.
@@ -63,12 +63,18 @@ fn choose<'a>(letters: &[&'a Letter], ids: &[String]) -> Result<Vec<&'a Letter>,
             letters.iter().filter(|letter| letter.id.to_string().starts_with(&wanted)).collect();
         match meant.as_slice() {
             [one] => chosen.push(**one),
-            [] => return Err(format!("unknown dead letter `{id}`; `eirs dead-letters list` shows \
-                them")),
+            [] => {
+                return Err(format!(
+                    "unknown dead letter `{id}`; `eirs dead-letters list` shows \
+                them"
+                ));
+            }
             [first, second, ..] if first.id == second.id => {
                 let (one, other) = (&first.model, &second.model);
-                return Err(format!("`{id}` exists for the models {one} and {other}; choose one \
-                    with --model"));
+                return Err(format!(
+                    "`{id}` exists for the models {one} and {other}; choose one \
+                    with --model"
+                ));
             }
             several => {
                 let shown: Vec<_> = several.iter().take(3).map(|letter| letter.short_id()).collect();
@@ -140,8 +146,11 @@ mod tests {
         let unknown = choose(&["ffff"], &[&abc, &a]).unwrap_err();
         assert_eq!(unknown, "unknown dead letter `ffff`; `eirs dead-letters list` shows them");
         let vague = choose(&[""], &[&abc, &a]).unwrap_err();
-        assert_eq!(vague, "`` is the beginning of 2 ids (ba7816bf8f01, ca978112ca1b, ...); write \
-            more of it");
+        assert_eq!(
+            vague,
+            "`` is the beginning of 2 ids (ba7816bf8f01, ca978112ca1b, ...); write \
+            more of it"
+        );
         let twice = choose(&["ba"], &[&abc, &letter("dogs", b"abc")]).unwrap_err();
         assert_eq!(twice, "`ba` exists for the models default and dogs; choose one with --model");
     }

@@ -28,9 +28,7 @@ pub(super) fn listing(listing: &Listing, desk: &Desk, width: usize) -> String {
     }
     if listing.held > 0 {
         let (held, lease) = (listing.held, span(desk.settings.queue.visibility));
-        text += &format!(
-            "\nAbout {held} seem to be held by another command; they return within {lease}.\n"
-        );
+        text += &format!("\nAbout {held} seem to be held by another command; they return within {lease}.\n");
     }
     text
 }

@@ -84,7 +84,7 @@ struct Heard {
     latest: Option<Sample>,
     /// When the service said something for the first time: what the controller saw before that is not of this run.
     since: Option<DateTime<Utc>>,
-    /// Every so many events are kept as samples.
+    /// One event in this many is kept as a sample.
     step: usize,
     events: usize,
 }

@@ -22,9 +22,10 @@ const FORMATS: [(Format, &str); 5] = [
 ];
 /// A number of bytes that tells an image from something else.
 const HEAD_BYTES: u64 = 64;
-/// So many of the files that are no images are named.
+/// How many of the files that are not images are named.
 const SHOWN: usize = 5;
-/// Images beyond so many bytes together are read again for each upload, so that a large folder does not fill the memory.
+/// Images beyond this many bytes in total are read again for each upload, so that a large folder
+/// does not fill the memory.
 const KEPT_IN_MEMORY: u64 = 512 << 20;
 
 /// An image file to upload.
@@ -171,8 +172,8 @@ fn by_ending(path: &Path) -> Option<&'static str> {
     known.map(|(_, media_type)| *media_type)
 }
 
-/// Makes every upload a different image for whoever looks at its bytes, and the same for whoever looks at its pixels:
-/// content-addressed answers are of no use to it.
+/// Makes every upload an image with other bytes and the same pixels, so that no stored result is
+/// returned.
 #[derive(Debug)]
 pub struct Uniquely {
     /// Another one for each run, so that a second run is not answered from the results of the first.

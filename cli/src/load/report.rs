@@ -16,7 +16,7 @@ use super::{
     timeline::Point,
 };
 
-/// So many classes are told that went wrong most often.
+/// How many of the classes with the most wrong labels are listed.
 const WORST: usize = 10;
 /// Bars of a histogram for each power of ten; their edges are as far from each other as 1 from 1.12.
 const BARS_PER_DECADE: i32 = 20;
@@ -133,7 +133,7 @@ pub struct Accuracy {
     pub share: f64,
     /// Right ones.
     pub correct: u64,
-    /// Of so many results with a known truth.
+    /// Of this many results with a known label.
     pub of: u64,
     /// Where the truth is from.
     pub against: String,

@@ -9,7 +9,7 @@ use eirs_controller::simulate::{
 };
 use eirs_platform::settings::units;
 
-/// A rate above this is a slip of the finger: no client can send so many.
+/// A rate above this is a typo: no client can send that many.
 const HIGHEST_RATE: f64 = 1e6;
 /// So long is a stretch that nothing ends: longer than anybody waits, and short enough to count in.
 const NO_END: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -42,8 +42,9 @@ pub enum Arrivals {
 }
 
 impl Schedule {
-    /// Reads `50`, `0..200@60s`, `50@30s,200@10s,0..100@1m`, or the name of a trace: a file, the controller's recording, or a generator of
-    /// the simulator. A trace is replayed so many times as fast.
+    /// Reads `50`, `0..200@60s`, `50@30s,200@10s,0..100@1m`, or the name of a trace: a file, the
+    /// controller's recording, or a generator of the simulator. A trace is replayed faster by this
+    /// factor.
     ///
     /// # Errors
     ///
@@ -153,8 +154,8 @@ impl Stretch {
         f64::midpoint(self.from, self.to) * self.length.as_secs_f64()
     }
 
-    /// When so many are due: the inverse of `from t + (to - from) t² / 2 length`, in the form that does not subtract large numbers and is right
-    /// for a rate that stays, too.
+    /// When the n-th is due: the inverse of `from t + (to - from) t² / 2 length`, in the form that
+    /// does not subtract large numbers and is right for a rate that stays, too.
     fn moment(&self, uploads: f64) -> Duration {
         let slope = (self.to - self.from) / self.length.as_secs_f64();
         let root = (self.from * self.from + 2.0 * slope * uploads).max(0.0).sqrt();

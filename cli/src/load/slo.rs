@@ -35,7 +35,7 @@ pub struct Share {
 
 impl Share {
     const NONE: Self = Self { parts: 0, of: 1 };
-    /// So many digits behind the point are enough for any number of images.
+    /// This many decimals are enough for any number of images.
     const DIGITS: usize = 12;
 
     /// Whether `part` of `all` are at most this share.
@@ -85,7 +85,7 @@ pub struct Goal {
     pub name: &'static str,
     /// At most this.
     pub limit: f64,
-    /// What it was; absent where so many failed that there is no such latency.
+    /// What it was; absent if too many failed for such a latency.
     pub value: Option<f64>,
     /// Whether that is within the limit.
     pub met: bool,
@@ -97,7 +97,7 @@ impl Slo {
         let (all, results) = (tally.ended_images(), tally.results);
         let mut goals = Vec::new();
         for (name, percent, limit) in self.latencies() {
-            // So many images must have been as fast.
+            // This many images must have been as fast.
             let needed = (percent * all).div_ceil(100);
             let met = all > 0 && tally.within(limit) >= needed;
             let limit = limit.as_secs_f64() * 1e3;
@@ -156,7 +156,7 @@ impl Goal {
 mod tests {
     use super::{super::tally::Times, *};
 
-    /// So many results of 10 ms, of 100 ms, and failures, counted for these goals.
+    /// Results of 10 ms, of 100 ms, and failures, counted for these goals.
     fn tally(slo: Slo, fast: u64, slow: u64, failed: u64) -> Tally {
         let times = |ms| Times { due: Duration::ZERO, took: Duration::from_millis(ms) };
         let mut tally = Tally::with_limits(slo.limits());

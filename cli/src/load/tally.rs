@@ -12,13 +12,14 @@ use super::{timeline::Timeline, truth::same_label};
 
 /// A latency that is longer counts as this one: an hour, in microseconds.
 const LONGEST_US: u64 = 3_600_000_000;
-/// So many failures of a kind are told in full.
+/// How many failures of a kind are shown in full.
 const TOLD: usize = 3;
-/// So many pairs of a truth and a label are told apart: a service that answers with something new every time shall not fill the memory.
+/// How many pairs of a true and a given label are counted: a service with a new label every time
+/// must not fill the memory.
 const PAIRS: usize = 10_000;
 /// The label that stands for all others beyond those.
 pub(super) const OTHERS: &str = "(others)";
-/// The live view shows the latencies of so many seconds.
+/// The live view shows the latencies of this many seconds.
 const RECENT_S: u64 = 5;
 
 /// What has happened so far.

@@ -293,8 +293,10 @@ impl Dates {
         match self.unknown.filter(|_| self.known == 0) {
             None => Ok(()),
             Some((row, shown)) => {
-                bail!("row {row}: a spreadsheet turned the image's name into a date or time: \
-                    {shown}; {AS_TEXT}")
+                bail!(
+                    "row {row}: a spreadsheet turned the image's name into a date or time: \
+                    {shown}; {AS_TEXT}"
+                )
             }
         }
     }

@@ -139,7 +139,8 @@ impl Survey {
             };
             let open = should.iter().map(|(port, networks)| format!("{port} from {}", networks.join(", ")));
             let open = open.collect::<Vec<_>>().join("; ");
-            let open = if open.is_empty() { "accepts no connections".to_owned() } else { format!("opens {open}") };
+            let open =
+                if open.is_empty() { "accepts no connections".to_owned() } else { format!("opens {open}") };
             self.step(verb, format!("the security group {} ({open})", network::group_name(account, role)));
         }
         Ok(())
@@ -267,8 +268,8 @@ fn worked_hour(setup: &Setup) -> String {
             0.0893 (setup.worker_type).\n",
             usd + surplus
         ),
-        (Some(_), CpuCredits::Standard) => format!(
-            "{hours}A busy {kind} slows down to its baseline (setup.cpu_credits = \"standard\").\n"
-        ),
+        (Some(_), CpuCredits::Standard) => {
+            format!("{hours}A busy {kind} slows down to its baseline (setup.cpu_credits = \"standard\").\n")
+        }
     }
 }

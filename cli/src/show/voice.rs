@@ -46,9 +46,7 @@ impl Voice {
                 self.say("Nothing was changed.");
                 Ok(false)
             }
-            None => {
-                Err(Stop::Usage("no terminal to ask for confirmation; use --yes".into()))
-            }
+            None => Err(Stop::Usage("no terminal to ask for confirmation; use --yes".into())),
         }
     }
 }

@@ -27,9 +27,12 @@ impl FromStr for Override {
 impl Override {
     /// Of a path like `pool.max` or `rule[2].per_instance`, and a value that is taken for a text where it is nothing else.
     pub(super) fn new(path: &str, value: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{path}` must be a section and a key, like pool.max, rule.p95 or \
-                rule[2].p95");
+        let wrong = || {
+            format!(
+                "`{path}` must be a section and a key, like pool.max, rule.p95 or \
+                rule[2].p95"
+            )
+        };
         let (section, key) = path.trim().split_once('.').ok_or_else(wrong)?;
         let (section, number) = match section.split_once('[') {
             None => (section, None),
@@ -58,13 +61,21 @@ impl Override {
             let count = tables.len();
             let place = match number {
                 Some(number) if *number <= count => Some(number - 1),
-                Some(number) => return Err(format!("{section}[{number}] does not exist; the policy \
-                    has {count}")),
+                Some(number) => {
+                    return Err(format!(
+                        "{section}[{number}] does not exist; the policy \
+                    has {count}"
+                    ));
+                }
                 None => tables.iter().position(|table| table.contains_key(key)),
             };
             let table = place.and_then(|place| tables.get_mut(place));
-            let none = || format!("no {section} has the key `{key}`; choose a {section}, as in \
-                {section}[1].{key}");
+            let none = || {
+                format!(
+                    "no {section} has the key `{key}`; choose a {section}, as in \
+                {section}[1].{key}"
+                )
+            };
             table.ok_or_else(none)?.insert(key, Item::Value(value.clone()));
             return Ok(());
         }
@@ -76,7 +87,7 @@ impl Override {
 
 /// The text with these keys set. All other lines stay where they are.
 pub(super) fn apply(text: &str, overrides: &[Override]) -> Result<String, String> {
-    // What is not TOML is complained about by whoever reads it, and better.
+    // What is not TOML gets a better error from the code that reads it.
     let Ok(mut document) = text.parse::<DocumentMut>() else { return Ok(text.to_owned()) };
     for one in overrides {
         one.set(&mut document)?;

@@ -18,7 +18,7 @@ const RIGHT: f64 = 30.0;
 const TOP: f64 = 104.0;
 const PANEL: f64 = 132.0;
 const GAP: f64 = 46.0;
-/// Figures are gathered in so many stretches of time.
+/// Figures are gathered in this many periods.
 const BINS: usize = 430;
 /// How often it is noted how things stand: finer than the stretches, whose highest values are shown.
 pub(super) const SAMPLES: u32 = 8600;

@@ -28,8 +28,7 @@ impl FromStr for Axis {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (key, range) =
-            text.split_once('=').ok_or("must be KEY=RANGE, like rule.per_instance=5..50")?;
+        let (key, range) = text.split_once('=').ok_or("must be KEY=RANGE, like rule.per_instance=5..50")?;
         // The key is judged before anything runs.
         Override::new(key, "0")?;
         Ok(Self { key: key.trim().to_owned(), values: values(range.trim())? })
@@ -47,9 +46,14 @@ fn values(range: &str) -> Result<Vec<String>, String> {
     };
     let (to, step) = rest.split_once(':').map_or((rest, None), |(to, step)| (to, Some(step)));
     let unit = Unit::of(from, to);
-    let read =
-        |text: &str| unit.read(text).ok_or_else(|| format!("`{text}` in `{range}` is neither a \
-            number nor a time"));
+    let read = |text: &str| {
+        unit.read(text).ok_or_else(|| {
+            format!(
+                "`{text}` in `{range}` is neither a \
+            number nor a time"
+            )
+        })
+    };
     let (from, to) = (read(from)?, read(to)?);
     let step = match step {
         Some(step) => read(step)?,

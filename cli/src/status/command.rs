@@ -22,10 +22,8 @@ use crate::{Exit, Global, Stop, show, state};
 ///
 /// Shows what the controller wrote in its last pass. `eirs check` inspects the queues themselves.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  eirs status --watch\n  eirs status --json | jq \
-        '.controller.pools[].desired'\n\ndocs/OPERATIONS.md explains the keys of the JSON."
-)]
+#[command(after_help = "Examples:\n  eirs status --watch\n  eirs status --json | jq \
+        '.controller.pools[].desired'\n\ndocs/OPERATIONS.md explains the keys of the JSON.")]
 pub(crate) struct StatusCommand {
     /// Print JSON; with --watch, one line per change
     #[arg(long)]

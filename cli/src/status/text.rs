@@ -11,9 +11,9 @@ use eirs_platform::settings::{Settings, Simulate};
 
 use crate::show::{ago, count, milliseconds, paragraph, since, span, table};
 
-/// So many decisions are shown.
+/// How many decisions are shown.
 const DECISIONS: usize = 6;
-/// A controller that has not looked for so many ticks hangs.
+/// A controller without a pass for this many ticks hangs.
 const MISSED_TICKS: u32 = 5;
 
 /// The page, for a terminal of this width.
@@ -302,8 +302,7 @@ mod tests {
         draining["drain_until"] = json!(at(70));
         let mut crashed = instance("default-4", "stopped", 60);
         crashed["crashes"] = 3.into();
-        crashed["last_error"] =
-            "exited with code 78: wrong settings or model; see its log".into();
+        crashed["last_error"] = "exited with code 78: wrong settings or model; see its log".into();
         crashed["not_before"] = json!(at(4));
         let rest = (6..=10).map(|number| instance(&format!("default-{number}"), "stopped", 9000));
         let mut instances = vec![busy, instance("default-2", "starting", 14), draining, crashed];

@@ -203,7 +203,7 @@ impl Cloud {
     }
 }
 
-/// Whoever reads why a test failed wants to know what the instances did.
+/// A reader of a failed test needs to know what the instances did.
 impl Drop for Cloud {
     fn drop(&mut self) {
         if !std::thread::panicking() {

@@ -121,7 +121,7 @@ fn a_burst_to_fifteen_instances_is_at_most_two_calls_of_start_instances() {
     );
 }
 
-/// So many images in one upload, for which nobody waits.
+/// A number of images in one upload, for which nobody waits.
 fn send_burst(web: &Web, count: u32) {
     let images: Vec<_> = (0..count).map(image).collect();
     let parts: Vec<_> = images.iter().map(|image| ("myfile", "x", image.as_slice())).collect();

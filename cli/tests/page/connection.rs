@@ -35,9 +35,7 @@ fn where_a_token_is_wanted_the_page_asks_for_it_until_it_is_a_good_one_and_then_
     let Some(visit) = Visit::without_looking(&web) else { return };
     let is_asking = || visit.text("#token-form").contains("needs a token").then_some(());
     eventually("it asks for a token", is_asking);
-    eventually("it says why nothing is live", || {
-        (visit.text("#connection") == "token needed").then_some(())
-    });
+    eventually("it says why nothing is live", || (visit.text("#connection") == "token needed").then_some(()));
     use_token(&visit, "eirs_0");
     eventually("it asks again, and says why", || {
         visit.text("#token-form").contains("not known").then_some(())

@@ -134,7 +134,7 @@ document.body.dispatchEvent(event === 'paste'
         names
     }
 
-    /// Waits until so many images have a label or an error, and no other is there.
+    /// Waits until exactly this many images have a label or an error.
     pub fn settled(&self, images: usize) -> Vec<Entry> {
         let mut last = Vec::new();
         eventually("every image is done", || {

@@ -1,4 +1,4 @@
-//! Jobs that are given up, as an operator finds and mends them.
+//! Jobs that are given up, as an operator finds and requeues them.
 
 use std::{
     fs::{self, File},
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::{Process, Site, Web, eventually, image};
 
-/// A service whose script fails until it is mended, and that gives a job up after one attempt.
+/// A service whose script fails until it is fixed, and that gives a job up after one attempt.
 fn broken() -> (Site, Web, Process) {
     let site = Site::with_script("test -f mended && echo cat || exit 3").set("EIRS_QUEUE__RETRY_FOR", "0s");
     let (web, worker) = (site.web(), site.worker());
@@ -93,7 +93,7 @@ fn letters_that_a_killed_look_held_come_back_by_themselves() {
     assert_eq!(letters(&site).len(), 2);
 }
 
-/// `eirs dead-letters` at a terminal, which asks whether it shall go on.
+/// `eirs dead-letters` at a terminal, which asks for confirmation.
 struct Asked {
     child: Child,
     screen: PathBuf,

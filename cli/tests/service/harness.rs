@@ -240,7 +240,8 @@ impl Drop for Process {
     }
 }
 
-/// Workers outlive their controller, as they should. Of a site that is gone they would live for ever.
+/// Workers outlive their controller, as they should. After the end of their site they would run
+/// without end.
 impl Drop for Site {
     fn drop(&mut self) {
         let records = fs::read_dir(self.state().join("instances")).into_iter().flatten().flatten();

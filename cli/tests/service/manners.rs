@@ -1,4 +1,4 @@
-//! The command line: what is said to a terminal, to a pipe, and to whoever mistypes.
+//! The command line: output to a terminal and to a pipe, and the errors for typos.
 
 use std::process::{Command, Output, Stdio};
 

@@ -76,10 +76,7 @@ fn a_cordoned_instance_is_drained_at_once_and_not_started_again() {
     eventually("default-1 serves", || running("default-1").then_some(()));
     let (code, told) = eirs(&site, &["cordon", "default-9"]);
     assert_eq!(code, 2, "{told}");
-    assert!(
-        told.contains("unknown instance `default-9`; known: default-1, default-2, default-3"),
-        "{told}"
-    );
+    assert!(told.contains("unknown instance `default-9`; known: default-1, default-2, default-3"), "{told}");
     let (code, told) = eirs(&site, &["cordon", "default-1", "--drain"]);
     assert!(code == 0 && told.starts_with("default-1 is cordoned and drained"), "{told}");
     eventually("default-2 serves instead", || (running("default-2") && !running("default-1")).then_some(()));

@@ -47,7 +47,7 @@ fn end(mut controller: Process) {
 #[test]
 fn each_pool_serves_its_own_model_from_its_own_queue_with_its_own_instances() {
     let site = two_models().set("EIRS_CONTROLLER__TICK", "10m");
-    // Whoever is there stays: what is started and what is not can be told at the end.
+    // Running ones stay: what was started and what was not is reported at the end.
     let lasting = POLICY.replace("idle = \"1s\"", "idle = \"1h\"");
     write_policy(&site, "quick-pool", &lasting.replace("model = \"default\"", "model = \"quick\""));
     let web = site.web();

@@ -8,7 +8,7 @@ use std::{
 
 use crate::harness::{Answer, NEVER, Site, Web, eventually, image, read_answer, request};
 
-/// Sends a body of so many bytes, as clients do that read only when they have sent all.
+/// Sends a body of a given size, like clients that read only after they have sent everything.
 fn send(address: &str, path: &str, bytes: usize) -> std::io::Result<Answer> {
     let mut body = image(1);
     body.resize(bytes, 7);

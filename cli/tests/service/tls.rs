@@ -54,7 +54,7 @@ impl Secured {
         self.issue_as(|_| {})
     }
 
-    /// One that ends at the beginning of the day that comes so many days from now.
+    /// One that ends at the beginning of the day this many days from now.
     fn issue_for(&self, days: i64) -> DateTime<Utc> {
         let end = (Utc::now() + TimeDelta::days(days)).date_naive();
         let (month, day) = (end.month() as u8, end.day() as u8);

@@ -257,7 +257,7 @@ fn who_vouches_for_a_collector_is_looked_for_at_the_start() {
         ("SSL_CERT_FILE", "nowhere.pem", "telemetry.otlp_endpoint: this machine has no certificates"),
     ] {
         let (_collector, site) = with_tls(&Authority::new());
-        // Whoever runs the tests may have moved the list, too.
+        // The list may be elsewhere on this machine, too.
         let site = site.set("SSL_CERT_DIR", "").set(key, value);
         let mut worker = site.start("eirs-worker", &[]);
         assert_eq!(worker.exit().code(), Some(78), "{}", worker.log());

@@ -78,8 +78,13 @@ fn a_reload_returns_when_the_edited_policy_is_in_force_and_a_broken_one_keeps_th
     let refused = machine.try_run("systemctl", &["reload", "eirs-controller"]);
     assert!(!refused.status.success(), "{refused:?}");
     let line = "/etc/eirs/policies/default.toml:5: pool.max: is \"many\"; must be a whole number";
-    machine.says("eirs-controller", &format!("wrong policy, the last good version stays in force: \
-        {line}"));
+    machine.says(
+        "eirs-controller",
+        &format!(
+            "wrong policy, the last good version stays in force: \
+        {line}"
+        ),
+    );
     assert!(
         machine.log("eirs-controller").iter().any(|said| said.starts_with(line)),
         "the reload says it, too"

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::policy::{Policy, Rule, Step};
 
-/// A season is looked at in about so many steps.
+/// A season has about this many steps.
 const STEPS: u64 = 288;
 
 /// The work of a pool now, as the rules see it.
@@ -66,7 +66,7 @@ pub(super) fn wishes(
 fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, String) {
     let Facts { arrivals_per_s, service_s, is_measured, variability, at_once, start_delay_s } = load.facts;
     let (backlog, service_s) = (load.depth.backlog() as f64, service_s.max(1e-6));
-    // Beyond `max` nobody asks, and the formula would go on for ever.
+    // Beyond `max` nobody asks, and the formula would never end.
     let most = policy.pool.max.saturating_mul(whole(at_once)).saturating_add(1);
     let slack_s = (p95_s - service_s).max(0.0);
     // A service time that is a guess may be wrong by any factor. No more servers are busy than there are jobs.
@@ -154,8 +154,9 @@ pub(super) fn clamp(policy: &Policy, wished: u32) -> u32 {
     wished.saturating_add(pool.spare).min(pool.max).max(pool.min)
 }
 
-/// Shares the limit among pools that keep `min` and want `want` each: first what they keep, then the rest, always one more
-/// to whoever has the fewest. So a small pool gets all it wants and a large one cannot starve it.
+/// Shares the limit among pools that keep `min` and want `want` each: first what they keep, then
+/// the rest, always one more to the pool with the fewest. So a small pool gets all it wants and a
+/// large one cannot starve it.
 pub(super) fn shares(limit: Option<u32>, pools: &[(u32, u32)]) -> Vec<u32> {
     let Some(limit) = limit else { return pools.iter().map(|(_, want)| *want).collect() };
     let mut shares = vec![0; pools.len()];

@@ -335,13 +335,10 @@ impl fmt::Display for Hold {
             Self::WasHigher { instances } => {
                 write!(f, "held: the demand within the window was {instances}")
             }
-            Self::SuddenDrop => {
-                f.write_str("held: arrivals dropped suddenly, which may be an outage")
+            Self::SuddenDrop => f.write_str("held: arrivals dropped suddenly, which may be an outage"),
+            Self::Deaf { instances } => {
+                write!(f, "held: {instances} instances stopped reporting together; replacing one at a time")
             }
-            Self::Deaf { instances } => write!(
-                f,
-                "held: {instances} instances stopped reporting together; replacing one at a time"
-            ),
             Self::PaidFor => f.write_str("held: new instances are paid for until their billing minimum"),
             Self::NotIdle => f.write_str("held: too few instances have been idle long enough"),
             Self::MaxStep => f.write_str("held: scale_in.max_step instances are draining already"),

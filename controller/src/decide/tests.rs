@@ -374,7 +374,10 @@ fn whoever_crashed_is_left_alone_and_the_plan_says_until_when() {
     let now = seen(&[("p", Some(5))], vec![crashed.clone()]);
     let plan = check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &[]);
     assert_eq!(plan.pools["p"].holds, [BackOff { until: at(NOW + 8) }]);
-    assert!(plan.pools["p"].reason().contains("waiting until 03:46:48: the other instances failed recently"), "{plan}");
+    assert!(
+        plan.pools["p"].reason().contains("waiting until 03:46:48: the other instances failed recently"),
+        "{plan}"
+    );
     let now = seen(&[("p", Some(5))], vec![crashed, stopped("p-2")]);
     check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &["start p-2"]);
 }

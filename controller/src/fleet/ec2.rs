@@ -269,10 +269,7 @@ impl Fleet for Ec2Fleet {
 
     async fn undrain(&self, id: &str) -> Result<()> {
         self.lock().inventory.machine(id).ok_or_else(|| unknown(id))?;
-        Err(Error::broken(
-            format!("cancelling the drain of {id}"),
-            "a machine that drains powers itself off",
-        ))
+        Err(Error::broken(format!("cancelling the drain of {id}"), "a machine that drains powers itself off"))
     }
 
     async fn stop(&self, id: &str) -> Result<()> {

@@ -121,8 +121,11 @@ impl ProcessFleet {
                 continue;
             }
             if let Some(boot) = record.boot {
-                tracing::info!(instance = id, "{id} was started by an earlier controller, and is \
-                    still starting");
+                tracing::info!(
+                    instance = id,
+                    "{id} was started by an earlier controller, and is \
+                    still starting"
+                );
                 shared.wait_for(boot, &record);
             } else if record.state != State::Stopped {
                 tracing::info!(instance = id, "{id} ended while no controller ran");

@@ -190,15 +190,23 @@ impl Drains {
             Status::Pending | Status::Delayed => Delivery::UnderWay,
             Status::InProgress | Status::Success => Delivery::Arrived,
             _ if invocation.response_code == OTHER_GENERATION => {
-                tracing::warn!(instance = id, "{id} refused a drain that was meant for another \
-                    generation");
+                tracing::warn!(
+                    instance = id,
+                    "{id} refused a drain that was meant for another \
+                    generation"
+                );
                 Delivery::Arrived
             }
             _ => {
                 let told = invocation.status_details.unwrap_or_default();
                 let said = invocation.standard_error_content.unwrap_or_default();
-                tracing::warn!(instance = id, told, said, "the drain of {id} was not delivered: \
-                    {told} {said}");
+                tracing::warn!(
+                    instance = id,
+                    told,
+                    said,
+                    "the drain of {id} was not delivered: \
+                    {told} {said}"
+                );
                 Delivery::Failed
             }
         }

@@ -134,7 +134,7 @@ impl<'a> Section<'a> {
         text
     }
 
-    /// One word of a list; whoever is refused was probably mistyped.
+    /// One word of a list; an unknown one is probably a typo.
     pub(super) fn word(&self, key: &'static str, words: &[&'static str]) -> Option<&'static str> {
         let text = self.text(key)?;
         let found = words.iter().copied().find(|word| *word == text);

@@ -134,10 +134,7 @@ fn pool(section: Section<'_>) -> Pool {
     let spare = section.instances("spare", 0..=MOST_INSTANCES).unwrap_or(0);
     for (key, value) in [("min", min), ("spare", spare)] {
         if value > max {
-            section.complain(
-                key,
-                format!("is {value}, more than `max` ({max}); lower it or raise `max`"),
-            );
+            section.complain(key, format!("is {value}, more than `max` ({max}); lower it or raise `max`"));
         }
     }
     let hour = DAY / 24;

@@ -95,7 +95,8 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
     let fields: Vec<_> = text.split_whitespace().collect();
     let Ok(fields) = <[&str; 5]>::try_from(fields) else {
         return Err("must have five fields (minute, hour, day of the month, month, day of the \
-            week), like \"0 8 * * MON-FRI\"".into());
+            week), like \"0 8 * * MON-FRI\""
+            .into());
     };
     let parse = |text: &str| {
         CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build().parse(text)
@@ -110,8 +111,11 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
         match wrong {
             Some(index) => {
                 let (name, first, last) = FIELDS[index];
-                format!("its {name}, {:?}, must be numbers from {first} to {last}, lists, ranges \
-                    or steps of them", fields[index])
+                format!(
+                    "its {name}, {:?}, must be numbers from {first} to {last}, lists, ranges \
+                    or steps of them",
+                    fields[index]
+                )
             }
             None => format!("cannot be read: {unclear}"),
         }

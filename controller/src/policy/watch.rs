@@ -239,10 +239,10 @@ impl Watch {
             descriptor::readable(inotify)
         };
         let notifications = open()
-            .inspect_err(
-                |error| tracing::warn!(%error, "inotify is not available: changed policies are \
-                    seen at the next tick"),
-            )
+            .inspect_err(|error| {
+                tracing::warn!(%error, "inotify is not available: changed policies are \
+                    seen at the next tick")
+            })
             .ok();
         let watch = Self { folder: folder.to_owned(), only: None, notifications };
         watch.arm();

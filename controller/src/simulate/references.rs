@@ -67,9 +67,12 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|reference| reference.name() == text.trim());
-        found
-            .ok_or_else(|| format!("unknown reference `{text}`; the known ones are seed, keda, \
-                target-tracking and kpa"))
+        found.ok_or_else(|| {
+            format!(
+                "unknown reference `{text}`; the known ones are seed, keda, \
+                target-tracking and kpa"
+            )
+        })
     }
 }
 

@@ -139,8 +139,10 @@ impl FromStr for Distribution {
         let number = |least: f64, most: f64, default: f64| match number.map(str::parse::<f64>) {
             None => Ok(default),
             Some(Ok(number)) if (least..=most).contains(&number) => Ok(number),
-            Some(_) => Err(format!("`{text}`: the number after `{name}:` must be from {least} to \
-                {most}")),
+            Some(_) => Err(format!(
+                "`{text}`: the number after `{name}:` must be from {least} to \
+                {most}"
+            )),
         };
         let shape = match name.trim() {
             "constant" => Shape::Constant,

@@ -20,7 +20,7 @@ use crate::{
     state_file,
 };
 
-/// So many decisions are kept.
+/// How many decisions are kept.
 const DECISIONS: usize = 20;
 
 /// Keeps the status file.

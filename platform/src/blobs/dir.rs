@@ -87,7 +87,7 @@ impl DirBlobs {
         worked.unwrap_or_else(|panic| Err(Error::broken(format!("{doing} {key}"), panic)))
     }
 
-    /// Whether a blob of so many bytes is written sooner than another thread is woken.
+    /// Whether writing a blob of this size takes less time than waking another thread.
     fn is_quick(&self, bytes: usize) -> bool {
         !self.0.sync && bytes <= QUICK_BYTES
     }

@@ -124,8 +124,8 @@ impl BlobStore for S3Blobs {
     /// S3 answers 412 where the key is taken, and 409 to a writer that another one overtook just now: only asking again
     /// shows which of the two came first (user guide, "Conditional writes").
     ///
-    /// Where the answer to a write is lost, the SDK asks again and is told 412: then nobody is told `true`, and whoever
-    /// reads the blob finds its own bytes.
+    /// Where the answer to a write is lost, the SDK asks again and is told 412: then no caller gets
+    /// `true`, and a reader of the blob finds its own bytes.
     async fn put_new(&self, key: &str, body: Bytes) -> Result<bool> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let mut races = 0;

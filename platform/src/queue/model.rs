@@ -16,11 +16,11 @@ pub(super) enum Step {
     Receive(usize),
     Release(Index),
     Ack(Index),
-    /// So many milliseconds pass. Less than none, or days, is a leap.
+    /// Milliseconds pass. Less than none, or days, is a leap.
     Pass(i64),
 }
 
-/// Some steps; the time leaps by up to so many days in either direction.
+/// Some steps; the time jumps by up to this many days in either direction.
 pub(super) fn steps(days: i64) -> impl Strategy<Value = Vec<Step>> {
     let days = days * 86_400_000;
     let step = prop_oneof![
@@ -51,7 +51,7 @@ impl Model {
         numbers.map(|number| number.to_string().into()).collect()
     }
 
-    /// Checks that these are the ones that a receive of so many should get: the oldest of all that nobody holds.
+    /// Checks that these are what such a receive must return: the oldest that nobody holds.
     pub(super) fn received(&mut self, max: usize, now: i64, got: Vec<Delivery>) -> Result<(), TestCaseError> {
         let free = self.leases.iter().filter(|(_, until)| is_free(**until, now));
         let wanted: Vec<usize> = free.map(|(number, _)| *number).take(max).collect();

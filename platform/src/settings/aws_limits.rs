@@ -49,8 +49,7 @@ pub(super) fn complaints(settings: &Settings) -> Vec<String> {
         durations.into_iter().filter_map(|(key, value, range)| seconds(key, value, range)).collect();
     if queue.visibility >= queue.retention {
         complaints.push(
-            "queue.retention: must be more than queue.visibility, or SQS deletes jobs in flight"
-                .into(),
+            "queue.retention: must be more than queue.visibility, or SQS deletes jobs in flight".into(),
         );
     }
     // A worker gives a job up before the queue puts it away.
@@ -80,8 +79,10 @@ pub(super) fn complaints(settings: &Settings) -> Vec<String> {
     let long_names = settings.models.keys().filter(|model| longest(model) > LONGEST_NAME);
     complaints.extend(long_names.map(|model| {
         let begins = format!("{}-{}", aws.prefix, crate::backend::requests_name(""));
-        format!("models.{model}: the name is too long for a queue of SQS, which begins with \
-            `{begins}`")
+        format!(
+            "models.{model}: the name is too long for a queue of SQS, which begins with \
+            `{begins}`"
+        )
     }));
     complaints
 }

@@ -79,15 +79,19 @@ impl FromStr for Distribution {
         let sigma = |text: &str| {
             let number = text.trim().parse().ok().filter(|sigma| (0.0..=LARGEST_SIGMA).contains(sigma));
             number.ok_or_else(|| {
-                format!("`{text}` is not a standard deviation of a logarithm; write a number from \
-                    0 to {LARGEST_SIGMA}")
+                format!(
+                    "`{text}` is not a standard deviation of a logarithm; write a number from \
+                    0 to {LARGEST_SIGMA}"
+                )
             })
         };
         match shape.trim().split_once(':') {
             None if shape.trim() == "exp" => Ok(Self::Exponential { mean }),
             Some(("lognormal", text)) => Ok(Self::LogNormal { mean, sigma: sigma(text)? }),
-            _ => Err(format!("unknown distribution `{shape}`; the known ones are `exp` and \
-                `lognormal:0.3`")),
+            _ => Err(format!(
+                "unknown distribution `{shape}`; the known ones are `exp` and \
+                `lognormal:0.3`"
+            )),
         }
     }
 }

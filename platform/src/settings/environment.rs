@@ -8,7 +8,7 @@ use super::mistyped::known_keys;
 const PREFIX: &str = "EIRS_";
 /// Variables that EIRS reads and that are no settings: the settings file, and the token of `eirs load`.
 const OTHERS_OF_OURS: [&str; 2] = ["EIRS_CONFIG", "EIRS_TOKEN"];
-/// A name that is so many letters from a setting's is a slip.
+/// A name within this many letters of a setting's is a typo.
 const SLIP: usize = 2;
 
 /// What an environment variable is to the settings.

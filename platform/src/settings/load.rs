@@ -214,8 +214,10 @@ fn text_value(text: &str) -> Value {
 pub(super) fn sentence(error: &ConfigError) -> String {
     match error {
         ConfigError::At { error, .. } => sentence(error),
-        ConfigError::Type { unexpected, expected, .. } => format!("is {unexpected}, must be \
-            {expected}"),
+        ConfigError::Type { unexpected, expected, .. } => format!(
+            "is {unexpected}, must be \
+            {expected}"
+        ),
         other => other.to_string(),
     }
 }
@@ -313,8 +315,11 @@ mod tests {
         let settings = load("", &environment).unwrap();
         assert_eq!((settings.web.wait, settings.web.listen.port()), (Duration::from_secs(7), 8000));
         let strays = Layers::of(None, &environment).strays();
-        assert_eq!(strays, ["EIRS_WEB_LISTEN is not a setting and is ignored; did you mean \
-            EIRS_WEB__LISTEN?"]);
+        assert_eq!(
+            strays,
+            ["EIRS_WEB_LISTEN is not a setting and is ignored; did you mean \
+            EIRS_WEB__LISTEN?"]
+        );
     }
 
     #[test]

@@ -48,8 +48,8 @@ fn homes(name: &str) -> Vec<String> {
     homes
 }
 
-/// Every key there is; those of models, with the name of the one that there always is. The settings themselves are asked: whoever
-/// refuses a name lists those that it knows.
+/// Every key there is; those of models, with the name of the one that there always is. The settings
+/// themselves are asked: the error about an unknown name lists the known ones.
 pub(super) fn known_keys() -> Vec<String> {
     const NOBODY: &str = "nobody-knows-it";
     let below = |section: &str| -> Option<Vec<String>> {

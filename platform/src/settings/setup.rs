@@ -86,15 +86,18 @@ impl Setup {
         let networks = |key: &'static str, networks: &[String]| {
             let wrong = networks.iter().filter(|network| !is_network(network));
             wrong
-                .map(|n| format!("setup.{key}: `{n}` is not a network; write one like \
-                    \"203.0.113.0/24\""))
+                .map(|n| {
+                    format!(
+                        "setup.{key}: `{n}` is not a network; write one like \
+                    \"203.0.113.0/24\""
+                    )
+                })
                 .collect::<Vec<_>>()
         };
         let mut complaints = networks("uploads_from", &self.uploads_from);
         complaints.extend(networks("ssh_from", &self.ssh_from));
         if self.ssh_from.iter().any(world) {
-            complaints
-                .push("setup.ssh_from: must not be the whole world; name your own network".into());
+            complaints.push("setup.ssh_from: must not be the whole world; name your own network".into());
         }
         if self.kms_key.as_deref().is_some_and(|key| !is_key(key)) {
             complaints.push(

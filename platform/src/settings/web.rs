@@ -110,9 +110,9 @@ pub struct Web {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Audience {
-    /// Whoever may upload.
+    /// Clients that may upload.
     Everybody,
-    /// Whoever reaches `admin_listen`.
+    /// Everybody who reaches `admin_listen`.
     Operator,
 }
 

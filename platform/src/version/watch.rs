@@ -191,8 +191,11 @@ impl Watched {
         let made = match of(&self.model) {
             Ok(made) => made,
             Err(why) => {
-                tracing::warn!(model = name, "models.{name}: its version cannot be computed here: \
-                    {why}");
+                tracing::warn!(
+                    model = name,
+                    "models.{name}: its version cannot be computed here: \
+                    {why}"
+                );
                 return false;
             }
         };

@@ -1,7 +1,8 @@
 //! How often. What is counted is images, for these are what costs: a request counts as one, and each further image of the same
 //! upload as one more. An address and a token are counted each by itself, and what comes must fit into both.
 //!
-//! The counting is `governor`'s, a token bucket: after a quiet time a burst passes at once, then so many a second.
+//! The counting is `governor`'s, a token bucket: after a quiet time a burst passes at once, then a
+//! fixed rate per second.
 
 use std::{
     collections::HashMap,
@@ -68,7 +69,7 @@ pub(crate) struct Allowance {
     holder: Option<Arc<Holder>>,
 }
 
-/// So many a second, and a burst; `None` where there is no limit.
+/// A rate per second, and a burst; `None` where there is no limit.
 fn quota(per_second: f64, burst: u32) -> Option<Quota> {
     if per_second <= 0.0 {
         return None;
@@ -178,7 +179,7 @@ impl Drop for Counted {
 }
 
 fn too_often<P: Reference>(who: &str, not_until: &NotUntil<P>, now: P) -> Problem {
-    // Whoever comes in the middle of that second would be too early.
+    // A retry in the middle of that second would be too early.
     let wait_s = not_until.wait_time_from(now).as_secs_f64().ceil().max(1.0) as u64;
     Problem::too_often(who, wait_s)
 }

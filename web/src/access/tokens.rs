@@ -61,8 +61,7 @@ impl Keyring {
         let found = holders
             .iter()
             .fold(None, |found, holder| if holder.token.hash().is(&shown) { Some(holder) } else { found });
-        let holder =
-            found.ok_or_else(|| Problem::wrong_token("unknown or revoked token"))?;
+        let holder = found.ok_or_else(|| Problem::wrong_token("unknown or revoked token"))?;
         if holder.token.has_expired(now) {
             return Err(Problem::wrong_token(format!("the token `{}` has expired", holder.token.name)));
         }

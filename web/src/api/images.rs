@@ -121,7 +121,13 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
             "`backlog full`: the queue accepts no new images now. `shutting down`: this server is \
             stopping. `no room`: too much is being uploaded. `not queued`: storing took too long. \
             `storage unavailable`: the image could not be stored.",
-            &[Problem::backlog_full(12), Problem::draining(), Problem::no_room(), Problem::not_queued(), storage()],
+            &[
+                Problem::backlog_full(12),
+                Problem::draining(),
+                Problem::no_room(),
+                Problem::not_queued(),
+                storage(),
+            ],
         ),
         refusal(
             "`storage full`: no space for new images at the moment. Nothing was stored.",
@@ -176,8 +182,7 @@ curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
     responses.push(refusal("`storage unavailable`: the result could not be read.", &[storage()]));
     let about_wait = "How long to wait for a pending result: `30s`, `1m`, or seconds. Without it, \
         the response is immediate.";
-    let about_name =
-        "The name of the image in the response. The `Location` of an upload has the name of that \
+    let about_name = "The name of the image in the response. The `Location` of an upload has the name of that \
         upload.";
     let params = vec![
         id(),
@@ -250,8 +255,12 @@ fn version() -> MetaOperationParam {
 
 fn top() -> MetaOperationParam {
     let schema = MetaSchema { minimum: Some(1.0), example: Some(json!(3)), ..MetaSchema::new("integer") };
-    query("top", "Maximum number of guesses to show. Without it, all that the model's settings \
-        keep.", schema)
+    query(
+        "top",
+        "Maximum number of guesses to show. Without it, all that the model's settings \
+        keep.",
+        schema,
+    )
 }
 
 /// The body of an upload: a form, or an image.

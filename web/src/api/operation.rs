@@ -27,7 +27,11 @@ macro_rules! about {
 }
 
 pub(super) fn register(registry: &mut Registry) {
-    registry.create_tag(MetaTag { name: TAG, description: Some("The state of the service."), external_docs: None });
+    registry.create_tag(MetaTag {
+        name: TAG,
+        description: Some("The state of the service."),
+        external_docs: None,
+    });
     Status::register(registry);
 }
 
@@ -41,7 +45,8 @@ last pass: queues, instances, decisions and their reasons.",
         "/status"
     );
     let example = Status::example(Written::example());
-    let responses = vec![answer(200, "The current state.", vec![body::<Status>("application/json", example)])];
+    let responses =
+        vec![answer(200, "The current state.", vec![body::<Status>("application/json", example)])];
     path("/status", Method::GET, operation("status", TAG, "The whole service", about, responses))
 }
 
@@ -67,11 +72,12 @@ seconds, with the content of `/status`.",
         ..MetaSchema::new("object")
     };
     let responses = vec![
-        answer(200, "Events, until the client closes the connection.", vec![media("text/event-stream", event)]),
-        refusal(
-            "`too many watchers`: too many clients are following.",
-            &[Problem::too_many_watchers()],
+        answer(
+            200,
+            "Events, until the client closes the connection.",
+            vec![media("text/event-stream", event)],
         ),
+        refusal("`too many watchers`: too many clients are following.", &[Problem::too_many_watchers()]),
     ];
     path("/events", Method::GET, operation("events", TAG, "The service as it changes", about, responses))
 }
@@ -89,12 +95,8 @@ pub(super) fn metrics() -> MetaPath {
 
 /// At the operator's own listener, or beside the uploads.
 pub(super) fn doorbell(is_apart: bool) -> MetaPath {
-    let about = about!(
-        is_apart,
-        "The controller starts a pass now, not at its next tick.",
-        "-X POST ",
-        "/doorbell"
-    );
+    let about =
+        about!(is_apart, "The controller starts a pass now, not at its next tick.", "-X POST ", "/doorbell");
     let responses = vec![
         answer(202, "It was told.", vec![text("text/plain", "the controller starts a pass\n")]),
         refusal("`storage unavailable`: the controller's queue could not be reached.", &[storage()]),

@@ -1,8 +1,9 @@
 //! What this host knows about the load: how long the line of each model is, and how fast it moves. The limit on the backlog and
 //! every `Retry-After` come from here.
 //!
-//! The depth of a queue is read by a task of its own, which no client takes with it when it leaves; whoever asks waits for it a
-//! moment, so that the limit holds from the first upload on, and goes by what was known before where the queue is slow.
+//! The depth of a queue is read by a task of its own, which no client takes with it when it leaves;
+//! a caller waits for it a moment, so that the limit holds from the first upload on, and uses the
+//! previous value if the queue is slow.
 
 use std::{
     collections::BTreeMap,
@@ -150,8 +151,11 @@ impl Admission {
             Ok(Ok(depth)) => state.line.count(depth.backlog()),
             // The old reading and what was sent since are the better guess.
             Ok(Err(error)) => tracing::warn!(model, %error, "the depth of the queue cannot be read"),
-            Err(_late) => tracing::warn!(model, "the depth of the queue was not read within \
-                {READING:?}"),
+            Err(_late) => tracing::warn!(
+                model,
+                "the depth of the queue was not read within \
+                {READING:?}"
+            ),
         }
     }
 }

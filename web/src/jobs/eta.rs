@@ -1,9 +1,10 @@
 //! When a job will be done: its place in the line, over how fast the line moves.
 //!
-//! The line is first in, first out, and served by so many at once. Those that serve get free when what they do now is done, and
-//! take one after another; so a job's end follows from when it and those before it began. What is measured is how many jobs end
-//! in a time while there are some to do, in the present stretch of work and weighed against what was known before it: the
-//! reports of the fleet, or an earlier stretch.
+//! The queue is first in, first out, with a number of servers. Those that serve get free when what
+//! they do now is done, and take one after another; so a job's end follows from when it and those
+//! before it began. What is measured is how many jobs end in a time while there are some to do, in
+//! the present stretch of work and weighed against what was known before it: the reports of the
+//! fleet, or an earlier stretch.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -102,7 +103,7 @@ impl Line {
         }
     }
 
-    /// The queue holds so many jobs, of all hosts.
+    /// How many jobs the queue holds, of all hosts.
     pub(crate) fn count(&mut self, backlog: u64) {
         self.others = backlog.saturating_sub(self.sent - self.ended);
     }
@@ -219,8 +220,8 @@ pub(crate) fn in_seconds(remaining: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    /// A service with so many servers, in virtual time: jobs are announced when they come and at every poll, and what was
-    /// announced is compared with what came true.
+    /// A service with a number of servers, in virtual time: jobs are announced when they come and
+    /// at every poll, and what was announced is compared with what came true.
     struct World {
         servers: usize,
         service_s: fn(u64) -> f64,

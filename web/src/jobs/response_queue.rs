@@ -1,4 +1,5 @@
-//! The response queue of this host: opened at its start, kept alive, made anew if somebody deleted it, closed at the end.
+//! The response queue of this host: opened at start, kept alive, created again if it was deleted,
+//! closed at the end.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -27,15 +28,11 @@ impl ResponseQueue {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// It was deleted under this host: whoever did that took it for dead, as of a machine that slept. Answers to jobs on
-    /// their way are found in the store.
+    /// It was deleted although this host is alive: another host took it for dead, as after a
+    /// machine slept. Answers to jobs on their way are found in the store.
     pub(crate) async fn reopen(&self) -> Result<()> {
         let fresh = self.backend.responses(&self.host).await?;
-        tracing::warn!(
-            name = fresh.name,
-            "the response queue was deleted; replies now go to {}",
-            fresh.name
-        );
+        tracing::warn!(name = fresh.name, "the response queue was deleted; replies now go to {}", fresh.name);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -53,7 +50,7 @@ impl ResponseQueue {
             if stop.run_until_cancelled(tokio::time::sleep(Responses::RENEW)).await.is_none() {
                 return;
             }
-            // One that is missing is noticed by the consumer, and made anew.
+            // A missing one is noticed by the consumer, and created again.
             if let Err(error) = self.backend.renew_responses(&self.current()).await {
                 tracing::warn!(%error, "the response queue could not be renewed");
             }

@@ -42,7 +42,7 @@ pub struct Limits {
 const OTHER_FILES: u64 = 128;
 
 impl Limits {
-    /// What the settings say, where this process may have so many files open.
+    /// What the settings say, if this process may have that many files open.
     pub fn of(settings: &Web, files: u64) -> Self {
         // An upload may have a file besides its connection.
         let spooled = (settings.max_uploads as u64).min(files / 4);

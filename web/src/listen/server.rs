@@ -246,16 +246,12 @@ async fn answer<E: Endpoint<Output = poem::Response> + 'static>(
 /// Tells a client that there is no place for it, and gives it a moment to read that.
 async fn refuse(mut tcp: TcpStream, full: Full) {
     let (status, title, detail) = match full {
-        Full::All => (
-            "503 Service Unavailable",
-            "too many connections",
-            "the server has too many connections",
-        ),
-        Full::Address => (
-            "429 Too Many Requests",
-            "too many connections",
-            "your address has too many connections",
-        ),
+        Full::All => {
+            ("503 Service Unavailable", "too many connections", "the server has too many connections")
+        }
+        Full::Address => {
+            ("429 Too Many Requests", "too many connections", "your address has too many connections")
+        }
     };
     let body = format!(
         "{{\"status\":{},\"title\":\"{title}\",\"detail\":\"{detail}; try again shortly\"}}\n",

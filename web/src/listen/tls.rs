@@ -1,8 +1,8 @@
 //! HTTPS, where the settings name a certificate. Connections that are open keep the one that they began with; a renewed one counts
 //! for those that come.
 //!
-//! The cryptography is `ring`'s, named in every place: the cloud SDKs bring another provider into the same program, and whoever
-//! asks for *the* provider of a process that has two gets a panic.
+//! The cryptography is `ring`'s, named in every place: the cloud SDKs bring another provider into
+//! the same program, and a request for *the* provider of a process with two panics.
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
@@ -98,9 +98,12 @@ pub fn careless(settings: &settings::Tls) -> Option<String> {
     let key = settings.key.as_ref()?;
     let mode = fs::metadata(key).ok()?.permissions().mode();
     let shown = key.display();
-    (mode & 0o004 != 0)
-        .then(|| format!("web.tls.key: every user of this machine can read {shown}; run `chmod \
-            o-r` on it"))
+    (mode & 0o004 != 0).then(|| {
+        format!(
+            "web.tls.key: every user of this machine can read {shown}; run `chmod \
+            o-r` on it"
+        )
+    })
 }
 
 /// That the certificate of the settings has expired or soon will, in a sentence.
@@ -155,8 +158,10 @@ fn certified(certificate: (&Path, &[u8]), key: (&Path, &[u8])) -> Result<Certifi
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             format!("{key_file}: is not the key of the certificate in {certificate_file}")
         }
-        Error::InvalidCertificate(error) => format!("{certificate_file}: is not a certificate: \
-            {error}"),
+        Error::InvalidCertificate(error) => format!(
+            "{certificate_file}: is not a certificate: \
+            {error}"
+        ),
         error => format!("{key_file}: is not a usable key: {error}"),
     })
 }

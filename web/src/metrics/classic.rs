@@ -1,4 +1,5 @@
-//! The text format from before OpenMetrics, for whoever does not ask for that one: the same samples, with less said of them.
+//! The text format from before OpenMetrics, for scrapers that do not ask for that: the same samples
+//! with less metadata.
 
 use super::{Kind, Metric};
 

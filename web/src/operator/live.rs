@@ -37,7 +37,7 @@ const MOST_WATCHERS: usize = 1_000;
 /// Who watches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Watchers {
-    /// Whoever may upload: as many as there is room for, until the server drains.
+    /// Clients that may upload: as many as there is room for, until the server drains.
     Clients,
     /// The operator, who looks above all while it drains.
     Operator,
@@ -48,7 +48,7 @@ pub(crate) enum Watchers {
 pub(crate) struct Live {
     /// For the operator.
     frame: watch::Sender<Bytes>,
-    /// For whoever may upload, without what is not theirs to know.
+    /// For clients that may upload, without internal details.
     public: watch::Sender<Bytes>,
     /// Somebody has begun to watch.
     came: Notify,

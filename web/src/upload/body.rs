@@ -85,9 +85,9 @@ impl Images {
         let value = |name: HeaderName| headers.get(name).map(|value| Value::parse(value.as_bytes()));
         let content_type = value(header::CONTENT_TYPE).unwrap_or_default();
         let source = if content_type.main.starts_with("multipart/") {
-            let boundary = content_type.boundary().ok_or_else(|| {
-                Problem::bad_request("the Content-Type of the form has no boundary")
-            })?;
+            let boundary = content_type
+                .boundary()
+                .ok_or_else(|| Problem::bad_request("the Content-Type of the form has no boundary"))?;
             let has_fields = content_type.main == "multipart/form-data";
             Source::Form { form: Box::new(Form::new(body, boundary, room)), has_fields }
         } else {
@@ -171,9 +171,7 @@ impl Images {
         if self.skipped <= most {
             return Ok(());
         }
-        Err(Problem::too_large(format!(
-            "a field without an image may have at most {most} bytes"
-        )))
+        Err(Problem::too_large(format!("a field without an image may have at most {most} bytes")))
     }
 
     /// What to say when there was no image.
@@ -182,10 +180,7 @@ impl Images {
         if self.others.is_empty() {
             Problem::no_image(format!("the request has no image; {expected}"))
         } else {
-            Problem::no_image(format!(
-                "the field `{}` has no image; {expected}",
-                self.others.join("`, `")
-            ))
+            Problem::no_image(format!("the field `{}` has no image; {expected}", self.others.join("`, `")))
         }
     }
 }

@@ -49,8 +49,7 @@ impl Form {
             match (self.parser.next().map_err(broken_form)?, &mut self.nested) {
                 (Some(Event::Part(part)), None) if part.content_type.main.starts_with("multipart/") => {
                     let boundary = part.content_type.boundary();
-                    let boundary =
-                        boundary.ok_or_else(|| broken_form(Broken("a part has no boundary")))?;
+                    let boundary = boundary.ok_or_else(|| broken_form(Broken("a part has no boundary")))?;
                     self.nested = Some((Parser::new(boundary), part.disposition.field()));
                 }
                 (Some(Event::Content(content)), Some((nested, _))) => nested.feed(content),

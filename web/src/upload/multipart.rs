@@ -187,7 +187,7 @@ impl Parser {
 enum After {
     /// Two dashes.
     Last,
-    /// The end of the line, after so many spaces.
+    /// The end of the line, after a number of spaces.
     Part(usize),
     /// One cannot tell yet.
     More,

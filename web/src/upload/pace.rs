@@ -47,7 +47,7 @@ impl Patience {
         self.pause.min(credit).min(self.left)
     }
 
-    /// So many bytes came after so much waiting.
+    /// These many bytes arrived after this wait.
     fn came(&mut self, bytes: usize, waited: Duration) {
         self.left = self.left.saturating_sub(waited);
         if self.least_rate > 0.0 {
@@ -63,7 +63,11 @@ impl Patience {
         } else if waited >= self.pause {
             format!("nothing arrived for {} seconds", self.pause.as_secs_f64())
         } else {
-            format!("fewer than {1} bytes per second arrived for {0} seconds", CREDIT.as_secs(), self.least_rate)
+            format!(
+                "fewer than {1} bytes per second arrived for {0} seconds",
+                CREDIT.as_secs(),
+                self.least_rate
+            )
         }
     }
 }
@@ -110,7 +114,8 @@ impl Stream for Paced {
 mod tests {
     use super::*;
 
-    /// What becomes of a client that sends so many bytes every so often: when it was cut off, and what it was told.
+    /// What happens to a client that sends a few bytes at intervals: when it was cut off, and with
+    /// which response.
     async fn cut_off(bytes: usize, every: Duration, settings: &Web) -> (Duration, String) {
         let began = Instant::now();
         let body = futures::stream::unfold((), move |()| async move {

@@ -143,7 +143,8 @@ impl Onnx {
         let probe = catch_unwind(AssertUnwindSafe(|| {
             engine.session()?.run(recipe.shape(rows), &vec![0.0; recipe.len() * rows], output, &mut answer)
         }));
-        let probe = probe.unwrap_or_else(|panic| Err(anyhow!("the engine panicked: {}", panic_text(&*panic))));
+        let probe =
+            probe.unwrap_or_else(|panic| Err(anyhow!("the engine panicked: {}", panic_text(&*panic))));
         probe.map_err(|error| anyhow!("{source}: {} cannot run this model: {error}", engine.name()))?;
         let classes = answer.len() / rows;
         ensure!(
@@ -218,8 +219,10 @@ fn choose_engine(model: &Model, source: &Source) -> anyhow::Result<(Box<dyn Engi
     let loaded =
         loaded.unwrap_or_else(|panic| Err(anyhow!("{source}: rten panicked on it: {}", panic_text(&*panic))));
     let engine = loaded.map_err(|error| match model.engine {
-        settings::Engine::Auto => anyhow!("{error}; ONNX Runtime, which was not found here, may \
-            support it"),
+        settings::Engine::Auto => anyhow!(
+            "{error}; ONNX Runtime, which was not found here, may \
+            support it"
+        ),
         _ => error,
     })?;
     Ok((Box::new(engine), advice))

@@ -217,8 +217,13 @@ impl Header {
                 }
             }
             (3, 1) if is_os2 => return refused("has fax compression, which is not supported".to_owned()),
-            (4, 24) if is_os2 => return refused("has runs of 24-bit colours, which are not \
-                supported".to_owned()),
+            (4, 24) if is_os2 => {
+                return refused(
+                    "has runs of 24-bit colours, which are not \
+                supported"
+                        .to_owned(),
+                );
+            }
             (4, _) => return refused("contains a JPEG, which is not supported".to_owned()),
             (5, _) => return refused("contains a PNG, which is not supported".to_owned()),
             _ => {

@@ -69,8 +69,10 @@ pub(super) async fn look(
             .differences
             .extend(policies.map(|policies| fleet::pools(machines, policies)).unwrap_or_default());
         if machines.is_empty() && found.nothing {
-            let sentence =
-                format!("nothing of the installation {} exists here; `eirs setup` makes it", account.prefix());
+            let sentence = format!(
+                "nothing of the installation {} exists here; `eirs setup` makes it",
+                account.prefix()
+            );
             return Drift { differences: vec![sentence], ..Drift::default() };
         }
     }
@@ -107,9 +109,7 @@ fn gather<const N: usize>(parts: [(&str, anyhow::Result<Found>); N]) -> Gathered
     }
     if !denied.is_empty() {
         let what = denied.join(", ");
-        unseen.push(format!(
-            "these credentials may not inspect {what}, so that drift there is unknown"
-        ));
+        unseen.push(format!("these credentials may not inspect {what}, so that drift there is unknown"));
     }
     Gathered { differences, unseen, notes, nothing }
 }
@@ -146,8 +146,10 @@ async fn roles(account: &Account) -> anyhow::Result<Found> {
         nothing = false;
         if !role.is_as_it_should_be(account).await? {
             let renews = "`eirs setup` writes it again";
-            differences.push(format!("the permissions of the role {name} differ from those of \
-                setup; {renews}"));
+            differences.push(format!(
+                "the permissions of the role {name} differ from those of \
+                setup; {renews}"
+            ));
         }
     }
     Ok(Found { differences, nothing, ..Found::default() })
@@ -200,8 +202,7 @@ mod tests {
             found.unseen,
             [
                 "the drain document cannot be inspected: no response in time",
-                "these credentials may not look at the security groups, the buckets, so that has \
-                an unknown shape whether they are as they should be"
+                "these credentials may not inspect the security groups, the buckets, so that drift there is unknown"
             ]
         );
         assert!(!short(&anyhow::anyhow!("{long}")).contains("Encoded"));

@@ -16,7 +16,7 @@ use crate::{
     show::{self, count, since},
 };
 
-/// So many of a group are listed one by one.
+/// How many of a group are listed one by one.
 const ROWS: usize = 20;
 
 /// An instance.

@@ -128,8 +128,10 @@ fn a_date_is_read_where_an_image_is_called_so_and_else_refused_with_its_row() {
     let refused = |cells: [Cell; 2], names: &[&str]| format!("{:#}", of_cells(&[cells], names).unwrap_err());
     let said = refused([date(4), star()], &["a.jpg"]);
     assert!(
-        said.starts_with("row 2: a spreadsheet turned the image's name into a date or time: \
-            2026-03-04; "),
+        said.starts_with(
+            "row 2: a spreadsheet turned the image's name into a date or time: \
+            2026-03-04; "
+        ),
         "{said}"
     );
     let said = refused([Cell::Text("a.jpg".into()), date(4)], &["a.jpg"]);

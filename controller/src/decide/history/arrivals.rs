@@ -25,7 +25,7 @@ const MOST_DISPERSED: f64 = 4.0;
 const SURE: f64 = 2.0;
 /// A drop to less than this part of what arrived before is sudden ...
 const DROP: f64 = 0.25;
-/// ... where at least so many jobs should have come.
+/// ... if at least this many jobs were expected.
 const EXPECTED: f64 = 20.0;
 
 /// The arrivals of one pool in the last minutes, by the intervals in which the web hosts counted them. Reports that come late,
@@ -198,7 +198,7 @@ mod tests {
         Count { from: at(from), to: at(to), jobs }
     }
 
-    /// Reports of so many arrivals every ten seconds, none where nothing arrived.
+    /// Reports of arrivals every ten seconds, none if nothing arrived.
     fn arrivals(counts: &[u64]) -> Arrivals {
         let mut arrivals = Arrivals::default();
         arrivals.observe(at(0), &[], true);

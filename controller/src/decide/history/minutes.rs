@@ -68,8 +68,8 @@ impl Minutes {
         self.counts.get_mut(usize::try_from(minute - self.first).ok()?)
     }
 
-    /// The counts of whole steps of so many minutes that are over, the latest last; `None` for a step of which a minute is
-    /// missing.
+    /// The counts of complete steps of a number of minutes, the latest last; `None` for a step of
+    /// which a minute is missing.
     pub(crate) fn steps(&self, minutes: usize, now: DateTime<Utc>) -> Vec<Option<f64>> {
         let over = usize::try_from(minute_of(now) - self.first).unwrap_or(0).min(self.counts.len());
         let skipped = over % minutes;

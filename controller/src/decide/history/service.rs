@@ -3,7 +3,8 @@
 use eirs_platform::job::WorkerReport;
 use serde::{Deserialize, Serialize};
 
-/// A mean is made of about so many jobs: it follows a change within minutes and no single job sways it.
+/// A mean covers about this many jobs: it follows a change within minutes and no single job sways
+/// it.
 const JOBS_OF_A_MEAN: f64 = 500.0;
 
 /// The service of one pool.

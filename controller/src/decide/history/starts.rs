@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// the 90th percentile is the third largest: between the 75th and the 98th of all starts in 95 of 100 cases (the order
 /// statistics of a binomial distribution).
 const KEPT: usize = 20;
-/// From so many on, the slowest alone does not decide.
+/// From this many on, the slowest alone does not decide.
 const FEW: usize = 3;
 
 /// The delays of the last starts, in seconds, the latest last.

@@ -37,7 +37,8 @@ pub struct Used {
 }
 
 impl Usage {
-    /// So many instances ran from then to now, so many of them for the first time, and so many jobs arrived.
+    /// How many instances ran from then to now, how many of them for the first time, and how many
+    /// jobs arrived.
     pub(super) fn add(
         &mut self,
         then: DateTime<Utc>,

@@ -10,7 +10,7 @@ use super::machine::Machine;
 
 /// The machines of one call.
 const IDS: usize = 200;
-/// So many rounds of ids that do not exist are left out before the look has failed.
+/// How many rounds of ids that do not exist are left out before the listing fails.
 const ROUNDS: usize = 5;
 
 /// What was described.

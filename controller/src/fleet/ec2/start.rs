@@ -1,8 +1,9 @@
 //! One order to start many machines, and what to do when EC2 refuses all of them because of some.
 //!
-//! A call that names a machine which is not there, is in between two states or has no capacity fails for all that it
-//! names. Where the answer names the culprits, the others are tried again without them. Where it does not, the batch is
-//! parted, first by place and then by half, until the culprits are alone: so many calls as are needed, and no more.
+//! A call that names a machine which is not there, is in between two states or has no capacity
+//! fails for all that it names. Where the answer names the culprits, the others are tried again
+//! without them. Where it does not, the batch is parted, first by place and then by half, until the
+//! culprits are alone: as many calls as needed, and no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 

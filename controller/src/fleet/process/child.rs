@@ -158,10 +158,10 @@ impl fmt::Display for End {
                 (None, Some(9)) => f.write_str("was killed by signal 9; perhaps out of memory"),
                 (None, signal) => write!(f, "was killed by signal {}", signal.unwrap_or_default()),
             },
-            Self::Unknown => {
-                f.write_str("ended; the exit code is unknown, because an earlier controller \
-                    started it")
-            }
+            Self::Unknown => f.write_str(
+                "ended; the exit code is unknown, because an earlier controller \
+                    started it",
+            ),
         }
     }
 }

@@ -1,13 +1,14 @@
-//! For drivers that say only how many instances there shall be.
+//! For drivers that say only how many instances they want.
 
 use super::{Power, Site};
 
 /// Who goes when a driver names only how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::simulate) enum Victims {
-    /// Whoever is not ready yet, then the newest: as Kubernetes ranks pods.
+    /// Those not ready yet, then the newest: as Kubernetes ranks pods.
     Newest,
-    /// The idle, then the busy, those first that were started first and so are paid off, and whoever is not ready yet last.
+    /// The idle, then the busy, those first that were started first and so are paid off, and those
+    /// last that are not ready yet.
     Idle,
     /// Anybody, and at once, whatever it holds.
     Killed,
@@ -28,7 +29,8 @@ impl Site<'_> {
         self.machines.iter().filter(|it| powers.contains(&it.power)).count() as u32
     }
 
-    /// Starts and drains until so many are active, as far as there are any to start. Answers whether there were enough.
+    /// Starts and drains until this many are active, as far as possible. Answers whether there were
+    /// enough.
     pub(in crate::simulate) fn scale_to(&mut self, wanted: u32, victims: Victims) -> bool {
         let active = self.active();
         if wanted > active {

@@ -102,9 +102,7 @@ fn row(line: &str) -> Result<(f64, Option<u64>), String> {
     }
     let whole = |text: &str| {
         let count = text.parse::<f64>().ok().filter(|count| *count >= 0.0 && count.fract() == 0.0);
-        count
-            .map(|count| count as u64)
-            .ok_or_else(|| format!("`{text}` must be a whole number of arrivals"))
+        count.map(|count| count as u64).ok_or_else(|| format!("`{text}` must be a whole number of arrivals"))
     };
     Ok((seconds, count.map(whole).transpose()?))
 }

@@ -31,7 +31,8 @@ struct Asked {
 /// - `constant:5/s@1h`: evenly spaced
 /// - `poisson:5/s@1h`: at random, without memory
 /// - `diurnal:0..5/s,period=24h@24h`: at random, with a rate that rises from the low to the high and back like a cosine
-/// - `burst:300/10m@1h`: so many at once, in the middle of each so long; `burst:300@10m` is one burst
+/// - `burst:300/10m@1h`: that many at once, in the middle of each period; `burst:300@10m` is one
+///   burst
 /// - `onoff:4/s,on=5m,off=15m@2h`: at random while on, nothing while off
 ///
 /// A rate is `5/s`, `300/m`, `1000/h`, or any number per any time, like `7/90s`.
@@ -127,8 +128,12 @@ fn parse(kind: &str, text: &str) -> Result<Asked, String> {
             ("diurnal", "period") => &mut asked.period,
             ("onoff", "on") => &mut asked.on,
             ("onoff", "off") => &mut asked.off,
-            _ => return Err(format!("{kind} has no key `{key}`; diurnal has period, onoff has on \
-                and off")),
+            _ => {
+                return Err(format!(
+                    "{kind} has no key `{key}`; diurnal has period, onoff has on \
+                and off"
+                ));
+            }
         };
         *place = positive(value, key)?;
     }
@@ -144,8 +149,12 @@ fn read_rate(kind: &str, text: &str, asked: &mut Asked) -> Result<(), String> {
     let (amount, every) = text.split_once('/').map_or((text, None), |(amount, per)| (amount, Some(per)));
     let per = match every.map(str::trim) {
         None if kind == "burst" => None,
-        None => return Err(format!("`{text}` is not a rate; write requests per time, like 5/s or \
-            300/m")),
+        None => {
+            return Err(format!(
+                "`{text}` is not a rate; write requests per time, like 5/s or \
+            300/m"
+            ));
+        }
         Some(unit) if unit.starts_with(|first: char| first.is_ascii_digit()) => {
             Some(positive(unit, "after the /")?)
         }

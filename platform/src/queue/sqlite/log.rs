@@ -211,8 +211,10 @@ impl Log {
             Some(End::Empty | End::Small) => {
                 self.size.store(0, Relaxed);
                 if self.told.swap(false, Relaxed) {
-                    tracing::info!("the long reader of the queue has ended, and its log is small \
-                        again");
+                    tracing::info!(
+                        "the long reader of the queue has ended, and its log is small \
+                        again"
+                    );
                 }
                 *hopeless = None;
             }

@@ -119,14 +119,16 @@ impl Writer {
         let mut connection = Connection::open(&path).map_err(|error| sorted(what(), &error, &path))?;
         // Processes that start together must not make the tables together.
         let taken = turn.take().map_err(turns())?;
-        let time = prepare(&connection, sync, wall).map_err(|error| sorted(what(), &error, &path))?.map_err(|newer| {
-            let why = format!(
-                "a newer version of EIRS made it (its tables have version {newer}, this program \
+        let time = prepare(&connection, sync, wall).map_err(|error| sorted(what(), &error, &path))?.map_err(
+            |newer| {
+                let why = format!(
+                    "a newer version of EIRS made it (its tables have version {newer}, this program \
                 knows {}); use that version, or another state folder",
-                schema::VERSION
-            );
-            Error::broken(what(), why)
-        })?;
+                    schema::VERSION
+                );
+                Error::broken(what(), why)
+            },
+        )?;
         drop(taken);
 
         let log = Log::open(&path, turn.another().map_err(turns())?, &mut connection)?;

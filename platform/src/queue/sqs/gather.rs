@@ -165,7 +165,8 @@ mod tests {
         }
     }
 
-    /// The median of what an entry takes with so many clients that each send one after the other, and entries a call.
+    /// The median time of an entry with a number of clients that each send one after the other, and
+    /// entries a call.
     async fn clients(line: &Line, clients: u64) -> (Duration, f64) {
         let client = async |number: u64| {
             let mut took = Vec::new();

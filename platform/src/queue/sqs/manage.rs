@@ -54,8 +54,11 @@ impl SqsQueues {
         };
         let what = || format!("changing the queue {}", self.full_name(name));
         if self.tags(name).await?.get(aws::tag::INSTALLATION) != Some(&self.prefix) {
-            return Err(Error::broken(what(), "it does not have this installation's tag, and is \
-                left alone"));
+            return Err(Error::broken(
+                what(),
+                "it does not have this installation's tag, and is \
+                left alone",
+            ));
         }
         let attributes = self.attributes(&options).await?;
         let call = self.client.set_queue_attributes().queue_url(url).set_attributes(Some(attributes));

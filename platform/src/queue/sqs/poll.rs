@@ -22,7 +22,7 @@ use crate::{
 const LONGEST: Duration = Duration::from_secs(20);
 /// A receive may outlast its wait by this before it counts as lost (aws-sdk-rust, issue 1094).
 const GRACE: Duration = Duration::from_secs(10);
-/// So many calls at the same time at most.
+/// Maximum calls at the same time.
 const MOST_CALLS: usize = 12;
 
 /// Leases up to `max` messages, waiting for the first one; safe to drop.

@@ -194,7 +194,7 @@ impl Ort {
             session.outputs().iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect();
         let name = |port: &Port| CString::new(port.name.as_str()).context("a name with a zero in it");
         let shared = Shared {
-            // A model without inputs is refused by whoever looks at them.
+            // A model without inputs is refused by the code that reads them.
             input: inputs.first().map(name).transpose()?.unwrap_or_default(),
             outputs: outputs.iter().map(name).collect::<anyhow::Result<_>>()?,
             session,

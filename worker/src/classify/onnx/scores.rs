@@ -12,9 +12,7 @@ pub(super) fn guesses(
     top: usize,
 ) -> Result<Vec<Guess>, Failure> {
     if scores.iter().any(|score| !score.is_finite()) {
-        return Err(Failure::Failed(
-            "the model returned NaN or infinite numbers".to_owned(),
-        ));
+        return Err(Failure::Failed("the model returned NaN or infinite numbers".to_owned()));
     }
     let confidences = if softmax { softened(scores) } else { scores.to_vec() };
     let mut order: Vec<usize> = (0..confidences.len().min(labels.len())).collect();

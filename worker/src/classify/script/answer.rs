@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 
 use super::label;
 
-/// So many lines that were no answer are kept, to be shown where none comes, ...
+/// How many invalid lines are kept, to be shown if no result comes, ...
 const KEPT_LINES: usize = 5;
-/// ... and so many characters of each.
+/// ... and this many characters of each.
 const SHOWN_CHARS: usize = 160;
 /// Arithmetic with few bits gives confidences that are a hair beyond 0 or 1: in 16 bits, 1.001 is next to 1.
 const HAIR: f64 = 0.001;

@@ -93,7 +93,7 @@ impl Stream {
         let mut bytes = 0;
         let problem = loop {
             match process.wait(deadline, |printed| printed.contains(&b'\n')) {
-                // It may go on printing for ever.
+                // It may print without end.
                 Event::Printed if bytes <= OUTPUT_MAX_BYTES && Instant::now() < deadline => {
                     let printed = take_lines(&mut process.printed);
                     let mut rest = &printed[..];
@@ -180,8 +180,12 @@ impl Stream {
                     .insert(started.map_err(|error| failed(format!("could not be started: {error}")))?)
             }
         };
-        process.tell(&format!("{path}\n")).map_err(|error| failed(format!("does not read its \
-            input: {error}")))
+        process.tell(&format!("{path}\n")).map_err(|error| {
+            failed(format!(
+                "does not read its \
+            input: {error}"
+            ))
+        })
     }
 }
 

@@ -56,14 +56,14 @@ async fn look_at(account: &Account, bucket: &Bucket) -> anyhow::Result<Option<Ve
     }
     let wanted = Some(bucket.expire_days).filter(|days| *days > 0);
     differs.extend(match (expiry?, wanted) {
-        (None, Some(days)) => Some(format!("never deletes anything, and the settings say {days} \
-            days")),
+        (None, Some(days)) => Some(format!(
+            "never deletes anything, and the settings say {days} \
+            days"
+        )),
         (Some(is), Some(days)) if is != days => {
             Some(format!("keeps everything for {is} days, and the settings say {days}"))
         }
-        (Some(is), None) => {
-            Some(format!("deletes after {is} days, and the settings say never"))
-        }
+        (Some(is), None) => Some(format!("deletes after {is} days, and the settings say never")),
         _ => None,
     });
     Ok(Some(differs))

@@ -30,9 +30,10 @@ pub(super) fn pools(machines: &[Machine], policies: &Policies) -> Vec<String> {
         let (there, most) = (of_pool(name) as u64, u64::from(policy.pool.max));
         if there < most {
             let most = count(most, "instance");
-            differences
-                .push(format!("the pool {name} may run {most} and has {there}; `eirs setup` adds \
-                    the rest"));
+            differences.push(format!(
+                "the pool {name} may run {most} and has {there}; `eirs setup` adds \
+                    the rest"
+            ));
         }
     }
     let known = |name: &&str| policies.pools.contains_key(*name) || policies.unreadable.contains(*name);

@@ -19,7 +19,7 @@ async fn open(folder: &Path, sync: bool) -> SharedQueue {
     queues.queue("q", QueueOptions::default()).await.unwrap()
 }
 
-/// Sends, receives and acks at full speed, until so many bytes went through.
+/// Sends, receives and acks at full speed, until this many bytes went through.
 async fn work(queue: SharedQueue, bytes: usize) {
     for _ in 0..bytes / BODY / 16 {
         queue.send(vec![vec![7; BODY].into(); 16]).await.unwrap();

@@ -127,7 +127,7 @@ pub(crate) async fn upload(request: &Request, body: Body, Data(uploads): Data<&A
     traced::answered(&scope, response)
 }
 
-/// Counts an upload for as long as it is in hand, also where the client leaves and nobody comes back here.
+/// Counts an upload for as long as it is in flight, also where the client leaves and nobody comes back here.
 struct InHand<'a>(&'a Uploads, Instant);
 
 impl<'a> InHand<'a> {

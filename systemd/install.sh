@@ -46,7 +46,7 @@ put_edited() {
 
 put_documents() {
     doc=$prefix/share/doc/eirs
-    for file in README.md CHANGELOG.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md STYLE.md LICENSE docs/*.md models/README.md policies/README.md systemd/README.md \
+    for file in README.md CHANGELOG.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md STYLE.md LICENSE docs/*.md docs/page.png models/README.md policies/README.md systemd/README.md \
         policies/examples/*.toml; do
         put "$file" "$doc/$file"
     done

@@ -1,7 +1,7 @@
 //! `eirs check`
 //!
 //! A look makes a [`Report`], on one machine (`check/local.rs`) as in an account of AWS (`check/aws.rs`). What cannot be looked
-//! at is told among what is wrong, and everything else is shown.
+//! at is reported as a problem, and everything else is shown.
 
 #[cfg(feature = "aws")]
 mod aws;
@@ -67,7 +67,7 @@ impl Check {
         Ok(if report.is_well() { Exit::Ok } else { Exit::Failed })
     }
 
-    /// What there is to look at; `None`, which was told then, where nothing has run yet.
+    /// What there is to look at; `None`, which was reported then, if nothing has run yet.
     async fn place(&self, settings: Settings) -> Result<Option<Place>, Stop> {
         if settings.backend == BackendKind::Aws {
             return cloud(settings).await.map(Some);

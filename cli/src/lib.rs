@@ -166,7 +166,7 @@ impl From<eirs_platform::Error> for Stop {
     }
 }
 
-/// Runs the command line, and answers with what the process shall exit with.
+/// Runs the command line, and returns the exit code.
 pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,

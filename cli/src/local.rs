@@ -192,16 +192,16 @@ fn environment(
         ("EIRS_WEB__ADDRESS_FILE", files.uploads.clone().into()),
         ("EIRS_WEB__ADMIN_ADDRESS_FILE", files.admin.clone().into()),
         ("EIRS_CONTROLLER__POLICIES", policies(settings)?.into()),
-        // Nothing of this service shall be left when it ends.
+        // Nothing of this service may be left when it ends.
         ("EIRS_CONTROLLER__ON_EXIT", "drain".into()),
     ];
-    // A service on another port shall just work beside the first one, whose port is taken for this, too.
+    // A service on another port must work beside the first one, whose port is taken for this, too.
     if !layers.sets("web.admin_listen") {
         environment.push(("EIRS_WEB__ADMIN_LISTEN", "127.0.0.1:0".into()));
     }
     environment.extend(layers.file().map(|file| ("EIRS_CONFIG", file.into())));
-    // The machine is shared out in workers of one core each: the fleet then really grows and shrinks. Whoever sets
-    // another number of threads means it.
+    // Workers of one core each share the machine, so that the fleet really grows and shrinks. Another
+    // number of threads was set on purpose.
     if settings.worker.threads == 0 {
         environment.push(("EIRS_WORKER__THREADS", "1".into()));
     }

@@ -36,7 +36,7 @@ function problem(status, text) {
 }
 
 /**
- * Uploads one image; `onSent` is told the share that is on its way.
+ * Uploads one image; `onSent` gets the share that is sent.
  * Answers { result } | { pending: path, after: seconds } | { error, again: seconds or undefined } | { locked: true }, when it wants
  * a token that this page has not.
  */

@@ -53,7 +53,7 @@ draw();
 function draw() {
   const end = rows.length ? rows[rows.length - 1].at : 0;
   spanS = rows.length ? Math.min(SPAN_S, Math.max(LEAST_SPAN_S, end - rows[0].at)) : LEAST_SPAN_S;
-  // A heading that is written anew is read anew.
+  // A heading that is written again is read aloud again.
   const title = `The last ${stretch(spanS)}`;
   if (document.getElementById("past").textContent !== title) document.getElementById("past").textContent = title;
   const x = (row) => WIDTH - ((end - row.at) / spanS) * WIDTH;

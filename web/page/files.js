@@ -12,7 +12,7 @@ const order = new Intl.Collator("en", { numeric: true });
 
 /**
  * Answers { images: [{ file, name }], folders, left, unread }: how many folders were given, how many files in them are no images,
- * and how much could not be read. `onFound` is told how many files have been seen in folders so far.
+ * and how much could not be read. `onFound` gets the number of files found in folders so far.
  */
 export async function dropped(transfer, onFound) {
   // All of it has to be taken within the event: a moment later the transfer is empty.

@@ -1,11 +1,11 @@
-// What the service does now: figures, fleet, decisions. Drawn anew from each event; the server sends one when something changed.
+// What the service does now: figures, fleet, decisions. Drawn from each event; the server sends one when something changed.
 
 import { count, duration, money, plural, rate } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 /** More instances than a screen holds are told as numbers. */
 const MOST_SHOWN = 120;
-/** A controller looks every few seconds; after so many of its longest pauses it is gone. */
+/** A controller looks every few seconds; after this many of its longest pauses it is gone. */
 const SILENT_TICKS = 5;
 
 const ORDER = ["ready", "starting", "draining", "drained", "stopping", "stopped"];

@@ -81,7 +81,7 @@ const again = watch(
 );
 
 let models = "";
-// Where nothing is told of the service, what an upload has to know stands in the page.
+// Without a status of the service, the page itself has what an upload needs.
 if (half === "uploads") {
   const known = JSON.parse(document.body.dataset.hints);
   hints(known);

@@ -47,7 +47,7 @@ export function add(files, model) {
   send();
 }
 
-/** The state of the service has changed, and with it what an image that waits is told. */
+/** The state of the service has changed, and with it the text of a waiting image. */
 export function tell(status) {
   service = status;
   const waiting = items.filter((item) => item.state === "queued").sort((one, other) => other.sentAt - one.sentAt);
@@ -65,7 +65,7 @@ export function tell(status) {
   }
 }
 
-/** Says anew what each image waits for. */
+/** Shows again what each image waits for. */
 export function retell() {
   for (const item of items) if (item.state === "waiting" || item.state === "queued") write(item);
 }

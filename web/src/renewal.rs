@@ -237,7 +237,7 @@ mod tests {
         rig.write("a", "4");
         rig.write("b", "4");
         rig.look(false).await;
-        assert_eq!(rig.look(false).await, 4, "it is mended");
+        assert_eq!(rig.look(false).await, 4, "it is fixed");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Stretch {
     length: Duration,
 }
 
-/// How the uploads of a rate lie in time.
+/// How the uploads of a rate are spread over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Arrivals {
     /// As far from each other as the rate says
@@ -80,7 +80,7 @@ impl Schedule {
         }
     }
 
-    /// The moments at which to send, counted from the start. Those of [`Arrivals::Even`] lie in the middle of what each upload has of the
+    /// The moments at which to send, counted from the start. Those of [`Arrivals::Even`] are in the middle of what each upload has of the
     /// rate's integral, so that there are as many as the integral says, and none at the very start of a rise from zero.
     pub fn sends(&self, arrivals: Arrivals, seed: u64) -> Sends<'_> {
         match self {
@@ -114,7 +114,7 @@ pub enum Sends<'a> {
         due: f64,
         /// How many there were.
         sent: u64,
-        /// Where they lie at random.
+        /// Their random moments.
         chance: Option<Chance>,
     },
 }

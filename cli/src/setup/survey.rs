@@ -85,7 +85,7 @@ impl Survey {
     async fn look_at_stores(&mut self, account: &Account) -> anyhow::Result<()> {
         for bucket in Bucket::both(account) {
             let expires = match bucket.expire_days {
-                0 => "kept for ever".to_owned(),
+                0 => "never deleted".to_owned(),
                 days => format!("{} kept", show::count(days.into(), "day")),
             };
             let is_there = bucket.is_there(account).await?;

@@ -25,7 +25,7 @@ fn the_printed_permissions_are_enough_for_everybody() {
         said(&output)
     };
     let told = as_operator(&["setup", "--uploads-from", "203.0.113.0/24", "--yes"]);
-    assert!(told.contains("/upload"), "the address is told: {told}");
+    assert!(told.contains("/upload"), "the address is printed: {told}");
 
     // The web host and the workers have what the metadata of their instances gives them, and nothing of this test's.
     let form = crate::harness::form(&[("myfile", "x", &image(1))]);

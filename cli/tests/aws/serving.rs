@@ -59,7 +59,7 @@ fn workers_come_from_zero_classify_drain_over_ssm_and_go_back_to_zero() {
     cloud.until_all_are_parked();
     let log = cloud.instance_log(&worker);
     assert!(log.contains("taking jobs") && log.contains("drained"), "{log}");
-    assert!(cloud.emulator.calls("SendCommand") >= 1, "it was told over SSM");
+    assert!(cloud.emulator.calls("SendCommand") >= 1, "it was drained over SSM");
 
     // And again, many at once.
     let mut seen = BTreeMap::new();

@@ -21,7 +21,7 @@ fn busy(site: &Site, check: impl FnOnce(&Visit)) {
     std::fs::write(&long, "no image").expect("a file");
     visit.pick(&[sample_file("star_0.jpg"), long]);
     visit.settled(2);
-    eventually("a decision is told", || visit.text("#decisions").contains("start").then_some(()));
+    eventually("a decision is shown", || visit.text("#decisions").contains("start").then_some(()));
     check(&visit);
 }
 

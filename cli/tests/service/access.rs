@@ -96,7 +96,7 @@ fn a_broken_file_of_tokens_leaves_the_last_good_one_in_force() {
     for (text, why) in [("{ half a file", "key must be a string"), ("", "EOF while parsing")] {
         fs::write(&file, text).expect("it is written");
         web.process.signal(Signal::HUP);
-        eventually("it is told", || web.process.log().contains(why).then_some(()));
+        eventually("it is logged", || web.process.log().contains(why).then_some(()));
         assert_eq!(with_token(&web, 1, &token).status, 202);
         assert_eq!(upload(&web, 1, &[]).status, 401);
     }

@@ -71,7 +71,7 @@ fn the_operator_watches_a_drain_to_its_end_and_clients_are_let_go() {
     let mut line = String::new();
     while !line.contains("\"draining\":true") {
         line.clear();
-        assert!(operator.read_line(&mut line).expect("an event") > 0, "it ended before that was told");
+        assert!(operator.read_line(&mut line).expect("an event") > 0, "it ended before that was sent");
     }
     std::fs::write(site.folder.path().join("go"), "").expect("a file");
     assert_eq!(held.join().expect("it ends").json()["label"], "cat");

@@ -13,7 +13,7 @@ use crate::harness::{Process, Site, Web, eventually, image};
 
 /// A service whose script fails until it is fixed, and that gives a job up after one attempt.
 fn broken() -> (Site, Web, Process) {
-    let site = Site::with_script("test -f mended && echo cat || exit 3").set("EIRS_QUEUE__RETRY_FOR", "0s");
+    let site = Site::with_script("test -f fixed && echo cat || exit 3").set("EIRS_QUEUE__RETRY_FOR", "0s");
     let (web, worker) = (site.web(), site.worker());
     (site, web, worker)
 }
@@ -54,7 +54,7 @@ fn a_job_that_was_given_up_is_listed_with_its_reason_and_redriven_when_the_cause
     assert!(code == 0 && told.ends_with("1 redriven.\n"), "{told}");
     eventually("it fails again", || (letters(&site).len() == 2).then_some(()));
 
-    fs::write(site.folder.path().join("mended"), "").expect("the operator mends it");
+    fs::write(site.folder.path().join("fixed"), "").expect("the operator fixes it");
     let (code, told) = dead_letters(&site, &["redrive", "--all"]);
     assert!(code == 2 && told.contains("say --yes"), "{told}");
     let (code, told) = dead_letters(&site, &["redrive", "--all", "--yes"]);

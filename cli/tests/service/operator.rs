@@ -212,7 +212,7 @@ fn a_refused_start_is_known_to_the_next_controller() {
     let next = site.controller(POLICY);
     eventually("it says so and goes on", || {
         let log = next.log();
-        (log.contains("is broken") && log.contains("learnt anew") && refused().is_some()).then_some(())
+        (log.contains("is broken") && log.contains("learnt again") && refused().is_some()).then_some(())
     });
 }
 

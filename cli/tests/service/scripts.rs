@@ -37,7 +37,7 @@ fn an_image_that_was_given_up_is_tried_again_when_it_is_uploaded_again() {
     let site = Site::with_script("test -f fixed && echo cat || exit 1").set("EIRS_QUEUE__RETRY_FOR", "0s");
     let (web, _worker) = (site.web(), site.worker());
     assert_eq!(web.upload("", "x", &image(1)).status, 500);
-    std::fs::write(site.folder.path().join("fixed"), "").expect("the operator mends it");
+    std::fs::write(site.folder.path().join("fixed"), "").expect("the operator fixes it");
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "cat");
 }
 

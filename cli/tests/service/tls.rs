@@ -172,7 +172,7 @@ fn a_broken_pair_leaves_the_last_good_one_in_force_until_it_is_mended() {
     secured.write("key.pem", &KeyPair::generate().expect("a key").serialize_pem());
     let told =
         "key.pem: is not the key of the certificate in certificate.pem; the last good version stays in force";
-    eventually("it is told", || web.process.log().contains(told).then_some(()));
+    eventually("it is logged", || web.process.log().contains(told).then_some(()));
     assert_eq!(secured.shown(&web), first);
     let second = secured.issue();
     eventually("it is shown", || (secured.shown(&web) == second).then_some(()));
@@ -211,9 +211,9 @@ fn a_certificate_that_has_expired_or_soon_will_is_told_once_at_the_start_and_whe
     assert_eq!(told(&web, &soon), 1, "{}", web.process.log());
     secured.issue_for(-3);
     let over = "web.tls.certificate: certificate.pem: expired on ";
-    eventually("it is told", || (told(&web, over) == 1).then_some(()));
+    eventually("it is logged", || (told(&web, over) == 1).then_some(()));
     web.process.signal(Signal::HUP);
-    eventually("it is told again", || (told(&web, over) == 2).then_some(()));
+    eventually("it is logged again", || (told(&web, over) == 2).then_some(()));
     assert_eq!(told(&web, &soon), 1, "{}", web.process.log());
 
     let check = || {

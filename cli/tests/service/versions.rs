@@ -62,7 +62,7 @@ fn mended_labels_are_taken_up_under_load_and_no_upload_fails() {
             }
         });
         write_labels(&labels, "star");
-        let mended = eventually("the mended label", || {
+        let mended = eventually("the corrected label", || {
             let answer = web.upload("?wait=60s", "star.jpg", &star);
             (label_of(&answer) == "star").then_some(answer)
         });
@@ -197,7 +197,7 @@ fn a_job_that_was_dropped_for_its_age_is_told_as_dropped_and_its_image_can_be_up
     let image = sample("star_0.jpg");
     let id = id_of(&web.upload("?wait=0", "star.jpg", &image));
     assert_eq!(web.get(&format!("/results/{id}")).status, 202);
-    let dropped = eventually("it is told as dropped", || {
+    let dropped = eventually("it is reported as dropped", || {
         Some(web.get(&format!("/results/{id}"))).filter(|answer| answer.status != 202)
     });
     assert_eq!(dropped.status, 410, "{dropped:?}");

@@ -159,7 +159,7 @@ fn the_journal_is_searched_by_image_and_by_trace_and_a_slow_job_is_told_at_the_u
     let trace = answer.header("x-trace-id").expect("the id of its trace").to_owned();
     let id = answer.json()["id"].as_str().expect("the id of the image").to_owned();
     for question in [format!("EIRS_ID={id}"), format!("EIRS_TRACE_ID={trace}")] {
-        let entries: Vec<Value> = eventually("both programs tell of it", || {
+        let entries: Vec<Value> = eventually("both programs log it", || {
             let found = machine.run("journalctl", &["--output=json", &question]);
             let entries: Vec<Value> =
                 found.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();

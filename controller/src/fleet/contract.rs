@@ -160,7 +160,7 @@ async fn an_instance_that_does_not_leave_is_stopped_by_force_when_its_drain_is_d
     fleet.drain(&instance.id, Duration::ZERO).await.expect("drain");
     fleet.stop(&instance.id).await.expect("stop");
     let gone = becomes(&fleet, &pools, &instance.id, State::Stopped).await;
-    assert_eq!(gone.crashes, 0, "it was told to go: {gone:?}");
+    assert_eq!(gone.crashes, 0, "it was ordered to end: {gone:?}");
 }
 
 async fn a_drain_is_taken_back_or_refused_as_the_fleet_says(rig: &impl Rig) {

@@ -121,7 +121,7 @@ mod tests {
         let after = |seconds| is_orphaned(Some(&text), now() + TimeDelta::seconds(seconds));
         assert!(!after(3 * Responses::RENEW.as_secs() as i64));
         assert!(after(1001));
-        assert!(!is_orphaned(None, now()), "whoever made it did not say");
+        assert!(!is_orphaned(None, now()), "its maker did not say");
         assert!(!is_orphaned(Some(&"yesterday".to_owned()), now()));
     }
 }

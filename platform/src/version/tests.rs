@@ -147,7 +147,7 @@ fn of_a_script_its_command_and_every_file_in_it_counts() {
     file("log", "written by the script");
     assert_eq!(version(&shell(line(&py))), third, "what the script writes");
     file("classify.py", "print(3)");
-    assert_ne!(version(&shell(line(&py))), third, "a script that a shell is told to run");
+    assert_ne!(version(&shell(line(&py))), third, "a script that a shell runs");
     let none = of(&script(vec!["no-such-program".into()])).unwrap_err();
     assert_eq!(none.to_string(), "command: \"no-such-program\" is not a program that can be run");
 }

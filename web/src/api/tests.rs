@@ -103,7 +103,7 @@ fn only_a_listener_with_a_door_tells_of_tokens_and_rates() {
         (paths, spec["components"]["securitySchemes"]["bearer"].is_object())
     };
     let named = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<_>>();
-    assert_eq!(turned_away(spec::<(Admin, Health)>()), (named(&[]), false), "whoever reaches it may");
+    assert_eq!(turned_away(spec::<(Admin, Health)>()), (named(&[]), false), "everybody who reaches it may");
     let public = ["/events", "/results/{id}", "/upload"];
     assert_eq!(turned_away(spec::<(Public, Watch, Health)>()), (named(&public), true));
     assert_eq!(turned_away(spec::<(Public, Health)>()), (named(&public[1..]), true));

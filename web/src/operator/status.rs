@@ -128,7 +128,7 @@ fn keep_names_back(value: &mut Value) {
             let is_account = |word: &str| word.len() == 12 && word.bytes().all(|b| b.is_ascii_digit());
             let has_account = text.split(|c: char| !c.is_ascii_alphanumeric()).any(is_account);
             if has_account || text.contains("arn:") {
-                "the operator is told why".clone_into(text);
+                "the operator sees why".clone_into(text);
             }
         }
         Value::Array(values) => values.iter_mut().for_each(keep_names_back),

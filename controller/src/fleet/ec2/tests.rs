@@ -282,7 +282,7 @@ async fn the_next_controller_tells_a_drain_that_the_last_one_may_not_have_told()
     rig.until_listed("it drains", |listed| listed.iter().any(|i| i.state == State::Draining)).await;
     let deadline = Instant::now() + NEVER;
     while rig.emulator.calls("SendCommand") == before {
-        assert!(Instant::now() < deadline, "it is told");
+        assert!(Instant::now() < deadline, "it is reported");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -75,5 +75,5 @@ fn every_alert_is_well_formed_asks_for_what_there_is_and_leads_to_a_section_of_t
     let section = section.split("\n## ").next().unwrap_or_default();
     let told: BTreeSet<_> =
         section.lines().filter_map(|line| line.strip_prefix("### ")).map(str::to_owned).collect();
-    assert_eq!(told, alerts, "the handbook tells of these alerts, and of no others");
+    assert_eq!(told, alerts, "the handbook has these alerts, and no others");
 }

@@ -31,7 +31,7 @@ HELP = re.compile(r"^\s*///? ?(.*)$")
 # An ordinary string literal; its continuation lines are joined.
 STRING = re.compile(r"""(?<![\w'#])"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
 PAGES = ("*.md",)
-TEXTS = ("web/page/*", "policies/*.toml", "systemd/*.toml", "docs/*.yml", ".github/*")
+TEXTS = ("web/page/*", "policies/*.toml", "systemd/*.toml", "systemd/*.service", "docs/*.yml", ".github/*")
 
 
 def tracked(*patterns):

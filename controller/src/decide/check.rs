@@ -34,7 +34,7 @@ pub fn check(policies: &Policies, seen: &Observation, history: &History, plan: &
         let mut pool = Counted::new(name, policies.pools.get(name), seen, history, is_over);
         for action in &part.actions {
             let Some(view) = views.get(action.id()).filter(|view| view.instance.pool == *name) else {
-                broken.push(format!("{action}: there is no such instance of {name}"));
+                broken.push(format!("{action}: {name} has no such instance"));
                 continue;
             };
             if !touched.insert(action.id()) {
@@ -48,7 +48,7 @@ pub fn check(policies: &Policies, seen: &Observation, history: &History, plan: &
             && !policies.pools.contains_key(name)
             && !part.actions.is_empty()
         {
-            broken.push(format!("{name}: its policy cannot be read, and yet something is done"));
+            broken.push(format!("{name}: acted without a readable policy"));
         }
     }
     let alive = views.values().filter(|view| view.instance.is_alive()).count();
@@ -129,7 +129,7 @@ impl<'a> Counted<'a> {
                 let serves = self.policy.is_some_and(|policy| policy.pool.model == instance.model);
                 match instance.state {
                     _ if self.seen.operator.is_cordoned(&instance.id) => Some("it is cordoned"),
-                    State::Stopped if is_left_alone => Some("it died and is to be left alone for a while"),
+                    State::Stopped if is_left_alone => Some("it crashed and must be left alone"),
                     State::Stopped if !serves => Some("it would serve another model"),
                     State::Stopped => None,
                     State::Running | State::Draining | State::Stopping => Some("it is not stopped"),
@@ -160,7 +160,7 @@ impl<'a> Counted<'a> {
                 if instance.state != State::Running {
                     return Some("it does not run");
                 }
-                (!self.is_true(*cause, view)).then_some("the cause is not true")
+                (!self.is_true(*cause, view)).then_some("the cause does not hold")
             }
         }
     }
@@ -224,22 +224,22 @@ impl<'a> Counted<'a> {
             && (self.policy.is_none()
                 || self.seen.pools.get(self.name).is_some_and(|pool| pool.depth.is_some()));
         if self.loses && !is_whole {
-            broken.push("not wholly seen, and yet it loses instances");
+            broken.push("instances are drained with an incomplete observation");
         }
         let Some(policy) = self.policy else { return broken };
         let Policy { pool, scale_in, .. } = policy;
         if self.started > 0 && self.alive + self.started > pool.max as usize {
-            broken.push("more than max live at once");
+            broken.push("more than max exist at once");
         }
         if is_whole && self.running > pool.max as usize {
-            broken.push("more than max go on");
+            broken.push("more than max continue");
         }
         if self.is_unpaid {
-            broken.push("somebody goes who is paid for");
+            broken.push("a paid instance is drained");
         }
         let affordable = self.affordable().unwrap_or(usize::MAX);
         if is_whole && self.running > affordable {
-            broken.push("more go on than the budget allows");
+            broken.push("more continue than the budget allows");
         }
         let kept = (pool.min as usize).min(affordable);
         if self.dismissed > 0 && self.running < kept && !self.is_ceding {
@@ -255,7 +255,7 @@ impl<'a> Counted<'a> {
             .and_then(|pool| pool.depth)
             .is_some_and(|depth| depth.backlog() == 0);
         if none_left && !(no_work && is_empty) && !never_any_work(policy) {
-            broken.push("the last one goes, and there was work within the window");
+            broken.push("the last one is drained although there were jobs within the window");
         }
         broken
     }
@@ -318,7 +318,7 @@ mod tests {
             Some(50),
             vec![busy("p-1"), stopped("p-2")],
             start("p-2"),
-            "more than max live at once",
+            "more than max exist at once",
         );
         check_one(
             "",
@@ -328,10 +328,14 @@ mod tests {
             "cannot be taken back",
         );
         check_one("", Some(5), vec![draining("p-1", NOW + 1)], stop("p-1"), "neither drained nor overdue");
-        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::Idle), "the cause is not true");
-        check_one("", Some(0), vec![idle("p-1", 5)], drain("p-1", Cause::Idle), "the cause is not true");
-        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::OverMax), "the cause is not true");
-        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::Silent), "the cause is not true");
+        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::Idle), "the cause does not \
+            hold");
+        check_one("", Some(0), vec![idle("p-1", 5)], drain("p-1", Cause::Idle), "the cause does \
+            not hold");
+        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::OverMax), "the cause does \
+            not hold");
+        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::Silent), "the cause does not \
+            hold");
         check_one("", None, vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "not wholly seen");
         check_one("min = 1", Some(0), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "fewer than min");
         check_one("", Some(3), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "the last one goes");
@@ -339,7 +343,8 @@ mod tests {
         let mut crashed = stopped("p-2");
         crashed.instance.not_before = Some(at(NOW + 1));
         check_one("", Some(3), vec![drained, crashed], start("p-2"), "left alone");
-        check_one("", Some(3), vec![busy("p-1")], drain("p-1", Cause::Cordoned), "the cause is not true");
+        check_one("", Some(3), vec![busy("p-1")], drain("p-1", Cause::Cordoned), "the cause does \
+            not hold");
     }
 
     #[test]

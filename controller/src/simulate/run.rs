@@ -82,7 +82,7 @@ pub(super) fn run(load: &Load<'_>, driver: &mut dyn Driver, samples: u32) -> Out
                 Again::At(at) => at.max(site.now + 1),
                 Again::Now if passes < MOST_PASSES => site.now,
                 Again::Now => {
-                    site.wrong.push(format!("at {} s: it never stops acting", site.now / 1_000_000));
+                    site.wrong.push(format!("at {} s: it never comes to rest", site.now / 1_000_000));
                     site.now + 1_000_000
                 }
             };

@@ -93,7 +93,7 @@ impl Career {
         }
         let served = matches!(was, Some(Stage::Starting | Stage::Ready));
         if stage == Stage::Stopped && served && !told_to_go {
-            self.fail("it stopped without being told", now);
+            self.fail("it stopped unexpectedly", now);
         }
         let alive = |stage: Stage| stage != Stage::Stopped;
         let started = alive(stage)

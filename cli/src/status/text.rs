@@ -199,11 +199,11 @@ fn row(instance: &InstanceStatus, now: DateTime<Utc>) -> Vec<String> {
     let jobs = instance.in_flight.zip(instance.slots).filter(|_| is_alive);
     let last = match (instance.idle_since, instance.drain_until, instance.reported_at) {
         _ if !is_alive => String::new(),
-        (_, Some(until), _) if until > now => format!("must be gone in {}", since(now, until)),
-        (_, Some(_), _) => "should be gone".to_owned(),
+        (_, Some(until), _) if until > now => format!("drain deadline in {}", since(now, until)),
+        (_, Some(_), _) => "drain overdue".to_owned(),
         (Some(idle), None, _) => format!("idle for {}", since(idle, now)),
-        (None, None, Some(at)) => format!("heard {}", ago(at, now)),
-        (None, None, None) => "not heard yet".to_owned(),
+        (None, None, Some(at)) => format!("reported {}", ago(at, now)),
+        (None, None, None) => "no report yet".to_owned(),
     };
     vec![
         instance.id.clone(),
@@ -250,7 +250,7 @@ fn remark(instance: &InstanceStatus, now: DateTime<Utc>) -> Option<String> {
     }
     if let Some(until) = instance.not_before.filter(|until| *until > now) {
         let rest = span((until - now).to_std().unwrap_or_default());
-        remarks.push(format!("left alone for {rest} more"));
+        remarks.push(format!("retry in {rest}"));
     }
     (!remarks.is_empty()).then(|| remarks.join("; "))
 }

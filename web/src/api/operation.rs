@@ -85,7 +85,7 @@ seconds, with the content of `/status`.",
 pub(super) fn metrics() -> MetaPath {
     const ABOUT: &str = "For Prometheus: the metrics of this host, and the fleet as the controller \
         sees it.";
-    let sample = "# HELP eirs_images Images answered, by kind of answer.\n# TYPE eirs_images counter\n\
+    let sample = "# HELP eirs_images Images, by how they were answered.\n# TYPE eirs_images counter\n\
                   eirs_images_total{answer=\"classified\"} 17\n# EOF\n";
     let formats = vec![text("application/openmetrics-text", sample), text("text/plain", &classic(sample))];
     let responses =

@@ -31,20 +31,20 @@ mod tests {
     #[test]
     fn counters_are_announced_by_the_name_of_their_series_and_units_and_the_end_are_not() {
         let openmetrics = "\
-# HELP eirs_images Images answered, by kind of answer.
+# HELP eirs_images Images, by how they were answered.
 # TYPE eirs_images counter
 eirs_images_total{answer=\"cached\"} 1
-# HELP eirs_upload_seconds Time from the request to its answer.
+# HELP eirs_upload_seconds Time from an upload request to its response.
 # TYPE eirs_upload_seconds histogram
 # UNIT eirs_upload_seconds seconds
 eirs_upload_seconds_sum 0.5
 # EOF
 ";
         let expected = "\
-# HELP eirs_images_total Images answered, by kind of answer.
+# HELP eirs_images_total Images, by how they were answered.
 # TYPE eirs_images_total counter
 eirs_images_total{answer=\"cached\"} 1
-# HELP eirs_upload_seconds Time from the request to its answer.
+# HELP eirs_upload_seconds Time from an upload request to its response.
 # TYPE eirs_upload_seconds histogram
 eirs_upload_seconds_sum 0.5
 ";

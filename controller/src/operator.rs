@@ -215,13 +215,13 @@ mod tests {
     fn a_broken_file_is_one_sentence_and_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         for (text, hint) in [
-            ("", "is not what `eirs pause` and `eirs cordon` write"),
-            ("[]", "is not what"),
+            ("", "was not written by `eirs pause` or `eirs cordon`"),
+            ("[]", "was not written by"),
             (r#"{"version":1,"orders":{"pause":{}}}"#, "unknown field `pause`"),
-            (r#"{"version":9,"orders":"of tomorrow"}"#, "is of version 9, this program knows version 1"),
+            (r#"{"version":9,"orders":"of tomorrow"}"#, "has version 9, this program knows version 1"),
             (
                 r#"{"version":1,"orders":{"paused":{"../x":{"since":"2026-01-01T00:00:00Z"}}}}"#,
-                "is the name of no pool",
+                "is not a valid name of a pool",
             ),
         ] {
             let file = folder.path().join(FILE);

@@ -302,6 +302,6 @@ mod tests {
         let policy = parse(Path::new("a.toml"), "[pool]\nmin = 3").unwrap();
         let policies = Policies { pools: BTreeMap::from([("a".into(), policy)]), ..Policies::default() };
         let complaints = policies.complaints(Path::new("policies"), &settings);
-        assert!(complaints[0].to_string().contains("keep 3 instances running together"), "{complaints:?}");
+        assert!(complaints[0].to_string().contains("the `min` of all pools is 3 together"), "{complaints:?}");
     }
 }

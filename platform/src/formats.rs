@@ -219,7 +219,10 @@ mod tests {
         ];
         for (head, name) in heads {
             let refusal = Kind::of(head).refusal().unwrap();
-            assert!(refusal.starts_with(&format!("{name} is not read; convert it to JPEG")), "{refusal}");
+            assert!(
+                refusal.starts_with(&format!("{name} is not supported; convert it to JPEG")),
+                "{refusal}"
+            );
         }
     }
 

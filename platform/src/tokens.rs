@@ -266,7 +266,7 @@ mod tests {
         assert!(tokens.revoke("ci") && !tokens.revoke("ci"));
         tokens.add("ci", now(), None, None).unwrap();
         for wrong in ["", "a b", "a/b", "a\n", &"x".repeat(61)] {
-            assert!(tokens.add(wrong, now(), None, None).unwrap_err().contains("is no name for a token"));
+            assert!(tokens.add(wrong, now(), None, None).unwrap_err().contains("is not a valid token name"));
         }
         assert!(tokens.add("fast", now(), None, Some(-1.0)).unwrap_err().contains("its rate"));
         assert_eq!(tokens.all().len(), 1);
@@ -294,7 +294,7 @@ mod tests {
             (file(&[good.clone(), good.clone()]), "`a` is listed twice"),
             (file(&[entry("a", "12")]), "64 hexadecimal digits"),
             (file(&[entry("a", &"+0".repeat(32))]), "64 hexadecimal digits"),
-            (file(&[entry("a b", &"0".repeat(64))]), "is no name"),
+            (file(&[entry("a b", &"0".repeat(64))]), "is not a valid token name"),
             ("{\"v\":2,\"tokens\":[]}".into(), "has version 2"),
             ("{\"v\":1,\"tokens\":[],\"more\":1}".into(), "unknown field"),
         ] {

@@ -113,9 +113,7 @@ mod tests {
         let reason = failed(40, 0).verdict(at(3600), HOUR, 5).unwrap();
         assert_eq!(reason, "40 attempts failed within 1h; the last: the backend is away");
         assert!(failed(1, 0).verdict(at(0), Duration::ZERO, 5).is_some(), "no retries at all");
-        assert!(
-            failed(5, 5).verdict(at(1), HOUR, 5).unwrap().contains("5 of which a worker did not survive")
-        );
+        assert!(failed(5, 5).verdict(at(1), HOUR, 5).unwrap().contains("5 of them killed a worker"));
         assert_eq!(failed(5, 4).verdict(at(1), HOUR, 5), None);
     }
 

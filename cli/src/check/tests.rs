@@ -154,7 +154,7 @@ fn jobs_that_no_policy_wants_a_worker_for_are_wrong() {
     let told = problems(&running, Some(&seen), &[], now);
     assert_eq!(
         told,
-        ["7 jobs waiting in the pool default and its policy wants no worker for them (backlog 8)"]
+        ["7 jobs waiting in the pool default, and its policy wants no worker for them (backlog 8)"]
     );
 }
 
@@ -170,7 +170,7 @@ async fn the_pools_of_a_running_controller_are_a_table() {
     let _controller = Lock::take(folder.path(), CONTROLLER_LOCK).unwrap();
     let text = page(&look(&settings).await);
     assert!(
-        text.contains("default       1      1         0        0        0        7        1  backlog 8\n"),
+        text.contains("default       1      1         0        0        0        7          1  backlog 8\n"),
         "{text}"
     );
 }

@@ -261,7 +261,7 @@ mod tests {
         let (global, _) = settings(folder.path());
         for mode in [Mode::Clear, Mode::Delete] {
             let stop = cleanup(mode).run(&global).await.unwrap_err();
-            assert!(stop.to_string().contains("is no state folder of EIRS"), "{stop}");
+            assert!(stop.to_string().contains("is not a state folder of EIRS"), "{stop}");
         }
         let names: Vec<_> =
             fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -135,7 +135,7 @@ async fn a_look_tells_why_each_letter_lies_there_and_gives_all_of_them_back() {
     );
     assert_eq!((cat.image_stored, cat.given_up_at.is_some()), (Some(true), true));
     let dog = of(died.id.to_string());
-    assert!(dog.why.starts_with("delivered 100 times, and no worker"), "{dog:?}");
+    assert!(dog.why.starts_with("delivered 100 times without a reported cause"), "{dog:?}");
     assert_eq!(dog.image_stored, Some(false));
     let unreadable = of(JobId::of(b"no job").to_string());
     assert!(unreadable.name.is_none() && unreadable.why.starts_with("not a message"), "{unreadable:?}");
@@ -207,7 +207,7 @@ async fn nothing_is_done_without_a_yes_and_nothing_without_saying_what() {
     // No test has a terminal to ask on.
     for arguments in [&["redrive", "--all"][..], &["purge", "--all"], &["redrive", &cat.id.to_string()]] {
         let refused = rig.run(arguments).await.unwrap_err();
-        assert!(matches!(&refused, Stop::Usage(told) if told.contains("say --yes")), "{refused}");
+        assert!(matches!(&refused, Stop::Usage(told) if told.contains("use --yes")), "{refused}");
     }
     for arguments in [&["redrive"][..], &["purge"], &["redrive", "--all", "7d"], &["list", "--model", "dogs"]]
     {

@@ -272,11 +272,11 @@ mod tests {
             ("5/parsec", "`5/parsec` is not a rate"),
             ("0..200", "does not say how long the change takes"),
             ("5,6@1s", "only the last rate needs no end"),
-            ("5@0s", "more than nothing"),
+            ("5@0s", "longer than zero"),
             ("5@soon", "not a duration"),
-            ("0@5s,0", "nothing would ever be sent"),
-            ("1e9", "more than 1000000 in a second"),
-            ("constant:5@1h", "is no rate"),
+            ("0@5s,0", "nothing would be sent"),
+            ("1e9", "more than 1000000 per second"),
+            ("constant:5@1h", "is not a rate"),
         ] {
             let said = Schedule::of(words, "default", 1, 1.0).unwrap_err();
             assert!(said.contains(expected), "{words}: {said}");

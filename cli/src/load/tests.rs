@@ -202,7 +202,7 @@ async fn a_kept_connection_that_hangs_up_is_tried_anew_and_a_new_one_is_a_failur
     let report =
         load(address, &["1.jpg"], |options| (options.requests, options.concurrency) = (Some(4), 1)).await;
     assert_eq!((report.results, report.failed, report.reconnects), (3, 1, 2), "{report}");
-    assert!(report.failures["connection lost"].first[0].contains("hung up"), "{report}");
+    assert!(report.failures["connection lost"].first[0].contains("closed the connection"), "{report}");
 }
 
 #[tokio::test]
@@ -277,8 +277,9 @@ async fn labels_that_were_stored_before_are_counted_and_their_share_is_said() {
     assert_eq!((report.results, report.cached), (4, 3));
     let shown = report.to_string();
     assert!(
-        shown
-            .contains("Results     4 (3 stored before)\n            75 % of the labels were stored before: "),
+        shown.contains(
+            "Results     4 (3 stored before)\n            75 % of the labels were stored already: "
+        ),
         "{shown}"
     );
 }

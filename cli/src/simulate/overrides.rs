@@ -117,8 +117,8 @@ mod tests {
         check(two, &["rule.per_instance=4"], &two.replace('9', "4"));
         check(two, &["rule[1].p95=20s"], &two.replace("'latency'\n", "'latency'\np95 = \"20s\"\n"));
         let said = apply(two, &["rule.colour=3".parse().unwrap()]).unwrap_err();
-        assert!(said.contains("no rule has a `colour`"), "{said}");
-        assert!(apply(two, &["rule[3].p95=1s".parse().unwrap()]).unwrap_err().contains("there are 2"));
+        assert!(said.contains("no rule has the key `colour`"), "{said}");
+        assert!(apply(two, &["rule[3].p95=1s".parse().unwrap()]).unwrap_err().contains("the policy has 2"));
     }
 
     #[test]

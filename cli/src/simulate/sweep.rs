@@ -250,12 +250,12 @@ mod tests {
     #[test]
     fn what_is_no_range_is_named() {
         for (bad, expected) in [
-            ("50..5", "should rise"),
-            ("5..50:0", "should rise"),
-            ("5..many", "is no number and no time"),
-            ("5,,6", "is no list"),
-            ("", "is no list"),
-            ("1..100000:1", "are enough"),
+            ("50..5", "must rise"),
+            ("5..50:0", "must rise"),
+            ("5..many", "is neither a number nor a time"),
+            ("5,,6", "is not a list"),
+            ("", "is not a list"),
+            ("1..100000:1", "are allowed"),
         ] {
             let said = values(bad).unwrap_err();
             assert!(said.contains(expected), "{bad}: {said}");

@@ -369,6 +369,6 @@ mod tests {
         let settings = Settings::default();
         assert_eq!(text(&settings, None, false, 80, at(0)), "No controller has run on .eirs yet.\n");
         let page = text(&settings, Some(&status()), false, 80, at(0));
-        assert!(page.starts_with("No controller is running; the last one looked 2s ago"), "{page}");
+        assert!(page.starts_with("No controller is running; this is from the last pass, 2s ago"), "{page}");
     }
 }

@@ -61,7 +61,7 @@ fn from_setup_over_uploads_to_cleanup_the_account_is_as_it_was_and_strangers_are
     cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
     assert_eq!(cloud.state(), before);
     let again = cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
-    assert!(again.contains("There is nothing to clean up"), "{again}");
+    assert!(again.contains("Nothing to clean up"), "{again}");
 }
 
 #[test]
@@ -240,10 +240,10 @@ fn what_cannot_be_done_is_one_sentence() {
     refused(
         &["setup"],
         2,
-        "nobody could upload to the web host: name the networks that may by --uploads-from",
+        "nobody could upload to the web host: name the allowed networks with --uploads-from",
     );
-    refused(&["setup", "--uploads-from", "here"], 78, "setup.uploads_from: `here` is no network");
-    refused(&["setup", "--web-host", "none"], 2, "there is no terminal to ask on");
+    refused(&["setup", "--uploads-from", "here"], 78, "setup.uploads_from: `here` is not a network");
+    refused(&["setup", "--web-host", "none"], 2, "no terminal to ask for confirmation");
     refused(
         &["setup", "--web-host", "none", "--worker-type", "t9.nano", "--yes"],
         1,

@@ -155,7 +155,7 @@ fn two_web_hosts_get_their_own_answers_and_know_each_others_results() {
 /// A further controller, as on another machine: with a state folder of its own. It stands by.
 fn second_controller(cloud: &Cloud) -> Process {
     let second = cloud.site.start("eirs-controller", &["--state", "other"]);
-    eventually("it stands by", || second.log().contains("stands by: the controller").then_some(()));
+    eventually("it stands by", || second.log().contains("standing by: the controller").then_some(()));
     second
 }
 
@@ -190,10 +190,10 @@ fn a_second_controller_stands_by_and_goes_on_within_a_minute_of_the_firsts_death
     assert_eq!(cloud.emulator.calls("StartInstances"), starts + 1, "no order is given twice");
     // The first one comes back, and stands by; it need not wait when the other one ends in order.
     let back = cloud.site.start("eirs-controller", &[]);
-    eventually("it stands by", || back.log().contains("stands by: the controller").then_some(()));
+    eventually("it stands by", || back.log().contains("standing by: the controller").then_some(()));
     second.signal(Signal::TERM);
     assert!(second.exit().success(), "{}", second.log());
-    eventually("the first one goes on", || back.log().contains("this one goes on").then_some(()));
+    eventually("the first one goes on", || back.log().contains("this one takes over").then_some(()));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_controller_that_cannot_renew_its_claim_gives_no_orders_until_it_can() {
         "op": "PutObject", "match": "control/claim", "code": "InternalError", "http": 500, "times": 10_000
     }));
     eventually_within(MINUTE, "it stops acting", || {
-        first.log().contains("nothing is started or drained meanwhile").then_some(())
+        first.log().contains("nothing is started or drained").then_some(())
     });
     assert_eq!(web.upload("?wait=0", "x", &image(1)).status, 202);
     eventually("it wants a worker", || first.log().contains("default: 1 desired, 0 running").then_some(()));

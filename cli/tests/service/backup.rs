@@ -92,6 +92,6 @@ fn what_cannot_be_backed_up_is_said_in_one_sentence() {
     refused(&["backup", "copy.db"], "nothing has run on the state folder");
     drop(site.web());
     assert!(eirs(&site, &["backup", "copy.db"]).status.success());
-    refused(&["backup", "copy.db"], "there is a file of this name already");
+    refused(&["backup", "copy.db"], "the file exists already");
     refused(&["backup", "no/copy.db"], "no/copy.db");
 }

@@ -5,7 +5,7 @@ fn what_is_no_image_is_refused_before_anything_is_stored() {
     let site = Site::new();
     let web = site.web();
     for (body, status, hint) in [
-        (&b"hello, world"[..], 415, "not an image type"),
+        (&b"hello, world"[..], 415, "does not read this image type"),
         (b"", 400, "image"),
         (b"%PDF-1.7", 415, "JPEG, PNG, WebP, GIF, BMP"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", 415, "HEIC is not read; convert it to JPEG"),

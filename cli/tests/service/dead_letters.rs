@@ -56,7 +56,7 @@ fn a_job_that_was_given_up_is_listed_with_its_reason_and_redriven_when_the_cause
 
     fs::write(site.folder.path().join("fixed"), "").expect("the operator fixes it");
     let (code, told) = dead_letters(&site, &["redrive", "--all"]);
-    assert!(code == 2 && told.contains("say --yes"), "{told}");
+    assert!(code == 2 && told.contains("use --yes"), "{told}");
     let (code, told) = dead_letters(&site, &["redrive", "--all", "--yes"]);
     assert!(code == 0 && told.ends_with("2 redriven.\n"), "{told}");
     let labelled = || (web.result(&id).json()["label"] == "cat").then_some(());

@@ -125,10 +125,7 @@ fn other_policies_are_tried_on_the_state_of_now_and_without_a_controller_the_pas
     controller.signal(Signal::TERM);
     assert!(controller.exit().success());
     let (code, told) = eirs(&site, &["plan"]);
-    assert!(
-        code == 0 && told.starts_with("No controller is running. What a new one would do first"),
-        "{told}"
-    );
+    assert!(code == 0 && told.starts_with("No controller is running. The first pass of a new one"), "{told}");
 }
 
 #[test]
@@ -236,6 +233,6 @@ fn a_simulated_start_delay_and_boots_that_fail_are_seen() {
     let _controller = site.controller(&POLICY.replace("min = 0", "min = 3"));
     eventually("a start comes to nothing", || {
         let error = pool(&web)["instances"].to_string();
-        error.contains("did not come up (simulated").then_some(())
+        error.contains("did not start (simulated").then_some(())
     });
 }

@@ -18,7 +18,7 @@ fn a_job_that_is_too_old_lies_with_the_dead_letters_its_result_is_410_and_its_im
     assert_eq!(pending.status, 202, "{pending:?}");
     let id = pending.json()["id"].as_str().expect("an id").to_owned();
     assert_eq!(web.result(&id).status, 410);
-    assert!(web.process.log().contains("went to the dead letters"), "{}", web.process.log());
+    assert!(web.process.log().contains("became dead letters"), "{}", web.process.log());
     let letters: Value =
         serde_json::from_slice(&eirs(&site, &["dead-letters", "list", "--json"]).stdout).expect("JSON");
     assert!(letters.to_string().contains(&id), "{letters}");

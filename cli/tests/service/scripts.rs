@@ -82,7 +82,7 @@ fn a_job_that_kills_its_workers_is_given_up_alone_and_what_lay_beside_it_is_answ
             let answer = done(job);
             if number == 1 {
                 assert!(
-                    answer.status == 500 && answer.problem().contains("no worker survived it"),
+                    answer.status == 500 && answer.problem().contains("it killed its workers"),
                     "{answer:?}"
                 );
             } else {

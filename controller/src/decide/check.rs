@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn every_kind_of_bad_plan_is_found() {
         check_one("", Some(5), vec![busy("p-1")], start("p-1"), "it is not stopped");
-        check_one("", Some(5), vec![], start("p-1"), "there is no such instance");
+        check_one("", Some(5), vec![], start("p-1"), "p has no such instance");
         check_one(
             "max = 1",
             Some(50),
@@ -328,14 +328,38 @@ mod tests {
             "cannot be taken back",
         );
         check_one("", Some(5), vec![draining("p-1", NOW + 1)], stop("p-1"), "neither drained nor overdue");
-        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::Idle), "the cause does not \
-            hold");
-        check_one("", Some(0), vec![idle("p-1", 5)], drain("p-1", Cause::Idle), "the cause does \
-            not hold");
-        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::OverMax), "the cause does \
-            not hold");
-        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::Silent), "the cause does not \
-            hold");
+        check_one(
+            "",
+            Some(0),
+            vec![busy("p-1")],
+            drain("p-1", Cause::Idle),
+            "the cause does not \
+            hold",
+        );
+        check_one(
+            "",
+            Some(0),
+            vec![idle("p-1", 5)],
+            drain("p-1", Cause::Idle),
+            "the cause does \
+            not hold",
+        );
+        check_one(
+            "",
+            Some(0),
+            vec![busy("p-1")],
+            drain("p-1", Cause::OverMax),
+            "the cause does \
+            not hold",
+        );
+        check_one(
+            "",
+            Some(0),
+            vec![busy("p-1")],
+            drain("p-1", Cause::Silent),
+            "the cause does not \
+            hold",
+        );
         check_one("", None, vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "not wholly seen");
         check_one("min = 1", Some(0), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "fewer than min");
         check_one("", Some(3), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "the last one goes");
@@ -343,8 +367,14 @@ mod tests {
         let mut crashed = stopped("p-2");
         crashed.instance.not_before = Some(at(NOW + 1));
         check_one("", Some(3), vec![drained, crashed], start("p-2"), "left alone");
-        check_one("", Some(3), vec![busy("p-1")], drain("p-1", Cause::Cordoned), "the cause does \
-            not hold");
+        check_one(
+            "",
+            Some(3),
+            vec![busy("p-1")],
+            drain("p-1", Cause::Cordoned),
+            "the cause does \
+            not hold",
+        );
     }
 
     #[test]

@@ -121,7 +121,7 @@ mod tests {
         orders.look();
         assert!(orders.operator().paused("dogs").is_some());
         let complaint = orders.complaint().unwrap();
-        assert!(complaint.contains("operator.json: is not what"), "{complaint}");
+        assert!(complaint.contains("operator.json: was not written by"), "{complaint}");
         fs::remove_file(folder.path().join(FILE)).unwrap();
         orders.look();
         assert_eq!((orders.operator(), orders.complaint()), (&Operator::default(), None));

@@ -140,7 +140,7 @@ impl<'a> Section<'a> {
         let found = words.iter().copied().find(|word| *word == text);
         if found.is_none() {
             let hint = nearest(text, words).map_or_else(
-                || format!("there are {}", quoted(words)),
+                || format!("the known ones are {}", quoted(words)),
                 |near| format!("did you mean {near:?}? The known ones are {}", quoted(words)),
             );
             self.complain(key, format!("is {text:?}, which is unknown; {hint}"));

@@ -321,7 +321,7 @@ mod tests {
                 \"1day\"",
                 "12: scale_in.window: is '2h'; must be a time in quotes with its unit, from \"0s\" \
                 to \"1h\"",
-                "13: unknown key `costs`; there are pool, rule, scale_out, scale_in, budget, instance",
+                "13: unknown key `costs`; the known ones are pool, rule, scale_out, scale_in, budget, instance",
             ],
         );
     }

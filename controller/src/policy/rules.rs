@@ -145,7 +145,7 @@ mod tests {
     fn a_key_of_another_kind_is_refused() {
         check_bad(
             "[[rule]]\nkind = 'latency'\np95 = '30s'\nper_instance = 3",
-            &["4: unknown key `rule[1].per_instance`; there are kind, p95"],
+            &["4: unknown key `rule[1].per_instance`; the known ones are kind, p95"],
         );
     }
 

@@ -310,7 +310,7 @@ mod tests {
         }
         says("61 8 * * *", "its minute, \"61\", must be numbers from 0 to 59");
         says("0 8 * * FUNDAY", "its day of the week, \"FUNDAY\"");
-        says("0 8 31 2 *", "never comes");
+        says("0 8 31 2 *", "never occurs");
         says("0 8 * *", "five fields");
         assert!(parse_cron("0 8 29 2 *").is_ok());
     }

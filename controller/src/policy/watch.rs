@@ -421,7 +421,9 @@ mod tests {
 
     #[tokio::test]
     async fn no_good_policy_at_the_start_is_refused_with_every_complaint() {
-        assert!(Rig::new(&[]).open().unwrap_err()[0].to_string().contains("there is no policy file here"));
+        assert!(
+            Rig::new(&[]).open().unwrap_err()[0].to_string().contains("no policy file is in this folder")
+        );
         let complaints = Rig::new(&[("a.toml", "x = 1"), ("b.toml", "y = 1")]).open().unwrap_err();
         assert_eq!(complaints.len(), 2);
     }

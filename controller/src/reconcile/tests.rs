@@ -249,7 +249,7 @@ async fn broken_orders_leave_the_last_good_ones_in_force_also_for_the_next_contr
     rig.requests().await.send(vec![Bytes::new()]).await.unwrap();
     rig.controller().pass().await;
     assert!(rig.states().await.is_empty());
-    assert!(rig.status().operator_error.unwrap().contains("operator.json: is not what"));
+    assert!(rig.status().operator_error.unwrap().contains("operator.json: was not written by"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -169,8 +169,8 @@ mod tests {
         for (text, hint) in [
             ("25", "is not a duration"),
             ("30s..20s", "write the shorter time first"),
-            ("25s~normal:1", "there are `exp` and `lognormal:0.3`"),
-            ("25s~lognormal", "there are `exp`"),
+            ("25s~normal:1", "the known ones are `exp` and `lognormal:0.3`"),
+            ("25s~lognormal", "the known ones are `exp`"),
             ("25s~lognormal:x", "write a number from 0 to 3"),
             ("25s~lognormal:-1", "write a number from 0 to 3"),
         ] {

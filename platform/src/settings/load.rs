@@ -299,7 +299,8 @@ mod tests {
         let BadSettings(complaints) = load("[local]\nzzz = 1", &[]).unwrap_err();
         let [complaint] = complaints.as_slice() else { panic!("{complaints:#?}") };
         assert!(
-            complaint.contains("unknown key `local.zzz`; there are ") && complaint.contains("local.state"),
+            complaint.contains("unknown key `local.zzz`; the known ones are ")
+                && complaint.contains("local.state"),
             "{complaint}"
         );
     }

@@ -35,7 +35,7 @@ pub(super) fn unknown_key(key: &str, told: &str) -> Option<String> {
             format!("did you mean `{}{rest}`?", whole(nearest))
         }
         ([], None) => {
-            format!("there are {}", known.iter().copied().map(whole).collect::<Vec<_>>().join(", "))
+            format!("the known ones are {}", known.iter().copied().map(whole).collect::<Vec<_>>().join(", "))
         }
     };
     Some(format!("unknown key `{key}`; {hint}"))

@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(setup(&["here", "10.0.0.0", "10.0.0.0/33"], &[]).complaints().len(), 3);
         for world in ["0.0.0.0/0", "::/0"] {
             let complaints = setup(&[], &[world]).complaints();
-            assert!(complaints[0].contains("not opened to the whole world"), "{complaints:?}");
+            assert!(complaints[0].contains("must not be the whole world"), "{complaints:?}");
         }
     }
 }

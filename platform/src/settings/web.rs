@@ -324,7 +324,10 @@ mod tests {
     fn the_address_for_the_operator_can_be_none_and_not_the_one_for_uploads() {
         assert_eq!(load("admin_listen = \"\"").unwrap().web.admin_listen, None);
         assert!(load("listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"").is_ok());
-        assert!(complaint("listen = \"127.0.0.1:8001\"").contains("web.admin_listen: is web.listen"));
+        assert!(
+            complaint("listen = \"127.0.0.1:8001\"")
+                .contains("web.admin_listen: must differ from web.listen")
+        );
         assert!(load("live = \"operator\"").is_ok());
         assert!(
             complaint("live = \"operator\"\nadmin_listen = \"\"").contains("web.live: \"operator\" needs")
@@ -352,7 +355,7 @@ mod tests {
             "https://Example.org",
         ] {
             let said = complaint(&format!("cors_origins = [\"{wrong}\"]"));
-            assert!(said.contains("is no origin"), "{wrong}: {said}");
+            assert!(said.contains("is not an origin"), "{wrong}: {said}");
         }
     }
 

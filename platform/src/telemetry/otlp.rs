@@ -230,7 +230,7 @@ mod tests {
         }
         for wrong in ["127.0.0.1:4318", "http://", "https://", "ftp://collector", "https://collector?key=1"] {
             let said = complaint(wrong).unwrap();
-            assert!(said.contains("should be the address of a collector") && said.contains(wrong), "{said}");
+            assert!(said.contains("must be the address of a collector") && said.contains(wrong), "{said}");
         }
     }
 

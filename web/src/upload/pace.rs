@@ -149,14 +149,14 @@ mod tests {
     async fn a_client_that_dribbles_is_cut_off_when_its_credit_is_used_up() {
         let (after, told) = cut_off(1, Duration::from_secs(1), &settings()).await;
         assert!((30..=32).contains(&after.as_secs()), "{after:?}");
-        assert!(told.contains("less than 512 bytes a second"), "{told}");
+        assert!(told.contains("fewer than 512 bytes per second"), "{told}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_is_slow_and_steady_has_the_whole_time_and_no_more() {
         let (after, told) = cut_off(1000, Duration::from_secs(1), &settings()).await;
         assert!((3599..=3601).contains(&after.as_secs()), "{after:?}");
-        assert!(told.contains("longer than this server allows"), "{told}");
+        assert!(told.contains("exceeded the time limit"), "{told}");
     }
 
     #[tokio::test(start_paused = true)]

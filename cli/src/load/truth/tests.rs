@@ -140,7 +140,7 @@ fn a_date_is_read_where_an_image_is_called_so_and_else_refused_with_its_row() {
         "{said}"
     );
     let said = refused([Cell::Number(1.1), star()], &["1.1.jpg", "1.10.jpg"]);
-    assert!(said.contains("which may have been `1.1` or `1.10`"), "{said}");
+    assert!(said.contains("it may have been `1.1` or `1.10`"), "{said}");
     // Of images that are not there nothing is asked.
     assert!(of_cells(&[[Cell::Text("b.jpg".into()), date(4)]], &["a.jpg"]).is_ok());
 }

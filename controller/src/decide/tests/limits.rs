@@ -19,7 +19,7 @@ fn the_days_budget_is_a_hard_end_whoever_is_busy() {
     assert_eq!((plan.pools["p"].affordable, &plan.pools["p"].holds[..]), (Some(4), &[Budget][..]));
     let plan = check_actions(&policies, &now, &used(800), &["drain p-1"]);
     assert_eq!(plan.pools["p"].affordable, Some(1));
-    assert!(plan.to_string().contains("drain p-1: more than the day's budget allows"), "{plan}");
+    assert!(plan.to_string().contains("drain p-1: above the day's budget"), "{plan}");
     check_actions(&policies, &now, &used(2000), &["drain p-1", "drain p-2"]);
 }
 

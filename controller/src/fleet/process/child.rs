@@ -181,7 +181,7 @@ mod tests {
     async fn the_end_of_a_process_is_announced_with_its_status() {
         let process = Process::spawn(Command::new("sh").args(["-c", "exit 78"])).unwrap();
         let end = process.ended().await;
-        assert!(end.to_string().starts_with("exited with code 78: its settings"), "{end}");
+        assert!(end.to_string().starts_with("exited with code 78: wrong settings"), "{end}");
     }
 
     #[tokio::test]

@@ -132,9 +132,7 @@ async fn a_worker_that_crashes_at_its_start_is_left_alone_for_longer_each_time()
     for _ in 0..3 {
         start(&rig.fleet, "broken").await;
         let dead = until_stopped(&rig.fleet, "broken").await;
-        assert!(
-            dead.last_error.unwrap().starts_with("exited with code 78: its settings or its model are bad")
-        );
+        assert!(dead.last_error.unwrap().starts_with("exited with code 78: wrong settings or model"));
         waits.push((dead.not_before.unwrap() - dead.since).num_seconds());
     }
     assert_eq!(waits, [1, 2, 4]);
@@ -226,7 +224,7 @@ async fn simulated_starts_come_to_nothing_in_both_ways_and_are_refused_for_capac
             died += 1;
             let dead = until_stopped(&rig.fleet, "default").await;
             assert!(dead.crashes >= 1 && dead.not_before.is_some(), "{dead:?}");
-            assert!(dead.last_error.unwrap().contains("did not come up (simulated"));
+            assert!(dead.last_error.unwrap().contains("did not start (simulated"));
         }
         assert!(died + hung < 100);
     }

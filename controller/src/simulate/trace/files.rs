@@ -248,7 +248,7 @@ mod tests {
         check_bad("t.csv", "0,1\n-1,1\n", ":2: `-1` must be a time in seconds");
         check_bad("t.csv", "0,1\n1\n", ":2: some lines have one column");
         check_bad("t.csv", "0,1,2\n", ":1: more than two columns");
-        check_bad("t.csv", "", "there is no arrival");
+        check_bad("t.csv", "", "has no arrivals");
         check_bad("t.csv", "0,99999999999\n", ":1: more than");
         check_bad("t.jsonl", "{}\n", ":1: is not a line of a recording");
         let line = |v: u8, pool: &str| {

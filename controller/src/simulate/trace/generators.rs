@@ -236,11 +236,11 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         let said = |text: &str| generate(text, 1).expect("a generator").unwrap_err();
-        assert!(said("constant:5").contains("is no rate"), "{}", said("constant:5"));
+        assert!(said("constant:5").contains("is not a rate"), "{}", said("constant:5"));
         assert!(said("constant:5/parsec").contains("not a duration"));
-        assert!(said("poisson:0/s").contains("more than nothing"));
-        assert!(said("poisson:5/s@0s").contains("more than nothing"));
-        assert!(said("poisson:5/s,on=3m").contains("has no `on`"));
+        assert!(said("poisson:0/s").contains("above zero"));
+        assert!(said("poisson:5/s@0s").contains("above zero"));
+        assert!(said("poisson:5/s,on=3m").contains("has no key `on`"));
         assert!(said("poisson:1..5/s").contains("one rate"));
         assert!(said("constant:1000000/s@300d").contains("more than"));
         assert!(generate("nothing", 1).is_none());

@@ -123,7 +123,7 @@ mod tests {
         assert!(refusal(RoomSeen { free: 2048, floor: 1024, below: false }).is_none());
         let error = refusal(RoomSeen { free: 512, floor: 1024, below: true }).unwrap();
         assert!(matches!(error, Error::Full { .. }));
-        assert!(error.to_string().contains("512 B are free, and 1.0 KiB are kept free"), "{error}");
+        assert!(error.to_string().contains("512 B are free, and 1.0 KiB must stay free"), "{error}");
     }
 
     #[test]

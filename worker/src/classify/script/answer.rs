@@ -412,11 +412,11 @@ mod tests {
         let late = r#"{"label": "cat", "path": "/tmp/y/cat.jpg", "confidence": 97}"#;
         assert_eq!(stream(late), Line::Stray);
         for (wrong, part) in [
-            (r#"{"top": []}"#, "without a label"),
-            (r#"{"label": null}"#, "without a label"),
+            (r#"{"top": []}"#, "has no label"),
+            (r#"{"label": null}"#, "has no label"),
             (r#"{"label": " "}"#, "empty label"),
             (r#"{"label": 3}"#, "expected a string"),
-            (r#"{"label": "cat""#, "no JSON"),
+            (r#"{"label": "cat""#, "not JSON"),
         ] {
             assert!(matches!(stream(wrong), Line::Wrong(why) if why.contains(part)), "{wrong}");
         }
@@ -435,7 +435,7 @@ mod tests {
         (0..1000).for_each(|n| skipped.noise(&format!("{n} {}", "x".repeat(10_000))));
         skipped.stray();
         let told = skipped.told();
-        assert!(told.contains("another image") && told.contains("\"999 x") && told.len() < 2000, "{told}");
+        assert!(told.contains("other images") && told.contains("\"999 x") && told.len() < 2000, "{told}");
     }
 
     proptest! {

@@ -1,5 +1,6 @@
-//! A headless Chromium, driven by its chromedriver over WebDriver: what the page is tested and measured in. The protocol is a
-//! handful of POSTs of JSON, which is less than what a client library would bring.
+//! A headless Chromium, driven by its chromedriver over WebDriver: what the page is tested and
+//! measured in. The protocol is a handful of POSTs of JSON, which is less than what a client
+//! library would bring.
 
 use std::{
     fmt::Write as _,

@@ -1,7 +1,8 @@
 //! `eirs check`
 //!
-//! A look makes a [`Report`], on one machine (`check/local.rs`) as in an account of AWS (`check/aws.rs`). What cannot be looked
-//! at is reported as a problem, and everything else is shown.
+//! A look makes a [`Report`], on one machine (`check/local.rs`) as in an account of AWS
+//! (`check/aws.rs`). What cannot be looked at is reported as a problem, and everything else is
+//! shown.
 
 #[cfg(feature = "aws")]
 mod aws;

@@ -1,8 +1,8 @@
 //! `eirs dead-letters`: the jobs that were given up, looked at, done again or deleted.
 //!
-//! A queue has no verb for looking: who wants to see its messages receives them. So what is looked at is held for a while and
-//! given back (`held.rs`). `desk.rs` says which letters there are and `letter.rs` what one is; `redrive.rs` makes a job of it
-//! again.
+//! A queue has no verb for looking: who wants to see its messages receives them. So what is looked
+//! at is held for a while and given back (`held.rs`). `desk.rs` says which letters there are and
+//! `letter.rs` what one is; `redrive.rs` makes a job of it again.
 
 mod desk;
 mod held;

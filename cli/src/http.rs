@@ -1,5 +1,5 @@
-//! The smallest HTTP/1.1 client that does what the tools need: one kept-alive connection at a time, bodies made of
-//! ready pieces that are never copied, and sentences for whatever goes wrong.
+//! The smallest HTTP/1.1 client that does what the tools need: one kept-alive connection at a time,
+//! bodies made of ready pieces that are never copied, and sentences for whatever goes wrong.
 
 mod tls;
 mod url;
@@ -34,7 +34,8 @@ pub fn header_pair(name: HeaderName, value: &'static str) -> (HeaderName, Header
     (name, HeaderValue::from_static(value))
 }
 
-/// A body of ready pieces. hyper hands them to the kernel where they lie, together with the head of the request.
+/// A body of ready pieces. hyper hands them to the kernel where they lie, together with the head of
+/// the request.
 #[derive(Debug, Clone, Default)]
 pub struct Pieces {
     pieces: [Bytes; 5],

@@ -137,7 +137,8 @@ impl Options {
     }
 }
 
-/// Is told what happens during a run. It is called from the loop that makes the load: it must be quick.
+/// Is told what happens during a run. It is called from the loop that makes the load: it must be
+/// quick.
 pub trait Watch: Send + Sync {
     /// An image got its label, so long after it was due.
     fn classified(&self, _image: &str, _label: &str, _took: Duration) {}
@@ -208,13 +209,15 @@ pub async fn run(options: Options, watch: Arc<dyn Watch>) -> anyhow::Result<Repo
                 _ = ticks.tick() => crew.tell(),
             }
         }
-        // Everything is in the tally at every moment, so that uploads can be dropped at any of their awaits, as they are here.
+        // Everything is in the tally at every moment, so that uploads can be dropped at any of
+        // their awaits, as they are here.
     };
     crew.tell();
     Ok(Report::of(&crew, stopped))
 }
 
-/// A process may have fewer files open than a run needs connections; most may have more, if they ask.
+/// A process may have fewer files open than a run needs connections; most may have more, if they
+/// ask.
 fn allow_connections(most: usize) -> anyhow::Result<()> {
     let needed = most as u64 + OTHER_FILES;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -10,7 +10,8 @@ fn main() -> ExitCode {
     code
 }
 
-/// One thread: what `eirs local` starts dies with the *thread* that started it, and that must be the main one.
+/// One thread: what `eirs local` starts dies with the *thread* that started it, and that must be
+/// the main one.
 #[tokio::main(flavor = "current_thread")]
 async fn run() -> ExitCode {
     eirs_cli::run(std::env::args_os()).await

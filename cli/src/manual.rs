@@ -1,4 +1,5 @@
-//! `eirs man` and `eirs completions`: what other programs know of the command line, made of its own definition.
+//! `eirs man` and `eirs completions`: what other programs know of the command line, made of its own
+//! definition.
 
 use std::{
     fs,

@@ -1,5 +1,6 @@
-//! `eirs pause`, `resume`, `cordon` and `uncordon`: what an operator orders beyond the policies. The orders are written to
-//! the state folder; a controller that runs obeys at once, another one from its start.
+//! `eirs pause`, `resume`, `cordon` and `uncordon`: what an operator orders beyond the policies.
+//! The orders are written to the state folder; a controller that runs obeys at once, another one
+//! from its start.
 
 use std::{collections::BTreeSet, fmt::Display, sync::Arc};
 
@@ -232,7 +233,8 @@ impl Known {
         known
     }
 
-    /// With what the fleet itself has: the controller may not have written it down yet, or none has run.
+    /// With what the fleet itself has: the controller may not have written it down yet, or none has
+    /// run.
     async fn with_instances(self, settings: &Settings) -> anyhow::Result<BTreeSet<String>> {
         let specs: Vec<_> =
             self.policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, &policy.pool)).collect();

@@ -1,4 +1,5 @@
-//! The state folder of the local backend, from outside: whose it is, and whether somebody is at work in it.
+//! The state folder of the local backend, from outside: whose it is, and whether somebody is at
+//! work in it.
 
 use std::{
     io,
@@ -66,8 +67,8 @@ pub fn had_controller(state: &Path) -> bool {
     state.join(CONTROLLER_LOCK).exists()
 }
 
-/// Refuses a folder on which nothing has run yet, or something else. In a cloud the queue lies elsewhere and leaves no mark
-/// in the folder: there it is the controller's.
+/// Refuses a folder on which nothing has run yet, or something else. In a cloud the queue lies
+/// elsewhere and leaves no mark in the folder: there it is the controller's.
 pub fn expect_ours(settings: &Settings) -> anyhow::Result<()> {
     let state = settings.local.state.as_path();
     let shown = state.display();
@@ -90,7 +91,8 @@ pub fn expect_ours(settings: &Settings) -> anyhow::Result<()> {
     }
 }
 
-/// Opens the queues and stores of an installation. On one machine, that of a state folder that exists: a look must not make one.
+/// Opens the queues and stores of an installation. On one machine, that of a state folder that
+/// exists: a look must not make one.
 pub async fn open(settings: &Settings) -> anyhow::Result<Backend> {
     Ok(Backend::open(settings, std::sync::Arc::new(SystemClock)).await?)
 }
@@ -107,7 +109,8 @@ pub struct Stored {
     pub bytes: u64,
 }
 
-/// Counts the blobs of a prefix and shows each to `look`. A count that takes its time says how far it is.
+/// Counts the blobs of a prefix and shows each to `look`. A count that takes its time says how far
+/// it is.
 pub async fn stored(
     blobs: &SharedBlobs,
     prefix: &str,

@@ -199,7 +199,8 @@ fn change<T>(
     Ok(changed)
 }
 
-/// Root makes the file for the services, which are of another user: the one whose the state folder is.
+/// Root makes the file for the services, which are of another user: the one whose the state folder
+/// is.
 fn group(settings: &Settings) -> Option<u32> {
     let is_root = rustix::process::geteuid().is_root();
     is_root.then(|| fs::metadata(&settings.local.state).map(|folder| folder.gid()).ok()).flatten()

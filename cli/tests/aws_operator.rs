@@ -1,4 +1,5 @@
-//! What an operator sees and orders where the backend is AWS: the real `eirs` and the real controller, against the emulator.
+//! What an operator sees and orders where the backend is AWS: the real `eirs` and the real
+//! controller, against the emulator.
 
 #![cfg(feature = "aws")]
 #![allow(
@@ -280,7 +281,8 @@ fn on_an_aws_host_orders_and_looks_go_through_the_state_folder_and_nowhere_else_
         "{told}"
     );
 
-    // A controller that is gone leaves machines that cost, and another host does not know of any controller.
+    // A controller that is gone leaves machines that cost, and another host does not know of any
+    // controller.
     controller.signal(Signal::TERM);
     assert!(controller.exit().success(), "{}", controller.log());
     let problems = rig.json(&["check", "--json"])["problems"].to_string();

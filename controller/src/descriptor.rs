@@ -14,7 +14,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 ///
 /// Where the kernel cannot watch it.
 pub fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open until it is dropped, and nobody here takes `&mut` to put another one in its place.
+    // SAFETY: an `OwnedFd` is open until it is dropped, and nobody here takes `&mut` to put another
+    // one in its place.
     let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
     registered.map_err(Into::into)
 }

@@ -1,4 +1,5 @@
-//! Sends all workers home: when the controller stops with `on_exit = "drain"`, and when it is gone and what it left must go too.
+//! Sends all workers home: when the controller stops with `on_exit = "drain"`, and when it is gone
+//! and what it left must go too.
 
 use std::time::Duration;
 

@@ -8,7 +8,8 @@ pub(crate) fn wishes(plan: &PoolPlan) -> String {
     wishes.join(" ")
 }
 
-/// Where the count was changed on its way: `spare,min,max=10 budget=6 limit=4`; empty where it was not.
+/// Where the count was changed on its way: `spare,min,max=10 budget=6 limit=4`; empty where it was
+/// not.
 pub(crate) fn clamps(plan: &PoolPlan) -> String {
     let granted = plan.granted();
     let stages = [

@@ -97,7 +97,8 @@ fn check(settings: &Settings) -> ExitCode {
     if complaints.is_empty() { ExitCode::SUCCESS } else { bad_settings(&complaints) }
 }
 
-/// Ends when the policies are in force as they are on disk; a file that is wrong is a failure, although the last good one stays.
+/// Ends when the policies are in force as they are on disk; a file that is wrong is a failure,
+/// although the last good one stays.
 async fn ask_to_reload(settings: &Settings) -> ExitCode {
     match reload::reload(settings, &SystemClock, reload::DEADLINE).await {
         Ok(complaints) if complaints.is_empty() => ExitCode::SUCCESS,
@@ -109,12 +110,14 @@ async fn ask_to_reload(settings: &Settings) -> ExitCode {
     }
 }
 
-/// Whether systemd cleans up behind a start that failed before the controller ran: it tells how that one ended, where it was.
+/// Whether systemd cleans up behind a start that failed before the controller ran: it tells how
+/// that one ended, where it was.
 fn never_ran() -> bool {
     std::env::var_os("SERVICE_RESULT").is_some() && std::env::var_os("EXIT_CODE").is_none()
 }
 
-/// What systemd would otherwise kill with the controller's unit finishes its work first, however the controller ended.
+/// What systemd would otherwise kill with the controller's unit finishes its work first, however
+/// the controller ended.
 async fn drain_processes(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     if settings.backend != BackendKind::Local {
         return Ok(());
@@ -167,8 +170,8 @@ async fn serve(
     Ok(())
 }
 
-/// Waits until this is the controller that acts; answers whether it is, and not told to end. One that stands by is ready, for it
-/// does all that it is for.
+/// Waits until this is the controller that acts; answers whether it is, and not told to end. One
+/// that stands by is ready, for it does all that it is for.
 async fn stand_by(claim: &Claim, lifecycle: &Lifecycle) -> Result<bool, Box<dyn std::error::Error>> {
     let mut standby = Standby::default();
     let taken = persist(PATIENCE, async || claim.stand_by(&mut standby).await);

@@ -1,5 +1,6 @@
-//! What is worth remembering over a restart and may be lost without harm: one JSON file in the state folder, written
-//! now and then and at the end. A file that is missing, broken or of another version is a fresh start, no more.
+//! What is worth remembering over a restart and may be lost without harm: one JSON file in the
+//! state folder, written now and then and at the end. A file that is missing, broken or of another
+//! version is a fresh start, no more.
 
 use std::{
     io,
@@ -15,7 +16,8 @@ use crate::state_file;
 
 /// The file's name in the state folder.
 pub const FILE: &str = state_folder::LEARNT;
-/// Raised when what is remembered changes its meaning; what an older program remembered is then forgotten.
+/// Raised when what is remembered changes its meaning; what an older program remembered is then
+/// forgotten.
 const VERSION: u32 = 1;
 /// A crash costs what was learnt in this time at most.
 const EVERY: TimeDelta = TimeDelta::seconds(30);
@@ -51,7 +53,8 @@ impl MemoryFile {
         })
     }
 
-    /// Writes it if that was not done for a while. What cannot be written is logged once, and tried again.
+    /// Writes it if that was not done for a while. What cannot be written is logged once, and tried
+    /// again.
     pub fn save_now_and_then<T: Serialize>(&mut self, memory: &T, now: DateTime<Utc>) {
         // A clock that was set back must not keep the file from being written.
         let is_due = self.written.as_ref().is_none_or(|(last, _)| now - *last >= EVERY || now < *last);

@@ -1,7 +1,8 @@
 //! What an operator orders beyond the policies: pools that are paused, instances that are cordoned.
 //!
-//! The orders lie in `operator.json` of the state folder, so that they outlive every process. `eirs pause`, `cordon` and
-//! their opposites write the file whole; the controller looks at it in every pass and is woken when it changes.
+//! The orders lie in `operator.json` of the state folder, so that they outlive every process.
+//! `eirs pause`, `cordon` and their opposites write the file whole; the controller looks at it in
+//! every pass and is woken when it changes.
 
 mod orders;
 

@@ -1,6 +1,7 @@
 //! Small JSON files in the state folder. Written aside and moved: no reader ever sees half of one.
 //!
-//! They are not synced to the disk: they describe processes, and no process outlives what a sync guards against.
+//! They are not synced to the disk: they describe processes, and no process outlives what a sync
+//! guards against.
 
 use std::{io, path::Path};
 

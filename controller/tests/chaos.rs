@@ -1,5 +1,6 @@
-//! Bad luck by the thousand: random policies under random arrivals, with everything going wrong that the simulator can have go
-//! wrong, and from some time on nothing any more. What must hold whatever happens is said here.
+//! Bad luck by the thousand: random policies under random arrivals, with everything going wrong
+//! that the simulator can have go wrong, and from some time on nothing any more. What must hold
+//! whatever happens is said here.
 //!
 //! A failure prints its seed. `EIRS_CHAOS_SEED=n` replays it and prints the whole case;
 //! `EIRS_CHAOS_SEEDS=n` tries n seeds.

@@ -1,5 +1,5 @@
-//! The real controller, the local backend, real signals. The workers are [a script](fixtures/worker.sh), for how a worker works
-//! is not this crate's business.
+//! The real controller, the local backend, real signals. The workers are [a
+//! script](fixtures/worker.sh), for how a worker works is not this crate's business.
 
 #![expect(
     clippy::unwrap_used,

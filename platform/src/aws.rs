@@ -1,7 +1,7 @@
 //! What every client of AWS shares here: how it is set up, and what its errors mean to a caller.
 //!
-//! Credentials come from the SDK's own chain and from nowhere else. A call is tried three times by the SDK, with jitter; the
-//! callers of the seams try again beyond that, where that is right.
+//! Credentials come from the SDK's own chain and from nowhere else. A call is tried three times by
+//! the SDK, with jitter; the callers of the seams try again beyond that, where that is right.
 
 mod error;
 pub mod tag;
@@ -16,7 +16,8 @@ use crate::settings::Aws;
 
 /// A connection that is not there after so long is tried again.
 const CONNECT: Duration = Duration::from_secs(3);
-/// The longest time for one attempt at a call, and for all attempts at it together. A receive has its own.
+/// The longest time for one attempt at a call, and for all attempts at it together. A receive has
+/// its own.
 const ATTEMPT: Duration = Duration::from_secs(10);
 const ALL_ATTEMPTS: Duration = Duration::from_secs(30);
 /// How often the SDK tries a call.
@@ -34,8 +35,8 @@ pub enum Service {
     Sts,
 }
 
-/// The configuration of all clients. Looks for region and credentials as the SDK's own chain does; no call is made yet, but
-/// where the instance's metadata tells the region.
+/// The configuration of all clients. Looks for region and credentials as the SDK's own chain does;
+/// no call is made yet, but where the instance's metadata tells the region.
 pub async fn sdk_config(settings: &Aws) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))

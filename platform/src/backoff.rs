@@ -19,7 +19,8 @@ pub struct Backoff {
 impl Backoff {
     /// Waits that grow from `first` to `ceiling`, doubling each time.
     pub fn new(first: Duration, ceiling: Duration) -> Self {
-        // Two processes that fail together must not retry together: the seed differs by process and by value.
+        // Two processes that fail together must not retry together: the seed differs by process and
+        // by value.
         let seed = u64::from(std::process::id())
             ^ std::time::UNIX_EPOCH.elapsed().map_or(1, |age| age.as_nanos() as u64);
         Self { first, ceiling, attempt: 0, seed }
@@ -47,7 +48,8 @@ impl Backoff {
         self.attempt = 0;
     }
 
-    /// An even draw from 0..1 (splitmix64; Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+    /// An even draw from 0..1 (splitmix64; Steele, Lea, Flood: "Fast splittable pseudorandom number
+    /// generators", 2014).
     fn draw(&mut self) -> f64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.seed;

@@ -1,5 +1,5 @@
-//! The time of day, handed in. Waiting is `tokio::time`'s business; *dates* come from here, so that a test
-//! under tokio's paused time sees dates and timers move together.
+//! The time of day, handed in. Waiting is `tokio::time`'s business; *dates* come from here, so that
+//! a test under tokio's paused time sees dates and timers move together.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -24,7 +24,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that advances with tokio's: under `start_paused` it stands still until the test moves it.
+/// A clock that advances with tokio's: under `start_paused` it stands still until the test moves
+/// it.
 #[derive(Debug, Clone, Copy)]
 pub struct TokioClock {
     start: DateTime<Utc>,

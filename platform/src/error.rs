@@ -1,7 +1,9 @@
-//! One error type for the seams. Its variants are what a caller can *do*, not what went wrong:
-//! try again later, make room, take another one, go on without it, or give up. The text says what went wrong.
+//! One error type for the seams. Its variants are what a caller can *do*, not what went wrong: try
+//! again later, make room, take another one, go on without it, or give up. The text says what went
+//! wrong.
 
-/// What a [`Queue`](crate::queue::Queue) or a [`BlobStore`](crate::blobs::BlobStore) answers when it cannot do as asked.
+/// What a [`Queue`](crate::queue::Queue) or a [`BlobStore`](crate::blobs::BlobStore) answers when
+/// it cannot do as asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The same call may work later: the service is slow, throttling or briefly away.

@@ -16,7 +16,8 @@ pub const MARK: &str = "SCRIPT_OF_WORKER";
 /// A process that was killed and is not gone by then is stuck in the kernel.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Kills what a process has started. The process itself should have been stopped before, so that it starts nothing more.
+/// Kills what a process has started. The process itself should have been stopped before, so that it
+/// starts nothing more.
 pub fn kill_children_of(parent: Pid) {
     let children = children_of(parent);
     let marks: Vec<_> = children.iter().filter_map(|child| mark_of(*child)).collect();
@@ -30,7 +31,8 @@ pub fn kill_children_of(parent: Pid) {
     marks.iter().for_each(|mark| kill_marked(mark));
 }
 
-/// Kills every process whose mark begins like this, and waits until none is left, as far as that can be waited for.
+/// Kills every process whose mark begins like this, and waits until none is left, as far as that
+/// can be waited for.
 pub fn kill_marked(mark: &str) {
     let deadline = Instant::now() + PATIENCE;
     // One that is killed may have started another a moment before.
@@ -44,7 +46,8 @@ fn kill_marked_now(mark: &str) -> usize {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
     let kill = |pid: &Pid| {
-        // Opened before the look: what is killed is what was looked at, and not a stranger with its number.
+        // Opened before the look: what is killed is what was looked at, and not a stranger with its
+        // number.
         let Ok(process) = pidfd_open(*pid, PidfdFlags::empty()) else { return false };
         mark_of(*pid).is_some_and(|found| found.starts_with(mark))
             && pidfd_send_signal(process, Signal::KILL).is_ok()

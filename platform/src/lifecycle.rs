@@ -1,4 +1,5 @@
-//! The life of a process: it becomes ready, is told to drain by a signal, and leaves in time. A second signal means now.
+//! The life of a process: it becomes ready, is told to drain by a signal, and leaves in time. A
+//! second signal means now.
 
 use std::{
     io,
@@ -30,8 +31,8 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Listens to SIGTERM and SIGINT (drain; the second one exits at once) and SIGHUP (reload), and keeps systemd's
-    /// watchdog content where there is one, for as long as the runtime runs.
+    /// Listens to SIGTERM and SIGINT (drain; the second one exits at once) and SIGHUP (reload), and
+    /// keeps systemd's watchdog content where there is one, for as long as the runtime runs.
     pub fn install() -> io::Result<Self> {
         let lifecycle = Self::install_for_loop()?;
         if let Some(every) = lifecycle.watchdog {
@@ -40,8 +41,9 @@ impl Lifecycle {
         Ok(lifecycle)
     }
 
-    /// The same for a process whose work is one loop: the watchdog hears of it when the loop says so by
-    /// [`goes_on`](Self::goes_on), and a loop that is stuck is noticed although the runtime runs.
+    /// The same for a process whose work is one loop: the watchdog hears of it when the loop says
+    /// so by [`goes_on`](Self::goes_on), and a loop that is stuck is noticed although the runtime
+    /// runs.
     pub fn install_for_loop() -> io::Result<Self> {
         let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 3).max(Duration::from_millis(100)));
         let lifecycle = Self { watchdog, ..Self::detached(CancellationToken::new()) };
@@ -103,15 +105,17 @@ impl Lifecycle {
         tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }
 
-    /// Tells systemd that the stop that is under way goes on for so long, whatever `TimeoutStopSec=` says: how long a drain
-    /// may take is a setting, and a unit that nobody edited must not cut it short.
+    /// Tells systemd that the stop that is under way goes on for so long, whatever
+    /// `TimeoutStopSec=` says: how long a drain may take is a setting, and a unit that nobody
+    /// edited must not cut it short.
     pub fn takes(&self, longest: Duration) {
         // The crate's own variant ends at 71 minutes.
         tell(&[NotifyState::Custom(&format!("EXTEND_TIMEOUT_USEC={}", longest.as_micros()))]);
     }
 
-    /// Keeps `systemctl status` up to date with what `summary` says, a line that is asked for every few seconds. From the
-    /// drain on, which takes `drain` at most, systemd knows that the process is stopping. Without systemd this does nothing.
+    /// Keeps `systemctl status` up to date with what `summary` says, a line that is asked for every
+    /// few seconds. From the drain on, which takes `drain` at most, systemd knows that the process
+    /// is stopping. Without systemd this does nothing.
     pub fn keep_status(&self, drain: Duration, summary: impl Fn() -> String + Send + 'static) {
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
             tokio::spawn(show(self.clone(), drain, summary));
@@ -172,14 +176,16 @@ async fn show(lifecycle: Lifecycle, drain: Duration, summary: impl Fn() -> Strin
     }
 }
 
-/// Refuses huge pages for this process. The allocator asks for them, and a buffer of some kilobytes then holds two megabytes;
-/// a process that mostly waits should not. Where the kernel cannot, memory is what it is.
+/// Refuses huge pages for this process. The allocator asks for them, and a buffer of some kilobytes
+/// then holds two megabytes; a process that mostly waits should not. Where the kernel cannot,
+/// memory is what it is.
 pub fn keep_memory_small() {
     let _unchanged = rustix::thread::disable_transparent_huge_pages(true);
 }
 
-/// Allows this process as many open files as it may allow itself, and answers how many these are. Systems begin with 1,024, for
-/// programs that count files in bit sets; a server needs one for each connection.
+/// Allows this process as many open files as it may allow itself, and answers how many these are.
+/// Systems begin with 1,024, for programs that count files in bit sets; a server needs one for each
+/// connection.
 pub fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -188,7 +194,8 @@ pub fn raise_file_limit() -> u64 {
     raised.unwrap_or(current).unwrap_or(u64::MAX)
 }
 
-/// Makes the kernel send this process a SIGTERM when its parent dies, so that nothing started by `eirs local` outlives it.
+/// Makes the kernel send this process a SIGTERM when its parent dies, so that nothing started by
+/// `eirs local` outlives it.
 pub fn drain_with_parent(parent: u32) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     let now = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned());
@@ -199,8 +206,8 @@ pub fn drain_with_parent(parent: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The program of this name that lies beside the running one: roles start each other's executables, never one from `$PATH`
-/// that may be of another version.
+/// The program of this name that lies beside the running one: roles start each other's executables,
+/// never one from `$PATH` that may be of another version.
 pub fn sibling(name: &str) -> io::Result<PathBuf> {
     let here = std::env::current_exe()?;
     let path = here.with_file_name(name);
@@ -214,7 +221,8 @@ pub fn sibling(name: &str) -> io::Result<PathBuf> {
     ))
 }
 
-/// Waits for `work`, at most until `deadline` has passed since the drain began; answers whether it finished.
+/// Waits for `work`, at most until `deadline` has passed since the drain began; answers whether it
+/// finished.
 pub async fn finish_within(deadline: Duration, work: impl Future) -> bool {
     tokio::time::timeout(deadline, work).await.is_ok()
 }

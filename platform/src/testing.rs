@@ -11,8 +11,8 @@ pub mod served;
 
 use std::{io::Write, path::PathBuf};
 
-/// Notes that this test could not run, and how it could: on stderr, and in the file that `make test` shows at its end.
-/// Where `$TESTING_ALL` is set everything must run, and it fails.
+/// Notes that this test could not run, and how it could: on stderr, and in the file that
+/// `make test` shows at its end. Where `$TESTING_ALL` is set everything must run, and it fails.
 #[expect(clippy::print_stderr, reason = "a test says what it could not run")]
 pub fn not_run(why: &str, how: &str) {
     let thread = std::thread::current();
@@ -31,7 +31,8 @@ pub fn python() -> Option<PathBuf> {
     std::env::var_os("TESTING_PYTHON").map(PathBuf::from).or_else(usual).filter(|python| python.exists())
 }
 
-/// The tool of Prometheus that reads rules and metrics: an installed one, or the one that `make test` fetches.
+/// The tool of Prometheus that reads rules and metrics: an installed one, or the one that
+/// `make test` fetches.
 pub fn promtool() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let installed = std::env::split_paths(&path).map(|folder| folder.join("promtool"));

@@ -1,8 +1,8 @@
-//! The tokens that clients show: who has one, until when, and how much may come with it. The operator's tool writes the file,
-//! web reads it.
+//! The tokens that clients show: who has one, until when, and how much may come with it. The
+//! operator's tool writes the file, web reads it.
 //!
-//! A token is 256 random bits. Nobody guesses one, and nobody computes one from its SHA-256 either; so the file holds that, and
-//! no slow hash as for passwords, which people choose and others guess.
+//! A token is 256 random bits. Nobody guesses one, and nobody computes one from its SHA-256 either;
+//! so the file holds that, and no slow hash as for passwords, which people choose and others guess.
 
 use std::{
     fs::{self, Permissions},
@@ -23,7 +23,8 @@ use crate::{
 
 /// The version of the file that this program writes and reads.
 const VERSION: u32 = 1;
-/// What every token begins with, so that people and scanners of source code know one when they see it.
+/// What every token begins with, so that people and scanners of source code know one when they see
+/// it.
 const PREFIX: &str = "eirs_";
 
 /// The file.
@@ -47,7 +48,8 @@ pub struct Token {
     /// From when on it is no longer taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<DateTime<Utc>>,
-    /// How many requests and images may come with it each second; without it, what the settings say.
+    /// How many requests and images may come with it each second; without it, what the settings
+    /// say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
 }
@@ -123,8 +125,8 @@ impl Tokens {
         self.tokens.len() < before
     }
 
-    /// Writes the file whole, so that nobody ever reads half of it. Readable by its owner and group: those that an earlier file
-    /// had, else this process's user and `group`.
+    /// Writes the file whole, so that nobody ever reads half of it. Readable by its owner and
+    /// group: those that an earlier file had, else this process's user and `group`.
     pub fn write(&self, file: &Path, group: Option<u32>) -> io::Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(io::Error::other)? + "\n";
         let before = fs::metadata(file).ok();

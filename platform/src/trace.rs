@@ -1,8 +1,10 @@
-//! Which trace a piece of work belongs to. The W3C Trace Context comes with an upload or is begun with it, and travels in the
-//! job to the worker and in the answer back, whether or not anybody collects spans: its id is what logs are searched for.
+//! Which trace a piece of work belongs to. The W3C Trace Context comes with an upload or is begun
+//! with it, and travels in the job to the worker and in the answer back, whether or not anybody
+//! collects spans: its id is what logs are searched for.
 //!
-//! Spans that are collected are those of [`TARGET`]. They are no part of any log, so that a trace may be as fine as it likes;
-//! with no collector they are switched off at their call sites. Why like this: docs/decisions/0010-traces.md.
+//! Spans that are collected are those of [`TARGET`]. They are no part of any log, so that a trace
+//! may be as fine as it likes; with no collector they are switched off at their call sites. Why
+//! like this: docs/decisions/0010-traces.md.
 
 use std::time::SystemTime;
 
@@ -26,7 +28,8 @@ pub const TARGET: &str = "eirs::trace";
 /// A `tracestate` that is longer may be dropped, says W3C, and it must fit into a job.
 const LONGEST_STATE: usize = 512;
 
-/// A place in a trace: the trace, the span that asks for more work, and whether anybody collects it. Always a valid one.
+/// A place in a trace: the trace, the span that asks for more work, and whether anybody collects
+/// it. Always a valid one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Texts")]
 pub struct TraceContext {
@@ -35,7 +38,8 @@ pub struct TraceContext {
     tracestate: String,
 }
 
-/// A piece of work in a trace: what the collector is told of it, and what the log says of everything that happens in it.
+/// A piece of work in a trace: what the collector is told of it, and what the log says of
+/// everything that happens in it.
 #[derive(Debug, Clone)]
 pub struct Scope {
     collected: Span,
@@ -104,7 +108,8 @@ impl TryFrom<Texts> for TraceContext {
     }
 }
 
-/// Reads the context of a message. One that cannot be read is as good as none: no job is lost for it.
+/// Reads the context of a message. One that cannot be read is as good as none: no job is lost for
+/// it.
 pub(crate) fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TraceContext>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -161,8 +166,8 @@ impl TraceContext {
         Self::of(span).or_else(|| from.cloned()).unwrap_or_else(Self::begin)
     }
 
-    /// Adds a span that was nobody's while it lasted, such as the time in a queue. Two machines' clocks differ: one that would
-    /// end before it began has no length.
+    /// Adds a span that was nobody's while it lasted, such as the time in a queue. Two machines'
+    /// clocks differ: one that would end before it began has no length.
     pub fn add_past_span(&self, name: &'static str, from: DateTime<Utc>, until: DateTime<Utc>, image: &str) {
         let parent = self.context();
         if !parent.span().span_context().is_sampled() {

@@ -1,5 +1,6 @@
-//! Who may ask for what, and how often: tokens, rates, the pages of others, and the headers that keep a browser from being used
-//! against its owner. All of it is one layer around the routes, which know nothing of it.
+//! Who may ask for what, and how often: tokens, rates, the pages of others, and the headers that
+//! keep a browser from being used against its owner. All of it is one layer around the routes,
+//! which know nothing of it.
 //!
 //! It is closed where nobody thought of something: a path that is not listed as open wants a token.
 
@@ -39,7 +40,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Reads the tokens, if there are any. What is wrong with them is a sentence that begins with the setting.
+    /// Reads the tokens, if there are any. What is wrong with them is a sentence that begins with
+    /// the setting.
     pub fn new(settings: &Web) -> Result<Arc<Self>, String> {
         let keyring = settings.tokens.as_deref().map(|file| Keyring::open(file, settings)).transpose();
         Ok(Arc::new(Self {
@@ -80,15 +82,16 @@ impl Access {
         self.limits.sweep();
     }
 
-    /// Lets the request in and notes what further images of it are counted with, or says why not. The address is counted first,
-    /// so that whoever tries tokens is slowed down as well.
+    /// Lets the request in and notes what further images of it are counted with, or says why not.
+    /// The address is counted first, so that guessing tokens is slowed down as well.
     fn admit(&self, now: DateTime<Utc>, request: &mut Request) -> Result<(), Problem> {
         if is_open(request.uri().path()) {
             return Ok(());
         }
         let peer = request.remote_addr().as_socket_addr().map(|address| address.ip());
         let address = peer.map(|peer| client::address(peer, request.headers(), &self.trusted_proxies));
-        // A page that watches is no image, and asks again by itself when it loses us; how many may watch is counted there.
+        // A page that watches is no image, and asks again by itself when it loses us; how many may
+        // watch is counted there.
         let counts = request.uri().path() != "/events";
         if counts {
             self.limits.address(address)?;
@@ -123,8 +126,8 @@ pub(crate) fn with_headers<E: Endpoint<Output = Response> + 'static>(
     })
 }
 
-/// What anybody may look at as often as they like: the page and its files, the description of the interface, and whether the
-/// server lives. None of it tells of any image or costs anything.
+/// What anybody may look at as often as they like: the page and its files, the description of the
+/// interface, and whether the server lives. None of it tells of any image or costs anything.
 fn is_open(path: &str) -> bool {
     let is_open_folder = ["/assets/", "/docs/"].iter().any(|folder| path.starts_with(folder));
     is_open_folder || matches!(path, "/" | "/docs" | "/openapi.json" | "/livez" | "/readyz")

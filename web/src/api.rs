@@ -1,9 +1,11 @@
-//! The service's description of itself, in OpenAPI: `/openapi.json`, and the page `/docs` that shows it.
+//! The service's description of itself, in OpenAPI: `/openapi.json`, and the page `/docs` that
+//! shows it.
 //!
-//! It is laid over the routes, not under them: poem-openapi's own extractors read a body whole before a handler sees it, and
-//! an upload is read piece by piece, within limits (docs/decisions/0009-description-over-the-routes.md). Bodies of answers are
-//! described by the very types that are sent, and examples are made from real values. Paths, parameters and statuses are
-//! written down here, and `cli/tests/service/api.rs` drives the service by them.
+//! It is laid over the routes, not under them: poem-openapi's own extractors read a body whole
+//! before a handler sees it, and an upload is read piece by piece, within limits
+//! (docs/decisions/0009-description-over-the-routes.md). Bodies of answers are described by the
+//! very types that are sent, and examples are made from real values. Paths, parameters and statuses
+//! are written down here, and `cli/tests/service/api.rs` drives the service by them.
 
 mod images;
 mod operation;
@@ -55,7 +57,7 @@ const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-sr
 #[derive(Debug, Default)]
 pub(crate) struct Public;
 
-/// The live state, where whoever uploads may see it.
+/// The live state, if clients that upload may see it.
 #[derive(Debug, Default)]
 pub(crate) struct Watch;
 

@@ -1,6 +1,7 @@
-//! The listeners: connections in, requests to the routes, answers out. The routes are poem's, the loop under them is ours, for
-//! what poem's does not have: deadlines for headers and for silence, caps on connections, rest when files run out, and the
-//! patience to let a client read why it was refused.
+//! The listeners: connections in, requests to the routes, answers out. The routes are poem's, the
+//! loop under them is ours, for what poem's does not have: deadlines for headers and for silence,
+//! caps on connections, rest when files run out, and the patience to let a client read why it was
+//! refused.
 
 mod admin;
 mod answering;

@@ -19,7 +19,8 @@ use crate::{
     upload::{self, erase, results},
 };
 
-/// What clients see, if `access` lets them. Where the operator's side has no listener of its own, that as well.
+/// What clients see, if `access` lets them. Where the operator's side has no listener of its own,
+/// that as well.
 pub fn routes(app: &App, access: Arc<Access>) -> impl Endpoint<Output = Response> + use<> + 'static {
     let is_live = app.uploads.settings.web.is_live_for_everybody();
     let is_apart = app.uploads.settings.web.admin_listen.is_some();

@@ -1,6 +1,6 @@
-//! A worker in a cloud costs as long as its machine runs, and it is the controller that sends it home. Where that is gone,
-//! with its machine perhaps, an idle worker goes by itself: drained as ever, and with an exit code by which its unit powers
-//! the machine off.
+//! A worker in a cloud costs as long as its machine runs, and it is the controller that sends it
+//! home. Where that is gone, with its machine perhaps, an idle worker goes by itself: drained as
+//! ever, and with an exit code by which its unit powers the machine off.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,8 +13,8 @@ pub const EXIT_ABANDONED: u8 = 69;
 /// How often an idle worker looks for the controller, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// Ends, having cancelled `drain`, when nobody needs this worker and nobody would say so. Never ends where that is not to
-/// be asked.
+/// Ends, having cancelled `drain`, when nobody needs this worker and nobody would say so. Never
+/// ends where that is not to be asked.
 pub async fn watch(worker: Arc<Worker>, drain: CancellationToken) {
     let limit = worker.settings.worker.abandoned_after;
     if limit.is_zero() || worker.settings.backend == eirs_platform::settings::BackendKind::Local {

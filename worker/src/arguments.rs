@@ -1,4 +1,5 @@
-//! What `eirs-worker` understands on its command line. Here and not beside `main`, so that `eirs man` makes its page.
+//! What `eirs-worker` understands on its command line. Here and not beside `main`, so that
+//! `eirs man` makes its page.
 
 use std::path::PathBuf;
 

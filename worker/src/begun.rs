@@ -1,6 +1,7 @@
-//! Who is to blame when a worker dies. A delivery that is not the first may be of a job that kills its workers, or of one that
-//! only lay beside it: the queue's count does not tell them apart, and so it accuses nobody. Such a job is run alone in its
-//! worker, and before it begins this is written down. What was written down and never ended has killed its worker.
+//! Who is to blame when a worker dies. A delivery that is not the first may be of a job that kills
+//! its workers, or of one that only lay beside it: the queue's count does not tell them apart, and
+//! so it accuses nobody. Such a job is run alone in its worker, and before it begins this is
+//! written down. What was written down and never ended has killed its worker.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -57,7 +58,8 @@ pub(crate) async fn begin(worker: &Worker, job: &Job) -> Result<std::result::Res
     Ok(Ok(Note { key, before }))
 }
 
-/// Whether a job that was begun so often is given up. Its first delivery is not counted here, but was most probably begun.
+/// Whether a job that was begun so often is given up. Its first delivery is not counted here, but
+/// was most probably begun.
 fn is_too_many(begun: u32, most: u32) -> bool {
     begun >= most.saturating_sub(1).max(1)
 }

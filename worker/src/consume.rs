@@ -11,7 +11,8 @@ use crate::{Worker, lease::Lease, process::process, report};
 /// What may be done beside a thread that does not come back.
 const STUCK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Serves until `drain` is cancelled and everything held is done or given back. Answers whether all of it was done.
+/// Serves until `drain` is cancelled and everything held is done or given back. Answers whether all
+/// of it was done.
 pub async fn serve(worker: Arc<Worker>, drain: &CancellationToken) -> bool {
     let stop = CancellationToken::new();
     let heartbeat = tokio::spawn({
@@ -27,7 +28,8 @@ pub async fn serve(worker: Arc<Worker>, drain: &CancellationToken) -> bool {
 
     worker.activity.set_phase(Phase::Draining);
     let held = worker.in_flight();
-    // A thread that does not come back from an image does not do so while others wait for it, either.
+    // A thread that does not come back from an image does not do so while others wait for it,
+    // either.
     let deadline =
         if worker.pool.is_stuck() { STUCK_PATIENCE } else { worker.settings.worker.drain_deadline };
     tracing::info!(held, "draining: no new jobs; {held} jobs in flight may take {deadline:?}");
@@ -43,7 +45,8 @@ pub async fn serve(worker: Arc<Worker>, drain: &CancellationToken) -> bool {
 
 async fn take_jobs(worker: &Arc<Worker>, jobs: &TaskTracker, drain: &CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-    // After a job of more than one delivery another one may be next: both would be held by a worker that dies.
+    // After a job of more than one delivery another one may be next: both would be held by a worker
+    // that dies.
     let mut one_by_one = false;
     loop {
         let Some((mut slots, reserve)) = free_slots(worker, drain).await else { return };
@@ -83,8 +86,8 @@ async fn take_jobs(worker: &Arc<Worker>, jobs: &TaskTracker, drain: &Cancellatio
     }
 }
 
-/// Waits until a job can be started that is asked for now: a lease must not age in a buffer. Answers the free slots, and how
-/// many of them must stay free; nothing where the worker drains.
+/// Waits until a job can be started that is asked for now: a lease must not age in a buffer.
+/// Answers the free slots, and how many of them must stay free; nothing where the worker drains.
 async fn free_slots(worker: &Worker, drain: &CancellationToken) -> Option<(OwnedSemaphorePermit, usize)> {
     if worker.health.failing().is_some() {
         // One job at a time, and a pause before each.
@@ -92,8 +95,8 @@ async fn free_slots(worker: &Worker, drain: &CancellationToken) -> Option<(Owned
         drain.run_until_cancelled(tokio::time::sleep(worker.health.pause())).await?;
         return Some((slots, 0));
     }
-    // A job more than can be worked on is fetched while another is looked at; that pays where jobs are short. Where they are
-    // long, it would only be kept from workers that have nothing to do.
+    // A job more than can be worked on is fetched while another is looked at; that pays where jobs
+    // are short. Where they are long, it would only be kept from workers that have nothing to do.
     let reserve = if worker.activity.jobs_are_short() {
         0
     } else {

@@ -1,4 +1,5 @@
-//! Keeps leased jobs ours. One task renews all leases together, in one call; a lease that is dropped is renewed no more.
+//! Keeps leased jobs ours. One task renews all leases together, in one call; a lease that is
+//! dropped is renewed no more.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,5 @@
-//! The threads that decode and classify: as many as the settings say, each with a classifier of its own, taking from one line.
+//! The threads that decode and classify: as many as the settings say, each with a classifier of its
+//! own, taking from one line.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -21,7 +22,8 @@ use crate::classify::{self, Classifier, Failure, Image, Loaded};
 
 type Classified = Result<Vec<Guess>, Failure>;
 
-/// An image that has waited so long for a thread may be begun sooner elsewhere; that is looked at again as often.
+/// An image that has waited so long for a thread may be begun sooner elsewhere; that is looked at
+/// again as often.
 const IMPATIENCE: Duration = Duration::from_millis(500);
 
 /// What becomes of an image in the pool.
@@ -68,7 +70,8 @@ enum Turn {
 }
 
 impl Pool {
-    /// Loads the model and starts the threads. An error is one sentence about the model or its settings.
+    /// Loads the model and starts the threads. An error is one sentence about the model or its
+    /// settings.
     pub(crate) fn start(model: &Model, threads: usize) -> anyhow::Result<Self> {
         let loaded: Arc<dyn Loaded> = classify::load(model)?.into();
         let description = loaded.describe();
@@ -137,8 +140,9 @@ impl Pool {
         &self.engine
     }
 
-    /// Classifies one image as soon as a thread is free; answers for how long it was not, too. An image that waits for long is
-    /// left alone where nobody waits in `queue`: then there may be others who have nothing to do.
+    /// Classifies one image as soon as a thread is free; answers for how long it was not, too. An
+    /// image that waits for long is left alone where nobody waits in `queue`: then there may be
+    /// others who have nothing to do.
     pub(crate) async fn classify(
         &self,
         image: Image,
@@ -216,8 +220,8 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reading a model leaves behind several times its size in freed memory, which the C library keeps for later; ONNX Runtime
-/// allocates there. With MobileNetV2 that was 45 of 100 MB.
+/// Reading a model leaves behind several times its size in freed memory, which the C library keeps
+/// for later; ONNX Runtime allocates there. With MobileNetV2 that was 45 of 100 MB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "the C library offers it to C only")]
 fn return_freed_memory() {
@@ -239,7 +243,8 @@ fn work(
         {
             let line = lock(line);
             let Ok(first) = line.recv() else { return };
-            // Several images make one inference where they wait anyway; nobody is made to wait for others.
+            // Several images make one inference where they wait anyway; nobody is made to wait for
+            // others.
             let more = line.try_iter().take(batch - 1);
             taken.extend(std::iter::once(first).chain(more).filter_map(Waiting::begin));
         }
@@ -247,7 +252,8 @@ fn work(
         let Some(scope) = taken.first().map(|(_, scope, _)| scope.clone()) else { continue };
         let (images, answers): (Vec<_>, Vec<_>) =
             taken.into_iter().map(|(image, _, answer)| (image, answer)).unzip();
-        // A classifier promises not to panic. If one does all the same, its image is tried again by a new one.
+        // A classifier promises not to panic. If one does all the same, its image is tried again by
+        // a new one.
         let answered = scope.run_now(|| {
             let classified = catch_unwind(AssertUnwindSafe(|| classifier.classify(&images)));
             classified.unwrap_or_else(|_| {

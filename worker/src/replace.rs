@@ -1,5 +1,5 @@
-//! A worker that is of no use any more leaves, so that another process comes in its place: one that has failed for everything
-//! for a while, and one whose engine does not come back from an image.
+//! A worker that is of no use any more leaves, so that another process comes in its place: one that
+//! has failed for everything for a while, and one whose engine does not come back from an image.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! What the worker tells the controller: every ten seconds, and at once when it is ready, idle, draining or drained.
+//! What the worker tells the controller: every ten seconds, and at once when it is ready, idle,
+//! draining or drained.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
 
-/// A worker is called idle when it has held nothing for so long. Between two jobs it is empty for a moment, too.
+/// A worker is called idle when it has held nothing for so long. Between two jobs it is empty for a
+/// moment, too.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// How many service times are kept for a report. At more, some are representative.
 const MOST_TIMES: usize = 10_000;
@@ -34,7 +36,8 @@ struct Inner {
     usual: Option<Duration>,
 }
 
-/// A job that takes less is short: fetching the next one meanwhile is worth more than leaving it to another worker.
+/// A job that takes less is short: fetching the next one meanwhile is worth more than leaving it to
+/// another worker.
 const SHORT: Duration = Duration::from_millis(200);
 
 impl Activity {

@@ -1,4 +1,5 @@
-//! The image of the operating system: what its maker calls the present one, looked up by a public parameter of SSM.
+//! The image of the operating system: what its maker calls the present one, looked up by a public
+//! parameter of SSM.
 
 use anyhow::Context;
 use aws_sdk_ec2::types::Image as Described;
@@ -6,8 +7,8 @@ use eirs_platform::{aws, settings::Os};
 
 use super::{Account, launch::Image};
 
-/// The parameter that names the present image of a system, for the processor that this program was built for: the workers
-/// run the very program that lies beside it.
+/// The parameter that names the present image of a system, for the processor that this program was
+/// built for: the workers run the very program that lies beside it.
 fn parameter(os: Os) -> anyhow::Result<String> {
     let (ubuntu, amazon) = match std::env::consts::ARCH {
         "x86_64" => ("amd64", "x86_64"),

@@ -1,4 +1,5 @@
-//! The two buckets: encrypted, closed to the public and to connections without TLS, and emptied of what has expired.
+//! The two buckets: encrypted, closed to the public and to connections without TLS, and emptied of
+//! what has expired.
 
 use anyhow::Context;
 use aws_sdk_s3::{
@@ -77,7 +78,8 @@ impl Bucket {
             Err(error) => return Err(failed("reading the tags of", &self.name, &error)),
         };
         let ours = tagged.iter().any(|t| t.key() == tag::INSTALLATION && t.value() == account.prefix());
-        // Between its making and its tagging setup may have been interrupted: an untagged, empty bucket of our name is ours.
+        // Between its making and its tagging setup may have been interrupted: an untagged, empty
+        // bucket of our name is ours.
         anyhow::ensure!(
             ours || (tagged.is_empty() && self.contents(account).await? == Contents::default()),
             "the bucket {} exists without this installation's tag; it is left alone",
@@ -219,7 +221,8 @@ impl Bucket {
         page.map_err(|error| failed("listing", &self.name, &error))
     }
 
-    /// Deletes everything in it, older versions, marks of deletion and unfinished uploads too; tells after each call how much.
+    /// Deletes everything in it, older versions, marks of deletion and unfinished uploads too;
+    /// tells after each call how much.
     pub(crate) async fn empty(&self, account: &Account, mut deleted: impl FnMut(u64)) -> anyhow::Result<()> {
         // Always from the start: what was there is gone by the next look.
         loop {

@@ -1,5 +1,5 @@
-//! What an installation costs while nobody uses it. An estimate: prices of us-east-1 without tax, as AWS's price list had them
-//! in 2025; other regions cost up to a third more.
+//! What an installation costs while nobody uses it. An estimate: prices of us-east-1 without tax,
+//! as AWS's price list had them in 2025; other regions cost up to a third more.
 
 use serde::Serialize;
 
@@ -12,12 +12,12 @@ const SNAPSHOT_USD: f64 = 0.05;
 const ADDRESS_USD: f64 = 0.005;
 /// A million requests to SQS; the first million of a month costs nothing.
 const MILLION_REQUESTS_USD: f64 = 0.40;
-/// What an idle service asks of SQS in a month, in millions: a depth every five seconds for each pool, and three long polls
-/// a minute of each of the two that wait for something.
+/// What an idle service asks of SQS in a month, in millions: a depth every five seconds for each
+/// pool, and three long polls a minute of each of the two that wait for something.
 const DEPTHS: f64 = 12.0 * 60.0 * HOURS / 1e6;
 const POLLS: f64 = 2.0 * 3.0 * 60.0 * HOURS / 1e6;
-/// What the controller writes to S3 in a month, in millions: its claim, three times a minute (`platform/src/backend/claim.rs`);
-/// and what a million such requests cost.
+/// What the controller writes to S3 in a month, in millions: its claim, three times a minute
+/// (`platform/src/backend/claim.rs`); and what a million such requests cost.
 const CLAIMS: f64 = 3.0 * 60.0 * HOURS / 1e6;
 const MILLION_WRITES_USD: f64 = 5.0;
 /// The disk of the systems' images where none is set, in GiB.
@@ -47,11 +47,11 @@ const HOURLY_USD: [(&str, f64); 20] = [
     ("g5.xlarge", 1.006),
 ];
 
-/// A vCPU-hour above the baseline of a burstable type that goes on without credits, by family ("Amazon EC2 On-Demand Pricing",
-/// T2/T3/T4g Unlimited Mode, Linux, us-east-1, as it was in 2025).
+/// A vCPU-hour above the baseline of a burstable type that goes on without credits, by family
+/// ("Amazon EC2 On-Demand Pricing", T2/T3/T4g Unlimited Mode, Linux, us-east-1, as it was in 2025).
 const SURPLUS_USD: [(&str, f64); 3] = [("t3", 0.05), ("t3a", 0.05), ("t4g", 0.04)];
-/// The vCPUs of these families' sizes, and the share of each that the price includes (EC2 user guide, "Key concepts for
-/// burstable performance instances").
+/// The vCPUs of these families' sizes, and the share of each that the price includes (EC2 user
+/// guide, "Key concepts for burstable performance instances").
 const BASELINES: [(&str, f64, f64); 7] = [
     ("nano", 2.0, 0.05),
     ("micro", 2.0, 0.10),
@@ -68,9 +68,9 @@ pub(crate) fn is_burstable(kind: &str) -> bool {
     family == "t2" || SURPLUS_USD.iter().any(|(known, _)| *known == family)
 }
 
-/// What an hour of full work of a burstable type costs beside its price, where it goes on without credits. A machine that was
-/// launched just now has none, and what was used beyond them is charged when it stops (EC2 user guide, "Unlimited mode for
-/// burstable performance instances").
+/// What an hour of full work of a burstable type costs beside its price, where it goes on without
+/// credits. A machine that was launched just now has none, and what was used beyond them is charged
+/// when it stops (EC2 user guide, "Unlimited mode for burstable performance instances").
 pub(crate) fn surplus_usd(kind: &str) -> Option<f64> {
     let (family, size) = kind.split_once('.')?;
     let (_, usd) = SURPLUS_USD.iter().find(|(known, _)| *known == family)?;
@@ -85,7 +85,8 @@ pub(crate) struct Idle {
     pub(crate) parked: u32,
     /// 0 where none is set.
     pub(crate) disk_gib: u32,
-    /// The instance type of a web host that runs all the time; `None` where the operator has one anyway.
+    /// The instance type of a web host that runs all the time; `None` where the operator has one
+    /// anyway.
     pub(crate) web_type: Option<String>,
 }
 
@@ -166,7 +167,8 @@ mod tests {
         }
     }
 
-    /// At full load a t3.small is five times as dear as its price, and dearer than a compute type of as many cores.
+    /// At full load a t3.small is five times as dear as its price, and dearer than a compute type
+    /// of as many cores.
     #[test]
     fn full_work_of_a_burstable_type_is_priced_with_its_surplus() {
         let hour = |kind: &str| hourly_usd(kind).unwrap() + surplus_usd(kind).unwrap_or(0.0);

@@ -124,14 +124,16 @@ impl Role {
     }
 }
 
-/// A profile is visible to EC2 late; the launch is tried again for so long while it says that there is none.
+/// A profile is visible to EC2 late; the launch is tried again for so long while it says that there
+/// is none.
 pub(crate) const PROFILE_VISIBLE_WITHIN: Duration = Duration::from_secs(120);
 
 fn tags(account: &Account) -> anyhow::Result<Vec<Tag>> {
     Ok(vec![Tag::builder().key(tag::INSTALLATION).value(account.prefix()).build()?])
 }
 
-/// Whether there is a role of this name. One that is there and not ours is an error: it must not be changed.
+/// Whether there is a role of this name. One that is there and not ours is an error: it must not be
+/// changed.
 async fn exists(account: &Account, name: &str) -> anyhow::Result<bool> {
     let role = match account.iam.get_role().role_name(name).send().await {
         Ok(found) => found.role.context("IAM described no role")?,

@@ -43,7 +43,8 @@ pub(crate) async fn is_there(account: &Account) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Makes it where there is none, and writes its private half to `file`, which must not be there yet.
+/// Makes it where there is none, and writes its private half to `file`, which must not be there
+/// yet.
 pub(crate) async fn ensure(account: &Account, file: &Path) -> anyhow::Result<()> {
     if is_there(account).await? {
         return Ok(());

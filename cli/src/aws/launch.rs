@@ -47,12 +47,14 @@ pub(crate) struct Image {
 }
 
 impl Launch<'_> {
-    /// Launches them; answers their ids. Fewer than were asked for is no answer: it is all or nothing.
+    /// Launches them; answers their ids. Fewer than were asked for is no answer: it is all or
+    /// nothing.
     pub(crate) async fn run(&self, account: &Account) -> eirs_platform::Result<Vec<String>> {
         let deadline = Instant::now() + PROFILE_VISIBLE_WITHIN;
         loop {
             match self.call(account).await {
-                // A profile that was made just now is seen late; this and nothing else is tried again.
+                // A profile that was made just now is seen late; this and nothing else is tried
+                // again.
                 Err(error) if names_the_profile(&error) && Instant::now() < deadline => {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
@@ -97,8 +99,9 @@ impl Launch<'_> {
         Ok(made.instances().iter().filter_map(|instance| instance.instance_id.clone()).collect())
     }
 
-    /// The disk goes with its instance: nothing worth keeping is on it. It is encrypted whatever the image is, and of an image
-    /// that tells no size it is as large as that. An image of an encrypted disk is encrypted as its disk was.
+    /// The disk goes with its instance: nothing worth keeping is on it. It is encrypted whatever
+    /// the image is, and of an image that tells no size it is as large as that. An image of an
+    /// encrypted disk is encrypted as its disk was.
     fn disk(&self, account: &Account) -> BlockDeviceMapping {
         let setup = &account.settings.setup;
         let size = Some(setup.disk_gib).filter(|size| *size > 0).max(self.image.root_gib);

@@ -1,5 +1,6 @@
-//! Where the instances stand: subnets of one VPC, and a security group for each role. Workers let nobody in; web hosts let
-//! in uploads from the networks that were named, and nobody logs in unless a network of the operator's own was named.
+//! Where the instances stand: subnets of one VPC, and a security group for each role. Workers let
+//! nobody in; web hosts let in uploads from the networks that were named, and nobody logs in unless
+//! a network of the operator's own was named.
 
 use std::collections::BTreeMap;
 
@@ -148,7 +149,8 @@ async fn make_group(account: &Account, network: &Network, name: &str) -> anyhow:
     made.group_id.context("EC2 made a group without an id")
 }
 
-/// What a group lets in, as far as it is single ports; whatever else somebody opened is shown as port 0.
+/// What a group lets in, as far as it is single ports; whatever else somebody opened is shown as
+/// port 0.
 pub(crate) fn open_doors(group: &SecurityGroup) -> Doors {
     let mut doors = Doors::new();
     for permission in group.ip_permissions() {
@@ -164,7 +166,8 @@ pub(crate) fn open_doors(group: &SecurityGroup) -> Doors {
     doors
 }
 
-/// The doors of `all` that `others` do not have. What is not of a single port is none of ours to close.
+/// The doors of `all` that `others` do not have. What is not of a single port is none of ours to
+/// close.
 fn without(all: &Doors, others: &Doors) -> Doors {
     let left = all.iter().filter(|(port, _)| **port != 0).map(|(port, networks)| {
         let known = others.get(port).map_or(&[][..], Vec::as_slice);

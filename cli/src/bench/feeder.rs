@@ -1,4 +1,5 @@
-//! Sends jobs to a queue directly, for images that are stored already: to see what a worker does at a backlog.
+//! Sends jobs to a queue directly, for images that are stored already: to see what a worker does at
+//! a backlog.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -1,8 +1,10 @@
-//! The load generator itself: what it adds to the latency of a server that knows its own, and how much load one core makes.
+//! The load generator itself: what it adds to the latency of a server that knows its own, and how
+//! much load one core makes.
 //!
-//! Generator and server each have a thread and, where there are two, a core of their own. The server notes when it has read an upload and when
-//! it hands over the answer, and the answer is that time: the error is known for each single upload. Reading and writing on the
-//! server's side count as the generator's error.
+//! Generator and server each have a thread and, where there are two, a core of their own. The
+//! server notes when it has read an upload and when it hands over the answer, and the answer is
+//! that time: the error is known for each single upload. Reading and writing on the server's side
+//! count as the generator's error.
 
 use std::{
     net::SocketAddr,
@@ -30,7 +32,8 @@ const ERROR_MS: f64 = 1.0;
 /// The rates that are tried for the highest.
 const RATES: [u32; 9] = [1_000, 2_000, 3_000, 5_000, 7_000, 9_000, 12_000, 16_000, 20_000];
 
-/// What else runs on this machine only adds to an error: of several rounds the quietest one says most of the generator.
+/// What else runs on this machine only adds to an error: of several rounds the quietest one says
+/// most of the generator.
 const ROUNDS: u32 = 5;
 
 /// The error at a moderate rate, and the highest rate.

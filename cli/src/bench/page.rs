@@ -1,4 +1,5 @@
-//! What the page costs: its visitors in bytes and in time, and the web server while many keep it open.
+//! What the page costs: its visitors in bytes and in time, and the web server while many keep it
+//! open.
 
 use std::{
     collections::BTreeSet,

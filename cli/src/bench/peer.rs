@@ -1,5 +1,5 @@
-//! Beside a service of others that keeps nothing: mosec, pinned, from its package. The same uploads go to both in turns, so that the
-//! ratio holds however busy the machine is.
+//! Beside a service of others that keeps nothing: mosec, pinned, from its package. The same uploads
+//! go to both in turns, so that the ratio holds however busy the machine is.
 
 use std::{
     fs,

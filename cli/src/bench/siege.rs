@@ -1,6 +1,7 @@
-//! What the web server is worth while others mean it ill, or have slow lines: thousands of connections that say nothing, hundreds
-//! of uploads that hardly move, one address that wants everything, and many large uploads at once. All of it on the loopback,
-//! from addresses of 127.0.0.0/8, and bounded in number and time.
+//! What the web server is worth while others mean it ill, or have slow lines: thousands of
+//! connections that say nothing, hundreds of uploads that hardly move, one address that wants
+//! everything, and many large uploads at once. All of it on the loopback, from addresses of
+//! 127.0.0.0/8, and bounded in number and time.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -156,7 +157,8 @@ struct Honest {
 }
 
 impl Honest {
-    /// The 99th percentile of the time of an upload, in milliseconds. Each counts from when it was due.
+    /// The 99th percentile of the time of an upload, in milliseconds. Each counts from when it was
+    /// due.
     async fn p99(&mut self, seconds: u64) -> anyhow::Result<f64> {
         let mut uploads = JoinSet::new();
         let mut due = interval(Duration::from_secs(1) / HONEST as u32);

@@ -1,4 +1,5 @@
-//! A whole tick of the controller, without the network: observe, decide, act and write down, with a fleet and queues in memory.
+//! A whole tick of the controller, without the network: observe, decide, act and write down, with a
+//! fleet and queues in memory.
 
 use std::{fs, sync::Arc, time::Instant};
 

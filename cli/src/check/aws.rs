@@ -1,5 +1,6 @@
-//! A look at an installation in an account of AWS: its instances straight from EC2, its queues and buckets, and where they
-//! differ from what `eirs setup` makes. Where this is the web host, what the controller wrote is looked at too.
+//! A look at an installation in an account of AWS: its instances straight from EC2, its queues and
+//! buckets, and where they differ from what `eirs setup` makes. Where this is the web host, what
+//! the controller wrote is looked at too.
 
 mod drift;
 mod instances;
@@ -33,7 +34,8 @@ use super::{
 };
 use crate::{aws::Account, state, status};
 
-/// Buckets are listed to be counted, and what setup made rarely changes: a watch looks at both once a minute.
+/// Buckets are listed to be counted, and what setup made rarely changes: a watch looks at both once
+/// a minute.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// What is looked at.
@@ -147,7 +149,8 @@ impl Place {
                 report.problems.push(format!("the instances cannot be listed: {}", drift::short(error)))
             })
             .ok();
-        // A web host has its controller with it, unless this machine is the one; of what cannot be seen nothing is said.
+        // A web host has its controller with it, unless this machine is the one; of what cannot be
+        // seen nothing is said.
         let has_host = |machines: &Vec<Machine>| machines.iter().any(Machine::is_web_host);
         let may_be = queues.hosts > 0 || machines.as_ref().is_none_or(has_host);
         controller.elsewhere &= may_be || state::is_closed(&account.settings.local.state);

@@ -88,7 +88,8 @@ impl Unit {
         if self.active == "failed" {
             return Some(format!("{name} has failed ({result}); `journalctl -u {name}` says why"));
         }
-        // Between two attempts, and during one that has not come far: the first start counts as no restart.
+        // Between two attempts, and during one that has not come far: the first start counts as no
+        // restart.
         let restarts =
             self.sub.starts_with("auto-restart") || (self.active == "activating" && self.restarts > 0);
         restarts.then(|| {

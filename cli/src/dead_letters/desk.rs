@@ -1,4 +1,5 @@
-//! What the commands work with: the piles of letters that there are, and a way to receive and to ask.
+//! What the commands work with: the piles of letters that there are, and a way to receive and to
+//! ask.
 
 use std::time::Duration;
 
@@ -43,8 +44,8 @@ impl Desk {
         Ok(Self { backend: state::open(&settings).await?, settings, stop, voice })
     }
 
-    /// The piles that there are: of one model, or of all that the settings have. A queue that nobody has made yet is empty,
-    /// and is not made by looking for it.
+    /// The piles that there are: of one model, or of all that the settings have. A queue that
+    /// nobody has made yet is empty, and is not made by looking for it.
     pub(super) async fn piles(&self, model: Option<&str>) -> Result<Vec<Pile>, Stop> {
         let there: Vec<_> = self.backend.queue_names().await?;
         let is_there = |model: &str| there.contains(&backend::dead_letters_name(model));

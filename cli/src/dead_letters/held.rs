@@ -1,7 +1,9 @@
-//! Letters that are held: received, renewed as long as somebody reads or thinks about them, and given back.
+//! Letters that are held: received, renewed as long as somebody reads or thinks about them, and
+//! given back.
 //!
-//! Where the tool is killed, nobody renews them, and they come back when their lease runs out. A receive counts as one more
-//! for the letter, and that has no consequence: dead letters have no dead letters of their own.
+//! Where the tool is killed, nobody renews them, and they come back when their lease runs out. A
+//! receive counts as one more for the letter, and that has no consequence: dead letters have no
+//! dead letters of their own.
 
 use std::{
     collections::HashSet,
@@ -78,8 +80,8 @@ async fn renew(queue: SharedQueue, receipts: Receipts, every: Duration) {
         if held.is_empty() {
             continue;
         }
-        // A lease that is lost does no harm: its letter is seen by somebody else too, and to do a job twice is as good as once.
-        // One that could not be renewed is tried again in time.
+        // A lease that is lost does no harm: its letter is seen by somebody else too, and to do a
+        // job twice is as good as once. One that could not be renewed is tried again in time.
         let _lost_or_failed = queue.extend(&held).await;
     }
 }

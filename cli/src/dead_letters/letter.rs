@@ -14,8 +14,8 @@ use serde::Serialize;
 use super::desk::Desk;
 use crate::show::end;
 
-/// A job that was given up. The same image may lie there several times: a worker that died while it put a job away did it
-/// twice, or its next upload failed as well. Together they are one.
+/// A job that was given up. The same image may lie there several times: a worker that died while it
+/// put a job away did it twice, or its next upload failed as well. Together they are one.
 #[derive(Debug, Clone)]
 pub(super) struct Letter {
     /// Of the image; of the letter's own bytes where it cannot be read.

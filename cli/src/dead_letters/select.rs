@@ -17,7 +17,8 @@ pub(super) struct Selection<'a> {
 /// How many names a question shows.
 const NAMES: usize = 10;
 
-/// Holds the letters with these ids. All piles are looked through: a beginning must be that of one letter only.
+/// Holds the letters with these ids. All piles are looked through: a beginning must be that of one
+/// letter only.
 pub(super) async fn by_ids<'a>(
     desk: &Desk,
     piles: &'a [Pile],

@@ -1,5 +1,6 @@
-//! Connections that are encrypted: to servers that an authority vouches for which this machine trusts, or which the file of the
-//! variable `SSL_CERT_FILE` names instead. That file may be the server's own certificate.
+//! Connections that are encrypted: to servers that an authority vouches for which this machine
+//! trusts, or which the file of the variable `SSL_CERT_FILE` names instead. That file may be the
+//! server's own certificate.
 
 use std::sync::{Arc, OnceLock};
 
@@ -81,9 +82,10 @@ fn config() -> Result<ClientConfig, String> {
 /// How webpki calls a server's certificate that may sign others.
 const SELF_SIGNED: &str = "CaUsedAsEndEntity";
 
-/// Verifies as rustls does, and takes a trusted certificate from a server, too, if it is an authority's. `openssl req -x509` (3.x)
-/// marks the certificates that it makes as such; webpki (0.103) refuses these for a server, even where the very certificate is
-/// trusted, and other clients take them.
+/// Verifies as rustls does, and takes a trusted certificate from a server, too, if it is an
+/// authority's. `openssl req -x509` (3.x) marks the certificates that it makes as such; webpki
+/// (0.103) refuses these for a server, even where the very certificate is trusted, and other
+/// clients take them.
 #[derive(Debug)]
 struct Verifier {
     usual: Arc<WebPkiServerVerifier>,
@@ -110,7 +112,8 @@ impl ServerCertVerifier for Verifier {
         let verified = self.usual.verify_server_cert(certificate, intermediates, name, ocsp, now);
         let is_authority = |error: &rustls::Error| format!("{error:?}").contains(SELF_SIGNED);
         match verified {
-            // Its dates are good: webpki looks at these first. Its key is proven by the signature of the handshake.
+            // Its dates are good: webpki looks at these first. Its key is proven by the signature
+            // of the handshake.
             Err(error) if is_authority(&error) && self.trusted.iter().any(|one| one == certificate) => {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())

@@ -60,7 +60,8 @@ impl fmt::Display for Url {
 }
 
 impl Url {
-    /// The path and query that uploads go to: the one that was named, or `/upload`, with `query` added.
+    /// The path and query that uploads go to: the one that was named, or `/upload`, with `query`
+    /// added.
     pub fn upload_path(&self, query: &str) -> String {
         let path = if self.path == "/" { "/upload" } else { &self.path };
         match (query, path.contains('?')) {

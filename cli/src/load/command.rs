@@ -209,7 +209,8 @@ impl Open {
 }
 
 impl Service {
-    /// The header that the token makes. No flag takes the token itself: others see the arguments of a process.
+    /// The header that the token makes. No flag takes the token itself: others see the arguments of
+    /// a process.
     fn token(&self) -> anyhow::Result<Option<HeaderValue>> {
         let (text, from) = match &self.token_file {
             Some(file) => {

@@ -27,7 +27,8 @@ use super::{
 };
 use crate::http::{Answer, Connection, Lost, Pieces};
 
-/// A server that was there and is not connectable any more is restarting; after so long, it is gone.
+/// A server that was there and is not connectable any more is restarting; after so long, it is
+/// gone.
 pub(super) const GONE: Duration = Duration::from_secs(10);
 
 /// What the uploads of a run share.
@@ -39,7 +40,8 @@ pub(super) struct Crew {
     watch: Arc<dyn Watch>,
     next: AtomicU64,
     in_flight: AtomicU64,
-    /// The moment of the upload that waits for a connection, in microseconds since the start; none does at zero.
+    /// The moment of the upload that waits for a connection, in microseconds since the start; none
+    /// does at zero.
     overdue_us: AtomicU64,
     tally: Mutex<Tally>,
     /// Connections that nobody uses. The one that was used last is used next: the fewest stay open.
@@ -134,8 +136,8 @@ impl Crew {
         }
     }
 
-    /// Each upload at its moment. One that finds all connections busy waits, and those after it wait behind it: none is left out, and each
-    /// one's latency counts from its own moment.
+    /// Each upload at its moment. One that finds all connections busy waits, and those after it
+    /// wait behind it: none is left out, and each one's latency counts from its own moment.
     async fn drive_open(self: Arc<Self>, open: &OpenLoop) -> anyhow::Result<()> {
         let pacer = Pacer::new().context("making a timer")?;
         let seats = Arc::new(Semaphore::new(self.options.concurrency));
@@ -155,7 +157,8 @@ impl Crew {
                     seat
                 }
             };
-            // Those behind the one that waited, too: they find a place free, and come late for the same reason.
+            // Those behind the one that waited, too: they find a place free, and come late for the
+            // same reason.
             let waited = due < free_since;
             while let Some(done) = tasks.try_join_next() {
                 alive(done)?;
@@ -211,7 +214,8 @@ impl Crew {
                     self.kept().extend(connection);
                     end
                 }
-                // An answer that comes later must not be taken for that of the next image: the connection is dropped.
+                // An answer that comes later must not be taken for that of the next image: the
+                // connection is dropped.
                 Err(_late) => Err(Failure::Timeout(self.options.timeout)),
             }
         } else {
@@ -272,8 +276,8 @@ impl Crew {
                     *connection = Some(open);
                     return Ok(answer);
                 }
-                // A server may close a kept connection at the moment it is used again. Uploads are content-addressed:
-                // sending one twice is safe.
+                // A server may close a kept connection at the moment it is used again. Uploads are
+                // content-addressed: sending one twice is safe.
                 Err(Lost::HungUp(_)) if was_kept => self.tally().reconnects += 1,
                 Err(lost) => return Err(Failure::Lost(lost.to_string())),
             }

@@ -1,5 +1,5 @@
-//! The fleet of the service under test, as its `GET /events` tells it while the load goes on. A service without such a thing is one
-//! without a fleet.
+//! The fleet of the service under test, as its `GET /events` tells it while the load goes on. A
+//! service without such a thing is one without a fleet.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -82,7 +82,8 @@ pub(super) struct Fleet {
 struct Heard {
     samples: Vec<Sample>,
     latest: Option<Sample>,
-    /// When the service said something for the first time: what the controller saw before that is not of this run.
+    /// When the service said something for the first time: what the controller saw before that is
+    /// not of this run.
     since: Option<DateTime<Utc>>,
     /// One event in this many is kept as a sample.
     step: usize,
@@ -107,7 +108,8 @@ impl Fleet {
         heard.samples.iter().chain(latest).cloned().collect()
     }
 
-    /// Listens for as long as it is not dropped, or until it is clear that there is nothing to hear.
+    /// Listens for as long as it is not dropped, or until it is clear that there is nothing to
+    /// hear.
     pub(super) async fn listen(&self, url: &Url, headers: &HeaderMap, start: Instant) {
         let mut has_told = false;
         loop {

@@ -90,8 +90,9 @@ impl Folder {
     }
 }
 
-/// The images below a folder (or the one image file that is named), in the order of their paths, at most `most` of them: every file
-/// that begins like an image or is called like one. Hidden files and folders are not looked at.
+/// The images below a folder (or the one image file that is named), in the order of their paths, at
+/// most `most` of them: every file that begins like an image or is called like one. Hidden files
+/// and folders are not looked at.
 ///
 /// # Errors
 ///
@@ -150,8 +151,8 @@ fn has_ending(format: Format, ending: &str) -> bool {
     format.extensions().iter().any(|known| known.eq_ignore_ascii_case(ending))
 }
 
-/// What an image file is; `None` for another file. One that is called like an image is sent whatever it holds: how a service refuses a
-/// broken one is of interest, too.
+/// What an image file is; `None` for another file. One that is called like an image is sent
+/// whatever it holds: how a service refuses a broken one is of interest, too.
 fn media_type(path: &Path) -> Option<&'static str> {
     let head = || {
         let mut head = Vec::new();
@@ -176,7 +177,8 @@ fn by_ending(path: &Path) -> Option<&'static str> {
 /// returned.
 #[derive(Debug)]
 pub struct Uniquely {
-    /// Another one for each run, so that a second run is not answered from the results of the first.
+    /// Another one for each run, so that a second run is not answered from the results of the
+    /// first.
     run: u64,
 }
 
@@ -221,7 +223,8 @@ enum Place {
     End,
 }
 
-/// The signature of a PNG and its header chunk: 8 bytes; length, name, 13 bytes of content and checksum.
+/// The signature of a PNG and its header chunk: 8 bytes; length, name, 13 bytes of content and
+/// checksum.
 const PNG_HEAD: usize = 8 + 4 + 4 + 13 + 4;
 
 fn place(image: &[u8]) -> Place {

@@ -1,4 +1,5 @@
-//! What is shown while it runs: results on stdout; on stderr a few lines that change, or now and then one where there is no terminal.
+//! What is shown while it runs: results on stdout; on stderr a few lines that change, or now and
+//! then one where there is no terminal.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -23,7 +24,8 @@ pub(super) struct Extent {
     pub(super) duration: Option<Duration>,
 }
 
-/// Lines of results are collected and written ten times a second: writing each at once would cost more than the uploads.
+/// Lines of results are collected and written ten times a second: writing each at once would cost
+/// more than the uploads.
 pub(super) struct Live {
     extent: Extent,
     lines: Option<Mutex<Vec<u8>>>,

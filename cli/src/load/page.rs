@@ -1,5 +1,5 @@
-//! The report as a page: one file with everything in it, to read on a screen, a phone or paper, and to send on. It has no scripts and
-//! loads nothing; its own policy for the browser says so, too.
+//! The report as a page: one file with everything in it, to read on a screen, a phone or paper, and
+//! to send on. It has no scripts and loads nothing; its own policy for the browser says so, too.
 
 mod chart;
 
@@ -125,7 +125,8 @@ impl Page {
         self.add(format_args!("</section>"));
     }
 
-    /// Titles and legends are text of the page and not of the picture, so that they are not scaled with it.
+    /// Titles and legends are text of the page and not of the picture, so that they are not scaled
+    /// with it.
     fn figure(&mut self, title: &str, unit: &str, legend: &[(&str, &str)], chart: &Chart) {
         let entry = |(text, class): &(&str, &str)| format!("<i class=\"{class}\"></i>{text} ");
         let legend: String = legend.iter().map(entry).collect();

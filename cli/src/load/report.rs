@@ -18,7 +18,8 @@ use super::{
 
 /// How many of the classes with the most wrong labels are listed.
 const WORST: usize = 10;
-/// Bars of a histogram for each power of ten; their edges are as far from each other as 1 from 1.12.
+/// Bars of a histogram for each power of ten; their edges are as far from each other as 1 from
+/// 1.12.
 const BARS_PER_DECADE: i32 = 20;
 
 /// What came of a run.
@@ -44,7 +45,8 @@ pub struct Report {
     pub statuses: BTreeMap<u16, u64>,
     /// Images that were first answered with a 202 and then asked for.
     pub pending: u64,
-    /// Labels that the service had stored from earlier uploads of the same images, where it says so: no worker made these.
+    /// Labels that the service had stored from earlier uploads of the same images, where it says
+    /// so: no worker made these.
     pub cached: u64,
     /// Uploads that the service asked to repeat later.
     pub retried: u64,
@@ -54,7 +56,8 @@ pub struct Report {
     pub seconds: f64,
     /// Labels in one second.
     pub per_second: f64,
-    /// From the moment at which an upload was due to its label, in milliseconds; absent without a single result.
+    /// From the moment at which an upload was due to its label, in milliseconds; absent without a
+    /// single result.
     pub latency_ms: Option<Latency>,
     /// How these latencies are spread, from the fastest to the slowest.
     pub histogram: Vec<Bar>,
@@ -114,11 +117,13 @@ pub struct Bar {
 /// How well the schedule of an open loop was kept. All that is said here is part of the latencies.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Punctuality {
-    /// Uploads that were due while as many as allowed were in flight, and had to wait for one of these to end.
+    /// Uploads that were due while as many as allowed were in flight, and had to wait for one of
+    /// these to end.
     pub waited: u64,
     /// Uploads that were due and never begun, because the run was stopped.
     pub never_begun: u64,
-    /// From the moment at which an upload was due to that at which it was begun, in milliseconds: half were faster.
+    /// From the moment at which an upload was due to that at which it was begun, in milliseconds:
+    /// half were faster.
     pub late_p50_ms: f64,
     /// 99 of 100 were faster.
     pub late_p99_ms: f64,
@@ -228,7 +233,8 @@ impl Report {
         self.results == self.images
     }
 
-    /// Whether the run ended by itself and met its goals; without goals, whether every image got its label.
+    /// Whether the run ended by itself and met its goals; without goals, whether every image got
+    /// its label.
     pub fn is_well(&self) -> bool {
         self.stopped.is_none() && self.slo.as_ref().map_or_else(|| self.is_complete(), |slo| slo.met)
     }
@@ -252,7 +258,8 @@ fn worst(tally: &Tally) -> Vec<Class> {
     classes
 }
 
-/// The latencies in bars whose edges are powers of one number: as fine at a millisecond as at a minute.
+/// The latencies in bars whose edges are powers of one number: as fine at a millisecond as at a
+/// minute.
 fn bars(latency: &Histogram<u64>) -> Vec<Bar> {
     if latency.is_empty() {
         return Vec::new();

@@ -1,5 +1,5 @@
-//! When uploads are to be sent: at a rate, at rates one after the other, or as in a trace. Nothing here looks at a clock, and all
-//! chance comes from a seed.
+//! When uploads are to be sent: at a rate, at rates one after the other, or as in a trace. Nothing
+//! here looks at a clock, and all chance comes from a seed.
 
 use std::{path::Path, time::Duration};
 
@@ -80,8 +80,9 @@ impl Schedule {
         }
     }
 
-    /// The moments at which to send, counted from the start. Those of [`Arrivals::Even`] are in the middle of what each upload has of the
-    /// rate's integral, so that there are as many as the integral says, and none at the very start of a rise from zero.
+    /// The moments at which to send, counted from the start. Those of [`Arrivals::Even`] are in the
+    /// middle of what each upload has of the rate's integral, so that there are as many as the
+    /// integral says, and none at the very start of a rise from zero.
     pub fn sends(&self, arrivals: Arrivals, seed: u64) -> Sends<'_> {
         match self {
             Self::Moments(moments) => Sends::Moments(moments.iter()),
@@ -129,7 +130,8 @@ impl Iterator for Sends<'_> {
                 (stretches, before, uploads_before, due, sent, chance)
             }
         };
-        // Arrivals without memory are a unit apart in the integral of the rate, on average, whatever the rate does.
+        // Arrivals without memory are a unit apart in the integral of the rate, on average,
+        // whatever the rate does.
         *due = match chance {
             Some(chance) => *due - (1.0 - chance.unit()).ln(),
             None => *sent as f64 + 0.5,
@@ -307,11 +309,13 @@ mod tests {
         let gaps: Vec<_> = sends(7).windows(2).map(|pair| pair[1] - pair[0]).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
-        // Exponential distances have a squared coefficient of variation of one; 20,000 of them tell it to a few per cent.
+        // Exponential distances have a squared coefficient of variation of one; 20,000 of them tell
+        // it to a few per cent.
         assert!((variance / mean / mean - 1.0).abs() < 0.1, "{}", variance / mean / mean);
     }
 
-    /// Rates with an end, and the integral of the rate from the start up to a time, computed on its own by small steps.
+    /// Rates with an end, and the integral of the rate from the start up to a time, computed on its
+    /// own by small steps.
     fn stretches() -> impl Strategy<Value = Vec<Stretch>> {
         let stretch = (0.0..300.0, 0.0..300.0, 10u64..5000, any::<bool>());
         let stretch = stretch.prop_map(|(from, to, ms, stays): (f64, f64, u64, bool)| Stretch {

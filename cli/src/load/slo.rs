@@ -26,7 +26,8 @@ pub struct Slo {
     pub slo_errors: Option<Share>,
 }
 
-/// A share as it was written: a fraction of whole numbers, so that 7 of 1000 are 0.7% and not a little more.
+/// A share as it was written: a fraction of whole numbers, so that 7 of 1000 are 0.7% and not a
+/// little more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     parts: u64,
@@ -92,7 +93,8 @@ pub struct Goal {
 }
 
 impl Slo {
-    /// The verdict, where there are goals. An image that failed has not been classified within any time: it counts among the slow ones.
+    /// The verdict, where there are goals. An image that failed has not been classified within any
+    /// time: it counts among the slow ones.
     pub(super) fn judge(&self, tally: &Tally) -> Option<Verdict> {
         let (all, results) = (tally.ended_images(), tally.results);
         let mut goals = Vec::new();

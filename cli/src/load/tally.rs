@@ -113,7 +113,8 @@ impl Tally {
         self.within.iter().find(|(one, _)| *one == limit).map_or(0, |(_, count)| *count)
     }
 
-    /// Seconds from the first upload to the last label; where there is no label, to the last failure.
+    /// Seconds from the first upload to the last label; where there is no label, to the last
+    /// failure.
     pub fn seconds(&self) -> f64 {
         let end = self.last_label.unwrap_or(self.last_end);
         end.saturating_sub(self.first_due.unwrap_or_default()).as_secs_f64()
@@ -195,7 +196,8 @@ impl Tally {
         self.failures.iter().map(|(kind, failures)| (kind.as_str(), failures.count))
     }
 
-    /// The 50th, 95th and 99th percentile of the last seconds, in milliseconds, and the results in a second.
+    /// The 50th, 95th and 99th percentile of the last seconds, in milliseconds, and the results in
+    /// a second.
     pub fn recently(&self, now: Duration) -> Option<([f64; 3], f64)> {
         // The second that is not over yet counts for its part.
         let since = now.as_secs().saturating_sub(RECENT_S - 1);

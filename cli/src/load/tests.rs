@@ -21,7 +21,8 @@ use super::*;
 
 type Answers = Arc<dyn Fn(usize, &str, &[u8]) -> Response<Full<Bytes>> + Send + Sync>;
 
-/// Serves on a free port, without a fleet; `answers` is given the number of the request, its path and its body. An answer of 444 hangs up.
+/// Serves on a free port, without a fleet; `answers` is given the number of the request, its path
+/// and its body. An answer of 444 hangs up.
 async fn serve(
     answers: impl Fn(usize, &str, &[u8]) -> Response<Full<Bytes>> + Send + Sync + 'static,
 ) -> SocketAddr {
@@ -198,7 +199,8 @@ async fn a_kept_connection_that_hangs_up_is_tried_anew_and_a_new_one_is_a_failur
             },
         )
         .await;
-    // 0 answers; 1 hangs up on the kept connection, and 2 answers on a new one; 3 hangs up, and 4 again: that image failed.
+    // 0 answers; 1 hangs up on the kept connection, and 2 answers on a new one; 3 hangs up, and 4
+    // again: that image failed.
     let report =
         load(address, &["1.jpg"], |options| (options.requests, options.concurrency) = (Some(4), 1)).await;
     assert_eq!((report.results, report.failed, report.reconnects), (3, 1, 2), "{report}");

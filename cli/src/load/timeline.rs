@@ -1,4 +1,5 @@
-//! A run in stretches of time, few enough to be drawn: as it becomes longer, two stretches become one.
+//! A run in stretches of time, few enough to be drawn: as it becomes longer, two stretches become
+//! one.
 
 use std::time::Duration;
 

@@ -59,13 +59,13 @@ impl Label {
 }
 
 impl Truth {
-    /// From a workbook or a text file with the columns `Input` and `Result`, or with the images' names in one column and their
-    /// labels in the only other one.
+    /// From a workbook or a text file with the columns `Input` and `Result`, or with the images'
+    /// names in one column and their labels in the only other one.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be read, lacks a column, or a spreadsheet has made something of a name or a label that can be read in
-    /// several ways.
+    /// Where the file cannot be read, lacks a column, or a spreadsheet has made something of a name
+    /// or a label that can be read in several ways.
     pub fn from_file(path: &Path, images: &[ImageFile]) -> anyhow::Result<Self> {
         let shown = path.display().to_string();
         let read = || {
@@ -100,7 +100,8 @@ impl Truth {
     }
 }
 
-/// Whether two labels are the same for a person: case, outer spaces, `_` for a space and the Unicode form make no difference.
+/// Whether two labels are the same for a person: case, outer spaces, `_` for a space and the
+/// Unicode form make no difference.
 pub fn same_label(one: &str, other: &str) -> bool {
     let plain = |text: &str| text.trim().replace('_', " ").nfc().collect::<String>().to_lowercase();
     plain(one) == plain(other)
@@ -124,7 +125,8 @@ impl Columns {
         })
     }
 
-    /// By their names; in a sheet without names, by the images that one column names, where there is only one other.
+    /// By their names; in a sheet without names, by the images that one column names, where there
+    /// is only one other.
     fn of(rows: &[Row], names: &Names) -> anyhow::Result<Self> {
         if let Some(columns) = Self::by_name(rows) {
             return Ok(columns);
@@ -288,7 +290,8 @@ impl Dates {
         }
     }
 
-    /// Where some are the names of images, the others are of images that are not here. Where none is, nobody knows what was typed.
+    /// Where some are the names of images, the others are of images that are not here. Where none
+    /// is, nobody knows what was typed.
     fn complain(self) -> anyhow::Result<()> {
         match self.unknown.filter(|_| self.known == 0) {
             None => Ok(()),

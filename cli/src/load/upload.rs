@@ -1,4 +1,5 @@
-//! One upload: its request, made of pieces that are ready before the run, and what its answers mean.
+//! One upload: its request, made of pieces that are ready before the run, and what its answers
+//! mean.
 
 use std::time::Duration;
 

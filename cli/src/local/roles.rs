@@ -34,8 +34,8 @@ const MOST_KILLS: usize = 3;
 const KILLS_WITHIN: Duration = Duration::from_secs(60);
 
 impl Role {
-    /// Starts the program of this name that lies beside this one, in a process group of its own: a terminal's Ctrl-C
-    /// reaches `eirs local` alone, which tells the others in the right order.
+    /// Starts the program of this name that lies beside this one, in a process group of its own: a
+    /// terminal's Ctrl-C reaches `eirs local` alone, which tells the others in the right order.
     ///
     /// Must be called on the main thread: the program ends when the *thread* that started it does.
     pub(super) fn start(name: &'static str, environment: &[(&str, OsString)]) -> anyhow::Result<Self> {
@@ -62,8 +62,8 @@ impl Role {
         Ok((child, group))
     }
 
-    /// Whether a further start may help: somebody killed it, or the kernel for want of memory. One that ended by itself has said why,
-    /// and would end again.
+    /// Whether a further start may help: somebody killed it, or the kernel for want of memory. One
+    /// that ended by itself has said why, and would end again.
     pub(super) fn is_worth_another_start(&mut self, status: ExitStatus) -> bool {
         self.kills.retain(|kill| kill.elapsed() < KILLS_WITHIN);
         self.kills.push(Instant::now());
@@ -117,7 +117,8 @@ pub(super) fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Whether a program that was told to stop did. One that had not begun to listen to signals had nothing to finish.
+/// Whether a program that was told to stop did. One that had not begun to listen to signals had
+/// nothing to finish.
 pub(super) fn stopped_well(status: ExitStatus) -> bool {
     status.success() || status.signal() == Some(Signal::TERM.as_raw())
 }
@@ -144,8 +145,8 @@ impl Signals {
     }
 }
 
-/// Kills every worker that the controller has written down, and its scripts. Workers outlive a controller, which is right
-/// everywhere but here.
+/// Kills every worker that the controller has written down, and its scripts. Workers outlive a
+/// controller, which is right everywhere but here.
 pub(super) fn kill_workers(state: &Path) {
     let records = fs::read_dir(state.join(state_folder::INSTANCES)).into_iter().flatten().flatten();
     for record in records.filter_map(|entry| read_record(&entry.path())) {
@@ -177,7 +178,8 @@ fn read_record(path: &Path) -> Option<Record> {
 }
 
 impl Record {
-    /// Whether the process of this number is still that worker: it was started with this instance and generation.
+    /// Whether the process of this number is still that worker: it was started with this instance
+    /// and generation.
     fn is(&self, process: &RecordedProcess) -> bool {
         let line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
         let arguments: Vec<_> = line.split(|byte| *byte == 0).collect();

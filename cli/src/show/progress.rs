@@ -10,7 +10,8 @@ use indicatif::ProgressBar;
 
 use super::aside;
 
-/// Something long that goes on: on a terminal one line that changes, elsewhere a line for each thing that is new.
+/// Something long that goes on: on a terminal one line that changes, elsewhere a line for each
+/// thing that is new.
 #[derive(Debug)]
 pub struct Progress {
     spinner: Option<ProgressBar>,

@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::{aside, confirm, json, out};
 use crate::Stop;
 
-/// A person reads sentences on stdout. With `--json` they go to stderr, and stdout has one JSON object.
+/// A person reads sentences on stdout. With `--json` they go to stderr, and stdout has one JSON
+/// object.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
 pub struct Voice {
     /// Print JSON

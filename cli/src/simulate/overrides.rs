@@ -1,5 +1,5 @@
-//! Keys of a policy that are set on the command line. They are set in the text, before it is judged, so that a mistake gets the
-//! same complaint as in a file.
+//! Keys of a policy that are set on the command line. They are set in the text, before it is
+//! judged, so that a mistake gets the same complaint as in a file.
 
 use std::str::FromStr;
 
@@ -25,7 +25,8 @@ impl FromStr for Override {
 }
 
 impl Override {
-    /// Of a path like `pool.max` or `rule[2].per_instance`, and a value that is taken for a text where it is nothing else.
+    /// Of a path like `pool.max` or `rule[2].per_instance`, and a value that is taken for a text
+    /// where it is nothing else.
     pub(super) fn new(path: &str, value: &str) -> Result<Self, String> {
         let wrong = || {
             format!(

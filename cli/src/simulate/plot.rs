@@ -1,6 +1,8 @@
-//! A run as a picture: what arrived, what waited, who was there, and how long people waited, one below the other on one time axis.
+//! A run as a picture: what arrived, what waited, who was there, and how long people waited, one
+//! below the other on one time axis.
 //!
-//! The background is left out and all colours are of middle brightness, so that it can be read on white and on black.
+//! The background is left out and all colours are of middle brightness, so that it can be read on
+//! white and on black.
 
 use std::fmt::Write as _;
 
@@ -20,7 +22,8 @@ const PANEL: f64 = 132.0;
 const GAP: f64 = 46.0;
 /// Figures are gathered in this many periods.
 const BINS: usize = 430;
-/// How often it is noted how things stand: finer than the stretches, whose highest values are shown.
+/// How often it is noted how things stand: finer than the stretches, whose highest values are
+/// shown.
 pub(super) const SAMPLES: u32 = 8600;
 
 const TEXT: &str = "#7d838c";

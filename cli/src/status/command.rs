@@ -61,7 +61,8 @@ impl StatusCommand {
         Ok(Exit::Ok)
     }
 
-    /// Shows it again whenever the file is another one, and on a terminal every second, for spans grow.
+    /// Shows it again whenever the file is another one, and on a terminal every second, for spans
+    /// grow.
     async fn watch(&self, settings: &Settings) {
         let stop = CancellationToken::new();
         show::stop_on_signal(stop.clone());

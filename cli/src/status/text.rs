@@ -1,4 +1,5 @@
-//! The status as a page for people: the controller, each pool with its instances, the last decisions.
+//! The status as a page for people: the controller, each pool with its instances, the last
+//! decisions.
 
 use chrono::{DateTime, Utc};
 use console::style;
@@ -162,7 +163,8 @@ fn today(today: &Usage) -> Option<String> {
     (!known.is_empty()).then(|| known.join(", "))
 }
 
-/// A table of those that run or have something to tell, the others in a word, and what is too long for a table below it.
+/// A table of those that run or have something to tell, the others in a word, and what is too long
+/// for a table below it.
 fn instances(instances: &[InstanceStatus], width: usize, now: DateTime<Utc>) -> String {
     if instances.is_empty() {
         return String::new();

@@ -1,5 +1,6 @@
-//! The same service while AWS has a bad day: throttling, no capacity, states in between, answers that are late or lost,
-//! messages that come twice. Nothing that was taken is lost, and the fleet goes back to zero.
+//! The same service while AWS has a bad day: throttling, no capacity, states in between, answers
+//! that are late or lost, messages that come twice. Nothing that was taken is lost, and the fleet
+//! goes back to zero.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};

@@ -45,7 +45,8 @@ pub struct Cloud {
 }
 
 impl Cloud {
-    /// With the classifier that answers `noop`, whose instances start in half a second; `None` where there is no emulator.
+    /// With the classifier that answers `noop`, whose instances start in half a second; `None`
+    /// where there is no emulator.
     pub fn new(options: &[&str]) -> Option<Self> {
         Self::of(Site::new(), options)
     }
@@ -70,7 +71,8 @@ impl Cloud {
         Self::with(site, &[own.as_flattened(), options].concat())
     }
 
-    /// Whose instances are machines with a systemd of their own, baked by setup; `None` where none can be booted.
+    /// Whose instances are machines with a systemd of their own, baked by setup; `None` where none
+    /// can be booted.
     pub fn of_machines(site: Site) -> Option<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/booted-systemd");
         let check = Command::new(&script).arg("check").output().expect("the script runs");

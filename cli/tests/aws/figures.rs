@@ -1,4 +1,5 @@
-//! What the service asks of AWS, counted at the emulator: a load, a burst, an idle while. `make bench-aws` prints the figures.
+//! What the service asks of AWS, counted at the emulator: a load, a burst, an idle while.
+//! `make bench-aws` prints the figures.
 
 use std::collections::BTreeMap;
 
@@ -66,8 +67,8 @@ impl Calls {
     }
 }
 
-/// A line of the table that `make bench-aws` shows. A figure that hangs on the speed of the machine has a limit beyond which
-/// something is broken, besides what is asked of it on a quiet one.
+/// A line of the table that `make bench-aws` shows. A figure that hangs on the speed of the machine
+/// has a limit beyond which something is broken, besides what is asked of it on a quiet one.
 fn show(what: &str, value: f64, asked: f64, most: f64) {
     let met = if value <= asked { "met" } else { "missed" };
     eprintln!("  {what:<44} {value:>9.4}   <= {asked} {met}");
@@ -95,14 +96,16 @@ fn an_image_at_load_costs_few_requests_of_sqs_and_four_of_s3() {
     for operation in SQS.iter().filter(|operation| calls.count(operation) > 0) {
         eprintln!("    {operation:<42} {:>9.4}", per_image(calls.count(operation)));
     }
-    // Nobody waits for company (`aws.linger` is zero), so that how many go together depends on how fast the emulator answers. Alone,
-    // an image takes six: job and reply are each sent, received and deleted.
+    // Nobody waits for company (`aws.linger` is zero), so that how many go together depends on how
+    // fast the emulator answers. Alone, an image takes six: job and reply are each sent, received
+    // and deleted.
     show("SQS requests for an image", per_image(calls.sqs()), 1.5, 6.0);
     show("S3 requests for an image", per_image(calls.s3()), 4.0, 4.5);
     show("USD for a thousand images, EC2 not counted", calls.usd() * 1e3 / f64::from(count), 0.02, 0.02);
 }
 
-/// The emulator takes seconds for a burst of images, in which a controller would see it grow; here it looks when all are there.
+/// The emulator takes seconds for a burst of images, in which a controller would see it grow; here
+/// it looks when all are there.
 #[test]
 fn a_burst_to_fifteen_instances_is_at_most_two_calls_of_start_instances() {
     let Some(cloud) = Cloud::of(Site::with_script("sleep 1; echo cat"), &[]) else { return };

@@ -1,4 +1,5 @@
-//! `eirs setup` and `eirs cleanup`: what they make, find again, change and take away, and what they leave alone.
+//! `eirs setup` and `eirs cleanup`: what they make, find again, change and take away, and what they
+//! leave alone.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 

@@ -1,5 +1,6 @@
-//! All of it at once: setup bakes an image of a machine with a systemd of its own, launches workers and a web host from what
-//! it uploaded, and the units that are shipped serve. A drain is the real `systemctl stop`, ordered over SSM.
+//! All of it at once: setup bakes an image of a machine with a systemd of its own, launches workers
+//! and a web host from what it uploaded, and the units that are shipped serve. A drain is the real
+//! `systemctl stop`, ordered over SSM.
 
 use serde_json::Value;
 
@@ -69,7 +70,8 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
     host.run("eirs check");
     host.run("systemctl is-active eirs-web eirs-controller eirs.target");
 
-    // Where the controller is gone for good, nobody pays for a worker that nobody sends home: it goes by itself.
+    // Where the controller is gone for good, nobody pays for a worker that nobody sends home: it
+    // goes by itself.
     host.run(&format!("sed -i 's/max = 2/max = 2\\nmin = 1/' {file} && systemctl reload eirs-controller"));
     assert_eq!(upload_all(&address, 100..104).len(), 4);
     host.run("systemctl stop eirs-controller");

@@ -1,4 +1,5 @@
-//! Uploads on AWS: workers come from zero, answer, drain and go, and several web hosts serve beside each other.
+//! Uploads on AWS: workers come from zero, answer, drain and go, and several web hosts serve beside
+//! each other.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,8 @@ pub fn controller(cloud: &Cloud) -> Process {
     controller
 }
 
-/// Uploads images at the same time, as clients that try again until they are taken, and answers each one's label.
+/// Uploads images at the same time, as clients that try again until they are taken, and answers
+/// each one's label.
 pub fn upload_all(address: &str, numbers: std::ops::Range<u32>) -> BTreeMap<u32, String> {
     let next = std::sync::atomic::AtomicU32::new(numbers.start);
     let labels = std::sync::Mutex::new(BTreeMap::new());

@@ -12,7 +12,8 @@ use crate::{
 /// The Tab key, as WebDriver names it.
 const TAB: &str = "\u{e004}";
 
-/// A controller, an image with its label, one with an error, and a choice of models: every control there is.
+/// A controller, an image with its label, one with an error, and a choice of models: every control
+/// there is.
 fn busy(site: &Site, check: impl FnOnce(&Visit)) {
     let web = site.web();
     let _controller = site.controller(POLICY);

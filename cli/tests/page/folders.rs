@@ -12,7 +12,8 @@ use crate::{
 
 const LEFT_OUT: &str = "2 files left out: no image type that is read.";
 
-/// A folder as people have them: images in it and deeper, other files, and what systems leave for themselves.
+/// A folder as people have them: images in it and deeper, other files, and what systems leave for
+/// themselves.
 fn album(site: &Site) -> PathBuf {
     let album = site.folder.path().join("album");
     for (path, content) in [

@@ -151,7 +151,8 @@ document.body.dispatchEvent(event === 'paste'
         entries.iter().filter(counts).map(Value::to_string).collect()
     }
 
-    /// Every address that the browser asked, other than this server's. (Its own start page, `chrome:`, comes from nowhere.)
+    /// Every address that the browser asked, other than this server's. (Its own start page,
+    /// `chrome:`, comes from nowhere.)
     pub fn asked_elsewhere(&self) -> Vec<String> {
         let home = format!("http://{}/", self.address);
         let asked = self.asked();

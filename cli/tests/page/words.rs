@@ -8,7 +8,8 @@ use crate::{
     visit::Visit,
 };
 
-/// What an image that was sent is said to wait for, by what is known of its pool and of how many are before it.
+/// What an image that was sent is said to wait for, by what is known of its pool and of how many
+/// are before it.
 fn said(visit: &Visit, pool: &Value, before: Option<u32>) -> String {
     let body = "const [pool, before] = arguments;
       return import('/assets/words.js').then(({ waitingFor }) => waitingFor(pool, before));";
@@ -23,7 +24,8 @@ fn an_image_that_waits_is_told_what_is_known_and_no_more() {
     let Some(visit) = Visit::to(&web) else { return };
     let unknown = "waiting for its label";
     assert_eq!(said(&visit, &Value::Null, None), unknown);
-    // Workers ready, starting and wanted; jobs that wait and that are held; how many are before this one.
+    // Workers ready, starting and wanted; jobs that wait and that are held; how many are before
+    // this one.
     for (workers, jobs, before, expected) in [
         ([0, 0, 0], [1, 0], Some(0), "waiting for a worker"),
         ([0, 0, 2], [1, 0], Some(0), "waiting for a worker"),

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::harness::{POLICY, Site, eventually, request};
 
-/// A tool of others reads the description, makes requests of it, good ones and bad ones, and looks at every answer:
-/// `testing/api/schemathesis.toml` says which checks it makes.
+/// A tool of others reads the description, makes requests of it, good ones and bad ones, and looks
+/// at every answer: `testing/api/schemathesis.toml` says which checks it makes.
 #[test]
 fn a_client_that_knows_only_the_description_meets_no_answer_that_is_not_in_it() {
     let Some(schemathesis) = schemathesis() else {

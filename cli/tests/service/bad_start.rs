@@ -87,7 +87,8 @@ fn a_queue_file_that_is_none_is_one_sentence() {
     assert_ends(site.start("eirs-web", &[]), 1, &["queue.db", "not a database"]);
 }
 
-/// Root may read and write everything: it needs another user for this, who may also start the programs.
+/// Root may read and write everything: it needs another user for this, who may also start the
+/// programs.
 #[test]
 fn a_queue_file_of_another_user_is_one_sentence() {
     const NOBODY: u32 = 65534;

@@ -1,4 +1,5 @@
-//! A collector of traces, as far as OTLP/HTTP asks for one: takes `POST /v1/traces`, with TLS or without, and keeps what came.
+//! A collector of traces, as far as OTLP/HTTP asks for one: takes `POST /v1/traces`, with TLS or
+//! without, and keeps what came.
 
 use std::{
     collections::BTreeMap,

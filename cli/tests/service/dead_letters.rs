@@ -103,9 +103,11 @@ impl Asked {
     fn start(site: &Site, arguments: &str) -> Self {
         let screen = site.folder.path().join("screen");
         let eirs = site.command("eirs");
-        // Without `exec` a shell may stay between the two, take the key for itself and answer in its own way.
+        // Without `exec` a shell may stay between the two, take the key for itself and answer in
+        // its own way.
         let line = format!("exec {} dead-letters {arguments}", Path::new(eirs.get_program()).display());
-        // It makes a pseudo-terminal for the command; closed, it sends a hang-up, as every terminal does.
+        // It makes a pseudo-terminal for the command; closed, it sends a hang-up, as every terminal
+        // does.
         let mut command = Command::new("script");
         command.args(["-qfec", &line, "/dev/null"]).stdin(Stdio::piped()).current_dir(site.folder.path());
         for (key, value) in eirs.get_envs() {

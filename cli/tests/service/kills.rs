@@ -1,5 +1,5 @@
-//! Kill -9, in the middle of many uploads, of each process and of all of them: every image that was answered 200 or 202 has
-//! exactly one result in the end. `make soak` does so for a long time.
+//! Kill -9, in the middle of many uploads, of each process and of all of them: every image that was
+//! answered 200 or 202 has exactly one result in the end. `make soak` does so for a long time.
 
 use std::{
     collections::HashSet,
@@ -39,7 +39,8 @@ impl When {
     }
 }
 
-/// Uploads a thousand images, and does `calamity` to the service each time another quarter is through.
+/// Uploads a thousand images, and does `calamity` to the service each time another quarter is
+/// through.
 fn survive(calamity: impl FnMut(&Site, &mut Running)) {
     survive_all(UPLOADS, When::Quarters, calamity);
 }

@@ -1,4 +1,5 @@
-//! `eirs load` beside a real service: exit codes, the page, and the fleet that the service tells of.
+//! `eirs load` beside a real service: exit codes, the page, and the fleet that the service tells
+//! of.
 
 use std::{fs, path::Path};
 

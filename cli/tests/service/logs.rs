@@ -42,8 +42,8 @@ fn fields(tokens: TokenStream, found: &mut BTreeSet<String>) {
     }
 }
 
-/// The fields among the arguments of such a macro: `name = value`, `%name`, `?name` or `name`. Behind the sentence of an event
-/// there are none, a span has its name first.
+/// The fields among the arguments of such a macro: `name = value`, `%name`, `?name` or `name`.
+/// Behind the sentence of an event there are none, a span has its name first.
 fn arguments(tokens: TokenStream, is_span: bool) -> Vec<String> {
     let mut arguments = vec![Vec::new()];
     for token in tokens {

@@ -1,4 +1,5 @@
-//! A job that nobody took within `queue.retention`: nobody waits for it any more, and it is not lost.
+//! A job that nobody took within `queue.retention`: nobody waits for it any more, and it is not
+//! lost.
 
 use std::process::Output;
 

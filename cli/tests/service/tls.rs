@@ -137,7 +137,8 @@ fn clients_that_speak_http_2_are_answered_in_it() {
     client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let mut stream = secured.connect_as(&web, Arc::new(client)).expect("a connection");
     assert_eq!(stream.conn.alpn_protocol(), Some(&b"h2"[..]));
-    // The preface, and settings without any; the server's own settings are the answer (RFC 9113, 3.4).
+    // The preface, and settings without any; the server's own settings are the answer (RFC 9113,
+    // 3.4).
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("it is sent");
     let mut frame = [0; 9];
     stream.read_exact(&mut frame).expect("a frame");

@@ -1,4 +1,5 @@
-//! One upload, one trace: what the real programs export to a collector, and that a collector in trouble harms nobody.
+//! One upload, one trace: what the real programs export to a collector, and that a collector in
+//! trouble harms nobody.
 
 mod collector;
 

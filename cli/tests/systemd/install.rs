@@ -90,7 +90,8 @@ pub fn onnxruntime() -> Option<std::path::PathBuf> {
     fs::read_dir(&folder).ok()?.flatten().any(is_library).then_some(folder)
 }
 
-/// An upload is classified by the worker of a service user; with ONNX Runtime, where it was fetched.
+/// An upload is classified by the worker of a service user; with ONNX Runtime, where it was
+/// fetched.
 pub fn expect_classified(machine: &Machine) {
     assert_eq!(machine.upload("", &sample("star_0.jpg")).json()["label"], "star");
     let engine = if onnxruntime().is_some() { "onnxruntime" } else { "rten" };

@@ -1,4 +1,5 @@
-//! A throw-away machine with a systemd of its own, in which EIRS is installed as `make install` does it.
+//! A throw-away machine with a systemd of its own, in which EIRS is installed as `make install`
+//! does it.
 
 use std::{
     fs,
@@ -48,8 +49,8 @@ pub struct Machine {
 }
 
 impl Plan {
-    /// EIRS with leases that run out soon, a port of its own, and the operator's script `shell` (a line of `sh`, the image's path
-    /// is `$1`) as its model.
+    /// EIRS with leases that run out soon, a port of its own, and the operator's script `shell` (a
+    /// line of `sh`, the image's path is `$1`) as its model.
     pub fn with_script(shell: &str) -> Self {
         let command = Value::from(vec!["sh", "-c", shell, "sh"]).to_string();
         Self::with_model()

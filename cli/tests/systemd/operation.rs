@@ -41,7 +41,8 @@ fn the_target_starts_a_service_that_classifies_and_everybody_says_what_it_does()
         let done: u32 = machine.show("eirs-worker", "StatusText").split(' ').nth(3)?.parse().ok()?;
         (done > 0).then_some(())
     });
-    // Web reads what the controller writes, and the tool knows where everything is, as root and as nobody else.
+    // Web reads what the controller writes, and the tool knows where everything is, as root and as
+    // nobody else.
     let (status, fleet) = (machine.run("eirs", &["status"]), machine.get("/status").body);
     assert!(status.starts_with("The controller is running as process"), "{status}");
     assert!(fleet.contains("default-1"), "{fleet}");
@@ -98,7 +99,7 @@ fn a_reload_returns_when_the_edited_policy_is_in_force_and_a_broken_one_keeps_th
     machine.write("/etc/eirs/policies/default.toml", POLICY);
     machine.systemctl(&["reload", "eirs-controller"]);
     assert_eq!(machine.status()["pools"][0]["max"], 3);
-    // Nobody else is told the settings anew by a reload, but they are looked at.
+    // A reload passes changed settings to nobody else, but they are read.
     machine.write("/etc/eirs/eirs.toml", "[controller]\nticks = \"1s\"\n");
     assert!(!machine.try_run("systemctl", &["reload", "eirs-controller"]).status.success());
     machine.says(

@@ -2,7 +2,8 @@
 
 use crate::{harness::image, machine::Plan};
 
-/// Writes to the system, reads a home and a file of the operator's, and has memory that is written and executed.
+/// Writes to the system, reads a home and a file of the operator's, and has memory that is written
+/// and executed.
 const SCRIPT: &str = r#"
 try() { "$@" >/dev/null 2>&1 && printf 'y' || printf 'n'; }
 printf 'x,'

@@ -1,4 +1,5 @@
-//! Orderly ends in the middle of jobs: nothing is lost, nobody is killed, and who is needed longest goes last.
+//! Orderly ends in the middle of jobs: nothing is lost, nobody is killed, and who is needed longest
+//! goes last.
 
 use serde_json::Value;
 

@@ -64,7 +64,8 @@ fn every_unit_is_a_notifying_service_that_is_checked_first_and_drains_before_the
 fn the_time_that_systemd_gives_a_stop_is_above_every_drain_deadline() {
     let settings = Settings::default();
     let stop = |name: &str| time(&unit(name), "TimeoutStopSec");
-    // After web's deadline answers have 5 s to reach the wire, and a poll for answers may have to end.
+    // After web's deadline answers have 5 s to reach the wire, and a poll for answers may have to
+    // end.
     assert!(stop("eirs-web") >= settings.web.drain_deadline + Duration::from_secs(5 + 20));
     assert!(
         stop("eirs-worker")

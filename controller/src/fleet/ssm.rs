@@ -1,8 +1,10 @@
-//! Tells a machine to drain, over SSM: an order of our own document, which `eirs setup` made, to one machine. What the
-//! machine does with it is written there: it stops its worker, which drains, and powers off.
+//! Tells a machine to drain, over SSM: an order of our own document, which `eirs setup` made, to
+//! one machine. What the machine does with it is written there: it stops its worker, which drains,
+//! and powers off.
 //!
-//! SSM takes orders for machines that are stopped and delivers them after the next start. So an order waits for half a
-//! minute at most, and names the generation that it is for: the machine refuses one for another.
+//! SSM takes orders for machines that are stopped and delivers them after the next start. So an
+//! order waits for half a minute at most, and names the generation that it is for: the machine
+//! refuses one for another.
 
 use std::{
     collections::BTreeMap,
@@ -132,8 +134,8 @@ impl Drains {
         delivery
     }
 
-    /// Looks after the orders to these machines, and gives again those that failed or that nobody here has given. Answers the
-    /// machines that are not reached.
+    /// Looks after the orders to these machines, and gives again those that failed or that nobody
+    /// here has given. Answers the machines that are not reached.
     pub(super) async fn pursue(&self, draining: &[(String, String)], now: DateTime<Utc>) -> Vec<String> {
         let looks = draining.iter().map(|(id, generation)| self.pursue_one(id, generation, now));
         join_all(looks).await.into_iter().flatten().collect()
@@ -141,7 +143,8 @@ impl Drains {
 
     async fn pursue_one(&self, id: &str, generation: &str, now: DateTime<Utc>) -> Option<String> {
         let Some(order) = self.lock().get(id).cloned() else {
-            // Of an earlier controller: whether it was told before it was tagged nobody knows, and twice does no harm.
+            // Of an earlier controller: whether it was told before it was tagged nobody knows, and
+            // twice does no harm.
             self.tell(id, generation, now).await;
             return None;
         };
@@ -185,7 +188,8 @@ impl Drains {
             }
         };
         let status = invocation.status.unwrap_or(Status::Pending);
-        // The script stops the worker and waits for it: as long as it runs, the machine has the order.
+        // The script stops the worker and waits for it: as long as it runs, the machine has the
+        // order.
         match status {
             Status::Pending | Status::Delayed => Delivery::UnderWay,
             Status::InProgress | Status::Success => Delivery::Arrived,

@@ -1,8 +1,9 @@
 //! How far the queue's clock and the controller's differ.
 //!
-//! A message cannot be received before it was sent, and a fresh one is received at once. So the smallest time from a sending
-//! to its receipt, among messages that nothing held up, is the difference of the clocks. Without it, a controller whose
-//! clock is two minutes ahead would take every worker for silent.
+//! A message cannot be received before it was sent, and a fresh one is received at once. So the
+//! smallest time from a sending to its receipt, among messages that nothing held up, is the
+//! difference of the clocks. Without it, a controller whose clock is two minutes ahead would take
+//! every worker for silent.
 
 use std::{collections::VecDeque, time::Duration};
 

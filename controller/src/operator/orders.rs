@@ -1,4 +1,5 @@
-//! The orders in force in a running controller: the last good version of a file that changes under it.
+//! The orders in force in a running controller: the last good version of a file that changes under
+//! it.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,8 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Of a state folder. `last` is in force where the file cannot be read now: what an earlier controller last obeyed.
+    /// Of a state folder. `last` is in force where the file cannot be read now: what an earlier
+    /// controller last obeyed.
     pub fn open(state: &Path, last: Operator) -> Self {
         let mut orders = Self { state: state.to_owned(), operator: last, complaint: None, read: None };
         orders.look();

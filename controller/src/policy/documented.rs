@@ -1,5 +1,5 @@
-//! The tables of `policies/README.md` have every key that is read, with its true range and default, and no other; what it shows
-//! is good.
+//! The tables of `policies/README.md` have every key that is read, with its true range and default,
+//! and no other; what it shows is good.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -39,7 +39,8 @@ fn problem(text: &str, key: &str) -> String {
     complaints.iter().find(about).unwrap_or_else(|| panic!("{key}: {complaints:?}")).problem.clone()
 }
 
-/// The words that the reader knows in a place, as it lists them when it sees one that it does not know.
+/// The words that the reader knows in a place, as it lists them when it sees one that it does not
+/// know.
 #[track_caller]
 fn known(text: &str, key: &str) -> BTreeSet<String> {
     let problem = problem(text, key);

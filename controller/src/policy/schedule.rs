@@ -11,8 +11,8 @@ use serde::{Serialize, Serializer};
 
 use eirs_platform::settings::units;
 
-/// No change of clocks is longer; Lord Howe changes by half an hour, others by one, and whole days were skipped only by the
-/// date line.
+/// No change of clocks is longer; Lord Howe changes by half an hour, others by one, and whole days
+/// were skipped only by the date line.
 const LONGEST_CHANGE: TimeDelta = TimeDelta::hours(3);
 
 /// Hours that begin when the wall clock of a time zone shows certain times, and last a while.
@@ -21,7 +21,8 @@ pub struct Schedule {
     /// When they begin.
     #[serde(serialize_with = "as_text")]
     pub cron: Cron,
-    /// How long they last: by a clock that is never set, so that ten hours are ten hours on the day of a change, too.
+    /// How long they last: by a clock that is never set, so that ten hours are ten hours on the day
+    /// of a change, too.
     #[serde(with = "units::duration")]
     pub duration: Duration,
     /// Whose wall clock.
@@ -34,11 +35,13 @@ impl Schedule {
         self.began(now).is_some_and(|began| (now - began).to_std().is_ok_and(|since| since < self.duration))
     }
 
-    /// When such hours last began. Times are taken as the wall clock's, one by one: one that a change of clocks skips counts
-    /// when the gap ends, and one that comes twice counts the first time.
+    /// When such hours last began. Times are taken as the wall clock's, one by one: one that a
+    /// change of clocks skips counts when the gap ends, and one that comes twice counts the first
+    /// time.
     fn began(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let offset = |at: DateTime<Utc>| at.with_timezone(&self.timezone).offset().fix().local_minus_utc();
-        // For a while after clocks were set back, times that the wall clock shows again have been there.
+        // For a while after clocks were set back, times that the wall clock shows again have been
+        // there.
         let set_back = (offset(now - LONGEST_CHANGE) - offset(now)).max(0);
         let shown = now.with_timezone(&self.timezone).naive_local() + TimeDelta::seconds(set_back.into());
         let mut inclusive = true;
@@ -78,7 +81,8 @@ impl Schedule {
     }
 }
 
-/// The five fields of a cron line: their names, and the numbers that a range with a step but no end reaches.
+/// The five fields of a cron line: their names, and the numbers that a range with a step but no end
+/// reaches.
 const FIELDS: [(&str, u32, u32); 5] = [
     ("minute", 0, 59),
     ("hour", 0, 23),
@@ -127,8 +131,8 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
     }
 }
 
-/// The same without what croner does not read: ranges that pass the end (`FRI-MON`, `22-2`) and steps from a single number
-/// (`5/15`), as Vixie cron and systemd read them.
+/// The same without what croner does not read: ranges that pass the end (`FRI-MON`, `22-2`) and
+/// steps from a single number (`5/15`), as Vixie cron and systemd read them.
 fn spell_out(field: &str, (_, first, last): (&str, u32, u32)) -> String {
     let number = |text: &str| {
         let upper = text.to_ascii_uppercase();
@@ -216,7 +220,8 @@ mod tests {
 
     #[test]
     fn the_days_on_which_clocks_are_set_have_their_hours_too() {
-        // On 2026-03-29 02:30 does not exist in Berlin, on 2026-10-25 it comes twice. Noon is as long as ever.
+        // On 2026-03-29 02:30 does not exist in Berlin, on 2026-10-25 it comes twice. Noon is as
+        // long as ever.
         check(
             "0 12 * * *",
             1.0,

@@ -21,8 +21,9 @@ pub struct BadLine {
     pub problem: String,
 }
 
-/// The lines of a recording: of one file, or of a folder with all its files, the oldest first. A last line that a crash
-/// cut short is left out; any other line that cannot be read is an error, and the next one follows on it.
+/// The lines of a recording: of one file, or of a folder with all its files, the oldest first. A
+/// last line that a crash cut short is left out; any other line that cannot be read is an error,
+/// and the next one follows on it.
 pub fn read(path: &Path) -> impl Iterator<Item = Result<Line, BadLine>> + use<> {
     let found = if path.is_dir() { files(path) } else { Ok(vec![path.to_owned()]) };
     match found {
@@ -34,7 +35,8 @@ pub fn read(path: &Path) -> impl Iterator<Item = Result<Line, BadLine>> + use<> 
     }
 }
 
-/// The files of a recording, the oldest first: their names are dates, and the one that is written has none.
+/// The files of a recording, the oldest first: their names are dates, and the one that is written
+/// has none.
 pub(super) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -78,7 +78,8 @@ fn unrest(case: &Case, outcome: &Outcome) -> Vec<String> {
     let foresees = policy.rules.iter().any(|rule| matches!(rule, Rule::Forecast { .. }));
     // Each may be tried, one after the other, and is kept until it is paid off.
     let canaries = policy.pool.canary.map_or(0, |_| policy.pool.max);
-    // Who is tried is started, drained and stopped; and a forecast may change its mind with every minute.
+    // Who is tried is started, drained and stopped; and a forecast may change its mind with every
+    // minute.
     let expected_orders = u64::from(canaries * 5 + most.abs_diff(least) * 3)
         + if foresees { u64::from(policy.pool.max) * 15 } else { 0 }
         + if has_budget { u64::from(policy.pool.max) * 4 } else { 0 };

@@ -1,4 +1,5 @@
-//! What the errors of AWS mean to a caller: try again, take another one, go on without it, or give up.
+//! What the errors of AWS mean to a caller: try again, take another one, go on without it, or give
+//! up.
 
 use aws_sdk_sqs::{
     config::http::HttpResponse,
@@ -7,7 +8,8 @@ use aws_sdk_sqs::{
 
 use crate::error::Error;
 
-/// What a call that failed was answered: the error's code, such as `AccessDenied`, or `None` where there was no answer.
+/// What a call that failed was answered: the error's code, such as `AccessDenied`, or `None` where
+/// there was no answer.
 pub fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<&str> {
     error.as_service_error().and_then(ProvideErrorMetadata::code)
 }
@@ -33,7 +35,8 @@ pub(crate) fn sorted(what: String, code: &str, message: &str, status: u16) -> Er
         ("", message) => message.to_owned(),
         (code, message) => format!("{code}: {message}"),
     };
-    // A code of the older query protocol says the service first: `AWS.SimpleQueueService.NonExistentQueue`.
+    // A code of the older query protocol says the service first:
+    // `AWS.SimpleQueueService.NonExistentQueue`.
     let code = code.rsplit(['.', '#']).next().unwrap_or(code);
     match meaning(code, status) {
         Meaning::TryLater => Error::Unavailable { what, why },

@@ -1,5 +1,6 @@
-//! The controller of an installation says that it is there, on the queue of the reports: a worker that hears of none for long leaves
-//! (`worker/src/abandoned.rs`), and `eirs check` shows it. Which of several controllers acts is another matter: `claim.rs`.
+//! The controller of an installation says that it is there, on the queue of the reports: a worker
+//! that hears of none for long leaves (`worker/src/abandoned.rs`), and `eirs check` shows it. Which
+//! of several controllers acts is another matter: `claim.rs`.
 
 use std::time::Duration;
 
@@ -44,7 +45,8 @@ impl Control {
 
 #[cfg_attr(not(feature = "aws"), expect(unused_variables, reason = "only a cloud is shared by machines"))]
 impl Backend {
-    /// The controller of this installation, on whatever machine, where one was heard lately. On one machine nobody says so.
+    /// The controller of this installation, on whatever machine, where one was heard lately. On one
+    /// machine nobody says so.
     pub async fn controller(&self, now: DateTime<Utc>) -> Result<Option<Control>> {
         match &self.queues {
             Queues::Memory(_) | Queues::Sqlite(_) => Ok(None),
@@ -70,7 +72,8 @@ impl Backend {
         }
     }
 
-    /// This controller's side of the claim by which one of several acts; on one machine a lock sees to that.
+    /// This controller's side of the claim by which one of several acts; on one machine a lock sees
+    /// to that.
     pub fn claim(&self, settings: &Settings, clock: SharedClock) -> Option<Claim> {
         let slot = self.claim.clone()?;
         Some(Claim::new(slot, Own::of(settings, &*clock), clock))

@@ -1,8 +1,9 @@
 //! The response queue of a web host: its own, so that several hosts never eat each other's answers.
 //!
-//! On one machine it is a name in a file and stays. In a cloud each start of a host makes a queue of its own name (SQS
-//! refuses a deleted name for a minute), says every few minutes that it is alive, and deletes the queue when it ends. What a
-//! host that was killed leaves behind is swept by the others.
+//! On one machine it is a name in a file and stays. In a cloud each start of a host makes a queue
+//! of its own name (SQS refuses a deleted name for a minute), says every few minutes that it is
+//! alive, and deletes the queue when it ends. What a host that was killed leaves behind is swept by
+//! the others.
 
 use std::time::Duration;
 
@@ -98,7 +99,8 @@ pub fn alive_at(tagged: Option<&String>) -> Option<chrono::DateTime<chrono::Utc>
     tagged.and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok()).map(|at| at.to_utc())
 }
 
-/// Whether a response queue has no host any more. Of what does not say when it was alive nobody knows whose it is.
+/// Whether a response queue has no host any more. Of what does not say when it was alive nobody
+/// knows whose it is.
 #[cfg(feature = "aws")]
 pub fn is_orphaned(tagged: Option<&String>, now: chrono::DateTime<chrono::Utc>) -> bool {
     alive_at(tagged).is_some_and(|alive| (now - alive).to_std().is_ok_and(|age| age > Responses::ORPHANED))

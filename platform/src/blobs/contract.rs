@@ -12,7 +12,8 @@ pub async fn suite(blobs: &SharedBlobs) {
     only_what_was_seen_is_replaced(blobs).await;
 }
 
-/// Every promise but those about a blob that is created once: there are emulators that write over it.
+/// Every promise but those about a blob that is created once: there are emulators that write over
+/// it.
 pub async fn suite_but_for_creating_once(blobs: &SharedBlobs) {
     what_was_put_can_be_got_until_it_is_deleted(blobs).await;
     a_listing_is_ordered_paged_and_keeps_to_its_prefix(blobs).await;

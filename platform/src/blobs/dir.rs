@@ -1,8 +1,9 @@
-//! A folder as a store. A blob is written beside its place and moved there, so that no reader sees half of it; the move
-//! that refuses to replace is what makes `put_new` choose one winner.
+//! A folder as a store. A blob is written beside its place and moved there, so that no reader sees
+//! half of it; the move that refuses to replace is what makes `put_new` choose one winner.
 //!
-//! Small blobs are written and read where they are asked for: they go to and come from the page cache in less time than it
-//! takes to wake another thread. Large ones, and all that must reach the disk first, go to tokio's blocking threads.
+//! Small blobs are written and read where they are asked for: they go to and come from the page
+//! cache in less time than it takes to wake another thread. Large ones, and all that must reach the
+//! disk first, go to tokio's blocking threads.
 
 use std::{
     fs::{self, File},
@@ -48,7 +49,8 @@ struct Inner {
     /// Whether a blob must survive a power cut.
     sync: bool,
     next: AtomicU64,
-    /// File systems take one change to a folder at a time; more threads than these only spin for its lock.
+    /// File systems take one change to a folder at a time; more threads than these only spin for
+    /// its lock.
     at_once: Semaphore,
 }
 
@@ -94,7 +96,8 @@ impl DirBlobs {
 }
 
 impl Inner {
-    /// Where a key lies. Keys come from ids and checked names; one that would lead elsewhere is refused all the same.
+    /// Where a key lies. Keys come from ids and checked names; one that would lead elsewhere is
+    /// refused all the same.
     fn path(&self, key: &str) -> Result<PathBuf> {
         let proper = |part: &str| {
             !part.is_empty()

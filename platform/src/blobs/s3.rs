@@ -54,9 +54,10 @@ pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
     Client::from_conf(builder.force_path_style(elsewhere).build())
 }
 
-/// Says in every call whose the bucket must be. Names of buckets are the whole world's: where one was deleted, somebody else may
-/// have it by now, and would get the images and give the results (S3 user guide, "Verifying bucket ownership with bucket owner
-/// condition"). Here, and not at each call, so that none is forgotten.
+/// Says in every call whose the bucket must be. Names of buckets are the whole world's: where one
+/// was deleted, somebody else may have it by now, and would get the images and give the results (S3
+/// user guide, "Verifying bucket ownership with bucket owner condition"). Here, and not at each
+/// call, so that none is forgotten.
 #[derive(Debug)]
 struct Owner(String);
 
@@ -121,8 +122,8 @@ impl BlobStore for S3Blobs {
         put.send().await.map(|_| ()).map_err(|error| self.failed("writing", key, &error))
     }
 
-    /// S3 answers 412 where the key is taken, and 409 to a writer that another one overtook just now: only asking again
-    /// shows which of the two came first (user guide, "Conditional writes").
+    /// S3 answers 412 where the key is taken, and 409 to a writer that another one overtook just
+    /// now: only asking again shows which of the two came first (user guide, "Conditional writes").
     ///
     /// Where the answer to a write is lost, the SDK asks again and is told 412: then no caller gets
     /// `true`, and a reader of the blob finds its own bytes.
@@ -143,8 +144,8 @@ impl BlobStore for S3Blobs {
         }
     }
 
-    /// The ETag that comes with the bytes names them to the write (user guide, "Conditional writes"): 412 where another writer came
-    /// first, and 404 where the blob was deleted.
+    /// The ETag that comes with the bytes names them to the write (user guide, "Conditional
+    /// writes"): 412 where another writer came first, and 404 where the blob was deleted.
     async fn replace(&self, key: &str, seen: &Bytes, body: Bytes) -> Result<bool> {
         let got = match self.client.get_object().bucket(&self.bucket).key(key).send().await {
             Ok(got) => got,

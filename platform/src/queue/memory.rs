@@ -1,4 +1,5 @@
-//! A queue in this process's memory: the reference that every test can afford, held to the same contract as the others.
+//! A queue in this process's memory: the reference that every test can afford, held to the same
+//! contract as the others.
 
 use std::{
     collections::HashMap,

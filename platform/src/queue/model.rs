@@ -34,7 +34,8 @@ pub(super) fn steps(days: i64) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// Messages by number, in the order in which they were sent, each with the end of its lease; zero is none.
+/// Messages by number, in the order in which they were sent, each with the end of its lease; zero
+/// is none.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     leases: BTreeMap<usize, i64>,

@@ -1,5 +1,6 @@
-//! `[aws]`: which account's region the service lives in, and what its things are called there. How to get in is not said
-//! here: credentials come from the SDK's own chain (instance role, profile, environment).
+//! `[aws]`: which account's region the service lives in, and what its things are called there. How
+//! to get in is not said here: credentials come from the SDK's own chain (instance role, profile,
+//! environment).
 
 use std::time::Duration;
 
@@ -15,14 +16,15 @@ pub struct Aws {
     pub region: Option<String>,
     /// The account that owns the buckets: S3 then refuses those of others. Twelve digits.
     pub account: Option<String>,
-    /// What the name of everything in the account begins with: an installation is told from another one by it.
+    /// What the name of everything in the account begins with: an installation is told from another
+    /// one by it.
     pub prefix: String,
     /// The bucket of the images, `images/{id}`.
     pub input_bucket: Option<String>,
     /// The bucket of the results, `results/{model}/{version}/{id}.json`.
     pub output_bucket: Option<String>,
-    /// What jobs and answers that come while a call of SQS is under way wait for others at least, and polls that want many
-    /// messages after an answer: fewer calls, and people wait.
+    /// What jobs and answers that come while a call of SQS is under way wait for others at least,
+    /// and polls that want many messages after an answer: fewer calls, and people wait.
     #[serde(with = "units::duration")]
     pub linger: Duration,
     /// The same for acks, for which nobody waits.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::units::duration;
 
-/// A random time: `25s`, `20s..30s` (all alike likely), `25s~exp`, `25s~lognormal:0.3` (with the standard deviation of the
-/// logarithm). The time before the `~` is the mean.
+/// A random time: `25s`, `20s..30s` (all alike likely), `25s~exp`, `25s~lognormal:0.3` (with the
+/// standard deviation of the logarithm). The time before the `~` is the mean.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Distribution {
     /// Always this.

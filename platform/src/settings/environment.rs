@@ -1,12 +1,14 @@
-//! Which environment variables are settings. The prefix `EIRS_` is not ours alone: beside a Kubernetes service or a linked
-//! container that is called `eirs`, or `eirs-web`, the environment holds `EIRS_PORT`, `EIRS_WEB_SERVICE_HOST` and more, in
-//! every container. These must not keep a program from starting.
+//! Which environment variables are settings. The prefix `EIRS_` is not ours alone: beside a
+//! Kubernetes service or a linked container that is called `eirs`, or `eirs-web`, the environment
+//! holds `EIRS_PORT`, `EIRS_WEB_SERVICE_HOST` and more, in every container. These must not keep a
+//! program from starting.
 
 use super::mistyped::known_keys;
 
 /// What the name of every setting begins with.
 const PREFIX: &str = "EIRS_";
-/// Variables that EIRS reads and that are no settings: the settings file, and the token of `eirs load`.
+/// Variables that EIRS reads and that are no settings: the settings file, and the token of
+/// `eirs load`.
 const OTHERS_OF_OURS: [&str; 2] = ["EIRS_CONFIG", "EIRS_TOKEN"];
 /// A name within this many letters of a setting's is a typo.
 const SLIP: usize = 2;
@@ -46,12 +48,13 @@ pub(super) fn judge(name: &str, value: &str) -> Variable {
     Variable::Stray(format!("{name} is not a setting and is ignored; {hint}"))
 }
 
-/// Whether Kubernetes or Docker made the variable for a service or a container whose name begins with `eirs`: the part of its
-/// name that follows, if any, stands in front of these words.
+/// Whether Kubernetes or Docker made the variable for a service or a container whose name begins
+/// with `eirs`: the part of its name that follows, if any, stands in front of these words.
 ///
-/// Kubernetes (`envvars.FromServices`): `_SERVICE_HOST`, `_SERVICE_PORT`, `_SERVICE_PORT_<NAME OF THE PORT>`, `_PORT` (with an
-/// address), `_PORT_<N>_<TCP|UDP|SCTP>` and the same with `_PROTO`, `_PORT` and `_ADDR`. Docker's links: the last three kinds,
-/// `_NAME` (with a path) and `_ENV_<A VARIABLE OF THE OTHER CONTAINER>`.
+/// Kubernetes (`envvars.FromServices`): `_SERVICE_HOST`, `_SERVICE_PORT`,
+/// `_SERVICE_PORT_<NAME OF THE PORT>`, `_PORT` (with an address), `_PORT_<N>_<TCP|UDP|SCTP>` and
+/// the same with `_PROTO`, `_PORT` and `_ADDR`. Docker's links: the last three kinds, `_NAME` (with
+/// a path) and `_ENV_<A VARIABLE OF THE OTHER CONTAINER>`.
 fn is_link(rest: &str, value: &str) -> bool {
     let words: Vec<_> = rest.split('_').collect();
     let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());

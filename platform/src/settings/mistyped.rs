@@ -11,13 +11,14 @@ pub fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
     if likeness(nearest) > 0.7 {
         return Some(nearest);
     }
-    // Short words have little in common with what they were mistyped as: `p59` is one slip away from `p95`.
+    // Short words have little in common with what they were mistyped as: `p59` is one slip away
+    // from `p95`.
     let is_slip = |word: &&str| word.len() > 2 && strsim::osa_distance(text, word) == 1;
     words.iter().copied().find(is_slip)
 }
 
-/// The complaint about a key of the settings that nobody knows, with the one that was probably meant; `None` where another thing is
-/// wrong. `told` is what was said when it was tried.
+/// The complaint about a key of the settings that nobody knows, with the one that was probably
+/// meant; `None` where another thing is wrong. `told` is what was said when it was tried.
 pub(super) fn unknown_key(key: &str, told: &str) -> Option<String> {
     let (unknown, known) = unknown_field(told)?;
     let parts: Vec<_> = key.split('.').collect();

@@ -1,11 +1,12 @@
-//! Finds what looks like a credential where settings are written. None is a setting, and a file that holds one is read by
-//! more people and programs than its owner thinks.
+//! Finds what looks like a credential where settings are written. None is a setting, and a file
+//! that holds one is read by more people and programs than its owner thinks.
 
 /// What every complaint ends with.
 const INSTEAD: &str =
     "credentials come from the SDK's own chain (instance role, profile, environment) and never from settings";
 
-/// A complaint for each line that looks like it held a credential, in a comment too. The credential is not repeated.
+/// A complaint for each line that looks like it held a credential, in a comment too. The credential
+/// is not repeated.
 pub(super) fn in_text(origin: &str, text: &str) -> Vec<String> {
     let suspicious = text.lines().enumerate().filter_map(|(index, line)| Some((index + 1, found_in(line)?)));
     suspicious.map(|(line, what)| format!("{origin}: line {line} holds {what}; {INSTEAD}")).collect()
@@ -53,7 +54,8 @@ fn looks_like_secret_access_key(value: &str) -> bool {
 mod tests {
     use super::*;
 
-    // Put together here, so that no scanner of repositories takes the examples of AWS's documentation for real ones.
+    // Put together here, so that no scanner of repositories takes the examples of AWS's
+    // documentation for real ones.
     fn key_id() -> String {
         ["AKIA", "IOSFODNN7", "EXAMPLE"].concat()
     }

@@ -1,5 +1,6 @@
-//! `[controller.simulate]`: trouble on purpose. A worker process starts in no time and never for want of capacity; with these
-//! a fleet of processes behaves like one of machines, so that scaling can be watched on one machine.
+//! `[controller.simulate]`: trouble on purpose. A worker process starts in no time and never for
+//! want of capacity; with these a fleet of processes behaves like one of machines, so that scaling
+//! can be watched on one machine.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,8 @@ use super::Distribution;
 pub struct Simulate {
     /// How long after its start an instance begins to run.
     pub start_delay: Distribution,
-    /// The share of starts that come to nothing: half of them end where the worker should begin, half of them never do.
+    /// The share of starts that come to nothing: half of them end where the worker should begin,
+    /// half of them never do.
     pub boot_failure: f64,
     /// The share of starts that are refused for want of capacity.
     pub capacity_error: f64,

@@ -12,11 +12,13 @@ use std::{
 pub enum Writers {
     /// One, by a lock; what a kill left half written is written over.
     One,
-    /// Several processes; each writes aside under a name of its own, which only its user may read until `prepare` says otherwise.
+    /// Several processes; each writes aside under a name of its own, which only its user may read
+    /// until `prepare` says otherwise.
     Several,
 }
 
-/// Replaces a file. Not synced to the disk unless `prepare`, which may also set owner and permissions, does so.
+/// Replaces a file. Not synced to the disk unless `prepare`, which may also set owner and
+/// permissions, does so.
 pub fn write_aside(
     path: &Path,
     text: &[u8],

@@ -34,7 +34,8 @@ pub enum NotLocked {
 }
 
 impl Lock {
-    /// Takes the lock of this name, and writes down who has it. The folder is made if it is not there.
+    /// Takes the lock of this name, and writes down who has it. The folder is made if it is not
+    /// there.
     pub fn take(state: &Path, name: &str) -> Result<Self, NotLocked> {
         let file = state.join(name);
         match try_take(state, &file) {
@@ -67,7 +68,8 @@ fn try_take(state: &Path, path: &Path) -> io::Result<Result<File, Taken>> {
     }
 }
 
-/// Who has the lock of this name, if anybody. Nobody is kept from taking it by this look, but for its moment.
+/// Who has the lock of this name, if anybody. Nobody is kept from taking it by this look, but for
+/// its moment.
 pub fn holder(state: &Path, name: &str) -> Option<Taken> {
     let mut file = File::open(state.join(name)).ok()?;
     match file.try_lock_shared() {
@@ -107,7 +109,8 @@ mod tests {
         assert_eq!(holder(folder.path(), "x.lock"), Some(taken));
         Lock::take(folder.path(), "y.lock").unwrap();
         drop(held);
-        // A process that another test starts right now has the file too, until it becomes another program.
+        // A process that another test starts right now has the file too, until it becomes another
+        // program.
         let deadline = Instant::now() + Duration::from_secs(20);
         while Lock::take(folder.path(), "x.lock").is_err() {
             assert!(Instant::now() < deadline, "the lock is never free");

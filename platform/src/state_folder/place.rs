@@ -1,5 +1,5 @@
-//! Where a state folder may be: on a disk of the machine. Over a network locks and shared memory do not hold, and the database would
-//! be damaged.
+//! Where a state folder may be: on a disk of the machine. Over a network locks and shared memory do
+//! not hold, and the database would be damaged.
 
 use std::path::Path;
 
@@ -7,7 +7,8 @@ use rustix::fs::statfs;
 
 use crate::error::{Error, Result};
 
-/// File systems over a network, by what `statfs` says of them (`linux/magic.h` and the modules' own headers).
+/// File systems over a network, by what `statfs` says of them (`linux/magic.h` and the modules' own
+/// headers).
 const OVER_A_NETWORK: [(u32, &str); 9] = [
     (0x6969, "NFS, as EFS is"),
     (0x517B, "SMB"),

@@ -7,8 +7,9 @@ use std::{
     path::Path,
 };
 
-/// Which file it is, how long, and when its bytes or its permissions changed last; nothing where there is no file. A file that was
-/// replaced by one of the same length within a tick of the file system's clock is another one all the same.
+/// Which file it is, how long, and when its bytes or its permissions changed last; nothing where
+/// there is no file. A file that was replaced by one of the same length within a tick of the file
+/// system's clock is another one all the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stamp(Option<[i64; 7]>);
 

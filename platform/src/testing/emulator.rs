@@ -1,4 +1,5 @@
-//! Starts the emulator of AWS (`testing/aws`) for a test: a process of its own, an account of its own.
+//! Starts the emulator of AWS (`testing/aws`) for a test: a process of its own, an account of its
+//! own.
 
 use std::{
     io::{Read, Write},
@@ -30,7 +31,8 @@ fn folder() -> PathBuf {
 }
 
 impl Emulator {
-    /// Starts it with these arguments beside its own; `None`, which was told then, where it cannot be had.
+    /// Starts it with these arguments beside its own; `None`, which was told then, where it cannot
+    /// be had.
     pub fn start(arguments: &[&str]) -> Option<Self> {
         let Some(python) = testing::python() else {
             testing::not_run("there is no Python with moto", "make test");
@@ -55,7 +57,8 @@ impl Emulator {
         Aws { endpoint: Some(self.url()), region: Some(REGION.to_owned()), ..Aws::default() }
     }
 
-    /// The same, for the administrator of an account of its own: tests that share an emulator do not see each other.
+    /// The same, for the administrator of an account of its own: tests that share an emulator do
+    /// not see each other.
     pub async fn account(&self, number: u32) -> SdkConfig {
         let config = self.config().await;
         let role = AssumeRoleProvider::builder(format!("arn:aws:iam::{:012}:role/administrator", number));
@@ -91,7 +94,8 @@ impl Emulator {
         calls[operation].as_u64().unwrap_or(0)
     }
 
-    /// Clients' configuration that leads here, with credentials that the emulator takes for an administrator's.
+    /// Clients' configuration that leads here, with credentials that the emulator takes for an
+    /// administrator's.
     pub async fn config(&self) -> SdkConfig {
         let loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(REGION))

@@ -1,5 +1,5 @@
-//! A server that answers what a test has written down, one answer a request, and keeps the requests: for what an emulator
-//! cannot be made to say, and to see what exactly is asked.
+//! A server that answers what a test has written down, one answer a request, and keeps the
+//! requests: for what an emulator cannot be made to say, and to see what exactly is asked.
 
 use std::{
     collections::VecDeque,

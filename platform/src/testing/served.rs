@@ -1,4 +1,5 @@
-//! A server of others that a test starts: a process that writes where it listens into a file, and ends when its input does.
+//! A server of others that a test starts: a process that writes where it listens into a file, and
+//! ends when its input does.
 
 use std::{
     path::Path,

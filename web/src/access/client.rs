@@ -1,13 +1,15 @@
-//! Who a request is from. Behind proxies the connection is the proxy's, and the client is who it says in `X-Forwarded-For`; but
-//! anybody can write that header, so that only the word of proxies that the settings name counts.
+//! Who a request is from. Behind proxies the connection is the proxy's, and the client is who it
+//! says in `X-Forwarded-For`; but anybody can write that header, so that only the word of proxies
+//! that the settings name counts.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use poem::http::HeaderMap;
 
-/// The client's address. Each proxy adds whom it heard at the end of the list; so the last entry is what our own proxy saw, and
-/// the first one from the right that is no proxy of ours is the client. Further to the left stands what the client claims.
+/// The client's address. Each proxy adds whom it heard at the end of the list; so the last entry is
+/// what our own proxy saw, and the first one from the right that is no proxy of ours is the client.
+/// Further to the left stands what the client claims.
 pub(super) fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     let mut client = peer.to_canonical();
@@ -30,7 +32,8 @@ fn entry(text: &str) -> Option<IpAddr> {
     bare().or_else(with_port).map(|address: IpAddr| address.to_canonical())
 }
 
-/// What is counted as one client. A machine has as many IPv6 addresses as it wants, all of one network of 64 bits.
+/// What is counted as one client. A machine has as many IPv6 addresses as it wants, all of one
+/// network of 64 bits.
 pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

@@ -1,7 +1,9 @@
-//! Whose pages may read answers. A browser asks before it hands an answer to the page of another origin, and takes silence for no.
+//! Whose pages may read answers. A browser asks before it hands an answer to the page of another
+//! origin, and takes silence for no.
 //!
-//! poem's own layer answers 403 to every request with an origin that is not listed, and the uploads of this service's own page
-//! have one; here what is not listed is served without the headers, and it is the browser that refuses.
+//! poem's own layer answers 403 to every request with an origin that is not listed, and the uploads
+//! of this service's own page have one; here what is not listed is served without the headers, and
+//! it is the browser that refuses.
 
 use poem::{
     Request, Response,
@@ -23,7 +25,8 @@ impl Cors {
         Self { origins: origins.iter().filter_map(|origin| origin.parse().ok()).collect() }
     }
 
-    /// What an answer to this request says who may read it; `None` where the page may not, or it is no page.
+    /// What an answer to this request says who may read it; `None` where the page may not, or it is
+    /// no page.
     pub(super) fn allowed(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let asking = headers.get(header::ORIGIN)?;
         self.origins.iter().find(|origin| *origin == asking || *origin == "*").cloned()
@@ -36,7 +39,8 @@ impl Cors {
             let readable = HeaderValue::from_static("location, retry-after, www-authenticate");
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, readable);
         }
-        // A cache must not give the answer for one origin to another, nor one without these headers to an origin that has them.
+        // A cache must not give the answer for one origin to another, nor one without these headers
+        // to an origin that has them.
         if !self.origins.is_empty() {
             headers.append(header::VARY, HeaderValue::from_static("origin"));
         }

@@ -1,4 +1,5 @@
-//! Who shows a token that is in force. The file is read again when it changes, so that a revocation counts within a second or two.
+//! Who shows a token that is in force. The file is read again when it changes, so that a revocation
+//! counts within a second or two.
 
 use std::{path::Path, sync::Arc};
 
@@ -57,7 +58,8 @@ impl Keyring {
         let secret = secret(headers).ok_or_else(Problem::no_token)?;
         let shown = Hash::of(secret);
         let holders = self.holders.get();
-        // Every one is compared, and each in constant time: nothing is to be learnt from how long this takes.
+        // Every one is compared, and each in constant time: nothing is to be learnt from how long
+        // this takes.
         let found = holders
             .iter()
             .fold(None, |found, holder| if holder.token.hash().is(&shown) { Some(holder) } else { found });
@@ -75,7 +77,8 @@ fn secret(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
 }
 
-/// A token that is as it was keeps its counter: a change of the file is no fresh start for those whom it does not concern.
+/// A token that is as it was keeps its counter: a change of the file is no fresh start for those
+/// whom it does not concern.
 fn holders(tokens: &Tokens, before: Option<&Holders>, rate: f64, burst: u32) -> Holders {
     let known =
         |token: &Token| before.and_then(|all| all.iter().find(|holder| holder.token == *token)).cloned();

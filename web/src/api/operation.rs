@@ -1,4 +1,5 @@
-//! What operators and their tools ask: `/status`, `/events`, `/metrics`, `/doorbell`, `/livez`, `/readyz`.
+//! What operators and their tools ask: `/status`, `/events`, `/metrics`, `/doorbell`, `/livez`,
+//! `/readyz`.
 
 use poem::http::Method;
 use poem_openapi::{
@@ -98,7 +99,11 @@ pub(super) fn doorbell(is_apart: bool) -> MetaPath {
     let about =
         about!(is_apart, "The controller starts a pass now, not at its next tick.", "-X POST ", "/doorbell");
     let responses = vec![
-        answer(202, "The controller was notified.", vec![text("text/plain", "the controller starts a pass\n")]),
+        answer(
+            202,
+            "The controller was notified.",
+            vec![text("text/plain", "the controller starts a pass\n")],
+        ),
         refusal("`storage unavailable`: the controller's queue could not be reached.", &[storage()]),
     ];
     path(

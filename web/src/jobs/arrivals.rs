@@ -1,5 +1,5 @@
-//! Tells the controller what arrives: exact counts every ten seconds, and a doorbell at once after a quiet time, so that the
-//! first upload of the morning does not wait for a tick.
+//! Tells the controller what arrives: exact counts every ten seconds, and a doorbell at once after
+//! a quiet time, so that the first upload of the morning does not wait for a tick.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +42,8 @@ struct Counts {
     arrivals: BTreeMap<String, u64>,
 }
 
-/// What arrived for one model. Each has workers of its own, so that each has a quiet time of its own.
+/// What arrived for one model. Each has workers of its own, so that each has a quiet time of its
+/// own.
 #[derive(Debug, Default)]
 struct Model {
     /// Not reported yet.

@@ -23,7 +23,8 @@ impl ResponseQueue {
         Ok(Self { backend: backend.clone(), host: host.to_owned(), current })
     }
 
-    /// What it is now. A name of a moment ago may be gone: who waits for an answer looks into the store, too.
+    /// What it is now. A name of a moment ago may be gone: who waits for an answer looks into the
+    /// store, too.
     pub(crate) fn current(&self) -> Responses {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -37,7 +38,8 @@ impl ResponseQueue {
         Ok(())
     }
 
-    /// Says now and then that this host is alive, and sweeps what hosts left that were killed. Runs until `stop`.
+    /// Says now and then that this host is alive, and sweeps what hosts left that were killed. Runs
+    /// until `stop`.
     pub(crate) async fn keep(&self, stop: &CancellationToken) {
         loop {
             match self.backend.sweep_responses().await {

@@ -1,5 +1,5 @@
-//! HTTPS, where the settings name a certificate. Connections that are open keep the one that they began with; a renewed one counts
-//! for those that come.
+//! HTTPS, where the settings name a certificate. Connections that are open keep the one that they
+//! began with; a renewed one counts for those that come.
 //!
 //! The cryptography is `ring`'s, named in every place: the cloud SDKs bring another provider into
 //! the same program, and a request for *the* provider of a process with two panics.
@@ -29,7 +29,8 @@ use crate::renewal::{Renewal, Watched};
 
 /// How long a client may take to say hello; a good one takes a few round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// A certificate that has less time left is told. Those that are renewed by themselves are renewed earlier.
+/// A certificate that has less time left is told. Those that are renewed by themselves are renewed
+/// earlier.
 const SOON: TimeDelta = TimeDelta::days(14);
 
 /// The certificate, and how connections are encrypted with it.
@@ -49,7 +50,8 @@ impl ResolvesServerCert for Certificate {
 }
 
 impl Tls {
-    /// Reads certificate and key; `None` where there are none. What is wrong with them is a sentence that names the file.
+    /// Reads certificate and key; `None` where there are none. What is wrong with them is a
+    /// sentence that names the file.
     pub fn new(settings: &settings::Tls) -> Result<Option<Arc<Self>>, String> {
         let (Some(certificate), Some(key)) = (&settings.certificate, &settings.key) else { return Ok(None) };
         let names = (certificate.clone(), key.clone());
@@ -128,8 +130,9 @@ fn end_is_near(file: &Path, pem: &[u8], now: DateTime<Utc>) -> Option<String> {
     (left < SOON).then(|| format!("web.tls.certificate: {sentence}"))
 }
 
-/// When a certificate expires. rustls reads that for itself, and tells it only of a certificate that is used too late: so it is
-/// asked about the end of time, which it looks at before it asks who vouches for it.
+/// When a certificate expires. rustls reads that for itself, and tells it only of a certificate
+/// that is used too late: so it is asked about the end of time, which it looks at before it asks
+/// who vouches for it.
 fn expiry(certificate: &CertificateDer<'_>) -> Option<DateTime<Utc>> {
     let certificate = ParsedCertificate::try_from(certificate).ok()?;
     let (nobody, end) = (RootCertStore::empty(), UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX)));

@@ -1,4 +1,5 @@
-//! How many jobs lie with the dead letters. Every look is a call to the queue, and in a cloud it costs: now and then is enough.
+//! How many jobs lie with the dead letters. Every look is a call to the queue, and in a cloud it
+//! costs: now and then is enough.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,7 +8,8 @@ use tokio::{sync::Mutex, time::Instant};
 
 /// A count that is older is taken again at the next scrape.
 const FRESH: Duration = Duration::from_secs(30);
-/// A scrape waits no longer than this for all the counts together; what is not known by then is left out.
+/// A scrape waits no longer than this for all the counts together; what is not known by then is
+/// left out.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Counts them.

@@ -1,4 +1,5 @@
-//! What the controller wrote down in its last pass, as numbers. What it could not see, or does not know yet, is not there.
+//! What the controller wrote down in its last pass, as numbers. What it could not see, or does not
+//! know yet, is not there.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -76,8 +77,8 @@ struct Refused {
     capacity: bool,
 }
 
-/// The numbers in what the controller wrote, at the Unix time `now`; none where there is no controller, or one that writes
-/// something else.
+/// The numbers in what the controller wrote, at the Unix time `now`; none where there is no
+/// controller, or one that writes something else.
 pub(super) fn samples(now: f64, controller: &Value) -> Vec<Sample> {
     let Ok(status) = Status::deserialize(controller) else { return Vec::new() };
     let mut seen = Vec::new();

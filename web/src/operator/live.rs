@@ -1,5 +1,5 @@
-//! `GET /events`: the state of the service as server-sent events. A frame is made once, however many watch, and only when
-//! something changed; who watches gets a handle on the same bytes.
+//! `GET /events`: the state of the service as server-sent events. A frame is made once, however
+//! many watch, and only when something changed; who watches gets a handle on the same bytes.
 
 mod timeline;
 
@@ -27,7 +27,8 @@ use crate::problem::Problem;
 
 /// How soon those who watch see a change.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often something is said when nothing changes: a watcher that hears nothing for longer has lost us.
+/// How often something is said when nothing changes: a watcher that hears nothing for longer has
+/// lost us.
 const REPEAT: Duration = Duration::from_secs(5);
 /// How soon a browser that lost us comes back.
 const RETRY: &str = "retry: 2000\n\n";
@@ -80,7 +81,8 @@ fn event(name: &str, data: &impl Serialize) -> Bytes {
     format!("event: {name}\ndata: {data}\n\n").into()
 }
 
-/// Looks at the service for those who watch, and samples the timeline for those who will. Runs until `stop`.
+/// Looks at the service for those who watch, and samples the timeline for those who will. Runs
+/// until `stop`.
 pub(crate) async fn keep(operator: &Operator, stop: &CancellationToken) {
     let live = &operator.live;
     *live.timeline() =

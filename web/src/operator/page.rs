@@ -1,6 +1,6 @@
-//! `GET /`: the page, which lies in this program, so that it needs no build, no other host and no file. Programs that ask for
-//! the same address get a line of text. Where the live state is the operator's, clients get the half that uploads; the
-//! operator's side has the other one.
+//! `GET /`: the page, which lies in this program, so that it needs no build, no other host and no
+//! file. Programs that ask for the same address get a line of text. Where the live state is the
+//! operator's, clients get the half that uploads; the operator's side has the other one.
 
 use std::sync::Arc;
 
@@ -50,14 +50,15 @@ pub(crate) enum Half {
 pub(crate) struct Home(Asset);
 
 impl Home {
-    /// The page, which hides what the mark on its body does not name. Where it is told nothing of the service, what an upload has
-    /// to know stands in it.
+    /// The page, which hides what the mark on its body does not name. Where it is told nothing of
+    /// the service, what an upload has to know stands in it.
     pub(crate) fn new(half: Half, models: &[&str], max_image_bytes: u64) -> Arc<Self> {
         let body = match half {
             Half::Both => "<body>".to_owned(),
             Half::Uploads => {
                 let hints = json!({ "models": models, "max_image_bytes": max_image_bytes }).to_string();
-                // Names of models are letters, digits and dashes: only the quotes of JSON mean something here.
+                // Names of models are letters, digits and dashes: only the quotes of JSON mean
+                // something here.
                 let hints = hints.replace('"', "&quot;");
                 format!("<body data-half=\"uploads\" data-hints=\"{hints}\">")
             }
@@ -85,7 +86,8 @@ impl Asset {
         Self { name, kind: "text/javascript; charset=utf-8", body: Bytes::from_static(body.as_bytes()) }
     }
 
-    /// Asked for each time and sent only when it changed: after an upgrade nobody sees a mixture of two versions.
+    /// Asked for each time and sent only when it changed: after an upgrade nobody sees a mixture of
+    /// two versions.
     fn response(&self, request: &Request) -> Response {
         let tag = format!("\"{:.16}\"", hex(&Sha256::digest(&self.body)));
         let known = request.header(header::IF_NONE_MATCH).is_some_and(|known| known.contains(&tag));

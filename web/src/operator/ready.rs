@@ -1,4 +1,5 @@
-//! `GET /livez` and `GET /readyz`: whether the process runs, and whether an upload that came now could be taken.
+//! `GET /livez` and `GET /readyz`: whether the process runs, and whether an upload that came now
+//! could be taken.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,8 +30,7 @@ impl Reach {
         {
             return seen;
         }
-        let seen =
-            timeout(PATIENCE, operator.jobs.reach()).await.unwrap_or(Err("queue or store does not \
+        let seen = timeout(PATIENCE, operator.jobs.reach()).await.unwrap_or(Err("queue or store does not \
                 respond"));
         if let (Err(what), true) = (seen, last.is_none_or(|(_, before)| before.is_ok())) {
             tracing::warn!("not ready: {what}");

@@ -1,5 +1,6 @@
-//! `Content-Encoding`: bodies that come compressed are unpacked as they arrive, never more than a buffer ahead of who reads them,
-//! so that a small body that unpacks to a huge one takes no more memory than another, and ends at the limit for images.
+//! `Content-Encoding`: bodies that come compressed are unpacked as they arrive, never more than a
+//! buffer ahead of who reads them, so that a small body that unpacks to a huge one takes no more
+//! memory than another, and ends at the limit for images.
 
 use std::{
     io::{self, BufRead, ErrorKind, Read},
@@ -66,7 +67,8 @@ impl Read for Feed {
 }
 
 enum Unpacker {
-    /// What is called deflate is zlib (RFC 9110, 8.4.1.2), or what the word says: the first byte tells.
+    /// What is called deflate is zlib (RFC 9110, 8.4.1.2), or what the word says: the first byte
+    /// tells.
     Unknown(Feed),
     Gzip(MultiGzDecoder<Feed>),
     Zlib(ZlibDecoder<Feed>),
@@ -85,7 +87,8 @@ impl Unpacker {
 
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if let Self::Unknown(feed) = self {
-            // The low half of zlib's first byte is 8; in a deflate stream that would be a stored block with a crooked header.
+            // The low half of zlib's first byte is 8; in a deflate stream that would be a stored
+            // block with a crooked header.
             let is_zlib = feed.fill_buf()?.first().is_none_or(|first| first & 0x0f == 8);
             let feed = std::mem::take(feed);
             *self = if is_zlib {

@@ -1,9 +1,10 @@
-//! The values of `Content-Disposition` and `Content-Type`: parameters as the clients of this world write them, and the names of
-//! files as the person saw them who chose the file.
+//! The values of `Content-Disposition` and `Content-Type`: parameters as the clients of this world
+//! write them, and the names of files as the person saw them who chose the file.
 //!
-//! A name comes in one of four ways: `filename="..."` as it is (browsers; curl escapes `"` with a backslash, browsers as `%22`),
-//! `filename*=utf-8''...` (RFC 5987; it counts more than the other), `filename*0*=...` in several pieces (RFC 2231), and with words
-//! of mail in it, `=?utf-8?B?...?=` (RFC 2047; .NET's `HttpClient`, beside the right one in `filename*`).
+//! A name comes in one of four ways: `filename="..."` as it is (browsers; curl escapes `"` with a
+//! backslash, browsers as `%22`), `filename*=utf-8''...` (RFC 5987; it counts more than the other),
+//! `filename*0*=...` in several pieces (RFC 2231), and with words of mail in it, `=?utf-8?B?...?=`
+//! (RFC 2047; .NET's `HttpClient`, beside the right one in `filename*`).
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
@@ -100,8 +101,8 @@ impl<'a> Scanner<'a> {
         rest.is_some()
     }
 
-    /// A token, or a text in quotes. In one, a backslash stands before a quote or another backslash; before anything else it is
-    /// itself, as in `C:\x\y.bmp`.
+    /// A token, or a text in quotes. In one, a backslash stands before a quote or another
+    /// backslash; before anything else it is itself, as in `C:\x\y.bmp`.
     fn value(&mut self) -> Vec<u8> {
         self.0 = self.0.trim_ascii_start();
         if !self.skip(b'"') {
@@ -143,7 +144,8 @@ fn spoken(value: &[u8]) -> String {
     {
         return decoded;
     }
-    // The three that a browser cannot send in quotes (HTML, "multipart form data"), and nothing else in percents.
+    // The three that a browser cannot send in quotes (HTML, "multipart form data"), and nothing
+    // else in percents.
     text.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n")
 }
 
@@ -187,7 +189,8 @@ fn unpercent(text: &[u8]) -> Vec<u8> {
     unescaped(text, b'%')
 }
 
-/// A text with encoded words (RFC 2047). Space between two of them is none, and a letter may begin in one and end in the next.
+/// A text with encoded words (RFC 2047). Space between two of them is none, and a letter may begin
+/// in one and end in the next.
 fn words(text: &str) -> Option<String> {
     let mut all = String::new();
     let mut open: Option<(&'static Encoding, Vec<u8>)> = None;

@@ -1,5 +1,6 @@
-//! The parts of a form as they arrive. Files that stand together in a `multipart/mixed` of their own, as curl sends them for
-//! `-F 'myfile=@a.jpg,b.jpg'` (RFC 2388, 4.2), are parts of the same field.
+//! The parts of a form as they arrive. Files that stand together in a `multipart/mixed` of their
+//! own, as curl sends them for `-F 'myfile=@a.jpg,b.jpg'` (RFC 2388, 4.2), are parts of the same
+//! field.
 
 use std::{io, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! What an uploaded image may be called. What it is, its first bytes tell: `eirs_platform::formats`.
+//! What an uploaded image may be called. What it is, its first bytes tell:
+//! `eirs_platform::formats`.
 
 use eirs_platform::formats::Format;
 

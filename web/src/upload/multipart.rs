@@ -1,5 +1,6 @@
-//! A multipart body (RFC 2046, 7578), read from chunks as they come: a machine that is fed and asked, and waits for nothing. What
-//! it keeps is bounded: the header of one part, or the beginning of what may be a boundary.
+//! A multipart body (RFC 2046, 7578), read from chunks as they come: a machine that is fed and
+//! asked, and waits for nothing. What it keeps is bounded: the header of one part, or the beginning
+//! of what may be a boundary.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::{self, Finder};
@@ -115,7 +116,8 @@ impl Parser {
                     }
                 },
                 State::Header => {
-                    // It begins with the line end of the boundary, so that it ends like this also where it is empty.
+                    // It begins with the line end of the boundary, so that it ends like this also
+                    // where it is empty.
                     let Some(end) = memmem::find(&self.pending, b"\r\n\r\n").filter(|end| *end <= HEADER)
                     else {
                         return if self.pending.len() > HEADER { Err(LONG_HEADER) } else { Ok(None) };
@@ -172,7 +174,8 @@ impl Parser {
                     return Found::At { place, bytes: delimiter.len() + padding, is_last: false };
                 }
                 After::More => return Found::NotBefore(place),
-                // A longer word that begins like the boundary, as that of a multipart body in this one may be.
+                // A longer word that begins like the boundary, as that of a multipart body in this
+                // one may be.
                 After::Other => from = place + 2,
             }
         }
@@ -239,7 +242,8 @@ mod tests {
 
     use super::*;
 
-    /// The contents of all parts with the names of their fields, from a body that comes in these chunks.
+    /// The contents of all parts with the names of their fields, from a body that comes in these
+    /// chunks.
     fn parts<'a>(
         boundary: &str,
         chunks: impl IntoIterator<Item = &'a [u8]>,

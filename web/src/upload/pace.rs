@@ -1,9 +1,10 @@
-//! The patience for a client that sends slowly. What counts is the time in which we wait for it and nothing comes: neither a slow
-//! disk here nor others who upload are held against it.
+//! The patience for a client that sends slowly. What counts is the time in which we wait for it and
+//! nothing comes: neither a slow disk here nor others who upload are held against it.
 //!
-//! It may pause for a while, but what it sends must make up for its pauses: each second of waiting costs a second of credit, each
-//! byte that comes earns some, and the credit never grows beyond what it was. Without that, somebody who sends a byte every ten
-//! seconds would keep a place here for days.
+//! It may pause for a while, but what it sends must make up for its pauses: each second of waiting
+//! costs a second of credit, each byte that comes earns some, and the credit never grows beyond
+//! what it was. Without that, somebody who sends a byte every ten seconds would keep a place here
+//! for days.
 
 use std::{
     io,
@@ -17,7 +18,8 @@ use eirs_platform::settings::Web;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// The credit at the beginning, and the most that there is: so long may the rate be below the least one.
+/// The credit at the beginning, and the most that there is: so long may the rate be below the least
+/// one.
 const CREDIT: Duration = Duration::from_secs(30);
 
 /// A body that ends with [`io::ErrorKind::TimedOut`] where it comes too slowly.

@@ -1,8 +1,9 @@
-//! The trace of an upload: continued where the client sends `traceparent`, begun here where it does not. Its id is in the
-//! answer, so that a user can quote it.
+//! The trace of an upload: continued where the client sends `traceparent`, begun here where it does
+//! not. Its id is in the answer, so that a user can quote it.
 //!
-//! A client that asks for its trace to be collected gets that, as tracing means it; but not all clients together without end, or
-//! any of them could flood the collector. Beyond a rate its trace goes on and is not collected.
+//! A client that asks for its trace to be collected gets that, as tracing means it; but not all
+//! clients together without end, or any of them could flood the collector. Beyond a rate its trace
+//! goes on and is not collected.
 
 use std::{num::NonZeroU32, sync::LazyLock};
 
@@ -21,7 +22,8 @@ const WISHES: (NonZeroU32, NonZeroU32) =
 static COLLECTED: LazyLock<DefaultDirectRateLimiter> =
     LazyLock::new(|| RateLimiter::direct(Quota::per_second(WISHES.0).allow_burst(WISHES.1)));
 
-/// A `traceparent` whose wish to be collected is heard only while `may_wish`; others are as they came.
+/// A `traceparent` whose wish to be collected is heard only while `may_wish`; others are as they
+/// came.
 fn heard(parent: &str, may_wish: impl FnOnce() -> bool) -> String {
     let parent = parent.trim();
     match parent.get(..53).zip(parent.get(53..55)) {

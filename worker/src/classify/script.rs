@@ -1,25 +1,29 @@
 //! The operator's own command as the classifier. Two protocols:
 //!
-//! - `once`: the command is run for each image, with the path of the image as its last argument. It prints
-//!   `name,label` and exits with 0. `name` is the file name that was given, or its path, or its stem; the label is all after
-//!   the comma, and may hold commas. Whatever it prints on other lines is passed over. A command that prints one line only
-//!   may leave the name out. Of several lines without the name nobody can tell which is the label: that is a failure, and
-//!   the lines are quoted.
-//! - `stream`: the command is kept running. For each path, one a line on its standard input, it prints one line of
-//!   JSON, and flushes it: `{"label": "cat", "confidence": 0.9}`, or `{"top": [{"label": ..., "confidence": ...}, ...]}`,
-//!   or `{"error": "why this image can never work"}`, or `{"retry": "why it may work later"}`. With a member `path` it says
-//!   which image it means, and is held to it: a late answer to another image is passed over. So are lines that are no
-//!   answer (banners, progress bars, logs); they are quoted where no answer comes. An answer that nobody asked for ends
-//!   the process.
+//! - `once`: the command is run for each image, with the path of the image as its last argument. It
+//!   prints `name,label` and exits with 0. `name` is the file name that was given, or its path, or
+//!   its stem; the label is all after the comma, and may hold commas. Whatever it prints on other
+//!   lines is passed over. A command that prints one line only may leave the name out. Of several
+//!   lines without the name nobody can tell which is the label: that is a failure, and the lines
+//!   are quoted.
+//! - `stream`: the command is kept running. For each path, one a line on its standard input, it
+//!   prints one line of JSON, and flushes it: `{"label": "cat", "confidence": 0.9}`, or
+//!   `{"top": [{"label": ..., "confidence": ...}, ...]}`, or
+//!   `{"error": "why this image can never work"}`, or `{"retry": "why it may work later"}`. With a
+//!   member `path` it says which image it means, and is held to it: a late answer to another image
+//!   is passed over. So are lines that are no answer (banners, progress bars, logs); they are
+//!   quoted where no answer comes. An answer that nobody asked for ends the process.
 //!
-//! Exit code 75 (`EX_TEMPFAIL`) says of either that this may work later; any other but 0 is a failure. Both are tried again,
-//! for as long as `queue.retry_for` says. A confidence that is a hair beyond 0 or 1 is that bound.
+//! Exit code 75 (`EX_TEMPFAIL`) says of either that this may work later; any other but 0 is a
+//! failure. Both are tried again, for as long as `queue.retry_for` says. A confidence that is a
+//! hair beyond 0 or 1 is that bound.
 //!
-//! The image is a file of its own in a private folder, named after the upload as far as that is safe, and deleted after
-//! the answer. The command runs in the worker's working directory, with what it needs of the worker's environment (`environment.rs`),
-//! in a process group of its own that is killed as a whole after an answer, a time-out, or more output than makes sense.
-//! Nothing that it starts outlives the worker (`guardian.rs`). `examples/script/` has one
-//! script for each protocol.
+//! The image is a file of its own in a private folder, named after the upload as far as that is
+//! safe, and deleted after the answer. The command runs in the worker's working directory, with
+//! what it needs of the worker's environment (`environment.rs`), in a process group of its own that
+//! is killed as a whole after an answer, a time-out, or more output than makes sense. Nothing that
+//! it starts outlives the worker (`guardian.rs`). `examples/script/` has one script for each
+//! protocol.
 
 mod answer;
 mod child;

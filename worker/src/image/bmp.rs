@@ -1,5 +1,5 @@
-//! Bitmaps of Windows and OS/2, of every header since 1988: the decoder of the `image` crate (0.25.10) refuses those of
-//! OS/2 2.x, and takes twice the memory.
+//! Bitmaps of Windows and OS/2, of every header since 1988: the decoder of the `image` crate
+//! (0.25.10) refuses those of OS/2 2.x, and takes twice the memory.
 
 use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size, cut_short};
 
@@ -177,7 +177,8 @@ impl Header {
         let length = number(FILE_HEADER, 4)? as usize;
         let at = |place: usize| FILE_HEADER + place;
         let (width, height, bits);
-        // In the shortest header the size is given in half as many bytes. Those of OS/2 2.x may end anywhere after that.
+        // In the shortest header the size is given in half as many bytes. Those of OS/2 2.x may end
+        // anywhere after that.
         let (mut compression, mut colours) = (0, 0);
         if length == 12 {
             (width, height, bits) = (number(at(4), 2)? as i32, number(at(6), 2)? as i32, number(at(10), 2)?);

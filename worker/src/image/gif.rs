@@ -1,6 +1,6 @@
-//! The first frame of a GIF, on its canvas. The decoder of the `image` crate leaves the canvas around a smaller frame, and
-//! transparent pixels, black; Pillow gives both the colour that the palette has for the transparent index, or else for
-//! the first one.
+//! The first frame of a GIF, on its canvas. The decoder of the `image` crate leaves the canvas
+//! around a smaller frame, and transparent pixels, black; Pillow gives both the colour that the
+//! palette has for the transparent index, or else for the first one.
 
 use eirs_platform::settings::Alpha;
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};

@@ -1,5 +1,5 @@
-//! The memory that all threads of a worker decode in. An image waits until there is room for what its decoding really
-//! takes; one that takes more than there is goes alone.
+//! The memory that all threads of a worker decode in. An image waits until there is room for what
+//! its decoding really takes; one that takes more than there is goes alone.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -21,8 +21,8 @@ struct Room {
 struct State {
     limit: u64,
     taken: u64,
-    /// How many have asked for room, and how many of them have got it: they do in the order in which they came, so that
-    /// small images do not keep a large one waiting.
+    /// How many have asked for room, and how many of them have got it: they do in the order in
+    /// which they came, so that small images do not keep a large one waiting.
     came: u64,
     went_on: u64,
 }

@@ -1,5 +1,5 @@
-//! What a PNG file says of its orientation, anywhere: the decoder of the `image` crate (0.25.10) sees only the chunks in
-//! front of the pixels, and ImageMagick writes EXIF after them.
+//! What a PNG file says of its orientation, anywhere: the decoder of the `image` crate (0.25.10)
+//! sees only the chunks in front of the pixels, and ImageMagick writes EXIF after them.
 
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 
@@ -8,7 +8,8 @@ use super::{Orientation, turned};
 /// A text is read up to this size. EXIF with a preview image has some ten thousand bytes.
 const TEXT_MAX_BYTES: usize = 1 << 20;
 
-/// The name of the text that EXIF was kept in before it had a chunk of its own, in hexadecimal digits.
+/// The name of the text that EXIF was kept in before it had a chunk of its own, in hexadecimal
+/// digits.
 const RAW_PROFILE: &[u8] = b"Raw profile type exif";
 
 pub(super) fn orientation(file: &[u8]) -> Orientation {

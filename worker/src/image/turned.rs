@@ -1,5 +1,5 @@
-//! How a picture must be turned to be seen upright. EXIF says it, else XMP, as for Pillow's `exif_transpose`; what
-//! neither can be read for stays as it is stored.
+//! How a picture must be turned to be seen upright. EXIF says it, else XMP, as for Pillow's
+//! `exif_transpose`; what neither can be read for stays as it is stored.
 
 use super::Orientation;
 
@@ -13,7 +13,8 @@ pub(super) fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientatio
         .unwrap_or(Orientation::NoTransforms)
 }
 
-/// The value in the first directory of EXIF, which is a TIFF file. Some writers put its name before it twice.
+/// The value in the first directory of EXIF, which is a TIFF file. Some writers put its name before
+/// it twice.
 fn of_exif(mut exif: &[u8]) -> Option<u32> {
     while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
         exif = rest;
@@ -45,8 +46,9 @@ fn of_exif(mut exif: &[u8]) -> Option<u32> {
     })
 }
 
-/// The value in XMP, an attribute (`tiff:Orientation="6"`) or an element (`<tiff:Orientation>6</tiff:Orientation>`). It is
-/// text in one of the encodings of Unicode, all of which are the same for these letters but for zero bytes.
+/// The value in XMP, an attribute (`tiff:Orientation="6"`) or an element
+/// (`<tiff:Orientation>6</tiff:Orientation>`). It is text in one of the encodings of Unicode, all
+/// of which are the same for these letters but for zero bytes.
 fn of_xmp(xmp: &[u8]) -> Option<u32> {
     const NAME: &[u8] = b"tiff:Orientation";
     let text: Vec<u8> = xmp.iter().copied().filter(|byte| *byte != 0).collect();

@@ -1,5 +1,6 @@
-//! What must be known of a WebP file before it is decoded. The decoder checks the frame against the canvas only after
-//! it has decoded the frame, and believes the length that a metadata chunk claims; this reads neither.
+//! What must be known of a WebP file before it is decoded. The decoder checks the frame against the
+//! canvas only after it has decoded the frame, and believes the length that a metadata chunk
+//! claims; this reads neither.
 
 use super::{Orientation, turned};
 
@@ -30,7 +31,8 @@ pub(super) fn survey(file: &[u8]) -> Survey {
     Survey { width, height, orientation: turned::orientation(exif, xmp) }
 }
 
-/// A frame of an animation holds chunks, but never another frame: a file cannot choose how deep this goes.
+/// A frame of an animation holds chunks, but never another frame: a file cannot choose how deep
+/// this goes.
 fn walk<'a>(mut rest: &'a [u8], in_frame: bool, found: &mut Found<'a>) {
     while let Some((header, body)) = rest.split_at_checked(8) {
         let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;

@@ -1,4 +1,5 @@
-//! The queues of the installation, with their depths; a response queue tells by its tags whether its host is alive.
+//! The queues of the installation, with their depths; a response queue tells by its tags whether
+//! its host is alive.
 
 use chrono::{DateTime, Utc};
 use eirs_platform::{

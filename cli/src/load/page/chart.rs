@@ -1,5 +1,5 @@
-//! One picture of a page: axes, lines, areas and bars. Colours are names of classes, so that the page decides what they look like on white,
-//! on black and on paper.
+//! One picture of a page: axes, lines, areas and bars. Colours are names of classes, so that the
+//! page decides what they look like on white, on black and on paper.
 
 use std::fmt::Write as _;
 
@@ -166,7 +166,8 @@ impl Chart {
         ));
     }
 
-    /// Places on the axis from left to right, in order; those that are close share their name's place.
+    /// Places on the axis from left to right, in order; those that are close share their name's
+    /// place.
     pub(super) fn marks(&mut self, marks: &[(f64, &str)]) {
         let bottom = HEIGHT - BOTTOM;
         let mut names: Vec<(f64, String)> = Vec::new();
@@ -207,7 +208,8 @@ fn inside(x: f64) -> (f64, &'static str) {
     if x > WIDTH - CLOSE { (WIDTH - 1.0, "right") } else { (x, "middle") }
 }
 
-/// Sums from the first row of values on: what is drawn one upon the other. What is unknown adds nothing.
+/// Sums from the first row of values on: what is drawn one upon the other. What is unknown adds
+/// nothing.
 pub(super) fn stacked(rows: &[Vec<(f64, Option<f64>)>]) -> Vec<Vec<(f64, Option<f64>)>> {
     let mut sums: Vec<Vec<(f64, Option<f64>)>> = Vec::new();
     for row in rows {

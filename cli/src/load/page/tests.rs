@@ -13,7 +13,8 @@ use super::{
 };
 use crate::http::Connection;
 
-/// A run of half a minute with something of everything in it, and a stranger who would like to be a script.
+/// A run of half a minute with something of everything in it, and a stranger who would like to be a
+/// script.
 async fn report() -> Report {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url: crate::http::Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();

@@ -164,8 +164,8 @@ impl Report {
     }
 }
 
-/// A histogram in a few lines: bars with round edges, each up to twice or two and a half times the one before. The fine bars meet them within a
-/// hundredth.
+/// A histogram in a few lines: bars with round edges, each up to twice or two and a half times the
+/// one before. The fine bars meet them within a hundredth.
 fn rough(bars: &[Bar]) -> Vec<Bar> {
     let mut rough: Vec<Bar> = Vec::new();
     for bar in bars {

@@ -91,7 +91,8 @@ async fn stalling(from: Duration, length: Duration) -> SocketAddr {
     address
 }
 
-/// The latencies of a run beside a server that stalls for a second: of 200 uploads in two seconds, a hundred are due within it.
+/// The latencies of a run beside a server that stalls for a second: of 200 uploads in two seconds,
+/// a hundred are due within it.
 async fn latencies_beside_a_stall(max_in_flight: usize) -> (Vec<f64>, Report) {
     #[derive(Default)]
     struct Seen(Mutex<Vec<f64>>);
@@ -115,8 +116,9 @@ async fn a_stall_makes_every_upload_slow_that_was_due_in_it_however_few_may_be_i
     for (max_in_flight, is_capped) in [(1000, false), (3, true)] {
         let (latencies, report) = latencies_beside_a_stall(max_in_flight).await;
         assert_eq!(latencies.len(), 200, "{report}");
-        // Those that were due in the stall waited from 0 to 1 s, evenly: half of these longer than half a second. The bounds leave room
-        // for a machine that is busy, which can only make them slower.
+        // Those that were due in the stall waited from 0 to 1 s, evenly: half of these longer than
+        // half a second. The bounds leave room for a machine that is busy, which can only make them
+        // slower.
         let longer = |seconds: f64| latencies.iter().filter(|took| **took > seconds).count();
         assert!(longer(0.01) >= 95, "{} were slow: {report}", longer(0.01));
         assert!(longer(0.5) >= 45, "{} were very slow: {report}", longer(0.5));
@@ -135,7 +137,8 @@ async fn a_stall_makes_every_upload_slow_that_was_due_in_it_however_few_may_be_i
 
 #[tokio::test]
 async fn what_could_not_be_sent_within_the_timeout_has_failed() {
-    // Never answers; all are due at one moment, and the second one's turn comes when the first has timed out.
+    // Never answers; all are due at one moment, and the second one's turn comes when the first has
+    // timed out.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let report = load(listener.local_addr().unwrap(), &["1.jpg"], |options| {
         (options.open, options.requests, options.concurrency) = (open("burst:5@50ms"), None, 1);
@@ -190,7 +193,8 @@ async fn a_trace_is_replayed_at_its_own_moments() {
     assert_eq!(report.results, 4, "{report}");
     let arrived = arrived.lock().unwrap().clone();
     let since = |number: usize| (arrived[number] - arrived[0]).as_secs_f64();
-    // What comes first may be late, and what comes later may be later: only what is too early is wrong on every machine.
+    // What comes first may be late, and what comes later may be later: only what is too early is
+    // wrong on every machine.
     assert!(since(1) > 0.2 && since(3) < 20.0, "{} {}", since(1), since(3));
 }
 

@@ -38,8 +38,9 @@ impl Date {
         Some(Self { day: three(day, '-')?, time: three(whole_seconds, ':')? })
     }
 
-    /// Whether somebody who typed this name got this date: it consists of the numbers of the date and nothing else, in an order
-    /// in which dates are written, with or without the year or the day.
+    /// Whether somebody who typed this name got this date: it consists of the numbers of the date
+    /// and nothing else, in an order in which dates are written, with or without the year or the
+    /// day.
     pub(super) fn may_be(&self, name: &str) -> bool {
         let Some(numbers) = numbers(name) else { return false };
         let [year, month, day] = self.day;
@@ -75,8 +76,8 @@ impl fmt::Display for Date {
     }
 }
 
-/// The numbers of a name that is made of numbers, names of months and what stands between them; eight digits are a date, and six
-/// behind them a time.
+/// The numbers of a name that is made of numbers, names of months and what stands between them;
+/// eight digits are a date, and six behind them a time.
 fn numbers(name: &str) -> Option<Vec<u32>> {
     let name = name.to_lowercase();
     let mut numbers = Vec::new();

@@ -1,5 +1,5 @@
-//! Which images a row of a sheet names. Names are compared in one Unicode form (NFC): Macs write `ü` as two characters into the
-//! names of files, and spreadsheets write it as one.
+//! Which images a row of a sheet names. Names are compared in one Unicode form (NFC): Macs write
+//! `ü` as two characters into the names of files, and spreadsheets write it as one.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -131,8 +131,8 @@ impl Index {
         index
     }
 
-    /// The images that a name may mean, by one way of reading it after the other: the whole name before one without an ending, and
-    /// the whole path before a part of it.
+    /// The images that a name may mean, by one way of reading it after the other: the whole name
+    /// before one without an ending, and the whole path before a part of it.
     fn ways<'a>(&'a self, name: &str, folder: &str) -> impl Iterator<Item = Vec<usize>> + use<'a> {
         let name = (self.fold)(name);
         let folder = (self.fold)(folder);

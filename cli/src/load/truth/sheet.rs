@@ -1,4 +1,5 @@
-//! The rows of a sheet of labels, whatever program wrote the file: a workbook, or text of any common encoding and separator.
+//! The rows of a sheet of labels, whatever program wrote the file: a workbook, or text of any
+//! common encoding and separator.
 
 use std::io::Cursor;
 
@@ -20,7 +21,8 @@ pub(super) enum Cell {
     Nothing,
     /// What was typed.
     Text(String),
-    /// A number of a workbook. How it was typed is lost: 1.1 may have been 1.10, and 7 may have been 007.
+    /// A number of a workbook. How it was typed is lost: 1.1 may have been 1.10, and 7 may have
+    /// been 007.
     Number(f64),
     /// What a spreadsheet made of something that resembles a date.
     Date(Date),
@@ -84,8 +86,8 @@ impl Cell {
     }
 }
 
-/// Whether a spreadsheet wrote this for a formula that failed: `#N/A`, `#REF!`, `#NAME?`, in German `#NV` and `#BEZUG!`, and in
-/// LibreOffice `Err:502`.
+/// Whether a spreadsheet wrote this for a formula that failed: `#N/A`, `#REF!`, `#NAME?`, in German
+/// `#NV` and `#BEZUG!`, and in LibreOffice `Err:502`.
 fn is_error(text: &str) -> bool {
     const WITHOUT_MARK: [&str; 5] = ["#N/A", "#NA", "#NV", "#N/D", "#GETTING_DATA"];
     let is_code = |code: &str| !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_digit());
@@ -133,7 +135,8 @@ fn separator_line(line: &str) -> Option<u8> {
     }
 }
 
-/// Text as it was meant: with a byte order mark, as UTF-8 without one, or as spreadsheets write it for Windows.
+/// Text as it was meant: with a byte order mark, as UTF-8 without one, or as spreadsheets write it
+/// for Windows.
 fn decode(bytes: &[u8]) -> anyhow::Result<String> {
     let marked = Encoding::for_bom(bytes).map(|(encoding, _)| encoding);
     // Every second byte of UTF-16 is zero in Latin text.
@@ -164,7 +167,8 @@ fn rows_of_text(text: &str, separator: u8) -> anyhow::Result<Vec<Row>> {
     let (mut rows, mut counted, mut line) = (Vec::new(), 0, 1);
     for record in reader.records() {
         let record = record?;
-        // A record begins where the one before ends (csv 1.4): empty lines in between are part of it.
+        // A record begins where the one before ends (csv 1.4): empty lines in between are part of
+        // it.
         let begin = record.position().map_or(0, |position| position.byte() as usize);
         let rest = text.get(begin..).unwrap_or_default();
         let begin = begin + rest.len() - rest.trim_start_matches('\n').len();

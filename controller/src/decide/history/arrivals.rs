@@ -28,15 +28,17 @@ const DROP: f64 = 0.25;
 /// ... if at least this many jobs were expected.
 const EXPECTED: f64 = 20.0;
 
-/// The arrivals of one pool in the last minutes, by the intervals in which the web hosts counted them. Reports that come late,
-/// or all at once after a pause of the controller, add to the seconds that they speak of and not to the present.
+/// The arrivals of one pool in the last minutes, by the intervals in which the web hosts counted
+/// them. Reports that come late, or all at once after a pause of the controller, add to the seconds
+/// that they speak of and not to the present.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Arrivals {
     /// The second of the first count, since 1970.
     first: i64,
     /// Jobs in each second. A count is spread evenly over its interval.
     seconds: VecDeque<f64>,
-    /// The time that is known: from the first interval on, or from when the controller began to listen, ...
+    /// The time that is known: from the first interval on, or from when the controller began to
+    /// listen, ...
     from: Option<DateTime<Utc>>,
     /// ... to the end of the last one, ...
     to: Option<DateTime<Utc>>,
@@ -49,8 +51,8 @@ pub(super) struct Arrivals {
 }
 
 impl Arrivals {
-    /// Takes note of what has been reported since the last look. `hears` says whether reports are received at all: if not,
-    /// silence is not nothing.
+    /// Takes note of what has been reported since the last look. `hears` says whether reports are
+    /// received at all: if not, silence is not nothing.
     pub(super) fn observe(&mut self, now: DateTime<Utc>, counts: &[Count], hears: bool) {
         if self.from.is_some_and(|from| from > now) {
             // The clock was set back.
@@ -106,18 +108,20 @@ impl Arrivals {
         &mut self.seconds[index]
     }
 
-    /// Jobs that arrive each second: the mean of the last minute, unless the last twenty seconds are certainly above or
-    /// below it. So a steady load is known well, and a change at once.
+    /// Jobs that arrive each second: the mean of the last minute, unless the last twenty seconds
+    /// are certainly above or below it. So a steady load is known well, and a change at once.
     pub(super) fn per_second(&self) -> f64 {
         let (Some(from), Some(end)) = (self.from, self.end()) else { return 0.0 };
-        // A first report says little about a rate: no shorter time is measured than one between two reports.
+        // A first report says little about a rate: no shorter time is measured than one between two
+        // reports.
         let span = |window: Duration| age(from, end).clamp(REPORT_EVERY, window);
         let [(long, long_s), (short, short_s)] =
             [LONG, SHORT].map(|window| (self.between(end - span(window), end), span(window).as_secs_f64()));
         (long / long_s).clamp(lower(short) / short_s, upper(short) / short_s)
     }
 
-    /// How irregular arrivals are: the variance of their counts by the mean. One is chance without memory, zero a clock.
+    /// How irregular arrivals are: the variance of their counts by the mean. One is chance without
+    /// memory, zero a clock.
     pub(super) fn dispersion(&self) -> f64 {
         self.dispersion.unwrap_or(1.0)
     }
@@ -135,7 +139,8 @@ impl Arrivals {
         }
     }
 
-    /// Whether far less arrives than did for all of the minute before. What came all at once is expected to end.
+    /// Whether far less arrives than did for all of the minute before. What came all at once is
+    /// expected to end.
     fn drops(&self) -> bool {
         let counts = [LONG + SHORT, LONG / 2 + SHORT, SHORT].map(|window| self.count(window));
         let [Some(all), Some(half), Some(late)] = counts else { return false };
@@ -144,12 +149,14 @@ impl Arrivals {
         expected >= EXPECTED && upper(late) < DROP * expected
     }
 
-    /// When so much less arrived than before that it may be an outage, which a storm of retries follows.
+    /// When so much less arrived than before that it may be an outage, which a storm of retries
+    /// follows.
     pub(super) fn last_drop(&self) -> Option<DateTime<Utc>> {
         self.last_drop
     }
 
-    /// Up to when everything is known: the last report, or the last look where the next one is overdue.
+    /// Up to when everything is known: the last report, or the last look where the next one is
+    /// overdue.
     fn end(&self) -> Option<DateTime<Utc>> {
         match (self.to, self.heard_until) {
             (Some(to), Some(heard)) if age(to, heard) <= REPORT_EVERY + LATE => Some(to),
@@ -177,7 +184,8 @@ fn seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_micros() as f64 / 1e6
 }
 
-/// The mean of which a count this small is hardly a chance: that of a Poisson distribution, roughly.
+/// The mean of which a count this small is hardly a chance: that of a Poisson distribution,
+/// roughly.
 pub(super) fn upper(count: f64) -> f64 {
     count + SURE * (count + 1.0).sqrt() + 1.0
 }

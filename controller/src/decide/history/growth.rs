@@ -1,5 +1,5 @@
-//! How fast a backlog grows: what arrives at the least, and while nobody works, exactly that. It is known at each look, and what
-//! the web hosts counted only every ten seconds.
+//! How fast a backlog grows: what arrives at the least, and while nobody works, exactly that. It is
+//! known at each look, and what the web hosts counted only every ten seconds.
 
 use std::{collections::VecDeque, time::Duration};
 

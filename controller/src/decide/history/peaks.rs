@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{observe::age, policy::load::LONGEST_WINDOW};
 
-/// The end of each stretch of time and the highest value in it, where no later one is as high: the highest since any
-/// moment is that of the first stretch that ends after it.
+/// The end of each stretch of time and the highest value in it, where no later one is as high: the
+/// highest since any moment is that of the first stretch that ends after it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Peaks {
     last: Option<u64>,
@@ -29,7 +29,8 @@ impl Peaks {
         }
     }
 
-    /// The highest value for all of this time; what is there now where the window holds nothing else.
+    /// The highest value for all of this time; what is there now where the window holds nothing
+    /// else.
     pub(super) fn over(&self, window: Duration, now: DateTime<Utc>) -> u64 {
         let within = self.peaks.iter().find(|(end, _)| age(*end, now) < window);
         within.map_or(self.last.unwrap_or(0), |(_, peak)| *peak)

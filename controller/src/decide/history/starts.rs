@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-/// Starts that are remembered. An old one is pushed out by a new one, so that a slow day does not count for months. With 20,
-/// the 90th percentile is the third largest: between the 75th and the 98th of all starts in 95 of 100 cases (the order
-/// statistics of a binomial distribution).
+/// Starts that are remembered. An old one is pushed out by a new one, so that a slow day does not
+/// count for months. With 20, the 90th percentile is the third largest: between the 75th and the
+/// 98th of all starts in 95 of 100 cases (the order statistics of a binomial distribution).
 const KEPT: usize = 20;
 /// From this many on, the slowest alone does not decide.
 const FEW: usize = 3;

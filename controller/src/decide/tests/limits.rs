@@ -1,4 +1,5 @@
-//! What limits a decision beside the demand: money, the rate of starts, and how far instances and numbers are to be trusted.
+//! What limits a decision beside the demand: money, the rate of starts, and how far instances and
+//! numbers are to be trusted.
 
 use super::*;
 use crate::observe::Count;

@@ -40,7 +40,8 @@ pub(super) async fn all(client: &Client, prefix: &str) -> Result<Vec<Machine>> {
     Ok(machines)
 }
 
-/// These machines. A call fails for all that it names because of one that does not exist: it is left out then.
+/// These machines. A call fails for all that it names because of one that does not exist: it is
+/// left out then.
 pub(super) async fn some(client: &Client, ids: Vec<String>) -> Result<Described> {
     let mut described = Described::default();
     for chunk in ids.chunks(IDS) {

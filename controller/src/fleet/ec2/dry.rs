@@ -1,5 +1,5 @@
-//! Where there was no capacity: EC2 runs dry by instance type and zone, for minutes, and a start that names one machine of
-//! such a place fails for all that it names.
+//! Where there was no capacity: EC2 runs dry by instance type and zone, for minutes, and a start
+//! that names one machine of such a place fails for all that it names.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -87,7 +87,8 @@ impl StartOrder {
                 dry.refused(&only.place, now);
                 self.refuse(others, error);
             }
-            // One of them may be what is wrong; more than that cannot be learnt from a call that nobody answered.
+            // One of them may be what is wrong; more than that cannot be learnt from a call that
+            // nobody answered.
             [_, _, ..] if is_capacity || concerns_some(error) => self.part(others),
             _ => self.refuse(others, error),
         }
@@ -142,7 +143,8 @@ fn names(text: &str, id: &str) -> bool {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).any(|word| word == id)
 }
 
-/// Whether the error may be that of one machine among many: an answer, and not one about the caller or the whole service.
+/// Whether the error may be that of one machine among many: an answer, and not one about the caller
+/// or the whole service.
 fn concerns_some(error: &Error) -> bool {
     let text = error.to_string();
     let of_some = ["IncorrectInstanceState", "InvalidInstanceID", "IncorrectState", "UnsupportedOperation"];
@@ -162,7 +164,8 @@ mod tests {
         Candidate { place: Place::of(&machine), id: machine.id }
     }
 
-    /// Carries an order out against an EC2 that refuses a call as soon as it holds a culprit; counts the calls.
+    /// Carries an order out against an EC2 that refuses a call as soon as it holds a culprit;
+    /// counts the calls.
     fn carry_out(
         candidates: &[Candidate],
         ec2: impl Fn(&[Candidate]) -> Result<(), Error>,

@@ -1,4 +1,5 @@
-//! The fleet against the emulator: the contract, and what EC2 and SSM do to a fleet that a contract knows nothing of.
+//! The fleet against the emulator: the contract, and what EC2 and SSM do to a fleet that a contract
+//! knows nothing of.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -25,7 +26,8 @@ const QUICK: [&str; 8] =
 
 static ACCOUNTS: AtomicU32 = AtomicU32::new(1);
 
-/// An account with parked machines, and a document that does nothing: the rig plays the machine's part.
+/// An account with parked machines, and a document that does nothing: the rig plays the machine's
+/// part.
 struct Rig<'a> {
     emulator: &'a Emulator,
     config: SdkConfig,

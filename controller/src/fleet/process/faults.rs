@@ -1,4 +1,5 @@
-//! Trouble on purpose, as [`Simulate`] has it: late starts, starts that come to nothing, starts that are refused.
+//! Trouble on purpose, as [`Simulate`] has it: late starts, starts that come to nothing, starts
+//! that are refused.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -6,7 +6,8 @@ use crate::fleet::{SharedFleet, contract};
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A fleet of [the fake worker](../../../tests/fixtures/worker.sh) in a folder of its own; what is left of it is killed at the end.
+/// A fleet of [the fake worker](../../../tests/fixtures/worker.sh) in a folder of its own; what is
+/// left of it is killed at the end.
 struct Rig {
     folder: tempfile::TempDir,
     fleet: ProcessFleet,

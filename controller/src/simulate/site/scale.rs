@@ -57,7 +57,8 @@ impl Site<'_> {
             }
         };
         ranked.sort_by_key(rank);
-        // Kubernetes gives pods thirty seconds, and lifecycle hooks longer; no job here takes that long, as a rule.
+        // Kubernetes gives pods thirty seconds, and lifecycle hooks longer; no job here takes that
+        // long, as a rule.
         let deadline = self.setup.worker_drain_deadline;
         for place in 0..count.min(ranked.len()) {
             if victims == Victims::Killed {

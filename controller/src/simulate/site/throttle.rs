@@ -2,7 +2,8 @@
 
 use crate::simulate::setup::Micros;
 
-/// StartInstances as EC2 throttles it: five calls at once and two each second, a thousand instances at once and two each second.
+/// StartInstances as EC2 throttles it: five calls at once and two each second, a thousand instances
+/// at once and two each second.
 #[derive(Debug)]
 pub(super) struct Throttle {
     calls: f64,

@@ -30,7 +30,8 @@ struct Asked {
 ///
 /// - `constant:5/s@1h`: evenly spaced
 /// - `poisson:5/s@1h`: at random, without memory
-/// - `diurnal:0..5/s,period=24h@24h`: at random, with a rate that rises from the low to the high and back like a cosine
+/// - `diurnal:0..5/s,period=24h@24h`: at random, with a rate that rises from the low to the high
+///   and back like a cosine
 /// - `burst:300/10m@1h`: that many at once, in the middle of each period; `burst:300@10m` is one
 ///   burst
 /// - `onoff:4/s,on=5m,off=15m@2h`: at random while on, nothing while off
@@ -81,7 +82,8 @@ pub fn generate(text: &str, seed: u64) -> Option<Result<Trace, String>> {
     Some(Trace::new(text.to_owned(), arrivals, micros(asked.length), default_start()))
 }
 
-/// Arrivals without memory whose rate changes: those of the highest rate, thinned (Lewis and Shedler, 1979).
+/// Arrivals without memory whose rate changes: those of the highest rate, thinned (Lewis and
+/// Shedler, 1979).
 fn at_random(most: f64, length: f64, chance: &mut Chance, rate: impl Fn(f64) -> f64) -> Vec<f64> {
     let (mut times, mut now) = (Vec::new(), 0.0);
     loop {

@@ -1,5 +1,5 @@
-//! How much room is left where the state folder is. New images stop at a floor above an empty disk, so that the jobs that are
-//! queued can still be finished and their results be written.
+//! How much room is left where the state folder is. New images stop at a floor above an empty disk,
+//! so that the jobs that are queued can still be finished and their results be written.
 
 use std::{
     path::Path,
@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 
 /// On a small file system the floor is this part of it at most.
 const LARGEST_PART: u64 = 10;
-/// New images are taken again when there is so much more than the floor, as a part of it: not at every byte.
+/// New images are taken again when there is so much more than the floor, as a part of it: not at
+/// every byte.
 const ABOVE: u64 = 16;
 
 /// The room on the file system of a state folder. Clones share what they saw.

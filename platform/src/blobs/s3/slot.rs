@@ -1,4 +1,5 @@
-//! A blob that is only replaced by who knows what it says now: the claim of the controller is one (`backend/claim.rs`).
+//! A blob that is only replaced by who knows what it says now: the claim of the controller is one
+//! (`backend/claim.rs`).
 
 use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream;
@@ -41,8 +42,9 @@ impl Slot for S3Slot {
         }
     }
 
-    /// 412 says that it is of another version, or there; 404 that it is not there any more; 409 that another writer is under way
-    /// (user guide, "Conditional writes"): in each case somebody else was first.
+    /// 412 says that it is of another version, or there; 404 that it is not there any more; 409
+    /// that another writer is under way (user guide, "Conditional writes"): in each case somebody
+    /// else was first.
     async fn write(&self, body: Bytes, was: Option<&str>) -> Result<Option<String>> {
         let S3Blobs { client, bucket } = &self.blobs;
         let put = client.put_object().bucket(bucket).key(self.key).body(ByteStream::from(body));

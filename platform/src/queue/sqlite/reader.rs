@@ -1,4 +1,5 @@
-//! A connection for looking only: readers of a database in WAL mode wait for no writer, and no writer waits for them.
+//! A connection for looking only: readers of a database in WAL mode wait for no writer, and no
+//! writer waits for them.
 
 use std::{
     path::{Path, PathBuf},

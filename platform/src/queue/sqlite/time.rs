@@ -1,9 +1,11 @@
-//! The time that leases and ages are reckoned in: milliseconds that go forward with the machine's uptime, sleep included. The
-//! wall clock may leap by days (a machine that starts in the past, a battery that is empty, a hand): a lease would run out at
-//! once or last for days, and jobs would be dropped for an age that they do not have.
+//! The time that leases and ages are reckoned in: milliseconds that go forward with the machine's
+//! uptime, sleep included. The wall clock may leap by days (a machine that starts in the past, a
+//! battery that is empty, a hand): a lease would run out at once or last for days, and jobs would
+//! be dropped for an age that they do not have.
 //!
-//! All processes of a machine see one uptime. What is added to it stands in the file, and makes the time go on where it was after
-//! a restart of the machine. It begins as the wall clock's time, which is what older versions of EIRS wrote.
+//! All processes of a machine see one uptime. What is added to it stands in the file, and makes the
+//! time go on where it was after a restart of the machine. It begins as the wall clock's time,
+//! which is what older versions of EIRS wrote.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use rustix::time::{ClockId, clock_gettime};
@@ -29,7 +31,8 @@ struct Noted {
 }
 
 impl Boot {
-    /// The present one. Where a system does not name its starts, a lease of an earlier one lasts too long to be believed, and ends.
+    /// The present one. Where a system does not name its starts, a lease of an earlier one lasts
+    /// too long to be believed, and ends.
     pub(super) fn now() -> Self {
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self { id: id.trim().to_owned(), uptime: uptime() }
@@ -46,8 +49,9 @@ impl Time {
         self.base + uptime()
     }
 
-    /// The time of this file, which goes on if the machine was started again since. Leases of before belong to processes that are
-    /// no more: they are over. To be called while nobody else writes.
+    /// The time of this file, which goes on if the machine was started again since. Leases of
+    /// before belong to processes that are no more: they are over. To be called while nobody else
+    /// writes.
     pub(super) fn of(connection: &Connection, boot: &Boot, wall: i64) -> rusqlite::Result<Self> {
         let noted = connection
             .query_row("SELECT boot, base FROM time", [], |row| {
@@ -78,8 +82,8 @@ impl Time {
     }
 }
 
-/// What to add to the uptime after a start of the machine, so that the time is not before anything that was sent. What passed
-/// since that is not known, and counts for no job's age.
+/// What to add to the uptime after a start of the machine, so that the time is not before anything
+/// that was sent. What passed since that is not known, and counts for no job's age.
 fn continued(noted: Option<&Noted>, newest: Option<i64>, uptime: i64, wall: i64) -> i64 {
     match (noted, newest) {
         (Some(_), Some(newest)) if newest > 0 => newest - uptime,

@@ -1,6 +1,6 @@
-//! Whose turn it is to write: a file lock in front of SQLite's own. The kernel lets writers of all processes in one after the
-//! other and wakes the next one at once, where SQLite's lock would make them sleep and try again; and it lets go when its
-//! holder is killed.
+//! Whose turn it is to write: a file lock in front of SQLite's own. The kernel lets writers of all
+//! processes in one after the other and wakes the next one at once, where SQLite's lock would make
+//! them sleep and try again; and it lets go when its holder is killed.
 
 use std::{
     fs::File,
@@ -10,7 +10,8 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-/// One who may ask for the turn. The lock belongs to the opened file: two that ask against each other need two of these.
+/// One who may ask for the turn. The lock belongs to the opened file: two that ask against each
+/// other need two of these.
 #[derive(Debug)]
 pub(super) struct Turn {
     file: File,

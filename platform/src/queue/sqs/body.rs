@@ -1,5 +1,6 @@
-//! SQS carries text, and not every text: what XML 1.0 does not know is refused (API reference, SendMessage). Everything that
-//! EIRS sends is JSON and passes as it is; a body that would not is carried as base64 behind a mark.
+//! SQS carries text, and not every text: what XML 1.0 does not know is refused (API reference,
+//! SendMessage). Everything that EIRS sends is JSON and passes as it is; a body that would not is
+//! carried as base64 behind a mark.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -17,7 +18,8 @@ pub(super) fn to_text(body: &[u8]) -> String {
     }
 }
 
-/// The body that a text carries. What only looks marked was sent by somebody else, and is taken as it is.
+/// The body that a text carries. What only looks marked was sent by somebody else, and is taken as
+/// it is.
 pub(super) fn from_text(text: String) -> Bytes {
     match text.strip_prefix(MARK).map(|encoded| STANDARD.decode(encoded)) {
         Some(Ok(body)) => body.into(),

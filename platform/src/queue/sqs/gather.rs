@@ -1,9 +1,11 @@
-//! When a call starts, and with what. SQS bills and throttles calls, and takes ten entries in one; but somebody waits for most
-//! entries. So an entry that comes while no call is under way makes one at once, and what comes meanwhile goes with the next.
+//! When a call starts, and with what. SQS bills and throttles calls, and takes ten entries in one;
+//! but somebody waits for most entries. So an entry that comes while no call is under way makes one
+//! at once, and what comes meanwhile goes with the next.
 //!
-//! That next call starts when it is full, or else a moment after the last one began: a quarter of what a call usually takes.
-//! So no entry takes much more than a quarter longer than with a call of its own, and at most five calls that are not full are
-//! under way, whatever the load. A longer moment (`linger`) saves calls and costs time; docs/AWS.md has both beside each other.
+//! That next call starts when it is full, or else a moment after the last one began: a quarter of
+//! what a call usually takes. So no entry takes much more than a quarter longer than with a call of
+//! its own, and at most five calls that are not full are under way, whatever the load. A longer
+//! moment (`linger`) saves calls and costs time; docs/AWS.md has both beside each other.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -15,18 +17,19 @@ use tokio::{
 
 use super::BATCH;
 
-/// "The maximum total payload size (the sum of the individual lengths of all of the batched messages)" is 1 MiB (SQS API
-/// reference, SendMessageBatch, read on 2026-11-29).
+/// "The maximum total payload size (the sum of the individual lengths of all of the batched
+/// messages)" is 1 MiB (SQS API reference, SendMessageBatch, read on 2026-11-29).
 const CALL_BYTES: usize = 1024 * 1024;
-/// Calls at the same time, for each queue and verb: full ones carry 16,000 entries a second where each takes ten milliseconds.
+/// Calls at the same time, for each queue and verb: full ones carry 16,000 entries a second where
+/// each takes ten milliseconds.
 const CALLS: usize = 16;
 /// Where calls take long because SQS is in trouble, nobody waits longer for company than this.
 const LONGEST_QUARTER: Duration = Duration::from_millis(25);
 /// How much the latest call counts for what a call usually takes.
 const WEIGHT: f64 = 0.2;
 
-/// Has what is received carried out in calls, until all senders are gone and everything is done. `carry_out` answers what
-/// the call took, or nothing where that would mislead, as after a failure.
+/// Has what is received carried out in calls, until all senders are gone and everything is done.
+/// `carry_out` answers what the call took, or nothing where that would mislead, as after a failure.
 pub(super) async fn gather<T, F>(
     mut received: mpsc::UnboundedReceiver<Vec<T>>,
     linger: Duration,
@@ -68,8 +71,8 @@ pub(super) async fn gather<T, F>(
     }
 }
 
-/// How many of those that wait the next call takes, and whether no more would fit. One that is too large by itself goes
-/// alone: SQS says best what is wrong with it.
+/// How many of those that wait the next call takes, and whether no more would fit. One that is too
+/// large by itself goes alone: SQS says best what is wrong with it.
 fn next<T>(waiting: &VecDeque<T>, size: impl Fn(&T) -> usize) -> (usize, bool) {
     let (mut count, mut bytes) = (0, 0);
     for entry in waiting.iter().take(BATCH) {
@@ -145,7 +148,8 @@ mod tests {
             line
         }
 
-        /// Adds entries of these sizes together; answers how long it took until all were carried out.
+        /// Adds entries of these sizes together; answers how long it took until all were carried
+        /// out.
         async fn add(&self, sizes: &[usize]) -> Duration {
             let began = Instant::now();
             let (entries, done): (Vec<_>, Vec<_>) = sizes

@@ -25,8 +25,8 @@ impl SqsQueues {
         found.queue_url.ok_or_else(|| Error::unavailable(what(), "SQS returned no address"))
     }
 
-    /// Makes a queue, encrypted, with these tags beside the installation's own. One that is there already with the same
-    /// options is left as it is; with other options it is an error.
+    /// Makes a queue, encrypted, with these tags beside the installation's own. One that is there
+    /// already with the same options is left as it is; with other options it is an error.
     pub async fn create(
         &self,
         name: &str,
@@ -45,7 +45,8 @@ impl SqsQueues {
         Ok(Arc::new(SqsQueue::new(self, name, url, options)))
     }
 
-    /// Makes a queue, or gives the one that is there these options. One that is somebody else's is an error.
+    /// Makes a queue, or gives the one that is there these options. One that is somebody else's is
+    /// an error.
     pub async fn ensure(&self, name: &str, options: QueueOptions) -> Result<()> {
         let url = match self.url(name).await {
             Ok(url) => url,
@@ -172,7 +173,8 @@ pub struct Difference {
     pub should: String,
 }
 
-/// An attribute's value, however SQS writes it: in a rule, keys come in any order and numbers stand in quotes or not.
+/// An attribute's value, however SQS writes it: in a rule, keys come in any order and numbers stand
+/// in quotes or not.
 fn meaning(text: &str) -> String {
     let value = serde_json::from_str::<serde_json::Value>(text).map(|value| value.to_string());
     value.unwrap_or_else(|_| text.to_owned()).replace('"', "")

@@ -1,6 +1,6 @@
-//! A receive is a task of its own. SQS leases messages to a poll whether or not somebody still waits for its answer, so that
-//! one that is dropped strands what it receives for a whole visibility time-out: here the task goes on to its end and gives
-//! back what nobody wants.
+//! A receive is a task of its own. SQS leases messages to a poll whether or not somebody still
+//! waits for its answer, so that one that is dropped strands what it receives for a whole
+//! visibility time-out: here the task goes on to its end and gives back what nobody wants.
 
 use std::time::Duration;
 
@@ -50,12 +50,14 @@ async fn give_back(queue: &SqsQueue, stranded: Vec<Delivery>) {
 }
 
 async fn poll(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
-    // A poll ends with the first message there is. Those who want many may let some gather before they ask again.
+    // A poll ends with the first message there is. Those who want many may let some gather before
+    // they ask again.
     if max >= BATCH {
         sleep_until(queue.answered() + queue.linger.polls).await;
     }
     let mut deliveries = call(queue, max.min(BATCH), wait).await?;
-    // Where one call was full there may be more: twice as many calls look for it, as long as all of them are.
+    // Where one call was full there may be more: twice as many calls look for it, as long as all of
+    // them are.
     let (mut wanted, mut calls) = (max.min(BATCH), 1);
     while deliveries.len() == wanted && wanted < max {
         let sizes = (wanted..max).step_by(BATCH).map(|had| (max - had).min(BATCH)).take(calls);
@@ -72,8 +74,8 @@ async fn poll(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delive
     Ok(deliveries)
 }
 
-/// Not tried again by the SDK: where the answer was lost, another attempt would lease further messages, and the caller asks
-/// again anyway.
+/// Not tried again by the SDK: where the answer was lost, another attempt would lease further
+/// messages, and the caller asks again anyway.
 async fn call(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
     let wait = wait.min(LONGEST);
     let whole_seconds = |duration: Duration| i32::try_from(duration.as_secs()).unwrap_or(i32::MAX);

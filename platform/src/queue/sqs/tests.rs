@@ -26,7 +26,8 @@ async fn run(config: SdkConfig, settings: Aws, suite: impl AsyncFnOnce(Open<'_>)
 #[tokio::test(flavor = "multi_thread")]
 async fn sqs_keeps_the_contract_on_an_emulator_that_others_wrote() {
     let Some(emulator) = Emulator::start(&["--plain"]) else { return };
-    // There a message is deleted with any receipt that it ever had, and SQS says otherwise (API reference, DeleteMessage).
+    // There a message is deleted with any receipt that it ever had, and SQS says otherwise (API
+    // reference, DeleteMessage).
     run(emulator.config().await, emulator.settings(), contract::suite_but_for_stale_receipts).await;
 }
 

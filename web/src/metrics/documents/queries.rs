@@ -1,4 +1,5 @@
-//! A query is good if PromQL's grammar takes it, and if it names only metrics and labels that there are.
+//! A query is good if PromQL's grammar takes it, and if it names only metrics and labels that there
+//! are.
 
 use std::collections::BTreeSet;
 

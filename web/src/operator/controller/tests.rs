@@ -281,5 +281,9 @@ fn every_state_and_order_is_described() {
 #[test]
 fn the_example_is_what_the_controller_writes() {
     let expected = serde_json::to_string_pretty(&everything()).expect("JSON");
-    assert_eq!(EXAMPLE.trim_end(), expected, "web/src/operator/controller/example.json should be:\n{expected}\n");
+    assert_eq!(
+        EXAMPLE.trim_end(),
+        expected,
+        "web/src/operator/controller/example.json should be:\n{expected}\n"
+    );
 }

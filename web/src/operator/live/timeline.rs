@@ -1,5 +1,5 @@
-//! The last hour in samples of ten seconds: what came, what was done, what waited, who worked. Kept in memory; after a restart
-//! the controller's recording gives the past back, where there is one.
+//! The last hour in samples of ten seconds: what came, what was done, what waited, who worked. Kept
+//! in memory; after a restart the controller's recording gives the past back, where there is one.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,7 +16,8 @@ use serde_json::Value;
 pub(super) const EVERY: Duration = Duration::from_secs(10);
 const EVERY_S: i64 = EVERY.as_secs() as i64;
 const SAMPLES: i64 = 360;
-/// A pool in which nothing happens is recorded once a minute; a longer silence means that nobody looked.
+/// A pool in which nothing happens is recorded once a minute; a longer silence means that nobody
+/// looked.
 const SILENCE_S: i64 = 70;
 /// The recording of an hour of steady work is a megabyte; what is larger is only read from behind.
 const MOST_BYTES: u64 = 8 * 1024 * 1024;
@@ -117,7 +118,8 @@ impl Timeline {
         }
     }
 
-    /// The last hour as the controller of this machine recorded it; empty where there is no recording.
+    /// The last hour as the controller of this machine recorded it; empty where there is no
+    /// recording.
     pub(super) async fn of_recording(state: &Path, now: DateTime<Utc>) -> Self {
         let file = state.join(RECORDING).join(OBSERVATIONS);
         let text = tokio::task::spawn_blocking(move || read_end(&file)).await;
@@ -215,7 +217,8 @@ mod tests {
         ]
         .join("\n");
         let told = Timeline::of_lines(&text, at(4505)).0;
-        // The hour begins at 905. The first two samples, then `a` and `b` are carried on for 70 s, then nobody looked.
+        // The hour begins at 905. The first two samples, then `a` and `b` are carried on for 70 s,
+        // then nobody looked.
         assert_eq!((told[0].at, told[0].backlog, told[0].ready), (4005, 20, 2));
         assert!((told[0].arrivals_per_s - 2.5).abs() < 1e-9 && (told[0].done_per_s - 0.5).abs() < 1e-9);
         assert_eq!((told[1].at, told[1].backlog, told[1].ready), (4015, 10, 3));

@@ -1,5 +1,6 @@
-//! What scripts print, read with care: an answer is taken, and what surrounds it (banners of libraries, progress bars, warnings,
-//! blank lines, colours) is not. What is neither is refused: no answer is better than a wrong label.
+//! What scripts print, read with care: an answer is taken, and what surrounds it (banners of
+//! libraries, progress bars, warnings, blank lines, colours) is not. What is neither is refused: no
+//! answer is better than a wrong label.
 
 use std::{collections::VecDeque, path::Path};
 
@@ -13,11 +14,13 @@ use super::label;
 const KEPT_LINES: usize = 5;
 /// ... and this many characters of each.
 const SHOWN_CHARS: usize = 160;
-/// Arithmetic with few bits gives confidences that are a hair beyond 0 or 1: in 16 bits, 1.001 is next to 1.
+/// Arithmetic with few bits gives confidences that are a hair beyond 0 or 1: in 16 bits, 1.001 is
+/// next to 1.
 const HAIR: f64 = 0.001;
 
-/// The lines in what was printed, without colours and blanks, and without the empty ones. A progress bar that goes back to the
-/// start of its line, by a carriage return or by backspaces, begins another one.
+/// The lines in what was printed, without colours and blanks, and without the empty ones. A
+/// progress bar that goes back to the start of its line, by a carriage return or by backspaces,
+/// begins another one.
 pub(super) fn lines(printed: &[u8]) -> Vec<String> {
     let text = without_escapes(&String::from_utf8_lossy(printed));
     text.split(['\n', '\r', '\u{8}'])
@@ -69,8 +72,8 @@ fn all_quoted<'a>(lines: impl ExactSizeIterator<Item = &'a str>) -> String {
     shown.join(", ")
 }
 
-/// The label in all that a script of the protocol `once` printed about this file, by the rule in `script.rs`; or else what is
-/// wrong with it.
+/// The label in all that a script of the protocol `once` printed about this file, by the rule in
+/// `script.rs`; or else what is wrong with it.
 pub(super) fn label_in(printed: &[u8], file: &Path) -> Result<String, String> {
     let lines = lines(printed);
     for name in names(file) {
@@ -105,7 +108,8 @@ fn names(path: &Path) -> impl Iterator<Item = &str> {
     .flatten()
 }
 
-/// What follows the name and its comma in a line that begins with them. The name may have any folder in front.
+/// What follows the name and its comma in a line that begins with them. The name may have any
+/// folder in front.
 fn after_name<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     if let Some(rest) = line.strip_prefix(name).and_then(|rest| rest.trim_start().strip_prefix(',')) {
         return Some(rest.trim());
@@ -154,8 +158,9 @@ pub(super) fn read(line: &str, file: &Path, top: usize) -> Line {
     }
 }
 
-/// The JSON object that a line is. One that something precedes (a progress bar that nobody ended) counts where it names the
-/// image: a log line that shows an earlier answer must not be taken for one.
+/// The JSON object that a line is. One that something precedes (a progress bar that nobody ended)
+/// counts where it names the image: a log line that shows an earlier answer must not be taken for
+/// one.
 fn object(line: &str, file: &Path) -> Option<Map<String, Value>> {
     if let Ok(Value::Object(members)) = serde_json::from_str(line) {
         return Some(members);
@@ -166,7 +171,8 @@ fn object(line: &str, file: &Path) -> Option<Map<String, Value>> {
     names_it.then_some(members)
 }
 
-/// Whether a script means this file: by its path, or by another way to its folder, which no other image has.
+/// Whether a script means this file: by its path, or by another way to its folder, which no other
+/// image has.
 fn is_same(named: &Path, file: &Path) -> bool {
     let end = |path: &Path| Some((path.file_name()?.to_owned(), path.parent()?.file_name()?.to_owned()));
     named == file || end(named).is_some_and(|named| Some(named) == end(file))
@@ -245,7 +251,8 @@ fn share(confidence: f64) -> Result<f32, String> {
     }
 }
 
-/// The last lines that were no answer to the image that is asked for, for the sentence that says that none came.
+/// The last lines that were no answer to the image that is asked for, for the sentence that says
+/// that none came.
 #[derive(Default)]
 pub(super) struct Skipped {
     lines: VecDeque<String>,

@@ -1,5 +1,5 @@
-//! A process of the operator's, held at arm's length: it can crash, hang, flood its outputs or leave children behind,
-//! and none of that blocks the thread that waits for it beyond the deadline.
+//! A process of the operator's, held at arm's length: it can crash, hang, flood its outputs or
+//! leave children behind, and none of that blocks the thread that waits for it beyond the deadline.
 
 use std::{
     io,
@@ -26,11 +26,12 @@ pub(super) const OUTPUT_MAX_BYTES: usize = 1 << 20;
 /// How much of its standard error is kept, for the log, in bytes.
 const TAIL_BYTES: usize = 4096;
 
-/// How soon an exit is noticed while a grandchild holds the outputs open. Otherwise their end wakes us.
+/// How soon an exit is noticed while a grandchild holds the outputs open. Otherwise their end wakes
+/// us.
 const TICK: Duration = Duration::from_millis(20);
 
-/// How long a killed process may take to go before waiting for it is left to a thread of its own. Only one that is
-/// stuck in the kernel takes longer.
+/// How long a killed process may take to go before waiting for it is left to a thread of its own.
+/// Only one that is stuck in the kernel takes longer.
 const REAP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running command, in a process group of its own. Dropping it kills the whole group.
@@ -62,7 +63,8 @@ pub(super) enum Event {
 }
 
 impl Running {
-    /// Starts the command of the settings; `last` is its last argument. With `talk` its standard input is open, or else empty.
+    /// Starts the command of the settings; `last` is its last argument. With `talk` its standard
+    /// input is open, or else empty.
     pub(super) fn start(settings: &Model, last: Option<&Path>, talk: bool) -> io::Result<Self> {
         let (program, arguments) =
             settings.command.split_first().ok_or_else(|| io::Error::other("no command"))?;
@@ -98,8 +100,8 @@ impl Running {
         Ok(running)
     }
 
-    /// Writes a short line to its standard input. One that does not read is as good as gone: the pipe holds a hundred
-    /// of these.
+    /// Writes a short line to its standard input. One that does not read is as good as gone: the
+    /// pipe holds a hundred of these.
     pub(super) fn tell(&mut self, line: &str) -> io::Result<()> {
         let stdin = self.stdin.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut rest = line.as_bytes();
@@ -118,11 +120,12 @@ impl Running {
         self.stdin = None;
     }
 
-    /// Waits until `enough` is printed, the command is gone, or the deadline passes. Once at least it looks at the
-    /// outputs, whatever the deadline.
+    /// Waits until `enough` is printed, the command is gone, or the deadline passes. Once at least
+    /// it looks at the outputs, whatever the deadline.
     pub(super) fn wait(&mut self, deadline: Instant, enough: impl Fn(&[u8]) -> bool) -> Event {
         loop {
-            // First the exit, then the outputs: what was printed before the exit is then certainly read.
+            // First the exit, then the outputs: what was printed before the exit is then certainly
+            // read.
             let exited = self.has_exited();
             self.read();
             if enough(&self.printed) {

@@ -1,9 +1,11 @@
-//! What a script is given of the worker's environment: what programs need to find their files, libraries and devices, and what
-//! the settings add. Credentials and settings of EIRS are the worker's own.
+//! What a script is given of the worker's environment: what programs need to find their files,
+//! libraries and devices, and what the settings add. Credentials and settings of EIRS are the
+//! worker's own.
 
 use std::{env, ffi::OsString};
 
-/// Passed on where the worker has them; a star stands for any end. `docs/SETTINGS.md` has the same list.
+/// Passed on where the worker has them; a star stands for any end. `docs/SETTINGS.md` has the same
+/// list.
 const USUAL: &[&str] = &[
     "PATH",
     "HOME",

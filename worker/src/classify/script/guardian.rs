@@ -1,11 +1,13 @@
 //! No script outlives its worker, however the worker ends.
 //!
-//! A worker that leaves by itself kills what its scripts started ([`end_scripts`]). One that is killed cannot: beside it waits a
-//! process of the same program that reads from a pipe whose other end only the worker holds. The kernel closes that end with
-//! the worker, whatever it died of, and then the guardian kills what bears the worker's mark.
+//! A worker that leaves by itself kills what its scripts started ([`end_scripts`]). One that is
+//! killed cannot: beside it waits a process of the same program that reads from a pipe whose other
+//! end only the worker holds. The kernel closes that end with the worker, whatever it died of, and
+//! then the guardian kills what bears the worker's mark.
 //!
-//! The kernel's own means do less: a death signal for the parent (`PR_SET_PDEATHSIG`) reaches a script but not the programs
-//! that the script started, and comes already when the *thread* that started it ends.
+//! The kernel's own means do less: a death signal for the parent (`PR_SET_PDEATHSIG`) reaches a
+//! script but not the programs that the script started, and comes already when the *thread* that
+//! started it ends.
 
 use std::{
     env, io,
@@ -27,14 +29,15 @@ static ARMED: AtomicBool = AtomicBool::new(false);
 /// Whether this process is about to leave.
 static ENDING: AtomicBool = AtomicBool::new(false);
 static RUNS: AtomicU64 = AtomicU64::new(0);
-/// What all marks of this process begin with: no other process has the same, also not a later one with its number.
+/// What all marks of this process begin with: no other process has the same, also not a later one
+/// with its number.
 static OWN_MARK: LazyLock<String> = LazyLock::new(|| {
     let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_nanos());
     format!("{}-{now:x}-", std::process::id())
 });
 
-/// To be called first in `main`: where this process is to be a guardian it is one, and never returns; a program that calls this
-/// can be one.
+/// To be called first in `main`: where this process is to be a guardian it is one, and never
+/// returns; a program that calls this can be one.
 pub fn enter() {
     let mut arguments = env::args().skip(1);
     if arguments.next().as_deref() != Some(ARGUMENT) {

@@ -64,7 +64,8 @@ impl Classifier for Once {
     }
 }
 
-/// Scripts are spared images over the limit, too. What kinds of images there are is their own affair.
+/// Scripts are spared images over the limit, too. What kinds of images there are is their own
+/// affair.
 pub(super) fn refuse_huge(image: &Image, max_pixels: u64) -> Result<(), Failure> {
     check_pixels(&image.bytes, max_pixels).map_err(|error| match error {
         Unreadable::Never(why) => Failure::Rejected(why),

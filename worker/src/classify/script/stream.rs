@@ -43,7 +43,8 @@ fn take_lines(printed: &mut Vec<u8>) -> Vec<u8> {
 }
 
 impl Stream {
-    /// Starts the command at once: what it takes to load its own model then passes before the first image comes.
+    /// Starts the command at once: what it takes to load its own model then passes before the first
+    /// image comes.
     pub(super) fn new(settings: &Model) -> anyhow::Result<Self> {
         let scratch = Scratch::new().context("the folder for images cannot be created")?;
         let process = Running::start(settings, None, true).context("the script could not be started")?;
@@ -136,8 +137,9 @@ impl Stream {
         Err(failed(format!("{problem}{}", self.skipped.told())))
     }
 
-    /// Ends a process that is gone, or that printed an answer which nobody asked for: its next one might be to the last image.
-    /// Whatever else it printed meanwhile (a banner, a warning) is passed over.
+    /// Ends a process that is gone, or that printed an answer which nobody asked for: its next one
+    /// might be to the last image. Whatever else it printed meanwhile (a banner, a warning) is
+    /// passed over.
     fn discard_unfit(&mut self) {
         let Some(process) = &mut self.process else { return };
         let why = match process.wait(Instant::now(), |_| false) {

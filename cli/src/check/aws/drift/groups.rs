@@ -1,4 +1,5 @@
-//! The security groups: what they let in is what the settings say, and never logins from the whole world.
+//! The security groups: what they let in is what the settings say, and never logins from the whole
+//! world.
 
 use aws_sdk_ec2::types::{IpPermission, SecurityGroup};
 

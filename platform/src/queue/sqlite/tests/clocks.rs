@@ -1,4 +1,5 @@
-//! Whatever the wall clock does, and whatever times the file has: nothing is lost, nothing is hidden, the oldest comes first.
+//! Whatever the wall clock does, and whatever times the file has: nothing is lost, nothing is
+//! hidden, the oldest comes first.
 
 use std::sync::Mutex;
 

@@ -29,14 +29,14 @@ const TOKEN_VARIABLE: &str = "EIRS_TOKEN";
 /// latency counts from that moment. After a 202, the result is polled until it is there; 429 and
 /// 503 are obeyed. See docs/LOAD.md.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  eirs load --num-request 100 --url http://127.0.0.1:8000 \
-        --image-folder photos --labels label.xlsx\n  eirs load --image-folder photos --rate \
-        0..200@60s,200@5m --slo-p95 2s --slo-errors 1% --report load.html\n  eirs load --url \
-        http://127.0.0.1:9000/predict --image-folder photos --field file --expect \
-        /predictions/0/class\n\nA rate is 50, 300/m, 0..200@60s, several of these in a row \
-        (50@30s,200@10s,0..100@1m), or a trace:\n  a CSV file (`t_seconds,count`, or one column of \
-        arrival times), the controller's recording, or a generator\n  of `eirs simulate`, like \
-        burst:300/10m@1h.")]
+#[command(after_help = "Examples:\n  \
+        eirs load --num-request 100 --image-folder photos --labels label.xlsx\n  \
+        eirs load --image-folder photos --rate 0..200@60s,200@5m --slo-p95 2s --report load.html\n  \
+        eirs load --url http://127.0.0.1:9000/predict --image-folder photos --field file \
+        --expect /predictions/0/class\n\n\
+        A rate is 50, 300/m, 0..200@60s, several of these in a row (50@30s,200@10s,0..100@1m), or a\n\
+        trace: a CSV file (`t_seconds,count`, or one column of arrival times), the controller's\n\
+        recording, or a generator of `eirs simulate`, like burst:300/10m@1h.")]
 pub struct Load {
     /// Number of uploads; if N exceeds the number of images, they repeat [default: each image once,
     /// or until --duration or the rate ends]

@@ -205,7 +205,7 @@ fn port_in(output: &mut impl BufRead) -> Option<u16> {
     lines.find_map(|line| line.split_once("successfully on port ")?.1.trim_end_matches('.').parse().ok())
 }
 
-/// The JSON of an answer; its length is always told.
+/// The JSON of a response; its length is always given.
 fn answer(stream: &mut impl BufRead) -> anyhow::Result<Value> {
     let mut length = None;
     loop {

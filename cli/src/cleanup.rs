@@ -55,7 +55,7 @@ impl Cleanup {
         }
     }
 
-    /// Shows what would be done, asks, has it done, and tells what came of it.
+    /// Shows what would be done, asks, does it, and reports the outcome.
     async fn carry_out(
         &self,
         shown: String,

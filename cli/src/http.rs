@@ -34,8 +34,8 @@ pub fn header_pair(name: HeaderName, value: &'static str) -> (HeaderName, Header
     (name, HeaderValue::from_static(value))
 }
 
-/// A body of ready pieces. hyper hands them to the kernel where they lie, together with the head of
-/// the request.
+/// A body of ready pieces. hyper passes them to the kernel without copying, together with the head
+/// of the request.
 #[derive(Debug, Clone, Default)]
 pub struct Pieces {
     pieces: [Bytes; 5],

@@ -86,7 +86,7 @@ pub struct OpenLoop {
     pub words: String,
     /// The rates, or the trace.
     pub schedule: Schedule,
-    /// How uploads lie in a rate.
+    /// How uploads are spread at a rate.
     pub arrivals: Arrivals,
     /// Of the arrivals at random.
     pub seed: u64,
@@ -137,7 +137,7 @@ impl Options {
     }
 }
 
-/// Is told what happens during a run. It is called from the loop that makes the load: it must be
+/// Gets what happens during a run. It is called from the loop that makes the load: it must be
 /// quick.
 pub trait Watch: Send + Sync {
     /// An image got its label, so long after it was due.
@@ -164,11 +164,11 @@ pub struct State<'a> {
     pub in_flight: u64,
     /// How long the next upload has been due and could not be sent.
     pub behind: Duration,
-    /// The service's fleet, where it tells of one.
+    /// The service's fleet, if it reports one.
     pub fleet: Option<fleet::Sample>,
 }
 
-/// How often a watcher is told of the progress.
+/// How often progress is reported.
 const PROGRESS: Duration = Duration::from_millis(100);
 /// A process has some files open besides its connections.
 const OTHER_FILES: u64 = 40;

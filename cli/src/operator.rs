@@ -176,7 +176,7 @@ impl Uncordon {
     }
 }
 
-/// Tells what is ordered, and from when on it is obeyed.
+/// Reports the orders, and when they take effect.
 fn ordered(voice: Voice, settings: &Settings, orders: &Operator, sentence: impl Display) -> Exit {
     let controller_running = state_folder::holder(&settings.local.state, CONTROLLER_LOCK).is_some();
     voice.tell(&Ordered { orders, controller_running }, || {

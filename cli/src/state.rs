@@ -67,7 +67,7 @@ pub fn had_controller(state: &Path) -> bool {
     state.join(CONTROLLER_LOCK).exists()
 }
 
-/// Refuses a folder on which nothing has run yet, or something else. In a cloud the queue lies
+/// Refuses a folder on which nothing has run yet, or something else. In a cloud the queue is
 /// elsewhere and leaves no mark in the folder: there it is the controller's.
 pub fn expect_ours(settings: &Settings) -> anyhow::Result<()> {
     let state = settings.local.state.as_path();

@@ -18,7 +18,7 @@ pub fn read(file: &Path) -> Option<Status> {
     serde_json::from_slice(&fs::read(file).ok()?).ok()
 }
 
-/// Where the policies are: a controller may have been told by a flag; else the settings say it.
+/// Where the policies are: a flag of the controller, else the settings.
 pub fn policy_folder(settings: &Settings, status: Option<&Status>) -> PathBuf {
     let told = status.map(|status| PathBuf::from(&status.policies)).filter(|told| told.is_dir());
     told.unwrap_or_else(|| settings.controller.policies.clone())

@@ -4,7 +4,7 @@ use std::{io, os::fd::OwnedFd};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Hands a descriptor to tokio, which tells when it can be read.
+/// Passes a descriptor to tokio, which reports when it can be read.
 #[expect(
     unsafe_code,
     reason = "tokio asks its caller to promise that the descriptor is open and stays the same"

@@ -16,7 +16,7 @@ use crate::{
 pub const KILLED_BY: Duration = Duration::from_secs(5);
 /// Timers and dates come from two clocks: waiting so much longer, a deadline has surely passed.
 const LATE: Duration = Duration::from_millis(50);
-/// How often a fleet is asked that does not tell when an instance is gone.
+/// How often a fleet is polled that does not report when an instance is gone.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Drains every worker, waits for them as long as their policies allow, and kills the rest. A

@@ -110,8 +110,8 @@ async fn ask_to_reload(settings: &Settings) -> ExitCode {
     }
 }
 
-/// Whether systemd cleans up behind a start that failed before the controller ran: it tells how
-/// that one ended, where it was.
+/// Whether systemd cleans up behind a start that failed before the controller ran: it reports how
+/// that one ended, if it ran.
 fn never_ran() -> bool {
     std::env::var_os("SERVICE_RESULT").is_some() && std::env::var_os("EXIT_CODE").is_none()
 }
@@ -170,8 +170,8 @@ async fn serve(
     Ok(())
 }
 
-/// Waits until this is the controller that acts; answers whether it is, and not told to end. One
-/// that stands by is ready, for it does all that it is for.
+/// Waits until this is the controller that acts; returns whether it is, and was not asked to end.
+/// One that stands by is ready, for it does all that it is for.
 async fn stand_by(claim: &Claim, lifecycle: &Lifecycle) -> Result<bool, Box<dyn std::error::Error>> {
     let mut standby = Standby::default();
     let taken = persist(PATIENCE, async || claim.stand_by(&mut standby).await);

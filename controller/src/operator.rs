@@ -1,6 +1,6 @@
 //! What an operator orders beyond the policies: pools that are paused, instances that are cordoned.
 //!
-//! The orders lie in `operator.json` of the state folder, so that they outlive every process.
+//! The orders are in `operator.json` of the state folder, so that they outlive every process.
 //! `eirs pause`, `cordon` and their opposites write the file whole; the controller looks at it in
 //! every pass and is woken when it changes.
 
@@ -119,7 +119,7 @@ impl fmt::Display for Order {
     }
 }
 
-/// The file as it lies on the disk.
+/// The file on the disk.
 #[derive(Serialize, Deserialize)]
 struct Written {
     version: u32,

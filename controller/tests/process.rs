@@ -88,7 +88,7 @@ impl Home {
         controller
     }
 
-    /// Waits for a status, and tells the last one when it does not come.
+    /// Waits for a status, and shows the last one if it does not come.
     #[track_caller]
     fn until(&self, what: &str, is_so: impl Fn(&Status) -> bool) -> Status {
         let deadline = Instant::now() + LONG;

@@ -36,7 +36,7 @@ pub enum Service {
 }
 
 /// The configuration of all clients. Looks for region and credentials as the SDK's own chain does;
-/// no call is made yet, but where the instance's metadata tells the region.
+/// no call is made yet, except to the instance's metadata for the region.
 pub async fn sdk_config(settings: &Aws) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))

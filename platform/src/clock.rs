@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-/// Tells the time of day.
+/// The time of day.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// The current instant, in UTC.
     fn now(&self) -> DateTime<Utc>;

@@ -1,5 +1,5 @@
-//! The life of a process: it becomes ready, is told to drain by a signal, and leaves in time. A
-//! second signal means now.
+//! The life of a process: it becomes ready, drains on a signal, and ends in time. A second signal
+//! means now.
 
 use std::{
     io,
@@ -83,31 +83,30 @@ impl Lifecycle {
         self.watchdog
     }
 
-    /// Tells systemd that the work goes on.
+    /// Notifies systemd that the process is alive.
     pub fn goes_on(&self) {
         if self.watchdog.is_some() {
             tell(&[NotifyState::Watchdog]);
         }
     }
 
-    /// Tells systemd that the process serves.
+    /// Notifies systemd that the process serves.
     pub fn ready(&self, status: &str) {
         tell(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// Tells systemd what the process is doing, for `systemctl status`.
+    /// Notifies systemd of what the process is doing, for `systemctl status`.
     pub fn status(&self, status: &str) {
         tell(&[NotifyState::Status(status)]);
     }
 
-    /// Tells systemd that the process drains.
+    /// Notifies systemd that the process drains.
     pub fn stopping(&self, status: &str) {
         tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }
 
-    /// Tells systemd that the stop that is under way goes on for so long, whatever
-    /// `TimeoutStopSec=` says: how long a drain may take is a setting, and a unit that nobody
-    /// edited must not cut it short.
+    /// Notifies systemd that the stop in progress takes this long, whatever `TimeoutStopSec=` says:
+    /// how long a drain may take is a setting, and a unit that nobody edited must not cut it short.
     pub fn takes(&self, longest: Duration) {
         // The crate's own variant ends at 71 minutes.
         tell(&[NotifyState::Custom(&format!("EXTEND_TIMEOUT_USEC={}", longest.as_micros()))]);
@@ -123,7 +122,7 @@ impl Lifecycle {
     }
 }
 
-/// A process that was not started by systemd has nobody to tell, and that is fine.
+/// A process that was not started by systemd has nobody to notify, and that is fine.
 fn tell(states: &[NotifyState<'_>]) {
     let _nobody = sd_notify::notify(states);
 }
@@ -206,7 +205,7 @@ pub fn drain_with_parent(parent: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The program of this name that lies beside the running one: roles start each other's executables,
+/// The program of this name in the folder of the running one: roles start each other's executables,
 /// never one from `$PATH` that may be of another version.
 pub fn sibling(name: &str) -> io::Result<PathBuf> {
     let here = std::env::current_exe()?;

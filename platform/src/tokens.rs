@@ -94,7 +94,7 @@ impl Tokens {
         &self.tokens
     }
 
-    /// Makes a token and answers what its owner is told, which is written down nowhere.
+    /// Makes a token and returns the secret for its owner, which is stored nowhere.
     pub fn add(
         &mut self,
         name: &str,
@@ -177,7 +177,7 @@ impl Hash {
         Self(Sha256::digest(secret.as_bytes()).into())
     }
 
-    /// Whether they are the same, in a time that does not tell where they differ.
+    /// Whether they are the same, in a time that does not reveal where they differ.
     pub fn is(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }

@@ -38,8 +38,8 @@ pub struct TraceContext {
     tracestate: String,
 }
 
-/// A piece of work in a trace: what the collector is told of it, and what the log says of
-/// everything that happens in it.
+/// A piece of work in a trace: what the collector gets of it, and what the log says of everything
+/// that happens in it.
 #[derive(Debug, Clone)]
 pub struct Scope {
     collected: Span,
@@ -60,7 +60,7 @@ impl Scope {
         Self { collected, logged: logged(&context), context }
     }
 
-    /// Work that nobody asked for, and that neither a collector nor the log is told of.
+    /// Work that nobody asked for, and that neither a collector nor the log gets.
     pub fn untold() -> Self {
         Self::begin(Span::none(), None, |_| Span::none())
     }
@@ -76,7 +76,7 @@ impl Scope {
         &self.context
     }
 
-    /// The span that is collected, to tell it more.
+    /// The span that is collected, to add to it.
     pub fn span(&self) -> &Span {
         &self.collected
     }

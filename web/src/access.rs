@@ -127,7 +127,7 @@ pub(crate) fn with_headers<E: Endpoint<Output = Response> + 'static>(
 }
 
 /// What anybody may look at as often as they like: the page and its files, the description of the
-/// interface, and whether the server lives. None of it tells of any image or costs anything.
+/// interface, and whether the server lives. None of it concerns an image or costs anything.
 fn is_open(path: &str) -> bool {
     let is_open_folder = ["/assets/", "/docs/"].iter().any(|folder| path.starts_with(folder));
     is_open_folder || matches!(path, "/" | "/docs" | "/openapi.json" | "/livez" | "/readyz")

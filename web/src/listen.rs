@@ -28,7 +28,7 @@ pub fn bound(listener: &TcpListener, listen: SocketAddr) -> String {
     listener.local_addr().unwrap_or(listen).to_string()
 }
 
-/// Tells a program that started this one where it listens.
+/// Reports the bound address to the parent program.
 pub async fn write_address(file: Option<&Path>, address: &str) -> anyhow::Result<()> {
     let Some(file) = file else { return Ok(()) };
     tokio::fs::write(file, address).await.with_context(|| format!("writing {}", file.display()))

@@ -102,7 +102,7 @@ fn post<E: IntoEndpoint<Endpoint: 'static> + 'static>(endpoint: E) -> impl Endpo
     only("POST", poem::post(endpoint))
 }
 
-/// Other methods are told which there are.
+/// Other methods get a list of the allowed ones.
 fn only(methods: &'static str, endpoint: RouteMethod) -> impl Endpoint<Output = Response> {
     endpoint.catch_error(move |_: MethodNotAllowedError| async move {
         Problem::method_not_allowed(methods).into_response()

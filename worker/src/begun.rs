@@ -1,7 +1,7 @@
 //! Who is to blame when a worker dies. A delivery that is not the first may be of a job that kills
-//! its workers, or of one that only lay beside it: the queue's count does not tell them apart, and
-//! so it accuses nobody. Such a job is run alone in its worker, and before it begins this is
-//! written down. What was written down and never ended has killed its worker.
+//! its workers, or of one that was only held beside it: the queue's count does not distinguish
+//! them, and so it accuses nobody. Such a job is run alone in its worker, and before it begins this
+//! is written down. What was written down and never ended has killed its worker.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};

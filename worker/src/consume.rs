@@ -1,4 +1,4 @@
-//! The loop: takes jobs as long as it may, each in a slot of its own, and drains when told to.
+//! The loop: takes jobs as long as it may, each in a slot of its own, and drains on request.
 
 use std::{sync::Arc, time::Duration};
 

@@ -248,7 +248,7 @@ fn work(
             let more = line.try_iter().take(batch - 1);
             taken.extend(std::iter::once(first).chain(more).filter_map(Waiting::begin));
         }
-        // What happens to several images at once is told in the trace of the first.
+        // What happens to several images at once is in the trace of the first.
         let Some(scope) = taken.first().map(|(_, scope, _)| scope.clone()) else { continue };
         let (images, answers): (Vec<_>, Vec<_>) =
             taken.into_iter().map(|(image, _, answer)| (image, answer)).unzip();
@@ -290,7 +290,7 @@ mod tests {
 
     use super::*;
 
-    /// Classifies an image when it is told to.
+    /// Classifies an image on request.
     struct Slow(Arc<Mutex<mpsc::Receiver<()>>>);
 
     impl Loaded for Slow {
@@ -314,7 +314,7 @@ mod tests {
         }
     }
 
-    /// A pool of one thread, and what tells it to go on.
+    /// A pool of one thread, and the channel that lets it go on.
     fn pool(model: &Model) -> (Pool, mpsc::Sender<()>) {
         let (go, told) = mpsc::channel();
         (Pool::of(Arc::new(Slow(Arc::new(Mutex::new(told)))), model, 1).unwrap(), go)

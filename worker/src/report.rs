@@ -1,5 +1,5 @@
-//! What the worker tells the controller: every ten seconds, and at once when it is ready, idle,
-//! draining or drained.
+//! What the worker reports to the controller: every ten seconds, and at once when it is ready,
+//! idle, draining or drained.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -118,7 +118,7 @@ pub(crate) async fn send_reports(worker: Arc<Worker>, stop: CancellationToken) {
             return;
         }
         tokio::select! {
-            // A change of phase is told at once.
+            // A change of phase is reported at once.
             () = worker.activity.changed.notified() => next = Instant::now(),
             () = stop.cancelled() => next = Instant::now(),
             () = tokio::time::sleep(IDLE_AFTER) => {}

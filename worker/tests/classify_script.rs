@@ -313,7 +313,7 @@ fn stream_says_try_later_for_one_image_and_goes_on() {
 
 #[test]
 fn stream_is_held_to_the_path_that_it_names() {
-    // Always one image behind, and with lines that come in time: only their `path` tells.
+    // Always one image behind, and with lines that come in time: only their `path` shows it.
     let behind = r#"while read p; do echo "{\"path\": \"${q-$p}\", \"label\": \"$(basename "${q-$p}")\"}"; q=$p; done"#;
     let mut script = classifier(Protocol::Stream, Duration::from_secs(3), behind);
     assert_eq!(label(ask(&mut *script, "a.jpg")), "a.jpg");

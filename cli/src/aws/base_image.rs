@@ -8,7 +8,7 @@ use eirs_platform::{aws, settings::Os};
 use super::{Account, launch::Image};
 
 /// The parameter that names the present image of a system, for the processor that this program was
-/// built for: the workers run the very program that lies beside it.
+/// built for: the workers run the program in the same folder.
 fn parameter(os: Os) -> anyhow::Result<String> {
     let (ubuntu, amazon) = match std::env::consts::ARCH {
         "x86_64" => ("amd64", "x86_64"),

@@ -222,7 +222,7 @@ impl Bucket {
     }
 
     /// Deletes everything in it, older versions, marks of deletion and unfinished uploads too;
-    /// tells after each call how much.
+    /// reports after each call how much.
     pub(crate) async fn empty(&self, account: &Account, mut deleted: impl FnMut(u64)) -> anyhow::Result<()> {
         // Always from the start: what was there is gone by the next look.
         loop {

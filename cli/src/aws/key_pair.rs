@@ -19,7 +19,7 @@ pub(crate) fn name(account: &Account) -> String {
     format!("{}-key", account.prefix())
 }
 
-/// Where its private half is written: here, under a name that tells which installation's it is.
+/// Where its private half is written: here, under a name that includes the installation.
 pub(crate) fn file(account: &Account) -> PathBuf {
     PathBuf::from(format!("{}-{}.pem", account.prefix(), account.region))
 }

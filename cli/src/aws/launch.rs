@@ -42,7 +42,7 @@ pub(crate) struct Image {
     pub(crate) id: String,
     /// The name of its first disk, such as `/dev/sda1`, ...
     pub(crate) root_device: String,
-    /// ... and its size in GiB, where the image tells it. A disk cannot be smaller.
+    /// ... and its size in GiB, if the image has it. A disk cannot be smaller.
     pub(crate) root_gib: Option<u32>,
 }
 
@@ -100,7 +100,7 @@ impl Launch<'_> {
     }
 
     /// The disk goes with its instance: nothing worth keeping is on it. It is encrypted whatever
-    /// the image is, and of an image that tells no size it is as large as that. An image of an
+    /// the image is, and if the image has no size, it is as large as the image. An image of an
     /// encrypted disk is encrypted as its disk was.
     fn disk(&self, account: &Account) -> BlockDeviceMapping {
         let setup = &account.settings.setup;

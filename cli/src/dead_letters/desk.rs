@@ -65,7 +65,7 @@ impl Desk {
         Ok(piles)
     }
 
-    /// What lies with the dead letters of models that the settings do not have any more.
+    /// The dead letters of models that the settings no longer have.
     pub(super) async fn others(&self) -> Result<Vec<Other>, Stop> {
         let mut others = Vec::new();
         for queue in self.backend.queue_names().await? {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::desk::Desk;
 use crate::show::end;
 
-/// A job that was given up. The same image may lie there several times: a worker that died while it
+/// A job that was given up. The same image may be there several times: a worker that died while it
 /// put a job away did it twice, or its next upload failed as well. Together they are one.
 #[derive(Debug, Clone)]
 pub(super) struct Letter {
@@ -102,7 +102,7 @@ pub(super) struct Shown {
     pub(super) uploaded_at: DateTime<Utc>,
     /// When a worker gave it up; null where none could say.
     pub(super) given_up_at: Option<DateTime<Utc>>,
-    /// Why it lies here, in a sentence.
+    /// Why it is here, in a sentence.
     pub(super) why: String,
     /// Whether its image is stored, so that it can be redriven; null where that is not known.
     pub(super) image_stored: Option<bool>,

@@ -84,7 +84,7 @@ impl Crew {
         self.start.elapsed()
     }
 
-    /// Tells the watcher how things stand.
+    /// Reports the progress.
     pub(super) fn tell(&self) {
         let overdue = match self.overdue_us.load(Ordering::Relaxed) {
             0 => Duration::ZERO,

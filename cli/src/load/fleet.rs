@@ -1,5 +1,5 @@
-//! The fleet of the service under test, as its `GET /events` tells it while the load goes on. A
-//! service without such a thing is one without a fleet.
+//! The fleet of the service under test, from its `GET /events` during the load. A service without
+//! such a thing is one without a fleet.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::http::{Connection, Pieces, Url, header_pair};
 
-/// A service that does not begin to tell within this time tells nothing.
+/// A service that sends no event within this time has none.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A service that told something and went away is asked again after this.
+/// A service that sent events and went away is asked again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 /// More samples than this are not seen in a picture; then every second one goes.
 const MOST: usize = 2000;
@@ -121,7 +121,7 @@ impl Fleet {
         }
     }
 
-    /// Listens until the service ends it; says whether it told anything.
+    /// Listens until the service ends the stream; returns whether it sent anything.
     async fn listen_once(&self, url: &Url, headers: &HeaderMap, start: Instant) -> bool {
         let mut headers = headers.clone();
         let (accept, events) = header_pair(header::ACCEPT, "text/event-stream");

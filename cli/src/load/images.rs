@@ -20,7 +20,7 @@ const FORMATS: [(Format, &str); 5] = [
     (Format::Gif, "image/gif"),
     (Format::Bmp, "image/bmp"),
 ];
-/// A number of bytes that tells an image from something else.
+/// Enough bytes to recognise an image.
 const HEAD_BYTES: u64 = 64;
 /// How many of the files that are not images are named.
 const SHOWN: usize = 5;

@@ -12,7 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::{State, Watch, fleet};
 use crate::show::{self, milliseconds, plain};
 
-/// How often those who have no terminal are told how far it is.
+/// How often progress is printed without a terminal.
 const PLAIN_PROGRESS: Duration = Duration::from_secs(10);
 
 /// How far a run can go.

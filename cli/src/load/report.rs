@@ -69,7 +69,7 @@ pub struct Report {
     pub slo: Option<Verdict>,
     /// How it went, stretch by stretch.
     pub timeline: Vec<Point>,
-    /// The service's fleet meanwhile; empty where it told of none.
+    /// The service's fleet meanwhile; empty if it reported none.
     pub fleet: Vec<fleet::Sample>,
     /// Why the run ended early, if it did.
     pub stopped: Option<String>,
@@ -85,7 +85,7 @@ pub enum Load {
     Open {
         /// The rate, or the name of the trace.
         rate: String,
-        /// How uploads lie in it; a trace has its own moments.
+        /// How uploads are spread over it; a trace has its own times.
         arrivals: Option<&'static str>,
     },
 }

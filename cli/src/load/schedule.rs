@@ -309,7 +309,7 @@ mod tests {
         let gaps: Vec<_> = sends(7).windows(2).map(|pair| pair[1] - pair[0]).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
-        // Exponential distances have a squared coefficient of variation of one; 20,000 of them tell
+        // Exponential distances have a squared coefficient of variation of one; 20,000 of them show
         // it to a few per cent.
         assert!((variance / mean / mean - 1.0).abs() < 0.1, "{}", variance / mean / mean);
     }

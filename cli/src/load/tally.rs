@@ -165,7 +165,7 @@ impl Tally {
             return;
         }
         self.pairs += 1;
-        // The truth itself is always told apart: there are no more of these than images.
+        // The true label itself is always kept: there are no more of these than images.
         let label = if self.pairs > PAIRS && label != truth { OTHERS } else { label };
         *self.confusion.entry(truth.to_owned()).or_default().entry(label.to_owned()).or_default() += 1;
     }

@@ -34,8 +34,8 @@ const MOST_KILLS: usize = 3;
 const KILLS_WITHIN: Duration = Duration::from_secs(60);
 
 impl Role {
-    /// Starts the program of this name that lies beside this one, in a process group of its own: a
-    /// terminal's Ctrl-C reaches `eirs local` alone, which tells the others in the right order.
+    /// Starts the program of this name in the folder of this one, in a process group of its own: a
+    /// terminal's Ctrl-C reaches `eirs local` alone, which stops the others in the right order.
     ///
     /// Must be called on the main thread: the program ends when the *thread* that started it does.
     pub(super) fn start(name: &'static str, environment: &[(&str, OsString)]) -> anyhow::Result<Self> {
@@ -89,7 +89,7 @@ impl Role {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Tells it to drain.
+    /// Drains it.
     pub(super) fn ask_to_stop(&self) {
         self.signal(Signal::TERM);
     }
@@ -117,7 +117,7 @@ pub(super) fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Whether a program that was told to stop did. One that had not begun to listen to signals had
+/// Whether a program that was asked to stop did. One that had not begun to listen to signals had
 /// nothing to finish.
 pub(super) fn stopped_well(status: ExitStatus) -> bool {
     status.success() || status.signal() == Some(Signal::TERM.as_raw())

@@ -1,4 +1,4 @@
-//! The two ways in which a command that does something tells what it did.
+//! The two ways in which a command reports what it did.
 
 use std::{fmt::Display, io};
 

@@ -163,8 +163,8 @@ fn today(today: &Usage) -> Option<String> {
     (!known.is_empty()).then(|| known.join(", "))
 }
 
-/// A table of those that run or have something to tell, the others in a word, and what is too long
-/// for a table below it.
+/// A table of those that run or have something to report, the others in a word, and what is too
+/// long for a table below it.
 fn instances(instances: &[InstanceStatus], width: usize, now: DateTime<Utc>) -> String {
     if instances.is_empty() {
         return String::new();

@@ -46,7 +46,7 @@ fn a_client_that_knows_only_the_description_meets_no_answer_that_is_not_in_it() 
     }
 }
 
-/// `schemathesis` lies beside the Python that has it.
+/// `schemathesis` is in the folder of its Python.
 fn schemathesis() -> Option<PathBuf> {
     testing::python().map(|python| python.with_file_name("schemathesis")).filter(|program| program.exists())
 }

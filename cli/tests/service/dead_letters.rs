@@ -48,7 +48,7 @@ fn a_job_that_was_given_up_is_listed_with_its_reason_and_redriven_when_the_cause
     assert!(code == 0 && told.starts_with("2 dead letters\n") && told.contains("1 attempt failed"), "{told}");
     assert!(!told.contains('\u{202e}') && told.lines().all(|line| line.chars().count() <= 80), "{told}");
 
-    // Too early: it is tried, and lies there again.
+    // Too early: it is tried, and becomes a dead letter again.
     let id = listed[0]["id"].as_str().expect("an id").to_owned();
     let (code, told) = dead_letters(&site, &["redrive", &id[..8], "--yes"]);
     assert!(code == 0 && told.ends_with("1 redriven.\n"), "{told}");
@@ -81,7 +81,7 @@ fn letters_that_a_killed_look_held_come_back_by_themselves() {
     asked.child.wait().expect("the terminal's status");
     eventually("the lease runs out", || (letters(&site).len() == 3).then_some(()));
 
-    // One that is told to stop gives back at once what it holds.
+    // One that must stop gives back its jobs at once.
     let mut asked = Asked::start(&site, &format!("purge {id}"));
     asked.typed(b"\x03");
     assert_eq!(asked.child.wait().expect("its status").code(), Some(1), "{}", asked.told());

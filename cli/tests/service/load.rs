@@ -1,5 +1,4 @@
-//! `eirs load` beside a real service: exit codes, the page, and the fleet that the service tells
-//! of.
+//! `eirs load` beside a real service: exit codes, the page, and the fleet that the service reports.
 
 use std::{fs, path::Path};
 

@@ -97,7 +97,7 @@ fn a_cordoned_instance_is_drained_at_once_and_not_started_again() {
     leave_nothing(&site, &web, controller);
 }
 
-/// Workers outlive their controller unless it is told to send them home.
+/// Workers outlive their controller unless it must drain them.
 fn leave_nothing(site: &Site, web: &Web, mut controller: Process) {
     fs::write(site.folder.path().join("policies/default.toml"), POLICY.replace("max = 3", "max = 0"))
         .expect("a policy");
@@ -222,7 +222,7 @@ fn a_simulated_start_delay_and_boots_that_fail_are_seen() {
     let start = std::time::Instant::now();
     assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop");
     assert!(start.elapsed() >= std::time::Duration::from_secs(1), "{:?}", start.elapsed());
-    // A controller that has not looked since would tell of no worker, and leave one behind.
+    // A controller without a pass since then would know no worker, and leave one running.
     eventually("the controller has seen the worker", || (!web.workers().is_empty()).then_some(()));
     leave_nothing(&site, &web, controller);
     drop(web);

@@ -101,7 +101,7 @@ fn an_upload_is_one_trace_from_the_client_through_web_queue_and_worker_and_back(
 #[test]
 fn whoever_begins_a_trace_decides_whether_it_is_collected() {
     let collector = Collector::start();
-    // As other programs are told: by the standard variable.
+    // As for other programs: by the standard variable.
     let site = Site::new()
         .set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.address())
         .set("EIRS_TELEMETRY__SAMPLE_RATIO", "0");
@@ -192,7 +192,7 @@ fn an_address_that_no_collector_can_have_is_told_at_the_start() {
     }
 }
 
-/// A site whose collector is spoken to over TLS, and whose authority lies in `authority.pem`.
+/// A site whose collector is spoken to over TLS, and whose authority is in `authority.pem`.
 fn with_tls(authority: &Authority) -> (Collector, Site) {
     let collector = Collector::start_with_tls(&authority.issue());
     let site = Site::new().set("EIRS_TELEMETRY__OTLP_ENDPOINT", &collector.address());

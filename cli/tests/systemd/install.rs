@@ -7,7 +7,7 @@ use crate::{
     machine::{self, Machine, Plan, programs, project, run, said},
 };
 
-/// A target that must succeed; answers what it told.
+/// A target that must succeed; returns its output.
 fn make(target: &str, variables: &[(&str, &str)]) -> String {
     let output = machine::make(target, variables);
     assert!(output.status.success(), "make {target}: {}", said(&output));

@@ -1,6 +1,6 @@
-//! Tells a machine to drain, over SSM: an order of our own document, which `eirs setup` made, to
-//! one machine. What the machine does with it is written there: it stops its worker, which drains,
-//! and powers off.
+//! Drains a machine over SSM: an order of our own document, which `eirs setup` made, to one
+//! machine. What the machine does with it is written there: it stops its worker, which drains, and
+//! powers off.
 //!
 //! SSM takes orders for machines that are stopped and delivers them after the next start. So an
 //! order waits for half a minute at most, and names the generation that it is for: the machine
@@ -25,7 +25,7 @@ use futures::future::join_all;
 const DELIVERY_SECONDS: i32 = 30;
 /// So long after an order failed it is given again.
 const AGAIN: TimeDelta = TimeDelta::seconds(5);
-/// A machine that no order has reached for so long is told otherwise.
+/// A machine that no order has reached for this long is stopped in another way.
 const UNREACHABLE: TimeDelta = TimeDelta::seconds(45);
 /// What the machine's script exits with where the order is for another generation.
 const OTHER_GENERATION: i32 = 75;
@@ -143,8 +143,8 @@ impl Drains {
 
     async fn pursue_one(&self, id: &str, generation: &str, now: DateTime<Utc>) -> Option<String> {
         let Some(order) = self.lock().get(id).cloned() else {
-            // Of an earlier controller: whether it was told before it was tagged nobody knows, and
-            // twice does no harm.
+            // Of an earlier controller: whether it was sent before the tag is unknown, and twice
+            // does no harm.
             self.tell(id, generation, now).await;
             return None;
         };

@@ -35,7 +35,7 @@ impl Orders {
         self.complaint.as_deref()
     }
 
-    /// The folder in which the file lies.
+    /// The folder of the file.
     pub fn folder(&self) -> &Path {
         &self.state
     }

@@ -116,7 +116,7 @@ fn the_tables_have_the_keys_that_are_read_and_no_other() {
     for table in tables() {
         let mut known = table.known();
         if table.heading == step {
-            // Its table tells the keys of a step, too.
+            // Its table has the keys of a step, too.
             known = tables().iter().filter(|table| table.heading == step).flat_map(Table::known).collect();
         }
         let told: BTreeSet<_> = table.rows().iter().map(|row| row.key.to_owned()).collect();

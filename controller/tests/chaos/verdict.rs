@@ -61,7 +61,7 @@ fn kept(policy: &Policy, now: DateTime<Utc>) -> u32 {
     (wished + policy.pool.spare).min(policy.pool.max).max(policy.pool.min)
 }
 
-/// In the end there are as many as the policy keeps, and nobody is told anything any more.
+/// In the end there are as many as the policy keeps, and no more orders are given.
 fn unrest(case: &Case, outcome: &Outcome) -> Vec<String> {
     let policy = &case.last;
     let end = outcome.end;
@@ -125,7 +125,7 @@ fn overspent(case: &Case, outcome: &Outcome) -> Vec<String> {
         let date = case.trace.starts_at.with_timezone(&zone).date_naive() + Days::new(days);
         zone.from_local_datetime(&date.and_time(NaiveTime::MIN)).earliest().unwrap().with_timezone(&Utc)
     };
-    // Each look tells how many there are, and nothing about when in between they came and went.
+    // Each pass shows how many there are, and nothing about when in between they came and went.
     let unseen_s = f64::from(policy.pool.max) * case.setup.tick.as_secs_f64();
     let mut complaints = Vec::new();
     for day in 0..2 {

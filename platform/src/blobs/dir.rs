@@ -96,7 +96,7 @@ impl DirBlobs {
 }
 
 impl Inner {
-    /// Where a key lies. Keys come from ids and checked names; one that would lead elsewhere is
+    /// The place of a key. Keys come from ids and checked names; one that would lead elsewhere is
     /// refused all the same.
     fn path(&self, key: &str) -> Result<PathBuf> {
         let proper = |part: &str| {

@@ -30,7 +30,7 @@ use crate::{
 
 /// The longest page of a listing that S3 answers with.
 const PAGE: usize = 1000;
-/// Of two writers of the same key one may be told that they raced (409); it asks again so often.
+/// Of two writers of the same key one may get 409 because they raced; it asks again so often.
 const RACES: u32 = 8;
 
 /// The blobs of a bucket, under their own names.
@@ -125,7 +125,7 @@ impl BlobStore for S3Blobs {
     /// S3 answers 412 where the key is taken, and 409 to a writer that another one overtook just
     /// now: only asking again shows which of the two came first (user guide, "Conditional writes").
     ///
-    /// Where the answer to a write is lost, the SDK asks again and is told 412: then no caller gets
+    /// Where the answer to a write is lost, the SDK tries again and gets 412: then no caller gets
     /// `true`, and a reader of the blob finds its own bytes.
     async fn put_new(&self, key: &str, body: Bytes) -> Result<bool> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));

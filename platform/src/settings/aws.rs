@@ -16,8 +16,7 @@ pub struct Aws {
     pub region: Option<String>,
     /// The account that owns the buckets: S3 then refuses those of others. Twelve digits.
     pub account: Option<String>,
-    /// What the name of everything in the account begins with: an installation is told from another
-    /// one by it.
+    /// What the name of everything in the account begins with: it distinguishes installations.
     pub prefix: String,
     /// The bucket of the images, `images/{id}`.
     pub input_bucket: Option<String>,

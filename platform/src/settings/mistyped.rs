@@ -18,7 +18,7 @@ pub fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
 }
 
 /// The complaint about a key of the settings that nobody knows, with the one that was probably
-/// meant; `None` where another thing is wrong. `told` is what was said when it was tried.
+/// meant; `None` where another thing is wrong. `told` is the output of the attempt.
 pub(super) fn unknown_key(key: &str, told: &str) -> Option<String> {
     let (unknown, known) = unknown_field(told)?;
     let parts: Vec<_> = key.split('.').collect();

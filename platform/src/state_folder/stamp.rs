@@ -1,4 +1,4 @@
-//! What tells one version of a file from another without reading it.
+//! What distinguishes versions of a file without reading it.
 
 use std::{
     fs::{self, Metadata},

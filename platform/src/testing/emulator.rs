@@ -25,14 +25,14 @@ pub struct Emulator {
     _process: Served,
 }
 
-/// Where the emulator lies, seen from any crate of the workspace.
+/// The path of the emulator, from any crate of the workspace.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/aws")
 }
 
 impl Emulator {
-    /// Starts it with these arguments beside its own; `None`, which was told then, where it cannot
-    /// be had.
+    /// Starts it with these arguments beside its own; `None`, which was reported then, if it is not
+    /// available.
     pub fn start(arguments: &[&str]) -> Option<Self> {
         let Some(python) = testing::python() else {
             testing::not_run("there is no Python with moto", "make test");

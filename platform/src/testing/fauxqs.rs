@@ -13,7 +13,7 @@ use crate::{settings::Aws, testing};
 pub struct Fauxqs(Served);
 
 impl Fauxqs {
-    /// Starts it; `None`, which was told then, where it cannot be had.
+    /// Starts it; `None`, which was reported then, if it is not available.
     pub fn start() -> Option<Self> {
         let modules = testing::cache().map(|cache| cache.join("fauxqs/node_modules"));
         let Some(modules) = modules.filter(|modules| modules.join("fauxqs").is_dir()) else {

@@ -10,7 +10,7 @@ use poem::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
 };
 
-/// How long a browser may remember what it was told, in seconds.
+/// How long a browser may cache the reply, in seconds.
 const REMEMBERED: HeaderValue = HeaderValue::from_static("600");
 
 /// The origins that are allowed.

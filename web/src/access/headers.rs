@@ -1,5 +1,5 @@
 //! The headers that every answer has. They tell browsers what a page of this service may do, and
-//! that nothing else may be made of an answer than what it says it is.
+//! not to guess the type of a response.
 
 use poem::http::{HeaderMap, HeaderValue, header};
 

@@ -1,4 +1,4 @@
-//! Tells the controller what arrives: exact counts every ten seconds, and a doorbell at once after
+//! Reports arrivals to the controller: exact counts every ten seconds, and a doorbell at once after
 //! a quiet time, so that the first upload of the morning does not wait for a tick.
 
 use std::{
@@ -94,7 +94,7 @@ impl Arrivals {
     }
 }
 
-/// Tells the controller of them.
+/// Reports them to the controller.
 #[derive(Debug)]
 pub(crate) struct Reporter {
     pub(crate) arrivals: Arc<Arrivals>,

@@ -29,7 +29,7 @@ use crate::renewal::{Renewal, Watched};
 
 /// How long a client may take to say hello; a good one takes a few round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// A certificate that has less time left is told. Those that are renewed by themselves are renewed
+/// A certificate with less time left is reported. Those that are renewed by themselves are renewed
 /// earlier.
 const SOON: TimeDelta = TimeDelta::days(14);
 
@@ -130,9 +130,8 @@ fn end_is_near(file: &Path, pem: &[u8], now: DateTime<Utc>) -> Option<String> {
     (left < SOON).then(|| format!("web.tls.certificate: {sentence}"))
 }
 
-/// When a certificate expires. rustls reads that for itself, and tells it only of a certificate
-/// that is used too late: so it is asked about the end of time, which it looks at before it asks
-/// who vouches for it.
+/// When a certificate expires. rustls reads that for itself, and reports it only for a certificate
+/// that is used too late: so it is asked about the end of time, which it checks before the issuer.
 fn expiry(certificate: &CertificateDer<'_>) -> Option<DateTime<Utc>> {
     let certificate = ParsedCertificate::try_from(certificate).ok()?;
     let (nobody, end) = (RootCertStore::empty(), UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX)));

@@ -1,5 +1,5 @@
-//! How many jobs lie with the dead letters. Every look is a call to the queue, and in a cloud it
-//! costs: now and then is enough.
+//! How many dead letters there are. Every look is a call to the queue, and in a cloud it costs: now
+//! and then is enough.
 
 use std::{collections::BTreeMap, time::Duration};
 

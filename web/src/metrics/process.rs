@@ -2,7 +2,7 @@
 
 use super::{Metric, Sample};
 
-/// As far as the system tells.
+/// As far as the system reports it.
 #[cfg(target_os = "linux")]
 pub(super) fn samples() -> Vec<Sample> {
     let Ok(process) = procfs::process::Process::myself() else { return Vec::new() };

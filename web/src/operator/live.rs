@@ -116,7 +116,7 @@ pub(crate) async fn keep(operator: &Operator, stop: &CancellationToken) {
     }
 }
 
-/// Tells what there is, and then every change, until the client or this server leaves.
+/// Sends the state, and then every change, until the client or this server ends.
 #[handler]
 pub(crate) async fn events(Data(operator): Data<&Arc<Operator>>, Data(who): Data<&Watchers>) -> Response {
     let Some(watcher) = Watcher::new(operator, *who) else {

@@ -1,6 +1,6 @@
-//! `GET /`: the page, which lies in this program, so that it needs no build, no other host and no
-//! file. Programs that ask for the same address get a line of text. Where the live state is the
-//! operator's, clients get the half that uploads; the operator's side has the other one.
+//! `GET /`: the page, which is embedded in this program, so that it needs no build, no other host
+//! and no file. Programs that ask for the same address get a line of text. Where the live state is
+//! the operator's, clients get the half that uploads; the operator's side has the other one.
 
 use std::sync::Arc;
 
@@ -50,8 +50,8 @@ pub(crate) enum Half {
 pub(crate) struct Home(Asset);
 
 impl Home {
-    /// The page, which hides what the mark on its body does not name. Where it is told nothing of
-    /// the service, what an upload has to know stands in it.
+    /// The page, which hides what the mark on its body does not name. Without a status of the
+    /// service, it has what an upload needs.
     pub(crate) fn new(half: Half, models: &[&str], max_image_bytes: u64) -> Arc<Self> {
         let body = match half {
             Half::Both => "<body>".to_owned(),

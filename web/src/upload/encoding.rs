@@ -68,7 +68,7 @@ impl Read for Feed {
 
 enum Unpacker {
     /// What is called deflate is zlib (RFC 9110, 8.4.1.2), or what the word says: the first byte
-    /// tells.
+    /// decides.
     Unknown(Feed),
     Gzip(MultiGzDecoder<Feed>),
     Zlib(ZlibDecoder<Feed>),

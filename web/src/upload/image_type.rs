@@ -1,4 +1,4 @@
-//! What an uploaded image may be called. What it is, its first bytes tell:
+//! What an uploaded image may be called. Its first bytes decide what it is:
 //! `eirs_platform::formats`.
 
 use eirs_platform::formats::Format;

@@ -64,7 +64,7 @@ enum State {
     End,
 }
 
-/// A boundary, as far as it can be told.
+/// A boundary, as far as it is known.
 enum Found {
     /// Here, with this many bytes of its own; after it comes another part, or none.
     At { place: usize, bytes: usize, is_last: bool },
@@ -100,7 +100,7 @@ impl Parser {
         self.pending.len()
     }
 
-    /// What comes next, as far as it can be told from what has come.
+    /// What comes next, as far as the past shows it.
     pub(super) fn next(&mut self) -> Result<Option<Event>, Broken> {
         loop {
             match self.state {
@@ -192,7 +192,7 @@ enum After {
     Last,
     /// The end of the line, after a number of spaces.
     Part(usize),
-    /// One cannot tell yet.
+    /// It is not known yet.
     More,
     /// So it is none.
     Other,

@@ -3,9 +3,8 @@
 //! - `once`: the command is run for each image, with the path of the image as its last argument. It
 //!   prints `name,label` and exits with 0. `name` is the file name that was given, or its path, or
 //!   its stem; the label is all after the comma, and may hold commas. Whatever it prints on other
-//!   lines is passed over. A command that prints one line only may leave the name out. Of several
-//!   lines without the name nobody can tell which is the label: that is a failure, and the lines
-//!   are quoted.
+//!   lines is passed over. A command that prints one line only may leave the name out. With several
+//!   lines without the name, the label is unclear: that is a failure, and the lines are quoted.
 //! - `stream`: the command is kept running. For each path, one a line on its standard input, it
 //!   prints one line of JSON, and flushes it: `{"label": "cat", "confidence": 0.9}`, or
 //!   `{"top": [{"label": ..., "confidence": ...}, ...]}`, or

@@ -63,7 +63,7 @@ fn announce(found: &mut Found, width: u32, height: u32) {
     }
 }
 
-/// A little-endian number of up to four bytes; what lies behind the end is zero.
+/// A little-endian number of up to four bytes; bytes after the end are zero.
 fn int(chunk: &[u8], at: usize, bytes: usize) -> u32 {
     (0..bytes).map(|byte| u32::from(chunk.get(at + byte).copied().unwrap_or(0)) << (8 * byte)).sum()
 }

@@ -28,7 +28,7 @@ pub(super) struct Machine {
     pub(super) pool: Option<String>,
     /// As EC2 calls it, e.g. `running`.
     pub(super) state: String,
-    /// Since when, as far as EC2 tells.
+    /// Since when, as far as EC2 reports it.
     pub(super) since: Option<DateTime<Utc>>,
     #[serde(rename = "type")]
     pub(super) kind: String,
@@ -39,7 +39,7 @@ pub(super) struct Machine {
     pub(super) model: Option<String>,
     /// Which start of it this is.
     pub(super) generation: Option<String>,
-    /// This start was told to drain.
+    /// This start has a drain order.
     pub(super) draining: bool,
     /// It is the controller's.
     pub(super) handed_over: bool,
@@ -171,7 +171,7 @@ fn row(machine: &Machine, region: &str, now: DateTime<Utc>) -> Vec<String> {
         "stopped" => style("stopped").dim(),
         other => style(other).cyan(),
     };
-    // Seconds are enough to tell one start from another; the JSON has all of it.
+    // Seconds are enough to distinguish starts; the JSON has all of it.
     let start = machine.generation.as_deref().unwrap_or_default();
     vec![
         machine.id.clone(),

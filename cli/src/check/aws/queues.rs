@@ -1,4 +1,4 @@
-//! The queues of the installation, with their depths; a response queue tells by its tags whether
+//! The queues of the installation, with their depths; a response queue shows by its tags whether
 //! its host is alive.
 
 use chrono::{DateTime, Utc};

@@ -18,7 +18,7 @@ const BOTTOM: f64 = 24.0;
 /// Two short words would overlap where they are closer.
 const CLOSE: f64 = 30.0;
 
-/// Where a value lies on the axis from left to right.
+/// The place of a value on the axis from left to right.
 #[derive(Debug, Clone, Copy)]
 enum Place {
     /// From zero to this many seconds.
@@ -108,7 +108,7 @@ impl Chart {
         self.add(format_args!("<path class=\"line {class}\" d=\"{path}\"/>"));
     }
 
-    /// What lies between two such values.
+    /// The range between two such values.
     pub(super) fn area(
         &mut self,
         below: Option<&[(f64, Option<f64>)]>,
@@ -185,7 +185,7 @@ impl Chart {
         }
     }
 
-    /// What is told where a pointer rests.
+    /// The text for a pointer at rest.
     pub(super) fn hint(&mut self, from: f64, length: f64, text: &str) {
         let (left, right) = (self.x(from), self.x(from + length));
         let (width, height, text) = (right - left, HEIGHT - TOP - BOTTOM, escaped(text));

@@ -1,4 +1,4 @@
-//! What the service under test tells and wants: another form of upload and answer, a token, a
+//! What the service under test returns and needs: another form of upload and answer, a token, a
 //! fleet.
 
 use hyper::header;
@@ -50,8 +50,8 @@ async fn a_bare_image_is_the_whole_body() {
     assert!(report.is_well(), "{report}");
 }
 
-/// A service that wants a token, answers uploads and tells of its fleet; it hangs up after its
-/// events.
+/// A service that wants a token, answers uploads and reports its fleet; it closes the connection
+/// after its events.
 async fn guarded(events: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -20,7 +20,7 @@ pub(super) struct Growth {
     looks: VecDeque<(DateTime<Utc>, u64)>,
 }
 
-/// Jobs that arrive each second, as far as the backlog tells.
+/// Jobs that arrive each second, as far as the backlog shows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct GrowthBounds {
     /// Certainly no fewer.

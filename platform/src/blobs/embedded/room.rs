@@ -52,7 +52,7 @@ impl Room {
         }))
     }
 
-    /// Looks. A file system that tells nothing is not below.
+    /// Looks. A file system without figures is not below.
     pub fn look(&self) -> RoomSeen {
         let Ok(found) = statvfs(&*self.0.state) else { return RoomSeen { free: 0, floor: 0, below: false } };
         let free = found.f_bavail.saturating_mul(found.f_frsize);

@@ -66,7 +66,7 @@ impl SqsQueues {
         call.send().await.map(|_| ()).map_err(|error| aws::error(what(), &error))
     }
 
-    /// What SQS is told of these options. The queue of the dead letters must be there.
+    /// These options as attributes of SQS. The queue of the dead letters must be there.
     async fn attributes(&self, options: &QueueOptions) -> Result<HashMap<Attribute, String>> {
         let mut attributes = HashMap::from([
             (Attribute::VisibilityTimeout, options.visibility.as_secs().to_string()),

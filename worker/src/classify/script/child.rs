@@ -159,7 +159,7 @@ impl Running {
         let _ = poll(&mut pipes, Some(&most));
     }
 
-    /// Takes what lies in the pipes, as far as it makes sense.
+    /// Takes what is in the pipes, as far as it makes sense.
     fn read(&mut self) {
         let mut buffer = [0; 16 << 10];
         while let Some(pipe) = &self.stdout

@@ -18,7 +18,7 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
     for role in [Role::Worker, Role::Web] {
         let name = network::group_name(account, role);
         let group = groups.iter().find(|group| group.group_name() == Some(&name));
-        // A group that is missing is told by whatever was launched without it.
+        // A missing group is reported by whatever was launched without it.
         if let Some(group) = group {
             let (mut open, should) = (network::open_doors(group), network::doors(account, role));
             // Where these settings are not those that setup wrote, they may not say who may upload.

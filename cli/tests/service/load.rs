@@ -58,7 +58,7 @@ fn what_cannot_be_done_is_said_before_anything_is_sent() {
     for (arguments, expected) in [
         (&["--rate", "fast"][..], "--rate `fast`: `fast` is not a rate"),
         (&["--rate", "5", "--concurrency", "3"], "cannot be used with"),
-        (&["--rate", "burst:3/10m@10m", "--arrivals", "poisson"], "a trace has its own moments"),
+        (&["--rate", "burst:3/10m@10m", "--arrivals", "poisson"], "a trace has its own times"),
         (&["--arrivals", "poisson"], "--rate"),
         (&["--expect", "("], "is neither a JSON pointer nor a pattern"),
         (&["--slo-errors", "many"], "is not a share"),

@@ -360,9 +360,9 @@ mod tests {
             "the cause does not \
             hold",
         );
-        check_one("", None, vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "not wholly seen");
+        check_one("", None, vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "an incomplete observation");
         check_one("min = 1", Some(0), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "fewer than min");
-        check_one("", Some(3), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "the last one goes");
+        check_one("", Some(3), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "the last one is drained");
         let drained = says(in_state("p-1", State::Draining, NOW - 9), Phase::Drained, NOW, Some(NOW));
         let mut crashed = stopped("p-2");
         crashed.instance.not_before = Some(at(NOW + 1));

@@ -57,6 +57,18 @@ pub trait Queue: Debug + Send + Sync {
         if stop.is_cancelled() { Ok(Vec::new()) } else { self.receive(max, wait).await }
     }
 
+    /// Like [`receive_unless`](Queue::receive_unless), for messages that nobody misses where their receiver dies with them. Answers
+    /// the receipts that are still to be acked, too: none where it costs less to deliver at most once. Unless overridden, all are.
+    async fn receive_once(
+        &self,
+        stop: &CancellationToken,
+        max: usize,
+        wait: Duration,
+    ) -> Result<(Vec<Bytes>, Vec<Receipt>)> {
+        let received = self.receive_unless(stop, max, wait).await?;
+        Ok(received.into_iter().map(|delivery| (delivery.body, delivery.receipt)).unzip())
+    }
+
     /// Renews leases, for the queue's visibility time-out from now on. Answers the receipts whose lease was
     /// already lost; work on those must not be committed by an ack.
     async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>>;

@@ -107,8 +107,9 @@ async fn take(
     drain: &CancellationToken,
     scope: &Scope,
 ) {
-    let Held { job, received, .. } = held;
+    let Held { job, received, delivery, .. } = held;
     let mut waited = Duration::ZERO;
+    let mut slot = Some(slot);
     let stored = match attempt(worker, held, &mut waited, scope).await {
         Attempt::LeftAlone => {
             drop(slot);
@@ -121,8 +122,12 @@ async fn take(
         Attempt::Stored(stored) => Ok((stored, false)),
         Attempt::Ended(outcome) => {
             let reply = outcome::reply(worker, job, outcome, *received);
+            let taken = received.elapsed();
+            // The next job may be asked for in the transaction that ends this one. Beside one that is run alone nothing begins.
+            if ends_at_once(worker, held, &reply) && delivery.receives == 1 {
+                slot = None;
+            }
             if end_at_once(worker, held, &reply).await {
-                let taken = received.elapsed();
                 drop(slot);
                 worker.activity.done(taken.saturating_sub(waited));
                 return tell_log(worker, job, taken, waited);
@@ -149,12 +154,16 @@ async fn take(
     }
 }
 
+/// Whether a job can be ended in one transaction.
+fn ends_at_once(worker: &Worker, held: &Held<'_>, reply: &Reply) -> bool {
+    // What was given up goes to the dead letters in between, and a fresh result takes the place of another.
+    worker.requests.in_database().is_some() && reply.is_final() && !held.job.fresh && !held.lease.is_lost()
+}
+
 /// Stores the result, sends the reply and acks in one transaction, where all three are in one database. `false` is
 /// returned where they are not, where there is a result already, and after an error; then nothing has been done.
 async fn end_at_once(worker: &Worker, held: &Held<'_>, reply: &Reply) -> bool {
-    // What was given up goes to the dead letters in between, and a fresh result takes the place of another.
-    if worker.requests.in_database().is_none() || !reply.is_final() || held.job.fresh || held.lease.is_lost()
-    {
+    if !ends_at_once(worker, held, reply) {
         return false;
     }
     let ending = debug_span!(target: TARGET, "end", otel.kind = "producer");
@@ -202,8 +211,8 @@ async fn attempt(worker: &Worker, held: &Held<'_>, waited: &mut Duration, scope:
 async fn classify(worker: &Worker, job: &Job, waited: &mut Duration, scope: &Scope) -> Attempt {
     let key = job.id.image_key();
     let fetching = debug_span!(target: TARGET, "fetch");
-    let image = match retry(|| worker.images.get(&key)).instrument(fetching).await {
-        Ok(bytes) => match outcome::whole(job.id, bytes).await {
+    let image = match retry(|| worker.images.get_checked(&key)).instrument(fetching).await {
+        Ok(stored) => match outcome::whole(job.id, stored).await {
             Ok(bytes) => Image { name: job.name.clone(), bytes },
             // To try again would find the same; the next upload of the image brings it.
             Err(reason) => return Attempt::Ended(Outcome::GaveUp { reason }),

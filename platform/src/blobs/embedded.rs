@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::images::StagedImage;
+pub(crate) use self::images::{Entered, StagedImage};
 pub use self::room::{Room, RoomSeen};
 use self::{carried::Carried, expiry::Expiry, images::Images, results::Results, segments::Segments};
 use super::SharedBlobs;

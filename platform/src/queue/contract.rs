@@ -55,6 +55,7 @@ async fn leases_and_waits(open: Open<'_>) {
     a_waiting_receive_ends_empty_after_its_wait(open).await;
     a_batch_wakes_as_many_receivers_as_it_can_feed(open).await;
     a_receive_that_is_told_to_stop_ends_within_its_wait_and_strands_nothing(open).await;
+    what_is_received_once_and_acked_is_gone(open).await;
     a_message_that_is_received_too_often_goes_to_the_dead_letters(open).await;
     purge_leaves_nothing(open).await;
 }
@@ -227,6 +228,28 @@ async fn a_receive_that_is_told_to_stop_ends_within_its_wait_and_strands_nothing
     assert_eq!(waiting.await.expect("no panic").len(), 0);
     send(&queue, &["x"]).await;
     assert!(one(&queue, LONG).await.is_some(), "what came after the stop is everybody's");
+}
+
+async fn what_is_received_once_and_acked_is_gone(open: Open<'_>) {
+    let queue = open("once", visible_for(SHORT));
+    let never = CancellationToken::new();
+    let waiting = tokio::spawn({
+        let (queue, never) = (queue.clone(), never.clone());
+        async move { queue.receive_once(&never, 10, LONG).await.expect("receive") }
+    });
+    tokio::task::yield_now().await;
+    send(&queue, &["a", "b", "c"]).await;
+    let (mut bodies, mut receipts) = waiting.await.expect("no panic");
+    while bodies.len() < 3 {
+        let more = queue.receive_once(&never, 10, LONG).await.expect("receive");
+        bodies.extend(more.0);
+        receipts.extend(more.1);
+    }
+    bodies.sort();
+    assert_eq!(bodies, ["a", "b", "c"], "each once");
+    queue.ack(&receipts).await.expect("ack");
+    eventually(Depth::default(), || async { queue.depth().await.expect("depth") }).await;
+    assert!(one(&queue, SHORT * 3 / 2).await.is_none(), "and none comes back");
 }
 
 async fn a_message_that_is_received_too_often_goes_to_the_dead_letters(open: Open<'_>) {

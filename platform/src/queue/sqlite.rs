@@ -35,7 +35,10 @@ pub(crate) use self::{
 };
 use super::{Delivery, Depth, Ending, InDatabase, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{
-    blobs::{Staged, embedded::index},
+    blobs::{
+        Staged,
+        embedded::{Entered, index},
+    },
     clock::SharedClock,
     error::{Error, Result},
     state_folder,
@@ -137,13 +140,16 @@ impl SqliteQueue {
         now.now.saturating_sub(i64::try_from(self.options.retention.as_millis()).unwrap_or(i64::MAX))
     }
 
-    async fn look(&self, max: usize) -> Result<Look> {
+    async fn look(&self, max: usize, is_kept: bool) -> Result<Look> {
         let (table, dead, now) = (self.table, self.dead, self.now());
         let lease = move |batch: &mut Batch<'_>| {
             if !statements::anything_visible(batch.reader(), table, now)? {
                 let next = statements::next_visible(batch.reader(), table, now)?;
                 let wait = next.map(|at| Duration::from_millis((at - now.now).max(0) as u64));
                 return Ok(Look::Nothing(wait));
+            }
+            if !is_kept {
+                return statements::take(batch, table, max, now).map(Look::Leased);
             }
             let mut leased = statements::lease(batch, table, max, now)?;
             if let Some((dead, max_receives)) = dead {
@@ -154,6 +160,36 @@ impl SqliteQueue {
             Ok(Look::Leased(leased))
         };
         self.writer.run(format!("receiving from {}", self.name), lease).await
+    }
+
+    /// Waits for messages and leases them, or takes them away.
+    async fn receive_or_take(
+        &self,
+        stop: &CancellationToken,
+        max: usize,
+        wait: Duration,
+        is_kept: bool,
+    ) -> Result<Vec<Delivery>> {
+        let deadline = Instant::now() + wait;
+        let mut rings = 0;
+        loop {
+            let next = match self.look(max, is_kept).await? {
+                Look::Leased(leased) if !leased.is_empty() => {
+                    self.bell.silence(leased.len().saturating_sub(rings));
+                    return Ok(leased);
+                }
+                // Everything that was visible was dead.
+                Look::Leased(_) => Some(Duration::ZERO),
+                Look::Nothing(next) => next,
+            };
+            let now = Instant::now();
+            if now >= deadline || stop.is_cancelled() {
+                return Ok(Vec::new());
+            }
+            let look_again = now + next.unwrap_or(LOST_RING).min(LOST_RING);
+            let heard = stop.run_until_cancelled(self.bell.heard(look_again.min(deadline))).await;
+            rings = usize::from(heard.transpose()?.unwrap_or(false));
+        }
     }
 
     /// Puts away what nobody took in time.
@@ -181,14 +217,13 @@ impl SqliteQueue {
 #[async_trait]
 impl Queue for SqliteQueue {
     async fn send(&self, bodies: Vec<Bytes>) -> Result<()> {
-        let (table, now, count) = (self.table, self.now().now, bodies.len());
+        let (table, now, bell) = (self.table, self.now().now, self.bell.clone());
         let sent_at = self.clock.now().timestamp_millis();
         let send = move |batch: &mut Batch<'_>| {
+            batch.ring(&bell, bodies.len());
             statements::send(batch, table, &bodies, now, sent_at).map(|_last| ())
         };
-        self.writer.run(format!("sending to {}", self.name), send).await?;
-        self.bell.ring(count);
-        Ok(())
+        self.writer.run(format!("sending to {}", self.name), send).await
     }
 
     async fn send_with(&self, body: Bytes, staged: Staged) -> Result<()> {
@@ -200,15 +235,14 @@ impl Queue for SqliteQueue {
                 return self.send(vec![body]).await;
             }
         };
-        let (table, now, sent_at) = (self.table, self.now().now, self.clock.now().timestamp_millis());
+        let (table, now, bell) = (self.table, self.now().now, self.bell.clone());
+        let sent_at = self.clock.now().timestamp_millis();
         let send = move |batch: &mut Batch<'_>| {
+            batch.ring(&bell, 1);
             let message = statements::send(batch, table, &[body], now, sent_at)?;
             image.enter(batch, message)
         };
-        let entered = self.writer.run(format!("sending to {}", self.name), send).await?;
-        self.bell.ring(1);
-        entered.finish();
-        Ok(())
+        self.writer.run(format!("sending to {}", self.name), send).await.map(Entered::finish)
     }
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
@@ -221,26 +255,22 @@ impl Queue for SqliteQueue {
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Delivery>> {
-        let deadline = Instant::now() + wait;
-        let mut rings = 0;
-        loop {
-            let next = match self.look(max).await? {
-                Look::Leased(leased) if !leased.is_empty() => {
-                    self.bell.silence(leased.len().saturating_sub(rings));
-                    return Ok(leased);
-                }
-                // Everything that was visible was dead.
-                Look::Leased(_) => Some(Duration::ZERO),
-                Look::Nothing(next) => next,
-            };
-            let now = Instant::now();
-            if now >= deadline || stop.is_cancelled() {
-                return Ok(Vec::new());
-            }
-            let look_again = now + next.unwrap_or(LOST_RING).min(LOST_RING);
-            let heard = stop.run_until_cancelled(self.bell.heard(look_again.min(deadline))).await;
-            rings = usize::from(heard.transpose()?.unwrap_or(false));
-        }
+        self.receive_or_take(stop, max, wait, true).await
+    }
+
+    async fn receive_once(
+        &self,
+        stop: &CancellationToken,
+        max: usize,
+        wait: Duration,
+    ) -> Result<(Vec<Bytes>, Vec<Receipt>)> {
+        // Where there are dead letters, deliveries are counted.
+        let is_kept = self.dead.is_some();
+        let received = self.receive_or_take(stop, max, wait, is_kept).await?;
+        let (bodies, mut receipts): (_, Vec<_>) =
+            received.into_iter().map(|delivery| (delivery.body, delivery.receipt)).unzip();
+        receipts.retain(|_| is_kept);
+        Ok((bodies, receipts))
     }
 
     async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>> {
@@ -256,11 +286,12 @@ impl Queue for SqliteQueue {
     }
 
     async fn release(&self, receipts: &[Receipt]) -> Result<()> {
-        let (receipts, count) = (receipts.to_vec(), receipts.len());
-        let release = move |batch: &mut Batch<'_>| statements::extend(batch, &receipts, statements::AT_ONCE);
-        self.writer.run(format!("releasing to {}", self.name), release).await?;
-        self.bell.ring(count);
-        Ok(())
+        let (receipts, bell) = (receipts.to_vec(), self.bell.clone());
+        let release = move |batch: &mut Batch<'_>| {
+            batch.ring(&bell, receipts.len());
+            statements::extend(batch, &receipts, statements::AT_ONCE).map(|_lost| ())
+        };
+        self.writer.run(format!("releasing to {}", self.name), release).await
     }
 
     async fn end(&self, ending: &Ending<'_>) -> Result<bool> {
@@ -278,13 +309,10 @@ impl Queue for SqliteQueue {
             }
             statements::send(batch, replies.table, &[result], now, sent_at)?;
             statements::ack(batch, jobs, &[receipt])?;
+            batch.ring(&replies.bell, 1);
             Ok(true)
         };
-        let ended = self.writer.run(format!("ending a job of {}", self.name), end).await?;
-        if ended {
-            replies.bell.ring(1);
-        }
-        Ok(ended)
+        self.writer.run(format!("ending a job of {}", self.name), end).await
     }
 
     fn in_database(&self) -> Option<InTransaction> {

@@ -151,6 +151,24 @@ pub(super) fn lease(
     in_order(leased)
 }
 
+/// Takes the oldest messages away.
+pub(super) fn take(
+    batch: &mut Batch<'_>,
+    table: Table,
+    max: usize,
+    now: Now,
+) -> rusqlite::Result<Vec<Delivery>> {
+    end_leases(batch, table, now)?;
+    let mut take = batch.writer()?.prepare_cached(
+        "DELETE FROM messages WHERE id IN (
+            SELECT id FROM messages WHERE queue = ?1 AND visible_from = 0 ORDER BY id LIMIT ?2
+        ) RETURNING id, receives, sent_at, body",
+    )?;
+    let taken = in_order(take.query_map(params![table.0, max as i64], delivery)?)?;
+    batch.count(table, -(taken.len() as i64));
+    Ok(taken)
+}
+
 fn delivery(row: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Delivery)> {
     let (id, receives): (i64, u32) = (row.get(0)?, row.get(1)?);
     let delivery = Delivery {

@@ -65,6 +65,29 @@ async fn a_receiver_is_woken_by_a_sender_with_another_writer_long_before_it_woul
 }
 
 #[tokio::test]
+async fn messages_are_announced_after_their_commit_and_who_takes_them_takes_their_rings() {
+    let folder = tempfile::tempdir().unwrap();
+    let queues = open(folder.path(), false);
+    let queue = queues.queue("q", QueueOptions::default()).await.unwrap();
+    let bell = Arc::new(Bell::open(&folder.path().join(state_folder::BELLS).join("q")).unwrap());
+    let send = || queue.send(vec!["x".into(), "y".into()]);
+    let (one, two, three) = tokio::join!(send(), send(), send());
+    one.and(two).and(three).unwrap();
+    assert_eq!(bell.rings(), 6, "one for each message");
+    send().await.unwrap();
+    assert_eq!(queue.receive(20, Duration::ZERO).await.unwrap().len(), 8);
+    assert_eq!(bell.rings(), 0);
+
+    let rung = bell.clone();
+    let failing = move |batch: &mut Batch<'_>| {
+        batch.ring(&rung, 1);
+        Err::<(), _>(rusqlite::Error::InvalidQuery)
+    };
+    queues.writer.run("failing", failing).await.unwrap_err();
+    assert_eq!(bell.rings(), 0, "nothing was committed");
+}
+
+#[tokio::test]
 async fn a_file_that_is_no_database_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("queue.db"), "not a database, though it is long enough to look at")

@@ -18,6 +18,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
 use super::{
+    bell::Bell,
     log::Log,
     schema,
     statements::{self, Table},
@@ -66,6 +67,8 @@ pub(crate) struct Batch<'a> {
     begun: bool,
     /// Messages more or fewer in each queue, added to the counters once, at the commit.
     changes: HashMap<Table, i64>,
+    /// Messages to announce after the commit.
+    rings: Vec<(Arc<Bell>, usize)>,
 }
 
 trait Operation: Send {
@@ -105,6 +108,32 @@ impl<T: Send, F: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send> Operation
     }
 }
 
+/// The connections of a process share memory for so many pages, which is kept: whenever another process has written, a connection
+/// lets go of all that it had read, and to give memory back to the system and ask for it again costs more than the pages.
+const KEPT_PAGES: i32 = 128;
+/// A page, and what SQLite keeps beside it; if that is more one day, this memory is not used.
+const KEPT_PAGE: usize = 4096 + 512;
+
+/// To be called before the first connection is opened.
+#[expect(unsafe_code, reason = "SQLite offers it to C only")]
+fn configure() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let memory = vec![0_u64; KEPT_PAGES as usize * KEPT_PAGE / size_of::<u64>()].leak();
+        // SAFETY: of this option the arguments are memory that is aligned to eight bytes and never freed, the size of its parts, and
+        // their number (<https://sqlite.org/c3ref/c_config_covering_index_scan.html#sqliteconfigpagecache>). Where SQLite runs
+        // already it refuses, and does without.
+        let _refused = unsafe {
+            rusqlite::ffi::sqlite3_config(
+                rusqlite::ffi::SQLITE_CONFIG_PAGECACHE,
+                memory.as_mut_ptr().cast::<std::ffi::c_void>(),
+                KEPT_PAGE as i32,
+                KEPT_PAGES,
+            )
+        };
+    });
+}
+
 impl Writer {
     /// Opens the file of this folder, or makes it; `wall` is the time of day in milliseconds since 1970.
     pub(super) fn open(folder: &Path, sync: bool, wall: i64) -> Result<Self> {
@@ -116,6 +145,7 @@ impl Writer {
             move |error| Error::from_io(what, &error)
         };
         let turn = Turn::open(&lock).map_err(turns())?;
+        configure();
         let mut connection = Connection::open(&path).map_err(|error| sorted(what(), &error, &path))?;
         // Processes that start together must not make the tables together.
         let taken = turn.take().map_err(turns())?;
@@ -217,10 +247,14 @@ impl Shared {
             waiting.drain(..count).collect::<Vec<_>>()
         };
         let (connection, turn) = (&core.connection, &core.turn);
-        let mut batch = Batch { connection, turn, taken, begun: false, changes: HashMap::new() };
+        let mut batch =
+            Batch { connection, turn, taken, begun: false, changes: HashMap::new(), rings: Vec::new() };
         let ran = operations.iter_mut().try_for_each(|operation| operation.run(&mut batch));
-        let begun = batch.begun;
+        let (begun, rings) = (batch.begun, std::mem::take(&mut batch.rings));
         let committed = batch.end(ran);
+        if committed.is_ok() {
+            rings.iter().for_each(|(bell, messages)| bell.ring(*messages));
+        }
         for operation in operations {
             operation.answer(committed.as_ref().copied(), &self.file);
         }
@@ -291,6 +325,14 @@ impl<'a> Batch<'a> {
     /// Notes that a queue has so many messages more.
     pub(super) fn count(&mut self, table: Table, change: i64) {
         *self.changes.entry(table).or_default() += change;
+    }
+
+    /// Announces so many messages once they can be seen: all of a transaction wake their receivers together.
+    pub(super) fn ring(&mut self, bell: &Arc<Bell>, messages: usize) {
+        match self.rings.iter_mut().find(|(rung, _)| Arc::ptr_eq(rung, bell)) {
+            Some((_, more)) => *more += messages,
+            None => self.rings.push((bell.clone(), messages)),
+        }
     }
 
     fn end(mut self, ran: rusqlite::Result<()>) -> rusqlite::Result<()> {

@@ -5,13 +5,14 @@ pub mod contract;
 pub mod dir;
 pub mod embedded;
 pub mod memory;
+mod pieces;
 #[cfg(feature = "aws")]
 pub mod s3;
 mod staged;
 
 use std::{fmt::Debug, sync::Arc};
 
-pub use self::staged::Staged;
+pub use self::{pieces::Pieces, staged::Staged};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -45,6 +46,11 @@ pub trait BlobStore: Debug + Send + Sync {
     /// Reads a blob; `None` if there is none.
     async fn get(&self, key: &str) -> Result<Option<Bytes>>;
 
+    /// Reads a blob, and says whether it is as it was written, where the store knows. Unless overridden, it does not.
+    async fn get_checked(&self, key: &str) -> Result<Option<Checked>> {
+        Ok(self.get(key).await?.map(|bytes| Checked { bytes, is_whole: None }))
+    }
+
     /// Whether there is a blob of this name.
     async fn exists(&self, key: &str) -> Result<bool>;
 
@@ -65,8 +71,8 @@ pub trait BlobStore: Debug + Send + Sync {
     /// that is not the same transaction puts the blob now; that is what this does unless overridden.
     ///
     /// [`Queue::send_with`]: crate::queue::Queue::send_with
-    async fn stage(&self, key: &str, body: Bytes) -> Result<Staged> {
-        self.put(key, body).await.map(|()| Staged::stored())
+    async fn stage(&self, key: &str, body: Pieces) -> Result<Staged> {
+        self.put(key, body.joined()).await.map(|()| Staged::stored())
     }
 
     /// The database that the blobs are rows of, if they are, in the table of results. Nothing unless overridden.
@@ -79,6 +85,15 @@ pub trait BlobStore: Debug + Send + Sync {
     async fn keep_for(&self, _key: &str) -> Result<Staged> {
         Ok(Staged::stored())
     }
+}
+
+/// A blob, and whether it is what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// The bytes that are stored.
+    pub bytes: Bytes,
+    /// Whether all of them are as they were written; `None` where the store does not know.
+    pub is_whole: Option<bool>,
 }
 
 /// A row of a listing.

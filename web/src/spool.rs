@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use eirs_platform::{Error, Result};
+use eirs_platform::{Error, Result, blobs::Pieces};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 /// A body may have this part of the free memory.
@@ -24,7 +24,7 @@ const SHARE: u64 = 8;
 /// What is gathered in memory before a file is written on.
 const WRITE_BYTES: u64 = 256 * 1024;
 /// A chunk that is smaller is copied: it may be a few bytes of a large buffer, which it would keep.
-const WORTH_KEEPING: usize = 4096;
+const WORTH_KEEPING: usize = 8 * 1024;
 
 /// The memory and the disk that all arriving bodies share.
 #[derive(Debug)]
@@ -112,8 +112,9 @@ impl Room {
 #[derive(Debug)]
 pub(crate) struct Held {
     room: Arc<Room>,
-    /// A body that came in one piece is not copied.
-    first: Bytes,
+    /// What came in large pieces is not copied.
+    pieces: Pieces,
+    /// Small ones that came after them.
     memory: BytesMut,
     taken: Taken,
     /// What came before that.
@@ -131,7 +132,7 @@ impl Held {
     pub(crate) fn new(room: &Arc<Room>) -> Self {
         Self {
             room: room.clone(),
-            first: Bytes::new(),
+            pieces: Pieces::default(),
             memory: BytesMut::new(),
             taken: Taken::none(&room.memory),
             spooled: None,
@@ -145,10 +146,10 @@ impl Held {
         if self.taken.bytes + bytes > most || !self.taken.more(bytes) {
             return self.write_out(chunk).await;
         }
-        if self.taken.bytes == bytes && chunk.len() >= WORTH_KEEPING {
-            self.first = chunk;
+        if chunk.len() >= WORTH_KEEPING {
+            self.pieces.push(self.memory.split().freeze());
+            self.pieces.push(chunk);
         } else {
-            self.memory.extend_from_slice(&std::mem::take(&mut self.first));
             self.memory.extend_from_slice(&chunk);
         }
         Ok(())
@@ -168,17 +169,17 @@ impl Held {
                 taken: Taken::none(&self.room.disk),
             },
         };
-        let first = std::mem::take(&mut self.first);
-        let memory = std::mem::take(&mut self.memory);
+        let mut pieces = std::mem::take(&mut self.pieces);
+        pieces.extend([std::mem::take(&mut self.memory).freeze(), chunk]);
         let held = std::mem::replace(&mut self.taken, Taken::none(&self.room.memory));
-        if !spooled.taken.more(held.bytes + chunk.len() as u64) {
+        if !spooled.taken.more(pieces.len() as u64) {
             let full = "arriving uploads use all of web.upload_disk";
             return Err(Error::unavailable("receiving an upload", full));
         }
         // Where the client leaves meanwhile, the thread drops all of it.
         let written = spawn_blocking(move || {
-            for part in [&first[..], &memory, &chunk] {
-                spooled.file.write_all(part)?;
+            for piece in pieces.iter() {
+                spooled.file.write_all(piece)?;
             }
             drop(held);
             Ok(spooled)
@@ -188,9 +189,9 @@ impl Held {
     }
 
     /// All of it is there.
-    pub(crate) fn whole(self) -> Whole {
-        let memory = if self.memory.is_empty() { self.first } else { self.memory.freeze() };
-        Whole { room: self.room, memory, taken: self.taken, spooled: self.spooled }
+    pub(crate) fn whole(mut self) -> Whole {
+        self.pieces.push(self.memory.freeze());
+        Whole { room: self.room, memory: self.pieces, taken: self.taken, spooled: self.spooled }
     }
 }
 
@@ -198,7 +199,7 @@ impl Held {
 #[derive(Debug)]
 pub(crate) struct Whole {
     room: Arc<Room>,
-    memory: Bytes,
+    memory: Pieces,
     taken: Taken,
     spooled: Option<Spooled>,
 }
@@ -209,7 +210,7 @@ impl Whole {
     }
 
     /// Has the work done with all bytes in memory, of few bodies at once.
-    pub(crate) async fn read<T>(self, work: impl AsyncFnOnce(Bytes) -> Result<T>) -> Result<T> {
+    pub(crate) async fn read<T>(self, work: impl AsyncFnOnce(Pieces) -> Result<T>) -> Result<T> {
         let bytes = usize::try_from(self.len()).unwrap_or(usize::MAX);
         let Some(spooled) = self.spooled else { return work(self.memory).await };
         let _permit = self.room.storing.acquire().await;
@@ -218,12 +219,12 @@ impl Whole {
             let (mut file, mut all) = (spooled.file, Vec::with_capacity(bytes));
             file.rewind()?;
             file.read_to_end(&mut all)?;
-            all.extend_from_slice(&memory);
+            memory.iter().for_each(|piece| all.extend_from_slice(piece));
             drop((taken, spooled.taken));
             Ok(Bytes::from(all))
         });
         let all = joined(read.await)?.map_err(|error| self.room.failed(&error))?;
-        work(all).await
+        work(all.into()).await
     }
 }
 
@@ -254,7 +255,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_comes_out_is_what_went_in_and_everything_gets_free_again(
-            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6000), 0..12),
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20_000), 0..12),
             memory in 0u64..200_000,
         ) {
             let (_folder, room) = room(memory, 1 << 20);
@@ -264,7 +265,7 @@ mod tests {
                     held.add(chunk.clone().into()).await.unwrap();
                     assert!(room.memory.0.load(Ordering::Relaxed) >= memory - memory / SHARE);
                 }
-                held.whole().read(async |bytes| Ok(bytes)).await.unwrap()
+                held.whole().read(async |pieces| Ok(pieces.joined())).await.unwrap()
             });
             prop_assert_eq!(&read[..], &chunks.concat()[..]);
             prop_assert_eq!(free(&room), (memory, 1 << 20));

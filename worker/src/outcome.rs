@@ -4,6 +4,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::{
     Result,
+    blobs::Checked,
     job::{self, Job, JobId, Outcome, Reply},
     queue::{Ending, Receipt},
     results::{self, Stored},
@@ -23,10 +24,14 @@ const QUICK_BYTES: usize = 64 * 1024;
 pub(crate) struct Noted(Mutex<Option<DateTime<Utc>>>);
 
 /// The bytes of an image, if they are those that were uploaded. A file that a power cut left empty, or half of one, is none, and
-/// says nothing about the image.
-pub(crate) async fn whole(id: JobId, bytes: Option<Bytes>) -> std::result::Result<Bytes, String> {
-    let Some(bytes) = bytes else {
-        return Err("the image is no longer stored; upload it again".to_owned());
+/// says nothing about the image. Where the store cannot tell, the name of the image does, which is its digest.
+pub(crate) async fn whole(id: JobId, stored: Option<Checked>) -> std::result::Result<Bytes, String> {
+    let damaged = || Err("the stored image is damaged; upload it again".to_owned());
+    let bytes = match stored {
+        None => return Err("the image is no longer stored; upload it again".to_owned()),
+        Some(Checked { bytes, is_whole: Some(true) }) => return Ok(bytes),
+        Some(Checked { is_whole: Some(false), .. }) => return damaged(),
+        Some(Checked { bytes, is_whole: None }) => bytes,
     };
     let hashed = bytes.clone();
     let is_whole = move || JobId::of(&hashed) == id;
@@ -36,7 +41,7 @@ pub(crate) async fn whole(id: JobId, bytes: Option<Bytes>) -> std::result::Resul
         // A panic of a thread says nothing about the image; the classifier looks at it all the same.
         tokio::task::spawn_blocking(is_whole).await.unwrap_or(true)
     };
-    if is_whole { Ok(bytes) } else { Err("the stored image is damaged; upload it again".to_owned()) }
+    if is_whole { Ok(bytes) } else { damaged() }
 }
 
 /// The end of a job in the words that are stored and sent.
@@ -112,9 +117,12 @@ mod tests {
         for length in [11, 2 * QUICK_BYTES] {
             let image = Bytes::from(vec![7; length]);
             let id = JobId::of(&image);
-            assert_eq!(whole(id, Some(image.clone())).await, Ok(image.clone()));
-            for torn in [Bytes::new(), image.slice(..length - 1), vec![0; length].into()] {
-                let why = whole(id, Some(torn)).await.unwrap_err();
+            let of = |bytes: &Bytes, is_whole| Some(Checked { bytes: bytes.clone(), is_whole });
+            assert_eq!(whole(id, of(&image, None)).await, Ok(image.clone()));
+            assert_eq!(whole(id, of(&image, Some(true))).await, Ok(image.clone()));
+            let torn = [Bytes::new(), image.slice(..length - 1), vec![0; length].into()];
+            for damaged in torn.map(|torn| of(&torn, None)).into_iter().chain([of(&image, Some(false))]) {
+                let why = whole(id, damaged).await.unwrap_err();
                 assert_eq!(why, "the stored image is damaged; upload it again");
             }
             assert_eq!(whole(id, None).await.unwrap_err(), "the image is no longer stored; upload it again");

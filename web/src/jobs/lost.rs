@@ -58,7 +58,7 @@ impl Jobs {
             return Ok(());
         }
         tracing::warn!(id = %ticket.key.0, "the image of a job in flight was no longer stored whole; it is stored again");
-        image.content.read(async |bytes| self.images.put(&key, bytes).await).await
+        image.content.read(async |image| self.images.put(&key, image.joined()).await).await
     }
 
     /// Drops jobs that were not answered for a long time, every minute.

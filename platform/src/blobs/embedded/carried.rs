@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    blobs::{BlobInfo, BlobStore, SharedBlobs, Staged, dir::DirBlobs},
+    blobs::{BlobInfo, BlobStore, Checked, Pieces, SharedBlobs, Staged, dir::DirBlobs},
     error::Result,
     queue::InDatabase,
 };
@@ -42,6 +42,13 @@ impl BlobStore for Carried {
         }
     }
 
+    async fn get_checked(&self, key: &str) -> Result<Option<Checked>> {
+        match self.store.get_checked(key).await? {
+            None => self.files.get_checked(key).await,
+            found => Ok(found),
+        }
+    }
+
     async fn exists(&self, key: &str) -> Result<bool> {
         Ok(self.store.exists(key).await? || self.files.exists(key).await?)
     }
@@ -66,7 +73,7 @@ impl BlobStore for Carried {
         self.store.in_database()
     }
 
-    async fn stage(&self, key: &str, body: Bytes) -> Result<Staged> {
+    async fn stage(&self, key: &str, body: Pieces) -> Result<Staged> {
         self.store.stage(key, body).await
     }
 
@@ -74,7 +81,7 @@ impl BlobStore for Carried {
         if !self.store.exists(key).await?
             && let Some(image) = self.files.get(key).await?
         {
-            return self.store.stage(key, image).await;
+            return self.store.stage(key, image.into()).await;
         }
         self.store.keep_for(key).await
     }

@@ -4,12 +4,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    index::{self, Listed, Place},
+    index::{self, Entry, Listed, Place},
     room::Room,
     segments::{Segments, Written},
 };
 use crate::{
-    blobs::{BlobInfo, BlobStore, Staged},
+    blobs::{BlobInfo, BlobStore, Checked, Pieces, Staged},
     clock::SharedClock,
     error::{Error, Result},
     queue::sqlite::{Batch, Reader, Writer},
@@ -56,7 +56,7 @@ impl StagedImage {
         let replaced = match &self.written {
             Some(written) => {
                 let stored_at = self.images.clock.now().timestamp_millis();
-                index::enter_image(batch, &self.key, written.place, stored_at, message)?
+                index::enter_image(batch, &self.key, written.entry, stored_at, message)?
             }
             None => {
                 index::keep_image(batch, &self.key, message)?;
@@ -108,14 +108,14 @@ impl Images {
         worked.unwrap_or_else(|panic| Err(Error::broken("working on an image", panic)))
     }
 
-    async fn write(&self, key: &str, body: Bytes) -> Result<StagedImage> {
+    async fn write(&self, key: &str, body: Pieces) -> Result<StagedImage> {
         self.room.for_an_image()?;
         let quick = !self.sync && body.len() as u64 <= QUICK_BYTES;
         let written = self.run(quick, move |segments| segments.append(&body)).await?;
         Ok(StagedImage { images: self.clone(), key: key.to_owned(), written: Some(written) })
     }
 
-    fn find(&self, key: &str) -> Result<Option<Place>> {
+    fn find(&self, key: &str) -> Result<Option<Entry>> {
         self.reader.read("looking for an image", |connection| index::find_image(connection, key))
     }
 }
@@ -123,15 +123,15 @@ impl Images {
 #[async_trait]
 impl BlobStore for Images {
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-        self.write(key, body).await?.enter_alone().await
+        self.write(key, body.into()).await?.enter_alone().await
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<bool> {
         if self.find(key)?.is_some() {
             return Ok(false);
         }
-        let staged = self.write(key, body).await?;
-        let place = staged.written.as_ref().map(|written| written.place);
+        let staged = self.write(key, body.into()).await?;
+        let place = staged.written.as_ref().map(|written| written.entry.place);
         let enter = move |batch: &mut Batch<'_>| match index::find_image(batch.writer()?, &staged.key)? {
             Some(_) => Ok(None),
             None => staged.enter(batch, None).map(Some),
@@ -144,20 +144,28 @@ impl BlobStore for Images {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        Ok(self.get_checked(key).await?.map(|image| image.bytes))
+    }
+
+    async fn get_checked(&self, key: &str) -> Result<Option<Checked>> {
         let mut found = self.find(key)?;
-        while let Some(place) = found {
-            let quick = u64::from(place.bytes) <= QUICK_BYTES;
-            let image = self.run(quick, move |segments| segments.read(place)).await?;
+        while let Some(entry) = found {
+            let quick = u64::from(entry.place.bytes) <= QUICK_BYTES;
+            let read = self.run(quick, move |segments| segments.read_checked(entry)).await?;
+            let image = read.map(|(image, is_whole)| Checked { bytes: image.into(), is_whole });
+            if image.as_ref().is_some_and(|image| image.is_whole == Some(true)) {
+                return Ok(image);
+            }
             // What was deleted or replaced meanwhile may have been read half.
             let now = self.find(key)?;
             if now == found {
                 if image.is_none() {
                     tracing::error!(
-                        "{key} is in the index, but not in its segment {place:?}; it counts as \
-                        missing"
+                        "{key} is in the index, but not in its segment {:?}; it counts as missing",
+                        entry.place
                     );
                 }
-                return Ok(image.map(Bytes::from));
+                return Ok(image);
             }
             found = now;
         }
@@ -187,7 +195,7 @@ impl BlobStore for Images {
         })
     }
 
-    async fn stage(&self, key: &str, body: Bytes) -> Result<Staged> {
+    async fn stage(&self, key: &str, body: Pieces) -> Result<Staged> {
         self.write(key, body).await.map(Staged::image)
     }
 

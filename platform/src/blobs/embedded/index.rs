@@ -35,6 +35,14 @@ fn first_of(segment: u32) -> i64 {
     i64::from(segment) << 32
 }
 
+/// An image as the index knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) place: Place,
+    /// The checksum of its bytes (CRC-32). An earlier version wrote none.
+    pub(super) sum: Option<u32>,
+}
+
 pub(super) fn make_tables(batch: &mut Batch<'_>) -> rusqlite::Result<()> {
     let connection = batch.writer()?;
     connection.execute_batch(
@@ -61,15 +69,21 @@ pub(super) fn make_tables(batch: &mut Batch<'_>) -> rusqlite::Result<()> {
         );
         INSERT OR IGNORE INTO store_clock
             SELECT 1, 0, 0, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'messages'), 0);",
-    )
+    )?;
+    let has_sums = "SELECT 1 FROM pragma_table_info('images') WHERE name = 'sum'";
+    if !connection.prepare(has_sums)?.exists([])? {
+        connection.execute_batch("ALTER TABLE images ADD COLUMN sum INTEGER")?;
+    }
+    Ok(())
 }
 
 // Images.
 
-pub(super) fn find_image(connection: &Connection, key: &str) -> rusqlite::Result<Option<Place>> {
+pub(super) fn find_image(connection: &Connection, key: &str) -> rusqlite::Result<Option<Entry>> {
+    let entry = |row: &Row<'_>| Ok(Entry { place: Place::of(row.get(0)?, row.get(1)?), sum: row.get(2)? });
     connection
-        .prepare_cached("SELECT place, bytes FROM images WHERE key = ?1")?
-        .query_row([key], |row| Ok(Place::of(row.get(0)?, row.get(1)?)))
+        .prepare_cached("SELECT place, bytes, sum FROM images WHERE key = ?1")?
+        .query_row([key], entry)
         .optional()
 }
 
@@ -77,7 +91,7 @@ pub(super) fn find_image(connection: &Connection, key: &str) -> rusqlite::Result
 pub(super) fn enter_image(
     batch: &mut Batch<'_>,
     key: &str,
-    place: Place,
+    Entry { place, sum }: Entry,
     stored_at: i64,
     message: Option<i64>,
 ) -> rusqlite::Result<Option<Place>> {
@@ -85,11 +99,11 @@ pub(super) fn enter_image(
     let insert = |connection: &Connection| {
         connection
             .prepare_cached(
-                "INSERT INTO images (place, bytes, stored_at, age, message, key)
-                 SELECT ?1, ?2, ?3, now, ?4, ?5 FROM store_clock WHERE true
+                "INSERT INTO images (place, bytes, stored_at, age, message, key, sum)
+                 SELECT ?1, ?2, ?3, now, ?4, ?5, ?6 FROM store_clock WHERE true
                  ON CONFLICT (key) DO NOTHING",
             )?
-            .execute(params![place.number(), place.bytes, stored_at, message, key])
+            .execute(params![place.number(), place.bytes, stored_at, message, key, sum])
     };
     if insert(connection)? == 1 {
         return Ok(None);

@@ -8,8 +8,8 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, ErrorKind},
-    os::unix::fs::{FileExt, MetadataExt},
+    io::{self, ErrorKind, IoSlice},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -20,16 +20,21 @@ use std::{
 use rustix::{
     buffer::spare_capacity,
     fs::{FallocateFlags, FlockOperation, fallocate, flock},
-    io::{Errno, pread},
+    io::{Errno, pread, pwritev},
 };
 
-use super::index::Place;
-use crate::error::{Error, Result};
+use super::index::{Entry, Place};
+use crate::{
+    blobs::Pieces,
+    error::{Error, Result},
+};
 
 /// A segment that is as long takes no further image.
 const LONGEST: u64 = 64 * 1024 * 1024;
 /// Images begin at multiples of this, so that the room of each can be given back alone: the usual block of a file system.
 const ALIGNED_TO: u64 = 4096;
+/// The system takes so many pieces at once (`IOV_MAX`).
+const PIECES: usize = 1024;
 /// So many files are kept open for reading.
 const OPEN_AT_MOST: usize = 8;
 
@@ -71,7 +76,7 @@ struct Own {
 /// Bytes that were written and that the index does not name yet. While this is held, nobody deletes their file.
 #[derive(Debug)]
 pub(super) struct Written {
-    pub(super) place: Place,
+    pub(super) entry: Entry,
     _held: Arc<Own>,
 }
 
@@ -96,16 +101,20 @@ impl Segments {
     }
 
     /// Writes an image to the end of this process's segment; with `sync`, to the disk.
-    pub(super) fn append(&self, image: &[u8]) -> Result<Written> {
+    pub(super) fn append(&self, image: &Pieces) -> Result<Written> {
         let failed = |error: &io::Error| {
             Error::from_io(format!("writing an image to {}", self.0.folder.display()), error)
         };
         let bytes = u32::try_from(image.len())
             .map_err(|_| Error::broken("writing an image", "it is larger than 4 GiB"))?;
         let (own, offset) = self.reserve(u64::from(bytes)).map_err(|error| failed(&error))?;
-        let written = own.file.write_all_at(image, offset);
+        let written = write_at(&own.file, image, offset);
         #[cfg(test)]
-        lock(&self.0.record).push(power_cut::Done::Wrote(own.number, offset, image.to_vec()));
+        lock(&self.0.record).push(power_cut::Done::Wrote(
+            own.number,
+            offset,
+            image.clone().joined().to_vec(),
+        ));
         let written = written.and_then(|()| if self.0.sync { self.sync(&own) } else { Ok(()) });
         let offset = u32::try_from(offset).unwrap_or(u32::MAX);
         let place = Place { segment: own.number, offset, bytes };
@@ -114,7 +123,7 @@ impl Segments {
             give_back(&own.file, place);
             return Err(failed(&error));
         }
-        Ok(Written { place, _held: own })
+        Ok(Written { entry: Entry { place, sum: Some(sum(image.iter())) }, _held: own })
     }
 
     /// Waits until what the caller has written is on the disk; of many who wait one works for all.
@@ -183,6 +192,15 @@ impl Segments {
         Ok(fs::read_dir(&self.0.folder)?.flatten().filter_map(number))
     }
 
+    /// Reads an image, and says whether it is as it was written, where that can be known; `None` if its file is gone or ends before.
+    pub(super) fn read_checked(&self, entry: Entry) -> Result<Option<(Vec<u8>, Option<bool>)>> {
+        let image = self.read(entry.place)?;
+        Ok(image.map(|image| {
+            let is_whole = entry.sum.map(|written| written == sum([&image[..]]));
+            (image, is_whole)
+        }))
+    }
+
     /// Reads what stands at a place; `None` if its file is gone or ends before.
     pub(super) fn read(&self, place: Place) -> Result<Option<Vec<u8>>> {
         let failed = |error: io::Error| {
@@ -249,6 +267,31 @@ impl Segments {
     }
 }
 
+/// What tells bytes from others that a power cut or a broken disk left in their place.
+fn sum<'a>(image: impl IntoIterator<Item = &'a [u8]>) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    image.into_iter().for_each(|piece| sum.update(piece));
+    sum.finalize()
+}
+
+/// Writes all pieces, the first at this place, in one call to the system where it takes them all.
+fn write_at(file: &File, image: &Pieces, mut offset: u64) -> io::Result<()> {
+    let mut pieces: Vec<_> = image.iter().map(IoSlice::new).collect();
+    let mut left = &mut pieces[..];
+    while !left.is_empty() {
+        match pwritev(file, &left[..left.len().min(PIECES)], offset) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut left, written);
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// The whole of what stands there, or nothing.
 fn read_at(file: &File, place: Place) -> io::Result<Option<Vec<u8>>> {
     let wanted = place.bytes as usize;
@@ -290,7 +333,13 @@ mod power_cut;
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+
+    fn append(segments: &Segments, image: &[u8]) -> Result<Written> {
+        segments.append(&Bytes::copy_from_slice(image).into())
+    }
 
     fn segments(folder: &Path) -> Segments {
         Segments::open(folder, 0, false).unwrap()
@@ -305,19 +354,30 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (writer, reader) = (segments(folder.path()), segments(folder.path()));
         let images = [vec![1; 5000], vec![2; 1], Vec::new(), vec![3; 200_000]];
-        let places = images.each_ref().map(|image| writer.append(image).unwrap().place);
+        let places = images.each_ref().map(|image| append(&writer, image).unwrap().entry.place);
         for (image, place) in images.iter().zip(places) {
             assert_eq!(reader.read(place).unwrap().as_ref(), Some(image));
         }
     }
 
     #[test]
+    fn an_image_in_many_pieces_is_written_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let segments = segments(folder.path());
+        let mut pieces = Pieces::default();
+        pieces.extend((0..3 * PIECES).map(|n| vec![n as u8; n % 7].into()));
+        let whole = pieces.clone().joined();
+        let entry = segments.append(&pieces).unwrap().entry;
+        assert_eq!(segments.read_checked(entry).unwrap(), Some((whole.to_vec(), Some(true))));
+    }
+
+    #[test]
     fn each_process_has_a_segment_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let (one, other) = (segments(folder.path()), segments(folder.path()));
-        let (a, b) = (one.append(b"a").unwrap().place, other.append(b"b").unwrap().place);
+        let (a, b) = (append(&one, b"a").unwrap().entry.place, append(&other, b"b").unwrap().entry.place);
         assert_eq!((a.segment, b.segment), (1, 2));
-        assert_eq!(one.append(b"c").unwrap().place.segment, 1);
+        assert_eq!(append(&one, b"c").unwrap().entry.place.segment, 1);
     }
 
     #[test]
@@ -326,7 +386,7 @@ mod tests {
         let segments = segments(folder.path());
         let large = vec![7; LONGEST as usize / 2 + 1];
         let numbers = [&large, &large, &vec![8; LONGEST as usize + 1], &vec![9; 1]]
-            .map(|image| segments.append(image).unwrap().place.segment);
+            .map(|image| append(&segments, image).unwrap().entry.place.segment);
         assert_eq!(numbers, [1, 2, 3, 4]);
     }
 
@@ -334,7 +394,7 @@ mod tests {
     fn the_room_of_a_deleted_image_is_given_back_while_its_neighbours_stay() {
         let folder = tempfile::tempdir().unwrap();
         let segments = segments(folder.path());
-        let places = [1, 2, 3].map(|n| segments.append(&vec![n; 100_000]).unwrap().place);
+        let places = [1, 2, 3].map(|n| append(&segments, &vec![n; 100_000]).unwrap().entry.place);
         let before = blocks(&segments, 1);
         segments.free(&[places[1]]);
         assert!(blocks(&segments, 1) <= before - 90_000, "{} of {before}", blocks(&segments, 1));
@@ -346,7 +406,7 @@ mod tests {
     fn an_empty_segment_goes_when_nobody_writes_to_it_any_more_and_readers_keep_no_room() {
         let folder = tempfile::tempdir().unwrap();
         let (writer, reader) = (segments(folder.path()), segments(folder.path()));
-        let place = writer.append(&vec![1; 100_000]).unwrap().place;
+        let place = append(&writer, &vec![1; 100_000]).unwrap().entry.place;
         let open = File::open(writer.path(1)).unwrap();
         assert!(reader.read(place).unwrap().is_some());
         assert!(!reader.delete_if(1, || Ok(true)).unwrap(), "it is being written to");
@@ -361,8 +421,8 @@ mod tests {
     fn what_is_not_in_the_index_yet_keeps_its_segment_though_the_next_one_has_begun() {
         let folder = tempfile::tempdir().unwrap();
         let (writer, other) = (segments(folder.path()), segments(folder.path()));
-        let written = writer.append(b"a").unwrap();
-        writer.append(&vec![0; LONGEST as usize]).unwrap();
+        let written = append(&writer, b"a").unwrap();
+        append(&writer, &vec![0; LONGEST as usize]).unwrap();
         assert!(!other.delete_if(1, || Ok(true)).unwrap());
         drop(written);
         assert!(other.delete_if(1, || Ok(true)).unwrap());
@@ -374,7 +434,7 @@ mod tests {
         let reader = segments(folder.path());
         for image in [b"old", b"new"] {
             let writer = segments(folder.path());
-            let place = writer.append(image).unwrap().place;
+            let place = append(&writer, image).unwrap().entry.place;
             assert_eq!((place.segment, reader.read(place).unwrap().unwrap()), (1, image.to_vec()));
             drop(writer);
             assert!(segments(folder.path()).delete_if(1, || Ok(true)).unwrap());
@@ -385,9 +445,9 @@ mod tests {
     fn a_segment_that_was_deleted_by_hand_is_written_to_no_longer() {
         let folder = tempfile::tempdir().unwrap();
         let segments = segments(folder.path());
-        let gone = segments.append(b"a").unwrap().place;
+        let gone = append(&segments, b"a").unwrap().entry.place;
         fs::remove_dir_all(folder.path()).unwrap();
-        let place = segments.append(b"b").unwrap().place;
+        let place = append(&segments, b"b").unwrap().entry.place;
         assert_eq!(self::segments(folder.path()).read(place).unwrap().unwrap(), b"b");
         assert_eq!(segments.read(gone).unwrap(), None, "nor is the new one read for the old");
     }
@@ -396,8 +456,8 @@ mod tests {
     fn a_tail_that_a_kill_left_is_cut_off_and_an_image_that_is_cut_short_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let writer = segments(folder.path());
-        let whole = writer.append(&vec![1; 10_000]).unwrap().place;
-        let tail = writer.append(&vec![2; 10_000]).unwrap().place;
+        let whole = append(&writer, &vec![1; 10_000]).unwrap().entry.place;
+        let tail = append(&writer, &vec![2; 10_000]).unwrap().entry.place;
         segments(folder.path()).cut_tail(1, 10_000);
         assert!(writer.read(tail).unwrap().is_some(), "the process that writes may still enter it");
         drop(writer);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::{
-    blobs::{BlobStore, contract, dir::DirBlobs},
+    blobs::{BlobStore, Checked, contract, dir::DirBlobs},
     clock::SystemClock,
     queue::{Ending, QueueOptions, SharedQueue, memory::MemoryQueues, sqlite::SqliteQueues},
 };
@@ -60,6 +60,39 @@ async fn what_one_process_stored_is_there_for_the_others_and_after_all_have_ende
     drop((one, other));
     let (_queues, stores) = open(folder.path(), false).await;
     assert_eq!(stores.images().get("images/b").await.unwrap().unwrap(), "from the other");
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_as_it_was_written_is_known_by_its_checksum() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_queues, stores) = open(folder.path(), false).await;
+    let images = stores.images();
+    images.put("images/a", vec![7; 10_000].into()).await.unwrap();
+    let whole = images.get_checked("images/a").await.unwrap().unwrap();
+    assert_eq!((whole.is_whole, whole.bytes.len()), (Some(true), 10_000));
+    // A block that never reached the disk is read as zeros.
+    damage(folder.path(), |segment| {
+        let file = fs::File::options().write(true).open(segment).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4096], 4096).unwrap();
+    });
+    assert_eq!(images.get_checked("images/a").await.unwrap().unwrap().is_whole, Some(false));
+}
+
+#[tokio::test]
+async fn of_an_image_that_an_earlier_version_stored_nothing_is_known_and_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let (_queues, stores) = open(folder.path(), false).await;
+        stores.images().put("images/a", "bytes".into()).await.unwrap();
+        let file = rusqlite::Connection::open(folder.path().join("queue.db")).unwrap();
+        file.execute_batch("ALTER TABLE images DROP COLUMN sum").unwrap();
+    }
+    let (_queues, stores) = open(folder.path(), false).await;
+    let images = stores.images();
+    let old = images.get_checked("images/a").await.unwrap().unwrap();
+    assert_eq!(old, Checked { bytes: "bytes".into(), is_whole: None });
+    images.put("images/a", "bytes".into()).await.unwrap();
+    assert_eq!(images.get_checked("images/a").await.unwrap().unwrap().is_whole, Some(true));
 }
 
 #[tokio::test]
@@ -126,7 +159,7 @@ async fn what_a_kill_left_at_the_end_of_a_segment_harms_nothing_and_goes() {
     let image = Bytes::from(vec![5; 10_000]);
     stores.images().put("images/a", image.clone()).await.unwrap();
     // Killed between the writing of the bytes and the commit.
-    drop(stores.images().stage("images/b", image.clone()).await.unwrap());
+    drop(stores.images().stage("images/b", image.clone().into()).await.unwrap());
     drop((queues, stores));
     let (_queues, stores) = open(folder.path(), false).await;
     assert_eq!(stores.images().get("images/a").await.unwrap().unwrap(), image);

@@ -57,8 +57,8 @@ fn record(sync: bool) -> Vec<Done> {
             scope.spawn(move || {
                 for number in 0..8_u8 {
                     let image = vec![writer * 8 + number + 1; 3000 + usize::from(number)];
-                    let written = segments.append(&image).unwrap();
-                    lock(&segments.0.record).push(Done::Entered(written.place, image));
+                    let written = segments.append(&bytes::Bytes::from(image.clone()).into()).unwrap();
+                    lock(&segments.0.record).push(Done::Entered(written.entry.place, image));
                 }
             });
         }

@@ -94,7 +94,7 @@ impl BenchCommand {
             let less = if self.quick { 10 } else { 1 };
             match part {
                 "page" => page::measure(&bench.folder()?, &mut board, less).await?,
-                "peer" => peer::measure(&bench.folder()?, &mut board, less).await?,
+                "peer" => peer::measure(&bench, &mut board, less).await?,
                 "siege" => siege::measure(&bench.folder()?, &mut board, less).await?,
                 "generator" => generator::measure(&mut board, less)?,
                 "decide" => simulation::decision(&mut board, less)?,

@@ -41,11 +41,11 @@ window = \"0s\"
 
 /// What the parts share.
 pub(super) struct Bench {
-    model: Model,
+    pub(super) model: Model,
     images: Vec<ImageFile>,
     /// The work is divided by this.
-    less: u64,
-    threads: usize,
+    pub(super) less: u64,
+    pub(super) threads: usize,
     /// Everything is below this one, and deleted at the end.
     root: tempfile::TempDir,
 }
@@ -83,7 +83,16 @@ impl Bench {
         Ok(tempfile::tempdir_in(&self.root)?.keep())
     }
 
-    async fn bare(&self, model: &Model, threads: usize, images: u64) -> anyhow::Result<BareLoop> {
+    /// How large the images are.
+    pub(super) async fn mean_bytes(&self) -> anyhow::Result<usize> {
+        let mut bytes = 0;
+        for image in &self.images {
+            bytes += image.bytes().await?.len();
+        }
+        Ok(bytes / self.images.len())
+    }
+
+    pub(super) async fn bare(&self, model: &Model, threads: usize, images: u64) -> anyhow::Result<BareLoop> {
         let mut files = Vec::new();
         for image in &self.images {
             files.push(Image { name: image.name.clone(), bytes: image.bytes().await? });
@@ -94,7 +103,7 @@ impl Bench {
     }
 
     /// How many images take a few seconds.
-    async fn some_seconds(&self, model: &Model) -> anyhow::Result<u64> {
+    pub(super) async fn some_seconds(&self, model: &Model) -> anyhow::Result<u64> {
         let pilot = self.bare(model, self.threads, 20).await?;
         Ok(((6.0 * pilot.per_second) as u64 / self.less).clamp(40, 20_000))
     }
@@ -141,7 +150,7 @@ impl Bench {
         Ok(())
     }
 
-    async fn python(&self, model: &Path, count: u64) -> anyhow::Result<f64> {
+    pub(super) async fn python(&self, model: &Path, count: u64) -> anyhow::Result<f64> {
         let folder = tempfile::tempdir()?;
         for image in &self.images {
             std::fs::write(folder.path().join(image.name.replace('/', "_")), image.bytes().await?)?;
@@ -151,11 +160,21 @@ impl Bench {
     }
 
     async fn load(&self, service: &Service, requests: u64, concurrency: usize) -> anyhow::Result<Report> {
+        self.load_to(&service.url, requests, concurrency).await
+    }
+
+    /// The images, each time different ones, to any service.
+    pub(super) async fn load_to(
+        &self,
+        url: &Url,
+        requests: u64,
+        concurrency: usize,
+    ) -> anyhow::Result<Report> {
         let options = Options {
             requests: Some(requests),
             concurrency,
             unique: true,
-            ..Options::new(service.url.clone(), self.images.clone())
+            ..Options::new(url.clone(), self.images.clone())
         };
         complete(load::run(options, Arc::new(())).await?)
     }

@@ -56,4 +56,5 @@ def main():
     print(processes * rounds * len(files) / (time.perf_counter() - start))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::process::Command;
 
-const SCRIPT: &str = include_str!("python_loop.py");
-const PACKAGES: [&str; 3] = ["onnxruntime==1.32.0", "pillow", "numpy"];
+pub(super) const SCRIPT: &str = include_str!("python_loop.py");
+pub(super) const PACKAGES: [&str; 3] = ["onnxruntime==1.32.0", "pillow", "numpy"];
 
 /// Images in a second of the Python loop on so many processes; an error says why there is none.
 pub(super) async fn python_loop(

@@ -57,16 +57,16 @@ pub trait Queue: Debug + Send + Sync {
         if stop.is_cancelled() { Ok(Vec::new()) } else { self.receive(max, wait).await }
     }
 
-    /// Like [`receive_unless`](Queue::receive_unless), for messages that nobody misses where their receiver dies with them. Answers
-    /// the receipts that are still to be acked, too: none where it costs less to deliver at most once. Unless overridden, all are.
-    async fn receive_once(
+    /// Like [`receive_unless`](Queue::receive_unless), for a queue that nobody else receives from. Where it costs less, messages are
+    /// not leased: each is received once by this handle, and again by the next one unless it is acked. Unless overridden, they are
+    /// leased.
+    async fn receive_alone(
         &self,
         stop: &CancellationToken,
         max: usize,
         wait: Duration,
-    ) -> Result<(Vec<Bytes>, Vec<Receipt>)> {
-        let received = self.receive_unless(stop, max, wait).await?;
-        Ok(received.into_iter().map(|delivery| (delivery.body, delivery.receipt)).unzip())
+    ) -> Result<Vec<Delivery>> {
+        self.receive_unless(stop, max, wait).await
     }
 
     /// Renews leases, for the queue's visibility time-out from now on. Answers the receipts whose lease was

@@ -55,7 +55,7 @@ async fn leases_and_waits(open: Open<'_>) {
     a_waiting_receive_ends_empty_after_its_wait(open).await;
     a_batch_wakes_as_many_receivers_as_it_can_feed(open).await;
     a_receive_that_is_told_to_stop_ends_within_its_wait_and_strands_nothing(open).await;
-    what_is_received_once_and_acked_is_gone(open).await;
+    who_receives_alone_gets_each_message_once_and_what_is_acked_is_gone(open).await;
     a_message_that_is_received_too_often_goes_to_the_dead_letters(open).await;
     purge_leaves_nothing(open).await;
 }
@@ -230,26 +230,26 @@ async fn a_receive_that_is_told_to_stop_ends_within_its_wait_and_strands_nothing
     assert!(one(&queue, LONG).await.is_some(), "what came after the stop is everybody's");
 }
 
-async fn what_is_received_once_and_acked_is_gone(open: Open<'_>) {
-    let queue = open("once", visible_for(SHORT));
+async fn who_receives_alone_gets_each_message_once_and_what_is_acked_is_gone(open: Open<'_>) {
+    let queue = open("alone", visible_for(LONG));
     let never = CancellationToken::new();
     let waiting = tokio::spawn({
         let (queue, never) = (queue.clone(), never.clone());
-        async move { queue.receive_once(&never, 10, LONG).await.expect("receive") }
+        async move { queue.receive_alone(&never, 10, LONG).await.expect("receive") }
     });
     tokio::task::yield_now().await;
     send(&queue, &["a", "b", "c"]).await;
-    let (mut bodies, mut receipts) = waiting.await.expect("no panic");
-    while bodies.len() < 3 {
-        let more = queue.receive_once(&never, 10, LONG).await.expect("receive");
-        bodies.extend(more.0);
-        receipts.extend(more.1);
+    let mut received = waiting.await.expect("no panic");
+    while received.len() < 3 {
+        received.extend(queue.receive_alone(&never, 10, LONG).await.expect("receive"));
     }
+    let mut bodies: Vec<_> = received.iter().map(|delivery| delivery.body.clone()).collect();
     bodies.sort();
     assert_eq!(bodies, ["a", "b", "c"], "each once");
+    assert!(queue.receive_alone(&never, 10, NO_WAIT).await.expect("receive").is_empty());
+    let receipts: Vec<_> = received.into_iter().map(|delivery| delivery.receipt).collect();
     queue.ack(&receipts).await.expect("ack");
     eventually(Depth::default(), || async { queue.depth().await.expect("depth") }).await;
-    assert!(one(&queue, SHORT * 3 / 2).await.is_none(), "and none comes back");
 }
 
 async fn a_message_that_is_received_too_often_goes_to_the_dead_letters(open: Open<'_>) {

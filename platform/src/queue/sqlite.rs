@@ -18,7 +18,14 @@ mod time;
 mod turn;
 mod writer;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -81,6 +88,9 @@ impl SqliteQueues {
             table,
             dead,
             options,
+            folder: self.folder.clone(),
+            reader: OnceLock::new(),
+            seen: AtomicI64::new(0),
         };
         queue.expire().await?;
         Ok(Arc::new(queue))
@@ -121,11 +131,16 @@ struct SqliteQueue {
     writer: Writer,
     bell: Arc<Bell>,
     clock: SharedClock,
+    /// Where the database is, for the reader of who receives alone, ...
+    folder: Arc<Path>,
+    reader: OnceLock<Reader>,
+    /// ... and the last message that it has seen.
+    seen: AtomicI64,
 }
 
 /// What a look at the queue found.
 enum Look {
-    Leased(Vec<Delivery>),
+    Found(Vec<Delivery>),
     /// Nothing visible; the soonest lease runs out in so long.
     Nothing(Option<Duration>),
 }
@@ -140,7 +155,7 @@ impl SqliteQueue {
         now.now.saturating_sub(i64::try_from(self.options.retention.as_millis()).unwrap_or(i64::MAX))
     }
 
-    async fn look(&self, max: usize, is_kept: bool) -> Result<Look> {
+    async fn lease(&self, max: usize) -> Result<Look> {
         let (table, dead, now) = (self.table, self.dead, self.now());
         let lease = move |batch: &mut Batch<'_>| {
             if !statements::anything_visible(batch.reader(), table, now)? {
@@ -148,38 +163,52 @@ impl SqliteQueue {
                 let wait = next.map(|at| Duration::from_millis((at - now.now).max(0) as u64));
                 return Ok(Look::Nothing(wait));
             }
-            if !is_kept {
-                return statements::take(batch, table, max, now).map(Look::Leased);
-            }
             let mut leased = statements::lease(batch, table, max, now)?;
             if let Some((dead, max_receives)) = dead {
                 for spent in leased.extract_if(.., |delivery| delivery.receives > max_receives) {
                     statements::bury(batch, table, dead, &spent.receipt, now)?;
                 }
             }
-            Ok(Look::Leased(leased))
+            Ok(Look::Found(leased))
         };
         self.writer.run(format!("receiving from {}", self.name), lease).await
     }
 
-    /// Waits for messages and leases them, or takes them away.
-    async fn receive_or_take(
+    /// Looks for messages that came since the last such look, and leases none.
+    fn look(&self, max: usize) -> Result<Look> {
+        let after = self.seen.load(Ordering::Relaxed);
+        let what = format!("looking into {}", self.name);
+        let found = self.reader()?.read(&what, |file| statements::look(file, self.table, after, max))?;
+        let Some(last) = found.last() else { return Ok(Look::Nothing(None)) };
+        self.seen.fetch_max(statements::row(&last.receipt), Ordering::Relaxed);
+        Ok(Look::Found(found))
+    }
+
+    fn reader(&self) -> Result<&Reader> {
+        if let Some(reader) = self.reader.get() {
+            return Ok(reader);
+        }
+        let reader = Reader::open(&self.folder)?;
+        Ok(self.reader.get_or_init(|| reader))
+    }
+
+    /// Waits until `look` finds messages. What it answers otherwise is when to look again, at the latest.
+    async fn receive_by<F: Future<Output = Result<Look>>>(
         &self,
         stop: &CancellationToken,
-        max: usize,
         wait: Duration,
-        is_kept: bool,
+        look: impl Fn() -> F,
     ) -> Result<Vec<Delivery>> {
         let deadline = Instant::now() + wait;
         let mut rings = 0;
         loop {
-            let next = match self.look(max, is_kept).await? {
-                Look::Leased(leased) if !leased.is_empty() => {
-                    self.bell.silence(leased.len().saturating_sub(rings));
-                    return Ok(leased);
+            let next = match look().await? {
+                Look::Found(found) if !found.is_empty() => {
+                    self.bell.silence(found.len().saturating_sub(rings));
+                    return Ok(found);
                 }
                 // Everything that was visible was dead.
-                Look::Leased(_) => Some(Duration::ZERO),
+                Look::Found(_) => Some(Duration::ZERO),
                 Look::Nothing(next) => next,
             };
             let now = Instant::now();
@@ -255,22 +284,20 @@ impl Queue for SqliteQueue {
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Delivery>> {
-        self.receive_or_take(stop, max, wait, true).await
+        self.receive_by(stop, wait, || self.lease(max)).await
     }
 
-    async fn receive_once(
+    async fn receive_alone(
         &self,
         stop: &CancellationToken,
         max: usize,
         wait: Duration,
-    ) -> Result<(Vec<Bytes>, Vec<Receipt>)> {
+    ) -> Result<Vec<Delivery>> {
         // Where there are dead letters, deliveries are counted.
-        let is_kept = self.dead.is_some();
-        let received = self.receive_or_take(stop, max, wait, is_kept).await?;
-        let (bodies, mut receipts): (_, Vec<_>) =
-            received.into_iter().map(|delivery| (delivery.body, delivery.receipt)).unzip();
-        receipts.retain(|_| is_kept);
-        Ok((bodies, receipts))
+        if self.dead.is_some() {
+            return self.receive_unless(stop, max, wait).await;
+        }
+        self.receive_by(stop, wait, || std::future::ready(self.look(max))).await
     }
 
     async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>> {

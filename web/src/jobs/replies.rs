@@ -23,12 +23,15 @@ pub(crate) async fn consume(jobs: &Jobs, stop: &CancellationToken) {
     while !stop.is_cancelled() {
         let responses = jobs.beside.responses.current().queue;
         // Dropped at the end: nobody waits for what a poll under way may still bring.
-        // One that dies with this host is missed by nobody: who waits for it waits here, and its result is stored.
-        let received = stop.run_until_cancelled(responses.receive_once(stop, BATCH, POLL)).await;
-        match received.unwrap_or_else(|| Ok(Default::default())) {
-            Ok((answers, receipts)) => {
+        let received = stop.run_until_cancelled(responses.receive_alone(stop, BATCH, POLL)).await;
+        match received.unwrap_or(Ok(Vec::new())) {
+            Ok(deliveries) => {
                 backoff.reset();
-                answers.iter().for_each(|body| answer(jobs, body));
+                let mut receipts = Vec::with_capacity(deliveries.len());
+                for delivery in deliveries {
+                    receipts.push(delivery.receipt);
+                    answer(jobs, &delivery.body);
+                }
                 if !receipts.is_empty() {
                     // An ack that fails costs a second look at an answer, which does no harm.
                     tokio::spawn(async move { responses.ack(&receipts).await });

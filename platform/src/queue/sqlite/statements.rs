@@ -151,22 +151,26 @@ pub(super) fn lease(
     in_order(leased)
 }
 
-/// Takes the oldest messages away.
-pub(super) fn take(
-    batch: &mut Batch<'_>,
+/// The oldest messages after this row that nobody holds; they are not leased.
+pub(super) fn look(
+    connection: &Connection,
     table: Table,
+    after: i64,
     max: usize,
-    now: Now,
 ) -> rusqlite::Result<Vec<Delivery>> {
-    end_leases(batch, table, now)?;
-    let mut take = batch.writer()?.prepare_cached(
-        "DELETE FROM messages WHERE id IN (
-            SELECT id FROM messages WHERE queue = ?1 AND visible_from = 0 ORDER BY id LIMIT ?2
-        ) RETURNING id, receives, sent_at, body",
+    let mut look = connection.prepare_cached(
+        "SELECT id, receives, sent_at, body FROM messages
+         WHERE queue = ?1 AND visible_from = 0 AND id > ?2 ORDER BY id LIMIT ?3",
     )?;
-    let taken = in_order(take.query_map(params![table.0, max as i64], delivery)?)?;
-    batch.count(table, -(taken.len() as i64));
-    Ok(taken)
+    let found = look.query_map(params![table.0, after, max as i64], delivery)?;
+    // The receipt has the number that is stored, so that an ack fits as long as nobody leases the message.
+    let once_more = |delivery: Delivery| Delivery { receives: delivery.receives + 1, ..delivery };
+    found.map(|found| found.map(|(_, delivery)| once_more(delivery))).collect()
+}
+
+/// The row of a delivery.
+pub(super) fn row(receipt: &Receipt) -> i64 {
+    parts(receipt).0
 }
 
 fn delivery(row: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Delivery)> {

@@ -30,7 +30,10 @@ use crate::{
     state_folder,
 };
 
-/// A transaction takes at most so many operations, so that other processes get their turn.
+/// An operation that others join waits for more, up to this number. More than that and one process would have nothing to do while
+/// the other gathers.
+const COMPANY: usize = 8;
+/// A transaction takes at most this number of operations, so that other processes get their turn.
 const LARGEST_BATCH: usize = 256;
 
 /// A handle on the file. Clones share it.
@@ -201,11 +204,23 @@ impl Writer {
         let what = what.into();
         let gone = Error::broken(what.clone(), "the queue's writer has died");
         let operation = Pending { what, work: Some(work), done: None, answer };
-        lock_anyway(&self.0.waiting).push(Box::new(operation));
-        // Whatever else is ready to run may have something for the same transaction. On an idle machine nothing is.
-        tokio::task::yield_now().await;
-        if let Ok(served) = answered.try_recv() {
-            return served;
+        let mut company = {
+            let mut waiting = lock_anyway(&self.0.waiting);
+            waiting.push(Box::new(operation));
+            waiting.len()
+        };
+        // Whatever else is ready to run may have something for the same transaction, and may make others ready. On an idle machine
+        // nothing is.
+        loop {
+            tokio::task::yield_now().await;
+            if let Ok(served) = answered.try_recv() {
+                return served;
+            }
+            let waiting = lock_anyway(&self.0.waiting).len();
+            if waiting <= company || waiting >= COMPANY {
+                break;
+            }
+            company = waiting;
         }
         self.0.serve_or_call();
         answered.await.unwrap_or(Err(gone))

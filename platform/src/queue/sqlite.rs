@@ -192,7 +192,7 @@ impl SqliteQueue {
         Ok(self.reader.get_or_init(|| reader))
     }
 
-    /// Waits until `look` finds messages. What it answers otherwise is when to look again, at the latest.
+    /// Waits until `look` finds messages. Otherwise it says when to look again, at the latest.
     async fn receive_by<F: Future<Output = Result<Look>>>(
         &self,
         stop: &CancellationToken,

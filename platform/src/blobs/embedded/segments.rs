@@ -33,7 +33,7 @@ use crate::{
 const LONGEST: u64 = 64 * 1024 * 1024;
 /// Images begin at multiples of this, so that the room of each can be given back alone: the usual block of a file system.
 const ALIGNED_TO: u64 = 4096;
-/// The system takes so many pieces at once (`IOV_MAX`).
+/// The system takes this number of pieces at once (`IOV_MAX`).
 const PIECES: usize = 1024;
 /// So many files are kept open for reading.
 const OPEN_AT_MOST: usize = 8;

@@ -111,8 +111,8 @@ impl<T: Send, F: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send> Operation
     }
 }
 
-/// The connections of a process share memory for so many pages, which is kept: whenever another process has written, a connection
-/// lets go of all that it had read, and to give memory back to the system and ask for it again costs more than the pages.
+/// Pages for which the connections of a process share memory, which is kept: whenever another process has written, a connection
+/// drops all that it had read, and to return that memory to the system and ask for it again costs more than the pages.
 const KEPT_PAGES: i32 = 128;
 /// A page, and what SQLite keeps beside it; if that is more one day, this memory is not used.
 const KEPT_PAGE: usize = 4096 + 512;
@@ -342,7 +342,7 @@ impl<'a> Batch<'a> {
         *self.changes.entry(table).or_default() += change;
     }
 
-    /// Announces so many messages once they can be seen: all of a transaction wake their receivers together.
+    /// Announces messages once they can be seen: all of a transaction wake their receivers together.
     pub(super) fn ring(&mut self, bell: &Arc<Bell>, messages: usize) {
         match self.rings.iter_mut().find(|(rung, _)| Arc::ptr_eq(rung, bell)) {
             Some((_, more)) => *more += messages,

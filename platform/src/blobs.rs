@@ -46,7 +46,8 @@ pub trait BlobStore: Debug + Send + Sync {
     /// Reads a blob; `None` if there is none.
     async fn get(&self, key: &str) -> Result<Option<Bytes>>;
 
-    /// Reads a blob, and says whether it is as it was written, where the store knows. Unless overridden, it does not.
+    /// Reads a blob, and says whether it is as it was written, where the store knows. Unless
+    /// overridden, it does not.
     async fn get_checked(&self, key: &str) -> Result<Option<Checked>> {
         Ok(self.get(key).await?.map(|bytes| Checked { bytes, is_whole: None }))
     }

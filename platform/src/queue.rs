@@ -57,9 +57,9 @@ pub trait Queue: Debug + Send + Sync {
         if stop.is_cancelled() { Ok(Vec::new()) } else { self.receive(max, wait).await }
     }
 
-    /// Like [`receive_unless`](Queue::receive_unless), for a queue that nobody else receives from. Where it costs less, messages are
-    /// not leased: each is received once by this handle, and again by the next one unless it is acked. Unless overridden, they are
-    /// leased.
+    /// Like [`receive_unless`](Queue::receive_unless), for a queue that nobody else receives from.
+    /// Where it costs less, messages are not leased: each is received once by this handle, and
+    /// again by the next one unless it is acked. Unless overridden, they are leased.
     async fn receive_alone(
         &self,
         stop: &CancellationToken,

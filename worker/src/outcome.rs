@@ -23,8 +23,9 @@ const QUICK_BYTES: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Noted(Mutex<Option<DateTime<Utc>>>);
 
-/// The bytes of an image, if they are those that were uploaded. A file that a power cut left empty, or half of one, is none, and
-/// says nothing about the image. Where the store cannot tell, the name of the image does, which is its digest.
+/// The bytes of an image, if they are those that were uploaded. A file that a power cut left empty,
+/// or half of one, is none, and says nothing about the image. Where the store cannot tell, the name
+/// of the image does, which is its digest.
 pub(crate) async fn whole(id: JobId, stored: Option<Checked>) -> std::result::Result<Bytes, String> {
     let damaged = || Err("the stored image is damaged; upload it again".to_owned());
     let bytes = match stored {

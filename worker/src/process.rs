@@ -123,7 +123,8 @@ async fn take(
         Attempt::Ended(outcome) => {
             let reply = outcome::reply(worker, job, outcome, *received);
             let taken = received.elapsed();
-            // The next job may be asked for in the transaction that ends this one. Beside one that is run alone nothing begins.
+            // The next job may be asked for in the transaction that ends this one. Beside one that
+            // is run alone nothing begins.
             if ends_at_once(worker, held, &reply) && delivery.receives == 1 {
                 slot = None;
             }
@@ -156,7 +157,8 @@ async fn take(
 
 /// Whether a job can be ended in one transaction.
 fn ends_at_once(worker: &Worker, held: &Held<'_>, reply: &Reply) -> bool {
-    // What was given up goes to the dead letters in between, and a fresh result takes the place of another.
+    // What was given up goes to the dead letters in between, and a fresh result takes the place of
+    // another.
     worker.requests.in_database().is_some() && reply.is_final() && !held.job.fresh && !held.lease.is_lost()
 }
 

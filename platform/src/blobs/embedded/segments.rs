@@ -192,7 +192,8 @@ impl Segments {
         Ok(fs::read_dir(&self.0.folder)?.flatten().filter_map(number))
     }
 
-    /// Reads an image, and says whether it is as it was written, where that can be known; `None` if its file is gone or ends before.
+    /// Reads an image, and says whether it is as it was written, where that can be known; `None` if
+    /// its file is gone or ends before.
     pub(super) fn read_checked(&self, entry: Entry) -> Result<Option<(Vec<u8>, Option<bool>)>> {
         let image = self.read(entry.place)?;
         Ok(image.map(|image| {

@@ -3,7 +3,8 @@
 //! bytes too. The bytes are only hints: a receiver always looks before it waits, so a lost byte costs a delay that
 //! `LOST_RING` bounds, and a byte too many costs one look.
 //!
-//! The messages of one transaction are announced by one write after its commit ([`Batch::ring`](super::Batch::ring)).
+//! The messages of one transaction are announced by one write after its commit
+//! ([`Batch::ring`](super::Batch::ring)).
 
 use std::{
     io::{self, ErrorKind},
@@ -26,7 +27,8 @@ const MOST_RINGS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Bell {
     pipe: OwnedFd,
-    /// The same, known to the runtime since somebody waited here. Who only rings is not woken by its own rings.
+    /// The same, known to the runtime since somebody waited here. Who only rings is not woken by
+    /// its own rings.
     ear: OnceLock<Receiver>,
 }
 

@@ -163,7 +163,8 @@ pub(super) fn look(
          WHERE queue = ?1 AND visible_from = 0 AND id > ?2 ORDER BY id LIMIT ?3",
     )?;
     let found = look.query_map(params![table.0, after, max as i64], delivery)?;
-    // The receipt has the number that is stored, so that an ack fits as long as nobody leases the message.
+    // The receipt has the number that is stored, so that an ack fits as long as nobody leases the
+    // message.
     let once_more = |delivery: Delivery| Delivery { receives: delivery.receives + 1, ..delivery };
     found.map(|found| found.map(|(_, delivery)| once_more(delivery))).collect()
 }

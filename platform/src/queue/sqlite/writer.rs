@@ -30,8 +30,8 @@ use crate::{
     state_folder,
 };
 
-/// An operation that others join waits for more, up to this number. More than that and one process would have nothing to do while
-/// the other gathers.
+/// An operation that others join waits for more, up to this number. More than that and one process
+/// would have nothing to do while the other gathers.
 const COMPANY: usize = 8;
 /// A transaction takes at most this number of operations, so that other processes get their turn.
 const LARGEST_BATCH: usize = 256;
@@ -111,8 +111,9 @@ impl<T: Send, F: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send> Operation
     }
 }
 
-/// Pages for which the connections of a process share memory, which is kept: whenever another process has written, a connection
-/// drops all that it had read, and to return that memory to the system and ask for it again costs more than the pages.
+/// Pages for which the connections of a process share memory, which is kept: whenever another
+/// process has written, a connection drops all that it had read, and to return that memory to the
+/// system and ask for it again costs more than the pages.
 const KEPT_PAGES: i32 = 128;
 /// A page, and what SQLite keeps beside it; if that is more one day, this memory is not used.
 const KEPT_PAGE: usize = 4096 + 512;
@@ -123,9 +124,10 @@ fn configure() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let memory = vec![0_u64; KEPT_PAGES as usize * KEPT_PAGE / size_of::<u64>()].leak();
-        // SAFETY: of this option the arguments are memory that is aligned to eight bytes and never freed, the size of its parts, and
-        // their number (<https://sqlite.org/c3ref/c_config_covering_index_scan.html#sqliteconfigpagecache>). Where SQLite runs
-        // already it refuses, and does without.
+        // SAFETY: of this option the arguments are memory that is aligned to eight bytes and never
+        // freed, the size of its parts, and their number
+        // (<https://sqlite.org/c3ref/c_config_covering_index_scan.html#sqliteconfigpagecache>).
+        // Where SQLite runs already it refuses, and does without.
         let _refused = unsafe {
             rusqlite::ffi::sqlite3_config(
                 rusqlite::ffi::SQLITE_CONFIG_PAGECACHE,
@@ -209,8 +211,8 @@ impl Writer {
             waiting.push(Box::new(operation));
             waiting.len()
         };
-        // Whatever else is ready to run may have something for the same transaction, and may make others ready. On an idle machine
-        // nothing is.
+        // Whatever else is ready to run may have something for the same transaction, and may make
+        // others ready. On an idle machine nothing is.
         loop {
             tokio::task::yield_now().await;
             if let Ok(served) = answered.try_recv() {
@@ -342,7 +344,8 @@ impl<'a> Batch<'a> {
         *self.changes.entry(table).or_default() += change;
     }
 
-    /// Announces messages once they can be seen: all of a transaction wake their receivers together.
+    /// Announces messages once they can be seen: all of a transaction wake their receivers
+    /// together.
     pub(super) fn ring(&mut self, bell: &Arc<Bell>, messages: usize) {
         match self.rings.iter_mut().find(|(rung, _)| Arc::ptr_eq(rung, bell)) {
             Some((_, more)) => *more += messages,

@@ -348,14 +348,14 @@ async fn send_once_more(worker: &Worker, held: &Held<'_>, body: Bytes) {
         Err(error) => Err(error),
     };
     if let Err(error) = sent {
-        tracing::warn!(%error, "a job could not be sent again");
+        tracing::warn!(%error, "job {} could not be sent again", held.job.id);
         release(worker, held).await;
     }
 }
 
 async fn release(worker: &Worker, held: &Held<'_>) {
     if let Err(error) = worker.requests.release(std::slice::from_ref(&held.lease.receipt)).await {
-        tracing::warn!(%error, "a job could not be given back; it returns when its lease expires");
+        tracing::warn!(%error, "job {} could not be given back; it returns when its lease expires", held.job.id);
     }
 }
 

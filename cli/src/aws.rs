@@ -1,8 +1,9 @@
-//! An installation in an AWS account, from the operator's side: what there is to be, what it is called, and how to reach it.
+//! An installation in an AWS account, from the operator's side: what there is to be, what it is
+//! called, and how to reach it.
 //!
-//! Each kind of thing has a file that finds it, makes it as it should be and takes it away again. [`setup`](crate::setup)
-//! goes through them in one order, `cleanup` in the other. What is ours is known by its tag (`eirs:installation`); nothing
-//! without it is ever changed or deleted.
+//! Each kind of thing has a file that finds it, makes it as it should be and takes it away again.
+//! [`setup`](crate::setup) goes through them in one order, `cleanup` in the other. What is ours is
+//! known by its tag (`eirs:installation`); nothing without it is ever changed or deleted.
 
 pub(crate) mod base_image;
 pub(crate) mod buckets;

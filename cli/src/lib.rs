@@ -1,5 +1,6 @@
-//! `eirs`, the command line of the Elastic Image Recognition Service: starts it on one machine, loads it, looks at it,
-//! and tidies up. Each subcommand is a module; what they share is [`http`], [`show`] and [`state`].
+//! `eirs`, the command line of the Elastic Image Recognition Service: starts it on one machine,
+//! loads it, looks at it, and tidies up. Each subcommand is a module; what they share is [`http`],
+//! [`show`] and [`state`].
 
 mod local;
 
@@ -260,7 +261,8 @@ mod tests {
 
     #[test]
     fn every_subcommand_that_tells_something_tells_it_as_json_too() {
-        // A service that runs has its log and `eirs status`; the other two print what is for programs anyway.
+        // A service that runs has its log and `eirs status`; the other two print what is for
+        // programs anyway.
         let others = ["local", "completions", "man"];
         for (name, command) in leaves() {
             let has_json = command.get_arguments().any(|argument| argument.get_long() == Some("json"));

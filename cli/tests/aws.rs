@@ -1,5 +1,6 @@
-//! The real binaries, as in production, on an emulated AWS (`testing/aws`): queues, buckets, instances that are processes of
-//! this machine and take their orders over SSM. Each test has an account of its own.
+//! The real binaries, as in production, on an emulated AWS (`testing/aws`): queues, buckets,
+//! instances that are processes of this machine and take their orders over SSM. Each test has an
+//! account of its own.
 
 #![cfg(feature = "aws")]
 #![allow(

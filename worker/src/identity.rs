@@ -1,5 +1,5 @@
-//! Who this worker is, where it runs on an instance of EC2: the instance's metadata tells, with the tags that setup and
-//! the controller have written.
+//! Who this worker is, where it runs on an instance of EC2: the instance's metadata tells, with the
+//! tags that setup and the controller have written.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use eirs_platform::{
 
 use crate::Identity;
 
-/// The metadata are a service of the machine itself; right after a boot its network may not be up yet.
+/// The metadata are a service of the machine itself; right after a boot its network may not be up
+/// yet.
 const ATTEMPTS: u32 = 10;
 
 /// What an instance is to a worker on it.
@@ -21,7 +22,7 @@ const ATTEMPTS: u32 = 10;
 pub enum Instance {
     /// The controller's: the worker serves.
     HandedOver(Identity),
-    /// Being baked or parked: whoever takes a job here will never answer it.
+    /// Being built or parked: a job taken here would never be done.
     NotHandedOver {
         /// The instance.
         id: String,
@@ -52,7 +53,8 @@ impl Metadata {
         Ok(self.tag(tag::GENERATION).await?.unwrap_or_else(|| tag::BY_HAND.to_owned()))
     }
 
-    /// A tag of the instance. Where none is readable, `InstanceMetadataTags` is not enabled, or there is none.
+    /// A tag of the instance. Where none is readable, `InstanceMetadataTags` is not enabled, or
+    /// there is none.
     async fn tag(&self, key: &str) -> Result<Option<String>> {
         let value = self.get(&format!("tags/instance/{key}")).await?;
         Ok(value.filter(|value| !value.is_empty()))

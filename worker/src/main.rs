@@ -17,7 +17,8 @@ use eirs_worker::{Arguments, Identity, Worker, abandoned, classify::guardian, co
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What the controller's order to drain is told where it is for another boot (`EX_TEMPFAIL` of sysexits.h).
+/// What the controller's order to drain is told where it is for another boot (`EX_TEMPFAIL` of
+/// sysexits.h).
 const OTHER_GENERATION: u8 = 75;
 
 fn main() -> ExitCode {
@@ -114,7 +115,7 @@ async fn expect_generation(_expected: &str) -> ExitCode {
     ExitCode::from(OTHER_GENERATION)
 }
 
-/// Who this worker is; `None` where it shall take no job.
+/// Who this worker is; `None` if it must take no job.
 async fn identity(arguments: Arguments, settings: &Settings) -> eirs_platform::Result<Option<Identity>> {
     let own = match arguments.instance {
         Some(instance) => Some(Identity {

@@ -1,4 +1,5 @@
-//! Whether this machine can classify: what `eirs setup` asks of an image of a machine before it launches a fleet from it.
+//! Whether this machine can classify: what `eirs setup` asks of an image of a machine before it
+//! launches a fleet from it.
 
 use bytes::Bytes;
 use eirs_platform::{settings::Settings, trace::Scope};
@@ -8,7 +9,8 @@ use crate::{
     pool::{Answer, Pool},
 };
 
-/// Loads every model of the settings and has each look at a grey picture; answers a sentence about each.
+/// Loads every model of the settings and has each look at a grey picture; answers a sentence about
+/// each.
 pub async fn self_test(settings: &Settings) -> anyhow::Result<Vec<String>> {
     let mut sentences = Vec::new();
     for (name, model) in &settings.models {

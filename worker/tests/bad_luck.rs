@@ -1,5 +1,5 @@
-//! A worker whose stores and queues fail by a script: whatever happens, a job ends with one stored result, an answer that says
-//! the same, and an empty queue.
+//! A worker whose stores and queues fail by a script: whatever happens, a job ends with one stored
+//! result, an answer that says the same, and an empty queue.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 

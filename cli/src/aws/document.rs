@@ -1,4 +1,5 @@
-//! The SSM document by which an instance is told to drain: the one thing that the web host may have run on the workers.
+//! The SSM document by which an instance is told to drain: the one thing that the web host may have
+//! run on the workers.
 
 use aws_sdk_ssm::types::{DocumentFormat, DocumentType, Tag};
 use eirs_controller::fleet::ssm::{GENERATION_PARAMETER, document_name};
@@ -7,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::Account;
 
-/// What an instance does: where this is the boot that the order is for, it stops its worker, which drains, and powers off.
-/// As long as the drain may last SSM must let the script run; the controller cuts it off earlier.
+/// What an instance does: where this is the boot that the order is for, it stops its worker, which
+/// drains, and powers off. As long as the drain may last SSM must let the script run; the
+/// controller cuts it off earlier.
 const SCRIPT: [&str; 3] = [
     "eirs-worker --expect-generation '{{ Generation }}' || exit $?",
     "systemctl stop eirs-worker.service",

@@ -1,6 +1,7 @@
-//! The image that the workers are launched from: a machine is launched, gets the archive, passes a test of itself, powers
-//! off and becomes an image. The digest of the archive and the system's image are tagged on it, so that one that was baked
-//! before is found again, and a run that was interrupted goes on where it ended.
+//! The image that the workers are launched from: a machine is launched, gets the archive, passes a
+//! test of itself, powers off and becomes an image. The digest of the archive and the system's
+//! image are tagged on it, so that one that was baked before is found again, and a run that was
+//! interrupted goes on where it ended.
 
 use std::time::Duration;
 
@@ -79,7 +80,8 @@ pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<Baked>> {
     Ok(images)
 }
 
-/// The image that is made from this archive, if there is one; on whatever system's image it was made: setup pins that.
+/// The image that is made from this archive, if there is one; on whatever system's image it was
+/// made: setup pins that.
 pub(crate) async fn of_bundle(account: &Account, digest: &str) -> anyhow::Result<Option<Baked>> {
     Ok(all(account).await?.into_iter().find(|image| image.bundle.as_deref() == Some(digest)))
 }
@@ -210,7 +212,8 @@ pub(crate) async fn delete(account: &Account, baked: &Baked) -> anyhow::Result<(
     delete_snapshots(account, &baked.snapshots).await
 }
 
-/// Copies of disks that are tagged ours; those whose image an interrupted run took away already are left.
+/// Copies of disks that are tagged ours; those whose image an interrupted run took away already are
+/// left.
 pub(crate) async fn snapshots(account: &Account) -> anyhow::Result<Vec<String>> {
     let ours = Filter::builder().name(format!("tag:{}", tag::INSTALLATION)).values(account.prefix()).build();
     let found = account.ec2.describe_snapshots().owner_ids("self").filters(ours).send().await;

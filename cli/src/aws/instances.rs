@@ -1,5 +1,5 @@
-//! The instances of an installation, whatever they are for: found by their tags, watched until they are in a state, taken
-//! away.
+//! The instances of an installation, whatever they are for: found by their tags, watched until they
+//! are in a state, taken away.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -73,7 +73,8 @@ impl Instance {
     }
 }
 
-/// All instances of the installation that exist, by id; of one role, if one is named. One that is being terminated does not.
+/// All instances of the installation that exist, by id; of one role, if one is named. One that is
+/// being terminated does not.
 pub(crate) async fn all(account: &Account, role: Option<&str>) -> anyhow::Result<Vec<Instance>> {
     let mut instances = described(account, role).await?;
     instances.retain(Instance::exists);
@@ -104,8 +105,8 @@ pub(crate) fn tags(account: &Account, kind: ResourceType, tags: &[(&str, &str)])
     TagSpecification::builder().resource_type(kind).set_tags(Some(all.collect())).build()
 }
 
-/// Waits until each of these instances is in the state, at most so long; answers them as they are then. One that ends
-/// before it gets there is an error.
+/// Waits until each of these instances is in the state, at most so long; answers them as they are
+/// then. One that ends before it gets there is an error.
 pub(crate) async fn wait_for(
     account: &Account,
     ids: &[String],
@@ -140,8 +141,9 @@ pub(crate) async fn wait_for(
     }
 }
 
-/// Why an instance ended, in EC2's words and in ours. One whose disk is encrypted with a key that EC2 may not use goes from
-/// pending to terminated with no more than `Client.InternalError` (EBS user guide, "Troubleshoot", read on 2026-11-29).
+/// Why an instance ended, in EC2's words and in ours. One whose disk is encrypted with a key that
+/// EC2 may not use goes from pending to terminated with no more than `Client.InternalError` (EBS
+/// user guide, "Troubleshoot", read on 2026-11-29).
 fn because(instance: &Instance) -> String {
     let Some(reason) = &instance.reason else { return String::new() };
     let hint = if reason.contains("Client.InternalError") {

@@ -1,5 +1,6 @@
-//! The machines of a pool: launched from the image, seen to come up and to be reached, stopped, and handed over to the
-//! controller. What was not handed over belongs to a run of setup, this one or one that was interrupted.
+//! The machines of a pool: launched from the image, seen to come up and to be reached, stopped, and
+//! handed over to the controller. What was not handed over belongs to a run of setup, this one or
+//! one that was interrupted.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,14 +20,15 @@ use super::{
     network::Subnet,
 };
 
-/// So many are launched at once: a new account may run five virtual cores at a time, and those that are parked do not count.
+/// How many are launched at once: a new account may run five virtual cores at a time, and those
+/// that are parked do not count.
 const WAVE: u32 = 4;
 /// A machine must run by then, ...
 const RUNS_WITHIN: Duration = Duration::from_secs(180);
 /// ... and its SSM agent must be heard by then: about one of two hundred never is.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(300);
 const STOPS_WITHIN: Duration = Duration::from_secs(600);
-/// So many machines in a row that come to nothing are a reason to give up.
+/// After this many failed machines in a row, setup gives up.
 const FAILURES: u32 = 5;
 
 /// A pool as it should be, and what there is of it.
@@ -46,7 +48,8 @@ pub(crate) struct Place<'a> {
     pub(crate) group: &'a str,
 }
 
-/// The pools of the policies, each with its machines; and those of pools that no policy has any more, which should have none.
+/// The pools of the policies, each with its machines; and those of pools that no policy has any
+/// more, which should have none.
 pub(crate) async fn all(account: &Account, wanted: &BTreeMap<String, u32>) -> anyhow::Result<Vec<Pool>> {
     let mut pools: BTreeMap<String, Pool> = wanted
         .iter()
@@ -82,7 +85,8 @@ impl Changes {
 }
 
 impl Pool {
-    /// What must be done, given the image that the machines should be of; without one yet, all that is there is outdated.
+    /// What must be done, given the image that the machines should be of; without one yet, all that
+    /// is there is outdated.
     pub(crate) fn changes(&self, image: Option<&Image>) -> Changes {
         let mut changes = Changes::default();
         let is_current = |machine: &&Instance| image.is_some_and(|image| machine.image == image.id);
@@ -155,7 +159,8 @@ impl Pool {
         Ok(now.map_or(self.wanted, |pool| pool.changes(Some(image)).missing))
     }
 
-    /// Takes parked machines from the controller, and then away. One that it has started meanwhile stays.
+    /// Takes parked machines from the controller, and then away. One that it has started meanwhile
+    /// stays.
     async fn take_away(&self, account: &Account, ids: &[String], tell: &dyn Fn(&str)) -> anyhow::Result<()> {
         if ids.is_empty() {
             return Ok(());
@@ -213,7 +218,8 @@ impl Pool {
         }
     }
 
-    /// Sees machines come up and be reached, and stops them; answers those that are parked then. The others are taken away.
+    /// Sees machines come up and be reached, and stops them; answers those that are parked then.
+    /// The others are taken away.
     async fn prove(
         &self,
         account: &Account,
@@ -245,7 +251,8 @@ impl Pool {
     }
 }
 
-/// Starts what a run left that was interrupted: whether it comes up, and can be reached, nobody wrote down.
+/// Starts what a run left that was interrupted: whether it comes up, and can be reached, nobody
+/// wrote down.
 async fn wake(account: &Account, ids: &[String]) -> anyhow::Result<()> {
     let machines = instances::all(account, Some(tag::WORKER)).await?;
     let asleep = machines.into_iter().filter(|machine| ids.contains(&machine.id));

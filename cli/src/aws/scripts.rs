@@ -1,5 +1,6 @@
-//! What the machines that setup launches run at their first boot, as root: they fetch the archive, unpack it over their
-//! root, and report how that went. `DESTDIR` puts everything below another folder, as in `make install`.
+//! What the machines that setup launches run at their first boot, as root: they fetch the archive,
+//! unpack it over their root, and report how that went. `DESTDIR` puts everything below another
+//! folder, as in `make install`.
 
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ fn archive_key(digest: &str) -> String {
     format!("setup/{digest}.tar.gz")
 }
 
-/// Where the report about a machine lies. It is named before the machine is made, for the machine must know it.
+/// Where the report about a machine lies. It is named before the machine is made, for the machine
+/// must know it.
 pub(crate) fn report_key(name: &str) -> String {
     format!("setup/{name}.report")
 }

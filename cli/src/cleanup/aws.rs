@@ -1,5 +1,5 @@
-//! `eirs cleanup` in an AWS account: everything that is tagged as this installation's, in the order in which it can go. What
-//! an interrupted run left is found by the next one as anything else is.
+//! `eirs cleanup` in an AWS account: everything that is tagged as this installation's, in the order
+//! in which it can go. What an interrupted run left is found by the next one as anything else is.
 
 use std::time::Duration;
 

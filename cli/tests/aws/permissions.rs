@@ -1,5 +1,6 @@
-//! The permissions that `eirs setup --print-iam` prints are enough, on an emulated AWS that enforces them: setup and cleanup
-//! run as an operator who has those and no others, the web host and the workers with the roles that setup made.
+//! The permissions that `eirs setup --print-iam` prints are enough, on an emulated AWS that
+//! enforces them: setup and cleanup run as an operator who has those and no others, the web host
+//! and the workers with the roles that setup made.
 
 use serde_json::Value;
 
@@ -27,7 +28,8 @@ fn the_printed_permissions_are_enough_for_everybody() {
     let told = as_operator(&["setup", "--uploads-from", "203.0.113.0/24", "--yes"]);
     assert!(told.contains("/upload"), "the address is printed: {told}");
 
-    // The web host and the workers have what the metadata of their instances gives them, and nothing of this test's.
+    // The web host and the workers have what the metadata of their instances gives them, and
+    // nothing of this test's.
     let form = crate::harness::form(&[("myfile", "x", &image(1))]);
     let headers = [("content-type", "multipart/form-data; boundary=XX")];
     let answer =

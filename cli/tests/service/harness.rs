@@ -54,13 +54,15 @@ pub fn eventually_within<T>(within: Duration, what: &str, mut look: impl FnMut()
     }
 }
 
-/// Whether a process has ended. One that was killed stays in the table until its new parent has looked.
+/// Whether a process has ended. One that was killed stays in the table until its new parent has
+/// looked.
 pub fn is_gone(pid: &impl std::fmt::Display) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
-/// An installation: a state folder, settings by environment, and the processes that a test starts in it.
+/// An installation: a state folder, settings by environment, and the processes that a test starts
+/// in it.
 pub struct Site {
     pub folder: tempfile::TempDir,
     environment: Vec<(String, String)>,

@@ -1,6 +1,7 @@
-//! The stores of one machine. Images stand in a few large files, the segments ([`segments`]); where each stands is a row in the
-//! queue's database ([`images`]). Results are small and are rows themselves ([`results`]). So an image and its job, and a result
-//! and the end of its job, become visible in one transaction.
+//! The stores of one machine. Images stand in a few large files, the segments ([`segments`]); where
+//! each stands is a row in the queue's database ([`images`]). Results are small and are rows
+//! themselves ([`results`]). So an image and its job, and a result and the end of its job, become
+//! visible in one transaction.
 //!
 //! Why like this, with figures: docs/decisions/0016-images-in-segments.md.
 
@@ -84,7 +85,8 @@ impl EmbeddedStores {
         &self.room
     }
 
-    /// Deletes what has expired, a little at a time, until told to stop. One process of an installation does it.
+    /// Deletes what has expired, a little at a time, until told to stop. One process of an
+    /// installation does it.
     pub async fn keep(&self, stop: &CancellationToken, every: Duration) {
         self.expiry.run(stop, every).await;
     }

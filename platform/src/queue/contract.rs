@@ -1,5 +1,6 @@
-//! The contract of [`Queue`](super::Queue), checked on any implementation. Each promise is one function; all of them wait
-//! on values with a deadline, and use real time, for some implementations live in other processes.
+//! The contract of [`Queue`](super::Queue), checked on any implementation. Each promise is one
+//! function; all of them wait on values with a deadline, and use real time, for some
+//! implementations live in other processes.
 
 use std::{future::Future, time::Duration};
 
@@ -23,7 +24,8 @@ pub async fn suite(open: Open<'_>) {
     bodies_are_bytes_of_any_kind(open).await;
 }
 
-/// What the queues of one machine promise beyond that: which message is next, and what becomes of old ones.
+/// What the queues of one machine promise beyond that: which message is next, and what becomes of
+/// old ones.
 pub async fn suite_of_order_and_age(open: Open<'_>) {
     what_comes_back_is_served_before_what_was_sent_later(open).await;
     a_lease_that_ran_out_is_served_before_what_was_sent_later(open).await;
@@ -31,13 +33,15 @@ pub async fn suite_of_order_and_age(open: Open<'_>) {
     what_is_too_old_goes_to_the_dead_letters_where_there_are_some(open).await;
 }
 
-/// Every promise but those about receipts of leases that are over: there are emulators that take them for good ones.
+/// Every promise but those about receipts of leases that are over: there are emulators that take
+/// them for good ones.
 pub async fn suite_but_for_stale_receipts(open: Open<'_>) {
     leases_and_waits(open).await;
     bodies_are_bytes_of_any_kind(open).await;
 }
 
-/// Every promise but the one about bodies: there are emulators that refuse characters which SQS carries.
+/// Every promise but the one about bodies: there are emulators that refuse characters which SQS
+/// carries.
 pub async fn suite_but_for_bytes_of_any_kind(open: Open<'_>) {
     leases_and_waits(open).await;
     a_stale_receipt_deletes_and_releases_nothing(open).await;

@@ -18,7 +18,8 @@ pub struct Setup {
     pub os: Os,
     /// The disk of each instance, in GiB; 0 is what the system's image asks for.
     pub disk_gib: u32,
-    /// The key of KMS that all disks and images are encrypted with: its ARN. Without one, AWS's own key for disks.
+    /// The key of KMS that all disks and images are encrypted with: its ARN. Without one, AWS's own
+    /// key for disks.
     pub kms_key: Option<String>,
     /// The networks that may upload, such as `203.0.113.0/24`, or `0.0.0.0/0` for the whole world.
     pub uploads_from: Vec<String>,
@@ -26,13 +27,15 @@ pub struct Setup {
     pub ssh_from: Vec<String>,
     /// The subnets of the instances; without any, those of the region's default VPC.
     pub subnets: Vec<String>,
-    /// Files and folders of this machine that the workers' image holds at the same places, such as a script and its data.
+    /// Files and folders of this machine that the workers' image holds at the same places, such as
+    /// a script and its data.
     pub include: Vec<PathBuf>,
-    /// A shell script that is run as root on the machine that the image is baked from, to install what a script needs.
+    /// A shell script that is run as root on the machine that the image is baked from, to install
+    /// what a script needs.
     pub prepare: Option<PathBuf>,
-    /// Images are deleted after so many days; 0 keeps them.
+    /// Images are deleted after this many days; 0 keeps them.
     pub expire_images_days: u32,
-    /// Results are deleted after so many days; 0 keeps them.
+    /// Results are deleted after this many days; 0 keeps them.
     pub expire_results_days: u32,
 }
 

@@ -1,5 +1,5 @@
-//! Images and results that an earlier version of EIRS stored, each in a file of its own: they are read where they stand, until
-//! they expire. Nothing new is stored there.
+//! Images and results that an earlier version of EIRS stored, each in a file of its own: they are
+//! read where they stand, until they expire. Nothing new is stored there.
 
 use std::path::Path;
 
@@ -69,7 +69,8 @@ impl BlobStore for Carried {
     }
 
     fn in_database(&self) -> Option<InDatabase> {
-        // A result that is a file is not seen from within a transaction; but a worker has looked for one before.
+        // A result that is a file is not seen from within a transaction; but a worker has looked
+        // for one before.
         self.store.in_database()
     }
 

@@ -33,7 +33,7 @@ pub(super) struct Images {
 pub(crate) struct StagedImage {
     images: Images,
     key: String,
-    /// Nothing where an image that is there shall be kept.
+    /// Nothing if an existing image must be kept.
     written: Option<Written>,
 }
 

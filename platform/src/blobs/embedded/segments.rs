@@ -1,9 +1,11 @@
-//! Segments: files into which a process writes one image after another. Which image stands where is for the index to say; what it
-//! does not name (the end of a file that was being written when its process was killed) is free.
+//! Segments: files into which a process writes one image after another. Which image stands where is
+//! for the index to say; what it does not name (the end of a file that was being written when its
+//! process was killed) is free.
 //!
-//! A file belongs to the process that made it, which holds a lock on it as long as it writes there or has written what is not in
-//! the index yet. Nobody else's file is ever written to; but whoever deletes images gives their room back (a hole), and deletes a
-//! file in which none is left and that nobody holds.
+//! A file belongs to the process that made it, which holds a lock on it as long as it writes there
+//! or has written what is not in the index yet. Nobody else's file is ever written to; but a
+//! deletion of images frees their space (a hole), and deletes a file that has none left and that
+//! nobody holds.
 
 use std::{
     collections::BTreeMap,
@@ -31,11 +33,12 @@ use crate::{
 
 /// A segment that is as long takes no further image.
 const LONGEST: u64 = 64 * 1024 * 1024;
-/// Images begin at multiples of this, so that the room of each can be given back alone: the usual block of a file system.
+/// Images begin at multiples of this, so that the room of each can be given back alone: the usual
+/// block of a file system.
 const ALIGNED_TO: u64 = 4096;
 /// The system takes this number of pieces at once (`IOV_MAX`).
 const PIECES: usize = 1024;
-/// So many files are kept open for reading.
+/// How many files are kept open for reading.
 const OPEN_AT_MOST: usize = 8;
 
 /// The segments of a folder. Clones share the file that is written to.
@@ -46,7 +49,8 @@ pub(super) struct Segments(Arc<Inner>);
 struct Inner {
     folder: PathBuf,
     sync: bool,
-    /// The highest number that this process knows: none is used twice while anybody may mean the first by it.
+    /// The highest number that this process knows: none is used twice while anybody may mean the
+    /// first by it.
     last: AtomicU32,
     active: Mutex<Option<Active>>,
     open: Mutex<BTreeMap<u32, Arc<File>>>,
@@ -73,7 +77,8 @@ struct Own {
     synced: Mutex<u64>,
 }
 
-/// Bytes that were written and that the index does not name yet. While this is held, nobody deletes their file.
+/// Bytes that were written and that the index does not name yet. While this is held, nobody deletes
+/// their file.
 #[derive(Debug)]
 pub(super) struct Written {
     pub(super) entry: Entry,
@@ -146,7 +151,8 @@ impl Segments {
     /// The next free place in this process's segment. Writers write side by side.
     fn reserve(&self, bytes: u64) -> io::Result<(Arc<Own>, u64)> {
         let mut active = lock(&self.0.active);
-        // One that somebody deleted by hand has no name any more, and nobody else would find what is written there.
+        // One that somebody deleted by hand has no name any more, and nobody else would find what
+        // is written there.
         let usable = |active: &Active| {
             active.end + bytes <= LONGEST && active.file.file.metadata().is_ok_and(|data| data.nlink() > 0)
         };
@@ -242,7 +248,8 @@ impl Segments {
         }
     }
 
-    /// Deletes a segment that holds nothing, unless somebody writes to it. What it holds is asked for once nobody can begin to.
+    /// Deletes a segment that holds nothing, unless somebody writes to it. What it holds is asked
+    /// for once nobody can begin to.
     pub(super) fn delete_if(&self, number: u32, is_empty: impl FnOnce() -> Result<bool>) -> Result<bool> {
         let path = self.path(number);
         let Ok(file) = File::options().write(true).open(&path) else { return Ok(false) };
@@ -257,7 +264,8 @@ impl Segments {
         Ok(true)
     }
 
-    /// Cuts off what stands behind the last image of a segment, unless somebody writes to it: a kill left it there.
+    /// Cuts off what stands behind the last image of a segment, unless somebody writes to it: a
+    /// kill left it there.
     pub(super) fn cut_tail(&self, number: u32, end: u64) {
         let Ok(file) = File::options().write(true).open(self.path(number)) else { return };
         let is_longer = file.metadata().is_ok_and(|data| data.len() > end);
@@ -312,7 +320,8 @@ fn read_at(file: &File, place: Place) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(image))
 }
 
-/// Makes a hole where an image stood. A file system that knows no holes gives the room back with the whole file.
+/// Makes a hole where an image stood. A file system that knows no holes gives the room back with
+/// the whole file.
 fn give_back(file: &File, place: Place) {
     let bytes = u64::from(place.bytes).next_multiple_of(ALIGNED_TO);
     if bytes > 0 {

@@ -1,7 +1,8 @@
-//! How a sender in one process wakes a receiver in another: one named pipe for each queue, one byte in it for each
-//! message. A receiver that waits is woken by the kernel and takes one byte; who takes several messages takes their
-//! bytes too. The bytes are only hints: a receiver always looks before it waits, so a lost byte costs a delay that
-//! `LOST_RING` bounds, and a byte too many costs one look.
+//! How a sender in one process wakes a receiver in another: one named pipe for each queue, one byte
+//! in it for each message. A receiver that waits is woken by the kernel and takes one byte; who
+//! takes several messages takes their bytes too. The bytes are only hints: a receiver always looks
+//! before it waits, so a lost byte costs a delay that `LOST_RING` bounds, and a byte too many costs
+//! one look.
 //!
 //! The messages of one transaction are announced by one write after its commit
 //! ([`Batch::ring`](super::Batch::ring)).
@@ -47,7 +48,7 @@ impl Bell {
         Ok(Self { pipe, ear: OnceLock::new() })
     }
 
-    /// Announces so many messages. A full pipe is as good: everybody is awake.
+    /// Announces messages. A full pipe is as good: everybody is awake.
     pub(super) fn ring(&self, messages: usize) {
         let _full = write(&self.pipe, &[1; MOST_RINGS][..messages.min(MOST_RINGS)]);
     }

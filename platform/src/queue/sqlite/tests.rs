@@ -14,7 +14,8 @@ async fn queue(folder: &Path, name: &str) -> SharedQueue {
     open(folder, false).queue(name, QueueOptions::default()).await.unwrap()
 }
 
-/// `contract::Open` is a plain function; these queues open through a future that is ready once the writer answers.
+/// `contract::Open` is a plain function; these queues open through a future that is ready once the
+/// writer answers.
 fn blocking(queues: &SqliteQueues, name: &str, options: QueueOptions) -> SharedQueue {
     let opened = async { queues.queue(name, options).await.unwrap() };
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(opened))

@@ -16,7 +16,8 @@ fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_770_091_500 + second, 0).expect("a time")
 }
 
-/// A status in which everything is there: no field of any type may be left out here, or it does not compile.
+/// A status in which everything is there: no field of any type may be left out here, or it does not
+/// compile.
 fn everything() -> Status {
     let order = Order { since: at(0), by: Some("alice".to_owned()) };
     let cordon = Cordon { since: at(0), by: Some("alice".to_owned()), drain: false };

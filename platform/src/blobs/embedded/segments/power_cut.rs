@@ -1,6 +1,7 @@
-//! A cut of the power after each step: what was done to the disk is recorded, and of every beginning of the record a disk is made that
-//! holds only what was synced by then. SQLite's commits are synced by SQLite; that a row is not committed before its image is on
-//! the disk is ours to show.
+//! A cut of the power after each step: what was done to the disk is recorded, and of every
+//! beginning of the record a disk is made that holds only what was synced by then. SQLite's commits
+//! are synced by SQLite; that a row is not committed before its image is on the disk is ours to
+//! show.
 
 use std::collections::HashMap;
 

@@ -8,6 +8,7 @@ mod feeder;
 mod generator;
 mod page;
 mod peer;
+mod photos;
 mod service;
 mod siege;
 mod simulation;

@@ -63,7 +63,10 @@ impl Bench {
 
     pub(super) async fn measure(&mut self, part: &str, board: &mut Board) -> anyhow::Result<()> {
         let measured = match part {
-            "bare" => self.bare_and_served(board).await,
+            "bare" => {
+                self.bare_and_served(board).await?;
+                self.photos(board).await
+            }
             "noop" => self.noop(board).await,
             "single" => self.single(board).await,
             "cached" => self.cached(board).await,
@@ -152,11 +155,17 @@ impl Bench {
 
     pub(super) async fn python(&self, model: &Path, count: u64) -> anyhow::Result<f64> {
         let folder = tempfile::tempdir()?;
-        for image in &self.images {
-            std::fs::write(folder.path().join(image.name.replace('/', "_")), image.bytes().await?)?;
-        }
+        self.write_images(folder.path()).await?;
         let rounds = (count as usize / self.images.len() / self.threads).max(1);
         yardstick::python_loop(model, folder.path(), self.threads, rounds).await
+    }
+
+    /// Copies the images that are measured with.
+    pub(super) async fn write_images(&self, folder: &Path) -> anyhow::Result<()> {
+        for image in &self.images {
+            std::fs::write(folder.join(image.name.replace('/', "_")), image.bytes().await?)?;
+        }
+        Ok(())
     }
 
     async fn load(&self, service: &Service, requests: u64, concurrency: usize) -> anyhow::Result<Report> {

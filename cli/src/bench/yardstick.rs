@@ -1,4 +1,5 @@
-//! What others need for the same images: a loop in Python with Pillow and onnxruntime, without any service.
+//! What others need for the same images: a loop in Python with Pillow and onnxruntime, without any
+//! service.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,26 +19,32 @@ pub(super) async fn python_loop(
     threads: usize,
     rounds: usize,
 ) -> anyhow::Result<f64> {
+    let text = self::python(SCRIPT, &[model, images], &[threads.to_string(), rounds.to_string()]).await?;
+    text.trim().parse().with_context(|| format!("it printed {text:?}"))
+}
+
+/// What a script prints with these arguments, in a Python with onnxruntime and Pillow.
+pub(super) async fn python(script: &str, paths: &[&Path], arguments: &[String]) -> anyhow::Result<String> {
     let python = environment("bench-python", "import onnxruntime, PIL, numpy", &PACKAGES).await?;
     let output = Command::new(python)
-        .args(["-c", SCRIPT])
-        .args([model, images])
-        .args([threads.to_string(), rounds.to_string()])
+        .args(["-c", script])
+        .args(paths)
+        .args(arguments)
         .stdin(Stdio::null())
         .output()
         .await
         .context("starting Python")?;
-    let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         bail!(
             "{}",
             String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("it failed without a word")
         );
     }
-    text.trim().parse().with_context(|| format!("it printed {text:?}"))
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The Python of a virtual environment of this name with the packages, which is made where the test fails: at the first use.
+/// The Python of a virtual environment of this name with the packages, which is made where the test
+/// fails: at the first use.
 pub(super) async fn environment(name: &str, test: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));

@@ -1,5 +1,7 @@
-//! Kinds of images, told by their first bytes. The door and the workers go by this table, so that what is let in is
-//! what is read.
+//! Kinds of images, told by their first bytes. The door and the workers go by this table, so that
+//! what is let in is what is read.
+
+pub mod heif;
 
 use std::fmt;
 
@@ -7,7 +9,8 @@ use std::fmt;
 pub const HEAD_BYTES: usize = 64;
 
 /// What is read, in words.
-pub const READ_IN_WORDS: &str = "JPEG, PNG, WebP, GIF, BMP, TIFF, ICO, PNM and QOI";
+pub const READ_IN_WORDS: &str =
+    "JPEG, PNG, WebP, GIF, BMP, TIFF, ICO, PNM and QOI, and with libheif HEIC and AVIF";
 
 /// A kind of image that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,10 @@ pub enum Format {
     Pnm,
     /// The "quite OK" format.
     Qoi,
+    /// Photos of phones, where there is libheif.
+    Heic,
+    /// The same with another code.
+    Avif,
 }
 
 /// What some bytes begin like.
@@ -51,7 +58,8 @@ impl Kind {
             [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Format::Png,
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Format::WebP,
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Format::Gif,
-            // Two letters are a weak sign: the size of the second header, from OS/2's 12 bytes to version 5's 124, is another.
+            // Two letters are a weak sign: the size of the second header, from OS/2's 12 bytes to
+            // version 5's 124, is another.
             [b'B', b'M', ..] if matches!(bytes.get(14..18), Some([12..=124, 0, 0, 0])) => Format::Bmp,
             [b'I', b'I', 0x2a | 0x2b, 0, ..] | [b'M', b'M', 0, 0x2a | 0x2b, ..] => Format::Tiff,
             // Zeros are a weak sign: the first entry must have one as well, and one plane or none.
@@ -64,14 +72,19 @@ impl Kind {
                 ..,
             ] => Format::Pnm,
             [b'q', b'o', b'i', b'f', ..] => Format::Qoi,
+            [_, _, _, _, b'f', b't', b'y', b'p', brands @ ..] => return of_brands(brands),
             _ => return not_read(bytes).map_or(Self::NoImage, Self::NotRead),
         };
         Self::Read(format)
     }
 
-    /// Why an image of this kind is turned away at the door, as a sentence; `None` for what is read.
+    /// Why an image of this kind is turned away at the door, as a sentence; `None` for what is
+    /// read.
     pub fn refusal(self) -> Option<String> {
         match self {
+            Self::Read(format @ (Format::Heic | Format::Avif)) if !heif::is_there() => {
+                Some(heif::missing(format))
+            }
             Self::Read(_) => None,
             Self::NotRead(name) => Some(format!(
                 "{name} is not supported; convert it to JPEG or PNG (EIRS reads \
@@ -82,18 +95,21 @@ impl Kind {
     }
 }
 
+/// A file of the family of MP4: the main brand comes first, and then, after a version, those that
+/// it is compatible with.
+fn of_brands(brands: &[u8]) -> Kind {
+    let brands = brands.chunks_exact(4).enumerate().filter(|(place, _)| *place != 1);
+    let known = |(_, brand): (usize, &[u8])| match brand {
+        b"avif" | b"avis" => Some(Kind::Read(Format::Avif)),
+        b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" => Some(Kind::Read(Format::Heic)),
+        b"crx " => Some(Kind::NotRead("a raw photo of Canon (CR3)")),
+        _ => None,
+    };
+    brands.into_iter().find_map(known).unwrap_or(Kind::NoImage)
+}
+
 /// Images that people send and that nothing here reads, by name.
 fn not_read(bytes: &[u8]) -> Option<&'static str> {
-    if bytes.get(4..8) == Some(b"ftyp") {
-        // The main brand comes first, and then, after a version, those that it is compatible with.
-        let brands = bytes.get(8..).unwrap_or_default().chunks_exact(4);
-        return brands.enumerate().filter(|(place, _)| *place != 1).find_map(|(_, brand)| match brand {
-            b"avif" | b"avis" => Some("AVIF"),
-            b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" => Some("HEIC"),
-            b"crx " => Some("a raw photo of Canon (CR3)"),
-            _ => None,
-        });
-    }
     let starts: [(&[u8], &str); 9] = [
         (b"\xff\x0a", "JPEG XL"),
         (b"\0\0\0\x0cJXL ", "JPEG XL"),
@@ -110,7 +126,7 @@ fn not_read(bytes: &[u8]) -> Option<&'static str> {
 
 impl Format {
     /// The formats that are read.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Jpeg,
         Self::Png,
         Self::WebP,
@@ -120,6 +136,8 @@ impl Format {
         Self::Ico,
         Self::Pnm,
         Self::Qoi,
+        Self::Heic,
+        Self::Avif,
     ];
 
     /// The format of these bytes, whatever the file is called.
@@ -142,6 +160,8 @@ impl Format {
             Self::Ico => "image/vnd.microsoft.icon",
             Self::Pnm => "image/x-portable-anymap",
             Self::Qoi => "image/qoi",
+            Self::Heic => "image/heic",
+            Self::Avif => "image/avif",
         }
     }
 
@@ -157,6 +177,8 @@ impl Format {
             Self::Ico => &["ico"],
             Self::Pnm => &["pnm", "pbm", "pgm", "ppm", "pam"],
             Self::Qoi => &["qoi"],
+            Self::Heic => &["heic", "heif", "hif"],
+            Self::Avif => &["avif"],
         }
     }
 }
@@ -173,6 +195,8 @@ impl fmt::Display for Format {
             Self::Ico => "ICO",
             Self::Pnm => "PNM",
             Self::Qoi => "QOI",
+            Self::Heic => "HEIC",
+            Self::Avif => "AVIF",
         })
     }
 }
@@ -183,7 +207,7 @@ mod tests {
 
     #[test]
     fn images_are_told_by_their_first_bytes() {
-        let heads: [(&[u8], Format); 13] = [
+        let heads: [(&[u8], Format); 17] = [
             (b"\xFF\xD8\xFF\xE0..JFIF", Format::Jpeg),
             (b"\x89PNG\r\n\x1A\n....", Format::Png),
             (b"GIF89a", Format::Gif),
@@ -197,6 +221,10 @@ mod tests {
             (b"P1 # a comment", Format::Pnm),
             (b"P7\nWIDTH 3\n", Format::Pnm),
             (b"qoif\0\0\0\x01", Format::Qoi),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", Format::Heic),
+            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", Format::Heic),
+            (b"\0\0\0\x1cftypmif1\0\0\0\0avifmif1", Format::Avif),
+            (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", Format::Avif),
         ];
         for (head, format) in heads {
             assert_eq!(Kind::of(head), Kind::Read(format), "{head:?}");
@@ -208,11 +236,8 @@ mod tests {
 
     #[test]
     fn images_that_are_not_read_are_called_by_their_name() {
-        let heads: [(&[u8], &str); 7] = [
-            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
-            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC"),
-            (b"\0\0\0\x1cftypmif1\0\0\0\0avifmif1", "AVIF"),
-            (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "AVIF"),
+        let heads: [(&[u8], &str); 4] = [
+            (b"\0\0\0\x18ftypcrx \0\0\0\0crx isom", "a raw photo of Canon (CR3)"),
             (b"\xff\x0a\xfa", "JPEG XL"),
             (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
             (b"8BPS\0\x01", "a Photoshop document"),

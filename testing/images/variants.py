@@ -290,6 +290,58 @@ def bmps():
     yield "compressed-jpeg.bmp", bitmap(40, (width, height), 24, b"", (4, rows(24)))
 
 
+def tiff(order, entries, blocks, offsets=273, counts=279):
+    """A TIFF file of these numbers by their tags, and blocks of pixels (strips, or tiles with the tags of these)."""
+    start = 8
+    places = [start + sum(map(len, blocks[:index])) for index in range(len(blocks))]
+    entries = {**entries, offsets: (4, places), counts: (4, [len(block) for block in blocks])}
+    directory = start + sum(map(len, blocks)) + sum(map(len, blocks)) % 2
+    after = directory + 2 + 12 * len(entries) + 4
+    listed, extra = b"", b""
+    for tag, (kind, values) in sorted(entries.items()):
+        body = struct.pack(order + {3: "H", 4: "I"}[kind] * len(values), *values)
+        if len(body) > 4:
+            body, extra = struct.pack(order + "I", after + len(extra)), extra + body
+        listed += struct.pack(order + "HHI", tag, kind, len(values)) + body.ljust(4, b"\0")
+    data = b"".join(blocks)
+    data += b"\0" * (len(data) % 2)
+    mark = b"II\x2a\0" if order == "<" else b"MM\0\x2a"
+    return mark + struct.pack(order + "I", directory) + data + struct.pack(order + "H", len(entries)) + listed + bytes(4) + extra
+
+
+def tiffs():
+    width, height = 37, 21
+    value = lambda x, y, s=0: (x * 2654435761 + y * 40503 + s * 977) >> 3
+    def packed(bits, samples=1, columns=range(width), rows=range(height)):
+        out = b""
+        for y in rows:
+            row = "".join(format(value(x, y, s) % (1 << bits), f"0{bits}b") for x in columns for s in range(samples))
+            row += "0" * (-len(row) % 8)
+            out += int(row, 2).to_bytes(len(row) // 8, "big")
+        return out
+    def header(bits, photometric, samples=1):
+        return {256: (4, [width]), 257: (4, [height]), 258: (3, [bits] * samples), 259: (3, [1]), 262: (3, [photometric]),
+                277: (3, [samples]), 278: (4, [height])}
+    for name, order in (("little", "<"), ("big", ">")):
+        for bits in (1, 2, 4, 8):
+            palette = [value(i, 3, s) % 65536 for s in range(3) for i in range(1 << bits)]
+            yield f"palette{bits}-{name}.tif", tiff(order, {**header(bits, 3), 320: (3, palette)}, [packed(bits)])
+            for photometric in (0, 1):
+                yield f"grey{bits}-{photometric}-{name}.tif", tiff(order, header(bits, photometric), [packed(bits)])
+        strips = [packed(8, 3, rows=range(y, min(y + 8, height))) for y in range(0, height, 8)]
+        yield f"strips-{name}.tif", tiff(order, {**header(8, 2, 3), 278: (4, [8])}, strips)
+        planes = [bytes(value(x, y, s) % 256 for y in range(height) for x in range(width)) for s in range(3)]
+        yield f"planes-{name}.tif", tiff(order, {**header(8, 2, 3), 284: (3, [2])}, planes)
+        tiles = [packed(8, 3, range(x, x + 16), range(y, y + 16)) for y in range(0, height, 16) for x in range(0, width, 16)]
+        tiled = {tag: entry for tag, entry in header(8, 2, 3).items() if tag != 278}
+        yield f"tiles-{name}.tif", tiff(order, {**tiled, 322: (4, [16]), 323: (4, [16])}, tiles, 324, 325)
+        yield f"ground-{name}.tif", tiff(order, {**header(8, 2, 4), 338: (3, [2])}, [packed(8, 4)])
+        yield f"unnamed-fourth-{name}.tif", tiff(order, {**header(8, 2, 4), 338: (3, [0])}, [packed(8, 4)])
+        yield f"inks-{name}.tif", tiff(order, header(8, 5, 4), [packed(8, 4)])
+        wide = b"".join(struct.pack(order + "H", value(x, y, s) % 65536) for y in range(height) for x in range(width) for s in range(3))
+        yield f"wide-{name}.tif", tiff(order, header(16, 2, 3), [wide])
+
+
 def others():
     image = picture(41, 30)
     clear = image.copy()
@@ -332,7 +384,7 @@ def main(folder):
     folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
     with open(folder / "list.jsonl", "w") as listed:
-        for name, file in [entry for kind in (jpegs, pngs, webps, gifs, bmps, others) for entry in kind()]:
+        for name, file in [entry for kind in (jpegs, pngs, webps, gifs, bmps, tiffs, others) for entry in kind()]:
             if not isinstance(file, bytes):
                 arguments, source = file
                 try:

@@ -11,7 +11,7 @@ use anyhow::Context;
 use eirs_platform::{job::Guess, settings::Alpha};
 use eirs_worker::{
     classify::{Classifier, Description, Failure, Image, Loaded},
-    image::{self, Limits, Pixels, Resizer, Unreadable},
+    image::{self, Limits, Pixels, Resizer, Unreadable, View},
 };
 
 const COLOURS: [&str; 3] = ["red", "green", "blue"];
@@ -59,7 +59,8 @@ impl Eye {
             Unreadable::Never(why) => Failure::Rejected(why),
             other => Failure::Failed(other.to_string()),
         };
-        let limits = Limits { max_pixels: 100_000_000, scale_to: Some(SIDE), alpha: Alpha::Drop };
+        let view = Some(View { short: SIDE, cut: Some((SIDE, SIDE)), fractions: true });
+        let limits = Limits { max_pixels: 100_000_000, view, alpha: Alpha::Drop };
         image::decode(&image.bytes, limits, &mut self.pixels).map_err(failure)?;
         let mut sums = [0.0; 3];
         let add = |_, colour: [u8; 3]| {

@@ -1,20 +1,26 @@
-//! Images from strangers: recognised by content, judged by their header before memory is taken, decoded to 8 bits a
-//! sample and resized to the square that a model sees.
+//! Images from strangers: recognised by content, judged by their header before memory is taken,
+//! decoded to 8 bits a sample and resized to the square that a model sees.
 //!
-//! What is read follows Pillow's `convert("RGB")`, since models are trained on what Pillow reads: alpha is dropped and
-//! not blended, samples of 16 bits keep their high byte, CMYK is taken as Adobe writes it (inverted), colour profiles
-//! are ignored, an animation is its first frame. The orientation that EXIF or XMP gives is applied, as torchvision users do
-//! by hand.
+//! What is read follows Pillow's `convert("RGB")`, since models are trained on what Pillow reads:
+//! alpha is dropped and not blended, samples of 16 bits keep their high byte, CMYK is taken as
+//! Adobe writes it (inverted), colour profiles are ignored, an animation is its first frame. The
+//! orientation that EXIF or XMP gives is applied, as torchvision users do by hand.
 //!
-//! Who changes the pixels of any image raises `DECODER` in `platform/src/version.rs`: stored results are of the pixels of before.
+//! Who changes the pixels of any image raises `DECODER` in `platform/src/version.rs`: stored
+//! results are of the pixels of before.
 
 mod bmp;
+mod fast;
 mod gif;
+mod heif;
 mod jpeg;
 pub mod memory;
 mod png;
 mod resize;
+mod scale;
+mod tiff;
 mod turned;
+mod view;
 mod webp;
 
 use std::{
@@ -25,22 +31,21 @@ use std::{
 use eirs_platform::{formats::Kind, settings::Alpha};
 use image::{
     ColorType, ImageDecoder,
-    codecs::{
-        ico::IcoDecoder, png::PngDecoder, pnm::PnmDecoder, qoi::QoiDecoder, tiff::TiffDecoder,
-        webp::WebPDecoder,
-    },
+    codecs::{ico::IcoDecoder, png::PngDecoder, pnm::PnmDecoder, qoi::QoiDecoder, webp::WebPDecoder},
 };
 
 pub use eirs_platform::formats::Format;
 pub use image::metadata::Orientation;
 pub use resize::Resizer;
+pub use view::View;
 
 /// What a decoder may take for chunks beside the pixels (colour profiles, texts), in bytes.
 const SIDE_CHUNKS_MAX_BYTES: u64 = 64 << 20;
 
 const CUT_SHORT: &str = "is cut short";
 
-/// A buffer above this is given back after use, so that one huge image does not hold its memory for ever, in bytes.
+/// A buffer above this is given back after use, so that one huge image does not hold its memory for
+/// ever, in bytes.
 const KEPT_BUFFER_MAX_BYTES: usize = 16 << 20;
 
 /// Why an image gives no pixels, as a sentence for the uploader where it is the image's fault.
@@ -59,9 +64,9 @@ pub enum Unreadable {
 pub struct Limits {
     /// The most pixels of an image.
     pub max_pixels: u64,
-    /// The short side that will be needed, in pixels: a JPEG is decoded at an eighth, a quarter or a half of its size if
-    /// its short side stays at least twice as long. `None` decodes everything in full.
-    pub scale_to: Option<u32>,
+    /// What will be seen of it, so that the rest need not be decoded. `None` decodes everything in
+    /// full.
+    pub view: Option<View>,
     /// What is seen behind transparent pixels.
     pub alpha: Alpha,
 }
@@ -73,11 +78,22 @@ pub struct Pixels {
     height: u32,
     channels: usize,
     orientation: Orientation,
-    /// The picture ends here, in stored columns and rows: at a fraction of the size, within the last ones.
-    span: (f64, f64),
+    place: Place,
     samples: Vec<u8>,
     /// The memory that is taken for it, until it is forgotten.
     part: Option<memory::Part>,
+}
+
+/// Which part of a stored picture some pixels are.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    /// The first column and row of it.
+    left: u32,
+    top: u32,
+    /// One sample is the mean of so many columns and rows.
+    fraction: u32,
+    /// Columns and rows of the picture in full.
+    whole: (u32, u32),
 }
 
 impl Default for Pixels {
@@ -87,7 +103,7 @@ impl Default for Pixels {
             height: 0,
             channels: 3,
             orientation: Orientation::NoTransforms,
-            span: (0.0, 0.0),
+            place: Place::default(),
             samples: Vec::new(),
             part: None,
         }
@@ -95,12 +111,12 @@ impl Default for Pixels {
 }
 
 impl Pixels {
-    /// Columns as stored, before the orientation is applied.
+    /// Columns as stored, before the orientation is applied, of what was decoded.
     pub fn width(&self) -> u32 {
         self.width
     }
 
-    /// Rows as stored, before the orientation is applied.
+    /// Rows as stored, before the orientation is applied, of what was decoded.
     pub fn height(&self) -> u32 {
         self.height
     }
@@ -120,7 +136,8 @@ impl Pixels {
         &self.samples
     }
 
-    /// Forgets an image: others may have its memory, and an unusually large buffer goes back to the system.
+    /// Forgets an image: others may have its memory, and an unusually large buffer goes back to the
+    /// system.
     pub fn recycle(&mut self) {
         self.part = None;
         if self.samples.capacity() > KEPT_BUFFER_MAX_BYTES {
@@ -128,8 +145,8 @@ impl Pixels {
         }
     }
 
-    /// Describes a new image and makes room for its samples, or says that there is none. Decoding takes so many bytes
-    /// beside them.
+    /// Describes a new image and makes room for its samples, or says that there is none. Decoding
+    /// takes so many bytes beside them.
     fn start(
         &mut self,
         width: u32,
@@ -143,7 +160,7 @@ impl Pixels {
         self.part = None;
         self.part = Some(memory::take((bytes as u64).saturating_add(beside)));
         (self.width, self.height, self.channels, self.orientation) = (width, height, channels, orientation);
-        self.span = (width.into(), height.into());
+        self.place = Place { left: 0, top: 0, fraction: 1, whole: (width, height) };
         self.samples.clear();
         self.samples.try_reserve_exact(bytes).map_err(|_| Unreadable::NoMemory(bytes))?;
         self.samples.resize(bytes, 0);
@@ -151,8 +168,8 @@ impl Pixels {
     }
 }
 
-/// Decodes an image into `pixels`, whose buffer is used again. Bytes from strangers may do anything here but harm: a
-/// decoder that panics has met an image that cannot be read.
+/// Decodes an image into `pixels`, whose buffer is used again. Bytes from strangers may do anything
+/// here but harm: a decoder that panics has met an image that cannot be read.
 pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), Unreadable> {
     let kind = Kind::of(bytes);
     let Kind::Read(format) = kind else { return Err(not_read(kind)) };
@@ -176,20 +193,7 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
         Format::Gif => gif::decode(bytes, limits, pixels),
         Format::Bmp if bmp::is_one(bytes) => bmp::decode(bytes, limits, pixels),
         Format::Bmp => Err(not_read(Kind::NoImage)),
-        Format::Tiff => {
-            let mut decoder = TiffDecoder::new(file).map_err(|error| broken(format, error))?;
-            let (width, height) = decoder.dimensions();
-            check_size(width, height, limits.max_pixels)?;
-            let mut room = image::Limits::no_limits();
-            room.max_alloc =
-                Some(decoder.total_bytes().saturating_mul(2).saturating_add(SIDE_CHUNKS_MAX_BYTES));
-            decoder.set_limits(room).map_err(|error| broken(format, error))?;
-            let xmp = decoder.xmp_metadata().unwrap_or_default();
-            read(format, decoder, limits, pixels)?;
-            // A TIFF file is what EXIF is made of.
-            pixels.orientation = turned::orientation(Some(bytes), xmp.as_deref());
-            Ok(())
-        }
+        Format::Tiff => tiff::decode(bytes, limits, pixels),
         Format::Ico => {
             read(format, IcoDecoder::new(file).map_err(|error| broken(format, error))?, limits, pixels)
         }
@@ -199,12 +203,15 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
         Format::Qoi => {
             read(format, QoiDecoder::new(file).map_err(|error| broken(format, error))?, limits, pixels)
         }
+        Format::Heic | Format::Avif => heif::decode(format, bytes, limits, pixels),
     }));
     let decoded =
         decoded.unwrap_or_else(|_| Err(Unreadable::Never(format!("the {format} image is damaged"))));
     match decoded {
         Ok(()) => {
-            lay_on_ground(pixels, limits.alpha);
+            if format != Format::Jpeg {
+                lay_on_ground(pixels, limits.alpha);
+            }
             Ok(())
         }
         Err(error) => {
@@ -214,7 +221,8 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
     }
 }
 
-/// Refuses an image with more pixels than allowed. `decode` does this by itself; this is for those who do not decode.
+/// Refuses an image with more pixels than allowed. `decode` does this by itself; this is for those
+/// who do not decode.
 pub fn check_pixels(bytes: &[u8], max_pixels: u64) -> Result<(), Unreadable> {
     match Format::of(bytes).and_then(|format| dimensions(format, bytes)) {
         Some((width, height)) => check_size(width, height, max_pixels),
@@ -234,15 +242,17 @@ fn dimensions(format: Format, bytes: &[u8]) -> Option<(u32, u32)> {
             .filter(|size| *size != (1, 1)),
         Format::Gif => gif::dimensions(bytes),
         Format::Bmp => bmp::dimensions(bytes),
-        Format::Tiff => TiffDecoder::new(file).ok().map(|tiff| tiff.dimensions()),
+        Format::Tiff => tiff::dimensions(bytes),
         Format::Ico => IcoDecoder::new(file).ok().map(|ico| ico.dimensions()),
         Format::Pnm => PnmDecoder::new(file).ok().map(|pnm| pnm.dimensions()),
         Format::Qoi => QoiDecoder::new(file).ok().map(|qoi| qoi.dimensions()),
+        Format::Heic | Format::Avif => heif::dimensions(format, bytes),
     });
     size.ok().flatten()
 }
 
-/// Puts white or black behind transparent pixels. Their alpha stays where it is, and is looked at by nobody.
+/// Puts white or black behind transparent pixels. Their alpha stays where it is, and is looked at
+/// by nobody.
 fn lay_on_ground(pixels: &mut Pixels, alpha: Alpha) {
     let ground = match alpha {
         Alpha::Drop => return,
@@ -310,7 +320,8 @@ fn read(
             )));
         }
     };
-    // PNG is decoded in place, the others into memory of their own first: at most four samples for each pixel.
+    // PNG is decoded in place, the others into memory of their own first: at most four samples for
+    // each pixel.
     let beside = match format {
         Format::Png => 0,
         _ => u64::from(width) * u64::from(height) * 4 * bytes_each as u64,
@@ -350,7 +361,8 @@ fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), Unreadable
 fn broken(format: Format, error: image::ImageError) -> Unreadable {
     use std::error::Error;
 
-    // A decoder that runs out of bytes says so in many ways, none of which means much to somebody who sent a photo.
+    // A decoder that runs out of bytes says so in many ways, none of which means much to somebody
+    // who sent a photo.
     let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
     while let Some(inner) = cause {
         let ends = inner

@@ -8,8 +8,12 @@
 
 use std::io::Cursor;
 
-use eirs_platform::{formats::Kind, settings::Alpha};
-use eirs_worker::image::{Limits, Pixels, Resizer, Unreadable, check_pixels, decode};
+use eirs_platform::{
+    formats::{Kind, heif},
+    settings::Alpha,
+    testing::not_run,
+};
+use eirs_worker::image::{Limits, Pixels, Resizer, Unreadable, View, check_pixels, decode};
 use image::{
     DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage,
     codecs::{jpeg::JpegEncoder, png::PngEncoder},
@@ -17,7 +21,12 @@ use image::{
 };
 use proptest::prelude::*;
 
-const FULL: Limits = Limits { max_pixels: 1_000_000, scale_to: None, alpha: Alpha::Drop };
+const FULL: Limits = Limits { max_pixels: 1_000_000, view: None, alpha: Alpha::Drop };
+
+/// A short side of so many pixels, and a square that is cut out of the middle.
+fn view(short: u32, side: Option<u32>) -> View {
+    View { short, cut: side.map(|side| (side, side)), fractions: true }
+}
 
 /// The four quarters of the pictures in `tests/images`.
 const QUARTERS: [[u8; 3]; 4] = [[220, 30, 30], [30, 200, 30], [30, 30, 220], [250, 250, 250]];
@@ -114,6 +123,27 @@ fn every_format_shows_the_same_picture() {
 fn an_animation_is_its_first_frame() {
     check_quarters("GIF", &fixture("animated.gif"), QUARTERS);
     check_quarters("WebP", &fixture("animated.webp"), QUARTERS);
+}
+
+#[test]
+fn photos_of_phones_are_read_where_there_is_libheif() {
+    if !heif::is_there() {
+        return not_run("there is no libheif", "the package libheif1");
+    }
+    for name in ["photo.heic", "orientation-6.avif", "alpha.heic"] {
+        check_quarters(name, &fixture(name), QUARTERS);
+    }
+    let file = fixture("photo.heic");
+    let small = Limits { max_pixels: 1000, ..FULL };
+    assert!(refusal(&file, small).contains("48 x 32 = 1536 pixels, more than the limit"));
+    let white = Limits { alpha: Alpha::White, ..FULL };
+    let (seen_on, dropped) =
+        (seen(&fixture("alpha.heic"), white, 16, 16), seen(&fixture("alpha.heic"), FULL, 16, 16));
+    assert!(seen_on[0][1] > dropped[0][1] + 30, "{:?} {:?}", seen_on[0], dropped[0]);
+    for part in [1, 2, 3] {
+        let why = refusal(&file[..file.len() * part / 4], FULL);
+        assert!(why.contains("the HEIC image"), "{why}");
+    }
 }
 
 #[test]
@@ -281,7 +311,7 @@ fn a_large_jpeg_decoded_at_a_fraction_looks_the_same() {
         Rgb([(128 + wave) as u8, (x / 4) as u8, (y / 3) as u8])
     });
     let file = encoded(&DynamicImage::ImageRgb8(large), ImageFormat::Jpeg);
-    let scaled = Limits { scale_to: Some(36), ..FULL };
+    let scaled = Limits { view: Some(view(36, None)), ..FULL };
     let mut pixels = Pixels::default();
     decode(&file, scaled, &mut pixels).unwrap();
     assert_eq!(
@@ -296,13 +326,50 @@ fn a_large_jpeg_decoded_at_a_fraction_looks_the_same() {
 }
 
 #[test]
+fn a_jpeg_of_which_only_the_middle_is_decoded_looks_the_same() {
+    let names =
+        ["subsampled.jpg", "progressive.jpg", "separate-scans-440.jpg", "separate-scans-411.jpg", "cmyk.jpg"];
+    let image = RgbImage::from_fn(203, 131, |x, y| Rgb([(x * 7) as u8, (y * 5) as u8, (x * y) as u8]));
+    let own = encoded(&DynamicImage::ImageRgb8(image), ImageFormat::Jpeg);
+    for file in names.map(fixture).into_iter().chain([own]) {
+        for orientation in 1..=8 {
+            // EXIF data behind the first marker.
+            let exif =
+                [b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0", &[orientation][..], &[0; 6]];
+            let exif = exif.concat();
+            let file = [&file[..2], b"\xff\xe1\0", &[exif.len() as u8 + 2], &exif, &file[2..]].concat();
+            for (resize, side) in [(9, 8), (20, 5), (31, 30), (90, 60)] {
+                let middle = View { fractions: false, ..view(resize, Some(side)) };
+                let middle = Limits { view: Some(middle), ..FULL };
+                let same = seen(&file, FULL, resize, side) == seen(&file, middle, resize, side);
+                assert!(same, "orientation {orientation}, {side} of {resize}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pixels_that_were_not_decoded_are_not_invented() {
+    let image = RgbImage::from_pixel(300, 200, Rgb([9, 99, 199]));
+    let file = encoded(&DynamicImage::ImageRgb8(image), ImageFormat::Jpeg);
+    let mut pixels = Pixels::default();
+    decode(&file, Limits { view: Some(view(100, Some(10))), ..FULL }, &mut pixels).unwrap();
+    let why = Resizer::default().centre_square(&pixels, 100, 90, |_, _| {}).unwrap_err();
+    assert!(why.to_string().contains("others are seen than were decoded"), "{why}");
+}
+
+#[test]
 fn pictures_of_extreme_proportions_are_seen_too() {
-    for (width, height) in [(1, 1), (1, 2000), (3000, 2), (16, 16), (17, 16)] {
+    for (width, height) in [(1, 1), (1, 2000), (3000, 2), (16, 16), (17, 16), (900_000, 1), (1, 900_000)] {
         let file = encoded(
             &DynamicImage::ImageRgb8(RgbImage::from_pixel(width, height, Rgb([9, 99, 199]))),
             ImageFormat::Png,
         );
         assert!(seen(&file, FULL, 18, 16).iter().all(|pixel| *pixel == [9, 99, 199]), "{width} x {height}");
+        let mut pixels = Pixels::default();
+        decode(&file, FULL, &mut pixels).unwrap();
+        let check = |_, pixel| assert_eq!(pixel, [9, 99, 199], "{width} x {height}");
+        Resizer::default().squashed_square(&pixels, 16, check).unwrap();
     }
 }
 
@@ -388,7 +455,7 @@ fn an_image_that_is_cut_short_is_refused_in_a_sentence() {
     let half = &jpeg[..jpeg.len() / 2];
     let why = format!("the JPEG image of 48 x 32 pixels is cut short after {} bytes", half.len());
     assert_eq!(refusal(half, FULL), why);
-    assert_eq!(refusal(half, Limits { scale_to: Some(1), ..FULL }), why);
+    assert_eq!(refusal(half, Limits { view: Some(view(1, None)), ..FULL }), why);
 }
 
 #[test]
@@ -415,10 +482,9 @@ fn what_is_no_image_is_refused_in_one_sentence() {
         assert_eq!(refusal(bytes, FULL), Kind::NoImage.refusal().unwrap(), "{bytes:?}");
     }
     assert!(refusal(b"II*\0tiff", FULL).contains("TIFF"));
-    assert!(
-        refusal(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", FULL)
-            .starts_with("HEIC is not read; convert it to JPEG")
-    );
+    // Without the library, what to do; with it, what is wrong.
+    let heic = refusal(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", FULL);
+    assert!(heic.contains("HEIC") && heic.contains("libheif"), "{heic}");
 }
 
 /// Files of all kinds, to be damaged.
@@ -451,12 +517,13 @@ fn files() -> Vec<Vec<u8>> {
 /// What comes of any bytes: pixels or a sentence.
 fn survive(bytes: &[u8]) {
     let mut pixels = Pixels::default();
-    for scale_to in [None, Some(2)] {
-        match decode(bytes, Limits { max_pixels: 100_000, scale_to, ..FULL }, &mut pixels) {
+    for view in [None, Some(view(9, Some(8))), Some(view(2, Some(1)))] {
+        match decode(bytes, Limits { max_pixels: 100_000, view, ..FULL }, &mut pixels) {
             Ok(()) => {
                 let expected = pixels.width() as usize * pixels.height() as usize * pixels.channels();
                 assert_eq!(pixels.samples().len(), expected);
-                Resizer::default().centre_square(&pixels, 9, 8, |_, _| {}).unwrap();
+                let (resize, side) = if view.is_some_and(|view| view.short == 2) { (2, 1) } else { (9, 8) };
+                Resizer::default().centre_square(&pixels, resize, side, |_, _| {}).unwrap();
             }
             Err(error) => assert!(!error.to_string().is_empty()),
         }

@@ -16,13 +16,11 @@ use eirs_worker::image::{Limits, Pixels, decode};
 use image::{DynamicImage, RgbImage};
 
 /// What Pillow reads and EIRS does not: beginnings of names, and the words of the refusal.
-const ONLY_PILLOW: [(&str, &str); 5] = [
+const ONLY_PILLOW: [(&str, &str); 3] = [
     ("frame-c9", "an arithmetic-coded JPEG"),
     ("jpegtran-arithmetic", "an arithmetic-coded JPEG"),
-    // TIFF: grey with alpha, palettes, and the oldest of the fax codes.
-    ("la-", "is of a kind that is not read"),
-    ("p-", "is of a kind that is not read"),
-    ("1-group3", "is of a kind that is not read"),
+    // The oldest of the fax codes.
+    ("1-group3", "is of an unsupported kind"),
 ];
 
 /// What EIRS reads and Pillow does not: short headers of OS/2, and masks that it has no list entry for.
@@ -36,7 +34,7 @@ const DIFFERENT: [(&str, u8); 5] =
 /// Red, green and blue of the upright picture.
 fn upright(file: &[u8]) -> Result<RgbImage, String> {
     let mut pixels = Pixels::default();
-    let limits = Limits { max_pixels: 1_000_000, scale_to: None, alpha: Alpha::Drop };
+    let limits = Limits { max_pixels: 1_000_000, view: None, alpha: Alpha::Drop };
     decode(file, limits, &mut pixels).map_err(|error| error.to_string())?;
     let channels = pixels.channels();
     let rgb = pixels.samples().chunks_exact(channels).flat_map(|pixel| match *pixel {

@@ -1,5 +1,6 @@
-//! JPEG, by a decoder of our own: baseline, extended and progressive files with Huffman codes and 8 bits a sample, in
-//! any order of scans, to the pixels of libjpeg (which Pillow reads with), in full or at a half, a quarter or an eighth.
+//! JPEG, by a decoder of our own: baseline, extended and progressive files with Huffman codes and 8
+//! bits a sample, in any order of scans, to the pixels of libjpeg (which Pillow reads with), in
+//! full or at a half, a quarter or an eighth.
 
 mod bits;
 mod header;
@@ -11,10 +12,12 @@ use header::{Colours, Frame, Header, Scan, Segment};
 use rows::Plane;
 use scan::{Destination, Kept, Part, Reader};
 
-use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size, cut_short, turned};
+use super::{
+    Format, Limits, Pixels, Place, Unreadable, check_size, cut_short, fast::fast, turned, view::Window,
+};
 
-/// A progressive JPEG comes in scans, each of which costs time for the whole picture but can be a few bytes long.
-/// Encoders make about ten.
+/// A progressive JPEG comes in scans, each of which costs time for the whole picture but can be a
+/// few bytes long. Encoders make about ten.
 const SCANS_MAX: usize = 100;
 
 /// Why a file gives no pixels.
@@ -44,6 +47,18 @@ impl From<Refusal> for Unreadable {
     }
 }
 
+impl Refusal {
+    /// With the segment that it is about.
+    fn at(self, byte: usize) -> Unreadable {
+        match self {
+            Self::Damaged(how) => {
+                Unreadable::Never(format!("the JPEG image cannot be decoded: {how}, at byte {byte}"))
+            }
+            other => other.into(),
+        }
+    }
+}
+
 /// Columns and rows by the header.
 pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
     let mut header = Header::new(file).ok()?;
@@ -53,40 +68,39 @@ pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
 
 pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), Unreadable> {
     let mut header = Header::new(file)?;
-    let frame = header.read_frame()?.clone();
+    let frame = match header.read_frame() {
+        Ok(frame) => frame.clone(),
+        Err(refusal) => return Err(refusal.at(header.segment)),
+    };
     let (width, height) = (frame.width as u32, frame.height as u32);
     check_size(width, height, limits.max_pixels)?;
-    // At a fraction of the size, if the short side stays twice as long as needed: what is left to shrink is shrunk by a
-    // filter then, as the full picture would be.
-    let enough = limits.scale_to.map_or(u32::MAX, |short| short.saturating_mul(2));
-    let fraction = [8, 4, 2].into_iter().find(|f| width.min(height).div_ceil(*f) >= enough).unwrap_or(1);
     let scan = loop {
-        match header.next_segment()? {
+        match header.next_segment().map_err(|refusal| refusal.at(header.segment))? {
             Segment::Scan(scan) => break scan,
             Segment::End => return Err(Refusal::Damaged("it has no scan").into()),
             Segment::Other => {}
         }
     };
+    let orientation = turned::orientation(Some(&header.exif), header.xmp);
+    // At a fraction of the size, if the short side stays twice as long as needed: what is left to
+    // shrink is shrunk by a filter then, as the full picture would be.
+    let fraction = limits.view.map_or(1, |view| view.fraction(width, height));
+    let reduced = (width.div_ceil(fraction), height.div_ceil(fraction));
+    let window =
+        limits.view.map_or(Window::all(reduced), |view| view.window((width, height), fraction, orientation));
     let colours = header.colours();
-    let channels = if colours == Colours::Grey { 1 } else { 3 };
+    let channels = if colours == Colours::Grey { 1 } else { 4 };
     let in_parts = frame.progressive || scan.parts.len() < frame.components.len();
     let beside = if in_parts { kept_bytes(&frame) } else { 0 };
-    let out = pixels.start(
-        width.div_ceil(fraction),
-        height.div_ceil(fraction),
-        channels,
-        Orientation::NoTransforms,
-        1,
-        beside,
-    )?;
-    let mut picture = Picture::new(&frame, 8 / fraction as usize, colours, out)?;
+    pixels.start(window.width(), window.height(), channels, orientation, 1, beside)?;
+    pixels.place =
+        Place { left: window.columns.start, top: window.rows.start, fraction, whole: (width, height) };
+    let mut picture = Picture::new(&frame, 8 / fraction as usize, colours, &window, &mut pixels.samples)?;
     if in_parts {
-        picture.read_scans(file, &mut header, scan)?;
+        picture.read_scans(file, &mut header, scan).map_err(|refusal| refusal.at(header.segment))?;
     } else {
-        picture.read_scan(file, &header, &scan)?;
+        picture.read_scan(file, &header, &scan).map_err(|refusal| refusal.at(header.segment))?;
     }
-    pixels.span = (f64::from(width) / f64::from(fraction), f64::from(height) / f64::from(fraction));
-    pixels.orientation = turned::orientation(Some(&header.exif), header.xmp);
     Ok(())
 }
 
@@ -108,44 +122,29 @@ struct Picture<'f, 'p> {
     quantisation: Vec<Option<[i32; 64]>>,
     /// Columns and rows of units.
     units: (usize, usize),
+    /// The first row that is wanted.
+    top: usize,
     row_bytes: usize,
     out: &'p mut [u8],
 }
 
 impl<'f, 'p> Picture<'f, 'p> {
-    fn new(frame: &'f Frame, size: usize, colours: Colours, out: &'p mut [u8]) -> Result<Self, Refusal> {
+    fn new(
+        frame: &'f Frame,
+        size: usize,
+        colours: Colours,
+        window: &Window,
+        out: &'p mut [u8],
+    ) -> Result<Self, Refusal> {
         let most = frame.most();
         let units = (frame.width.div_ceil(8 * most.0), frame.height.div_ceil(8 * most.1));
-        let mut planes = Vec::new();
-        for component in &frame.components {
-            // A component of fewer samples need not be made smaller than the picture.
-            let mut block = size;
-            while block < 8
-                && (most.0 * size).is_multiple_of(component.across * block * 2)
-                && (most.1 * size).is_multiple_of(component.down * block * 2)
-            {
-                block *= 2;
-            }
-            let length = |side: usize, own: usize, most: usize| (side * own * block).div_ceil(most * 8);
-            let stride = units.0 * component.across * block;
-            // The row of units that is read, the one that is written, and the one before that.
-            let rows = (3 * component.down * block).next_power_of_two();
-            let mut samples = Vec::new();
-            samples.try_reserve_exact(stride * rows).map_err(|_| Refusal::NoMemory(stride * rows))?;
-            samples.resize(stride * rows, 0);
-            planes.push(Plane::new(
-                (length(frame.width, component.across, most.0), length(frame.height, component.down, most.1)),
-                block,
-                (most.0 * size / (component.across * block), most.1 * size / (component.down * block)),
-                stride,
-                rows,
-                samples,
-            ));
-        }
-        let channels = if colours == Colours::Grey { 1 } else { 3 };
-        let row_bytes = (frame.width * size).div_ceil(8) * channels;
+        let planes = frame.components.iter().map(|component| Plane::new(frame, component, size, window));
+        let planes = planes.collect::<Result<Vec<_>, _>>()?;
+        let channels = if colours == Colours::Grey { 1 } else { 4 };
+        let row_bytes = window.width() as usize * channels;
         let quantisation = vec![None; planes.len()];
-        Ok(Self { frame, size, colours, planes, quantisation, units, row_bytes, out })
+        let top = window.rows.start as usize;
+        Ok(Self { frame, size, colours, planes, quantisation, units, top, row_bytes, out })
     }
 
     /// Takes the tables of the components of a scan, which may be others afterwards.
@@ -221,9 +220,10 @@ impl<'f, 'p> Picture<'f, 'p> {
     fn write_before(&mut self, unit: usize) {
         let Some(unit) = unit.checked_sub(1) else { return };
         let high = self.frame.most().1 * self.size;
-        let rows = self.out.chunks_exact_mut(self.row_bytes).enumerate().skip(unit * high).take(high);
-        for (y, row) in rows {
-            rows::write(&mut self.planes, self.colours, self.size > 1, y, row);
+        let (first, after) = (unit * high, (unit + 1) * high);
+        let rows = (self.top..after).zip(self.out.chunks_exact_mut(self.row_bytes));
+        for (y, row) in rows.skip(first.saturating_sub(self.top)) {
+            rows::write(&mut self.planes, self.colours, y, row);
         }
     }
 }
@@ -240,9 +240,14 @@ impl Destination for ToPlanes<'_> {
     #[inline(always)]
     fn read(&mut self, reader: &mut Reader, index: usize, column: usize, row: usize) {
         let Part { component, down, .. } = reader.parts[index];
-        let mut block = [0; 64];
-        let last = reader.read_block(index, &mut block);
-        self.planes[component].put(&block, &self.tables[component], last == 0, column, self.y * down + row);
+        let (plane, row) = (&mut self.planes[component], self.y * down + row);
+        if plane.keeps(column, row) {
+            let mut block = [0; 64];
+            let last = reader.read_block(index, &mut block);
+            plane.put(&block, &self.tables[component], last == 0, column, row);
+        } else {
+            reader.pass_block(index);
+        }
     }
 }
 
@@ -260,35 +265,6 @@ impl Destination for ToKept<'_> {
         let Kept { across, blocks } = &mut self.kept[component];
         reader.read_block(index, &mut blocks[(self.y * down + row) * *across + column]);
     }
-}
-
-/// Defines a function that is compiled twice: as it is, and for the instructions that nearly every machine has but the
-/// compiler may not assume. What it calls must be inlined to come along.
-macro_rules! fast {
-    ($(#[$doc:meta])* fn $name:ident($($argument:ident: $kind:ty),*) $body:block) => {
-        $(#[$doc])*
-        fn $name($($argument: $kind),*) {
-            #[inline(always)]
-            fn plain($($argument: $kind),*) $body
-
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-                fn with_avx2($($argument: $kind),*) {
-                    plain($($argument),*);
-                }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1")
-                    && is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("lzcnt")
-                    && is_x86_feature_detected!("popcnt")
-                {
-                    #[expect(unsafe_code, reason = "instructions that were asked for")]
-                    // SAFETY: this machine has all of them.
-                    return unsafe { with_avx2($($argument),*) };
-                }
-            }
-            plain($($argument),*);
-        }
-    };
 }
 
 fast! {
@@ -320,9 +296,10 @@ fast! {
             for (component, kept) in kept.iter().enumerate() {
                 let Some(table) = &picture.quantisation[component] else { continue };
                 let down = picture.frame.components[component].down;
-                for row in y * down..(y + 1) * down {
+                let (columns, rows) = picture.planes[component].kept.clone();
+                for row in (y * down..(y + 1) * down).filter(|row| rows.contains(row)) {
                     let blocks = &kept.blocks[row * kept.across..][..kept.across];
-                    for (column, block) in blocks.iter().enumerate() {
+                    for (column, block) in columns.clone().zip(&blocks[columns.clone()]) {
                         let only_dc = block[1..].iter().all(|c| *c == 0);
                         picture.planes[component].put(block, table, only_dc, column, row);
                     }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes the pictures in this folder that the `image` crate cannot write: `python3 make.py`, with Pillow 10 or newer and `cjpeg` of libjpeg-turbo.
+"""Makes the pictures in this folder that the `image` crate cannot write: `python3 make.py`, with Pillow 12 or newer, pillow-heif
+and `cjpeg` of libjpeg-turbo.
 
 Each shows the same four quarters, 48 x 32 pixels: red and green above, blue and white below.
 """
@@ -7,6 +8,7 @@ Each shows the same four quarters, 48 x 32 pixels: red and green above, blue and
 import subprocess
 from pathlib import Path
 
+import pillow_heif
 from PIL import Image
 
 HERE = Path(__file__).parent
@@ -38,6 +40,13 @@ def main():
     exif[0x0112] = 6
     lying.save(HERE / "orientation-6.webp", lossless=True, exif=exif)
     lying.save(HERE / "orientation-6.jpg", quality=92, exif=exif)
+    # Turned by the property `irot`.
+    lying.save(HERE / "orientation-6.avif", quality=92, exif=exif)
+    pillow_heif.register_heif_opener()
+    upright.save(HERE / "photo.heic", quality=92)
+    clear = upright.copy()
+    clear.putalpha(200)
+    clear.save(HERE / "alpha.heic", quality=92)
     # Baseline, but each component (or the first, and then the others together) in a scan of its own; sides that are no
     # multiple of a unit, and restart markers.
     odd = HERE / "odd.ppm"

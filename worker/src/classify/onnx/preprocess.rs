@@ -4,7 +4,7 @@ use eirs_platform::settings::{Alpha, Channels, Layout, Model, ResizeMode};
 
 use crate::{
     classify::Failure,
-    image::{self, Limits, Pixels, Resizer, Unreadable},
+    image::{self, Limits, Pixels, Resizer, Unreadable, View},
 };
 
 /// What happens to every image, by the settings and the model file.
@@ -105,13 +105,13 @@ impl Preprocess {
     /// Fills `tensor`, of [`Recipe::len`] numbers, from an image file.
     pub(super) fn fill(&mut self, file: &[u8], tensor: &mut [f32]) -> Result<(), Failure> {
         let Self { recipe, table, pixels, resizer } = self;
-        let shortest = match recipe.resize_mode {
-            ResizeMode::Crop => recipe.resize,
-            ResizeMode::Squash => recipe.side,
+        let (short, cut) = match recipe.resize_mode {
+            ResizeMode::Crop => (recipe.resize, Some((recipe.side, recipe.side))),
+            ResizeMode::Squash => (recipe.side, None),
         };
         let limits = Limits {
             max_pixels: recipe.max_pixels,
-            scale_to: recipe.scaled_decode.then_some(shortest),
+            view: Some(View { short, cut, fractions: recipe.scaled_decode }),
             alpha: recipe.alpha,
         };
         let plane = recipe.side as usize * recipe.side as usize;

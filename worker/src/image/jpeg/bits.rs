@@ -1,19 +1,26 @@
 //! Huffman codes and the bits they are made of.
 
-use super::Refusal;
+use super::{Refusal, idct::ZIGZAG};
 
 /// Codes of up to this length are found by one look into a table.
 const FAST_BITS: u32 = 10;
 
-/// In an entry of the fast table: code and value fit together, so the entry has the value, too.
-const WITH_VALUE: u32 = 0x80;
+/// What the next bits of a file are, by its own bits. Of the first code: how long it is (16 to 19),
+/// its size (20 to 23), the distance from the last place to that of its value (24 to 28), how long
+/// code and value are (8 to 13), and if they are all there, the value (48 to 63). If there is room
+/// for a second code with its value, its distance (32 to 36) and value (40 to 47). How long all of
+/// this is (0 to 5). For longer codes only [`SINGLE`].
+type Entry = u64;
 
+/// In an entry: it is the end of the block, a run of zeros, or longer than what was looked at.
+const SINGLE: Entry = 1 << 31;
+/// In an entry: after what it says, the block ends.
+const END: Entry = 1 << 30;
 /// One Huffman code of a file.
 #[derive(Debug, Clone)]
 pub(super) struct Table {
-    /// By the next bits: length (bits 0 to 6), [`WITH_VALUE`], symbol (8 to 15) and, with that flag, the value (16 to 31).
-    /// Zero for longer codes.
-    fast: Box<[u32; 1 << FAST_BITS]>,
+    /// By the next bits.
+    fast: Box<[Entry; 1 << FAST_BITS]>,
     /// For each length, the first 16-bit pattern (left-aligned) that is beyond its codes.
     beyond: [u32; 17],
     /// For each length, what to add to a code for the place of its symbol.
@@ -22,7 +29,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The code with so many symbols of each length from 1 to 16. The values of a table for DC are bit counts.
+    /// The code with so many symbols of each length from 1 to 16. The values of a table for DC are
+    /// bit counts.
     pub(super) fn new(counts: &[u8; 16], listed: &[u8], is_dc: bool) -> Result<Self, Refusal> {
         let bad = || Refusal::Damaged("a Huffman table is invalid");
         if is_dc && listed.iter().any(|symbol| *symbol > 15) {
@@ -31,7 +39,7 @@ impl Table {
         let mut symbols = [0; 256];
         symbols.get_mut(..listed.len()).ok_or_else(bad)?.copy_from_slice(listed);
         let mut table =
-            Self { fast: Box::new([0; 1 << FAST_BITS]), beyond: [0; 17], offset: [0; 17], symbols };
+            Self { fast: Box::new([SINGLE; 1 << FAST_BITS]), beyond: [0; 17], offset: [0; 17], symbols };
         let (mut code, mut place) = (0u32, 0usize);
         for length in 1..=16u32 {
             table.offset[length as usize] = place as i32 - code as i32;
@@ -45,6 +53,9 @@ impl Table {
             }
             table.beyond[length as usize] = code << (16 - length);
             code <<= 1;
+        }
+        if !is_dc {
+            table.add_second_codes();
         }
         Ok(table)
     }
@@ -64,19 +75,43 @@ impl Table {
 
     fn fill_fast(&mut self, code: u32, length: u32, symbol: u8, is_dc: bool) {
         let Some(free) = FAST_BITS.checked_sub(length) else { return };
-        let size = u32::from(symbol & 15);
+        let (run, size) = (u64::from(symbol >> 4), u32::from(symbol & 15));
+        let total = u64::from(length + size);
+        let mut entry =
+            (run + 1) << 24 | u64::from(size) << 20 | u64::from(length) << 16 | total << 8 | total;
+        if size > free || size == 0 && !is_dc {
+            entry |= SINGLE;
+        }
         for rest in 0..1u32 << free {
-            let mut entry = u32::from(symbol) << 8 | length;
-            if !is_dc && size > 0 && size <= free {
-                let value = extend(rest >> (free - size), size);
-                entry = (value as u32) << 16 | u32::from(symbol) << 8 | WITH_VALUE | (length + size);
+            let value = if (1..=free).contains(&size) { extend(rest >> (free - size), size) } else { 0 };
+            self.fast[(code << free | rest) as usize] = entry | (value as u64) << 48;
+        }
+    }
+
+    /// Where code and value leave room, the next code may be there, too.
+    fn add_second_codes(&mut self) {
+        let single = self.fast.clone();
+        for (bits, entry) in self.fast.iter_mut().enumerate() {
+            if *entry & SINGLE != 0 {
+                continue;
             }
-            self.fast[(code << free | rest) as usize] = entry;
+            let used = *entry & 63;
+            let second = single[bits << used & ((1 << FAST_BITS) - 1)];
+            let (length, size, distance) = (second & 63, second >> 20 & 15, second >> 24 & 31);
+            if distance == 0 || used + length > u64::from(FAST_BITS) {
+                continue;
+            }
+            if size > 0 {
+                *entry += length | distance << 32 | (second >> 48 & 255) << 40;
+            } else if distance < 16 {
+                *entry = (*entry + length) | END;
+            }
         }
     }
 }
 
-/// The tables that the standard gives as examples (its annex K.3). Cameras leave them out of the frames of a video.
+/// The tables that the standard gives as examples (its annex K.3). Cameras leave them out of the
+/// frames of a video.
 pub(super) fn standard(is_dc: bool, is_colour: bool) -> Result<Table, Refusal> {
     const DC: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
     const DC_COUNTS: [[u8; 16]; 2] =
@@ -116,8 +151,8 @@ fn extend(bits: u32, size: u32) -> i32 {
     bits as i32 - ((negative << size) as i32 - negative as i32)
 }
 
-/// Reads the compressed data of a scan: bits from the top, a zero byte after each 0xff. At a marker, and at the end of
-/// the file, it gives zeros.
+/// Reads the compressed data of a scan: bits from the top, a zero byte after each 0xff. At a
+/// marker, and at the end of the file, it gives zeros.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bits<'a> {
     file: &'a [u8],
@@ -158,16 +193,21 @@ impl<'a> Bits<'a> {
         *self = Self::new(self.file, at);
     }
 
-    /// Makes sure of 48 bits, which is more than a code (16) and its value (16).
+    /// Makes sure of 48 bits, which is more than a code (16) and its value (15).
     #[inline(always)]
     fn fill(&mut self) {
-        if self.count >= 48 {
-            return;
+        if self.count < 48 {
+            self.fill_up();
         }
+    }
+
+    /// Makes sure of 56 bits.
+    #[inline(always)]
+    fn fill_up(&mut self) {
         if let Some(Ok(eight)) = self.file.get(self.at..self.at + 8).map(<[u8; 8]>::try_from) {
             let word = u64::from_be_bytes(eight);
             let has_ff = word & (!word).wrapping_sub(0x0101_0101_0101_0101) & 0x8080_8080_8080_8080;
-            if has_ff == 0 {
+            if has_ff == 0 && self.count < 64 {
                 self.buffer |= word >> self.count;
                 self.at += ((63 - self.count) >> 3) as usize;
                 self.count |= 56;
@@ -251,18 +291,16 @@ impl<'a> Bits<'a> {
     pub(super) fn symbol(&mut self, table: &Table) -> u8 {
         self.fill();
         let entry = table.fast[self.peek(FAST_BITS) as usize];
-        // Of an entry with a value only the code is taken: the value is in the symbol's low half.
-        let length = if entry & WITH_VALUE == 0 { entry & 0x1f } else { (entry & 0x1f) - (entry >> 8 & 15) };
-        if length > 0 {
-            self.skip(length);
-            return (entry >> 8) as u8;
+        if entry != SINGLE {
+            self.skip((entry >> 16 & 15) as u32);
+            return ((((entry >> 24 & 31) - 1) << 4) | (entry >> 20 & 15)) as u8;
         }
         let (length, symbol) = table.long_symbol(self.peek(16));
         self.skip(length);
         symbol
     }
 
-    /// A value of `size` bits, at most 16, with its sign.
+    /// A value of `size` bits, at most 15, with its sign.
     #[inline(always)]
     pub(super) fn value(&mut self, size: u32) -> i32 {
         if size == 0 {
@@ -272,17 +310,66 @@ impl<'a> Bits<'a> {
         extend(bits, size)
     }
 
-    /// The next coefficient of a block: how many zeros come before it, and its value. A value of zero is a symbol of its
-    /// own (15 zeros and one more, or the end of the block), whose high half is the first number.
+    /// The next coefficient of a block: how many zeros come before it, and its value. A value of
+    /// zero is a symbol of its own (15 zeros and one more, or the end of the block), whose high
+    /// half is the first number.
     #[inline(always)]
     pub(super) fn run_and_value(&mut self, table: &Table) -> (usize, i32) {
-        self.fill();
-        let entry = table.fast[self.peek(FAST_BITS) as usize];
-        if entry & WITH_VALUE != 0 {
-            self.skip(entry & 0x1f);
-            return ((entry >> 12 & 15) as usize, entry as i32 >> 16);
-        }
         let symbol = self.symbol(table);
         (usize::from(symbol >> 4), self.value(u32::from(symbol & 15)))
+    }
+
+    /// Reads the coefficients of a block after its first one, up to the end of the block, to where
+    /// they belong, and says where the last one is in the order of the file.
+    ///
+    /// Here half of all time goes. The function stands by itself, and takes a copy, so that all of
+    /// it fits into registers.
+    #[inline(never)]
+    pub(super) fn coefficients(&mut self, table: &Table, block: &mut [i16; 64]) -> usize {
+        let mut bits = *self;
+        let fast = &*table.fast;
+        let mut last = 0;
+        let mut put = |at: usize, value: i16| block[usize::from(ZIGZAG[at & 127])] = value;
+        'block: loop {
+            // Two looks of ten bits leave enough for the longest code and value.
+            bits.fill_up();
+            for _ in 0..3 {
+                let entry = fast[bits.peek(FAST_BITS) as usize];
+                if entry & SINGLE == 0 {
+                    let first = last + (entry >> 24 & 31) as usize;
+                    if first >= 63 {
+                        // What comes next is of another block.
+                        put(first, (entry >> 48) as i16);
+                        bits.skip((entry >> 8 & 63) as u32);
+                        last = first;
+                        break 'block;
+                    }
+                    last = first + (entry >> 32 & 31) as usize;
+                    // Without a second value both are at one place.
+                    put(last, i16::from((entry >> 40) as i8));
+                    put(first, (entry >> 48) as i16);
+                    bits.skip((entry & 63) as u32);
+                    if entry & END != 0 {
+                        break 'block;
+                    }
+                } else {
+                    let symbol = bits.symbol(table);
+                    let (run, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
+                    match (run, size) {
+                        (15, 0) => last += 16,
+                        (_, 0) => break 'block,
+                        _ => {
+                            last += run + 1;
+                            put(last, bits.value(size) as i16);
+                        }
+                    }
+                }
+                if last >= 63 {
+                    break 'block;
+                }
+            }
+        }
+        *self = bits;
+        last
     }
 }

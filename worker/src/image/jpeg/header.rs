@@ -71,6 +71,8 @@ pub(super) struct Header<'a> {
     file: &'a [u8],
     /// The next byte to read.
     pub(super) at: usize,
+    /// Where the last segment begins.
+    pub(super) segment: usize,
     pub(super) frame: Option<Frame>,
     pub(super) quantisation: [Option<[i32; 64]>; 4],
     pub(super) dc: [Option<Table>; 4],
@@ -89,6 +91,7 @@ impl<'a> Header<'a> {
         Ok(Self {
             file,
             at: 2,
+            segment: 0,
             frame: None,
             quantisation: Default::default(),
             dc: [Some(standard(true, false)?), Some(standard(true, true)?), None, None],
@@ -126,6 +129,7 @@ impl<'a> Header<'a> {
                 _ => return Err(Refusal::CutShort),
             }
         };
+        self.segment = self.at - 2;
         if matches!(marker, 0x01 | 0xd0..=0xd8) {
             return Ok(Segment::Other);
         }
@@ -196,7 +200,8 @@ impl<'a> Header<'a> {
             return Err(damaged());
         }
         if let [only] = components.as_mut_slice() {
-            // By itself, a component comes block by block, and there is none that it could be smaller than.
+            // By itself, a component comes block by block, and there is none that it could be
+            // smaller than.
             (only.across, only.down) = (1, 1);
         }
         let (width, height) = (u16::from_be_bytes([w0, w1]), u16::from_be_bytes([h0, h1]));

@@ -1,10 +1,12 @@
-//! From the coefficients of a block to its samples: in full with the arithmetic of libjpeg's "islow", to the bit, and at
-//! a half, a quarter or an eighth of the size. A sample of these is the mean of the 2 x 2, 4 x 4 or 8 x 8 samples that
-//! it stands for, so that what is shrunk afterwards is what the full picture would be shrunk to.
+//! From the coefficients of a block to its samples: in full with the arithmetic of libjpeg's
+//! "islow", to the bit, and at a half, a quarter or an eighth of the size. A sample of these is the
+//! mean of the 2 x 2, 4 x 4 or 8 x 8 samples that it stands for, so that what is shrunk afterwards
+//! is what the full picture would be shrunk to.
 
 #![expect(clippy::needless_range_loop, reason = "a lane is an index into several arrays at once")]
 
-/// From the order in the file to rows and columns. A damaged block may run past its end: that goes to the last place.
+/// From the order in the file to rows and columns. A damaged block may run past its end: that goes
+/// to the last place.
 pub(super) const ZIGZAG: [u8; 128] = {
     let order = [
         0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,
@@ -36,25 +38,48 @@ const F2_053: i32 = 16819;
 const F2_562: i32 = 20995;
 const F3_072: i32 = 25172;
 
-/// Writes the `size` x `size` samples of a block, size 8, 4, 2 or 1, to the plane at `at`, whose rows are `stride` long.
+/// Writes the samples of a block, `across` x `down` of them, each of which is 8, 4, 2 or 1, to the
+/// plane at `at`, whose rows are `stride` long.
 #[inline(always)]
 pub(super) fn block(
     coefficients: &[i16; 64],
     quantisation: &[i32; 64],
     only_dc: bool,
-    size: usize,
+    (across, down): (usize, usize),
     plane: &mut [u8],
     at: usize,
     stride: usize,
 ) {
-    if only_dc || size == 1 {
+    if only_dc || (across, down) == (1, 1) {
         let dc = i32::from(coefficients[0]).wrapping_mul(quantisation[0]);
         let sample = sample(dc.wrapping_add(4) >> 3);
-        for row in 0..size {
-            plane[at + row * stride..][..size].fill(sample);
+        for row in 0..down {
+            plane[at + row * stride..][..across].fill(sample);
         }
         return;
     }
+    let plane = &mut plane[at..];
+    // The usual ones by themselves: the compiler keeps all of a block in registers.
+    match (across, down) {
+        (8, 8) => transform(coefficients, quantisation, 8, 8, plane, stride),
+        (8, 4) => transform(coefficients, quantisation, 8, 4, plane, stride),
+        (4, 4) => transform(coefficients, quantisation, 4, 4, plane, stride),
+        (4, 2) => transform(coefficients, quantisation, 4, 2, plane, stride),
+        (2, 2) => transform(coefficients, quantisation, 2, 2, plane, stride),
+        _ => transform(coefficients, quantisation, across, down, plane, stride),
+    }
+}
+
+/// The same where there is more than one coefficient.
+#[inline(always)]
+fn transform(
+    coefficients: &[i16; 64],
+    quantisation: &[i32; 64],
+    across: usize,
+    down: usize,
+    plane: &mut [u8],
+    stride: usize,
+) {
     let mut lanes: [Lanes; 8] = [[0; 8]; 8];
     for row in 0..8 {
         for column in 0..8 {
@@ -62,38 +87,46 @@ pub(super) fn block(
                 i32::from(coefficients[row * 8 + column]).wrapping_mul(quantisation[row * 8 + column]);
         }
     }
-    match size {
+    match down {
+        8 => eight::<11>(&mut lanes),
+        4 => four::<11>(&mut lanes),
+        2 => two::<11>(&mut lanes),
+        _ => one::<11>(&mut lanes),
+    }
+    transpose(&mut lanes);
+    match across {
         8 => {
-            eight::<11>(&mut lanes);
-            transpose(&mut lanes);
             eight::<18>(&mut lanes);
             transpose(&mut lanes);
-            for (row, samples) in lanes.iter().enumerate() {
-                let line: &mut [u8] = &mut plane[at + row * stride..][..8];
+            for (row, samples) in lanes.iter().enumerate().take(down) {
+                let line: &mut [u8] = &mut plane[row * stride..][..8];
                 for column in 0..8 {
                     line[column] = sample(samples[column]);
                 }
             }
         }
         4 => {
-            four::<11>(&mut lanes);
-            transpose(&mut lanes);
             four::<18>(&mut lanes);
-            for row in 0..4 {
-                let line: &mut [u8] = &mut plane[at + row * stride..][..4];
+            for row in 0..down {
+                let line: &mut [u8] = &mut plane[row * stride..][..4];
                 for column in 0..4 {
                     line[column] = sample(lanes[column][row]);
                 }
             }
         }
-        _ => {
-            two::<11>(&mut lanes);
-            transpose(&mut lanes);
+        2 => {
             two::<18>(&mut lanes);
-            for row in 0..2 {
+            for row in 0..down {
+                let line: &mut [u8] = &mut plane[row * stride..][..2];
                 for column in 0..2 {
-                    plane[at + row * stride + column] = sample(lanes[column][row]);
+                    line[column] = sample(lanes[column][row]);
                 }
+            }
+        }
+        _ => {
+            one::<18>(&mut lanes);
+            for row in 0..down {
+                plane[row * stride] = sample(lanes[0][row]);
             }
         }
     }
@@ -115,8 +148,8 @@ fn transpose(lanes: &mut [Lanes; 8]) {
     *lanes = out;
 }
 
-/// Eight transforms of eight numbers, one in each lane (Loeffler, Ligtenberg and Moschytz 1989). Damaged files may
-/// overflow, which does no harm.
+/// Eight transforms of eight numbers, one in each lane (Loeffler, Ligtenberg and Moschytz 1989).
+/// Damaged files may overflow, which does no harm.
 #[inline(always)]
 fn eight<const SHIFT: i32>(v: &mut [Lanes; 8]) {
     for i in 0..8 {
@@ -149,8 +182,9 @@ fn eight<const SHIFT: i32>(v: &mut [Lanes; 8]) {
     }
 }
 
-/// The means of neighbours of what `eight` gives. With a = k pi / 16, the mean of two neighbours scales the k-th
-/// coefficient by cos(a), and what is left is a transform of four numbers, in which 5, 6, 7 fall on 3, 2, 1 and 4 on nothing.
+/// The means of neighbours of what `eight` gives. With a = k pi / 16, the mean of two neighbours
+/// scales the k-th coefficient by cos(a), and what is left is a transform of four numbers, in which
+/// 5, 6, 7 fall on 3, 2, 1 and 4 on nothing.
 #[inline(always)]
 fn four<const SHIFT: i32>(v: &mut [Lanes; 8]) {
     // 2^13 sqrt(2) cos(k pi / 16) times the cosine of its place among the four.
@@ -183,7 +217,8 @@ fn four<const SHIFT: i32>(v: &mut [Lanes; 8]) {
     }
 }
 
-/// The means of four neighbours, in the same way: only the odd coefficients tell the two halves apart.
+/// The means of four neighbours, in the same way: only the odd coefficients tell the two halves
+/// apart.
 #[inline(always)]
 fn two<const SHIFT: i32>(v: &mut [Lanes; 8]) {
     // 2^13 sqrt(2) cos(k pi / 16) cos(k pi / 8) cos(k pi / 4).
@@ -200,5 +235,13 @@ fn two<const SHIFT: i32>(v: &mut [Lanes; 8]) {
             .wrapping_add(mul(v[7][i], C7));
         let scaled = |x: i32| x.wrapping_add(1 << (SHIFT - 1)) >> SHIFT;
         (v[0][i], v[1][i]) = (scaled(even.wrapping_add(odd)), scaled(even.wrapping_sub(odd)));
+    }
+}
+
+/// The mean of all eight.
+#[inline(always)]
+fn one<const SHIFT: i32>(v: &mut [Lanes; 8]) {
+    for i in 0..8 {
+        v[0][i] = v[0][i].wrapping_shl(13).wrapping_add(1 << (SHIFT - 1)) >> SHIFT;
     }
 }

@@ -1,40 +1,111 @@
-//! From planes of components to rows of pixels: smaller components are enlarged and colours converted, both as libjpeg
-//! does it, to the bit.
+//! From planes of components to rows of pixels: smaller components are enlarged and colours
+//! converted, both as libjpeg does it, to the bit.
 
-use super::{header::Colours, idct};
+use std::ops::Range;
+
+use super::{
+    super::view::Window,
+    Refusal,
+    header::{Colours, Component, Frame},
+    idct,
+};
 
 /// The samples of one component, as many rows of it as are needed at a time.
 #[derive(Debug)]
 pub(super) struct Plane {
-    /// Samples: columns and rows that count. There are more, to whole blocks.
-    pub(super) width: usize,
-    pub(super) height: usize,
-    /// Side of a block: 8, 4, 2 or 1.
-    pub(super) block: usize,
+    /// Columns that are kept, and rows that count. Of both there are more, to whole blocks.
+    width: usize,
+    height: usize,
+    /// Columns and rows of samples in a block: each is 8, 4, 2 or 1.
+    block: (usize, usize),
+    /// Columns and rows of blocks that are kept.
+    pub(super) kept: (Range<usize>, Range<usize>),
     /// How many columns and rows of pixels a sample covers.
-    pub(super) factors: (usize, usize),
-    pub(super) stride: usize,
+    factors: (usize, usize),
+    /// Enlarged samples lie between two of them, and are not copies.
+    smooth: bool,
+    /// See [`blur`]: how much across and down, zero for not at all.
+    blur: (u32, u32),
+    /// Pixels between the first one that is kept and the first one that is wanted.
+    skip: usize,
+    stride: usize,
     /// Row `y` is kept at `y % rows`, a power of two.
-    pub(super) rows: usize,
-    pub(super) samples: Vec<u8>,
+    rows: usize,
+    samples: Vec<u8>,
     /// One enlarged row, and one of sums.
     enlarged: Vec<u8>,
     sums: Vec<u16>,
 }
 
 impl Plane {
+    /// The plane of a component, of which a window of a picture is wanted whose blocks have `size`
+    /// samples on each side.
     pub(super) fn new(
-        (width, height): (usize, usize),
-        block: usize,
-        factors: (usize, usize),
-        stride: usize,
-        rows: usize,
-        samples: Vec<u8>,
-    ) -> Self {
-        Self { width, height, block, factors, stride, rows, samples, enlarged: Vec::new(), sums: Vec::new() }
+        frame: &Frame,
+        component: &Component,
+        size: usize,
+        window: &Window,
+    ) -> Result<Self, Refusal> {
+        let most = frame.most();
+        let ratio = (most.0 / component.across, most.1 / component.down);
+        // A component of fewer samples need not be made as much smaller as the picture.
+        let side = |ratio: usize| {
+            let fits = |block: &usize| *block <= size * ratio && (size * ratio).is_multiple_of(*block);
+            [8, 4, 2].into_iter().find(fits).unwrap_or(1)
+        };
+        let block = (side(ratio.0), side(ratio.1));
+        let factors = (size * ratio.0 / block.0, size * ratio.1 / block.1);
+        let length =
+            |side: usize, own: usize, most: usize, block: usize| (side * own * block).div_ceil(most * 8);
+        let width = length(frame.width, component.across, most.0, block.0);
+        let height = length(frame.height, component.down, most.1, block.1);
+        // The row of units that is read, the one that is written, and the one before that.
+        let rows = 3 * component.down * block.1;
+        // As libjpeg has it.
+        let is_smooth = matches!(ratio, (2, 1) | (2, 2)) && frame.width.div_ceil(2) > 2 || ratio == (1, 2);
+        let fraction = 8 / size as u32;
+        let blurred = |ratio: usize, factor: usize| {
+            if is_smooth && size < 8 && ratio == 2 && factor == 1 { 2 * fraction * fraction } else { 0 }
+        };
+        let blur = (blurred(ratio.0, factors.0), blurred(ratio.1, factors.1));
+
+        // Between two samples, both count.
+        let blocks = |pixels: &Range<u32>, factor: usize, samples: usize, block: usize| {
+            let first = (pixels.start as usize / factor).saturating_sub(1);
+            let last = (pixels.end as usize).saturating_sub(1) / factor + 2;
+            first / block..last.min(samples).div_ceil(block)
+        };
+        let columns = blocks(&window.columns, factors.0, width, block.0);
+        let kept = (columns, blocks(&window.rows, factors.1, height, block.1));
+        let (stride, rows) = (kept.0.len() * block.0, rows.next_power_of_two());
+        let first = kept.0.start * block.0;
+        let mut samples = Vec::new();
+        samples.try_reserve_exact(stride * rows).map_err(|_| Refusal::NoMemory(stride * rows))?;
+        samples.resize(stride * rows, 0);
+        Ok(Self {
+            width: width.min(kept.0.end * block.0) - first,
+            height,
+            block,
+            kept,
+            factors,
+            smooth: is_smooth && size == 8,
+            blur,
+            skip: window.columns.start as usize - first * factors.0,
+            stride,
+            rows,
+            samples,
+            enlarged: Vec::new(),
+            sums: Vec::new(),
+        })
     }
 
-    /// Puts a block in its place.
+    /// Whether the block at this place is wanted.
+    #[inline(always)]
+    pub(super) fn keeps(&self, column: usize, row: usize) -> bool {
+        self.kept.0.contains(&column) && self.kept.1.contains(&row)
+    }
+
+    /// Puts a block that is wanted in its place.
     #[inline(always)]
     pub(super) fn put(
         &mut self,
@@ -44,7 +115,9 @@ impl Plane {
         column: usize,
         row: usize,
     ) {
-        let at = ((row * self.block) & (self.rows - 1)) * self.stride + column * self.block;
+        let column = column - self.kept.0.start;
+        let (across, down) = self.block;
+        let at = ((row * down) & (self.rows - 1)) * self.stride + column * across;
         idct::block(block, quantisation, only_dc, self.block, &mut self.samples, at, self.stride);
     }
 
@@ -56,9 +129,9 @@ impl Plane {
 
     /// Makes row `y` of the picture ready for `ready`.
     #[inline(always)]
-    fn enlarge(&mut self, y: usize, smooth: bool) {
+    fn enlarge(&mut self, y: usize) {
         let (fx, fy) = self.factors;
-        if (fx, fy) == (1, 1) {
+        if (fx, fy) == (1, 1) && self.blur == (0, 0) {
             return;
         }
         let mut enlarged = std::mem::take(&mut self.enlarged);
@@ -69,19 +142,23 @@ impl Plane {
         // The other row that the pixels of this one are near to.
         let other = self.row(if y.is_multiple_of(fy) { own.saturating_sub(1) } else { own + 1 });
         match (fx, fy) {
-            (2, 1) if smooth && self.width > 2 => twice(near, &mut enlarged),
-            (1, 2) if smooth => {
+            (2, 1) if self.smooth => twice(near, &mut enlarged),
+            (1, 2) if self.smooth => {
                 let bias = if y.is_multiple_of(2) { 1 } else { 2 };
                 for ((out, near), other) in enlarged.iter_mut().zip(near).zip(other) {
                     *out = ((u16::from(*near) * 3 + u16::from(*other) + bias) >> 2) as u8;
                 }
             }
-            (2, 2) if smooth && self.width > 2 => {
+            (2, 2) if self.smooth => {
                 sums.clear();
                 sums.extend(
                     near.iter().zip(other).map(|(near, other)| u16::from(*near) * 3 + u16::from(*other)),
                 );
                 twice_of_sums(&sums, &mut enlarged);
+            }
+            (1, 1) => {
+                let (above, below) = (self.row(own.saturating_sub(1)), self.row(own + 1));
+                blur(self.blur, [above, near, below], &mut sums, &mut enlarged);
             }
             _ => {
                 for (out, sample) in enlarged.chunks_exact_mut(fx).zip(near) {
@@ -94,11 +171,46 @@ impl Plane {
 
     #[inline(always)]
     fn ready(&self, y: usize) -> &[u8] {
-        if self.factors == (1, 1) { self.row(y) } else { &self.enlarged }
+        let row = if self.factors == (1, 1) && self.blur == (0, 0) { self.row(y) } else { &self.enlarged };
+        &row[self.skip..]
     }
 }
 
-/// Each sample becomes two, at a quarter and three quarters between its neighbours; the halves are rounded by turns.
+/// In full, colours with fewer samples are enlarged, and so blurred. At a fraction of the size,
+/// where nothing is enlarged, they are blurred as much: each neighbour, across and down, weighs one
+/// of so many parts (zero for not at all).
+#[inline(always)]
+fn blur((across, down): (u32, u32), [above, row, below]: [&[u8]; 3], sums: &mut Vec<u16>, out: &mut [u8]) {
+    sums.clear();
+    let own = down.saturating_sub(2) as u16;
+    if down == 0 {
+        sums.extend(row.iter().map(|sample| u16::from(*sample)));
+    } else {
+        let near = row.iter().zip(above).zip(below);
+        sums.extend(near.map(|((sample, above), below)| {
+            u16::from(*sample) * own + u16::from(*above) + u16::from(*below)
+        }));
+    }
+    let (own, parts) = (across.saturating_sub(2), across.max(1) * down.max(1));
+    // All are powers of two.
+    let (half, shift) = (parts / 2, parts.trailing_zeros());
+    if across == 0 {
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = ((u32::from(*sum) + half) >> shift) as u8);
+        return;
+    }
+    let wide = |sum: u16| u32::from(sum);
+    for (out, three) in out[1..].iter_mut().zip(sums.windows(3)) {
+        *out = ((wide(three[1]) * own + wide(three[0]) + wide(three[2]) + half) >> shift) as u8;
+    }
+    let last = sums.len() - 1;
+    for (place, neighbour) in [(0, 1), (last, last.saturating_sub(1))] {
+        let sum = wide(sums[place]) * (own + 1) + wide(sums[neighbour.min(last)]);
+        out[place] = ((sum + half) >> shift) as u8;
+    }
+}
+
+/// Each sample becomes two, at a quarter and three quarters between its neighbours; the halves are
+/// rounded by turns.
 #[inline(always)]
 fn twice(row: &[u8], out: &mut [u8]) {
     let last = row.len() - 1;
@@ -125,60 +237,62 @@ fn twice_of_sums(row: &[u16], out: &mut [u8]) {
     out[2 * last + 1] = ((row[last] * 4 + 7) >> 4) as u8;
 }
 
-/// Writes row `y` of the picture: one sample a pixel where it is grey, else three.
+/// Writes what is wanted of row `y` of the picture: one sample a pixel where it is grey, else four.
 #[inline(always)]
-pub(super) fn write(planes: &mut [Plane], colours: Colours, smooth: bool, y: usize, out: &mut [u8]) {
+pub(super) fn write(planes: &mut [Plane], colours: Colours, y: usize, out: &mut [u8]) {
     for plane in planes.iter_mut() {
-        plane.enlarge(y, smooth);
+        plane.enlarge(y);
     }
+    if let (Colours::Grey, [grey, ..]) = (colours, &*planes) {
+        let row = grey.ready(y);
+        let count = out.len().min(row.len());
+        out[..count].copy_from_slice(&row[..count]);
+        return;
+    }
+    let (out, _) = out.as_chunks_mut::<4>();
     match (colours, planes) {
-        (Colours::Grey, [grey, ..]) => {
-            let row = grey.ready(y);
-            let count = out.len().min(row.len());
-            out[..count].copy_from_slice(&row[..count]);
-        }
         (Colours::Rgb, [r, g, b, ..]) => {
             let (r, g, b) = (r.ready(y), g.ready(y), b.ready(y));
-            for (((out, r), g), b) in out.chunks_exact_mut(3).zip(r).zip(g).zip(b) {
-                (out[0], out[1], out[2]) = (*r, *g, *b);
+            for (((out, r), g), b) in out.iter_mut().zip(r).zip(g).zip(b) {
+                *out = [*r, *g, *b, 255];
             }
         }
         (Colours::YCbCr, [luma, blue, red, ..]) => {
             let (luma, blue, red) = (luma.ready(y), blue.ready(y), red.ready(y));
-            for (((out, luma), blue), red) in out.chunks_exact_mut(3).zip(luma).zip(blue).zip(red) {
+            for (((out, luma), blue), red) in out.iter_mut().zip(luma).zip(blue).zip(red) {
                 let [r, g, b] = rgb(*luma, *blue, *red);
-                (out[0], out[1], out[2]) = (r, g, b);
+                // As one number, eight of which are made at a time.
+                *out = (r as u32 | (g as u32) << 8 | (b as u32) << 16 | 255 << 24).to_le_bytes();
             }
         }
         (Colours::Cmyk | Colours::Ycck, [c, m, y_, k]) => {
             let (c, m, y_, k) = (c.ready(y), m.ready(y), y_.ready(y), k.ready(y));
-            let rows = out.chunks_exact_mut(3).zip(c).zip(m).zip(y_).zip(k);
-            for ((((out, c), m), y_), k) in rows {
+            for ((((out, c), m), y_), k) in out.iter_mut().zip(c).zip(m).zip(y_).zip(k) {
                 // How much of each ink there is not, as Adobe writes it.
                 let ink = if colours == Colours::Ycck {
                     rgb(*c, *m, *y_)
                 } else {
-                    [*c, *m, *y_].map(|light| 255 - light)
+                    [*c, *m, *y_].map(|light| 255 - i32::from(light))
                 };
-                for (out, ink) in out.iter_mut().zip(ink) {
-                    let product = u32::from(ink) * u32::from(*k) + 128;
-                    *out = (i32::from(*k) - ((product + (product >> 8)) >> 8) as i32).clamp(0, 255) as u8;
-                }
+                let [r, g, b] = ink.map(|ink| {
+                    let product = ink * i32::from(*k) + 128;
+                    (i32::from(*k) - ((product + (product >> 8)) >> 8)).clamp(0, 255) as u8
+                });
+                *out = [r, g, b, 255];
             }
         }
         _ => {}
     }
 }
 
-/// ITU-R BT.601 with the full range, in 16 bits after the point.
+/// ITU-R BT.601 with the full range, in 16 bits after the point: from 0 to 255.
 #[inline(always)]
-fn rgb(luma: u8, blue: u8, red: u8) -> [u8; 3] {
+fn rgb(luma: u8, blue: u8, red: u8) -> [i32; 3] {
     let (luma, blue, red) = (i32::from(luma), i32::from(blue) - 128, i32::from(red) - 128);
     let half = 1 << 15;
-    let sample = |value: i32| value.clamp(0, 255) as u8;
     [
-        sample(luma + ((91_881 * red + half) >> 16)),
-        sample(luma + ((-22_554 * blue - 46_802 * red + half) >> 16)),
-        sample(luma + ((116_130 * blue + half) >> 16)),
+        (luma + ((91_881 * red + half) >> 16)).clamp(0, 255),
+        (luma + ((-22_554 * blue - 46_802 * red + half) >> 16)).clamp(0, 255),
+        (luma + ((116_130 * blue + half) >> 16)).clamp(0, 255),
     ]
 }

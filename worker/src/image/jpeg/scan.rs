@@ -20,8 +20,8 @@ pub(super) struct Kept {
 
 /// Where the blocks of a row of units go. A trait and no closure: those are not sure to be inlined.
 pub(super) trait Destination {
-    /// Reads the next block, which is of part `index` of the scan, at this column and row among the blocks of its
-    /// component in this row of units.
+    /// Reads the next block, which is of part `index` of the scan, at this column and row among the
+    /// blocks of its component in this row of units.
     fn read(&mut self, reader: &mut Reader, index: usize, column: usize, row: usize);
 }
 
@@ -170,24 +170,19 @@ impl<'a, 'h> Reader<'a, 'h> {
     fn sequential(&mut self, index: usize, block: &mut Block) -> usize {
         block[0] = self.next_dc(index) as i16;
         let Some(table) = self.parts[index].ac else { return 0 };
-        // Here half of all time goes: a copy can stay in registers.
-        let mut bits = self.bits;
-        let (mut at, mut last) = (1, 0);
-        while at < 64 {
-            let (run, value) = bits.run_and_value(table);
-            if value != 0 {
-                at += run;
-                block[usize::from(ZIGZAG[at & 127])] = value as i16;
-                last = at;
-                at += 1;
-            } else if run == 15 {
-                at += 16;
-            } else {
-                break;
-            }
+        self.bits.coefficients(table, block)
+    }
+
+    /// Reads a block of a picture that is all in one scan, and forgets it.
+    #[inline(always)]
+    pub(super) fn pass_block(&mut self, index: usize) {
+        if self.starved {
+            return;
         }
-        self.bits = bits;
-        last
+        self.next_dc(index);
+        if let Some(table) = self.parts[index].ac {
+            self.bits.coefficients(table, &mut [0; 64]);
+        }
     }
 
     fn first_dc(&mut self, index: usize, block: &mut Block) {
@@ -267,8 +262,9 @@ impl<'a, 'h> Reader<'a, 'h> {
         }
     }
 
-    /// Finds the next restart marker. A wrong one is handled as libjpeg does (`jpeg_resync_to_restart`): one that is a
-    /// little ahead means that data was lost, and it is kept; an older or strange one is passed over.
+    /// Finds the next restart marker. A wrong one is handled as libjpeg does
+    /// (`jpeg_resync_to_restart`): one that is a little ahead means that data was lost, and it is
+    /// kept; an older or strange one is passed over.
     #[cold]
     fn restart(&mut self) {
         let mut at = self.bits.position();

@@ -1,0 +1,199 @@
+//! HEIC and AVIF, by libheif, a library of C that is opened at run time where there is one: HEVC is
+//! patented, so that no decoder can be built in. It turns and mirrors the picture as the file says;
+//! the EXIF orientation counts nothing then.
+
+use std::{
+    ffi::{CStr, c_char, c_int, c_void},
+    ptr::null,
+    sync::OnceLock,
+};
+
+use eirs_platform::formats::heif;
+use libloading::Library;
+
+use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size};
+
+/// Numbers of `heif.h`.
+const RGB: c_int = 1;
+const INTERLEAVED_RGB: c_int = 10;
+const INTERLEAVED_RGBA: c_int = 11;
+const INTERLEAVED: c_int = 10;
+
+/// What every call gives back; the text is the library's own, and lives as long as it does or the
+/// context.
+#[repr(C)]
+struct Error {
+    code: c_int,
+    _detail: c_int,
+    text: *const c_char,
+}
+
+/// Defines the functions that are looked up in the library.
+macro_rules! functions {
+    ($($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
+        struct Api {
+            $($name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+            _library: Library,
+        }
+
+        impl Api {
+            #[expect(unsafe_code, reason = "libheif is a library of C")]
+            fn open() -> Result<Self, libloading::Error> {
+                // SAFETY: the library is the one that the system has under this name, and the
+                // functions have these signatures in every version 1 of it.
+                unsafe {
+                    let library = Library::new(heif::library().as_os_str())?;
+                    Ok(Self {
+                        $($name: *library.get(concat!("heif_", stringify!($name), "\0").as_bytes())?,)*
+                        _library: library,
+                    })
+                }
+            }
+        }
+    };
+}
+
+functions! {
+    context_alloc: fn() -> *mut c_void;
+    context_free: fn(*mut c_void);
+    context_read_from_memory_without_copy: fn(*mut c_void, *const c_void, usize, *const c_void) -> Error;
+    context_get_primary_image_handle: fn(*mut c_void, *mut *mut c_void) -> Error;
+    image_handle_get_width: fn(*const c_void) -> c_int;
+    image_handle_get_height: fn(*const c_void) -> c_int;
+    image_handle_has_alpha_channel: fn(*const c_void) -> c_int;
+    image_handle_release: fn(*const c_void);
+    decode_image: fn(*const c_void, *mut *mut c_void, c_int, c_int, *const c_void) -> Error;
+    image_get_width: fn(*const c_void, c_int) -> c_int;
+    image_get_height: fn(*const c_void, c_int) -> c_int;
+    image_get_plane_readonly: fn(*const c_void, c_int, *mut c_int) -> *const u8;
+    image_release: fn(*const c_void);
+}
+
+/// The library, opened once for the process.
+fn api(format: Format) -> Result<&'static Api, Unreadable> {
+    static API: OnceLock<Option<Api>> = OnceLock::new();
+    let api = API.get_or_init(|| Api::open().map_err(|why| tracing::debug!("libheif: {why}")).ok());
+    api.as_ref().ok_or_else(|| Unreadable::Never(heif::missing(format)))
+}
+
+/// The picture of a file that is to be shown first.
+struct Picture<'f> {
+    api: &'static Api,
+    format: Format,
+    context: *mut c_void,
+    handle: *mut c_void,
+    _file: &'f [u8],
+}
+
+#[expect(unsafe_code, reason = "libheif is a library of C")]
+impl<'f> Picture<'f> {
+    fn open(format: Format, file: &'f [u8]) -> Result<Self, Unreadable> {
+        let api = api(format)?;
+        // SAFETY: the context is made here; the file outlives it, because the picture holds both.
+        // What was not made stays null, which may be released.
+        unsafe {
+            let context = (api.context_alloc)();
+            let mut picture = Self { api, format, context, handle: std::ptr::null_mut(), _file: file };
+            let read = (api.context_read_from_memory_without_copy)(
+                context,
+                file.as_ptr().cast(),
+                file.len(),
+                null(),
+            );
+            picture.check(&read)?;
+            let found = (api.context_get_primary_image_handle)(context, &raw mut picture.handle);
+            picture.check(&found)?;
+            Ok(picture)
+        }
+    }
+
+    /// Columns and rows, upright.
+    fn size(&self) -> (u32, u32) {
+        // SAFETY: the handle is valid as long as the picture.
+        let sides = unsafe {
+            [(self.api.image_handle_get_width)(self.handle), (self.api.image_handle_get_height)(self.handle)]
+        };
+        let [width, height] = sides.map(|side| u32::try_from(side).unwrap_or(0));
+        (width, height)
+    }
+
+    fn check(&self, error: &Error) -> Result<(), Unreadable> {
+        if error.code == 0 {
+            return Ok(());
+        }
+        let text = if error.text.is_null() {
+            "no reason given".into()
+        } else {
+            // SAFETY: the library gives a text that ends with a zero, and its owner is still there.
+            unsafe { CStr::from_ptr(error.text) }.to_string_lossy()
+        };
+        Err(Unreadable::Never(format!("the {} image cannot be decoded by libheif: {text}", self.format)))
+    }
+
+    fn decode(&self, pixels: &mut Pixels) -> Result<(), Unreadable> {
+        let (width, height) = self.size();
+        let api = self.api;
+        // SAFETY: handle and image are valid until they are released, the latter below; a plane has
+        // as many rows of `stride` bytes as the image is high, each of at least as many pixels as
+        // it is wide.
+        unsafe {
+            let has_alpha = (api.image_handle_has_alpha_channel)(self.handle) != 0;
+            let (channels, kind) = if has_alpha { (4, INTERLEAVED_RGBA) } else { (3, INTERLEAVED_RGB) };
+            // The library has the planes as they were compressed, and those of the colours.
+            let beside = u64::from(width) * u64::from(height) * (4 + channels as u64);
+            let samples = pixels.start(width, height, channels, Orientation::NoTransforms, 1, beside)?;
+            let mut image = std::ptr::null_mut();
+            let decoded = (api.decode_image)(self.handle, &raw mut image, RGB, kind, null());
+            self.check(&decoded)?;
+            let mut stride = 0;
+            let plane = (api.image_get_plane_readonly)(image, INTERLEAVED, &raw mut stride);
+            let size =
+                [(api.image_get_width)(image, INTERLEAVED), (api.image_get_height)(image, INTERLEAVED)];
+            let row_bytes = width as usize * channels;
+            let stride = usize::try_from(stride).unwrap_or(0);
+            let is_right = !plane.is_null()
+                && size.map(|side| u32::try_from(side).unwrap_or(0)) == [width, height]
+                && stride >= row_bytes;
+            if is_right {
+                for (y, row) in samples.chunks_exact_mut(row_bytes).enumerate() {
+                    row.copy_from_slice(std::slice::from_raw_parts(plane.add(y * stride), row_bytes));
+                }
+            }
+            (api.image_release)(image);
+            if is_right {
+                return Ok(());
+            }
+            Err(Unreadable::Never(format!("the {} image has another size than it says", self.format)))
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "libheif is a library of C")]
+impl Drop for Picture<'_> {
+    fn drop(&mut self) {
+        // SAFETY: both were made by the library, are released once, and may be null.
+        unsafe {
+            if !self.handle.is_null() {
+                (self.api.image_handle_release)(self.handle);
+            }
+            (self.api.context_free)(self.context);
+        }
+    }
+}
+
+/// Columns and rows, upright.
+pub(super) fn dimensions(format: Format, file: &[u8]) -> Option<(u32, u32)> {
+    Some(Picture::open(format, file).ok()?.size())
+}
+
+pub(super) fn decode(
+    format: Format,
+    file: &[u8],
+    limits: Limits,
+    pixels: &mut Pixels,
+) -> Result<(), Unreadable> {
+    let picture = Picture::open(format, file)?;
+    let (width, height) = picture.size();
+    check_size(width, height, limits.max_pixels)?;
+    picture.decode(pixels)
+}

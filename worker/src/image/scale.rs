@@ -1,0 +1,393 @@
+//! Scaling as Pillow does it: first the rows, rounded to whole numbers, and then the columns. Only
+//! what is seen is computed.
+//!
+//! Pillow computes with weights of 22 bits in whole numbers; the same weights as floats give the
+//! same pixels (but for sums that are a millionth away from a half), eight numbers at a time.
+
+use std::ops::Range;
+
+use super::fast::fast;
+
+/// Wider pictures are scaled in strips, so that the buffers stay small, in columns.
+const STRIP_MAX_COLUMNS: usize = 1 << 16;
+
+/// How many bits Pillow's weights have after the point.
+const WEIGHT_BITS: i32 = 22;
+
+/// Two pixels, one below the other: red, green, blue and a fourth one that comes along, of each.
+type Pair = [f32; 8];
+
+/// What a filter makes of a distance in pixels of the smaller picture, and from which distance on
+/// that is nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel {
+    pub reach: f64,
+    pub weight: fn(f64) -> f64,
+}
+
+/// Pillow's BILINEAR.
+pub const TRIANGLE: Kernel = Kernel { reach: 1.0, weight: |x| (1.0 - x.abs()).max(0.0) };
+
+/// One side of a picture: where each sample that is seen comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Axis {
+    /// The first sample of each, and its weights; all have the same number, some of which are zero.
+    first: Vec<usize>,
+    weights: Vec<f32>,
+    taps: usize,
+    /// All samples that weigh anything.
+    needs: Range<usize>,
+}
+
+impl Axis {
+    /// For a side of so many samples that is scaled to another number, of which those in `seen` are
+    /// wanted. The samples are there at a fraction: each is the mean of so many (what it weighs is
+    /// what these would weigh).
+    pub fn new(kernel: Kernel, whole: u32, scaled: u64, seen: Range<u64>, fraction: u32) -> Self {
+        let scale = f64::from(whole) / scaled as f64;
+        let stretch = scale.max(1.0);
+        let reach = kernel.reach * stretch;
+        let (fraction, cells) = (fraction as usize, whole.div_ceil(fraction) as usize);
+        let mut listed = Vec::new();
+        let mut needs = usize::MAX..0;
+        for place in seen {
+            let centre = (place as f64 + 0.5) * scale;
+            let first = (centre - reach + 0.5).max(0.0) as usize;
+            let after = ((centre + reach + 0.5) as usize).min(whole as usize);
+            let weight = |at: usize| (kernel.weight)((at as f64 - centre + 0.5) / stretch);
+            let sum: f64 = (first..after).map(weight).sum();
+            let rounded = |at: usize| {
+                let bits = f64::from(1 << WEIGHT_BITS);
+                (weight(at) / sum * bits).round() / bits
+            };
+            let (first, weights) = if fraction == 1 {
+                (first, (first..after).map(rounded).collect())
+            } else {
+                of_means(fraction, cells, first, (first..after).map(rounded))
+            };
+            needs = needs.start.min(first)..needs.end.max(first + weights.len());
+            listed.push((first, weights));
+        }
+        // Rows go in pairs, from an even one on.
+        let taps = listed.iter().map(|(first, weights): &(usize, Vec<f64>)| first % 2 + weights.len());
+        let taps = taps.max().unwrap_or(0).next_multiple_of(2);
+        let mut axis = Self { first: Vec::new(), weights: Vec::new(), taps, needs };
+        for (first, weights) in listed {
+            axis.first.push(first / 2 * 2);
+            axis.weights
+                .extend((0..first % 2).map(|_| 0.0).chain(weights.iter().map(|weight| *weight as f32)));
+            axis.weights.resize(axis.first.len() * taps, 0.0);
+        }
+        axis
+    }
+
+    /// How many samples are seen.
+    fn len(&self) -> usize {
+        self.first.len()
+    }
+
+    fn of(&self, place: usize) -> (usize, &[f32]) {
+        (self.first[place], &self.weights[place * self.taps..][..self.taps])
+    }
+}
+
+/// The first mean of so many samples, and weights for it and those after it, that come nearest to
+/// the weights of the samples from `first` on.
+///
+/// A mean that weighs what its samples weigh would blur twice, each time as if the filter were
+/// wider by a variance of (f^2 - 1) / 12 square samples: once because only the mean is known of
+/// what it stands for, once because all that it stands for weighs the same. Taking away that much
+/// of the second difference of the weights makes it sharp again.
+fn of_means(f: usize, cells: usize, first: usize, weights: impl Iterator<Item = f64>) -> (usize, Vec<f64>) {
+    let start = (first / f).saturating_sub(1);
+    let mut sums = vec![0.0; cells.min(first / f + weights.size_hint().0 / f + 4) - start];
+    for (at, weight) in (first..).zip(weights) {
+        sums[at / f - start] += weight;
+    }
+    let part = (1.0 - 1.0 / (f * f) as f64) / 12.0;
+    // Beyond the edges of the picture it goes on as it ends.
+    let last = sums.len() - 1;
+    let sharp = |at: usize| {
+        let around = sums[at.saturating_sub(1)] + sums[(at + 1).min(last)];
+        sums[at] - part * (around - 2.0 * sums[at])
+    };
+    (start, (0..=last).map(sharp).collect())
+}
+
+/// A part of a picture with 8 bits a sample: interleaved, without padding.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'p> {
+    pub samples: &'p [u8],
+    pub channels: usize,
+    /// Columns of it.
+    pub width: usize,
+    /// Where it is in the picture.
+    pub left: usize,
+    pub top: usize,
+}
+
+/// Buffers that are used again.
+#[derive(Debug, Default)]
+pub struct Scaler {
+    /// Two rows of the picture, as bytes and as numbers.
+    bytes: Vec<[u8; 8]>,
+    wide: Vec<Pair>,
+    /// Rows that were scaled: row `y` is kept at `y % rows`.
+    scaled: Vec<f32>,
+    rows: usize,
+    /// One row of the result.
+    sums: Vec<f32>,
+}
+
+impl Scaler {
+    /// Scales a part of a picture, and gives the result as red, green, blue and one more, row by
+    /// row. `false` where pixels are needed that are not in the part.
+    pub fn scale(&mut self, part: Part, columns: &Axis, rows: &Axis, out: &mut Vec<[u8; 4]>) -> bool {
+        let height = part.samples.len() / (part.width * part.channels).max(1);
+        let is_there = |axis: &Axis, start: usize, length: usize| {
+            axis.needs.start >= start && axis.needs.end <= start + length && !axis.needs.is_empty()
+        };
+        if !is_there(columns, part.left, part.width) || !is_there(rows, part.top, height) {
+            return false;
+        }
+        self.rows = rows.taps.next_power_of_two();
+        self.scaled.resize(self.rows * columns.len() * 4, 0.0);
+        self.sums.resize(columns.len() * 4, 0.0);
+        out.resize(columns.len() * rows.len(), [0; 4]);
+        let mut from = 0;
+        while from < columns.len() {
+            // The last pixel of each strip, at which the buffers are not too long or there is only
+            // one.
+            let fits = |to: &usize| columns.first[*to] - columns.first[from] < STRIP_MAX_COLUMNS;
+            let to = (from + 1..columns.len()).take_while(fits).last().unwrap_or(from) + 1;
+            let strip = Strip {
+                first: &columns.first[from..to],
+                weights: &columns.weights[from * columns.taps..to * columns.taps],
+                taps: columns.taps,
+                start: columns.first[from],
+            };
+            let width = columns.first[to - 1] + columns.taps - strip.start;
+            // What is beyond the last pixel of the picture counts nothing, but is looked at.
+            self.bytes.clear();
+            self.bytes.resize(width, [0; 8]);
+            self.wide.resize(width, [0.0; 8]);
+            scale(self, part, strip, rows, from, columns.len(), out);
+            from = to;
+        }
+        true
+    }
+}
+
+/// Some neighbouring columns of the result: see [`Axis`].
+#[derive(Debug, Clone, Copy)]
+struct Strip<'a> {
+    first: &'a [usize],
+    weights: &'a [f32],
+    taps: usize,
+    /// The first column of the picture that counts.
+    start: usize,
+}
+
+fast! {
+    /// Scales a strip of a picture to columns from `from` on of a result that is `stride` wide.
+    fn scale(
+        scaler: &mut Scaler,
+        part: Part,
+        strip: Strip,
+        rows: &Axis,
+        from: usize,
+        stride: usize,
+        out: &mut [[u8; 4]],
+    ) {
+        let across = strip.first.len();
+        let Scaler { bytes, wide, scaled, rows: kept, sums } = scaler;
+        let place = |y: usize| (y & (*kept - 1)) * across * 4;
+        let height = part.samples.len() / (part.width * part.channels);
+        // Columns and rows that are not there count nothing.
+        let (before, skip) = (part.left.saturating_sub(strip.start), strip.start.saturating_sub(part.left));
+        let row_of = |y: usize| {
+            let y = y.saturating_sub(part.top).min(height - 1);
+            &part.samples[y * part.width * part.channels..][..part.width * part.channels]
+                [skip * part.channels..]
+        };
+        let mut next = 0;
+        for (out, index) in out.chunks_exact_mut(stride).zip(0..) {
+            let (first, weights) = rows.of(index);
+            for y in (next.max(first)..first + rows.taps).step_by(2) {
+                lay_together(row_of(y), row_of(y + 1), part.channels, &mut bytes[before..]);
+                for (number, byte) in wide.as_flattened_mut().iter_mut().zip(bytes.as_flattened()) {
+                    *number = f32::from(*byte);
+                }
+                // An even row and the next one are neighbours.
+                scale_rows(wide, strip, &mut scaled[place(y)..][..across * 8]);
+            }
+            next = first + rows.taps;
+            let row = |tap: usize| &scaled[place(first + tap)..][..across * 4];
+            let out = out[from..from + across].as_flattened_mut();
+            scale_column(weights, row, &mut sums[..across * 4], out);
+        }
+    }
+}
+
+/// Two rows, pixel by pixel.
+#[inline(always)]
+fn lay_together(upper: &[u8], lower: &[u8], channels: usize, out: &mut [[u8; 8]]) {
+    match channels {
+        1 | 2 => {
+            let pixels = upper.chunks_exact(channels).zip(lower.chunks_exact(channels));
+            for (out, (a, b)) in out.iter_mut().zip(pixels) {
+                *out = [a[0], a[0], a[0], a[0], b[0], b[0], b[0], b[0]];
+            }
+        }
+        3 => {
+            let pixels = upper.as_chunks::<3>().0.iter().zip(lower.as_chunks::<3>().0);
+            for (out, (a, b)) in out.iter_mut().zip(pixels) {
+                *out = [a[0], a[1], a[2], 0, b[0], b[1], b[2], 0];
+            }
+        }
+        _ => {
+            let pixels = upper.as_chunks::<4>().0.iter().zip(lower.as_chunks::<4>().0);
+            for (out, (a, b)) in out.iter_mut().zip(pixels) {
+                let [a, b] = [a, b].map(|pixel| u64::from(u32::from_le_bytes(*pixel)));
+                *out = (a | b << 32).to_le_bytes();
+            }
+        }
+    }
+}
+
+/// Two rows, to whole numbers.
+#[inline(always)]
+fn scale_rows(wide: &[Pair], strip: Strip, out: &mut [f32]) {
+    let (upper, lower) = out.split_at_mut(out.len() / 2);
+    let out = upper.as_chunks_mut::<4>().0.iter_mut().zip(lower.as_chunks_mut::<4>().0);
+    let places = out.zip(strip.first).zip(strip.weights.chunks_exact(strip.taps));
+    for (((upper, lower), first), weights) in places {
+        let pixels = &wide[first - strip.start..][..weights.len()];
+        let mut sum = [0.0; 8];
+        for (pixel, weight) in pixels.iter().zip(weights) {
+            for lane in 0..8 {
+                sum[lane] += pixel[lane] * weight;
+            }
+        }
+        let sum = sum.map(rounded);
+        let (above, below) = sum.split_at(4);
+        upper.copy_from_slice(above);
+        lower.copy_from_slice(below);
+    }
+}
+
+/// One row of the result, of whole pixels.
+#[inline(always)]
+fn scale_column<'s>(weights: &[f32], row: impl Fn(usize) -> &'s [f32], sums: &mut [f32], out: &mut [u8]) {
+    sums.fill(0.0);
+    for (tap, weights) in weights.as_chunks::<2>().0.iter().enumerate() {
+        let rows = row(2 * tap).iter().zip(row(2 * tap + 1));
+        for (sum, (upper, lower)) in sums.iter_mut().zip(rows) {
+            *sum += upper * weights[0] + lower * weights[1];
+        }
+    }
+    for (out, sum) in out.iter_mut().zip(sums) {
+        // From 0 to 255, so the last bits of the sum are the number.
+        *out = (rounded(*sum) + 8_388_608.0).to_bits() as u8;
+    }
+}
+
+/// To the next whole number, halves upwards.
+#[inline(always)]
+fn rounded(sum: f32) -> f32 {
+    (sum + 0.5).floor().clamp(0.0, 255.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What Pillow does with a line, in its own numbers (`src/libImaging/Resample.c`), before it
+    /// rounds.
+    fn line(samples: &[u8], scaled: usize) -> Vec<f64> {
+        let scale = samples.len() as f64 / scaled as f64;
+        let stretch = scale.max(1.0);
+        let seen = |place: usize| {
+            let centre = (place as f64 + 0.5) * scale;
+            let first = (centre - stretch + 0.5).max(0.0) as usize;
+            let after = ((centre + stretch + 0.5) as usize).min(samples.len());
+            let weight = |at: usize| (1.0 - ((at as f64 - centre + 0.5) / stretch).abs()).max(0.0);
+            let sum: f64 = (first..after).map(weight).sum();
+            let fixed = |at| (0.5 + weight(at) / sum * f64::from(1 << 22)) as i64;
+            let total: i64 = (first..after).map(|at| i64::from(samples[at]) * fixed(at)).sum();
+            total as f64 / f64::from(1 << 22)
+        };
+        (0..scaled).map(seen).collect()
+    }
+
+    /// Scales a picture, with channels of its own for each sample.
+    fn scaled(samples: &[u8], channels: usize, width: usize, to: (usize, usize)) -> Vec<[u8; 4]> {
+        let height = samples.len() / channels / width;
+        let axis = |from: usize, to: usize| Axis::new(TRIANGLE, from as u32, to as u64, 0..to as u64, 1);
+        let part = Part { samples, channels, width, left: 0, top: 0 };
+        let mut found = Vec::new();
+        assert!(Scaler::default().scale(part, &axis(width, to.0), &axis(height, to.1), &mut found));
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn pixels_are_those_of_pillow(
+            width in 1usize..70, height in 1usize..9, to in 1usize..60, channels in 1usize..5, seed: u32,
+        ) {
+            let place = |x: usize, y: usize, channel: usize| (y * width + x) * channels + channel;
+            let count = place(0, height, 0);
+            let sample = |index: usize| (seed.wrapping_add(index as u32).wrapping_mul(2_654_435_761) >> 23) as u8;
+            let samples: Vec<u8> = (0..count).map(sample).collect();
+            let mut turned = vec![0; count];
+            for (x, y) in (0..width).flat_map(|x| (0..height).map(move |y| (x, y))) {
+                for channel in 0..channels {
+                    turned[(x * height + y) * channels + channel] = samples[place(x, y, channel)];
+                }
+            }
+            let across = scaled(&samples, channels, width, (to, height));
+            let down = scaled(&turned, channels, height, (height, to));
+            // Alpha of grey is left out.
+            for channel in (0..channels).filter(|channel| channels != 2 || *channel == 0) {
+                for y in 0..height {
+                    let row: Vec<u8> = (0..width).map(|x| samples[place(x, y, channel)]).collect();
+                    for (x, exact) in line(&row, to).into_iter().enumerate() {
+                        // A float is not sure on which side of a half a sum is that is a hair away
+                        // from it.
+                        let is_tie = (exact.fract() - 0.5).abs() < 1e-4;
+                        for found in [across[y * to + x][channel], down[x * height + y][channel]] {
+                            let far = (f64::from(found) - (exact + 0.5).floor()).abs();
+                            prop_assert!(far == 0.0 || is_tie && far == 1.0, "{} {} {}: {} {}", x, y, channel, found, exact);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn means_of_samples_are_weighed_so_that_nothing_is_blurred() {
+        let sample = |at: usize| 128.0 + 100.0 * (at as f64 * std::f64::consts::TAU / 60.0).sin();
+        let value = |axis: &Axis, place: usize, sample: &dyn Fn(usize) -> f64| {
+            let (first, weights) = axis.of(place);
+            let all = (first..).zip(weights).filter(|(_, weight)| **weight != 0.0);
+            all.map(|(at, weight)| sample(at) * f64::from(*weight)).sum::<f64>()
+        };
+        let full = Axis::new(TRIANGLE, 1001, 100, 0..100, 1);
+        // A mean that weighs what its samples weigh would be off by 0.25 and by 1.3.
+        for (f, allowed) in [(2, 0.05), (4, 0.25)] {
+            let means: Vec<f64> =
+                (0..1001).step_by(f).map(|j| (j..j + f).map(sample).sum::<f64>() / f as f64).collect();
+            let axis = Axis::new(TRIANGLE, 1001, 100, 0..100, f as u32);
+            assert_eq!(axis.needs, 0..means.len());
+            for place in 0..100 {
+                assert!((value(&axis, place, &|_| 1.0) - 1.0).abs() < 1e-5);
+                let (full, found) = (value(&full, place, &sample), value(&axis, place, &|at| means[at]));
+                let allowed = if (2..98).contains(&place) { allowed } else { 2.0 };
+                assert!((full - found).abs() < allowed, "a fraction of {f}: {place}: {full} {found}");
+            }
+        }
+    }
+}

@@ -2,7 +2,8 @@
 """Words and widths that STYLE.md rules out, in what people read: pages, messages, help, settings.
 
 `make lint` runs it. Text in backticks and blocks of code are not checked: they quote programs.
-Comments are not checked either, except where a program prints them as its help.
+Comments are not checked either, except where a program prints them as its help. `--comments` lists
+the comment lines of Rust files that are wider than the limit.
 """
 
 import pathlib
@@ -79,8 +80,19 @@ def widths(name, text):
             yield f"{name}:{number}: {len(line)} columns: wrap at {WIDTH}"
 
 
+def comments(name, text):
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > WIDTH and line.lstrip().startswith("//"):
+            yield f"{name}:{number}: {len(line)} columns: wrap at {WIDTH}"
+
+
 def main():
     found = []
+    if sys.argv[1:] == ["--comments"]:
+        for name in tracked("*.rs"):
+            found += comments(name, (ROOT / name).read_text())
+        print("\n".join(found), end="\n" if found else "")
+        return 1 if found else 0
     for name in tracked(*PAGES):
         text = (ROOT / name).read_text()
         found += widths(name, text)

@@ -138,7 +138,7 @@ async fn a_look_tells_why_each_letter_lies_there_and_gives_all_of_them_back() {
     assert!(dog.why.starts_with("delivered 100 times without a reported cause"), "{dog:?}");
     assert_eq!(dog.image_stored, Some(false));
     let unreadable = of(JobId::of(b"no job").to_string());
-    assert!(unreadable.name.is_none() && unreadable.why.starts_with("not a message"), "{unreadable:?}");
+    assert!(unreadable.name.is_none() && unreadable.why.starts_with("not a known message"), "{unreadable:?}");
     assert_eq!(shown.len(), 100, "no more than was asked for");
     assert_eq!(rig.letters().await, FREE(253));
     assert_eq!(rig.run(&["list", "-n", "3"]).await.unwrap(), Exit::Ok);

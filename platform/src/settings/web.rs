@@ -332,7 +332,7 @@ mod tests {
         assert!(
             complaint("live = \"operator\"\nadmin_listen = \"\"").contains("web.live: \"operator\" needs")
         );
-        assert!(complaint("admin_listen = \"here\"").contains("web.admin_listen: `here` is no address"));
+        assert!(complaint("admin_listen = \"here\"").contains("web.admin_listen: `here` is not an address"));
     }
 
     #[test]

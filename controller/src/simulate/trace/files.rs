@@ -168,9 +168,9 @@ fn recording(path: &Path, files: &[PathBuf], pool: &str, chance: &mut Chance) ->
     let (Some((first, _)), Some((last, _))) = (lines.first(), lines.last()) else {
         let others: Vec<_> = others.into_iter().collect();
         return Err(format!(
-            "{}: the pool {pool} was not recorded; the recorded ones are {}",
+            "{}: the pool {pool} was not recorded; known: {}",
             path.display(),
-            if others.is_empty() { "nothing at all".to_owned() } else { others.join(", ") }
+            if others.is_empty() { "none".to_owned() } else { others.join(", ") }
         ));
     };
     let starts_at = *first - FIRST_STEP;
@@ -255,7 +255,7 @@ mod tests {
             format!("{{\"v\":{v},\"at\":\"2026-01-01T00:00:00Z\",\"pool\":\"{pool}\",\"arrived\":1}}\n")
         };
         check_bad("t.jsonl", &line(2, "p"), ":1: has version 2");
-        check_bad("t.jsonl", &line(1, "q"), "there is q");
+        check_bad("t.jsonl", &line(1, "q"), "known: q");
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! `eirs bench`: measures this machine. Every figure comes from the real executables, with the load generator beside them, and
-//! from one run, so that ratios hold however busy the machine is otherwise.
+//! `eirs bench`: measures this machine. Every figure comes from the real executables, with the load
+//! generator beside them, and from one run, so that ratios hold however busy the machine is
+//! otherwise.
 
 mod board;
 mod cases;

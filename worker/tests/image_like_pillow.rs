@@ -1,4 +1,5 @@
-//! Several hundred files of `testing/images/variants.py`: each is read to the pixels that Pillow reads, or refused.
+//! Several hundred files of `testing/images/variants.py`: each is read to the pixels that Pillow
+//! reads, or refused.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,11 +24,13 @@ const ONLY_PILLOW: [(&str, &str); 3] = [
     ("1-group3", "is of an unsupported kind"),
 ];
 
-/// What EIRS reads and Pillow does not: short headers of OS/2, and masks that it has no list entry for.
+/// What EIRS reads and Pillow does not: short headers of OS/2, and masks that it has no list entry
+/// for.
 const ONLY_EIRS: [&str; 3] = ["header16-", "masks16-2", "masks32-"];
 
-/// What differs, and by how much: lossy WebP, JPEG in TIFF and odd scales of grey by the rounding of two decoders; grey
-/// with 16 bits, which Pillow clips to white where EIRS keeps the high byte, at any value.
+/// What differs, and by how much: lossy WebP, JPEG in TIFF and odd scales of grey by the rounding
+/// of two decoders; grey with 16 bits, which Pillow clips to white where EIRS keeps the high byte,
+/// at any value.
 const DIFFERENT: [(&str, u8); 5] =
     [("lossy-", 6), ("rgb-jpeg.tif", 1), ("l-jpeg.tif", 1), ("few.pgm", 1), ("bits16-colour0", 255)];
 

@@ -54,8 +54,9 @@ impl Bench {
     pub(super) fn new(model: Model, images: Vec<ImageFile>, less: u64) -> anyhow::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
         let root = tempfile::Builder::new().prefix("eirs-bench-").tempdir()?;
-        // Five minutes long ext4 passes over each inode that was freed, one at a time: beside many deleted files a new one
-        // costs a millisecond. The flag has it lay the folders far apart, each where nothing was deleted lately.
+        // Five minutes long ext4 passes over each inode that was freed, one at a time: beside many
+        // deleted files a new one costs a millisecond. The flag has it lay the folders far apart,
+        // each where nothing was deleted lately.
         let _other_file_system =
             std::fs::File::open(root.path()).map(|folder| ioctl_setflags(folder, IFlags::TOPDIR));
         Ok(Self { model, images, less, threads, root })
@@ -188,7 +189,8 @@ impl Bench {
         complete(load::run(options, Arc::new(())).await?)
     }
 
-    /// The service itself: uploads of 50 KB that are all different, through the durable queue, to a classifier that does nothing.
+    /// The service itself: uploads of 50 KB that are all different, through the durable queue, to a
+    /// classifier that does nothing.
     async fn noop(&mut self, board: &mut Board) -> anyhow::Result<()> {
         board.table("Nothing to classify: 50 KB uploads through the durable queue, 32 connections");
         let folder = self.folder()?;
@@ -248,7 +250,8 @@ impl Bench {
         service.stop().await
     }
 
-    /// From an upload after a quiet time to the process of a worker, with the usual tick, which is too rare to help.
+    /// From an upload after a quiet time to the process of a worker, with the usual tick, which is
+    /// too rare to help.
     async fn doorbell(&mut self, board: &mut Board) -> anyhow::Result<()> {
         board.table("The doorbell: from the first upload after a quiet time to the worker's process");
         let folder = self.folder()?;
@@ -325,7 +328,8 @@ impl Bench {
         service.stop().await
     }
 
-    /// Whether the queue becomes slower as it becomes longer: a feeder keeps it at a length while a worker takes from it.
+    /// Whether the queue becomes slower as it becomes longer: a feeder keeps it at a length while a
+    /// worker takes from it.
     async fn growth(&mut self, board: &mut Board) -> anyhow::Result<()> {
         board.table("Growth: jobs done at a backlog");
         let mut rates = Vec::new();

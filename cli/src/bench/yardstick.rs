@@ -12,7 +12,8 @@ use tokio::process::Command;
 pub(super) const SCRIPT: &str = include_str!("python_loop.py");
 pub(super) const PACKAGES: [&str; 3] = ["onnxruntime==1.32.0", "pillow", "numpy"];
 
-/// Images in a second of the Python loop on so many processes; an error says why there is none.
+/// Images per second of the Python loop on a number of processes; an error says why it could not
+/// run.
 pub(super) async fn python_loop(
     model: &Path,
     images: &Path,

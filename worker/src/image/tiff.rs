@@ -1,6 +1,6 @@
-//! TIFF, by the decoder of the `image` crate (0.25.10). It refuses palettes, grey of 2 and 4 bits and
-//! grey with alpha, and rounds inks in its own way: these are read here, as numbers of the `tiff`
-//! crate.
+//! TIFF, by the decoder of the `image` crate (0.25.10). It refuses palettes, grey of 2 and 4 bits
+//! and grey with alpha, and rounds inks in its own way: these are read here, as numbers of the
+//! `tiff` crate.
 
 use std::{borrow::Cow, io::Cursor};
 
@@ -82,8 +82,8 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     Ok(())
 }
 
-/// The file, and what its numbers mean. One with a palette is given as one of grey, whose numbers are
-/// the indices, and grey in which zero is white as the other one: `tiff` refuses these.
+/// The file, and what its numbers mean. One with a palette is given as one of grey, whose numbers
+/// are the indices, and grey in which zero is white as the other one: `tiff` refuses these.
 fn as_grey(file: &[u8]) -> (Cow<'_, [u8]>, u16) {
     let is_little = file.starts_with(b"II");
     let number = |at: usize, length: usize| -> Option<u64> {
@@ -112,7 +112,8 @@ fn as_grey(file: &[u8]) -> (Cow<'_, [u8]>, u16) {
     (Cow::Owned(copy), meaning)
 }
 
-/// What decoding takes beside the pixels: the numbers, of so many bytes a pixel, and buffers as large.
+/// What decoding takes beside the pixels: the numbers, of so many bytes a pixel, and buffers as
+/// large.
 fn beside((width, height): (u32, u32), bytes: u64) -> u64 {
     (u64::from(width) * u64::from(height)).saturating_mul(2 * bytes)
 }

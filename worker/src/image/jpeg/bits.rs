@@ -29,8 +29,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The code with so many symbols of each length from 1 to 16. The values of a table for DC are
-    /// bit counts.
+    /// The code with these numbers of symbols of each length from 1 to 16. The values of a table
+    /// for DC are bit counts.
     pub(super) fn new(counts: &[u8; 16], listed: &[u8], is_dc: bool) -> Result<Self, Refusal> {
         let bad = || Refusal::Damaged("a Huffman table is invalid");
         if is_dc && listed.iter().any(|symbol| *symbol > 15) {

@@ -3,8 +3,8 @@
 import { count, plural } from "./words.js";
 
 /** What the workers read; a browser that does not know an ending names no type. */
-const TYPES = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/vnd.microsoft.icon", "image/x-icon"];
-const ENDINGS = /\.(jpe?g|jpe|jfif|a?png|webp|gif|bmp|dib|tiff?|ico|p[bgpn]m|pam|qoi)$/i;
+const TYPES = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/vnd.microsoft.icon", "image/x-icon", "image/heic", "image/heif", "image/avif"];
+const ENDINGS = /\.(jpe?g|jpe|jfif|a?png|webp|gif|bmp|dib|tiff?|ico|p[bgpn]m|pam|qoi|hei[cf]|hif|avif)$/i;
 /** What systems leave in folders for themselves. */
 const HIDDEN = /^(\..*|thumbs\.db|desktop\.ini|__macosx)$/i;
 /** `2.jpg` comes before `10.jpg`. */

@@ -14,7 +14,7 @@ CARGO_DEB_VERSION = 3.8.0
 CARGO_DEB = $(CACHE)/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
 
 .DEFAULT_GOAL := help
-.PHONY: help run build onnxruntime install uninstall package package-built cargo-deb test lint soak bench bench-aws model-figures clean
+.PHONY: help run build onnxruntime install uninstall package package-built cargo-deb test lint soak fuzz bench bench-aws model-figures clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -62,6 +62,10 @@ lint: ## formatting, lints, unused dependencies, spelling, licences
 soak: ## kill everything every few seconds for 50,000 uploads at full speed: nothing is lost
 	$(CARGO) build --release --workspace --locked $(FEATURES)
 	timeout 1800 $(CARGO) test --release -p eirs --locked $(FEATURES) --test service kills::fifty_thousand -- --include-ignored --nocapture
+
+# Needs cargo-fuzz (`cargo install --locked cargo-fuzz`). The sanitizer of addresses needs a nightly compiler, and this code has next to no `unsafe`.
+fuzz: ## drive a parser with random input: make fuzz TARGET=form SECONDS=60 (targets: see fuzz/README.md)
+	cd fuzz && $(CARGO) fuzz run --sanitizer none $(TARGET) -- -max_total_time=$(or $(SECONDS),60) -timeout=10 -rss_limit_mb=2048
 
 bench: build onnxruntime ## measure this machine (MODEL=, LABELS=, IMAGES= for other data; ONLY=bare,noop,... for a part)
 	@target_dir=$$($(CARGO) metadata --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/'); \

@@ -98,6 +98,12 @@ impl Room {
         }))
     }
 
+    /// The memory and the disk that are free.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn free(&self) -> (u64, u64) {
+        (self.memory.0.load(Ordering::Relaxed), self.disk.0.load(Ordering::Relaxed))
+    }
+
     /// None of the memory yet, for something else that grows with what arrives.
     pub(crate) fn memory(&self) -> Taken {
         Taken::none(&self.memory)
@@ -244,10 +250,6 @@ mod tests {
         (folder, room)
     }
 
-    fn free(room: &Room) -> (u64, u64) {
-        (room.memory.0.load(Ordering::Relaxed), room.disk.0.load(Ordering::Relaxed))
-    }
-
     fn wait<T>(work: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
     }
@@ -268,7 +270,7 @@ mod tests {
                 held.whole().read(async |pieces| Ok(pieces.joined())).await.unwrap()
             });
             prop_assert_eq!(&read[..], &chunks.concat()[..]);
-            prop_assert_eq!(free(&room), (memory, 1 << 20));
+            prop_assert_eq!(room.free(), (memory, 1 << 20));
         }
     }
 
@@ -288,7 +290,7 @@ mod tests {
             small.add(vec![7; 500].into()).await.unwrap();
             assert!(small.spooled.is_none());
         });
-        assert_eq!(free(&room), (1 << 20, 1 << 30));
+        assert_eq!(room.free(), (1 << 20, 1 << 30));
     }
 
     #[test]
@@ -300,6 +302,6 @@ mod tests {
             let error = held.add(vec![7; 4000].into()).await.unwrap_err();
             assert!(error.to_string().contains("web.upload_disk"), "{error}");
         });
-        assert_eq!(free(&room), (0, 5000));
+        assert_eq!(room.free(), (0, 5000));
     }
 }

@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""How honest `Retry-After` is: what uploads and polls are told, over what it really took, with real processes.
+
+    cargo build --release && testing/eta/run.py
+
+Clients upload with `?wait=0`, come back when they were told to, and so on until the label is there. Each announcement counts. It is right
+where it is between 0.8 and 1.5 of the time that remained; `within 1 s` also counts those that are wrong by less than the second in which
+`Retry-After` is told.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+RIGHT = (0.8, 1.5)
+
+
+def picture(number):
+    """A BMP of one pixel, unlike that of any other number."""
+    pixel = struct.pack("<I", number)
+    head = b"BM" + struct.pack("<IIIIiiHHIIiiII", 58, 0, 54, 40, 1, 1, 1, 24, 0, 0, 0, 0, 0, 0)
+    return head + pixel
+
+
+class Service:
+    """A web server and so many workers, whose jobs take so long."""
+
+    def __init__(self, binaries, service_s, workers, controller):
+        self.folder = tempfile.mkdtemp(prefix="eirs-eta-")
+        command = json.dumps(["sh", "-c", f"sleep {service_s}; echo cat", "sh"])
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("EIRS_")} | {
+            "EIRS_LOCAL__STATE": self.folder + "/state",
+            "EIRS_WEB__ADMIN_LISTEN": "127.0.0.1:0",
+            "EIRS_WEB__ADDRESS_FILE": self.folder + "/address",
+            "EIRS_WORKER__THREADS": "1",
+            "EIRS_MODELS__DEFAULT__CLASSIFIER": "script",
+            "EIRS_MODELS__DEFAULT__COMMAND": command,
+            "EIRS_QUEUE__VISIBILITY": "120s",
+        }
+        self.binaries, self.processes = binaries, []
+        self.start("eirs-web", "--listen", "127.0.0.1:0")
+        address = pathlib.Path(self.folder) / "address"
+        while not address.exists() or not address.read_text():
+            if self.processes[0].poll() is not None:
+                sys.exit(open(self.folder + "/log").read())
+            time.sleep(0.02)
+        self.host, self.port = address.read_text().rsplit(":", 1)
+        if controller:
+            policies = pathlib.Path(self.folder) / "policies"
+            policies.mkdir()
+            (policies / "default.toml").write_text(
+                f'[pool]\nmodel = "default"\nmin = 0\nmax = {workers}\n[[rule]]\nkind = "backlog"\nper_instance = 1\n'
+                '[instance]\nbilling_minimum = "0s"\n[scale_in]\nidle = "5s"\nwindow = "5s"\n'
+            )
+            self.start("eirs-controller", "--policies", str(policies))
+        else:
+            for _ in range(workers):
+                self.start("eirs-worker")
+
+    def start(self, program, *arguments):
+        log = open(self.folder + "/log", "a")
+        command = [self.binaries / program, *arguments]
+        self.processes.append(subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log))
+
+    def close(self):
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ask(self, method, path, body=None):
+        connection = http.client.HTTPConnection(self.host, int(self.port), timeout=60)
+        headers = {"Accept": "application/json", **({"Content-Type": "image/bmp"} if body else {})}
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        return answer.status, answer.headers, json.loads(text)
+
+
+class Client(threading.Thread):
+    """Uploads one image at its time and comes back as it is told."""
+
+    def __init__(self, service, number, at):
+        super().__init__(daemon=True)
+        self.service, self.number, self.at = service, number, at
+        self.said, self.ended = [], None
+
+    def run(self):
+        time.sleep(max(self.at - time.monotonic(), 0))
+        began = time.monotonic()
+        status, headers, answer = self.service.ask("POST", "/upload?wait=0", picture(self.number))
+        while status == 202:
+            announced = int(headers["Retry-After"])
+            self.said.append((time.monotonic(), announced))
+            time.sleep(announced)
+            status, headers, answer = self.service.ask("GET", answer["location"])
+        if status == 200:
+            timings = answer["timings_ms"]
+            self.ended = began + (timings["queued"] + timings["classify"]) / 1e3
+
+    def ratios(self):
+        for at, announced in self.said:
+            remaining = self.ended - at
+            if remaining > 0:
+                yield announced, remaining
+
+
+def measure(service, number, count, spread_s):
+    began = time.monotonic() + 0.2
+    clients = [Client(service, number + n, began + spread_s * n) for n in range(count)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(600)
+    lost = [client for client in clients if client.ended is None]
+    if lost:
+        print(f"  {len(lost)} got no result")
+    pairs = [pair for client in clients if client.ended for pair in client.ratios()]
+    rising = sum(
+        1 for client in clients for (t, a), (u, b) in zip(client.said, client.said[1:]) if u + b > t + a + max(1.0, 0.5 * a)
+    )
+    return pairs, rising
+
+
+def show(what, pairs, rising):
+    right = sum(RIGHT[0] <= announced / remaining <= RIGHT[1] for announced, remaining in pairs)
+    near = sum(
+        RIGHT[0] <= announced / remaining <= RIGHT[1] or abs(announced - remaining) <= 1 for announced, remaining in pairs
+    )
+    whole = [pair for pair in pairs if pair[1] >= 1]
+    right_whole = sum(RIGHT[0] <= announced / remaining <= RIGHT[1] for announced, remaining in whole)
+    count = max(len(pairs), 1)
+    print(
+        f"{what:<42} {len(pairs):>4} announcements, right {100 * right / count:3.0f} %, within 1 s {100 * near / count:3.0f} %, "
+        f"of those with a second or more {100 * right_whole / max(len(whole), 1):3.0f} %, later than promised {rising}",
+        flush=True,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binaries", type=pathlib.Path, default=ROOT / "target/release")
+    parser.add_argument("--service", default="0.05,1,5", help="seconds that jobs take")
+    parser.add_argument("--workers", default="1,3")
+    arguments = parser.parse_args()
+    number = 1
+    for service_s in map(float, arguments.service.split(",")):
+        for workers in map(int, arguments.workers.split(",")):
+            for controller in (False, True):
+                service = Service(arguments.binaries, service_s, workers, controller)
+                try:
+                    count = min(max(int(workers * 12 / service_s), 8), 200)
+                    who = f"{service_s} s, {workers} workers{', from zero' if controller else ''}"
+                    for state in ("cold", "warm"):
+                        pairs, rising = measure(service, number, count, 0)
+                        show(f"{who}, {state}, at once", pairs, rising)
+                        number += count
+                    pairs, rising = measure(service, number, count, service_s / workers * 0.8)
+                    show(f"{who}, steadily", pairs, rising)
+                    number += count
+                finally:
+                    service.close()
+
+
+if __name__ == "__main__":
+    main()

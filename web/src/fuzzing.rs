@@ -1,0 +1,29 @@
+//! What `fuzz/` drives, and nobody else: it is there only with `--cfg fuzzing`, as cargo-fuzz builds.
+
+use poem::http::HeaderMap;
+
+use crate::upload::reading::{headers, packed, pieces, read};
+
+/// A form, the first bytes of which say into what pieces it is cut. It must hold the same, whole and in pieces.
+pub fn form(data: &[u8]) {
+    let Some((cuts, body)) = data.split_at_checked(4) else { return };
+    let is_mixed = cuts[3] & 1 == 1;
+    let (body, encoding) = match cuts[3] >> 1 & 3 {
+        0 => (body.to_vec(), None),
+        1 => (packed(body), Some("gzip")),
+        2 => (body.to_vec(), Some("gzip")),
+        _ => (body.to_vec(), Some("deflate")),
+    };
+    let headers = headers(is_mixed, encoding);
+    let (cut, whole) = (read(&headers, pieces(&body, &cuts[..3])), read(&headers, pieces(&body, &[])));
+    // Of a stream that is damaged, more can be unpacked where it comes in smaller pieces.
+    let is_damaged = cuts[3] >> 1 & 3 > 1;
+    assert!(is_damaged || cut == whole, "{cut:?}, and as a whole {whole:?}");
+}
+
+/// A bare body, in the same way.
+pub fn bare(data: &[u8]) {
+    let Some((cuts, body)) = data.split_at_checked(3) else { return };
+    let headers = HeaderMap::new();
+    assert_eq!(read(&headers, pieces(body, cuts)), read(&headers, pieces(body, &[])));
+}

@@ -45,6 +45,10 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 const RESPONSE_RETENTION: Duration = Duration::from_secs(3600);
 /// A report that is older says nothing about now.
 const EVENT_RETENTION: Duration = Duration::from_secs(600);
+/// Who takes no event of the webhook for so long does not want it any more.
+const WEBHOOK_RETENTION: Duration = Duration::from_secs(4 * 24 * 3600);
+/// Longer than a receiver may take to answer; whoever waits longer renews the lease.
+const WEBHOOK_VISIBILITY: Duration = Duration::from_secs(60);
 /// The longest that SQS knows.
 const DEAD_LETTER_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Workers give a job up themselves, with a result and an answer, and know what the queue does not: deliveries of jobs that were
@@ -221,6 +225,11 @@ impl Backend {
         self.queue(EVENTS, events_options(&self.queue_settings)).await
     }
 
+    /// What the webhook still has to send.
+    pub async fn webhook(&self) -> Result<SharedQueue> {
+        self.queue(WEBHOOK, webhook_options()).await
+    }
+
     /// Every queue there is, for `eirs check` and `eirs cleanup`.
     pub async fn queue_names(&self) -> Result<Vec<String>> {
         match &self.queues {
@@ -265,6 +274,8 @@ const CLAIM: &str = "control/claim.json";
 
 /// The queue of the reports.
 pub const EVENTS: &str = "events";
+/// The queue of what the webhook sends. It is there where the settings name a receiver.
+pub const WEBHOOK: &str = "webhook";
 
 /// What a request queue is made with, and its dead letters, ...
 pub fn requests_options(settings: &settings::Queue, model: &str) -> QueueOptions {
@@ -288,6 +299,11 @@ pub fn responses_options(settings: &settings::Queue) -> QueueOptions {
 /// ... and of reports.
 pub fn events_options(settings: &settings::Queue) -> QueueOptions {
     QueueOptions { retention: EVENT_RETENTION, ..plain(settings) }
+}
+
+/// What the list of the webhook is made with.
+pub fn webhook_options() -> QueueOptions {
+    QueueOptions { visibility: WEBHOOK_VISIBILITY, retention: WEBHOOK_RETENTION, dead_letters: None }
 }
 
 fn plain(settings: &settings::Queue) -> QueueOptions {

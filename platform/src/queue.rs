@@ -41,6 +41,12 @@ pub trait Queue: Debug + Send + Sync {
         self.send(vec![body]).await
     }
 
+    /// The same for one of several clients who share the queue. Where the queue keeps them apart, as SQS does, what others send is not
+    /// held up by a client that sends very much; `client` is a text of at most 128 letters and digits. Others ignore it.
+    async fn send_for(&self, _client: &str, body: Bytes, staged: Staged) -> Result<()> {
+        self.send_with(body, staged).await
+    }
+
     /// Leases up to `max` visible messages, the oldest first as far as the queue knows, waiting up to `wait` for the first one; an empty answer is no error.
     ///
     /// Let it end: a receive whose future is dropped may strand what it had received for a visibility time-out.

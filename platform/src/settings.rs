@@ -30,7 +30,7 @@ pub use mistyped::nearest;
 pub use model::{Alpha, Channels, Classifier, Engine, Layout, Model, Protocol, ResizeMode, labels_beside};
 pub use setup::{CpuCredits, Os, Setup};
 pub use simulate::Simulate;
-pub use web::{Audience, Tls, Web, is_rate};
+pub use web::{Audience, Tls, Web, Webhook, is_rate};
 
 /// The exit code of every EIRS program for a bad configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_BAD_SETTINGS: u8 = 78;

@@ -13,7 +13,7 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
-pub use self::otlp::{Traces, complaint};
+pub use self::otlp::{Traces, complaint, trusted_certificates};
 use crate::{
     settings::{LogFormat, Telemetry},
     trace,

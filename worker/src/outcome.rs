@@ -78,7 +78,14 @@ pub(crate) async fn stored(worker: &Worker, job: &Job) -> Result<Option<Bytes>> 
 /// Stores the result, once; answers what is stored then, and all workers that had the job tell that one.
 pub(crate) async fn commit(worker: &Worker, job: &Job, reply: &Reply) -> Result<Bytes> {
     note(worker, reply.at).await?;
-    results::put(&*worker.results, reply, job.fresh).await
+    let stored = results::put(&*worker.results, reply, job.fresh).await?;
+    // A job that was given up for want of its image says so.
+    if reply.is_final() && !worker.images.exists(&job.id.image_key()).await? {
+        // It was erased meanwhile, by any web host: first the image and then the results, so that either that host saw this result
+        // or we see that there is no image.
+        worker.results.delete(&job.id.result_key(&reply.model, &reply.version)).await?;
+    }
+    Ok(stored)
 }
 
 /// Stores the result, sends the reply and acks the job in one transaction; `false` where that cannot be, and nothing has been done.
@@ -87,7 +94,9 @@ pub(crate) async fn end(worker: &Worker, job: &Job, reply: &Reply, receipt: &Rec
     let replies = worker.response_queue(&job.reply_to).await?;
     let key = job.id.result_key(&job.model, &reply.version);
     let result = job::encode(reply);
-    let ending = Ending { results: &worker.results, key: &key, result, replies: &replies, receipt };
+    let image = job.id.image_key();
+    let ending =
+        Ending { results: &worker.results, key: &key, result, image: &image, replies: &replies, receipt };
     worker.requests.end(&ending).await
 }
 

@@ -15,6 +15,9 @@ pub struct Ending<'a> {
     pub key: &'a str,
     /// ... and the result.
     pub result: Bytes,
+    /// The key of the image. Where it is not in the database any more, it may have been erased: that is for the caller to say, and
+    /// nothing is done.
+    pub image: &'a str,
     /// The queue that is told the result.
     pub replies: &'a SharedQueue,
     /// The job.

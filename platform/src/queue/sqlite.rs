@@ -329,8 +329,11 @@ impl Queue for SqliteQueue {
         }
         let (jobs, now, sent_at) = (self.table, self.now().now, self.clock.now().timestamp_millis());
         let (key, result, receipt) = (ending.key.to_owned(), ending.result.clone(), ending.receipt.clone());
+        let image = ending.image.to_owned();
         let end = move |batch: &mut Batch<'_>| {
-            if !index::enter_result(batch, &key, &result, sent_at)? {
+            if !index::has_image(batch.reader(), &image)?
+                || !index::enter_result(batch, &key, &result, sent_at)?
+            {
                 // Somebody else was quicker, and which one counts is for the caller to say.
                 return Ok(false);
             }

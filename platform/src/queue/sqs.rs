@@ -36,6 +36,7 @@ pub use self::manage::Difference;
 use super::{Delivery, Depth, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{
     aws::{self, Service},
+    blobs::Staged,
     error::{Error, Result},
     settings::Aws,
 };
@@ -186,6 +187,11 @@ fn entry_failed(what: String, failed: &BatchResultErrorEntry) -> Error {
 impl Queue for SqsQueue {
     async fn send(&self, bodies: Vec<Bytes>) -> Result<()> {
         self.sends.add(bodies.iter().map(|body| body::to_text(body))).await
+    }
+
+    async fn send_for(&self, client: &str, body: Bytes, staged: Staged) -> Result<()> {
+        staged.enter().await?;
+        self.sends.add_for(Some(client), [body::to_text(&body)]).await
     }
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {

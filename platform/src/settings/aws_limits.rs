@@ -284,6 +284,7 @@ mod tests {
             crate::backend::dead_letters_options(&settings.queue),
             crate::backend::responses_options(&settings.queue),
             crate::backend::events_options(&settings.queue),
+            crate::backend::webhook_options(),
         ] {
             assert_eq!(seconds("retention", options.retention, RETENTION), None);
             assert_eq!(seconds("visibility", options.visibility, [Duration::ZERO, LONGEST_VISIBILITY]), None);

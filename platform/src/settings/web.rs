@@ -99,6 +99,8 @@ pub struct Web {
     pub max_backlog: u64,
     /// The most jobs of one address, or of one token, that wait for their answers; above it, its uploads are answered 503.
     pub max_backlog_per_client: usize,
+    /// `[web.webhook]`
+    pub webhook: Webhook,
     /// How many results are kept in memory.
     pub cached_results: usize,
     /// How long held requests may go on after a signal to stop; then they get their 202.
@@ -124,6 +126,40 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// The file of its private key, as PEM.
     pub key: Option<PathBuf>,
+}
+
+/// `[web.webhook]`: with both, each job that ends is sent there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Webhook {
+    /// Where to: one address of the operator's.
+    pub url: Option<String>,
+    /// The file of the keys that what is sent is signed with, one in a line.
+    pub key: Option<PathBuf>,
+    /// The most events that wait to be taken; further ones are dropped.
+    pub max_waiting: u64,
+}
+
+impl Default for Webhook {
+    fn default() -> Self {
+        Self { url: None, key: None, max_waiting: 100_000 }
+    }
+}
+
+impl Webhook {
+    fn complaint(&self) -> Option<String> {
+        if self.url.is_some() != self.key.is_some() {
+            return Some("web.webhook: needs both, `url` and `key`".to_owned());
+        }
+        let url = self.url.as_deref()?;
+        let uri = url.parse::<ureq::http::Uri>().ok();
+        let is_address = uri.is_some_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+        });
+        (!is_address)
+            .then(|| "web.webhook.url: should be an address, like \"https://example.org/labels\"".to_owned())
+    }
 }
 
 impl Default for Web {
@@ -164,6 +200,7 @@ impl Default for Web {
             upload_deadline: Duration::from_secs(1800),
             max_backlog: 100_000,
             max_backlog_per_client: 25_000,
+            webhook: Webhook::default(),
             cached_results: 4096,
             drain_deadline: Duration::from_secs(20),
         }
@@ -225,7 +262,7 @@ impl Web {
                 \"https://example.org\", or \"*\""
             )
         });
-        broken.chain(origins).collect()
+        broken.chain(origins).chain(self.webhook.complaint()).collect()
     }
 }
 
@@ -317,6 +354,27 @@ mod tests {
                 said.contains("web.trusted_proxies: ") && said.contains(&format!("`{wrong}` is no network")),
                 "{said}"
             );
+        }
+    }
+
+    #[test]
+    fn a_webhook_is_an_address_and_a_key() {
+        let table = |text: &str| format!("[web.webhook]\n{text}");
+        let load = |text: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("eirs.toml");
+            std::fs::write(&file, table(text)).unwrap();
+            Layers::of(Some(Path::new(&file)), &[]).load().map_err(|complaints| complaints.0.join("\n"))
+        };
+        let web = load("url = \"https://example.org/labels\"\nkey = \"key\"").unwrap().web;
+        assert_eq!(web.webhook.url.as_deref(), Some("https://example.org/labels"));
+        for alone in ["url = \"https://example.org/\"", "key = \"key\""] {
+            let said = load(alone).unwrap_err();
+            assert!(said.contains("web.webhook: needs both, `url` and `key`"), "{said}");
+        }
+        for wrong in ["example.org/labels", "ftp://example.org/", "https://", "/labels", ""] {
+            let said = load(&format!("url = \"{wrong}\"\nkey = \"key\"")).unwrap_err();
+            assert!(said.contains("web.webhook.url: should be an address"), "{wrong}: {said}");
         }
     }
 

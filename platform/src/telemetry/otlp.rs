@@ -156,13 +156,17 @@ fn of_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 /// The authorities that this machine trusts.
 fn of_this_machine() -> Result<Vec<CertificateDer<'static>>, String> {
+    trusted_certificates().map_err(|why| format!("{why}, or {CERTIFICATE_VARIABLE} names a file of them"))
+}
+
+/// The authorities that this machine trusts, or those in the file that `SSL_CERT_FILE` names.
+pub fn trusted_certificates() -> Result<Vec<CertificateDer<'static>>, String> {
     let found = rustls_native_certs::load_native_certs();
     let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
     if found.certs.is_empty() {
         return Err(format!(
-            "this machine has no trusted certificates{why}, so that no collector can be trusted; \
-            install the package ca-certificates, or name a file of certificates in \
-            {CERTIFICATE_VARIABLE}"
+            "this machine has no trusted certificates{why}, so that no server can be trusted; install the package \
+             ca-certificates"
         ));
     }
     Ok(found.certs)

@@ -87,6 +87,11 @@ pub(super) fn find_image(connection: &Connection, key: &str) -> rusqlite::Result
         .optional()
 }
 
+/// Whether there is an image of this key.
+pub(crate) fn has_image(connection: &Connection, key: &str) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM images WHERE key = ?1")?.exists([key])
+}
+
 /// Enters an image; answers the place of the one that it replaces.
 pub(super) fn enter_image(
     batch: &mut Batch<'_>,

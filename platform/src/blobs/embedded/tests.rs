@@ -220,6 +220,7 @@ async fn end(
     let ending = Ending {
         results: stores.results(),
         key: "results/a",
+        image: "images/a",
         result: Bytes::copy_from_slice(result.as_bytes()),
         replies,
         receipt: &held.receipt,
@@ -236,10 +237,24 @@ async fn the_end_of_a_job_is_stored_told_and_acked_together_and_the_first_result
     let (queues, stores) = open(folder.path(), false).await;
     let jobs = jobs(&queues).await;
     let replies = queues.queue("replies", QueueOptions::default()).await.unwrap();
+    stores.images().put("images/a", "image".into()).await.unwrap();
     jobs.send(vec!["job".into(), "again".into()]).await.unwrap();
     assert_eq!(end(&stores, &jobs, &replies, "first").await, (true, "first".to_owned(), 1));
     assert_eq!(end(&stores, &jobs, &replies, "second").await, (false, String::new(), 1), "nothing is done");
     assert_eq!(stores.results().get("results/a").await.unwrap().unwrap(), "first");
+}
+
+#[tokio::test]
+async fn a_job_whose_image_was_erased_leaves_no_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, stores) = open(folder.path(), false).await;
+    let jobs = jobs(&queues).await;
+    let replies = queues.queue("replies", QueueOptions::default()).await.unwrap();
+    stores.images().put("images/a", "image".into()).await.unwrap();
+    jobs.send(vec!["job".into()]).await.unwrap();
+    stores.images().delete("images/a").await.unwrap();
+    assert_eq!(end(&stores, &jobs, &replies, "result").await, (false, String::new(), 1));
+    assert!(!stores.results().exists("results/a").await.unwrap());
 }
 
 #[tokio::test]

@@ -41,6 +41,8 @@ pub(super) struct Batcher {
 #[derive(Debug)]
 struct Entry {
     text: String,
+    /// Whose message it is, where several clients share the queue.
+    client: Option<String>,
     done: oneshot::Sender<Result<()>>,
 }
 
@@ -72,9 +74,18 @@ impl Batcher {
 
     /// Adds entries; answers how they went, by the first that failed if one did. What was added is done even if nobody waits for the answer.
     pub(super) async fn add(&self, texts: impl IntoIterator<Item = String>) -> Result<()> {
+        self.add_for(None, texts).await
+    }
+
+    /// The same, of this client.
+    pub(super) async fn add_for(
+        &self,
+        client: Option<&str>,
+        texts: impl IntoIterator<Item = String>,
+    ) -> Result<()> {
         let entry = |text| {
             let (done, answer) = oneshot::channel();
-            (Entry { text, done }, answer)
+            (Entry { text, client: client.map(str::to_owned), done }, answer)
         };
         let (entries, answers): (Vec<_>, Vec<_>) = texts.into_iter().map(entry).unzip();
         let ending = || Error::unavailable(self.what.clone(), "this process is ending");
@@ -132,7 +143,8 @@ impl Calls {
     async fn send(&self, batch: &[Entry]) -> Result<Vec<BatchResultErrorEntry>> {
         let entry = |(index, entry): (usize, &Entry)| {
             let built = SendMessageBatchRequestEntry::builder().id(index.to_string());
-            built.message_body(&entry.text).build()
+            // With it, a standard queue is a fair one ("Amazon SQS fair queues" in the developer guide).
+            built.message_body(&entry.text).set_message_group_id(entry.client.clone()).build()
         };
         let entries: Result<Vec<_>, _> = batch.iter().enumerate().map(entry).collect();
         let entries = entries.map_err(|error| Error::broken(self.what.clone(), error))?;

@@ -65,3 +65,5 @@ mod traces;
 mod uploads;
 #[path = "service/versions.rs"]
 mod versions;
+#[path = "service/webhook.rs"]
+mod webhook;

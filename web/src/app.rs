@@ -12,10 +12,11 @@ use crate::{
     access::Access,
     jobs::{Admission, Arrivals, Beside, Jobs, Reporter, ResponseQueue, replies},
     listen::Tls,
-    metrics::{DeadLetters, Metrics},
+    metrics::{Connections, DeadLetters, Metrics},
     operator::{Operator, live, ready},
     renewal,
     upload::Uploads,
+    webhook::{self, Webhook},
 };
 
 /// Everything that requests touch. One for each process.
@@ -27,6 +28,7 @@ pub struct App {
     pub(crate) metrics: Arc<Metrics>,
     responses: Arc<ResponseQueue>,
     reporter: Arc<Reporter>,
+    webhook: Option<Arc<Webhook>>,
     versions: Versions,
 }
 
@@ -40,6 +42,7 @@ impl App {
         draining: CancellationToken,
         tls: Option<Arc<Tls>>,
         versions: Versions,
+        webhook: Option<webhook::Door>,
     ) -> Result<Arc<Self>> {
         let mut requests = BTreeMap::new();
         for model in settings.models.keys() {
@@ -51,11 +54,16 @@ impl App {
         let admission = Admission::new(settings.web.max_backlog, settings.status_file(), clock.clone());
         let host = settings.web_host();
         let responses = Arc::new(ResponseQueue::open(backend, &host).await?);
+        let webhook = match webhook {
+            Some(door) => Some(Arc::new(Webhook::open(door, backend, metrics.clone(), clock.clone()).await?)),
+            None => None,
+        };
         let beside = Beside {
             responses: responses.clone(),
             arrivals: arrivals.clone(),
             admission: Arc::new(admission),
             metrics: metrics.clone(),
+            webhook: webhook.clone(),
             versions: versions.clone(),
             clock: clock.clone(),
         };
@@ -69,16 +77,17 @@ impl App {
             reporter: reporter.clone(),
             metrics: metrics.clone(),
             dead_letters,
+            webhook: webhook.clone(),
             disk: backend.room().cloned(),
             tls,
             live: live::Live::default(),
             reach: ready::Reach::default(),
         });
-        Ok(Arc::new(Self { jobs, uploads, operator, metrics, responses, reporter, versions }))
+        Ok(Arc::new(Self { jobs, uploads, operator, metrics, responses, reporter, webhook, versions }))
     }
 
     /// What runs beside the requests: the consumer of answers, the reports to the controller, the looks for those who watch, the
-    /// forgetting of jobs that nobody answers. Ends when `stop` is cancelled, and the response queue is closed.
+    /// webhook, the forgetting of jobs that nobody answers. Ends when `stop` is cancelled, and the response queue is closed.
     pub async fn run_background(self: Arc<Self>, stop: CancellationToken) {
         tokio::join!(
             replies::consume(&self.jobs, &stop),
@@ -86,9 +95,24 @@ impl App {
             self.reporter.keep(&stop),
             live::keep(&self.operator, &stop),
             self.jobs.forget_old(&stop),
-            self.versions.keep(&stop, || {})
+            self.versions.keep(&stop, || {}),
+            async {
+                if let Some(webhook) = &self.webhook {
+                    webhook.keep(&stop).await;
+                }
+            }
         );
         self.responses.close().await;
+    }
+
+    /// What reads the files of the webhook again when they change.
+    fn renewal(&self) -> Option<Box<dyn renewal::Renewal>> {
+        self.webhook.as_ref().map(|webhook| webhook.renewal())
+    }
+
+    /// The counters of the listener for uploads.
+    pub fn connections(&self) -> Connections {
+        self.metrics.connections.clone()
     }
 
     /// Held requests get their 202 now.
@@ -107,9 +131,10 @@ impl App {
     }
 }
 
-/// Reads changed files of tokens and certificates, until it is dropped.
-pub async fn keep_renewed(access: Arc<Access>, tls: Option<Arc<Tls>>, lifecycle: Lifecycle) {
-    let renewals = access.renewal().into_iter().chain(tls.map(|tls| tls.renewal())).collect();
+/// Reads changed files of tokens, certificates and keys, until it is dropped.
+pub async fn keep_renewed(app: Arc<App>, access: Arc<Access>, tls: Option<Arc<Tls>>, lifecycle: Lifecycle) {
+    let files = access.renewal().into_iter().chain(tls.map(|tls| tls.renewal()));
+    let renewals = files.chain(app.renewal()).collect();
     let sweep = access.counts_addresses().then_some(|| access.sweep());
     renewal::keep(renewals, sweep, lifecycle).await;
 }

@@ -5,7 +5,7 @@
 
 mod admission;
 mod arrivals;
-mod eta;
+pub(crate) mod eta;
 mod lost;
 pub(crate) mod replies;
 mod response_queue;
@@ -44,6 +44,7 @@ use crate::{
     metrics::Metrics,
     problem::Problem,
     spool::Whole,
+    webhook::Webhook,
 };
 
 /// An image for a model.
@@ -69,6 +70,7 @@ pub(crate) struct Beside {
     pub(crate) arrivals: Arc<Arrivals>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) webhook: Option<Arc<Webhook>>,
     pub(crate) versions: Versions,
     pub(crate) clock: SharedClock,
 }
@@ -138,6 +140,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Admitted {
     announced: Announced,
     counted: Option<Counted>,
+    /// Whose it is, as the queue is told.
+    client: String,
 }
 
 /// What was done with an image.
@@ -238,14 +242,14 @@ impl Jobs {
     }
 
     /// After how many seconds the answer to a job will be there.
-    pub(crate) async fn retry_after_s(&self, key: &Key) -> u64 {
+    pub(crate) async fn eta_s(&self, key: &Key) -> f64 {
         let (_, model) = key;
         if let Some(queue) = self.requests.get(model) {
             self.beside.admission.refresh(model, queue).await;
         }
         let mut in_flight = self.lock();
         let announced = in_flight.get_mut(key).map(|job| &mut job.announced);
-        self.beside.admission.retry_after_s(model, announced)
+        self.beside.admission.eta_s(model, announced)
     }
 
     /// Has a job of this client admitted.
@@ -258,11 +262,13 @@ impl Jobs {
         self.beside.admission.refresh(model, queue).await;
         let counted = client.map(Allowance::job).transpose();
         let counted = counted.map_err(|who| {
-            let retry_after_s = self.beside.admission.retry_after_s(model, None).div_ceil(10);
+            // When a tenth of what it has sent will be done.
+            let retry_after_s = (self.beside.admission.eta_s(model, None) / 10.0).ceil().max(1.0) as u64;
             Problem::backlog_of_client(who, retry_after_s)
         })?;
         let announced = self.beside.admission.admit(model).map_err(Problem::backlog_full)?;
-        Ok(Admitted { announced, counted })
+        let client = client.map_or_else(|| "nobody".to_owned(), Allowance::client);
+        Ok(Admitted { announced, counted, client })
     }
 
     /// Stores an image and sends a job for it that was admitted, unless somebody else has just done so.
@@ -309,11 +315,11 @@ impl Jobs {
                 ticket
             }
         };
-        let (jobs, scope) = (self.clone(), scope.clone());
+        let (jobs, scope, client) = (self.clone(), scope.clone(), admitted.client);
         tokio::spawn(async move {
             scope
                 .run(async {
-                    let sent = jobs.store_and_send(image, &key, fresh, &scope).await;
+                    let sent = jobs.store_and_send(image, &key, fresh, client, &scope).await;
                     jobs.sent(&key, sent);
                 })
                 .await;
@@ -321,7 +327,14 @@ impl Jobs {
         ticket
     }
 
-    async fn store_and_send(&self, image: Image, key: &Key, fresh: bool, scope: &Scope) -> Result<()> {
+    async fn store_and_send(
+        &self,
+        image: Image,
+        key: &Key,
+        fresh: bool,
+        client: String,
+        scope: &Scope,
+    ) -> Result<()> {
         let (id, model) = key;
         let queue =
             self.requests.get(model).ok_or_else(|| Error::broken("sending", format!("no model {model}")))?;
@@ -349,7 +362,7 @@ impl Jobs {
             fresh,
             trace: Some(sending.context().clone()),
         };
-        sending.run(queue.send_with(job::encode(&job), stored)).await?;
+        sending.run(queue.send_for(&client, job::encode(&job), stored)).await?;
         // Counted when it can be seen in the queue: the controller looks there as soon as the doorbell rings.
         self.beside.arrivals.count(model);
         Ok(())

@@ -6,6 +6,8 @@
 //! may, and under it `listen.rs`, the connections.
 
 mod arguments;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 mod app;
 mod routes;
@@ -14,6 +16,7 @@ mod spool;
 mod upload;
 
 mod jobs;
+pub mod webhook;
 
 mod access;
 pub mod listen;
@@ -28,4 +31,5 @@ pub use access::Access;
 pub use app::{App, keep_renewed};
 pub use arguments::Arguments;
 pub use listen::{Admin, Tls, tls};
+pub use metrics::Connections;
 pub use routes::{admin_routes, routes};

@@ -17,7 +17,7 @@ use eirs_platform::{
 use eirs_web::{
     Access, Admin, App, Arguments, Tls, admin_routes, keep_renewed,
     listen::{self, Limits, Server},
-    routes, tls,
+    routes, tls, webhook,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -87,14 +87,18 @@ fn say(sentence: &impl std::fmt::Display) {
 struct Door {
     access: Arc<Access>,
     tls: Option<Arc<Tls>>,
+    webhook: Option<webhook::Door>,
 }
 
 impl Door {
     /// Reads them, or says everything that is wrong.
     fn new(settings: &Settings) -> Result<Self, BadSettings> {
-        match (Access::new(&settings.web), Tls::new(&settings.web.tls)) {
-            (Ok(access), Ok(tls)) => Ok(Self { access, tls }),
-            (access, tls) => Err(BadSettings(access.err().into_iter().chain(tls.err()).collect())),
+        let web = &settings.web;
+        match (Access::new(web), Tls::new(&web.tls), webhook::check(&web.webhook)) {
+            (Ok(access), Ok(tls), Ok(webhook)) => Ok(Self { access, tls, webhook }),
+            (access, tls, webhook) => {
+                Err(BadSettings([access.err(), tls.err(), webhook.err()].into_iter().flatten().collect()))
+            }
         }
     }
 }
@@ -141,7 +145,7 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
         tokio::task::spawn_blocking(move || Versions::new(&settings, Some(layers), clock)).await?
     };
     let draining = lifecycle.drain().clone();
-    let app = App::new(settings, &backend, clock, draining, door.tls.clone(), versions).await?;
+    let app = App::new(settings, &backend, clock, draining, door.tls.clone(), versions, door.webhook).await?;
     let background_stop = CancellationToken::new();
     let background = tokio::spawn(app.clone().run_background(background_stop.clone()));
     let expiring = tokio::spawn({
@@ -169,13 +173,15 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
         move || format!("{address}: {}", app.summary())
     });
 
-    let renewed = tokio::spawn(keep_renewed(door.access.clone(), door.tls.clone(), lifecycle.clone()));
+    let renewed =
+        tokio::spawn(keep_renewed(app.clone(), door.access.clone(), door.tls.clone(), lifecycle.clone()));
     let admin_stop = CancellationToken::new();
     let limits = Limits::of(&web, files);
     let admin = admin.map(|admin| admin.serve(admin_routes(&app), limits.clone(), admin_stop.clone()));
     let routes = routes(&app, door.access);
+    let counts = app.connections();
+    let server = Server { name: "the listener for uploads", listener, tls: door.tls, limits, counts, routes };
     let stop_accepting = drain(app, lifecycle, deadline);
-    let server = Server { name: "the listener for uploads", listener, tls: door.tls, limits, routes };
     server.run(stop_accepting, cut_off).await?;
     renewed.abort();
     background_stop.cancel();

@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod classic;
+mod connections;
 mod dead_letters;
 #[cfg(test)]
 mod documents;
@@ -32,7 +33,13 @@ use prometheus_client::{
 use serde_json::Value;
 
 use self::catalogue::{Class, Kind, Label, Metric, TurnedAway};
-pub(crate) use self::{catalogue::Answered, classic::classic, dead_letters::DeadLetters};
+pub use self::connections::Connections;
+pub(crate) use self::{
+    catalogue::{Answered, Webhook},
+    classic::classic,
+    connections::{Closed, NotAccepted},
+    dead_letters::DeadLetters,
+};
 
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -51,6 +58,9 @@ pub(crate) struct Metrics {
     pub(crate) in_hand: Gauge,
     pub(crate) waiting: Gauge,
     http_responses: Family<ClassLabels, Counter>,
+    webhook: Family<WebhookLabels, Counter>,
+    /// Of the listener for uploads.
+    pub(crate) connections: Connections,
     seen: Arc<Seen>,
 }
 
@@ -67,6 +77,11 @@ struct ClassLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TurnedAwayLabels {
     why: TurnedAway,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WebhookLabels {
+    outcome: Webhook,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,6 +111,8 @@ impl Metrics {
             in_hand: Gauge::default(),
             waiting: Gauge::default(),
             http_responses: Family::default(),
+            webhook: Family::default(),
+            connections: Connections::new(),
             seen: Arc::default(),
         };
         // Series that are there from the start, at zero, are easier to reckon with than some that come.
@@ -107,6 +124,9 @@ impl Metrics {
         }
         for why in TurnedAway::ALL {
             drop(metrics.turned_away.get_or_create(&TurnedAwayLabels { why: *why }));
+        }
+        for outcome in Webhook::ALL {
+            drop(metrics.webhook.get_or_create(&WebhookLabels { outcome: *outcome }));
         }
         for model in models {
             let labels = ModelLabels { model: model.to_owned() };
@@ -134,6 +154,10 @@ impl Metrics {
                 Metric::JobsWaiting => self.add(*metric, self.waiting.clone()),
                 Metric::HttpResponses => self.add(*metric, self.http_responses.clone()),
                 Metric::RequestsTurnedAway => self.add(*metric, self.turned_away.clone()),
+                Metric::Connections => self.add(*metric, self.connections.open.clone()),
+                Metric::ConnectionsRefused => self.add(*metric, self.connections.refused.clone()),
+                Metric::ConnectionsClosed => self.add(*metric, self.connections.closed.clone()),
+                Metric::WebhookEvents => self.add(*metric, self.webhook.clone()),
                 other => collected.push(*other),
             }
         }
@@ -170,6 +194,11 @@ impl Metrics {
         self.service_seconds.get_or_create(&labels).observe(service_ms / 1e3);
     }
 
+    /// So many events of the webhook were taken or dropped, or a request was not taken.
+    pub(crate) fn webhook(&self, outcome: Webhook, count: u64) {
+        self.webhook.get_or_create(&WebhookLabels { outcome }).inc_by(count);
+    }
+
     /// A request was answered 401 or 429 before anything looked at it.
     pub(crate) fn turned_away(&self, status: StatusCode) {
         self.responded(status.as_u16());
@@ -178,7 +207,7 @@ impl Metrics {
     }
 
     /// All of it, as OpenMetrics, with what the controller wrote last, how many letters each model's dead letters are, when the
-    /// certificate expires, and what room there is for images.
+    /// certificate expires, what room there is for images, and how many events wait for the webhook.
     pub(crate) fn encode(
         &self,
         now: f64,
@@ -186,6 +215,7 @@ impl Metrics {
         dead_letters: BTreeMap<String, u64>,
         expires: Option<DateTime<Utc>>,
         disk: Option<RoomSeen>,
+        webhook: Option<u64>,
     ) -> String {
         let mut samples = fleet::samples(now, controller);
         samples.extend(process::samples());
@@ -199,6 +229,9 @@ impl Metrics {
             samples.push(Sample::of(Metric::StoreFree, &[], free as f64));
             samples.push(Sample::of(Metric::StoreFloor, &[], floor as f64));
             samples.push(Sample::of(Metric::StoreFull, &[], f64::from(u8::from(below))));
+        }
+        if let Some(waiting) = webhook {
+            samples.push(Sample::of(Metric::WebhookWaiting, &[], waiting as f64));
         }
         let version = env!("CARGO_PKG_VERSION");
         samples.push(Sample::of(Metric::BuildInfo, &[(Label::Version, version)], 1.0));

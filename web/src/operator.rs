@@ -16,6 +16,7 @@ use crate::{
     listen::Tls,
     metrics::{DeadLetters, Metrics},
     upload::Uploads,
+    webhook::Webhook,
 };
 
 /// What is looked at for people, and for their tools.
@@ -27,6 +28,7 @@ pub(crate) struct Operator {
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) webhook: Option<Arc<Webhook>>,
     /// The disk that images are stored on, where that is this machine's.
     pub(crate) disk: Option<Room>,
     /// Where uploads come encrypted.

@@ -2,6 +2,8 @@
 
 pub(crate) mod answer;
 mod body;
+#[cfg(test)]
+mod body_tests;
 mod encoding;
 pub(crate) mod erase;
 mod fields;
@@ -10,6 +12,8 @@ mod image_type;
 mod multipart;
 mod pace;
 mod query;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod reading;
 pub(crate) mod results;
 pub(crate) mod traced;
 
@@ -290,9 +294,9 @@ async fn end(uploads: &Uploads, begun: Begun, wishes: &Wishes) -> Answer {
         None => match tokio::time::timeout(QUEUEING, uploads.jobs.wait_until_sent(&mut ticket)).await {
             Err(_late) => Kind::Refused(Problem::not_queued()),
             Ok(Ok(())) => {
-                let retry_after_s = uploads.jobs.retry_after_s(&ticket.key).await;
+                let eta_s = uploads.jobs.eta_s(&ticket.key).await;
                 let (id, model) = ticket.key;
-                Kind::Pending { id, model, retry_after_s }
+                Kind::Pending { id, model, eta_s }
             }
             Ok(Err(error)) => Kind::Refused(Problem::backend(&error)),
         },

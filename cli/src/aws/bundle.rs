@@ -211,8 +211,8 @@ pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     let web = &settings.web;
     // Without them the host would be open, and with them it would not start.
     anyhow::ensure!(
-        web.tokens.is_none() && web.tls.certificate.is_none(),
-        "web.tokens, web.tls: setup copies no such files to a web host; remove them here and set \
+        web.tokens.is_none() && web.tls.certificate.is_none() && web.webhook.key.is_none(),
+        "web.tokens, web.tls, web.webhook: setup copies no such files to a web host; remove them here and set \
         them there (docs/ACCESS.md), or set the host up yourself and use --web-host none"
     );
     let mut written = json(settings, &["aws", "queue", "web", "worker", "controller", "telemetry", "setup"])?;

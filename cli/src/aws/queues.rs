@@ -1,11 +1,12 @@
-//! The queues that setup makes: jobs and dead letters of each model, and the reports. Those of answers are made by the web
+//! The queues that setup makes: jobs and dead letters of each model, the reports, and what a webhook sends. Those of answers are made by the web
 //! hosts themselves.
 
 use std::time::Duration;
 
 use eirs_platform::{
     backend::{
-        EVENTS, dead_letters_name, dead_letters_options, events_options, requests_name, requests_options,
+        EVENTS, WEBHOOK, dead_letters_name, dead_letters_options, events_options, requests_name,
+        requests_options, webhook_options,
     },
     queue::QueueOptions,
     settings::Settings,
@@ -36,7 +37,9 @@ pub(crate) fn wanted(settings: &Settings) -> Vec<Wanted> {
         ]
     };
     let events = Wanted { name: EVENTS.to_owned(), options: events_options(queue) };
-    settings.models.keys().flat_map(of_model).chain([events]).collect()
+    let webhook = settings.web.webhook.url.as_ref();
+    let webhook = webhook.map(|_| Wanted { name: WEBHOOK.to_owned(), options: webhook_options() });
+    settings.models.keys().flat_map(of_model).chain([events]).chain(webhook).collect()
 }
 
 impl Wanted {

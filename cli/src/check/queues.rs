@@ -1,7 +1,7 @@
 //! The queues, what each is for, and how much lies in it.
 
 use eirs_platform::{
-    backend::{EVENTS, dead_letters_name, requests_name, responses_name},
+    backend::{EVENTS, WEBHOOK, dead_letters_name, requests_name, responses_name},
     queue::Depth,
 };
 use serde::Serialize;
@@ -28,6 +28,7 @@ pub(super) enum Kind {
     DeadLetters,
     Responses,
     Events,
+    Webhook,
     Unknown,
 }
 
@@ -36,6 +37,7 @@ impl Kind {
         let begins = |with: String| name.starts_with(&with);
         match name {
             EVENTS => Self::Events,
+            WEBHOOK => Self::Webhook,
             _ if begins(requests_name("")) => Self::Requests,
             _ if begins(dead_letters_name("")) => Self::DeadLetters,
             _ if begins(responses_name("")) => Self::Responses,
@@ -49,6 +51,7 @@ impl Kind {
             Self::DeadLetters => "dead letters",
             Self::Responses => "answers",
             Self::Events => "reports",
+            Self::Webhook => "webhook",
             Self::Unknown => "",
         }
     }

@@ -1,6 +1,9 @@
-use std::{io::Write, net::Shutdown};
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+};
 
-use crate::harness::{Site, eventually, image, read_answer, upload};
+use crate::harness::{Site, eventually, form, image, read_answer, upload};
 
 #[test]
 fn a_client_that_hangs_in_the_middle_of_its_upload_holds_up_nobody_and_is_let_go() {
@@ -49,6 +52,35 @@ fn a_client_that_leaves_in_the_middle_of_its_upload_leaves_nothing_behind() {
     }
     assert_eq!(web.upload("", "x", &image(1)).status, 200);
     assert_eq!(site.stored_results(), 1, "only the whole one");
+}
+
+#[test]
+fn a_client_that_has_closed_its_sending_half_still_gets_its_answer() {
+    let site = Site::new();
+    let web = site.web();
+    let ask = |request: &[u8]| {
+        let mut half = web.connect();
+        half.write_all(request).and_then(|()| half.shutdown(Shutdown::Write)).expect("sent");
+        half
+    };
+    let form = form(&[("myfile", "x", &image(1))]);
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=XX\r\ncontent-length: {}\r\n\r\n",
+        form.len()
+    );
+    let mut waiting = ask(&[head.as_bytes(), &form].concat());
+    eventually("the upload waits", || (web.get("/status").json()["uploads"] == 1).then_some(()));
+    let _worker = site.worker();
+    let mut answer = String::new();
+    waiting.read_to_string(&mut answer).expect("an answer");
+    let answer = answer.replacen("HTTP/1.1 100 Continue\r\n\r\n", "", 1);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("noop"), "{answer}");
+    let mut short = String::new();
+    ask(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").read_to_string(&mut short).expect("an answer");
+    assert!(short.contains("HTTP/1.1 200") && short.ends_with("ok\n"), "{short}");
+    eventually("nobody is left", || {
+        web.get("/metrics").body.contains("eirs_uploads_in_flight 0").then_some(())
+    });
 }
 
 #[test]

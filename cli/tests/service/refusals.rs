@@ -63,6 +63,22 @@ fn a_client_that_waits_to_be_asked_for_its_body_is_refused_without_it() {
     assert_eq!(answer.status, 404, "{answer:?}");
 }
 
+#[test]
+fn a_client_that_announces_too_much_is_refused_before_it_sends_any_of_it() {
+    let site = Site::new();
+    let web = site.web();
+    for expects in ["", "expect: 100-continue\r\n"] {
+        let mut stream = web.connect();
+        let head = format!(
+            "POST /upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{expects}content-length: 99999999999\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).expect("sent");
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin).expect("an answer");
+        assert_eq!(&begin, b"HTTP/1.1 413");
+    }
+}
+
 /// What a client of one byte a second is told.
 fn dribble(web: &Web, head: &str) -> Answer {
     let mut stream = web.connect();

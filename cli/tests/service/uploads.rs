@@ -1,6 +1,27 @@
 use crate::harness::{Site, eventually, form, image, request, sample};
 
 #[test]
+fn an_image_that_is_erased_while_a_worker_has_it_has_no_result_afterwards_whoever_was_killed() {
+    let site = Site::with_script("touch begun; while [ ! -e go ]; do sleep 0.05; done; echo cat");
+    let (mut web, _worker) = (site.web(), site.worker());
+    let sent = web.upload("?wait=0", "secret.jpg", &image(1));
+    let id = sent.json()["id"].as_str().expect("an id").to_owned();
+    let begun = site.folder.path().join("begun");
+    eventually("the worker has it", || begun.exists().then_some(()));
+    let erased = request(&web.address, "DELETE", &format!("/results/{id}"), &[], b"").expect("an answer");
+    assert_eq!(erased.status, 204, "{erased:?}");
+    // Whatever that host knew of it is gone, as of a host that never knew it.
+    web.process.kill();
+    let web = site.web();
+    std::fs::write(site.folder.path().join("go"), "").expect("written");
+    let done = |path: &str| web.get(path).body.lines().any(|line| line == "eirs_replies_total 1");
+    eventually("the job has ended", || done("/metrics").then_some(()));
+    assert_eq!(web.get(&format!("/results/{id}")).status, 404);
+    assert_eq!((site.stored_images(), site.stored_results()), (0, 0));
+    assert_eq!(web.upload("", "x", &image(1)).json()["label"], "cat", "it may come again");
+}
+
+#[test]
 fn a_photo_goes_in_and_its_label_comes_out_and_nothing_else() {
     let site = Site::with_model();
     let (web, _worker) = (site.web(), site.worker());

@@ -16,6 +16,7 @@ use governor::{
     DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter,
     clock::{Clock, Reference},
 };
+use sha2::{Digest, Sha256};
 
 use super::{client::counted_as, tokens::Holder};
 use crate::problem::Problem;
@@ -138,6 +139,16 @@ impl Allowance {
         self.count(What::Job, self.limits.most.jobs)
     }
 
+    /// Who it is, in a text that is the same for all its jobs and tells nobody more: the token, or else the address.
+    pub(crate) fn client(&self) -> String {
+        let who = match (&self.holder, self.address) {
+            (Some(holder), _) => format!("token {}", holder.name()),
+            (None, Some(address)) => format!("address {}", counted_as(address)),
+            (None, None) => "nobody".to_owned(),
+        };
+        Sha256::digest(who.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn count(&self, what: What, most: usize) -> Result<Counted, &'static str> {
         let address = self.address.map(|address| (Who::Address(counted_as(address)), "your address"));
         let token = self.holder.as_ref().map(|holder| (Who::Token(holder.name().to_owned()), "this token"));
@@ -247,6 +258,18 @@ mod tests {
         assert_eq!(of("192.0.2.1").job().unwrap_err(), "your address");
         drop(job);
         assert_eq!(limits.at_once().len(), 1, "who has none is forgotten");
+    }
+
+    #[test]
+    fn a_client_is_the_same_for_all_its_jobs_and_another_than_others() {
+        let limits = Arc::new(Limits::new(0.0, 1, MOST));
+        let of = |text: &str| Allowance::new(limits.clone(), ip(text), None).client();
+        assert_eq!(of("2001:db8::1"), of("2001:db8::2"), "of the same network of 64 bits");
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert!(
+            of("192.0.2.1").bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "and nobody learns the address"
+        );
     }
 
     #[test]

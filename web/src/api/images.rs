@@ -292,14 +292,14 @@ fn lines() -> MetaMediaType {
     let cut_short = Problem::rejected(JobId::of(b"star.jpg"), "the JPEG ends early");
     let lines = [
         Line::Finished(example_result(&reply)),
-        Line::Pending(Pending::new(JobId::of(b"ring.jpg"), Some("ring.jpg"), Model::DEFAULT, 5)),
+        Line::Pending(Pending::new(JobId::of(b"ring.jpg"), Some("ring.jpg"), Model::DEFAULT, 5.0)),
         Line::Failed(Failed::new("star.jpg", &cut_short)),
     ];
     body::<Vec<Line<'_>>>("application/x-ndjson", lines)
 }
 
 fn pending() -> MetaResponse {
-    let pending = Pending::new(example().id, Some("heart.jpg"), Model::DEFAULT, 5);
+    let pending = Pending::new(example().id, Some("heart.jpg"), Model::DEFAULT, 5.0);
     let location = header("Location", "The address of the result.", MetaSchema::new("string"));
     MetaResponse {
         headers: vec![location, retry_after()],

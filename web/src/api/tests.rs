@@ -37,8 +37,8 @@ fn what_is_described_is_what_is_sent() {
     let (cut_short, draining) = (Problem::rejected(reply.id, "the JPEG ends early"), Problem::draining());
     for line in [
         Line::Finished(images::example_result(&reply)),
-        Line::Pending(Pending::new(reply.id, Some("heart.jpg"), "dogs", 5)),
-        Line::Pending(Pending::new(reply.id, None, "default", 5)),
+        Line::Pending(Pending::new(reply.id, Some("heart.jpg"), "dogs", 5.0)),
+        Line::Pending(Pending::new(reply.id, None, "default", 5.0)),
         Line::Failed(Failed::new("star.jpg", &cut_short)),
         Line::Failed(Failed::new("star.jpg", &draining)),
     ] {

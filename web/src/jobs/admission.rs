@@ -55,7 +55,7 @@ struct Model {
 pub(crate) struct Announced {
     place: Place,
     /// The position and the seconds.
-    last: Option<(u64, u64)>,
+    last: Option<(u64, f64)>,
 }
 
 impl Admission {
@@ -98,19 +98,19 @@ impl Admission {
 
     /// In how many seconds the job at this place will be answered; without one, a job that came now. While the line before a job
     /// gets shorter, what is said never gets longer.
-    pub(crate) fn retry_after_s(&self, model: &str, announced: Option<&mut Announced>) -> u64 {
+    pub(crate) fn eta_s(&self, model: &str, announced: Option<&mut Announced>) -> f64 {
         let mut models = self.lock();
         let line = &mut models.entry(model.to_owned()).or_default().line;
         let place = announced.as_ref().map(|announced| announced.place);
         let position = line.position(place);
         let Some(remaining) = line.remaining(Instant::now(), place) else {
-            return (GUESS_S + position * GUESS_S).min(LONGEST_GUESS_S);
+            return (GUESS_S + position * GUESS_S).min(LONGEST_GUESS_S) as f64;
         };
-        let mut seconds = in_seconds(remaining);
+        let mut seconds = remaining.as_secs_f64();
         if let Some(announced) = announced {
             if let Some((before, said)) = announced.last
                 // Where nothing moves, it may turn out to take much longer, and is not corrected by a little.
-                && (position < before || position == before && seconds < said + said.div_ceil(2))
+                && (position < before || position == before && seconds < said * 1.5 + 1.0)
             {
                 seconds = seconds.min(said);
             }
@@ -269,17 +269,17 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         admission.ended("m", Some(1.0));
         let mut jobs: Vec<_> = (0..30).map(|_| admission.admit("m").unwrap()).collect();
-        let mut said = jobs.last_mut().map(|last| admission.retry_after_s("m", Some(last))).unwrap();
-        assert!((24..=45).contains(&said), "{said}");
+        let mut said = jobs.last_mut().map(|last| admission.eta_s("m", Some(last))).unwrap();
+        assert!((24.0..=45.0).contains(&said), "{said}");
         for n in 0..29 {
             // Each takes longer than the one before.
             tokio::time::advance(Duration::from_millis(800 + n * 40)).await;
             admission.ended("m", Some(1.0));
-            let now = jobs.last_mut().map(|last| admission.retry_after_s("m", Some(last))).unwrap();
+            let now = jobs.last_mut().map(|last| admission.eta_s("m", Some(last))).unwrap();
             assert!(now <= said, "{now} after {said}");
             said = now;
         }
-        assert!(said <= 3, "{said}");
+        assert!(said <= 3.0, "{said}");
     }
 
     #[test]

@@ -211,9 +211,14 @@ impl Line {
     }
 }
 
-/// What `Retry-After` says of so much time. It is whole seconds, and who comes a moment too early has to come again.
+/// What `Retry-After` says of so much time.
 pub(crate) fn in_seconds(remaining: Duration) -> u64 {
-    (remaining.as_secs_f64() + 0.7).floor().clamp(1.0, 86_400.0) as u64
+    whole_seconds(remaining.as_secs_f64())
+}
+
+/// `Retry-After` is whole seconds, and who comes a moment too early has to come again.
+pub(crate) fn whole_seconds(seconds: f64) -> u64 {
+    (seconds + 0.7).floor().clamp(1.0, 86_400.0) as u64
 }
 
 #[cfg(test)]

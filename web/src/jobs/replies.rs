@@ -1,16 +1,20 @@
 //! Receives the workers' answers for this host and tells who waits.
 
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use eirs_platform::{
     backoff::Backoff,
     job::{self, Outcome, Reply},
+    queue::{Receipt, SharedQueue},
     trace::TraceContext,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{Jobs, Key, Progress, set};
-use crate::metrics::Answered;
+use crate::{metrics::Answered, webhook::Webhook};
 
 /// Answers that are taken from the queue at once.
 const BATCH: usize = 128;
@@ -28,13 +32,13 @@ pub(crate) async fn consume(jobs: &Jobs, stop: &CancellationToken) {
             Ok(deliveries) => {
                 backoff.reset();
                 let mut receipts = Vec::with_capacity(deliveries.len());
+                let mut ended = Vec::new();
                 for delivery in deliveries {
                     receipts.push(delivery.receipt);
-                    answer(jobs, &delivery.body);
+                    ended.extend(answer(jobs, &delivery.body));
                 }
                 if !receipts.is_empty() {
-                    // An ack that fails costs a second look at an answer, which does no harm.
-                    tokio::spawn(async move { responses.ack(&receipts).await });
+                    tokio::spawn(end(jobs.beside.webhook.clone(), ended, responses, receipts));
                 }
             }
             Err(error) if error.is_missing() => {
@@ -53,7 +57,25 @@ pub(crate) async fn consume(jobs: &Jobs, stop: &CancellationToken) {
     }
 }
 
-fn answer(jobs: &Jobs, body: &[u8]) {
+/// The webhook has the answers before they leave the queue: where it cannot take them, they come again.
+async fn end(
+    webhook: Option<Arc<Webhook>>,
+    ended: Vec<Reply>,
+    responses: SharedQueue,
+    receipts: Vec<Receipt>,
+) {
+    if let Some(webhook) = webhook
+        && let Err(error) = webhook.note(&ended).await
+    {
+        tracing::warn!(%error, "webhook: answers cannot be noted; they are received again");
+        return;
+    }
+    // An ack that fails costs a second look at an answer, which does no harm.
+    let _looked_at_again = responses.ack(&receipts).await;
+}
+
+/// Tells who waits. The answer itself is for the webhook, if there is one.
+fn answer(jobs: &Jobs, body: &[u8]) -> Option<Reply> {
     match job::decode::<Reply>(body) {
         Ok(reply) => {
             jobs.beside.metrics.replies.inc();
@@ -66,12 +88,18 @@ fn answer(jobs: &Jobs, body: &[u8]) {
             if let Some(trace) = &trace {
                 trace.add_past_span("answer", reply.at, jobs.beside.clock.now(), &id.to_string());
             }
+            let is_for_webhook = jobs.beside.webhook.is_some() && !jobs.is_erased(id);
+            let for_webhook = is_for_webhook.then(|| reply.clone());
             if !jobs.answered(reply) {
                 let trace_id = trace.as_ref().map(TraceContext::trace_id);
                 tracing::debug!(%id, trace_id, "a reply that nobody waits for");
             }
+            for_webhook
         }
-        Err(error) => tracing::error!(%error, "a reply that cannot be read was dropped"),
+        Err(error) => {
+            tracing::error!(%error, "a reply that cannot be read was dropped");
+            None
+        }
     }
 }
 
@@ -84,7 +112,6 @@ impl Jobs {
         self.beside.versions.learn(&reply.model, &reply.version);
         self.tell_of_other_version(&reply);
         let key: Key = (reply.id, reply.model.as_str().into());
-        let reply = self.remember(&key, reply);
         let job = {
             let mut in_flight = self.lock();
             let job = in_flight.remove(&key);
@@ -93,6 +120,9 @@ impl Jobs {
             }
             job
         };
+        // An answer that nobody here waited for may be of an image that was erased: the store knows.
+        let is_kept = job.as_ref().is_some_and(|job| !job.is_erased);
+        let reply = if is_kept { self.remember(&key, reply) } else { Arc::new(reply) };
         if job.is_some() {
             // One that was given up says nothing of how long the next one takes.
             let is_done = reply.is_final();

@@ -71,16 +71,17 @@ impl Jobs {
     /// Takes an image away, and all its results. Answers whether there was anything.
     pub(crate) async fn erase(&self, id: JobId) -> Result<bool> {
         let mut was_there = self.images.exists(&id.image_key()).await?;
-        // From now on nothing that is on its way is kept.
         for model in self.requests.keys() {
-            let key: Key = (id, model.clone());
-            if let Some(job) = self.lock().get_mut(&key) {
+            if let Some(job) = self.lock().get_mut(&(id, model.clone())) {
                 job.is_erased = true;
                 was_there = true;
             }
-            was_there |= self.erase_results(&key).await?;
         }
+        // The image before the results: from now on no worker stores a result of it, or takes back what it stores.
         self.images.delete(&id.image_key()).await?;
+        for model in self.requests.keys() {
+            was_there |= self.erase_results(&(id, model.clone())).await?;
+        }
         Ok(was_there)
     }
 
@@ -94,13 +95,14 @@ impl Jobs {
     }
 
     async fn erase_results(&self, key: &Key) -> Result<bool> {
-        self.cache.remove(key);
         let (id, model) = key;
         let all = results::all(&*self.results, *id, model).await?;
         for reply in &all {
             self.results.delete(&id.result_key(model, &reply.version)).await?;
         }
         self.images.delete(&id.asked_key(model)).await?;
+        // After that: nobody can read it from the store again.
+        self.cache.remove(key);
         Ok(!all.is_empty())
     }
 

@@ -66,8 +66,12 @@ impl Jobs {
                 () = &mut until => return None,
                 () = tokio::time::sleep_until(next_look) => {
                     next_look += LOOK_IN_STORE;
-                    if let Ok(Some(reply)) = self.stored(&ticket.key).await {
-                        self.answered((*reply).clone());
+                    if let Ok(Some(reply)) = self.stored(&ticket.key).await
+                        && self.answered((*reply).clone())
+                        && let Some(webhook) = self.beside.webhook.clone()
+                    {
+                        // Its answer went to a host that is gone.
+                        tokio::spawn(async move { webhook.note(&[(*reply).clone()]).await });
                     }
                 }
             }

@@ -9,7 +9,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{Limits, Server, bind, bound};
-use crate::access::with_headers;
+use crate::{access::with_headers, metrics::Connections};
 
 /// Requests in flight when everything else has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -44,8 +44,14 @@ impl Admin {
         stop: CancellationToken,
     ) -> JoinHandle<std::io::Result<()>> {
         let routes = with_headers(routes);
-        let server =
-            Server { name: "the operator's listener", listener: self.listener, tls: None, limits, routes };
+        let server = Server {
+            name: "the operator's listener",
+            listener: self.listener,
+            tls: None,
+            limits,
+            counts: Connections::default(),
+            routes,
+        };
         tokio::spawn(async move { server.run(stop.cancelled(), LAST_ANSWERS).await })
     }
 }

@@ -35,7 +35,9 @@ pub(super) struct Arriving {
 
 impl Arriving {
     pub(super) fn new(body: Incoming, busy: Busy, linger: Duration, is_held_back: bool) -> Self {
-        Self { body: Some(body), busy: Some(busy), linger, is_held_back }
+        // One that has no body is read as a whole.
+        let busy = (!body.is_end_stream()).then_some(busy);
+        Self { body: Some(body), busy, linger, is_held_back }
     }
 }
 
@@ -52,6 +54,10 @@ impl Body for Arriving {
         let next = Pin::new(body).poll_frame(cx);
         if matches!(next, Poll::Ready(None | Some(Err(_)))) {
             self.body = None;
+        }
+        if self.is_end_stream() {
+            // All of it is there, whatever becomes of this.
+            self.busy = None;
         }
         next.map(|frame| frame.map(|frame| frame.map_err(io::Error::other)))
     }

@@ -13,10 +13,14 @@ use std::{
 
 use eirs_platform::settings::Web;
 use ipnet::IpNet;
+use poem::http::Version;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::counted_as;
+use crate::{
+    access::counted_as,
+    metrics::{Closed, Connections},
+};
 
 /// How many may be connected, and how long they may say nothing.
 #[derive(Debug, Clone)]
@@ -80,6 +84,7 @@ pub(super) enum Full {
 #[derive(Debug)]
 pub(super) struct Crowd {
     pub(super) limits: Limits,
+    pub(super) counts: Connections,
     /// What the times of guests count from.
     since: Instant,
     inside: Mutex<Inside>,
@@ -113,6 +118,8 @@ pub(super) struct Guest {
     has_asked: AtomicBool,
     /// HTTP/2, where bytes come also when nobody asks for anything.
     is_many: AtomicBool,
+    /// HTTP/1.1, and nothing of the answer has been sent.
+    is_owed: AtomicBool,
     /// Told to go: the place is needed.
     pub(super) leave: CancellationToken,
 }
@@ -130,8 +137,8 @@ pub(super) struct Seat {
 pub(super) struct Busy(Arc<Crowd>, Arc<Guest>, u64);
 
 impl Crowd {
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, since: Instant::now(), inside: Mutex::default() })
+    pub(super) fn new(limits: Limits, counts: Connections) -> Arc<Self> {
+        Arc::new(Self { limits, counts, since: Instant::now(), inside: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
@@ -154,6 +161,7 @@ impl Crowd {
         if inside.guests.len() >= self.limits.connections {
             let idlest = inside.idlest().ok_or(Full::All)?;
             inside.remove(idlest);
+            self.counts.closed(Closed::Crowded);
         }
         let guest = Arc::new(Guest {
             address,
@@ -163,11 +171,13 @@ impl Crowd {
             unread_since: AtomicU64::new(0),
             has_asked: AtomicBool::new(false),
             is_many: AtomicBool::new(false),
+            is_owed: AtomicBool::new(false),
             leave: CancellationToken::new(),
         });
         let number = inside.next;
         inside.next += 1;
         inside.guests.insert(number, guest.clone());
+        self.counts.opened();
         *inside.addresses.entry(address).or_default() += 1;
         Ok(Seat { crowd: self.clone(), number, guest })
     }
@@ -177,6 +187,7 @@ impl Crowd {
         let mut inside = self.lock();
         if let Some(idlest) = inside.idlest() {
             inside.remove(idlest);
+            self.counts.closed(Closed::Crowded);
         }
     }
 }
@@ -184,7 +195,7 @@ impl Crowd {
 impl Inside {
     /// One has become idle between requests. Where too many are, the one that has been so the longest goes: each costs what the
     /// buffers of its protocol cost, and a client that comes back opens another.
-    fn keep(&mut self, number: u64, since: u64, most: usize) {
+    fn keep(&mut self, number: u64, since: u64, most: usize, counts: &Connections) {
         self.kept += 1;
         self.order.push_back((number, since));
         let is_so = |guests: &HashMap<u64, Arc<Guest>>, (number, since): &(u64, u64)| {
@@ -196,6 +207,7 @@ impl Inside {
         {
             if is_so(&self.guests, &oldest) {
                 self.remove(oldest.0);
+                counts.closed(Closed::Crowded);
             }
         }
         if self.order.len() > 4 * most + 64 {
@@ -233,21 +245,43 @@ impl Guest {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.crowd.lock().remove(self.number);
+        self.crowd.counts.ended();
     }
 }
 
 impl Seat {
     /// A request has come.
-    pub(super) fn request(&self, is_many: bool) -> Busy {
+    pub(super) fn request(&self, version: Version) -> Busy {
         let guest = &self.guest;
         let mut inside = self.crowd.lock();
         if inside.guests.contains_key(&self.number) {
             inside.kept -= usize::from(guest.is_kept());
         }
         guest.has_asked.store(true, Ordering::Relaxed);
-        guest.is_many.store(is_many, Ordering::Relaxed);
+        guest.is_many.store(version == Version::HTTP_2, Ordering::Relaxed);
+        guest.is_owed.store(version == Version::HTTP_11, Ordering::Relaxed);
         guest.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self.crowd.clone(), guest.clone(), self.number)
+    }
+
+    /// Whether a request is being read or answered.
+    pub(super) fn is_busy(&self) -> bool {
+        self.guest.busy.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a request of HTTP/1.1 has come, and nothing of its answer has been sent.
+    pub(super) fn may_be_owed(&self) -> bool {
+        self.is_busy() && self.guest.is_owed.load(Ordering::Relaxed)
+    }
+
+    /// The same of one that was read as a whole.
+    pub(super) fn is_owed(&self) -> bool {
+        self.may_be_owed() && self.guest.busy.load(Ordering::Relaxed) == 1
+    }
+
+    /// Something was sent to the client.
+    pub(super) fn answering(&self) {
+        self.guest.is_owed.store(false, Ordering::Relaxed);
     }
 
     /// Bytes have come.
@@ -268,25 +302,25 @@ impl Seat {
         }
     }
 
-    /// When the connection has to end if nothing happens until then; `None` while a request is in flight.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// When the connection has to end if nothing happens until then, and why; `None` while a request is in flight.
+    pub(super) fn deadline(&self) -> Option<(Instant, Closed)> {
         let (guest, limits) = (&self.guest, &self.crowd.limits);
         let at = |since: u64, limit: Duration| self.crowd.since + Duration::from_millis(since) + limit;
         let unread = guest.unread_since.load(Ordering::Relaxed);
-        let unread = (unread > 0).then(|| at(unread, limits.unread));
+        let unread = (unread > 0).then(|| (at(unread, limits.unread), Closed::Unread));
         if guest.busy.load(Ordering::Relaxed) > 0 {
             return unread;
         }
         let heard_at = guest.heard_at.load(Ordering::Relaxed);
         let idle_since = guest.idle_since.load(Ordering::Relaxed);
         let silent = if !guest.has_asked.load(Ordering::Relaxed) {
-            at(idle_since, limits.header)
+            (at(idle_since, limits.header), Closed::Header)
         } else if heard_at > 0 && !guest.is_many.load(Ordering::Relaxed) {
-            at(heard_at, limits.header)
+            (at(heard_at, limits.header), Closed::Header)
         } else {
-            at(idle_since, limits.idle)
+            (at(idle_since, limits.idle), Closed::Idle)
         };
-        Some(unread.map_or(silent, |unread| unread.min(silent)))
+        Some(unread.filter(|unread| unread.0 < silent.0).unwrap_or(silent))
     }
 }
 
@@ -301,7 +335,7 @@ impl Drop for Busy {
         guest.heard_at.store(0, Ordering::Relaxed);
         guest.idle_since.store(now, Ordering::Relaxed);
         if inside.guests.contains_key(number) {
-            inside.keep(*number, now, crowd.limits.kept);
+            inside.keep(*number, now, crowd.limits.kept, &crowd.counts);
         }
     }
 }
@@ -311,7 +345,7 @@ mod tests {
     use super::*;
 
     fn crowd(connections: usize, per_address: usize) -> Arc<Crowd> {
-        Crowd::new(Limits {
+        let limits = Limits {
             connections,
             kept: 2,
             per_address,
@@ -320,7 +354,8 @@ mod tests {
             idle: Duration::from_secs(75),
             unread: Duration::from_secs(30),
             linger: Duration::from_secs(30),
-        })
+        };
+        Crowd::new(limits, Connections::default())
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -344,7 +379,7 @@ mod tests {
     async fn where_all_places_are_taken_the_longest_idle_goes_and_never_one_that_is_busy() {
         let crowd = crowd(3, 100);
         let busy = crowd.enter(ip("192.0.2.1")).unwrap();
-        let request = busy.request(false);
+        let request = busy.request(Version::HTTP_11);
         tokio::time::advance(Duration::from_secs(1)).await;
         let old = crowd.enter(ip("192.0.2.2")).unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -352,7 +387,7 @@ mod tests {
         let newcomer = crowd.enter(ip("192.0.2.4")).unwrap();
         let left = |seat: &Seat| seat.guest.leave.is_cancelled();
         assert_eq!([left(&busy), left(&old), left(&young), left(&newcomer)], [false, true, false, false]);
-        let _requests = (young.request(false), newcomer.request(false));
+        let _requests = (young.request(Version::HTTP_11), newcomer.request(Version::HTTP_11));
         drop(old);
         assert_eq!(crowd.enter(ip("192.0.2.5")).unwrap_err(), Full::All);
         drop(request);
@@ -365,17 +400,17 @@ mod tests {
         let seats: Vec<_> = (0..5).map(|_| crowd.enter(ip("192.0.2.1")).unwrap()).collect();
         let left = || seats.iter().filter(|seat| seat.guest.leave.is_cancelled()).count();
         for seat in &seats {
-            drop(seat.request(false));
+            drop(seat.request(Version::HTTP_11));
             tokio::time::advance(Duration::from_millis(10)).await;
         }
         assert_eq!(left(), 3);
         // One that asks again and again is one.
         for _ in 0..100 {
-            drop(seats[4].request(false));
+            drop(seats[4].request(Version::HTTP_11));
             tokio::time::advance(Duration::from_millis(10)).await;
         }
         assert_eq!((left(), crowd.lock().kept), (3, 2));
-        let busy = seats[4].request(false);
+        let busy = seats[4].request(Version::HTTP_11);
         assert_eq!(crowd.lock().kept, 1);
         drop(busy);
         drop(seats);
@@ -388,9 +423,9 @@ mod tests {
     async fn the_deadline_is_that_of_what_is_waited_for() {
         let crowd = crowd(3, 3);
         let seat = crowd.enter(ip("192.0.2.1")).unwrap();
-        let in_s = |seat: &Seat| seat.deadline().map(|at| (at - Instant::now()).as_secs_f64().round());
+        let in_s = |seat: &Seat| seat.deadline().map(|(at, _)| (at - Instant::now()).as_secs_f64().round());
         assert_eq!(in_s(&seat), Some(10.0), "the first header");
-        let request = seat.request(false);
+        let request = seat.request(Version::HTTP_11);
         assert_eq!(in_s(&seat), None, "a request is in flight");
         seat.unread(true);
         assert_eq!(in_s(&seat), Some(30.0), "its answer is not read");
@@ -402,7 +437,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(5)).await;
         seat.heard();
         assert_eq!(in_s(&seat), Some(5.0), "the rest of the header");
-        drop(seat.request(true));
+        drop(seat.request(Version::HTTP_2));
         seat.heard();
         assert_eq!(in_s(&seat), Some(75.0), "HTTP/2 speaks also when it asks for nothing");
     }

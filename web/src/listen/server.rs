@@ -15,7 +15,7 @@ use hyper_util::{
 };
 use poem::{
     Endpoint, RequestParts,
-    http::{Version, uri::Scheme},
+    http::uri::Scheme,
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -33,6 +33,7 @@ use super::{
     stream::Stream,
     tls::Tls,
 };
+use crate::metrics::{Connections, NotAccepted};
 
 /// When the system has no more of what a connection takes, accepting rests: it would fail at once again and again.
 const REST: Duration = Duration::from_millis(200);
@@ -60,6 +61,8 @@ pub struct Server<E> {
     pub tls: Option<Arc<Tls>>,
     /// How many there may be, and how patient we are with them.
     pub limits: Limits,
+    /// Counts the connections.
+    pub counts: Connections,
     /// What answers their requests.
     pub routes: E,
 }
@@ -80,10 +83,10 @@ struct Door<E> {
 impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
     /// Serves until `stop` ends, and then what is in flight, for as long as `cut_off` at most.
     pub async fn run(self, stop: impl Future<Output = ()>, cut_off: Duration) -> io::Result<()> {
-        let Self { name, listener, tls, limits, routes } = self;
+        let Self { name, listener, tls, limits, counts, routes } = self;
         let local = LocalAddr(listener.local_addr()?.into());
         let door = Arc::new(Door {
-            crowd: Crowd::new(limits),
+            crowd: Crowd::new(limits, counts.clone()),
             routes,
             local,
             http: http(),
@@ -107,6 +110,10 @@ impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
                     }
                     // A client of TLS cannot be told anything before it was given a lot of work.
                     Err(full) => {
+                        counts.refused(match full {
+                            Full::All => NotAccepted::Full,
+                            Full::Address => NotAccepted::Address,
+                        });
                         if let (None, Ok(permit)) = (&door.tls, told.clone().try_acquire_owned()) {
                             connections.spawn(refuse(tcp, full).map(move |()| drop(permit)));
                         }
@@ -114,6 +121,7 @@ impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
                 },
                 Err(error) if is_of_the_client(&error) => {}
                 Err(error) => {
+                    counts.refused(NotAccepted::Files);
                     if told_at.is_none_or(|at| at.elapsed() > TELL) {
                         told_at = Some(Instant::now());
                         tracing::error!(%error, "{name} cannot accept connections; closing idle \
@@ -166,7 +174,7 @@ async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
     // Lines and events are small and wanted now.
     let _best_effort = tcp.set_nodelay(true);
     let seat = Arc::new(seat);
-    let stream = Stream::new(tcp, seat.clone());
+    let stream = Stream::new(tcp, seat.clone(), door.tls.is_none());
     let served = async {
         match &door.tls {
             None => serve(&door, stream, peer, &seat, Scheme::HTTP).await,
@@ -194,7 +202,7 @@ async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
     let service = {
         let (door, seat) = (door.clone(), seat.clone());
         service_fn(move |request: Request<Incoming>| {
-            let busy = || seat.request(request.version() == Version::HTTP_2);
+            let busy = || seat.request(request.version());
             let (for_body, for_answer) = (busy(), busy());
             answer(door.clone(), request, peer, scheme.clone(), for_body, for_answer).map(Ok::<_, Infallible>)
         })
@@ -217,11 +225,11 @@ async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
                 return Poll::Ready(());
             }
         }
-        let Some(deadline) = seat.deadline() else { return Poll::Pending };
+        let Some((deadline, reason)) = seat.deadline() else { return Poll::Pending };
         if alarm.deadline() != deadline {
             alarm.as_mut().reset(deadline);
         }
-        alarm.as_mut().poll(cx)
+        alarm.as_mut().poll(cx).map(|()| door.crowd.counts.closed(reason))
     })
     .await;
 }

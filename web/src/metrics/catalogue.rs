@@ -23,8 +23,11 @@ pub(crate) enum Kind {
 pub(crate) enum Label {
     Answer,
     Class,
+    Closed,
     Fault,
     Model,
+    NotAccepted,
+    Outcome,
     Percentile,
     Phase,
     Pool,
@@ -78,6 +81,11 @@ catalogue! {
     JobsWaiting = "eirs_jobs_waiting" Gauge [] "Jobs sent by this host whose result is pending";
     HttpResponses = "eirs_http_responses" Counter [Class] "HTTP responses at every address, by class of status";
     RequestsTurnedAway = "eirs_requests_turned_away" Counter [Why] "Requests refused for lack of a valid token, or above their rate";
+    Connections = "eirs_connections" Gauge [] "Connections that are open at the address for uploads";
+    ConnectionsRefused = "eirs_connections_refused" Counter [NotAccepted] "Connections that were not let in, by limit: all places taken, the share of the address, no more files";
+    ConnectionsClosed = "eirs_connections_closed" Counter [Closed] "Connections that were closed before their client was done, by reason: a header that did not end, idle for too long, an answer that is not read, the place was needed";
+    WebhookEvents = "eirs_webhook_events" Counter [Outcome] "Ended jobs for the webhook, by what became of them; `failed` counts requests that the receiver did not take";
+    WebhookWaiting = "eirs_webhook_waiting" Gauge [] "Events that wait for the webhook's receiver to take them; with a webhook only";
     DeadLetters = "eirs_dead_letters" Gauge [Model] "Jobs that were given up and are kept as dead letters";
     CertificateExpires = "eirs_tls_certificate_expires_timestamp_seconds" Gauge [] "Expiry of the certificate in force, as a Unix time; with HTTPS only";
     StoreFree = "eirs_store_free_bytes" Gauge [] "Free space on the disk of the state folder";
@@ -147,8 +155,11 @@ impl Label {
         match self {
             Self::Answer => "answer",
             Self::Class => "class",
+            Self::Closed => "reason",
             Self::Fault => "cause",
+            Self::NotAccepted => "limit",
             Self::Model => "model",
+            Self::Outcome => "outcome",
             Self::Percentile => "percentile",
             Self::Phase => "phase",
             Self::Pool => "pool",
@@ -163,10 +174,13 @@ impl Label {
         match self {
             Self::Answer => Answered::NAMES,
             Self::Class => Class::NAMES,
+            Self::Closed => Closed::NAMES,
+            Self::NotAccepted => NotAccepted::NAMES,
             Self::Fault => &["capacity", "broken"],
             Self::Percentile => &["mean", "p50", "p95"],
             Self::Phase => &["visible", "in_flight"],
             Self::State => &["stopped", "starting", "ready", "draining", "drained", "stopping"],
+            Self::Outcome => Webhook::NAMES,
             Self::Why => TurnedAway::NAMES,
             Self::Model | Self::Pool | Self::Version => &[],
         }
@@ -223,5 +237,33 @@ label_values! {
     TurnedAway {
         Token = "token",
         Rate = "rate",
+    }
+}
+
+label_values! {
+    /// What became of events of the webhook.
+    Webhook {
+        Taken = "taken",
+        Failed = "failed",
+        Dropped = "dropped",
+    }
+}
+
+label_values! {
+    /// Why a connection was not let in.
+    NotAccepted {
+        Full = "full",
+        Address = "address",
+        Files = "files",
+    }
+}
+
+label_values! {
+    /// Why a connection was closed before its client was done.
+    Closed {
+        Header = "header",
+        Idle = "idle",
+        Unread = "unread",
+        Crowded = "crowded",
     }
 }

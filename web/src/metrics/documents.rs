@@ -142,6 +142,7 @@ fn scrape(controller: &Value) -> String {
         BTreeMap::from([("default".to_owned(), 3)]),
         Some(EXPIRES),
         Some(ROOM),
+        Some(7),
     )
 }
 
@@ -226,14 +227,14 @@ fn series_of_what_is_gone_or_cannot_be_seen_are_gone() {
         let pools = series(text).into_iter().flat_map(|(_, labels, _)| labels);
         pools.filter(|(name, _)| name == "pool").map(|(_, pool)| pool).collect::<BTreeSet<_>>()
     };
-    let both = metrics.encode(AT, &status(&["a", "b"]), BTreeMap::new(), None, None);
+    let both = metrics.encode(AT, &status(&["a", "b"]), BTreeMap::new(), None, None, None);
     assert_eq!(pools(&both).len(), 2);
     let mut one = status(&["b"]);
     one["pools"][0]["visible"] = Value::Null;
-    let text = metrics.encode(AT, &one, BTreeMap::new(), None, None);
+    let text = metrics.encode(AT, &one, BTreeMap::new(), None, None, None);
     assert_eq!(pools(&text), BTreeSet::from(["b".to_owned()]));
     assert_eq!(value(&text, "eirs_backlog", &[]), None, "a queue that cannot be read is not empty");
-    let none = metrics.encode(AT, &Value::Null, BTreeMap::new(), None, None);
+    let none = metrics.encode(AT, &Value::Null, BTreeMap::new(), None, None, None);
     assert!(pools(&none).is_empty() && !none.contains("eirs_controller_up"), "{none}");
 }
 
@@ -241,7 +242,11 @@ fn series_of_what_is_gone_or_cannot_be_seen_are_gone() {
 fn a_controller_whose_last_pass_is_old_is_down() {
     let metrics = Metrics::new(["default"].into_iter());
     let up = |age: f64| {
-        value(&metrics.encode(AT + age, &status(&[]), BTreeMap::new(), None, None), "eirs_controller_up", &[])
+        value(
+            &metrics.encode(AT + age, &status(&[]), BTreeMap::new(), None, None, None),
+            "eirs_controller_up",
+            &[],
+        )
     };
     assert_eq!((up(29.0), up(31.0)), (Some(1.0), Some(0.0)));
 }

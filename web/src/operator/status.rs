@@ -171,12 +171,17 @@ pub(crate) async fn metrics(request: &Request, Data(operator): Data<&Arc<Operato
     let now = operator.uploads.clock.now().timestamp_micros() as f64 / 1e6;
     let (controller, dead_letters) = tokio::join!(controller_status(operator), operator.dead_letters.count());
     let expires = operator.tls.as_ref().and_then(|tls| tls.expires());
+    let webhook = match &operator.webhook {
+        Some(webhook) => Some(webhook.waiting().await),
+        None => None,
+    };
     let text = operator.metrics.encode(
         now,
         &controller,
         dead_letters,
         expires,
         operator.disk.as_ref().map(Room::look),
+        webhook,
     );
     // As every client library of Prometheus answers: what is not asked for might not be understood.
     let (content_type, text) = if request.header(ACCEPT).is_some_and(|accept| accept.contains(OPENMETRICS)) {

@@ -11,6 +11,7 @@ use poem_openapi::{Enum, Object, Union};
 use serde::Serialize;
 
 use crate::{
+    jobs::eta::whole_seconds,
     metrics::Answered,
     problem::{self, Problem},
 };
@@ -87,6 +88,8 @@ pub(crate) struct Pending<'r> {
     location: String,
     /// When to look there, in seconds.
     retry_after_s: u64,
+    /// How long it will take, in seconds, as far as can be told; `retry_after_s` is this in whole ones.
+    eta_s: f64,
 }
 
 /// How far an image is that has no label yet.
@@ -127,7 +130,7 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) enum Kind {
     Ended { reply: Arc<Reply>, cached: bool, total_ms: f64 },
-    Pending { id: JobId, model: Arc<str>, retry_after_s: u64 },
+    Pending { id: JobId, model: Arc<str>, eta_s: f64 },
     Refused(Problem),
 }
 
@@ -174,9 +177,7 @@ impl Answer {
                 }
                 response
             }
-            Kind::Pending { id, model, retry_after_s } => {
-                pending(id, Some(&self.name), &model, retry_after_s)
-            }
+            Kind::Pending { id, model, eta_s } => pending(id, Some(&self.name), &model, eta_s),
             Kind::Refused(problem) => problem.into_response(),
         }
     }
@@ -195,9 +196,7 @@ impl Answer {
                     }
                 }
             }
-            Kind::Pending { id, model, retry_after_s } => {
-                Line::Pending(Pending::new(*id, Some(name), model, *retry_after_s))
-            }
+            Kind::Pending { id, model, eta_s } => Line::Pending(Pending::new(*id, Some(name), model, *eta_s)),
             Kind::Refused(problem) => Line::Failed(Failed::new(name, problem)),
         };
         serde_json::to_string(&line).expect("an answer has string keys and finite numbers only") + "\n"
@@ -259,7 +258,7 @@ fn percent(text: &str) -> String {
 }
 
 impl<'a> Pending<'a> {
-    pub(crate) fn new(id: JobId, name: Option<&'a str>, model: &str, retry_after_s: u64) -> Self {
+    pub(crate) fn new(id: JobId, name: Option<&'a str>, model: &str, eta_s: f64) -> Self {
         // The name is this client's own. Who uploaded the same image under another one has another address.
         let model = Some(model).filter(|model| *model != eirs_platform::settings::Model::DEFAULT);
         let named = name.filter(|name| *name != UNNAMED).map(percent);
@@ -268,13 +267,15 @@ impl<'a> Pending<'a> {
         let query = parameters.into_iter().flatten().collect::<Vec<_>>().join("&");
         let mark = if query.is_empty() { "" } else { "?" };
         let (status, location) = (Unfinished::Pending, format!("/results/{id}{mark}{query}"));
-        Self { id: id.to_string(), name, status, location, retry_after_s }
+        // No service knows better than to a hundredth of a second.
+        let eta = (eta_s * 100.0).round() / 100.0;
+        Self { id: id.to_string(), name, status, location, retry_after_s: whole_seconds(eta_s), eta_s: eta }
     }
 }
 
 /// 202: it is safely stored and queued, here is where its result will be.
-pub(crate) fn pending(id: JobId, name: Option<&str>, model: &str, retry_after_s: u64) -> Response {
-    let pending = Pending::new(id, name, model, retry_after_s);
+pub(crate) fn pending(id: JobId, name: Option<&str>, model: &str, eta_s: f64) -> Response {
+    let pending = Pending::new(id, name, model, eta_s);
     let mut response = json(StatusCode::ACCEPTED, &pending);
     let mut header = |name: &'static str, value: String| {
         if let Ok(value) = value.parse() {
@@ -282,7 +283,7 @@ pub(crate) fn pending(id: JobId, name: Option<&str>, model: &str, retry_after_s:
         }
     };
     header("location", pending.location);
-    header("retry-after", retry_after_s.to_string());
+    header("retry-after", pending.retry_after_s.to_string());
     response
 }
 

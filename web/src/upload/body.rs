@@ -78,7 +78,8 @@ impl Images {
         let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
         let encoding = Encoding::of(encodings.map(|value| value.to_str().unwrap_or("?")));
         let body = Paced::of(body, settings);
-        let body = match encoding.map_err(|name| Problem::unknown_encoding(&name))? {
+        let encoding = encoding.map_err(|name| Problem::unknown_encoding(&name))?;
+        let body = match encoding {
             Some(encoding) => Unpacked::of(body, encoding).boxed(),
             None => body.boxed(),
         };
@@ -95,6 +96,13 @@ impl Images {
             Source::Bare { body, name: shown_name(bare_name.or_else(said).as_deref()) }
         };
         let max_image = settings.max_image.as_u64();
+        // A client that says beforehand that it sends too much need not send any of it.
+        let announced =
+            headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let is_bare = matches!(source, Source::Bare { .. }) && encoding.is_none();
+        if is_bare && announced.is_some_and(|bytes: u64| bytes > max_image) {
+            return Err(too_large(max_image));
+        }
         Ok(Self { source, max_image, room: room.clone(), others: Vec::new(), skipped: 0 })
     }
 
@@ -193,6 +201,10 @@ pub(super) fn broken_body(error: io::Error) -> Problem {
     }
 }
 
+fn too_large(max_image: u64) -> Problem {
+    Problem::too_large(format!("an image may have at most {max_image} bytes"))
+}
+
 pub(super) fn no_room(error: &eirs_platform::Error) -> Problem {
     tracing::warn!(%error, "an upload could not be received");
     Problem::no_room()
@@ -230,9 +242,7 @@ impl Arriving {
 
     fn end(self, name: String) -> Result<Image, Refused> {
         let problem = match &self.head[..] {
-            _ if self.is_too_large() => {
-                Problem::too_large(format!("an image may have at most {} bytes", self.max_image))
-            }
+            _ if self.is_too_large() => too_large(self.max_image),
             [] => Problem::no_image("the image is empty"),
             head => match Kind::of(head).refusal() {
                 Some(why) => Problem::not_read(why),

@@ -109,7 +109,7 @@ async fn look(request: &Request, id: &str, uploads: &Uploads) -> std::result::Re
         match of_model(uploads, &key).await.map_err(logged)? {
             Found::Result(reply) => return shown(&reply),
             Found::Pending => {
-                return Ok(pending(id, None, &key.1, uploads.jobs.retry_after_s(&key).await));
+                return Ok(pending(id, None, &key.1, uploads.jobs.eta_s(&key).await));
             }
             Found::Dropped => is_dropped = true,
             Found::Nothing => {}

@@ -211,7 +211,7 @@ pub(crate) fn web(scope: &Scope) -> Value {
         allow(
             "ReportsAndDeadLetters",
             &[&["sqs:SendMessage"], &CONSUME[..], &FIND[..]].concat(),
-            &[scope.queue("events"), scope.queue("dead-*")],
+            &[scope.queue("events"), scope.queue("dead-*"), scope.queue("webhook")],
         ),
         allow("SayThatTheControllerIsHere", &["sqs:TagQueue"], &[scope.queue("events")]),
         allow(

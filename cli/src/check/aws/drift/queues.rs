@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use eirs_platform::{
     backend::{
-        EVENTS, dead_letters_name, dead_letters_options, events_options, requests_name, requests_options,
+        EVENTS, WEBHOOK, dead_letters_name, dead_letters_options, events_options, requests_name,
+        requests_options, webhook_options,
     },
     queue::{QueueOptions, sqs::Difference},
 };
@@ -16,6 +17,9 @@ use crate::{aws::Account, show::span};
 pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
     let settings = &account.settings;
     let mut wanted = vec![(EVENTS.to_owned(), events_options(&settings.queue))];
+    if settings.web.webhook.url.is_some() {
+        wanted.push((WEBHOOK.to_owned(), webhook_options()));
+    }
     for model in settings.models.keys() {
         wanted.push((dead_letters_name(model), dead_letters_options(&settings.queue)));
         wanted.push((requests_name(model), requests_options(&settings.queue, model)));

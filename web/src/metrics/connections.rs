@@ -1,0 +1,60 @@
+//! Connections: how many are open, and why others are not.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
+
+pub(crate) use super::catalogue::{Closed, NotAccepted};
+
+/// The counters of one listener. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Connections {
+    pub(super) open: Gauge,
+    pub(super) refused: Family<RefusedLabels, Counter>,
+    pub(super) closed: Family<ClosedLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RefusedLabels {
+    limit: NotAccepted,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ClosedLabels {
+    reason: Closed,
+}
+
+impl Connections {
+    /// With every series at zero.
+    pub(super) fn new() -> Self {
+        let counters = Self::default();
+        for limit in NotAccepted::ALL {
+            drop(counters.refused.get_or_create(&RefusedLabels { limit: *limit }));
+        }
+        for reason in Closed::ALL {
+            drop(counters.closed.get_or_create(&ClosedLabels { reason: *reason }));
+        }
+        counters
+    }
+
+    /// One more is open.
+    pub(crate) fn opened(&self) {
+        self.open.inc();
+    }
+
+    /// One has ended, whoever ended it.
+    pub(crate) fn ended(&self) {
+        self.open.dec();
+    }
+
+    /// One was not let in.
+    pub(crate) fn refused(&self, limit: NotAccepted) {
+        self.refused.get_or_create(&RefusedLabels { limit }).inc();
+    }
+
+    /// One was closed by this server before its client was done.
+    pub(crate) fn closed(&self, reason: Closed) {
+        self.closed.get_or_create(&ClosedLabels { reason }).inc();
+    }
+}

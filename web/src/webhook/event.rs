@@ -1,0 +1,190 @@
+//! What is sent: a job that ended, in the words of an answer.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use eirs_platform::{
+    job::{Guess, Outcome, Reply},
+    queue::Delivery,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// A job that ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Event {
+    /// The same whenever this is sent, and of no other.
+    event: String,
+    /// The image: the SHA-256 of its bytes.
+    id: String,
+    /// The name under which the job was uploaded.
+    name: String,
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confidence: Option<f32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    top: Vec<Guess>,
+    /// Why there is no label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    model: String,
+    version: String,
+    worker: String,
+    at: DateTime<Utc>,
+    queued_ms: f64,
+    classify_ms: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Classified,
+    Rejected,
+    GaveUp,
+}
+
+/// As it stands on the list.
+pub(super) fn encode(reply: &Reply) -> Bytes {
+    serde_json::to_vec(&Event::of(reply)).expect("an event has string keys and finite numbers only").into()
+}
+
+impl Event {
+    fn of(reply: &Reply) -> Self {
+        let (status, top, reason) = match &reply.outcome {
+            Outcome::Classified { top } => (Status::Classified, top.clone(), None),
+            Outcome::Rejected { reason } => (Status::Rejected, Vec::new(), Some(reason.clone())),
+            Outcome::GaveUp { reason } => (Status::GaveUp, Vec::new(), Some(reason.clone())),
+        };
+        let (id, at) = (reply.id.to_string(), reply.at.to_rfc3339());
+        Self {
+            event: digest([&id, &reply.model, &reply.version, &at]),
+            id,
+            name: reply.name.clone(),
+            status,
+            label: top.first().map(|best| best.label.clone()),
+            confidence: top.first().map(|best| best.confidence),
+            top,
+            reason,
+            model: reply.model.clone(),
+            version: reply.version.clone(),
+            worker: reply.worker.clone(),
+            at: reply.at,
+            queued_ms: reply.queued_ms,
+            classify_ms: reply.classify_ms,
+        }
+    }
+}
+
+/// Names something by its parts, each of which ends with what is in none of them.
+fn digest<'a>(parts: impl IntoIterator<Item = &'a String>) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part.as_bytes());
+        hasher.update([0]);
+    }
+    hasher.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A request: its id, and its body. The same events make the same message.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) id: String,
+    pub(super) body: Bytes,
+}
+
+/// The form of Standard Webhooks.
+#[derive(Debug, Serialize)]
+struct Body {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// When the newest of the events was.
+    timestamp: DateTime<Utc>,
+    data: Vec<Event>,
+}
+
+impl Message {
+    /// Of these events. One that cannot be read is none of ours, and is left out.
+    pub(super) fn of(batch: &[Delivery]) -> Self {
+        let read = |delivery: &Delivery| {
+            let event = serde_json::from_slice(&delivery.body);
+            event
+                .inspect_err(
+                    |error| tracing::error!(%error, "webhook: an event that cannot be read was dropped"),
+                )
+                .ok()
+        };
+        let data: Vec<Event> = batch.iter().filter_map(read).collect();
+        let timestamp = data.iter().map(|event| event.at).max().unwrap_or_default();
+        let id = format!("msg_{}", digest(data.iter().map(|event| &event.event)));
+        let body = Body { kind: "eirs.jobs.ended", timestamp, data };
+        let body =
+            serde_json::to_vec(&body).expect("an event has string keys and finite numbers only").into();
+        Self { id, body }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use eirs_platform::{
+        job::{self, JobId},
+        queue::Receipt,
+    };
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    pub(in super::super) fn reply(image: &str) -> Reply {
+        Reply {
+            v: job::VERSION,
+            id: JobId::of(image.as_bytes()),
+            name: format!("{image}.jpg"),
+            model: "default".to_owned(),
+            version: "0f1e2d3c4b5a6978".to_owned(),
+            outcome: Outcome::Classified { top: vec![Guess { label: "heart".to_owned(), confidence: 0.5 }] },
+            worker: "w1".to_owned(),
+            at: DateTime::UNIX_EPOCH,
+            queued_ms: 1.0,
+            classify_ms: 2.0,
+            trace: None,
+        }
+    }
+
+    fn delivery(reply: &Reply) -> Delivery {
+        let receipt = Receipt(reply.id.to_string());
+        Delivery { body: encode(reply), receipt, receives: 1, sent_at: DateTime::UNIX_EPOCH }
+    }
+
+    fn body(message: &Message) -> Value {
+        serde_json::from_slice(&message.body).unwrap()
+    }
+
+    #[test]
+    fn an_event_says_how_the_job_ended() {
+        let good = reply("a");
+        let bad =
+            Reply { outcome: Outcome::Rejected { reason: "the JPEG ends early".to_owned() }, ..reply("b") };
+        let message = Message::of(&[delivery(&good), delivery(&bad)]);
+        let body = body(&message);
+        assert_eq!(body["type"], "eirs.jobs.ended");
+        let said = |n: usize, key: &str| body["data"][n][key].clone();
+        assert_eq!(
+            (said(0, "status"), said(0, "label"), said(0, "confidence")),
+            (json!("classified"), json!("heart"), json!(0.5))
+        );
+        assert_eq!((said(0, "id"), said(0, "name")), (json!(good.id.to_string()), json!("a.jpg")));
+        assert_eq!((said(1, "status"), said(1, "reason")), (json!("rejected"), json!("the JPEG ends early")));
+        assert_eq!(said(1, "label"), Value::Null);
+    }
+
+    #[test]
+    fn the_same_events_make_the_same_message_and_others_another() {
+        let (a, b) = (delivery(&reply("a")), delivery(&reply("b")));
+        let of = |batch: &[Delivery]| Message::of(batch);
+        let (once, again) = (of(&[a.clone(), b.clone()]), of(&[a.clone(), b.clone()]));
+        assert_eq!((&once.id, &once.body), (&again.id, &again.body));
+        assert_ne!(once.id, of(&[a]).id);
+        let later = Reply { at: DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(1), ..reply("b") };
+        assert_ne!(of(&[b]).id, of(&[delivery(&later)]).id, "the image was classified again");
+    }
+}

@@ -26,9 +26,12 @@ const FRESH: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// A queue that does not say its depth in this time is asked again.
 const READING: Duration = Duration::from_secs(30);
-/// Before anything is known of how long a job takes, it takes a second, and so does the start of who does it. No guess goes further.
+/// Before anything is known of how long a job takes, it takes a second, and so does the start of the
+/// worker that does it. No guess goes far: when it is over, something is known.
 const GUESS_S: u64 = 1;
-const LONGEST_GUESS_S: u64 = 300;
+const LONGEST_GUESS_S: u64 = 10;
+/// The same for a backlog that is full.
+const LONGEST_GUESS_OF_ALL_S: u64 = 300;
 /// What a controller wrote that is older says nothing of now.
 const STATUS_AGE: TimeDelta = TimeDelta::seconds(60);
 
@@ -78,7 +81,7 @@ impl Admission {
         // When a tenth of it will be done: not all who are refused come back for the first place.
         let all = line
             .remaining(Instant::now(), None)
-            .unwrap_or(Duration::from_secs(LONGEST_GUESS_S.min(line.backlog())));
+            .unwrap_or(Duration::from_secs(LONGEST_GUESS_OF_ALL_S.min(line.backlog())));
         Err(in_seconds(all / 10))
     }
 

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::eta::{Fleet, Line, Place, in_seconds};
+use super::eta::{Fleet, Growth, Line, Place, in_seconds};
 
 /// A depth that is older is read again when somebody asks.
 const FRESH: Duration = Duration::from_secs(1);
@@ -30,6 +30,10 @@ const READING: Duration = Duration::from_secs(30);
 /// worker that does it. No guess goes far: when it is over, something is known.
 const GUESS_S: u64 = 1;
 const LONGEST_GUESS_S: u64 = 10;
+/// Before it is seen how many jobs bring another instance.
+const JOBS_EACH: f64 = 10.0;
+/// The controller sees a line within this time; the start itself comes after it.
+const SEES_S: f64 = 5.0;
 /// The same for a backlog that is full.
 const LONGEST_GUESS_OF_ALL_S: u64 = 300;
 /// What a controller wrote that is older says nothing of now.
@@ -51,6 +55,35 @@ struct Model {
     read_at: Option<Instant>,
     /// The reading under way. Cancelled when it is over, however it ends.
     being_read: Option<CancellationToken>,
+    /// How many jobs of the line bring one more server, as far as it was seen.
+    jobs_each: Option<f64>,
+    /// Since when there has been a line, and how long it was at most.
+    stretch: Option<(Instant, f64)>,
+}
+
+impl Model {
+    /// What was read of the line and of those who serve it.
+    fn saw(&mut self, fleet: Option<Fleet>) {
+        let backlog = self.line.backlog() as f64;
+        if backlog == 0.0 {
+            self.stretch = None;
+        }
+        let (since, peak) = self.stretch.get_or_insert_with(|| (Instant::now(), 0.0));
+        *peak = peak.max(backlog);
+        let Some(mut fleet) = fleet else { return self.line.served_by(None) };
+        if let Some(growth) = &mut fleet.growth {
+            let known = self.jobs_each.unwrap_or(JOBS_EACH);
+            let (serve, expected) = (fleet.servers, (*peak / known).ceil());
+            let each = (*peak / serve.max(1.0)).max(1.0);
+            let had_time = since.elapsed().as_secs_f64() > growth.delay_s + SEES_S;
+            let is_other = serve > expected || had_time && serve < expected.min(growth.most);
+            if fleet.opens_at.is_none() && *peak > 0.0 && is_other {
+                self.jobs_each = Some(each);
+            }
+            growth.jobs_each = self.jobs_each.unwrap_or(JOBS_EACH);
+        }
+        self.line.served_by(Some(fleet));
+    }
 }
 
 /// A job's place in its line, and what was said of it last.
@@ -149,7 +182,6 @@ impl Admission {
         let mut models = self.lock();
         let state = models.entry(model.clone()).or_default();
         state.read_at = Some(Instant::now());
-        state.line.served_by(fleet);
         match depth {
             Ok(Ok(depth)) => state.line.count(depth.backlog()),
             // The old reading and what was sent since are the better guess.
@@ -160,6 +192,7 @@ impl Admission {
                 {READING:?}"
             ),
         }
+        state.saw(fleet);
     }
 }
 
@@ -170,11 +203,16 @@ fn fleet_of(status: &Value, model: &str, now: DateTime<Utc>) -> Option<Fleet> {
         return None;
     }
     let (mut servers, mut service, mut opens_in) = (0.0, None, None::<f64>);
+    let (mut most, mut slowest_s) = (0.0, None::<f64>);
     for pool in status["pools"].as_array()?.iter().filter(|pool| pool["model"] == model) {
         let count = |key: &str| pool[key].as_f64().unwrap_or(0.0);
         let learnt = &pool["learnt"];
         let at_once = learnt["concurrency"].as_f64().unwrap_or(1.0).max(1.0);
         service = pool["service_s"].as_f64().or_else(|| learnt["service_s"].as_f64()).or(service);
+        if let Some(delay_s) = learnt["start_delay_s"].as_f64() {
+            most += at_once * count("max");
+            slowest_s = Some(slowest_s.unwrap_or(0.0).max(delay_s));
+        }
         if count("ready") > 0.0 {
             (servers, opens_in) = (servers + at_once * count("ready"), Some(0.0));
             continue;
@@ -195,7 +233,8 @@ fn fleet_of(status: &Value, model: &str, now: DateTime<Utc>) -> Option<Fleet> {
     let opens_in = opens_in.filter(|_| servers > 0.0)?;
     let opens_at = (opens_in > 0.0)
         .then(|| Instant::now() + Duration::try_from_secs_f64(opens_in).unwrap_or(Duration::from_secs(3600)));
-    Some(Fleet { servers, service_s: service, opens_at })
+    let growth = slowest_s.map(|delay_s| Growth { most, delay_s, jobs_each: JOBS_EACH });
+    Some(Fleet { servers, service_s: service, opens_at, growth })
 }
 
 #[cfg(test)]

@@ -36,6 +36,32 @@ pub(crate) struct Fleet {
     pub(crate) service_s: Option<f64>,
     /// When the first of them serves, where none does now.
     pub(crate) opens_at: Option<Instant>,
+    /// What the controller will make of a long line.
+    pub(crate) growth: Option<Growth>,
+}
+
+/// How a fleet grows with its line. What the policies say is the controller's; this is what is seen of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Growth {
+    /// The most jobs at once that there may be.
+    pub(crate) most: f64,
+    /// How long an instance takes to start.
+    pub(crate) delay_s: f64,
+    /// How many jobs of the line bring one more.
+    pub(crate) jobs_each: f64,
+}
+
+impl Fleet {
+    /// Jobs at once when what such a line brings has started.
+    fn grown(&self, backlog: u64) -> f64 {
+        let brings = |growth: Growth| (backlog as f64 / growth.jobs_each).ceil().min(growth.most);
+        self.servers.max(self.growth.map_or(0.0, brings))
+    }
+
+    /// Jobs at once as soon as any are done: where nobody serves now, what the line brings comes together.
+    fn at_once(&self, backlog: u64) -> f64 {
+        if self.opens_at.is_some() { self.grown(backlog) } else { self.servers }
+    }
 }
 
 /// The line of one model's jobs, as this host sees it.
@@ -162,7 +188,8 @@ impl Line {
     fn known(&self) -> Option<f64> {
         let reported = self.fleet.and_then(|fleet| {
             let service_s = fleet.service_s.or(self.service_s)?;
-            (fleet.servers > 0.0).then_some(fleet.servers / service_s.max(1e-3))
+            let servers = fleet.at_once(self.backlog());
+            (servers > 0.0).then_some(servers / service_s.max(1e-3))
         });
         reported.or(self.rate_before).or_else(|| self.service_s.map(|service_s| 1.0 / service_s.max(1e-3)))
     }
@@ -187,7 +214,20 @@ impl Line {
             let turn = (position - 1) as usize;
             frees[turn % servers] + (turn / servers) as f64 * each
         };
+        let seconds = self.with_growth(seconds);
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+    }
+
+    /// The same time where more will serve when they have started.
+    fn with_growth(&self, seconds: f64) -> f64 {
+        let Some((fleet, growth)) = self.fleet.and_then(|fleet| Some((fleet, fleet.growth?))) else {
+            return seconds;
+        };
+        let (now, then) = (fleet.at_once(self.backlog()), fleet.grown(self.backlog()));
+        if now <= 0.0 || then <= now || seconds <= growth.delay_s {
+            return seconds;
+        }
+        growth.delay_s + (seconds - growth.delay_s) * now / then
     }
 
     /// In how many seconds what each of the servers does now, or takes next, will be done, in order.
@@ -288,7 +328,7 @@ mod tests {
     }
 
     fn known(servers: f64, service_s: f64) -> Option<Fleet> {
-        Some(Fleet { servers, service_s: Some(service_s), opens_at: None })
+        Some(Fleet { servers, service_s: Some(service_s), opens_at: None, growth: None })
     }
 
     #[test]
@@ -360,10 +400,31 @@ mod tests {
             servers: 2.0,
             service_s: Some(2.0),
             opens_at: Some(start + Duration::from_secs(30)),
+            growth: None,
         }));
         let places: Vec<_> = (0..4).map(|_| line.join(start)).collect();
         let announced = places.iter().map(|place| line.remaining(start, Some(*place)).map(in_seconds));
         assert_eq!(announced.collect::<Vec<_>>(), [Some(32), Some(32), Some(34), Some(34)]);
+    }
+
+    #[test]
+    fn a_long_line_brings_more_servers_where_there_may_be_more() {
+        let start = Instant::now();
+        let growth = Some(Growth { most: 4.0, delay_s: 10.0, jobs_each: 10.0 });
+        let announced = |jobs: usize, fleet: Fleet| {
+            let mut line = Line::default();
+            line.served_by(Some(fleet));
+            let last = (0..jobs).map(|_| line.join(start)).last();
+            line.remaining(start, last).map(in_seconds)
+        };
+        let opens_at = Some(start + Duration::from_secs(10));
+        let nobody = Fleet { servers: 1.0, service_s: Some(1.0), opens_at, growth };
+        assert_eq!(announced(1, nobody), Some(11), "one comes for one job");
+        assert_eq!(announced(20, nobody), Some(20), "two for twenty");
+        assert_eq!(announced(100, nobody), Some(35), "and no more than four");
+        let one = Fleet { servers: 1.0, service_s: Some(1.0), opens_at: None, growth };
+        assert_eq!(announced(5, one), Some(5));
+        assert_eq!(announced(50, one), Some(20), "ten by the one that is there, and then by four");
     }
 
     #[test]

@@ -18,6 +18,8 @@ use crate::{metrics::Answered, webhook::Webhook};
 
 /// Answers that are taken from the queue at once.
 const BATCH: usize = 128;
+/// How often the webhook is asked to note them.
+const NOTES: u32 = 20;
 /// The length of a poll.
 const POLL: Duration = Duration::from_secs(20);
 
@@ -57,20 +59,30 @@ pub(crate) async fn consume(jobs: &Jobs, stop: &CancellationToken) {
     }
 }
 
-/// The webhook has the answers before they leave the queue: where it cannot take them, they come again.
+/// The webhook has the replies before they leave the queue. Where it cannot take them, they stay
+/// there for the next process.
 async fn end(
     webhook: Option<Arc<Webhook>>,
     ended: Vec<Reply>,
     responses: SharedQueue,
     receipts: Vec<Receipt>,
 ) {
-    if let Some(webhook) = webhook
-        && let Err(error) = webhook.note(&ended).await
-    {
-        tracing::warn!(%error, "webhook: answers cannot be noted; they are received again");
-        return;
+    if let Some(webhook) = webhook {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        for attempt in 1..=NOTES {
+            match webhook.note(&ended).await {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "webhook: replies cannot be noted");
+                    if attempt == NOTES {
+                        return;
+                    }
+                    backoff.wait().await;
+                }
+            }
+        }
     }
-    // An ack that fails costs a second look at an answer, which does no harm.
+    // An ack that fails costs a second look at a reply, which does no harm.
     let _looked_at_again = responses.ack(&receipts).await;
 }
 

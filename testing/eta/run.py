@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -75,6 +76,12 @@ class Service:
     def close(self):
         for process in reversed(self.processes):
             process.terminate()
+        # Workers outlive their controller, as they should.
+        for record in pathlib.Path(self.folder).glob("state/instances/*"):
+            try:
+                os.kill(json.loads(record.read_text())["process"]["pid"], signal.SIGTERM)
+            except (ValueError, KeyError, TypeError, OSError):
+                pass
         for process in self.processes:
             try:
                 process.wait(20)

@@ -42,6 +42,7 @@ impl Machines {
                 crashes: 0,
                 last_error: None,
                 not_before: None,
+                retires: false,
             };
             (instance.id.clone(), instance)
         };

@@ -140,7 +140,7 @@ impl<'a> Draft<'a> {
         // One that is late is paid for all the same.
         let paid = self.running_then() + self.plan.late;
         starting < self.policy.scale_out.max_step
-            && self.alive_then() < self.policy.pool.max
+            && self.alive_then() < self.most()
             && self.plan.affordable.is_none_or(|affordable| paid < affordable)
     }
 
@@ -153,6 +153,22 @@ impl<'a> Draft<'a> {
 
     fn lacks(&self) -> u32 {
         self.plan.share.saturating_sub(self.running_then())
+    }
+
+    /// One more than is needed, as long as one serves that retires: the other one comes before it goes, also where the pool may
+    /// have no more than it has.
+    fn relief(&self) -> u32 {
+        u32::from(self.plan.share > 0 && self.muster.has_retiring())
+    }
+
+    /// What may be started.
+    fn wants(&self) -> u32 {
+        (self.plan.share + self.relief()).saturating_sub(self.running_then())
+    }
+
+    /// Places that there are.
+    fn most(&self) -> u32 {
+        self.policy.pool.max + self.relief()
     }
 
     fn hold(&mut self, hold: Hold) {
@@ -176,10 +192,13 @@ impl<'a> Draft<'a> {
         self.plan.actions.extend(useless.map(|(view, cause)| drain(view, scale_in, *cause)));
         self.plan.actions.extend(self.muster.stops(seen.at));
 
-        let max = self.policy.pool.max;
+        let (max, relief) = (self.policy.pool.max, self.relief());
         let affordable = self.plan.affordable.unwrap_or(max).min(max);
         let running = self.plan.running() + self.plan.late;
-        let [over_max, too_dear] = [max, affordable].map(|most| running.saturating_sub(most) as usize);
+        let is_relieved =
+            running <= max + relief && self.plan.affordable.is_none_or(|affordable| running <= affordable);
+        let [over_max, too_dear] =
+            [max, affordable].map(|most| if is_relieved { 0 } else { running.saturating_sub(most) as usize });
         if too_dear > 0 {
             for (number, view) in self.cheapest(seen, history).into_iter().take(too_dear).enumerate() {
                 self.drain(view, if number < over_max { Cause::OverMax } else { Cause::OverBudget });
@@ -193,13 +212,22 @@ impl<'a> Draft<'a> {
         {
             self.drain(view, Cause::OtherVersion);
         }
+        if let Some(view) = self.muster.next_to_retire(seen, history)
+            && relief > 0
+            && self.running_then() > self.plan.share
+            && !is_growing
+            && !self.drained().contains(&view.instance.id)
+        {
+            self.drain(view, Cause::Updated);
+        }
         // One that is late is waited for: it is not what serves, and goes when it has come or is given up.
         // Nor does one that was started to see whether it works make another superfluous.
         let is_sent = |view: &&&InstanceView| {
             view.stage() == Stage::Starting && is_canary(view, self.policy, seen, history)
         };
         let sent = size(self.muster.serving.iter().filter(is_sent).count());
-        let running = self.running_then().saturating_sub(sent + u32::from(self.plan.canary.is_some()));
+        let sent = sent + u32::from(self.plan.canary.is_some());
+        let running = self.running_then().saturating_sub(sent + relief);
         if running <= self.plan.share {
             return;
         }
@@ -287,13 +315,13 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
     let mut room = policies.instance_limit.map_or(u32::MAX, |limit| limit.saturating_sub(alive));
     let mut startable: Vec<_> = drafts
         .iter()
-        .map(|draft| if draft.lacks() > 0 { draft.muster.startable(seen, history) } else { Vec::new() })
+        .map(|draft| if draft.wants() > 0 { draft.muster.startable(seen, history) } else { Vec::new() })
         .map(Vec::into_iter)
         .collect();
     while room > 0 {
         let wants = |index: &usize| {
             let draft = &drafts[*index];
-            startable[*index].len() > 0 && draft.lacks() > 0 && draft.may_start()
+            startable[*index].len() > 0 && draft.wants() > 0 && draft.may_start()
         };
         let next = (0..drafts.len()).filter(wants).min_by_key(|index| drafts[*index].running_then());
         let Some((next, view)) = next.and_then(|next| Some((next, startable[next].next()?))) else { break };

@@ -112,6 +112,9 @@ pub struct Instance {
     pub last_error: Option<String>,
     /// ... and must not be started again before this moment.
     pub not_before: Option<DateTime<Utc>>,
+    /// Another one is there in its place: it is started no more, and leaves when that one serves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retires: bool,
 }
 
 /// What an instance was told to do.

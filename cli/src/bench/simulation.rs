@@ -244,6 +244,7 @@ fn instance(number: usize, now: DateTime<Utc>) -> InstanceView {
         crashes: 0,
         last_error: None,
         not_before: None,
+        retires: false,
     };
     InstanceView { instance, heard }
 }

@@ -80,6 +80,8 @@ struct Counted<'a> {
     /// More serve in all pools together than the limit allows.
     is_over: bool,
     loses: bool,
+    /// One runs that an update has another one for.
+    retiring: bool,
 }
 
 impl<'a> Counted<'a> {
@@ -111,6 +113,7 @@ impl<'a> Counted<'a> {
             is_unpaid: false,
             is_over,
             loses: false,
+            retiring: own().any(|view| runs(&view) && view.instance.retires),
         }
     }
 
@@ -129,6 +132,7 @@ impl<'a> Counted<'a> {
                 let serves = self.policy.is_some_and(|policy| policy.pool.model == instance.model);
                 match instance.state {
                     _ if self.seen.operator.is_cordoned(&instance.id) => Some("it is cordoned"),
+                    State::Stopped if instance.retires => Some("another one replaces it"),
                     State::Stopped if is_left_alone => Some("it crashed and must be left alone"),
                     State::Stopped if !serves => Some("it would serve another model"),
                     State::Stopped => None,
@@ -208,6 +212,7 @@ impl<'a> Counted<'a> {
                 let is_other = in_force.is_some_and(|now| said.is_some_and(|said| said != now.version));
                 is_other && in_force.is_some_and(|now| instance.since < now.since)
             }
+            Cause::Updated => instance.retires,
             Cause::NoPolicy | Cause::Silent => false,
         }
     }
@@ -228,10 +233,12 @@ impl<'a> Counted<'a> {
         }
         let Some(policy) = self.policy else { return broken };
         let Policy { pool, scale_in, .. } = policy;
-        if self.started > 0 && self.alive + self.started > pool.max as usize {
+        // One more while one retires.
+        let most = pool.max as usize + usize::from(self.retiring);
+        if self.started > 0 && self.alive + self.started > most {
             broken.push("more than max exist at once");
         }
-        if is_whole && self.running > pool.max as usize {
+        if is_whole && self.running > most {
             broken.push("more than max continue");
         }
         if self.is_unpaid {

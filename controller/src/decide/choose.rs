@@ -68,7 +68,9 @@ impl<'a> Muster<'a> {
             }
         }
         muster.doubt_mass_silence();
-        muster.stopped.retain(|view| policy.is_some_and(|policy| policy.pool.model == view.instance.model));
+        muster.stopped.retain(|view| {
+            policy.is_some_and(|policy| policy.pool.model == view.instance.model) && !view.instance.retires
+        });
         muster.leaving.sort_by_key(|view| (Reverse(view.instance.since), view.instance.id.as_str()));
         muster.useless.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
         muster
@@ -161,7 +163,8 @@ impl<'a> Muster<'a> {
                 && instance.model == policy.pool.model
                 && !is_silent(view, seen, history)
                 && !has_other_version(view, seen)
-                && !seen.operator.is_cordoned(&instance.id);
+                && !seen.operator.is_cordoned(&instance.id)
+                && !instance.retires;
             instance.state == State::Draining && view.stage() == Stage::Draining && in_time && is_of_use
         };
         if !seen.can_undrain {
@@ -206,12 +209,27 @@ impl<'a> Muster<'a> {
             let has_died = view.instance.crashes.max(failures) > 0;
             has_died && in_force.is_some_and(|in_force| view.instance.since >= in_force.since)
         };
-        let is_quiet = self.leaving.is_empty()
-            && self.useless.is_empty()
-            && self.serving.iter().all(|view| view.stage() == Stage::Ready)
-            && !self.stopped.iter().any(died);
+        let is_quiet = self.is_quiet() && !self.stopped.iter().any(died);
         let outdated = self.serving.iter().copied().filter(|view| is_quiet && is_outdated(view, seen));
         outdated.min_by_key(|view| by_cost(view, seen, history))
+    }
+
+    /// Nobody leaves, and nobody starts.
+    fn is_quiet(&self) -> bool {
+        self.leaving.is_empty()
+            && self.useless.is_empty()
+            && self.serving.iter().all(|view| view.stage() == Stage::Ready)
+    }
+
+    /// Whether one of those that serve has another one in its place.
+    pub(super) fn has_retiring(&self) -> bool {
+        self.serving.iter().any(|view| view.instance.retires)
+    }
+
+    /// The one that may go because an update has another one for it. They go one after the other, too.
+    pub(super) fn next_to_retire(&self, seen: &Observation, history: &History) -> Option<&'a InstanceView> {
+        let retiring = self.serving.iter().copied().filter(|view| view.instance.retires);
+        retiring.min_by_key(|view| by_cost(view, seen, history)).filter(|_| self.is_quiet())
     }
 
     /// What must be stopped: drained, or its drain is overdue.
@@ -307,7 +325,7 @@ fn by_cost<'v>(view: &'v InstanceView, seen: &Observation, history: &History) ->
     let newest = Reverse(view.instance.since);
     let is_cordoned = seen.operator.is_cordoned(&view.instance.id);
     (
-        !is_cordoned,
+        !(is_cordoned || view.instance.retires),
         !is_new_start(view, history),
         idle.is_none(),
         Reverse(idle),

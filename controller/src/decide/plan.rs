@@ -129,6 +129,8 @@ pub enum Cause {
     OtherModel,
     /// It has loaded an earlier version of the model than the one in force.
     OtherVersion,
+    /// An update has another one for it, which serves.
+    Updated,
     /// The pool has no policy any more.
     NoPolicy,
     /// An operator cordoned it and wants it to go now.
@@ -320,6 +322,7 @@ impl fmt::Display for Cause {
             Self::Silent => "no report for two minutes",
             Self::OtherModel => "the pool now serves another model",
             Self::OtherVersion => "it loaded an earlier version of the model",
+            Self::Updated => "replaced by an update",
             Self::NoPolicy => "the pool's policy was deleted",
             Self::Cordoned => "cordoned with --drain",
         })

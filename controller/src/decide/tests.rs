@@ -43,6 +43,7 @@ pub(crate) fn stopped(id: &str) -> InstanceView {
         crashes: 0,
         last_error: None,
         not_before: None,
+        retires: false,
     };
     InstanceView { instance, heard: None }
 }
@@ -587,4 +588,62 @@ fn a_drain_is_not_taken_back_where_the_version_is_an_earlier_one() {
         let undrains = plan.actions().filter(|action| matches!(action, Action::Undrain { .. })).count();
         assert_eq!(undrains, expected, "{plan}");
     }
+}
+
+/// An update has another one for it.
+fn retiring(mut view: InstanceView) -> InstanceView {
+    view.instance.retires = true;
+    view
+}
+
+/// What is planned for a pool that may have so many and has this backlog.
+#[track_caller]
+fn check_updated(pool: &str, backlog: u64, instances: Vec<InstanceView>, expected: &[&str]) {
+    let policies = policies(&[("p", pool)]);
+    let seen = seen(&[("p", Some(backlog))], instances);
+    let history = history(&[(2000, backlog)], &seen);
+    let plan = decide(&policies, &seen, &history);
+    assert_eq!(check(&policies, &seen, &history, &plan), Vec::<String>::new(), "{plan}");
+    let actions: Vec<_> = plan.actions().map(ToString::to_string).collect();
+    assert_eq!(actions, expected, "{plan}");
+}
+
+#[test]
+fn one_that_retires_goes_when_another_one_serves_also_where_there_are_as_many_as_may_be() {
+    let why = "replaced by an update";
+    for pool in ["max = 3", "min = 2\nmax = 2"] {
+        let (old, other) = (retiring(busy("p-1")), busy("p-2"));
+        check_updated(pool, 20, vec![old.clone(), other.clone(), stopped("p-3")], &["start p-3"]);
+        check_updated(pool, 20, vec![old.clone(), other.clone(), starting("p-3", NOW - 1)], &[]);
+        check_updated(
+            pool,
+            20,
+            vec![old.clone(), other.clone(), busy("p-3")],
+            &[&format!("drain p-1: {why}")],
+        );
+        let leaves = retiring(draining("p-1", NOW + 9));
+        check_updated(pool, 20, vec![leaves, other.clone(), busy("p-3")], &[]);
+        // There is none that could come in its place.
+        check_updated(pool, 20, vec![old, other, retiring(stopped("p-3"))], &[]);
+    }
+}
+
+#[test]
+fn those_that_retire_go_one_after_the_other_and_first_where_fewer_are_needed() {
+    let why = "replaced by an update";
+    let old = [retiring(busy("p-1")), retiring(busy("p-2"))];
+    check_updated(
+        "max = 4",
+        20,
+        vec![old[0].clone(), old[1].clone(), busy("p-3")],
+        &[&format!("drain p-1: {why}")],
+    );
+    let both = [retiring(idle("p-2", 500)), idle("p-1", 500)];
+    check_updated("max = 4\nmin = 1", 0, both.to_vec(), &[&format!("drain p-2: {why}")]);
+    check_updated(
+        "max = 4",
+        0,
+        vec![retiring(idle("p-1", 500))],
+        &["drain p-1: idle and not needed"],
+    );
 }

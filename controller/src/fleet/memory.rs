@@ -87,6 +87,7 @@ fn stopped(id: &str, pool: &str, model: &str, since: chrono::DateTime<chrono::Ut
         crashes: 0,
         last_error: None,
         not_before: None,
+        retires: false,
     }
 }
 

@@ -20,6 +20,12 @@ pub const POOL: &str = "eirs:pool";
 pub const HANDED_OVER: &str = "eirs:handed-over";
 /// The value of [`HANDED_OVER`].
 pub const YES: &str = "yes";
+/// The value of [`HANDED_OVER`] while an update tries an instance: its worker takes the jobs of the trial and no others, and
+/// stores nothing. The controller does not see it.
+pub const TRIAL: &str = "trial";
+/// `yes` from the moment at which an update has another instance for this one: the controller starts it no more, and drains it
+/// when the other one serves.
+pub const RETIRES: &str = "eirs:retires";
 /// Which start of the instance this is. Written before the start, so that the instance finds it in its metadata.
 pub const GENERATION: &str = "eirs:generation";
 /// The generation of an instance that somebody started by hand before any controller did.

@@ -134,6 +134,7 @@ fn every_hold_and_every_cause_is_explained() {
         Cause::Silent,
         Cause::OtherModel,
         Cause::OtherVersion,
+        Cause::Updated,
         Cause::NoPolicy,
         Cause::Cordoned,
     ];
@@ -141,7 +142,7 @@ fn every_hold_and_every_cause_is_explained() {
         match cause {
             Cause::Idle | Cause::NotNeeded | Cause::StartNotNeeded | Cause::OverMax => {}
             Cause::OverBudget | Cause::OverShare | Cause::NeverReady | Cause::Silent => {}
-            Cause::OtherModel | Cause::OtherVersion | Cause::NoPolicy | Cause::Cordoned => {}
+            Cause::OtherModel | Cause::OtherVersion | Cause::Updated | Cause::NoPolicy | Cause::Cordoned => {}
         }
         check_says("### Why an instance is drained", &format!("| `{cause}` |"));
     }

@@ -186,14 +186,16 @@ fn instance() -> impl Strategy<Value = InstanceView> {
         Phase::Drained,
     ]);
     let report = (phase, 0u64..150, option::of(0u64..100));
-    let rest = (option::weighted(0.2, 1i64..30), -30i64..60, 0u32..3, prop::bool::weighted(0.1));
+    let is_rare = || prop::bool::weighted(0.1);
+    let rest = (option::weighted(0.2, 1i64..30), -30i64..60, 0u32..3, is_rare(), is_rare());
     (state, 0u64..400, option::weighted(0.8, report), rest).prop_map(|(state, age, report, rest)| {
-        let (back_off, drain, crashes, is_of_other_model) = rest;
+        let (back_off, drain, crashes, is_of_other_model, retires) = rest;
         let mut view = in_state("x-1", state, NOW - age);
         if let Some((phase, ago, idle)) = report.filter(|_| state != State::Stopped) {
             view = says(view, phase, NOW - ago, idle.map(|idle| NOW - ago - idle));
         }
         let instance = &mut view.instance;
+        instance.retires = retires;
         let from_now = |seconds: i64| at(NOW) + chrono::TimeDelta::seconds(seconds);
         if matches!(state, State::Draining | State::Stopping) {
             instance.drain_until = Some(from_now(drain));

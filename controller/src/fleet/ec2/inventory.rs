@@ -296,6 +296,7 @@ impl Entry {
             crashes: self.crashes,
             last_error: self.last_error.clone(),
             not_before: self.not_before.filter(|_| state == State::Stopped),
+            retires: machine.retires,
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Machine {
     pub(super) generation: Option<String>,
     pub(super) model: Option<String>,
     pub(super) drain: Option<Drain>,
+    /// An update has another one for it.
+    pub(super) retires: bool,
     /// When it was last started, to the second.
     pub(super) launched: DateTime<Utc>,
     /// Why it is in its state, as EC2 puts it.
@@ -52,6 +54,7 @@ impl Machine {
             generation: tagged(tag::GENERATION),
             model: tagged(tag::MODEL),
             drain: tagged(tag::DRAIN).and_then(|text| Drain::read(&text)),
+            retires: tagged(tag::RETIRES).as_deref() == Some(tag::YES),
             launched: launched.unwrap_or_default(),
             reason: reason.map(str::to_owned),
         })
@@ -120,6 +123,7 @@ pub(in crate::fleet::ec2) mod tests {
             generation: None,
             model: None,
             drain: None,
+            retires: false,
             launched: DateTime::UNIX_EPOCH + TimeDelta::seconds(1_767_225_600),
             reason: None,
         }

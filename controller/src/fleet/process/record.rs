@@ -130,6 +130,7 @@ impl Record {
             crashes: record.crashes,
             last_error: record.last_error,
             not_before: is_stopped.then(|| crashes.not_before(&record.pool)).flatten(),
+            retires: false,
             pool: record.pool,
             model: record.model,
         }

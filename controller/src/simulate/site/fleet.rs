@@ -51,6 +51,7 @@ impl Site<'_> {
             crashes: it.crashes,
             last_error: None,
             not_before: it.not_before,
+            retires: false,
         };
         let is_listed = |(number, it): &(usize, &Machine)| *number < count as usize || it.power != Power::Off;
         Ok(self.machines.iter().enumerate().filter(is_listed).map(instance).collect())

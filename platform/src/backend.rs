@@ -43,6 +43,8 @@ const LAYOUT_OF_FILES: &str = "1";
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 /// An answer that no web host fetched for so long has nobody waiting for it; the result is stored anyway.
 const RESPONSE_RETENTION: Duration = Duration::from_secs(3600);
+/// A trial is over by then.
+const TRIAL_RETENTION: Duration = Duration::from_secs(3600);
 /// A report that is older says nothing about now.
 const EVENT_RETENTION: Duration = Duration::from_secs(600);
 /// Who takes no event of the webhook for so long does not want it any more.
@@ -210,6 +212,11 @@ impl Backend {
         self.queue(&requests_name(model), requests_options(&self.queue_settings, model)).await
     }
 
+    /// The jobs by which instances are tried before they are handed over; answers to them are stored nowhere.
+    pub async fn trial(&self, model: &str) -> Result<SharedQueue> {
+        self.queue(&trial_name(model), trial_options(&self.queue_settings)).await
+    }
+
     /// The jobs of one model that were given up. They stay until an operator looks at them, for a fortnight at most.
     pub async fn dead_letters(&self, model: &str) -> Result<SharedQueue> {
         self.queue(&dead_letters_name(model), dead_letters_options(&self.queue_settings)).await
@@ -291,6 +298,11 @@ pub fn dead_letters_options(settings: &settings::Queue) -> QueueOptions {
     QueueOptions { retention: DEAD_LETTER_RETENTION, ..plain(settings) }
 }
 
+/// ... and of trials, which nobody waits for when they are over, ...
+pub fn trial_options(settings: &settings::Queue) -> QueueOptions {
+    QueueOptions { retention: TRIAL_RETENTION, ..plain(settings) }
+}
+
 /// ... and the queues of answers ...
 pub fn responses_options(settings: &settings::Queue) -> QueueOptions {
     QueueOptions { retention: RESPONSE_RETENTION, ..plain(settings) }
@@ -313,6 +325,11 @@ fn plain(settings: &settings::Queue) -> QueueOptions {
 /// The request queue of a model.
 pub fn requests_name(model: &str) -> String {
     format!("requests-{model}")
+}
+
+/// The trials of a model.
+pub fn trial_name(model: &str) -> String {
+    format!("trial-{model}")
 }
 
 /// The dead letters of a model.

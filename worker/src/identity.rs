@@ -20,7 +20,7 @@ const ATTEMPTS: u32 = 10;
 /// What an instance is to a worker on it.
 #[derive(Debug, Clone)]
 pub enum Instance {
-    /// The controller's: the worker serves.
+    /// The controller's, and the worker serves; or one that an update tries.
     HandedOver(Identity),
     /// Being built or parked: a job taken here would never be done.
     NotHandedOver {
@@ -33,11 +33,14 @@ pub enum Instance {
 pub async fn of_instance() -> Result<Instance> {
     let metadata = Metadata(Client::builder().max_attempts(3).build());
     let id = metadata.must("instance-id").await?;
-    if metadata.tag(tag::HANDED_OVER).await?.as_deref() != Some(tag::YES) {
-        return Ok(Instance::NotHandedOver { id });
-    }
+    let is_tried = match metadata.tag(tag::HANDED_OVER).await?.as_deref() {
+        Some(tag::YES) => false,
+        Some(tag::TRIAL) => true,
+        _ => return Ok(Instance::NotHandedOver { id }),
+    };
     let model = metadata.tag(tag::MODEL).await?.unwrap_or_else(|| Model::DEFAULT.to_owned());
-    Ok(Instance::HandedOver(Identity { instance: id, generation: metadata.generation().await?, model }))
+    let generation = metadata.generation().await?;
+    Ok(Instance::HandedOver(Identity { instance: id, generation, model, is_tried }))
 }
 
 /// Which start of the instance this is.

@@ -34,16 +34,16 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use eirs_platform::{
     Result,
     backend::Backend,
-    blobs::SharedBlobs,
+    blobs::{SharedBlobs, memory::MemoryBlobs},
     clock::SharedClock,
-    queue::SharedQueue,
+    queue::{QueueOptions, SharedQueue, memory::MemoryQueues},
     settings::{Model, Settings},
     version::{self, Fingerprint},
 };
 use tokio::sync::{Mutex, Semaphore};
 
 pub use self::arguments::Arguments;
-pub use self::self_test::self_test;
+pub use self::self_test::{grey, self_test};
 use self::{begun::Note, health::Health, lease::Leases, pool::Pool, report::Activity};
 
 /// Behind the drain deadline jobs are given back and the last report is sent; a queue that is slow answers within this.
@@ -63,6 +63,8 @@ pub struct Identity {
     pub generation: String,
     /// The model that it serves.
     pub model: String,
+    /// Whether it is tried before it serves: it takes the jobs of the trial only, and its results are stored nowhere.
+    pub is_tried: bool,
 }
 
 /// Everything a job may touch. One for each process.
@@ -115,12 +117,12 @@ impl Worker {
             slots => slots,
         };
         let (pool, version) = tokio::task::spawn_blocking(move || load(&model, threads)).await??;
-        let requests = backend.requests(&identity.model).await?;
+        let Work { requests, dead_letters, results } = Work::of(&identity, &backend, &clock).await?;
         Ok(Arc::new(Self {
-            dead_letters: backend.dead_letters(&identity.model).await?,
+            dead_letters,
             events: backend.events().await?,
             images: backend.images().clone(),
-            results: backend.results().clone(),
+            results,
             responses: Mutex::default(),
             leases: Leases::new(requests.clone(), settings.worker.heartbeat),
             requests,
@@ -191,6 +193,33 @@ impl Worker {
 
     async fn forget_response_queue(&self, name: &str) {
         self.responses.lock().await.remove(name);
+    }
+}
+
+/// Where jobs come from, and where they go.
+struct Work {
+    requests: SharedQueue,
+    dead_letters: SharedQueue,
+    results: SharedBlobs,
+}
+
+impl Work {
+    /// What becomes of a trial is told to who sent it, and to nobody else: it is kept in memory.
+    async fn of(identity: &Identity, backend: &Backend, clock: &SharedClock) -> Result<Self> {
+        let model = &identity.model;
+        Ok(if identity.is_tried {
+            Self {
+                requests: backend.trial(model).await?,
+                dead_letters: MemoryQueues::new(clock.clone()).open(model, QueueOptions::default()),
+                results: Arc::new(MemoryBlobs::new(clock.clone())),
+            }
+        } else {
+            Self {
+                requests: backend.requests(model).await?,
+                dead_letters: backend.dead_letters(model).await?,
+                results: backend.results().clone(),
+            }
+        })
     }
 }
 

@@ -122,6 +122,7 @@ async fn identity(arguments: Arguments, settings: &Settings) -> eirs_platform::R
             instance,
             generation: arguments.generation.unwrap_or_else(|| "0".to_owned()),
             model: Model::DEFAULT.to_owned(),
+            is_tried: false,
         }),
         None => own_identity(settings).await?,
     };
@@ -151,6 +152,7 @@ async fn own_identity(settings: &Settings) -> eirs_platform::Result<Option<Ident
             instance: format!("worker-{}", std::process::id()),
             generation: "0".to_owned(),
             model: Model::DEFAULT.to_owned(),
+            is_tried: false,
         })),
     }
 }

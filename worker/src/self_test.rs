@@ -34,7 +34,7 @@ pub async fn self_test(settings: &Settings) -> anyhow::Result<Vec<String>> {
 }
 
 /// A bitmap of 64 by 64 grey pixels.
-fn grey() -> Bytes {
+pub fn grey() -> Bytes {
     const SIDE: u32 = 64;
     const HEAD: u32 = 54;
     let pixels = SIDE * SIDE * 3;

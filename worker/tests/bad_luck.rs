@@ -82,7 +82,12 @@ impl Rig {
     /// The same for a job that was sent.
     async fn done(&self, id: JobId) -> Reply {
         let clock = Arc::new(SystemClock);
-        let who = Identity { instance: "i-1".into(), generation: "0".into(), model: "default".into() };
+        let who = Identity {
+            instance: "i-1".into(),
+            generation: "0".into(),
+            model: "default".into(),
+            is_tried: false,
+        };
         let worker = Worker::new(who, self.settings.clone(), self.backend.clone(), clock).await.unwrap();
         let drain = CancellationToken::new();
         let serving = tokio::spawn({

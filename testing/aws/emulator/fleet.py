@@ -91,7 +91,7 @@ class NoFleet:
         pass
 
     def save(self, machine: Machine, image_id: str) -> None:
-        """An image is made of it. What is only a record, or a process, has no disk to keep."""
+        """An image is made of it. What is only a record has no disk to keep."""
 
     def shut_down(self, machine: Machine, force: bool) -> None:
         # A command that powers the instance off is still running, and about to end by itself.
@@ -169,11 +169,11 @@ class NoFleet:
         }
 
     def program(self, machine: Machine) -> bytes | None:
-        """What runs on the instance when it has booted: the installed service once it is handed over; before that its user
+        """What runs on the instance when it has booted: the installed service once it is handed over or tried; before that its user
         data, at the first boot only, as cloud-init does."""
         tags = machine.tags
         if (
-            tags.get("eirs:handed-over") == "yes"
+            tags.get("eirs:handed-over") in ("yes", "trial")
             and tags.get("eirs:role", "worker") == "worker"
             and self.options.instance_command
         ):

@@ -129,6 +129,7 @@ class Harness:
             "account": machine.account,
             "region": machine.region,
             "state": machine.state,
+            "image": machine.instance.image_id,
             "zone": machine.instance.placement.zone,
             "tags": machine.tags,
             "agent_online": machine.agent_online,

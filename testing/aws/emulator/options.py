@@ -88,7 +88,7 @@ def parse(arguments: list[str] | None = None) -> Options:
 
     fleet = parser.add_argument_group("what an instance is")
     fleet.add_argument("--fleet", choices=["none", "process", "container"], default=defaults.fleet)
-    fleet.add_argument("--instance-command", metavar="CMD", help="what an instance tagged eirs:handed-over=yes runs")
+    fleet.add_argument("--instance-command", metavar="CMD", help="what an instance tagged eirs:handed-over=yes (or trial) runs")
     fleet.add_argument("--web-command", metavar="CMD", help="what a process runs when it is told to start eirs.target")
     fleet.add_argument(
         "--bin", type=_path, action="append", default=[], metavar="DIR", help="a folder for an instance's PATH"

@@ -5,10 +5,12 @@ powers itself off.
 """
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from emulator.fleet import NoFleet, group_lives, named, signal_group
 from emulator.machine import RUNNING, Machine
@@ -24,12 +26,28 @@ class ProcessFleet(NoFleet):
     def __init__(self, options: Options, address: str) -> None:
         super().__init__(options, address)
         self._asked: set[int] = set()  # processes that were told to end, whose end is then no news
+        self._webs: dict[str, int] = {}  # the process of each web host's service
 
     def environment(self, machine: Machine) -> dict[str, str]:
         """With a root of its own, for whatever installs something there."""
-        return super().environment(machine) | {"DESTDIR": str(self.folder(machine) / "root")}
+        return super().environment(machine) | {"DESTDIR": str(self._root(machine))}
+
+    def _root(self, machine: Machine) -> Path:
+        return self.folder(machine) / "root"
+
+    def save(self, machine: Machine, image_id: str) -> None:
+        """Keeps what was installed below its root, for those that are launched from its image; but for the programs, which
+        are found in the folders of `--bin`."""
+        if self._root(machine).is_dir():
+            shutil.copytree(self._root(machine), self._image(image_id), ignore=shutil.ignore_patterns("bin"))
+
+    def _image(self, image_id: str) -> Path:
+        return self.scratch / "images" / image_id
 
     def boot(self, machine: Machine) -> None:
+        image = self._image(machine.instance.image_id)
+        if image.is_dir() and not self._root(machine).exists():
+            shutil.copytree(image, self._root(machine))
         program = self.program(machine)
         if program is not None:
             self._launch(machine, program)
@@ -63,7 +81,11 @@ class ProcessFleet(NoFleet):
         ):
             self._launch(machine, self.options.instance_command.encode())
         if verb in ("start", "restart") and WEB in units and self.options.web_command:
+            # At the first boot that is its user data, which goes on to wait for what it starts here.
+            if machine.body is not None and machine.body.pid == self._webs.get(machine.id):
+                self._end_service(machine)
             self._launch(machine, self.options.web_command.encode())
+            self._webs[machine.id] = machine.body.pid
         if verb == "kill" and active:
             machine.body.send_signal(signal.SIGTERM)
         if verb == "is-active":

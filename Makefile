@@ -73,9 +73,9 @@ bench: build onnxruntime ## measure this machine (MODEL=, LABELS=, IMAGES= for o
 	    $(if $(IMAGES),--image-folder "$(IMAGES)") $(if $(ONLY),--only "$(ONLY)") --out "$$target_dir/bench"
 
 # Counts, so that no release build is needed.
-bench-aws: ## count what a load, a burst and an idle minute ask of AWS, at the emulator (`make test` first)
+bench-aws: ## count what a load, a burst and an idle minute ask of AWS, and set up with late descriptions, at the emulator (`make test` first)
 	$(CARGO) build --workspace --locked
-	$(CARGO) test --workspace --locked --test aws figures:: -- --include-ignored --nocapture --test-threads=1
+	$(CARGO) test --workspace --locked --test aws -- figures:: half_a_minute --include-ignored --nocapture --test-threads=1
 
 model-figures: ## reproduce the figures of the built-in model
 	cd models/shapes && python3 -m venv "$${XDG_CACHE_HOME:-$$HOME/.cache}/eirs/shapes-python" \

@@ -19,6 +19,8 @@ pub(crate) mod network;
 pub(crate) mod pool;
 pub(crate) mod queues;
 pub(crate) mod scripts;
+pub(crate) mod update;
+pub(crate) mod upgrade;
 pub(crate) mod web_host;
 
 use std::time::Duration;

@@ -13,6 +13,7 @@ mod check;
 mod classify;
 mod cleanup;
 mod dead_letters;
+mod host_settings;
 mod manual;
 mod model;
 mod operator;
@@ -22,6 +23,8 @@ mod policy;
 mod setup;
 mod simulate;
 mod token;
+#[cfg(feature = "aws")]
+mod update;
 
 #[cfg(feature = "aws")]
 mod aws;
@@ -71,6 +74,10 @@ enum Command {
     Setup(setup::Setup),
     #[cfg(not(feature = "aws"))]
     Setup(NoSetup),
+    #[cfg(feature = "aws")]
+    Update(update::UpdateCommand),
+    #[command(hide = true)]
+    HostSettings(host_settings::HostSettings),
     Load(load::command::Load),
     Bench(bench::BenchCommand),
     Status(status::command::StatusCommand),
@@ -183,6 +190,9 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Setup(setup) => setup.run(&cli.global).await,
         #[cfg(not(feature = "aws"))]
         Command::Setup(_) => Err(Stop::without_aws("eirs setup")),
+        #[cfg(feature = "aws")]
+        Command::Update(update) => update.run(&cli.global).await,
+        Command::HostSettings(settings) => settings.run(),
         Command::Load(load) => load.run().await,
         Command::Bench(bench) => bench.run(&cli.global).await,
         Command::Status(status) => status.run(&cli.global).await,

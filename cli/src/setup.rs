@@ -1,14 +1,16 @@
-//! `eirs setup`: makes an installation in an AWS account, or makes one what it should be. Every
-//! step looks first and does only what is missing, so that a run that was interrupted is simply run
-//! again.
+//! `eirs setup`: makes an installation in an AWS account, or makes one what it should be. Every step looks first and does
+//! only what is missing, so that a run that was interrupted is simply run again.
 
-mod survey;
+pub(crate) mod survey;
 
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use chrono::{DateTime, Utc};
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -29,9 +31,12 @@ use crate::{
         image::{self, Oven},
         key_pair,
         launch::Image,
-        network, pool, queues, web_host,
+        network,
+        pool::{self, Size, Sizes},
+        queues, upgrade, web_host,
     },
     show::{self, Progress, Voice},
+    update,
 };
 
 /// Create or update an installation in an AWS account
@@ -58,8 +63,7 @@ pub(crate) struct Setup {
     /// The machine that accepts uploads and runs the controller
     #[arg(long, value_enum, default_value = "launch")]
     web_host: WebHost,
-    /// A network that may upload, e.g. 203.0.113.0/24; 0.0.0.0/0 is the whole world
-    /// (setup.uploads_from)
+    /// A network that may upload, e.g. 203.0.113.0/24; 0.0.0.0/0 is the whole world (setup.uploads_from)
     #[arg(long, value_name = "NETWORK")]
     uploads_from: Vec<String>,
     /// The instance type of the workers (setup.worker_type)
@@ -82,6 +86,9 @@ enum WebHost {
     This,
     /// None yet
     None,
+    /// Those that there are, which are upgraded where they stand.
+    #[value(skip)]
+    Upgraded,
 }
 
 impl Setup {
@@ -106,7 +113,11 @@ impl Setup {
                     self.voice.end(&report);
                     return Ok(Exit::Failed);
                 }
-                carry_out(&account, &wanted, global).await?;
+                if let Some(why) = carry_out(&account, &wanted, global).await? {
+                    self.voice.say(why);
+                    self.voice.end(&report);
+                    return Ok(Exit::Failed);
+                }
             }
             report["upload_to"] = finish(&account, &wanted, global, self.voice).await?.into();
             report["done"] = true.into();
@@ -115,18 +126,13 @@ impl Setup {
         Ok(Exit::Ok)
     }
 
-    /// The settings, for a backend that is not there yet: what it is called follows from the
-    /// account.
     fn settings(&self, global: &Global) -> Result<Settings, Stop> {
         let networks = (!self.uploads_from.is_empty()).then(|| format!("{:?}", self.uploads_from));
         let layers = global
             .layers()
-            .flag("backend", Some("local"))
             .flag("setup.uploads_from", networks)
             .flag("setup.worker_type", self.worker_type.as_ref());
-        let settings = Settings { backend: BackendKind::Aws, ..layers.load()? };
-        // They were loaded as those of one machine, which takes more.
-        settings.refused_by_aws().map_or(Ok(settings), |refused| Err(refused.into()))
+        cloud_settings(layers)
     }
 
     fn check(&self, settings: &Settings) -> Result<(), Stop> {
@@ -140,13 +146,24 @@ impl Setup {
     }
 }
 
+/// The settings, for a backend that is not there yet: what it is called follows from the account.
+pub(crate) fn cloud_settings(layers: Layers) -> Result<Settings, Stop> {
+    let layers = layers.flag("backend", Some("local"));
+    let settings = Settings { backend: BackendKind::Aws, ..layers.load()? };
+    // They were loaded as those of one machine, which takes more.
+    settings.refused_by_aws().map_or(Ok(settings), |refused| Err(refused.into()))
+}
+
 /// How many machines each pool should have.
-fn pools(settings: &Settings) -> Result<BTreeMap<String, u32>, Stop> {
+pub(crate) fn pools(settings: &Settings) -> Result<Sizes, Stop> {
     let (mut pools, mut complaints) = (BTreeMap::new(), Vec::new());
     for (name, text) in bundle::policies(settings)? {
         let file = settings.controller.policies.join(&name);
         match policy::load::parse(&file, &text) {
-            Ok(policy) => _ = pools.insert(name.trim_end_matches(".toml").to_owned(), policy.pool.max),
+            Ok(policy) => {
+                let size = Size { max: policy.pool.max, model: policy.pool.model };
+                pools.insert(name.trim_end_matches(".toml").to_owned(), size);
+            }
             Err(wrong) => complaints.extend(wrong.iter().map(ToString::to_string)),
         }
     }
@@ -154,11 +171,13 @@ fn pools(settings: &Settings) -> Result<BTreeMap<String, u32>, Stop> {
 }
 
 /// What should be there.
-struct Wanted {
-    pools: BTreeMap<String, u32>,
+pub(crate) struct Wanted {
+    pub(crate) pools: Sizes,
     web_host: WebHost,
     replace_web_host: bool,
-    worker: Bundle,
+    /// How many machines are replaced at once.
+    pub(crate) wave: u32,
+    pub(crate) worker: Bundle,
     web: Option<Bundle>,
     /// What is baked on.
     base: Image,
@@ -167,20 +186,51 @@ struct Wanted {
 }
 
 impl Wanted {
-    async fn of(setup: &Setup, account: &Account, pools: BTreeMap<String, u32>) -> anyhow::Result<Self> {
-        let newest = base_image::current(account).await?;
-        let pinned = pinned_base(account).await?.filter(|_| !setup.new_base);
-        let newer_base = pinned.as_ref().filter(|pinned| pinned.id != newest.id).map(|_| newest.id.clone());
+    async fn of(setup: &Setup, account: &Account, pools: Sizes) -> anyhow::Result<Self> {
         let web = match setup.web_host {
             WebHost::Launch => Some(Bundle::of(account, Role::Web)?),
-            WebHost::This | WebHost::None => None,
+            WebHost::This | WebHost::None | WebHost::Upgraded => None,
         };
+        let wanted = Self::without_web_host(account, pools, setup.new_base).await?;
+        Ok(Self { web_host: setup.web_host, replace_web_host: setup.replace_web_host, web, ..wanted })
+    }
+
+    /// Those that setup has launched are upgraded.
+    pub(crate) async fn with_web_hosts(
+        account: &Account,
+        pools: Sizes,
+        new_base: bool,
+    ) -> anyhow::Result<Self> {
+        let wanted = Self::without_web_host(account, pools, new_base).await?;
+        if web_host::all(account).await?.is_empty() {
+            return Ok(wanted);
+        }
+        Ok(Self { web_host: WebHost::Upgraded, web: Some(Bundle::of(account, Role::Web)?), ..wanted })
+    }
+
+    /// Web hosts stay as they are.
+    pub(crate) async fn without_web_host(
+        account: &Account,
+        pools: Sizes,
+        new_base: bool,
+    ) -> anyhow::Result<Self> {
+        let setup = &account.settings.setup;
+        let newest = base_image::current(account).await?;
+        let baked = image::all(account).await?.into_iter().find(|baked| !baked.has_failed);
+        let is_old =
+            baked.as_ref().is_some_and(|baked| is_older(&baked.made_at, setup.rebake_after, Utc::now()));
+        let pinned = match baked.and_then(|baked| baked.base).filter(|_| !new_base && !is_old) {
+            Some(base) => base_image::describe(account, &base).await.ok(),
+            None => None,
+        };
+        let newer_base = pinned.as_ref().filter(|pinned| pinned.id != newest.id).map(|_| newest.id.clone());
         Ok(Self {
             pools,
-            web_host: setup.web_host,
-            replace_web_host: setup.replace_web_host,
+            web_host: WebHost::None,
+            replace_web_host: false,
+            wave: setup.update.wave,
             worker: Bundle::of(account, Role::Worker)?,
-            web,
+            web: None,
             base: pinned.unwrap_or(newest),
             newer_base,
         })
@@ -188,26 +238,27 @@ impl Wanted {
 
     /// The image of the workers, if it is baked.
     async fn image(&self, account: &Account) -> anyhow::Result<Option<Image>> {
-        let found = image::of_bundle(account, &self.worker.digest).await?;
-        let fits = |baked: &image::Baked| baked.base.as_deref() == Some(&self.base.id);
-        Ok(found.filter(fits).map(|baked| baked.image))
+        let found = image::of_bundle(account, &self.worker.digest, &self.base.id).await?;
+        Ok(found.filter(|baked| !baked.has_failed).map(|baked| baked.image))
     }
 }
 
-/// The system's image on which the newest image of the workers was baked, if it is still there.
-async fn pinned_base(account: &Account) -> anyhow::Result<Option<Image>> {
-    let newest = image::all(account).await?.into_iter().next();
-    match newest.and_then(|baked| baked.base) {
-        Some(base) => Ok(base_image::describe(account, &base).await.ok()),
-        None => Ok(None),
-    }
+/// Whether what was made then is older than it may be; zero is no limit.
+pub(crate) fn is_older(made_at: &str, limit: Duration, now: DateTime<Utc>) -> bool {
+    let made_at = DateTime::parse_from_rfc3339(made_at);
+    let age = made_at.ok().and_then(|made_at| (now - made_at.to_utc()).to_std().ok());
+    !limit.is_zero() && age.is_some_and(|age| age > limit)
 }
 
-async fn carry_out(account: &Account, wanted: &Wanted, global: &Global) -> anyhow::Result<()> {
+/// Makes everything; returns why the update of the machines went back, where it did.
+pub(crate) async fn carry_out(
+    account: &Account,
+    wanted: &Wanted,
+    global: &Global,
+) -> anyhow::Result<Option<String>> {
     let progress = Progress::new();
     let tell = |what: &str| progress.tell(what);
-    // First of all: whatever becomes of this run, `eirs check` and `eirs cleanup` find what it
-    // made.
+    // First of all: whatever becomes of this run, `eirs check` and `eirs cleanup` find what it made.
     if let Some(file) = write_settings(account, global)? {
         progress.done(&format!("the settings of the installation, in {}", file.display()));
     }
@@ -221,8 +272,10 @@ async fn carry_out(account: &Account, wanted: &Wanted, global: &Global) -> anyho
         queue.ensure(account, &tell).await?;
         progress.done(&format!("the queue {}", account.sqs.full_name(&queue.name)));
     }
-    document::ensure(account).await?;
-    progress.done("the SSM document for drains");
+    for kind in document::Kind::ALL {
+        document::ensure(account, kind).await?;
+        progress.done(&format!("the SSM document {}", kind.purpose()));
+    }
     let key_file = key_pair::file(account);
     key_pair::ensure(account, &key_file).await?;
     progress.done(&format!("the key pair {}", key_pair::name(account)));
@@ -242,6 +295,9 @@ async fn carry_out(account: &Account, wanted: &Wanted, global: &Global) -> anyho
     let image = oven.bake(account, &tell).await?;
     progress.done(&format!("the image of the workers, {}", image.id));
     let place = pool::Place { image: &image, subnets: &subnets, group: &worker_group };
+    if let Some(why) = update::machines(account, wanted, place, &tell).await? {
+        return Ok(Some(why));
+    }
     for pool in pool::all(account, &wanted.pools).await? {
         pool.ensure(account, place, &tell).await?;
         progress.done(&format!(
@@ -250,13 +306,18 @@ async fn carry_out(account: &Account, wanted: &Wanted, global: &Global) -> anyho
             show::count(pool.wanted.into(), "worker")
         ));
     }
-    if let Some(bundle) = &wanted.web {
+    if let (Some(bundle), WebHost::Upgraded) = (&wanted.web, wanted.web_host) {
+        for host in web_host::all(account).await?.iter().filter(|host| !web_host::is_current(host, bundle)) {
+            upgrade::run(account, host, bundle, &tell).await?;
+            progress.done(&format!("the web host {}, upgraded", host.id));
+        }
+    } else if let Some(bundle) = &wanted.web {
         let subnets = network.offering(account, &account.settings.setup.web_type).await?;
         let place = web_host::Place { bundle, base: &wanted.base, subnets: &subnets, group: &web_group };
         let host = web_host::ensure(account, place, wanted.replace_web_host, &tell).await?;
         progress.done(&format!("the web host {}", host.id));
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Says how to go on, and answers with where to upload, where that is known.
@@ -279,14 +340,15 @@ async fn finish(
             upload_to = Some(url);
         }
         WebHost::This => this_host(account, voice)?,
-        WebHost::None => voice.say("\nThere is no web host yet; `eirs setup` launches one."),
+        WebHost::None | WebHost::Upgraded => {
+            voice.say("\nThere is no web host yet; `eirs setup` launches one.");
+        }
     }
     voice.say(format_args!("`eirs{with} check` inspects it, `eirs{with} cleanup --mode delete` removes it."));
     Ok(upload_to)
 }
 
-/// The settings by which the operator's tool finds the installation: the file that was named, or
-/// one in this folder.
+/// The settings by which the operator's tool finds the installation: the file that was named, or one in this folder.
 fn settings_file(account: &Account, global: &Global) -> PathBuf {
     let own = || PathBuf::from(format!("{}-{}.toml", account.prefix(), account.region));
     Layers::of_process(global.config.as_deref()).file().map_or_else(own, Path::to_owned)

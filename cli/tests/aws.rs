@@ -28,3 +28,5 @@ mod machines;
 mod permissions;
 #[path = "aws/serving.rs"]
 mod serving;
+#[path = "aws/updates.rs"]
+mod updates;

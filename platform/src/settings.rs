@@ -28,7 +28,7 @@ pub use distribution::Distribution;
 pub use load::{BadSettings, Layers};
 pub use mistyped::nearest;
 pub use model::{Alpha, Channels, Classifier, Engine, Layout, Model, Protocol, ResizeMode, labels_beside};
-pub use setup::{CpuCredits, Os, Setup};
+pub use setup::{CpuCredits, Os, Setup, Update};
 pub use simulate::Simulate;
 pub use web::{Audience, Tls, Web, Webhook, is_rate};
 

@@ -30,11 +30,13 @@ const SYSUSERS: &str = include_str!("../../../systemd/eirs.sysusers");
 const TMPFILES: &str = include_str!("../../../systemd/eirs.tmpfiles");
 
 /// Where the programs, the units, and what is ours alone lie on a machine.
-const BIN: &str = "usr/bin";
+pub(crate) const BIN: &str = "usr/bin";
 const UNITS: &str = "usr/lib/systemd/system";
 const MODELS: &str = "usr/share/eirs/models";
 const LIB: &str = "usr/lib/eirs";
-const ETC: &str = "etc/eirs";
+pub(crate) const ETC: &str = "etc/eirs";
+/// Settings and policies of a web host as setup wrote them, by which an upgrade knows what was changed since.
+pub(crate) const AS_SET_UP: &str = "usr/share/eirs/as-set-up";
 
 const BUILT_IN_POLICY: &str = include_str!("../../../policies/default.toml");
 
@@ -117,9 +119,12 @@ fn web(account: &Account) -> anyhow::Result<Entries> {
         ("eirs.target", TARGET),
     ];
     let mut entries = common(&units, &["eirs", "eirs-controller", "eirs-web"])?;
-    entries.insert(format!("{ETC}/eirs.toml"), Entry::Text(web_settings(&account.settings)?));
-    for (name, text) in policies(&account.settings)? {
-        entries.insert(format!("{ETC}/policies/{name}"), Entry::Text(text));
+    let settings = web_settings(&account.settings)?;
+    for folder in [ETC, AS_SET_UP] {
+        entries.insert(format!("{folder}/eirs.toml"), Entry::Text(settings.clone()));
+        for (name, text) in policies(&account.settings)? {
+            entries.insert(format!("{folder}/policies/{name}"), Entry::Text(text));
+        }
     }
     Ok(entries)
 }

@@ -1,5 +1,5 @@
-//! The SSM document by which an instance is told to drain: the one thing that the web host may have
-//! run on the workers.
+//! The SSM documents: that by which an instance is told to drain, the one thing that the web host may have run on the workers;
+//! and that by which the operator has a web host upgraded.
 
 use aws_sdk_ssm::types::{DocumentFormat, DocumentType, Tag};
 use eirs_controller::fleet::ssm::{GENERATION_PARAMETER, document_name};
@@ -8,36 +8,88 @@ use serde_json::{Value, json};
 
 use super::Account;
 
-/// What an instance does: where this is the boot that the order is for, it stops its worker, which
-/// drains, and powers off. As long as the drain may last SSM must let the script run; the
-/// controller cuts it off earlier.
-const SCRIPT: [&str; 3] = [
+/// A document of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Drain,
+    Upgrade,
+}
+
+/// What an instance does: where this is the boot that the order is for, it stops its worker, which drains, and powers off.
+/// As long as the drain may last SSM must let the script run; the controller cuts it off earlier.
+const DRAIN: [&str; 3] = [
     "eirs-worker --expect-generation '{{ Generation }}' || exit $?",
     "systemctl stop eirs-worker.service",
     "systemctl --no-block poweroff",
 ];
+/// What a web host does: it runs a script that lies in the bucket, if it is the one that is meant.
+const UPGRADE: [&str; 5] = [
+    "set -eu",
+    "script=$(mktemp)",
+    "curl -fsS --retry 5 -o \"$script\" -H 'x-amz-expected-bucket-owner: {{ Owner }}' '{{ Script }}'",
+    "echo '{{ Digest }}  '\"$script\" | sha256sum -c -",
+    "sh \"$script\"; rm \"$script\"",
+];
+/// The parameters of that: a presigned address, whose bucket it is, and the digest of the script.
+pub(crate) const UPGRADE_PARAMETERS: [&str; 3] = ["Script", "Owner", "Digest"];
 /// Longer than any drain.
 const SCRIPT_SECONDS: &str = "3600";
 
-fn content() -> Value {
-    json!({
-        "schemaVersion": "2.2",
-        "description": "EIRS: drain the worker of this instance and power off, if it has this \
-            generation.",
-        "parameters": {
-            GENERATION_PARAMETER: {
-                "type": "String",
-                "description": "The generation of the instance, from its tag eirs:generation.",
-                "allowedPattern": "^[A-Za-z0-9.-]{1,64}$",
-            }
-        },
-        "mainSteps": [{
-            "action": "aws:runShellScript",
-            "name": "drain",
-            "precondition": { "StringEquals": ["platformType", "Linux"] },
-            "inputs": { "timeoutSeconds": SCRIPT_SECONDS, "runCommand": SCRIPT },
-        }],
-    })
+impl Kind {
+    pub(crate) const ALL: [Self; 2] = [Self::Drain, Self::Upgrade];
+
+    /// Its name in the account.
+    pub(crate) fn name(self, prefix: &str) -> String {
+        match self {
+            Self::Drain => document_name(prefix),
+            Self::Upgrade => format!("{prefix}-upgrade"),
+        }
+    }
+
+    /// What it is for.
+    pub(crate) fn purpose(self) -> &'static str {
+        match self {
+            Self::Drain => "by which workers are drained",
+            Self::Upgrade => "by which web hosts are upgraded",
+        }
+    }
+
+    fn content(self) -> Value {
+        let parameter = |description: &str, pattern: &str| json!({ "type": "String", "description": description, "allowedPattern": pattern });
+        let (description, parameters, script) = match self {
+            Self::Drain => (
+                "EIRS: drain the worker of this instance and power off, if it has this generation.",
+                json!({
+                    GENERATION_PARAMETER: parameter(
+                        "The generation of the instance, from its tag eirs:generation.",
+                        "^[A-Za-z0-9.-]{1,64}$",
+                    )
+                }),
+                &DRAIN[..],
+            ),
+            Self::Upgrade => (
+                "EIRS: upgrade the programs of this web host, and go back if it does not serve.",
+                json!({
+                    // Nothing that a shell would read as more than a text.
+                    "Script": parameter("Where the script is.", "^https?://[A-Za-z0-9._~:/?&=%+-]{1,3900}$"),
+                    "Owner": parameter("The account of the bucket.", "^[0-9]{12}$"),
+                    "Digest": parameter("The SHA-256 of the script.", "^[0-9a-f]{64}$"),
+                }),
+                &UPGRADE[..],
+            ),
+        };
+        json!({
+            "schemaVersion": "2.2",
+            "description": description,
+            "parameters": parameters,
+            "mainSteps": [{
+                "action": "aws:runShellScript",
+                "name": if self == Self::Drain { "drain" } else { "upgrade" },
+                "precondition": { "StringEquals": ["platformType", "Linux"] },
+                "inputs": { "timeoutSeconds": SCRIPT_SECONDS, "runCommand": script },
+            }],
+        })
+    }
 }
 
 /// What there is of the document.
@@ -50,8 +102,8 @@ pub(crate) enum Document {
 }
 
 /// Looks at it. One of its name that is not ours is an error.
-pub(crate) async fn look(account: &Account) -> anyhow::Result<Document> {
-    let name = document_name(account.prefix());
+pub(crate) async fn look(account: &Account, kind: Kind) -> anyhow::Result<Document> {
+    let name = kind.name(account.prefix());
     let found = match account.ssm.get_document().name(&name).send().await {
         Ok(found) => found.content.unwrap_or_default(),
         Err(error) => {
@@ -65,24 +117,25 @@ pub(crate) async fn look(account: &Account) -> anyhow::Result<Document> {
     let tags = described.document.map(|document| document.tags.unwrap_or_default()).unwrap_or_default();
     let ours = tags.iter().any(|tag| tag.key() == tag::INSTALLATION && tag.value() == account.prefix());
     anyhow::ensure!(ours, "the SSM document {name} exists without this installation's tag; it is left alone");
-    let same = serde_json::from_str::<Value>(&found).is_ok_and(|found| found == content());
+    let same = serde_json::from_str::<Value>(&found).is_ok_and(|found| found == kind.content());
     Ok(if same { Document::AsItShouldBe } else { Document::Differs })
 }
 
 /// Makes it, or makes it what it should be.
-pub(crate) async fn ensure(account: &Account) -> anyhow::Result<()> {
-    let name = document_name(account.prefix());
+pub(crate) async fn ensure(account: &Account, kind: Kind) -> anyhow::Result<()> {
+    let name = kind.name(account.prefix());
     let failed = || format!("writing the SSM document {name}");
-    match look(account).await? {
+    match look(account, kind).await? {
         Document::AsItShouldBe => Ok(()),
         Document::Missing => {
             let ours = Tag::builder().key(tag::INSTALLATION).value(account.prefix()).build()?;
-            let call = account.ssm.create_document().name(&name).content(content().to_string()).tags(ours);
+            let call =
+                account.ssm.create_document().name(&name).content(kind.content().to_string()).tags(ours);
             let call = call.document_type(DocumentType::Command).document_format(DocumentFormat::Json);
             call.send().await.map(|_| ()).map_err(|error| aws::error(failed(), &error).into())
         }
         Document::Differs => {
-            let call = account.ssm.update_document().name(&name).content(content().to_string());
+            let call = account.ssm.update_document().name(&name).content(kind.content().to_string());
             let call = call.document_version("$LATEST").document_format(DocumentFormat::Json);
             let updated = call.send().await.map_err(|error| aws::error(failed(), &error))?;
             let version = updated.document_description.and_then(|description| description.document_version);
@@ -94,8 +147,8 @@ pub(crate) async fn ensure(account: &Account) -> anyhow::Result<()> {
 }
 
 /// Takes it away.
-pub(crate) async fn delete(account: &Account) -> anyhow::Result<()> {
-    let name = document_name(account.prefix());
+pub(crate) async fn delete(account: &Account, kind: Kind) -> anyhow::Result<()> {
+    let name = kind.name(account.prefix());
     let deleted = account.ssm.delete_document().name(&name).send().await;
     deleted
         .map(|_| ())
@@ -107,8 +160,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_script_uses_the_parameter_that_the_controller_gives() {
-        assert!(SCRIPT[0].contains(&format!("{{{{ {GENERATION_PARAMETER} }}}}")));
-        assert!(content()["parameters"][GENERATION_PARAMETER].is_object());
+    fn the_scripts_use_the_parameters_that_they_are_given() {
+        for (kind, names) in
+            [(Kind::Drain, &[GENERATION_PARAMETER][..]), (Kind::Upgrade, &UPGRADE_PARAMETERS[..])]
+        {
+            let content = kind.content();
+            let script = content["mainSteps"][0]["inputs"]["runCommand"].to_string();
+            assert_eq!(content["parameters"].as_object().map(|all| all.len()), Some(names.len()));
+            for name in names {
+                assert!(script.contains(&format!("{{{{ {name} }}}}")), "{script}");
+                assert!(content["parameters"][*name]["allowedPattern"].is_string());
+            }
+        }
     }
 }

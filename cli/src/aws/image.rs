@@ -1,7 +1,6 @@
-//! The image that the workers are launched from: a machine is launched, gets the archive, passes a
-//! test of itself, powers off and becomes an image. The digest of the archive and the system's
-//! image are tagged on it, so that one that was baked before is found again, and a run that was
-//! interrupted goes on where it ended.
+//! The image that the workers are launched from: a machine is launched, gets the archive, passes a test of itself, powers
+//! off and becomes an image. The digest of the archive and the system's image are tagged on it, so that one that was baked
+//! before is found again, and a run that was interrupted goes on where it ended.
 
 use std::time::Duration;
 
@@ -33,6 +32,8 @@ pub(crate) struct Baked {
     pub(crate) image: Image,
     pub(crate) name: String,
     pub(crate) is_available: bool,
+    /// EC2 could not make it, and never will.
+    pub(crate) has_failed: bool,
     pub(crate) made_at: String,
     pub(crate) bundle: Option<String>,
     pub(crate) base: Option<String>,
@@ -69,6 +70,10 @@ pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<Baked>> {
             image: base_image::of(image, id),
             name: image.name().unwrap_or_default().to_owned(),
             is_available: image.state() == Some(&ImageState::Available),
+            has_failed: matches!(
+                image.state(),
+                Some(ImageState::Failed | ImageState::Error | ImageState::Invalid)
+            ),
             made_at: image.creation_date().unwrap_or_default().to_owned(),
             bundle: tagged(BUNDLE_TAG),
             base: tagged(BASE_TAG),
@@ -80,22 +85,37 @@ pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<Baked>> {
     Ok(images)
 }
 
-/// The image that is made from this archive, if there is one; on whatever system's image it was
-/// made: setup pins that.
-pub(crate) async fn of_bundle(account: &Account, digest: &str) -> anyhow::Result<Option<Baked>> {
-    Ok(all(account).await?.into_iter().find(|image| image.bundle.as_deref() == Some(digest)))
+/// The image that is made from this archive on this system's image, if there is one.
+pub(crate) async fn of_bundle(account: &Account, digest: &str, base: &str) -> anyhow::Result<Option<Baked>> {
+    let is_it =
+        |image: &Baked| image.bundle.as_deref() == Some(digest) && image.base.as_deref() == Some(base);
+    Ok(all(account).await?.into_iter().find(is_it))
 }
 
 impl Oven<'_> {
+    /// Twelve digits of a digest are enough to tell the archives of one installation apart; what they are unpacked on counts, too.
+    fn digest(&self) -> String {
+        format!("{}-{}", &self.bundle.digest[..12], self.base.id.trim_start_matches("ami-"))
+    }
+
     fn name(&self) -> String {
-        // Twelve digits of a digest are enough to tell the images of one installation apart.
-        format!("image-{}", &self.bundle.digest[..12])
+        format!("image-{}", self.digest())
+    }
+
+    fn is_for_this(&self, builder: &instances::Instance) -> bool {
+        builder.tag(BUNDLE_TAG) == Some(self.bundle.digest.as_str())
+            && builder.tag(BASE_TAG) == Some(self.base.id.as_str())
     }
 
     /// Bakes the image, or finds it; `tell` hears what is going on.
     pub(crate) async fn bake(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<Image> {
-        let id = match of_bundle(account, &self.bundle.digest).await? {
-            Some(baked) => baked.image.id,
+        let id = match of_bundle(account, &self.bundle.digest, &self.base.id).await? {
+            Some(baked) if !baked.has_failed => baked.image.id,
+            Some(failed) => {
+                tell(&format!("EC2 could not make the image {}; it is made again", failed.image.id));
+                delete(account, &failed).await?;
+                self.make(account, tell).await?
+            }
             None => self.make(account, tell).await?,
         };
         tell(&format!("waiting for the image {id}"));
@@ -121,7 +141,7 @@ impl Oven<'_> {
             .ec2
             .create_image()
             .instance_id(&builder)
-            .name(format!("{}-worker-{}", account.prefix(), &self.bundle.digest[..12]))
+            .name(format!("{}-worker-{}", account.prefix(), self.digest()))
             .description("EIRS worker")
             .tag_specifications(instances::tags(account, ResourceType::Image, &tags))
             .tag_specifications(instances::tags(account, ResourceType::Snapshot, &tags));
@@ -133,9 +153,8 @@ impl Oven<'_> {
     /// The machine that is baked: the one of an interrupted run, or a new one.
     async fn builder(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<String> {
         let builders = instances::all(account, Some(tag::BUILDER)).await?;
-        let (usable, stale): (Vec<_>, Vec<_>) = builders
-            .into_iter()
-            .partition(|builder| builder.tag(BUNDLE_TAG) == Some(self.bundle.digest.as_str()));
+        let (usable, stale): (Vec<_>, Vec<_>) =
+            builders.into_iter().partition(|builder| self.is_for_this(builder));
         instances::terminate(account, &stale.into_iter().map(|builder| builder.id).collect::<Vec<_>>())
             .await?;
         if let Some(builder) = usable.into_iter().next() {
@@ -192,8 +211,15 @@ async fn wait_for(account: &Account, id: &str) -> anyhow::Result<Image> {
     let deadline = Instant::now() + IMAGED_WITHIN;
     loop {
         let found = all(account).await?.into_iter().find(|baked| baked.image.id == id);
-        if let Some(baked) = found.filter(|baked| baked.is_available) {
-            return Ok(baked.image);
+        match found {
+            Some(baked) if baked.is_available => return Ok(baked.image),
+            Some(failed) if failed.has_failed => {
+                delete(account, &failed).await?;
+                anyhow::bail!(
+                    "EC2 could not make the image {id}, and it was taken away; the next run makes it again"
+                );
+            }
+            _ => {}
         }
         anyhow::ensure!(
             Instant::now() < deadline,
@@ -212,8 +238,23 @@ pub(crate) async fn delete(account: &Account, baked: &Baked) -> anyhow::Result<(
     delete_snapshots(account, &baked.snapshots).await
 }
 
-/// Copies of disks that are tagged ours; those whose image an interrupted run took away already are
-/// left.
+/// Takes those images away that no machine is of, but for the newest `kept` of them and those that are named.
+pub(crate) async fn prune(account: &Account, kept: usize, named: &[&str]) -> anyhow::Result<Vec<String>> {
+    let used = instances::all(account, None).await?;
+    let is_free = |baked: &Baked| {
+        let id = baked.image.id.as_str();
+        baked.is_available && !named.contains(&id) && !used.iter().any(|machine| machine.image == id)
+    };
+    let free: Vec<_> = all(account).await?.into_iter().filter(is_free).collect();
+    let mut gone = Vec::new();
+    for baked in free.iter().skip(kept) {
+        delete(account, baked).await?;
+        gone.push(baked.image.id.clone());
+    }
+    Ok(gone)
+}
+
+/// Copies of disks that are tagged ours; those whose image an interrupted run took away already are left.
 pub(crate) async fn snapshots(account: &Account) -> anyhow::Result<Vec<String>> {
     let ours = Filter::builder().name(format!("tag:{}", tag::INSTALLATION)).values(account.prefix()).build();
     let found = account.ec2.describe_snapshots().owner_ids("self").filters(ours).send().await;

@@ -190,8 +190,24 @@ pub(crate) async fn terminate(account: &Account, ids: &[String]) -> anyhow::Resu
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    pub(crate) fn machine(id: &str, image: &str, state: State) -> Instance {
+        Instance {
+            id: id.to_owned(),
+            state,
+            image: image.to_owned(),
+            kind: "t3.small".into(),
+            zone: "a".into(),
+            address: None,
+            architecture: "x86_64".into(),
+            transition: None,
+            reason: None,
+            launched: DateTime::UNIX_EPOCH,
+            tags: BTreeMap::new(),
+        }
+    }
 
     #[test]
     fn an_instance_that_ended_says_why_and_what_a_key_has_to_do_with_it() {

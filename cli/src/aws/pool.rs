@@ -1,6 +1,5 @@
-//! The machines of a pool: launched from the image, seen to come up and to be reached, stopped, and
-//! handed over to the controller. What was not handed over belongs to a run of setup, this one or
-//! one that was interrupted.
+//! The machines of a pool: launched from the image, seen to come up and to be reached, stopped, and handed over to the
+//! controller. What was not handed over belongs to a run of setup, this one or one that was interrupted.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,6 +8,7 @@ use aws_sdk_ssm::types::{InstanceInformationStringFilter, PingStatus};
 use eirs_platform::{
     aws::{self, tag},
     error::Error,
+    settings::Model,
 };
 use tokio::time::Instant;
 
@@ -20,25 +20,38 @@ use super::{
     network::Subnet,
 };
 
-/// How many are launched at once: a new account may run five virtual cores at a time, and those
-/// that are parked do not count.
+/// So many are launched at once: a new account may run five virtual cores at a time, and those that are parked do not count.
 const WAVE: u32 = 4;
 /// A machine must run by then, ...
 const RUNS_WITHIN: Duration = Duration::from_secs(180);
 /// ... and its SSM agent must be heard by then: about one of two hundred never is.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(300);
+/// An order is described by then.
+const SEEN_WITHIN: Duration = Duration::from_secs(60);
 const STOPS_WITHIN: Duration = Duration::from_secs(600);
-/// After this many failed machines in a row, setup gives up.
+/// So many machines in a row that come to nothing are a reason to give up.
 const FAILURES: u32 = 5;
 
 /// A pool as it should be, and what there is of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     pub(crate) name: String,
+    /// The model that it serves.
+    pub(crate) model: String,
     /// How many machines it should have.
     pub(crate) wanted: u32,
     pub(crate) machines: Vec<Instance>,
 }
+
+/// What a policy says of its pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) max: u32,
+    pub(crate) model: String,
+}
+
+/// The pools by their names.
+pub(crate) type Sizes = BTreeMap<String, Size>;
 
 /// Where machines are launched.
 #[derive(Debug, Clone, Copy)]
@@ -48,16 +61,19 @@ pub(crate) struct Place<'a> {
     pub(crate) group: &'a str,
 }
 
-/// The pools of the policies, each with its machines; and those of pools that no policy has any
-/// more, which should have none.
-pub(crate) async fn all(account: &Account, wanted: &BTreeMap<String, u32>) -> anyhow::Result<Vec<Pool>> {
-    let mut pools: BTreeMap<String, Pool> = wanted
-        .iter()
-        .map(|(name, max)| (name.clone(), Pool { name: name.clone(), wanted: *max, machines: Vec::new() }))
-        .collect();
+/// The pools of the policies, each with its machines; and those of pools that no policy has any more, which should have none.
+pub(crate) async fn all(account: &Account, sizes: &Sizes) -> anyhow::Result<Vec<Pool>> {
+    let empty = |name: &str, size: &Size| Pool {
+        name: name.to_owned(),
+        model: size.model.clone(),
+        wanted: size.max,
+        machines: Vec::new(),
+    };
+    let mut pools: BTreeMap<String, Pool> =
+        sizes.iter().map(|(name, size)| (name.clone(), empty(name, size))).collect();
     for machine in instances::all(account, Some(tag::WORKER)).await? {
         let Some(name) = machine.tag(tag::POOL).map(str::to_owned) else { continue };
-        let none = || Pool { name: name.clone(), wanted: 0, machines: Vec::new() };
+        let none = || empty(&name, &Size { max: 0, model: Model::DEFAULT.to_owned() });
         pools.entry(name.clone()).or_insert_with(none).machines.push(machine);
     }
     Ok(pools.into_values().collect())
@@ -70,37 +86,34 @@ pub(crate) struct Changes {
     pub(crate) missing: u32,
     /// Machines of an interrupted run that are finished.
     pub(crate) unfinished: Vec<String>,
-    /// Parked machines of another image, which are replaced.
+    /// Machines of another image that the controller has: an update replaces them.
     pub(crate) outdated: Vec<String>,
-    /// Machines of another image that are at work: they are replaced when they are parked.
-    pub(crate) outdated_at_work: Vec<String>,
+    /// Machines of another image that it has not: they are of no use.
+    pub(crate) strays: Vec<String>,
     /// Parked machines beyond what the policy allows, which only cost.
     pub(crate) surplus: Vec<String>,
 }
 
 impl Changes {
     pub(crate) fn is_nothing(&self) -> bool {
-        *self == Self { outdated_at_work: self.outdated_at_work.clone(), ..Self::default() }
+        *self == Self::default()
     }
 }
 
 impl Pool {
-    /// What must be done, given the image that the machines should be of; without one yet, all that
-    /// is there is outdated.
+    /// What must be done, given the image that the machines should be of; without one yet, all that is there is outdated.
     pub(crate) fn changes(&self, image: Option<&Image>) -> Changes {
         let mut changes = Changes::default();
         let is_current = |machine: &&Instance| image.is_some_and(|image| machine.image == image.id);
         let (current, others): (Vec<_>, Vec<_>) = self.machines.iter().partition(is_current);
         for machine in others {
-            let at_work = machine.is_handed_over() && machine.state != State::Stopped;
-            let list = if at_work { &mut changes.outdated_at_work } else { &mut changes.outdated };
+            let list = if machine.is_handed_over() { &mut changes.outdated } else { &mut changes.strays };
             list.push(machine.id.clone());
         }
         let (finished, unfinished): (Vec<_>, Vec<_>) =
             current.into_iter().partition(|machine| machine.is_handed_over());
         changes.unfinished = unfinished.into_iter().map(|machine| machine.id.clone()).collect();
-        let at_work = changes.outdated_at_work.len();
-        let there = (finished.len() + changes.unfinished.len() + at_work) as u32;
+        let there = (finished.len() + changes.unfinished.len() + changes.outdated.len()) as u32;
         changes.missing = self.wanted.saturating_sub(there);
         let parked = finished.iter().filter(|machine| machine.state == State::Stopped);
         let surplus = there.saturating_sub(self.wanted) as usize;
@@ -108,7 +121,7 @@ impl Pool {
         changes
     }
 
-    /// Makes the pool what it should be.
+    /// Makes the pool what it should be, but for machines of other images: an update replaces those.
     pub(crate) async fn ensure(
         &self,
         account: &Account,
@@ -116,20 +129,20 @@ impl Pool {
         tell: &dyn Fn(&str),
     ) -> anyhow::Result<()> {
         let changes = self.changes(Some(place.image));
-        let superfluous = [changes.outdated.as_slice(), &changes.surplus].concat();
+        let superfluous = [changes.strays.as_slice(), &changes.surplus].concat();
         self.take_away(account, &superfluous, tell).await?;
         if !changes.unfinished.is_empty() {
             tell(&format!("{}: finishing {}", self.name, changes.unfinished.join(", ")));
             wake(account, &changes.unfinished).await?;
-            let proven = self.prove(account, changes.unfinished.clone(), tell).await?;
-            hand_over(account, &proven).await?;
+            let reached = self.come_up(account, changes.unfinished.clone(), tell).await?;
+            self.park(account, &reached, tell).await?;
         }
         let mut missing = self.machines_missing(account, place.image).await?;
         let (mut wave, mut failures) = (WAVE, 0);
         while missing > 0 {
             let count = missing.min(wave);
             tell(&format!("{}: launching {count} of {missing}", self.name));
-            let launched = match self.launch(account, place, count).await {
+            let launched = match self.launch(account, place, count, &[]).await {
                 Ok(launched) => launched,
                 // A limit of the account, or of a zone: fewer at once may do.
                 Err(Error::NoCapacity { why, .. }) if wave > 1 => {
@@ -139,7 +152,7 @@ impl Pool {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let proven = self.prove(account, launched, tell).await?;
+            let proven = self.come_up(account, launched, tell).await?;
             failures = if proven.is_empty() { failures + 1 } else { 0 };
             anyhow::ensure!(
                 failures < FAILURES,
@@ -147,21 +160,31 @@ impl Pool {
                 SSM; do its subnets reach the internet?",
                 self.name
             );
-            hand_over(account, &proven).await?;
+            self.park(account, &proven, tell).await?;
             missing -= proven.len() as u32;
         }
         Ok(())
     }
 
     async fn machines_missing(&self, account: &Account, image: &Image) -> anyhow::Result<u32> {
-        let wanted = BTreeMap::from([(self.name.clone(), self.wanted)]);
-        let now = all(account, &wanted).await?.into_iter().find(|pool| pool.name == self.name);
-        Ok(now.map_or(self.wanted, |pool| pool.changes(Some(image)).missing))
+        Ok(self.now(account).await?.changes(Some(image)).missing)
     }
 
-    /// Takes parked machines from the controller, and then away. One that it has started meanwhile
-    /// stays.
-    async fn take_away(&self, account: &Account, ids: &[String], tell: &dyn Fn(&str)) -> anyhow::Result<()> {
+    /// The same pool with the machines that it has now.
+    pub(crate) async fn now(&self, account: &Account) -> anyhow::Result<Self> {
+        let sizes =
+            BTreeMap::from([(self.name.clone(), Size { max: self.wanted, model: self.model.clone() })]);
+        let now = all(account, &sizes).await?.into_iter().find(|pool| pool.name == self.name);
+        Ok(now.unwrap_or_else(|| Self { machines: Vec::new(), ..self.clone() }))
+    }
+
+    /// Takes parked machines from the controller, and then away. One that it has started meanwhile stays.
+    pub(crate) async fn take_away(
+        &self,
+        account: &Account,
+        ids: &[String],
+        tell: &dyn Fn(&str),
+    ) -> anyhow::Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -185,7 +208,13 @@ impl Pool {
         instances::terminate(account, &of(parked)).await
     }
 
-    async fn launch(&self, account: &Account, place: Place<'_>, count: u32) -> Result<Vec<String>, Error> {
+    pub(crate) async fn launch(
+        &self,
+        account: &Account,
+        place: Place<'_>,
+        count: u32,
+        tags: &[(&str, &str)],
+    ) -> Result<Vec<String>, Error> {
         let known = instances::all(account, Some(tag::WORKER)).await;
         let known =
             known.map_err(|error| Error::unavailable("listing the instances", format!("{error:#}")))?;
@@ -204,7 +233,7 @@ impl Pool {
                 group: place.group,
                 role: Some(Role::Worker),
                 user_data: None,
-                tags: &[(tag::POOL, &self.name)],
+                tags: &[&[(tag::POOL, self.name.as_str())], tags].concat(),
                 count: 1,
             };
             match launch.run(account).await {
@@ -218,9 +247,8 @@ impl Pool {
         }
     }
 
-    /// Sees machines come up and be reached, and stops them; answers those that are parked then.
-    /// The others are taken away.
-    async fn prove(
+    /// Sees machines come up and be reached; returns those that are. The others are taken away.
+    pub(crate) async fn come_up(
         &self,
         account: &Account,
         ids: Vec<String>,
@@ -244,29 +272,44 @@ impl Pool {
             ));
             instances::terminate(account, &lost).await?;
         }
-        tell(&format!("{}: parking {}", self.name, reached.join(", ")));
-        instances::stop(account, &reached).await?;
-        instances::wait_for(account, &reached, &State::Stopped, STOPS_WITHIN).await?;
         Ok(reached)
+    }
+
+    /// Stops machines that are proven, and hands them over to the controller.
+    pub(crate) async fn park(
+        &self,
+        account: &Account,
+        ids: &[String],
+        tell: &dyn Fn(&str),
+    ) -> anyhow::Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        tell(&format!("{}: parking {}", self.name, ids.join(", ")));
+        instances::stop(account, ids).await?;
+        instances::wait_for(account, ids, &State::Stopped, STOPS_WITHIN).await?;
+        instances::set_tags(account, ids, &[(tag::HANDED_OVER, tag::YES)]).await
     }
 }
 
-/// Starts what a run left that was interrupted: whether it comes up, and can be reached, nobody
-/// wrote down.
-async fn wake(account: &Account, ids: &[String]) -> anyhow::Result<()> {
+/// Starts what a run left that was interrupted: whether it comes up, and can be reached, nobody wrote down.
+pub(crate) async fn wake(account: &Account, ids: &[String]) -> anyhow::Result<()> {
     let machines = instances::all(account, Some(tag::WORKER)).await?;
     let asleep = machines.into_iter().filter(|machine| ids.contains(&machine.id));
     let asleep = asleep.filter(|machine| matches!(machine.state, State::Stopping | State::Stopped));
     let asleep: Vec<_> = asleep.map(|machine| machine.id).collect();
     instances::wait_for(account, &asleep, &State::Stopped, STOPS_WITHIN).await?;
-    instances::start(account, &asleep).await
-}
-
-async fn hand_over(account: &Account, ids: &[String]) -> anyhow::Result<()> {
-    if ids.is_empty() {
-        return Ok(());
+    instances::start(account, &asleep).await?;
+    // EC2 describes what was a moment ago. Who is still stopped after that did not start.
+    let deadline = Instant::now() + SEEN_WITHIN;
+    loop {
+        let machines = instances::all(account, Some(tag::WORKER)).await?;
+        let is_asleep = |machine: &Instance| asleep.contains(&machine.id) && machine.state == State::Stopped;
+        if !machines.iter().any(is_asleep) || Instant::now() >= deadline {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
-    instances::set_tags(account, ids, &[(tag::HANDED_OVER, tag::YES)]).await
 }
 
 /// Waits until SSM knows these machines; answers those that it knows in the end.
@@ -308,24 +351,12 @@ mod tests {
 
     fn machine(id: &str, image: &str, state: State, handed_over: bool) -> Instance {
         let yes = handed_over.then(|| (tag::HANDED_OVER.to_owned(), tag::YES.to_owned()));
-        Instance {
-            id: id.to_owned(),
-            state,
-            image: image.to_owned(),
-            kind: "t3.small".into(),
-            zone: "a".into(),
-            address: None,
-            architecture: "x86_64".into(),
-            transition: None,
-            reason: None,
-            launched: chrono::DateTime::UNIX_EPOCH,
-            tags: yes.into_iter().collect(),
-        }
+        Instance { tags: yes.into_iter().collect(), ..instances::tests::machine(id, image, state) }
     }
 
     fn changes(wanted: u32, machines: Vec<Instance>) -> Changes {
         let image = Image { id: "new".into(), root_device: "/dev/sda1".into(), root_gib: None };
-        Pool { name: "p".into(), wanted, machines }.changes(Some(&image))
+        Pool { name: "p".into(), model: "m".into(), wanted, machines }.changes(Some(&image))
     }
 
     fn ids(ids: &[&str]) -> Vec<String> {
@@ -347,16 +378,16 @@ mod tests {
     }
 
     #[test]
-    fn parked_machines_of_another_image_are_replaced_and_those_at_work_are_not_disturbed() {
+    fn machines_of_another_image_count_until_an_update_replaces_them_and_what_was_left_of_a_run_does_not() {
         let machines = vec![
             machine("i-1", "old", State::Stopped, true),
             machine("i-2", "old", State::Running, true),
             machine("i-3", "old", State::Running, false),
         ];
         let changes = changes(3, machines);
-        assert_eq!(changes.outdated, ids(&["i-1", "i-3"]));
-        assert_eq!(changes.outdated_at_work, ids(&["i-2"]));
-        assert_eq!(changes.missing, 2, "never more than the pool may have");
+        assert_eq!(changes.outdated, ids(&["i-1", "i-2"]));
+        assert_eq!(changes.strays, ids(&["i-3"]));
+        assert_eq!(changes.missing, 1, "never more than the pool may have");
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! The queues that setup makes: jobs and dead letters of each model, the reports, and what a webhook sends. Those of answers are made by the web
+//! The queues that setup makes: jobs and dead letters of each model, and the reports. Those of answers are made by the web
 //! hosts themselves.
 
 use std::time::Duration;
 
 use eirs_platform::{
     backend::{
-        EVENTS, WEBHOOK, dead_letters_name, dead_letters_options, events_options, requests_name,
-        requests_options, webhook_options,
+        EVENTS, WEBHOOK, dead_letters_name, dead_letters_options, events_options, requests_name, requests_options,
+        trial_name, trial_options, webhook_options,
     },
     queue::QueueOptions,
     settings::Settings,
@@ -34,6 +34,7 @@ pub(crate) fn wanted(settings: &Settings) -> Vec<Wanted> {
         [
             Wanted { name: dead, options: dead_letters_options(queue) },
             Wanted { name: jobs, options: requests_options(queue, model) },
+            Wanted { name: trial_name(model), options: trial_options(queue) },
         ]
     };
     let events = Wanted { name: EVENTS.to_owned(), options: events_options(queue) };

@@ -13,7 +13,7 @@ use eirs_platform::aws;
 
 use super::{
     Account,
-    bundle::{Bundle, PREPARE},
+    bundle::{AS_SET_UP, BIN, Bundle, ETC, PREPARE},
 };
 
 /// How long the addresses in a script are good for: longer than any first boot takes.
@@ -105,6 +105,50 @@ pub(crate) async fn web_host(account: &Account, bundle: &Bundle, name: &str) -> 
     script(account, bundle, name, &work, "").await
 }
 
+/// The script by which a web host that serves gets other programs. What was changed on it since it was set up stays, and if it
+/// does not serve with them, what was there comes back.
+pub(crate) async fn upgrade(account: &Account, bundle: &Bundle, name: &str) -> anyhow::Result<String> {
+    let work = upgrading(account.settings.web.listen.port(), READY_SECONDS);
+    let (archive, report) = addresses(account, bundle, name).await?;
+    Ok(text(&archive, &report, &bundle.digest, &[UNPACK_ASIDE, &work].concat(), ""))
+}
+
+/// A web host serves by then.
+const READY_SECONDS: u32 = 120;
+
+fn upgrading(port: u16, seconds: u32) -> String {
+    format!(
+        r#"[ -n "$root" ] && at_root= || at_root=yes
+new="$work/new"; old="$work/old"
+"$new/{BIN}/eirs" host-settings --as-set-up "$root/{AS_SET_UP}" --now "$root/{ETC}" --new "$new/{ETC}"
+(cd "$new" && find . -type f) >"$work/files"
+(cd "$root/" && while read -r file; do [ ! -f "$file" ] || echo "$file"; done) <"$work/files" >"$work/kept"
+mkdir "$old"
+tar -C "$root/" -cf - -T "$work/kept" | tar -C "$old" -xpf -
+put() {{
+    tar -C "$1" -cf - -T "$2" | tar -C "$root/" --no-same-owner -xpf -
+    [ -z "$at_root" ] || {{ systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload; }}
+    systemctl restart eirs.target || true
+}}
+serves() {{
+    for _ in $(seq {seconds}); do
+        curl -fs -o /dev/null http://127.0.0.1:{port}/readyz && return 0
+        curl -kfs -o /dev/null https://127.0.0.1:{port}/readyz && return 0
+        sleep 1
+    done
+    return 1
+}}
+put "$new" "$work/files"
+if ! serves; then
+    echo 'it does not serve with the new programs; those of before come back'
+    journalctl -u eirs-web -u eirs-controller -n 40 --no-pager || true
+    put "$old" "$work/kept"
+    false
+fi
+"#
+    )
+}
+
 async fn script(
     account: &Account,
     bundle: &Bundle,
@@ -112,13 +156,29 @@ async fn script(
     work: &str,
     end: &str,
 ) -> anyhow::Result<String> {
+    let (archive, report) = addresses(account, bundle, name).await?;
+    Ok(text(&archive, &report, &bundle.digest, &[UNPACK, work].concat(), end))
+}
+
+/// Where a machine finds the archive, and where it reports.
+async fn addresses(account: &Account, bundle: &Bundle, name: &str) -> anyhow::Result<(String, String)> {
     let good_for = PresigningConfig::expires_in(GOOD_FOR)?;
     let get = account.s3.get_object().bucket(account.input_bucket()).key(archive_key(&bundle.digest));
     let archive = get.presigned(good_for.clone()).await.map_err(|error| aws::error("signing", &error))?;
     let put = account.s3.put_object().bucket(account.input_bucket()).key(report_key(name));
     let report = put.presigned(good_for).await.map_err(|error| aws::error("signing", &error))?;
-    Ok(text(&address(&archive), &address(&report), &bundle.digest, work, end))
+    Ok((address(&archive), address(&report)))
 }
+
+/// Over the root of the machine, ...
+const UNPACK: &str = r#"mkdir -p "$root/"
+tar -xzf "$work/archive" --no-same-owner -C "$root/"
+[ -n "$root" ] || { systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload; }
+"#;
+/// ... or beside it.
+const UNPACK_ASIDE: &str = r#"mkdir "$work/new"
+tar -xzf "$work/archive" --no-same-owner -C "$work/new"
+"#;
 
 /// What `curl` is told of a signed request: its address, and the headers that were signed with it.
 fn address(signed: &PresignedRequest) -> String {
@@ -136,9 +196,6 @@ work=$(mktemp -d)
 set -eu
 curl -fsS --retry 10 --retry-all-errors -o "$work/archive" {archive}
 echo '{digest}  '"$work/archive" | sha256sum -c -
-mkdir -p "$root/"
-tar -xzf "$work/archive" --no-same-owner -C "$root/"
-[ -n "$root" ] || {{ systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload; }}
 {work}) >"$work/log" 2>&1
 if [ $? -eq 0 ]; then echo ok; else echo failed; fi >"$work/report"
 tail -c 20000 "$work/log" >>"$work/report"
@@ -168,7 +225,7 @@ mod tests {
         let sum = Command::new("sha256sum").arg(path("archive")).output().unwrap();
         let sum = String::from_utf8(sum.stdout).unwrap()[..64].to_owned();
         let digest = if digest.is_empty() { &sum } else { digest };
-        let text = text(&path("archive"), &path("report"), digest, work, "");
+        let text = text(&path("archive"), &path("report"), digest, &[UNPACK, work].concat(), "");
         let environment = [("DESTDIR", path("root")), ("PATH", format!("{}:/usr/bin:/bin", path("")))];
         let done = Command::new("sh").args(["-c", &text]).envs(environment).status();
         assert!(done.unwrap().success());
@@ -193,5 +250,58 @@ mod tests {
     fn an_archive_that_is_not_the_one_that_was_meant_is_not_unpacked() {
         let (report, unpacked) = run("echo worked\n", &"0".repeat(64));
         assert!(report.starts_with("failed\n") && !unpacked, "{report}");
+    }
+
+    /// Upgrades a host whose program says `before` to one that says this; what it says then, and what is in its settings.
+    fn upgrade(program: &str) -> (String, String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let write = |name: &str, text: &str| {
+            std::fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
+            std::fs::write(path(name), text).unwrap();
+            std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        // It serves where its program is a good one.
+        write(
+            "bin/curl",
+            "#!/bin/sh\nwhile [ $# -gt 1 ]; do\ncase $1 in -o) out=$2;; --data-binary) in=${2#@};; esac\nshift\ndone\n\
+             case $1 in http*) grep -q good \"$DESTDIR/usr/bin/eirs-web\"; exit;; esac\n\
+             if [ -n \"${in:-}\" ]; then cp \"$in\" \"$1\"; else cp \"$1\" \"$out\"; fi\n",
+        );
+        for tool in ["systemctl", "journalctl"] {
+            write(&format!("bin/{tool}"), "#!/bin/sh\n");
+        }
+        write("root/usr/bin/eirs-web", "good, before");
+        write("root/etc/eirs/eirs.toml", "own");
+        write("root/etc/eirs/tokens", "secret");
+        // Whose settings they become is the affair of `eirs host-settings`.
+        write("new/usr/bin/eirs", "#!/bin/sh\necho merged >\"$7/eirs.toml\"\n");
+        write("new/usr/bin/eirs-web", program);
+        write("new/etc/eirs/eirs.toml", "new");
+        let tar = Command::new("tar").args(["-czf", &path("archive"), "-C", &path("new"), "."]).status();
+        assert!(tar.unwrap().success());
+        let sum = Command::new("sha256sum").arg(path("archive")).output().unwrap();
+        let sum = String::from_utf8(sum.stdout).unwrap()[..64].to_owned();
+        let work = [UNPACK_ASIDE, &upgrading(8000, 1)].concat();
+        let text = text(&path("archive"), &path("report"), &sum, &work, "");
+        let environment = [("DESTDIR", path("root")), ("PATH", format!("{}:/usr/bin:/bin", path("bin")))];
+        assert!(Command::new("sh").args(["-c", &text]).envs(environment).status().unwrap().success());
+        let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
+        assert_eq!(read("root/etc/eirs/tokens"), "secret");
+        (read("report"), read("root/usr/bin/eirs-web"), read("root/etc/eirs/eirs.toml"))
+    }
+
+    #[test]
+    fn a_web_host_that_is_upgraded_has_the_new_programs_and_the_settings_of_both() {
+        let (report, program, settings) = upgrade("good, after");
+        assert!(report.starts_with("ok\n"), "{report}");
+        assert_eq!((program.as_str(), settings.trim()), ("good, after", "merged"));
+    }
+
+    #[test]
+    fn a_web_host_that_does_not_serve_with_the_new_programs_has_those_of_before() {
+        let (report, program, settings) = upgrade("bad");
+        assert!(report.starts_with("failed\n") && report.contains("does not serve with the new"), "{report}");
+        assert_eq!((program.as_str(), settings.trim()), ("good, before", "own"));
     }
 }

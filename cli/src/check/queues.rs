@@ -1,7 +1,7 @@
 //! The queues, what each is for, and how much lies in it.
 
 use eirs_platform::{
-    backend::{EVENTS, WEBHOOK, dead_letters_name, requests_name, responses_name},
+    backend::{EVENTS, WEBHOOK, dead_letters_name, requests_name, responses_name, trial_name},
     queue::Depth,
 };
 use serde::Serialize;
@@ -26,9 +26,11 @@ pub(super) struct Queue {
 pub(super) enum Kind {
     Requests,
     DeadLetters,
+    /// Jobs by which an update tries machines.
+    Trial,
+    Webhook,
     Responses,
     Events,
-    Webhook,
     Unknown,
 }
 
@@ -40,6 +42,7 @@ impl Kind {
             WEBHOOK => Self::Webhook,
             _ if begins(requests_name("")) => Self::Requests,
             _ if begins(dead_letters_name("")) => Self::DeadLetters,
+            _ if begins(trial_name("")) => Self::Trial,
             _ if begins(responses_name("")) => Self::Responses,
             _ => Self::Unknown,
         }
@@ -49,9 +52,10 @@ impl Kind {
         match self {
             Self::Requests => "jobs",
             Self::DeadLetters => "dead letters",
+            Self::Webhook => "webhook",
+            Self::Trial => "trials of machines",
             Self::Responses => "answers",
             Self::Events => "reports",
-            Self::Webhook => "webhook",
             Self::Unknown => "",
         }
     }

@@ -83,7 +83,7 @@ struct Found {
     snapshots: Vec<String>,
     groups: Vec<SecurityGroup>,
     has_key_pair: bool,
-    has_document: bool,
+    documents: Vec<document::Kind>,
     roles: Vec<Role>,
     queues: Vec<String>,
     buckets: Vec<(Bucket, Contents)>,
@@ -95,6 +95,12 @@ impl Found {
         for role in Role::ALL {
             if role.is_there(account).await? {
                 roles.push(role);
+            }
+        }
+        let mut documents = Vec::new();
+        for kind in document::Kind::ALL {
+            if document::look(account, kind).await? != Document::Missing {
+                documents.push(kind);
             }
         }
         let mut buckets = Vec::new();
@@ -110,7 +116,7 @@ impl Found {
             snapshots: image::snapshots(account).await?,
             groups: network::groups(account).await?,
             has_key_pair: key_pair::is_there(account).await?,
-            has_document: document::look(account).await? != Document::Missing,
+            documents,
             roles,
             queues: queues::all(account).await?,
             buckets,
@@ -156,7 +162,8 @@ impl Found {
                     self.groups.iter().map(|group| format!("delete the security group {}", name(group))),
                 );
                 things.extend(self.has_key_pair.then(|| "delete the key pair (its file stays)".to_owned()));
-                things.extend(self.has_document.then(|| "delete the SSM document for drains".to_owned()));
+                let named = |kind: &document::Kind| format!("delete the SSM document {}", kind.purpose());
+                things.extend(self.documents.iter().map(named));
                 things.extend(self.roles.iter().map(|role| {
                     format!("delete the role and profile of the {role:?} instances").to_lowercase()
                 }));
@@ -239,9 +246,9 @@ impl Found {
             key_pair::delete(account).await?;
             progress.done("deleted the key pair");
         }
-        if self.has_document {
-            document::delete(account).await?;
-            progress.done("deleted the SSM document");
+        for kind in &self.documents {
+            document::delete(account, *kind).await?;
+            progress.done(&format!("deleted the SSM document {}", kind.purpose()));
         }
         for role in &self.roles {
             role.delete(account).await?;

@@ -20,7 +20,7 @@ use crate::{
 
 /// What would be done.
 #[derive(Debug)]
-pub(super) struct Survey {
+pub(crate) struct Survey {
     steps: Vec<Step>,
     notes: Vec<String>,
     cost: Vec<Line>,
@@ -58,7 +58,7 @@ impl Verb {
 }
 
 impl Survey {
-    pub(super) async fn of(account: &Account, wanted: &Wanted) -> anyhow::Result<Self> {
+    pub(crate) async fn of(account: &Account, wanted: &Wanted) -> anyhow::Result<Self> {
         let mut survey = Self { steps: Vec::new(), notes: Vec::new(), cost: Vec::new() };
         survey.look_at_stores(account).await?;
         survey.look_at_permissions(account).await?;
@@ -71,9 +71,10 @@ impl Survey {
         }
         survey.cost = cost::idle(&Idle {
             pools: wanted.pools.len() as u32,
-            parked: wanted.pools.values().sum(),
+            parked: wanted.pools.values().map(|size| size.max).sum(),
             disk_gib: account.settings.setup.disk_gib,
-            web_type: (wanted.web_host == WebHost::Launch).then(|| account.settings.setup.web_type.clone()),
+            web_type: matches!(wanted.web_host, WebHost::Launch | WebHost::Upgraded)
+                .then(|| account.settings.setup.web_type.clone()),
         });
         Ok(survey)
     }
@@ -102,12 +103,15 @@ impl Survey {
     }
 
     async fn look_at_permissions(&mut self, account: &Account) -> anyhow::Result<()> {
-        let verb = match document::look(account).await? {
-            Document::Missing => Verb::Make,
-            Document::Differs => Verb::Change,
-            Document::AsItShouldBe => Verb::Keep,
-        };
-        self.step(verb, format!("the SSM document {}-drain", account.prefix()));
+        for kind in document::Kind::ALL {
+            let verb = match document::look(account, kind).await? {
+                Document::Missing => Verb::Make,
+                Document::Differs => Verb::Change,
+                Document::AsItShouldBe => Verb::Keep,
+            };
+            let name = kind.name(account.prefix());
+            self.step(verb, format!("the SSM document {name}, {}", kind.purpose()));
+        }
         let key_is_there = key_pair::is_there(account).await?;
         let file = key_pair::file(account);
         self.step(
@@ -168,33 +172,27 @@ impl Survey {
             };
             part(changes.missing as usize, "to launch");
             part(changes.unfinished.len(), "left by an interrupted run");
-            part(changes.outdated.len(), "with another image to replace");
-            part(changes.surplus.len(), "above max to remove");
+            part(changes.outdated.len(), "with another image to replace: one first, then in waves");
+            part(changes.strays.len() + changes.surplus.len(), "above max to remove");
             self.step(verb, format!("the pool {} ({})", pool.name, parts.join(", ")));
-            if !changes.outdated_at_work.is_empty() {
-                self.notes.push(format!(
-                    "{}: {} are running with another image; run setup again when they are parked.",
-                    pool.name,
-                    changes.outdated_at_work.join(", ")
-                ));
-            }
         }
         let Some(bundle) = &wanted.web else { return Ok(()) };
         let hosts = web_host::all(account).await?;
         let is_current = hosts.iter().any(|host| web_host::is_current(host, bundle));
+        let is_upgraded = wanted.web_host == WebHost::Upgraded;
         let verb = match (hosts.is_empty(), is_current) {
             (true, _) => Verb::Make,
-            (false, false) if wanted.replace_web_host => Verb::Change,
+            (false, false) if wanted.replace_web_host || is_upgraded => Verb::Change,
             (false, _) => Verb::Keep,
         };
         self.step(
             verb,
             format!("the web host ({}, which runs all the time)", account.settings.setup.web_type),
         );
-        if !hosts.is_empty() && !is_current && !wanted.replace_web_host {
+        if !hosts.is_empty() && !is_current && !wanted.replace_web_host && !is_upgraded {
             self.notes.push(
-                "The web host has another version or other settings; --replace-web-host replaces \
-                it, with another address."
+                "The web host has another version or other settings; `eirs update` upgrades it in place, and \
+                 --replace-web-host replaces it, with another address."
                     .to_owned(),
             );
         }
@@ -202,11 +200,11 @@ impl Survey {
     }
 
     /// Whether all is as it should be.
-    pub(super) fn is_nothing(&self) -> bool {
+    pub(crate) fn is_nothing(&self) -> bool {
         self.steps.iter().all(|step| step.verb == Verb::Keep)
     }
 
-    pub(super) fn json(&self, account: &Account) -> Value {
+    pub(crate) fn json(&self, account: &Account) -> Value {
         let (usd, complete) = cost::sum(&self.cost);
         let kind = &account.settings.setup.worker_type;
         let goes_on = account.settings.setup.cpu_credits == CpuCredits::Unlimited;
@@ -225,7 +223,7 @@ impl Survey {
         })
     }
 
-    pub(super) fn text(&self, account: &Account) -> String {
+    pub(crate) fn text(&self, account: &Account) -> String {
         let mut text = format!(
             "The installation `{}` in {}, account {}:\n\n",
             account.prefix(),

@@ -56,6 +56,20 @@ fn the_printed_permissions_are_enough_for_everybody() {
     let output = on_host.arg("check").output().expect("eirs runs");
     assert!(output.status.success() && said(&output).contains("All is well."), "{}", said(&output));
 
+    // An update tries a machine, replaces the others, and upgrades the web host where it stands.
+    let mut update = cloud.site.command("eirs");
+    update.env("AWS_ACCESS_KEY_ID", &operator.0).env("AWS_SECRET_ACCESS_KEY", &operator.1);
+    update.env("EIRS_SETUP__UPLOADS_FROM", "[\"203.0.113.0/24\"]").env("EIRS_WORKER__SLOTS", "5");
+    let output = update.args(["update", "--yes"]).output().expect("eirs runs");
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains(", upgraded"), "{}", said(&output));
+    let now = cloud.instances().into_iter().find(|it| it["id"] == host["id"]).expect("the same host");
+    assert_ne!(now["tags"]["eirs:bundle"], host["tags"]["eirs:bundle"]);
+    let form = crate::harness::form(&[("myfile", "x", &image(2))]);
+    let answer = eventually("it serves", || request(&address, "POST", "/upload", &headers, &form).ok());
+    assert_eq!((answer.status, answer.body.trim()), (200, "noop"), "{answer:?}");
+    cloud.until_all_are_parked();
+
     as_operator(&["cleanup", "--mode", "delete", "--yes"]);
     cloud.emulator.harness("POST", "enforce-iam", r#"{"on": false}"#);
     cloud.remove_user("operator");

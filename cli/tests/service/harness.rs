@@ -140,11 +140,22 @@ impl Site {
     }
 
     pub fn start(&self, program: &str, arguments: &[&str]) -> Process {
+        self.start_with(program, arguments, &[])
+    }
+
+    /// With further settings.
+    pub fn start_with(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        settings: &[(&'static str, String)],
+    ) -> Process {
         let log =
             self.folder.path().join(format!("{program}.{}.log", self.logs.fetch_add(1, Ordering::Relaxed)));
         let file = File::create(&log).expect("a log file");
         let mut command = self.command(program);
         command.args(arguments).stdout(file.try_clone().expect("a second handle")).stderr(file);
+        command.envs(settings.iter().cloned());
         Process { child: command.spawn().expect("the program starts"), log }
     }
 

@@ -1,8 +1,10 @@
 //! `[setup]`: what `eirs setup` makes in an AWS account, beyond what things are called.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+use super::units;
 
 /// `[setup]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +39,55 @@ pub struct Setup {
     pub expire_images_days: u32,
     /// Results are deleted after this many days; 0 keeps them.
     pub expire_results_days: u32,
+    /// An image of the workers that is older is baked again by the next update, on the system's newest image. Zero bakes only
+    /// what changed.
+    #[serde(with = "units::duration")]
+    pub rebake_after: Duration,
+    /// How many images of the workers are kept beside those that machines are of: the last one is what a rollback goes to.
+    pub keep_images: u32,
+    /// `[setup.update]`
+    pub update: Update,
+}
+
+/// `[setup.update]`: how `eirs update` replaces the machines, and what it asks of the first one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Update {
+    /// How many machines are replaced at once.
+    pub wave: u32,
+    /// Images that the first machine must classify, in folders that are called like their labels.
+    pub check_images: Option<PathBuf>,
+    /// A sheet with the labels of these images, where their folders do not tell.
+    pub check_labels: Option<PathBuf>,
+    /// The share of the images with a label that it must get right, from 0 to 1.
+    pub right: f64,
+    /// The share of the images uploaded lately that it must give the label that they have, from 0 to 1.
+    pub agree: f64,
+    /// How many times as long as before it may take for an image uploaded lately, by the median.
+    pub slower: f64,
+}
+
+impl Default for Update {
+    fn default() -> Self {
+        Self { wave: 4, check_images: None, check_labels: None, right: 0.8, agree: 0.5, slower: 2.0 }
+    }
+}
+
+impl Update {
+    fn complaints(&self) -> Vec<String> {
+        let share = |share: f64| (0.0..=1.0).contains(&share);
+        let rules = [
+            (self.wave > 0, "setup.update.wave: must be at least 1"),
+            (share(self.right), "setup.update.right: must be from 0 to 1"),
+            (share(self.agree), "setup.update.agree: must be from 0 to 1"),
+            (self.slower >= 1.0, "setup.update.slower: must be at least 1"),
+            (
+                self.check_labels.is_none() || self.check_images.is_some(),
+                "setup.update.check_labels: needs setup.update.check_images, whose labels they are",
+            ),
+        ];
+        rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint.to_owned()).collect()
+    }
 }
 
 /// How an instance of a burstable type goes on without credits.
@@ -78,6 +129,9 @@ impl Default for Setup {
             prepare: None,
             expire_images_days: 30,
             expire_results_days: 90,
+            rebake_after: Duration::from_secs(30 * 24 * 3600),
+            keep_images: 2,
+            update: Update::default(),
         }
     }
 }
@@ -110,6 +164,7 @@ impl Setup {
                     .into(),
             );
         }
+        complaints.extend(self.update.complaints());
         complaints
     }
 }
@@ -154,6 +209,15 @@ mod tests {
         ] {
             assert_eq!(complaints(bad).len(), 1, "{bad}");
         }
+    }
+
+    #[test]
+    fn an_update_asks_for_what_can_be() {
+        let wrong = Update { wave: 0, right: 1.5, agree: -0.1, slower: 0.5, ..Update::default() };
+        assert_eq!(wrong.complaints().len(), 4);
+        let labels = Update { check_labels: Some("labels.csv".into()), ..Update::default() };
+        assert_eq!(labels.complaints().len(), 1);
+        assert_eq!(Update::default().complaints(), Vec::<String>::new());
     }
 
     #[test]

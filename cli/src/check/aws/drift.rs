@@ -1,6 +1,5 @@
-//! Where an account differs from what `eirs setup` makes. Each kind of thing is looked at by a
-//! function of its own, all at the same time; [`look`] lists them. What these credentials may not
-//! look at is told in one sentence.
+//! Where an account differs from what `eirs setup` makes. Each kind of thing is looked at by a function of its own, all at the
+//! same time; [`look`] lists them. What these credentials may not look at is told in one sentence.
 
 mod buckets;
 mod fleet;
@@ -8,7 +7,7 @@ mod groups;
 mod queues;
 
 use chrono::{DateTime, Utc};
-use eirs_controller::{fleet::ssm::document_name, policy::Policies};
+use eirs_controller::policy::Policies;
 
 use super::instances::Machine;
 use crate::aws::{
@@ -17,6 +16,7 @@ use crate::aws::{
     iam::Role,
     image,
 };
+use crate::setup::is_older;
 
 /// What was found.
 #[derive(Debug, Clone, Default)]
@@ -116,8 +116,9 @@ fn gather<const N: usize>(parts: [(&str, anyhow::Result<Found>); N]) -> Gathered
 }
 
 async fn drain_document(account: &Account) -> anyhow::Result<Found> {
-    let name = document_name(account.prefix());
-    Ok(match document::look(account).await? {
+    let kind = document::Kind::Drain;
+    let name = kind.name(account.prefix());
+    Ok(match document::look(account, kind).await? {
         Document::AsItShouldBe => Found::default(),
         Document::Differs => Found {
             differences: vec![format!(
@@ -156,19 +157,30 @@ async fn roles(account: &Account) -> anyhow::Result<Found> {
     Ok(Found { differences, nothing, ..Found::default() })
 }
 
-/// Whether the system has a newer image than the one that the workers are baked on. That is no
-/// mistake: it is pinned.
+/// Whether the system has a newer image than the one that the workers are baked on, and whether theirs is old. That is no mistake:
+/// the next update bakes.
 async fn base_image(account: &Account) -> anyhow::Result<Found> {
-    let baked = image::all(account).await?.into_iter().next();
-    let Some(pinned) = baked.and_then(|baked| baked.base) else {
+    let Some(baked) = image::all(account).await?.into_iter().find(|baked| baked.is_available) else {
         return Ok(Found { nothing: true, ..Found::default() });
     };
+    let Some(pinned) = baked.base else { return Ok(Found { nothing: true, ..Found::default() }) };
     let newest = system::current(account).await?.id;
-    let note = format!(
-        "the system has a newer image, {newest}, than {pinned}, on which the workers' image is \
-        built; `eirs setup --new-base` uses it"
-    );
-    Ok(Found { notes: (newest != pinned).then_some(note).into_iter().collect(), ..Found::default() })
+    let limit = account.settings.setup.rebake_after;
+    let note = if newest == pinned {
+        None
+    } else if is_older(&baked.made_at, limit, Utc::now()) {
+        Some(format!(
+            "the image of the workers is older than {} (setup.rebake_after), and the system has a newer one, {newest}; `eirs \
+             update` bakes on it",
+            humantime::format_duration(limit)
+        ))
+    } else {
+        Some(format!(
+            "the system has a newer image, {newest}, than {pinned}, on which the workers are baked; `eirs update --new-base` \
+             bakes on it"
+        ))
+    };
+    Ok(Found { notes: note.into_iter().collect(), ..Found::default() })
 }
 
 /// Whether an error says that one may not.

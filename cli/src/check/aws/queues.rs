@@ -100,7 +100,7 @@ async fn look_at(account: &Account, name: &str, now: DateTime<Utc>) -> anyhow::R
     let model = name
         .split_once('-')
         .map(|(_, model)| model)
-        .filter(|_| matches!(kind, Kind::Requests | Kind::DeadLetters));
+        .filter(|_| matches!(kind, Kind::Requests | Kind::DeadLetters | Kind::Trial));
     if model.is_some_and(|model| !account.settings.models.contains_key(model)) {
         queue.remark = Some("of no model of the settings".to_owned());
     }

@@ -93,6 +93,7 @@ async fn an_account_is_shown_as_it_is_and_what_setup_made_does_not_drift() {
         ("events", json!("events")),
         ("requests-default", json!("requests")),
         ("responses-web-1", json!("responses")),
+        ("trial-default", json!("trial")),
     ];
     assert_eq!(queues, wanted.iter().map(|(name, kind)| (*name, kind)).collect());
 }
@@ -277,7 +278,7 @@ async fn an_operators_permissions_suffice_and_so_do_a_web_hosts() {
         emulator.harness("POST", "enforce-iam", r#"{"on": false}"#);
         assert!(page(&report).contains("pool default: 1 stopped\n"), "{}", page(&report));
         assert!(page(&report).contains("  (fish.jpg, tench)  "), "{}", page(&report));
-        assert_eq!(report.queues.len(), 4, "{:?}", report.queues);
+        assert_eq!(report.queues.len(), 5, "{:?}", report.queues);
         assert!(report.drift.is_empty(), "{:?}", report.drift);
         assert!(report.problems.is_empty(), "{:#?}", report.problems);
     }

@@ -59,7 +59,9 @@ impl<'a> Rig<'a> {
         for queue in queues::wanted(&account.settings) {
             queue.ensure(account, &|_| {}).await.unwrap();
         }
-        document::ensure(account).await.unwrap();
+        for kind in document::Kind::ALL {
+            document::ensure(account, kind).await.unwrap();
+        }
         let network = network::find(account).await.unwrap();
         for role in Role::ALL {
             role.ensure(account).await.unwrap();

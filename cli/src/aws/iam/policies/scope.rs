@@ -1,0 +1,136 @@
+//! What the documents are about: an installation in a partition, an account and a region, and the names of what is in it.
+
+use eirs_platform::{aws::tag, settings::Settings};
+use serde_json::{Value, json};
+
+use super::conditional;
+use crate::aws::document::Kind;
+
+/// What the documents are about.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope {
+    pub(crate) prefix: String,
+    pub(crate) region: String,
+    /// Twelve digits, or `*`.
+    pub(crate) account: String,
+    pub(crate) input_bucket: String,
+    pub(crate) output_bucket: String,
+    /// The first word of every ARN after `arn`, such as `aws`.
+    pub(crate) partition: &'static str,
+    /// The key that disks are encrypted with, where it is one of the account's own.
+    pub(crate) kms_key: Option<String>,
+}
+
+/// The partition of AWS that a region is in, by the table that botocore 1.44.8 carries (`data/partitions.json`).
+fn partition(region: &str) -> &'static str {
+    let by_prefix = [
+        ("cn-", "aws-cn"),
+        ("us-gov-", "aws-us-gov"),
+        ("eusc-", "aws-eusc"),
+        ("us-iso-", "aws-iso"),
+        ("us-isob-", "aws-iso-b"),
+        ("eu-isoe-", "aws-iso-e"),
+        ("us-isof-", "aws-iso-f"),
+    ];
+    by_prefix.iter().find(|(prefix, _)| region.starts_with(prefix)).map_or("aws", |(_, partition)| partition)
+}
+
+impl Scope {
+    /// Of an installation in an account.
+    pub(crate) fn of(settings: &Settings, account: &str, region: &str) -> Self {
+        let bucket = |set: &Option<String>, what: &str| {
+            set.clone().unwrap_or_else(|| format!("{}-{account}-{region}-{what}", settings.aws.prefix))
+        };
+        Self {
+            prefix: settings.aws.prefix.clone(),
+            region: region.to_owned(),
+            account: account.to_owned(),
+            input_bucket: bucket(&settings.aws.input_bucket, "input"),
+            output_bucket: bucket(&settings.aws.output_bucket, "output"),
+            partition: partition(region),
+            kms_key: settings.setup.kms_key.clone(),
+        }
+    }
+
+    pub(super) fn arn(&self, service: &str, resource: &str) -> String {
+        format!("arn:{}:{service}:{}:{}:{resource}", self.partition, self.region, self.account)
+    }
+
+    pub(super) fn queue(&self, name: &str) -> String {
+        self.arn("sqs", &format!("{}-{name}", self.prefix))
+    }
+
+    pub(super) fn bucket(&self, bucket: &str) -> String {
+        format!("arn:{}:s3:::{bucket}", self.partition)
+    }
+
+    pub(super) fn objects(&self, bucket: &str, keys: &str) -> String {
+        format!("{}/{keys}", self.bucket(bucket))
+    }
+
+    pub(super) fn document(&self, kind: Kind) -> String {
+        self.arn("ssm", &format!("document/{}", kind.name(&self.prefix)))
+    }
+
+    /// The roles of the instances (`role`), or their profiles (`instance-profile`).
+    pub(super) fn roles(&self, kind: &str) -> Vec<String> {
+        let arn = |what: &str| {
+            let name = format!("{}-{}-{what}", self.prefix, self.region);
+            format!("arn:{}:iam::{}:{kind}/{name}", self.partition, self.account)
+        };
+        [tag::WORKER, tag::WEB].map(arn).to_vec()
+    }
+
+    pub(super) fn roles_and_profiles(&self) -> Vec<String> {
+        [self.roles("role"), self.roles("instance-profile")].concat()
+    }
+
+    /// By these the makers of the systems name their images.
+    pub(super) fn public_parameters(&self) -> Vec<String> {
+        let names = ["canonical", "ami-amazon-linux-latest"];
+        let arn =
+            |name| format!("arn:{}:ssm:{}::parameter/aws/service/{name}/*", self.partition, self.region);
+        names.into_iter().map(arn).collect()
+    }
+
+    /// The condition that a thing is tagged ours.
+    pub(super) fn ours(&self) -> Value {
+        self.tagged("aws:ResourceTag")
+    }
+
+    pub(super) fn tagged(&self, key: &str) -> Value {
+        json!({ "StringEquals": { format!("{key}/{}", tag::INSTALLATION): self.prefix } })
+    }
+
+    /// What whoever starts or launches an instance must be allowed to do with the key of its disk, through EC2 and not otherwise
+    /// (EBS user guide, "Requirements for Amazon EBS encryption"). AWS's own key for disks needs no permission.
+    pub(super) fn use_of_the_key(&self) -> Vec<Value> {
+        let Some(key) = &self.kms_key else { return Vec::new() };
+        let keys = std::slice::from_ref(key);
+        let service = format!("ec2.{}.{}", self.region, domain(self.partition));
+        let through = json!({ "StringEquals": { "kms:ViaService": service } });
+        let mut grant = conditional("LetEc2UseTheKey", &["kms:CreateGrant"], keys, through.clone());
+        grant["Condition"]["Bool"] = json!({ "kms:GrantIsForAWSResource": "true" });
+        let uses = [
+            "kms:DescribeKey",
+            "kms:Decrypt",
+            "kms:GenerateDataKeyWithoutPlaintext",
+            "kms:ReEncryptFrom",
+            "kms:ReEncryptTo",
+        ];
+        vec![grant, conditional("UseTheKeyThroughEc2", &uses, keys, through)]
+    }
+}
+
+/// What the names of a partition's services end with, by the same table.
+fn domain(partition: &str) -> &'static str {
+    match partition {
+        "aws-cn" => "amazonaws.com.cn",
+        "aws-eusc" => "amazonaws.eu",
+        "aws-iso" => "c2s.ic.gov",
+        "aws-iso-b" => "sc2s.sgov.gov",
+        "aws-iso-e" => "cloud.adc-e.uk",
+        "aws-iso-f" => "csp.hci.ic.gov",
+        _ => "amazonaws.com",
+    }
+}

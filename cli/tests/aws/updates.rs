@@ -1,0 +1,228 @@
+//! `eirs update`: a new image for machines that serve. One machine is tried, the others follow in waves, and all stay as they
+//! were where it is bad; while images are uploaded, and after a kill in the middle.
+
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+};
+
+use serde_json::Value;
+
+use crate::{
+    cloud::{Cloud, OUTPUT, POLICY, parse, said},
+    harness::{Process, Site, eventually, eventually_within, image, upload},
+    serving::controller,
+};
+
+/// A machine runs what was baked for it, and not what the test's folder says now.
+const BAKED: [&str; 2] = ["--instance-command", "eirs-worker --config $DESTDIR/etc/eirs/eirs.toml"];
+const MINUTES: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// The classifier as a setting: a line of `sh`.
+fn classifier(shell: &str) -> (&'static str, String) {
+    ("EIRS_MODELS__DEFAULT__COMMAND", Value::from(vec!["sh", "-c", shell, "sh"]).to_string())
+}
+
+fn cloud(policy: &str) -> Option<Cloud> {
+    let cloud = Cloud::of(Site::with_script("echo cat"), &BAKED)?;
+    cloud.policy(policy);
+    cloud.set_up();
+    Some(cloud)
+}
+
+/// `eirs update` with another classifier, to its end; its exit code and what it said.
+fn update(cloud: &Cloud, shell: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let (key, value) = classifier(shell);
+    let mut command = cloud.site.command("eirs");
+    let output = command.env(key, value).args(["update", "--yes"]).args(arguments).output();
+    let output = output.expect("eirs runs");
+    (output.status.code(), said(&output))
+}
+
+/// The same, begun.
+fn begin(cloud: &Cloud, shell: &str, arguments: &[&str]) -> Process {
+    cloud.site.start_with("eirs", &[&["update", "--yes"], arguments].concat(), &[classifier(shell)])
+}
+
+fn status(cloud: &Cloud) -> Value {
+    let output = cloud.eirs(&["update", "--status", "--json"]);
+    assert!(output.status.success(), "{}", said(&output));
+    parse(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// The workers that the controller has, with the image of each.
+fn workers(cloud: &Cloud) -> Vec<(String, String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let handed_over = cloud.instances().into_iter().filter(|it| it["tags"]["eirs:handed-over"] == "yes");
+    handed_over.map(|it| (text(&it["id"]), text(&it["image"]), text(&it["state"]))).collect()
+}
+
+fn images_of_workers(cloud: &Cloud) -> BTreeSet<String> {
+    workers(cloud).into_iter().map(|(_, image, _)| image).collect()
+}
+
+#[test]
+fn a_pool_of_fifteen_gets_a_new_model_under_uploads_and_nobody_notices() {
+    const MIN: usize = 2;
+    let policy = POLICY.replace("max = 3", "max = 15\nmin = 2");
+    let Some(cloud) = cloud(&policy) else { return };
+    let (web, _controller) = (cloud.site.web(), controller(&cloud));
+    let running = || workers(&cloud).iter().filter(|(_, _, state)| state == "running").count();
+    eventually("the least that may run", || (running() >= MIN).then_some(()));
+    let before = images_of_workers(&cloud);
+    let (is_over, next) = (AtomicBool::new(false), AtomicU32::new(0));
+    let labels = std::sync::Mutex::new(Vec::new());
+    let (code, told, fewest) = std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let answer = upload(&web.address, "?wait=60s", "x", &image(number)).expect("an answer");
+                    labels.lock().expect("no panic").push((answer.status, answer.json()["label"].clone()));
+                    std::thread::park_timeout(std::time::Duration::from_millis(400));
+                }
+            });
+        }
+        let fewest = scope.spawn(|| {
+            let mut fewest = usize::MAX;
+            while !is_over.load(Ordering::Relaxed) {
+                fewest = fewest.min(running());
+                std::thread::park_timeout(std::time::Duration::from_millis(100));
+            }
+            fewest
+        });
+        eventually("something was uploaded", || (cloud.stored(OUTPUT) > 5).then_some(()));
+        let (code, told) = update(&cloud, "printf 'cat\\n'", &[]);
+        is_over.store(true, Ordering::Relaxed);
+        (code, told, fewest.join().expect("no panic"))
+    });
+    assert_eq!(code, Some(0), "{told}");
+    let after = workers(&cloud);
+    assert!(
+        after.len() == 15 && after.iter().all(|(_, image, _)| !before.contains(image)),
+        "{after:?} {told}"
+    );
+    let labels = labels.into_inner().expect("no panic");
+    assert!(
+        labels.len() > 20 && labels.iter().all(|(status, label)| *status == 200 && label == "cat"),
+        "{labels:?}"
+    );
+    assert!(fewest >= MIN, "{fewest} ran, and {MIN} is the least: {told}");
+    let status = status(&cloud);
+    assert_eq!(
+        (&status["update"]["phase"], &status["pools"]["default"]["of_it"]),
+        (&"done".into(), &15.into())
+    );
+    assert_eq!(
+        status["update"]["verdicts"]["default"]["agreed"],
+        status["update"]["verdicts"]["default"]["known"]
+    );
+}
+
+#[test]
+fn a_bad_model_is_taken_back_after_one_machine_and_costs_no_answer() {
+    let Some(cloud) = cloud(POLICY) else { return };
+    let (web, _controller) = (cloud.site.web(), controller(&cloud));
+    for number in 0..6 {
+        assert_eq!(web.upload("?wait=60s", "x", &image(number)).json()["label"], "cat");
+    }
+    cloud.until_all_are_parked();
+    let (stored, before) = (cloud.stored(OUTPUT), workers(&cloud));
+    let images = cloud.state()["images"].clone();
+    for (bad, why) in [
+        ("echo dog", "0 of 6 images that were uploaded lately got the label that they have"),
+        ("sleep 2; echo cat", "times as long as before"),
+    ] {
+        let launched = cloud.emulator.calls("RunInstances");
+        let (code, told) = update(&cloud, bad, &[]);
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains(why) && told.contains("are of the image of before"), "{told}");
+        assert_eq!(
+            cloud.emulator.calls("RunInstances") - launched,
+            2,
+            "the one that is baked, and one: {told}"
+        );
+        assert_eq!(workers(&cloud), before, "the machines are those of before");
+        assert_eq!(cloud.stored(OUTPUT), stored, "nothing of it is stored");
+        assert_eq!(cloud.state()["images"], images, "and its image is gone");
+        assert_eq!(status(&cloud)["update"]["phase"], "rolled_back");
+    }
+    assert_eq!(web.upload("?wait=60s", "x", &image(100)).json()["label"], "cat");
+}
+
+#[test]
+fn an_update_that_was_killed_is_gone_on_with_and_one_that_rests_waits_and_may_be_taken_back() {
+    let Some(cloud) = cloud(&POLICY.replace("max = 3", "max = 5")) else { return };
+    let _controller = controller(&cloud);
+    let before = images_of_workers(&cloud);
+    let is_mixed = || images_of_workers(&cloud).len() == 2;
+    let mut first = begin(&cloud, "printf 'cat\\n'", &["--wave", "1"]);
+    eventually_within(MINUTES, "some are new", || is_mixed().then_some(()));
+    first.kill();
+    assert_eq!(workers(&cloud).len().max(5), workers(&cloud).len(), "never fewer than there were");
+    let (code, told) = update(&cloud, "printf 'cat\\n'", &["--wave", "2"]);
+    assert_eq!(code, Some(0), "{told}");
+    let new = images_of_workers(&cloud);
+    assert!(new.len() == 1 && new.is_disjoint(&before) && workers(&cloud).len() == 5, "{new:?} {before:?}");
+
+    // The next one rests after its first machine, and is taken back.
+    let mut second = begin(&cloud, "printf 'cat\\n\\n'", &["--wave", "1"]);
+    eventually_within(MINUTES, "some are new", || is_mixed().then_some(()));
+    cloud.expect(&["update", "--pause"]);
+    assert_eq!(second.exit().code(), Some(1), "{}", second.log());
+    assert!(second.log().contains("The update rests"), "{}", second.log());
+    let paused = status(&cloud);
+    assert_eq!((&paused["update"]["is_paused"], &paused["is_carried_out"]), (&true.into(), &false.into()));
+    let (code, told) = update(&cloud, "printf 'cat\\n\\n'", &[]);
+    assert!(code == Some(1) && told.contains("An update rests"), "{told}");
+    cloud.expect(&["update", "--rollback"]);
+    assert!(images_of_workers(&cloud) == new && workers(&cloud).len() == 5, "{:?}", workers(&cloud));
+    assert_eq!(status(&cloud)["update"]["phase"], "rolled_back");
+}
+
+#[test]
+fn machines_on_a_newer_image_of_the_system_are_of_another_image_and_the_last_ones_are_kept() {
+    let Some(cloud) = cloud(POLICY) else { return };
+    for number in 1..=4 {
+        let (code, told) = update(&cloud, &format!("echo cat # {number}"), &[]);
+        assert_eq!(code, Some(0), "{told}");
+    }
+    let images = cloud.state()["images"].as_array().map(Vec::len);
+    // Of the machines, of before, and two more.
+    assert_eq!(images, Some(4));
+    let told = cloud.expect(&["update", "--status"]);
+    assert!(told.contains("pool default: 3 of the new image, 0 of others"), "{told}");
+}
+
+/// What EC2 says of its machines is seconds old: setup, update and cleanup take longer, and do the same.
+fn late(lag: &str) {
+    let options = [&BAKED[..], &["--describe-lag", lag]].concat();
+    let Some(cloud) = Cloud::of(Site::with_script("echo cat"), &options) else { return };
+    let before = cloud.state();
+    cloud.set_up();
+    assert_eq!(cloud.instances().len(), 3, "no more than the pool may have");
+    let first = images_of_workers(&cloud);
+    let launched = cloud.emulator.calls("RunInstances");
+    let (code, told) = update(&cloud, "printf 'cat\\n'", &["--wave", "2"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(workers(&cloud).len() == 3 && images_of_workers(&cloud).is_disjoint(&first), "{told}");
+    assert_eq!(
+        cloud.emulator.calls("RunInstances") - launched,
+        4,
+        "the one that is baked, and three: {told}"
+    );
+    cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
+    assert_eq!(cloud.state(), before);
+}
+
+#[test]
+fn setup_update_and_cleanup_do_the_same_where_descriptions_are_late() {
+    late("4");
+}
+
+/// Takes minutes: `make bench-aws` runs it.
+#[test]
+#[ignore = "waits for minutes"]
+fn setup_update_and_cleanup_do_the_same_where_descriptions_are_half_a_minute_late() {
+    late("30");
+}

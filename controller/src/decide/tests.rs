@@ -640,10 +640,5 @@ fn those_that_retire_go_one_after_the_other_and_first_where_fewer_are_needed() {
     );
     let both = [retiring(idle("p-2", 500)), idle("p-1", 500)];
     check_updated("max = 4\nmin = 1", 0, both.to_vec(), &[&format!("drain p-2: {why}")]);
-    check_updated(
-        "max = 4",
-        0,
-        vec![retiring(idle("p-1", 500))],
-        &["drain p-1: idle and not needed"],
-    );
+    check_updated("max = 4", 0, vec![retiring(idle("p-1", 500))], &["drain p-1: idle and not needed"]);
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use eirs_platform::{
     backend::{
-        EVENTS, WEBHOOK, dead_letters_name, dead_letters_options, events_options, requests_name, requests_options,
-        trial_name, trial_options, webhook_options,
+        EVENTS, WEBHOOK, dead_letters_name, dead_letters_options, events_options, requests_name,
+        requests_options, trial_name, trial_options, webhook_options,
     },
     queue::QueueOptions,
     settings::Settings,

@@ -63,7 +63,7 @@ async fn an_account_is_shown_as_it_is_and_what_setup_made_does_not_drift() {
     assert!(report.is_well(), "{:?} {:?}", report.drift, report.problems);
     let text = page(&report);
     let head = format!(
-        "The installation eirs in the account {}, eu-central-1.\nNo controller is seen on",
+        "The installation eirs in the account {}, eu-central-1.\nNo controller is running on",
         rig.account.id
     );
     assert!(text.starts_with(&head), "{text}");

@@ -10,13 +10,13 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::Context;
 use eirs_platform::{
     settings::{self, Layers, Settings},
-    state_folder::{self, LOCAL_LOCK, Lock, NotLocked},
+    state_folder::{self, LOCAL_LOCK, Lock, NotLocked, Stamp},
 };
 use tokio::{net::TcpStream, time::Instant};
 
@@ -85,7 +85,7 @@ impl Local {
         let files = AddressFiles::of(&settings);
         files.remove();
         let environment = environment(&layers, &settings, &files, self.verbose)?;
-        let start = SystemTime::now();
+        let before = Stamp::now(&settings.status_file());
         let mut web = Role::start("eirs-web", &environment)?;
         let mut controller = match Role::start("eirs-controller", &environment) {
             Ok(controller) => controller,
@@ -98,7 +98,7 @@ impl Local {
         let limit = limit(&settings);
         let mut service = std::pin::pin!(async {
             welcome(&ready(&files, &settings).await?, &settings, &limit);
-            Live::of(&settings, start).run().await
+            Live::of(&settings, before).run().await
         });
         let end = loop {
             let (role, status) = tokio::select! {

@@ -27,7 +27,6 @@ pub mod status;
 
 pub mod preview;
 
-pub mod descriptor;
 mod journal;
 mod state_file;
 

@@ -11,6 +11,7 @@ use eirs_platform::{
     lifecycle::Lifecycle,
     settings::OnExit,
     settings::Settings,
+    state_folder::{Look, Wake},
     trace::TARGET,
     version::watch::{Current, Versions},
 };
@@ -27,10 +28,7 @@ use crate::{
     memory_file::MemoryFile,
     observe::{InForce, Observation, Observer, Reports, reports},
     operator::{self, Operator, Orders},
-    policy::{
-        Policy, Store,
-        watch::{Look, SETTLE, Watch},
-    },
+    policy::{Policy, Store, watch::SETTLE},
     preview,
     record::Recording,
     refusals::Refusals,
@@ -152,8 +150,8 @@ impl Controller {
         let host = self.settings.web_host();
         let keeping = keep_control(self.backend.clone(), self.claim.clone(), host, self.clock.clone());
         let mut control = tokio::spawn(keeping);
-        let watch = Watch::new(self.store.folder());
-        let orders = Watch::of_file(self.orders.folder(), operator::FILE);
+        let watch = Wake::new(self.store.folder());
+        let orders = Wake::of_file(self.orders.folder(), operator::FILE);
         // A loop that waits is alive too, and says so often enough.
         let longest = lifecycle.watchdog().unwrap_or(Duration::MAX).min(self.settings.controller.tick);
         let versions = self.versions.clone().map(|versions| {

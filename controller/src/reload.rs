@@ -11,11 +11,11 @@ use std::{
     time::Duration,
 };
 
-use eirs_platform::{clock::Clock, settings::Settings};
+use eirs_platform::{clock::Clock, descriptor, settings::Settings, state_folder::Wake};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::Instant;
 
-use crate::{descriptor, lock, policy::watch::Watch, status::Status};
+use crate::{lock, status::Status};
 
 /// A pass asks queues and fleet for ten seconds each at most, and the one that is under way comes first. Below the time that
 /// systemd gives a reload (`TimeoutStartSec=`), so that the sentence is ours.
@@ -75,7 +75,7 @@ pub async fn reload(
     }
     let process = descriptor::readable(process).map_err(failed)?;
     let folder = file.parent().unwrap_or(Path::new("."));
-    let written = Watch::of_file(folder, file.file_name().and_then(OsStr::to_str).unwrap_or_default());
+    let written = Wake::of_file(folder, file.file_name().and_then(OsStr::to_str).unwrap_or_default());
     let (asked, deadline) = (clock.now(), Instant::now() + limit);
     pidfd_send_signal(process.get_ref(), Signal::HUP).map_err(|error| failed(error.into()))?;
     loop {

@@ -22,6 +22,7 @@ pub mod version;
 
 pub mod backoff;
 pub mod clock;
+pub mod descriptor;
 pub mod family;
 pub mod lifecycle;
 pub mod telemetry;

@@ -1,22 +1,31 @@
 //! The state folder: the one place on a machine where everything of an installation is. What each file and folder in it is called
-//! stands here, and how such files are locked ([`Lock`]), written ([`write_aside`]), and seen to have changed ([`Stamp`]).
+//! stands here, and how such files are locked ([`Lock`]), written ([`write_aside`]). Files of any
+//! folder that change while a program runs are looked at in one way ([`Stamp`], [`Changes`], [`Wake`]).
 
 mod aside;
+mod changes;
 mod lock;
 mod place;
 mod stamp;
+mod wake;
 
 pub use self::{
     aside::{Writers, write_aside},
+    changes::{Changes, Look, Stamps},
     lock::{Lock, NotLocked, Taken, holder},
     place::expect_local,
     stamp::Stamp,
+    wake::Wake,
 };
 
 /// The number of the layout; what makes a folder a state folder.
 pub const LAYOUT: &str = "layout";
 /// The database of the queues, the results and the index of the images; SQLite puts its log beside it.
 pub const QUEUE: &str = "queue.db";
+/// What SQLite adds to the name of a database for its write-ahead log, ...
+pub const LOG_SUFFIX: &str = "-wal";
+/// ... and for the memory that those share who have it open.
+pub const SHARED_MEMORY_SUFFIX: &str = "-shm";
 /// The turn of those who write to the database.
 pub const QUEUE_LOCK: &str = "queue.lock";
 /// The folder of the pipes that wake receivers.
@@ -100,7 +109,7 @@ fn rank(name: &str) -> Option<(usize, bool)> {
         name.strip_prefix(known).is_some_and(|rest| {
             rest == ".new"
                 || rest.strip_prefix(".new.").is_some_and(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()))
-                || (known == QUEUE && (rest == "-wal" || rest == "-shm"))
+                || (known == QUEUE && ([LOG_SUFFIX, SHARED_MEMORY_SUFFIX].contains(&rest)))
         })
     };
     let found = ALL.iter().position(|known| *known == name).map(|rank| (rank, true));

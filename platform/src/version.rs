@@ -14,9 +14,8 @@ mod weights;
 use std::{
     collections::HashMap,
     ffi::OsStr,
-    fs::{self, File},
+    fs::File,
     io::{self, Read},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{LazyLock, Mutex, PoisonError},
 };
@@ -24,7 +23,10 @@ use std::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::settings::{Classifier, Model};
+use crate::{
+    settings::{Classifier, Model},
+    state_folder::{Stamp, Stamps},
+};
 
 pub use self::weights::weights;
 
@@ -88,30 +90,12 @@ pub fn is_version(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
-/// What tells whether a model's files are what they were: which they are, how long, and when they changed last.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fingerprint(Vec<(PathBuf, Option<Stamp>)>);
-
-impl Fingerprint {
-    /// Of the files of a model, as they are now.
-    pub fn of(model: &Model) -> Self {
-        let sources = sources(model).unwrap_or_default();
-        let mut files: Vec<_> = sources.into_iter().filter_map(Source::file).collect();
-        // Those that are named and missing may come.
-        files.extend(model.path.clone());
-        files.extend(model.labels.clone());
-        Self(files.into_iter().map(|file| (file.clone(), Stamp::of(&file).ok())).collect())
-    }
-
-    /// Of one file.
-    pub(crate) fn of_file(file: &Path) -> Self {
-        Self(vec![(file.to_owned(), Stamp::of(file).ok())])
-    }
-
-    /// Whether there is no file at all.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
+/// What tells whether a model's files are what they were.
+pub fn stamps(model: &Model) -> Stamps {
+    let sources = sources(model).unwrap_or_default();
+    let files = sources.into_iter().filter_map(Source::file);
+    // Those that are named and missing may come.
+    Stamps::now(files.chain(model.path.clone()).chain(model.labels.clone()))
 }
 
 /// One of the things beside the settings that decide.
@@ -227,26 +211,6 @@ impl Fields {
     }
 }
 
-/// What tells one state of a file from another: which file it is, how long, and when its content and its entry changed last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    file: (u64, u64),
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(file: &Path) -> io::Result<Self> {
-        fs::metadata(file).map(|data| Self {
-            file: (data.dev(), data.ino()),
-            bytes: data.len(),
-            modified: (data.mtime(), data.mtime_nsec()),
-            changed: (data.ctime(), data.ctime_nsec()),
-        })
-    }
-}
-
 /// What is known of files, by their paths, as long as they are what they were.
 type Known<T> = LazyLock<Mutex<HashMap<PathBuf, (Stamp, T)>>>;
 
@@ -257,13 +221,13 @@ static HASHED: Known<String> = Known::new(Mutex::default);
 fn content(file: &Path) -> Result<String, Unknown> {
     let unreadable = |error: io::Error| Unknown(format!("{}: cannot be read: {error}", file.display()));
     let hashed = || HASHED.lock().unwrap_or_else(PoisonError::into_inner);
-    let stamp = Stamp::of(file).map_err(unreadable)?;
+    let stamp = Stamp::now(file);
     if let Some((_, digest)) = hashed().get(file).filter(|(known, _)| *known == stamp) {
         return Ok(digest.clone());
     }
     let digest = hash(file).map_err(unreadable)?;
     // One that changed meanwhile is hashed again by whoever asks next.
-    if Stamp::of(file).is_ok_and(|now| now == stamp) {
+    if Stamp::now(file) == stamp {
         hashed().insert(file.to_owned(), (stamp, digest.clone()));
     }
     Ok(digest)

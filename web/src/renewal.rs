@@ -8,13 +8,18 @@ use std::{
     time::Duration,
 };
 
-use eirs_platform::{lifecycle::Lifecycle, state_folder::Stamp};
+use eirs_platform::{
+    lifecycle::Lifecycle,
+    state_folder::{Changes, Look, Stamp, Stamps},
+};
 use futures::future::BoxFuture;
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// How often the files are looked at. A change of a certificate is two files, and a look that finds them as the last one did
 /// takes them up: so a change counts within two of these.
 const LOOK: Duration = Duration::from_secs(1);
+/// They are far enough apart for a change to come to rest.
+const TWO_LOOKS: Duration = Duration::ZERO;
 /// How often addresses that are as good as new are forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -58,33 +63,34 @@ pub(crate) trait Renewal: Send {
 pub(crate) struct Watched<T> {
     current: Arc<RwLock<Arc<T>>>,
     source: Arc<Source<T>>,
-    read: Vec<Stamp>,
+    /// As the files were when they were read.
+    read: Stamps,
 }
 
 /// From the value before this one, and the contents of the files.
-type Read<T> = dyn Fn(Option<&T>, &[Vec<u8>]) -> Result<T, String> + Send + Sync;
+type Make<T> = dyn Fn(Option<&T>, &[Vec<u8>]) -> Result<T, String> + Send + Sync;
 
 struct Source<T> {
     setting: &'static str,
     files: Vec<PathBuf>,
-    read: Box<Read<T>>,
+    make: Box<Make<T>>,
 }
 
 impl<T: Send + Sync + 'static> Watched<T> {
-    /// Reads the files. `read` makes the value of what they hold; its complaints name the file.
+    /// Reads the files. `make` makes the value of what they hold; its complaints name the file.
     pub(crate) fn open(
         setting: &'static str,
         files: &[&Path],
-        read: impl Fn(Option<&T>, &[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
+        make: impl Fn(Option<&T>, &[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
         // Before they are read, so that no change is missed.
-        let stamps = files.iter().map(|file| Stamp::now(file)).collect();
+        let read = Stamps::now(files);
         let content = |file: &&Path| std::fs::read(file).map_err(|error| unreadable(file, &error));
         let contents: Vec<_> = files.iter().map(content).collect::<Result<_, _>>()?;
-        let value = read(None, &contents)?;
+        let value = make(None, &contents)?;
         let files = files.iter().map(|file| (*file).to_owned()).collect();
-        let source = Arc::new(Source { setting, files, read: Box::new(read) });
-        Ok(Self { current: Arc::new(RwLock::new(Arc::new(value))), source, read: stamps })
+        let source = Arc::new(Source { setting, files, make: Box::new(make) });
+        Ok(Self { current: Arc::new(RwLock::new(Arc::new(value))), source, read })
     }
 
     /// The value in force.
@@ -93,8 +99,8 @@ impl<T: Send + Sync + 'static> Watched<T> {
     }
 
     pub(crate) fn renewal(&self) -> Box<dyn Renewal> {
-        let (current, source, read) = (self.current.clone(), self.source.clone(), self.read.clone());
-        Box::new(Watch { current, source, seen: read.clone(), read })
+        let files = Changes::since(self.read.clone(), TWO_LOOKS);
+        Box::new(Watch { current: self.current.clone(), source: self.source.clone(), files })
     }
 }
 
@@ -107,10 +113,7 @@ impl<T> fmt::Debug for Watched<T> {
 struct Watch<T> {
     current: Arc<RwLock<Arc<T>>>,
     source: Arc<Source<T>>,
-    /// As they were when they were read last.
-    read: Vec<Stamp>,
-    /// As they were at the last look.
-    seen: Vec<Stamp>,
+    files: Changes<Stamps>,
 }
 
 impl<T: Send + Sync + 'static> Renewal for Watch<T> {
@@ -118,13 +121,13 @@ impl<T: Send + Sync + 'static> Renewal for Watch<T> {
         Box::pin(async move {
             let mut stamps = Vec::new();
             for file in &self.source.files {
-                stamps.push(Stamp::of(tokio::fs::metadata(file).await));
+                stamps.push((file.clone(), Stamp::of(tokio::fs::metadata(file).await)));
             }
-            let is_new = stamps != self.read;
-            let is_at_rest = stamps == self.seen;
-            self.seen.clone_from(&stamps);
-            if is_told || is_new && is_at_rest {
-                self.read = stamps;
+            let stamps = Stamps::from_iter(stamps);
+            if is_told {
+                self.files.read(stamps.clone());
+            }
+            if is_told || self.files.look(stamps) == Look::Changed {
                 self.renew().await;
             }
         })
@@ -151,7 +154,7 @@ impl<T: Send + Sync> Watch<T> {
             contents.push(tokio::fs::read(file).await.map_err(|error| unreadable(file, &error))?);
         }
         let before = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        (self.source.read)(Some(&before), &contents)
+        (self.source.make)(Some(&before), &contents)
     }
 }
 

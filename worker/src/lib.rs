@@ -38,7 +38,7 @@ use eirs_platform::{
     clock::SharedClock,
     queue::{QueueOptions, SharedQueue, memory::MemoryQueues},
     settings::{Model, Settings},
-    version::{self, Fingerprint},
+    version,
 };
 use tokio::sync::{Mutex, Semaphore};
 
@@ -230,11 +230,11 @@ const LOADS: u32 = 5;
 /// nobody knows what.
 fn load(model: &Model, threads: usize) -> anyhow::Result<(Pool, String)> {
     for _ in 0..LOADS {
-        let files = Fingerprint::of(model);
+        let files = version::stamps(model);
         let version = version::of(model);
         // What is wrong with a model is said best by who loads it.
         let pool = Pool::start(model, threads);
-        if Fingerprint::of(model) == files {
+        if version::stamps(model) == files {
             return Ok((pool?, version?));
         }
         tracing::info!("the files of the model changed while they were read; reading them again");

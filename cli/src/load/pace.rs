@@ -6,7 +6,7 @@
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
-use eirs_controller::descriptor::readable;
+use eirs_platform::descriptor::readable;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };

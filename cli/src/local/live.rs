@@ -1,17 +1,12 @@
 //! What `eirs local` shows while it runs: on a terminal one line that is kept up to date, elsewhere a line when the fleet
-//! changes. It looks at the date of the controller's status file once a second and reads it only when that is new, so that
+//! changes. It looks at the stamp of the controller's status file once a second and reads it only when that is new, so that
 //! an idle service costs nothing here.
 
-use std::{
-    convert::Infallible,
-    fs,
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::{convert::Infallible, path::PathBuf, time::Duration};
 
 use console::Term;
 use eirs_controller::status::Status;
-use eirs_platform::settings::Settings;
+use eirs_platform::{settings::Settings, state_folder::Stamp};
 use tokio::time::MissedTickBehavior;
 
 use crate::{show, status};
@@ -22,17 +17,17 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Shows the fleet.
 pub(super) struct Live {
     file: PathBuf,
-    read: SystemTime,
+    read: Stamp,
     line: Option<Term>,
     told: String,
 }
 
 impl Live {
-    /// Of the controller that was started at `start`: what an earlier one wrote is not news.
-    pub(super) fn of(settings: &Settings, start: SystemTime) -> Self {
+    /// Of a controller that was started when its status file was as it was `before`: what an earlier one wrote is not news.
+    pub(super) fn of(settings: &Settings, before: Stamp) -> Self {
         let term = Term::stderr();
         let line = term.is_term().then_some(term);
-        Self { file: settings.status_file(), read: start, line, told: String::new() }
+        Self { file: settings.status_file(), read: before, line, told: String::new() }
     }
 
     /// Goes on until it is dropped.
@@ -41,14 +36,11 @@ impl Live {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             ticks.tick().await;
-            let modified = fs::metadata(&self.file).and_then(|data| data.modified());
-            if let Ok(modified) = modified
-                && modified > self.read
+            let now = Stamp::now(&self.file);
+            if std::mem::replace(&mut self.read, now) != now
+                && let Some(seen) = status::read(&self.file)
             {
-                self.read = modified;
-                if let Some(seen) = status::read(&self.file) {
-                    self.show(&seen);
-                }
+                self.show(&seen);
             }
         }
     }

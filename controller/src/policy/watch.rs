@@ -1,29 +1,25 @@
 //! Keeps the last good version of each policy file in force while the files change under us.
 //!
-//! The files themselves are looked at in every pass of the controller (a few `stat`s); [`Watch`] and SIGHUP only make
+//! The files themselves are looked at in every pass of the controller (a few `stat`s); [`Wake`](eirs_platform::state_folder::Wake) and SIGHUP only make
 //! that look come earlier. So a missed notification, a replaced folder or a symbolic link costs a tick, not a change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::CStr,
-    io,
-    mem::MaybeUninit,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use eirs_platform::{settings::Settings, state_folder::Stamp};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use tokio::{io::unix::AsyncFd, time::Instant};
+use eirs_platform::{
+    settings::Settings,
+    state_folder::{Changes, Look, Stamps},
+};
 
 use super::{
     Complaint, Policies,
     load::{self, Folder},
     unknown_model,
 };
-use crate::descriptor;
 
 /// A change is taken when the folder has looked the same for so long: editors write a file in several steps, and tools
 /// write several files.
@@ -36,36 +32,20 @@ pub struct Store {
     settings: Arc<Settings>,
     policies: Policies,
     complaints: Vec<Complaint>,
-    read: Fingerprint,
-    unsettled: Option<(Fingerprint, Instant)>,
+    files: Changes<Option<Stamps>>,
 }
-
-/// What a look at the folder found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// Nothing changed.
-    Same,
-    /// The files are changing; look again after [`SETTLE`].
-    Changing,
-    /// The files changed and were read.
-    Read,
-}
-
-/// Tells two states of the folder apart without reading the files. `None` where the folder cannot be listed.
-type Fingerprint = Option<Vec<(PathBuf, Stamp)>>;
 
 impl Store {
     /// Reads the folder; the error is every complaint where not a single policy is good.
     pub fn open(settings: Arc<Settings>) -> Result<Self, Vec<Complaint>> {
         let folder = settings.controller.policies.clone();
-        let read = fingerprint(&folder);
+        let files = Changes::since(stamps(&folder), SETTLE);
         let mut store = Self {
             policies: Policies::default().limited_by(&settings),
             folder,
             settings,
             complaints: Vec::new(),
-            read,
-            unsettled: None,
+            files,
         };
         match load::read_folder(&store.folder) {
             Ok(found) => store.take(found),
@@ -105,33 +85,19 @@ impl Store {
         &self.complaints
     }
 
-    /// Reads the files again if they changed and have settled.
+    /// Looks at the files, and reads them again if they changed and have settled. While they are changing, look again after [`SETTLE`].
     pub fn look(&mut self) -> Look {
-        let now = fingerprint(&self.folder);
-        if now == self.read {
-            self.unsettled = None;
-            return Look::Same;
+        let look = self.files.look(stamps(&self.folder));
+        if look == Look::Changed {
+            self.reload();
         }
-        match &self.unsettled {
-            Some((seen, since)) if *seen == now => {
-                if since.elapsed() < SETTLE {
-                    return Look::Changing;
-                }
-                self.reload();
-                Look::Read
-            }
-            _ => {
-                self.unsettled = Some((now, Instant::now()));
-                Look::Changing
-            }
-        }
+        look
     }
 
     /// Reads the files again, whatever they look like.
     pub fn reload(&mut self) {
-        self.unsettled = None;
         // Taken before the files are read: a change in between is seen by the next look.
-        self.read = fingerprint(&self.folder);
+        self.files.read(stamps(&self.folder));
         match load::read_folder(&self.folder) {
             Ok(found) => self.take(found),
             // A folder that is being replaced is gone for a moment, and one that is lost is an accident: what is in
@@ -217,93 +183,9 @@ impl Store {
     }
 }
 
-fn fingerprint(folder: &Path) -> Fingerprint {
-    let files = load::policy_files(folder).ok()?;
-    Some(files.into_iter().map(|path| (path.clone(), Stamp::now(&path))).collect())
-}
-
-/// Wakes whoever waits when a file of a folder may have changed.
-#[derive(Debug)]
-pub struct Watch {
-    folder: PathBuf,
-    /// The one file that matters, where not all do.
-    only: Option<String>,
-    notifications: Option<AsyncFd<OwnedFd>>,
-}
-
-impl Watch {
-    /// Watches a folder. Where the kernel has no watch to give, [`changed`](Self::changed) never ends and the ticks must do.
-    pub fn new(folder: &Path) -> Self {
-        let open = || -> io::Result<_> {
-            let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-            descriptor::readable(inotify)
-        };
-        let notifications = open()
-            .inspect_err(|error| {
-                tracing::warn!(%error, "inotify is not available: changed policies are \
-                    seen at the next tick")
-            })
-            .ok();
-        let watch = Self { folder: folder.to_owned(), only: None, notifications };
-        watch.arm();
-        watch
-    }
-
-    /// Watches one file of a folder, there or not: what happens to the others wakes nobody.
-    pub fn of_file(folder: &Path, name: &str) -> Self {
-        Self { only: Some(name.to_owned()), ..Self::new(folder) }
-    }
-
-    /// Watches the folder that has the name now; it may have been replaced. Doing it again changes nothing.
-    pub fn arm(&self) {
-        // Nothing is reported while a file is being written, only when it was closed, moved or linked.
-        let changes = WatchFlags::CLOSE_WRITE
-            | WatchFlags::CREATE
-            | WatchFlags::DELETE
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::MOVED_TO
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::MOVE_SELF;
-        if let Some(notifications) = &self.notifications {
-            // A folder that is gone for a moment is watched again after the tick that sees it.
-            let _gone = inotify::add_watch(notifications.get_ref(), &self.folder, changes);
-        }
-    }
-
-    /// Ends when a file may have changed since the last call. Dropping it loses nothing.
-    pub async fn changed(&self) {
-        let Some(notifications) = &self.notifications else { return std::future::pending().await };
-        loop {
-            let Ok(mut ready) = notifications.readable().await else { return std::future::pending().await };
-            let mut unread = [MaybeUninit::uninit(); 4096];
-            let read = ready.try_io(|inotify| {
-                let mut any = false;
-                let mut events = inotify::Reader::new(inotify.get_ref(), &mut unread);
-                // What exactly happened does not matter: whoever is woken looks at the files.
-                loop {
-                    match events.next() {
-                        Ok(event) => any |= self.concerns(event.file_name()),
-                        Err(rustix::io::Errno::INTR) => {}
-                        Err(_) if any => return Ok(()),
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-            });
-            match read {
-                Ok(Ok(())) => return,
-                Ok(Err(_broken)) => return std::future::pending().await,
-                Err(_would_block) => {}
-            }
-        }
-    }
-
-    /// What has no name happened to the folder itself.
-    fn concerns(&self, file: Option<&CStr>) -> bool {
-        match (&self.only, file) {
-            (Some(only), Some(file)) => only.as_bytes() == file.to_bytes(),
-            _ => true,
-        }
-    }
+/// Of all policy files. `None` where the folder cannot be listed.
+fn stamps(folder: &Path) -> Option<Stamps> {
+    load::policy_files(folder).ok().map(Stamps::now)
 }
 
 #[cfg(test)]
@@ -354,7 +236,7 @@ mod tests {
         tokio::time::advance(SETTLE).await;
         assert_eq!(store.look(), Look::Changing);
         tokio::time::advance(SETTLE).await;
-        assert_eq!(store.look(), Look::Read);
+        assert_eq!(store.look(), Look::Changed);
         assert_eq!(max_of(&store, "a"), Some(12));
         assert_eq!(store.look(), Look::Same);
     }
@@ -426,33 +308,5 @@ mod tests {
         );
         let complaints = Rig::new(&[("a.toml", "x = 1"), ("b.toml", "y = 1")]).open().unwrap_err();
         assert_eq!(complaints.len(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_watch_of_one_file_is_woken_by_that_file_alone() {
-        let rig = Rig::new(&[("a.toml", "")]);
-        let watch = Watch::of_file(rig.folder.path(), "b.toml");
-        rig.write("a.toml", "[pool]");
-        tokio::time::timeout(Duration::from_millis(50), watch.changed()).await.unwrap_err();
-        rig.write("b.toml", "[pool]");
-        tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_changed_file_wakes_the_watch_at_once_also_in_a_replaced_folder() {
-        let rig = Rig::new(&[("a.toml", "")]);
-        let watch = Watch::new(rig.folder.path());
-        let soon = |changed| tokio::time::timeout(Duration::from_secs(10), changed);
-        rig.write("a.toml", "[pool]");
-        soon(watch.changed()).await.unwrap();
-
-        let aside = rig.folder.path().with_extension("aside");
-        fs::rename(rig.folder.path(), &aside).unwrap();
-        fs::create_dir(rig.folder.path()).unwrap();
-        soon(watch.changed()).await.unwrap();
-        watch.arm();
-        rig.write("a.toml", "[pool]");
-        soon(watch.changed()).await.unwrap();
-        fs::remove_dir_all(aside).unwrap();
     }
 }

@@ -11,14 +11,17 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Fingerprint, of};
+use super::{of, stamps};
 use crate::{
     clock::SharedClock,
     settings::{Layers, Model, Settings},
+    state_folder::{Changes, Look, Stamps},
 };
 
 /// How often the files are looked at. A change counts when the next look finds the files as this one did: within two of these.
 const LOOK: Duration = Duration::from_secs(1);
+/// They are far enough apart for a change to come to rest.
+const TWO_LOOKS: Duration = Duration::ZERO;
 
 /// What each model's version is now. Clones share it.
 #[derive(Debug, Clone)]
@@ -38,9 +41,7 @@ struct Watched {
     version: Option<Current>,
     /// Of the last worker that answered: it counts where the version cannot be known here.
     learnt: Option<Arc<str>>,
-    /// The files as they were when the version was made of them, and at the last look.
-    made_of: Option<Fingerprint>,
-    seen: Fingerprint,
+    files: Changes<Stamps>,
 }
 
 /// A version in force.
@@ -99,7 +100,7 @@ impl Versions {
 
     /// Looks until `stop`; calls `changed` whenever a version is another one. Where no file can change anything, it only waits.
     pub async fn keep(&self, stop: &CancellationToken, changed: impl Fn()) {
-        let mut settings = Settled::of(self.0.layers.as_ref().and_then(Layers::file).map(PathBuf::from));
+        let mut settings = SettingsFile::of(self.0.layers.as_ref().and_then(Layers::file).map(PathBuf::from));
         if settings.file.is_none() && !self.watches_files() {
             return stop.cancelled().await;
         }
@@ -120,11 +121,11 @@ impl Versions {
 
     fn watches_files(&self) -> bool {
         let models = self.0.models.read().unwrap_or_else(PoisonError::into_inner);
-        models.values().any(|watched| !watched.seen.is_empty())
+        models.values().any(|watched| !watched.files.seen().is_empty())
     }
 
     /// One look; answers whether a version is another one.
-    fn look(&self, settings: &mut Settled) -> bool {
+    fn look(&self, settings: &mut SettingsFile) -> bool {
         if settings.has_changed() {
             self.reload();
         }
@@ -133,9 +134,7 @@ impl Versions {
         let mut models = self.0.models.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut is_changed = false;
         for (name, watched) in &mut models {
-            let files = Fingerprint::of(&watched.model);
-            let is_at_rest = std::mem::replace(&mut watched.seen, files.clone()) == files;
-            if watched.made_of.as_ref() != Some(&files) && is_at_rest {
+            if watched.files.look(stamps(&watched.model)) == Look::Changed {
                 is_changed |= watched.renew(name, now);
             }
         }
@@ -165,8 +164,8 @@ impl Versions {
                 Some(watched) if watched.model == model => {}
                 // The look that follows makes the version again.
                 Some(watched) => {
-                    let seen = Fingerprint::of(&model);
-                    *watched = Watched { model, made_of: None, seen, ..watched.clone() };
+                    let files = Changes::unread(stamps(&model), TWO_LOOKS);
+                    *watched = Watched { model, files, ..watched.clone() };
                 }
                 None => tracing::warn!("models.{name} is new in the settings; restart to use it"),
             }
@@ -180,14 +179,14 @@ impl Versions {
 
 impl Watched {
     fn new(model: Model) -> Self {
-        let files = Fingerprint::of(&model);
-        Self { model, version: None, learnt: None, made_of: None, seen: files }
+        let files = Changes::unread(stamps(&model), TWO_LOOKS);
+        Self { model, version: None, learnt: None, files }
     }
 
     /// Makes the version of the files as they are; answers whether it is another one.
     fn renew(&mut self, name: &str, now: DateTime<Utc>) -> bool {
         // Before they are read, so that no change is missed.
-        self.made_of = Some(Fingerprint::of(&self.model));
+        self.files.read(stamps(&self.model));
         let made = match of(&self.model) {
             Ok(made) => made,
             Err(why) => {
@@ -215,27 +214,20 @@ impl Watched {
     }
 }
 
-/// A file that is looked at until it has changed and come to rest.
-struct Settled {
+/// The settings file, if there is one.
+struct SettingsFile {
     file: Option<PathBuf>,
-    known: Fingerprint,
-    seen: Fingerprint,
+    changes: Changes<Stamps>,
 }
 
-impl Settled {
+impl SettingsFile {
     fn of(file: Option<PathBuf>) -> Self {
-        let known = file.as_deref().map(Fingerprint::of_file).unwrap_or_default();
-        Self { file, seen: known.clone(), known }
+        let changes = Changes::since(Stamps::now(&file), TWO_LOOKS);
+        Self { file, changes }
     }
 
     fn has_changed(&mut self) -> bool {
-        let now = self.file.as_deref().map(Fingerprint::of_file).unwrap_or_default();
-        let is_at_rest = std::mem::replace(&mut self.seen, now.clone()) == now;
-        let has_changed = is_at_rest && now != self.known;
-        if has_changed {
-            self.known = now;
-        }
-        has_changed
+        self.changes.look(Stamps::now(&self.file)) == Look::Changed
     }
 }
 
@@ -249,7 +241,7 @@ mod tests {
     struct Rig {
         folder: tempfile::TempDir,
         versions: Versions,
-        settings: Settled,
+        settings: SettingsFile,
     }
 
     impl Rig {
@@ -262,7 +254,7 @@ mod tests {
             let layers = Layers::of(Some(&file), &[]);
             let versions =
                 Versions::new(&layers.load().unwrap(), Some(layers), std::sync::Arc::new(SystemClock));
-            Self { folder, versions, settings: Settled::of(Some(file)) }
+            Self { folder, versions, settings: SettingsFile::of(Some(file)) }
         }
 
         fn write(&self, name: &str, text: &str) {

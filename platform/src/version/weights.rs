@@ -10,7 +10,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{Known, Stamp};
+use super::Known;
+use crate::state_folder::Stamp;
 
 /// What a message of the file is, as far as it leads to tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,14 +66,15 @@ pub fn weights(model: &Path) -> Vec<(String, PathBuf)> {
 /// The names as they stand in the model.
 fn names(model: &Path) -> Vec<String> {
     let found = || FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    let Ok(stamp) = Stamp::of(model) else { return Vec::new() };
+    let stamp = Stamp::now(model);
     if let Some((_, names)) = found().get(model).filter(|(known, _)| *known == stamp) {
         return names.clone();
     }
     let mut names = BTreeSet::new();
     let walked = File::open(model).and_then(|file| {
+        let bytes = file.metadata()?.len();
         let mut walk = Walk { file: BufReader::new(file), at: 0, names: &mut names };
-        walk.message(Kind::Model, stamp.bytes, 0)
+        walk.message(Kind::Model, bytes, 0)
     });
     // No model, or only half of one: what it names counts for nothing.
     let names: Vec<_> = if walked.is_ok() { names.into_iter().collect() } else { Vec::new() };

@@ -10,15 +10,13 @@ use std::{
     process::{Command, ExitStatus},
 };
 
-use eirs_platform::family::kill_children_of;
+use eirs_platform::{descriptor, family::kill_children_of};
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
-
-use crate::descriptor;
 
 /// Identifies a process for ever: pids are used again, but not within one boot by a process started in the same tick.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

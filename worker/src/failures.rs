@@ -14,6 +14,9 @@ const MEMBER: &str = "failed";
 /// A job that failed rests so long before the first further attempt, then twice as long, and so on.
 const FIRST_REST: Duration = Duration::from_millis(250);
 const LONGEST_REST: Duration = Duration::from_secs(60);
+/// From one failure to the next no more than this counts: a wall clock that leaps by a week ends no retries, nor does a queue that
+/// was long.
+const LONGEST_STEP: Duration = Duration::from_secs(300);
 /// So many characters of a cause are kept.
 const CAUSE_CHARS: usize = 2000;
 
@@ -22,8 +25,14 @@ const CAUSE_CHARS: usize = 2000;
 pub(crate) struct Failures {
     /// How many there were.
     pub(crate) count: u32,
-    /// When the first was.
+    /// When the first was, ...
     pub(crate) since: DateTime<Utc>,
+    /// ... and when the last; nothing in messages of a time without.
+    #[serde(default)]
+    last: Option<DateTime<Utc>>,
+    /// For how long it has failed, by clocks that may leap: no wait between two failures counts for more than [`LONGEST_STEP`].
+    #[serde(default)]
+    lasted_ms: u64,
     /// How many of them took a worker with them.
     #[serde(default)]
     pub(crate) fatal: u32,
@@ -44,6 +53,8 @@ impl Failures {
         let failures = Self {
             count: before.as_ref().map_or(0, |before| before.count).saturating_add(1),
             since: before.as_ref().map_or(now, |before| before.since),
+            last: Some(now),
+            lasted_ms: before.as_ref().map_or(0, |before| before.lasted(now).as_millis() as u64),
             fatal: before.map_or(0, |before| before.fatal).saturating_add(u32::from(is_fatal)),
             why: why.chars().take(CAUSE_CHARS).collect(),
         };
@@ -53,7 +64,11 @@ impl Failures {
 
     /// For how long it has failed.
     pub(crate) fn lasted(&self, now: DateTime<Utc>) -> Duration {
-        (now - self.since).to_std().unwrap_or_default()
+        let passed = |since: DateTime<Utc>| (now - since).to_std().unwrap_or_default();
+        match self.last {
+            Some(last) => Duration::from_millis(self.lasted_ms) + passed(last).min(LONGEST_STEP),
+            None => passed(self.since),
+        }
     }
 
     /// Why it is given up, if it is: it failed for as long as retries may go on, or took too many workers.
@@ -107,8 +122,9 @@ mod tests {
 
     #[test]
     fn a_job_is_given_up_when_it_failed_for_as_long_as_retries_may_go_on_and_not_for_their_number() {
+        let why = || "the backend is away".into();
         let failed =
-            |count, fatal| Failures { count, since: at(0), fatal, why: "the backend is away".into() };
+            |count, fatal| Failures { count, since: at(0), last: None, lasted_ms: 0, fatal, why: why() };
         assert_eq!(failed(1000, 0).verdict(at(3599), HOUR, 5), None);
         let reason = failed(40, 0).verdict(at(3600), HOUR, 5).unwrap();
         assert_eq!(reason, "40 attempts failed within 1h; the last: the backend is away");
@@ -117,10 +133,34 @@ mod tests {
         assert_eq!(failed(5, 4).verdict(at(1), HOUR, 5), None);
     }
 
+    #[test]
+    fn a_leap_of_the_clock_ends_no_retries() {
+        let week = 7 * 24 * 3600;
+        let mut body = Bytes::from_static(b"{}");
+        let (mut failures, mut true_time) = (None, 0);
+        for (attempt, leap) in [0, week, 0, -week, 0, 3 * week].into_iter().enumerate() {
+            true_time += 60;
+            let now = at(true_time + leap);
+            let (seen, next) = Failures::one_more(&body, now, "away", false);
+            assert_eq!(seen.verdict(now, HOUR, 5), None, "attempt {attempt}");
+            (failures, body) = (Some(seen), next);
+        }
+        // And without leaps they end after an hour that was seen to pass.
+        let mut failures = failures.unwrap();
+        let mut now = 3 * week + true_time;
+        while failures.verdict(at(now), HOUR, 5).is_none() {
+            now += 60;
+            (failures, body) = Failures::one_more(&body, at(now), "away", false);
+            assert!(failures.count < 100, "they never end");
+        }
+        assert!(failures.count > 40, "{failures:?}");
+    }
+
     proptest! {
         #[test]
         fn rests_grow_to_a_minute_and_end_when_retries_do(count in 1u32..1000, passed in 0i64..8000) {
-            let failures = Failures { count, since: at(0), fatal: 0, why: String::new() };
+            let failures =
+                Failures { count, since: at(0), last: None, lasted_ms: 0, fatal: 0, why: String::new() };
             let rest = failures.rest(at(passed), HOUR);
             prop_assert!(rest <= LONGEST_REST);
             prop_assert!(rest + Duration::from_secs(passed as u64) <= HOUR.max(Duration::from_secs(passed as u64)));

@@ -64,7 +64,7 @@ impl Scratch {
     /// the folder of a worker that had nothing to do: then there is another one.
     pub(super) fn put(&mut self, image: &Image) -> io::Result<Put> {
         match self.write(image) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 std::fs::create_dir_all(&self.parent)?;
                 tracing::info!("the folder for images was deleted, and is created again");
                 self.folder = Folder::new(&self.parent)?;

@@ -10,18 +10,20 @@ use std::{
 use chrono::{DateTime, Utc};
 use eirs_platform::{
     blobs::{BlobInfo, SharedBlobs},
-    job::NotAJobId,
+    job::{NotAJobId, Reply},
     results,
 };
 use serde::Serialize;
 
 use crate::{
     show::end,
-    state::{Stored, stored},
+    state::{PAGE, Stored, stored},
 };
 
 /// So many of the newest results are shown.
 const NEWEST: usize = 5;
+/// For so long results are read to see whether they can be: some ten thousand.
+const READ_FOR: Duration = Duration::from_secs(2);
 /// Of the time of a watch, counting takes a tenth at most.
 const REST: u32 = 10;
 
@@ -104,9 +106,15 @@ impl Stores {
             Ok(contents) => counted.results = Some(contents),
             Err(error) => counted.problems.push(format!("the results cannot be counted: {error:#}")),
         }
-        match read(&self.results.blobs, newest, &mut counted.problems).await {
+        match read(&self.results.blobs, newest).await {
             Ok(newest) => counted.newest = newest,
             Err(error) => counted.problems.push(format!("the newest results cannot be read: {error}")),
+        }
+        // In a cloud each look at one costs money.
+        let limit = if self.results.bucket.is_none() { READ_FOR } else { Duration::ZERO };
+        match Unreadable::among(&self.results.blobs, limit).await {
+            Ok(unreadable) => counted.problems.extend(unreadable.said()),
+            Err(error) => counted.problems.push(format!("the results cannot be read: {error}")),
         }
         counted
     }
@@ -125,30 +133,76 @@ fn keep_newest(newest: &mut Vec<BlobInfo>, blob: &BlobInfo) {
     newest.truncate(NEWEST);
 }
 
-async fn read(
-    store: &SharedBlobs,
-    blobs: Vec<BlobInfo>,
-    problems: &mut Vec<String>,
-) -> eirs_platform::Result<Vec<Newest>> {
+/// The results that cannot be read.
+#[derive(Debug, Default)]
+struct Unreadable {
+    read: u64,
+    is_all: bool,
+    count: u64,
+    /// The first one, and why.
+    example: Option<(String, String)>,
+}
+
+impl Unreadable {
+    /// Reads results in the order of their keys, which is none of time, until there is no further one or the time is over; the first
+    /// few in any case.
+    async fn among(store: &SharedBlobs, limit: Duration) -> eirs_platform::Result<Self> {
+        let (mut seen, mut after, start) = (Self::default(), None::<String>, Instant::now());
+        loop {
+            let page =
+                store.list("results/", after.as_deref(), if limit.is_zero() { NEWEST } else { PAGE }).await?;
+            seen.is_all = page.is_empty();
+            for blob in &page {
+                let Some(body) = store.get(&blob.key).await? else { continue };
+                seen.read += 1;
+                if let Err(why) = parsed(&blob.key, &body) {
+                    seen.count += 1;
+                    seen.example.get_or_insert_with(|| (blob.key.clone(), why));
+                }
+            }
+            match page.last() {
+                Some(last) if start.elapsed() < limit => after = Some(last.key.clone()),
+                _ => return Ok(seen),
+            }
+        }
+    }
+
+    fn said(&self) -> Option<String> {
+        let (key, why) = self.example.as_ref()?;
+        let of = if self.is_all {
+            format!("all {}", self.read)
+        } else {
+            format!("the {} that were read", self.read)
+        };
+        Some(match self.count {
+            1 => format!(
+                "the stored result {key} cannot be read: {why}; the next upload of its image replaces it"
+            ),
+            count => format!(
+                "{count} of {of} stored results cannot be read, such as {key}: {why}; the next upload of each image replaces its result"
+            ),
+        })
+    }
+}
+
+/// A result that was stored under this key.
+fn parsed(key: &str, body: &[u8]) -> Result<Reply, String> {
+    let id = Path::new(key).file_stem().and_then(OsStr::to_str).unwrap_or_default();
+    results::read(id.parse().map_err(|error: NotAJobId| error.to_string())?, body)
+}
+
+async fn read(store: &SharedBlobs, blobs: Vec<BlobInfo>) -> eirs_platform::Result<Vec<Newest>> {
     let mut newest = Vec::new();
     for blob in blobs {
         let Some(body) = store.get(&blob.key).await? else { continue };
-        let id = Path::new(&blob.key).file_stem().and_then(OsStr::to_str).unwrap_or_default();
-        let reply = id.parse().map_err(|error: NotAJobId| error.to_string());
-        newest.push(match reply.and_then(|id| results::read(id, &body)) {
+        newest.push(match parsed(&blob.key, &body) {
             Ok(reply) => Newest { label: end(&reply), name: reply.name, model: reply.model, at: reply.at },
-            Err(why) => {
-                let key = &blob.key;
-                problems.push(format!(
-                    "the stored result {key} cannot be read: {why}; the next upload of its image replaces it"
-                ));
-                Newest {
-                    name: id.to_owned(),
-                    label: format!("unreadable: {why}"),
-                    model: String::new(),
-                    at: blob.modified,
-                }
-            }
+            Err(why) => Newest {
+                name: Path::new(&blob.key).file_stem().and_then(OsStr::to_str).unwrap_or_default().to_owned(),
+                label: format!("unreadable: {why}"),
+                model: String::new(),
+                at: blob.modified,
+            },
         });
     }
     Ok(newest)

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use crate::{error::Result, queue::InDatabase};
+use crate::{error::Result, job::JobId, queue::InDatabase};
 
 /// A store that can be handed around.
 pub type SharedBlobs = Arc<dyn BlobStore>;
@@ -95,6 +95,11 @@ pub struct Checked {
     pub bytes: Bytes,
     /// Whether all of them are as they were written; `None` where the store does not know.
     pub is_whole: Option<bool>,
+}
+
+/// Keeps what a job needs that is sent once more: its image, and the note of the model for which that was uploaded.
+pub async fn keep_for_job(images: &dyn BlobStore, id: JobId, model: &str) -> Result<Staged> {
+    Ok(images.keep_for(&id.image_key()).await?.and(images.keep_for(&id.asked_key(model)).await?))
 }
 
 /// A row of a listing.

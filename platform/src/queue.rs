@@ -47,6 +47,12 @@ pub trait Queue: Debug + Send + Sync {
         self.send_with(body, staged).await
     }
 
+    /// Whether the message that was last sent with this blob, by [`send_with`](Queue::send_with), is in this queue still, waiting or leased. `None`
+    /// where that is not known; that is what this says unless overridden.
+    async fn has(&self, _blob: &str) -> Result<Option<bool>> {
+        Ok(None)
+    }
+
     /// Leases up to `max` visible messages, the oldest first as far as the queue knows, waiting up to `wait` for the first one; an empty answer is no error.
     ///
     /// Let it end: a receive whose future is dropped may strand what it had received for a visibility time-out.

@@ -81,6 +81,8 @@ pub(crate) struct Jobs {
     results: SharedBlobs,
     requests: BTreeMap<Arc<str>, SharedQueue>,
     beside: Beside,
+    /// For so long a job may wait for a worker.
+    retention: Duration,
     cache: Cache<Key, Cached>,
     /// Versions that workers answer with and that are not in force here, with their models: what was told of once.
     other_versions: Mutex<BTreeSet<(String, String)>>,
@@ -173,6 +175,7 @@ impl Jobs {
             results: backend.results().clone(),
             requests: requests.into_iter().map(|(model, queue)| (model.into(), queue)).collect(),
             beside,
+            retention: settings.queue.retention,
             cache: Cache::new(settings.web.cached_results),
             other_versions: Mutex::default(),
             in_flight: Mutex::default(),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use eirs_platform::{
     Result,
     backoff::Backoff,
+    blobs::keep_for_job,
     job::{self, Job, Outcome, Reply},
     queue::Delivery,
     trace::{Scope, TARGET},
@@ -263,8 +264,8 @@ async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -
         tracing::error!(name = job.name, "job {} is given up and becomes a dead letter", job.id);
         // Its image stays as long as the letter, so that it can be tried again.
         let bury = || async {
-            let image = worker.images.keep_for(&job.id.image_key()).await?;
-            worker.dead_letters.send_with(delivery.body.clone(), image).await
+            let kept = keep_for_job(&*worker.images, job.id, &job.model).await?;
+            worker.dead_letters.send_with(delivery.body.clone(), kept).await
         };
         retry(bury).await?;
     }
@@ -342,7 +343,11 @@ async fn send_once_more(worker: &Worker, held: &Held<'_>, body: Bytes) {
         return;
     }
     let receipt = std::slice::from_ref(&held.lease.receipt);
-    let sent = match retry(|| worker.requests.send(vec![body.clone()])).await {
+    let send = async || {
+        let kept = keep_for_job(&*worker.images, held.job.id, &held.job.model).await?;
+        worker.requests.send_with(body.clone(), kept).await
+    };
+    let sent = match retry(send).await {
         // A crash before this ack makes a second job of one, which is harmless.
         Ok(()) => retry(|| worker.requests.ack(receipt)).await,
         Err(error) => Err(error),

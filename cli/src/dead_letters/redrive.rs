@@ -2,7 +2,7 @@
 //! worker would say it again; then the job is sent, and only then the letter is deleted. A crash in between leaves a letter
 //! that can be redriven once more, and a job that is done twice is done once as far as anybody can tell.
 
-use eirs_platform::{Result, backend::Backend, job, queue::SharedQueue, results};
+use eirs_platform::{Result, backend::Backend, blobs::keep_for_job, job, queue::SharedQueue, results};
 use futures::{StreamExt, stream};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -154,8 +154,8 @@ async fn redrive(
     }
     // Its web host may be gone: then nobody waits there, and the stored result is the answer to whoever asks.
     // It needs its image as long as it waits, however old that is.
-    let image = backend.images().keep_for(&job.id.image_key()).await?;
-    requests.send_with(job::encode(job), image).await?;
+    let kept = keep_for_job(&**backend.images(), job.id, &job.model).await?;
+    requests.send_with(job::encode(job), kept).await?;
     held.ack(&letter.receipts).await?;
     Ok(Redriven::Sent)
 }

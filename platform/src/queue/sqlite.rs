@@ -3,7 +3,8 @@
 //! - **Durable.** What was sent survives a kill of every process; with `sync` a power cut too.
 //! - **Group commit.** Operations that come together share one transaction ([`writer`]), so that load makes transactions
 //!   larger and not more frequent.
-//! - **Bounded.** The write-ahead log is copied to the database as it grows and then written over ([`log`]).
+//! - **Bounded.** The write-ahead log is copied to the database as it grows and then written over ([`log`]), and pages that a long
+//!   backlog has left free are given back ([`shrink`]).
 //! - **Proof against clocks.** Leases and ages go by the machine's uptime ([`time`]), whatever the wall clock does.
 //! - **No busy polling.** A receiver that finds nothing waits on a named pipe ([`bell`]) that senders ring, or until the
 //!   next lease runs out.
@@ -13,6 +14,7 @@ mod bell;
 mod log;
 mod reader;
 mod schema;
+mod shrink;
 mod statements;
 mod time;
 mod turn;
@@ -34,17 +36,18 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     bell::Bell,
-    statements::{Now, Table},
+    statements::{Now, Seen, Table},
 };
 pub(crate) use self::{
     reader::Reader,
+    shrink::Shrinking,
     writer::{Batch, Writer},
 };
 use super::{Delivery, Depth, Ending, InDatabase, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{
     blobs::{
         Staged,
-        embedded::{Entered, index},
+        embedded::{Entered, StagedImage, index},
     },
     clock::SharedClock,
     error::{Error, Result},
@@ -256,9 +259,9 @@ impl Queue for SqliteQueue {
     }
 
     async fn send_with(&self, body: Bytes, staged: Staged) -> Result<()> {
-        let image = match staged.for_writer(&self.writer) {
-            Ok(Some(image)) => image,
-            Ok(None) => return self.send(vec![body]).await,
+        let images = match staged.for_writer(&self.writer) {
+            Ok(images) if images.is_empty() => return self.send(vec![body]).await,
+            Ok(images) => images,
             Err(elsewhere) => {
                 elsewhere.enter().await?;
                 return self.send(vec![body]).await;
@@ -269,9 +272,27 @@ impl Queue for SqliteQueue {
         let send = move |batch: &mut Batch<'_>| {
             batch.ring(&bell, 1);
             let message = statements::send(batch, table, &[body], now, sent_at)?;
-            image.enter(batch, message)
+            let enter = |image: StagedImage| image.enter(batch, message);
+            images.into_iter().map(enter).collect::<rusqlite::Result<Vec<_>>>()
         };
-        self.writer.run(format!("sending to {}", self.name), send).await.map(Entered::finish)
+        let entered = self.writer.run(format!("sending to {}", self.name), send).await?;
+        entered.into_iter().for_each(Entered::finish);
+        Ok(())
+    }
+
+    async fn has(&self, blob: &str) -> Result<Option<bool>> {
+        let (table, now, blob) = (self.table, self.now(), blob.to_owned());
+        let since = self.oldest(now);
+        let find = move |batch: &mut Batch<'_>| {
+            let Some(message) = index::message_of(batch.reader(), &blob)? else { return Ok(None) };
+            statements::seen(batch.reader(), table, message, now, since).map(Some)
+        };
+        let found = self.writer.run(format!("looking for a job in {}", self.name), find).await?;
+        if found == Some(Seen::Here { is_old: true }) {
+            // Nobody takes it any more.
+            self.expire().await?;
+        }
+        Ok(found.map(|seen| seen == Seen::Here { is_old: false }))
     }
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {

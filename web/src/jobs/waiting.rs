@@ -66,12 +66,17 @@ impl Jobs {
                 () = &mut until => return None,
                 () = tokio::time::sleep_until(next_look) => {
                     next_look += LOOK_IN_STORE;
-                    if let Ok(Some(reply)) = self.stored(&ticket.key).await
-                        && self.answered((*reply).clone())
-                        && let Some(webhook) = self.beside.webhook.clone()
-                    {
-                        // Its answer went to a host that is gone.
-                        tokio::spawn(async move { webhook.note(&[(*reply).clone()]).await });
+                    match self.stored(&ticket.key).await {
+                        Ok(Some(reply)) => {
+                            if self.answered((*reply).clone())
+                                && let Some(webhook) = self.beside.webhook.clone()
+                            {
+                                // Its answer went to a host that is gone.
+                                tokio::spawn(async move { webhook.note(&[(*reply).clone()]).await });
+                            }
+                        }
+                        Ok(None) => self.look_for_dropped(&ticket.key).await,
+                        Err(_) => {}
                     }
                 }
             }

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{access::Allowance, jobs::Key, problem::Problem};
 
-/// Whoever asks for a job that is older, and whose queue is empty, is told that it was dropped. A queue of SQS knows within a
-/// minute how much is in it.
+/// Where the queue cannot say of each image whether its job is in it: a job that is older, and whose queue is empty, was dropped. A
+/// queue of SQS knows within a minute how much is in it.
 const LOST_AFTER: Duration = Duration::from_secs(120);
 /// The clocks of two machines differ by less.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
@@ -152,6 +152,9 @@ async fn of_model(uploads: &Uploads, key: &Key) -> Result<Found> {
 
 /// Whether a job for the image may still be on its way.
 async fn may_come(uploads: &Uploads, key: &Key, asked_at: DateTime<Utc>) -> bool {
+    if let Some(known) = uploads.jobs.has_job(key).await {
+        return known;
+    }
     let age = (uploads.clock.now() - asked_at).to_std().unwrap_or_default();
     let queue = &uploads.settings.queue;
     if age > queue.retention + queue.visibility {

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::SharedClock,
     error::{Error, Result},
-    queue::sqlite::{Batch, Reader, Writer},
+    queue::sqlite::{Batch, Reader, Shrinking, Writer},
     settings::Local,
     state_folder::OLD_FILES,
 };
@@ -57,6 +57,8 @@ struct Progress {
     next: (u32, u32),
     /// Segments that may be empty.
     doubtful: BTreeSet<u32>,
+    /// The database, of which free pages are given back.
+    database: Shrinking,
 }
 
 impl Expiry {
@@ -103,7 +105,8 @@ impl Expiry {
             self.images(now - after, progress).await?;
         }
         self.sweep(progress).await?;
-        self.carried(now).await
+        self.carried(now).await?;
+        progress.database.pass(&self.writer, &self.reader).await
     }
 
     /// Advances the store's clock by the time since the last pass, and answers it.
@@ -133,6 +136,10 @@ impl Expiry {
     async fn results(&self, older_than: i64) -> Result<()> {
         let what = "deleting old results";
         let is_old = |connection: &_| index::any_result_older(connection, older_than);
+        if self.reader.read(what, is_old)? {
+            let renew = move |batch: &mut Batch<'_>| index::renew_version_notes(batch, older_than);
+            self.writer.run(what, renew).await?;
+        }
         while self.reader.read(what, is_old)? {
             let delete = move |batch: &mut Batch<'_>| index::delete_old_results(batch, older_than, SLICE);
             self.writer.run(what, delete).await?;

@@ -133,6 +133,14 @@ pub(super) fn keep_image(batch: &mut Batch<'_>, key: &str, message: Option<i64>)
     Ok(())
 }
 
+/// The row of the message that was last sent with an image, whether it is there or not; nothing where none was sent with it.
+pub(crate) fn message_of(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT message FROM images WHERE key = ?1 AND message IS NOT NULL")?
+        .query_row([key], |row| row.get(0))
+        .optional()
+}
+
 /// One of some images that were looked at for their age.
 pub(super) struct Aged {
     pub(super) place: Place,
@@ -240,6 +248,28 @@ pub(super) fn any_result_older(connection: &Connection, older_than: i64) -> rusq
         .query_row([], |row| row.get(0))
         .optional()?;
     Ok(oldest.is_some_and(|age| age < older_than))
+}
+
+/// Makes old notes of versions young of which there are results: by them these are found when another version is in force.
+pub(super) fn renew_version_notes(batch: &mut Batch<'_>, older_than: i64) -> rusqlite::Result<()> {
+    let mut find = batch.reader().prepare_cached(
+        "SELECT key, body, stored_at FROM results WHERE key >= 'versions/' AND key < 'versions0' AND age < ?1",
+    )?;
+    let note = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let old: Vec<(String, Vec<u8>, i64)> =
+        find.query_map([older_than], note)?.collect::<rusqlite::Result<_>>()?;
+    for (key, body, stored_at) in old {
+        let Some(of) = key.strip_prefix("versions/").and_then(|key| key.strip_suffix(".json")) else {
+            continue;
+        };
+        let any = "SELECT 1 FROM results WHERE key > 'results/' || ?1 || '/' AND key < 'results/' || ?1 || '0' LIMIT 1";
+        if batch.reader().prepare_cached(any)?.exists([of])? {
+            // In another row: rows are in the order of their ages.
+            delete_result(batch, &key)?;
+            enter_result(batch, &key, &body, stored_at)?;
+        }
+    }
+    Ok(())
 }
 
 /// Deletes at most `limit` of the oldest results, as far as they are older; answers how many.

@@ -267,3 +267,52 @@ async fn the_end_of_a_job_is_not_begun_where_the_replies_are_elsewhere() {
     assert_eq!(end(&stores, &jobs, &elsewhere, "result").await, (false, String::new(), 1));
     assert!(!stores.results().exists("results/a").await.unwrap());
 }
+
+#[tokio::test]
+async fn a_queue_knows_whether_the_job_of_an_image_is_in_it_still() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, stores) = open(folder.path(), false).await;
+    let images = stores.images();
+    let (jobs, dead) = (jobs(&queues).await, queues.queue("dead", QueueOptions::default()).await.unwrap());
+    let has = async |key: &str| jobs.has(key).await.unwrap();
+    assert_eq!(has("images/a").await, None, "there is no such image");
+    images.put("images/b", "b".into()).await.unwrap();
+    assert_eq!(has("images/b").await, None, "nothing was sent with it");
+
+    let staged = images.stage("images/a", "a".into()).await.unwrap();
+    let noted = images.stage("asked/m/a", Bytes::new()).await.unwrap();
+    jobs.send_with("job".into(), staged.and(noted)).await.unwrap();
+    jobs.send(vec!["another".into()]).await.unwrap();
+    for key in ["images/a", "asked/m/a"] {
+        assert_eq!((has(key).await, dead.has(key).await.unwrap()), (Some(true), Some(false)), "{key}");
+    }
+    let held = jobs.receive(1, std::time::Duration::ZERO).await.unwrap().remove(0);
+    assert_eq!(has("images/a").await, Some(true), "it is leased");
+    // Once more, as a worker sends a job that has failed.
+    let kept = images.keep_for("images/a").await.unwrap();
+    jobs.send_with("job".into(), kept).await.unwrap();
+    jobs.ack(&[held.receipt]).await.unwrap();
+    assert_eq!((has("images/a").await, has("asked/m/a").await), (Some(true), Some(false)));
+    jobs.purge().await.unwrap();
+    assert_eq!(has("images/a").await, Some(false));
+}
+
+#[tokio::test]
+async fn a_job_that_is_too_old_is_in_its_queue_no_more_though_others_wait_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, stores) = open(folder.path(), false).await;
+    let retention = std::time::Duration::from_millis(300);
+    let jobs = queues.queue("jobs", QueueOptions { retention, ..QueueOptions::default() }).await.unwrap();
+    let send = async |key: &str| {
+        let staged = stores.images().stage(key, "a".into()).await.unwrap();
+        jobs.send_with("job".into(), staged).await.unwrap();
+    };
+    send("images/old").await;
+    let start = std::time::Instant::now();
+    while jobs.has("images/old").await.unwrap() == Some(true) {
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "it never is too old");
+        send("images/young").await;
+    }
+    assert!(start.elapsed() >= retention / 2, "{:?}", start.elapsed());
+    assert_eq!(jobs.has("images/young").await.unwrap(), Some(true));
+}

@@ -11,7 +11,10 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 
 use super::writer::sorted;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    state_folder::QUEUE,
+};
 
 /// What was copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub fn to_file(folder: &Path, file: &Path) -> Result<Copied> {
         return Err(Error::broken(what(), "the file exists already; choose another name"));
     }
     let part = beside(file);
-    let copied = copy(&folder.join("queue.db"), &part, file, &what);
+    let copied = copy(&folder.join(QUEUE), &part, file, &what);
     if copied.is_err() {
         let _none = fs::remove_file(&part);
     }

@@ -29,7 +29,10 @@ use std::{
 use rusqlite::Connection;
 
 use super::turn::{Taken, Turn};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    state_folder,
+};
 
 /// From this size on the log is copied. Smaller would mean more syncs, larger more to read after a crash.
 const COPIED_FROM: u64 = 4 << 20;
@@ -107,7 +110,7 @@ impl Log {
         connection.busy_timeout(PATIENCE).map_err(failed)?;
         let page: u32 = writer.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(failed)?;
         let mut file = database.as_os_str().to_owned();
-        file.push("-wal");
+        file.push(state_folder::LOG_SUFFIX);
         let copier = Copier {
             connection,
             turn,

@@ -100,6 +100,34 @@ pub(super) fn next_visible(connection: &Connection, table: Table, now: Now) -> r
         .query_row(params![table.0, now.now], |row| row.get(0))
 }
 
+/// What has become of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It is in the queue, and may be too old to stay there.
+    Here { is_old: bool },
+    /// It is not.
+    Gone,
+}
+
+/// Whether a message is in a queue still. One that nobody holds, and that was sent before `since`, is too old.
+pub(super) fn seen(
+    connection: &Connection,
+    table: Table,
+    message: i64,
+    now: Now,
+    since: i64,
+) -> rusqlite::Result<Seen> {
+    let here = |row: &rusqlite::Row<'_>| {
+        let (until, sent): (i64, i64) = (row.get(0)?, row.get(1)?);
+        Ok(Seen::Here { is_old: until <= now.now && sent > 0 && sent < since })
+    };
+    let found = connection
+        .prepare_cached("SELECT visible_from, since FROM messages WHERE id = ?1 AND queue = ?2")?
+        .query_row(params![message, table.0], here)
+        .optional()?;
+    Ok(found.unwrap_or(Seen::Gone))
+}
+
 /// Ends the leases that have run out.
 fn end_leases(batch: &mut Batch<'_>, table: Table, now: Now) -> rusqlite::Result<()> {
     let find = "SELECT 1 FROM messages WHERE queue = ?1 AND visible_from > 0 AND visible_from <= ?2

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use super::{
     bell::Bell,
     log::Log,
-    schema,
+    schema, shrink,
     statements::{self, Table},
     time::{Boot, Time},
     turn::{Taken, Turn},
@@ -292,6 +292,7 @@ fn prepare(
 ) -> rusqlite::Result<std::result::Result<Time, usize>> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(32);
+    shrink::prepare(connection)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     // NORMAL survives a kill of every process; FULL survives a power cut too.
@@ -299,6 +300,7 @@ fn prepare(
     if let Err(newer) = schema::bring_up_to_date(connection)? {
         return Ok(Err(newer));
     }
+    shrink::carry_over(connection)?;
     Time::of(connection, &Boot::now(), wall).map(Ok)
 }
 

@@ -223,3 +223,32 @@ async fn files_of_an_earlier_version_stay_as_long_as_anything_new_would_and_as_t
     site.after(Duration::from_secs(30)).await;
     assert_eq!(site.images().await.len(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_note_of_a_version_stays_as_long_as_a_result_of_it_and_goes_after_it() {
+    let site = Site::new().await;
+    let results = site.stores.results();
+    for version in ["a", "b"] {
+        results.put(&format!("versions/m/{version}.json"), version.into()).await.unwrap();
+    }
+    site.after(3 * HOUR).await;
+    results.put("results/m/a/x.json", "{}".into()).await.unwrap();
+    site.after(3 * HOUR).await;
+    let notes = async || {
+        let listed = results.list("versions/", None, 10).await.unwrap();
+        listed.into_iter().map(|note| note.key).collect::<Vec<_>>()
+    };
+    assert_eq!(notes().await, ["versions/m/a.json"], "there is no result of the other version");
+    assert_eq!(results.get("versions/m/a.json").await.unwrap().unwrap(), "a");
+    site.after(6 * HOUR).await;
+    site.after(6 * HOUR).await;
+    assert_eq!((notes().await.len(), site.results().await.len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn notes_of_models_that_were_asked_expire_with_the_images() {
+    let site = Site::new().await;
+    site.stores.images().put("asked/m/x", Bytes::new()).await.unwrap();
+    site.after(3 * HOUR).await;
+    assert!(!site.stores.images().exists("asked/m/x").await.unwrap());
+}

@@ -14,6 +14,9 @@ use crate::trace::{self, TraceContext};
 /// The version of every message in this file. A reader refuses a higher one.
 pub const VERSION: u8 = 1;
 
+/// Where the notes are that say for which models an image was uploaded.
+pub const ASKED: &str = "asked/";
+
 /// Names an image by its content: the SHA-256 of its bytes, written in lower-case hex.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId([u8; 32]);
@@ -46,7 +49,7 @@ impl JobId {
     /// The key that says that the image was uploaded for `model`, beside the images. It is there where one service has several
     /// models, whose images are the same.
     pub fn asked_key(&self, model: &str) -> String {
-        format!("asked/{model}/{self}")
+        format!("{ASKED}{model}/{self}")
     }
 }
 

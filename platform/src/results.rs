@@ -12,6 +12,8 @@ use crate::{
     job::{self, JobId, Outcome, Reply},
 };
 
+/// Where the notes of versions are.
+pub const NOTES: &str = "versions/";
 /// So many versions are looked through for a result of an image, the latest first.
 const VERSIONS_MAX: usize = 100;
 
@@ -129,12 +131,12 @@ async fn put_over(results: &dyn BlobStore, key: &str, body: &Bytes) -> Result<()
 /// Notes that there are results of this version. Said again, it makes the version the latest.
 pub async fn note_version(results: &dyn BlobStore, model: &str, version: &str) -> Result<()> {
     let note = serde_json::json!({ "model": model, "version": version }).to_string();
-    results.put(&format!("versions/{model}/{version}.json"), note.into()).await
+    results.put(&format!("{NOTES}{model}/{version}.json"), note.into()).await
 }
 
 /// The results of an image by all versions of a model, in no order.
 pub async fn all(results: &dyn BlobStore, id: JobId, model: &str) -> Result<Vec<Reply>> {
-    let prefix = format!("versions/{model}/");
+    let prefix = format!("{NOTES}{model}/");
     let mut noted = results.list(&prefix, None, 10 * VERSIONS_MAX).await?;
     noted.sort_by_key(|note| std::cmp::Reverse(note.modified));
     noted.truncate(VERSIONS_MAX);

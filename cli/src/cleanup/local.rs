@@ -11,6 +11,7 @@ use bytesize::ByteSize;
 use eirs_platform::{
     backend::Backend,
     blobs::SharedBlobs,
+    job, results,
     settings::Settings,
     state_folder::{CONTROLLER_LOCK, LOCAL_LOCK, Lock, NotLocked, WEB_LOCK, is_ours, ours},
 };
@@ -155,8 +156,8 @@ impl Plan {
                 delete_all(backend.results(), "results/", &bar).await?;
                 // What is noted of them: for which models images were uploaded, and which versions there are results of.
                 let notes = ProgressBar::hidden();
-                delete_all(backend.images(), "asked/", &notes).await?;
-                delete_all(backend.results(), "versions/", &notes).await?;
+                delete_all(backend.images(), job::ASKED, &notes).await?;
+                delete_all(backend.results(), results::NOTES, &notes).await?;
                 bar.finish_and_clear();
             }
             Self::Delete { ours, others, .. } => {

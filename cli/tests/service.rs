@@ -27,6 +27,8 @@ mod bad_input;
 mod bad_start;
 #[path = "service/clients.rs"]
 mod clients;
+#[path = "service/damage.rs"]
+mod damage;
 #[path = "service/dead_letters.rs"]
 mod dead_letters;
 #[path = "service/drains.rs"]
@@ -41,6 +43,8 @@ mod load;
 mod local;
 #[path = "service/logs.rs"]
 mod logs;
+#[path = "service/luck.rs"]
+mod luck;
 #[path = "service/manners.rs"]
 mod manners;
 #[path = "service/metrics.rs"]

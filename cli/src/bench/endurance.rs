@@ -1,5 +1,7 @@
 //! What is left of a service that runs for years: files, memory and speed after a million jobs, and how soon it is back after a kill.
 
+mod expiry;
+
 use std::{
     fs,
     path::Path,
@@ -10,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use eirs_platform::{backend::Backend, clock::SystemClock, queue::SharedQueue, settings::Settings};
+use eirs_platform::{
+    backend::Backend, clock::SystemClock, queue::SharedQueue, settings::Settings, state_folder,
+};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +29,7 @@ const CONNECTIONS: usize = 32;
 /// Enough to be an image.
 const SMALL: usize = 1000;
 /// In the state folder, what is there for each image and each result.
-const KEPT: [&str; 2] = ["images", "queue.db"];
+const KEPT: [&str; 2] = [state_folder::IMAGES, state_folder::QUEUE];
 
 pub(super) async fn measure(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()> {
     let jobs = 1_000_000 / less;
@@ -50,7 +54,9 @@ pub(super) async fn measure(bench: &Bench, board: &mut Board, less: u64) -> anyh
     board.row("web's memory over the last 90 %", growth(early.0, late.0), "% more", Bar::AtMost(5.0));
     board.row("the worker's", growth(early.1, late.1), "% more", Bar::AtMost(5.0));
     back_again(service, &folder, board).await?;
-    growth_at_a_backlog(bench, board, less).await
+    fs::remove_dir_all(&folder)?;
+    growth_at_a_backlog(bench, board, less).await?;
+    expiry::measure(bench, board, jobs).await
 }
 
 /// Killed at full speed, and started again where it was.
@@ -115,7 +121,10 @@ impl Watch {
     async fn start(state: &Path) -> anyhow::Result<Self> {
         let (largest_log, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
         let looking = tokio::spawn({
-            let (largest, log) = (largest_log.clone(), state.join("queue.db-wal"));
+            let (largest, log) = (
+                largest_log.clone(),
+                state.join(format!("{}{}", state_folder::QUEUE, state_folder::LOG_SUFFIX)),
+            );
             async move {
                 loop {
                     largest.fetch_max(fs::metadata(&log).map_or(0, |file| file.len()), Relaxed);

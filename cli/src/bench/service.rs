@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use eirs_platform::{lifecycle::sibling, settings::Model};
+use eirs_platform::{lifecycle::sibling, settings::Model, state_folder};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
@@ -80,14 +80,14 @@ impl Service {
         command.arg("--policies").arg(policies).args(["--instance-limit", "2", "--on-exit", "drain"]);
         command.env("EIRS_CONTROLLER__TICK", tick);
         service.others.push(command.spawn().context("starting the controller")?);
-        let status = service.state.join("status.json");
+        let status = service.state.join(state_folder::STATUS);
         within(START, "the controller's first look", || status.exists()).await?;
         Ok(service)
     }
 
     async fn start_web(folder: &Path, settings: Vec<(String, String)>) -> anyhow::Result<Self> {
         let state = folder.join("state");
-        let address_file = folder.join("web.address");
+        let address_file = folder.join(state_folder::WEB_ADDRESS);
         let _none = fs::remove_file(&address_file);
         let mut environment = settings;
         environment.push(("EIRS_LOCAL__STATE".into(), state.display().to_string()));
@@ -155,7 +155,7 @@ impl Service {
 
     fn pids(&self) -> Vec<u32> {
         let started = std::iter::once(self.web.id()).chain(self.others.iter().map(Child::id));
-        let status = fs::read_to_string(self.state.join("status.json")).unwrap_or_default();
+        let status = fs::read_to_string(self.state.join(state_folder::STATUS)).unwrap_or_default();
         let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
         let pools = status["pools"].as_array().cloned().unwrap_or_default();
         let instances =

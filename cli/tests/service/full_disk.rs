@@ -7,10 +7,10 @@ use std::{
 use crate::harness::{Site, eventually, image};
 
 /// A small file system under the state folder; `None` where that is not allowed.
-struct SmallDisk<'a>(&'a Site);
+pub struct SmallDisk<'a>(&'a Site);
 
 impl<'a> SmallDisk<'a> {
-    fn under(site: &'a Site, size: &str) -> Option<Self> {
+    pub fn under(site: &'a Site, size: &str) -> Option<Self> {
         fs::create_dir_all(site.state()).expect("a folder");
         let size = format!("size={size}");
         let mount =

@@ -125,53 +125,6 @@ fn what_a_limit_refused_is_tried_again_with_another_limit() {
     assert_eq!(label_of(&web.upload("", "star.jpg", &star)), "star");
 }
 
-/// Uploads to a service without workers, has something happen to what it stored, and then uploads again with a worker there.
-fn after_damage(damage: impl Fn(&Site, &str)) -> [Answer; 2] {
-    let site = Site::with_model();
-    let star = sample("star_0.jpg");
-    let id = {
-        let web = site.web();
-        id_of(&web.upload("?wait=0", "star.jpg", &star))
-    };
-    damage(&site, &id);
-    let (web, _worker) = (site.web(), site.worker());
-    let first = web.result(&id);
-    [first, web.upload("?wait=60s", "star.jpg", &star)]
-}
-
-/// Where the image is on the disk: in a file of its own, or in a larger one.
-fn damage_files(folder: &Path, star: &[u8], damage: &dyn Fn(&mut Vec<u8>, usize)) -> usize {
-    let mut damaged = 0;
-    for entry in fs::read_dir(folder).expect("a folder").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            damaged += damage_files(&path, star, damage);
-            continue;
-        }
-        // Not the pipes by which processes wake each other: a read of one waits for a writer.
-        let mut bytes = if path.is_file() { fs::read(&path).unwrap_or_default() } else { Vec::new() };
-        let found = bytes.windows(star.len()).position(|window| window == star);
-        if let Some(at) = found {
-            damage(&mut bytes, at);
-            fs::write(&path, bytes).expect("it can be damaged");
-            damaged += 1;
-        }
-    }
-    damaged
-}
-
-#[test]
-fn an_image_that_a_power_cut_left_as_zeros_gets_no_label_and_its_next_upload_does() {
-    let star = sample("star_0.jpg");
-    let [first, again] = after_damage(|site, _id| {
-        let zeros = |bytes: &mut Vec<u8>, at: usize| bytes[at..at + star.len()].fill(0);
-        assert!(damage_files(&site.state(), &star, &zeros) > 0);
-    });
-    assert_eq!(first.status, 500, "{first:?}");
-    assert!(first.problem().contains("upload it again"), "{first:?}");
-    assert_eq!(label_of(&again), "star");
-}
-
 #[test]
 fn where_several_models_are_served_a_result_is_found_without_naming_the_model() {
     let site = Site::new().set("EIRS_MODELS__DOGS__CLASSIFIER", "noop");

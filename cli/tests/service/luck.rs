@@ -1,0 +1,281 @@
+//! What happens around a service that is at work: files are replaced under it, its disk cannot be written to, its room comes and goes.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    thread,
+};
+
+use rusqlite::Connection;
+
+use super::{
+    full_disk::SmallDisk,
+    harness::{POLICY, Site, Web, eventually, image, sample, upload},
+};
+
+fn id_of(answer: &super::harness::Answer) -> String {
+    answer.json()["id"].as_str().expect("an id").to_owned()
+}
+
+/// A site of the model of shapes, in files of its own.
+fn with_files() -> Site {
+    let site = Site::with_model()
+        .set("EIRS_MODELS__DEFAULT__PATH", "model.onnx")
+        .set("EIRS_CONTROLLER__TICK", "300ms");
+    for (name, file) in [("shapes.onnx", "model.onnx"), ("labels.txt", "labels.txt")] {
+        replace(&site, file, &shapes(name));
+    }
+    site
+}
+
+fn shapes(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/shapes").join(name);
+    fs::read(path).expect("a file of the model")
+}
+
+/// As a careful operator does it.
+fn replace(site: &Site, file: &str, content: &[u8]) {
+    let (beside, file) = (site.folder.path().join("beside"), site.folder.path().join(file));
+    fs::write(&beside, content).expect("a file");
+    fs::rename(beside, file).expect("it is in its place");
+}
+
+/// A star that no other call gives.
+fn star(number: u32) -> Vec<u8> {
+    [&sample("star_0.jpg")[..], &number.to_le_bytes()].concat()
+}
+
+#[test]
+fn a_model_that_is_replaced_by_a_broken_one_under_load_gives_no_wrong_answer_and_loses_nothing() {
+    let broken: [(&str, Vec<u8>); 3] = [
+        ("model.onnx", b"this is no model".to_vec()),
+        ("model.onnx", shapes("shapes.onnx")[..20_000].to_vec()),
+        ("labels.txt", b"circle\nring\n".to_vec()),
+    ];
+    for (file, broken) in broken {
+        let site = with_files();
+        let web = site.web();
+        let mut controller = site.controller(POLICY);
+        assert_eq!(web.upload("?wait=60s", "x", &star(0)).json()["label"], "star");
+        let (whole, next, stop) =
+            (fs::read(site.folder.path().join(file)).expect("it"), AtomicU32::new(1), AtomicBool::new(false));
+        let promised = thread::scope(|scope| {
+            let uploads = scope.spawn(|| {
+                let mut promised = Vec::new();
+                while !stop.load(Relaxed) {
+                    let answer = web.upload("?wait=100ms", "x", &star(next.fetch_add(1, Relaxed)));
+                    match answer.status {
+                        200 => assert_eq!(answer.json()["label"], "star", "{file}: {answer:?}"),
+                        202 => promised.push(id_of(&answer)),
+                        _ => panic!("{file}: {answer:?}"),
+                    }
+                    thread::park_timeout(std::time::Duration::from_millis(20));
+                }
+                promised
+            });
+            replace(&site, file, &broken);
+            let version = web.get("/status").json()["versions"]["default"].clone();
+            eventually("the change is noticed, or refused", || {
+                let is_other = web.get("/status").json()["versions"]["default"] != version;
+                (is_other || controller.log().contains(file) || web.process.log().contains(file))
+                    .then_some(())
+            });
+            let before = next.load(Relaxed);
+            eventually("a while has passed", || (next.load(Relaxed) > before + 40).then_some(()));
+            replace(&site, file, &whole);
+            let restored = next.load(Relaxed);
+            eventually("a new image is classified again", || {
+                let again = web.upload("?wait=2s", "x", &star(1_000_000 + next.load(Relaxed)));
+                (again.status == 200 && next.load(Relaxed) > restored).then_some(())
+            });
+            stop.store(true, Relaxed);
+            uploads.join().expect("every upload was taken")
+        });
+        for id in promised {
+            assert_eq!(web.result(&id).json()["label"], "star", "{file}: a 202 is a promise");
+        }
+        controller.kill();
+    }
+}
+
+#[test]
+fn a_folder_for_images_that_became_a_file_is_made_again() {
+    let site = Site::with_script("cat \"$1\" > /dev/null && echo cat");
+    let temporary = site.folder.path().join("temporary");
+    fs::create_dir(&temporary).expect("a folder");
+    let site = site.set("TMPDIR", &temporary.display().to_string());
+    let (web, _worker) = (site.web(), site.worker());
+    assert_eq!(web.upload("", "x", &image(0)).json()["label"], "cat");
+    for folder in fs::read_dir(&temporary).expect("a folder") {
+        let folder = folder.expect("an entry").path();
+        fs::remove_dir_all(&folder).expect("deleted");
+        fs::write(&folder, "").expect("a file");
+    }
+    assert_eq!(web.upload("?wait=60s", "x", &image(1)).json()["label"], "cat");
+}
+
+#[test]
+fn a_state_folder_that_cannot_be_written_to_for_a_while_refuses_and_then_goes_on() {
+    let site = Site::new();
+    let Some(_disk) = SmallDisk::under(&site, "64m") else { return };
+    let remount = |how: &str| {
+        let options = format!("remount,{how}");
+        // Files that are open for writing keep a file system from it: then it is made read-only by force, as a kernel does it
+        // after an error of the disk.
+        Command::new("mount")
+            .args(["-o", &options])
+            .arg(site.state())
+            .output()
+            .expect("mount runs")
+            .status
+            .success()
+    };
+    let web = site.web();
+    let id = id_of(&web.upload("?wait=0", "x", &image(0)));
+    if !remount("ro") {
+        // A file system with files open for writing cannot be made so: what stands for it is one without room at all.
+        return println!("not run: the file system is in use");
+    }
+    let refused = web.upload("?wait=0", "x", &image(1));
+    assert!(matches!(refused.status, 503 | 507), "{refused:?}");
+    assert_eq!(refused.problem().lines().count(), 1, "{refused:?}");
+    assert!(remount("rw"), "it can be written to again");
+    let _worker = site.worker();
+    assert_eq!(web.result(&id).json()["label"], "noop");
+    assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop");
+}
+
+/// Uploads without end, from some clients; returns what was promised and how many were refused for want of room.
+fn upload_until(address: &str, stop: &AtomicBool, next: &AtomicU32) -> (Vec<String>, u32) {
+    let (mut promised, mut refused) = (Vec::new(), 0);
+    while !stop.load(Relaxed) {
+        let mut body = image(next.fetch_add(1, Relaxed));
+        body.resize(3000, 1);
+        let answer = upload(address, "?wait=0", "x", &body).expect("an answer");
+        match answer.status {
+            200 | 202 => promised.push(id_of(&answer)),
+            507 => {
+                assert!(answer.header("retry-after").is_some(), "{answer:?}");
+                assert_eq!(answer.problem().lines().count(), 1, "{answer:?}");
+                refused += 1;
+            }
+            _ => panic!("{answer:?}"),
+        }
+    }
+    (promised, refused)
+}
+
+#[test]
+fn the_floor_is_reached_and_left_again_and_again_under_load_and_nothing_is_lost() {
+    let site = Site::new();
+    let Some(_disk) = SmallDisk::under(&site, "96m") else { return };
+    let (web, _worker) = (site.web(), site.worker());
+    let (stop, next) = (AtomicBool::new(false), AtomicU32::new(0));
+    let is_full = |web: &Web| web.get("/metrics").body.contains("eirs_store_full 1");
+    let (promised, refused) = thread::scope(|scope| {
+        let clients: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| upload_until(&web.address, &stop, &next))).collect();
+        for round in 0..3 {
+            let filler = site.state().join("filler");
+            let file = fs::File::create(&filler).expect("a file");
+            let mut size = 0;
+            eventually("the floor is reached", || {
+                size += 2 << 20;
+                let _full = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size);
+                is_full(&web).then_some(())
+            });
+            let before = next.load(Relaxed);
+            eventually("uploads are tried meanwhile", || (next.load(Relaxed) > before + 100).then_some(()));
+            assert_eq!(web.get("/readyz").status, 507, "round {round}");
+            fs::remove_file(&filler).expect("deleted");
+            drop(file);
+            eventually("it takes images again", || (!is_full(&web)).then_some(()));
+            let before = next.load(Relaxed);
+            eventually("uploads are tried again", || (next.load(Relaxed) > before + 100).then_some(()));
+        }
+        stop.store(true, Relaxed);
+        let ends: Vec<_> = clients.into_iter().map(|client| client.join().expect("no panic")).collect();
+        let refused: u32 = ends.iter().map(|(_, refused)| refused).sum();
+        (ends.into_iter().flat_map(|(promised, _)| promised).collect::<Vec<_>>(), refused)
+    });
+    assert!(refused > 0 && promised.len() > 100, "{refused} refused, {} promised", promised.len());
+    for id in promised {
+        assert_eq!(web.result(&id).json()["label"], "noop", "a 202 is a promise");
+    }
+}
+
+#[test]
+fn a_state_folder_of_the_first_layout_with_jobs_in_flight_is_carried_over() {
+    let site = Site::with_model();
+    let (waiting, held) = (star(1), star(2));
+    fs::create_dir_all(site.state().join("blobs/images")).expect("folders");
+    fs::write(site.state().join("layout"), "1").expect("a file");
+    // The tables of that time.
+    let file = Connection::open(site.state().join("queue.db")).expect("a database");
+    file.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, messages INTEGER NOT NULL DEFAULT 0);
+         CREATE TABLE messages (id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, visible_from INTEGER NOT NULL,
+             receives INTEGER NOT NULL DEFAULT 0, sent_at INTEGER NOT NULL, body BLOB NOT NULL);
+         CREATE INDEX by_visibility ON messages (queue, visible_from, id);
+         INSERT INTO queues VALUES (1, 'requests-default', 2);
+         PRAGMA user_version = 1;",
+    )
+    .expect("tables");
+    let now = chrono::Utc::now();
+    let ids = [(&waiting, 0, 0), (&held, 1, 5000)].map(|(content, receives, lease_ms)| {
+        let id = eirs_platform::job::JobId::of(content);
+        fs::write(site.state().join(format!("blobs/images/{id}")), content).expect("an image");
+        let body = serde_json::json!({
+            "v": 1, "id": id, "name": "x", "model": "default", "reply_to": "responses-local", "sent_at": now,
+        });
+        let at = now.timestamp_millis();
+        file.execute(
+            "INSERT INTO messages (queue, visible_from, receives, sent_at, body) VALUES (1, ?1, ?2, ?3, ?4)",
+            rusqlite::params![at + lease_ms, receives, at, body.to_string().into_bytes()],
+        )
+        .expect("a message");
+        id.to_string()
+    });
+    drop(file);
+    let (web, _worker) = (site.web(), site.worker());
+    for id in ids {
+        assert_eq!(web.result(&id).json()["label"], "star");
+    }
+}
+
+#[test]
+fn an_upload_does_not_wait_for_a_job_that_was_dropped_also_where_others_wait() {
+    let site = Site::with_script("sleep 0.2; echo cat").set("EIRS_QUEUE__RETENTION", "8s");
+    let web = site.web();
+    thread::scope(|scope| {
+        let old = scope.spawn(|| web.upload("?wait=50s", "x", &image(0)));
+        let id = eirs_platform::job::JobId::of(&image(0)).to_string();
+        eventually("it is queued", || (web.get(&format!("/results/{id}")).status == 202).then_some(()));
+        let polled = scope.spawn({
+            let (web, id) = (&web, id.clone());
+            move || web.get(&format!("/results/{id}?wait=50s"))
+        });
+        // Younger ones wait all the time.
+        let mut younger = 1;
+        while !old.is_finished() {
+            assert_eq!(web.upload("?wait=0", "x", &image(younger)).status, 202);
+            younger += 1;
+            thread::park_timeout(std::time::Duration::from_millis(100));
+        }
+        let old = old.join().expect("no panic");
+        assert_eq!(old.status, 503, "{old:?}");
+        assert!(old.problem().contains("upload it again"), "{old:?}");
+        let polled = polled.join().expect("no panic");
+        assert_eq!(polled.status, 410, "{polled:?}");
+    });
+    let id = eirs_platform::job::JobId::of(&image(0)).to_string();
+    drop(web);
+    let web = site.web();
+    assert_eq!(web.upload("?wait=0", "x", &image(100_000)).status, 202);
+    assert_eq!(web.get(&format!("/results/{id}")).status, 410, "after a restart as well");
+    let _worker = site.worker();
+    assert_eq!(web.upload("?wait=60s", "x", &image(0)).json()["label"], "cat", "and it may come again");
+}

@@ -51,6 +51,15 @@ use crate::{
 /// An image for a model.
 pub(crate) type Key = (JobId, Arc<str>);
 
+/// Why nobody will answer a job.
+#[derive(Debug, Clone)]
+pub(crate) enum NoAnswer {
+    /// It could not be sent, or its result cannot be read.
+    Failed(Error),
+    /// It is in its queue no more.
+    Dropped,
+}
+
 /// How far a job is.
 #[derive(Debug, Clone)]
 pub(crate) enum Progress {
@@ -60,8 +69,8 @@ pub(crate) enum Progress {
     Sent,
     /// It is over.
     Done(Arc<Reply>),
-    /// It could not be sent.
-    Failed(Error),
+    /// Nobody will answer it.
+    Over(NoAnswer),
 }
 
 /// What jobs need of the rest of this host.
@@ -390,7 +399,7 @@ impl Jobs {
                 tracing::error!(id = %key.0, model = %key.1, %error, "an image could not be queued");
                 if let Some(job) = self.lock().remove(key) {
                     self.beside.admission.given_up(&key.1);
-                    job.progress.send_replace(Progress::Failed(error));
+                    job.progress.send_replace(Progress::Over(NoAnswer::Failed(error)));
                 }
             }
         }

@@ -143,6 +143,11 @@ impl Problem {
         Self::new(StatusCode::GONE, "no longer queued", detail).about(id)
     }
 
+    /// The same, said to a client that waits: it may upload it again at once.
+    pub(crate) fn dropped_meanwhile(id: JobId) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::dropped(id) }.after(10)
+    }
+
     /// `who` has more of them in flight than it may.
     pub(crate) fn too_many_uploads(who: &str) -> Self {
         let detail = format!("{who} has too many uploads in flight; try again shortly");

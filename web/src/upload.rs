@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     access::Allowance,
-    jobs::{Image, Jobs, Submitted, Ticket, Wanted},
+    jobs::{Image, Jobs, NoAnswer, Submitted, Ticket, Wanted},
     metrics::Metrics,
     problem::Problem,
     spool::Room,
@@ -289,7 +289,8 @@ async fn end(uploads: &Uploads, begun: Begun, wishes: &Wishes) -> Answer {
     let ended = uploads.jobs.wait(&mut ticket, until).instrument(waiting).await;
     let kind = match ended {
         Some(Ok(reply)) => Kind::Ended { reply, cached: false, total_ms: wishes.elapsed_ms() },
-        Some(Err(error)) => Kind::Refused(Problem::backend(&error)),
+        Some(Err(NoAnswer::Failed(error))) => Kind::Refused(Problem::backend(&error)),
+        Some(Err(NoAnswer::Dropped)) => Kind::Refused(Problem::dropped_meanwhile(ticket.key.0)),
         // A 202 is a promise: it is given when the job is in the queue.
         None => match tokio::time::timeout(QUEUEING, uploads.jobs.wait_until_sent(&mut ticket)).await {
             Err(_late) => Kind::Refused(Problem::not_queued()),

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use eirs_platform::{Error, Result};
+use eirs_platform::Result;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Image, Jobs, Key, Progress, Ticket};
+use super::{Image, Jobs, Key, NoAnswer, Progress, Ticket};
 use crate::metrics::Answered;
 
 /// A job that was not answered for so long is not waited for; the next upload of its image sends another.
@@ -77,8 +77,7 @@ impl Jobs {
             for _ in 0..dropped.promised {
                 self.beside.metrics.answered(Answered::Pending);
             }
-            let why = "it is not queued any more: it waited for longer than the service keeps a job, or was put away; upload it again";
-            dropped.progress.send_replace(Progress::Failed(Error::unavailable("classifying the image", why)));
+            dropped.progress.send_replace(Progress::Over(NoAnswer::Dropped));
         }
     }
 

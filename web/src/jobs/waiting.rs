@@ -8,7 +8,7 @@ use eirs_platform::{
 };
 use tokio::time::Instant;
 
-use super::{Jobs, Key, Progress, Ticket};
+use super::{Jobs, Key, NoAnswer, Progress, Ticket};
 
 /// A waiter looks into the store now and then: the answer may have gone to a neighbour that was killed.
 const LOOK_IN_STORE: Duration = Duration::from_secs(5);
@@ -34,8 +34,7 @@ impl Jobs {
         }
         let ends = tickets.into_iter().map(|mut ticket| {
             Box::pin(async move {
-                let is_over =
-                    |progress: &Progress| matches!(progress, Progress::Done(_) | Progress::Failed(_));
+                let is_over = |progress: &Progress| matches!(progress, Progress::Done(_) | Progress::Over(_));
                 let _over_or_forgotten = ticket.progress.wait_for(is_over).await;
             })
         });
@@ -49,19 +48,19 @@ impl Jobs {
         &self,
         ticket: &mut Ticket,
         until: impl Future<Output = ()>,
-    ) -> Option<Result<Arc<Reply>>> {
+    ) -> Option<std::result::Result<Arc<Reply>, NoAnswer>> {
         tokio::pin!(until);
         let mut next_look = Instant::now() + LOOK_IN_STORE;
         loop {
             match &*ticket.progress.borrow_and_update() {
                 Progress::Done(reply) => return Some(Ok(reply.clone())),
-                Progress::Failed(error) => return Some(Err(error.clone())),
+                Progress::Over(why) => return Some(Err(why.clone())),
                 Progress::Sending | Progress::Sent => {}
             }
             tokio::select! {
                 changed = ticket.progress.changed() => if changed.is_err() {
                     // Forgotten: the store is all there is.
-                    return self.stored(&ticket.key).await.transpose();
+                    return self.stored(&ticket.key).await.map_err(NoAnswer::Failed).transpose();
                 },
                 () = &mut until => return None,
                 () = tokio::time::sleep_until(next_look) => {
@@ -92,7 +91,7 @@ impl Jobs {
     pub(crate) async fn wait_until_sent(&self, ticket: &mut Ticket) -> Result<()> {
         let sent = ticket.progress.wait_for(|progress| !matches!(progress, Progress::Sending)).await;
         match sent.as_deref() {
-            Ok(Progress::Failed(error)) => Err(error.clone()),
+            Ok(Progress::Over(NoAnswer::Failed(error))) => Err(error.clone()),
             _ => Ok(()),
         }
     }

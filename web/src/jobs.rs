@@ -354,14 +354,14 @@ impl Jobs {
         let Image { name, content, .. } = image;
         let storing = debug_span!(target: TARGET, "store", image.id = %id, image.bytes = content.len());
         let stage = content.read(async |image| self.images.stage(&id.image_key(), image).await);
-        let stored = stage.instrument(storing).await?;
+        let mut stored = stage.instrument(storing).await?;
         if self.requests.len() > 1 {
             // The images of all models are the same: who asks for a result later must know of which it may come.
-            match self.images.put(&id.asked_key(model), Bytes::new()).await {
+            match self.images.stage(&id.asked_key(model), Bytes::new().into()).await {
                 Err(error) if error.is_transient() => return Err(error),
                 // A role from before there were such notes may not write it. That costs a job nothing.
                 Err(error) => tracing::warn!(%error, "the model of an upload could not be noted"),
-                Ok(()) => {}
+                Ok(noted) => stored = stored.and(noted),
             }
         }
         let sending = scope.part(debug_span!(target: TARGET, "send", otel.kind = "producer", image.id = %id));

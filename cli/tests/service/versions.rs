@@ -144,6 +144,19 @@ fn where_several_models_are_served_a_result_is_found_without_naming_the_model() 
 }
 
 #[test]
+fn of_an_image_that_two_models_got_each_job_is_known_by_itself() {
+    let site = Site::new().set("EIRS_MODELS__DOGS__CLASSIFIER", "noop").set("EIRS_QUEUE__RETENTION", "3s");
+    let web = site.web();
+    let image = sample("star_0.jpg");
+    let id = id_of(&web.upload("?wait=0&model=dogs", "star.jpg", &image));
+    let of = |model: &str| web.get(&format!("/results/{id}?model={model}")).status;
+    assert_eq!(of("dogs"), 202);
+    eventually("the job for dogs is dropped", || (of("dogs") == 410).then_some(()));
+    assert_eq!(web.upload("?wait=0", "star.jpg", &image).status, 202);
+    assert_eq!((of("dogs"), of("default")), (410, 202));
+}
+
+#[test]
 fn a_job_that_was_dropped_for_its_age_is_told_as_dropped_and_its_image_can_be_uploaded_again() {
     let site = Site::new().set("EIRS_QUEUE__RETENTION", "2s");
     let web = site.web();

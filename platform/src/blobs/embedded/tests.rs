@@ -280,7 +280,7 @@ async fn a_queue_knows_whether_the_job_of_an_image_is_in_it_still() {
     assert_eq!(has("images/b").await, None, "nothing was sent with it");
 
     let staged = images.stage("images/a", "a".into()).await.unwrap();
-    let noted = images.stage("asked/m/a", Bytes::new()).await.unwrap();
+    let noted = images.stage("asked/m/a", Bytes::new().into()).await.unwrap();
     jobs.send_with("job".into(), staged.and(noted)).await.unwrap();
     jobs.send(vec!["another".into()]).await.unwrap();
     for key in ["images/a", "asked/m/a"] {

@@ -1,27 +1,35 @@
 //! `eirs model`
 
+mod check;
+mod fit;
+
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
-use eirs_platform::settings::Model;
-use eirs_worker::classify::{self, inspect};
+use eirs_platform::settings::{Layers, Model};
 
-use crate::{Exit, Global, Stop, show::Voice};
+use crate::{Exit, Global, Stop};
 
-/// Check a model
+/// Check a model, or find its preprocessing
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
-    Check(Check),
+    Check(check::Check),
+    Fit(fit::Fit),
 }
 
-/// Load a model as a worker would, show its inputs and outputs, and classify an image
-///
-/// Wrong labels usually come from wrong preprocessing: the hints compare other ways to prepare the
-/// image.
+impl ModelCommand {
+    /// Runs it.
+    pub fn run(self, global: &Global) -> Result<Exit, Stop> {
+        match self {
+            Self::Check(check) => check.run(global),
+            Self::Fit(fit) => fit.run(global),
+        }
+    }
+}
+
+/// Which model, and what is known of it.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  eirs model check mobilenet.onnx --labels labels.txt --image cat.jpg\n  \
-                        eirs model check squeezenet.onnx --set channels=bgr --set 'mean=[104, 117, 123]' --set divide_by=1")]
-pub struct Check {
+struct Which {
     /// The model file [default: that of the settings]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
@@ -31,17 +39,12 @@ pub struct Check {
     /// A file of labels, in the order of the outputs
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// An image to classify
-    #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
     /// The engine that runs the model
     #[arg(long, value_enum)]
     engine: Option<Engine>,
     /// Any other setting of the model, as in [models.NAME]
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
-    #[command(flatten)]
-    voice: Voice,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -56,17 +59,9 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
-impl ModelCommand {
-    /// Runs it.
-    pub fn run(self, global: &Global) -> Result<Exit, Stop> {
-        match self {
-            Self::Check(check) => check.run(global),
-        }
-    }
-}
-
-impl Check {
-    fn run(self, global: &Global) -> Result<Exit, Stop> {
+impl Which {
+    /// The settings of the process, with those of the command line above them.
+    fn layers(&self, global: &Global) -> Layers {
         let key = |key: &str| format!("models.{}.{key}", self.model);
         let engine = self.engine.and_then(|engine| Some(engine.to_possible_value()?.get_name().to_owned()));
         let layers = global
@@ -74,13 +69,6 @@ impl Check {
             .flag(&key("path"), self.file.as_ref().map(|path| path.display()))
             .flag(&key("labels"), self.labels.as_ref().map(|path| path.display()))
             .flag(&key("engine"), engine);
-        let layers =
-            self.set.iter().fold(layers, |layers, (name, value)| layers.flag(&key(name), Some(value)));
-        let settings = layers.load()?;
-        let image = self.image.as_deref().map(classify::read_image).transpose()?;
-        let report = inspect::check(global.model(&settings, &self.model)?, image.as_ref())?;
-        self.voice.tell(&report, || report.to_string().trim_end().to_owned());
-        let answered = report.answer.is_none_or(|answer| answer.failure.is_none());
-        Ok(if answered { Exit::Ok } else { Exit::Failed })
+        self.set.iter().fold(layers, |layers, (name, value)| layers.flag(&key(name), Some(value)))
     }
 }

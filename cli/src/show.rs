@@ -1,7 +1,6 @@
 //! How things are shown: tables, counts and durations that read well, and questions that can be answered.
 
 pub(crate) mod axis;
-#[cfg(feature = "aws")]
 mod progress;
 mod voice;
 
@@ -21,7 +20,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-#[cfg(feature = "aws")]
 pub use self::progress::Progress;
 pub use self::voice::Voice;
 

@@ -15,6 +15,7 @@ pub mod results;
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod backend;
+pub mod protobuf;
 pub mod settings;
 pub mod state_folder;
 pub mod tokens;

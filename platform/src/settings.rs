@@ -27,7 +27,10 @@ pub use aws::{Aws, Endpoints};
 pub use distribution::Distribution;
 pub use load::{BadSettings, Layers};
 pub use mistyped::nearest;
-pub use model::{Alpha, Channels, Classifier, Engine, Layout, Model, Protocol, ResizeMode, labels_beside};
+pub use model::{
+    Alpha, Augment, Channels, Classifier, Engine, Filter, Layout, Model, PadPlace, PerChannel, Preset,
+    Protocol, Provider, ResizeMode, Scores, Size, labels_beside,
+};
 pub use setup::{CpuCredits, Os, Setup, Update};
 pub use simulate::Simulate;
 pub use web::{Audience, Tls, Web, Webhook, is_rate};

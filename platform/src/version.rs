@@ -5,8 +5,7 @@
 //! without asking each other. Where a machine has not the files, `digest` in the settings says what it is; `eirs setup` writes
 //! it. `version/watch.rs` notices changes while a program runs.
 //!
-//! The engine that runs the model (`engine`, `onnxruntime`, `batch`, `timeout`) is not part of it:
-//! the engines agree but for rounding.
+//! What runs the model (`engine`, `provider`, `batch`, `timeout`) is not part of it: the engines agree but for rounding.
 
 pub mod watch;
 mod weights;
@@ -32,7 +31,7 @@ pub use self::weights::weights;
 
 /// Raised with every change of the worker that gives any model other numbers for the same image and the same settings: in the
 /// decoders, in the resizing, in the softmax.
-pub const DECODER: u32 = 3;
+pub const DECODER: u32 = 4;
 
 /// The model of shapes that is built into the worker, and its labels: the SHA-256 of each. A test of the worker compares them
 /// with what it has built in.
@@ -42,8 +41,21 @@ pub const BUILT_IN: [&str; 2] = [
 ];
 
 /// Settings of a model that decide no answer, or whose file's content does instead.
-const DECIDES_NOTHING: [&str; 9] =
-    ["path", "labels", "engine", "onnxruntime", "batch", "check_image", "check_label", "timeout", "digest"];
+const DECIDES_NOTHING: [&str; 13] = [
+    "path",
+    "labels",
+    "preset_file",
+    "engine",
+    "onnxruntime",
+    "provider",
+    "engine_threads",
+    "memory_arena",
+    "batch",
+    "check_image",
+    "check_label",
+    "timeout",
+    "digest",
+];
 /// Those that mean something to a script alone, ...
 const OF_SCRIPTS: [&str; 3] = ["command", "env", "protocol"];
 /// ... and all that do mean something to a script, or to every classifier.
@@ -95,7 +107,8 @@ pub fn stamps(model: &Model) -> Stamps {
     let sources = sources(model).unwrap_or_default();
     let files = sources.into_iter().filter_map(Source::file);
     // Those that are named and missing may come.
-    Stamps::now(files.chain(model.path.clone()).chain(model.labels.clone()))
+    let named = [model.path.clone(), model.labels.clone(), model.preset_reads()];
+    Stamps::now(files.chain(named.into_iter().flatten()))
 }
 
 /// One of the things beside the settings that decide.
@@ -133,6 +146,7 @@ fn of_onnx(model: &Model) -> Vec<Source> {
         None if model.path.is_none() => sources.push(Source::BuiltIn("labels", BUILT_IN[1])),
         None => {}
     }
+    sources.extend(model.preset_reads().map(|file| Source::File("preset", file)));
     sources
 }
 

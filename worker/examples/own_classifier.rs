@@ -11,7 +11,7 @@ use anyhow::Context;
 use eirs_platform::{job::Guess, settings::Alpha};
 use eirs_worker::{
     classify::{Classifier, Description, Failure, Image, Loaded},
-    image::{self, Limits, Pixels, Resizer, Unreadable, View},
+    image::{self, Limits, Pixels, Resizer, Unreadable, View, geometry::Geometry},
 };
 
 const COLOURS: [&str; 3] = ["red", "green", "blue"];
@@ -63,12 +63,12 @@ impl Eye {
         let limits = Limits { max_pixels: 100_000_000, view, alpha: Alpha::Drop };
         image::decode(&image.bytes, limits, &mut self.pixels).map_err(failure)?;
         let mut sums = [0.0; 3];
-        let add = |_, colour: [u8; 3]| {
+        let add = |_, colour: [u8; 4]| {
             for (sum, value) in sums.iter_mut().zip(colour) {
                 *sum += f32::from(value);
             }
         };
-        let seen = self.resizer.centre_square(&self.pixels, SIDE, SIDE, add).map_err(failure);
+        let seen = self.resizer.fit(&self.pixels, &Geometry::crop(SIDE, SIDE), add).map_err(failure);
         // Other threads may have the memory.
         self.pixels.recycle();
         seen?;

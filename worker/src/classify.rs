@@ -1,6 +1,7 @@
 //! What an image shows: the classifiers, behind one trait. A classifier is synchronous and keeps a core busy; the
 //! worker runs one on each thread of a bounded pool.
 
+pub mod fit;
 pub mod inspect;
 
 mod noop;
@@ -106,8 +107,12 @@ pub struct Description {
     pub inputs: Vec<Port>,
     /// What comes out.
     pub outputs: Vec<Port>,
+    /// Which output holds the scores, and what they are; empty where that is the script's affair.
+    pub scores: String,
     /// How many labels there are; 0 where that is the script's affair.
     pub labels: usize,
+    /// Where they come from.
+    pub labels_from: String,
     /// The first few of them.
     pub first_labels: Vec<String>,
     /// What happens to an image before the model sees it, in words.

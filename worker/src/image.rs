@@ -11,12 +11,14 @@
 
 mod bmp;
 mod fast;
+pub mod geometry;
 mod gif;
 mod heif;
 mod jpeg;
 pub mod memory;
 mod png;
 mod resize;
+mod sample;
 mod scale;
 mod tiff;
 mod turned;
@@ -129,6 +131,19 @@ impl Pixels {
     /// How the stored pixels must be turned to be seen upright.
     pub fn orientation(&self) -> Orientation {
         self.orientation
+    }
+
+    /// Width and height of the upright picture in full.
+    pub fn upright(&self) -> (f64, f64) {
+        let (width, height) = self.place.whole;
+        let (width, height) =
+            if view::is_lying(self.orientation) { (height, width) } else { (width, height) };
+        (width.into(), height.into())
+    }
+
+    /// Says how the stored pixels must be turned, whatever the file says.
+    pub fn turn(&mut self, orientation: Orientation) {
+        self.orientation = orientation;
     }
 
     /// The samples.

@@ -10,7 +10,7 @@ use std::{io::Cursor, path::PathBuf};
 
 use eirs_platform::{
     job::Guess,
-    settings::{Channels, Engine, Layout, Model},
+    settings::{Channels, Engine, Layout, Model, Size},
 };
 use eirs_worker::classify::{Failure, Image, bare_loop, inspect, load, read_image};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
@@ -109,9 +109,9 @@ fn settings(op: Op, inputs: &[&[onnx_file::Side]]) -> (tempfile::TempDir, Model)
     let model = Model {
         path: Some(path),
         engine: Engine::Rten,
-        softmax: false,
-        divide_by: 1.0,
-        mean: [0.0; 3],
+        softmax: Some(false),
+        divide_by: Some(255.0),
+        mean: Some([0.0].into()),
         ..Model::default()
     };
     (folder, model)
@@ -151,7 +151,7 @@ fn means(model: &Model, images: &[Image]) -> Vec<[f32; 3]> {
 fn check(model: &Model, expected: [f32; 3]) {
     for engine in engines() {
         let found = means(&Model { engine, ..model.clone() }, &[flat([200, 100, 50])])[0];
-        let near = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-3);
+        let near = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5);
         assert!(near, "{engine:?}: {found:?}, not {expected:?}");
     }
 }
@@ -163,22 +163,30 @@ fn refusal(model: &Model) -> String {
 #[test]
 fn a_pixel_is_divided_then_the_mean_goes_off_then_it_is_divided_by_std() {
     let (_folder, model) = settings(Op::Means, &[NCHW]);
-    check(&model, [200.0, 100.0, 50.0]);
-    let scaled = Model { divide_by: 100.0, mean: [1.0, 0.5, 0.25], std: [0.5, 1.0, 2.0], ..model };
-    check(&scaled, [2.0, 0.5, 0.125]);
+    check(&model, [200.0, 100.0, 50.0].map(|value| value / 255.0));
+    let scaled = Model {
+        divide_by: Some(250.0),
+        mean: Some([0.5, 0.25, 0.125].into()),
+        std: Some([0.5, 1.0, 2.0].into()),
+        ..model
+    };
+    check(&scaled, [0.6, 0.15, 0.0375]);
 }
 
 #[test]
 fn bgr_turns_the_channels_round_and_mean_and_std_follow_the_order_of_the_model() {
     let (_folder, model) = settings(Op::Means, &[NCHW]);
-    check(&Model { channels: Channels::Bgr, mean: [1.0, 2.0, 3.0], ..model }, [49.0, 98.0, 197.0]);
+    let mean = Some([0.1, 0.2, 0.3].into());
+    let bgr = Model { channels: Some(Channels::Bgr), divide_by: Some(250.0), mean, ..model };
+    check(&bgr, [0.1, 0.2, 0.5]);
 }
 
 #[test]
 fn the_channels_may_come_last() {
     let (_folder, model) = settings(Op::MeansNhwc, &[&[Err("N"), Ok(8), Ok(8), Ok(3)]]);
-    check(&Model { layout: Layout::Nhwc, ..model.clone() }, [200.0, 100.0, 50.0]);
-    assert!(refusal(&model).contains("set layout = \"nhwc\""), "{}", refusal(&model));
+    check(&model, [200.0, 100.0, 50.0].map(|value| value / 255.0));
+    let wrong = Model { layout: Some(Layout::Nchw), ..model };
+    assert!(refusal(&wrong).contains("set layout = \"nhwc\""), "{}", refusal(&wrong));
 }
 
 #[test]
@@ -188,7 +196,9 @@ fn every_image_of_a_batch_gets_its_own_answer_whatever_the_model_takes_at_once()
         let (_folder, model) = settings(Op::Means, &[&[takes, Ok(3), Ok(8), Ok(8)]]);
         for engine in engines() {
             let found = means(&Model { engine, batch, ..model.clone() }, &colours.map(flat));
-            assert_eq!(found, colours.map(|colour| colour.map(f32::from)), "{takes:?}, {batch}, {engine:?}");
+            let levels: Vec<_> =
+                found.iter().map(|means| means.map(|mean| (mean * 255.0).round() as u8)).collect();
+            assert_eq!(levels, colours, "{takes:?}, {batch}, {engine:?}");
         }
     }
 }
@@ -201,8 +211,10 @@ fn an_unreadable_image_does_not_disturb_its_neighbours() {
     for batch in [1, 5] {
         let answers =
             load(&Model { batch, ..model.clone() }).unwrap().classifier().unwrap().classify(&images);
-        let best: Vec<_> =
-            answers.iter().map(|answer| answer.as_ref().ok().map(|top| top[0].confidence)).collect();
+        let best: Vec<_> = answers
+            .iter()
+            .map(|answer| answer.as_ref().ok().map(|top| (top[0].confidence * 255.0).round()))
+            .collect();
         assert_eq!(best, [None, Some(3.0), None, Some(6.0), None]);
         assert!(matches!(&answers[0], Err(Failure::Rejected(why)) if why.contains("not an image")));
     }
@@ -211,7 +223,7 @@ fn an_unreadable_image_does_not_disturb_its_neighbours() {
 #[test]
 fn the_guesses_are_the_best_first_and_at_most_so_many() {
     let (_folder, model) = settings(Op::Means, &[NCHW]);
-    let model = Model { softmax: true, divide_by: 50.0, top: 2, ..model };
+    let model = Model { softmax: Some(true), divide_by: Some(50.0), top: 2, ..model };
     let top = load(&model).unwrap().classifier().unwrap().classify(&[flat([0, 100, 50])]).remove(0).unwrap();
     // exp(2), exp(1) and exp(0), over their sum.
     assert_eq!(top.iter().map(|guess| guess.label.as_str()).collect::<Vec<_>>(), ["1", "2"]);
@@ -225,7 +237,7 @@ fn the_guesses_are_the_best_first_and_at_most_so_many() {
 fn an_output_that_is_no_number_is_a_failure_and_no_label() {
     let (_folder, model) = settings(Op::LogMeans, &[NCHW]);
     for engine in engines() {
-        let model = Model { mean: [150.0; 3], engine, ..model.clone() };
+        let model = Model { mean: Some([150.0].into()), engine, ..model.clone() };
         let answer = load(&model).unwrap().classifier().unwrap().classify(&[flat([9, 9, 9])]).remove(0);
         assert!(matches!(&answer, Err(Failure::Failed(why)) if why.contains("NaN")), "{answer:?}");
     }
@@ -235,16 +247,15 @@ fn an_output_that_is_no_number_is_a_failure_and_no_label() {
 fn a_model_that_leaves_its_size_open_needs_the_setting() {
     let (_folder, model) = settings(Op::Means, &[&[Err("N"), Ok(3), Err("H"), Err("W")]]);
     assert!(refusal(&model).contains("set size"), "{}", refusal(&model));
-    check(&Model { size: 12, ..model }, [200.0, 100.0, 50.0]);
+    check(&Model { size: Some(Size::Side(12)), ..model }, [200.0, 100.0, 50.0].map(|value| value / 255.0));
 }
 
 #[test]
 fn a_model_that_cannot_work_is_refused_in_a_sentence_that_names_it() {
     let cases: Vec<(Op, Vec<&[onnx_file::Side]>, &str)> = vec![
         (Op::Unknown, vec![NCHW], "NoSuchOperator"),
-        (Op::Means, vec![&[Ok(1), Ok(3), Ok(8), Ok(9)]], "not square"),
-        (Op::Means, vec![&[Ok(1), Ok(1), Ok(8), Ok(8)]], "has 1 channels"),
-        (Op::Means, vec![&[Ok(1), Ok(64)]], "four dimensions"),
+        (Op::Means, vec![&[Ok(1), Ok(2), Ok(8), Ok(8)]], "has 2 channels"),
+        (Op::Means, vec![&[Ok(1), Ok(3), Ok(8), Ok(8), Ok(8)]], "is not images"),
         (Op::Means, vec![NCHW, NCHW], "2 inputs"),
     ];
     for (op, inputs, expected) in cases {
@@ -255,8 +266,9 @@ fn a_model_that_cannot_work_is_refused_in_a_sentence_that_names_it() {
         }
     }
     let (_folder, model) = settings(Op::Means, &[NCHW]);
-    assert!(refusal(&Model { size: 9, ..model.clone() }).contains("size is set to 9"));
-    assert!(refusal(&Model { resize: 7, ..model }).contains("resize is set to 7"));
+    assert!(refusal(&Model { size: Some(Size::Side(9)), ..model.clone() }).contains("size is set to 9"));
+    let small = Model { resize: Some(Size::Side(7)), ..model };
+    assert!(refusal(&small).contains("resize: 7 is less than the 8 pixels"), "{}", refusal(&small));
 }
 
 #[test]
@@ -306,7 +318,7 @@ fn labels_come_from_the_setting_or_lie_beside_the_model() {
     std::fs::write(&other, "rot\ngr\u{fc}n\nblau\n").unwrap();
     let model = Model { labels: Some(other.clone()), ..model };
     assert_eq!(best(&model), "gr\u{fc}n");
-    std::fs::write(&other, "background\nred\ngreen\nblue\n").unwrap();
+    std::fs::write(&other, "grey\nred\ngreen\nblue\n").unwrap();
     let why = refusal(&model);
     assert!(why.contains("4 labels") && why.contains("3 outputs") && why.contains("names.txt"), "{why}");
 }
@@ -410,9 +422,11 @@ fn the_report_shows_the_model_its_answer_and_what_looks_wrong() {
 
     let (_folder, model) = settings(Op::Means, &[NCHW]);
     let hints = |model: &Model, colour| inspect::check(model, Some(&flat(colour))).unwrap().hints;
-    assert!(hints(&model, [9, 9, 9])[0].contains("softmax = true"));
-    let sums_to_one = Model { divide_by: 10.0, softmax: true, ..model };
-    assert!(hints(&sums_to_one, [7, 2, 1])[0].contains("softmax = false"));
+    let beyond = Model { divide_by: Some(1.0), ..model.clone() };
+    let answer = inspect::check(&beyond, Some(&flat([9, 9, 9]))).unwrap().answer.unwrap();
+    assert!(answer.failure.unwrap().contains("set scores"));
+    let sums_to_one = Model { divide_by: Some(10.0), softmax: Some(true), ..model };
+    assert!(hints(&sums_to_one, [7, 2, 1])[0].contains("scores = \"probabilities\""));
 }
 
 #[test]

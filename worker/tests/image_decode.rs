@@ -13,7 +13,9 @@ use eirs_platform::{
     settings::Alpha,
     testing::not_run,
 };
-use eirs_worker::image::{Limits, Pixels, Resizer, Unreadable, View, check_pixels, decode};
+use eirs_worker::image::{
+    Limits, Pixels, Resizer, Unreadable, View, check_pixels, decode, geometry::Geometry,
+};
 use image::{
     DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage,
     codecs::{jpeg::JpegEncoder, png::PngEncoder},
@@ -60,7 +62,9 @@ fn seen(file: &[u8], limits: Limits, resize: u32, side: u32) -> Vec<[u8; 3]> {
     let mut pixels = Pixels::default();
     decode(file, limits, &mut pixels).unwrap();
     let mut square = vec![[0; 3]; (side * side) as usize];
-    Resizer::default().centre_square(&pixels, resize, side, |index, pixel| square[index] = pixel).unwrap();
+    Resizer::default()
+        .fit(&pixels, &Geometry::crop(side, resize), |index, [r, g, b, _]| square[index] = [r, g, b])
+        .unwrap();
     square
 }
 
@@ -77,7 +81,9 @@ fn a_squashed_picture_shows_both_edges_and_a_centre_cut_neither() {
     let mut pixels = Pixels::default();
     decode(&file, FULL, &mut pixels).unwrap();
     let mut square = [[0; 3]; 64];
-    Resizer::default().squashed_square(&pixels, 8, |index, pixel| square[index] = pixel).unwrap();
+    Resizer::default()
+        .fit(&pixels, &Geometry::squash(8), |index, [r, g, b, _]| square[index] = [r, g, b])
+        .unwrap();
     assert_eq!((square[24], square[28], square[31]), ([255, 0, 0], [128, 128, 128], [0, 0, 255]));
     let cut = seen(&file, FULL, 8, 8);
     assert!(cut.iter().all(|pixel| *pixel == [128, 128, 128]), "{cut:?}");
@@ -523,7 +529,7 @@ fn survive(bytes: &[u8]) {
                 let expected = pixels.width() as usize * pixels.height() as usize * pixels.channels();
                 assert_eq!(pixels.samples().len(), expected);
                 let (resize, side) = if view.is_some_and(|view| view.short == 2) { (2, 1) } else { (9, 8) };
-                Resizer::default().centre_square(&pixels, resize, side, |_, _| {}).unwrap();
+                Resizer::default().fit(&pixels, &Geometry::crop(side, resize), |_, _| {}).unwrap();
             }
             Err(error) => assert!(!error.to_string().is_empty()),
         }

@@ -182,7 +182,7 @@ pub(crate) fn worker_settings(settings: &Settings) -> anyhow::Result<(String, Ve
             let (place, is_library) = match key {
                 // Found there without being named, by every model.
                 "onnxruntime" => (format!("{LIB}/{file_name}"), true),
-                _ => (format!("{MODELS}/{name}/{file_name}"), false),
+                _ => (place_of(&files, &format!("{MODELS}/{name}"), key, file_name, &file), false),
             };
             let value = if is_library { Value::Null } else { Value::from(format!("/{place}")) };
             written["models"][name][key] = value;
@@ -194,6 +194,13 @@ pub(crate) fn worker_settings(settings: &Settings) -> anyhow::Result<(String, Ve
         written["models"][name]["digest"] = version(model).map_or(Value::Null, Value::from);
     }
     Ok((toml(written, "The settings of the workers")?, files))
+}
+
+/// Where a file of a model goes: under its own name, unless another file of that name is there already.
+fn place_of(files: &[(String, PathBuf)], folder: &str, key: &str, name: &str, file: &Path) -> String {
+    let place = format!("{folder}/{name}");
+    let is_taken = files.iter().any(|(taken, other)| *taken == place && other != file);
+    if is_taken { format!("{folder}/{key}/{name}") } else { place }
 }
 
 /// Large models keep their weights in files beside: `model.onnx.data`, `model.onnx_data`, and whatever else the model names.

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "aws")]
 use console::style;
 use indicatif::ProgressBar;
 
@@ -36,6 +37,7 @@ impl Progress {
     }
 
     /// Something is done, and stays on the screen.
+    #[cfg(feature = "aws")]
     pub fn done(&self, what: &str) {
         let line = format!("{} {what}", style("done").for_stderr().green());
         match &self.spinner {

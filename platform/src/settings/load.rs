@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn lists_can_be_set_from_the_environment() {
         let settings = load("", &[("EIRS_MODELS__DEFAULT__MEAN", "[0.485, 0.456, 0.406]")]).unwrap();
-        assert_eq!(settings.models["default"].mean, [0.485, 0.456, 0.406]);
+        assert_eq!(settings.models["default"].mean, Some([0.485, 0.456, 0.406].into()));
     }
 
     #[test]

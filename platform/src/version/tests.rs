@@ -3,7 +3,10 @@ use std::{fs, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::settings::{Alpha, Channels, Engine, Layers, Layout, Protocol, ResizeMode};
+use crate::settings::{
+    Alpha, Augment, Channels, Engine, Filter, Layers, Layout, PadPlace, Preset, Protocol, Provider,
+    ResizeMode, Scores, Size,
+};
 
 fn version(model: &Model) -> String {
     of(model).unwrap()
@@ -32,15 +35,33 @@ fn changed() -> Vec<(&'static str, Model, bool)> {
         ("classifier", Model { classifier: Classifier::Noop, ..model() }, true),
         ("engine", Model { engine: Engine::Rten, ..model() }, false),
         ("onnxruntime", Model { onnxruntime: Some("/lib/x.so".into()), ..model() }, false),
-        ("size", Model { size: 96, ..model() }, true),
-        ("resize", Model { resize: 128, ..model() }, true),
-        ("resize_mode", Model { resize_mode: ResizeMode::Squash, ..model() }, true),
-        ("layout", Model { layout: Layout::Nhwc, ..model() }, true),
-        ("channels", Model { channels: Channels::Bgr, ..model() }, true),
-        ("divide_by", Model { divide_by: 255.0, ..model() }, true),
-        ("mean", Model { mean: [1.0, 1.0, 1.000_001], ..model() }, true),
-        ("std", Model { std: [1.0, 2.0, 1.0], ..model() }, true),
-        ("softmax", Model { softmax: false, ..model() }, true),
+        ("provider", Model { provider: Provider::Cuda, ..model() }, false),
+        ("engine_threads", Model { engine_threads: 2, ..model() }, false),
+        ("memory_arena", Model { memory_arena: false, ..model() }, false),
+        ("preset", Model { preset: Some(Preset::Caffe), ..model() }, true),
+        ("weights", Model { weights: Some("ResNet18_Weights".into()), ..model() }, true),
+        ("preset_file", Model { preset_file: Some("config.json".into()), ..model() }, false),
+        ("size", Model { size: Some(Size::Side(96)), ..model() }, true),
+        ("resize", Model { resize: Some(Size::Side(128)), ..model() }, true),
+        ("resize_mode", Model { resize_mode: Some(ResizeMode::Squash), ..model() }, true),
+        ("pad_colour", Model { pad_colour: Some([1; 3]), ..model() }, true),
+        ("pad_place", Model { pad_place: Some(PadPlace::End), ..model() }, true),
+        ("filter", Model { filter: Some(Filter::Box), ..model() }, true),
+        ("antialias", Model { antialias: Some(false), ..model() }, true),
+        ("jpeg_quality", Model { jpeg_quality: Some(75), ..model() }, true),
+        ("exif", Model { exif: false, ..model() }, true),
+        ("layout", Model { layout: Some(Layout::Nhwc), ..model() }, true),
+        ("channels", Model { channels: Some(Channels::Bgr), ..model() }, true),
+        ("divide_by", Model { divide_by: Some(255.0), ..model() }, true),
+        ("mean", Model { mean: Some([1.0, 1.0, 1.000_001].into()), ..model() }, true),
+        ("std", Model { std: Some([1.0, 2.0, 1.0].into()), ..model() }, true),
+        ("output", Model { output: Some("y".into()), ..model() }, true),
+        ("scores", Model { scores: Some(Scores::Percent), ..model() }, true),
+        ("softmax", Model { softmax: Some(false), ..model() }, true),
+        ("positive", Model { positive: Some("cat".into()), ..model() }, true),
+        ("threshold", Model { threshold: Some(0.5), ..model() }, true),
+        ("otherwise", Model { otherwise: "nothing".into(), ..model() }, true),
+        ("augment", Model { augment: Augment::Flip, ..model() }, true),
         ("scaled_decode", Model { scaled_decode: false, ..model() }, true),
         ("alpha", Model { alpha: Alpha::White, ..model() }, true),
         ("batch", Model { batch: 4, ..model() }, false),
@@ -129,7 +150,7 @@ fn of_a_script_its_command_and_every_file_in_it_counts() {
     assert_eq!(version(&script(command.clone())), first);
     assert_ne!(version(&script(command[..3].to_vec())), first, "an argument");
     assert_eq!(
-        version(&Model { mean: [3.0; 3], ..script(command.clone()) }),
+        version(&Model { mean: Some([3.0; 3].into()), ..script(command.clone()) }),
         first,
         "what a script does not see"
     );
@@ -186,7 +207,7 @@ proptest! {
     fn two_lists_of_numbers_have_one_version_only_where_they_are_equal(
         a in prop::array::uniform3(-300i16..300), b in prop::array::uniform3(-300i16..300)
     ) {
-        let with = |mean: [i16; 3]| version(&Model { mean: mean.map(f32::from), ..Model::default() });
+        let with = |mean: [i16; 3]| version(&Model { mean: Some(mean.map(f32::from).into()), ..Model::default() });
         prop_assert_eq!(with(a) == with(b), a == b);
         prop_assert!(is_version(&with(a)));
     }

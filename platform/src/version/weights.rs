@@ -5,13 +5,16 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::{self, BufReader, ErrorKind, Read},
+    io,
     path::{Component, Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
 use super::Known;
-use crate::state_folder::Stamp;
+use crate::{
+    protobuf::{Reader, Value, malformed},
+    state_folder::Stamp,
+};
 
 /// What a message of the file is, as far as it leads to tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +45,6 @@ impl Kind {
     }
 }
 
-/// A longer text is no name of a file.
-const NAME_MAX_BYTES: u64 = 4096;
 /// Nodes hold graphs that hold nodes, but in no model so deep.
 const DEPTH_MAX: usize = 64;
 
@@ -73,7 +74,7 @@ fn names(model: &Path) -> Vec<String> {
     let mut names = BTreeSet::new();
     let walked = File::open(model).and_then(|file| {
         let bytes = file.metadata()?.len();
-        let mut walk = Walk { file: BufReader::new(file), at: 0, names: &mut names };
+        let mut walk = Walk { reader: Reader::new(file), names: &mut names };
         walk.message(Kind::Model, bytes, 0)
     });
     // No model, or only half of one: what it names counts for nothing.
@@ -83,13 +84,8 @@ fn names(model: &Path) -> Vec<String> {
 }
 
 struct Walk<'a> {
-    file: BufReader<File>,
-    at: u64,
+    reader: Reader<File>,
     names: &'a mut BTreeSet<String>,
-}
-
-fn malformed() -> io::Error {
-    io::Error::from(ErrorKind::InvalidData)
 }
 
 impl Walk<'_> {
@@ -98,63 +94,19 @@ impl Walk<'_> {
             return Err(malformed());
         }
         let (mut key, mut value) = (String::new(), String::new());
-        while self.at < end {
-            let tag = self.varint()?;
-            match (tag >> 3, tag & 7) {
-                (_, 0) => _ = self.varint()?,
-                (_, 1) => self.skip(8, end)?,
-                (_, 5) => self.skip(4, end)?,
-                (number, 2) => {
-                    let length = self.varint()?;
-                    let inner = self.at.checked_add(length).filter(|inner| *inner <= end);
-                    let inner = inner.ok_or_else(malformed)?;
-                    match (kind, number, kind.field(number)) {
-                        (Kind::Entry, 1, _) => key = self.text(length)?,
-                        (Kind::Entry, 2, _) => value = self.text(length)?,
-                        (_, _, Some(field)) => self.message(field, inner, depth + 1)?,
-                        _ => self.skip(length, end)?,
-                    }
-                }
-                _ => return Err(malformed()),
+        while let Some((number, field)) = self.reader.field(end)? {
+            let Value::Until(inner) = field else { continue };
+            match (kind, number, kind.field(number)) {
+                (Kind::Entry, 1, _) => key = self.reader.text(inner)?,
+                (Kind::Entry, 2, _) => value = self.reader.text(inner)?,
+                (_, _, Some(field)) => self.message(field, inner, depth + 1)?,
+                _ => self.reader.skip(inner)?,
             }
-        }
-        if self.at != end {
-            return Err(malformed());
         }
         if key == "location" && is_within(&value) {
             self.names.insert(value);
         }
         Ok(())
-    }
-
-    fn varint(&mut self) -> io::Result<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let mut byte = [0];
-            self.file.read_exact(&mut byte)?;
-            self.at += 1;
-            value |= u64::from(byte[0] & 0x7f) << shift;
-            if byte[0] & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(malformed())
-    }
-
-    fn text(&mut self, length: u64) -> io::Result<String> {
-        if length > NAME_MAX_BYTES {
-            return Err(malformed());
-        }
-        let mut bytes = vec![0; usize::try_from(length).map_err(|_| malformed())?];
-        self.file.read_exact(&mut bytes)?;
-        self.at += length;
-        String::from_utf8(bytes).map_err(|_| malformed())
-    }
-
-    fn skip(&mut self, bytes: u64, end: u64) -> io::Result<()> {
-        self.at = self.at.checked_add(bytes).filter(|at| *at <= end).ok_or_else(malformed)?;
-        // Within what is buffered this costs nothing.
-        self.file.seek_relative(i64::try_from(bytes).map_err(|_| malformed())?)
     }
 }
 

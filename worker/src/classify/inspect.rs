@@ -1,5 +1,7 @@
 //! What `eirs model check` shows: the model as it was loaded, its answer to an image, and what looks wrong.
 
+pub mod engines;
+
 use std::{fmt, time::Instant};
 
 use eirs_platform::{job::Guess, settings::Model, version};
@@ -68,8 +70,18 @@ pub fn check(model: &Model, image: Option<&Image>) -> anyhow::Result<Report> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Description { model, engine, advice, inputs, outputs, labels, first_labels, preprocessing } =
-            &self.description;
+        let Description {
+            model,
+            engine,
+            advice,
+            inputs,
+            outputs,
+            scores,
+            labels,
+            labels_from,
+            first_labels,
+            preprocessing,
+        } = &self.description;
         let ports = |ports: &[Port]| ports.iter().map(Port::to_string).collect::<Vec<_>>().join("; ");
         let mut line = |name: &str, text: &str| match text {
             "" => Ok(()),
@@ -81,9 +93,10 @@ impl fmt::Display for Report {
         line("advice", advice.as_deref().unwrap_or_default())?;
         line("input", &ports(inputs))?;
         line("output", &ports(outputs))?;
+        line("scores", scores)?;
         if *labels > 0 {
             let more = if *labels > first_labels.len() { ", ..." } else { "" };
-            line("labels", &format!("{labels}: {}{more}", first_labels.join(", ")))?;
+            line("labels", &format!("{labels}: {}{more} ({labels_from})", first_labels.join(", ")))?;
         }
         line("image", preprocessing)?;
         if let Some(Answer { image, top, failure, classify_ms }) = &self.answer {

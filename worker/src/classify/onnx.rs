@@ -1,11 +1,20 @@
-//! Any image-classification model in an ONNX file, on one of two engines: ONNX Runtime where its library is found, or
-//! else rten, which is compiled in.
+//! Any image-classification model in an ONNX file, on one of two engines: ONNX Runtime where its library is found and can
+//! run the model, or else rten, which is compiled in.
 
+mod engines;
+mod graph;
+mod input;
 mod labels;
 mod ort;
+mod output;
+mod plain;
 mod preprocess;
+mod preset;
+mod recipe;
 mod rten;
+mod run;
 mod scores;
+mod views;
 
 use std::{
     fmt,
@@ -16,18 +25,20 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail, ensure};
-use eirs_platform::{
-    job::Guess,
-    settings::{self, Layout, Model},
-    trace::TARGET,
-};
-use tracing::debug_span;
+use eirs_platform::settings::{self, Augment, Model};
 
 use self::{
+    engines::Candidate,
+    graph::Graph,
+    input::{Element, Input},
     labels::Labels,
-    preprocess::{Preprocess, Recipe},
+    output::Answer,
+    preset::Wanted,
+    recipe::Recipe,
+    run::OnnxClassifier,
+    scores::Judge,
 };
-use super::{Classifier, Description, Failure, Image, Loaded, Port, panic_text};
+use super::{Classifier, Description, Image, Loaded, Port, panic_text};
 
 /// The files of this machine that a model needs, each with the setting that names it, or would.
 pub(super) fn files(model: &Model) -> Vec<(&'static str, PathBuf)> {
@@ -36,6 +47,7 @@ pub(super) fn files(model: &Model) -> Vec<(&'static str, PathBuf)> {
     let named = [
         ("path", model.path.clone()),
         ("labels", model.labels_file()),
+        ("preset_file", model.preset_reads()),
         ("check_image", model.check_image.clone()),
         ("onnxruntime", library),
     ];
@@ -55,14 +67,21 @@ trait Engine: Send + Sync {
 
 /// Runs the model on one thread.
 trait Session: Send {
-    /// Puts the output of that number for `input`, an array of this shape, into `answer`.
+    /// Puts the output of that number for `numbers`, an array of this shape that goes into the input of that number as that
+    /// type, into `answer`.
     fn run(
         &mut self,
-        shape: [usize; 4],
-        input: &[f32],
+        input: (usize, Element),
+        shape: &[usize],
+        numbers: &[f32],
         output: usize,
-        answer: &mut Vec<f32>,
+        answer: &mut Answer,
     ) -> anyhow::Result<()>;
+}
+
+/// A pixel of 8 bits.
+fn byte(number: f32) -> u8 {
+    number.round_ties_even().clamp(0.0, 255.0) as u8
 }
 
 /// Where the model comes from.
@@ -73,6 +92,11 @@ enum Source {
 }
 
 impl Source {
+    /// Whether it is in the form that ONNX Runtime itself writes, of which nothing is read here.
+    fn is_packed(&self) -> bool {
+        self.path().and_then(Path::extension).is_some_and(|end| end.eq_ignore_ascii_case("ort"))
+    }
+
     /// The model of twelve drawn shapes, so that a fresh clone has something to classify with.
     const SHAPES: Self = Self::BuiltIn(include_bytes!("../../../models/shapes/shapes.onnx"));
     const SHAPES_LABELS: &str = include_str!("../../../models/shapes/labels.txt");
@@ -88,9 +112,20 @@ impl Source {
             !start.starts_with(b"version https://git-lfs"),
             "{self}: is a Git LFS pointer, not the model itself: run `git lfs pull` where it comes from"
         );
-        // Every ONNX file begins with the field `ir_version`.
-        ensure!(start.first() == Some(&0x08), "{self}: is not an ONNX model");
-        Ok(())
+        let other = match &start[..] {
+            [b'P', b'K', ..] => "an archive, such as a checkpoint of PyTorch or Keras",
+            [_, _, _, _, b'T', b'F', b'L', b'3', ..] => "a model of TensorFlow Lite",
+            [0x89, b'H', b'D', b'F', ..] => "a model of Keras in HDF5",
+            _ => return Ok(()),
+        };
+        bail!("{self}: is {other}, not an ONNX model: export it to ONNX")
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::BuiltIn(_) => None,
+            Self::File(path) => Some(path),
+        }
     }
 }
 
@@ -109,68 +144,127 @@ pub(super) struct Onnx(Arc<Shared>);
 /// What all threads share.
 struct Shared {
     source: Source,
-    engine: Box<dyn Engine>,
+    engine: Arc<dyn Engine>,
     advice: Option<String>,
     recipe: Recipe,
-    /// Images of one run, where the file fixes that.
-    fixed_batch: Option<usize>,
     batch: usize,
+    augment: Augment,
     /// Which output holds the scores.
     output: usize,
-    softmax: bool,
-    labels: Vec<String>,
-    top: usize,
+    /// How many scores an image has.
+    classes: usize,
+    judge: Judge,
+    labels_from: String,
 }
 
 impl Onnx {
     pub(super) fn load(model: &Model) -> anyhow::Result<Self> {
         let source = model.path.clone().map_or(Source::SHAPES, Source::File);
         source.check()?;
-        let (engine, advice) = choose_engine(model, &source)?;
-        let (side, fixed_batch) = input_size(model, &source, engine.inputs())?;
-        let mut labels = match &source {
-            Source::BuiltIn(_) if model.labels.is_none() => Some(Labels::built_in(Source::SHAPES_LABELS)),
-            Source::BuiltIn(_) => Labels::find(model.labels.as_deref(), Path::new(""))?,
-            Source::File(path) => Labels::find(model.labels.as_deref(), path)?,
+        let graph = Graph::read(&source);
+        ensure!(graph.is_some() || source.is_packed(), "{source}: is not an ONNX model");
+        let (candidates, missing) = engines::candidates(model)?;
+        let mut refusals: Vec<String> = Vec::new();
+        for candidate in candidates {
+            let name = candidate.name().to_owned();
+            // Where ONNX Runtime is and cannot run this model, that is why rten does.
+            let advice = match (&refusals[..], &missing) {
+                ([why, ..], _) => Some(why.clone()),
+                ([], Some(_)) => {
+                    Some("the ONNX Runtime library would make this up to four times faster".to_owned())
+                }
+                ([], None) => None,
+            };
+            let loaded = candidate.load(model, &source).map_err(Trouble::Engine);
+            let loaded =
+                loaded.and_then(|engine| Self::with(model, &source, graph.as_ref(), engine.into(), advice));
+            match loaded {
+                Ok(shared) => {
+                    let loaded = Self(Arc::new(shared));
+                    if let Some(why) = refusals.first() {
+                        tracing::warn!("{source}: {why}; {name} runs it");
+                    }
+                    if let (Some(image), Some(label)) = (&model.check_image, &model.check_label) {
+                        loaded.check(image, label)?;
+                    }
+                    return Ok(loaded);
+                }
+                Err(Trouble::Engine(why)) => refusals.push(format!("{name} cannot run this model: {why:#}")),
+                Err(Trouble::Model(why)) => return Err(why),
+            }
+        }
+        let also = missing.map_or(String::new(), |missing| format!("; {missing}, may know it"));
+        bail!("{source}: {}{also}", refusals.join("; "))
+    }
+
+    /// Puts together all that is known of a model, and runs it on a few images without a picture.
+    fn with(
+        model: &Model,
+        source: &Source,
+        graph: Option<&Graph>,
+        engine: Arc<dyn Engine>,
+        advice: Option<String>,
+    ) -> Result<Shared, Trouble> {
+        let wanted = Wanted::of(model, graph).with_context(|| source.to_string())?;
+        let input = match Input::find(source, engine.inputs(), graph, &wanted) {
+            // rten turns types that it does not know into others, and says so only here.
+            Err(error) if error.to_string().contains(" takes ") => return Err(Trouble::Engine(error)),
+            input => input?,
         };
-        let output =
-            choose_output(&source, engine.outputs(), labels.as_ref().map(|labels| labels.names.len()))?;
+        let recipe = Recipe::new(model, &wanted, input).with_context(|| source.to_string())?;
+        let (width, height) = recipe.input.size;
+        if width != height && matches!(model.augment, Augment::Rotate | Augment::FlipRotate) {
+            return Err(anyhow!(
+                "{source}: augment: a picture of {width} x {height} pixels cannot be turned"
+            )
+            .into());
+        }
+        let labels = match source {
+            Source::BuiltIn(_) if model.labels.is_none() => Some(Labels::built_in(Source::SHAPES_LABELS)),
+            _ => Labels::find(model.labels.as_deref(), source.path(), graph)?,
+        };
+        let count = labels.as_ref().map(|labels| labels.names.len());
+        let output = output::choose(model, source, engine.outputs(), graph, count)?;
+        let port = &engine.outputs()[output];
+        Candidate::ensure_right(engine.name(), graph, &port.name).map_err(Trouble::Engine)?;
 
-        // One inference shows how many classes there are, and that the model runs at all.
-        let recipe = Recipe::new(model, side);
-        let rows = fixed_batch.unwrap_or(1);
-        let mut answer = Vec::new();
-        let probe = catch_unwind(AssertUnwindSafe(|| {
-            engine.session()?.run(recipe.shape(rows), &vec![0.0; recipe.len() * rows], output, &mut answer)
-        }));
-        let probe =
-            probe.unwrap_or_else(|panic| Err(anyhow!("the engine panicked: {}", panic_text(&*panic))));
-        probe.map_err(|error| anyhow!("{source}: {} cannot run this model: {error}", engine.name()))?;
-        let classes = answer.len() / rows;
-        ensure!(
-            classes > 0 && answer.len() == classes * rows,
-            "{source}: the output {} is not a list of scores",
-            engine.outputs()[output]
-        );
-        let labels = labels.get_or_insert_with(|| Labels::numbers(classes));
+        // Two inferences show how many classes there are, what the scores are, and that the model runs at all.
+        let seen = catch_unwind(AssertUnwindSafe(|| probe(&*engine, &recipe, output)));
+        let seen = seen.unwrap_or_else(|panic| Err(anyhow!("the engine panicked: {}", panic_text(&*panic))));
+        let seen = seen.map_err(Trouble::Engine)?;
+        let rows = recipe.input.images.unwrap_or(1);
+        let classes = output::classes_of(source, port, &seen[0], rows)?;
+        let scores: Vec<_> = seen.iter().map(|answer| answer.values[..classes].to_vec()).collect();
+        let labels = match &seen[0].names {
+            Some(own) => Labels::confirmed(own, labels),
+            None => {
+                Ok(labels.map_or_else(|| Labels::numbers(classes), |labels| labels.with_background(classes)))
+            }
+        };
+        let labels = labels.with_context(|| source.to_string())?;
         labels.check(classes).with_context(|| format!("{source}: labels and outputs do not fit"))?;
-
-        let loaded = Self(Arc::new(Shared {
-            source,
-            engine,
+        if model.output.is_none() && scores::are_embeddings(&scores) {
+            return Err(anyhow!(
+                "{source}: its output `{}` is a direction of length 1, an embedding, and no scores for labels; if it is one \
+                 all the same, set output",
+                port.name
+            )
+            .into());
+        }
+        let ends_in = graph.and_then(|graph| graph.last_operator(&port.name));
+        let judge = Judge::new(model, labels.names, labels.indexed, &scores, ends_in);
+        Ok(Shared {
+            source: source.clone(),
             advice,
             recipe,
-            fixed_batch,
             batch: model.batch.max(1),
+            augment: model.augment,
             output,
-            softmax: model.softmax,
-            labels: std::mem::take(&mut labels.names),
-            top: model.top.max(1),
-        }));
-        if let (Some(image), Some(label)) = (&model.check_image, &model.check_label) {
-            loaded.check(image, label)?;
-        }
-        Ok(loaded)
+            classes,
+            judge: judge.with_context(|| source.to_string())?,
+            labels_from: labels.source,
+            engine,
+        })
     }
 
     /// Refuses a model that does not recognise what it must.
@@ -193,98 +287,37 @@ impl Onnx {
     }
 }
 
-/// The engine of the settings, and what would be better.
-fn choose_engine(model: &Model, source: &Source) -> anyhow::Result<(Box<dyn Engine>, Option<String>)> {
-    let set = model.onnxruntime.as_deref();
-    let runtime = match model.engine {
-        settings::Engine::Rten => None,
-        settings::Engine::Onnxruntime => {
-            Some(ort::runtime(set).map_err(|missing| anyhow!("engine onnxruntime: {missing}"))?)
-        }
-        settings::Engine::Auto => match ort::runtime(set) {
-            Ok(runtime) => Some(runtime),
-            Err(missing @ ort::Missing::Unusable(..)) => {
-                tracing::warn!("{missing}; using rten instead");
-                None
-            }
-            Err(ort::Missing::NotFound(_)) => None,
-        },
-    };
-    if let Some(runtime) = runtime {
-        return Ok((Box::new(ort::Ort::load(runtime, source)?), None));
-    }
-    let advice = (model.engine == settings::Engine::Auto)
-        .then(|| "the ONNX Runtime library would make this up to four times faster".to_owned());
-    let loaded = catch_unwind(|| rten::Rten::load(source));
-    let loaded =
-        loaded.unwrap_or_else(|panic| Err(anyhow!("{source}: rten panicked on it: {}", panic_text(&*panic))));
-    let engine = loaded.map_err(|error| match model.engine {
-        settings::Engine::Auto => anyhow!(
-            "{error}; ONNX Runtime, which was not found here, may \
-            support it"
-        ),
-        _ => error,
-    })?;
-    Ok((Box::new(engine), advice))
+/// Why a model was not loaded.
+enum Trouble {
+    /// Another engine may run it.
+    Engine(anyhow::Error),
+    /// No engine would do better: the model or its settings are wrong.
+    Model(anyhow::Error),
 }
 
-/// The side of the square that the model sees, and the number of images of one run where that is fixed.
-fn input_size(model: &Model, source: &Source, inputs: &[Port]) -> anyhow::Result<(u32, Option<usize>)> {
-    let [input] = inputs else {
-        bail!("{source}: has {} inputs where one is expected: an image", inputs.len());
-    };
-    ensure!(input.kind == "f32", "{source}: its input {input} does not take 32-bit floats");
-    let [batch, a, b, c] = input.shape[..] else {
-        bail!("{source}: its input {input} is not images: four dimensions are expected");
-    };
-    let (channels, height, width, name, other) = match model.layout {
-        Layout::Nchw => (a, b, c, "nchw", ("nhwc", c)),
-        Layout::Nhwc => (c, a, b, "nhwc", ("nchw", a)),
-    };
-    if let Some(channels) = channels.filter(|channels| *channels != 3) {
-        let hint = match other {
-            (layout, Some(3)) => format!(": set layout = \"{layout}\""),
-            _ => String::new(),
-        };
-        bail!("{source}: its input {input} has {channels} channels in layout {name}, not 3{hint}");
+impl From<anyhow::Error> for Trouble {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Model(error)
     }
-    let side = match (height, width) {
-        (Some(height), Some(width)) if height != width => bail!("{source}: its input {input} is not square"),
-        (Some(side), _) | (None, Some(side)) => u32::try_from(side).context("an input of this size")?,
-        (None, None) => {
-            ensure!(model.size > 0, "{source}: its input {input} leaves the size open: set size");
-            model.size
-        }
-    };
-    ensure!((1..=4096).contains(&side), "{source}: its input {input} is not of a size from 1 to 4096 pixels");
-    ensure!(
-        model.size == 0 || model.size == side,
-        "{source}: its input {input} is {side} pixels wide, but size is set to {}",
-        model.size
-    );
-    ensure!(
-        model.resize == 0 || model.resize >= side,
-        "{source}: sees {side} pixels, but resize is set to {}, so that the centre cut would \
-        exceed the image",
-        model.resize
-    );
-    Ok((side, batch.filter(|batch| *batch > 0)))
 }
 
-/// The first output that can hold scores, or better one with as many as there are labels.
-fn choose_output(source: &Source, outputs: &[Port], labels: Option<usize>) -> anyhow::Result<usize> {
-    let scores = || outputs.iter().enumerate().filter(|(_, port)| port.kind == "f32");
-    let classes =
-        |port: &Port| port.shape.iter().skip(1).try_fold(1usize, |product, side| Some(product * (*side)?));
-    let fitting = scores().find(|(_, port)| labels.is_some() && classes(port) == labels);
-    // rten does not always know the types of outputs: then the first one has to do.
-    let first =
-        scores().next().or_else(|| outputs.iter().enumerate().find(|(_, port)| port.kind == "unknown"));
-    let all = || outputs.iter().map(Port::to_string).collect::<Vec<_>>().join(", ");
-    fitting
-        .or(first)
-        .map(|(index, _)| index)
-        .with_context(|| format!("{source}: no output of 32-bit floats in {}", all()))
+/// What the model gives for two images of noise.
+fn probe(engine: &dyn Engine, recipe: &Recipe, output: usize) -> anyhow::Result<Vec<Answer>> {
+    let rows = recipe.input.images.unwrap_or(1);
+    let mut session = engine.session()?;
+    let mut noise = 1u32;
+    let mut next = || {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        recipe.value(0, (noise >> 24) as u8)
+    };
+    let mut run = || -> anyhow::Result<Answer> {
+        let numbers: Vec<f32> = (0..recipe.len() * rows).map(|_| next()).collect();
+        let mut answer = Answer::default();
+        let place = (recipe.input.index, recipe.input.element);
+        session.run(place, &recipe.input.shape(rows), &numbers, output, &mut answer)?;
+        Ok(answer)
+    };
+    Ok(vec![run()?, run()?])
 }
 
 impl Loaded for Onnx {
@@ -297,128 +330,55 @@ impl Loaded for Onnx {
     }
 
     fn describe(&self) -> Description {
-        let Shared { source, engine, advice, recipe, labels, .. } = &*self.0;
+        let Shared { source, engine, advice, recipe, judge, labels_from, output, .. } = &*self.0;
+        let port = &engine.outputs()[*output];
         Description {
             model: source.to_string(),
             engine: engine.name().to_owned(),
             advice: advice.clone(),
             inputs: engine.inputs().to_owned(),
             outputs: engine.outputs().to_owned(),
-            labels: labels.len(),
-            first_labels: labels.iter().take(5).cloned().collect(),
+            scores: format!("`{}`: {}", port.name, judge.describe()),
+            labels: judge.labels.len(),
+            labels_from: labels_from.clone(),
+            first_labels: judge.labels.iter().take(5).cloned().collect(),
             preprocessing: recipe.describe(),
         }
     }
 
     fn hints(&self, image: &Image) -> Vec<String> {
         let scores = self.thread().ok().and_then(|mut thread| thread.scores(image).ok());
-        scores.map_or(Vec::new(), |scores| scores::hints(&scores, self.0.softmax))
+        scores.map_or(Vec::new(), |scores| self.0.judge.hints(&scores))
     }
 }
 
 impl Onnx {
+    /// The same model, which is not loaded again, with other settings.
+    pub(super) fn with_settings(&self, model: &Model) -> anyhow::Result<Self> {
+        let source = &self.0.source;
+        let graph = Graph::read(source);
+        let shared = Self::with(model, source, graph.as_ref(), Arc::clone(&self.0.engine), None);
+        match shared {
+            Ok(shared) => Ok(Self(Arc::new(shared))),
+            Err(Trouble::Engine(why) | Trouble::Model(why)) => Err(why),
+        }
+    }
+
+    /// Width and height of what the model sees, in pixels.
+    pub(super) fn input_size(&self) -> (u32, u32) {
+        self.0.recipe.input.size
+    }
+
+    pub(super) fn channels(&self) -> settings::Channels {
+        self.0.recipe.input.channels
+    }
+
+    pub(super) fn labels(&self) -> &[String] {
+        &self.0.judge.labels
+    }
+
     fn thread(&self) -> anyhow::Result<OnnxClassifier> {
-        Ok(OnnxClassifier {
-            session: Some(self.0.engine.session()?),
-            preprocess: Preprocess::new(self.0.recipe.clone()),
-            shared: Arc::clone(&self.0),
-            input: Vec::new(),
-            answer: Vec::new(),
-        })
-    }
-}
-
-struct OnnxClassifier {
-    shared: Arc<Shared>,
-    /// `None` after a panic, which may have left it in any state.
-    session: Option<Box<dyn Session>>,
-    preprocess: Preprocess,
-    input: Vec<f32>,
-    answer: Vec<f32>,
-}
-
-impl OnnxClassifier {
-    /// Runs the model on the prepared images of `input`; the scores, row by row, are in `answer`.
-    fn infer(&mut self, rows: usize) -> anyhow::Result<()> {
-        let Self { shared, session, input, answer, .. } = self;
-        let running = match session {
-            Some(running) => running,
-            None => session.insert(shared.engine.session()?),
-        };
-        let shape = shared.recipe.shape(rows);
-        let run = catch_unwind(AssertUnwindSafe(|| running.run(shape, input, shared.output, answer)));
-        match run {
-            Ok(result) => result?,
-            Err(panic) => {
-                *session = None;
-                bail!("{} panicked: {}", shared.engine.name(), panic_text(&*panic));
-            }
-        }
-        let expected = rows * shared.labels.len();
-        ensure!(
-            answer.len() == expected,
-            "the model gave {} scores where {expected} are expected",
-            answer.len()
-        );
-        Ok(())
-    }
-
-    /// The scores of one image as the model gives them.
-    fn scores(&mut self, image: &Image) -> Result<Vec<f32>, Failure> {
-        let rows = self.shared.fixed_batch.unwrap_or(1);
-        let length = self.shared.recipe.len();
-        self.input.clear();
-        self.input.resize(length * rows, 0.0);
-        self.preprocess.fill(&image.bytes, &mut self.input[..length])?;
-        self.infer(rows).map_err(|error| Failure::Failed(error.to_string()))?;
-        Ok(self.answer[..self.shared.labels.len()].to_vec())
-    }
-
-    /// Classifies images that make one run.
-    fn classify_together(&mut self, images: &[Image], answers: &mut Vec<Result<Vec<Guess>, Failure>>) {
-        let length = self.shared.recipe.len();
-        // Images that cannot be read take no row.
-        let mut rows = Vec::new();
-        self.input.resize(length * images.len().max(self.shared.fixed_batch.unwrap_or(0)), 0.0);
-        for image in images {
-            let row = rows.len() * length;
-            let _decoding = debug_span!(target: TARGET, "decode").entered();
-            match self.preprocess.fill(&image.bytes, &mut self.input[row..row + length]) {
-                Ok(()) => {
-                    rows.push(answers.len());
-                    answers.push(Ok(Vec::new()));
-                }
-                Err(failure) => answers.push(Err(failure)),
-            }
-        }
-        if rows.is_empty() {
-            return;
-        }
-        let run_rows = self.shared.fixed_batch.unwrap_or(rows.len());
-        self.input.resize(length * run_rows, 0.0);
-        let inferred =
-            debug_span!(target: TARGET, "infer", images = rows.len()).in_scope(|| self.infer(run_rows));
-        if let Err(error) = inferred {
-            for index in rows {
-                answers[index] = Err(Failure::Failed(error.to_string()));
-            }
-            return;
-        }
-        for (scores, index) in self.answer.chunks_exact(self.shared.labels.len()).zip(rows) {
-            let Shared { labels, softmax, top, .. } = &*self.shared;
-            answers[index] = scores::guesses(scores, labels, *softmax, *top);
-        }
-    }
-}
-
-impl Classifier for OnnxClassifier {
-    fn classify(&mut self, images: &[Image]) -> Vec<Result<Vec<Guess>, Failure>> {
-        let mut answers = Vec::with_capacity(images.len());
-        let together = self.shared.fixed_batch.unwrap_or(self.shared.batch);
-        for chunk in images.chunks(together) {
-            self.classify_together(chunk, &mut answers);
-        }
-        answers
+        OnnxClassifier::new(Arc::clone(&self.0))
     }
 }
 

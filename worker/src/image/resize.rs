@@ -1,70 +1,93 @@
-//! From pixels of any size to the upright square that a model sees, in one step: the resize
-//! computes only what the centre cut will keep, and the orientation is applied to the small square
-//! instead of the large picture.
+//! From pixels of any size to those that a model sees, in one step: the resize computes only what a
+//! cut will keep, and the orientation is applied to the small picture instead of the large one.
+
+use eirs_platform::settings::Filter;
 
 use super::{
     Orientation, Pixels, Unreadable,
-    scale::{Axis, Part, Scaler, TRIANGLE},
+    geometry::{Geometry, Plan},
+    sample::Taps,
+    scale::{Axis, Kernel, Part, Scaler, TRIANGLE},
 };
 
 /// Resizes one image after the other with the same buffers.
 #[derive(Debug, Default)]
 pub struct Resizer {
     scaler: Scaler,
-    square: Vec<[u8; 4]>,
+    scaled: Vec<[u8; 4]>,
 }
 
 impl Resizer {
-    /// Scales the short side to `resize` pixels with an antialiased bilinear filter, cuts the
-    /// centre of `side` x `side` out, and hands every pixel of it, upright, from the left and the
-    /// top, to `put` as (index, [red, green, blue]). Lengths and offsets are rounded as
-    /// torchvision's Resize and CenterCrop round them.
-    pub fn centre_square(
+    /// Makes a picture what a model sees, and hands every pixel of that, upright, from the left and the top, to `put` as
+    /// (index, [red, green, blue, alpha]).
+    pub fn fit(
         &mut self,
         pixels: &Pixels,
-        resize: u32,
-        side: u32,
-        put: impl FnMut(usize, [u8; 3]),
+        geometry: &Geometry,
+        put: impl FnMut(usize, [u8; 4]),
+    ) -> Result<(), Unreadable> {
+        let plan = geometry.plan(pixels.upright());
+        self.place(pixels, geometry, plan, geometry.size, put)
+    }
+
+    /// The same with a plan of its own, into another size.
+    pub fn place(
+        &mut self,
+        pixels: &Pixels,
+        geometry: &Geometry,
+        plan: Plan,
+        size: (u32, u32),
+        mut put: impl FnMut(usize, [u8; 4]),
     ) -> Result<(), Unreadable> {
         let turn = Turn::of(pixels.orientation());
+        let (columns, rows) =
+            (Seen::of(plan.at.0, plan.scaled.0, size.0), Seen::of(plan.at.1, plan.scaled.1, size.1));
+        let has_alpha = pixels.channels() == 4;
+        if geometry.antialias && geometry.filter != Filter::Nearest {
+            self.smooth(pixels, geometry.filter, plan, (&columns, &rows), turn)?;
+        } else {
+            self.sampled(pixels, geometry, plan, (&columns, &rows), turn);
+        }
+        let stored = turn.stored_sides((columns.count, rows.count));
+        let [red, green, blue] = geometry.colour();
+        for (index, (row, column)) in (0..size.1 as usize)
+            .flat_map(|row| (0..size.0 as usize).map(move |column| (row, column)))
+            .enumerate()
+        {
+            let (Some(x), Some(y)) = (columns.within(column), rows.within(row)) else {
+                put(index, [red, green, blue, 255]);
+                continue;
+            };
+            let (row, column) = turn.stored(y, x, stored);
+            let [red, green, blue, alpha] = self.scaled[row * stored.0 + column];
+            put(index, [red, green, blue, if has_alpha { alpha } else { 255 }]);
+        }
+        Ok(())
+    }
+
+    /// Scales what is seen of the picture, as it is stored, into `scaled`, so that all pixels that
+    /// are covered count.
+    fn smooth(
+        &mut self,
+        pixels: &Pixels,
+        filter: Filter,
+        plan: Plan,
+        (columns, rows): (&Seen, &Seen),
+        turn: Turn,
+    ) -> Result<(), Unreadable> {
         let (width, height) = pixels.place.whole;
-        let short = width.min(height);
-        let axis = |stored: u32, flipped: bool| {
-            let scaled = u64::from(resize) * u64::from(stored) / u64::from(short);
-            let around = scaled - u64::from(side);
-            // The rounding below favours one side, and which side that is on the stored axis
-            // depends on the turn.
-            let offset = (around as f64 / 2.0).round_ties_even() as u64;
-            let start = if flipped { around - offset } else { offset };
-            Axis::new(TRIANGLE, stored, scaled, start..start + u64::from(side), pixels.place.fraction)
+        let (across, down) = if turn.swap { (height, width) } else { (width, height) };
+        let axis = |seen: &Seen, whole: u32, scaled: u32, flipped: bool| {
+            let (first, count) = (seen.first as u64, seen.count as u64);
+            let start = if flipped { u64::from(scaled) - first - count } else { first };
+            Axis::new(kernel(filter), whole, scaled.into(), start..start + count, pixels.place.fraction)
         };
-        let (columns, rows) = (axis(width, turn.flip_x), axis(height, turn.flip_y));
-        self.scale(pixels, side, &columns, &rows, put)
-    }
-
-    /// The same with the whole picture, whose two sides are scaled to `side` whatever its shape.
-    pub fn squashed_square(
-        &mut self,
-        pixels: &Pixels,
-        side: u32,
-        put: impl FnMut(usize, [u8; 3]),
-    ) -> Result<(), Unreadable> {
-        let (width, height) = pixels.place.whole;
-        let seen = 0..u64::from(side);
-        let axis = |stored| Axis::new(TRIANGLE, stored, side.into(), seen.clone(), pixels.place.fraction);
-        self.scale(pixels, side, &axis(width), &axis(height), put)
-    }
-
-    /// Scales both sides and hands out the pixels, upright.
-    fn scale(
-        &mut self,
-        pixels: &Pixels,
-        side: u32,
-        columns: &Axis,
-        rows: &Axis,
-        mut put: impl FnMut(usize, [u8; 3]),
-    ) -> Result<(), Unreadable> {
-        let turn = Turn::of(pixels.orientation());
+        let (flip_columns, flip_rows) = turn.upright_flips();
+        let mut horizontal = axis(columns, across, plan.scaled.0, flip_columns);
+        let mut vertical = axis(rows, down, plan.scaled.1, flip_rows);
+        if turn.swap {
+            std::mem::swap(&mut horizontal, &mut vertical);
+        }
         let part = Part {
             samples: pixels.samples(),
             channels: pixels.channels(),
@@ -72,20 +95,108 @@ impl Resizer {
             left: pixels.place.left as usize,
             top: pixels.place.top as usize,
         };
-        if !self.scaler.scale(part, columns, rows, &mut self.square) {
-            let (width, height) = pixels.place.whole;
-            let why = format!("of the image of {width} x {height} pixels, others are seen than were decoded");
-            return Err(Unreadable::Never(why));
+        if self.scaler.scale(part, &horizontal, &vertical, &mut self.scaled) {
+            return Ok(());
         }
-        let side = side as usize;
-        for (index, (row, column)) in
-            (0..side).flat_map(|row| (0..side).map(move |column| (row, column))).enumerate()
-        {
-            let (row, column) = turn.stored(row, column, side);
-            let [r, g, b, _] = self.square[row * side + column];
-            put(index, [r, g, b]);
+        let why = format!("of the image of {width} x {height} pixels, others are seen than were decoded");
+        Err(Unreadable::Never(why))
+    }
+
+    /// The same, from the nearest few pixels only.
+    fn sampled(
+        &mut self,
+        pixels: &Pixels,
+        geometry: &Geometry,
+        plan: Plan,
+        (columns, rows): (&Seen, &Seen),
+        turn: Turn,
+    ) {
+        let upright = pixels.upright();
+        let (width, height) = (pixels.width() as usize, pixels.height() as usize);
+        // Pixels along the upright axes.
+        let (across, down) = if turn.swap { (height, width) } else { (width, height) };
+        let taps = |part: &Seen, length: f64, count: usize, scaled: u32, flipped: bool| {
+            let taps =
+                Taps::new(geometry.filter, geometry.antialias, length, count, scaled, part.first, part.count);
+            if flipped { taps.flipped(count) } else { taps }
+        };
+        let (flip_columns, flip_rows) = turn.upright_flips();
+        let mut horizontal = taps(columns, upright.0, across, plan.scaled.0, flip_columns);
+        let mut vertical = taps(rows, upright.1, down, plan.scaled.1, flip_rows);
+        if turn.swap {
+            std::mem::swap(&mut horizontal, &mut vertical);
         }
-        Ok(())
+        let (to_width, to_height) = turn.stored_sides((columns.count, rows.count));
+        let (channels, samples) = (pixels.channels(), pixels.samples());
+        self.scaled.clear();
+        for row in 0..to_height {
+            // Without turning, rows of the upright picture are stored rows; the taps are flipped, so the result must not be.
+            let row = if turn.flip_y { to_height - 1 - row } else { row };
+            for column in 0..to_width {
+                let column = if turn.flip_x { to_width - 1 - column } else { column };
+                let mut pixel = [0; 4];
+                for (channel, number) in pixel.iter_mut().enumerate() {
+                    // Grey is all three; what is beyond the samples of a pixel is not looked at.
+                    let channel = if channels < 3 { 0 } else { channel.min(channels - 1) };
+                    let mut sum = 0.0f32;
+                    for (y, down) in vertical.of(row) {
+                        let line = y * width;
+                        for (x, across) in horizontal.of(column) {
+                            sum += f32::from(samples[(line + x) * channels + channel]) * down * across;
+                        }
+                    }
+                    *number = sum.round_ties_even().clamp(0.0, 255.0) as u8;
+                }
+                self.scaled.push(pixel);
+            }
+        }
+    }
+}
+
+/// What is seen of one axis of the scaled picture.
+struct Seen {
+    /// The first scaled pixel that is seen.
+    first: usize,
+    count: usize,
+    /// Where it is put.
+    at: usize,
+}
+
+impl Seen {
+    fn of(at: i64, scaled: u32, size: u32) -> Self {
+        let (begin, end) = (at.max(0), (at + i64::from(scaled)).min(i64::from(size)));
+        let length = |pixels: i64| usize::try_from(pixels).unwrap_or_default();
+        Self { first: length(begin - at), count: length(end - begin), at: length(begin) }
+    }
+
+    fn within(&self, index: usize) -> Option<usize> {
+        index.checked_sub(self.at).filter(|inside| *inside < self.count)
+    }
+}
+
+/// Pillow's filters.
+fn kernel(filter: Filter) -> Kernel {
+    fn cubic(x: f64) -> f64 {
+        match x.abs() {
+            x if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+            x if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+            _ => 0.0,
+        }
+    }
+    fn lanczos(x: f64) -> f64 {
+        let sinc = |x: f64| {
+            let angle = std::f64::consts::PI * x;
+            if x == 0.0 { 1.0 } else { angle.sin() / angle }
+        };
+        if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
+    }
+    match filter {
+        Filter::Bilinear => TRIANGLE,
+        Filter::Bicubic => Kernel { reach: 2.0, weight: cubic },
+        Filter::Lanczos => Kernel { reach: 3.0, weight: lanczos },
+        Filter::Box | Filter::Nearest => {
+            Kernel { reach: 0.5, weight: |x| if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 } }
+        }
     }
 }
 
@@ -115,9 +226,22 @@ impl Turn {
         Self { swap, flip_x, flip_y }
     }
 
-    /// The stored row and column of an upright pixel.
-    fn stored(self, row: usize, column: usize, side: usize) -> (usize, usize) {
+    /// Whether the upright columns and the upright rows are stored the other way round.
+    fn upright_flips(self) -> (bool, bool) {
+        if self.swap { (self.flip_y, self.flip_x) } else { (self.flip_x, self.flip_y) }
+    }
+
+    /// Columns and rows of what is stored, from those of the upright picture.
+    fn stored_sides(self, (columns, rows): (usize, usize)) -> (usize, usize) {
+        if self.swap { (rows, columns) } else { (columns, rows) }
+    }
+
+    /// The stored row and column of an upright pixel, where so many columns and rows are stored.
+    fn stored(self, row: usize, column: usize, (columns, rows): (usize, usize)) -> (usize, usize) {
         let (row, column) = if self.swap { (column, row) } else { (row, column) };
-        (if self.flip_y { side - 1 - row } else { row }, if self.flip_x { side - 1 - column } else { column })
+        (
+            if self.flip_y { rows - 1 - row } else { row },
+            if self.flip_x { columns - 1 - column } else { column },
+        )
     }
 }

@@ -1,46 +1,110 @@
-//! The names of a model's outputs.
+//! The names of a model's outputs, and where they come from.
 
-use std::{collections::BTreeMap, path::Path};
+mod forms;
 
-use anyhow::{Context, bail, ensure};
+use std::path::Path;
+
+use anyhow::{Context, bail};
 use eirs_platform::settings::labels_beside;
-use serde_json::Value;
+
+use super::graph::Graph;
+
+/// What the metadata of a model may call its labels: Ultralytics, Paddle, and others.
+const METADATA: [&str; 7] =
+    ["names", "character", "labels", "classes", "class_names", "id2label", "label_names"];
 
 /// Labels in the order of the outputs, and where they come from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Labels {
     pub(super) names: Vec<String>,
+    /// Each had its number, and not only its place in a list.
+    pub(super) indexed: bool,
     /// The file, or what stands for it.
     pub(super) source: String,
 }
 
 impl Labels {
-    /// Reads the file of the settings, or else `labels.txt` or `labels.json` beside the model; `None` without either.
-    pub(super) fn find(set: Option<&Path>, model: &Path) -> anyhow::Result<Option<Self>> {
-        let Some(file) = set.map(Path::to_owned).or_else(|| labels_beside(model)) else { return Ok(None) };
+    /// Those of the file that is set, or beside the model, or in the model; `None` without any.
+    pub(super) fn find(
+        set: Option<&Path>,
+        model: Option<&Path>,
+        graph: Option<&Graph>,
+    ) -> anyhow::Result<Option<Self>> {
+        let file = set.map(Path::to_owned).or_else(|| labels_beside(model?));
+        let Some(file) = file else { return Ok(graph.and_then(Self::within)) };
         let source = format!("labels {}", file.display());
         let bytes = std::fs::read(&file).with_context(|| format!("{source}: cannot be read"))?;
         let text = String::from_utf8(bytes).ok().with_context(|| format!("{source}: is not UTF-8 text"))?;
-        Ok(Some(Self {
-            names: parse(&text).with_context(|| format!("{source}: is not a list of labels"))?,
-            source,
-        }))
+        let is_csv = file.extension().is_some_and(|end| end.eq_ignore_ascii_case("csv"));
+        let (names, indexed) =
+            forms::parse(&text, is_csv).with_context(|| format!("{source}: is not a list of labels"))?;
+        Ok(Some(Self { names, indexed, source }))
+    }
+
+    /// Those that the model names itself.
+    fn within(graph: &Graph) -> Option<Self> {
+        let of = |key: &&str| {
+            let (names, indexed) = forms::parse(graph.metadata.get(*key)?, false).ok()?;
+            let source = format!("`{key}` in the model's metadata");
+            (names.len() > 1).then_some(Self { names, indexed, source })
+        };
+        let classes = || {
+            let source = "the classes of its last operator".to_owned();
+            Some(Self { names: graph.classes()?, indexed: true, source })
+        };
+        METADATA.iter().find_map(of).or_else(classes)
     }
 
     /// Labels that are compiled in, one a line.
     pub(super) fn built_in(text: &str) -> Self {
-        Self { names: text.lines().map(str::to_owned).collect(), source: "built-in labels".to_owned() }
+        let names = text.lines().map(str::to_owned).collect();
+        Self { names, indexed: false, source: "built-in labels".to_owned() }
     }
 
     /// The numbers from zero, for a model that came without names.
     pub(super) fn numbers(count: usize) -> Self {
-        Self { names: (0..count).map(|index| index.to_string()).collect(), source: "no labels".to_owned() }
+        let names = (0..count).map(|index| index.to_string()).collect();
+        Self { names, indexed: true, source: "no labels".to_owned() }
+    }
+
+    /// With the class `background` that TensorFlow's models for ImageNet have in front, or without it, as the model has it.
+    pub(super) fn with_background(mut self, outputs: usize) -> Self {
+        let is_background = |name: &String| name.eq_ignore_ascii_case("background");
+        let has_it = self.names.first().is_some_and(is_background);
+        if !has_it && (self.names.len(), outputs) == (1000, 1001) {
+            self.names.insert(0, "background".to_owned());
+        } else if has_it && self.names.len() == outputs + 1 {
+            self.names.remove(0);
+        }
+        self
+    }
+
+    /// The labels that a model gives with its scores, in that order, which files of labels only confirm.
+    pub(super) fn confirmed(own: &[String], set: Option<Self>) -> anyhow::Result<Self> {
+        let source = "the model's own labels".to_owned();
+        let Some(set) = set else { return Ok(Self { names: own.to_vec(), indexed: true, source }) };
+        set.check(own.len())?;
+        // Numbers are places in a list.
+        let places: Option<Vec<usize>> = own.iter().map(|name| name.parse().ok()).collect();
+        if let Some(places) = places.filter(|places| places.iter().all(|place| *place < set.names.len())) {
+            let names = places.iter().map(|place| set.names[*place].clone()).collect();
+            return Ok(Self { names, ..set });
+        }
+        if let Some(strange) = set.names.iter().find(|name| !own.contains(name)) {
+            bail!(
+                "{}: has {strange:?}, but the model names its labels itself: {}; leave labels out",
+                set.source,
+                own.join(", ")
+            );
+        }
+        Ok(Self { names: own.to_vec(), indexed: true, source })
     }
 
     /// Refuses a list that does not fit the model.
     pub(super) fn check(&self, outputs: usize) -> anyhow::Result<()> {
         let labels = self.names.len();
-        if labels == outputs {
+        // One number may be the confidence of one of two.
+        if labels == outputs || (outputs == 1 && labels <= 2) {
             return Ok(());
         }
         let hint = match outputs.checked_signed_diff(labels) {
@@ -58,66 +122,15 @@ impl Labels {
     }
 }
 
-/// Text with one label a line, a JSON array, or a JSON object from index to label.
-fn parse(text: &str) -> anyhow::Result<Vec<String>> {
-    let text = text.trim_start_matches('\u{feff}').trim_end();
-    ensure!(!text.is_empty(), "it is empty");
-    let names = match text.as_bytes()[0] {
-        b'[' => {
-            serde_json::from_str::<Vec<Value>>(text)?.iter().map(name).collect::<anyhow::Result<Vec<_>>>()?
-        }
-        b'{' => {
-            let mut by_index = BTreeMap::new();
-            for (index, value) in serde_json::from_str::<serde_json::Map<String, Value>>(text)? {
-                let number: usize =
-                    index.parse().ok().with_context(|| format!("key {index:?} is not an index"))?;
-                by_index.insert(number, name(&value)?);
-            }
-            let gap = by_index.keys().enumerate().find(|(expected, index)| expected != *index);
-            ensure!(gap.is_none(), "index {} is missing", gap.map_or(0, |(expected, _)| expected));
-            by_index.into_values().collect()
-        }
-        _ => text.lines().map(|line| line.trim().to_owned()).collect(),
-    };
-    match names.iter().position(String::is_empty) {
-        Some(index) => bail!("label {} is empty", index + 1),
-        None => Ok(names),
-    }
-}
-
-/// A label is a string; Keras writes pairs of a WordNet id and a label.
-fn name(value: &Value) -> anyhow::Result<String> {
-    let label = value.as_array().and_then(|pair| pair.last()).unwrap_or(value);
-    Ok(label.as_str().with_context(|| format!("{value} is not a label"))?.trim().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(text: &str, expected: &[&str]) {
-        assert_eq!(parse(text).unwrap(), expected);
-    }
-
-    #[test]
-    fn labels_are_lines_or_a_json_array_or_a_json_object() {
-        check("cat\ndog, small\n", &["cat", "dog, small"]);
-        check("\u{feff}cat\r\ndog\r\n\r\n", &["cat", "dog"]);
-        check(r#"["cat", "dog"]"#, &["cat", "dog"]);
-        check(r#"{"1": "dog", "0": "cat", "2": ["n01", "bird"]}"#, &["cat", "dog", "bird"]);
-    }
-
-    #[test]
-    fn what_is_no_list_of_labels_is_refused_in_a_sentence() {
-        for (text, expected) in [
-            ("", "it is empty"),
-            ("cat\n\ndog", "label 2 is empty"),
-            (r#"{"0": "cat", "2": "dog"}"#, "index 1 is missing"),
-            (r#"{"cat": 0}"#, "not an index"),
-            ("[1, 2]", "1 is not a label"),
-        ] {
-            let error = parse(text).unwrap_err().to_string();
-            assert!(error.contains(expected), "{text:?}: {error}");
+    fn list(names: &[&str]) -> Labels {
+        Labels {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            indexed: false,
+            source: "labels x".to_owned(),
         }
     }
 
@@ -131,5 +144,28 @@ mod tests {
             "{error}"
         );
         assert!(labels.check(999).unwrap_err().to_string().contains("remove"));
+    }
+
+    #[test]
+    fn the_background_of_tensorflow_comes_and_goes_as_the_model_has_it() {
+        let full = Labels::numbers(1000).with_background(1001);
+        assert_eq!((full.names.len(), full.names[0].as_str()), (1001, "background"));
+        assert_eq!(full.with_background(1000).names[0], "0");
+        assert_eq!(Labels::numbers(5).with_background(6).names.len(), 5, "of other counts nobody knows");
+    }
+
+    #[test]
+    fn labels_that_the_model_gives_itself_are_confirmed_or_refused() {
+        let own = ["bright".to_owned(), "dark".to_owned()];
+        assert_eq!(Labels::confirmed(&own, Some(list(&["dark", "bright"]))).unwrap().names, own);
+        assert!(
+            Labels::confirmed(&own, Some(list(&["a", "b"])))
+                .unwrap_err()
+                .to_string()
+                .contains("leave labels out")
+        );
+        let numbers = ["0".to_owned(), "1".to_owned()];
+        assert_eq!(Labels::confirmed(&numbers, Some(list(&["a", "b"]))).unwrap().names, ["a", "b"]);
+        assert_eq!(Labels::confirmed(&numbers, None).unwrap().names, numbers);
     }
 }

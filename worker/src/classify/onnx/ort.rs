@@ -7,20 +7,23 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail, ensure};
+use eirs_platform::settings::{Model, Provider};
 use ort::{
     AsPointer, LoadDynamicError,
     environment::Environment,
+    ep::{self, ExecutionProvider, ExecutionProviderDispatch},
     logging::LogLevel,
     session::{Session as OrtSession, builder::GraphOptimizationLevel},
-    value::{DynValue, TensorElementType, TensorRef, ValueType},
+    value::{DynMap, DynMapValueType, DynValue, TensorElementType, TensorRef, ValueType},
 };
 
-use super::{Engine, Session, Source};
+use super::{Engine, Session, Source, input::Element, output::Answer, plain::plain};
 use crate::classify::Port;
 
-/// The oldest version whose interface the `api-24` feature of `ort` speaks.
+/// The oldest version whose interface the `api-24` feature of `ort` speaks; later ones of this major version speak it, too.
 const OLDEST: &str = "1.24";
+const MAJOR: &str = "1.";
 
 /// What a process may have only one of: the library with its environment, and where it was found.
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
@@ -33,11 +36,17 @@ pub(super) struct Runtime {
     name: String,
 }
 
+impl Runtime {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// Why ONNX Runtime is not to be had.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Missing {
     /// No library in any of the places.
-    #[error("no ONNX Runtime library (libonnxruntime.so, version {OLDEST} or newer) in {0}")]
+    #[error("no ONNX Runtime library (libonnxruntime.so, version {OLDEST} or a later {MAJOR}x) in {0}")]
     NotFound(String),
     /// There is one, but it is of no use.
     #[error("{library}: cannot be used as the ONNX Runtime library: {why}", library = .0.display(), why = .1)]
@@ -102,8 +111,11 @@ fn open(library: &Path) -> Result<Runtime, Missing> {
         Ok(Err(error)) => return Err(unusable(error.to_string())),
         Err(panic) => return Err(unusable(crate::classify::panic_text(&*panic).to_owned())),
     };
-    let name =
-        version(ort::info(), &library).map_or("onnxruntime".to_owned(), |v| format!("onnxruntime {v}"));
+    let version = version(ort::info(), &library);
+    if let Some(version) = version.as_deref().filter(|version| !version.starts_with(MAJOR)) {
+        return Err(unusable(format!("it is version {version}, and {OLDEST} or a later {MAJOR}x is needed")));
+    }
+    let name = version.map_or("onnxruntime".to_owned(), |version| format!("onnxruntime {version}"));
     Ok(Runtime { environment, library, name })
 }
 
@@ -111,7 +123,7 @@ fn open(library: &Path) -> Result<Runtime, Missing> {
 fn unfit(error: LoadDynamicError) -> anyhow::Error {
     match error {
         LoadDynamicError::BadVersion { version_str, .. } => {
-            anyhow!("it is version {version_str}, and {OLDEST} or newer is needed")
+            anyhow!("it is version {version_str}, and {OLDEST} or a later {MAJOR}x is needed")
         }
         LoadDynamicError::MissingApi { .. } => anyhow!("it is another library"),
         LoadDynamicError::Dlopen { error, .. } => anyhow!("{error}"),
@@ -171,7 +183,7 @@ fn found_in(places: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 pub(super) struct Ort {
-    runtime: Runtime,
+    name: String,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     /// One for all threads: each further one would be a copy of the weights, in the order of the processor's liking.
@@ -181,25 +193,31 @@ pub(super) struct Ort {
 /// A session that several threads run at the same time, and the names of its ends.
 struct Shared {
     session: OrtSession,
-    input: CString,
+    inputs: Vec<CString>,
     outputs: Vec<CString>,
+    /// Where runs at the same time end badly: other providers than the processor's.
+    one_at_a_time: Option<Mutex<()>>,
 }
 
 impl Ort {
-    pub(super) fn load(runtime: Runtime, source: &Source) -> anyhow::Result<Self> {
-        let session = new_session(&runtime, source)?;
+    pub(super) fn load(runtime: Runtime, model: &Model, source: &Source) -> anyhow::Result<Self> {
+        let session = new_session(&runtime, model, source)?;
         let inputs: Vec<_> =
             session.inputs().iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect();
         let outputs: Vec<_> =
             session.outputs().iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect();
         let name = |port: &Port| CString::new(port.name.as_str()).context("a name with a zero in it");
         let shared = Shared {
-            // A model without inputs is refused by the code that reads them.
-            input: inputs.first().map(name).transpose()?.unwrap_or_default(),
+            inputs: inputs.iter().map(name).collect::<anyhow::Result<_>>()?,
             outputs: outputs.iter().map(name).collect::<anyhow::Result<_>>()?,
             session,
+            one_at_a_time: (model.provider != Provider::Cpu).then(Mutex::default),
         };
-        Ok(Self { runtime, inputs, outputs, session: Arc::new(shared) })
+        let name = match model.provider {
+            Provider::Cpu => runtime.name,
+            provider => format!("{} on {}", runtime.name, name_of(provider)),
+        };
+        Ok(Self { name, inputs, outputs, session: Arc::new(shared) })
     }
 }
 
@@ -217,34 +235,71 @@ fn port(name: &str, kind: &ValueType) -> Port {
     }
 }
 
-fn new_session(runtime: &Runtime, source: &Source) -> anyhow::Result<OrtSession> {
+fn new_session(runtime: &Runtime, model: &Model, source: &Source) -> anyhow::Result<OrtSession> {
+    let provider = provider(model.provider, runtime)?;
     let build = || -> ort::Result<OrtSession> {
         let mut builder = OrtSession::builder(&runtime.environment)?
-            // The thread that asks is the one that works: images at the same time use the cores better than parts of one image.
-            .with_intra_threads(1)?
+            // With one, the thread that asks is the one that works: images at the same time use the cores better than parts of one.
+            .with_intra_threads(model.engine_threads)?
             .with_inter_threads(1)?
             .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_memory_pattern(model.memory_arena)?
             // Weights stored as integers are turned into floats once, at load; otherwise at each run, which takes
             // twice as long.
             .with_quant_qdq(false)?;
+        let cpu = (!model.memory_arena).then(|| ep::CPU::default().with_arena_allocator(false).build());
+        let providers: Vec<_> = provider.into_iter().chain(cpu).collect();
+        if !providers.is_empty() {
+            builder = builder.with_execution_providers(providers)?;
+        }
         match source {
             Source::BuiltIn(bytes) => builder.commit_from_memory(bytes),
             Source::File(path) => builder.commit_from_file(path),
         }
     };
-    build().map_err(|error| {
-        let text = error.to_string();
-        if text.contains("Protobuf parsing failed") || text.contains("ModelProto does not have a graph") {
-            anyhow!("{source}: is not an ONNX model")
-        } else {
-            anyhow!("{source}: {} cannot load this model: {text}", runtime.name)
-        }
-    })
+    build().map_err(|error| anyhow!("{}", plain(&error.to_string())))
+}
+
+fn name_of(provider: Provider) -> &'static str {
+    match provider {
+        Provider::Cpu => "cpu",
+        Provider::Cuda => "cuda",
+        Provider::TensorRt => "tensorrt",
+        Provider::OpenVino => "openvino",
+        Provider::CoreMl => "coreml",
+    }
+}
+
+/// What computes, where that is not the processor by itself.
+fn provider(provider: Provider, runtime: &Runtime) -> anyhow::Result<Option<ExecutionProviderDispatch>> {
+    fn is_there<P: ExecutionProvider>() -> bool {
+        P::is_available().unwrap_or(false)
+    }
+    let (there, dispatch) = match provider {
+        Provider::Cpu => return Ok(None),
+        Provider::Cuda => (is_there::<ep::CUDA>(), ep::CUDA::default().build()),
+        Provider::TensorRt => (is_there::<ep::TensorRT>(), ep::TensorRT::default().build()),
+        Provider::OpenVino => (is_there::<ep::OpenVINO>(), ep::OpenVINO::default().build()),
+        Provider::CoreMl => (is_there::<ep::CoreML>(), ep::CoreML::default().build()),
+    };
+    let name = name_of(provider);
+    let package = match provider {
+        Provider::Cuda | Provider::TensorRt => ", such as that of the Python package `onnxruntime-gpu`",
+        Provider::OpenVino => ", such as that of the Python package `onnxruntime-openvino`",
+        Provider::CoreMl => ", such as that for macOS",
+        Provider::Cpu => "",
+    };
+    ensure!(
+        there,
+        "provider: {} was built without {name}; set onnxruntime to a library that has it{package}",
+        runtime.library.display()
+    );
+    Ok(Some(dispatch.error_on_failure()))
 }
 
 impl Engine for Ort {
     fn name(&self) -> &str {
-        &self.runtime.name
+        &self.name
     }
 
     fn inputs(&self) -> &[Port] {
@@ -270,8 +325,11 @@ impl Shared {
     /// documents as safe for several threads; its arena and its plans are behind locks of their own. So the library is called
     /// directly. docs/decisions/0013-one-session.md has what that saves and costs.
     #[expect(unsafe_code, reason = "ONNX Runtime is a library of C")]
-    fn run(&self, input: &TensorRef<'_, f32>, output: usize) -> anyhow::Result<DynValue> {
+    fn run(&self, index: usize, input: *const ort::sys::OrtValue, output: usize) -> anyhow::Result<DynValue> {
+        let name = self.inputs.get(index).context("the model has no such input")?;
         let output = self.outputs.get(output).context("the model has no such output")?;
+        let _alone =
+            self.one_at_a_time.as_ref().map(|lock| lock.lock().unwrap_or_else(|held| held.into_inner()));
         let mut answer = std::ptr::null_mut();
         // SAFETY: session, input and names live until the call returns, each list has one entry as its length says, and the answer is
         // a value of ours, which `DynValue` releases. `Run` changes nothing of the session that threads share without a lock.
@@ -279,14 +337,15 @@ impl Shared {
             let status = (ort::api().Run)(
                 self.session.ptr().cast_mut(),
                 std::ptr::null(),
-                [self.input.as_ptr()].as_ptr(),
-                [input.ptr()].as_ptr(),
+                [name.as_ptr()].as_ptr(),
+                [input].as_ptr(),
                 1,
                 [output.as_ptr()].as_ptr(),
                 1,
                 &raw mut answer,
             );
-            ort::Error::result_from_status(status)?;
+            ort::Error::result_from_status(status)
+                .map_err(|error| anyhow!("{}", plain(&error.to_string())))?;
             let answer = NonNull::new(answer).context("the model gave no output")?;
             Ok(DynValue::from_ptr(answer, Some(self.session.allocator())))
         }
@@ -296,18 +355,91 @@ impl Shared {
 impl Session for Running {
     fn run(
         &mut self,
-        shape: [usize; 4],
-        input: &[f32],
+        (index, element): (usize, Element),
+        shape: &[usize],
+        numbers: &[f32],
         output: usize,
-        answer: &mut Vec<f32>,
+        answer: &mut Answer,
     ) -> anyhow::Result<()> {
-        let tensor = TensorRef::from_array_view((shape, input))?;
-        let scores = self.0.run(&tensor, output)?;
-        let (_, values) = scores.try_extract_tensor::<f32>().context("the output is not of 32-bit floats")?;
-        answer.clear();
-        answer.extend_from_slice(values);
-        Ok(())
+        let shape = shape.to_vec();
+        let given = match element {
+            Element::F32 => {
+                let tensor = TensorRef::from_array_view((shape, numbers))?;
+                self.0.run(index, tensor.ptr(), output)
+            }
+            Element::F16 => {
+                let halves: Vec<_> = numbers.iter().copied().map(half::f16::from_f32).collect();
+                let tensor = TensorRef::from_array_view((shape, halves.as_slice()))?;
+                self.0.run(index, tensor.ptr(), output)
+            }
+            Element::F64 => {
+                let doubles: Vec<_> = numbers.iter().copied().map(f64::from).collect();
+                let tensor = TensorRef::from_array_view((shape, doubles.as_slice()))?;
+                self.0.run(index, tensor.ptr(), output)
+            }
+            Element::U8 => {
+                let bytes: Vec<_> = numbers.iter().copied().map(super::byte).collect();
+                let tensor = TensorRef::from_array_view((shape, bytes.as_slice()))?;
+                self.0.run(index, tensor.ptr(), output)
+            }
+        };
+        read(&given?, answer)
     }
+}
+
+/// Takes the numbers out of an output.
+fn read(given: &DynValue, answer: &mut Answer) -> anyhow::Result<()> {
+    answer.values.clear();
+    answer.shape.clear();
+    answer.names = None;
+    if let ValueType::Sequence(_) = given.dtype() {
+        return read_maps(&given.try_extract_sequence::<DynMapValueType>()?, answer);
+    }
+    let shape = match given.dtype().tensor_type() {
+        Some(TensorElementType::Float32) => {
+            let (shape, values) = given.try_extract_tensor::<f32>()?;
+            answer.values.extend_from_slice(values);
+            shape
+        }
+        Some(TensorElementType::Float16) => {
+            let (shape, values) = given.try_extract_tensor::<half::f16>()?;
+            answer.values.extend(values.iter().map(|value| value.to_f32()));
+            shape
+        }
+        Some(TensorElementType::Float64) => {
+            let (shape, values) = given.try_extract_tensor::<f64>()?;
+            answer.values.extend(values.iter().map(|value| *value as f32));
+            shape
+        }
+        _ => bail!("its output is not of floats"),
+    };
+    answer.shape.extend(shape.iter().filter_map(|side| usize::try_from(*side).ok()));
+    Ok(())
+}
+
+/// A map from label to score for each image, as scikit-learn and Custom Vision have them.
+fn read_maps(maps: &[DynMap], answer: &mut Answer) -> anyhow::Result<()> {
+    for map in maps {
+        let pairs: Vec<(String, f32)> = match map.dtype() {
+            ValueType::Map { key: TensorElementType::String, .. } => {
+                map.try_extract_key_values::<String, f32>()?
+            }
+            _ => {
+                let mut pairs = map.try_extract_key_values::<i64, f32>()?;
+                pairs.sort_by_key(|(label, _)| *label);
+                pairs.into_iter().map(|(label, score)| (label.to_string(), score)).collect()
+            }
+        };
+        let (names, scores): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        ensure!(
+            answer.names.as_ref().is_none_or(|before| *before == names),
+            "it names other labels for one image than for the next"
+        );
+        answer.names = Some(names);
+        answer.values.extend(scores);
+    }
+    answer.shape = vec![maps.len(), answer.values.len() / maps.len().max(1)];
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,147 +1,119 @@
 //! From the bytes of an image to the numbers that a model was trained on.
 
-use eirs_platform::settings::{Alpha, Channels, Layout, Model, ResizeMode};
+use eirs_platform::settings::{Channels, Layout};
 
+use super::recipe::Recipe;
 use crate::{
     classify::Failure,
-    image::{self, Limits, Pixels, Resizer, Unreadable, View},
+    image::{
+        self, Limits, Orientation, Pixels, Resizer, Unreadable,
+        geometry::{Fit, Geometry, Plan},
+    },
 };
-
-/// What happens to every image, by the settings and the model file.
-#[derive(Debug, Clone)]
-pub(super) struct Recipe {
-    /// Side of the square that the model sees.
-    pub(super) side: u32,
-    /// The short side before the centre is cut out.
-    resize: u32,
-    resize_mode: ResizeMode,
-    layout: Layout,
-    channels: Channels,
-    divide_by: f32,
-    mean: [f32; 3],
-    std: [f32; 3],
-    scaled_decode: bool,
-    alpha: Alpha,
-    max_pixels: u64,
-}
-
-impl Recipe {
-    pub(super) fn new(model: &Model, side: u32) -> Self {
-        // The proportion that the models for ImageNet share: 224 pixels out of 256.
-        let usual = (f64::from(side) * 256.0 / 224.0).round() as u32;
-        Self {
-            side,
-            resize: if model.resize == 0 { usual } else { model.resize },
-            resize_mode: model.resize_mode,
-            layout: model.layout,
-            channels: model.channels,
-            divide_by: model.divide_by,
-            mean: model.mean,
-            std: model.std,
-            scaled_decode: model.scaled_decode,
-            alpha: model.alpha,
-            max_pixels: model.max_pixels,
-        }
-    }
-
-    /// How many numbers one image becomes.
-    pub(super) fn len(&self) -> usize {
-        self.side as usize * self.side as usize * 3
-    }
-
-    /// The shape of so many images.
-    pub(super) fn shape(&self, images: usize) -> [usize; 4] {
-        let side = self.side as usize;
-        match self.layout {
-            Layout::Nchw => [images, 3, side, side],
-            Layout::Nhwc => [images, side, side, 3],
-        }
-    }
-
-    /// In words, for `eirs model check`.
-    pub(super) fn describe(&self) -> String {
-        let Self { side, resize, divide_by, mean, std, .. } = self;
-        let order = match self.channels {
-            Channels::Rgb => "red, green, blue",
-            Channels::Bgr => "blue, green, red",
-        };
-        let layout = match self.layout {
-            Layout::Nchw => "NCHW",
-            Layout::Nhwc => "NHWC",
-        };
-        let square = match self.resize_mode {
-            ResizeMode::Crop => format!(
-                "the short side scaled to {resize} pixels (bilinear, antialiased), the centre of {side} x {side} cut out"
-            ),
-            ResizeMode::Squash => {
-                format!("both sides scaled to {side} pixels (bilinear, antialiased), whatever the shape")
-            }
-        };
-        format!("{square}; {order}; each pixel (x / {divide_by} - {mean:?}) / {std:?}; {layout}")
-    }
-}
 
 /// Prepares one image after the other, with the same buffers.
 pub(super) struct Preprocess {
     recipe: Recipe,
-    /// What each of the 256 values of red, green and blue becomes.
-    table: [[f32; 256]; 3],
+    /// What each of the 256 values becomes, for each channel of the model.
+    table: Vec<[f32; 256]>,
     pixels: Pixels,
     resizer: Resizer,
 }
 
 impl Preprocess {
     pub(super) fn new(recipe: Recipe) -> Self {
-        // The settings name mean and std in the order in which the model sees the colours.
-        let table = std::array::from_fn(|colour| {
-            let position = position(recipe.channels, colour);
-            std::array::from_fn(|x| {
-                (x as f32 / recipe.divide_by - recipe.mean[position]) / recipe.std[position]
-            })
-        });
+        let of = |channel: usize| std::array::from_fn(|value| recipe.value(channel, value as u8));
+        let table = (0..recipe.input.channels.count()).map(of).collect();
         Self { recipe, table, pixels: Pixels::default(), resizer: Resizer::default() }
     }
 
     /// Fills `tensor`, of [`Recipe::len`] numbers, from an image file.
     pub(super) fn fill(&mut self, file: &[u8], tensor: &mut [f32]) -> Result<(), Failure> {
-        let Self { recipe, table, pixels, resizer } = self;
-        let (short, cut) = match recipe.resize_mode {
-            ResizeMode::Crop => (recipe.resize, Some((recipe.side, recipe.side))),
-            ResizeMode::Squash => (recipe.side, None),
-        };
-        let limits = Limits {
-            max_pixels: recipe.max_pixels,
-            view: Some(View { short, cut, fractions: recipe.scaled_decode }),
-            alpha: recipe.alpha,
-        };
-        let plane = recipe.side as usize * recipe.side as usize;
-        let places: [usize; 3] = std::array::from_fn(|colour| position(recipe.channels, colour));
-        // How far apart the numbers of a pixel are, and those of two pixels.
-        let (channel, next) = match recipe.layout {
-            Layout::Nchw => (plane, 1),
-            Layout::Nhwc => (1, 3),
-        };
-        let put = |index: usize, pixel: [u8; 3]| {
-            for colour in 0..3 {
-                tensor[places[colour] * channel + index * next] = table[colour][usize::from(pixel[colour])];
-            }
-        };
-        let filled = image::decode(file, limits, pixels).and_then(|()| match recipe.resize_mode {
-            ResizeMode::Crop => resizer.centre_square(pixels, recipe.resize, recipe.side, put),
-            ResizeMode::Squash => resizer.squashed_square(pixels, recipe.side, put),
-        });
-        pixels.recycle();
+        let filled = self.read(file, tensor);
+        self.pixels.recycle();
         filled.map_err(|error| match error {
             Unreadable::Never(why) => Failure::Rejected(why),
             error @ Unreadable::NoMemory(_) => Failure::Failed(error.to_string()),
         })
     }
-}
 
-/// Where red (0), green (1) or blue (2) stands among the channels of the model.
-fn position(channels: Channels, colour: usize) -> usize {
-    match channels {
-        Channels::Rgb => colour,
-        Channels::Bgr => 2 - colour,
+    fn read(&mut self, file: &[u8], tensor: &mut [f32]) -> Result<(), Unreadable> {
+        let Self { recipe, table, pixels, resizer } = self;
+        let limits = Limits { max_pixels: recipe.max_pixels, view: recipe.view(), alpha: recipe.alpha };
+        image::decode(file, limits, pixels)?;
+        if !recipe.exif {
+            pixels.turn(Orientation::NoTransforms);
+        }
+        let plane = recipe.geometry.size.0 as usize * recipe.geometry.size.1 as usize;
+        let channels = recipe.input.channels;
+        // How far apart the numbers of a pixel are, and those of two pixels.
+        let (apart, next) = match recipe.input.layout {
+            Layout::Nchw => (plane, 1),
+            Layout::Nhwc => (1, channels.count()),
+        };
+        let put = |index: usize, [red, green, blue, alpha]: [u8; 4]| {
+            let mut set = |channel: usize, value: u8| {
+                tensor[channel * apart + index * next] = table[channel][usize::from(value)];
+            };
+            match channels {
+                Channels::Rgb => {
+                    [red, green, blue].into_iter().enumerate().for_each(|(at, value)| set(at, value))
+                }
+                Channels::Bgr => {
+                    [blue, green, red].into_iter().enumerate().for_each(|(at, value)| set(at, value))
+                }
+                Channels::Grey => set(0, grey(red, green, blue)),
+                Channels::Rgba => {
+                    [red, green, blue, alpha].into_iter().enumerate().for_each(|(at, value)| set(at, value));
+                }
+            }
+        };
+        match recipe.jpeg_quality {
+            None => resizer.fit(pixels, &recipe.geometry, put),
+            Some(quality) => through_jpeg(resizer, pixels, &recipe.geometry, quality, put),
+        }
     }
 }
+
+/// Pillow's `convert("L")`.
+fn grey(red: u8, green: u8, blue: u8) -> u8 {
+    let weighted = 19_595 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue);
+    ((weighted + 0x8000) >> 16) as u8
+}
+
+/// With a JPEG between scaling and cutting, as the pixels were that some models were trained on.
+fn through_jpeg(
+    resizer: &mut Resizer,
+    pixels: &mut Pixels,
+    geometry: &Geometry,
+    quality: u8,
+    put: impl FnMut(usize, [u8; 4]),
+) -> Result<(), Unreadable> {
+    let plan = geometry.plan(pixels.upright());
+    let (width, height) = plan.scaled;
+    let mut scaled = vec![0; width as usize * height as usize * 3];
+    let whole = Plan { at: (0, 0), ..plan };
+    resizer.place(pixels, geometry, whole, plan.scaled, |index, [red, green, blue, _]| {
+        scaled[index * 3..index * 3 + 3].copy_from_slice(&[red, green, blue]);
+    })?;
+    let sides = u16::try_from(width).ok().zip(u16::try_from(height).ok());
+    let unfit =
+        || Unreadable::Never(format!("a picture of {width} x {height} pixels cannot be a JPEG image"));
+    let (columns, rows) = sides.ok_or_else(unfit)?;
+    let mut file = Vec::new();
+    let mut encoder = jpeg_encoder::Encoder::new(&mut file, quality);
+    // As libjpeg does by itself.
+    encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_2_2);
+    encoder.encode(&scaled, columns, rows, jpeg_encoder::ColorType::Rgb).map_err(|_| unfit())?;
+    let limits = Limits { max_pixels: u64::MAX, view: None, alpha: eirs_platform::settings::Alpha::Drop };
+    image::decode(&file, limits, pixels)?;
+    let as_it_is = Geometry { fit: Fit::Squash { to: plan.scaled }, ..Geometry::crop(1, 1) };
+    let fit = match geometry.fit {
+        boxed @ Fit::Letterbox { .. } => boxed,
+        Fit::Crop { .. } | Fit::Squash { .. } => as_it_is.fit,
+    };
+    resizer.place(pixels, &Geometry { fit, ..as_it_is }, plan, geometry.size, put)
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,14 +4,14 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use rten::{DataType, Dimension, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType, ValueView};
-use rten_tensor::{AsView, NdTensorView, Tensor};
+use rten_tensor::{AsView, Layout, Tensor, TensorView};
 use tempfile::TempDir;
 
-use super::{Engine, Session, Source};
+use super::{Engine, Session, Source, input::Element, output::Answer, plain::plain};
 use crate::classify::Port;
 
-/// As Cargo.toml asks for it; the library does not tell.
-const NAME: &str = "rten 0.27";
+/// As Cargo.toml asks for it; the library does not say.
+pub(super) const NAME: &str = "rten 0.27";
 /// What a gathered model is called.
 const GRAPH: &str = "model.onnx";
 
@@ -26,7 +26,7 @@ impl Rten {
         // Weights are not packed ahead for the processor: that would hold them twice, and measured no faster.
         let options = ModelOptions::with_all_ops();
         let gathered = match source {
-            Source::File(path) => gathered(path).with_context(|| format!("{source}: cannot be read"))?,
+            Source::File(path) => gathered(path).context("it cannot be read")?,
             Source::BuiltIn(_) => None,
         };
         let model = match source {
@@ -36,11 +36,9 @@ impl Rten {
             Source::File(path) if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx")) => {
                 options.load_file(path)
             }
-            Source::File(path) => {
-                options.load(std::fs::read(path).with_context(|| format!("{source}: cannot be read"))?)
-            }
+            Source::File(path) => options.load(std::fs::read(path).context("it cannot be read")?),
         };
-        let model = model.map_err(|error| anyhow!("{source}: rten cannot load this model: {error}"))?;
+        let model = model.map_err(|error| anyhow!("{}", plain(&error.to_string())))?;
         let ports = |ids: &[NodeId]| ids.iter().map(|id| port(&model, *id)).collect();
         Ok(Self {
             inputs: ports(model.input_ids()),
@@ -81,6 +79,9 @@ fn port(model: &rten::Model, id: NodeId) -> Port {
     let dimensions = info.as_ref().and_then(|info| info.shape()).unwrap_or_default();
     let kind = match info.as_ref().and_then(|info| info.dtype()) {
         Some(ValueType::Tensor(DataType::Float)) => "f32".to_owned(),
+        Some(ValueType::Tensor(DataType::UInt8)) => "u8".to_owned(),
+        Some(ValueType::Tensor(DataType::Int8)) => "i8".to_owned(),
+        Some(ValueType::Tensor(DataType::Int32)) => "i32".to_owned(),
         Some(other) => other.to_string(),
         None => "unknown".to_owned(),
     };
@@ -125,21 +126,36 @@ struct RtenSession {
 impl Session for RtenSession {
     fn run(
         &mut self,
-        shape: [usize; 4],
-        input: &[f32],
+        (index, element): (usize, Element),
+        shape: &[usize],
+        numbers: &[f32],
         output: usize,
-        answer: &mut Vec<f32>,
+        answer: &mut Answer,
     ) -> anyhow::Result<()> {
         let (ins, outs) = (self.model.input_ids(), self.model.output_ids());
-        let id = *ins.first().context("the model has no input")?;
+        let id = *ins.get(index).context("the model has no such input")?;
         let wanted = *outs.get(output).context("the model has no such output")?;
-        let view = ValueView::from(NdTensorView::from_data(shape, input));
+        let bytes: Vec<u8>;
+        let view = match element {
+            Element::F32 => ValueView::from(TensorView::from_data(shape, numbers)),
+            Element::U8 => {
+                bytes = numbers.iter().copied().map(super::byte).collect();
+                ValueView::from(TensorView::from_data(shape, bytes.as_slice()))
+            }
+            // rten turns the others into 32 bits when it loads a model.
+            Element::F16 | Element::F64 => anyhow::bail!("its input is of a type that is not known"),
+        };
         let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&self.pool)));
-        let values = self.model.run(vec![(id, view.into())], &[wanted], Some(options))?;
+        let values = self.model.run(vec![(id, view.into())], &[wanted], Some(options));
+        let values = values.map_err(|error| anyhow!("{}", plain(&error.to_string())))?;
         let value = values.into_iter().next().context("the model gave no output")?;
-        let tensor: Tensor<f32> = value.try_into()?;
-        answer.clear();
-        answer.extend(tensor.iter().copied());
+        let tensor: Tensor<f32> =
+            value.try_into().map_err(|_| anyhow!("its output is not of 32-bit floats"))?;
+        answer.values.clear();
+        answer.values.extend(tensor.iter().copied());
+        answer.shape.clear();
+        answer.shape.extend_from_slice(tensor.shape().as_ref());
+        answer.names = None;
         Ok(())
     }
 }

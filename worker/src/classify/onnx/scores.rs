@@ -1,54 +1,260 @@
 //! From the scores of a model to guesses, and to what they say about the settings.
 
-use eirs_platform::job::Guess;
+use anyhow::{bail, ensure};
+use eirs_platform::{
+    job::Guess,
+    settings::{Model, Scores},
+};
 
 use crate::classify::Failure;
 
-/// The best `top` labels for the scores of one image.
-pub(super) fn guesses(
-    scores: &[f32],
-    labels: &[String],
-    softmax: bool,
-    top: usize,
-) -> Result<Vec<Guess>, Failure> {
-    if scores.iter().any(|score| !score.is_finite()) {
-        return Err(Failure::Failed("the model returned NaN or infinite numbers".to_owned()));
-    }
-    let confidences = if softmax { softened(scores) } else { scores.to_vec() };
-    let mut order: Vec<usize> = (0..confidences.len().min(labels.len())).collect();
-    // Equal ones keep the order of the labels, so that the same image always gets the same answer.
-    let better = |a: &usize, b: &usize| confidences[*b].total_cmp(&confidences[*a]).then(a.cmp(b));
-    if top < order.len() {
-        order.select_nth_unstable_by(top, better);
-        order.truncate(top);
-    }
-    order.sort_unstable_by(better);
-    let guess = |index: usize| Guess { label: labels[index].clone(), confidence: confidences[index] };
-    Ok(order.into_iter().map(guess).collect())
+/// Arithmetic in few bits leaves a hair beyond 0 and 1.
+const HAIR: f32 = 0.01;
+
+/// What the numbers of an output are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A softmax makes confidences of them.
+    Logits,
+    /// Confidences of which one is right, or several by themselves.
+    Probabilities,
+    LogProbabilities,
+    Percent,
+    /// A sigmoid makes a confidence of each.
+    Sigmoid,
 }
 
-/// What the scores of one image say about the settings.
-pub(super) fn hints(scores: &[f32], softmax: bool) -> Vec<String> {
-    let mut hints = Vec::new();
-    let sum: f32 = scores.iter().sum();
-    let probabilities = scores.iter().all(|score| (0.0..=1.0).contains(score)) && (sum - 1.0).abs() < 0.01;
-    if softmax && probabilities && scores.len() > 1 {
-        hints.push("the outputs are probabilities already: set softmax = false".to_owned());
+impl Form {
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Logits => "logits, through a softmax",
+            Self::Probabilities => "confidences",
+            Self::LogProbabilities => "logarithms of confidences",
+            Self::Percent => "confidences in percent",
+            Self::Sigmoid => "one logit for each label, through a sigmoid",
+        }
     }
-    if !softmax && scores.iter().any(|score| !(0.0..=1.0).contains(score)) {
-        hints.push("the outputs are not probabilities: set softmax = true".to_owned());
+}
+
+/// Makes guesses of scores.
+#[derive(Debug, Clone)]
+pub(super) struct Judge {
+    form: Form,
+    pub(super) labels: Vec<String>,
+    /// Of one number: which of the two labels it is the confidence of.
+    positive: Option<usize>,
+    threshold: Option<f32>,
+    otherwise: String,
+    top: usize,
+}
+
+impl Judge {
+    /// `seen` are the scores of a few images, one list each, `ends_in` the operator that made them.
+    pub(super) fn new(
+        model: &Model,
+        mut labels: Vec<String>,
+        indexed: bool,
+        seen: &[Vec<f32>],
+        ends_in: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let single = seen.first().is_some_and(|scores| scores.len() == 1);
+        let set = model
+            .scores
+            .or(model.softmax.map(|softmax| if softmax { Scores::Logits } else { Scores::Probabilities }));
+        let form = match set {
+            // A softmax of one number is always 1.
+            Some(Scores::Logits) if single => Form::Sigmoid,
+            Some(Scores::Logits) => Form::Logits,
+            Some(Scores::Probabilities) => Form::Probabilities,
+            Some(Scores::LogProbabilities) => Form::LogProbabilities,
+            Some(Scores::Percent) => Form::Percent,
+            Some(Scores::Sigmoid) => Form::Sigmoid,
+            None => found(seen, ends_in),
+        };
+        let positive =
+            if single { Some(positive(model.positive.as_deref(), &mut labels, indexed)?) } else { None };
+        ensure!(
+            single || model.positive.is_none(),
+            "positive: is for models of one number; this one gives one for each label"
+        );
+        Ok(Self {
+            form,
+            labels,
+            positive,
+            threshold: model.threshold,
+            otherwise: model.otherwise.trim().to_owned(),
+            top: model.top.max(1),
+        })
     }
-    let confidences = if softmax && !probabilities { softened(scores) } else { scores.to_vec() };
-    let best = confidences.iter().copied().fold(0.0, f32::max);
-    // Little more than blind guessing gives, and little in itself.
-    if best < (1.2 / scores.len() as f32).max(0.25) {
-        hints.push(format!(
-            "the model is undecided (best guess {:.1} %): channels, divide_by, mean and std may \
-            differ from the training, or the image shows none of its classes",
-            best * 100.0
-        ));
+
+    pub(super) fn describe(&self) -> String {
+        let mut text = self.form.describe().to_owned();
+        if let Some(positive) = self.positive {
+            text = format!("one number, {text}, of {:?}", self.labels[positive]);
+        }
+        if let Some(threshold) = self.threshold {
+            text = format!("{text}; below {threshold} {:?}", self.otherwise);
+        }
+        text
     }
-    hints
+
+    /// The confidence of each label, for the scores of one image: from 0 to 1, or there is none.
+    pub(super) fn confidences(&self, scores: &[f32]) -> Result<Vec<f32>, Failure> {
+        let is_low = |score: &f32| self.form == Form::LogProbabilities && *score == f32::NEG_INFINITY;
+        if scores.iter().any(|score| !score.is_finite() && !is_low(score)) {
+            return Err(Failure::Failed("the model returned NaN or infinite numbers".to_owned()));
+        }
+        let mut confidences = match self.form {
+            Form::Logits => softened(scores),
+            Form::Probabilities => scores.to_vec(),
+            Form::LogProbabilities => scores.iter().map(|score| score.exp()).collect(),
+            Form::Percent => scores.iter().map(|score| score / 100.0).collect(),
+            Form::Sigmoid => scores.iter().map(|score| 1.0 / (1.0 + (-score).exp())).collect(),
+        };
+        for confidence in &mut confidences {
+            if !(-HAIR..=1.0 + HAIR).contains(confidence) {
+                return Err(Failure::Failed(format!(
+                    "the model gave {confidence} where a confidence from 0 to 1 is expected; set scores to what its \
+                     outputs are"
+                )));
+            }
+            *confidence = confidence.clamp(0.0, 1.0);
+        }
+        if let (Some(positive), [confidence]) = (self.positive, &confidences[..]) {
+            let mut both = vec![1.0 - confidence; 2];
+            both[positive] = *confidence;
+            return Ok(both);
+        }
+        Ok(confidences)
+    }
+
+    /// The best labels for the confidences of one image.
+    pub(super) fn guesses(&self, confidences: &[f32]) -> Vec<Guess> {
+        let least = self.threshold.unwrap_or(0.0);
+        let mut order: Vec<usize> = (0..confidences.len().min(self.labels.len())).collect();
+        let best = confidences.iter().copied().fold(0.0, f32::max);
+        order.retain(|index| confidences[*index] >= least);
+        if order.is_empty() {
+            return vec![Guess { label: self.otherwise.clone(), confidence: 1.0 - best }];
+        }
+        // Equal ones keep the order of the labels, so that the same image always gets the same answer.
+        let better = |a: &usize, b: &usize| confidences[*b].total_cmp(&confidences[*a]).then(a.cmp(b));
+        if self.top < order.len() {
+            order.select_nth_unstable_by(self.top, better);
+            order.truncate(self.top);
+        }
+        order.sort_unstable_by(better);
+        let guess =
+            |index: usize| Guess { label: self.labels[index].clone(), confidence: confidences[index] };
+        order.into_iter().map(guess).collect()
+    }
+
+    /// What the scores of one image say about the settings.
+    pub(super) fn hints(&self, scores: &[f32]) -> Vec<String> {
+        let mut hints = Vec::new();
+        let sums_to_one = is_distribution(scores, 1.0);
+        if self.form == Form::Logits && sums_to_one && scores.len() > 1 {
+            hints.push("the outputs are confidences already: set scores = \"probabilities\"".to_owned());
+        }
+        if self.form == Form::Probabilities
+            && scores.iter().any(|score| !(-HAIR..=1.0 + HAIR).contains(score))
+        {
+            hints.push("the outputs are no confidences: set scores = \"logits\"".to_owned());
+        }
+        let confidences = if sums_to_one { Ok(scores.to_vec()) } else { self.confidences(scores) };
+        let best = confidences.unwrap_or_default().into_iter().fold(0.0, f32::max);
+        // Little more than blind guessing gives, and little in itself.
+        if self.form != Form::Sigmoid && scores.len() > 1 && best < (1.2 / scores.len() as f32).max(0.25) {
+            hints.push(format!(
+                "the model is undecided (best guess {:.1} %): channels, divide_by, mean and std may differ from \
+                 the training, or the image shows none of its labels",
+                best * 100.0
+            ));
+        }
+        hints
+    }
+}
+
+/// What the scores of a few images can only be.
+fn found(seen: &[Vec<f32>], ends_in: Option<&str>) -> Form {
+    let all = |holds: &dyn Fn(&[f32]) -> bool| !seen.is_empty() && seen.iter().all(|scores| holds(scores));
+    let single = seen.first().is_some_and(|scores| scores.len() == 1);
+    let in_unit = all(&|scores| scores.iter().all(|score| (-1e-6..=1.0 + 1e-3).contains(score)));
+    let is_sigmoid = matches!(ends_in, Some("Sigmoid" | "HardSigmoid")) && in_unit;
+    if single {
+        return if is_sigmoid { Form::Probabilities } else { Form::Sigmoid };
+    }
+    if is_sigmoid || all(&|scores| is_distribution(scores, 1.0)) {
+        Form::Probabilities
+    } else if all(&|scores| is_distribution(scores, 100.0)) {
+        Form::Percent
+    } else if all(&|scores| {
+        scores.iter().all(|score| *score <= 1e-6)
+            && (scores.iter().map(|score| f64::from(score.exp())).sum::<f64>() - 1.0).abs() < 1e-3
+    }) {
+        Form::LogProbabilities
+    } else {
+        Form::Logits
+    }
+}
+
+/// Whether scores are a whole that is divided among them.
+fn is_distribution(scores: &[f32], whole: f32) -> bool {
+    let sum: f64 = scores.iter().map(|score| f64::from(*score)).sum();
+    scores.iter().all(|score| (-1e-6 * whole..=whole * 1.001).contains(score))
+        && (sum - f64::from(whole)).abs() < 0.003 * f64::from(whole)
+}
+
+/// Whether scores are a direction: all of length 1, as embeddings are.
+pub(super) fn are_embeddings(seen: &[Vec<f32>]) -> bool {
+    let is_unit = |scores: &Vec<f32>| {
+        let length: f64 = scores.iter().map(|score| f64::from(*score).powi(2)).sum();
+        scores.len() >= 16 && (length - 1.0).abs() < 1e-3 && scores.iter().any(|score| *score < 0.0)
+    };
+    seen.len() > 1 && seen.iter().all(is_unit)
+}
+
+/// Which of two labels one number is the confidence of; of one label, the other is "not" that.
+fn positive(set: Option<&str>, labels: &mut Vec<String>, indexed: bool) -> anyhow::Result<usize> {
+    if let [only] = &labels[..] {
+        ensure!(
+            set.is_none_or(|set| only.eq_ignore_ascii_case(set.trim())),
+            "positive: the only label is {only:?}"
+        );
+        let other = format!("not {only}");
+        labels.push(other);
+        return Ok(0);
+    }
+    let [first, second] = &labels[..] else {
+        bail!(
+            "it gives one number, which can be the confidence of one of two labels, but has {} labels",
+            labels.len()
+        )
+    };
+    if let Some(set) = set {
+        let place = labels.iter().position(|label| label.eq_ignore_ascii_case(set.trim()));
+        return place.ok_or_else(|| anyhow::anyhow!("positive: {set:?} is neither {first:?} nor {second:?}"));
+    }
+    if indexed {
+        return Ok(1);
+    }
+    let denies = |a: &str, b: &str| {
+        let plain = |text: &str| -> String {
+            text.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect()
+        };
+        let (a, b) = (plain(a), plain(b));
+        !b.is_empty() && ["not", "no", "non"].iter().any(|word| a == format!("{word}{b}"))
+    };
+    if denies(second, first) {
+        return Ok(0);
+    }
+    if denies(first, second) {
+        return Ok(1);
+    }
+    bail!(
+        "it gives one number for two labels, and nothing says of which: set positive to {first:?} or {second:?} (with Keras \
+         it is the second one)"
+    )
 }
 
 /// Logits as probabilities.
@@ -66,30 +272,95 @@ mod tests {
 
     use super::*;
 
+    fn named(count: usize) -> Vec<String> {
+        (0..count).map(|index| index.to_string()).collect()
+    }
+
+    fn judge(model: &Model, seen: &[Vec<f32>], ends_in: Option<&str>) -> Judge {
+        Judge::new(model, named(seen[0].len()), false, seen, ends_in).unwrap()
+    }
+
     proptest! {
         #[test]
         fn the_guesses_are_the_first_of_all_labels_sorted(
-            scores in prop::collection::vec(-3i8..4, 1..50),
+            scores in prop::collection::vec(-3i8..4, 2..50),
             top in 1usize..60,
-            softmax: bool,
         ) {
             let scores: Vec<f32> = scores.into_iter().map(f32::from).collect();
-            let labels: Vec<String> = (0..scores.len()).map(|index| index.to_string()).collect();
-            let found = guesses(&scores, &labels, softmax, top).unwrap();
+            let judge = judge(&Model { top, softmax: Some(true), ..Model::default() }, &[scores.clone()], None);
+            let found = judge.guesses(&judge.confidences(&scores).unwrap());
 
             let mut all: Vec<_> = scores.iter().enumerate().collect();
             all.sort_by(|a, b| b.1.total_cmp(a.1));
             let expected: Vec<_> = all.into_iter().take(top).map(|(index, _)| index.to_string()).collect();
             prop_assert_eq!(found.iter().map(|guess| guess.label.clone()).collect::<Vec<_>>(), expected);
-            if softmax && top >= scores.len() {
+            if top >= scores.len() {
                 prop_assert!((found.iter().map(|guess| guess.confidence).sum::<f32>() - 1.0).abs() < 1e-4);
+            }
+        }
+
+        #[test]
+        fn no_confidence_outside_0_and_1_ever_leaves(
+            scores in prop::collection::vec(prop::num::f32::ANY, 2..9),
+            form in prop::sample::select(vec![
+                Scores::Logits, Scores::Probabilities, Scores::LogProbabilities, Scores::Percent, Scores::Sigmoid,
+            ]),
+        ) {
+            let judge = judge(&Model { scores: Some(form), ..Model::default() }, &[scores.clone()], None);
+            if let Ok(confidences) = judge.confidences(&scores) {
+                prop_assert!(confidences.iter().all(|confidence| (0.0..=1.0).contains(confidence)), "{confidences:?}");
             }
         }
     }
 
     #[test]
+    fn the_form_of_scores_is_found_from_what_they_are() {
+        for (seen, ends_in, expected) in [
+            (vec![vec![0.1, 0.9], vec![0.7, 0.3]], None, Form::Probabilities),
+            (vec![vec![10.0, 90.0], vec![70.0, 30.0]], None, Form::Percent),
+            (vec![vec![-0.105_36, -2.302_59], vec![-0.693_15, -0.693_15]], None, Form::LogProbabilities),
+            (vec![vec![0.2, 0.9, 0.4]], Some("Sigmoid"), Form::Probabilities),
+            (vec![vec![0.2, 0.9, 0.4]], Some("Gemm"), Form::Logits),
+            (vec![vec![0.2]], Some("Sigmoid"), Form::Probabilities),
+            (vec![vec![0.2]], Some("Gemm"), Form::Sigmoid),
+        ] {
+            assert_eq!(found(&seen, ends_in), expected, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn one_number_is_the_confidence_of_the_label_that_is_named_or_can_only_be_meant() {
+        let both = |labels: &[&str], set: Option<&str>, indexed: bool| {
+            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+            let model = Model { positive: set.map(str::to_owned), ..Model::default() };
+            let judge = Judge::new(&model, labels, indexed, &[vec![0.9]], Some("Sigmoid"));
+            judge.map(|judge| judge.guesses(&judge.confidences(&[0.9]).unwrap())[0].label.clone())
+        };
+        assert_eq!(both(&["cat", "dog"], Some("Cat"), false).unwrap(), "cat");
+        assert_eq!(both(&["cat", "dog"], None, true).unwrap(), "dog", "by index, as Keras counts");
+        assert_eq!(both(&["red", "not red"], None, false).unwrap(), "red");
+        assert_eq!(both(&["No_mask", "mask"], None, false).unwrap(), "mask");
+        assert_eq!(both(&["red"], None, false).unwrap(), "red");
+        assert!(both(&["cat", "dog"], None, false).unwrap_err().to_string().contains("set positive"));
+        assert!(both(&["cat", "dog"], Some("cow"), false).is_err());
+        assert!(both(&["a", "b", "c"], None, false).is_err());
+    }
+
+    #[test]
+    fn below_the_threshold_is_another_label() {
+        let model = Model { threshold: Some(0.5), scores: Some(Scores::Sigmoid), ..Model::default() };
+        let judge = judge(&model, &[vec![0.0; 3]], None);
+        let labels = |scores: &[f32]| {
+            let guesses = judge.guesses(&judge.confidences(scores).unwrap());
+            guesses.into_iter().map(|guess| guess.label).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(&[3.0, -3.0, 5.0]), ["2", "0"]);
+        assert_eq!(labels(&[-3.0, -3.0, -5.0]), ["none"]);
+    }
+
+    #[test]
     fn huge_logits_do_not_overflow() {
-        let found = guesses(&[1e30, -1e30], &["a".into(), "b".into()], true, 2).unwrap();
-        assert_eq!((found[0].confidence, found[1].confidence), (1.0, 0.0));
+        let judge = judge(&Model::default(), &[vec![1e30, -1e30]], None);
+        assert_eq!(judge.confidences(&[1e30, -1e30]).unwrap(), [1.0, 0.0]);
     }
 }

@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Small ONNX models of all kinds, whose right answers can be worked out by hand: worker/tests/models/*.onnx.
+
+    pip install onnx==1.23.2 numpy
+    python graphs.py
+
+Unless it says otherwise, a model averages each channel of its input and gives red, green and blue."""
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto as T, helper as h, numpy_helper, save
+
+OUT = Path(__file__).parents[2] / "worker/tests/models"
+F = T.FLOAT
+node, info = h.make_node, h.make_tensor_value_info
+X = [info("x", F, ["N", 3, 16, 16])]
+
+
+def y(*shape, name="y", kind=F):
+    return info(name, kind, ["N", *shape])
+
+
+def means(source="x", to="m"):
+    return [node("GlobalAveragePool", [source], ["pooled"]), node("Flatten", ["pooled"], [to])]
+
+
+def write(name, nodes, inputs, outputs, weights=(), opset=17, ir=8, meta=None, **more):
+    tensors = [numpy_helper.from_array(np.asarray(value), key) for key, value in weights]
+    graph = h.make_graph(nodes, "g", inputs, outputs, tensors, **more)
+    opsets = [h.make_opsetid("", opset), h.make_opsetid("ai.onnx.ml", 3)]
+    model = h.make_model(graph, opset_imports=opsets, ir_version=ir)
+    h.set_model_props(model, meta or {})
+    save(model, OUT / f"{name}.onnx")
+
+
+OUT.mkdir(exist_ok=True)
+write("logits", means(to="y"), X, [y(3)])
+write("softmax", means() + [node("Softmax", ["m"], ["y"], axis=1)], X, [y(3)])
+write("log_softmax", means() + [node("LogSoftmax", ["m"], ["y"], axis=1)], X, [y(3)])
+write("sigmoid", means() + [node("Sigmoid", ["m"], ["y"])], X, [y(3)])
+write("percent", means() + [node("Softmax", ["m"], ["s"], axis=1), node("Mul", ["s", "c"], ["y"])], X, [y(3)],
+      [("c", np.float32(100))])
+write("one_number", means() + [node("MatMul", ["m", "w"], ["l"]), node("Sigmoid", ["l"], ["y"])], X, [y(1)],
+      [("w", np.float32([[4], [0], [-4]]))])
+write("one_logit", means() + [node("MatMul", ["m", "w"], ["y"])], X, [y(1)], [("w", np.float32([[4], [0], [-4]]))])
+write("two_outputs", means(to="y") + [node("Neg", ["y"], ["neg"])], X, [y(3, name="neg"), y(3)])
+write("hidden_and_logits", means(to="logits") + [node("Concat", ["logits"] * 4, ["hidden"], axis=1)], X,
+      [y(12, name="hidden"), y(3, name="logits")])
+write("f16_output", means() + [node("Cast", ["m"], ["y"], to=T.FLOAT16)], X, [y(3, kind=T.FLOAT16)])
+write("f64_output", means() + [node("Cast", ["m"], ["y"], to=T.DOUBLE)], X, [y(3, kind=T.DOUBLE)])
+write("f16_input", [node("Cast", ["h"], ["x"], to=F)] + means(to="y"), [info("h", T.FLOAT16, ["N", 3, 16, 16])], [y(3)])
+write("u8_nhwc", [node("Cast", ["q"], ["f"], to=F), node("Div", ["f", "c"], ["d"]), node("Transpose", ["d"], ["x"], perm=[0, 3, 1, 2])]
+      + means(to="y"), [info("q", T.UINT8, ["N", 16, 16, 3])], [y(3)], [("c", np.float32(255))])
+write("grey", [node("GlobalAveragePool", ["x"], ["p"]), node("Flatten", ["p"], ["m"]), node("MatMul", ["m", "w"], ["y"])],
+      [info("x", F, ["N", 1, 16, 16])], [y(2)], [("w", np.float32([[1, -1]]))])
+write("rgba", means(to="y"), [info("x", F, ["N", 4, 16, 16])], [y(4)])
+write("flat", [node("ReduceMean", ["x"], ["m"], axes=[1]), node("Neg", ["m"], ["n"]), node("Concat", ["m", "n"], ["y"], axis=1)],
+      [info("x", F, ["N", 64])], [y(2)])
+write("open_nhwc", [node("Transpose", ["i"], ["x"], perm=[0, 3, 1, 2])] + means(to="y"),
+      [info("i", F, ["batch", "height", "width", "channels"])], [y(3)])
+write("rectangle", means(to="y"), [info("x", F, ["N", 3, 12, 48])], [y(3)])
+write("batch_of_4", means(to="y"), [info("x", F, [4, 3, 16, 16])], [info("y", F, [4, 3])])
+write("two_inputs", means() + [node("Add", ["m", "b"], ["y"])], X + [info("b", F, [3])], [y(3)])
+write("default_input", means() + [node("Add", ["m", "b"], ["y"])], X + [info("b", F, [3])], [y(3)],
+      [("b", np.zeros(3, np.float32))])
+write("detector", means() + [node("Unsqueeze", ["m", "a"], ["u"]), node("Concat", ["u"] * 3, ["y"], axis=1)], X, [y(3, 3)],
+      [("a", np.int64([1]))])
+write("embedding", means() + [node("MatMul", ["m", "w"], ["e"]), node("LpNormalization", ["e"], ["y"], axis=1, p=2)], X, [y(32)],
+      [("w", np.random.default_rng(0).normal(size=(3, 32)).astype("f"))])
+write("names", means(to="y"), X, [y(3)], meta={"names": "{0: 'red \"wine\"', 1: \"green's\", 2: 'blue'}", "task": "classify"})
+write("task_detect", means(to="y"), X, [y(3)], meta={"task": "detect"})
+write("zipmap", means() + [
+    node("Softmax", ["m"], ["s"], axis=1), node("ZipMap", ["s"], ["loss"], domain="ai.onnx.ml", classlabels_strings=["c", "a", "b"]),
+    node("ArgMax", ["s"], ["best"], axis=1, keepdims=0),
+    node("LabelEncoder", ["best"], ["classLabel"], domain="ai.onnx.ml", keys_int64s=[0, 1, 2], values_strings=["c", "a", "b"])],
+    X, [info("classLabel", T.STRING, ["N"]), h.make_value_info("loss", h.make_sequence_type_proto(
+        h.make_map_type_proto(T.STRING, h.make_tensor_type_proto(F, []))))])
+write("softmax_9", [node("GlobalAveragePool", ["x"], ["p"]), node("Softmax", ["p"], ["y"])], X, [y(3, 1, 1)], opset=9)
+write("softmax_9_matrix", means() + [node("Softmax", ["m"], ["y"])], X, [y(3)], opset=9)
+write("conv_integer", [
+    node("Mul", ["x", "z"], ["o"]), node("Add", ["o", "t"], ["p"]), node("Cast", ["p"], ["q"], to=T.UINT8),
+    node("ConvInteger", ["q", "k", "xz", "kz"], ["c"], kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1]),
+    node("Cast", ["c"], ["f"], to=F), node("Flatten", ["f"], ["y"])],
+    [info("x", F, ["N", 3, 4, 4])], [y(16)],
+    [("k", np.ones((1, 3, 3, 3), np.uint8)), ("xz", np.uint8(0)), ("kz", np.uint8(0)), ("z", np.float32(0)), ("t", np.float32(10))],
+    opset=13)
+write("arg_max", means() + [node("ArgMax", ["m"], ["b"], axis=1), node("Cast", ["b"], ["c"], to=F), node("Add", ["m", "c"], ["y"])],
+      X, [y(3)])
+write("new_ir", means(to="y"), X, [y(3)], ir=99)

@@ -1,0 +1,173 @@
+//! Where each pixel of what a model sees comes from: the arithmetic of sizes, cuts and borders, without any pixels. It is done
+//! for the upright picture; `resize.rs` turns it to how the picture is stored.
+
+use eirs_platform::settings::{Filter, PadPlace};
+
+use super::View;
+
+/// How a picture of any size becomes `size` pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Geometry {
+    /// Width and height of what comes out, in pixels.
+    pub size: (u32, u32),
+    /// What happens to another shape.
+    pub fit: Fit,
+    /// How pixels are scaled.
+    pub filter: Filter,
+    /// Whether all pixels that are covered count, as with Pillow, or the nearest few, as with OpenCV.
+    pub antialias: bool,
+}
+
+/// What happens to a picture of another shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It is scaled until it covers these, and the centre is cut out.
+    Crop {
+        /// What is covered: width and height, neither less than the size.
+        cover: (u32, u32),
+    },
+    /// Its sides are scaled to these, whatever its shape, and the centre is cut out.
+    Squash {
+        /// Width and height, neither less than the size.
+        to: (u32, u32),
+    },
+    /// It is scaled until it fits in, and the rest is filled.
+    Letterbox {
+        /// Red, green, blue of the rest.
+        colour: [u8; 3],
+        /// Where the picture is.
+        place: PadPlace,
+    },
+}
+
+/// How one picture is scaled, and where it is put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Width and height of the scaled picture.
+    pub scaled: (u32, u32),
+    /// Column and row of its first pixel in what comes out; negative where the beginning is cut off.
+    pub at: (i64, i64),
+}
+
+impl Geometry {
+    /// The short side scaled to `resize` pixels, bilinear and antialiased, and the centre of `side` x `side` cut out.
+    pub fn crop(side: u32, resize: u32) -> Self {
+        let fit = Fit::Crop { cover: (resize.max(side), resize.max(side)) };
+        Self { size: (side, side), fit, filter: Filter::Bilinear, antialias: true }
+    }
+
+    /// Both sides scaled to `side` pixels, bilinear and antialiased.
+    pub fn squash(side: u32) -> Self {
+        Self { fit: Fit::Squash { to: (side, side) }, ..Self::crop(side, side) }
+    }
+
+    /// For an upright picture of this width and height.
+    pub fn plan(&self, (width, height): (f64, f64)) -> Plan {
+        let (across, down) = (f64::from(self.size.0), f64::from(self.size.1));
+        match self.fit {
+            Fit::Crop { cover: (side, other) } if side == other => {
+                // torchvision's `Resize` and timm's for squares: the long side is rounded down.
+                let short = width.min(height);
+                let long = |length: f64| {
+                    if length <= short { side } else { (f64::from(side) * length / short).floor() as u32 }
+                };
+                self.centred((long(width), long(height)))
+            }
+            Fit::Crop { cover } => {
+                // timm's `ResizeKeepRatio`: both are rounded.
+                let ratio = (width / f64::from(cover.0)).min(height / f64::from(cover.1));
+                let scaled = |length: f64, least: u32| ((length / ratio).round_ties_even() as u32).max(least);
+                self.centred((scaled(width, self.size.0), scaled(height, self.size.1)))
+            }
+            Fit::Squash { to } => self.centred(to),
+            Fit::Letterbox { place, .. } => {
+                let ratio = (across / width).min(down / height);
+                let scaled = |length: f64, most: u32| ((length * ratio).round() as u32).clamp(1, most);
+                let scaled = (scaled(width, self.size.0), scaled(height, self.size.1));
+                let half = |whole: u32, part: u32| i64::from((whole - part) / 2);
+                let at = match place {
+                    PadPlace::Centre => (half(self.size.0, scaled.0), half(self.size.1, scaled.1)),
+                    PadPlace::End => (0, 0),
+                };
+                Plan { scaled, at }
+            }
+        }
+    }
+
+    /// torchvision's `CenterCrop`: half of what is too much goes off in front, halves to the even number.
+    fn centred(&self, scaled: (u32, u32)) -> Plan {
+        let off =
+            |scaled: u32, size: u32| ((f64::from(scaled) - f64::from(size)) / 2.0).round_ties_even() as i64;
+        Plan { scaled, at: (-off(scaled.0, self.size.0), -off(scaled.1, self.size.1)) }
+    }
+
+    /// What must be decoded of a picture. `None` where a decoder that gives less than the whole would change what comes out.
+    pub fn view(&self) -> Option<View> {
+        let smooth = self.antialias && self.filter != Filter::Nearest;
+        let whole =
+            |(width, height): (u32, u32)| View { short: width.max(height), cut: None, fractions: true };
+        smooth.then(|| match self.fit {
+            Fit::Crop { cover } if cover.0 == cover.1 => {
+                View { short: cover.0, cut: Some(self.size), fractions: true }
+            }
+            Fit::Crop { cover: sides } | Fit::Squash { to: sides } => whole(sides),
+            Fit::Letterbox { .. } => whole(self.size),
+        })
+    }
+
+    /// The colour of what is no picture.
+    pub fn colour(&self) -> [u8; 3] {
+        match self.fit {
+            Fit::Letterbox { colour, .. } => colour,
+            Fit::Crop { .. } | Fit::Squash { .. } => [0; 3],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn geometry(size: (u32, u32), fit: Fit) -> Geometry {
+        Geometry { size, fit, ..Geometry::crop(1, 1) }
+    }
+
+    #[test]
+    fn lengths_and_offsets_are_those_of_the_libraries() {
+        let square = geometry((224, 224), Fit::Crop { cover: (256, 256) });
+        // torchvision: int(256 * 500 / 375) = 341; round((341 - 224) / 2) = 58 (58.5, to the even one).
+        assert_eq!(square.plan((500.0, 375.0)), Plan { scaled: (341, 256), at: (-58, -16) });
+        let boxed = |place| geometry((640, 640), Fit::Letterbox { colour: [114; 3], place });
+        // Ultralytics: round(375 * 1.28) = 480, (640 - 480) / 2 = 80.
+        assert_eq!(boxed(PadPlace::Centre).plan((500.0, 375.0)), Plan { scaled: (640, 480), at: (0, 80) });
+        assert_eq!(boxed(PadPlace::End).plan((375.0, 500.0)), Plan { scaled: (480, 640), at: (0, 0) });
+        let squashed = geometry((192, 48), Fit::Squash { to: (192, 48) });
+        assert_eq!(squashed.plan((500.0, 375.0)), Plan { scaled: (192, 48), at: (0, 0) });
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_is_full_and_a_letterbox_holds_the_whole_picture(
+            width in 1u32..5000, height in 1u32..5000, across in 1u32..500, down in 1u32..500, more in 0u32..60,
+            end: bool,
+        ) {
+            let picture = (f64::from(width), f64::from(height));
+            let cover = (across + more, down + more);
+            for fit in [Fit::Crop { cover }, Fit::Squash { to: cover }] {
+                let Plan { scaled, at } = geometry((across, down), fit).plan(picture);
+                for (scaled, at, size) in [(scaled.0, at.0, across), (scaled.1, at.1, down)] {
+                    prop_assert!(at <= 0 && i64::from(scaled) + at >= i64::from(size), "{fit:?}: {scaled} at {at}");
+                }
+            }
+            let place = if end { PadPlace::End } else { PadPlace::Centre };
+            let fit = Fit::Letterbox { colour: [0; 3], place };
+            let Plan { scaled, at } = geometry((across, down), fit).plan(picture);
+            prop_assert!(scaled.0 == across || scaled.1 == down);
+            for (scaled, at, size) in [(scaled.0, at.0, across), (scaled.1, at.1, down)] {
+                prop_assert!(at >= 0 && i64::from(scaled) + at <= i64::from(size), "{scaled} at {at} of {size}");
+            }
+        }
+    }
+}

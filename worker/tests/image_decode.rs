@@ -360,7 +360,7 @@ fn pixels_that_were_not_decoded_are_not_invented() {
     let file = encoded(&DynamicImage::ImageRgb8(image), ImageFormat::Jpeg);
     let mut pixels = Pixels::default();
     decode(&file, Limits { view: Some(view(100, Some(10))), ..FULL }, &mut pixels).unwrap();
-    let why = Resizer::default().centre_square(&pixels, 100, 90, |_, _| {}).unwrap_err();
+    let why = Resizer::default().fit(&pixels, &Geometry::crop(90, 100), |_, _| {}).unwrap_err();
     assert!(why.to_string().contains("others are seen than were decoded"), "{why}");
 }
 
@@ -374,8 +374,8 @@ fn pictures_of_extreme_proportions_are_seen_too() {
         assert!(seen(&file, FULL, 18, 16).iter().all(|pixel| *pixel == [9, 99, 199]), "{width} x {height}");
         let mut pixels = Pixels::default();
         decode(&file, FULL, &mut pixels).unwrap();
-        let check = |_, pixel| assert_eq!(pixel, [9, 99, 199], "{width} x {height}");
-        Resizer::default().squashed_square(&pixels, 16, check).unwrap();
+        let check = |_, pixel| assert_eq!(pixel, [9, 99, 199, 255], "{width} x {height}");
+        Resizer::default().fit(&pixels, &Geometry::squash(16), check).unwrap();
     }
 }
 

@@ -44,7 +44,7 @@ pub enum Fit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// Width and height of the scaled picture.
-    pub scaled: (u32, u32),
+    pub scaled: (u64, u64),
     /// Column and row of its first pixel in what comes out; negative where the beginning is cut off.
     pub at: (i64, i64),
 }
@@ -69,22 +69,27 @@ impl Geometry {
                 // torchvision's `Resize` and timm's for squares: the long side is rounded down.
                 let short = width.min(height);
                 let long = |length: f64| {
-                    if length <= short { side } else { (f64::from(side) * length / short).floor() as u32 }
+                    if length <= short {
+                        side.into()
+                    } else {
+                        (f64::from(side) * length / short).floor() as u64
+                    }
                 };
                 self.centred((long(width), long(height)))
             }
             Fit::Crop { cover } => {
                 // timm's `ResizeKeepRatio`: both are rounded.
                 let ratio = (width / f64::from(cover.0)).min(height / f64::from(cover.1));
-                let scaled = |length: f64, least: u32| ((length / ratio).round_ties_even() as u32).max(least);
+                let scaled =
+                    |length: f64, least: u32| ((length / ratio).round_ties_even() as u64).max(least.into());
                 self.centred((scaled(width, self.size.0), scaled(height, self.size.1)))
             }
-            Fit::Squash { to } => self.centred(to),
+            Fit::Squash { to } => self.centred((to.0.into(), to.1.into())),
             Fit::Letterbox { place, .. } => {
                 let ratio = (across / width).min(down / height);
-                let scaled = |length: f64, most: u32| ((length * ratio).round() as u32).clamp(1, most);
+                let scaled = |length: f64, most: u32| ((length * ratio).round() as u64).clamp(1, most.into());
                 let scaled = (scaled(width, self.size.0), scaled(height, self.size.1));
-                let half = |whole: u32, part: u32| i64::from((whole - part) / 2);
+                let half = |whole: u32, part: u64| ((u64::from(whole) - part) / 2) as i64;
                 let at = match place {
                     PadPlace::Centre => (half(self.size.0, scaled.0), half(self.size.1, scaled.1)),
                     PadPlace::End => (0, 0),
@@ -95,9 +100,8 @@ impl Geometry {
     }
 
     /// torchvision's `CenterCrop`: half of what is too much goes off in front, halves to the even number.
-    fn centred(&self, scaled: (u32, u32)) -> Plan {
-        let off =
-            |scaled: u32, size: u32| ((f64::from(scaled) - f64::from(size)) / 2.0).round_ties_even() as i64;
+    fn centred(&self, scaled: (u64, u64)) -> Plan {
+        let off = |scaled: u64, size: u32| ((scaled as f64 - f64::from(size)) / 2.0).round_ties_even() as i64;
         Plan { scaled, at: (-off(scaled.0, self.size.0), -off(scaled.1, self.size.1)) }
     }
 
@@ -158,15 +162,15 @@ mod tests {
             for fit in [Fit::Crop { cover }, Fit::Squash { to: cover }] {
                 let Plan { scaled, at } = geometry((across, down), fit).plan(picture);
                 for (scaled, at, size) in [(scaled.0, at.0, across), (scaled.1, at.1, down)] {
-                    prop_assert!(at <= 0 && i64::from(scaled) + at >= i64::from(size), "{fit:?}: {scaled} at {at}");
+                    prop_assert!(at <= 0 && scaled as i64 + at >= i64::from(size), "{fit:?}: {scaled} at {at}");
                 }
             }
             let place = if end { PadPlace::End } else { PadPlace::Centre };
             let fit = Fit::Letterbox { colour: [0; 3], place };
             let Plan { scaled, at } = geometry((across, down), fit).plan(picture);
-            prop_assert!(scaled.0 == across || scaled.1 == down);
+            prop_assert!(scaled.0 == u64::from(across) || scaled.1 == u64::from(down));
             for (scaled, at, size) in [(scaled.0, at.0, across), (scaled.1, at.1, down)] {
-                prop_assert!(at >= 0 && i64::from(scaled) + at <= i64::from(size), "{scaled} at {at} of {size}");
+                prop_assert!(at >= 0 && scaled as i64 + at <= i64::from(size), "{scaled} at {at} of {size}");
             }
         }
     }

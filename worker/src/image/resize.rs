@@ -77,10 +77,10 @@ impl Resizer {
     ) -> Result<(), Unreadable> {
         let (width, height) = pixels.place.whole;
         let (across, down) = if turn.swap { (height, width) } else { (width, height) };
-        let axis = |seen: &Seen, whole: u32, scaled: u32, flipped: bool| {
+        let axis = |seen: &Seen, whole: u32, scaled: u64, flipped: bool| {
             let (first, count) = (seen.first as u64, seen.count as u64);
-            let start = if flipped { u64::from(scaled) - first - count } else { first };
-            Axis::new(kernel(filter), whole, scaled.into(), start..start + count, pixels.place.fraction)
+            let start = if flipped { scaled - first - count } else { first };
+            Axis::new(kernel(filter), whole, scaled, start..start + count, pixels.place.fraction)
         };
         let (flip_columns, flip_rows) = turn.upright_flips();
         let mut horizontal = axis(columns, across, plan.scaled.0, flip_columns);
@@ -115,7 +115,7 @@ impl Resizer {
         let (width, height) = (pixels.width() as usize, pixels.height() as usize);
         // Pixels along the upright axes.
         let (across, down) = if turn.swap { (height, width) } else { (width, height) };
-        let taps = |part: &Seen, length: f64, count: usize, scaled: u32, flipped: bool| {
+        let taps = |part: &Seen, length: f64, count: usize, scaled: u64, flipped: bool| {
             let taps =
                 Taps::new(geometry.filter, geometry.antialias, length, count, scaled, part.first, part.count);
             if flipped { taps.flipped(count) } else { taps }
@@ -163,8 +163,8 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(at: i64, scaled: u32, size: u32) -> Self {
-        let (begin, end) = (at.max(0), (at + i64::from(scaled)).min(i64::from(size)));
+    fn of(at: i64, scaled: u64, size: u32) -> Self {
+        let (begin, end) = (at.max(0), (at + scaled as i64).min(i64::from(size)));
         let length = |pixels: i64| usize::try_from(pixels).unwrap_or_default();
         Self { first: length(begin - at), count: length(end - begin), at: length(begin) }
     }

@@ -19,11 +19,11 @@ impl Taps {
         centred: bool,
         length: f64,
         pixels: usize,
-        scaled: u32,
+        scaled: u64,
         first: usize,
         count: usize,
     ) -> Self {
-        let (each, scale) = (width(filter), length / f64::from(scaled));
+        let (each, scale) = (width(filter), length / scaled as f64);
         let last = pixels.saturating_sub(1) as i64;
         let mut taps = Vec::with_capacity(each * count);
         for index in first..first + count {
@@ -99,7 +99,7 @@ mod tests {
                 Filter::Nearest, Filter::Box, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos,
             ]),
         ) {
-            let taps = Taps::new(filter, centred, pixels as f64, pixels, scaled, 0, scaled as usize);
+            let taps = Taps::new(filter, centred, pixels as f64, pixels, scaled.into(), 0, scaled as usize);
             for index in 0..scaled as usize {
                 let (places, weights): (Vec<_>, Vec<_>) = taps.of(index).iter().copied().unzip();
                 prop_assert!(places.iter().all(|place: &usize| *place < pixels));

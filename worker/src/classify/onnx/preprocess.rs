@@ -91,15 +91,15 @@ fn through_jpeg(
 ) -> Result<(), Unreadable> {
     let plan = geometry.plan(pixels.upright());
     let (width, height) = plan.scaled;
-    let mut scaled = vec![0; width as usize * height as usize * 3];
+    let sides = u16::try_from(width).ok().zip(u16::try_from(height).ok());
+    let unfit = || Unreadable::Never(format!("an image of {width} x {height} pixels cannot be a JPEG image"));
+    let (columns, rows) = sides.ok_or_else(unfit)?;
+    let size = (u32::from(columns), u32::from(rows));
+    let mut scaled = vec![0; usize::from(columns) * usize::from(rows) * 3];
     let whole = Plan { at: (0, 0), ..plan };
-    resizer.place(pixels, geometry, whole, plan.scaled, |index, [red, green, blue, _]| {
+    resizer.place(pixels, geometry, whole, size, |index, [red, green, blue, _]| {
         scaled[index * 3..index * 3 + 3].copy_from_slice(&[red, green, blue]);
     })?;
-    let sides = u16::try_from(width).ok().zip(u16::try_from(height).ok());
-    let unfit =
-        || Unreadable::Never(format!("a picture of {width} x {height} pixels cannot be a JPEG image"));
-    let (columns, rows) = sides.ok_or_else(unfit)?;
     let mut file = Vec::new();
     let mut encoder = jpeg_encoder::Encoder::new(&mut file, quality);
     // As libjpeg does by itself.
@@ -107,7 +107,7 @@ fn through_jpeg(
     encoder.encode(&scaled, columns, rows, jpeg_encoder::ColorType::Rgb).map_err(|_| unfit())?;
     let limits = Limits { max_pixels: u64::MAX, view: None, alpha: eirs_platform::settings::Alpha::Drop };
     image::decode(&file, limits, pixels)?;
-    let as_it_is = Geometry { fit: Fit::Squash { to: plan.scaled }, ..Geometry::crop(1, 1) };
+    let as_it_is = Geometry { fit: Fit::Squash { to: size }, ..Geometry::crop(1, 1) };
     let fit = match geometry.fit {
         boxed @ Fit::Letterbox { .. } => boxed,
         Fit::Crop { .. } | Fit::Squash { .. } => as_it_is.fit,

@@ -129,7 +129,7 @@ def cases():
         transformers.DeiTImageProcessor,
         transformers.LevitImageProcessor,
         transformers.MobileNetV2ImageProcessor,
-        transformers.MobileViTImageProcessor,
+        lambda: transformers.MobileViTImageProcessor(size={"shortest_edge": 288}),
         transformers.EfficientNetImageProcessor,
     ):
         yield "huggingface", hugging_face_case(processor)

@@ -30,7 +30,7 @@ pub(super) struct Graph {
     /// What has a value in the file.
     pub(super) weights: BTreeSet<String>,
     /// Lists of texts among these: the classes of scikit-learn's pipelines.
-    texts: Vec<Vec<String>>,
+    pub(super) texts: Vec<Vec<String>>,
 }
 
 /// One operation.

@@ -26,10 +26,13 @@ impl Taps {
         let (each, scale) = (width(filter), length / scaled as f64);
         let last = pixels.saturating_sub(1) as i64;
         let mut taps = Vec::with_capacity(each * count);
+        let mut middle = (0..first).fold(scale * 0.5, |middle, _| middle + scale);
         for index in first..first + count {
             if each == 1 {
-                // OpenCV and torch take the pixel in which the left edge is, Pillow that of the middle.
-                let place = (index as f64 + if centred { 0.5 } else { 0.0 }) * scale;
+                // OpenCV and torch take the pixel in which the left edge is, Pillow that of the middle, to which it comes step
+                // by step (`Geometry.c`, ImagingScaleAffine), and so past a whole number or not.
+                let place = if centred { middle } else { index as f64 * scale };
+                middle += scale;
                 taps.push(((place.floor() as i64).clamp(0, last) as usize, 1.0));
                 continue;
             }

@@ -279,7 +279,7 @@ mod tests {
         let plan = PoolPlan {
             depth: Some(eirs_platform::queue::Depth { visible: 45, in_flight: 2 }),
             ready: 1,
-            wishes: vec![Wish { rule: "backlog", instances: 12, steady: 12, because }],
+            wishes: vec![Wish { rule: "backlog", instances: 12, steady: 12, because: because.into() }],
             wished: 12,
             clamped: 10,
             share: 4,

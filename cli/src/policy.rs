@@ -1,5 +1,7 @@
 //! `eirs policy`
 
+mod trial;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Subcommand;
@@ -15,6 +17,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     Check(Check),
+    Try(trial::Try),
 }
 
 /// Read policy files as the controller would, and report every error
@@ -33,6 +36,7 @@ impl PolicyCommand {
     pub fn run(self, global: &Global) -> Result<Exit, Stop> {
         match self {
             Self::Check(check) => check.run(global),
+            Self::Try(trial) => trial.run(global),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! `eirs simulate`
 
+mod front;
 mod luck;
 mod overrides;
 mod plot;
 mod sweep;
 mod text;
+mod together;
 
 use std::{
     fs,
@@ -14,7 +16,7 @@ use std::{
 
 use eirs_controller::{
     policy::{Policy, load, parse},
-    simulate::{self, Comparison, Distribution, Reference, Setup, Trace, compare},
+    simulate::{self, Comparison, Distribution, Draw, Recorded, Reference, Setup, Trace, compare},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -25,7 +27,12 @@ use self::{
 };
 use crate::{Exit, Global, Stop, show::Voice};
 
-/// Replay arrivals under a policy, and compare it with other rules and with a clairvoyant
+/// With so many seeds, ...
+const SEEDS: u64 = 5;
+/// ... as long as they have no more jobs than this together.
+const MOST_JOBS: u64 = 200_000;
+
+/// Replay arrivals under a policy, and compare it with other rules and with who knows the future
 ///
 /// Decisions are made by the controller's own code; queue, instances and clock are simulated. All
 /// rules get the same arrivals, service times and start delays. docs/SIMULATE.md explains the
@@ -46,25 +53,34 @@ pub(crate) struct Simulate {
     /// The pool of the folder, and of the recording [default: `default`, or the only one]
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// The arrivals: a file, a folder, or a generator
-    #[arg(long, value_name = "TRACE")]
-    trace: String,
-    /// Time per job: 2s, 2s~exp, 2s~lognormal:0.5, 2s~uniform:0.2; the time is the mean
-    #[arg(long, value_name = "TIME", default_value = "2s")]
-    service_time: Distribution,
-    /// Jobs that one instance does at the same time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    concurrency: u32,
-    /// Time from the start of an instance to its first job, written like the service time
-    #[arg(long, value_name = "TIME", default_value = "25s")]
-    start_delay: Distribution,
-    /// The latency target of a request
+    /// When requests arrive: a file, a folder, or a generator; POOL=TRACE, several times, simulates these pools of a folder together
+    #[arg(long, value_name = "TRACE", required = true)]
+    trace: Vec<String>,
+    /// The limit on all pools together [default: as recorded, or none]
+    #[arg(long, value_name = "N")]
+    limit: Option<u32>,
+    /// How long a job takes: 2s, 2s~exp, 2s~lognormal:0.5, 2s~uniform:0.2; the time is the mean [default: as recorded, or 2s~lognormal:0.5]
+    #[arg(long, value_name = "TIME")]
+    service_time: Option<Distribution>,
+    /// Jobs that one instance works on at the same time [default: as recorded, or 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    concurrency: Option<u32>,
+    /// From the start of an instance to its first job, written like the service time [default: as recorded, or 25s~lognormal:0.2]
+    #[arg(long, value_name = "TIME")]
+    start_delay: Option<Distribution>,
+    /// The part of a start in which the machine does not run yet and is not billed
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pending: Duration,
+    /// The latency that a request shall not exceed
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     slo_p95: Duration,
     /// The seed: the same one gives the same run
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// The longest time between two passes of the controller
+    /// So many seeds from that one on, for confidence intervals [default: 5, fewer where there are many requests]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
+    seeds: Option<u64>,
+    /// The controller looks at least this often
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     tick: Duration,
     /// Price of an instance per hour [default: as in the policy]
@@ -82,6 +98,9 @@ pub(crate) struct Simulate {
     /// Plot arrivals, backlog, instances and latency
     #[arg(long, value_name = "FILE.svg", conflicts_with = "sweep")]
     plot: Option<PathBuf>,
+    /// Draw cost against latency: the policy, and each of the other rules with several values of its main parameter
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "sweep")]
+    front: Option<PathBuf>,
     /// The other rules to compare with
     #[arg(
         long,
@@ -99,17 +118,28 @@ pub(crate) struct Simulate {
 impl Simulate {
     /// Runs it.
     pub(crate) fn run(self, global: &Global) -> Result<Exit, Stop> {
+        if let [several, ..] = &self.trace[..]
+            && (self.trace.len() > 1 || together::pool_of(several).is_some())
+        {
+            return self.together(global);
+        }
         let source = self.source(global)?;
         let policy = source.policy(&self.set)?;
-        let setup = self.setup(&policy)?;
         let references = self.references()?;
-        let trace = Trace::of(&self.trace, &source.pool, self.seed).map_err(Stop::Usage)?;
+        let trace_of = |seed: u64| Trace::of(&self.trace[0], &source.pool, seed).map_err(Stop::Usage);
+        let trace = trace_of(self.seed)?;
+        let setup = self.setup(&policy, &trace.recorded)?;
         let is_well = if self.sweep.is_empty() {
             let samples = if self.plot.is_some() { plot::SAMPLES } else { 0 };
-            let bar = bar(references.len() + 2);
+            let many = (MOST_JOBS / trace.arrivals.len().max(1) as u64).clamp(1, SEEDS);
+            let mut draws = vec![Draw { trace: trace.clone(), setup: setup.clone() }];
+            for seed in self.seed + 1..self.seed.saturating_add(self.seeds.unwrap_or(many)) {
+                draws.push(Draw { trace: trace_of(seed)?, setup: Setup { seed, ..setup.clone() } });
+            }
+            let bar = bar(draws.len() * (references.len() + 1) + 1);
             let through = || bar.inc(1);
             let Comparison { report, policy: outcome } =
-                compare(&policy, &trace, &setup, &references, samples, &through);
+                compare(&policy, &draws, &references, samples, &through);
             bar.finish_and_clear();
             if let Some(file) = &self.plot {
                 let words = plot::Words {
@@ -120,6 +150,11 @@ impl Simulate {
                     max: policy.pool.max,
                 };
                 fs::write(file, plot::svg(&words, &trace, &outcome)).map_err(|error| {
+                    Stop::Usage(format!("{}: cannot be written: {error}", file.display()))
+                })?;
+            }
+            if let Some(file) = &self.front {
+                fs::write(file, front::svg(&report)).map_err(|error| {
                     Stop::Usage(format!("{}: cannot be written: {error}", file.display()))
                 })?;
             }
@@ -143,24 +178,35 @@ impl Simulate {
         Ok(if is_well { Exit::Ok } else { Exit::Failed })
     }
 
-    fn setup(&self, policy: &Policy) -> Result<Setup, Stop> {
+    fn setup(&self, policy: &Policy, recorded: &Recorded) -> Result<Setup, Stop> {
         let mut price = policy.instance.clone();
         price.usd_per_hour = self.usd_per_hour.unwrap_or(price.usd_per_hour);
         price.billing_minimum = self.billing_minimum.unwrap_or(price.billing_minimum);
         if !(price.usd_per_hour.is_finite() && price.usd_per_hour >= 0.0) {
             return Err(Stop::Usage("--usd-per-hour must be zero or more".to_owned()));
         }
+        let usual = Setup::default();
+        let with_mean = |usual: Distribution, mean_s: Option<f64>| {
+            let mean = mean_s.and_then(|mean_s| Duration::try_from_secs_f64(mean_s).ok());
+            Distribution { mean: mean.unwrap_or(usual.mean), ..usual }
+        };
+        let at_once = recorded.at_once.map_or(usual.concurrency, |at_once| at_once.round().max(1.0) as u32);
         Ok(Setup {
-            service_time: self.service_time,
-            concurrency: self.concurrency,
-            start_delay: self.start_delay,
+            service_time: self
+                .service_time
+                .unwrap_or_else(|| with_mean(usual.service_time, recorded.service_s)),
+            concurrency: self.concurrency.unwrap_or(at_once),
+            start_delay: self
+                .start_delay
+                .unwrap_or_else(|| with_mean(usual.start_delay, recorded.start_delay_s)),
+            pending: self.pending,
             slo: self.slo_p95,
             seed: self.seed,
             tick: self.tick,
             price,
             checks: true,
             faults: self.luck.faults(),
-            ..Setup::default()
+            ..usual
         })
     }
 

@@ -103,15 +103,6 @@ impl Fleet for Machines {
         })
     }
 
-    fn can_undrain(&self) -> bool {
-        // A worker that was told to leave cannot be told to stay.
-        false
-    }
-
-    async fn undrain(&self, _id: &str) -> Result<()> {
-        Ok(())
-    }
-
     async fn stop(&self, id: &str) -> Result<()> {
         let now = self.clock.now();
         self.change(id, |instance| {

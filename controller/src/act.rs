@@ -21,7 +21,6 @@ pub async fn act(plan: &Plan, fleet: &dyn Fleet) -> Vec<Refusal> {
     let others = others.map(|action| async move {
         let (id, done) = match action {
             Action::Start { .. } => return None,
-            Action::Undrain { id } => (id, in_time(format!("undraining {id}"), fleet.undrain(id)).await),
             Action::Drain { id, deadline, .. } => {
                 (id, in_time(format!("draining {id}"), fleet.drain(id, *deadline)).await)
             }
@@ -116,14 +115,6 @@ mod tests {
         async fn drain(&self, id: &str, deadline: Duration) -> Result<()> {
             self.hang_at(id).await;
             self.0.drain(id, deadline).await
-        }
-
-        fn can_undrain(&self) -> bool {
-            self.0.can_undrain()
-        }
-
-        async fn undrain(&self, id: &str) -> Result<()> {
-            self.0.undrain(id).await
         }
 
         async fn stop(&self, id: &str) -> Result<()> {

@@ -4,10 +4,10 @@
 //! and then what holds it back. Every stage is kept in the plan. What must hold of any plan is said a second time in [`check`].
 
 mod budget;
-mod choose;
 mod demand;
 mod forecast;
 mod queueing;
+mod roster;
 
 pub mod check;
 pub mod history;
@@ -17,21 +17,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-pub(crate) use self::choose::left_alone_until;
-use self::{
-    choose::{BUSY_WINDOW, Muster, cheapest_of, drain, is_canary, is_paid_off, last_proof},
-    plan::Hold::{
-        BackOff, Budget, Cordoned, Deaf, Incomplete, Limit, MaxStarting, MaxStep, NoGoodPolicy, NoPlace,
-        NoneStopped, NotIdle, PaidFor, SuddenDrop, TooEarly, WasHigher,
-    },
-};
+pub(crate) use self::roster::left_alone_until;
 pub use self::{
     demand::Load,
     history::{Facts, History},
-    plan::{Action, Cause, Hold, Plan, PoolPlan, Wish},
+    plan::{Action, Because, Cause, Hold, Plan, PoolPlan, Wish},
+};
+use self::{
+    demand::Want,
+    plan::Hold::{
+        BackOff, Budget, Cordoned, Deaf, Incomplete, Limit, MaxStarting, MaxStep, NoCapacity, NoGoodPolicy,
+        NoPlace, NoneStopped, NotIdle, PaidFor, SuddenDrop, TooEarly, WasHigher, WorthKeeping,
+    },
+    roster::{BUSY_WINDOW, Roster, cheapest_of, drain, is_canary, is_paid_off, last_proof},
 };
 use crate::{
-    observe::{InstanceView, Observation, Stage, age},
+    observe::{InstanceView, Observation, age},
     policy::{Policies, Policy, ScaleIn},
 };
 
@@ -39,17 +40,18 @@ use crate::{
 pub fn decide(policies: &Policies, seen: &Observation, history: &History) -> Plan {
     let mut drafts: Vec<_> =
         policies.pools.iter().map(|(name, policy)| Draft::new(name, policy, seen, history)).collect();
-    let wants: Vec<_> = drafts.iter().map(|draft| (draft.policy.pool.min, draft.plan.granted())).collect();
+    let wants: Vec<_> = drafts.iter().map(|draft| draft.want(seen, history)).collect();
     for (draft, share) in drafts.iter_mut().zip(demand::shares(policies.instance_limit, &wants)) {
-        draft.plan.share = share;
-        draft.plan.desired = share;
+        draft.claim = share;
+        draft.plan.share = share.min(draft.plan.granted());
+        draft.plan.desired = draft.plan.share;
     }
     scale_out(&mut drafts, policies, seen, history);
     send_canaries(&mut drafts, policies, seen, history);
     for draft in &mut drafts {
         draft.scale_in(seen, history);
     }
-    cede(&mut drafts, policies, seen, history);
+    rebalance(&mut drafts, policies, seen, history);
     let mut pools: BTreeMap<_, _> =
         drafts.into_iter().map(|draft| (draft.name.to_owned(), draft.plan)).collect();
     pools.extend(without_policy(policies, seen, history));
@@ -60,20 +62,26 @@ pub fn decide(policies: &Policies, seen: &Observation, history: &History) -> Pla
 struct Draft<'a> {
     name: &'a str,
     policy: &'a Policy,
-    muster: Muster<'a>,
+    roster: Roster<'a>,
     /// The names of those that should have been ready by now.
     late: Vec<&'a str>,
     /// Whether everything about this pool could be seen.
     is_complete: bool,
+    /// What it may keep under the limit on all pools: its share of what it wants now or needed within its window.
+    claim: u32,
+    /// Starts in the plan, ...
+    starts: u32,
+    /// ... and drains in it of those that it counted on.
+    lost: u32,
     plan: PoolPlan,
 }
 
 impl<'a> Draft<'a> {
     /// What there is and what is wished.
     fn new(name: &'a str, policy: &'a Policy, seen: &'a Observation, history: &History) -> Self {
-        let muster = Muster::of(name, Some(policy), seen, history);
+        let roster = Roster::of(name, Some(policy), seen, history);
         let depth = seen.pools.get(name).and_then(|pool| pool.depth);
-        let (mut plan, mut late) = (count(&muster), Vec::new());
+        let (mut plan, mut late) = (count(&roster), Vec::new());
         plan.depth = depth;
         match depth {
             Some(depth) => {
@@ -83,10 +91,10 @@ impl<'a> Draft<'a> {
                     let most = if plan.ready == 0 { growth.most } else { f64::INFINITY };
                     facts.arrivals_per_s = facts.arrivals_per_s.clamp(growth.least, most);
                 }
-                late = muster.late(facts.start_delay_s, seen, history);
+                late = roster.late(facts.start_delay_s, seen, history);
                 plan.late = size(late.len());
                 plan.starting -= plan.late;
-                let starting_s = muster.starting_s(facts.start_delay_s, seen.at);
+                let starting_s = roster.starting_s(facts.start_delay_s, seen.at);
                 let load = Load { depth, facts, ready: plan.ready, starting_s };
                 plan.wishes = demand::wishes(policy, &load, history.minutes(name), seen.at);
                 plan.load = Some(load);
@@ -100,55 +108,59 @@ impl<'a> Draft<'a> {
             }
         }
         plan.affordable = affordable(name, policy, seen, history);
-        if muster.silent > 0 {
-            plan.holds.push(Deaf { instances: muster.silent });
+        if roster.silent > 0 {
+            plan.holds.push(Deaf { instances: roster.silent });
         }
         let is_complete = depth.is_some() && seen.instances.is_some();
         if !is_complete {
             plan.holds.push(Incomplete);
         }
-        Self { name, policy, muster, late, is_complete, plan }
+        Self { name, policy, roster, late, is_complete, claim: 0, starts: 0, lost: 0, plan }
+    }
+
+    /// What it wants of the limit on all pools. What it needed a moment ago it will not give away and ask for again.
+    fn want(&self, seen: &Observation, history: &History) -> Want {
+        let pool = &self.policy.pool;
+        let lately = history.most_wished(self.name, self.policy.scale_in.window, seen.at);
+        let lately = lately.map_or(0, |wished| demand::clamp(self.policy, wished)).min(self.plan.running());
+        let instances = self.plan.granted().max(lately.min(self.plan.affordable.unwrap_or(u32::MAX)));
+        Want { min: pool.min, instances, weight: pool.weight }
     }
 
     /// Instances that it will count on once the actions so far are done.
     fn running_then(&self) -> u32 {
-        let gained =
-            self.plan.actions.iter().filter(|a| matches!(a, Action::Start { .. } | Action::Undrain { .. }));
-        let of_use = |id: &str| {
-            self.muster.serving.iter().any(|view| view.instance.id == id) && !self.late.contains(&id)
-        };
-        let lost = self.plan.actions.iter().filter(|a| matches!(a, Action::Drain { id, .. } if of_use(id)));
-        self.plan.running() + size(gained.count()) - size(lost.count())
-    }
-
-    /// The same and those that are late: they may still come.
-    fn there_then(&self) -> u32 {
-        let drained = self.drained();
-        self.running_then() + size(self.late.iter().filter(|id| !drained.contains(**id)).count())
+        self.plan.running() + self.starts - self.lost
     }
 
     /// Places that will be taken once the actions so far are done: what drains and stops keeps its own.
     fn alive_then(&self) -> u32 {
-        let starts = self.plan.actions.iter().filter(|a| matches!(a, Action::Start { .. })).count();
-        size(self.muster.alive() + starts)
+        size(self.roster.alive()) + self.starts
     }
 
     /// Whether one more may start beside those that start already, within `max`.
     fn may_start(&self) -> bool {
-        let starts = self.plan.actions.iter().filter(|a| matches!(a, Action::Start { .. })).count();
-        let starting = self.plan.starting + size(starts);
         // One that is late is paid for all the same.
         let paid = self.running_then() + self.plan.late;
-        starting < self.policy.scale_out.max_step
+        self.plan.starting + self.starts < self.policy.scale_out.max_step
             && self.alive_then() < self.most()
             && self.plan.affordable.is_none_or(|affordable| paid < affordable)
     }
 
+    fn start(&mut self, view: &InstanceView) {
+        self.starts += 1;
+        self.plan.actions.push(Action::Start { id: view.instance.id.clone() });
+    }
+
     /// All that serve, those first that lose the least: nothing is lost with one that is late.
     fn cheapest(&self, seen: &Observation, history: &History) -> Vec<&'a InstanceView> {
-        let mut all = self.muster.cheapest(seen, history);
+        let mut all = self.roster.cheapest(seen, history);
         all.sort_by_key(|view| !self.late.contains(&view.instance.id.as_str()));
         all
+    }
+
+    /// How many leave, or will as the plan says.
+    fn leaves(&self) -> u32 {
+        size(self.roster.leaving.len()) + self.lost
     }
 
     fn lacks(&self) -> u32 {
@@ -158,7 +170,7 @@ impl<'a> Draft<'a> {
     /// One more than is needed, as long as one serves that retires: the other one comes before it goes, also where the pool may
     /// have no more than it has.
     fn relief(&self) -> u32 {
-        u32::from(self.plan.share > 0 && self.muster.has_retiring())
+        u32::from(self.plan.share > 0 && self.roster.has_retiring())
     }
 
     /// What may be started.
@@ -177,7 +189,9 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Sends one away that serves.
     fn drain(&mut self, view: &InstanceView, cause: Cause) {
+        self.lost += u32::from(!self.late.contains(&view.instance.id.as_str()));
         self.plan.actions.push(drain(view, &self.policy.scale_in, cause));
     }
 
@@ -187,10 +201,10 @@ impl<'a> Draft<'a> {
             self.plan.desired = self.plan.desired.max(self.plan.running());
             return;
         }
-        let useless = self.muster.useless.iter();
+        let useless = self.roster.useless.iter();
         let scale_in = &self.policy.scale_in;
         self.plan.actions.extend(useless.map(|(view, cause)| drain(view, scale_in, *cause)));
-        self.plan.actions.extend(self.muster.stops(seen.at));
+        self.plan.actions.extend(self.roster.stops(seen.at));
 
         let (max, relief) = (self.policy.pool.max, self.relief());
         let affordable = self.plan.affordable.unwrap_or(max).min(max);
@@ -204,28 +218,24 @@ impl<'a> Draft<'a> {
                 self.drain(view, if number < over_max { Cause::OverMax } else { Cause::OverBudget });
             }
         }
-        let is_growing =
-            self.plan.actions.iter().any(|a| matches!(a, Action::Start { .. } | Action::Undrain { .. }));
-        if let Some(view) = self.muster.next_to_replace(seen, history)
+        if let Some(view) = self.roster.next_to_replace(seen, history)
             && too_dear == 0
-            && !is_growing
+            && self.starts == 0
         {
             self.drain(view, Cause::OtherVersion);
         }
-        if let Some(view) = self.muster.next_to_retire(seen, history)
+        if let Some(view) = self.roster.next_to_retire(seen, history)
             && relief > 0
             && self.running_then() > self.plan.share
-            && !is_growing
+            && self.starts == 0
             && !self.drained().contains(&view.instance.id)
         {
             self.drain(view, Cause::Updated);
         }
         // One that is late is waited for: it is not what serves, and goes when it has come or is given up.
         // Nor does one that was started to see whether it works make another superfluous.
-        let is_sent = |view: &&&InstanceView| {
-            view.stage() == Stage::Starting && is_canary(view, self.policy, seen, history)
-        };
-        let sent = size(self.muster.serving.iter().filter(is_sent).count());
+        let is_sent = |view: &&&InstanceView| is_canary(view, self.policy, seen, history);
+        let sent = size(self.roster.starting.iter().filter(is_sent).count());
         let sent = sent + u32::from(self.plan.canary.is_some());
         let running = self.running_then().saturating_sub(sent + relief);
         if running <= self.plan.share {
@@ -237,9 +247,9 @@ impl<'a> Draft<'a> {
             return;
         }
         let gone = self.drained();
-        let leaving = self.muster.leaving.len() + gone.len();
+        let leaving = self.roster.leaving.len() + gone.len();
         let step = (self.policy.scale_in.max_step as usize).saturating_sub(leaving);
-        let mut dispensable = self.muster.dispensable(self.policy, seen, history);
+        let mut dispensable = self.roster.dispensable(self.policy, seen, history);
         dispensable.retain(|(view, _)| !gone.contains(&view.instance.id));
         // Whoever works may go only where that leaves enough for all of the last minutes.
         let all_busy = self.surplus_for_long(running, seen, history) as usize;
@@ -280,16 +290,25 @@ impl<'a> Draft<'a> {
             self.hold(TooEarly);
             return running;
         };
-        if history.last_drop(self.name).is_some_and(is_recent) {
+        // Where a load has ended before, its end is no outage.
+        if history.last_drop(self.name).is_some_and(is_recent) && !history.knows_gaps(self.name) {
             self.hold(SuddenDrop);
             return running;
         }
         // A job that came and was done between two looks is demand as well.
         let had_work = peak > 0 || history.last_arrival(self.name).is_some_and(is_recent);
-        let wished = wished.max(u32::from(had_work && !self.policy.rules.is_empty()));
-        let floor = demand::clamp(self.policy, wished).min(self.plan.affordable.unwrap_or(u32::MAX));
+        let least = u32::from(had_work && !self.policy.rules.is_empty());
+        let lately = wished.max(least);
+        let kept = history.worth_keeping(self.name, running, lately, self.policy, seen.at).max(least);
+        let within =
+            |wished| demand::clamp(self.policy, wished).min(self.plan.affordable.unwrap_or(u32::MAX));
+        let (floor, by_window) = (within(kept), within(lately));
         if floor > self.plan.share {
-            self.hold(WasHigher { instances: floor });
+            self.hold(if floor > by_window {
+                WorthKeeping { instances: floor }
+            } else {
+                WasHigher { instances: floor }
+            });
         }
         floor
     }
@@ -300,22 +319,14 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Takes back drains first, then starts, one at a time for the pool that has the fewest, while there is room.
+/// Starts, one at a time for the pool that has the fewest, while there is room.
 fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, history: &History) {
     let Some(instances) = &seen.instances else { return };
-    for draft in drafts.iter_mut() {
-        let undrainable = draft.muster.undrainable(draft.policy, seen, history);
-        let most = draft.plan.affordable.unwrap_or(u32::MAX).min(draft.policy.pool.max);
-        let places = draft.lacks().min(most.saturating_sub(draft.there_then()));
-        for view in undrainable.into_iter().take(places as usize) {
-            draft.plan.actions.push(Action::Undrain { id: view.instance.id.clone() });
-        }
-    }
     let alive = size(instances.iter().filter(|view| view.instance.is_alive()).count());
     let mut room = policies.instance_limit.map_or(u32::MAX, |limit| limit.saturating_sub(alive));
     let mut startable: Vec<_> = drafts
         .iter()
-        .map(|draft| if draft.wants() > 0 { draft.muster.startable(seen, history) } else { Vec::new() })
+        .map(|draft| if draft.wants() > 0 { draft.roster.startable(seen, history) } else { Vec::new() })
         .map(Vec::into_iter)
         .collect();
     while room > 0 {
@@ -325,7 +336,7 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
         };
         let next = (0..drafts.len()).filter(wants).min_by_key(|index| drafts[*index].running_then());
         let Some((next, view)) = next.and_then(|next| Some((next, startable[next].next()?))) else { break };
-        drafts[next].plan.actions.push(Action::Start { id: view.instance.id.clone() });
+        drafts[next].start(view);
         room -= 1;
     }
     for draft in drafts {
@@ -339,7 +350,7 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
                 Limit
             } else {
                 let (cordoned, others): (Vec<&InstanceView>, Vec<_>) = draft
-                    .muster
+                    .roster
                     .stopped
                     .iter()
                     .copied()
@@ -347,6 +358,9 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
                 let until = others.iter().filter_map(|view| left_alone_until(view, seen, history));
                 let instances = size(cordoned.len());
                 match until.filter(|until| *until > seen.at).min() {
+                    _ if draft.roster.dry_until(seen).is_some() => {
+                        NoCapacity { until: draft.roster.dry_until(seen).unwrap_or(seen.at) }
+                    }
                     Some(until) => BackOff { until },
                     None if instances > 0 => Cordoned { instances },
                     None => NoneStopped,
@@ -366,7 +380,7 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
 fn send_canaries(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, history: &History) {
     let Some(instances) = &seen.instances else { return };
     let mut alive = size(instances.iter().filter(|view| view.instance.is_alive()).count());
-    alive += drafts.iter().map(|draft| draft.alive_then() - size(draft.muster.alive())).sum::<u32>();
+    alive += drafts.iter().map(|draft| draft.starts).sum::<u32>();
     for draft in drafts.iter_mut().filter(|draft| draft.policy.pool.canary.is_some()) {
         let is_room = policies.instance_limit.is_none_or(|limit| alive < limit)
             && draft.plan.affordable.is_none_or(|affordable| draft.running_then() < affordable)
@@ -374,43 +388,53 @@ fn send_canaries(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observati
             && draft.lacks() == 0
             && draft.plan.starting == 0
             && draft.plan.running() <= draft.plan.share
-            && !draft.plan.actions.iter().any(|action| matches!(action, Action::Start { .. }))
+            && draft.starts == 0
             && draft.may_start();
-        let taken: BTreeSet<_> = draft.plan.actions.iter().map(|action| action.id().to_owned()).collect();
-        let mut parked = draft.muster.startable(seen, history);
-        parked.retain(|view| {
-            !taken.contains(&view.instance.id) && is_canary(view, draft.policy, seen, history)
-        });
+        let mut parked = draft.roster.startable(seen, history);
+        parked.retain(|view| is_canary(view, draft.policy, seen, history));
         let longest = parked.into_iter().min_by_key(|view| last_proof(view, history));
         if let Some(view) = longest.filter(|_| is_room) {
             draft.plan.canary = Some(view.instance.id.clone());
-            draft.plan.actions.push(Action::Start { id: view.instance.id.clone() });
+            draft.start(view);
             alive += 1;
         }
     }
 }
 
-/// Under the limit on all pools, who has more than its share makes place for who has less.
-fn cede(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, history: &History) {
+/// Under the limit on all pools, who has more than its share makes place for who has less: as in any scale-in, no more at a time than
+/// may leave, and nobody who is not paid off. Where the limit itself was lowered, nobody waits.
+fn rebalance(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, history: &History) {
     let Some(limit) = policies.instance_limit else { return };
     let running: u32 = drafts.iter().map(Draft::running_then).sum();
     let lacking: u32 = drafts.iter().map(Draft::lacks).sum();
-    let mut too_many = (running + lacking).saturating_sub(limit);
-    // Whether the limit itself was lowered below what runs.
+    // Places that become free anyway are waited for.
+    let leaving: u32 = drafts.iter().map(|draft| size(draft.roster.leaving.len())).sum();
     let is_over = running > limit;
+    let mut too_many = (running + lacking).saturating_sub(limit);
+    if !is_over {
+        too_many = too_many.min(lacking.saturating_sub(leaving));
+    }
     while too_many > 0 {
         // The last one of a pool goes when the window is over, like any last one.
         let excess = |draft: &Draft<'_>| {
-            let keeps = draft.plan.share.max(u32::from(!is_over));
-            if draft.is_complete { draft.running_then().saturating_sub(keeps) } else { 0 }
+            let keeps = if is_over { draft.plan.share } else { draft.claim.max(draft.plan.share).max(1) };
+            let may_leave = is_over || draft.leaves() < draft.policy.scale_in.max_step;
+            if draft.is_complete && may_leave { draft.running_then().saturating_sub(keeps) } else { 0 }
         };
-        let richest = drafts.iter_mut().max_by_key(|draft| excess(draft)).filter(|draft| excess(draft) > 0);
-        let Some(draft) = richest else { return };
-        let gone = draft.drained();
-        let cheapest = draft.muster.cheapest(seen, history).into_iter().find(|view| {
-            !gone.contains(&view.instance.id) && !draft.late.contains(&view.instance.id.as_str())
+        let mut order: Vec<_> = (0..drafts.len()).filter(|index| excess(&drafts[*index]) > 0).collect();
+        order.sort_by_key(|index| std::cmp::Reverse(excess(&drafts[*index])));
+        let chosen = order.into_iter().find_map(|index| {
+            let draft = &drafts[index];
+            let gone = draft.drained();
+            let cheapest = draft.roster.cheapest(seen, history).into_iter().find(|view| {
+                !gone.contains(&view.instance.id)
+                    && !draft.late.contains(&view.instance.id.as_str())
+                    && (is_over || is_paid_off(view, draft.policy, seen))
+            });
+            cheapest.map(|view| (index, view))
         });
-        let Some(view) = cheapest else { return };
+        let Some((index, view)) = chosen else { return };
+        let draft = &mut drafts[index];
         draft.drain(view, Cause::OverShare);
         draft.plan.desired = draft.plan.desired.min(draft.running_then());
         too_many -= 1;
@@ -424,14 +448,14 @@ fn without_policy(policies: &Policies, seen: &Observation, history: &History) ->
     names.extend(&policies.unreadable);
     names.retain(|name| !policies.pools.contains_key(*name));
     let plan = |name: &String| {
-        let muster = Muster::of(name, None, seen, history);
-        let mut plan = count(&muster);
+        let roster = Roster::of(name, None, seen, history);
+        let mut plan = count(&roster);
         if policies.unreadable.contains(name) {
-            plan.desired = size(muster.useless.len());
+            plan.desired = size(roster.useless.len());
             plan.holds.push(NoGoodPolicy);
         } else {
-            let drains = muster.useless.iter().map(|(view, cause)| drain(view, &ScaleIn::default(), *cause));
-            plan.actions.extend(drains.chain(muster.stops(seen.at)));
+            let drains = roster.useless.iter().map(|(view, cause)| drain(view, &ScaleIn::default(), *cause));
+            plan.actions.extend(drains.chain(roster.stops(seen.at)));
         }
         (name.clone(), plan)
     };
@@ -442,10 +466,10 @@ fn affordable(name: &str, policy: &Policy, seen: &Observation, history: &History
     budget::affordable(policy, history.used_today(name, policy, seen.at).time(), seen.at)
 }
 
-fn count(muster: &Muster<'_>) -> PoolPlan {
-    let ready = size(muster.serving.iter().filter(|view| view.stage() == Stage::Ready).count());
-    let starting = size(muster.serving.len()) - ready;
-    let leaving = size(muster.leaving.len() + muster.useless.len());
+fn count(roster: &Roster<'_>) -> PoolPlan {
+    let starting = size(roster.starting.len());
+    let ready = size(roster.serving.len()) - starting;
+    let leaving = size(roster.leaving.len() + roster.useless.len());
     PoolPlan { ready, starting, leaving, ..PoolPlan::default() }
 }
 

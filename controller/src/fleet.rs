@@ -64,12 +64,6 @@ pub trait Fleet: Debug + Send + Sync {
     /// or stopping changes nothing.
     async fn drain(&self, id: &str, deadline: Duration) -> Result<()>;
 
-    /// Whether [`undrain`](Fleet::undrain) can work here at all.
-    fn can_undrain(&self) -> bool;
-
-    /// Takes a drain back: the instance goes on serving in the same generation. Undraining what does not drain changes nothing.
-    async fn undrain(&self, id: &str) -> Result<()>;
-
     /// Stops an instance that is drained or whose drain is overdue: gently before the drain is due, by force after it.
     /// After the force nothing is due any more (`drain_until` is `None`), so that nobody tells it again. Stopping what is
     /// stopped changes nothing.

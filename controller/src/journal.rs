@@ -38,7 +38,8 @@ mod tests {
 
     #[test]
     fn a_plan_is_short_texts() {
-        let wish = |rule, instances| Wish { rule, instances, steady: instances, because: "so".to_owned() };
+        let wish =
+            |rule, instances| Wish { rule, instances, steady: instances, because: "so".to_owned().into() };
         let plan = PoolPlan {
             wishes: vec![wish("backlog", 3), wish("latency", 15)],
             wished: 15,

@@ -41,8 +41,6 @@ pub struct Observation {
     pub pools: BTreeMap<String, PoolView>,
     /// Every instance, or `None` where the fleet could not be listed.
     pub instances: Option<Vec<InstanceView>>,
-    /// Whether the fleet can take back a drain.
-    pub can_undrain: bool,
     /// Whether reports are received at all. While they are not, the silence of an instance says nothing.
     pub hears: bool,
     /// What could not be seen, in sentences.
@@ -73,8 +71,6 @@ pub struct InForce {
 pub struct PoolView {
     /// What lies in its request queue, or `None` where that could not be read.
     pub depth: Option<Depth>,
-    /// Jobs that arrive each second, as the web hosts counted them lately.
-    pub arrivals_per_s: f64,
     /// When a web host last reported a job.
     pub last_arrival: Option<DateTime<Utc>>,
     /// Jobs that the web hosts have reported since the controller started: exact, up to ten seconds late, and only ever growing.
@@ -152,13 +148,8 @@ impl Observation {
 impl InstanceView {
     /// How far it is. The fleet knows what it was told, its report what it does.
     pub fn stage(&self) -> Stage {
-        let Instance { state, since, .. } = &self.instance;
-        let phase = self.heard.as_ref().map(|heard| match heard.report.phase {
-            // Said before it was told otherwise: its drain was taken back, or ordered again.
-            Phase::Draining | Phase::Drained if heard.at < *since => Phase::Ready,
-            phase => phase,
-        });
-        match (*state, phase) {
+        let phase = self.heard.as_ref().map(|heard| heard.report.phase);
+        match (self.instance.state, phase) {
             (State::Stopped, _) => Stage::Stopped,
             (State::Stopping, _) => Stage::Stopping,
             (State::Running | State::Draining, Some(Phase::Drained)) => Stage::Drained,
@@ -217,7 +208,7 @@ impl Observer {
             let depth = depth
                 .inspect_err(|error| missing.push(format!("the backlog of {}: {error}", spec.name)))
                 .ok();
-            let view = self.reports.arrivals(&spec.model, now).view(depth);
+            let view = self.reports.arrivals(&spec.model).view(depth);
             pools.insert(spec.name.clone(), view);
         }
         let instances = instances.inspect_err(|error| missing.push(format!("the fleet: {error}"))).ok();
@@ -226,7 +217,6 @@ impl Observer {
             at: now,
             pools,
             instances,
-            can_undrain: fleet.can_undrain(),
             hears: self.reports.are_received(),
             missing,
             operator: Operator::default(),

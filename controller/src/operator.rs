@@ -19,7 +19,7 @@ use eirs_platform::state_folder;
 use serde::{Deserialize, Serialize};
 
 pub use self::orders::Orders;
-use crate::{decide::Plan, state_file};
+use crate::state_file;
 
 /// The file's name in the state folder.
 pub const FILE: &str = state_folder::OPERATOR;
@@ -90,17 +90,6 @@ impl Operator {
     /// Whether an instance must go now.
     pub fn drains(&self, instance: &str) -> bool {
         self.cordoned.get(instance).is_some_and(|cordon| cordon.drain)
-    }
-
-    /// The part of a plan that may be carried out: nothing is done for a paused pool.
-    pub fn allowed(&self, plan: &Plan) -> Plan {
-        let mut allowed = plan.clone();
-        for (name, pool) in &mut allowed.pools {
-            if self.paused(name).is_some() {
-                pool.actions.clear();
-            }
-        }
-        allowed
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Pool {
     pub max: u32,
     /// Instances beyond the demand.
     pub spare: u32,
+    /// How much an instance counts beside one of another pool, where the limit on all pools is shared.
+    pub weight: f64,
     /// How long an instance takes from its start to its first job, until that has been measured. One that is not ready
     /// after [`OVERDUE`](Self::OVERDUE) times this is drained, and another started.
     #[serde(with = "units::duration")]
@@ -72,6 +74,8 @@ pub struct Pool {
     /// How long a worker needs for one job, until that has been measured.
     #[serde(with = "units::duration")]
     pub service_time: Duration,
+    /// Whether the file is on trial: what it would do is decided and explained, and what it said before goes on being done.
+    pub observe: bool,
     /// How long an instance may lie stopped before it is started once to see whether it still works; `None` for ever.
     #[serde(with = "units::optional_duration")]
     pub canary: Option<Duration>,
@@ -113,6 +117,10 @@ pub enum Rule {
         season: Duration,
         /// How sure it is to be: the part of all cases in which no more than foreseen arrives, above 0 and below 1.
         quantile: f64,
+        /// Whose wall clock a day goes by.
+        timezone: chrono_tz::Tz,
+        /// So many seasons are seen before it wishes anything.
+        after: u32,
     },
 }
 
@@ -137,6 +145,9 @@ pub struct ScaleOut {
 pub struct Budget {
     /// The instances of the pool together run for no more hours than this from one midnight to the next.
     pub instance_hours_per_day: Option<f64>,
+    /// Whether the hours are spread over the day: what is used up to a moment is no more than the part of the day that has passed,
+    /// and a tenth of it ahead.
+    pub pace: bool,
     /// Time zone in which the budget day starts.
     pub timezone: chrono_tz::Tz,
 }
@@ -146,6 +157,8 @@ pub struct Budget {
 pub struct Price {
     /// US dollars for an hour, from its start to its stop.
     pub usd_per_hour: f64,
+    /// US dollars for the disk of an instance in a month, parked or not.
+    pub disk_usd_per_month: f64,
     /// A start is charged for at least this time. Until then a started instance costs nothing more, and is kept.
     #[serde(with = "units::duration")]
     pub billing_minimum: Duration,
@@ -160,6 +173,9 @@ pub struct ScaleIn {
     /// ... and the demand must have been lower for all of this time.
     #[serde(with = "units::duration")]
     pub window: Duration,
+    /// As long as it is cheaper than a start to come, one that is not needed stays, but no longer than this.
+    #[serde(with = "units::duration")]
+    pub keep: Duration,
     /// How long a draining instance may finish what it holds; then it is stopped.
     #[serde(with = "units::duration")]
     pub drain_deadline: Duration,
@@ -200,7 +216,7 @@ impl fmt::Display for Rule {
             Self::Schedule { when, instances } => {
                 write!(f, "schedule: {instances} for {} from {}", time(&when.duration), when.cron)
             }
-            Self::Forecast { season, quantile } => {
+            Self::Forecast { season, quantile, .. } => {
                 write!(f, "forecast: season {}, quantile {quantile}", time(season))
             }
         }
@@ -215,15 +231,15 @@ impl Default for ScaleOut {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { instance_hours_per_day: None, timezone: chrono_tz::UTC }
+        Self { instance_hours_per_day: None, pace: false, timezone: chrono_tz::UTC }
     }
 }
 
 impl Default for Price {
-    /// A t3.small with Linux on demand in us-east-1; EC2 charges by the second and for at least a minute
+    /// A t3.small with Linux on demand and a gp3 disk of 8 GB in us-east-1; EC2 charges by the second and for at least a minute
     /// (<https://aws.amazon.com/ec2/pricing/on-demand/>).
     fn default() -> Self {
-        Self { usd_per_hour: 0.0208, billing_minimum: Duration::from_secs(60) }
+        Self { usd_per_hour: 0.0208, disk_usd_per_month: 0.64, billing_minimum: Duration::from_secs(60) }
     }
 }
 
@@ -233,6 +249,7 @@ impl Default for ScaleIn {
         Self {
             idle: Duration::from_secs(120),
             window: Duration::from_secs(90),
+            keep: Duration::from_secs(600),
             drain_deadline: Duration::from_secs(90),
             max_step: 5,
         }

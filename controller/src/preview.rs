@@ -97,7 +97,6 @@ pub async fn preview(
 /// Adds what was reported to the controller, and what the controller remembers of its instances.
 fn complete(seen: &mut Observation, last: Observation) {
     seen.hears = last.hears;
-    seen.can_undrain = last.can_undrain;
     seen.refused = last.refused;
     for (name, pool) in &mut seen.pools {
         if let Some(known) = last.pools.get(name) {

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::{
     backend::{Backend, Claim, Control},
     backoff::persist,
@@ -30,10 +31,17 @@ use crate::{
     operator::{self, Operator, Orders},
     policy::{Policy, Store, watch::SETTLE},
     preview,
-    record::Recording,
+    record::{self, Recording},
     refusals::Refusals,
     status::{Decision, Recorder},
 };
+
+/// A day of any time zone, as seen from another one.
+const RECALLED: TimeDelta = TimeDelta::hours(26);
+/// A pool that is looked at has a line every minute.
+const LONGEST_LINE: TimeDelta = TimeDelta::seconds(75);
+/// Shares of a day's budget that are worth a word when they are used up.
+const WARNINGS: [f64; 2] = [0.8, 0.5];
 
 /// A queue that cannot be asked at the start may be there soon.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -82,6 +90,10 @@ struct Told {
     refusals: Vec<String>,
     summary: String,
     is_cut_off: bool,
+    /// The share of its budget that each pool was warned of, in per cent.
+    budgets: BTreeMap<String, u32>,
+    /// What each policy on trial would do.
+    trials: BTreeMap<String, String>,
 }
 
 impl Controller {
@@ -96,7 +108,11 @@ impl Controller {
     ) -> Self {
         let reports = Arc::<Reports>::default();
         let memory = MemoryFile::of(&settings.local.state);
-        let Remembered { refused, learnt } = memory.load();
+        let Remembered { refused, mut learnt } = memory.load();
+        if learnt.is_empty() {
+            learnt.recall_launches();
+            recall_use(&mut learnt, &settings, clock.now());
+        }
         let recorder = Recorder::new(settings.clone(), clock.now());
         Self {
             observer: Observer::new(backend.clone(), clock.clone(), reports.clone()),
@@ -250,14 +266,26 @@ impl Controller {
         self.tell_missing(&seen);
         let history = std::mem::replace(&mut self.history, History::new(Duration::ZERO)).observe(&seen);
         let plan = decide(self.store.policies(), &seen, &history);
-        debug_assert_eq!(check(self.store.policies(), &seen, &history, &plan), Vec::<String>::new());
-        let mut allowed = seen.operator.allowed(&plan);
+        let mut allowed = plan.allowed(&seen.operator);
+        let broken = check(self.store.policies(), &seen, &history, &plan);
+        debug_assert_eq!(broken, Vec::<String>::new());
+        if !broken.is_empty() {
+            // A plan that breaks a rule is a mistake of this program: what is there is better than what it would do.
+            tracing::error!(
+                rules = broken.join("; "),
+                "the plan breaks a rule and is not carried out: {}",
+                broken.join("; ")
+            );
+            allowed.pools.values_mut().for_each(|pool| pool.actions.clear());
+        }
         if self.is_cut_off() {
             allowed.pools.values_mut().for_each(|pool| pool.actions.clear());
         }
         self.history = history.remember(&allowed);
         self.look_again = plan.look_again(|pool| seen.operator.paused(pool).is_some());
         self.tell(&seen, &plan);
+        self.tell_budgets(seen.at);
+        self.tell_trials(&seen);
         let acting = debug_span!(target: TARGET, "act", actions = allowed.actions().count());
         let refusals = act(&allowed, &*self.fleet).instrument(acting).await;
         if allowed.actions().next().is_some() && refusals.is_empty() {
@@ -265,7 +293,7 @@ impl Controller {
             self.poke.notify_one();
         }
         self.tell_refusals(&refusals);
-        self.refusals.note(&allowed, &refusals, seen.at);
+        self.refusals.note(&allowed.verbs(), &refusals, seen.at);
         self.write_down(&seen, &plan);
         summary(&plan, &seen.operator)
     }
@@ -291,10 +319,15 @@ impl Controller {
             tracing::warn!(%error, "the status file cannot be written: {error}");
         }
         let (history, policies) = (&self.history, self.store.policies());
-        self.recording.note(seen, plan, |pool| {
-            let guess = policies.pools.get(pool).map(|policy| policy.pool.start_delay.as_secs_f64());
-            (seen.service_s(pool), history.start_delay_s(pool, 0.5).or(guess))
-        });
+        self.recording.note(
+            seen,
+            plan,
+            |pool| {
+                let guess = policies.pools.get(pool).map(|policy| policy.pool.start_delay.as_secs_f64());
+                (seen.service_s(pool), history.start_delay_s(pool, 0.5).or(guess))
+            },
+            policies.instance_limit,
+        );
         let remembered = self.remembered();
         self.memory.save_now_and_then(&remembered, seen.at);
     }
@@ -320,7 +353,7 @@ impl Controller {
                 pool,
                 backlog = decision.backlog,
                 in_flight = now.depth.map(|depth| depth.in_flight),
-                arrivals_per_s = seen.pools.get(pool).map(|pool| pool.arrivals_per_s),
+                arrivals_per_s = self.history.arrivals_per_s(pool),
                 service_time_s = seen.service_s(pool),
                 wishes = journal::wishes(now),
                 clamps = journal::clamps(now),
@@ -338,6 +371,52 @@ impl Controller {
             self.recorder.decided(decision);
         }
         self.told.pools.retain(|pool, _| plan.pools.contains_key(pool));
+    }
+
+    /// Warns when half of a day's budget is used, and when four fifths are.
+    fn tell_budgets(&mut self, now: DateTime<Utc>) {
+        for (pool, policy) in &self.store.policies().pools {
+            let Some(hours) = policy.budget.instance_hours_per_day.filter(|hours| *hours > 0.0) else {
+                continue;
+            };
+            let used = self.history.used_today(pool, policy, now).instance_s / 3600.0 / hours;
+            let reached =
+                WARNINGS.into_iter().find(|share| used >= *share).map_or(0, |share| (share * 100.0) as u32);
+            let before = self.told.budgets.insert(pool.clone(), reached).unwrap_or(0);
+            if reached > before {
+                tracing::warn!(
+                    pool,
+                    used_hours = used * hours,
+                    budget_hours = hours,
+                    "{pool}: {reached} % of the day's budget of {hours} instance hours are used"
+                );
+            }
+        }
+    }
+
+    /// Logs what the policies on trial would do, whenever that is something else.
+    fn tell_trials(&mut self, seen: &Observation) {
+        let Some(policies) = self.store.on_trial() else {
+            self.told.trials.clear();
+            return;
+        };
+        let plan = decide(&policies, seen, &self.history);
+        for pool in self.store.trials() {
+            let Some(part) = plan.pools.get(pool) else { continue };
+            let actions = journal::actions(part);
+            let would = if actions.is_empty() { "do nothing".to_owned() } else { actions };
+            let known = format!("{} {would}", part.desired);
+            if self.told.trials.insert(pool.clone(), known.clone()).as_ref() != Some(&known) {
+                let reason = part.reason();
+                tracing::info!(
+                    pool,
+                    desired = part.desired,
+                    reason,
+                    "{pool} on trial would have {} and {would} ({reason})",
+                    part.desired
+                );
+            }
+        }
     }
 
     fn tell_missing(&mut self, seen: &Observation) {
@@ -359,6 +438,23 @@ impl Controller {
             }
         }
         self.told.refusals = sentences;
+    }
+}
+
+/// What instances ran in the last day, from the recording: where the memory is lost the day's budget is still known. A gap between two
+/// lines of a pool is time in which nobody looked.
+fn recall_use(learnt: &mut Learnt, settings: &Settings, now: DateTime<Utc>) {
+    let folder = settings.local.state.join(record::FOLDER);
+    if !folder.is_dir() {
+        return;
+    }
+    let mut last = BTreeMap::<String, (DateTime<Utc>, u32)>::new();
+    for line in record::read(&folder).flatten().filter(|line| now - line.at < RECALLED && line.at <= now) {
+        let alive = line.ready + line.starting + line.leaving;
+        if let Some((then, before)) = last.insert(line.pool.clone(), (line.at, alive)) {
+            let to = line.at.min(then + LONGEST_LINE);
+            learnt.recall_use(&line.pool, then, to, before as usize, line.arrived);
+        }
     }
 }
 

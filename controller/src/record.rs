@@ -67,6 +67,12 @@ pub struct Line {
     /// Seconds from an instance's start to its first report that it is ready, as learnt, or as the policy guesses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_delay_s: Option<f64>,
+    /// Jobs that an instance does at once, as learnt or guessed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<f64>,
+    /// The limit on all pools together, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
 }
 
 /// Writes the recording.
@@ -106,6 +112,7 @@ impl Recording {
         seen: &Observation,
         plan: &Plan,
         figures: impl Fn(&str) -> (Option<f64>, Option<f64>),
+        limit: Option<u32>,
     ) {
         let Some(size) = self.size else { return };
         self.pools.retain(|pool, _| plan.pools.contains_key(pool));
@@ -128,6 +135,8 @@ impl Recording {
                 desired: part.desired,
                 service_s: service_s.map(to_milliseconds),
                 start_delay_s: start_delay_s.map(to_milliseconds),
+                at_once: part.load.map(|load| to_milliseconds(load.facts.at_once)),
+                limit,
             };
             if last.line.as_ref().is_some_and(|last| !is_worth_a_line(last, &line)) {
                 continue;

@@ -6,11 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::error::Error;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    decide::{Action, Plan},
-    fleet::Refusal,
-};
+use crate::fleet::Refusal;
 
+/// Capacity that returns is found within this time: one instance is tried that often.
+const LONGEST_DRY: TimeDelta = TimeDelta::seconds(30);
 /// After so long without another one, a refusal says nothing about now.
 const FORGOTTEN: TimeDelta = TimeDelta::hours(1);
 
@@ -35,8 +34,6 @@ pub struct Refused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
-    /// To go on in spite of its drain.
-    Undrain,
     /// To start.
     Start,
     /// To finish and leave.
@@ -51,20 +48,9 @@ pub enum Verb {
 pub struct Refusals(BTreeMap<String, Refused>);
 
 impl Verb {
-    /// Of an action.
-    pub fn of(action: &Action) -> Self {
-        match action {
-            Action::Undrain { .. } => Self::Undrain,
-            Action::Start { .. } => Self::Start,
-            Action::Drain { .. } => Self::Drain,
-            Action::Stop { .. } => Self::Stop,
-        }
-    }
-
     /// As in `refused to start`.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Undrain => "undrain",
             Self::Start => "start",
             Self::Drain => "drain",
             Self::Stop => "stop",
@@ -73,9 +59,11 @@ impl Verb {
 }
 
 impl Refused {
-    /// Until when whoever refused to start is left alone, in favour of others: two seconds, then four, up to ten minutes.
+    /// Until when whoever refused to start is left alone, in favour of others: two seconds, then four, up to ten minutes. Where only
+    /// capacity was lacking, nothing is wrong with it: it rests with its like, and half a minute at most.
     pub fn rests_until(&self) -> Option<DateTime<Utc>> {
-        let rest = TimeDelta::seconds(1 << self.count.min(16)).min(TimeDelta::minutes(10));
+        let most = if self.capacity { LONGEST_DRY } else { TimeDelta::minutes(10) };
+        let rest = TimeDelta::seconds(1 << self.count.min(16)).min(most);
         (self.verb == Verb::Start).then(|| self.at + rest)
     }
 }
@@ -87,15 +75,22 @@ impl Refusals {
         fresh.map(|(id, refused)| (id.clone(), refused.clone())).collect()
     }
 
-    /// Notes how a plan went: who refused, and who did at last what it had refused.
-    pub fn note(&mut self, plan: &Plan, refusals: &[Refusal], now: DateTime<Utc>) {
+    /// Notes how it went: which instances refused what they were told, and which did at last what they had refused.
+    pub fn note(&mut self, told: &BTreeMap<&str, Verb>, refusals: &[Refusal], now: DateTime<Utc>) {
         self.0.retain(|_, refused| now - refused.at < FORGOTTEN);
         let failed: BTreeSet<_> = refusals.iter().map(|refusal| refusal.id.as_str()).collect();
-        let verbs: BTreeMap<_, _> = plan.actions().map(|action| (action.id(), Verb::of(action))).collect();
         // Whoever does what it is told, whatever that is, has changed for the better.
-        self.0.retain(|id, _| !verbs.contains_key(id.as_str()) || failed.contains(id.as_str()));
+        self.0.retain(|id, _| !told.contains_key(id.as_str()) || failed.contains(id.as_str()));
+        // Where one of a pool could be started, there is capacity again for its like.
+        let started = told.iter().filter(|(id, verb)| **verb == Verb::Start && !failed.contains(**id));
+        let pools: BTreeSet<_> = started.map(|(id, _)| pool_of(id)).collect();
+        for (_, refused) in self.0.iter_mut().filter(|(id, _)| pools.contains(pool_of(id))) {
+            if refused.capacity {
+                (refused.capacity, refused.count) = (false, 0);
+            }
+        }
         for Refusal { id, error } in refusals {
-            let Some(verb) = verbs.get(id.as_str()).copied() else { continue };
+            let Some(verb) = told.get(id.as_str()).copied() else { continue };
             let before = self.0.get(id).filter(|refused| refused.verb == verb);
             let refused = Refused {
                 verb,
@@ -110,19 +105,22 @@ impl Refusals {
     }
 }
 
+/// Instances are named by their pool and a number.
+fn pool_of(instance: &str) -> &str {
+    instance.rsplit_once('-').map_or(instance, |(pool, _)| pool)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::PoolPlan;
 
     fn at(second: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(second)
     }
 
-    fn plan(ids: &[&str]) -> Plan {
-        let actions = ids.iter().map(|id| Action::Start { id: (*id).to_owned() }).collect();
-        let pool = PoolPlan { actions, ..PoolPlan::default() };
-        Plan { at: at(0), pools: BTreeMap::from([("p".to_owned(), pool)]) }
+    /// All are to start.
+    fn plan<'a>(ids: &[&'a str]) -> BTreeMap<&'a str, Verb> {
+        ids.iter().map(|id| (*id, Verb::Start)).collect()
     }
 
     fn refusal(id: &str, error: Error) -> Refusal {
@@ -141,6 +139,28 @@ mod tests {
         assert_eq!(short("p-1"), (2, at(0), at(10), true));
         assert_eq!(short("p-2"), (1, at(0), at(0), false));
         assert_eq!(now["p-2"].error, "starting p-2: no such image");
+    }
+
+    #[test]
+    fn one_start_that_goes_well_clears_what_its_like_refused_for_want_of_capacity() {
+        let mut refusals = Refusals::default();
+        let dry = |id: &str| refusal(id, Error::no_capacity("starting", "none left"));
+        let all = ["p-1", "p-2", "q-1"];
+        refusals.note(&plan(&all), &all.map(dry), at(0));
+        refusals.note(&plan(&["p-2"]), &[], at(30));
+        let now = refusals.now(at(31));
+        assert_eq!((now["p-1"].capacity, now["p-1"].rests_until()), (false, Some(at(1))));
+        assert!(now["q-1"].capacity && !now.contains_key("p-2"));
+    }
+
+    #[test]
+    fn capacity_is_asked_for_every_half_minute_at_least() {
+        let mut refusals = Refusals::default();
+        for second in 0..20 {
+            let dry = refusal("p-1", Error::no_capacity("starting", "none left"));
+            refusals.note(&plan(&["p-1"]), &[dry], at(second * 60));
+        }
+        assert_eq!(refusals.now(at(1200))["p-1"].rests_until(), Some(at(19 * 60 + 30)));
     }
 
     #[test]

@@ -28,16 +28,20 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use self::{clairvoyant::clairvoyant, controller::Controller, load::Load, run::run};
+use self::{
+    controller::Controller,
+    load::Load,
+    run::{run, run_together},
+};
 pub use self::{
     faults::Faults,
     outcome::{Figures, Outcome, Sample},
     references::Reference,
-    report::{Report, Sweep, TraceSummary},
+    report::{Bound, Mean, Prices, Ratio, Report, Spread, Sweep, Swept, TraceSummary, is_better},
     setup::{Distribution, Setup, Shape},
-    trace::Trace,
+    trace::{Recorded, Trace},
 };
-use crate::policy::Policy;
+use crate::policy::{Policies, Policy};
 
 /// How a policy and those that it is compared with did on one trace.
 #[derive(Debug, Clone)]
@@ -48,49 +52,135 @@ pub struct Comparison {
     pub policy: Outcome,
 }
 
+/// One seed of a simulation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Draw {
+    /// The arrivals.
+    pub trace: Trace,
+    /// Everything else; its seed is the draw's.
+    pub setup: Setup,
+}
+
+/// All sweeps of references together simulate no more jobs than this.
+const MOST_SWEPT: u64 = 6_000_000;
+
 /// Runs a policy. With `samples` it is noted about so many times how things stand.
 pub fn simulate(policy: &Policy, trace: &Trace, setup: &Setup, samples: u32) -> Outcome {
     let load = Load::new(trace, setup, &policy.pool.model);
     run_policy(&load, policy, samples)
 }
 
+/// Runs several pools under one controller, each with arrivals of its own. The answer has them by their names.
+pub fn simulate_together(
+    policies: &Policies,
+    traces: &BTreeMap<String, Trace>,
+    setup: &Setup,
+    samples: u32,
+) -> BTreeMap<String, Outcome> {
+    let both = policies.pools.iter().filter_map(|(name, policy)| Some((name, policy, traces.get(name)?)));
+    let loads: Vec<_> =
+        both.map(|(name, policy, trace)| Load::of_pool(name, trace, setup, &policy.pool.model)).collect();
+    if loads.is_empty() {
+        return BTreeMap::new();
+    }
+    let outcomes = run_together(&loads, &mut Controller::new(setup, &loads, policies.clone()), samples);
+    loads.iter().map(|load| load.pool.clone()).zip(outcomes).collect()
+}
+
 /// Runs a reference instead.
 pub fn simulate_reference(reference: Reference, max: u32, trace: &Trace, setup: &Setup) -> Outcome {
-    reference.run(&Load::new(trace, setup, "default"), max, 0)
+    reference.run(&Load::new(trace, setup, "default"), max, reference.usual())
 }
 
 fn run_policy(load: &Load<'_>, policy: &Policy, samples: u32) -> Outcome {
-    run(load, &mut Controller::new(load.setup, policy.clone()), samples)
+    run(load, &mut Controller::alone(load, policy.clone()), samples)
 }
 
-/// Runs a policy, these references and the clairvoyant, and tells when one of them is through.
+/// Runs a policy and these references, with every seed, and with the first one the references with other values of their main
+/// parameters and those who know the future. Tells when one of them is through.
 pub fn compare(
     policy: &Policy,
-    trace: &Trace,
-    setup: &Setup,
+    draws: &[Draw],
     references: &[Reference],
     samples: u32,
     through: &(dyn Fn() + Sync),
 ) -> Comparison {
-    let load = Load::new(trace, setup, &policy.pool.model);
-    let max = policy.pool.max;
-    let (ours, theirs) = std::thread::scope(|scope| {
-        let theirs =
-            scope.spawn(|| at_once(references, through, |reference| reference.run(&load, max, 0).figures));
-        let ours = run_policy(&load, policy, samples);
-        through();
-        (ours, theirs.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    let (max, model) = (policy.pool.max, &policy.pool.model);
+    let loads: Vec<_> = draws.iter().map(|draw| Load::new(&draw.trace, &draw.setup, model)).collect();
+    let load = &loads[0];
+    // The policy, then each reference; each of them with every seed.
+    let runs: Vec<_> =
+        (0..=references.len()).flat_map(|who| (0..loads.len()).map(move |seed| (who, seed))).collect();
+    let mut outcomes = at_once(&runs, through, |(who, seed)| match who.checked_sub(1) {
+        None => run_policy(&loads[*seed], policy, if *seed == 0 { samples } else { 0 }),
+        Some(other) => references[other].run(&loads[*seed], max, references[other].usual()),
     });
-    let others = [&[ours.figures], &theirs[..]].concat();
-    let report = Report {
-        trace: TraceSummary::of(trace),
-        policy: ours.figures,
-        clairvoyant: clairvoyant(&load, max, ours.figures.within_slo, &others),
-        references: named(references, theirs),
-        wrong: ours.wrong.clone(),
-    };
+    let names = ["policy"].into_iter().chain(references.iter().map(|reference| reference.name()));
+    let by_name: Vec<_> = names.zip(outcomes.chunks(loads.len())).collect();
+    let several = by_name.iter().filter(|_| loads.len() > 1);
+    let spread = |runs: &[Outcome]| Spread::of(&runs.iter().map(|run| run.figures).collect::<Vec<_>>());
+    let seeds = several.map(|(name, runs)| (*name, spread(runs))).collect();
+    let wrong = by_name[0].1.iter().flat_map(|run| run.wrong.iter().cloned()).collect();
+    // Of the first seed from here on.
+    let mut number = 0;
+    outcomes.retain(|_| {
+        number += 1;
+        (number - 1) % loads.len() == 0
+    });
+    let theirs = outcomes.split_off(1);
+    let Some(ours) = outcomes.pop() else { unreachable!("the policy was run") };
+    let (bounds, fronts) = std::thread::scope(|scope| {
+        let fronts = scope.spawn(|| fronts(load, max, references, &ours.figures));
+        let bounds = clairvoyant::bounds(load, max, &ours, &theirs);
+        (bounds, fronts.join().unwrap_or_default())
+    });
     through();
+    let theirs = theirs.iter().map(|run| run.figures).collect();
+    let cost = ours.figures.cost_usd;
+    let report = Report {
+        trace: TraceSummary::of(&draws[0].trace),
+        policy: ours.figures,
+        clairvoyant: bounds.slo.found,
+        as_fast: bounds.as_fast.found,
+        online: bounds.online.found,
+        prices: Prices {
+            ignorance: Ratio::of(cost, &bounds.as_fast),
+            speed: Ratio::of(bounds.as_fast.found.cost_usd, &bounds.slo),
+            online: Ratio::of(cost, &bounds.online),
+        },
+        references: named(references, theirs),
+        fronts,
+        seeds,
+        wrong,
+    };
     Comparison { report, policy: ours }
+}
+
+/// Each reference with other values of its main parameter.
+fn fronts(
+    load: &Load<'_>,
+    max: u32,
+    references: &[Reference],
+    ours: &Figures,
+) -> BTreeMap<&'static str, Vec<Swept>> {
+    let most = (MOST_SWEPT / load.trace.arrivals.len().max(1) as u64) as usize / references.len().max(1);
+    let points: Vec<_> = references
+        .iter()
+        .flat_map(|reference| {
+            reference.values().into_iter().take(most.max(3)).map(move |value| (*reference, value))
+        })
+        .collect();
+    let runs: Vec<_> =
+        points.iter().map(|(reference, value)| reference.run(load, max, *value).figures).collect();
+    let mut fronts = BTreeMap::<&'static str, Vec<Swept>>::new();
+    for ((reference, value), figures) in points.iter().zip(&runs) {
+        let own = points.iter().zip(&runs).filter(|((other, _), _)| other == reference);
+        let on_front = !own.into_iter().any(|(_, other)| is_better(other, figures));
+        let beats_policy = figures.cost_usd < ours.cost_usd && figures.p95_s < ours.p95_s;
+        let swept = Swept { value: *value, on_front, beats_policy, figures: *figures };
+        fronts.entry(reference.name()).or_default().push(swept);
+    }
+    fronts
 }
 
 /// Runs several policies, and once the references and the clairvoyant, who serves as many in time as the best of the policies. Tells
@@ -109,11 +199,12 @@ pub fn sweep(
         let outcome = run_policy(&load, policy, 0);
         (outcome.figures, outcome.wrong)
     });
-    let theirs = at_once(references, through, |reference| reference.run(&load, max, 0).figures);
+    let theirs =
+        at_once(references, through, |reference| reference.run(&load, max, reference.usual()).figures);
     let mut others: Vec<_> = ours.iter().map(|(figures, _)| *figures).collect();
     let share = others.iter().map(|figures| figures.within_slo).fold(0.0, f64::max);
     others.extend(&theirs);
-    let clairvoyant = clairvoyant(&load, max, share, &others);
+    let clairvoyant = clairvoyant::in_time(&load, max, share, &others);
     through();
     Sweep {
         trace: TraceSummary::of(trace),

@@ -82,7 +82,8 @@ pub struct PoolStatus {
     pub visible: Option<u64>,
     /// Jobs that workers hold; absent where the queue could not be read.
     pub in_flight: Option<u64>,
-    /// Jobs that arrive each second, as the web hosts counted them over about the last ten seconds.
+    /// Jobs that arrive each second, as the web hosts reported them: over a minute, or less where
+    /// that changed.
     pub arrivals_per_s: f64,
     /// Jobs done each second by this pool's workers, over about the last ten seconds.
     pub done_per_s: f64,
@@ -209,7 +210,7 @@ pub struct Usage {
     pub instance_hours: Option<f64>,
     /// What may be used in a day by the policy's budget.
     pub budget_hours: Option<f64>,
-    /// What they cost by the policy's price, in US dollars. Starts that lived shorter than the billing minimum cost more.
+    /// What they cost by the policy's price, in US dollars. Each start counts for the billing minimum at least.
     pub cost_usd: Option<f64>,
     /// Images that arrived.
     pub images: Option<u64>,

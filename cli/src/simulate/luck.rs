@@ -27,6 +27,12 @@ pub(super) struct Luck {
     /// The controller is killed and restarted this often
     #[arg(long, value_name = "TIME", value_parser = duration)]
     restart_every: Option<Duration>,
+    /// It is started again only after this; reports wait for it meanwhile
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration, hide_default_value = true)]
+    downtime: Duration,
+    /// The clocks of queue, web and machines differ from the controller's by up to this
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration, hide_default_value = true)]
+    clock_skew: Duration,
 }
 
 impl Luck {
@@ -40,6 +46,8 @@ impl Luck {
             depth_lag: self.depth_lag,
             vanish_after: often(self.vanish_after),
             restart_every: often(self.restart_every),
+            downtime: self.downtime,
+            clock_skew: self.clock_skew,
             ..Faults::default()
         }
     }

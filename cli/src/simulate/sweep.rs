@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
-use eirs_controller::simulate::{Figures, Sweep, TraceSummary};
+use eirs_controller::simulate::{Figures, Sweep, TraceSummary, is_better};
 use eirs_platform::settings::units;
 use serde::Serialize;
 
@@ -217,12 +217,6 @@ impl<'a> Front<'a> {
             wrong(&broken)
         )
     }
-}
-
-/// Whether one is nowhere worse than the other and somewhere better, of cost and latency.
-fn is_better(one: &Figures, other: &Figures) -> bool {
-    let (one, other) = ([one.cost_usd, one.p95_s], [other.cost_usd, other.p95_s]);
-    one != other && one.iter().zip(other).all(|(one, other)| *one <= other)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eirs_controller::{
     policy::Policy,
-    simulate::{Figures, Report, TraceSummary},
+    simulate::{Figures, Mean, Prices, Ratio, Reference, Report, Spread, TraceSummary},
 };
 
 use crate::show;
@@ -37,7 +37,74 @@ pub(super) fn report(report: &Report) -> String {
     let row = |(name, figures): (&str, &Figures)| [vec![name.to_owned()], cells(figures, best)].concat();
     let rows: Vec<_> = report.rows().map(row).collect();
     let head = [&[""], &HEADS[..]].concat();
-    format!("{}\n\n{}{}", title(&report.trace), show::table(&head, &rows), wrong(&report.wrong))
+    format!(
+        "{}\n\n{}\n{}{}{}{}",
+        title(&report.trace),
+        show::table(&head, &rows),
+        prices(report),
+        seeds(report),
+        fronts(report),
+        wrong(&report.wrong)
+    )
+}
+
+/// Why the policy costs what it costs. The second number of each is to what no schedule goes below.
+fn prices(report: &Report) -> String {
+    let Prices { ignorance, speed, online } = report.prices;
+    let ratio = |Ratio { found, most }: Ratio| format!("{found:.2} (at most {most:.2})");
+    format!(
+        "policy over who knows the future and is as fast (price of ignorance): {}\n\
+         who is as fast over who only keeps the SLO (price of speed): {}\n\
+         policy over the best plan as fast in which no start precedes its job: {}\n\
+         disks, for everybody and not in the cost: {:.4} USD\n",
+        ratio(ignorance),
+        ratio(speed),
+        ratio(online),
+        report.policy.disks_usd
+    )
+}
+
+fn seeds(report: &Report) -> String {
+    let Some(Spread { seeds, .. }) = report.seeds.values().next() else { return String::new() };
+    let with = |mean: &Mean, times: f64, digits: usize| {
+        format!("{:.digits$} ± {:.digits$}", mean.mean * times, mean.off * times)
+    };
+    let row = |(name, spread): (&&str, &Spread)| {
+        let Spread { p95_s, within_slo, cost_usd, .. } = spread;
+        vec![(*name).to_owned(), with(p95_s, 1.0, 1), with(within_slo, 100.0, 2), with(cost_usd, 1.0, 4)]
+    };
+    let mut rows: Vec<_> = report.seeds.iter().map(row).collect();
+    rows.sort_by_key(|row| row[0] != "policy");
+    let table = show::table(&["", "p95", "in SLO %", "USD"], &rows);
+    format!("\nOver {seeds} seeds, with the 95 % confidence interval of each mean:\n{table}")
+}
+
+/// The references with other values of their main parameters: what is on each one's front.
+fn fronts(report: &Report) -> String {
+    let mut rows = Vec::new();
+    for (name, points) in &report.fronts {
+        let parameter = name.parse::<Reference>().map_or("", Reference::parameter);
+        let mut front: Vec<_> = points.iter().filter(|swept| swept.on_front).collect();
+        front.sort_by(|a, b| a.figures.cost_usd.total_cmp(&b.figures.cost_usd));
+        rows.extend(front.into_iter().map(|swept| {
+            let Figures { p95_s, within_slo, cost_usd, .. } = swept.figures;
+            let beats = if swept.beats_policy { "beats the policy" } else { "" };
+            vec![
+                (*name).to_owned(),
+                parameter.to_owned(),
+                swept.value.to_string(),
+                format!("{p95_s:.1}"),
+                format!("{:.2}", within_slo * 100.0),
+                format!("{cost_usd:.4}"),
+                beats.to_owned(),
+            ]
+        }));
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let head = ["front of", "parameter", "value", "p95", "in SLO %", "USD", ""];
+    format!("\n{}", show::table(&head, &rows))
 }
 
 /// The trace in one line.

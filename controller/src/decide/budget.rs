@@ -6,6 +6,9 @@ use chrono::{DateTime, Days, NaiveTime, TimeZone, Utc};
 
 use crate::policy::Policy;
 
+/// Of a budget that is paced over the day, this part may be used ahead of its time.
+const AHEAD: f64 = 0.1;
+
 /// How long an instance takes to be gone, counted from the decision: its drain, and a few looks of the controller.
 fn notice(policy: &Policy) -> Duration {
     policy.scale_in.drain_deadline + Duration::from_secs(60)
@@ -22,8 +25,10 @@ pub(crate) fn day_began(policy: &Policy, now: DateTime<Utc>) -> DateTime<Utc> {
 /// lasts to midnight for `max` instances there is no limit in it.
 pub(crate) fn affordable(policy: &Policy, used_today: Duration, now: DateTime<Utc>) -> Option<u32> {
     let hours = policy.budget.instance_hours_per_day?;
-    let left_s = hours * 3600.0 - used_today.as_secs_f64();
     let day_s = (midnight(policy, now, 1) - now).to_std().unwrap_or_default().as_secs_f64();
+    let so_far_s = (now - day_began(policy, now)).to_std().unwrap_or_default().as_secs_f64();
+    let passed = if policy.budget.pace { (so_far_s / (so_far_s + day_s) + AHEAD).min(1.0) } else { 1.0 };
+    let left_s = passed * hours * 3600.0 - used_today.as_secs_f64();
     let each_s = notice(policy).as_secs_f64().min(day_s);
     if left_s >= f64::from(policy.pool.max) * each_s {
         return Some(policy.pool.max);
@@ -75,6 +80,18 @@ mod tests {
     fn shortly_before_midnight_only_the_rest_of_the_day_is_to_be_paid() {
         check(1.0, 3500, "2026-07-03T23:59:50Z", 10);
         check(1.0, 3595, "2026-07-03T23:59:50Z", 0);
+    }
+
+    #[test]
+    fn a_paced_budget_has_so_much_as_the_day_is_old_and_a_tenth() {
+        let paced = |used_s: u64, at: &str| {
+            let policy = policy("instance_hours_per_day = 24\npace = true");
+            affordable(&policy, Duration::from_secs(used_s), at.parse().unwrap())
+        };
+        // At six 8.4 of 24 hours may be used: a quarter, and a tenth ahead.
+        assert_eq!(paced(8 * 3600, "2026-07-03T06:00:00Z"), Some(9));
+        assert_eq!(paced(8 * 3600 + 1400, "2026-07-03T06:00:00Z"), Some(0));
+        assert_eq!(paced(22 * 3600, "2026-07-03T23:00:00Z"), Some(10));
     }
 
     #[test]

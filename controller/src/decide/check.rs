@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Action, Cause, History, Plan, budget,
-    choose::{BUSY_WINDOW, SILENT},
+    history::Career,
+    roster::{BUSY_WINDOW, SILENT},
 };
 use crate::{
     fleet::State,
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// Every rule that a plan breaks, a sentence each. The rules:
-/// - an action is of its kind: start only what is stopped, not left alone and not cordoned, undrain only what drains, stop only what is
+/// - an action is of its kind: start only what is stopped, not left alone and not cordoned, stop only what is
 ///   drained or whose drain is overdue, drain only what runs and has a reason that is true;
 /// - within `min..max` and the limit on all pools, counting what starts and drains;
 /// - within the day's budget, counting what goes on;
@@ -25,9 +26,8 @@ pub fn check(policies: &Policies, seen: &Observation, history: &History, plan: &
     let views: BTreeMap<_, _> =
         seen.instances.iter().flatten().map(|view| (view.instance.id.as_str(), view)).collect();
     let limit = policies.instance_limit.map(|limit| limit as usize);
-    let undrains = plan.actions().filter(|action| matches!(action, Action::Undrain { .. })).count();
     let serving = |name: &String| Counted::new(name, policies.pools.get(name), seen, history, false).running;
-    let is_over = limit.is_some_and(|limit| plan.pools.keys().map(serving).sum::<usize>() + undrains > limit);
+    let is_over = limit.is_some_and(|limit| plan.pools.keys().map(serving).sum::<usize>() > limit);
     let mut broken = Vec::new();
     let mut touched = BTreeSet::new();
     for (name, part) in &plan.pools {
@@ -139,14 +139,6 @@ impl<'a> Counted<'a> {
                     State::Running | State::Draining | State::Stopping => Some("it is not stopped"),
                 }
             }
-            Action::Undrain { .. } => {
-                self.running += 1;
-                let can = self.seen.can_undrain
-                    && !self.seen.operator.is_cordoned(&instance.id)
-                    && instance.state == State::Draining
-                    && view.stage() == Stage::Draining;
-                (!can).then_some("its drain cannot be taken back")
-            }
             Action::Stop { .. } => {
                 let overdue = instance.drain_until.is_some_and(|until| until <= now);
                 (!(overdue || view.stage() == Stage::Drained)).then_some("it is neither drained nor overdue")
@@ -175,6 +167,14 @@ impl<'a> Counted<'a> {
         if cause == Cause::Silent {
             let was_heard = view.heard.as_ref().map(|heard| age(heard.at, now));
             return self.seen.hears && looked_for > SILENT && was_heard.is_some_and(|ago| ago > SILENT);
+        }
+        if cause == Cause::Hung {
+            let idles = self.history.career(&instance.id).and_then(Career::idles_since);
+            let waits = self.history.waits_since(self.name);
+            let long = |since: Option<chrono::DateTime<chrono::Utc>>| {
+                since.is_some_and(|since| age(since, now) > SILENT)
+            };
+            return view.stage() == Stage::Ready && long(idles) && long(waits);
         }
         let Some(Policy { pool, scale_in, .. }) = self.policy else { return cause == Cause::NoPolicy };
         match cause {
@@ -213,7 +213,7 @@ impl<'a> Counted<'a> {
                 is_other && in_force.is_some_and(|now| instance.since < now.since)
             }
             Cause::Updated => instance.retires,
-            Cause::NoPolicy | Cause::Silent => false,
+            Cause::NoPolicy | Cause::Silent | Cause::Hung => false,
         }
     }
 
@@ -326,13 +326,6 @@ mod tests {
             vec![busy("p-1"), stopped("p-2")],
             start("p-2"),
             "more than max exist at once",
-        );
-        check_one(
-            "",
-            Some(5),
-            vec![busy("p-1")],
-            Action::Undrain { id: "p-1".into() },
-            "cannot be taken back",
         );
         check_one("", Some(5), vec![draining("p-1", NOW + 1)], stop("p-1"), "neither drained nor overdue");
         check_one(

@@ -5,10 +5,10 @@ use eirs_platform::queue::Depth;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    forecast::forecast,
+    forecast::{Season, forecast},
     history::{Facts, Minutes},
-    plan::Wish,
-    queueing::servers_for_wait,
+    plan::{Because, Wish},
+    queueing::{Work, servers_in_time},
 };
 use crate::policy::{Policy, Rule, Step};
 
@@ -39,20 +39,20 @@ pub(super) fn wishes(
     let wish = |rule: &Rule| {
         let backlog = load.depth.backlog();
         let (instances, steady, because) = match rule {
-            Rule::Backlog { per_instance } => lasting(
-                whole(backlog.div_ceil(*per_instance) as f64),
-                format!("{per_instance} for each instance"),
-            ),
+            Rule::Backlog { per_instance } => {
+                lasting(whole(backlog.div_ceil(*per_instance) as f64), Because::PerInstance(*per_instance))
+            }
             Rule::Latency { p95 } => latency(p95.as_secs_f64(), load, policy),
             Rule::Step { steps } => step(steps, backlog),
             Rule::Schedule { when, instances } if when.covers(now) => {
                 lasting(*instances, format!("since {}", when.cron))
             }
             Rule::Schedule { when, .. } => lasting(0, format!("not now: {}", when.cron)),
-            Rule::Forecast { season, quantile } => {
-                let season_minutes = season.as_secs().div_ceil(60);
+            Rule::Forecast { season, quantile, timezone, after } => {
+                let minutes = season.as_secs().div_ceil(60);
+                let season = Season { minutes, timezone: *timezone, after: *after };
                 history.map_or(lasting(0, "nothing is known yet".to_owned()), |minutes| {
-                    foreseen(minutes, season_minutes, *quantile, load, now)
+                    foreseen(minutes, &season, *quantile, load, now)
                 })
             }
         };
@@ -63,8 +63,9 @@ pub(super) fn wishes(
 
 /// Enough for 95 of 100 jobs to be answered in time: those that keep up with what arrives, and those that clear what will still
 /// wait when an instance that is started now is ready. Why like this: `docs/decisions/0003-latency-rule.md`.
-fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, String) {
-    let Facts { arrivals_per_s, service_s, is_measured, variability, at_once, start_delay_s } = load.facts;
+fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, Because) {
+    let Facts { arrivals_per_s, service_s, is_measured, variability, service_scv, at_once, start_delay_s } =
+        load.facts;
     let (backlog, service_s) = (load.depth.backlog() as f64, service_s.max(1e-6));
     // Beyond `max` nobody asks, and the formula would never end.
     let most = policy.pool.max.saturating_mul(whole(at_once)).saturating_add(1);
@@ -72,7 +73,8 @@ fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, String) {
     // A service time that is a guess may be wrong by any factor. No more servers are busy than there are jobs.
     let most_busy = if is_measured { f64::INFINITY } else { backlog };
     let busy = (arrivals_per_s * service_s).min(most_busy);
-    let servers = servers_for_wait(busy / service_s, service_s, slack_s, variability, most);
+    let work = Work { arrivals_per_s: busy / service_s, service_s, service_scv, variability };
+    let servers = servers_in_time(&work, p95_s, most);
     let steady = f64::from(servers) / at_once;
     let offered = busy / at_once;
     // Until then those that are there work, and more arrives.
@@ -84,10 +86,8 @@ fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, String) {
     let instances = whole(steady).max((offered + clearing).round() as u32);
     // One job in flight is work, however little it is.
     let instances = instances.max(u32::from(backlog > 0.0));
-    let because = format!(
-        "{arrivals_per_s:.2} arrive each second and take {service_s:.2} s: {offered:.1} busy, {steady:.1} to answer in time, \
-         {clearing:.1} to clear {waiting:.0} that wait",
-    );
+    let because =
+        Because::Latency { arrivals_per_s, service_s, busy: offered, in_time: steady, clearing, waiting };
     (instances, whole(steady), because)
 }
 
@@ -103,11 +103,11 @@ fn clearing_time_s(slack_s: f64, facts: Facts, policy: &Policy) -> f64 {
 }
 
 /// A wish of which no part is for what waits now.
-fn lasting(instances: u32, because: String) -> (u32, u32, String) {
-    (instances, instances, because)
+fn lasting(instances: u32, because: impl Into<Because>) -> (u32, u32, Because) {
+    (instances, instances, because.into())
 }
 
-fn step(steps: &[Step], backlog: u64) -> (u32, u32, String) {
+fn step(steps: &[Step], backlog: u64) -> (u32, u32, Because) {
     match steps.iter().rev().find(|step| step.backlog <= backlog) {
         Some(step) => lasting(step.instances, format!("from {} jobs on", step.backlog)),
         None => lasting(0, "below the first step".to_owned()),
@@ -117,24 +117,25 @@ fn step(steps: &[Step], backlog: u64) -> (u32, u32, String) {
 /// As many as will be busy with what probably arrives when an instance that is started now is ready.
 fn foreseen(
     minutes: &Minutes,
-    season_minutes: u64,
+    season: &Season,
     quantile: f64,
     load: &Load,
     now: DateTime<Utc>,
-) -> (u32, u32, String) {
+) -> (u32, u32, Because) {
     let Facts { service_s, at_once, start_delay_s, .. } = load.facts;
-    let step_minutes = (season_minutes / STEPS).max(1);
-    let step_s = (step_minutes * 60) as f64;
-    let season = usize::try_from(season_minutes / step_minutes).unwrap_or(usize::MAX);
-    let counts = minutes.steps(usize::try_from(step_minutes).unwrap_or(1), now);
-    // The step that is under way is the first one ahead; an instance is started for the one after its start delay, and no
-    // later one is nearer.
-    let under_way_s = (now.timestamp().rem_euclid(step_minutes as i64 * 60)) as f64;
-    let ahead = 1 + ((under_way_s + start_delay_s) / step_s) as usize;
-    let most = [ahead, ahead + 1].into_iter().filter_map(|ahead| forecast(&counts, season, ahead, quantile));
-    let Some(most) = most.reduce(f64::max) else { return lasting(0, "too little is known yet".to_owned()) };
+    let step_minutes = (season.minutes / STEPS).max(1);
+    let step_s = (step_minutes * 60) as i64;
+    // The slot in which an instance is ready that is started now, and the one after it, for no later one is nearer.
+    let ready = now.timestamp() + start_delay_s as i64;
+    let slot = |ahead: i64| DateTime::from_timestamp((ready.div_euclid(step_s) + ahead) * step_s, 0);
+    let most = [0, 1]
+        .into_iter()
+        .filter_map(|ahead| forecast(minutes, season, slot(ahead)?, step_minutes, quantile));
+    let Some(most) = most.reduce(f64::max) else {
+        return lasting(0, format!("less than {} seasons are known", season.after));
+    };
     // Less than one job is no reason to have anybody ready.
-    let instances = if most < 1.0 { 0 } else { whole(most / step_s * service_s / at_once) };
+    let instances = if most < 1.0 { 0 } else { whole(most / step_s as f64 * service_s / at_once) };
     lasting(instances, format!("at most {most:.0} will probably arrive in {step_minutes} min"))
 }
 
@@ -154,19 +155,29 @@ pub(super) fn clamp(policy: &Policy, wished: u32) -> u32 {
     wished.saturating_add(pool.spare).min(pool.max).max(pool.min)
 }
 
-/// Shares the limit among pools that keep `min` and want `want` each: first what they keep, then
-/// the rest, always one more to the pool with the fewest. So a small pool gets all it wants and a
-/// large one cannot starve it.
-pub(super) fn shares(limit: Option<u32>, pools: &[(u32, u32)]) -> Vec<u32> {
-    let Some(limit) = limit else { return pools.iter().map(|(_, want)| *want).collect() };
+/// What a pool wants of the limit on all pools.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want {
+    /// Kept in any case, as long as it is wanted.
+    pub(super) min: u32,
+    pub(super) instances: u32,
+    /// How much one of its instances counts for beside one of another pool.
+    pub(super) weight: f64,
+}
+
+/// Shares the limit among pools: first what they keep, then the rest, always one more to whoever has the fewest for its weight. So
+/// a small pool gets all it wants and a large one cannot starve it.
+pub(super) fn shares(limit: Option<u32>, pools: &[Want]) -> Vec<u32> {
+    let Some(limit) = limit else { return pools.iter().map(|want| want.instances).collect() };
     let mut shares = vec![0; pools.len()];
     let mut left = limit;
     for kept_only in [true, false] {
-        let goal = |index: usize| if kept_only { pools[index].0.min(pools[index].1) } else { pools[index].1 };
+        let goal = |want: &Want| if kept_only { want.min.min(want.instances) } else { want.instances };
         while left > 0 {
+            let has = |index: &usize| f64::from(shares[*index]) / pools[*index].weight.max(1e-9);
             let poorest = (0..pools.len())
-                .filter(|index| shares[*index] < goal(*index))
-                .min_by_key(|index| shares[*index]);
+                .filter(|index| shares[*index] < goal(&pools[*index]))
+                .min_by(|a, b| has(a).total_cmp(&has(b)));
             let Some(poorest) = poorest else { break };
             shares[poorest] += 1;
             left -= 1;
@@ -191,6 +202,7 @@ mod tests {
             service_s: 2.0,
             is_measured: true,
             variability: 1.0,
+            service_scv: 0.0,
             at_once: 1.0,
             start_delay_s: 25.0,
         };
@@ -369,12 +381,23 @@ mod tests {
         check("[pool]\nmax = 0\n[[rule]]\nkind = 'backlog'", &[(1000, 0)]);
     }
 
+    fn shared(limit: Option<u32>, pools: &[(u32, u32)]) -> Vec<u32> {
+        let want = |(min, instances): &(u32, u32)| Want { min: *min, instances: *instances, weight: 1.0 };
+        shares(limit, &pools.iter().map(want).collect::<Vec<_>>())
+    }
+
     #[test]
     fn the_limit_is_shared_by_who_has_fewest_and_what_is_kept_comes_first() {
-        assert_eq!(shares(None, &[(0, 7), (2, 9)]), [7, 9]);
-        assert_eq!(shares(Some(10), &[(0, 2), (0, 50)]), [2, 8]);
-        assert_eq!(shares(Some(10), &[(0, 50), (0, 50), (0, 0)]), [5, 5, 0]);
-        assert_eq!(shares(Some(3), &[(0, 5), (3, 5)]), [0, 3]);
-        assert_eq!(shares(Some(100), &[(1, 5), (0, 6)]), [5, 6]);
+        assert_eq!(shared(None, &[(0, 7), (2, 9)]), [7, 9]);
+        assert_eq!(shared(Some(10), &[(0, 2), (0, 50)]), [2, 8]);
+        assert_eq!(shared(Some(10), &[(0, 50), (0, 50), (0, 0)]), [5, 5, 0]);
+        assert_eq!(shared(Some(3), &[(0, 5), (3, 5)]), [0, 3]);
+        assert_eq!(shared(Some(100), &[(1, 5), (0, 6)]), [5, 6]);
+    }
+
+    #[test]
+    fn a_pool_of_twice_the_weight_gets_twice_as_many() {
+        let want = |weight| Want { min: 0, instances: 50, weight };
+        assert_eq!(shares(Some(12), &[want(1.0), want(2.0), want(1.0)]), [3, 6, 3]);
     }
 }

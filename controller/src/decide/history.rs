@@ -7,6 +7,7 @@
 mod arrivals;
 mod career;
 mod growth;
+mod keep;
 mod minutes;
 mod peaks;
 mod service;
@@ -22,7 +23,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use self::{
-    arrivals::Arrivals, growth::Growth, peaks::Peaks, service::Service, starts::Starts, usage::Usage,
+    arrivals::Arrivals, growth::Growth, keep::Keep, peaks::Peaks, service::Services, starts::Starts,
+    usage::Usage,
 };
 pub use self::{career::Career, usage::Used};
 pub(crate) use self::{growth::GrowthBounds, minutes::Minutes};
@@ -67,13 +69,19 @@ pub struct Learnt {
     /// When the instances were last charged.
     #[serde(default)]
     charged_at: Option<DateTime<Utc>>,
+    /// Whether instances are charged since their launch where nothing is known of earlier charges.
+    #[serde(skip)]
+    recalls_launches: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Pool {
-    service: Option<Service>,
+    #[serde(default)]
+    services: Services,
     #[serde(default)]
     starts: Starts,
+    #[serde(default)]
+    keep: Keep,
     usage: Usage,
     minutes: Minutes,
 }
@@ -91,6 +99,9 @@ pub struct Facts {
     /// How irregular arrivals and service times are: the mean of their squared coefficients of variation. One is chance without
     /// memory, zero clockwork.
     pub variability: f64,
+    /// That of the service times alone.
+    #[serde(default)]
+    pub service_scv: f64,
     /// Jobs that an instance classifies at the same time.
     pub at_once: f64,
     /// How long an instance takes from its start to its first job, in seconds: the 90th percentile of the last starts.
@@ -105,6 +116,8 @@ struct Past {
     growth: Growth,
     wished: Peaks,
     last_arrival: Option<DateTime<Utc>>,
+    /// Since when some job has waited at each look.
+    waits_since: Option<DateTime<Utc>>,
 }
 
 impl History {
@@ -118,6 +131,7 @@ impl History {
     #[must_use]
     pub fn with_learnt(mut self, learnt: Learnt) -> Self {
         self.learnt = learnt;
+        self.learnt.pools.values_mut().for_each(|pool| pool.keep.pause());
         self
     }
 
@@ -133,6 +147,7 @@ impl History {
         if self.last.is_some_and(is_gap) {
             // The controller or the machine slept, or the clock was set.
             self.pools.clear();
+            self.learnt.pools.values_mut().for_each(|pool| pool.keep.pause());
             self.since = None;
             self.last = None;
             self.alive = None;
@@ -142,8 +157,15 @@ impl History {
         let mut arrived = BTreeMap::new();
         self.arrivals.retain(|name, _| seen.pools.contains_key(name));
         for (name, pool) in &seen.pools {
-            self.arrivals.entry(name.clone()).or_default().observe(seen.at, &pool.counts, seen.hears);
-            let minutes = &mut self.learnt.pools.entry(name.clone()).or_default().minutes;
+            if !self.arrivals.contains_key(name) {
+                self.arrivals.insert(name.clone(), Arrivals::default());
+            }
+            let arrivals = self.arrivals.get_mut(name);
+            arrivals.into_iter().for_each(|arrivals| arrivals.observe(seen.at, &pool.counts, seen.hears));
+            if !self.learnt.pools.contains_key(name) {
+                self.learnt.pools.insert(name.clone(), Pool::default());
+            }
+            let Some(Pool { minutes, .. }) = self.learnt.pools.get_mut(name) else { continue };
             if seen.hears {
                 minutes.listened(before, seen.at);
             }
@@ -158,6 +180,7 @@ impl History {
             past.backlog.observe(seen.at, depth.backlog());
             past.growth.observe(seen.at, depth.backlog());
             past.last_arrival = past.last_arrival.max(pool.last_arrival);
+            past.waits_since = (depth.visible > 0).then(|| past.waits_since.unwrap_or(seen.at));
         }
         if self.alive.is_none() {
             self.charge_unseen(seen);
@@ -168,14 +191,19 @@ impl History {
 
     /// Charges those that run now for the time since an earlier controller charged them.
     fn charge_unseen(&mut self, seen: &Observation) {
-        let then = self.learnt.charged_at.filter(|then| age(*then, seen.at) <= LONGEST_UNSEEN);
-        let Some(then) = then else { return };
+        let (then, is_first) = match self.learnt.charged_at {
+            Some(then) if age(then, seen.at) <= LONGEST_UNSEEN => (then, false),
+            // What an earlier controller charged is lost: who runs is charged since its launch.
+            None if self.learnt.recalls_launches => (DateTime::UNIX_EPOCH, true),
+            _ => return,
+        };
         for Instance { pool, state, since, .. } in seen.instances.iter().flatten().map(|view| &view.instance)
         {
             let from = match state {
                 State::Stopped => continue,
                 State::Running => then.max(*since),
                 // Since when it drains says nothing about since when it runs.
+                State::Draining | State::Stopping if is_first => continue,
                 State::Draining | State::Stopping => then,
             };
             let pool = self.learnt.pools.entry(pool.clone()).or_default();
@@ -189,23 +217,39 @@ impl History {
         seen: &Observation,
         arrived: &BTreeMap<&str, u64>,
     ) {
-        let (mut alive, mut starts) = (BTreeMap::new(), BTreeMap::new());
-        let mut newly_ready = Vec::new();
+        // Names are looked up before they are copied: this goes over every instance in every pass.
+        let (mut alive, mut starts) = (BTreeMap::<String, usize>::new(), BTreeMap::new());
+        let (mut newly_ready, mut ended) = (Vec::new(), Vec::new());
         for view in seen.instances.iter().flatten() {
-            let career = self.learnt.instances.entry(view.instance.id.clone()).or_default();
+            if !self.learnt.instances.contains_key(&view.instance.id) {
+                self.learnt.instances.insert(view.instance.id.clone(), Career::default());
+            }
+            let Some(career) = self.learnt.instances.get_mut(&view.instance.id) else { continue };
             let (started, measured) = career.observe(view, seen.at);
             if let Some(delay_s) = career.take_new_delay_s() {
                 newly_ready.push((view.instance.pool.as_str(), delay_s));
             }
-            *alive.entry(view.instance.pool.clone()).or_default() += usize::from(view.instance.is_alive());
+            let lives = usize::from(view.instance.is_alive());
+            match alive.get_mut(&view.instance.pool) {
+                Some(count) => *count += lives,
+                None => drop(alive.insert(view.instance.pool.clone(), lives)),
+            }
             *starts.entry(view.instance.pool.as_str()).or_default() += u32::from(started);
+            if let Some(run_s) = career.take_ended_run_s() {
+                ended.push((view.instance.pool.as_str(), run_s));
+            }
             if let Some(report) = measured {
                 let pool = self.learnt.pools.entry(view.instance.pool.clone()).or_default();
-                pool.service = Some(Service::measured(pool.service, report));
+                let in_force =
+                    seen.versions.get(&view.instance.model).map(|in_force| in_force.version.as_str());
+                pool.services.measured(report, in_force);
             }
         }
         for (name, delay_s) in newly_ready {
             self.learnt.pools.entry(name.to_owned()).or_default().starts.add(delay_s);
+        }
+        for (name, run_s) in ended {
+            self.learnt.pools.entry(name.to_owned()).or_default().usage.end_run(seen.at, run_s);
         }
         // Whoever went since the last look may have done so just now; and while they cannot be listed, all run on.
         let mut charged = self.alive.clone().unwrap_or_default();
@@ -230,7 +274,9 @@ impl History {
             let pool = self.learnt.pools.entry(name.to_owned()).or_default();
             pool.usage.add(before, seen.at, alive, starts, jobs);
         }
-        if let Some(instances) = &seen.instances {
+        if let Some(instances) = &seen.instances
+            && instances.len() != self.learnt.instances.len()
+        {
             let known: BTreeSet<_> = instances.iter().map(|view| &view.instance.id).collect();
             self.learnt.instances.retain(|id, _| known.contains(id));
         }
@@ -243,17 +289,22 @@ impl History {
             if let Some(past) = self.pools.get_mut(name) {
                 let steady = pool.wishes.iter().map(|wish| wish.steady).max().unwrap_or(0);
                 past.wished.observe(plan.at, u64::from(steady));
+                if let (Some(depth), Some(learnt)) = (pool.depth, self.learnt.pools.get_mut(name)) {
+                    learnt.keep.observe(plan.at, steady.max(u32::from(depth.backlog() > 0)));
+                }
             }
         }
         for action in plan.actions() {
             let career = self.learnt.instances.entry(action.id().to_owned()).or_default();
             match action {
-                Action::Drain { cause: cause @ (Cause::NeverReady | Cause::Silent), .. } => {
+                Action::Drain {
+                    cause: cause @ (Cause::NeverReady | Cause::Silent | Cause::Hung), ..
+                } => {
                     career.fail(&cause.to_string(), plan.at);
                     career.told_to_go();
                 }
                 Action::Drain { .. } | Action::Stop { .. } => career.told_to_go(),
-                Action::Start { .. } | Action::Undrain { .. } => {}
+                Action::Start { .. } => {}
             }
         }
         self
@@ -280,9 +331,40 @@ impl History {
         self.pools.get(pool).filter(|past| age(past.known_since, now) >= window)
     }
 
+    /// Jobs that arrive for a pool each second, as the web hosts reported them.
+    pub fn arrivals_per_s(&self, pool: &str) -> f64 {
+        self.arrivals.get(pool).map_or(0.0, Arrivals::per_second)
+    }
+
     /// When the last job was reported to arrive for a pool.
     pub fn last_arrival(&self, pool: &str) -> Option<DateTime<Utc>> {
         self.pools.get(pool)?.last_arrival
+    }
+
+    /// How many of `most` instances are cheaper kept than started again, where `lately` were needed within the policy's window.
+    pub(crate) fn worth_keeping(
+        &self,
+        pool: &str,
+        most: u32,
+        lately: u32,
+        policy: &Policy,
+        now: DateTime<Utc>,
+    ) -> u32 {
+        let start_s = self.start_delay_s(pool, 0.5).unwrap_or(policy.pool.start_delay.as_secs_f64());
+        let minimum_s = policy.instance.billing_minimum.as_secs_f64();
+        let price = keep::Price { start_s, minimum_s, most: policy.scale_in.keep };
+        let learnt = self.learnt.pools.get(pool).filter(|_| !policy.scale_in.keep.is_zero());
+        learnt.map_or(lately, |learnt| learnt.keep.highest(most, lately, &price, now))
+    }
+
+    /// Whether a pool's load has ended and begun again often enough that its end is no surprise.
+    pub(crate) fn knows_gaps(&self, pool: &str) -> bool {
+        self.learnt.pools.get(pool).is_some_and(|learnt| learnt.keep.knows_gaps())
+    }
+
+    /// Since when jobs of a pool have waited without a break.
+    pub(crate) fn waits_since(&self, pool: &str) -> Option<DateTime<Utc>> {
+        self.pools.get(pool)?.waits_since
     }
 
     /// When so much less arrived than just before that it may be an outage.
@@ -298,12 +380,13 @@ impl History {
     /// What is known of a pool's work and workers.
     pub fn facts(&self, pool: &str, policy: &Policy) -> Facts {
         let learnt = self.learnt.pools.get(pool);
-        let service = learnt.and_then(|pool| pool.service);
+        let service = learnt.and_then(|pool| pool.services.now());
         let arrivals = self.arrivals.get(pool);
         let of_service = service.map_or(1.0, |service| service.variability());
         Facts {
-            arrivals_per_s: arrivals.map_or(0.0, Arrivals::per_second),
+            arrivals_per_s: self.arrivals_per_s(pool),
             variability: f64::midpoint(arrivals.map_or(1.0, Arrivals::dispersion), of_service),
+            service_scv: of_service,
             service_s: service.map_or(policy.pool.service_time.as_secs_f64(), |service| service.mean_s),
             is_measured: service.is_some(),
             at_once: service.map_or(1.0, |service| service.at_once),
@@ -321,7 +404,7 @@ impl History {
 
     /// How long a worker of a pool needs for a job, in seconds, as measured; `None` before the first.
     pub fn service_s(&self, pool: &str) -> Option<f64> {
-        Some(self.learnt.pools.get(pool)?.service?.mean_s)
+        Some(self.learnt.pools.get(pool)?.services.now()?.mean_s)
     }
 
     /// What arrived for a pool in each minute.
@@ -339,16 +422,59 @@ impl History {
         self.used_since(pool, day_began(policy, now))
     }
 
+    /// What a pool is charged for since the last midnight of its budget's time zone, in seconds of an instance: the time that they
+    /// ran, and for starts that were shorter than the billing minimum, the rest of that.
+    pub fn billed_today_s(&self, pool: &str, policy: &Policy, now: DateTime<Utc>) -> f64 {
+        let minimum_s = policy.instance.billing_minimum.as_secs_f64();
+        let begin = day_began(policy, now);
+        let ended_s = self.learnt.pools.get(pool).map_or(0.0, |pool| pool.usage.short_s(begin, minimum_s));
+        let runs = self.learnt.instances.values().filter(|career| career.pool == pool);
+        let rest_s =
+            |career: &Career| Some((minimum_s - age(career.runs_since()?, now).as_secs_f64()).max(0.0));
+        self.used_today(pool, policy, now).instance_s + ended_s + runs.filter_map(rest_s).sum::<f64>()
+    }
+
+    /// The 95th percentile of a pool's service times in seconds, as measured.
+    pub(crate) fn service_p95_s(&self, pool: &str) -> Option<f64> {
+        Some(self.learnt.pools.get(pool)?.services.now()?.p95_s)
+    }
+
     /// What is known of an instance.
     pub fn career(&self, instance: &str) -> Option<&Career> {
         self.learnt.instances.get(instance)
     }
 }
 
+impl Learnt {
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.pools.is_empty()
+    }
+
+    /// What an earlier controller charged is lost: instances that run are charged since their launch.
+    pub fn recall_launches(&mut self) {
+        self.recalls_launches = true;
+    }
+
+    /// Takes note of what a recording says of a pool's use: so many instances ran from one line to the next. It is of use where
+    /// everything else was lost, so that a day's budget is not spent twice.
+    pub fn recall_use(
+        &mut self,
+        pool: &str,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+        instances: usize,
+        jobs: u64,
+    ) {
+        self.pools.entry(pool.to_owned()).or_default().usage.add(from, to, instances, 0, jobs);
+        self.charged_at = self.charged_at.max(Some(to));
+    }
+}
+
 impl Past {
     fn new(known_since: DateTime<Utc>) -> Self {
         let (backlog, growth, wished) = Default::default();
-        Self { known_since, backlog, growth, wished, last_arrival: None }
+        Self { known_since, backlog, growth, wished, last_arrival: None, waits_since: None }
     }
 }
 
@@ -373,7 +499,6 @@ mod tests {
             at: at(second),
             pools: BTreeMap::from([("p".to_owned(), pool)]),
             instances: None,
-            can_undrain: false,
             hears: true,
             missing: Vec::new(),
             operator: Default::default(),

@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
 use eirs_platform::{queue::Depth, settings::units};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::demand::Load;
+use crate::{operator::Operator, refusals::Verb};
 
 /// What starts is looked at as often as this, and so is what waits for it.
 const SOON: Duration = Duration::from_secs(2);
@@ -71,18 +72,63 @@ pub struct Wish {
     /// How many of them for the work that keeps coming; the others are for what waits now, and are done with it.
     pub steady: u32,
     /// Why, in a few words.
-    pub because: String,
+    pub because: Because,
+}
+
+/// Why a rule wants what it wants. It is put into words only where somebody reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Because {
+    /// So many jobs for each instance.
+    PerInstance(u64),
+    /// What a `latency` rule computed.
+    Latency {
+        /// Jobs that arrive each second, ...
+        arrivals_per_s: f64,
+        /// ... and how long they take, in seconds.
+        service_s: f64,
+        /// Instances that are busy, ...
+        busy: f64,
+        /// ... that answer in time, ...
+        in_time: f64,
+        /// ... and that clear what waits: so many jobs.
+        clearing: f64,
+        /// The jobs.
+        waiting: f64,
+    },
+    /// In words.
+    Words(String),
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PerInstance(jobs) => write!(f, "{jobs} for each instance"),
+            Self::Latency { arrivals_per_s, service_s, busy, in_time, clearing, waiting } => write!(
+                f,
+                "{arrivals_per_s:.2} arrive each second and take {service_s:.2} s: {busy:.1} busy, {in_time:.1} to answer in time, \
+                 {clearing:.1} to clear {waiting:.0} that wait"
+            ),
+            Self::Words(words) => f.write_str(words),
+        }
+    }
+}
+
+impl Serialize for Because {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl From<String> for Because {
+    fn from(words: String) -> Self {
+        Self::Words(words)
+    }
 }
 
 /// One thing to do with one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
-    /// Take back its drain.
-    Undrain {
-        /// The instance.
-        id: String,
-    },
     /// Start it.
     Start {
         /// The instance.
@@ -125,6 +171,8 @@ pub enum Cause {
     NeverReady,
     /// It has said nothing for long, though reports are received.
     Silent,
+    /// It says that it is ready, and has completed nothing for long though jobs wait.
+    Hung,
     /// The pool serves another model now.
     OtherModel,
     /// It has loaded an earlier version of the model than the one in force.
@@ -152,9 +200,15 @@ pub enum Hold {
         /// So many would have been needed then.
         instances: u32,
     },
+    /// It is cheaper to keep so many than to start them again, by the gaps after which they were needed before.
+    WorthKeeping {
+        /// So many.
+        instances: u32,
+    },
     /// So much less arrives than a moment ago that it may be an outage, after which all come back at once.
     SuddenDrop,
-    /// Many instances fell silent at the same time, so that their reports may be what is missing.
+    /// Many instances fell silent or hang at the same time, so that something else may be wrong: reports that are lost, or a store
+    /// that does not answer.
     Deaf {
         /// How many.
         instances: u32,
@@ -175,6 +229,11 @@ pub enum Hold {
     Limit,
     /// No instance is stopped: the fleet has no more.
     NoneStopped,
+    /// The fleet has no capacity for those that are left; one of them is tried then.
+    NoCapacity {
+        /// When.
+        until: DateTime<Utc>,
+    },
     /// Those that are left failed lately and are left alone until then.
     BackOff {
         /// When the first of them may be started again.
@@ -198,6 +257,23 @@ impl Plan {
         self.pools.iter().any(changes).then_some(SOON)
     }
 
+    /// The part that may be carried out: nothing is done for a paused pool.
+    #[must_use]
+    pub fn allowed(&self, operator: &Operator) -> Self {
+        let mut allowed = self.clone();
+        for (name, pool) in &mut allowed.pools {
+            if operator.paused(name).is_some() {
+                pool.actions.clear();
+            }
+        }
+        allowed
+    }
+
+    /// What each instance is told to do.
+    pub fn verbs(&self) -> BTreeMap<&str, Verb> {
+        self.actions().map(|action| (action.id(), action.verb())).collect()
+    }
+
     /// What to do in all pools, in order.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         self.pools.values().flat_map(|pool| &pool.actions)
@@ -205,10 +281,19 @@ impl Plan {
 }
 
 impl Action {
+    /// What it tells an instance.
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Start { .. } => Verb::Start,
+            Self::Drain { .. } => Verb::Drain,
+            Self::Stop { .. } => Verb::Stop,
+        }
+    }
+
     /// The instance that it is about.
     pub fn id(&self) -> &str {
         match self {
-            Self::Undrain { id } | Self::Start { id } | Self::Drain { id, .. } | Self::Stop { id } => id,
+            Self::Start { id } | Self::Drain { id, .. } | Self::Stop { id } => id,
         }
     }
 }
@@ -220,6 +305,7 @@ impl Hold {
             self,
             Self::TooEarly
                 | Self::WasHigher { .. }
+                | Self::WorthKeeping { .. }
                 | Self::NotIdle
                 | Self::PaidFor
                 | Self::MaxStep
@@ -301,7 +387,6 @@ impl fmt::Display for Plan {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Undrain { id } => write!(f, "undrain {id}"),
             Self::Start { id } => write!(f, "start {id}"),
             Self::Drain { id, cause, .. } => write!(f, "drain {id}: {cause}"),
             Self::Stop { id } => write!(f, "stop {id}"),
@@ -320,6 +405,7 @@ impl fmt::Display for Cause {
             Self::OverShare => "above the pool's share of the instance limit",
             Self::NeverReady => "not ready after ten start delays",
             Self::Silent => "no report for two minutes",
+            Self::Hung => "it completed no job for minutes while jobs waited",
             Self::OtherModel => "the pool now serves another model",
             Self::OtherVersion => "it loaded an earlier version of the model",
             Self::Updated => "replaced by an update",
@@ -338,9 +424,15 @@ impl fmt::Display for Hold {
             Self::WasHigher { instances } => {
                 write!(f, "held: the demand within the window was {instances}")
             }
+            Self::WorthKeeping { instances } => {
+                write!(f, "held: keeping {instances} is cheaper than starting them again")
+            }
             Self::SuddenDrop => f.write_str("held: arrivals dropped suddenly, which may be an outage"),
             Self::Deaf { instances } => {
-                write!(f, "held: {instances} instances stopped reporting together; replacing one at a time")
+                write!(
+                    f,
+                    "held: {instances} instances stopped reporting or working together; replacing one at a time"
+                )
             }
             Self::PaidFor => f.write_str("held: new instances are paid for until their billing minimum"),
             Self::NotIdle => f.write_str("held: too few instances have been idle long enough"),
@@ -352,6 +444,9 @@ impl fmt::Display for Hold {
             Self::NoneStopped => f.write_str("waiting: no stopped instance is left"),
             Self::BackOff { until } => {
                 write!(f, "waiting until {}: the other instances failed recently", until.format("%H:%M:%S"))
+            }
+            Self::NoCapacity { until } => {
+                write!(f, "waiting: no capacity; trying one instance at {}", until.format("%H:%M:%S"))
             }
             Self::Cordoned { instances: 1 } => f.write_str("waiting: the only stopped instance is cordoned"),
             Self::Cordoned { instances } => {

@@ -2,7 +2,11 @@
 
 mod documented;
 mod limits;
+mod operator;
+mod pools;
 mod random;
+mod trust;
+mod versions;
 
 use std::{path::Path, time::Duration};
 
@@ -123,7 +127,6 @@ pub(crate) fn seen(backlogs: &[(&str, Option<u64>)], instances: Vec<InstanceView
         at: at(NOW),
         pools: backlogs.iter().map(view).collect(),
         instances: Some(instances),
-        can_undrain: true,
         hears: true,
         missing: Vec::new(),
         operator: Operator::default(),
@@ -183,7 +186,6 @@ pub(crate) fn applied(seen: &Observation, plan: &Plan) -> Observation {
                 instance.generation = Some("2".to_owned());
                 view.heard = None;
             }
-            Action::Undrain { .. } => (instance.state, instance.drain_until) = (State::Running, None),
             Action::Drain { deadline, .. } => {
                 (instance.state, instance.drain_until) = (State::Draining, Some(seen.at + *deadline));
             }
@@ -241,15 +243,6 @@ fn what_drains_counts_against_max_and_is_waited_for() {
     );
     let plan = check_actions(&policies(&[("p", "max = 2")]), &now, &quiet(&now), &["stop p-2"]);
     assert_eq!(plan.pools["p"].holds, [NoPlace]);
-}
-
-#[test]
-fn a_drain_is_taken_back_before_anything_is_started_where_the_fleet_can() {
-    let leaving = says(draining("p-1", NOW + 60), Phase::Draining, NOW - 3, None);
-    let mut now = seen(&[("p", Some(15))], vec![leaving, stopped("p-2"), stopped("p-3")]);
-    check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &["undrain p-1", "start p-2"]);
-    now.can_undrain = false;
-    check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &["start p-2", "start p-3"]);
 }
 
 #[test]
@@ -355,20 +348,6 @@ fn an_instance_of_another_model_is_drained_and_replaced() {
 }
 
 #[test]
-fn an_instance_that_never_gets_ready_or_falls_silent_is_drained_and_replaced() {
-    let text = "start_delay = '10s'";
-    let now = seen(&[("p", Some(5))], vec![starting("p-1", NOW - 101), stopped("p-2")]);
-    check_actions(&policies(&[("p", text)]), &now, &quiet(&now), &["start p-2", "drain p-1"]);
-    let silent = says(in_state("p-1", State::Running, NOW - 1000), Phase::Ready, NOW - 121, None);
-    let mut now = seen(&[("p", Some(5))], vec![silent, stopped("p-2")]);
-    check_actions(&policies(&[("p", text)]), &now, &quiet(&now), &["start p-2", "drain p-1"]);
-    // Nobody can be blamed for silence who was not listened to.
-    check_actions(&policies(&[("p", text)]), &now, &history(&[(100, 5)], &now), &[]);
-    now.hears = false;
-    check_actions(&policies(&[("p", text)]), &now, &quiet(&now), &[]);
-}
-
-#[test]
 fn whoever_crashed_is_left_alone_and_the_plan_says_until_when() {
     let mut crashed = stopped("p-1");
     crashed.instance.not_before = Some(at(NOW + 8));
@@ -383,72 +362,10 @@ fn whoever_crashed_is_left_alone_and_the_plan_says_until_when() {
     check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &["start p-2"]);
 }
 
-/// An operator cordoned these, and wants some of them to go now.
-fn cordoned(mut seen: Observation, ids: &[(&str, bool)]) -> Observation {
-    let cordon = |drain| Cordon { since: at(NOW - 60), by: None, drain };
-    seen.operator = Operator {
-        cordoned: ids.iter().map(|(id, drain)| ((*id).to_owned(), cordon(*drain))).collect(),
-        ..Operator::default()
-    };
-    seen
-}
-
-#[test]
-fn a_cordoned_instance_is_not_started_and_a_pool_that_has_only_such_says_so() {
-    let policies = policies(&[("p", "")]);
-    let now = cordoned(seen(&[("p", Some(15))], all_stopped(3)), &[("p-1", false), ("p-3", true)]);
-    let plan = check_actions(&policies, &now, &quiet(&now), &["start p-2"]);
-    assert_eq!(plan.pools["p"].holds, [Cordoned { instances: 2 }]);
-    assert!(plan.to_string().contains("all 2 stopped instances are cordoned"), "{plan}");
-}
-
-#[test]
-fn of_a_surplus_the_cordoned_one_goes_first_and_one_that_is_told_to_leave_goes_and_is_replaced() {
-    let policies = policies(&[("p", "")]);
-    let two = vec![idle("p-1", 100), idle("p-2", 900), stopped("p-3")];
-    let now = cordoned(seen(&[("p", Some(5))], two), &[("p-1", false)]);
-    check_actions(&policies, &now, &history(&[(2000, 5)], &now), &["drain p-1"]);
-
-    let now = cordoned(seen(&[("p", Some(5))], vec![busy("p-1"), stopped("p-2")]), &[("p-1", false)]);
-    check_actions(&policies, &now, &history(&[(2000, 5)], &now), &[]);
-    let now = cordoned(now, &[("p-1", true)]);
-    let plan = check_actions(&policies, &now, &history(&[(2000, 5)], &now), &["start p-2", "drain p-1"]);
-    assert!(plan.to_string().contains("drain p-1: cordoned with --drain"), "{plan}");
-}
-
-#[test]
-fn the_drain_of_a_cordoned_instance_is_not_taken_back() {
-    let policies = policies(&[("p", "")]);
-    let leaves = says(draining("p-1", NOW + 60), Phase::Draining, NOW - 1, None);
-    let now = cordoned(seen(&[("p", Some(5))], vec![leaves, stopped("p-2")]), &[("p-1", false)]);
-    check_actions(&policies, &now, &quiet(&now), &["start p-2"]);
-}
-
 #[test]
 fn an_overdue_drain_is_stopped() {
     let now = seen(&[("p", Some(0))], vec![draining("p-1", NOW), draining("p-2", NOW + 1)]);
     check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &["stop p-1"]);
-}
-
-#[test]
-fn under_the_limit_a_pool_that_waits_gets_its_share_of_what_another_one_has() {
-    let mut policies = policies(&[("p", ""), ("q", "")]);
-    policies.instance_limit = Some(4);
-    let mut instances: Vec<_> = ["p-1", "p-2", "p-3"].map(busy).into();
-    instances.extend([idle("p-4", 3), stopped("q-1"), stopped("q-2")]);
-    let now = seen(&[("p", Some(90)), ("q", Some(20))], instances);
-    let plan = check_actions(&policies, &now, &quiet(&now), &["drain p-4", "drain p-1"]);
-    assert_eq!((plan.pools["p"].desired, plan.pools["q"].desired), (2, 2));
-    assert!(plan.pools["q"].holds.contains(&Limit));
-}
-
-#[test]
-fn under_the_limit_starts_go_to_whoever_has_the_fewest() {
-    let mut policies = policies(&[("p", ""), ("q", "")]);
-    policies.instance_limit = Some(3);
-    let instances = vec![busy("p-1"), stopped("p-2"), stopped("p-3"), stopped("q-1"), stopped("q-2")];
-    let now = seen(&[("p", Some(90)), ("q", Some(90))], instances);
-    check_actions(&policies, &now, &quiet(&now), &["start p-2", "start q-1"]);
 }
 
 #[test]
@@ -459,47 +376,6 @@ fn a_plan_explains_itself() {
                     27 jobs (27 waiting, 0 in flight): backlog wants 3 (10 for each instance); 1 ready, 0 starting, 0 leaving\n  \
                     -> start p-2\n  -> start p-3\n";
     assert_eq!(plan.to_string(), expected);
-}
-
-#[test]
-fn one_that_starts_for_twice_the_learnt_time_does_not_count_and_another_is_tried() {
-    let policies = policies(&[("p", "start_delay = '10s'")]);
-    let world = |started: u64| seen(&[("p", Some(5))], vec![starting("p-1", NOW - started), stopped("p-2")]);
-    let plan = |seen: &Observation| decide(&policies, seen, &history(&[(2000, 5)], seen));
-    assert_eq!(plan(&world(19)).pools["p"].actions, []);
-    let late = plan(&world(21));
-    assert_eq!(late.pools["p"].actions, [Action::Start { id: "p-2".into() }]);
-    assert!(late.pools["p"].reason().contains("1 late to become ready"), "{late}");
-    // A controller that has just come has not had the time to hear of it.
-    let seen = world(500);
-    assert_eq!(decide(&policies, &seen, &history(&[(5, 5)], &seen)).pools["p"].actions, []);
-}
-
-#[test]
-fn one_silent_instance_is_replaced_and_many_at_once_one_by_one() {
-    let policies = policies(&[("p", "min = 6\nmax = 12")]);
-    let silent = |id: &str| says(in_state(id, State::Running, NOW - 1000), Phase::Ready, NOW - 200, None);
-    let drains = |instances: Vec<InstanceView>| {
-        let seen = seen(&[("p", Some(0))], instances);
-        let plan = decide(&policies, &seen, &history(&[(2000, 0)], &seen));
-        let drains = plan.actions().filter(|action| matches!(action, Action::Drain { .. }));
-        let drains: Vec<_> = drains.map(|action| action.id().to_owned()).collect();
-        (drains, plan.pools["p"].holds.contains(&Deaf { instances: 6 }))
-    };
-    let names = ["p-1", "p-2", "p-3", "p-4", "p-5", "p-6"];
-    let mut one: Vec<_> = names.map(busy).into();
-    one[2] = silent("p-3");
-    assert_eq!(drains(one), (vec!["p-3".to_owned()], false));
-
-    let all: Vec<_> = names.map(silent).into();
-    assert_eq!(drains(all.clone()), (vec!["p-1".to_owned()], true));
-    // Until it has gone and what came in its place was heard, the others stay.
-    let mut leaving = all.clone();
-    leaving[0] = draining("p-1", NOW + 50);
-    assert_eq!(drains(leaving).0, Vec::<String>::new());
-    let mut replaced = all;
-    replaced[0] = starting("p-7", NOW - 5);
-    assert_eq!(drains(replaced).0, Vec::<String>::new());
 }
 
 proptest! {
@@ -523,122 +399,4 @@ proptest! {
             decide(&world.policies, &world.seen, &world.history)
         );
     }
-}
-
-/// As seen, with version `2` of the model in force for a minute.
-fn with_new_version(mut seen: Observation) -> Observation {
-    let in_force = InForce { version: "2".to_owned(), since: at(NOW - 60) };
-    seen.versions.insert("p".to_owned(), in_force);
-    seen
-}
-
-fn loaded(mut view: InstanceView, version: &str) -> InstanceView {
-    view.heard.as_mut().expect("it spoke").report.version = version.to_owned();
-    view
-}
-
-/// What is planned for these instances of a pool that needs all of them, where version `2` is in force.
-#[track_caller]
-fn check_replaced(instances: Vec<InstanceView>, expected: &[&str]) {
-    let policies = policies(&[("p", "max = 3")]);
-    let seen = with_new_version(seen(&[("p", Some(30))], instances));
-    let history = history(&[(2000, 30)], &seen);
-    let plan = decide(&policies, &seen, &history);
-    assert_eq!(check(&policies, &seen, &history, &plan), Vec::<String>::new(), "{plan}");
-    let actions: Vec<_> = plan.actions().map(ToString::to_string).collect();
-    assert_eq!(actions, expected, "{plan}");
-}
-
-#[test]
-fn instances_that_have_loaded_an_earlier_version_are_replaced_one_after_the_other() {
-    let all = |version| ["p-1", "p-2", "p-3"].map(|id| loaded(busy(id), version));
-    let (old, new) = (all("1"), all("2"));
-    let why = "it loaded an earlier version of the model";
-    check_replaced(old.to_vec(), &[&format!("drain p-1: {why}")]);
-    let leaves = loaded(says(draining("p-1", NOW + 9), Phase::Draining, NOW - 3, None), "1");
-    check_replaced(vec![leaves, old[1].clone(), old[2].clone()], &[]);
-    check_replaced(vec![starting("p-1", NOW - 1), old[1].clone(), old[2].clone()], &[]);
-    check_replaced(vec![new[0].clone(), old[1].clone(), old[2].clone()], &[&format!("drain p-2: {why}")]);
-    check_replaced(new.to_vec(), &[]);
-}
-
-#[test]
-fn nobody_else_goes_where_the_new_version_cannot_be_loaded() {
-    let mut died = stopped("p-1");
-    (died.instance.since, died.instance.crashes) = (at(NOW - 5), 1);
-    died.instance.not_before = Some(at(NOW + 5));
-    check_replaced(vec![died, loaded(busy("p-2"), "1"), loaded(busy("p-3"), "1")], &[]);
-}
-
-#[test]
-fn who_was_started_since_and_has_another_version_all_the_same_is_left_alone() {
-    let late = says(in_state("p-1", State::Running, NOW - 30), Phase::Ready, NOW - 3, None);
-    check_replaced(vec![loaded(late, "1"), loaded(busy("p-2"), "2"), loaded(busy("p-3"), "2")], &[]);
-}
-
-#[test]
-fn a_drain_is_not_taken_back_where_the_version_is_an_earlier_one() {
-    let policies = policies(&[("p", "max = 3")]);
-    let leaves = says(draining("p-1", NOW + 9), Phase::Draining, NOW - 3, None);
-    for (version, expected) in [("2", 1), ("1", 0)] {
-        let instances = vec![loaded(leaves.clone(), version), loaded(busy("p-2"), "2")];
-        let seen = with_new_version(seen(&[("p", Some(30))], instances));
-        let history = history(&[(2000, 30)], &seen);
-        let plan = decide(&policies, &seen, &history);
-        let undrains = plan.actions().filter(|action| matches!(action, Action::Undrain { .. })).count();
-        assert_eq!(undrains, expected, "{plan}");
-    }
-}
-
-/// An update has another one for it.
-fn retiring(mut view: InstanceView) -> InstanceView {
-    view.instance.retires = true;
-    view
-}
-
-/// What is planned for a pool that may have so many and has this backlog.
-#[track_caller]
-fn check_updated(pool: &str, backlog: u64, instances: Vec<InstanceView>, expected: &[&str]) {
-    let policies = policies(&[("p", pool)]);
-    let seen = seen(&[("p", Some(backlog))], instances);
-    let history = history(&[(2000, backlog)], &seen);
-    let plan = decide(&policies, &seen, &history);
-    assert_eq!(check(&policies, &seen, &history, &plan), Vec::<String>::new(), "{plan}");
-    let actions: Vec<_> = plan.actions().map(ToString::to_string).collect();
-    assert_eq!(actions, expected, "{plan}");
-}
-
-#[test]
-fn one_that_retires_goes_when_another_one_serves_also_where_there_are_as_many_as_may_be() {
-    let why = "replaced by an update";
-    for pool in ["max = 3", "min = 2\nmax = 2"] {
-        let (old, other) = (retiring(busy("p-1")), busy("p-2"));
-        check_updated(pool, 20, vec![old.clone(), other.clone(), stopped("p-3")], &["start p-3"]);
-        check_updated(pool, 20, vec![old.clone(), other.clone(), starting("p-3", NOW - 1)], &[]);
-        check_updated(
-            pool,
-            20,
-            vec![old.clone(), other.clone(), busy("p-3")],
-            &[&format!("drain p-1: {why}")],
-        );
-        let leaves = retiring(draining("p-1", NOW + 9));
-        check_updated(pool, 20, vec![leaves, other.clone(), busy("p-3")], &[]);
-        // There is none that could come in its place.
-        check_updated(pool, 20, vec![old, other, retiring(stopped("p-3"))], &[]);
-    }
-}
-
-#[test]
-fn those_that_retire_go_one_after_the_other_and_first_where_fewer_are_needed() {
-    let why = "replaced by an update";
-    let old = [retiring(busy("p-1")), retiring(busy("p-2"))];
-    check_updated(
-        "max = 4",
-        20,
-        vec![old[0].clone(), old[1].clone(), busy("p-3")],
-        &[&format!("drain p-1: {why}")],
-    );
-    let both = [retiring(idle("p-2", 500)), idle("p-1", 500)];
-    check_updated("max = 4\nmin = 1", 0, both.to_vec(), &[&format!("drain p-2: {why}")]);
-    check_updated("max = 4", 0, vec![retiring(idle("p-1", 500))], &["drain p-1: idle and not needed"]);
 }

@@ -39,7 +39,6 @@ pub(crate) async fn suite<R: Rig>(new: &impl AsyncFn() -> R) {
     telling_an_instance_again_to_drain_does_not_move_its_deadline(&new().await).await;
     draining_and_stopping_what_is_stopped_changes_nothing(&new().await).await;
     an_instance_that_does_not_leave_is_stopped_by_force_when_its_drain_is_due(&new().await).await;
-    a_drain_is_taken_back_or_refused_as_the_fleet_says(&new().await).await;
     an_instance_that_dies_is_stopped_says_why_and_is_left_alone_for_a_while(&new().await).await;
     what_runs_is_listed_when_its_pool_shrinks_or_goes(&new().await).await;
     a_stopped_instance_takes_the_new_model_of_its_pool_and_a_running_one_does_not(&new().await).await;
@@ -161,17 +160,6 @@ async fn an_instance_that_does_not_leave_is_stopped_by_force_when_its_drain_is_d
     fleet.stop(&instance.id).await.expect("stop");
     let gone = becomes(&fleet, &pools, &instance.id, State::Stopped).await;
     assert_eq!(gone.crashes, 0, "it was ordered to end: {gone:?}");
-}
-
-async fn a_drain_is_taken_back_or_refused_as_the_fleet_says(rig: &impl Rig) {
-    let (fleet, pools) = (rig.fleet(), pool(STUBBORN, 1));
-    let instance = started(rig, &pools).await;
-    fleet.drain(&instance.id, A_MINUTE).await.expect("drain");
-    let taken_back = fleet.undrain(&instance.id).await.is_ok();
-    assert_eq!(taken_back, fleet.can_undrain());
-    let now = find(&fleet, &pools, &instance.id).await.expect("listed");
-    assert_eq!(now.generation, instance.generation);
-    assert_eq!(now.state, if taken_back { State::Running } else { State::Draining });
 }
 
 async fn an_instance_that_dies_is_stopped_says_why_and_is_left_alone_for_a_while(rig: &impl Rig) {

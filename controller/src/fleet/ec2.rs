@@ -262,16 +262,6 @@ impl Fleet for Ec2Fleet {
         Ok(())
     }
 
-    /// A machine that drains powers itself off when it is done, and cannot be told to forget that.
-    fn can_undrain(&self) -> bool {
-        false
-    }
-
-    async fn undrain(&self, id: &str) -> Result<()> {
-        self.lock().inventory.machine(id).ok_or_else(|| unknown(id))?;
-        Err(Error::broken(format!("cancelling the drain of {id}"), "a machine that drains powers itself off"))
-    }
-
     async fn stop(&self, id: &str) -> Result<()> {
         let by_force = {
             let shared = self.lock();

@@ -140,20 +140,6 @@ impl Fleet for MemoryFleet {
         })
     }
 
-    fn can_undrain(&self) -> bool {
-        true
-    }
-
-    async fn undrain(&self, id: &str) -> Result<()> {
-        let now = self.clock.now();
-        self.change(id, |instance| {
-            if instance.state == State::Draining {
-                (instance.state, instance.since) = (State::Running, now);
-                instance.drain_until = None;
-            }
-        })
-    }
-
     async fn stop(&self, id: &str) -> Result<()> {
         self.change(id, |_| {})?;
         self.leave(id);

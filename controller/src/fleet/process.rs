@@ -189,18 +189,6 @@ impl Fleet for ProcessFleet {
         })
     }
 
-    fn can_undrain(&self) -> bool {
-        false
-    }
-
-    async fn undrain(&self, id: &str) -> Result<()> {
-        self.shared.with(id, |_| Ok(()))?;
-        Err(Error::broken(
-            format!("cancelling the drain of {id}"),
-            "a process cannot be told to forget a signal",
-        ))
-    }
-
     async fn stop(&self, id: &str) -> Result<()> {
         let now = self.shared.clock.now();
         self.shared.with(id, |slot| {

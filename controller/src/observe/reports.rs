@@ -5,7 +5,7 @@
 //! later controller, says the same. Nothing depends on every one arriving.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -48,8 +48,6 @@ pub struct Reports {
 #[derive(Debug, Default)]
 struct Inner {
     workers: BTreeMap<String, Worker>,
-    /// By host and model.
-    arrivals: BTreeMap<(String, String), Meter>,
     last_arrival: BTreeMap<String, DateTime<Utc>>,
     /// By model, since the controller started.
     arrived: BTreeMap<String, u64>,
@@ -64,8 +62,6 @@ struct Inner {
 /// What the web hosts said of the jobs for a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Arrivals {
-    /// Jobs each second, lately.
-    pub per_second: f64,
     /// When the last one was reported.
     pub last: Option<DateTime<Utc>>,
     /// All of them since the controller started.
@@ -77,8 +73,8 @@ pub(crate) struct Arrivals {
 impl Arrivals {
     /// Together with the depth of the queue.
     pub(crate) fn view(self, depth: Option<Depth>) -> PoolView {
-        let Self { per_second, last, total, counts } = self;
-        PoolView { depth, arrivals_per_s: per_second, last_arrival: last, arrived: total, counts }
+        let Self { last, total, counts } = self;
+        PoolView { depth, last_arrival: last, arrived: total, counts }
     }
 }
 
@@ -100,31 +96,52 @@ impl Reports {
 
     /// Gives each instance the last report of its generation, and forgets those of other generations.
     pub fn assign(&self, instances: Vec<Instance>, now: DateTime<Utc>) -> Vec<InstanceView> {
+        let mut views: Vec<_> =
+            instances.into_iter().map(|instance| InstanceView { instance, heard: None }).collect();
+        self.assign_to(&mut views, now);
+        views
+    }
+
+    /// The same, where some have the report that they had the last time.
+    pub(crate) fn assign_to(&self, views: &mut [InstanceView], now: DateTime<Utc>) {
         let mut inner = self.lock();
-        let view = |instance: Instance| {
+        for InstanceView { instance, heard } in views.iter_mut() {
             let worker = inner.workers.get(&instance.id).filter(|worker| {
                 instance.state != State::Stopped
                     && Some(&worker.heard.report.generation) == instance.generation.as_ref()
             });
-            let heard = worker
-                .map(|worker| Heard { done_per_s: worker.done.per_second(now), ..worker.heard.clone() });
-            InstanceView { instance, heard }
-        };
-        let views: Vec<_> = instances.into_iter().map(view).collect();
+            match (worker, heard.as_mut()) {
+                (Some(worker), Some(before))
+                    if before.at == worker.heard.at && before.report.at == worker.heard.report.at => {}
+                (worker, _) => *heard = worker.map(|worker| worker.heard.clone()),
+            }
+            if let (Some(worker), Some(heard)) = (worker, heard) {
+                heard.done_per_s = worker.done.per_second(now);
+            }
+        }
         // A report may be ahead of the list that knows its generation: it is kept until it has expired.
-        let speaks = |id: &String| views.iter().any(|view| view.heard.is_some() && view.instance.id == *id);
-        inner.workers.retain(|id, worker| speaks(id) || age(worker.heard.at, now) <= REPORT_EXPIRES);
-        views
+        let has_expired = |worker: &Worker| age(worker.heard.at, now) > REPORT_EXPIRES;
+        if inner.workers.values().any(has_expired) {
+            let speak = views.iter().filter(|view| view.heard.is_some());
+            let speak: BTreeSet<_> = speak.map(|view| view.instance.id.as_str()).collect();
+            inner.workers.retain(|id, worker| speak.contains(id.as_str()) || !has_expired(worker));
+        }
+    }
+
+    /// Compares the queue's clock with the controller's, by the newest of some messages that nothing held up.
+    pub(crate) fn note_skew(&self, newest: Option<DateTime<Utc>>, now: DateTime<Utc>) {
+        self.lock().skew.note(newest, now);
+    }
+
+    /// A time of the queue's clock, by the controller's.
+    pub(crate) fn corrected(&self, sent_at: DateTime<Utc>) -> DateTime<Utc> {
+        self.lock().skew.corrected(sent_at)
     }
 
     /// What arrived for a model. The counts are handed out once.
-    pub(crate) fn arrivals(&self, model: &str, now: DateTime<Utc>) -> Arrivals {
+    pub(crate) fn arrivals(&self, model: &str) -> Arrivals {
         let mut inner = self.lock();
-        inner.arrivals.retain(|_, meter| meter.is_fresh(now));
-        let rates = inner.arrivals.iter().filter(|((_, counted), _)| counted == model);
         Arrivals {
-            // An empty sum of floats is -0, which looks odd.
-            per_second: rates.fold(0.0, |sum, (_, meter)| sum + meter.per_second(now)) + 0.0,
             last: inner.last_arrival.get(model).copied(),
             total: inner.arrived.get(model).copied().unwrap_or(0),
             counts: inner.counts.get_mut(model).map(std::mem::take).unwrap_or_default(),
@@ -156,28 +173,27 @@ impl Reports {
 impl Inner {
     /// A new phase is news, and so is a new instance.
     fn take_worker(&mut self, report: WorkerReport, sent_at: DateTime<Utc>) -> bool {
-        let before = self.workers.remove(&report.instance);
-        let before = before.filter(|worker| worker.heard.report.generation == report.generation);
-        // Queues do not keep the order.
-        if let Some(newer) = before.as_ref().filter(|worker| worker.heard.report.at > report.at) {
-            let instance = newer.heard.report.instance.clone();
-            self.workers.extend(before.map(|newer| (instance, newer)));
-            return false;
-        }
-        let phase_before = before.as_ref().map(|worker| worker.heard.report.phase);
         let idle_since = report.idle_since.map(|since| sent_at - age(since, report.at));
-        let mut done = Meter::default();
-        let mut service = None;
-        if let Some(worker) = before {
-            (done, service) = (worker.done, worker.heard.service);
+        let (phase, service) = (report.phase, (report.service.count > 0).then_some(report.service));
+        let known = self.workers.get_mut(&report.instance);
+        if let Some(worker) = known.filter(|worker| worker.heard.report.generation == report.generation) {
+            // Queues do not keep the order.
+            if worker.heard.report.at > report.at {
+                return false;
+            }
+            worker.done.add_total(sent_at, report.done);
+            let is_news = worker.heard.report.phase != phase;
+            let service = service.or(worker.heard.service);
+            worker.heard = Heard { at: sent_at, report, idle_since, service, done_per_s: 0.0 };
+            return is_news;
         }
+        let mut done = Meter::default();
         done.add_total(sent_at, report.done);
-        service = (report.service.count > 0).then_some(report.service).or(service);
-        let (instance, phase) = (report.instance.clone(), report.phase);
+        let instance = report.instance.clone();
         let heard = Heard { at: sent_at, report, idle_since, service, done_per_s: 0.0 };
         self.workers.insert(instance, Worker { heard, done });
         // A worker that begins to start tells nothing that its start did not.
-        phase_before.map_or(phase != Phase::Starting, |before| before != phase)
+        phase != Phase::Starting
     }
 
     fn take_web(&mut self, report: WebReport, sent_at: DateTime<Utc>) -> bool {
@@ -199,16 +215,11 @@ impl Inner {
                 *last = sent_at.max(*last);
                 let arrived = self.arrived.entry(model.clone()).or_default();
                 *arrived = arrived.saturating_add(count);
-                let counts = self.counts.entry(model.clone()).or_default();
+                let counts = self.counts.entry(model).or_default();
                 counts.push(Count { from: sent_at - counted_for, to: sent_at, jobs: count });
                 let forgotten = counts.len().saturating_sub(MOST_COUNTS);
                 counts.drain(..forgotten);
             }
-            let meter = self
-                .arrivals
-                .entry((report.host.clone(), model))
-                .or_insert_with(|| Meter::from(sent_at - counted_for));
-            meter.add(sent_at, count);
         }
         report.doorbell
     }
@@ -221,15 +232,6 @@ struct Meter {
 }
 
 impl Meter {
-    fn from(start: DateTime<Utc>) -> Self {
-        Self { samples: VecDeque::from([(start, 0)]) }
-    }
-
-    fn add(&mut self, at: DateTime<Utc>, count: u64) {
-        let total = self.samples.back().map_or(0, |(_, total)| *total);
-        self.add_total(at, total.saturating_add(count));
-    }
-
     fn add_total(&mut self, at: DateTime<Utc>, total: u64) {
         let at = self.samples.back().map_or(at, |(last, _)| at.max(*last));
         self.samples.push_back((at, total));
@@ -269,7 +271,7 @@ pub async fn receive(events: SharedQueue, reports: Arc<Reports>, clock: SharedCl
                 let is_last = deliveries.len() < BATCH;
                 if is_last {
                     let newest = deliveries.iter().map(|delivery| delivery.sent_at).max();
-                    reports.lock().skew.note(newest, clock.now());
+                    reports.note_skew(newest, clock.now());
                     poll = POLL;
                 }
                 take_all(&events, &reports, &news, deliveries).await;
@@ -291,7 +293,7 @@ async fn take_all(events: &SharedQueue, reports: &Reports, news: &Notify, delive
     for delivery in &deliveries {
         match job::decode::<Event>(&delivery.body) {
             Ok(event) => {
-                let sent_at = reports.lock().skew.corrected(delivery.sent_at);
+                let sent_at = reports.corrected(delivery.sent_at);
                 if reports.take(event, sent_at) {
                     news.notify_one();
                 }

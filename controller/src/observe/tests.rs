@@ -111,10 +111,6 @@ async fn an_instance_is_ready_when_it_says_so_and_a_report_of_an_earlier_start_s
     advance(Duration::from_secs(1)).await;
     rig.says("1", Phase::Drained, 0);
     assert_eq!(stage(rig.look().await), [Stage::Drained, Stage::Stopped]);
-    // Said before the drain was taken back.
-    advance(Duration::from_millis(1)).await;
-    rig.fleet.undrain("p-1").await.unwrap();
-    assert_eq!(stage(rig.look().await), [Stage::Ready, Stage::Stopped]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,19 +135,16 @@ async fn rates_are_means_over_about_ten_seconds_and_end_with_the_reports() {
     for step in 0..4 {
         rig.says("1", Phase::Ready, step * 50);
         rig.arrivals(if step == 0 { 7 } else { 30 }, false);
-        if step == 0 {
-            assert_eq!(rig.look().await.pools["p"].arrivals_per_s, 0.7);
-        }
         advance(Duration::from_secs(10)).await;
     }
     let seen = rig.look().await;
     let heard = seen.instances.unwrap()[0].heard.clone().unwrap();
-    assert_eq!((heard.done_per_s, seen.pools["p"].arrivals_per_s), (5.0, 3.0));
+    assert_eq!(heard.done_per_s, 5.0);
     assert_eq!(seen.pools["p"].last_arrival, Some(seen.at - Duration::from_secs(10)));
     advance(REPORT_EXPIRES).await;
     let seen = rig.look().await;
     let heard = seen.instances.unwrap()[0].heard.clone().unwrap();
-    assert_eq!((heard.done_per_s, seen.pools["p"].arrivals_per_s), (0.0, 0.0));
+    assert_eq!(heard.done_per_s, 0.0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -173,6 +173,16 @@ impl<'a> Section<'a> {
         zone
     }
 
+    /// True or false.
+    pub(super) fn flag(&self, key: &'static str) -> Option<bool> {
+        let value = self.get(key)?;
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            self.refuse(key, value, "true or false");
+        }
+        flag
+    }
+
     /// A number, whole or not.
     pub(super) fn number(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         let value = self.get(key)?;

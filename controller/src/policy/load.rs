@@ -137,14 +137,16 @@ fn pool(section: Section<'_>) -> Pool {
             section.complain(key, format!("is {value}, more than `max` ({max}); lower it or raise `max`"));
         }
     }
+    let weight = section.number("weight", 0.01..=1000.0).unwrap_or(1.0);
     let hour = DAY / 24;
     let start_delay = section.duration("start_delay", Duration::from_millis(100)..=hour);
     let start_delay = start_delay.unwrap_or(Duration::from_secs(25));
     let service_time = section.duration("service_time", Duration::from_millis(1)..=hour);
     let service_time = service_time.unwrap_or(Duration::from_secs(1));
+    let observe = section.flag("observe").unwrap_or(false);
     let canary = section.duration("canary", hour..=30 * DAY);
     section.finish();
-    Pool { model, min, max, spare, start_delay, service_time, canary }
+    Pool { model, min, max, spare, weight, start_delay, service_time, observe, canary }
 }
 
 fn scale_out(section: Section<'_>) -> ScaleOut {
@@ -159,6 +161,7 @@ fn budget(section: Section<'_>) -> Budget {
     let most = f64::from(MOST_INSTANCES) * 24.0;
     let read = Budget {
         instance_hours_per_day: section.number("instance_hours_per_day", 0.0..=most),
+        pace: section.flag("pace").unwrap_or(false),
         timezone: section.timezone("timezone").unwrap_or(default.timezone),
     };
     section.finish();
@@ -169,6 +172,9 @@ fn price(section: Section<'_>) -> Price {
     let default = Price::default();
     let read = Price {
         usd_per_hour: section.number("usd_per_hour", 0.0..=10_000.0).unwrap_or(default.usd_per_hour),
+        disk_usd_per_month: section
+            .number("disk_usd_per_month", 0.0..=10_000.0)
+            .unwrap_or(default.disk_usd_per_month),
         billing_minimum: section
             .duration("billing_minimum", Duration::ZERO..=DAY / 24)
             .unwrap_or(default.billing_minimum),
@@ -182,6 +188,7 @@ fn scale_in(section: Section<'_>) -> ScaleIn {
     let read = ScaleIn {
         idle: section.duration("idle", Duration::ZERO..=DAY).unwrap_or(default.idle),
         window: section.duration("window", Duration::ZERO..=LONGEST_WINDOW).unwrap_or(default.window),
+        keep: section.duration("keep", Duration::ZERO..=LONGEST_WINDOW).unwrap_or(default.keep),
         drain_deadline: section
             .duration("drain_deadline", Duration::from_secs(1)..=DAY)
             .unwrap_or(default.drain_deadline),
@@ -287,6 +294,8 @@ mod tests {
                 min: 1,
                 max: 19,
                 spare: 2,
+                weight: 1.0,
+                observe: false,
                 start_delay: Duration::from_secs(65),
                 service_time: Duration::from_millis(20),
                 canary: Some(Duration::from_secs(12 * 3600)),
@@ -296,11 +305,16 @@ mod tests {
             scale_in: ScaleIn {
                 idle: Duration::from_secs(1),
                 window: Duration::from_secs(2),
+                keep: Duration::from_secs(600),
                 drain_deadline: Duration::from_secs(3),
                 max_step: 4,
             },
-            budget: Budget { instance_hours_per_day: Some(48.0), timezone: chrono_tz::Europe::Berlin },
-            instance: Price { usd_per_hour: 0.5, billing_minimum: Duration::ZERO },
+            budget: Budget {
+                instance_hours_per_day: Some(48.0),
+                pace: false,
+                timezone: chrono_tz::Europe::Berlin,
+            },
+            instance: Price { usd_per_hour: 0.5, billing_minimum: Duration::ZERO, ..Price::default() },
         };
         assert_eq!(policy, expected);
     }

@@ -78,7 +78,9 @@ fn schedule(section: &Section<'_>) -> Option<Rule> {
 fn forecast(section: &Section<'_>) -> Rule {
     let season = section.duration("season", Duration::from_secs(60)..=7 * DAY).unwrap_or(DAY);
     let quantile = section.number("quantile", 0.01..=0.999).unwrap_or(0.9);
-    Rule::Forecast { season, quantile }
+    let timezone = section.timezone("timezone").unwrap_or(chrono_tz::UTC);
+    let after = section.whole("after", 1..=14).unwrap_or(2) as u32;
+    Rule::Forecast { season, quantile, timezone, after }
 }
 
 #[cfg(test)]
@@ -122,7 +124,10 @@ mod tests {
                 instances: 2,
             }],
         );
-        check("[[rule]]\nkind = 'forecast'", &[Rule::Forecast { season: DAY, quantile: 0.9 }]);
+        check(
+            "[[rule]]\nkind = 'forecast'",
+            &[Rule::Forecast { season: DAY, quantile: 0.9, timezone: chrono_tz::UTC, after: 2 }],
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use eirs_platform::{
 };
 
 use super::{
-    Complaint, Policies,
+    Complaint, Policies, Policy,
     load::{self, Folder},
     unknown_model,
 };
@@ -31,6 +31,8 @@ pub struct Store {
     folder: PathBuf,
     settings: Arc<Settings>,
     policies: Policies,
+    /// Those that say `observe = true`.
+    trials: BTreeMap<String, Policy>,
     complaints: Vec<Complaint>,
     files: Changes<Option<Stamps>>,
 }
@@ -44,6 +46,7 @@ impl Store {
             policies: Policies::default().limited_by(&settings),
             folder,
             settings,
+            trials: BTreeMap::new(),
             complaints: Vec::new(),
             files,
         };
@@ -51,7 +54,7 @@ impl Store {
             Ok(found) => store.take(found),
             Err(complaint) => return Err(vec![complaint]),
         }
-        if !store.policies.pools.is_empty() {
+        if !store.policies.pools.is_empty() || !store.trials.is_empty() {
             return Ok(store);
         }
         if store.complaints.is_empty() {
@@ -68,6 +71,21 @@ impl Store {
     /// The policies in force.
     pub fn policies(&self) -> &Policies {
         &self.policies
+    }
+
+    /// The pools whose files are on trial.
+    pub fn trials(&self) -> impl Iterator<Item = &String> {
+        self.trials.keys()
+    }
+
+    /// The policies as they would be if those on trial were in force; none where none is on trial.
+    pub fn on_trial(&self) -> Option<Policies> {
+        let mut policies = self.policies.clone();
+        for (pool, policy) in &self.trials {
+            policies.unreadable.remove(pool);
+            policies.pools.insert(pool.clone(), policy.clone());
+        }
+        (!self.trials.is_empty()).then_some(policies)
     }
 
     /// The folder that they come from.
@@ -126,6 +144,14 @@ impl Store {
             }
         }
 
+        // Who is on trial is left as it is: by its last version, or alone where there is none.
+        let (trials, good): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            good.into_iter().partition(|(_, policy)| policy.pool.observe);
+        bad.extend(trials.keys().cloned());
+        for pool in trials.keys().filter(|pool| !self.trials.contains_key(*pool)) {
+            tracing::info!(%pool, "the policy of {pool} is on trial: it is decided by, and nothing is done");
+        }
+        self.trials = trials;
         let before = std::mem::take(&mut self.policies.pools);
         let last_good = |name: &String| before.get(name).map(|policy| (name.clone(), policy.clone()));
         let mut pools: BTreeMap<_, _> = bad.iter().filter_map(last_good).collect();
@@ -239,6 +265,29 @@ mod tests {
         assert_eq!(store.look(), Look::Changed);
         assert_eq!(max_of(&store, "a"), Some(12));
         assert_eq!(store.look(), Look::Same);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_on_trial_leaves_its_last_version_in_force_and_is_decided_by_beside_it() {
+        let rig = Rig::new(&[("a.toml", "[pool]\nmax = 3")]);
+        let mut store = rig.open().unwrap();
+        assert!(store.on_trial().is_none());
+        rig.write("a.toml", "[pool]\nmax = 7\nobserve = true");
+        store.reload();
+        assert_eq!(max_of(&store, "a"), Some(3));
+        assert_eq!(store.on_trial().unwrap().pools["a"].pool.max, 7);
+        assert!(store.complaints().is_empty());
+        rig.write("a.toml", "[pool]\nmax = 7");
+        store.reload();
+        assert_eq!(max_of(&store, "a"), Some(7));
+        assert!(store.on_trial().is_none());
+
+        // Nobody knows what was in force before, and the pool is left as it is.
+        rig.write("a.toml", "[pool]\nmax = 9\nobserve = true");
+        let store = rig.open().unwrap();
+        assert_eq!(max_of(&store, "a"), None);
+        assert!(store.policies().unreadable.contains("a"));
+        assert!(!store.on_trial().unwrap().unreadable.contains("a"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -306,14 +306,6 @@ impl Fleet for Slow {
         self.inner.drain(id, deadline).await
     }
 
-    fn can_undrain(&self) -> bool {
-        true
-    }
-
-    async fn undrain(&self, id: &str) -> Result<()> {
-        self.inner.undrain(id).await
-    }
-
     async fn stop(&self, id: &str) -> Result<()> {
         self.inner.stop(id).await
     }

@@ -28,7 +28,6 @@ impl Rig {
             at,
             pools: BTreeMap::from([("p".to_owned(), view)]),
             instances: None,
-            can_undrain: false,
             hears: true,
             missing: Vec::new(),
             operator: Default::default(),
@@ -37,7 +36,7 @@ impl Rig {
         };
         let part = PoolPlan { desired, ready: 1, ..PoolPlan::default() };
         let plan = Plan { at, pools: BTreeMap::from([("p".to_owned(), part)]) };
-        self.recording.note(&seen, &plan, |_| (Some(0.210_000_4), Some(25.0)));
+        self.recording.note(&seen, &plan, |_| (Some(0.210_000_4), Some(25.0)), None);
     }
 
     fn lines(&self) -> Vec<Line> {

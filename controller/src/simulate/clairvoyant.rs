@@ -1,25 +1,29 @@
-//! The clairvoyant: who knows the whole trace and every service time, and does the same work as cheaply as anybody could be
-//! expected to. What it costs is what a policy is measured by.
+//! Who knows the whole trace and every service time, and does the same work as cheaply as can be found. What that costs is what a
+//! policy is measured by, three times:
 //!
-//! Its answer is a *feasible* schedule, one that is simulated on the same site as all others, and therefore no lower bound in the
-//! strict sense: the true optimum is a scheduling problem that nobody solves exactly for a hundred thousand jobs. It is found in
-//! two steps.
+//! - held to the **SLO** only, with as large a share of the requests within it as the policy had;
+//! - held to be **as fast** as the policy, at the median and at the 95th percentile. What the policy costs beyond that is the price
+//!   of not knowing the future; what that costs beyond the first is the price of speed;
+//! - as fast, and **online**: no start precedes its job. An instance is ordered only where there are jobs for one more, as whoever
+//!   does not know the future must; when to stop, and how many are worth it, is known.
 //!
-//! 1. **Plan**, on a fluid: time in steps, work in units, a backlog `b` and a number of instances `k` as the state. In each step the
-//!    plan pays `k` steps, and for each instance more than before the time of a start, which is billed too; the backlog falls by what
-//!    `k` instances can do. No work may wait longer than the slack, the SLO less the service time: the backlog must stay below
-//!    what arrived within the slack. That is the corridor between the cumulative arrivals `A(t)` and the deadlines `A(t - slack)`;
-//!    dynamic programming finds the cheapest path through it. Batches, early starts and gaps that are cheaper slept or idled through
-//!    all come out of it by themselves.
-//! 2. **Simulate** the plan with instances started one start delay ahead. The fluid knows no chance within a step: where requests
-//!    came too late, what is near them may wait less, and it is planned again. Where the policy left some requests late, bolder
-//!    slacks are tried too. The cheapest run that serves as large a share within the SLO as the policy did is the answer.
-//!    Whatever the policy and the references did could have been done on purpose: where one of them is cheaper at no smaller
-//!    share, it is the answer.
+//! Each is a *feasible* schedule, simulated on the same site as all others, and therefore an upper bound of what is possible. Below
+//! it lies the [`relaxation`]. Schedules are found in several ways, and every run is held against every goal:
+//!
+//! - [`fluid`]: the cheapest path of a backlog between arrivals and deadlines, repaired where chance made requests late;
+//! - [`staffing`]: as many as the arrivals of that time call for, and a reserve that grows with their square root; always the same
+//!   number; and what policy and references did, without the time in which their instances had nothing to do any more.
 
+mod fluid;
+mod relaxation;
+mod staffing;
+
+use self::fluid::Fluid;
+pub(super) use self::relaxation::least_cost;
 use super::{
     load::Load,
     outcome::{Figures, Outcome},
+    report::Bound,
     run::{Again, Driver, run},
     setup::{Micros, micros},
     site::{Site, Victims},
@@ -27,344 +31,222 @@ use super::{
 
 /// Slacks to begin with, as shares of what the SLO leaves for waiting. The bold ones are for shares below one.
 const SLACKS: [f32; 4] = [1.0, 1.6, 3.0, 8.0];
-/// So often a plan is repaired where requests came too late, ...
+/// So often a plan is repaired where requests came too late.
 const REPAIRS: usize = 7;
-/// ... each time to this share of the slack.
-const REPAIR: f32 = 0.65;
-/// A plan takes no more cells than this, one byte each.
-const MOST_CELLS: usize = 24_000_000;
-/// Numbers of instances that a plan distinguishes; with more than that it goes in groups.
-const MOST_COUNTS: u32 = 24;
-/// Levels of the backlog that a plan distinguishes. Whatever lies above the last one calls for everybody.
-const MOST_LEVELS: usize = 100;
-/// What a microsecond of work costs that waits too long, in microseconds of an instance.
-const LATE: f32 = 50.0;
-
-/// Constant fleets of up to so many are tried as well.
-const CONSTANTS: u32 = 4;
+/// Slacks between none and the policy's 95th percentile are halved so often.
+const HALVINGS: usize = 5;
+/// A search simulates no more jobs than this, and at least so many runs.
+const MOST_JOBS: u64 = 3_000_000;
+const FEWEST_RUNS: u64 = 4;
+/// A percentile that is a hair later is not slower.
+const TOLERANCE: f64 = 1.01;
 
 /// When to have how many, in order.
 type Orders = Vec<(Micros, u32)>;
 
-/// The cheapest way that was found to serve at least this share within the SLO. `others` are runs of the same load.
-pub(super) fn clairvoyant(load: &Load<'_>, max: u32, share: f64, others: &[Figures]) -> Figures {
-    let setup = load.setup;
-    let delay = micros(setup.start_delay.mean);
-    let minimum = micros(setup.price.billing_minimum);
-    // A start that is needed for a moment only is billed as if it were needed longer; the fluid cannot know which.
-    let mut prices = vec![delay, delay.max(minimum.saturating_sub(delay))];
-    prices.dedup();
-    let found = std::thread::scope(|scope| {
-        let search = |price: &Micros| {
-            let price = *price;
-            scope.spawn(move || search(load, max, share, price))
+/// What a schedule is held to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Goal {
+    /// At least this share within the SLO.
+    InTime { share: f64 },
+    /// A median and a 95th percentile of at most this many seconds.
+    AsFast { p50_s: f64, p95_s: f64 },
+}
+
+impl Goal {
+    pub(super) fn as_fast_as(figures: &Figures) -> Self {
+        Self::AsFast { p50_s: figures.p50_s, p95_s: figures.p95_s }
+    }
+
+    fn is_met(self, figures: &Figures) -> bool {
+        let within = |s: f64, most_s: f64| s <= most_s * TOLERANCE + 0.01;
+        let is_good = match self {
+            Self::InTime { share } => figures.within_slo >= share,
+            Self::AsFast { p50_s, p95_s } => within(figures.p50_s, p50_s) && within(figures.p95_s, p95_s),
         };
-        let searches: Vec<_> = prices.iter().map(search).collect();
+        is_good && figures.unfinished == 0
+    }
+
+    /// How long requests may take, and the share that must not take longer.
+    fn limit_s(self, load: &Load<'_>) -> (f64, f64) {
+        match self {
+            Self::InTime { share } => (load.setup.slo.as_secs_f64(), share),
+            Self::AsFast { p95_s, .. } => (p95_s * TOLERANCE + 0.01, 0.95),
+        }
+    }
+}
+
+/// The three bounds of a policy.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) slo: Bound,
+    pub(super) as_fast: Bound,
+    pub(super) online: Bound,
+}
+
+/// The cheapest ways that were found. `ours` is the policy's run, `others` are runs of the same load.
+pub(super) fn bounds(load: &Load<'_>, max: u32, ours: &Outcome, others: &[Outcome]) -> Bounds {
+    let figures = &ours.figures;
+    let (in_time, as_fast) = (Goal::InTime { share: figures.within_slo }, Goal::as_fast_as(figures));
+    let (mut free, online) = std::thread::scope(|scope| {
+        let online = scope.spawn(|| {
+            let mut search = Search::new(load, max, true);
+            search.as_fast(as_fast, ours, others);
+            search.runs
+        });
+        let mut search = Search::new(load, max, false);
+        search.as_fast(as_fast, ours, others);
+        search.begin();
+        search.in_time(figures.within_slo);
         // A search that panicked has found nothing.
-        searches.into_iter().filter_map(|search| search.join().ok().flatten()).collect::<Vec<_>>()
+        (search.runs, online.join().unwrap_or_default())
     });
-    // Small loads are often served cheapest by a few that are always there, which the fluid with its starts may not find.
-    let constant = |count: u32| run(load, &mut Schedule::new(vec![(0, count)], max), 0).figures;
-    let others: Vec<_> = others.iter().copied().chain((1..=max.min(CONSTANTS)).map(constant)).collect();
-    let best = found.into_iter().min_by(|(a, _), (b, _)| a.total_cmp(b));
-    let as_good = others.iter().filter(|other| other.within_slo >= share);
-    let cheapest = as_good.min_by(|a, b| a.cost_usd.total_cmp(&b.cost_usd));
-    match (best, cheapest) {
-        (Some((cost, orders)), other) if other.is_none_or(|other| cost <= other.cost_usd) => {
-            run(load, &mut Schedule::new(orders, max), 0).figures
-        }
-        (_, Some(other)) => *other,
-        (_, None) => run(load, &mut Schedule::new(vec![(0, max)], max), 0).figures,
-    }
-}
-
-/// The cheapest plan that serves the share, at this price of a start, and what it costs.
-fn search(load: &Load<'_>, max: u32, share: f64, price: Micros) -> Option<(f64, Orders)> {
-    let delay = micros(load.setup.start_delay.mean);
-    let mut best: Option<(f64, Orders)> = None;
-    for bold in SLACKS {
-        let mut fluid = Fluid::of(load, max, bold);
-        for repair in 0..=REPAIRS {
-            let orders = fluid.plan(price).orders(delay);
-            let outcome = run(load, &mut Schedule::new(orders.clone(), max), 0);
-            let figures = outcome.figures;
-            if figures.within_slo >= share && figures.unfinished == 0 {
-                let is_best = best.as_ref().is_none_or(|(cost, _)| figures.cost_usd < *cost);
-                if is_best {
-                    best = Some((figures.cost_usd, orders.clone()));
-                }
-                // What had to be repaired is the edge: nothing bolder will do.
-                if repair > 0 {
-                    return best;
-                }
-                break;
-            }
-            // Nothing that is dearer can be the answer any more.
-            if repair == REPAIRS || best.as_ref().is_some_and(|(cost, _)| figures.cost_usd >= *cost) {
-                return best;
-            }
-            fluid.repair(load, &outcome);
-        }
-    }
-    best
-}
-
-/// The load as a fluid: work that arrives in steps, and how long it may wait.
-#[derive(Debug)]
-struct Fluid {
-    step: Micros,
-    /// The work that arrives in each step, for one slot: in microseconds of one instance.
-    arriving: Vec<u64>,
-    /// How long work may wait, ...
-    slack: Micros,
-    /// ... and the share of that in each step.
-    shares: Vec<f32>,
-    delay: Micros,
-    max: u32,
-    /// A plan goes in groups of so many instances.
-    group: u32,
-}
-
-impl Fluid {
-    fn of(load: &Load<'_>, max: u32, bold: f32) -> Self {
-        let setup = load.setup;
-        let concurrency = Micros::from(setup.concurrency.max(1));
-        let delay = micros(setup.start_delay.mean);
-        let slack = micros(setup.slo).saturating_sub(micros(setup.service_time.mean)).max(1_000_000);
-        let slack = (slack as f32 * bold) as Micros;
-        let length =
-            load.trace.length + slack.min(3_600_000_000) + 2 * micros(setup.service_time.mean) + delay;
-        let group = max.div_ceil(MOST_COUNTS).max(1);
-        let choices = (max / group) as usize + 1;
-        let most_steps = MOST_CELLS / (choices * MOST_LEVELS);
-        let step = (slack / 12).clamp(1_000_000, 5_000_000).max(length / most_steps as u64 + 1);
-        let mut arriving = vec![0u64; length.div_ceil(step) as usize];
-        for (at, work) in load.jobs() {
-            arriving[(at / step) as usize] += work / concurrency;
-        }
-        let shares = vec![1.0; arriving.len()];
-        Self { step, arriving, slack, shares, delay, max, group }
-    }
-
-    /// Where requests came too late, what is near them may wait less.
-    fn repair(&mut self, load: &Load<'_>, outcome: &Outcome) {
-        let slo = load.setup.slo.as_secs_f32();
-        let mut repaired = 0;
-        for (job, at) in load.trace.arrivals.iter().enumerate() {
-            let latency = outcome.latencies_s[job];
-            if latency <= slo {
-                continue;
-            }
-            let until = at + (f64::from(if latency.is_nan() { slo } else { latency }) * 1e6) as Micros;
-            let from = (at.saturating_sub(self.slack) / self.step) as usize;
-            let to = ((until / self.step) as usize + 1).min(self.shares.len());
-            for share in &mut self.shares[from.max(repaired)..to.max(repaired)] {
-                *share *= REPAIR;
-            }
-            repaired = repaired.max(to);
-        }
-    }
-
-    fn plan(&self, start: Micros) -> Plan {
-        let Self { step, max, group, .. } = self;
-        let choices = (max / group) as usize + 1;
-        let blind = (self.delay / step) as usize;
-        // A whole number of units is what one choice more does in a step: no rounding, or the plan would be off by it for ever.
-        let most = |fine: u64| {
-            let arriving = self.in_units(fine);
-            let allowed = self.allowed(&arriving);
-            let reach = reach(&arriving, &allowed, (choices - 1) * fine as usize, blind);
-            let most = reach.iter().copied().max().unwrap_or(0);
-            (fine, arriving, allowed, reach, most)
-        };
-        let fits = |fine: &u64| most(*fine).4 < MOST_LEVELS;
-        let (fine, arriving, allowed, reach, _) = most((2..=4).rev().find(fits).unwrap_or(1));
-        let unit = u64::from(*group) * step / fine;
-        let grid = Grid {
-            choices,
-            pay: (u64::from(*group) * step) as f32,
-            start: (u64::from(*group) * start) as f32,
-            late: LATE * unit as f32,
-            serves: fine as usize,
-            blind,
-        };
-        let levels: Vec<usize> = reach.into_iter().map(|units| (units + 1).min(MOST_LEVELS)).collect();
-        let counts = grid.solve(&arriving, &allowed, &levels);
-        Plan { step: *step, counts: counts.into_iter().map(|choice| u32::from(choice) * group).collect() }
-    }
-
-    /// The work that arrives in each step, in units of which one choice more does so many in a step. It is rounded up, so that a
-    /// single request is not overlooked; what that is too much is taken off the next work, unless that comes much later.
-    fn in_units(&self, fine: u64) -> Vec<usize> {
-        let unit = (u64::from(self.group) * self.step / fine).max(1);
-        let half = (self.slack / self.step) as f32 / 2.0;
-        let (mut ahead, mut quiet) = (0u64, 0u64);
-        let units = |(work, share): (&u64, &f32)| {
-            quiet = if *work == 0 { quiet + 1 } else { 0 };
-            if quiet > (half * share) as u64 || half * share < 1.0 {
-                ahead = 0;
-            }
-            let units = work.saturating_sub(ahead).div_ceil(unit);
-            ahead = ahead + units * unit - work;
-            units as usize
-        };
-        self.arriving.iter().zip(&self.shares).map(units).collect()
-    }
-
-    /// What may wait at the end of each step: what arrived within the slack.
-    fn allowed(&self, arriving: &[usize]) -> Vec<usize> {
-        let mut total = 0;
-        let mut totals = vec![0];
-        totals.extend(arriving.iter().map(|units| {
-            total += units;
-            total
-        }));
-        let allowed = |(number, share): (usize, &f32)| {
-            let steps = (self.slack as f64 * f64::from(*share) / self.step as f64) as usize;
-            totals[number + 1] - totals[(number + 1).saturating_sub(steps)]
-        };
-        self.shares.iter().enumerate().map(allowed).collect()
-    }
-}
-
-/// The most that can lie there after each step: what may wait, or what even all instances leave.
-fn reach(arriving: &[usize], allowed: &[usize], full: usize, blind: usize) -> Vec<usize> {
-    let mut backlog = 0usize;
-    let after = |(number, (arriving, allowed)): (usize, (&usize, &usize))| {
-        backlog = (backlog + arriving).saturating_sub(if number < blind { 0 } else { full });
-        backlog.max(*allowed)
+    // Whatever somebody did could have been done on purpose, and who may start ahead need not.
+    free.extend(&online);
+    free.extend(others.iter().map(|other| other.figures));
+    free.push(*figures);
+    let bound = |runs: &[Figures], goal: Goal| {
+        let good = runs.iter().filter(|run| goal.is_met(run));
+        let found = good.min_by(|a, b| a.cost_usd.total_cmp(&b.cost_usd)).copied().unwrap_or(*figures);
+        let (limit_s, share) = goal.limit_s(load);
+        Bound { found, least_usd: least_cost(load, limit_s, share).min(found.cost_usd) }
     };
-    arriving.iter().zip(allowed).enumerate().map(after).collect()
+    let starts_online = [&online[..], &[*figures]].concat();
+    Bounds {
+        slo: bound(&free, in_time),
+        as_fast: bound(&free, as_fast),
+        online: bound(&starts_online, as_fast),
+    }
 }
 
-/// How many instances there shall be at work in each step.
-#[derive(Debug)]
-struct Plan {
-    step: Micros,
-    counts: Vec<u32>,
+/// The cheapest way to serve at least this share within the SLO, where there is no run to be as fast as.
+pub(super) fn in_time(load: &Load<'_>, max: u32, share: f64, others: &[Figures]) -> Figures {
+    let mut search = Search::new(load, max, false);
+    search.constants(Goal::InTime { share });
+    search.in_time(share);
+    let all = search.runs.iter().chain(others).filter(|run| Goal::InTime { share }.is_met(run));
+    let best = all.min_by(|a, b| a.cost_usd.total_cmp(&b.cost_usd)).copied();
+    best.unwrap_or_else(|| run(load, &mut Schedule::new(vec![(0, max)], max, false), 0).figures)
 }
 
-impl Plan {
-    /// When to have how many, with each instance ordered a start delay before it is wanted. Where one is wanted again within that
-    /// time it is kept: a new one would cost as much.
-    fn orders(&self, delay: Micros) -> Vec<(Micros, u32)> {
-        let top = self.counts.iter().copied().max().unwrap_or(0);
-        let mut changes: Vec<(Micros, i64)> = Vec::new();
-        for level in 1..=top {
-            let mut until: Option<Micros> = None;
-            for (number, _) in self.counts.iter().enumerate().filter(|(_, count)| **count >= level) {
-                let (from, to) = (number as u64 * self.step, (number as u64 + 1) * self.step);
-                let ordered = from.saturating_sub(delay);
-                match until {
-                    Some(before) if ordered <= before => {}
-                    _ => {
-                        changes.extend(until.map(|until| (until, -1)));
-                        changes.push((ordered, 1));
+/// Tries schedules and keeps what came of them.
+struct Search<'a> {
+    load: &'a Load<'a>,
+    max: u32,
+    /// No start precedes its job.
+    online: bool,
+    runs: Vec<Figures>,
+    left: u64,
+}
+
+impl<'a> Search<'a> {
+    fn new(load: &'a Load<'a>, max: u32, online: bool) -> Self {
+        let mut search = Self { load, max, online, runs: Vec::new(), left: 0 };
+        search.begin();
+        search
+    }
+
+    fn begin(&mut self) {
+        self.left = (MOST_JOBS / self.load.trace.arrivals.len().max(1) as u64).max(FEWEST_RUNS);
+    }
+
+    fn run(&mut self, orders: Orders) -> Option<Outcome> {
+        self.left = self.left.checked_sub(1)?;
+        let outcome = run(self.load, &mut Schedule::new(orders, self.max, self.online), 0);
+        self.runs.push(outcome.figures);
+        Some(outcome)
+    }
+
+    /// Schedules that become cheaper and slower from `0` to `most`: the last one that still meets the goal. Answers it.
+    fn cheapest(&mut self, goal: Goal, most: u32, orders: impl Fn(u32) -> Orders) -> Option<u32> {
+        let (mut good, mut bad) = (None, most + 1);
+        let mut next = most / 2;
+        loop {
+            let outcome = self.run(orders(next))?;
+            if goal.is_met(&outcome.figures) {
+                good = Some(next)
+            } else {
+                bad = next
+            }
+            let low = good.map_or(0, |good| good + 1);
+            if low >= bad {
+                return good;
+            }
+            next = u32::midpoint(low, bad - 1);
+        }
+    }
+
+    /// As fast as the policy: what it did without waste, what the arrivals of the time call for, and fluid plans.
+    fn as_fast(&mut self, goal: Goal, ours: &Outcome, others: &[Outcome]) {
+        let Goal::AsFast { p95_s, .. } = goal else { return };
+        let (load, max, delay) = (self.load, self.max, micros(self.load.setup.start_delay.mean));
+        self.run(staffing::without_waste(ours));
+        for other in others.iter().filter(|other| goal.is_met(&other.figures)) {
+            self.run(staffing::without_waste(other));
+        }
+        for window_s in [20.0, 60.0, 300.0] {
+            let mean = staffing::Mean::of(load, window_s);
+            self.cheapest(goal, staffing::RESERVES, |rank| mean.orders(rank, delay, max));
+        }
+        self.constants(goal);
+        let service = micros(load.setup.service_time.mean);
+        let most = ((p95_s * 1e6) as Micros).saturating_sub(service);
+        let price = self.prices()[0];
+        let slack = |rank: u32| most * Micros::from(rank + 1) / (1 << HALVINGS);
+        self.cheapest(goal, (1 << HALVINGS) - 1, |rank| {
+            Fluid::new(load, max, slack(rank)).plan(price).orders(delay)
+        });
+    }
+
+    fn constants(&mut self, goal: Goal) {
+        let max = self.max;
+        if max > 0 {
+            self.cheapest(goal, max - 1, |fewer| vec![(0, max - fewer)]);
+        }
+    }
+
+    /// What a start counts as, in time of an instance. One that is needed for a moment only is billed as if it were needed longer;
+    /// the fluid cannot know which.
+    fn prices(&self) -> Vec<Micros> {
+        let setup = self.load.setup;
+        let delay = micros(setup.start_delay.mean).saturating_sub(micros(setup.pending));
+        let minimum = micros(setup.price.billing_minimum);
+        let mut prices = vec![delay, delay.max(minimum.saturating_sub(delay))];
+        prices.dedup();
+        prices
+    }
+
+    fn in_time(&mut self, share: f64) {
+        for price in self.prices() {
+            self.fluid(Goal::InTime { share }, price);
+        }
+    }
+
+    /// Fluid plans within the SLO, at this price of a start.
+    fn fluid(&mut self, goal: Goal, price: Micros) {
+        let load = self.load;
+        let delay = micros(load.setup.start_delay.mean);
+        let waits = micros(load.setup.slo).saturating_sub(micros(load.setup.service_time.mean));
+        let mut best: Option<f64> = None;
+        for bold in SLACKS {
+            let slack = (waits.max(1_000_000) as f32 * bold) as Micros;
+            let mut fluid = Fluid::new(load, self.max, slack);
+            for repair in 0..=REPAIRS {
+                let Some(outcome) = self.run(fluid.plan(price).orders(delay)) else { return };
+                let figures = outcome.figures;
+                if goal.is_met(&figures) {
+                    best = Some(best.map_or(figures.cost_usd, |cost| cost.min(figures.cost_usd)));
+                    // What had to be repaired is the edge: nothing bolder will do.
+                    if repair > 0 {
+                        return;
                     }
+                    break;
                 }
-                until = Some(to);
-            }
-            changes.extend(until.map(|until| (until, -1)));
-        }
-        changes.sort_unstable();
-        let mut orders: Vec<(Micros, u32)> = vec![(0, 0)];
-        let mut count = 0i64;
-        for (at, change) in changes {
-            count += change;
-            let wanted = count.max(0) as u32;
-            match orders.last_mut() {
-                Some((last, before)) if *last == at => *before = wanted,
-                _ => orders.push((at, wanted)),
-            }
-        }
-        orders
-    }
-}
-
-/// The dynamic program. Prices are in microseconds of one instance.
-#[derive(Debug)]
-struct Grid {
-    /// Numbers of instances, from none.
-    choices: usize,
-    /// The price of one choice more for one step, ...
-    pay: f32,
-    /// ... of starting it, ...
-    start: f32,
-    /// ... and of a unit of work that waits too long.
-    late: f32,
-    /// The units that one choice more does in a step.
-    serves: usize,
-    /// In so many steps at the beginning nobody can be ready.
-    blind: usize,
-}
-
-impl Grid {
-    /// The cheapest choice for each step, from nobody and nothing to do. Backwards, the price of what is still to come; then
-    /// forwards along the choices. `levels` are those that the backlog can have after each step.
-    fn solve(&self, arriving: &[usize], allowed: &[usize], levels: &[usize]) -> Vec<u8> {
-        let choices = self.choices;
-        let most = levels.iter().copied().max().unwrap_or(0) + 1;
-        // What is left at the end is late.
-        let mut later: Vec<f32> =
-            (0..most * choices).map(|cell| self.late * (cell / choices) as f32 * 10.0).collect();
-        let mut price = vec![0f32; most * choices];
-        // The levels before each step are those after the one before it.
-        let before = |step: usize| if step == 0 { 1 } else { levels[step - 1] };
-        let mut begins = Vec::with_capacity(arriving.len());
-        let mut cells = 0;
-        for step in 0..arriving.len() {
-            begins.push(cells);
-            cells += before(step) * choices;
-        }
-        let mut chosen = vec![0u8; cells];
-        let mut now = vec![0f32; choices];
-        for step in (0..arriving.len()).rev() {
-            let usable = if step < self.blind { 1 } else { choices };
-            for level in 0..before(step) {
-                let there = level + arriving[step];
-                for (choice, now) in now.iter_mut().enumerate().take(usable) {
-                    let left = there.saturating_sub(self.serves * choice);
-                    let late = left.saturating_sub(allowed[step]);
-                    let then = later[left.min(levels[step] - 1) * choices + choice];
-                    *now = self.pay.mul_add(choice as f32, self.late.mul_add(late as f32, then));
+                // Nothing that is dearer can be the answer any more.
+                if repair == REPAIRS || best.is_some_and(|cost| figures.cost_usd >= cost) {
+                    return;
                 }
-                let chosen = &mut chosen[begins[step] + level * choices..][..choices];
-                let price = &mut price[level * choices..][..choices];
-                self.choose(&now[..usable], price, chosen);
-            }
-            std::mem::swap(&mut price, &mut later);
-        }
-        let (mut level, mut count) = (0usize, 0usize);
-        let forward = |step: usize| {
-            let choice = chosen[begins[step] + level.min(before(step) - 1) * choices + count];
-            count = usize::from(choice);
-            level = (level + arriving[step]).saturating_sub(self.serves * count);
-            choice
-        };
-        (0..arriving.len()).map(forward).collect()
-    }
-
-    /// The best choice for each number of instances before, given the price of each choice without that of starts.
-    fn choose(&self, now: &[f32], price: &mut [f32], chosen: &mut [u8]) {
-        // As many as before or fewer: the best of them.
-        let mut best = 0;
-        for before in 0..price.len() {
-            if before < now.len() && now[before] <= now[best] {
-                best = before;
-            }
-            (price[before], chosen[before]) = (now[best], best as u8);
-        }
-        // More than before, at the price of their start.
-        let mut best = now.len() - 1;
-        let mut with_start = self.start.mul_add(best as f32, now[best]);
-        for before in (0..best).rev() {
-            let more = self.start.mul_add(-(before as f32), with_start);
-            if more < price[before] {
-                (price[before], chosen[before]) = (more, best as u8);
-            }
-            let this = self.start.mul_add(before as f32, now[before]);
-            if this < with_start {
-                (best, with_start) = (before, this);
+                fluid.repair(load, &outcome);
             }
         }
     }
@@ -374,30 +256,37 @@ impl Grid {
 #[derive(Debug)]
 struct Schedule {
     /// From when on how many are wanted, in order.
-    orders: Vec<(Micros, u32)>,
+    orders: Orders,
     next: usize,
     wanted: u32,
     max: u32,
+    online: bool,
 }
 
 impl Schedule {
-    fn new(orders: Vec<(Micros, u32)>, max: u32) -> Self {
-        Self { orders, next: 0, wanted: 0, max }
+    fn new(orders: Orders, max: u32, online: bool) -> Self {
+        Self { orders, next: 0, wanted: 0, max, online }
     }
 }
 
 impl Driver for Schedule {
-    fn pass(&mut self, site: &mut Site<'_>) -> Again {
+    fn pass(&mut self, sites: &mut [Site<'_>]) -> Again {
+        let [site, ..] = sites else { return Again::At(Micros::MAX) };
         site.furnish(self.max, "default");
         while let Some((_, wanted)) = self.orders.get(self.next).filter(|(at, _)| *at <= site.now) {
             self.wanted = (*wanted).min(self.max);
             self.next += 1;
         }
-        let backlog = site.depth();
+        let (backlog, active) = (site.depth(), site.active());
         let is_at_end = self.next == self.orders.len();
         let left_over = backlog.visible > 0 || (is_at_end && backlog.in_flight > 0);
-        let is_needed = left_over && (is_at_end || site.active() > 0);
-        let wanted = if is_needed { self.wanted.max(1).min(self.max) } else { self.wanted };
+        let is_needed = left_over && (is_at_end || active > 0);
+        let mut wanted = if is_needed { self.wanted.max(1).min(self.max) } else { self.wanted };
+        if self.online && wanted > active {
+            let slots = u64::from(site.setup.concurrency.max(1));
+            let for_jobs = u32::try_from(backlog.backlog().div_ceil(slots)).unwrap_or(u32::MAX);
+            wanted = wanted.min(for_jobs.max(active));
+        }
         let is_settled = site.scale_to(wanted, Victims::Idle) && wanted == self.wanted;
         let next = self.orders.get(self.next).map_or(Micros::MAX, |(at, _)| *at);
         // After the last order somebody must still see to what comes back to the queue.

@@ -1,4 +1,4 @@
-//! The controller as it is, on a simulated site: the same reports, history, decision and order of actions as in
+//! The controller as it is, on simulated sites: the same reports, history, decision and order of actions as in
 //! [`reconcile`](crate::reconcile).
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     decide::{Action, History, Plan, check::check, decide, history::Learnt},
     fleet::Refusal,
-    observe::{Observation, Reports},
+    observe::{InstanceView, Observation, Reports},
     operator::Operator,
     policy::{Policies, Policy, parse},
     refusals::Refusals,
@@ -25,56 +25,77 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Controller<'a> {
     setup: &'a Setup,
+    /// The pools, in the order of the sites.
+    names: Vec<String>,
     policies: Policies,
-    /// Whether the policy's file is good as it is now.
+    /// Whether the first policy's file is good as it is now.
     is_good: bool,
     reports: Reports,
     history: History,
     refusals: Refusals,
-    /// What it wished at last: with so many instances and no work it is at rest.
-    rests_with: usize,
+    /// What was listed the last time, to be brought up to date: making it afresh takes longer than deciding.
+    listed: Vec<InstanceView>,
+    /// What it wished of each pool at last: with so many instances and no work it is at rest.
+    rests_with: Vec<usize>,
 }
 
 impl<'a> Controller<'a> {
-    pub(super) fn new(setup: &'a Setup, policy: Policy) -> Self {
-        let pools = BTreeMap::from([(Load::POOL.to_owned(), policy)]);
-        let policies = Policies { pools, ..Policies::default() };
-        let (reports, history) = (Reports::default(), new_history(setup));
+    pub(super) fn new(setup: &'a Setup, loads: &[Load<'_>], policies: Policies) -> Self {
+        let names: Vec<_> = loads.iter().map(|load| load.pool.clone()).collect();
         Self {
             setup,
+            rests_with: vec![0; names.len()],
+            names,
             policies,
             is_good: true,
-            reports,
-            history,
+            reports: Reports::default(),
+            history: new_history(setup),
             refusals: Refusals::default(),
-            rests_with: 0,
+            listed: Vec::new(),
         }
     }
 
-    fn policy(&self) -> Option<&Policy> {
-        self.policies.pools.get(Load::POOL)
+    pub(super) fn alone(load: &Load<'a>, policy: Policy) -> Self {
+        let pools = BTreeMap::from([(load.pool.clone(), policy)]);
+        let policies = Policies { pools, ..Policies::default() };
+        Self::new(load.setup, std::slice::from_ref(load), policies)
     }
 
-    /// No more instances than this may be alive by what it does.
-    fn max(&self) -> u32 {
-        self.policy().map_or(0, |policy| policy.pool.max)
+    /// No more instances of a pool than this may be alive by what it does.
+    fn max(&self, site: usize) -> u32 {
+        self.policies.pools.get(&self.names[site]).map_or(0, |policy| policy.pool.max)
     }
 
     /// Looks at everything, as the real observer does.
-    fn observe(&self, site: &mut Site<'_>) -> Observation {
-        let now = site.wall();
-        let (mut missing, mut pools) = (Vec::new(), BTreeMap::new());
-        if let Some(Policy { pool, .. }) = self.policy() {
-            site.furnish(pool.max, &pool.model);
-            let depth = site.read_depth().inspect_err(|error| missing.push(error.clone())).ok();
-            pools.insert(Load::POOL.to_owned(), self.reports.arrivals(&pool.model, now).view(depth));
+    fn observe(&mut self, sites: &mut [Site<'_>]) -> Observation {
+        let now = sites[0].wall();
+        let (mut missing, mut pools, mut listed) = (Vec::new(), BTreeMap::new(), true);
+        let mut place = 0;
+        for (number, site) in sites.iter_mut().enumerate() {
+            let name = &self.names[number];
+            if let Some(Policy { pool, .. }) = self.policies.pools.get(name) {
+                site.furnish(pool.max, &pool.model);
+                let depth = site.read_depth().inspect_err(|error| missing.push(error.clone())).ok();
+                pools.insert(name.clone(), self.reports.arrivals(&pool.model).view(depth));
+            }
+            let max = self.max(number);
+            match site.list(max, &mut self.listed, place) {
+                Ok(end) => place = end,
+                Err(error) => {
+                    listed = false;
+                    missing.push(error);
+                }
+            }
         }
-        let instances = site.list(self.max()).inspect_err(|error| missing.push(error.clone())).ok();
+        let instances = listed.then(|| {
+            self.listed.truncate(place);
+            self.reports.assign_to(&mut self.listed, now);
+            std::mem::take(&mut self.listed)
+        });
         Observation {
             at: now,
             pools,
-            instances: instances.map(|instances| self.reports.assign(instances, now)),
-            can_undrain: self.setup.can_undrain,
+            instances,
             hears: self.reports.are_received(),
             missing,
             operator: Operator::default(),
@@ -83,76 +104,97 @@ impl<'a> Controller<'a> {
         }
     }
 
-    /// Carries out a plan, the starts first and all in one call; notes who did not do as told. In bad
+    /// Carries out a plan, the starts first and all of a site in one call; notes who did not do as told. In bad
     /// luck it is killed on the way. Answers whether all went well.
-    fn act(&mut self, plan: &Plan, site: &mut Site<'_>) -> bool {
-        let dies_after = if site.goes_wrong(self.setup.faults.restart_in_plan) {
-            site.restarts = true;
-            site.any_below(1 + plan.actions().count())
+    fn act(&mut self, plan: &Plan, sites: &mut [Site<'_>]) -> bool {
+        let dies_after = if sites[0].goes_wrong(self.setup.faults.restart_in_plan) {
+            sites[0].restarts = true;
+            sites[0].any_below(1 + plan.actions().count())
         } else {
             usize::MAX
         };
-        let faults = &self.setup.faults;
-        let is_start = |action: &&Action| matches!(action, Action::Start { .. });
-        let starts: Vec<_> = plan.actions().filter(is_start).filter_map(number).take(dies_after).collect();
-        let refused = site.start(&starts);
-        let no_capacity = || Error::no_capacity("starting it", "there is none just now");
-        let refusal = |machine: usize| Refusal { id: site.load.id(machine), error: no_capacity() };
-        let mut refusals: Vec<_> = refused.into_iter().map(refusal).collect();
-        let others = plan.actions().filter(|action| !is_start(action));
-        for action in others.take(dies_after.saturating_sub(starts.len())) {
-            let Some(machine) = number(action) else { continue };
-            let failed = || Refusal {
-                id: action.id().to_owned(),
-                error: Error::unavailable("telling it", "bad luck"),
-            };
-            if site.goes_wrong(faults.call_errors) {
-                refusals.push(failed());
-                continue;
-            }
-            match action {
-                Action::Start { .. } => {}
-                Action::Undrain { .. } if !site.undrain(machine) => refusals.push(failed()),
-                Action::Undrain { .. } => {}
-                Action::Drain { deadline, .. } => site.drain(machine, *deadline),
-                Action::Stop { .. } => site.stop(machine),
-            }
-            if site.goes_wrong(faults.lost_answers) {
-                refusals.push(failed());
+        let mut refusals = Vec::new();
+        let mut done = 0;
+        for is_start in [true, false] {
+            for (number, site) in sites.iter_mut().enumerate() {
+                let Some(part) = plan.pools.get(&self.names[number]) else { continue };
+                let kind = |action: &&Action| matches!(action, Action::Start { .. }) == is_start;
+                let actions: Vec<_> =
+                    part.actions.iter().filter(kind).take(dies_after.saturating_sub(done)).collect();
+                done += actions.len();
+                if is_start {
+                    let starts: Vec<_> = actions.into_iter().filter_map(instance_number).collect();
+                    let refused = site.start(&starts);
+                    let error = || Error::no_capacity("starting it", "there is none just now");
+                    refusals.extend(
+                        refused
+                            .into_iter()
+                            .map(|machine| Refusal { id: site.load.id(machine), error: error() }),
+                    );
+                } else {
+                    actions.into_iter().for_each(|action| tell(action, site, &mut refusals));
+                }
             }
         }
-        self.refusals.note(plan, &refusals, site.wall());
+        self.refusals.note(&plan.verbs(), &refusals, sites[0].wall());
         refusals.is_empty()
     }
 }
 
+fn tell(action: &Action, site: &mut Site<'_>, refusals: &mut Vec<Refusal>) {
+    let Some(machine) = instance_number(action) else { return };
+    let faults = &site.setup.faults;
+    let failed =
+        || Refusal { id: action.id().to_owned(), error: Error::unavailable("telling it", "bad luck") };
+    if site.goes_wrong(faults.call_errors) {
+        refusals.push(failed());
+        return;
+    }
+    match action {
+        Action::Start { .. } => {}
+        Action::Drain { deadline, .. } => site.drain(machine, *deadline),
+        Action::Stop { .. } => site.stop(machine),
+    }
+    if site.goes_wrong(faults.lost_answers) {
+        refusals.push(failed());
+    }
+}
+
 impl Driver for Controller<'_> {
-    fn pass(&mut self, site: &mut Site<'_>) -> Again {
-        let seen = self.observe(site);
+    fn pass(&mut self, sites: &mut [Site<'_>]) -> Again {
+        let seen = self.observe(sites);
         let history = std::mem::replace(&mut self.history, History::new(Duration::ZERO)).observe(&seen);
         let plan = decide(&self.policies, &seen, &history);
         if self.setup.checks {
             let broken = check(&self.policies, &seen, &history, &plan);
-            let second = site.now / 1_000_000;
-            site.wrong.extend(broken.into_iter().map(|rule| format!("at {second} s: {rule}")));
+            let second = sites[0].now / 1_000_000;
+            sites[0].wrong.extend(broken.into_iter().map(|rule| format!("at {second} s: {rule}")));
         }
         self.history = history.remember(&plan);
-        site.limit = self.max() as usize;
-        self.rests_with = plan.pools.get(Load::POOL).map_or(0, |pool| pool.clamped as usize);
+        for (number, site) in sites.iter_mut().enumerate() {
+            site.limit = self.max(number) as usize;
+            self.rests_with[number] =
+                plan.pools.get(&self.names[number]).map_or(0, |pool| pool.clamped as usize);
+        }
+        self.listed = seen.instances.unwrap_or_default();
         let acts = plan.actions().next().is_some();
-        if acts && self.act(&plan, site) {
+        if acts && self.act(&plan, sites) {
             return Again::Now;
         }
         let next = plan.look_again(|_| false).map_or(self.setup.tick, |soon| soon.min(self.setup.tick));
-        Again::At(site.now + micros(next))
+        Again::At(sites[0].now + micros(next))
     }
 
     fn listens(&self) -> bool {
         true
     }
 
-    fn hear(&mut self, event: job::Event, sent_at: DateTime<Utc>) -> bool {
-        self.reports.take(event, sent_at)
+    fn hear(&mut self, mail: Vec<(job::Event, DateTime<Utc>)>, now: DateTime<Utc>) -> bool {
+        self.reports.note_skew(mail.iter().map(|(_, sent_at)| *sent_at).max(), now);
+        mail.into_iter().fold(false, |news, (event, sent_at)| {
+            let sent_at = self.reports.corrected(sent_at);
+            self.reports.take(event, sent_at) || news
+        })
     }
 
     /// As [`Store`](crate::policy::Store) does: the last good text stays in force.
@@ -160,25 +202,25 @@ impl Driver for Controller<'_> {
         let policy = parse(Path::new("pool.toml"), text);
         self.is_good = policy.is_ok();
         if let Ok(policy) = policy {
-            self.policies.pools.insert(Load::POOL.to_owned(), policy);
+            self.policies.pools.insert(self.names[0].clone(), policy);
             self.policies.unreadable.clear();
         }
     }
 
     /// What it learnt is read from its file, and the policy from the other one, which may have become bad meanwhile.
-    fn restart(&mut self, site: &mut Site<'_>) {
+    fn restart(&mut self, sites: &mut [Site<'_>]) {
         self.reports = Reports::default();
-        let is_lost = site.goes_wrong(self.setup.faults.lost_learnt);
+        let is_lost = sites[0].goes_wrong(self.setup.faults.lost_learnt);
         let learnt = if is_lost { Learnt::default() } else { self.history.learnt().clone() };
         self.history = new_history(self.setup).with_learnt(learnt);
         if !self.is_good {
-            self.policies.pools.clear();
-            self.policies.unreadable.insert(Load::POOL.to_owned());
+            self.policies.pools.remove(&self.names[0]);
+            self.policies.unreadable.insert(self.names[0].clone());
         }
     }
 
-    fn rests_with(&self) -> usize {
-        self.rests_with
+    fn rests_with(&self, site: usize) -> usize {
+        self.rests_with[site]
     }
 }
 
@@ -187,7 +229,7 @@ fn new_history(setup: &Setup) -> History {
 }
 
 /// The number of the instance that an action is about, from zero.
-fn number(action: &Action) -> Option<usize> {
+fn instance_number(action: &Action) -> Option<usize> {
     let (_pool, number) = action.id().rsplit_once('-')?;
     number.parse::<usize>().ok()?.checked_sub(1)
 }

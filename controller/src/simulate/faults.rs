@@ -13,7 +13,7 @@ pub struct Faults {
     pub capacity_errors: f64,
     /// The share of start calls in which each instance is refused with a chance of one half.
     pub half_failed: f64,
-    /// The share of drains, undrains and stops that fail.
+    /// The share of drains and stops that fail.
     pub call_errors: f64,
     /// The share of calls that do what they were told and yet answer with an error.
     pub lost_answers: f64,
@@ -37,6 +37,8 @@ pub struct Faults {
     pub vanish_after: Option<Duration>,
     /// The controller is killed and restarted this often.
     pub restart_every: Option<Duration>,
+    /// A controller that was killed is started again after this; what is reported meanwhile waits for it.
+    pub downtime: Duration,
     /// The share of plans in the middle of which the controller is killed and started again.
     pub restart_in_plan: f64,
     /// The share of restarts at which what the controller had learnt is lost.
@@ -47,6 +49,8 @@ pub struct Faults {
     pub clock_jump_every: Option<Duration>,
     /// ... by up to this, forwards or backwards.
     pub clock_jump: Duration,
+    /// The clocks of queue, web and machines differ from the controller's by up to this, each by its own.
+    pub clock_skew: Duration,
     /// From this time on nothing goes wrong any more; what has gone wrong has.
     pub until: Option<Duration>,
 }

@@ -10,7 +10,9 @@ use super::{
 pub(super) struct Load<'a> {
     pub(super) trace: &'a Trace,
     pub(super) setup: &'a Setup,
-    /// The model that all jobs are for.
+    /// The pool that all instances belong to, ...
+    pub(super) pool: String,
+    /// ... and the model that all jobs are for.
     pub(super) model: String,
     /// The service time of each job, in microseconds.
     pub(super) service: Vec<u32>,
@@ -19,12 +21,20 @@ pub(super) struct Load<'a> {
 }
 
 impl<'a> Load<'a> {
+    /// The name of a pool that is alone.
+    pub(super) const POOL: &'static str = "pool";
+
     pub(super) fn new(trace: &'a Trace, setup: &'a Setup, model: &str) -> Self {
+        Self::of_pool(Self::POOL, trace, setup, model)
+    }
+
+    /// The same, for a pool of this name.
+    pub(super) fn of_pool(pool: &str, trace: &'a Trace, setup: &'a Setup, model: &str) -> Self {
         let mut chance = Chance::of(setup.seed, Stream::Service);
         let mut draw = |_: &Micros| u32::try_from(setup.service_time.draw(&mut chance).as_micros());
         let service: Vec<_> = trace.arrivals.iter().map(|at| draw(at).unwrap_or(u32::MAX).max(1)).collect();
         let work = service.iter().map(|time| Micros::from(*time)).sum();
-        Self { trace, setup, model: model.to_owned(), service, work }
+        Self { trace, setup, pool: pool.to_owned(), model: model.to_owned(), service, work }
     }
 
     /// When each job arrives and how long it takes.

@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use super::{setup::Micros, site::Site};
 
+/// As AWS counts a month.
+const MONTH_S: f64 = 730.0 * 3600.0;
+
 /// What came of one run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
@@ -19,6 +22,8 @@ pub struct Outcome {
     pub job_seconds: f64,
     /// For how long instances ran, in seconds, without what is billed beyond that by the minimum.
     pub ran_s: f64,
+    /// From its order to the end of its last job, for each instance that had one.
+    pub worked: Vec<(Micros, Micros)>,
     /// From when to when each instance ran.
     pub spans: Vec<(Micros, Micros)>,
     /// What nobody should have done, and rules that a plan broke, in sentences. Empty, if all is well.
@@ -57,6 +62,9 @@ pub struct Figures {
     pub instance_hours: f64,
     /// What they cost in US dollars.
     pub cost_usd: f64,
+    /// What the disks of all instances cost in the time of the trace, the parked ones too; the same for everybody, and not in the
+    /// cost.
+    pub disks_usd: f64,
     /// The same for each thousand requests.
     pub cost_usd_per_1000: f64,
 }
@@ -109,6 +117,8 @@ impl Outcome {
             starts: site.starts,
             instance_hours,
             cost_usd,
+            disks_usd: site.machines.len() as f64 * site.load.trace.seconds() / MONTH_S
+                * setup.price.disk_usd_per_month,
             cost_usd_per_1000: cost_usd * 1000.0 * per_request,
         };
         Self {
@@ -117,6 +127,7 @@ impl Outcome {
             job_seconds: site.job_micros as f64 / 1e6,
             ran_s: site.ran as f64 / 1e6,
             latencies_s: site.latencies_s,
+            worked: site.worked,
             spans: site.spans,
             wrong: site.wrong,
             samples: site.samples,

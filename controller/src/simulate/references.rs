@@ -8,10 +8,11 @@ mod target_tracking;
 
 use std::{fmt, str::FromStr};
 
+use eirs_platform::queue::Depth;
 use serde::Serialize;
 
 use self::{keda::Keda, kpa::Kpa, seed::SeedRule, target_tracking::TargetTracking};
-use super::{load::Load, outcome::Outcome, run::Driver, setup::Setup};
+use super::{load::Load, outcome::Outcome, run::Driver, setup::Setup, site::Site};
 
 /// A rule that people use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -41,19 +42,53 @@ impl Reference {
         }
     }
 
-    /// The rule, with at most so many instances.
-    fn driver(self, setup: &Setup, max: u32) -> Box<dyn Driver> {
+    /// The main parameter's value in its documentation.
+    pub fn usual(self) -> f64 {
         match self {
-            Self::Seed => Box::new(SeedRule { max }),
-            Self::Keda => Box::new(Keda::new(max)),
-            Self::TargetTracking => Box::new(TargetTracking::new(setup, max)),
-            Self::Kpa => Box::new(Kpa::new(setup, max)),
+            Self::Seed => 10.0,
+            Self::Keda => 5.0,
+            Self::TargetTracking | Self::Kpa => 1.0,
         }
     }
 
-    pub(super) fn run(self, load: &Load<'_>, max: u32, samples: u32) -> Outcome {
-        super::run::run(load, &mut *self.driver(load.setup, max), samples)
+    /// What its main parameter is.
+    pub fn parameter(self) -> &'static str {
+        match self {
+            Self::Seed => "messages",
+            Self::Keda => "queueLength",
+            Self::TargetTracking => "target, as a share of the SLO's",
+            Self::Kpa => "target, as a share of the concurrency",
+        }
     }
+
+    /// The values that are tried, the usual ones first.
+    pub(super) fn values(self) -> Vec<f64> {
+        match self {
+            Self::Seed => vec![10.0, 0.0, 100.0, 3.0, 30.0, 300.0],
+            Self::Keda => vec![5.0, 1.0, 20.0, 2.0, 10.0, 50.0, 3.0, 8.0, 100.0],
+            Self::TargetTracking => vec![1.0, 0.25, 4.0, 0.5, 2.0, 0.1, 10.0, 0.75],
+            Self::Kpa => vec![1.0, 0.7, 3.0, 0.5, 1.5, 2.0, 5.0, 10.0, 20.0],
+        }
+    }
+
+    /// The rule, with at most so many instances.
+    fn driver(self, setup: &Setup, max: u32, value: f64) -> Box<dyn Driver> {
+        match self {
+            Self::Seed => Box::new(SeedRule { max, backlog: value as u64 }),
+            Self::Keda => Box::new(Keda::new(max, value)),
+            Self::TargetTracking => Box::new(TargetTracking::new(setup, max, value)),
+            Self::Kpa => Box::new(Kpa::new(setup, max, value)),
+        }
+    }
+
+    pub(super) fn run(self, load: &Load<'_>, max: u32, value: f64) -> Outcome {
+        super::run::run(load, &mut *self.driver(load.setup, max, value), 0)
+    }
+}
+
+/// What the queue says, as the controller reads it; `None` where it could not be read.
+fn depth(site: &mut Site<'_>) -> Option<Depth> {
+    site.read_depth().ok()
 }
 
 impl fmt::Display for Reference {

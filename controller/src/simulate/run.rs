@@ -1,22 +1,28 @@
-//! One run: a site, and who drives it.
+//! One run: a site for each pool, and who drives them.
 
 use chrono::{DateTime, Utc};
 use eirs_platform::job;
 
-use super::{load::Load, outcome::Outcome, setup::Micros, site::Site};
+use super::{
+    load::Load,
+    outcome::Outcome,
+    setup::{Micros, micros},
+    site::Site,
+};
 
 /// Who decides how many instances there are.
 pub(super) trait Driver {
     /// Looks, and gives orders; answers when to look again if nothing happens before.
-    fn pass(&mut self, site: &mut Site<'_>) -> Again;
+    fn pass(&mut self, sites: &mut [Site<'_>]) -> Again;
 
     /// Whether it hears reports and the doorbell, and stops what has drained.
     fn listens(&self) -> bool {
         false
     }
 
-    /// Hears a report; answers whether it will look at once.
-    fn hear(&mut self, _event: job::Event, _sent_at: DateTime<Utc>) -> bool {
+    /// Hears reports that nothing held up, with the times of their sending by the queue's clock; answers whether it will look at
+    /// once.
+    fn hear(&mut self, _mail: Vec<(job::Event, DateTime<Utc>)>, _now: DateTime<Utc>) -> bool {
         false
     }
 
@@ -24,10 +30,10 @@ pub(super) trait Driver {
     fn edit(&mut self, _text: &str) {}
 
     /// It was killed, and was started again without its memory.
-    fn restart(&mut self, _site: &mut Site<'_>) {}
+    fn restart(&mut self, _sites: &mut [Site<'_>]) {}
 
-    /// With so many instances, and no work, it is at rest.
-    fn rests_with(&self) -> usize {
+    /// With so many instances on a site, and no work, it is at rest.
+    fn rests_with(&self, _site: usize) -> usize {
         0
     }
 }
@@ -49,64 +55,90 @@ const MOST_PASSES: u32 = 30;
 /// Runs a load under a driver until all requests have ended and the driver is at rest. With `samples` it is noted so many times
 /// how things stand.
 pub(super) fn run(load: &Load<'_>, driver: &mut dyn Driver, samples: u32) -> Outcome {
-    let mut site = Site::new(load, driver.listens());
-    let length = load.trace.length;
-    let last = length + AFTERMATH + load.work / u64::from(load.setup.concurrency.max(1));
+    let mut outcomes = run_together(std::slice::from_ref(load), driver, samples);
+    outcomes.pop().expect("a load has an outcome")
+}
+
+/// Runs several loads, a site for each, under one driver.
+pub(super) fn run_together(loads: &[Load<'_>], driver: &mut dyn Driver, samples: u32) -> Vec<Outcome> {
+    let listens = driver.listens();
+    let mut sites: Vec<_> =
+        loads.iter().enumerate().map(|(number, load)| Site::new(load, number, listens)).collect();
+    let setup = loads[0].setup;
+    let length = loads.iter().map(|load| load.trace.length).max().unwrap_or(0);
+    let work: Micros = loads.iter().map(|load| load.work).sum();
+    let last = length + AFTERMATH + work / u64::from(setup.concurrency.max(1));
     let step = if samples == 0 { Micros::MAX } else { (length / u64::from(samples)).max(1_000_000) };
     let (mut next_sample, mut next_pass) = (if samples == 0 { Micros::MAX } else { 0 }, 0);
-    let mut passes = 0;
+    let (mut now, mut passes, mut down_until) = (0, 0, None);
     loop {
-        let next_event = site.next().unwrap_or(Micros::MAX);
+        let next_site =
+            sites.iter().enumerate().filter_map(|(number, site)| Some((site.next()?, number))).min();
+        let (next_event, site) = next_site.unwrap_or((Micros::MAX, 0));
         let next = next_event.min(next_pass).min(next_sample);
-        let is_over = site.is_done() && site.now >= length && site.alive <= driver.rests_with();
+        let is_at_rest =
+            || sites.iter().enumerate().all(|(n, site)| site.is_done() && site.alive <= driver.rests_with(n));
         // Who kept instances pays for them until the end of the trace.
-        if is_over || next > last {
+        if next > last || (now >= length && is_at_rest()) {
             break;
         }
-        if next > site.now {
+        if next > now {
             passes = 0;
         }
+        now = next;
         if next == next_sample {
-            site.advance(next);
-            site.sample();
+            for site in &mut sites {
+                site.advance(now);
+                site.sample();
+            }
             next_sample += step;
             continue;
         }
         // At the same moment things happen before anybody looks.
         if next == next_event {
-            site.step();
+            sites[site].step();
+        } else if down_until.take().is_some() {
+            sites.iter_mut().for_each(|site| site.advance(now));
+            driver.restart(&mut sites);
+            next_pass = now;
         } else {
-            site.advance(next);
+            sites.iter_mut().for_each(|site| site.advance(now));
             passes += 1;
-            next_pass = match driver.pass(&mut site) {
-                Again::At(at) => at.max(site.now + 1),
-                Again::Now if passes < MOST_PASSES => site.now,
+            next_pass = match driver.pass(&mut sites) {
+                Again::At(at) => at.max(now + 1),
+                Again::Now if passes < MOST_PASSES => now,
                 Again::Now => {
-                    site.wrong.push(format!("at {} s: it never comes to rest", site.now / 1_000_000));
-                    site.now + 1_000_000
+                    sites[0].wrong.push(format!("at {} s: it never comes to rest", now / 1_000_000));
+                    now + 1_000_000
                 }
             };
         }
-        for (event, sent_at) in site.take_mail() {
-            if driver.hear(event, sent_at) {
-                next_pass = site.now;
+        if std::mem::take(&mut sites[0].restarts) {
+            down_until = Some(now + micros(setup.faults.downtime));
+        }
+        if let Some(until) = down_until {
+            // Reports wait in their queue until somebody reads them.
+            next_pass = until;
+            continue;
+        }
+        for site in sites.iter_mut().filter(|site| site.has_mail()) {
+            let mail = site.take_mail();
+            if driver.hear(mail, site.wall()) {
+                next_pass = now;
             }
         }
-        if std::mem::take(&mut site.restarts) {
-            driver.restart(&mut site);
-            next_pass = site.now;
-        }
-        if let Some((_, text)) = site.edited.take().and_then(|number| load.setup.faults.edits.get(number)) {
+        if let Some((_, text)) = sites[0].edited.take().and_then(|number| setup.faults.edits.get(number)) {
             driver.edit(text);
-            next_pass = site.now;
+            next_pass = now;
         }
     }
-    if site.now < length {
-        site.advance(length);
-    }
-    if samples > 0 {
-        site.sample();
-    }
-    site.close();
-    Outcome::of(site)
+    let end = |mut site: Site<'_>| {
+        site.advance(now.max(length));
+        if samples > 0 {
+            site.sample();
+        }
+        site.close();
+        Outcome::of(site)
+    };
+    sites.into_iter().map(end).collect()
 }

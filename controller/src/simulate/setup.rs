@@ -20,6 +20,8 @@ pub struct Setup {
     pub concurrency: u32,
     /// From the start order to the first job.
     pub start_delay: Distribution,
+    /// From the start order until the machine runs and is billed; never longer than the start itself.
+    pub pending: Duration,
     /// The latency, from arrival to result, that a request shall not exceed.
     pub slo: Duration,
     /// The seed: the same one gives the same run.
@@ -36,8 +38,6 @@ pub struct Setup {
     pub worker_drain_deadline: Duration,
     /// From the order to stop until the instance can be started again. It is not billed.
     pub stop_delay: Duration,
-    /// Whether the fleet can take back a drain.
-    pub can_undrain: bool,
     /// What instances cost in truth, whatever the policy believes.
     pub price: Price,
     /// Holds every plan to the rules that any plan must keep. It takes a third of the time.
@@ -49,9 +49,10 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            service_time: Distribution::constant(Duration::from_secs(2)),
+            service_time: Distribution { mean: Duration::from_secs(2), shape: Shape::LogNormal(0.5) },
             concurrency: 1,
-            start_delay: Distribution::constant(Duration::from_secs(25)),
+            start_delay: Distribution { mean: Duration::from_secs(25), shape: Shape::LogNormal(0.2) },
+            pending: Duration::from_secs(5),
             slo: Duration::from_secs(30),
             seed: 1,
             tick: Duration::from_secs(10),
@@ -60,7 +61,6 @@ impl Default for Setup {
             order_delay: Duration::from_millis(500),
             worker_drain_deadline: Duration::from_secs(60),
             stop_delay: Duration::from_secs(10),
-            can_undrain: false,
             price: Price::default(),
             checks: cfg!(debug_assertions),
             faults: Faults::default(),
@@ -194,6 +194,7 @@ pub(super) enum Stream {
     Dispatch,
     Faults,
     Victims,
+    Clocks,
 }
 
 impl Chance {

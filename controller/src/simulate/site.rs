@@ -79,6 +79,14 @@ enum Event {
     },
 }
 
+/// Whose clock it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Host {
+    Queue,
+    Web,
+    Machine(u32),
+}
+
 /// What a machine does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Power {
@@ -108,7 +116,8 @@ pub(super) struct Machine {
     life: u32,
     /// The order of this life's start among all starts.
     pub(super) started_as: u64,
-    billed_from: Option<Micros>,
+    ordered: Option<Micros>,
+    last_done: Option<Micros>,
     stops_when_drained: bool,
     held: Vec<Held>,
     done: u64,
@@ -132,6 +141,8 @@ pub(super) struct Site<'a> {
     pub(super) now: Micros,
     /// What the clocks show more than they should, in microseconds.
     clock_error: i64,
+    /// Its number among the sites of a run; bad luck that concerns the controller is the first one's.
+    number: usize,
     events: BinaryHeap<Reverse<(Micros, u64, Event)>>,
     scheduled: u64,
     arrived: usize,
@@ -169,6 +180,8 @@ pub(super) struct Site<'a> {
     pub(super) orders: u64,
     /// From when to when each instance ran.
     pub(super) spans: Vec<(Micros, Micros)>,
+    /// From its order to the end of its last job, for each that had one.
+    pub(super) worked: Vec<(Micros, Micros)>,
     /// The sum of the times that instances ran, and what is billed beyond that is by the minimum.
     pub(super) ran: Micros,
     /// Never more than this may be alive by an order to start.
@@ -179,14 +192,16 @@ pub(super) struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    pub(super) fn new(load: &'a Load<'a>, listens: bool) -> Self {
+    pub(super) fn new(load: &'a Load<'a>, number: usize, listens: bool) -> Self {
         let setup = load.setup;
-        let chance = |stream| Chance::of(setup.seed, stream);
+        let seed = setup.seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let chance = |stream| Chance::of(seed, stream);
         let mut site = Self {
             load,
             setup,
             now: 0,
             clock_error: 0,
+            number,
             events: BinaryHeap::new(),
             scheduled: 0,
             arrived: 0,
@@ -214,11 +229,15 @@ impl<'a> Site<'a> {
             billed: 0,
             orders: 0,
             spans: Vec::new(),
+            worked: Vec::new(),
             ran: 0,
             limit: usize::MAX,
             wrong: Vec::new(),
             samples: Vec::new(),
         };
+        if !setup.faults.depth_lag.is_zero() {
+            site.at(0, Event::NoteDepth);
+        }
         if listens {
             site.begin_to_listen();
         }
@@ -228,8 +247,8 @@ impl<'a> Site<'a> {
     fn begin_to_listen(&mut self) {
         let faults = &self.setup.faults;
         self.at(micros(reports::EVERY), Event::WebReport { number: 0 });
-        if !faults.depth_lag.is_zero() {
-            self.at(0, Event::NoteDepth);
+        if self.number > 0 {
+            return;
         }
         let every = [(faults.restart_every, Event::Restart), (faults.clock_jump_every, Event::ClockJump)];
         for (every, event) in every {
@@ -242,7 +261,23 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// What the clocks show.
+    /// What the clock of a host shows: of the queue, of web, or of a machine. It differs from the controller's, as far as clocks
+    /// disagree at all.
+    pub(super) fn clock_of(&self, host: Host) -> DateTime<Utc> {
+        let most = micros(self.setup.faults.clock_skew);
+        if most == 0 {
+            return self.wall();
+        }
+        let host = match host {
+            Host::Queue => 1,
+            Host::Web => 2,
+            Host::Machine(machine) => 3 + u64::from(machine),
+        };
+        let chance = Chance::of(self.setup.seed.wrapping_add(host << 32), Stream::Clocks).unit();
+        self.wall() + TimeDelta::microseconds(((2.0 * chance - 1.0) * most as f64) as i64)
+    }
+
+    /// What the controller's clock shows.
     pub(super) fn wall(&self) -> DateTime<Utc> {
         let micros = i64::try_from(self.now).unwrap_or(i64::MAX).saturating_add(self.clock_error);
         self.load.trace.starts_at + TimeDelta::microseconds(micros)
@@ -266,7 +301,7 @@ impl<'a> Site<'a> {
     /// Lets time pass up to a moment before which nothing happens.
     pub(super) fn advance(&mut self, to: Micros) {
         self.job_micros += u128::from(to.saturating_sub(self.now)) * (self.arrived - self.ended) as u128;
-        self.now = to;
+        self.now = self.now.max(to);
     }
 
     /// Lets the next thing happen.
@@ -358,6 +393,10 @@ impl<'a> Site<'a> {
     /// Whether every request has arrived and come to its end.
     pub(super) fn is_done(&self) -> bool {
         self.ended == self.load.trace.arrivals.len()
+    }
+
+    pub(super) fn has_mail(&self) -> bool {
+        !self.mail.is_empty()
     }
 
     /// Reports that were sent since this was last asked.

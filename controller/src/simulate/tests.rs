@@ -77,6 +77,56 @@ fn what_is_billed_is_the_sum_over_all_starts_each_with_its_minimum() {
     }
 }
 
+/// Two pools whose loads rise and fall against each other, under a limit that is too small for both.
+#[test]
+fn pools_under_one_limit_do_not_flap() {
+    let one = "[pool]\nmodel = '{}'\nmax = 8\n[[rule]]\nkind = 'latency'\np95 = '12s'\n[scale_in]\nidle = '0s'\nwindow = '20s'\nmax_step = 8";
+    let pools = ["a", "b"].map(|name| (name.to_owned(), policy(&one.replace("{}", name))));
+    let policies = Policies { pools: pools.into(), instance_limit: Some(9), ..Policies::default() };
+    let traces = [("a", "poisson:2/s@2h"), ("b", "poisson:2/s@2h")];
+    let traces = traces.map(|(name, words)| (name.to_owned(), trace(words))).into();
+    let outcomes = simulate_together(&policies, &traces, &Setup { checks: true, ..jittery() }, 0);
+    let starts: u64 = outcomes.values().map(|outcome| outcome.figures.starts).sum();
+    assert!(outcomes.values().all(|outcome| outcome.wrong.is_empty()), "{:?}", outcomes["a"].wrong);
+    assert!(outcomes.values().all(|outcome| outcome.figures.unfinished == 0));
+    assert!(starts <= 2 * 30, "{starts} starts in two hours");
+}
+
+/// The controller is away for two minutes, again and again, while five jobs arrive each second.
+#[test]
+fn what_was_reported_while_nobody_listened_is_no_burst() {
+    let policy = policy("[pool]\nmax = 40\n[[rule]]\nkind = 'latency'\np95 = '60s'");
+    let run = |faults: Faults| {
+        let setup = Setup { checks: true, faults, ..Setup::default() };
+        simulate(&policy, &trace("poisson:5/s@1h"), &setup, 3600)
+    };
+    let most = |outcome: &Outcome| {
+        let later = outcome.samples.iter().filter(|sample| sample.at > 400_000_000);
+        later.map(|sample| sample.ready + sample.starting).max().unwrap()
+    };
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let away = Faults { restart_every: Some(minutes(10)), downtime: minutes(2), ..Faults::default() };
+    let skewed = Faults { clock_skew: minutes(2), ..Faults::default() };
+    let (here, away, skewed) = (run(Faults::default()), run(away), run(skewed));
+    assert!(away.wrong.is_empty() && skewed.wrong.is_empty(), "{:?} {:?}", away.wrong, skewed.wrong);
+    assert!(most(&away) <= most(&here) + 3, "{} {}", most(&away), most(&here));
+    assert!(most(&skewed) <= most(&here) + 3, "{} {}", most(&skewed), most(&here));
+}
+
+#[test]
+fn no_schedule_is_cheaper_than_the_relaxation() {
+    for words in ["burst:40/5m@30m", "poisson:1/s@20m", "constant:1/m@1h"] {
+        let (trace, setup) = (trace(words), jittery());
+        let load = Load::new(&trace, &setup, "default");
+        for other in Reference::ALL {
+            let figures = simulate_reference(other, 6, &trace, &setup).figures;
+            let least = clairvoyant::least_cost(&load, figures.p95_s, 0.95);
+            assert!(least <= figures.cost_usd, "{words} {other}: {least} {}", figures.cost_usd);
+            assert!(least > 0.0);
+        }
+    }
+}
+
 /// The mean wait in M/M/k, by the definition of Erlang's C.
 fn erlang_wait_s(servers: u32, arrivals_per_s: f64, service_s: f64) -> f64 {
     let offered = arrivals_per_s * service_s;
@@ -126,7 +176,8 @@ fn nobody_is_cheaper_than_the_clairvoyant_at_as_many_requests_in_time() {
         let setup = Setup { seed, ..jittery() };
         let runs = AtomicUsize::new(0);
         let through = || _ = runs.fetch_add(1, Ordering::Relaxed);
-        let report = compare(&policy, &trace, &setup, &Reference::ALL, 0, &through).report;
+        let draws = [Draw { trace, setup }];
+        let report = compare(&policy, &draws, &Reference::ALL, 0, &through).report;
         assert_eq!(
             runs.into_inner(),
             Reference::ALL.len() + 2,

@@ -21,6 +21,21 @@ pub struct Trace {
     pub length: Micros,
     /// The time of day at its beginning; schedules go by it.
     pub starts_at: DateTime<Utc>,
+    /// What a recording says of the workers.
+    pub recorded: Recorded,
+}
+
+/// What the lines of a recording say beside the arrivals; absent is what they do not.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Recorded {
+    /// Seconds that a job took, on the average of all jobs.
+    pub service_s: Option<f64>,
+    /// Seconds that a start took, in the middle of all lines.
+    pub start_delay_s: Option<f64>,
+    /// Jobs that an instance did at once, as the last line says.
+    pub at_once: Option<f64>,
+    /// The limit on all pools together, as the last line says.
+    pub limit: Option<u32>,
 }
 
 /// Traces longer than this are a slip of the finger, or a file in other units.
@@ -47,7 +62,7 @@ impl Trace {
         if length > micros(LONGEST) {
             return Err(format!("{name}: is longer than a year; are its times seconds?"));
         }
-        Ok(Self { name, arrivals, length, starts_at })
+        Ok(Self { name, arrivals, length, starts_at, recorded: Recorded::default() })
     }
 
     /// A file, a folder of recordings, or a generator, whichever the words name. A file that is there comes first.

@@ -133,7 +133,7 @@ pub fn learnt(history: &History, pool: &str, policy: Option<&Policy>) -> Learnt 
 pub fn today(history: &History, pool: &str, policy: &Policy, now: DateTime<Utc>) -> Usage {
     let used = history.used_today(pool, policy, now);
     let hours = used.instance_s / 3600.0;
-    let cost_usd = hours * policy.instance.usd_per_hour;
+    let cost_usd = history.billed_today_s(pool, policy, now) / 3600.0 * policy.instance.usd_per_hour;
     Usage {
         instance_hours: Some(hours),
         budget_hours: policy.budget.instance_hours_per_day,
@@ -187,7 +187,7 @@ fn pool(name: &str, plan: &PoolPlan, store: &Store, seen: &Observation, history:
         max: policy.map_or(0, |policy| policy.max),
         visible: plan.depth.map(|depth| depth.visible),
         in_flight: plan.depth.map(|depth| depth.in_flight),
-        arrivals_per_s: seen.pools.get(name).map_or(0.0, |pool| pool.arrivals_per_s),
+        arrivals_per_s: history.arrivals_per_s(name),
         done_per_s: total(instances.iter().map(|instance| instance.done_per_s)),
         desired: plan.desired,
         ready: plan.ready,
@@ -210,7 +210,7 @@ fn pool(name: &str, plan: &PoolPlan, store: &Store, seen: &Observation, history:
 }
 
 fn wish(wish: &Wish) -> RuleWish {
-    RuleWish { rule: wish.rule.to_owned(), instances: wish.instances, because: wish.because.clone() }
+    RuleWish { rule: wish.rule.to_owned(), instances: wish.instances, because: wish.because.to_string() }
 }
 
 /// The standard sum of no rates is -0.

@@ -202,7 +202,7 @@ fn workers(dice: &mut Dice, seed: u64, jobs: usize) -> Setup {
         seed,
         tick: dice.seconds(&[10, 10, 15, 30]),
         stop_delay: dice.seconds(&[0, 10, 40]),
-        can_undrain: dice.one_in(2),
+        pending: Duration::from_secs(0),
         checks: true,
         ..Setup::default()
     }
@@ -248,6 +248,12 @@ fn faults(dice: &mut Dice) -> Faults {
     }
     if kinds > 1 && dice.one_in(5) {
         faults.lost_learnt = 0.5;
+    }
+    if faults.restart_every.is_some() && dice.one_in(3) {
+        faults.downtime = dice.seconds(&[5, 20, 120]);
+    }
+    if kinds > 1 && dice.one_in(5) {
+        faults.clock_skew = dice.seconds(&[3, 90]);
     }
     faults
 }

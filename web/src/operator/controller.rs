@@ -358,7 +358,6 @@ struct Refused {
 #[derive(Debug, Enum)]
 #[oai(rename_all = "snake_case")]
 enum Verb {
-    Undrain,
     Start,
     Drain,
     Stop,

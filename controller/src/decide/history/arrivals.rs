@@ -172,11 +172,13 @@ impl Arrivals {
 
     fn between(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> f64 {
         let (from_s, to_s) = (seconds(from), seconds(to));
+        let place = |at_s: f64| (at_s as i64 - self.first).clamp(0, self.seconds.len() as i64) as usize;
+        let (first, end) = (place(from_s.floor()), place(to_s.ceil()));
         let counted = |(index, jobs): (usize, &f64)| {
-            let second = (self.first + index as i64) as f64;
+            let second = (self.first + (first + index) as i64) as f64;
             jobs * ((second + 1.0).min(to_s) - second.max(from_s)).max(0.0)
         };
-        self.seconds.iter().enumerate().map(counted).sum()
+        self.seconds.range(first..end.max(first)).enumerate().map(counted).sum()
     }
 }
 

@@ -38,6 +38,15 @@ pub struct Career {
     heard_at: Option<DateTime<Utc>>,
     #[serde(skip)]
     now: Option<Now>,
+    /// Since when it runs, where its start was seen.
+    #[serde(default)]
+    runs_since: Option<DateTime<Utc>>,
+    /// For how long it had run when it ended, at the last look.
+    #[serde(skip)]
+    ended_run_s: Option<f64>,
+    /// The jobs that it has done since its start, and since when it has been no more.
+    #[serde(skip)]
+    progress: Option<(u64, DateTime<Utc>)>,
     /// A start delay that was measured at the last look.
     #[serde(skip)]
     new_delay_s: Option<f64>,
@@ -61,8 +70,11 @@ impl Career {
         view: &'v InstanceView,
         now: DateTime<Utc>,
     ) -> (bool, Option<&'v WorkerReport>) {
-        self.pool.clone_from(&view.instance.pool);
+        if self.pool != view.instance.pool {
+            self.pool.clone_from(&view.instance.pool);
+        }
         let started = self.see(view, now);
+        self.note_progress(view, now);
         let news = view.heard.as_ref().filter(|heard| self.heard_at.is_none_or(|before| heard.at > before));
         self.heard_at = news.map_or(self.heard_at, |heard| Some(heard.at));
         (started, news.map(|heard| &heard.report).filter(|report| report.service.count > 0))
@@ -71,6 +83,30 @@ impl Career {
     /// The delay of a start that came to its end at the last look.
     pub(super) fn take_new_delay_s(&mut self) -> Option<f64> {
         self.new_delay_s.take()
+    }
+
+    /// For how long one had run that ended at the last look.
+    pub(super) fn take_ended_run_s(&mut self) -> Option<f64> {
+        self.ended_run_s.take()
+    }
+
+    /// Since when it runs, where its start was seen and not its end.
+    pub(super) fn runs_since(&self) -> Option<DateTime<Utc>> {
+        self.runs_since
+    }
+
+    /// Since when it has been ready and completed nothing.
+    pub(crate) fn idles_since(&self) -> Option<DateTime<Utc>> {
+        self.progress.map(|(_, since)| since)
+    }
+
+    fn note_progress(&mut self, view: &InstanceView, now: DateTime<Utc>) {
+        let done =
+            view.heard.as_ref().filter(|_| view.stage() == Stage::Ready).map(|heard| heard.report.done);
+        self.progress = done.map(|done| match self.progress {
+            Some((before, since)) if before == done => (done, since),
+            _ => (done, now),
+        });
     }
 
     fn see(&mut self, view: &InstanceView, now: DateTime<Utc>) -> bool {
@@ -98,8 +134,18 @@ impl Career {
         let alive = |stage: Stage| stage != Stage::Stopped;
         let started = alive(stage)
             && before.as_ref().is_some_and(|before| !alive(before.stage) || before.generation != *generation);
+        if started {
+            self.runs_since = Some(view.instance.since);
+        } else if matches!(stage, Stage::Stopped | Stage::Stopping) {
+            let since = self.runs_since.take();
+            self.ended_run_s = since.map(|since| age(since, now).as_secs_f64());
+        }
         let saw_start = started || same.is_some_and(|same| same.saw_start);
-        self.now = Some(Now { generation: generation.clone(), stage, told_to_go, saw_start });
+        let generation = match before {
+            Some(before) if before.generation == *generation => before.generation,
+            _ => generation.clone(),
+        };
+        self.now = Some(Now { generation, stage, told_to_go, saw_start });
         started
     }
 

@@ -68,13 +68,20 @@ impl Minutes {
         self.counts.get_mut(usize::try_from(minute - self.first).ok()?)
     }
 
-    /// The counts of complete steps of a number of minutes, the latest last; `None` for a step of
-    /// which a minute is missing.
-    pub(crate) fn steps(&self, minutes: usize, now: DateTime<Utc>) -> Vec<Option<f64>> {
-        let over = usize::try_from(minute_of(now) - self.first).unwrap_or(0).min(self.counts.len());
-        let skipped = over % minutes;
-        let counts: Vec<_> = self.counts.range(skipped..over).copied().collect();
-        counts.chunks_exact(minutes).map(|step| step.iter().map(|count| count.map(f64::from)).sum()).collect()
+    /// Since when something is known.
+    pub(crate) fn since(&self) -> Option<DateTime<Utc>> {
+        let known = self.counts.iter().position(Option::is_some)?;
+        DateTime::from_timestamp((self.first + known as i64) * 60, 0)
+    }
+
+    /// What arrived in so many minutes from the one on in which that moment is; `None` where one of them is missing.
+    pub(crate) fn sum(&self, from: DateTime<Utc>, minutes: u64) -> Option<f64> {
+        let first = usize::try_from(minute_of(from) - self.first).ok()?;
+        let end = first.checked_add(usize::try_from(minutes).ok()?)?;
+        if end > self.counts.len() {
+            return None;
+        }
+        self.counts.range(first..end).map(|count| count.map(f64::from)).sum()
     }
 }
 
@@ -99,6 +106,18 @@ mod tests {
             minutes.add(&Count { from: at(*from), to: at(*to), jobs: *jobs });
         }
         minutes
+    }
+
+    impl Minutes {
+        /// Each whole step before a moment.
+        fn steps(&self, minutes: usize, now: DateTime<Utc>) -> Vec<Option<f64>> {
+            let over = usize::try_from(minute_of(now) - self.first).unwrap_or(0).min(self.counts.len());
+            let start = |step: usize| {
+                DateTime::from_timestamp((self.first + (over % minutes + step * minutes) as i64) * 60, 0)
+                    .unwrap()
+            };
+            (0..over / minutes).map(|step| self.sum(start(step), minutes as u64)).collect()
+        }
     }
 
     #[test]

@@ -1,20 +1,55 @@
 //! How long jobs take, as the workers measured it.
 
+use std::collections::BTreeMap;
+
 use eirs_platform::job::WorkerReport;
 use serde::{Deserialize, Serialize};
 
-/// A mean covers about this many jobs: it follows a change within minutes and no single job sways
-/// it.
+/// So many versions are remembered, for those that come back.
+const MOST_VERSIONS: usize = 4;
+/// What another version took counts for so many jobs.
+const JOBS_OF_A_GUESS: f64 = 5.0;
+/// A mean is made of about so many jobs: it follows a change within minutes and no single job sways it.
 const JOBS_OF_A_MEAN: f64 = 500.0;
 
 /// The service of one pool.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Service {
     pub(super) mean_s: f64,
-    p95_s: f64,
+    pub(super) p95_s: f64,
     /// Jobs that an instance classifies at the same time.
     pub(super) at_once: f64,
     jobs: f64,
+}
+
+/// The service of one pool for each version of its model: another version may take another time.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Services {
+    versions: BTreeMap<String, Service>,
+    /// The one that counts.
+    now: String,
+}
+
+impl Services {
+    /// That of the version in force, or of the last that was measured.
+    pub(super) fn now(&self) -> Option<Service> {
+        self.versions.get(&self.now).copied()
+    }
+
+    /// Takes note of a report. A version that is new begins with what the last one took, until enough is known of it.
+    pub(super) fn measured(&mut self, report: &WorkerReport, in_force: Option<&str>) {
+        let guess = self.now().map(|service| Service { jobs: service.jobs.min(JOBS_OF_A_GUESS), ..service });
+        let before = self.versions.get(&report.version).copied().or(guess);
+        self.versions.insert(report.version.clone(), Service::measured(before, report));
+        if in_force.is_none_or(|in_force| in_force == report.version) || self.versions.len() == 1 {
+            self.now.clone_from(&report.version);
+        }
+        while self.versions.len() > MOST_VERSIONS {
+            let now = &self.now;
+            let Some(other) = self.versions.keys().find(|version| *version != now).cloned() else { break };
+            self.versions.remove(&other);
+        }
+    }
 }
 
 impl Service {
@@ -63,6 +98,25 @@ mod tests {
         assert!((second.mean_s - 1.75).abs() < 1e-9);
         let many = Service::measured(Some(second), &report(100_000, 3000.0, 3000.0));
         assert!((many.mean_s - 3.0).abs() < 1e-9, "what was long ago is forgotten");
+    }
+
+    #[test]
+    fn a_new_version_of_the_model_has_times_of_its_own_and_an_earlier_one_is_remembered() {
+        let of = |version: &str, mean_ms: f64| WorkerReport {
+            version: version.to_owned(),
+            ..report(100, mean_ms, mean_ms)
+        };
+        let mean_s = |services: &Services| services.now().unwrap().mean_s;
+        let mut services = Services::default();
+        services.measured(&of("a", 1000.0), Some("a"));
+        services.measured(&of("b", 5000.0), Some("a"));
+        assert_eq!(mean_s(&services), 1.0, "one that is not in force yet does not count");
+        services.measured(&of("b", 5000.0), Some("b"));
+        assert!(mean_s(&services) > 4.5, "{}", mean_s(&services));
+        services.measured(&of("a", 1000.0), None);
+        assert_eq!(mean_s(&services), 1.0);
+        ["c", "d", "e", "f"].map(|version| services.measured(&of(version, 2000.0), None));
+        assert_eq!(services.versions.len(), MOST_VERSIONS);
     }
 
     #[test]

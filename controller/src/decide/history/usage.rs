@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Every time zone's midnight is at a quarter of an hour.
 const QUARTER_S: i64 = 900;
+/// No policy has a longer billing minimum.
+const LONGEST_MINIMUM_S: f64 = 3600.0;
 /// Two days and a little.
 const QUARTERS: usize = 200;
 
@@ -16,13 +18,16 @@ pub(crate) struct Usage {
     quarters: VecDeque<Quarter>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Quarter {
     /// Its number since 1970.
     number: i64,
     instance_s: f64,
     starts: u32,
     jobs: u64,
+    /// How long those ran that ended in it, in seconds, where that was less than an hour: the longest billing minimum.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    short_runs_s: Vec<u16>,
 }
 
 /// The use of a pool since some moment.
@@ -58,6 +63,21 @@ impl Usage {
         let last = self.quarter(now);
         last.starts = last.starts.saturating_add(starts);
         last.jobs = last.jobs.saturating_add(jobs);
+    }
+
+    /// An instance ended that ran for so long.
+    pub(super) fn end_run(&mut self, now: DateTime<Utc>, run_s: f64) {
+        if run_s < LONGEST_MINIMUM_S {
+            self.quarter(now).short_runs_s.push(run_s as u16);
+        }
+    }
+
+    /// What those that ended since a moment are charged for beyond the time that they ran, in seconds.
+    pub(super) fn short_s(&self, moment: DateTime<Utc>, minimum_s: f64) -> f64 {
+        let first = moment.timestamp().div_euclid(QUARTER_S);
+        let within = self.quarters.iter().filter(|quarter| quarter.number >= first);
+        let runs = within.flat_map(|quarter| &quarter.short_runs_s);
+        runs.map(|run_s| (minimum_s - f64::from(*run_s)).max(0.0)).sum()
     }
 
     /// Since a moment, in whole quarters of an hour.
@@ -97,6 +117,7 @@ mod tests {
     use super::*;
     use crate::decide::{
         History,
+        history::Learnt,
         tests::{self, NOW, busy},
     };
 
@@ -127,6 +148,24 @@ mod tests {
         assert_eq!(charged(blind), 30.0);
     }
 
+    #[test]
+    fn where_all_files_are_lost_a_day_is_known_by_launches_and_by_the_recording() {
+        let first_look = |learnt: Learnt| {
+            let mut running = busy("p-1");
+            running.instance.since = tests::at(NOW - 5000);
+            let seen = tests::seen(&[("p", Some(1))], vec![running]);
+            let history = History::new(Duration::from_secs(60)).with_learnt(learnt).observe(&seen);
+            history.used_since("p", tests::at(NOW - 9000)).instance_s
+        };
+        assert_eq!(first_look(Learnt::default()), 0.0, "a fleet that was never ours");
+        let mut learnt = Learnt::default();
+        learnt.recall_launches();
+        assert_eq!(first_look(learnt.clone()), 5000.0);
+        // The recording knows of two up to a minute ago; from then on the one that runs is charged.
+        learnt.recall_use("p", tests::at(NOW - 3060), tests::at(NOW - 60), 2, 7);
+        assert_eq!(first_look(learnt), 6060.0);
+    }
+
     fn at(second: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second)
     }
@@ -139,6 +178,16 @@ mod tests {
         assert_eq!(usage.since(at(900)).instance_s, 3300.0);
         assert_eq!(usage.since(at(1800)), Used { instance_s: 600.0, starts: 1, jobs: 5 });
         assert_eq!(usage.since(at(2700)), Used::default());
+    }
+
+    #[test]
+    fn starts_that_were_shorter_than_the_minimum_are_charged_for_the_rest_of_it() {
+        let mut usage = Usage::default();
+        [(100.0, 1000), (600.0, 1100), (5000.0, 9000)]
+            .map(|(run_s, second)| usage.end_run(at(second), run_s));
+        assert_eq!(usage.short_s(at(900), 3600.0), 6500.0);
+        assert_eq!(usage.short_s(at(900), 60.0), 0.0);
+        assert_eq!(usage.short_s(at(1800), 3600.0), 0.0);
     }
 
     #[test]

@@ -47,6 +47,7 @@ fn load(visible: u64, in_flight: u64, ready: u32) -> Load {
         service_s: 2.0,
         is_measured: true,
         variability: 1.0,
+        service_scv: 0.0,
         at_once: 1.0,
         start_delay_s: 25.0,
     };
@@ -100,6 +101,7 @@ fn every_hold_and_every_cause_is_explained() {
         NoGoodPolicy,
         TooEarly,
         WasHigher { instances: 4 },
+        WorthKeeping { instances: 4 },
         SuddenDrop,
         Deaf { instances: 6 },
         NotIdle,
@@ -111,6 +113,7 @@ fn every_hold_and_every_cause_is_explained() {
         Limit,
         NoneStopped,
         BackOff { until: at(NOW + 8) },
+        NoCapacity { until: at(NOW + 8) },
         Cordoned { instances: 1 },
         Cordoned { instances: 2 },
     ];
@@ -119,7 +122,8 @@ fn every_hold_and_every_cause_is_explained() {
         match hold {
             Incomplete | NoGoodPolicy | TooEarly | SuddenDrop | NotIdle | PaidFor | MaxStep | NoPlace => {}
             MaxStarting | Budget | Limit | NoneStopped => {}
-            WasHigher { .. } | Deaf { .. } | BackOff { .. } | Cordoned { .. } => {}
+            WasHigher { .. } | WorthKeeping { .. } | Deaf { .. } => {}
+            BackOff { .. } | NoCapacity { .. } | Cordoned { .. } => {}
         }
         check_says("### What holds it back", &format!("`{hold}`"));
     }
@@ -132,6 +136,7 @@ fn every_hold_and_every_cause_is_explained() {
         Cause::OverShare,
         Cause::NeverReady,
         Cause::Silent,
+        Cause::Hung,
         Cause::OtherModel,
         Cause::OtherVersion,
         Cause::Updated,
@@ -141,7 +146,7 @@ fn every_hold_and_every_cause_is_explained() {
     for cause in causes {
         match cause {
             Cause::Idle | Cause::NotNeeded | Cause::StartNotNeeded | Cause::OverMax => {}
-            Cause::OverBudget | Cause::OverShare | Cause::NeverReady | Cause::Silent => {}
+            Cause::OverBudget | Cause::OverShare | Cause::NeverReady | Cause::Silent | Cause::Hung => {}
             Cause::OtherModel | Cause::OtherVersion | Cause::Updated | Cause::NoPolicy | Cause::Cordoned => {}
         }
         check_says("### Why an instance is drained", &format!("| `{cause}` |"));

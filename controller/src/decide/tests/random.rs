@@ -34,17 +34,11 @@ pub(super) fn world() -> impl Strategy<Value = World> {
         1..4,
     );
     let past = vec((1u64..40, vec(option::weighted(0.95, prop_oneof![Just(0u64), 0u64..40]), 4)), 0..8);
-    let odd = (
-        option::of(1u32..14),
-        vec(instance(), 0..4),
-        any::<bool>(),
-        prop::bool::weighted(0.95),
-        any::<bool>(),
-    );
+    let odd = (option::of(1u32..14), vec(instance(), 0..4), prop::bool::weighted(0.95), any::<bool>());
     let cordoned = vec((select(vec!["a-1", "a-2", "b-1", "gone-1"]), any::<bool>()), 0..3);
     let rest = (prop::bool::weighted(0.9), any::<bool>(), cordoned);
     (pools, past, odd, rest).prop_map(|(pools, past, odd, (sees_fleet, is_unreadable, cordoned))| {
-        let (instance_limit, strays, can_undrain, hears, has_past) = odd;
+        let (instance_limit, strays, hears, has_past) = odd;
         let mut policies = Policies { instance_limit, ..Policies::default() };
         let (mut views, mut instances) = (BTreeMap::new(), named("gone", strays));
         if is_unreadable {
@@ -70,7 +64,6 @@ pub(super) fn world() -> impl Strategy<Value = World> {
             at: at(NOW),
             pools: views,
             instances,
-            can_undrain,
             hears,
             missing: Vec::new(),
             operator: Operator { cordoned: cordoned.collect(), ..Operator::default() },
@@ -117,11 +110,11 @@ fn policy() -> impl Strategy<Value = Policy> {
     let seconds = |of: &'static [u64]| select(of).prop_map(Duration::from_secs);
     let canary = option::weighted(0.1, seconds(&[5, 50]));
     let pool = (0u32..4, 0u32..7, 0u32..3, seconds(&[1, 25]), canary);
-    let scale_in = (seconds(&[0, 10, 30]), seconds(&[0, 20, 60]), 1u32..4);
+    let scale_in = (seconds(&[0, 10, 30]), seconds(&[0, 20, 60]), 1u32..4, select(vec![0u64, 600]));
     let money = (option::weighted(0.2, 0.0..0.5), seconds(&[0, 60]), 1u32..6);
     (pool, vec(rule(), 0..3), scale_in, money).prop_map(|(pool, rules, scale_in, money)| {
         let (min, more, spare, start_delay, canary) = pool;
-        let (idle, window, max_step) = scale_in;
+        let (idle, window, max_step, keep) = scale_in;
         let (instance_hours_per_day, billing_minimum, scale_out) = money;
         let (max, service_time) = (min + more, Duration::from_secs(1));
         Policy {
@@ -132,11 +125,19 @@ fn policy() -> impl Strategy<Value = Policy> {
                 spare: spare.min(max),
                 start_delay,
                 service_time,
+                weight: 1.0,
+                observe: false,
                 canary,
             },
             rules,
             scale_out: ScaleOut { max_step: scale_out },
-            scale_in: ScaleIn { idle, window, drain_deadline: Duration::from_secs(60), max_step },
+            scale_in: ScaleIn {
+                idle,
+                window,
+                keep: Duration::from_secs(keep),
+                drain_deadline: Duration::from_secs(60),
+                max_step,
+            },
             budget: Budget { instance_hours_per_day, ..Budget::default() },
             instance: Price { billing_minimum, ..Price::default() },
         }
@@ -159,7 +160,12 @@ fn rule() -> impl Strategy<Value = Rule> {
         1 => (1u64..30, 0u32..9).prop_map(step).prop_map(|step| Rule::Step { steps: vec![step] }),
         1 => (0u32..5).prop_map(schedule),
         1 => (60u64..600, 0.1..0.99)
-            .prop_map(|(season, quantile)| Rule::Forecast { season: Duration::from_secs(season), quantile }),
+            .prop_map(|(season, quantile)| Rule::Forecast {
+                season: Duration::from_secs(season),
+                quantile,
+                timezone: chrono_tz::UTC,
+                after: 1,
+            }),
     ]
 }
 

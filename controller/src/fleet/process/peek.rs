@@ -70,14 +70,6 @@ impl Fleet for Peek {
         Err(only_looks("draining", id))
     }
 
-    fn can_undrain(&self) -> bool {
-        false
-    }
-
-    async fn undrain(&self, id: &str) -> Result<()> {
-        Err(only_looks("cancelling the drain of", id))
-    }
-
     async fn stop(&self, id: &str) -> Result<()> {
         Err(only_looks("stopping", id))
     }

@@ -8,7 +8,7 @@ use super::{
         setup::Micros,
         site::{Site, Victims},
     },
-    ceil,
+    ceil, depth,
 };
 
 const SECOND: Micros = 1_000_000;
@@ -16,8 +16,6 @@ const SECOND: Micros = 1_000_000;
 const POLL: Micros = 30 * SECOND;
 /// KEDA's `cooldownPeriod`: for so long after it was last active a scaler keeps one replica.
 const COOLDOWN: Micros = 300 * SECOND;
-/// `queueLength`, the target per replica.
-const PER_REPLICA: f64 = 5.0;
 /// The HPA's sync period.
 const SYNC: Micros = 15 * SECOND;
 /// The HPA's `scaleDown.stabilizationWindowSeconds`.
@@ -35,14 +33,16 @@ const TOLERANCE: f64 = 0.1;
 #[derive(Debug)]
 pub(super) struct Keda {
     max: u32,
+    /// `queueLength`, the target per replica: 5 by default.
+    per_replica: f64,
     next_poll: Micros,
     last_active: Option<Micros>,
     recommended: VecDeque<(Micros, u32)>,
 }
 
 impl Keda {
-    pub(super) fn new(max: u32) -> Self {
-        Self { max, next_poll: 0, last_active: None, recommended: VecDeque::new() }
+    pub(super) fn new(max: u32, per_replica: f64) -> Self {
+        Self { max, per_replica, next_poll: 0, last_active: None, recommended: VecDeque::new() }
     }
 
     /// How many replicas there shall be, of so many now.
@@ -66,9 +66,9 @@ impl Keda {
     }
 
     fn hpa(&mut self, backlog: u64, replicas: u32, now: Micros) -> u32 {
-        let ratio = backlog as f64 / (PER_REPLICA * f64::from(replicas));
+        let ratio = backlog as f64 / (self.per_replica * f64::from(replicas));
         let by_metric =
-            if (ratio - 1.0).abs() <= TOLERANCE { replicas } else { ceil(backlog as f64 / PER_REPLICA) };
+            if (ratio - 1.0).abs() <= TOLERANCE { replicas } else { ceil(backlog as f64 / self.per_replica) };
         let by_metric = by_metric.clamp(1, self.max.max(1));
         while self.recommended.front().is_some_and(|(at, _)| now - at >= STABILIZATION) {
             self.recommended.pop_front();
@@ -82,9 +82,10 @@ impl Keda {
 }
 
 impl Driver for Keda {
-    fn pass(&mut self, site: &mut Site<'_>) -> Again {
+    fn pass(&mut self, sites: &mut [Site<'_>]) -> Again {
+        let [site, ..] = sites else { return Again::At(Micros::MAX) };
         site.furnish(self.max, "default");
-        let depth = site.depth();
+        let Some(depth) = depth(site) else { return Again::At(site.now + SYNC) };
         let wanted = self.wanted(depth.backlog(), site.active(), site.now);
         site.scale_to(wanted, Victims::Newest);
         Again::At(site.now + SYNC)
@@ -97,7 +98,7 @@ mod tests {
 
     #[test]
     fn it_starts_with_one_then_doubles_or_adds_four_up_to_what_the_metric_says() {
-        let mut keda = Keda::new(15);
+        let mut keda = Keda::new(15, 5.0);
         let at = |second: u64| second * SECOND;
         assert_eq!(keda.wanted(0, 0, at(0)), 0);
         // Nobody looks between two polls.
@@ -112,14 +113,14 @@ mod tests {
 
     #[test]
     fn between_one_and_max_the_queue_is_asked_at_each_sync() {
-        let mut keda = Keda::new(15);
+        let mut keda = Keda::new(15, 5.0);
         assert_eq!(keda.wanted(5, 0, 0), 1);
         assert_eq!(keda.wanted(20, 1, 15 * SECOND), 4, "and not at the next poll");
     }
 
     #[test]
     fn it_scales_in_to_the_highest_of_the_last_five_minutes_and_to_none_five_minutes_after_the_last_work() {
-        let mut keda = Keda::new(15);
+        let mut keda = Keda::new(15, 5.0);
         let at = |second: u64| second * SECOND;
         assert_eq!(keda.wanted(50, 0, at(0)), 1);
         assert_eq!(keda.wanted(50, 1, at(15)), 5);

@@ -44,10 +44,10 @@ pub(super) struct Kpa {
 }
 
 impl Kpa {
-    pub(super) fn new(setup: &Setup, max: u32) -> Self {
+    pub(super) fn new(setup: &Setup, max: u32, share: f64) -> Self {
         Self {
             max,
-            target: f64::from(setup.concurrency.max(1)),
+            target: f64::from(setup.concurrency.max(1)) * share,
             totals: VecDeque::from([(0, 0)]),
             panics_since: None,
             most_in_panic: 0,
@@ -94,7 +94,8 @@ impl Kpa {
 }
 
 impl Driver for Kpa {
-    fn pass(&mut self, site: &mut Site<'_>) -> Again {
+    fn pass(&mut self, sites: &mut [Site<'_>]) -> Again {
+        let [site, ..] = sites else { return Again::At(Micros::MAX) };
         site.furnish(self.max, "default");
         let (active, ready) = (site.active(), site.serving());
         let mut wanted = self.wanted(site.job_micros, ready, site.now);
@@ -113,7 +114,7 @@ mod tests {
 
     /// The wishes at every tick, when there are so many requests in the system from each second on, and everybody is ready at once.
     fn wishes(requests: &[(u64, u128)], until: u64) -> Vec<(u64, u32)> {
-        let mut kpa = Kpa::new(&Setup::default(), 15);
+        let mut kpa = Kpa::new(&Setup::default(), 15, 1.0);
         let (mut total, mut active, mut changes) = (0, 0, Vec::new());
         for second in 0..=until {
             if second > 0 {

@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 
+use eirs_platform::queue::Depth;
+
 use super::{
     super::{
         run::{Again, Driver},
         setup::{Micros, Setup},
         site::{Site, Victims},
     },
-    ceil,
+    ceil, depth,
 };
 
 /// A CloudWatch metric has one value a minute, ...
@@ -36,9 +38,9 @@ pub(super) struct TargetTracking {
 }
 
 impl TargetTracking {
-    pub(super) fn new(setup: &Setup, max: u32) -> Self {
+    pub(super) fn new(setup: &Setup, max: u32, share: f64) -> Self {
         let service = setup.service_time.mean.as_secs_f64().max(1e-3) / f64::from(setup.concurrency.max(1));
-        let target = (setup.slo.as_secs_f64() / service).max(1.0);
+        let target = (share * setup.slo.as_secs_f64() / service).max(1.0);
         Self { max, target, published: VecDeque::new(), low_minutes: 0 }
     }
 
@@ -66,9 +68,10 @@ impl TargetTracking {
 }
 
 impl Driver for TargetTracking {
-    fn pass(&mut self, site: &mut Site<'_>) -> Again {
+    fn pass(&mut self, sites: &mut [Site<'_>]) -> Again {
+        let [site, ..] = sites else { return Again::At(Micros::MAX) };
         site.furnish(self.max, "default");
-        let visible = site.depth().visible;
+        let Some(Depth { visible, .. }) = depth(site) else { return Again::At(site.now + MINUTE) };
         let wanted = self.wanted(visible, site.serving(), site.active());
         site.scale_to(wanted, Victims::Newest);
         Again::At(site.now + MINUTE)
@@ -81,7 +84,7 @@ mod tests {
 
     /// 30 s over 2 s are fifteen messages for each instance.
     fn rule() -> TargetTracking {
-        TargetTracking::new(&Setup::default(), 15)
+        TargetTracking::new(&Setup::default(), 15, 1.0)
     }
 
     #[test]

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use super::{Event, Machine, Power, Site};
 use crate::{
     fleet::{Instance, State},
+    observe::InstanceView,
     simulate::{load::Load, setup::micros},
 };
 
@@ -14,11 +15,8 @@ use crate::{
 const SLOW_STOP: Duration = Duration::from_secs(300);
 
 impl Load<'_> {
-    /// The pool that all instances belong to here.
-    pub(in crate::simulate) const POOL: &'static str = "pool";
-
     pub(in crate::simulate) fn id(&self, machine: usize) -> String {
-        format!("{}-{}", Self::POOL, machine + 1)
+        format!("{}-{}", self.pool, machine + 1)
     }
 }
 
@@ -34,27 +32,31 @@ impl Site<'_> {
         }
     }
 
-    /// The instances of a pool of so many, and all others that are not off.
-    pub(in crate::simulate) fn list(&mut self, count: u32) -> Result<Vec<Instance>, String> {
+    /// Lists the instances of a pool of so many, and all others that are not off, from `place` on into what was listed the last
+    /// time; answers where they end. Most are as they were.
+    pub(in crate::simulate) fn list(
+        &mut self,
+        count: u32,
+        listed: &mut Vec<InstanceView>,
+        mut place: usize,
+    ) -> Result<usize, String> {
         if self.goes_wrong(self.setup.faults.list_errors) {
             return Err("the fleet could not be listed".to_owned());
         }
-        let instance = |(number, it): (usize, &Machine)| Instance {
-            id: self.load.id(number),
-            pool: Load::POOL.to_owned(),
-            model: it.model.clone(),
-            state: it.state,
-            since: it.since,
-            generation: (it.generation > 0).then(|| it.generation.to_string()),
-            pid: None,
-            drain_until: it.drain_until,
-            crashes: it.crashes,
-            last_error: None,
-            not_before: it.not_before,
-            retires: false,
-        };
-        let is_listed = |(number, it): &(usize, &Machine)| *number < count as usize || it.power != Power::Off;
-        Ok(self.machines.iter().enumerate().filter(is_listed).map(instance).collect())
+        for (number, it) in self.machines.iter().enumerate() {
+            if number >= count as usize && it.power == Power::Off {
+                continue;
+            }
+            if !listed.get(place).is_some_and(|view| it.is_as_listed(&view.instance, number, self.load)) {
+                let view = InstanceView { instance: it.listed(number, self.load), heard: None };
+                match listed.get_mut(place) {
+                    Some(before) => *before = view,
+                    None => listed.push(view),
+                }
+            }
+            place += 1;
+        }
+        Ok(place)
     }
 
     /// Starts these in one call; answers who was not, as far as the caller learns.
@@ -105,7 +107,7 @@ impl Site<'_> {
         (it.state, it.since, it.drain_until, it.not_before) = (State::Running, wall, None, None);
         it.generation += 1;
         it.started_as = starts;
-        it.billed_from = Some(now);
+        (it.ordered, it.last_done) = (Some(now), None);
         it.stops_when_drained = false;
         (it.done, it.idle_since, it.told_idle, it.checks_idle) = (0, None, false, false);
         it.times_ms.clear();
@@ -169,29 +171,6 @@ impl Site<'_> {
         if stops {
             self.switch_off(machine);
         }
-    }
-
-    /// Takes a drain back; answers whether that was possible. A worker that has finished meanwhile does not begin again.
-    pub(in crate::simulate) fn undrain(&mut self, machine: usize) -> bool {
-        let wall = self.wall();
-        self.orders += 1;
-        let it = &mut self.machines[machine];
-        let can =
-            matches!(it.power, Power::Serving | Power::Draining | Power::Drained) && self.setup.can_undrain;
-        if it.state != State::Draining || !can {
-            return false;
-        }
-        (it.state, it.since, it.drain_until) = (State::Running, wall, None);
-        if it.power != Power::Draining {
-            return true;
-        }
-        it.power = Power::Serving;
-        let free = (self.setup.concurrency as usize).saturating_sub(it.held.len());
-        for _ in 0..free {
-            self.ask(machine as u32);
-        }
-        self.report(machine as u32);
-        true
     }
 
     /// Stops one: gently before its drain is due, by force after it.
@@ -276,16 +255,59 @@ impl Site<'_> {
         it.not_before = Some(wall + Duration::from_secs(wait.min(60)));
     }
 
+    /// As EC2 bills: each second in which it runs, and at least a minimum for each start. While it is pending nothing is charged,
+    /// and nothing while it stops.
     pub(super) fn bill(&mut self, machine: u32) {
-        let Some(from) = self.machines[machine as usize].billed_from.take() else { return };
-        let ran = self.now - from;
+        let it = &mut self.machines[machine as usize];
+        let Some(ordered) = it.ordered.take() else { return };
+        let started_as = it.started_as;
+        self.worked.extend(it.last_done.map(|done| (ordered, done)));
+        let pending = micros(self.setup.pending).min(self.load.start_delay(started_as));
+        // One that is stopped before it runs is stopped as soon as it does.
+        let runs = (ordered + pending).min(self.now);
+        let ran = self.now - runs;
+        self.spans.push((runs, self.now));
         self.ran += ran;
-        self.spans.push((from, self.now));
         self.billed += ran.max(micros(self.setup.price.billing_minimum));
     }
 }
 
 impl Machine {
+    fn listed(&self, number: usize, load: &Load<'_>) -> Instance {
+        Instance {
+            id: load.id(number),
+            pool: load.pool.clone(),
+            model: self.model.clone(),
+            state: self.state,
+            since: self.since,
+            generation: (self.generation > 0).then(|| self.generation.to_string()),
+            pid: None,
+            drain_until: self.drain_until,
+            crashes: self.crashes,
+            last_error: None,
+            not_before: self.not_before,
+            retires: false,
+        }
+    }
+
+    /// Whether that is what would be listed. A start changes the time, and a model only what is off.
+    fn is_as_listed(&self, view: &Instance, number: usize, load: &Load<'_>) -> bool {
+        self.state == view.state
+            && self.since == view.since
+            && self.drain_until == view.drain_until
+            && self.crashes == view.crashes
+            && self.not_before == view.not_before
+            && view.generation.as_ref().map_or(0, |generation| generation.parse().unwrap_or(0))
+                == self.generation
+            && self.model == view.model
+            && Self::number_of(view, load) == Some(number)
+    }
+
+    fn number_of(view: &Instance, load: &Load<'_>) -> Option<usize> {
+        let number = view.id.strip_prefix(load.pool.as_str())?.strip_prefix('-')?;
+        number.parse::<usize>().ok()?.checked_sub(1)
+    }
+
     /// It was started and was not told to go.
     pub(super) fn is_active(&self) -> bool {
         self.state == State::Running
@@ -303,7 +325,8 @@ impl Machine {
             not_before: None,
             life: 0,
             started_as: 0,
-            billed_from: None,
+            ordered: None,
+            last_done: None,
             stops_when_drained: false,
             held: Vec::new(),
             done: 0,

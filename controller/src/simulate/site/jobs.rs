@@ -47,6 +47,7 @@ impl Site<'_> {
         let Some(place) = it.held.iter().position(|held| held.job == job) else { return };
         let held = it.held.swap_remove(place);
         it.done += 1;
+        it.last_done = Some(now);
         if listens && it.times_ms.len() < reports::MOST_TIMES {
             it.times_ms.push((now - held.taken) as f32 / 1e3);
         }

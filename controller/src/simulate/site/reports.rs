@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::TimeDelta;
 use eirs_platform::job::{self, Phase, ServiceTimes, VERSION, WebReport, WorkerReport};
 
-use super::{Event, Power, Site};
+use super::{Event, Host, Power, Site};
 use crate::simulate::setup::{Micros, micros};
 
 /// Workers and web report this often.
@@ -51,7 +51,7 @@ impl Site<'_> {
         let counted_for = self.now - std::mem::replace(&mut self.web.since, self.now);
         if counted > 0 {
             let arrivals = BTreeMap::from([(self.load.model.clone(), counted)]);
-            let at = self.wall();
+            let at = self.clock_of(Host::Web);
             let since = at - TimeDelta::microseconds(counted_for as i64);
             self.send(job::Event::Web(WebReport {
                 v: VERSION,
@@ -100,7 +100,7 @@ impl Site<'_> {
         if !self.listens {
             return;
         }
-        let at = self.wall();
+        let at = self.clock_of(Host::Machine(machine));
         let it = &mut self.machines[machine as usize];
         let idle_for = it.idle_since.map(|since| self.now - since);
         it.told_idle = idle_for.is_some_and(|idle| idle >= IDLE_AFTER);
@@ -131,8 +131,7 @@ impl Site<'_> {
 
     fn send(&mut self, event: job::Event) {
         if !self.goes_wrong(self.setup.faults.lost_reports) {
-            let at = self.wall();
-            self.mail.push((event, at));
+            self.mail.push((event, self.clock_of(Host::Queue)));
         }
     }
 }

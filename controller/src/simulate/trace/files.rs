@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
-use super::{MOST_ARRIVALS, Trace, default_start};
+use super::{MOST_ARRIVALS, Recorded, Trace, default_start};
 use crate::simulate::setup::{Chance, Micros, Stream};
 
 /// How long before its first line a recording began: web reports every ten seconds.
@@ -114,6 +114,26 @@ struct Line {
     at: DateTime<Utc>,
     pool: String,
     arrived: u64,
+    service_s: Option<f64>,
+    start_delay_s: Option<f64>,
+    at_once: Option<f64>,
+    limit: Option<u32>,
+}
+
+/// What the lines say of the workers.
+fn recorded(lines: &[Line]) -> Recorded {
+    let jobs = |line: &Line| line.arrived as f64;
+    let times = || lines.iter().filter_map(|line| Some((jobs(line), line.service_s?)));
+    let weight: f64 = times().map(|(jobs, _)| jobs).sum();
+    let mean = times().map(|(jobs, service_s)| jobs * service_s).sum::<f64>() / weight;
+    let mut delays: Vec<_> = lines.iter().filter_map(|line| line.start_delay_s).collect();
+    delays.sort_by(f64::total_cmp);
+    Recorded {
+        service_s: (weight > 0.0).then_some(mean).or(lines.iter().rev().find_map(|line| line.service_s)),
+        start_delay_s: delays.get(delays.len() / 2).copied(),
+        at_once: lines.iter().rev().find_map(|line| line.at_once),
+        limit: lines.last().and_then(|line| line.limit),
+    }
 }
 
 fn recordings(folder: &Path) -> Result<Vec<PathBuf>, String> {
@@ -134,7 +154,7 @@ fn recordings(folder: &Path) -> Result<Vec<PathBuf>, String> {
 
 /// The controller's own recording: each line tells what arrived since the pool's line before.
 fn recording(path: &Path, files: &[PathBuf], pool: &str, chance: &mut Chance) -> Result<Trace, String> {
-    let mut lines: Vec<(DateTime<Utc>, u64)> = Vec::new();
+    let mut lines: Vec<Line> = Vec::new();
     let (mut total, mut others) = (0u64, BTreeSet::new());
     for path in files {
         let text = text(path)?;
@@ -161,11 +181,11 @@ fn recording(path: &Path, files: &[PathBuf], pool: &str, chance: &mut Chance) ->
             if total > MOST_ARRIVALS as u64 {
                 return Err(wrong(format!("more than {MOST_ARRIVALS} arrivals")));
             }
-            lines.push((line.at, line.arrived));
+            lines.push(line);
         }
     }
-    lines.sort_by_key(|(at, _)| *at);
-    let (Some((first, _)), Some((last, _))) = (lines.first(), lines.last()) else {
+    lines.sort_by_key(|line| line.at);
+    let (Some(Line { at: first, .. }), Some(Line { at: last, .. })) = (lines.first(), lines.last()) else {
         let others: Vec<_> = others.into_iter().collect();
         return Err(format!(
             "{}: the pool {pool} was not recorded; known: {}",
@@ -177,13 +197,14 @@ fn recording(path: &Path, files: &[PathBuf], pool: &str, chance: &mut Chance) ->
     let since = |at: &DateTime<Utc>| (*at - starts_at).num_microseconds().unwrap_or(0).unsigned_abs();
     let length = since(last);
     let (mut arrivals, mut from) = (Vec::new(), 0);
-    for (at, arrived) in &lines {
+    for Line { at, arrived, .. } in &lines {
         let to = since(at);
         let span = (to - from) as f64;
         arrivals.extend((0..*arrived).map(|_| from + (chance.unit() * span) as Micros));
         from = to;
     }
-    Trace::new(path.display().to_string(), arrivals, length, starts_at)
+    let trace = Trace::new(path.display().to_string(), arrivals, length, starts_at)?;
+    Ok(Trace { recorded: recorded(&lines), ..trace })
 }
 
 #[cfg(test)]
@@ -256,6 +277,19 @@ mod tests {
         };
         check_bad("t.jsonl", &line(2, "p"), ":1: has version 2");
         check_bad("t.jsonl", &line(1, "q"), "known: q");
+    }
+
+    #[test]
+    fn a_recording_says_how_long_jobs_and_starts_took() {
+        let line = |second: u32, arrived: u64, service_s: f64, start_s: f64| {
+            format!(
+                "{{\"v\":1,\"at\":\"2026-01-01T00:00:{second:02}Z\",\"pool\":\"p\",\"arrived\":{arrived},\"service_s\":{service_s},\"start_delay_s\":{start_s}}}\n"
+            )
+        };
+        let text = line(0, 30, 1.0, 15.0) + &line(10, 10, 3.0, 16.0) + &line(20, 0, 9.0, 40.0);
+        let recorded = check("t.jsonl", &text).unwrap().recorded;
+        assert_eq!((recorded.service_s, recorded.start_delay_s), (Some(1.5), Some(16.0)));
+        assert_eq!(check("t.csv", "1\n").unwrap().recorded, Recorded::default());
     }
 
     #[test]

@@ -274,7 +274,7 @@ fn every_state_and_order_is_described() {
     let verbs = serde_json::from_value::<refusals::Verb>(none).expect_err("it is none").to_string();
     for (name, complaint) in [(Stage::name(), stages), (Verb::name(), verbs)] {
         let known: Vec<_> = complaint.split('`').skip(3).step_by(2).collect();
-        assert!(known.len() > 3, "{complaint}");
+        assert!(known.len() >= 3, "{complaint}");
         assert_eq!(described.named(&name)["enum"], json!(known), "{name}");
     }
 }

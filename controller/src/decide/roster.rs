@@ -3,7 +3,6 @@
 use std::{cmp::Reverse, time::Duration};
 
 use chrono::{DateTime, Utc};
-use eirs_platform::job::Phase;
 
 use super::{
     History,
@@ -20,6 +19,11 @@ use crate::{
 /// Twelve missed reports in a row: whoever hangs so long does not work.
 pub(super) const SILENT: Duration = Duration::from_secs(120);
 
+/// A worker that completes nothing while jobs wait hangs after so many times the 95th percentile of the service times, ...
+const SLOW: f64 = 10.0;
+/// ... and where none was measured yet, only after this: a script may look at an image for minutes.
+const HANGS_UNMEASURED: Duration = Duration::from_secs(3600);
+
 /// Whoever works is sent away only when it was too many for so long: what is busy may be needed in a moment.
 pub(super) const BUSY_WINDOW: Duration = Duration::from_secs(300);
 
@@ -33,61 +37,69 @@ const LATE_AT_LEAST_S: f64 = 10.0;
 
 /// The instances of one pool.
 #[derive(Debug, Default)]
-pub(super) struct Muster<'a> {
+pub(super) struct Roster<'a> {
     /// Ready and starting: what the pool counts on.
     pub(super) serving: Vec<&'a InstanceView>,
+    /// Of these, those that start.
+    pub(super) starting: Vec<&'a InstanceView>,
+    /// Whether an update has another one for one of these.
+    has_retiring: bool,
     /// Running, but of no use.
     pub(super) useless: Vec<(&'a InstanceView, Cause)>,
     /// Draining or stopping.
     pub(super) leaving: Vec<&'a InstanceView>,
     /// Not running.
     pub(super) stopped: Vec<&'a InstanceView>,
-    /// Of those that serve, how many fell silent together with others. They count, because it is more likely that their
-    /// reports are lost than that they all hang.
+    /// Of those that serve, how many fell silent or hang together with others. They count, because it is more likely that something
+    /// else is wrong than all of them.
     pub(super) silent: u32,
 }
 
-impl<'a> Muster<'a> {
+impl<'a> Roster<'a> {
     /// Sorts the instances of a pool; one without a policy has no use for any of them.
     pub(super) fn of(name: &str, policy: Option<&Policy>, seen: &'a Observation, history: &History) -> Self {
-        let mut muster = Self::default();
+        let mut roster = Self::default();
+        let hangs_after = hangs_after(name, seen, history);
         let own = seen.instances.iter().flatten().filter(|view| view.instance.pool == name);
         for view in own {
             let silent = is_silent(view, seen, history);
             match view.stage() {
-                Stage::Stopped => muster.stopped.push(view),
+                Stage::Stopped => roster.stopped.push(view),
                 // Somebody else told it to go, and it does not.
                 Stage::Draining if view.instance.state == State::Running && silent => {
-                    muster.useless.push((view, Cause::Silent));
+                    roster.useless.push((view, Cause::Silent));
                 }
-                Stage::Draining | Stage::Drained | Stage::Stopping => muster.leaving.push(view),
+                Stage::Draining | Stage::Drained | Stage::Stopping => roster.leaving.push(view),
                 Stage::Starting | Stage::Ready => match uselessness(view, policy, seen, history) {
-                    Some(cause) => muster.useless.push((view, cause)),
-                    None => muster.serving.push(view),
+                    Some(cause) => roster.useless.push((view, cause)),
+                    None if hangs_after.is_some_and(|after| is_hung(view, after, seen, history)) => {
+                        roster.useless.push((view, Cause::Hung));
+                    }
+                    None => roster.serve(view),
                 },
             }
         }
-        muster.doubt_mass_silence();
-        muster.stopped.retain(|view| {
+        roster.doubt_mass_failure();
+        roster.stopped.retain(|view| {
             policy.is_some_and(|policy| policy.pool.model == view.instance.model) && !view.instance.retires
         });
-        muster.leaving.sort_by_key(|view| (Reverse(view.instance.since), view.instance.id.as_str()));
-        muster.useless.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
-        muster
+        roster.leaving.sort_by_key(|view| (Reverse(view.instance.since), view.instance.id.as_str()));
+        roster.useless.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
+        roster
     }
 
     /// Many that fall silent at once do not all hang: a clock differs, or workers may not report any more. Then one of them
     /// goes at a time, and the next one only after what came in its place was heard.
-    fn doubt_mass_silence(&mut self) {
-        let is_silent = |cause: &Cause| *cause == Cause::Silent;
+    fn doubt_mass_failure(&mut self) {
+        let is_silent = |cause: &Cause| matches!(cause, Cause::Silent | Cause::Hung);
         let silent = self.useless.iter().filter(|(_, cause)| is_silent(cause)).count();
         // Those that go already fell silent with the others.
         let (silent_before, others) = (silent + self.leaving.len(), self.serving.len());
         if silent == 0 || silent_before < 2 || silent_before * DEAF <= silent_before + others {
             return;
         }
-        let waits_for_proof = !self.leaving.is_empty()
-            || self.serving.iter().any(|view| view.stage() == Stage::Starting && view.heard.is_none());
+        let waits_for_proof =
+            !self.leaving.is_empty() || self.starting.iter().any(|view| view.heard.is_none());
         let goes = if waits_for_proof { 0 } else { 1 };
         self.useless.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
         let (mut gone, mut kept) = (0, Vec::new());
@@ -104,25 +116,30 @@ impl<'a> Muster<'a> {
         let (leaving, serving): (Vec<_>, _) =
             kept.into_iter().partition(|view| view.stage() == Stage::Draining);
         self.leaving.extend(leaving);
-        self.serving.extend(serving);
+        serving.into_iter().for_each(|view| self.serve(view));
+    }
+
+    fn serve(&mut self, view: &'a InstanceView) {
+        if view.stage() == Stage::Starting {
+            self.starting.push(view);
+        }
+        self.has_retiring |= view.instance.retires;
+        self.serving.push(view);
     }
 
     /// The names of those that start and should have been ready by now. They may still come, but nobody counts on them.
     pub(super) fn late(&self, start_delay_s: f64, seen: &Observation, history: &History) -> Vec<&'a str> {
         let most_s = (LATE * start_delay_s).max(LATE_AT_LEAST_S);
-        let is_late = |view: &&InstanceView| {
-            view.stage() == Stage::Starting
-                && listened_since(view.instance.since, seen, history).as_secs_f64() > most_s
-        };
-        let late = self.serving.iter().copied().filter(is_late);
+        let is_late =
+            |view: &&InstanceView| listened_since(view.instance.since, seen, history).as_secs_f64() > most_s;
+        let late = self.starting.iter().copied().filter(is_late);
         late.map(|view| view.instance.id.as_str()).collect()
     }
 
     /// What those that start will have done when one that is started now is ready, in seconds of one instance.
     pub(super) fn starting_s(&self, start_delay_s: f64, now: DateTime<Utc>) -> f64 {
-        let starting = self.serving.iter().filter(|view| view.stage() == Stage::Starting);
         // One that is late has no certain end.
-        let so_far_s = starting.map(|view| age(view.instance.since, now).as_secs_f64());
+        let so_far_s = self.starting.iter().map(|view| age(view.instance.since, now).as_secs_f64());
         // An empty sum of floats is -0, which looks odd.
         so_far_s.filter(|so_far_s| *so_far_s <= start_delay_s).sum::<f64>() + 0.0
     }
@@ -138,7 +155,12 @@ impl<'a> Muster<'a> {
             left_alone_until(view, seen, history).is_none_or(|until| until <= seen.at)
                 && !seen.operator.is_cordoned(&view.instance.id)
         };
-        let mut startable: Vec<_> = self.stopped.iter().copied().filter(may).collect();
+        let (dry, mut startable): (Vec<_>, Vec<_>) =
+            self.stopped.iter().copied().filter(may).partition(|view| is_dry(view, seen));
+        // Where there was no capacity one is tried, and the others when that went well.
+        if self.dry_until(seen).is_none_or(|until| until <= seen.at) {
+            startable.extend(dry.into_iter().min_by_key(|view| (view.instance.id.len(), &view.instance.id)));
+        }
         // Names that count are compared by their length first: p-2 comes before p-10.
         startable.sort_by_cached_key(|view| {
             let failures = history.career(&view.instance.id).map_or(0, |career| career.failures);
@@ -148,29 +170,10 @@ impl<'a> Muster<'a> {
         startable
     }
 
-    /// Those whose drain can be taken back, the latest first: it has most of its work left.
-    pub(super) fn undrainable(
-        &self,
-        policy: &Policy,
-        seen: &Observation,
-        history: &History,
-    ) -> Vec<&'a InstanceView> {
-        let can = |view: &&InstanceView| {
-            let instance = &view.instance;
-            let in_time = instance.drain_until.is_none_or(|until| until > seen.at);
-            let was_ready = view.heard.as_ref().is_some_and(|heard| heard.report.phase != Phase::Starting);
-            let is_of_use = was_ready
-                && instance.model == policy.pool.model
-                && !is_silent(view, seen, history)
-                && !has_other_version(view, seen)
-                && !seen.operator.is_cordoned(&instance.id)
-                && !instance.retires;
-            instance.state == State::Draining && view.stage() == Stage::Draining && in_time && is_of_use
-        };
-        if !seen.can_undrain {
-            return Vec::new();
-        }
-        self.leaving.iter().copied().filter(can).collect()
+    /// Until when nobody is tried of those for which there was no capacity; none where there was for all.
+    pub(super) fn dry_until(&self, seen: &Observation) -> Option<DateTime<Utc>> {
+        let dry = self.stopped.iter().filter(|view| is_dry(view, seen));
+        dry.filter_map(|view| seen.refused.get(&view.instance.id)?.rests_until()).max()
     }
 
     /// Those that may be drained because the demand is gone, in no order.
@@ -216,14 +219,12 @@ impl<'a> Muster<'a> {
 
     /// Nobody leaves, and nobody starts.
     fn is_quiet(&self) -> bool {
-        self.leaving.is_empty()
-            && self.useless.is_empty()
-            && self.serving.iter().all(|view| view.stage() == Stage::Ready)
+        self.leaving.is_empty() && self.useless.is_empty() && self.starting.is_empty()
     }
 
     /// Whether one of those that serve has another one in its place.
     pub(super) fn has_retiring(&self) -> bool {
-        self.serving.iter().any(|view| view.instance.retires)
+        self.has_retiring
     }
 
     /// The one that may go because an update has another one for it. They go one after the other, too.
@@ -240,6 +241,24 @@ impl<'a> Muster<'a> {
         };
         self.leaving.iter().filter(must).map(|view| Action::Stop { id: view.instance.id.clone() })
     }
+}
+
+/// Whether it could not be started for want of capacity.
+fn is_dry(view: &InstanceView, seen: &Observation) -> bool {
+    seen.refused.get(&view.instance.id).is_some_and(|refused| refused.capacity)
+}
+
+/// How long a ready worker may complete nothing before it counts as one that hangs; none where no jobs have waited for so long.
+fn hangs_after(pool: &str, seen: &Observation, history: &History) -> Option<Duration> {
+    let slow = history.service_p95_s(pool).map(|p95_s| Duration::try_from_secs_f64(SLOW * p95_s));
+    let after = slow.map_or(HANGS_UNMEASURED, |slow| slow.unwrap_or(HANGS_UNMEASURED).max(SILENT));
+    history.waits_since(pool).is_some_and(|waits| age(waits, seen.at) > after).then_some(after)
+}
+
+fn is_hung(view: &InstanceView, after: Duration, seen: &Observation, history: &History) -> bool {
+    let is_fresh = view.heard.as_ref().is_some_and(|heard| age(heard.at, seen.at) <= REPORT_EXPIRES);
+    let idles = || history.career(&view.instance.id).and_then(Career::idles_since);
+    is_fresh && view.stage() == Stage::Ready && idles().is_some_and(|since| age(since, seen.at) > after)
 }
 
 /// Until when an instance that failed is left alone: as the fleet says, as its past says, and as it refused to start.

@@ -1,0 +1,201 @@
+//! `eirs policy try`: would a new policy have done worse?
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use eirs_controller::{
+    policy::{Policy, load_dir, parse},
+    record,
+    simulate::{Distribution, Figures, Setup, Trace, simulate},
+};
+use serde::Serialize;
+
+use crate::{
+    Exit, Global, Stop,
+    show::{self, Voice},
+};
+
+/// Replay the recording under the policy in force and under a new one, and end with 1 where the new one is worse
+///
+/// Arrivals, service times and start delays are those that the controller recorded. What is worse is said by two limits: what the
+/// new policy may cost beyond the old one, and how much less of the jobs may be within the goal.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  eirs policy try new/default.toml\n  \
+                  eirs policy try new.toml --pool default --slo-p95 20s --most-cost 1.0 && cp new.toml policies/default.toml")]
+pub struct Try {
+    /// The new policy
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The pool that it is for [default: the file's name]
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
+    /// Another trace than the controller's recording: a file, a folder, or a generator, as `eirs simulate` takes it
+    #[arg(long, value_name = "TRACE")]
+    trace: Option<String>,
+    /// The latency that a job shall not exceed
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    slo_p95: Duration,
+    /// The most that the new policy may cost, as a multiple of the old one
+    #[arg(long, value_name = "RATIO", default_value_t = 1.05)]
+    most_cost: f64,
+    /// How much less of the jobs may be within the goal, in percentage points
+    #[arg(long, value_name = "POINTS", default_value_t = 0.5)]
+    most_late: f64,
+    #[command(flatten)]
+    voice: Voice,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    pool: String,
+    trace: String,
+    in_force: Figures,
+    tried: Figures,
+    /// What is worse beyond the limits, a sentence each; empty where nothing is.
+    worse: Vec<String>,
+}
+
+impl Try {
+    pub(super) fn run(self, global: &Global) -> Result<Exit, Stop> {
+        let settings = global.settings()?;
+        let name = || self.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let pool = self.pool.clone().unwrap_or_else(name);
+        let unreadable =
+            |error: std::io::Error| Stop::Usage(format!("{}: cannot be read: {error}", self.file.display()));
+        let text = fs::read_to_string(&self.file).map_err(unreadable)?;
+        let joined = |complaints: &[eirs_controller::policy::Complaint]| {
+            complaints.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        };
+        let tried = parse(&self.file, &text).map_err(|complaints| Stop::Usage(joined(&complaints)))?;
+        let folder = &settings.controller.policies;
+        let mut policies = load_dir(folder).map_err(|complaints| Stop::Usage(joined(&complaints)))?;
+        let Some(in_force) = policies.pools.remove(&pool) else {
+            return Err(Stop::Usage(format!(
+                "{} has no pool `{pool}` to compare with; --pool names another one",
+                folder.display()
+            )));
+        };
+        let recording = settings.local.state.join(record::FOLDER).display().to_string();
+        let trace = Trace::of(self.trace.as_ref().unwrap_or(&recording), &pool, 1).map_err(Stop::Usage)?;
+        let [in_force, tried] = [&in_force, &tried].map(|policy| self.figures(policy, &trace));
+        let worse = self.worse(&in_force, &tried);
+        let is_good = worse.is_empty();
+        let verdict = Verdict { pool, trace: trace.name, in_force, tried, worse };
+        self.voice.tell(&verdict, || verdict.text());
+        Ok(if is_good { Exit::Ok } else { Exit::Failed })
+    }
+
+    fn figures(&self, policy: &Policy, trace: &Trace) -> Figures {
+        let (usual, recorded) = (Setup::default(), trace.recorded);
+        let with_mean = |usual: Distribution, mean_s: Option<f64>| {
+            let mean = mean_s.and_then(|mean_s| Duration::try_from_secs_f64(mean_s).ok());
+            Distribution { mean: mean.unwrap_or(usual.mean), ..usual }
+        };
+        let setup = Setup {
+            service_time: with_mean(usual.service_time, recorded.service_s),
+            start_delay: with_mean(usual.start_delay, recorded.start_delay_s),
+            concurrency: recorded
+                .at_once
+                .map_or(usual.concurrency, |at_once| at_once.round().max(1.0) as u32),
+            slo: self.slo_p95,
+            price: policy.instance.clone(),
+            ..usual
+        };
+        simulate(policy, trace, &setup, 0).figures
+    }
+
+    fn worse(&self, in_force: &Figures, tried: &Figures) -> Vec<String> {
+        let mut worse = Vec::new();
+        if tried.cost_usd > in_force.cost_usd * self.most_cost {
+            worse.push(format!(
+                "it costs {:.4} USD, more than {} times the {:.4} USD of the one in force",
+                tried.cost_usd, self.most_cost, in_force.cost_usd
+            ));
+        }
+        let [now, then] = [in_force, tried].map(|figures| figures.within_slo * 100.0);
+        if then < now - self.most_late {
+            worse.push(format!(
+                "{then:.2} % of the jobs are within {}, more than {} points less than the {now:.2} % of the one in force",
+                humantime::format_duration(self.slo_p95),
+                self.most_late
+            ));
+        }
+        worse
+    }
+}
+
+impl Verdict {
+    fn text(&self) -> String {
+        let row = |name: &str, figures: &Figures| {
+            let Figures { p50_s, p95_s, within_slo, starts, cost_usd, .. } = figures;
+            vec![
+                name.to_owned(),
+                format!("{p50_s:.1}"),
+                format!("{p95_s:.1}"),
+                format!("{:.2}", within_slo * 100.0),
+                starts.to_string(),
+                format!("{cost_usd:.4}"),
+            ]
+        };
+        let rows = [row("in force", &self.in_force), row("tried", &self.tried)];
+        let table = show::table(&["", "p50", "p95", "in SLO %", "starts", "USD"], &rows);
+        let end = if self.worse.is_empty() {
+            "the new policy is within the limits".to_owned()
+        } else {
+            self.worse.iter().map(|worse| format!("worse: {worse}")).collect::<Vec<_>>().join("\n")
+        };
+        format!("{} of pool {}\n\n{table}\n{end}", self.trace, self.pool)
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    eirs_platform::settings::units::duration::parse(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial() -> Try {
+        Try {
+            file: PathBuf::from("default.toml"),
+            pool: None,
+            trace: None,
+            slo_p95: Duration::from_secs(30),
+            most_cost: 1.05,
+            most_late: 0.5,
+            voice: Voice::default(),
+        }
+    }
+
+    #[test]
+    fn what_costs_more_or_is_late_more_often_than_the_limits_allow_is_worse() {
+        let figures = |cost_usd, within_slo| Figures { cost_usd, within_slo, ..Figures::default() };
+        let now = figures(1.0, 0.99);
+        assert!(trial().worse(&now, &figures(1.04, 0.986)).is_empty());
+        assert!(trial().worse(&now, &figures(1.06, 0.99))[0].contains("more than 1.05 times the 1.0000 USD"));
+        assert!(trial().worse(&now, &figures(0.5, 0.98))[0].contains("98.00 % of the jobs are within 30s"));
+        assert_eq!(trial().worse(&now, &figures(2.0, 0.5)).len(), 2);
+    }
+
+    #[test]
+    fn a_recording_is_replayed_with_its_own_times_under_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |minute: u32, second: u32| {
+            format!(
+                "{{\"v\":1,\"at\":\"2026-01-01T00:{minute:02}:{second:02}Z\",\"pool\":\"p\",\"arrived\":5,\"service_s\":3.0,\"start_delay_s\":4.0}}\n"
+            )
+        };
+        let text: String = (0..30).flat_map(|minute| [line(minute, 0), line(minute, 30)]).collect();
+        let path = folder.path().join("t.jsonl");
+        fs::write(&path, text).unwrap();
+        let trace = Trace::of(&path.display().to_string(), "p", 1).unwrap();
+        let of = |max: u32| {
+            let text = format!("[pool]\nmax = {max}\n[[rule]]\nkind = 'backlog'\nper_instance = 2");
+            trial().figures(&parse(&path, &text).unwrap(), &trace)
+        };
+        let (enough, none) = (of(5), of(0));
+        assert!(enough.within_slo > 0.9 && enough.p50_s > 2.0, "{enough:?}");
+        assert_eq!(trial().worse(&enough, &none).len(), 1, "nobody who does nothing is dear");
+    }
+}

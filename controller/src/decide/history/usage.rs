@@ -183,8 +183,9 @@ mod tests {
     #[test]
     fn starts_that_were_shorter_than_the_minimum_are_charged_for_the_rest_of_it() {
         let mut usage = Usage::default();
-        [(100.0, 1000), (600.0, 1100), (5000.0, 9000)]
-            .map(|(run_s, second)| usage.end_run(at(second), run_s));
+        for (run_s, second) in [(100.0, 1000), (600.0, 1100), (5000.0, 9000)] {
+            usage.end_run(at(second), run_s);
+        }
         assert_eq!(usage.short_s(at(900), 3600.0), 6500.0);
         assert_eq!(usage.short_s(at(900), 60.0), 0.0);
         assert_eq!(usage.short_s(at(1800), 3600.0), 0.0);

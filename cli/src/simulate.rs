@@ -27,7 +27,7 @@ use self::{
 };
 use crate::{Exit, Global, Stop, show::Voice};
 
-/// With so many seeds, ...
+/// With this many seeds, ...
 const SEEDS: u64 = 5;
 /// ... as long as they have no more jobs than this together.
 const MOST_JOBS: u64 = 200_000;
@@ -71,13 +71,13 @@ pub(crate) struct Simulate {
     /// The part of a start in which the machine does not run yet and is not billed
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pending: Duration,
-    /// The latency that a request shall not exceed
+    /// The latency that a request must not exceed
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     slo_p95: Duration,
     /// The seed: the same one gives the same run
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// So many seeds from that one on, for confidence intervals [default: 5, fewer where there are many requests]
+    /// How many seeds, from that one on, for confidence intervals [default: 5, fewer where there are many requests]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: Option<u64>,
     /// The controller looks at least this often

@@ -43,7 +43,7 @@ pub struct Fit {
     /// A file with a name and the right label of each image, instead of sub-folders
     #[arg(long, value_name = "FILE")]
     truth: Option<PathBuf>,
-    /// Use at most so many images, spread over the labels
+    /// Use at most this many images, spread over the labels
     #[arg(long, value_name = "N", default_value_t = IMAGES, value_parser = clap::value_parser!(u64).range(1..))]
     most: u64,
     /// Write what was found into this settings file, which is made if need be; other keys of it stay as they are

@@ -31,7 +31,7 @@ pub struct Try {
     /// Another trace than the controller's recording: a file, a folder, or a generator, as `eirs simulate` takes it
     #[arg(long, value_name = "TRACE")]
     trace: Option<String>,
-    /// The latency that a job shall not exceed
+    /// The latency that a job must not exceed
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     slo_p95: Duration,
     /// The most that the new policy may cost, as a multiple of the old one

@@ -75,7 +75,10 @@ fn the_time_that_systemd_gives_a_stop_is_above_every_drain_deadline() {
     for policy in policies.pools.values() {
         let deadline = policy.scale_in.drain_deadline;
         assert!(stop("eirs-controller") > deadline + drain::KILLED_BY);
-        assert!(deadline > settings.worker.drain_deadline + settings.worker.poll, "workers end by themselves");
+        assert!(
+            deadline > settings.worker.drain_deadline + settings.worker.poll,
+            "workers end by themselves"
+        );
     }
 }
 

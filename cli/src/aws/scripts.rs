@@ -180,7 +180,7 @@ const UNPACK_ASIDE: &str = r#"mkdir "$work/new"
 tar -xzf "$work/archive" --no-same-owner -C "$work/new"
 "#;
 
-/// What `curl` is told of a signed request: its address, and the headers that were signed with it.
+/// What `curl` gets for a signed request: its address, and the headers that were signed with it.
 fn address(signed: &PresignedRequest) -> String {
     let headers = signed.headers().map(|(name, value)| format!("-H '{name}: {value}' "));
     format!("{}'{}'", headers.collect::<String>(), signed.uri())

@@ -47,7 +47,7 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
         let stopped = place(&journal, "Stopped").expect("systemd says so");
         assert!(taking < told && told < drained && drained < stopped, "{journal:#?}");
         assert!(
-            place(&journal, "SIGKILL").is_none() && place(&journal, "given back").is_none(),
+            place(&journal, "SIGKILL").is_none() && place(&journal, "gave back").is_none(),
             "{journal:#?}"
         );
     }

@@ -39,7 +39,7 @@ fn who_shows_no_token_that_is_in_force_is_turned_away() {
     };
     for (refused, hint) in [
         (upload(&web, 2, &[]), "needs a token"),
-        (with_token(&web, 2, "eirs_0"), "not known here"),
+        (with_token(&web, 2, "eirs_0"), "unknown or revoked token"),
         (upload(&web, 2, &[("authorization", &format!("Basic {token}"))]), "needs a token"),
         (result(&[]), "needs a token"),
         (web.get("/no/such/path"), "needs a token"),

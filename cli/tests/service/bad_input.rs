@@ -8,7 +8,7 @@ fn what_is_no_image_is_refused_before_anything_is_stored() {
         (&b"hello, world"[..], 415, "does not read this image type"),
         (b"", 400, "image"),
         (b"%PDF-1.7", 415, "JPEG, PNG, WebP, GIF, BMP"),
-        (b"\xff\x0a\xfa", 415, "JPEG XL is not read; convert it to JPEG"),
+        (b"\xff\x0a\xfa", 415, "JPEG XL is not supported; convert it to JPEG"),
     ] {
         let answer = web.upload_bare(body);
         assert_eq!(answer.status, status);

@@ -38,7 +38,7 @@ fn at_the_drain_deadline_the_worker_gives_back_what_it_holds_and_leaves() {
     eventually("it is being classified", || (depth(&site)["in_flight"] == 1).then_some(()));
     slow.signal(Signal::TERM);
     assert!(slow.exit().success(), "{}", slow.log());
-    assert!(slow.log().contains("given back"), "{}", slow.log());
+    assert!(slow.log().contains("gave back unfinished jobs"), "{}", slow.log());
     assert_eq!(depth(&site)["visible"], 1, "at once, not when the lease runs out");
     std::fs::write(site.folder.path().join("fast"), "").expect("a file");
     let _next = site.worker();

@@ -126,7 +126,7 @@ fn uploads_come_encrypted_and_not_otherwise() {
     assert_eq!(answer.header("strict-transport-security"), Some("max-age=31536000"));
     assert!(request(&web.address, "GET", "/livez", &[], b"").is_err(), "plain HTTP is not answered");
     assert_eq!(web.get("/metrics").status, 200, "the operator's side is as it was");
-    assert!(web.process.log().contains("taking uploads on https://127.0.0.1:"), "{}", web.process.log());
+    assert!(web.process.log().contains("accepting uploads on https://127.0.0.1:"), "{}", web.process.log());
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn a_pair_that_is_none_at_the_start_is_78_and_named() {
     secured.write("key.pem", &KeyPair::generate().expect("a key").serialize_pem());
     ends_with("web.tls: key.pem: is not the key of the certificate in certificate.pem");
     secured.write("key.pem", "nothing of that kind");
-    ends_with("web.tls: key.pem: holds no private key");
+    ends_with("web.tls: key.pem: has no private key");
     secured.issue();
     secured.write("certificate.pem", "");
     ends_with("web.tls: certificate.pem: holds no certificate");

@@ -255,7 +255,7 @@ fn who_vouches_for_a_collector_is_looked_for_at_the_start() {
             "nowhere.pem",
             "OTEL_EXPORTER_OTLP_CERTIFICATE: nowhere.pem: cannot be read",
         ),
-        ("SSL_CERT_FILE", "nowhere.pem", "telemetry.otlp_endpoint: this machine has no certificates"),
+        ("SSL_CERT_FILE", "nowhere.pem", "telemetry.otlp_endpoint: this machine has no trusted certificates"),
     ] {
         let (_collector, site) = with_tls(&Authority::new());
         // The list may be elsewhere on this machine, too.

@@ -166,7 +166,8 @@ fn verify(id: &str, timestamp: &str, signatures: &str, body: &[u8]) {
 fn promised(web: &Web, numbers: &[u32]) {
     for number in numbers {
         let answer = web.upload("?wait=0", &format!("{number}.bmp"), &image(*number));
-        assert_eq!(answer.status, 202, "{answer:?}");
+        // A worker that is quick may have done it already.
+        assert!([200, 202].contains(&answer.status), "{answer:?}");
     }
 }
 

@@ -224,8 +224,8 @@ fn stream_rejects_what_the_script_says_can_never_work() {
 fn stream_fails_one_image_and_goes_on_with_the_next() {
     let bad = [
         ("echo dying >&2; exit 7", "status: 7"),
-        ("echo nonsense; exit 0", r#"no answer: "nonsense""#),
-        (r#"echo '{"path": "/another", "label": "cat"}'; exit 0"#, "another image"),
+        ("echo nonsense; exit 0", r#"no valid response: "nonsense""#),
+        (r#"echo '{"path": "/another", "label": "cat"}'; exit 0"#, "other images"),
         (r#"echo '{"label": "cat", "confidence": 97}'"#, "between 0 and 1"),
         (r#"echo '{"label": "cat", "confidence": NaN}'"#, "NaN"),
         ("yes | tr -d '\\n'", "without an end of line"),
@@ -297,7 +297,7 @@ fn stream_that_answers_nothing_but_noise_is_quoted_in_bounded_time() {
     let why = failed(ask(&mut *classifier(Protocol::Stream, SHORT, chatty), "a.jpg"));
     assert!(why.contains("took longer than 300ms") && why.contains(r#""still loading""#), "{why}");
     let why = failed(ask(&mut *classifier(Protocol::Stream, PATIENT, "read p; yes"), "a.jpg"));
-    assert!(why.contains("without an answer") && why.len() < 3000, "{why}");
+    assert!(why.contains("without a result") && why.len() < 3000, "{why}");
     assert!(start.elapsed() < BOUND);
 }
 
@@ -317,7 +317,7 @@ fn stream_is_held_to_the_path_that_it_names() {
     let behind = r#"while read p; do echo "{\"path\": \"${q-$p}\", \"label\": \"$(basename "${q-$p}")\"}"; q=$p; done"#;
     let mut script = classifier(Protocol::Stream, Duration::from_secs(3), behind);
     assert_eq!(label(ask(&mut *script, "a.jpg")), "a.jpg");
-    assert!(failed(ask(&mut *script, "b.jpg")).contains("another image"));
+    assert!(failed(ask(&mut *script, "b.jpg")).contains("other images"));
     assert_eq!(label(ask(&mut *script, "c.jpg")), "c.jpg");
 }
 

@@ -32,7 +32,7 @@ const SEEDS: u64 = 5;
 /// ... as long as they have no more jobs than this together.
 const MOST_JOBS: u64 = 200_000;
 
-/// Replay arrivals under a policy, and compare it with other autoscalers and with a plan that knows the arrivals
+/// Replay arrivals under a policy, beside other autoscalers and perfect foresight
 ///
 /// Decisions are made by the controller's own code; queue, instances and clock are simulated. All
 /// rules get the same arrivals, service times and start delays. docs/SIMULATE.md explains the

@@ -38,7 +38,7 @@ fn where_a_token_is_wanted_the_page_asks_for_it_until_it_is_a_good_one_and_then_
     eventually("it says why nothing is live", || (visit.text("#connection") == "token needed").then_some(()));
     use_token(&visit, "eirs_0");
     eventually("it asks again, and says why", || {
-        visit.text("#token-form").contains("not known").then_some(())
+        visit.text("#token-form").contains("unknown or revoked").then_some(())
     });
     use_token(&visit, &token);
     visit.connected();
@@ -75,7 +75,7 @@ fn images_that_come_before_the_token_wait_for_it_through_every_wrong_one() {
     eventually("all of them say what they wait for", all_wait);
     for wrong in ["eirs_0", "eirs_1"] {
         use_token(&visit, wrong);
-        eventually("it asks again", || visit.text("#token-form").contains("not known").then_some(()));
+        eventually("it asks again", || visit.text("#token-form").contains("unknown or revoked").then_some(()));
         eventually("all of them still wait", all_wait);
     }
     use_token(&visit, &token);
@@ -104,7 +104,7 @@ fn an_upload_that_is_refused_because_the_token_was_revoked_goes_on_with_the_next
         (answer.status == 401).then_some(())
     });
     visit.pick(&[sample_file("star_0.jpg")]);
-    eventually("it asks again", || visit.text("#token-form").contains("not known").then_some(()));
+    eventually("it asks again", || visit.text("#token-form").contains("unknown or revoked").then_some(()));
     assert_eq!(visit.entries()[0].error, None);
     use_token(&visit, &second);
     assert_eq!(visit.settled(1)[0].label.as_deref(), Some("star"));

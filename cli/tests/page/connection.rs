@@ -75,7 +75,9 @@ fn images_that_come_before_the_token_wait_for_it_through_every_wrong_one() {
     eventually("all of them say what they wait for", all_wait);
     for wrong in ["eirs_0", "eirs_1"] {
         use_token(&visit, wrong);
-        eventually("it asks again", || visit.text("#token-form").contains("unknown or revoked").then_some(()));
+        eventually("it asks again", || {
+            visit.text("#token-form").contains("unknown or revoked").then_some(())
+        });
         eventually("all of them still wait", all_wait);
     }
     use_token(&visit, &token);

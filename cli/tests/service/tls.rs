@@ -251,7 +251,7 @@ fn a_pair_that_is_none_at_the_start_is_78_and_named() {
     ends_with("web.tls: key.pem: has no private key");
     secured.issue();
     secured.write("certificate.pem", "");
-    ends_with("web.tls: certificate.pem: holds no certificate");
+    ends_with("web.tls: certificate.pem: has no certificate");
     fs::remove_file(secured.site.folder.path().join("certificate.pem")).expect("it goes");
     ends_with("web.tls: certificate.pem: cannot be read");
 }

@@ -328,38 +328,10 @@ mod tests {
             "more than max exist at once",
         );
         check_one("", Some(5), vec![draining("p-1", NOW + 1)], stop("p-1"), "neither drained nor overdue");
-        check_one(
-            "",
-            Some(0),
-            vec![busy("p-1")],
-            drain("p-1", Cause::Idle),
-            "the cause does not \
-            hold",
-        );
-        check_one(
-            "",
-            Some(0),
-            vec![idle("p-1", 5)],
-            drain("p-1", Cause::Idle),
-            "the cause does \
-            not hold",
-        );
-        check_one(
-            "",
-            Some(0),
-            vec![busy("p-1")],
-            drain("p-1", Cause::OverMax),
-            "the cause does \
-            not hold",
-        );
-        check_one(
-            "",
-            Some(0),
-            vec![busy("p-1")],
-            drain("p-1", Cause::Silent),
-            "the cause does not \
-            hold",
-        );
+        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::Idle), "the cause does not hold");
+        check_one("", Some(0), vec![idle("p-1", 5)], drain("p-1", Cause::Idle), "the cause does not hold");
+        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::OverMax), "the cause does not hold");
+        check_one("", Some(0), vec![busy("p-1")], drain("p-1", Cause::Silent), "the cause does not hold");
         check_one("", None, vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "an incomplete observation");
         check_one("min = 1", Some(0), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "fewer than min");
         check_one("", Some(3), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "the last one is drained");
@@ -367,14 +339,7 @@ mod tests {
         let mut crashed = stopped("p-2");
         crashed.instance.not_before = Some(at(NOW + 1));
         check_one("", Some(3), vec![drained, crashed], start("p-2"), "left alone");
-        check_one(
-            "",
-            Some(3),
-            vec![busy("p-1")],
-            drain("p-1", Cause::Cordoned),
-            "the cause does \
-            not hold",
-        );
+        check_one("", Some(3), vec![busy("p-1")], drain("p-1", Cause::Cordoned), "the cause does not hold");
     }
 
     #[test]

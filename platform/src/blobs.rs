@@ -61,6 +61,12 @@ pub trait BlobStore: Debug + Send + Sync {
         Ok(first.filter(|blob| blob.key == key))
     }
 
+    /// Whether there is a blob of this name that is as it was written, of `bytes` bytes. Unless
+    /// overridden, its length decides.
+    async fn has_whole(&self, key: &str, bytes: u64) -> Result<bool> {
+        Ok(self.info(key).await?.is_some_and(|stored| stored.bytes == bytes))
+    }
+
     /// Deletes a blob; deleting what is not there is fine.
     async fn delete(&self, key: &str) -> Result<()>;
 

@@ -108,8 +108,7 @@ impl Jobs {
             return Ok(());
         }
         let key = ticket.key.0.image_key();
-        let stored = self.images.info(&key).await?;
-        if stored.is_some_and(|stored| stored.bytes == image.content.len()) {
+        if self.images.has_whole(&key, image.content.len()).await? {
             return Ok(());
         }
         tracing::warn!(id = %ticket.key.0, "the image of a job in flight was no longer stored whole; it is stored again");

@@ -49,6 +49,13 @@ impl BlobStore for Carried {
         }
     }
 
+    async fn has_whole(&self, key: &str, bytes: u64) -> Result<bool> {
+        match self.store.exists(key).await? {
+            true => self.store.has_whole(key, bytes).await,
+            false => self.files.has_whole(key, bytes).await,
+        }
+    }
+
     async fn exists(&self, key: &str) -> Result<bool> {
         Ok(self.store.exists(key).await? || self.files.exists(key).await?)
     }

@@ -172,6 +172,11 @@ impl BlobStore for Images {
         Ok(None)
     }
 
+    async fn has_whole(&self, key: &str, bytes: u64) -> Result<bool> {
+        let image = self.get_checked(key).await?;
+        Ok(image.is_some_and(|image| image.bytes.len() as u64 == bytes && image.is_whole != Some(false)))
+    }
+
     async fn exists(&self, key: &str) -> Result<bool> {
         Ok(self.find(key)?.is_some())
     }

@@ -270,12 +270,9 @@ impl Controller {
         let broken = check(self.store.policies(), &seen, &history, &plan);
         debug_assert_eq!(broken, Vec::<String>::new());
         if !broken.is_empty() {
+            let rules = broken.join("; ");
             // A plan that breaks a rule is a mistake of this program: what is there is better than what it would do.
-            tracing::error!(
-                rules = broken.join("; "),
-                "the plan breaks a rule and is not carried out: {}",
-                broken.join("; ")
-            );
+            tracing::error!(rules, "the plan breaks a rule and is not carried out: {rules}");
             allowed.pools.values_mut().for_each(|pool| pool.actions.clear());
         }
         if self.is_cut_off() {

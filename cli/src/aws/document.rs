@@ -22,7 +22,7 @@ const DRAIN: [&str; 3] = [
     "systemctl stop eirs-worker.service",
     "systemctl --no-block poweroff",
 ];
-/// What a web host does: it runs a script that lies in the bucket, if it is the one that is meant.
+/// What a web host does: it runs a script from the bucket, if its digest is the expected one.
 const UPGRADE: [&str; 5] = [
     "set -eu",
     "script=$(mktemp)",

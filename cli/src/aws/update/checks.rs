@@ -15,9 +15,9 @@ use crate::load::{
     truth::{Label, Truth},
 };
 
-/// So many images that were uploaded lately are asked for again.
+/// How many recent uploads are asked for again.
 const LATELY: usize = 20;
-/// So many results are looked through for them.
+/// How many results are searched for them.
 const LISTED: usize = 1000;
 /// More images of the operator take longer than they tell.
 const MOST: u64 = 200;

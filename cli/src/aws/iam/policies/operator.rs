@@ -1,11 +1,11 @@
-//! What whoever sets an installation up, updates, looks at and deletes it must be allowed to do.
+//! The permissions of the person who sets an installation up, updates, inspects and deletes it.
 
 use serde_json::{Value, json};
 
 use super::{Scope, allow, conditional, document};
 use crate::aws::document::Kind;
 
-/// What whoever runs `eirs setup`, `check` and `cleanup` must be allowed to do.
+/// The permissions that `eirs setup`, `check` and `cleanup` need.
 pub(crate) fn operator(scope: &Scope) -> Value {
     let roles = scope.roles_and_profiles();
     let buckets = [&scope.input_bucket, &scope.output_bucket]

@@ -102,7 +102,7 @@ impl Scope {
         json!({ "StringEquals": { format!("{key}/{}", tag::INSTALLATION): self.prefix } })
     }
 
-    /// What whoever starts or launches an instance must be allowed to do with the key of its disk, through EC2 and not otherwise
+    /// The permissions on the key of a disk that starting or launching its instance needs, through EC2 and not otherwise
     /// (EBS user guide, "Requirements for Amazon EBS encryption"). AWS's own key for disks needs no permission.
     pub(super) fn use_of_the_key(&self) -> Vec<Value> {
         let Some(key) = &self.kms_key else { return Vec::new() };

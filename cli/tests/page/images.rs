@@ -83,7 +83,7 @@ fn what_is_no_image_what_is_broken_and_what_is_empty_say_so_in_plain_words() {
     });
     visit.pick(&paths);
     let entries = visit.settled(4);
-    for (entry, hint) in entries.iter().zip(["image type", "image type", "image", "empty"]) {
+    for (entry, hint) in entries.iter().zip(["not an image", "image type", "image", "empty"]) {
         let error = entry.error.as_deref().unwrap_or_default();
         let is_plain =
             error.contains(hint) && !error.contains(['{', '<']) && !error.contains("the server answered");

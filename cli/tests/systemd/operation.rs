@@ -38,7 +38,7 @@ fn the_target_starts_a_service_that_classifies_and_everybody_says_what_it_does()
     let mut images = (1..).map(image);
     eventually("a status line is kept up to date", || {
         machine.upload("", &images.next()?);
-        let done: u32 = machine.show("eirs-worker", "StatusText").split(' ').nth(3)?.parse().ok()?;
+        let done: u32 = machine.show("eirs-worker", "StatusText").split(' ').nth(4)?.parse().ok()?;
         (done > 0).then_some(())
     });
     // Web reads what the controller writes, and the tool knows where everything is, as root and as

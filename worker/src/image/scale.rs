@@ -48,8 +48,7 @@ impl Axis {
         let stretch = scale.max(1.0);
         let reach = kernel.reach * stretch;
         let (fraction, cells) = (fraction as usize, whole.div_ceil(fraction) as usize);
-        let mut listed = Vec::new();
-        let mut needs = usize::MAX..0;
+        let mut listed: Vec<(usize, Vec<f64>)> = Vec::new();
         for place in seen {
             let centre = (place as f64 + 0.5) * scale;
             let first = (centre - reach + 0.5).max(0.0) as usize;
@@ -65,11 +64,13 @@ impl Axis {
             } else {
                 of_means(fraction, cells, first, (first..after).map(rounded))
             };
-            needs = needs.start.min(first)..needs.end.max(first + weights.len());
             listed.push((first, weights));
         }
+        let begin = listed.iter().map(|(first, _)| *first).min().unwrap_or(0);
+        let end = listed.iter().map(|(first, weights)| first + weights.len()).max().unwrap_or(0);
+        let needs = begin..end;
         // Rows go in pairs, from an even one on.
-        let taps = listed.iter().map(|(first, weights): &(usize, Vec<f64>)| first % 2 + weights.len());
+        let taps = listed.iter().map(|(first, weights)| first % 2 + weights.len());
         let taps = taps.max().unwrap_or(0).next_multiple_of(2);
         let mut axis = Self { first: Vec::new(), weights: Vec::new(), taps, needs };
         for (first, weights) in listed {

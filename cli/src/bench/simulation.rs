@@ -211,7 +211,6 @@ fn observation(now: DateTime<Utc>, instances: usize) -> Observation {
         arrived: second * instances as u64 / 3,
         last_arrival: Some(now),
         counts: vec![Count { from: now - TimeDelta::seconds(10), to: now, jobs: instances as u64 * 10 / 3 }],
-        ..PoolView::default()
     };
     Observation {
         at: now,

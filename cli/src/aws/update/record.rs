@@ -263,7 +263,8 @@ mod tests {
         let pause = two.change(|update| update.wish = Some(Wish::Pause));
         let roll = one.change(|update| update.phase = Phase::Rolling);
         let (pause, roll) = tokio::join!(pause, roll);
-        (pause.unwrap(), roll.unwrap());
+        pause.unwrap();
+        roll.unwrap();
         let now = two.read().await.unwrap().unwrap();
         assert_eq!((now.phase, now.wish), (Phase::Rolling, Some(Wish::Pause)));
         one.change(|update| update.phase = Phase::Done).await.unwrap();

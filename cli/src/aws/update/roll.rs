@@ -75,7 +75,7 @@ impl Roll<'_> {
                 Phase::Done | Phase::RolledBack => return Ok(update),
             };
             match gone {
-                Ok(()) => _ = self.record.change(|update| advance(update)).await?,
+                Ok(()) => _ = self.record.change(advance).await?,
                 Err(Halt::Wish(Wish::Pause)) => {
                     let rest = |update: &mut Update| (update.is_paused, update.wish) = (true, None);
                     self.record.change(rest).await?;

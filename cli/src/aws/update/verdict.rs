@@ -161,8 +161,12 @@ mod tests {
         expect(&[cat.clone(), known.clone()], &[says("Cat", 1.0), says("dog", 150.0)], None);
         let wrong = "0 of 1 check images got their label";
         expect(&[cat.clone(), known.clone()], &[says("dog", 1.0), says("dog", 150.0)], Some(wrong));
-        expect(&[known.clone()], &[says("cat", 10.0)], Some("0 of 1 images that were uploaded lately"));
-        expect(&[known.clone()], &[says("dog", 250.0)], Some("2.5 times as long as before"));
+        expect(
+            std::slice::from_ref(&known),
+            &[says("cat", 10.0)],
+            Some("0 of 1 images that were uploaded lately"),
+        );
+        expect(std::slice::from_ref(&known), &[says("dog", 250.0)], Some("2.5 times as long as before"));
         expect(
             &[cat.clone(), known.clone()],
             &[says("", 1.0), says("dog", 1.0)],

@@ -50,10 +50,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
             let last_arrival = arrival.map(|ago| at(NOW - ago));
             let to = last_arrival.unwrap_or(at(NOW));
             let counts = vec![Count { from: to - Duration::from_secs(10), to, jobs: arrived }];
-            views.insert(
-                name.to_owned(),
-                PoolView { depth, last_arrival, arrived, counts, ..PoolView::default() },
-            );
+            views.insert(name.to_owned(), PoolView { depth, last_arrival, arrived, counts });
             instances.extend(named(name, own));
         }
         let instances = sees_fleet.then_some(instances);

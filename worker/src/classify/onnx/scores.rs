@@ -287,7 +287,7 @@ mod tests {
             top in 1usize..60,
         ) {
             let scores: Vec<f32> = scores.into_iter().map(f32::from).collect();
-            let judge = judge(&Model { top, softmax: Some(true), ..Model::default() }, &[scores.clone()], None);
+            let judge = judge(&Model { top, softmax: Some(true), ..Model::default() }, std::slice::from_ref(&scores), None);
             let found = judge.guesses(&judge.confidences(&scores).unwrap());
 
             let mut all: Vec<_> = scores.iter().enumerate().collect();
@@ -306,7 +306,7 @@ mod tests {
                 Scores::Logits, Scores::Probabilities, Scores::LogProbabilities, Scores::Percent, Scores::Sigmoid,
             ]),
         ) {
-            let judge = judge(&Model { scores: Some(form), ..Model::default() }, &[scores.clone()], None);
+            let judge = judge(&Model { scores: Some(form), ..Model::default() }, std::slice::from_ref(&scores), None);
             if let Ok(confidences) = judge.confidences(&scores) {
                 prop_assert!(confidences.iter().all(|confidence| (0.0..=1.0).contains(confidence)), "{confidences:?}");
             }
@@ -318,7 +318,11 @@ mod tests {
         for (seen, ends_in, expected) in [
             (vec![vec![0.1, 0.9], vec![0.7, 0.3]], None, Form::Probabilities),
             (vec![vec![10.0, 90.0], vec![70.0, 30.0]], None, Form::Percent),
-            (vec![vec![-0.105_36, -2.302_59], vec![-0.693_15, -0.693_15]], None, Form::LogProbabilities),
+            (
+                [[0.9_f32, 0.1], [0.5, 0.5]].map(|image| image.map(f32::ln).to_vec()).to_vec(),
+                None,
+                Form::LogProbabilities,
+            ),
             (vec![vec![0.2, 0.9, 0.4]], Some("Sigmoid"), Form::Probabilities),
             (vec![vec![0.2, 0.9, 0.4]], Some("Gemm"), Form::Logits),
             (vec![vec![0.2]], Some("Sigmoid"), Form::Probabilities),

@@ -6,6 +6,7 @@ pub mod job;
 pub mod trace;
 
 pub mod blobs;
+pub mod erased;
 pub mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod fault;

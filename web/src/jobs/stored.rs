@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use eirs_platform::{
-    Error, Result,
+    Error, Result, erased,
     job::{JobId, Reply},
     results,
 };
@@ -76,6 +76,9 @@ impl Jobs {
                 job.is_erased = true;
                 was_there = true;
             }
+        }
+        if self.results.in_database().is_none() {
+            erased::note(&*self.images, id, self.beside.clock.now()).await?;
         }
         // The image before the results: from now on no worker stores a result of it, or takes back what it stores.
         self.images.delete(&id.image_key()).await?;

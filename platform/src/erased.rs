@@ -1,0 +1,214 @@
+//! Images that were erased lately: a small blob beside the images, where they are in a store that bills each question.
+//!
+//! A worker may have an image in its hands while the image is erased; the result that it stores after that must go, too. Whether an
+//! image is still there costs a request for each; this blob is read once for all results that were stored meanwhile. Who erases
+//! writes here first, then deletes the image, and then its results. Who stores a result reads here after that: so either the eraser
+//! saw the result, or the reader sees the note, and looks for the image.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    backoff::Backoff,
+    blobs::BlobStore,
+    error::{Error, Result},
+    job::JobId,
+};
+
+/// Where it is, in the store of the images.
+pub const KEY: &str = "control/erased";
+/// No queue leaves a job to a worker for longer: SQS ends a lease after twelve hours.
+const KEPT: TimeDelta = TimeDelta::hours(13);
+/// So much of an id is noted. One that is taken for another costs a look for its image.
+const DIGITS: usize = 16;
+/// It is read again after so long at the soonest: what is stored in between is looked up together.
+const EVERY: Duration = Duration::from_millis(250);
+/// How often the note is tried against other writers.
+const RACES: u32 = 20;
+
+/// The images that were erased lately, and when.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Erased(BTreeMap<String, i64>);
+
+impl Erased {
+    /// A line that cannot be read is passed over: it is of a newer program, or nobody's.
+    fn read(body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        let line = |line: &str| {
+            let (id, at_s) = line.split_once(' ')?;
+            Some((id.to_owned(), at_s.parse().ok()?))
+        };
+        Self(text.lines().filter_map(line).collect())
+    }
+
+    fn written(&self) -> Bytes {
+        self.0.iter().map(|(id, at_s)| format!("{id} {at_s}\n")).collect::<String>().into()
+    }
+
+    fn note(&mut self, id: JobId, now: DateTime<Utc>) {
+        let oldest_s = (now - KEPT).timestamp();
+        self.0.retain(|_, at_s| *at_s >= oldest_s);
+        self.0.insert(start_of(id), now.timestamp());
+    }
+
+    fn may_have(&self, id: JobId) -> bool {
+        self.0.contains_key(&start_of(id))
+    }
+}
+
+fn start_of(id: JobId) -> String {
+    let mut id = id.to_string();
+    id.truncate(DIGITS);
+    id
+}
+
+/// Notes that an image is being erased. It must be noted before the image and its results are deleted.
+pub async fn note(images: &dyn BlobStore, id: JobId, now: DateTime<Utc>) -> Result<()> {
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    for _ in 0..RACES {
+        let before = images.get(KEY).await?;
+        let mut erased = before.as_deref().map(Erased::read).unwrap_or_default();
+        erased.note(id, now);
+        let is_written = match &before {
+            None => images.put_new(KEY, erased.written()).await?,
+            Some(before) => images.replace(KEY, before, erased.written()).await?,
+        };
+        if is_written {
+            return Ok(());
+        }
+        backoff.wait().await;
+    }
+    Err(Error::unavailable("noting that an image is erased", "other images are being erased all the time"))
+}
+
+/// What a worker knows of it.
+#[derive(Debug, Default)]
+pub struct Watch(Mutex<Option<(Instant, Erased)>>);
+
+impl Watch {
+    /// Whether this image may have been erased before now: nobody should wait for the answer. Questions that come while one is being answered are answered together
+    /// by the next.
+    pub async fn may_be_erased(&self, images: &dyn BlobStore, id: JobId) -> Result<bool> {
+        let asked = Instant::now();
+        let mut last = self.0.lock().await;
+        if let Some((began, erased)) = &*last
+            && *began >= asked
+        {
+            return Ok(erased.may_have(id));
+        }
+        if let Some((began, _)) = &*last {
+            sleep_until(*began + EVERY).await;
+        }
+        let began = Instant::now();
+        let erased = images.get(KEY).await?.as_deref().map(Erased::read).unwrap_or_default();
+        let may_have = erased.may_have(id);
+        *last = Some((began, erased));
+        Ok(may_have)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use async_trait::async_trait;
+    use futures::future::join_all;
+
+    use super::*;
+    use crate::{
+        blobs::{BlobInfo, memory::MemoryBlobs},
+        clock::SystemClock,
+    };
+
+    fn store() -> MemoryBlobs {
+        MemoryBlobs::new(Arc::new(SystemClock))
+    }
+
+    fn id(n: u32) -> JobId {
+        JobId::of(&n.to_le_bytes())
+    }
+
+    #[tokio::test]
+    async fn an_image_is_noted_for_as_long_as_a_job_of_it_can_be_with_a_worker() {
+        let (images, watch) = (store(), Watch::default());
+        assert!(!watch.may_be_erased(&images, id(1)).await.unwrap());
+        let now = Utc::now();
+        note(&images, id(1), now).await.unwrap();
+        assert!(watch.may_be_erased(&images, id(1)).await.unwrap(), "it is read again");
+        assert!(!watch.may_be_erased(&images, id(2)).await.unwrap());
+        note(&images, id(2), now + TimeDelta::hours(12)).await.unwrap();
+        assert!(watch.may_be_erased(&images, id(1)).await.unwrap());
+        note(&images, id(3), now + TimeDelta::hours(14)).await.unwrap();
+        assert!(!watch.may_be_erased(&images, id(1)).await.unwrap());
+        assert!(watch.may_be_erased(&images, id(2)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn all_are_noted_that_several_erase_at_once() {
+        let images = store();
+        let noted = join_all((0..16).map(|n| note(&images, id(n), Utc::now()))).await;
+        assert!(noted.iter().all(Result::is_ok), "{noted:?}");
+        let erased = Erased::read(&images.get(KEY).await.unwrap().unwrap());
+        assert!((0..16).all(|n| erased.may_have(id(n))));
+    }
+
+    /// Counts reads, each of which takes a moment.
+    #[derive(Debug)]
+    struct Counted(MemoryBlobs, AtomicUsize);
+
+    #[async_trait]
+    impl BlobStore for Counted {
+        async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            self.0.get(key).await
+        }
+        async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+            self.0.put(key, body).await
+        }
+        async fn put_new(&self, key: &str, body: Bytes) -> Result<bool> {
+            self.0.put_new(key, body).await
+        }
+        async fn exists(&self, key: &str) -> Result<bool> {
+            self.0.exists(key).await
+        }
+        async fn delete(&self, key: &str) -> Result<()> {
+            self.0.delete(key).await
+        }
+        async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<BlobInfo>> {
+            self.0.list(prefix, after, limit).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_ask_while_it_is_read_are_answered_by_one_further_read() {
+        let images = Counted(store(), AtomicUsize::new(0));
+        let watch = Watch::default();
+        let all = join_all((0..50).map(|n| watch.may_be_erased(&images, id(n)))).await;
+        assert!(all.into_iter().all(|erased| !erased.unwrap()));
+        assert!(images.1.load(Ordering::SeqCst) <= 2, "{images:?}");
+        // What is noted when nobody reads is seen by the next who asks.
+        note(&images.0, id(7), Utc::now()).await.unwrap();
+        assert!(watch.may_be_erased(&images, id(7)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn one_who_stops_asking_stops_nobody() {
+        let (images, watch) = (Counted(store(), AtomicUsize::new(0)), Watch::default());
+        {
+            let asking = watch.may_be_erased(&images, id(1));
+            tokio::pin!(asking);
+            assert!(futures::poll!(&mut asking).is_pending());
+        }
+        assert!(!watch.may_be_erased(&images, id(1)).await.unwrap());
+    }
+}

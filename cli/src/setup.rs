@@ -412,5 +412,6 @@ async fn print_iam(settings: &Settings) {
         "worker": policies::worker(&scope),
         "web": policies::web(&scope),
         "operator": policies::operator(&scope),
+        "boundary": policies::boundary(&scope),
     }));
 }

@@ -5,7 +5,7 @@ pub(crate) mod policies;
 use std::time::Duration;
 
 use anyhow::Context;
-use aws_sdk_iam::types::Tag;
+use aws_sdk_iam::types::{Role as Described, Tag};
 use eirs_platform::aws::{self, tag};
 use serde_json::Value;
 
@@ -45,7 +45,8 @@ impl Role {
     /// Whether the role is there, is ours and may do what it should.
     pub(crate) async fn is_as_it_should_be(self, account: &Account) -> anyhow::Result<bool> {
         let name = self.name(account);
-        if !exists(account, &name).await? {
+        let Some(role) = find(account, &name).await? else { return Ok(false) };
+        if !is_bounded(account, &role) {
             return Ok(false);
         }
         let found = account.iam.get_role_policy().role_name(&name).policy_name(POLICY).send().await;
@@ -66,10 +67,20 @@ impl Role {
     pub(crate) async fn ensure(self, account: &Account) -> anyhow::Result<()> {
         let name = self.name(account);
         let doing = |what: &str| format!("{what} the role {name}");
-        if !exists(account, &name).await? {
-            let call = account.iam.create_role().role_name(&name).set_tags(Some(tags(account)?));
-            let call = call.assume_role_policy_document(policies::trust().to_string());
-            call.description("EIRS").send().await.map_err(|error| aws::error(doing("making"), &error))?;
+        let boundary = account.settings.setup.permissions_boundary.clone();
+        match find(account, &name).await? {
+            None => {
+                let call = account.iam.create_role().role_name(&name).set_tags(Some(tags(account)?));
+                let call = call.assume_role_policy_document(policies::trust().to_string());
+                let call = call.description("EIRS").set_permissions_boundary(boundary);
+                call.send().await.map_err(|error| aws::error(doing("making"), &error))?;
+            }
+            Some(role) if !is_bounded(account, &role) => {
+                let call = account.iam.put_role_permissions_boundary().role_name(&name);
+                let bounded = call.set_permissions_boundary(boundary).send().await;
+                bounded.map_err(|error| aws::error(doing("bounding"), &error))?;
+            }
+            Some(_) => {}
         }
         let call = account.iam.put_role_policy().role_name(&name).policy_name(POLICY);
         let written = call.policy_document(self.policy(account).to_string()).send().await;
@@ -94,7 +105,7 @@ impl Role {
     /// Whether there is anything left of it.
     pub(crate) async fn is_there(self, account: &Account) -> anyhow::Result<bool> {
         let name = self.name(account);
-        Ok(exists(account, &name).await? || profile(account, &name).await?.is_some())
+        Ok(find(account, &name).await?.is_some() || profile(account, &name).await?.is_some())
     }
 
     /// Takes profile and role away, or what an interrupted run left of them.
@@ -110,7 +121,7 @@ impl Role {
             let call = iam.delete_instance_profile().instance_profile_name(&name);
             call.send().await.map_err(|error| aws::error(failed("the instance profile"), &error))?;
         }
-        if !exists(account, &name).await? {
+        if find(account, &name).await?.is_none() {
             return Ok(());
         }
         let listed = iam.list_role_policies().role_name(&name).send().await;
@@ -132,19 +143,26 @@ fn tags(account: &Account) -> anyhow::Result<Vec<Tag>> {
     Ok(vec![Tag::builder().key(tag::INSTALLATION).value(account.prefix()).build()?])
 }
 
-/// Whether there is a role of this name. One that is there and not ours is an error: it must not be
+/// The role of this name, if there is one. One that is there and not ours is an error: it must not be
 /// changed.
-async fn exists(account: &Account, name: &str) -> anyhow::Result<bool> {
+async fn find(account: &Account, name: &str) -> anyhow::Result<Option<Described>> {
     let role = match account.iam.get_role().role_name(name).send().await {
         Ok(found) => found.role.context("IAM described no role")?,
         Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_entity_exception()) => {
-            return Ok(false);
+            return Ok(None);
         }
         Err(error) => return Err(aws::error(format!("looking for the role {name}"), &error).into()),
     };
     let is_ours = role.tags().iter().any(|t| t.key() == tag::INSTALLATION && t.value() == account.prefix());
     anyhow::ensure!(is_ours, "the role {name} exists without this installation's tag; it is left alone");
-    Ok(true)
+    Ok(Some(role))
+}
+
+/// Whether a role has the boundary that is set. One that has a boundary although none is set keeps it: somebody put it there.
+fn is_bounded(account: &Account, role: &Described) -> bool {
+    let set = account.settings.setup.permissions_boundary.as_deref();
+    let boundary = role.permissions_boundary().and_then(|boundary| boundary.permissions_boundary_arn());
+    set.is_none() || boundary == set
 }
 
 /// The roles of the instance profile of this name, if there is one.

@@ -9,7 +9,10 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use aws_sdk_ec2::types::{Filter, InstanceType};
+use aws_sdk_ec2::{
+    config::{Credentials, SharedCredentialsProvider},
+    types::{Filter, InstanceType},
+};
 use eirs_platform::testing::{
     emulator::{Emulator, REGION},
     not_run,
@@ -255,8 +258,23 @@ impl Machine {
 /// What only a test does to an account, by the SDK.
 impl Cloud {
     fn with_sdk<T>(&self, what: impl AsyncFnOnce(SdkConfig) -> T) -> T {
+        self.with_sdk_as(None, what)
+    }
+
+    /// With this access key and its secret, or else as who may do everything.
+    pub fn with_sdk_as<T>(
+        &self,
+        user: Option<&(String, String)>,
+        what: impl AsyncFnOnce(SdkConfig) -> T,
+    ) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async { what(self.emulator.config().await).await })
+        runtime.block_on(async {
+            let config = self.emulator.config().await;
+            let Some((key, secret)) = user else { return what(config).await };
+            let own = Credentials::new(key, secret, None, None, "test");
+            let own = SharedCredentialsProvider::new(own);
+            what(config.into_builder().credentials_provider(own).build()).await
+        })
     }
 
     /// Things of every kind that are somebody else's.
@@ -340,6 +358,21 @@ impl Cloud {
                 .expect("a key");
             (key.access_key_id, key.secret_access_key)
         })
+    }
+
+    pub fn make_policy(&self, name: &str, document: &Value) {
+        self.with_sdk(async |config| {
+            let iam = aws_sdk_iam::Client::new(&config);
+            let made = iam.create_policy().policy_name(name).policy_document(document.to_string());
+            made.send().await.expect("a policy");
+        });
+    }
+
+    pub fn remove_policy(&self, arn: &str) {
+        self.with_sdk(async |config| {
+            let iam = aws_sdk_iam::Client::new(&config);
+            iam.delete_policy().policy_arn(arn).send().await.expect("it goes");
+        });
     }
 
     pub fn remove_user(&self, name: &str) {

@@ -2,6 +2,7 @@
 //! enforces them: setup and cleanup run as an operator who has those and no others, the web host
 //! and the workers with the roles that setup made.
 
+use eirs_platform::aws;
 use serde_json::Value;
 
 use crate::{
@@ -9,13 +10,47 @@ use crate::{
     harness::{Site, eventually, image, request},
 };
 
+const BOUNDARY: &str = "arn:aws:iam::123456789012:policy/eirs-boundary";
+
+#[test]
+fn an_operator_makes_no_role_without_the_boundary_and_launches_nothing_that_is_not_tagged() {
+    let site = Site::new().set("EIRS_SETUP__PERMISSIONS_BOUNDARY", BOUNDARY);
+    let Some(cloud) = Cloud::of(site, &[]) else { return };
+    let printed = parse(&String::from_utf8_lossy(&cloud.eirs(&["setup", "--print-iam"]).stdout));
+    let operator = cloud.make_user("operator", &printed["operator"]);
+    cloud.make_policy("eirs-boundary", &printed["boundary"]);
+    cloud.emulator.harness("POST", "enforce-iam", r#"{"on": true}"#);
+    let role = "eirs-eu-central-1-web";
+    cloud.with_sdk_as(Some(&operator), async |config| {
+        let (iam, ec2) = (aws_sdk_iam::Client::new(&config), aws_sdk_ec2::Client::new(&config));
+        let trust = printed["trust"].to_string();
+        let make = || iam.create_role().role_name(role).assume_role_policy_document(&trust);
+        let code = aws::code(&make().send().await.expect_err("it has no boundary")).map(str::to_owned);
+        assert_eq!(code.as_deref(), Some("AccessDenied"));
+        make().permissions_boundary(BOUNDARY).send().await.expect("it is bounded");
+        let everything = r#"{"Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}"#;
+        let put = iam.put_role_policy().role_name(role).policy_name("eirs").policy_document(everything);
+        put.send().await.expect("what the role may do ends at its boundary");
+        let unbound = iam.delete_role_permissions_boundary().role_name(role).send().await;
+        assert_eq!(aws::code(&unbound.expect_err("it stays")), Some("AccessDenied"));
+        let images = ec2.describe_images().owners("amazon").send().await.expect("images");
+        let image = images.images()[0].image_id().expect("its id").to_owned();
+        let launch = ec2.run_instances().image_id(image).min_count(1).max_count(1);
+        let refused = launch.send().await.expect_err("without our tag");
+        assert_eq!(aws::code(&refused), Some("UnauthorizedOperation"));
+    });
+}
+
 #[test]
 fn the_printed_permissions_are_enough_for_everybody() {
     let address = free_address();
-    let site = Site::new().set("EIRS_WEB__LISTEN", &address);
+    let site =
+        Site::new().set("EIRS_WEB__LISTEN", &address).set("EIRS_SETUP__PERMISSIONS_BOUNDARY", BOUNDARY);
     let Some(cloud) = Cloud::of(site, &[]) else { return };
     let before = cloud.state();
     let printed = parse(&String::from_utf8_lossy(&cloud.eirs(&["setup", "--print-iam"]).stdout));
+    cloud.make_policy("eirs-boundary", &printed["boundary"]);
     let operator = cloud.make_user("operator", &printed["operator"]);
     cloud.emulator.harness("POST", "enforce-iam", r#"{"on": true}"#);
     let as_operator = |arguments: &[&str]| {
@@ -73,5 +108,6 @@ fn the_printed_permissions_are_enough_for_everybody() {
     as_operator(&["cleanup", "--mode", "delete", "--yes"]);
     cloud.emulator.harness("POST", "enforce-iam", r#"{"on": false}"#);
     cloud.remove_user("operator");
+    cloud.remove_policy(BOUNDARY);
     assert_eq!(cloud.state(), before);
 }

@@ -23,6 +23,8 @@ pub struct Setup {
     /// The key of KMS that all disks and images are encrypted with: its ARN. Without one, AWS's own
     /// key for disks.
     pub kms_key: Option<String>,
+    /// The permissions boundary of the roles: the ARN of a policy. Without one, the roles are bounded by their own policies only.
+    pub permissions_boundary: Option<String>,
     /// The networks that may upload, such as `203.0.113.0/24`, or `0.0.0.0/0` for the whole world.
     pub uploads_from: Vec<String>,
     /// The networks that may log in over SSH; never the whole world.
@@ -122,6 +124,7 @@ impl Default for Setup {
             os: Os::Ubuntu2404,
             disk_gib: 0,
             kms_key: None,
+            permissions_boundary: None,
             uploads_from: Vec::new(),
             ssh_from: Vec::new(),
             subnets: Vec::new(),
@@ -164,6 +167,13 @@ impl Setup {
                     .into(),
             );
         }
+        if self.permissions_boundary.as_deref().is_some_and(|policy| !is_policy(policy)) {
+            complaints.push(
+                "setup.permissions_boundary: must be the ARN of a policy, such as \
+                \"arn:aws:iam::123456789012:policy/eirs-boundary\""
+                    .into(),
+            );
+        }
         complaints.extend(self.update.complaints());
         complaints
     }
@@ -174,6 +184,13 @@ fn is_key(text: &str) -> bool {
     let parts: Vec<_> = text.splitn(6, ':').collect();
     matches!(parts[..], ["arn", partition, "kms", region, account, key]
         if partition.starts_with("aws") && !region.is_empty() && account.len() == 12 && key.starts_with("key/"))
+}
+
+/// Whether this is the ARN of a policy of IAM: of an account's own, or of AWS's.
+fn is_policy(text: &str) -> bool {
+    let parts: Vec<_> = text.splitn(6, ':').collect();
+    matches!(parts[..], ["arn", partition, "iam", "", account, policy]
+        if partition.starts_with("aws") && (account.len() == 12 || account == "aws") && policy.starts_with("policy/"))
 }
 
 /// Whether this is an address and the length of a prefix.
@@ -207,6 +224,18 @@ mod tests {
             "arn:aws:kms:eu-central-1:123456789012:alias/eirs",
             "arn:aws:s3:::bucket",
         ] {
+            assert_eq!(complaints(bad).len(), 1, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_boundary_is_named_by_the_arn_of_its_policy() {
+        let complaints =
+            |arn: &str| Setup { permissions_boundary: Some(arn.into()), ..Setup::default() }.complaints();
+        for good in ["arn:aws:iam::123456789012:policy/a/b", "arn:aws-cn:iam::aws:policy/ReadOnlyAccess"] {
+            assert_eq!(complaints(good), Vec::<String>::new(), "{good}");
+        }
+        for bad in ["", "eirs-boundary", "arn:aws:iam::123456789012:role/eirs", "arn:aws:iam::1:policy/a"] {
             assert_eq!(complaints(bad).len(), 1, "{bad}");
         }
     }

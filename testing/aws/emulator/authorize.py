@@ -18,9 +18,10 @@ def refuse(call: Call, principal: Principal) -> Answer | None:
         return None
     for need in needs.of(call):
         try:
-            decision = policy.decide(
-                principal.policies, need.action, need.resource, context_of(call, principal) | need.context
-            )
+            context = context_of(call, principal) | need.context
+            decision = policy.decide(principal.policies, need.action, need.resource, context)
+            if decision is Decision.ALLOWED and principal.boundary is not None:
+                decision = policy.decide([principal.boundary], need.action, need.resource, context)
         except policy.Unsupported as error:
             return answers.refusal(call, 500, "EmulatorCannotDecide", str(error))
         if decision is not Decision.ALLOWED:

@@ -167,6 +167,8 @@ def _ec2(call: Call) -> Iterator[Need]:
         yield from _tagging(call, ["key-pair"])
     elif call.operation == "CreateSecurityGroup":
         yield from _created(call, ["security-group"])
+        if "VpcId" in call.parameters:
+            yield Need(action, resources.ec2_named(call, "vpc", call.parameters["VpcId"]))
     else:
         yield Need(action)
 
@@ -174,7 +176,11 @@ def _ec2(call: Call) -> Iterator[Need]:
 def _run_instances(call: Call) -> Iterator[Need]:
     yield from _created(call, ["instance", "volume", "network-interface"])
     image = call.parameters.get("ImageId", "*")
-    yield Need("ec2:RunInstances", f"arn:aws:ec2:{call.region}::image/{image}", resources.ec2_tag_context(call, image))
+    yield Need(
+        "ec2:RunInstances",
+        f"arn:aws:ec2:{call.region}::image/{image}",
+        resources.ec2_tag_context(call, image) | resources.image_owner(call, image),
+    )
     for group in call.listed("SecurityGroupId") or ["*"]:
         yield Need(
             "ec2:RunInstances",
@@ -216,6 +222,9 @@ def _iam(call: Call) -> Iterator[Need]:
             )
     elif "RoleName" in given:
         context = {"iam:PolicyARN": given["PolicyArn"]} if "PolicyArn" in given else {}
+        # The boundary that the role is given, or else that it has.
+        if boundary := given.get("PermissionsBoundary") or resources.boundary_of_role(call, given["RoleName"]):
+            context["iam:PermissionsBoundary"] = boundary
         yield Need(action, resources.role(call, given["RoleName"]), context)
     elif "PolicyArn" in given or "PolicyName" in given:
         yield Need(action, given.get("PolicyArn") or f"arn:aws:iam::{call.account}:policy/{given['PolicyName']}")

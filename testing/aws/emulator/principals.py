@@ -23,6 +23,7 @@ class Principal:
     policies: list[str] = field(default_factory=list)
     problem: str | None = None  # "unknown", "token" or "expired": credentials that open nothing
     instance: str | None = None  # the ARN of the instance whose role this is
+    boundary: str | None = None  # the document beyond which nothing is allowed, whatever the policies say
 
 
 def install() -> None:
@@ -107,6 +108,24 @@ def role_documents(account: str, region: str, role_name: str) -> list[str]:
         return []
 
 
+# Nothing is allowed by a boundary that is no policy of the account.
+_NO_POLICY = '{"Version": "2012-10-17", "Statement": []}'
+
+
+def role_boundary(account: str, region: str, role_name: str) -> str | None:
+    backend = iam_backends[account][get_partition(region)]
+    try:
+        arn = backend.get_role(role_name).permissions_boundary_arn
+    except NotFoundException:
+        return None
+    if not arn:
+        return None
+    policy = backend.managed_policies.get(arn)
+    if policy is None:
+        return _NO_POLICY
+    return next(version.document for version in policy.versions if version.is_default)
+
+
 def _session(account: str, call: Call) -> AssumedRole | None:
     sessions = sts_backends[account][get_partition(call.region)].assumed_roles
     return next((each for each in list(sessions) if each.access_key_id == call.access_key), None)
@@ -120,8 +139,9 @@ def _of_session(account: str, session: AssumedRole, call: Call) -> Principal:
         problem = "expired"
     administrator = getattr(session, "emulator_is_administrator", False)
     policies = [] if administrator else role_documents(account, call.region, session.role_arn.rpartition("/")[2])
+    boundary = None if administrator else role_boundary(account, call.region, session.role_arn.rpartition("/")[2])
     return Principal(
-        session.arn, account, administrator, policies, problem, getattr(session, "emulator_instance", None)
+        session.arn, account, administrator, policies, problem, getattr(session, "emulator_instance", None), boundary
     )
 
 

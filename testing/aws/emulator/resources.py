@@ -113,6 +113,22 @@ def role(call: Call, name: str) -> str:
         return f"arn:aws:iam::{call.account}:role/{name}"
 
 
+def boundary_of_role(call: Call, name: str) -> str | None:
+    try:
+        return iam_backends[call.account]["aws"].get_role(name).permissions_boundary_arn
+    except NotFoundException:
+        return None
+
+
+def image_owner(call: Call, image_id: str) -> dict[str, Any]:
+    """An alias, such as amazon, where the owner has one; else an account."""
+    from moto.ec2.models import ec2_backends
+
+    image = ec2_backends[call.account][call.region].amis.get(image_id)
+    owner = image and (image.owner_alias or image.owner_id)
+    return {"ec2:Owner": owner} if owner else {}
+
+
 def role_of_profile(call: Call, name: str | None, arn: str | None) -> str | None:
     for profile in list(iam_backends[call.account]["aws"].get_instance_profiles()):
         if (name and profile.name == name) or (arn and profile.arn == arn):

@@ -1,6 +1,7 @@
 //! Who may do what: the least that each role needs, as policy documents. Pure, so that `eirs setup --print-iam` shows what
 //! setup would write, without asking anybody.
 
+mod boundary;
 mod operator;
 mod roles;
 mod scope;
@@ -8,6 +9,7 @@ mod scope;
 use serde_json::{Value, json};
 
 pub(crate) use self::{
+    boundary::boundary,
     operator::operator,
     roles::{web, worker},
     scope::Scope,
@@ -154,6 +156,76 @@ mod tests {
         assert!(
             passes.iter().all(|arn| arn.starts_with("arn:aws:iam::123456789012:role/eirs-eu-central-1-"))
         );
+    }
+
+    #[test]
+    fn what_is_launched_is_tagged_ours_and_made_of_an_image_of_ours_or_of_the_makers() {
+        let operator = operator(&scope());
+        let statements = operator["Statement"].as_array().unwrap();
+        let launches = statements.iter().filter(|s| s["Action"].to_string().contains("RunInstances"));
+        for statement in launches {
+            let (resources, condition) =
+                (statement["Resource"].to_string(), statement["Condition"].to_string());
+            if resources.contains(":instance/*") {
+                assert!(condition.contains("aws:RequestTag/eirs:installation"), "{statement}");
+            }
+            if resources.contains(":image/*") {
+                let bounds = ["aws:ResourceTag/eirs:installation", "ec2:Owner"];
+                assert!(bounds.iter().any(|key| condition.contains(key)), "{statement}");
+            }
+            assert!(!resources.contains("\"*\""), "{statement}");
+        }
+    }
+
+    #[test]
+    fn roles_are_made_within_their_boundary_where_there_is_one() {
+        let arn = "arn:aws:iam::123456789012:policy/most";
+        let bounded = Scope { boundary: Some(arn.into()), ..scope() };
+        let makes = |scope: &Scope| {
+            let document = operator(scope);
+            let statements = document["Statement"].as_array().unwrap().clone();
+            let makes = |s: &&Value| s["Action"].to_string().contains("iam:PutRolePolicy\"");
+            statements.iter().filter(makes).cloned().collect::<Vec<_>>()
+        };
+        let [statement] = makes(&bounded).try_into().unwrap();
+        assert_eq!(statement["Condition"]["StringEquals"]["iam:PermissionsBoundary"], arn);
+        let [statement] = makes(&scope()).try_into().unwrap();
+        assert_eq!(statement["Condition"], Value::Null);
+        assert!(!operator(&bounded).to_string().contains("DeleteRolePermissionsBoundary"));
+    }
+
+    /// Whether a pattern of a policy covers a text.
+    fn covers(pattern: &str, text: &str) -> bool {
+        let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
+        let Some(text) = text.strip_prefix(start) else { return false };
+        rest.is_empty() || (0..=text.len()).any(|at| covers(rest, &text[at..]))
+    }
+
+    #[test]
+    fn the_boundary_allows_all_that_the_roles_do() {
+        let key = Some("arn:aws:kms:eu-central-1:123456789012:key/1".to_owned());
+        let scope = Scope { kms_key: key, ..scope() };
+        let most = boundary(&scope);
+        let texts = |value: &Value| serde_json::from_value::<Vec<String>>(value.clone()).unwrap();
+        for statement in [worker(&scope), web(&scope)].iter().flat_map(|d| d["Statement"].as_array().unwrap())
+        {
+            for action in texts(&statement["Action"]) {
+                for resource in texts(&statement["Resource"]) {
+                    let allows = |most: &Value| {
+                        let condition = &most["Condition"]["StringEquals"];
+                        let is_bound = |(key, value): (&String, &Value)| {
+                            statement["Condition"]["StringEquals"][key] == *value
+                        };
+                        texts(&most["Action"]).iter().any(|pattern| covers(pattern, &action))
+                            && texts(&most["Resource"]).iter().any(|pattern| covers(pattern, &resource))
+                            && condition.as_object().is_none_or(|keys| keys.iter().all(is_bound))
+                    };
+                    let all = most["Statement"].as_array().unwrap();
+                    assert!(all.iter().any(allows), "{action} on {resource}");
+                }
+            }
+        }
+        assert!(most.to_string().len() < 6_144, "a managed policy has 6,144 characters");
     }
 
     #[test]

@@ -11,24 +11,25 @@ pub(crate) fn operator(scope: &Scope) -> Value {
     let buckets = [&scope.input_bucket, &scope.output_bucket]
         .map(|bucket| [scope.bucket(bucket), scope.objects(bucket, "*")])
         .concat();
-    let machines = [scope.arn("ec2", "*"), image_arn(scope)];
+    let machines = [scope.arn("ec2", "*"), scope.public_arn("image"), scope.public_arn("snapshot")];
+    let ec2 =
+        |kinds: &[&str]| kinds.iter().map(|kind| scope.arn("ec2", &format!("{kind}/*"))).collect::<Vec<_>>();
+    let key_pair = scope.arn("ec2", &format!("key-pair/{}-key", scope.prefix));
     let made = ["RunInstances", "CreateImage", "CreateSecurityGroup", "CreateKeyPair"];
     let mut statements = vec![
         allow("Buckets", &["s3:*"], &buckets),
         allow("Queues", &["sqs:*"], &[scope.queue("*")]),
         allow("ListQueues", &["sqs:ListQueues"], &["*".to_owned()]),
+        roles_made(scope),
         allow(
             "Roles",
             &[
-                "iam:CreateRole",
                 "iam:GetRole",
                 "iam:DeleteRole",
                 "iam:TagRole",
                 "iam:ListRoleTags",
-                "iam:PutRolePolicy",
                 "iam:GetRolePolicy",
                 "iam:ListRolePolicies",
-                "iam:DeleteRolePolicy",
                 "iam:CreateInstanceProfile",
                 "iam:GetInstanceProfile",
                 "iam:DeleteInstanceProfile",
@@ -52,11 +53,33 @@ pub(crate) fn operator(scope: &Scope) -> Value {
             &["ec2:Describe*", "ssm:DescribeInstanceInformation", "sts:GetCallerIdentity"],
             &["*".to_owned()],
         ),
+        // A call needs the permission on each thing that it makes and on each that it uses (service authorization reference,
+        // "Amazon EC2", read on 2026-11-30). What is made is ours from the first moment.
+        conditional("Launch", &["ec2:RunInstances"], &ec2(&["instance", "volume"]), scope.made_ours()),
         allow(
-            "MakeInstancesImagesGroupsAndKeys",
-            &["ec2:RunInstances", "ec2:CreateImage", "ec2:CreateSecurityGroup", "ec2:CreateKeyPair"],
-            &["*".to_owned()],
+            "LaunchAnywhere",
+            &["ec2:RunInstances"],
+            &[ec2(&["network-interface", "subnet"]), vec![key_pair.clone()]].concat(),
         ),
+        conditional(
+            "LaunchOurs",
+            &["ec2:RunInstances"],
+            &[scope.arn("ec2", "security-group/*"), scope.public_arn("image")],
+            scope.ours(),
+        ),
+        conditional("LaunchSystems", &["ec2:RunInstances"], &[scope.public_arn("image")], scope.makers()),
+        conditional("BakeOurs", &["ec2:CreateImage"], &ec2(&["instance"]), scope.ours()),
+        conditional(
+            "Make",
+            &["ec2:CreateImage", "ec2:CreateSecurityGroup", "ec2:CreateKeyPair"],
+            &[
+                vec![scope.public_arn("image"), scope.public_arn("snapshot"), key_pair],
+                ec2(&["security-group"]),
+            ]
+            .concat(),
+            scope.made_ours(),
+        ),
+        allow("MakeGroupsAnywhere", &["ec2:CreateSecurityGroup"], &ec2(&["vpc"])),
         // What is somebody else's cannot be made ours by a tag.
         conditional(
             "TagWhatIsMade",
@@ -110,6 +133,19 @@ pub(crate) fn operator(scope: &Scope) -> Value {
     document(statements)
 }
 
-fn image_arn(scope: &Scope) -> String {
-    format!("arn:{}:ec2:{}::*", scope.partition, scope.region)
+/// Who may write the policies of a role that he can have a machine run with may do everything, unless the role is bounded (IAM user
+/// guide, "Permissions boundaries for IAM entities"; the actions that know the key are those of the service authorization
+/// reference, read on 2026-11-30).
+fn roles_made(scope: &Scope) -> Value {
+    let actions = ["iam:CreateRole", "iam:PutRolePolicy", "iam:DeleteRolePolicy"];
+    let roles = scope.roles("role");
+    match &scope.boundary {
+        None => allow("MakeRoles", &actions, &roles),
+        Some(boundary) => conditional(
+            "MakeBoundedRoles",
+            &[&actions[..], &["iam:PutRolePermissionsBoundary"]].concat(),
+            &roles,
+            json!({ "StringEquals": { "iam:PermissionsBoundary": boundary } }),
+        ),
+    }
 }

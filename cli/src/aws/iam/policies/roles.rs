@@ -1,6 +1,6 @@
 //! What instances may do: workers and web hosts.
 
-use eirs_platform::aws::tag;
+use eirs_platform::{aws::tag, erased};
 use serde_json::{Value, json};
 
 use super::{Scope, allow, conditional, document};
@@ -27,7 +27,15 @@ pub(crate) fn worker(scope: &Scope) -> Value {
             &[scope.queue("dead-*"), scope.queue("responses-*"), scope.queue("events")],
         ),
         allow("WhetherThereIsAController", &["sqs:ListQueueTags"], &[scope.queue("events")]),
-        allow("Images", &["s3:GetObject"], &[scope.objects(&scope.input_bucket, "images/*")]),
+        // And what was erased lately.
+        allow(
+            "Images",
+            &["s3:GetObject"],
+            &[
+                scope.objects(&scope.input_bucket, "images/*"),
+                scope.objects(&scope.input_bucket, erased::KEY),
+            ],
+        ),
         allow("Results", &["s3:GetObject"], &[results.clone(), versions.clone()]),
         allow("Versions", &["s3:PutObject"], &[versions]),
         // What was begun and never ended, by which a job that kills its workers is known.
@@ -151,23 +159,24 @@ fn missing_is_missing(scope: &Scope) -> Value {
 }
 
 /// What AWS's own `AmazonSSMManagedInstanceCore` allows, without reading every parameter of the account.
+pub(super) const SSM_AGENT: [&str; 15] = [
+    "ssm:UpdateInstanceInformation",
+    "ssm:ListAssociations",
+    "ssm:ListInstanceAssociations",
+    "ssm:GetDocument",
+    "ssm:DescribeDocument",
+    "ssmmessages:CreateControlChannel",
+    "ssmmessages:CreateDataChannel",
+    "ssmmessages:OpenControlChannel",
+    "ssmmessages:OpenDataChannel",
+    "ec2messages:AcknowledgeMessage",
+    "ec2messages:DeleteMessage",
+    "ec2messages:FailMessage",
+    "ec2messages:GetEndpoint",
+    "ec2messages:GetMessages",
+    "ec2messages:SendReply",
+];
+
 fn ssm_agent() -> Value {
-    let actions = [
-        "ssm:UpdateInstanceInformation",
-        "ssm:ListAssociations",
-        "ssm:ListInstanceAssociations",
-        "ssm:GetDocument",
-        "ssm:DescribeDocument",
-        "ssmmessages:CreateControlChannel",
-        "ssmmessages:CreateDataChannel",
-        "ssmmessages:OpenControlChannel",
-        "ssmmessages:OpenDataChannel",
-        "ec2messages:AcknowledgeMessage",
-        "ec2messages:DeleteMessage",
-        "ec2messages:FailMessage",
-        "ec2messages:GetEndpoint",
-        "ec2messages:GetMessages",
-        "ec2messages:SendReply",
-    ];
-    allow("BeTold", &actions, &["*".to_owned()])
+    allow("BeTold", &SSM_AGENT, &["*".to_owned()])
 }

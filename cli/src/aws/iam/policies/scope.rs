@@ -19,6 +19,8 @@ pub(crate) struct Scope {
     pub(crate) partition: &'static str,
     /// The key that disks are encrypted with, where it is one of the account's own.
     pub(crate) kms_key: Option<String>,
+    /// The policy beyond which no role of the installation may do anything, where there is one.
+    pub(crate) boundary: Option<String>,
 }
 
 /// The partition of AWS that a region is in, by the table that botocore 1.44.8 carries (`data/partitions.json`).
@@ -49,6 +51,7 @@ impl Scope {
             output_bucket: bucket(&settings.aws.output_bucket, "output"),
             partition: partition(region),
             kms_key: settings.setup.kms_key.clone(),
+            boundary: settings.setup.permissions_boundary.clone(),
         }
     }
 
@@ -96,6 +99,27 @@ impl Scope {
     /// The condition that a thing is tagged ours.
     pub(super) fn ours(&self) -> Value {
         self.tagged("aws:ResourceTag")
+    }
+
+    /// The condition that a thing is tagged ours when it is made.
+    pub(super) fn made_ours(&self) -> Value {
+        self.tagged("aws:RequestTag")
+    }
+
+    /// Images, or snapshots: these may be public, so that their ARNs name no account.
+    pub(super) fn public_arn(&self, kind: &str) -> String {
+        format!("arn:{}:ec2:{}::{kind}/*", self.partition, self.region)
+    }
+
+    /// Whose images the machines may be made of, beside ours: Amazon's, and Canonical's in each partition ("Find Ubuntu images on
+    /// AWS" in Ubuntu's documentation; condition key `ec2:Owner` of the service authorization reference; both read on 2026-11-30).
+    pub(super) fn makers(&self) -> Value {
+        let canonical = match self.partition {
+            "aws-cn" => "837727238323",
+            "aws-us-gov" => "513442679011",
+            _ => "099720109477",
+        };
+        json!({ "StringEquals": { "ec2:Owner": ["amazon", canonical] } })
     }
 
     pub(super) fn tagged(&self, key: &str) -> Value {

@@ -1,0 +1,34 @@
+//! The most that roles of an installation may ever do, as a permissions boundary: a policy that who keeps the account makes, and
+//! that `setup.permissions_boundary` names. It allows in wide words what the roles allow in narrow ones, so that it seldom changes.
+
+use serde_json::Value;
+
+use super::{Scope, allow, conditional, document, roles::SSM_AGENT};
+use crate::aws::document::Kind;
+
+/// What workers and web hosts can be allowed.
+pub(crate) fn boundary(scope: &Scope) -> Value {
+    let instances = [scope.arn("ec2", "instance/*")];
+    let buckets = [&scope.input_bucket, &scope.output_bucket]
+        .map(|bucket| [scope.bucket(bucket), scope.objects(bucket, "*")])
+        .concat();
+    let look = ["sqs:ListQueues", "ec2:Describe*", "ssm:GetCommandInvocation"];
+    let mut statements = vec![
+        allow("Queues", &["sqs:*"], &[scope.queue("*")]),
+        allow("Buckets", &["s3:*Object", "s3:ListBucket", "s3:Get*"], &buckets),
+        allow("Look", &[&look[..], &SSM_AGENT].concat(), &["*".to_owned()]),
+        allow("Systems", &["ssm:GetParameter"], &scope.public_parameters()),
+        allow("Roles", &["iam:Get*"], &scope.roles_and_profiles()),
+        conditional(
+            "Instances",
+            &["ec2:StartInstances", "ec2:StopInstances", "ec2:CreateTags"],
+            &instances,
+            scope.ours(),
+        ),
+        allow("Drains", &["ssm:SendCommand"], &[scope.document(Kind::Drain)]),
+        conditional("DrainOurs", &["ssm:SendCommand"], &instances, scope.ours()),
+        conditional("DrainOursBySsm", &["ssm:SendCommand"], &instances, scope.tagged("ssm:resourceTag")),
+    ];
+    statements.extend(scope.use_of_the_key());
+    document(statements)
+}

@@ -23,6 +23,11 @@ use walkdir::WalkDir;
 use super::{Account, iam::Role};
 
 const WORKER_UNIT: &str = include_str!("../../../systemd/eirs-worker.service");
+const GUARD: &str = include_str!("../../../systemd/eirs-guard");
+const GUARD_UNITS: [(&str, &str); 2] = [
+    ("eirs-guard.service", include_str!("../../../systemd/eirs-guard.service")),
+    ("eirs-guard.timer", include_str!("../../../systemd/eirs-guard.timer")),
+];
 const WEB_UNIT: &str = include_str!("../../../systemd/eirs-web.service");
 const CONTROLLER_UNIT: &str = include_str!("../../../systemd/eirs-controller.service");
 const TARGET: &str = include_str!("../../../systemd/eirs.target");
@@ -99,7 +104,9 @@ fn common(units: &[(&str, &str)], programs: &[&str]) -> anyhow::Result<Entries> 
 }
 
 fn worker(account: &Account) -> anyhow::Result<Entries> {
-    let mut entries = common(&[("eirs-worker.service", WORKER_UNIT)], &["eirs-worker"])?;
+    let units = [&[("eirs-worker.service", WORKER_UNIT)], &GUARD_UNITS[..]].concat();
+    let mut entries = common(&units, &["eirs-worker"])?;
+    entries.insert(format!("{LIB}/guard"), Entry::Text(GUARD.to_owned()));
     let (settings, files) = worker_settings(&account.settings)?;
     entries.insert(format!("{ETC}/eirs.toml"), Entry::Text(settings));
     entries.extend(files.into_iter().map(|(path, file)| (path, Entry::File(file))));

@@ -82,13 +82,17 @@ pub(crate) async fn builder(account: &Account, bundle: &Bundle, name: &str) -> a
     let prepare = if bundle.has_prepare { format!("sh \"$root/{PREPARE}\"\n") } else { String::new() };
     let work = format!(
         "{prepare}\
-         systemctl enable eirs-worker.service\n\
+         systemctl enable eirs-worker.service eirs-guard.timer\n\
          \"$root/usr/bin/eirs-worker\" --config \"$root/etc/eirs/eirs.toml\" --self-test\n\
          # Each machine that comes of this image is its own.\n\
          [ -n \"$root\" ] || truncate -s 0 /etc/machine-id\n"
     );
-    script(account, bundle, name, &work, "poweroff\n").await
+    script(account, bundle, name, &[BAKED_OR_OFF, &work].concat(), "poweroff\n").await
 }
+
+/// A machine that waits for something that does not come must not wait for as long as nobody looks.
+const BAKED_OR_OFF: &str = r#"[ -n "$root" ] || systemd-run --quiet --on-active=1h systemctl poweroff
+"#;
 
 /// The script of a web host. It goes on running.
 pub(crate) async fn web_host(account: &Account, bundle: &Bundle, name: &str) -> anyhow::Result<String> {
@@ -250,6 +254,75 @@ mod tests {
     fn an_archive_that_is_not_the_one_that_was_meant_is_not_unpacked() {
         let (report, unpacked) = run("echo worked\n", &"0".repeat(64));
         assert!(report.starts_with("failed\n") && !unpacked, "{report}");
+    }
+
+    /// What the guard of a machine does that has been up for so long, with its worker's unit in this state and this tag.
+    fn guard(up: u32, unit: &str, handed_over: Option<&str>) -> (bool, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let write = |name: &str, text: &str| {
+            std::fs::write(path(name), text).unwrap();
+            std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        let systemctl = format!(
+            "#!/bin/sh\ncase $* in is-active*) echo {unit};; show*) echo 400000000;; \
+             *poweroff) echo off >{};; esac\n",
+            path("off")
+        );
+        write("systemctl", &systemctl);
+        // As curl is called there: a token, and then the status of the tag, whose value goes to a file.
+        let answer = match handed_over {
+            Some("unreadable") => "exit 7".to_owned(),
+            Some(tag) => format!("printf {tag} >\"$out\"; printf 200"),
+            None => "printf 404".to_owned(),
+        };
+        let curl = format!(
+            "#!/bin/sh\nwhile [ $# -gt 1 ]; do [ $1 = -o ] && out=$2; shift; done\n\
+             case $1 in */token) echo token;; *) {answer};; esac\n"
+        );
+        write("curl", &curl);
+        write("uptime", &format!("{up}.5 1.0\n"));
+        let environment = [
+            ("PATH", format!("{}:/usr/bin:/bin", path(""))),
+            ("UPTIME", path("uptime")),
+            ("ENDED_SECONDS", "300".into()),
+            ("UNCLAIMED_SECONDS", "3600".into()),
+            ("TRIAL_SECONDS", "14400".into()),
+        ];
+        let guard = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/eirs-guard");
+        let done = Command::new("sh").arg(guard).envs(environment).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        (std::fs::exists(path("off")).unwrap(), String::from_utf8(done.stdout).unwrap())
+    }
+
+    #[test]
+    fn a_machine_that_is_of_use_stays_on_and_so_does_one_of_which_nothing_is_known() {
+        for (up, unit, tag) in [
+            (1_000_000, "active", Some("yes")),
+            (1_000_000, "activating", Some("yes")),
+            (1_000_000, "active", Some("unreadable")),
+            (3599, "active", None),
+            (3599, "active", Some("no")),
+            (14_399, "active", Some("trial")),
+            // Its unit ended when it had been up for 400 seconds.
+            (699, "failed", Some("yes")),
+        ] {
+            assert_eq!(guard(up, unit, tag), (false, String::new()), "{up} {unit} {tag:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_whose_unit_ended_or_that_nobody_took_over_powers_itself_off() {
+        for (up, unit, tag, why) in [
+            (700, "failed", Some("yes"), "eirs-worker.service does not run, for 300 seconds"),
+            (700, "inactive", None, "eirs-worker.service does not run"),
+            (3600, "active", None, "nobody has taken this machine over"),
+            (3600, "active", Some("no"), "nobody has taken this machine over"),
+            (14_400, "active", Some("trial"), "nobody has taken this machine over"),
+        ] {
+            let (is_off, said) = guard(up, unit, tag);
+            assert!(is_off && said.contains(why), "{up} {unit} {tag:?}: {said}");
+        }
     }
 
     /// Upgrades a host whose program says `before` to one that says this; what it says then, and what is in its settings.

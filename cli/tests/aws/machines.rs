@@ -84,6 +84,23 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
     host.run("systemctl start eirs-controller");
     assert_eq!(upload_all(&address, 200..202).len(), 2, "and comes back with it");
 
+    // A machine whose unit is stopped is of no use to anybody, and nobody else stops it here.
+    host.run("systemctl stop eirs-controller");
+    let running = eventually("one worker stays", || {
+        let up = |id: &String| machines(&cloud, "worker").iter().any(|worker| worker.0 == *id);
+        cloud.in_state("running").into_iter().find(up).map(Machine)
+    });
+    assert_eq!(running.run("systemctl is-active eirs-guard.timer").trim(), "active");
+    running.run(
+        "mkdir -p /run/systemd/system/eirs-guard.service.d && \
+         printf '[Service]\\nEnvironment=ENDED_SECONDS=0\\n' >/run/systemd/system/eirs-guard.service.d/test.conf && \
+         systemctl daemon-reload && systemctl stop eirs-worker && systemctl start --no-block eirs-guard",
+    );
+    eventually("it is off", || {
+        let journal = running.journal("eirs-guard");
+        place(&journal, "eirs-worker.service does not run").map(|_| ())
+    });
+
     cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
     eventually("the account is as it was", || (cloud.state() == before).then_some(()));
 }

@@ -14,7 +14,7 @@ use std::{
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
     sync::{
-        LazyLock, OnceLock,
+        LazyLock, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -29,6 +29,8 @@ static ARMED: AtomicBool = AtomicBool::new(false);
 /// Whether this process is about to leave.
 static ENDING: AtomicBool = AtomicBool::new(false);
 static RUNS: AtomicU64 = AtomicU64::new(0);
+/// Started with the first script.
+static GUARDIAN: OnceLock<Option<Mutex<Child>>> = OnceLock::new();
 /// What all marks of this process begin with: no other process has the same, also not a later one
 /// with its number.
 static OWN_MARK: LazyLock<String> = LazyLock::new(|| {
@@ -49,11 +51,17 @@ pub fn enter() {
     std::process::exit(0);
 }
 
-/// Kills whatever the scripts of this process have started; from now on none is started.
+/// Kills whatever the scripts of this process have started; from now on none is started. The
+/// guardian ends, too: systemd would otherwise find it alive after its worker and kill it.
 pub fn end_scripts() {
     ENDING.store(true, Ordering::SeqCst);
     if RUNS.load(Ordering::SeqCst) > 0 {
         family::kill_marked(&OWN_MARK);
+    }
+    if let Some(Some(guardian)) = GUARDIAN.get() {
+        let mut guardian = guardian.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may be gone already.
+        let _ended = guardian.kill().and_then(|()| guardian.wait());
     }
 }
 
@@ -64,7 +72,6 @@ pub(super) fn is_ending() -> bool {
 
 /// The mark of one more run of a script. From the first one on there is a guardian.
 pub(super) fn mark_of_a_run() -> String {
-    static GUARDIAN: OnceLock<Option<Child>> = OnceLock::new();
     GUARDIAN.get_or_init(|| {
         if !ARMED.load(Ordering::Relaxed) {
             return None;
@@ -74,13 +81,13 @@ pub(super) fn mark_of_a_run() -> String {
             tracing::warn!(%error, "the guardian could not be started: if this worker is killed, \
                 its scripts keep running");
         }
-        started.ok()
+        started.ok().map(Mutex::new)
     });
     let run = RUNS.fetch_add(1, Ordering::SeqCst);
     format!("{}{run}.", *OWN_MARK)
 }
 
-/// The pipe stays open as long as the value that this answers.
+/// The pipe is open as long as the returned value is.
 fn start() -> io::Result<Child> {
     Command::new("/proc/self/exe")
         .arg0("eirs-guardian")

@@ -4,7 +4,10 @@ use std::{
     process::Command,
 };
 
-use crate::harness::{Site, eventually, image};
+use crate::{
+    harness::{Site, eventually, image},
+    metrics::value,
+};
 
 /// A small file system under the state folder; `None` where that is not allowed.
 pub struct SmallDisk<'a>(&'a Site);
@@ -93,7 +96,7 @@ fn below_the_floor_new_images_are_507_while_jobs_are_finished_and_with_room_it_g
     assert_eq!(refused.status, 507, "{refused:?}");
     assert!(refused.problem().contains("no space left"), "{refused:?}");
     assert!(refused.header("retry-after").is_some());
-    assert!(web.get("/metrics").body.contains("eirs_store_full 1"));
+    assert_eq!(value(&web, "eirs_store_full"), Some(1.0));
     let check = site.command("eirs").arg("check").output().expect("eirs runs");
     assert!(String::from_utf8_lossy(&check.stdout).contains("new images are refused"), "{check:?}");
     assert_eq!(check.status.code(), Some(1));
@@ -122,7 +125,7 @@ fn a_second_web_server_on_a_state_folder_is_refused_in_one_sentence() {
 }
 
 /// Leaves so many bytes free beside a file. What is written meanwhile makes it fewer, which is as good.
-fn leave_free(filler: &File, bytes: u64) {
+pub fn leave_free(filler: &File, bytes: u64) {
     let seen = rustix::fs::fstatvfs(filler).expect("a file system");
     let (free, size) = (seen.f_bavail * seen.f_frsize, filler.metadata().expect("a file").len());
     let wanted = (size + free).saturating_sub(bytes);

@@ -11,8 +11,9 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    full_disk::SmallDisk,
-    harness::{POLICY, Site, eventually, image, sample},
+    full_disk::{SmallDisk, leave_free},
+    harness::{POLICY, Site, Web, eventually, image, sample, upload},
+    metrics::value,
 };
 
 fn id_of(answer: &super::harness::Answer) -> String {
@@ -155,6 +156,67 @@ struct Ends<'a>(&'a AtomicBool);
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
         self.0.store(true, Relaxed);
+    }
+}
+
+/// Uploads without end, from some clients; returns what was promised and how many were refused for want of room.
+fn upload_until(address: &str, stop: &AtomicBool, next: &AtomicU32) -> (Vec<String>, u32) {
+    let (mut promised, mut refused) = (Vec::new(), 0);
+    while !stop.load(Relaxed) {
+        let mut body = image(next.fetch_add(1, Relaxed));
+        body.resize(3000, 1);
+        let answer = upload(address, "?wait=0", "x", &body).expect("an answer");
+        match answer.status {
+            200 | 202 => promised.push(id_of(&answer)),
+            507 => {
+                assert!(answer.header("retry-after").is_some(), "{answer:?}");
+                assert_eq!(answer.problem().lines().count(), 1, "{answer:?}");
+                refused += 1;
+            }
+            _ => panic!("{answer:?}"),
+        }
+        // The disk is small.
+        thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    (promised, refused)
+}
+
+#[test]
+fn the_floor_is_reached_and_left_again_and_again_under_load_and_nothing_is_lost() {
+    let site = Site::new();
+    let Some(_disk) = SmallDisk::under(&site, "96m") else { return };
+    let (web, _worker) = (site.web(), site.worker());
+    let (stop, next) = (AtomicBool::new(false), AtomicU32::new(0));
+    let is_full = |web: &Web| value(web, "eirs_store_full") == Some(1.0);
+    let (promised, refused) = thread::scope(|scope| {
+        let clients: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| upload_until(&web.address, &stop, &next))).collect();
+        // Also where something below is not as it should be.
+        let _ends = Ends(&stop);
+        for round in 0..3 {
+            let filler = site.state().join("filler");
+            let file = fs::File::create(&filler).expect("a file");
+            // Well below the floor, which is a tenth of 96 MiB: the log of the database breathes.
+            leave_free(&file, 3 << 20);
+            eventually("the floor is reached", || is_full(&web).then_some(()));
+            let before = next.load(Relaxed);
+            eventually("uploads are tried meanwhile", || (next.load(Relaxed) > before + 100).then_some(()));
+            assert_eq!(web.get("/readyz").status, 507, "round {round}");
+            fs::remove_file(&filler).expect("deleted");
+            drop(file);
+            eventually("it takes images again", || (!is_full(&web)).then_some(()));
+            let before = next.load(Relaxed);
+            eventually("uploads are tried again", || (next.load(Relaxed) > before + 100).then_some(()));
+        }
+        stop.store(true, Relaxed);
+        let ends: Vec<_> = clients.into_iter().map(|client| client.join().expect("no panic")).collect();
+        let refused: u32 = ends.iter().map(|(_, refused)| refused).sum();
+        (ends.into_iter().flat_map(|(promised, _)| promised).collect::<Vec<_>>(), refused)
+    });
+    assert!(refused > 0 && promised.len() > 100, "{refused} refused, {} promised", promised.len());
+    eventually("a 202 is a promise", || (site.stored_results() == promised.len()).then_some(()));
+    for id in promised.iter().step_by(10) {
+        assert_eq!(web.result(id).json()["label"], "noop");
     }
 }
 

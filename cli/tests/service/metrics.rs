@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use crate::harness::{POLICY, Site, Web, eventually, image, request};
 
 /// The value of the series that begins so.
-fn value(web: &Web, series: &str) -> Option<f64> {
+pub fn value(web: &Web, series: &str) -> Option<f64> {
     let text = web.get("/metrics").body;
     text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }

@@ -174,6 +174,7 @@ impl Rig {
             outcome: Outcome::GaveUp { reason: "it was tried 5 times without an answer".into() },
             worker: "i-1".into(),
             at: Utc::now(),
+            sent_at: None,
             queued_ms: 1.0,
             classify_ms: 1.0,
             trace: None,

@@ -178,6 +178,9 @@ pub struct Reply {
     pub worker: String,
     /// When it was done.
     pub at: DateTime<Utc>,
+    /// [`Job::sent_at`] of the job that ended so: an image can have a job that ends and a newer one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<DateTime<Utc>>,
     /// Milliseconds from the acceptance by web to the receipt by the worker.
     pub queued_ms: f64,
     /// Milliseconds from the receipt to the result.
@@ -338,6 +341,7 @@ mod tests {
             outcome,
             worker: "i-1".into(),
             at: DateTime::UNIX_EPOCH,
+            sent_at: None,
             queued_ms: 1.5,
             classify_ms: 2.5,
             trace: TraceContext::read("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "a=1"),

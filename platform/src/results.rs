@@ -99,8 +99,8 @@ pub async fn put(results: &dyn BlobStore, reply: &Reply, fresh: bool) -> Result<
             return Ok(body);
         }
         match get(results, reply.id, &reply.model, &reply.version).await? {
-            Stored::Result(before, stored) if before.is_final() || !reply.is_final() => return Ok(stored),
-            // Given up before, and done now.
+            Stored::Result(before, stored) if before.is_final() => return Ok(stored),
+            // Given up before, and done now, or given up by a newer job.
             Stored::Result(_, given_up) => {
                 if results.replace(&key, &given_up, body.clone()).await? {
                     return Ok(body);
@@ -178,6 +178,7 @@ mod tests {
             outcome: Outcome::Classified { top: vec![Guess { label: label.into(), confidence: 1.0 }] },
             worker: "w".into(),
             at: DateTime::UNIX_EPOCH + TimeDelta::seconds(at_s),
+            sent_at: None,
             queued_ms: 0.0,
             classify_ms: 0.0,
             trace: None,
@@ -231,6 +232,14 @@ mod tests {
         put(&store, &given_up("1"), false).await.unwrap();
         put(&store, &done, false).await.unwrap();
         assert_eq!(put(&store, &given_up("1"), false).await.unwrap(), job::encode(&done));
+    }
+
+    #[tokio::test]
+    async fn of_two_jobs_that_were_given_up_the_later_one_is_stored() {
+        let store = store();
+        let newer = Reply { sent_at: Some(DateTime::UNIX_EPOCH), ..given_up("1") };
+        put(&store, &given_up("1"), false).await.unwrap();
+        assert_eq!(put(&store, &newer, false).await.unwrap(), job::encode(&newer));
     }
 
     #[tokio::test]

@@ -115,6 +115,8 @@ struct InFlight {
     announced: Announced,
     /// Where a result from before this moment is no answer: the upload asked for a fresh one.
     fresh_since: Option<DateTime<Utc>>,
+    /// [`Job::sent_at`]; `None` until it is sent.
+    sent_at: Option<DateTime<Utc>>,
     /// When it was last seen that the job is on its way.
     seen: Instant,
     /// It is not on its way any more, and nobody has sent it again yet.
@@ -302,6 +304,7 @@ impl Jobs {
             since: now,
             announced: admitted.announced,
             fresh_since,
+            sent_at: None,
             seen: now,
             is_lost: false,
             _counted: admitted.counted,
@@ -365,13 +368,17 @@ impl Jobs {
             }
         }
         let sending = scope.part(debug_span!(target: TARGET, "send", otel.kind = "producer", image.id = %id));
+        let sent_at = self.beside.clock.now();
+        if let Some(job) = self.lock().get_mut(key) {
+            job.sent_at = Some(sent_at);
+        }
         let job = Job {
             v: job::VERSION,
             id: *id,
             name,
             model: model.to_string(),
             reply_to: self.beside.responses.current().name,
-            sent_at: self.beside.clock.now(),
+            sent_at,
             fresh,
             trace: Some(sending.context().clone()),
         };
@@ -396,7 +403,13 @@ impl Jobs {
                 });
             }
             Err(error) => {
-                tracing::error!(id = %key.0, model = %key.1, %error, "an image could not be queued");
+                let (id, model) = key;
+                // A full disk is said once, by the store, and not for each image that it refuses.
+                if matches!(error, Error::Full { .. }) {
+                    tracing::debug!(%id, %model, %error, "an image could not be queued");
+                } else {
+                    tracing::error!(%id, %model, %error, "an image could not be queued");
+                }
                 if let Some(job) = self.lock().remove(key) {
                     self.beside.admission.given_up(&key.1);
                     job.progress.send_replace(Progress::Over(NoAnswer::Failed(error)));

@@ -264,10 +264,13 @@ async fn submit(uploads: &Arc<Uploads>, image: Image, wishes: &Wishes) -> Result
     let looking = debug_span!(target: TARGET, "look", image.id = %id);
     let found = uploads.jobs.find(id, &wanted).instrument(looking).await;
     if let Some(known) = found.map_err(logged)? {
-        if let Submitted::Waits(ticket) = &known {
-            uploads.jobs.keep_whole(ticket, image).await.map_err(logged)?;
+        let has_image = match &known {
+            Submitted::Waits(ticket) => uploads.jobs.has_image(ticket, &image).await.map_err(logged)?,
+            Submitted::Known(_) => true,
+        };
+        if has_image {
+            return Ok(known);
         }
-        return Ok(known);
     }
     let admitted = uploads.jobs.admit(&wanted.model, queue, wishes.client.as_ref()).await?;
     Ok(Submitted::Waits(uploads.jobs.send(image, &wanted, admitted, &wishes.scope)))

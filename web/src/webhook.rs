@@ -4,7 +4,7 @@
 //! worker's answer is acked, and leaves it when the receiver has taken it: a kill at any moment sends it twice, never not at all.
 //! No answer to a client waits for any of that.
 
-mod event;
+pub(crate) mod event;
 mod post;
 mod sign;
 

@@ -59,6 +59,7 @@ pub(crate) fn reply(worker: &Worker, job: &Job, outcome: Outcome, received: Inst
         outcome,
         worker: worker.identity.instance.clone(),
         at: now,
+        sent_at: Some(job.sent_at),
         // Two machines' clocks differ: less than nothing is nothing.
         queued_ms: (since_upload_ms - classify_ms).max(0.0),
         classify_ms,
@@ -66,11 +67,16 @@ pub(crate) fn reply(worker: &Worker, job: &Job, outcome: Outcome, received: Inst
     }
 }
 
-/// What is stored for this job already. A result from before the job was sent is no answer to who asked for a fresh one.
+/// What is stored for this job already. A result from before the job was sent is no answer to who asked for a fresh one, and that
+/// an earlier job was given up is no answer to anybody.
 pub(crate) async fn stored(worker: &Worker, job: &Job) -> Result<Option<Bytes>> {
     let found = results::get(&*worker.results, job.id, &job.model, worker.version()).await?;
     Ok(match found {
-        Stored::Result(reply, body) if !job.fresh || reply.at >= job.sent_at => Some(body),
+        Stored::Result(reply, body) => {
+            let is_of_this_job = reply.sent_at == Some(job.sent_at);
+            let is_an_answer = reply.is_final() && (!job.fresh || reply.at >= job.sent_at);
+            (is_of_this_job || is_an_answer).then_some(body)
+        }
         _ => None,
     })
 }

@@ -41,6 +41,7 @@ fn reply(name: &str, outcome: Outcome) -> Reply {
         outcome,
         worker: "default-1".into(),
         at: Utc::now(),
+        sent_at: None,
         queued_ms: 1.0,
         classify_ms: 1.0,
         trace: None,

@@ -73,6 +73,7 @@ impl Rig {
             outcome,
             worker: "default-1".into(),
             at: Utc::now(),
+            sent_at: None,
             queued_ms: 1.0,
             classify_ms: 1.0,
             trace: None,

@@ -338,6 +338,7 @@ pub(super) fn example() -> Reply {
         outcome: Outcome::Classified { top: vec![guess("heart", 0.875), guess("star", 0.0625)] },
         worker: "default-1".to_owned(),
         at: DateTime::UNIX_EPOCH,
+        sent_at: None,
         queued_ms: 1.5,
         classify_ms: 8.25,
         trace: None,

@@ -102,17 +102,23 @@ impl Jobs {
         }
     }
 
-    /// Stores an image again whose job is in flight, if what is stored is not all of it: the job needs it.
-    pub(crate) async fn keep_whole(&self, ticket: &Ticket, image: Image) -> Result<()> {
+    /// Whether the job that was joined has its image. Where the image is not stored whole any more,
+    /// the job counts as lost: it may have failed already, and the upload has to send another.
+    pub(crate) async fn has_image(&self, ticket: &Ticket, image: &Image) -> Result<bool> {
         if matches!(*ticket.progress.borrow(), Progress::Sending) {
-            return Ok(());
+            return Ok(true);
         }
-        let key = ticket.key.0.image_key();
-        if self.images.has_whole(&key, image.content.len()).await? {
-            return Ok(());
+        if self.images.has_whole(&ticket.key.0.image_key(), image.content.len()).await? {
+            return Ok(true);
         }
-        tracing::warn!(id = %ticket.key.0, "the image of a job in flight was no longer stored whole; it is stored again");
-        image.content.read(async |image| self.images.put(&key, image.joined()).await).await
+        tracing::warn!(
+            id = %ticket.key.0,
+            "the image of a job in flight is no longer stored whole; it is stored and sent again"
+        );
+        if let Some(job) = self.lock().get_mut(&ticket.key) {
+            job.is_lost |= matches!(*job.progress.borrow(), Progress::Sent);
+        }
+        Ok(false)
     }
 
     /// Drops jobs that were not answered for a long time, every minute.

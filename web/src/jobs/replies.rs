@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use eirs_platform::{
     backoff::Backoff,
     job::{self, Outcome, Reply},
@@ -115,6 +116,12 @@ fn answer(jobs: &Jobs, body: &[u8]) -> Option<Reply> {
     }
 }
 
+/// Whether it was another job of the image than the one sent at `sent_at` that was given up, perhaps
+/// because the image was damaged then; this one's upload has stored it again. A label is for both.
+fn is_of_another_job(reply: &Reply, sent_at: Option<DateTime<Utc>>) -> bool {
+    !reply.is_final() && reply.sent_at.is_some() && reply.sent_at != sent_at
+}
+
 impl Jobs {
     /// A worker's answer has come: everybody who waits for it is told. Answers whether anybody could have.
     ///
@@ -126,6 +133,9 @@ impl Jobs {
         let key: Key = (reply.id, reply.model.as_str().into());
         let job = {
             let mut in_flight = self.lock();
+            if in_flight.get(&key).is_some_and(|job| is_of_another_job(&reply, job.sent_at)) {
+                return false;
+            }
             let job = in_flight.remove(&key);
             if job.as_ref().is_some_and(|job| job.is_erased) {
                 set(&self.erasing).insert(key.clone());
@@ -175,5 +185,29 @@ impl Jobs {
                 results are returned once, and not for later uploads"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::webhook::event::tests::reply;
+
+    #[test]
+    fn a_job_does_not_end_because_another_job_of_its_image_was_given_up() {
+        let sent = DateTime::UNIX_EPOCH + TimeDelta::seconds(7);
+        let gave_up = |sent_at| {
+            let outcome = Outcome::GaveUp { reason: "the stored image is damaged".to_owned() };
+            Reply { outcome, sent_at, ..reply("a") }
+        };
+        let earlier = gave_up(Some(DateTime::UNIX_EPOCH));
+        assert!(is_of_another_job(&earlier, Some(sent)));
+        assert!(is_of_another_job(&earlier, None), "it is not sent yet");
+        assert!(!is_of_another_job(&gave_up(Some(sent)), Some(sent)));
+        assert!(!is_of_another_job(&gave_up(None), Some(sent)), "a worker that does not say");
+        let label = Reply { sent_at: Some(DateTime::UNIX_EPOCH), ..reply("a") };
+        assert!(!is_of_another_job(&label, Some(sent)));
     }
 }

@@ -125,7 +125,7 @@ impl Message {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use eirs_platform::{
         job::{self, JobId},
         queue::Receipt,
@@ -134,7 +134,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in super::super) fn reply(image: &str) -> Reply {
+    pub(crate) fn reply(image: &str) -> Reply {
         Reply {
             v: job::VERSION,
             id: JobId::of(image.as_bytes()),
@@ -144,6 +144,7 @@ pub(super) mod tests {
             outcome: Outcome::Classified { top: vec![Guess { label: "heart".to_owned(), confidence: 0.5 }] },
             worker: "w1".to_owned(),
             at: DateTime::UNIX_EPOCH,
+            sent_at: None,
             queued_ms: 1.0,
             classify_ms: 2.0,
             trace: None,

@@ -146,6 +146,7 @@ mod tests {
                 outcome,
                 worker: "i".into(),
                 at: DateTime::UNIX_EPOCH,
+                sent_at: None,
                 queued_ms: 0.0,
                 classify_ms: 7.0,
                 trace: None,

@@ -137,6 +137,7 @@ mod tests {
             outcome,
             worker: "i-1".into(),
             at: DateTime::UNIX_EPOCH,
+            sent_at: None,
             queued_ms: 0.0,
             classify_ms,
             trace: None,

@@ -125,6 +125,7 @@ impl<'a> Rig<'a> {
             outcome: Outcome::Classified { top: vec![Guess { label: label.into(), confidence: 0.5 }] },
             worker: "i-1".into(),
             at: Utc::now(),
+            sent_at: None,
             queued_ms: 1.0,
             classify_ms: 1.0,
             trace: None,

@@ -87,3 +87,11 @@ write("conv_integer", [
 write("arg_max", means() + [node("ArgMax", ["m"], ["b"], axis=1), node("Cast", ["b"], ["c"], to=F), node("Add", ["m", "c"], ["y"])],
       X, [y(3)])
 write("new_ir", means(to="y"), X, [y(3)], ir=99)
+# What else rten 0.27 computes otherwise than ONNX Runtime: a number made true or false, the nearest of two half pixels, a
+# reduction over no axis.
+write("cast_to_bool", means() + [node("Mul", ["m", "c"], ["t"]), node("Cast", ["t"], ["b"], to=T.BOOL), node("Cast", ["b"], ["f"], to=F),
+      node("Add", ["m", "f"], ["y"])], X, [y(3)], [("c", np.float32(50))])
+write("resize_half_pixel", [node("Resize", ["x", "", "s"], ["r"], mode="nearest", coordinate_transformation_mode="half_pixel", nearest_mode="floor")]
+      + means("r", "y"), X, [y(3)], [("s", np.float32([1, 1, 0.6, 0.7]))])
+write("reduce_nothing", means() + [node("ReduceL2", ["m"], ["y"], noop_with_empty_axes=1)], X, [y(3)], opset=18)
+write("ultralytics", means(to="y"), X, [y(3)], meta={"names": "{0: 'red', 1: 'green', 2: 'blue'}", "task": "classify", "author": "Ultralytics"})

@@ -201,6 +201,9 @@ fn what_rten_is_known_to_do_wrongly_it_is_not_given() {
         ("softmax_9", "Softmax before opset 13"),
         ("conv_integer", "ConvInteger with padding"),
         ("arg_max", "equal values"),
+        ("cast_to_bool", "Cast to booleans"),
+        ("resize_half_pixel", "Resize to the nearest half pixel"),
+        ("reduce_nothing", "ReduceL2 with noop_with_empty_axes"),
     ] {
         let (_folder, model) = model(name, &[]);
         let why = refusal(&Model { engine: Engine::Rten, ..model.clone() });
@@ -209,6 +212,18 @@ fn what_rten_is_known_to_do_wrongly_it_is_not_given() {
             assert!(load(&model).unwrap().engine().starts_with("onnxruntime"), "{name}");
         }
     }
+}
+
+#[test]
+fn a_classifier_of_ultralytics_is_fed_as_its_file_says_unless_a_setting_says_otherwise() {
+    let (_folder, model) = model("ultralytics", &[]);
+    let bare = Model { divide_by: None, ..model.clone() };
+    check(&bare, &BOTH, &red(), &SOFT);
+    let steps = load(&bare).unwrap().describe().preprocessing;
+    assert!(steps.contains("scaled to 16 pixels") && steps.contains("x / 255"), "{steps}");
+    let set = Model { resize: Some(Size::Side(20)), ..bare };
+    let steps = load(&set).unwrap().describe().preprocessing;
+    assert!(steps.contains("scaled to 20 pixels") && steps.contains("x / 255"), "{steps}");
 }
 
 #[test]

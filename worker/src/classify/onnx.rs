@@ -189,7 +189,11 @@ impl Onnx {
                     }
                     return Ok(loaded);
                 }
-                Err(Trouble::Engine(why)) => refusals.push(format!("{name} cannot run this model: {why:#}")),
+                Err(Trouble::Engine(why)) => {
+                    // The name of the model comes before all of it.
+                    let why = format!("{why:#}").replace(&format!("{source}: "), "");
+                    refusals.push(format!("{name} cannot run this model: {why}"));
+                }
                 Err(Trouble::Model(why)) => return Err(why),
             }
         }

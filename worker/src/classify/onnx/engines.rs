@@ -8,6 +8,9 @@ use eirs_platform::settings::{self, Model, Provider};
 use super::{Engine, Source, graph::Graph, ort, rten};
 use crate::classify::panic_text;
 
+/// The type of booleans in an ONNX file.
+const ONNX_BOOL: i64 = 9;
+
 /// An engine that is there.
 pub(super) enum Candidate {
     Ort(ort::Runtime),
@@ -86,6 +89,28 @@ fn wrong_in_rten(graph: &Graph, output: &str) -> Option<String> {
                 }
                 "Resize" if node.text("mode") == Some("cubic") => {
                     Some("it computes Resize with cubic interpolation wrongly".to_owned())
+                }
+                // Where a place falls on the border of two pixels it rounds the other way.
+                "Resize"
+                    if matches!(node.text("nearest_mode"), Some("floor" | "ceil"))
+                        && node.text("mode").unwrap_or("nearest") == "nearest"
+                        && node
+                            .text("coordinate_transformation_mode")
+                            .is_none_or(|mode| mode.ends_with("half_pixel")) =>
+                {
+                    Some(
+                        "it computes Resize to the nearest half pixel, rounded down or up, wrongly"
+                            .to_owned(),
+                    )
+                }
+                // It keeps the number, and every other than 0 is true.
+                "Cast" if node.number("to") == Some(ONNX_BOOL) => {
+                    Some("it computes Cast to booleans wrongly".to_owned())
+                }
+                operator
+                    if operator.starts_with("Reduce") && node.number("noop_with_empty_axes") == Some(1) =>
+                {
+                    Some(format!("it computes {operator} with noop_with_empty_axes wrongly"))
                 }
                 // Until opset 13 all axes from this one on were one list; rten takes the one axis, and the last one unless named.
                 "Softmax" | "LogSoftmax" if graph.opset < 13 => {

@@ -11,9 +11,18 @@ pub(super) fn plain(message: &str) -> String {
         let most = after(message, " is till opset ").unwrap_or_default();
         return format!("the file is of a newer opset than {most}, the newest that is known");
     }
-    for marker in
-        [" is not a registered function/op", " operator not supported", " is not a registered function"]
+    if ["expected 2 dilation values", "expected 2 stride values", "strides len does not match spatial dims"]
+        .iter()
+        .any(|what| message.contains(what))
     {
+        return "it needs the strides and dilations of convolutions and pooling to be in the file".to_owned();
+    }
+    for marker in [
+        " is not a registered function/op",
+        " operator not supported",
+        " operator not enabled",
+        " is not a registered function",
+    ] {
         if let Some(operator) = before(message, marker) {
             return format!("the operator {operator} is not known");
         }
@@ -91,8 +100,12 @@ mod tests {
             ),
             ("in node \"x\": ZipMap operator not supported", "the operator ZipMap is not known"),
             (
+                "operator error: Dropout operator not enabled because rten was compiled without the \"random\" feature",
+                "the operator Dropout is not known",
+            ),
+            (
                 "operator \"\" failed: input or attribute has invalid value: expected 2 stride values. Inputs were (tensor(f32) [1])",
-                "input or attribute has invalid value: expected 2 stride values",
+                "it needs the strides and dilations of convolutions and pooling to be in the file",
             ),
             (
                 "Could not find an implementation for Conv(11) node with name 'c'",

@@ -35,6 +35,8 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn of(model: &Model, graph: Option<&Graph>) -> anyhow::Result<Self> {
         let preset = match model.preset {
+            // Its classifiers are all fed in one way, and their files say whose they are.
+            None if graph.is_some_and(is_ultralytics) => Self::ultralytics(),
             None => Self::default(),
             Some(Preset::Caffe) => Self::caffe(),
             Some(Preset::Ultralytics) => Self::ultralytics(),
@@ -108,6 +110,12 @@ impl Wanted {
 
     /// A `resize` that is the size, whatever that is.
     const SAME: Size = Size::Side(0);
+}
+
+/// Whether a file is a classifier that Ultralytics exported, by what it says of itself.
+fn is_ultralytics(graph: &Graph) -> bool {
+    let says = |key: &str, what: &str| graph.metadata.get(key).is_some_and(|value| value == what);
+    says("author", "Ultralytics") && says("task", "classify")
 }
 
 /// What Ultralytics writes: `[224, 224]`, rows first.

@@ -28,8 +28,8 @@ pub use distribution::Distribution;
 pub use load::{BadSettings, Layers};
 pub use mistyped::nearest;
 pub use model::{
-    Alpha, Augment, Channels, Classifier, Engine, Filter, Layout, Model, PadPlace, PerChannel, Preset,
-    Protocol, Provider, ResizeMode, Scores, Size, labels_beside,
+    Alpha, Augment, Channels, Classifier, Colour, Engine, Filter, Layout, Model, PadPlace, PerChannel,
+    Preset, Protocol, Provider, ResizeMode, Scores, Size, labels_beside,
 };
 pub use setup::{CpuCredits, Os, Setup, Update};
 pub use simulate::Simulate;

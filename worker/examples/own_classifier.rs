@@ -8,7 +8,10 @@
 use std::{env, fs};
 
 use anyhow::Context;
-use eirs_platform::{job::Guess, settings::Alpha};
+use eirs_platform::{
+    job::Guess,
+    settings::{Alpha, Colour},
+};
 use eirs_worker::{
     classify::{Classifier, Description, Failure, Image, Loaded},
     image::{self, Limits, Pixels, Resizer, Unreadable, View, geometry::Geometry},
@@ -60,7 +63,7 @@ impl Eye {
             other => Failure::Failed(other.to_string()),
         };
         let view = Some(View { short: SIDE, cut: Some((SIDE, SIDE)), fractions: true });
-        let limits = Limits { max_pixels: 100_000_000, view, alpha: Alpha::Drop };
+        let limits = Limits { max_pixels: 100_000_000, view, alpha: Alpha::Drop, colour: Colour::Ignore };
         image::decode(&image.bytes, limits, &mut self.pixels).map_err(failure)?;
         let mut sums = [0.0; 3];
         let add = |_, colour: [u8; 4]| {

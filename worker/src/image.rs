@@ -3,19 +3,23 @@
 //!
 //! What is read follows Pillow's `convert("RGB")`, since models are trained on what Pillow reads:
 //! alpha is dropped and not blended, samples of 16 bits keep their high byte, CMYK is taken as
-//! Adobe writes it (inverted), colour profiles are ignored, an animation is its first frame. The
+//! Adobe writes it (inverted), colour profiles are ignored unless a setting asks for sRGB, an
+//! animation is its first frame. The
 //! orientation that EXIF or XMP gives is applied, as torchvision users do by hand.
 //!
 //! Who changes the pixels of any image raises `DECODER` in `platform/src/version.rs`: stored
 //! results are of the pixels of before.
 
 mod bmp;
+mod colour;
 mod fast;
 pub mod geometry;
 mod gif;
 mod heif;
+mod ico;
 mod jpeg;
 pub mod memory;
+mod place;
 mod png;
 mod resize;
 mod sample;
@@ -30,10 +34,13 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use eirs_platform::{formats::Kind, settings::Alpha};
+use eirs_platform::{
+    formats::Kind,
+    settings::{Alpha, Colour},
+};
 use image::{
     ColorType, ImageDecoder,
-    codecs::{ico::IcoDecoder, png::PngDecoder, pnm::PnmDecoder, qoi::QoiDecoder, webp::WebPDecoder},
+    codecs::{png::PngDecoder, pnm::PnmDecoder, qoi::QoiDecoder, webp::WebPDecoder},
 };
 
 pub use eirs_platform::formats::Format;
@@ -71,6 +78,8 @@ pub struct Limits {
     pub view: Option<View>,
     /// What is seen behind transparent pixels.
     pub alpha: Alpha,
+    /// What becomes of a colour profile.
+    pub colour: Colour,
 }
 
 /// Decoded pixels: rows from the top, samples of 8 bits, interleaved, no padding.
@@ -84,6 +93,8 @@ pub struct Pixels {
     samples: Vec<u8>,
     /// The memory that is taken for it, until it is forgotten.
     part: Option<memory::Part>,
+    /// It is part of a larger picture, which has taken its memory.
+    is_within: bool,
 }
 
 /// Which part of a stored picture some pixels are.
@@ -108,6 +119,7 @@ impl Default for Pixels {
             place: Place::default(),
             samples: Vec::new(),
             part: None,
+            is_within: false,
         }
     }
 }
@@ -173,7 +185,7 @@ impl Pixels {
     ) -> Result<&mut [u8], Unreadable> {
         let bytes = width as usize * height as usize * channels * bytes_each;
         self.part = None;
-        self.part = Some(memory::take((bytes as u64).saturating_add(beside)));
+        self.part = (!self.is_within).then(|| memory::take((bytes as u64).saturating_add(beside)));
         (self.width, self.height, self.channels, self.orientation) = (width, height, channels, orientation);
         self.place = Place { left: 0, top: 0, fraction: 1, whole: (width, height) };
         self.samples.clear();
@@ -189,7 +201,7 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
     let kind = Kind::of(bytes);
     let Kind::Read(format) = kind else { return Err(not_read(kind)) };
     let file = Cursor::new(bytes);
-    let decoded = catch_unwind(AssertUnwindSafe(|| match format {
+    let read_as_stored = |pixels: &mut Pixels| match format {
         Format::Jpeg => jpeg::decode(bytes, limits, pixels),
         Format::Png => {
             let decoder = PngDecoder::with_limits(file, png_room()).map_err(|error| broken(format, error))?;
@@ -209,9 +221,7 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
         Format::Bmp if bmp::is_one(bytes) => bmp::decode(bytes, limits, pixels),
         Format::Bmp => Err(not_read(Kind::NoImage)),
         Format::Tiff => tiff::decode(bytes, limits, pixels),
-        Format::Ico => {
-            read(format, IcoDecoder::new(file).map_err(|error| broken(format, error))?, limits, pixels)
-        }
+        Format::Ico => ico::decode(bytes, limits, pixels),
         Format::Pnm => {
             read(format, PnmDecoder::new(file).map_err(|error| broken(format, error))?, limits, pixels)
         }
@@ -219,6 +229,11 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
             read(format, QoiDecoder::new(file).map_err(|error| broken(format, error))?, limits, pixels)
         }
         Format::Heic | Format::Avif => heif::decode(format, bytes, limits, pixels),
+    };
+    let decoded = catch_unwind(AssertUnwindSafe(|| {
+        read_as_stored(pixels)?;
+        colour::convert(format, bytes, limits.colour, pixels);
+        Ok(())
     }));
     let decoded =
         decoded.unwrap_or_else(|_| Err(Unreadable::Never(format!("the {format} image is damaged"))));
@@ -258,7 +273,7 @@ fn dimensions(format: Format, bytes: &[u8]) -> Option<(u32, u32)> {
         Format::Gif => gif::dimensions(bytes),
         Format::Bmp => bmp::dimensions(bytes),
         Format::Tiff => tiff::dimensions(bytes),
-        Format::Ico => IcoDecoder::new(file).ok().map(|ico| ico.dimensions()),
+        Format::Ico => ico::dimensions(bytes),
         Format::Pnm => PnmDecoder::new(file).ok().map(|pnm| pnm.dimensions()),
         Format::Qoi => QoiDecoder::new(file).ok().map(|qoi| qoi.dimensions()),
         Format::Heic | Format::Avif => heif::dimensions(format, bytes),
@@ -292,15 +307,23 @@ fn not_read(kind: Kind) -> Unreadable {
     Unreadable::Never(kind.refusal().unwrap_or_default())
 }
 
-/// Adds to a refusal how large the image is, and where it ends.
+/// Adds to a refusal how large the image is, and where it ends or what of it is not read.
 fn with_size(format: Format, bytes: &[u8], error: Unreadable) -> Unreadable {
     let Unreadable::Never(why) = &error else { return error };
     let Some(what) = why.strip_prefix(&format!("the {format} image ")) else { return error };
+    // A damaged chunk says more than what became of its content.
+    let damage = if format == Format::Png && what != CUT_SHORT { png::damage(bytes) } else { None };
+    let damage = damage.map(|what| format!("cannot be decoded: {what}"));
+    let what = damage.as_deref().unwrap_or(what);
     let size = match dimensions(format, bytes) {
         Some((width, height)) => format!(" of {width} x {height} pixels"),
         None => String::new(),
     };
-    let end = if what == CUT_SHORT { format!(" after {} bytes", bytes.len()) } else { String::new() };
+    let end = match what {
+        CUT_SHORT => format!(" after {} bytes", bytes.len()),
+        _ if what.contains(" byte") => String::new(),
+        _ => place::of(format, bytes).unwrap_or_default(),
+    };
     Unreadable::Never(format!("the {format} image{size} {what}{end}"))
 }
 
@@ -392,7 +415,13 @@ fn broken(format: Format, error: image::ImageError) -> Unreadable {
         image::ImageError::Unsupported(_) => {
             Unreadable::Never(format!("the {format} image is of an unsupported kind ({error})"))
         }
-        _ => Unreadable::Never(format!("the {format} image cannot be decoded: {error}")),
+        _ => {
+            let text = error.to_string();
+            // All of the crate's messages begin with the format, which was said.
+            let why =
+                text.strip_prefix("Format error decoding ").and_then(|text| Some(text.split_once(": ")?.1));
+            Unreadable::Never(format!("the {format} image cannot be decoded: {}", why.unwrap_or(&text)))
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::io::Cursor;
 
 use eirs_platform::{
     formats::{Kind, heif},
-    settings::Alpha,
+    settings::{Alpha, Colour},
     testing::not_run,
 };
 use eirs_worker::image::{
@@ -23,7 +23,7 @@ use image::{
 };
 use proptest::prelude::*;
 
-const FULL: Limits = Limits { max_pixels: 1_000_000, view: None, alpha: Alpha::Drop };
+const FULL: Limits = Limits { max_pixels: 1_000_000, view: None, alpha: Alpha::Drop, colour: Colour::Ignore };
 
 /// A short side of so many pixels, and a square that is cut out of the middle.
 fn view(short: u32, side: Option<u32>) -> View {
@@ -138,6 +138,11 @@ fn photos_of_phones_are_read_where_there_is_libheif() {
     }
     for name in ["photo.heic", "orientation-6.avif", "alpha.heic"] {
         check_quarters(name, &fixture(name), QUARTERS);
+    }
+    // By the properties `irot` and `imir`.
+    for orientation in 2..=8 {
+        let name = format!("turned-{orientation}.heic");
+        check_quarters(&name, &fixture(&name), QUARTERS);
     }
     let file = fixture("photo.heic");
     let small = Limits { max_pixels: 1000, ..FULL };
@@ -462,6 +467,40 @@ fn an_image_that_is_cut_short_is_refused_in_a_sentence() {
     let why = format!("the JPEG image of 48 x 32 pixels is cut short after {} bytes", half.len());
     assert_eq!(refusal(half, FULL), why);
     assert_eq!(refusal(half, Limits { view: Some(view(1, None)), ..FULL }), why);
+}
+
+#[test]
+fn a_refusal_names_the_byte_where_it_is_known() {
+    let image = DynamicImage::ImageRgb8(picture(48, 32));
+    let of = |format, change: &dyn Fn(&mut Vec<u8>)| {
+        let image = if format == ImageFormat::Gif { image.to_rgba8().into() } else { image.clone() };
+        let mut file = encoded(&image, format);
+        change(&mut file);
+        refusal(&file, FULL)
+    };
+    let why = of(ImageFormat::Png, &|file| {
+        let end = file.len() - 12;
+        file[end - 1] ^= 1;
+    });
+    assert!(why.contains("the check sum of its chunk IDAT at byte 33 is wrong"), "{why}");
+    assert!(why.starts_with("the PNG image of 48 x 32 pixels cannot be decoded: "), "{why}");
+    let why = of(ImageFormat::Bmp, &|file| file[28] = 7);
+    assert!(why.contains("7 bits a pixel") && why.ends_with("at byte 28"), "{why}");
+    let why = of(ImageFormat::Tiff, &|file| {
+        // The compression becomes LZMA's.
+        let entry = file.windows(4).position(|tag| tag == [3, 1, 3, 0]).unwrap();
+        file[entry + 8..entry + 10].copy_from_slice(&34925u16.to_le_bytes());
+    });
+    assert!(why.contains("is compressed with LZMA (byte "), "{why}");
+    let why = of(ImageFormat::Gif, &|file| {
+        // No code has so many bits.
+        let frame = file.windows(2).rposition(|pair| pair == [0x2c, 0]).unwrap();
+        let colours = 3 << ((file[frame + 9] & 7) + 1);
+        file[frame + 10 + colours] = 99;
+    });
+    assert!(why.contains("in the pixels from byte "), "{why}");
+    let why = of(ImageFormat::WebP, &|file| file[24..32].fill(0xff));
+    assert!(why.contains("in the pixels from byte 12"), "{why}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, ensure};
-use eirs_platform::settings::{Alpha, Model};
+use eirs_platform::settings::{Alpha, Colour, Model};
 use eirs_worker::{
     classify::{self, Image, bare_loop, read_image},
     image::{Limits, Pixels, View, decode},
@@ -135,7 +135,8 @@ fn memory(model: &Model, files: &[Image]) -> anyhow::Result<f64> {
     let mut pixels = Pixels::default();
     let mut shares = 0.0;
     for file in files {
-        let limits = Limits { max_pixels: model.max_pixels, view: None, alpha: Alpha::Drop };
+        let limits =
+            Limits { max_pixels: model.max_pixels, view: None, alpha: Alpha::Drop, colour: Colour::Ignore };
         decode(&file.bytes, limits, &mut pixels)?;
         let full = f64::from(pixels.width()) * f64::from(pixels.height()) * 3.0;
         let view = View { short: 256, cut: Some((224, 224)), fractions: model.scaled_decode };

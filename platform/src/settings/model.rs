@@ -12,8 +12,8 @@ mod numbers;
 
 pub use self::{
     kinds::{
-        Alpha, Augment, Channels, Classifier, Engine, Filter, Layout, PadPlace, Preset, Protocol, Provider,
-        ResizeMode, Scores,
+        Alpha, Augment, Channels, Classifier, Colour, Engine, Filter, Layout, PadPlace, Preset, Protocol,
+        Provider, ResizeMode, Scores,
     },
     numbers::{PerChannel, Size},
 };
@@ -102,6 +102,8 @@ pub struct Model {
     pub scaled_decode: bool,
     /// onnx: what is seen through transparent pixels.
     pub alpha: Alpha,
+    /// onnx: what becomes of the colour profile of an image.
+    pub colour: Colour,
     /// onnx: images that make one inference when so many wait; 1 is fastest for most models on a CPU.
     pub batch: usize,
     /// onnx: an image to classify at start; the worker refuses to start when the answer is not `check_label`.
@@ -313,6 +315,7 @@ impl Default for Model {
             augment: Augment::None,
             scaled_decode: true,
             alpha: Alpha::Drop,
+            colour: Colour::Ignore,
             batch: 1,
             check_image: None,
             check_label: None,

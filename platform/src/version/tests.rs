@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::settings::{
-    Alpha, Augment, Channels, Engine, Filter, Layers, Layout, PadPlace, Preset, Protocol, Provider,
+    Alpha, Augment, Channels, Colour, Engine, Filter, Layers, Layout, PadPlace, Preset, Protocol, Provider,
     ResizeMode, Scores, Size,
 };
 
@@ -64,6 +64,7 @@ fn changed() -> Vec<(&'static str, Model, bool)> {
         ("augment", Model { augment: Augment::Flip, ..model() }, true),
         ("scaled_decode", Model { scaled_decode: false, ..model() }, true),
         ("alpha", Model { alpha: Alpha::White, ..model() }, true),
+        ("colour", Model { colour: Colour::Srgb, ..model() }, true),
         ("batch", Model { batch: 4, ..model() }, false),
         ("check_image", Model { check_image: Some("cat.jpg".into()), ..model() }, false),
         ("check_label", Model { check_label: Some("cat".into()), ..model() }, false),

@@ -192,7 +192,10 @@ impl Header {
             }
         }
         if width <= 0 || height == 0 {
-            return refused(format!("has a width of {width} and a height of {height} pixels"));
+            return refused(format!(
+                "has a width of {width} and a height of {height} pixels, at byte {}",
+                at(4)
+            ));
         }
         let is_os2 = matches!(length, 16..=39 | 41..=51 | 64);
         let mut after = at(length);
@@ -214,7 +217,7 @@ impl Header {
                 match masks {
                     [0, 0, 0] if bits == 32 => Stored::Bytes,
                     masks if masks.iter().all(contiguous) => Stored::Masks(masks),
-                    masks => return refused(format!("has unsupported masks {masks:x?}")),
+                    masks => return refused(format!("has unsupported masks {masks:x?}, at byte {}", at(40))),
                 }
             }
             (3, 1) if is_os2 => return refused("has fax compression, which is not supported".to_owned()),
@@ -229,7 +232,8 @@ impl Header {
             (5, _) => return refused("contains a PNG, which is not supported".to_owned()),
             _ => {
                 return refused(format!(
-                    "has {bits} bits a pixel in compression {compression}, which is not supported"
+                    "has {bits} bits a pixel in compression {compression}, which is not supported, at byte {}",
+                    if length == 12 { at(10) } else { at(14) }
                 ));
             }
         };

@@ -30,14 +30,15 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     let height = u32::from(decoder.height()).max(top + down);
     check_size(width, height, limits.max_pixels)?;
 
+    if across == 0 || down == 0 {
+        return Err(Unreadable::Never("the GIF image has an empty first frame".to_owned()));
+    }
     let frame_bytes = across as usize * down as usize;
     pixels.start(width, height, 3, Orientation::NoTransforms, 1, frame_bytes as u64)?;
     let mut indices = Vec::new();
     indices.try_reserve_exact(frame_bytes).map_err(|_| Unreadable::NoMemory(frame_bytes))?;
     indices.resize(frame_bytes, 0);
-    if frame_bytes > 0 {
-        decoder.read_into_buffer(&mut indices).map_err(broken)?;
-    }
+    decoder.read_into_buffer(&mut indices).map_err(broken)?;
     // Without any palette an index is a shade of grey.
     let grey: Vec<u8> = (0..=255).flat_map(|shade| [shade; 3]).collect();
     let palette = decoder.palette().unwrap_or(&grey);
@@ -63,12 +64,10 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     if (across, down) != (width, height) {
         samples.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&around));
     }
-    if frame_bytes > 0 {
-        let rows = samples.chunks_exact_mut(width as usize * 3).skip(top as usize);
-        for (row, indices) in rows.zip(indices.chunks_exact(across as usize)) {
-            for (pixel, index) in row[left as usize * 3..].chunks_exact_mut(3).zip(indices) {
-                pixel.copy_from_slice(&colours[usize::from(*index)]);
-            }
+    let rows = samples.chunks_exact_mut(width as usize * 3).skip(top as usize);
+    for (row, indices) in rows.zip(indices.chunks_exact(across as usize)) {
+        for (pixel, index) in row[left as usize * 3..].chunks_exact_mut(3).zip(indices) {
+            pixel.copy_from_slice(&colours[usize::from(*index)]);
         }
     }
     Ok(())

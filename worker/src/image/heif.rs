@@ -61,6 +61,8 @@ functions! {
     image_handle_get_width: fn(*const c_void) -> c_int;
     image_handle_get_height: fn(*const c_void) -> c_int;
     image_handle_has_alpha_channel: fn(*const c_void) -> c_int;
+    image_handle_get_raw_color_profile_size: fn(*const c_void) -> usize;
+    image_handle_get_raw_color_profile: fn(*const c_void, *mut c_void) -> Error;
     image_handle_release: fn(*const c_void);
     decode_image: fn(*const c_void, *mut *mut c_void, c_int, c_int, *const c_void) -> Error;
     image_get_width: fn(*const c_void, c_int) -> c_int;
@@ -82,7 +84,7 @@ struct Picture<'f> {
     format: Format,
     context: *mut c_void,
     handle: *mut c_void,
-    _file: &'f [u8],
+    file: &'f [u8],
 }
 
 #[expect(unsafe_code, reason = "libheif is a library of C")]
@@ -93,7 +95,7 @@ impl<'f> Picture<'f> {
         // What was not made stays null, which may be released.
         unsafe {
             let context = (api.context_alloc)();
-            let mut picture = Self { api, format, context, handle: std::ptr::null_mut(), _file: file };
+            let mut picture = Self { api, format, context, handle: std::ptr::null_mut(), file };
             let read = (api.context_read_from_memory_without_copy)(
                 context,
                 file.as_ptr().cast(),
@@ -115,6 +117,19 @@ impl<'f> Picture<'f> {
         };
         let [width, height] = sides.map(|side| u32::try_from(side).unwrap_or(0));
         (width, height)
+    }
+
+    /// The colour profile, which is not there where the colours are described by a few numbers.
+    fn profile(&self) -> Option<Vec<u8>> {
+        // SAFETY: the handle is valid as long as the picture, and the library writes as many bytes as
+        // it said.
+        unsafe {
+            let size = (self.api.image_handle_get_raw_color_profile_size)(self.handle);
+            let mut profile = vec![0; Some(size).filter(|size| *size <= self.file.len())?];
+            let error =
+                (self.api.image_handle_get_raw_color_profile)(self.handle, profile.as_mut_ptr().cast());
+            (error.code == 0 && size > 0).then_some(profile)
+        }
     }
 
     fn check(&self, error: &Error) -> Result<(), Unreadable> {
@@ -179,6 +194,11 @@ impl Drop for Picture<'_> {
             (self.api.context_free)(self.context);
         }
     }
+}
+
+/// The colour profile.
+pub(super) fn profile(format: Format, file: &[u8]) -> Option<Vec<u8>> {
+    Picture::open(format, file).ok()?.profile()
 }
 
 /// Columns and rows, upright.

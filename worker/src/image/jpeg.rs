@@ -20,6 +20,10 @@ use super::{
 /// few bytes long. Encoders make about ten.
 const SCANS_MAX: usize = 100;
 
+/// The first coefficients of a block, in the order of the file. libjpeg guesses those of these that
+/// no scan of a progressive file holds in full, and smooths its blocks; such a file is refused.
+const GUESSED: usize = 10;
+
 /// Why a file gives no pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
@@ -67,6 +71,26 @@ pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
 }
 
 pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), Unreadable> {
+    decode_as(file, None, limits, pixels)
+}
+
+/// A part of a TIFF image, whose tags say whether its three components are YCbCr.
+pub(super) fn decode_in_tiff(
+    file: &[u8],
+    is_ycbcr: bool,
+    limits: Limits,
+    pixels: &mut Pixels,
+) -> Result<(), Unreadable> {
+    decode_as(file, Some(if is_ycbcr { Colours::YCbCr } else { Colours::Rgb }), limits, pixels)
+}
+
+/// `three` says what three components are, whatever the file says.
+fn decode_as(
+    file: &[u8],
+    three: Option<Colours>,
+    limits: Limits,
+    pixels: &mut Pixels,
+) -> Result<(), Unreadable> {
     let mut header = Header::new(file)?;
     let frame = match header.read_frame() {
         Ok(frame) => frame.clone(),
@@ -88,7 +112,10 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     let reduced = (width.div_ceil(fraction), height.div_ceil(fraction));
     let window =
         limits.view.map_or(Window::all(reduced), |view| view.window((width, height), fraction, orientation));
-    let colours = header.colours();
+    let colours = match three {
+        Some(three) if frame.components.len() == 3 => three,
+        _ => header.colours(),
+    };
     let channels = if colours == Colours::Grey { 1 } else { 4 };
     let in_parts = frame.progressive || scan.parts.len() < frame.components.len();
     let beside = if in_parts { kept_bytes(&frame) } else { 0 };
@@ -120,6 +147,8 @@ struct Picture<'f, 'p> {
     colours: Colours,
     planes: Vec<Plane>,
     quantisation: Vec<Option<[i32; 64]>>,
+    /// Which of the first coefficients of each component are there to the last bit.
+    known: Vec<[bool; GUESSED]>,
     /// Columns and rows of units.
     units: (usize, usize),
     /// The first row that is wanted.
@@ -143,8 +172,9 @@ impl<'f, 'p> Picture<'f, 'p> {
         let channels = if colours == Colours::Grey { 1 } else { 4 };
         let row_bytes = window.width() as usize * channels;
         let quantisation = vec![None; planes.len()];
+        let known = vec![[false; GUESSED]; planes.len()];
         let top = window.rows.start as usize;
-        Ok(Self { frame, size, colours, planes, quantisation, units, top, row_bytes, out })
+        Ok(Self { frame, size, colours, planes, quantisation, known, units, top, row_bytes, out })
     }
 
     /// Takes the tables of the components of a scan, which may be others afterwards.
@@ -186,6 +216,11 @@ impl<'f, 'p> Picture<'f, 'p> {
             self.take_tables(header, &scan)?;
             let mut reader = Reader::new(file, header, self.frame, &scan)?;
             keep_rows(&mut reader, &mut kept);
+            for (component, ..) in &scan.parts {
+                for coefficient in scan.from..=scan.to.min(GUESSED - 1) {
+                    self.known[*component][coefficient] = scan.low == 0;
+                }
+            }
             if reader.is_cut_short() {
                 return Err(Refusal::CutShort);
             }
@@ -206,6 +241,9 @@ impl<'f, 'p> Picture<'f, 'p> {
         }
         if self.lacks_a_component() {
             return Err(Refusal::Damaged("the scan of a component is missing"));
+        }
+        if self.frame.progressive && !self.known.iter().flatten().all(|known| *known) {
+            return Err(Refusal::Damaged("the scans with its details are missing"));
         }
         show_rows(self, &kept);
         Ok(())

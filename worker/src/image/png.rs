@@ -12,26 +12,58 @@ const TEXT_MAX_BYTES: usize = 1 << 20;
 /// digits.
 const RAW_PROFILE: &[u8] = b"Raw profile type exif";
 
+/// The first chunk that is wrong, and where it begins.
+pub(super) fn damage(file: &[u8]) -> Option<String> {
+    let mut at = 8;
+    for (kind, chunk) in chunks(file) {
+        let sum = file.get(at + 8 + chunk.len()..)?.first_chunk()?;
+        let right = crc32fast::hash(file.get(at + 4..at + 8 + chunk.len())?);
+        let name = String::from_utf8_lossy(&kind);
+        if u32::from_be_bytes(*sum) != right {
+            return Some(format!("the check sum of its chunk {name} at byte {at} is wrong"));
+        }
+        // A chunk whose name begins with a capital letter must be understood.
+        if kind[0].is_ascii_uppercase() && ![*b"IHDR", *b"PLTE", *b"IDAT", *b"IEND"].contains(&kind) {
+            return Some(format!("its chunk {name} at byte {at} is not known"));
+        }
+        at += chunk.len() + 12;
+    }
+    None
+}
+
+/// Where the chunk with the first pixels begins.
+pub(super) fn pixels(file: &[u8]) -> Option<usize> {
+    let before = chunks(file).take_while(|(kind, _)| kind != b"IDAT").map(|(_, chunk)| chunk.len() + 12);
+    Some(8 + before.sum::<usize>()).filter(|at| *at < file.len())
+}
+
+/// The chunks of a file that are there in full, each with its name.
+pub(super) fn chunks(file: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
+    let mut rest = file.get(8..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (head, body) = rest.split_at_checked(8)?;
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let chunk = body.get(..length)?;
+        // After the chunk comes its check sum.
+        rest = body.get(length + 4..).unwrap_or_default();
+        Some(([head[4], head[5], head[6], head[7]], chunk))
+    })
+}
+
 pub(super) fn orientation(file: &[u8]) -> Orientation {
     let (mut exif, mut raw_profile, mut xmp) = (None, None, None);
-    let mut rest = file.get(8..).unwrap_or_default();
-    while let Some((head, body)) = rest.split_at_checked(8) {
-        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let Some(chunk) = body.get(..length) else { break };
-        match &head[4..] {
+    for (kind, chunk) in chunks(file) {
+        match &kind {
             b"eXIf" => exif = Some(chunk.to_vec()),
             b"tEXt" | b"zTXt" if chunk.starts_with(RAW_PROFILE) => {
-                raw_profile = text(chunk, RAW_PROFILE, &head[4..])
-                    .and_then(|text| from_hexadecimal(&text))
-                    .or(raw_profile);
+                raw_profile =
+                    text(chunk, RAW_PROFILE, &kind).and_then(|text| from_hexadecimal(&text)).or(raw_profile);
             }
             b"iTXt" if chunk.starts_with(b"XML:com.adobe.xmp") => {
                 xmp = text(chunk, b"XML:com.adobe.xmp", b"iTXt").or(xmp);
             }
             _ => {}
         }
-        // After the chunk comes its check sum.
-        rest = body.get(length + 4..).unwrap_or_default();
     }
     turned::orientation(exif.or(raw_profile).as_deref(), xmp.as_deref())
 }

@@ -36,10 +36,10 @@ fn of_exif(mut exif: &[u8]) -> Option<u32> {
         if number(at, 2)? != u32::from(ORIENTATION) {
             return None;
         }
+        // Whole numbers of two or four bytes; a single byte is none for Pillow either.
         let length = match number(at + 2, 2)? {
-            1 => 1,
-            3 => 2,
-            4 => 4,
+            3 | 8 => 2,
+            4 | 9 => 4,
             _ => return None,
         };
         number(at + 8, length)

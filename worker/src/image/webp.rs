@@ -21,13 +21,30 @@ struct Found<'a> {
     height: u32,
     exif: Option<&'a [u8]>,
     xmp: Option<&'a [u8]>,
+    profile: Option<&'a [u8]>,
+    pixels: Option<&'a [u8]>,
+}
+
+fn find(file: &[u8]) -> Found<'_> {
+    let mut found = Found { width: 1, height: 1, ..Found::default() };
+    walk(file.get(12..).unwrap_or_default(), false, &mut found);
+    found
+}
+
+/// The colour profile.
+pub(super) fn profile(file: &[u8]) -> Option<&[u8]> {
+    find(file).profile
+}
+
+/// Where the first picture begins.
+pub(super) fn pixels(file: &[u8]) -> Option<usize> {
+    // A chunk has a name and a length before it.
+    Some(find(file).pixels?.as_ptr() as usize - file.as_ptr() as usize - 8)
 }
 
 /// Walks the chunks of the file.
 pub(super) fn survey(file: &[u8]) -> Survey {
-    let mut found = Found { width: 1, height: 1, ..Found::default() };
-    walk(file.get(12..).unwrap_or_default(), false, &mut found);
-    let Found { width, height, exif, xmp } = found;
+    let Found { width, height, exif, xmp, .. } = find(file);
     Survey { width, height, orientation: turned::orientation(exif, xmp) }
 }
 
@@ -37,6 +54,9 @@ fn walk<'a>(mut rest: &'a [u8], in_frame: bool, found: &mut Found<'a>) {
     while let Some((header, body)) = rest.split_at_checked(8) {
         let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
         let chunk = &body[..length.min(body.len())];
+        if matches!(&header[..4], b"VP8 " | b"VP8L") {
+            found.pixels.get_or_insert(chunk);
+        }
         match &header[..4] {
             b"VP8X" => announce(found, int(chunk, 4, 3) + 1, int(chunk, 7, 3) + 1),
             b"VP8 " => announce(found, int(chunk, 6, 2) & 0x3fff, int(chunk, 8, 2) & 0x3fff),
@@ -50,6 +70,7 @@ fn walk<'a>(mut rest: &'a [u8], in_frame: bool, found: &mut Found<'a>) {
             }
             b"EXIF" => found.exif = Some(chunk),
             b"XMP " => found.xmp = Some(chunk),
+            b"ICCP" => found.profile = Some(chunk),
             _ => {}
         }
         // Chunks are padded to an even length.

@@ -44,6 +44,14 @@ def main():
     lying.save(HERE / "orientation-6.avif", quality=92, exif=exif)
     pillow_heif.register_heif_opener()
     upright.save(HERE / "photo.heic", quality=92)
+    # Stored lying or in a mirror, with the properties `irot` and `imir` that turn it back: pillow-heif writes them for EXIF
+    # that it is given as bytes.
+    turns = Image.Transpose
+    stored = {2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180, 4: turns.FLIP_TOP_BOTTOM, 5: turns.TRANSPOSE,
+              6: turns.ROTATE_90, 7: turns.TRANSVERSE, 8: turns.ROTATE_270}
+    for orientation, turn in stored.items():
+        exif[0x0112] = orientation
+        upright.transpose(turn).save(HERE / f"turned-{orientation}.heic", quality=92, exif=exif.tobytes())
     clear = upright.copy()
     clear.putalpha(200)
     clear.save(HERE / "alpha.heic", quality=92)

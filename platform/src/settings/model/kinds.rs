@@ -146,6 +146,17 @@ pub enum Alpha {
     Black,
 }
 
+/// What becomes of the colour profile of an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Colour {
+    /// It is ignored, as Pillow ignores it: the numbers are what they are.
+    #[default]
+    Ignore,
+    /// The colours that it describes are made sRGB.
+    Srgb,
+}
+
 /// What the numbers of a model's output are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,6 +1,6 @@
 //! From the bytes of an image to the numbers that a model was trained on.
 
-use eirs_platform::settings::{Channels, Layout};
+use eirs_platform::settings::{Alpha, Channels, Colour, Layout};
 
 use super::recipe::Recipe;
 use crate::{
@@ -39,7 +39,12 @@ impl Preprocess {
 
     fn read(&mut self, file: &[u8], tensor: &mut [f32]) -> Result<(), Unreadable> {
         let Self { recipe, table, pixels, resizer } = self;
-        let limits = Limits { max_pixels: recipe.max_pixels, view: recipe.view(), alpha: recipe.alpha };
+        let limits = Limits {
+            max_pixels: recipe.max_pixels,
+            view: recipe.view(),
+            alpha: recipe.alpha,
+            colour: recipe.colour,
+        };
         image::decode(file, limits, pixels)?;
         if !recipe.exif {
             pixels.turn(Orientation::NoTransforms);
@@ -105,7 +110,7 @@ fn through_jpeg(
     // As libjpeg does by itself.
     encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_2_2);
     encoder.encode(&scaled, columns, rows, jpeg_encoder::ColorType::Rgb).map_err(|_| unfit())?;
-    let limits = Limits { max_pixels: u64::MAX, view: None, alpha: eirs_platform::settings::Alpha::Drop };
+    let limits = Limits { max_pixels: u64::MAX, view: None, alpha: Alpha::Drop, colour: Colour::Ignore };
     image::decode(&file, limits, pixels)?;
     let as_it_is = Geometry { fit: Fit::Squash { to: size }, ..Geometry::crop(1, 1) };
     let fit = match geometry.fit {

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use eirs_platform::settings::{
-    Alpha, Channels, Filter, Layout, Model, PadPlace, PerChannel, ResizeMode, Size,
+    Alpha, Channels, Colour, Filter, Layout, Model, PadPlace, PerChannel, ResizeMode, Size,
 };
 
 use super::{
@@ -29,6 +29,7 @@ pub(super) struct Recipe {
     pub(super) exif: bool,
     pub(super) scaled_decode: bool,
     pub(super) alpha: Alpha,
+    pub(super) colour: Colour,
     pub(super) max_pixels: u64,
 }
 
@@ -61,6 +62,7 @@ impl Recipe {
             exif: model.exif,
             scaled_decode: model.scaled_decode,
             alpha: model.alpha,
+            colour: model.colour,
             max_pixels: model.max_pixels,
         })
     }
@@ -148,7 +150,11 @@ impl Recipe {
             format!("each pixel (x / {divide_by} - {mean:?}) / {std:?}")
         };
         let exif = if self.exif { "" } else { "; orientation ignored" };
-        format!("{placed}{jpeg}{exif}; {order}; {value}; {layout}")
+        let colours = match self.colour {
+            Colour::Ignore => "",
+            Colour::Srgb => "colours made sRGB, ",
+        };
+        format!("{colours}{placed}{jpeg}{exif}; {order}; {value}; {layout}")
     }
 }
 

@@ -1,0 +1,107 @@
+//! Colour profiles: `colour = "srgb"` gives what Pillow's `ImageCms` gives (littlecms), and `ignore`
+//! what is stored.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "clippy.toml allows them in tests, but not in what tests call"
+)]
+
+use std::{fs, process::Command};
+
+use eirs_platform::{
+    formats::heif,
+    settings::{Alpha, Colour},
+    testing::{not_run, python},
+};
+use eirs_worker::image::{Limits, Pixels, decode};
+use moxcms::ColorProfile;
+
+/// The most that a sample may differ from littlecms. It rounds in between to 16 bits, and the
+/// curves of dark colours are steep.
+const FAR: u8 = 2;
+
+/// The same after two decoders of AVIF, which round in their own ways before the curves.
+const FAR_IN_AVIF: u8 = 20;
+
+/// Red, green and blue of a picture that need not be turned.
+fn colours(file: &[u8], colour: Colour) -> Vec<u8> {
+    let mut pixels = Pixels::default();
+    let limits = Limits { max_pixels: 1_000_000, view: None, alpha: Alpha::Drop, colour };
+    decode(file, limits, &mut pixels).unwrap();
+    let rgb = pixels.samples().chunks_exact(pixels.channels()).flat_map(|pixel| match *pixel {
+        [grey] | [grey, _] => [grey; 3],
+        [red, green, blue, ..] => [red, green, blue],
+        [] => [0; 3],
+    });
+    rgb.collect()
+}
+
+#[test]
+fn colours_of_other_profiles_are_made_srgb_as_littlecms_makes_them() {
+    let how = "`make test`, or a Python with Pillow in TESTING_PYTHON";
+    let Some(python) = python() else { return not_run("there is no Python", how) };
+    if !Command::new(&python).args(["-c", "from PIL import ImageCms"]).output().unwrap().status.success() {
+        return not_run("this Python has no Pillow", how);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (name, profile) in [
+        ("srgb", ColorProfile::new_srgb()),
+        ("display-p3", ColorProfile::new_display_p3()),
+        ("adobe", ColorProfile::new_adobe_rgb()),
+        ("bt2020", ColorProfile::new_bt2020()),
+        ("grey-2.2", ColorProfile::new_gray_with_gamma(2.2)),
+        ("grey-1.8", ColorProfile::new_gray_with_gamma(1.8)),
+    ] {
+        fs::write(folder.path().join(format!("{name}.icc")), profile.encode().unwrap()).unwrap();
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../testing/images/profiles.py");
+    let made = Command::new(&python).arg("-B").arg(script).arg(folder.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let list = fs::read_to_string(folder.path().join("list.jsonl")).unwrap();
+    let (mut files, mut changed) = (0, 0);
+    for line in list.lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+        let name = entry["name"].as_str().unwrap();
+        let is_avif = name.ends_with(".avif");
+        if is_avif && !heif::is_there() {
+            continue;
+        }
+        let file = fs::read(folder.path().join(name)).unwrap();
+        let expected = fs::read(folder.path().join(format!("{name}.rgb"))).unwrap();
+        let far = |found: &[u8]| found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        let found = colours(&file, Colour::Srgb);
+        assert_eq!(found.len(), expected.len(), "{name}");
+        println!("{name}: {} (ignored: {})", far(&found), far(&colours(&file, Colour::Ignore)));
+        let most = if is_avif { FAR_IN_AVIF } else { FAR };
+        assert!(far(&found) <= most, "{name} differs by {}", far(&found));
+        files += 1;
+        changed += usize::from(far(&colours(&file, Colour::Ignore)) > 5 * FAR);
+    }
+    assert!(files > 30 && changed > 20, "{changed} of {files}");
+}
+
+#[test]
+fn a_profile_that_cannot_be_read_or_does_not_fit_changes_nothing() {
+    let picture = image::RgbImage::from_fn(9, 7, |x, y| image::Rgb([x as u8 * 20, y as u8 * 30, 77]));
+    let with = |profile: Vec<u8>| {
+        let mut file = Vec::new();
+        let mut encoder = image::codecs::png::PngEncoder::new(&mut file);
+        image::ImageEncoder::set_icc_profile(&mut encoder, profile).unwrap();
+        picture.write_with_encoder(encoder).unwrap();
+        file
+    };
+    let p3 = ColorProfile::new_display_p3().encode().unwrap();
+    let grey = ColorProfile::new_gray_with_gamma(1.8).encode().unwrap();
+    assert_ne!(colours(&with(p3.clone()), Colour::Srgb), picture.as_raw()[..], "the right one changes it");
+    for wrong in [b"no profile".to_vec(), p3[..p3.len() / 2].to_vec(), grey] {
+        let file = with(wrong);
+        assert_eq!(colours(&file, Colour::Srgb), picture.as_raw()[..]);
+    }
+    // Damage anywhere in it, too, changes colours at most.
+    for at in (0..p3.len()).step_by(3) {
+        let mut damaged = p3.clone();
+        damaged[at] ^= 0xff;
+        assert_eq!(colours(&with(damaged), Colour::Srgb).len(), picture.as_raw().len());
+    }
+}

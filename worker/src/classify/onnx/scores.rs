@@ -198,6 +198,19 @@ fn found(seen: &[Vec<f32>], ends_in: Option<&str>) -> Form {
     }
 }
 
+/// Whether the scores of one image show what they are, so that another image cannot say anything else: they are nothing but
+/// logits, or what the last operator makes.
+pub(super) fn are_clear(scores: &[f32], ends_in: Option<&str>) -> bool {
+    let seen = [scores.to_vec()];
+    match (found(&seen, ends_in), ends_in) {
+        (Form::Logits, _) => !is_direction(scores),
+        (Form::Probabilities, Some("Softmax" | "Sigmoid" | "HardSigmoid")) => true,
+        (Form::LogProbabilities, Some("LogSoftmax")) => true,
+        // Of one number only the operator decides.
+        _ => scores.len() == 1,
+    }
+}
+
 /// Whether scores are a whole that is divided among them.
 fn is_distribution(scores: &[f32], whole: f32) -> bool {
     let sum: f64 = scores.iter().map(|score| f64::from(*score)).sum();
@@ -207,11 +220,12 @@ fn is_distribution(scores: &[f32], whole: f32) -> bool {
 
 /// Whether scores are a direction: all of length 1, as embeddings are.
 pub(super) fn are_embeddings(seen: &[Vec<f32>]) -> bool {
-    let is_unit = |scores: &Vec<f32>| {
-        let length: f64 = scores.iter().map(|score| f64::from(*score).powi(2)).sum();
-        scores.len() >= 16 && (length - 1.0).abs() < 1e-3 && scores.iter().any(|score| *score < 0.0)
-    };
-    seen.len() > 1 && seen.iter().all(is_unit)
+    seen.len() > 1 && seen.iter().all(|scores| is_direction(scores))
+}
+
+fn is_direction(scores: &[f32]) -> bool {
+    let length: f64 = scores.iter().map(|score| f64::from(*score).powi(2)).sum();
+    scores.len() >= 16 && (length - 1.0).abs() < 1e-3 && scores.iter().any(|score| *score < 0.0)
 }
 
 /// Which of two labels one number is the confidence of; of one label, the other is "not" that.
@@ -360,6 +374,24 @@ mod tests {
         };
         assert_eq!(labels(&[3.0, -3.0, 5.0]), ["2", "0"]);
         assert_eq!(labels(&[-3.0, -3.0, -5.0]), ["none"]);
+    }
+
+    #[test]
+    fn one_image_is_enough_where_another_can_say_nothing_else() {
+        for (scores, ends_in, is_clear) in [
+            (&[3.0, -1.0, 0.5][..], Some("Gemm"), true),
+            (&[0.2, 0.3, 0.5], Some("Softmax"), true),
+            (&[0.2, 0.3, 0.5], Some("Gemm"), false),
+            (&[0.2, 0.3, 0.5], None, false),
+            (&[20.0, 30.0, 50.0], Some("Mul"), false),
+            (&[-1.609_438, -1.386_294, -0.597_837], Some("LogSoftmax"), true),
+            (&[0.7], Some("Sigmoid"), true),
+            (&[0.7], None, true),
+            (&[0.7, 0.8], Some("Sigmoid"), true),
+            (&[-0.25; 16], Some("LpNormalization"), false),
+        ] {
+            assert_eq!(are_clear(scores, ends_in), is_clear, "{scores:?} {ends_in:?}");
+        }
     }
 
     #[test]

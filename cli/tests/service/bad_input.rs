@@ -52,6 +52,16 @@ fn files_that_share_a_field_are_each_an_image() {
     let mut names: Vec<_> = answer.body.lines().map(line).map(|line| line["name"].clone()).collect();
     names.sort_by_key(ToString::to_string);
     assert_eq!(names, ["a.bmp", "b.bmp"], "{answer:?}");
+    let mixed = |boundary: &str| format!("Content-Type: multipart/mixed; boundary={boundary}\r\n\r\n");
+    let deep = format!(
+        "--XX\r\nContent-Disposition: form-data; name=myfile\r\n{}--YY\r\n{}--ZZ\r\n\r\nBM\r\n--ZZ--\r\n--YY--\r\n\
+        --XX--\r\n",
+        mixed("YY"),
+        mixed("ZZ")
+    );
+    let answer = request(&web.address, "POST", "/upload", &headers, deep.as_bytes()).expect("an answer");
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.problem().contains("another within it"), "{answer:?}");
 }
 
 fn line(line: &str) -> serde_json::Value {

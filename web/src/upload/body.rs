@@ -144,7 +144,8 @@ impl Images {
                         let detail = format!("a form may have at most {MOST_OTHERS} fields without an image");
                         return Err(Problem::too_large(detail));
                     }
-                    self.others.push(shown_name(field.as_deref()));
+                    self.others
+                        .push(field.map_or_else(|| "(no name)".to_owned(), |name| shown_name(Some(&name))));
                 }
                 Event::Content(content) => self.skip(&content)?,
                 Event::PartEnd | Event::End => {}
@@ -196,7 +197,9 @@ impl Images {
 pub(super) fn broken_body(error: io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::TimedOut => Problem::too_slow(error.to_string()),
-        io::ErrorKind::InvalidData => Problem::bad_request(format!("the body is broken: {error}")),
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+            Problem::bad_request(format!("the body is broken: {error}"))
+        }
         _ => Problem::bad_request(format!("the body ended early: {error}")),
     }
 }

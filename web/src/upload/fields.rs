@@ -56,7 +56,8 @@ impl Value {
 
     /// The name of a file.
     pub(super) fn file(&self) -> Option<String> {
-        self.extended("filename").or_else(|| self.parameter("filename").map(spoken))
+        let extended = self.extended("filename").filter(|name| !name.is_empty());
+        extended.or_else(|| self.parameter("filename").map(spoken))
     }
 
     /// A parameter of RFC 5987 or 2231: in percents, in one piece or several.
@@ -279,6 +280,7 @@ mod tests {
             ("filename=\"?.jpg\"; filename*=iso-8859-1''%FC.jpg", "\u{fc}.jpg"),
             ("filename=\"kept.jpg\"; filename*=nonsense", "kept.jpg"),
             ("filename=\"kept.jpg\"; filename*=klingon''%FC.jpg", "kept.jpg"),
+            ("filename=\"kept.jpg\"; filename*=utf-8''", "kept.jpg"),
             // RFC 2231.
             ("filename*0*=utf-8''%C3; filename*1*=%BC; filename*2=\".jpg\"", "\u{fc}.jpg"),
             // RFC 2047.

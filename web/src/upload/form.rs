@@ -39,6 +39,12 @@ impl Form {
         loop {
             if let Some((nested, field)) = &mut self.nested {
                 match nested.next().map_err(broken_form)? {
+                    Some(Event::Part(part)) if part.content_type.main.starts_with("multipart/") => {
+                        return Err(broken_form(Broken(
+                            "the files of a field may stand together in one multipart part, and not in \
+                            another within it",
+                        )));
+                    }
                     Some(Event::Part(mut part)) => {
                         part.disposition.name_field(field.as_deref());
                         return Ok(Some(Event::Part(part)));

@@ -26,15 +26,11 @@ const FRESH: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// A queue that does not say its depth in this time is asked again.
 const READING: Duration = Duration::from_secs(30);
-/// Before anything is known of how long a job takes, it takes a second, and so does the start of the
-/// worker that does it. No guess goes far: when it is over, something is known.
-const GUESS_S: u64 = 1;
-const LONGEST_GUESS_S: u64 = 10;
 /// Before it is seen how many jobs bring another instance.
 const JOBS_EACH: f64 = 10.0;
 /// The controller sees a line within this time; the start itself comes after it.
 const SEES_S: f64 = 5.0;
-/// The same for a backlog that is full.
+/// What is guessed at most of a backlog that is full, where nothing is known of how long a job takes.
 const LONGEST_GUESS_OF_ALL_S: u64 = 300;
 /// What a controller wrote that is older says nothing of now.
 const STATUS_AGE: TimeDelta = TimeDelta::seconds(60);
@@ -140,7 +136,7 @@ impl Admission {
         let place = announced.as_ref().map(|announced| announced.place);
         let position = line.position(place);
         let Some(remaining) = line.remaining(Instant::now(), place) else {
-            return (GUESS_S + position * GUESS_S).min(LONGEST_GUESS_S) as f64;
+            return line.guess_s(Instant::now(), position);
         };
         let mut seconds = remaining.as_secs_f64();
         if let Some(announced) = announced {

@@ -16,6 +16,15 @@ const ENDS: usize = 96;
 const TOGETHER: Duration = Duration::from_millis(5);
 /// How many ends what was known before is worth at least.
 const BEFORE: f64 = 2.0;
+/// Where an earlier stretch is known, it is worth as much as this time, and nothing after twice this time: what ends in the first
+/// second says more of who had the processor than of how fast the line moves.
+const STEADY_S: f64 = 1.0;
+/// A job that takes longer than others is not over at once: it takes this part of their time, again and again.
+const OVERDUE: f64 = 0.1;
+/// Before anything is known of how long a job takes, it takes a second, and so does the start of the
+/// worker that does it. No guess goes far: when it is over, something is known.
+const GUESS_S: f64 = 1.0;
+const LONGEST_GUESS_S: f64 = 10.0;
 /// With more servers than these, which of them gets free when makes no difference.
 const MOST_SERVERS: usize = 64;
 
@@ -64,6 +73,15 @@ impl Fleet {
     }
 }
 
+/// How fast a line moved.
+#[derive(Debug, Clone, Copy)]
+struct Before {
+    /// Ends a second.
+    rate: f64,
+    /// Jobs that were worked on at once, as the controller said.
+    servers: Option<f64>,
+}
+
 /// The line of one model's jobs, as this host sees it.
 #[derive(Debug, Default)]
 pub(crate) struct Line {
@@ -80,8 +98,10 @@ pub(crate) struct Line {
     /// Since when all that serve have had something to do, and how many ends were noted since. Before that, it is the arrivals
     /// that say how many end.
     busy: Option<(Instant, usize)>,
-    /// Ends a second in earlier stretches.
-    rate_before: Option<f64>,
+    /// How fast it moved in the stretch before, or until lately in a long one.
+    before: Option<Before>,
+    /// Ends since that was noted.
+    ends_since: usize,
     fleet: Option<Fleet>,
     /// The mean time of a job with a worker, lately.
     service_s: Option<f64>,
@@ -91,6 +111,7 @@ impl Line {
     /// A job was sent.
     pub(crate) fn join(&mut self, now: Instant) -> Place {
         if self.sent == self.ended {
+            self.note_rate();
             self.busy = None;
         }
         self.sent += 1;
@@ -118,7 +139,20 @@ impl Line {
             let before = self.service_s.unwrap_or(service_s);
             self.service_s = Some(before + (service_s - before) * 0.2);
         }
-        self.rate_before = self.measured().or(self.rate_before);
+        self.ends_since += 1;
+        if self.ends_since >= ENDS {
+            self.note_rate();
+        }
+    }
+
+    /// What is measured now is what was known before, from here on. It must not be so at each end, or a few of them would outweigh
+    /// all that was known.
+    fn note_rate(&mut self) {
+        if let Some(rate) = self.measured() {
+            let serving = self.fleet.filter(|fleet| fleet.opens_at.is_none());
+            self.before = Some(Before { rate, servers: serving.map(|fleet| fleet.servers) });
+        }
+        self.ends_since = 0;
     }
 
     /// A job was not sent after all, or is not waited for any more; how fast the line moves is not seen in that.
@@ -171,7 +205,9 @@ impl Line {
         Some(match self.known() {
             Some(known) => {
                 // What they work on at once began with the work, and says as much as what was known.
-                let before = BEFORE.max(self.servers_known());
+                let worked_s = last.saturating_duration_since(since).as_secs_f64();
+                let steady = self.before.map_or(0.0, |_| known * (STEADY_S - worked_s / 2.0).max(0.0));
+                let before = BEFORE.max(self.servers_known()).max(steady);
                 (ends * all + before) / (seconds + before / known)
             }
             None => ends * all / seconds.max(1e-3),
@@ -187,11 +223,23 @@ impl Line {
     /// Ends a second by what was known before this stretch.
     fn known(&self) -> Option<f64> {
         let reported = self.fleet.and_then(|fleet| {
-            let service_s = fleet.service_s.or(self.service_s)?;
+            let service_s = fleet.service_s.or(self.service_s)?.max(1e-3);
             let servers = fleet.at_once(self.backlog());
-            (servers > 0.0).then_some(servers / service_s.max(1e-3))
+            // Between two jobs a server has a little to do. How much was seen where as many served as were said to.
+            let seen = self.before.and_then(|before| Some(before.servers? / before.rate));
+            let each_s = seen.map_or(service_s, |seen| seen.clamp(service_s, service_s * 1.5));
+            (servers > 0.0).then_some(servers / each_s)
         });
-        reported.or(self.rate_before).or_else(|| self.service_s.map(|service_s| 1.0 / service_s.max(1e-3)))
+        let before = self.before.map(|before| before.rate);
+        reported.or(before).or_else(|| self.service_s.map(|service_s| 1.0 / service_s.max(1e-3)))
+    }
+
+    /// The seconds until a job at this position is done, where nothing is known. What takes long already may well take as long again.
+    pub(crate) fn guess_s(&self, now: Instant, position: u64) -> f64 {
+        let taken =
+            self.sent_at.front().map_or(0.0, |sent| now.saturating_duration_since(*sent).as_secs_f64());
+        let all = GUESS_S + position as f64 * GUESS_S.max(taken);
+        all.min(LONGEST_GUESS_S.max(taken))
     }
 
     /// How long it will be until the job at this place is done, or one that would come now; `None` if nothing is known.
@@ -243,7 +291,7 @@ impl Line {
             }
             let opened =
                 self.fleet.and_then(|fleet| fleet.opens_at).map_or(began, |opened| began.max(opened));
-            (each - now.saturating_duration_since(opened).as_secs_f64()).max(0.0)
+            (each - now.saturating_duration_since(opened).as_secs_f64()).max(each * OVERDUE)
         };
         let mut frees: Vec<_> = (0..servers).map(end_of).collect();
         frees.sort_by(f64::total_cmp);
@@ -373,6 +421,46 @@ mod tests {
     fn a_fleet_that_is_twice_as_fast_as_it_said_is_soon_known() {
         let world = World { servers: 2, service_s: |_| 1.0, fleet: known(1.0, 1.0) };
         check(world.right(&[0.0; 400], &mut Line::default()), "two where one was reported");
+    }
+
+    #[test]
+    fn what_was_known_outweighs_a_slow_first_second() {
+        // Everybody uploads at once, and the workers do not get the processor meanwhile.
+        let world = World { servers: 3, service_s: |n| if n < 9 { 0.15 } else { 0.05 }, fleet: None };
+        let mut line = Line::default();
+        world.right(&[0.0; 200], &mut line);
+        check(world.right(&[0.0; 200], &mut line), "known from an earlier stretch");
+        let rate = line.before.expect("a stretch").rate;
+        assert!((50.0..=62.0).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn without_a_controller_a_worker_less_is_known_within_seconds() {
+        let worlds = [3, 1].map(|servers| World { servers, service_s: |_| 0.05, fleet: None });
+        let mut line = Line::default();
+        worlds[0].right(&[0.0; 400], &mut line);
+        check(worlds[1].right(&[0.0; 1000], &mut line), "one where there were three");
+    }
+
+    #[test]
+    fn where_nothing_is_known_a_guess_grows_with_what_it_takes() {
+        let start = Instant::now();
+        let mut line = Line::default();
+        line.join(start);
+        let guess = |s: u64| line.guess_s(start + Duration::from_secs(s), 1);
+        assert_eq!([0, 2, 9, 30].map(guess), [2.0, 3.0, 10.0, 30.0]);
+        assert_eq!(line.guess_s(start, 200), 10.0);
+    }
+
+    #[test]
+    fn a_job_that_is_overdue_is_never_announced_for_now() {
+        let start = Instant::now();
+        let mut line = Line::default();
+        line.served_by(known(1.0, 10.0));
+        let place = line.join(start);
+        let announced =
+            |s: u64| line.remaining(start + Duration::from_secs(s), Some(place)).unwrap().as_secs_f64();
+        assert_eq!([9, 12, 60].map(announced), [1.0, 1.0, 1.0]);
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub(crate) enum NoAnswer {
     Failed(Error),
     /// It is in its queue no more.
     Dropped,
+    /// Its image was erased.
+    Erased,
 }
 
 /// How far a job is.
@@ -337,6 +339,12 @@ impl Jobs {
                 .run(async {
                     let sent = jobs.store_and_send(image, &key, fresh, client, &scope).await;
                     jobs.sent(&key, sent);
+                    // It may have been erased before it was stored.
+                    if jobs.lock().get(&key).is_some_and(|job| job.is_erased)
+                        && let Err(error) = jobs.erase(key.0).await
+                    {
+                        tracing::error!(id = %key.0, %error, "an image could not be erased");
+                    }
                 })
                 .await;
         });

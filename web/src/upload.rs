@@ -293,6 +293,7 @@ async fn end(uploads: &Uploads, begun: Begun, wishes: &Wishes) -> Answer {
     let kind = match ended {
         Some(Ok(reply)) => Kind::Ended { reply, cached: false, total_ms: wishes.elapsed_ms() },
         Some(Err(NoAnswer::Failed(error))) => Kind::Refused(Problem::backend(&error)),
+        Some(Err(NoAnswer::Erased)) => Kind::Refused(Problem::erased(ticket.key.0)),
         Some(Err(NoAnswer::Dropped)) => Kind::Refused(Problem::dropped_meanwhile(ticket.key.0)),
         // A 202 is a promise: it is given when the job is in the queue.
         None => match tokio::time::timeout(QUEUEING, uploads.jobs.wait_until_sent(&mut ticket)).await {

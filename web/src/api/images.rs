@@ -97,6 +97,10 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
         ),
         refusal("`not found`: unknown model.", &[Problem::not_found("unknown model `dogs`")]),
         refusal(
+            "`deleted`: the image was deleted while its upload waited for the label.",
+            &[Problem::erased(example().id)],
+        ),
+        refusal(
             "`upload too slow`: the client paused for too long, or sent too slowly.",
             &[Problem::too_slow("nothing arrived for 15 seconds")],
         ),
@@ -202,7 +206,7 @@ curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
 fn erase() -> MetaPath {
     const ABOUT: &str = "\
 Deletes an image and all its results for good. A job in flight ends as usual, and its result is \
-deleted, too. A new upload of the image is classified again.
+deleted, too; an upload that waits for it gets 410. A new upload of the image is classified again.
 
 ```
 curl -X DELETE http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)

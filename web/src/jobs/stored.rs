@@ -75,6 +75,8 @@ impl Jobs {
             if let Some(job) = self.lock().get_mut(&(id, model.clone())) {
                 job.is_erased = true;
                 was_there = true;
+                // Who waits for it waits no more.
+                job.progress.send_modify(|_| ());
             }
         }
         if self.results.in_database().is_none() {

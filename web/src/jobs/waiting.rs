@@ -57,6 +57,9 @@ impl Jobs {
                 Progress::Over(why) => return Some(Err(why.clone())),
                 Progress::Sending | Progress::Sent => {}
             }
+            if self.lock().get(&ticket.key).is_some_and(|job| job.is_erased) {
+                return Some(Err(NoAnswer::Erased));
+            }
             tokio::select! {
                 changed = ticket.progress.changed() => if changed.is_err() {
                     // Forgotten: the store is all there is.

@@ -55,6 +55,8 @@ mod operator;
 mod pools;
 #[path = "service/prometheus.rs"]
 mod prometheus;
+#[path = "service/protocol.rs"]
+mod protocol;
 #[path = "service/refusals.rs"]
 mod refusals;
 #[path = "service/retention.rs"]

@@ -119,6 +119,13 @@ impl Problem {
         }
     }
 
+    /// The same of how it is sent (RFC 9112, 6.1).
+    pub(crate) fn unknown_coding() -> Self {
+        let detail =
+            "unsupported Transfer-Encoding; send the body with `chunked` alone, or with a Content-Length";
+        Self::new(StatusCode::NOT_IMPLEMENTED, "unsupported encoding", detail)
+    }
+
     /// A part of a form that is written in letters.
     pub(crate) fn encoded_part(name: &str) -> Self {
         let detail = format!(
@@ -146,6 +153,13 @@ impl Problem {
     /// The same, said to a client that waits: it may upload it again at once.
     pub(crate) fn dropped_meanwhile(id: JobId) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::dropped(id) }.after(10)
+    }
+
+    /// Somebody took it away while the client waited.
+    pub(crate) fn erased(id: JobId) -> Self {
+        let detail = "this image was deleted while its upload waited for the label; upload it again if that was \
+            not meant";
+        Self::new(StatusCode::GONE, "deleted", detail).about(id)
     }
 
     /// `who` has more of them in flight than it may.

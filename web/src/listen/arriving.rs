@@ -5,6 +5,7 @@
 //! The answer itself goes out at once, so that a client that reads while it sends can stop.
 
 use std::{
+    error::Error,
     io,
     pin::Pin,
     task::{Context, Poll},
@@ -20,8 +21,10 @@ use super::crowd::Busy;
 
 /// The most bytes that are read and thrown away for one request.
 const MOST: u64 = 64 * 1024 * 1024;
-/// A client that sends nothing for so long has stopped.
-const SILENCE: Duration = Duration::from_secs(5);
+/// A client that sends nothing in so many looks of this length, one after another, has stopped. In a machine that stands still
+/// for a while a single one passes before the client has had its turn.
+const LOOK: Duration = Duration::from_secs(5);
+const LOOKS: u32 = 3;
 
 /// A body, and what is to be done with the rest of it when it is dropped.
 #[derive(Debug)]
@@ -59,7 +62,7 @@ impl Body for Arriving {
             // All of it is there, whatever becomes of this.
             self.busy = None;
         }
-        next.map(|frame| frame.map(|frame| frame.map_err(io::Error::other)))
+        next.map(|frame| frame.map(|frame| frame.map_err(broken)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -88,12 +91,54 @@ impl Drop for Arriving {
     }
 }
 
-async fn discard(mut body: Incoming) {
-    let mut seen = 0;
-    while let Ok(Some(Ok(frame))) = timeout(SILENCE, body.frame()).await {
-        seen += frame.data_ref().map_or(0, Bytes::len) as u64;
-        if seen > MOST {
-            return;
+/// What is wrong with a body, as its cause has it: that it is not what HTTP asks for, or that it is over too early.
+fn broken(error: hyper::Error) -> io::Error {
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(within) = cause {
+        if let Some(io) = within.downcast_ref::<io::Error>() {
+            return io::Error::new(io.kind(), io.to_string());
         }
+        cause = within.source();
+    }
+    io::Error::other(error)
+}
+
+async fn discard(mut body: impl Body<Data = Bytes> + Unpin) {
+    let (mut seen, mut silent) = (0, 0);
+    while seen <= MOST && silent < LOOKS {
+        match timeout(LOOK, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                seen += frame.data_ref().map_or(0, Bytes::len) as u64;
+                silent = 0;
+            }
+            Ok(None | Some(Err(_))) => return,
+            Err(_silent) => silent += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{StreamExt, stream};
+    use http_body_util::StreamBody;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// After how many seconds a body is given up of which a piece comes at each of these intervals, and then nothing.
+    async fn given_up_after(intervals_s: &[u64]) -> u64 {
+        let began = Instant::now();
+        let pieces = stream::iter(intervals_s.to_owned()).then(|seconds| async move {
+            sleep(Duration::from_secs(seconds)).await;
+            Ok::<_, io::Error>(Frame::data(Bytes::from_static(b"piece")))
+        });
+        discard(StreamBody::new(Box::pin(pieces.chain(stream::pending())))).await;
+        began.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_pauses_is_read_on_and_one_that_has_stopped_is_not() {
+        assert_eq!(given_up_after(&[]).await, 15);
+        assert_eq!(given_up_after(&[12, 6, 14]).await, 47, "each silence counts for itself");
     }
 }

@@ -118,7 +118,7 @@ pub(super) struct Guest {
     has_asked: AtomicBool,
     /// HTTP/2, where bytes come also when nobody asks for anything.
     is_many: AtomicBool,
-    /// HTTP/1.1, and nothing of the answer has been sent.
+    /// A request of HTTP/1 has come, and nothing of the answer has been sent.
     is_owed: AtomicBool,
     /// Told to go: the place is needed.
     pub(super) leave: CancellationToken,
@@ -259,7 +259,7 @@ impl Seat {
         }
         guest.has_asked.store(true, Ordering::Relaxed);
         guest.is_many.store(version == Version::HTTP_2, Ordering::Relaxed);
-        guest.is_owed.store(version == Version::HTTP_11, Ordering::Relaxed);
+        guest.is_owed.store(version != Version::HTTP_2, Ordering::Relaxed);
         guest.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self.crowd.clone(), guest.clone(), self.number)
     }
@@ -269,7 +269,7 @@ impl Seat {
         self.guest.busy.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether a request of HTTP/1.1 has come, and nothing of its answer has been sent.
+    /// Whether a request of HTTP/1 has come, and nothing of its answer has been sent.
     pub(super) fn may_be_owed(&self) -> bool {
         self.is_busy() && self.guest.is_owed.load(Ordering::Relaxed)
     }

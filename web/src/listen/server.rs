@@ -8,13 +8,13 @@ use std::{
 use bytes::Bytes;
 use futures::FutureExt;
 use http_body_util::{BodyExt, combinators::BoxBody};
-use hyper::{Request, Response, body::Incoming, header, service::service_fn};
+use hyper::{Request, Response, Version, body::Incoming, header, http::uri::Authority, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
 use poem::{
-    Endpoint, RequestParts,
+    Endpoint, IntoResponse, RequestParts,
     http::uri::Scheme,
     web::{LocalAddr, RemoteAddr},
 };
@@ -33,7 +33,10 @@ use super::{
     stream::Stream,
     tls::Tls,
 };
-use crate::metrics::{Connections, NotAccepted};
+use crate::{
+    metrics::{Connections, NotAccepted},
+    problem::Problem,
+};
 
 /// When the system has no more of what a connection takes, accepting rests: it would fail at once again and again.
 const REST: Duration = Duration::from_millis(200);
@@ -246,9 +249,47 @@ async fn answer<E: Endpoint<Output = poem::Response> + 'static>(
     let expects = parts.headers.get(header::EXPECT);
     let expects = expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let body = Arriving::new(body, for_body, door.crowd.limits.linger, expects).boxed();
+    let refused = misdirected(&parts).or_else(|| coded(&parts));
     let parts: RequestParts = (parts, door.local.clone(), RemoteAddr(peer.into()), scheme).into();
-    let response = door.routes.get_response(poem::Request::from_parts(parts, body.into())).await;
+    let request = poem::Request::from_parts(parts, body.into());
+    let response = match refused {
+        Some(problem) => problem.into_response(),
+        None => door.routes.get_response(request).await,
+    };
     Response::<BoxBody<Bytes, io::Error>>::from(response).map(|body| Answering::new(body, for_answer).boxed())
+}
+
+/// Why a request does not say to whom it goes, where it has to (RFC 9112, 3.2): a proxy before this server may have taken it for
+/// another's. In HTTP/2 the address says it, which hyper checks.
+fn misdirected(parts: &hyper::http::request::Parts) -> Option<Problem> {
+    if parts.version == Version::HTTP_2 {
+        return None;
+    }
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let why = match (hosts.next(), hosts.next()) {
+        (None, _) if parts.version < Version::HTTP_11 => return None,
+        (None, _) => "the request has no Host header, which HTTP/1.1 requires",
+        (Some(_), Some(_)) => "the request has more than one Host header",
+        (Some(host), None) if is_host(host.as_bytes()) => return None,
+        (Some(_), None) => "the Host header is not a host with an optional port",
+    };
+    Some(Problem::bad_request(why))
+}
+
+/// Why a body cannot be read as it is sent. hyper reads it as `chunked`, whatever else it says.
+fn coded(parts: &hyper::http::request::Parts) -> Option<Problem> {
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let is_read = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), codings.next()) {
+        (None, _) => None,
+        (Some(only), None) if is_read(only.as_bytes()) => None,
+        _ => Some(Problem::unknown_coding()),
+    }
+}
+
+/// Whether it names a host, or is empty, where the address has none. An address may also name a user before it.
+fn is_host(host: &[u8]) -> bool {
+    host.is_empty() || !host.contains(&b'@') && Authority::try_from(host).is_ok()
 }
 
 /// Tells a client that there is no place for it, and gives it a moment to read that.

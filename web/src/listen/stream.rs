@@ -2,28 +2,30 @@
 //!
 //! A client that sends no more has left, or it has closed its sending half (`nc -N`, `shutdown(SHUT_WR)`) and waits for its answer:
 //! TCP says the same of both. What tells them apart is a byte that is sent to it, for a system whose program has left resets the
-//! connection. So it is sent `100 Continue`, which HTTP/1.1 allows at any time before an answer and clients pass over.
+//! connection. So it is sent the first byte of its answer, whatever that will be: all begin with `HTTP/`.
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
 
 use super::crowd::Seat;
 
-/// What a client that waits for its answer passes over.
-const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// The first byte of every answer.
+const FIRST: &[u8] = b"H";
 /// How often is looked whether the connection was reset.
 const LOOK: Duration = Duration::from_millis(200);
+/// The same, where what has come and is not read hides the end.
+const LOOK_BEHIND: Duration = Duration::from_secs(1);
 /// Who reads the body may be a moment behind what has come: how often is looked whether all of it was there, and for how long.
 const LOOK_FOR_END: Duration = Duration::from_millis(5);
 const BEHIND: Duration = Duration::from_millis(250);
@@ -37,20 +39,33 @@ pub(super) struct Stream {
     is_plain: bool,
     /// The client sends no more.
     half_closed: Option<HalfClosed>,
+    /// When to look again whether it does, where more has come than is read.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
 struct HalfClosed {
     since: Instant,
-    /// It was asked whether it is there.
+    /// All that it sent was read.
+    is_read: bool,
+    /// It was sent the first byte of its answer, to see whether it is there.
     is_asked: bool,
+    /// This byte still comes with the answer, and must not be sent again.
+    is_ahead: bool,
     /// When to look again.
     alarm: Pin<Box<Sleep>>,
 }
 
+impl HalfClosed {
+    fn new() -> Self {
+        let alarm = Box::pin(sleep(LOOK_FOR_END));
+        Self { since: Instant::now(), is_read: false, is_asked: false, is_ahead: false, alarm }
+    }
+}
+
 impl Stream {
     pub(super) fn new(tcp: TcpStream, seat: Arc<Seat>, is_plain: bool) -> Self {
-        Self { tcp, seat, is_plain, half_closed: None }
+        Self { tcp, seat, is_plain, half_closed: None, look: None }
     }
 
     fn noted<T>(&self, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -59,6 +74,63 @@ impl Stream {
             self.seat.answering();
         }
         write
+    }
+
+    /// Ends with an error when a client that waits for its answer has left. Whoever reads sees that, but where more has come than
+    /// one request nobody reads until it is answered.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.seat.is_owed() {
+            return Poll::Pending;
+        }
+        if self.half_closed.is_none() {
+            if let Err(error) = ready!(self.poll_end(cx)) {
+                return Poll::Ready(error);
+            }
+            if !self.is_plain {
+                return Poll::Ready(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.half_closed = Some(HalfClosed::new());
+        }
+        match ready!(self.poll_half_closed(cx)) {
+            Err(error) => Poll::Ready(error),
+            Ok(()) if self.seat.is_owed() => Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
+            Ok(()) => Poll::Pending,
+        }
+    }
+
+    /// Ends when the client sends no more, whether or not all of it was read.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.tcp.poll_read_ready(cx))?;
+            let ready =
+                pin!(self.tcp.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
+            if matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed()) {
+                return Poll::Ready(Ok(()));
+            }
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK_BEHIND)));
+            ready!(look.as_mut().poll(cx));
+            self.look = None;
+        }
+    }
+
+    /// What is left to be sent of this part of an answer whose first byte was sent ahead.
+    fn after_first<'a>(&self, buf: &'a [u8]) -> Option<&'a [u8]> {
+        let is_ahead = self.half_closed.as_ref().is_some_and(|half| half.is_ahead);
+        if is_ahead { buf.strip_prefix(FIRST) } else { None }
+    }
+
+    /// Sends it; the first byte counts as sent with it.
+    fn poll_rest(&mut self, cx: &mut Context<'_>, rest: &[u8]) -> Poll<io::Result<usize>> {
+        let write = if rest.is_empty() {
+            Poll::Ready(Ok(0))
+        } else {
+            let write = Pin::new(&mut self.tcp).poll_write(cx, rest);
+            self.noted(write)
+        };
+        if let (Poll::Ready(Ok(_)), Some(half)) = (&write, &mut self.half_closed) {
+            half.is_ahead = false;
+        }
+        write.map_ok(|sent| sent + FIRST.len())
     }
 
     /// Ends when the answer is out, when the client turns out to be gone, or when its request turns out not to be whole.
@@ -73,10 +145,10 @@ impl Stream {
                     return Poll::Ready(Err(error));
                 }
             } else if self.seat.is_owed() {
-                if !self.tcp.try_write(PROBE).is_ok_and(|sent| sent == PROBE.len()) {
+                if !self.tcp.try_write(FIRST).is_ok_and(|sent| sent == FIRST.len()) {
                     return Poll::Ready(Ok(()));
                 }
-                half.is_asked = true;
+                (half.is_asked, half.is_ahead) = (true, true);
             } else if half.since.elapsed() > BEHIND {
                 return Poll::Ready(Ok(()));
             }
@@ -92,7 +164,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.half_closed.is_some() {
+        if self.half_closed.as_ref().is_some_and(|half| half.is_read) {
             return self.poll_half_closed(cx);
         }
         let before = buf.filled().len();
@@ -102,10 +174,9 @@ impl AsyncRead for Stream {
         } else if matches!(read, Poll::Ready(Ok(())))
             && buf.remaining() > 0
             && self.is_plain
-            && self.seat.may_be_owed()
+            && (self.half_closed.is_some() || self.seat.may_be_owed())
         {
-            let alarm = Box::pin(sleep(LOOK_FOR_END));
-            self.half_closed = Some(HalfClosed { since: Instant::now(), is_asked: false, alarm });
+            self.half_closed.get_or_insert_with(HalfClosed::new).is_read = true;
             return self.poll_half_closed(cx);
         }
         read
@@ -114,6 +185,9 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(rest) = self.after_first(buf) {
+            return self.poll_rest(cx, rest);
+        }
         let write = Pin::new(&mut self.tcp).poll_write(cx, buf);
         self.noted(write)
     }
@@ -123,6 +197,9 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(rest) = buffers.iter().find_map(|buffer| self.after_first(buffer)) {
+            return self.poll_rest(cx, rest);
+        }
         let write = Pin::new(&mut self.tcp).poll_write_vectored(cx, buffers);
         self.noted(write)
     }
@@ -131,7 +208,11 @@ impl AsyncWrite for Stream {
         self.tcp.is_write_vectored()
     }
 
+    /// It is asked for each time that the connection looks what there is to do, also where nothing is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(error) = self.poll_left(cx) {
+            return Poll::Ready(Err(error));
+        }
         Pin::new(&mut self.tcp).poll_flush(cx)
     }
 

@@ -65,6 +65,7 @@ soak: ## kill everything every few seconds for 50,000 uploads at full speed: not
 
 # Needs cargo-fuzz (`cargo install --locked cargo-fuzz`). The sanitizer of addresses needs a nightly compiler, and this code has next to no `unsafe`.
 fuzz: ## drive a parser with random input: make fuzz TARGET=form SECONDS=60 (targets: see fuzz/README.md)
+	cp Cargo.lock fuzz/Cargo.lock
 	cd fuzz && $(CARGO) fuzz run --sanitizer none $(TARGET) -- -max_total_time=$(or $(SECONDS),60) -timeout=10 -rss_limit_mb=2048
 
 bench: build onnxruntime ## measure this machine (MODEL=, LABELS=, IMAGES= for other data; ONLY=bare,noop,... for a part)

@@ -173,13 +173,25 @@ def show(what, pairs, rising):
     )
 
 
+class Known:
+    """All announcements of which something can be known."""
+
+    def __init__(self):
+        self.pairs, self.rising = [], 0
+
+    def show(self, what, pairs, rising):
+        self.pairs += pairs
+        self.rising += rising
+        show(what, pairs, rising)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binaries", type=lambda path: pathlib.Path(path).resolve(), default=ROOT / "target/release")
     parser.add_argument("--service", default="0.05,1,5", help="seconds that jobs take")
     parser.add_argument("--workers", default="1,3")
     arguments = parser.parse_args()
-    number = 1
+    number, known = 1, Known()
     for service_s in map(float, arguments.service.split(",")):
         for workers in map(int, arguments.workers.split(",")):
             for controller in (False, True):
@@ -190,16 +202,17 @@ def main():
                     # Of the first jobs of all, nobody knows how long they take.
                     show(f"{who}, unknown, at once", *measure(service, number, count, 0))
                     number += count
-                    show(f"{who}, known, at once", *measure(service, number, count, 0))
+                    known.show(f"{who}, known, at once", *measure(service, number, count, 0))
                     number += count
                     if controller:
                         service.until_nobody_is_there()
-                        show(f"{who}, cold, at once", *measure(service, number, count, 0))
+                        known.show(f"{who}, cold, at once", *measure(service, number, count, 0))
                         number += count
-                    show(f"{who}, steadily", *measure(service, number, count, service_s / workers * 0.8))
+                    known.show(f"{who}, steadily", *measure(service, number, count, service_s / workers * 0.8))
                     number += count
                 finally:
                     service.close()
+    show("all of these but the unknown", known.pairs, known.rising)
 
 
 if __name__ == "__main__":

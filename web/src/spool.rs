@@ -94,7 +94,8 @@ impl Room {
             memory: Arc::new(Pool(AtomicU64::new(memory))),
             disk: Arc::new(Pool(AtomicU64::new(disk))),
             folder: folder.to_owned(),
-            storing: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
+            // One is read while another is written.
+            storing: Arc::new(Semaphore::new(at_once.clamp(2, Semaphore::MAX_PERMITS))),
         }))
     }
 

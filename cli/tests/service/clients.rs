@@ -3,7 +3,7 @@ use std::{
     net::Shutdown,
 };
 
-use crate::harness::{Site, eventually, form, image, read_answer, upload};
+use crate::harness::{Site, eventually, form, image, read_answer, request, upload};
 
 #[test]
 fn a_client_that_hangs_in_the_middle_of_its_upload_holds_up_nobody_and_is_let_go() {
@@ -155,4 +155,22 @@ fn one_client_has_its_share_of_the_queue() {
     let _worker = site.worker();
     eventually("what it sent is done", || (site.stored_results() == 2).then_some(()));
     assert_eq!(web.upload("", "x", &image(3)).status, 200);
+}
+
+#[test]
+fn an_upload_whose_image_is_deleted_while_it_waits_is_answered_at_once_and_the_next_one_as_usual() {
+    let site = Site::new();
+    let web = site.web();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| web.upload("?wait=60s", "x", &image(1)));
+        eventually("it waits", || (web.get("/status").json()["waiting"] == 1).then_some(()));
+        let id = web.upload("?wait=0", "x", &image(1)).json()["id"].as_str().expect("an id").to_owned();
+        let path = format!("/results/{id}");
+        assert_eq!(request(&web.address, "DELETE", &path, &[], b"").expect("an answer").status, 204);
+        let refused = waiting.join().expect("no panic");
+        assert_eq!((refused.status, refused.problem().contains("deleted")), (410, true), "{refused:?}");
+        assert_eq!(web.get(&path).status, 404);
+    });
+    let _worker = site.worker();
+    assert_eq!(web.upload("", "x", &image(1)).json()["label"], "noop");
 }

@@ -114,10 +114,11 @@ impl Admission {
         Err(in_seconds(all / 10))
     }
 
-    /// A job that was admitted is over; a worker had it for so long, where it was one that says something of the next.
-    pub(crate) fn ended(&self, model: &str, service_s: Option<f64>) {
+    /// A job that was admitted is over; a worker had it for so long, where it was one that says something of the next, and was
+    /// done with it so long ago.
+    pub(crate) fn ended(&self, model: &str, service_s: Option<f64>, late: Duration) {
         if let Some(model) = self.lock().get_mut(model) {
-            model.line.end(Instant::now(), service_s);
+            model.line.end(Instant::now(), service_s, late);
         }
     }
 
@@ -292,9 +293,9 @@ mod tests {
             assert!(admission.admit("m").is_ok());
         }
         assert_eq!(admission.admit("m").unwrap_err(), 1, "nothing was answered yet: a guess");
-        admission.ended("m", Some(1.0));
+        admission.ended("m", Some(1.0), Duration::ZERO);
         assert!(admission.admit("m").is_ok());
-        admission.ended("m", Some(1.0));
+        admission.ended("m", Some(1.0), Duration::ZERO);
         queue.send(vec!["of another host".into(); 3]).await.unwrap();
         admission.refresh("m", &queue).await;
         assert!(admission.admit("m").is_err(), "others sent as well");
@@ -305,14 +306,14 @@ mod tests {
         let admission = admission(1000);
         admission.admit("m").unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
-        admission.ended("m", Some(1.0));
+        admission.ended("m", Some(1.0), Duration::ZERO);
         let mut jobs: Vec<_> = (0..30).map(|_| admission.admit("m").unwrap()).collect();
         let mut said = jobs.last_mut().map(|last| admission.eta_s("m", Some(last))).unwrap();
         assert!((24.0..=45.0).contains(&said), "{said}");
         for n in 0..29 {
             // Each takes longer than the one before.
             tokio::time::advance(Duration::from_millis(800 + n * 40)).await;
-            admission.ended("m", Some(1.0));
+            admission.ended("m", Some(1.0), Duration::ZERO);
             let now = jobs.last_mut().map(|last| admission.eta_s("m", Some(last))).unwrap();
             assert!(now <= said, "{now} after {said}");
             said = now;

@@ -93,6 +93,10 @@ pub(crate) struct Line {
     sent_at: VecDeque<Instant>,
     /// When the last ones ended.
     ended_at: VecDeque<Instant>,
+    /// From when to when a worker had each of the last ones.
+    served: VecDeque<(Instant, Instant)>,
+    /// How many others were with workers at the same time, of the last that ended while more waited.
+    at_once: VecDeque<usize>,
     /// Jobs of other hosts, when the queue was last counted.
     others: u64,
     /// Since when all that serve have had something to do, and how many ends were noted since. Before that, it is the arrivals
@@ -122,8 +126,8 @@ impl Line {
         Place { number: self.sent, others: self.others }
     }
 
-    /// A job is over, with an answer or without. `service_s` is how long a worker had it.
-    pub(crate) fn end(&mut self, now: Instant, service_s: Option<f64>) {
+    /// A job is over, with an answer or without. `service_s` is how long a worker had it, and `late` how long ago that was.
+    pub(crate) fn end(&mut self, now: Instant, service_s: Option<f64>, late: Duration) {
         if self.sent == self.ended {
             return;
         }
@@ -138,11 +142,38 @@ impl Line {
         if let Some(service_s) = service_s {
             let before = self.service_s.unwrap_or(service_s);
             self.service_s = Some(before + (service_s - before) * 0.2);
+            self.was_served(now.checked_sub(late).unwrap_or(now), service_s);
         }
         self.ends_since += 1;
         if self.ends_since >= ENDS {
             self.note_rate();
         }
+    }
+
+    /// Jobs whose times with their workers overlap have a server each.
+    fn was_served(&mut self, until: Instant, service_s: f64) {
+        let service = Duration::try_from_secs_f64(service_s).unwrap_or_default();
+        let Some(since) = until.checked_sub(service) else { return };
+        if self.served.len() == ENDS {
+            self.served.pop_front();
+        }
+        self.served.push_back((since, until));
+        if self.sent == self.ended {
+            return;
+        }
+        // Soon after it began: what was served then has ended by now, as far as one takes as long as another.
+        let then = since + service / 20;
+        let at_once = self.served.iter().filter(|(since, until)| *since <= then && then < *until).count();
+        self.at_once.push_back(at_once);
+        // Those that begin together are seen one after another.
+        let seen = 8.max(2 * self.most_at_once());
+        while self.at_once.len() > seen {
+            self.at_once.pop_front();
+        }
+    }
+
+    fn most_at_once(&self) -> usize {
+        self.at_once.iter().copied().max().unwrap_or(1)
     }
 
     /// What is measured now is what was known before, from here on. It must not be so at each end, or a few of them would outweigh
@@ -231,7 +262,7 @@ impl Line {
             (servers > 0.0).then_some(servers / each_s)
         });
         let before = self.before.map(|before| before.rate);
-        reported.or(before).or_else(|| self.service_s.map(|service_s| 1.0 / service_s.max(1e-3)))
+        reported.or(before).or_else(|| Some(self.most_at_once() as f64 / self.service_s?.max(1e-3)))
     }
 
     /// The seconds until a job at this position is done, where nothing is known. What takes long already may well take as long again.
@@ -291,7 +322,8 @@ impl Line {
             }
             let opened =
                 self.fleet.and_then(|fleet| fleet.opens_at).map_or(began, |opened| began.max(opened));
-            (each - now.saturating_duration_since(opened).as_secs_f64()).max(each * OVERDUE)
+            let left = each - now.saturating_duration_since(opened).as_secs_f64();
+            if left > 0.0 { left } else { each * OVERDUE }
         };
         let mut frees: Vec<_> = (0..servers).map(end_of).collect();
         frees.sort_by(f64::total_cmp);
@@ -304,9 +336,11 @@ pub(crate) fn in_seconds(remaining: Duration) -> u64 {
     whole_seconds(remaining.as_secs_f64())
 }
 
-/// `Retry-After` is whole seconds, and who comes a moment too early has to come again.
+/// `Retry-After` is whole seconds, and who comes a moment too early has to come again. Of few seconds, one more would be too
+/// many by too large a part.
 pub(crate) fn whole_seconds(seconds: f64) -> u64 {
-    (seconds + 0.7).floor().clamp(1.0, 86_400.0) as u64
+    let later = if seconds < 2.3 { seconds + 0.7 } else { seconds + 0.98 };
+    later.floor().clamp(1.0, 86_400.0) as u64
 }
 
 #[cfg(test)]
@@ -347,7 +381,7 @@ mod tests {
                 done.sort_by(|a, b| ends[*a].0.total_cmp(&ends[*b].0));
                 for number in done {
                     ended[number] = true;
-                    line.end(at(ends[number].0), Some(ends[number].1));
+                    line.end(at(ends[number].0), Some(ends[number].1), Duration::ZERO);
                 }
                 while places.len() < arrivals.len() && arrivals[places.len()] <= now {
                     places.push(line.join(at(arrivals[places.len()])));
@@ -365,7 +399,7 @@ mod tests {
             }
             for (number, (end, service_s)) in ends.iter().enumerate().filter(|(number, _)| !ended[*number]) {
                 assert!(number < places.len(), "all have come");
-                line.end(at(*end), Some(*service_s));
+                line.end(at(*end), Some(*service_s), Duration::ZERO);
             }
             f64::from(right) / f64::from(all)
         }
@@ -435,6 +469,23 @@ mod tests {
     }
 
     #[test]
+    fn without_a_controller_the_first_jobs_show_how_many_workers_there_are() {
+        for (servers, service_s, jobs) in
+            [(3, (|_| 20.0) as fn(u64) -> f64, 8), (3, |_| 60.0, 8), (16, |_| 5.0, 48)]
+        {
+            let (world, mut line) = (World { servers, service_s, fleet: None }, Line::default());
+            world.right(&vec![0.0; jobs], &mut line);
+            let rate = line.measured().expect("ends");
+            let servers_seen = (rate * service_s(0)).round();
+            assert!((servers_seen - servers as f64).abs() <= 1.0, "{servers_seen} of {servers}");
+            check(
+                world.right(&vec![0.0; jobs], &mut line),
+                &format!("{servers} workers, {} s", service_s(0)),
+            );
+        }
+    }
+
+    #[test]
     fn without_a_controller_a_worker_less_is_known_within_seconds() {
         let worlds = [3, 1].map(|servers| World { servers, service_s: |_| 0.05, fleet: None });
         let mut line = Line::default();
@@ -470,7 +521,7 @@ mod tests {
         let mut line = Line::default();
         let first = line.join(at(0));
         assert_eq!(line.remaining(at(0), Some(first)), None, "nothing is known");
-        line.end(at(60), Some(60.0));
+        line.end(at(60), Some(60.0), Duration::ZERO);
         // An hour later.
         for _ in 0..3 {
             line.join(at(3600));

@@ -148,7 +148,8 @@ impl Jobs {
         if job.is_some() {
             // One that was given up says nothing of how long the next one takes.
             let is_done = reply.is_final();
-            self.beside.admission.ended(&key.1, is_done.then_some(reply.classify_ms / 1e3));
+            let late = (self.beside.clock.now() - reply.at).to_std().unwrap_or_default();
+            self.beside.admission.ended(&key.1, is_done.then_some(reply.classify_ms / 1e3), late);
         }
         for _ in 0..job.as_ref().map_or(0, |job| job.promised) {
             self.beside.metrics.answered(Answered::of(&reply.outcome, false));

@@ -48,8 +48,9 @@ async fn take_jobs(worker: &Arc<Worker>, jobs: &TaskTracker, drain: &Cancellatio
     // After a job of more than one delivery another one may be next: both would be held by a worker
     // that dies.
     let mut one_by_one = false;
+    let mut is_deep = false;
     loop {
-        let Some((mut slots, reserve)) = free_slots(worker, drain).await else { return };
+        let Some((mut slots, reserve)) = free_slots(worker, is_deep, drain).await else { return };
         let wanted =
             if one_by_one || worker.health.failing().is_some() { 1 } else { slots.num_permits() - reserve };
         let received = match worker.requests.receive_unless(drain, wanted, worker.settings.worker.poll).await
@@ -63,6 +64,7 @@ async fn take_jobs(worker: &Arc<Worker>, jobs: &TaskTracker, drain: &Cancellatio
             }
         };
         backoff.reset();
+        is_deep = received.len() >= wanted;
         if drain.is_cancelled() {
             return release(worker, received).await;
         }
@@ -88,7 +90,11 @@ async fn take_jobs(worker: &Arc<Worker>, jobs: &TaskTracker, drain: &Cancellatio
 
 /// Waits until a job can be started that is asked for now: a lease must not age in a buffer.
 /// Answers the free slots, and how many of them must stay free; nothing where the worker drains.
-async fn free_slots(worker: &Worker, drain: &CancellationToken) -> Option<(OwnedSemaphorePermit, usize)> {
+async fn free_slots(
+    worker: &Worker,
+    is_deep: bool,
+    drain: &CancellationToken,
+) -> Option<(OwnedSemaphorePermit, usize)> {
     if worker.health.failing().is_some() {
         // One job at a time, and a pause before each.
         let slots = drain.run_until_cancelled(all_slots(worker)).await.flatten()?;
@@ -102,7 +108,12 @@ async fn free_slots(worker: &Worker, drain: &CancellationToken) -> Option<(Owned
     } else {
         worker.slot_count.saturating_sub(worker.pool.at_once())
     };
-    let first = worker.slots.clone().acquire_many_owned(1 + reserve);
+    // A queue that bills calls is asked for several at once where it has them, and where slots become
+    // free quickly.
+    let is_billed = worker.requests.in_database().is_none();
+    let several =
+        if is_deep && is_billed && worker.activity.jobs_are_short() { worker.slot_count / 8 } else { 1 };
+    let first = worker.slots.clone().acquire_many_owned(several.clamp(1, 10) + reserve);
     let mut slots = drain.run_until_cancelled(first).await.and_then(Result::ok)?;
     // Those that became free while the last question was asked: nobody waits for more.
     while let Ok(slot) = worker.slots.clone().try_acquire_owned() {

@@ -36,6 +36,7 @@ use eirs_platform::{
     backend::Backend,
     blobs::{SharedBlobs, memory::MemoryBlobs},
     clock::SharedClock,
+    erased,
     queue::{QueueOptions, SharedQueue, memory::MemoryQueues},
     settings::{Model, Settings},
     version,
@@ -86,6 +87,7 @@ pub struct Worker {
     /// The version of the model that the pool has loaded.
     version: Arc<str>,
     noted: outcome::Noted,
+    erased: erased::Watch,
     /// One permit for each job that can be held: the limit, the count and, when all are back, the end of a drain.
     slots: Arc<Semaphore>,
     slot_count: u32,
@@ -130,6 +132,7 @@ impl Worker {
             pool,
             version: version.into(),
             noted: outcome::Noted::default(),
+            erased: erased::Watch::default(),
             slots: Arc::new(Semaphore::new(slots)),
             slot_count: u32::try_from(slots)?,
             activity: Activity::new(clock.now()),

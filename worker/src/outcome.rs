@@ -84,14 +84,36 @@ pub(crate) async fn stored(worker: &Worker, job: &Job) -> Result<Option<Bytes>> 
 /// Stores the result, once; answers what is stored then, and all workers that had the job tell that one.
 pub(crate) async fn commit(worker: &Worker, job: &Job, reply: &Reply) -> Result<Bytes> {
     note(worker, reply.at).await?;
-    let stored = results::put(&*worker.results, reply, job.fresh).await?;
-    // A job that was given up for want of its image says so.
-    if reply.is_final() && !worker.images.exists(&job.id.image_key()).await? {
-        // It was erased meanwhile, by any web host: first the image and then the results, so that either that host saw this result
-        // or we see that there is no image.
-        worker.results.delete(&job.id.result_key(&reply.model, &reply.version)).await?;
+    results::put(&*worker.results, reply, job.fresh).await
+}
+
+/// Takes a stored result away whose image was erased meanwhile, by any web host: first the image and then the results, so that
+/// either that host saw this result, or we see that there is no image.
+pub(crate) async fn forget_if_erased(worker: &Worker, job: &Job, stored: &Bytes) -> Result<()> {
+    if !may_be_erased(worker, job.id).await? {
+        return Ok(());
     }
-    Ok(stored)
+    // A job that was given up for want of its image says so.
+    let is_final = job::decode::<Reply>(stored).is_ok_and(|reply| reply.is_final());
+    if is_final && !worker.images.exists(&job.id.image_key()).await? {
+        worker.results.delete(&job.id.result_key(&job.model, worker.version())).await?;
+    }
+    Ok(())
+}
+
+async fn may_be_erased(worker: &Worker, id: JobId) -> Result<bool> {
+    // In a database a look costs nothing, and nobody notes what is erased.
+    if worker.results.in_database().is_some() {
+        return Ok(true);
+    }
+    match worker.erased.may_be_erased(&*worker.images, id).await {
+        Err(error) if !error.is_transient() => {
+            // A role from before there was this note may not read it. The image itself tells as well.
+            tracing::debug!(%error, "what was erased lately cannot be read");
+            Ok(true)
+        }
+        known => known,
+    }
 }
 
 /// Stores the result, sends the reply and acks the job in one transaction; `false` where that cannot be, and nothing has been done.

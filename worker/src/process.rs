@@ -270,7 +270,12 @@ async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -
         retry(bury).await?;
     }
     let replying = debug_span!(target: TARGET, "reply", otel.kind = "producer");
-    tell(worker, &job.reply_to, reply).instrument(replying).await?;
+    // Before the ack: where this worker dies, the next delivery looks again. Nobody waits for it.
+    let (told, forgotten) = tokio::join!(
+        tell(worker, &job.reply_to, reply.clone()).instrument(replying),
+        retry(|| outcome::forget_if_erased(worker, job, &reply)),
+    );
+    told.and(forgotten)?;
     if lease.is_lost() {
         // The other delivery finds the stored result and acks.
         return Ok(());

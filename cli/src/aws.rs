@@ -27,7 +27,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aws_config::SdkConfig;
-use eirs_controller::fleet::{ec2, ssm};
+use aws_config::timeout::TimeoutConfig;
+use eirs_controller::fleet::ssm;
 use eirs_platform::{
     aws::{self, Service},
     blobs::s3,
@@ -77,7 +78,7 @@ impl Account {
         settings.aws.output_bucket.get_or_insert_with(|| bucket("output"));
         settings.aws.region.get_or_insert_with(|| region.clone());
         Ok(Self {
-            ec2: ec2::client(&config, &settings.aws),
+            ec2: ec2_client(&config, &settings),
             iam: iam_client(&config, &settings),
             s3: s3::client(&config, &settings.aws),
             sqs: SqsQueues::of_settings(&config, &settings.aws),
@@ -124,6 +125,21 @@ async fn account_id(config: &SdkConfig, settings: &Settings) -> anyhow::Result<S
     let caller = client.get_caller_identity().send().await;
     let caller = caller.map_err(|error| aws::error("asking for the account of the credentials", &error))?;
     caller.account.context("AWS does not say which account these credentials belong to")
+}
+
+/// A controller gives up a call of EC2 after seconds, because the next pass is soon. Here CreateImage may take as long as it likes: tried
+/// again while the first one goes on, it fails because its name is taken.
+fn ec2_client(config: &SdkConfig, settings: &Settings) -> aws_sdk_ec2::Client {
+    let patience = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(3))
+        .operation_attempt_timeout(Duration::from_secs(60))
+        .operation_timeout(Duration::from_secs(180))
+        .build();
+    let mut builder = aws_sdk_ec2::config::Builder::from(config).timeout_config(patience);
+    if let Some(endpoint) = aws::endpoint(&settings.aws, Service::Ec2) {
+        builder = builder.endpoint_url(endpoint);
+    }
+    aws_sdk_ec2::Client::from_conf(builder.build())
 }
 
 fn iam_client(config: &SdkConfig, settings: &Settings) -> aws_sdk_iam::Client {

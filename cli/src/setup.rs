@@ -290,8 +290,7 @@ pub(crate) async fn carry_out(
     progress.done("the security groups");
 
     let subnets = network.offering(account, &account.settings.setup.worker_type).await?;
-    let oven =
-        Oven { bundle: &wanted.worker, base: &wanted.base, subnet: &subnets[0].id, group: &worker_group };
+    let oven = Oven { bundle: &wanted.worker, base: &wanted.base, subnets: &subnets, group: &worker_group };
     let image = oven.bake(account, &tell).await?;
     progress.done(&format!("the image of the workers, {}", image.id));
     let place = pool::Place { image: &image, subnets: &subnets, group: &worker_group };

@@ -66,6 +66,8 @@ enum Entry {
     Text(String),
     File(PathBuf),
     Program(PathBuf),
+    /// A symbolic link, and what is written in it: a virtual environment of Python is full of them.
+    Link(PathBuf),
 }
 
 impl Bundle {
@@ -75,7 +77,8 @@ impl Bundle {
             Role::Worker => worker(account)?,
             Role::Web => web(account)?,
         };
-        let mut file = tempfile::NamedTempFile::new().context("there is no room for the archive")?;
+        let mut file =
+            tempfile::NamedTempFile::new_in(scratch()).context("there is no room for the archive")?;
         let mut hashing = Hashing { file: file.as_file_mut(), digest: Sha256::new(), bytes: 0 };
         // Without a date and a name, for the digest.
         let mut archive =
@@ -163,15 +166,27 @@ fn include(path: &Path, entries: &mut Entries) -> anyhow::Result<()> {
     let path = std::fs::canonicalize(path).with_context(named)?;
     for found in WalkDir::new(&path).sort_by_file_name() {
         let found = found.with_context(named)?;
+        let place = found.path().strip_prefix("/").ok().and_then(Path::to_str).with_context(named)?;
+        if found.path_is_symlink() {
+            let target = std::fs::read_link(found.path()).with_context(named)?;
+            entries.insert(place.to_owned(), Entry::Link(target));
+            continue;
+        }
         if !found.file_type().is_file() {
             continue;
         }
-        let place = found.path().strip_prefix("/").ok().and_then(Path::to_str).with_context(named)?;
         let is_program = is_executable(found.path());
         let file = found.path().to_owned();
         entries.insert(place.to_owned(), if is_program { Entry::Program(file) } else { Entry::File(file) });
     }
     Ok(())
+}
+
+/// `/tmp` is often in memory, and an archive with models may be larger than that.
+fn scratch() -> PathBuf {
+    let disk = Path::new("/var/tmp");
+    let is_set = std::env::var_os("TMPDIR").is_some();
+    if is_set || !disk.is_dir() { std::env::temp_dir() } else { disk.to_owned() }
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -296,6 +311,11 @@ impl Entry {
                 header.set_size(text.len() as u64);
                 archive.append_data(&mut header, path, text.as_bytes())?;
             }
+            Self::Link(target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_size(0);
+                archive.append_link(&mut header, path, target)?;
+            }
             Self::File(file) | Self::Program(file) => {
                 let open = File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
                 let size = open.metadata()?.len();
@@ -401,6 +421,30 @@ mod tests {
         assert_eq!(read.controller.policies, Path::new("/etc/eirs/policies"));
         assert_eq!(read.local.state, Path::new("/var/lib/eirs"));
         assert_eq!(read.aws.output_bucket.as_deref(), Some("results"));
+    }
+
+    #[test]
+    fn links_in_a_folder_are_links_on_the_machine_whether_they_lead_anywhere_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("venv")).unwrap();
+        std::fs::write(path("venv/python3"), "x").unwrap();
+        std::os::unix::fs::symlink("python3", path("venv/python")).unwrap();
+        std::os::unix::fs::symlink("/no/such/place", path("venv/gone")).unwrap();
+        let mut entries = Entries::new();
+        include(&path("venv"), &mut entries).unwrap();
+        let mut archive = tar::Builder::new(Vec::new());
+        for (path, entry) in &entries {
+            entry.append(&mut archive, path).unwrap();
+        }
+        let bytes = archive.into_inner().unwrap();
+        let out = path("out");
+        tar::Archive::new(bytes.as_slice()).unpack(&out).unwrap();
+        let place =
+            |name: &str| out.join(path("venv").canonicalize().unwrap().strip_prefix("/").unwrap()).join(name);
+        assert_eq!(std::fs::read_link(place("python")).unwrap(), Path::new("python3"));
+        assert_eq!(std::fs::read_to_string(place("python")).unwrap(), "x");
+        assert_eq!(std::fs::read_link(place("gone")).unwrap(), Path::new("/no/such/place"));
     }
 
     #[test]

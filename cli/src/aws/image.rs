@@ -14,6 +14,7 @@ use super::{
     bundle::Bundle,
     instances,
     launch::{Image, Launch},
+    network::Subnet,
     scripts,
 };
 
@@ -46,7 +47,7 @@ pub(crate) struct Baked {
 pub(crate) struct Oven<'a> {
     pub(crate) bundle: &'a Bundle,
     pub(crate) base: &'a Image,
-    pub(crate) subnet: &'a str,
+    pub(crate) subnets: &'a [Subnet],
     pub(crate) group: &'a str,
 }
 
@@ -166,14 +167,14 @@ impl Oven<'_> {
             purpose: tag::BUILDER,
             image: self.base,
             kind: &account.settings.setup.worker_type,
-            subnet: self.subnet,
+            subnet: "",
             group: self.group,
             role: None,
             user_data: Some(scripts::builder(account, self.bundle, &self.name()).await?),
             tags: &[(BUNDLE_TAG, &self.bundle.digest), (BASE_TAG, &self.base.id)],
             count: 1,
         };
-        launch.run(account).await?.pop().context("EC2 launched nothing")
+        launch.run_in_one_of(account, self.subnets).await?.pop().context("EC2 launched nothing")
     }
 
     async fn wait_for_builder(&self, account: &Account, builder: &str) -> anyhow::Result<()> {

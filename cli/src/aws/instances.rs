@@ -88,7 +88,8 @@ pub(crate) async fn described(account: &Account, role: Option<&str>) -> anyhow::
     if let Some(role) = role {
         call = call.filters(filter(tag::ROLE, role));
     }
-    let mut reservations = call.into_paginator().items().send();
+    // As many as EC2 gives at once.
+    let mut reservations = call.max_results(1000).into_paginator().items().send();
     let mut instances = Vec::new();
     while let Some(reservation) = reservations.next().await {
         let reservation = reservation.map_err(|error| aws::error("listing the instances", &error))?;

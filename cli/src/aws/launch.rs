@@ -17,6 +17,7 @@ use super::{
     Account, LOOK_EVERY, cost,
     iam::{PROFILE_VISIBLE_WITHIN, Role},
     instances, key_pair,
+    network::Subnet,
 };
 
 /// What to launch.
@@ -47,6 +48,22 @@ pub(crate) struct Image {
 }
 
 impl Launch<'_> {
+    /// Launches them in the first of these subnets whose zone has capacity.
+    pub(crate) async fn run_in_one_of(
+        &self,
+        account: &Account,
+        subnets: &[Subnet],
+    ) -> eirs_platform::Result<Vec<String>> {
+        let mut refused = Error::broken("launching", "there is no subnet");
+        for subnet in subnets {
+            match (Launch { subnet: &subnet.id, ..self.clone() }).run(account).await {
+                Err(error @ Error::NoCapacity { .. }) => refused = error,
+                ended => return ended,
+            }
+        }
+        Err(refused)
+    }
+
     /// Launches them; answers their ids. Fewer than were asked for is no answer: it is all or
     /// nothing.
     pub(crate) async fn run(&self, account: &Account) -> eirs_platform::Result<Vec<String>> {

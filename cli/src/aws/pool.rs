@@ -1,7 +1,10 @@
 //! The machines of a pool: launched from the image, seen to come up and to be reached, stopped, and handed over to the
 //! controller. What was not handed over belongs to a run of setup, this one or one that was interrupted.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use aws_sdk_ec2::types::InstanceStateName as State;
 use aws_sdk_ssm::types::{InstanceInformationStringFilter, PingStatus};
@@ -73,6 +76,10 @@ pub(crate) async fn all(account: &Account, sizes: &Sizes) -> anyhow::Result<Vec<
         sizes.iter().map(|(name, size)| (name.clone(), empty(name, size))).collect();
     for machine in instances::all(account, Some(tag::WORKER)).await? {
         let Some(name) = machine.tag(tag::POOL).map(str::to_owned) else { continue };
+        // The controller's own, which it terminates when nobody needs it.
+        if machine.tag(tag::TIER).is_some() {
+            continue;
+        }
         let none = || empty(&name, &Size { max: 0, model: Model::DEFAULT.to_owned() });
         pools.entry(name.clone()).or_insert_with(none).machines.push(machine);
     }
@@ -222,23 +229,39 @@ impl Pool {
         // Where the fewest are: a zone that runs dry takes as few as possible with it.
         subnets.sort_by_key(|subnet| known.iter().filter(|machine| machine.zone == subnet.zone).count());
         let mut launched = Vec::new();
-        let mut refused = None;
-        for number in 0..count {
-            let subnet = subnets[number as usize % subnets.len()];
-            let launch = Launch {
-                purpose: tag::WORKER,
-                image: place.image,
-                kind: &account.settings.setup.worker_type,
-                subnet: &subnet.id,
-                group: place.group,
-                role: Some(Role::Worker),
-                user_data: None,
-                tags: &[&[(tag::POOL, self.name.as_str())], tags].concat(),
-                count: 1,
-            };
-            match launch.run(account).await {
-                Ok(ids) => launched.extend(ids),
-                Err(error) => refused = Some(error),
+        let (mut refused, mut dry) = (None, BTreeSet::new());
+        for number in 0..count as usize {
+            // From zone to zone; one that has no capacity is passed over from then on.
+            let round = subnets.iter().cycle().skip(number % subnets.len()).take(subnets.len());
+            for subnet in round {
+                if dry.contains(&subnet.id) {
+                    continue;
+                }
+                let launch = Launch {
+                    purpose: tag::WORKER,
+                    image: place.image,
+                    kind: &account.settings.setup.worker_type,
+                    subnet: &subnet.id,
+                    group: place.group,
+                    role: Some(Role::Worker),
+                    user_data: None,
+                    tags: &[&[(tag::POOL, self.name.as_str())], tags].concat(),
+                    count: 1,
+                };
+                match launch.run(account).await {
+                    Ok(ids) => {
+                        launched.extend(ids);
+                        break;
+                    }
+                    Err(error @ Error::NoCapacity { .. }) => {
+                        dry.insert(subnet.id.clone());
+                        refused = Some(error);
+                    }
+                    Err(error) => {
+                        refused = Some(error);
+                        break;
+                    }
+                }
             }
         }
         match refused {

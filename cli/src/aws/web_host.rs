@@ -80,19 +80,18 @@ impl Place<'_> {
         scripts::upload(account, self.bundle).await?;
         scripts::forget_report(account, &self.name()).await?;
         tell("launching the web host");
-        let subnet = self.subnets.first().context("there is no subnet")?;
         let launch = Launch {
             purpose: tag::WEB,
             image: self.base,
             kind: &account.settings.setup.web_type,
-            subnet: &subnet.id,
+            subnet: "",
             group: self.group,
             role: Some(Role::Web),
             user_data: Some(scripts::web_host(account, self.bundle, &self.name()).await?),
             tags: &[(BUNDLE_TAG, &self.bundle.digest)],
             count: 1,
         };
-        launch.run(account).await?.pop().context("EC2 launched nothing")
+        launch.run_in_one_of(account, self.subnets).await?.pop().context("EC2 launched nothing")
     }
 
     async fn wait_until_it_serves(&self, account: &Account, id: &str) -> anyhow::Result<Instance> {

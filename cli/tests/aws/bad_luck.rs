@@ -85,3 +85,16 @@ fn a_fleet_that_refuses_and_a_silent_agent_lose_nothing_and_leave_nobody_running
         json!({ "op": "StopInstances", "code": "InternalError", "http": 500, "probability": 0.3 }),
     ]);
 }
+
+/// Longer than a controller would wait for a call.
+#[test]
+fn a_zone_without_capacity_and_a_slow_image_do_not_end_a_setup() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    cloud.fault(json!({
+        "op": "RunInstances", "code": "InsufficientInstanceCapacity", "zone": "eu-central-1a", "times": 1000,
+    }));
+    cloud.fault(json!({ "op": "CreateImage", "delay": 12, "times": 1 }));
+    cloud.set_up();
+    let zones: Vec<_> = cloud.instances().iter().map(|instance| instance["zone"].clone()).collect();
+    assert!(zones.len() == 3 && zones.iter().all(|zone| zone != "eu-central-1a"), "{zones:?}");
+}

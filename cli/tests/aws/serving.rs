@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::{
     cloud::{Cloud, OUTPUT, POLICY, free_address},
-    harness::{Process, Site, eventually, eventually_within, image, sample, upload},
+    harness::{Process, Site, eventually, eventually_within, image, request, sample, upload},
 };
 
 /// A controller that follows the policies of the cloud's folder.
@@ -252,4 +252,24 @@ fn a_response_queue_that_is_deleted_under_its_host_is_made_anew() {
     cloud.until_all_are_parked();
     controller.signal(Signal::TERM);
     assert!(controller.exit().success());
+}
+
+/// The worker has the image in its hands, and no other host than the one that erased it knows that it did.
+#[test]
+fn a_result_that_comes_after_another_host_erased_its_image_is_taken_away() {
+    let Some(cloud) = Cloud::of(Site::with_script("sleep 3; echo cat"), &[]) else { return };
+    cloud.set_up();
+    let (web, other, _controller) = (cloud.site.web(), cloud.site.web(), controller(&cloud));
+    let id = web.upload("?wait=0", "x", &image(1)).json()["id"].as_str().expect("an id").to_owned();
+    let pool = || web.get("/status").json()["controller"]["pools"][0].clone();
+    eventually("a worker has it", || (pool()["in_flight"] == 1).then_some(()));
+    let path = format!("/results/{id}");
+    let erased = request(&other.address, "DELETE", &path, &[], b"").expect("an answer");
+    assert_eq!(erased.status, 204);
+    eventually("the job is over", || (web.get("/status").json()["waiting"] == 0).then_some(()));
+    eventually("nothing is in the queue", || {
+        let pool = pool();
+        (pool["visible"] == 0 && pool["in_flight"] == 0).then_some(())
+    });
+    assert_eq!(cloud.stored(OUTPUT), 1, "the note of the version, and no result");
 }

@@ -26,6 +26,12 @@ pub const TRIAL: &str = "trial";
 /// `yes` from the moment at which an update has another instance for this one: the controller starts it no more, and drains it
 /// when the other one serves.
 pub const RETIRES: &str = "eirs:retires";
+/// On an instance that a controller has launched because it was needed, and terminates when it is not: [`LAUNCHED`] or [`SPOT`].
+pub const TIER: &str = "eirs:tier";
+/// The [`TIER`] of an instance that stays as long as it is wanted.
+pub const LAUNCHED: &str = "launched";
+/// The [`TIER`] of one that EC2 may take back.
+pub const SPOT: &str = "spot";
 /// Which start of the instance this is. Written before the start, so that the instance finds it in its metadata.
 pub const GENERATION: &str = "eirs:generation";
 /// The generation of an instance that somebody started by hand before any controller did.

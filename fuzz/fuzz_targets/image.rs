@@ -11,7 +11,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let head = &data[..data.len().min(HEAD_BYTES)];
     let kind = Kind::of(head);
     assert_eq!(format!("{kind:?}"), format!("{:?}", Kind::of(data)), "the first bytes say what it is");
-    let limits = Limits { max_pixels: 1 << 20, view: None, alpha: Alpha::default(), colour: Colour::default() };
+    let limits = Limits { max_pixels: 1 << 20, view: None, alpha: Alpha::default(), colour: Colour::Srgb };
     let mut pixels = Pixels::default();
     match decode(data, limits, &mut pixels) {
         Ok(()) => {

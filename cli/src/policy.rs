@@ -5,7 +5,7 @@ mod trial;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Subcommand;
-use eirs_controller::policy::{Policy, load_dir};
+use eirs_controller::policy::{Policy, load_checked};
 use serde_json::json;
 
 use crate::{
@@ -45,11 +45,7 @@ impl Check {
     fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = global.settings()?;
         let folder = self.folder.unwrap_or_else(|| settings.controller.policies.clone());
-        let checked = load_dir(&folder).and_then(|policies| match policies.complaints(&folder, &settings) {
-            none if none.is_empty() => Ok(policies),
-            complaints => Err(complaints),
-        });
-        let (pools, complaints) = match checked {
+        let (pools, complaints) = match load_checked(&folder, &settings) {
             Ok(policies) => (policies.pools, Vec::new()),
             Err(complaints) => (BTreeMap::new(), complaints.iter().map(ToString::to_string).collect()),
         };

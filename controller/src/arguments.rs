@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use eirs_platform::daemon::Flags;
 
 /// Starts, drains and stops the workers of EIRS by its policies.
 ///
@@ -12,12 +13,9 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "eirs-controller", version = eirs_platform::VERSION)]
 pub struct Arguments {
-    /// The settings file; by default $EIRS_CONFIG, or else /etc/eirs/eirs.toml if there is one.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// The state folder (local.state).
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
+    /// The flags that every daemon has.
+    #[command(flatten)]
+    pub daemon: Flags,
     /// The folder of the policy files (controller.policies).
     #[arg(long, value_name = "DIR")]
     pub policies: Option<PathBuf>,
@@ -27,12 +25,6 @@ pub struct Arguments {
     /// What happens to the workers when the controller stops: leave or drain (controller.on_exit).
     #[arg(long, value_name = "WHAT")]
     pub on_exit: Option<String>,
-    /// Drain when this process, which must be the parent, has ended.
-    #[arg(long, value_name = "PID", hide = true)]
-    pub with_parent: Option<u32>,
-    /// Check the settings and the policies, and exit.
-    #[arg(long)]
-    pub check: bool,
     /// Make the running controller reload its policies, and exit when they are in force.
     #[arg(long, conflicts_with = "check")]
     pub reload: bool,

@@ -1,6 +1,6 @@
 //! The controller's process.
 
-use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
 #[cfg(feature = "aws")]
@@ -17,84 +17,49 @@ use eirs_platform::{
     backend::{Backend, Claim, Control, Standby},
     backoff::persist,
     clock::{SharedClock, SystemClock},
+    daemon,
     lifecycle::{self, Lifecycle},
-    settings::{BackendKind, EXIT_BAD_SETTINGS, Layers, Settings},
-    telemetry,
+    settings::{BackendKind, Layers, Settings},
     version::watch::Versions,
 };
 use tokio::sync::Notify;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    run(Arguments::parse()).await.unwrap_or_else(|code| code)
+}
+
+async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
     if arguments.drain_processes && never_ran() {
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
-    let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-    let layers = Layers::of_process(arguments.config.as_deref())
-        .flag("local.state", shown(&arguments.state))
-        .flag("controller.policies", shown(&arguments.policies))
+    let layers = arguments
+        .daemon
+        .layers()
+        .flag("controller.policies", arguments.policies.as_ref().map(|path| path.display()))
         .flag("controller.instance_limit", arguments.instance_limit)
         .flag("controller.on_exit", arguments.on_exit.clone());
-    let settings = match layers.load() {
-        Ok(settings) => Arc::new(settings),
-        Err(complaints) => return bad_settings(&[complaints]),
-    };
-    if arguments.check {
-        layers.strays().iter().for_each(say);
-        return check(&settings);
+    let settings = Arc::new(daemon::settings(&layers)?);
+    if arguments.daemon.check {
+        policy::load_checked(&settings.controller.policies, &settings).map_err(daemon::bad_settings)?;
+        return Ok(daemon::checked(&layers));
     }
     if arguments.reload {
-        return ask_to_reload(&settings).await;
+        return Ok(ask_to_reload(&settings).await);
     }
-    let _traces = match telemetry::init(&settings.telemetry, "eirs-controller") {
-        Ok(traces) => traces,
-        Err(complaint) => return bad_settings(&[complaint]),
-    };
-    // The parent has said it.
-    if arguments.with_parent.is_none() {
-        layers.strays().iter().for_each(|stray| tracing::warn!("{stray}"));
-    }
+    let parent = arguments.daemon.with_parent;
+    let _traces = daemon::log(&settings, "eirs-controller", &layers, parent.is_some())?;
     // First of all, so that a second controller says just that.
-    let _lock = match lock::take(&settings.local.state) {
-        Ok(lock) => lock,
-        Err(error) => {
-            say(&error);
-            return ExitCode::FAILURE;
-        }
-    };
+    let _lock = lock::take(&settings.local.state).map_err(|error| daemon::failed(&error))?;
     if arguments.drain_processes {
-        return ended(drain_processes(&settings).await);
+        return Ok(daemon::ended(drain_processes(&settings).await));
     }
-    let store = match Store::open(settings.clone()) {
-        Ok(store) => store,
-        Err(complaints) => return bad_settings(&complaints),
-    };
+    let store = Store::open(settings.clone()).map_err(daemon::bad_settings)?;
     let misfits = store.policies().complaints(store.folder(), &settings);
     if !misfits.is_empty() {
-        return bad_settings(&misfits);
+        return Err(daemon::bad_settings(misfits));
     }
-    ended(serve(settings, store, layers, arguments.with_parent).await)
-}
-
-fn ended(how: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
-    match how {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// The same validation as at a start, and nothing else: a running controller does not notice.
-fn check(settings: &Settings) -> ExitCode {
-    let folder = &settings.controller.policies;
-    let complaints = match policy::load_dir(folder) {
-        Ok(policies) => policies.complaints(folder, settings),
-        Err(complaints) => complaints,
-    };
-    if complaints.is_empty() { ExitCode::SUCCESS } else { bad_settings(&complaints) }
+    Ok(daemon::ended(serve(settings, store, layers, parent).await))
 }
 
 /// Ends when the policies are in force as they are on disk; a file that is wrong is a failure,
@@ -102,9 +67,9 @@ fn check(settings: &Settings) -> ExitCode {
 async fn ask_to_reload(settings: &Settings) -> ExitCode {
     match reload::reload(settings, &SystemClock, reload::DEADLINE).await {
         Ok(complaints) if complaints.is_empty() => ExitCode::SUCCESS,
-        Ok(complaints) => bad_settings(&complaints),
+        Ok(complaints) => daemon::bad_settings(complaints),
         Err(error) => {
-            say(&error);
+            daemon::say(&error);
             ExitCode::FAILURE
         }
     }
@@ -206,14 +171,4 @@ async fn stand_by(claim: &Claim, lifecycle: &Lifecycle) -> Result<bool, Box<dyn 
 
 fn waits_for(other: &Control) -> String {
     format!("standing by: the controller of this installation runs on {}", other.host)
-}
-
-fn bad_settings(complaints: &[impl ToString]) -> ExitCode {
-    complaints.iter().for_each(|complaint| say(&complaint.to_string()));
-    ExitCode::from(EXIT_BAD_SETTINGS)
-}
-
-/// Notifies the parent process. A closed stderr is nobody, and that is fine.
-fn say(sentence: &impl ToString) {
-    let _nobody = writeln!(std::io::stderr(), "{}", sentence.to_string());
 }

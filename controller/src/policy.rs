@@ -285,6 +285,15 @@ impl Policies {
     }
 }
 
+/// The policies of a folder, if nothing is wrong with them and they fit the settings.
+pub fn load_checked(folder: &Path, settings: &Settings) -> Result<Policies, Vec<Complaint>> {
+    let policies = load_dir(folder)?;
+    match policies.complaints(folder, settings) {
+        none if none.is_empty() => Ok(policies),
+        complaints => Err(complaints),
+    }
+}
+
 /// A pool of a model that nobody described could never start a worker.
 fn unknown_model(file: &Path, policy: &Policy, settings: &Settings) -> Option<Complaint> {
     let model = &policy.pool.model;

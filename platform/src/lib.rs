@@ -24,6 +24,7 @@ pub mod version;
 
 pub mod backoff;
 pub mod clock;
+pub mod daemon;
 pub mod descriptor;
 pub mod family;
 pub mod lifecycle;

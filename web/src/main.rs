@@ -8,10 +8,10 @@ use clap::Parser;
 use eirs_platform::{
     backend::Backend,
     clock::SystemClock,
+    daemon,
     lifecycle::{self, Lifecycle},
-    settings::{BackendKind, BadSettings, EXIT_BAD_SETTINGS, Layers, Settings},
+    settings::{BackendKind, BadSettings, Layers, Settings},
     state_folder::{Lock, NotLocked, WEB_LOCK},
-    telemetry,
     version::watch::Versions,
 };
 use eirs_web::{
@@ -29,58 +29,30 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     lifecycle::keep_memory_small();
-    let arguments = Arguments::parse();
-    let layers = Layers::of_process(arguments.config.as_deref())
-        .flag("web.listen", arguments.listen.as_ref())
-        .flag("local.state", arguments.state.as_ref().map(|path| path.display()));
-    let settings = match layers.load() {
-        Ok(settings) => settings,
-        Err(complaints) => return bad_settings(&complaints),
-    };
-    let door = match Door::new(&settings) {
-        Ok(door) => door,
-        Err(complaints) => return bad_settings(&complaints),
-    };
-    if arguments.check {
-        layers.strays().iter().for_each(say);
-        return ExitCode::SUCCESS;
+    run(&Arguments::parse()).unwrap_or_else(|code| code)
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
+    let layers = arguments.daemon.layers().flag("web.listen", arguments.listen.as_ref());
+    let settings = daemon::settings(&layers)?;
+    let door = Door::new(&settings).map_err(|complaints| daemon::bad_settings([complaints]))?;
+    if arguments.daemon.check {
+        return Ok(daemon::checked(&layers));
     }
-    let _traces = match telemetry::init(&settings.telemetry, "eirs-web") {
-        Ok(traces) => traces,
-        Err(complaint) => return bad_settings(&complaint),
-    };
-    // The parent has said it.
-    if arguments.with_parent.is_none() {
-        layers.strays().iter().for_each(|stray| tracing::warn!("{stray}"));
-    }
+    let parent = arguments.daemon.with_parent;
+    let _traces = daemon::log(&settings, "eirs-web", &layers, parent.is_some())?;
     let threads = match settings.web.threads {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
         threads => threads,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let served = runtime.context("starting the runtime").and_then(|runtime| {
-        let served = runtime.block_on(serve(settings, layers, door, arguments.with_parent));
+        let served = runtime.block_on(serve(settings, layers, door, parent));
         // A file write that hangs must not keep the process.
         runtime.shutdown_timeout(Duration::from_secs(5));
         served
     });
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn bad_settings(complaints: &impl std::fmt::Display) -> ExitCode {
-    say(complaints);
-    ExitCode::from(EXIT_BAD_SETTINGS)
-}
-
-#[expect(clippy::print_stderr, reason = "logging is one of the things that the settings decide")]
-fn say(sentence: &impl std::fmt::Display) {
-    eprintln!("{sentence}");
+    Ok(daemon::ended(served))
 }
 
 /// What stands before the routes, made of files that the settings name.

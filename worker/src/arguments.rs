@@ -1,20 +1,16 @@
 //! What `eirs-worker` understands on its command line. Here and not beside `main`, so that
 //! `eirs man` makes its page.
 
-use std::path::PathBuf;
-
 use clap::Parser;
+use eirs_platform::daemon::Flags;
 
 /// Takes jobs from the request queue, classifies their images and replies.
 #[derive(Debug, Parser)]
 #[command(name = "eirs-worker", version = eirs_platform::VERSION)]
 pub struct Arguments {
-    /// The settings file [default: /etc/eirs/eirs.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// The state folder of the local backend
-    #[arg(long, value_name = "FOLDER")]
-    pub state: Option<PathBuf>,
+    /// The flags that every daemon has.
+    #[command(flatten)]
+    pub daemon: Flags,
     /// The instance that this worker is, as the controller knows it [default: the metadata of the
     /// EC2 instance with backend = "aws", else worker-PID]
     #[arg(long, value_name = "ID")]
@@ -25,9 +21,6 @@ pub struct Arguments {
     /// The model to serve [default: as above, else default]
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// Check the settings and exit
-    #[arg(long)]
-    pub check: bool,
     /// Load every model, classify an image with it, and exit
     #[arg(long, conflicts_with = "check")]
     pub self_test: bool,

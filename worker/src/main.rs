@@ -6,9 +6,9 @@ use clap::Parser;
 use eirs_platform::{
     backend::Backend,
     clock::SystemClock,
+    daemon,
     lifecycle::{self, Lifecycle},
-    settings::{BackendKind, EXIT_BAD_SETTINGS, Layers, Model, Settings},
-    telemetry,
+    settings::{BackendKind, EXIT_BAD_SETTINGS, Model, Settings},
 };
 #[cfg(feature = "aws")]
 use eirs_worker::identity::Instance;
@@ -24,60 +24,38 @@ const OTHER_GENERATION: u8 = 75;
 fn main() -> ExitCode {
     guardian::enter();
     lifecycle::keep_memory_small();
-    let arguments = Arguments::parse();
-    let layers = Layers::of_process(arguments.config.as_deref())
-        .flag("local.state", arguments.state.as_ref().map(|path| path.display()));
-    let settings = match layers.load() {
-        Ok(settings) => settings,
-        Err(complaints) => return bad_settings(&complaints),
-    };
+    start(Arguments::parse()).unwrap_or_else(|code| code)
+}
+
+fn start(arguments: Arguments) -> Result<ExitCode, ExitCode> {
+    let layers = arguments.daemon.layers();
+    let settings = daemon::settings(&layers)?;
     if let Some(model) = &arguments.model
         && !settings.models.contains_key(model)
     {
-        return bad_settings(&format!("models: unknown model `{model}`"));
+        return Err(daemon::bad_settings([format!("models: unknown model `{model}`")]));
     }
-    if arguments.check {
-        layers.strays().iter().for_each(say);
-        return ExitCode::SUCCESS;
+    if arguments.daemon.check {
+        return Ok(daemon::checked(&layers));
     }
-    let _traces = match telemetry::init(&settings.telemetry, "eirs-worker") {
-        Ok(traces) => traces,
-        Err(complaint) => return bad_settings(&complaint),
-    };
-    // The controller, whose environment this is, has said it.
-    if arguments.instance.is_none() {
-        layers.strays().iter().for_each(|stray| tracing::warn!("{stray}"));
-    }
+    // The controller, whose environment this is, has said what is wrong with it.
+    let is_child = arguments.instance.is_some() || arguments.daemon.with_parent.is_some();
+    let _traces = daemon::log(&settings, "eirs-worker", &layers, is_child)?;
     // One thread for all the waiting; the work is done by the pool's.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!("starting the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| daemon::failed(&format!("starting the runtime: {error}")))?;
     let code = if let Some(generation) = &arguments.expect_generation {
         runtime.block_on(expect_generation(generation))
     } else if arguments.self_test {
         runtime.block_on(test_itself(&settings))
     } else {
-        runtime.block_on(run(arguments, settings))
+        runtime.block_on(run(arguments, settings)).unwrap_or_else(|code| code)
     };
     // A classification that outlasts the drain deadline must not keep the process, ...
     runtime.shutdown_timeout(Duration::from_millis(200));
     // ... and a script must not outlive it.
     guardian::end_scripts();
-    code
-}
-
-fn bad_settings(complaints: &impl std::fmt::Display) -> ExitCode {
-    say(complaints);
-    ExitCode::from(EXIT_BAD_SETTINGS)
-}
-
-#[expect(clippy::print_stderr, reason = "logging is one of the things that the settings decide")]
-fn say(sentence: &impl std::fmt::Display) {
-    eprintln!("{sentence}");
+    Ok(code)
 }
 
 /// For people and for setup's log.
@@ -88,7 +66,7 @@ async fn test_itself(settings: &Settings) -> ExitCode {
             sentences.iter().for_each(|sentence| println!("{sentence}"));
             ExitCode::SUCCESS
         }
-        Err(error) => bad_settings(&format!("{error:#}")),
+        Err(error) => daemon::bad_settings([format!("{error:#}")]),
     }
 }
 
@@ -97,13 +75,13 @@ async fn expect_generation(expected: &str) -> ExitCode {
     match eirs_worker::identity::generation().await {
         Ok(generation) if generation == expected => ExitCode::SUCCESS,
         Ok(generation) => {
-            bad_settings(&format!(
+            daemon::say(&format!(
                 "this is generation {generation} of the instance, the order is for {expected}"
             ));
             ExitCode::from(OTHER_GENERATION)
         }
         Err(error) => {
-            bad_settings(&error);
+            daemon::say(&error);
             ExitCode::FAILURE
         }
     }
@@ -111,7 +89,7 @@ async fn expect_generation(expected: &str) -> ExitCode {
 
 #[cfg(not(feature = "aws"))]
 async fn expect_generation(_expected: &str) -> ExitCode {
-    bad_settings(&"this program was built without AWS");
+    daemon::say(&"this program was built without AWS");
     ExitCode::from(OTHER_GENERATION)
 }
 
@@ -157,42 +135,24 @@ async fn own_identity(settings: &Settings) -> eirs_platform::Result<Option<Ident
     }
 }
 
-async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
-    let lifecycle = match Lifecycle::install() {
-        Ok(lifecycle) => lifecycle,
-        Err(error) => {
-            tracing::error!("listening to signals: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+async fn run(arguments: Arguments, settings: Settings) -> Result<ExitCode, ExitCode> {
+    let lifecycle =
+        Lifecycle::install().map_err(|error| daemon::failed(&format!("listening to signals: {error}")))?;
     lifecycle.at_a_second_signal(guardian::end_scripts);
-    let identity = match identity(arguments, &settings).await {
-        Ok(Some(identity)) => identity,
-        Ok(None) => {
-            lifecycle.ready("not handed over to the controller; takes no jobss");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            tracing::error!("{error}");
-            return ExitCode::FAILURE;
-        }
+    if let Some(parent) = arguments.daemon.with_parent {
+        lifecycle::drain_with_parent(parent).map_err(|error| daemon::failed(&error))?;
+    }
+    let Some(identity) = identity(arguments, &settings).await.map_err(|error| daemon::failed(&error))? else {
+        lifecycle.ready("not handed over to the controller; takes no jobs");
+        return Ok(ExitCode::SUCCESS);
     };
     let clock = Arc::new(SystemClock);
-    let backend = match Backend::open(&settings, clock.clone()).await {
-        Ok(backend) => backend,
-        Err(error) => {
-            tracing::error!("{error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let worker = match Worker::new(identity, settings, backend, clock).await {
-        Ok(worker) => worker,
+    let backend = Backend::open(&settings, clock.clone()).await.map_err(|error| daemon::failed(&error))?;
+    let worker = Worker::new(identity, settings, backend, clock).await.map_err(|error| {
+        daemon::failed(&error);
         // A model that cannot be loaded now cannot be loaded by a restart, either.
-        Err(error) => {
-            tracing::error!("{error:#}");
-            return ExitCode::from(EXIT_BAD_SETTINGS);
-        }
-    };
+        ExitCode::from(EXIT_BAD_SETTINGS)
+    })?;
     tracing::info!(engine = worker.engine(), version = worker.version(), "taking jobs");
     lifecycle.ready(&worker.summary());
     lifecycle.keep_status(worker.longest_drain(), {
@@ -208,7 +168,8 @@ async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
         worker.close();
     }
     if replaced.is_finished() {
-        return ExitCode::from(replace::EXIT_REPLACE);
+        return Ok(ExitCode::from(replace::EXIT_REPLACE));
     }
-    if abandoned.is_finished() { ExitCode::from(abandoned::EXIT_ABANDONED) } else { ExitCode::SUCCESS }
+    let code = if abandoned.is_finished() { abandoned::EXIT_ABANDONED } else { 0 };
+    Ok(ExitCode::from(code))
 }

@@ -144,15 +144,20 @@ fn spell_out(field: &str, (_, first, last): (&str, u32, u32)) -> String {
         };
         name.or_else(|| text.parse().ok())
     };
+    // Sunday is 7 as well; where a range or a step begins with it, 0.
+    let begin = |text: &str| number(text).map(|from| if (from, last) == (7, 6) { 0 } else { from });
     let part = |part: &str| {
         let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
         let Some((from, to)) = range.split_once('-') else {
-            return match (number(range), step) {
+            return match (begin(range), step) {
                 (Some(from), Some(step)) => format!("{from}-{last}/{step}"),
                 _ => part.to_owned(),
             };
         };
-        match (number(from), number(to), step.map_or(Some(1), |step| step.parse().ok())) {
+        match (begin(from), number(to), step.map_or(Some(1), |step| step.parse().ok())) {
+            (Some(0), Some(to), _) if from == "7" && to < 7 => {
+                format!("0-{to}{}", step.map_or_else(String::new, |step| format!("/{step}")))
+            }
             (Some(from), Some(to), Some(step)) if to < from && from <= last && to >= first && step > 0 => {
                 let round = (from..=last).chain(first..=to).step_by(step);
                 round.map(|number| number.to_string()).collect::<Vec<_>>().join(",")
@@ -295,6 +300,10 @@ mod tests {
             ("5/15 * * * *", "5,20,35,50 * * * *"),
             ("0 0 1 nov-feb *", "0 0 1 11,12,1,2 *"),
             ("0 20-4/2 * * *", "0 20,22,0,2,4 * * *"),
+            ("0 8 * * 7-2", "0 8 * * 0,1,2"),
+            ("0 8 * * 7-4/2", "0 8 * * 0,2,4"),
+            ("0 8 * * 7/3", "0 8 * * 0,3,6"),
+            ("0 8 * * FRI-7", "0 8 * * 5,6,0"),
         ] {
             let (short, long) = (parse_cron(short).unwrap(), parse_cron(long).unwrap());
             let mut at = DateTime::UNIX_EPOCH;

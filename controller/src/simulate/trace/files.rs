@@ -42,8 +42,7 @@ fn csv(path: &Path, chance: &mut Chance) -> Result<Trace, String> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let is_number = line.split(',').next().is_some_and(|first| first.trim().parse::<f64>().is_ok());
-        if std::mem::take(&mut may_be_head) && !is_number {
+        if std::mem::take(&mut may_be_head) && is_head(line) {
             continue;
         }
         let row = row(line).map_err(|problem| format!("{}:{}: {problem}", path.display(), number + 1))?;
@@ -76,6 +75,13 @@ fn csv(path: &Path, chance: &mut Chance) -> Result<Trace, String> {
         }
     }
     Trace::new(path.display().to_string(), arrivals, length, default_start())
+}
+
+/// Whether a first row names the columns. A number that is mistyped, or a date, is no name.
+fn is_head(line: &str) -> bool {
+    let first = line.split(',').next().unwrap_or_default().trim();
+    let begins_a_word = |c: char| c.is_alphabetic() || c == '_';
+    first.trim_start_matches('"').starts_with(begins_a_word) && first.parse::<f64>().is_err()
 }
 
 /// The distance of rows that is the most frequent, and the shortest of several. Rows without arrivals may be left out, and one
@@ -253,7 +259,12 @@ mod tests {
         assert_eq!(check("t.csv", ".5,100\n1.5,1\n").unwrap().arrivals.len(), 101);
         assert_eq!(check("t.csv", "+0.5,2\n1e0,1\n").unwrap().arrivals.len(), 3);
         assert_eq!(check("t.csv", "# made by hand\nt,count\n0,2\n").unwrap().arrivals.len(), 2);
+        assert_eq!(check("t.csv", "\"time (s)\",\"count\"\n0,2\n1,1\n").unwrap().arrivals.len(), 3);
         check_bad("t.csv", "t,count\nmore,words\n0,2\n", ":2: `more` must be a number of seconds");
+        for first in ["1s", "0;5", "-", "2026-01-01T00:00:00Z", "08:00", "0x10"] {
+            let said = format!(":1: `{first}` must be a number of seconds");
+            check_bad("t.csv", &format!("{first},9\n1,2\n2,1\n"), &said);
+        }
     }
 
     #[test]

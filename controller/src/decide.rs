@@ -463,6 +463,7 @@ fn without_policy(policies: &Policies, seen: &Observation, history: &History) ->
 }
 
 fn affordable(name: &str, policy: &Policy, seen: &Observation, history: &History) -> Option<u32> {
+    policy.budget.instance_hours_per_day?;
     budget::affordable(policy, history.used_today(name, policy, seen.at).time(), seen.at)
 }
 

@@ -218,23 +218,25 @@ impl History {
         arrived: &BTreeMap<&str, u64>,
     ) {
         // Names are looked up before they are copied: this goes over every instance in every pass.
-        let (mut alive, mut starts) = (BTreeMap::<String, usize>::new(), BTreeMap::new());
+        let mut counted: Vec<(&str, usize, u32)> = Vec::new();
         let (mut newly_ready, mut ended) = (Vec::new(), Vec::new());
         for view in seen.instances.iter().flatten() {
-            if !self.learnt.instances.contains_key(&view.instance.id) {
-                self.learnt.instances.insert(view.instance.id.clone(), Career::default());
-            }
-            let Some(career) = self.learnt.instances.get_mut(&view.instance.id) else { continue };
+            let career = match self.learnt.instances.get_mut(&view.instance.id) {
+                Some(career) => career,
+                None => self.learnt.instances.entry(view.instance.id.clone()).or_default(),
+            };
             let (started, measured) = career.observe(view, seen.at);
             if let Some(delay_s) = career.take_new_delay_s() {
                 newly_ready.push((view.instance.pool.as_str(), delay_s));
             }
-            let lives = usize::from(view.instance.is_alive());
-            match alive.get_mut(&view.instance.pool) {
-                Some(count) => *count += lives,
-                None => drop(alive.insert(view.instance.pool.clone(), lives)),
+            // Those of a pool are listed together.
+            if counted.last().is_none_or(|(pool, ..)| *pool != view.instance.pool) {
+                counted.push((view.instance.pool.as_str(), 0, 0));
             }
-            *starts.entry(view.instance.pool.as_str()).or_default() += u32::from(started);
+            if let Some((_, lives, new)) = counted.last_mut() {
+                *lives += usize::from(view.instance.is_alive());
+                *new += u32::from(started);
+            }
             if let Some(run_s) = career.take_ended_run_s() {
                 ended.push((view.instance.pool.as_str(), run_s));
             }
@@ -244,6 +246,11 @@ impl History {
                     seen.versions.get(&view.instance.model).map(|in_force| in_force.version.as_str());
                 pool.services.measured(report, in_force);
             }
+        }
+        let (mut alive, mut starts) = (BTreeMap::<String, usize>::new(), BTreeMap::<&str, u32>::new());
+        for (pool, lives, new) in counted {
+            *alive.entry(pool.to_owned()).or_default() += lives;
+            *starts.entry(pool).or_default() += new;
         }
         for (name, delay_s) in newly_ready {
             self.learnt.pools.entry(name.to_owned()).or_default().starts.add(delay_s);

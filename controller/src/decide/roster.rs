@@ -212,9 +212,9 @@ impl<'a> Roster<'a> {
             let has_died = view.instance.crashes.max(failures) > 0;
             has_died && in_force.is_some_and(|in_force| view.instance.since >= in_force.since)
         };
-        let is_quiet = self.is_quiet() && !self.stopped.iter().any(died);
-        let outdated = self.serving.iter().copied().filter(|view| is_quiet && is_outdated(view, seen));
-        outdated.min_by_key(|view| by_cost(view, seen, history))
+        let outdated = self.serving.iter().copied().filter(|view| is_outdated(view, seen));
+        let next = outdated.min_by_key(|view| by_cost(view, seen, history))?;
+        (self.is_quiet() && !self.stopped.iter().any(died)).then_some(next)
     }
 
     /// Nobody leaves, and nobody starts.

@@ -96,7 +96,12 @@ pub(super) fn run_together(loads: &[Load<'_>], driver: &mut dyn Driver, samples:
         }
         // At the same moment things happen before anybody looks.
         if next == next_event {
-            sites[site].step();
+            sites[site].step(now);
+            // Whatever happens before anybody looks needs nobody else, until the trace ends and the run may, too.
+            if let [alone] = &mut sites[..] {
+                alone.step_until(next_pass.min(next_sample).min(length).min(last));
+                now = alone.now;
+            }
         } else if down_until.take().is_some() {
             sites.iter_mut().for_each(|site| site.advance(now));
             driver.restart(&mut sites);

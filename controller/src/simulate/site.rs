@@ -29,7 +29,7 @@ use super::{
 use crate::fleet::State;
 
 /// What happens at a moment that was fixed before. A machine's events are of one of its lives and void in the next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
 enum Event {
     Ready {
         machine: u32,
@@ -77,6 +77,40 @@ enum Event {
     Edit {
         number: u32,
     },
+}
+
+/// An event, and when it happens: of several at one moment, the one that was fixed first. In a heap the next one is the greatest.
+#[derive(Debug, Clone, Copy)]
+struct Fixed {
+    at: Micros,
+    number: u64,
+    event: Event,
+}
+
+impl Fixed {
+    fn key(&self) -> Reverse<u128> {
+        Reverse(u128::from(self.at) << 64 | u128::from(self.number))
+    }
+}
+
+impl PartialEq for Fixed {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Fixed {}
+
+impl PartialOrd for Fixed {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Fixed {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
 }
 
 /// Whose clock it is.
@@ -143,7 +177,7 @@ pub(super) struct Site<'a> {
     clock_error: i64,
     /// Its number among the sites of a run; bad luck that concerns the controller is the first one's.
     number: usize,
-    events: BinaryHeap<Reverse<(Micros, u64, Event)>>,
+    events: BinaryHeap<Fixed>,
     scheduled: u64,
     arrived: usize,
     pub(super) ended: usize,
@@ -285,13 +319,13 @@ impl<'a> Site<'a> {
 
     fn at(&mut self, at: Micros, event: Event) {
         self.scheduled += 1;
-        self.events.push(Reverse((at, self.scheduled, event)));
+        self.events.push(Fixed { at, number: self.scheduled, event });
     }
 
     /// When the next thing happens.
     pub(super) fn next(&self) -> Option<Micros> {
         let arrival = self.load.trace.arrivals.get(self.arrived).copied();
-        let event = self.events.peek().map(|Reverse((at, ..))| *at);
+        let event = self.events.peek().map(|fixed| fixed.at);
         match (arrival, event) {
             (Some(arrival), Some(event)) => Some(arrival.min(event)),
             (one, other) => one.or(other),
@@ -304,13 +338,21 @@ impl<'a> Site<'a> {
         self.now = self.now.max(to);
     }
 
-    /// Lets the next thing happen.
-    pub(super) fn step(&mut self) {
-        let Some(now) = self.next() else { return };
+    /// Lets happen what happens before this moment and concerns nobody else: until somebody sends a report, or the controller or
+    /// its policy is struck.
+    pub(super) fn step_until(&mut self, end: Micros) {
+        let concerns_others = |site: &Self| !site.mail.is_empty() || site.restarts || site.edited.is_some();
+        while let Some(now) = self.next().filter(|now| *now < end && !concerns_others(self)) {
+            self.step(now);
+        }
+    }
+
+    /// Lets the next thing happen, which happens now.
+    pub(super) fn step(&mut self, now: Micros) {
         self.advance(now);
         if self.load.trace.arrivals.get(self.arrived) == Some(&now) {
             self.arrive();
-        } else if let Some(Reverse((_, _, event))) = self.events.pop() {
+        } else if let Some(Fixed { event, .. }) = self.events.pop() {
             self.happen(event);
         }
     }

@@ -170,7 +170,8 @@ impl<'a> Draft<'a> {
     /// One more than is needed, as long as one serves that retires: the other one comes before it goes, also where the pool may
     /// have no more than it has.
     fn relief(&self) -> u32 {
-        u32::from(self.plan.share > 0 && self.roster.has_retiring())
+        // Where not everything could be seen nobody goes, and one more would come in each pass.
+        u32::from(self.is_complete && self.plan.share > 0 && self.roster.has_retiring())
     }
 
     /// What may be started.

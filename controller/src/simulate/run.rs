@@ -118,7 +118,8 @@ pub(super) fn run_together(loads: &[Load<'_>], driver: &mut dyn Driver, samples:
                 }
             };
         }
-        if std::mem::take(&mut sites[0].restarts) {
+        // One that is down already is not killed again.
+        if std::mem::take(&mut sites[0].restarts) && down_until.is_none() {
             down_until = Some(now + micros(setup.faults.downtime));
         }
         if let Some(until) = down_until {

@@ -190,3 +190,15 @@ fn nobody_is_cheaper_than_the_clairvoyant_at_as_many_requests_in_time() {
         }
     }
 }
+
+#[test]
+fn a_controller_that_is_down_for_as_long_as_it_runs_comes_back() {
+    let policy = policy("[pool]\nmax = 6\n[[rule]]\nkind = 'latency'\np95 = '20s'");
+    let trace = trace("poisson:1/s@1h");
+    let away = Duration::from_secs(600);
+    let faults = Faults { restart_every: Some(away), downtime: away, ..Faults::default() };
+    let setup = Setup { faults, ..jittery() };
+    let outcome = simulate(&policy, &trace, &setup, 0);
+    assert_eq!(outcome.figures.unfinished, 0);
+    assert!(outcome.end < 2 * trace.length, "it ends when the work does: {} s", outcome.end / 1_000_000);
+}

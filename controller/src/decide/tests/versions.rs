@@ -105,3 +105,10 @@ fn those_that_retire_go_one_after_the_other_and_first_where_fewer_are_needed() {
     check_updated("max = 4\nmin = 1", 0, both.to_vec(), &[&format!("drain p-2: {why}")]);
     check_updated("max = 4", 0, vec![retiring(idle("p-1", 500))], &["drain p-1: idle and not needed"]);
 }
+
+#[test]
+fn nobody_comes_for_one_that_retires_while_the_backlog_is_unknown() {
+    let seen = seen(&[("p", None)], vec![retiring(busy("p-1")), stopped("p-2"), stopped("p-3")]);
+    let plan = decide_checked(&policies(&[("p", "max = 5")]), &seen, &quiet(&seen));
+    assert_eq!(plan.actions().count(), 0, "{plan}");
+}

@@ -109,6 +109,7 @@ fn through_jpeg(
     let mut encoder = jpeg_encoder::Encoder::new(&mut file, quality);
     // As libjpeg does by itself.
     encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_2_2);
+    encoder.set_chroma_subsampling_method(jpeg_encoder::ChromaSubsamplingMethod::Average);
     encoder.encode(&scaled, columns, rows, jpeg_encoder::ColorType::Rgb).map_err(|_| unfit())?;
     let limits = Limits { max_pixels: u64::MAX, view: None, alpha: Alpha::Drop, colour: Colour::Ignore };
     image::decode(&file, limits, pixels)?;

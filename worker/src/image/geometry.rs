@@ -16,6 +16,9 @@ pub struct Geometry {
     pub filter: Filter,
     /// Whether all pixels that are covered count, as with Pillow, or the nearest few, as with OpenCV.
     pub antialias: bool,
+    /// Where half of what is too much is no whole number: whether the smaller part goes off in front, as in transformers, or
+    /// the even one, as in torchvision.
+    pub cuts_less_in_front: bool,
 }
 
 /// What happens to a picture of another shape.
@@ -53,7 +56,7 @@ impl Geometry {
     /// The short side scaled to `resize` pixels, bilinear and antialiased, and the centre of `side` x `side` cut out.
     pub fn crop(side: u32, resize: u32) -> Self {
         let fit = Fit::Crop { cover: (resize.max(side), resize.max(side)) };
-        Self { size: (side, side), fit, filter: Filter::Bilinear, antialias: true }
+        Self { size: (side, side), fit, filter: Filter::Bilinear, antialias: true, cuts_less_in_front: false }
     }
 
     /// Both sides scaled to `side` pixels, bilinear and antialiased.
@@ -99,9 +102,12 @@ impl Geometry {
         }
     }
 
-    /// torchvision's `CenterCrop`: half of what is too much goes off in front, halves to the even number.
+    /// Half of what is too much goes off in front.
     fn centred(&self, scaled: (u64, u64)) -> Plan {
-        let off = |scaled: u64, size: u32| ((scaled as f64 - f64::from(size)) / 2.0).round_ties_even() as i64;
+        let off = |scaled: u64, size: u32| {
+            let half = (scaled as f64 - f64::from(size)) / 2.0;
+            (if self.cuts_less_in_front { half.floor() } else { half.round_ties_even() }) as i64
+        };
         Plan { scaled, at: (-off(scaled.0, self.size.0), -off(scaled.1, self.size.1)) }
     }
 
@@ -143,6 +149,10 @@ mod tests {
         let square = geometry((224, 224), Fit::Crop { cover: (256, 256) });
         // torchvision: int(256 * 500 / 375) = 341; round((341 - 224) / 2) = 58 (58.5, to the even one).
         assert_eq!(square.plan((500.0, 375.0)), Plan { scaled: (341, 256), at: (-58, -16) });
+        // Half of 343 - 224 is 59.5: 60 is even, and transformers takes int(59.5).
+        let less = Geometry { cuts_less_in_front: true, ..square.clone() };
+        assert_eq!(square.plan((503.0, 375.0)), Plan { scaled: (343, 256), at: (-60, -16) });
+        assert_eq!(less.plan((503.0, 375.0)), Plan { scaled: (343, 256), at: (-59, -16) });
         let boxed = |place| geometry((640, 640), Fit::Letterbox { colour: [114; 3], place });
         // Ultralytics: round(375 * 1.28) = 480, (640 - 480) / 2 = 80.
         assert_eq!(boxed(PadPlace::Centre).plan((500.0, 375.0)), Plan { scaled: (640, 480), at: (0, 80) });

@@ -30,6 +30,8 @@ pub(super) struct Wanted {
     pub(super) divide_by: Option<f32>,
     pub(super) mean: Option<PerChannel>,
     pub(super) std: Option<PerChannel>,
+    /// See `Geometry`.
+    pub(super) cuts_less_in_front: bool,
 }
 
 impl Wanted {
@@ -74,6 +76,7 @@ impl Wanted {
             divide_by: model.divide_by.or(preset.divide_by),
             mean: model.mean.clone().or(preset.mean),
             std: model.std.clone().or(preset.std),
+            cuts_less_in_front: preset.cuts_less_in_front,
         })
     }
 

@@ -200,5 +200,6 @@ fn geometry(wanted: &Wanted, size: (u32, u32)) -> anyhow::Result<Geometry> {
         fit,
         filter: wanted.filter.unwrap_or(Filter::Bilinear),
         antialias: wanted.antialias.unwrap_or(true),
+        cuts_less_in_front: wanted.cuts_less_in_front,
     })
 }

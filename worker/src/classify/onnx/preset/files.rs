@@ -86,7 +86,7 @@ pub(super) fn huggingface(json: &Value) -> anyhow::Result<Wanted> {
     let cut = sizes(&json["crop_size"], false).map(|size| size.sides);
     let cuts = does("do_center_crop", cut.is_some()) && cut.is_some();
 
-    let mut wanted = Wanted::default();
+    let mut wanted = Wanted { cuts_less_in_front: true, ..Wanted::default() };
     let share = number(&json["crop_pct"]);
     if let (true, Some(side)) = (of(&["ConvNext"]), scaled.short()) {
         // Below 384 pixels a margin is cut off, from there on nothing.
@@ -225,7 +225,9 @@ mod tests {
                 (Some(ResizeMode::Squash), side(224), side(256), Some(Filter::Bilinear)),
             ),
         ] {
-            assert_eq!(seen(&huggingface(&json).unwrap()), expected, "{json}");
+            let wanted = huggingface(&json).unwrap();
+            assert_eq!(seen(&wanted), expected, "{json}");
+            assert!(wanted.cuts_less_in_front, "{json}");
         }
         let open =
             json!({"image_processor_type": "X", "size": {"shortest_edge": 256}, "do_center_crop": false});

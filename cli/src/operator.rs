@@ -237,7 +237,7 @@ impl Known {
     /// run.
     async fn with_instances(self, settings: &Settings) -> anyhow::Result<BTreeSet<String>> {
         let specs: Vec<_> =
-            self.policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, &policy.pool)).collect();
+            self.policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, policy)).collect();
         let fleet = fleet::peek(settings, Arc::new(SystemClock)).await;
         // What cannot be asked does not say that there is no such instance.
         let listed = fleet.list(&specs).await?;

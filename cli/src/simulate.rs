@@ -169,7 +169,7 @@ impl Simulate {
             let policies = policies.collect::<Result<Vec<_>, _>>()?;
             let bar = bar(policies.len() + references.len() + 1);
             let through = || bar.inc(1);
-            let swept = simulate::sweep(&policies, policy.pool.max, &trace, &setup, &references, &through);
+            let swept = simulate::sweep(&policies, policy.most(), &trace, &setup, &references, &through);
             bar.finish_and_clear();
             let front = Front::of(&points, &swept);
             self.voice.tell(&front, || front.text(&self.sweep).trim_end().to_owned());
@@ -204,6 +204,7 @@ impl Simulate {
             seed: self.seed,
             tick: self.tick,
             price,
+            launched_usd_per_hour: policy.launch.usd_per_hour,
             checks: true,
             faults: self.luck.faults(),
             ..usual

@@ -14,7 +14,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eirs_controller::fleet::{Fleet, Instance, PoolSpec, Refusal, State};
+use eirs_controller::{
+    fleet::{Fleet, Instance, PoolSpec, Refusal, State, Tier},
+    policy::Launch,
+};
 use eirs_platform::{
     clock::{SharedClock, SystemClock},
     error::{Error, Result},
@@ -43,6 +46,8 @@ impl Machines {
                 last_error: None,
                 not_before: None,
                 retires: false,
+                tier: Tier::Parked,
+                machine: None,
             };
             (instance.id.clone(), instance)
         };
@@ -119,7 +124,8 @@ impl Fleet for Machines {
 #[expect(clippy::print_stdout, reason = "an example shows what it did")]
 async fn main() -> Result<()> {
     let fleet = Machines::new("default", &["attic", "cellar"], std::sync::Arc::new(SystemClock));
-    let pools = [PoolSpec { name: "default".into(), model: "default".into(), max: 2 }];
+    let pools =
+        [PoolSpec { name: "default".into(), model: "default".into(), max: 2, launch: Launch::default() }];
     let show = async |what: &str| -> Result<()> {
         let states: Vec<_> =
             fleet.list(&pools).await?.iter().map(|one| format!("{} {:?}", one.id, one.state)).collect();

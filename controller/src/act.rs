@@ -64,10 +64,11 @@ mod tests {
     use crate::{
         decide::{Cause, PoolPlan},
         fleet::{Instance, PoolSpec, State, memory::MemoryFleet},
+        policy::Launch,
     };
 
     fn pools() -> [PoolSpec; 1] {
-        [PoolSpec { name: "p".into(), model: "default".into(), max: 3 }]
+        [PoolSpec { name: "p".into(), model: "default".into(), max: 3, launch: Launch::default() }]
     }
 
     /// p-2 and p-3 run.

@@ -32,6 +32,7 @@ use self::{
     roster::{BUSY_WINDOW, Roster, cheapest_of, drain, is_canary, is_paid_off, last_proof},
 };
 use crate::{
+    fleet::Tier,
     observe::{InstanceView, Observation, age},
     policy::{Policies, Policy, ScaleIn},
 };
@@ -91,7 +92,12 @@ impl<'a> Draft<'a> {
                     let most = if plan.ready == 0 { growth.most } else { f64::INFINITY };
                     facts.arrivals_per_s = facts.arrivals_per_s.clamp(growth.least, most);
                 }
-                late = roster.late(facts.start_delay_s, seen, history);
+                let delay_s = |tier| history.start_delay_of(name, policy, tier);
+                // By what comes next: while parked ones are left, nobody waits for a launch.
+                if roster.next_tier(seen, history) == Some(Tier::Launched) {
+                    facts.start_delay_s = delay_s(Tier::Launched);
+                }
+                late = roster.late(delay_s, seen, history);
                 plan.late = size(late.len());
                 plan.starting -= plan.late;
                 let starting_s = roster.starting_s(facts.start_delay_s, seen.at);
@@ -148,6 +154,7 @@ impl<'a> Draft<'a> {
 
     fn start(&mut self, view: &InstanceView) {
         self.starts += 1;
+        self.plan.launches += u32::from(view.instance.tier == Tier::Launched);
         self.plan.actions.push(Action::Start { id: view.instance.id.clone() });
     }
 
@@ -181,7 +188,7 @@ impl<'a> Draft<'a> {
 
     /// Places that there are.
     fn most(&self) -> u32 {
-        self.policy.pool.max + self.relief()
+        self.policy.most() + self.relief()
     }
 
     fn hold(&mut self, hold: Hold) {
@@ -207,7 +214,7 @@ impl<'a> Draft<'a> {
         self.plan.actions.extend(useless.map(|(view, cause)| drain(view, scale_in, *cause)));
         self.plan.actions.extend(self.roster.stops(seen.at));
 
-        let (max, relief) = (self.policy.pool.max, self.relief());
+        let (max, relief) = (self.policy.most(), self.relief());
         let affordable = self.plan.affordable.unwrap_or(max).min(max);
         let running = self.plan.running() + self.plan.late;
         let is_relieved =
@@ -343,7 +350,7 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
     for draft in drafts {
         let is_limited = draft.plan.share < draft.plan.granted();
         if draft.lacks() > 0 {
-            draft.hold(if draft.alive_then() >= draft.policy.pool.max {
+            draft.hold(if draft.alive_then() >= draft.policy.most() {
                 NoPlace
             } else if !draft.may_start() {
                 MaxStarting
@@ -359,8 +366,8 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
                 let until = others.iter().filter_map(|view| left_alone_until(view, seen, history));
                 let instances = size(cordoned.len());
                 match until.filter(|until| *until > seen.at).min() {
-                    _ if draft.roster.dry_until(seen).is_some() => {
-                        NoCapacity { until: draft.roster.dry_until(seen).unwrap_or(seen.at) }
+                    _ if dry_until(&draft.roster, seen).is_some() => {
+                        NoCapacity { until: dry_until(&draft.roster, seen).unwrap_or(seen.at) }
                     }
                     Some(until) => BackOff { until },
                     None if instances > 0 => Cordoned { instances },
@@ -374,6 +381,11 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation, 
             draft.hold(Budget);
         }
     }
+}
+
+/// When one is tried again of those for which there was no capacity, whichever comes first.
+fn dry_until(roster: &Roster<'_>, seen: &Observation) -> Option<DateTime<Utc>> {
+    [Tier::Parked, Tier::Launched].into_iter().filter_map(|tier| roster.dry_until(tier, seen)).min()
 }
 
 /// Starts the instance that has not been seen ready for longest, where the policy asks for that and there is room beside the

@@ -79,7 +79,7 @@ impl Drain<'_> {
 
     async fn alive(&self) -> Result<Vec<Instance>> {
         let specs: Vec<_> =
-            self.policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, &policy.pool)).collect();
+            self.policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, policy)).collect();
         let mut instances = self.fleet.list(&specs).await?;
         instances.retain(Instance::is_alive);
         Ok(instances)

@@ -24,7 +24,7 @@ use eirs_platform::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Pool;
+use crate::policy::{Launch, Policy};
 
 /// A fleet that can be handed around.
 pub type SharedFleet = Arc<dyn Fleet>;
@@ -35,13 +35,16 @@ pub type SharedFleet = Arc<dyn Fleet>;
 /// ```
 /// use std::{sync::Arc, time::Duration};
 ///
-/// use eirs_controller::fleet::{Fleet, PoolSpec, State, memory::MemoryFleet};
+/// use eirs_controller::{
+///     fleet::{Fleet, PoolSpec, State, memory::MemoryFleet},
+///     policy::Launch,
+/// };
 /// use eirs_platform::clock::SystemClock;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> eirs_platform::Result<()> {
 /// let fleet = MemoryFleet::new(Arc::new(SystemClock));
-/// let pools = [PoolSpec { name: "default".into(), model: "default".into(), max: 1 }];
+/// let pools = [PoolSpec { name: "default".into(), model: "default".into(), max: 1, launch: Launch::default() }];
 /// assert_eq!(fleet.list(&pools).await?[0].state, State::Stopped);
 /// assert!(fleet.start(&["default-1".into()]).await.is_empty(), "nothing was refused");
 /// fleet.drain("default-1", Duration::from_secs(60)).await?;
@@ -71,14 +74,16 @@ pub trait Fleet: Debug + Send + Sync {
 }
 
 /// What a fleet must know of a pool.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PoolSpec {
     /// The pool.
     pub name: String,
     /// The model that an instance of it serves when it is started from now on.
     pub model: String,
-    /// How many instances it may have.
+    /// How many instances it may have, ...
     pub max: u32,
+    /// ... beside those that are launched when they are needed. A fleet that launches none passes over it.
+    pub launch: Launch,
 }
 
 /// One instance as the fleet sees it.
@@ -109,6 +114,29 @@ pub struct Instance {
     /// Another one is there in its place: it is started no more, and leaves when that one serves.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retires: bool,
+    /// Where it comes from.
+    #[serde(default, skip_serializing_if = "Tier::is_parked")]
+    pub tier: Tier,
+    /// What its worker calls it, where that is not its name: the machine that stands in its place just now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+}
+
+/// Where instances come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// It is there, and stopped when it is not needed.
+    #[default]
+    Parked,
+    /// A place that is empty until it is needed: its start makes a machine, and its stop takes that away.
+    Launched,
+}
+
+impl Tier {
+    fn is_parked(&self) -> bool {
+        *self == Self::Parked
+    }
 }
 
 /// What an instance was told to do.
@@ -136,12 +164,20 @@ pub struct Refusal {
 
 impl PoolSpec {
     /// Of a policy.
-    pub fn of(name: &str, pool: &Pool) -> Self {
-        Self { name: name.to_owned(), model: pool.model.clone(), max: pool.max }
+    pub fn of(name: &str, policy: &Policy) -> Self {
+        let Policy { pool, launch, .. } = policy;
+        // A pool that is switched off launches none.
+        let launch = Launch { most: policy.most() - pool.max, ..launch.clone() };
+        Self { name: name.to_owned(), model: pool.model.clone(), max: pool.max, launch }
     }
 }
 
 impl Instance {
+    /// What its worker calls it.
+    pub fn worker_name(&self) -> &str {
+        self.machine.as_deref().unwrap_or(&self.id)
+    }
+
     /// Whether it exists as more than an entry in the inventory: it uses up a place in its pool.
     pub fn is_alive(&self) -> bool {
         self.state != State::Stopped

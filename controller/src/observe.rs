@@ -189,8 +189,7 @@ impl Observer {
     /// Looks once at everything, at the same time. What fails is missing in the answer. What the operator ordered, who refused and
     /// which versions are in force is not looked at; the caller knows it.
     pub async fn observe(&mut self, policies: &Policies, fleet: &dyn Fleet) -> Observation {
-        let specs: Vec<_> =
-            policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, &policy.pool)).collect();
+        let specs: Vec<_> = policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, policy)).collect();
         for spec in &specs {
             if !self.queues.contains_key(&spec.model)
                 && let Ok(queue) = self.backend.requests(&spec.model).await

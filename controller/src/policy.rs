@@ -18,8 +18,10 @@ use std::{
     time::Duration,
 };
 
-use eirs_platform::settings::{Settings, units};
+use eirs_platform::settings::{BackendKind, Settings, units};
 use serde::Serialize;
+
+use crate::fleet::Tier;
 
 pub use load::{Complaint, load_dir, parse};
 pub use schedule::Schedule;
@@ -52,6 +54,35 @@ pub struct Policy {
     pub budget: Budget,
     /// `[instance]`
     pub instance: Price,
+    /// `[launch]`
+    pub launch: Launch,
+}
+
+/// `[launch]`: instances that are made when the parked ones do not suffice, and are gone when they are not needed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Launch {
+    /// No more of them at once; none without the section.
+    pub most: u32,
+    /// Their types, those first that are preferred; without any, the type of the parked ones.
+    pub types: Vec<String>,
+    /// How they are bought.
+    pub market: Market,
+    /// How long one takes from its order to its first job, until that has been measured.
+    #[serde(with = "units::duration")]
+    pub start_delay: Duration,
+    /// US dollars for an hour; as the parked ones, if it is not set.
+    pub usd_per_hour: Option<f64>,
+}
+
+/// How instances are bought that are launched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Market {
+    /// For as long as they are wanted.
+    #[default]
+    OnDemand,
+    /// Cheaper, and taken back with two minutes' notice.
+    Spot,
 }
 
 /// `[pool]`
@@ -61,7 +92,7 @@ pub struct Pool {
     pub model: String,
     /// Instances kept running.
     pub min: u32,
-    /// Never more than this, counting what starts and drains.
+    /// Never more than this, counting what starts and drains, but for those that are launched.
     pub max: u32,
     /// Instances beyond the demand.
     pub spare: u32,
@@ -183,6 +214,21 @@ pub struct ScaleIn {
     pub max_step: u32,
 }
 
+impl Policy {
+    /// The most instances at once, parked and launched ones together. A pool that is switched off launches none.
+    pub fn most(&self) -> u32 {
+        if self.pool.max == 0 { 0 } else { self.pool.max.saturating_add(self.launch.most) }
+    }
+
+    /// How long an instance of this tier takes to start, until that has been measured.
+    pub fn start_delay(&self, tier: Tier) -> Duration {
+        match tier {
+            Tier::Parked => self.pool.start_delay,
+            Tier::Launched => self.launch.start_delay,
+        }
+    }
+}
+
 impl Pool {
     /// So many start delays without a word from an instance mean that it will never be ready.
     pub const OVERDUE: u32 = 10;
@@ -219,6 +265,19 @@ impl fmt::Display for Rule {
             Self::Forecast { season, quantile, .. } => {
                 write!(f, "forecast: season {}, quantile {quantile}", time(season))
             }
+        }
+    }
+}
+
+impl Default for Launch {
+    /// Of launches nobody knows more than that they take longer: the disk comes from the snapshot block by block.
+    fn default() -> Self {
+        Self {
+            most: 0,
+            types: Vec::new(),
+            market: Market::OnDemand,
+            start_delay: Duration::from_secs(60),
+            usd_per_hour: None,
         }
     }
 }
@@ -272,6 +331,16 @@ impl Policies {
             .iter()
             .filter_map(|(name, policy)| unknown_model(&file(name), policy, settings))
             .collect();
+        // What nobody launches is not there when it is needed. With other instances than processes it may be simulated.
+        for (name, _) in self.pools.iter().filter(|(_, policy)| policy.launch.most > 0) {
+            if settings.backend == BackendKind::Local && !settings.controller.simulate.is_on() {
+                let problem =
+                    "only machines of a cloud are launched (backend = \"aws\"); remove the section, and \
+                               raise pool.max"
+                        .to_owned();
+                complaints.push(Complaint::about(&file(name), "launch.most", problem));
+            }
+        }
         let kept: u64 = self.pools.values().map(|policy| u64::from(policy.pool.min)).sum();
         let limit = settings.controller.instance_limit;
         if limit > 0 && kept > u64::from(limit) {

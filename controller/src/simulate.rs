@@ -105,7 +105,7 @@ pub fn compare(
     samples: u32,
     through: &(dyn Fn() + Sync),
 ) -> Comparison {
-    let (max, model) = (policy.pool.max, &policy.pool.model);
+    let (max, model) = (policy.most(), &policy.pool.model);
     let loads: Vec<_> = draws.iter().map(|draw| Load::new(&draw.trace, &draw.setup, model)).collect();
     let load = &loads[0];
     // The policy, then each reference; each of them with every seed.

@@ -78,6 +78,9 @@ pub struct PoolStatus {
     pub min: u32,
     /// The policy's `max`.
     pub max: u32,
+    /// How many it may launch beside, by its `[launch]`.
+    #[serde(default)]
+    pub launch: u32,
     /// Jobs that no worker holds; absent where the queue could not be read.
     pub visible: Option<u64>,
     /// Jobs that workers hold; absent where the queue could not be read.
@@ -135,6 +138,9 @@ pub struct InstanceStatus {
     pub generation: Option<String>,
     /// Its process, where it is one of this machine.
     pub pid: Option<u32>,
+    /// The machine of the cloud that stands in this place, where that was launched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     /// Jobs it holds, as it last said.
     pub in_flight: Option<u32>,
     /// Jobs it can hold at once.
@@ -194,6 +200,8 @@ pub struct Learnt {
     pub start_delay_s: Option<f64>,
     /// ... and at the 95th percentile.
     pub start_delay_p95_s: Option<f64>,
+    /// The same for an instance that was launched, in the middle.
+    pub launch_delay_s: Option<f64>,
     /// Seconds from the receipt of a job to its result.
     pub service_s: Option<f64>,
     /// Jobs that an instance works on at once.

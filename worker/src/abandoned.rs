@@ -13,9 +13,19 @@ pub const EXIT_ABANDONED: u8 = 69;
 /// How often an idle worker looks for the controller, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// Ends, having cancelled `drain`, when nobody needs this worker and nobody would say so. Never
-/// ends where that is not to be asked.
+/// Ends, having cancelled `drain`, when nobody needs this worker and nobody would say so, or when its
+/// machine is taken back. Never ends where that is not to be asked.
 pub async fn watch(worker: Arc<Worker>, drain: CancellationToken) {
+    #[cfg(feature = "aws")]
+    tokio::select! {
+        () = without_controller(&worker, &drain) => {}
+        () = crate::interrupted::watch(&worker, &drain) => {}
+    }
+    #[cfg(not(feature = "aws"))]
+    without_controller(&worker, &drain).await;
+}
+
+async fn without_controller(worker: &Worker, drain: &CancellationToken) {
     let limit = worker.settings.worker.abandoned_after;
     if limit.is_zero() || worker.settings.backend == eirs_platform::settings::BackendKind::Local {
         return std::future::pending().await;

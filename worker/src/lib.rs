@@ -27,6 +27,8 @@ mod report;
 
 #[cfg(feature = "aws")]
 pub mod identity;
+#[cfg(feature = "aws")]
+mod interrupted;
 mod self_test;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use eirs_controller::{
     decide::{History, decide},
-    fleet::{Instance, State},
+    fleet::{Instance, State, Tier},
     observe::{Count, Heard, InstanceView, Observation, PoolView},
     operator::Operator,
     policy::{Policies, Policy, parse},
@@ -267,6 +267,8 @@ fn instance(number: usize, now: DateTime<Utc>) -> InstanceView {
         last_error: None,
         not_before: None,
         retires: false,
+        tier: Tier::Parked,
+        machine: None,
     };
     InstanceView { instance, heard }
 }

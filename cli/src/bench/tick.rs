@@ -8,7 +8,7 @@ use bytes::Bytes;
 use chrono::Utc;
 use eirs_controller::{
     fleet::{Fleet, PoolSpec, State, memory::MemoryFleet},
-    policy::Store,
+    policy::{Launch, Store},
     reconcile::Controller,
 };
 use eirs_platform::{
@@ -42,7 +42,12 @@ pub(super) async fn tick(board: &mut Board, less: u64) -> anyhow::Result<()> {
     let store = Store::open(settings.clone()).map_err(|bad| anyhow::anyhow!("{bad:?}"))?;
     let mut controller =
         Controller::new(settings, store, backend.clone(), Arc::new(fleet.clone()), clock, Arc::default());
-    let pool = PoolSpec { name: "default".into(), model: Model::DEFAULT.into(), max: INSTANCES };
+    let pool = PoolSpec {
+        name: "default".into(),
+        model: Model::DEFAULT.into(),
+        max: INSTANCES,
+        launch: Launch::default(),
+    };
     let all: Vec<_> = fleet.list(&[pool]).await?.into_iter().map(|instance| instance.id).collect();
     ensure!(fleet.start(&all).await.is_empty(), "every instance starts");
 

@@ -51,12 +51,16 @@ pub(super) fn report(report: &Report) -> String {
 /// Why the policy costs what it costs. The second number of each is to what no schedule goes below.
 fn prices(report: &Report) -> String {
     let Prices { ignorance, speed, online } = report.prices;
+    let launched = match report.policy.launched_hours {
+        0.0 => String::new(),
+        hours => format!("launched, of the policy's instance hours: {hours:.2}\n"),
+    };
     let ratio = |Ratio { found, most }: Ratio| format!("{found:.2} (at most {most:.2})");
     format!(
         "policy over who knows the future and is as fast (price of ignorance): {}\n\
          who is as fast over who only keeps the SLO (price of speed): {}\n\
          policy over the best plan as fast in which no start precedes its job: {}\n\
-         disks, for everybody and not in the cost: {:.4} USD\n",
+         disks, for everybody and not in the cost: {:.4} USD\n{launched}",
         ratio(ignorance),
         ratio(speed),
         ratio(online),

@@ -6,8 +6,9 @@ use eirs_platform::aws;
 use serde_json::Value;
 
 use crate::{
-    cloud::{Cloud, free_address, parse, said},
+    cloud::{Cloud, POLICY, free_address, parse, said},
     harness::{Site, eventually, image, request},
+    serving::upload_all,
 };
 
 const BOUNDARY: &str = "arn:aws:iam::123456789012:policy/eirs-boundary";
@@ -109,5 +110,40 @@ fn the_printed_permissions_are_enough_for_everybody() {
     cloud.emulator.harness("POST", "enforce-iam", r#"{"on": false}"#);
     cloud.remove_user("operator");
     cloud.remove_policy(BOUNDARY);
+    assert_eq!(cloud.state(), before);
+}
+
+/// One machine is parked, and what it cannot do in time is launched by the web host, with its own role.
+#[test]
+fn with_the_printed_permissions_a_burst_is_launched_and_gone_again() {
+    let address = free_address();
+    let site = Site::with_script("sleep 1; echo cat").set("EIRS_WEB__LISTEN", &address);
+    let Some(cloud) = Cloud::of(site, &[]) else { return };
+    cloud.policy(&(POLICY.replace("max = 3", "max = 1") + "[launch]\nmost = 3\nstart_delay = \"2s\"\n"));
+    let before = cloud.state();
+    cloud.expect(&["setup", "--uploads-from", "203.0.113.0/24", "--yes"]);
+    let calls = cloud.emulator.calls("RunInstances");
+    cloud.emulator.harness("POST", "enforce-iam", r#"{"on": true}"#);
+    let labels = upload_all(&address, 0..20);
+    assert!(labels.len() == 20 && labels.values().all(|label| label == "cat"), "{labels:?}");
+    assert!((1..=3).contains(&(cloud.emulator.calls("RunInstances") - calls)), "few calls for all");
+    let log = parse(&cloud.emulator.harness("GET", "log", ""));
+    let of_op = |op: &str| {
+        let calls = log.as_array().into_iter().flatten().filter(move |call| call["op"] == op);
+        calls.cloned().collect::<Vec<_>>()
+    };
+    let by_host = |call: &Value| call["principal"].to_string().contains("eirs-eu-central-1-web");
+    assert!(of_op("RunInstances").iter().any(by_host), "{:?}", of_op("RunInstances"));
+    eventually("what was launched is gone, and what was parked is parked", || {
+        let workers: Vec<_> = cloud.instances();
+        let workers = workers.iter().filter(|it| it["tags"]["eirs:role"] == "worker");
+        let left: Vec<_> = workers.map(|it| (it["state"].clone(), it["tags"]["eirs:tier"].clone())).collect();
+        (left == [("stopped".into(), Value::Null)]).then_some(())
+    });
+    let log = parse(&cloud.emulator.harness("GET", "log", ""));
+    let denied: Vec<_> = log.as_array().into_iter().flatten().filter(|call| call["status"] == 403).collect();
+    assert!(denied.is_empty(), "{denied:?}");
+    cloud.emulator.harness("POST", "enforce-iam", r#"{"on": false}"#);
+    cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
     assert_eq!(cloud.state(), before);
 }

@@ -22,7 +22,7 @@ pub(crate) fn day_began(policy: &Policy, now: DateTime<Utc>) -> DateTime<Utc> {
 /// The most instances that can run now so that the day's hours last until all of them are gone; `None` without a budget.
 ///
 /// An instance that runs must be paid until it is gone, so that each needs a notice's time of what is left. Where what is left
-/// lasts to midnight for `max` instances there is no limit in it.
+/// lasts to midnight for all that there may be there is no limit in it.
 pub(crate) fn affordable(policy: &Policy, used_today: Duration, now: DateTime<Utc>) -> Option<u32> {
     let hours = policy.budget.instance_hours_per_day?;
     let day_s = (midnight(policy, now, 1) - now).to_std().unwrap_or_default().as_secs_f64();
@@ -30,8 +30,8 @@ pub(crate) fn affordable(policy: &Policy, used_today: Duration, now: DateTime<Ut
     let passed = if policy.budget.pace { (so_far_s / (so_far_s + day_s) + AHEAD).min(1.0) } else { 1.0 };
     let left_s = passed * hours * 3600.0 - used_today.as_secs_f64();
     let each_s = notice(policy).as_secs_f64().min(day_s);
-    if left_s >= f64::from(policy.pool.max) * each_s {
-        return Some(policy.pool.max);
+    if left_s >= f64::from(policy.most()) * each_s {
+        return Some(policy.most());
     }
     Some((left_s.max(0.0) / each_s) as u32)
 }

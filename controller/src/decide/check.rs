@@ -196,11 +196,12 @@ impl<'a> Counted<'a> {
             Cause::StartNotNeeded => {
                 view.stage() == Stage::Starting && age(instance.since, now) <= looked_for
             }
-            Cause::OverMax => self.running_before > pool.max as usize,
+            Cause::OverMax => self.policy.is_some_and(|policy| self.running_before > policy.most() as usize),
             Cause::OverBudget => self.affordable().is_some_and(|most| self.running_before > most),
             Cause::OverShare => true,
             Cause::NeverReady => {
-                let patience = pool.start_delay * Pool::OVERDUE;
+                let delay = self.policy.map_or(pool.start_delay, |policy| policy.start_delay(instance.tier));
+                let patience = delay * Pool::OVERDUE;
                 view.stage() == Stage::Starting
                     && age(instance.since, now) > patience
                     && looked_for > patience
@@ -234,7 +235,7 @@ impl<'a> Counted<'a> {
         let Some(policy) = self.policy else { return broken };
         let Policy { pool, scale_in, .. } = policy;
         // One more while one retires.
-        let most = pool.max as usize + usize::from(self.retiring);
+        let most = policy.most() as usize + usize::from(self.retiring);
         if self.started > 0 && self.alive + self.started > most {
             broken.push("more than max exist at once");
         }

@@ -68,7 +68,7 @@ fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, Because) {
         load.facts;
     let (backlog, service_s) = (load.depth.backlog() as f64, service_s.max(1e-6));
     // Beyond `max` nobody asks, and the formula would never end.
-    let most = policy.pool.max.saturating_mul(whole(at_once)).saturating_add(1);
+    let most = policy.most().saturating_mul(whole(at_once)).saturating_add(1);
     let slack_s = (p95_s - service_s).max(0.0);
     // A service time that is a guess may be wrong by any factor. No more servers are busy than there are jobs.
     let most_busy = if is_measured { f64::INFINITY } else { backlog };
@@ -149,10 +149,10 @@ pub(super) fn largest(wishes: &[Wish]) -> u32 {
     wishes.iter().map(|wish| wish.instances).max().unwrap_or(0)
 }
 
-/// A wish and the spare instances, within `min` and `max`.
+/// A wish and the spare instances, within `min` and `max`, and what may be launched beside.
 pub(super) fn clamp(policy: &Policy, wished: u32) -> u32 {
     let pool = &policy.pool;
-    wished.saturating_add(pool.spare).min(pool.max).max(pool.min)
+    wished.saturating_add(pool.spare).min(policy.most()).max(pool.min)
 }
 
 /// What a pool wants of the limit on all pools.

@@ -33,7 +33,7 @@ use super::{
     plan::{Action, Cause, Plan},
 };
 use crate::{
-    fleet::{Instance, State},
+    fleet::{Instance, State, Tier},
     observe::{Observation, age},
     policy::Policy,
 };
@@ -80,6 +80,9 @@ struct Pool {
     services: Services,
     #[serde(default)]
     starts: Starts,
+    /// Of those that were launched.
+    #[serde(default)]
+    launches: Starts,
     #[serde(default)]
     keep: Keep,
     usage: Usage,
@@ -227,7 +230,7 @@ impl History {
             };
             let (started, measured) = career.observe(view, seen.at);
             if let Some(delay_s) = career.take_new_delay_s() {
-                newly_ready.push((view.instance.pool.as_str(), delay_s));
+                newly_ready.push((view.instance.pool.as_str(), view.instance.tier, delay_s));
             }
             // Those of a pool are listed together.
             if counted.last().is_none_or(|(pool, ..)| *pool != view.instance.pool) {
@@ -252,8 +255,12 @@ impl History {
             *alive.entry(pool.to_owned()).or_default() += lives;
             *starts.entry(pool).or_default() += new;
         }
-        for (name, delay_s) in newly_ready {
-            self.learnt.pools.entry(name.to_owned()).or_default().starts.add(delay_s);
+        for (name, tier, delay_s) in newly_ready {
+            let pool = self.learnt.pools.entry(name.to_owned()).or_default();
+            match tier {
+                Tier::Parked => pool.starts.add(delay_s),
+                Tier::Launched => pool.launches.add(delay_s),
+            }
         }
         for (name, run_s) in ended {
             self.learnt.pools.entry(name.to_owned()).or_default().usage.end_run(seen.at, run_s);
@@ -397,10 +404,23 @@ impl History {
             service_s: service.map_or(policy.pool.service_time.as_secs_f64(), |service| service.mean_s),
             is_measured: service.is_some(),
             at_once: service.map_or(1.0, |service| service.at_once),
-            start_delay_s: learnt
-                .and_then(|pool| pool.starts.quantile_s(DELAY_QUANTILE))
-                .unwrap_or(policy.pool.start_delay.as_secs_f64()),
+            start_delay_s: self.start_delay_of(pool, policy, Tier::Parked),
         }
+    }
+
+    /// How long an instance of this tier will take to start, in seconds: the 90th percentile of the last ones, or the policy's guess.
+    pub(crate) fn start_delay_of(&self, pool: &str, policy: &Policy, tier: Tier) -> f64 {
+        let learnt = self.learnt.pools.get(pool).map(|pool| match tier {
+            Tier::Parked => &pool.starts,
+            Tier::Launched => &pool.launches,
+        });
+        let learnt = learnt.and_then(|starts| starts.quantile_s(DELAY_QUANTILE));
+        learnt.unwrap_or(policy.start_delay(tier).as_secs_f64())
+    }
+
+    /// The same for those that were launched.
+    pub fn launch_delay_s(&self, pool: &str, quantile: f64) -> Option<f64> {
+        self.learnt.pools.get(pool)?.launches.quantile_s(quantile)
     }
 
     /// Of the last start delays of a pool's instances the one that this part of them does not exceed, in seconds; `None`

@@ -54,6 +54,9 @@ pub struct PoolPlan {
     pub holds: Vec<Hold>,
     /// The one of the starts that is no answer to a demand: it shall show that the instance still works.
     pub canary: Option<String>,
+    /// How many of the starts make a new instance, because no parked one is left that could be started.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub launches: u32,
     /// What to do.
     pub actions: Vec<Action>,
 }
@@ -359,6 +362,9 @@ impl PoolPlan {
         sentence += &format!("; {} ready, {} starting, {} leaving", self.ready, self.starting, self.leaving);
         if self.late > 0 {
             sentence += &format!("; {} late to become ready", self.late);
+        }
+        if self.launches > 0 {
+            sentence += &format!("; {} launched, for no parked instance can be started", self.launches);
         }
         if let Some(canary) = &self.canary {
             sentence += &format!("; {canary} is started as a canary");

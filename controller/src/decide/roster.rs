@@ -10,7 +10,7 @@ use super::{
     plan::{Action, Cause},
 };
 use crate::{
-    fleet::State,
+    fleet::{State, Tier},
     observe::{InstanceView, Observation, REPORT_EXPIRES, Stage, age},
     policy::{Policy, Pool, ScaleIn},
     refusals::Refused,
@@ -128,10 +128,16 @@ impl<'a> Roster<'a> {
     }
 
     /// The names of those that start and should have been ready by now. They may still come, but nobody counts on them.
-    pub(super) fn late(&self, start_delay_s: f64, seen: &Observation, history: &History) -> Vec<&'a str> {
-        let most_s = (LATE * start_delay_s).max(LATE_AT_LEAST_S);
-        let is_late =
-            |view: &&InstanceView| listened_since(view.instance.since, seen, history).as_secs_f64() > most_s;
+    pub(super) fn late(
+        &self,
+        start_delay_s: impl Fn(Tier) -> f64,
+        seen: &Observation,
+        history: &History,
+    ) -> Vec<&'a str> {
+        let is_late = |view: &&InstanceView| {
+            let most_s = (LATE * start_delay_s(view.instance.tier)).max(LATE_AT_LEAST_S);
+            listened_since(view.instance.since, seen, history).as_secs_f64() > most_s
+        };
         let late = self.starting.iter().copied().filter(is_late);
         late.map(|view| view.instance.id.as_str()).collect()
     }
@@ -149,7 +155,15 @@ impl<'a> Roster<'a> {
         self.serving.len() + self.useless.len() + self.leaving.len()
     }
 
-    /// Those that may be started now, the most reliable first.
+    /// Where the next one to be started comes from.
+    pub(super) fn next_tier(&self, seen: &Observation, history: &History) -> Option<Tier> {
+        let is_launched = |view: &&InstanceView| view.instance.tier == Tier::Launched;
+        // Without a place for launches nothing has to be sorted.
+        self.stopped.iter().find(|view| is_launched(view))?;
+        self.startable(seen, history).first().map(|view| view.instance.tier)
+    }
+
+    /// Those that may be started now: those that are parked first, and the most reliable of them.
     pub(super) fn startable(&self, seen: &Observation, history: &History) -> Vec<&'a InstanceView> {
         let may = |view: &&InstanceView| {
             left_alone_until(view, seen, history).is_none_or(|until| until <= seen.at)
@@ -157,22 +171,25 @@ impl<'a> Roster<'a> {
         };
         let (dry, mut startable): (Vec<_>, Vec<_>) =
             self.stopped.iter().copied().filter(may).partition(|view| is_dry(view, seen));
-        // Where there was no capacity one is tried, and the others when that went well.
-        if self.dry_until(seen).is_none_or(|until| until <= seen.at) {
-            startable.extend(dry.into_iter().min_by_key(|view| (view.instance.id.len(), &view.instance.id)));
+        // Where there was no capacity one is tried, and the others when that went well. For a launch it is another one's.
+        for tier in [Tier::Parked, Tier::Launched] {
+            if self.dry_until(tier, seen).is_none_or(|until| until <= seen.at) {
+                let dry = dry.iter().copied().filter(|view| view.instance.tier == tier);
+                startable.extend(dry.min_by_key(|view| (view.instance.id.len(), &view.instance.id)));
+            }
         }
         // Names that count are compared by their length first: p-2 comes before p-10.
         startable.sort_by_cached_key(|view| {
             let failures = history.career(&view.instance.id).map_or(0, |career| career.failures);
             let id = &view.instance.id;
-            (failures.max(view.instance.crashes), id.len(), id.as_str())
+            (view.instance.tier, failures.max(view.instance.crashes), id.len(), id.as_str())
         });
         startable
     }
 
     /// Until when nobody is tried of those for which there was no capacity; none where there was for all.
-    pub(super) fn dry_until(&self, seen: &Observation) -> Option<DateTime<Utc>> {
-        let dry = self.stopped.iter().filter(|view| is_dry(view, seen));
+    pub(super) fn dry_until(&self, tier: Tier, seen: &Observation) -> Option<DateTime<Utc>> {
+        let dry = self.stopped.iter().filter(|view| view.instance.tier == tier && is_dry(view, seen));
         dry.filter_map(|view| seen.refused.get(&view.instance.id)?.rests_until()).max()
     }
 
@@ -298,6 +315,10 @@ pub(super) fn last_proof(view: &InstanceView, history: &History) -> Option<DateT
 /// Whether it has not been seen ready for so long that the policy wants to know.
 pub(super) fn is_canary(view: &InstanceView, policy: &Policy, seen: &Observation, history: &History) -> bool {
     let Some(canary) = policy.pool.canary else { return false };
+    // In an empty place there is nobody to be tried.
+    if view.instance.tier == Tier::Launched {
+        return false;
+    }
     last_proof(view, history).is_some_and(|proof| age(proof, seen.at) >= canary)
 }
 
@@ -347,6 +368,8 @@ fn by_cost<'v>(view: &'v InstanceView, seen: &Observation, history: &History) ->
         !(is_cordoned || view.instance.retires),
         !is_new_start(view, history),
         idle.is_none(),
+        // Of those that have nothing to do, first those that are gone then: their disks cost no more, either.
+        Reverse(view.instance.tier),
         Reverse(idle),
         newest,
         view.instance.id.as_str(),
@@ -359,12 +382,12 @@ fn uselessness(
     seen: &Observation,
     history: &History,
 ) -> Option<Cause> {
-    let Some(Policy { pool, .. }) = policy else { return Some(Cause::NoPolicy) };
+    let Some(policy @ Policy { pool, .. }) = policy else { return Some(Cause::NoPolicy) };
     if view.instance.model != pool.model {
         Some(Cause::OtherModel)
     } else if seen.operator.drains(&view.instance.id) {
         Some(Cause::Cordoned)
-    } else if is_overdue(view, pool, seen, history) {
+    } else if is_overdue(view, policy, seen, history) {
         Some(Cause::NeverReady)
     } else {
         is_silent(view, seen, history).then_some(Cause::Silent)
@@ -379,11 +402,11 @@ fn listened_since(then: DateTime<Utc>, seen: &Observation, history: &History) ->
     }
 }
 
-fn is_overdue(view: &InstanceView, pool: &Pool, seen: &Observation, history: &History) -> bool {
+fn is_overdue(view: &InstanceView, policy: &Policy, seen: &Observation, history: &History) -> bool {
     let waited = listened_since(view.instance.since, seen, history);
     let patience = || history.career(&view.instance.id).map_or(Duration::ZERO, Career::patience);
     view.stage() == Stage::Starting
-        && waited > pool.start_delay.saturating_mul(Pool::OVERDUE)
+        && waited > policy.start_delay(view.instance.tier).saturating_mul(Pool::OVERDUE)
         && waited > patience()
 }
 

@@ -5,6 +5,7 @@ mod limits;
 mod operator;
 mod pools;
 mod random;
+mod tiers;
 mod trust;
 mod versions;
 
@@ -19,7 +20,7 @@ use proptest::prelude::*;
 
 use super::{check::check, *};
 use crate::{
-    fleet::{Instance, State},
+    fleet::{Instance, State, Tier},
     observe::{Heard, InForce, InstanceView, PoolView},
     operator::{Cordon, Operator},
     policy::parse,
@@ -48,6 +49,8 @@ pub(crate) fn stopped(id: &str) -> InstanceView {
         last_error: None,
         not_before: None,
         retires: false,
+        tier: Tier::Parked,
+        machine: None,
     };
     InstanceView { instance, heard: None }
 }

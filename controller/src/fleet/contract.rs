@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{Instance, PoolSpec, SharedFleet, State};
+use crate::policy::Launch;
 
 /// A fleet whose instances can be made to do what instances do.
 #[async_trait]
@@ -46,7 +47,7 @@ pub(crate) async fn suite<R: Rig>(new: &impl AsyncFn() -> R) {
 }
 
 fn pool(model: &str, max: u32) -> [PoolSpec; 1] {
-    [PoolSpec { name: "p".to_owned(), model: model.to_owned(), max }]
+    [PoolSpec { name: "p".to_owned(), model: model.to_owned(), max, launch: Launch::default() }]
 }
 
 async fn list(fleet: &SharedFleet, pools: &[PoolSpec]) -> Vec<Instance> {

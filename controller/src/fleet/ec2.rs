@@ -8,7 +8,9 @@
 mod describe;
 mod dry;
 mod inventory;
+mod launch;
 mod machine;
+mod places;
 mod start;
 
 use std::{
@@ -25,7 +27,7 @@ use eirs_platform::{
     aws::{self, Service, tag},
     clock::SharedClock,
     error::{Error, Result},
-    settings::{Aws, Settings},
+    settings::{Aws, CpuCredits, Settings},
 };
 
 use self::{
@@ -53,6 +55,8 @@ pub struct Ec2Fleet {
     /// Tells drains; `None` where the fleet is only looked at.
     drains: Option<Drains>,
     prefix: String,
+    /// Of what is launched, where its type has credits.
+    credits: CpuCredits,
     clock: SharedClock,
     shared: Arc<Mutex<Shared>>,
     /// Held while drains are looked after: by one task at a time.
@@ -64,8 +68,8 @@ struct Shared {
     inventory: Inventory,
     dry: Dry,
     listed_at: Option<DateTime<Utc>>,
-    /// The model of each pool, as it was listed last.
-    models: BTreeMap<String, String>,
+    /// What each pool is, as it was listed last.
+    pools: BTreeMap<String, PoolSpec>,
 }
 
 /// The client of EC2 that the settings describe.
@@ -85,7 +89,8 @@ pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
 impl Ec2Fleet {
     /// The fleet of the installation that the settings describe.
     pub async fn open(settings: &Settings, clock: SharedClock) -> Self {
-        Self::of(&aws::sdk_config(&settings.aws).await, &settings.aws, clock)
+        let fleet = Self::of(&aws::sdk_config(&settings.aws).await, &settings.aws, clock);
+        Self { credits: settings.setup.cpu_credits, ..fleet }
     }
 
     /// The same, to be looked at only: it tells nobody anything, not even again.
@@ -99,6 +104,7 @@ impl Ec2Fleet {
             client: client(config, settings),
             drains: Some(Drains::new(config, settings)),
             prefix: settings.prefix.clone(),
+            credits: CpuCredits::Unlimited,
             clock,
             shared: Arc::default(),
             pursuit: Arc::default(),
@@ -123,8 +129,9 @@ impl Ec2Fleet {
         let restless = self.lock().inventory.restless(now);
         let described = describe::some(&self.client, restless).await?;
         let mut shared = self.lock();
-        shared.inventory.gone(&described.gone);
-        shared.inventory.described(described.machines, self.clock.now());
+        let now = self.clock.now();
+        shared.inventory.gone(&described.gone, now);
+        shared.inventory.described(described.machines, now);
         Ok(())
     }
 
@@ -144,7 +151,16 @@ impl Ec2Fleet {
     }
 
     async fn stop_machine(&self, id: &str, by_force: bool) -> Result<()> {
-        self.lock().inventory.stop_ordered(id, by_force, self.clock.now());
+        let is_launched = {
+            let mut shared = self.lock();
+            shared.inventory.stop_ordered(id, by_force, self.clock.now());
+            shared.inventory.machine(id).is_some_and(|machine| machine.is_launched)
+        };
+        if is_launched {
+            // Its operating system shuts down as with a stop, and what is in flight is drained.
+            let ended = self.client.terminate_instances().instance_ids(id).send().await;
+            return ended.map(|_| ()).map_err(|error| aws::error(format!("terminating {id}"), &error));
+        }
         let stopped = self.client.stop_instances().instance_ids(id).force(by_force).send().await;
         stopped.map(|_| ()).map_err(|error| aws::error(format!("stopping {id}"), &error))
     }
@@ -155,6 +171,68 @@ impl Ec2Fleet {
         let tags = tags.iter().map(tag).collect();
         let call = self.client.create_tags().set_resources(Some(ids.to_vec())).set_tags(Some(tags));
         call.send().await.map(|_| ()).map_err(|error| aws::error(what, &error))
+    }
+
+    /// Launches machines of a pool into these places, as many as there are, from the first target on that has any.
+    async fn launch_some(&self, pool: &str, mut places: Vec<String>) -> Vec<Refusal> {
+        let now = self.clock.now();
+        let what = || format!("launching for {pool}");
+        let generation = machine::new_generation(now);
+        let prepared = {
+            let shared = self.lock();
+            let machines = shared.inventory.machines();
+            let like = launch::pattern(&machines, pool).cloned();
+            like.zip(shared.pools.get(pool).cloned()).map(|(like, spec)| {
+                let targets = launch::targets(&machines, pool, &spec.launch, &like.kind, &shared.dry, now);
+                (like, spec, targets)
+            })
+        };
+        let Some((like, spec, targets)) = prepared else {
+            let why = "`eirs setup` has parked no machine in this pool like which one could be launched";
+            return refuse_all(places, &Error::broken(what(), why));
+        };
+        let market = spec.launch.market;
+        let tags = launch::tags(&self.prefix, pool, &spec.model, &generation, market);
+        let mut refused = Error::no_capacity(what(), "no type in any zone had capacity a moment ago");
+        for target in targets.into_iter().take(launch::CALLS) {
+            if places.is_empty() {
+                break;
+            }
+            let credits = launch::credits(&target.kind, self.credits);
+            let call =
+                launch::call(&self.client, &like.pattern, &target, places.len(), market, &tags, credits);
+            match call.send().await {
+                Ok(made) => {
+                    let mut shared = self.lock();
+                    let ids = made.instances().iter().filter_map(|instance| instance.instance_id());
+                    let ids: Vec<_> = ids.take(places.len()).collect();
+                    for (id, place) in ids.iter().zip(places.drain(..ids.len())) {
+                        let (generation, model) = (Some(generation.clone()), Some(spec.model.clone()));
+                        let machine = launch::made(&like, &target, id, generation, model, now);
+                        shared.inventory.launched(machine, &place, now);
+                    }
+                    if places.is_empty() {
+                        shared.dry.gave(&target.place());
+                    } else {
+                        // It gave all that it has.
+                        shared.dry.refused(&target.place(), now);
+                    }
+                }
+                Err(error) => {
+                    refused = aws::error(format!("{} as {} in {}", what(), target.kind, target.zone), &error);
+                    if matches!(refused, Error::NoCapacity { .. }) {
+                        self.lock().dry.refused(&target.place(), now);
+                        continue;
+                    }
+                    if is_unanswered(&refused) {
+                        // They may run all the same: the next listing shows it.
+                        self.lock().listed_at = None;
+                    }
+                    break;
+                }
+            }
+        }
+        refuse_all(places, &refused)
     }
 
     /// Starts machines of one model. The generation is tagged first: a machine that runs finds it in its metadata.
@@ -201,6 +279,10 @@ impl Ec2Fleet {
     }
 }
 
+fn refuse_all(ids: Vec<String>, error: &Error) -> Vec<Refusal> {
+    ids.into_iter().map(|id| Refusal { id, error: error.clone() }).collect()
+}
+
 fn is_unanswered(error: &Error) -> bool {
     matches!(error, Error::Unavailable { .. })
 }
@@ -213,43 +295,54 @@ impl Fleet for Ec2Fleet {
         let fleet = self.clone();
         tokio::spawn(async move { fleet.pursue_drains().await });
         let mut shared = self.lock();
-        shared.models = pools.iter().map(|pool| (pool.name.clone(), pool.model.clone())).collect();
+        shared.pools = pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect();
         Ok(shared.inventory.view(pools))
     }
 
     async fn start(&self, ids: &[String]) -> Vec<Refusal> {
         let mut refused = Vec::new();
         let mut by_model: BTreeMap<String, Vec<Candidate>> = BTreeMap::new();
+        let mut launches: BTreeMap<String, Vec<String>> = BTreeMap::new();
         {
             let shared = self.lock();
             for id in ids {
                 let Some(machine) = shared.inventory.machine(id) else {
-                    refused.push(Refusal { id: id.clone(), error: unknown(id) });
+                    match places::pool_of(id) {
+                        Some(pool) => launches.entry(pool.to_owned()).or_default().push(id.clone()),
+                        None => refused.push(Refusal { id: id.clone(), error: unknown(id) }),
+                    }
                     continue;
                 };
                 if shared.inventory.state(id) == Some(State::Stopped) {
-                    let model = shared.models.get(&machine.pool).cloned().unwrap_or_default();
-                    let candidate = Candidate { id: id.clone(), place: Place::of(machine) };
-                    by_model.entry(model).or_default().push(candidate);
+                    let model = shared.pools.get(&machine.pool).map(|pool| pool.model.clone());
+                    let candidate = Candidate { id: machine.id.clone(), place: Place::of(machine) };
+                    by_model.entry(model.unwrap_or_default()).or_default().push(candidate);
                 }
             }
         }
         for (model, candidates) in by_model {
-            refused.extend(self.start_some(&model, candidates).await);
+            let some = self.start_some(&model, candidates).await;
+            let shared = self.lock();
+            refused.extend(some.into_iter().map(|it| Refusal { id: shared.inventory.name(&it.id), ..it }));
+        }
+        for (pool, places) in launches {
+            refused.extend(self.launch_some(&pool, places).await);
         }
         refused
     }
 
     async fn drain(&self, id: &str, deadline: Duration) -> Result<()> {
-        let drain = {
+        let (machine, drain) = {
             let shared = self.lock();
             let machine = shared.inventory.machine(id).ok_or_else(|| unknown(id))?;
             if shared.inventory.state(id) != Some(State::Running) {
                 return Ok(());
             }
             let since = self.clock.now();
-            Drain { generation: machine.generation().to_owned(), since, until: since + deadline }
+            let drain = Drain { generation: machine.generation().to_owned(), since, until: since + deadline };
+            (machine.id.clone(), drain)
         };
+        let id = machine.as_str();
         // Tagged first: a controller that dies in between leaves a drain that the next one tells again.
         let what = format!("tagging {id} before its drain");
         self.tag(what, &[id.to_owned()], &[(tag::DRAIN, &drain.written())]).await?;
@@ -263,14 +356,19 @@ impl Fleet for Ec2Fleet {
     }
 
     async fn stop(&self, id: &str) -> Result<()> {
-        let by_force = {
+        let (machine, by_force) = {
             let shared = self.lock();
-            match shared.inventory.state(id).ok_or_else(|| unknown(id))? {
-                State::Stopped => return Ok(()),
-                _ => shared.inventory.is_overdue(id, self.clock.now()),
+            match (shared.inventory.machine(id), shared.inventory.state(id)) {
+                (Some(_), Some(State::Stopped)) => return Ok(()),
+                (Some(machine), Some(_)) => {
+                    (machine.id.clone(), shared.inventory.is_overdue(id, self.clock.now()))
+                }
+                // An empty place is as good as stopped.
+                _ if places::pool_of(id).is_some() => return Ok(()),
+                _ => return Err(unknown(id)),
             }
         };
-        self.stop_machine(id, by_force).await
+        self.stop_machine(&machine, by_force).await
     }
 }
 

@@ -13,7 +13,7 @@ use eirs_platform::{
     error::{Error, Result},
 };
 
-use super::{Fleet, Instance, PoolSpec, Refusal, State, unknown};
+use super::{Fleet, Instance, PoolSpec, Refusal, State, Tier, unknown};
 
 /// Instances that only exist as a table. Clones share it.
 #[derive(Debug, Clone)]
@@ -88,6 +88,8 @@ fn stopped(id: &str, pool: &str, model: &str, since: chrono::DateTime<chrono::Ut
         last_error: None,
         not_before: None,
         retires: false,
+        tier: Tier::Parked,
+        machine: None,
     }
 }
 

@@ -106,7 +106,7 @@ impl Reports {
     pub(crate) fn assign_to(&self, views: &mut [InstanceView], now: DateTime<Utc>) {
         let mut inner = self.lock();
         for InstanceView { instance, heard } in views.iter_mut() {
-            let worker = inner.workers.get(&instance.id).filter(|worker| {
+            let worker = inner.workers.get(instance.worker_name()).filter(|worker| {
                 instance.state != State::Stopped
                     && Some(&worker.heard.report.generation) == instance.generation.as_ref()
             });
@@ -123,7 +123,7 @@ impl Reports {
         let has_expired = |worker: &Worker| age(worker.heard.at, now) > REPORT_EXPIRES;
         if inner.workers.values().any(has_expired) {
             let speak = views.iter().filter(|view| view.heard.is_some());
-            let speak: BTreeSet<_> = speak.map(|view| view.instance.id.as_str()).collect();
+            let speak: BTreeSet<_> = speak.map(|view| view.instance.worker_name()).collect();
             inner.workers.retain(|id, worker| speak.contains(id.as_str()) || !has_expired(worker));
         }
     }

@@ -173,6 +173,18 @@ impl<'a> Section<'a> {
         zone
     }
 
+    /// A list of texts.
+    pub(super) fn texts(&self, key: &'static str) -> Option<Vec<String>> {
+        let value = self.get(key)?;
+        let texts = value.get_ref().as_array().and_then(|array| {
+            array.iter().map(|text| text.get_ref().as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+        });
+        if texts.is_none() {
+            self.refuse(key, value, "a list of texts in quotes");
+        }
+        texts
+    }
+
     /// True or false.
     pub(super) fn flag(&self, key: &'static str) -> Option<bool> {
         let value = self.get(key)?;

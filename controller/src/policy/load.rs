@@ -10,7 +10,7 @@ use std::{
 use eirs_platform::settings::{Model, is_name};
 
 use super::{
-    Budget, Policies, Policy, Pool, Price, ScaleIn, ScaleOut,
+    Budget, Launch, Market, Policies, Policy, Pool, Price, ScaleIn, ScaleOut,
     document::{Document, Section},
     rules,
 };
@@ -115,6 +115,7 @@ pub fn parse(file: &Path, text: &str) -> Result<Policy, Vec<Complaint>> {
         scale_in: scale_in(top.section("scale_in")),
         budget: budget(top.section("budget")),
         instance: price(top.section("instance")),
+        launch: launch(top.section("launch")),
     };
     top.finish();
     let complaints = document.into_complaints();
@@ -178,6 +179,30 @@ fn price(section: Section<'_>) -> Price {
         billing_minimum: section
             .duration("billing_minimum", Duration::ZERO..=DAY / 24)
             .unwrap_or(default.billing_minimum),
+    };
+    section.finish();
+    read
+}
+
+fn launch(section: Section<'_>) -> Launch {
+    let default = Launch::default();
+    let types = section.texts("types").unwrap_or_default();
+    let is_type = |kind: &str| {
+        let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
+        kind.contains('.') && kind.chars().all(known)
+    };
+    if let Some(wrong) = types.iter().find(|kind| !is_type(kind)) {
+        section.complain("types", format!("has {wrong:?}; an instance type is written like \"t3.small\""));
+    }
+    let market = section.word("market", &["on-demand", "spot"]);
+    let read = Launch {
+        most: section.instances("most", 0..=MOST_INSTANCES).unwrap_or(default.most),
+        types,
+        market: if market == Some("spot") { Market::Spot } else { Market::OnDemand },
+        start_delay: section
+            .duration("start_delay", Duration::from_millis(100)..=DAY / 24)
+            .unwrap_or(default.start_delay),
+        usd_per_hour: section.number("usd_per_hour", 0.0..=10_000.0),
     };
     section.finish();
     read
@@ -286,7 +311,13 @@ mod tests {
             timezone = 'Europe/Berlin'
             [instance]
             usd_per_hour = 0.5
-            billing_minimum = '0s'";
+            billing_minimum = '0s'
+            [launch]
+            most = 30
+            types = ['t3.small', 't3a.small']
+            market = 'spot'
+            start_delay = '90s'
+            usd_per_hour = 0.007";
         let policy = parse(Path::new("p.toml"), text).unwrap();
         let expected = Policy {
             pool: Pool {
@@ -315,6 +346,13 @@ mod tests {
                 timezone: chrono_tz::Europe::Berlin,
             },
             instance: Price { usd_per_hour: 0.5, billing_minimum: Duration::ZERO, ..Price::default() },
+            launch: Launch {
+                most: 30,
+                types: vec!["t3.small".into(), "t3a.small".into()],
+                market: Market::Spot,
+                start_delay: Duration::from_secs(90),
+                usd_per_hour: Some(0.007),
+            },
         };
         assert_eq!(policy, expected);
     }
@@ -335,7 +373,7 @@ mod tests {
                 \"1day\"",
                 "12: scale_in.window: is '2h'; must be a time in quotes with its unit, from \"0s\" \
                 to \"1h\"",
-                "13: unknown key `costs`; the known ones are pool, rule, scale_out, scale_in, budget, instance",
+                "13: unknown key `costs`; the known ones are pool, rule, scale_out, scale_in, budget, instance, launch",
             ],
         );
     }
@@ -351,6 +389,18 @@ mod tests {
                 "6: unknown key `rule[1].max`; did you mean `pool.max`?",
             ],
         );
+    }
+
+    #[test]
+    fn what_is_no_instance_type_and_no_market_is_a_complaint() {
+        check(
+            "[launch]\ntypes = ['T3.small']\nmarket = 'auction'\nmost = 3\n[pool]\n",
+            &[
+                "2: launch.types: has \"T3.small\"; an instance type is written like \"t3.small\"",
+                "3: launch.market: is \"auction\", which is unknown; the known ones are \"on-demand\", \"spot\"",
+            ],
+        );
+        check("[launch]\ntypes = [3]", &["2: launch.types: is [3]; must be a list of texts in quotes"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::*;
 use crate::{
     fleet::{Fleet, Instance, PoolSpec, State, memory::MemoryFleet},
     operator::Order,
+    policy::Launch,
     status::Status,
 };
 
@@ -92,7 +93,15 @@ impl Rig {
 
     /// Starts an instance behind the controller's back; it is ready and idle.
     async fn idle_instance(&self, id: &str) {
-        self.fleet.list(&[PoolSpec { name: "p".into(), model: "default".into(), max: 10 }]).await.unwrap();
+        self.fleet
+            .list(&[PoolSpec {
+                name: "p".into(),
+                model: "default".into(),
+                max: 10,
+                launch: Launch::default(),
+            }])
+            .await
+            .unwrap();
         assert!(self.fleet.start(&[id.to_owned()]).await.is_empty());
     }
 

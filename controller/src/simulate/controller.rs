@@ -63,7 +63,7 @@ impl<'a> Controller<'a> {
 
     /// No more instances of a pool than this may be alive by what it does.
     fn max(&self, site: usize) -> u32 {
-        self.policies.pools.get(&self.names[site]).map_or(0, |policy| policy.pool.max)
+        self.policies.pools.get(&self.names[site]).map_or(0, Policy::most)
     }
 
     /// Looks at everything, as the real observer does.
@@ -73,10 +73,10 @@ impl<'a> Controller<'a> {
         let mut place = 0;
         for (number, site) in sites.iter_mut().enumerate() {
             let name = &self.names[number];
-            if let Some(Policy { pool, .. }) = self.policies.pools.get(name) {
-                site.furnish(pool.max, &pool.model);
+            if let Some(policy) = self.policies.pools.get(name) {
+                site.furnish_tiers(policy);
                 let depth = site.read_depth().inspect_err(|error| missing.push(error.clone())).ok();
-                pools.insert(name.clone(), self.reports.arrivals(&pool.model).view(depth));
+                pools.insert(name.clone(), self.reports.arrivals(&policy.pool.model).view(depth));
             }
             let max = self.max(number);
             match site.list(max, &mut self.listed, place) {

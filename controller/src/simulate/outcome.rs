@@ -60,6 +60,8 @@ pub struct Figures {
     pub starts: u64,
     /// Hours that are billed, with the minimum of each start.
     pub instance_hours: f64,
+    /// The part of these that was launched.
+    pub launched_hours: f64,
     /// What they cost in US dollars.
     pub cost_usd: f64,
     /// What the disks of all instances cost in the time of the trace, the parked ones too; the same for everybody, and not in the
@@ -101,7 +103,10 @@ impl Outcome {
         let requests = sorted.len() as u64;
         let per_request = 1.0 / requests.max(1) as f64;
         let instance_hours = site.billed as f64 / 3.6e9;
-        let cost_usd = instance_hours * setup.price.usd_per_hour;
+        let launched_hours = site.billed_launched as f64 / 3.6e9;
+        let launched_usd = setup.launched_usd_per_hour.unwrap_or(setup.price.usd_per_hour);
+        let cost_usd =
+            (instance_hours - launched_hours) * setup.price.usd_per_hour + launched_hours * launched_usd;
         let figures = Figures {
             requests,
             unfinished: requests - site.ended as u64,
@@ -115,8 +120,10 @@ impl Outcome {
             redelivered: site.redelivered,
             starts: site.starts,
             instance_hours,
+            launched_hours,
             cost_usd,
-            disks_usd: site.machines.len() as f64 * site.load.trace.seconds() / MONTH_S
+            // The disk of one that is launched is gone with it.
+            disks_usd: site.machines.len().min(site.parked) as f64 * site.load.trace.seconds() / MONTH_S
                 * setup.price.disk_usd_per_month,
             cost_usd_per_1000: cost_usd * 1000.0 * per_request,
         };

@@ -40,6 +40,8 @@ pub struct Setup {
     pub stop_delay: Duration,
     /// What instances cost in truth, whatever the policy believes.
     pub price: Price,
+    /// What an hour of one that is launched costs, if it is another price.
+    pub launched_usd_per_hour: Option<f64>,
     /// Holds every plan to the rules that any plan must keep. It takes a third of the time.
     pub checks: bool,
     /// What goes wrong.
@@ -62,6 +64,7 @@ impl Default for Setup {
             worker_drain_deadline: Duration::from_secs(60),
             stop_delay: Duration::from_secs(10),
             price: Price::default(),
+            launched_usd_per_hour: None,
             checks: cfg!(debug_assertions),
             faults: Faults::default(),
         }

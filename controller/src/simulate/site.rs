@@ -184,6 +184,10 @@ pub(super) struct Site<'a> {
     /// Jobs that can be received, in order.
     waiting: VecDeque<u32>,
     pub(super) machines: Vec<Machine>,
+    /// So many of them are parked; the others are made when they are started.
+    pub(super) parked: usize,
+    /// What a launch takes longer than a start of a parked one.
+    launch_extra: Micros,
     /// A machine for each slot that could take a job now.
     free: Vec<u32>,
     pub(super) alive: usize,
@@ -210,6 +214,8 @@ pub(super) struct Site<'a> {
     pub(super) redelivered: u64,
     pub(super) starts: u64,
     pub(super) billed: Micros,
+    /// The part of that for those that were launched.
+    pub(super) billed_launched: Micros,
     /// Orders that were given to instances.
     pub(super) orders: u64,
     /// From when to when each instance ran.
@@ -242,6 +248,8 @@ impl<'a> Site<'a> {
             ended: 0,
             waiting: VecDeque::new(),
             machines: Vec::new(),
+            parked: usize::MAX,
+            launch_extra: 0,
             free: Vec::new(),
             alive: 0,
             stops_by_itself: !listens,
@@ -261,6 +269,7 @@ impl<'a> Site<'a> {
             redelivered: 0,
             starts: 0,
             billed: 0,
+            billed_launched: 0,
             orders: 0,
             spans: Vec::new(),
             worked: Vec::new(),

@@ -202,3 +202,31 @@ fn a_controller_that_is_down_for_as_long_as_it_runs_comes_back() {
     assert_eq!(outcome.figures.unfinished, 0);
     assert!(outcome.end < 2 * trace.length, "it ends when the work does: {} s", outcome.end / 1_000_000);
 }
+
+/// Sixty jobs of two seconds at once, for which two are parked and four may be launched.
+#[test]
+fn what_is_launched_comes_later_has_its_own_price_and_leaves_no_disk() {
+    let text = "[pool]\nmax = 2\n[[rule]]\nkind = 'backlog'\nper_instance = 5\n[scale_in]\nidle = '20s'";
+    let launching = format!("{text}\n[launch]\nmost = 4\nstart_delay = '55s'");
+    let setup = Setup {
+        service_time: "2s".parse().unwrap(),
+        start_delay: "25s".parse().unwrap(),
+        launched_usd_per_hour: Some(0.01),
+        ..Setup::default()
+    };
+    let trace = trace("burst:60/10m@1h");
+    let (parked, both) = (
+        simulate(&policy(text), &trace, &setup, 0).figures,
+        simulate(&policy(&launching), &trace, &setup, 0).figures,
+    );
+    assert_eq!((parked.launched_hours, both.unfinished, parked.unfinished), (0.0, 0, 0));
+    assert!(both.launched_hours > 0.0 && both.p95_s < parked.p95_s, "{both:?} {parked:?}");
+    let parked_hours = both.instance_hours - both.launched_hours;
+    let cost = parked_hours * setup.price.usd_per_hour + both.launched_hours * 0.01;
+    assert!((both.cost_usd - cost).abs() < 1e-9, "{both:?}");
+    assert!((both.disks_usd - parked.disks_usd).abs() < 1e-9, "parked ones have disks");
+    // Nobody who was launched can have had a job within its start delay.
+    let all_at_once = policy(&launching.replace("max = 2", "max = 6").replace("most = 4", "most = 0"));
+    let sooner = simulate(&all_at_once, &trace, &setup, 0).figures;
+    assert!(sooner.p95_s < both.p95_s, "{sooner:?} {both:?}");
+}

@@ -123,6 +123,7 @@ pub fn learnt(history: &History, pool: &str, policy: Option<&Policy>) -> Learnt 
     Learnt {
         start_delay_s: history.start_delay_s(pool, 0.5),
         start_delay_p95_s: history.start_delay_s(pool, 0.95),
+        launch_delay_s: history.launch_delay_s(pool, 0.5),
         service_s,
         concurrency: facts.filter(|_| service_s.is_some()).map(|facts| facts.at_once),
         expected_per_s: facts.map(|facts| facts.arrivals_per_s),
@@ -185,6 +186,7 @@ fn pool(name: &str, plan: &PoolPlan, store: &Store, seen: &Observation, history:
         policy_error: (!errors.is_empty()).then(|| errors.join("; ")),
         min: policy.map_or(0, |policy| policy.min),
         max: policy.map_or(0, |policy| policy.max),
+        launch: whole.map_or(0, |policy| policy.most() - policy.pool.max),
         visible: plan.depth.map(|depth| depth.visible),
         in_flight: plan.depth.map(|depth| depth.in_flight),
         arrivals_per_s: history.arrivals_per_s(name),
@@ -230,6 +232,7 @@ fn instance(view: &InstanceView, seen: &Observation, history: &History) -> Insta
         since: instance.since,
         generation: instance.generation,
         pid: instance.pid,
+        machine: instance.machine,
         in_flight: heard.map(|heard| heard.report.in_flight),
         slots: heard.map(|heard| heard.report.slots),
         done: heard.map(|heard| heard.report.done),

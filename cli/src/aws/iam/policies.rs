@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn the_boundary_allows_all_that_the_roles_do() {
         let key = Some("arn:aws:kms:eu-central-1:123456789012:key/1".to_owned());
-        let scope = Scope { kms_key: key, ..scope() };
+        let scope = Scope { kms_key: key, launches: true, ..scope() };
         let most = boundary(&scope);
         let texts = |value: &Value| serde_json::from_value::<Vec<String>>(value.clone()).unwrap();
         for statement in [worker(&scope), web(&scope)].iter().flat_map(|d| d["Statement"].as_array().unwrap())
@@ -249,6 +249,23 @@ mod tests {
     }
 
     #[test]
+    fn a_web_host_launches_workers_only_where_a_policy_says_so_and_terminates_no_others() {
+        assert!(resources(&web(&scope()), "ec2:RunInstances").is_empty());
+        let web = web(&Scope { launches: true, ..scope() });
+        assert_eq!(
+            resources(&web, "iam:PassRole"),
+            ["arn:aws:iam::123456789012:role/eirs-eu-central-1-worker"]
+        );
+        let statements = web["Statement"].as_array().unwrap();
+        let terminates = |s: &&Value| s["Action"].to_string().contains("TerminateInstances");
+        let [statement] = statements.iter().filter(terminates).collect::<Vec<_>>().try_into().unwrap();
+        let tags = &statement["Condition"]["StringEquals"];
+        assert_eq!(tags["aws:ResourceTag/eirs:installation"], "eirs");
+        assert_eq!(tags["aws:ResourceTag/eirs:tier"], json!(["launched", "spot"]));
+        assert!(web.to_string().len() < 10_240);
+    }
+
+    #[test]
     fn every_region_is_in_its_partition() {
         for (region, expected) in [
             ("eu-central-1", "aws"),
@@ -262,7 +279,8 @@ mod tests {
             assert_eq!(Scope::of(&Settings::default(), "1", region).partition, expected, "{region}");
             let scope = Scope::of(&Settings::default(), "123456789012", region);
             let start = format!("\"arn:{expected}:");
-            for document in [worker(&scope), web(&scope), operator(&scope)] {
+            let scope = Scope { launches: true, ..scope };
+            for document in [worker(&scope), web(&scope), operator(&scope), boundary(&scope)] {
                 let text = document.to_string();
                 assert_eq!(text.matches("\"arn:").count(), text.matches(&start).count(), "{region}");
             }

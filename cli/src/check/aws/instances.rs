@@ -43,6 +43,8 @@ pub(super) struct Machine {
     pub(super) draining: bool,
     /// It is the controller's.
     pub(super) handed_over: bool,
+    /// The controller has launched it because it was needed.
+    pub(super) launched: bool,
 }
 
 /// All of them but those that are gone.
@@ -78,6 +80,7 @@ impl Machine {
             draining: drained.is_some() && drained == Some(generation.unwrap_or(tag::BY_HAND)),
             generation: generation.map(str::to_owned),
             handed_over: instance.is_handed_over(),
+            launched: instance.tag(tag::TIER).is_some(),
         }
     }
 
@@ -105,6 +108,7 @@ impl Machine {
         match (self.role.as_str(), &self.pool) {
             (tag::WEB, _) => "web host".to_owned(),
             (tag::BUILDER, _) => "builder".to_owned(),
+            (_, Some(pool)) if self.launched => format!("pool {pool}, launched"),
             (_, Some(pool)) if self.handed_over => format!("pool {pool}"),
             (_, Some(pool)) => format!("pool {pool}, not handed over"),
             (_, None) => "of no pool".to_owned(),
@@ -231,6 +235,7 @@ pub(super) mod tests {
             generation: Some("20260203T040506.123456Z".into()),
             draining: false,
             handed_over: true,
+            launched: false,
         }
     }
 

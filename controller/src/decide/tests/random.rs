@@ -8,11 +8,12 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use super::{NOW, at, in_state, says};
 use crate::{
     decide::{History, decide},
-    fleet::State,
+    fleet::{State, Tier},
     observe::{Count, InstanceView, Observation, PoolView},
     operator::{Cordon, Operator},
     policy::{
-        Budget, Policies, Policy, Pool, Price, Rule, ScaleIn, ScaleOut, Schedule, Step, schedule::parse_cron,
+        Budget, Launch, Policies, Policy, Pool, Price, Rule, ScaleIn, ScaleOut, Schedule, Step,
+        schedule::parse_cron,
     },
 };
 
@@ -95,6 +96,8 @@ fn named(pool: &str, instances: Vec<InstanceView>) -> Vec<InstanceView> {
     let name = |(number, mut view): (usize, InstanceView)| {
         view.instance.id = format!("{pool}-{}", number + 1);
         view.instance.pool = pool.to_owned();
+        // Some are of the kind that is launched.
+        view.instance.tier = if number % 3 == 2 { Tier::Launched } else { Tier::Parked };
         if view.instance.model == "own" {
             view.instance.model = pool.to_owned();
         }
@@ -108,11 +111,11 @@ fn policy() -> impl Strategy<Value = Policy> {
     let canary = option::weighted(0.1, seconds(&[5, 50]));
     let pool = (0u32..4, 0u32..7, 0u32..3, seconds(&[1, 25]), canary);
     let scale_in = (seconds(&[0, 10, 30]), seconds(&[0, 20, 60]), 1u32..4, select(vec![0u64, 600]));
-    let money = (option::weighted(0.2, 0.0..0.5), seconds(&[0, 60]), 1u32..6);
+    let money = (option::weighted(0.2, 0.0..0.5), seconds(&[0, 60]), 1u32..6, 0u32..3);
     (pool, vec(rule(), 0..3), scale_in, money).prop_map(|(pool, rules, scale_in, money)| {
         let (min, more, spare, start_delay, canary) = pool;
         let (idle, window, max_step, keep) = scale_in;
-        let (instance_hours_per_day, billing_minimum, scale_out) = money;
+        let (instance_hours_per_day, billing_minimum, scale_out, launch) = money;
         let (max, service_time) = (min + more, Duration::from_secs(1));
         Policy {
             pool: Pool {
@@ -137,6 +140,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             },
             budget: Budget { instance_hours_per_day, ..Budget::default() },
             instance: Price { billing_minimum, ..Price::default() },
+            launch: Launch { most: launch, ..Launch::default() },
         }
     })
 }

@@ -30,6 +30,10 @@ struct Row {
 }
 
 impl Place {
+    pub(super) fn new(kind: &str, zone: &str) -> Self {
+        Self { kind: kind.to_owned(), zone: zone.to_owned() }
+    }
+
     pub(super) fn of(machine: &Machine) -> Self {
         Self { kind: machine.kind.clone(), zone: machine.zone.clone() }
     }

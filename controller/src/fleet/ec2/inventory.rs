@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 use aws_sdk_ec2::types::InstanceStateName as Ec2State;
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::machine::{self, Drain, Machine};
-use crate::fleet::{Instance, PoolSpec, State};
+use super::{
+    machine::{self, Drain, Machine},
+    places::Places,
+};
+use crate::fleet::{Instance, PoolSpec, State, Tier};
 
 /// So long a description may not know of an order.
 const LAG: TimeDelta = TimeDelta::seconds(15);
@@ -30,6 +33,8 @@ const STOP_GENTLY: TimeDelta = TimeDelta::minutes(3);
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
     entries: BTreeMap<String, Entry>,
+    /// Where those stand that were launched.
+    places: Places,
 }
 
 /// One machine.
@@ -70,7 +75,9 @@ impl Inventory {
             let is_there = machines.iter().any(|machine| machine.id == *id);
             entry.left_out = if is_there { 0 } else { entry.left_out + 1 };
         }
-        self.entries.retain(|_, entry| entry.left_out < 2);
+        let left_out = self.entries.iter().filter(|(_, entry)| entry.left_out >= 2);
+        let left_out: Vec<_> = left_out.map(|(id, _)| id.clone()).collect();
+        left_out.iter().for_each(|id| self.remove(id, None, now));
         self.described(machines, now);
     }
 
@@ -78,8 +85,11 @@ impl Inventory {
     pub(super) fn described(&mut self, machines: Vec<Machine>, now: DateTime<Utc>) {
         for machine in machines {
             if !machine.exists() {
-                self.entries.remove(&machine.id);
+                self.remove(&machine.id, machine.reason.as_deref(), now);
                 continue;
+            }
+            if machine.is_launched {
+                self.places.take(&machine);
             }
             match self.entries.get_mut(&machine.id) {
                 Some(entry) => entry.take(machine, now),
@@ -88,9 +98,46 @@ impl Inventory {
         }
     }
 
-    /// These do not exist, EC2 says.
-    pub(super) fn gone(&mut self, ids: &[String]) {
-        self.entries.retain(|id, _| !ids.contains(id));
+    /// These do not exist, EC2 says. Of one that was launched just now it may not know yet.
+    pub(super) fn gone(&mut self, ids: &[String], now: DateTime<Utc>) {
+        for id in ids {
+            let is_new = |entry: &Entry| {
+                entry.machine.is_launched && entry.order.is_some_and(|order| now - order.given < UNCERTAIN)
+            };
+            if !self.entries.get(id).is_some_and(is_new) {
+                self.remove(id, None, now);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: &str, why: Option<&str>, now: DateTime<Utc>) {
+        let Some(entry) = self.entries.remove(id).filter(|entry| entry.machine.is_launched) else { return };
+        let died = (entry.state() == State::Running).then(|| why.unwrap_or("EC2 does not say why"));
+        self.places.leave(id, died, now);
+    }
+
+    /// A machine was launched into a place.
+    pub(super) fn launched(&mut self, machine: Machine, place: &str, now: DateTime<Utc>) {
+        self.places.fill(place, &machine.id);
+        let id = machine.id.clone();
+        let mut entry = Entry::new(machine, now);
+        entry.ordered(Verb::Start, now);
+        self.entries.insert(id, entry);
+    }
+
+    /// EC2's name of an instance: the machine in its place, or itself.
+    fn id<'n>(&'n self, name: &'n str) -> &'n str {
+        self.places.machine(name).unwrap_or(name)
+    }
+
+    /// The name of the instance that a machine is.
+    pub(super) fn name(&self, id: &str) -> String {
+        self.places.name_of(id).unwrap_or(id).to_owned()
+    }
+
+    /// Every machine.
+    pub(super) fn machines(&self) -> Vec<&Machine> {
+        self.entries.values().map(|entry| &entry.machine).collect()
     }
 
     /// The machines that may change without being told: those that are not at rest, or were told something lately.
@@ -106,25 +153,31 @@ impl Inventory {
     pub(super) fn view(&self, pools: &[PoolSpec]) -> Vec<Instance> {
         let view = |entry: &Entry| {
             let pool = pools.iter().find(|pool| pool.name == entry.machine.pool);
-            let instance = entry.instance(pool);
+            let mut instance = entry.instance(pool);
+            if let Some(place) = self.places.name_of(&entry.machine.id) {
+                instance.tier = Tier::Launched;
+                instance.machine = Some(std::mem::replace(&mut instance.id, place.to_owned()));
+            }
             (instance.is_alive() || pool.is_some()).then_some(instance)
         };
-        self.entries.values().filter_map(view).collect()
+        let mut all: Vec<_> = self.entries.values().filter_map(view).collect();
+        all.extend(pools.iter().flat_map(|pool| self.places.empty(pool)));
+        all
     }
 
     /// A machine that was listed.
     pub(super) fn machine(&self, id: &str) -> Option<&Machine> {
-        self.entries.get(id).map(|entry| &entry.machine)
+        self.entries.get(self.id(id)).map(|entry| &entry.machine)
     }
 
     /// What it was told to do.
     pub(super) fn state(&self, id: &str) -> Option<State> {
-        self.entries.get(id).map(Entry::state)
+        self.entries.get(self.id(id)).map(Entry::state)
     }
 
     /// Whether it may be stopped by force.
     pub(super) fn is_overdue(&self, id: &str, now: DateTime<Utc>) -> bool {
-        self.entries.get(id).and_then(|entry| entry.drain_until).is_some_and(|until| until <= now)
+        self.entries.get(self.id(id)).and_then(|entry| entry.drain_until).is_some_and(|until| until <= now)
     }
 
     /// The machines that drain and still run, with the generation that was told to.
@@ -297,6 +350,8 @@ impl Entry {
             last_error: self.last_error.clone(),
             not_before: self.not_before.filter(|_| state == State::Stopped),
             retires: machine.retires,
+            tier: Tier::Parked,
+            machine: None,
         }
     }
 }

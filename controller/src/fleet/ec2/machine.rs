@@ -19,10 +19,25 @@ pub(super) struct Machine {
     pub(super) drain: Option<Drain>,
     /// An update has another one for it.
     pub(super) retires: bool,
+    /// It was launched by a controller when it was needed, and is terminated when it is not.
+    pub(super) is_launched: bool,
+    /// What another one like it is launched from.
+    pub(super) pattern: Pattern,
     /// When it was last started, to the second.
     pub(super) launched: DateTime<Utc>,
     /// Why it is in its state, as EC2 puts it.
     pub(super) reason: Option<String>,
+}
+
+/// What a machine was launched from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Pattern {
+    pub(super) image: String,
+    pub(super) subnet: String,
+    pub(super) groups: Vec<String>,
+    /// The ARN of its instance profile.
+    pub(super) profile: Option<String>,
+    pub(super) key_pair: Option<String>,
 }
 
 /// A drain that was ordered.
@@ -55,6 +70,8 @@ impl Machine {
             model: tagged(tag::MODEL),
             drain: tagged(tag::DRAIN).and_then(|text| Drain::read(&text)),
             retires: tagged(tag::RETIRES).as_deref() == Some(tag::YES),
+            is_launched: tagged(tag::TIER).is_some(),
+            pattern: Pattern::of(instance),
             launched: launched.unwrap_or_default(),
             reason: reason.map(str::to_owned),
         })
@@ -78,6 +95,20 @@ impl Machine {
     /// Whether it exists at all: a terminated one is described for an hour longer.
     pub(super) fn exists(&self) -> bool {
         !matches!(self.state, Ec2State::ShuttingDown | Ec2State::Terminated)
+    }
+}
+
+impl Pattern {
+    fn of(instance: &types::Instance) -> Self {
+        let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        let groups = instance.security_groups().iter().filter_map(|group| group.group_id());
+        Self {
+            image: text(instance.image_id()),
+            subnet: text(instance.subnet_id()),
+            groups: groups.map(str::to_owned).collect(),
+            profile: instance.iam_instance_profile().and_then(|profile| profile.arn()).map(str::to_owned),
+            key_pair: instance.key_name().map(str::to_owned),
+        }
     }
 }
 
@@ -124,6 +155,8 @@ pub(in crate::fleet::ec2) mod tests {
             model: None,
             drain: None,
             retires: false,
+            is_launched: false,
+            pattern: Pattern { image: "ami-1".into(), subnet: "subnet-a".into(), ..Pattern::default() },
             launched: DateTime::UNIX_EPOCH + TimeDelta::seconds(1_767_225_600),
             reason: None,
         }

@@ -14,7 +14,7 @@ use super::{
     child::{Mark, Process},
     faults::Boot,
 };
-use crate::fleet::{Instance, PoolSpec, State};
+use crate::fleet::{Instance, PoolSpec, State, Tier};
 
 /// A worker that crashes is started again after 1, 2, 4 ... seconds, at most this.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
@@ -131,6 +131,8 @@ impl Record {
             last_error: record.last_error,
             not_before: is_stopped.then(|| crashes.not_before(&record.pool)).flatten(),
             retires: false,
+            tier: Tier::Parked,
+            machine: None,
             pool: record.pool,
             model: record.model,
         }

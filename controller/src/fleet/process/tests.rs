@@ -2,7 +2,10 @@ use eirs_platform::{clock::SystemClock, settings::Simulate};
 use tokio::time::Instant;
 
 use super::*;
-use crate::fleet::{SharedFleet, contract};
+use crate::{
+    fleet::{SharedFleet, contract},
+    policy::Launch,
+};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -81,7 +84,7 @@ impl contract::Rig for Rig {
 }
 
 fn pool(model: &str) -> [PoolSpec; 1] {
-    [PoolSpec { name: "p".to_owned(), model: model.to_owned(), max: 1 }]
+    [PoolSpec { name: "p".to_owned(), model: model.to_owned(), max: 1, launch: Launch::default() }]
 }
 
 async fn only(fleet: &ProcessFleet, model: &str) -> Instance {

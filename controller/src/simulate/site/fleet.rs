@@ -6,9 +6,13 @@ use chrono::{DateTime, Utc};
 
 use super::{Event, Machine, Power, Site};
 use crate::{
-    fleet::{Instance, State},
+    fleet::{Instance, State, Tier},
     observe::InstanceView,
-    simulate::{load::Load, setup::micros},
+    policy::Policy,
+    simulate::{
+        load::Load,
+        setup::{Micros, micros},
+    },
 };
 
 /// How long a stop takes that is a slow one.
@@ -32,6 +36,23 @@ impl Site<'_> {
         }
     }
 
+    /// The same for a pool of this policy: those beyond `max` are launched.
+    pub(in crate::simulate) fn furnish_tiers(&mut self, policy: &Policy) {
+        self.parked = policy.pool.max as usize;
+        let longer = policy.launch.start_delay.saturating_sub(policy.pool.start_delay);
+        self.launch_extra = micros(longer);
+        self.furnish(policy.most(), &policy.pool.model);
+    }
+
+    fn start_delay(&self, machine: usize, started_as: u64) -> Micros {
+        let extra = if machine < self.parked { 0 } else { self.launch_extra };
+        self.load.start_delay(started_as) + extra
+    }
+
+    fn tier(&self, machine: usize) -> Tier {
+        if machine < self.parked { Tier::Parked } else { Tier::Launched }
+    }
+
     /// Lists the instances of a pool of so many, and all others that are not off, from `place` on into what was listed the last
     /// time; answers where they end. Most are as they were.
     pub(in crate::simulate) fn list(
@@ -47,8 +68,13 @@ impl Site<'_> {
             if number >= count as usize && it.power == Power::Off {
                 continue;
             }
-            if !listed.get(place).is_some_and(|view| it.is_as_listed(&view.instance, number, self.load)) {
-                let view = InstanceView { instance: it.listed(number, self.load), heard: None };
+            let tier = self.tier(number);
+            let is_same = |view: &InstanceView| {
+                view.instance.tier == tier && it.is_as_listed(&view.instance, number, self.load)
+            };
+            if !listed.get(place).is_some_and(is_same) {
+                let instance = Instance { tier, ..it.listed(number, self.load) };
+                let view = InstanceView { instance, heard: None };
                 match listed.get_mut(place) {
                     Some(before) => *before = view,
                     None => listed.push(view),
@@ -97,7 +123,7 @@ impl Site<'_> {
                 self.limit
             ));
         }
-        let delay = self.load.start_delay(self.starts);
+        let delay = self.start_delay(machine, self.starts);
         let faults = &self.setup.faults;
         let is_dead = self.goes_wrong(faults.boot_failure);
         let dies = self.goes_wrong(faults.boot_crash);
@@ -262,13 +288,17 @@ impl Site<'_> {
         let Some(ordered) = it.ordered.take() else { return };
         let started_as = it.started_as;
         self.worked.extend(it.last_done.map(|done| (ordered, done)));
-        let pending = micros(self.setup.pending).min(self.load.start_delay(started_as));
+        let pending = micros(self.setup.pending).min(self.start_delay(machine as usize, started_as));
         // One that is stopped before it runs is stopped as soon as it does.
         let runs = (ordered + pending).min(self.now);
         let ran = self.now - runs;
         self.spans.push((runs, self.now));
         self.ran += ran;
-        self.billed += ran.max(micros(self.setup.price.billing_minimum));
+        let billed = ran.max(micros(self.setup.price.billing_minimum));
+        self.billed += billed;
+        if self.tier(machine as usize) == Tier::Launched {
+            self.billed_launched += billed;
+        }
     }
 }
 
@@ -287,6 +317,8 @@ impl Machine {
             last_error: None,
             not_before: self.not_before,
             retires: false,
+            tier: Tier::Parked,
+            machine: None,
         }
     }
 

@@ -36,6 +36,7 @@ fn everything() -> Status {
             policy_error: Some("default.toml, line 3: max: should be a number".to_owned()),
             min: 0,
             max: 3,
+            launch: 0,
             visible: Some(5),
             in_flight: Some(2),
             arrivals_per_s: 1.5,
@@ -53,6 +54,7 @@ fn everything() -> Status {
             learnt: Learnt {
                 start_delay_s: Some(20.5),
                 start_delay_p95_s: Some(30.5),
+                launch_delay_s: None,
                 service_s: Some(0.25),
                 concurrency: Some(2.0),
                 expected_per_s: Some(1.5),
@@ -70,6 +72,7 @@ fn everything() -> Status {
                 since: at(10),
                 generation: Some("3f2a".to_owned()),
                 pid: Some(4330),
+                machine: None,
                 in_flight: Some(2),
                 slots: Some(4),
                 done: Some(120),

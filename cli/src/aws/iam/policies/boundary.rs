@@ -3,7 +3,10 @@
 
 use serde_json::Value;
 
-use super::{Scope, allow, conditional, document, roles::SSM_AGENT};
+use super::{
+    Scope, allow, conditional, document,
+    roles::{SSM_AGENT, launches},
+};
 use crate::aws::document::Kind;
 
 /// What workers and web hosts can be allowed.
@@ -29,6 +32,9 @@ pub(crate) fn boundary(scope: &Scope) -> Value {
         conditional("DrainOurs", &["ssm:SendCommand"], &instances, scope.ours()),
         conditional("DrainOursBySsm", &["ssm:SendCommand"], &instances, scope.tagged("ssm:resourceTag")),
     ];
+    if scope.launches {
+        statements.extend(launches(scope));
+    }
     statements.extend(scope.use_of_the_key());
     document(statements)
 }

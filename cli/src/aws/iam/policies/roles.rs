@@ -119,11 +119,53 @@ pub(crate) fn web(scope: &Scope) -> Value {
         ),
         allow("HowItWent", &["ssm:GetCommandInvocation"], &["*".to_owned()]),
     ];
+    if scope.launches {
+        statements.extend(launches(scope));
+    }
     // It is upgraded over SSM, and its operator comes in by the Session Manager.
     statements.push(ssm_agent());
     statements.extend(check(scope));
     statements.extend(scope.use_of_the_key());
     document(statements)
+}
+
+/// What a `[launch]` in a policy needs: to make machines like those of setup, with the workers' role and no other, and to terminate
+/// those again, and no others.
+pub(super) fn launches(scope: &Scope) -> Vec<Value> {
+    let made = [scope.arn("ec2", "instance/*"), scope.arn("ec2", "volume/*")];
+    let instances = &made[..1];
+    let mut tagging = conditional("TagLaunched", &["ec2:CreateTags"], &made, scope.made_ours());
+    tagging["Condition"]["StringEquals"]["ec2:CreateAction"] = "RunInstances".into();
+    let mut terminating =
+        conditional("TerminateLaunched", &["ec2:TerminateInstances"], instances, scope.ours());
+    terminating["Condition"]["StringEquals"][format!("aws:ResourceTag/{}", tag::TIER)] =
+        json!([tag::LAUNCHED, tag::SPOT]);
+    vec![
+        conditional("Launch", &["ec2:RunInstances"], &made, scope.made_ours()),
+        allow(
+            "LaunchAnywhere",
+            &["ec2:RunInstances"],
+            &[
+                scope.arn("ec2", "network-interface/*"),
+                scope.arn("ec2", "subnet/*"),
+                scope.arn("ec2", &format!("key-pair/{}-key", scope.prefix)),
+            ],
+        ),
+        conditional(
+            "LaunchOurs",
+            &["ec2:RunInstances"],
+            &[scope.arn("ec2", "security-group/*"), scope.public_arn("image")],
+            scope.ours(),
+        ),
+        tagging,
+        terminating,
+        conditional(
+            "LaunchWorkers",
+            &["iam:PassRole"],
+            &scope.roles("role")[..1],
+            json!({ "StringEquals": { "iam:PassedToService": "ec2.amazonaws.com" } }),
+        ),
+    ]
 }
 
 /// What `eirs check` looks at on a web host, to tell whether all is as setup made it.

@@ -1,10 +1,13 @@
 //! What the documents are about: an installation in a partition, an account and a region, and the names of what is in it.
 
+use std::path::Path;
+
+use eirs_controller::policy;
 use eirs_platform::{aws::tag, settings::Settings};
 use serde_json::{Value, json};
 
 use super::conditional;
-use crate::aws::document::Kind;
+use crate::aws::{bundle, document::Kind};
 
 /// What the documents are about.
 #[derive(Debug, Clone)]
@@ -19,6 +22,8 @@ pub(crate) struct Scope {
     pub(crate) partition: &'static str,
     /// The key that disks are encrypted with, where it is one of the account's own.
     pub(crate) kms_key: Option<String>,
+    /// Whether a policy lets the controller launch machines.
+    pub(crate) launches: bool,
     /// The policy beyond which no role of the installation may do anything, where there is one.
     pub(crate) boundary: Option<String>,
 }
@@ -51,6 +56,7 @@ impl Scope {
             output_bucket: bucket(&settings.aws.output_bucket, "output"),
             partition: partition(region),
             kms_key: settings.setup.kms_key.clone(),
+            launches: launches(settings),
             boundary: settings.setup.permissions_boundary.clone(),
         }
     }
@@ -144,6 +150,13 @@ impl Scope {
         ];
         vec![grant, conditional("UseTheKeyThroughEc2", &uses, keys, through)]
     }
+}
+
+/// A policy that cannot be read launches nothing, and is complained of elsewhere.
+fn launches(settings: &Settings) -> bool {
+    let policies = bundle::policies(settings).unwrap_or_default();
+    let mut parsed = policies.iter().filter_map(|(name, text)| policy::parse(Path::new(name), text).ok());
+    parsed.any(|policy| policy.launch.most > 0)
 }
 
 /// What the names of a partition's services end with, by the same table.

@@ -22,7 +22,8 @@ pub(super) fn pools(machines: &[Machine], policies: &Policies) -> Vec<String> {
     let of_pool = |name: &str| {
         machines
             .iter()
-            .filter(|machine| machine.is_pooled() && machine.stays() && machine.pool.as_deref() == Some(name))
+            .filter(|machine| machine.is_pooled() && machine.stays() && !machine.launched)
+            .filter(|machine| machine.pool.as_deref() == Some(name))
             .count()
     };
     let mut differences = Vec::new();
@@ -93,7 +94,10 @@ fn outdated(machines: &[Machine], images: &[Image]) -> Vec<String> {
         }
     }
     let mut old: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for machine in machines.iter().filter(|machine| machine.is_pooled() && machine.stays()) {
+    // One that was launched leaves by itself.
+    let parked =
+        machines.iter().filter(|machine| machine.is_pooled() && machine.stays() && !machine.launched);
+    for machine in parked {
         let newest = newest.get(machine.architecture.as_str()).and_then(|image| image.image_id());
         if let (Some(newest), Some(pool)) = (newest, &machine.pool)
             && newest != machine.image
@@ -134,6 +138,7 @@ mod tests {
         ];
         machines.push(machine(4, "default", "shutting-down"));
         machines.push(Machine { handed_over: false, ..machine(5, "default", "stopped") });
+        machines.push(Machine { launched: true, ..machine(6, "default", "running") });
         let told = pools(&machines, &policies(&[("default", 3)]));
         assert_eq!(
             told,

@@ -1,12 +1,12 @@
 use super::*;
-use crate::fleet::ec2::machine::tests::machine;
+use crate::{fleet::ec2::machine::tests::machine, policy::Launch};
 
 fn at(second: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::seconds(1_767_225_600 + second)
 }
 
 fn pools() -> [PoolSpec; 1] {
-    [PoolSpec { name: "p".into(), model: "dogs".into(), max: 1 }]
+    [PoolSpec { name: "p".into(), model: "dogs".into(), max: 1, launch: Launch::default() }]
 }
 
 /// One stopped machine.

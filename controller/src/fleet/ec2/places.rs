@@ -1,0 +1,167 @@
+//! Places for instances that are launched when they are needed: `POOL-launched-1` and so on. A place is empty and counts as stopped
+//! until a machine stands in it; what went wrong in it is remembered when the machine is gone. Which machine stands in which place
+//! nobody writes down: a controller that starts gives each the first one that is free.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::machine::Machine;
+use crate::fleet::{Instance, PoolSpec, State, Tier};
+
+/// A place whose machine died is left alone for this long, twice as long the next time, ...
+const FIRST_REST: TimeDelta = TimeDelta::seconds(30);
+/// ... and at most this long.
+const LONGEST_REST: TimeDelta = TimeDelta::minutes(10);
+
+/// The places that have had a machine.
+#[derive(Debug, Default)]
+pub(super) struct Places(BTreeMap<String, Place>);
+
+#[derive(Debug, Default)]
+struct Place {
+    /// The id of the machine that stands in it.
+    machine: Option<String>,
+    /// Since when none does.
+    since: DateTime<Utc>,
+    crashes: u32,
+    last_error: Option<String>,
+    not_before: Option<DateTime<Utc>>,
+}
+
+/// The pool of a place, by its name; `None` of a name that is no place's.
+pub(super) fn pool_of(name: &str) -> Option<&str> {
+    let (pool, number) = name.rsplit_once("-launched-")?;
+    number.parse::<u32>().is_ok().then_some(pool)
+}
+
+fn name(pool: &str, number: u32) -> String {
+    format!("{pool}-launched-{number}")
+}
+
+impl Places {
+    /// The place of a machine; one that is seen for the first time gets the first that is free.
+    pub(super) fn take(&mut self, machine: &Machine) -> String {
+        if let Some(name) = self.name_of(&machine.id) {
+            return name.to_owned();
+        }
+        let is_free = |name: &String| self.0.get(name).is_none_or(|place| place.machine.is_none());
+        let mut names = (1..).map(|number| name(&machine.pool, number));
+        let free = names.find(is_free).unwrap_or_else(|| name(&machine.pool, u32::MAX));
+        self.fill(&free, &machine.id);
+        free
+    }
+
+    /// A machine stands in this place from now on.
+    pub(super) fn fill(&mut self, name: &str, machine: &str) {
+        self.0.entry(name.to_owned()).or_default().machine = Some(machine.to_owned());
+    }
+
+    /// The name of the place in which a machine stands.
+    pub(super) fn name_of(&self, machine: &str) -> Option<&str> {
+        let stands = |(_, place): &(&String, &Place)| place.machine.as_deref() == Some(machine);
+        self.0.iter().find(stands).map(|(name, _)| name.as_str())
+    }
+
+    /// The machine in a place.
+    pub(super) fn machine(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.machine.as_deref()
+    }
+
+    /// A machine is gone: as it was told to, or for this reason.
+    pub(super) fn leave(&mut self, machine: &str, died: Option<&str>, now: DateTime<Utc>) {
+        let Some(place) = self.0.values_mut().find(|place| place.machine.as_deref() == Some(machine)) else {
+            return;
+        };
+        (place.machine, place.since) = (None, now);
+        match died {
+            None => (place.crashes, place.last_error, place.not_before) = (0, None, None),
+            Some(why) => {
+                place.not_before = Some(now + (FIRST_REST * (1 << place.crashes.min(10))).min(LONGEST_REST));
+                place.crashes = place.crashes.saturating_add(1);
+                place.last_error = Some(format!("ended unexpectedly: {why}"));
+            }
+        }
+    }
+
+    /// The empty places of a pool.
+    pub(super) fn empty(&self, pool: &PoolSpec) -> Vec<Instance> {
+        let names = (1..=pool.launch.most).map(|number| name(&pool.name, number));
+        let view = |id: String| {
+            let place = self.0.get(&id);
+            if place.is_some_and(|place| place.machine.is_some()) {
+                return None;
+            }
+            Some(Instance {
+                pool: pool.name.clone(),
+                model: pool.model.clone(),
+                state: State::Stopped,
+                since: place.map(|place| place.since).unwrap_or_default(),
+                generation: None,
+                pid: None,
+                drain_until: None,
+                crashes: place.map_or(0, |place| place.crashes),
+                last_error: place.and_then(|place| place.last_error.clone()),
+                not_before: place.and_then(|place| place.not_before),
+                retires: false,
+                tier: Tier::Launched,
+                machine: None,
+                id,
+            })
+        };
+        names.filter_map(view).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ec2::types::InstanceStateName as Ec2State;
+
+    use super::*;
+    use crate::{fleet::ec2::machine::tests::machine, policy::Launch};
+
+    fn spec(most: u32) -> PoolSpec {
+        let launch = Launch { most, ..Launch::default() };
+        PoolSpec { name: "p".into(), model: "m".into(), max: 0, launch }
+    }
+
+    fn ids(places: &Places, most: u32) -> Vec<String> {
+        places.empty(&spec(most)).into_iter().map(|place| place.id).collect()
+    }
+
+    #[test]
+    fn a_machine_keeps_its_place_until_it_is_gone_and_the_next_one_gets_the_first_that_is_free() {
+        let mut places = Places::default();
+        let now = DateTime::UNIX_EPOCH;
+        let [one, two] = ["i-1", "i-2"].map(|id| machine(id, Ec2State::Running));
+        assert_eq!((places.take(&one), places.take(&two)), ("p-launched-1".into(), "p-launched-2".into()));
+        assert_eq!(places.take(&one), "p-launched-1");
+        assert_eq!(ids(&places, 3), ["p-launched-3"]);
+        places.leave("i-1", None, now);
+        assert_eq!(ids(&places, 3), ["p-launched-1", "p-launched-3"]);
+        assert_eq!((places.machine("p-launched-1"), places.machine("p-launched-2")), (None, Some("i-2")));
+        assert_eq!(places.take(&machine("i-3", Ec2State::Pending)), "p-launched-1");
+        assert_eq!(pool_of("p-launched-1"), Some("p"));
+        assert_eq!((pool_of("i-0abc"), pool_of("p-launched-x")), (None, None));
+    }
+
+    #[test]
+    fn a_place_whose_machines_die_rests_longer_each_time_until_one_leaves_as_it_should() {
+        let (mut places, mut now) = (Places::default(), DateTime::UNIX_EPOCH);
+        let mut rests = Vec::new();
+        for _ in 0..6 {
+            places.fill("p-launched-1", "i-1");
+            places.leave("i-1", Some("Server.InternalError"), now);
+            let place = places.empty(&spec(1)).pop().unwrap();
+            assert!(place.last_error.unwrap().contains("Server.InternalError"));
+            let until = place.not_before.unwrap();
+            rests.push((until - now).num_seconds());
+            now = until;
+        }
+        assert_eq!(rests, [30, 60, 120, 240, 480, 600]);
+        places.fill("p-launched-1", "i-1");
+        places.leave("i-1", None, now);
+        let place = places.empty(&spec(1)).pop().unwrap();
+        assert_eq!((place.crashes, place.last_error, place.not_before), (0, None, None));
+    }
+}

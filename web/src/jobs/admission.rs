@@ -66,7 +66,7 @@ impl Model {
         }
         let (since, peak) = self.stretch.get_or_insert_with(|| (Instant::now(), 0.0));
         *peak = peak.max(backlog);
-        let Some(mut fleet) = fleet else { return self.line.served_by(None) };
+        let Some(mut fleet) = fleet else { return self.line.served_by(Instant::now(), None) };
         if let Some(growth) = &mut fleet.growth {
             let known = self.jobs_each.unwrap_or(JOBS_EACH);
             let (serve, expected) = (fleet.servers, (*peak / known).ceil());
@@ -78,7 +78,7 @@ impl Model {
             }
             growth.jobs_each = self.jobs_each.unwrap_or(JOBS_EACH);
         }
-        self.line.served_by(Some(fleet));
+        self.line.served_by(Instant::now(), Some(fleet));
     }
 }
 

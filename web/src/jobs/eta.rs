@@ -107,6 +107,8 @@ pub(crate) struct Line {
     /// Ends since that was noted.
     ends_since: usize,
     fleet: Option<Fleet>,
+    /// Since when as many serve as do now.
+    same_since: Option<Instant>,
     /// The mean time of a job with a worker, lately.
     service_s: Option<f64>,
 }
@@ -150,6 +152,17 @@ impl Line {
         }
     }
 
+    /// How many served in all of the time that is measured. Of few ends for each of them, it counts for too much that not all were
+    /// busy to the last.
+    fn steady_servers(&self) -> Option<f64> {
+        let servers = self.fleet?.servers;
+        let ((busy_since, ends), same_since) = (self.busy?, self.same_since?);
+        let window = ends.min(ENDS).min(self.ended_at.len());
+        let since =
+            if ends > window { *self.ended_at.get(self.ended_at.len() - window)? } else { busy_since };
+        (since >= same_since && window as f64 >= 8.0 * servers).then_some(servers)
+    }
+
     /// Jobs whose times with their workers overlap have a server each.
     fn was_served(&mut self, until: Instant, service_s: f64) {
         let service = Duration::try_from_secs_f64(service_s).unwrap_or_default();
@@ -180,8 +193,7 @@ impl Line {
     /// all that was known.
     fn note_rate(&mut self) {
         if let Some(rate) = self.measured() {
-            let serving = self.fleet.filter(|fleet| fleet.opens_at.is_none());
-            self.before = Some(Before { rate, servers: serving.map(|fleet| fleet.servers) });
+            self.before = Some(Before { rate, servers: self.steady_servers() });
         }
         self.ends_since = 0;
     }
@@ -199,8 +211,13 @@ impl Line {
         self.others = backlog.saturating_sub(self.sent - self.ended);
     }
 
-    /// The controller says this of the fleet.
-    pub(crate) fn served_by(&mut self, fleet: Option<Fleet>) {
+    /// The controller says this of the fleet now.
+    pub(crate) fn served_by(&mut self, now: Instant, fleet: Option<Fleet>) {
+        let serve =
+            |fleet: Option<Fleet>| fleet.filter(|fleet| fleet.opens_at.is_none()).map(|fleet| fleet.servers);
+        if serve(fleet) != serve(self.fleet) {
+            self.same_since = serve(fleet).map(|_| now);
+        }
         self.fleet = fleet;
     }
 
@@ -372,7 +389,7 @@ mod tests {
                 ends.push((*server, service));
             }
             let last = ends.iter().map(|(end, _)| *end).fold(0.0, f64::max);
-            line.served_by(self.fleet);
+            line.served_by(start, self.fleet);
             let (mut places, mut right, mut all) = (Vec::new(), 0_u32, 0_u32);
             let mut ended = vec![false; ends.len()];
             let (mut now, step) = (0.0, (last / 400.0).max(0.02));
@@ -469,6 +486,24 @@ mod tests {
     }
 
     #[test]
+    fn while_the_fleet_starts_nothing_is_learnt_of_how_fast_each_of_it_is() {
+        let start = Instant::now();
+        let at = |s: u64| start + Duration::from_secs(s);
+        let mut line = Line::default();
+        line.served_by(start, known(1.0, 5.0));
+        (0..30).for_each(|_| _ = line.join(start));
+        for n in 0..30 {
+            line.end(at(5 * (n + 1)), Some(5.0), Duration::ZERO);
+            if n == 20 {
+                line.served_by(at(105), known(3.0, 5.0));
+            }
+        }
+        let places: Vec<_> = (0..6).map(|_| line.join(at(200))).collect();
+        let announced = places.iter().map(|place| line.remaining(at(200), Some(*place)).map(in_seconds));
+        assert_eq!(announced.collect::<Vec<_>>(), [5, 5, 5, 10, 10, 10].map(Some));
+    }
+
+    #[test]
     fn without_a_controller_the_first_jobs_show_how_many_workers_there_are() {
         for (servers, service_s, jobs) in
             [(3, (|_| 20.0) as fn(u64) -> f64, 8), (3, |_| 60.0, 8), (16, |_| 5.0, 48)]
@@ -507,7 +542,7 @@ mod tests {
     fn a_job_that_is_overdue_is_never_announced_for_now() {
         let start = Instant::now();
         let mut line = Line::default();
-        line.served_by(known(1.0, 10.0));
+        line.served_by(start, known(1.0, 10.0));
         let place = line.join(start);
         let announced =
             |s: u64| line.remaining(start + Duration::from_secs(s), Some(place)).unwrap().as_secs_f64();
@@ -535,12 +570,15 @@ mod tests {
     fn before_the_first_worker_is_there_its_start_is_waited_for() {
         let start = Instant::now();
         let mut line = Line::default();
-        line.served_by(Some(Fleet {
-            servers: 2.0,
-            service_s: Some(2.0),
-            opens_at: Some(start + Duration::from_secs(30)),
-            growth: None,
-        }));
+        line.served_by(
+            start,
+            Some(Fleet {
+                servers: 2.0,
+                service_s: Some(2.0),
+                opens_at: Some(start + Duration::from_secs(30)),
+                growth: None,
+            }),
+        );
         let places: Vec<_> = (0..4).map(|_| line.join(start)).collect();
         let announced = places.iter().map(|place| line.remaining(start, Some(*place)).map(in_seconds));
         assert_eq!(announced.collect::<Vec<_>>(), [Some(32), Some(32), Some(34), Some(34)]);
@@ -552,7 +590,7 @@ mod tests {
         let growth = Some(Growth { most: 4.0, delay_s: 10.0, jobs_each: 10.0 });
         let announced = |jobs: usize, fleet: Fleet| {
             let mut line = Line::default();
-            line.served_by(Some(fleet));
+            line.served_by(start, Some(fleet));
             let last = (0..jobs).map(|_| line.join(start)).last();
             line.remaining(start, last).map(in_seconds)
         };
@@ -570,7 +608,7 @@ mod tests {
     fn jobs_of_other_hosts_count_as_well() {
         let start = Instant::now();
         let mut line = Line::default();
-        line.served_by(known(1.0, 1.0));
+        line.served_by(start, known(1.0, 1.0));
         line.count(10);
         let place = line.join(start);
         assert_eq!(line.remaining(start, Some(place)).map(in_seconds), Some(11));

@@ -46,6 +46,7 @@ class Service:
             "EIRS_WORKER__THREADS": "1",
             "EIRS_MODELS__DEFAULT__CLASSIFIER": "script",
             "EIRS_MODELS__DEFAULT__COMMAND": command,
+            "EIRS_MODELS__DEFAULT__TIMEOUT": "10m",
             "EIRS_QUEUE__VISIBILITY": "120s",
         }
         self.binaries, self.processes = binaries, []

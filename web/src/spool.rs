@@ -94,8 +94,7 @@ impl Room {
             memory: Arc::new(Pool(AtomicU64::new(memory))),
             disk: Arc::new(Pool(AtomicU64::new(disk))),
             folder: folder.to_owned(),
-            // One is read while another is written.
-            storing: Arc::new(Semaphore::new(at_once.clamp(2, Semaphore::MAX_PERMITS))),
+            storing: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
         }))
     }
 

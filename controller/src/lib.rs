@@ -12,6 +12,7 @@ pub mod observe;
 pub mod decide;
 
 pub mod act;
+pub mod alerts;
 pub mod drain;
 pub mod fleet;
 

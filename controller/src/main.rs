@@ -6,7 +6,9 @@ use clap::Parser;
 #[cfg(feature = "aws")]
 use eirs_controller::fleet::ec2::Ec2Fleet;
 use eirs_controller::{
-    Arguments, drain,
+    Arguments,
+    alerts::Sender,
+    drain,
     fleet::{SharedFleet, process::ProcessFleet},
     lock,
     policy::{self, Store},
@@ -42,6 +44,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
     let settings = Arc::new(daemon::settings(&layers)?);
     if arguments.daemon.check {
         policy::load_checked(&settings.controller.policies, &settings).map_err(daemon::bad_settings)?;
+        Sender::open(&settings.controller.webhook).map_err(|why| daemon::bad_settings([why]))?;
         return Ok(daemon::checked(&layers));
     }
     if arguments.reload {
@@ -59,7 +62,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
     if !misfits.is_empty() {
         return Err(daemon::bad_settings(misfits));
     }
-    Ok(daemon::ended(serve(settings, store, layers, parent).await))
+    let alerts = Sender::open(&settings.controller.webhook).map_err(|why| daemon::bad_settings([why]))?;
+    Ok(daemon::ended(serve(settings, store, layers, parent, alerts).await))
 }
 
 /// Ends when the policies are in force as they are on disk; a file that is wrong is a failure,
@@ -100,6 +104,7 @@ async fn serve(
     store: Store,
     layers: Layers,
     with_parent: Option<u32>,
+    alerts: Option<Sender>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let lifecycle = Lifecycle::install_for_loop()?;
     if let Some(parent) = with_parent {
@@ -123,8 +128,9 @@ async fn serve(
             Arc::new(ProcessFleet::open(&settings, layers.file(), clock.clone(), poke.clone())?)
         }
     };
-    let mut controller =
-        Controller::new(settings.clone(), store, backend, fleet, clock.clone(), poke).with_claim(claim);
+    let mut controller = Controller::new(settings.clone(), store, backend, fleet, clock.clone(), poke)
+        .with_claim(claim)
+        .with_alerts(alerts);
     if settings.backend == BackendKind::Local {
         // Large model files take a while to hash.
         let versions =

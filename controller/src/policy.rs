@@ -315,6 +315,17 @@ impl Default for ScaleIn {
     }
 }
 
+impl Policy {
+    /// The time within which 95 of 100 jobs are to be done, where a rule says one.
+    pub fn p95(&self) -> Option<Duration> {
+        let times = self.rules.iter().filter_map(|rule| match rule {
+            Rule::Latency { p95 } => Some(*p95),
+            _ => None,
+        });
+        times.min()
+    }
+}
+
 impl Policies {
     /// The same policies under the settings' cap on all instances.
     pub fn limited_by(mut self, settings: &Settings) -> Self {

@@ -1,11 +1,14 @@
 //! The loop: observe, decide, act, tell. It takes no input. A tick, a changed policy, an operator's order, a report, the end
 //! of a process and a signal only make the next pass come earlier, and two passes never run at once.
 
+mod claim;
+mod remembered;
+mod said;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::{
-    backend::{Backend, Claim, Control},
+    backend::{Backend, Claim},
     backoff::persist,
     clock::SharedClock,
     error::{Error, Result},
@@ -16,32 +19,29 @@ use eirs_platform::{
     trace::TARGET,
     version::watch::{Current, Versions},
 };
-use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinHandle};
 use tracing::{Instrument, debug_span};
 
+use self::{
+    claim::keep_control,
+    remembered::{Remembered, recall_use},
+    said::Said,
+};
 use crate::{
     act::act,
-    decide::{History, Plan, PoolPlan, check::check, decide, history::Learnt},
+    alerts::{Alerts, Sender},
+    decide::{History, Plan, PoolPlan, check::check, decide},
     drain,
-    fleet::{Refusal, SharedFleet},
-    journal,
+    fleet::SharedFleet,
     memory_file::MemoryFile,
     observe::{InForce, Observation, Observer, Reports, reports},
     operator::{self, Operator, Orders},
     policy::{Policy, Store, watch::SETTLE},
     preview,
-    record::{self, Recording},
+    record::Recording,
     refusals::Refusals,
-    status::{Decision, Recorder},
+    status::Recorder,
 };
-
-/// A day of any time zone, as seen from another one.
-const RECALLED: TimeDelta = TimeDelta::hours(26);
-/// A pool that is looked at has a line every minute.
-const LONGEST_LINE: TimeDelta = TimeDelta::seconds(75);
-/// Shares of a day's budget that are worth a word when they are used up.
-const WARNINGS: [f64; 2] = [0.8, 0.5];
 
 /// A queue that cannot be asked at the start may be there soon.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -70,30 +70,8 @@ pub struct Controller {
     recording: Recording,
     /// Where workers read the files of this machine.
     versions: Option<Versions>,
-    told: Told,
-}
-
-/// What survives a restart and may be lost without harm. Fields may come and go: what is missing begins anew.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Remembered {
-    refused: Refusals,
-    learnt: Learnt,
-}
-
-/// What was logged last: it is not said twice.
-#[derive(Debug, Default)]
-struct Told {
-    /// Each pool's plan, and whether the pool was paused.
-    pools: BTreeMap<String, (PoolPlan, bool)>,
-    missing: Vec<String>,
-    refusals: Vec<String>,
-    summary: String,
-    is_cut_off: bool,
-    /// The share of its budget that each pool was warned of, in per cent.
-    budgets: BTreeMap<String, u32>,
-    /// What each policy on trial would do.
-    trials: BTreeMap<String, String>,
+    said: Said,
+    alerts: Alerts,
 }
 
 impl Controller {
@@ -108,7 +86,7 @@ impl Controller {
     ) -> Self {
         let reports = Arc::<Reports>::default();
         let memory = MemoryFile::of(&settings.local.state);
-        let Remembered { refused, mut learnt } = memory.load();
+        let Remembered { refused, mut learnt, alerts } = memory.load();
         if learnt.is_empty() {
             learnt.recall_launches();
             recall_use(&mut learnt, &settings, clock.now());
@@ -124,7 +102,8 @@ impl Controller {
             look_again: None,
             recording: Recording::of(&settings),
             versions: None,
-            told: Told::default(),
+            said: Said::default(),
+            alerts: Alerts::knowing(alerts),
             settings,
             store,
             backend,
@@ -146,6 +125,13 @@ impl Controller {
     #[must_use]
     pub fn with_claim(mut self, claim: Option<Arc<Claim>>) -> Self {
         self.claim = claim;
+        self
+    }
+
+    /// The same, but it sends alerts.
+    #[must_use]
+    pub fn with_alerts(mut self, sender: Option<Sender>) -> Self {
+        self.alerts.send_by(sender);
         self
     }
 
@@ -186,10 +172,10 @@ impl Controller {
             lifecycle.goes_on();
             if !std::mem::replace(&mut is_ready, true) {
                 lifecycle.ready(&summary);
-            } else if self.told.summary != summary {
+            } else if self.said.summary != summary {
                 lifecycle.status(&summary);
             }
-            self.told.summary = summary;
+            self.said.summary = summary;
             let longest = self.look_again.map_or(longest, |soon| soon.min(longest));
             let next = if look == Look::Changing { SETTLE } else { longest };
             tokio::select! {
@@ -251,7 +237,8 @@ impl Controller {
     }
 
     fn remembered(&self) -> Remembered {
-        Remembered { refused: self.refusals.clone(), learnt: self.history.learnt().clone() }
+        let (refused, learnt) = (self.refusals.clone(), self.history.learnt().clone());
+        Remembered { refused, learnt, alerts: self.alerts.ledger().clone() }
     }
 
     /// One pass; answers the state of things in a few words.
@@ -263,7 +250,7 @@ impl Controller {
         seen.operator = self.orders.operator().clone();
         seen.refused = self.refusals.now(seen.at);
         seen.versions = self.versions_in_force();
-        self.tell_missing(&seen);
+        self.said.missing(&seen.missing);
         let history = std::mem::replace(&mut self.history, History::new(Duration::ZERO)).observe(&seen);
         let plan = decide(self.store.policies(), &seen, &history);
         let mut allowed = plan.allowed(&seen.operator);
@@ -275,38 +262,28 @@ impl Controller {
             tracing::error!(rules, "the plan breaks a rule and is not carried out: {rules}");
             allowed.pools.values_mut().for_each(|pool| pool.actions.clear());
         }
-        if self.is_cut_off() {
+        // One that could not say for a while that it is there does not act: another one may, then.
+        let is_cut_off = self.claim.as_ref().is_some_and(|claim| !claim.may_act());
+        self.said.cut_off(is_cut_off);
+        if is_cut_off {
             allowed.pools.values_mut().for_each(|pool| pool.actions.clear());
         }
         self.history = history.remember(&allowed);
         self.look_again = plan.look_again(|pool| seen.operator.paused(pool).is_some());
-        self.tell(&seen, &plan);
-        self.tell_budgets(seen.at);
-        self.tell_trials(&seen);
+        self.said.plan(&seen, &plan, &self.history, &mut self.recorder);
+        self.said.budgets(self.store.policies(), &plan, &self.history);
+        self.said.trials(&self.store, &seen, &self.history);
+        self.alerts.tend(self.store.policies(), &seen, &plan, &self.history).await;
         let acting = debug_span!(target: TARGET, "act", actions = allowed.actions().count());
         let refusals = act(&allowed, &*self.fleet).instrument(acting).await;
         if allowed.actions().next().is_some() && refusals.is_empty() {
             // What was done is seen, and shown, in the next pass; that one has nothing left to do.
             self.poke.notify_one();
         }
-        self.tell_refusals(&refusals);
+        self.said.refusals(&refusals);
         self.refusals.note(&allowed.verbs(), &refusals, seen.at);
         self.write_down(&seen, &plan);
         summary(&plan, &seen.operator)
-    }
-
-    /// Whether this one may not act, for it could not say for a while that it is there: another one may, then.
-    fn is_cut_off(&mut self) -> bool {
-        let is_cut_off = self.claim.as_ref().is_some_and(|claim| !claim.may_act());
-        match (self.told.is_cut_off, is_cut_off) {
-            (false, true) => {
-                tracing::warn!("the claim could not be renewed for too long: nothing is started or drained")
-            }
-            (true, false) => tracing::info!("the claim is renewed, and this controller acts again"),
-            _ => {}
-        }
-        self.told.is_cut_off = is_cut_off;
-        is_cut_off
     }
 
     /// Writes what others read: the status, the recording, what a preview needs, what the next controller shall know.
@@ -328,173 +305,6 @@ impl Controller {
         let remembered = self.remembered();
         self.memory.save_now_and_then(&remembered, seen.at);
     }
-
-    /// Logs what changed in a plan, a line for each pool, and keeps it for the status.
-    fn tell(&mut self, seen: &Observation, plan: &Plan) {
-        for (pool, now) in &plan.pools {
-            let paused = seen.operator.paused(pool);
-            let before = self.told.pools.insert(pool.clone(), (now.clone(), paused.is_some()));
-            if before.is_some_and(|(before, was_paused)| {
-                was_paused == paused.is_some() && is_old_news(&before, now)
-            }) {
-                continue;
-            }
-            let decision = Decision::of(plan.at, pool, now, paused.is_some());
-            let actions = journal::actions(now);
-            let then = match paused {
-                _ if actions.is_empty() => "nothing to do".to_owned(),
-                Some(order) => format!("would {actions}, but is paused {order}"),
-                None => actions.clone(),
-            };
-            tracing::info!(
-                pool,
-                backlog = decision.backlog,
-                in_flight = now.depth.map(|depth| depth.in_flight),
-                arrivals_per_s = self.history.arrivals_per_s(pool),
-                service_time_s = seen.service_s(pool),
-                wishes = journal::wishes(now),
-                clamps = journal::clamps(now),
-                desired = decision.desired,
-                running = decision.running,
-                holds = journal::holds(now),
-                actions,
-                paused = paused.is_some(),
-                reason = decision.reason,
-                "{pool}: {} desired, {} running: {then} ({})",
-                decision.desired,
-                decision.running,
-                decision.reason,
-            );
-            self.recorder.decided(decision);
-        }
-        self.told.pools.retain(|pool, _| plan.pools.contains_key(pool));
-    }
-
-    /// Warns when half of a day's budget is used, and when four fifths are.
-    fn tell_budgets(&mut self, now: DateTime<Utc>) {
-        for (pool, policy) in &self.store.policies().pools {
-            let Some(hours) = policy.budget.instance_hours_per_day.filter(|hours| *hours > 0.0) else {
-                continue;
-            };
-            let used = self.history.used_today(pool, policy, now).instance_s / 3600.0 / hours;
-            let reached =
-                WARNINGS.into_iter().find(|share| used >= *share).map_or(0, |share| (share * 100.0) as u32);
-            let before = self.told.budgets.insert(pool.clone(), reached).unwrap_or(0);
-            if reached > before {
-                tracing::warn!(
-                    pool,
-                    used_hours = used * hours,
-                    budget_hours = hours,
-                    "{pool}: {reached} % of the day's budget of {hours} instance hours are used"
-                );
-            }
-        }
-    }
-
-    /// Logs what the policies on trial would do, whenever that is something else.
-    fn tell_trials(&mut self, seen: &Observation) {
-        let Some(policies) = self.store.on_trial() else {
-            self.told.trials.clear();
-            return;
-        };
-        let plan = decide(&policies, seen, &self.history);
-        for pool in self.store.trials() {
-            let Some(part) = plan.pools.get(pool) else { continue };
-            let actions = journal::actions(part);
-            let would = if actions.is_empty() { "do nothing".to_owned() } else { actions };
-            let known = format!("{} {would}", part.desired);
-            if self.told.trials.insert(pool.clone(), known.clone()).as_ref() != Some(&known) {
-                let reason = part.reason();
-                tracing::info!(
-                    pool,
-                    desired = part.desired,
-                    reason,
-                    "{pool} on trial would have {} and {would} ({reason})",
-                    part.desired
-                );
-            }
-        }
-    }
-
-    fn tell_missing(&mut self, seen: &Observation) {
-        for sentence in seen.missing.iter().filter(|sentence| !self.told.missing.contains(sentence)) {
-            tracing::warn!("cannot observe {sentence}; nothing is drained meanwhile");
-        }
-        if seen.missing.is_empty() && !self.told.missing.is_empty() {
-            tracing::info!("everything can be observed again");
-        }
-        self.told.missing.clone_from(&seen.missing);
-    }
-
-    fn tell_refusals(&mut self, refusals: &[Refusal]) {
-        let sentences: Vec<_> =
-            refusals.iter().map(|Refusal { id, error }| format!("{id}: {error}")).collect();
-        for (refusal, sentence) in refusals.iter().zip(&sentences) {
-            if !self.told.refusals.contains(sentence) {
-                tracing::warn!(instance = refusal.id, error = %refusal.error, "{sentence}; the next pass tries again");
-            }
-        }
-        self.told.refusals = sentences;
-    }
-}
-
-/// What instances ran in the last day, from the recording: where the memory is lost the day's budget is still known. A gap between two
-/// lines of a pool is time in which nobody looked.
-fn recall_use(learnt: &mut Learnt, settings: &Settings, now: DateTime<Utc>) {
-    let folder = settings.local.state.join(record::FOLDER);
-    if !folder.is_dir() {
-        return;
-    }
-    let mut last = BTreeMap::<String, (DateTime<Utc>, u32)>::new();
-    for line in record::read(&folder).flatten().filter(|line| now - line.at < RECALLED && line.at <= now) {
-        let alive = line.ready + line.starting + line.leaving;
-        if let Some((then, before)) = last.insert(line.pool.clone(), (line.at, alive)) {
-            let to = line.at.min(then + LONGEST_LINE);
-            learnt.recall_use(&line.pool, then, to, before as usize, line.arrived);
-        }
-    }
-}
-
-/// Says again and again that the controller runs here, and renews its claim. Ends with another one that has taken it over.
-async fn keep_control(
-    backend: Backend,
-    claim: Option<Arc<Claim>>,
-    host: String,
-    clock: SharedClock,
-) -> Control {
-    let mut said: Option<tokio::time::Instant> = None;
-    loop {
-        let next = match &claim {
-            None => Control::RENEW,
-            Some(claim) => match claim.renew().await {
-                Ok(Some(other)) => return other,
-                Ok(None) => Claim::RENEW,
-                Err(error) => {
-                    tracing::warn!(%error, "the claim of this controller cannot be renewed");
-                    Claim::LOOK
-                }
-            },
-        };
-        // For the workers, who need to hear it less often.
-        if claim.as_ref().is_none_or(|claim| claim.may_act())
-            && said.is_none_or(|at| at.elapsed() >= Control::RENEW)
-        {
-            match backend.tell_control(Some(&host), clock.now()).await {
-                Ok(()) => said = Some(tokio::time::Instant::now()),
-                Err(error) => tracing::warn!(%error, "the claim of this controller cannot be \
-                    written"),
-            }
-        }
-        tokio::time::sleep(next).await;
-    }
-}
-
-/// Whether a reader of the log knows this already: the same goal, nothing new to do, no new trouble.
-fn is_old_news(before: &PoolPlan, now: &PoolPlan) -> bool {
-    let trouble =
-        |plan: &PoolPlan| plan.holds.iter().filter(|hold| !hold.is_ordinary()).cloned().collect::<Vec<_>>();
-    let nothing_new = now.actions.is_empty() || now.actions == before.actions;
-    before.desired == now.desired && nothing_new && trouble(before) == trouble(now)
 }
 
 /// What a controller that starts now knows of the past. A pass may be late; a machine that slept has missed several.

@@ -31,6 +31,7 @@ pub mod lifecycle;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod webhook;
 
 pub use error::{Error, Result};
 

@@ -15,6 +15,7 @@ mod setup;
 mod simulate;
 pub mod units;
 mod web;
+mod webhook;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -33,7 +34,8 @@ pub use model::{
 };
 pub use setup::{CpuCredits, Os, Setup, Update};
 pub use simulate::Simulate;
-pub use web::{Audience, Tls, Web, Webhook, is_rate};
+pub use web::{Audience, Tls, Web, is_rate};
+pub use webhook::{AlertWebhook, Webhook};
 
 /// The exit code of every EIRS program for a bad configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_BAD_SETTINGS: u8 = 78;
@@ -165,6 +167,8 @@ pub struct Controller {
     pub recording: bool,
     /// How large the recording becomes; then the oldest part of it goes.
     pub recording_size: ByteSize,
+    /// `[controller.webhook]`
+    pub webhook: AlertWebhook,
     /// `[controller.simulate]`
     pub simulate: Simulate,
 }
@@ -276,6 +280,7 @@ impl Default for Controller {
             worker_program: None,
             recording: true,
             recording_size: ByteSize::mib(64),
+            webhook: AlertWebhook::default(),
             simulate: Simulate::default(),
         }
     }
@@ -365,6 +370,7 @@ impl Settings {
         broken
             .chain(collector.map(|why| format!("telemetry.otlp_endpoint: {why}")))
             .chain(self.web.complaints())
+            .chain(self.controller.webhook.complaint())
             .chain(models)
             .chain(self.aws.complaints(in_cloud))
             .chain(if in_cloud { aws_limits::complaints(self) } else { Vec::new() })

@@ -5,8 +5,6 @@
 //! No answer to a client waits for any of that.
 
 pub(crate) mod event;
-mod post;
-mod sign;
 
 use std::{
     path::Path,
@@ -26,15 +24,11 @@ use eirs_platform::{
     job::Reply,
     queue::{Delivery, Receipt, SharedQueue},
     settings,
+    webhook::{Ended, Keys, Message, Poster},
 };
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    event::Message,
-    post::{Ended, Poster},
-    sign::Keys,
-};
 use crate::{
     metrics::{Metrics, Webhook as Counted},
     renewal::{Renewal, Watched},
@@ -227,7 +221,7 @@ impl Webhook {
         receipts: &[Receipt],
         stop: &CancellationToken,
     ) -> Option<Ended> {
-        let message = Message::of(batch);
+        let message = event::message(batch);
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
             let ended = stop.run_until_cancelled(self.post(&message)).await?;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
-    fleet::{Fleet, Instance, PoolSpec, State, memory::MemoryFleet},
+    fleet::{Fleet, Instance, PoolSpec, Refusal, State, memory::MemoryFleet},
     operator::Order,
     policy::Launch,
     status::Status,
@@ -357,4 +357,42 @@ async fn at_the_end_the_workers_go_on_or_are_drained_and_stopped_when_that_is_ov
         rig.controller().run(&lifecycle).await.unwrap();
         assert_eq!((rig.states().await, start.elapsed().as_secs()), (expected, seconds));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_that_is_used_up_comes_to_the_receiver_step_by_step() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let mut rig = Rig::new();
+    rig.write_policy(&format!("{DEFAULT}\n[pool]\nmin = 1\n[budget]\ninstance_hours_per_day = 1"));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let key = rig.folder.path().join("key");
+    fs::write(&key, "whsec_a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=").unwrap();
+    let url = Some(format!("http://{}/", listener.local_addr().unwrap()));
+    rig.settings.controller.webhook = eirs_platform::settings::AlertWebhook { url, key: Some(key) };
+    let receiver = std::thread::spawn(move || {
+        let alerts = listener.incoming().map(|stream| {
+            let mut stream = stream.unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut length = 0;
+            for line in reader.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()) {
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length: ") {
+                    length = value.parse().unwrap();
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            stream.write_all(b"HTTP/1.1 204 x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").unwrap();
+            let message: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            message["data"][0]["alert"].as_str().unwrap().to_owned()
+        });
+        alerts.take(3).collect::<Vec<_>>()
+    });
+    let mut controller =
+        rig.controller().with_alerts(Sender::open(&rig.settings.controller.webhook).unwrap());
+    while !receiver.is_finished() {
+        controller.pass().await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(rig.clock.now().timestamp() < 4 * 3600, "not all alerts came");
+    }
+    assert_eq!(receiver.join().unwrap(), ["budget_50", "budget_80", "budget_100"]);
 }

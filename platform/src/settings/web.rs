@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
-use super::{is_name, units};
+use super::{Webhook, is_name, units};
 
 /// `[web]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -126,40 +126,6 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// The file of its private key, as PEM.
     pub key: Option<PathBuf>,
-}
-
-/// `[web.webhook]`: with both, each job that ends is sent there.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Webhook {
-    /// Where to: one address of the operator's.
-    pub url: Option<String>,
-    /// The file of the keys that what is sent is signed with, one in a line.
-    pub key: Option<PathBuf>,
-    /// The most events that wait to be taken; further ones are dropped.
-    pub max_waiting: u64,
-}
-
-impl Default for Webhook {
-    fn default() -> Self {
-        Self { url: None, key: None, max_waiting: 100_000 }
-    }
-}
-
-impl Webhook {
-    fn complaint(&self) -> Option<String> {
-        if self.url.is_some() != self.key.is_some() {
-            return Some("web.webhook: needs both, `url` and `key`".to_owned());
-        }
-        let url = self.url.as_deref()?;
-        let uri = url.parse::<ureq::http::Uri>().ok();
-        let is_address = uri.is_some_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.host().is_some_and(|host| !host.is_empty())
-        });
-        (!is_address)
-            .then(|| "web.webhook.url: should be an address, like \"https://example.org/labels\"".to_owned())
-    }
 }
 
 impl Default for Web {

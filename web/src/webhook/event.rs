@@ -5,9 +5,9 @@ use chrono::{DateTime, Utc};
 use eirs_platform::{
     job::{Guess, Outcome, Reply},
     queue::Delivery,
+    webhook::{Message, name_of},
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// A job that ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ impl Event {
         };
         let (id, at) = (reply.id.to_string(), reply.at.to_rfc3339());
         Self {
-            event: digest([&id, &reply.model, &reply.version, &at]),
+            event: name_of([&*id, &reply.model, &reply.version, &at]),
             id,
             name: reply.name.clone(),
             status,
@@ -76,52 +76,17 @@ impl Event {
     }
 }
 
-/// Names something by its parts, each of which ends with what is in none of them.
-fn digest<'a>(parts: impl IntoIterator<Item = &'a String>) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update(part.as_bytes());
-        hasher.update([0]);
-    }
-    hasher.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A request: its id, and its body. The same events make the same message.
-#[derive(Debug)]
-pub(super) struct Message {
-    pub(super) id: String,
-    pub(super) body: Bytes,
-}
-
-/// The form of Standard Webhooks.
-#[derive(Debug, Serialize)]
-struct Body {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    /// When the newest of the events was.
-    timestamp: DateTime<Utc>,
-    data: Vec<Event>,
-}
-
-impl Message {
-    /// Of these events. One that cannot be read is none of ours, and is left out.
-    pub(super) fn of(batch: &[Delivery]) -> Self {
-        let read = |delivery: &Delivery| {
-            let event = serde_json::from_slice(&delivery.body);
-            event
-                .inspect_err(
-                    |error| tracing::error!(%error, "webhook: an event that cannot be read was dropped"),
-                )
-                .ok()
-        };
-        let data: Vec<Event> = batch.iter().filter_map(read).collect();
-        let timestamp = data.iter().map(|event| event.at).max().unwrap_or_default();
-        let id = format!("msg_{}", digest(data.iter().map(|event| &event.event)));
-        let body = Body { kind: "eirs.jobs.ended", timestamp, data };
-        let body =
-            serde_json::to_vec(&body).expect("an event has string keys and finite numbers only").into();
-        Self { id, body }
-    }
+/// A request with these events. One that cannot be read is none of ours, and is left out.
+pub(super) fn message(batch: &[Delivery]) -> Message {
+    let read = |delivery: &Delivery| {
+        let event = serde_json::from_slice(&delivery.body);
+        event
+            .inspect_err(|error| tracing::error!(%error, "webhook: an event that cannot be read was dropped"))
+            .ok()
+    };
+    let data: Vec<Event> = batch.iter().filter_map(read).collect();
+    let newest = data.iter().map(|event| event.at).max().unwrap_or_default();
+    Message::new("eirs.jobs.ended", newest, data.iter().map(|event| event.event.as_str()), &data)
 }
 
 #[cfg(test)]
@@ -165,7 +130,7 @@ pub(crate) mod tests {
         let good = reply("a");
         let bad =
             Reply { outcome: Outcome::Rejected { reason: "the JPEG ends early".to_owned() }, ..reply("b") };
-        let message = Message::of(&[delivery(&good), delivery(&bad)]);
+        let message = message(&[delivery(&good), delivery(&bad)]);
         let body = body(&message);
         assert_eq!(body["type"], "eirs.jobs.ended");
         let said = |n: usize, key: &str| body["data"][n][key].clone();
@@ -181,7 +146,7 @@ pub(crate) mod tests {
     #[test]
     fn the_same_events_make_the_same_message_and_others_another() {
         let (a, b) = (delivery(&reply("a")), delivery(&reply("b")));
-        let of = |batch: &[Delivery]| Message::of(batch);
+        let of = |batch: &[Delivery]| message(batch);
         let (once, again) = (of(&[a.clone(), b.clone()]), of(&[a.clone(), b.clone()]));
         assert_eq!((&once.id, &once.body), (&again.id, &again.body));
         assert_ne!(once.id, of(&[a]).id);

@@ -11,7 +11,7 @@ const PREFIX: &str = "whsec_";
 const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// The keys in force. While one replaces another, there are two, and each message is signed with both.
-pub(super) struct Keys(Vec<Hmac<Sha256>>);
+pub struct Keys(Vec<Hmac<Sha256>>);
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -21,7 +21,7 @@ impl std::fmt::Debug for Keys {
 
 impl Keys {
     /// Reads keys, one in a line. What is wrong is said without showing any of them.
-    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
         const SHOULD: &str =
             "each line should be a key such as `echo whsec_$(openssl rand -base64 32)` makes it";
         let text = std::str::from_utf8(text).map_err(|_| format!("is no text; {SHOULD}"))?;
@@ -43,7 +43,7 @@ impl Keys {
     }
 
     /// The value of `webhook-signature`.
-    pub(super) fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
+    pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         let signatures = self.0.iter().map(|key| {
             let mut mac = key.clone();
             mac.update(format!("{id}.{timestamp}.").as_bytes());

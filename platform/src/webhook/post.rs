@@ -2,40 +2,45 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eirs_platform::telemetry::trusted_certificates;
-use tokio_rustls::rustls::crypto::ring;
+use rustls::crypto::ring;
 use ureq::{
     Agent,
     http::{Uri, header},
     tls::{Certificate, RootCerts, TlsConfig},
 };
 
-use super::event::Message;
+use super::Message;
+use crate::telemetry::trusted_certificates;
 
 /// How long a receiver may take to take a batch.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ended {
+pub enum Ended {
     /// The receiver has the events.
     Taken,
     /// It does not want what is in it. Words that follow the address.
     Refused(String),
     /// It cannot take anything now; perhaps it says when.
-    Later { why: String, after: Option<Duration> },
+    Later {
+        /// Words that follow the address.
+        why: String,
+        /// When it wants to be asked again.
+        after: Option<Duration>,
+    },
 }
 
 /// Sends to one address.
 #[derive(Debug)]
-pub(super) struct Poster {
+pub struct Poster {
     agent: Agent,
     url: String,
 }
 
 impl Poster {
     /// Goes nowhere else, whatever is answered: a redirect may lead to somebody else.
-    pub(super) fn to(url: &str) -> Result<Self, String> {
+    pub fn to(url: &str) -> Result<Self, String> {
         let is_encrypted = url.parse::<Uri>().is_ok_and(|uri| uri.scheme_str() == Some("https"));
         let trusted = if is_encrypted { trusted_certificates()? } else { Vec::new() };
         let trusted: Vec<_> = trusted.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
@@ -52,11 +57,12 @@ impl Poster {
     }
 
     /// The address, without what may be secret in it.
-    pub(super) fn url(&self) -> &str {
+    pub fn url(&self) -> &str {
         self.url.split('?').next().unwrap_or_default()
     }
 
-    pub(super) async fn post(&self, message: &Message, timestamp: i64, signature: String) -> Ended {
+    /// Sends once. `timestamp` is in seconds since 1970, and part of what was [signed](super::Keys::sign).
+    pub async fn post(&self, message: &Message, timestamp: i64, signature: String) -> Ended {
         let request = self
             .agent
             .post(&self.url)

@@ -26,8 +26,8 @@ pub mod backoff;
 pub mod clock;
 pub mod daemon;
 pub mod descriptor;
-pub mod family;
 pub mod lifecycle;
+pub mod process_tree;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use eirs_platform::{family::kill_children_of, lifecycle::sibling, state_folder};
+use eirs_platform::{lifecycle::sibling, process_tree::kill_children_of, state_folder};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::{

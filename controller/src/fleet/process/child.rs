@@ -10,7 +10,7 @@ use std::{
     process::{Command, ExitStatus},
 };
 
-use eirs_platform::{descriptor, family::kill_children_of};
+use eirs_platform::{descriptor, process_tree::kill_children_of};
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eirs_platform::{family, settings::Model};
+use eirs_platform::{process_tree, settings::Model};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{OFlags, fcntl_setfl},
@@ -77,7 +77,7 @@ impl Running {
             .stderr(Stdio::piped())
             .env_clear()
             .envs(environment::for_scripts(&settings.env))
-            .env(family::MARK, &mark)
+            .env(process_tree::MARK, &mark)
             .process_group(0)
             .spawn()?;
         let running = Self {
@@ -199,7 +199,7 @@ impl Running {
     /// Ends what has not ended by itself, and what it started, wherever that went.
     pub(super) fn put_down(&mut self) {
         self.end();
-        family::kill_marked(&self.mark);
+        process_tree::kill_marked(&self.mark);
     }
 
     /// Ends the group and returns how the command went, if it went by itself or in good time.

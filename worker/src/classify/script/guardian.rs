@@ -19,7 +19,7 @@ use std::{
     },
 };
 
-use eirs_platform::family;
+use eirs_platform::process_tree;
 
 /// The first argument of a guardian; no program of EIRS knows it otherwise.
 const ARGUMENT: &str = "--guard-scripts";
@@ -47,7 +47,7 @@ pub fn enter() {
     }
     let _only_shown = rustix::thread::set_name(c"eirs-guardian");
     let _until_the_worker_ends = io::copy(&mut io::stdin().lock(), &mut io::sink());
-    arguments.next().inspect(|mark| family::kill_marked(mark));
+    arguments.next().inspect(|mark| process_tree::kill_marked(mark));
     std::process::exit(0);
 }
 
@@ -56,7 +56,7 @@ pub fn enter() {
 pub fn end_scripts() {
     ENDING.store(true, Ordering::SeqCst);
     if RUNS.load(Ordering::SeqCst) > 0 {
-        family::kill_marked(&OWN_MARK);
+        process_tree::kill_marked(&OWN_MARK);
     }
     if let Some(Some(guardian)) = GUARDIAN.get() {
         let mut guardian = guardian.lock().unwrap_or_else(PoisonError::into_inner);

@@ -88,6 +88,17 @@ impl BenchCommand {
         let images = images::read_folder(&self.image_folder, Some(1000))?.images;
         let mut board = Board::new(self.json);
         let mut bench = Bench::new(model, images, if self.quick { 10 } else { 1 })?;
+        // What was measured before an error is shown, too.
+        let measured = self.measure(&mut bench, &mut board).await;
+        board.finish();
+        measured?;
+        if let Some(folder) = self.out {
+            board.write(&folder)?;
+        }
+        Ok(Exit::Ok)
+    }
+
+    async fn measure(&self, bench: &mut Bench, board: &mut Board) -> anyhow::Result<()> {
         let is_wanted = |part: &&str| {
             self.only.iter().any(|only| only == part) || self.only.is_empty() && !LONG.contains(part)
         };
@@ -95,21 +106,17 @@ impl BenchCommand {
             show::aside(format_args!("measuring: {part} ..."));
             let less = if self.quick { 10 } else { 1 };
             match part {
-                "page" => page::measure(&bench.folder()?, &mut board, less).await?,
-                "peer" => peer::measure(&bench, &mut board, less).await?,
-                "siege" => siege::measure(&bench.folder()?, &mut board, less).await?,
-                "generator" => generator::measure(&mut board, less)?,
-                "decide" => simulation::decision(&mut board, less)?,
-                "tick" => tick::tick(&mut board, less).await?,
-                "endurance" => endurance::measure(&bench, &mut board, less).await?,
-                "simulate" => simulation::simulated(&mut board, self.trace.as_ref(), less)?,
-                _ => bench.measure(part, &mut board).await?,
+                "page" => page::measure(&bench.folder()?, board, less).await?,
+                "peer" => peer::measure(bench, board, less).await?,
+                "siege" => siege::measure(&bench.folder()?, board, less).await?,
+                "generator" => generator::measure(board, less)?,
+                "decide" => simulation::decision(board, less)?,
+                "tick" => tick::tick(board, less).await?,
+                "endurance" => endurance::measure(bench, board, less).await?,
+                "simulate" => simulation::simulated(board, self.trace.as_ref(), less)?,
+                _ => bench.measure(part, board).await?,
             }
         }
-        board.finish();
-        if let Some(folder) = self.out {
-            board.write(&folder)?;
-        }
-        Ok(Exit::Ok)
+        Ok(())
     }
 }

@@ -139,7 +139,7 @@ pub struct InstanceStatus {
     /// Its process, where it is one of this machine.
     pub pid: Option<u32>,
     /// The machine of the cloud that stands in this place, where that was launched.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub machine: Option<String>,
     /// Jobs it holds, as it last said.
     pub in_flight: Option<u32>,

@@ -123,6 +123,8 @@ struct Pool {
     min: u32,
     /// The policy's `max`.
     max: u32,
+    /// How many it may launch beside, by its `[launch]`.
+    launch: u32,
     /// Jobs that no worker holds; null where the queue could not be read.
     #[oai(nullable)]
     visible: Option<u64>,
@@ -178,6 +180,9 @@ struct Instance {
     /// Its process, where it is one of this machine.
     #[oai(nullable)]
     pid: Option<u32>,
+    /// The machine of the cloud that stands in this place, where that was launched.
+    #[oai(nullable)]
+    machine: Option<String>,
     /// Jobs it holds, as it last said.
     #[oai(nullable)]
     in_flight: Option<u32>,
@@ -260,6 +265,8 @@ struct Learnt {
     start_delay_s: Option<f64>,
     /// The same at the 95th percentile.
     start_delay_p95_s: Option<f64>,
+    /// The same for an instance that was launched, in the middle.
+    launch_delay_s: Option<f64>,
     /// Seconds from the receipt of a job to its result.
     service_s: Option<f64>,
     /// Jobs that an instance works on at once.

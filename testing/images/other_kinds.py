@@ -4,11 +4,7 @@ import struct
 
 from PIL import Image
 
-from parts import bitmap, exif, lzw, picture, saved, xmp
-
-
-def value(x, y, s=0):
-    return (x * 2654435761 + y * 40503 + s * 977) >> 3
+from parts import bitmap, bitmap_rows, exif, lzw, picture, saved, value, xmp
 
 
 def gif(canvas, frames, palette, background=0, before=b"", version=b"GIF89a"):
@@ -61,13 +57,7 @@ def gifs():
 
 def bmps():
     width, height = 15, 9
-    def rows(bits, alpha=None):
-        out = b""
-        for y in range(height):
-            row = "".join(format(value(x, y) % (1 << bits), f"0{bits}b") for x in range(width))
-            row += "0" * (-len(row) % 32)
-            out += int(row, 2).to_bytes(len(row) // 8, "big")
-        return out
+    rows = lambda bits: bitmap_rows(width, height, bits)
     for header in (40, 52, 56, 108, 124):
         for name, masks in {
             "bgra": (0xFF0000, 0xFF00, 0xFF, 0xFF000000), "rgba": (0xFF, 0xFF00, 0xFF0000, 0xFF000000),

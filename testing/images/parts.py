@@ -62,6 +62,21 @@ def lzw(indices, bits):
     return bytes([bits]) + b"".join(bytes([len(part)]) + part for part in (data[i : i + 255] for i in range(0, len(data), 255))) + b"\0"
 
 
+def value(x, y, s=0):
+    """A number for each place and sample, unlike its neighbours."""
+    return (x * 2654435761 + y * 40503 + s * 977) >> 3
+
+
+def bitmap_rows(width, height, bits):
+    """The rows of a BMP, each padded to four bytes."""
+    out = b""
+    for y in range(height):
+        row = "".join(format(value(x, y) % (1 << bits), f"0{bits}b") for x in range(width))
+        row += "0" * (-len(row) % 32)
+        out += int(row, 2).to_bytes(len(row) // 8, "big")
+    return out
+
+
 def bitmap(header, size, bits, palette, data, after=b""):
     """A BMP file with the header of so many bytes."""
     width, height = size

@@ -22,7 +22,9 @@ import other_kinds
 import png_kinds
 import tiff_kinds
 from jpeg_writer import Layout, segment, write
-from parts import ADOBE, JFIF, XMP, bitmap, chunk, exif, lzw, picture, planes, saved, tiff, xmp
+from parts import (
+    ADOBE, JFIF, XMP, bitmap, bitmap_rows, chunk, exif, lzw, picture, planes, saved, tiff, value, xmp,
+)
 
 SIZES = [(53, 37), (16, 16), (1, 1), (3, 2), (17, 33), (64, 8), (5, 40)]
 
@@ -186,14 +188,7 @@ def gifs():
 
 def bmps():
     width, height = 13, 7
-    value = lambda x, y, s=0: (x * 2654435761 + y * 40503 + s * 977) >> 3
-    def rows(bits):
-        out = b""
-        for y in range(height):
-            row = "".join(format(value(x, y) % (1 << bits), f"0{bits}b") for x in range(width))
-            row += "0" * (-len(row) % 32)
-            out += int(row, 2).to_bytes(len(row) // 8, "big")
-        return out
+    rows = lambda bits: bitmap_rows(width, height, bits)
     for header in (12, 16, 40, 52, 56, 64, 108, 124):
         for bits in (1, 4, 8, 16, 24, 32):
             if header == 12 and bits in (16, 32):
@@ -230,7 +225,6 @@ def bmps():
 
 def tiffs():
     width, height = 37, 21
-    value = lambda x, y, s=0: (x * 2654435761 + y * 40503 + s * 977) >> 3
     def packed(bits, samples=1, columns=range(width), rows=range(height)):
         out = b""
         for y in rows:

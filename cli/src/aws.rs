@@ -28,7 +28,7 @@ use std::time::Duration;
 use anyhow::Context;
 use aws_config::SdkConfig;
 use aws_config::timeout::TimeoutConfig;
-use eirs_controller::fleet::ssm;
+use eirs_controller::fleet::{ec2, ssm};
 use eirs_platform::{
     aws::{self, Service},
     blobs::s3,
@@ -127,19 +127,15 @@ async fn account_id(config: &SdkConfig, settings: &Settings) -> anyhow::Result<S
     caller.account.context("AWS does not say which account these credentials belong to")
 }
 
-/// A controller gives up a call of EC2 after seconds, because the next pass is soon. Here CreateImage may take as long as it likes: tried
-/// again while the first one goes on, it fails because its name is taken.
+/// With more patience than a controller's: CreateImage that is tried again while the first call goes on fails, because its name is
+/// taken.
 fn ec2_client(config: &SdkConfig, settings: &Settings) -> aws_sdk_ec2::Client {
     let patience = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(3))
         .operation_attempt_timeout(Duration::from_secs(60))
         .operation_timeout(Duration::from_secs(180))
         .build();
-    let mut builder = aws_sdk_ec2::config::Builder::from(config).timeout_config(patience);
-    if let Some(endpoint) = aws::endpoint(&settings.aws, Service::Ec2) {
-        builder = builder.endpoint_url(endpoint);
-    }
-    aws_sdk_ec2::Client::from_conf(builder.build())
+    ec2::patient_client(config, &settings.aws, patience)
 }
 
 fn iam_client(config: &SdkConfig, settings: &Settings) -> aws_sdk_iam::Client {

@@ -1,11 +1,11 @@
 //! Launches instances, all alike but for what they are for.
 
 use aws_sdk_ec2::types::{
-    BlockDeviceMapping, CreditSpecificationRequest, EbsBlockDevice, HttpTokensState,
-    IamInstanceProfileSpecification, InstanceMetadataEndpointState, InstanceMetadataOptionsRequest,
-    InstanceMetadataTagsState, InstanceType, ResourceType, ShutdownBehavior, VolumeType,
+    BlockDeviceMapping, CreditSpecificationRequest, EbsBlockDevice, IamInstanceProfileSpecification,
+    InstanceType, ResourceType, ShutdownBehavior, VolumeType,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use eirs_controller::fleet::ec2;
 use eirs_platform::{
     aws::{self, tag},
     error::Error,
@@ -84,13 +84,6 @@ impl Launch<'_> {
         let what = || format!("launching {} of {} for {}", self.count, self.kind, self.purpose);
         let count = i32::try_from(self.count).unwrap_or(i32::MAX);
         let tags = [&[(tag::ROLE, self.purpose)], self.tags].concat();
-        let metadata = InstanceMetadataOptionsRequest::builder()
-            .http_endpoint(InstanceMetadataEndpointState::Enabled)
-            .http_tokens(HttpTokensState::Required)
-            .http_put_response_hop_limit(1)
-            // By these a worker knows who it is.
-            .instance_metadata_tags(InstanceMetadataTagsState::Enabled)
-            .build();
         let profile =
             self.role.map(|role| IamInstanceProfileSpecification::builder().name(role.name(account)).build());
         let call = account
@@ -104,7 +97,7 @@ impl Launch<'_> {
             .security_group_ids(self.group)
             .key_name(key_pair::name(account))
             .set_iam_instance_profile(profile)
-            .metadata_options(metadata)
+            .metadata_options(ec2::metadata_options())
             // One that powers itself off is parked, not lost.
             .instance_initiated_shutdown_behavior(ShutdownBehavior::Stop)
             .block_device_mappings(self.disk(account))

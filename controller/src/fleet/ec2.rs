@@ -13,6 +13,8 @@ mod machine;
 mod places;
 mod start;
 
+pub use launch::metadata_options;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -72,18 +74,23 @@ struct Shared {
     pools: BTreeMap<String, PoolSpec>,
 }
 
-/// The client of EC2 that the settings describe.
+/// The client of EC2 that the settings describe. It gives up a call after seconds, because the next pass is soon.
 pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
-    let mut builder = aws_sdk_ec2::config::Builder::from(config);
-    if let Some(endpoint) = aws::endpoint(settings, Service::Ec2) {
-        builder = builder.endpoint_url(endpoint);
-    }
-    let time_out = TimeoutConfig::builder()
+    let patience = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(2))
         .operation_attempt_timeout(ATTEMPT)
         .operation_timeout(ALL_ATTEMPTS)
         .build();
-    Client::from_conf(builder.timeout_config(time_out).build())
+    patient_client(config, settings, patience)
+}
+
+/// The same, with a patience of the caller's own.
+pub fn patient_client(config: &SdkConfig, settings: &Aws, patience: TimeoutConfig) -> Client {
+    let mut builder = aws_sdk_ec2::config::Builder::from(config);
+    if let Some(endpoint) = aws::endpoint(settings, Service::Ec2) {
+        builder = builder.endpoint_url(endpoint);
+    }
+    Client::from_conf(builder.timeout_config(patience).build())
 }
 
 impl Ec2Fleet {

@@ -100,6 +100,16 @@ pub(super) fn tags<'t>(
     ]
 }
 
+/// How a machine reads its metadata: only with a token, and no farther than itself. By the tags a worker knows who it is.
+pub fn metadata_options() -> InstanceMetadataOptionsRequest {
+    InstanceMetadataOptionsRequest::builder()
+        .http_endpoint(InstanceMetadataEndpointState::Enabled)
+        .http_tokens(HttpTokensState::Required)
+        .http_put_response_hop_limit(1)
+        .instance_metadata_tags(InstanceMetadataTagsState::Enabled)
+        .build()
+}
+
 /// A call that launches from one machine up to `most`, as many as there are.
 pub(super) fn call(
     client: &Client,
@@ -110,12 +120,6 @@ pub(super) fn call(
     tags: &[(&str, &str)],
     credits: Option<&str>,
 ) -> RunInstancesFluentBuilder {
-    let metadata = InstanceMetadataOptionsRequest::builder()
-        .http_endpoint(InstanceMetadataEndpointState::Enabled)
-        .http_tokens(HttpTokensState::Required)
-        .http_put_response_hop_limit(1)
-        .instance_metadata_tags(InstanceMetadataTagsState::Enabled)
-        .build();
     let profile =
         pattern.profile.as_ref().map(|arn| IamInstanceProfileSpecification::builder().arn(arn).build());
     let specification = |kind: ResourceType| {
@@ -143,7 +147,7 @@ pub(super) fn call(
         .set_security_group_ids(Some(pattern.groups.clone()))
         .set_key_name(pattern.key_pair.clone())
         .set_iam_instance_profile(profile)
-        .metadata_options(metadata)
+        .metadata_options(metadata_options())
         // A drain ends with the machine powered off, and this one is gone then.
         .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
         .set_instance_market_options(market)

@@ -92,8 +92,8 @@ pub async fn note(images: &dyn BlobStore, id: JobId, now: DateTime<Utc>) -> Resu
 pub struct Watch(Mutex<Option<(Instant, Erased)>>);
 
 impl Watch {
-    /// Whether this image may have been erased before now: nobody should wait for the answer. Questions that come while one is being answered are answered together
-    /// by the next.
+    /// Whether this image may have been erased before now: nobody should wait for the answer. Questions
+    /// that come while one is being answered are answered together by the next.
     pub async fn may_be_erased(&self, images: &dyn BlobStore, id: JobId) -> Result<bool> {
         let asked = Instant::now();
         let mut last = self.0.lock().await;

@@ -493,7 +493,7 @@ fn a_refusal_names_the_byte_where_it_is_known() {
     });
     assert!(why.contains("is compressed with LZMA (byte "), "{why}");
     let why = of(ImageFormat::Gif, &|file| {
-        // No code has so many bits.
+        // More bits than a code can have.
         let frame = file.windows(2).rposition(|pair| pair == [0x2c, 0]).unwrap();
         let colours = 3 << ((file[frame + 9] & 7) + 1);
         file[frame + 10 + colours] = 99;

@@ -13,7 +13,7 @@ const RECALLED: TimeDelta = TimeDelta::hours(26);
 /// A pool that is looked at has a line every minute.
 const LONGEST_LINE: TimeDelta = TimeDelta::seconds(75);
 
-/// What survives a restart and may be lost without harm. Fields may come and go: what is missing begins anew.
+/// What survives a restart and may be lost without harm. Fields may come and go: what is missing starts from its default.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Remembered {

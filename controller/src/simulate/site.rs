@@ -184,7 +184,7 @@ pub(super) struct Site<'a> {
     /// Jobs that can be received, in order.
     waiting: VecDeque<u32>,
     pub(super) machines: Vec<Machine>,
-    /// So many of them are parked; the others are made when they are started.
+    /// How many of them are parked; the others are launched when they are needed.
     pub(super) parked: usize,
     /// What a launch takes longer than a start of a parked one.
     launch_extra: Micros,

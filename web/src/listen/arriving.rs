@@ -21,8 +21,8 @@ use super::crowd::Busy;
 
 /// The most bytes that are read and thrown away for one request.
 const MOST: u64 = 64 * 1024 * 1024;
-/// A client that sends nothing in so many looks of this length, one after another, has stopped. In a machine that stands still
-/// for a while a single one passes before the client has had its turn.
+/// A client that sends nothing during [`LOOKS`] looks of this length, one after another, has stopped. One look is not enough:
+/// on a machine that stands still for a while, it passes before the client has had its turn.
 const LOOK: Duration = Duration::from_secs(5);
 const LOOKS: u32 = 3;
 

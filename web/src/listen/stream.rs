@@ -76,7 +76,7 @@ impl Stream {
         write
     }
 
-    /// Ends with an error when a client that waits for its answer has left. Whoever reads sees that, but where more has come than
+    /// Ends with an error when a client that waits for its answer has left. A reader sees that, but where more has come than
     /// one request nobody reads until it is answered.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if !self.seat.is_owed() {

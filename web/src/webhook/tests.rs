@@ -47,7 +47,7 @@ impl Rig {
                 let names = message["data"].as_array().unwrap().iter().map(name).collect();
                 let status = statuses.next().unwrap_or(200);
                 let answer = format!("HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-                // Before the response: whoever has that looks for this.
+                // Before the response, after which the test looks for it.
                 if says.send((id, names)).is_err() {
                     return;
                 }

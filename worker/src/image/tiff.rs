@@ -133,7 +133,7 @@ fn see_through(pixels: &mut Pixels, extra: Option<u64>) {
     }
 }
 
-/// A palette of so many bits, as the sample for an index and a colour.
+/// The palette for indices of `bits` bits: returns the sample of an index and a colour.
 fn palette(decoder: &mut Reader, bits: u8) -> Result<impl Fn(usize, usize) -> u8 + use<>, Unreadable> {
     let palette = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(refused)?;
     // Pillow divides, so that 0xffff is white.

@@ -177,6 +177,7 @@ impl Rig {
             sent_at: None,
             queued_ms: 1.0,
             classify_ms: 1.0,
+            waited_ms: 0.0,
             trace: None,
         };
         self.runtime.block_on(async {

@@ -185,9 +185,16 @@ pub struct Reply {
     pub queued_ms: f64,
     /// Milliseconds from the receipt to the result.
     pub classify_ms: f64,
+    /// How much of that was over when a thread of the worker took it: the image was fetched, and the threads were busy.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub waited_ms: f64,
     /// The trace in which it was done, and by whom there.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::lenient")]
     pub trace: Option<TraceContext>,
+}
+
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 impl Reply {
@@ -344,6 +351,7 @@ mod tests {
             sent_at: None,
             queued_ms: 1.5,
             classify_ms: 2.5,
+            waited_ms: 0.0,
             trace: TraceContext::read("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "a=1"),
         }
     }

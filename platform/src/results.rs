@@ -181,6 +181,7 @@ mod tests {
             sent_at: None,
             queued_ms: 0.0,
             classify_ms: 0.0,
+            waited_ms: 0.0,
             trace: None,
         }
     }

@@ -45,8 +45,14 @@ pub(crate) async fn whole(id: JobId, stored: Option<Checked>) -> std::result::Re
     if is_whole { Ok(bytes) } else { damaged() }
 }
 
-/// The end of a job in the words that are stored and sent.
-pub(crate) fn reply(worker: &Worker, job: &Job, outcome: Outcome, received: Instant) -> Reply {
+/// The end of a job in the words that are stored and sent; `began` is when a thread took it.
+pub(crate) fn reply(
+    worker: &Worker,
+    job: &Job,
+    outcome: Outcome,
+    received: Instant,
+    began: Option<Instant>,
+) -> Reply {
     let (now, taken) = (worker.clock.now(), received.elapsed());
     let classify_ms = taken.as_secs_f64() * 1e3;
     let since_upload_ms = (now - job.sent_at).num_microseconds().unwrap_or(0) as f64 / 1e3;
@@ -63,6 +69,7 @@ pub(crate) fn reply(worker: &Worker, job: &Job, outcome: Outcome, received: Inst
         // Two machines' clocks differ: less than nothing is nothing.
         queued_ms: (since_upload_ms - classify_ms).max(0.0),
         classify_ms,
+        waited_ms: began.map_or(0.0, |began| (began - received).as_secs_f64() * 1e3),
         trace: job.trace.clone(),
     }
 }

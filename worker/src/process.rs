@@ -58,6 +58,14 @@ struct Held<'a> {
     received: Instant,
 }
 
+/// When a thread took it.
+#[derive(Default)]
+struct Turn {
+    /// So long none was free.
+    waited: Duration,
+    began: Option<Instant>,
+}
+
 /// Takes a job to its end, or gives it back. While `slot` is held, it may be worked on.
 pub(crate) async fn process(
     worker: &Worker,
@@ -109,9 +117,11 @@ async fn take(
     scope: &Scope,
 ) {
     let Held { job, received, delivery, .. } = held;
-    let mut waited = Duration::ZERO;
+    let mut turn = Turn::default();
     let mut slot = Some(slot);
-    let stored = match attempt(worker, held, &mut waited, scope).await {
+    let attempted = attempt(worker, held, &mut turn, scope).await;
+    let Turn { waited, began } = turn;
+    let stored = match attempted {
         Attempt::LeftAlone => {
             drop(slot);
             return leave_to_others(worker, held).await;
@@ -122,7 +132,7 @@ async fn take(
         }
         Attempt::Stored(stored) => Ok((stored, false)),
         Attempt::Ended(outcome) => {
-            let reply = outcome::reply(worker, job, outcome, *received);
+            let reply = outcome::reply(worker, job, outcome, *received, began);
             let taken = received.elapsed();
             // The next job may be asked for in the transaction that ends this one. Beside one that
             // is run alone nothing begins.
@@ -187,10 +197,10 @@ async fn store(worker: &Worker, job: &Job, reply: &Reply) -> Result<(Bytes, bool
 }
 
 /// Tries a job; says how long it waited for its turn, too.
-async fn attempt(worker: &Worker, held: &Held<'_>, waited: &mut Duration, scope: &Scope) -> Attempt {
+async fn attempt(worker: &Worker, held: &Held<'_>, turn: &mut Turn, scope: &Scope) -> Attempt {
     let Held { job, delivery, .. } = held;
     if delivery.receives == 1 {
-        return classify(worker, job, waited, scope).await;
+        return classify(worker, job, turn, scope).await;
     }
     // Whoever had it before may have stored its result, and died before the ack.
     let looking = debug_span!(target: TARGET, "look");
@@ -205,13 +215,13 @@ async fn attempt(worker: &Worker, held: &Held<'_>, waited: &mut Duration, scope:
         Err(error) => return Attempt::failed(error),
     };
     worker.note_begun(Some(note.clone()));
-    let attempt = classify(worker, job, waited, scope).await;
+    let attempt = classify(worker, job, turn, scope).await;
     worker.note_begun(None);
     note.ended(worker).await;
     attempt
 }
 
-async fn classify(worker: &Worker, job: &Job, waited: &mut Duration, scope: &Scope) -> Attempt {
+async fn classify(worker: &Worker, job: &Job, turn: &mut Turn, scope: &Scope) -> Attempt {
     let key = job.id.image_key();
     let fetching = debug_span!(target: TARGET, "fetch");
     let image = match retry(|| worker.images.get_checked(&key)).instrument(fetching).await {
@@ -223,11 +233,11 @@ async fn classify(worker: &Worker, job: &Job, waited: &mut Duration, scope: &Sco
         Err(error) => return Attempt::failed(error),
     };
     let classifying = scope.part(debug_span!(target: TARGET, "classify", engine = worker.engine()));
-    let began = worker.clock.now();
+    let (since, asked) = (worker.clock.now(), Instant::now());
     let classified = worker.pool.classify(image, &classifying, Some(&worker.requests));
     let (answer, waiting) = classifying.run(classified).await;
-    classifying.context().add_past_span("turn", began, began + waiting, &job.id.to_string());
-    *waited = waiting;
+    classifying.context().add_past_span("turn", since, since + waiting, &job.id.to_string());
+    *turn = Turn { waited: waiting, began: Some(asked + waiting) };
     if matches!(answer, Answer::Given(Ok(_) | Err(Failure::Rejected(_)))) && worker.health.works() {
         tracing::info!("jobs succeed again");
     }
@@ -317,7 +327,7 @@ async fn fail(worker: &Worker, held: &Held<'_>, why: &str, is_fatal: bool, drain
         );
     }
     if let Some(reason) = failures.verdict(now, queue.retry_for, queue.max_receives) {
-        let reply = outcome::reply(worker, job, Outcome::GaveUp { reason }, *received);
+        let reply = outcome::reply(worker, job, Outcome::GaveUp { reason }, *received, None);
         let ended = match store(worker, job, &reply).await {
             Ok((reply, gave_up)) => finish(worker, held, reply, gave_up).await,
             Err(error) => Err(error),

@@ -44,6 +44,7 @@ fn reply(name: &str, outcome: Outcome) -> Reply {
         sent_at: None,
         queued_ms: 1.0,
         classify_ms: 1.0,
+        waited_ms: 0.0,
         trace: None,
     }
 }

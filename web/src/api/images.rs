@@ -345,6 +345,7 @@ pub(super) fn example() -> Reply {
         sent_at: None,
         queued_ms: 1.5,
         classify_ms: 8.25,
+        waited_ms: 0.0,
         trace: None,
     }
 }

@@ -112,6 +112,7 @@ pub(crate) mod tests {
             sent_at: None,
             queued_ms: 1.0,
             classify_ms: 2.0,
+            waited_ms: 0.0,
             trace: None,
         }
     }

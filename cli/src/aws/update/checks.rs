@@ -149,6 +149,7 @@ mod tests {
                 sent_at: None,
                 queued_ms: 0.0,
                 classify_ms: 7.0,
+                waited_ms: 0.0,
                 trace: None,
             };
             results::note_version(&**backend.results(), "default", "1").await.unwrap();

@@ -128,6 +128,7 @@ impl<'a> Rig<'a> {
             sent_at: None,
             queued_ms: 1.0,
             classify_ms: 1.0,
+            waited_ms: 0.0,
             trace: None,
         };
         let key = reply.id.result_key("default", "1");

@@ -28,6 +28,9 @@ use self::{
 };
 use crate::{metrics::Metrics, problem::Problem, renewal::Renewal};
 
+/// Pages of one address or token that may watch at once: an office does, and nobody takes all places.
+const MOST_WATCHERS: usize = 50;
+
 /// What the settings say of access, ready for use.
 #[derive(Debug)]
 pub struct Access {
@@ -49,7 +52,11 @@ impl Access {
             limits: Arc::new(Limits::new(
                 settings.rate_per_address,
                 settings.rate_burst,
-                Most { uploads: settings.max_uploads_per_client, jobs: settings.max_backlog_per_client },
+                Most {
+                    uploads: settings.max_uploads_per_client,
+                    jobs: settings.max_backlog_per_client,
+                    watchers: MOST_WATCHERS,
+                },
             )),
             trusted_proxies: settings.trusted_proxies.clone(),
             cors: Cors::new(&settings.cors_origins),

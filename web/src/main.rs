@@ -104,7 +104,7 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
         .await
         .with_context(|| format!("web.listen: cannot listen on {}", web.listen))?;
     let address = listen::bound(&listener, web.listen);
-    let admin = Admin::bind(web.admin_listen).await?;
+    let admin = Admin::bind(web.admin_listen, &web.admin_hosts).await?;
     for told in [tls::careless(&web.tls), tls::aged(&web.tls, Utc::now())].into_iter().flatten() {
         tracing::warn!("{told}");
     }

@@ -196,6 +196,20 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "too many watchers", detail).after(30)
     }
 
+    pub(crate) fn too_many_watchers_of(who: &str) -> Self {
+        let detail = format!("{who} has too many pages that watch this server; close some of them");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too many watchers", detail).after(30)
+    }
+
+    /// The request came to the operator's listener with the name of somebody else.
+    pub(crate) fn foreign_host(host: &str) -> Self {
+        let detail = format!(
+            "this listener is not {host}: use localhost or the address, or add the name to \
+             web.admin_hosts"
+        );
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "misdirected request", detail)
+    }
+
     pub(crate) fn backlog_full(retry_after_s: u64) -> Self {
         let detail = "the queue is full; nothing was stored, try again later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "backlog full", detail).after(retry_after_s)

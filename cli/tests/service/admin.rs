@@ -53,7 +53,7 @@ fn without_a_listener_of_its_own_it_is_beside_the_uploads_and_behind_the_tokens(
 fn watch(address: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(NEVER)).expect("a socket");
-    stream.write_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n").expect("it is sent");
+    stream.write_all(b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it is sent");
     stream
 }
 
@@ -104,6 +104,44 @@ fn the_live_state_is_kept_from_those_who_upload_where_that_is_set() {
         assert!(page(&admin).contains("<body data-half=\"live\">"), "{live}");
         assert_eq!((events(&admin).as_str(), description(&admin)), ("HTTP/1.1 200 OK", true));
     }
+}
+
+#[test]
+fn a_page_whose_name_leads_to_the_loopback_sees_nothing_of_the_operators() {
+    let web = Site::new().set("EIRS_WEB__ADMIN_HOSTS", "[\"ops.example.org\"]").web();
+    let admin = web.admin.clone().expect("it has a listener of its own");
+    let status = |address: &str, method: &str, path: &str, host: &str| {
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        stream.set_read_timeout(Some(NEVER)).expect("a socket");
+        write!(stream, "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+            .expect("sent");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).expect("an answer");
+        String::from_utf8_lossy(&head[9..]).into_owned()
+    };
+    for (method, path, code) in OPERATORS {
+        assert_eq!(status(&admin, method, path, "evil.example"), "421", "{path}");
+        for own in [&*admin, "localhost", "ops.example.org"] {
+            assert_eq!(status(&admin, method, path, own), code.to_string(), "{path} of {own}");
+        }
+    }
+    assert_eq!(status(&web.address, "GET", "/livez", "photos.example"), "200", "a proxy passes its name on");
+}
+
+#[test]
+fn one_address_does_not_take_the_places_of_all_who_watch() {
+    let web = Site::new().web();
+    let begin = |stream: &mut TcpStream| {
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).expect("an answer");
+        String::from_utf8_lossy(&head[9..]).into_owned()
+    };
+    let mut watching: Vec<_> = (0..50).map(|_| watch(&web.address)).collect();
+    assert!(watching.iter_mut().all(|stream| begin(stream) == "200"));
+    assert_eq!(begin(&mut watch(&web.address)), "429");
+    // Who leaves makes room.
+    watching.pop();
+    eventually("a place is free", || (begin(&mut watch(&web.address)) == "200").then_some(()));
 }
 
 #[test]

@@ -24,6 +24,9 @@ pub struct Web {
     /// serves all of it on `listen`.
     #[serde(with = "optional_address")]
     pub admin_listen: Option<SocketAddr>,
+    /// Names by which the operator's side may be called where it is on the loopback, besides `localhost` and any address: those
+    /// that a proxy before it passes on.
+    pub admin_hosts: Vec<String>,
     /// Where to write the address that was bound for it.
     pub admin_address_file: Option<PathBuf>,
     /// Who sees the live state of the service: `/events`, and what the page makes of it; unless set, everybody where `listen` is
@@ -134,6 +137,7 @@ impl Default for Web {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             address_file: None,
             admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 8001))),
+            admin_hosts: Vec::new(),
             admin_address_file: None,
             live: None,
             tls: Tls::default(),

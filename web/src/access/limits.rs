@@ -36,12 +36,15 @@ pub(super) struct Most {
     pub(super) uploads: usize,
     /// Jobs that wait for their answers.
     pub(super) jobs: usize,
+    /// Pages that watch.
+    pub(super) watchers: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum What {
     Upload,
     Job,
+    Watcher,
 }
 
 /// Who is counted as one.
@@ -51,7 +54,7 @@ enum Who {
     Token(String),
 }
 
-/// An upload that is in flight, or a job that waits, until this is dropped.
+/// An upload that is in flight, a job that waits, or a page that watches, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Counted {
     limits: Arc<Limits>,
@@ -139,6 +142,11 @@ impl Allowance {
         self.count(What::Job, self.limits.most.jobs)
     }
 
+    /// One more page that watches, in the same way.
+    pub(crate) fn watcher(&self) -> Result<Counted, Problem> {
+        self.count(What::Watcher, self.limits.most.watchers).map_err(Problem::too_many_watchers_of)
+    }
+
     /// Who it is, in a text that is the same for all its jobs and tells nobody more: the token, or else the address.
     pub(crate) fn client(&self) -> String {
         let who = match (&self.holder, self.address) {
@@ -199,7 +207,7 @@ fn too_often<P: Reference>(who: &str, not_until: &NotUntil<P>, now: P) -> Proble
 mod tests {
     use super::*;
 
-    const MOST: Most = Most { uploads: 2, jobs: 1 };
+    const MOST: Most = Most { uploads: 2, jobs: 1, watchers: 1 };
 
     fn ip(text: &str) -> Option<IpAddr> {
         Some(text.parse().unwrap())
@@ -257,6 +265,10 @@ mod tests {
         let job = of("192.0.2.1").job().unwrap();
         assert_eq!(of("192.0.2.1").job().unwrap_err(), "your address");
         drop(job);
+        let watcher = of("192.0.2.1").watcher().unwrap();
+        assert_eq!(of("192.0.2.1").watcher().unwrap_err().status, 429);
+        assert!(of("192.0.2.2").watcher().is_ok());
+        drop(watcher);
         assert_eq!(limits.at_once().len(), 1, "who has none is forgotten");
     }
 

@@ -8,7 +8,7 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use super::parts::{answer, body, inline, media, operation, path, refusal, storage, text};
+use super::parts::{answer, body, inline, media, operation, path, refusal, storage, text, too_often};
 use crate::{
     metrics::classic,
     operator::{controller::Written, status::Status},
@@ -72,7 +72,7 @@ seconds, with the content of `/status`.",
         example: Some(json!({ "event": "status", "data": data_now })),
         ..MetaSchema::new("object")
     };
-    let responses = vec![
+    let mut responses = vec![
         answer(
             200,
             "Events, until the client closes the connection.",
@@ -80,6 +80,13 @@ seconds, with the content of `/status`.",
         ),
         refusal("`too many watchers`: too many clients are following.", &[Problem::too_many_watchers()]),
     ];
+    if !is_apart {
+        responses.push(refusal(
+            "`too many watchers`: too many clients of this address or token are following. `too \
+            many requests`: it exceeds its rate.",
+            &[Problem::too_many_watchers_of("this address"), too_often()],
+        ));
+    }
     path("/events", Method::GET, operation("events", TAG, "The service as it changes", about, responses))
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, stream};
-use poem::{Body, IntoResponse, Response, handler, web::Data};
+use poem::{Body, IntoResponse, Request, Response, handler, web::Data};
 use serde::Serialize;
 use tokio::{
     sync::{Notify, watch},
@@ -23,7 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::timeline::{Sample, Timeline};
 use super::{Operator, status};
-use crate::problem::Problem;
+use crate::{
+    access::{Allowance, Counted},
+    problem::Problem,
+};
 
 /// How soon those who watch see a change.
 const LOOK: Duration = Duration::from_millis(500);
@@ -118,9 +121,17 @@ pub(crate) async fn keep(operator: &Operator, stop: &CancellationToken) {
 
 /// Sends the state, and then every change, until the client or this server ends.
 #[handler]
-pub(crate) async fn events(Data(operator): Data<&Arc<Operator>>, Data(who): Data<&Watchers>) -> Response {
-    let Some(watcher) = Watcher::new(operator, *who) else {
-        return Problem::too_many_watchers().into_response();
+pub(crate) async fn events(
+    request: &Request,
+    Data(operator): Data<&Arc<Operator>>,
+    Data(who): Data<&Watchers>,
+) -> Response {
+    let counted = request.extensions().get().map(Allowance::watcher).transpose();
+    let watcher = counted
+        .and_then(|counted| Watcher::new(operator, *who, counted).ok_or_else(Problem::too_many_watchers));
+    let watcher = match watcher {
+        Ok(watcher) => watcher,
+        Err(problem) => return problem.into_response(),
     };
     let past = event("timeline", &*operator.live.timeline());
     let status = status::of(operator).await;
@@ -158,14 +169,17 @@ struct Watcher {
     operator: Arc<Operator>,
     who: Watchers,
     frame: watch::Receiver<Bytes>,
+    /// With its address and token, where it is one of many clients.
+    _counted: Option<Counted>,
 }
 
 impl Watcher {
-    fn new(operator: &Arc<Operator>, who: Watchers) -> Option<Self> {
+    fn new(operator: &Arc<Operator>, who: Watchers, counted: Option<Counted>) -> Option<Self> {
         let one = usize::from(who == Watchers::Clients);
         let clients = operator.live.clients.fetch_add(one, Ordering::Relaxed);
         // From here on its end counts it out.
-        let watcher = Self { operator: operator.clone(), who, frame: operator.live.frame(who).subscribe() };
+        let frame = operator.live.frame(who).subscribe();
+        let watcher = Self { operator: operator.clone(), who, frame, _counted: counted };
         operator.live.came.notify_one();
         (who == Watchers::Operator || clients < MOST_WATCHERS).then_some(watcher)
     }

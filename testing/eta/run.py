@@ -38,7 +38,8 @@ class Service:
 
     def __init__(self, binaries, service_s, workers, controller):
         self.folder = tempfile.mkdtemp(prefix="eirs-eta-")
-        command = json.dumps(["sh", "-c", f"sleep {service_s}; echo cat", "sh"])
+        # The label is the moment at which it was done.
+        command = json.dumps(["sh", "-c", f"sleep {service_s}; date +%s.%N", "sh"])
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith("EIRS_")} | {
             "EIRS_LOCAL__STATE": self.folder + "/state",
             "EIRS_WEB__ADMIN_LISTEN": "127.0.0.1:0",
@@ -119,27 +120,25 @@ class Client(threading.Thread):
         self.said, self.ended = [], None
 
     def run(self):
-        time.sleep(max(self.at - time.monotonic(), 0))
-        began = time.monotonic()
+        time.sleep(max(self.at - time.time(), 0))
         status, headers, answer = self.service.ask("POST", "/upload?wait=0", picture(self.number))
         while status == 202:
             announced = int(headers["Retry-After"])
-            self.said.append((time.monotonic(), announced, answer["eta_s"]))
+            self.said.append((time.time(), announced, answer["eta_s"]))
             time.sleep(announced)
             status, headers, answer = self.service.ask("GET", answer["location"])
         if status == 200:
-            timings = answer["timings_ms"]
-            self.ended = began + (timings["queued"] + timings["classify"]) / 1e3
+            self.ended = float(answer["label"])
 
     def ratios(self):
         for at, announced, eta_s in self.said:
             remaining = self.ended - at
             if remaining > 0:
-                yield announced, eta_s, remaining
+                yield announced, eta_s, remaining, at
 
 
-def measure(service, number, count, spread_s):
-    began = time.monotonic() + 0.2
+def measure(service, number, count, spread_s, dump=False):
+    began = time.time() + 0.2
     clients = [Client(service, number + n, began + spread_s * n) for n in range(count)]
     for client in clients:
         client.start()
@@ -148,6 +147,10 @@ def measure(service, number, count, spread_s):
     lost = [client for client in clients if client.ended is None]
     if lost:
         print(f"  {len(lost)} got no result")
+    if dump:
+        for client in clients:
+            said = [f"{at - began:.2f}: {eta} of {(client.ended or 0) - at:.2f}" for at, _, eta in client.said]
+            print(f"  job {client.number - number}, ended {(client.ended or 0) - began:.2f}; {'; '.join(said)}")
     pairs = [pair for client in clients if client.ended for pair in client.ratios()]
     rising = sum(
         1 for client in clients for (t, _, a), (u, _, b) in zip(client.said, client.said[1:]) if u + b > t + a + max(1.0, 0.5 * a)
@@ -191,25 +194,28 @@ def main():
     parser.add_argument("--binaries", type=lambda path: pathlib.Path(path).resolve(), default=ROOT / "target/release")
     parser.add_argument("--service", default="0.05,1,5", help="seconds that jobs take")
     parser.add_argument("--workers", default="1,3")
+    parser.add_argument("--jobs", type=int, help="so many at once, instead of a number that fits the service")
+    parser.add_argument("--controller", choices=["without", "with", "both"], default="both", help="who starts the workers")
+    parser.add_argument("--dump", action="store_true", help="show each announcement")
     arguments = parser.parse_args()
     number, known = 1, Known()
     for service_s in map(float, arguments.service.split(",")):
         for workers in map(int, arguments.workers.split(",")):
-            for controller in (False, True):
+            for controller in {"without": (False,), "with": (True,), "both": (False, True)}[arguments.controller]:
                 service = Service(arguments.binaries, service_s, workers, controller)
                 try:
-                    count = min(max(int(workers * 12 / service_s), 8), 200)
+                    count = arguments.jobs or min(max(int(workers * 12 / service_s), 8), 200)
                     who = f"{service_s} s, {workers} workers{', from zero' if controller else ''}"
                     # Of the first jobs of all, nobody knows how long they take.
-                    show(f"{who}, unknown, at once", *measure(service, number, count, 0))
+                    show(f"{who}, unknown, at once", *measure(service, number, count, 0, arguments.dump))
                     number += count
-                    known.show(f"{who}, known, at once", *measure(service, number, count, 0))
+                    known.show(f"{who}, known, at once", *measure(service, number, count, 0, arguments.dump))
                     number += count
                     if controller:
                         service.until_nobody_is_there()
-                        known.show(f"{who}, cold, at once", *measure(service, number, count, 0))
+                        known.show(f"{who}, cold, at once", *measure(service, number, count, 0, arguments.dump))
                         number += count
-                    known.show(f"{who}, steadily", *measure(service, number, count, service_s / workers * 0.8))
+                    known.show(f"{who}, steadily", *measure(service, number, count, service_s / workers * 0.8, arguments.dump))
                     number += count
                 finally:
                     service.close()

@@ -266,6 +266,10 @@ impl Jobs {
         }
         let mut in_flight = self.lock();
         let announced = in_flight.get_mut(key).map(|job| &mut job.announced);
+        if announced.is_none() && self.cache.get(key).is_some() {
+            // It came while this was asked.
+            return 0.0;
+        }
         self.beside.admission.eta_s(model, announced)
     }
 

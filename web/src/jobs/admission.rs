@@ -12,13 +12,11 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::{clock::SharedClock, queue::SharedQueue};
-use serde_json::Value;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::eta::{Fleet, Growth, Line, Place, in_seconds};
+use super::eta::{Done, Fleet, Line, Place, in_seconds};
 
 /// A depth that is older is read again when somebody asks.
 const FRESH: Duration = Duration::from_secs(1);
@@ -30,10 +28,10 @@ const READING: Duration = Duration::from_secs(30);
 const JOBS_EACH: f64 = 10.0;
 /// The controller sees a line within this time; the start itself comes after it.
 const SEES_S: f64 = 5.0;
+/// What is said is so many times what is expected: who comes a moment too early has to come again.
+const LATER: f64 = 1.08;
 /// What is guessed at most of a backlog that is full, where nothing is known of how long a job takes.
 const LONGEST_GUESS_OF_ALL_S: u64 = 300;
-/// What a controller wrote that is older says nothing of now.
-const STATUS_AGE: TimeDelta = TimeDelta::seconds(60);
 
 /// The lines of all models.
 #[derive(Debug)]
@@ -51,7 +49,7 @@ struct Model {
     read_at: Option<Instant>,
     /// The reading under way. Cancelled when it is over, however it ends.
     being_read: Option<CancellationToken>,
-    /// How many jobs of the line bring one more server, as far as it was seen.
+    /// How many jobs of the line bring one more instance, as far as it was seen.
     jobs_each: Option<f64>,
     /// Since when there has been a line, and how long it was at most.
     stretch: Option<(Instant, f64)>,
@@ -61,24 +59,26 @@ impl Model {
     /// What was read of the line and of those who serve it.
     fn saw(&mut self, fleet: Option<Fleet>) {
         let backlog = self.line.backlog() as f64;
+        let now = Instant::now();
         if backlog == 0.0 {
             self.stretch = None;
         }
-        let (since, peak) = self.stretch.get_or_insert_with(|| (Instant::now(), 0.0));
+        let (since, peak) = self.stretch.get_or_insert_with(|| (now, 0.0));
         *peak = peak.max(backlog);
-        let Some(mut fleet) = fleet else { return self.line.served_by(Instant::now(), None) };
+        let Some(mut fleet) = fleet else { return self.line.served_by(now, None) };
+        let serve = fleet.serving(now) as f64;
         if let Some(growth) = &mut fleet.growth {
             let known = self.jobs_each.unwrap_or(JOBS_EACH);
-            let (serve, expected) = (fleet.servers, (*peak / known).ceil());
+            let expected = (*peak / known).ceil();
             let each = (*peak / serve.max(1.0)).max(1.0);
             let had_time = since.elapsed().as_secs_f64() > growth.delay_s + SEES_S;
             let is_other = serve > expected || had_time && serve < expected.min(growth.most);
-            if fleet.opens_at.is_none() && *peak > 0.0 && is_other {
+            if serve > 0.0 && *peak > 0.0 && is_other {
                 self.jobs_each = Some(each);
             }
             growth.jobs_each = self.jobs_each.unwrap_or(JOBS_EACH);
         }
-        self.line.served_by(Instant::now(), Some(fleet));
+        self.line.served_by(now, Some(fleet));
     }
 }
 
@@ -114,18 +114,17 @@ impl Admission {
         Err(in_seconds(all / 10))
     }
 
-    /// A job that was admitted is over; a worker had it for so long, where it was one that says something of the next, and was
-    /// done with it so long ago.
-    pub(crate) fn ended(&self, model: &str, service_s: Option<f64>, late: Duration) {
+    /// A job that was admitted is over; by whom it was done, where that says something of the next.
+    pub(crate) fn ended(&self, model: &str, done: Option<Done<'_>>) {
         if let Some(model) = self.lock().get_mut(model) {
-            model.line.end(Instant::now(), service_s, late);
+            model.line.end(Instant::now(), done);
         }
     }
 
     /// A job that was admitted was not sent, or nobody waits for it any more.
     pub(crate) fn given_up(&self, model: &str) {
         if let Some(model) = self.lock().get_mut(model) {
-            model.line.leave();
+            model.line.leave(Instant::now());
         }
     }
 
@@ -139,7 +138,7 @@ impl Admission {
         let Some(remaining) = line.remaining(Instant::now(), place) else {
             return line.guess_s(Instant::now(), position);
         };
-        let mut seconds = remaining.as_secs_f64();
+        let mut seconds = remaining.as_secs_f64() * LATER;
         if let Some(announced) = announced {
             if let Some((before, said)) = announced.last
                 // Where nothing moves, it may turn out to take much longer, and is not corrected by a little.
@@ -174,13 +173,15 @@ impl Admission {
 
     async fn read(self: Arc<Self>, model: String, queue: SharedQueue, _over: DropGuard) {
         let status = tokio::fs::read(&self.status_file).await.unwrap_or_default();
-        let fleet = fleet_of(&serde_json::from_slice(&status).unwrap_or_default(), &model, self.clock.now());
+        let status = serde_json::from_slice(&status).unwrap_or_default();
+        let fleet = Fleet::of_status(&status, &model, self.clock.now());
         let depth = timeout(READING, queue.depth()).await;
         let mut models = self.lock();
         let state = models.entry(model.clone()).or_default();
         state.read_at = Some(Instant::now());
+        state.saw(fleet);
         match depth {
-            Ok(Ok(depth)) => state.line.count(depth.backlog()),
+            Ok(Ok(depth)) => state.line.count(Instant::now(), depth.backlog(), depth.in_flight),
             // The old reading and what was sent since are the better guess.
             Ok(Err(error)) => tracing::warn!(model, %error, "the depth of the queue cannot be read"),
             Err(_late) => tracing::warn!(
@@ -189,49 +190,7 @@ impl Admission {
                 {READING:?}"
             ),
         }
-        state.saw(fleet);
     }
-}
-
-/// What the controller's status says of those who serve a model; `None` where it says nothing, or nothing of now.
-fn fleet_of(status: &Value, model: &str, now: DateTime<Utc>) -> Option<Fleet> {
-    let time = |value: &Value| value.as_str().and_then(|text| text.parse::<DateTime<Utc>>().ok());
-    if now - time(&status["at"])? > STATUS_AGE {
-        return None;
-    }
-    let (mut servers, mut service, mut opens_in) = (0.0, None, None::<f64>);
-    let (mut most, mut slowest_s) = (0.0, None::<f64>);
-    for pool in status["pools"].as_array()?.iter().filter(|pool| pool["model"] == model) {
-        let count = |key: &str| pool[key].as_f64().unwrap_or(0.0);
-        let learnt = &pool["learnt"];
-        let at_once = learnt["concurrency"].as_f64().unwrap_or(1.0).max(1.0);
-        service = pool["service_s"].as_f64().or_else(|| learnt["service_s"].as_f64()).or(service);
-        if let Some(delay_s) = learnt["start_delay_s"].as_f64() {
-            most += at_once * count("max");
-            slowest_s = Some(slowest_s.unwrap_or(0.0).max(delay_s));
-        }
-        if count("ready") > 0.0 {
-            (servers, opens_in) = (servers + at_once * count("ready"), Some(0.0));
-            continue;
-        }
-        // Nobody serves: it takes the start of an instance, or what is left of one.
-        let Some(delay_s) = learnt["start_delay_s"].as_f64() else { continue };
-        let coming = count("starting").max(count("desired")).max(1.0).min(count("max"));
-        if coming == 0.0 {
-            continue;
-        }
-        let starting = pool["instances"].as_array().into_iter().flatten();
-        let starting = starting.filter(|instance| instance["state"] == "starting");
-        let since = starting.filter_map(|instance| time(&instance["since"])).min();
-        let gone_s = since.map_or(0.0, |since| (now - since).as_seconds_f64());
-        servers += at_once * coming;
-        opens_in = Some(opens_in.unwrap_or(f64::MAX).min((delay_s - gone_s).max(0.0)));
-    }
-    let opens_in = opens_in.filter(|_| servers > 0.0)?;
-    let opens_at = (opens_in > 0.0)
-        .then(|| Instant::now() + Duration::try_from_secs_f64(opens_in).unwrap_or(Duration::from_secs(3600)));
-    let growth = slowest_s.map(|delay_s| Growth { most, delay_s, jobs_each: JOBS_EACH });
-    Some(Fleet { servers, service_s: service, opens_at, growth })
 }
 
 #[cfg(test)]
@@ -241,15 +200,17 @@ mod tests {
         task::{Context, Poll},
     };
 
+    use super::*;
     use eirs_platform::{
         clock::SystemClock,
         fault::{Fault, Faulty},
         queue::{QueueOptions, memory::MemoryQueues},
     };
     use futures::task::noop_waker;
-    use serde_json::json;
 
-    use super::*;
+    fn done(busy_s: f64) -> Done<'static> {
+        Done { worker: "w", took_s: busy_s, busy_s, ago_s: 0.0 }
+    }
 
     fn admission(max_backlog: u64) -> Arc<Admission> {
         Arc::new(Admission::new(max_backlog, "/nowhere/status.json".into(), Arc::new(SystemClock)))
@@ -293,9 +254,9 @@ mod tests {
             assert!(admission.admit("m").is_ok());
         }
         assert_eq!(admission.admit("m").unwrap_err(), 1, "nothing was answered yet: a guess");
-        admission.ended("m", Some(1.0), Duration::ZERO);
+        admission.ended("m", Some(done(1.0)));
         assert!(admission.admit("m").is_ok());
-        admission.ended("m", Some(1.0), Duration::ZERO);
+        admission.ended("m", Some(done(1.0)));
         queue.send(vec!["of another host".into(); 3]).await.unwrap();
         admission.refresh("m", &queue).await;
         assert!(admission.admit("m").is_err(), "others sent as well");
@@ -306,45 +267,18 @@ mod tests {
         let admission = admission(1000);
         admission.admit("m").unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
-        admission.ended("m", Some(1.0), Duration::ZERO);
+        admission.ended("m", Some(done(1.0)));
         let mut jobs: Vec<_> = (0..30).map(|_| admission.admit("m").unwrap()).collect();
         let mut said = jobs.last_mut().map(|last| admission.eta_s("m", Some(last))).unwrap();
         assert!((24.0..=45.0).contains(&said), "{said}");
         for n in 0..29 {
             // Each takes longer than the one before.
             tokio::time::advance(Duration::from_millis(800 + n * 40)).await;
-            admission.ended("m", Some(1.0), Duration::ZERO);
+            admission.ended("m", Some(done(1.0)));
             let now = jobs.last_mut().map(|last| admission.eta_s("m", Some(last))).unwrap();
             assert!(now <= said, "{now} after {said}");
             said = now;
         }
         assert!(said <= 3.0, "{said}");
-    }
-
-    #[test]
-    fn the_fleet_is_what_the_controller_says_and_only_if_it_says_it_of_now() {
-        let now = Utc::now();
-        let status = |pool: Value| json!({"at": now, "pools": [{"model": "other", "ready": 9}, pool]});
-        let serving = json!({
-            "model": "m", "ready": 3, "max": 4, "service_s": 0.5, "learnt": {"concurrency": 2.0, "service_s": 9.0}
-        });
-        let fleet = fleet_of(&status(serving.clone()), "m", now).unwrap();
-        assert_eq!((fleet.servers, fleet.service_s, fleet.opens_at), (6.0, Some(0.5), None));
-        assert_eq!(fleet_of(&status(serving), "m", now + TimeDelta::seconds(90)), None);
-        let starting = json!({
-            "model": "m", "ready": 0, "starting": 1, "desired": 2, "max": 4,
-            "learnt": {"start_delay_s": 30.0, "service_s": 2.0},
-            "instances": [{"state": "starting", "since": now - TimeDelta::seconds(10)}],
-        });
-        let fleet = fleet_of(&status(starting), "m", now).unwrap();
-        assert_eq!((fleet.servers, fleet.service_s), (2.0, Some(2.0)));
-        let opens_in = fleet.opens_at.unwrap() - Instant::now();
-        assert!((18.0..=20.0).contains(&opens_in.as_secs_f64()), "{opens_in:?}");
-        for nobody in
-            [json!({"model": "m", "max": 0, "learnt": {"start_delay_s": 3.0}}), json!({"model": "m"})]
-        {
-            assert_eq!(fleet_of(&status(nobody), "m", now), None);
-        }
-        assert_eq!(fleet_of(&Value::Null, "m", now), None);
     }
 }

@@ -14,7 +14,7 @@ use eirs_platform::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Jobs, Key, Progress, set};
+use super::{Jobs, Key, Progress, eta::Done, set};
 use crate::{metrics::Answered, webhook::Webhook};
 
 /// Answers that are taken from the queue at once.
@@ -148,8 +148,13 @@ impl Jobs {
         if job.is_some() {
             // One that was given up says nothing of how long the next one takes.
             let is_done = reply.is_final();
-            let late = (self.beside.clock.now() - reply.at).to_std().unwrap_or_default();
-            self.beside.admission.ended(&key.1, is_done.then_some(reply.classify_ms / 1e3), late);
+            let done = Done {
+                worker: &reply.worker,
+                took_s: reply.classify_ms / 1e3,
+                busy_s: (reply.classify_ms - reply.waited_ms).max(0.0) / 1e3,
+                ago_s: (self.beside.clock.now() - reply.at).as_seconds_f64(),
+            };
+            self.beside.admission.ended(&key.1, is_done.then_some(done));
         }
         for _ in 0..job.as_ref().map_or(0, |job| job.promised) {
             self.beside.metrics.answered(Answered::of(&reply.outcome, false));

@@ -63,7 +63,7 @@ impl Model {
         if backlog == 0.0 {
             self.stretch = None;
         }
-        let (since, peak) = self.stretch.get_or_insert_with(|| (now, 0.0));
+        let (since, peak) = self.stretch.get_or_insert((now, 0.0));
         *peak = peak.max(backlog);
         let Some(mut fleet) = fleet else { return self.line.served_by(now, None) };
         let serve = fleet.serving(now) as f64;

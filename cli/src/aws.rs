@@ -8,6 +8,7 @@
 pub(crate) mod base_image;
 pub(crate) mod buckets;
 pub(crate) mod bundle;
+pub(crate) mod cloudformation;
 pub(crate) mod cost;
 pub(crate) mod document;
 pub(crate) mod iam;
@@ -19,6 +20,7 @@ pub(crate) mod network;
 pub(crate) mod pool;
 pub(crate) mod queues;
 pub(crate) mod scripts;
+pub(crate) mod stack;
 pub(crate) mod update;
 pub(crate) mod upgrade;
 pub(crate) mod web_host;
@@ -108,11 +110,6 @@ impl Account {
     /// The bucket of the results.
     pub(crate) fn output_bucket(&self) -> &str {
         self.settings.aws.output_bucket.as_deref().unwrap_or_default()
-    }
-
-    /// The name of something that the account has once for all regions.
-    pub(crate) fn global_name(&self, what: &str) -> String {
-        format!("{}-{}-{what}", self.prefix(), self.region)
     }
 }
 

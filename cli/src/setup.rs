@@ -26,14 +26,14 @@ use crate::{
         buckets::Bucket,
         bundle,
         bundle::Bundle,
-        document,
+        cloudformation, document,
         iam::{Role, policies},
         image::{self, Oven},
         key_pair,
         launch::Image,
         network,
         pool::{self, Size, Sizes},
-        queues, upgrade, web_host,
+        queues, stack, upgrade, web_host,
     },
     show::{self, Progress, Voice},
     update,
@@ -47,13 +47,16 @@ use crate::{
 /// Credentials come from the SDK's own chain: the environment, a profile, the instance's role.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs setup --plan\n  eirs setup --uploads-from 203.0.113.0/24\n  \
-    eirs setup --web-host this --yes\n  eirs setup --print-iam")]
+    eirs setup --web-host this --yes\n  eirs setup --print iam\n  eirs setup --print cloudformation")]
 pub(crate) struct Setup {
     /// Only show what would be made, and its cost
     #[arg(long)]
     plan: bool,
-    /// Only print the permissions of workers, web hosts and setup itself, as IAM policies
-    #[arg(long, conflicts_with = "plan")]
+    /// Only print the installation for somebody else to review or make: `iam` or `cloudformation`
+    #[arg(long, value_enum, value_name = "WHAT", conflicts_with = "plan")]
+    print: Option<Print>,
+    /// The same as `--print iam`
+    #[arg(long, conflicts_with_all = ["plan", "print"])]
     print_iam: bool,
     /// Do not ask for confirmation
     #[arg(long, short)]
@@ -77,6 +80,15 @@ pub(crate) struct Setup {
     replace_web_host: bool,
 }
 
+/// What is printed, and nothing else done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Print {
+    /// The permissions of workers, web hosts and setup itself, as IAM policies
+    Iam,
+    /// All that setup makes beside images, machines and the key, as a template of CloudFormation
+    Cloudformation,
+}
+
 /// Which machine is the web host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum WebHost {
@@ -95,10 +107,15 @@ impl Setup {
     /// Runs it.
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = self.settings(global)?;
-        if self.print_iam {
-            print_iam(&settings).await;
-            return Ok(Exit::Ok);
+        match self.print.or(self.print_iam.then_some(Print::Iam)) {
+            Some(Print::Iam) => print_iam(&settings).await,
+            Some(Print::Cloudformation) => show::small_json(&cloudformation::template(&settings)?),
+            None => return self.make(settings, global).await,
         }
+        Ok(Exit::Ok)
+    }
+
+    async fn make(self, settings: Settings, global: &Global) -> Result<Exit, Stop> {
         let pools = pools(&settings)?;
         self.check(&settings)?;
         let account = Account::open(settings).await?;
@@ -262,27 +279,13 @@ pub(crate) async fn carry_out(
     if let Some(file) = write_settings(account, global)? {
         progress.done(&format!("the settings of the installation, in {}", file.display()));
     }
-    for bucket in Bucket::both(account) {
-        tell(&format!("the bucket {}", bucket.name));
-        bucket.ensure(account).await?;
-        progress.done(&format!("the bucket {}", bucket.name));
-    }
-    for queue in queues::wanted(&account.settings) {
-        tell(&format!("the queue {}", account.sqs.full_name(&queue.name)));
-        queue.ensure(account, &tell).await?;
-        progress.done(&format!("the queue {}", account.sqs.full_name(&queue.name)));
-    }
-    for kind in document::Kind::ALL {
-        document::ensure(account, kind).await?;
-        progress.done(&format!("the SSM document {}", kind.purpose()));
-    }
-    let key_file = key_pair::file(account);
-    key_pair::ensure(account, &key_file).await?;
-    progress.done(&format!("the key pair {}", key_pair::name(account)));
-    for role in Role::ALL {
-        tell(&format!("the role {}", role.name(account)));
-        role.ensure(account).await?;
-        progress.done(&format!("the role and instance profile {}", role.name(account)));
+    match stack::of(account).await? {
+        Some(stack) => {
+            Survey::expect_complete(account, &stack).await?;
+            progress.done(&format!("everything of the stack {stack} is there"));
+            make_key(account, &progress).await?;
+        }
+        None => make_all(account, &progress).await?,
     }
     let network = network::find(account).await?;
     let worker_group = network::ensure_group(account, &network, Role::Worker).await?;
@@ -317,6 +320,38 @@ pub(crate) async fn carry_out(
         progress.done(&format!("the web host {}", host.id));
     }
     Ok(None)
+}
+
+/// Buckets, queues, documents, the key and roles: all that needs no network.
+async fn make_all(account: &Account, progress: &Progress) -> anyhow::Result<()> {
+    let tell = |what: &str| progress.tell(what);
+    for bucket in Bucket::both(account) {
+        tell(&format!("the bucket {}", bucket.name));
+        bucket.ensure(account).await?;
+        progress.done(&format!("the bucket {}", bucket.name));
+    }
+    for queue in queues::wanted(&account.settings) {
+        tell(&format!("the queue {}", account.sqs.full_name(&queue.name)));
+        queue.ensure(account, &tell).await?;
+        progress.done(&format!("the queue {}", account.sqs.full_name(&queue.name)));
+    }
+    for kind in document::Kind::ALL {
+        document::ensure(account, kind).await?;
+        progress.done(&format!("the SSM document {}", kind.purpose()));
+    }
+    make_key(account, progress).await?;
+    for role in Role::ALL {
+        tell(&format!("the role {}", role.name(account)));
+        role.ensure(account).await?;
+        progress.done(&format!("the role and instance profile {}", role.name(account)));
+    }
+    Ok(())
+}
+
+async fn make_key(account: &Account, progress: &Progress) -> anyhow::Result<()> {
+    key_pair::ensure(account, &key_pair::file(account)).await?;
+    progress.done(&format!("the key pair {}", key_pair::name(account.prefix())));
+    Ok(())
 }
 
 /// Says how to go on, and answers with where to upload, where that is known.

@@ -54,6 +54,15 @@ pub fn json(value: &impl Serialize) {
     out(text.expect("what the tools show has string keys and can be written"));
 }
 
+/// Writes a value as JSON with one blank for each level, on stdout: for those who take it only up to a size.
+pub fn small_json(value: &impl Serialize) {
+    let mut text = Vec::new();
+    let format = serde_json::ser::PrettyFormatter::with_indent(b" ");
+    let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, format));
+    written.expect("what the tools show has string keys and can be written");
+    out(String::from_utf8_lossy(&text));
+}
+
 /// Writes a value as one line of JSON, on stdout.
 pub fn json_line(value: &impl Serialize) {
     let text = serde_json::to_string(value);

@@ -28,5 +28,7 @@ mod machines;
 mod permissions;
 #[path = "aws/serving.rs"]
 mod serving;
+#[path = "aws/stack.rs"]
+mod stack;
 #[path = "aws/updates.rs"]
 mod updates;

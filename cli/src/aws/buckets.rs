@@ -16,14 +16,42 @@ use aws_sdk_s3::{
 use eirs_platform::{
     aws::{self, tag},
     blobs::s3,
-    settings::Aws,
+    settings::{Aws, Settings},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Account;
 
 /// What S3 deletes in one call.
 const BATCH: usize = 1000;
+
+/// What blobs are encrypted with.
+pub(crate) const ENCRYPTION: ServerSideEncryption = ServerSideEncryption::Aes256;
+
+/// Nothing in a bucket is public, whatever an object or a policy says.
+pub(crate) fn closed() -> PublicAccessBlockConfiguration {
+    PublicAccessBlockConfiguration::builder()
+        .block_public_acls(true)
+        .ignore_public_acls(true)
+        .block_public_policy(true)
+        .restrict_public_buckets(true)
+        .build()
+}
+
+/// The policy of the bucket with this ARN: no connection without TLS.
+pub(crate) fn only_over_tls(arn: &str) -> Value {
+    json!({
+        "Version": "2012-10-17",
+        "Statement": [{
+            "Sid": "OnlyOverTls",
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "s3:*",
+            "Resource": [arn, format!("{arn}/*")],
+            "Condition": { "Bool": { "aws:SecureTransport": "false" } },
+        }],
+    })
+}
 
 /// A bucket as it should be.
 #[derive(Debug, Clone)]
@@ -53,10 +81,14 @@ where
 impl Bucket {
     /// The bucket of the images, and the one of the results.
     pub(crate) fn both(account: &Account) -> [Self; 2] {
-        let setup = &account.settings.setup;
+        Self::named(&account.settings, [account.input_bucket(), account.output_bucket()])
+    }
+
+    /// The same, with these names.
+    pub(crate) fn named(settings: &Settings, [input, output]: [&str; 2]) -> [Self; 2] {
         [
-            Self { name: account.input_bucket().to_owned(), expire_days: setup.expire_images_days },
-            Self { name: account.output_bucket().to_owned(), expire_days: setup.expire_results_days },
+            Self { name: input.to_owned(), expire_days: settings.setup.expire_images_days },
+            Self { name: output.to_owned(), expire_days: settings.setup.expire_results_days },
         ]
     }
 
@@ -126,14 +158,8 @@ impl Bucket {
     }
 
     async fn close(&self, account: &Account) -> anyhow::Result<()> {
-        let nothing = PublicAccessBlockConfiguration::builder()
-            .block_public_acls(true)
-            .ignore_public_acls(true)
-            .block_public_policy(true)
-            .restrict_public_buckets(true)
-            .build();
         let call = account.s3.put_public_access_block().bucket(&self.name);
-        let closed = call.public_access_block_configuration(nothing).send().await;
+        let closed = call.public_access_block_configuration(closed()).send().await;
         closed.map_err(|error| failed("closing", &self.name, &error))?;
         // An emulator on this machine has no TLS to insist on.
         let without_tls = aws::endpoint(&account.settings.aws, aws::Service::S3)
@@ -143,25 +169,13 @@ impl Bucket {
             return Ok(());
         }
         let arn = format!("arn:{}:s3:::{}", account.partition(), self.name);
-        let policy = json!({
-            "Version": "2012-10-17",
-            "Statement": [{
-                "Sid": "OnlyOverTls",
-                "Effect": "Deny",
-                "Principal": "*",
-                "Action": "s3:*",
-                "Resource": [arn, format!("{arn}/*")],
-                "Condition": { "Bool": { "aws:SecureTransport": "false" } },
-            }],
-        });
-        let written =
-            account.s3.put_bucket_policy().bucket(&self.name).policy(policy.to_string()).send().await;
+        let policy = only_over_tls(&arn).to_string();
+        let written = account.s3.put_bucket_policy().bucket(&self.name).policy(policy).send().await;
         written.map(|_| ()).map_err(|error| failed("writing the policy of", &self.name, &error))
     }
 
     async fn encrypt(&self, account: &Account) -> anyhow::Result<()> {
-        let by =
-            ServerSideEncryptionByDefault::builder().sse_algorithm(ServerSideEncryption::Aes256).build()?;
+        let by = ServerSideEncryptionByDefault::builder().sse_algorithm(ENCRYPTION).build()?;
         let rule = ServerSideEncryptionRule::builder().apply_server_side_encryption_by_default(by).build();
         let rules = ServerSideEncryptionConfiguration::builder().rules(rule).build()?;
         let call = account.s3.put_bucket_encryption().bucket(&self.name);
@@ -170,6 +184,14 @@ impl Bucket {
     }
 
     async fn expire(&self, account: &Account) -> anyhow::Result<()> {
+        let rules = BucketLifecycleConfiguration::builder().rules(self.lifecycle()?).build()?;
+        let call = account.s3.put_bucket_lifecycle_configuration().bucket(&self.name);
+        let written = call.lifecycle_configuration(rules).send().await;
+        written.map(|_| ()).map_err(|error| failed("setting the lifecycle of", &self.name, &error))
+    }
+
+    /// What is deleted in it, and when.
+    pub(crate) fn lifecycle(&self) -> anyhow::Result<LifecycleRule> {
         let everything = LifecycleRuleFilter::builder().prefix("").build();
         let mut rule = LifecycleRule::builder()
             .id("eirs")
@@ -182,10 +204,7 @@ impl Bucket {
         if let Ok(days @ 1..) = i32::try_from(self.expire_days) {
             rule = rule.expiration(LifecycleExpiration::builder().days(days).build());
         }
-        let rules = BucketLifecycleConfiguration::builder().rules(rule.build()?).build()?;
-        let call = account.s3.put_bucket_lifecycle_configuration().bucket(&self.name);
-        let written = call.lifecycle_configuration(rules).send().await;
-        written.map(|_| ()).map_err(|error| failed("setting the lifecycle of", &self.name, &error))
+        Ok(rule.build()?)
     }
 
     /// Counts what is in it. A large bucket takes its time.

@@ -54,7 +54,8 @@ impl Kind {
         }
     }
 
-    fn content(self) -> Value {
+    /// What it says.
+    pub(crate) fn content(self) -> Value {
         let parameter = |description: &str, pattern: &str| json!({ "type": "String", "description": description, "allowedPattern": pattern });
         let (description, parameters, script) = match self {
             Self::Drain => (

@@ -20,25 +20,32 @@ pub(crate) enum Role {
     Web,
 }
 
+/// What the roles say of themselves.
+pub(crate) const DESCRIPTION: &str = "EIRS";
 /// The one inline policy of a role.
-const POLICY: &str = "eirs";
+pub(crate) const POLICY: &str = "eirs";
 
 impl Role {
     pub(crate) const ALL: [Self; 2] = [Self::Worker, Self::Web];
 
     /// Of the role and of its profile.
     pub(crate) fn name(self, account: &Account) -> String {
-        account.global_name(match self {
-            Self::Worker => tag::WORKER,
-            Self::Web => tag::WEB,
-        })
+        scope(account).role(self)
     }
 
-    fn policy(self, account: &Account) -> Value {
-        let scope = policies::Scope::of(&account.settings, &account.id, &account.region);
+    /// The tag of its instances, and the last word of its name.
+    pub(crate) fn word(self) -> &'static str {
         match self {
-            Self::Worker => policies::worker(&scope),
-            Self::Web => policies::web(&scope),
+            Self::Worker => tag::WORKER,
+            Self::Web => tag::WEB,
+        }
+    }
+
+    /// What it may do.
+    pub(crate) fn policy(self, scope: &policies::Scope) -> Value {
+        match self {
+            Self::Worker => policies::worker(scope),
+            Self::Web => policies::web(scope),
         }
     }
 
@@ -60,7 +67,7 @@ impl Role {
             Err(error) => return Err(aws::error(format!("reading the policy of {name}"), &error).into()),
         };
         let profile = profile(account, &name).await?;
-        Ok(read_document(&found) == Some(self.policy(account)) && profile == Some(vec![name]))
+        Ok(read_document(&found) == Some(self.policy(&scope(account))) && profile == Some(vec![name]))
     }
 
     /// Makes the role and its profile, or makes them what they should be.
@@ -72,7 +79,7 @@ impl Role {
             None => {
                 let call = account.iam.create_role().role_name(&name).set_tags(Some(tags(account)?));
                 let call = call.assume_role_policy_document(policies::trust().to_string());
-                let call = call.description("EIRS").set_permissions_boundary(boundary);
+                let call = call.description(DESCRIPTION).set_permissions_boundary(boundary);
                 call.send().await.map_err(|error| aws::error(doing("making"), &error))?;
             }
             Some(role) if !is_bounded(account, &role) => {
@@ -83,7 +90,7 @@ impl Role {
             Some(_) => {}
         }
         let call = account.iam.put_role_policy().role_name(&name).policy_name(POLICY);
-        let written = call.policy_document(self.policy(account).to_string()).send().await;
+        let written = call.policy_document(self.policy(&scope(account)).to_string()).send().await;
         written.map_err(|error| aws::error(doing("writing the policy of"), &error))?;
         let roles = match profile(account, &name).await? {
             Some(roles) => roles,
@@ -100,6 +107,12 @@ impl Role {
             added.map_err(|error| aws::error(format!("adding the role to the profile {name}"), &error))?;
         }
         Ok(())
+    }
+
+    /// The stack of CloudFormation that made it, where one did.
+    pub(crate) async fn stack(self, account: &Account) -> anyhow::Result<Option<String>> {
+        let Some(role) = find(account, &self.name(account)).await? else { return Ok(None) };
+        Ok(role.tags().iter().find(|t| t.key() == tag::STACK).map(|t| t.value().to_owned()))
     }
 
     /// Whether there is anything left of it.
@@ -133,6 +146,10 @@ impl Role {
         let deleted = iam.delete_role().role_name(&name).send().await;
         deleted.map(|_| ()).map_err(|error| aws::error(failed("the role"), &error).into())
     }
+}
+
+fn scope(account: &Account) -> policies::Scope {
+    policies::Scope::of(&account.settings, &account.id, &account.region)
 }
 
 /// A profile is visible to EC2 late; the launch is tried again for so long while it says that there

@@ -14,9 +14,12 @@ use eirs_platform::aws::{self, tag};
 
 use super::Account;
 
+/// What kind of key it is.
+pub(crate) const KIND: KeyType = KeyType::Ed25519;
+
 /// What it is called.
-pub(crate) fn name(account: &Account) -> String {
-    format!("{}-key", account.prefix())
+pub(crate) fn name(prefix: &str) -> String {
+    format!("{prefix}-key")
 }
 
 /// Where its private half is written: here, under a name that includes the installation.
@@ -26,7 +29,7 @@ pub(crate) fn file(account: &Account) -> PathBuf {
 
 /// Whether there is one of this name. One that is not ours is an error.
 pub(crate) async fn is_there(account: &Account) -> anyhow::Result<bool> {
-    let name = name(account);
+    let name = name(account.prefix());
     let found = match account.ec2.describe_key_pairs().key_names(&name).send().await {
         Ok(found) => found.key_pairs.unwrap_or_default(),
         Err(error) => {
@@ -65,12 +68,12 @@ pub(crate) async fn ensure(account: &Account, file: &Path) -> anyhow::Result<()>
 }
 
 async fn make(account: &Account) -> anyhow::Result<String> {
-    let name = name(account);
+    let name = name(account.prefix());
     let tags = TagSpecification::builder()
         .resource_type(ResourceType::KeyPair)
         .tags(Tag::builder().key(tag::INSTALLATION).value(account.prefix()).build())
         .build();
-    let call = account.ec2.create_key_pair().key_name(&name).key_type(KeyType::Ed25519);
+    let call = account.ec2.create_key_pair().key_name(&name).key_type(KIND);
     let made = call.key_format(KeyFormat::Pem).tag_specifications(tags).send().await;
     let made = made.map_err(|error| aws::error(format!("making the key pair {name}"), &error))?;
     made.key_material.context("EC2 returned no private key")
@@ -78,7 +81,7 @@ async fn make(account: &Account) -> anyhow::Result<String> {
 
 /// Takes it away. The file stays its owner's.
 pub(crate) async fn delete(account: &Account) -> anyhow::Result<()> {
-    let name = name(account);
+    let name = name(account.prefix());
     let deleted = account.ec2.delete_key_pair().key_name(&name).send().await;
     deleted.map(|_| ()).map_err(|error| aws::error(format!("deleting the key pair {name}"), &error).into())
 }

@@ -95,7 +95,7 @@ impl Launch<'_> {
             .max_count(count)
             .subnet_id(self.subnet)
             .security_group_ids(self.group)
-            .key_name(key_pair::name(account))
+            .key_name(key_pair::name(account.prefix()))
             .set_iam_instance_profile(profile)
             .metadata_options(ec2::metadata_options())
             // One that powers itself off is parked, not lost.

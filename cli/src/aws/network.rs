@@ -5,13 +5,22 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use aws_sdk_ec2::types::{
-    Filter, IpPermission, IpRange, Ipv6Range, LocationType, ResourceType, SecurityGroup, Tag,
-    TagSpecification,
+use aws_sdk_ec2::{
+    operation::describe_subnets::builders::DescribeSubnetsFluentBuilder,
+    types::{
+        Filter, IpPermission, IpRange, Ipv6Range, LocationType, ResourceType, SecurityGroup,
+        Subnet as Described, Tag, TagSpecification,
+    },
 };
-use eirs_platform::aws::{self, tag};
+use eirs_platform::{
+    aws::{self, tag},
+    settings::Settings,
+};
 
 use super::{Account, iam::Role};
+
+/// What the groups say of themselves.
+pub(crate) const DESCRIPTION: &str = "EIRS";
 
 /// Subnets of one VPC.
 #[derive(Debug, Clone)]
@@ -32,16 +41,21 @@ fn filter(name: &str, value: impl Into<String>) -> Filter {
     Filter::builder().name(name).values(value).build()
 }
 
-/// The subnets of the settings, or those of the default VPC.
+/// The subnets of the settings, or those that a stack made for this installation, or those of the default VPC.
 pub(crate) async fn find(account: &Account) -> anyhow::Result<Network> {
-    let set = &account.settings.setup.subnets;
-    let call = account.ec2.describe_subnets();
-    let call = match set.as_slice() {
-        [] => call.filters(filter("default-for-az", "true")),
-        set => call.set_subnet_ids(Some(set.to_vec())),
+    let call = || account.ec2.describe_subnets();
+    let found = match account.settings.setup.subnets.as_slice() {
+        [] => {
+            let ours = filter(&format!("tag:{}", tag::INSTALLATION), account.prefix());
+            let ours = subnets(call().filters(ours)).await?;
+            if ours.is_empty() {
+                subnets(call().filters(filter("default-for-az", "true"))).await?
+            } else {
+                ours
+            }
+        }
+        set => subnets(call().set_subnet_ids(Some(set.to_vec()))).await?,
     };
-    let found = call.send().await.map_err(|error| aws::error("looking for the subnets", &error))?;
-    let found = found.subnets();
     let vpc = found.first().and_then(|subnet| subnet.vpc_id());
     let vpc = vpc.with_context(|| {
         format!("the region {} has no default VPC; name subnets in setup.subnets", account.region)
@@ -58,6 +72,11 @@ pub(crate) async fn find(account: &Account) -> anyhow::Result<Network> {
         .collect();
     subnets.sort_by(|a, b| (&a.zone, &a.id).cmp(&(&b.zone, &b.id)));
     Ok(Network { vpc: vpc.to_owned(), subnets })
+}
+
+async fn subnets(call: DescribeSubnetsFluentBuilder) -> anyhow::Result<Vec<Described>> {
+    let found = call.send().await.map_err(|error| aws::error("looking for the subnets", &error))?;
+    Ok(found.subnets.unwrap_or_default())
 }
 
 impl Network {
@@ -81,19 +100,19 @@ impl Network {
 }
 
 /// The security group of a role.
-pub(crate) fn group_name(account: &Account, role: Role) -> String {
-    format!("{}-{}", account.prefix(), if role == Role::Web { tag::WEB } else { tag::WORKER })
+pub(crate) fn group_name(prefix: &str, role: Role) -> String {
+    format!("{prefix}-{}", role.word())
 }
 
 /// What a group lets in: for each port the networks.
 pub(crate) type Doors = BTreeMap<u16, Vec<String>>;
 
 /// What the group of a role should let in.
-pub(crate) fn doors(account: &Account, role: Role) -> Doors {
-    let setup = &account.settings.setup;
+pub(crate) fn doors(settings: &Settings, role: Role) -> Doors {
+    let setup = &settings.setup;
     let mut doors = Doors::new();
     if role == Role::Web && !setup.uploads_from.is_empty() {
-        doors.insert(account.settings.web.listen.port(), setup.uploads_from.clone());
+        doors.insert(settings.web.listen.port(), setup.uploads_from.clone());
     }
     if !setup.ssh_from.is_empty() {
         doors.insert(22, setup.ssh_from.clone());
@@ -112,19 +131,20 @@ pub(crate) async fn groups(account: &Account) -> anyhow::Result<Vec<SecurityGrou
 
 /// The group of a role, if it is there.
 pub(crate) async fn group(account: &Account, role: Role) -> anyhow::Result<Option<SecurityGroup>> {
-    let name = group_name(account, role);
+    let name = group_name(account.prefix(), role);
     Ok(groups(account).await?.into_iter().find(|group| group.group_name() == Some(&name)))
 }
 
 /// Makes the group of a role, and opens and closes what should be; answers its id.
 pub(crate) async fn ensure_group(account: &Account, network: &Network, role: Role) -> anyhow::Result<String> {
-    let name = group_name(account, role);
+    let name = group_name(account.prefix(), role);
     let found = group(account, role).await?;
     let id = match &found {
         Some(group) => group.group_id().context("EC2 described a group without an id")?.to_owned(),
         None => make_group(account, network, &name).await?,
     };
-    let (is, should) = (found.as_ref().map(open_doors).unwrap_or_default(), doors(account, role));
+    let should = doors(&account.settings, role);
+    let is = found.as_ref().map(open_doors).unwrap_or_default();
     for (port, networks) in without(&is, &should) {
         let call = account.ec2.revoke_security_group_ingress().group_id(&id);
         let closed = call.ip_permissions(permission(port, &networks)).send().await;
@@ -143,7 +163,8 @@ async fn make_group(account: &Account, network: &Network, name: &str) -> anyhow:
         .resource_type(ResourceType::SecurityGroup)
         .tags(Tag::builder().key(tag::INSTALLATION).value(account.prefix()).build())
         .build();
-    let call = account.ec2.create_security_group().group_name(name).description("EIRS").vpc_id(&network.vpc);
+    let call =
+        account.ec2.create_security_group().group_name(name).description(DESCRIPTION).vpc_id(&network.vpc);
     let made = call.tag_specifications(tags).send().await;
     let made = made.map_err(|error| aws::error(format!("making the security group {name}"), &error))?;
     made.group_id.context("EC2 made a group without an id")

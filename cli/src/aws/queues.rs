@@ -23,7 +23,7 @@ const NAME_IS_FREE_WITHIN: Duration = Duration::from_secs(90);
 pub(crate) struct Wanted {
     /// Without the prefix.
     pub(crate) name: String,
-    options: QueueOptions,
+    pub(crate) options: QueueOptions,
 }
 
 /// In the order in which they can be made: dead letters before the jobs that may end there.

@@ -7,7 +7,7 @@ use aws_sdk_ec2::types::{InstanceStateName as State, SecurityGroup};
 use bytesize::ByteSize;
 use eirs_platform::{
     aws::tag,
-    backend::requests_name,
+    backend::{requests_name, responses_name},
     settings::Settings,
     state_folder::{self, CONTROLLER_LOCK},
 };
@@ -24,7 +24,7 @@ use crate::{
         iam::Role,
         image::{self, Baked},
         instances::{self, Instance},
-        key_pair, network, queues,
+        key_pair, network, queues, stack,
     },
     show::{Progress, count},
 };
@@ -44,7 +44,7 @@ pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, S
         )));
     }
     let account = Account::open(settings).await?;
-    let found = Found::of(&account).await?;
+    let found = Found::of(&account, cleanup.mode).await?;
     let report = json!({
         "installation": account.prefix(),
         "region": account.region,
@@ -55,13 +55,14 @@ pub(super) async fn run(cleanup: &Cleanup, settings: Settings) -> Result<Exit, S
     });
     if found.is_nothing() {
         cleanup.voice.tell(&report, || {
-            format!(
+            let nothing = format!(
                 "Nothing to clean up: nothing in {} of account {} has the tag of the installation \
                 `{}`.",
                 account.region,
                 account.id,
                 account.prefix()
-            )
+            );
+            found.stack.as_deref().map_or(nothing, rest_of)
         });
         return Ok(Exit::Ok);
     }
@@ -87,10 +88,12 @@ struct Found {
     roles: Vec<Role>,
     queues: Vec<String>,
     buckets: Vec<(Bucket, Contents)>,
+    /// The stack of CloudFormation whose things these are, where there is one: it is not for us to delete them.
+    stack: Option<String>,
 }
 
 impl Found {
-    async fn of(account: &Account) -> anyhow::Result<Self> {
+    async fn of(account: &Account, mode: Mode) -> anyhow::Result<Self> {
         let mut roles = Vec::new();
         for role in Role::ALL {
             if role.is_there(account).await? {
@@ -110,7 +113,7 @@ impl Found {
                 buckets.push((bucket, contents));
             }
         }
-        Ok(Self {
+        let found = Self {
             instances: instances::all(account, None).await?,
             images: image::all(account).await?,
             snapshots: image::snapshots(account).await?,
@@ -120,7 +123,25 @@ impl Found {
             roles,
             queues: queues::all(account).await?,
             buckets,
-        })
+            stack: stack::of(account).await?,
+        };
+        Ok(if mode == Mode::Delete && found.stack.is_some() { found.without_the_stacks() } else { found })
+    }
+
+    /// What is left to delete here: what was launched, baked or stored since the stack was made. The stack deletes queues as they are,
+    /// and buckets that are empty.
+    fn without_the_stacks(self) -> Self {
+        let answers = self.queues.into_iter().filter(|name| name.starts_with(&responses_name(""))).collect();
+        let full = self.buckets.into_iter().filter(|(_, contents)| *contents != Contents::default());
+        let buckets = full.collect();
+        Self {
+            groups: Vec::new(),
+            documents: Vec::new(),
+            roles: Vec::new(),
+            queues: answers,
+            buckets,
+            ..self
+        }
     }
 
     fn is_nothing(&self) -> bool {
@@ -168,8 +189,9 @@ impl Found {
                     format!("delete the role and profile of the {role:?} instances").to_lowercase()
                 }));
                 things.extend(self.queues.iter().map(|name| format!("delete the queue {name}")));
+                let verb = if self.stack.is_some() { "empty" } else { "delete" };
                 things.extend(self.buckets.iter().map(|(bucket, contents)| {
-                    format!("delete the bucket {} with {}", bucket.name, told(contents))
+                    format!("{verb} the bucket {} with {}", bucket.name, told(contents))
                 }));
             }
         }
@@ -184,6 +206,9 @@ impl Found {
             account.id
         );
         self.things(mode).iter().for_each(|thing| text += &format!("  {thing}\n"));
+        if let (Some(stack), Mode::Delete) = (&self.stack, mode) {
+            text += &format!("\n{}\n", rest_of(stack));
+        }
         text
     }
 
@@ -256,16 +281,28 @@ impl Found {
         }
         // Those of answers that web hosts made since the look, too.
         for name in queues::all(account).await? {
+            if self.stack.is_some() && !name.starts_with(&responses_name("")) {
+                continue;
+            }
             account.sqs.delete(&name).await?;
             progress.done(&format!("deleted the queue {name}"));
         }
         for (bucket, contents) in &self.buckets {
             empty(account, bucket, *contents, progress).await?;
+            if self.stack.is_some() {
+                continue;
+            }
             bucket.delete(account).await?;
             progress.done(&format!("deleted the bucket {}", bucket.name));
         }
         Ok(())
     }
+}
+
+fn rest_of(stack: &str) -> String {
+    format!(
+        "The stack {stack} keeps the rest: `aws cloudformation delete-stack --stack-name {stack}` deletes it."
+    )
 }
 
 fn told(contents: &Contents) -> String {

@@ -13,7 +13,7 @@ use crate::{
         cost::{self, Idle, Line},
         document::{self, Document},
         iam::Role,
-        key_pair, network, pool, queues, web_host,
+        key_pair, network, pool, queues, stack, web_host,
     },
     show,
 };
@@ -62,6 +62,7 @@ impl Survey {
         let mut survey = Self { steps: Vec::new(), notes: Vec::new(), cost: Vec::new() };
         survey.look_at_stores(account).await?;
         survey.look_at_permissions(account).await?;
+        survey.look_at_key(account).await?;
         survey.look_at_machines(account, wanted).await?;
         if let Some(newer) = &wanted.newer_base {
             survey.notes.push(format!(
@@ -77,6 +78,22 @@ impl Survey {
                 .then(|| account.settings.setup.web_type.clone()),
         });
         Ok(survey)
+    }
+
+    /// Fails where anything that a stack makes is not what the settings say: that is the stack's to change.
+    pub(crate) async fn expect_complete(account: &Account, stack: &str) -> anyhow::Result<()> {
+        let mut survey = Self { steps: Vec::new(), notes: Vec::new(), cost: Vec::new() };
+        survey.look_at_stores(account).await?;
+        survey.look_at_permissions(account).await?;
+        let differs: Vec<_> =
+            survey.steps.iter().filter(|step| step.verb != Verb::Keep).map(|step| &*step.what).collect();
+        anyhow::ensure!(
+            differs.is_empty(),
+            "not as the settings say: {}; {}",
+            differs.join(", "),
+            stack::update(stack)
+        );
+        Ok(())
     }
 
     fn step(&mut self, verb: Verb, what: String) {
@@ -112,19 +129,6 @@ impl Survey {
             let name = kind.name(account.prefix());
             self.step(verb, format!("the SSM document {name}, {}", kind.purpose()));
         }
-        let key_is_there = key_pair::is_there(account).await?;
-        let file = key_pair::file(account);
-        self.step(
-            Verb::of(key_is_there),
-            format!("the key pair {}, with the private key in {}", key_pair::name(account), file.display()),
-        );
-        if !key_is_there && file.exists() {
-            let shown = file.display();
-            self.notes.push(format!(
-                "{shown} exists, but its key pair does not: move the file away, it is not \
-                overwritten."
-            ));
-        }
         for role in Role::ALL {
             let verb = match role.is_there(account).await? {
                 false => Verb::Make,
@@ -134,7 +138,7 @@ impl Survey {
             self.step(verb, format!("the role and instance profile {}", role.name(account)));
         }
         for role in [Role::Worker, Role::Web] {
-            let should = network::doors(account, role);
+            let should = network::doors(&account.settings, role);
             let found = network::group(account, role).await?;
             let verb = match &found {
                 None => Verb::Make,
@@ -145,7 +149,29 @@ impl Survey {
             let open = open.collect::<Vec<_>>().join("; ");
             let open =
                 if open.is_empty() { "accepts no connections".to_owned() } else { format!("opens {open}") };
-            self.step(verb, format!("the security group {} ({open})", network::group_name(account, role)));
+            let name = network::group_name(account.prefix(), role);
+            self.step(verb, format!("the security group {name} ({open})"));
+        }
+        Ok(())
+    }
+
+    async fn look_at_key(&mut self, account: &Account) -> anyhow::Result<()> {
+        let key_is_there = key_pair::is_there(account).await?;
+        let file = key_pair::file(account);
+        self.step(
+            Verb::of(key_is_there),
+            format!(
+                "the key pair {}, with the private key in {}",
+                key_pair::name(account.prefix()),
+                file.display()
+            ),
+        );
+        if !key_is_there && file.exists() {
+            let shown = file.display();
+            self.notes.push(format!(
+                "{shown} exists, but its key pair does not: move the file away, it is not \
+                overwritten."
+            ));
         }
         Ok(())
     }

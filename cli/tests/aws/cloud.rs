@@ -348,16 +348,27 @@ impl Cloud {
             let put =
                 iam.put_user_policy().user_name(name).policy_name("all").policy_document(policy.to_string());
             put.send().await.expect("a policy");
-            let key = iam
-                .create_access_key()
-                .user_name(name)
-                .send()
-                .await
-                .expect("a key")
-                .access_key
-                .expect("a key");
-            (key.access_key_id, key.secret_access_key)
+            key_of(&iam, name).await
         })
+    }
+
+    /// The same, with a policy that there is.
+    pub fn make_user_of(&self, name: &str, policy: &str) -> (String, String) {
+        self.with_sdk(async |config| {
+            let iam = aws_sdk_iam::Client::new(&config);
+            iam.create_user().user_name(name).send().await.expect("a user");
+            iam.attach_user_policy().user_name(name).policy_arn(policy).send().await.expect("it has it");
+            key_of(&iam, name).await
+        })
+    }
+
+    pub fn remove_user_of(&self, name: &str, policy: &str) {
+        self.with_sdk(async |config| {
+            let iam = aws_sdk_iam::Client::new(&config);
+            iam.detach_user_policy().user_name(name).policy_arn(policy).send().await.expect("it goes");
+            remove_keys(&iam, name).await;
+            iam.delete_user().user_name(name).send().await.expect("it goes");
+        });
     }
 
     pub fn make_policy(&self, name: &str, document: &Value) {
@@ -378,14 +389,23 @@ impl Cloud {
     pub fn remove_user(&self, name: &str) {
         self.with_sdk(async |config| {
             let iam = aws_sdk_iam::Client::new(&config);
-            for key in iam.list_access_keys().user_name(name).send().await.expect("keys").access_key_metadata
-            {
-                let id = key.access_key_id.expect("its id");
-                iam.delete_access_key().user_name(name).access_key_id(id).send().await.expect("it goes");
-            }
+            remove_keys(&iam, name).await;
             iam.delete_user_policy().user_name(name).policy_name("all").send().await.expect("it goes");
             iam.delete_user().user_name(name).send().await.expect("it goes");
         });
+    }
+}
+
+async fn key_of(iam: &aws_sdk_iam::Client, user: &str) -> (String, String) {
+    let made = iam.create_access_key().user_name(user).send().await.expect("a key");
+    let key = made.access_key.expect("a key");
+    (key.access_key_id, key.secret_access_key)
+}
+
+async fn remove_keys(iam: &aws_sdk_iam::Client, user: &str) {
+    for key in iam.list_access_keys().user_name(user).send().await.expect("keys").access_key_metadata {
+        let id = key.access_key_id.expect("its id");
+        iam.delete_access_key().user_name(user).access_key_id(id).send().await.expect("it goes");
     }
 }
 

@@ -20,7 +20,8 @@ fn verbs(cloud: &Cloud) -> Vec<(String, String)> {
     steps.map(|step| (text(&step["verb"]), text(&step["what"]))).collect()
 }
 
-fn changes(cloud: &Cloud) -> Vec<String> {
+/// The things that setup would make or change.
+pub fn changes(cloud: &Cloud) -> Vec<String> {
     verbs(cloud).into_iter().filter(|(verb, _)| verb != "keep").map(|(_, what)| what).collect()
 }
 

@@ -4,6 +4,9 @@
 /// Which installation a thing belongs to: `aws.prefix`. On everything that `eirs setup` makes, and never on anything else.
 pub const INSTALLATION: &str = "eirs:installation";
 
+/// The stack of CloudFormation that made a thing, where one did. On what setup uses and does not change.
+pub const STACK: &str = "eirs:stack";
+
 /// What an instance is for: [`WORKER`], [`WEB`] or [`BUILDER`].
 pub const ROLE: &str = "eirs:role";
 /// The [`ROLE`] of the instances of a pool.

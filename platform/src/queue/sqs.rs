@@ -32,7 +32,7 @@ use futures::future::try_join_all;
 use tokio::time::Instant;
 
 use self::batch::{Batcher, Verb};
-pub use self::manage::Difference;
+pub use self::manage::{Difference, attributes};
 use super::{Delivery, Depth, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{
     aws::{self, Service},

@@ -46,6 +46,10 @@ class Front:
         call = calls.read(environ)
         if call.service not in ("sqs", "s3"):
             self._loaded.wait()  # EC2 and SSM take their time to load; queues and buckets are there at once
+        if call.service == "cloudformation":
+            from emulator import cloudformation  # with all that it can make, which no other test waits for
+
+            cloudformation.install()
         principal = principals.of(call)
         status = 0  # what a call without an answer is logged with
         try:

@@ -68,18 +68,11 @@ impl SqsQueues {
 
     /// These options as attributes of SQS. The queue of the dead letters must be there.
     async fn attributes(&self, options: &QueueOptions) -> Result<HashMap<Attribute, String>> {
-        let mut attributes = HashMap::from([
-            (Attribute::VisibilityTimeout, options.visibility.as_secs().to_string()),
-            (Attribute::MessageRetentionPeriod, options.retention.as_secs().to_string()),
-            (Attribute::SqsManagedSseEnabled, "true".to_owned()),
-        ]);
-        if let Some(rule) = &options.dead_letters {
-            let target = self.arn(&rule.queue).await?;
-            let policy =
-                serde_json::json!({ "deadLetterTargetArn": target, "maxReceiveCount": rule.max_receives });
-            attributes.insert(Attribute::RedrivePolicy, policy.to_string());
-        }
-        Ok(attributes)
+        let dead_letters = match &options.dead_letters {
+            Some(rule) => self.arn(&rule.queue).await?,
+            None => String::new(),
+        };
+        Ok(attributes(options, &dead_letters))
     }
 
     /// The attributes of a queue that are not what these options say.
@@ -160,6 +153,21 @@ impl SqsQueues {
         })?;
         Ok(listed.tags.unwrap_or_default())
     }
+}
+
+/// The attributes of a queue with these options, whose dead letters go to the queue with this ARN.
+pub fn attributes(options: &QueueOptions, dead_letters: &str) -> HashMap<Attribute, String> {
+    let mut attributes = HashMap::from([
+        (Attribute::VisibilityTimeout, options.visibility.as_secs().to_string()),
+        (Attribute::MessageRetentionPeriod, options.retention.as_secs().to_string()),
+        (Attribute::SqsManagedSseEnabled, "true".to_owned()),
+    ]);
+    if let Some(rule) = &options.dead_letters {
+        let policy =
+            serde_json::json!({ "deadLetterTargetArn": dead_letters, "maxReceiveCount": rule.max_receives });
+        attributes.insert(Attribute::RedrivePolicy, policy.to_string());
+    }
+    attributes
 }
 
 /// An attribute of a queue that is not what it should be.

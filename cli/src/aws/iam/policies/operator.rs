@@ -8,6 +8,7 @@ use crate::aws::document::Kind;
 /// The permissions that `eirs setup`, `check` and `cleanup` need.
 pub(crate) fn operator(scope: &Scope) -> Value {
     let roles = scope.roles_and_profiles();
+    let documents = Kind::ALL.map(|kind| scope.document(kind));
     let buckets = [&scope.input_bucket, &scope.output_bucket]
         .map(|bucket| [scope.bucket(bucket), scope.objects(bucket, "*")])
         .concat();
@@ -17,25 +18,17 @@ pub(crate) fn operator(scope: &Scope) -> Value {
     let key_pair = scope.arn("ec2", &format!("key-pair/{}-key", scope.prefix));
     let made = ["RunInstances", "CreateImage", "CreateSecurityGroup", "CreateKeyPair"];
     let mut statements = vec![
-        allow("Buckets", &["s3:*"], &buckets),
+        allow("Buckets", if scope.is_given { &OF_GIVEN_BUCKETS } else { &["s3:*"] }, &buckets),
         allow("Queues", &["sqs:*"], &[scope.queue("*")]),
         allow("ListQueues", &["sqs:ListQueues"], &["*".to_owned()]),
-        roles_made(scope),
         allow(
-            "Roles",
+            "LookAtRoles",
             &[
                 "iam:GetRole",
-                "iam:DeleteRole",
-                "iam:TagRole",
                 "iam:ListRoleTags",
                 "iam:GetRolePolicy",
                 "iam:ListRolePolicies",
-                "iam:CreateInstanceProfile",
                 "iam:GetInstanceProfile",
-                "iam:DeleteInstanceProfile",
-                "iam:TagInstanceProfile",
-                "iam:AddRoleToInstanceProfile",
-                "iam:RemoveRoleFromInstanceProfile",
             ],
             &roles,
         ),
@@ -71,15 +64,10 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         conditional("BakeOurs", &["ec2:CreateImage"], &ec2(&["instance"]), scope.ours()),
         conditional(
             "Make",
-            &["ec2:CreateImage", "ec2:CreateSecurityGroup", "ec2:CreateKeyPair"],
-            &[
-                vec![scope.public_arn("image"), scope.public_arn("snapshot"), key_pair],
-                ec2(&["security-group"]),
-            ]
-            .concat(),
+            &["ec2:CreateImage", "ec2:CreateKeyPair"],
+            &[scope.public_arn("image"), scope.public_arn("snapshot"), key_pair],
             scope.made_ours(),
         ),
-        allow("MakeGroupsAnywhere", &["ec2:CreateSecurityGroup"], &ec2(&["vpc"])),
         // What is somebody else's cannot be made ours by a tag.
         conditional(
             "TagWhatIsMade",
@@ -91,9 +79,6 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         conditional(
             "ChangeAndDeleteOurs",
             &[
-                "ec2:AuthorizeSecurityGroupIngress",
-                "ec2:RevokeSecurityGroupIngress",
-                "ec2:DeleteSecurityGroup",
                 "ec2:DeleteKeyPair",
                 "ec2:DeregisterImage",
                 "ec2:DeleteSnapshot",
@@ -105,18 +90,9 @@ pub(crate) fn operator(scope: &Scope) -> Value {
             scope.ours(),
         ),
         allow(
-            "Documents",
-            &[
-                "ssm:CreateDocument",
-                "ssm:UpdateDocument",
-                "ssm:UpdateDocumentDefaultVersion",
-                "ssm:GetDocument",
-                "ssm:DescribeDocument",
-                "ssm:DeleteDocument",
-                "ssm:AddTagsToResource",
-                "ssm:ListTagsForResource",
-            ],
-            &Kind::ALL.map(|kind| scope.document(kind)),
+            "LookAtDocuments",
+            &["ssm:GetDocument", "ssm:DescribeDocument", "ssm:ListTagsForResource"],
+            &documents,
         ),
         allow("UpgradeByThisDocumentOnly", &["ssm:SendCommand"], &[scope.document(Kind::Upgrade)]),
         // Two statements, as for a web host's drains.
@@ -129,8 +105,64 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         ),
         allow("BaseImages", &["ssm:GetParameter", "ssm:GetParameters"], &scope.public_parameters()),
     ];
+    if !scope.is_given {
+        statements.extend(making(scope, &roles, &documents, &ec2(&["security-group"]), &ec2(&["vpc"])));
+    }
     statements.extend(scope.use_of_the_key());
     document(statements)
+}
+
+/// To fill, count and empty buckets that are somebody else's to make and delete.
+const OF_GIVEN_BUCKETS: [&str; 5] =
+    ["s3:Get*", "s3:List*", "s3:*Object", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload"];
+
+/// What it takes to make and delete roles, documents and groups.
+fn making(
+    scope: &Scope,
+    roles: &[String],
+    documents: &[String],
+    groups: &[String],
+    networks: &[String],
+) -> Vec<Value> {
+    vec![
+        roles_made(scope),
+        allow(
+            "Roles",
+            &[
+                "iam:DeleteRole",
+                "iam:TagRole",
+                "iam:CreateInstanceProfile",
+                "iam:DeleteInstanceProfile",
+                "iam:TagInstanceProfile",
+                "iam:AddRoleToInstanceProfile",
+                "iam:RemoveRoleFromInstanceProfile",
+            ],
+            roles,
+        ),
+        conditional("MakeGroups", &["ec2:CreateSecurityGroup"], groups, scope.made_ours()),
+        allow("MakeGroupsAnywhere", &["ec2:CreateSecurityGroup"], networks),
+        conditional(
+            "ChangeAndDeleteGroups",
+            &[
+                "ec2:AuthorizeSecurityGroupIngress",
+                "ec2:RevokeSecurityGroupIngress",
+                "ec2:DeleteSecurityGroup",
+            ],
+            groups,
+            scope.ours(),
+        ),
+        allow(
+            "Documents",
+            &[
+                "ssm:CreateDocument",
+                "ssm:UpdateDocument",
+                "ssm:UpdateDocumentDefaultVersion",
+                "ssm:DeleteDocument",
+                "ssm:AddTagsToResource",
+            ],
+            documents,
+        ),
+    ]
 }
 
 /// Who may write the policies of a role that he can have a machine run with may do everything, unless the role is bounded (IAM user

@@ -7,7 +7,13 @@ use eirs_platform::{aws::tag, settings::Settings};
 use serde_json::{Value, json};
 
 use super::conditional;
-use crate::aws::{bundle, document::Kind};
+use crate::aws::{bundle, document::Kind, iam::Role};
+
+/// What CloudFormation puts in where it makes a stack ("Pseudo parameters reference" of its user guide, read on 2026-11-30).
+const STACKS_ACCOUNT: &str = "${AWS::AccountId}";
+const STACKS_REGION: &str = "${AWS::Region}";
+const STACKS_PARTITION: &str = "${AWS::Partition}";
+const STACKS_DOMAIN: &str = "${AWS::URLSuffix}";
 
 /// What the documents are about.
 #[derive(Debug, Clone)]
@@ -24,6 +30,8 @@ pub(crate) struct Scope {
     pub(crate) kms_key: Option<String>,
     /// Whether a policy lets the controller launch machines.
     pub(crate) launches: bool,
+    /// Whether buckets, queues, documents, groups and roles are made by somebody else, and only used.
+    pub(crate) is_given: bool,
     /// The policy beyond which no role of the installation may do anything, where there is one.
     pub(crate) boundary: Option<String>,
 }
@@ -57,19 +65,26 @@ impl Scope {
             partition: partition(region),
             kms_key: settings.setup.kms_key.clone(),
             launches: launches(settings),
+            is_given: false,
             boundary: settings.setup.permissions_boundary.clone(),
         }
+    }
+
+    /// Of a template: wherever it is deployed.
+    pub(crate) fn of_template(settings: &Settings) -> Self {
+        let scope = Self::of(settings, STACKS_ACCOUNT, STACKS_REGION);
+        Self { partition: STACKS_PARTITION, is_given: true, ..scope }
     }
 
     pub(super) fn arn(&self, service: &str, resource: &str) -> String {
         format!("arn:{}:{service}:{}:{}:{resource}", self.partition, self.region, self.account)
     }
 
-    pub(super) fn queue(&self, name: &str) -> String {
+    pub(crate) fn queue(&self, name: &str) -> String {
         self.arn("sqs", &format!("{}-{name}", self.prefix))
     }
 
-    pub(super) fn bucket(&self, bucket: &str) -> String {
+    pub(crate) fn bucket(&self, bucket: &str) -> String {
         format!("arn:{}:s3:::{bucket}", self.partition)
     }
 
@@ -83,11 +98,18 @@ impl Scope {
 
     /// The roles of the instances (`role`), or their profiles (`instance-profile`).
     pub(super) fn roles(&self, kind: &str) -> Vec<String> {
-        let arn = |what: &str| {
-            let name = format!("{}-{}-{what}", self.prefix, self.region);
-            format!("arn:{}:iam::{}:{kind}/{name}", self.partition, self.account)
-        };
-        [tag::WORKER, tag::WEB].map(arn).to_vec()
+        let arn = |role| format!("arn:{}:iam::{}:{kind}/{}", self.partition, self.account, self.role(role));
+        Role::ALL.map(arn).to_vec()
+    }
+
+    /// The name of a role and of its profile. An account has roles once for all regions.
+    pub(crate) fn role(&self, role: Role) -> String {
+        self.regional(role.word())
+    }
+
+    /// The name of something that an account has once for all regions.
+    pub(crate) fn regional(&self, what: &str) -> String {
+        format!("{}-{}-{what}", self.prefix, self.region)
     }
 
     pub(super) fn roles_and_profiles(&self) -> Vec<String> {
@@ -120,12 +142,14 @@ impl Scope {
     /// Whose images the machines may be made of, beside ours: Amazon's, and Canonical's in each partition ("Find Ubuntu images on
     /// AWS" in Ubuntu's documentation; condition key `ec2:Owner` of the service authorization reference; both read on 2026-11-30).
     pub(super) fn makers(&self) -> Value {
-        let canonical = match self.partition {
-            "aws-cn" => "837727238323",
-            "aws-us-gov" => "513442679011",
-            _ => "099720109477",
+        let canonical: &[&str] = match self.partition {
+            "aws-cn" => &["837727238323"],
+            "aws-us-gov" => &["513442679011"],
+            STACKS_PARTITION => &["099720109477", "837727238323", "513442679011"],
+            _ => &["099720109477"],
         };
-        json!({ "StringEquals": { "ec2:Owner": ["amazon", canonical] } })
+        let owners = [&["amazon"][..], canonical].concat();
+        json!({ "StringEquals": { "ec2:Owner": owners } })
     }
 
     pub(super) fn tagged(&self, key: &str) -> Value {
@@ -168,6 +192,7 @@ fn domain(partition: &str) -> &'static str {
         "aws-iso-b" => "sc2s.sgov.gov",
         "aws-iso-e" => "cloud.adc-e.uk",
         "aws-iso-f" => "csp.hci.ic.gov",
+        STACKS_PARTITION => STACKS_DOMAIN,
         _ => "amazonaws.com",
     }
 }

@@ -16,11 +16,11 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
     let groups = network::groups(account).await?;
     let mut differences: Vec<_> = groups.iter().filter_map(open_to_the_world).collect();
     for role in [Role::Worker, Role::Web] {
-        let name = network::group_name(account, role);
+        let name = network::group_name(account.prefix(), role);
         let group = groups.iter().find(|group| group.group_name() == Some(&name));
         // A missing group is reported by whatever was launched without it.
         if let Some(group) = group {
-            let (mut open, should) = (network::open_doors(group), network::doors(account, role));
+            let (mut open, should) = (network::open_doors(group), network::doors(&account.settings, role));
             // Where these settings are not those that setup wrote, they may not say who may upload.
             let uploads = account.settings.web.listen.port();
             if role == Role::Web && !should.contains_key(&uploads) {

@@ -1,0 +1,327 @@
+//! The installation as a template of CloudFormation, for a company where a tool makes no roles: a platform team reviews it and makes
+//! a stack of it, and `eirs setup` finds everything there, bakes and parks. All that it says comes from the values that setup
+//! itself writes. It names no account and no region: CloudFormation puts in those of the stack.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_s3::types::LifecycleRule;
+use eirs_platform::{aws::tag, queue::sqs, settings::Settings};
+use serde_json::{Map, Value, json};
+
+use super::{
+    buckets::{self, Bucket},
+    document,
+    iam::{self, Role, policies},
+    network, queues,
+};
+
+/// The network that a stack makes where the settings name no subnets: a private range of which each zone gets a part.
+const RANGE: &str = "10.83.0.0/16";
+const ZONES: [&str; 2] = ["10.83.0.0/20", "10.83.16.0/20"];
+const WORLD: &str = "0.0.0.0/0";
+
+/// The parameter that says where the machines stand, where the settings name their subnets.
+const VPC: &str = "Vpc";
+
+struct Template<'a> {
+    settings: &'a Settings,
+    scope: policies::Scope,
+    resources: Map<String, Value>,
+}
+
+/// The template of the installation that the settings describe.
+pub(crate) fn template(settings: &Settings) -> anyhow::Result<Value> {
+    let scope = policies::Scope::of_template(settings);
+    let mut template = Template { settings, scope, resources: Map::new() };
+    template.buckets()?;
+    template.queues();
+    template.documents();
+    template.roles();
+    template.network();
+    template.operator();
+    let mut whole = json!({
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Description": format!("EIRS, the installation {}: all but images, machines and key", settings.aws.prefix),
+        "Resources": template.resources,
+        "Outputs": { "OperatorPolicy": {
+            "Description": "What the person who runs eirs setup needs",
+            "Value": { "Ref": "OperatorPolicy" },
+        } },
+    });
+    if !settings.setup.subnets.is_empty() {
+        let description = format!("The VPC of the subnets {}", settings.setup.subnets.join(", "));
+        whole["Parameters"] = json!({ VPC: { "Type": "AWS::EC2::VPC::Id", "Description": description } });
+    }
+    Ok(substituted(whole))
+}
+
+impl Template<'_> {
+    /// Adds a resource; answers what it is called in the template.
+    fn add(&mut self, id: &str, kind: &str, properties: Value) -> String {
+        // Two names may have the same letters.
+        let mut free = id.to_owned();
+        for number in 2.. {
+            if !self.resources.contains_key(&free) {
+                break;
+            }
+            free = format!("{id}{number}");
+        }
+        self.resources.insert(free.clone(), json!({ "Type": kind, "Properties": properties }));
+        free
+    }
+
+    fn after(&mut self, resource: &str, needed: &str) {
+        self.resources[resource]["DependsOn"] = needed.into();
+    }
+
+    fn tags(&self) -> Value {
+        let tag = |key: &str, value: Value| json!({ "Key": key, "Value": value });
+        json!([
+            tag(tag::INSTALLATION, self.settings.aws.prefix.as_str().into()),
+            tag(tag::STACK, json!({ "Ref": "AWS::StackName" })),
+        ])
+    }
+
+    fn buckets(&mut self) -> anyhow::Result<()> {
+        let names = [self.scope.input_bucket.clone(), self.scope.output_bucket.clone()];
+        let both = Bucket::named(self.settings, [&names[0], &names[1]]);
+        for (id, bucket) in ["Images", "Results"].into_iter().zip(both) {
+            let closed = buckets::closed();
+            let by = json!({ "SSEAlgorithm": buckets::ENCRYPTION.as_str() });
+            let made = json!({
+                "BucketName": bucket.name,
+                "BucketEncryption": {
+                    "ServerSideEncryptionConfiguration": [{ "ServerSideEncryptionByDefault": by }],
+                },
+                "PublicAccessBlockConfiguration": {
+                    "BlockPublicAcls": closed.block_public_acls(),
+                    "IgnorePublicAcls": closed.ignore_public_acls(),
+                    "BlockPublicPolicy": closed.block_public_policy(),
+                    "RestrictPublicBuckets": closed.restrict_public_buckets(),
+                },
+                "LifecycleConfiguration": { "Rules": [lifecycle(&bucket.lifecycle()?)] },
+                "Tags": self.tags(),
+            });
+            // CloudFormation deletes no bucket that is not empty: what people uploaded does not go with a stack.
+            self.add(&format!("{id}Bucket"), "AWS::S3::Bucket", made);
+            let policy = buckets::only_over_tls(&self.scope.bucket(&bucket.name));
+            let named = json!({ "Bucket": { "Ref": format!("{id}Bucket") }, "PolicyDocument": policy });
+            self.add(&format!("{id}OnlyOverTls"), "AWS::S3::BucketPolicy", named);
+        }
+        Ok(())
+    }
+
+    fn queues(&mut self) {
+        let mut ids: BTreeMap<String, String> = BTreeMap::new();
+        for queue in queues::wanted(self.settings) {
+            let full = format!("{}-{}", self.settings.aws.prefix, queue.name);
+            let rule = queue.options.dead_letters.as_ref();
+            let target = rule.map(|rule| self.scope.queue(&rule.queue)).unwrap_or_default();
+            let attributes = sqs::attributes(&queue.options, &target);
+            // CloudFormation calls them as SQS does, and takes numbers and rules for what they are.
+            let value = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| text.clone().into());
+            let mut properties: Map<_, _> =
+                attributes.iter().map(|(key, text)| (key.as_str().to_owned(), value(text))).collect();
+            properties.insert("QueueName".into(), full.into());
+            properties.insert("Tags".into(), self.tags());
+            let added = self.add(&id(&queue.name), "AWS::SQS::Queue", properties.into());
+            if let Some(needed) = rule.and_then(|rule| ids.get(&rule.queue)) {
+                self.after(&added, needed);
+            }
+            ids.insert(queue.name, added);
+        }
+    }
+
+    fn documents(&mut self) {
+        for kind in document::Kind::ALL {
+            let name = kind.name(&self.settings.aws.prefix);
+            let made = json!({
+                "Name": name,
+                "DocumentType": "Command",
+                "DocumentFormat": "JSON",
+                // A name cannot be replaced by itself.
+                "UpdateMethod": "NewVersion",
+                "Content": kind.content(),
+                "Tags": self.tags(),
+            });
+            self.add(&format!("{kind:?}Document"), "AWS::SSM::Document", made);
+        }
+    }
+
+    fn roles(&mut self) {
+        for role in Role::ALL {
+            let (id, name) = (format!("{role:?}Role"), self.scope.role(role));
+            let policy = json!({ "PolicyName": iam::POLICY, "PolicyDocument": role.policy(&self.scope) });
+            let mut made = json!({
+                "RoleName": name,
+                "Description": iam::DESCRIPTION,
+                "AssumeRolePolicyDocument": policies::trust(),
+                "Policies": [policy],
+                "Tags": self.tags(),
+            });
+            if let Some(boundary) = &self.scope.boundary {
+                made["PermissionsBoundary"] = boundary.as_str().into();
+            }
+            self.add(&id, "AWS::IAM::Role", made);
+            let profile = json!({ "InstanceProfileName": name, "Roles": [{ "Ref": id }] });
+            self.add(&format!("{role:?}Profile"), "AWS::IAM::InstanceProfile", profile);
+        }
+    }
+
+    /// The groups, in the VPC of the settings' subnets or in one of their own.
+    fn network(&mut self) {
+        if self.settings.setup.subnets.is_empty() {
+            self.vpc();
+        }
+        for role in Role::ALL {
+            let doors = network::doors(self.settings, role);
+            let pairs = doors.iter().flat_map(|(port, networks)| networks.iter().map(move |it| (port, it)));
+            let door = |(port, network): (&u16, &String)| {
+                let key = if network.contains(':') { "CidrIpv6" } else { "CidrIp" };
+                json!({ "IpProtocol": "tcp", "FromPort": port, "ToPort": port, key: network })
+            };
+            let made = json!({
+                "GroupName": network::group_name(&self.settings.aws.prefix, role),
+                "GroupDescription": network::DESCRIPTION,
+                "VpcId": { "Ref": VPC },
+                "SecurityGroupIngress": pairs.map(door).collect::<Vec<_>>(),
+                "Tags": self.tags(),
+            });
+            self.add(&format!("{role:?}Group"), "AWS::EC2::SecurityGroup", made);
+        }
+    }
+
+    /// A subnet in each of two zones, from which the machines reach AWS by their public addresses.
+    fn vpc(&mut self) {
+        let tags = self.tags();
+        let vpc = json!({ "Ref": VPC });
+        let own =
+            json!({ "CidrBlock": RANGE, "EnableDnsHostnames": true, "EnableDnsSupport": true, "Tags": tags });
+        self.add(VPC, "AWS::EC2::VPC", own);
+        self.add("Gateway", "AWS::EC2::InternetGateway", json!({ "Tags": tags }));
+        let attached = json!({ "VpcId": vpc, "InternetGatewayId": { "Ref": "Gateway" } });
+        self.add("GatewayAttachment", "AWS::EC2::VPCGatewayAttachment", attached);
+        self.add("Routes", "AWS::EC2::RouteTable", json!({ "VpcId": vpc, "Tags": tags }));
+        let out = json!({
+            "RouteTableId": { "Ref": "Routes" },
+            "DestinationCidrBlock": WORLD,
+            "GatewayId": { "Ref": "Gateway" },
+        });
+        self.add("RouteOut", "AWS::EC2::Route", out);
+        self.after("RouteOut", "GatewayAttachment");
+        for (index, range) in ZONES.iter().enumerate() {
+            let id = format!("Subnet{}", index + 1);
+            let made = json!({
+                "VpcId": vpc,
+                "CidrBlock": range,
+                "AvailabilityZone": { "Fn::Select": [index, { "Fn::GetAZs": "" }] },
+                "MapPublicIpOnLaunch": true,
+                "Tags": tags,
+            });
+            self.add(&id, "AWS::EC2::Subnet", made);
+            let routed = json!({ "SubnetId": { "Ref": id }, "RouteTableId": { "Ref": "Routes" } });
+            self.add(&format!("{id}Routes"), "AWS::EC2::SubnetRouteTableAssociation", routed);
+        }
+    }
+
+    /// What setup needs where all this is there: it makes no role, and no policy of one.
+    fn operator(&mut self) {
+        let made = json!({
+            "ManagedPolicyName": self.scope.regional("operator"),
+            "Description": "For the person who runs eirs setup, update, check and cleanup",
+            "PolicyDocument": policies::operator(&self.scope),
+        });
+        self.add("OperatorPolicy", "AWS::IAM::ManagedPolicy", made);
+    }
+}
+
+/// A rule of S3 in CloudFormation's words.
+fn lifecycle(rule: &LifecycleRule) -> Value {
+    let mut told = json!({ "Id": rule.id(), "Status": rule.status().as_str() });
+    if let Some(days) = rule.expiration().and_then(|it| it.days()) {
+        told["ExpirationInDays"] = days.into();
+    }
+    if let Some(days) = rule.noncurrent_version_expiration().and_then(|it| it.noncurrent_days()) {
+        told["NoncurrentVersionExpiration"] = json!({ "NoncurrentDays": days });
+    }
+    if let Some(days) = rule.abort_incomplete_multipart_upload().and_then(|it| it.days_after_initiation()) {
+        told["AbortIncompleteMultipartUpload"] = json!({ "DaysAfterInitiation": days });
+    }
+    told
+}
+
+/// The name of a queue in a template, which has letters and digits only.
+fn id(queue: &str) -> String {
+    let words = queue.split(|character: char| !character.is_ascii_alphanumeric());
+    let word = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().map(|first| first.to_ascii_uppercase().to_string() + letters.as_str())
+    };
+    words.filter_map(word).collect::<String>() + "Queue"
+}
+
+/// Has CloudFormation put account, region and the like into each text that asks for it.
+fn substituted(value: Value) -> Value {
+    match value {
+        Value::String(text) if text.contains("${AWS::") => json!({ "Fn::Sub": text }),
+        Value::Array(all) => all.into_iter().map(substituted).collect(),
+        Value::Object(all) => all.into_iter().map(|(key, value)| (key, substituted(value))).collect(),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resources(settings: &Settings) -> Map<String, Value> {
+        template(settings).unwrap()["Resources"].as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn it_names_no_account_and_no_region_whatever_the_settings_are() {
+        let text = template(&Settings::default()).unwrap().to_string();
+        assert!(
+            text.contains("{\"Fn::Sub\":\"arn:${AWS::Partition}:sqs:${AWS::Region}:${AWS::AccountId}:eirs-")
+        );
+        assert!(!text.contains("arn:aws:"), "{text}");
+    }
+
+    #[test]
+    fn it_makes_what_setup_makes_and_a_network_only_where_there_is_none() {
+        let count =
+            |all: &Map<String, Value>, kind: &str| all.values().filter(|it| it["Type"] == kind).count();
+        let settings = Settings::default();
+        let own = resources(&settings);
+        assert_eq!(count(&own, "AWS::SQS::Queue"), queues::wanted(&settings).len());
+        assert_eq!(count(&own, "AWS::SSM::Document"), document::Kind::ALL.len());
+        assert_eq!(count(&own, "AWS::IAM::Role"), Role::ALL.len());
+        assert_eq!((count(&own, "AWS::EC2::VPC"), count(&own, "AWS::EC2::Subnet")), (1, ZONES.len()));
+        let mut settings = settings;
+        settings.setup.subnets = vec!["subnet-1".into()];
+        let given = resources(&settings);
+        assert_eq!((count(&given, "AWS::EC2::VPC"), count(&given, "AWS::EC2::SecurityGroup")), (0, 2));
+        assert_eq!(template(&settings).unwrap()["Parameters"][VPC]["Type"], "AWS::EC2::VPC::Id");
+    }
+
+    #[test]
+    fn models_whose_names_have_the_same_letters_have_queues_of_their_own() {
+        let mut settings = Settings::default();
+        let model = settings.models["default"].clone();
+        settings.models = [("a-b".to_owned(), model.clone()), ("a_b".to_owned(), model)].into();
+        let all = resources(&settings);
+        let names = |id: &str| (all[id]["Properties"]["QueueName"].clone(), all[id]["DependsOn"].clone());
+        assert_eq!(names("RequestsABQueue"), ("eirs-requests-a-b".into(), "DeadABQueue".into()));
+        assert_eq!(names("RequestsABQueue2"), ("eirs-requests-a_b".into(), "DeadABQueue2".into()));
+    }
+
+    #[test]
+    fn who_sets_up_may_neither_make_roles_nor_write_what_they_may() {
+        let operator = resources(&Settings::default())["OperatorPolicy"]["Properties"].to_string();
+        for action in ["iam:CreateRole", "iam:Put", "iam:Delete", "iam:Attach", "iam:*", "ec2:CreateSecurity"]
+        {
+            assert!(!operator.contains(action), "{action}: {operator}");
+        }
+        assert!(operator.contains("iam:PassRole") && operator.contains("iam:GetRole\""), "{operator}");
+    }
+}

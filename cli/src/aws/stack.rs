@@ -1,0 +1,14 @@
+//! An installation that a stack of CloudFormation made (`eirs setup --print cloudformation`). What is the stack's is used and never
+//! changed or deleted here: the team that keeps the stack does so.
+
+use super::{Account, iam::Role};
+
+/// The name of the stack, where there is one.
+pub(crate) async fn of(account: &Account) -> anyhow::Result<Option<String>> {
+    Role::Worker.stack(account).await
+}
+
+/// How what is a stack's becomes what the settings say.
+pub(crate) fn update(stack: &str) -> String {
+    format!("update the stack {stack} with the template that `eirs setup --print cloudformation` prints")
+}

@@ -1,0 +1,166 @@
+//! The template that `eirs setup --print cloudformation` prints: `cfn-lint` finds nothing wrong with it, and a stack of it is an
+//! installation in which setup makes images and machines, and nothing else.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use eirs_platform::testing::{emulator::REGION, not_run, python};
+
+use crate::{
+    cloud::{Cloud, parse, said},
+    harness::{Site, image},
+    installation::changes,
+    serving::controller,
+};
+
+const STACK: &str = "recognition";
+
+/// What only the stack may do.
+const MAKING: [&str; 14] = [
+    "CreateBucket",
+    "PutBucketPolicy",
+    "PutPublicAccessBlock",
+    "PutBucketLifecycleConfiguration",
+    "CreateRole",
+    "PutRolePolicy",
+    "CreateInstanceProfile",
+    "AddRoleToInstanceProfile",
+    "SetQueueAttributes",
+    "CreateDocument",
+    "CreateSecurityGroup",
+    "AuthorizeSecurityGroupIngress",
+    "DeleteRole",
+    "DeleteBucket",
+];
+
+fn template(cloud: &Cloud) -> String {
+    let output = cloud.eirs(&["setup", "--print", "cloudformation"]);
+    assert!(output.status.success(), "{}", said(&output));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Makes the stack, by CloudFormation's own API.
+fn make_stack(cloud: &Cloud, template: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/aws/stack.py");
+    let mut command = Command::new(python().expect("the emulator has it"));
+    command.arg(script).args([&cloud.emulator.url(), REGION, STACK]);
+    let mut run = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    run.stdin.take().expect("a pipe").write_all(template.as_bytes()).expect("the template");
+    let output = run.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+fn linter() -> Option<PathBuf> {
+    let found = python().map(|python| python.with_file_name("cfn-lint")).filter(|lint| lint.exists());
+    if found.is_none() {
+        not_run("there is no cfn-lint", "make test");
+    }
+    found
+}
+
+/// Whatever is optional is in one of these.
+#[test]
+fn cfn_lint_finds_nothing_wrong_with_any_template() {
+    let Some(lint) = linter() else { return };
+    let key = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+    let full = Site::new()
+        .set("EIRS_SETUP__UPLOADS_FROM", "[\"203.0.113.0/24\", \"2001:db8::/32\"]")
+        .set("EIRS_SETUP__SSH_FROM", "[\"203.0.113.7/32\"]")
+        .set("EIRS_SETUP__SUBNETS", "[\"subnet-0123456789abcdef0\"]")
+        .set("EIRS_SETUP__KMS_KEY", key)
+        .set("EIRS_SETUP__PERMISSIONS_BOUNDARY", "arn:aws:iam::123456789012:policy/eirs-boundary")
+        .set("EIRS_SETUP__EXPIRE_RESULTS_DAYS", "0")
+        .set("EIRS_WEB__WEBHOOK__URL", "https://example.com/hook")
+        .set("EIRS_WEB__WEBHOOK__KEY", "key");
+    let policies = full.folder.path().join("policies");
+    fs::create_dir_all(&policies).expect("a folder");
+    let launching = crate::cloud::POLICY.to_owned() + "[launch]\nmost = 3\nstart_delay = \"2s\"\n";
+    fs::write(policies.join("default.toml"), launching).expect("a policy");
+    let full = full.set("EIRS_CONTROLLER__POLICIES", "policies");
+    for site in [Site::new(), full] {
+        // No credentials are asked for.
+        let printed = site.command("eirs").args(["setup", "--print", "cloudformation"]).output();
+        let printed = printed.expect("eirs runs");
+        assert!(printed.status.success(), "{}", said(&printed));
+        let file = site.folder.path().join("template.json");
+        fs::write(&file, printed.stdout).expect("the template");
+        let output = Command::new(&lint).arg("--").arg(&file).output().expect("cfn-lint runs");
+        assert!(output.status.success() && said(&output).trim().is_empty(), "{}", said(&output));
+    }
+}
+
+#[test]
+fn a_stack_is_an_installation_in_which_setup_makes_images_and_machines_and_no_more() {
+    let uploads = ("EIRS_SETUP__UPLOADS_FROM", "[\"203.0.113.0/24\"]");
+    let Some(cloud) = Cloud::of(Site::new().set(uploads.0, uploads.1), &[]) else { return };
+    make_stack(&cloud, &template(&cloud));
+    let made = cloud.state();
+    let left = changes(&cloud);
+    let machines = ["the key pair", "the image of the workers", "the pool default"];
+    assert_eq!(left.len(), machines.len(), "{left:?}");
+    assert!(left.iter().zip(machines).all(|(left, part)| left.starts_with(part)), "{left:?}");
+
+    // Whoever sets up may do what the stack's own policy says.
+    let policy = "arn:aws:iam::123456789012:policy/eirs-eu-central-1-operator";
+    let operator = cloud.make_user_of("operator", policy);
+    cloud.emulator.harness("POST", "enforce-iam", r#"{"on": true}"#);
+    let as_operator = |arguments: &[&str]| {
+        let mut command = cloud.site.command("eirs");
+        command.env("AWS_ACCESS_KEY_ID", &operator.0).env("AWS_SECRET_ACCESS_KEY", &operator.1);
+        command.args(arguments).output().expect("eirs runs")
+    };
+    let set_up = as_operator(&["setup", "--web-host", "none", "--yes"]);
+    assert!(set_up.status.success(), "{}", said(&set_up));
+    assert!(
+        said(&set_up).contains(&format!("everything of the stack {STACK} is there")),
+        "{}",
+        said(&set_up)
+    );
+    for operation in MAKING {
+        assert_eq!(cloud.emulator.calls(operation), 0, "{operation}");
+    }
+    let check = as_operator(&["check"]);
+    assert!(check.status.success() && said(&check).ends_with("All is well.\n"), "{}", said(&check));
+
+    // Where the settings are others, that is for the stack to follow.
+    let mut other = cloud.site.command("eirs");
+    other.args(["setup", "--web-host", "none", "--yes"]).env(uploads.0, "[\"198.51.100.0/24\"]");
+    let refused = other.output().expect("eirs runs");
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(
+        said(&refused).contains(&format!("update the stack {STACK}")) && said(&refused).contains("eirs-web"),
+        "{}",
+        said(&refused)
+    );
+
+    // It serves.
+    let (web, mut running) = (cloud.site.web(), controller(&cloud));
+    assert_eq!(web.upload("", "dog.jpg", &image(1)).json()["label"], "noop");
+    cloud.until_all_are_parked();
+    running.signal(rustix::process::Signal::TERM);
+    assert!(running.exit().success());
+    drop(web);
+
+    let cleaned = as_operator(&["cleanup", "--mode", "delete", "--yes"]);
+    assert!(cleaned.status.success(), "{}", said(&cleaned));
+    assert!(said(&cleaned).contains(&format!("delete-stack --stack-name {STACK}")), "{}", said(&cleaned));
+    let again = as_operator(&["cleanup", "--mode", "delete", "--yes"]);
+    assert!(said(&again).contains("delete-stack"), "{}", said(&again));
+    cloud.emulator.harness("POST", "enforce-iam", r#"{"on": false}"#);
+    cloud.remove_user_of("operator", policy);
+    // To delete a stack is CloudFormation's own work; moto's does not delete one with a network.
+    assert_eq!(cloud.state(), made, "what the stack made is as it was");
+}
+
+#[test]
+fn a_template_fits_into_one_call_of_cloudformation() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    let text = template(&cloud);
+    assert!(parse(&text)["Resources"].is_object());
+    // Its user guide, "CloudFormation quotas": a template in a call, and not in a bucket.
+    assert!(text.len() < 51_200, "{} bytes", text.len());
+}

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use super::{Scope, allow, conditional, document};
 use crate::aws::document::Kind;
 
-/// The permissions that `eirs setup`, `check` and `cleanup` need.
+/// The permissions that `eirs setup`, `check` and `cleanup` need. Where roles, documents, groups, queues and buckets are given, they
+/// are looked at, filled and emptied, and neither made nor changed nor deleted.
 pub(crate) fn operator(scope: &Scope) -> Value {
     let roles = scope.roles_and_profiles();
-    let documents = Kind::ALL.map(|kind| scope.document(kind));
     let buckets = [&scope.input_bucket, &scope.output_bucket]
         .map(|bucket| [scope.bucket(bucket), scope.objects(bucket, "*")])
         .concat();
@@ -17,19 +17,35 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         |kinds: &[&str]| kinds.iter().map(|kind| scope.arn("ec2", &format!("{kind}/*"))).collect::<Vec<_>>();
     let key_pair = scope.arn("ec2", &format!("key-pair/{}-key", scope.prefix));
     let made = ["RunInstances", "CreateImage", "CreateSecurityGroup", "CreateKeyPair"];
+    // What it takes to make such things, beside what it takes to look at them.
+    let and = |looking: &[&'static str], making: &[&'static str]| match scope.is_given {
+        true => looking.to_vec(),
+        false => [looking, making].concat(),
+    };
     let mut statements = vec![
         allow("Buckets", if scope.is_given { &OF_GIVEN_BUCKETS } else { &["s3:*"] }, &buckets),
         allow("Queues", &["sqs:*"], &[scope.queue("*")]),
         allow("ListQueues", &["sqs:ListQueues"], &["*".to_owned()]),
         allow(
-            "LookAtRoles",
-            &[
-                "iam:GetRole",
-                "iam:ListRoleTags",
-                "iam:GetRolePolicy",
-                "iam:ListRolePolicies",
-                "iam:GetInstanceProfile",
-            ],
+            "Roles",
+            &and(
+                &[
+                    "iam:GetRole",
+                    "iam:ListRoleTags",
+                    "iam:GetRolePolicy",
+                    "iam:ListRolePolicies",
+                    "iam:GetInstanceProfile",
+                ],
+                &[
+                    "iam:DeleteRole",
+                    "iam:TagRole",
+                    "iam:CreateInstanceProfile",
+                    "iam:DeleteInstanceProfile",
+                    "iam:TagInstanceProfile",
+                    "iam:AddRoleToInstanceProfile",
+                    "iam:RemoveRoleFromInstanceProfile",
+                ],
+            ),
             &roles,
         ),
         conditional(
@@ -64,8 +80,12 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         conditional("BakeOurs", &["ec2:CreateImage"], &ec2(&["instance"]), scope.ours()),
         conditional(
             "Make",
-            &["ec2:CreateImage", "ec2:CreateKeyPair"],
-            &[scope.public_arn("image"), scope.public_arn("snapshot"), key_pair],
+            &and(&["ec2:CreateImage", "ec2:CreateKeyPair"], &["ec2:CreateSecurityGroup"]),
+            &[
+                vec![scope.public_arn("image"), scope.public_arn("snapshot"), key_pair],
+                ec2(&["security-group"]),
+            ]
+            .concat(),
             scope.made_ours(),
         ),
         // What is somebody else's cannot be made ours by a tag.
@@ -78,21 +98,37 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         conditional("TagOurs", &["ec2:CreateTags"], &machines, scope.ours()),
         conditional(
             "ChangeAndDeleteOurs",
-            &[
-                "ec2:DeleteKeyPair",
-                "ec2:DeregisterImage",
-                "ec2:DeleteSnapshot",
-                "ec2:StartInstances",
-                "ec2:StopInstances",
-                "ec2:TerminateInstances",
-            ],
+            &and(
+                &[
+                    "ec2:DeleteKeyPair",
+                    "ec2:DeregisterImage",
+                    "ec2:DeleteSnapshot",
+                    "ec2:StartInstances",
+                    "ec2:StopInstances",
+                    "ec2:TerminateInstances",
+                ],
+                &[
+                    "ec2:AuthorizeSecurityGroupIngress",
+                    "ec2:RevokeSecurityGroupIngress",
+                    "ec2:DeleteSecurityGroup",
+                ],
+            ),
             &["*".to_owned()],
             scope.ours(),
         ),
         allow(
-            "LookAtDocuments",
-            &["ssm:GetDocument", "ssm:DescribeDocument", "ssm:ListTagsForResource"],
-            &documents,
+            "Documents",
+            &and(
+                &["ssm:GetDocument", "ssm:DescribeDocument", "ssm:ListTagsForResource"],
+                &[
+                    "ssm:CreateDocument",
+                    "ssm:UpdateDocument",
+                    "ssm:UpdateDocumentDefaultVersion",
+                    "ssm:DeleteDocument",
+                    "ssm:AddTagsToResource",
+                ],
+            ),
+            &Kind::ALL.map(|kind| scope.document(kind)),
         ),
         allow("UpgradeByThisDocumentOnly", &["ssm:SendCommand"], &[scope.document(Kind::Upgrade)]),
         // Two statements, as for a web host's drains.
@@ -106,7 +142,8 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         allow("BaseImages", &["ssm:GetParameter", "ssm:GetParameters"], &scope.public_parameters()),
     ];
     if !scope.is_given {
-        statements.extend(making(scope, &roles, &documents, &ec2(&["security-group"]), &ec2(&["vpc"])));
+        statements.push(roles_made(scope));
+        statements.push(allow("MakeGroupsAnywhere", &["ec2:CreateSecurityGroup"], &ec2(&["vpc"])));
     }
     statements.extend(scope.use_of_the_key());
     document(statements)
@@ -115,55 +152,6 @@ pub(crate) fn operator(scope: &Scope) -> Value {
 /// To fill, count and empty buckets that are somebody else's to make and delete.
 const OF_GIVEN_BUCKETS: [&str; 5] =
     ["s3:Get*", "s3:List*", "s3:*Object", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload"];
-
-/// What it takes to make and delete roles, documents and groups.
-fn making(
-    scope: &Scope,
-    roles: &[String],
-    documents: &[String],
-    groups: &[String],
-    networks: &[String],
-) -> Vec<Value> {
-    vec![
-        roles_made(scope),
-        allow(
-            "Roles",
-            &[
-                "iam:DeleteRole",
-                "iam:TagRole",
-                "iam:CreateInstanceProfile",
-                "iam:DeleteInstanceProfile",
-                "iam:TagInstanceProfile",
-                "iam:AddRoleToInstanceProfile",
-                "iam:RemoveRoleFromInstanceProfile",
-            ],
-            roles,
-        ),
-        conditional("MakeGroups", &["ec2:CreateSecurityGroup"], groups, scope.made_ours()),
-        allow("MakeGroupsAnywhere", &["ec2:CreateSecurityGroup"], networks),
-        conditional(
-            "ChangeAndDeleteGroups",
-            &[
-                "ec2:AuthorizeSecurityGroupIngress",
-                "ec2:RevokeSecurityGroupIngress",
-                "ec2:DeleteSecurityGroup",
-            ],
-            groups,
-            scope.ours(),
-        ),
-        allow(
-            "Documents",
-            &[
-                "ssm:CreateDocument",
-                "ssm:UpdateDocument",
-                "ssm:UpdateDocumentDefaultVersion",
-                "ssm:DeleteDocument",
-                "ssm:AddTagsToResource",
-            ],
-            documents,
-        ),
-    ]
-}
 
 /// Who may write the policies of a role that he can have a machine run with may do everything, unless the role is bounded (IAM user
 /// guide, "Permissions boundaries for IAM entities"; the actions that know the key are those of the service authorization

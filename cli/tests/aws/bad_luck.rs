@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cloud::{Cloud, OUTPUT},
-    harness::{Site, eventually},
     serving::upload_all,
 };
+use eirs_harness::{Site, eventually};
 
 /// Uploads while these faults happen, lets the sky clear, and looks at what is left.
 fn survive(faults: &[Value]) {

@@ -19,7 +19,7 @@ use eirs_platform::testing::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::{Site, eventually};
+use eirs_harness::{Site, eventually};
 
 /// The buckets that setup makes.
 pub const INPUT: &str = "eirs-123456789012-eu-central-1-input";

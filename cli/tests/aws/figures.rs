@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use crate::{
     cloud::{Cloud, OUTPUT, POLICY, parse},
-    harness::{Site, Web, eventually, form, image, request},
     serving::controller,
 };
+use eirs_harness::{Site, Web, eventually, form, image, request};
 
 /// US dollars for a request, by the first price tier of us-east-1. EC2, SSM, STS and IAM are free.
 const SQS_USD: f64 = 0.4e-6;

@@ -5,10 +5,8 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use serde_json::{Value, json};
 
-use crate::{
-    cloud::{Cloud, INPUT, POLICY, parse, said},
-    harness::{eventually, image},
-};
+use crate::cloud::{Cloud, INPUT, POLICY, parse, said};
+use eirs_harness::{eventually, image};
 
 /// What `eirs setup --plan --json` would do about each thing.
 fn verbs(cloud: &Cloud) -> Vec<(String, String)> {

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::{
     cloud::{Cloud, Machine, POLICY, free_address},
-    harness::{Site, eventually},
     serving::upload_all,
 };
+use eirs_harness::{Site, eventually};
 
 /// The machines of this role.
 fn machines(cloud: &Cloud, role: &str) -> Vec<Machine> {

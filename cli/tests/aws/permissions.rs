@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::{
     cloud::{Cloud, POLICY, free_address, parse, said},
-    harness::{Site, eventually, image, request},
     serving::upload_all,
 };
+use eirs_harness::{Site, eventually, image, request};
 
 const BOUNDARY: &str = "arn:aws:iam::123456789012:policy/eirs-boundary";
 
@@ -66,7 +66,7 @@ fn the_printed_permissions_are_enough_for_everybody() {
 
     // The web host and the workers have what the metadata of their instances gives them, and
     // nothing of this test's.
-    let form = crate::harness::form(&[("myfile", "x", &image(1))]);
+    let form = eirs_harness::form(&[("myfile", "x", &image(1))]);
     let headers = [("content-type", "multipart/form-data; boundary=XX")];
     let answer =
         eventually("the web host answers", || request(&address, "POST", "/upload", &headers, &form).ok());
@@ -101,7 +101,7 @@ fn the_printed_permissions_are_enough_for_everybody() {
     assert!(said(&output).contains(", upgraded"), "{}", said(&output));
     let now = cloud.instances().into_iter().find(|it| it["id"] == host["id"]).expect("the same host");
     assert_ne!(now["tags"]["eirs:bundle"], host["tags"]["eirs:bundle"]);
-    let form = crate::harness::form(&[("myfile", "x", &image(2))]);
+    let form = eirs_harness::form(&[("myfile", "x", &image(2))]);
     let answer = eventually("it serves", || request(&address, "POST", "/upload", &headers, &form).ok());
     assert_eq!((answer.status, answer.body.trim()), (200, "noop"), "{answer:?}");
     cloud.until_all_are_parked();

@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 
 use rustix::process::Signal;
 
-use crate::{
-    cloud::{Cloud, OUTPUT, POLICY, free_address},
-    harness::{Process, Site, eventually, eventually_within, image, request, sample, upload},
-};
+use crate::cloud::{Cloud, OUTPUT, POLICY, free_address};
+use eirs_harness::{Process, Site, eventually, eventually_within, image, request, sample, upload};
 
 /// A controller that follows the policies of the cloud's folder.
 pub fn controller(cloud: &Cloud) -> Process {

@@ -12,10 +12,10 @@ use eirs_platform::testing::{emulator::REGION, not_run, python};
 
 use crate::{
     cloud::{Cloud, parse, said},
-    harness::{Site, image},
     installation::changes,
     serving::controller,
 };
+use eirs_harness::{Site, image};
 
 const STACK: &str = "recognition";
 

@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use crate::{
     cloud::{Cloud, OUTPUT, POLICY, parse, said},
-    harness::{Process, Site, eventually, eventually_within, image, upload},
     serving::controller,
 };
+use eirs_harness::{Process, Site, eventually, eventually_within, image, upload};
 
 /// A machine runs what was baked for it, and not what the test's folder says now.
 const BAKED: [&str; 2] = ["--instance-command", "eirs-worker --config $DESTDIR/etc/eirs/eirs.toml"];

@@ -2,10 +2,8 @@
 
 use serde_json::json;
 
-use crate::{
-    harness::{Site, eventually, request},
-    visit::{Visit, sample_file},
-};
+use crate::visit::{Visit, sample_file};
+use eirs_harness::{Site, eventually, request};
 
 #[test]
 fn a_page_whose_server_is_killed_says_so_and_lives_again_with_the_next_one() {

@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::{
-    harness::{POLICY, Site, eventually},
-    visit::{Visit, sample_file},
-};
+use crate::visit::{Visit, sample_file};
+use eirs_harness::{POLICY, Site, eventually};
 
 /// The Tab key, as WebDriver names it.
 const TAB: &str = "\u{e004}";

@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
-    harness::{POLICY, Site, eventually, image},
-    visit::{Visit, sample_file},
-};
+use crate::visit::{Visit, sample_file};
+use eirs_harness::{POLICY, Site, eventually, image};
 
 /// Notes every state that an image of the list was said to be in.
 const NOTE_STATES: &str = "

@@ -5,10 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    harness::{Site, eventually, image, sample},
-    visit::{Entry, Visit, sample_file},
-};
+use crate::visit::{Entry, Visit, sample_file};
+use eirs_harness::{Site, eventually, image, sample};
 
 const LEFT_OUT: &str = "2 files left out: no image type that is read.";
 

@@ -2,10 +2,8 @@
 
 use std::fs;
 
-use crate::{
-    harness::{Site, sample},
-    visit::{Visit, sample_file},
-};
+use crate::visit::{Visit, sample_file};
+use eirs_harness::{Site, sample};
 
 #[test]
 fn an_image_that_is_picked_gets_its_label_with_confidence_bars_and_the_second_time_it_is_marked_as_cached() {
@@ -104,7 +102,7 @@ fn many_images_take_little_of_the_page_and_those_that_failed_come_first() {
     let mut paths: Vec<_> = (0..60)
         .map(|number| {
             let path = site.folder.path().join(format!("image-{number}.bmp"));
-            fs::write(&path, crate::harness::image(number)).expect("a file");
+            fs::write(&path, eirs_harness::image(number)).expect("a file");
             path
         })
         .collect();

@@ -6,7 +6,7 @@ use eirs_cli::browser::{Browser, Installed};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::harness::{Web, eventually};
+use eirs_harness::{Web, eventually};
 
 /// What the list says of one image.
 #[derive(Debug, Clone, Default, Deserialize)]

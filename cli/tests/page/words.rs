@@ -3,10 +3,8 @@
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{Site, eventually},
-    visit::Visit,
-};
+use crate::visit::Visit;
+use eirs_harness::{Site, eventually};
 
 /// What an image that was sent is said to wait for, by what is known of its pool and of how many
 /// are before it.

@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::harness::{Answer, Site, Web, eventually, form, image, request};
+use eirs_harness::{Answer, Site, Web, eventually, form, image, request};
 
 /// An image that nobody waits for, with these headers.
 fn upload(web: &Web, number: u32, headers: &[(&str, &str)]) -> Answer {

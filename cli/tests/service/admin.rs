@@ -7,7 +7,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::harness::{NEVER, POLICY, Site, eventually, image, request, upload};
+use eirs_harness::{NEVER, POLICY, Site, eventually, image, request, upload};
 
 const OPERATORS: [(&str, &str, u16); 3] =
     [("GET", "/status", 200), ("GET", "/metrics", 200), ("POST", "/doorbell", 202)];

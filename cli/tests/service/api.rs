@@ -9,7 +9,7 @@ use std::{
 use eirs_platform::testing;
 use serde_json::Value;
 
-use crate::harness::{POLICY, Site, eventually, request};
+use eirs_harness::{POLICY, Site, eventually, request};
 
 /// A tool of others reads the description, makes requests of it, good ones and bad ones, and looks
 /// at every answer: `testing/api/schemathesis.toml` says which checks it makes.

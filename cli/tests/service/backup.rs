@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Site, eventually, image, upload};
+use eirs_harness::{Site, eventually, image, upload};
 
 fn eirs(site: &Site, arguments: &[&str]) -> Output {
     site.command("eirs").args(arguments).output().expect("it can be started")

@@ -1,4 +1,4 @@
-use crate::harness::{Site, form, image, request, sample};
+use eirs_harness::{Site, form, image, request, sample};
 
 #[test]
 fn what_is_no_image_is_refused_before_anything_is_stored() {

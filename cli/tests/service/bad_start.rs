@@ -4,7 +4,7 @@ use std::{
     process::Stdio,
 };
 
-use crate::harness::{Process, Site};
+use eirs_harness::{Process, Site};
 
 /// One clear sentence, and this exit code.
 fn assert_ends(mut process: Process, code: i32, hints: &[&str]) {
@@ -67,7 +67,7 @@ fn a_model_that_is_missing_or_no_model_is_78_and_named() {
 fn images_wait_for_a_worker_whose_model_is_mended() {
     let site = Site::with_model().set("EIRS_MODELS__DEFAULT__PATH", "model.onnx");
     let web = site.web();
-    let pending = web.upload("?wait=0", "x", &crate::harness::sample("heart_0.jpg")).json();
+    let pending = web.upload("?wait=0", "x", &eirs_harness::sample("heart_0.jpg")).json();
     assert_ends(site.start("eirs-worker", &[]), 78, &["model.onnx"]);
     let shapes = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/shapes");
     fs::copy(shapes.join("shapes.onnx"), site.folder.path().join("model.onnx")).expect("a model");
@@ -135,7 +135,7 @@ fn a_queue_that_is_damaged_in_the_middle_is_one_sentence_that_says_what_to_do() 
     {
         let web = site.web();
         for number in 0..50 {
-            assert_eq!(web.upload("?wait=0", "x", &crate::harness::image(number)).status, 202);
+            assert_eq!(web.upload("?wait=0", "x", &eirs_harness::image(number)).status, 202);
         }
         web.process.signal(rustix::process::Signal::TERM);
         let mut process = web.process;

@@ -3,7 +3,7 @@ use std::{
     net::Shutdown,
 };
 
-use crate::harness::{Site, eventually, form, image, read_answer, request, upload};
+use eirs_harness::{Site, eventually, form, image, read_answer, request, upload};
 
 #[test]
 fn a_client_that_hangs_in_the_middle_of_its_upload_holds_up_nobody_and_is_let_go() {

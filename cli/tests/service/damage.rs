@@ -8,7 +8,7 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::harness::{Answer, Site, eventually, image, sample};
+use eirs_harness::{Answer, Site, eventually, image, sample};
 
 fn label_of(answer: &Answer) -> String {
     assert_eq!(answer.status, 200, "{answer:?}");

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Process, Site, Web, eventually, image};
+use eirs_harness::{Process, Site, Web, eventually, image};
 
 /// A service whose script fails until it is fixed, and that gives a job up after one attempt.
 fn broken() -> (Site, Web, Process) {

@@ -1,6 +1,6 @@
 use rustix::process::Signal;
 
-use crate::harness::{POLICY, Site, eventually, image, is_gone, upload};
+use eirs_harness::{POLICY, Site, eventually, image, is_gone, upload};
 
 #[test]
 fn a_worker_that_is_told_to_go_finishes_what_it_holds_and_loses_nothing() {

@@ -4,10 +4,8 @@ use std::{
     process::Command,
 };
 
-use crate::{
-    harness::{Site, eventually, image},
-    metrics::value,
-};
+use crate::metrics::value;
+use eirs_harness::{Site, eventually, image};
 
 /// A small file system under the state folder; `None` where that is not allowed.
 pub struct SmallDisk<'a>(&'a Site);

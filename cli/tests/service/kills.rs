@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{POLICY, Process, Site, Web, eventually, image, upload};
+use eirs_harness::{POLICY, Process, Site, Web, eventually, image, upload};
 
 const UPLOADS: u32 = 1000;
 const CLIENTS: usize = 8;

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use rustix::process::Signal;
 
-use crate::harness::{Site, eventually};
+use eirs_harness::{Site, eventually};
 
 const POLICY: &str = "[pool]\nmax = 1\n[[rule]]\nkind = \"backlog\"\n";
 

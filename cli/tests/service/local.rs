@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Process, Site, eventually, is_gone, request, sample, upload};
+use eirs_harness::{Process, Site, eventually, is_gone, request, sample, upload};
 
 /// A running `eirs local` on a free port.
 struct Service {

@@ -8,15 +8,15 @@ use std::{
     thread,
 };
 
+use eirs_harness::{POLICY, Site, Web, eventually, image, sample, upload};
 use rusqlite::Connection;
 
 use super::{
     full_disk::{SmallDisk, leave_free},
-    harness::{POLICY, Site, Web, eventually, image, sample, upload},
     metrics::value,
 };
 
-fn id_of(answer: &super::harness::Answer) -> String {
+fn id_of(answer: &eirs_harness::Answer) -> String {
     answer.json()["id"].as_str().expect("an id").to_owned()
 }
 

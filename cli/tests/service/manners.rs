@@ -4,7 +4,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::Site;
+use eirs_harness::Site;
 
 fn eirs(site: &Site, arguments: &[&str]) -> Output {
     let mut command = site.command("eirs");

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use crate::harness::{POLICY, Site, Web, eventually, image, request};
+use eirs_harness::{POLICY, Site, Web, eventually, image, request};
 
 /// The value of the series that begins so.
 pub fn value(web: &Web, series: &str) -> Option<f64> {

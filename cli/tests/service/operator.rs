@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{POLICY, Process, Site, Web, eventually, image};
+use eirs_harness::{POLICY, Process, Site, Web, eventually, image};
 
 /// A controller that looks often, and a web server.
 fn service(site: &Site) -> (Web, Process) {

@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{POLICY, Process, Site, eventually, image, sample};
+use eirs_harness::{POLICY, Process, Site, eventually, image, sample};
 
 /// Two models: the one that is built in, and `quick`, which answers `noop` to everything.
 fn two_models() -> Site {

@@ -8,7 +8,7 @@ use std::{
 
 use eirs_platform::testing;
 
-use crate::harness::{POLICY, Site, eventually, image, request};
+use eirs_harness::{POLICY, Site, eventually, image, request};
 
 /// Runs `promtool` in the project, with this for its standard input; it must find nothing wrong.
 fn promtool(arguments: &[&str], input: &str) {

@@ -5,7 +5,7 @@ use std::{
     net::Shutdown,
 };
 
-use crate::harness::{Answer, Site, Web, eventually, image, read_answer};
+use eirs_harness::{Answer, Site, Web, eventually, image, read_answer};
 
 /// Sends this as it is, and reads to the end.
 fn exchange(web: &Web, request: &[u8]) -> Answer {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Answer, NEVER, Site, Web, eventually, image, read_answer, request};
+use eirs_harness::{Answer, NEVER, Site, Web, eventually, image, read_answer, request};
 
 /// Sends a body of a given size, like clients that read only after they have sent everything.
 fn send(address: &str, path: &str, bytes: usize) -> std::io::Result<Answer> {
@@ -126,7 +126,7 @@ fn uploads_that_were_left_take_no_place() {
     let left: Vec<TcpStream> = (0..4)
         .map(|number| {
             let mut stream = web.connect();
-            let form = crate::harness::form(&[("myfile", "x", &image(number))]);
+            let form = eirs_harness::form(&[("myfile", "x", &image(number))]);
             // With bytes after the form, which nobody needs and which must be read all the same.
             let head = format!(
                 "POST /upload HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=XX\r\n\

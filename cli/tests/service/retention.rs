@@ -5,7 +5,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::harness::{Site, eventually, image};
+use eirs_harness::{Site, eventually, image};
 
 fn eirs(site: &Site, arguments: &[&str]) -> Output {
     site.command("eirs").args(arguments).output().expect("it can be started")

@@ -1,6 +1,6 @@
 use serde_json::Value;
 
-use crate::harness::{Answer, Site, eventually, image};
+use eirs_harness::{Answer, Site, eventually, image};
 
 /// What a service whose script is `shell` answers to an image that is tried for a second at most.
 fn answer_of(shell: &str) -> (Site, Answer) {

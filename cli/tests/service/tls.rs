@@ -15,10 +15,8 @@ use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring, pki_types::CertificateDer,
 };
 
-use crate::{
-    authority::Authority,
-    harness::{self, Answer, NEVER, Site, Web, eventually, image, request},
-};
+use crate::authority::Authority;
+use eirs_harness::{Answer, NEVER, Site, Web, eventually, image, request};
 
 /// An authority that the client trusts, and a site whose server has a certificate of it.
 struct Secured {
@@ -96,7 +94,7 @@ impl Secured {
 }
 
 fn ask(stream: &mut Stream, method: &str, path: &str, body: &[u8]) -> Answer {
-    harness::ask(stream, method, path, &[("content-type", "image/bmp")], body).expect("an answer")
+    eirs_harness::ask(stream, method, path, &[("content-type", "image/bmp")], body).expect("an answer")
 }
 
 /// One request on a connection that goes on, and how it was answered.

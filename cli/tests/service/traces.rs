@@ -6,10 +6,8 @@ mod collector;
 use rustix::process::Signal;
 
 use self::collector::{Collector, Span};
-use crate::{
-    authority::Authority,
-    harness::{Answer, POLICY, Process, Site, Web, eventually, image, request, sample},
-};
+use crate::authority::Authority;
+use eirs_harness::{Answer, POLICY, Process, Site, Web, eventually, image, request, sample};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CLIENT: &str = "00f067aa0ba902b7";

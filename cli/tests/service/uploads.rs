@@ -1,4 +1,4 @@
-use crate::harness::{Site, eventually, form, image, request, sample};
+use eirs_harness::{Site, eventually, form, image, request, sample};
 
 #[test]
 fn an_image_that_is_erased_while_a_worker_has_it_has_no_result_afterwards_whoever_was_killed() {

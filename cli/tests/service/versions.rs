@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::harness::{Answer, POLICY, Site, eventually, sample};
+use eirs_harness::{Answer, POLICY, Site, eventually, sample};
 
 const NAMES: [&str; 12] = [
     "circle", "ring", "square", "triangle", "star", "cross", "heart", "crescent", "arrow", "wave", "spiral",

@@ -15,7 +15,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::Sha256;
 
-use crate::harness::{Site, Web, eventually, image};
+use eirs_harness::{Site, Web, eventually, image};
 
 /// 32 bytes of the letter `k`.
 const KEY: &str = "whsec_a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=";
@@ -269,7 +269,7 @@ fn an_event_that_the_receiver_cannot_read_keeps_no_other_back() {
     receiver.has(&others.iter().map(String::as_str).collect::<Vec<_>>());
     receiver.is_now(Mood::Takes);
     // Its lease lasts a minute.
-    crate::harness::eventually_within(Duration::from_secs(120), "the one comes, too", || {
+    eirs_harness::eventually_within(Duration::from_secs(120), "the one comes, too", || {
         receiver.taken().contains(&"5.bmp".to_owned()).then_some(())
     });
 }

@@ -1,9 +1,7 @@
 //! Services that crash, hang, or cannot start.
 
-use crate::{
-    harness::eventually,
-    machine::{Plan, said},
-};
+use crate::machine::{Plan, said};
+use eirs_harness::eventually;
 
 const UNITS: [&str; 3] = ["eirs-web", "eirs-controller", "eirs-worker"];
 

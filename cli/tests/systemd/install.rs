@@ -2,10 +2,8 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::{
-    harness::{eventually, sample},
-    machine::{self, Machine, Plan, programs, project, run, said},
-};
+use crate::machine::{self, Machine, Plan, programs, project, run, said};
+use eirs_harness::{eventually, sample};
 
 /// A target that must succeed; returns its output.
 fn make(target: &str, variables: &[(&str, &str)]) -> String {

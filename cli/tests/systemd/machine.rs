@@ -11,7 +11,7 @@ use std::{
 use eirs_platform::testing::not_run;
 use serde_json::Value;
 
-use crate::harness::{self, Answer, POLICY, eventually};
+use eirs_harness::{Answer, POLICY, eventually};
 
 pub const PROGRAMS: [&str; 4] = ["eirs", "eirs-web", "eirs-controller", "eirs-worker"];
 
@@ -238,7 +238,7 @@ impl Machine {
     }
 
     pub fn upload(&self, query: &str, image: &[u8]) -> Answer {
-        harness::upload(&self.address(), query, "x", image).expect("an answer")
+        eirs_harness::upload(&self.address(), query, "x", image).expect("an answer")
     }
 
     /// Asks where it is: status and metrics are on the operator's side.
@@ -248,13 +248,14 @@ impl Machine {
         if matches!(path, "/status" | "/metrics") {
             address = self.read("/var/lib/eirs/web.admin.address");
         }
-        harness::request(&address, "GET", path, &[], b"").expect("an answer")
+        eirs_harness::request(&address, "GET", path, &[], b"").expect("an answer")
     }
 
     /// Hands images over that nobody waits for; their ids.
     pub fn hand_over(&self, numbers: std::ops::Range<u32>) -> Vec<String> {
-        let id =
-            |number| self.upload("?wait=0", &harness::image(number)).json()["id"].as_str().map(str::to_owned);
+        let id = |number| {
+            self.upload("?wait=0", &eirs_harness::image(number)).json()["id"].as_str().map(str::to_owned)
+        };
         numbers.map(|number| id(number).expect("an id")).collect()
     }
 
@@ -263,7 +264,8 @@ impl Machine {
     pub fn expect_results(&self, ids: &[String], label: &str) {
         for id in ids {
             let result = eventually("the result", || {
-                let answer = harness::request(&self.address(), "GET", &format!("/results/{id}"), &[], b"");
+                let answer =
+                    eirs_harness::request(&self.address(), "GET", &format!("/results/{id}"), &[], b"");
                 answer.ok().filter(|answer| answer.status != 202)
             });
             assert_eq!((result.status, &result.json()["label"]), (200, &label.into()), "{result:?}");

@@ -2,10 +2,8 @@
 
 use serde_json::Value;
 
-use crate::{
-    harness::{POLICY, eventually, image, sample},
-    machine::{Plan, project, said},
-};
+use crate::machine::{Plan, project, said};
+use eirs_harness::{POLICY, eventually, image, sample};
 
 #[test]
 fn the_target_starts_a_service_that_classifies_and_everybody_says_what_it_does() {

@@ -1,6 +1,7 @@
 //! What a script of the operator's may do as a worker, and how more is opened.
 
-use crate::{harness::image, machine::Plan};
+use crate::machine::Plan;
+use eirs_harness::image;
 
 /// Writes to the system, reads a home and a file of the operator's, and has memory that is written
 /// and executed.

@@ -3,10 +3,8 @@
 
 use serde_json::Value;
 
-use crate::{
-    harness::{eventually, image, upload},
-    machine::{Machine, PROGRAMS, Plan},
-};
+use crate::machine::{Machine, PROGRAMS, Plan};
+use eirs_harness::{eventually, image, upload};
 
 /// The entry that says this, and its place in the journal.
 #[track_caller]

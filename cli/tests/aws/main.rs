@@ -9,26 +9,13 @@
     reason = "a test says what it could not run, and why it failed"
 )]
 
-#[expect(dead_code, reason = "the tests of the service on one machine use the rest of it")]
-#[path = "service/harness.rs"]
-mod harness;
-
-#[path = "aws/cloud.rs"]
 mod cloud;
 
-#[path = "aws/bad_luck.rs"]
 mod bad_luck;
-#[path = "aws/figures.rs"]
 mod figures;
-#[path = "aws/installation.rs"]
 mod installation;
-#[path = "aws/machines.rs"]
 mod machines;
-#[path = "aws/permissions.rs"]
 mod permissions;
-#[path = "aws/serving.rs"]
 mod serving;
-#[path = "aws/stack.rs"]
 mod stack;
-#[path = "aws/updates.rs"]
 mod updates;

@@ -8,10 +8,6 @@
     reason = "a test says what it could not run, and why it failed"
 )]
 
-#[expect(dead_code, reason = "this is the harness of the service's tests, too")]
-#[path = "service/harness.rs"]
-mod harness;
-
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -33,7 +29,7 @@ use eirs_platform::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Site, eventually};
+use eirs_harness::{Site, eventually};
 
 const BUCKETS: [&str; 2] = ["eirs-test-input", "eirs-test-output"];
 /// Machines that are where they go at once.

@@ -7,22 +7,11 @@
     reason = "a test says what it could not run, and why it failed"
 )]
 
-#[expect(dead_code, reason = "the tests of the service without its page use the rest of it")]
-#[path = "service/harness.rs"]
-mod harness;
-
-#[path = "page/visit.rs"]
 mod visit;
 
-#[path = "page/connection.rs"]
 mod connection;
-#[path = "page/everybody.rs"]
 mod everybody;
-#[path = "page/fleet.rs"]
 mod fleet;
-#[path = "page/folders.rs"]
 mod folders;
-#[path = "page/images.rs"]
 mod images;
-#[path = "page/words.rs"]
 mod words;

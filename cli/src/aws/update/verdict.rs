@@ -140,6 +140,7 @@ mod tests {
             sent_at: None,
             queued_ms: 0.0,
             classify_ms,
+            waited_ms: 0.0,
             trace: None,
         })
     }

@@ -263,14 +263,15 @@ async fn submit(uploads: &Arc<Uploads>, image: Image, wishes: &Wishes) -> Result
     let wanted = Wanted { model, fresh: wishes.fresh };
     let looking = debug_span!(target: TARGET, "look", image.id = %id);
     let found = uploads.jobs.find(id, &wanted).instrument(looking).await;
-    if let Some(known) = found.map_err(logged)? {
-        let has_image = match &known {
-            Submitted::Waits(ticket) => uploads.jobs.has_image(ticket, &image).await.map_err(logged)?,
-            Submitted::Known(_) => true,
-        };
-        if has_image {
-            return Ok(known);
+    match found.map_err(logged)? {
+        Some(Submitted::Waits(ticket)) => {
+            if uploads.jobs.has_image(&ticket, &image).await.map_err(logged)? {
+                return Ok(Submitted::Waits(ticket));
+            }
+            uploads.jobs.lacks_image(&ticket);
         }
+        Some(known) => return Ok(known),
+        None => {}
     }
     let admitted = uploads.jobs.admit(&wanted.model, queue, wishes.client.as_ref()).await?;
     Ok(Submitted::Waits(uploads.jobs.send(image, &wanted, admitted, &wishes.scope)))

@@ -10,6 +10,10 @@ use std::{
 use eirs_platform::queue::{Receipt, SharedQueue};
 use tokio_util::sync::CancellationToken;
 
+/// How long a job that has just ended may still be held here: its ack is committed, and its lease
+/// is dropped in a moment.
+const ENDING: Duration = Duration::from_millis(200);
+
 /// All the leases of this worker.
 #[derive(Debug)]
 pub(crate) struct Leases {
@@ -57,21 +61,23 @@ impl Leases {
                 continue;
             }
             match self.requests.extend(&receipts).await {
+                Ok(lost) if lost.is_empty() => {}
                 Ok(lost) => {
-                    for receipt in lost {
-                        // Absent means that it was acked while this was under way.
-                        if let Some(lease) = lock(&self.held).get(&receipt) {
-                            tracing::warn!(
-                                receipt = receipt.0,
-                                "a lease was lost: another worker may have the job"
-                            );
-                            lease.cancel();
-                        }
-                    }
+                    let _stopped = stop.run_until_cancelled(tokio::time::sleep(ENDING)).await;
+                    self.lose(&lost);
                 }
                 // The visibility time-out is more than two heartbeats: the next one is in time.
                 Err(error) => tracing::warn!(%error, "leases could not be renewed"),
             }
+        }
+    }
+
+    /// Tells those that are still held that they were lost. The others had been acked.
+    fn lose(&self, lost: &[Receipt]) {
+        let held = lock(&self.held);
+        for (receipt, lease) in lost.iter().filter_map(|receipt| held.get_key_value(receipt)) {
+            tracing::warn!(receipt = receipt.0, "a lease was lost: another worker may have the job");
+            lease.cancel();
         }
     }
 }
@@ -91,4 +97,42 @@ impl Drop for Lease {
 
 fn lock(held: &Held) -> MutexGuard<'_, HashMap<Receipt, CancellationToken>> {
     held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use eirs_platform::{
+        clock::SystemClock,
+        queue::{QueueOptions, memory::MemoryQueues},
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_whose_job_was_acked_and_ends_in_a_moment_is_not_lost_and_one_that_ran_out_is() {
+        let requests = MemoryQueues::new(Arc::new(SystemClock)).open("requests", QueueOptions::default());
+        requests.send(vec!["ends".into(), "runs out".into()]).await.unwrap();
+        let [ends, runs_out] =
+            <[_; 2]>::try_from(requests.receive(2, Duration::ZERO).await.unwrap()).unwrap();
+        let leases = Leases::new(requests.clone(), Duration::from_secs(1));
+        let ends = leases.hold(ends.receipt);
+        let runs_out = leases.hold(runs_out.receipt);
+        // To the queue both are gone; the first one is dropped while the renewal looks again.
+        requests.ack(&[ends.receipt.clone(), runs_out.receipt.clone()]).await.unwrap();
+        let lost = ends.lost.clone();
+        let ending = async move {
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+            drop(ends);
+        };
+        let stop = CancellationToken::new();
+        let renewing = leases.keep_alive(&stop);
+        let watching = async {
+            tokio::time::timeout(Duration::from_secs(60), runs_out.lost.cancelled()).await.unwrap();
+            stop.cancel();
+        };
+        tokio::join!(ending, renewing, watching);
+        assert!(runs_out.is_lost() && !lost.is_cancelled());
+    }
 }

@@ -102,15 +102,17 @@ impl Jobs {
         }
     }
 
-    /// Whether the job that was joined has its image. Where the image is not stored whole any more,
-    /// the job counts as lost: it may have failed already, and the upload has to send another.
+    /// Whether the image of the job that was joined is stored whole, or about to be.
     pub(crate) async fn has_image(&self, ticket: &Ticket, image: &Image) -> Result<bool> {
         if matches!(*ticket.progress.borrow(), Progress::Sending) {
             return Ok(true);
         }
-        if self.images.has_whole(&ticket.key.0.image_key(), image.content.len()).await? {
-            return Ok(true);
-        }
+        self.images.has_whole(&ticket.key.0.image_key(), image.content.len()).await
+    }
+
+    /// A job whose image is not stored whole counts as lost: it may have failed already, and the
+    /// upload sends another.
+    pub(crate) fn lacks_image(&self, ticket: &Ticket) {
         tracing::warn!(
             id = %ticket.key.0,
             "the image of a job in flight is no longer stored whole; it is stored and sent again"
@@ -118,7 +120,6 @@ impl Jobs {
         if let Some(job) = self.lock().get_mut(&ticket.key) {
             job.is_lost |= matches!(*job.progress.borrow(), Progress::Sent);
         }
-        Ok(false)
     }
 
     /// Drops jobs that were not answered for a long time, every minute.

@@ -11,7 +11,7 @@
 //!   `{"error": "why this image can never work"}`, or `{"retry": "why it may work later"}`. With a
 //!   member `path` it says which image it means, and is held to it: a late answer to another image
 //!   is passed over. So are lines that are no answer (banners, progress bars, logs); they are
-//!   quoted where no answer comes. An answer that nobody asked for ends the process.
+//!   quoted where no answer comes. The object may be written over several lines. An answer that nobody asked for ends the process.
 //!
 //! Exit code 75 (`EX_TEMPFAIL`) says of either that this may work later; any other but 0 is a
 //! failure. Both are tried again, for as long as `queue.retry_for` says. A confidence that is a

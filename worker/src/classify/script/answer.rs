@@ -2,7 +2,7 @@
 //! libraries, progress bars, warnings, blank lines, colours) is not. What is neither is refused: no
 //! answer is better than a wrong label.
 
-use std::{collections::VecDeque, path::Path};
+use std::{collections::VecDeque, mem, path::Path};
 
 use eirs_platform::job::Guess;
 use serde::Deserialize;
@@ -14,6 +14,8 @@ use super::label;
 const KEPT_LINES: usize = 5;
 /// ... and this many characters of each.
 const SHOWN_CHARS: usize = 160;
+/// The most bytes of a JSON object that is written over several lines.
+const LONGEST_OBJECT: usize = 16 << 10;
 /// Arithmetic with few bits gives confidences that are a hair beyond 0 or 1: in 16 bits, 1.001 is
 /// next to 1.
 const HAIR: f64 = 0.001;
@@ -30,28 +32,50 @@ pub(super) fn lines(printed: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// Without what a terminal would obey (ECMA-48): colours, moves of the cursor, titles.
+/// Without what a terminal would obey (ECMA-48): colours, moves of the cursor, titles, character
+/// sets. A sequence that does not end ends with its line.
 fn without_escapes(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
-    let mut rest = text.chars();
+    let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
-        if c != '\u{1b}' {
-            plain.push(c);
-            continue;
-        }
-        match rest.next() {
-            // A control sequence ends with a letter or one of a few signs.
-            Some('[') => skip_to(&mut rest, |c| ('\u{40}'..='\u{7e}').contains(&c)),
-            // A command to the terminal ends with a bell, or with an escape and a backslash.
-            Some(']') => skip_to(&mut rest, |c| matches!(c, '\u{7}' | '\\')),
-            _ => {}
+        match c {
+            '\u{1b}' => match rest.next() {
+                Some('[') => skip_control_sequence(&mut rest),
+                Some(']' | 'P' | 'X' | '^' | '_') => skip_string(&mut rest),
+                // `ESC ( B`, with which `tput sgr0` ends a colour.
+                Some(' '..='/') => {
+                    while rest.next_if(|c| matches!(c, ' '..='/')).is_some() {}
+                    rest.next_if(|c| matches!(c, '0'..='~'));
+                }
+                Some('\n') => plain.push('\n'),
+                _ => {}
+            },
+            // The same in one character.
+            '\u{9b}' => skip_control_sequence(&mut rest),
+            '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}' => skip_string(&mut rest),
+            c => plain.push(c),
         }
     }
     plain
 }
 
-fn skip_to(rest: &mut std::str::Chars<'_>, is_last: impl Fn(char) -> bool) {
-    let _the_last = rest.find(|c| is_last(*c));
+type Rest<'a> = std::iter::Peekable<std::str::Chars<'a>>;
+
+/// A control sequence ends with a letter or one of a few signs.
+fn skip_control_sequence(rest: &mut Rest<'_>) {
+    while rest.next_if(|c| matches!(c, ' '..='?')).is_some() {}
+    rest.next_if(|c| matches!(c, '@'..='~'));
+}
+
+/// A command to the terminal ends with a bell, or with an escape and a backslash.
+fn skip_string(rest: &mut Rest<'_>) {
+    while let Some(c) = rest.next_if(|c| *c != '\n') {
+        match c {
+            '\u{7}' | '\u{9c}' => return,
+            '\u{1b}' if rest.next_if_eq(&'\\').is_some() => return,
+            _ => {}
+        }
+    }
 }
 
 /// A line as it is quoted in a sentence.
@@ -72,9 +96,35 @@ fn all_quoted<'a>(lines: impl ExactSizeIterator<Item = &'a str>) -> String {
     shown.join(", ")
 }
 
+/// What a script of the protocol `once` printed about this file: a label, or one JSON object as a
+/// script of the protocol `stream` prints it. JSON never becomes a label.
+pub(super) fn answer_in(printed: &[u8], file: &Path, top: usize) -> Line {
+    let lines = lines(printed);
+    let is_named = lines.iter().any(|line| names(file).any(|name| after_name(line, name).is_some()));
+    if !is_named {
+        let whole = lines.join("\n");
+        match read(&whole, file, top) {
+            Line::Noise if matches!(serde_json::from_str(&whole), Ok(Value::Object(_) | Value::Array(_))) => {
+                let why = "JSON without `label`, `top`, `error` or `retry`";
+                return Line::Wrong(format!("{why}: {}", quoted(&whole)));
+            }
+            Line::Noise => {}
+            Line::Stray => return Line::Wrong(format!("a result for another image: {}", quoted(&whole))),
+            Line::Wrong(why) => {
+                return Line::Wrong(format!("an invalid result: {}: {why}", quoted(&whole)));
+            }
+            answer => return answer,
+        }
+    }
+    match label_in(printed, file) {
+        Ok(label) => Line::Answer(vec![Guess { label, confidence: 1.0 }]),
+        Err(why) => Line::Wrong(why),
+    }
+}
+
 /// The label in all that a script of the protocol `once` printed about this file, by the rule in
 /// `script.rs`; or else what is wrong with it.
-pub(super) fn label_in(printed: &[u8], file: &Path) -> Result<String, String> {
+fn label_in(printed: &[u8], file: &Path) -> Result<String, String> {
     let lines = lines(printed);
     for name in names(file) {
         let mut labels: Vec<_> = lines.iter().filter_map(|line| after_name(line, name)).collect();
@@ -172,26 +222,28 @@ fn object(line: &str, file: &Path) -> Option<Map<String, Value>> {
 }
 
 /// Whether a script means this file: by its path, or by another way to its folder, which no other
-/// image has.
+/// image has. The bare name of the file will do: it says as much as no path.
 fn is_same(named: &Path, file: &Path) -> bool {
     let end = |path: &Path| Some((path.file_name()?.to_owned(), path.parent()?.file_name()?.to_owned()));
-    named == file || end(named).is_some_and(|named| Some(named) == end(file))
+    named == file
+        || file.file_name() == Some(named.as_os_str())
+        || end(named).is_some_and(|named| Some(named) == end(file))
 }
 
 /// A line of answer. Other members are ignored.
 #[derive(Deserialize)]
 struct Members {
-    error: Option<String>,
-    retry: Option<Retry>,
+    error: Option<Reason>,
+    retry: Option<Reason>,
     top: Option<Vec<Entry>>,
     label: Option<String>,
     confidence: Option<f64>,
 }
 
-/// `"retry": true`, or a reason.
+/// `"retry": true`, or why.
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Retry {
+#[serde(untagged, expecting = "`error` and `retry` are true, false or a text")]
+enum Reason {
     Plain(bool),
     Because(String),
 }
@@ -204,12 +256,20 @@ struct Entry {
 
 impl Members {
     fn meaning(self, top: usize) -> Line {
+        // `"error": ""` beside a label is how some programs say that all went well.
+        let has_label = self.label.is_some() || self.top.is_some();
+        let error = match self.error {
+            None | Some(Reason::Plain(false)) => None,
+            Some(Reason::Because(why)) if why.trim().is_empty() && has_label => None,
+            Some(Reason::Plain(true)) => Some(String::new()),
+            Some(Reason::Because(why)) => Some(why),
+        };
         match self.retry {
-            None | Some(Retry::Plain(false)) => {}
-            Some(Retry::Plain(true)) => return Line::Later(self.error.unwrap_or_default()),
-            Some(Retry::Because(why)) => return Line::Later(why),
+            None | Some(Reason::Plain(false)) => {}
+            Some(Reason::Plain(true)) => return Line::Later(error.unwrap_or_default()),
+            Some(Reason::Because(why)) => return Line::Later(why),
         }
-        if let Some(reason) = self.error {
+        if let Some(reason) = error {
             return Line::Refusal(
                 label(&reason).unwrap_or_else(|_| "the script rejects this image".to_owned()),
             );
@@ -251,12 +311,24 @@ fn share(confidence: f64) -> Result<f32, String> {
     }
 }
 
+/// What a line is to the ones before it.
+pub(super) enum Gathered {
+    /// One that stands by itself.
+    Line,
+    /// A part of a JSON object that is not whole yet.
+    Open,
+    /// The end of this object.
+    Whole(String),
+}
+
 /// The last lines that were no answer to the image that is asked for, for the sentence that says
 /// that none came.
 #[derive(Default)]
 pub(super) struct Skipped {
     lines: VecDeque<String>,
     strays: usize,
+    /// The lines of a JSON object that goes on.
+    open: String,
 }
 
 impl Skipped {
@@ -265,6 +337,28 @@ impl Skipped {
             self.lines.pop_front();
         }
         self.lines.push_back(line.chars().take(SHOWN_CHARS + 1).collect());
+    }
+
+    /// The JSON object that ends with this line, where it is written over several, each of which
+    /// was passed over. None of them is read by itself: one may look like an answer, as an entry of
+    /// `top` does.
+    pub(super) fn gathered(&mut self, line: &str) -> Gathered {
+        let is_first = self.open.is_empty();
+        if is_first && !line.starts_with('{') {
+            return Gathered::Line;
+        }
+        if !is_first {
+            self.open.push('\n');
+        }
+        self.open.push_str(line);
+        match serde_json::from_str::<serde::de::IgnoredAny>(&self.open) {
+            Ok(_) if !is_first => Gathered::Whole(mem::take(&mut self.open)),
+            Err(error) if error.is_eof() && self.open.len() <= LONGEST_OBJECT => Gathered::Open,
+            _ => {
+                self.open.clear();
+                Gathered::Line
+            }
+        }
     }
 
     /// An answer to another image.
@@ -280,7 +374,8 @@ impl Skipped {
     pub(super) fn told(&self) -> String {
         let mut told = String::new();
         if self.strays > 0 {
-            told.push_str(&format!("; {} responses were for other images", self.strays));
+            let are = if self.strays == 1 { "response was" } else { "responses were" };
+            told.push_str(&format!("; {} {are} for other images", self.strays));
         }
         if !self.lines.is_empty() {
             let lines = all_quoted(self.lines.iter().map(String::as_str));
@@ -341,6 +436,43 @@ mod tests {
     }
 
     #[test]
+    fn nothing_that_a_terminal_obeys_becomes_a_part_of_a_label() {
+        for printed in [
+            // What `tput sgr0` prints.
+            "\u{1b}[32mdog\u{1b}(B\u{1b}[m\n",
+            "\u{1b}[?25l\u{1b}[1;32mdog\u{1b}[0m\u{1b}[?25h\u{1b}[K\n",
+            "\u{9b}32mdog\u{9b}0m\n",
+            "\u{1b}]0;C:\\model\u{7}dog\n",
+            "\u{1b}]8;;http://x\u{1b}\\dog\u{1b}]8;;\u{1b}\\\n",
+            "\u{1b}P1;2|x\u{1b}\\\u{1b}=\u{1b}7dog\u{1b}8\u{1b}#8\n",
+            "\u{1b}]0;a title without an end\ndog\n",
+            "dog\u{1b}[\n",
+            "dog\u{1b}\n",
+        ] {
+            check(printed, Ok("dog"));
+        }
+    }
+
+    #[test]
+    fn once_json_is_an_answer_or_refused_and_never_the_label() {
+        let once = |printed: &str| answer_in(printed.as_bytes(), file(), 2);
+        assert_eq!(once("{\"label\": \"dog\", \"confidence\": 0.5}\n"), answer(&[("dog", 0.5)]));
+        assert_eq!(once("{\n  \"label\": \"dog\",\n  \"confidence\": 0.5\n}\n"), answer(&[("dog", 0.5)]));
+        assert_eq!(once("{\"error\": \"no dog\"}"), Line::Refusal("no dog".into()));
+        assert_eq!(once("{\"retry\": \"busy\"}"), Line::Later("busy".into()));
+        for (printed, part) in [
+            ("[{\"label\": \"dog\"}]", "JSON without `label`"),
+            ("{\"class\": \"dog\"}", "JSON without `label`"),
+            ("{\"label\": \"dog\", \"confidence\": 97}", "an invalid result"),
+            ("{\"label\": \"dog\", \"path\": \"/tmp/other.jpg\"}", "another image"),
+        ] {
+            assert!(matches!(once(printed), Line::Wrong(why) if why.contains(part)), "{printed}");
+        }
+        assert_eq!(once("{\"label\": \"x\"}\ntest_00.JPEG,dog\n"), answer(&[("dog", 1.0)]));
+        assert_eq!(once("dog\n"), answer(&[("dog", 1.0)]));
+    }
+
+    #[test]
     fn once_what_nobody_can_tell_is_refused_with_the_lines() {
         check("dog\ndone in 20 ms\n", Err("\"dog\", \"done in 20 ms\""));
         check("test_00.JPEG,dog\ntest_00.JPEG,cat\n", Err("several results: \"dog\", \"cat\""));
@@ -380,6 +512,20 @@ mod tests {
         assert_eq!(stream(r#"{"retry": "the GPU is busy"}"#), Line::Later("the GPU is busy".into()));
         assert_eq!(stream(r#"{"retry": true, "error": "busy"}"#), Line::Later("busy".into()));
         assert_eq!(stream(r#"{"retry": false, "label": "a"}"#), answer(&[("a", 1.0)]));
+        assert_eq!(stream(r#"{"path": "test_00.JPEG", "label": "a"}"#), answer(&[("a", 1.0)]));
+    }
+
+    #[test]
+    fn stream_an_empty_error_beside_a_label_is_none_and_alone_it_is_a_refusal() {
+        for error in ["\"\"", "\" \"", "false", "null"] {
+            let line = stream(&format!(r#"{{"label": "a", "error": {error}}}"#));
+            assert_eq!(line, answer(&[("a", 1.0)]), "{error}");
+        }
+        for line in [r#"{"error": ""}"#, r#"{"error": true, "label": "a"}"#] {
+            assert_eq!(stream(line), Line::Refusal("the script rejects this image".into()), "{line}");
+        }
+        let crooked = stream(r#"{"retry": 1, "label": "a"}"#);
+        assert!(matches!(crooked, Line::Wrong(why) if why.contains("true, false or a text")));
     }
 
     #[test]
@@ -433,6 +579,34 @@ mod tests {
     fn stream_an_answer_behind_a_progress_bar_counts_where_it_names_the_image() {
         let line = r#"100%|####| 1/1 {"path": "/tmp/x/7-ab/test_00.JPEG", "label": "cat"}"#;
         assert_eq!(stream(line), answer(&[("cat", 1.0)]));
+    }
+
+    /// The objects and the lines by themselves, in the order in which they end.
+    fn gathered(printed: &str) -> Vec<String> {
+        let mut skipped = Skipped::default();
+        let mut all = Vec::new();
+        for line in lines(printed.as_bytes()) {
+            match skipped.gathered(&line) {
+                Gathered::Line => all.push(line),
+                Gathered::Whole(object) => all.push(object.split_whitespace().collect()),
+                Gathered::Open => {}
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn stream_json_over_several_lines_is_one_object_and_its_lines_are_not_read() {
+        let top = "{\n \"top\": [\n  {\"label\": \"a\"},\n  {\"label\": \"b\"}\n ]\n}\nnext";
+        assert_eq!(gathered(top), [r#"{"top":[{"label":"a"},{"label":"b"}]}"#, "next"]);
+        assert_eq!(gathered("{\"label\":\n\"a\"}"), ["{\"label\":\"a\"}"]);
+        for alone in ["{\"label\": \"a\"}", "{not JSON", "hello"] {
+            assert_eq!(gathered(alone), [alone], "{alone}");
+        }
+        // What turns out to be no object does not take an answer with it.
+        assert_eq!(gathered("{\n{\"label\": \"a\"}"), ["{\"label\": \"a\"}"]);
+        let endless = format!("{{\n{}{{\"label\": \"a\"}}", "\"a\":\n[\n".repeat(20_000));
+        assert_eq!(gathered(&endless).last().unwrap(), "{\"label\": \"a\"}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::Context;
 use eirs_platform::{job::Guess, settings::Model};
 
 use super::{
-    answer::label_in,
+    answer::{Line, answer_in},
     child::{Event, OUTPUT_MAX_BYTES, Running, manner, wants_later},
     later,
     scratch::Scratch,
@@ -42,9 +42,13 @@ impl Once {
         }
         match event {
             Event::Exited if status.is_some_and(|status| status.success()) => {
-                let label = label_in(&script.printed, &file.path)
-                    .map_err(|what| failed(&format!("printed {what}")))?;
-                Ok(vec![Guess { label, confidence: 1.0 }])
+                match answer_in(&script.printed, &file.path, self.settings.top) {
+                    Line::Answer(guesses) => Ok(guesses),
+                    Line::Refusal(why) => Err(Failure::Rejected(why)),
+                    Line::Later(why) => Err(later(&why)),
+                    Line::Wrong(what) => Err(failed(&format!("printed {what}"))),
+                    Line::Stray | Line::Noise => Err(failed("printed no result")),
+                }
             }
             Event::Exited if wants_later(status) => Err(later(&script.last_words())),
             Event::Exited => Err(failed(&format!("ended with {}; {}", manner(status), script.last_words()))),

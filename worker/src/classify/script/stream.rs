@@ -10,7 +10,7 @@ use anyhow::Context;
 use eirs_platform::{backoff::Backoff, job::Guess, settings::Model};
 
 use super::{
-    answer::{Line, Skipped, lines, quoted, read},
+    answer::{Gathered, Line, Skipped, lines, quoted, read},
     child::{Event, OUTPUT_MAX_BYTES, Running, manner, wants_later},
     later,
     once::refuse_huge,
@@ -210,6 +210,15 @@ impl Drop for Stream {
 impl Skipped {
     /// What a line answers; `None` where it is no answer to this image, and is passed over.
     fn or_answer(&mut self, line: &str, file: &Path, top: usize) -> Option<Result<Vec<Guess>, Failure>> {
+        let whole = match self.gathered(line) {
+            Gathered::Line => None,
+            Gathered::Whole(object) => Some(object),
+            Gathered::Open => {
+                self.noise(line);
+                return None;
+            }
+        };
+        let line = whole.as_deref().unwrap_or(line);
         match read(line, file, top) {
             Line::Answer(guesses) => {
                 self.forget();

@@ -9,19 +9,9 @@ use std::{
 
 use anyhow::Context;
 use bytes::Bytes;
-use eirs_worker::image::Format;
+use eirs_platform::formats::{Format, HEAD_BYTES, READ_IN_WORDS};
 use walkdir::WalkDir;
 
-/// What the workers read, and its media type.
-const FORMATS: [(Format, &str); 5] = [
-    (Format::Jpeg, "image/jpeg"),
-    (Format::Png, "image/png"),
-    (Format::WebP, "image/webp"),
-    (Format::Gif, "image/gif"),
-    (Format::Bmp, "image/bmp"),
-];
-/// Enough bytes to recognise an image.
-const HEAD_BYTES: u64 = 64;
 /// How many of the files that are not images are named.
 const SHOWN: usize = 5;
 /// Images beyond this many bytes in total are read again for each upload, so that a large folder
@@ -137,14 +127,14 @@ pub fn read_folder(folder: &Path, most: Option<u64>) -> anyhow::Result<Folder> {
     let others = found.remark().map_or(String::new(), |remark| format!("; {remark}"));
     anyhow::ensure!(
         !found.images.is_empty() || most == 0,
-        "no image in {shown} (JPEG, PNG, GIF, BMP or WebP){others}"
+        "no image in {shown} (EIRS reads {READ_IN_WORDS}){others}"
     );
     Ok(found)
 }
 
 /// Whether files with this ending are images.
 pub fn is_ending(ending: &str) -> bool {
-    FORMATS.iter().any(|(format, _)| has_ending(*format, ending))
+    Format::ALL.into_iter().any(|format| has_ending(format, ending))
 }
 
 fn has_ending(format: Format, ending: &str) -> bool {
@@ -156,21 +146,20 @@ fn has_ending(format: Format, ending: &str) -> bool {
 fn media_type(path: &Path) -> Option<&'static str> {
     let head = || {
         let mut head = Vec::new();
-        fs::File::open(path).ok()?.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
+        fs::File::open(path).ok()?.take(HEAD_BYTES as u64).read_to_end(&mut head).ok()?;
         by_content(&head)
     };
     head().or_else(|| by_ending(path))
 }
 
 fn by_content(head: &[u8]) -> Option<&'static str> {
-    let found = Format::of(head)?;
-    FORMATS.iter().find(|(format, _)| *format == found).map(|(_, media_type)| *media_type)
+    Format::of(head).map(Format::media_type)
 }
 
 fn by_ending(path: &Path) -> Option<&'static str> {
     let ending = path.extension()?.to_str()?;
-    let known = FORMATS.iter().find(|(format, _)| has_ending(*format, ending));
-    known.map(|(_, media_type)| *media_type)
+    let known = Format::ALL.into_iter().find(|format| has_ending(*format, ending));
+    known.map(Format::media_type)
 }
 
 /// Makes every upload an image with other bytes and the same pixels, so that no stored result is
@@ -311,13 +300,27 @@ mod tests {
             ("4.2004.01.12", b"GIF89a"),
             ("5.jpg", b"RIFF\x01\x02\x03\x04WEBPVP8 "),
             ("6.bitmap", &bitmap),
+            ("7", b"II\x2a\0\x08\0\0\0"),
+            ("8.HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+            ("9", b"P6\n3 2\n255\n"),
         ] {
             fs::write(folder.path().join(name), content).unwrap();
         }
         let found = read_folder(folder.path(), None).unwrap();
         let types: Vec<_> = found.images.iter().map(|image| image.media_type).collect();
-        assert_eq!(types, ["image/jpeg", "image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp"]);
+        let expected = ["jpeg", "jpeg", "png", "gif", "webp", "bmp", "tiff", "heic", "x-portable-anymap"];
+        assert_eq!(types, expected.map(|kind| format!("image/{kind}")));
         assert!(found.remark().is_none());
+    }
+
+    #[test]
+    fn every_ending_of_what_the_service_reads_is_one_of_an_image() {
+        for ending in Format::ALL.into_iter().flat_map(Format::extensions) {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join(format!("a.{ending}")), "broken").unwrap();
+            assert_eq!(read_folder(folder.path(), None).unwrap().images.len(), 1, "{ending}");
+            assert!(is_ending(&ending.to_uppercase()));
+        }
     }
 
     #[test]

@@ -71,10 +71,17 @@ impl Truth {
         let read = || {
             let bytes = fs::read(path).context("cannot be read")?;
             let names = Names::of(images);
-            let has_columns = |rows: &[Row]| Columns::by_name(rows).is_some();
-            let rows = sheet::rows(&bytes, has_columns).context("cannot be read")?;
+            let is_named = |rows: &[Row]| Columns::by_name(rows).is_some();
+            let mut rows = sheet::rows(&bytes, is_named).context("cannot be read")?;
+            if !is_named(&rows) {
+                // Without names of columns it is where, and parted as, the images are found.
+                let is_read = |rows: &[Row]| Columns::of(rows, &names).is_ok();
+                rows = sheet::rows(&bytes, is_read).context("cannot be read")?;
+            }
             let columns = Columns::of(&rows, &names)?;
-            columns.truth(&rows, &names, images)
+            let (labels, mut remarks) = columns.truth(&rows, &names, images)?;
+            remarks.extend(columns.strangers(&rows, &names, images)?);
+            anyhow::Ok((labels, remarks))
         };
         let (labels, remarks) = read().with_context(|| format!("the labels {shown}"))?;
         Ok(Self { source: shown, labels, remarks })
@@ -129,6 +136,14 @@ impl Columns {
     /// is only one other.
     fn of(rows: &[Row], names: &Names) -> anyhow::Result<Self> {
         if let Some(columns) = Self::by_name(rows) {
+            let head = &rows[columns.first - 1];
+            for name in COLUMNS {
+                anyhow::ensure!(
+                    head.cells.iter().filter(|cell| is_called(cell, name)).count() == 1,
+                    "row {}: several columns are called `{name}`; rename all but one",
+                    head.number
+                );
+            }
             return Ok(columns);
         }
         let head = rows.first().map_or(&[][..], |row| &row.cells);
@@ -164,15 +179,12 @@ impl Columns {
         images: &[ImageFile],
     ) -> anyhow::Result<(Vec<Option<Label>>, Vec<String>)> {
         let rows = &rows[self.first..];
-        let texts = rows.iter().filter_map(|row| match row.cell(self.input) {
-            Cell::Text(name) => Some(name.as_str()),
-            _ => None,
-        });
-        let folder = common_folder(texts);
+        let folder = self.folder(rows);
         let mut given: Vec<Option<Given>> = vec![None; images.len()];
         let mut unknown_dates = Dates::default();
         for row in rows {
             let input = row.cell(self.input);
+            computed(row, input)?;
             let found = names.find(input, &folder).or_else(|Ambiguous(names)| {
                 bail!(
                     "row {}: a spreadsheet turned the image's name into {}; it may have been `{}`; \
@@ -207,6 +219,46 @@ impl Columns {
     }
 }
 
+impl Columns {
+    /// What is to be said of the rows that name none of the images; nothing but them is an error.
+    fn strangers(&self, rows: &[Row], names: &Names, images: &[ImageFile]) -> anyhow::Result<Option<String>> {
+        let rows = &rows[self.first..];
+        let folder = self.folder(rows);
+        let named: Vec<_> = rows.iter().filter(|row| *row.cell(self.input) != Cell::Nothing).collect();
+        let is_stranger = |row: &Row| matches!(names.find(row.cell(self.input), &folder), Ok(found) if found.images.is_empty());
+        // Without names of columns the first row may be such names in other words.
+        let is_head = |place: usize| place == 0 && self.first == 0;
+        let strangers: Vec<_> = named
+            .iter()
+            .enumerate()
+            .filter(|(place, row)| !is_head(*place) && is_stranger(row))
+            .map(|(_, row)| *row)
+            .collect();
+        let Some(first) = strangers.first() else {
+            anyhow::ensure!(!named.is_empty() || images.is_empty(), "have no row with the name of an image");
+            return Ok(None);
+        };
+        let (shown, number) = (first.cell(self.input).shown(), first.number);
+        let of = named.len();
+        anyhow::ensure!(
+            strangers.len() < of || images.is_empty(),
+            "none of the {of} rows names one of the images: row {number} has `{shown}`, and the first \
+            image is `{}`",
+            images[0].name
+        );
+        let (count, name) = (strangers.len(), if strangers.len() == 1 { "names" } else { "name" });
+        Ok(Some(format!("{count} of {of} rows {name} none of these images, first row {number}: {shown}")))
+    }
+
+    /// What all names of the images begin with.
+    fn folder(&self, rows: &[Row]) -> String {
+        common_folder(rows.iter().filter_map(|row| match row.cell(self.input) {
+            Cell::Text(name) => Some(name.as_str()),
+            _ => None,
+        }))
+    }
+}
+
 const AS_TEXT: &str = "format the column as text, and enter it again";
 
 /// What a sheet says of an image.
@@ -226,7 +278,7 @@ impl Given {
             return Self { label: label.clone(), vagueness, rows: vec![row], is_clear: true };
         }
         if vagueness == self.vagueness {
-            self.is_clear &= same_label(&self.label.text, &label.text);
+            self.is_clear &= self.label.is(&label.text) || label.is(&self.label.text);
             self.rows.push(row);
         }
         self
@@ -256,10 +308,22 @@ fn remarks(given: &[Option<Given>], images: &[ImageFile]) -> Vec<String> {
     by_rows.into_iter().map(sentence).collect()
 }
 
+/// Complains of a formula whose value is not in the file.
+fn computed(row: &Row, cell: &Cell) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !matches!(cell, Cell::Formula(_)),
+        "row {}: the workbook has no value of the formula {}; open and save it in a spreadsheet program",
+        row.number,
+        cell.shown()
+    );
+    Ok(())
+}
+
 /// The label in a cell, where there is one.
 fn label(row: &Row, cell: &Cell) -> anyhow::Result<Option<Label>> {
+    computed(row, cell)?;
     match cell {
-        Cell::Nothing => Ok(None),
+        Cell::Nothing | Cell::Formula(_) => Ok(None),
         Cell::Text(text) => Ok(Some(Label::from(text.as_str()))),
         Cell::Number(number) => Ok(Some(Label { text: number.to_string(), number: Some(*number) })),
         Cell::Date(_) | Cell::Time(_) => {

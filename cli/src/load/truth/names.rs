@@ -65,7 +65,7 @@ impl Names {
     /// The images that a cell names. `folder` is what all names of the sheet begin with.
     pub(super) fn find(&self, cell: &Cell, folder: &str) -> Result<Found, Ambiguous> {
         match cell {
-            Cell::Nothing | Cell::Time(_) => Ok(Found::default()),
+            Cell::Nothing | Cell::Time(_) | Cell::Formula(_) => Ok(Found::default()),
             Cell::Text(text) => Ok(self.find_text(&plain(text), folder)),
             Cell::Number(number) => {
                 let images = self.numbers.get(&number.to_bits()).cloned().unwrap_or_default();

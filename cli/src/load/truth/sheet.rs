@@ -1,10 +1,10 @@
 //! The rows of a sheet of labels, whatever program wrote the file: a workbook, or text of any
 //! common encoding and separator.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read, Seek};
 
 use anyhow::Context;
-use calamine::{Data, Reader, Sheets, open_workbook_auto_from_rs};
+use calamine::{Data, Dimensions, Reader, Sheet, SheetVisible, Sheets, open_workbook_auto_from_rs};
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 
 use super::dates::Date;
@@ -28,6 +28,8 @@ pub(super) enum Cell {
     Date(Date),
     /// A time of day or a duration, shown for a complaint.
     Time(String),
+    /// A formula whose value the program that wrote it did not store.
+    Formula(String),
 }
 
 /// A row, with the number that the program shows which made it.
@@ -63,6 +65,11 @@ impl Cell {
             Data::DateTime(moment) if moment.is_duration() => {
                 Self::Time(format!("{:.0} seconds", moment.as_f64() * 86_400.0))
             }
+            // Without a day it is a time: day 0 is in the year 1899.
+            Data::DateTime(moment) if moment.as_f64() < 1.0 => {
+                let (_, _, _, hour, minute, second, _) = moment.to_ymd_hms_milli();
+                Self::Time(format!("{hour:02}:{minute:02}:{second:02}"))
+            }
             Data::DateTime(moment) => {
                 let (year, month, day, hour, minute, second, _) = moment.to_ymd_hms_milli();
                 let day_of = [year.into(), month.into(), day.into()];
@@ -80,6 +87,7 @@ impl Cell {
         match self {
             Self::Nothing => String::new(),
             Self::Text(text) | Self::Time(text) => text.clone(),
+            Self::Formula(formula) => format!("={formula}"),
             Self::Number(number) => number.to_string(),
             Self::Date(date) => date.to_string(),
         }
@@ -106,14 +114,21 @@ pub(super) fn rows(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyhow
         return rows_of_workbook(bytes, has_columns);
     }
     let text = decode(bytes)?.replace("\r\n", "\n").replace('\r', "\n");
+    anyhow::ensure!(!text.contains('\0'), "this is neither a workbook nor text");
     let (text, separators) = match text.lines().next().and_then(separator_line) {
         // The line stays as an empty one: the rows keep their numbers.
         Some(separator) => (text.trim_start_matches(|c| c != '\n'), vec![separator]),
         None => (text.as_str(), SEPARATORS.to_vec()),
     };
-    let mut best = Vec::new();
+    let (mut best, mut problem) = (Vec::new(), None);
     for separator in separators {
-        let rows = rows_of_text(text, separator)?;
+        let rows = match with_plain_quotes(text, separator) {
+            Ok(text) => rows_of_text(&text, separator)?,
+            Err(error) => {
+                problem.get_or_insert(error);
+                continue;
+            }
+        };
         if has_columns(&rows) {
             return Ok(rows);
         }
@@ -122,7 +137,49 @@ pub(super) fn rows(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyhow
             best = rows;
         }
     }
-    Ok(best)
+    problem.map_or(Ok(best), Err)
+}
+
+/// Without the blanks that people type between a separator and a quotation mark: `a.jpg, "star"`.
+fn with_plain_quotes(text: &str, separator: u8) -> anyhow::Result<String> {
+    let separator = char::from(separator);
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    let (mut is_start, mut line) = (true, 1_u64);
+    while let Some(c) = rest.next() {
+        if is_start && c == ' ' {
+            let mut blanks = String::from(c);
+            while let Some(blank) = rest.next_if_eq(&' ') {
+                blanks.push(blank);
+            }
+            if rest.peek() != Some(&'"') {
+                plain.push_str(&blanks);
+                is_start = false;
+            }
+            continue;
+        }
+        plain.push(c);
+        if is_start && c == '"' {
+            let opened = line;
+            loop {
+                let Some(c) = rest.next() else {
+                    anyhow::bail!("row {opened}: a quotation mark opens a cell that nothing closes");
+                };
+                plain.push(c);
+                line += u64::from(c == '\n');
+                if c == '"' {
+                    // Two of them are one in the cell.
+                    match rest.next_if_eq(&'"') {
+                        Some(second) => plain.push(second),
+                        None => break,
+                    }
+                }
+            }
+        }
+        line += u64::from(c == '\n');
+        is_start = c == separator || c == '\n';
+    }
+    Ok(plain)
 }
 
 /// Excel's `sep=;`, before everything else in a file.
@@ -182,29 +239,65 @@ fn rows_of_text(text: &str, separator: u8) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The first sheet that has the columns, or else the first one.
+/// The first sheet that has the columns, or else the first one. Hidden sheets come after those that
+/// a person sees.
 fn rows_of_workbook(bytes: &[u8], has_columns: impl Fn(&[Row]) -> bool) -> anyhow::Result<Vec<Row>> {
     let mut book: Sheets<_> = open_workbook_auto_from_rs(Cursor::new(bytes))?;
+    let mut sheets: Vec<_> = book.sheets_metadata().to_vec();
+    sheets.sort_by_key(|sheet| sheet.visible != SheetVisible::Visible);
     let mut first = None;
-    for name in book.sheet_names() {
-        let range = match book.worksheet_range(&name) {
-            Ok(range) => range,
+    for Sheet { name, .. } in sheets {
+        let rows = match rows_of_sheet(&mut book, &name) {
+            Ok(rows) => rows,
             // A chart, or a sheet that nobody asked for.
             Err(_) if first.is_some() => continue,
             Err(error) => return Err(error.into()),
         };
-        let above = range.start().map_or(0, |(row, _)| row);
-        let row = |(place, cells): (usize, &[Data])| Row {
-            number: u64::from(above) + place as u64 + 1,
-            cells: cells.iter().map(Cell::of_workbook).collect(),
-        };
-        let rows: Vec<_> = range.rows().enumerate().map(row).collect();
         if has_columns(&rows) {
             return Ok(rows);
         }
         first.get_or_insert(rows);
     }
     first.context("it contains no sheet")
+}
+
+fn rows_of_sheet<R: Read + Seek>(book: &mut Sheets<R>, name: &str) -> Result<Vec<Row>, calamine::Error> {
+    let range = book.worksheet_range(name)?;
+    // What is not there in a kind of workbook changes no cell.
+    let formulas = book.worksheet_formula(name).unwrap_or_default();
+    let merged = merged(book, name);
+    let (above, left) = range.start().unwrap_or_default();
+    let (below, right) = range.end().unwrap_or_default();
+    let cell = |row: u32, column: u32| {
+        let region = merged.iter().find(|region| region.contains(row, column));
+        let (row, column) = region.map_or((row, column), |region| region.start);
+        let cell = range.get_value((row, column)).map_or(Cell::Nothing, Cell::of_workbook);
+        match formulas.get_value((row, column)).filter(|formula| !formula.is_empty()) {
+            Some(formula) if cell == Cell::Nothing && is_uncomputed(range.get_value((row, column))) => {
+                Cell::Formula(formula.clone())
+            }
+            _ => cell,
+        }
+    };
+    let row = |row: u32| Row {
+        number: u64::from(row) + 1,
+        cells: (left..=right).map(|column| cell(row, column)).collect(),
+    };
+    Ok(if range.is_empty() { Vec::new() } else { (above..=below).map(row).collect() })
+}
+
+/// Cells that are shown as one: all show what the first one holds.
+fn merged<R: Read + Seek>(book: &mut Sheets<R>, name: &str) -> Vec<Dimensions> {
+    match book {
+        Sheets::Xlsx(book) => book.merge_cells_by_sheet_name(name).unwrap_or_default(),
+        Sheets::Xls(book) => book.merge_cells_by_sheet_name(name).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+/// A formula that failed has an error for its value, and one for an empty text has that.
+fn is_uncomputed(data: Option<&Data>) -> bool {
+    matches!(data, None | Some(Data::Empty))
 }
 
 #[cfg(test)]

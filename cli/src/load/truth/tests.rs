@@ -86,6 +86,74 @@ fn a_sheet_without_names_of_columns_is_read_where_there_is_one_column_besides_th
 }
 
 #[test]
+fn cells_are_parted_by_what_leaves_the_names_of_the_images_whole() {
+    check("a,1.jpg;star\nb,2.jpg;arrow\n", &["a,1.jpg", "b,2.jpg"], &["star", "arrow"]);
+    check("My labels\na.jpg;star\nb.jpg;arrow\n", &["a.jpg", "b.jpg"], &["star", "arrow"]);
+}
+
+#[test]
+fn quotation_marks_count_behind_blanks_and_an_open_one_is_refused_with_its_row() {
+    let names = ["a.jpg", "b.jpg"];
+    check(
+        "\"Input\", \"Result\"\n\"a.jpg\",  \"star, \"\"new\"\"\"\n \"b.jpg\" , arrow\n",
+        &names,
+        &["star, \"new\"", "arrow"],
+    );
+    check("Input,Result\n5\" nail.jpg,star\n", &["5\" nail.jpg"], &["star"]);
+    check("Input;Result\na.jpg;5\" nail\n", &["a.jpg"], &["5\" nail"]);
+    refused("Input,Result\na.jpg,star\nb.jpg,\"arrow\nc.jpg,x\n", &names, "row 3: a quotation mark");
+    refused("\"a.jpg,star\nb.jpg,arrow\n", &names, "row 1: a quotation mark");
+}
+
+#[test]
+fn rows_of_other_images_are_counted_and_a_sheet_of_nothing_else_is_refused() {
+    let truth = read("Input,Result\na.jpg,star\nx.jpg,cat\ny.jpg,dog\n", &["a.jpg"]).unwrap();
+    assert_eq!(truth.remarks, ["2 of 3 rows name none of these images, first row 3: x.jpg"]);
+    refused(
+        "Input,Result\nx.jpg,cat\ny.jpg,dog\n",
+        &["a.jpg"],
+        "none of the 2 rows names one of the images: row 2 has `x.jpg`, and the first image is `a.jpg`",
+    );
+    refused("Input,Result\n", &["a.jpg"], "no row with the name of an image");
+}
+
+#[test]
+fn two_columns_of_one_name_are_refused() {
+    refused(
+        "No,Input,Result,Result\n1,a.jpg,star,arrow\n",
+        &["a.jpg"],
+        "row 1: several columns are called `Result`; rename all but one",
+    );
+}
+
+#[test]
+fn a_number_and_its_spelling_do_not_contradict_each_other() {
+    let rows =
+        [Cell::Number(1.1), Cell::Text("1.10".into())].map(|label| [Cell::Text("a.jpg".into()), label]);
+    let (labels, remarks) = of_cells(&rows, &["a.jpg"]).unwrap();
+    assert!(labels[0].as_ref().is_some_and(|label| label.is("1.10")));
+    assert_eq!(remarks, [""; 0]);
+}
+
+#[test]
+fn a_formula_without_its_value_is_refused_with_its_row() {
+    let refused = |cells: [Cell; 2]| format!("{:#}", of_cells(&[cells], &["a.jpg"]).unwrap_err());
+    let formula = || Cell::Formula("UPPER(C2)".into());
+    for cells in [[Cell::Text("a.jpg".into()), formula()], [formula(), Cell::Text("star".into())]] {
+        let said = refused(cells);
+        assert!(said.starts_with("row 2: the workbook has no value of the formula =UPPER(C2); "), "{said}");
+    }
+}
+
+#[test]
+fn a_workbook_is_read_as_it_is_seen() {
+    // A hidden sheet with other labels comes first; `a.jpg` and `c.jpg` share one merged label.
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hidden-and-merged.xlsx");
+    let truth = Truth::from_file(&path, &images(&["a.jpg", "b.jpg", "c.jpg"])).unwrap();
+    assert_eq!(texts(&truth), ["star", "arrow", "star"]);
+}
+
+#[test]
 fn an_index_column_is_passed_over_with_and_without_a_name() {
     for head in ["", "id,image,label\n", ",image,label\n"] {
         check(format!("{head}0,1.jpg,cat\n1,2.jpg,dog\n"), &["1.jpg", "2.jpg"], &["cat", "dog"]);

@@ -107,10 +107,22 @@ impl Local {
                 status = web.ended() => (&mut web, status),
                 status = controller.ended() => (&mut controller, status),
             };
-            if !role.is_worth_another_start(status) {
+            let Some(pause) = role.pause_before_next_start(status) else {
                 break End::Died(role.name(), status);
+            };
+            if pause.is_zero() {
+                show::aside(format_args!("{} {}; restarting it", role.name(), describe(status)));
+            } else {
+                show::aside(format_args!(
+                    "{} {}, as several times in this minute; restarting it in {pause:?}",
+                    role.name(),
+                    describe(status)
+                ));
+                tokio::select! {
+                    () = signals.next() => break End::Signal,
+                    () = tokio::time::sleep(pause) => {}
+                }
             }
-            show::aside(format_args!("{} {}; restarting it", role.name(), describe(status)));
             if let Err(error) = role.start_again(&files.keep(&environment)) {
                 break End::Failed(error);
             }

@@ -30,8 +30,11 @@ pub(super) struct Role {
 
 /// A program that is killed more often than this ...
 const MOST_KILLS: usize = 3;
-/// ... within this time is not started again.
+/// ... within this time ...
 const KILLS_WITHIN: Duration = Duration::from_secs(60);
+/// ... is started again after a pause: where the kernel kills it for want of memory, it should not
+/// be busy with dying.
+const PAUSE: Duration = Duration::from_secs(5);
 
 impl Role {
     /// Starts the program of this name in the folder of this one, in a process group of its own: a
@@ -62,12 +65,13 @@ impl Role {
         Ok((child, group))
     }
 
-    /// Whether a further start may help: somebody killed it, or the kernel for want of memory. One
-    /// that ended by itself has said why, and would end again.
-    pub(super) fn is_worth_another_start(&mut self, status: ExitStatus) -> bool {
+    /// After which pause a further start may help: somebody killed it, or the kernel for want of
+    /// memory. `None` for one that ended by itself: it has said why, and would end again.
+    pub(super) fn pause_before_next_start(&mut self, status: ExitStatus) -> Option<Duration> {
+        status.signal()?;
         self.kills.retain(|kill| kill.elapsed() < KILLS_WITHIN);
         self.kills.push(Instant::now());
-        status.signal().is_some() && self.kills.len() <= MOST_KILLS
+        Some(if self.kills.len() <= MOST_KILLS { Duration::ZERO } else { PAUSE })
     }
 
     /// The name of the token.
@@ -202,16 +206,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_program_is_started_again_after_a_kill_and_not_after_an_end_of_its_own_or_many_kills() {
+    async fn a_program_is_started_again_after_a_kill_with_a_pause_after_many_and_not_after_an_end_of_its_own()
+    {
         let child = Command::new("true").spawn().unwrap();
         let mut role = Role { name: "true", child, group: None, kills: Vec::new() };
         let (killed, ended) = (ExitStatus::from_raw(9), ExitStatus::from_raw(1 << 8));
-        assert!(!role.is_worth_another_start(ended));
-        role.kills.clear();
         for _ in 0..MOST_KILLS {
-            assert!(role.is_worth_another_start(killed));
+            assert_eq!(role.pause_before_next_start(killed), Some(Duration::ZERO));
         }
-        assert!(!role.is_worth_another_start(killed));
+        assert_eq!(role.pause_before_next_start(killed), Some(PAUSE));
+        assert_eq!(role.pause_before_next_start(ended), None);
         role.ended().await;
     }
 

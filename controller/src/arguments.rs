@@ -12,6 +12,7 @@ use eirs_platform::daemon::Flags;
 /// and with `--on-exit drain` also the workers.
 #[derive(Debug, Parser)]
 #[command(name = "eirs-controller", version = eirs_platform::VERSION)]
+#[command(mut_arg("check", |check| check.help("Check the settings and the policies, and exit")))]
 pub struct Arguments {
     /// The flags that every daemon has.
     #[command(flatten)]
@@ -32,4 +33,17 @@ pub struct Arguments {
     /// cloud are not touched.
     #[arg(long, conflicts_with_all = ["check", "reload"])]
     pub drain_processes: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_help_of_check_names_the_policies() {
+        let help = Arguments::command().render_long_help().to_string();
+        assert!(help.contains("Check the settings and the policies"), "{help}");
+    }
 }

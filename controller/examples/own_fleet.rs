@@ -44,7 +44,6 @@ impl Machines {
                 drain_until: None,
                 crashes: 0,
                 last_error: None,
-                not_before: None,
                 retires: false,
                 tier: Tier::Parked,
                 machine: None,

@@ -107,10 +107,8 @@ pub struct Instance {
     pub drain_until: Option<DateTime<Utc>>,
     /// It died before its time so often in a row, ...
     pub crashes: u32,
-    /// ... for this reason, ...
+    /// ... for this reason. How long it is left alone the controller decides.
     pub last_error: Option<String>,
-    /// ... and must not be started again before this moment.
-    pub not_before: Option<DateTime<Utc>>,
     /// Another one is there in its place: it is started no more, and leaves when that one serves.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retires: bool,

@@ -4,6 +4,7 @@
 //! touches the world stands around it. [`reconcile`] is the loop.
 
 mod arguments;
+mod backoff;
 
 pub mod policy;
 

@@ -112,8 +112,8 @@ fn complete(seen: &mut Observation, last: Observation) {
         }
         view.heard = heard;
         if instance.state == view.instance.state {
-            // The records leave out since when a stopped instance has been so, and for how long it is left alone.
-            (view.instance.since, view.instance.not_before) = (instance.since, instance.not_before);
+            // The records leave out since when a stopped instance has been so.
+            view.instance.since = instance.since;
         }
     }
 }

@@ -6,10 +6,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::error::Error;
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::Refusal;
+use crate::{backoff, fleet::Refusal};
 
-/// Capacity that returns is found within this time: one instance is tried that often.
-const LONGEST_DRY: TimeDelta = TimeDelta::seconds(30);
 /// After so long without another one, a refusal says nothing about now.
 const FORGOTTEN: TimeDelta = TimeDelta::hours(1);
 
@@ -59,12 +57,11 @@ impl Verb {
 }
 
 impl Refused {
-    /// Until when whoever refused to start is left alone, in favour of others: two seconds, then four, up to ten minutes. Where only
-    /// capacity was lacking, nothing is wrong with it: it rests with its like, and half a minute at most.
+    /// Until when whoever refused to start is left alone, in favour of others. Where only capacity was lacking, nothing is wrong
+    /// with it: it rests with its like.
     pub fn rests_until(&self) -> Option<DateTime<Utc>> {
-        let most = if self.capacity { LONGEST_DRY } else { TimeDelta::minutes(10) };
-        let rest = TimeDelta::seconds(1 << self.count.min(16)).min(most);
-        (self.verb == Verb::Start).then(|| self.at + rest)
+        let rest = if self.capacity { backoff::CAPACITY } else { backoff::ORDER };
+        (self.verb == Verb::Start).then(|| self.at + rest.after(self.count))
     }
 }
 

@@ -265,7 +265,6 @@ fn instance(number: usize, now: DateTime<Utc>) -> InstanceView {
         drain_until: (state == State::Draining).then(|| now + TimeDelta::seconds(60)),
         crashes: 0,
         last_error: None,
-        not_before: None,
         retires: false,
         tier: Tier::Parked,
         machine: None,

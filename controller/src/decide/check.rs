@@ -125,10 +125,9 @@ impl<'a> Counted<'a> {
             Action::Start { .. } => {
                 self.started += 1;
                 self.running += 1;
-                let failed = self.history.career(&instance.id).and_then(|career| career.not_before);
+                let failed = Career::rests_until(self.history.career(&instance.id), instance);
                 let refused = self.seen.refused.get(&instance.id).and_then(Refused::rests_until);
-                let rests = [instance.not_before, failed, refused];
-                let is_left_alone = rests.into_iter().flatten().any(|until| until > now);
+                let is_left_alone = failed.max(refused).is_some_and(|until| until > now);
                 let serves = self.policy.is_some_and(|policy| policy.pool.model == instance.model);
                 match instance.state {
                     _ if self.seen.operator.is_cordoned(&instance.id) => Some("it is cordoned"),
@@ -338,7 +337,7 @@ mod tests {
         check_one("", Some(3), vec![idle("p-1", 500)], drain("p-1", Cause::Idle), "the last one is drained");
         let drained = says(in_state("p-1", State::Draining, NOW - 9), Phase::Drained, NOW, Some(NOW));
         let mut crashed = stopped("p-2");
-        crashed.instance.not_before = Some(at(NOW + 1));
+        (crashed.instance.crashes, crashed.instance.since) = (1, at(NOW));
         check_one("", Some(3), vec![drained, crashed], start("p-2"), "left alone");
         check_one("", Some(3), vec![busy("p-1")], drain("p-1", Cause::Cordoned), "the cause does not hold");
     }

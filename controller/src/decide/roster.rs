@@ -278,16 +278,15 @@ fn is_hung(view: &InstanceView, after: Duration, seen: &Observation, history: &H
     is_fresh && view.stage() == Stage::Ready && idles().is_some_and(|since| age(since, seen.at) > after)
 }
 
-/// Until when an instance that failed is left alone: as the fleet says, as its past says, and as it refused to start.
+/// Until when an instance that failed or refused to start is left alone.
 pub(crate) fn left_alone_until(
     view: &InstanceView,
     seen: &Observation,
     history: &History,
 ) -> Option<DateTime<Utc>> {
     let id = &view.instance.id;
-    let failed = history.career(id).and_then(|career| career.not_before);
-    let refused = seen.refused.get(id).and_then(Refused::rests_until);
-    view.instance.not_before.max(failed).max(refused)
+    let failed = Career::rests_until(history.career(id), &view.instance);
+    failed.max(seen.refused.get(id).and_then(Refused::rests_until))
 }
 
 /// Whether another version of its model is in force than the one that it has loaded, and a new start would bring that.

@@ -47,7 +47,6 @@ pub(crate) fn stopped(id: &str) -> InstanceView {
         drain_until: None,
         crashes: 0,
         last_error: None,
-        not_before: None,
         retires: false,
         tier: Tier::Parked,
         machine: None,
@@ -353,7 +352,7 @@ fn an_instance_of_another_model_is_drained_and_replaced() {
 #[test]
 fn whoever_crashed_is_left_alone_and_the_plan_says_until_when() {
     let mut crashed = stopped("p-1");
-    crashed.instance.not_before = Some(at(NOW + 8));
+    (crashed.instance.crashes, crashed.instance.since) = (3, at(NOW - 8));
     let now = seen(&[("p", Some(5))], vec![crashed.clone()]);
     let plan = check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &[]);
     assert_eq!(plan.pools["p"].holds, [BackOff { until: at(NOW + 8) }]);

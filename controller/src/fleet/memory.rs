@@ -50,13 +50,12 @@ impl MemoryFleet {
         }
     }
 
-    /// An instance dies before its time; it is to be left alone for a second.
+    /// An instance dies before its time.
     pub fn crash(&self, id: &str) {
         self.leave(id);
         if let Some(instance) = self.lock().get_mut(id) {
             instance.crashes += 1;
             instance.last_error = Some("crashed".to_owned());
-            instance.not_before = Some(self.clock.now() + Duration::from_secs(1));
         }
     }
 
@@ -86,7 +85,6 @@ fn stopped(id: &str, pool: &str, model: &str, since: chrono::DateTime<chrono::Ut
         drain_until: None,
         crashes: 0,
         last_error: None,
-        not_before: None,
         retires: false,
         tier: Tier::Parked,
         machine: None,

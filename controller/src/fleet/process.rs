@@ -35,7 +35,7 @@ pub use self::peek::Peek;
 use self::{
     child::{End, Process},
     faults::{Boot, BootEnd, Faults},
-    record::{Crashes, Record},
+    record::Record,
 };
 use super::{Fleet, Instance, PoolSpec, Refusal, State, unknown};
 use crate::state_file;
@@ -64,7 +64,6 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Table {
     slots: BTreeMap<String, Slot>,
-    crashes: Crashes,
 }
 
 #[derive(Debug)]
@@ -131,7 +130,6 @@ impl ProcessFleet {
                 tracing::info!(instance = id, "{id} ended while no controller ran");
                 record.stopped(shared.clock.now());
             }
-            table.crashes.recall(&record);
             shared.write_down(&record);
             table.slots.insert(id, Slot { record, process: None });
         }
@@ -144,7 +142,7 @@ impl Fleet for ProcessFleet {
     async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>> {
         let now = self.shared.clock.now();
         let mut table = self.shared.table();
-        let Table { slots, crashes } = &mut *table;
+        let slots = &mut table.slots;
         let wanted = record::wanted(pools);
         slots.retain(|id, slot| {
             let stays = slot.record.state != State::Stopped || wanted.contains_key(id);
@@ -161,8 +159,7 @@ impl Fleet for ProcessFleet {
                 slot.record.model.clone_from(&pool.model);
             }
         }
-        crashes.forget_old(now);
-        Ok(slots.values().map(|slot| slot.record.instance(crashes)).collect())
+        Ok(slots.values().map(|slot| slot.record.instance()).collect())
     }
 
     async fn start(&self, ids: &[String]) -> Vec<Refusal> {
@@ -377,7 +374,7 @@ impl Shared {
     }
 
     fn count_crash(&self, table: &mut Table, mut record: Record, error: String, lived: Duration) {
-        table.crashes.count(&mut record, error, lived);
+        record.crashed(error, lived);
         self.write_down(&record);
         table.slots.insert(record.id.clone(), Slot { record, process: None });
     }

@@ -145,7 +145,6 @@ pub(super) struct Machine {
     generation: u64,
     model: String,
     crashes: u32,
-    not_before: Option<DateTime<Utc>>,
     /// Since its last start, or stop.
     life: u32,
     /// The order of this life's start among all starts.

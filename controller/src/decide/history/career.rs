@@ -7,14 +7,14 @@ use eirs_platform::job::WorkerReport;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    backoff,
+    fleet::Instance,
     observe::{InstanceView, Stage, age},
     policy::Pool,
 };
 
-/// Whoever failed once is left alone for so long, then for four times as long, and so on ...
-const FIRST_REST: Duration = Duration::from_secs(1);
-/// ... up to this.
-const LONGEST_REST: Duration = Duration::from_secs(3600);
+/// Nobody is waited for longer than this.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(3600);
 /// Whoever failed once is waited for twice as long the next time, then four times, and so on.
 const FIRST_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -31,8 +31,9 @@ pub struct Career {
     pub failures: u32,
     /// Why, the last time.
     pub failure: Option<String>,
-    /// It is left alone until then.
-    pub not_before: Option<DateTime<Utc>>,
+    /// When, the last time.
+    #[serde(default)]
+    failed_at: Option<DateTime<Utc>>,
     /// When it sent the latest report that was looked at.
     #[serde(skip)]
     heard_at: Option<DateTime<Utc>>,
@@ -125,7 +126,7 @@ impl Career {
                 self.new_delay_s = self.start_delay_s;
             }
             self.last_ready = Some(now);
-            (self.failures, self.failure, self.not_before) = (0, None, None);
+            (self.failures, self.failure, self.failed_at) = (0, None, None);
         }
         let served = matches!(was, Some(Stage::Starting | Stage::Ready));
         if stage == Stage::Stopped && served && !told_to_go {
@@ -152,11 +153,19 @@ impl Career {
     /// It may take so long to start at least, whatever the policy says: as it did the last time, and twice as long with each
     /// failure, for a policy that expects too much would never have anybody ready.
     pub(crate) fn patience(&self) -> Duration {
-        let last_s = self.start_delay_s.unwrap_or(0.0).clamp(0.0, LONGEST_REST.as_secs_f64());
+        let last_s = self.start_delay_s.unwrap_or(0.0).clamp(0.0, LONGEST_PATIENCE.as_secs_f64());
         let last = Duration::from_secs_f64(last_s).saturating_mul(Pool::OVERDUE);
         let doubled = FIRST_PATIENCE.saturating_mul(2_u32.saturating_pow(self.failures));
         let failed = if self.failures == 0 { Duration::ZERO } else { doubled };
-        last.max(failed).min(LONGEST_REST)
+        last.max(failed).min(LONGEST_PATIENCE)
+    }
+
+    /// Until when it is left alone because it failed, as its fleet counts or as was seen from here, whichever is more.
+    pub(crate) fn rests_until(career: Option<&Self>, instance: &Instance) -> Option<DateTime<Utc>> {
+        let died = (instance.crashes > 0 && !instance.is_alive()).then_some(instance.since);
+        let failed_at = career.and_then(|career| career.failed_at).max(died)?;
+        let failures = career.map_or(0, |career| career.failures).max(instance.crashes);
+        Some(failed_at + backoff::INSTANCE.after(failures))
     }
 
     /// It is told to leave, so that its stop will be no failure.
@@ -167,10 +176,9 @@ impl Career {
     }
 
     pub(super) fn fail(&mut self, why: &str, now: DateTime<Utc>) {
-        let rest = FIRST_REST.saturating_mul(4_u32.saturating_pow(self.failures)).min(LONGEST_REST);
         self.failures = self.failures.saturating_add(1);
         self.failure = Some(why.to_owned());
-        self.not_before = Some(now + rest);
+        self.failed_at = Some(now);
     }
 }
 
@@ -210,11 +218,12 @@ mod tests {
             let mut dead = starting("p-1", NOW - 28);
             dead.instance.state = State::Stopped;
             career.observe(&dead, at(NOW));
-            rests.push((career.not_before.unwrap() - at(NOW)).num_seconds());
+            let until = Career::rests_until(Some(&career), &dead.instance).unwrap();
+            rests.push((until - at(NOW)).num_seconds());
         }
         assert_eq!(rests, [1, 4, 16, 64, 256, 1024, 3600]);
         career.observe(&busy("p-1"), at(NOW));
-        assert_eq!((career.failures, career.not_before), (0, None));
+        assert_eq!((career.failures, career.failed_at), (0, None));
     }
 
     #[test]
@@ -227,7 +236,7 @@ mod tests {
         career.start_delay_s = Some(40.0);
         assert_eq!(career.patience(), Duration::from_secs(400));
         career.failures = u32::MAX;
-        assert_eq!(career.patience(), LONGEST_REST);
+        assert_eq!(career.patience(), LONGEST_PATIENCE);
     }
 
     #[test]

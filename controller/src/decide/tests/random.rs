@@ -194,9 +194,9 @@ fn instance() -> impl Strategy<Value = InstanceView> {
     ]);
     let report = (phase, 0u64..150, option::of(0u64..100));
     let is_rare = || prop::bool::weighted(0.1);
-    let rest = (option::weighted(0.2, 1i64..30), -30i64..60, 0u32..3, is_rare(), is_rare());
+    let rest = (-30i64..60, prop_oneof![2 => 0u32..3, 1 => 3u32..8], is_rare(), is_rare());
     (state, 0u64..400, option::weighted(0.8, report), rest).prop_map(|(state, age, report, rest)| {
-        let (back_off, drain, crashes, is_of_other_model, retires) = rest;
+        let (drain, crashes, is_of_other_model, retires) = rest;
         let mut view = in_state("x-1", state, NOW - age);
         if let Some((phase, ago, idle)) = report.filter(|_| state != State::Stopped) {
             view = says(view, phase, NOW - ago, idle.map(|idle| NOW - ago - idle));
@@ -208,7 +208,6 @@ fn instance() -> impl Strategy<Value = InstanceView> {
             instance.drain_until = Some(from_now(drain));
         }
         if state == State::Stopped {
-            instance.not_before = back_off.map(from_now);
             instance.crashes = crashes;
         }
         instance.model =

@@ -42,8 +42,7 @@ fn instances_that_have_loaded_an_earlier_version_are_replaced_one_after_the_othe
 #[test]
 fn nobody_else_goes_where_the_new_version_cannot_be_loaded() {
     let mut died = stopped("p-1");
-    (died.instance.since, died.instance.crashes) = (at(NOW - 5), 1);
-    died.instance.not_before = Some(at(NOW + 5));
+    (died.instance.since, died.instance.crashes) = (at(NOW - 5), 3);
     check_replaced(vec![died, loaded(busy("p-2"), "1"), loaded(busy("p-3"), "1")], &[]);
 }
 

@@ -3,14 +3,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::machine::Machine;
-
-/// A place that refused is left alone for this long, twice as long the next time, ...
-const FIRST_REST: TimeDelta = TimeDelta::seconds(15);
-/// ... and at most this long: shortages last from a minute to an hour.
-const LONGEST_REST: TimeDelta = TimeDelta::minutes(5);
+use crate::backoff;
 
 /// Where capacity comes from: an instance type in an availability zone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,8 +51,8 @@ impl Dry {
     /// It refused a single machine.
     pub(super) fn refused(&mut self, place: &Place, now: DateTime<Utc>) {
         let row = self.0.entry(place.clone()).or_insert(Row { refusals: 0, until: now });
-        row.until = now + (FIRST_REST * (1 << row.refusals.min(10))).min(LONGEST_REST);
         row.refusals += 1;
+        row.until = now + backoff::CAPACITY.after(row.refusals);
     }
 
     /// It gave.
@@ -83,7 +79,7 @@ mod tests {
             now += rest;
             assert_eq!(dry.rests_for(&place, now), None);
         }
-        assert_eq!(rests, [15, 30, 60, 120, 240, 300]);
+        assert_eq!(rests, [15, 30, 30, 30, 30, 30]);
         assert_eq!(dry.rests_for(&other, DateTime::UNIX_EPOCH), None);
         dry.gave(&place);
         dry.refused(&place, now);

@@ -22,10 +22,6 @@ const LAG: TimeDelta = TimeDelta::seconds(15);
 const UNCERTAIN: TimeDelta = TimeDelta::seconds(90);
 /// A launch that is later than its order by more than this was ordered by somebody else.
 const LAUNCHED_BY: TimeDelta = TimeDelta::minutes(5);
-/// A machine that died is left alone for this long, twice as long the next time, ...
-const FIRST_REST: TimeDelta = TimeDelta::seconds(30);
-/// ... and at most this long.
-const LONGEST_REST: TimeDelta = TimeDelta::minutes(10);
 /// After a gentle stop the operating system ends what runs; so long that may take before it is cut off.
 const STOP_GENTLY: TimeDelta = TimeDelta::minutes(3);
 
@@ -49,7 +45,6 @@ struct Entry {
     drain_until: Option<DateTime<Utc>>,
     crashes: u32,
     last_error: Option<String>,
-    not_before: Option<DateTime<Utc>>,
     /// Listings in a row that did not have it.
     left_out: u32,
 }
@@ -200,7 +195,7 @@ impl Inventory {
         entry.machine.state = Ec2State::Pending;
         // As the next controller will read it.
         let ordered = entry.machine.generation.as_deref().and_then(machine::started_at);
-        (entry.since, entry.drain_until, entry.not_before) = (ordered.unwrap_or(now), None, None);
+        (entry.since, entry.drain_until) = (ordered.unwrap_or(now), None);
     }
 
     /// The order to start was refused: it is as it was.
@@ -241,16 +236,7 @@ impl Entry {
             (false, _) if machine.state == Ec2State::Stopping => (now, Some(now + STOP_GENTLY)),
             (false, _) => (now, None),
         };
-        Self {
-            machine,
-            since,
-            order: None,
-            drain_until,
-            crashes: 0,
-            last_error: None,
-            not_before: None,
-            left_out: 0,
-        }
+        Self { machine, since, order: None, drain_until, crashes: 0, last_error: None, left_out: 0 }
     }
 
     fn ordered(&mut self, verb: Verb, given: DateTime<Utc>) {
@@ -283,7 +269,7 @@ impl Entry {
                 self.since = now;
                 self.drain_until = (self.state() == State::Stopping).then_some(now + STOP_GENTLY);
                 if before == State::Running {
-                    self.died(now);
+                    self.died();
                 } else {
                     self.left();
                 }
@@ -304,17 +290,16 @@ impl Entry {
     }
 
     /// Nobody here told it to go.
-    fn died(&mut self, now: DateTime<Utc>) {
+    fn died(&mut self) {
         self.order = None;
         let reason = self.machine.reason.as_deref().unwrap_or("EC2 does not say why");
         self.last_error = Some(format!("stopped unexpectedly: {reason}"));
-        self.not_before = Some(now + (FIRST_REST * (1 << self.crashes.min(10))).min(LONGEST_REST));
         self.crashes = self.crashes.saturating_add(1);
     }
 
     /// It went as it was told to.
     fn left(&mut self) {
-        (self.crashes, self.last_error, self.not_before) = (0, None, None);
+        (self.crashes, self.last_error) = (0, None);
     }
 
     fn state(&self) -> State {
@@ -348,7 +333,6 @@ impl Entry {
             drain_until: self.drain_until,
             crashes: self.crashes,
             last_error: self.last_error.clone(),
-            not_before: self.not_before.filter(|_| state == State::Stopped),
             retires: machine.retires,
             tier: Tier::Parked,
             machine: None,

@@ -4,15 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::machine::Machine;
 use crate::fleet::{Instance, PoolSpec, State, Tier};
-
-/// A place whose machine died is left alone for this long, twice as long the next time, ...
-const FIRST_REST: TimeDelta = TimeDelta::seconds(30);
-/// ... and at most this long.
-const LONGEST_REST: TimeDelta = TimeDelta::minutes(10);
 
 /// The places that have had a machine.
 #[derive(Debug, Default)]
@@ -26,7 +21,6 @@ struct Place {
     since: DateTime<Utc>,
     crashes: u32,
     last_error: Option<String>,
-    not_before: Option<DateTime<Utc>>,
 }
 
 /// The pool of a place, by its name; `None` of a name that is no place's.
@@ -75,9 +69,8 @@ impl Places {
         };
         (place.machine, place.since) = (None, now);
         match died {
-            None => (place.crashes, place.last_error, place.not_before) = (0, None, None),
+            None => (place.crashes, place.last_error) = (0, None),
             Some(why) => {
-                place.not_before = Some(now + (FIRST_REST * (1 << place.crashes.min(10))).min(LONGEST_REST));
                 place.crashes = place.crashes.saturating_add(1);
                 place.last_error = Some(format!("ended unexpectedly: {why}"));
             }
@@ -102,7 +95,6 @@ impl Places {
                 drain_until: None,
                 crashes: place.map_or(0, |place| place.crashes),
                 last_error: place.and_then(|place| place.last_error.clone()),
-                not_before: place.and_then(|place| place.not_before),
                 retires: false,
                 tier: Tier::Launched,
                 machine: None,
@@ -146,22 +138,18 @@ mod tests {
     }
 
     #[test]
-    fn a_place_whose_machines_die_rests_longer_each_time_until_one_leaves_as_it_should() {
-        let (mut places, mut now) = (Places::default(), DateTime::UNIX_EPOCH);
-        let mut rests = Vec::new();
-        for _ in 0..6 {
+    fn a_place_counts_the_machines_that_die_in_it_until_one_leaves_as_it_should() {
+        let (mut places, now) = (Places::default(), DateTime::UNIX_EPOCH);
+        for crashes in 1..4 {
             places.fill("p-launched-1", "i-1");
             places.leave("i-1", Some("Server.InternalError"), now);
             let place = places.empty(&spec(1)).pop().unwrap();
             assert!(place.last_error.unwrap().contains("Server.InternalError"));
-            let until = place.not_before.unwrap();
-            rests.push((until - now).num_seconds());
-            now = until;
+            assert_eq!((place.crashes, place.since), (crashes, now));
         }
-        assert_eq!(rests, [30, 60, 120, 240, 480, 600]);
         places.fill("p-launched-1", "i-1");
         places.leave("i-1", None, now);
         let place = places.empty(&spec(1)).pop().unwrap();
-        assert_eq!((place.crashes, place.last_error, place.not_before), (0, None, None));
+        assert_eq!((place.crashes, place.last_error), (0, None));
     }
 }

@@ -12,7 +12,7 @@ use eirs_platform::{
 
 use super::{
     State,
-    record::{self, Crashes, Record},
+    record::{self, Record},
 };
 use crate::fleet::{Fleet, Instance, PoolSpec, Refusal};
 
@@ -40,16 +40,13 @@ impl Fleet for Peek {
                 read.map_err(|error| Error::from_io(format!("reading {}", self.records.display()), &error))?
             }
         };
-        let mut crashes = Crashes::default();
         for record in &mut records {
             match record.find() {
                 Some(process) => record.process = Some(process.mark.clone()),
                 None if record.boot.is_some() || record.state == State::Stopped => {}
                 None => record.stopped(now),
             }
-            crashes.recall(record);
         }
-        crashes.forget_old(now);
         let mut wanted = record::wanted(pools);
         records.retain(|record| record.state != State::Stopped || wanted.contains_key(&record.id));
         for record in &mut records {
@@ -59,7 +56,7 @@ impl Fleet for Peek {
             }
         }
         records.extend(wanted.into_iter().map(|(id, pool)| Record::new(&id, pool, now)));
-        Ok(records.iter().map(|record| record.instance(&crashes)).collect())
+        Ok(records.iter().map(Record::instance).collect())
     }
 
     async fn start(&self, ids: &[String]) -> Vec<Refusal> {

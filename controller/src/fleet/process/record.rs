@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -16,12 +16,8 @@ use super::{
 };
 use crate::fleet::{Instance, PoolSpec, State, Tier};
 
-/// A worker that crashes is started again after 1, 2, 4 ... seconds, at most this.
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
-/// A worker that lived so long did not crash because of its start: the back-off begins anew.
+/// A worker that lived so long did not crash because of its start: the count begins again.
 const LIVED: Duration = Duration::from_secs(60);
-/// After so long without a crash the back-off begins anew.
-const FORGOTTEN: TimeDelta = TimeDelta::seconds(300);
 
 /// What is written down of an instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,16 +35,6 @@ pub(super) struct Record {
     /// It was started and its process comes later, or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) boot: Option<Boot>,
-}
-
-/// The crashes of each pool in a row. A pool and not an instance backs off, for its workers are all alike.
-#[derive(Debug, Default)]
-pub(super) struct Crashes(BTreeMap<String, Row>);
-
-#[derive(Debug, Clone, Copy)]
-struct Row {
-    count: u32,
-    last: DateTime<Utc>,
 }
 
 /// The records of a state folder, and the files that are none.
@@ -117,8 +103,13 @@ impl Record {
         (self.crashes, self.last_error) = (0, None);
     }
 
-    pub(super) fn instance(&self, crashes: &Crashes) -> Instance {
-        let is_stopped = self.state == State::Stopped;
+    /// It has crashed after it lived so long.
+    pub(super) fn crashed(&mut self, error: String, lived: Duration) {
+        self.crashes = if lived >= LIVED { 1 } else { self.crashes.saturating_add(1) };
+        self.last_error = Some(error);
+    }
+
+    pub(super) fn instance(&self) -> Instance {
         let record = self.clone();
         Instance {
             id: record.id,
@@ -129,58 +120,11 @@ impl Record {
             drain_until: record.drain_until,
             crashes: record.crashes,
             last_error: record.last_error,
-            not_before: is_stopped.then(|| crashes.not_before(&record.pool)).flatten(),
             retires: false,
             tier: Tier::Parked,
             machine: None,
             pool: record.pool,
             model: record.model,
         }
-    }
-}
-
-impl Crashes {
-    /// Counts what an earlier controller wrote down.
-    pub(super) fn recall(&mut self, record: &Record) {
-        if record.crashes > 0 {
-            let row = self.0.entry(record.pool.clone()).or_insert(Row { count: 0, last: record.since });
-            row.count += record.crashes;
-            row.last = row.last.max(record.since);
-        }
-    }
-
-    /// Counts a crash of an instance that lived so long, in its record too.
-    pub(super) fn count(&mut self, record: &mut Record, error: String, lived: Duration) {
-        let last = record.since;
-        let row = self.0.entry(record.pool.clone()).or_insert(Row { count: 0, last });
-        let forgotten = lived >= LIVED || last - row.last >= FORGOTTEN;
-        *row = Row { count: if forgotten { 1 } else { row.count.saturating_add(1) }, last };
-        record.crashes = if lived >= LIVED { 1 } else { record.crashes.saturating_add(1) };
-        record.last_error = Some(error);
-    }
-
-    pub(super) fn forget_old(&mut self, now: DateTime<Utc>) {
-        self.0.retain(|_, row| now - row.last < FORGOTTEN);
-    }
-
-    fn not_before(&self, pool: &str) -> Option<DateTime<Utc>> {
-        let row = self.0.get(pool)?;
-        let wait = Duration::from_secs(1 << (row.count.clamp(1, 10) - 1)).min(LONGEST_BACK_OFF);
-        Some(row.last + wait)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_back_off_doubles_up_to_a_minute() {
-        let last = DateTime::UNIX_EPOCH;
-        let after = |count| {
-            let crashes = Crashes(BTreeMap::from([("p".to_owned(), Row { count, last })]));
-            (crashes.not_before("p").unwrap() - last).num_seconds()
-        };
-        assert_eq!([1, 2, 3, 6, 7, u32::MAX].map(after), [1, 2, 4, 32, 60, 60]);
     }
 }

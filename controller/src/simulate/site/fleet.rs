@@ -130,7 +130,7 @@ impl Site<'_> {
         let (wall, now, starts) = (self.wall(), self.now, self.starts);
         let it = &mut self.machines[machine];
         it.power = if is_dead { Power::Dead } else { Power::Booting };
-        (it.state, it.since, it.drain_until, it.not_before) = (State::Running, wall, None, None);
+        (it.state, it.since, it.drain_until) = (State::Running, wall, None);
         it.generation += 1;
         it.started_as = starts;
         (it.ordered, it.last_done) = (Some(now), None);
@@ -276,9 +276,6 @@ impl Site<'_> {
         it.drain_until = None;
         it.life += 1;
         it.crashes += 1;
-        // As the process fleet backs off: a second, two, four, at most a minute.
-        let wait = 1u64 << it.crashes.clamp(1, 7).saturating_sub(1);
-        it.not_before = Some(wall + Duration::from_secs(wait.min(60)));
     }
 
     /// As EC2 bills: each second in which it runs, and at least a minimum for each start. While it is pending nothing is charged,
@@ -315,7 +312,6 @@ impl Machine {
             drain_until: self.drain_until,
             crashes: self.crashes,
             last_error: None,
-            not_before: self.not_before,
             retires: false,
             tier: Tier::Parked,
             machine: None,
@@ -328,7 +324,6 @@ impl Machine {
             && self.since == view.since
             && self.drain_until == view.drain_until
             && self.crashes == view.crashes
-            && self.not_before == view.not_before
             && view.generation.as_ref().map_or(0, |generation| generation.parse().unwrap_or(0))
                 == self.generation
             && self.model == view.model
@@ -354,7 +349,6 @@ impl Machine {
             generation: 0,
             model: String::new(),
             crashes: 0,
-            not_before: None,
             life: 0,
             started_as: 0,
             ordered: None,

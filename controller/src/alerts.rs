@@ -41,7 +41,7 @@ pub enum Kind {
     /// What is left pays for no instance.
     #[serde(rename = "budget_100")]
     Budget100,
-    /// No reports are received, or many instances stopped reporting or working at once.
+    /// No reports are received, or none of any instance, or many stopped reporting or working at once.
     Deaf,
     /// The fleet has no capacity for what is needed.
     NoCapacity,
@@ -230,7 +230,8 @@ pub(crate) fn find(
         }
         if !seen.hears {
             add(Kind::Deaf, format!("{name}: no reports are received"));
-        } else if let Some(hold) = held(part, |hold| matches!(hold, Hold::Deaf { .. })) {
+        } else if let Some(hold) = held(part, |hold| matches!(hold, Hold::Deaf { .. } | Hold::Unheard { .. }))
+        {
             add(Kind::Deaf, format!("{name}: {hold}"));
         }
         if let Some(hold) = held(part, |hold| matches!(hold, Hold::NoCapacity { .. })) {

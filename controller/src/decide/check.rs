@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Action, Cause, History, Plan, budget,
+    Action, Cause, History, Known, Plan, budget,
+    draft::BUSY_WINDOW,
     history::Career,
-    roster::{BUSY_WINDOW, SILENT},
+    trust::{SILENT, Trust},
 };
 use crate::{
     fleet::State,
@@ -204,6 +205,7 @@ impl<'a> Counted<'a> {
                 view.stage() == Stage::Starting
                     && age(instance.since, now) > patience
                     && looked_for > patience
+                    && !self.works_unheard(view)
             }
             Cause::OtherModel => instance.model != pool.model,
             Cause::OtherVersion => {
@@ -215,6 +217,11 @@ impl<'a> Counted<'a> {
             Cause::Updated => instance.retires,
             Cause::NoPolicy | Cause::Silent | Cause::Hung => false,
         }
+    }
+
+    fn works_unheard(&self, view: &InstanceView) -> bool {
+        let known = Known { seen: self.seen, history: self.history };
+        Trust::new(self.name, self.policy, known).works_unheard(view)
     }
 
     fn affordable(&self) -> Option<usize> {

@@ -20,6 +20,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use eirs_platform::queue::Depth;
 use serde::{Deserialize, Serialize};
 
 use self::{
@@ -121,6 +122,9 @@ struct Past {
     last_arrival: Option<DateTime<Utc>>,
     /// Since when some job has waited at each look.
     waits_since: Option<DateTime<Utc>>,
+    /// The last look, and the last one at which a job was in flight or fewer were left than before.
+    depth: Depth,
+    taken_at: Option<DateTime<Utc>>,
 }
 
 impl History {
@@ -183,6 +187,10 @@ impl History {
             past.backlog.observe(seen.at, depth.backlog());
             past.growth.observe(seen.at, depth.backlog());
             past.last_arrival = past.last_arrival.max(pool.last_arrival);
+            if depth.in_flight > 0 || depth.backlog() < past.depth.backlog() {
+                past.taken_at = Some(seen.at);
+            }
+            past.depth = depth;
             past.waits_since = (depth.visible > 0).then(|| past.waits_since.unwrap_or(seen.at));
         }
         if self.alive.is_none() {
@@ -381,6 +389,11 @@ impl History {
         self.pools.get(pool)?.waits_since
     }
 
+    /// When somebody last worked on the jobs of a pool, as far as its backlog shows.
+    pub(crate) fn taken_at(&self, pool: &str) -> Option<DateTime<Utc>> {
+        self.pools.get(pool)?.taken_at
+    }
+
     /// When so much less arrived than just before that it may be an outage.
     pub fn last_drop(&self, pool: &str) -> Option<DateTime<Utc>> {
         self.arrivals.get(pool)?.last_drop()
@@ -501,7 +514,8 @@ impl Learnt {
 impl Past {
     fn new(known_since: DateTime<Utc>) -> Self {
         let (backlog, growth, wished) = Default::default();
-        Self { known_since, backlog, growth, wished, last_arrival: None, waits_since: None }
+        let (last_arrival, waits_since, taken_at, depth) = Default::default();
+        Self { known_since, backlog, growth, wished, last_arrival, waits_since, depth, taken_at }
     }
 }
 

@@ -216,6 +216,11 @@ pub enum Hold {
         /// How many.
         instances: u32,
     },
+    /// No instance reports though jobs are done, so that nobody is judged by a report.
+    Unheard {
+        /// How many should have reported that they are ready.
+        instances: u32,
+    },
     /// Not enough instances have been idle long enough.
     NotIdle,
     /// Instances that were just started are paid for until the end of the billing minimum.
@@ -440,6 +445,11 @@ impl fmt::Display for Hold {
                     "held: {instances} instances stopped reporting or working together; replacing one at a time"
                 )
             }
+            Self::Unheard { instances } => write!(
+                f,
+                "held: no instance reports, but jobs are done; counting {instances} as ready; check that workers \
+                 may send to the events queue"
+            ),
             Self::PaidFor => f.write_str("held: new instances are paid for until their billing minimum"),
             Self::NotIdle => f.write_str("held: too few instances have been idle long enough"),
             Self::MaxStep => f.write_str("held: scale_in.max_step instances are draining already"),

@@ -18,12 +18,19 @@ use eirs_platform::{
 };
 use proptest::prelude::*;
 
-use super::{check::check, *};
+use super::{
+    check::check,
+    plan::Hold::{
+        BackOff, Budget, Cordoned, Deaf, Incomplete, Limit, MaxStarting, MaxStep, NoCapacity, NoPlace,
+        NoneStopped, NotIdle, PaidFor, SuddenDrop, TooEarly, Unheard, WasHigher, WorthKeeping,
+    },
+    *,
+};
 use crate::{
     fleet::{Instance, State, Tier},
     observe::{Heard, InForce, InstanceView, PoolView},
     operator::{Cordon, Operator},
-    policy::parse,
+    policy::{Policy, parse},
 };
 
 /// Long after the controller started.

@@ -104,6 +104,7 @@ fn every_hold_and_every_cause_is_explained() {
         WorthKeeping { instances: 4 },
         SuddenDrop,
         Deaf { instances: 6 },
+        Unheard { instances: 2 },
         NotIdle,
         PaidFor,
         MaxStep,
@@ -122,7 +123,7 @@ fn every_hold_and_every_cause_is_explained() {
         match hold {
             Incomplete | NoGoodPolicy | TooEarly | SuddenDrop | NotIdle | PaidFor | MaxStep | NoPlace => {}
             MaxStarting | Budget | Limit | NoneStopped => {}
-            WasHigher { .. } | WorthKeeping { .. } | Deaf { .. } => {}
+            WasHigher { .. } | WorthKeeping { .. } | Deaf { .. } | Unheard { .. } => {}
             BackOff { .. } | NoCapacity { .. } | Cordoned { .. } => {}
         }
         check_says("### What holds it back", &format!("`{hold}`"));

@@ -122,3 +122,59 @@ fn where_there_was_no_capacity_one_is_tried_and_then_all() {
     let plan = decide(&policies, &now, &quiet(&now));
     assert_eq!(plan.actions().map(Action::id).collect::<Vec<_>>(), ["p-1"]);
 }
+
+/// Looks every ten seconds at jobs in flight and a worker, started right after the first look, that says nothing.
+fn unheard(in_flight: impl Fn(u64) -> u64, seconds: u64) -> (Observation, History) {
+    let world = |second: u64| {
+        let mut seen =
+            seen(&[("p", Some(5))], vec![starting("p-1", NOW - seconds + 1), stopped("p-2"), stopped("p-3")]);
+        let depth = Depth { visible: 5, in_flight: in_flight(second) };
+        seen.pools.insert("p".to_owned(), PoolView { depth: Some(depth), ..PoolView::default() });
+        seen.at = at(second);
+        seen
+    };
+    watched(world, seconds)
+}
+
+#[test]
+fn a_worker_whose_jobs_are_done_is_kept_where_nobody_reports_and_the_plan_says_what_is_wrong() {
+    let policies = policies(&[("p", "start_delay = '10s'")]);
+    let (seen, history) = unheard(|_| 1, 200);
+    let plan = check_actions(&policies, &seen, &history, &[]);
+    assert_eq!((plan.pools["p"].ready, plan.pools["p"].late), (1, 0));
+    assert!(plan.pools["p"].holds.contains(&Unheard { instances: 1 }));
+    assert!(plan.pools["p"].reason().contains("may send to the events queue"), "{plan}");
+}
+
+#[test]
+fn where_nobody_works_or_another_one_reports_who_says_nothing_was_never_ready() {
+    let policies = policies(&[("p", "start_delay = '10s'")]);
+    let (seen, history) = unheard(|_| 0, 200);
+    check_actions(&policies, &seen, &history, &["start p-2", "drain p-1"]);
+    let (mut seen, history) = unheard(|_| 1, 200);
+    seen.instances.as_mut().unwrap().push(busy("p-4"));
+    let history = history.observe(&seen);
+    assert_eq!(decide(&policies, &seen, &history).actions().map(Action::id).collect::<Vec<_>>(), ["p-1"]);
+}
+
+#[test]
+fn one_that_nobody_hears_goes_when_nothing_is_left_to_do() {
+    let policies = policies(&[("p", "start_delay = '10s'")]);
+    let world = |second: u64| {
+        let mut seen = seen(&[("p", Some(0))], vec![starting("p-1", NOW - 299)]);
+        let in_flight = u64::from(second < NOW - 150);
+        let depth = Depth { visible: 0, in_flight };
+        seen.pools.insert("p".to_owned(), PoolView { depth: Some(depth), ..PoolView::default() });
+        seen.at = at(second);
+        seen
+    };
+    let mut history = History::new(Duration::from_secs(60));
+    for second in (NOW - 300..=NOW).step_by(10) {
+        history = history.observe(&world(second));
+        history = history.clone().remember(&decide(&policies, &world(second), &history));
+    }
+    let plan = check_actions(&policies, &world(NOW), &history, &["drain p-1"]);
+    assert!(
+        plan.actions().all(|action| matches!(action, Action::Drain { cause: Cause::StartNotNeeded, .. }))
+    );
+}

@@ -12,7 +12,7 @@ pub(crate) const INSTANCE: Rest = Rest { first: TimeDelta::seconds(1), longest: 
 pub(crate) const ORDER: Rest = Rest { first: TimeDelta::seconds(1), longest: TimeDelta::minutes(10) };
 /// A place that had no capacity. It lacks for minutes as a rule, and when it returns it is found
 /// within the longest rest.
-pub(crate) const CAPACITY: Rest = Rest { first: TimeDelta::seconds(15), longest: TimeDelta::seconds(30) };
+pub(crate) const CAPACITY: Rest = Rest { first: TimeDelta::seconds(4), longest: TimeDelta::seconds(30) };
 
 /// How long something rests.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,6 @@ mod tests {
         let rests = |rest: Rest| [1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|count| rest.after(count).num_seconds());
         assert_eq!(rests(INSTANCE), [1, 4, 16, 64, 256, 1024, 3600, 3600]);
         assert_eq!(rests(ORDER), [1, 4, 16, 64, 256, 600, 600, 600]);
-        assert_eq!(rests(CAPACITY), [15, 30, 30, 30, 30, 30, 30, 30]);
+        assert_eq!(rests(CAPACITY), [4, 16, 30, 30, 30, 30, 30, 30]);
     }
 }

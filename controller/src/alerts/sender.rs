@@ -73,6 +73,11 @@ impl Sender {
         self.in_flight = Some((sending, events));
     }
 
+    #[cfg(test)]
+    pub(super) fn is_sending(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(|(sending, _)| !sending.is_finished())
+    }
+
     fn note(&mut self, ended: Ended, events: Vec<Event>, ledger: &mut Ledger, now: DateTime<Utc>) {
         let (why, after) = match ended {
             Ended::Taken => {

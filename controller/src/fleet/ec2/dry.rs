@@ -79,10 +79,10 @@ mod tests {
             now += rest;
             assert_eq!(dry.rests_for(&place, now), None);
         }
-        assert_eq!(rests, [15, 30, 30, 30, 30, 30]);
+        assert_eq!(rests, [4, 16, 30, 30, 30, 30]);
         assert_eq!(dry.rests_for(&other, DateTime::UNIX_EPOCH), None);
         dry.gave(&place);
         dry.refused(&place, now);
-        assert_eq!(dry.rests_for(&place, now), Some(Duration::from_secs(15)));
+        assert_eq!(dry.rests_for(&place, now), Some(Duration::from_secs(4)));
     }
 }

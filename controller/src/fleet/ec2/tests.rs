@@ -1,24 +1,21 @@
 //! The fleet against the emulator: the contract, and what EC2 and SSM do to a fleet that a contract
 //! knows nothing of.
 
+mod launched;
+mod replayed;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aws_sdk_ec2::types::{ResourceType, TagSpecification};
 use aws_sdk_ssm::types::{DocumentFormat, DocumentType};
-use eirs_platform::{
-    clock::SystemClock,
-    testing::{
-        emulator::Emulator,
-        replay::{Answer, Replay},
-    },
-};
+use eirs_platform::{clock::SystemClock, testing::emulator::Emulator};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::*;
 use crate::{
     fleet::{SharedFleet, Tier, contract, ssm},
-    policy::{Launch, Market},
+    policy::Launch,
 };
 
 /// How long anything may take on a busy machine before it counts as never.
@@ -26,6 +23,21 @@ const NEVER: Duration = Duration::from_secs(60);
 /// Fast machines that register with SSM at once.
 const QUICK: [&str; 8] =
     ["--pending", "0.1", "--stopping", "0.1", "--ssm-delay", "0", "--invocation-lag", "0.1"];
+
+/// The looks at something that is to become so.
+struct Looks(Instant);
+
+impl Looks {
+    fn new() -> Self {
+        Self(Instant::now() + NEVER)
+    }
+
+    /// It is not so yet. The emulator is a program of its own, which tells nobody of its changes.
+    async fn again(&self, what: impl std::fmt::Debug) {
+        assert!(Instant::now() < self.0, "never: {what:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
 
 static ACCOUNTS: AtomicU32 = AtomicU32::new(1);
 
@@ -85,7 +97,7 @@ impl<'a> Rig<'a> {
     }
 
     async fn until(&self, ids: &[String], state: &str) {
-        let deadline = Instant::now() + NEVER;
+        let looks = Looks::new();
         loop {
             let call = self.fleet.client.describe_instances().set_instance_ids(Some(ids.to_vec()));
             let answer = call.send().await.expect("a description");
@@ -94,8 +106,7 @@ impl<'a> Rig<'a> {
             {
                 return;
             }
-            assert!(Instant::now() < deadline, "{ids:?} should be {state}: {answer:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            looks.again((state, answer)).await;
         }
     }
 
@@ -109,14 +120,13 @@ impl<'a> Rig<'a> {
 
     /// Lists until this holds.
     async fn until_listed(&self, what: &str, holds: impl Fn(&[Instance]) -> bool) -> Vec<Instance> {
-        let deadline = Instant::now() + NEVER;
+        let looks = Looks::new();
         loop {
             let listed = self.list().await;
             if holds(&listed) {
                 return listed;
             }
-            assert!(Instant::now() < deadline, "{what}; last seen: {listed:#?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            looks.again((what, listed)).await;
         }
     }
 
@@ -265,12 +275,7 @@ async fn a_drain_names_its_generation_and_is_told_again_until_the_machine_has_it
         &json!({ "up": true }).to_string(),
     );
     let drains = rig.fleet.drains.clone().expect("a fleet that acts");
-    let deadline = Instant::now() + NEVER;
-    while !drains.has_arrived(&instance.id) {
-        assert!(Instant::now() < deadline, "the drain arrives");
-        rig.list().await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    rig.until_listed("the drain arrives", |_| drains.has_arrived(&instance.id)).await;
     let told = rig.emulator.calls("SendCommand");
     rig.list().await;
     assert_eq!(rig.emulator.calls("SendCommand"), told, "and is not told any more");
@@ -288,10 +293,9 @@ async fn the_next_controller_tells_a_drain_that_the_last_one_may_not_have_told()
     rig.emulator.harness("DELETE", "faults", "");
     let before = rig.emulator.calls("SendCommand");
     rig.until_listed("it drains", |listed| listed.iter().any(|i| i.state == State::Draining)).await;
-    let deadline = Instant::now() + NEVER;
+    let looks = Looks::new();
     while rig.emulator.calls("SendCommand") == before {
-        assert!(Instant::now() < deadline, "it is reported");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        looks.again("the next controller sends it").await;
     }
 }
 
@@ -333,236 +337,4 @@ async fn who_only_looks_tells_nobody_anything() {
     for call in ["SendCommand", "StartInstances", "StopInstances", "CreateTags"] {
         assert_eq!(before[call], after[call], "{call}");
     }
-}
-
-async fn replayed(answers: impl IntoIterator<Item = Answer>) -> (Ec2Fleet, Replay) {
-    let replay = Replay::new(answers);
-    let fleet = Ec2Fleet::of(&replay.config().await, &Aws::default(), Arc::new(SystemClock));
-    (fleet, replay)
-}
-
-/// A page of DescribeInstances with these stopped machines.
-fn page(ids: &[&str], next: Option<&str>) -> Answer {
-    let item = |id: &&str| {
-        format!(
-            "<item><instancesSet><item><instanceId>{id}</instanceId><instanceState><code>80</code><name>stopped</name>\
-             </instanceState><tagSet><item><key>eirs:pool</key><value>p</value></item></tagSet></item></instancesSet></item>"
-        )
-    };
-    let items: String = ids.iter().map(item).collect();
-    let next = next.map_or_else(String::new, |next| format!("<nextToken>{next}</nextToken>"));
-    let text = format!("<reservationSet>{items}</reservationSet>{next}");
-    Answer::new(200, format!("<DescribeInstancesResponse>{text}</DescribeInstancesResponse>"))
-}
-
-fn refused(code: &str, message: &str) -> Answer {
-    let error = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
-    Answer::new(400, format!("<Response><Errors>{error}</Errors><RequestID>0</RequestID></Response>"))
-}
-
-#[tokio::test]
-async fn a_listing_asks_for_what_is_tagged_ours_and_handed_over_and_goes_on_to_the_last_page() {
-    let (fleet, replay) = replayed([page(&["i-1", "i-2"], Some("more")), page(&["i-3"], None)]).await;
-    let pools = [PoolSpec { name: "p".into(), model: "default".into(), max: 3, launch: Launch::default() }];
-    assert_eq!(fleet.list(&pools).await.unwrap().len(), 3);
-    let requests = replay.requests();
-    for asked in
-        ["Filter.1.Name=tag%3Aeirs%3Ainstallation", "Filter.1.Value.1=eirs", "handed-over", "MaxResults=1000"]
-    {
-        assert!(requests[0].body.contains(asked), "{asked}: {}", requests[0].body);
-    }
-    assert!(!requests[0].body.contains("InstanceId"), "ids and a page size exclude each other");
-    assert!(requests[1].body.contains("NextToken=more"));
-    // At rest, nothing is asked until a listing is due again.
-    fleet.list(&pools).await.unwrap();
-    assert_eq!(replay.requests().len(), 2);
-}
-
-#[tokio::test]
-async fn ids_that_do_not_exist_are_left_out_of_the_next_call() {
-    let (fleet, replay) = replayed([
-        refused("InvalidInstanceID.NotFound", "The instance IDs 'i-1, i-3' do not exist"),
-        page(&["i-2"], None),
-    ])
-    .await;
-    let ids = ["i-1", "i-2", "i-3"].map(str::to_owned).to_vec();
-    let described = describe::some(&fleet.client, ids).await.unwrap();
-    assert_eq!((described.gone, described.machines.len()), (vec!["i-1".to_owned(), "i-3".to_owned()], 1));
-    let second = &replay.requests()[1].body;
-    assert!(second.contains("InstanceId.1=i-2") && !second.contains("InstanceId.2"), "{second}");
-    // One that EC2 does not name is no reason to go on.
-    let (fleet, _replay) = replayed([refused("InvalidInstanceID.NotFound", "something else")]).await;
-    assert!(describe::some(&fleet.client, vec!["i-1".to_owned()]).await.is_err());
-}
-
-#[tokio::test]
-async fn many_machines_are_described_two_hundred_at_a_time() {
-    let (fleet, replay) = replayed([page(&[], None), page(&[], None), page(&[], None)]).await;
-    let ids = (0..450).map(|number| format!("i-{number:017x}")).collect();
-    describe::some(&fleet.client, ids).await.unwrap();
-    let sizes: Vec<_> = replay.requests().iter().map(|r| r.body.matches("InstanceId.").count()).collect();
-    assert_eq!(sizes, [200, 200, 50]);
-}
-
-#[tokio::test]
-async fn a_start_is_tagged_first_and_a_refused_tag_starts_nobody() {
-    let (fleet, replay) = replayed([page(&["i-1"], None), refused("UnauthorizedOperation", "no")]).await;
-    fleet
-        .list(&[PoolSpec { name: "p".into(), model: "dogs".into(), max: 1, launch: Launch::default() }])
-        .await
-        .unwrap();
-    let refusals = fleet.start(&["i-1".to_owned()]).await;
-    assert!(matches!(refusals[0].error, Error::Broken { .. }), "{refusals:?}");
-    let requests = replay.requests();
-    assert_eq!(requests.len(), 2, "no start was tried");
-    let tags = &requests[1].body;
-    assert!(tags.starts_with("Action=CreateTags"), "{tags}");
-    assert!(
-        tags.contains("eirs%3Ageneration") && tags.contains("eirs%3Amodel") && tags.contains("dogs"),
-        "{tags}"
-    );
-}
-
-#[tokio::test]
-async fn a_drain_is_one_order_of_our_document_that_waits_half_a_minute_and_names_its_generation() {
-    let command = json!({ "Command": { "CommandId": "c" } }).to_string();
-    let replay = Replay::new([Answer::new(200, command)]);
-    let drains = ssm::Drains::new(&replay.config().await, &Aws::default());
-    let delivery = drains.tell("i-1", "20260101T000000.000000Z", chrono::Utc::now()).await;
-    assert_eq!(delivery, ssm::Delivery::UnderWay);
-    let order: Value = serde_json::from_str(&replay.requests()[0].body).unwrap();
-    assert_eq!(
-        order,
-        json!({
-            "DocumentName": "eirs-drain",
-            "InstanceIds": ["i-1"],
-            "Parameters": { "Generation": ["20260101T000000.000000Z"] },
-            "TimeoutSeconds": 30,
-        })
-    );
-}
-
-/// Three parked machines, and a policy by which thirty may be launched.
-fn launching(types: &[&str], market: Market) -> [PoolSpec; 1] {
-    let types = types.iter().map(|kind| (*kind).to_owned()).collect();
-    let launch = Launch { most: 30, types, market, ..Launch::default() };
-    [PoolSpec { name: "p".into(), model: "default".into(), max: 3, launch }]
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn thirty_are_launched_in_one_call_when_the_parked_ones_do_not_suffice_and_are_gone_again() {
-    let emulator = Emulator::start(&QUICK);
-    let Some(rig) = rig(&emulator).await else { return };
-    let pools = launching(&["t3.small", "t3a.small"], Market::OnDemand);
-    let listed = rig.fleet.list(&pools).await.unwrap();
-    let places = listed.iter().filter(|instance| instance.tier == Tier::Launched);
-    let places: Vec<_> = places.map(|place| place.id.clone()).collect();
-    assert_eq!((listed.len(), places.len()), (33, 30));
-    let before = rig.emulator.calls("RunInstances");
-    assert!(rig.fleet.start(&places).await.is_empty());
-    assert_eq!(rig.emulator.calls("RunInstances") - before, 1);
-
-    let listed = rig.fleet.list(&pools).await.unwrap();
-    let launched: Vec<_> = listed.iter().filter(|instance| instance.tier == Tier::Launched).collect();
-    assert!(launched.len() == 30 && launched.iter().all(|it| it.state == State::Running), "{launched:#?}");
-    let machines: Vec<_> = launched.iter().filter_map(|it| it.machine.clone()).collect();
-    rig.until(&machines, "running").await;
-    let call = rig.fleet.client.describe_instances().set_instance_ids(Some(machines.clone()));
-    let described = call.send().await.unwrap();
-    for instance in described.reservations().iter().flat_map(|reservation| reservation.instances()) {
-        let tag =
-            |key: &str| instance.tags().iter().find(|tag| tag.key() == Some(key)).and_then(|tag| tag.value());
-        let (pool, tier) = (tag(tag::POOL), tag(tag::TIER));
-        assert_eq!((tag(tag::HANDED_OVER), pool, tier), (Some(tag::YES), Some("p"), Some(tag::LAUNCHED)));
-        assert_eq!(
-            tag(tag::GENERATION),
-            launched[0].generation.as_deref(),
-            "it is tagged from its first moment"
-        );
-        assert_eq!(instance.instance_type().map(|kind| kind.as_str()), Some("t3.small"));
-    }
-
-    // Another controller finds them, under the same names or others.
-    let another = Ec2Fleet::of(&rig.config, &rig.settings, Arc::new(SystemClock));
-    let found = another.list(&pools).await.unwrap();
-    let names = |listed: &[Instance]| {
-        let launched = listed.iter().filter(|it| it.machine.is_some());
-        launched.map(|it| it.id.clone()).collect::<std::collections::BTreeSet<_>>()
-    };
-    assert_eq!(names(&found), names(&listed));
-    for id in names(&found) {
-        another.stop(&id).await.unwrap();
-    }
-    rig.until(&machines, "terminated").await;
-    let deadline = Instant::now() + NEVER;
-    while another.list(&pools).await.unwrap().iter().any(|it| it.machine.is_some()) {
-        assert!(Instant::now() < deadline, "the places are empty");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(another.start(&places[..1]).await.is_empty(), "and can be filled again");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_type_without_capacity_is_followed_by_the_next_and_rests() {
-    let emulator = Emulator::start(&QUICK);
-    let Some(rig) = rig(&emulator).await else { return };
-    let pools = launching(&["t3.small", "t3a.small"], Market::Spot);
-    let fault = |kind: &str| {
-        let code = "InsufficientInstanceCapacity";
-        rig.emulator
-            .fault(&json!({ "op": "RunInstances", "code": code, "times": 1000, "instance_type": kind }));
-    };
-    fault("t3.small");
-    let listed = rig.fleet.list(&pools).await.unwrap();
-    let places: Vec<_> =
-        listed.iter().filter(|it| it.tier == Tier::Launched).map(|it| it.id.clone()).collect();
-    assert!(rig.fleet.start(&places[..2]).await.is_empty());
-    let listed = rig.fleet.list(&pools).await.unwrap();
-    let machines: Vec<_> = listed.iter().filter_map(|it| it.machine.clone()).collect();
-    let described =
-        rig.fleet.client.describe_instances().set_instance_ids(Some(machines)).send().await.unwrap();
-    let kinds = described.reservations().iter().flat_map(|reservation| reservation.instances());
-    assert!(
-        kinds.clone().count() == 2
-            && kinds.clone().all(|it| it.instance_type().unwrap().as_str() == "t3a.small")
-    );
-    fault("t3a.small");
-    let refused = rig.fleet.start(&places[2..4]).await;
-    assert!(
-        refused.len() == 2 && refused.iter().all(|r| matches!(r.error, Error::NoCapacity { .. })),
-        "{refused:?}"
-    );
-    let before = rig.emulator.calls("RunInstances");
-    assert_eq!(rig.fleet.start(&places[2..4]).await.len(), 2);
-    assert_eq!(rig.emulator.calls("RunInstances"), before, "they rest, and nobody is asked");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_place_whose_machine_is_taken_back_rests_and_is_filled_again() {
-    let emulator = Emulator::start(&QUICK);
-    let Some(rig) = rig(&emulator).await else { return };
-    let pools = launching(&[], Market::Spot);
-    rig.fleet.list(&pools).await.unwrap();
-    let place = "p-launched-1".to_owned();
-    assert!(rig.fleet.start(std::slice::from_ref(&place)).await.is_empty());
-    let machine = async || {
-        let listed = rig.fleet.list(&pools).await.unwrap();
-        listed.into_iter().find(|it| it.id == place).expect("its place")
-    };
-    let id = machine().await.machine.expect("a machine");
-    rig.until(std::slice::from_ref(&id), "running").await;
-    machine().await;
-    let died = json!({ "code": "Server.SpotInstanceTermination", "terminate": true }).to_string();
-    rig.emulator.harness("POST", &format!("instance/{id}/die"), &died);
-    let deadline = Instant::now() + NEVER;
-    let empty = loop {
-        let now = machine().await;
-        if now.machine.is_none() {
-            break now;
-        }
-        assert!(Instant::now() < deadline, "{now:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    assert_eq!((empty.state, empty.crashes), (State::Stopped, 1));
-    assert!(empty.last_error.is_some(), "{empty:?}");
 }

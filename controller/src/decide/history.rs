@@ -399,9 +399,11 @@ impl History {
         self.arrivals.get(pool)?.last_drop()
     }
 
-    /// How fast a pool's backlog grows; `None` before the second look.
+    /// How fast a pool's backlog grows; `None` before the second look, and where jobs come in batches.
     pub(crate) fn growth(&self, pool: &str) -> Option<GrowthBounds> {
-        self.pools.get(pool)?.growth.bounds()
+        // A batch makes the backlog leap, and is no stream.
+        let is_stream = !self.arrivals.get(pool).is_some_and(Arrivals::comes_in_batches);
+        is_stream.then(|| self.pools.get(pool)?.growth.bounds())?
     }
 
     /// What is known of a pool's work and workers.

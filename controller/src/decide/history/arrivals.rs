@@ -15,8 +15,14 @@ const SHORT: Duration = Duration::from_secs(20);
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// A report may be under way for so long.
 const LATE: Duration = Duration::from_secs(2);
-/// Seconds that are kept: for the windows, and for reports that overlap.
-const KEPT: i64 = 120;
+/// Seconds that are kept: for the windows, for reports that overlap, and to know batches by.
+const KEPT: i64 = 900;
+/// Arrivals come in batches where this is the ratio of their variance to their mean, or more, ...
+const BATCHES: f64 = 4.0;
+/// ... by the last neighbouring counts, ...
+const PAIRS: usize = 8;
+/// ... and this many at least.
+const FEWEST_PAIRS: usize = 4;
 /// What one more count adds to the mean of the dispersion, ...
 const SMOOTHING: f64 = 0.1;
 /// ... and the most that it can be.
@@ -48,6 +54,9 @@ pub(super) struct Arrivals {
     is_dropped: bool,
     /// The index of dispersion of the counts, smoothed; `None` before the first.
     dispersion: Option<f64>,
+    comes_in_batches: bool,
+    /// The count at whose end that was judged last.
+    judged: i64,
 }
 
 impl Arrivals {
@@ -74,6 +83,10 @@ impl Arrivals {
             self.first += 1;
         }
         self.from = self.from.map(|from| from.max(oldest));
+        let ends = now.timestamp().div_euclid(SHORT.as_secs() as i64);
+        if std::mem::replace(&mut self.judged, ends) != ends {
+            self.comes_in_batches = self.are_batches();
+        }
         let drops = self.drops();
         if drops && !self.is_dropped {
             self.last_drop = Some(now);
@@ -117,13 +130,41 @@ impl Arrivals {
         let span = |window: Duration| age(from, end).clamp(REPORT_EVERY, window);
         let [(long, long_s), (short, short_s)] =
             [LONG, SHORT].map(|window| (self.between(end - span(window), end), span(window).as_secs_f64()));
+        if self.comes_in_batches {
+            // What came at once says little about what comes next: that is the mean over several
+            // batches, and nothing between two of them.
+            let all = age(from, end);
+            return (short / short_s).min(self.between(from, end) / all.as_secs_f64());
+        }
         (long / long_s).clamp(lower(short) / short_s, upper(short) / short_s)
+    }
+
+    /// Whether jobs come many at once, and then none for a while, again and again.
+    pub(super) fn comes_in_batches(&self) -> bool {
+        self.comes_in_batches
+    }
+
+    /// By the dispersion from one count to the next, so that a slow change of the rate makes none; and
+    /// its median, so that a single leap makes none, either. What is between two times of nothing is
+    /// left out.
+    fn are_batches(&self) -> bool {
+        let (Some(from), Some(end)) = (self.from, self.end()) else { return false };
+        let bin = SHORT.as_secs() as i64;
+        let bins = (from.timestamp().div_euclid(bin) + 1)..end.timestamp().div_euclid(bin);
+        let at = |number: i64| DateTime::from_timestamp(number * bin, 0);
+        let count = |number| Some(self.between(at(number)?, at(number + 1)?));
+        let counts: Vec<_> = bins.rev().filter_map(count).collect();
+        let pairs = counts.windows(2).map(|pair| (pair[0] - pair[1], pair[0] + pair[1]));
+        let ratios = pairs.filter(|(_, sum)| *sum > 0.0).map(|(leap, sum)| leap * leap / sum);
+        let mut ratios: Vec<_> = ratios.take(PAIRS).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios.len() >= FEWEST_PAIRS && ratios[(ratios.len() - 1) / 2] >= BATCHES
     }
 
     /// How irregular arrivals are: the variance of their counts by the mean. One is chance without
     /// memory, zero a clock.
     pub(super) fn dispersion(&self) -> f64 {
-        self.dispersion.unwrap_or(1.0)
+        if self.comes_in_batches { MOST_DISPERSED } else { self.dispersion.unwrap_or(1.0) }
     }
 
     fn disperse(&mut self, count: &Count) {
@@ -279,6 +320,34 @@ mod tests {
         assert_eq!(arrivals(&[]).dispersion(), 1.0);
         assert!(arrivals(&counts(|_| 10)).dispersion() < 0.01);
         assert!(arrivals(&counts(|at| if at % 5 == 0 { 50 } else { 0 })).dispersion() > 2.0);
+    }
+
+    #[test]
+    fn batches_are_no_stream_and_their_mean_is_what_arrives() {
+        for (jobs, every) in [(30, 12), (100, 30)] {
+            let counts: Vec<_> = (0..88).map(|at| if at % every == 0 { jobs } else { 0 }).collect();
+            let mut known = arrivals(&counts);
+            assert!(known.comes_in_batches(), "{jobs} per {every}");
+            assert_eq!(known.per_second(), 0.0, "between two of them nothing comes");
+            known.observe(at(890), &[count(880, 890, jobs)], true);
+            let mean = jobs as f64 / (10 * every) as f64;
+            let rate = known.per_second();
+            assert!((0.7 * mean..1.5 * mean).contains(&rate), "{jobs} per {every}: {rate}");
+            // A stream that follows is known as one within two minutes.
+            for step in 89..101 {
+                known.observe(at(10 * step + 10), &[count(10 * step, 10 * step + 10, 40)], true);
+            }
+            assert!(!known.comes_in_batches() && known.per_second() > 3.5, "{}", known.per_second());
+        }
+    }
+
+    #[test]
+    fn a_stream_that_begins_and_ends_again_and_again_comes_in_no_batches() {
+        let on_and_off: Vec<_> =
+            (0..90).map(|at| if at / 15 % 2 == 0 { 40 + at as u64 % 3 } else { 0 }).collect();
+        for counts in [&on_and_off[..], &[1, 0, 0, 0, 0, 0].repeat(10), &[0, 0, 0, 0, 0, 0, 50, 50]] {
+            assert!(!arrivals(counts).comes_in_batches(), "{counts:?}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use eirs_controller::{
-    fleet::{Fleet, Instance, PoolSpec, Refusal, State, Tier},
+    fleet::{Fleet, Instance, PoolSpec, Refusal, State},
     policy::Launch,
 };
 use eirs_platform::{
@@ -33,21 +33,7 @@ struct Machines {
 impl Machines {
     fn new(pool: &str, names: &[&str], clock: SharedClock) -> Self {
         let machine = |name: &&str| {
-            let instance = Instance {
-                id: (*name).to_owned(),
-                pool: pool.to_owned(),
-                model: "default".to_owned(),
-                state: State::Stopped,
-                since: clock.now(),
-                generation: None,
-                pid: None,
-                drain_until: None,
-                crashes: 0,
-                last_error: None,
-                retires: false,
-                tier: Tier::Parked,
-                machine: None,
-            };
+            let instance = Instance::stopped(*name, pool, "default", clock.now());
             (instance.id.clone(), instance)
         };
         let known = Mutex::new(names.iter().map(machine).collect());

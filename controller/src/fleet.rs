@@ -87,7 +87,7 @@ pub struct PoolSpec {
 }
 
 /// One instance as the fleet sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
     /// The name of the token, unlike that of any other.
     pub id: String,
@@ -138,10 +138,11 @@ impl Tier {
 }
 
 /// What an instance was told to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// It exists and does not run.
+    #[default]
     Stopped,
     /// It was started. Whether it is ready its reports tell.
     Running,
@@ -171,6 +172,17 @@ impl PoolSpec {
 }
 
 impl Instance {
+    /// One that does not run and of which nothing else is known.
+    pub fn stopped(
+        id: impl Into<String>,
+        pool: impl Into<String>,
+        model: impl Into<String>,
+        since: DateTime<Utc>,
+    ) -> Self {
+        let (id, pool, model) = (id.into(), pool.into(), model.into());
+        Self { id, pool, model, since, ..Self::default() }
+    }
+
     /// What its worker calls it.
     pub fn worker_name(&self) -> &str {
         self.machine.as_deref().unwrap_or(&self.id)

@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use eirs_controller::{
     decide::{History, decide},
-    fleet::{Instance, State, Tier},
+    fleet::{Instance, State},
     observe::{Count, Heard, InstanceView, Observation, PoolView},
     operator::Operator,
     policy::{Policies, Policy, parse},
@@ -255,19 +255,10 @@ fn instance(number: usize, now: DateTime<Utc>) -> InstanceView {
         Heard { at: now, idle_since, service: Some(report.service), done_per_s: 0.5, report }
     });
     let instance = Instance {
-        id,
-        pool: "pool".to_owned(),
-        model: "default".to_owned(),
         state,
-        since,
         generation: Some("1".to_owned()),
-        pid: None,
         drain_until: (state == State::Draining).then(|| now + TimeDelta::seconds(60)),
-        crashes: 0,
-        last_error: None,
-        retires: false,
-        tier: Tier::Parked,
-        machine: None,
+        ..Instance::stopped(id, "pool", "default", since)
     };
     InstanceView { instance, heard }
 }

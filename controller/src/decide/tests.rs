@@ -27,7 +27,7 @@ use super::{
     *,
 };
 use crate::{
-    fleet::{Instance, State, Tier},
+    fleet::{Instance, State},
     observe::{Heard, InForce, InstanceView, PoolView},
     operator::{Cordon, Operator},
     policy::{Policy, parse},
@@ -43,21 +43,7 @@ pub(crate) fn at(second: u64) -> DateTime<Utc> {
 /// A stopped instance, the beginning of all others.
 pub(crate) fn stopped(id: &str) -> InstanceView {
     let pool = id.rsplit_once('-').map_or(id, |(pool, _)| pool).to_owned();
-    let instance = Instance {
-        id: id.to_owned(),
-        pool: pool.clone(),
-        model: pool,
-        state: State::Stopped,
-        since: at(NOW - 1000),
-        generation: None,
-        pid: None,
-        drain_until: None,
-        crashes: 0,
-        last_error: None,
-        retires: false,
-        tier: Tier::Parked,
-        machine: None,
-    };
+    let instance = Instance::stopped(id, &pool, &pool, at(NOW - 1000));
     InstanceView { instance, heard: None }
 }
 

@@ -13,7 +13,7 @@ use eirs_platform::{
     error::{Error, Result},
 };
 
-use super::{Fleet, Instance, PoolSpec, Refusal, State, Tier, unknown};
+use super::{Fleet, Instance, PoolSpec, Refusal, State, unknown};
 
 /// Instances that only exist as a table. Clones share it.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ impl MemoryFleet {
         if let Some(instance) = self.lock().get_mut(id) {
             let generation = instance.generation.take();
             let (pool, model) = (instance.pool.clone(), instance.model.clone());
-            *instance = Instance { generation, ..stopped(id, &pool, &model, now) };
+            *instance = Instance { generation, ..Instance::stopped(id, pool, model, now) };
         }
     }
 
@@ -73,24 +73,6 @@ impl MemoryFleet {
     }
 }
 
-fn stopped(id: &str, pool: &str, model: &str, since: chrono::DateTime<chrono::Utc>) -> Instance {
-    Instance {
-        id: id.to_owned(),
-        pool: pool.to_owned(),
-        model: model.to_owned(),
-        state: State::Stopped,
-        since,
-        generation: None,
-        pid: None,
-        drain_until: None,
-        crashes: 0,
-        last_error: None,
-        retires: false,
-        tier: Tier::Parked,
-        machine: None,
-    }
-}
-
 #[async_trait]
 impl Fleet for MemoryFleet {
     async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>> {
@@ -103,8 +85,9 @@ impl Fleet for MemoryFleet {
         }
         instances.retain(|id, instance| instance.is_alive() || wanted.contains_key(id));
         for (id, pool) in wanted {
-            let instance =
-                instances.entry(id.clone()).or_insert_with(|| stopped(&id, &pool.name, &pool.model, now));
+            let instance = instances
+                .entry(id.clone())
+                .or_insert_with(|| Instance::stopped(&id, &pool.name, &pool.model, now));
             if !instance.is_alive() {
                 instance.model.clone_from(&pool.model);
             }

@@ -323,19 +323,13 @@ impl Entry {
             _ => Some(machine.generation().to_owned()),
         };
         Instance {
-            id: machine.id.clone(),
-            pool: machine.pool.clone(),
-            model: model.unwrap_or_default(),
             state,
-            since: self.since,
             generation,
-            pid: None,
             drain_until: self.drain_until,
             crashes: self.crashes,
             last_error: self.last_error.clone(),
             retires: machine.retires,
-            tier: Tier::Parked,
-            machine: None,
+            ..Instance::stopped(&machine.id, &machine.pool, model.unwrap_or_default(), self.since)
         }
     }
 }

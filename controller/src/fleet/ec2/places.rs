@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::machine::Machine;
-use crate::fleet::{Instance, PoolSpec, State, Tier};
+use crate::fleet::{Instance, PoolSpec, Tier};
 
 /// The places that have had a machine.
 #[derive(Debug, Default)]
@@ -85,20 +85,12 @@ impl Places {
             if place.is_some_and(|place| place.machine.is_some()) {
                 return None;
             }
+            let since = place.map(|place| place.since).unwrap_or_default();
             Some(Instance {
-                pool: pool.name.clone(),
-                model: pool.model.clone(),
-                state: State::Stopped,
-                since: place.map(|place| place.since).unwrap_or_default(),
-                generation: None,
-                pid: None,
-                drain_until: None,
                 crashes: place.map_or(0, |place| place.crashes),
                 last_error: place.and_then(|place| place.last_error.clone()),
-                retires: false,
                 tier: Tier::Launched,
-                machine: None,
-                id,
+                ..Instance::stopped(id, &pool.name, &pool.model, since)
             })
         };
         names.filter_map(view).collect()

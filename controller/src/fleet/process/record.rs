@@ -14,7 +14,7 @@ use super::{
     child::{Mark, Process},
     faults::Boot,
 };
-use crate::fleet::{Instance, PoolSpec, State, Tier};
+use crate::fleet::{Instance, PoolSpec, State};
 
 /// A worker that lived so long did not crash because of its start: the count begins again.
 const LIVED: Duration = Duration::from_secs(60);
@@ -112,19 +112,13 @@ impl Record {
     pub(super) fn instance(&self) -> Instance {
         let record = self.clone();
         Instance {
-            id: record.id,
             state: record.state,
-            since: record.since,
             generation: record.generation,
             pid: record.process.map(|mark| mark.pid),
             drain_until: record.drain_until,
             crashes: record.crashes,
             last_error: record.last_error,
-            retires: false,
-            tier: Tier::Parked,
-            machine: None,
-            pool: record.pool,
-            model: record.model,
+            ..Instance::stopped(record.id, record.pool, record.model, record.since)
         }
     }
 }

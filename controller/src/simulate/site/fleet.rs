@@ -302,19 +302,11 @@ impl Site<'_> {
 impl Machine {
     fn listed(&self, number: usize, load: &Load<'_>) -> Instance {
         Instance {
-            id: load.id(number),
-            pool: load.pool.clone(),
-            model: self.model.clone(),
             state: self.state,
-            since: self.since,
             generation: (self.generation > 0).then(|| self.generation.to_string()),
-            pid: None,
             drain_until: self.drain_until,
             crashes: self.crashes,
-            last_error: None,
-            retires: false,
-            tier: Tier::Parked,
-            machine: None,
+            ..Instance::stopped(load.id(number), &load.pool, &self.model, self.since)
         }
     }
 

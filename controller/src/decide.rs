@@ -93,12 +93,11 @@ fn cede(drafts: &mut [Draft<'_>], policies: &Policies) {
     let leaving: u32 = drafts.iter().map(Draft::leaving).sum();
     let is_over = running > limit;
     let excess = (running + lacking).saturating_sub(limit);
-    let why = if is_over { Why::TooMany(Cause::OverShare) } else { Why::Ceding };
     for _ in 0..if is_over { excess } else { excess.min(lacking.saturating_sub(leaving)) } {
         let mut richest: Vec<_> =
             (0..drafts.len()).filter(|index| drafts[*index].may_cede(is_over) > 0).collect();
         richest.sort_by_key(|index| std::cmp::Reverse(drafts[*index].may_cede(is_over)));
-        if !richest.into_iter().any(|index| drafts[index].dismiss(1, why) > 0) {
+        if !richest.into_iter().any(|index| drafts[index].dismiss(1, Why::Ceding { is_over }) > 0) {
             return;
         }
     }

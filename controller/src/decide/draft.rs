@@ -54,8 +54,8 @@ pub(super) enum Why {
     TooMany(Cause),
     /// Another one is, or will be, in its place.
     Replaced(Cause),
-    /// Another pool needs the place.
-    Ceding,
+    /// Another pool needs the place, or, where the limit is exceeded, nobody may have it.
+    Ceding { is_over: bool },
     /// They are not needed; those that work are among them only where `busy`.
     Surplus { busy: bool },
 }
@@ -159,8 +159,10 @@ impl<'a> Draft<'a> {
     /// One more than is needed, as long as one serves that retires: the other one comes before it goes, also where the pool may
     /// have no more than it has.
     fn relief(&self) -> u32 {
+        let retires = |view: &&InstanceView| view.instance.retires && !self.is_gone(view);
+        let has_retiring = || self.roster.has_retiring && self.roster.serving.iter().any(retires);
         // Where not everything could be seen nobody goes, and one more would come in each pass.
-        u32::from(self.is_complete && self.plan.share > 0 && self.roster.has_retiring)
+        u32::from(self.is_complete && self.plan.share > 0 && has_retiring())
     }
 
     /// Whether one more is wanted, and may start beside those that start already, within `max`.
@@ -257,8 +259,9 @@ impl<'a> Draft<'a> {
             Why::TooMany(cause) => Some(cause),
             Why::Replaced(Cause::Updated) => view.instance.retires.then_some(Cause::Updated),
             Why::Replaced(cause) => is_outdated(view, self.known.seen).then_some(cause),
-            // One that is late makes no place sooner than it would anyway.
-            Why::Ceding => (!self.roster.is_late(view) && self.is_paid_off(view)).then_some(Cause::OverShare),
+            // One that is late is waited for.
+            Why::Ceding { .. } if self.roster.is_late(view) => None,
+            Why::Ceding { is_over } => (is_over || self.is_paid_off(view)).then_some(Cause::OverShare),
             Why::Surplus { busy } => {
                 let cause = spare(view, self.policy, self.known)?;
                 ((busy || cause != Cause::NotNeeded) && self.is_paid_off(view)).then_some(cause)
@@ -273,8 +276,7 @@ impl<'a> Draft<'a> {
 
     /// Those that serve, may go and do not yet, with what is said of them.
     fn candidates(&self, why: Why) -> impl Iterator<Item = (&'a InstanceView, Cause)> {
-        let stay =
-            self.roster.serving.iter().copied().filter(|view| !self.gone.contains(view.instance.id.as_str()));
+        let stay = self.roster.serving.iter().copied().filter(|view| !self.is_gone(view));
         stay.filter_map(move |view| Some((view, self.may_go(view, why)?)))
     }
 
@@ -299,10 +301,9 @@ impl<'a> Draft<'a> {
             self.gone.insert(&view.instance.id);
             self.plan.actions.push(drain(view, &self.policy.scale_in, *cause));
         }
-        self.plan.desired = match why {
-            Why::TooMany(Cause::OverShare) | Why::Ceding => self.plan.desired.min(self.running_then()),
-            _ => self.plan.desired,
-        };
+        if let Why::Ceding { .. } = why {
+            self.plan.desired = self.plan.desired.min(self.running_then());
+        }
         size(went.len())
     }
 
@@ -337,6 +338,15 @@ impl<'a> Draft<'a> {
                 self.dismiss(retiring, Why::Replaced(Cause::Updated));
             }
         }
+        let relief = self.relief();
         self.shed_surplus();
+        if self.relief() < relief {
+            // Where the one that retires was too much, the other one in its place is, too.
+            self.shed_surplus();
+        }
+    }
+
+    fn is_gone(&self, view: &InstanceView) -> bool {
+        !self.gone.is_empty() && self.gone.contains(view.instance.id.as_str())
     }
 }

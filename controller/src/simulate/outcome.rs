@@ -186,11 +186,18 @@ mod tests {
 
     use super::*;
 
+    /// None, microseconds, or anything up to months.
+    fn seconds() -> impl Strategy<Value = f32> {
+        let parts = |parts_per_s: f32| (1u32..100_000_000).prop_map(move |count| count as f32 / parts_per_s);
+        prop_oneof![Just(0.0f32), parts(1e11), parts(10.0)]
+    }
+
     proptest! {
         #[test]
         fn latencies_are_in_the_order_that_comparing_gives(
-            few in prop::collection::vec(0.0f32..1e6, 0..50),
-            many in prop::collection::vec(prop_oneof![Just(0.0f32), 1e-6f32..1e-3, 0.1f32..1e7], 2048..2500),
+            // Not as ranges of floats: now and then proptest 1.12 panics in drawing from one.
+            few in prop::collection::vec(seconds(), 0..50),
+            many in prop::collection::vec(seconds(), 2048..2500),
         ) {
             for values in [few, many] {
                 let mut expected = values.clone();

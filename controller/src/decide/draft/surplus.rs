@@ -38,7 +38,7 @@ impl Draft<'_> {
         // Whoever works may go only where that leaves enough for all of the last minutes.
         let for_long = self.most_wished(self.policy.scale_in.window.max(BUSY_WINDOW));
         let for_long = for_long.map_or(0, |wished| running.saturating_sub(wished));
-        let stay = self.roster.serving.iter().filter(|view| !self.gone.contains(view.instance.id.as_str()));
+        let stay = self.roster.serving.iter().filter(|view| !self.is_gone(view));
         let spare = stay.filter_map(|view| spare(view, self.policy, self.known));
         let (all, at_rest) = spare
             .fold((0, 0), |(all, at_rest), cause| (all + 1, at_rest + u32::from(cause != Cause::NotNeeded)));

@@ -219,7 +219,8 @@ impl Arrivals {
             let second = (self.first + (first + index) as i64) as f64;
             jobs * ((second + 1.0).min(to_s) - second.max(from_s)).max(0.0)
         };
-        self.seconds.range(first..end.max(first)).enumerate().map(counted).sum()
+        // An empty sum of floats is -0, which looks odd.
+        self.seconds.range(first..end.max(first)).enumerate().map(counted).sum::<f64>() + 0.0
     }
 }
 

@@ -112,11 +112,18 @@ def metadata():
     plain = saved(image, "jpeg", quality=90)
     with_segments = lambda *segments: plain[:2] + b"".join(segments) + plain[2:]
     whole = lambda data: segment(0xE1, b"Exif\0\0" + data)
-    for kind, size in ((1, "B"), (3, "H"), (4, "I"), (8, "h"), (9, "i")):
+    for kind, size in ((1, "B"), (3, "H"), (4, "I"), (6, "b"), (7, "B"), (8, "h"), (9, "i"), (13, "I")):
         for order, mark in (("<", b"II\x2a\0"), (">", b"MM\0\x2a")):
             value = struct.pack(order + size, 6).ljust(4, b"\0")
             data = mark + struct.pack(order + "IHHHI", 8, 1, 0x112, kind, 1) + value + bytes(4)
             yield f"exif-kind-{kind}-{mark[:1].decode()}.jpg", with_segments(whole(data))
+    # Another number of values, within the entry or outside of it.
+    for kind, size in ((3, "H"), (4, "I"), (6, "b"), (8, "h"), (9, "i"), (13, "I")):
+        for count in (0, 1, 2, 3):
+            values = struct.pack("<" + size, 6) * count
+            within = values if len(values) <= 4 else struct.pack("<I", 26)
+            data = b"II\x2a\0" + struct.pack("<IHHHI", 8, 1, 0x112, kind, count) + within.ljust(4, b"\0") + bytes(4) + values
+            yield f"exif-count-{kind}-{count}.jpg", with_segments(whole(data))
     # Several entries, and a directory at another place.
     entries = struct.pack("<HHII", 0x10F, 2, 4, 0x00434241) + struct.pack("<HHIHH", 0x112, 3, 1, 8, 0) + struct.pack("<HHIHH", 0x128, 3, 1, 2, 0)
     yield "exif-far.jpg", with_segments(whole(b"II\x2a\0" + struct.pack("<I", 40) + bytes(32) + struct.pack("<H", 3) + entries + bytes(4)))

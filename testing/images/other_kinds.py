@@ -92,6 +92,10 @@ def bmps():
         data = bitmap(40, (width, height), 8, colours[: 4 * count], (0, rows(8)))
         yield f"few-colours-{count}.bmp", data[:46] + struct.pack("<I", count) + data[50:]
     data = bitmap(40, (width, height), 24, b"", (0, rows(24)))
+    # Pixels that begin within the table of colours.
+    for bits in (4, 8):
+        inside = bitmap(40, (width, height), bits, colours[: 4 << bits], (0, rows(bits)))
+        yield f"pixels-in-colours-{bits}.bmp", inside[:10] + struct.pack("<I", 62) + inside[14:]
     yield "gap.bmp", data[:10] + struct.pack("<I", 54 + 20) + data[14:54] + bytes(20) + data[54:]
     yield "offset-of-nothing.bmp", data[:10] + bytes(4) + data[14:]
     yield "size-of-nothing.bmp", data[:2] + bytes(4) + data[6:]
@@ -119,6 +123,13 @@ def webps():
         yield f"lossless-{colours}.webp", saved(image.quantize(colours).convert("RGB"), "webp", lossless=True)
     yield "lossless-grey.webp", saved(image.convert("L"), "webp", lossless=True)
     yield "lossless-clear.webp", saved(clear, "webp", lossless=True)
+    # Flags of a first frame that is nearly transparent: to be blended or not.
+    faint = picture(42, 30)
+    faint.putalpha(Image.linear_gradient("L").resize(image.size).point(lambda level: level // 8))
+    moved = saved(faint, "webp", save_all=True, append_images=[clear], lossless=True, exact=True)
+    flags = moved.index(b"ANMF") + 23
+    for flag in range(4):
+        yield f"lossless-animated-flags-{flag}.webp", moved[:flags] + bytes([flag]) + moved[flags + 1 :]
     small = Image.new("RGBA", image.size)
     small.paste(clear.crop((0, 0, 20, 14)), (6, 4))
     for lossless in (True, False):

@@ -63,6 +63,26 @@ def numbers():
                 tiles = [packed(bits, samples, order, range(x, x + 16), range(y, y + 16)) for y in range(0, HEIGHT, 16) for x in range(0, WIDTH, 16)]
                 tiled = {tag: entry for tag, entry in base.items() if tag != 278}
                 yield f"{kind}-tiles.tif", tiff(order, {**tiled, 322: (4, [16]), 323: (4, [16]), 259: (3, [8])}, [zlib.compress(t) for t in tiles], 324, 325)
+                # Every plane in tiles of its own.
+                apart = [
+                    packed(bits, samples, order, range(x, x + 16), range(y, y + 16), [s])
+                    for s in range(samples) for y in range(0, HEIGHT, 16) for x in range(0, WIDTH, 16)
+                ]
+                yield f"{kind}-planes-tiles.tif", tiff(order, {**tiled, 322: (4, [16]), 323: (4, [16]), 284: (3, [2])}, apart, 324, 325), f"{kind}.tif"
+                # A predictor that libtiff has for LZW and deflate only.
+                yield f"{kind}-no-predictor.tif", tiff(order, {**base, 317: (3, [2])}, [packed(bits, samples, order)]), f"{kind}.tif"
+        # Photoshop writes a fourth number that is no alpha, with a predictor.
+        for samples, extra in ((4, [0]), (5, [0, 0]), (5, [2, 0]), (5, [1, 0])):
+            named = {**header(8, 2, samples, t338=(3, extra)), 259: (3, [8])}
+            kind = f"extra{samples}-{extra[0]}-{name}"
+            strips = [packed(8, samples, rows=range(y, min(y + 4, HEIGHT))) for y in range(0, HEIGHT, 4)]
+            less = [zlib.compress(difference(strip, samples, WIDTH)) for strip in strips]
+            yield f"{kind}-predictor.tif", tiff(order, {**named, 278: (4, [4]), 317: (3, [2])}, less)
+            yield f"{kind}-strips.tif", tiff(order, {**named, 278: (4, [4])}, [zlib.compress(strip) for strip in strips])
+        again = tiff(order, header(8, 2, 3), [packed(8, 3)])
+        first = struct.unpack(order + "I", again[4:8])[0]
+        link = first + 2 + 12 * struct.unpack(order + "H", again[first : first + 2])[0]
+        yield f"next-is-first-{name}.tif", again[:link] + struct.pack(order + "I", first) + again[link + 4 :]
         for alpha in (0, 1, 2):
             yield f"alpha{alpha}-{name}.tif", tiff(order, header(8, 2, 4, t338=(3, [alpha])), [packed(8, 4)])
             yield f"grey-alpha{alpha}-{name}.tif", tiff(order, header(8, 1, 2, t338=(3, [alpha])), [packed(8, 2)])
@@ -91,6 +111,15 @@ def numbers():
             # What is left out has a default.
             bare = {tag: entry for tag, entry in header(1, photometric).items() if tag not in (258, 259, 277, 278)}
             yield f"bare-{photometric}-{name}.tif", tiff(order, bare, [packed(1)])
+
+
+def jpeg_tiles():
+    """Tiles of JPEG that are larger than the picture."""
+    image = picture(64, 64)
+    for width, height in ((50, 30), (64, 20), (20, 64), (100, 70)):
+        count = -(-width // 64) * -(-height // 64)
+        tags = {256: (4, [width]), 257: (4, [height]), 258: (3, [8] * 3), 259: (3, [7]), 262: (3, [6]), 277: (3, [3]), 322: (4, [64]), 323: (4, [64]), 530: (3, [1, 1])}
+        yield f"jpeg-tiles-{width}-{height}.tif", tiff("<", tags, [saved(image, "jpeg", quality=90, subsampling=0)] * count, 324, 325)
 
 
 def compressions():
@@ -136,6 +165,7 @@ def turned():
         yield f"turned-xmp-{orientation}.tif", saved(image, "tiff", tiffinfo=tags)
         tags[274] = 8
         yield f"turned-both-{orientation}.tif", saved(image, "tiff", tiffinfo=tags)
+        yield f"turned-big-{orientation}.tif", saved(image, "tiff", tiffinfo={274: orientation}, big_tiff=True)
     for orientation in (0, 9):
         yield f"turned-{orientation}.tif", tiff("<", header(8, 2, 3, t274=(3, [orientation])), [packed(8, 3)])
     tiles = [packed(8, 3, "<", range(x, x + 16), range(y, y + 16)) for y in range(0, HEIGHT, 16) for x in range(0, WIDTH, 16)]
@@ -156,4 +186,4 @@ def pages():
     yield "directory-twice.tif", saved(image, "tiff", tiffinfo={37510: b"text"})
 
 
-ALL = (numbers, compressions, turned, pages)
+ALL = (numbers, jpeg_tiles, compressions, turned, pages)

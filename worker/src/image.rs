@@ -212,6 +212,7 @@ pub fn decode(bytes: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), U
         Format::WebP => {
             let survey = webp::survey(bytes);
             check_size(survey.width, survey.height, limits.max_pixels)?;
+            let file = Cursor::new(webp::unblended(bytes));
             let decoder = WebPDecoder::new(file).map_err(|error| broken(format, error))?;
             read(format, decoder, limits, pixels)?;
             pixels.orientation = survey.orientation;

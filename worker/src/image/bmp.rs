@@ -242,10 +242,9 @@ impl Header {
         if bits <= 8 {
             let each = if length == 12 { 3 } else { 4 };
             count = if colours == 0 { 1 << bits } else { (colours as usize).min(1 << 16) };
-            let offset = number(10, 4)? as usize;
+            // The pixels may begin before the table has all the colours it could have: those beyond
+            // are what is there then, as for Pillow.
             let table = file.get(after..).unwrap_or_default();
-            // The pixels may begin before the table has all the colours it could have.
-            let table = &table[..table.len().min(offset.saturating_sub(after).max(each))];
             for (colour, entry) in palette.iter_mut().zip(table.chunks_exact(each)).take(count) {
                 *colour = [entry[2], entry[1], entry[0]];
             }

@@ -1,29 +1,27 @@
-//! TIFF, by the decoder of the `image` crate (0.25.10). It refuses palettes, grey of 2 and 4 bits,
-//! grey with alpha and YCbCr, rounds inks in its own way, and does not look at what a fourth number
-//! is or which bit of a byte comes first: these are read here, as numbers of the `tiff` crate, and
-//! JPEG within TIFF by our own decoder.
+//! TIFF: the numbers by the `tiff` crate (0.11.3), which is shown every file as grey of so many samples
+//! (it mixes numbers up where a predictor meets samples that are no colours, and refuses planes in
+//! tiles); what they mean is decided here, as Pillow does. JPEG within TIFF is read by our own decoder.
 
 mod directory;
 
-use std::io::Cursor;
+use std::{borrow::Cow, io::Cursor};
 
-use image::{ImageDecoder, codecs::tiff::TiffDecoder};
 use tiff::{
-    ColorType, TiffError,
-    decoder::{Decoder, DecodingResult, Limits as Room},
+    TiffError,
+    decoder::{ChunkType, Decoder, DecodingResult, Limits as Room},
     tags::Tag,
 };
 
-use self::directory::{BLACK_IS_ZERO, Directory, PALETTE, RGB, WHITE_IS_ZERO, YCBCR};
+use self::directory::{BLACK_IS_ZERO, Directory, INKS, PALETTE, RGB, WHITE_IS_ZERO, YCBCR};
 use super::{
-    Format, Limits, Orientation, Pixels, SIDE_CHUNKS_MAX_BYTES, Unreadable, broken, check_size, cut_short,
-    jpeg, read, turned,
+    Format, Limits, Orientation, Pixels, SIDE_CHUNKS_MAX_BYTES, Unreadable, check_size, cut_short, jpeg,
+    turned,
 };
 
 /// JPEG in the way that is in use.
 const JPEG: u64 = 7;
 
-type Reader<'f> = Decoder<Cursor<&'f [u8]>>;
+type Reader<'f> = Decoder<Cursor<Cow<'f, [u8]>>>;
 
 /// The colour profile.
 pub(super) fn profile(file: &[u8]) -> Option<Vec<u8>> {
@@ -38,15 +36,13 @@ pub(super) fn pixels(file: &[u8]) -> Option<usize> {
 
 /// Columns and rows by the header.
 pub(super) fn dimensions(file: &[u8]) -> Option<(u32, u32)> {
-    let shown = Directory::read(file).as_grey(file);
-    Decoder::new(Cursor::new(&*shown)).ok()?.dimensions().ok()
+    reader(file, &Directory::read(file), None).ok()?.dimensions().ok()
 }
 
 pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result<(), Unreadable> {
     let directory = Directory::read(file);
     let in_order = directory.in_order();
-    let shown = directory.as_grey(&in_order);
-    let mut decoder = Decoder::new(Cursor::new(&*shown)).map_err(refused)?;
+    let mut decoder = reader(&in_order, &directory, None)?;
     let (width, height) = decoder.dimensions().map_err(refused)?;
     check_size(width, height, limits.max_pixels)?;
     if let Some(what) = directory.unsupported() {
@@ -54,22 +50,20 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
     }
     let xmp = decoder.find_tag(Tag::Unknown(700)).ok().flatten().and_then(|tag| tag.into_u8_vec().ok());
     let (size, meaning) = ((width, height), directory.meaning());
-    match decoder.colortype().map_err(refused)? {
-        ColorType::Gray(8) | ColorType::RGB(8) | ColorType::YCbCr(8)
-            if directory.compression() == JPEG
-                && !directory.is_in_planes()
-                && matches!(meaning, BLACK_IS_ZERO | RGB | YCBCR) =>
+    match (meaning, directory.bits(), directory.samples()) {
+        (BLACK_IS_ZERO | RGB | YCBCR, 8, 1 | 3)
+            if directory.compression() == JPEG && !directory.is_in_planes() =>
         {
             jpegs(decoder, (file, &directory), size, limits, pixels)?;
         }
-        ColorType::Gray(bits @ (1 | 2 | 4 | 8)) if meaning == PALETTE => {
+        (PALETTE, bits @ (1 | 2 | 4 | 8), 1) => {
             let colours = palette(&mut decoder, bits)?;
-            indices(decoder, size, bits.into(), colours, pixels)?;
+            indices(decoder, size, bits, 3, colours, pixels)?;
         }
-        ColorType::Multiband { bit_depth: 8, num_samples: 2 } if meaning == PALETTE => {
+        (PALETTE, 8, 2) => {
             let colours = palette(&mut decoder, 8)?;
+            let numbers = all_numbers(decoder, &in_order, &directory, size)?;
             let out = pixels.start(width, height, 4, Orientation::NoTransforms, 1, beside(size, 2))?;
-            let numbers = numbers(decoder, out.len() / 2)?;
             for (out, number) in out.chunks_exact_mut(4).zip(numbers.chunks_exact(2)) {
                 for (colour, out) in out[..3].iter_mut().enumerate() {
                     *out = colours(number[0].into(), colour);
@@ -77,37 +71,40 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
                 out[3] = number[1];
             }
         }
-        ColorType::Gray(bits @ (2 | 4)) => {
+        (BLACK_IS_ZERO | WHITE_IS_ZERO, bits @ (1 | 2 | 4), 1) => {
             let most = (1 << bits) - 1;
             let sample = |index: usize, _| {
                 let grey = if meaning == WHITE_IS_ZERO { most - index } else { index };
                 (grey * 255 / most) as u8
             };
-            indices(decoder, size, bits.into(), sample, pixels)?;
+            indices(decoder, size, bits, 1, sample, pixels)?;
         }
-        ColorType::Multiband { bit_depth: 8 | 16, num_samples: 2 } => {
-            let out = pixels.start(width, height, 2, Orientation::NoTransforms, 1, beside(size, 4))?;
-            let numbers = numbers(decoder, out.len())?;
-            out.copy_from_slice(&numbers[..out.len()]);
+        (BLACK_IS_ZERO | WHITE_IS_ZERO, 8 | 16, samples) => {
+            let channels = samples.min(2) as usize;
+            colours(decoder, (&in_order, &directory), size, channels, pixels)?;
             if meaning == WHITE_IS_ZERO {
-                out.iter_mut().step_by(2).for_each(|grey| *grey = 255 - *grey);
+                pixels.samples.iter_mut().step_by(channels).for_each(|grey| *grey = 255 - *grey);
             }
         }
-        ColorType::CMYK(8 | 16) => inks(decoder, size, pixels)?,
-        _ => {
-            let file = Cursor::new(&*in_order);
-            let mut decoder = TiffDecoder::new(file).map_err(|error| broken(Format::Tiff, error))?;
-            let mut room = image::Limits::no_limits();
-            room.max_alloc =
-                Some(decoder.total_bytes().saturating_mul(2).saturating_add(SIDE_CHUNKS_MAX_BYTES));
-            decoder.set_limits(room).map_err(|error| broken(Format::Tiff, error))?;
-            read(Format::Tiff, decoder, limits, pixels)?;
+        (RGB, 8 | 16, samples @ 3..) => {
+            colours(decoder, (&in_order, &directory), size, samples.min(4) as usize, pixels)?;
+        }
+        (INKS, 8 | 16, 4..) => inks(decoder, (&in_order, &directory), size, pixels)?,
+        (_, bits, samples) => {
+            return Err(Unreadable::Never(format!(
+                "the TIFF image is of an unsupported kind ({samples} samples of {bits} bits a pixel, \
+                 photometric interpretation {meaning})"
+            )));
         }
     }
     see_through(pixels, directory.extra());
-    // A TIFF file is what EXIF is made of.
-    pixels.orientation = turned::orientation(Some(file), xmp.as_deref());
+    pixels.orientation = turned::of(directory.orientation(), xmp.as_deref());
     Ok(())
+}
+
+/// A decoder that gives the numbers of a file as they are, of all planes or of one.
+fn reader<'f>(file: &'f [u8], directory: &Directory, plane: Option<usize>) -> Result<Reader<'f>, Unreadable> {
+    Decoder::new(Cursor::new(directory.as_numbers(file, plane))).map_err(refused)
 }
 
 /// Makes of the last number of each pixel what its alpha is by its tag.
@@ -134,7 +131,7 @@ fn see_through(pixels: &mut Pixels, extra: Option<u64>) {
 }
 
 /// The palette for indices of `bits` bits: returns the sample of an index and a colour.
-fn palette(decoder: &mut Reader, bits: u8) -> Result<impl Fn(usize, usize) -> u8 + use<>, Unreadable> {
+fn palette(decoder: &mut Reader, bits: u64) -> Result<impl Fn(usize, usize) -> u8 + use<>, Unreadable> {
     let palette = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(refused)?;
     // Pillow divides, so that 0xffff is white.
     Ok(move |index: usize, colour: usize| {
@@ -164,19 +161,63 @@ fn numbers(decoder: Reader, count: usize) -> Result<Vec<u8>, Unreadable> {
     Ok(numbers)
 }
 
-/// Indices of this many bits, in rows of whole bytes, and the sample for each index and colour.
+/// The numbers of every pixel, one pixel after the other, whether or not they are in planes.
+fn all_numbers(
+    decoder: Reader,
+    file: &[u8],
+    directory: &Directory,
+    (width, height): (u32, u32),
+) -> Result<Vec<u8>, Unreadable> {
+    let samples = directory.samples() as usize;
+    let count = width as usize * height as usize;
+    if !directory.is_in_planes() || samples == 1 {
+        return numbers(decoder, count * samples);
+    }
+    drop(decoder);
+    let mut all = vec![0; count * samples];
+    for plane in 0..samples {
+        let numbers = numbers(reader(file, directory, Some(plane))?, count)?;
+        for (out, number) in all.iter_mut().skip(plane).step_by(samples).zip(numbers) {
+            *out = number;
+        }
+    }
+    Ok(all)
+}
+
+/// The first so many numbers of every pixel, as they are.
+fn colours(
+    decoder: Reader,
+    (file, directory): (&[u8], &Directory),
+    size: (u32, u32),
+    channels: usize,
+    pixels: &mut Pixels,
+) -> Result<(), Unreadable> {
+    let bytes = directory.samples() * directory.bits() / 8;
+    let out = pixels.start(size.0, size.1, channels, Orientation::NoTransforms, 1, beside(size, bytes))?;
+    let numbers = all_numbers(decoder, file, directory, size)?;
+    let pixels = numbers.chunks_exact(directory.samples() as usize);
+    for (out, numbers) in out.chunks_exact_mut(channels).zip(pixels) {
+        out.copy_from_slice(&numbers[..channels]);
+    }
+    Ok(())
+}
+
+/// Indices of this many bits, in rows of whole bytes, and the sample for each index and channel.
 fn indices(
     decoder: Reader,
     (width, height): (u32, u32),
-    bits: usize,
+    bits: u64,
+    channels: usize,
     sample: impl Fn(usize, usize) -> u8,
     pixels: &mut Pixels,
 ) -> Result<(), Unreadable> {
+    let bits = bits as usize;
     let stride = (width as usize * bits).div_ceil(8);
-    let out = pixels.start(width, height, 3, Orientation::NoTransforms, 1, beside((width, height), 1))?;
+    let beside = beside((width, height), 1);
+    let out = pixels.start(width, height, channels, Orientation::NoTransforms, 1, beside)?;
     let numbers = numbers(decoder, stride * height as usize)?;
-    for (row, out) in numbers.chunks_exact(stride).zip(out.chunks_exact_mut(width as usize * 3)) {
-        for (column, pixel) in out.chunks_exact_mut(3).enumerate() {
+    for (row, out) in numbers.chunks_exact(stride).zip(out.chunks_exact_mut(width as usize * channels)) {
+        for (column, pixel) in out.chunks_exact_mut(channels).enumerate() {
             let bit = column * bits;
             let index = usize::from(row[bit / 8] >> (8 - bits - bit % 8)) & ((1 << bits) - 1);
             for (colour, out) in pixel.iter_mut().enumerate() {
@@ -188,10 +229,17 @@ fn indices(
 }
 
 /// Cyan, magenta, yellow and black, with Pillow's rounding.
-fn inks(decoder: Reader, (width, height): (u32, u32), pixels: &mut Pixels) -> Result<(), Unreadable> {
-    let out = pixels.start(width, height, 3, Orientation::NoTransforms, 1, beside((width, height), 8))?;
-    let numbers = numbers(decoder, out.len() / 3 * 4)?;
-    for (out, inks) in out.chunks_exact_mut(3).zip(numbers.chunks_exact(4)) {
+fn inks(
+    decoder: Reader,
+    (file, directory): (&[u8], &Directory),
+    size: (u32, u32),
+    pixels: &mut Pixels,
+) -> Result<(), Unreadable> {
+    let bytes = directory.samples() * directory.bits() / 8;
+    let out = pixels.start(size.0, size.1, 3, Orientation::NoTransforms, 1, beside(size, bytes))?;
+    let numbers = all_numbers(decoder, file, directory, size)?;
+    let pixels = numbers.chunks_exact(directory.samples() as usize);
+    for (out, inks) in out.chunks_exact_mut(3).zip(pixels) {
         let light = 255 - u32::from(inks[3]);
         for (out, ink) in out.iter_mut().zip(inks) {
             let product = u32::from(*ink) * light + 128;
@@ -221,8 +269,9 @@ fn jpegs(
         return Err(cut_short(Format::Tiff));
     }
     // The pixels of a part, and its coefficients if it is progressive.
-    let most =
-        (u64::from(part.0) + 15).saturating_mul(u64::from(part.1.min(height)) + 15).min(limits.max_pixels);
+    // A tile is whole where it leaves the picture; a strip may claim any number of rows.
+    let rows = if decoder.get_chunk_type() == ChunkType::Tile { part.1 } else { part.1.min(height) };
+    let most = (u64::from(part.0) + 15).saturating_mul(u64::from(rows) + 15).min(limits.max_pixels);
     let beside = most.saturating_mul(10);
     let out = pixels.start(width, height, 3, Orientation::NoTransforms, 1, beside)?;
     let limits = Limits { max_pixels: most, view: None, ..limits };

@@ -6,11 +6,24 @@ use super::Orientation;
 /// The tag of the orientation.
 const ORIENTATION: u16 = 0x0112;
 
+/// No orientation, where there is the tag of it.
+const NONE: u32 = 0;
+
 /// By what a file has of the two.
 pub(super) fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
-    let said = exif.and_then(of_exif).or_else(|| xmp.and_then(of_xmp));
+    of(exif.and_then(of_exif), xmp)
+}
+
+/// By the value that EXIF has, else XMP.
+pub(super) fn of(exif: Option<u32>, xmp: Option<&[u8]>) -> Orientation {
+    let said = exif.or_else(|| xmp.and_then(of_xmp));
     said.and_then(|value| Orientation::from_exif(u8::try_from(value).ok()?))
         .unwrap_or(Orientation::NoTransforms)
+}
+
+/// By XMP where EXIF has no value; a value of EXIF counts nothing by itself.
+pub(super) fn by_xmp_alone(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
+    of(exif.and_then(of_exif).map(|_| 1), xmp)
 }
 
 /// The value in the first directory of EXIF, which is a TIFF file. Some writers put its name before
@@ -36,13 +49,18 @@ fn of_exif(mut exif: &[u8]) -> Option<u32> {
         if number(at, 2)? != u32::from(ORIENTATION) {
             return None;
         }
-        // Whole numbers of two or four bytes; a single byte is none for Pillow either.
+        // Whole numbers; a byte without a sign is none for Pillow either. The first one counts.
         let length = match number(at + 2, 2)? {
+            6 => 1,
             3 | 8 => 2,
-            4 | 9 => 4,
-            _ => return None,
+            4 | 9 | 13 => 4,
+            _ => return Some(NONE),
         };
-        number(at + 8, length)
+        match number(at + 4, 4)? as usize {
+            0 => Some(NONE),
+            count if count.saturating_mul(length) <= 4 => number(at + 8, length),
+            _ => number(number(at + 8, 4)? as usize, length),
+        }
     })
 }
 

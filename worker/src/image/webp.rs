@@ -2,6 +2,8 @@
 //! canvas only after it has decoded the frame, and believes the length that a metadata chunk
 //! claims; this reads neither.
 
+use std::borrow::Cow;
+
 use super::{Orientation, turned};
 
 /// The largest picture that is announced anywhere in the file, and how to turn it.
@@ -46,6 +48,34 @@ pub(super) fn pixels(file: &[u8]) -> Option<usize> {
 pub(super) fn survey(file: &[u8]) -> Survey {
     let Found { width, height, exif, xmp, .. } = find(file);
     Survey { width, height, orientation: turned::orientation(exif, xmp) }
+}
+
+/// The file as its first frame is to be read: libwebp does not blend it with the empty canvas, which
+/// would take the colours away that are nearly transparent.
+pub(super) fn unblended(file: &[u8]) -> Cow<'_, [u8]> {
+    const NO_BLENDING: u8 = 2;
+    let flags = first_frame(file).map(|frame| frame + 8 + 15);
+    match flags.and_then(|at| Some((at, *file.get(at)?))) {
+        Some((at, flags)) if flags & NO_BLENDING == 0 => {
+            let mut copy = file.to_vec();
+            copy[at] = flags | NO_BLENDING;
+            copy.into()
+        }
+        _ => file.into(),
+    }
+}
+
+/// Where the chunk of the first frame of an animation begins.
+fn first_frame(file: &[u8]) -> Option<usize> {
+    let mut at = 12;
+    loop {
+        let header = file.get(at..at + 8)?;
+        if header.starts_with(b"ANMF") {
+            return Some(at);
+        }
+        let length = int(header, 4, 4) as usize;
+        at = at.checked_add(8)?.checked_add(length)?.checked_add(length & 1)?;
+    }
 }
 
 /// A frame of an animation holds chunks, but never another frame: a file cannot choose how deep

@@ -13,11 +13,20 @@ pub(super) const YCBCR: u64 = 6;
 
 const COMPRESSION: u64 = 259;
 const PHOTOMETRIC: u64 = 262;
+const BITS: u64 = 258;
 const FILL_ORDER: u64 = 266;
+const ORIENTATION: u64 = 274;
+const PREDICTOR: u64 = 317;
+const EXTRA: u64 = 338;
+/// A tag that nobody reads.
+const UNKNOWN: u64 = 65000;
 const SAMPLES: u64 = 277;
 const PLANES: u64 = 284;
 /// Where strips and tiles begin and how long they are.
 const PARTS: [(u64, u64); 2] = [(273, 279), (324, 325)];
+
+/// LZW and two names of deflate: what libtiff knows a predictor for, of what is read here.
+const PREDICTED: [u64; 3] = [5, 8, 32946];
 
 /// Old and new JPEG, whose bits have an order of their own.
 const JPEGS: [u64; 2] = [6, 7];
@@ -95,6 +104,16 @@ impl<'f> Directory<'f> {
         self.first(COMPRESSION, 1)
     }
 
+    /// Bits of each number.
+    pub(super) fn bits(&self) -> u64 {
+        self.first(BITS, 1)
+    }
+
+    /// Numbers of a pixel; not none.
+    pub(super) fn samples(&self) -> u64 {
+        self.first(SAMPLES, 1).clamp(1, 65535)
+    }
+
     /// Whether the colours of a picture are apart from each other.
     pub(super) fn is_in_planes(&self) -> bool {
         self.first(PLANES, 1) == 2
@@ -103,7 +122,12 @@ impl<'f> Directory<'f> {
     /// What the numbers beside those of the colours are: 1 for an alpha that the colours were
     /// multiplied with, 2 for one that they were not, 0 for anything else.
     pub(super) fn extra(&self) -> Option<u64> {
-        self.numbers(338).next()
+        self.numbers(EXTRA).next()
+    }
+
+    /// How the picture must be turned.
+    pub(super) fn orientation(&self) -> Option<u32> {
+        Some(u32::try_from(self.numbers(ORIENTATION).next()?).unwrap_or(0))
     }
 
     /// The bytes of strips or tiles, in their order, as far as they are within the file.
@@ -120,7 +144,6 @@ impl<'f> Directory<'f> {
 
     /// What the picture is made of that is not read, in words, with the place of the tag that says so.
     pub(super) fn unsupported(&self) -> Option<String> {
-        const BITS: u64 = 258;
         const SAMPLE_FORMAT: u64 = 339;
         let compression = match self.compression() {
             2..=3 => "the fax code of group 3",
@@ -130,7 +153,7 @@ impl<'f> Directory<'f> {
             50001 => "WebP",
             _ => "",
         };
-        let bits = self.first(BITS, 1);
+        let bits = self.bits();
         let (tag, what) = match (compression, self.first(SAMPLE_FORMAT, 1), self.meaning()) {
             (code, ..) if !code.is_empty() => (COMPRESSION, format!("is compressed with {code}")),
             (_, 2, _) => (SAMPLE_FORMAT, format!("has signed samples of {bits} bits")),
@@ -139,11 +162,6 @@ impl<'f> Directory<'f> {
                 (PHOTOMETRIC, "has YCbCr colours outside of JPEG".to_owned())
             }
             (_, _, 8..=10) => (PHOTOMETRIC, "has the colours of CIE Lab".to_owned()),
-            (_, _, BLACK_IS_ZERO | WHITE_IS_ZERO | PALETTE | INKS)
-                if self.is_in_planes() && self.first(SAMPLES, 1) > 1 =>
-            {
-                (PLANES, "has each of its inks, or its alpha, in a plane of its own".to_owned())
-            }
             _ if !matches!(bits, 1 | 2 | 4 | 8 | 16) => (BITS, format!("has samples of {bits} bits")),
             _ => return None,
         };
@@ -166,16 +184,65 @@ impl<'f> Directory<'f> {
         copy
     }
 
-    /// The same with palettes, and with grey in which zero is white, as grey in which zero is black:
-    /// `tiff` then gives the numbers as they are.
-    pub(super) fn as_grey<'a>(&self, file: &'a [u8]) -> Cow<'a, [u8]> {
+    /// The file as the `tiff` crate reads it right: the numbers as they are, without a predictor where
+    /// libtiff has none, without further pictures, and of one plane only if wished.
+    pub(super) fn as_numbers<'a>(&self, file: &'a [u8], plane: Option<usize>) -> Cow<'a, [u8]> {
         let mut copy = Cow::Borrowed(file);
-        let is_one = matches!(self.meaning(), WHITE_IS_ZERO | PALETTE);
-        if let Some((at, length @ 2.., _)) = self.place(PHOTOMETRIC).filter(|_| is_one) {
-            let low = if self.is_little { at } else { at + length - 1 };
-            copy.to_mut()[at..at + length].fill(0);
-            copy.to_mut()[low] = BLACK_IS_ZERO as u8;
+        if matches!(self.meaning(), WHITE_IS_ZERO | RGB | PALETTE | INKS) {
+            self.set(copy.to_mut(), PHOTOMETRIC, BLACK_IS_ZERO);
+        }
+        if self.first(PREDICTOR, 1) != 1 && !PREDICTED.contains(&self.compression()) {
+            self.set(copy.to_mut(), PREDICTOR, 1);
+        }
+        let next = self.entries.last().map(|last| last + if self.is_big { 20 } else { 12 });
+        if let Some(next) = next.filter(|next| self.number(*next, 4).is_some_and(|next| next != 0)) {
+            copy.to_mut()[next..next + 4].fill(0);
+        }
+        if let Some(plane) = plane {
+            let samples = self.samples() as usize;
+            let copy = copy.to_mut();
+            self.set(copy, SAMPLES, 1);
+            self.set(copy, PLANES, 1);
+            self.narrow(copy, BITS, 0, 1);
+            for tag in PARTS.into_iter().flat_map(|(starts, lengths)| [starts, lengths]) {
+                let count = self.place(tag).map_or(0, |(.., count)| count) / samples;
+                self.narrow(copy, tag, plane * count, count);
+            }
+            if let Some(extra) = self.entry(EXTRA) {
+                self.write(copy, extra, 2, UNKNOWN);
+            }
         }
         copy
+    }
+
+    fn write(&self, copy: &mut [u8], at: usize, length: usize, number: u64) {
+        let Some(bytes) = at.checked_add(length).and_then(|end| copy.get_mut(at..end)) else { return };
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            let place = if self.is_little { index } else { length - 1 - index };
+            *byte = (number >> (8 * place)) as u8;
+        }
+    }
+
+    /// Makes another number of the first one of a tag.
+    fn set(&self, copy: &mut [u8], tag: u64, number: u64) {
+        if let Some((at, length, _)) = self.place(tag) {
+            self.write(copy, at, length, number);
+        }
+    }
+
+    /// Leaves a tag only so many of its numbers, from `first`.
+    fn narrow(&self, copy: &mut [u8], tag: u64, first: usize, count: usize) {
+        let (Some(entry), Some((at, length, _))) = (self.entry(tag), self.place(tag)) else { return };
+        let (value, room) = if self.is_big { (12, 8) } else { (8, 4) };
+        let at = at + first * length;
+        let kept: Vec<u64> = (0..count).map_while(|index| self.number(at + index * length, length)).collect();
+        self.write(copy, entry + 4, room, count as u64);
+        if count * length <= room {
+            for (index, number) in kept.into_iter().enumerate() {
+                self.write(copy, entry + value + index * length, length, number);
+            }
+        } else {
+            self.write(copy, entry + value, room, at as u64);
+        }
     }
 }

@@ -136,7 +136,7 @@ fn photos_of_phones_are_read_where_there_is_libheif() {
     if !heif::is_there() {
         return not_run("there is no libheif", "the package libheif1");
     }
-    for name in ["photo.heic", "orientation-6.avif", "alpha.heic"] {
+    for name in ["photo.heic", "orientation-6.avif", "xmp-6.avif", "alpha.heic"] {
         check_quarters(name, &fixture(name), QUARTERS);
     }
     // By the properties `irot` and `imir`.
@@ -190,6 +190,16 @@ fn what_is_not_read_is_refused_by_its_name() {
 #[test]
 fn cmyk_is_read_as_adobe_writes_it() {
     check_quarters("CMYK", &fixture("cmyk.jpg"), QUARTERS);
+}
+
+#[test]
+fn a_picture_of_inks_is_not_decoded_at_a_fraction_which_would_change_its_colours() {
+    let mut pixels = Pixels::default();
+    let small = Limits { view: Some(view(2, None)), ..FULL };
+    decode(&fixture("cmyk.jpg"), small, &mut pixels).unwrap();
+    assert_eq!((pixels.width(), pixels.height()), (48, 32));
+    decode(&fixture("subsampled.jpg"), small, &mut pixels).unwrap();
+    assert_eq!((pixels.width(), pixels.height()), (6, 4), "an eighth");
 }
 
 #[test]

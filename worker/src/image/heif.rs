@@ -1,6 +1,7 @@
 //! HEIC and AVIF, by libheif, a library of C that is opened at run time where there is one: HEVC is
 //! patented, so that no decoder can be built in. It turns and mirrors the picture as the file says;
-//! the EXIF orientation counts nothing then.
+//! the EXIF orientation counts nothing then, and the one in XMP only in an AVIF file that has no other
+//! (as for Pillow).
 
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
@@ -11,7 +12,7 @@ use std::{
 use eirs_platform::formats::heif;
 use libloading::Library;
 
-use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size};
+use super::{Format, Limits, Orientation, Pixels, Unreadable, check_size, turned};
 
 /// Numbers of `heif.h`.
 const RGB: c_int = 1;
@@ -31,6 +32,7 @@ struct Error {
 /// Defines the functions that are looked up in the library.
 macro_rules! functions {
     ($($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
+        #[expect(non_snake_case, reason = "the names are those of the library")]
         struct Api {
             $($name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
             _library: Library,
@@ -63,6 +65,12 @@ functions! {
     image_handle_has_alpha_channel: fn(*const c_void) -> c_int;
     image_handle_get_raw_color_profile_size: fn(*const c_void) -> usize;
     image_handle_get_raw_color_profile: fn(*const c_void, *mut c_void) -> Error;
+    image_handle_get_number_of_metadata_blocks: fn(*const c_void, *const c_char) -> c_int;
+    image_handle_get_list_of_metadata_block_IDs: fn(*const c_void, *const c_char, *mut u32, c_int) -> c_int;
+    image_handle_get_metadata_type: fn(*const c_void, u32) -> *const c_char;
+    image_handle_get_metadata_content_type: fn(*const c_void, u32) -> *const c_char;
+    image_handle_get_metadata_size: fn(*const c_void, u32) -> usize;
+    image_handle_get_metadata: fn(*const c_void, u32, *mut c_void) -> Error;
     image_handle_release: fn(*const c_void);
     decode_image: fn(*const c_void, *mut *mut c_void, c_int, c_int, *const c_void) -> Error;
     image_get_width: fn(*const c_void, c_int) -> c_int;
@@ -130,6 +138,41 @@ impl<'f> Picture<'f> {
                 (self.api.image_handle_get_raw_color_profile)(self.handle, profile.as_mut_ptr().cast());
             (error.code == 0 && size > 0).then_some(profile)
         }
+    }
+
+    /// The EXIF data and the XMP of the picture.
+    fn metadata(&self) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+        const MOST_BLOCKS: c_int = 100;
+        let (mut exif, mut xmp) = (None, None);
+        // SAFETY: the handle is valid as long as the picture; the library writes no more numbers than
+        // there is room for, and as many bytes as it said. The texts that it gives end with a zero.
+        unsafe {
+            let count = (self.api.image_handle_get_number_of_metadata_blocks)(self.handle, null());
+            let mut ids = vec![0; count.clamp(0, MOST_BLOCKS) as usize];
+            let most = ids.len() as c_int;
+            let list = self.api.image_handle_get_list_of_metadata_block_IDs;
+            let count = list(self.handle, null(), ids.as_mut_ptr(), most);
+            for id in ids.into_iter().take(count.max(0) as usize) {
+                let is =
+                    |text: *const c_char, wanted: &CStr| !text.is_null() && CStr::from_ptr(text) == wanted;
+                let kind = (self.api.image_handle_get_metadata_type)(self.handle, id);
+                let content = (self.api.image_handle_get_metadata_content_type)(self.handle, id);
+                let place = match () {
+                    () if is(kind, c"Exif") => &mut exif,
+                    () if is(content, c"application/rdf+xml") => &mut xmp,
+                    () => continue,
+                };
+                let size = (self.api.image_handle_get_metadata_size)(self.handle, id);
+                let mut bytes = vec![0; size.min(self.file.len())];
+                if size == bytes.len()
+                    && (self.api.image_handle_get_metadata)(self.handle, id, bytes.as_mut_ptr().cast()).code
+                        == 0
+                {
+                    *place = Some(bytes);
+                }
+            }
+        }
+        (exif, xmp)
     }
 
     fn check(&self, error: &Error) -> Result<(), Unreadable> {
@@ -215,5 +258,26 @@ pub(super) fn decode(
     let picture = Picture::open(format, file)?;
     let (width, height) = picture.size();
     check_size(width, height, limits.max_pixels)?;
-    picture.decode(pixels)
+    picture.decode(pixels)?;
+    // A HEIC file says in itself how to turn the picture, and so does an AVIF file, mostly.
+    if format == Format::Avif && !is_turned_by_itself(file) {
+        let (exif, xmp) = picture.metadata();
+        // After a number that says where it begins.
+        let exif = exif.as_deref().and_then(|exif| exif.get(4..));
+        pixels.orientation = turned::by_xmp_alone(exif, xmp.as_deref());
+    }
+    Ok(())
+}
+
+/// Whether the description of the pictures has a turn or a mirror.
+fn is_turned_by_itself(mut file: &[u8]) -> bool {
+    while let Some((header, _)) = file.split_at_checked(8) {
+        let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let (whole, rest) = file.split_at(if length < 8 { file.len() } else { length.min(file.len()) });
+        if header.ends_with(b"meta") {
+            return whole.windows(4).any(|name| matches!(name, b"irot" | b"imir"));
+        }
+        file = rest;
+    }
+    false
 }

@@ -107,8 +107,12 @@ fn decode_as(
     };
     let orientation = turned::orientation(Some(&header.exif), header.xmp);
     // At a fraction of the size, if the short side stays twice as long as needed: what is left to
-    // shrink is shrunk by a filter then, as the full picture would be.
-    let fraction = limits.view.map_or(1, |view| view.fraction(width, height));
+    // shrink is shrunk by a filter then, as the full picture would be. Not with inks: light is a
+    // product of two of them, and the product of means is not the mean of products.
+    let fraction = match limits.view {
+        Some(view) if frame.components.len() < 4 => view.fraction(width, height),
+        _ => 1,
+    };
     let reduced = (width.div_ceil(fraction), height.div_ceil(fraction));
     let window =
         limits.view.map_or(Window::all(reduced), |view| view.window((width, height), fraction, orientation));

@@ -42,6 +42,9 @@ def main():
     lying.save(HERE / "orientation-6.jpg", quality=92, exif=exif)
     # Turned by the property `irot`.
     lying.save(HERE / "orientation-6.avif", quality=92, exif=exif)
+    # By XMP alone, as for Pillow.
+    turned = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    lying.save(HERE / "xmp-6.avif", quality=92, xmp=turned)
     pillow_heif.register_heif_opener()
     upright.save(HERE / "photo.heic", quality=92)
     # Stored lying or in a mirror, with the properties `irot` and `imir` that turn it back: pillow-heif writes them for EXIF

@@ -90,7 +90,9 @@ impl Geometry {
             Fit::Squash { to } => self.centred((to.0.into(), to.1.into())),
             Fit::Letterbox { place, .. } => {
                 let ratio = (across / width).min(down / height);
-                let scaled = |length: f64, most: u32| ((length * ratio).round() as u64).clamp(1, most.into());
+                let scaled = |length: f64, most: u32| {
+                    ((length * ratio).round_ties_even() as u64).clamp(1, most.into())
+                };
                 let scaled = (scaled(width, self.size.0), scaled(height, self.size.1));
                 let half = |whole: u32, part: u64| ((u64::from(whole) - part) / 2) as i64;
                 let at = match place {
@@ -157,6 +159,9 @@ mod tests {
         // Ultralytics: round(375 * 1.28) = 480, (640 - 480) / 2 = 80.
         assert_eq!(boxed(PadPlace::Centre).plan((500.0, 375.0)), Plan { scaled: (640, 480), at: (0, 80) });
         assert_eq!(boxed(PadPlace::End).plan((375.0, 500.0)), Plan { scaled: (480, 640), at: (0, 0) });
+        // Python rounds 12.5 to the even one.
+        let small = geometry((16, 16), Fit::Letterbox { colour: [114; 3], place: PadPlace::Centre });
+        assert_eq!(small.plan((300.0, 384.0)), Plan { scaled: (12, 16), at: (2, 0) });
         let squashed = geometry((192, 48), Fit::Squash { to: (192, 48) });
         assert_eq!(squashed.plan((500.0, 375.0)), Plan { scaled: (192, 48), at: (0, 0) });
     }

@@ -1,6 +1,6 @@
 //! The forms in which people have labels: lines, ImageNet's synsets, CSV, JSON of Keras and Hugging Face, Python literals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
@@ -60,19 +60,19 @@ fn name(value: &Value) -> anyhow::Result<String> {
     Ok(label.as_str().with_context(|| format!("{value} is not a label"))?.trim().to_owned())
 }
 
-/// One a line. A number of its own that counts the lines goes off (`0 cat`), and so does the id of a synset
-/// (`n01440764 tench, Tinca tinca`).
+/// One a line, perhaps in quotes. A number of its own goes off, before the label (`0 cat`) or after it
+/// (`cat 0`), and so does the id of a synset (`n01440764 tench, Tinca tinca`).
 fn lines(text: &str) -> (Vec<String>, bool) {
     let all: Vec<&str> = text.lines().map(str::trim).collect();
-    let counted = |start: usize| -> Option<Vec<String>> {
-        let rest = |(index, line): (usize, &&str)| {
-            let rest = line.strip_prefix(&(index + start).to_string())?;
-            let label = rest.trim_start_matches([':', ',', ';', '.', ')', '\t', ' ']);
-            (label.len() < rest.len() && !label.is_empty()).then(|| label.trim().to_owned())
-        };
-        all.iter().enumerate().map(rest).collect()
+    let quoted = |quote: char| {
+        let within =
+            |line: &&str| line.strip_prefix(quote)?.strip_suffix(quote).map(|line| line.trim().to_owned());
+        all.iter().map(within).collect::<Option<Vec<_>>>()
     };
-    if let Some(names) = counted(0).or_else(|| counted(1)).filter(|_| all.len() > 1) {
+    if let Some(names) = quoted('"').or_else(|| quoted('\'')) {
+        return (names, false);
+    }
+    if let Some(names) = numbered(&all, before, true).or_else(|| numbered(&all, after, false)) {
         return (names, true);
     }
     let synset = |line: &&str| {
@@ -83,6 +83,44 @@ fn lines(text: &str) -> (Vec<String>, bool) {
         Some(names) => (names, false),
         None => (all.into_iter().map(str::to_owned).collect(), false),
     }
+}
+
+/// The number before a label, and the label.
+fn before(line: &str) -> Option<(&str, &str)> {
+    let (number, rest) = line.split_at(line.find(|c: char| !c.is_ascii_digit())?);
+    let label = rest.trim_start_matches([':', ',', ';', '.', ')', '\t', ' ']);
+    (label.len() < rest.len()).then_some((number, label))
+}
+
+/// The number after a label, and the label.
+fn after(line: &str) -> Option<(&str, &str)> {
+    let (label, number) = line.rsplit_once([':', ',', ';', '\t', ' '])?;
+    Some((number, label.trim_end_matches([':', ',', ';', '\t', ' '])))
+}
+
+/// Labels by numbers from zero in any order, or from one in that order where that may be. No two may be equal without
+/// their numbers, which belong to them then (`1 star`, `2 stars`, `3 stars`).
+fn numbered(
+    lines: &[&str],
+    split: fn(&str) -> Option<(&str, &str)>,
+    may_be_from_one: bool,
+) -> Option<Vec<String>> {
+    let mut by_index = BTreeMap::new();
+    let mut is_in_order = may_be_from_one;
+    for (place, line) in lines.iter().enumerate() {
+        let (text, label) = split(line)?;
+        let number: usize = text.parse().ok()?;
+        is_in_order &= number == place + 1;
+        // A number with zeros before it is part of a name.
+        let is_one = number.to_string() == text && !label.is_empty();
+        if !is_one || by_index.insert(number, label.to_owned()).is_some() {
+            return None;
+        }
+    }
+    let is_from_zero = by_index.keys().copied().eq(0..lines.len());
+    let names: BTreeSet<&String> = by_index.values().collect();
+    let is_whole = lines.len() > 1 && names.len() == lines.len() && (is_from_zero || is_in_order);
+    is_whole.then(|| by_index.into_values().collect())
 }
 
 fn is_synset(id: &str) -> bool {
@@ -272,6 +310,32 @@ mod tests {
         check("n01440764 tench, Tinca tinca\nn01443537 goldfish\n", &["tench, Tinca tinca", "goldfish"]);
         check("n01440764\nn01443537\n", &["n01440764", "n01443537"]);
         check("2\n3\n5\n", &["2", "3", "5"]);
+    }
+
+    #[test]
+    fn numbers_beside_labels_give_their_order_and_belong_to_them_where_they_tell_them_apart() {
+        for text in [
+            "2 bird\n0 cat\n1 dog\n",
+            "bird\t2\ncat\t0\ndog\t1",
+            "1 cat\n2 dog\n3 bird",
+            "cat 0\ndog 1\nbird 2",
+        ] {
+            assert_eq!(
+                parse(text, false).unwrap(),
+                (["cat", "dog", "bird"].map(str::to_owned).to_vec(), true),
+                "{text}"
+            );
+        }
+        check("1 star\n2 stars\n3 stars", &["1 star", "2 stars", "3 stars"]);
+        check("level 0\nlevel 1", &["level 0", "level 1"]);
+        check("route 1\nalley 2", &["route 1", "alley 2"]);
+        check("3 kings\n1 ring\n2 towers", &["3 kings", "1 ring", "2 towers"]);
+    }
+
+    #[test]
+    fn quotes_around_every_label_go_off() {
+        check("\"cat\"\n\"dog, small\"", &["cat", "dog, small"]);
+        check("\"cat\"\ndog", &["\"cat\"", "dog"]);
     }
 
     #[test]

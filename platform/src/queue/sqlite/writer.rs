@@ -395,3 +395,6 @@ pub(super) fn sorted(what: String, error: &rusqlite::Error, file: &Path) -> Erro
         _ => Error::Unavailable { what, why },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use super::*;
+use crate::{clock::SystemClock, queue::sqlite::SqliteQueues};
+
+fn writer(folder: &Path) -> Writer {
+    SqliteQueues::open(folder, false, Arc::new(SystemClock)).unwrap().database().unwrap().0
+}
+
+/// Writes, and returns whether it began the transaction that it ran in.
+async fn begins(writer: &Writer) -> bool {
+    let work = |batch: &mut Batch<'_>| {
+        let begins = !batch.begun;
+        batch.writer().map(|_connection| begins)
+    };
+    writer.run("writing", work).await.unwrap()
+}
+
+fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[tokio::test]
+async fn an_operation_that_stays_alone_waits_for_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = writer(folder.path());
+    let mut alone = pin!(begins(&writer));
+    // Whatever else is ready runs once.
+    assert_eq!(poll(alone.as_mut()), Poll::Pending);
+    assert_eq!(poll(alone.as_mut()), Poll::Ready(true));
+}
+
+#[tokio::test]
+async fn an_operation_waits_as_long_as_others_come_up_to_eight_in_one_transaction() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = writer(folder.path());
+    let mut first = pin!(begins(&writer));
+    assert_eq!(poll(first.as_mut()), Poll::Pending);
+    let mut others = Vec::new();
+    let began = loop {
+        let mut other = Box::pin(begins(&writer));
+        assert_eq!(poll(other.as_mut()), Poll::Pending);
+        others.push(other);
+        if let Poll::Ready(began) = poll(first.as_mut()) {
+            break began;
+        }
+    };
+    assert!(began && others.len() == COMPANY - 1, "{}", others.len());
+    for mut other in others {
+        assert_eq!(poll(other.as_mut()), Poll::Ready(false));
+    }
+}
+
+#[tokio::test]
+async fn operations_that_are_ready_together_share_one_transaction() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = writer(folder.path());
+    let together = (0..20).map(|_| {
+        let writer = writer.clone();
+        tokio::spawn(async move { begins(&writer).await })
+    });
+    let mut begun = 0;
+    for one in together.collect::<Vec<_>>() {
+        begun += usize::from(one.await.unwrap());
+    }
+    assert_eq!(begun, 1);
+}

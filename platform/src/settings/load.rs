@@ -89,7 +89,9 @@ impl Layers {
     pub fn load(&self) -> Result<Settings, BadSettings> {
         let layers = self.read()?;
 
-        let complaints: Vec<_> = layers.iter().flat_map(Layer::complaints).collect();
+        let mut complaints: Vec<_> = layers.iter().flat_map(Layer::complaints).collect();
+        // Each key of a model whose name is wrong says so.
+        complaints.dedup();
         if !complaints.is_empty() {
             return Err(BadSettings(complaints));
         }
@@ -179,12 +181,19 @@ impl Layer {
             if let Some(secret) = secrets::in_value(origin, key, &text) {
                 return Some(secret);
             }
+            if let Some(name) = misnamed_model(key) {
+                let rule = "a model's name must be letters, digits and dashes, at most 60";
+                return Some(format!("{origin}: models.{name}: {rule}"));
+            }
             let alone = Self(vec![(origin.clone(), key.clone(), value.clone())]);
             let tried =
                 Config::builder().add_source(alone).build().and_then(Config::try_deserialize::<Settings>);
             tried.err().map(|error| match mistyped::unknown_key(key, &sentence(&error)) {
                 Some(unknown) => format!("{origin}: {unknown}"),
-                None => format!("{origin}: {key}: {}", sentence(&error)),
+                None => {
+                    let known = known_values(key, &text, &error);
+                    format!("{origin}: {key}: {}", known.unwrap_or_else(|| sentence(&error)))
+                }
             })
         };
         self.0.iter().filter_map(complaint).collect()
@@ -214,12 +223,55 @@ fn text_value(text: &str) -> Value {
 pub(super) fn sentence(error: &ConfigError) -> String {
     match error {
         ConfigError::At { error, .. } => sentence(error),
-        ConfigError::Type { unexpected, expected, .. } => format!(
-            "is {unexpected}, must be \
-            {expected}"
-        ),
-        other => other.to_string(),
+        ConfigError::Type { unexpected, expected, .. } => {
+            let expected =
+                if expected.starts_with("an unsigned") { "a whole number from 0" } else { expected };
+            format!("is {unexpected}, must be {expected}")
+        }
+        other => in_plain_words(&other.to_string()),
     }
+}
+
+/// What the types of libraries say of a value, in words that say what would be right.
+fn in_plain_words(told: &str) -> String {
+    if told == "invalid socket address syntax" {
+        return "is not a socket address; write an IP address and a port, like \"127.0.0.1:8000\"".to_owned();
+    }
+    // Of the type of sizes.
+    if let Some(value) = told.strip_suffix(", expected parsable string") {
+        let value = value.trim_start_matches("invalid value: string ");
+        return format!("{value} is not a size; write a number and a unit, like \"16MiB\"");
+    }
+    if let Some(value) = told.strip_suffix(", expected an integer or string") {
+        let value = value.trim_start_matches("invalid type: ");
+        return format!(
+            "{value} is not a size; write a whole number of bytes, or a number and a unit, like \"16MiB\""
+        );
+    }
+    match told.split_once(", expected struct ") {
+        Some((value, _)) => format!("{value}, expected a table with the keys of this section"),
+        None => told.to_owned(),
+    }
+}
+
+/// The complaint about a word that is none of a few, with these. `config` leaves them out, so that
+/// another reader is asked.
+fn known_values(key: &str, text: &str, error: &ConfigError) -> Option<String> {
+    if !error.to_string().contains("does not have variant constructor") {
+        return None;
+    }
+    let nested =
+        key.rsplit('.').fold(serde_json::Value::from(text), |inner, part| serde_json::json!({ part: inner }));
+    let told = serde_json::from_value::<Settings>(nested).err()?.to_string();
+    let (_, known) = told.strip_prefix("unknown variant `")?.split_once("`, expected ")?;
+    Some(format!("is `{text}`, must be {}", known.trim_start_matches("one of ")))
+}
+
+/// The name of the model that a key is of, where no model can have this name.
+fn misnamed_model(key: &str) -> Option<&str> {
+    let (name, _) = key.strip_prefix("models.")?.rsplit_once('.')?;
+    let is_crooked = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    (name.is_empty() || name.contains(is_crooked)).then_some(name)
 }
 
 #[cfg(test)]
@@ -321,6 +373,47 @@ mod tests {
             ["EIRS_WEB_LISTEN is not a setting and is ignored; did you mean \
             EIRS_WEB__LISTEN?"]
         );
+    }
+
+    #[test]
+    fn a_complaint_about_a_value_says_what_would_be_right() {
+        let check = |file: &str, expected: &str| {
+            let BadSettings(complaints) = load(file, &[]).unwrap_err();
+            assert_eq!(complaints.len(), 1, "{complaints:#?}");
+            assert!(complaints[0].ends_with(expected), "{expected}: {complaints:#?}");
+        };
+        for listen in ["8000", "'8000'", "':8000'", "'localhost:8000'", "'0.0.0.0'", "'127.0.0.1:99999'"] {
+            check(
+                &format!("[web]\nlisten = {listen}"),
+                "web.listen: is not a socket address; write an IP address and a port, like \"127.0.0.1:8000\"",
+            );
+        }
+        for size in ["", "5 megabytes", "-5MB", "5_000", "1e6"] {
+            check(
+                &format!("[web]\nmax_image = '{size}'"),
+                &format!(
+                    "web.max_image: \"{size}\" is not a size; write a number and a unit, like \"16MiB\""
+                ),
+            );
+        }
+        check(
+            "[web]\nmax_image = 5.5",
+            "`5.5` is not a size; write a whole number of bytes, or a number and a unit, like \"16MiB\"",
+        );
+        check("web = 1", "web: invalid type: integer `1`, expected a table with the keys of this section");
+        check(
+            "[models.default]\nclassifier = 'scrpt'",
+            "models.default.classifier: is `scrpt`, must be `onnx`, `script`, `noop`",
+        );
+        check("[models.default]\nprotocol = 'twice'", "protocol: is `twice`, must be `once` or `stream`");
+        check("backend = 'azure'", "backend: is `azure`, must be `local` or `aws`");
+        check("[models.default]\ntop = -1", "must be a whole number from 0");
+        for name in ["a b", "a/b", "ü", ""] {
+            check(
+                &format!("[models.\"{name}\"]\npath = 'x'"),
+                &format!("models.{name}: a model's name must be letters, digits and dashes, at most 60"),
+            );
+        }
     }
 
     #[test]

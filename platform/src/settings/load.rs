@@ -402,8 +402,8 @@ mod tests {
         );
         check("web = 1", "web: invalid type: integer `1`, expected a table with the keys of this section");
         check(
-            "[models.default]\nclassifier = 'scrpt'",
-            "models.default.classifier: is `scrpt`, must be `onnx`, `script`, `noop`",
+            "[models.default]\nclassifier = 'scripts'",
+            "models.default.classifier: is `scripts`, must be `onnx`, `script`, `noop`",
         );
         check("[models.default]\nprotocol = 'twice'", "protocol: is `twice`, must be `once` or `stream`");
         check("backend = 'azure'", "backend: is `azure`, must be `local` or `aws`");

@@ -79,7 +79,13 @@ pub trait BlobStore: Debug + Send + Sync {
     ///
     /// [`Queue::send_with`]: crate::queue::Queue::send_with
     async fn stage(&self, key: &str, body: Pieces) -> Result<Staged> {
-        self.put(key, body.joined()).await.map(|()| Staged::stored())
+        self.put(key, body.read().await?).await.map(|()| Staged::stored())
+    }
+
+    /// Whether what is in a file is staged part by part, and not read into memory as a whole. It is read unless this is
+    /// overridden.
+    fn stages_files(&self) -> bool {
+        false
     }
 
     /// The database that the blobs are rows of, if they are, in the table of results. Nothing unless overridden.

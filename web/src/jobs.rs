@@ -368,7 +368,8 @@ impl Jobs {
             self.requests.get(model).ok_or_else(|| Error::broken("sending", format!("no model {model}")))?;
         let Image { name, content, .. } = image;
         let storing = debug_span!(target: TARGET, "store", image.id = %id, image.bytes = content.len());
-        let stage = content.read(async |image| self.images.stage(&id.image_key(), image).await);
+        let stage = content
+            .read(self.images.stages_files(), async |image| self.images.stage(&id.image_key(), image).await);
         let mut stored = stage.instrument(storing).await?;
         if self.requests.len() > 1 {
             // The images of all models are the same: who asks for a result later must know of which it may come.

@@ -7,7 +7,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -23,6 +23,8 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 const SHARE: u64 = 8;
 /// What is gathered in memory before a file is written on.
 const WRITE_BYTES: u64 = 256 * 1024;
+/// So many files are copied to the store at once: a processor has the next while another is written.
+const COPIED_AT_ONCE: usize = 4;
 /// A chunk that is smaller is copied: it may be a few bytes of a large buffer, which it would keep.
 const WORTH_KEEPING: usize = 8 * 1024;
 
@@ -34,6 +36,8 @@ pub(crate) struct Room {
     folder: PathBuf,
     /// Files that are in memory as a whole, on their way to the store. Who waits here waits for the store, not for a client.
     storing: Arc<Semaphore>,
+    /// The same of those that are copied part by part.
+    copying: Arc<Semaphore>,
 }
 
 /// Bytes that are free.
@@ -95,6 +99,7 @@ impl Room {
             disk: Arc::new(Pool(AtomicU64::new(disk))),
             folder: folder.to_owned(),
             storing: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
+            copying: Arc::new(Semaphore::new(COPIED_AT_ONCE)),
         }))
     }
 
@@ -215,21 +220,25 @@ impl Whole {
         self.taken.bytes + self.spooled.as_ref().map_or(0, |spooled| spooled.taken.bytes)
     }
 
-    /// Has the work done with all bytes in memory, of few bodies at once.
-    pub(crate) async fn read<T>(self, work: impl AsyncFnOnce(Pieces) -> Result<T>) -> Result<T> {
-        let bytes = usize::try_from(self.len()).unwrap_or(usize::MAX);
-        let Some(spooled) = self.spooled else { return work(self.memory).await };
-        let _permit = self.room.storing.acquire().await;
-        let (memory, taken) = (self.memory, self.taken);
-        let read = spawn_blocking(move || {
-            let (mut file, mut all) = (spooled.file, Vec::with_capacity(bytes));
-            file.rewind()?;
-            file.read_to_end(&mut all)?;
-            memory.iter().for_each(|piece| all.extend_from_slice(piece));
-            drop((taken, spooled.taken));
-            Ok(Bytes::from(all))
-        });
-        let all = joined(read.await)?.map_err(|error| self.room.failed(&error))?;
+    /// Has the work done with the bytes, of few bodies that are in files at once. Where the work does not take files, all bytes are
+    /// in memory then.
+    pub(crate) async fn read<T>(
+        self,
+        takes_files: bool,
+        work: impl AsyncFnOnce(Pieces) -> Result<T>,
+    ) -> Result<T> {
+        let Self { room, memory, taken, spooled } = self;
+        let Some(Spooled { file, taken: on_disk }) = spooled else { return work(memory).await };
+        let pieces = Pieces::after_file(file, on_disk.bytes, memory);
+        if takes_files {
+            let _permit = room.copying.acquire().await;
+            let worked = work(pieces).await;
+            drop((taken, on_disk));
+            return worked;
+        }
+        let _permit = room.storing.acquire().await;
+        let all = pieces.read().await?;
+        drop((taken, on_disk));
         work(all.into()).await
     }
 }
@@ -259,6 +268,7 @@ mod tests {
         fn what_comes_out_is_what_went_in_and_everything_gets_free_again(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20_000), 0..12),
             memory in 0u64..200_000,
+            takes_files in any::<bool>(),
         ) {
             let (_folder, room) = room(memory, 1 << 20);
             let read = wait(async {
@@ -267,7 +277,7 @@ mod tests {
                     held.add(chunk.clone().into()).await.unwrap();
                     assert!(room.memory.0.load(Ordering::Relaxed) >= memory - memory / SHARE);
                 }
-                held.whole().read(async |pieces| Ok(pieces.joined())).await.unwrap()
+                held.whole().read(takes_files, async |pieces| Ok(pieces.joined().unwrap())).await.unwrap()
             });
             prop_assert_eq!(&read[..], &chunks.concat()[..]);
             prop_assert_eq!(room.free(), (memory, 1 << 20));

@@ -42,8 +42,11 @@ pub(crate) fn read(headers: &HeaderMap, pieces: Vec<Bytes>) -> Vec<String> {
             seen.push(match images.next().await {
                 Ok(Some(Ok(image))) => {
                     let length = image.content.len();
-                    let content =
-                        image.content.read(async |content| Ok(content.joined())).await.expect("it is there");
+                    let content = image
+                        .content
+                        .read(false, async |content| content.read().await)
+                        .await
+                        .expect("it is there");
                     assert_eq!(content.len() as u64, length);
                     assert_eq!(eirs_platform::job::JobId::of(&content), image.id);
                     format!("{} {}", image.name, image.id)

@@ -81,6 +81,10 @@ impl BlobStore for Carried {
         self.store.in_database()
     }
 
+    fn stages_files(&self) -> bool {
+        self.store.stages_files()
+    }
+
     async fn stage(&self, key: &str, body: Pieces) -> Result<Staged> {
         self.store.stage(key, body).await
     }

@@ -200,6 +200,10 @@ impl BlobStore for Images {
         })
     }
 
+    fn stages_files(&self) -> bool {
+        true
+    }
+
     async fn stage(&self, key: &str, body: Pieces) -> Result<Staged> {
         self.write(key, body).await.map(Staged::image)
     }

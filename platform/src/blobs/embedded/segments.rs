@@ -118,17 +118,20 @@ impl Segments {
         lock(&self.0.record).push(power_cut::Done::Wrote(
             own.number,
             offset,
-            image.clone().joined().to_vec(),
+            image.clone().joined().unwrap_or_default().to_vec(),
         ));
-        let written = written.and_then(|()| if self.0.sync { self.sync(&own) } else { Ok(()) });
+        let synced = |sum| if self.0.sync { self.sync(&own).map(|()| sum) } else { Ok(sum) };
+        let written = written.and_then(synced);
         let offset = u32::try_from(offset).unwrap_or(u32::MAX);
         let place = Place { segment: own.number, offset, bytes };
-        if let Err(error) = written {
-            // Half an image must not keep room from others where there is none.
-            give_back(&own.file, place);
-            return Err(failed(&error));
+        match written {
+            Ok(sum) => Ok(Written { entry: Entry { place, sum: Some(sum) }, _held: own }),
+            Err(error) => {
+                // Half an image must not keep room from others where there is none.
+                give_back(&own.file, place);
+                Err(failed(&error))
+            }
         }
-        Ok(Written { entry: Entry { place, sum: Some(sum(image.iter())) }, _held: own })
     }
 
     /// Waits until what the caller has written is on the disk; of many who wait one works for all.
@@ -283,10 +286,25 @@ fn sum<'a>(image: impl IntoIterator<Item = &'a [u8]>) -> u32 {
     sum.finalize()
 }
 
-/// Writes all pieces, the first at this place, in one call to the system where it takes them all.
-fn write_at(file: &File, image: &Pieces, mut offset: u64) -> io::Result<()> {
-    let mut pieces: Vec<_> = image.iter().map(IoSlice::new).collect();
-    let mut left = &mut pieces[..];
+/// Writes an image at this place; those of its pieces that are in memory in one call to the system where it takes them all. Answers
+/// their sum.
+fn write_at(file: &File, image: &Pieces, offset: u64) -> io::Result<u32> {
+    if image.file().is_some() {
+        // Each part is summed and written while it is in the processor's cache.
+        let (mut sum, mut at) = (crc32fast::Hasher::new(), offset);
+        image.each(|part| {
+            sum.update(part);
+            write_pieces(file, &mut [IoSlice::new(part)], at)?;
+            at += part.len() as u64;
+            Ok(())
+        })?;
+        return Ok(sum.finalize());
+    }
+    write_pieces(file, &mut image.iter().map(IoSlice::new).collect::<Vec<_>>(), offset)?;
+    Ok(sum(image.iter()))
+}
+
+fn write_pieces(file: &File, mut left: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
     while !left.is_empty() {
         match pwritev(file, &left[..left.len().min(PIECES)], offset) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -376,9 +394,23 @@ mod tests {
         let segments = segments(folder.path());
         let mut pieces = Pieces::default();
         pieces.extend((0..3 * PIECES).map(|n| vec![n as u8; n % 7].into()));
-        let whole = pieces.clone().joined();
+        let whole = pieces.clone().joined().unwrap();
         let entry = segments.append(&pieces).unwrap().entry;
         assert_eq!(segments.read_checked(entry).unwrap(), Some((whole.to_vec(), Some(true))));
+    }
+
+    #[test]
+    fn an_image_of_which_a_part_is_in_a_file_is_written_as_one() {
+        use std::io::Write;
+
+        let folder = tempfile::tempdir().unwrap();
+        let segments = segments(folder.path());
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 600_000]).unwrap();
+        let pieces = Pieces::after_file(file, 600_000, Bytes::from_static(&[8; 1000]).into());
+        let entry = segments.append(&pieces).unwrap().entry;
+        let whole = [vec![7; 600_000], vec![8; 1000]].concat();
+        assert_eq!(segments.read_checked(entry).unwrap(), Some((whole, Some(true))));
     }
 
     #[test]

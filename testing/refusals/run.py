@@ -32,7 +32,7 @@ STATUSES = {
     400: ({}, "/upload?wait=soon"),
     401: ({"EIRS_WEB__TOKENS": "tokens.json"}, "/upload"),
     404: ({}, "/upload?model=nope"),
-    408: ({"EIRS_WEB__UPLOAD_DEADLINE": "300ms", "EIRS_WEB__MAX_IMAGE": "64MiB"}, "/upload"),
+    408: ({"EIRS_WEB__UPLOAD_DEADLINE": "300ms", "EIRS_WEB__MAX_IMAGE": "64MiB"}, "/upload?wait=0"),
     413: ({"EIRS_WEB__MAX_IMAGE": "1MiB"}, "/upload"),
     415: ({"EIRS_WEB__MAX_IMAGE": "64MiB"}, "/upload"),
     429: ({"EIRS_WEB__RATE_PER_ADDRESS": "0.001", "EIRS_WEB__RATE_BURST": "1"}, "/upload?wait=soon"),
@@ -231,7 +231,7 @@ def main():
                 by_urllib(server.url + path, JPEG, 0)
             for megabytes in (3, 30):
                 body = (b"\x07" * 4 if status == 415 else JPEG) + b"\x07" * (megabytes * 1_000_000)
-                seconds = 1.2 if status == 408 else 0
+                seconds = 3 if status == 408 else 0
                 for name, client in used.items():
 
                     def attempt(_):

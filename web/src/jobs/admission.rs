@@ -175,13 +175,14 @@ impl Admission {
         let status = tokio::fs::read(&self.status_file).await.unwrap_or_default();
         let status = serde_json::from_slice(&status).unwrap_or_default();
         let fleet = Fleet::of_status(&status, &model, self.clock.now());
+        let own = self.lock().get(&model).map_or(0, |state| state.line.own());
         let depth = timeout(READING, queue.depth()).await;
         let mut models = self.lock();
         let state = models.entry(model.clone()).or_default();
         state.read_at = Some(Instant::now());
         state.saw(fleet);
         match depth {
-            Ok(Ok(depth)) => state.line.count(Instant::now(), depth.backlog(), depth.in_flight),
+            Ok(Ok(depth)) => state.line.count(Instant::now(), depth.backlog(), depth.in_flight, own),
             // The old reading and what was sent since are the better guess.
             Ok(Err(error)) => tracing::warn!(model, %error, "the depth of the queue cannot be read"),
             Err(_late) => tracing::warn!(

@@ -95,9 +95,11 @@ impl Line {
         }
     }
 
-    /// How many jobs the queue holds, of all hosts, and how many of them workers hold.
-    pub(crate) fn count(&mut self, now: Instant, backlog: u64, held: u64) {
-        self.others = backlog.saturating_sub(self.sent - self.ended);
+    /// How many jobs the queue holds, of all hosts, and how many of them workers hold; of this host there were so many when that
+    /// was asked.
+    pub(crate) fn count(&mut self, now: Instant, backlog: u64, held: u64, own: u64) {
+        // Some of them may have ended while the queue was counted, and are no others.
+        self.others = backlog.saturating_sub(own.max(self.own()));
         // Before it is known how long jobs take, it is better to know of all workers.
         let is_told = self.each_s().is_none_or(|each_s| each_s >= SHORT_S);
         let held = usize::try_from(held).unwrap_or(usize::MAX).min(MOST_SERVERS);
@@ -126,9 +128,14 @@ impl Line {
         self.began = since(self.backlog() > 0, self.began);
     }
 
+    /// Jobs of this host that are not done.
+    pub(crate) fn own(&self) -> u64 {
+        self.sent - self.ended
+    }
+
     /// All jobs that are not done.
     pub(crate) fn backlog(&self) -> u64 {
-        self.sent - self.ended + self.others
+        self.own() + self.others
     }
 
     /// How many jobs have still to be done until the one at this place is; without one, until one that comes now would be.

@@ -193,7 +193,7 @@ fn a_worker_that_holds_a_job_more_than_it_works_on_is_one_server() {
         // It had each for as long as the one before and this one took.
         line.end(at(0.05 * f64::from(n)), Some(Done { worker: "a", took_s: 0.1, busy_s: 0.05, ago_s: 0.0 }));
     }
-    line.count(at(1.0), 80, 2);
+    line.count(at(1.0), 80, 2, 80);
     assert_eq!(line.at_once, 1);
     assert!((0.05..0.06).contains(&line.each_s().unwrap()), "{:?}", line.each_s());
 }
@@ -207,7 +207,7 @@ fn three_workers_that_have_just_taken_their_first_jobs_are_seen_in_the_queue() {
     line.end(at(20.0), by("a", 20.0));
     // An hour later two more serve, and nobody says so.
     let places: Vec<_> = (0..6).map(|_| line.join(at(3600.0))).collect();
-    line.count(at(3600.5), 6, 3);
+    line.count(at(3600.5), 6, 3, 6);
     let announced = |at: Instant| -> Vec<_> {
         places.iter().map(|place| line.remaining(at, Some(*place)).map(in_seconds).unwrap()).collect()
     };
@@ -286,11 +286,23 @@ fn jobs_of_other_hosts_count_as_well() {
     let start = Instant::now();
     let mut line = Line::default();
     line.served_by(start, known(1, 1.0));
-    line.count(start, 10, 1);
+    line.count(start, 10, 1, 0);
     let place = line.join(start);
     assert_eq!(line.remaining(start, Some(place)).map(in_seconds), Some(11));
-    line.count(start, 3, 1);
+    line.count(start, 3, 1, 1);
     assert_eq!((line.backlog(), line.position(Some(place))), (3, 3), "two of others and this one");
+}
+
+#[test]
+fn jobs_that_end_while_the_queue_is_counted_are_not_those_of_others() {
+    let start = Instant::now();
+    let mut line = Line::default();
+    (0..5).for_each(|_| _ = line.join(start));
+    let own = line.own();
+    line.end(start, by("a", 1.0));
+    line.end(start, by("a", 1.0));
+    line.count(start, 5, 1, own);
+    assert_eq!(line.backlog(), 3);
 }
 
 proptest! {

@@ -53,7 +53,7 @@ impl World {
             let (_, busy_s, worker) = ends[number];
             Some(Done { worker, took_s: busy_s, busy_s, ago_s: 0.0 })
         };
-        let (mut now, step) = (0.0, (last / 400.0).max(0.02));
+        let (mut now, step) = (0.0, (last / 150.0).max(0.02));
         while now < last {
             let mut over: Vec<_> = (0..ends.len()).filter(|n| !ended[*n] && ends[*n].0 <= now).collect();
             over.sort_by(|a, b| ends[*a].0.total_cmp(&ends[*b].0));

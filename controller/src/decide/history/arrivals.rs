@@ -152,11 +152,14 @@ impl Arrivals {
         let bin = SHORT.as_secs() as i64;
         let bins = (from.timestamp().div_euclid(bin) + 1)..end.timestamp().div_euclid(bin);
         let at = |number: i64| DateTime::from_timestamp(number * bin, 0);
-        let count = |number| Some(self.between(at(number)?, at(number + 1)?));
-        let counts: Vec<_> = bins.rev().filter_map(count).collect();
-        let pairs = counts.windows(2).map(|pair| (pair[0] - pair[1], pair[0] + pair[1]));
-        let ratios = pairs.filter(|(_, sum)| *sum > 0.0).map(|(leap, sum)| leap * leap / sum);
-        let mut ratios: Vec<_> = ratios.take(PAIRS).collect();
+        let mut counts = bins.rev().filter_map(|number| Some(self.between(at(number)?, at(number + 1)?)));
+        let Some(mut later) = counts.next() else { return false };
+        let ratio = |count| {
+            let next = std::mem::replace(&mut later, count);
+            let (leap, sum) = (next - count, next + count);
+            (sum > 0.0).then(|| leap * leap / sum)
+        };
+        let mut ratios: Vec<_> = counts.filter_map(ratio).take(PAIRS).collect();
         ratios.sort_by(f64::total_cmp);
         ratios.len() >= FEWEST_PAIRS && ratios[(ratios.len() - 1) / 2] >= BATCHES
     }

@@ -93,12 +93,12 @@ fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, Because) {
 
 /// In what time an instance that is started now should clear its part of what waits: in what a start leaves of the slack. Where
 /// it leaves little, that time is a deadline that most jobs will miss anyway, and an instance for each of them would be paid
-/// for a moment's work: there it goes by what a start must be paid for, or takes.
+/// for a moment's work: there it goes by what is left of the time that a start must be paid for, or by what it takes.
 fn clearing_time_s(slack_s: f64, facts: Facts, policy: &Policy) -> f64 {
     let delay_s = facts.start_delay_s.max(1e-3);
     let left_s = slack_s - delay_s;
     let in_time = (left_s / delay_s).clamp(0.0, 1.0);
-    let filled_s = policy.instance.billing_minimum.as_secs_f64().max(delay_s);
+    let filled_s = (policy.instance.billing_minimum.as_secs_f64() - delay_s).max(delay_s);
     left_s.max(facts.service_s).max((1.0 - in_time) * filled_s)
 }
 
@@ -267,7 +267,7 @@ mod tests {
         let wish = |ready| {
             wish("[pool]\nmax = 1000\n[[rule]]\nkind = 'latency'\np95 = '30s'", &load(300, 0.0, ready))
         };
-        assert_eq!((wish(0), wish(1), wish(2)), (11, 11, 10));
+        assert_eq!((wish(0), wish(1), wish(2)), (19, 19, 18));
     }
 
     #[test]
@@ -280,8 +280,8 @@ mod tests {
                 check_latency(p95, &[(short, 1)]);
             }
         }
-        // 600 s of work are worth ten starts that are charged for a minute each.
-        check_latency("20s", &[(load(300, 0.0, 0), 10), (load(7, 0.0, 0), 1)]);
+        // 600 s of work fill seventeen starts that are charged for a minute each, of which 25 s pass before they work.
+        check_latency("20s", &[(load(300, 0.0, 0), 17), (load(7, 0.0, 0), 1)]);
     }
 
     #[test]

@@ -20,8 +20,8 @@ const BINS: usize = 40;
 static ENDS: LazyLock<[f64; BINS + 1]> = LazyLock::new(|| std::array::from_fn(|bin| RATIO.powi(bin as i32)));
 /// A new gap takes this off the weight of all earlier ones: about thirty count.
 const AGEING: f32 = 0.97;
-/// Less weight than this is too little to go by.
-const FEWEST: f32 = 3.0;
+/// Less weight than this, two gaps, is too little to go by.
+const FEWEST: f32 = 1.9;
 /// How fast the time for which as many are needed follows the last one.
 const SMOOTHING: f64 = 0.2;
 /// Up to this number each has gaps of its own; above it those within some per cent of each other share them.

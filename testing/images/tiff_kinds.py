@@ -127,7 +127,7 @@ def compressions():
     clear = image.copy()
     clear.putalpha(Image.linear_gradient("L").resize(image.size))
     modes = {"rgb": image, "rgba": clear, "l": image.convert("L"), "cmyk": image.convert("CMYK"), "p": image.quantize(60), "1": image.convert("1"),
-             "ycbcr": image.convert("YCbCr"), "lab": image.convert("LAB")}
+             "la": clear.convert("LA"), "ycbcr": image.convert("YCbCr"), "lab": image.convert("LAB")}
     for name, mode in modes.items():
         for compression in COMPRESSIONS:
             try:

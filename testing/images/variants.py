@@ -99,6 +99,15 @@ def jpegs():
     lost = saved(image, "jpeg", quality=95, restart_marker_blocks=1)
     third = lost.index(b"\xff\xd2")
     yield "lost-restart.jpg", lost[:third] + lost[lost.index(b"\xff\xd3"):]
+    # A file cut between or within restart intervals.
+    for name, options in {"blocks": dict(restart_marker_blocks=1), "rows": dict(restart_marker_rows=1)}.items():
+        intervals = saved(picture(53, 90), "jpeg", quality=90, **options)
+        for part in range(1, 20):
+            yield f"cut-restarts-{name}-{part}.jpg", intervals[: len(intervals) * part // 20]
+        for marker in (0xD0, 0xD1, 0xD2):
+            start = intervals.index(bytes([0xFF, marker]))
+            for more in (0, 1, 2, 3):
+                yield f"cut-at-restart-{name}-{marker:x}-{more}.jpg", intervals[: start + more]
     frame = plain.index(b"\xff\xc0")
     for marker in (0xC3, 0xC5, 0xC9, 0xCA, 0xCB, 0xF7):
         yield f"frame-{marker:x}.jpg", plain[: frame + 1] + bytes([marker]) + plain[frame + 2 :]
@@ -143,7 +152,12 @@ def pngs():
             yield f"exif-{name}-{orientation}.png", place(chunk(b"eXIf", exif(orientation)))
             yield f"raw-{name}-{orientation}.png", place(chunk(b"tEXt", b"Raw profile type exif\0" + raw(whole)))
             yield f"zraw-{name}-{orientation}.png", place(chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw(whole))))
+            digits = raw(whole)
+            yield f"iraw-{name}-{orientation}.png", place(chunk(b"iTXt", b"Raw profile type exif\0\0\0\0\0" + digits))
+            yield f"izraw-{name}-{orientation}.png", place(chunk(b"iTXt", b"Raw profile type exif\0\1\0en\0\0" + zlib.compress(digits)))
             text = b"XML:com.adobe.xmp\0"
+            yield f"txmp-{name}-{orientation}.png", place(chunk(b"tEXt", text + xmp(orientation)))
+            yield f"ztxmp-{name}-{orientation}.png", place(chunk(b"zTXt", text + b"\0" + zlib.compress(xmp(orientation))))
             yield f"xmp-{name}-{orientation}.png", place(chunk(b"iTXt", text + b"\0\0\0\0" + xmp(orientation)))
             yield f"zxmp-{name}-{orientation}.png", place(chunk(b"iTXt", text + b"\1\0en\0name\0" + zlib.compress(xmp(orientation, "element"))))
     yield "cut.png", plain[: len(plain) // 2]

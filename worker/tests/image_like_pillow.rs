@@ -17,7 +17,7 @@ use eirs_worker::image::{Limits, Pixels, decode};
 use image::{DynamicImage, RgbImage};
 
 /// What Pillow reads and EIRS refuses: beginnings of names, and words of the refusal.
-const ONLY_PILLOW: [(&str, &str); 24] = [
+const ONLY_PILLOW: [(&str, &str); 26] = [
     ("frame-c9", "an arithmetic-coded JPEG"),
     ("jpegtran-arithmetic", "an arithmetic-coded JPEG"),
     ("cjpeg-arithmetic", "an arithmetic-coded JPEG"),
@@ -34,6 +34,8 @@ const ONLY_PILLOW: [(&str, &str); 24] = [
     ("strips-", "compressed with Zstandard"),
     ("page-", "compressed with LZMA"),
     ("strips-", "compressed with LZMA"),
+    ("page-la-jpeg", "JPEGs of 2 components"),
+    ("strips-la-jpeg", "JPEGs of 2 components"),
     ("page-ycbcr", "YCbCr colours outside of JPEG"),
     ("strips-ycbcr", "YCbCr colours outside of JPEG"),
     ("page-lab", "the colours of CIE Lab"),

@@ -12,6 +12,9 @@ const TEXT_MAX_BYTES: usize = 1 << 20;
 /// digits.
 const RAW_PROFILE: &[u8] = b"Raw profile type exif";
 
+/// The name of the text that XMP is kept in.
+const XMP: &[u8] = b"XML:com.adobe.xmp";
+
 /// The first chunk that is wrong, and where it begins.
 pub(super) fn damage(file: &[u8]) -> Option<String> {
     let mut at = 8;
@@ -55,12 +58,13 @@ pub(super) fn orientation(file: &[u8]) -> Orientation {
     for (kind, chunk) in chunks(file) {
         match &kind {
             b"eXIf" => exif = Some(chunk.to_vec()),
-            b"tEXt" | b"zTXt" if chunk.starts_with(RAW_PROFILE) => {
+            // Any kind of text, as for Pillow, whatever is usual.
+            b"tEXt" | b"zTXt" | b"iTXt" if chunk.starts_with(RAW_PROFILE) => {
                 raw_profile =
                     text(chunk, RAW_PROFILE, &kind).and_then(|text| from_hexadecimal(&text)).or(raw_profile);
             }
-            b"iTXt" if chunk.starts_with(b"XML:com.adobe.xmp") => {
-                xmp = text(chunk, b"XML:com.adobe.xmp", b"iTXt").or(xmp);
+            b"tEXt" | b"zTXt" | b"iTXt" if chunk.starts_with(XMP) => {
+                xmp = text(chunk, XMP, &kind).or(xmp);
             }
             _ => {}
         }

@@ -183,9 +183,9 @@ impl<'a> Bits<'a> {
         self.invented > u64::from(self.count)
     }
 
-    /// The end of the file was met, and not a marker.
+    /// Here is the end of the file, and not a marker.
     pub(super) fn at_end_of_file(&self) -> bool {
-        self.ended && self.file.len() < self.at + 2
+        self.file.len() < self.at + 2
     }
 
     /// Forgets the rest of the buffer, for a restart, and goes on at this byte.

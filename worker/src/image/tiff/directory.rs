@@ -161,6 +161,10 @@ impl<'f> Directory<'f> {
             (_, _, YCBCR) if self.compression() != 7 => {
                 (PHOTOMETRIC, "has YCbCr colours outside of JPEG".to_owned())
             }
+            // Where each pixel has two, `tiff` takes others for them.
+            _ if self.compression() == 7 && !self.is_in_planes() && !matches!(self.samples(), 1 | 3 | 4) => {
+                (SAMPLES, format!("has JPEGs of {} components", self.samples()))
+            }
             (_, _, 8..=10) => (PHOTOMETRIC, "has the colours of CIE Lab".to_owned()),
             _ if !matches!(bits, 1 | 2 | 4 | 8 | 16) => (BITS, format!("has samples of {bits} bits")),
             _ => return None,

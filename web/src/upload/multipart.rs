@@ -18,7 +18,10 @@ const PADDING: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Broken(pub(super) &'static str);
 
-const NO_BOUNDARY: Broken = Broken("the boundary of the Content-Type is missing");
+const NO_BOUNDARY: Broken = Broken(
+    "no line of it is the boundary of the Content-Type; a form is the boundaries and parts of \
+    multipart/form-data, with CR and LF at the end of each line",
+);
 const LONG_HEADER: Broken = Broken("the header of a part is too long");
 const NO_END: Broken = Broken("it ends before its last boundary");
 

@@ -29,6 +29,14 @@ use crate::{
 
 /// The names under which forms send an image.
 pub(crate) const FIELDS: [&str; 4] = ["myfile", "file", "image", "inputFile"];
+
+/// Whether images are in the field of this name. Some libraries write `[]` after the name of a field
+/// that occurs several times.
+fn is_for_images(name: &str) -> bool {
+    let name = name.strip_suffix("[]").unwrap_or(name);
+    FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name))
+}
+
 /// How much of a name is kept.
 const LONGEST_NAME: usize = 255;
 /// How many fields that hold no image a form may have.
@@ -137,8 +145,11 @@ impl Images {
             match event {
                 Event::Part(part) => {
                     let field = part.disposition.field();
-                    if field.as_deref().map_or(!has_fields, |name| FIELDS.contains(&name)) {
-                        return self.image_of(form, &part).await.map(Some);
+                    if field.as_deref().map_or(!has_fields, is_for_images) {
+                        match self.image_of(form, &part).await? {
+                            Some(image) => return Ok(Some(image)),
+                            None => continue,
+                        }
                     }
                     if self.others.len() == MOST_OTHERS {
                         let detail = format!("a form may have at most {MOST_OTHERS} fields without an image");
@@ -154,8 +165,13 @@ impl Images {
         Ok(None)
     }
 
-    /// Reads the present part of a form to its end. One that is too large is read, too, but not kept: others may follow.
-    async fn image_of(&mut self, form: &mut Form, part: &Part) -> Result<Result<Image, Refused>, Problem> {
+    /// Reads the present part of a form to its end. One that is too large is read, too, but not kept: others may follow. `None` for
+    /// what a browser sends where no file was chosen: nothing, with an empty name.
+    async fn image_of(
+        &mut self,
+        form: &mut Form,
+        part: &Part,
+    ) -> Result<Option<Result<Image, Refused>>, Problem> {
         let mut image = Arriving::new(&self.room, self.max_image);
         while let Some(event) = form.next().await? {
             match event {
@@ -164,14 +180,18 @@ impl Images {
                 Event::PartEnd | Event::Part(_) | Event::End => break,
             }
         }
-        let name = shown_name(part.disposition.file().as_deref());
-        match &*part.transfer_encoding {
+        let name = part.disposition.file();
+        if image.bytes == 0 && name.as_deref() == Some("") {
+            return Ok(None);
+        }
+        let name = shown_name(name.as_deref());
+        Ok(Some(match &*part.transfer_encoding {
             "base64" | "quoted-printable" => {
                 let problem = Problem::encoded_part(&part.transfer_encoding);
-                Ok(Err(Refused { name, problem }))
+                Err(Refused { name, problem })
             }
-            _ => Ok(image.end(name)),
-        }
+            _ => image.end(name),
+        }))
     }
 
     fn skip(&mut self, content: &Bytes) -> Result<(), Problem> {

@@ -76,6 +76,51 @@ fn whole(headers: &HeaderMap, body: &[u8]) -> Vec<String> {
     read(headers, pieces(body, &[]))
 }
 
+/// A form with one part for each of these heads and contents.
+fn form(parts: &[(&str, &[u8])]) -> Vec<String> {
+    let mut body = Vec::new();
+    for (head, content) in parts {
+        body.extend(format!("--XX\r\nContent-Disposition: form-data; {head}\r\n\r\n").bytes());
+        body.extend(*content);
+        body.extend(b"\r\n");
+    }
+    body.extend(b"--XX--\r\n");
+    whole(&headers(false, None), &body)
+}
+
+#[test]
+fn the_field_of_an_image_may_be_written_in_any_case_and_as_a_list() {
+    for field in ["myfile", "MyFile", "myfile[]", "IMAGE", "file[]"] {
+        let seen = form(&[(&format!("name=\"{field}\"; filename=\"a.gif\""), b"GIF89a")]);
+        assert!(seen[0].starts_with("a.gif "), "{field}: {seen:?}");
+    }
+    for field in ["myfile2", "[]", "myfile[0]", "my file"] {
+        let seen = form(&[(&format!("name=\"{field}\"; filename=\"a.gif\""), b"GIF89a")]);
+        assert!(
+            seen.len() == 1 && seen[0].contains(&format!("the field `{field}` has no image")),
+            "{seen:?}"
+        );
+    }
+}
+
+#[test]
+fn a_field_in_which_no_file_was_chosen_is_no_image_and_a_file_that_is_empty_is_one() {
+    let unchosen = ("name=myfile; filename=\"\"", &b""[..]);
+    let seen = form(&[unchosen, ("name=myfile; filename=a.gif", b"GIF89a"), unchosen]);
+    assert!(seen.len() == 2 && seen[0].starts_with("a.gif "), "{seen:?}");
+    let seen = form(&[unchosen]);
+    assert!(seen.len() == 1 && seen[0].contains("the request has no image"), "{seen:?}");
+    let seen = form(&[("name=myfile; filename=a.gif", b"")]);
+    assert_eq!(seen[0], "a.gif: the image is empty");
+}
+
+#[test]
+fn a_form_with_bare_line_feeds_is_refused_with_the_cause() {
+    let body = b"--XX\nContent-Disposition: form-data; name=myfile\n\nGIF89a\n--XX--\n";
+    let seen = whole(&headers(false, None), body);
+    assert!(seen.len() == 1 && seen[0].contains("with CR and LF at the end of each line"), "{seen:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 

@@ -154,10 +154,10 @@ impl Segments {
     /// The next free place in this process's segment. Writers write side by side.
     fn reserve(&self, bytes: u64) -> io::Result<(Arc<Own>, u64)> {
         let mut active = lock(&self.0.active);
-        // One that somebody deleted by hand has no name any more, and nobody else would find what
-        // is written there.
+        // One that somebody deleted or moved by hand is not at its path any more, and nobody else
+        // would find what is written there.
         let usable = |active: &Active| {
-            active.end + bytes <= LONGEST && active.file.file.metadata().is_ok_and(|data| data.nlink() > 0)
+            active.end + bytes <= LONGEST && is_at(&active.file.file, &self.path(active.file.number))
         };
         if !active.as_ref().is_some_and(usable) {
             *active = Some(Active { file: Arc::new(self.make()?), end: 0 });
@@ -284,6 +284,13 @@ fn sum<'a>(image: impl IntoIterator<Item = &'a [u8]>) -> u32 {
     let mut sum = crc32fast::Hasher::new();
     image.into_iter().for_each(|piece| sum.update(piece));
     sum.finalize()
+}
+
+/// Whether a file that is open is the one at this path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let named = |data: fs::Metadata| (data.dev(), data.ino());
+    let (open, there) = (file.metadata().map(named), fs::metadata(path).map(named));
+    matches!((open, there), (Ok(open), Ok(there)) if open == there)
 }
 
 /// Writes an image at this place; those of its pieces that are in memory in one call to the system where it takes them all. Answers
@@ -481,6 +488,20 @@ mod tests {
             drop(writer);
             assert!(segments(folder.path()).delete_if(1, || Ok(true)).unwrap());
         }
+    }
+
+    #[test]
+    fn a_segment_that_was_moved_by_hand_is_written_to_no_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, aside) = (folder.path().join("images"), folder.path().join("aside"));
+        let segments = segments(&state);
+        let first = append(&segments, b"a").unwrap().entry.place;
+        fs::rename(segments.path(first.segment), folder.path().join("x")).unwrap();
+        let place = append(&segments, b"b").unwrap().entry.place;
+        assert_eq!(self::segments(&state).read(place).unwrap().unwrap(), b"b");
+        fs::rename(&state, &aside).unwrap();
+        let place = append(&segments, b"c").unwrap().entry.place;
+        assert_eq!(self::segments(&state).read(place).unwrap().unwrap(), b"c");
     }
 
     #[test]

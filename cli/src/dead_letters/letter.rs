@@ -12,7 +12,7 @@ use eirs_platform::{
 use serde::Serialize;
 
 use super::desk::Desk;
-use crate::show::end;
+use crate::show::{end, span};
 
 /// A job that was given up. The same image may be there several times: a worker that died while it
 /// put a job away did it twice, or its next upload failed as well. Together they are one.
@@ -139,7 +139,7 @@ impl Shown {
                 reason
             }
             Ok(Some(reply)) => format!("it has a result: {}", end(&reply)),
-            Ok(None) => desk.no_result(&letter.model),
+            Ok(None) => desk.no_result(&letter.model, letter.sent_at),
             Err(error) => format!("its result could not be read: {error}"),
         };
         Self { name: Some(job.name), image_stored: image.ok(), ..shown }
@@ -147,12 +147,19 @@ impl Shown {
 }
 
 impl Desk {
-    fn no_result(&self, model: &str) -> String {
-        let rule = backend::requests_options(&self.settings.queue, model).dead_letters;
+    /// Why a letter without a result may be here, the likeliest cause first.
+    fn no_result(&self, model: &str, sent_at: DateTime<Utc>) -> String {
+        let queue = &self.settings.queue;
+        let rule = backend::requests_options(queue, model).dead_letters;
         let receives = rule.map_or(0, |rule| rule.max_receives);
+        let age = (Utc::now() - sent_at).to_std().unwrap_or_default();
+        let too_old = if age < queue.retention {
+            String::new()
+        } else {
+            format!("no worker took it within `queue.retention` ({}); or ", span(queue.retention))
+        };
         format!(
-            "delivered {receives} times without a reported cause; or no worker took it within \
-            `queue.retention`; or a new upload is being tried"
+            "{too_old}delivered {receives} times without a reported cause; or a new upload is being tried"
         )
     }
 }

@@ -124,6 +124,9 @@ async fn a_look_tells_why_each_letter_lies_there_and_gives_all_of_them_back() {
     rig.given_up("cat").await;
     let died = job("dog");
     rig.letter(encode(&died)).await;
+    let age = rig.desk.settings.queue.retention + Duration::from_secs(9);
+    let old = Job { sent_at: died.sent_at - age, ..job("old") };
+    rig.letter(encode(&old)).await;
     rig.letter(Bytes::from("no job")).await;
     for number in 0..250 {
         rig.letter(encode(&job(&number.to_string()))).await;
@@ -138,13 +141,15 @@ async fn a_look_tells_why_each_letter_lies_there_and_gives_all_of_them_back() {
     assert_eq!((cat.image_stored, cat.given_up_at.is_some()), (Some(true), true));
     let dog = of(died.id.to_string());
     assert!(dog.why.starts_with("delivered 100 times without a reported cause"), "{dog:?}");
+    let of_old = of(old.id.to_string());
+    assert!(of_old.why.starts_with("no worker took it within `queue.retention` ("), "{of_old:?}");
     assert_eq!(dog.image_stored, Some(false));
     let unreadable = of(JobId::of(b"no job").to_string());
     assert!(unreadable.name.is_none() && unreadable.why.starts_with("not a known message"), "{unreadable:?}");
     assert_eq!(shown.len(), 100, "no more than was asked for");
-    assert_eq!(rig.letters().await, FREE(253));
+    assert_eq!(rig.letters().await, FREE(254));
     assert_eq!(rig.run(&["list", "-n", "3"]).await.unwrap(), Exit::Ok);
-    assert_eq!(rig.letters().await, FREE(253));
+    assert_eq!(rig.letters().await, FREE(254));
 }
 
 #[tokio::test]

@@ -73,9 +73,11 @@ enum Command {
     #[cfg(feature = "aws")]
     Setup(setup::Setup),
     #[cfg(not(feature = "aws"))]
-    Setup(NoSetup),
+    Setup(WithoutAws),
     #[cfg(feature = "aws")]
     Update(update::UpdateCommand),
+    #[cfg(not(feature = "aws"))]
+    Update(WithoutAws),
     #[command(hide = true)]
     HostSettings(host_settings::HostSettings),
     Load(load::command::Load),
@@ -108,7 +110,7 @@ enum Command {
 #[cfg(not(feature = "aws"))]
 #[derive(Debug, clap::Args)]
 #[command(hide = true, disable_help_flag = true)]
-struct NoSetup {
+struct WithoutAws {
     /// The arguments, which are ignored
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     _arguments: Vec<OsString>,
@@ -192,6 +194,8 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Setup(_) => Err(Stop::without_aws("eirs setup")),
         #[cfg(feature = "aws")]
         Command::Update(update) => update.run(&cli.global).await,
+        #[cfg(not(feature = "aws"))]
+        Command::Update(_) => Err(Stop::without_aws("eirs update")),
         Command::HostSettings(settings) => settings.run(),
         Command::Load(load) => load.run().await,
         Command::Bench(bench) => bench.run(&cli.global).await,
@@ -282,9 +286,11 @@ mod tests {
 
     #[cfg(not(feature = "aws"))]
     #[tokio::test]
-    async fn setup_in_a_build_without_aws_is_known_and_says_that() {
+    async fn setup_and_update_in_a_build_without_aws_are_known_and_say_that() {
         let cli = Cli::try_parse_from(["eirs", "setup", "--web-host", "this", "--plan", "-h"]).unwrap();
         assert!(matches!(cli.command, Command::Setup(_)));
+        let cli = Cli::try_parse_from(["eirs", "update", "--status"]).unwrap();
+        assert!(matches!(cli.command, Command::Update(_)));
         let said = Stop::without_aws("eirs setup").to_string();
         assert_eq!(
             said,

@@ -167,6 +167,10 @@ impl Stretch {
 }
 
 fn rates(words: &str) -> Result<Vec<Stretch>, String> {
+    let is_path = words.ends_with(".csv") || ["/", "./", "../"].iter().any(|start| words.starts_with(start));
+    if is_path {
+        return Err(format!("`{words}`: no such file"));
+    }
     let parts: Vec<_> = words.split(',').collect();
     let mut stretches = Vec::new();
     for (number, part) in parts.iter().enumerate() {
@@ -270,6 +274,8 @@ mod tests {
     fn what_is_no_rate_is_said_in_a_sentence() {
         for (words, expected) in [
             ("fast", "`fast` is not a rate"),
+            ("nowhere.csv", "`nowhere.csv`: no such file"),
+            ("./nowhere", "no such file"),
             ("-1", "is not a rate"),
             ("5/parsec", "`5/parsec` is not a rate"),
             ("0..200", "does not say how long the change takes"),

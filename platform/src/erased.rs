@@ -28,7 +28,7 @@ const KEPT: TimeDelta = TimeDelta::hours(13);
 /// So much of an id is noted. One that is taken for another costs a look for its image.
 const DIGITS: usize = 16;
 /// It is read again after so long at the soonest: what is stored in between is looked up together.
-const EVERY: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_millis(500);
 /// How often the note is tried against other writers.
 const RACES: u32 = 20;
 

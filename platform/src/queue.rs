@@ -27,12 +27,30 @@ use crate::{blobs::Staged, error::Result};
 /// A queue that can be handed around.
 pub type SharedQueue = Arc<dyn Queue>;
 
+/// Who has waited for a job for so long does not notice a twentieth more: so long may a message of it wait for company. Of a quick
+/// job none waits.
+pub fn patience(waited: Duration) -> Duration {
+    (waited.saturating_sub(QUICK) / 20).min(LONGEST_PATIENCE)
+}
+
+/// Faster than this, people notice each millisecond.
+const QUICK: Duration = Duration::from_millis(100);
+
+/// Longer than this, little more company comes.
+const LONGEST_PATIENCE: Duration = Duration::from_millis(100);
+
 /// What EIRS asks of a message queue.
 #[async_trait]
 pub trait Queue: Debug + Send + Sync {
     /// Appends messages, durably: when this returns `Ok` they survive a kill of every process.
     /// An error may have sent some of them; sending all of them again is the right answer to it.
     async fn send(&self, bodies: Vec<Bytes>) -> Result<()>;
+
+    /// The same for messages that may wait for company for so long, where a queue bills calls: they are sent together with others, and the
+    /// answer comes as much later. At once unless overridden.
+    async fn send_within(&self, bodies: Vec<Bytes>, _patience: Duration) -> Result<()> {
+        self.send(bodies).await
+    }
 
     /// Sends a message, and makes visible with it what was staged for it: not later than the message, and in the same transaction
     /// where that is possible. Unless overridden, one after the other.
@@ -42,8 +60,9 @@ pub trait Queue: Debug + Send + Sync {
     }
 
     /// The same for one of several clients who share the queue. Where the queue keeps them apart, as SQS does, what others send is not
-    /// held up by a client that sends very much; `client` is a text of at most 128 letters and digits. Others ignore it.
-    async fn send_for(&self, _client: &str, body: Bytes, staged: Staged) -> Result<()> {
+    /// held up by a client that sends very much; `client` is a text of at most 128 letters and digits. Others ignore it. It may wait for
+    /// company as with [`send_within`](Queue::send_within).
+    async fn send_for(&self, _client: &str, body: Bytes, staged: Staged, _patience: Duration) -> Result<()> {
         self.send_with(body, staged).await
     }
 
@@ -88,6 +107,11 @@ pub trait Queue: Debug + Send + Sync {
     /// Deletes delivered messages. A stale receipt (its message was delivered again since) deletes nothing;
     /// acking twice is fine.
     async fn ack(&self, receipts: &[Receipt]) -> Result<()>;
+
+    /// The same where nobody waits for it: a queue that bills calls has them wait for company. At once unless overridden.
+    async fn ack_unhurried(&self, receipts: &[Receipt]) -> Result<()> {
+        self.ack(receipts).await
+    }
 
     /// Gives leased messages back: they are visible now. A stale receipt does nothing.
     async fn release(&self, receipts: &[Receipt]) -> Result<()>;
@@ -173,5 +197,17 @@ impl Default for QueueOptions {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 3600);
         Self { visibility: Duration::from_secs(30), retention: 4 * day, dead_letters: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_waits_for_a_twentieth_of_what_its_job_takes_a_moment_at_most_and_of_a_quick_job_not_at_all()
+    {
+        let ms = Duration::from_millis;
+        assert_eq!([0, 90, 1100, 60_000].map(|waited| patience(ms(waited))), [ms(0), ms(0), ms(50), ms(100)]);
     }
 }

@@ -23,10 +23,10 @@ use chrono::{DateTime, Utc};
 use eirs_platform::{
     Error, Result,
     backend::Backend,
-    blobs::SharedBlobs,
+    blobs::{Pieces, SharedBlobs, Staged},
     clock::SharedClock,
     job::{self, Job, JobId, Reply},
-    queue::SharedQueue,
+    queue::{self, SharedQueue},
     settings::Settings,
     trace::{Scope, TARGET},
     version::watch::Versions,
@@ -39,10 +39,11 @@ pub(crate) use self::{
     admission::{Admission, Announced},
     arrivals::{Arrivals, Reporter},
     response_queue::ResponseQueue,
+    waiting::Answer,
 };
 use crate::{
     access::{Allowance, Counted},
-    metrics::Metrics,
+    metrics::{Answered, Metrics},
     problem::Problem,
     spool::Whole,
     webhook::Webhook,
@@ -71,6 +72,8 @@ pub(crate) enum Progress {
     Sent,
     /// It is over.
     Done(Arc<Reply>),
+    /// It was not sent: the image had been uploaded before, and has this result.
+    Known(Arc<Reply>),
     /// Nobody will answer it.
     Over(NoAnswer),
 }
@@ -91,6 +94,9 @@ pub(crate) struct Beside {
 pub(crate) struct Jobs {
     images: SharedBlobs,
     results: SharedBlobs,
+    /// Whether a result is looked for before the image is stored. Where each look is a request, an image that is new to the store
+    /// has no result, and only the other ones are looked for.
+    looks_first: bool,
     requests: BTreeMap<Arc<str>, SharedQueue>,
     beside: Beside,
     /// For so long a job may wait for a worker.
@@ -168,6 +174,12 @@ pub(crate) enum Submitted {
     Waits(Ticket),
 }
 
+/// What became of an image that was to be stored.
+enum Stage {
+    Stored(Staged),
+    Known(Arc<Reply>),
+}
+
 /// A place in the line of those who wait for a job.
 #[derive(Debug)]
 pub(crate) struct Ticket {
@@ -187,6 +199,7 @@ impl Jobs {
         Self {
             images: backend.images().clone(),
             results: backend.results().clone(),
+            looks_first: backend.results().in_database().is_some(),
             requests: requests.into_iter().map(|(model, queue)| (model.into(), queue)).collect(),
             beside,
             retention: settings.queue.retention,
@@ -233,8 +246,8 @@ impl Jobs {
         self.lock().contains_key(key)
     }
 
-    /// The result of an image, or a place in the line of a job for it that is in flight. Where a fresh result is wanted, a job
-    /// in flight will bring one.
+    /// The result of an image, as far as a look costs nothing, or a place in the line of a job for it that is in flight. Where a
+    /// fresh result is wanted, a job in flight will bring one.
     pub(crate) async fn find(&self, id: JobId, wanted: &Wanted) -> Result<Option<Submitted>> {
         let key: Key = (id, wanted.model.clone());
         self.look_for_lost(&key).await;
@@ -245,16 +258,23 @@ impl Jobs {
             }
             return Ok(Some(Submitted::Waits(ticket)));
         }
-        if wanted.fresh {
-            return Ok(None);
-        }
-        match self.stored(&key).await? {
+        let known = match () {
+            () if wanted.fresh => None,
+            () if self.looks_first => self.known(&key).await?,
+            () => self.in_memory(&key),
+        };
+        Ok(known.map(Submitted::Known))
+    }
+
+    /// The result of an image that answers a new upload of it.
+    pub(crate) async fn known(&self, key: &Key) -> Result<Option<Arc<Reply>>> {
+        match self.stored(key).await? {
             // Whoever uploads it again wants it tried again.
             Some(reply) if !reply.is_final() => {
-                self.results.delete(&id.result_key(&reply.model, &reply.version)).await?;
+                self.results.delete(&key.0.result_key(&reply.model, &reply.version)).await?;
                 Ok(None)
             }
-            known => Ok(known.map(Submitted::Known)),
+            known => Ok(known),
         }
     }
 
@@ -362,15 +382,18 @@ impl Jobs {
         fresh: bool,
         client: String,
         scope: &Scope,
-    ) -> Result<()> {
+    ) -> Result<Option<Arc<Reply>>> {
         let (id, model) = key;
         let queue =
             self.requests.get(model).ok_or_else(|| Error::broken("sending", format!("no model {model}")))?;
         let Image { name, content, .. } = image;
         let storing = debug_span!(target: TARGET, "store", image.id = %id, image.bytes = content.len());
-        let stage = content
-            .read(self.images.stages_files(), async |image| self.images.stage(&id.image_key(), image).await);
-        let mut stored = stage.instrument(storing).await?;
+        let stage =
+            content.read(self.images.stages_files(), async |image| self.stage(key, image, fresh).await);
+        let mut stored = match stage.instrument(storing).await? {
+            Stage::Stored(stored) => stored,
+            Stage::Known(reply) => return Ok(Some(reply)),
+        };
         if self.requests.len() > 1 {
             // The images of all models are the same: who asks for a result later must know of which it may come.
             match self.images.stage(&id.asked_key(model), Bytes::new().into()).await {
@@ -395,15 +418,46 @@ impl Jobs {
             fresh,
             trace: Some(sending.context().clone()),
         };
-        sending.run(queue.send_for(&client, job::encode(&job), stored)).await?;
+        let patience = queue::patience(self.beside.admission.line(model));
+        let sent = queue.send_for(&client, job::encode(&job), stored, patience);
+        sending.run(sent).await?;
         // Counted when it can be seen in the queue: the controller looks there as soon as the doorbell rings.
         self.beside.arrivals.count(model);
-        Ok(())
+        Ok(None)
     }
 
-    fn sent(&self, key: &Key, sent: Result<()>) {
+    /// Stores an image, or finds its result, if it was there already.
+    async fn stage(&self, key: &Key, image: Pieces, fresh: bool) -> Result<Stage> {
+        let name = key.0.image_key();
+        if self.looks_first || fresh {
+            return self.images.stage(&name, image).await.map(Stage::Stored);
+        }
+        let image = image.read().await?;
+        if self.images.put_new(&name, image.clone()).await? {
+            return Ok(Stage::Stored(Staged::stored()));
+        }
+        match self.known(key).await? {
+            Some(reply) => Ok(Stage::Known(reply)),
+            // Written again: it must not expire before the job is done.
+            None => self.images.stage(&name, image.into()).await.map(Stage::Stored),
+        }
+    }
+
+    /// Ends a job that is not sent, because there is a result.
+    fn ended_by(&self, key: &Key, reply: Arc<Reply>) {
+        let Some(job) = self.lock().remove(key) else { return };
+        self.beside.admission.given_up(&key.1);
+        for _ in 0..job.promised {
+            self.beside.metrics.answered(Answered::of(&reply.outcome, true));
+        }
+        job.progress.send_replace(Progress::Known(reply));
+    }
+
+    fn sent(&self, key: &Key, sent: Result<Option<Arc<Reply>>>) {
         match sent {
-            Ok(()) => {
+            Ok(Some(reply)) => self.ended_by(key, reply),
+            Ok(None) => {
+                self.beside.metrics.jobs_sent.inc();
                 let in_flight = self.lock();
                 let Some(job) = in_flight.get(key) else { return };
                 // The answer may have been quicker than this.

@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     access::Allowance,
-    jobs::{Image, Jobs, NoAnswer, Submitted, Ticket, Wanted},
+    jobs::{Answer as Got, Image, Jobs, NoAnswer, Submitted, Ticket, Wanted},
     metrics::Metrics,
     problem::Problem,
     spool::Room,
@@ -244,7 +244,9 @@ async fn begin(uploads: &Arc<Uploads>, image: Result<Image, Refused>, wishes: &W
             Begun::Answered(answer)
         }
         Ok(Submitted::Waits(ticket)) => {
-            if ticket.first { &uploads.metrics.jobs_sent } else { &uploads.metrics.coalesced }.inc();
+            if !ticket.first {
+                uploads.metrics.coalesced.inc();
+            }
             Begun::Waits(name, ticket)
         }
         Err(problem) => Begun::Answered(refuse(uploads, name, problem)),
@@ -273,7 +275,14 @@ async fn submit(uploads: &Arc<Uploads>, image: Image, wishes: &Wishes) -> Result
         Some(known) => return Ok(known),
         None => {}
     }
-    let admitted = uploads.jobs.admit(&wanted.model, queue, wishes.client.as_ref()).await?;
+    let admitted = match uploads.jobs.admit(&wanted.model, queue, wishes.client.as_ref()).await {
+        Ok(admitted) => admitted,
+        Err(full) if wanted.fresh => return Err(full),
+        Err(full) => {
+            let known = uploads.jobs.known(&(id, wanted.model.clone())).await.map_err(logged)?;
+            return known.map(Submitted::Known).ok_or(full);
+        }
+    };
     Ok(Submitted::Waits(uploads.jobs.send(image, &wanted, admitted, &wishes.scope)))
 }
 
@@ -283,6 +292,7 @@ async fn end(uploads: &Uploads, begun: Begun, wishes: &Wishes) -> Answer {
         Begun::Answered(answer) => return answer,
         Begun::Waits(name, ticket) => (name, ticket),
     };
+    let known = |reply| Kind::Ended { reply, cached: true, total_ms: wishes.elapsed_ms() };
     let until = async {
         tokio::select! {
             () = tokio::time::sleep_until(wishes.began + wishes.wait) => {}
@@ -292,14 +302,16 @@ async fn end(uploads: &Uploads, begun: Begun, wishes: &Wishes) -> Answer {
     let waiting = debug_span!(target: TARGET, "wait", image.id = %ticket.key.0, joined = !ticket.first);
     let ended = uploads.jobs.wait(&mut ticket, until).instrument(waiting).await;
     let kind = match ended {
-        Some(Ok(reply)) => Kind::Ended { reply, cached: false, total_ms: wishes.elapsed_ms() },
+        Some(Ok(Got::New(reply))) => Kind::Ended { reply, cached: false, total_ms: wishes.elapsed_ms() },
+        Some(Ok(Got::Known(reply))) => known(reply),
         Some(Err(NoAnswer::Failed(error))) => Kind::Refused(Problem::backend(&error)),
         Some(Err(NoAnswer::Erased)) => Kind::Refused(Problem::erased(ticket.key.0)),
         Some(Err(NoAnswer::Dropped)) => Kind::Refused(Problem::dropped_meanwhile(ticket.key.0)),
         // A 202 is a promise: it is given when the job is in the queue.
         None => match tokio::time::timeout(QUEUEING, uploads.jobs.wait_until_sent(&mut ticket)).await {
             Err(_late) => Kind::Refused(Problem::not_queued()),
-            Ok(Ok(())) => {
+            Ok(Ok(Some(reply))) => known(reply),
+            Ok(Ok(None)) => {
                 let eta_s = uploads.jobs.eta_s(&ticket.key).await;
                 let (id, model) = ticket.key;
                 Kind::Pending { id, model, eta_s }

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,6 +23,8 @@ pub(crate) struct Leases {
     requests: SharedQueue,
     heartbeat: Duration,
     held: Held,
+    /// How many of those held have their result stored.
+    ending: Arc<AtomicUsize>,
 }
 
 type Held = Arc<Mutex<HashMap<Receipt, CancellationToken>>>;
@@ -30,17 +35,22 @@ pub(crate) struct Lease {
     pub(crate) receipt: Receipt,
     lost: CancellationToken,
     held: Held,
+    ending: Arc<AtomicUsize>,
 }
+
+/// A job whose result is stored, as long as this is there.
+#[derive(Debug)]
+pub(crate) struct Ending(Arc<AtomicUsize>);
 
 impl Leases {
     pub(crate) fn new(requests: SharedQueue, heartbeat: Duration) -> Self {
-        Self { requests, heartbeat, held: Held::default() }
+        Self { requests, heartbeat, held: Held::default(), ending: Arc::default() }
     }
 
     pub(crate) fn hold(&self, receipt: Receipt) -> Lease {
         let lost = CancellationToken::new();
         lock(&self.held).insert(receipt.clone(), lost.clone());
-        Lease { receipt, lost, held: self.held.clone() }
+        Lease { receipt, lost, held: self.held.clone(), ending: self.ending.clone() }
     }
 
     /// What is held now.
@@ -51,6 +61,11 @@ impl Leases {
     /// How many are held now.
     pub(crate) fn count(&self) -> usize {
         lock(&self.held).len()
+    }
+
+    /// How many of these have no result stored yet.
+    pub(crate) fn under_way(&self) -> usize {
+        self.count().saturating_sub(self.ending.load(Ordering::Relaxed))
     }
 
     /// Renews everything that is held, until `stop`.
@@ -87,6 +102,18 @@ impl Lease {
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.is_cancelled()
     }
+
+    /// Its result is stored; what is left to do is to tell and to ack.
+    pub(crate) fn ending(&self) -> Ending {
+        self.ending.fetch_add(1, Ordering::Relaxed);
+        Ending(self.ending.clone())
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Lease {
@@ -101,8 +128,6 @@ fn lock(held: &Held) -> MutexGuard<'_, HashMap<Receipt, CancellationToken>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use eirs_platform::{
         clock::SystemClock,
         queue::{QueueOptions, memory::MemoryQueues},
@@ -134,5 +159,16 @@ mod tests {
         };
         tokio::join!(ending, renewing, watching);
         assert!(runs_out.is_lost() && !lost.is_cancelled());
+    }
+
+    #[test]
+    fn a_job_whose_result_is_stored_is_held_and_no_longer_under_way() {
+        let queue = MemoryQueues::new(Arc::new(SystemClock)).open("q", QueueOptions::default());
+        let leases = Leases::new(queue, Duration::from_secs(1));
+        let (one, _two) = (leases.hold(Receipt("1".into())), leases.hold(Receipt("2".into())));
+        let ending = one.ending();
+        assert_eq!((leases.count(), leases.under_way()), (2, 1));
+        drop((ending, one));
+        assert_eq!((leases.count(), leases.under_way()), (1, 1));
     }
 }

@@ -9,7 +9,7 @@ use eirs_platform::{
     backoff::Backoff,
     blobs::keep_for_job,
     job::{self, Job, Outcome, Reply},
-    queue::Delivery,
+    queue::{self, Delivery},
     trace::{Scope, TARGET},
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -270,6 +270,7 @@ fn tell_log(worker: &Worker, job: &Job, taken: Duration, waited: Duration) {
 /// Tells web, and then the queue. A job that was given up goes to the dead letters in between.
 async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -> Result<()> {
     let Held { job, delivery, lease, .. } = held;
+    let _ending = lease.ending();
     if gave_up {
         tracing::error!(name = job.name, "job {} is given up and becomes a dead letter", job.id);
         // Its image stays as long as the letter, so that it can be tried again.
@@ -282,7 +283,7 @@ async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -
     let replying = debug_span!(target: TARGET, "reply", otel.kind = "producer");
     // Before the ack: where this worker dies, the next delivery looks again. Nobody waits for it.
     let (told, forgotten) = tokio::join!(
-        tell(worker, &job.reply_to, reply.clone()).instrument(replying),
+        tell(worker, job, reply.clone()).instrument(replying),
         retry(|| outcome::forget_if_erased(worker, job, &reply)),
     );
     told.and(forgotten)?;
@@ -291,14 +292,18 @@ async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -
         return Ok(());
     }
     let acking = debug_span!(target: TARGET, "ack");
-    retry(|| worker.requests.ack(std::slice::from_ref(&lease.receipt))).instrument(acking).await
+    retry(|| worker.requests.ack_unhurried(std::slice::from_ref(&lease.receipt))).instrument(acking).await
 }
 
 /// Answers the web host that sent the job. One that has left has taken its queue with it, and nobody waits there any more:
 /// the stored result is the answer to whoever asks again.
-async fn tell(worker: &Worker, reply_to: &str, reply: Bytes) -> Result<()> {
+async fn tell(worker: &Worker, job: &Job, reply: Bytes) -> Result<()> {
+    let reply_to = &job.reply_to;
+    // Nobody else's reply comes where there is no other job.
+    let since = (worker.clock.now() - job.sent_at).to_std().unwrap_or_default();
+    let patience = if worker.leases.under_way() > 0 { queue::patience(since) } else { Duration::ZERO };
     let told = match retry(|| worker.response_queue(reply_to)).await {
-        Ok(responses) => retry(|| responses.send(vec![reply.clone()])).await,
+        Ok(responses) => retry(|| responses.send_within(vec![reply.clone()], patience)).await,
         Err(error) => Err(error),
     };
     match told {

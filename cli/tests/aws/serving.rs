@@ -271,3 +271,30 @@ fn a_result_that_comes_after_another_host_erased_its_image_is_taken_away() {
     });
     assert_eq!(cloud.stored(OUTPUT), 1, "the note of the version, and no result");
 }
+
+/// Of a new image nothing is looked for; of one that the store has, its result, and what it costs is a write that is refused and a
+/// read.
+#[test]
+fn an_image_that_another_host_took_has_its_result_and_no_second_job() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    cloud.set_up();
+    let mut controller = controller(&cloud);
+    let (one, two) = (cloud.site.web(), cloud.site.web_on(&free_address()));
+    let first = one.upload("", "x", &image(1));
+    assert_eq!((first.status, &first.json()["cached"]), (200, &false.into()));
+    cloud.until_all_are_parked();
+    controller.signal(Signal::TERM);
+    assert!(controller.exit().success());
+    let reads = cloud.emulator.calls("GetObject");
+    let sent = cloud.emulator.calls("SendMessageBatch");
+    let again = two.upload("?wait=0", "x", &image(1));
+    assert_eq!(
+        (again.status, &again.json()["cached"], &again.json()["label"]),
+        (200, &true.into(), &"noop".into())
+    );
+    assert_eq!(cloud.emulator.calls("SendMessageBatch"), sent, "nothing was sent, and nobody was rung for");
+    assert_eq!(cloud.emulator.calls("GetObject") - reads, 1);
+    // From memory now.
+    assert_eq!(two.upload("", "x", &image(1)).json()["cached"], true);
+    assert_eq!(cloud.emulator.calls("GetObject") - reads, 1);
+}

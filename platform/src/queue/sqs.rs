@@ -186,12 +186,16 @@ fn entry_failed(what: String, failed: &BatchResultErrorEntry) -> Error {
 #[async_trait]
 impl Queue for SqsQueue {
     async fn send(&self, bodies: Vec<Bytes>) -> Result<()> {
-        self.sends.add(bodies.iter().map(|body| body::to_text(body))).await
+        self.send_within(bodies, Duration::ZERO).await
     }
 
-    async fn send_for(&self, client: &str, body: Bytes, staged: Staged) -> Result<()> {
+    async fn send_within(&self, bodies: Vec<Bytes>, patience: Duration) -> Result<()> {
+        self.sends.add(bodies.iter().map(|body| body::to_text(body)), patience).await
+    }
+
+    async fn send_for(&self, client: &str, body: Bytes, staged: Staged, patience: Duration) -> Result<()> {
         staged.enter().await?;
-        self.sends.add_for(Some(client), [body::to_text(&body)]).await
+        self.sends.add_for(Some(client), [body::to_text(&body)], patience).await
     }
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
@@ -206,7 +210,11 @@ impl Queue for SqsQueue {
 
     /// Not tried again beyond what the SDK does: a message that was not deleted is delivered again, and does no harm.
     async fn ack(&self, receipts: &[Receipt]) -> Result<()> {
-        self.acks.add(receipts.iter().map(|receipt| receipt.0.clone())).await
+        self.acks.add(receipts.iter().map(|receipt| receipt.0.clone()), Duration::ZERO).await
+    }
+
+    async fn ack_unhurried(&self, receipts: &[Receipt]) -> Result<()> {
+        self.acks.add(receipts.iter().map(|receipt| receipt.0.clone()), self.linger.acks).await
     }
 
     async fn release(&self, receipts: &[Receipt]) -> Result<()> {

@@ -151,6 +151,13 @@ impl Admission {
         seconds
     }
 
+    /// How long the line takes that a job joins; zero where it is alone, or nothing is known.
+    pub(crate) fn line(&self, model: &str) -> Duration {
+        let models = self.lock();
+        let line = models.get(model).map(|model| &model.line).filter(|line| line.backlog() > 1);
+        line.and_then(|line| line.remaining(Instant::now(), None)).unwrap_or_default()
+    }
+
     /// Sees to it that the depth of a queue is read, if the last reading is old, and waits for that a moment.
     pub(crate) async fn refresh(self: &Arc<Self>, model: &str, queue: &SharedQueue) {
         let read = {
@@ -244,6 +251,18 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_is_alone_has_no_line_and_one_after_others_has_theirs() {
+        let admission = admission(1000);
+        admission.admit("m").unwrap();
+        assert_eq!(admission.line("m"), Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        admission.ended("m", Some(done(1.0)));
+        (0..30).for_each(|_| _ = admission.admit("m").unwrap());
+        assert!(admission.line("m") >= Duration::from_secs(20), "{:?}", admission.line("m"));
+        assert_eq!(admission.line("other"), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -84,7 +84,7 @@ async fn end(
         }
     }
     // An ack that fails costs a second look at a reply, which does no harm.
-    let _looked_at_again = responses.ack(&receipts).await;
+    let _looked_at_again = responses.ack_unhurried(&receipts).await;
 }
 
 /// Tells who waits. The answer itself is for the webhook, if there is one.

@@ -19,17 +19,25 @@ impl Jobs {
     /// The stored result of an image by the version of the model that is in force. One that was given up is no answer to a new
     /// upload, but it is a result. While a fresh one is on its way, an older one is none.
     pub(crate) async fn stored(&self, key: &Key) -> Result<Option<Arc<Reply>>> {
-        let Some(version) = self.beside.versions.current(&key.1) else { return Ok(None) };
-        let fresh_since = self.lock().get(key).and_then(|job| job.fresh_since);
-        let is_answer = |reply: &Arc<Reply>| {
-            *reply.version == *version && fresh_since.is_none_or(|since| reply.at >= since)
-        };
-        let cached = self.cache.get(key).filter(|cached| cached.read.elapsed() < READ_AGAIN);
-        if let Some(reply) = cached.map(|cached| cached.reply).filter(is_answer) {
+        if let Some(reply) = self.in_memory(key) {
             return Ok(Some(reply));
         }
+        let Some(version) = self.beside.versions.current(&key.1) else { return Ok(None) };
         let found = results::get(&*self.results, key.0, &key.1, &version).await?.reply();
-        Ok(found.map(|reply| self.remember(key, reply)).filter(is_answer))
+        Ok(found.map(|reply| self.remember(key, reply)).filter(|reply| self.is_answer(key, reply)))
+    }
+
+    /// The same, as far as it was read lately.
+    pub(super) fn in_memory(&self, key: &Key) -> Option<Arc<Reply>> {
+        let cached = self.cache.get(key).filter(|cached| cached.read.elapsed() < READ_AGAIN);
+        cached.map(|cached| cached.reply).filter(|reply| self.is_answer(key, reply))
+    }
+
+    fn is_answer(&self, key: &Key, reply: &Reply) -> bool {
+        let fresh_since = self.lock().get(key).and_then(|job| job.fresh_since);
+        let in_force = self.beside.versions.current(&key.1);
+        in_force.is_some_and(|version| *reply.version == *version)
+            && fresh_since.is_none_or(|since| reply.at >= since)
     }
 
     /// The result of an image by one version of a model.

@@ -15,6 +15,15 @@ const LOOK_IN_STORE: Duration = Duration::from_secs(5);
 /// A job of another host is looked for so often by who waits for it here.
 const LOOK_FOR_OTHERS: Duration = Duration::from_secs(1);
 
+/// The result for which somebody waited.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Of the job that was sent.
+    New(Arc<Reply>),
+    /// Of an earlier one: nothing was sent.
+    Known(Arc<Reply>),
+}
+
 impl Jobs {
     /// Joins the job in flight for this image, if there is one.
     pub(super) fn join(&self, key: &Key) -> Option<Ticket> {
@@ -34,7 +43,9 @@ impl Jobs {
         }
         let ends = tickets.into_iter().map(|mut ticket| {
             Box::pin(async move {
-                let is_over = |progress: &Progress| matches!(progress, Progress::Done(_) | Progress::Over(_));
+                let is_over = |progress: &Progress| {
+                    matches!(progress, Progress::Done(_) | Progress::Known(_) | Progress::Over(_))
+                };
                 let _over_or_forgotten = ticket.progress.wait_for(is_over).await;
             })
         });
@@ -48,12 +59,13 @@ impl Jobs {
         &self,
         ticket: &mut Ticket,
         until: impl Future<Output = ()>,
-    ) -> Option<std::result::Result<Arc<Reply>, NoAnswer>> {
+    ) -> Option<std::result::Result<Answer, NoAnswer>> {
         tokio::pin!(until);
         let mut next_look = Instant::now() + LOOK_IN_STORE;
         loop {
             match &*ticket.progress.borrow_and_update() {
-                Progress::Done(reply) => return Some(Ok(reply.clone())),
+                Progress::Done(reply) => return Some(Ok(Answer::New(reply.clone()))),
+                Progress::Known(reply) => return Some(Ok(Answer::Known(reply.clone()))),
                 Progress::Over(why) => return Some(Err(why.clone())),
                 Progress::Sending | Progress::Sent => {}
             }
@@ -63,7 +75,8 @@ impl Jobs {
             tokio::select! {
                 changed = ticket.progress.changed() => if changed.is_err() {
                     // Forgotten: the store is all there is.
-                    return self.stored(&ticket.key).await.map_err(NoAnswer::Failed).transpose();
+                    let stored = self.stored(&ticket.key).await.map_err(NoAnswer::Failed);
+                    return stored.map(|found| found.map(Answer::New)).transpose();
                 },
                 () = &mut until => return None,
                 () = tokio::time::sleep_until(next_look) => {
@@ -90,12 +103,13 @@ impl Jobs {
         self.lock().get_mut(key).map(|job| job.promised += 1).is_some()
     }
 
-    /// Waits until the job is safely in the queue, or over: what a 202 promises.
-    pub(crate) async fn wait_until_sent(&self, ticket: &mut Ticket) -> Result<()> {
+    /// Waits until the job is safely in the queue, or over: what a 202 promises. Answers the result, where there was one before.
+    pub(crate) async fn wait_until_sent(&self, ticket: &mut Ticket) -> Result<Option<Arc<Reply>>> {
         let sent = ticket.progress.wait_for(|progress| !matches!(progress, Progress::Sending)).await;
         match sent.as_deref() {
             Ok(Progress::Over(NoAnswer::Failed(error))) => Err(error.clone()),
-            _ => Ok(()),
+            Ok(Progress::Known(reply)) => Ok(Some(reply.clone())),
+            _ => Ok(None),
         }
     }
 }

@@ -43,6 +43,8 @@ struct Entry {
     text: String,
     /// Whose message it is, where several clients share the queue.
     client: Option<String>,
+    /// For how long it may wait for company.
+    patience: Duration,
     done: oneshot::Sender<Result<()>>,
 }
 
@@ -68,13 +70,18 @@ impl Batcher {
             let calls = calls.clone();
             async move { calls.carry_out(batch).await }
         };
-        tokio::spawn(gather(received, linger, |entry: &Entry| entry.text.len(), carry_out));
+        let size = |entry: &Entry| entry.text.len();
+        tokio::spawn(gather(received, linger, size, |entry| entry.patience, carry_out));
         Self { entries, what }
     }
 
     /// Adds entries; answers how they went, by the first that failed if one did. What was added is done even if nobody waits for the answer.
-    pub(super) async fn add(&self, texts: impl IntoIterator<Item = String>) -> Result<()> {
-        self.add_for(None, texts).await
+    pub(super) async fn add(
+        &self,
+        texts: impl IntoIterator<Item = String>,
+        patience: Duration,
+    ) -> Result<()> {
+        self.add_for(None, texts, patience).await
     }
 
     /// The same, of this client.
@@ -82,10 +89,11 @@ impl Batcher {
         &self,
         client: Option<&str>,
         texts: impl IntoIterator<Item = String>,
+        patience: Duration,
     ) -> Result<()> {
         let entry = |text| {
             let (done, answer) = oneshot::channel();
-            (Entry { text, client: client.map(str::to_owned), done }, answer)
+            (Entry { text, client: client.map(str::to_owned), patience, done }, answer)
         };
         let (entries, answers): (Vec<_>, Vec<_>) = texts.into_iter().map(entry).unzip();
         let ending = || Error::unavailable(self.what.clone(), "this process is ending");

@@ -6,6 +6,9 @@
 //! what a call usually takes. So no entry takes much more than a quarter longer than with a call of
 //! its own, and at most five calls that are not full are under way, whatever the load. A longer
 //! moment (`linger`) saves calls and costs time; docs/AWS.md has both beside each other.
+//!
+//! An entry may say that it can wait for longer (its patience): of those that wait, the one that can
+//! do so for the shortest time counts.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -34,15 +37,18 @@ pub(super) async fn gather<T, F>(
     mut received: mpsc::UnboundedReceiver<Vec<T>>,
     linger: Duration,
     size: impl Fn(&T) -> usize,
+    patience: impl Fn(&T) -> Duration,
     carry_out: impl Fn(Vec<T>) -> F,
 ) where
     F: Future<Output = Option<Duration>> + Send + 'static,
 {
-    let (mut waiting, mut arrived) = (VecDeque::new(), Vec::new());
+    let (mut waiting, mut arrived) = (VecDeque::<Waiting<T>>::new(), Vec::new());
+    let size = |waiting: &Waiting<T>| size(&waiting.entry);
     let (mut calls, mut usual, mut open) = (JoinSet::new(), Usual::default(), true);
     // When the next call starts that is not full.
     let (mut began, mut due) = (Instant::now(), Instant::now());
     while open || !waiting.is_empty() || !calls.is_empty() {
+        let starts = due.max(soonest(&waiting).unwrap_or(due));
         tokio::select! {
             count = received.recv_many(&mut arrived, CALLS * BATCH), if open => {
                 open = count > 0;
@@ -50,25 +56,38 @@ pub(super) async fn gather<T, F>(
                     let alone = calls.is_empty();
                     due = if alone { Instant::now() } else { began + usual.quarter().max(linger) };
                 }
-                waiting.extend(arrived.drain(..).flatten());
+                let now = Instant::now();
+                let entries = arrived.drain(..).flatten();
+                waiting.extend(entries.map(|entry| Waiting { until: now + patience(&entry), entry }));
             }
             Some(ended) = calls.join_next() => {
                 if let Ok(Some(took)) = ended {
                     usual.note(took);
                 }
             }
-            () = sleep_until(due), if !waiting.is_empty() && calls.len() < CALLS => {}
+            () = sleep_until(starts), if !waiting.is_empty() && calls.len() < CALLS => {}
         }
         while calls.len() < CALLS {
             let (count, is_full) = next(&waiting, &size);
-            if count == 0 || !(is_full || due <= Instant::now() || !open) {
+            let is_due = soonest(&waiting).is_some_and(|until| due.max(until) <= Instant::now());
+            if count == 0 || !(is_full || is_due || !open) {
                 break;
             }
-            calls.spawn(carry_out(waiting.drain(..count).collect()));
+            calls.spawn(carry_out(waiting.drain(..count).map(|waiting| waiting.entry).collect()));
             began = Instant::now();
             due = began + usual.quarter().max(linger);
         }
     }
+}
+
+struct Waiting<T> {
+    entry: T,
+    until: Instant,
+}
+
+/// Until when all of those that the next call may take can wait.
+fn soonest<T>(waiting: &VecDeque<Waiting<T>>) -> Option<Instant> {
+    waiting.iter().take(BATCH).map(|waiting| waiting.until).min()
 }
 
 /// How many of those that wait the next call takes, and whether no more would fit. One that is too
@@ -114,7 +133,8 @@ mod tests {
     /// What a call takes in these tests.
     const CALL: Duration = Duration::from_millis(10);
 
-    type Entry = (usize, oneshot::Sender<()>);
+    /// Its size and its patience.
+    type Entry = (usize, Duration, oneshot::Sender<()>);
 
     /// A gatherer whose calls take [`CALL`], and how many entries each of them had.
     #[derive(Clone)]
@@ -140,23 +160,28 @@ mod tests {
                     }
                     tokio::time::sleep(CALL).await;
                     under_way.lock().unwrap().0 -= 1;
-                    batch.into_iter().for_each(|(_, done)| _ = done.send(()));
+                    batch.into_iter().for_each(|(.., done)| _ = done.send(()));
                     Some(CALL)
                 }
             };
-            tokio::spawn(gather(received, linger, |(bytes, _): &Entry| *bytes, carry_out));
+            let patience = |(_, patience, _): &Entry| *patience;
+            tokio::spawn(gather(received, linger, |(bytes, ..): &Entry| *bytes, patience, carry_out));
             line
         }
 
         /// Adds entries of these sizes together; answers how long it took until all were carried
         /// out.
         async fn add(&self, sizes: &[usize]) -> Duration {
+            self.add_within(sizes, Duration::ZERO).await
+        }
+
+        async fn add_within(&self, sizes: &[usize], patience: Duration) -> Duration {
             let began = Instant::now();
             let (entries, done): (Vec<_>, Vec<_>) = sizes
                 .iter()
                 .map(|bytes| {
                     let (done, answer) = oneshot::channel();
-                    ((*bytes, done), answer)
+                    ((*bytes, patience, done), answer)
                 })
                 .unzip();
             self.entries.send(entries).unwrap_or_else(|_| panic!("it gathers"));
@@ -221,6 +246,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn those_who_can_wait_share_a_call_also_where_none_is_under_way() {
+        let line = Line::new(Duration::ZERO);
+        let patience = Duration::from_millis(50);
+        let entry = async |at: u64| {
+            tokio::time::sleep(Duration::from_millis(at)).await;
+            line.add_within(&[1], patience).await
+        };
+        let took = join_all([0, 10, 20, 45].map(entry)).await;
+        assert_eq!(line.calls(), [4]);
+        assert!(took.iter().all(|took| *took <= patience + CALL + Duration::from_millis(1)), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_longer_than_he_can_because_others_can() {
+        let line = Line::new(Duration::ZERO);
+        let hurried = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            line.add(&[1]).await
+        };
+        let (patient, hurried) = tokio::join!(line.add_within(&[1], Duration::from_secs(1)), hurried);
+        assert!(hurried <= CALL + Duration::from_millis(1), "{hurried:?}");
+        assert!(patient <= 2 * CALL, "it goes along: {patient:?}");
+        assert_eq!(line.calls(), [2]);
+        let full = line.add_within(&[1; 10], Duration::from_secs(1)).await;
+        assert!(full <= CALL + Duration::from_millis(1), "a full call waits for nobody: {full:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_full_call_waits_for_nobody_and_never_are_more_than_sixteen_under_way() {
         let line = Line::new(Duration::from_secs(10));
         let took = line.add(&[1; 400]).await;
@@ -242,7 +295,7 @@ mod tests {
         let calls = line.calls.clone();
         let (done, answers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
         for done in done {
-            line.entries.send(vec![(1, done)]).unwrap_or_else(|_| panic!("it gathers"));
+            line.entries.send(vec![(1, Duration::ZERO, done)]).unwrap_or_else(|_| panic!("it gathers"));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         drop(line);
@@ -255,17 +308,17 @@ mod tests {
     proptest! {
         #[test]
         fn every_entry_is_carried_out_once_in_calls_of_at_most_ten(
-            groups in prop::collection::vec((0_u64..40, 1_usize..30), 1..20),
+            groups in prop::collection::vec((0_u64..40, 1_usize..30, 0_u64..40), 1..20),
             linger in 0_u64..50,
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
             runtime.unwrap().block_on(async {
                 let line = Line::new(Duration::from_millis(linger));
-                let group = async |(at, count): (u64, usize)| {
+                let group = async |(at, count, patience): (u64, usize, u64)| {
                     tokio::time::sleep(Duration::from_millis(at)).await;
-                    line.add(&vec![1; count]).await
+                    line.add_within(&vec![1; count], Duration::from_millis(patience)).await
                 };
-                let all: usize = groups.iter().map(|(_, count)| count).sum();
+                let all: usize = groups.iter().map(|(_, count, _)| count).sum();
                 join_all(groups.into_iter().map(group)).await;
                 let calls = line.calls();
                 assert!(calls.iter().all(|count| (1..=BATCH).contains(count)), "{calls:?}");

@@ -6,8 +6,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
-    cloud::{Cloud, OUTPUT},
-    serving::upload_all,
+    cloud::{Cloud, OUTPUT, POLICY},
+    serving::{controller, upload_all},
 };
 use eirs_harness::{Site, eventually};
 
@@ -97,4 +97,37 @@ fn a_zone_without_capacity_and_a_slow_image_do_not_end_a_setup() {
     cloud.set_up();
     let zones: Vec<_> = cloud.instances().iter().map(|instance| instance["zone"].clone()).collect();
     assert!(zones.len() == 3 && zones.iter().all(|zone| zone != "eu-central-1a"), "{zones:?}");
+}
+
+/// The notice is in the metadata of the instance, two minutes before its end.
+#[test]
+fn a_spot_instance_that_is_taken_back_ends_its_jobs_takes_no_more_and_every_image_has_its_label() {
+    let Some(cloud) = Cloud::of(Site::with_script("sleep 1; echo cat"), &[]) else { return };
+    let launch = "[launch]\nmost = 2\nmarket = \"spot\"\nstart_delay = \"2s\"\n";
+    cloud.policy(&(POLICY.replace("max = 3", "max = 1") + launch));
+    cloud.set_up();
+    let (web, _controller) = (cloud.site.web(), controller(&cloud));
+    std::thread::scope(|scope| {
+        let uploads = scope.spawn(|| upload_all(&web.address, 0..40));
+        let spot = eventually("a spot instance works", || {
+            let is_spot = |it: &Value| it["tags"]["eirs:tier"] == "spot" && it["state"] == "running";
+            let found = cloud.instances().into_iter().find(is_spot)?;
+            let id = found["id"].as_str()?.to_owned();
+            cloud.instance_log(&id).contains("the model is loaded").then_some(id)
+        });
+        let notice = r#"{"action": "terminate", "seconds": 120}"#;
+        cloud.emulator.harness("POST", &format!("instance/{spot}/spot-notice"), notice);
+        eventually("it reads the notice and drains", || {
+            let log = cloud.instance_log(&spot);
+            (log.contains("takes this spot instance back") && log.contains("draining: no new jobs"))
+                .then_some(())
+        });
+        eventually("it is terminated when it has drained", || {
+            (!cloud.instances().iter().any(|it| it["id"] == *spot)).then_some(())
+        });
+        let labels = uploads.join().expect("no panic");
+        assert!(labels.len() == 40 && labels.values().all(|label| label == "cat"), "{labels:?}");
+    });
+    cloud.until_all_are_parked();
+    assert_eq!(cloud.stored(OUTPUT), 41, "one result each, and the note of their version");
 }

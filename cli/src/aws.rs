@@ -10,6 +10,7 @@ pub(crate) mod buckets;
 pub(crate) mod bundle;
 pub(crate) mod cloudformation;
 pub(crate) mod cost;
+pub(crate) mod credentials;
 pub(crate) mod document;
 pub(crate) mod iam;
 pub(crate) mod image;

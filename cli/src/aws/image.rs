@@ -24,7 +24,7 @@ pub(crate) const BUNDLE_TAG: &str = "eirs:bundle";
 pub(crate) const BASE_TAG: &str = "eirs:base-image";
 
 /// A machine must have tested itself and powered off by then, and an image must be made by then.
-const BAKED_WITHIN: Duration = Duration::from_secs(20 * 60);
+pub(crate) const BAKED_WITHIN: Duration = Duration::from_secs(20 * 60);
 const IMAGED_WITHIN: Duration = Duration::from_secs(40 * 60);
 
 /// An image of ours.

@@ -14,6 +14,8 @@ use eirs_platform::aws;
 use super::{
     Account,
     bundle::{AS_SET_UP, BIN, Bundle, ETC, PREPARE},
+    credentials,
+    image::BAKED_WITHIN,
 };
 
 /// How long the addresses in a script are good for: longer than any first boot takes.
@@ -166,6 +168,7 @@ async fn script(
 
 /// Where a machine finds the archive, and where it reports.
 async fn addresses(account: &Account, bundle: &Bundle, name: &str) -> anyhow::Result<(String, String)> {
+    credentials::outlast(&account.config, BAKED_WITHIN, "a machine that loads its files").await?;
     let good_for = PresigningConfig::expires_in(GOOD_FOR)?;
     let get = account.s3.get_object().bucket(account.input_bucket()).key(archive_key(&bundle.digest));
     let archive = get.presigned(good_for.clone()).await.map_err(|error| aws::error("signing", &error))?;

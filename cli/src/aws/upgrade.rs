@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     Account, LOOK_EVERY,
     bundle::Bundle,
+    credentials,
     document::{Kind, UPGRADE_PARAMETERS},
     image::BUNDLE_TAG,
     instances::{self, Instance},
@@ -40,6 +41,7 @@ pub(crate) async fn run(
     let call = account.s3.put_object().bucket(account.input_bucket()).key(&key);
     let put = call.body(ByteStream::from(script.into_bytes())).send().await;
     put.map_err(|error| aws::error("uploading the script of the upgrade", &error))?;
+    credentials::outlast(&account.config, GOOD_FOR, "the upgrade of a web host").await?;
     let get = account.s3.get_object().bucket(account.input_bucket()).key(&key);
     let signed = get.presigned(PresigningConfig::expires_in(GOOD_FOR)?).await;
     let signed = signed.map_err(|error| aws::error("signing", &error))?;

@@ -2,7 +2,7 @@
 //! called, and how to reach it.
 //!
 //! Each kind of thing has a file that finds it, makes it as it should be and takes it away again.
-//! [`setup`](crate::setup) goes through them in one order, `cleanup` in the other. What is ours is
+//! [`setup`](crate::commands::setup) goes through them in one order, `cleanup` in the other. What is ours is
 //! known by its tag (`eirs:installation`); nothing without it is ever changed or deleted.
 
 pub(crate) mod base_image;

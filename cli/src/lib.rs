@@ -1,44 +1,29 @@
 //! `eirs`, the command line of the Elastic Image Recognition Service: starts it on one machine,
-//! loads it, looks at it, and tidies up. Each subcommand is a module; what they share is [`http`],
-//! [`show`] and [`state`].
-
-mod local;
+//! loads it, looks at it, and tidies up. Its subcommands are [`commands`]; what they share is
+//! [`http`], [`show`] and [`state`].
 
 pub mod browser;
 pub mod load;
 
-mod backup;
-mod bench;
-mod check;
-mod classify;
-mod cleanup;
-mod dead_letters;
-mod host_settings;
-mod manual;
-mod model;
-mod operator;
-mod plan;
-mod policy;
-#[cfg(feature = "aws")]
-mod setup;
-mod simulate;
-mod token;
-#[cfg(feature = "aws")]
-mod update;
-
 #[cfg(feature = "aws")]
 mod aws;
+mod commands;
+mod exit;
+mod global;
 mod http;
 mod show;
 mod state;
-mod status;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode};
 
-use clap::{Parser, Subcommand};
-use eirs_platform::settings::{BadSettings, EXIT_BAD_SETTINGS, Layers, Model, Settings};
+use clap::Parser;
 
-pub use http::Url;
+use self::commands::Command;
+pub use self::http::Url;
+pub(crate) use self::{
+    exit::{Exit, Stop},
+    global::Global,
+};
 
 /// Elastic Image Recognition Service: upload an image, get its label
 #[derive(Debug, Parser)]
@@ -56,126 +41,6 @@ struct Cli {
     command: Command,
 }
 
-/// What every subcommand understands.
-#[derive(Debug, clap::Args)]
-struct Global {
-    /// The settings file [default: $EIRS_CONFIG, or /etc/eirs/eirs.toml if it exists]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Options of every command")]
-    config: Option<PathBuf>,
-    /// The state folder: local queue, images and results [default: .eirs]
-    #[arg(long, global = true, value_name = "FOLDER", help_heading = "Options of every command")]
-    state: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Local(local::Local),
-    #[cfg(feature = "aws")]
-    Setup(setup::Setup),
-    #[cfg(not(feature = "aws"))]
-    Setup(WithoutAws),
-    #[cfg(feature = "aws")]
-    Update(update::UpdateCommand),
-    #[cfg(not(feature = "aws"))]
-    Update(WithoutAws),
-    #[command(hide = true)]
-    HostSettings(host_settings::HostSettings),
-    Load(load::command::Load),
-    Bench(bench::BenchCommand),
-    Status(status::command::StatusCommand),
-    Plan(plan::PlanCommand),
-    Pause(operator::Pause),
-    Resume(operator::Resume),
-    Cordon(operator::CordonCommand),
-    Uncordon(operator::Uncordon),
-    Check(check::Check),
-    #[command(subcommand)]
-    DeadLetters(dead_letters::DeadLettersCommand),
-    #[command(subcommand)]
-    Token(token::TokenCommand),
-    Backup(backup::Backup),
-    Cleanup(cleanup::Cleanup),
-    Classify(classify::Classify),
-    #[command(subcommand)]
-    Model(model::ModelCommand),
-    #[command(subcommand)]
-    Policy(policy::PolicyCommand),
-    Simulate(simulate::Simulate),
-    Completions(manual::Completions),
-    #[command(name = "man")]
-    Man(manual::ManCommand),
-}
-
-/// Not in this build, which is without AWS
-#[cfg(not(feature = "aws"))]
-#[derive(Debug, clap::Args)]
-#[command(hide = true, disable_help_flag = true)]
-struct WithoutAws {
-    /// The arguments, which are ignored
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    _arguments: Vec<OsString>,
-}
-
-impl Global {
-    /// The layers of settings, with what the flags say.
-    fn layers(&self) -> Layers {
-        let state = self.state.as_ref().map(|path| path.display());
-        let layers = Layers::of_process(self.config.as_deref()).flag("local.state", state);
-        layers.strays().iter().for_each(show::aside);
-        layers
-    }
-
-    /// The settings.
-    fn settings(&self) -> Result<Settings, Stop> {
-        Ok(self.layers().load()?)
-    }
-
-    /// A model of the settings.
-    fn model<'a>(&self, settings: &'a Settings, name: &str) -> Result<&'a Model, Stop> {
-        let known = || settings.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        let model = settings.models.get(name);
-        model.ok_or_else(|| Stop::Usage(format!("unknown model `{name}`; the settings have {}", known())))
-    }
-}
-
-/// How a subcommand ended that did what it should.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Exit {
-    /// All is well.
-    Ok,
-    /// It was done, and something is not as it should be; that was shown.
-    Failed,
-    /// What was checked is a bad configuration; that was shown.
-    BadSettings,
-}
-
-/// Why a subcommand stopped, in sentences.
-#[derive(Debug, thiserror::Error)]
-enum Stop {
-    #[error("{0:#}")]
-    Failed(#[from] anyhow::Error),
-    #[error("{0}")]
-    Usage(String),
-    #[error("{0}")]
-    BadSettings(#[from] BadSettings),
-}
-
-#[cfg(not(feature = "aws"))]
-impl Stop {
-    /// Somebody wants what this program was built without.
-    fn without_aws(what: &str) -> Self {
-        Self::Failed(anyhow::anyhow!(
-            "{what}: this program was built without AWS; `cargo build --release` builds it with AWS"
-        ))
-    }
-}
-
-impl From<eirs_platform::Error> for Stop {
-    fn from(error: eirs_platform::Error) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
 /// Runs the command line, and returns the exit code.
 pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
@@ -186,50 +51,7 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return u8::try_from(answer.exit_code()).unwrap_or(2).into();
         }
     };
-    let end = match cli.command {
-        Command::Local(local) => local.run(&cli.global).await,
-        #[cfg(feature = "aws")]
-        Command::Setup(setup) => setup.run(&cli.global).await,
-        #[cfg(not(feature = "aws"))]
-        Command::Setup(_) => Err(Stop::without_aws("eirs setup")),
-        #[cfg(feature = "aws")]
-        Command::Update(update) => update.run(&cli.global).await,
-        #[cfg(not(feature = "aws"))]
-        Command::Update(_) => Err(Stop::without_aws("eirs update")),
-        Command::HostSettings(settings) => settings.run(),
-        Command::Load(load) => load.run().await,
-        Command::Bench(bench) => bench.run(&cli.global).await,
-        Command::Status(status) => status.run(&cli.global).await,
-        Command::Plan(plan) => plan.run(&cli.global).await,
-        Command::Pause(pause) => pause.run(&cli.global),
-        Command::Resume(resume) => resume.run(&cli.global),
-        Command::Cordon(cordon) => cordon.run(&cli.global).await,
-        Command::Uncordon(uncordon) => uncordon.run(&cli.global),
-        Command::Check(check) => check.run(&cli.global).await,
-        Command::DeadLetters(letters) => letters.run(&cli.global).await,
-        Command::Token(token) => token.run(&cli.global),
-        Command::Backup(backup) => backup.run(&cli.global).await,
-        Command::Cleanup(cleanup) => cleanup.run(&cli.global).await,
-        Command::Classify(classify) => classify.run(&cli.global).await,
-        Command::Model(model) => model.run(&cli.global),
-        Command::Policy(policy) => policy.run(&cli.global),
-        Command::Simulate(simulate) => simulate.run(&cli.global),
-        Command::Completions(completions) => completions.run(),
-        Command::Man(man) => man.run(),
-    };
-    match end {
-        Ok(Exit::Ok) => 0.into(),
-        Ok(Exit::Failed) => 1.into(),
-        Ok(Exit::BadSettings) => EXIT_BAD_SETTINGS.into(),
-        Err(stop) => {
-            show::aside(&stop);
-            match stop {
-                Stop::Failed(_) => 1.into(),
-                Stop::Usage(_) => 2.into(),
-                Stop::BadSettings(_) => EXIT_BAD_SETTINGS.into(),
-            }
-        }
-    }
+    exit::code(cli.command.run(&cli.global).await)
 }
 
 #[cfg(test)]

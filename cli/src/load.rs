@@ -4,9 +4,8 @@
 //! each latency from the moment at which the upload was due, so that a service that stalls does not
 //! hide what it held up.
 //!
-//! `eirs load` is [`command`]; `eirs bench` calls [`run`].
+//! `eirs load` and `eirs bench` call [`run`].
 
-pub(crate) mod command;
 pub mod images;
 pub mod schedule;
 pub mod truth;
@@ -22,8 +21,8 @@ pub mod slo;
 pub mod tally;
 pub mod timeline;
 
-mod live;
-mod page;
+pub(crate) mod live;
+pub(crate) mod page;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 

@@ -17,16 +17,16 @@ const PLAIN_PROGRESS: Duration = Duration::from_secs(10);
 
 /// How far a run can go.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Extent {
+pub(crate) struct Extent {
     /// Uploads, ...
-    pub(super) requests: Option<u64>,
+    pub(crate) requests: Option<u64>,
     /// ... and time.
-    pub(super) duration: Option<Duration>,
+    pub(crate) duration: Option<Duration>,
 }
 
 /// Lines of results are collected and written ten times a second: writing each at once would cost
 /// more than the uploads.
-pub(super) struct Live {
+pub(crate) struct Live {
     extent: Extent,
     lines: Option<Mutex<Vec<u8>>>,
     told: Mutex<Duration>,
@@ -41,7 +41,7 @@ struct View {
 }
 
 impl Live {
-    pub(super) fn new(extent: Extent, lines: bool) -> Self {
+    pub(crate) fn new(extent: Extent, lines: bool) -> Self {
         let view = io::stderr().is_terminal().then(|| View::new(extent));
         Self { extent, lines: lines.then(Mutex::default), told: Mutex::new(Duration::ZERO), view }
     }
@@ -72,7 +72,7 @@ impl Live {
         }
     }
 
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.flush();
         if let Some(view) = &self.view {
             view.bar.finish_and_clear();

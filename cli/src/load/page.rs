@@ -19,7 +19,7 @@ use crate::show::{axis::Axis, count, escaped, milliseconds};
 const STYLE: &str = include_str!("page/style.css");
 
 /// The whole page.
-pub(super) fn page(report: &Report, command: &str, began: DateTime<Utc>) -> String {
+pub(crate) fn page(report: &Report, command: &str, began: DateTime<Utc>) -> String {
     let mut page = Page::default();
     page.head(report, command, began);
     page.verdict(report);

@@ -1,0 +1,224 @@
+//! Where an account differs from what `eirs setup` makes. Each kind of thing is looked at by a function of its own, all at the
+//! same time; [`look`] lists them. What these credentials may not look at is told in one sentence.
+
+mod buckets;
+mod fleet;
+mod groups;
+mod queues;
+
+use chrono::{DateTime, Utc};
+use eirs_controller::policy::Policies;
+
+use super::instances::Machine;
+use crate::aws::{
+    Account, base_image as system,
+    document::{self, Document},
+    iam::Role,
+    image,
+};
+use crate::commands::setup::is_older;
+
+/// What was found.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Drift {
+    /// A sentence each.
+    pub(super) differences: Vec<String>,
+    /// What could not be looked at, a sentence each.
+    pub(super) unseen: Vec<String>,
+    /// What is as setup made it and could be newer, a sentence each.
+    pub(super) notes: Vec<String>,
+}
+
+/// What one look has found.
+#[derive(Debug, Default)]
+struct Found {
+    differences: Vec<String>,
+    notes: Vec<String>,
+    /// Nothing of its kind is there at all.
+    nothing: bool,
+}
+
+/// Looks at everything. Machines and policies are compared as far as they are known.
+pub(super) async fn look(
+    account: &Account,
+    machines: Option<&[Machine]>,
+    policies: Option<&Policies>,
+    now: DateTime<Utc>,
+) -> Drift {
+    let (queues, buckets, groups, document, roles, images, base) = tokio::join!(
+        queues::look(account),
+        buckets::look(account),
+        groups::look(account),
+        drain_document(account),
+        roles(account),
+        fleet::images(account, machines.unwrap_or_default()),
+        base_image(account),
+    );
+    let parts = [
+        ("the queues", queues),
+        ("the buckets", buckets),
+        ("the security groups", groups),
+        ("the drain document", document),
+        ("the roles", roles),
+        ("the images of the machines", images),
+        ("the system's image", base),
+    ];
+    let mut found = gather(parts);
+    if let Some(machines) = machines {
+        found.differences.extend(fleet::leftovers(machines, now));
+        found
+            .differences
+            .extend(policies.map(|policies| fleet::pools(machines, policies)).unwrap_or_default());
+        if machines.is_empty() && found.nothing {
+            let sentence = format!(
+                "nothing of the installation {} exists here; `eirs setup` makes it",
+                account.prefix()
+            );
+            return Drift { differences: vec![sentence], ..Drift::default() };
+        }
+    }
+    Drift { differences: found.differences, unseen: found.unseen, notes: found.notes }
+}
+
+struct Gathered {
+    differences: Vec<String>,
+    unseen: Vec<String>,
+    notes: Vec<String>,
+    nothing: bool,
+}
+
+fn gather<const N: usize>(parts: [(&str, anyhow::Result<Found>); N]) -> Gathered {
+    let (mut differences, mut unseen, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut denied, mut nothing) = (Vec::new(), true);
+    for (what, found) in parts {
+        match found {
+            Ok(found) => {
+                differences.extend(found.differences);
+                notes.extend(found.notes);
+                nothing &= found.nothing;
+            }
+            Err(error) => {
+                nothing = false;
+                let why = short(&error);
+                if is_denied(&why) {
+                    denied.push(what)
+                } else {
+                    unseen.push(format!("{what} cannot be inspected: {why}"))
+                }
+            }
+        }
+    }
+    if !denied.is_empty() {
+        let what = denied.join(", ");
+        unseen.push(format!("these credentials may not inspect {what}, so that drift there is unknown"));
+    }
+    Gathered { differences, unseen, notes, nothing }
+}
+
+async fn drain_document(account: &Account) -> anyhow::Result<Found> {
+    let kind = document::Kind::Drain;
+    let name = kind.name(account.prefix());
+    Ok(match document::look(account, kind).await? {
+        Document::AsItShouldBe => Found::default(),
+        Document::Differs => Found {
+            differences: vec![format!(
+                "the SSM document {name} has another version or was edited; `eirs setup` renews it"
+            )],
+            ..Found::default()
+        },
+        Document::Missing => Found {
+            differences: vec![format!(
+                "the SSM document {name} is missing: instances are stopped without a drain order"
+            )],
+            nothing: true,
+            ..Found::default()
+        },
+    })
+}
+
+/// What the instances may do.
+async fn roles(account: &Account) -> anyhow::Result<Found> {
+    let (mut differences, mut nothing) = (Vec::new(), true);
+    for role in Role::ALL {
+        let name = role.name(account);
+        if !role.is_there(account).await? {
+            differences.push(format!("the role {name} is missing; `eirs setup` makes it"));
+            continue;
+        }
+        nothing = false;
+        if !role.is_as_it_should_be(account).await? {
+            let renews = "`eirs setup` writes it again";
+            differences.push(format!(
+                "the permissions of the role {name} differ from those of \
+                setup; {renews}"
+            ));
+        }
+    }
+    Ok(Found { differences, nothing, ..Found::default() })
+}
+
+/// Whether the system has a newer image than the one that the workers are baked on, and whether theirs is old. That is no mistake:
+/// the next update bakes.
+async fn base_image(account: &Account) -> anyhow::Result<Found> {
+    let Some(baked) = image::all(account).await?.into_iter().find(|baked| baked.is_available) else {
+        return Ok(Found { nothing: true, ..Found::default() });
+    };
+    let Some(pinned) = baked.base else { return Ok(Found { nothing: true, ..Found::default() }) };
+    let newest = system::current(account).await?.id;
+    let limit = account.settings.setup.rebake_after;
+    let note = if newest == pinned {
+        None
+    } else if is_older(&baked.made_at, limit, Utc::now()) {
+        Some(format!(
+            "the image of the workers is older than {} (setup.rebake_after), and the system has a newer one, {newest}; `eirs \
+             update` bakes on it",
+            humantime::format_duration(limit)
+        ))
+    } else {
+        Some(format!(
+            "the system has a newer image, {newest}, than {pinned}, on which the workers are baked; `eirs update --new-base` \
+             bakes on it"
+        ))
+    };
+    Ok(Found { notes: note.into_iter().collect(), ..Found::default() })
+}
+
+/// Whether an error says that one may not.
+pub(super) fn is_denied(error: &str) -> bool {
+    ["AccessDenied", "UnauthorizedOperation", "Forbidden", "not authorized", "HTTP status 403"]
+        .iter()
+        .any(|word| error.contains(word))
+}
+
+/// An error without the code that EC2 appends for its own use, a page long.
+pub(super) fn short(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let end = text.find(" Encoded authorization failure message").unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_looked_at_is_one_sentence_and_other_errors_are_one_each() {
+        let long = "listing the security groups: UnauthorizedOperation: You are not authorized. Encoded authorization failure message: x";
+        let denied = |text: &str| Err(anyhow::anyhow!("{text}"));
+        let found = gather([
+            ("the queues", Ok(Found { differences: vec!["one".into()], ..Found::default() })),
+            ("the security groups", denied(long)),
+            ("the buckets", denied("reading the tags of the bucket b: AccessDenied: no")),
+            ("the drain document", denied("no response in time")),
+        ]);
+        assert_eq!(found.differences, ["one"]);
+        assert_eq!(
+            found.unseen,
+            [
+                "the drain document cannot be inspected: no response in time",
+                "these credentials may not inspect the security groups, the buckets, so that drift there is unknown"
+            ]
+        );
+        assert!(!short(&anyhow::anyhow!("{long}")).contains("Encoded"));
+    }
+}

@@ -1,0 +1,279 @@
+//! `eirs load`
+
+use std::{ffi::OsStr, fs, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use eirs_platform::settings::units;
+use hyper::header::HeaderValue;
+
+use crate::load::{
+    OpenLoop, Options,
+    expect::Expect,
+    images,
+    live::{Extent, Live},
+    page,
+    report::Report,
+    schedule::{Arrivals, Schedule},
+    slo::Slo,
+    truth::Truth,
+};
+use crate::{Exit, Stop, http::Url, show};
+
+/// Where the token is, if no file holds it.
+const TOKEN_VARIABLE: &str = "EIRS_TOKEN";
+
+/// Upload images, and report throughput, latency and accuracy
+///
+/// Without --rate, each of C connections uploads an image, waits for its label and takes the next
+/// one. With --rate, uploads are sent when they are due, whatever the service does, and each
+/// latency counts from that moment. After a 202, the result is polled until it is there; 429 and
+/// 503 are obeyed. See docs/LOAD.md.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+        eirs load --num-request 100 --image-folder photos --labels label.xlsx\n  \
+        eirs load --image-folder photos --rate 0..200@60s,200@5m --slo-p95 2s --report load.html\n  \
+        eirs load --url http://127.0.0.1:9000/predict --image-folder photos --field file \
+        --expect /predictions/0/class\n\n\
+        A rate is 50, 300/m, 0..200@60s, several of these in a row (50@30s,200@10s,0..100@1m), or a\n\
+        trace: a CSV file (`t_seconds,count`, or one column of arrival times), the controller's\n\
+        recording, or a generator of `eirs simulate`, like burst:300/10m@1h.")]
+pub struct Load {
+    /// Number of uploads; if N exceeds the number of images, they repeat [default: each image once,
+    /// or until --duration or the rate ends]
+    #[arg(long, alias = "num_request", value_name = "N")]
+    num_request: Option<u64>,
+    /// How long to start uploads; those in flight at the end are awaited
+    #[arg(long, value_name = "TIME", value_parser = units::duration::parse)]
+    duration: Option<Duration>,
+    /// The service; /upload is added to a URL without a path
+    #[arg(long, default_value = "http://127.0.0.1:8000")]
+    url: Url,
+    /// The folder of the images, searched with its subfolders
+    #[arg(long, alias = "image_folder", value_name = "FOLDER")]
+    image_folder: PathBuf,
+    /// Uploads in flight [default: 32]
+    #[arg(long, value_name = "C", conflicts_with = "rate", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    concurrency: Option<u16>,
+    /// The correct labels: a workbook or a CSV file with the columns Input and Result [default: the
+    /// folder names, if there are several folders]
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Make every upload a new image (by a comment in the file), so that no stored result is
+    /// returned
+    #[arg(long)]
+    unique: bool,
+    /// Time limit from an upload to its label; with --rate, from the time it is due
+    #[arg(long, default_value = "300s", value_parser = units::duration::parse)]
+    timeout: Duration,
+    /// Print the report as one JSON object, without a line per image
+    #[arg(long)]
+    json: bool,
+    /// Print the report without a line per image
+    #[arg(long, short)]
+    quiet: bool,
+    /// Also write the report as an HTML page with plots
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    open: Open,
+    #[command(flatten)]
+    slo: Slo,
+    #[command(flatten)]
+    service: Service,
+}
+
+/// The open loop.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Open loop")]
+struct Open {
+    /// Send uploads at this rate per second, at changing rates, or as in a trace
+    #[arg(long, value_name = "RATE|TRACE")]
+    rate: Option<String>,
+    /// How uploads are spaced at a rate [default: even]
+    #[arg(long, value_name = "HOW", requires = "rate")]
+    arrivals: Option<Arrivals>,
+    /// The seed of random arrivals: the same one gives the same arrivals
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "rate")]
+    seed: u64,
+    /// Maximum uploads in flight; a further upload waits, and its latency keeps counting
+    #[arg(long, value_name = "N", alias = "max_in_flight", default_value_t = 1000, requires = "rate", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    max_in_flight: u32,
+    /// Speed up a trace by this factor
+    #[arg(long, value_name = "TIMES", default_value_t = 1.0, requires = "rate", value_parser = speed)]
+    speed: f64,
+    /// The pool of a recording
+    #[arg(long, value_name = "NAME", default_value = "default", requires = "rate")]
+    pool: String,
+}
+
+/// What the service wants, and what it answers.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Other services than EIRS")]
+struct Service {
+    /// The name of the multipart field
+    #[arg(long, default_value = "myfile")]
+    field: String,
+    /// Send the image as the whole body, without a form
+    #[arg(long, conflicts_with = "field")]
+    bare: bool,
+    /// Where the label is in a 2xx response: a JSON pointer such as /predictions/0/class, or a
+    /// regular expression whose first group, or else whole match, is the label
+    #[arg(long, value_name = "POINTER|REGEX")]
+    expect: Option<Expect>,
+    /// A file with the token to send as `Authorization: Bearer` [default: $EIRS_TOKEN]
+    #[arg(long, value_name = "FILE", alias = "token_file")]
+    token_file: Option<PathBuf>,
+}
+
+impl Load {
+    /// Runs it; it fails when a goal is missed, or without goals when an image fails.
+    pub async fn run(self) -> Result<Exit, Stop> {
+        let mut folder = images::read_folder(&self.image_folder, self.num_request)?;
+        // The sheet may be beside the images.
+        let is_sheet = |name: &String| self.labels.as_ref().is_some_and(|sheet| sheet.ends_with(name));
+        folder.passed_over.retain(|name| !is_sheet(name));
+        if let Some(remark) = folder.remark().filter(|_| !self.json) {
+            show::aside(remark);
+        }
+        let (images, passed_over) = (folder.images, folder.passed_over);
+        let truth = match &self.labels {
+            Some(path) => Some(Truth::from_file(path, &images)?),
+            None => Truth::from_folders(&images),
+        };
+        if self.num_request == Some(0) {
+            return Err(Stop::Usage("--num-request 0: nothing to upload".into()));
+        }
+        let open = self.open.schedule().map_err(Stop::Usage)?;
+        let schedule_end = open.as_ref().and_then(|open| open.schedule.end());
+        let duration = self.duration.into_iter().chain(schedule_end).min();
+        let each_once = duration.is_none().then_some(images.len() as u64);
+        let concurrency = match open {
+            Some(_) => self.open.max_in_flight as usize,
+            None => self.concurrency.unwrap_or(32).into(),
+        };
+        let options = Options {
+            requests: self.num_request.or(each_once),
+            duration: self.duration,
+            concurrency,
+            open,
+            token: self.service.token()?,
+            field: self.service.field,
+            bare: self.service.bare,
+            unique: self.unique,
+            expect: self.service.expect.unwrap_or_default(),
+            timeout: self.timeout,
+            truth,
+            slo: self.slo,
+            ..Options::new(self.url, images)
+        };
+        if let Some(file) = &self.report {
+            // Known before the run, and not after it.
+            let open = fs::OpenOptions::new().create(true).append(true).open(file);
+            open.with_context(|| format!("{}: cannot be written", file.display()))?;
+        }
+        show::stop_on_signal(options.stop.clone());
+
+        let began = chrono::Utc::now();
+        let extent = Extent { requests: options.requests, duration };
+        let live = Arc::new(Live::new(extent, !self.quiet && !self.json));
+        let report = crate::load::run(options, live.clone()).await;
+        live.finish();
+        let report = Report { passed_over, ..report? };
+        if let Some(file) = &self.report {
+            let page = page::page(&report, &command_line(std::env::args_os()), began);
+            fs::write(file, page).with_context(|| format!("{}: cannot be written", file.display()))?;
+        }
+        if self.json {
+            show::json(&report);
+        } else {
+            show::out(report.to_string().trim_end());
+        }
+        Ok(if report.is_well() { Exit::Ok } else { Exit::Failed })
+    }
+}
+
+impl Open {
+    fn schedule(&self) -> Result<Option<OpenLoop>, String> {
+        let Some(words) = self.rate.clone() else { return Ok(None) };
+        let schedule = Schedule::of(&words, &self.pool, self.seed, self.speed)
+            .map_err(|problem| format!("--rate {problem}"))?;
+        if schedule.is_trace() && self.arrivals.is_some() {
+            return Err("--arrivals is for rates: a trace has its own times".to_owned());
+        }
+        if !schedule.is_trace() && self.speed != 1.0 {
+            return Err("--speed is for traces: write another rate".to_owned());
+        }
+        let arrivals = self.arrivals.unwrap_or_default();
+        Ok(Some(OpenLoop { words, schedule, arrivals, seed: self.seed }))
+    }
+}
+
+impl Service {
+    /// The header that the token makes. No flag takes the token itself: others see the arguments of
+    /// a process.
+    fn token(&self) -> anyhow::Result<Option<HeaderValue>> {
+        let (text, from) = match &self.token_file {
+            Some(file) => {
+                let text = fs::read_to_string(file);
+                let from = file.display().to_string();
+                (text.with_context(|| format!("--token-file {from}: cannot be read"))?, from)
+            }
+            None => match std::env::var(TOKEN_VARIABLE) {
+                Ok(text) => (text, format!("${TOKEN_VARIABLE}")),
+                Err(_not_set) => return Ok(None),
+            },
+        };
+        let token = text.trim();
+        anyhow::ensure!(!token.is_empty(), "{from}: contains no token");
+        let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
+            .ok()
+            .with_context(|| format!("{from}: its content cannot be sent as a header"))?;
+        header.set_sensitive(true);
+        Ok(Some(header))
+    }
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse::<f64>().ok().filter(|speed| speed.is_finite() && (1e-3..=1e6).contains(speed));
+    speed.ok_or_else(|| format!("`{text}` must be a number of times, like 10"))
+}
+
+/// The command as a shell would take it again.
+fn command_line(arguments: impl Iterator<Item = impl AsRef<OsStr>>) -> String {
+    let quoted = |(number, argument): (usize, _)| {
+        let text = AsRef::<OsStr>::as_ref(&argument).to_string_lossy().into_owned();
+        let text = if number == 0 { text.rsplit('/').next().unwrap_or_default().to_owned() } else { text };
+        show::quoted(&text)
+    };
+    arguments.enumerate().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_can_be_typed_again() {
+        let shown =
+            command_line(["/usr/bin/eirs", "load", "--rate", "0..5@1m", "--expect", "it's (.*)", ""].iter());
+        assert_eq!(shown, r"eirs load --rate 0..5@1m --expect 'it'\''s (.*)' ''");
+    }
+
+    #[test]
+    fn a_token_comes_from_a_file_without_its_line_end_and_is_not_shown() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let service = |path: &std::path::Path| Service {
+            field: "myfile".into(),
+            bare: false,
+            expect: None,
+            token_file: Some(path.to_owned()),
+        };
+        fs::write(&file, "s3cret\n").unwrap();
+        let header = service(file.path()).token().unwrap().unwrap();
+        assert_eq!(header, "Bearer s3cret");
+        assert!(!format!("{header:?}").contains("s3cret"));
+        fs::write(&file, "\n").unwrap();
+        let said = service(file.path()).token().unwrap_err().to_string();
+        assert!(said.ends_with("contains no token"), "{said}");
+    }
+}

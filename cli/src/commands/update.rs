@@ -1,0 +1,306 @@
+//! `eirs update`: the machines of an installation get a new image, one of them first, and go back where it does not hold what
+//! it should. `eirs setup` does the same where it finds machines of another image.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chrono::Utc;
+use console::style;
+use eirs_platform::{aws::tag, backend::Backend, clock::SystemClock};
+use serde_json::{Value, json};
+
+use crate::{
+    Exit, Global, Stop,
+    aws::{
+        Account,
+        iam::Role,
+        image, instances, network,
+        pool::{self, Place, Sizes},
+        update::{
+            record::{Phase, Record, Update, Wish},
+            roll::Roll,
+        },
+    },
+    commands::setup::{self, Wanted, survey::Survey},
+    show::{self, Progress, Voice},
+};
+
+/// Give the machines of an installation a new model, new settings or a new version
+///
+/// Bakes an image, launches one machine of it and tries that: with images whose labels are known (setup.update.check_images),
+/// with those that were uploaded lately, and by its speed. Nothing that it answers is stored. When it is good the others are
+/// replaced in waves, those that run too; when it is not, all stays as it was. An update that was interrupted is run again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  eirs --config eirs-eu-central-1.toml update --plan\n  \
+    eirs --config eirs-eu-central-1.toml update --wave 2\n  eirs --config eirs-eu-central-1.toml update --status")]
+pub(crate) struct UpdateCommand {
+    /// Only show what would be done
+    #[arg(long)]
+    plan: bool,
+    /// Do it without asking
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    voice: Voice,
+    /// How many machines are replaced at once (setup.update.wave)
+    #[arg(long, value_name = "COUNT")]
+    wave: Option<u32>,
+    /// Bake on the system's newest image, and not on the one that was used before
+    #[arg(long)]
+    new_base: bool,
+    /// Show how far the last update is
+    #[arg(long, group = "verb")]
+    status: bool,
+    /// Make the update that is under way rest after the step that it is at
+    #[arg(long, group = "verb")]
+    pause: bool,
+    /// Let it go on
+    #[arg(long, group = "verb")]
+    resume: bool,
+    /// Bring the machines back to the image of before
+    #[arg(long, group = "verb")]
+    rollback: bool,
+}
+
+impl UpdateCommand {
+    /// Runs it.
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Stop> {
+        let layers = global.layers().flag("setup.update.wave", self.wave);
+        let settings = setup::cloud_settings(layers)?;
+        let pools = setup::pools(&settings)?;
+        let account = Account::open(settings).await?;
+        let record = Record::of(&backend(&account).await?);
+        if self.status {
+            return self.tell(&account, &pools, &record).await;
+        }
+        if self.pause {
+            return self.rest(&record).await;
+        }
+        if self.resume || self.rollback {
+            return self.go_on(&account, &pools, &record).await;
+        }
+        let mut wanted = Wanted::with_web_hosts(&account, pools, self.new_base).await?;
+        wanted.wave = account.settings.setup.update.wave;
+        let survey = Survey::of(&account, &wanted).await?;
+        self.voice.say(survey.text(&account));
+        let mut report = survey.json(&account);
+        report["done"] = false.into();
+        if self.plan {
+            self.voice.end(&report);
+            return Ok(Exit::Ok);
+        }
+        if !survey.is_nothing() {
+            if !self.voice.confirmed(self.yes)? {
+                self.voice.end(&report);
+                return Ok(Exit::Failed);
+            }
+            if let Some(why) = setup::carry_out(&account, &wanted, global).await? {
+                self.voice.say(why);
+                self.voice.end(&report);
+                return Ok(Exit::Failed);
+            }
+        }
+        self.voice.say("Everything is of the new version.");
+        report["done"] = true.into();
+        self.voice.end(&report);
+        Ok(Exit::Ok)
+    }
+
+    async fn tell(&self, account: &Account, pools: &Sizes, record: &Record) -> Result<Exit, Stop> {
+        let Some(update) = record.read().await? else {
+            self.voice.tell(&Value::Null, || "There was no update yet.");
+            return Ok(Exit::Ok);
+        };
+        let is_driven = !update.phase.is_over() && record.is_driven().await?;
+        let mut machines = BTreeMap::new();
+        for pool in pool::all(account, pools).await? {
+            let counted = pool.machines.iter().filter(|machine| machine.is_handed_over());
+            let of = |id: &str| counted.clone().filter(|machine| machine.image == id).count();
+            let is_new = of(&update.to);
+            machines.insert(
+                pool.name.clone(),
+                json!({ "of_it": is_new, "of_others": counted.clone().count() - is_new }),
+            );
+        }
+        let report = json!({ "update": update, "is_carried_out": is_driven, "pools": machines });
+        self.voice.tell(&report, || text(&update, is_driven, &machines));
+        Ok(Exit::Ok)
+    }
+
+    async fn rest(&self, record: &Record) -> Result<Exit, Stop> {
+        under_way(record).await?;
+        if record.is_driven().await? {
+            record.change(|update| update.wish = Some(Wish::Pause)).await?;
+            self.voice.say("It rests after the step that it is at; `eirs update --resume` lets it go on.");
+        } else {
+            record.change(|update| update.is_paused = true).await?;
+            self.voice.say("It rests; `eirs update --resume` lets it go on.");
+        }
+        self.voice.end(&json!({ "paused": true }));
+        Ok(Exit::Ok)
+    }
+
+    /// Goes on, or back.
+    async fn go_on(&self, account: &Account, pools: &Sizes, record: &Record) -> Result<Exit, Stop> {
+        if self.rollback {
+            let last = record.read().await?;
+            let last =
+                last.ok_or_else(|| Stop::Usage("there was no update that could be taken back".into()))?;
+            if last.phase == Phase::RolledBack {
+                return Err(Stop::Usage("the last update was taken back already".into()));
+            }
+            if !last.phase.is_over() && record.is_driven().await? {
+                record.change(|update| update.wish = Some(Wish::RollBack)).await?;
+                self.voice.say("The process that carries the update out brings the machines back; --status shows how far it is.");
+                self.voice.end(&json!({ "rolling_back": true }));
+                return Ok(Exit::Ok);
+            }
+            record.change(|update| update.go_back("an operator wanted it")).await?;
+        } else {
+            under_way(record).await?;
+            record.change(|update| (update.is_paused, update.wish) = (false, None)).await?;
+        }
+        let network = network::find(account).await?;
+        let group = network::ensure_group(account, &network, Role::Worker).await?;
+        let subnets = network.offering(account, &account.settings.setup.worker_type).await?;
+        let progress = Progress::new();
+        let tell = |what: &str| progress.tell(what);
+        let wave = account.settings.setup.update.wave;
+        let update = drive(account, pools, (&subnets, &group), wave, &tell).await?;
+        let is_good = match (update.phase, update.is_paused) {
+            (Phase::RolledBack, _) => self.rollback,
+            (_, is_paused) => !is_paused,
+        };
+        drop(progress);
+        self.voice.say(outcome(&update).unwrap_or_else(|| "The workers are of the new image.".into()));
+        self.voice.end(&json!({ "update": update }));
+        Ok(if is_good { Exit::Ok } else { Exit::Failed })
+    }
+}
+
+async fn under_way(record: &Record) -> Result<Update, Stop> {
+    let update = record.read().await?.filter(|update| !update.phase.is_over());
+    update.ok_or_else(|| Stop::Usage("no update is under way".into()))
+}
+
+async fn backend(account: &Account) -> anyhow::Result<Backend> {
+    Ok(Backend::open(&account.settings, Arc::new(SystemClock)).await?)
+}
+
+/// Replaces the machines that are of another image, where there are any; returns why they are not all of this image, where that
+/// is so.
+pub(crate) async fn machines(
+    account: &Account,
+    wanted: &Wanted,
+    place: Place<'_>,
+    tell: &dyn Fn(&str),
+) -> anyhow::Result<Option<String>> {
+    let pools = pool::all(account, &wanted.pools).await?;
+    let others = pools.iter().flat_map(|pool| pool.changes(Some(place.image)).outdated).count();
+    let record = Record::of(&backend(account).await?);
+    let last = record.read().await?.filter(|update| !update.phase.is_over());
+    match last {
+        None if others == 0 => return Ok(None),
+        None => {
+            let from = image_of_most(account, &place.image.id).await?;
+            record.begin(&Update::new(&place.image.id, from.as_deref(), Utc::now())).await?;
+        }
+        Some(last) if last.is_paused => {
+            return Ok(Some(
+                "An update rests; `eirs update --resume` lets it go on, --rollback takes it back.".into(),
+            ));
+        }
+        Some(last) if last.to != place.image.id && last.phase != Phase::RollingBack => {
+            let (to, own) = (&last.to, &place.image.id);
+            anyhow::bail!(
+                "an update to {to} is under way, and this one would be to {own}; let that one go on by `eirs update --resume`, \
+                 or take it back by `eirs update --rollback`"
+            );
+        }
+        Some(_) => tell("going on with the update that is under way"),
+    }
+    let update = drive(account, &wanted.pools, (place.subnets, place.group), wanted.wave, tell).await?;
+    Ok(outcome(&update))
+}
+
+/// Carries out what is written down, as the only one.
+async fn drive(
+    account: &Account,
+    sizes: &Sizes,
+    (subnets, group): (&[network::Subnet], &str),
+    wave: u32,
+    tell: &dyn Fn(&str),
+) -> anyhow::Result<Update> {
+    let backend = backend(account).await?;
+    let record = Record::of(&backend);
+    let driving = record.drive(tell).await?;
+    let roll = Roll { account, backend: &backend, record: &record, sizes, subnets, group, wave, tell };
+    let ended = roll.run().await;
+    record.leave(driving).await?;
+    let update = ended?;
+    if update.phase.is_over() {
+        let kept = account.settings.setup.keep_images as usize;
+        let named: Vec<_> =
+            [Some(update.to.as_str()), update.from.as_deref()].into_iter().flatten().collect();
+        for gone in image::prune(account, kept, &named).await? {
+            tell(&format!("the image {gone} was taken away, which no machine is of"));
+        }
+    }
+    Ok(update)
+}
+
+/// What an operator must know, where the machines are not of the new image now.
+fn outcome(update: &Update) -> Option<String> {
+    let why = update.why.as_deref().unwrap_or("an operator wanted it");
+    match update.phase {
+        _ if update.is_paused => {
+            Some("The update rests; `eirs update --resume` lets it go on, --rollback takes it back.".into())
+        }
+        Phase::RolledBack => Some(format!("The machines are of the image of before: {why}.")),
+        _ => None,
+    }
+}
+
+/// The image that most machines are of which the controller has, as far as it is still there.
+async fn image_of_most(account: &Account, but: &str) -> anyhow::Result<Option<String>> {
+    let known = image::all(account).await?;
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for machine in instances::all(account, Some(tag::WORKER)).await? {
+        let is_one = machine.is_handed_over() && machine.image != but;
+        if is_one && known.iter().any(|baked| baked.image.id == machine.image) {
+            *counts.entry(machine.image).or_default() += 1;
+        }
+    }
+    Ok(counts.into_iter().max_by_key(|(_, count)| *count).map(|(image, _)| image))
+}
+
+fn text(update: &Update, is_driven: bool, machines: &BTreeMap<String, Value>) -> String {
+    let phase = match update.phase {
+        Phase::Canary => "one machine is tried",
+        Phase::Rolling => "the others are replaced",
+        Phase::RollingBack => "it is taken back",
+        Phase::Done => "done",
+        Phase::RolledBack => "taken back",
+    };
+    let from = update.from.as_deref().map_or_else(String::new, |from| format!(" from {from}"));
+    let mut text = format!("{}{from} to {}: {}", style("Update").bold(), update.to, phase);
+    text += match (update.phase.is_over(), update.is_paused, is_driven) {
+        (true, ..) => "",
+        (_, true, _) => "; it rests",
+        (_, _, true) => "; it is being carried out",
+        (..) => "; nobody carries it out: run `eirs update` again",
+    };
+    text += &format!("\nbegun {}", show::since(update.began, Utc::now()));
+    if let Some(why) = &update.why {
+        text += &format!("\nwhy it goes back: {why}");
+    }
+    for (model, verdict) in &update.verdicts {
+        text += &format!("\nthe first machine, {model}: {verdict}");
+    }
+    for (pool, counts) in machines {
+        text += &format!(
+            "\npool {pool}: {} of the new image, {} of others",
+            counts["of_it"], counts["of_others"]
+        );
+    }
+    text
+}

@@ -1,0 +1,62 @@
+//! How subcommands end.
+
+use std::process::ExitCode;
+
+use eirs_platform::settings::{BadSettings, EXIT_BAD_SETTINGS};
+
+use crate::show;
+
+/// How a subcommand ended that did what it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All is well.
+    Ok,
+    /// It was done, and something is not as it should be; that was shown.
+    Failed,
+    /// What was checked is a bad configuration; that was shown.
+    BadSettings,
+}
+
+/// Why a subcommand stopped, in sentences.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Stop {
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    BadSettings(#[from] BadSettings),
+}
+
+#[cfg(not(feature = "aws"))]
+impl Stop {
+    /// Somebody wants what this program was built without.
+    pub(crate) fn without_aws(what: &str) -> Self {
+        Self::Failed(anyhow::anyhow!(
+            "{what}: this program was built without AWS; `cargo build --release` builds it with AWS"
+        ))
+    }
+}
+
+impl From<eirs_platform::Error> for Stop {
+    fn from(error: eirs_platform::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The exit code of an end, whose reason is shown.
+pub(crate) fn code(end: Result<Exit, Stop>) -> ExitCode {
+    match end {
+        Ok(Exit::Ok) => 0.into(),
+        Ok(Exit::Failed) => 1.into(),
+        Ok(Exit::BadSettings) => EXIT_BAD_SETTINGS.into(),
+        Err(stop) => {
+            show::aside(&stop);
+            match stop {
+                Stop::Failed(_) => 1.into(),
+                Stop::Usage(_) => 2.into(),
+                Stop::BadSettings(_) => EXIT_BAD_SETTINGS.into(),
+            }
+        }
+    }
+}

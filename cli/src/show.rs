@@ -55,6 +55,7 @@ pub fn json(value: &impl Serialize) {
 }
 
 /// Writes a value as JSON with one blank for each level, on stdout: for those who take it only up to a size.
+#[cfg(feature = "aws")]
 pub fn small_json(value: &impl Serialize) {
     let mut text = Vec::new();
     let format = serde_json::ser::PrettyFormatter::with_indent(b" ");

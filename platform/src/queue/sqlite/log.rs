@@ -37,16 +37,18 @@ use crate::{
 /// From this size on the log is copied. Smaller would mean more syncs, larger more to read after a crash.
 const COPIED_FROM: u64 = 4 << 20;
 /// At this size a writer copies before it writes more.
-const FULL: u64 = 10 << 20;
+const FULL: u64 = 11 << 20;
 /// A file that is larger, after a long reader or a crash of an older version, is cut. A smaller one is kept and written over,
 /// which needs no new space on the disk.
-const KEPT: u64 = 12 << 20;
+const KEPT: u64 = 14 << 20;
 /// A log that a reader has let grow to this is worth a line in the service's log.
 const NOTABLE: u64 = 64 << 20;
 /// So little may be left to copy while writers wait.
 const LITTLE: u64 = 256 << 10;
 /// How often the thread copies, and syncs, what was written while it did so, before it takes the writers' turn all the same.
 const ROUNDS: usize = 4;
+/// How long the thread keeps writers waiting for the disk.
+const HOLD: Duration = Duration::from_millis(20);
 /// How long writers wait for readers that look at the log: those of EIRS have done so in less than a millisecond.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long a writer that finds the log full waits for another process that copies.
@@ -100,6 +102,8 @@ enum End {
     Elsewhere,
     /// A reader keeps it.
     Kept,
+    /// The disk was slow, and writers went on.
+    Slow,
 }
 
 impl Log {
@@ -108,6 +112,8 @@ impl Log {
         let failed = |error: rusqlite::Error| super::writer::sorted(what(database), &error, database);
         let connection = Connection::open(database).map_err(failed)?;
         connection.busy_timeout(PATIENCE).map_err(failed)?;
+        // It syncs at checkpoints and the header of the log, as it must, and at no commit.
+        connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
         let page: u32 = writer.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(failed)?;
         let mut file = database.as_os_str().to_owned();
         file.push(state_folder::LOG_SUFFIX);
@@ -183,7 +189,10 @@ impl Log {
             if call == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
-            let end = self.empty();
+            let mut end = self.empty();
+            while end == Some(End::Slow) {
+                end = self.empty();
+            }
             // A log that cannot be emptied now must be emptied when it can, even if nobody writes any more.
             again = matches!(end, None | Some(End::Kept));
             if end == Some(End::Elsewhere) {
@@ -221,7 +230,7 @@ impl Log {
                 }
                 *hopeless = None;
             }
-            Some(End::Elsewhere) => {}
+            Some(End::Elsewhere | End::Slow) => {}
             Some(End::Kept) | None => *hopeless = Some(Instant::now() + AGAIN),
         }
         if end == Some(End::Kept) {
@@ -270,12 +279,27 @@ impl Copier {
                 break;
             }
         }
-        let turn = self.turn.take().map_err(failed)?;
-        let taken = Instant::now();
-        let end = self.empty_in_turn();
-        drop(turn);
-        tracing::debug!(held_ms = taken.elapsed().as_secs_f64() * 1e3, ?end, "the queue's log was emptied");
+        let taken = self.turn.take().map_err(failed)?;
+        let start = Instant::now();
+        let (copied, kept) = taken.for_at_most(HOLD, || self.checkpoint("PASSIVE"));
+        let end = match (copied, &kept) {
+            (Ok(Copied { log: ..0, .. }), _) => Ok(End::Elsewhere),
+            (Ok(_), Some(_)) => self.empty_in_turn().inspect(|end| self.begin(*end)),
+            (Ok(_), None) => Ok(End::Slow),
+            (Err(error), _) => Err(error),
+        };
+        drop(kept);
+        tracing::debug!(held_ms = start.elapsed().as_secs_f64() * 1e3, ?end, "the queue's log was emptied");
         end
+    }
+
+    /// Makes the first commit of an empty log.
+    fn begin(&self, end: End) {
+        if end == End::Empty {
+            // It is zero already; this writes the page all the same. If it cannot, the next writer
+            // makes the first commit.
+            let _failed = self.connection.pragma_update(None, "application_id", 0);
+        }
     }
 
     fn empty_in_turn(&self) -> rusqlite::Result<End> {

@@ -129,3 +129,21 @@ fn a_reader_that_stays_stops_nobody_and_once_it_has_left_the_log_shrinks_by_itse
     reader.execute_batch("COMMIT").unwrap();
     eventually_below_the_bound(folder.path());
 }
+
+#[test]
+fn a_log_that_the_thread_has_emptied_begins_with_a_commit_of_the_thread() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _queue = runtime.block_on(open(folder.path(), false));
+    let database = folder.path().join("queue.db");
+    let mut writer = Connection::open(&database).unwrap();
+    writer.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+    let turn = Turn::open(&folder.path().join("turn")).unwrap();
+    let log = Log::open(&database, turn, &mut writer).unwrap();
+    writer
+        .execute_batch("CREATE TABLE ballast (x); INSERT INTO ballast VALUES (zeroblob(5000000));")
+        .unwrap();
+    assert_eq!(log.empty(), Some(End::Empty));
+    let Copied { log, copied, .. } = log.copier.lock().unwrap().checkpoint("PASSIVE").unwrap();
+    assert_eq!((log, copied), (1, 1));
+}

@@ -151,11 +151,14 @@ impl Admission {
         seconds
     }
 
-    /// How long the line takes that a job joins; zero where it is alone, or nothing is known.
+    /// How long the line takes that a job joins, by a guess where no job was seen yet; zero where it is alone.
     pub(crate) fn line(&self, model: &str) -> Duration {
-        let models = self.lock();
-        let line = models.get(model).map(|model| &model.line).filter(|line| line.backlog() > 1);
-        line.and_then(|line| line.remaining(Instant::now(), None)).unwrap_or_default()
+        let (models, now) = (self.lock(), Instant::now());
+        let Some(line) = models.get(model).map(|model| &model.line).filter(|line| line.backlog() > 1) else {
+            return Duration::ZERO;
+        };
+        let guess = || Duration::try_from_secs_f64(line.guess_s(now, line.position(None)));
+        line.remaining(now, None).or_else(|| guess().ok()).unwrap_or_default()
     }
 
     /// Sees to it that the depth of a queue is read, if the last reading is old, and waits for that a moment.
@@ -258,6 +261,9 @@ mod tests {
         let admission = admission(1000);
         admission.admit("m").unwrap();
         assert_eq!(admission.line("m"), Duration::ZERO);
+        // How long a job takes is not known yet.
+        admission.admit("m").unwrap();
+        assert!(admission.line("m") >= Duration::from_millis(100), "{:?}", admission.line("m"));
         tokio::time::advance(Duration::from_secs(1)).await;
         admission.ended("m", Some(done(1.0)));
         (0..30).for_each(|_| _ = admission.admit("m").unwrap());

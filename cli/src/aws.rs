@@ -2,8 +2,9 @@
 //! called, and how to reach it.
 //!
 //! Each kind of thing has a file that finds it, makes it as it should be and takes it away again.
-//! [`setup`](crate::commands::setup) goes through them in one order, `cleanup` in the other. What is ours is
-//! known by its tag (`eirs:installation`); nothing without it is ever changed or deleted.
+//! [`setup`](crate::commands::setup) goes through them in one order, `cleanup` in the other. What
+//! is ours is known by its tag (`eirs:installation`); nothing without it is ever changed or
+//! deleted.
 
 pub(crate) mod base_image;
 pub(crate) mod buckets;
@@ -125,8 +126,8 @@ async fn account_id(config: &SdkConfig, settings: &Settings) -> anyhow::Result<S
     caller.account.context("AWS does not say which account these credentials belong to")
 }
 
-/// With more patience than a controller's: CreateImage that is tried again while the first call goes on fails, because its name is
-/// taken.
+/// With more patience than a controller's: CreateImage that is tried again while the first call
+/// goes on fails, because its name is taken.
 fn ec2_client(config: &SdkConfig, settings: &Settings) -> aws_sdk_ec2::Client {
     let patience = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(3))

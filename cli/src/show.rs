@@ -1,4 +1,5 @@
-//! How things are shown: tables, counts and durations that read well, and questions that can be answered.
+//! How things are shown: tables, counts and durations that read well, and questions that can be
+//! answered.
 
 pub(crate) mod axis;
 mod progress;
@@ -54,7 +55,8 @@ pub fn json(value: &impl Serialize) {
     out(text.expect("what the tools show has string keys and can be written"));
 }
 
-/// Writes a value as JSON with one blank for each level, on stdout: for those who take it only up to a size.
+/// Writes a value as JSON with one blank for each level, on stdout: for those who take it only up
+/// to a size.
 #[cfg(feature = "aws")]
 pub fn small_json(value: &impl Serialize) {
     let mut text = Vec::new();
@@ -228,7 +230,8 @@ pub fn confirm(question: &str) -> io::Result<Option<bool>> {
     Ok(Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")))
 }
 
-/// Asks a person, and takes a signal to stop for a no. The question waits on a thread of its own: what must go on goes on.
+/// Asks a person, and takes a signal to stop for a no. The question waits on a thread of its own:
+/// what must go on goes on.
 pub async fn ask(question: &'static str, stop: &CancellationToken) -> io::Result<Option<bool>> {
     let (answer, answered) = oneshot::channel();
     // Nobody waits for this thread: where a signal comes first, the process ends without an answer.

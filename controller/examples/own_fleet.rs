@@ -1,11 +1,13 @@
-//! A fleet of your own in Rust: machines that are woken over the network and shut down over SSH, say. This one only remembers what it was
-//! told, which is all that the controller needs of a fleet beside the orders themselves.
+//! A fleet of your own in Rust: machines that are woken over the network and shut down over SSH,
+//! say. This one only remembers what it was told, which is all that the controller needs of a fleet
+//! beside the orders themselves.
 //!
 //!     cargo run -p eirs-controller --no-default-features --example own_fleet
 //!
-//! Where a comment says "here", a real fleet gives its order: it returns as soon as the order was taken, and `list` shows how it went. To serve it, add a
-//! kind of backend to `platform/src/settings.rs` and open the fleet in `controller/src/main.rs`. Its tests call the contract suite in
-//! `controller/src/fleet/contract.rs`, which every fleet has to pass.
+//! Where a comment says "here", a real fleet gives its order: it returns as soon as the order was
+//! taken, and `list` shows how it went. To serve it, add a kind of backend to
+//! `platform/src/settings.rs` and open the fleet in `controller/src/main.rs`. Its tests call the
+//! contract suite in `controller/src/fleet/contract.rs`, which every fleet has to pass.
 
 use std::{
     collections::BTreeMap,
@@ -53,7 +55,8 @@ impl Machines {
 #[async_trait]
 impl Fleet for Machines {
     async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>> {
-        // Here: ask which machines run. One that drains or stops and does not answer any more is `Stopped`.
+        // Here: ask which machines run. One that drains or stops and does not answer any more is
+        // `Stopped`.
         let mut known = self.known();
         for instance in known.values_mut().filter(|instance| instance.state == State::Stopped) {
             if let Some(pool) = pools.iter().find(|pool| pool.name == instance.pool) {
@@ -70,7 +73,8 @@ impl Fleet for Machines {
         let start = |instance: &mut Instance| {
             // The second order changes nothing.
             if instance.state == State::Stopped {
-                // Here: wake the machine. The worker on it is started with `--instance ID --generation GENERATION`.
+                // Here: wake the machine. The worker on it is started with `--instance ID
+                // --generation GENERATION`.
                 instance.generation = Some(now.timestamp_micros().to_string());
                 (instance.state, instance.since) = (State::Running, now);
             }

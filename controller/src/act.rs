@@ -1,4 +1,5 @@
-//! Does what a plan says: one attempt for each action. What fails never stops the rest, and the next pass is the retry.
+//! Does what a plan says: one attempt for each action. What fails never stops the rest, and the
+//! next pass is the retry.
 
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use crate::{
     fleet::{Fleet, Refusal},
 };
 
-/// No order to a fleet takes longer; one that does counts as refused. Whether it was taken after all is seen in the next pass.
+/// No order to a fleet takes longer; one that does counts as refused. Whether it was taken after
+/// all is seen in the next pass.
 const ACT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Carries out a plan, the starts first and all in one order, and none waits for another; answers what failed.
+/// Carries out a plan, the starts first and all in one order, and none waits for another; answers
+/// what failed.
 pub async fn act(plan: &Plan, fleet: &dyn Fleet) -> Vec<Refusal> {
     let is_start = |action: &&Action| matches!(action, Action::Start { .. });
     let starts: Vec<_> = plan.actions().filter(is_start).map(|action| action.id().to_owned()).collect();

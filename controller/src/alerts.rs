@@ -1,4 +1,5 @@
-//! What an operator wants to be woken by: found in each pass, and sent to one address of the operator's.
+//! What an operator wants to be woken by: found in each pass, and sent to one address of the
+//! operator's.
 //!
 //! What holds now is compared with what the receiver was last sent, and the difference is sent. So
 //! nothing is queued: a receiver that was down for an hour gets what holds then.
@@ -41,7 +42,8 @@ pub enum Kind {
     /// What is left pays for no instance.
     #[serde(rename = "budget_100")]
     Budget100,
-    /// No reports are received, or none of any instance, or many stopped reporting or working at once.
+    /// No reports are received, or none of any instance, or many stopped reporting or working at
+    /// once.
     Deaf,
     /// The fleet has no capacity for what is needed.
     NoCapacity,
@@ -191,7 +193,8 @@ fn done_per_s(pool: &str, seen: &Observation) -> f64 {
     own.filter_map(|view| Some(view.heard.as_ref()?.done_per_s)).sum()
 }
 
-/// The share of the day's budget that a pool has used, in the steps that an operator hears of, in per cent.
+/// The share of the day's budget that a pool has used, in the steps that an operator hears of, in
+/// per cent.
 pub(crate) fn budget_step(used_s: f64, policy: &Policy, affordable: Option<u32>) -> u32 {
     let Some(hours) = policy.budget.instance_hours_per_day.filter(|hours| *hours > 0.0) else { return 0 };
     match used_s / 3600.0 / hours {

@@ -1,8 +1,10 @@
-//! The decision: policies, an observation and a history in, a plan out. No clock, no chance, no log, no I/O.
+//! The decision: policies, an observation and a history in, a plan out. No clock, no chance, no
+//! log, no I/O.
 //!
-//! In order: each rule's wish, the largest of them, the spare instances, `min` and `max`, the budget, the limit on all pools,
-//! and then what holds it back. Every stage is kept in the plan. Who starts and who goes is one list of instances in one order
-//! ([`rank`]) with one rule of who may go ([`draft`]). What must hold of any plan is said a second time in [`check`].
+//! In order: each rule's wish, the largest of them, the spare instances, `min` and `max`, the
+//! budget, the limit on all pools, and then what holds it back. Every stage is kept in the plan.
+//! Who starts and who goes is one list of instances in one order ([`rank`]) with one rule of who
+//! may go ([`draft`]). What must hold of any plan is said a second time in [`check`].
 
 mod budget;
 mod demand;
@@ -59,7 +61,8 @@ pub fn decide(policies: &Policies, seen: &Observation, history: &History) -> Pla
     Plan { at: seen.at, pools }
 }
 
-/// Starts, one at a time for the pool that has the fewest, while there is room; then the canaries, if there is any left.
+/// Starts, one at a time for the pool that has the fewest, while there is room; then the canaries,
+/// if there is any left.
 fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation) {
     let Some(instances) = &seen.instances else { return };
     let alive = size(instances.iter().filter(|view| view.instance.is_alive()).count());
@@ -83,8 +86,9 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation) 
     }
 }
 
-/// Under the limit on all pools, who has more than its share makes place for who has less: as in any scale-in, no more at a time than
-/// may leave, and nobody who is not paid off. Where the limit itself was lowered, nobody waits.
+/// Under the limit on all pools, who has more than its share makes place for who has less: as in
+/// any scale-in, no more at a time than may leave, and nobody who is not paid off. Where the limit
+/// itself was lowered, nobody waits.
 fn cede(drafts: &mut [Draft<'_>], policies: &Policies) {
     let Some(limit) = policies.instance_limit else { return };
     let running: u32 = drafts.iter().map(Draft::running_then).sum();
@@ -103,7 +107,8 @@ fn cede(drafts: &mut [Draft<'_>], policies: &Policies) {
     }
 }
 
-/// Instances of pools without a policy: drained where the policy was taken away, left alone where it cannot be read.
+/// Instances of pools without a policy: drained where the policy was taken away, left alone where
+/// it cannot be read.
 fn without_policy(policies: &Policies, known: Known<'_>) -> Vec<(String, PoolPlan)> {
     let alive = known.seen.instances.iter().flatten().filter(|view| view.instance.is_alive());
     let mut names: BTreeSet<_> = alive.map(|view| &view.instance.pool).collect();

@@ -1,8 +1,8 @@
 //! The seam to the machines: a fixed inventory of instances that exist and are mostly stopped.
 //!
-//! The fleet knows what it was told to do and whether an instance runs. Whether an instance *serves* is known from its
-//! own reports, and [`observe`](crate::observe) puts the two together. The contract below is what `contract::suite`
-//! checks on every implementation.
+//! The fleet knows what it was told to do and whether an instance runs. Whether an instance
+//! *serves* is known from its own reports, and [`observe`](crate::observe) puts the two together.
+//! The contract below is what `contract::suite` checks on every implementation.
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -29,7 +29,8 @@ use crate::policy::{Launch, Policy};
 /// A fleet that can be handed around.
 pub type SharedFleet = Arc<dyn Fleet>;
 
-/// What the controller asks of a fleet. `controller/examples/own_fleet.rs` is one of your own, from its beginning. Every verb returns as soon as the fleet took the order; how it went is seen in
+/// What the controller asks of a fleet. `controller/examples/own_fleet.rs` is one of your own, from
+/// its beginning. Every verb returns as soon as the fleet took the order; how it went is seen in
 /// the next [`list`](Fleet::list). Every verb may be repeated: the second time changes nothing.
 ///
 /// ```
@@ -44,7 +45,8 @@ pub type SharedFleet = Arc<dyn Fleet>;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> eirs_platform::Result<()> {
 /// let fleet = MemoryFleet::new(Arc::new(SystemClock));
-/// let pools = [PoolSpec { name: "default".into(), model: "default".into(), max: 1, launch: Launch::default() }];
+/// let (name, model) = ("default".to_owned(), "default".to_owned());
+/// let pools = [PoolSpec { name, model, max: 1, launch: Launch::default() }];
 /// assert_eq!(fleet.list(&pools).await?[0].state, State::Stopped);
 /// assert!(fleet.start(&["default-1".into()]).await.is_empty(), "nothing was refused");
 /// fleet.drain("default-1", Duration::from_secs(60)).await?;
@@ -54,22 +56,24 @@ pub type SharedFleet = Arc<dyn Fleet>;
 /// ```
 #[async_trait]
 pub trait Fleet: Debug + Send + Sync {
-    /// Every instance of these pools, and every instance of another pool that is not stopped, in no particular order.
-    /// An instance that is in the list at all is there whatever its state: a missing one does not exist.
+    /// Every instance of these pools, and every instance of another pool that is not stopped, in no
+    /// particular order. An instance that is in the list at all is there whatever its state: a
+    /// missing one does not exist.
     async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>>;
 
-    /// Starts stopped instances that the last list named, all in one order. Each start is a new generation of the
-    /// instance. The answer names those that could not be started; the others were. Starting what runs changes nothing.
+    /// Starts stopped instances that the last list named, all in one order. Each start is a new
+    /// generation of the instance. The answer names those that could not be started; the others
+    /// were. Starting what runs changes nothing.
     async fn start(&self, ids: &[String]) -> Vec<Refusal>;
 
-    /// Tells an instance to finish what it holds and to leave; it is `Draining` from now on, and `Stopped` when it has
-    /// left. Its drain is due `deadline` from now; telling it again does not move that, and draining what is stopped
-    /// or stopping changes nothing.
+    /// Tells an instance to finish what it holds and to leave; it is `Draining` from now on, and
+    /// `Stopped` when it has left. Its drain is due `deadline` from now; telling it again does not
+    /// move that, and draining what is stopped or stopping changes nothing.
     async fn drain(&self, id: &str, deadline: Duration) -> Result<()>;
 
-    /// Stops an instance that is drained or whose drain is overdue: gently before the drain is due, by force after it.
-    /// After the force nothing is due any more (`drain_until` is `None`), so that nobody tells it again. Stopping what is
-    /// stopped changes nothing.
+    /// Stops an instance that is drained or whose drain is overdue: gently before the drain is due,
+    /// by force after it. After the force nothing is due any more (`drain_until` is `None`), so
+    /// that nobody tells it again. Stopping what is stopped changes nothing.
     async fn stop(&self, id: &str) -> Result<()>;
 }
 
@@ -82,7 +86,8 @@ pub struct PoolSpec {
     pub model: String,
     /// How many instances it may have, ...
     pub max: u32,
-    /// ... beside those that are launched when they are needed. A fleet that launches none passes over it.
+    /// ... beside those that are launched when they are needed. A fleet that launches none passes
+    /// over it.
     pub launch: Launch,
 }
 
@@ -99,7 +104,8 @@ pub struct Instance {
     pub state: State,
     /// Since when.
     pub since: DateTime<Utc>,
-    /// Which start of the instance this is; unlike any other of the same instance. `None` before the first.
+    /// Which start of the instance this is; unlike any other of the same instance. `None` before
+    /// the first.
     pub generation: Option<String>,
     /// Its process, where it is one of this machine.
     pub pid: Option<u32>,
@@ -115,7 +121,8 @@ pub struct Instance {
     /// Where it comes from.
     #[serde(default, skip_serializing_if = "Tier::is_parked")]
     pub tier: Tier,
-    /// What its worker calls it, where that is not its name: the machine that stands in its place just now.
+    /// What its worker calls it, where that is not its name: the machine that stands in its place
+    /// just now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
 }
@@ -127,7 +134,8 @@ pub enum Tier {
     /// It is there, and stopped when it is not needed.
     #[default]
     Parked,
-    /// A place that is empty until it is needed: its start makes a machine, and its stop takes that away.
+    /// A place that is empty until it is needed: its start makes a machine, and its stop takes that
+    /// away.
     Launched,
 }
 
@@ -194,7 +202,8 @@ impl Instance {
     }
 }
 
-/// The fleet of these settings, to be looked at only: for programs that ask what there is while a controller runs or none does.
+/// The fleet of these settings, to be looked at only: for programs that ask what there is while a
+/// controller runs or none does.
 pub async fn peek(settings: &Settings, clock: SharedClock) -> SharedFleet {
     match settings.backend {
         BackendKind::Local => Arc::new(process::Peek::new(settings, clock)),

@@ -1,7 +1,8 @@
-//! How many workers there are, and which: observe, decide, act, on the word of a policy that people can read.
+//! How many workers there are, and which: observe, decide, act, on the word of a policy that people
+//! can read.
 //!
-//! [`decide`](decide::decide) is a pure function from policies, an observation and a history to a plan; everything that
-//! touches the world stands around it. [`reconcile`] is the loop.
+//! [`decide`](decide::decide) is a pure function from policies, an observation and a history to a
+//! plan; everything that touches the world stands around it. [`reconcile`] is the loop.
 
 mod arguments;
 mod backoff;

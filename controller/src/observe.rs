@@ -1,4 +1,5 @@
-//! What is there: the backlog of each pool, the instances, and what they and the web hosts last reported.
+//! What is there: the backlog of each pool, the instances, and what they and the web hosts last
+//! reported.
 //!
 //! An observation is a value. What could not be seen is missing in it and named, never zero.
 
@@ -26,7 +27,8 @@ use crate::{
     refusals::Refused,
 };
 
-/// A report that is older says nothing about what is in flight or idle now: three missed ones in a row.
+/// A report that is older says nothing about what is in flight or idle now: three missed ones in a
+/// row.
 pub const REPORT_EXPIRES: Duration = Duration::from_secs(30);
 
 /// No look at a queue or a fleet takes longer; one that does has failed.
@@ -41,7 +43,8 @@ pub struct Observation {
     pub pools: BTreeMap<String, PoolView>,
     /// Every instance, or `None` where the fleet could not be listed.
     pub instances: Option<Vec<InstanceView>>,
-    /// Whether reports are received at all. While they are not, the silence of an instance says nothing.
+    /// Whether reports are received at all. While they are not, the silence of an instance says
+    /// nothing.
     pub hears: bool,
     /// What could not be seen, in sentences.
     pub missing: Vec<String>,
@@ -51,8 +54,8 @@ pub struct Observation {
     /// The instances that lately refused to do as told, by their names.
     #[serde(default)]
     pub refused: BTreeMap<String, Refused>,
-    /// The version of each model that a worker loads which is started now, where that is known: workers that are processes of this
-    /// machine read the same files as the controller.
+    /// The version of each model that a worker loads which is started now, where that is known:
+    /// workers that are processes of this machine read the same files as the controller.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<String, InForce>,
 }
@@ -62,7 +65,8 @@ pub struct Observation {
 pub struct InForce {
     /// The version.
     pub version: String,
-    /// Since when, as far as the controller knows. Whoever was started later and has another one will not get it by a new start.
+    /// Since when, as far as the controller knows. Whoever was started later and has another one
+    /// will not get it by a new start.
     pub since: DateTime<Utc>,
 }
 
@@ -73,14 +77,16 @@ pub struct PoolView {
     pub depth: Option<Depth>,
     /// When a web host last reported a job.
     pub last_arrival: Option<DateTime<Utc>>,
-    /// Jobs that the web hosts have reported since the controller started: exact, up to ten seconds late, and only ever growing.
+    /// Jobs that the web hosts have reported since the controller started: exact, up to ten seconds
+    /// late, and only ever growing.
     pub arrived: u64,
     /// What has been reported since the last observation, with the times in which it arrived.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub counts: Vec<Count>,
 }
 
-/// Jobs that arrived in an interval, as a web host counted them. A report may be late; its interval says when they arrived.
+/// Jobs that arrived in an interval, as a web host counted them. A report may be late; its interval
+/// says when they arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Count {
     /// From when, by the controller's clock.
@@ -134,7 +140,8 @@ pub enum Stage {
 }
 
 impl Observation {
-    /// Seconds from the receipt of a job to its result, on the average of the last reports of a pool's instances.
+    /// Seconds from the receipt of a job to its result, on the average of the last reports of a
+    /// pool's instances.
     pub fn service_s(&self, pool: &str) -> Option<f64> {
         let own = self.instances.iter().flatten().filter(|view| view.instance.pool == pool);
         let times = own.filter_map(|view| view.heard.as_ref()?.service);
@@ -186,8 +193,9 @@ impl Observer {
         Self { backend, clock, reports, queues: BTreeMap::new() }
     }
 
-    /// Looks once at everything, at the same time. What fails is missing in the answer. What the operator ordered, who refused and
-    /// which versions are in force is not looked at; the caller knows it.
+    /// Looks once at everything, at the same time. What fails is missing in the answer. What the
+    /// operator ordered, who refused and which versions are in force is not looked at; the caller
+    /// knows it.
     pub async fn observe(&mut self, policies: &Policies, fleet: &dyn Fleet) -> Observation {
         let specs: Vec<_> = policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, policy)).collect();
         for spec in &specs {

@@ -1,7 +1,8 @@
-//! What an operator wants of a pool: each `*.toml` directly in the policy folder is one, named by its file.
+//! What an operator wants of a pool: each `*.toml` directly in the policy folder is one, named by
+//! its file.
 //!
-//! Here are the checked types; [`load`] reads files and collects every complaint about them, [`watch`] keeps the
-//! last good version of each file in force while the files change.
+//! Here are the checked types; [`load`] reads files and collects every complaint about them,
+//! [`watch`] keeps the last good version of each file in force while the files change.
 
 mod document;
 #[cfg(test)]
@@ -32,8 +33,8 @@ pub use watch::Store;
 pub struct Policies {
     /// Each pool's policy, by the pool's name.
     pub pools: BTreeMap<String, Policy>,
-    /// Pools whose file is there but was never good since the controller started. Nobody knows what is wanted of them,
-    /// so that their instances are left as they are.
+    /// Pools whose file is there but was never good since the controller started. Nobody knows what
+    /// is wanted of them, so that their instances are left as they are.
     pub unreadable: BTreeSet<String>,
     /// A cap on the instances of all pools together.
     pub instance_limit: Option<u32>,
@@ -58,7 +59,8 @@ pub struct Policy {
     pub launch: Launch,
 }
 
-/// `[launch]`: instances that are made when the parked ones do not suffice, and are gone when they are not needed.
+/// `[launch]`: instances that are made when the parked ones do not suffice, and are gone when they
+/// are not needed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Launch {
     /// No more of them at once; none without the section.
@@ -96,18 +98,22 @@ pub struct Pool {
     pub max: u32,
     /// Instances beyond the demand.
     pub spare: u32,
-    /// How much an instance counts beside one of another pool, where the limit on all pools is shared.
+    /// How much an instance counts beside one of another pool, where the limit on all pools is
+    /// shared.
     pub weight: f64,
-    /// How long an instance takes from its start to its first job, until that has been measured. One that is not ready
-    /// after [`OVERDUE`](Self::OVERDUE) times this is drained, and another started.
+    /// How long an instance takes from its start to its first job, until that has been measured.
+    /// One that is not ready after [`OVERDUE`](Self::OVERDUE) times this is drained, and another
+    /// started.
     #[serde(with = "units::duration")]
     pub start_delay: Duration,
     /// How long a worker needs for one job, until that has been measured.
     #[serde(with = "units::duration")]
     pub service_time: Duration,
-    /// Whether the file is on trial: what it would do is decided and explained, and what it said before goes on being done.
+    /// Whether the file is on trial: what it would do is decided and explained, and what it said
+    /// before goes on being done.
     pub observe: bool,
-    /// How long an instance may lie stopped before it is started once to see whether it still works; `None` for ever.
+    /// How long an instance may lie stopped before it is started once to see whether it still
+    /// works; `None` for ever.
     #[serde(with = "units::optional_duration")]
     pub canary: Option<Duration>,
 }
@@ -146,7 +152,8 @@ pub enum Rule {
         /// After this time the load repeats itself.
         #[serde(with = "units::duration")]
         season: Duration,
-        /// How sure it is to be: the part of all cases in which no more than foreseen arrives, above 0 and below 1.
+        /// How sure it is to be: the part of all cases in which no more than foreseen arrives,
+        /// above 0 and below 1.
         quantile: f64,
         /// Whose wall clock a day goes by.
         timezone: chrono_tz::Tz,
@@ -174,10 +181,11 @@ pub struct ScaleOut {
 /// `[budget]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Budget {
-    /// The instances of the pool together run for no more hours than this from one midnight to the next.
+    /// The instances of the pool together run for no more hours than this from one midnight to the
+    /// next.
     pub instance_hours_per_day: Option<f64>,
-    /// Whether the hours are spread over the day: what is used up to a moment is no more than the part of the day that has passed,
-    /// and a tenth of it ahead.
+    /// Whether the hours are spread over the day: what is used up to a moment is no more than the
+    /// part of the day that has passed, and a tenth of it ahead.
     pub pace: bool,
     /// Time zone in which the budget day starts.
     pub timezone: chrono_tz::Tz,
@@ -190,7 +198,8 @@ pub struct Price {
     pub usd_per_hour: f64,
     /// US dollars for the disk of an instance in a month, parked or not.
     pub disk_usd_per_month: f64,
-    /// A start is charged for at least this time. Until then a started instance costs nothing more, and is kept.
+    /// A start is charged for at least this time. Until then a started instance costs nothing more,
+    /// and is kept.
     #[serde(with = "units::duration")]
     pub billing_minimum: Duration,
 }
@@ -204,7 +213,8 @@ pub struct ScaleIn {
     /// ... and the demand must have been lower for all of this time.
     #[serde(with = "units::duration")]
     pub window: Duration,
-    /// As long as it is cheaper than a start to come, one that is not needed stays, but no longer than this.
+    /// As long as it is cheaper than a start to come, one that is not needed stays, but no longer
+    /// than this.
     #[serde(with = "units::duration")]
     pub keep: Duration,
     /// How long a draining instance may finish what it holds; then it is stopped.
@@ -215,7 +225,8 @@ pub struct ScaleIn {
 }
 
 impl Policy {
-    /// The most instances at once, parked and launched ones together. A pool that is switched off launches none.
+    /// The most instances at once, parked and launched ones together. A pool that is switched off
+    /// launches none.
     pub fn most(&self) -> u32 {
         if self.pool.max == 0 { 0 } else { self.pool.max.saturating_add(self.launch.most) }
     }
@@ -270,7 +281,8 @@ impl fmt::Display for Rule {
 }
 
 impl Default for Launch {
-    /// Of launches nobody knows more than that they take longer: the disk comes from the snapshot block by block.
+    /// Of launches nobody knows more than that they take longer: the disk comes from the snapshot
+    /// block by block.
     fn default() -> Self {
         Self {
             most: 0,
@@ -295,15 +307,16 @@ impl Default for Budget {
 }
 
 impl Default for Price {
-    /// A t3.small with Linux on demand and a gp3 disk of 8 GB in us-east-1; EC2 charges by the second and for at least a minute
-    /// (<https://aws.amazon.com/ec2/pricing/on-demand/>).
+    /// A t3.small with Linux on demand and a gp3 disk of 8 GB in us-east-1; EC2 charges by the
+    /// second and for at least a minute (<https://aws.amazon.com/ec2/pricing/on-demand/>).
     fn default() -> Self {
         Self { usd_per_hour: 0.0208, disk_usd_per_month: 0.64, billing_minimum: Duration::from_secs(60) }
     }
 }
 
 impl Default for ScaleIn {
-    /// As `scaling.md` has them for EC2, where a start takes half a minute; a local pool can afford shorter ones.
+    /// As `scaling.md` has them for EC2, where a start takes half a minute; a local pool can afford
+    /// shorter ones.
     fn default() -> Self {
         Self {
             idle: Duration::from_secs(120),
@@ -334,7 +347,8 @@ impl Policies {
         self
     }
 
-    /// What does not fit together with the settings: a model that they do not have, and more `min` than their limit allows.
+    /// What does not fit together with the settings: a model that they do not have, and more `min`
+    /// than their limit allows.
     pub fn complaints(&self, folder: &Path, settings: &Settings) -> Vec<Complaint> {
         let file = |name: &str| folder.join(format!("{name}.toml"));
         let mut complaints: Vec<_> = self
@@ -342,7 +356,8 @@ impl Policies {
             .iter()
             .filter_map(|(name, policy)| unknown_model(&file(name), policy, settings))
             .collect();
-        // What nobody launches is not there when it is needed. With other instances than processes it may be simulated.
+        // What nobody launches is not there when it is needed. With other instances than processes
+        // it may be simulated.
         for (name, _) in self.pools.iter().filter(|(_, policy)| policy.launch.most > 0) {
             if settings.backend == BackendKind::Local && !settings.controller.simulate.is_on() {
                 let problem =

@@ -1,8 +1,9 @@
 //! What the controller would do now, found out without doing it: for `eirs plan`.
 //!
-//! After each pass the controller writes down what it decided from, `inputs.json` in the state folder. A preview looks again at
-//! queues and processes, takes from there what only the controller can know (the reports that it received, the past), and
-//! decides as the next pass would. Without a controller it decides as the first pass of a new one would.
+//! After each pass the controller writes down what it decided from, `inputs.json` in the state
+//! folder. A preview looks again at queues and processes, takes from there what only the controller
+//! can know (the reports that it received, the past), and decides as the next pass would. Without a
+//! controller it decides as the first pass of a new one would.
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc};
 
@@ -35,7 +36,8 @@ pub struct Preview {
     pub plan: Plan,
     /// What it was made from.
     pub seen: Observation,
-    /// The controller's last look, whose reports and past were used; `None` where there was none, and no window is known.
+    /// The controller's last look, whose reports and past were used; `None` where there was none,
+    /// and no window is known.
     pub controller_at: Option<DateTime<Utc>>,
 }
 
@@ -57,7 +59,8 @@ pub(crate) fn write(settings: &Settings, observation: &Observation, history: &Hi
     state_file::write_compact(&file(settings), &Written { version, observation, history })
 }
 
-/// What the last pass decided from; `None` where there was none, or its controller was of another version.
+/// What the last pass decided from; `None` where there was none, or its controller was of another
+/// version.
 pub fn inputs(settings: &Settings) -> Option<Inputs> {
     #[derive(Deserialize)]
     struct Versioned {

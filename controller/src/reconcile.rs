@@ -1,5 +1,6 @@
-//! The loop: observe, decide, act, tell. It takes no input. A tick, a changed policy, an operator's order, a report, the end
-//! of a process and a signal only make the next pass come earlier, and two passes never run at once.
+//! The loop: observe, decide, act, tell. It takes no input. A tick, a changed policy, an operator's
+//! order, a report, the end of a process and a signal only make the next pass come earlier, and two
+//! passes never run at once.
 
 mod claim;
 mod remembered;
@@ -115,7 +116,8 @@ impl Controller {
         }
     }
 
-    /// The same, with workers that read model files of this machine: they are replaced when the version changes.
+    /// The same, with workers that read model files of this machine: they are replaced when the
+    /// version changes.
     #[must_use]
     pub fn with_versions(self, versions: Versions) -> Self {
         Self { versions: Some(versions), ..self }
@@ -135,7 +137,8 @@ impl Controller {
         self
     }
 
-    /// What it has heard of workers and web hosts, for those who run [`pass`](Self::pass) without [`run`](Self::run).
+    /// What it has heard of workers and web hosts, for those who run [`pass`](Self::pass) without
+    /// [`run`](Self::run).
     pub fn reports(&self) -> &Arc<Reports> {
         &self.reports
     }
@@ -258,7 +261,8 @@ impl Controller {
         debug_assert_eq!(broken, Vec::<String>::new());
         if !broken.is_empty() {
             let rules = broken.join("; ");
-            // A plan that breaks a rule is a mistake of this program: what is there is better than what it would do.
+            // A plan that breaks a rule is a mistake of this program: what is there is better than
+            // what it would do.
             tracing::error!(rules, "the plan breaks a rule and is not carried out: {rules}");
             allowed.pools.values_mut().for_each(|pool| pool.actions.clear());
         }
@@ -286,7 +290,8 @@ impl Controller {
         summary(&plan, &seen.operator)
     }
 
-    /// Writes what others read: the status, the recording, what a preview needs, what the next controller shall know.
+    /// Writes what others read: the status, the recording, what a preview needs, what the next
+    /// controller shall know.
     fn write_down(&mut self, seen: &Observation, plan: &Plan) {
         let written = self.recorder.write(&self.store, &self.orders, seen, &self.history, plan);
         if let Err(error) = written.and_then(|()| preview::write(&self.settings, seen, &self.history)) {
@@ -307,7 +312,8 @@ impl Controller {
     }
 }
 
-/// What a controller that starts now knows of the past. A pass may be late; a machine that slept has missed several.
+/// What a controller that starts now knows of the past. A pass may be late; a machine that slept
+/// has missed several.
 pub(crate) fn first_history(settings: &Settings) -> History {
     History::new(3 * settings.controller.tick + Duration::from_secs(60))
 }

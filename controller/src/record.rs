@@ -1,8 +1,9 @@
 //! What was seen and decided, recorded continuously: one JSON line at a time in `recording/` of the
 //! state folder, so that yesterday can be replayed under tomorrow's policy (`eirs simulate`).
 //!
-//! A pool that is looked at writes a line when anything changed, at most one a second unless another number of instances is
-//! wanted, and at least one a minute: a longer silence means that nobody looked. Recording never fails a pass.
+//! A pool that is looked at writes a line when anything changed, at most one a second unless
+//! another number of instances is wanted, and at least one a minute: a longer silence means that
+//! nobody looked. Recording never fails a pass.
 
 mod read;
 
@@ -45,7 +46,8 @@ pub struct Line {
     pub at: DateTime<Utc>,
     /// The pool.
     pub pool: String,
-    /// Jobs that arrived since this pool's line before, exactly. The first line of a controller begins at 0.
+    /// Jobs that arrived since this pool's line before, exactly. The first line of a controller
+    /// begins at 0.
     pub arrived: u64,
     /// Jobs that no worker held; absent where the queue could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,10 +63,12 @@ pub struct Line {
     pub leaving: u32,
     /// Instances that were wanted.
     pub desired: u32,
-    /// Seconds from the receipt of a job to its result, on the average of the last reports; absent before the first.
+    /// Seconds from the receipt of a job to its result, on the average of the last reports; absent
+    /// before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_s: Option<f64>,
-    /// Seconds from an instance's start to its first report that it is ready, as learnt, or as the policy guesses.
+    /// Seconds from an instance's start to its first report that it is ready, as learnt, or as the
+    /// policy guesses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_delay_s: Option<f64>,
     /// Jobs that an instance does at once, as learnt or guessed.
@@ -106,7 +110,8 @@ impl Recording {
         }
     }
 
-    /// Writes what is worth a line. `figures` are a pool's service time and start delay, in seconds.
+    /// Writes what is worth a line. `figures` are a pool's service time and start delay, in
+    /// seconds.
     pub fn note(
         &mut self,
         seen: &Observation,

@@ -1,4 +1,5 @@
-//! Who did not do as told, and how often in a row: what acting learns, for the next decision and for the operator.
+//! Who did not do as told, and how often in a row: what acting learns, for the next decision and
+//! for the operator.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +41,8 @@ pub enum Verb {
     Stop,
 }
 
-/// The last refusal of each instance that has one. It survives the controller, as what is learnt does.
+/// The last refusal of each instance that has one. It survives the controller, as what is learnt
+/// does.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Refusals(BTreeMap<String, Refused>);
@@ -57,8 +59,8 @@ impl Verb {
 }
 
 impl Refused {
-    /// Until when whoever refused to start is left alone, in favour of others. Where only capacity was lacking, nothing is wrong
-    /// with it: it rests with its like.
+    /// Until when whoever refused to start is left alone, in favour of others. Where only capacity
+    /// was lacking, nothing is wrong with it: it rests with its like.
     pub fn rests_until(&self) -> Option<DateTime<Utc>> {
         let rest = if self.capacity { backoff::CAPACITY } else { backoff::ORDER };
         (self.verb == Verb::Start).then(|| self.at + rest.after(self.count))
@@ -72,7 +74,8 @@ impl Refusals {
         fresh.map(|(id, refused)| (id.clone(), refused.clone())).collect()
     }
 
-    /// Notes how it went: which instances refused what they were told, and which did at last what they had refused.
+    /// Notes how it went: which instances refused what they were told, and which did at last what
+    /// they had refused.
     pub fn note(&mut self, told: &BTreeMap<&str, Verb>, refusals: &[Refusal], now: DateTime<Utc>) {
         self.0.retain(|_, refused| now - refused.at < FORGOTTEN);
         let failed: BTreeSet<_> = refusals.iter().map(|refusal| refusal.id.as_str()).collect();

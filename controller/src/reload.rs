@@ -1,8 +1,10 @@
-//! Asks the controller that runs to read its policies anew, and waits until they are in force: what `systemctl reload` runs.
+//! Asks the controller that runs to read its policies anew, and waits until they are in force: what
+//! `systemctl reload` runs.
 //!
-//! A count of reloads could not tell whose signal was answered: one that was under way when ours came may have read a file
-//! before it was edited. So the controller writes down when it *began* to read, and a beginning after our question is an answer
-//! to it. Signals that come together are one reload, which began after all of them.
+//! A count of reloads could not tell whose signal was answered: one that was under way when ours
+//! came may have read a file before it was edited. So the controller writes down when it *began* to
+//! read, and a beginning after our question is an answer to it. Signals that come together are one
+//! reload, which began after all of them.
 
 use std::{
     ffi::OsStr,
@@ -17,8 +19,9 @@ use tokio::time::Instant;
 
 use crate::{lock, status::Status};
 
-/// A pass asks queues and fleet for ten seconds each at most, and the one that is under way comes first. Below the time that
-/// systemd gives a reload (`TimeoutStartSec=`), so that the sentence is ours.
+/// A pass asks queues and fleet for ten seconds each at most, and the one that is under way comes
+/// first. Below the time that systemd gives a reload (`TimeoutStartSec=`), so that the sentence is
+/// ours.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 /// Where the kernel has no watch to give, the status is looked at so often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -56,8 +59,8 @@ pub enum NotReloaded {
     },
 }
 
-/// Returns when the policies are in force as they are on disk now, with every complaint about them: a file that is wrong leaves
-/// its last good version in force.
+/// Returns when the policies are in force as they are on disk now, with every complaint about them:
+/// a file that is wrong leaves its last good version in force.
 pub async fn reload(
     settings: &Settings,
     clock: &dyn Clock,
@@ -69,7 +72,8 @@ pub async fn reload(
     let failed = |error: io::Error| NotReloaded::Failed { pid, error };
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(nobody)?;
     let process = pidfd_open(process, PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
-    // Only now it is sure that the descriptor is of the controller, and not of a stranger that got its number.
+    // Only now it is sure that the descriptor is of the controller, and not of a stranger that got
+    // its number.
     if lock::holder(state) != Some(pid) {
         return Err(nobody());
     }

@@ -1,9 +1,11 @@
-//! The simulator: the decision as it is, on a virtual queue, fleet, web and clock, and beside it a clairvoyant and the rules of
-//! others. Everything comes from a seed: the same seed gives the same run.
+//! The simulator: the decision as it is, on a virtual queue, fleet, web and clock, and beside it a
+//! clairvoyant and the rules of others. Everything comes from a seed: the same seed gives the same
+//! run.
 //!
-//! A run is a sequence of events in virtual time ([`site`]) under a [`Driver`](run::Driver): the real controller's decision
-//! ([`controller`]), one of the [`references`], or the [`clairvoyant`]. All of them have the same arrivals, the same service time
-//! for each job and the same delay for the first, second, third start.
+//! A run is a sequence of events in virtual time ([`site`]) under a [`Driver`](run::Driver): the
+//! real controller's decision ([`controller`]), one of the [`references`], or the [`clairvoyant`].
+//! All of them have the same arrivals, the same service time for each job and the same delay for
+//! the first, second, third start.
 
 pub mod setup;
 pub mod trace;
@@ -70,7 +72,8 @@ pub fn simulate(policy: &Policy, trace: &Trace, setup: &Setup, samples: u32) -> 
     run_policy(&load, policy, samples)
 }
 
-/// Runs several pools under one controller, each with arrivals of its own. The answer has them by their names.
+/// Runs several pools under one controller, each with arrivals of its own. The answer has them by
+/// their names.
 pub fn simulate_together(
     policies: &Policies,
     traces: &BTreeMap<String, Trace>,
@@ -96,8 +99,9 @@ fn run_policy(load: &Load<'_>, policy: &Policy, samples: u32) -> Outcome {
     run(load, &mut Controller::alone(load, policy.clone()), samples)
 }
 
-/// Runs a policy and these references, with every seed, and with the first one the references with other values of their main
-/// parameters and those who know the future. Tells when one of them is through.
+/// Runs a policy and these references, with every seed, and with the first one the references with
+/// other values of their main parameters and those who know the future. Tells when one of them is
+/// through.
 pub fn compare(
     policy: &Policy,
     draws: &[Draw],
@@ -183,8 +187,8 @@ fn fronts(
     fronts
 }
 
-/// Runs several policies, and once the references and the clairvoyant, who serves as many in time as the best of the policies. Tells
-/// when one of them is through.
+/// Runs several policies, and once the references and the clairvoyant, who serves as many in time
+/// as the best of the policies. Tells when one of them is through.
 pub fn sweep(
     policies: &[Policy],
     max: u32,
@@ -218,8 +222,8 @@ fn named(references: &[Reference], figures: Vec<Figures>) -> BTreeMap<&'static s
     references.iter().map(|reference| reference.name()).zip(figures).collect()
 }
 
-/// Does something with each of these, as many at a time as there are processors, and tells when one is through; the answers are
-/// in the same order.
+/// Does something with each of these, as many at a time as there are processors, and tells when one
+/// is through; the answers are in the same order.
 fn at_once<T: Sync, R: Send>(
     these: &[T],
     through: &(dyn Fn() + Sync),

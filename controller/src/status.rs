@@ -1,5 +1,6 @@
 //! What the controller sees and does, for people and for the other programs: written as JSON to
-//! [`Settings::status_file`](eirs_platform::settings::Settings::status_file) after every pass, whole or not at all.
+//! [`Settings::status_file`](eirs_platform::settings::Settings::status_file) after every pass,
+//! whole or not at all.
 
 mod recorder;
 
@@ -32,15 +33,17 @@ pub struct Status {
     pub tick: Duration,
     /// How often it was told to reload (SIGHUP) and did.
     pub reloads: u64,
-    /// When it began to read its policies for the last of these times: who sent the signal before knows that what was on disk
-    /// then is in force, or that `policy_errors` says why not.
+    /// When it began to read its policies for the last of these times: who sent the signal before
+    /// knows that what was on disk then is in force, or that `policy_errors` says why not.
     #[serde(default)]
     pub reloaded_at: Option<DateTime<Utc>>,
     /// Every pool that has a policy or instances, by name.
     pub pools: Vec<PoolStatus>,
-    /// Every complaint about the policy files as they are on disk, a sentence each. Empty when all are good.
+    /// Every complaint about the policy files as they are on disk, a sentence each. Empty when all
+    /// are good.
     pub policy_errors: Vec<String>,
-    /// What could not be seen in the last pass, a sentence each. While there is any, nothing is drained.
+    /// What could not be seen in the last pass, a sentence each. While there is any, nothing is
+    /// drained.
     pub problems: Vec<String>,
     /// The last decisions that changed something, the latest last.
     pub decisions: Vec<Decision>,
@@ -49,7 +52,8 @@ pub struct Status {
     /// What an operator ordered, as it is in force.
     #[serde(default)]
     pub operator: Operator,
-    /// What is wrong with the file of these orders as it is on disk; the last good ones are in force.
+    /// What is wrong with the file of these orders as it is on disk; the last good ones are in
+    /// force.
     #[serde(default)]
     pub operator_error: Option<String>,
     /// The folder of the policy files, from the root.
@@ -112,7 +116,8 @@ pub struct PoolStatus {
     /// What the last plan would have done if the pool were not paused, e.g. `start default-1`.
     #[serde(default)]
     pub would: Vec<String>,
-    /// Seconds from the receipt of a job to its result, on the average of the workers' last reports.
+    /// Seconds from the receipt of a job to its result, on the average of the workers' last
+    /// reports.
     #[serde(default)]
     pub service_s: Option<f64>,
     /// What was learnt of the pool over time.
@@ -130,7 +135,8 @@ pub struct PoolStatus {
 pub struct InstanceStatus {
     /// The name of the token.
     pub id: String,
-    /// How far it is in its life: `stopped`, `starting`, `ready`, `draining`, `drained` or `stopping`.
+    /// How far it is in its life: `stopped`, `starting`, `ready`, `draining`, `drained` or
+    /// `stopping`.
     pub state: Stage,
     /// Since when the fleet has had it so: started, told to drain, stopped.
     pub since: DateTime<Utc>,
@@ -157,7 +163,8 @@ pub struct InstanceStatus {
     /// Why everything fails there, if it does.
     #[serde(default)]
     pub failing: Option<String>,
-    /// Mean time from the receipt of a job to its result, in milliseconds, in the last report that had any.
+    /// Mean time from the receipt of a job to its result, in milliseconds, in the last report that
+    /// had any.
     pub service_mean_ms: Option<f64>,
     /// The 95th percentile of the same.
     pub service_p95_ms: Option<f64>,
@@ -210,7 +217,8 @@ pub struct Learnt {
     pub expected_per_s: Option<f64>,
 }
 
-/// What a pool did and cost since midnight in the budget's time zone (UTC without one); absent is what is not known.
+/// What a pool did and cost since midnight in the budget's time zone (UTC without one); absent is
+/// what is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Usage {
@@ -218,7 +226,8 @@ pub struct Usage {
     pub instance_hours: Option<f64>,
     /// What may be used in a day by the policy's budget.
     pub budget_hours: Option<f64>,
-    /// What they cost by the policy's price, in US dollars. Each start counts for the billing minimum at least.
+    /// What they cost by the policy's price, in US dollars. Each start counts for the billing
+    /// minimum at least.
     pub cost_usd: Option<f64>,
     /// Images that arrived.
     pub images: Option<u64>,

@@ -1,4 +1,5 @@
-//! Image types, and the decoders: what is read has the size that it announced, and everything else is a sentence.
+//! Image types, and the decoders: what is read has the size that it announced, and everything else
+//! is a sentence.
 #![no_main]
 
 use eirs_platform::{

@@ -1,4 +1,5 @@
-//! The services of one installation, opened by the settings: which queues and stores there are, and what they are called.
+//! The services of one installation, opened by the settings: which queues and stores there are, and
+//! what they are called.
 
 mod claim;
 mod control;
@@ -35,13 +36,15 @@ use crate::{
     state_folder::{self, Writers, write_aside},
 };
 
-/// The layout of the state folder. Raise it when an older program would misread what a newer one wrote.
+/// The layout of the state folder. Raise it when an older program would misread what a newer one
+/// wrote.
 const LAYOUT: &str = "2";
 /// The layout before: images and results were files. It is carried over.
 const LAYOUT_OF_FILES: &str = "1";
 /// How often old images and results are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
-/// An answer that no web host fetched for so long has nobody waiting for it; the result is stored anyway.
+/// An answer that no web host fetched for so long has nobody waiting for it; the result is stored
+/// anyway.
 const RESPONSE_RETENTION: Duration = Duration::from_secs(3600);
 /// A trial is over by then.
 const TRIAL_RETENTION: Duration = Duration::from_secs(3600);
@@ -53,9 +56,10 @@ const WEBHOOK_RETENTION: Duration = Duration::from_secs(4 * 24 * 3600);
 const WEBHOOK_VISIBILITY: Duration = Duration::from_secs(60);
 /// The longest that SQS knows.
 const DEAD_LETTER_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
-/// Workers give a job up themselves, with a result and an answer, and know what the queue does not: deliveries of jobs that were
-/// given back, or lay beside one that killed its worker, are no attempts. Only a job that never gets so far as that is put away
-/// by the queue itself, after so many deliveries for each one that the settings allow, ...
+/// Workers give a job up themselves, with a result and an answer, and know what the queue does not:
+/// deliveries of jobs that were given back, or lay beside one that killed its worker, are no
+/// attempts. Only a job that never gets so far as that is put away by the queue itself, after so
+/// many deliveries for each one that the settings allow, ...
 const RECEIVES_FOR_EACH: u32 = 20;
 /// ... and no more than SQS can count.
 const MOST_RECEIVES: u32 = 1000;
@@ -199,8 +203,8 @@ impl Backend {
         self.embedded.as_ref().map(EmbeddedStores::room)
     }
 
-    /// Deletes images and results that are old, a few at a time, until told to stop. One process of an installation does it; in a
-    /// cloud the buckets do.
+    /// Deletes images and results that are old, a few at a time, until told to stop. One process of
+    /// an installation does it; in a cloud the buckets do.
     pub async fn expire(&self, stop: &CancellationToken) {
         if let Some(embedded) = &self.embedded {
             embedded.keep(stop, EXPIRE_EVERY).await;
@@ -212,17 +216,20 @@ impl Backend {
         self.queue(&requests_name(model), requests_options(&self.queue_settings, model)).await
     }
 
-    /// The jobs by which instances are tried before they are handed over; answers to them are stored nowhere.
+    /// The jobs by which instances are tried before they are handed over; answers to them are
+    /// stored nowhere.
     pub async fn trial(&self, model: &str) -> Result<SharedQueue> {
         self.queue(&trial_name(model), trial_options(&self.queue_settings)).await
     }
 
-    /// The jobs of one model that were given up. They stay until an operator looks at them, for a fortnight at most.
+    /// The jobs of one model that were given up. They stay until an operator looks at them, for a
+    /// fortnight at most.
     pub async fn dead_letters(&self, model: &str) -> Result<SharedQueue> {
         self.queue(&dead_letters_name(model), dead_letters_options(&self.queue_settings)).await
     }
 
-    /// The response queue that a job names in `reply_to`; where the web host has left, it may be gone with it.
+    /// The response queue that a job names in `reply_to`; where the web host has left, it may be
+    /// gone with it.
     pub async fn reply_queue(&self, name: &str) -> Result<SharedQueue> {
         self.queue(name, responses_options(&self.queue_settings)).await
     }
@@ -342,7 +349,8 @@ pub fn responses_name(host: &str) -> String {
     format!("responses-{host}")
 }
 
-/// Marks a new state folder, or one of the layout before, with the layout that this program writes, and refuses any other.
+/// Marks a new state folder, or one of the layout before, with the layout that this program writes,
+/// and refuses any other.
 fn check_layout(state: &Path) -> Result<()> {
     let path = state.join(state_folder::LAYOUT);
     match fs::read_to_string(&path) {

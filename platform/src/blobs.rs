@@ -22,19 +22,20 @@ use crate::{error::Result, job::JobId, queue::InDatabase};
 /// A store that can be handed around.
 pub type SharedBlobs = Arc<dyn BlobStore>;
 
-/// What EIRS asks of an object store. Keys are relative paths of letters, digits and `-_./`; no reader ever sees
-/// half a blob, and what was put survives a kill of every process.
+/// What EIRS asks of an object store. Keys are relative paths of letters, digits and `-_./`; no
+/// reader ever sees half a blob, and what was put survives a kill of every process.
 #[async_trait]
 pub trait BlobStore: Debug + Send + Sync {
     /// Writes a blob, replacing one that is there.
     async fn put(&self, key: &str, body: Bytes) -> Result<()>;
 
-    /// Writes a blob unless the key is taken; answers whether it was written. Of many racing writers exactly one is
-    /// told `true`: this is how a result is committed once.
+    /// Writes a blob unless the key is taken; answers whether it was written. Of many racing
+    /// writers exactly one is told `true`: this is how a result is committed once.
     async fn put_new(&self, key: &str, body: Bytes) -> Result<bool>;
 
-    /// Replaces a blob that still is as it was seen; answers whether it was. Only what is broken is replaced by this: where a store
-    /// cannot compare and write in one step, two writers at the same moment may both be told `true`.
+    /// Replaces a blob that still is as it was seen; answers whether it was. Only what is broken is
+    /// replaced by this: where a store cannot compare and write in one step, two writers at the
+    /// same moment may both be told `true`.
     async fn replace(&self, key: &str, seen: &Bytes, body: Bytes) -> Result<bool> {
         if self.get(key).await?.as_ref() != Some(seen) {
             return Ok(false);
@@ -70,31 +71,34 @@ pub trait BlobStore: Debug + Send + Sync {
     /// Deletes a blob; deleting what is not there is fine.
     async fn delete(&self, key: &str) -> Result<()>;
 
-    /// The blobs whose key starts with `prefix`, in the order of their keys, from the first key after `after`,
-    /// at most `limit` of them.
+    /// The blobs whose key starts with `prefix`, in the order of their keys, from the first key
+    /// after `after`, at most `limit` of them.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<BlobInfo>>;
 
-    /// Writes a blob that a message needs, and makes it visible when that is sent, by [`Queue::send_with`]. A store for which
-    /// that is not the same transaction puts the blob now; that is what this does unless overridden.
+    /// Writes a blob that a message needs, and makes it visible when that is sent, by
+    /// [`Queue::send_with`]. A store for which that is not the same transaction puts the blob now;
+    /// that is what this does unless overridden.
     ///
     /// [`Queue::send_with`]: crate::queue::Queue::send_with
     async fn stage(&self, key: &str, body: Pieces) -> Result<Staged> {
         self.put(key, body.read().await?).await.map(|()| Staged::stored())
     }
 
-    /// Whether what is in a file is staged part by part, and not read into memory as a whole. It is read unless this is
-    /// overridden.
+    /// Whether what is in a file is staged part by part, and not read into memory as a whole. It is
+    /// read unless this is overridden.
     fn stages_files(&self) -> bool {
         false
     }
 
-    /// The database that the blobs are rows of, if they are, in the table of results. Nothing unless overridden.
+    /// The database that the blobs are rows of, if they are, in the table of results. Nothing
+    /// unless overridden.
     #[doc(hidden)]
     fn in_database(&self) -> Option<InDatabase> {
         None
     }
 
-    /// Keeps a blob that is there as long as the message that is sent with it, where blobs expire. Does nothing unless overridden.
+    /// Keeps a blob that is there as long as the message that is sent with it, where blobs expire.
+    /// Does nothing unless overridden.
     async fn keep_for(&self, _key: &str) -> Result<Staged> {
         Ok(Staged::stored())
     }
@@ -109,7 +113,8 @@ pub struct Checked {
     pub is_whole: Option<bool>,
 }
 
-/// Keeps what a job needs that is sent once more: its image, and the note of the model for which that was uploaded.
+/// Keeps what a job needs that is sent once more: its image, and the note of the model for which
+/// that was uploaded.
 pub async fn keep_for_job(images: &dyn BlobStore, id: JobId, model: &str) -> Result<Staged> {
     Ok(images.keep_for(&id.image_key()).await?.and(images.keep_for(&id.asked_key(model)).await?))
 }

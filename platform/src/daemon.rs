@@ -1,5 +1,5 @@
-//! How a daemon starts: the flags that all have, the settings, the log, and what it says where it cannot start. Before the log is
-//! there, sentences go to stderr, and afterwards to the log.
+//! How a daemon starts: the flags that all have, the settings, the log, and what it says where it
+//! cannot start. Before the log is there, sentences go to stderr, and afterwards to the log.
 
 use std::{fmt::Display, io::Write, path::PathBuf, process::ExitCode};
 
@@ -28,7 +28,8 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Where the settings come from: file, environment and these flags. A daemon adds its own flags.
+    /// Where the settings come from: file, environment and these flags. A daemon adds its own
+    /// flags.
     pub fn layers(&self) -> Layers {
         let state = self.state.as_ref().map(|path| path.display());
         Layers::of_process(self.config.as_deref()).flag("local.state", state)
@@ -83,7 +84,8 @@ pub fn failed(error: &impl Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A line on stderr: logging is one of the things that the settings decide. A closed stderr is nobody, and that is fine.
+/// A line on stderr: logging is one of the things that the settings decide. A closed stderr is
+/// nobody, and that is fine.
 pub fn say(sentence: &impl Display) {
     let _nobody = writeln!(std::io::stderr(), "{sentence}");
 }

@@ -1,8 +1,10 @@
-//! Images that were erased lately: a small blob beside the images, where they are in a store that bills each question.
+//! Images that were erased lately: a small blob beside the images, where they are in a store that
+//! bills each question.
 //!
-//! A worker may have an image in its hands while the image is erased; the result that it stores after that must go, too. Whether an
-//! image is still there costs a request for each; this blob is read once for all results that were stored meanwhile. Who erases
-//! writes here first, then deletes the image, and then its results. Who stores a result reads here after that: so either the eraser
+//! A worker may have an image in its hands while the image is erased; the result that it stores
+//! after that must go, too. Whether an image is still there costs a request for each; this blob is
+//! read once for all results that were stored meanwhile. Who erases writes here first, then deletes
+//! the image, and then its results. Who stores a result reads here after that: so either the eraser
 //! saw the result, or the reader sees the note, and looks for the image.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -68,7 +70,8 @@ fn start_of(id: JobId) -> String {
     id
 }
 
-/// Notes that an image is being erased. It must be noted before the image and its results are deleted.
+/// Notes that an image is being erased. It must be noted before the image and its results are
+/// deleted.
 pub async fn note(images: &dyn BlobStore, id: JobId, now: DateTime<Utc>) -> Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     for _ in 0..RACES {
@@ -92,8 +95,8 @@ pub async fn note(images: &dyn BlobStore, id: JobId, now: DateTime<Utc>) -> Resu
 pub struct Watch(Mutex<Option<(Instant, Erased)>>);
 
 impl Watch {
-    /// Whether this image may have been erased before now: nobody should wait for the answer. Questions
-    /// that come while one is being answered are answered together by the next.
+    /// Whether this image may have been erased before now: nobody should wait for the answer.
+    /// Questions that come while one is being answered are answered together by the next.
     pub async fn may_be_erased(&self, images: &dyn BlobStore, id: JobId) -> Result<bool> {
         let asked = Instant::now();
         let mut last = self.0.lock().await;

@@ -1,6 +1,7 @@
-//! The only types that cross a process border: what a web host asks, what a worker answers, and the small
-//! reports that both send to the controller. All of them carry a version, are JSON, and ignore fields they do
-//! not know, so that hosts of neighbouring versions understand each other during an upgrade.
+//! The only types that cross a process border: what a web host asks, what a worker answers, and the
+//! small reports that both send to the controller. All of them carry a version, are JSON, and
+//! ignore fields they do not know, so that hosts of neighbouring versions understand each other
+//! during an upgrade.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -37,8 +38,8 @@ impl JobId {
         format!("images/{self}")
     }
 
-    /// The key of the result that this version of `model` gave, in the output store. Without a version: where programs of a time
-    /// without versions stored it.
+    /// The key of the result that this version of `model` gave, in the output store. Without a
+    /// version: where programs of a time without versions stored it.
     pub fn result_key(&self, model: &str, version: &str) -> String {
         match version {
             "" => format!("results/{model}/{self}.json"),
@@ -46,8 +47,8 @@ impl JobId {
         }
     }
 
-    /// The key that says that the image was uploaded for `model`, beside the images. It is there where one service has several
-    /// models, whose images are the same.
+    /// The key that says that the image was uploaded for `model`, beside the images. It is there
+    /// where one service has several models, whose images are the same.
     pub fn asked_key(&self, model: &str) -> String {
         format!("{ASKED}{model}/{self}")
     }
@@ -157,7 +158,8 @@ pub enum Outcome {
     },
 }
 
-/// The end of a job: the worker stores it as the result object and sends the same bytes as its answer.
+/// The end of a job: the worker stores it as the result object and sends the same bytes as its
+/// answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
     /// See [`VERSION`].
@@ -178,14 +180,16 @@ pub struct Reply {
     pub worker: String,
     /// When it was done.
     pub at: DateTime<Utc>,
-    /// [`Job::sent_at`] of the job that ended so: an image can have a job that ends and a newer one.
+    /// [`Job::sent_at`] of the job that ended so: an image can have a job that ends and a newer
+    /// one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<DateTime<Utc>>,
     /// Milliseconds from the acceptance by web to the receipt by the worker.
     pub queued_ms: f64,
     /// Milliseconds from the receipt to the result.
     pub classify_ms: f64,
-    /// How much of that was over when a thread of the worker took it: the image was fetched, and the threads were busy.
+    /// How much of that was over when a thread of the worker took it: the image was fetched, and
+    /// the threads were busy.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub waited_ms: f64,
     /// The trace in which it was done, and by whom there.
@@ -206,7 +210,8 @@ impl Reply {
         }
     }
 
-    /// Whether a new upload of the image is answered with this. A job that was given up is tried again.
+    /// Whether a new upload of the image is answered with this. A job that was given up is tried
+    /// again.
     pub fn is_final(&self) -> bool {
         !matches!(self.outcome, Outcome::GaveUp { .. })
     }
@@ -226,7 +231,8 @@ pub enum Phase {
     Drained,
 }
 
-/// Count, mean and tail of the time that jobs took since the last report, from receipt to result without waiting for their turn.
+/// Count, mean and tail of the time that jobs took since the last report, from receipt to result
+/// without waiting for their turn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceTimes {
     /// How many jobs.
@@ -275,7 +281,8 @@ pub struct WorkerReport {
     pub at: DateTime<Utc>,
 }
 
-/// What a web host tells the controller: exact arrivals, every ten seconds, and a doorbell after a quiet time.
+/// What a web host tells the controller: exact arrivals, every ten seconds, and a doorbell after a
+/// quiet time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WebReport {
     /// See [`VERSION`].
@@ -284,7 +291,8 @@ pub struct WebReport {
     pub host: String,
     /// Jobs sent since the last report, by model.
     pub arrivals: BTreeMap<String, u64>,
-    /// True where this is sent because something arrived after a quiet time: do not wait for the next tick.
+    /// True where this is sent because something arrived after a quiet time: do not wait for the
+    /// next tick.
     pub doorbell: bool,
     /// From when on it counts, by the same clock as `at`. Absent in the reports of an older host.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,6 @@
-//! What every EIRS process stands on: jobs, queues, blobs, settings, life and death. It knows nothing of scaling, HTTP
-//! or pixels. To be admitted here, a thing must be needed by two daemons, and by a third that does none of those.
+//! What every EIRS process stands on: jobs, queues, blobs, settings, life and death. It knows
+//! nothing of scaling, HTTP or pixels. To be admitted here, a thing must be needed by two daemons,
+//! and by a third that does none of those.
 
 pub mod formats;
 pub mod job;

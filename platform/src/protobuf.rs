@@ -1,5 +1,5 @@
-//! Reads protocol buffers field by field and passes over what nobody asks for: a model's weights are gigabytes, and what
-//! stands about them in the file is a few kilobytes.
+//! Reads protocol buffers field by field and passes over what nobody asks for: a model's weights
+//! are gigabytes, and what stands about them in the file is a few kilobytes.
 
 use std::io::{self, BufReader, ErrorKind, Read, Seek};
 
@@ -32,8 +32,8 @@ impl<R: Read + Seek> Reader<R> {
         Self { input: BufReader::new(input), at: 0 }
     }
 
-    /// The next field of a message that ends at `end`; `None` at its end. What is [`Value::Until`] must be read, as a text or
-    /// field by field, or skipped, before the next call.
+    /// The next field of a message that ends at `end`; `None` at its end. What is [`Value::Until`]
+    /// must be read, as a text or field by field, or skipped, before the next call.
     pub fn field(&mut self, end: u64) -> io::Result<Option<(u64, Value)>> {
         if self.at >= end {
             return if self.at == end { Ok(None) } else { Err(malformed()) };

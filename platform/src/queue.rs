@@ -1,8 +1,9 @@
 //! The seam to a message queue, cut at our verbs.
 //!
-//! A queue delivers every message *at least* once. A delivery is a lease: the receiver has the message to itself for
-//! the visibility time-out and must [`extend`](Queue::extend), [`ack`](Queue::ack) or [`release`](Queue::release) it
-//! by then, or it is delivered again. The contract below is what `contract::suite` checks on every implementation.
+//! A queue delivers every message *at least* once. A delivery is a lease: the receiver has the
+//! message to itself for the visibility time-out and must [`extend`](Queue::extend),
+//! [`ack`](Queue::ack) or [`release`](Queue::release) it by then, or it is delivered again. The
+//! contract below is what `contract::suite` checks on every implementation.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
@@ -27,8 +28,8 @@ use crate::{blobs::Staged, error::Result};
 /// A queue that can be handed around.
 pub type SharedQueue = Arc<dyn Queue>;
 
-/// Who has waited for a job for so long does not notice a twentieth more: so long may a message of it wait for company. Of a quick
-/// job none waits.
+/// Who has waited for a job for so long does not notice a twentieth more: so long may a message of
+/// it wait for company. Of a quick job none waits.
 pub fn patience(waited: Duration) -> Duration {
     (waited.saturating_sub(QUICK) / 20).min(LONGEST_PATIENCE)
 }
@@ -46,39 +47,46 @@ pub trait Queue: Debug + Send + Sync {
     /// An error may have sent some of them; sending all of them again is the right answer to it.
     async fn send(&self, bodies: Vec<Bytes>) -> Result<()>;
 
-    /// The same for messages that may wait for company for so long, where a queue bills calls: they are sent together with others, and the
-    /// answer comes as much later. At once unless overridden.
+    /// The same for messages that may wait for company for so long, where a queue bills calls: they
+    /// are sent together with others, and the answer comes as much later. At once unless
+    /// overridden.
     async fn send_within(&self, bodies: Vec<Bytes>, _patience: Duration) -> Result<()> {
         self.send(bodies).await
     }
 
-    /// Sends a message, and makes visible with it what was staged for it: not later than the message, and in the same transaction
-    /// where that is possible. Unless overridden, one after the other.
+    /// Sends a message, and makes visible with it what was staged for it: not later than the
+    /// message, and in the same transaction where that is possible. Unless overridden, one after
+    /// the other.
     async fn send_with(&self, body: Bytes, staged: Staged) -> Result<()> {
         staged.enter().await?;
         self.send(vec![body]).await
     }
 
-    /// The same for one of several clients who share the queue. Where the queue keeps them apart, as SQS does, what others send is not
-    /// held up by a client that sends very much; `client` is a text of at most 128 letters and digits. Others ignore it. It may wait for
-    /// company as with [`send_within`](Queue::send_within).
+    /// The same for one of several clients who share the queue. Where the queue keeps them apart,
+    /// as SQS does, what others send is not held up by a client that sends very much; `client` is a
+    /// text of at most 128 letters and digits. Others ignore it. It may wait for company as with
+    /// [`send_within`](Queue::send_within).
     async fn send_for(&self, _client: &str, body: Bytes, staged: Staged, _patience: Duration) -> Result<()> {
         self.send_with(body, staged).await
     }
 
-    /// Whether the message that was last sent with this blob, by [`send_with`](Queue::send_with), is in this queue still, waiting or leased. `None`
-    /// where that is not known; that is what this says unless overridden.
+    /// Whether the message that was last sent with this blob, by [`send_with`](Queue::send_with),
+    /// is in this queue still, waiting or leased. `None` where that is not known; that is what this
+    /// says unless overridden.
     async fn has(&self, _blob: &str) -> Result<Option<bool>> {
         Ok(None)
     }
 
-    /// Leases up to `max` visible messages, the oldest first as far as the queue knows, waiting up to `wait` for the first one; an empty answer is no error.
+    /// Leases up to `max` visible messages, the oldest first as far as the queue knows, waiting up
+    /// to `wait` for the first one; an empty answer is no error.
     ///
-    /// Let it end: a receive whose future is dropped may strand what it had received for a visibility time-out.
+    /// Let it end: a receive whose future is dropped may strand what it had received for a
+    /// visibility time-out.
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>>;
 
-    /// Like [`receive`](Queue::receive), but may end early, with what it has, once `stop` is cancelled. An implementation
-    /// that cannot end a wait without stranding messages lets it end by itself; that is what this does unless overridden.
+    /// Like [`receive`](Queue::receive), but may end early, with what it has, once `stop` is
+    /// cancelled. An implementation that cannot end a wait without stranding messages lets it end
+    /// by itself; that is what this does unless overridden.
     async fn receive_unless(
         &self,
         stop: &CancellationToken,
@@ -100,15 +108,16 @@ pub trait Queue: Debug + Send + Sync {
         self.receive_unless(stop, max, wait).await
     }
 
-    /// Renews leases, for the queue's visibility time-out from now on. Answers the receipts whose lease was
-    /// already lost; work on those must not be committed by an ack.
+    /// Renews leases, for the queue's visibility time-out from now on. Answers the receipts whose
+    /// lease was already lost; work on those must not be committed by an ack.
     async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>>;
 
-    /// Deletes delivered messages. A stale receipt (its message was delivered again since) deletes nothing;
-    /// acking twice is fine.
+    /// Deletes delivered messages. A stale receipt (its message was delivered again since) deletes
+    /// nothing; acking twice is fine.
     async fn ack(&self, receipts: &[Receipt]) -> Result<()>;
 
-    /// The same where nobody waits for it: a queue that bills calls has them wait for company. At once unless overridden.
+    /// The same where nobody waits for it: a queue that bills calls has them wait for company. At
+    /// once unless overridden.
     async fn ack_unhurried(&self, receipts: &[Receipt]) -> Result<()> {
         self.ack(receipts).await
     }
@@ -116,16 +125,16 @@ pub trait Queue: Debug + Send + Sync {
     /// Gives leased messages back: they are visible now. A stale receipt does nothing.
     async fn release(&self, receipts: &[Receipt]) -> Result<()>;
 
-    /// Ends a job of this queue in one transaction, where results and replies are in its own database, and answers `true`. Where there is a result of
-    /// this key already, or they are not, it
-    /// answers `false` and has done nothing: then the caller stores, tells and acks, in this order. That is what this does unless
-    /// overridden.
+    /// Ends a job of this queue in one transaction, where results and replies are in its own
+    /// database, and answers `true`. Where there is a result of this key already, or they are not,
+    /// it answers `false` and has done nothing: then the caller stores, tells and acks, in this
+    /// order. That is what this does unless overridden.
     async fn end(&self, _ending: &Ending<'_>) -> Result<bool> {
         Ok(false)
     }
 
-    /// Sends from within a transaction of the database that the queue is in: the way of [`end`](Queue::end) into the queue of
-    /// the replies. Nothing unless overridden.
+    /// Sends from within a transaction of the database that the queue is in: the way of
+    /// [`end`](Queue::end) into the queue of the replies. Nothing unless overridden.
     #[doc(hidden)]
     fn in_database(&self) -> Option<sqlite::InTransaction> {
         None
@@ -176,8 +185,8 @@ impl Depth {
 pub struct QueueOptions {
     /// How long a lease lasts.
     pub visibility: Duration,
-    /// A message that is older, and that nobody holds, goes to the dead letters, or is deleted where there are none. SQS deletes it
-    /// in any case.
+    /// A message that is older, and that nobody holds, goes to the dead letters, or is deleted
+    /// where there are none. SQS deletes it in any case.
     pub retention: Duration,
     /// Where a message goes instead of being delivered once more than so many times.
     pub dead_letters: Option<DeadLetters>,

@@ -1,8 +1,9 @@
-//! The results of all versions of a model: `results/{model}/{version}/{id}.json`, and for each version a note,
-//! `versions/{model}/{version}.json`, by which the results of versions that are no longer in force are found.
+//! The results of all versions of a model: `results/{model}/{version}/{id}.json`, and for each
+//! version a note, `versions/{model}/{version}.json`, by which the results of versions that are no
+//! longer in force are found.
 //!
-//! A stored result that cannot be read, because a power cut left it empty or a newer program wrote it, counts as absent. The next
-//! result takes its place.
+//! A stored result that cannot be read, because a power cut left it empty or a newer program wrote
+//! it, counts as absent. The next result takes its place.
 
 use bytes::Bytes;
 
@@ -80,8 +81,9 @@ pub async fn get(results: &dyn BlobStore, id: JobId, model: &str, version: &str)
     })
 }
 
-/// Stores a result, once: of two workers that had the same job the first one's result counts. Answers what is stored then. What
-/// cannot be read, and with `fresh` what was stored before, is replaced.
+/// Stores a result, once: of two workers that had the same job the first one's result counts.
+/// Answers what is stored then. What cannot be read, and with `fresh` what was stored before, is
+/// replaced.
 pub async fn put(results: &dyn BlobStore, reply: &Reply, fresh: bool) -> Result<Bytes> {
     let key = reply.id.result_key(&reply.model, &reply.version);
     let body = job::encode(reply);
@@ -117,7 +119,8 @@ pub async fn put(results: &dyn BlobStore, reply: &Reply, fresh: bool) -> Result<
     }
 }
 
-/// Stores a blob whatever is stored, by writes that say what they replace: in a cloud a worker may not write over a result otherwise.
+/// Stores a blob whatever is stored, by writes that say what they replace: in a cloud a worker may
+/// not write over a result otherwise.
 async fn put_over(results: &dyn BlobStore, key: &str, body: &Bytes) -> Result<()> {
     while !results.put_new(key, body.clone()).await? {
         let Some(before) = results.get(key).await? else { continue };

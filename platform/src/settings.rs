@@ -1,7 +1,9 @@
-//! What an operator can set, in layers: compiled defaults → the settings file → `EIRS_SECTION__KEY` → flags.
+//! What an operator can set, in layers: compiled defaults → the settings file → `EIRS_SECTION__KEY`
+//! → flags.
 //!
-//! Every complaint about a layer is collected and names where the value came from and its key, so that one start
-//! shows all mistakes. `settings/load.rs` does that; this file says what there is. No secret is a setting.
+//! Every complaint about a layer is collected and names where the value came from and its key, so
+//! that one start shows all mistakes. `settings/load.rs` does that; this file says what there is.
+//! No secret is a setting.
 
 mod aws;
 mod aws_limits;
@@ -90,7 +92,8 @@ pub struct Local {
     /// How long a result is kept, likewise.
     #[serde(with = "units::duration")]
     pub expire_results: Duration,
-    /// So much stays free on the disk of the state folder, but a tenth of it at most: below, new images are refused.
+    /// So much stays free on the disk of the state folder, but a tenth of it at most: below, new
+    /// images are refused.
     pub keep_free: ByteSize,
 }
 
@@ -117,10 +120,11 @@ pub struct Queue {
 pub struct Worker {
     /// Threads that decode and classify; 0 is one per core.
     pub threads: usize,
-    /// Jobs held at once; 0 is one more than threads, so that an image is fetched while another is looked at.
+    /// Jobs held at once; 0 is one more than threads, so that an image is fetched while another is
+    /// looked at.
     pub slots: usize,
-    /// Memory for the images that are being decoded, of all threads together: an image waits for its part of it, and one
-    /// that needs more is decoded alone.
+    /// Memory for the images that are being decoded, of all threads together: an image waits for
+    /// its part of it, and one that needs more is decoded alone.
     pub decode_memory: ByteSize,
     /// How long one long poll lasts. A drain may have to wait for it.
     #[serde(with = "units::duration")]
@@ -131,11 +135,12 @@ pub struct Worker {
     /// How often the worker reports to the controller.
     #[serde(with = "units::duration")]
     pub report_every: Duration,
-    /// How long the worker may finish what it holds after a signal to stop; then it gives the rest back.
+    /// How long the worker may finish what it holds after a signal to stop; then it gives the rest
+    /// back.
     #[serde(with = "units::duration")]
     pub drain_deadline: Duration,
-    /// In a cloud: a worker that has held nothing for so long, and hears of no controller that would send it home, leaves by
-    /// itself; 0 is never.
+    /// In a cloud: a worker that has held nothing for so long, and hears of no controller that
+    /// would send it home, leaves by itself; 0 is never.
     #[serde(with = "units::duration")]
     pub abandoned_after: Duration,
     /// A worker for which everything has failed for so long leaves, to be replaced; 0 is never.
@@ -159,9 +164,11 @@ pub struct Controller {
     pub instance_limit: u32,
     /// What becomes of the instances when the controller stops.
     pub on_exit: OnExit,
-    /// Where the controller writes what it sees and does, for `/status` and `eirs status`; by default in the state folder.
+    /// Where the controller writes what it sees and does, for `/status` and `eirs status`; by
+    /// default in the state folder.
     pub status_file: Option<PathBuf>,
-    /// The worker program that the process fleet starts; by default the `eirs-worker` beside this program.
+    /// The worker program that the process fleet starts; by default the `eirs-worker` beside this
+    /// program.
     pub worker_program: Option<PathBuf>,
     /// Whether what is seen and decided is recorded in the state folder, for `eirs simulate`.
     pub recording: bool,
@@ -191,9 +198,11 @@ pub struct Telemetry {
     pub filter: String,
     /// How.
     pub format: LogFormat,
-    /// The collector that spans are sent to, over OTLP/HTTP; without it, and without `OTEL_EXPORTER_OTLP_ENDPOINT`, to nobody.
+    /// The collector that spans are sent to, over OTLP/HTTP; without it, and without
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`, to nobody.
     pub otlp_endpoint: Option<String>,
-    /// The share of the traces begun here that are collected; a trace that a client began is collected if the client says so.
+    /// The share of the traces begun here that are collected; a trace that a client began is
+    /// collected if the client says so.
     pub sample_ratio: f64,
 }
 
@@ -308,7 +317,8 @@ impl Settings {
         self.web.upload_folder.clone().unwrap_or_else(own)
     }
 
-    /// The name of this web host: the one that is set, or else `local` on one machine, and the machine's own in a cloud.
+    /// The name of this web host: the one that is set, or else `local` on one machine, and the
+    /// machine's own in a cloud.
     pub fn web_host(&self) -> String {
         let own = || match self.backend {
             BackendKind::Local => "local".to_owned(),
@@ -317,7 +327,8 @@ impl Settings {
         self.web.host.clone().unwrap_or_else(own)
     }
 
-    /// What AWS would refuse of these settings, whatever the backend is now; `backend = "aws"` refuses to load them.
+    /// What AWS would refuse of these settings, whatever the backend is now; `backend = "aws"`
+    /// refuses to load them.
     pub fn refused_by_aws(&self) -> Option<BadSettings> {
         let complaints = aws_limits::complaints(self);
         (!complaints.is_empty()).then_some(BadSettings(complaints))

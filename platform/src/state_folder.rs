@@ -1,6 +1,7 @@
-//! The state folder: the one place on a machine where everything of an installation is. What each file and folder in it is called
-//! stands here, and how such files are locked ([`Lock`]), written ([`write_aside`]). Files of any
-//! folder that change while a program runs are looked at in one way ([`Stamp`], [`Changes`], [`Wake`]).
+//! The state folder: the one place on a machine where everything of an installation is. What each
+//! file and folder in it is called stands here, and how such files are locked ([`Lock`]), written
+//! ([`write_aside`]). Files of any folder that change while a program runs are looked at in one way
+//! ([`Stamp`], [`Changes`], [`Wake`]).
 
 mod aside;
 mod changes;
@@ -20,7 +21,8 @@ pub use self::{
 
 /// The number of the layout; what makes a folder a state folder.
 pub const LAYOUT: &str = "layout";
-/// The database of the queues, the results and the index of the images; SQLite puts its log beside it.
+/// The database of the queues, the results and the index of the images; SQLite puts its log beside
+/// it.
 pub const QUEUE: &str = "queue.db";
 /// What SQLite adds to the name of a database for its write-ahead log, ...
 pub const LOG_SUFFIX: &str = "-wal";
@@ -65,8 +67,8 @@ pub const WEB_LOCK: &str = "web.lock";
 /// Held by `eirs local` as long as it runs.
 pub const LOCAL_LOCK: &str = "local.lock";
 
-/// Everything that EIRS itself puts into a state folder. What makes the folder ours goes last, so that a deletion that was
-/// interrupted can be done again.
+/// Everything that EIRS itself puts into a state folder. What makes the folder ours goes last, so
+/// that a deletion that was interrupted can be done again.
 const ALL: [&str; 20] = [
     OLD_FILES,
     IMAGES,
@@ -90,8 +92,8 @@ const ALL: [&str; 20] = [
     LAYOUT,
 ];
 
-/// Whether a file or folder of this name is one that EIRS put into its state folder. What is beside it is somebody else's: a
-/// state folder may have been set to one that was used for other things.
+/// Whether a file or folder of this name is one that EIRS put into its state folder. What is beside
+/// it is somebody else's: a state folder may have been set to one that was used for other things.
 pub fn is_ours(name: &str) -> bool {
     rank(name).is_some()
 }
@@ -103,7 +105,8 @@ pub fn ours(names: impl IntoIterator<Item = String>) -> Vec<String> {
     ours.into_iter().map(|(_, name)| name).collect()
 }
 
-/// Where in [`ALL`] a name is, behind the files that were being written aside for it, or that SQLite puts beside it.
+/// Where in [`ALL`] a name is, behind the files that were being written aside for it, or that
+/// SQLite puts beside it.
 fn rank(name: &str) -> Option<(usize, bool)> {
     let is_beside = |known: &str| {
         name.strip_prefix(known).is_some_and(|rest| {

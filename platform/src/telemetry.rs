@@ -1,5 +1,6 @@
-//! Logs: text on stderr, or the journal's own protocol, where every field of an event, and of the spans around it, becomes a
-//! field of the entry. And traces, where a collector is set: `telemetry/otlp.rs`.
+//! Logs: text on stderr, or the journal's own protocol, where every field of an event, and of the
+//! spans around it, becomes a field of the entry. And traces, where a collector is set:
+//! `telemetry/otlp.rs`.
 
 mod otlp;
 
@@ -19,8 +20,9 @@ use crate::{
     trace,
 };
 
-/// Starts logging, and the export of spans. `program` names this one in the journal and in traces. Errors are sentences about
-/// the settings. What is answered has the last spans: it is to be kept until the process ends.
+/// Starts logging, and the export of spans. `program` names this one in the journal and in traces.
+/// Errors are sentences about the settings. What is answered has the last spans: it is to be kept
+/// until the process ends.
 pub fn init(settings: &Telemetry, program: &'static str) -> Result<Traces, String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|error| format!("telemetry.filter: `{}` is not a filter: {error}", settings.filter))?;
@@ -70,8 +72,8 @@ fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-/// systemd tells in `$JOURNAL_STREAM` which device and inode the journal's socket has; if stderr is that one, nobody
-/// redirected it (systemd.exec(5)).
+/// systemd tells in `$JOURNAL_STREAM` which device and inode the journal's socket has; if stderr is
+/// that one, nobody redirected it (systemd.exec(5)).
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = rustix::fs::fstat(std::io::stderr().as_fd());

@@ -1,11 +1,14 @@
-//! Which model gives an answer: a short digest of everything that decides it. A result is filed under it, so that an answer of
-//! the model as it was is never taken for an answer of the model as it is.
+//! Which model gives an answer: a short digest of everything that decides it. A result is filed
+//! under it, so that an answer of the model as it was is never taken for an answer of the model as
+//! it is.
 //!
-//! Web hosts, workers and the controller of one machine compute it from the same settings and the same files, and so agree
-//! without asking each other. Where a machine has not the files, `digest` in the settings says what it is; `eirs setup` writes
-//! it. `version/watch.rs` notices changes while a program runs.
+//! Web hosts, workers and the controller of one machine compute it from the same settings and the
+//! same files, and so agree without asking each other. Where a machine has not the files, `digest`
+//! in the settings says what it is; `eirs setup` writes it. `version/watch.rs` notices changes
+//! while a program runs.
 //!
-//! What runs the model (`engine`, `provider`, `batch`, `timeout`) is not part of it: the engines agree but for rounding.
+//! What runs the model (`engine`, `provider`, `batch`, `timeout`) is not part of it: the engines
+//! agree but for rounding.
 
 pub mod watch;
 mod weights;
@@ -29,12 +32,12 @@ use crate::{
 
 pub use self::weights::weights;
 
-/// Raised with every change of the worker that gives any model other numbers for the same image and the same settings: in the
-/// decoders, in the resizing, in the softmax.
+/// Raised with every change of the worker that gives any model other numbers for the same image and
+/// the same settings: in the decoders, in the resizing, in the softmax.
 pub const DECODER: u32 = 7;
 
-/// The model of shapes that is built into the worker, and its labels: the SHA-256 of each. A test of the worker compares them
-/// with what it has built in.
+/// The model of shapes that is built into the worker, and its labels: the SHA-256 of each. A test
+/// of the worker compares them with what it has built in.
 pub const BUILT_IN: [&str; 2] = [
     "98fab98b3bc761dcfba02b5ec18ff697545a97f2afec6bedd2bea575c37ed4fd",
     "9d7d7b956f7ef954aecdd936fd197a60a3e2283517b374c67fa6a4f3bac2ad58",
@@ -61,7 +64,8 @@ const OF_SCRIPTS: [&str; 3] = ["command", "env", "protocol"];
 /// ... and all that do mean something to a script, or to every classifier.
 const OF_ALL: [&str; 4] = ["classifier", "top", "max_pixels", "version"];
 
-/// Stands in `digest` where nobody knows it but the workers: the version is the one that they answer with.
+/// Stands in `digest` where nobody knows it but the workers: the version is the one that they
+/// answer with.
 pub const ASK_WORKERS: &str = "unknown";
 
 /// So many bytes of the SHA-256 are kept: enough for more versions than anybody trains.
@@ -72,7 +76,8 @@ const BYTES: usize = 8;
 #[error("{0}")]
 pub struct Unknown(String);
 
-/// The version of a model as its settings and files are now. What was hashed is remembered as long as the file stays the same.
+/// The version of a model as its settings and files are now. What was hashed is remembered as long
+/// as the file stays the same.
 ///
 /// # Errors
 ///
@@ -150,7 +155,8 @@ fn of_onnx(model: &Model) -> Vec<Source> {
     sources
 }
 
-/// The program, and every file that an argument names: the script of an interpreter, the weights that it is given.
+/// The program, and every file that an argument names: the script of an interpreter, the weights
+/// that it is given.
 fn of_script(command: &[String]) -> Result<Vec<Source>, Unknown> {
     let Some((program, arguments)) = command.split_first() else { return Ok(Vec::new()) };
     let found = program_file(program)
@@ -161,8 +167,8 @@ fn of_script(command: &[String]) -> Result<Vec<Source>, Unknown> {
         .collect())
 }
 
-/// The files that an argument names: itself, the `FILE` of `--weights=FILE`, the words of `sh -c 'python3 classify.py'`. What a
-/// shell is told to write to is none.
+/// The files that an argument names: itself, the `FILE` of `--weights=FILE`, the words of `sh -c
+/// 'python3 classify.py'`. What a shell is told to write to is none.
 fn named_files(argument: &str) -> Vec<PathBuf> {
     let whole = PathBuf::from(argument);
     if whole.is_file() {
@@ -198,8 +204,8 @@ pub fn program_file(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(OsStr::new(program))).find(is_program)
 }
 
-/// The settings that decide, in the order of their names. A key that is not set is left out, so that one that a later program
-/// knows and nobody has set changes nothing.
+/// The settings that decide, in the order of their names. A key that is not set is left out, so
+/// that one that a later program knows and nobody has set changes nothing.
 fn deciding_settings(model: &Model) -> Vec<(String, Value)> {
     let decides = |key: &str| match model.classifier {
         Classifier::Onnx => !DECIDES_NOTHING.contains(&key) && !OF_SCRIPTS.contains(&key),

@@ -2,8 +2,7 @@
 """Words and widths that STYLE.md rules out, in what people read: pages, messages, help, settings.
 
 `make lint` runs it. Text in backticks and blocks of code are not checked: they quote programs.
-Comments are not checked either, except where a program prints them as its help. `--comments` lists
-the comment lines of Rust files that are wider than the limit.
+Of comments only the width is checked, except where a program prints them as its help.
 """
 
 import pathlib
@@ -88,11 +87,6 @@ def comments(name, text):
 
 def main():
     found = []
-    if sys.argv[1:] == ["--comments"]:
-        for name in tracked("*.rs"):
-            found += comments(name, (ROOT / name).read_text())
-        print("\n".join(found), end="\n" if found else "")
-        return 1 if found else 0
     for name in tracked(*PAGES):
         text = (ROOT / name).read_text()
         found += widths(name, text)
@@ -101,6 +95,7 @@ def main():
     for name in tracked("*.rs"):
         text = (ROOT / name).read_text()
         found += words(name, strings(text))
+        found += comments(name, text)
         if "#[derive" in text and "clap::" in text:
             found += words(name, helps(text))
     for name in tracked(*TEXTS):

@@ -28,7 +28,8 @@ use self::{
 };
 use crate::{metrics::Metrics, problem::Problem, renewal::Renewal};
 
-/// Pages of one address or token that may watch at once: an office does, and nobody takes all places.
+/// Pages of one address or token that may watch at once: an office does, and nobody takes all
+/// places.
 const MOST_WATCHERS: usize = 50;
 
 /// What the settings say of access, ready for use.

@@ -33,8 +33,9 @@ pub struct App {
 }
 
 impl App {
-    /// Opens what the web server needs of the backend. `draining` is the process's own; `tls` is looked at for `/metrics`;
-    /// `versions` are kept up to date as long as [`run_background`](Self::run_background) runs.
+    /// Opens what the web server needs of the backend. `draining` is the process's own; `tls` is
+    /// looked at for `/metrics`; `versions` are kept up to date as long as
+    /// [`run_background`](Self::run_background) runs.
     pub async fn new(
         settings: Settings,
         backend: &Backend,
@@ -86,8 +87,9 @@ impl App {
         Ok(Arc::new(Self { jobs, uploads, operator, metrics, responses, reporter, webhook, versions }))
     }
 
-    /// What runs beside the requests: the consumer of answers, the reports to the controller, the looks for those who watch, the
-    /// webhook, the forgetting of jobs that nobody answers. Ends when `stop` is cancelled, and the response queue is closed.
+    /// What runs beside the requests: the consumer of answers, the reports to the controller, the
+    /// looks for those who watch, the webhook, the forgetting of jobs that nobody answers. Ends
+    /// when `stop` is cancelled, and the response queue is closed.
     pub async fn run_background(self: Arc<Self>, stop: CancellationToken) {
         tokio::join!(
             replies::consume(&self.jobs, &stop),

@@ -1,10 +1,12 @@
-//! What `fuzz/` drives, and nobody else: it is there only with `--cfg fuzzing`, as cargo-fuzz builds.
+//! What `fuzz/` drives, and nobody else: it is there only with `--cfg fuzzing`, as cargo-fuzz
+//! builds.
 
 use poem::http::HeaderMap;
 
 use crate::upload::reading::{headers, packed, pieces, read};
 
-/// A form, the first bytes of which say into what pieces it is cut. It must hold the same, whole and in pieces.
+/// A form, the first bytes of which say into what pieces it is cut. It must hold the same, whole
+/// and in pieces.
 pub fn form(data: &[u8]) {
     let Some((cuts, body)) = data.split_at_checked(4) else { return };
     let is_mixed = cuts[3] & 1 == 1;

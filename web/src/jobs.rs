@@ -1,7 +1,9 @@
-//! Jobs in flight: an image goes in, at most one job for it goes out, and everybody who asked is told how it ended.
+//! Jobs in flight: an image goes in, at most one job for it goes out, and everybody who asked is
+//! told how it ended.
 //!
-//! The order is the safety argument: image before job, waiter before job. Identical images in flight share one job. What is
-//! sent is sent by a task of its own, so that a client that leaves takes nothing with it.
+//! The order is the safety argument: image before job, waiter before job. Identical images in
+//! flight share one job. What is sent is sent by a task of its own, so that a client that leaves
+//! takes nothing with it.
 
 mod admission;
 mod arrivals;
@@ -94,15 +96,16 @@ pub(crate) struct Beside {
 pub(crate) struct Jobs {
     images: SharedBlobs,
     results: SharedBlobs,
-    /// Whether a result is looked for before the image is stored. Where each look is a request, an image that is new to the store
-    /// has no result, and only the other ones are looked for.
+    /// Whether a result is looked for before the image is stored. Where each look is a request, an
+    /// image that is new to the store has no result, and only the other ones are looked for.
     looks_first: bool,
     requests: BTreeMap<Arc<str>, SharedQueue>,
     beside: Beside,
     /// For so long a job may wait for a worker.
     retention: Duration,
     cache: Cache<Key, Cached>,
-    /// Versions that workers answer with and that are not in force here, with their models: what was told of once.
+    /// Versions that workers answer with and that are not in force here, with their models: what
+    /// was told of once.
     other_versions: Mutex<BTreeSet<(String, String)>>,
     in_flight: Mutex<HashMap<Key, InFlight>>,
     /// Whose results came after they were erased, and are being taken away.
@@ -246,8 +249,8 @@ impl Jobs {
         self.lock().contains_key(key)
     }
 
-    /// The result of an image, as far as a look costs nothing, or a place in the line of a job for it that is in flight. Where a
-    /// fresh result is wanted, a job in flight will bring one.
+    /// The result of an image, as far as a look costs nothing, or a place in the line of a job for
+    /// it that is in flight. Where a fresh result is wanted, a job in flight will bring one.
     pub(crate) async fn find(&self, id: JobId, wanted: &Wanted) -> Result<Option<Submitted>> {
         let key: Key = (id, wanted.model.clone());
         self.look_for_lost(&key).await;
@@ -312,7 +315,8 @@ impl Jobs {
         Ok(Admitted { announced, counted, client })
     }
 
-    /// Stores an image and sends a job for it that was admitted, unless somebody else has just done so.
+    /// Stores an image and sends a job for it that was admitted, unless somebody else has just done
+    /// so.
     pub(crate) fn send(
         self: &Arc<Self>,
         image: Image,
@@ -395,10 +399,12 @@ impl Jobs {
             Stage::Known(reply) => return Ok(Some(reply)),
         };
         if self.requests.len() > 1 {
-            // The images of all models are the same: who asks for a result later must know of which it may come.
+            // The images of all models are the same: who asks for a result later must know of which
+            // it may come.
             match self.images.stage(&id.asked_key(model), Bytes::new().into()).await {
                 Err(error) if error.is_transient() => return Err(error),
-                // A role from before there were such notes may not write it. That costs a job nothing.
+                // A role from before there were such notes may not write it. That costs a job
+                // nothing.
                 Err(error) => tracing::warn!(%error, "the model of an upload could not be noted"),
                 Ok(noted) => stored = stored.and(noted),
             }
@@ -421,7 +427,8 @@ impl Jobs {
         let patience = queue::patience(self.beside.admission.line(model));
         let sent = queue.send_for(&client, job::encode(&job), stored, patience);
         sending.run(sent).await?;
-        // Counted when it can be seen in the queue: the controller looks there as soon as the doorbell rings.
+        // Counted when it can be seen in the queue: the controller looks there as soon as the
+        // doorbell rings.
         self.beside.arrivals.count(model);
         Ok(None)
     }

@@ -1,9 +1,10 @@
 //! The web server: takes images in, hands them to the queue, and gives their labels back.
 //!
-//! An upload's way: `upload.rs` reads the images out of the request (`upload/body.rs`), `jobs.rs` stores each, registers who waits
-//! for it and sends the job, `jobs/replies.rs` receives the answers, and `upload/answer.rs` puts them into words. `operator/` is
-//! what people see; what may be asked and answered is described in `api.rs`. Around all of it stands `access.rs`, which says who
-//! may, and under it `listen.rs`, the connections.
+//! An upload's way: `upload.rs` reads the images out of the request (`upload/body.rs`), `jobs.rs`
+//! stores each, registers who waits for it and sends the job, `jobs/replies.rs` receives the
+//! answers, and `upload/answer.rs` puts them into words. `operator/` is what people see; what may
+//! be asked and answered is described in `api.rs`. Around all of it stands `access.rs`, which says
+//! who may, and under it `listen.rs`, the connections.
 
 mod arguments;
 #[cfg(fuzzing)]

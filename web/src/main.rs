@@ -21,7 +21,8 @@ use eirs_web::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Behind the last request a poll for answers may have to end (20 s), and the runtime waits for file writes that hang (5 s).
+/// Behind the last request a poll for answers may have to end (20 s), and the runtime waits for
+/// file writes that hang (5 s).
 const LAST_ANSWERS: Duration = Duration::from_secs(30);
 
 #[global_allocator]
@@ -167,8 +168,8 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
     Ok(())
 }
 
-/// Ends when the server shall stop accepting: after everybody had a moment to see that it is not ready. Held requests go on;
-/// at the deadline they get their 202.
+/// Ends when the server shall stop accepting: after everybody had a moment to see that it is not
+/// ready. Held requests go on; at the deadline they get their 202.
 async fn drain(app: Arc<App>, lifecycle: Lifecycle, deadline: Duration) {
     lifecycle.drain().cancelled().await;
     let held = app.uploads_in_flight();

@@ -1,5 +1,6 @@
-//! What `/metrics` shows, in the OpenMetrics text format or the older one: what this host counts, what the controller wrote
-//! down, and what the process takes. What there is, is in `metrics/catalogue.rs`.
+//! What `/metrics` shows, in the OpenMetrics text format or the older one: what this host counts,
+//! what the controller wrote down, and what the process takes. What there is, is in
+//! `metrics/catalogue.rs`.
 
 mod catalogue;
 mod classic;
@@ -115,7 +116,8 @@ impl Metrics {
             connections: Connections::new(),
             seen: Arc::default(),
         };
-        // Series that are there from the start, at zero, are easier to reckon with than some that come.
+        // Series that are there from the start, at zero, are easier to reckon with than some that
+        // come.
         for answer in Answered::ALL {
             drop(metrics.images.get_or_create(&AnswerLabels { answer: *answer }));
         }
@@ -187,7 +189,8 @@ impl Metrics {
         self.http_responses.get_or_create(&ClassLabels { class }).inc();
     }
 
-    /// A worker answered for one of our models, after so many milliseconds in the queue and with itself.
+    /// A worker answered for one of our models, after so many milliseconds in the queue and with
+    /// itself.
     pub(crate) fn replied(&self, model: &str, queued_ms: f64, service_ms: f64) {
         let labels = ModelLabels { model: model.to_owned() };
         self.queued_seconds.get_or_create(&labels).observe(queued_ms / 1e3);
@@ -206,8 +209,9 @@ impl Metrics {
         self.turned_away.get_or_create(&TurnedAwayLabels { why }).inc();
     }
 
-    /// All of it, as OpenMetrics, with what the controller wrote last, how many letters each model's dead letters are, when the
-    /// certificate expires, what room there is for images, and how many events wait for the webhook.
+    /// All of it, as OpenMetrics, with what the controller wrote last, how many letters each
+    /// model's dead letters are, when the certificate expires, what room there is for images, and
+    /// how many events wait for the webhook.
     pub(crate) fn encode(
         &self,
         now: f64,
@@ -274,7 +278,8 @@ impl Sample {
 #[derive(Debug, Default)]
 struct Seen(Mutex<Vec<Sample>>);
 
-/// Shows what was seen, and nothing of what was seen before: the series of a pool that is gone are gone.
+/// Shows what was seen, and nothing of what was seen before: the series of a pool that is gone are
+/// gone.
 #[derive(Debug)]
 struct Collected {
     metrics: Vec<Metric>,

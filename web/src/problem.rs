@@ -1,5 +1,5 @@
-//! What goes wrong, as the client sees it: `application/problem+json` (RFC 9457). What the log keeps is another matter and is
-//! written where the cause is known.
+//! What goes wrong, as the client sees it: `application/problem+json` (RFC 9457). What the log
+//! keeps is another matter and is written where the cause is known.
 
 use eirs_platform::{Error, formats::Kind, job::JobId};
 use poem::{IntoResponse, Response, http::StatusCode};

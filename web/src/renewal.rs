@@ -1,5 +1,6 @@
-//! Files that are read again when they change: the tokens, the certificate. What cannot be read or makes no sense never replaces
-//! what does; the last good version stays in force, and the log says why.
+//! Files that are read again when they change: the tokens, the certificate. What cannot be read or
+//! makes no sense never replaces what does; the last good version stays in force, and the log says
+//! why.
 
 use std::{
     fmt, io,
@@ -15,15 +16,16 @@ use eirs_platform::{
 use futures::future::BoxFuture;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// How often the files are looked at. A change of a certificate is two files, and a look that finds them as the last one did
-/// takes them up: so a change counts within two of these.
+/// How often the files are looked at. A change of a certificate is two files, and a look that finds
+/// them as the last one did takes them up: so a change counts within two of these.
 const LOOK: Duration = Duration::from_secs(1);
 /// They are far enough apart for a change to come to rest.
 const TWO_LOOKS: Duration = Duration::ZERO;
 /// How often addresses that are as good as new are forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// Looks at the files until it is dropped; at once when the process is told to reload. `sweep` is called now and then.
+/// Looks at the files until it is dropped; at once when the process is told to reload. `sweep` is
+/// called now and then.
 pub(crate) async fn keep(
     mut renewals: Vec<Box<dyn Renewal>>,
     sweep: Option<impl Fn()>,

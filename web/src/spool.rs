@@ -1,9 +1,11 @@
-//! Where the bytes of arriving bodies are until their images are stored: in memory as long as there is plenty of it, else in a
-//! file without a name, which goes when its last reader goes, also in a kill.
+//! Where the bytes of arriving bodies are until their images are stored: in memory as long as there
+//! is plenty of it, else in a file without a name, which goes when its last reader goes, also in a
+//! kill.
 //!
-//! A body takes what has arrived of it and no more, and nobody waits for anybody's bytes: one that finds no memory goes on in
-//! its file at once. What a single body may have in memory is a share of what is *free*, so that it shrinks as more of them
-//! arrive slowly, and there is always some left for one that is small and quick.
+//! A body takes what has arrived of it and no more, and nobody waits for anybody's bytes: one that
+//! finds no memory goes on in its file at once. What a single body may have in memory is a share of
+//! what is *free*, so that it shrinks as more of them arrive slowly, and there is always some left
+//! for one that is small and quick.
 
 use std::{
     fs::File,
@@ -23,7 +25,8 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 const SHARE: u64 = 8;
 /// What is gathered in memory before a file is written on.
 const WRITE_BYTES: u64 = 256 * 1024;
-/// So many files are copied to the store at once: a processor has the next while another is written.
+/// So many files are copied to the store at once: a processor has the next while another is
+/// written.
 const COPIED_AT_ONCE: usize = 4;
 /// A chunk that is smaller is copied: it may be a few bytes of a large buffer, which it would keep.
 const WORTH_KEEPING: usize = 8 * 1024;
@@ -34,7 +37,8 @@ pub(crate) struct Room {
     memory: Arc<Pool>,
     disk: Arc<Pool>,
     folder: PathBuf,
-    /// Files that are in memory as a whole, on their way to the store. Who waits here waits for the store, not for a client.
+    /// Files that are in memory as a whole, on their way to the store. Who waits here waits for the
+    /// store, not for a client.
     storing: Arc<Semaphore>,
     /// The same of those that are copied part by part.
     copying: Arc<Semaphore>,
@@ -88,8 +92,8 @@ impl Drop for Taken {
 }
 
 impl Room {
-    /// So many bytes of memory, and so many in files in this folder, which is made if it is missing. `largest` is the largest
-    /// body.
+    /// So many bytes of memory, and so many in files in this folder, which is made if it is
+    /// missing. `largest` is the largest body.
     pub(crate) fn new(memory: u64, disk: u64, folder: &Path, largest: u64) -> Result<Arc<Self>> {
         std::fs::create_dir_all(folder)
             .map_err(|error| Error::from_io(format!("making the folder {}", folder.display()), &error))?;
@@ -150,7 +154,8 @@ impl Held {
         }
     }
 
-    /// Takes in what has arrived. It fails where the disk is full, or that part of it which uploads may have.
+    /// Takes in what has arrived. It fails where the disk is full, or that part of it which uploads
+    /// may have.
     pub(crate) async fn add(&mut self, chunk: Bytes) -> Result<()> {
         let most = self.taken.most().min(if self.spooled.is_some() { WRITE_BYTES } else { u64::MAX });
         let bytes = chunk.len() as u64;
@@ -220,8 +225,8 @@ impl Whole {
         self.taken.bytes + self.spooled.as_ref().map_or(0, |spooled| spooled.taken.bytes)
     }
 
-    /// Has the work done with the bytes, of few bodies that are in files at once. Where the work does not take files, all bytes are
-    /// in memory then.
+    /// Has the work done with the bytes, of few bodies that are in files at once. Where the work
+    /// does not take files, all bytes are in memory then.
     pub(crate) async fn read<T>(
         self,
         takes_files: bool,

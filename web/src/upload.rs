@@ -44,7 +44,8 @@ use crate::{
     spool::Room,
 };
 
-/// How long storing and queueing may take after the client's own wait is over. Only a service that is hardly there takes so long.
+/// How long storing and queueing may take after the client's own wait is over. Only a service that
+/// is hardly there takes so long.
 const QUEUEING: Duration = Duration::from_secs(30);
 /// How many images of one upload may be on their way to the store while the next one is read.
 const ON_THEIR_WAY: usize = 16;
@@ -131,7 +132,8 @@ pub(crate) async fn upload(request: &Request, body: Body, Data(uploads): Data<&A
     traced::answered(&scope, response)
 }
 
-/// Counts an upload for as long as it is in flight, also where the client leaves and nobody comes back here.
+/// Counts an upload for as long as it is in flight, also where the client leaves and nobody comes
+/// back here.
 struct InHand<'a>(&'a Uploads, Instant);
 
 impl<'a> InHand<'a> {
@@ -174,7 +176,8 @@ async fn take(
                 format!("an upload may have at most {} images", uploads.settings.web.max_images_per_upload);
             return Err(Problem::too_large(detail));
         }
-        // A client that sends faster than the store takes is read as fast as that, and fills no memory here.
+        // A client that sends faster than the store takes is read as fast as that, and fills no
+        // memory here.
         if let Some(Begun::Waits(_, ticket)) =
             begun.len().checked_sub(ON_THEIR_WAY).and_then(|n| begun.get_mut(n))
         {
@@ -188,7 +191,8 @@ async fn take(
         });
     }
     let none = images.none();
-    // What is left of the body is the listener's to read; only then does it see a client that leaves.
+    // What is left of the body is the listener's to read; only then does it see a client that
+    // leaves.
     drop(images);
     match begun.len() {
         0 => Err(none),

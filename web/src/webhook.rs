@@ -1,8 +1,10 @@
-//! The webhook: each job that ends is sent to one address of the operator, so that nobody has to poll for what a 202 promised.
+//! The webhook: each job that ends is sent to one address of the operator, so that nobody has to
+//! poll for what a 202 promised.
 //!
-//! The list of what is to be sent is a queue of the backend, durable and shared by all hosts. An event is in it before the
-//! worker's answer is acked, and leaves it when the receiver has taken it: a kill at any moment sends it twice, never not at all.
-//! No answer to a client waits for any of that.
+//! The list of what is to be sent is a queue of the backend, durable and shared by all hosts. An
+//! event is in it before the worker's answer is acked, and leaves it when the receiver has taken
+//! it: a kill at any moment sends it twice, never not at all. No answer to a client waits for any
+//! of that.
 
 pub(crate) mod event;
 
@@ -97,8 +99,8 @@ impl Webhook {
         self.keys.renewal()
     }
 
-    /// Puts ended jobs on the list; when this returns, they survive a kill. Where the list is as long as it may be, they are
-    /// dropped, and counted.
+    /// Puts ended jobs on the list; when this returns, they survive a kill. Where the list is as
+    /// long as it may be, they are dropped, and counted.
     pub(crate) async fn note(&self, replies: &[Reply]) -> Result<()> {
         if replies.is_empty() {
             return Ok(());
@@ -131,7 +133,8 @@ impl Webhook {
         counting.events = counting.events.saturating_sub(events as u64);
     }
 
-    /// Has the list say now and then how long it is. Where it does not, what was sent and taken since is the better guess.
+    /// Has the list say now and then how long it is. Where it does not, what was sent and taken
+    /// since is the better guess.
     async fn count(&self) {
         if self.counting().at.is_some_and(|at| at.elapsed() < COUNTED_FOR) {
             return;
@@ -183,8 +186,9 @@ impl Webhook {
         }
     }
 
-    /// Sends a batch until it is taken. One that the receiver refuses for what is in it is halved, so that a single event which it
-    /// cannot read keeps no other back; that event comes again when its lease has run out.
+    /// Sends a batch until it is taken. One that the receiver refuses for what is in it is halved,
+    /// so that a single event which it cannot read keeps no other back; that event comes again when
+    /// its lease has run out.
     async fn deliver(&self, batch: Vec<Delivery>, stop: &CancellationToken) {
         let mut open = vec![batch];
         while let Some(mut batch) = open.pop() {
@@ -292,8 +296,8 @@ pub struct Door {
     most: u64,
 }
 
-/// Reads the keys; what is wrong with them, or with the address, is a sentence that begins with the setting. `None` where the
-/// settings name no address.
+/// Reads the keys; what is wrong with them, or with the address, is a sentence that begins with the
+/// setting. `None` where the settings name no address.
 pub fn check(settings: &settings::Webhook) -> std::result::Result<Option<Door>, String> {
     let (Some(url), Some(file)) = (&settings.url, &settings.key) else { return Ok(None) };
     let keys = keys(file).map_err(|why| format!("web.webhook.key: {why}"))?;

@@ -1,9 +1,11 @@
 //! A classifier of your own in Rust: it names the colour that an image has most of.
 //!
-//!     cargo run -p eirs-worker --no-default-features --example own_classifier -- models/shapes/samples/*.jpg
+//!     cargo run -p eirs-worker --no-default-features --example own_classifier -- \
+//!         models/shapes/samples/*.jpg
 //!
-//! To serve it, add a kind of classifier to `platform/src/settings/model.rs` and a line to `eirs_worker::classify::load`. A model that
-//! is an ONNX file or a script needs no Rust: see `models/README.md`.
+//! To serve it, add a kind of classifier to `platform/src/settings/model.rs` and a line to
+//! `eirs_worker::classify::load`. A model that is an ONNX file or a script needs no Rust: see
+//! `models/README.md`.
 
 use std::{env, fs};
 

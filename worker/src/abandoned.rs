@@ -13,8 +13,8 @@ pub const EXIT_ABANDONED: u8 = 69;
 /// How often an idle worker looks for the controller, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// Ends, having cancelled `drain`, when nobody needs this worker and nobody would say so, or when its
-/// machine is taken back. Never ends where that is not to be asked.
+/// Ends, having cancelled `drain`, when nobody needs this worker and nobody would say so, or when
+/// its machine is taken back. Never ends where that is not to be asked.
 pub async fn watch(worker: Arc<Worker>, drain: CancellationToken) {
     #[cfg(feature = "aws")]
     tokio::select! {

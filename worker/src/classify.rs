@@ -1,5 +1,5 @@
-//! What an image shows: the classifiers, behind one trait. A classifier is synchronous and keeps a core busy; the
-//! worker runs one on each thread of a bounded pool.
+//! What an image shows: the classifiers, behind one trait. A classifier is synchronous and keeps a
+//! core busy; the worker runs one on each thread of a bounded pool.
 
 pub mod fit;
 pub mod inspect;
@@ -47,7 +47,8 @@ pub enum Failure {
     Later(String),
 }
 
-/// Classifies images, one value for each thread. `worker/examples/own_classifier.rs` is a whole one.
+/// Classifies images, one value for each thread. `worker/examples/own_classifier.rs` is a whole
+/// one.
 ///
 /// ```
 /// use eirs_platform::job::Guess;
@@ -72,14 +73,15 @@ pub enum Failure {
 /// assert_eq!(answers[0].as_ref().unwrap()[0].label, "light");
 /// ```
 pub trait Classifier: Send {
-    /// One answer for each image, in their order: guesses, best first, never empty, at most the `top` of the settings.
-    /// Never panics and never hangs, whatever the images hold.
+    /// One answer for each image, in their order: guesses, best first, never empty, at most the
+    /// `top` of the settings. Never panics and never hangs, whatever the images hold.
     fn classify(&mut self, images: &[Image]) -> Vec<Result<Vec<Guess>, Failure>>;
 }
 
 /// A model that was loaded and checked; the threads share what they can of it.
 pub trait Loaded: Send + Sync {
-    /// What classifies, for logs and reports, e.g. `onnxruntime 1.23.2`, `rten 0.27`, `script once`.
+    /// What classifies, for logs and reports, e.g. `onnxruntime 1.23.2`, `rten 0.27`, `script
+    /// once`.
     fn engine(&self) -> &str;
 
     /// A classifier for one more thread.
@@ -138,7 +140,8 @@ impl fmt::Display for Port {
     }
 }
 
-/// Loads the model that the settings describe and checks everything that can be checked before the first image.
+/// Loads the model that the settings describe and checks everything that can be checked before the
+/// first image.
 ///
 /// # Errors
 ///
@@ -151,8 +154,9 @@ pub fn load(model: &Model) -> anyhow::Result<Box<dyn Loaded>> {
     })
 }
 
-/// The files of this machine that a model needs beside its settings, each with the setting that names it, or that would
-/// name it where it is found by where it lies: so that copies of them elsewhere, named there, classify the same.
+/// The files of this machine that a model needs beside its settings, each with the setting that
+/// names it, or that would name it where it is found by where it lies: so that copies of them
+/// elsewhere, named there, classify the same.
 pub fn files(model: &Model) -> Vec<(&'static str, std::path::PathBuf)> {
     match model.classifier {
         settings::Classifier::Onnx => onnx::files(model),

@@ -108,8 +108,8 @@ async fn free_slots(
     } else {
         worker.slot_count.saturating_sub(worker.pool.at_once())
     };
-    // A queue that bills calls is asked for several at once where it has them, and where slots become
-    // free quickly.
+    // A queue that bills calls is asked for several at once where it has them, and where slots
+    // become free quickly.
     let is_billed = worker.requests.in_database().is_none();
     let several =
         if is_deep && is_billed && worker.activity.jobs_are_short() { worker.slot_count / 8 } else { 1 };

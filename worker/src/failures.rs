@@ -1,6 +1,7 @@
-//! What became of a job so far, where it failed. It travels with the job, in its message: a job that failed is sent once more
-//! and the old message is acked. So it goes to the end of the line, any worker can go on with it, and the queue's own count of
-//! deliveries, which leads to the dead letters, starts again: an outage buries nothing.
+//! What became of a job so far, where it failed. It travels with the job, in its message: a job
+//! that failed is sent once more and the old message is acked. So it goes to the end of the line,
+//! any worker can go on with it, and the queue's own count of deliveries, which leads to the dead
+//! letters, starts again: an outage buries nothing.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -14,8 +15,8 @@ const MEMBER: &str = "failed";
 /// A job that failed rests so long before the first further attempt, then twice as long, and so on.
 const FIRST_REST: Duration = Duration::from_millis(250);
 const LONGEST_REST: Duration = Duration::from_secs(60);
-/// From one failure to the next no more than this counts: a wall clock that leaps by a week ends no retries, nor does a queue that
-/// was long.
+/// From one failure to the next no more than this counts: a wall clock that leaps by a week ends no
+/// retries, nor does a queue that was long.
 const LONGEST_STEP: Duration = Duration::from_secs(300);
 /// So many characters of a cause are kept.
 const CAUSE_CHARS: usize = 2000;
@@ -30,7 +31,8 @@ pub(crate) struct Failures {
     /// ... and when the last; nothing in messages of a time without.
     #[serde(default)]
     last: Option<DateTime<Utc>>,
-    /// For how long it has failed, by clocks that may leap: no wait between two failures counts for more than [`LONGEST_STEP`].
+    /// For how long it has failed, by clocks that may leap: no wait between two failures counts for
+    /// more than [`LONGEST_STEP`].
     #[serde(default)]
     lasted_ms: u64,
     /// How many of them took a worker with them.
@@ -46,7 +48,8 @@ impl Failures {
         serde_json::from_value(message.get(MEMBER)?.clone()).ok()
     }
 
-    /// With one more, and the message that says so. Members that this version does not know stay in it.
+    /// With one more, and the message that says so. Members that this version does not know stay in
+    /// it.
     pub(crate) fn one_more(body: &[u8], now: DateTime<Utc>, why: &str, is_fatal: bool) -> (Self, Bytes) {
         let mut message: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
         let before = Self::of(&message);
@@ -71,7 +74,8 @@ impl Failures {
         }
     }
 
-    /// Why it is given up, if it is: it failed for as long as retries may go on, or took too many workers.
+    /// Why it is given up, if it is: it failed for as long as retries may go on, or took too many
+    /// workers.
     pub(crate) fn verdict(&self, now: DateTime<Utc>, retry_for: Duration, most_fatal: u32) -> Option<String> {
         let (count, why) = (self.count, &self.why);
         let lasted = self.lasted(now);

@@ -1,6 +1,7 @@
-//! EC2 takes a spot instance back with two minutes' notice, which is in the instance's metadata (EC2 user guide, "Spot Instance
-//! interruption notices", which advises to look every five seconds; read on 2026-11-30). The worker drains as ever then, and what it
-//! holds is done or given back before the machine is gone.
+//! EC2 takes a spot instance back with two minutes' notice, which is in the instance's metadata
+//! (EC2 user guide, "Spot Instance interruption notices", which advises to look every five seconds;
+//! read on 2026-11-30). The worker drains as ever then, and what it holds is done or given back
+//! before the machine is gone.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::Worker;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Ends, having cancelled `drain`, when the instance is taken back. Never ends where it is no spot instance.
+/// Ends, having cancelled `drain`, when the instance is taken back. Never ends where it is no spot
+/// instance.
 pub(crate) async fn watch(worker: &Worker, drain: &CancellationToken) {
     let metadata = Client::builder().max_attempts(3).build();
     let get = async |path: &str| {

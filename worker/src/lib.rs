@@ -1,8 +1,10 @@
-//! The worker: takes jobs from the request queue, classifies, stores the result, answers, acks; and drains when told to.
+//! The worker: takes jobs from the request queue, classifies, stores the result, answers, acks; and
+//! drains when told to.
 //!
-//! A job's way: `consume.rs` receives it (as many as there are free slots), `lease.rs` keeps it ours, `process.rs` takes it
-//! to its end, or `failures.rs` says how long it is tried again; `begun.rs` finds out which job kills its workers, `health.rs` whether
-//! it is the worker that fails. `pool.rs` is where the cores work, and `classify.rs` is what they do.
+//! A job's way: `consume.rs` receives it (as many as there are free slots), `lease.rs` keeps it
+//! ours, `process.rs` takes it to its end, or `failures.rs` says how long it is tried again;
+//! `begun.rs` finds out which job kills its workers, `health.rs` whether it is the worker that
+//! fails. `pool.rs` is where the cores work, and `classify.rs` is what they do.
 
 mod arguments;
 
@@ -49,7 +51,8 @@ pub use self::arguments::Arguments;
 pub use self::self_test::{grey, self_test};
 use self::{begun::Note, health::Health, lease::Leases, pool::Pool, report::Activity};
 
-/// Behind the drain deadline jobs are given back and the last report is sent; a queue that is slow answers within this.
+/// Behind the drain deadline jobs are given back and the last report is sent; a queue that is slow
+/// answers within this.
 const GIVING_BACK: Duration = Duration::from_secs(10);
 
 /// A failed job that rests is a lease that must be renewed.
@@ -66,7 +69,8 @@ pub struct Identity {
     pub generation: String,
     /// The model that it serves.
     pub model: String,
-    /// Whether it is tried before it serves: it takes the jobs of the trial only, and its results are stored nowhere.
+    /// Whether it is tried before it serves: it takes the jobs of the trial only, and its results
+    /// are stored nowhere.
     pub is_tried: bool,
 }
 
@@ -90,7 +94,8 @@ pub struct Worker {
     version: Arc<str>,
     noted: outcome::Noted,
     erased: erased::Watch,
-    /// One permit for each job that can be held: the limit, the count and, when all are back, the end of a drain.
+    /// One permit for each job that can be held: the limit, the count and, when all are back, the
+    /// end of a drain.
     slots: Arc<Semaphore>,
     slot_count: u32,
     activity: Activity,
@@ -181,7 +186,8 @@ impl Worker {
         worker.poll + worker.drain_deadline + GIVING_BACK
     }
 
-    /// Jobs held now. Not the slots that are taken: the loop takes the free ones while it asks for jobs.
+    /// Jobs held now. Not the slots that are taken: the loop takes the free ones while it asks for
+    /// jobs.
     fn in_flight(&self) -> u32 {
         self.leases.count() as u32
     }
@@ -231,13 +237,13 @@ impl Work {
 /// Files that are being replaced while they are loaded are loaded again, so often.
 const LOADS: u32 = 5;
 
-/// Loads the model and says which version it is. The two must belong together: a file that changed in between was loaded as
-/// nobody knows what.
+/// Loads the model and says which version it is. The two must belong together: a file that changed
+/// in between was loaded as nobody knows what.
 fn load(model: &Model, threads: usize) -> anyhow::Result<(Pool, String)> {
     for _ in 0..LOADS {
         let files = version::stamps(model);
-        // Hashing a large file takes half as long as loading it, and another core. What is wrong with a
-        // model is said best by who loads it.
+        // Hashing a large file takes half as long as loading it, and another core. What is wrong
+        // with a model is said best by who loads it.
         let (pool, version) = std::thread::scope(|scope| {
             let version = scope.spawn(|| version::of(model));
             let pool = Pool::start(model, threads);

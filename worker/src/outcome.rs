@@ -1,4 +1,5 @@
-//! The end of a job as it is stored and answered: under the version of the model that this worker has loaded, once.
+//! The end of a job as it is stored and answered: under the version of the model that this worker
+//! has loaded, once.
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,13 +14,15 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::Worker;
 
-/// The note that there are results of this version is written again after so long: it must not grow older than they do.
+/// The note that there are results of this version is written again after so long: it must not grow
+/// older than they do.
 const NOTE_AGAIN: TimeDelta = TimeDelta::days(1);
 
 /// So many bytes are hashed sooner than another thread is woken.
 const QUICK_BYTES: usize = 64 * 1024;
 
-/// When it was noted last that there are results of this version. A worker that stores none notes nothing.
+/// When it was noted last that there are results of this version. A worker that stores none notes
+/// nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Noted(Mutex<Option<DateTime<Utc>>>);
 
@@ -39,7 +42,8 @@ pub(crate) async fn whole(id: JobId, stored: Option<Checked>) -> std::result::Re
     let is_whole = if bytes.len() <= QUICK_BYTES {
         is_whole()
     } else {
-        // A panic of a thread says nothing about the image; the classifier looks at it all the same.
+        // A panic of a thread says nothing about the image; the classifier looks at it all the
+        // same.
         tokio::task::spawn_blocking(is_whole).await.unwrap_or(true)
     };
     if is_whole { Ok(bytes) } else { damaged() }
@@ -74,8 +78,8 @@ pub(crate) fn reply(
     }
 }
 
-/// What is stored for this job already. A result from before the job was sent is no answer to who asked for a fresh one, and that
-/// an earlier job was given up is no answer to anybody.
+/// What is stored for this job already. A result from before the job was sent is no answer to who
+/// asked for a fresh one, and that an earlier job was given up is no answer to anybody.
 pub(crate) async fn stored(worker: &Worker, job: &Job) -> Result<Option<Bytes>> {
     let found = results::get(&*worker.results, job.id, &job.model, worker.version()).await?;
     Ok(match found {
@@ -88,14 +92,16 @@ pub(crate) async fn stored(worker: &Worker, job: &Job) -> Result<Option<Bytes>> 
     })
 }
 
-/// Stores the result, once; answers what is stored then, and all workers that had the job tell that one.
+/// Stores the result, once; answers what is stored then, and all workers that had the job tell that
+/// one.
 pub(crate) async fn commit(worker: &Worker, job: &Job, reply: &Reply) -> Result<Bytes> {
     note(worker, reply.at).await?;
     results::put(&*worker.results, reply, job.fresh).await
 }
 
-/// Takes a stored result away whose image was erased meanwhile, by any web host: first the image and then the results, so that
-/// either that host saw this result, or we see that there is no image.
+/// Takes a stored result away whose image was erased meanwhile, by any web host: first the image
+/// and then the results, so that either that host saw this result, or we see that there is no
+/// image.
 pub(crate) async fn forget_if_erased(worker: &Worker, job: &Job, stored: &Bytes) -> Result<()> {
     if !may_be_erased(worker, job.id).await? {
         return Ok(());
@@ -115,7 +121,8 @@ async fn may_be_erased(worker: &Worker, id: JobId) -> Result<bool> {
     }
     match worker.erased.may_be_erased(&*worker.images, id).await {
         Err(error) if !error.is_transient() => {
-            // A role from before there was this note may not read it. The image itself tells as well.
+            // A role from before there was this note may not read it. The image itself tells as
+            // well.
             tracing::debug!(%error, "what was erased lately cannot be read");
             Ok(true)
         }
@@ -123,7 +130,8 @@ async fn may_be_erased(worker: &Worker, id: JobId) -> Result<bool> {
     }
 }
 
-/// Stores the result, sends the reply and acks the job in one transaction; `false` where that cannot be, and nothing has been done.
+/// Stores the result, sends the reply and acks the job in one transaction; `false` where that
+/// cannot be, and nothing has been done.
 pub(crate) async fn end(worker: &Worker, job: &Job, reply: &Reply, receipt: &Receipt) -> Result<bool> {
     note(worker, reply.at).await?;
     let replies = worker.response_queue(&job.reply_to).await?;
@@ -135,7 +143,8 @@ pub(crate) async fn end(worker: &Worker, job: &Job, reply: &Reply, receipt: &Rec
     worker.requests.end(&ending).await
 }
 
-/// Before the first result of a version, so that each is found also when the version is no longer in force.
+/// Before the first result of a version, so that each is found also when the version is no longer
+/// in force.
 async fn note(worker: &Worker, now: DateTime<Utc>) -> Result<()> {
     let mut noted = worker.noted.0.lock().await;
     if noted.is_none_or(|at| now - at >= NOTE_AGAIN) {

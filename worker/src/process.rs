@@ -1,5 +1,6 @@
-//! One job, from its receipt to its end. The order is the safety argument: result before reply, reply before ack. A crash
-//! between any two of these makes a second delivery, which finds the stored result and says it again.
+//! One job, from its receipt to its end. The order is the safety argument: result before reply,
+//! reply before ack. A crash between any two of these makes a second delivery, which finds the
+//! stored result and says it again.
 
 use std::time::Duration;
 
@@ -173,8 +174,9 @@ fn ends_at_once(worker: &Worker, held: &Held<'_>, reply: &Reply) -> bool {
     worker.requests.in_database().is_some() && reply.is_final() && !held.job.fresh && !held.lease.is_lost()
 }
 
-/// Stores the result, sends the reply and acks in one transaction, where all three are in one database. `false` is
-/// returned where they are not, where there is a result already, and after an error; then nothing has been done.
+/// Stores the result, sends the reply and acks in one transaction, where all three are in one
+/// database. `false` is returned where they are not, where there is a result already, and after an
+/// error; then nothing has been done.
 async fn end_at_once(worker: &Worker, held: &Held<'_>, reply: &Reply) -> bool {
     if !ends_at_once(worker, held, reply) {
         return false;
@@ -295,8 +297,8 @@ async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -
     retry(|| worker.requests.ack_unhurried(std::slice::from_ref(&lease.receipt))).instrument(acking).await
 }
 
-/// Answers the web host that sent the job. One that has left has taken its queue with it, and nobody waits there any more:
-/// the stored result is the answer to whoever asks again.
+/// Answers the web host that sent the job. One that has left has taken its queue with it, and
+/// nobody waits there any more: the stored result is the answer to whoever asks again.
 async fn tell(worker: &Worker, job: &Job, reply: Bytes) -> Result<()> {
     let reply_to = &job.reply_to;
     // Nobody else's reply comes where there is no other job.
@@ -316,8 +318,9 @@ async fn tell(worker: &Worker, job: &Job, reply: Bytes) -> Result<()> {
     }
 }
 
-/// A job failed. It is tried again after a rest, by whoever takes it then; or given up, where that has gone on for too long.
-/// While resting it takes no slot, and neither a drain nor a worker that fails for everything waits for it.
+/// A job failed. It is tried again after a rest, by whoever takes it then; or given up, where that
+/// has gone on for too long. While resting it takes no slot, and neither a drain nor a worker that
+/// fails for everything waits for it.
 async fn fail(worker: &Worker, held: &Held<'_>, why: &str, is_fatal: bool, drain: &CancellationToken) {
     let Held { job, delivery, received, .. } = held;
     let queue = &worker.settings.queue;
@@ -356,8 +359,8 @@ async fn leave_to_others(worker: &Worker, held: &Held<'_>) {
     send_once_more(worker, held, held.delivery.body.clone()).await;
 }
 
-/// Puts a job at the end of the line, in another message: its deliveries are counted from the beginning. Where the queue does
-/// not take it, the lease is let go of.
+/// Puts a job at the end of the line, in another message: its deliveries are counted from the
+/// beginning. Where the queue does not take it, the lease is let go of.
 async fn send_once_more(worker: &Worker, held: &Held<'_>, body: Bytes) {
     if held.lease.is_lost() {
         return;

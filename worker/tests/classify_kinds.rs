@@ -1,5 +1,6 @@
-//! Models of all kinds that people have, each a few operators whose right answers are known by arithmetic
-//! (`testing/models/graphs.py` makes them): the right answer on each engine, or a refusal that says what to do.
+//! Models of all kinds that people have, each a few operators whose right answers are known by
+//! arithmetic (`testing/models/graphs.py` makes them): the right answer on each engine, or a
+//! refusal that says what to do.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +17,8 @@ use eirs_platform::{
 use eirs_worker::classify::{Image, fit, inspect, load};
 use image::{ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 
-/// A model of `worker/tests/models`, whose input is a pixel from 0 to 1 and whose labels are red, green and blue.
+/// A model of `worker/tests/models`, whose input is a pixel from 0 to 1 and whose labels are red,
+/// green and blue.
 fn model(name: &str, labels: &[&str]) -> (tempfile::TempDir, Model) {
     let folder = tempfile::tempdir().unwrap();
     let source = PathBuf::from(format!("{}/tests/models/{name}.onnx", env!("CARGO_MANIFEST_DIR")));

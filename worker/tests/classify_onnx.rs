@@ -1,4 +1,5 @@
-//! Models of a few bytes, written here, whose right answers are known by arithmetic; and the one that is built in.
+//! Models of a few bytes, written here, whose right answers are known by arithmetic; and the one
+//! that is built in.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! Colour profiles: `colour = "srgb"` gives what Pillow's `ImageCms` gives (littlecms), and `ignore`
-//! what is stored.
+//! Colour profiles: `colour = "srgb"` gives what Pillow's `ImageCms` gives (littlecms), and
+//! `ignore` what is stored.
 
 #![allow(
     clippy::unwrap_used,

@@ -48,9 +48,9 @@ const ONLY_PILLOW: [(&str, &str); 26] = [
     ("whole", "samples of 32 bits"),
 ];
 
-/// What EIRS reads and Pillow does not. Each is whole, and what it shows is clear: short headers and
-/// masks of bitmaps that Pillow has no list entry for, runs that end early or leave the row, unknown
-/// segments, images without their last marker, check sums within those that are right.
+/// What EIRS reads and Pillow does not. Each is whole, and what it shows is clear: short headers
+/// and masks of bitmaps that Pillow has no list entry for, runs that end early or leave the row,
+/// unknown segments, images without their last marker, check sums within those that are right.
 const ONLY_EIRS: [&str; 15] = [
     "header16-",
     "masks16-2",

@@ -1,5 +1,6 @@
-//! Everything that a machine needs to be a worker or a web host, in one archive that is unpacked over its root. The same
-//! contents make the same archive, so that its digest tells whether a machine has what it should.
+//! Everything that a machine needs to be a worker or a web host, in one archive that is unpacked
+//! over its root. The same contents make the same archive, so that its digest tells whether a
+//! machine has what it should.
 
 use std::{
     collections::BTreeMap,
@@ -40,7 +41,8 @@ const UNITS: &str = "usr/lib/systemd/system";
 const MODELS: &str = "usr/share/eirs/models";
 const LIB: &str = "usr/lib/eirs";
 pub(crate) const ETC: &str = "etc/eirs";
-/// Settings and policies of a web host as setup wrote them, by which an upgrade knows what was changed since.
+/// Settings and policies of a web host as setup wrote them, by which an upgrade knows what was
+/// changed since.
 pub(crate) const AS_SET_UP: &str = "usr/share/eirs/as-set-up";
 
 const BUILT_IN_POLICY: &str = include_str!("../../../policies/default.toml");
@@ -139,7 +141,8 @@ fn web(account: &Account) -> anyhow::Result<Entries> {
     Ok(entries)
 }
 
-/// The files of the policies, by their names: those of the settings, or else the one that is built in.
+/// The files of the policies, by their names: those of the settings, or else the one that is built
+/// in.
 pub(crate) fn policies(settings: &Settings) -> anyhow::Result<Vec<(String, String)>> {
     let folder = &settings.controller.policies;
     if *folder == Settings::default().controller.policies && !folder.is_dir() {
@@ -218,14 +221,16 @@ pub(crate) fn worker_settings(settings: &Settings) -> anyhow::Result<(String, Ve
     Ok((toml(written, "The settings of the workers")?, files))
 }
 
-/// Where a file of a model goes: under its own name, unless another file of that name is there already.
+/// Where a file of a model goes: under its own name, unless another file of that name is there
+/// already.
 fn place_of(files: &[(String, PathBuf)], folder: &str, key: &str, name: &str, file: &Path) -> String {
     let place = format!("{folder}/{name}");
     let is_taken = files.iter().any(|(taken, other)| *taken == place && other != file);
     if is_taken { format!("{folder}/{key}/{name}") } else { place }
 }
 
-/// Large models keep their weights in files beside: `model.onnx.data`, `model.onnx_data`, and whatever else the model names.
+/// Large models keep their weights in files beside: `model.onnx.data`, `model.onnx_data`, and
+/// whatever else the model names.
 fn weights_of(model: &Path, place: &str) -> BTreeMap<String, PathBuf> {
     let name = model.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let usual = [format!("{name}.data"), format!("{name}_data")];
@@ -234,13 +239,15 @@ fn weights_of(model: &Path, place: &str) -> BTreeMap<String, PathBuf> {
     there.map(|(name, file)| (format!("{place}/{}", name.trim_start_matches("./")), file)).collect()
 }
 
-/// The version of a model, made here, where its files are. Workers and web hosts are told, and so agree. What a script is made of
-/// may be on the workers only: then they make it, and web hosts learn it of their answers.
+/// The version of a model, made here, where its files are. Workers and web hosts are told, and so
+/// agree. What a script is made of may be on the workers only: then they make it, and web hosts
+/// learn it of their answers.
 fn version(model: &Model) -> Option<String> {
     version::of(model).ok()
 }
 
-/// The settings of a web host: it listens to the network, and finds its policies where the package puts them.
+/// The settings of a web host: it listens to the network, and finds its policies where the package
+/// puts them.
 pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     let web = &settings.web;
     // Without them the host would be open, and with them it would not start.

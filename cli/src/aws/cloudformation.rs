@@ -1,6 +1,7 @@
-//! The installation as a template of CloudFormation, for a company where a tool makes no roles: a platform team reviews it and makes
-//! a stack of it, and `eirs setup` finds everything there, bakes and parks. All that it says comes from the values that setup
-//! itself writes. It names no account and no region: CloudFormation puts in those of the stack.
+//! The installation as a template of CloudFormation, for a company where a tool makes no roles: a
+//! platform team reviews it and makes a stack of it, and `eirs setup` finds everything there, bakes
+//! and parks. All that it says comes from the values that setup itself writes. It names no account
+//! and no region: CloudFormation puts in those of the stack.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,8 @@ use super::{
     network, queues,
 };
 
-/// The network that a stack makes where the settings name no subnets: a private range of which each zone gets a part.
+/// The network that a stack makes where the settings name no subnets: a private range of which each
+/// zone gets a part.
 const RANGE: &str = "10.83.0.0/16";
 const ZONES: [&str; 2] = ["10.83.0.0/20", "10.83.16.0/20"];
 const WORLD: &str = "0.0.0.0/0";
@@ -102,7 +104,8 @@ impl Template<'_> {
                 "LifecycleConfiguration": { "Rules": [lifecycle(&bucket.lifecycle()?)] },
                 "Tags": self.tags(),
             });
-            // CloudFormation deletes no bucket that is not empty: what people uploaded does not go with a stack.
+            // CloudFormation deletes no bucket that is not empty: what people uploaded does not go
+            // with a stack.
             self.add(&format!("{id}Bucket"), "AWS::S3::Bucket", made);
             let policy = buckets::only_over_tls(&self.scope.bucket(&bucket.name));
             let named = json!({ "Bucket": { "Ref": format!("{id}Bucket") }, "PolicyDocument": policy });

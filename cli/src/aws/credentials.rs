@@ -1,6 +1,7 @@
-//! Credentials that end before a step does. An address that is signed with them ends with them, whatever it says of itself (S3 user
-//! guide, "Sharing objects with presigned URLs": "the URL expires when the credential expires", read on 2026-11-30), and a machine
-//! that cannot load its files then says so to nobody.
+//! Credentials that end before a step does. An address that is signed with them ends with them,
+//! whatever it says of itself (S3 user guide, "Sharing objects with presigned URLs": "the URL
+//! expires when the credential expires", read on 2026-11-30), and a machine that cannot load its
+//! files then says so to nobody.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +9,8 @@ use anyhow::Context;
 use aws_config::SdkConfig;
 use aws_sdk_s3::config::ProvideCredentials;
 
-/// Fails where the credentials end before this step may have ended. Of some it is not known when they end.
+/// Fails where the credentials end before this step may have ended. Of some it is not known when
+/// they end.
 pub(crate) async fn outlast(config: &SdkConfig, step: Duration, what: &str) -> anyhow::Result<()> {
     let Some(provider) = config.credentials_provider() else { return Ok(()) };
     let credentials = provider.provide_credentials().await.context("asking for credentials")?;

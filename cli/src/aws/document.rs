@@ -1,5 +1,5 @@
-//! The SSM documents: that by which an instance is told to drain, the one thing that the web host may have run on the workers;
-//! and that by which the operator has a web host upgraded.
+//! The SSM documents: that by which an instance is told to drain, the one thing that the web host
+//! may have run on the workers; and that by which the operator has a web host upgraded.
 
 use aws_sdk_ssm::types::{DocumentFormat, DocumentType, Tag};
 use eirs_controller::fleet::ssm::{GENERATION_PARAMETER, document_name};
@@ -15,8 +15,9 @@ pub(crate) enum Kind {
     Upgrade,
 }
 
-/// What an instance does: where this is the boot that the order is for, it stops its worker, which drains, and powers off.
-/// As long as the drain may last SSM must let the script run; the controller cuts it off earlier.
+/// What an instance does: where this is the boot that the order is for, it stops its worker, which
+/// drains, and powers off. As long as the drain may last SSM must let the script run; the
+/// controller cuts it off earlier.
 const DRAIN: [&str; 3] = [
     "eirs-worker --expect-generation '{{ Generation }}' || exit $?",
     "systemctl stop eirs-worker.service",

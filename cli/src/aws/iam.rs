@@ -160,8 +160,8 @@ fn tags(account: &Account) -> anyhow::Result<Vec<Tag>> {
     Ok(vec![Tag::builder().key(tag::INSTALLATION).value(account.prefix()).build()?])
 }
 
-/// The role of this name, if there is one. One that is there and not ours is an error: it must not be
-/// changed.
+/// The role of this name, if there is one. One that is there and not ours is an error: it must not
+/// be changed.
 async fn find(account: &Account, name: &str) -> anyhow::Result<Option<Described>> {
     let role = match account.iam.get_role().role_name(name).send().await {
         Ok(found) => found.role.context("IAM described no role")?,
@@ -175,7 +175,8 @@ async fn find(account: &Account, name: &str) -> anyhow::Result<Option<Described>
     Ok(Some(role))
 }
 
-/// Whether a role has the boundary that is set. One that has a boundary although none is set keeps it: somebody put it there.
+/// Whether a role has the boundary that is set. One that has a boundary although none is set keeps
+/// it: somebody put it there.
 fn is_bounded(account: &Account, role: &Described) -> bool {
     let set = account.settings.setup.permissions_boundary.as_deref();
     let boundary = role.permissions_boundary().and_then(|boundary| boundary.permissions_boundary_arn());

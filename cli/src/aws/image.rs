@@ -1,6 +1,7 @@
-//! The image that the workers are launched from: a machine is launched, gets the archive, passes a test of itself, powers
-//! off and becomes an image. The digest of the archive and the system's image are tagged on it, so that one that was baked
-//! before is found again, and a run that was interrupted goes on where it ended.
+//! The image that the workers are launched from: a machine is launched, gets the archive, passes a
+//! test of itself, powers off and becomes an image. The digest of the archive and the system's
+//! image are tagged on it, so that one that was baked before is found again, and a run that was
+//! interrupted goes on where it ended.
 
 use std::time::Duration;
 
@@ -94,7 +95,8 @@ pub(crate) async fn of_bundle(account: &Account, digest: &str, base: &str) -> an
 }
 
 impl Oven<'_> {
-    /// Twelve digits of a digest are enough to tell the archives of one installation apart; what they are unpacked on counts, too.
+    /// Twelve digits of a digest are enough to tell the archives of one installation apart; what
+    /// they are unpacked on counts, too.
     fn digest(&self) -> String {
         format!("{}-{}", &self.bundle.digest[..12], self.base.id.trim_start_matches("ami-"))
     }
@@ -239,7 +241,8 @@ pub(crate) async fn delete(account: &Account, baked: &Baked) -> anyhow::Result<(
     delete_snapshots(account, &baked.snapshots).await
 }
 
-/// Takes those images away that no machine is of, but for the newest `kept` of them and those that are named.
+/// Takes those images away that no machine is of, but for the newest `kept` of them and those that
+/// are named.
 pub(crate) async fn prune(account: &Account, kept: usize, named: &[&str]) -> anyhow::Result<Vec<String>> {
     let used = instances::all(account, None).await?;
     let is_free = |baked: &Baked| {
@@ -255,7 +258,8 @@ pub(crate) async fn prune(account: &Account, kept: usize, named: &[&str]) -> any
     Ok(gone)
 }
 
-/// Copies of disks that are tagged ours; those whose image an interrupted run took away already are left.
+/// Copies of disks that are tagged ours; those whose image an interrupted run took away already are
+/// left.
 pub(crate) async fn snapshots(account: &Account) -> anyhow::Result<Vec<String>> {
     let ours = Filter::builder().name(format!("tag:{}", tag::INSTALLATION)).values(account.prefix()).build();
     let found = account.ec2.describe_snapshots().owner_ids("self").filters(ours).send().await;

@@ -41,7 +41,8 @@ fn filter(name: &str, value: impl Into<String>) -> Filter {
     Filter::builder().name(name).values(value).build()
 }
 
-/// The subnets of the settings, or those that a stack made for this installation, or those of the default VPC.
+/// The subnets of the settings, or those that a stack made for this installation, or those of the
+/// default VPC.
 pub(crate) async fn find(account: &Account) -> anyhow::Result<Network> {
     let call = || account.ec2.describe_subnets();
     let found = match account.settings.setup.subnets.as_slice() {

@@ -1,5 +1,6 @@
-//! The machines of a pool: launched from the image, seen to come up and to be reached, stopped, and handed over to the
-//! controller. What was not handed over belongs to a run of setup, this one or one that was interrupted.
+//! The machines of a pool: launched from the image, seen to come up and to be reached, stopped, and
+//! handed over to the controller. What was not handed over belongs to a run of setup, this one or
+//! one that was interrupted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +24,8 @@ use super::{
     network::Subnet,
 };
 
-/// So many are launched at once: a new account may run five virtual cores at a time, and those that are parked do not count.
+/// So many are launched at once: a new account may run five virtual cores at a time, and those that
+/// are parked do not count.
 const WAVE: u32 = 4;
 /// A machine must run by then, ...
 const RUNS_WITHIN: Duration = Duration::from_secs(180);
@@ -64,7 +66,8 @@ pub(crate) struct Place<'a> {
     pub(crate) group: &'a str,
 }
 
-/// The pools of the policies, each with its machines; and those of pools that no policy has any more, which should have none.
+/// The pools of the policies, each with its machines; and those of pools that no policy has any
+/// more, which should have none.
 pub(crate) async fn all(account: &Account, sizes: &Sizes) -> anyhow::Result<Vec<Pool>> {
     let empty = |name: &str, size: &Size| Pool {
         name: name.to_owned(),
@@ -108,7 +111,8 @@ impl Changes {
 }
 
 impl Pool {
-    /// What must be done, given the image that the machines should be of; without one yet, all that is there is outdated.
+    /// What must be done, given the image that the machines should be of; without one yet, all that
+    /// is there is outdated.
     pub(crate) fn changes(&self, image: Option<&Image>) -> Changes {
         let mut changes = Changes::default();
         let is_current = |machine: &&Instance| image.is_some_and(|image| machine.image == image.id);
@@ -128,7 +132,8 @@ impl Pool {
         changes
     }
 
-    /// Makes the pool what it should be, but for machines of other images: an update replaces those.
+    /// Makes the pool what it should be, but for machines of other images: an update replaces
+    /// those.
     pub(crate) async fn ensure(
         &self,
         account: &Account,
@@ -185,7 +190,8 @@ impl Pool {
         Ok(now.unwrap_or_else(|| Self { machines: Vec::new(), ..self.clone() }))
     }
 
-    /// Takes parked machines from the controller, and then away. One that it has started meanwhile stays.
+    /// Takes parked machines from the controller, and then away. One that it has started meanwhile
+    /// stays.
     pub(crate) async fn take_away(
         &self,
         account: &Account,
@@ -315,7 +321,8 @@ impl Pool {
     }
 }
 
-/// Starts what a run left that was interrupted: whether it comes up, and can be reached, nobody wrote down.
+/// Starts what a run left that was interrupted: whether it comes up, and can be reached, nobody
+/// wrote down.
 pub(crate) async fn wake(account: &Account, ids: &[String]) -> anyhow::Result<()> {
     let machines = instances::all(account, Some(tag::WORKER)).await?;
     let asleep = machines.into_iter().filter(|machine| ids.contains(&machine.id));

@@ -1,5 +1,5 @@
-//! The queues that setup makes: jobs and dead letters of each model, and the reports. Those of answers are made by the web
-//! hosts themselves.
+//! The queues that setup makes: jobs and dead letters of each model, and the reports. Those of
+//! answers are made by the web hosts themselves.
 
 use std::time::Duration;
 
@@ -53,8 +53,8 @@ impl Wanted {
         }
     }
 
-    /// Makes it, or gives one that is there the options that it should have. A name that was deleted is free again after a
-    /// minute.
+    /// Makes it, or gives one that is there the options that it should have. A name that was
+    /// deleted is free again after a minute.
     pub(crate) async fn ensure(&self, account: &Account, tell: &dyn Fn(&str)) -> anyhow::Result<()> {
         let deadline = Instant::now() + NAME_IS_FREE_WITHIN;
         loop {

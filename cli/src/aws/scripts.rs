@@ -111,8 +111,8 @@ pub(crate) async fn web_host(account: &Account, bundle: &Bundle, name: &str) -> 
     script(account, bundle, name, &work, "").await
 }
 
-/// The script by which a web host that serves gets other programs. What was changed on it since it was set up stays, and if it
-/// does not serve with them, what was there comes back.
+/// The script by which a web host that serves gets other programs. What was changed on it since it
+/// was set up stays, and if it does not serve with them, what was there comes back.
 pub(crate) async fn upgrade(account: &Account, bundle: &Bundle, name: &str) -> anyhow::Result<String> {
     let work = upgrading(account.settings.web.listen.port(), READY_SECONDS);
     let (archive, report) = addresses(account, bundle, name).await?;
@@ -259,7 +259,8 @@ mod tests {
         assert!(report.starts_with("failed\n") && !unpacked, "{report}");
     }
 
-    /// What the guard of a machine does that has been up for so long, with its worker's unit in this state and this tag.
+    /// What the guard of a machine does that has been up for so long, with its worker's unit in
+    /// this state and this tag.
     fn guard(up: u32, unit: &str, handed_over: Option<&str>) -> (bool, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
@@ -273,7 +274,8 @@ mod tests {
             path("off")
         );
         write("systemctl", &systemctl);
-        // As curl is called there: a token, and then the status of the tag, whose value goes to a file.
+        // As curl is called there: a token, and then the status of the tag, whose value goes to a
+        // file.
         let answer = match handed_over {
             Some("unreadable") => "exit 7".to_owned(),
             Some(tag) => format!("printf {tag} >\"$out\"; printf 200"),
@@ -328,7 +330,8 @@ mod tests {
         }
     }
 
-    /// Upgrades a host whose program says `before` to one that says this; what it says then, and what is in its settings.
+    /// Upgrades a host whose program says `before` to one that says this; what it says then, and
+    /// what is in its settings.
     fn upgrade(program: &str) -> (String, String, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();

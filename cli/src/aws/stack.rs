@@ -1,5 +1,5 @@
-//! An installation that a stack of CloudFormation made (`eirs setup --print cloudformation`). What is the stack's is used and never
-//! changed or deleted here: the team that keeps the stack does so.
+//! An installation that a stack of CloudFormation made (`eirs setup --print cloudformation`). What
+//! is the stack's is used and never changed or deleted here: the team that keeps the stack does so.
 
 use super::{Account, iam::Role};
 

@@ -1,5 +1,6 @@
-//! Gives a web host that serves other programs and settings, where it stands: over SSM, by a script that lies in the bucket.
-//! Its address, tokens, certificates, and what was changed or learnt there stay.
+//! Gives a web host that serves other programs and settings, where it stands: over SSM, by a script
+//! that lies in the bucket. Its address, tokens, certificates, and what was changed or learnt there
+//! stay.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! `eirs host-settings`, which an upgrade of a web host runs there: the new settings and policies, with what was changed on the
-//! host since it was set up.
+//! `eirs host-settings`, which an upgrade of a web host runs there: the new settings and policies,
+//! with what was changed on the host since it was set up.
 
 use std::{
     fs,
@@ -58,8 +58,9 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
 
-/// The settings in force, with what is new in those of the upgrade. A key that was changed on the host keeps its value; where
-/// nobody knows what setup wrote, every key that is there does. The versions of the models are the upgrade's in any case.
+/// The settings in force, with what is new in those of the upgrade. A key that was changed on the
+/// host keeps its value; where nobody knows what setup wrote, every key that is there does. The
+/// versions of the models are the upgrade's in any case.
 fn merged(before: Option<&str>, now: &str, new: &str) -> anyhow::Result<String> {
     let read = |text: &str, whose: &str| {
         text.parse::<DocumentMut>().with_context(|| format!("the settings {whose} cannot be read"))

@@ -1,6 +1,7 @@
-//! `eirs local`: the whole service on this machine. It starts the same programs that production runs, with settings that
-//! suit one machine, waits until they serve, shows how they do, and drains them in the order in which nothing is lost:
-//! first web, which lets go of its uploads, then the controller, which drains the workers.
+//! `eirs local`: the whole service on this machine. It starts the same programs that production
+//! runs, with settings that suit one machine, waits until they serve, shows how they do, and drains
+//! them in the order in which nothing is lost: first web, which lets go of its uploads, then the
+//! controller, which drains the workers.
 
 mod live;
 mod roles;
@@ -57,7 +58,8 @@ const BUILT_IN_POLICY: &str = include_str!("../../../policies/default.toml");
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long the programs may take to end beyond the deadlines that they have themselves.
 const MARGIN: Duration = Duration::from_secs(15);
-/// The controller ends when its workers have, and these by the deadline of their policy or their own.
+/// The controller ends when its workers have, and these by the deadline of their policy or their
+/// own.
 const WORKERS_WITHIN: Duration = Duration::from_secs(180);
 
 impl Local {
@@ -163,7 +165,8 @@ impl AddressFiles {
         }
     }
 
-    /// The same environment for a further start of the web server: clients look for it where it was.
+    /// The same environment for a further start of the web server: clients look for it where it
+    /// was.
     fn keep(&self, environment: &[(&'static str, OsString)]) -> Vec<(&'static str, OsString)> {
         let mut environment = environment.to_vec();
         let bound = [("EIRS_WEB__LISTEN", &self.uploads), ("EIRS_WEB__ADMIN_LISTEN", &self.admin)];
@@ -212,8 +215,8 @@ fn environment(
         environment.push(("EIRS_WEB__ADMIN_LISTEN", "127.0.0.1:0".into()));
     }
     environment.extend(layers.file().map(|file| ("EIRS_CONFIG", file.into())));
-    // Workers of one core each share the machine, so that the fleet really grows and shrinks. Another
-    // number of threads was set on purpose.
+    // Workers of one core each share the machine, so that the fleet really grows and shrinks.
+    // Another number of threads was set on purpose.
     if settings.worker.threads == 0 {
         environment.push(("EIRS_WORKER__THREADS", "1".into()));
     }
@@ -235,7 +238,8 @@ fn limit(settings: &Settings) -> String {
     }
 }
 
-/// The policies that were set; else those of the current folder; else the built-in one, in the state folder.
+/// The policies that were set; else those of the current folder; else the built-in one, in the
+/// state folder.
 fn policies(settings: &Settings) -> anyhow::Result<PathBuf> {
     let set = &settings.controller.policies;
     if *set != Settings::default().controller.policies || set.is_dir() {
@@ -269,7 +273,8 @@ async fn ready(files: &AddressFiles, settings: &Settings) -> anyhow::Result<Read
         if let Some(address) = said(&files.uploads) {
             // It is written before the other one.
             let admin = said(&files.admin);
-            // Over HTTP, which the operator's side always speaks. Where there is only HTTPS a connection has to do.
+            // Over HTTP, which the operator's side always speaks. Where there is only HTTPS a
+            // connection has to do.
             let answers = match (admin, is_encrypted) {
                 (None, true) => TcpStream::connect(address).await.is_ok(),
                 _ => is_ready(admin.unwrap_or(address)).await?,
@@ -328,8 +333,8 @@ fn try_it(settings: &Settings, image: &str, url: &str) -> String {
     format!("{command} -F {} {url}/upload", quoted(&format!("myfile=@{image}")))
 }
 
-/// Web first: then every image that was taken is in the queue or answered, and the controller can send the workers home.
-/// Answers whether all of it ended by itself.
+/// Web first: then every image that was taken is in the queue or answered, and the controller can
+/// send the workers home. Answers whether all of it ended by itself.
 async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Signals) -> bool {
     let steps = [
         (web, "the uploads in flight are finished", settings.web.drain_deadline + MARGIN),

@@ -1,5 +1,6 @@
-//! `eirs setup`: makes an installation in an AWS account, or makes one what it should be. Every step looks first and does
-//! only what is missing, so that a run that was interrupted is simply run again.
+//! `eirs setup`: makes an installation in an AWS account, or makes one what it should be. Every
+//! step looks first and does only what is missing, so that a run that was interrupted is simply run
+//! again.
 
 pub(crate) mod survey;
 
@@ -66,7 +67,8 @@ pub(crate) struct Setup {
     /// The machine that accepts uploads and runs the controller
     #[arg(long, value_enum, default_value = "launch")]
     web_host: WebHost,
-    /// A network that may upload, e.g. 203.0.113.0/24; 0.0.0.0/0 is the whole world (setup.uploads_from)
+    /// A network that may upload, e.g. 203.0.113.0/24; 0.0.0.0/0 is the whole world
+    /// (setup.uploads_from)
     #[arg(long, value_name = "NETWORK")]
     uploads_from: Vec<String>,
     /// The instance type of the workers (setup.worker_type)
@@ -275,7 +277,8 @@ pub(crate) async fn carry_out(
 ) -> anyhow::Result<Option<String>> {
     let progress = Progress::new();
     let tell = |what: &str| progress.tell(what);
-    // First of all: whatever becomes of this run, `eirs check` and `eirs cleanup` find what it made.
+    // First of all: whatever becomes of this run, `eirs check` and `eirs cleanup` find what it
+    // made.
     if let Some(file) = write_settings(account, global)? {
         progress.done(&format!("the settings of the installation, in {}", file.display()));
     }
@@ -382,7 +385,8 @@ async fn finish(
     Ok(upload_to)
 }
 
-/// The settings by which the operator's tool finds the installation: the file that was named, or one in this folder.
+/// The settings by which the operator's tool finds the installation: the file that was named, or
+/// one in this folder.
 fn settings_file(account: &Account, global: &Global) -> PathBuf {
     let own = || PathBuf::from(format!("{}-{}.toml", account.prefix(), account.region));
     Layers::of_process(global.config.as_deref()).file().map_or_else(own, Path::to_owned)

@@ -53,19 +53,22 @@ pub(crate) struct Simulate {
     /// The pool of the folder, and of the recording [default: `default`, or the only one]
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// When requests arrive: a file, a folder, or a generator; POOL=TRACE, several times, simulates these pools of a folder together
+    /// When requests arrive: a file, a folder, or a generator; POOL=TRACE, several times, simulates
+    /// these pools of a folder together
     #[arg(long, value_name = "TRACE", required = true)]
     trace: Vec<String>,
     /// The limit on all pools together [default: as recorded, or none]
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
-    /// How long a job takes: 2s, 2s~exp, 2s~lognormal:0.5, 2s~uniform:0.2; the time is the mean [default: as recorded, or 2s~lognormal:0.5]
+    /// How long a job takes: 2s, 2s~exp, 2s~lognormal:0.5, 2s~uniform:0.2; the time is the mean
+    /// [default: as recorded, or 2s~lognormal:0.5]
     #[arg(long, value_name = "TIME")]
     service_time: Option<Distribution>,
     /// Jobs that one instance works on at the same time [default: as recorded, or 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     concurrency: Option<u32>,
-    /// From the start of an instance to its first job, written like the service time [default: as recorded, or 25s~lognormal:0.2]
+    /// From the start of an instance to its first job, written like the service time [default: as
+    /// recorded, or 25s~lognormal:0.2]
     #[arg(long, value_name = "TIME")]
     start_delay: Option<Distribution>,
     /// The part of a start in which the machine does not run yet and is not billed
@@ -77,7 +80,8 @@ pub(crate) struct Simulate {
     /// The seed: the same one gives the same run
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// How many seeds, from that one on, for confidence intervals [default: 5, fewer where there are many requests]
+    /// How many seeds, from that one on, for confidence intervals [default: 5, fewer where there
+    /// are many requests]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: Option<u64>,
     /// The controller looks at least this often
@@ -92,13 +96,15 @@ pub(crate) struct Simulate {
     /// Set a key of the policy, as in pool.max=15, scale_in.idle=30s or rule[1].per_instance=20
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<Override>,
-    /// Try values of a key, as in rule.per_instance=5..50, pool.max=5..20:5 or scale_in.idle=10s,30s,2m; several make a grid
+    /// Try values of a key, as in rule.per_instance=5..50, pool.max=5..20:5 or
+    /// scale_in.idle=10s,30s,2m; several make a grid
     #[arg(long, value_name = "KEY=RANGE")]
     sweep: Vec<Axis>,
     /// Plot arrivals, backlog, instances and latency
     #[arg(long, value_name = "FILE.svg", conflicts_with = "sweep")]
     plot: Option<PathBuf>,
-    /// Draw cost against latency: the policy, and each of the other rules with several values of its main parameter
+    /// Draw cost against latency: the policy, and each of the other rules with several values of
+    /// its main parameter
     #[arg(long, value_name = "FILE.svg", conflicts_with = "sweep")]
     front: Option<PathBuf>,
     /// The other rules to compare with

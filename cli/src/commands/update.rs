@@ -1,5 +1,6 @@
-//! `eirs update`: the machines of an installation get a new image, one of them first, and go back where it does not hold what
-//! it should. `eirs setup` does the same where it finds machines of another image.
+//! `eirs update`: the machines of an installation get a new image, one of them first, and go back
+//! where it does not hold what it should. `eirs setup` does the same where it finds machines of
+//! another image.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,9 +27,10 @@ use crate::{
 
 /// Give the machines of an installation a new model, new settings or a new version
 ///
-/// Bakes an image, launches one machine of it and tries that: with images whose labels are known (setup.update.check_images),
-/// with those that were uploaded lately, and by its speed. Nothing that it answers is stored. When it is good the others are
-/// replaced in waves, those that run too; when it is not, all stays as it was. An update that was interrupted is run again.
+/// Bakes an image, launches one machine of it and tries that: with images whose labels are known
+/// (setup.update.check_images), with those that were uploaded lately, and by its speed. Nothing
+/// that it answers is stored. When it is good the others are replaced in waves, those that run too;
+/// when it is not, all stays as it was. An update that was interrupted is run again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs --config eirs-eu-central-1.toml update --plan\n  \
     eirs --config eirs-eu-central-1.toml update --wave 2\n  eirs --config eirs-eu-central-1.toml update --status")]
@@ -186,8 +188,8 @@ async fn backend(account: &Account) -> anyhow::Result<Backend> {
     Ok(Backend::open(&account.settings, Arc::new(SystemClock)).await?)
 }
 
-/// Replaces the machines that are of another image, where there are any; returns why they are not all of this image, where that
-/// is so.
+/// Replaces the machines that are of another image, where there are any; returns why they are not
+/// all of this image, where that is so.
 pub(crate) async fn machines(
     account: &Account,
     wanted: &Wanted,

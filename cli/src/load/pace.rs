@@ -1,8 +1,9 @@
 //! Waiting for a moment to the microsecond.
 //!
-//! Tokio's timers count in milliseconds and round up, so that each upload would begin up to a millisecond late. The kernel's timers are exact,
-//! and one of them as a file descriptor wakes the runtime in the same way as an answer does: no thread spins, and nothing is handed from
-//! one thread to another.
+//! Tokio's timers count in milliseconds and round up, so that each upload would begin up to a
+//! millisecond late. The kernel's timers are exact, and one of them as a file descriptor wakes the
+//! runtime in the same way as an answer does: no thread spins, and nothing is handed from one
+//! thread to another.
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
@@ -35,7 +36,8 @@ impl Pacer {
             self.set(left)?;
             let mut ready = self.timer.readable().await?;
             let mut expirations = [0; 8];
-            // A readiness from a setting before is no expiration of this one: then there is nothing to read, and it is asked again.
+            // A readiness from a setting before is no expiration of this one: then there is nothing
+            // to read, and it is asked again.
             let _read = ready.try_io(|timer| Ok(rustix::io::read(timer, &mut expirations)?));
         }
     }

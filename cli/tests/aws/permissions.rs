@@ -113,7 +113,8 @@ fn the_printed_permissions_are_enough_for_everybody() {
     assert_eq!(cloud.state(), before);
 }
 
-/// One machine is parked, and what it cannot do in time is launched by the web host, with its own role.
+/// One machine is parked, and what it cannot do in time is launched by the web host, with its own
+/// role.
 #[test]
 fn with_the_printed_permissions_a_burst_is_launched_and_gone_again() {
     let address = free_address();

@@ -252,7 +252,8 @@ fn a_response_queue_that_is_deleted_under_its_host_is_made_anew() {
     assert!(controller.exit().success());
 }
 
-/// The worker has the image in its hands, and no other host than the one that erased it knows that it did.
+/// The worker has the image in its hands, and no other host than the one that erased it knows that
+/// it did.
 #[test]
 fn a_result_that_comes_after_another_host_erased_its_image_is_taken_away() {
     let Some(cloud) = Cloud::of(Site::with_script("sleep 3; echo cat"), &[]) else { return };
@@ -272,8 +273,8 @@ fn a_result_that_comes_after_another_host_erased_its_image_is_taken_away() {
     assert_eq!(cloud.stored(OUTPUT), 1, "the note of the version, and no result");
 }
 
-/// Of a new image nothing is looked for; of one that the store has, its result, and what it costs is a write that is refused and a
-/// read.
+/// Of a new image nothing is looked for; of one that the store has, its result, and what it costs
+/// is a write that is refused and a read.
 #[test]
 fn an_image_that_another_host_took_has_its_result_and_no_second_job() {
     let Some(cloud) = Cloud::new(&[]) else { return };

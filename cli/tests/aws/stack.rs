@@ -1,5 +1,6 @@
-//! The template that `eirs setup --print cloudformation` prints: `cfn-lint` finds nothing wrong with it, and a stack of it is an
-//! installation in which setup makes images and machines, and nothing else.
+//! The template that `eirs setup --print cloudformation` prints: `cfn-lint` finds nothing wrong
+//! with it, and a stack of it is an installation in which setup makes images and machines, and
+//! nothing else.
 
 use std::{
     fs,

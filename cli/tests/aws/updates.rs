@@ -1,5 +1,6 @@
-//! `eirs update`: a new image for machines that serve. One machine is tried, the others follow in waves, and all stay as they
-//! were where it is bad; while images are uploaded, and after a kill in the middle.
+//! `eirs update`: a new image for machines that serve. One machine is tried, the others follow in
+//! waves, and all stay as they were where it is bad; while images are uploaded, and after a kill in
+//! the middle.
 
 use std::{
     collections::BTreeSet,
@@ -194,7 +195,8 @@ fn machines_on_a_newer_image_of_the_system_are_of_another_image_and_the_last_one
     assert!(told.contains("pool default: 3 of the new image, 0 of others"), "{told}");
 }
 
-/// What EC2 says of its machines is seconds old: setup, update and cleanup take longer, and do the same.
+/// What EC2 says of its machines is seconds old: setup, update and cleanup take longer, and do the
+/// same.
 fn late(lag: &str) {
     let options = [&BAKED[..], &["--describe-lag", lag]].concat();
     let Some(cloud) = Cloud::of(Site::with_script("echo cat"), &options) else { return };

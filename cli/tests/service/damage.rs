@@ -1,5 +1,5 @@
-//! What is stored is damaged: by a power cut, a cleaner, a hand. Nothing of that becomes a verdict about an image, and the next upload
-//! puts it right.
+//! What is stored is damaged: by a power cut, a cleaner, a hand. Nothing of that becomes a verdict
+//! about an image, and the next upload puts it right.
 
 use std::{
     fs::{self, File},

@@ -122,7 +122,8 @@ fn a_second_web_server_on_a_state_folder_is_refused_in_one_sentence() {
     assert_eq!(first.get("/livez").status, 200);
 }
 
-/// Leaves so many bytes free beside a file. What is written meanwhile makes it fewer, which is as good.
+/// Leaves so many bytes free beside a file. What is written meanwhile makes it fewer, which is as
+/// good.
 pub fn leave_free(filler: &File, bytes: u64) {
     let seen = rustix::fs::fstatvfs(filler).expect("a file system");
     let (free, size) = (seen.f_bavail * seen.f_frsize, filler.metadata().expect("a file").len());
@@ -143,7 +144,8 @@ fn wherever_on_the_way_of_an_upload_the_disk_is_full_it_is_refused_or_kept_and_n
     let filler = site.state().join("filler");
     let file = File::create(&filler).expect("a file");
     let (mut promised, mut refused) = (Vec::new(), 0);
-    // Each of the writes (the image, the database's log, its index, the segment's first page) fails in some of these rounds.
+    // Each of the writes (the image, the database's log, its index, the segment's first page) fails
+    // in some of these rounds.
     for round in 0..48_u32 {
         leave_free(&file, u64::from(round) * 4096);
         let mut body = image(round);

@@ -1,4 +1,5 @@
-//! What happens around a service that is at work: files are replaced under it, its disk cannot be written to, its room comes and goes.
+//! What happens around a service that is at work: files are replaced under it, its disk cannot be
+//! written to, its room comes and goes.
 
 use std::{
     fs,
@@ -159,7 +160,8 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Uploads without end, from some clients; returns what was promised and how many were refused for want of room.
+/// Uploads without end, from some clients; returns what was promised and how many were refused for
+/// want of room.
 fn upload_until(address: &str, stop: &AtomicBool, next: &AtomicU32) -> (Vec<String>, u32) {
     let (mut promised, mut refused) = (Vec::new(), 0);
     while !stop.load(Relaxed) {

@@ -1,5 +1,5 @@
-//! The real binaries on the local backend: what bad input and bad luck get. Each test has a state folder, a web server and
-//! workers of its own.
+//! The real binaries on the local backend: what bad input and bad luck get. Each test has a state
+//! folder, a web server and workers of its own.
 
 #![allow(
     clippy::print_stdout,

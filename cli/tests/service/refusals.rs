@@ -1,4 +1,5 @@
-//! Every refusal arrives, also where the client first sends all of its body and only then looks for an answer.
+//! Every refusal arrives, also where the client first sends all of its body and only then looks for
+//! an answer.
 
 use std::{
     io::{Read, Write},

@@ -1,4 +1,5 @@
-//! A result belongs to an image and a version of the model, and nothing that happens around a job becomes a verdict about its image.
+//! A result belongs to an image and a version of the model, and nothing that happens around a job
+//! becomes a verdict about its image.
 
 use std::{
     fs,
@@ -14,7 +15,8 @@ const NAMES: [&str; 12] = [
     "bolt",
 ];
 
-/// Writes labels aside and moves them into place, as a careful operator does; the star has the name that is given.
+/// Writes labels aside and moves them into place, as a careful operator does; the star has the name
+/// that is given.
 fn write_labels(file: &Path, star: &str) {
     let beside = file.with_extension("new");
     let names = NAMES.map(|name| if name == "star" { star } else { name });

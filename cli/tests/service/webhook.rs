@@ -1,4 +1,5 @@
-//! The webhook: what was promised by a 202 comes to the operator's receiver, signed, whatever happens to either side.
+//! The webhook: what was promised by a 202 comes to the operator's receiver, signed, whatever
+//! happens to either side.
 
 use std::{
     collections::BTreeSet,

@@ -9,7 +9,8 @@ use crate::policy::Policy;
 /// Of a budget that is paced over the day, this part may be used ahead of its time.
 const AHEAD: f64 = 0.1;
 
-/// How long an instance takes to be gone, counted from the decision: its drain, and a few looks of the controller.
+/// How long an instance takes to be gone, counted from the decision: its drain, and a few looks of
+/// the controller.
 fn notice(policy: &Policy) -> Duration {
     policy.scale_in.drain_deadline + Duration::from_secs(60)
 }
@@ -19,10 +20,11 @@ pub(crate) fn day_began(policy: &Policy, now: DateTime<Utc>) -> DateTime<Utc> {
     midnight(policy, now, 0)
 }
 
-/// The most instances that can run now so that the day's hours last until all of them are gone; `None` without a budget.
+/// The most instances that can run now so that the day's hours last until all of them are gone;
+/// `None` without a budget.
 ///
-/// An instance that runs must be paid until it is gone, so that each needs a notice's time of what is left. Where what is left
-/// lasts to midnight for all that there may be there is no limit in it.
+/// An instance that runs must be paid until it is gone, so that each needs a notice's time of what
+/// is left. Where what is left lasts to midnight for all that there may be there is no limit in it.
 pub(crate) fn affordable(policy: &Policy, used_today: Duration, now: DateTime<Utc>) -> Option<u32> {
     let hours = policy.budget.instance_hours_per_day?;
     let day_s = (midnight(policy, now, 1) - now).to_std().unwrap_or_default().as_secs_f64();

@@ -16,13 +16,15 @@ use crate::{
 };
 
 /// Every rule that a plan breaks, a sentence each. The rules:
-/// - an action is of its kind: start only what is stopped, not left alone and not cordoned, stop only what is
-///   drained or whose drain is overdue, drain only what runs and has a reason that is true;
+/// - an action is of its kind: start only what is stopped, not left alone and not cordoned, stop
+///   only what is drained or whose drain is overdue, drain only what runs and has a reason that is
+///   true;
 /// - within `min..max` and the limit on all pools, counting what starts and drains;
 /// - within the day's budget, counting what goes on;
 /// - nobody goes for want of work before it is paid off;
 /// - a pool that could not be wholly seen loses nobody;
-/// - none only after no backlog, visible or in flight, for the whole window, unless `max` or the limit leave no choice.
+/// - none only after no backlog, visible or in flight, for the whole window, unless `max` or the
+///   limit leave no choice.
 pub fn check(policies: &Policies, seen: &Observation, history: &History, plan: &Plan) -> Vec<String> {
     let views: BTreeMap<_, _> =
         seen.instances.iter().flatten().map(|view| (view.instance.id.as_str(), view)).collect();

@@ -1,4 +1,5 @@
-//! How many instances there should be: what the rules wish, within what the policy and the limit allow.
+//! How many instances there should be: what the rules wish, within what the policy and the limit
+//! allow.
 
 use chrono::{DateTime, Utc};
 use eirs_platform::queue::Depth;
@@ -25,7 +26,8 @@ pub struct Load {
     pub facts: Facts,
     /// Instances that serve.
     pub ready: u32,
-    /// What those that start will have done when one that is started now is ready, in seconds of one instance.
+    /// What those that start will have done when one that is started now is ready, in seconds of
+    /// one instance.
     pub starting_s: f64,
 }
 
@@ -61,8 +63,9 @@ pub(super) fn wishes(
     policy.rules.iter().map(wish).collect()
 }
 
-/// Enough for 95 of 100 jobs to be answered in time: those that keep up with what arrives, and those that clear what will still
-/// wait when an instance that is started now is ready. Why like this: `docs/decisions/0003-latency-rule.md`.
+/// Enough for 95 of 100 jobs to be answered in time: those that keep up with what arrives, and
+/// those that clear what will still wait when an instance that is started now is ready. Why like
+/// this: `docs/decisions/0003-latency-rule.md`.
 fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, Because) {
     let Facts { arrivals_per_s, service_s, is_measured, variability, service_scv, at_once, start_delay_s } =
         load.facts;
@@ -70,7 +73,8 @@ fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, Because) {
     // Beyond `max` nobody asks, and the formula would never end.
     let most = policy.most().saturating_mul(whole(at_once)).saturating_add(1);
     let slack_s = (p95_s - service_s).max(0.0);
-    // A service time that is a guess may be wrong by any factor. No more servers are busy than there are jobs.
+    // A service time that is a guess may be wrong by any factor. No more servers are busy than
+    // there are jobs.
     let most_busy = if is_measured { f64::INFINITY } else { backlog };
     let busy = (arrivals_per_s * service_s).min(most_busy);
     let work = Work { arrivals_per_s: busy / service_s, service_s, service_scv, variability };
@@ -91,9 +95,10 @@ fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, Because) {
     (instances, whole(steady), because)
 }
 
-/// In what time an instance that is started now should clear its part of what waits: in what a start leaves of the slack. Where
-/// it leaves little, that time is a deadline that most jobs will miss anyway, and an instance for each of them would be paid
-/// for a moment's work: there it goes by what is left of the time that a start must be paid for, or by what it takes.
+/// In what time an instance that is started now should clear its part of what waits: in what a
+/// start leaves of the slack. Where it leaves little, that time is a deadline that most jobs will
+/// miss anyway, and an instance for each of them would be paid for a moment's work: there it goes
+/// by what is left of the time that a start must be paid for, or by what it takes.
 fn clearing_time_s(slack_s: f64, facts: Facts, policy: &Policy) -> f64 {
     let delay_s = facts.start_delay_s.max(1e-3);
     let left_s = slack_s - delay_s;
@@ -114,7 +119,8 @@ fn step(steps: &[Step], backlog: u64) -> (u32, u32, Because) {
     }
 }
 
-/// As many as will be busy with what probably arrives when an instance that is started now is ready.
+/// As many as will be busy with what probably arrives when an instance that is started now is
+/// ready.
 fn foreseen(
     minutes: &Minutes,
     season: &Season,
@@ -125,7 +131,8 @@ fn foreseen(
     let Facts { service_s, at_once, start_delay_s, .. } = load.facts;
     let step_minutes = (season.minutes / STEPS).max(1);
     let step_s = (step_minutes * 60) as i64;
-    // The slot in which an instance is ready that is started now, and the one after it, for no later one is nearer.
+    // The slot in which an instance is ready that is started now, and the one after it, for no
+    // later one is nearer.
     let ready = now.timestamp() + start_delay_s as i64;
     let slot = |ahead: i64| DateTime::from_timestamp((ready.div_euclid(step_s) + ahead) * step_s, 0);
     let most = [0, 1]
@@ -144,7 +151,8 @@ fn whole(instances: f64) -> u32 {
     (instances - 1e-9).ceil().clamp(0.0, f64::from(u32::MAX)) as u32
 }
 
-/// The largest wish wins. Without a rule nobody wishes anything, and `min` and `spare` make the pool.
+/// The largest wish wins. Without a rule nobody wishes anything, and `min` and `spare` make the
+/// pool.
 pub(super) fn largest(wishes: &[Wish]) -> u32 {
     wishes.iter().map(|wish| wish.instances).max().unwrap_or(0)
 }
@@ -165,8 +173,9 @@ pub(super) struct Want {
     pub(super) weight: f64,
 }
 
-/// Shares the limit among pools: first what they keep, then the rest, always one more to whoever has the fewest for its weight. So
-/// a small pool gets all it wants and a large one cannot starve it.
+/// Shares the limit among pools: first what they keep, then the rest, always one more to whoever
+/// has the fewest for its weight. So a small pool gets all it wants and a large one cannot starve
+/// it.
 pub(super) fn shares(limit: Option<u32>, pools: &[Want]) -> Vec<u32> {
     let Some(limit) = limit else { return pools.iter().map(|want| want.instances).collect() };
     let mut shares = vec![0; pools.len()];
@@ -240,9 +249,11 @@ mod tests {
                 (load(1, 0.0, 1), 1),
                 // 10 are busy; with 11 fewer than 5 of 100 wait longer than 58 s.
                 (load(0, 5.0, 11), 11),
-                // 33 s are left after a start. 400 jobs and 125 that arrive until then are 1050 s, of which 11 do 275.
+                // 33 s are left after a start. 400 jobs and 125 that arrive until then are 1050 s,
+                // of which 11 do 275.
                 (load(400, 5.0, 11), 33),
-                // Of 30 jobs one instance does 12 until then, and two seconds each for the rest are one more.
+                // Of 30 jobs one instance does 12 until then, and two seconds each for the rest are
+                // one more.
                 (load(30, 0.0, 1), 1),
                 (load(30, 0.0, 0), 2),
                 (load(300, 0.0, 0), 18),
@@ -252,7 +263,8 @@ mod tests {
 
     #[test]
     fn what_starts_already_is_not_started_again_while_it_starts() {
-        // 18 were started. Each second more jobs have come, and what starts will have done more when one more would be ready.
+        // 18 were started. Each second more jobs have come, and what starts will have done more
+        // when one more would be ready.
         let mut wishes = (0..=25).map(|second| {
             let starting_s = 18.0 * second as f64;
             let booting = Load { starting_s, ..load(5 * second, 5.0, 0) };
@@ -280,7 +292,8 @@ mod tests {
                 check_latency(p95, &[(short, 1)]);
             }
         }
-        // 600 s of work fill seventeen starts that are charged for a minute each, of which 25 s pass before they work.
+        // 600 s of work fill seventeen starts that are charged for a minute each, of which 25 s
+        // pass before they work.
         check_latency("20s", &[(load(300, 0.0, 0), 17), (load(7, 0.0, 0), 1)]);
     }
 

@@ -25,7 +25,8 @@ use crate::{
     policy::Policy,
 };
 
-/// Whoever works is sent away only when it was too many for so long: what is busy may be needed in a moment.
+/// Whoever works is sent away only when it was too many for so long: what is busy may be needed in
+/// a moment.
 pub(super) const BUSY_WINDOW: Duration = Duration::from_secs(300);
 
 /// A pool's part of the plan in the making.
@@ -36,7 +37,8 @@ pub(super) struct Draft<'a> {
     roster: Roster<'a>,
     /// Whether everything about this pool could be seen.
     is_complete: bool,
-    /// What it may keep under the limit on all pools: its share of what it wants now or needed within its window.
+    /// What it may keep under the limit on all pools: its share of what it wants now or needed
+    /// within its window.
     claim: u32,
     /// Starts in the plan, ...
     starts: u32,
@@ -124,7 +126,8 @@ impl<'a> Draft<'a> {
         Some(Load { depth, facts, ready, starting_s })
     }
 
-    /// What it wants of the limit on all pools. What it needed a moment ago it will not give away and ask for again.
+    /// What it wants of the limit on all pools. What it needed a moment ago it will not give away
+    /// and ask for again.
     pub(super) fn want(&self) -> Want {
         let pool = &self.policy.pool;
         let lately = self.most_wished(self.policy.scale_in.window).unwrap_or(0).min(self.plan.running());
@@ -156,8 +159,8 @@ impl<'a> Draft<'a> {
         size(self.roster.leaving.len())
     }
 
-    /// One more than is needed, as long as one serves that retires: the other one comes before it goes, also where the pool may
-    /// have no more than it has.
+    /// One more than is needed, as long as one serves that retires: the other one comes before it
+    /// goes, also where the pool may have no more than it has.
     fn relief(&self) -> u32 {
         let retires = |view: &&InstanceView| view.instance.retires && !self.is_gone(view);
         let has_retiring = || self.roster.has_retiring && self.roster.serving.iter().any(retires);
@@ -190,8 +193,9 @@ impl<'a> Draft<'a> {
         self.plan.actions.push(Action::Start { id: view.instance.id.clone() });
     }
 
-    /// The instance that has not been seen ready for longest, where the policy asks for that and there is room beside the demand:
-    /// whoever does not work any more is found before it is needed. When it is ready it is idle, and goes.
+    /// The instance that has not been seen ready for longest, where the policy asks for that and
+    /// there is room beside the demand: whoever does not work any more is found before it is
+    /// needed. When it is ready it is idle, and goes.
     pub(super) fn canary(&self) -> Option<&'a InstanceView> {
         self.policy.pool.canary?;
         let is_room = self.is_complete
@@ -280,7 +284,8 @@ impl<'a> Draft<'a> {
         stay.filter_map(move |view| Some((view, self.may_go(view, why)?)))
     }
 
-    /// Sends away as many of those that may go, those first that are worth least; returns how many went.
+    /// Sends away as many of those that may go, those first that are worth least; returns how many
+    /// went.
     pub(super) fn dismiss(&mut self, count: u32, why: Why) -> u32 {
         if count == 0 {
             return 0;
@@ -307,14 +312,16 @@ impl<'a> Draft<'a> {
         size(went.len())
     }
 
-    /// How many it may lose to other pools at once. The last one of a pool goes when the window is over, like any last one.
+    /// How many it may lose to other pools at once. The last one of a pool goes when the window is
+    /// over, like any last one.
     pub(super) fn may_cede(&self, is_over: bool) -> u32 {
         let keeps = if is_over { self.plan.share } else { self.claim.max(self.plan.share).max(1) };
         let may_leave = is_over || self.leaving() + self.lost < self.policy.scale_in.max_step;
         if self.is_complete && may_leave { self.running_then().saturating_sub(keeps) } else { 0 }
     }
 
-    /// Sends away what is of no use, too much, replaced or not needed, as far as everything could be seen.
+    /// Sends away what is of no use, too much, replaced or not needed, as far as everything could
+    /// be seen.
     pub(super) fn scale_in(&mut self) {
         if !self.is_complete {
             self.plan.desired = self.plan.desired.max(self.plan.running());
@@ -330,7 +337,8 @@ impl<'a> Draft<'a> {
             let over_budget = running.saturating_sub(affordable).saturating_sub(over_max);
             self.dismiss(over_budget, Why::TooMany(Cause::OverBudget));
         }
-        // Those that are replaced go one after the other: nobody goes while another one leaves or starts.
+        // Those that are replaced go one after the other: nobody goes while another one leaves or
+        // starts.
         if self.roster.is_quiet() && self.starts == 0 && self.gone.is_empty() {
             let outdated = u32::from(!self.roster.new_version_died(self.known));
             let retiring = u32::from(relief > 0 && self.running_then() > self.plan.share);

@@ -1,8 +1,9 @@
 //! What will probably arrive: what arrived at the same time of earlier days of the same kind.
 //!
-//! A day is looked at in slots of local time, so that a season stays what it is when clocks are set. Days have kinds: working days,
-//! Saturdays and Sundays. The quantile is that of the slot itself and of its two neighbours on those days, and of nothing else, so that a
-//! busy noon makes no night wish for anybody. Minutes of which nobody knows are missing, and not zero.
+//! A day is looked at in slots of local time, so that a season stays what it is when clocks are
+//! set. Days have kinds: working days, Saturdays and Sundays. The quantile is that of the slot
+//! itself and of its two neighbours on those days, and of nothing else, so that a busy noon makes
+//! no night wish for anybody. Minutes of which nobody knows are missing, and not zero.
 
 use chrono::{DateTime, Datelike, Days, TimeDelta, TimeZone, Utc, Weekday};
 use chrono_tz::Tz;
@@ -39,8 +40,8 @@ fn kind(weekday: Weekday) -> Kind {
     }
 }
 
-/// The count that is not exceeded with the probability `quantile` in the slot of so many minutes that begins then. `None` where too
-/// few seasons are known.
+/// The count that is not exceeded with the probability `quantile` in the slot of so many minutes
+/// that begins then. `None` where too few seasons are known.
 pub(crate) fn forecast(
     minutes: &Minutes,
     season: &Season,
@@ -76,7 +77,8 @@ pub(crate) fn forecast(
 const MOST_COUNTS: usize = 120;
 
 impl Season {
-    /// The same time so many seasons ago; none where that was a day of another kind, or a time that clocks skipped.
+    /// The same time so many seasons ago; none where that was a day of another kind, or a time that
+    /// clocks skipped.
     fn ago(&self, slot: DateTime<Utc>, seasons: u64) -> Option<DateTime<Utc>> {
         let ago = self.minutes.checked_mul(seasons)?;
         if !self.minutes.is_multiple_of(DAY_MINUTES) {
@@ -146,7 +148,8 @@ mod tests {
 
     #[test]
     fn summer_time_moves_the_season_with_the_clocks() {
-        // Berlin sets its clocks forward on Sunday 2026-03-29. The day is 8 to 18 there, which is 6 to 16 UTC from then on.
+        // Berlin sets its clocks forward on Sunday 2026-03-29. The day is 8 to 18 there, which is 6
+        // to 16 UTC from then on.
         let berlin: Tz = "Europe/Berlin".parse().unwrap();
         let (minutes, season) = (load(0..14, office, berlin), day(berlin, 2));
         assert_eq!(foreseen(&minutes, &season, 14, 6), Some(300.0));

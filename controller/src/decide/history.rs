@@ -1,8 +1,9 @@
-//! What a decision needs of the past, as a value. It grows purely: [`observe`](History::observe) with each observation, and
-//! [`remember`](History::remember) with each plan.
+//! What a decision needs of the past, as a value. It grows purely: [`observe`](History::observe)
+//! with each observation, and [`remember`](History::remember) with each plan.
 //!
-//! It begins empty when the controller starts, or with what an earlier one had [learnt](Learnt), and what it does not know it
-//! does not claim: a fresh one only makes the controller slower to scale in.
+//! It begins empty when the controller starts, or with what an earlier one had [learnt](Learnt),
+//! and what it does not know it does not claim: a fresh one only makes the controller slower to
+//! scale in.
 
 mod arrivals;
 mod asked;
@@ -36,8 +37,8 @@ use crate::{
     observe::{Observation, age},
 };
 
-/// After a restart or a gap of no more than this, who runs has run all the time and is charged for it. After a longer one the
-/// clock may as well be wrong.
+/// After a restart or a gap of no more than this, who runs has run all the time and is charged for
+/// it. After a longer one the clock may as well be wrong.
 const LONGEST_UNSEEN: Duration = Duration::from_secs(3600);
 
 /// The past of every pool and every instance.
@@ -101,7 +102,8 @@ struct Past {
 }
 
 impl History {
-    /// Nothing is known yet. After a longer gap than this between two observations nothing of the last minutes is known again.
+    /// Nothing is known yet. After a longer gap than this between two observations nothing of the
+    /// last minutes is known again.
     pub fn new(longest_gap: Duration) -> Self {
         let (pools, arrivals, alive, learnt) = Default::default();
         Self { longest_gap, since: None, last: None, pools, arrivals, alive, learnt }
@@ -246,7 +248,8 @@ impl History {
         for (name, run_s) in ended {
             self.learnt.pools.entry(name.to_owned()).or_default().usage.end_run(seen.at, run_s);
         }
-        // Whoever went since the last look may have done so just now; and while they cannot be listed, all run on.
+        // Whoever went since the last look may have done so just now; and while they cannot be
+        // listed, all run on.
         let mut charged = self.alive.clone().unwrap_or_default();
         if self.alive.is_some() {
             for (name, now) in &alive {
@@ -312,13 +315,15 @@ impl Learnt {
         self.pools.is_empty()
     }
 
-    /// What an earlier controller charged is lost: instances that run are charged since their launch.
+    /// What an earlier controller charged is lost: instances that run are charged since their
+    /// launch.
     pub fn recall_launches(&mut self) {
         self.recalls_launches = true;
     }
 
-    /// Takes note of what a recording says of a pool's use: so many instances ran from one line to the next. It is of use where
-    /// everything else was lost, so that a day's budget is not spent twice.
+    /// Takes note of what a recording says of a pool's use: so many instances ran from one line to
+    /// the next. It is of use where everything else was lost, so that a day's budget is not spent
+    /// twice.
     pub fn recall_use(
         &mut self,
         pool: &str,

@@ -19,7 +19,8 @@ const SOON: Duration = Duration::from_secs(2);
 pub struct Plan {
     /// When the observation was made that it follows from.
     pub at: DateTime<Utc>,
-    /// Each pool's part: of every pool with a policy, and of every other one that still has instances.
+    /// Each pool's part: of every pool with a policy, and of every other one that still has
+    /// instances.
     pub pools: BTreeMap<String, PoolPlan>,
 }
 
@@ -34,8 +35,8 @@ pub struct PoolPlan {
     pub ready: u32,
     /// Instances that were started and do not serve yet. They count as capacity.
     pub starting: u32,
-    /// Instances that were started, should have been ready by now and are not. They do not count as capacity, so that another
-    /// is tried.
+    /// Instances that were started, should have been ready by now and are not. They do not count as
+    /// capacity, so that another is tried.
     #[serde(skip_serializing_if = "is_zero")]
     pub late: u32,
     /// Instances that drain or stop, or will as this plan says because they are of no use any more.
@@ -54,9 +55,11 @@ pub struct PoolPlan {
     pub desired: u32,
     /// What holds it back.
     pub holds: Vec<Hold>,
-    /// The one of the starts that is no answer to a demand: it shall show that the instance still works.
+    /// The one of the starts that is no answer to a demand: it shall show that the instance still
+    /// works.
     pub canary: Option<String>,
-    /// How many of the starts make a new instance, because no parked one is left that could be started.
+    /// How many of the starts make a new instance, because no parked one is left that could be
+    /// started.
     #[serde(skip_serializing_if = "is_zero")]
     pub launches: u32,
     /// What to do.
@@ -74,7 +77,8 @@ pub struct Wish {
     pub rule: &'static str,
     /// How many.
     pub instances: u32,
-    /// How many of them for the work that keeps coming; the others are for what waits now, and are done with it.
+    /// How many of them for the work that keeps coming; the others are for what waits now, and are
+    /// done with it.
     pub steady: u32,
     /// Why, in a few words.
     pub because: Because,
@@ -156,7 +160,8 @@ pub enum Cause {
     OverMax,
     /// There are more than the rest of the day's budget allows.
     OverBudget,
-    /// There are above the pool's share of the instance limit, and the limit is exceeded or another pool waits.
+    /// There are above the pool's share of the instance limit, and the limit is exceeded or another
+    /// pool waits.
     OverShare,
     /// It should have been ready long ago.
     NeverReady,
@@ -191,15 +196,17 @@ pub enum Hold {
         /// So many would have been needed then.
         instances: u32,
     },
-    /// It is cheaper to keep so many than to start them again, by the gaps after which they were needed before.
+    /// It is cheaper to keep so many than to start them again, by the gaps after which they were
+    /// needed before.
     WorthKeeping {
         /// So many.
         instances: u32,
     },
-    /// So much less arrives than a moment ago that it may be an outage, after which all come back at once.
+    /// So much less arrives than a moment ago that it may be an outage, after which all come back
+    /// at once.
     SuddenDrop,
-    /// Many instances fell silent or hang at the same time, so that something else may be wrong: reports that are lost, or a store
-    /// that does not answer.
+    /// Many instances fell silent or hang at the same time, so that something else may be wrong:
+    /// reports that are lost, or a store that does not answer.
     Deaf {
         /// How many.
         instances: u32,
@@ -243,8 +250,8 @@ pub enum Hold {
 }
 
 impl Plan {
-    /// When to look again at the latest, where the tick is too late: something is about to be ready, or may soon go. Pools in
-    /// which nothing is done anyway do not count.
+    /// When to look again at the latest, where the tick is too late: something is about to be
+    /// ready, or may soon go. Pools in which nothing is done anyway do not count.
     pub fn look_again(&self, is_paused: impl Fn(&str) -> bool) -> Option<Duration> {
         let changes = |(name, pool): (&String, &PoolPlan)| {
             let moves = pool.starting > 0 || pool.running() > pool.share || !pool.actions.is_empty();

@@ -3,12 +3,14 @@
 /// Of all jobs, the part that may wait longer than their slack: what a 95th percentile leaves.
 const LATE: f64 = 0.05;
 
-/// Less variability than this is clockwork, in which no line grows while there are as many servers as are busy, ...
+/// Less variability than this is clockwork, in which no line grows while there are as many servers
+/// as are busy, ...
 const CLOCKWORK: f64 = 0.05;
 /// ... give or take what the rate is not known to.
 const RATE_ERROR: f64 = 0.02;
 
-/// Quantiles of the service time that stand for its distribution, each for as large a part of all jobs.
+/// Quantiles of the service time that stand for its distribution, each for as large a part of all
+/// jobs.
 const PARTS: usize = 8;
 /// The middle of each part in a standard normal distribution.
 const NORMAL: [f64; PARTS] = [-1.534, -0.887, -0.489, -0.157, 0.157, 0.489, 0.887, 1.534];
@@ -22,7 +24,8 @@ pub(crate) struct Work {
     pub(crate) service_s: f64,
     /// ... and by its squared coefficient of variation.
     pub(crate) service_scv: f64,
-    /// How irregular arrivals and service times are: the mean of both squared coefficients of variation.
+    /// How irregular arrivals and service times are: the mean of both squared coefficients of
+    /// variation.
     pub(crate) variability: f64,
 }
 
@@ -35,14 +38,16 @@ impl Work {
     }
 }
 
-/// How many servers it takes so that fewer than 5 of 100 jobs take longer than `most_s` from their arrival to their end; at most
-/// `most`.
+/// How many servers it takes so that fewer than 5 of 100 jobs take longer than `most_s` from their
+/// arrival to their end; at most `most`.
 ///
-/// The wait in a line of M/M/k: P(W > t) = C(k, a) exp(-(k - a) t / s), with the offered load a = λ s in Erlangs and Erlang's
-/// C formula (L. Kleinrock, Queueing Systems I, 1975, section 3.5). Other arrivals and service times wait longer or shorter
-/// in proportion to their `variability` (A. O. Allen, Probability, Statistics and Queueing Theory, 1978, after Cunneen; it is exact
-/// for one server as a load of one is neared, Kingman 1961). Of each part of the service times what is left of `most_s` may be waited.
-/// Jobs that alone take longer are late whatever there is, and nobody is started for them.
+/// The wait in a line of M/M/k: P(W > t) = C(k, a) exp(-(k - a) t / s), with the offered load a = λ
+/// s in Erlangs and Erlang's C formula (L. Kleinrock, Queueing Systems I, 1975, section 3.5). Other
+/// arrivals and service times wait longer or shorter in proportion to their `variability` (A. O.
+/// Allen, Probability, Statistics and Queueing Theory, 1978, after Cunneen; it is exact for one
+/// server as a load of one is neared, Kingman 1961). Of each part of the service times what is left
+/// of `most_s` may be waited. Jobs that alone take longer are late whatever there is, and nobody is
+/// started for them.
 pub(crate) fn servers_in_time(work: &Work, most_s: f64, most: u32) -> u32 {
     let Work { arrivals_per_s, service_s, variability, .. } = *work;
     let offered = arrivals_per_s * service_s;
@@ -74,14 +79,14 @@ pub(crate) fn servers_in_time(work: &Work, most_s: f64, most: u32) -> u32 {
     most
 }
 
-/// Erlang's B formula for one server more (A. K. Erlang, 1917), by the recursion that never overflows:
-/// B(k) = a B(k-1) / (k + a B(k-1)), from B(0) = 1.
+/// Erlang's B formula for one server more (A. K. Erlang, 1917), by the recursion that never
+/// overflows: B(k) = a B(k-1) / (k + a B(k-1)), from B(0) = 1.
 fn next_blocking(before: f64, servers: u32, offered: f64) -> f64 {
     offered * before / (f64::from(servers) + offered * before)
 }
 
-/// Erlang's C formula, the probability that a job waits at all: C = B / (1 - (a / k) (1 - B)). Only for more servers than
-/// offered load.
+/// Erlang's C formula, the probability that a job waits at all: C = B / (1 - (a / k) (1 - B)). Only
+/// for more servers than offered load.
 fn waiting(blocking: f64, servers: u32, offered: f64) -> f64 {
     blocking / (1.0 - offered / f64::from(servers) * (1.0 - blocking))
 }
@@ -110,7 +115,8 @@ mod tests {
         };
         assert!(servers(1.0, 5.2) > servers(0.0, 5.2));
         assert_eq!(servers(1.0, 600.0), servers(0.0, 600.0));
-        // Half of the jobs take longer than this by themselves. The others may hardly wait, and nobody buys a hundred for all.
+        // Half of the jobs take longer than this by themselves. The others may hardly wait, and
+        // nobody buys a hundred for all.
         assert!(servers(1.0, 1.4) < 25, "{}", servers(1.0, 1.4));
     }
 

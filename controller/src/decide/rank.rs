@@ -8,8 +8,8 @@ use crate::{
     observe::{InstanceView, Stage},
 };
 
-/// What an instance is worth beside others of its pool; of two that are worth the same, the first by name is taken, to start and
-/// to go.
+/// What an instance is worth beside others of its pool; of two that are worth the same, the first
+/// by name is taken, to start and to go.
 pub(super) fn worth<'v>(view: &'v InstanceView, is_late: bool, known: Known<'_>) -> impl Ord + use<'v> {
     let Known { seen, history } = known;
     let (id, instance) = (&view.instance.id, &view.instance);
@@ -40,7 +40,8 @@ pub(super) fn name(view: &InstanceView) -> (usize, &str) {
     (view.instance.id.len(), view.instance.id.as_str())
 }
 
-/// A start that has not come to anything yet. One that was under way before the controller looked may long be at work.
+/// A start that has not come to anything yet. One that was under way before the controller looked
+/// may long be at work.
 pub(super) fn is_new_start(view: &InstanceView, known: Known<'_>) -> bool {
     view.stage() == Stage::Starting && known.history.since().is_some_and(|since| view.instance.since >= since)
 }

@@ -26,7 +26,8 @@ pub(super) struct Roster<'a> {
     pub(super) serving: Vec<&'a InstanceView>,
     /// Of these, those that start, ...
     pub(super) starting: Vec<&'a InstanceView>,
-    /// ... and the names of those that should have been ready by now. They may still come, but nobody counts on them.
+    /// ... and the names of those that should have been ready by now. They may still come, but
+    /// nobody counts on them.
     late: Vec<&'a str>,
     /// Whether an update has another one for one of these.
     pub(super) has_retiring: bool,
@@ -36,8 +37,8 @@ pub(super) struct Roster<'a> {
     pub(super) leaving: Vec<&'a InstanceView>,
     /// Not running.
     pub(super) stopped: Vec<&'a InstanceView>,
-    /// Of those that serve, how many fell silent or hang together with others. They count, because it is more likely that something
-    /// else is wrong than all of them.
+    /// Of those that serve, how many fell silent or hang together with others. They count, because
+    /// it is more likely that something else is wrong than all of them.
     pub(super) silent: u32,
     /// Of those that start, how many seem to be at work, though nobody reports.
     pub(super) unheard: u32,
@@ -80,8 +81,9 @@ impl<'a> Roster<'a> {
         roster
     }
 
-    /// Many that fall silent at once do not all hang: a clock differs, or workers may not report any more. Then one of them
-    /// goes at a time, and the next one only after what came in its place was heard.
+    /// Many that fall silent at once do not all hang: a clock differs, or workers may not report
+    /// any more. Then one of them goes at a time, and the next one only after what came in its
+    /// place was heard.
     fn doubt_mass_failure(&mut self) {
         let is_silent = |cause: &Cause| matches!(cause, Cause::Silent | Cause::Hung);
         let silent = self.useless.iter().filter(|(_, cause)| is_silent(cause)).count();
@@ -128,7 +130,8 @@ impl<'a> Roster<'a> {
         self.late.contains(&view.instance.id.as_str())
     }
 
-    /// What those that start will have done when one that is started now is ready, in seconds of one instance.
+    /// What those that start will have done when one that is started now is ready, in seconds of
+    /// one instance.
     pub(super) fn starting_s(&self, start_delay_s: f64, now: DateTime<Utc>) -> f64 {
         // One that is late has no certain end.
         let so_far_s = self.starting.iter().map(|view| age(view.instance.since, now).as_secs_f64());
@@ -163,7 +166,8 @@ impl<'a> Roster<'a> {
         };
         let (dry, mut startable): (Vec<_>, Vec<_>) =
             self.stopped.iter().copied().filter(may).partition(|view| is_dry(view, seen));
-        // Where there was no capacity one is tried, and the others when that went well. For a launch it is another one's.
+        // Where there was no capacity one is tried, and the others when that went well. For a
+        // launch it is another one's.
         for tier in [Tier::Parked, Tier::Launched] {
             if self.dry_until(tier, seen).is_none_or(|until| until <= seen.at) {
                 let dry = dry.iter().copied().filter(|view| view.instance.tier == tier);
@@ -174,13 +178,15 @@ impl<'a> Roster<'a> {
         startable
     }
 
-    /// Until when nobody is tried of those for which there was no capacity; none where there was for all.
+    /// Until when nobody is tried of those for which there was no capacity; none where there was
+    /// for all.
     pub(super) fn dry_until(&self, tier: Tier, seen: &Observation) -> Option<DateTime<Utc>> {
         let dry = self.stopped.iter().filter(|view| view.instance.tier == tier && is_dry(view, seen));
         dry.filter_map(|view| seen.refused.get(&view.instance.id)?.rests_until()).max()
     }
 
-    /// Whether one that was started since a version is in force died: it may be one that nobody can load.
+    /// Whether one that was started since a version is in force died: it may be one that nobody can
+    /// load.
     pub(super) fn new_version_died(&self, Known { seen, history }: Known<'_>) -> bool {
         self.stopped.iter().any(|view| {
             let in_force = seen.versions.get(&view.instance.model);
@@ -190,7 +196,8 @@ impl<'a> Roster<'a> {
         })
     }
 
-    /// What goes in any case: what is of no use is drained, and stopped what is drained or whose drain is overdue.
+    /// What goes in any case: what is of no use is drained, and stopped what is drained or whose
+    /// drain is overdue.
     pub(super) fn departures(&self, scale_in: &ScaleIn, now: DateTime<Utc>) -> Vec<Action> {
         let drains = self.useless.iter().map(|(view, cause)| drain(view, scale_in, *cause));
         let must_stop = |view: &&&InstanceView| {
@@ -218,14 +225,16 @@ pub(crate) fn left_alone_until(
     failed.max(seen.refused.get(id).and_then(Refused::rests_until))
 }
 
-/// Whether another version of its model is in force than the one that it has loaded, and a new start would bring that.
+/// Whether another version of its model is in force than the one that it has loaded, and a new
+/// start would bring that.
 pub(super) fn is_outdated(view: &InstanceView, seen: &Observation) -> bool {
     let Some(in_force) = seen.versions.get(&view.instance.model) else { return false };
     let loaded = view.heard.as_ref().map(|heard| &heard.report.version);
     loaded.is_some_and(|loaded| *loaded != in_force.version) && view.instance.since < in_force.since
 }
 
-/// When it last showed that it works; as long as nobody has seen it, that may have been when the controller began to look.
+/// When it last showed that it works; as long as nobody has seen it, that may have been when the
+/// controller began to look.
 pub(super) fn last_proof(view: &InstanceView, Known { history, .. }: Known<'_>) -> Option<DateTime<Utc>> {
     history.career(&view.instance.id).and_then(|career| career.last_ready).or(history.since())
 }
@@ -248,8 +257,9 @@ pub(super) fn spare(view: &InstanceView, policy: &Policy, known: Known<'_>) -> O
     if view.idle_for(now).is_some_and(|idle| idle >= scale_in.idle) {
         return Some(Cause::Idle);
     }
-    // Where the policy asks for no idle time, one that works finishes what it holds and leaves. A busy pool hands its work
-    // around, and nobody in it is ever idle for long, however many there are.
+    // Where the policy asks for no idle time, one that works finishes what it holds and leaves. A
+    // busy pool hands its work around, and nobody in it is ever idle for long, however many there
+    // are.
     let heard = view.heard.as_ref().filter(|heard| age(heard.at, now) <= REPORT_EXPIRES);
     let p95_s = heard.and_then(|heard| heard.service).map(|service| service.p95_ms / 1e3);
     // What it holds must surely be done before its drain is due.

@@ -130,8 +130,8 @@ pub(crate) fn seen(backlogs: &[(&str, Option<u64>)], instances: Vec<InstanceView
     }
 }
 
-/// A history of looks at one backlog: seconds ago and what was seen, and then what is seen now. What was wished for is what
-/// [`policies`] wish.
+/// A history of looks at one backlog: seconds ago and what was seen, and then what is seen now.
+/// What was wished for is what [`policies`] wish.
 pub(crate) fn history(past: &[(u64, u64)], now: &Observation) -> History {
     let names: Vec<_> = now.pools.keys().map(|name| (name.as_str(), "")).collect();
     let policies = policies(&names);

@@ -1,4 +1,5 @@
-//! How far instances are to be trusted: which of them are never ready, silent or hang, and when reports are what is missing.
+//! How far instances are to be trusted: which of them are never ready, silent or hang, and when
+//! reports are what is missing.
 
 use std::time::Duration;
 
@@ -14,19 +15,22 @@ use crate::{
 /// Twelve missed reports in a row: whoever hangs so long does not work.
 pub(super) const SILENT: Duration = Duration::from_secs(120);
 
-/// A worker that completes nothing while jobs wait hangs after so many times the 95th percentile of the service times, ...
+/// A worker that completes nothing while jobs wait hangs after so many times the 95th percentile of
+/// the service times, ...
 const SLOW: f64 = 10.0;
 /// ... and where none was measured yet, only after this: a script may look at an image for minutes.
 const HANGS_UNMEASURED: Duration = Duration::from_secs(3600);
 
-/// Where more than one instance in so many is silent at the same time, the reports may be what is missing.
+/// Where more than one instance in so many is silent at the same time, the reports may be what is
+/// missing.
 const DEAF: usize = 3;
 
 /// Something that starts is late after so many times the learnt start delay, ...
 const LATE: f64 = 2.0;
 /// ... but not before this.
 const LATE_AT_LEAST_S: f64 = 10.0;
-/// Where nobody reports, a job that waits for no longer than this does not yet show that nobody works.
+/// Where nobody reports, a job that waits for no longer than this does not yet show that nobody
+/// works.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the instances of one pool are judged by.
@@ -79,8 +83,8 @@ impl<'a> Trust<'a> {
         })
     }
 
-    /// Whether one of which nothing was heard may well be at work: jobs were taken since it was started, and nobody else reports
-    /// that it took them.
+    /// Whether one of which nothing was heard may well be at work: jobs were taken since it was
+    /// started, and nobody else reports that it took them.
     pub(super) fn works_unheard(&self, view: &InstanceView) -> bool {
         let Known { seen, history } = self.known;
         let taken = history.taken_at(self.pool);
@@ -115,7 +119,8 @@ impl<'a> Trust<'a> {
         is_fresh && view.stage() == Stage::Ready && idles().is_some_and(|since| age(since, now) > after)
     }
 
-    /// For how long the controller has been there to hear something that should have been said since `then`.
+    /// For how long the controller has been there to hear something that should have been said
+    /// since `then`.
     fn listened_since(&self, then: DateTime<Utc>) -> Duration {
         let Known { seen, history } = self.known;
         match history.since() {

@@ -1,5 +1,5 @@
-//! The contract of [`Fleet`](super::Fleet), checked on any implementation. Each promise is one function, on a rig of its
-//! own; all of them wait on values with a deadline.
+//! The contract of [`Fleet`](super::Fleet), checked on any implementation. Each promise is one
+//! function, on a rig of its own; all of them wait on values with a deadline.
 
 use std::{collections::BTreeSet, time::Duration};
 

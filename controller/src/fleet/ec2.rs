@@ -1,9 +1,12 @@
-//! A fleet of EC2: machines that `eirs setup` has baked, launched and parked, started and stopped by this controller.
+//! A fleet of EC2: machines that `eirs setup` has baked, launched and parked, started and stopped
+//! by this controller.
 //!
-//! What is known of them is kept in memory (`ec2/inventory.rs`). A listing by tags costs seconds and is made once a minute;
-//! in between, only the machines that are not at rest are described, by their ids. What must survive the controller is
-//! tagged on the machines (`ec2/machine.rs`): the generation before each start, the drain before it is told. Orders to start
-//! go out together (`ec2/start.rs`); a drain is told over SSM (`ssm.rs`), and by a stop where SSM does not reach the machine.
+//! What is known of them is kept in memory (`ec2/inventory.rs`). A listing by tags costs seconds
+//! and is made once a minute; in between, only the machines that are not at rest are described, by
+//! their ids. What must survive the controller is tagged on the machines (`ec2/machine.rs`): the
+//! generation before each start, the drain before it is told. Orders to start go out together
+//! (`ec2/start.rs`); a drain is told over SSM (`ssm.rs`), and by a stop where SSM does not reach
+//! the machine.
 
 mod describe;
 mod dry;
@@ -74,7 +77,8 @@ struct Shared {
     pools: BTreeMap<String, PoolSpec>,
 }
 
-/// The client of EC2 that the settings describe. It gives up a call after seconds, because the next pass is soon.
+/// The client of EC2 that the settings describe. It gives up a call after seconds, because the next
+/// pass is soon.
 pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
     let patience = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(2))
@@ -142,8 +146,8 @@ impl Ec2Fleet {
         Ok(())
     }
 
-    /// Tells the machines that drain once more, where it is not known that they heard; where SSM does not reach one, its
-    /// operating system is told to stop, which drains it too.
+    /// Tells the machines that drain once more, where it is not known that they heard; where SSM
+    /// does not reach one, its operating system is told to stop, which drains it too.
     async fn pursue_drains(&self) {
         let (Some(drains), Ok(_only_one)) = (&self.drains, self.pursuit.try_lock()) else { return };
         let draining = self.lock().inventory.draining();
@@ -180,7 +184,8 @@ impl Ec2Fleet {
         call.send().await.map(|_| ()).map_err(|error| aws::error(what, &error))
     }
 
-    /// Launches machines of a pool into these places, as many as there are, from the first target on that has any.
+    /// Launches machines of a pool into these places, as many as there are, from the first target
+    /// on that has any.
     async fn launch_some(&self, pool: &str, mut places: Vec<String>) -> Vec<Refusal> {
         let now = self.clock.now();
         let what = || format!("launching for {pool}");
@@ -242,7 +247,8 @@ impl Ec2Fleet {
         refuse_all(places, &refused)
     }
 
-    /// Starts machines of one model. The generation is tagged first: a machine that runs finds it in its metadata.
+    /// Starts machines of one model. The generation is tagged first: a machine that runs finds it
+    /// in its metadata.
     async fn start_some(&self, model: &str, candidates: Vec<Candidate>) -> Vec<Refusal> {
         let now = self.clock.now();
         let generation = machine::new_generation(now);
@@ -350,7 +356,8 @@ impl Fleet for Ec2Fleet {
             (machine.id.clone(), drain)
         };
         let id = machine.as_str();
-        // Tagged first: a controller that dies in between leaves a drain that the next one tells again.
+        // Tagged first: a controller that dies in between leaves a drain that the next one tells
+        // again.
         let what = format!("tagging {id} before its drain");
         self.tag(what, &[id.to_owned()], &[(tag::DRAIN, &drain.written())]).await?;
         self.lock().inventory.drain_ordered(id, drain.clone());

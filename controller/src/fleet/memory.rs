@@ -1,5 +1,5 @@
-//! A fleet in this process's memory: the reference that every test and every simulation can afford, held to the same
-//! contract as the others.
+//! A fleet in this process's memory: the reference that every test and every simulation can afford,
+//! held to the same contract as the others.
 
 use std::{
     collections::BTreeMap,

@@ -1,9 +1,10 @@
-//! A fleet of processes: every instance is an `eirs-worker` on this machine, in a process group of its own, so that a
-//! terminal's Ctrl-C reaches the controller alone.
+//! A fleet of processes: every instance is an `eirs-worker` on this machine, in a process group of
+//! its own, so that a terminal's Ctrl-C reaches the controller alone.
 //!
-//! What must survive the controller is in `instances/ID.json` of the state folder: a new controller adopts the processes
-//! that it finds alive there. The file is written before the process is started (with the generation, by which a stray can be
-//! found) and again when its pid is known. See `process/child.rs` for how a process is told from another one of the same pid.
+//! What must survive the controller is in `instances/ID.json` of the state folder: a new controller
+//! adopts the processes that it finds alive there. The file is written before the process is
+//! started (with the generation, by which a stray can be found) and again when its pid is known.
+//! See `process/child.rs` for how a process is told from another one of the same pid.
 
 mod child;
 mod faults;
@@ -73,8 +74,8 @@ struct Slot {
 }
 
 impl ProcessFleet {
-    /// Adopts what an earlier controller left in the state folder. `config` is the settings file to hand to the workers;
-    /// `changed` is notified whenever a process ends.
+    /// Adopts what an earlier controller left in the state folder. `config` is the settings file to
+    /// hand to the workers; `changed` is notified whenever a process ends.
     pub fn open(
         settings: &Settings,
         config: Option<&Path>,
@@ -177,8 +178,8 @@ impl Fleet for ProcessFleet {
             let Some(process) = slot.process.as_ref().filter(|_| slot.record.state == State::Running) else {
                 return Ok(());
             };
-            // Told first and noted then: the other way round, a controller that dies in between would leave a worker
-            // that nobody tells, and telling it twice makes it drop its work.
+            // Told first and noted then: the other way round, a controller that dies in between
+            // would leave a worker that nobody tells, and telling it twice makes it drop its work.
             process.signal(Signal::TERM)?;
             (slot.record.state, slot.record.since) = (State::Draining, now);
             slot.record.drain_until = Some(now + deadline);
@@ -199,7 +200,8 @@ impl Fleet for ProcessFleet {
             } else if slot.record.state == State::Running {
                 process.signal(Signal::TERM)?;
             }
-            // One that drains is on its way out already; a second signal would make it drop what it still does.
+            // One that drains is on its way out already; a second signal would make it drop what it
+            // still does.
             let soon = now + STOP_GENTLY;
             let until = slot.record.drain_until.map_or(soon, |until| until.min(soon));
             if slot.record.state != State::Stopping {
@@ -322,7 +324,8 @@ impl Shared {
         let mut command = Command::new(&program);
         command.args(record.arguments());
         command.args(self.config.iter().flat_map(|file| [Path::new("--config"), file]));
-        // A flag of this controller may have set it, and flags are not inherited; the environment is.
+        // A flag of this controller may have set it, and flags are not inherited; the environment
+        // is.
         command.env("EIRS_LOCAL__STATE", &self.state);
         // systemd listens to the controller alone, and would wonder who else is talking.
         for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
@@ -379,8 +382,9 @@ impl Shared {
         table.slots.insert(record.id.clone(), Slot { record, process: None });
     }
 
-    /// A stopped instance with nothing to tell needs no record. A record that cannot be written costs its instance to be found
-    /// again by the next controller, but not to be served by this one.
+    /// A stopped instance with nothing to tell needs no record. A record that cannot be written
+    /// costs its instance to be found again by the next controller, but not to be served by this
+    /// one.
     fn write_down(&self, record: &Record) {
         if record.state == State::Stopped && record.last_error.is_none() {
             return self.forget(&record.id);

@@ -1,8 +1,10 @@
-//! The reports of workers and web hosts: consumed from the events queue, kept while they say something.
+//! The reports of workers and web hosts: consumed from the events queue, kept while they say
+//! something.
 //!
-//! Reports are timed by when they were sent, on the queue's clock, which is compared with the controller's ([`Skew`]); what
-//! a web host counted is timed by the interval that the report names. So a report that arrives late, or is read by a
-//! later controller, says the same. Nothing depends on every one arriving.
+//! Reports are timed by when they were sent, on the queue's clock, which is compared with the
+//! controller's ([`Skew`]); what a web host counted is timed by the interval that the report names.
+//! So a report that arrives late, or is read by a later controller, says the same. Nothing depends
+//! on every one arriving.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -26,7 +28,8 @@ use crate::fleet::{Instance, State};
 const POLL: Duration = Duration::from_secs(20);
 /// How often web hosts report; a host's first report counts what arrived since about then.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// More than a host writes in a minute, doorbells included; a second delivery comes sooner than that.
+/// More than a host writes in a minute, doorbells included; a second delivery comes sooner than
+/// that.
 const REMEMBERED_REPORTS: usize = 32;
 /// A host that has been silent for so long may be gone for good.
 const FORGET_HOST: Duration = Duration::from_secs(3600);
@@ -85,7 +88,8 @@ struct Worker {
 }
 
 impl Reports {
-    /// Takes a report that was sent at this moment; answers whether the controller should look at once.
+    /// Takes a report that was sent at this moment; answers whether the controller should look at
+    /// once.
     pub fn take(&self, event: Event, sent_at: DateTime<Utc>) -> bool {
         let mut inner = self.lock();
         match event {
@@ -94,7 +98,8 @@ impl Reports {
         }
     }
 
-    /// Gives each instance the last report of its generation, and forgets those of other generations.
+    /// Gives each instance the last report of its generation, and forgets those of other
+    /// generations.
     pub fn assign(&self, instances: Vec<Instance>, now: DateTime<Utc>) -> Vec<InstanceView> {
         let mut views: Vec<_> =
             instances.into_iter().map(|instance| InstanceView { instance, heard: None }).collect();
@@ -119,7 +124,8 @@ impl Reports {
                 heard.done_per_s = worker.done.per_second(now);
             }
         }
-        // A report may be ahead of the list that knows its generation: it is kept until it has expired.
+        // A report may be ahead of the list that knows its generation: it is kept until it has
+        // expired.
         let has_expired = |worker: &Worker| age(worker.heard.at, now) > REPORT_EXPIRES;
         if inner.workers.values().any(has_expired) {
             let speak = views.iter().filter(|view| view.heard.is_some());
@@ -128,7 +134,8 @@ impl Reports {
         }
     }
 
-    /// Compares the queue's clock with the controller's, by the newest of some messages that nothing held up.
+    /// Compares the queue's clock with the controller's, by the newest of some messages that
+    /// nothing held up.
     pub(crate) fn note_skew(&self, newest: Option<DateTime<Utc>>, now: DateTime<Utc>) {
         self.lock().skew.note(newest, now);
     }
@@ -148,8 +155,9 @@ impl Reports {
         }
     }
 
-    /// Waits until the reports that were sent before the controller started have been read, for a few seconds at most: what
-    /// is decided without them would be decided as if nothing had arrived.
+    /// Waits until the reports that were sent before the controller started have been read, for a
+    /// few seconds at most: what is decided without them would be decided as if nothing had
+    /// arrived.
     pub async fn catch_up(&self) {
         let mut caught_up = self.caught_up.subscribe();
         let _late = tokio::time::timeout(CATCH_UP, caught_up.wait_for(|done| *done)).await;
@@ -254,9 +262,11 @@ impl Meter {
     }
 }
 
-/// Receives reports until it is dropped. `news` is notified when one of them should be looked at now.
+/// Receives reports until it is dropped. `news` is notified when one of them should be looked at
+/// now.
 ///
-/// A report that is dropped with this future is lost when it comes back to nobody; another one follows in ten seconds.
+/// A report that is dropped with this future is lost when it comes back to nobody; another one
+/// follows in ten seconds.
 pub async fn receive(events: SharedQueue, reports: Arc<Reports>, clock: SharedClock, news: Arc<Notify>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     // The first look does not wait for a message: it says whether there are old ones.

@@ -1,4 +1,5 @@
-//! Reads a TOML text value by value, so that every mistake in it is found at once and named with its line and key.
+//! Reads a TOML text value by value, so that every mistake in it is found at once and named with
+//! its line and key.
 
 use std::{cell::RefCell, collections::BTreeSet, ops::RangeInclusive, path::Path, time::Duration};
 
@@ -20,7 +21,8 @@ pub(super) struct Document<'a> {
     unknown: RefCell<Vec<Unknown>>,
 }
 
-/// A key that its section does not know. What was meant is only known at the end: it may belong to another one.
+/// A key that its section does not know. What was meant is only known at the end: it may belong to
+/// another one.
 struct Unknown {
     at: usize,
     path: String,
@@ -48,7 +50,8 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The tables of the text. Where it is not TOML, what could be read of it is answered all the same.
+    /// The tables of the text. Where it is not TOML, what could be read of it is answered all the
+    /// same.
     pub(super) fn parse(&self) -> Spanned<DeTable<'a>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         for error in errors {

@@ -1,4 +1,5 @@
-//! Reads policy files. Whatever is wrong with them is collected: file, line, key, value, and what would be right.
+//! Reads policy files. Whatever is wrong with them is collected: file, line, key, value, and what
+//! would be right.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +25,8 @@ pub struct Complaint {
     pub line: Option<usize>,
     /// The key, e.g. `pool.max`, where it is about one.
     pub key: Option<String>,
-    /// What is wrong and what would be right: a sentence that follows on the key, or names it where nobody knows it.
+    /// What is wrong and what would be right: a sentence that follows on the key, or names it where
+    /// nobody knows it.
     pub problem: String,
 }
 
@@ -89,7 +91,8 @@ pub fn read_folder(folder: &Path) -> Result<Folder, Complaint> {
     Ok(read)
 }
 
-/// The policy files of a folder, by name. What editors leave lying about begins with a dot or ends otherwise.
+/// The policy files of a folder, by name. What editors leave lying about begins with a dot or ends
+/// otherwise.
 pub(super) fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -223,7 +226,8 @@ fn scale_in(section: Section<'_>) -> ScaleIn {
     read
 }
 
-/// A queue is drunk by one pool: two that count the same backlog would each start workers for all of it.
+/// A queue is drunk by one pool: two that count the same backlog would each start workers for all
+/// of it.
 pub(super) fn same_model(pools: &BTreeMap<String, Policy>, name: &str, policy: &Policy) -> Option<String> {
     let mut others = pools.iter().filter(|(other, _)| *other != name);
     others.find(|(_, other)| other.pool.model == policy.pool.model).map(|(other, _)| other.clone())

@@ -1,7 +1,8 @@
 //! Keeps the last good version of each policy file in force while the files change under us.
 //!
-//! The files themselves are looked at in every pass of the controller (a few `stat`s); [`Wake`](eirs_platform::state_folder::Wake) and SIGHUP only make
-//! that look come earlier. So a missed notification, a replaced folder or a symbolic link costs a tick, not a change.
+//! The files themselves are looked at in every pass of the controller (a few `stat`s);
+//! [`Wake`](eirs_platform::state_folder::Wake) and SIGHUP only make that look come earlier. So a
+//! missed notification, a replaced folder or a symbolic link costs a tick, not a change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,8 +22,8 @@ use super::{
     unknown_model,
 };
 
-/// A change is taken when the folder has looked the same for so long: editors write a file in several steps, and tools
-/// write several files.
+/// A change is taken when the folder has looked the same for so long: editors write a file in
+/// several steps, and tools write several files.
 pub const SETTLE: Duration = Duration::from_millis(100);
 
 /// The policies in force, and what is wrong with the files on disk.
@@ -103,7 +104,8 @@ impl Store {
         &self.complaints
     }
 
-    /// Looks at the files, and reads them again if they changed and have settled. While they are changing, look again after [`SETTLE`].
+    /// Looks at the files, and reads them again if they changed and have settled. While they are
+    /// changing, look again after [`SETTLE`].
     pub fn look(&mut self) -> Look {
         let look = self.files.look(stamps(&self.folder));
         if look == Look::Changed {
@@ -118,8 +120,8 @@ impl Store {
         self.files.read(stamps(&self.folder));
         match load::read_folder(&self.folder) {
             Ok(found) => self.take(found),
-            // A folder that is being replaced is gone for a moment, and one that is lost is an accident: what is in
-            // force stays. Whoever wants a pool gone deletes its file.
+            // A folder that is being replaced is gone for a moment, and one that is lost is an
+            // accident: what is in force stays. Whoever wants a pool gone deletes its file.
             Err(complaint) => self.complain(vec![complaint]),
         }
     }

@@ -1,4 +1,5 @@
-//! That this controller is the one that acts: said again and again, to other controllers and to the workers.
+//! That this controller is the one that acts: said again and again, to other controllers and to the
+//! workers.
 
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use eirs_platform::{
     clock::SharedClock,
 };
 
-/// Says again and again that the controller runs here, and renews its claim. Ends with another one that has taken it over.
+/// Says again and again that the controller runs here, and renews its claim. Ends with another one
+/// that has taken it over.
 pub(super) async fn keep_control(
     backend: Backend,
     claim: Option<Arc<Claim>>,

@@ -13,7 +13,8 @@ const RECALLED: TimeDelta = TimeDelta::hours(26);
 /// A pool that is looked at has a line every minute.
 const LONGEST_LINE: TimeDelta = TimeDelta::seconds(75);
 
-/// What survives a restart and may be lost without harm. Fields may come and go: what is missing starts from its default.
+/// What survives a restart and may be lost without harm. Fields may come and go: what is missing
+/// starts from its default.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Remembered {
@@ -23,8 +24,8 @@ pub(super) struct Remembered {
     pub(super) alerts: Ledger,
 }
 
-/// What instances ran in the last day, from the recording: where the memory is lost the day's budget is still known. A gap between two
-/// lines of a pool is time in which nobody looked.
+/// What instances ran in the last day, from the recording: where the memory is lost the day's
+/// budget is still known. A gap between two lines of a pool is time in which nobody looked.
 pub(super) fn recall_use(learnt: &mut Learnt, settings: &Settings, now: DateTime<Utc>) {
     let folder = settings.local.state.join(record::FOLDER);
     if !folder.is_dir() {

@@ -143,7 +143,8 @@ impl Said {
     }
 }
 
-/// Whether a reader of the log knows this already: the same goal, nothing new to do, no new trouble.
+/// Whether a reader of the log knows this already: the same goal, nothing new to do, no new
+/// trouble.
 fn is_old_news(before: &PoolPlan, now: &PoolPlan) -> bool {
     let trouble =
         |plan: &PoolPlan| plan.holds.iter().filter(|hold| !hold.is_ordinary()).cloned().collect::<Vec<_>>();

@@ -1,18 +1,23 @@
-//! Who knows the whole trace and every service time, and does the same work as cheaply as can be found. What that costs is what a
-//! policy is measured by, three times:
+//! Who knows the whole trace and every service time, and does the same work as cheaply as can be
+//! found. What that costs is what a policy is measured by, three times:
 //!
 //! - held to the **SLO** only, with as large a share of the requests within it as the policy had;
-//! - held to be **as fast** as the policy, at the median and at the 95th percentile. What the policy costs beyond that is the price
-//!   of not knowing the future; what that costs beyond the first is the price of speed;
-//! - as fast, and **online**: no start precedes its job. An instance is ordered only where there are jobs for one more, as whoever
-//!   does not know the future must; when to stop, and how many are worth it, is known.
+//! - held to be **as fast** as the policy, at the median and at the 95th percentile. What the
+//!   policy costs beyond that is the price of not knowing the future; what that costs beyond the
+//!   first is the price of speed;
+//! - as fast, and **online**: no start precedes its job. An instance is ordered only where there
+//!   are jobs for one more, as whoever does not know the future must; when to stop, and how many
+//!   are worth it, is known.
 //!
-//! Each is a *feasible* schedule, simulated on the same site as all others, and therefore an upper bound of what is possible. Below
-//! it lies the [`relaxation`]. Schedules are found in several ways, and every run is held against every goal:
+//! Each is a *feasible* schedule, simulated on the same site as all others, and therefore an upper
+//! bound of what is possible. Below it lies the [`relaxation`]. Schedules are found in several
+//! ways, and every run is held against every goal:
 //!
-//! - [`fluid`]: the cheapest path of a backlog between arrivals and deadlines, repaired where chance made requests late;
-//! - [`staffing`]: as many as the arrivals of that time call for, and a reserve that grows with their square root; always the same
-//!   number; and what policy and references did, without the time in which their instances had nothing to do any more.
+//! - [`fluid`]: the cheapest path of a backlog between arrivals and deadlines, repaired where
+//!   chance made requests late;
+//! - [`staffing`]: as many as the arrivals of that time call for, and a reserve that grows with
+//!   their square root; always the same number; and what policy and references did, without the
+//!   time in which their instances had nothing to do any more.
 
 mod fluid;
 mod relaxation;
@@ -29,7 +34,8 @@ use super::{
     site::{Site, Victims},
 };
 
-/// Slacks to begin with, as shares of what the SLO leaves for waiting. The bold ones are for shares below one.
+/// Slacks to begin with, as shares of what the SLO leaves for waiting. The bold ones are for shares
+/// below one.
 const SLACKS: [f32; 4] = [1.0, 1.6, 3.0, 8.0];
 /// So often a plan is repaired where requests came too late.
 const REPAIRS: usize = 7;
@@ -84,7 +90,8 @@ pub(super) struct Bounds {
     pub(super) online: Bound,
 }
 
-/// The cheapest ways that were found. `ours` is the policy's run, `others` are runs of the same load.
+/// The cheapest ways that were found. `ours` is the policy's run, `others` are runs of the same
+/// load.
 pub(super) fn bounds(load: &Load<'_>, max: u32, ours: &Outcome, others: &[Outcome]) -> Bounds {
     let figures = &ours.figures;
     let (in_time, as_fast) = (Goal::InTime { share: figures.within_slo }, Goal::as_fast_as(figures));
@@ -119,7 +126,8 @@ pub(super) fn bounds(load: &Load<'_>, max: u32, ours: &Outcome, others: &[Outcom
     }
 }
 
-/// The cheapest way to serve at least this share within the SLO, where there is no run to be as fast as.
+/// The cheapest way to serve at least this share within the SLO, where there is no run to be as
+/// fast as.
 pub(super) fn in_time(load: &Load<'_>, max: u32, share: f64, others: &[Figures]) -> Figures {
     let mut search = Search::new(load, max, false);
     search.constants(Goal::InTime { share });
@@ -157,7 +165,8 @@ impl<'a> Search<'a> {
         Some(outcome)
     }
 
-    /// Schedules that become cheaper and slower from `0` to `most`: the last one that still meets the goal. Answers it.
+    /// Schedules that become cheaper and slower from `0` to `most`: the last one that still meets
+    /// the goal. Answers it.
     fn cheapest(&mut self, goal: Goal, most: u32, orders: impl Fn(u32) -> Orders) -> Option<u32> {
         let (mut good, mut bad) = (None, most + 1);
         let mut next = most / 2;
@@ -176,7 +185,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// As fast as the policy: what it did without waste, what the arrivals of the time call for, and fluid plans.
+    /// As fast as the policy: what it did without waste, what the arrivals of the time call for,
+    /// and fluid plans.
     fn as_fast(&mut self, goal: Goal, ours: &Outcome, others: &[Outcome]) {
         let Goal::AsFast { p95_s, .. } = goal else { return };
         let (load, max, delay) = (self.load, self.max, micros(self.load.setup.start_delay.mean));
@@ -205,8 +215,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// What a start counts as, in time of an instance. One that is needed for a moment only is billed as if it were needed longer;
-    /// the fluid cannot know which.
+    /// What a start counts as, in time of an instance. One that is needed for a moment only is
+    /// billed as if it were needed longer; the fluid cannot know which.
     fn prices(&self) -> Vec<Micros> {
         let setup = self.load.setup;
         let delay = micros(setup.start_delay.mean).saturating_sub(micros(setup.pending));
@@ -252,7 +262,8 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Does what was planned, and looks after what the plan did not foresee: while something waits the last one stays.
+/// Does what was planned, and looks after what the plan did not foresee: while something waits the
+/// last one stays.
 #[derive(Debug)]
 struct Schedule {
     /// From when on how many are wanted, in order.

@@ -1,5 +1,5 @@
-//! The controller as it is, on simulated sites: the same reports, history, decision and order of actions as in
-//! [`reconcile`](crate::reconcile).
+//! The controller as it is, on simulated sites: the same reports, history, decision and order of
+//! actions as in [`reconcile`](crate::reconcile).
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -33,7 +33,8 @@ pub(super) struct Controller<'a> {
     reports: Reports,
     history: History,
     refusals: Refusals,
-    /// What was listed the last time, to be brought up to date: making it afresh takes longer than deciding.
+    /// What was listed the last time, to be brought up to date: making it afresh takes longer than
+    /// deciding.
     listed: Vec<InstanceView>,
     /// What it wished of each pool at last: with so many instances and no work it is at rest.
     rests_with: Vec<usize>,
@@ -104,8 +105,8 @@ impl<'a> Controller<'a> {
         }
     }
 
-    /// Carries out a plan, the starts first and all of a site in one call; notes who did not do as told. In bad
-    /// luck it is killed on the way. Answers whether all went well.
+    /// Carries out a plan, the starts first and all of a site in one call; notes who did not do as
+    /// told. In bad luck it is killed on the way. Answers whether all went well.
     fn act(&mut self, plan: &Plan, sites: &mut [Site<'_>]) -> bool {
         let dies_after = if sites[0].goes_wrong(self.setup.faults.restart_in_plan) {
             sites[0].restarts = true;
@@ -207,7 +208,8 @@ impl Driver for Controller<'_> {
         }
     }
 
-    /// What it learnt is read from its file, and the policy from the other one, which may have become bad meanwhile.
+    /// What it learnt is read from its file, and the policy from the other one, which may have
+    /// become bad meanwhile.
     fn restart(&mut self, sites: &mut [Site<'_>]) {
         self.reports = Reports::default();
         let is_lost = sites[0].goes_wrong(self.setup.faults.lost_learnt);

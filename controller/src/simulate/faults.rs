@@ -37,7 +37,8 @@ pub struct Faults {
     pub vanish_after: Option<Duration>,
     /// The controller is killed and restarted this often.
     pub restart_every: Option<Duration>,
-    /// A controller that was killed is started again after this; what is reported meanwhile waits for it.
+    /// A controller that was killed is started again after this; what is reported meanwhile waits
+    /// for it.
     pub downtime: Duration,
     /// The share of plans in the middle of which the controller is killed and started again.
     pub restart_in_plan: f64,
@@ -49,7 +50,8 @@ pub struct Faults {
     pub clock_jump_every: Option<Duration>,
     /// ... by up to this, forwards or backwards.
     pub clock_jump: Duration,
-    /// The clocks of queue, web and machines differ from the controller's by up to this, each by its own.
+    /// The clocks of queue, web and machines differ from the controller's by up to this, each by
+    /// its own.
     pub clock_skew: Duration,
     /// From this time on nothing goes wrong any more; what has gone wrong has.
     pub until: Option<Duration>,

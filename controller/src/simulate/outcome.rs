@@ -14,7 +14,8 @@ const MONTH_S: f64 = 730.0 * 3600.0;
 pub struct Outcome {
     /// What people compare.
     pub figures: Figures,
-    /// From arrival to result in seconds, by request; NaN where there was none before the run ended.
+    /// From arrival to result in seconds, by request; NaN where there was none before the run
+    /// ended.
     pub latencies_s: Vec<f32>,
     /// When the run ended.
     pub end: Micros,
@@ -26,14 +27,15 @@ pub struct Outcome {
     pub worked: Vec<(Micros, Micros)>,
     /// From when to when each instance ran.
     pub spans: Vec<(Micros, Micros)>,
-    /// What nobody should have done, and rules that a plan broke, in sentences. Empty, if all is well.
+    /// What nobody should have done, and rules that a plan broke, in sentences. Empty, if all is
+    /// well.
     pub wrong: Vec<String>,
     /// How things stood from time to time, where that was asked for.
     pub samples: Vec<Sample>,
 }
 
-/// What people compare. Latencies are from arrival to result; a request that had no result when the run ended counts as if it
-/// had one then, and as one beyond the SLO.
+/// What people compare. Latencies are from arrival to result; a request that had no result when the
+/// run ended counts as if it had one then, and as one beyond the SLO.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Figures {
     /// Requests that arrived.
@@ -64,8 +66,8 @@ pub struct Figures {
     pub launched_hours: f64,
     /// What they cost in US dollars.
     pub cost_usd: f64,
-    /// What the disks of all instances cost in the time of the trace, the parked ones too; the same for everybody, and not in the
-    /// cost.
+    /// What the disks of all instances cost in the time of the trace, the parked ones too; the same
+    /// for everybody, and not in the cost.
     pub disks_usd: f64,
     /// The same for each thousand requests.
     pub cost_usd_per_1000: f64,
@@ -141,13 +143,14 @@ impl Outcome {
     }
 }
 
-/// Whether a request met the SLO; one without a result did not. Half a millisecond is for the rounding of what is stored.
+/// Whether a request met the SLO; one without a result did not. Half a millisecond is for the
+/// rounding of what is stored.
 fn is_within(latency_s: f32, slo: Duration) -> bool {
     f64::from(latency_s) <= slo.as_secs_f64() + 5e-4
 }
 
-/// Sorts latencies, none of which is negative: their bits are in the order of their values. By digits
-/// of eleven bits, which takes a quarter of the time of comparing them.
+/// Sorts latencies, none of which is negative: their bits are in the order of their values. By
+/// digits of eleven bits, which takes a quarter of the time of comparing them.
 fn in_order(mut values: Vec<f32>) -> Vec<f32> {
     const DIGIT: u32 = 11;
     const MASK: u32 = (1 << DIGIT) - 1;

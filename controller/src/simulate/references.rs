@@ -1,5 +1,6 @@
-//! The rules of others, as their public documentation tells them, on the same site: the same arrivals, service times, start
-//! delays and `max`, and, but for the seed rule, the same graceful stop.
+//! The rules of others, as their public documentation tells them, on the same site: the same
+//! arrivals, service times, start delays and `max`, and, but for the seed rule, the same graceful
+//! stop.
 
 mod keda;
 mod kpa;

@@ -13,7 +13,8 @@ pub struct Report {
     pub trace: TraceSummary,
     /// How the policy did, with the first seed.
     pub policy: Figures,
-    /// The cheapest way that was found, by somebody who knows the trace, to have the policy's share within the SLO.
+    /// The cheapest way that was found, by somebody who knows the trace, to have the policy's share
+    /// within the SLO.
     pub clairvoyant: Figures,
     /// The same, held to the policy's median and 95th percentile.
     pub as_fast: Figures,
@@ -34,7 +35,8 @@ pub struct Report {
     pub wrong: Vec<String>,
 }
 
-/// A cost that nobody can go below, as an interval: a schedule that was found, and a relaxation that no schedule can beat.
+/// A cost that nobody can go below, as an interval: a schedule that was found, and a relaxation
+/// that no schedule can beat.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Bound {
     /// The schedule.
@@ -154,7 +156,8 @@ pub struct Sweep {
     pub trace: TraceSummary,
     /// How each of them did, and what it did that nobody should, in the order of the policies.
     pub policies: Vec<(Figures, Vec<String>)>,
-    /// How somebody did who knew the trace, with at least the largest share within the SLO of any of the policies.
+    /// How somebody did who knew the trace, with at least the largest share within the SLO of any
+    /// of the policies.
     pub clairvoyant: Figures,
     /// How others' rules did, by their names.
     pub references: BTreeMap<&'static str, Figures>,

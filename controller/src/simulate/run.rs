@@ -20,8 +20,8 @@ pub(super) trait Driver {
         false
     }
 
-    /// Hears reports that nothing held up, with the times of their sending by the queue's clock; answers whether it will look at
-    /// once.
+    /// Hears reports that nothing held up, with the times of their sending by the queue's clock;
+    /// answers whether it will look at once.
     fn hear(&mut self, _mail: Vec<(job::Event, DateTime<Utc>)>, _now: DateTime<Utc>) -> bool {
         false
     }
@@ -47,13 +47,14 @@ pub(super) enum Again {
     At(Micros),
 }
 
-/// After the last request a run goes on for this long at most, and for as long as one instance alone would need for everything.
+/// After the last request a run goes on for this long at most, and for as long as one instance
+/// alone would need for everything.
 const AFTERMATH: Micros = 3_600_000_000;
 /// A driver that looks more often at one moment will never have enough.
 const MOST_PASSES: u32 = 30;
 
-/// Runs a load under a driver until all requests have ended and the driver is at rest. With `samples` it is noted so many times
-/// how things stand.
+/// Runs a load under a driver until all requests have ended and the driver is at rest. With
+/// `samples` it is noted so many times how things stand.
 pub(super) fn run(load: &Load<'_>, driver: &mut dyn Driver, samples: u32) -> Outcome {
     let mut outcomes = run_together(std::slice::from_ref(load), driver, samples);
     outcomes.pop().expect("a load has an outcome")
@@ -97,7 +98,8 @@ pub(super) fn run_together(loads: &[Load<'_>], driver: &mut dyn Driver, samples:
         // At the same moment things happen before anybody looks.
         if next == next_event {
             sites[site].step(now);
-            // Whatever happens before anybody looks needs nobody else, until the trace ends and the run may, too.
+            // Whatever happens before anybody looks needs nobody else, until the trace ends and the
+            // run may, too.
             if let [alone] = &mut sites[..] {
                 alone.step_until(next_pass.min(next_sample).min(length).min(last));
                 now = alone.now;

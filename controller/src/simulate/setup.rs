@@ -1,4 +1,5 @@
-//! What a simulation needs besides a policy and a trace: the workers, the price, the SLO, the bad luck, and chance itself.
+//! What a simulation needs besides a policy and a trace: the workers, the price, the SLO, the bad
+//! luck, and chance itself.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -20,7 +21,8 @@ pub struct Setup {
     pub concurrency: u32,
     /// From the start order to the first job.
     pub start_delay: Distribution,
-    /// From the start order until the machine runs and is billed; never longer than the start itself.
+    /// From the start order until the machine runs and is billed; never longer than the start
+    /// itself.
     pub pending: Duration,
     /// The latency, from arrival to result, that a request shall not exceed.
     pub slo: Duration,
@@ -181,14 +183,16 @@ impl Serialize for Distribution {
     }
 }
 
-/// Chance from a seed: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
+/// Chance from a seed: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
+/// Generators, OOPSLA 2014).
 ///
-/// Our own few lines rather than a crate, because a seed that a failure printed must replay for ever: the generators of
-/// crates may change with their versions.
+/// Our own few lines rather than a crate, because a seed that a failure printed must replay for
+/// ever: the generators of crates may change with their versions.
 #[derive(Debug, Clone)]
 pub struct Chance(u64);
 
-/// What chance decides about. Each has its own stream, so that, for one, a dropped report does not change the next service time.
+/// What chance decides about. Each has its own stream, so that, for one, a dropped report does not
+/// change the next service time.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stream {
     Arrivals = 1,
@@ -226,7 +230,8 @@ impl Chance {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// A whole number below this one, or zero. Off from uniform by less than one in 2^32 for what is counted here.
+    /// A whole number below this one, or zero. Off from uniform by less than one in 2^32 for what
+    /// is counted here.
     pub fn below(&mut self, most: usize) -> usize {
         ((u128::from(self.bits()) * most as u128) >> 64) as usize
     }
@@ -278,7 +283,8 @@ mod tests {
 
     #[test]
     fn chance_is_the_published_generator() {
-        // The first numbers of SplitMix64 from the state 1234567, as its reference implementation prints them.
+        // The first numbers of SplitMix64 from the state 1234567, as its reference implementation
+        // prints them.
         let mut chance = Chance(1_234_567);
         let first = [chance.bits(), chance.bits(), chance.bits()];
         assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);

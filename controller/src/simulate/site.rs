@@ -1,7 +1,8 @@
-//! The place where a simulation happens: a request queue, machines that drink from it, and web that counts what comes.
+//! The place where a simulation happens: a request queue, machines that drink from it, and web that
+//! counts what comes.
 //!
-//! Time is virtual and events are taken in order. What becomes of jobs is in `jobs`, what a driver may order of the machines in
-//! `fleet`, what they and web report in `reports`.
+//! Time is virtual and events are taken in order. What becomes of jobs is in `jobs`, what a driver
+//! may order of the machines in `fleet`, what they and web report in `reports`.
 
 mod jobs;
 
@@ -28,7 +29,8 @@ use super::{
 };
 use crate::fleet::State;
 
-/// What happens at a moment that was fixed before. A machine's events are of one of its lives and void in the next one.
+/// What happens at a moment that was fixed before. A machine's events are of one of its lives and
+/// void in the next one.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Ready {
@@ -79,7 +81,8 @@ enum Event {
     },
 }
 
-/// An event, and when it happens: of several at one moment, the one that was fixed first. In a heap the next one is the greatest.
+/// An event, and when it happens: of several at one moment, the one that was fixed first. In a heap
+/// the next one is the greatest.
 #[derive(Debug, Clone, Copy)]
 struct Fixed {
     at: Micros,
@@ -174,7 +177,8 @@ pub(super) struct Site<'a> {
     pub(super) now: Micros,
     /// What the clocks show more than they should, in microseconds.
     clock_error: i64,
-    /// Its number among the sites of a run; bad luck that concerns the controller is the first one's.
+    /// Its number among the sites of a run; bad luck that concerns the controller is the first
+    /// one's.
     number: usize,
     events: BinaryHeap<Fixed>,
     scheduled: u64,
@@ -303,8 +307,8 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// What the clock of a host shows: of the queue, of web, or of a machine. It differs from the controller's, as far as clocks
-    /// disagree at all.
+    /// What the clock of a host shows: of the queue, of web, or of a machine. It differs from the
+    /// controller's, as far as clocks disagree at all.
     pub(super) fn clock_of(&self, host: Host) -> DateTime<Utc> {
         let most = micros(self.setup.faults.clock_skew);
         if most == 0 {
@@ -346,8 +350,8 @@ impl<'a> Site<'a> {
         self.now = self.now.max(to);
     }
 
-    /// Lets happen what happens before this moment and concerns nobody else: until somebody sends a report, or the controller or
-    /// its policy is struck.
+    /// Lets happen what happens before this moment and concerns nobody else: until somebody sends a
+    /// report, or the controller or its policy is struck.
     pub(super) fn step_until(&mut self, end: Micros) {
         let concerns_others = |site: &Self| !site.mail.is_empty() || site.restarts || site.edited.is_some();
         while let Some(now) = self.next().filter(|now| *now < end && !concerns_others(self)) {

@@ -77,7 +77,8 @@ fn what_is_billed_is_the_sum_over_all_starts_each_with_its_minimum() {
     }
 }
 
-/// Two pools whose loads rise and fall against each other, under a limit that is too small for both.
+/// Two pools whose loads rise and fall against each other, under a limit that is too small for
+/// both.
 #[test]
 fn pools_under_one_limit_do_not_flap() {
     let one = "[pool]\nmodel = '{}'\nmax = 8\n[[rule]]\nkind = 'latency'\np95 = '12s'\n[scale_in]\nidle = '0s'\nwindow = '20s'\nmax_step = 8";

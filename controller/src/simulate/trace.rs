@@ -65,7 +65,8 @@ impl Trace {
         Ok(Self { name, arrivals, length, starts_at, recorded: Recorded::default() })
     }
 
-    /// A file, a folder of recordings, or a generator, whichever the words name. A file that is there comes first.
+    /// A file, a folder of recordings, or a generator, whichever the words name. A file that is
+    /// there comes first.
     pub fn of(words: &str, pool: &str, seed: u64) -> Result<Self, String> {
         let path = Path::new(words);
         if path.exists() {

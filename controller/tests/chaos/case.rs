@@ -41,7 +41,8 @@ impl Case {
             setup.faults.edits = edits(&mut dice, calm, restarts);
             last = setup.faults.edits.iter().rev().find_map(|(_, text)| read(text)).unwrap_or(last);
         }
-        // Long enough for the longest rest of whoever failed, for all work on one instance, and for every window.
+        // Long enough for the longest rest of whoever failed, for all work on one instance, and for
+        // every window.
         let work = setup.service_time.mean.as_secs() * arrivals.len() as u64;
         let jumps = if setup.faults.clock_jump_every.is_some() { 3600 } else { 0 };
         let settles = 3600 + 2400 + work + jumps + if last.pool.canary.is_some() { 3600 } else { 0 };
@@ -209,7 +210,8 @@ fn workers(dice: &mut Dice, seed: u64, jobs: usize) -> Setup {
 }
 
 fn faults(dice: &mut Dice) -> Faults {
-    // Now and then all is well, and now and then there is one thing only: whatever else goes wrong may hide it.
+    // Now and then all is well, and now and then there is one thing only: whatever else goes wrong
+    // may hide it.
     let kinds = match dice.whole(0, 5) {
         0 => 0,
         1 | 2 => 1,
@@ -258,8 +260,8 @@ fn faults(dice: &mut Dice) -> Faults {
     faults
 }
 
-/// While things go wrong the policy's file is edited. What is bad at the end does no harm unless the controller is started
-/// with it.
+/// While things go wrong the policy's file is edited. What is bad at the end does no harm unless
+/// the controller is started with it.
 fn edits(dice: &mut Dice, calm: u64, restarts: bool) -> Vec<(Duration, String)> {
     let mut edits: Vec<_> = (0..dice.whole(1, 4))
         .map(|_| {

@@ -61,7 +61,8 @@ fn meaning(code: &str, status: u16) -> Meaning {
         | "InsufficientHostCapacity"
         | "InsufficientReservedInstanceCapacity"
         | "InsufficientCapacity"
-        // A type that a zone does not have ("Your requested instance type is not supported in your requested Availability Zone").
+        // A type that a zone does not have ("Your requested instance type is not supported in your
+        // requested Availability Zone").
         | "Unsupported"
         | "InstanceLimitExceeded"
         | "VcpuLimitExceeded"

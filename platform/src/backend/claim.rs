@@ -1,9 +1,11 @@
-//! Which of several controllers acts: two would start and drain against each other. The one that acts has a claim, a small blob
-//! that is only ever replaced by who knows what it says now (S3 user guide, "Conditional writes"), and renews it. Another one
-//! stands by, and takes the claim over when it has not changed for a while.
+//! Which of several controllers acts: two would start and drain against each other. The one that
+//! acts has a claim, a small blob that is only ever replaced by who knows what it says now (S3 user
+//! guide, "Conditional writes"), and renews it. Another one stands by, and takes the claim over
+//! when it has not changed for a while.
 //!
-//! No clock is compared with another machine's: who stands by measures how long *it* has seen the same claim, and who has the
-//! claim measures from the moment at which its last good renewal *began*. It stops acting well before anybody may take over:
+//! No clock is compared with another machine's: who stands by measures how long *it* has seen the
+//! same claim, and who has the claim measures from the moment at which its last good renewal
+//! *began*. It stops acting well before anybody may take over:
 //!
 //! ```text
 //! holder   renews ─ 20 s ─ renews ✗        30 s: acts no more; what it had begun ends within 10 s
@@ -35,8 +37,8 @@ pub trait Slot: Debug + Send + Sync {
     /// What it says, and the version of that; nothing where it does not exist.
     async fn read(&self) -> Result<Option<(Bytes, String)>>;
 
-    /// Has it say something else, if it is of this version still, or does not exist still where that is `None`. Answers the
-    /// new version, or nothing where somebody else was first.
+    /// Has it say something else, if it is of this version still, or does not exist still where
+    /// that is `None`. Answers the new version, or nothing where somebody else was first.
     async fn write(&self, body: Bytes, was: Option<&str>) -> Result<Option<String>>;
 }
 
@@ -54,8 +56,8 @@ pub struct Claim {
 pub struct Own {
     /// The name of its machine, for people.
     pub host: String,
-    /// What it has for itself as long as it lives, by a lock: its machine and its state folder. The one that died there before may
-    /// be followed at once.
+    /// What it has for itself as long as it lives, by a lock: its machine and its state folder. The
+    /// one that died there before may be followed at once.
     pub place: String,
     /// Unlike that of any other start.
     pub session: String,
@@ -119,7 +121,8 @@ impl Claim {
     pub const RENEW: Duration = Duration::from_secs(20);
     /// ... how soon again where it failed, and how often one that stands by is to look.
     pub const LOOK: Duration = Duration::from_secs(5);
-    /// For how long after the beginning of a renewal its holder acts. What it does is over ten seconds later.
+    /// For how long after the beginning of a renewal its holder acts. What it does is over ten
+    /// seconds later.
     const ACTS: Duration = Duration::from_secs(30);
     /// For how long a claim must not have changed before another one takes it over.
     const SILENT: Duration = Duration::from_secs(45);
@@ -134,7 +137,8 @@ impl Claim {
     /// Takes the claim, where nobody has it any more; answers who has it otherwise.
     pub async fn stand_by(&self, standby: &mut Standby) -> Result<Option<Control>> {
         let found = self.read().await.inspect_err(|_| {
-            // Of a version one knows later whether it is still the same; "none" may be another none.
+            // Of a version one knows later whether it is still the same; "none" may be another
+            // none.
             if let Some(seen) = standby.0.as_mut().filter(|seen| seen.version.is_none()) {
                 seen.since = Instant::now();
             }
@@ -147,7 +151,8 @@ impl Claim {
         }
         let is_over = match &found {
             Some((said, _)) => said.left || said.place == self.own.place,
-            // Where one looks for the first time there never was one. One that was there was deleted, and its holder may not know.
+            // Where one looks for the first time there never was one. One that was there was
+            // deleted, and its holder may not know.
             None => is_first,
         };
         if is_over || seen.since.elapsed() >= Self::SILENT {
@@ -162,7 +167,8 @@ impl Claim {
         Ok(Some(self.has(found)))
     }
 
-    /// Says again that this one has the claim. Answers with who has taken it over, where somebody has: then it acts no more.
+    /// Says again that this one has the claim. Answers with who has taken it over, where somebody
+    /// has: then it acts no more.
     pub async fn renew(&self) -> Result<Option<Control>> {
         let Some(mut was) = lock(&self.held).as_ref().map(|held| Some(held.version.clone())) else {
             return Ok(Some(self.has(self.read().await?)));
@@ -174,9 +180,11 @@ impl Claim {
                 return Ok(None);
             }
             was = match self.read().await? {
-                // The answer to an earlier write was lost: the claim is ours, of a version that was not known here.
+                // The answer to an earlier write was lost: the claim is ours, of a version that was
+                // not known here.
                 Some((said, version)) if said.session == self.own.session => Some(version),
-                // Somebody deleted it, as a cleanup of the bucket does; and nobody can have had it in between.
+                // Somebody deleted it, as a cleanup of the bucket does; and nobody can have had it
+                // in between.
                 None if self.may_act() => None,
                 found => {
                     *lock(&self.held) = None;
@@ -201,7 +209,8 @@ impl Claim {
 
     async fn read(&self) -> Result<Option<(Said, String)>> {
         let Some((body, version)) = in_time(self.slot.read()).await? else { return Ok(None) };
-        // What cannot be read was written by a stranger, or by a later version: it is somebody's until it is silent.
+        // What cannot be read was written by a stranger, or by a later version: it is somebody's
+        // until it is silent.
         let said = serde_json::from_slice(&body).unwrap_or_else(|_| Said {
             host: "an unknown machine".into(),
             place: String::new(),

@@ -1,4 +1,5 @@
-//! A blob in pieces: as it came over a network, not copied together, the first of it perhaps in a file.
+//! A blob in pieces: as it came over a network, not copied together, the first of it perhaps in a
+//! file.
 
 use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
@@ -18,7 +19,8 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// So many bytes from the beginning of a file, which nobody else writes to, and these after them.
+    /// So many bytes from the beginning of a file, which nobody else writes to, and these after
+    /// them.
     pub fn after_file(file: File, bytes: u64, memory: Self) -> Self {
         Self { file: Some((Arc::new(file), bytes)), ..memory }
     }

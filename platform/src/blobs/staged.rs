@@ -1,10 +1,11 @@
-//! Blobs that were written and that become visible with a message: one transaction instead of several, where store and queue are in
-//! the same database.
+//! Blobs that were written and that become visible with a message: one transaction instead of
+//! several, where store and queue are in the same database.
 
 use super::embedded::StagedImage;
 use crate::{error::Result, queue::sqlite::Writer};
 
-/// What [`BlobStore::stage`](super::BlobStore::stage) returns. A store that cannot wait for the message has stored the blob already.
+/// What [`BlobStore::stage`](super::BlobStore::stage) returns. A store that cannot wait for the
+/// message has stored the blob already.
 #[derive(Debug)]
 #[must_use = "what is not sent or entered is not stored"]
 pub struct Staged(Vec<StagedImage>);

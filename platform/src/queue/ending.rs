@@ -1,5 +1,5 @@
-//! The end of a job: its result is stored, told and then acked. Where all three are in one database that is one transaction, and
-//! a crash finds all of it or nothing.
+//! The end of a job: its result is stored, told and then acked. Where all three are in one database
+//! that is one transaction, and a crash finds all of it or nothing.
 
 use bytes::Bytes;
 
@@ -15,8 +15,8 @@ pub struct Ending<'a> {
     pub key: &'a str,
     /// ... and the result.
     pub result: Bytes,
-    /// The key of the image. Where it is not in the database any more, it may have been erased: that is for the caller to say, and
-    /// nothing is done.
+    /// The key of the image. Where it is not in the database any more, it may have been erased:
+    /// that is for the caller to say, and nothing is done.
     pub image: &'a str,
     /// The queue that is told the result.
     pub replies: &'a SharedQueue,

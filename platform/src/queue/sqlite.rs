@@ -1,13 +1,14 @@
 //! The embedded queue: one SQLite file in WAL mode, shared by all processes of a machine.
 //!
 //! - **Durable.** What was sent survives a kill of every process; with `sync` a power cut too.
-//! - **Group commit.** Operations that come together share one transaction ([`writer`]), so that load makes transactions
-//!   larger and not more frequent.
-//! - **Bounded.** The write-ahead log is copied to the database as it grows and then written over ([`log`]), and pages that a long
-//!   backlog has left free are given back ([`shrink`]).
-//! - **Proof against clocks.** Leases and ages go by the machine's uptime ([`time`]), whatever the wall clock does.
-//! - **No busy polling.** A receiver that finds nothing waits on a named pipe ([`bell`]) that senders ring, or until the
-//!   next lease runs out.
+//! - **Group commit.** Operations that come together share one transaction ([`writer`]), so that
+//!   load makes transactions larger and not more frequent.
+//! - **Bounded.** The write-ahead log is copied to the database as it grows and then written over
+//!   ([`log`]), and pages that a long backlog has left free are given back ([`shrink`]).
+//! - **Proof against clocks.** Leases and ages go by the machine's uptime ([`time`]), whatever the
+//!   wall clock does.
+//! - **No busy polling.** A receiver that finds nothing waits on a named pipe ([`bell`]) that
+//!   senders ring, or until the next lease runs out.
 
 pub mod backup;
 mod bell;
@@ -66,8 +67,8 @@ pub struct SqliteQueues {
 }
 
 impl SqliteQueues {
-    /// Opens or makes `queue.db`, its lock and its bells in `folder`. With `sync`, every commit reaches the disk
-    /// before it is answered.
+    /// Opens or makes `queue.db`, its lock and its bells in `folder`. With `sync`, every commit
+    /// reaches the disk before it is answered.
     pub fn open(folder: &Path, sync: bool, clock: SharedClock) -> Result<Self> {
         let bells = folder.join(state_folder::BELLS);
         std::fs::create_dir_all(&bells)

@@ -1,8 +1,9 @@
 //! Queues of SQS.
 //!
-//! What SQS does that others do not: it takes ten messages in one call, answers 200 to a batch of which some failed, keeps
-//! a poll open for up to twenty seconds, and hands messages to a poll that nobody waits for any more. So single sends and
-//! acks that come together share a call (`sqs/gather.rs`, `sqs/batch.rs`), and a poll is a task of its own that is never dropped
+//! What SQS does that others do not: it takes ten messages in one call, answers 200 to a batch of
+//! which some failed, keeps a poll open for up to twenty seconds, and hands messages to a poll that
+//! nobody waits for any more. So single sends and acks that come together share a call
+//! (`sqs/gather.rs`, `sqs/batch.rs`), and a poll is a task of its own that is never dropped
 //! (`sqs/poll.rs`). `sqs/manage.rs` makes queues and deletes them.
 
 mod batch;
@@ -52,7 +53,8 @@ pub struct SqsQueues {
     linger: Linger,
 }
 
-/// How long what could be a call waits for company: for fewer calls, and only where others are under way.
+/// How long what could be a call waits for company: for fewer calls, and only where others are
+/// under way.
 #[derive(Debug, Clone, Copy, Default)]
 struct Linger {
     sends: Duration,
@@ -98,7 +100,8 @@ impl SqsQueues {
         Self { linger, ..Self::new(client(config, settings), &settings.prefix) }
     }
 
-    /// The queue of this name. One that does not exist is an error: nothing is made by looking for it.
+    /// The queue of this name. One that does not exist is an error: nothing is made by looking for
+    /// it.
     pub async fn open(&self, name: &str, options: QueueOptions) -> Result<SharedQueue> {
         let url = self.url(name).await?;
         Ok(Arc::new(SqsQueue::new(self, name, url, options)))
@@ -135,7 +138,8 @@ impl SqsQueue {
         aws::error(format!("{verb} {}", self.name), error)
     }
 
-    /// Has messages hidden for so long from now on; answers the receipts of which nobody knows any more.
+    /// Has messages hidden for so long from now on; answers the receipts of which nobody knows any
+    /// more.
     async fn hide_for(&self, verb: &str, receipts: &[Receipt], time: Duration) -> Result<Vec<Receipt>> {
         let seconds = i32::try_from(time.as_secs()).unwrap_or(i32::MAX);
         let calls = receipts.chunks(BATCH).map(|chunk| self.hide_chunk(verb, chunk, seconds));
@@ -154,7 +158,8 @@ impl SqsQueue {
         let answer = answer.map_err(|error| self.failed(verb, &error))?;
         let mut lost = Vec::new();
         for failed in answer.failed() {
-            // What is wrong with the entry itself is that its lease is over; everything else may pass.
+            // What is wrong with the entry itself is that its lease is over; everything else may
+            // pass.
             match failed.id().parse::<usize>().ok().and_then(|index| receipts.get(index)) {
                 Some(receipt) if is_beyond_twelve_hours(failed) => {
                     tracing::warn!(
@@ -170,9 +175,10 @@ impl SqsQueue {
     }
 }
 
-/// Whether an extension was refused because the lease would last too long. The code alone does not tell: a lease that is over
-/// has the same one, with "Message does not exist or is not available for visibility timeout change" (seen in AWS's answers as
-/// they are reported in localstack, issue 3956, and aws-sdk-net, issue 794).
+/// Whether an extension was refused because the lease would last too long. The code alone does not
+/// tell: a lease that is over has the same one, with "Message does not exist or is not available
+/// for visibility timeout change" (seen in AWS's answers as they are reported in localstack, issue
+/// 3956, and aws-sdk-net, issue 794).
 fn is_beyond_twelve_hours(failed: &BatchResultErrorEntry) -> bool {
     failed.sender_fault() && failed.message().is_some_and(|why| why.contains("beyond the limit"))
 }
@@ -202,13 +208,15 @@ impl Queue for SqsQueue {
         poll::receive(self, max, wait).await
     }
 
-    /// SQS lets a lease last for twelve hours from its receive at most. An extension beyond that is refused, and changes
-    /// nothing: the lease goes on to its end, and until then nobody else gets the job.
+    /// SQS lets a lease last for twelve hours from its receive at most. An extension beyond that is
+    /// refused, and changes nothing: the lease goes on to its end, and until then nobody else gets
+    /// the job.
     async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>> {
         self.hide_for("extending leases of", receipts, self.options.visibility).await
     }
 
-    /// Not tried again beyond what the SDK does: a message that was not deleted is delivered again, and does no harm.
+    /// Not tried again beyond what the SDK does: a message that was not deleted is delivered again,
+    /// and does no harm.
     async fn ack(&self, receipts: &[Receipt]) -> Result<()> {
         self.acks.add(receipts.iter().map(|receipt| receipt.0.clone()), Duration::ZERO).await
     }
@@ -221,7 +229,8 @@ impl Queue for SqsQueue {
         self.hide_for("releasing to", receipts, Duration::ZERO).await.map(|_stale| ())
     }
 
-    /// Approximate, and a minute late after traffic stops (developer guide, "Available CloudWatch metrics").
+    /// Approximate, and a minute late after traffic stops (developer guide, "Available CloudWatch
+    /// metrics").
     async fn depth(&self) -> Result<Depth> {
         let names = [
             Attribute::ApproximateNumberOfMessages,

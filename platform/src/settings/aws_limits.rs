@@ -1,16 +1,19 @@
-//! What AWS refuses, refused at the start: otherwise it comes up in the middle of a setup, or hours later at a queue. An
-//! emulator is no test of it, for each accepts something that AWS does not; the tests below hold AWS's own numbers.
+//! What AWS refuses, refused at the start: otherwise it comes up in the middle of a setup, or hours
+//! later at a queue. An emulator is no test of it, for each accepts something that AWS does not;
+//! the tests below hold AWS's own numbers.
 
 use std::time::Duration;
 
 use super::Settings;
 
-/// "The maximum is 12 hours", and also all extensions of a lease together, from its receive (SQS developer guide, "Amazon SQS
-/// visibility timeout"; API reference, SetQueueAttributes).
+/// "The maximum is 12 hours", and also all extensions of a lease together, from its receive (SQS
+/// developer guide, "Amazon SQS visibility timeout"; API reference, SetQueueAttributes).
 const LONGEST_VISIBILITY: Duration = Duration::from_secs(12 * 3600);
-/// "An integer representing seconds, from 60 (1 minute) to 1,209,600 (14 days)" (API reference, SetQueueAttributes).
+/// "An integer representing seconds, from 60 (1 minute) to 1,209,600 (14 days)" (API reference,
+/// SetQueueAttributes).
 const RETENTION: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(14 * 24 * 3600)];
-/// "The maximum long polling wait time is 20 seconds" (SQS developer guide, "Standard queue quotas"); 0 asks without waiting.
+/// "The maximum long polling wait time is 20 seconds" (SQS developer guide, "Standard queue
+/// quotas"); 0 asks without waiting.
 const LONGEST_POLL: Duration = Duration::from_secs(20);
 /// "A number between 1 and 1000" (SQS developer guide, "Configure a dead-letter queue").
 const MOST_RECEIVES: u32 = 1000;
@@ -19,13 +22,15 @@ const LONGEST_NAME: usize = 80;
 /// Longer than this, waiting for company costs more than all the calls that it saves.
 const LONGEST_LINGER: Duration = Duration::from_secs(1);
 
-/// What the names of things may not begin with, and whose: everything of an installation begins with its prefix.
+/// What the names of things may not begin with, and whose: everything of an installation begins
+/// with its prefix.
 const RESERVED: [(&str, &str); 7] = [
     // S3 user guide, "General purpose bucket naming rules".
     ("xn--", "buckets"),
     ("sthree-", "buckets"),
     ("amzn-s3-demo-", "buckets"),
-    // SSM API reference, CreateDocument: these are no more than beginnings, with whatever comes after.
+    // SSM API reference, CreateDocument: these are no more than beginnings, with whatever comes
+    // after.
     ("aws", "documents of SSM"),
     ("amazon", "documents of SSM"),
     ("amzn", "documents of SSM"),
@@ -126,8 +131,9 @@ mod tests {
     use super::*;
     use crate::settings::{BackendKind, BadSettings, Layers, Queue};
 
-    /// What AWS's own documentation says, read on 2026-11-29: a setting, what is taken and what is refused, and where that is
-    /// written. The attribute or the call that carries the setting stands beside its source.
+    /// What AWS's own documentation says, read on 2026-11-29: a setting, what is taken and what is
+    /// refused, and where that is written. The attribute or the call that carries the setting
+    /// stands beside its source.
     const DOCUMENTED: [(&str, &[&str], &[&str], &str); 8] = [
         (
             "queue.visibility",

@@ -41,8 +41,8 @@ impl fmt::Display for BadSettings {
 impl std::error::Error for BadSettings {}
 
 impl Layers {
-    /// The layers of a process: `file` if one is named, else `$EIRS_CONFIG`, else `/etc/eirs/eirs.toml` if there is
-    /// one; above it this process's environment.
+    /// The layers of a process: `file` if one is named, else `$EIRS_CONFIG`, else
+    /// `/etc/eirs/eirs.toml` if there is one; above it this process's environment.
     pub fn of_process(file: Option<&Path>) -> Self {
         let named = file.map(Path::to_owned).or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
         let usual = Path::new(DEFAULT_FILE).exists().then(|| PathBuf::from(DEFAULT_FILE));
@@ -76,7 +76,8 @@ impl Layers {
         layers.iter().any(|layer| layer.0.iter().any(|(_, set, _)| set == key))
     }
 
-    /// A sentence for each environment variable that begins as a setting does, is none, and may have been meant as one.
+    /// A sentence for each environment variable that begins as a setting does, is none, and may
+    /// have been meant as one.
     pub fn strays(&self) -> Vec<String> {
         let stray = |(name, value): &(String, String)| match environment::judge(name, value) {
             Variable::Stray(sentence) => Some(sentence),

@@ -21,10 +21,12 @@ pub use self::{
 use super::units;
 use crate::version;
 
-/// `[models.NAME]`. The defaults suit the model that is built into the worker and every 224-pixel model that was
-/// trained on pixels from -1 to 1, such as the MobileNets of TensorFlow; `models/README.md` has the settings of others.
+/// `[models.NAME]`. The defaults suit the model that is built into the worker and every 224-pixel
+/// model that was trained on pixels from -1 to 1, such as the MobileNets of TensorFlow;
+/// `models/README.md` has the settings of others.
 ///
-/// Every key is part of the model's version, unless `platform/src/version.rs` lists it as one that decides no answer.
+/// Every key is part of the model's version, unless `platform/src/version.rs` lists it as one that
+/// decides no answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
@@ -33,8 +35,8 @@ pub struct Model {
 
     /// onnx: the model file. Without it, the model of drawn shapes that is built into the worker.
     pub path: Option<PathBuf>,
-    /// onnx: the labels of the outputs, in any of the usual forms. Without it, those beside the model or in it, or else the
-    /// index itself.
+    /// onnx: the labels of the outputs, in any of the usual forms. Without it, those beside the
+    /// model or in it, or else the index itself.
     pub labels: Option<PathBuf>,
     /// onnx: which engine runs it.
     pub engine: Engine,
@@ -42,7 +44,8 @@ pub struct Model {
     pub onnxruntime: Option<PathBuf>,
     /// onnx: what ONNX Runtime computes on.
     pub provider: Provider,
-    /// onnx: threads of ONNX Runtime that share one inference; 1 leaves the cores to the threads of the worker.
+    /// onnx: threads of ONNX Runtime that share one inference; 1 leaves the cores to the threads of
+    /// the worker.
     pub engine_threads: usize,
     /// onnx: whether ONNX Runtime keeps the memory of one inference for the next.
     pub memory_arena: bool,
@@ -55,8 +58,8 @@ pub struct Model {
     /// onnx: what the model sees, in pixels; without it, what the model file says.
     #[serde(deserialize_with = "numbers::optional_size")]
     pub size: Option<Size>,
-    /// onnx: what is scaled to before the centre is cut out, in pixels: the short side, or both; without it, 256/224 of `size`
-    /// for `crop`, and `size` itself for the other modes.
+    /// onnx: what is scaled to before the centre is cut out, in pixels: the short side, or both;
+    /// without it, 256/224 of `size` for `crop`, and `size` itself for the other modes.
     #[serde(deserialize_with = "numbers::optional_size")]
     pub resize: Option<Size>,
     /// onnx: how a picture of another shape becomes what the model sees.
@@ -67,15 +70,18 @@ pub struct Model {
     pub pad_place: Option<PadPlace>,
     /// onnx: how pixels are scaled.
     pub filter: Option<Filter>,
-    /// onnx: whether all pixels count when a picture is made smaller, as with Pillow, or the nearest few, as with OpenCV.
+    /// onnx: whether all pixels count when a picture is made smaller, as with Pillow, or the
+    /// nearest few, as with OpenCV.
     pub antialias: Option<bool>,
-    /// onnx: JPEG compression between scaling and cutting, with this quality, for models that were trained on such pixels.
+    /// onnx: JPEG compression between scaling and cutting, with this quality, for models that were
+    /// trained on such pixels.
     pub jpeg_quality: Option<u8>,
     /// onnx: whether a picture is turned as its EXIF data say.
     pub exif: bool,
     /// onnx: the order of the axes; without it, what the model file says.
     pub layout: Option<Layout>,
-    /// onnx: the colours of a pixel in their order; without it, by their number: grey, red green blue, or these and alpha.
+    /// onnx: the colours of a pixel in their order; without it, by their number: grey, red green
+    /// blue, or these and alpha.
     pub channels: Option<Channels>,
     /// onnx: a pixel from 0 to 255 is divided by this first, ...
     pub divide_by: Option<f32>,
@@ -89,7 +95,8 @@ pub struct Model {
     pub scores: Option<Scores>,
     /// onnx: the short form of `scores`: true is `logits`, false is `probabilities`.
     pub softmax: Option<bool>,
-    /// onnx: for a model of one output and two labels, the label of which the number is the confidence.
+    /// onnx: for a model of one output and two labels, the label of which the number is the
+    /// confidence.
     pub positive: Option<String>,
     /// onnx: labels with less confidence are left out.
     pub threshold: Option<f32>,
@@ -97,16 +104,18 @@ pub struct Model {
     pub otherwise: String,
     /// onnx: over which views of an image the confidences are averaged.
     pub augment: Augment,
-    /// onnx: JPEGs that are much larger than needed are decoded at a fraction of their size, which takes a fraction of
-    /// the memory and changes hardly any answer.
+    /// onnx: JPEGs that are much larger than needed are decoded at a fraction of their size, which
+    /// takes a fraction of the memory and changes hardly any answer.
     pub scaled_decode: bool,
     /// onnx: what is seen through transparent pixels.
     pub alpha: Alpha,
     /// onnx: what becomes of the colour profile of an image.
     pub colour: Colour,
-    /// onnx: images that make one inference when so many wait; 1 is fastest for most models on a CPU.
+    /// onnx: images that make one inference when so many wait; 1 is fastest for most models on a
+    /// CPU.
     pub batch: usize,
-    /// onnx: an image to classify at start; the worker refuses to start when the answer is not `check_label`.
+    /// onnx: an image to classify at start; the worker refuses to start when the answer is not
+    /// `check_label`.
     pub check_image: Option<PathBuf>,
     /// onnx: what `check_image` shows.
     pub check_label: Option<String>,
@@ -115,8 +124,8 @@ pub struct Model {
     pub command: Vec<String>,
     /// script: how it is talked to.
     pub protocol: Protocol,
-    /// script: what it gets of the worker's environment beside what programs need: names, beginnings of names with a star, or
-    /// `NAME=value`.
+    /// script: what it gets of the worker's environment beside what programs need: names,
+    /// beginnings of names with a star, or `NAME=value`.
     pub env: Vec<String>,
     /// How long one image may take.
     #[serde(with = "units::duration")]
@@ -127,9 +136,11 @@ pub struct Model {
     /// How many guesses a result holds.
     pub top: usize,
 
-    /// The operator's own part of the version: another text makes results of before no answers to new uploads.
+    /// The operator's own part of the version: another text makes results of before no answers to
+    /// new uploads.
     pub version: Option<String>,
-    /// The whole version, where this machine has not the files that it would be made of; `eirs setup` writes it.
+    /// The whole version, where this machine has not the files that it would be made of; `eirs
+    /// setup` writes it.
     pub digest: Option<String>,
 }
 
@@ -137,12 +148,14 @@ impl Model {
     /// The model that is asked when an upload names none.
     pub const DEFAULT: &'static str = "default";
 
-    /// The file of the labels: the one that is set, or else the one that is found beside the model file.
+    /// The file of the labels: the one that is set, or else the one that is found beside the model
+    /// file.
     pub fn labels_file(&self) -> Option<PathBuf> {
         self.labels.clone().or_else(|| labels_beside(self.path.as_deref()?))
     }
 
-    /// The file that the preset reads, if it reads one: the one that is set, or else the one beside the model file.
+    /// The file that the preset reads, if it reads one: the one that is set, or else the one beside
+    /// the model file.
     pub fn preset_reads(&self) -> Option<PathBuf> {
         let usual = match self.preset? {
             Preset::Timm => "config.json",
@@ -261,7 +274,8 @@ pub fn labels_beside(model: &Path) -> Option<PathBuf> {
     usual.or_else(|| beside(model, "config.json").filter(|file| has_labels(file)))
 }
 
-/// A file that models come with: in their folder, or above a folder that is called `onnx`, as Hugging Face lays them.
+/// A file that models come with: in their folder, or above a folder that is called `onnx`, as
+/// Hugging Face lays them.
 fn beside(model: &Path, name: &str) -> Option<PathBuf> {
     let own = model.with_file_name(name);
     let above = || {
@@ -271,7 +285,8 @@ fn beside(model: &Path, name: &str) -> Option<PathBuf> {
     Some(own).filter(|file| file.is_file()).or_else(above).filter(|file| file.is_file())
 }
 
-/// Whether this is the description of a model of Hugging Face or timm that names its classes. Others have a `config.json`, too.
+/// Whether this is the description of a model of Hugging Face or timm that names its classes.
+/// Others have a `config.json`, too.
 fn has_labels(file: &Path) -> bool {
     let is_small = std::fs::metadata(file).is_ok_and(|data| data.len() < 16 << 20);
     let text = is_small.then(|| std::fs::read_to_string(file).ok()).flatten().unwrap_or_default();

@@ -23,7 +23,8 @@ pub struct Setup {
     /// The key of KMS that all disks and images are encrypted with: its ARN. Without one, AWS's own
     /// key for disks.
     pub kms_key: Option<String>,
-    /// The permissions boundary of the roles: the ARN of a policy. Without one, the roles are bounded by their own policies only.
+    /// The permissions boundary of the roles: the ARN of a policy. Without one, the roles are
+    /// bounded by their own policies only.
     pub permissions_boundary: Option<String>,
     /// The networks that may upload, such as `203.0.113.0/24`, or `0.0.0.0/0` for the whole world.
     pub uploads_from: Vec<String>,
@@ -41,11 +42,12 @@ pub struct Setup {
     pub expire_images_days: u32,
     /// Results are deleted after this many days; 0 keeps them.
     pub expire_results_days: u32,
-    /// An image of the workers that is older is baked again by the next update, on the system's newest image. Zero bakes only
-    /// what changed.
+    /// An image of the workers that is older is baked again by the next update, on the system's
+    /// newest image. Zero bakes only what changed.
     #[serde(with = "units::duration")]
     pub rebake_after: Duration,
-    /// How many images of the workers are kept beside those that machines are of: the last one is what a rollback goes to.
+    /// How many images of the workers are kept beside those that machines are of: the last one is
+    /// what a rollback goes to.
     pub keep_images: u32,
     /// `[setup.update]`
     pub update: Update,
@@ -63,7 +65,8 @@ pub struct Update {
     pub check_labels: Option<PathBuf>,
     /// The share of the images with a label that it must get right, from 0 to 1.
     pub right: f64,
-    /// The share of the images uploaded lately that it must give the label that they have, from 0 to 1.
+    /// The share of the images uploaded lately that it must give the label that they have, from 0
+    /// to 1.
     pub agree: f64,
     /// How many times as long as before it may take for an image uploaded lately, by the median.
     pub slower: f64,

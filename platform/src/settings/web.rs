@@ -20,17 +20,17 @@ pub struct Web {
     pub listen: SocketAddr,
     /// Where to write the address that was bound, for programs that started this one with port 0.
     pub address_file: Option<PathBuf>,
-    /// The address of the operator's side (metrics, status, the doorbell), apart from the one that takes uploads; an empty text
-    /// serves all of it on `listen`.
+    /// The address of the operator's side (metrics, status, the doorbell), apart from the one that
+    /// takes uploads; an empty text serves all of it on `listen`.
     #[serde(with = "optional_address")]
     pub admin_listen: Option<SocketAddr>,
-    /// Names by which the operator's side may be called where it is on the loopback, besides `localhost` and any address: those
-    /// that a proxy before it passes on.
+    /// Names by which the operator's side may be called where it is on the loopback, besides
+    /// `localhost` and any address: those that a proxy before it passes on.
     pub admin_hosts: Vec<String>,
     /// Where to write the address that was bound for it.
     pub admin_address_file: Option<PathBuf>,
-    /// Who sees the live state of the service: `/events`, and what the page makes of it; unless set, everybody where `listen` is
-    /// the loopback, and the operator where others reach it.
+    /// Who sees the live state of the service: `/events`, and what the page makes of it; unless
+    /// set, everybody where `listen` is the loopback, and the operator where others reach it.
     pub live: Option<Audience>,
     /// `[web.tls]`
     pub tls: Tls,
@@ -38,23 +38,26 @@ pub struct Web {
     pub tokens: Option<PathBuf>,
     /// How many requests and images each address may send each second; 0 is as many as it likes.
     pub rate_per_address: f64,
-    /// How many requests and images may come with each token each second, unless the token says another number; 0 is as many as
-    /// there are.
+    /// How many requests and images may come with each token each second, unless the token says
+    /// another number; 0 is as many as there are.
     pub rate_per_token: f64,
     /// How many may come at once after a quiet time, where there is a rate.
     pub rate_burst: u32,
     /// The proxies whose word is taken for who a client is (`X-Forwarded-For`).
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
-    /// Whose pages may read answers, besides the service's own: origins like `https://example.org`, or `*`, which is everybody.
+    /// Whose pages may read answers, besides the service's own: origins like `https://example.org`,
+    /// or `*`, which is everybody.
     pub cors_origins: Vec<String>,
     /// The most connections at once; one more closes the one that has been idle the longest.
     pub max_connections: usize,
-    /// The most connections that are kept between two requests; one more closes the one that has been idle the longest.
+    /// The most connections that are kept between two requests; one more closes the one that has
+    /// been idle the longest.
     pub max_idle_connections: usize,
     /// The most connections of one address that is no trusted proxy; one more is refused.
     pub max_connections_per_address: usize,
-    /// How long the header of a request may take, from its first byte; of the first one, from the connection.
+    /// How long the header of a request may take, from its first byte; of the first one, from the
+    /// connection.
     #[serde(with = "units::duration")]
     pub header_timeout: Duration,
     /// How long a connection may be open between two requests.
@@ -63,10 +66,12 @@ pub struct Web {
     /// How long a client may take none of its answer.
     #[serde(with = "units::duration")]
     pub write_timeout: Duration,
-    /// How long the rest of a refused body is read and thrown away, so that its client lives to read why.
+    /// How long the rest of a refused body is read and thrown away, so that its client lives to
+    /// read why.
     #[serde(with = "units::duration")]
     pub linger: Duration,
-    /// Threads that serve; 0 is one for each two cores: on one machine, the other half is the workers'.
+    /// Threads that serve; 0 is one for each two cores: on one machine, the other half is the
+    /// workers'.
     pub threads: usize,
     /// A name for this web host, unlike that of any other; its response queue is named after it.
     pub host: Option<String>,
@@ -84,11 +89,13 @@ pub struct Web {
     pub max_uploads: usize,
     /// The most uploads at once from one address, or with one token; one more is answered 429.
     pub max_uploads_per_client: usize,
-    /// How much memory the bodies of arriving uploads may take together; what has no room there goes to files.
+    /// How much memory the bodies of arriving uploads may take together; what has no room there
+    /// goes to files.
     pub upload_memory: ByteSize,
     /// How much disk these files may take together; an upload that finds none left is answered 503.
     pub upload_disk: ByteSize,
-    /// The folder for them; by default one in the state folder, or the system's for temporary files where the backend is a cloud.
+    /// The folder for them; by default one in the state folder, or the system's for temporary files
+    /// where the backend is a cloud.
     pub upload_folder: Option<PathBuf>,
     /// How long a client may pause in the middle of an upload.
     #[serde(with = "units::duration")]
@@ -100,7 +107,8 @@ pub struct Web {
     pub upload_deadline: Duration,
     /// The longest backlog (visible and in flight); above it, uploads are answered 503.
     pub max_backlog: u64,
-    /// The most jobs of one address, or of one token, that wait for their answers; above it, its uploads are answered 503.
+    /// The most jobs of one address, or of one token, that wait for their answers; above it, its
+    /// uploads are answered 503.
     pub max_backlog_per_client: usize,
     /// `[web.webhook]`
     pub webhook: Webhook,
@@ -236,12 +244,14 @@ impl Web {
     }
 }
 
-/// Whether this many a second can be counted: 0 is no limit, and less than one in a quarter of an hour is none that anybody means.
+/// Whether this many a second can be counted: 0 is no limit, and less than one in a quarter of an
+/// hour is none that anybody means.
 pub fn is_rate(per_second: f64) -> bool {
     per_second == 0.0 || (0.001..=1e6).contains(&per_second)
 }
 
-/// Whether a browser would call a page's origin this: a scheme, a host, perhaps a port, and nothing behind.
+/// Whether a browser would call a page's origin this: a scheme, a host, perhaps a port, and nothing
+/// behind.
 fn is_origin(text: &str) -> bool {
     let is_part = |rest: &str| {
         !rest.is_empty()

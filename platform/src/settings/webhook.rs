@@ -1,4 +1,5 @@
-//! `[web.webhook]` and `[controller.webhook]`: addresses of the operator's that requests are sent to.
+//! `[web.webhook]` and `[controller.webhook]`: addresses of the operator's that requests are sent
+//! to.
 
 use std::path::PathBuf;
 

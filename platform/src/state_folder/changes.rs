@@ -1,5 +1,6 @@
-//! Whether files are still what they were: all that EIRS reads again while it runs (policies, settings, models, tokens,
-//! certificates) is looked at by this, and a change counts when it has come to rest.
+//! Whether files are still what they were: all that EIRS reads again while it runs (policies,
+//! settings, models, tokens, certificates) is looked at by this, and a change counts when it has
+//! come to rest.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -41,8 +42,8 @@ pub enum Look {
     Changed,
 }
 
-/// Files that are looked at again and again. A change counts when two looks, at least `rest` apart, have found the same: editors
-/// write a file in several steps, and tools write several files.
+/// Files that are looked at again and again. A change counts when two looks, at least `rest` apart,
+/// have found the same: editors write a file in several steps, and tools write several files.
 #[derive(Debug, Clone)]
 pub struct Changes<S> {
     /// As they were when they were read last.
@@ -55,12 +56,14 @@ pub struct Changes<S> {
 }
 
 impl<S: Clone + PartialEq> Changes<S> {
-    /// Of files that are read as they were `now`. Take the stamps before reading: then no change is missed.
+    /// Of files that are read as they were `now`. Take the stamps before reading: then no change is
+    /// missed.
     pub fn since(now: S, rest: Duration) -> Self {
         Self { read: Some(now.clone()), seen: now, since: Instant::now(), rest }
     }
 
-    /// Of files that have not been read as they are `now`: the next look that finds the same says that they should be.
+    /// Of files that have not been read as they are `now`: the next look that finds the same says
+    /// that they should be.
     pub fn unread(now: S, rest: Duration) -> Self {
         Self { read: None, seen: now, since: Instant::now(), rest }
     }
@@ -151,7 +154,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is seen: what was read last is what two looks in a row have found, and in the end the last state is read.
+        /// Whatever is seen: what was read last is what two looks in a row have found, and in the
+        /// end the last state is read.
         #[test]
         fn only_what_two_looks_found_is_read(seen in prop::collection::vec(0u8..3, 1..40)) {
             let mut changes = Changes::since(0, Duration::ZERO);

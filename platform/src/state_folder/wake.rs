@@ -1,5 +1,6 @@
-//! The kernel's word that a file of a folder may have changed, so that who looks at it need not do so all the time. It is a hint:
-//! a notification that was missed, a replaced folder, a mount without events cost a delay until the next look, not a change.
+//! The kernel's word that a file of a folder may have changed, so that who looks at it need not do
+//! so all the time. It is a hint: a notification that was missed, a replaced folder, a mount
+//! without events cost a delay until the next look, not a change.
 
 use std::{
     ffi::CStr,
@@ -24,7 +25,8 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Watches a folder. Where the kernel has no watch to give, [`changed`](Self::changed) never ends, and looking now and then must do.
+    /// Watches a folder. Where the kernel has no watch to give, [`changed`](Self::changed) never
+    /// ends, and looking now and then must do.
     pub fn new(folder: &Path) -> Self {
         let open = || -> io::Result<_> {
             let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
@@ -45,9 +47,11 @@ impl Wake {
         Self { only: Some(name.to_owned()), ..Self::new(folder) }
     }
 
-    /// Watches the folder that has the name now; it may have been replaced. Doing it again changes nothing.
+    /// Watches the folder that has the name now; it may have been replaced. Doing it again changes
+    /// nothing.
     pub fn arm(&self) {
-        // Nothing is reported while a file is being written, only when it was closed, moved or linked.
+        // Nothing is reported while a file is being written, only when it was closed, moved or
+        // linked.
         let changes = WatchFlags::CLOSE_WRITE
             | WatchFlags::CREATE
             | WatchFlags::DELETE

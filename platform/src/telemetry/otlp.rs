@@ -1,5 +1,6 @@
-//! The export of spans to a collector, over OTLP/HTTP: by a thread of its own, from a bounded queue. Spans that do not fit, and
-//! those that the collector does not take, are dropped: no upload ever waits for one.
+//! The export of spans to a collector, over OTLP/HTTP: by a thread of its own, from a bounded
+//! queue. Spans that do not fit, and those that the collector does not take, are dropped: no upload
+//! ever waits for one.
 
 use std::{
     path::Path,
@@ -29,15 +30,16 @@ use crate::settings::Telemetry;
 
 /// The standard variable, where the setting is not set.
 const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-/// The standard variable of a file, as PEM, of who vouches for the collector. Without it, this machine's own list counts.
+/// The standard variable of a file, as PEM, of who vouches for the collector. Without it, this
+/// machine's own list counts.
 const CERTIFICATE_VARIABLE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
 /// A collector that has not taken a batch by then does not take it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the end of a process may wait for its last spans to go.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 
-/// The spans of this process on their way to a collector, where there is one. Dropped at the end of the process it sends what is
-/// left, as far as the collector takes it in two seconds.
+/// The spans of this process on their way to a collector, where there is one. Dropped at the end of
+/// the process it sends what is left, as far as the collector takes it in two seconds.
 #[derive(Debug)]
 #[must_use = "the last spans are sent when this is dropped"]
 pub struct Traces(Option<SdkTracerProvider>);
@@ -65,7 +67,8 @@ impl Traces {
             .with_attribute(KeyValue::new("service.instance.id", instance))
             .with_attribute(KeyValue::new("host.name", machine))
             .build();
-        // Who begins a trace decides whether it is collected; a part of a trace would be worth nothing.
+        // Who begins a trace decides whether it is collected; a part of a trace would be worth
+        // nothing.
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sample_ratio)));
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(Outspoken { exporter, url, failing: AtomicBool::new(false) })
@@ -118,7 +121,8 @@ pub fn complaint(endpoint: &str) -> Option<String> {
 struct Client(ureq::Agent);
 
 impl Client {
-    /// For this collector. It goes nowhere else, whatever is answered: headers may hold credentials.
+    /// For this collector. It goes nowhere else, whatever is answered: headers may hold
+    /// credentials.
     fn of(endpoint: &str) -> Result<Self, String> {
         let is_encrypted =
             endpoint.parse::<ureq::http::Uri>().is_ok_and(|uri| uri.scheme_str() == Some("https"));

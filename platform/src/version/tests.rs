@@ -14,7 +14,8 @@ fn version(model: &Model) -> String {
 
 fn written(folder: &Path, name: &str, content: &str) -> PathBuf {
     let file = folder.join(name);
-    // By another file of that name, as tools do it: two writes within one tick of the clock must look different.
+    // By another file of that name, as tools do it: two writes within one tick of the clock must
+    // look different.
     let beside = folder.join("beside");
     fs::write(&beside, content).unwrap();
     fs::rename(beside, &file).unwrap();
@@ -28,7 +29,8 @@ fn read(table: &str) -> Model {
     Layers::of(Some(&file), &[]).load().unwrap().models.remove("default").unwrap()
 }
 
-/// Each key that is there, with another value than its default, and whether the answers of an ONNX model hang on it.
+/// Each key that is there, with another value than its default, and whether the answers of an ONNX
+/// model hang on it.
 fn changed() -> Vec<(&'static str, Model, bool)> {
     let model = Model::default;
     vec![
@@ -91,7 +93,8 @@ fn no_key_of_a_model_was_forgotten_here() {
     let Value::Object(all) = serde_json::to_value(Model::default()).unwrap() else { panic!() };
     let looked_at: Vec<_> = changed().into_iter().map(|(key, ..)| key).collect();
     for key in all.keys().filter(|key| !["path", "labels", "digest"].contains(&key.as_str())) {
-        // One that decides needs nothing but a line above; one that decides nothing belongs into `DECIDES_NOTHING`, too.
+        // One that decides needs nothing but a line above; one that decides nothing belongs into
+        // `DECIDES_NOTHING`, too.
         assert!(looked_at.contains(&key.as_str()), "models.NAME.{key}: does it decide answers?");
     }
 }

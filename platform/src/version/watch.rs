@@ -1,5 +1,6 @@
-//! The versions of all models while a program runs: model files, labels, scripts and the settings file are looked at every second,
-//! and what changed counts when it has come to rest. What cannot be read replaces nothing; the log says why.
+//! The versions of all models while a program runs: model files, labels, scripts and the settings
+//! file are looked at every second, and what changed counts when it has come to rest. What cannot
+//! be read replaces nothing; the log says why.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +19,8 @@ use crate::{
     state_folder::{Changes, Look, Stamps},
 };
 
-/// How often the files are looked at. A change counts when the next look finds the files as this one did: within two of these.
+/// How often the files are looked at. A change counts when the next look finds the files as this
+/// one did: within two of these.
 const LOOK: Duration = Duration::from_secs(1);
 /// They are far enough apart for a change to come to rest.
 const TWO_LOOKS: Duration = Duration::ZERO;
@@ -54,8 +56,8 @@ pub struct Current {
 }
 
 impl Versions {
-    /// The versions of the models of these settings. With `layers`, a settings file that changes counts, too. This hashes model
-    /// files.
+    /// The versions of the models of these settings. With `layers`, a settings file that changes
+    /// counts, too. This hashes model files.
     pub fn new(settings: &Settings, layers: Option<Layers>, clock: SharedClock) -> Self {
         let now = clock.now();
         let watched = |(name, model): (&String, &Model)| {
@@ -98,7 +100,8 @@ impl Versions {
         }
     }
 
-    /// Looks until `stop`; calls `changed` whenever a version is another one. Where no file can change anything, it only waits.
+    /// Looks until `stop`; calls `changed` whenever a version is another one. Where no file can
+    /// change anything, it only waits.
     pub async fn keep(&self, stop: &CancellationToken, changed: impl Fn()) {
         let mut settings = SettingsFile::of(self.0.layers.as_ref().and_then(Layers::file).map(PathBuf::from));
         if settings.file.is_none() && !self.watches_files() {

@@ -1,6 +1,7 @@
-//! The files beside an ONNX model that hold its weights. Which they are stands in the model file itself, with each tensor
-//! (onnx.proto of ONNX 1.17: `TensorProto.external_data`, the entry `location`), so that it is walked through: not read as a
-//! whole, for it may be large, but from field to field, over the weights that it holds itself.
+//! The files beside an ONNX model that hold its weights. Which they are stands in the model file
+//! itself, with each tensor (onnx.proto of ONNX 1.17: `TensorProto.external_data`, the entry
+//! `location`), so that it is walked through: not read as a whole, for it may be large, but from
+//! field to field, over the weights that it holds itself.
 
 use std::{
     collections::BTreeSet,
@@ -30,7 +31,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// What the field of this number is, where it leads to tensors. The numbers are those of onnx.proto.
+    /// What the field of this number is, where it leads to tensors. The numbers are those of
+    /// onnx.proto.
     fn field(self, number: u64) -> Option<Self> {
         match (self, number) {
             (Self::Model, 7) | (Self::Attribute, 6 | 11) => Some(Self::Graph),
@@ -51,8 +53,9 @@ const DEPTH_MAX: usize = 64;
 /// What was found, by path: a model of many nodes takes some milliseconds.
 static FOUND: Known<Vec<String>> = Known::new(Mutex::default);
 
-/// The files of weights of an ONNX model, each with the name by which the model finds it beside itself. A file that is no model has
-/// none; one that is missing is left out, and the engine says so when it loads the model.
+/// The files of weights of an ONNX model, each with the name by which the model finds it beside
+/// itself. A file that is no model has none; one that is missing is left out, and the engine says
+/// so when it loads the model.
 pub fn weights(model: &Path) -> Vec<(String, PathBuf)> {
     // Beside the model as it is named, or beside the file that a link leads to.
     let target = model.canonicalize().ok();

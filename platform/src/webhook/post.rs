@@ -61,7 +61,8 @@ impl Poster {
         self.url.split('?').next().unwrap_or_default()
     }
 
-    /// Sends once. `timestamp` is in seconds since 1970, and part of what was [signed](super::Keys::sign).
+    /// Sends once. `timestamp` is in seconds since 1970, and part of what was
+    /// [signed](super::Keys::sign).
     pub async fn post(&self, message: &Message, timestamp: i64, signature: String) -> Ended {
         let request = self
             .agent
@@ -71,7 +72,8 @@ impl Poster {
             .header("webhook-timestamp", timestamp.to_string())
             .header("webhook-signature", signature);
         let body = message.body.clone();
-        // It blocks, for as long as the receiver takes: a thread of its own, that no answer to a client waits for.
+        // It blocks, for as long as the receiver takes: a thread of its own, that no answer to a
+        // client waits for.
         let sent = tokio::task::spawn_blocking(move || {
             request.send(&body[..]).map(|answer| {
                 let after = answer.headers().get(header::RETRY_AFTER).and_then(|after| after.to_str().ok());

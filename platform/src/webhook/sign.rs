@@ -1,5 +1,6 @@
-//! Signs what is sent, as Standard Webhooks says (standardwebhooks.com): HMAC-SHA256 over id, time and body. A receiver that
-//! checks it knows who sent it, that it is whole, and that it is not an old one that somebody sends again.
+//! Signs what is sent, as Standard Webhooks says (standardwebhooks.com): HMAC-SHA256 over id, time
+//! and body. A receiver that checks it knows who sent it, that it is whole, and that it is not an
+//! old one that somebody sends again.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -10,7 +11,8 @@ const PREFIX: &str = "whsec_";
 /// A shorter one can be guessed; a longer one is no better.
 const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// The keys in force. While one replaces another, there are two, and each message is signed with both.
+/// The keys in force. While one replaces another, there are two, and each message is signed with
+/// both.
 pub struct Keys(Vec<Hmac<Sha256>>);
 
 impl std::fmt::Debug for Keys {

@@ -1,5 +1,6 @@
-//! How often. What is counted is images, for these are what costs: a request counts as one, and each further image of the same
-//! upload as one more. An address and a token are counted each by itself, and what comes must fit into both.
+//! How often. What is counted is images, for these are what costs: a request counts as one, and
+//! each further image of the same upload as one more. An address and a token are counted each by
+//! itself, and what comes must fit into both.
 //!
 //! The counting is `governor`'s, a token bucket: after a quiet time a burst passes at once, then a
 //! fixed rate per second.
@@ -132,7 +133,8 @@ impl Allowance {
         self.holder.as_ref().and_then(|holder| holder.meter.as_ref()).map_or(Ok(()), Meter::count)
     }
 
-    /// One more upload in flight, if neither address nor token has as many as it may; `Err` says which has.
+    /// One more upload in flight, if neither address nor token has as many as it may; `Err` says
+    /// which has.
     pub(crate) fn upload(&self) -> Result<Counted, Problem> {
         self.count(What::Upload, self.limits.most.uploads).map_err(Problem::too_many_uploads)
     }
@@ -147,7 +149,8 @@ impl Allowance {
         self.count(What::Watcher, self.limits.most.watchers).map_err(Problem::too_many_watchers_of)
     }
 
-    /// Who it is, in a text that is the same for all its jobs and tells nobody more: the token, or else the address.
+    /// Who it is, in a text that is the same for all its jobs and tells nobody more: the token, or
+    /// else the address.
     pub(crate) fn client(&self) -> String {
         let who = match (&self.holder, self.address) {
             (Some(holder), _) => format!("token {}", holder.name()),

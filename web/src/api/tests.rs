@@ -25,7 +25,8 @@ fn operations(spec: &Value) -> Vec<(String, String, Value)> {
     paths.iter().flat_map(of_path).collect()
 }
 
-/// Two derivations look at a type that is sent: serde's makes the bytes, poem-openapi's their description.
+/// Two derivations look at a type that is sent: serde's makes the bytes, poem-openapi's their
+/// description.
 fn assert_agree(value: &(impl Serialize + ToJSON)) {
     let sent = serde_json::to_value(value).expect("JSON");
     assert_eq!(value.to_json(), Some(sent), "what is sent, and what is described");

@@ -1,5 +1,5 @@
-//! What this host knows about the load: how long the line of each model is, and how fast it moves. The limit on the backlog and
-//! every `Retry-After` come from here.
+//! What this host knows about the load: how long the line of each model is, and how fast it moves.
+//! The limit on the backlog and every `Retry-After` come from here.
 //!
 //! The depth of a queue is read by a task of its own, which no client takes with it when it leaves;
 //! a caller waits for it a moment, so that the limit holds from the first upload on, and uses the
@@ -30,7 +30,8 @@ const JOBS_EACH: f64 = 10.0;
 const SEES_S: f64 = 5.0;
 /// What is said is so many times what is expected: who comes a moment too early has to come again.
 const LATER: f64 = 1.08;
-/// What is guessed at most of a backlog that is full, where nothing is known of how long a job takes.
+/// What is guessed at most of a backlog that is full, where nothing is known of how long a job
+/// takes.
 const LONGEST_GUESS_OF_ALL_S: u64 = 300;
 
 /// The lines of all models.
@@ -99,8 +100,8 @@ impl Admission {
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more job may be sent; `Err` holds the seconds after which to try again. Counts the job if so, until
-    /// [`ended`](Self::ended).
+    /// Whether one more job may be sent; `Err` holds the seconds after which to try again. Counts
+    /// the job if so, until [`ended`](Self::ended).
     pub(crate) fn admit(&self, model: &str) -> Result<Announced, u64> {
         let mut models = self.lock();
         let line = &mut models.entry(model.to_owned()).or_default().line;
@@ -128,8 +129,8 @@ impl Admission {
         }
     }
 
-    /// In how many seconds the job at this place will be answered; without one, a job that came now. While the line before a job
-    /// gets shorter, what is said never gets longer.
+    /// In how many seconds the job at this place will be answered; without one, a job that came
+    /// now. While the line before a job gets shorter, what is said never gets longer.
     pub(crate) fn eta_s(&self, model: &str, announced: Option<&mut Announced>) -> f64 {
         let mut models = self.lock();
         let line = &mut models.entry(model.to_owned()).or_default().line;
@@ -141,7 +142,8 @@ impl Admission {
         let mut seconds = remaining.as_secs_f64() * LATER;
         if let Some(announced) = announced {
             if let Some((before, said)) = announced.last
-                // Where nothing moves, it may turn out to take much longer, and is not corrected by a little.
+                // Where nothing moves, it may turn out to take much longer, and is not corrected by
+                // a little.
                 && (position < before || position == before && seconds < said * 1.5 + 1.0)
             {
                 seconds = seconds.min(said);
@@ -151,7 +153,8 @@ impl Admission {
         seconds
     }
 
-    /// How long the line takes that a job joins, by a guess where no job was seen yet; zero where it is alone.
+    /// How long the line takes that a job joins, by a guess where no job was seen yet; zero where
+    /// it is alone.
     pub(crate) fn line(&self, model: &str) -> Duration {
         let (models, now) = (self.lock(), Instant::now());
         let Some(line) = models.get(model).map(|model| &model.line).filter(|line| line.backlog() > 1) else {
@@ -161,7 +164,8 @@ impl Admission {
         line.remaining(now, None).or_else(|| guess().ok()).unwrap_or_default()
     }
 
-    /// Sees to it that the depth of a queue is read, if the last reading is old, and waits for that a moment.
+    /// Sees to it that the depth of a queue is read, if the last reading is old, and waits for that
+    /// a moment.
     pub(crate) async fn refresh(self: &Arc<Self>, model: &str, queue: &SharedQueue) {
         let read = {
             let mut models = self.lock();

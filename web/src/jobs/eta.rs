@@ -1,8 +1,9 @@
 //! When a job will be done: the line that it stands in, run forward.
 //!
-//! The queue is first in, first out, with a number of servers. So the end of a job follows from four things: its place in the
-//! line ([`Line`]), how long a server is busy with one job ([`service`]), since when each server has had the job that it has
-//! ([`crew`], as replies show it, and [`fleet`], as the controller says it), and the arithmetic of a queue with these
+//! The queue is first in, first out, with a number of servers. So the end of a job follows from
+//! four things: its place in the line ([`Line`]), how long a server is busy with one job
+//! ([`service`]), since when each server has had the job that it has ([`crew`], as replies show it,
+//! and [`fleet`], as the controller says it), and the arithmetic of a queue with these
 //! ([`servers`]).
 
 mod crew;
@@ -23,8 +24,8 @@ use self::{
 };
 pub(crate) use self::{crew::Done, fleet::Fleet};
 
-/// Before anything is known of how long a job takes, it takes a second, and so does the start of the
-/// worker that does it. No guess goes far: when it is over, something is known.
+/// Before anything is known of how long a job takes, it takes a second, and so does the start of
+/// the worker that does it. No guess goes far: when it is over, something is known.
 const GUESS_S: f64 = 1.0;
 const LONGEST_GUESS_S: f64 = 10.0;
 /// With more servers than these, which of them gets free when makes no difference.
@@ -47,7 +48,8 @@ pub(crate) struct Place {
 pub(crate) struct Line {
     /// Jobs that this host has sent, ...
     sent: u64,
-    /// ... and those of them that have ended. Which they were does not matter: the line is in order, or nearly so.
+    /// ... and those of them that have ended. Which they were does not matter: the line is in
+    /// order, or nearly so.
     ended: u64,
     /// When each was sent that has not ended.
     sent_at: VecDeque<Instant>,
@@ -95,8 +97,8 @@ impl Line {
         }
     }
 
-    /// How many jobs the queue holds, of all hosts, and how many of them workers hold; of this host there were so many when that
-    /// was asked.
+    /// How many jobs the queue holds, of all hosts, and how many of them workers hold; of this host
+    /// there were so many when that was asked.
     pub(crate) fn count(&mut self, now: Instant, backlog: u64, held: u64, own: u64) {
         // Some of them may have ended while the queue was counted, and are no others.
         self.others = backlog.saturating_sub(own.max(self.own()));
@@ -138,7 +140,8 @@ impl Line {
         self.own() + self.others
     }
 
-    /// How many jobs have still to be done until the one at this place is; without one, until one that comes now would be.
+    /// How many jobs have still to be done until the one at this place is; without one, until one
+    /// that comes now would be.
     pub(crate) fn position(&self, place: Option<Place>) -> u64 {
         match place {
             Some(place) => place.number.saturating_sub(self.ended).max(1) + place.others.min(self.others),
@@ -152,7 +155,8 @@ impl Line {
         self.service.mean_s().or_else(reported).map(|seconds| seconds.max(1e-3))
     }
 
-    /// The seconds until a job at this position is done, where nothing is known. What takes long already may well take as long again.
+    /// The seconds until a job at this position is done, where nothing is known. What takes long
+    /// already may well take as long again.
     pub(crate) fn guess_s(&self, now: Instant, position: u64) -> f64 {
         let taken =
             self.sent_at.front().map_or(0.0, |sent| now.saturating_duration_since(*sent).as_secs_f64());
@@ -160,7 +164,8 @@ impl Line {
         all.min(LONGEST_GUESS_S.max(taken))
     }
 
-    /// How long it will be until the job at this place is done, or one that would come now; `None` if nothing is known.
+    /// How long it will be until the job at this place is done, or one that would come now; `None`
+    /// if nothing is known.
     pub(crate) fn remaining(&self, now: Instant, place: Option<Place>) -> Option<Duration> {
         let (servers, position) = (self.servers(now, self.each_s()?), self.position(place));
         let held = usize::try_from(self.at_once.min(self.backlog())).unwrap_or(usize::MAX);
@@ -176,7 +181,8 @@ impl Line {
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
     }
 
-    /// Those that serve now, those that have served longest without an end first, and those that will.
+    /// Those that serve now, those that have served longest without an end first, and those that
+    /// will.
     fn servers(&self, now: Instant, each_s: f64) -> Vec<Server> {
         let fleet = self.fleet.as_ref();
         let count = self.crew.free_at(fleet).count();
@@ -201,7 +207,8 @@ impl Line {
         servers
     }
 
-    /// In how many seconds a server ends the job that it took when it became free, if there was one then, or that it takes first.
+    /// In how many seconds a server ends the job that it took when it became free, if there was one
+    /// then, or that it takes first.
     fn next_end_s(&self, now: Instant, each_s: f64, index: usize, free_at: Instant) -> f64 {
         if free_at > now {
             return (free_at - now).as_secs_f64() + each_s;
@@ -240,8 +247,8 @@ pub(crate) fn in_seconds(remaining: Duration) -> u64 {
     whole_seconds(remaining.as_secs_f64())
 }
 
-/// `Retry-After` is whole seconds, and who comes a moment too early has to come again. Of few seconds, one more would be too
-/// many by too large a part.
+/// `Retry-After` is whole seconds, and who comes a moment too early has to come again. Of few
+/// seconds, one more would be too many by too large a part.
 pub(crate) fn whole_seconds(seconds: f64) -> u64 {
     match seconds {
         ..1.4 => 1,

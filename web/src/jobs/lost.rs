@@ -1,5 +1,6 @@
-//! Jobs that will not be answered: they waited for longer than the queue keeps them, or were purged. A queue that knows of each image
-//! whether its job is still there is asked for that; of another one, jobs count as lost when it is empty.
+//! Jobs that will not be answered: they waited for longer than the queue keeps them, or were
+//! purged. A queue that knows of each image whether its job is still there is asked for that; of
+//! another one, jobs count as lost when it is empty.
 
 use std::time::Duration;
 
@@ -10,11 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::{Image, Jobs, Key, NoAnswer, Progress, Ticket};
 use crate::metrics::Answered;
 
-/// A job that was not answered for so long is not waited for; the next upload of its image sends another.
+/// A job that was not answered for so long is not waited for; the next upload of its image sends
+/// another.
 const FORGET_AFTER: Duration = Duration::from_secs(900);
-/// A younger job is not looked for, and an older one so often. Where it was not lost after all, its image is classified twice.
+/// A younger job is not looked for, and an older one so often. Where it was not lost after all, its
+/// image is classified twice.
 const LOST_AFTER: Duration = Duration::from_secs(5);
-/// While a client waits for a job that cannot be too old yet, it is looked for after so long: it may have been purged.
+/// While a client waits for a job that cannot be too old yet, it is looked for after so long: it
+/// may have been purged.
 const PURGED_AFTER: Duration = Duration::from_secs(30);
 
 impl Jobs {
@@ -32,7 +36,8 @@ impl Jobs {
         }
     }
 
-    /// Whether any job for this model waits or is being worked on; a queue that does not say has some.
+    /// Whether any job for this model waits or is being worked on; a queue that does not say has
+    /// some.
     pub(crate) async fn has_jobs(&self, model: &str) -> bool {
         match self.requests.get(model) {
             Some(queue) => queue.depth().await.map_or(true, |depth| depth.backlog() > 0),

@@ -116,17 +116,19 @@ fn answer(jobs: &Jobs, body: &[u8]) -> Option<Reply> {
     }
 }
 
-/// Whether it was another job of the image than the one sent at `sent_at` that was given up, perhaps
-/// because the image was damaged then; this one's upload has stored it again. A label is for both.
+/// Whether it was another job of the image than the one sent at `sent_at` that was given up,
+/// perhaps because the image was damaged then; this one's upload has stored it again. A label is
+/// for both.
 fn is_of_another_job(reply: &Reply, sent_at: Option<DateTime<Utc>>) -> bool {
     !reply.is_final() && reply.sent_at.is_some() && reply.sent_at != sent_at
 }
 
 impl Jobs {
-    /// A worker's answer has come: everybody who waits for it is told. Answers whether anybody could have.
+    /// A worker's answer has come: everybody who waits for it is told. Answers whether anybody
+    /// could have.
     ///
-    /// It may be of another version than the one in force: of a worker that has not been replaced yet, or of one elsewhere. It says
-    /// so, and is no answer to the next upload.
+    /// It may be of another version than the one in force: of a worker that has not been replaced
+    /// yet, or of one elsewhere. It says so, and is no answer to the next upload.
     pub(crate) fn answered(&self, reply: Reply) -> bool {
         self.beside.versions.learn(&reply.model, &reply.version);
         self.tell_of_other_version(&reply);
@@ -142,7 +144,8 @@ impl Jobs {
             }
             job
         };
-        // An answer that nobody here waited for may be of an image that was erased: the store knows.
+        // An answer that nobody here waited for may be of an image that was erased: the store
+        // knows.
         let is_kept = job.as_ref().is_some_and(|job| !job.is_erased);
         let reply = if is_kept { self.remember(&key, reply) } else { Arc::new(reply) };
         if job.is_some() {
@@ -173,7 +176,8 @@ impl Jobs {
         job.map(|job| job.progress.send_replace(Progress::Done(reply))).is_some()
     }
 
-    /// For some seconds after a change this is as it should be. Later it means that what workers load is not what is here.
+    /// For some seconds after a change this is as it should be. Later it means that what workers
+    /// load is not what is here.
     fn tell_of_other_version(&self, reply: &Reply) {
         let Some(in_force) = self.beside.versions.current(&reply.model) else { return };
         if *in_force == *reply.version {

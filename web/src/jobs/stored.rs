@@ -16,8 +16,9 @@ use super::{Cached, Jobs, Key, set};
 const READ_AGAIN: Duration = Duration::from_secs(60);
 
 impl Jobs {
-    /// The stored result of an image by the version of the model that is in force. One that was given up is no answer to a new
-    /// upload, but it is a result. While a fresh one is on its way, an older one is none.
+    /// The stored result of an image by the version of the model that is in force. One that was
+    /// given up is no answer to a new upload, but it is a result. While a fresh one is on its way,
+    /// an older one is none.
     pub(crate) async fn stored(&self, key: &Key) -> Result<Option<Arc<Reply>>> {
         if let Some(reply) = self.in_memory(key) {
             return Ok(Some(reply));
@@ -50,7 +51,8 @@ impl Jobs {
         results::newest(&*self.results, key.0, &key.1).await
     }
 
-    /// When the image was last uploaded for this model; `None` where it was not. Where there is one model only, all are.
+    /// When the image was last uploaded for this model; `None` where it was not. Where there is one
+    /// model only, all are.
     pub(crate) async fn asked_at(&self, key: &Key) -> Result<Option<DateTime<Utc>>> {
         let (id, model) = key;
         let mut is_asked_for_any = false;
@@ -90,7 +92,8 @@ impl Jobs {
         if self.results.in_database().is_none() {
             erased::note(&*self.images, id, self.beside.clock.now()).await?;
         }
-        // The image before the results: from now on no worker stores a result of it, or takes back what it stores.
+        // The image before the results: from now on no worker stores a result of it, or takes back
+        // what it stores.
         self.images.delete(&id.image_key()).await?;
         for model in self.requests.keys() {
             was_there |= self.erase_results(&(id, model.clone())).await?;
@@ -98,7 +101,8 @@ impl Jobs {
         Ok(was_there)
     }
 
-    /// Whether the image was erased while a job for it was under way, of which something may be left for a moment.
+    /// Whether the image was erased while a job for it was under way, of which something may be
+    /// left for a moment.
     pub(crate) fn is_erased(&self, id: JobId) -> bool {
         self.requests.keys().any(|model| {
             let key: Key = (id, model.clone());

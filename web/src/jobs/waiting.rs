@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::{Jobs, Key, NoAnswer, Progress, Ticket};
 
-/// A waiter looks into the store now and then: the answer may have gone to a neighbour that was killed.
+/// A waiter looks into the store now and then: the answer may have gone to a neighbour that was
+/// killed.
 const LOOK_IN_STORE: Duration = Duration::from_secs(5);
 /// A job of another host is looked for so often by who waits for it here.
 const LOOK_FOR_OTHERS: Duration = Duration::from_secs(1);
@@ -103,7 +104,8 @@ impl Jobs {
         self.lock().get_mut(key).map(|job| job.promised += 1).is_some()
     }
 
-    /// Waits until the job is safely in the queue, or over: what a 202 promises. Answers the result, where there was one before.
+    /// Waits until the job is safely in the queue, or over: what a 202 promises. Answers the
+    /// result, where there was one before.
     pub(crate) async fn wait_until_sent(&self, ticket: &mut Ticket) -> Result<Option<Arc<Reply>>> {
         let sent = ticket.progress.wait_for(|progress| !matches!(progress, Progress::Sending)).await;
         match sent.as_deref() {

@@ -1,9 +1,9 @@
-//! The operator's side: metrics, status, the doorbell, and the live half of the page. It has a listener of its own, by default on
-//! the loopback, so that what the service knows of itself is not shown to the world that uploads. It has no tokens and no TLS: who
-//! reaches it may use it.
+//! The operator's side: metrics, status, the doorbell, and the live half of the page. It has a
+//! listener of its own, by default on the loopback, so that what the service knows of itself is not
+//! shown to the world that uploads. It has no tokens and no TLS: who reaches it may use it.
 //!
-//! A browser on the same machine reaches the loopback for any page that it shows, where the name of that page's site leads there
-//! (DNS rebinding). Such a request names that site, and is refused.
+//! A browser on the same machine reaches the loopback for any page that it shows, where the name of
+//! that page's site leads there (DNS rebinding). Such a request names that site, and is refused.
 
 use std::{
     net::{IpAddr, SocketAddr},

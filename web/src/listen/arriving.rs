@@ -1,6 +1,7 @@
-//! The body of a request on its way in. Where the service does not want the rest of it, because it has refused the request, the
-//! rest is read all the same, for a while: a client that is still sending when the connection is closed gets a reset, which
-//! throws away the answer that it has not read yet. Most clients (Python's urllib, plain curl) first send and then read.
+//! The body of a request on its way in. Where the service does not want the rest of it, because it
+//! has refused the request, the rest is read all the same, for a while: a client that is still
+//! sending when the connection is closed gets a reset, which throws away the answer that it has not
+//! read yet. Most clients (Python's urllib, plain curl) first send and then read.
 //!
 //! The answer itself goes out at once, so that a client that reads while it sends can stop.
 
@@ -21,8 +22,9 @@ use super::crowd::Busy;
 
 /// The most bytes that are read and thrown away for one request.
 const MOST: u64 = 64 * 1024 * 1024;
-/// A client that sends nothing during [`LOOKS`] looks of this length, one after another, has stopped. One look is not enough:
-/// on a machine that stands still for a while, it passes before the client has had its turn.
+/// A client that sends nothing during [`LOOKS`] looks of this length, one after another, has
+/// stopped. One look is not enough: on a machine that stands still for a while, it passes before
+/// the client has had its turn.
 const LOOK: Duration = Duration::from_secs(5);
 const LOOKS: u32 = 3;
 
@@ -91,7 +93,8 @@ impl Drop for Arriving {
     }
 }
 
-/// What is wrong with a body, as its cause has it: that it is not what HTTP asks for, or that it is over too early.
+/// What is wrong with a body, as its cause has it: that it is not what HTTP asks for, or that it is
+/// over too early.
 fn broken(error: hyper::Error) -> io::Error {
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(within) = cause {
@@ -125,7 +128,8 @@ mod tests {
 
     use super::*;
 
-    /// After how many seconds a body is given up of which a piece comes at each of these intervals, and then nothing.
+    /// After how many seconds a body is given up of which a piece comes at each of these intervals,
+    /// and then nothing.
     async fn given_up_after(intervals_s: &[u64]) -> u64 {
         let began = Instant::now();
         let pieces = stream::iter(intervals_s.to_owned()).then(|seconds| async move {

@@ -1,5 +1,5 @@
-//! Everybody who is connected. Nobody may keep others out: neither an address that opens connections without end, nor many that
-//! open them and say nothing.
+//! Everybody who is connected. Nobody may keep others out: neither an address that opens
+//! connections without end, nor many that open them and say nothing.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,13 +32,15 @@ pub struct Limits {
     /// From one address; not counted where it is one of these proxies.
     per_address: usize,
     trusted_proxies: Vec<IpNet>,
-    /// From the first byte of a request to the end of its header; also from the connection to the first header.
+    /// From the first byte of a request to the end of its header; also from the connection to the
+    /// first header.
     header: Duration,
     /// Between requests.
     idle: Duration,
     /// How long a client may take none of its answer.
     unread: Duration,
-    /// How long the rest of a body is read that nobody wants, so that the client lives to read the answer.
+    /// How long the rest of a body is read that nobody wants, so that the client lives to read the
+    /// answer.
     pub(super) linger: Duration,
 }
 
@@ -102,7 +104,8 @@ struct Inside {
     order: VecDeque<(u64, u64)>,
 }
 
-/// One connection, and what it does. It is busy, or between requests, only while `Inside` is locked for that change. Times are milliseconds of the crowd's, 0 is never.
+/// One connection, and what it does. It is busy, or between requests, only while `Inside` is locked
+/// for that change. Times are milliseconds of the crowd's, 0 is never.
 #[derive(Debug)]
 pub(super) struct Guest {
     address: IpAddr,
@@ -149,7 +152,8 @@ impl Crowd {
         u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX) + 1
     }
 
-    /// Lets one in, or says why not. Where all places are taken, the one that has been idle the longest goes.
+    /// Lets one in, or says why not. Where all places are taken, the one that has been idle the
+    /// longest goes.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Full> {
         let address = address.to_canonical();
         let is_counted = !self.limits.trusted_proxies.iter().any(|network| network.contains(&address));
@@ -182,7 +186,8 @@ impl Crowd {
         Ok(Seat { crowd: self.clone(), number, guest })
     }
 
-    /// Sends the one home that has been idle the longest: something that connections take has run out.
+    /// Sends the one home that has been idle the longest: something that connections take has run
+    /// out.
     pub(super) fn make_room(&self) {
         let mut inside = self.lock();
         if let Some(idlest) = inside.idlest() {
@@ -193,8 +198,9 @@ impl Crowd {
 }
 
 impl Inside {
-    /// One has become idle between requests. Where too many are, the one that has been so the longest goes: each costs what the
-    /// buffers of its protocol cost, and a client that comes back opens another.
+    /// One has become idle between requests. Where too many are, the one that has been so the
+    /// longest goes: each costs what the buffers of its protocol cost, and a client that comes back
+    /// opens another.
     fn keep(&mut self, number: u64, since: u64, most: usize, counts: &Connections) {
         self.kept += 1;
         self.order.push_back((number, since));
@@ -302,7 +308,8 @@ impl Seat {
         }
     }
 
-    /// When the connection has to end if nothing happens until then, and why; `None` while a request is in flight.
+    /// When the connection has to end if nothing happens until then, and why; `None` while a
+    /// request is in flight.
     pub(super) fn deadline(&self) -> Option<(Instant, Closed)> {
         let (guest, limits) = (&self.guest, &self.crowd.limits);
         let at = |since: u64, limit: Duration| self.crowd.since + Duration::from_millis(since) + limit;

@@ -1,4 +1,5 @@
-//! Accepts connections and serves each until it ends: by its client, by a limit, or because this server stops.
+//! Accepts connections and serves each until it ends: by its client, by a limit, or because this
+//! server stops.
 
 use std::{
     convert::Infallible, future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll,
@@ -38,12 +39,14 @@ use crate::{
     problem::Problem,
 };
 
-/// When the system has no more of what a connection takes, accepting rests: it would fail at once again and again.
+/// When the system has no more of what a connection takes, accepting rests: it would fail at once
+/// again and again.
 const REST: Duration = Duration::from_millis(200);
 /// How often that is told.
 const TELL: Duration = Duration::from_secs(30);
-/// hyper doubles its read buffer each time a read fills it; a hundred uploads at once would take 40 MB before anybody has looked
-/// at a byte. It is also the most that the header of a request may have.
+/// hyper doubles its read buffer each time a read fills it; a hundred uploads at once would take 40
+/// MB before anybody has looked at a byte. It is also the most that the header of a request may
+/// have.
 const BUFFER: usize = 32 * 1024;
 /// Requests at once on one connection of HTTP/2.
 const STREAMS: u32 = 100;
@@ -147,7 +150,8 @@ impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
     }
 }
 
-/// Whether the connection was gone before it was accepted (accept(2)); the next one is another matter.
+/// Whether the connection was gone before it was accepted (accept(2)); the next one is another
+/// matter.
 fn is_of_the_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
@@ -155,7 +159,8 @@ fn is_of_the_client(error: &io::Error) -> bool {
 
 fn http() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    // The time for headers is ours to watch: hyper's counts from the end of the last answer and would end the idle.
+    // The time for headers is ours to watch: hyper's counts from the end of the last answer and
+    // would end the idle.
     http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER);
     http.http2()
         .timer(TokioTimer::new())
@@ -183,7 +188,8 @@ async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
             None => serve(&door, stream, peer, &seat, Scheme::HTTP).await,
             Some(tls) => match tls.shake_hands(stream).await {
                 Ok(stream) => serve(&door, stream, peer, &seat, Scheme::HTTPS).await,
-                // Scanners, clients that do not trust the certificate, browsers that speak HTTP: each day has many.
+                // Scanners, clients that do not trust the certificate, browsers that speak HTTP:
+                // each day has many.
                 Err(error) => tracing::debug!(%error, "a connection ended before a request"),
             },
         }
@@ -259,8 +265,8 @@ async fn answer<E: Endpoint<Output = poem::Response> + 'static>(
     Response::<BoxBody<Bytes, io::Error>>::from(response).map(|body| Answering::new(body, for_answer).boxed())
 }
 
-/// Why a request does not say to whom it goes, where it has to (RFC 9112, 3.2): a proxy before this server may have taken it for
-/// another's. In HTTP/2 the address says it, which hyper checks.
+/// Why a request does not say to whom it goes, where it has to (RFC 9112, 3.2): a proxy before this
+/// server may have taken it for another's. In HTTP/2 the address says it, which hyper checks.
 fn misdirected(parts: &hyper::http::request::Parts) -> Option<Problem> {
     if parts.version == Version::HTTP_2 {
         return None;
@@ -287,7 +293,8 @@ fn coded(parts: &hyper::http::request::Parts) -> Option<Problem> {
     }
 }
 
-/// Whether it names a host, or is empty, where the address has none. An address may also name a user before it.
+/// Whether it names a host, or is empty, where the address has none. An address may also name a
+/// user before it.
 fn is_host(host: &[u8]) -> bool {
     host.is_empty() || !host.contains(&b'@') && Authority::try_from(host).is_ok()
 }

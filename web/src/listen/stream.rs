@@ -1,8 +1,9 @@
 //! A connection's bytes, and a note of when they flow.
 //!
-//! A client that sends no more has left, or it has closed its sending half (`nc -N`, `shutdown(SHUT_WR)`) and waits for its answer:
-//! TCP says the same of both. What tells them apart is a byte that is sent to it, for a system whose program has left resets the
-//! connection. So it is sent the first byte of its answer, whatever that will be: all begin with `HTTP/`.
+//! A client that sends no more has left, or it has closed its sending half (`nc -N`,
+//! `shutdown(SHUT_WR)`) and waits for its answer: TCP says the same of both. What tells them apart
+//! is a byte that is sent to it, for a system whose program has left resets the connection. So it
+//! is sent the first byte of its answer, whatever that will be: all begin with `HTTP/`.
 
 use std::{
     io,
@@ -26,7 +27,8 @@ const FIRST: &[u8] = b"H";
 const LOOK: Duration = Duration::from_millis(200);
 /// The same, where what has come and is not read hides the end.
 const LOOK_BEHIND: Duration = Duration::from_secs(1);
-/// Who reads the body may be a moment behind what has come: how often is looked whether all of it was there, and for how long.
+/// Who reads the body may be a moment behind what has come: how often is looked whether all of it
+/// was there, and for how long.
 const LOOK_FOR_END: Duration = Duration::from_millis(5);
 const BEHIND: Duration = Duration::from_millis(250);
 
@@ -76,8 +78,8 @@ impl Stream {
         write
     }
 
-    /// Ends with an error when a client that waits for its answer has left. A reader sees that, but where more has come than
-    /// one request nobody reads until it is answered.
+    /// Ends with an error when a client that waits for its answer has left. A reader sees that, but
+    /// where more has come than one request nobody reads until it is answered.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if !self.seat.is_owed() {
             return Poll::Pending;
@@ -133,7 +135,8 @@ impl Stream {
         write.map_ok(|sent| sent + FIRST.len())
     }
 
-    /// Ends when the answer is out, when the client turns out to be gone, or when its request turns out not to be whole.
+    /// Ends when the answer is out, when the client turns out to be gone, or when its request turns
+    /// out not to be whole.
     fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(half) = &mut self.half_closed else { return Poll::Ready(Ok(())) };
         loop {
@@ -208,7 +211,8 @@ impl AsyncWrite for Stream {
         self.tcp.is_write_vectored()
     }
 
-    /// It is asked for each time that the connection looks what there is to do, also where nothing is written.
+    /// It is asked for each time that the connection looks what there is to do, also where nothing
+    /// is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Poll::Ready(error) = self.poll_left(cx) {
             return Poll::Ready(Err(error));

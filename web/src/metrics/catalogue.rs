@@ -1,5 +1,6 @@
-//! Every metric there is: its name, kind, unit, labels and meaning. The registry is built from this list, `docs/METRICS.md` shows it,
-//! and the dashboard and the alerts may name nothing else; tests hold all of that true (`documents.rs`).
+//! Every metric there is: its name, kind, unit, labels and meaning. The registry is built from this
+//! list, `docs/METRICS.md` shows it, and the dashboard and the alerts may name nothing else; tests
+//! hold all of that true (`documents.rs`).
 
 use prometheus_client::{
     encoding::{EncodeLabelValue, LabelValueEncoder},

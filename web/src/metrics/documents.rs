@@ -1,5 +1,5 @@
-//! Holds what is written about the metrics to the catalogue: the table of docs/METRICS.md, the dashboard, the alerts; and the
-//! catalogue to the conventions.
+//! Holds what is written about the metrics to the catalogue: the table of docs/METRICS.md, the
+//! dashboard, the alerts; and the catalogue to the conventions.
 
 mod alerts;
 mod dashboard;

@@ -1,8 +1,8 @@
 //! What the controller writes of itself, as `/status` and `/events` pass it on.
 //!
-//! This program hands on bytes that are another's, and does not link the controller to describe them. So its types are written
-//! down here a second time, for the description alone; `controller/tests.rs` holds them to what the controller really writes, key
-//! by key.
+//! This program hands on bytes that are another's, and does not link the controller to describe
+//! them. So its types are written down here a second time, for the description alone;
+//! `controller/tests.rs` holds them to what the controller really writes, key by key.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -84,9 +84,11 @@ struct Controller {
     reloaded_at: Option<DateTime<Utc>>,
     /// Every pool that has a policy or instances, by name.
     pools: Vec<Pool>,
-    /// Every complaint about the policy files as they are on disk, a sentence each. Empty when all are good.
+    /// Every complaint about the policy files as they are on disk, a sentence each. Empty when all
+    /// are good.
     policy_errors: Vec<String>,
-    /// What could not be seen in the last pass, a sentence each. While there is any, nothing is drained.
+    /// What could not be seen in the last pass, a sentence each. While there is any, nothing is
+    /// drained.
     problems: Vec<String>,
     /// The last decisions that changed something, the latest last.
     decisions: Vec<Decision>,
@@ -94,7 +96,8 @@ struct Controller {
     throughput_per_s: f64,
     /// What an operator ordered, as it is in force.
     operator: Operator,
-    /// What is wrong with the file of these orders as it is on disk; the last good ones are in force.
+    /// What is wrong with the file of these orders as it is on disk; the last good ones are in
+    /// force.
     #[oai(nullable)]
     operator_error: Option<String>,
     /// The folder of the policy files, from the root.
@@ -154,7 +157,8 @@ struct Pool {
     paused: Option<Order>,
     /// What the last plan would have done if the pool were not paused, like `start default-1`.
     would: Vec<String>,
-    /// Seconds from the receipt of a job to its result, on the average of the workers' last reports.
+    /// Seconds from the receipt of a job to its result, on the average of the workers' last
+    /// reports.
     #[oai(nullable)]
     service_s: Option<f64>,
     /// What was learnt of the pool over time.
@@ -203,7 +207,8 @@ struct Instance {
     /// Why everything fails there, if it does.
     #[oai(nullable)]
     failing: Option<String>,
-    /// Mean time from the receipt of a job to its result, in milliseconds, in the last report that had any.
+    /// Mean time from the receipt of a job to its result, in milliseconds, in the last report that
+    /// had any.
     #[oai(nullable)]
     service_mean_ms: Option<f64>,
     /// The 95th percentile of the same.
@@ -275,7 +280,8 @@ struct Learnt {
     expected_per_s: Option<f64>,
 }
 
-/// What a pool did and cost since midnight in the budget's time zone (UTC without one); null is what is not known.
+/// What a pool did and cost since midnight in the budget's time zone (UTC without one); null is
+/// what is not known.
 #[derive(Debug, Object)]
 #[oai(nullable_all)]
 struct Usage {

@@ -50,7 +50,8 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// Whether this is news to who knows `known`. A look alone is none: the times of looks do not count.
+    /// Whether this is news to who knows `known`. A look alone is none: the times of looks do not
+    /// count.
     pub(crate) fn is_news_after(&self, known: &Self) -> bool {
         // Every field is named, so that a new one is not forgotten here.
         let Self {
@@ -121,7 +122,8 @@ pub(crate) async fn of(operator: &Operator) -> Status {
     }
 }
 
-/// Replaces texts in which a cloud names an account or a role: numbers of twelve digits, and resource names.
+/// Replaces texts in which a cloud names an account or a role: numbers of twelve digits, and
+/// resource names.
 fn keep_names_back(value: &mut Value) {
     match value {
         Value::String(text) => {
@@ -137,7 +139,8 @@ fn keep_names_back(value: &mut Value) {
     }
 }
 
-/// The controller replaces its file whole, so that what is read is either the old one or the new one.
+/// The controller replaces its file whole, so that what is read is either the old one or the new
+/// one.
 async fn controller_status(operator: &Operator) -> Value {
     let text = tokio::fs::read(operator.settings().status_file()).await.unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or(Value::Null)

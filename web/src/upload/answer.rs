@@ -19,8 +19,8 @@ use crate::{
 /// Says of an answer in text, too, that it is a stored one (RFC 9211).
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-// `Serialize` makes what is sent, `Object` its description (see api.rs); a test holds the one to the other.
-// The derivation of `Object` has a lifetime `'a` of its own.
+// `Serialize` makes what is sent, `Object` its description (see api.rs); a test holds the one to
+// the other. The derivation of `Object` has a lifetime `'a` of its own.
 
 /// A classified image.
 #[derive(Debug, Serialize, Object)]
@@ -39,8 +39,8 @@ pub(crate) struct Finished<'r> {
     top: Vec<Guess<'r>>,
     /// The model that looked at it.
     model: &'r str,
-    /// The version of that model: a digest of the model file, the labels and the settings that decide its answers. Empty where
-    /// the result is of a time without versions.
+    /// The version of that model: a digest of the model file, the labels and the settings that
+    /// decide its answers. Empty where the result is of a time without versions.
     version: &'r str,
     /// Whether this is the stored result of an earlier upload.
     cached: bool,
@@ -88,7 +88,8 @@ pub(crate) struct Pending<'r> {
     location: String,
     /// When to look there, in seconds.
     retry_after_s: u64,
-    /// How long it will take, in seconds, as far as can be told; `retry_after_s` is this in whole ones.
+    /// How long it will take, in seconds, as far as can be told; `retry_after_s` is this in whole
+    /// ones.
     eta_s: f64,
 }
 
@@ -111,7 +112,8 @@ pub(crate) struct Failed<'r> {
     error: problem::Document<'r>,
 }
 
-/// One line of the answer to an upload of several images: `Finished`, `Pending` or `Failed`, told apart by what they have.
+/// One line of the answer to an upload of several images: `Finished`, `Pending` or `Failed`, told
+/// apart by what they have.
 #[derive(Debug, Serialize, Union)]
 #[serde(untagged)]
 pub(crate) enum Line<'r> {
@@ -259,7 +261,8 @@ fn percent(text: &str) -> String {
 
 impl<'a> Pending<'a> {
     pub(crate) fn new(id: JobId, name: Option<&'a str>, model: &str, eta_s: f64) -> Self {
-        // The name is this client's own. Who uploaded the same image under another one has another address.
+        // The name is this client's own. Who uploaded the same image under another one has another
+        // address.
         let model = Some(model).filter(|model| *model != eirs_platform::settings::Model::DEFAULT);
         let named = name.filter(|name| *name != UNNAMED).map(percent);
         let parameters =

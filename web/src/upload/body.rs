@@ -1,5 +1,6 @@
-//! Reads the images out of a request, one after another, within the limits: bytes for each image, the room for all arriving
-//! bodies together (`room.rs`), and the patience for a client that sends slowly (`pace.rs`).
+//! Reads the images out of a request, one after another, within the limits: bytes for each image,
+//! the room for all arriving bodies together (`room.rs`), and the patience for a client that sends
+//! slowly (`pace.rs`).
 
 use std::{io, sync::Arc};
 
@@ -30,8 +31,8 @@ use crate::{
 /// The names under which forms send an image.
 pub(crate) const FIELDS: [&str; 4] = ["myfile", "file", "image", "inputFile"];
 
-/// Whether images are in the field of this name. Some libraries write `[]` after the name of a field
-/// that occurs several times.
+/// Whether images are in the field of this name. Some libraries write `[]` after the name of a
+/// field that occurs several times.
 fn is_for_images(name: &str) -> bool {
     let name = name.strip_suffix("[]").unwrap_or(name);
     FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name))
@@ -62,7 +63,8 @@ pub(crate) struct Images {
 }
 
 enum Source {
-    /// A form, or parts that stand together without one, such as those of a `multipart/mixed`, which have no fields.
+    /// A form, or parts that stand together without one, such as those of a `multipart/mixed`,
+    /// which have no fields.
     Form {
         form: Box<Form>,
         has_fields: bool,
@@ -114,7 +116,8 @@ impl Images {
         Ok(Self { source, max_image, room: room.clone(), others: Vec::new(), skipped: 0 })
     }
 
-    /// The next image; `None` after the last. An `Err` outside ends the request, one inside only this image.
+    /// The next image; `None` after the last. An `Err` outside ends the request, one inside only
+    /// this image.
     pub(crate) async fn next(&mut self) -> Result<Option<Result<Image, Refused>>, Problem> {
         match std::mem::replace(&mut self.source, Source::End) {
             Source::End => Ok(None),
@@ -165,8 +168,9 @@ impl Images {
         Ok(None)
     }
 
-    /// Reads the present part of a form to its end. One that is too large is read, too, but not kept: others may follow. `None` for
-    /// what a browser sends where no file was chosen: nothing, with an empty name.
+    /// Reads the present part of a form to its end. One that is too large is read, too, but not
+    /// kept: others may follow. `None` for what a browser sends where no file was chosen: nothing,
+    /// with an empty name.
     async fn image_of(
         &mut self,
         form: &mut Form,

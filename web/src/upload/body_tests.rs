@@ -1,4 +1,5 @@
-//! The reader of bodies as a whole: whatever the pieces in which a body comes, and however it is broken, it holds the same.
+//! The reader of bodies as a whole: whatever the pieces in which a body comes, and however it is
+//! broken, it holds the same.
 
 use poem::http::HeaderMap;
 use proptest::prelude::*;

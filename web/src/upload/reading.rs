@@ -1,4 +1,5 @@
-//! For tests and fuzzing: all that the body of an upload holds, in texts that can be compared, whatever the pieces in which it came.
+//! For tests and fuzzing: all that the body of an upload holds, in texts that can be compared,
+//! whatever the pieces in which it came.
 
 use std::{
     cell::OnceCell,
@@ -21,7 +22,8 @@ thread_local! {
     static RUNTIME: OnceCell<tokio::runtime::Runtime> = const { OnceCell::new() };
 }
 
-/// Reads a body that comes in these pieces: images with their names, refusals, and at the end what is wrong with the whole.
+/// Reads a body that comes in these pieces: images with their names, refusals, and at the end what
+/// is wrong with the whole.
 ///
 /// # Panics
 ///

@@ -22,14 +22,14 @@ use super::{
 };
 use crate::{access::Allowance, jobs::Key, problem::Problem};
 
-/// Where the queue cannot say of each image whether its job is in it: a job that is older, and whose queue is empty, was dropped. A
-/// queue of SQS knows within a minute how much is in it.
+/// Where the queue cannot say of each image whether its job is in it: a job that is older, and
+/// whose queue is empty, was dropped. A queue of SQS knows within a minute how much is in it.
 const LOST_AFTER: Duration = Duration::from_secs(120);
 /// The clocks of two machines differ by less.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
 
-/// The result of an earlier upload: 200 when it is there, 202 while it is coming, 410 when it will not come any more, 404 when the
-/// image is unknown.
+/// The result of an earlier upload: 200 when it is there, 202 while it is coming, 410 when it will
+/// not come any more, 404 when the image is unknown.
 #[handler]
 pub(crate) async fn result(
     request: &Request,
@@ -46,7 +46,8 @@ async fn waited(request: &Request, id: &str, uploads: &Uploads) -> std::result::
         return look(request, id, uploads).await;
     }
     let until = Instant::now() + wait;
-    // Who waits takes a place like an upload that waits; where there is none, the answer comes at once.
+    // Who waits takes a place like an upload that waits; where there is none, the answer comes at
+    // once.
     let allowance = request.extensions().get::<Allowance>();
     let place = (uploads.places.clone().try_acquire_owned(), allowance.map(Allowance::upload).transpose());
     loop {
@@ -140,8 +141,8 @@ async fn of_model(uploads: &Uploads, key: &Key) -> Result<Found> {
         return Ok(Found::Pending);
     }
     let newest = uploads.jobs.newest(key).await?.map(Arc::new);
-    // One of another version may be the answer, of a worker that has not been replaced yet. One from before the last upload is none,
-    // and better than none where no other will come.
+    // One of another version may be the answer, of a worker that has not been replaced yet. One
+    // from before the last upload is none, and better than none where no other will come.
     let newest = newest.filter(|reply| !is_waiting || reply.at + CLOCKS_DIFFER >= asked_at);
     Ok(match newest {
         Some(reply) => Found::Result(reply),

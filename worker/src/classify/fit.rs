@@ -1,8 +1,9 @@
-//! Finds the preprocessing of a model by trying: on images whose labels are known, the right way names most of them rightly,
-//! and with the most confidence.
+//! Finds the preprocessing of a model by trying: on images whose labels are known, the right way
+//! names most of them rightly, and with the most confidence.
 //!
-//! Not every combination is tried. What the numbers are decides most, so that comes first, with both orders of the colours;
-//! then how the picture is cut, with the best few of these; then the filter, with the best few of those.
+//! Not every combination is tried. What the numbers are decides most, so that comes first, with
+//! both orders of the colours; then how the picture is cut, with the best few of these; then the
+//! filter, with the best few of those.
 
 use std::{
     cmp::Ordering,
@@ -56,8 +57,8 @@ impl Trial {
         other.right.cmp(&self.right).then(other.likelihood.total_cmp(&self.likelihood))
     }
 
-    /// For each right label the one by which the model calls most of its images, each given once; and how many images that
-    /// makes right.
+    /// For each right label the one by which the model calls most of its images, each given once;
+    /// and how many images that makes right.
     fn renamed(&self) -> (BTreeMap<&str, &str>, usize) {
         let mut pairs: Vec<(usize, &str, &str)> = self
             .called
@@ -77,7 +78,8 @@ impl Trial {
         (names, images)
     }
 
-    /// The labels in the order that fits the images, where another order than the model's names far more of them rightly.
+    /// The labels in the order that fits the images, where another order than the model's names far
+    /// more of them rightly.
     pub fn other_order(&self, labels: &[String]) -> Option<Vec<String>> {
         let (names, images) = self.renamed();
         let is_clear = images * 10 >= self.images * 7 && images >= 2 * self.right.max(1) && names.len() > 1;
@@ -174,8 +176,9 @@ fn filter(model: &mut Model, filter: Filter, antialias: bool) {
     (model.filter, model.antialias) = (Some(filter), Some(antialias));
 }
 
-/// Tries ways to prepare `known` images for the model of `base`, which names its file and its labels, and returns them all,
-/// the best one first. `says` hears of each one that was tried, with its number and about how many there are.
+/// Tries ways to prepare `known` images for the model of `base`, which names its file and its
+/// labels, and returns them all, the best one first. `says` hears of each one that was tried, with
+/// its number and about how many there are.
 ///
 /// # Errors
 ///
@@ -290,7 +293,8 @@ impl Search<'_> {
     fn best(&self) -> Vec<Trial> {
         let mut best = self.trials.clone();
         best.sort_by(Trial::is_better);
-        // Where the labels are in another order than the outputs, the best way is the one whose guesses are the most of one mind.
+        // Where the labels are in another order than the outputs, the best way is the one whose
+        // guesses are the most of one mind.
         if best.first().is_some_and(|first| first.right * 2 < first.images) {
             best.sort_by_key(|trial| std::cmp::Reverse(trial.right.max(trial.renamed().1)));
         }
@@ -428,7 +432,8 @@ pub fn table(name: &str, model: &Model) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// JSON's values are TOML's but for their spaces; numbers of 32 bits are written as people write them.
+/// JSON's values are TOML's but for their spaces; numbers of 32 bits are written as people write
+/// them.
 fn value(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Array(list) => {

@@ -1,4 +1,5 @@
-//! What `eirs model check` shows: the model as it was loaded, its answer to an image, and what looks wrong.
+//! What `eirs model check` shows: the model as it was loaded, its answer to an image, and what
+//! looks wrong.
 
 pub mod engines;
 
@@ -52,7 +53,8 @@ pub fn check(model: &Model, image: Option<&Image>) -> anyhow::Result<Report> {
     if let Some(image) = image {
         let mut classifier = loaded.classifier()?;
         let images = std::slice::from_ref(image);
-        // The first run sets up buffers or starts the script: only the second shows what an image costs.
+        // The first run sets up buffers or starts the script: only the second shows what an image
+        // costs.
         let first = classifier.classify(images);
         let start = Instant::now();
         let second = if matches!(first.first(), Some(Ok(_))) { classifier.classify(images) } else { first };

@@ -1,5 +1,5 @@
-//! Any image-classification model in an ONNX file, on one of two engines: ONNX Runtime where its library is found and can
-//! run the model, or else rten, which is compiled in.
+//! Any image-classification model in an ONNX file, on one of two engines: ONNX Runtime where its
+//! library is found and can run the model, or else rten, which is compiled in.
 
 mod engines;
 mod graph;
@@ -67,8 +67,8 @@ trait Engine: Send + Sync {
 
 /// Runs the model on one thread.
 trait Session: Send {
-    /// Puts the output of that number for `numbers`, an array of this shape that goes into the input of that number as that
-    /// type, into `answer`.
+    /// Puts the output of that number for `numbers`, an array of this shape that goes into the
+    /// input of that number as that type, into `answer`.
     fn run(
         &mut self,
         input: (usize, Element),
@@ -232,8 +232,9 @@ impl Onnx {
         let port = &engine.outputs()[output];
         Candidate::ensure_right(engine.name(), graph, &port.name).map_err(Trouble::Engine)?;
 
-        // An inference shows how many classes there are, what the scores are, and that the model runs at all. A
-        // large model spends as long on one as on its load, so a second one is only for what may be chance.
+        // An inference shows how many classes there are, what the scores are, and that the model
+        // runs at all. A large model spends as long on one as on its load, so a second one is only
+        // for what may be chance.
         let ends_in = graph.and_then(|graph| graph.last_operator(&port.name));
         let is_clear = |answer: &Answer| {
             let rows = recipe.input.images.unwrap_or(1);

@@ -6,12 +6,12 @@
 //!   lines is passed over. A command that prints one line only may leave the name out. With several
 //!   lines without the name, the label is unclear: that is a failure, and the lines are quoted.
 //! - `stream`: the command is kept running. For each path, one a line on its standard input, it
-//!   prints one line of JSON, and flushes it: `{"label": "cat", "confidence": 0.9}`, or
-//!   `{"top": [{"label": ..., "confidence": ...}, ...]}`, or
-//!   `{"error": "why this image can never work"}`, or `{"retry": "why it may work later"}`. With a
-//!   member `path` it says which image it means, and is held to it: a late answer to another image
-//!   is passed over. So are lines that are no answer (banners, progress bars, logs); they are
-//!   quoted where no answer comes. The object may be written over several lines. An answer that nobody asked for ends the process.
+//!   prints one line of JSON, and flushes it: `{"label": "cat", "confidence": 0.9}`, or `{"top":
+//!   [{"label": ..., "confidence": ...}, ...]}`, or `{"error": "why this image can never work"}`,
+//!   or `{"retry": "why it may work later"}`. With a member `path` it says which image it means,
+//!   and is held to it: a late answer to another image is passed over. So are lines that are no
+//!   answer (banners, progress bars, logs); they are quoted where no answer comes. The object may
+//!   be written over several lines. An answer that nobody asked for ends the process.
 //!
 //! Exit code 75 (`EX_TEMPFAIL`) says of either that this may work later; any other but 0 is a
 //! failure. Both are tried again, for as long as `queue.retry_for` says. A confidence that is a

@@ -1,5 +1,6 @@
-//! Where each pixel of what a model sees comes from: the arithmetic of sizes, cuts and borders, without any pixels. It is done
-//! for the upright picture; `resize.rs` turns it to how the picture is stored.
+//! Where each pixel of what a model sees comes from: the arithmetic of sizes, cuts and borders,
+//! without any pixels. It is done for the upright picture; `resize.rs` turns it to how the picture
+//! is stored.
 
 use eirs_platform::settings::{Filter, PadPlace};
 
@@ -14,10 +15,11 @@ pub struct Geometry {
     pub fit: Fit,
     /// How pixels are scaled.
     pub filter: Filter,
-    /// Whether all pixels that are covered count, as with Pillow, or the nearest few, as with OpenCV.
+    /// Whether all pixels that are covered count, as with Pillow, or the nearest few, as with
+    /// OpenCV.
     pub antialias: bool,
-    /// Where half of what is too much is no whole number: whether the smaller part goes off in front, as in transformers, or
-    /// the even one, as in torchvision.
+    /// Where half of what is too much is no whole number: whether the smaller part goes off in
+    /// front, as in transformers, or the even one, as in torchvision.
     pub cuts_less_in_front: bool,
 }
 
@@ -48,12 +50,14 @@ pub enum Fit {
 pub struct Plan {
     /// Width and height of the scaled picture.
     pub scaled: (u64, u64),
-    /// Column and row of its first pixel in what comes out; negative where the beginning is cut off.
+    /// Column and row of its first pixel in what comes out; negative where the beginning is cut
+    /// off.
     pub at: (i64, i64),
 }
 
 impl Geometry {
-    /// The short side scaled to `resize` pixels, bilinear and antialiased, and the centre of `side` x `side` cut out.
+    /// The short side scaled to `resize` pixels, bilinear and antialiased, and the centre of `side`
+    /// x `side` cut out.
     pub fn crop(side: u32, resize: u32) -> Self {
         let fit = Fit::Crop { cover: (resize.max(side), resize.max(side)) };
         Self { size: (side, side), fit, filter: Filter::Bilinear, antialias: true, cuts_less_in_front: false }
@@ -113,7 +117,8 @@ impl Geometry {
         Plan { scaled, at: (-off(scaled.0, self.size.0), -off(scaled.1, self.size.1)) }
     }
 
-    /// What must be decoded of a picture. `None` where a decoder that gives less than the whole would change what comes out.
+    /// What must be decoded of a picture. `None` where a decoder that gives less than the whole
+    /// would change what comes out.
     pub fn view(&self) -> Option<View> {
         let smooth = self.antialias && self.filter != Filter::Nearest;
         let whole =
@@ -149,7 +154,8 @@ mod tests {
     #[test]
     fn lengths_and_offsets_are_those_of_the_libraries() {
         let square = geometry((224, 224), Fit::Crop { cover: (256, 256) });
-        // torchvision: int(256 * 500 / 375) = 341; round((341 - 224) / 2) = 58 (58.5, to the even one).
+        // torchvision: int(256 * 500 / 375) = 341; round((341 - 224) / 2) = 58 (58.5, to the even
+        // one).
         assert_eq!(square.plan((500.0, 375.0)), Plan { scaled: (341, 256), at: (-58, -16) });
         // Half of 343 - 224 is 59.5: 60 is even, and transformers takes int(59.5).
         let less = Geometry { cuts_less_in_front: true, ..square.clone() };

@@ -1,7 +1,7 @@
 //! HEIC and AVIF, by libheif, a library of C that is opened at run time where there is one: HEVC is
 //! patented, so that no decoder can be built in. It turns and mirrors the picture as the file says;
-//! the EXIF orientation counts nothing then, and the one in XMP only in an AVIF file that has no other
-//! (as for Pillow).
+//! the EXIF orientation counts nothing then, and the one in XMP only in an AVIF file that has no
+//! other (as for Pillow).
 
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
@@ -129,8 +129,8 @@ impl<'f> Picture<'f> {
 
     /// The colour profile, which is not there where the colours are described by a few numbers.
     fn profile(&self) -> Option<Vec<u8>> {
-        // SAFETY: the handle is valid as long as the picture, and the library writes as many bytes as
-        // it said.
+        // SAFETY: the handle is valid as long as the picture, and the library writes as many bytes
+        // as it said.
         unsafe {
             let size = (self.api.image_handle_get_raw_color_profile_size)(self.handle);
             let mut profile = vec![0; Some(size).filter(|size| *size <= self.file.len())?];
@@ -144,8 +144,9 @@ impl<'f> Picture<'f> {
     fn metadata(&self) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         const MOST_BLOCKS: c_int = 100;
         let (mut exif, mut xmp) = (None, None);
-        // SAFETY: the handle is valid as long as the picture; the library writes no more numbers than
-        // there is room for, and as many bytes as it said. The texts that it gives end with a zero.
+        // SAFETY: the handle is valid as long as the picture; the library writes no more numbers
+        // than there is room for, and as many bytes as it said. The texts that it gives end with a
+        // zero.
         unsafe {
             let count = (self.api.image_handle_get_number_of_metadata_blocks)(self.handle, null());
             let mut ids = vec![0; count.clamp(0, MOST_BLOCKS) as usize];

@@ -1,6 +1,6 @@
 //! Icons: of several pictures the one that Pillow takes, which is the largest, and of equally large
-//! ones the one of the fewest colours. The decoder of the `image` crate (0.25.10) takes another one,
-//! and refuses a PNG without alpha.
+//! ones the one of the fewest colours. The decoder of the `image` crate (0.25.10) takes another
+//! one, and refuses a PNG without alpha.
 
 use std::io::Cursor;
 

@@ -18,8 +18,8 @@ pub struct Resizer {
 }
 
 impl Resizer {
-    /// Makes a picture what a model sees, and hands every pixel of that, upright, from the left and the top, to `put` as
-    /// (index, [red, green, blue, alpha]).
+    /// Makes a picture what a model sees, and hands every pixel of that, upright, from the left and
+    /// the top, to `put` as (index, [red, green, blue, alpha]).
     pub fn fit(
         &mut self,
         pixels: &Pixels,
@@ -130,7 +130,8 @@ impl Resizer {
         let (channels, samples) = (pixels.channels(), pixels.samples());
         self.scaled.clear();
         for row in 0..to_height {
-            // Without turning, rows of the upright picture are stored rows; the taps are flipped, so the result must not be.
+            // Without turning, rows of the upright picture are stored rows; the taps are flipped,
+            // so the result must not be.
             let row = if turn.flip_y { to_height - 1 - row } else { row };
             for column in 0..to_width {
                 let column = if turn.flip_x { to_width - 1 - column } else { column };

@@ -1,5 +1,6 @@
-//! Scaling without antialiasing: each pixel comes of the nearest few, however much smaller the picture becomes. OpenCV and torch
-//! (without `antialias`) do it so, and models were trained on what comes out.
+//! Scaling without antialiasing: each pixel comes of the nearest few, however much smaller the
+//! picture becomes. OpenCV and torch (without `antialias`) do it so, and models were trained on
+//! what comes out.
 
 use eirs_platform::settings::Filter;
 
@@ -13,7 +14,8 @@ pub(super) struct Taps {
 }
 
 impl Taps {
-    /// For the scaled pixels `first..first + count` of an axis of `length` pixels that becomes `scaled` long.
+    /// For the scaled pixels `first..first + count` of an axis of `length` pixels that becomes
+    /// `scaled` long.
     pub(super) fn new(
         filter: Filter,
         centred: bool,
@@ -29,8 +31,9 @@ impl Taps {
         let mut middle = (0..first).fold(scale * 0.5, |middle, _| middle + scale);
         for index in first..first + count {
             if each == 1 {
-                // OpenCV and torch take the pixel in which the left edge is, Pillow that of the middle, to which it comes step
-                // by step (`Geometry.c`, ImagingScaleAffine), and so past a whole number or not.
+                // OpenCV and torch take the pixel in which the left edge is, Pillow that of the
+                // middle, to which it comes step by step (`Geometry.c`, ImagingScaleAffine), and so
+                // past a whole number or not.
                 let place = if centred { middle } else { index as f64 * scale };
                 middle += scale;
                 taps.push(((place.floor() as i64).clamp(0, last) as usize, 1.0));

@@ -1,6 +1,7 @@
-//! TIFF: the numbers by the `tiff` crate (0.11.3), which is shown every file as grey of so many samples
-//! (it mixes numbers up where a predictor meets samples that are no colours, and refuses planes in
-//! tiles); what they mean is decided here, as Pillow does. JPEG within TIFF is read by our own decoder.
+//! TIFF: the numbers by the `tiff` crate (0.11.3), which is shown every file as grey of so many
+//! samples (it mixes numbers up where a predictor meets samples that are no colours, and refuses
+//! planes in tiles); what they mean is decided here, as Pillow does. JPEG within TIFF is read by
+//! our own decoder.
 
 mod directory;
 

@@ -50,8 +50,8 @@ pub(super) fn survey(file: &[u8]) -> Survey {
     Survey { width, height, orientation: turned::orientation(exif, xmp) }
 }
 
-/// The file as its first frame is to be read: libwebp does not blend it with the empty canvas, which
-/// would take the colours away that are nearly transparent.
+/// The file as its first frame is to be read: libwebp does not blend it with the empty canvas,
+/// which would take the colours away that are nearly transparent.
 pub(super) fn unblended(file: &[u8]) -> Cow<'_, [u8]> {
     const NO_BLENDING: u8 = 2;
     let flags = first_frame(file).map(|frame| frame + 8 + 15);

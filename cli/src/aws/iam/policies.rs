@@ -1,5 +1,5 @@
-//! Who may do what: the least that each role needs, as policy documents. Pure, so that `eirs setup --print-iam` shows what
-//! setup would write, without asking anybody.
+//! Who may do what: the least that each role needs, as policy documents. Pure, so that `eirs setup
+//! --print-iam` shows what setup would write, without asking anybody.
 
 mod boundary;
 mod operator;

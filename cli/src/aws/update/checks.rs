@@ -1,5 +1,6 @@
-//! The images by which a new image of the machines is judged: those of the operator, whose labels are known; those that were
-//! uploaded lately, whose results of before are stored; and a grey picture where there is neither.
+//! The images by which a new image of the machines is judged: those of the operator, whose labels
+//! are known; those that were uploaded lately, whose results of before are stored; and a grey
+//! picture where there is neither.
 
 use std::cmp::Reverse;
 
@@ -78,7 +79,8 @@ async fn own(settings: &Settings, backend: &Backend) -> anyhow::Result<Vec<Check
     Ok(checks)
 }
 
-/// The newest results of the version that gave the last ones, as far as their images are still stored.
+/// The newest results of the version that gave the last ones, as far as their images are still
+/// stored.
 async fn lately(backend: &Backend, model: &str) -> anyhow::Result<Vec<Check>> {
     let (results, images) = (backend.results(), backend.images());
     let prefix = format!("versions/{model}/");

@@ -1,5 +1,6 @@
-//! What is known of an update beyond its machines: where it goes, where it came from, how far it is, and what somebody wishes.
-//! A blob in the bucket of the images, replaced only by who knows what it says.
+//! What is known of an update beyond its machines: where it goes, where it came from, how far it
+//! is, and what somebody wishes. A blob in the bucket of the images, replaced only by who knows
+//! what it says.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -63,7 +64,8 @@ pub(crate) enum Wish {
     RollBack,
 }
 
-/// The process that carries it out. Its beats are counted, not timed: clocks of two machines differ.
+/// The process that carries it out. Its beats are counted, not timed: clocks of two machines
+/// differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Driver {
     who: String,
@@ -149,7 +151,8 @@ impl Record {
         anyhow::bail!("the record of the update, {KEY}, is changed by others all the time")
     }
 
-    /// Becomes the process that carries it out, when no other one is heard any more, and says so until the answer is dropped.
+    /// Becomes the process that carries it out, when no other one is heard any more, and says so
+    /// until the answer is dropped.
     pub(crate) async fn drive(&self, tell: &dyn Fn(&str)) -> anyhow::Result<Driving> {
         let driver = self.read().await?.context("there is no update")?.driver;
         if let Some(other) = driver.filter(|other| *other.who != *self.who) {
@@ -172,7 +175,8 @@ impl Record {
         let beats = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(record.every).await;
-                // One that fails is made up for by the next; whoever cannot write at all learns it from the next step.
+                // One that fails is made up for by the next; whoever cannot write at all learns it
+                // from the next step.
                 let _missed = record.beat().await;
             }
         });

@@ -25,7 +25,8 @@ use crate::aws::{
 const FAILURES: u32 = 3;
 /// Tags are seen late; what is not seen yet is done once more, which changes nothing.
 const SEEN_AFTER: Duration = Duration::from_millis(500);
-/// A machine that is to go is parked by then: the controller has one in its place, and it has drained.
+/// A machine that is to go is parked by then: the controller has one in its place, and it has
+/// drained.
 const LEAVES_WITHIN: Duration = Duration::from_secs(45 * 60);
 
 /// Where an update happens.
@@ -59,8 +60,9 @@ impl<E: Into<anyhow::Error>> From<E> for Halt {
 type Way<T> = Result<T, Halt>;
 
 impl Roll<'_> {
-    /// Carries the update out as far as it goes: to where the machines are of its image, back where they were, or to where
-    /// somebody made it rest. What fails otherwise is an error, and the next run goes on.
+    /// Carries the update out as far as it goes: to where the machines are of its image, back where
+    /// they were, or to where somebody made it rest. What fails otherwise is an error, and the next
+    /// run goes on.
     pub(crate) async fn run(self) -> anyhow::Result<Update> {
         loop {
             let update = self.record.read().await?.context("there is no update")?;
@@ -149,7 +151,8 @@ impl Roll<'_> {
         Ok(())
     }
 
-    /// Back to the image of before; where there was none, there is only to take away what was begun.
+    /// Back to the image of before; where there was none, there is only to take away what was
+    /// begun.
     async fn back(&self, update: &Update) -> Way<()> {
         if let Some(from) = &update.from {
             return self.waves(from, false).await;

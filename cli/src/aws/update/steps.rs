@@ -1,5 +1,5 @@
-//! What comes next for a pool on its way to an image, by what its machines are and what is tagged on them. Pure: an update that
-//! was killed anywhere goes on from what is there.
+//! What comes next for a pool on its way to an image, by what its machines are and what is tagged
+//! on them. Pure: an update that was killed anywhere goes on from what is there.
 
 use aws_sdk_ec2::types::InstanceStateName as State;
 use eirs_platform::aws::tag;
@@ -15,7 +15,8 @@ pub(crate) enum Step {
     TakeAway(Vec<String>),
     /// Machines of the image that nobody has proven yet.
     Prove(Vec<String>),
-    /// Machines of other images for which there are others now: the controller starts them no more, and drains those that run.
+    /// Machines of other images for which there are others now: the controller starts them no more,
+    /// and drains those that run.
     Retire(Vec<String>),
     /// Machines that are to go are still at work.
     Wait(Vec<String>),
@@ -24,7 +25,8 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    /// For a pool whose machines are to be of the image `to`, at most `wave` of them replaced at once.
+    /// For a pool whose machines are to be of the image `to`, at most `wave` of them replaced at
+    /// once.
     pub(crate) fn next(pool: &Pool, to: &str, wave: u32) -> Self {
         let retires = |machine: &&Instance| machine.tag(tag::RETIRES) == Some(tag::YES);
         let is_parked = |machine: &&Instance| machine.state == State::Stopped;
@@ -85,7 +87,8 @@ mod tests {
         machine.tags.insert(key.into(), value.into());
     }
 
-    /// Carries a step out, as an update and a controller that keeps `MIN` running would; `false` where all is done.
+    /// Carries a step out, as an update and a controller that keeps `MIN` running would; `false`
+    /// where all is done.
     fn carry_out(pool: &mut Pool, step: &Step, next_id: &mut u32) -> bool {
         let is_in = |ids: &[String], machine: &Instance| ids.contains(&machine.id);
         match step {

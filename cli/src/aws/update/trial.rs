@@ -1,4 +1,5 @@
-//! Machines that are tried: they take the jobs of the trial and no others, and what they make of them is stored nowhere.
+//! Machines that are tried: they take the jobs of the trial and no others, and what they make of
+//! them is stored nowhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +39,8 @@ impl<'a> Trial<'a> {
     /// Opens the queues. What an interrupted trial left is taken away.
     pub(crate) async fn open(backend: &'a Backend, model: &'a str) -> anyhow::Result<Self> {
         let jobs = backend.trial(model).await?;
-        // SQS empties a queue once a minute; jobs that are left do no harm, for nobody waits for their answers.
+        // SQS empties a queue once a minute; jobs that are left do no harm, for nobody waits for
+        // their answers.
         let _refused = jobs.purge().await;
         let responses = backend.responses(&format!("update-{}", std::process::id())).await?;
         Ok(Self { backend, model, jobs, responses })
@@ -48,7 +50,8 @@ impl<'a> Trial<'a> {
         Ok(self.backend.close_responses(&self.responses).await?)
     }
 
-    /// Has one machine answer every check, one after the other: how long it takes is then its own doing.
+    /// Has one machine answer every check, one after the other: how long it takes is then its own
+    /// doing.
     pub(crate) async fn ask_all(&self, checks: &[Check]) -> anyhow::Result<Vec<Option<Reply>>> {
         let (mut replies, mut patience) = (Vec::new(), FIRST_WITHIN);
         for check in checks {

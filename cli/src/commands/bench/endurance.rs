@@ -1,4 +1,5 @@
-//! What is left of a service that runs for years: files, memory and speed after a million jobs, and how soon it is back after a kill.
+//! What is left of a service that runs for years: files, memory and speed after a million jobs, and
+//! how soon it is back after a kill.
 
 mod expiry;
 
@@ -77,8 +78,8 @@ async fn back_again(mut service: Service, folder: &Path, board: &mut Board) -> a
     service.stop().await
 }
 
-/// Jobs per second of a worker at a short backlog, at a long one, and at a short one again: what changes meanwhile on the
-/// machine is in none of them alone.
+/// Jobs per second of a worker at a short backlog, at a long one, and at a short one again: what
+/// changes meanwhile on the machine is in none of them alone.
 async fn growth_at_a_backlog(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()> {
     let long = 1_000_000 / less;
     let seconds = 20.0 / less as f64;

@@ -1,4 +1,5 @@
-//! A service to be measured: the sibling executables on a state folder of their own, and what they cost.
+//! A service to be measured: the sibling executables on a state folder of their own, and what they
+//! cost.
 
 use std::{
     fs,
@@ -113,7 +114,8 @@ impl Service {
         command_for(program, &self.environment)
     }
 
-    /// A worker that has loaded its model has opened its queue; the first job shows that it takes jobs.
+    /// A worker that has loaded its model has opened its queue; the first job shows that it takes
+    /// jobs.
     async fn wait_for_workers(&self, workers: usize) -> anyhow::Result<()> {
         let loaded = |child: &Child| open_files(child.id(), "bells/requests-") > 0;
         within(START, "the workers to start", || {
@@ -214,7 +216,8 @@ pub(super) fn cpu_seconds(pid: u32) -> Option<f64> {
     Some(ticks / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// The memory of a process, where shared pages count by the share of each sharer (proc(5), `smaps_rollup`).
+/// The memory of a process, where shared pages count by the share of each sharer (proc(5),
+/// `smaps_rollup`).
 fn pss_kb(pid: u32) -> anyhow::Result<f64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("there is no Pss")?;

@@ -1,4 +1,5 @@
-//! The decision and its simulator: how fast they are, and how good the default policy is beside the rules of others.
+//! The decision and its simulator: how fast they are, and how good the default policy is beside the
+//! rules of others.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +29,8 @@ const DEFAULT: &str = include_str!("../../../../policies/default.toml");
 const MOST: u32 = 15;
 /// 200,000 jobs of 2 s in a day: five instances are busy on average, ten at noon.
 const DAY: &str = "diurnal:0..4.63/s@24h";
-/// What everybody is compared on, besides a trace that is given, and what not knowing the future may cost there.
+/// What everybody is compared on, besides a trace that is given, and what not knowing the future
+/// may cost there.
 const TRACES: [(&str, f64); 6] = [
     ("diurnal:0..5/s,period=6h@6h", 1.10),
     ("burst:300/10m@2h", 1.20),
@@ -73,7 +75,8 @@ pub(super) fn simulated(board: &mut Board, given: Option<&PathBuf>, less: u64) -
     Ok(())
 }
 
-/// What a run needs per job is what it answers: the latency, the service time, and the arrival itself.
+/// What a run needs per job is what it answers: the latency, the service time, and the arrival
+/// itself.
 fn memory(board: &mut Board, policy: &Policy, setup: &Setup) -> anyhow::Result<()> {
     let mut peaks = Vec::new();
     for days in [2, 8] {
@@ -166,8 +169,8 @@ pub(super) fn decision(board: &mut Board, less: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A pool in the middle of a working day: most instances busy, some idle, a few starting, draining and stopped, and a past of
-/// an hour.
+/// A pool in the middle of a working day: most instances busy, some idle, a few starting, draining
+/// and stopped, and a past of an hour.
 struct Busy {
     policies: Policies,
     seen: Observation,

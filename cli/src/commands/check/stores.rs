@@ -1,5 +1,5 @@
-//! What is stored: how many images and results, and the newest results. There is no way to count a store but to list it, so a
-//! watch does not do it in every look.
+//! What is stored: how many images and results, and the newest results. There is no way to count a
+//! store but to list it, so a watch does not do it in every look.
 
 use std::{
     ffi::OsStr,
@@ -144,8 +144,8 @@ struct Unreadable {
 }
 
 impl Unreadable {
-    /// Reads results in the order of their keys, which is none of time, until there is no further one or the time is over; the first
-    /// few in any case.
+    /// Reads results in the order of their keys, which is none of time, until there is no further
+    /// one or the time is over; the first few in any case.
     async fn among(store: &SharedBlobs, limit: Duration) -> eirs_platform::Result<Self> {
         let (mut seen, mut after, start) = (Self::default(), None::<String>, Instant::now());
         loop {

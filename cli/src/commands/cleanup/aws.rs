@@ -88,7 +88,8 @@ struct Found {
     roles: Vec<Role>,
     queues: Vec<String>,
     buckets: Vec<(Bucket, Contents)>,
-    /// The stack of CloudFormation whose things these are, where there is one: it is not for us to delete them.
+    /// The stack of CloudFormation whose things these are, where there is one: it is not for us to
+    /// delete them.
     stack: Option<String>,
 }
 
@@ -128,8 +129,8 @@ impl Found {
         Ok(if mode == Mode::Delete && found.stack.is_some() { found.without_the_stacks() } else { found })
     }
 
-    /// What is left to delete here: what was launched, baked or stored since the stack was made. The stack deletes queues as they are,
-    /// and buckets that are empty.
+    /// What is left to delete here: what was launched, baked or stored since the stack was made.
+    /// The stack deletes queues as they are, and buckets that are empty.
     fn without_the_stacks(self) -> Self {
         let answers = self.queues.into_iter().filter(|name| name.starts_with(&responses_name(""))).collect();
         let full = self.buckets.into_iter().filter(|(_, contents)| *contents != Contents::default());

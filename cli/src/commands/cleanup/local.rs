@@ -154,7 +154,8 @@ impl Plan {
                 let bar = ProgressBar::new(images.count + results.count);
                 delete_all(backend.images(), "images/", &bar).await?;
                 delete_all(backend.results(), "results/", &bar).await?;
-                // What is noted of them: for which models images were uploaded, and which versions there are results of.
+                // What is noted of them: for which models images were uploaded, and which versions
+                // there are results of.
                 let notes = ProgressBar::hidden();
                 delete_all(backend.images(), job::ASKED, &notes).await?;
                 delete_all(backend.results(), results::NOTES, &notes).await?;

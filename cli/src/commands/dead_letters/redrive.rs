@@ -1,6 +1,7 @@
-//! Makes a job of a dead letter again. The order is the safety argument: the result that says "given up" goes first, or the
-//! worker would say it again; then the job is sent, and only then the letter is deleted. A crash in between leaves a letter
-//! that can be redriven once more, and a job that is done twice is done once as far as anybody can tell.
+//! Makes a job of a dead letter again. The order is the safety argument: the result that says
+//! "given up" goes first, or the worker would say it again; then the job is sent, and only then the
+//! letter is deleted. A crash in between leaves a letter that can be redriven once more, and a job
+//! that is done twice is done once as far as anybody can tell.
 
 use eirs_platform::{Result, backend::Backend, blobs::keep_for_job, job, queue::SharedQueue, results};
 use futures::{StreamExt, stream};
@@ -15,7 +16,8 @@ use super::{
 };
 use crate::show::{self, Voice, end};
 
-/// Redrives a whole pile, as it comes; what must be left is held until the end, so that it does not come again.
+/// Redrives a whole pile, as it comes; what must be left is held until the end, so that it does not
+/// come again.
 pub(super) async fn redrive_all(desk: &Desk, pile: &Pile, tally: &mut Tally) -> anyhow::Result<()> {
     let held = desk.hold(pile);
     let mut spinner: Option<ProgressBar> = None;
@@ -43,7 +45,8 @@ pub(super) async fn redrive_all(desk: &Desk, pile: &Pile, tally: &mut Tally) -> 
     done
 }
 
-/// Redrives these letters and tells what becomes of those that are not jobs again. The first error ends it.
+/// Redrives these letters and tells what becomes of those that are not jobs again. The first error
+/// ends it.
 pub(super) async fn redrive_some(
     desk: &Desk,
     pile: &Pile,
@@ -152,8 +155,8 @@ async fn redrive(
     for given_up in stored.iter().filter(|reply| !reply.is_final()) {
         backend.results().delete(&job.id.result_key(&job.model, &given_up.version)).await?;
     }
-    // Its web host may be gone: then nobody waits there, and the stored result is the answer to whoever asks.
-    // It needs its image as long as it waits, however old that is.
+    // Its web host may be gone: then nobody waits there, and the stored result is the answer to
+    // whoever asks. It needs its image as long as it waits, however old that is.
     let kept = keep_for_job(&**backend.images(), job.id, &job.model).await?;
     requests.send_with(job::encode(job), kept).await?;
     held.ack(&letter.receipts).await?;

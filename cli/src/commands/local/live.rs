@@ -1,6 +1,6 @@
-//! What `eirs local` shows while it runs: on a terminal one line that is kept up to date, elsewhere a line when the fleet
-//! changes. It looks at the stamp of the controller's status file once a second and reads it only when that is new, so that
-//! an idle service costs nothing here.
+//! What `eirs local` shows while it runs: on a terminal one line that is kept up to date, elsewhere
+//! a line when the fleet changes. It looks at the stamp of the controller's status file once a
+//! second and reads it only when that is new, so that an idle service costs nothing here.
 
 use std::{convert::Infallible, path::PathBuf, time::Duration};
 
@@ -23,7 +23,8 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Of a controller that was started when its status file was as it was `before`: what an earlier one wrote is not news.
+    /// Of a controller that was started when its status file was as it was `before`: what an
+    /// earlier one wrote is not news.
     pub(super) fn of(settings: &Settings, before: Stamp) -> Self {
         let term = Term::stderr();
         let line = term.is_term().then_some(term);
@@ -48,7 +49,8 @@ impl Live {
     fn show(&mut self, seen: &Status) {
         let (fleet, work) = (status::fleet(seen), status::work(seen));
         if let Some(line) = &self.line {
-            // Not with a progress bar: that fills its line, so that a terminal's `^C` would start a new one.
+            // Not with a progress bar: that fills its line, so that a terminal's `^C` would start a
+            // new one.
             let width = usize::from(line.size().1).saturating_sub(4);
             let text = format!("{fleet}; {work}");
             let _gone =

@@ -27,8 +27,9 @@ const SHOWN: usize = 10;
 
 /// Find out how a model wants its images: try the usual ways on images whose labels are known
 ///
-/// Each way to prepare an image (order of colours, scale and mean, how it is cut, filter) classifies all images; the one that names
-/// most of them rightly, with the most confidence, is the one that the model was trained with.
+/// Each way to prepare an image (order of colours, scale and mean, how it is cut, filter)
+/// classifies all images; the one that names most of them rightly, with the most confidence, is the
+/// one that the model was trained with.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  eirs model fit pets.onnx --labels pets.txt --images photos/     (photos/cat/1.jpg, photos/dog/2.jpg)\n  \
@@ -46,7 +47,8 @@ pub struct Fit {
     /// Use at most this many images, spread over the labels
     #[arg(long, value_name = "N", default_value_t = IMAGES, value_parser = clap::value_parser!(u64).range(1..))]
     most: u64,
-    /// Write what was found into this settings file, which is made if need be; other keys of it stay as they are
+    /// Write what was found into this settings file, which is made if need be; other keys of it
+    /// stay as they are
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
     #[command(flatten)]

@@ -14,10 +14,12 @@ use crate::{
     show::{self, Voice},
 };
 
-/// Replay the recording under the policy in force and under a new one, and end with 1 where the new one is worse
+/// Replay the recording under the policy in force and under a new one, and end with 1 where the new
+/// one is worse
 ///
-/// Arrivals, service times and start delays are those that the controller recorded. What is worse is said by two limits: what the
-/// new policy may cost beyond the old one, and how much less of the jobs may be within the goal.
+/// Arrivals, service times and start delays are those that the controller recorded. What is worse
+/// is said by two limits: what the new policy may cost beyond the old one, and how much less of the
+/// jobs may be within the goal.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs policy try new/default.toml\n  \
                   eirs policy try new.toml --pool default --slo-p95 20s --most-cost 1.0 && cp new.toml policies/default.toml")]
@@ -28,7 +30,8 @@ pub struct Try {
     /// The pool that it is for [default: the file's name]
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// Another trace than the controller's recording: a file, a folder, or a generator, as `eirs simulate` takes it
+    /// Another trace than the controller's recording: a file, a folder, or a generator, as `eirs
+    /// simulate` takes it
     #[arg(long, value_name = "TRACE")]
     trace: Option<String>,
     /// The latency that a job must not exceed

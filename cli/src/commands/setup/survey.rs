@@ -80,7 +80,8 @@ impl Survey {
         Ok(survey)
     }
 
-    /// Fails where anything that a stack makes is not what the settings say: that is the stack's to change.
+    /// Fails where anything that a stack makes is not what the settings say: that is the stack's to
+    /// change.
     pub(crate) async fn expect_complete(account: &Account, stack: &str) -> anyhow::Result<()> {
         let mut survey = Self { steps: Vec::new(), notes: Vec::new(), cost: Vec::new() };
         survey.look_at_stores(account).await?;

@@ -1,5 +1,6 @@
-//! Cost against latency as a picture: the policy, who knows the future, and each reference with several values of its main
-//! parameter. Nobody should be to the left of the policy and below it at once.
+//! Cost against latency as a picture: the policy, who knows the future, and each reference with
+//! several values of its main parameter. Nobody should be to the left of the policy and below it at
+//! once.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,5 @@
-//! One key of the policy after the other: what each value costs and how long people wait, so that a policy is picked from a table.
+//! One key of the policy after the other: what each value costs and how long people wait, so that a
+//! policy is picked from a table.
 
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 

@@ -21,8 +21,8 @@ use crate::{
 impl Draft<'_> {
     /// Sends away those that the demand of the whole window does not call for.
     pub(super) fn shed_surplus(&mut self) {
-        // One that is late is waited for: it is not what serves, and goes when it has come or is given up.
-        // Nor does one that was started to see whether it works make another superfluous.
+        // One that is late is waited for: it is not what serves, and goes when it has come or is
+        // given up. Nor does one that was started to see whether it works make another superfluous.
         let is_sent = |view: &&&InstanceView| is_canary(view, self.policy, self.known);
         let sent = size(self.roster.starting.iter().filter(is_sent).count());
         let sent = sent + u32::from(self.plan.canary.is_some());
@@ -60,7 +60,8 @@ impl Draft<'_> {
         self.dismiss(surplus.min(step).min(all), why);
     }
 
-    /// The most that the policy would have had within so long a time; none where not all of it is known.
+    /// The most that the policy would have had within so long a time; none where not all of it is
+    /// known.
     pub(super) fn most_wished(&self, window: Duration) -> Option<u32> {
         let wished = self.known.history.most_wished(self.name, window, self.known.seen.at)?;
         Some(demand::clamp(self.policy, wished))

@@ -144,9 +144,9 @@ impl Arrivals {
         self.comes_in_batches
     }
 
-    /// By the dispersion from one count to the next, so that a slow change of the rate makes none; and
-    /// its median, so that a single leap makes none, either. What is between two times of nothing is
-    /// left out.
+    /// By the dispersion from one count to the next, so that a slow change of the rate makes none;
+    /// and its median, so that a single leap makes none, either. What is between two times of
+    /// nothing is left out.
     fn are_batches(&self) -> bool {
         let (Some(from), Some(end)) = (self.from, self.end()) else { return false };
         let bin = SHORT.as_secs() as i64;

@@ -10,7 +10,8 @@ use crate::{decide::budget::day_began, fleet::Tier, observe::age, policy::Policy
 
 /// Of the last start delays the one that this part of them does not exceed counts.
 const DELAY_QUANTILE: f64 = 0.9;
-/// What is known of a pool's work and workers: measured where it was measured, and guessed by the policy where not.
+/// What is known of a pool's work and workers: measured where it was measured, and guessed by the
+/// policy where not.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// Jobs that arrive each second.
@@ -20,15 +21,16 @@ pub struct Facts {
     /// Whether that was measured; if not, it is the policy's guess.
     #[serde(default)]
     pub is_measured: bool,
-    /// How irregular arrivals and service times are: the mean of their squared coefficients of variation. One is chance without
-    /// memory, zero clockwork.
+    /// How irregular arrivals and service times are: the mean of their squared coefficients of
+    /// variation. One is chance without memory, zero clockwork.
     pub variability: f64,
     /// That of the service times alone.
     #[serde(default)]
     pub service_scv: f64,
     /// Jobs that an instance classifies at the same time.
     pub at_once: f64,
-    /// How long an instance takes from its start to its first job, in seconds: the 90th percentile of the last starts.
+    /// How long an instance takes from its start to its first job, in seconds: the 90th percentile
+    /// of the last starts.
     pub start_delay_s: f64,
 }
 
@@ -38,13 +40,15 @@ impl History {
         self.since
     }
 
-    /// The highest backlog of a pool for all of this time up to now; `None` where not all of it is known.
+    /// The highest backlog of a pool for all of this time up to now; `None` where not all of it is
+    /// known.
     pub fn peak_over(&self, pool: &str, window: Duration, now: DateTime<Utc>) -> Option<u64> {
         let past = self.known_for(pool, window, now)?;
         Some(past.backlog.over(window, now))
     }
 
-    /// The most instances that the rules wished for in all of this time, not counting those for what waited; `None` where not all of it is known.
+    /// The most instances that the rules wished for in all of this time, not counting those for
+    /// what waited; `None` where not all of it is known.
     pub fn most_wished(&self, pool: &str, window: Duration, now: DateTime<Utc>) -> Option<u32> {
         let past = self.known_for(pool, window, now)?;
         Some(u32::try_from(past.wished.over(window, now)).unwrap_or(u32::MAX))
@@ -64,7 +68,8 @@ impl History {
         self.pools.get(pool)?.last_arrival
     }
 
-    /// How many of `most` instances are cheaper kept than started again, where `lately` were needed within the policy's window.
+    /// How many of `most` instances are cheaper kept than started again, where `lately` were needed
+    /// within the policy's window.
     pub(crate) fn worth_keeping(
         &self,
         pool: &str,
@@ -100,7 +105,8 @@ impl History {
         self.arrivals.get(pool)?.last_drop()
     }
 
-    /// How fast a pool's backlog grows; `None` before the second look, and where jobs come in batches.
+    /// How fast a pool's backlog grows; `None` before the second look, and where jobs come in
+    /// batches.
     pub(crate) fn growth(&self, pool: &str) -> Option<GrowthBounds> {
         // A batch makes the backlog leap, and is no stream.
         let is_stream = !self.arrivals.get(pool).is_some_and(Arrivals::comes_in_batches);
@@ -124,7 +130,8 @@ impl History {
         }
     }
 
-    /// How long an instance of this tier will take to start, in seconds: the 90th percentile of the last ones, or the policy's guess.
+    /// How long an instance of this tier will take to start, in seconds: the 90th percentile of the
+    /// last ones, or the policy's guess.
     pub(crate) fn start_delay_of(&self, pool: &str, policy: &Policy, tier: Tier) -> f64 {
         let learnt = self.learnt.pools.get(pool).map(|pool| match tier {
             Tier::Parked => &pool.starts,
@@ -139,13 +146,14 @@ impl History {
         self.learnt.pools.get(pool)?.launches.quantile_s(quantile)
     }
 
-    /// Of the last start delays of a pool's instances the one that this part of them does not exceed, in seconds; `None`
-    /// before the first start.
+    /// Of the last start delays of a pool's instances the one that this part of them does not
+    /// exceed, in seconds; `None` before the first start.
     pub fn start_delay_s(&self, pool: &str, quantile: f64) -> Option<f64> {
         self.learnt.pools.get(pool)?.starts.quantile_s(quantile)
     }
 
-    /// How long a worker of a pool needs for a job, in seconds, as measured; `None` before the first.
+    /// How long a worker of a pool needs for a job, in seconds, as measured; `None` before the
+    /// first.
     pub fn service_s(&self, pool: &str) -> Option<f64> {
         Some(self.learnt.pools.get(pool)?.services.now()?.mean_s)
     }
@@ -165,8 +173,9 @@ impl History {
         self.used_since(pool, day_began(policy, now))
     }
 
-    /// What a pool is charged for since the last midnight of its budget's time zone, in seconds of an instance: the time that they
-    /// ran, and for starts that were shorter than the billing minimum, the rest of that.
+    /// What a pool is charged for since the last midnight of its budget's time zone, in seconds of
+    /// an instance: the time that they ran, and for starts that were shorter than the billing
+    /// minimum, the rest of that.
     pub fn billed_today_s(&self, pool: &str, policy: &Policy, now: DateTime<Utc>) -> f64 {
         let minimum_s = policy.instance.billing_minimum.as_secs_f64();
         let begin = day_began(policy, now);

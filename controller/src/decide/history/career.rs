@@ -64,8 +64,8 @@ struct Now {
 }
 
 impl Career {
-    /// Sees it once more; answers whether it was started since the last time, and its report where that is new and tells
-    /// service times.
+    /// Sees it once more; answers whether it was started since the last time, and its report where
+    /// that is new and tells service times.
     pub(super) fn observe<'v>(
         &mut self,
         view: &'v InstanceView,
@@ -150,8 +150,9 @@ impl Career {
         started
     }
 
-    /// It may take so long to start at least, whatever the policy says: as it did the last time, and twice as long with each
-    /// failure, for a policy that expects too much would never have anybody ready.
+    /// It may take so long to start at least, whatever the policy says: as it did the last time,
+    /// and twice as long with each failure, for a policy that expects too much would never have
+    /// anybody ready.
     pub(crate) fn patience(&self) -> Duration {
         let last_s = self.start_delay_s.unwrap_or(0.0).clamp(0.0, LONGEST_PATIENCE.as_secs_f64());
         let last = Duration::from_secs_f64(last_s).saturating_mul(Pool::OVERDUE);
@@ -160,7 +161,8 @@ impl Career {
         last.max(failed).min(LONGEST_PATIENCE)
     }
 
-    /// Until when it is left alone because it failed, as its fleet counts or as was seen from here, whichever is more.
+    /// Until when it is left alone because it failed, as its fleet counts or as was seen from here,
+    /// whichever is more.
     pub(crate) fn rests_until(career: Option<&Self>, instance: &Instance) -> Option<DateTime<Utc>> {
         let died = (instance.crashes > 0 && !instance.is_alive()).then_some(instance.since);
         let failed_at = career.and_then(|career| career.failed_at).max(died)?;

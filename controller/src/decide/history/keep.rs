@@ -1,9 +1,12 @@
-//! How long an instance that is not needed is worth its money, from the times after which as many were needed again.
+//! How long an instance that is not needed is worth its money, from the times after which as many
+//! were needed again.
 //!
-//! An instance that stays costs while it does nothing, and one that goes costs a start when it is needed again. Where the gaps are
-//! known, the time to wait is the one with the lowest expected cost; they are kept in a histogram that ages, for each number of
-//! instances (Shahrad et al., Serverless in the Wild, USENIX ATC 2020). Where they are not, an instance stays as long as a start
-//! costs: nobody who knows the future pays less than half of that (the ski-rental problem; Karlin et al., 1988).
+//! An instance that stays costs while it does nothing, and one that goes costs a start when it is
+//! needed again. Where the gaps are known, the time to wait is the one with the lowest expected
+//! cost; they are kept in a histogram that ages, for each number of instances (Shahrad et al.,
+//! Serverless in the Wild, USENIX ATC 2020). Where they are not, an instance stays as long as a
+//! start costs: nobody who knows the future pays less than half of that (the ski-rental problem;
+//! Karlin et al., 1988).
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -12,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::observe::age;
 
-/// Each bin of the histogram ends this much later than the one before, the first one after a second.
+/// Each bin of the histogram ends this much later than the one before, the first one after a
+/// second.
 const RATIO: f64 = 1.25;
 /// The last bin ends after two hours; longer gaps are in it.
 const BINS: usize = 40;
@@ -24,7 +28,8 @@ const AGEING: f32 = 0.97;
 const FEWEST: f32 = 1.9;
 /// How fast the time for which as many are needed follows the last one.
 const SMOOTHING: f64 = 0.2;
-/// Up to this number each has gaps of its own; above it those within some per cent of each other share them.
+/// Up to this number each has gaps of its own; above it those within some per cent of each other
+/// share them.
 const EXACT: u32 = 16;
 const GROUP: f64 = 1.15;
 /// Who restarts makes jobs wait, too: so much more is a start worth than it costs.
@@ -71,8 +76,8 @@ impl Keep {
         self.levels.first().is_some_and(|level| level.gaps.iter().sum::<f32>() >= FEWEST)
     }
 
-    /// How many of `most` are worth keeping, where `lately` were needed within the policy's window: of numbers whose gaps are
-    /// known nobody goes by the window.
+    /// How many of `most` are worth keeping, where `lately` were needed within the policy's window:
+    /// of numbers whose gaps are known nobody goes by the window.
     pub(super) fn highest(&self, most: u32, lately: u32, price: &Price, now: DateTime<Utc>) -> u32 {
         let Some(top) = index(most) else { return 0 };
         for index in (0..=top).rev() {
@@ -141,13 +146,15 @@ impl Level {
 
     /// How long it is worth waiting.
     fn worth_s(&self, start_s: f64, minimum_s: f64) -> f64 {
-        // What a start costs beyond the time for which it is needed: the boot, or what is charged for anyway.
+        // What a start costs beyond the time for which it is needed: the boot, or what is charged
+        // for anyway.
         let again_s = start_s.max(minimum_s - self.needed_s.unwrap_or(minimum_s)) * WORTH;
         let weight: f32 = self.gaps.iter().sum();
         if weight < FEWEST {
             return again_s;
         }
-        // Waiting up to the end of a bin: the gaps up to there are waited through, the others cost that and a start.
+        // Waiting up to the end of a bin: the gaps up to there are waited through, the others cost
+        // that and a start.
         let ends = &*ENDS;
         let (mut best, mut least) = (0.0, f64::from(weight) * again_s);
         let (mut waited, mut left) = (0.0, f64::from(weight));
@@ -191,7 +198,8 @@ mod tests {
         DateTime::UNIX_EPOCH + Duration::from_secs(second)
     }
 
-    /// One instance is needed for some seconds, then not for others, again and again, up to the last end of that need.
+    /// One instance is needed for some seconds, then not for others, again and again, up to the
+    /// last end of that need.
     fn needed(times: &[(u64, u64)]) -> (Keep, u64) {
         let (mut keep, mut now) = (Keep::default(), 0);
         for (number, (on, off)) in times.iter().enumerate() {

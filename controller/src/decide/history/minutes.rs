@@ -10,7 +10,8 @@ use crate::observe::Count;
 /// Two weeks: the longest season, twice.
 const MINUTES: usize = 2 * 7 * 24 * 60;
 
-/// How many arrived in each minute, the last one unfinished. A minute of which nobody knows is missing, and not zero.
+/// How many arrived in each minute, the last one unfinished. A minute of which nobody knows is
+/// missing, and not zero.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Minutes {
     /// The minute of the first count, since 1970.
@@ -19,7 +20,8 @@ pub struct Minutes {
 }
 
 impl Minutes {
-    /// The controller listened from `since` to `now`: in minutes of that time in which nothing was counted, nothing arrived.
+    /// The controller listened from `since` to `now`: in minutes of that time in which nothing was
+    /// counted, nothing arrived.
     pub(super) fn listened(&mut self, since: DateTime<Utc>, now: DateTime<Utc>) {
         for minute in minute_of(since.max(now - chrono::TimeDelta::minutes(MINUTES as i64)))..=minute_of(now)
         {
@@ -33,7 +35,8 @@ impl Minutes {
     pub(crate) fn add(&mut self, count: &Count) {
         let (from, to) =
             (count.from.timestamp_millis().min(count.to.timestamp_millis()), count.to.timestamp_millis());
-        // The end belongs to the interval, so that one that ends with a minute does not reach into the next one.
+        // The end belongs to the interval, so that one that ends with a minute does not reach into
+        // the next one.
         let (first, last) = (from.div_euclid(60_000), (to - 1).max(from).div_euclid(60_000));
         let (length, mut added) = ((to - from).max(1) as f64, 0);
         for minute in first..=last {
@@ -74,7 +77,8 @@ impl Minutes {
         DateTime::from_timestamp((self.first + known as i64) * 60, 0)
     }
 
-    /// What arrived in so many minutes from the one on in which that moment is; `None` where one of them is missing.
+    /// What arrived in so many minutes from the one on in which that moment is; `None` where one of
+    /// them is missing.
     pub(crate) fn sum(&self, from: DateTime<Utc>, minutes: u64) -> Option<f64> {
         let first = usize::try_from(minute_of(from) - self.first).ok()?;
         let end = first.checked_add(usize::try_from(minutes).ok()?)?;

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 const MOST_VERSIONS: usize = 4;
 /// What another version took counts for so many jobs.
 const JOBS_OF_A_GUESS: f64 = 5.0;
-/// A mean is made of about so many jobs: it follows a change within minutes and no single job sways it.
+/// A mean is made of about so many jobs: it follows a change within minutes and no single job sways
+/// it.
 const JOBS_OF_A_MEAN: f64 = 500.0;
 
 /// The service of one pool.
@@ -36,7 +37,8 @@ impl Services {
         self.versions.get(&self.now).copied()
     }
 
-    /// Takes note of a report. A version that is new begins with what the last one took, until enough is known of it.
+    /// Takes note of a report. A version that is new begins with what the last one took, until
+    /// enough is known of it.
     pub(super) fn measured(&mut self, report: &WorkerReport, in_force: Option<&str>) {
         let guess = self.now().map(|service| Service { jobs: service.jobs.min(JOBS_OF_A_GUESS), ..service });
         let before = self.versions.get(&report.version).copied().or(guess);
@@ -70,7 +72,8 @@ impl Service {
         }
     }
 
-    /// The squared coefficient of variation of a normal distribution with this mean and 95th percentile.
+    /// The squared coefficient of variation of a normal distribution with this mean and 95th
+    /// percentile.
     pub(super) fn variability(&self) -> f64 {
         let deviation = (self.p95_s - self.mean_s).max(0.0) / 1.645;
         (deviation / self.mean_s.max(1e-6)).powi(2).min(4.0)

@@ -25,7 +25,8 @@ struct Quarter {
     instance_s: f64,
     starts: u32,
     jobs: u64,
-    /// How long those ran that ended in it, in seconds, where that was less than an hour: the longest billing minimum.
+    /// How long those ran that ended in it, in seconds, where that was less than an hour: the
+    /// longest billing minimum.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     short_runs_s: Vec<u16>,
 }
@@ -72,7 +73,8 @@ impl Usage {
         }
     }
 
-    /// What those that ended since a moment are charged for beyond the time that they ran, in seconds.
+    /// What those that ended since a moment are charged for beyond the time that they ran, in
+    /// seconds.
     pub(super) fn short_s(&self, moment: DateTime<Utc>, minimum_s: f64) -> f64 {
         let first = moment.timestamp().div_euclid(QUARTER_S);
         let within = self.quarters.iter().filter(|quarter| quarter.number >= first);
@@ -121,7 +123,8 @@ mod tests {
         tests::{self, NOW, busy},
     };
 
-    /// What is charged after a look, half a minute, and what a look finds then. The instance runs since long before.
+    /// What is charged after a look, half a minute, and what a look finds then. The instance runs
+    /// since long before.
     fn charged(then: impl FnOnce(History) -> History) -> f64 {
         let look = |second: u64| {
             let mut running = busy("p-1");

@@ -1,4 +1,5 @@
-//! The worked examples and the sentences of `policies/README.md` are what the code computes and says.
+//! The worked examples and the sentences of `policies/README.md` are what the code computes and
+//! says.
 
 use super::*;
 use crate::{

@@ -1,4 +1,5 @@
-//! How far instances are to be trusted: those that are late, silent or hang, and those for which there is no capacity.
+//! How far instances are to be trusted: those that are late, silent or hang, and those for which
+//! there is no capacity.
 
 use super::*;
 use crate::refusals::{Refused, Verb};
@@ -123,7 +124,8 @@ fn where_there_was_no_capacity_one_is_tried_and_then_all() {
     assert_eq!(plan.actions().map(Action::id).collect::<Vec<_>>(), ["p-1"]);
 }
 
-/// Looks every ten seconds at jobs in flight and a worker, started right after the first look, that says nothing.
+/// Looks every ten seconds at jobs in flight and a worker, started right after the first look, that
+/// says nothing.
 fn unheard(in_flight: impl Fn(u64) -> u64, seconds: u64) -> (Observation, History) {
     let world = |second: u64| {
         let mut seen =

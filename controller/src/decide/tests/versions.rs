@@ -14,7 +14,8 @@ fn loaded(mut view: InstanceView, version: &str) -> InstanceView {
     view
 }
 
-/// What is planned for these instances of a pool that needs all of them, where version `2` is in force.
+/// What is planned for these instances of a pool that needs all of them, where version `2` is in
+/// force.
 #[track_caller]
 fn check_replaced(instances: Vec<InstanceView>, expected: &[&str]) {
     let policies = policies(&[("p", "max = 3")]);

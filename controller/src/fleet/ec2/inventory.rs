@@ -1,8 +1,9 @@
-//! What is known of the machines, kept in memory: descriptions that come late, orders that were given meanwhile, and what
-//! follows from both. Pure: time is handed in, and nothing is called.
+//! What is known of the machines, kept in memory: descriptions that come late, orders that were
+//! given meanwhile, and what follows from both. Pure: time is handed in, and nothing is called.
 //!
-//! EC2 answers from a state that may be seconds old. So an order counts for a while more than a description that does not
-//! know it yet, and a machine that a listing leaves out is there until it was left out twice.
+//! EC2 answers from a state that may be seconds old. So an order counts for a while more than a
+//! description that does not know it yet, and a machine that a listing leaves out is there until it
+//! was left out twice.
 
 use std::collections::BTreeMap;
 
@@ -17,12 +18,13 @@ use crate::fleet::{Instance, PoolSpec, State, Tier};
 
 /// So long a description may not know of an order.
 const LAG: TimeDelta = TimeDelta::seconds(15);
-/// So long a machine is looked at closely after an order, even if it seems to be at rest: the order may have been taken
-/// although its answer never came.
+/// So long a machine is looked at closely after an order, even if it seems to be at rest: the order
+/// may have been taken although its answer never came.
 const UNCERTAIN: TimeDelta = TimeDelta::seconds(90);
 /// A launch that is later than its order by more than this was ordered by somebody else.
 const LAUNCHED_BY: TimeDelta = TimeDelta::minutes(5);
-/// After a gentle stop the operating system ends what runs; so long that may take before it is cut off.
+/// After a gentle stop the operating system ends what runs; so long that may take before it is cut
+/// off.
 const STOP_GENTLY: TimeDelta = TimeDelta::minutes(3);
 
 /// The machines by id.
@@ -135,7 +137,8 @@ impl Inventory {
         self.entries.values().map(|entry| &entry.machine).collect()
     }
 
-    /// The machines that may change without being told: those that are not at rest, or were told something lately.
+    /// The machines that may change without being told: those that are not at rest, or were told
+    /// something lately.
     pub(super) fn restless(&self, now: DateTime<Utc>) -> Vec<String> {
         let is_restless = |entry: &Entry| {
             entry.state() != State::Stopped || entry.order.is_some_and(|order| now - order.given < UNCERTAIN)
@@ -143,8 +146,8 @@ impl Inventory {
         self.entries.iter().filter(|(_, entry)| is_restless(entry)).map(|(id, _)| id.clone()).collect()
     }
 
-    /// What the controller is told of these pools. Every stopped machine of a pool, however many it may have at once: some
-    /// may be of a zone that has nothing to give just now.
+    /// What the controller is told of these pools. Every stopped machine of a pool, however many it
+    /// may have at once: some may be of a zone that has nothing to give just now.
     pub(super) fn view(&self, pools: &[PoolSpec]) -> Vec<Instance> {
         let view = |entry: &Entry| {
             let pool = pools.iter().find(|pool| pool.name == entry.machine.pool);
@@ -225,7 +228,8 @@ impl Inventory {
 }
 
 impl Entry {
-    /// A machine that is seen for the first time: a controller before this one may have told it anything.
+    /// A machine that is seen for the first time: a controller before this one may have told it
+    /// anything.
     fn new(machine: Machine, now: DateTime<Utc>) -> Self {
         let ordered = machine.generation.as_deref().and_then(machine::started_at);
         // The moment of the order is the more exact one, where it is that order's launch.

@@ -1,7 +1,9 @@
-//! What to launch when parked machines do not suffice: where, and like what. Pure; the calls are in `ec2.rs`.
+//! What to launch when parked machines do not suffice: where, and like what. Pure; the calls are in
+//! `ec2.rs`.
 //!
-//! A launched machine is as those that setup has parked in its pool: of their image, with their role, in the subnets of the
-//! installation. So nothing of it has to be set or stored anywhere else.
+//! A launched machine is as those that setup has parked in its pool: of their image, with their
+//! role, in the subnets of the installation. So nothing of it has to be set or stored anywhere
+//! else.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +27,8 @@ use super::{
 };
 use crate::policy::{Launch, Market};
 
-/// Calls of one order, whatever they bring: each type in each zone may be dry, and the pass goes on after ten seconds.
+/// Calls of one order, whatever they bring: each type in each zone may be dry, and the pass goes on
+/// after ten seconds.
 pub(super) const CALLS: usize = 6;
 
 /// Where one call launches machines.
@@ -42,14 +45,15 @@ impl Target {
     }
 }
 
-/// What the machines of a pool are like: the newest of setup's that is not about to go. `None` where the pool has none.
+/// What the machines of a pool are like: the newest of setup's that is not about to go. `None`
+/// where the pool has none.
 pub(super) fn pattern<'m>(machines: &[&'m Machine], pool: &str) -> Option<&'m Machine> {
     let of_setup = machines.iter().filter(|it| it.pool == pool && !it.is_launched && !it.retires);
     of_setup.copied().filter(|it| !it.pattern.image.is_empty()).max_by_key(|it| (it.launched, &it.id))
 }
 
-/// Where to launch, in this order: each type in every zone before the next type, and those zones first that have the fewest of this
-/// pool's. Where there was no capacity a moment ago is left out.
+/// Where to launch, in this order: each type in every zone before the next type, and those zones
+/// first that have the fewest of this pool's. Where there was no capacity a moment ago is left out.
 pub(super) fn targets(
     machines: &[&Machine],
     pool: &str,
@@ -77,7 +81,8 @@ pub(super) fn targets(
     all.filter(|target| dry.rests_for(&target.place(), now).is_none()).collect()
 }
 
-/// What is tagged on a machine from its first moment: with that its worker takes jobs as soon as it has booted.
+/// What is tagged on a machine from its first moment: with that its worker takes jobs as soon as it
+/// has booted.
 pub(super) fn tags<'t>(
     prefix: &'t str,
     pool: &'t str,
@@ -100,7 +105,8 @@ pub(super) fn tags<'t>(
     ]
 }
 
-/// How a machine reads its metadata: only with a token, and no farther than itself. By the tags a worker knows who it is.
+/// How a machine reads its metadata: only with a token, and no farther than itself. By the tags a
+/// worker knows who it is.
 pub fn metadata_options() -> InstanceMetadataOptionsRequest {
     InstanceMetadataOptionsRequest::builder()
         .http_endpoint(InstanceMetadataEndpointState::Enabled)

@@ -1,4 +1,5 @@
-//! A machine of EC2 as it was described, and what is tagged on it: all that must survive the controller.
+//! A machine of EC2 as it was described, and what is tagged on it: all that must survive the
+//! controller.
 
 use aws_sdk_ec2::types::{self, InstanceStateName as Ec2State};
 use chrono::{DateTime, Utc};

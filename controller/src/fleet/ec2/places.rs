@@ -1,6 +1,7 @@
-//! Places for instances that are launched when they are needed: `POOL-launched-1` and so on. A place is empty and counts as stopped
-//! until a machine stands in it; what went wrong in it is remembered when the machine is gone. Which machine stands in which place
-//! nobody writes down: a controller that starts gives each the first one that is free.
+//! Places for instances that are launched when they are needed: `POOL-launched-1` and so on. A
+//! place is empty and counts as stopped until a machine stands in it; what went wrong in it is
+//! remembered when the machine is gone. Which machine stands in which place nobody writes down: a
+//! controller that starts gives each the first one that is free.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
-//! One process of this machine, held by a descriptor: a signal reaches that very process or nobody, and its end is
-//! announced by the kernel, whether this controller started it or an earlier one did.
+//! One process of this machine, held by a descriptor: a signal reaches that very process or nobody,
+//! and its end is announced by the kernel, whether this controller started it or an earlier one
+//! did.
 
 use std::{
     fmt, fs, io,
@@ -18,7 +19,8 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
-/// Identifies a process for ever: pids are used again, but not within one boot by a process started in the same tick.
+/// Identifies a process for ever: pids are used again, but not within one boot by a process started
+/// in the same tick.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     pub(super) pid: u32,
@@ -60,7 +62,8 @@ impl Process {
     /// The process of this mark, if it lives.
     pub(super) fn find(mark: &Mark) -> Option<Self> {
         let process = Self::hold(mark.clone()).ok()?;
-        // Looked at after the descriptor was opened: if it is that process now, the descriptor is of that process.
+        // Looked at after the descriptor was opened: if it is that process now, the descriptor is
+        // of that process.
         (Mark::of(mark.pid).ok()? == *mark).then_some(process)
     }
 
@@ -139,7 +142,8 @@ impl Mark {
     }
 }
 
-/// The second field is the program's name in brackets, which may hold brackets and blanks itself; 22 is the 20th after it.
+/// The second field is the program's name in brackets, which may hold brackets and blanks itself;
+/// 22 is the 20th after it.
 fn start_of(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }

@@ -1,4 +1,5 @@
-//! A look at the fleet of processes from outside: for programs that ask what there is while a controller runs or none does.
+//! A look at the fleet of processes from outside: for programs that ask what there is while a
+//! controller runs or none does.
 
 use std::{io::ErrorKind, path::PathBuf, time::Duration};
 
@@ -16,7 +17,8 @@ use super::{
 };
 use crate::fleet::{Fleet, Instance, PoolSpec, Refusal};
 
-/// Lists what [`ProcessFleet`](super::ProcessFleet) would list, and does nothing: every other verb is refused.
+/// Lists what [`ProcessFleet`](super::ProcessFleet) would list, and does nothing: every other verb
+/// is refused.
 #[derive(Debug)]
 pub struct Peek {
     records: PathBuf,

@@ -1,4 +1,5 @@
-//! What is written down of an instance, for the next controller, in `instances/ID.json` of the state folder.
+//! What is written down of an instance, for the next controller, in `instances/ID.json` of the
+//! state folder.
 
 use std::{
     collections::BTreeMap,
@@ -83,7 +84,8 @@ impl Record {
         ["--instance", &self.id, "--generation", generation, "--model", &self.model]
     }
 
-    /// The process of this record, if it lives. Where its pid was never written down, by its arguments.
+    /// The process of this record, if it lives. Where its pid was never written down, by its
+    /// arguments.
     pub(super) fn find(&self) -> Option<Process> {
         match &self.process {
             Some(mark) => Process::find(mark),

@@ -1,10 +1,12 @@
-//! A plan on a fluid: time in steps, work in units, a backlog and a number of instances as the state.
+//! A plan on a fluid: time in steps, work in units, a backlog and a number of instances as the
+//! state.
 //!
-//! In each step the plan pays for its instances, and for each one more than before the time of a start, which is billed too; the
-//! backlog falls by what they can do. No work may wait longer than the slack: the backlog must stay below what arrived within the
-//! slack. That is the corridor between the cumulative arrivals `A(t)` and the deadlines `A(t - slack)`; dynamic programming finds
-//! the cheapest path through it. Batches, early starts and gaps that are cheaper slept or idled through all come out of it by
-//! themselves.
+//! In each step the plan pays for its instances, and for each one more than before the time of a
+//! start, which is billed too; the backlog falls by what they can do. No work may wait longer than
+//! the slack: the backlog must stay below what arrived within the slack. That is the corridor
+//! between the cumulative arrivals `A(t)` and the deadlines `A(t - slack)`; dynamic programming
+//! finds the cheapest path through it. Batches, early starts and gaps that are cheaper slept or
+//! idled through all come out of it by themselves.
 
 use super::Orders;
 use crate::simulate::{
@@ -19,7 +21,8 @@ const REPAIR: f32 = 0.65;
 const MOST_CELLS: usize = 24_000_000;
 /// Numbers of instances that a plan distinguishes; with more than that it goes in groups.
 const MOST_COUNTS: u32 = 24;
-/// Levels of the backlog that a plan distinguishes. Whatever lies above the last one calls for everybody.
+/// Levels of the backlog that a plan distinguishes. Whatever lies above the last one calls for
+/// everybody.
 const MOST_LEVELS: usize = 100;
 /// What a microsecond of work costs that waits too long, in microseconds of an instance.
 const LATE: f32 = 50.0;
@@ -85,7 +88,8 @@ impl Fluid {
         let Self { step, max, group, .. } = self;
         let choices = (max / group) as usize + 1;
         let blind = (self.delay / step) as usize;
-        // A whole number of units is what one choice more does in a step: no rounding, or the plan would be off by it for ever.
+        // A whole number of units is what one choice more does in a step: no rounding, or the plan
+        // would be off by it for ever.
         let most = |fine: u64| {
             let arriving = self.in_units(fine);
             let allowed = self.allowed(&arriving);
@@ -109,8 +113,9 @@ impl Fluid {
         Plan { step: *step, counts: counts.into_iter().map(|choice| u32::from(choice) * group).collect() }
     }
 
-    /// The work that arrives in each step, in units of which one choice more does so many in a step. It is rounded up, so that a
-    /// single request is not overlooked; what that is too much is taken off the next work, unless that comes much later.
+    /// The work that arrives in each step, in units of which one choice more does so many in a
+    /// step. It is rounded up, so that a single request is not overlooked; what that is too much is
+    /// taken off the next work, unless that comes much later.
     fn in_units(&self, fine: u64) -> Vec<usize> {
         let unit = (u64::from(self.group) * self.step / fine).max(1);
         let half = (self.slack / self.step) as f32 / 2.0;
@@ -161,8 +166,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// When to have how many, with each instance ordered a start delay before it is wanted. Where one is wanted again within that
-    /// time it is kept: a new one would cost as much.
+    /// When to have how many, with each instance ordered a start delay before it is wanted. Where
+    /// one is wanted again within that time it is kept: a new one would cost as much.
     pub(super) fn orders(&self, delay: Micros) -> Orders {
         let top = self.counts.iter().copied().max().unwrap_or(0);
         let mut changes: Vec<(Micros, i64)> = Vec::new();
@@ -220,8 +225,9 @@ struct Grid {
 }
 
 impl Grid {
-    /// The cheapest choice for each step, from nobody and nothing to do. Backwards, the price of what is still to come; then
-    /// forwards along the choices. `levels` are those that the backlog can have after each step.
+    /// The cheapest choice for each step, from nobody and nothing to do. Backwards, the price of
+    /// what is still to come; then forwards along the choices. `levels` are those that the backlog
+    /// can have after each step.
     fn solve(&self, arriving: &[usize], allowed: &[usize], levels: &[usize]) -> Vec<u8> {
         let choices = self.choices;
         let most = levels.iter().copied().max().unwrap_or(0) + 1;
@@ -265,7 +271,8 @@ impl Grid {
         (0..arriving.len()).map(forward).collect()
     }
 
-    /// The best choice for each number of instances before, given the price of each choice without that of starts.
+    /// The best choice for each number of instances before, given the price of each choice without
+    /// that of starts.
     fn choose(&self, now: &[f32], price: &mut [f32], chosen: &mut [u8]) {
         // As many as before or fewer: the best of them.
         let mut best = 0;

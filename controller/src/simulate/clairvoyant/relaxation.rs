@@ -1,10 +1,12 @@
 //! What nobody can do without: a lower bound of the cost.
 //!
-//! All work must be done, and while it is done an instance runs. Beyond that, work that must be in time ties instances to moments.
-//! Requests that arrive within a limit of each other form a cluster; between two clusters lies a time in which nothing that is in
-//! time can be worked on. An instance that serves both is either paid through that gap or started once more. The relaxation lets
-//! everybody choose the cheaper of the two for each gap, forgets that instances are whole but for the number that a cluster needs
-//! at once, lets late requests be done for nothing in the gaps, and leaves out the clusters for which the late are enough.
+//! All work must be done, and while it is done an instance runs. Beyond that, work that must be in
+//! time ties instances to moments. Requests that arrive within a limit of each other form a
+//! cluster; between two clusters lies a time in which nothing that is in time can be worked on. An
+//! instance that serves both is either paid through that gap or started once more. The relaxation
+//! lets everybody choose the cheaper of the two for each gap, forgets that instances are whole but
+//! for the number that a cluster needs at once, lets late requests be done for nothing in the gaps,
+//! and leaves out the clusters for which the late are enough.
 
 use crate::simulate::{load::Load, setup::Micros};
 
@@ -20,7 +22,8 @@ struct Cluster {
     jobs: usize,
 }
 
-/// No schedule costs less in US dollars in which this share of the requests takes at most `limit_s`.
+/// No schedule costs less in US dollars in which this share of the requests takes at most
+/// `limit_s`.
 pub(in crate::simulate) fn least_cost(load: &Load<'_>, limit_s: f64, share: f64) -> f64 {
     let setup = load.setup;
     let slots = f64::from(setup.concurrency.max(1));
@@ -39,7 +42,8 @@ pub(in crate::simulate) fn least_cost(load: &Load<'_>, limit_s: f64, share: f64)
     longest.sort_unstable_by(f64::total_cmp);
     let late_s: f64 = longest.iter().rev().take(late).sum::<f64>() / slots;
 
-    // Instances that a cluster needs at once: its work, less what may be late, in the time from its begin to its end.
+    // Instances that a cluster needs at once: its work, less what may be late, in the time from its
+    // begin to its end.
     let needs = |cluster: &Cluster| {
         let span_s = (cluster.to_s - cluster.from_s + limit_s).max(1e-6);
         let work_s = (cluster.work_s / slots - late_s).max(0.0);

@@ -1,4 +1,5 @@
-//! Schedules that need no planning: as many as the arrivals of the time call for, and what somebody did, without its waste.
+//! Schedules that need no planning: as many as the arrivals of the time call for, and what somebody
+//! did, without its waste.
 
 use super::{
     Orders,
@@ -41,7 +42,8 @@ impl Mean {
         Self { offered, slots: f64::from(load.setup.concurrency.max(1)) }
     }
 
-    /// The offered load and a reserve in proportion to its square root (Halfin and Whitt, 1981), the smaller the higher the rank.
+    /// The offered load and a reserve in proportion to its square root (Halfin and Whitt, 1981),
+    /// the smaller the higher the rank.
     pub(super) fn orders(&self, rank: u32, delay: Micros, max: u32) -> Orders {
         let beta = 2.5 - 0.2 * f64::from(rank);
         let count = |offered: &f64| {
@@ -54,7 +56,8 @@ impl Mean {
     }
 }
 
-/// What was done, but each instance only from its start to the end of its last job, and none that had no job.
+/// What was done, but each instance only from its start to the end of its last job, and none that
+/// had no job.
 pub(super) fn without_waste(outcome: &Outcome) -> Orders {
     let changes = outcome.worked.iter().flat_map(|(from, to)| [(*from, 1), (*to, -1)]);
     in_order(changes.collect())

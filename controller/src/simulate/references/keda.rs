@@ -23,13 +23,15 @@ const STABILIZATION: Micros = 300 * SECOND;
 /// The HPA does nothing while the metric is so near its target.
 const TOLERANCE: f64 = 0.1;
 
-/// The metric is messages that wait and messages in flight (`scaleOnInFlight`), five for each replica. From none to one, and back
-/// after 300 seconds without work, it is KEDA that acts, by a look every 30 seconds; between one and `max` it is the HPA, every 15
-/// seconds, for which KEDA asks the queue each time (`useCachedMetrics` is off). It at most doubles (or adds four) at a time,
-/// and scales in to the highest recommendation of the last 300 seconds.
+/// The metric is messages that wait and messages in flight (`scaleOnInFlight`), five for each
+/// replica. From none to one, and back after 300 seconds without work, it is KEDA that acts, by a
+/// look every 30 seconds; between one and `max` it is the HPA, every 15 seconds, for which KEDA
+/// asks the queue each time (`useCachedMetrics` is off). It at most doubles (or adds four) at a
+/// time, and scales in to the highest recommendation of the last 300 seconds.
 ///
-/// Sources: keda.sh, "AWS SQS Queue" and "ScaledObject specification" (on `pollingInterval` and `useCachedMetrics`); kubernetes.io, "Horizontal Pod Autoscaling", on the
-/// algorithm, the tolerance of 10 % and the default `behavior`. All values are the defaults.
+/// Sources: keda.sh, "AWS SQS Queue" and "ScaledObject specification" (on `pollingInterval` and
+/// `useCachedMetrics`); kubernetes.io, "Horizontal Pod Autoscaling", on the algorithm, the
+/// tolerance of 10 % and the default `behavior`. All values are the defaults.
 #[derive(Debug)]
 pub(super) struct Keda {
     max: u32,

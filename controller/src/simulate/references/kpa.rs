@@ -24,15 +24,17 @@ const THRESHOLD: f64 = 2.0;
 const UP_RATE: f64 = 1000.0;
 const DOWN_RATE: f64 = 2.0;
 
-/// Every two seconds it wants as many as the mean number of requests in the system, over sixty seconds and over six, needs at the
-/// target concurrency, which here is the workers' own. When the short mean needs twice what is ready it panics: it takes the higher
-/// of the two and does not scale in until that has not been so for sixty seconds. From none the first request makes it look at once
-/// (the activator). To none it goes when there was no request for sixty seconds: `scale-to-zero-grace-period` bounds what the
-/// change of routes may take and keeps nobody, and `scale-to-zero-pod-retention-period` is zero.
+/// Every two seconds it wants as many as the mean number of requests in the system, over sixty
+/// seconds and over six, needs at the target concurrency, which here is the workers' own. When the
+/// short mean needs twice what is ready it panics: it takes the higher of the two and does not
+/// scale in until that has not been so for sixty seconds. From none the first request makes it look
+/// at once (the activator). To none it goes when there was no request for sixty seconds:
+/// `scale-to-zero-grace-period` bounds what the change of routes may take and keeps nobody, and
+/// `scale-to-zero-pod-retention-period` is zero.
 ///
-/// Sources: knative.dev, "About autoscaling" and "Configuring scale to zero"; `pkg/autoscaler/scaling/autoscaler.go` in
-/// knative/serving for the order of the steps. All values are the defaults but the target, whose default utilisation of 70 % would
-/// make it dearer.
+/// Sources: knative.dev, "About autoscaling" and "Configuring scale to zero";
+/// `pkg/autoscaler/scaling/autoscaler.go` in knative/serving for the order of the steps. All values
+/// are the defaults but the target, whose default utilisation of 70 % would make it dearer.
 #[derive(Debug)]
 pub(super) struct Kpa {
     max: u32,
@@ -54,7 +56,8 @@ impl Kpa {
         }
     }
 
-    /// The mean number of requests in the system over a window up to now, or over as much of it as there was.
+    /// The mean number of requests in the system over a window up to now, or over as much of it as
+    /// there was.
     fn mean(&self, window: Micros) -> f64 {
         let (Some((now, total)), Some((first, _))) = (self.totals.back(), self.totals.front()) else {
             return 0.0;
@@ -99,7 +102,8 @@ impl Driver for Kpa {
         site.furnish(self.max, "default");
         let (active, ready) = (site.active(), site.serving());
         let mut wanted = self.wanted(site.job_micros, ready, site.now);
-        // The activator holds the first requests and has the autoscaler make one pod at once. Two seconds are as good as that.
+        // The activator holds the first requests and has the autoscaler make one pod at once. Two
+        // seconds are as good as that.
         if active == 0 && site.depth().backlog() > 0 {
             wanted = wanted.max(1).min(self.max);
         }
@@ -112,7 +116,8 @@ impl Driver for Kpa {
 mod tests {
     use super::*;
 
-    /// The wishes at every tick, when there are so many requests in the system from each second on, and everybody is ready at once.
+    /// The wishes at every tick, when there are so many requests in the system from each second on,
+    /// and everybody is ready at once.
     fn wishes(requests: &[(u64, u128)], until: u64) -> Vec<(u64, u32)> {
         let mut kpa = Kpa::new(&Setup::default(), 15, 1.0);
         let (mut total, mut active, mut changes) = (0, 0, Vec::new());
@@ -134,10 +139,12 @@ mod tests {
 
     #[test]
     fn a_steady_load_gets_what_it_needs_and_a_quiet_time_ends_in_nobody() {
-        // Four requests from 60 s to 200 s. The six-second mean is 4·2/6 = 1.33 after a tick: two, which is panic; then 2.67 and 4.
+        // Four requests from 60 s to 200 s. The six-second mean is 4·2/6 = 1.33 after a tick: two,
+        // which is panic; then 2.67 and 4.
         let wishes = wishes(&[(0, 0), (60, 4), (200, 0)], 400);
         assert_eq!(&wishes[..3], [(62, 2), (64, 3), (66, 4)]);
-        // The stable mean falls from 200 s on: below three after 15 s, and so on; it is nothing at 260 s, and nobody is left.
+        // The stable mean falls from 200 s on: below three after 15 s, and so on; it is nothing at
+        // 260 s, and nobody is left.
         assert_eq!(&wishes[3..], [(216, 3), (230, 2), (246, 1), (260, 0)]);
     }
 

@@ -12,8 +12,9 @@ use super::{
 /// It looks this often.
 const EVERY: Micros = 15_000_000;
 
-/// Every 15 seconds: `max` instances for a backlog of more than ten, else none. It sees only what waits, stops instances at random
-/// and at once, and what they were working on is lost to it until its visibility time-out.
+/// Every 15 seconds: `max` instances for a backlog of more than ten, else none. It sees only what
+/// waits, stops instances at random and at once, and what they were working on is lost to it until
+/// its visibility time-out.
 #[derive(Debug)]
 pub(super) struct SeedRule {
     pub(super) max: u32,

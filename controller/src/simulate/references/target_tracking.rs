@@ -20,13 +20,15 @@ const LOW_MINUTES: u32 = 15;
 /// ... each below this share of the target.
 const LOW: f64 = 0.9;
 
-/// The metric is the number of messages that wait (`ApproximateNumberOfMessagesVisible`) over the number of instances in service;
-/// the target is the acceptable latency over the mean service time. The metric that is judged is a minute old. Above the target
-/// the group grows at once, in proportion; after fifteen minutes below 90 % of it, it shrinks in proportion.
+/// The metric is the number of messages that wait (`ApproximateNumberOfMessagesVisible`) over the
+/// number of instances in service; the target is the acceptable latency over the mean service time.
+/// The metric that is judged is a minute old. Above the target the group grows at once, in
+/// proportion; after fifteen minutes below 90 % of it, it shrinks in proportion.
 ///
-/// Sources: "Scaling policy based on Amazon SQS" and "Target tracking scaling policies" in the Amazon EC2 Auto Scaling User Guide.
-/// It is kinder to the rule than AWS is: the alarm for scaling out needs three minutes there, and a group of no instances has no
-/// metric at all, so that it never leaves zero; here the first minute is enough, and none counts as one.
+/// Sources: "Scaling policy based on Amazon SQS" and "Target tracking scaling policies" in the
+/// Amazon EC2 Auto Scaling User Guide. It is kinder to the rule than AWS is: the alarm for scaling
+/// out needs three minutes there, and a group of no instances has no metric at all, so that it
+/// never leaves zero; here the first minute is enough, and none counts as one.
 #[derive(Debug)]
 pub(super) struct TargetTracking {
     max: u32,

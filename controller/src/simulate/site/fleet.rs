@@ -25,7 +25,8 @@ impl Load<'_> {
 }
 
 impl Site<'_> {
-    /// Sees to it that there are so many instances, as `MemoryFleet` names them, and that they serve this model when started.
+    /// Sees to it that there are so many instances, as `MemoryFleet` names them, and that they
+    /// serve this model when started.
     pub(in crate::simulate) fn furnish(&mut self, count: u32, model: &str) {
         let wall = self.wall();
         while self.machines.len() < count as usize {
@@ -53,8 +54,8 @@ impl Site<'_> {
         if machine < self.parked { Tier::Parked } else { Tier::Launched }
     }
 
-    /// Lists the instances of a pool of so many, and all others that are not off, from `place` on into what was listed the last
-    /// time; answers where they end. Most are as they were.
+    /// Lists the instances of a pool of so many, and all others that are not off, from `place` on
+    /// into what was listed the last time; answers where they end. Most are as they were.
     pub(in crate::simulate) fn list(
         &mut self,
         count: u32,
@@ -207,7 +208,8 @@ impl Site<'_> {
         let is_due = it.drain_until.is_some_and(|until| until <= wall);
         match it.power {
             Power::Off => {}
-            // It leaves already; now the fleet knows that it was told to, and there is nothing left to tell it.
+            // It leaves already; now the fleet knows that it was told to, and there is nothing left
+            // to tell it.
             Power::Stopping => (it.state, it.drain_until) = (State::Stopping, None),
             Power::Booting | Power::Dead | Power::Drained => self.switch_off(machine as u32),
             Power::Draining if is_due => self.kill(machine),
@@ -278,8 +280,8 @@ impl Site<'_> {
         it.crashes += 1;
     }
 
-    /// As EC2 bills: each second in which it runs, and at least a minimum for each start. While it is pending nothing is charged,
-    /// and nothing while it stops.
+    /// As EC2 bills: each second in which it runs, and at least a minimum for each start. While it
+    /// is pending nothing is charged, and nothing while it stops.
     pub(super) fn bill(&mut self, machine: u32) {
         let it = &mut self.machines[machine as usize];
         let Some(ordered) = it.ordered.take() else { return };
@@ -310,7 +312,8 @@ impl Machine {
         }
     }
 
-    /// Whether that is what would be listed. A start changes the time, and a model only what is off.
+    /// Whether that is what would be listed. A start changes the time, and a model only what is
+    /// off.
     fn is_as_listed(&self, view: &Instance, number: usize, load: &Load<'_>) -> bool {
         self.state == view.state
             && self.since == view.since

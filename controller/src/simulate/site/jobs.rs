@@ -15,7 +15,8 @@ impl Site<'_> {
         self.offer(job);
     }
 
-    /// A job can be received; whoever asks for one gets it. Who that is among several nobody can tell.
+    /// A job can be received; whoever asks for one gets it. Who that is among several nobody can
+    /// tell.
     pub(super) fn offer(&mut self, job: u32) {
         if self.free.is_empty() {
             self.waiting.push_back(job);
@@ -71,7 +72,8 @@ impl Site<'_> {
         }
     }
 
-    /// What it holds comes back to the queue when nobody has renewed the lease for a visibility time-out.
+    /// What it holds comes back to the queue when nobody has renewed the lease for a visibility
+    /// time-out.
     pub(super) fn lose(&mut self, machine: u32) -> u64 {
         let (heartbeat, visibility) = (micros(self.setup.heartbeat).max(1), micros(self.setup.visibility));
         let held = std::mem::take(&mut self.machines[machine as usize].held);
@@ -82,7 +84,8 @@ impl Site<'_> {
         held.len() as u64
     }
 
-    /// At its own deadline a draining worker releases what it holds: it can be received again at once.
+    /// At its own deadline a draining worker releases what it holds: it can be received again at
+    /// once.
     pub(super) fn give_back(&mut self, machine: u32) {
         if self.machines[machine as usize].power != Power::Draining {
             return;

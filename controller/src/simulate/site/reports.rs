@@ -1,5 +1,5 @@
-//! What workers and web tell the controller, when and in the words of the real ones (`eirs-worker`'s and `eirs-web`'s
-//! `report.rs`).
+//! What workers and web tell the controller, when and in the words of the real ones
+//! (`eirs-worker`'s and `eirs-web`'s `report.rs`).
 
 use std::{collections::BTreeMap, time::Duration};
 

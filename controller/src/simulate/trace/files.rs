@@ -15,8 +15,8 @@ use crate::simulate::setup::{Chance, Micros, Stream};
 /// How long before its first line a recording began: web reports every ten seconds.
 const FIRST_STEP: TimeDelta = TimeDelta::seconds(10);
 
-/// Reads a trace. `pool` chooses among the pools of a recording. Arrivals that are only known by their step are spread over it
-/// at random by the seed.
+/// Reads a trace. `pool` chooses among the pools of a recording. Arrivals that are only known by
+/// their step are spread over it at random by the seed.
 pub fn read(path: &Path, pool: &str, seed: u64) -> Result<Trace, String> {
     let mut chance = Chance::of(seed, Stream::Arrivals);
     if path.is_dir() {
@@ -84,8 +84,8 @@ fn is_head(line: &str) -> bool {
     first.trim_start_matches('"').starts_with(begins_a_word) && first.parse::<f64>().is_err()
 }
 
-/// The distance of rows that is the most frequent, and the shortest of several. Rows without arrivals may be left out, and one
-/// odd row does not make a second of each minute.
+/// The distance of rows that is the most frequent, and the shortest of several. Rows without
+/// arrivals may be left out, and one odd row does not make a second of each minute.
 fn usual_step(rows: &[(f64, Option<u64>)]) -> f64 {
     let mut gaps: Vec<_> =
         rows.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|gap| *gap > 0.0).collect();

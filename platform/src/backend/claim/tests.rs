@@ -207,7 +207,8 @@ async fn a_claim_that_nobody_can_read_is_somebodys_until_it_is_silent() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whatever is cut off or lost, and when: the second one begins to act only when what the first one may have begun is over.
+    /// Whatever is cut off or lost, and when: the second one begins to act only when what the first
+    /// one may have begun is over.
     #[test]
     fn no_two_ever_act_within_ten_seconds_of_each_other(
         troubles in prop::collection::vec((0_usize..3, any::<bool>(), any::<bool>(), 1_u64..90), 1..30),
@@ -236,7 +237,8 @@ proptest! {
                     }
                 }
             };
-            // One that has just started and finds no claim takes it at once: a new installation does not wait.
+            // One that has just started and finds no claim takes it at once: a new installation
+            // does not wait.
             look(6, &mut acted).await;
             for (round, (n, is_cut, loses, seconds)) in troubles.into_iter().enumerate() {
                 if deleted == Some(round) {

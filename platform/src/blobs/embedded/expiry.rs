@@ -1,9 +1,9 @@
 //! Images and results go when they are old, a few at a time, so that nobody waits for it.
 //!
-//! Their age is counted by a clock of the store's own, which stands in the database: it advances by the time that a service was
-//! seen to run, not by the wall's clock. So a wall's clock that leaps by a week does nothing; over a stop of the service it is
-//! believed, for a day at most. An image stays in any case as long as the job that was sent for it waits, runs, or is a dead
-//! letter.
+//! Their age is counted by a clock of the store's own, which stands in the database: it advances by
+//! the time that a service was seen to run, not by the wall's clock. So a wall's clock that leaps
+//! by a week does nothing; over a stop of the service it is believed, for a day at most. An image
+//! stays in any case as long as the job that was sent for it waits, runs, or is a dead letter.
 
 use std::{
     collections::BTreeSet,
@@ -148,8 +148,9 @@ impl Expiry {
         Ok(())
     }
 
-    /// Walks over the images, in the order of their places. Those of a segment are about as old as each other, the first ones
-    /// oldest: where nothing is old, the rest of the segment is passed over.
+    /// Walks over the images, in the order of their places. Those of a segment are about as old as
+    /// each other, the first ones oldest: where nothing is old, the rest of the segment is passed
+    /// over.
     async fn images(&self, older_than: i64, progress: &mut Progress) -> Result<()> {
         let what = "deleting old images";
         let mut looks = 0;
@@ -183,8 +184,8 @@ impl Expiry {
         Ok(())
     }
 
-    /// Deletes segments in which nothing is left, and what stands behind the last image of one that was being written when its
-    /// process was killed.
+    /// Deletes segments in which nothing is left, and what stands behind the last image of one that
+    /// was being written when its process was killed.
     async fn sweep(&self, progress: &mut Progress) -> Result<()> {
         let doubtful = std::mem::take(&mut progress.doubtful);
         for (done, number) in doubtful.into_iter().enumerate() {
@@ -207,7 +208,8 @@ impl Expiry {
         Ok(())
     }
 
-    /// Deletes the files of an earlier version, once they are as old here as others may get and the jobs of that time are done.
+    /// Deletes the files of an earlier version, once they are as old here as others may get and the
+    /// jobs of that time are done.
     async fn carried(&self, now: i64) -> Result<()> {
         let (_, _, first_message) = self.reader.read("reading the store's clock", index::clock)?;
         let older = |connection: &_| index::any_message_until(connection, first_message);

@@ -1,7 +1,8 @@
 //! The SQL of images and results.
 //!
-//! An image's row number is its place: the segment's number, then the offset in it. So the rows of a segment stand together, and
-//! the table is written at its end. Ages are seconds of the store's own clock (see `expiry.rs`).
+//! An image's row number is its place: the segment's number, then the offset in it. So the rows of
+//! a segment stand together, and the table is written at its end. Ages are seconds of the store's
+//! own clock (see `expiry.rs`).
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -133,7 +134,8 @@ pub(super) fn keep_image(batch: &mut Batch<'_>, key: &str, message: Option<i64>)
     Ok(())
 }
 
-/// The row of the message that was last sent with an image, whether it is there or not; nothing where none was sent with it.
+/// The row of the message that was last sent with an image, whether it is there or not; nothing
+/// where none was sent with it.
 pub(crate) fn message_of(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached("SELECT message FROM images WHERE key = ?1 AND message IS NOT NULL")?
@@ -250,7 +252,8 @@ pub(super) fn any_result_older(connection: &Connection, older_than: i64) -> rusq
     Ok(oldest.is_some_and(|age| age < older_than))
 }
 
-/// Makes old notes of versions young of which there are results: by them these are found when another version is in force.
+/// Makes old notes of versions young of which there are results: by them these are found when
+/// another version is in force.
 pub(super) fn renew_version_notes(batch: &mut Batch<'_>, older_than: i64) -> rusqlite::Result<()> {
     let mut find = batch.reader().prepare_cached(
         "SELECT key, body, stored_at FROM results WHERE key >= 'versions/' AND key < 'versions0' AND age < ?1",
@@ -322,7 +325,8 @@ pub(super) fn list(
     rows.take_while(with_prefix).collect()
 }
 
-/// The store's clock, when it was last set by the wall's clock, and the last message before there was a store.
+/// The store's clock, when it was last set by the wall's clock, and the last message before there
+/// was a store.
 pub(super) fn clock(connection: &Connection) -> rusqlite::Result<(i64, i64, i64)> {
     connection
         .prepare_cached("SELECT now, seen_at, first_message FROM store_clock")?

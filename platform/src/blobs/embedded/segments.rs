@@ -293,8 +293,8 @@ fn is_at(file: &File, path: &Path) -> bool {
     matches!((open, there), (Ok(open), Ok(there)) if open == there)
 }
 
-/// Writes an image at this place; those of its pieces that are in memory in one call to the system where it takes them all. Answers
-/// their sum.
+/// Writes an image at this place; those of its pieces that are in memory in one call to the system
+/// where it takes them all. Answers their sum.
 fn write_at(file: &File, image: &Pieces, offset: u64) -> io::Result<u32> {
     if image.file().is_some() {
         // Each part is summed and written while it is in the processor's cache.

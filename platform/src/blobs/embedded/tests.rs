@@ -209,7 +209,8 @@ async fn files_of_an_earlier_version_are_read_listed_and_deleted_and_nothing_is_
     assert!(!old.exists("images/a").await.unwrap());
 }
 
-/// What of the end of a job can be seen: its result, what the replies say, and how many jobs are left.
+/// What of the end of a job can be seen: its result, what the replies say, and how many jobs are
+/// left.
 async fn end(
     stores: &EmbeddedStores,
     jobs: &SharedQueue,

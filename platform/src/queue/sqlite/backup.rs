@@ -1,6 +1,6 @@
-//! A copy of the database, while others write: `VACUUM INTO` reads one state of it from beginning to end, where the copying of the
-//! `sqlite3` tool's `.backup` begins again whenever another process commits. The log cannot be written over meanwhile (see `log.rs`);
-//! afterwards it shrinks.
+//! A copy of the database, while others write: `VACUUM INTO` reads one state of it from beginning
+//! to end, where the copying of the `sqlite3` tool's `.backup` begins again whenever another
+//! process commits. The log cannot be written over meanwhile (see `log.rs`); afterwards it shrinks.
 
 use std::{
     fs::{self, File},
@@ -25,7 +25,8 @@ pub struct Copied {
     pub messages: u64,
 }
 
-/// Copies the database of this state folder into a file that is not there yet, and sees to it that it reaches the disk.
+/// Copies the database of this state folder into a file that is not there yet, and sees to it that
+/// it reaches the disk.
 pub fn to_file(folder: &Path, file: &Path) -> Result<Copied> {
     let what = || format!("copying the queue to {}", file.display());
     if fs::symlink_metadata(file).is_ok() {

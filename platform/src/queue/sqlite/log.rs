@@ -1,17 +1,20 @@
 //! Keeps SQLite's write-ahead log below [`FULL`] and a little, whatever the load.
 //!
-//! SQLite writes the log from its start again only after a moment in which all of it was copied to the database and no reader
-//! looks at it. Under load there is no such moment: a checkpoint that lets writers go on (`PASSIVE`) copies what there was when
-//! it began, and answers with success although more has been written since. So a thread of its own copies and syncs while
-//! writers go on, until little is left, and then takes their turn ([`Turn`]) for the rest. Every writer of every process waits
-//! for its turn, so nothing is added meanwhile, and what is left takes a millisecond. Where writers are faster than the copying
-//! (a slow disk), one that finds the log full copies before it writes.
+//! SQLite writes the log from its start again only after a moment in which all of it was copied to
+//! the database and no reader looks at it. Under load there is no such moment: a checkpoint that
+//! lets writers go on (`PASSIVE`) copies what there was when it began, and answers with success
+//! although more has been written since. So a thread of its own copies and syncs while writers go
+//! on, until little is left, and then takes their turn ([`Turn`]) for the rest. Every writer of
+//! every process waits for its turn, so nothing is added meanwhile, and what is left takes a
+//! millisecond. Where writers are faster than the copying (a slow disk), one that finds the log
+//! full copies before it writes.
 //!
 //! Sizes are those that SQLite counts at each commit, and include what other processes wrote.
 //!
-//! **Long readers.** A reader that stays (`.backup`, `VACUUM INTO`, somebody's `sqlite3` in a transaction) keeps all of the log
-//! that was written since it began, and then the log grows with the load; SQLite offers no way around that, and jobs are
-//! not refused for it. Nobody waits for such a reader: a try a second notices that it has left, and gives the space back.
+//! **Long readers.** A reader that stays (`.backup`, `VACUUM INTO`, somebody's `sqlite3` in a
+//! transaction) keeps all of the log that was written since it began, and then the log grows with
+//! the load; SQLite offers no way around that, and jobs are not refused for it. Nobody waits for
+//! such a reader: a try a second notices that it has left, and gives the space back.
 
 use std::{
     collections::BTreeMap,
@@ -34,22 +37,25 @@ use crate::{
     state_folder,
 };
 
-/// From this size on the log is copied. Smaller would mean more syncs, larger more to read after a crash.
+/// From this size on the log is copied. Smaller would mean more syncs, larger more to read after a
+/// crash.
 const COPIED_FROM: u64 = 4 << 20;
 /// At this size a writer copies before it writes more.
 const FULL: u64 = 11 << 20;
-/// A file that is larger, after a long reader or a crash of an older version, is cut. A smaller one is kept and written over,
-/// which needs no new space on the disk.
+/// A file that is larger, after a long reader or a crash of an older version, is cut. A smaller one
+/// is kept and written over, which needs no new space on the disk.
 const KEPT: u64 = 14 << 20;
 /// A log that a reader has let grow to this is worth a line in the service's log.
 const NOTABLE: u64 = 64 << 20;
 /// So little may be left to copy while writers wait.
 const LITTLE: u64 = 256 << 10;
-/// How often the thread copies, and syncs, what was written while it did so, before it takes the writers' turn all the same.
+/// How often the thread copies, and syncs, what was written while it did so, before it takes the
+/// writers' turn all the same.
 const ROUNDS: usize = 4;
 /// How long the thread keeps writers waiting for the disk.
 const HOLD: Duration = Duration::from_millis(20);
-/// How long writers wait for readers that look at the log: those of EIRS have done so in less than a millisecond.
+/// How long writers wait for readers that look at the log: those of EIRS have done so in less than
+/// a millisecond.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long a writer that finds the log full waits for another process that copies.
 const NEIGHBOUR: Duration = Duration::from_millis(30);
@@ -86,7 +92,8 @@ struct Copier {
 struct Copied {
     /// It could not do all that it was asked for.
     busy: bool,
-    /// All that is in the log, and what of it the database has. Both are -1 where another process is copying.
+    /// All that is in the log, and what of it the database has. Both are -1 where another process
+    /// is copying.
     log: i64,
     copied: i64,
 }
@@ -107,7 +114,8 @@ enum End {
 }
 
 impl Log {
-    /// The log of this database, whose `writer` reports its commits from now on. A log that a crash left too large is emptied first.
+    /// The log of this database, whose `writer` reports its commits from now on. A log that a crash
+    /// left too large is emptied first.
     pub(super) fn open(database: &Path, turn: Turn, writer: &mut Connection) -> Result<Arc<Self>> {
         let failed = |error: rusqlite::Error| super::writer::sorted(what(database), &error, database);
         let connection = Connection::open(database).map_err(failed)?;
@@ -145,7 +153,8 @@ impl Log {
         Ok(log)
     }
 
-    /// Whether the next writer should take its turn by [`make_room`](Self::make_room), on a thread that may wait.
+    /// Whether the next writer should take its turn by [`make_room`](Self::make_room), on a thread
+    /// that may wait.
     pub(super) fn is_full(&self) -> bool {
         self.size.load(Relaxed) >= FULL && !self.is_hopeless()
     }
@@ -172,7 +181,8 @@ impl Log {
         Ok(taken)
     }
 
-    /// To be called after a commit: whether the thread has something to do that it does not know of.
+    /// To be called after a commit: whether the thread has something to do that it does not know
+    /// of.
     pub(super) fn wants_copying(&self) -> bool {
         self.size.load(Relaxed) >= COPIED_FROM && !self.is_hopeless() && !self.called.swap(true, Relaxed)
     }
@@ -193,7 +203,8 @@ impl Log {
             while end == Some(End::Slow) {
                 end = self.empty();
             }
-            // A log that cannot be emptied now must be emptied when it can, even if nobody writes any more.
+            // A log that cannot be emptied now must be emptied when it can, even if nobody writes
+            // any more.
             again = matches!(end, None | Some(End::Kept));
             if end == Some(End::Elsewhere) {
                 // Not at each commit until that process is ready.
@@ -265,7 +276,8 @@ impl Copier {
             if log < 0 {
                 return Ok(End::Elsewhere);
             }
-            // SQLite syncs the database only where it has caught up with the writers; what is left to sync costs them time.
+            // SQLite syncs the database only where it has caught up with the writers; what is left
+            // to sync costs them time.
             self.database.sync_data().map_err(failed)?;
             if log as u64 * frame < COPIED_FROM && self.length() <= KEPT {
                 return Ok(End::Small);
@@ -332,8 +344,9 @@ fn failed(error: std::io::Error) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
 }
 
-/// The database file, for syncing. Who closes any descriptor of a file gives up every POSIX lock that its process has on it,
-/// SQLite's own among them (<https://sqlite.org/howtocorrupt.html>, 2.2): so it stays open, once for each file.
+/// The database file, for syncing. Who closes any descriptor of a file gives up every POSIX lock
+/// that its process has on it, SQLite's own among them (<https://sqlite.org/howtocorrupt.html>,
+/// 2.2): so it stays open, once for each file.
 fn never_closed(path: &Path) -> std::io::Result<&'static File> {
     static OPEN: Mutex<BTreeMap<(u64, u64), &'static File>> = Mutex::new(BTreeMap::new());
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,7 @@
-//! Gives the file's free pages back to the disk. A backlog that is gone, or results that have expired, leave pages free in the
-//! file; without this it would keep the size of its longest backlog without end. The pages at the file's end move into free ones
-//! before, a few in one transaction, so that nobody waits long for it, and with pauses between.
+//! Gives the file's free pages back to the disk. A backlog that is gone, or results that have
+//! expired, leave pages free in the file; without this it would keep the size of its longest
+//! backlog without end. The pages at the file's end move into free ones before, a few in one
+//! transaction, so that nobody waits long for it, and with pauses between.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,8 @@ const SLICE: u64 = 64;
 const SLICES: usize = 2000;
 /// Free pages that stay: the next burst needs them. 4 MiB.
 const KEPT: u64 = 1024;
-/// The time between two transactions: others have at least ten times as long as one took, and no less than this.
+/// The time between two transactions: others have at least ten times as long as one took, and no
+/// less than this.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A file that is made smaller, from pass to pass.
@@ -31,7 +33,8 @@ pub(crate) struct Shrinking {
 }
 
 impl Shrinking {
-    /// Gives back what has been free since the last pass: a page that was free for a moment only is about to be used again.
+    /// Gives back what has been free since the last pass: a page that was free for a moment only is
+    /// about to be used again.
     pub(crate) async fn pass(&mut self, writer: &Writer, reader: &Reader) -> Result<()> {
         let free = || reader.read("counting free pages", free_pages);
         let now = free()?;

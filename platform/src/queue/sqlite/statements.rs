@@ -1,6 +1,7 @@
-//! The SQL. Times are those of [`time`](super::time). A message that anybody may have has a `visible_from` of zero, one that is leased
-//! the end of its lease; a lease that has run out becomes a zero again before anything is leased, so that the oldest message
-//! comes first, however often it was received before.
+//! The SQL. Times are those of [`time`](super::time). A message that anybody may have has a
+//! `visible_from` of zero, one that is leased the end of its lease; a lease that has run out
+//! becomes a zero again before anything is leased, so that the oldest message comes first, however
+//! often it was received before.
 
 use std::collections::HashMap;
 
@@ -17,8 +18,8 @@ pub(super) struct Table(i64);
 
 /// The `visible_from` of what anybody may have.
 pub(super) const AT_ONCE: i64 = 0;
-/// What may be any number of rows is done in pieces of so many, each in a transaction of its own: others get their turn, and the
-/// log stays small.
+/// What may be any number of rows is done in pieces of so many, each in a transaction of its own:
+/// others get their turn, and the log stays small.
 const SLICE: i64 = 1000;
 
 /// A time, and how long a lease lasts from it.
@@ -34,8 +35,9 @@ impl Now {
         self.now + self.visibility
     }
 
-    /// No lease lasts longer. Where the file says so (it was edited, or comes from another machine), the lease is over: a message
-    /// must not be hidden for days. Twice, because during a change of the settings processes differ.
+    /// No lease lasts longer. Where the file says so (it was edited, or comes from another
+    /// machine), the lease is over: a message must not be hidden for days. Twice, because during a
+    /// change of the settings processes differ.
     fn farthest(self) -> i64 {
         self.now + 2 * self.visibility + 60_000
     }
@@ -64,8 +66,8 @@ pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     connection.prepare("SELECT name FROM queues ORDER BY name")?.query_map([], |row| row.get(0))?.collect()
 }
 
-/// Appends messages, at this time of the queue, which is `sent_at` for people. Answers the row of the last one, which it keeps
-/// until it is acked, wherever it is moved.
+/// Appends messages, at this time of the queue, which is `sent_at` for people. Answers the row of
+/// the last one, which it keeps until it is acked, wherever it is moved.
 pub(super) fn send(
     batch: &mut Batch<'_>,
     table: Table,
@@ -109,7 +111,8 @@ pub(super) enum Seen {
     Gone,
 }
 
-/// Whether a message is in a queue still. One that nobody holds, and that was sent before `since`, is too old.
+/// Whether a message is in a queue still. One that nobody holds, and that was sent before `since`,
+/// is too old.
 pub(super) fn seen(
     connection: &Connection,
     table: Table,
@@ -143,8 +146,8 @@ fn end_leases(batch: &mut Batch<'_>, table: Table, now: Now) -> rusqlite::Result
     Ok(())
 }
 
-/// Moves a leased message to the dead letters, where its age begins again. It keeps its time of sending, and its count of receives,
-/// so that no receipt of its former life fits it.
+/// Moves a leased message to the dead letters, where its age begins again. It keeps its time of
+/// sending, and its count of receives, so that no receipt of its former life fits it.
 pub(super) fn bury(
     batch: &mut Batch<'_>,
     table: Table,
@@ -213,7 +216,8 @@ fn delivery(row: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Delivery)> {
     Ok((id, delivery))
 }
 
-/// SQLite does not say in which order `RETURNING` gives its rows (<https://sqlite.org/lang_returning.html>, 2.1).
+/// SQLite does not say in which order `RETURNING` gives its rows
+/// (<https://sqlite.org/lang_returning.html>, 2.1).
 fn in_order(
     leased: impl Iterator<Item = rusqlite::Result<(i64, Delivery)>>,
 ) -> rusqlite::Result<Vec<Delivery>> {
@@ -261,8 +265,8 @@ pub(super) fn ack(batch: &mut Batch<'_>, table: Table, receipts: &[Receipt]) -> 
     Ok(())
 }
 
-/// The number of messages is kept in a counter, and only the few that are leased are counted: a look at the depth costs
-/// the same at any depth.
+/// The number of messages is kept in a counter, and only the few that are leased are counted: a
+/// look at the depth costs the same at any depth.
 pub(super) fn depth(connection: &Connection, table: Table, now: Now) -> rusqlite::Result<Depth> {
     let total: i64 = connection
         .prepare_cached("SELECT messages FROM queues WHERE id = ?1")?
@@ -286,8 +290,8 @@ fn oldest_is_expired(connection: &Connection, table: Table, since: i64) -> rusql
     Ok(oldest.is_some_and(|oldest| oldest > 0 && oldest < since))
 }
 
-/// Puts some of the messages that were sent before `since`, and that nobody holds, with the dead letters, or deletes them where
-/// there are none; answers how many.
+/// Puts some of the messages that were sent before `since`, and that nobody holds, with the dead
+/// letters, or deletes them where there are none; answers how many.
 pub(super) fn expire(
     batch: &mut Batch<'_>,
     table: Table,

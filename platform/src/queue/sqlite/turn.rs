@@ -89,7 +89,8 @@ mod tests {
         let turn = Turn::open(&folder.path().join("lock")).unwrap();
         let other = turn.another().unwrap();
 
-        let (seen, kept) = turn.take().unwrap().for_at_most(Duration::from_secs(60), || other.try_take().is_some());
+        let (seen, kept) =
+            turn.take().unwrap().for_at_most(Duration::from_secs(60), || other.try_take().is_some());
         assert!(!seen && kept.is_some() && other.try_take().is_none());
         drop(kept);
 

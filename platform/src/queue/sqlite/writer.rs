@@ -1,9 +1,10 @@
-//! Where a process touches the file. Operations that come together share one transaction and are answered after its commit:
-//! a group commit, without a linger when nothing else waits.
+//! Where a process touches the file. Operations that come together share one transaction and are
+//! answered after its commit: a group commit, without a linger when nothing else waits.
 //!
-//! Whoever asks first serves all who wait (flat combining; Hendler, Incze, Shavit, Tzafrir, SPAA 2010): on an idle machine
-//! waking another thread costs more than the transaction itself. What would make the asker wait goes to a thread instead:
-//! a file that another process is writing to, a commit that must reach the disk, and a log that is full ([`log`]).
+//! Whoever asks first serves all who wait (flat combining; Hendler, Incze, Shavit, Tzafrir, SPAA
+//! 2010): on an idle machine waking another thread costs more than the transaction itself. What
+//! would make the asker wait goes to a thread instead: a file that another process is writing to, a
+//! commit that must reach the disk, and a log that is full ([`log`]).
 //!
 //! [`log`]: super::log
 
@@ -140,7 +141,8 @@ fn configure() {
 }
 
 impl Writer {
-    /// Opens the file of this folder, or makes it; `wall` is the time of day in milliseconds since 1970.
+    /// Opens the file of this folder, or makes it; `wall` is the time of day in milliseconds since
+    /// the year 1970.
     pub(super) fn open(folder: &Path, sync: bool, wall: i64) -> Result<Self> {
         let path = folder.join(state_folder::QUEUE);
         let what = || format!("opening the queue {}", path.display());
@@ -251,7 +253,8 @@ impl Shared {
     /// The same, where waiting is fine.
     fn serve_patiently(&self) {
         let core = lock_anyway(&self.core);
-        // Where the turn cannot be had, the first operation that writes is answered with the reason.
+        // Where the turn cannot be had, the first operation that writes is answered with the
+        // reason.
         let taken = if self.log.is_full() { self.log.make_room(&core.turn).ok() } else { None };
         self.serve(&core, taken);
     }
@@ -366,7 +369,8 @@ impl<'a> Batch<'a> {
             .and_then(|()| statements::add_to_counters(self.connection, changes))
             .and_then(|()| statements::run(self.connection, "COMMIT"));
         if ended.is_err() && !self.connection.is_autocommit() {
-            // It can only fail when the connection is beyond use, and then the next operation says so.
+            // It can only fail when the connection is beyond use, and then the next operation says
+            // so.
             let _failed = self.connection.execute_batch("ROLLBACK");
         }
         ended

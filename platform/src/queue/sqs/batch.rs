@@ -1,4 +1,5 @@
-//! Single sends and acks that come together make one call, as `gather.rs` decides; here is what such a call is.
+//! Single sends and acks that come together make one call, as `gather.rs` decides; here is what
+//! such a call is.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,8 +19,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// SQS answers 200 to a batch of which some entries failed for its own reasons, and the SDK takes that for a success: those
-/// entries are tried again here, so often in all.
+/// SQS answers 200 to a batch of which some entries failed for its own reasons, and the SDK takes
+/// that for a success: those entries are tried again here, so often in all.
 const ATTEMPTS: usize = 3;
 
 /// What a batch is for.
@@ -57,8 +58,8 @@ struct Calls {
 }
 
 impl Batcher {
-    /// Its task ends when the last clone is gone and everything that was added is done. What comes while a call is under way
-    /// may wait for company for `linger`.
+    /// Its task ends when the last clone is gone and everything that was added is done. What comes
+    /// while a call is under way may wait for company for `linger`.
     pub(super) fn start(client: Client, name: &str, url: &str, verb: Verb, linger: Duration) -> Self {
         let what = match verb {
             Verb::Send => format!("sending to {name}"),
@@ -75,7 +76,8 @@ impl Batcher {
         Self { entries, what }
     }
 
-    /// Adds entries; answers how they went, by the first that failed if one did. What was added is done even if nobody waits for the answer.
+    /// Adds entries; answers how they went, by the first that failed if one did. What was added is
+    /// done even if nobody waits for the answer.
     pub(super) async fn add(
         &self,
         texts: impl IntoIterator<Item = String>,
@@ -151,7 +153,8 @@ impl Calls {
     async fn send(&self, batch: &[Entry]) -> Result<Vec<BatchResultErrorEntry>> {
         let entry = |(index, entry): (usize, &Entry)| {
             let built = SendMessageBatchRequestEntry::builder().id(index.to_string());
-            // With it, a standard queue is a fair one ("Amazon SQS fair queues" in the developer guide).
+            // With it, a standard queue is a fair one ("Amazon SQS fair queues" in the developer
+            // guide).
             built.message_body(&entry.text).set_message_group_id(entry.client.clone()).build()
         };
         let entries: Result<Vec<_>, _> = batch.iter().enumerate().map(entry).collect();

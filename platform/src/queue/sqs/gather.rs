@@ -7,8 +7,8 @@
 //! its own, and at most five calls that are not full are under way, whatever the load. A longer
 //! moment (`linger`) saves calls and costs time; docs/AWS.md has both beside each other.
 //!
-//! An entry may say that it can wait for longer (its patience): of those that wait, the one that can
-//! do so for the shortest time counts.
+//! An entry may say that it can wait for longer (its patience): of those that wait, the one that
+//! can do so for the shortest time counts.
 
 use std::{collections::VecDeque, time::Duration};
 

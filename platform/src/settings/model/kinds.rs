@@ -64,9 +64,11 @@ pub enum Preset {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeMode {
-    /// The short side is scaled to `resize` and the centre is cut out, as torchvision, timm and Hugging Face do.
+    /// The short side is scaled to `resize` and the centre is cut out, as torchvision, timm and
+    /// Hugging Face do.
     Crop,
-    /// Both sides are scaled, whatever the shape, as Teachable Machine, Custom Vision and Keras' image folders do.
+    /// Both sides are scaled, whatever the shape, as Teachable Machine, Custom Vision and Keras'
+    /// image folders do.
     Squash,
     /// The long side is scaled to fit, and the rest is filled with a colour.
     Letterbox,
@@ -137,7 +139,8 @@ impl Channels {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Alpha {
-    /// It is left out: a transparent pixel has the colour that is stored for it, as for Pillow's `convert("RGB")`.
+    /// It is left out: a transparent pixel has the colour that is stored for it, as for Pillow's
+    /// `convert("RGB")`.
     #[default]
     Drop,
     /// The picture is on white.
@@ -191,7 +194,8 @@ pub enum Augment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
-    /// Run once for each image, with its path as the last argument; it prints `name,label` or `label`.
+    /// Run once for each image, with its path as the last argument; it prints `name,label` or
+    /// `label`.
     Once,
     /// Kept running; one path a line in, one JSON line an answer out.
     Stream,

@@ -1,5 +1,5 @@
-//! Those who serve, as their replies show: which worker had a job from when to when. What a worker has at the same time, it
-//! has on different slots.
+//! Those who serve, as their replies show: which worker had a job from when to when. What a worker
+//! has at the same time, it has on different slots.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -10,13 +10,16 @@ use tokio::time::Instant;
 
 use super::fleet::Fleet;
 
-/// Between two jobs a slot has a little to do, at most this and half of the job's time. What is longer was a pause.
+/// Between two jobs a slot has a little to do, at most this and half of the job's time. What is
+/// longer was a pause.
 const PAUSE_S: f64 = 0.1;
 /// Moments that are so near each other may be the same, and so may those a third of a job apart.
 const JITTER_S: f64 = 0.01;
-/// A slot that ends nothing while others wait is gone after this and three times as long as the longest job took.
+/// A slot that ends nothing while others wait is gone after this and three times as long as the
+/// longest job took.
 const GONE_S: f64 = 1.0;
-/// A worker that has done nothing for so long, and that the controller does not list, is gone as well; ...
+/// A worker that has done nothing for so long, and that the controller does not list, is gone as
+/// well; ...
 const UNLISTED_S: f64 = 60.0;
 /// ... without a controller, after a day.
 const UNHEARD_S: f64 = 86_400.0;
@@ -36,7 +39,8 @@ pub(crate) struct Done<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Crew {
     workers: BTreeMap<String, Worker>,
-    /// Since when the queue has shown that more is worked on at once than by the slots, for each one more.
+    /// Since when the queue has shown that more is worked on at once than by the slots, for each
+    /// one more.
     unseen: VecDeque<Instant>,
 }
 
@@ -55,8 +59,8 @@ fn before(moment: Instant, seconds: f64) -> Instant {
 }
 
 impl Crew {
-    /// A reply came. Answers for how long its slot was busy with the job, in seconds, with what it had to do between two jobs
-    /// where others had waited since `waited_since`.
+    /// A reply came. Answers for how long its slot was busy with the job, in seconds, with what it
+    /// had to do between two jobs where others had waited since `waited_since`.
     pub(super) fn done(&mut self, now: Instant, done: &Done<'_>, waited_since: Option<Instant>) -> f64 {
         let new = || Worker { slots: Vec::new(), jobs: 0, behind_s: done.ago_s };
         let worker = self.workers.entry(done.worker.to_owned()).or_insert_with(new);
@@ -88,7 +92,8 @@ impl Crew {
         self.unseen.resize(held.saturating_sub(known), now);
     }
 
-    /// Workers that no longer serve, as the controller says or as their silence does, are forgotten.
+    /// Workers that no longer serve, as the controller says or as their silence does, are
+    /// forgotten.
     pub(super) fn forget_left(&mut self, now: Instant, fleet: Option<&Fleet>) {
         let is_heard = |worker: &Worker, within_s: f64| {
             worker.slots.iter().any(|slot| now.saturating_duration_since(*slot).as_secs_f64() < within_s)
@@ -118,7 +123,8 @@ impl Crew {
         (slots > 0).then(|| slots.div_ceil(self.workers.len()))
     }
 
-    /// For each slot when it became free for the job that it has now, or will be free for its first.
+    /// For each slot when it became free for the job that it has now, or will be free for its
+    /// first.
     pub(super) fn free_at<'a>(&'a self, fleet: Option<&'a Fleet>) -> impl Iterator<Item = Instant> + 'a {
         let listed = fleet.into_iter().flat_map(|fleet| &fleet.instances);
         let listed = listed.filter_map(|(id, instance)| Some((id, instance.at_once, instance.serves_at?)));

@@ -14,7 +14,8 @@ const OVERDUE: f64 = 0.1;
 /// What the controller tells of those that serve.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Fleet {
-    /// Those that are not stopped by the names that their replies have, and those that have yet to be chosen.
+    /// Those that are not stopped by the names that their replies have, and those that have yet to
+    /// be chosen.
     pub(crate) instances: BTreeMap<String, Instance>,
     /// How long a job takes.
     pub(crate) service_s: Option<f64>,
@@ -31,7 +32,8 @@ pub(crate) struct Instance {
     pub(crate) serves_at: Option<Instant>,
 }
 
-/// How a fleet grows with its line. What the policies say is the controller's; this is what is seen of it.
+/// How a fleet grows with its line. What the policies say is the controller's; this is what is seen
+/// of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Growth {
     /// The most instances that there may be.
@@ -49,8 +51,8 @@ impl Fleet {
         self.instances.values().filter(serves).count()
     }
 
-    /// What the controller's status says of those who serve a model; `None` where it says nothing, or nothing of now, or nobody
-    /// will serve.
+    /// What the controller's status says of those who serve a model; `None` where it says nothing,
+    /// or nothing of now, or nobody will serve.
     pub(crate) fn of_status(status: &Value, model: &str, now: DateTime<Utc>) -> Option<Self> {
         if now - time(&status["at"])? > STATUS_AGE {
             return None;

@@ -1,6 +1,7 @@
 //! The queue run forward: in how long the servers will have ended so many jobs.
 
-/// Whatever works on one job at a time, and takes the next one of the line as soon as it has ended one.
+/// Whatever works on one job at a time, and takes the next one of the line as soon as it has ended
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Server {
     /// In how many seconds it ends the job that it has or takes first.
@@ -19,7 +20,8 @@ impl Server {
     }
 }
 
-/// In how many seconds the servers will have ended so many jobs, from one on; infinite without servers.
+/// In how many seconds the servers will have ended so many jobs, from one on; infinite without
+/// servers.
 ///
 /// A server that ends its jobs sooner, one more of them, or one job less never makes it later.
 pub(super) fn end_s(servers: &[Server], jobs: u64) -> f64 {

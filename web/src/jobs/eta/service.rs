@@ -6,12 +6,14 @@ use tokio::time::Instant;
 
 /// So many jobs tell how long the next one takes.
 const SAMPLES: usize = 64;
-/// When so many in a row, over at least [`CHANGE_TIME`], all took much longer or all much shorter than those before on the
-/// average, those before say nothing any more: it is another model, or another machine.
+/// When so many in a row, over at least [`CHANGE_TIME`], all took much longer or all much shorter
+/// than those before on the average, those before say nothing any more: it is another model, or
+/// another machine.
 const CHANGE: usize = 8;
 const CHANGE_TIME: Duration = Duration::from_secs(10);
 const MUCH: f64 = 1.5;
-/// A job that takes longer than any other is not over at once: it takes this part of their time, again and again.
+/// A job that takes longer than any other is not over at once: it takes this part of their time,
+/// again and again.
 const OVERDUE: f64 = 0.1;
 /// No job that is under way is announced for sooner than this part of its time.
 const SOONEST: f64 = 0.02;
@@ -50,8 +52,8 @@ impl Service {
         self.samples.iter().map(|(_, seconds)| *seconds).max_by(f64::total_cmp)
     }
 
-    /// How many seconds a job still takes that has taken `age_s` already, where one takes `each_s` on the average: what those took
-    /// on the average that took longer.
+    /// How many seconds a job still takes that has taken `age_s` already, where one takes `each_s`
+    /// on the average: what those took on the average that took longer.
     pub(super) fn left_s(&self, age_s: f64, each_s: f64) -> f64 {
         if age_s <= 0.0 {
             return each_s;

@@ -308,7 +308,8 @@ fn jobs_that_end_while_the_queue_is_counted_are_not_those_of_others() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Servers that take the same time for each job, and some that start later: every announcement is the time that remains.
+    /// Servers that take the same time for each job, and some that start later: every announcement
+    /// is the time that remains.
     #[test]
     fn where_all_jobs_take_the_same_time_every_announcement_is_exact(
         service_s in 0.5..60.0_f64, servers in 1..8_usize, later in 0..8_usize, starts_s in 0.0..100.0_f64,

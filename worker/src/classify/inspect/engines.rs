@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::classify::{Classifier, Image, load};
 
-/// Rounding differs between engines, and more in few bits; a confidence that differs more than this is of something else.
+/// Rounding differs between engines, and more in few bits; a confidence that differs more than this
+/// is of something else.
 const MOST: f32 = 0.01;
 
 /// What both engines give.

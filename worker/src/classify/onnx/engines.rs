@@ -69,7 +69,8 @@ impl Candidate {
     }
 }
 
-/// What rten 0.27 does wrongly, each found by running it beside ONNX Runtime; `None` where nothing is known.
+/// What rten 0.27 does wrongly, each found by running it beside ONNX Runtime; `None` where nothing
+/// is known.
 fn wrong_in_rten(graph: &Graph, output: &str) -> Option<String> {
     graph
         .making(output)
@@ -112,7 +113,8 @@ fn wrong_in_rten(graph: &Graph, output: &str) -> Option<String> {
                 {
                     Some(format!("it computes {operator} with noop_with_empty_axes wrongly"))
                 }
-                // Until opset 13 all axes from this one on were one list; rten takes the one axis, and the last one unless named.
+                // Until opset 13 all axes from this one on were one list; rten takes the one axis,
+                // and the last one unless named.
                 "Softmax" | "LogSoftmax" if graph.opset < 13 => {
                     let axis = node.number("axis");
                     let is_flat = axis != Some(0)

@@ -1,4 +1,5 @@
-//! What an ONNX file says of itself, whatever engine runs it: operators, names, metadata. Weights are passed over.
+//! What an ONNX file says of itself, whatever engine runs it: operators, names, metadata. Weights
+//! are passed over.
 //!
 //! The numbers of fields are those of onnx.proto (ONNX 1.17).
 
@@ -303,7 +304,8 @@ fn entry<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> io::Result<(String
     Ok(entry)
 }
 
-/// The name of an input or output, and the names of its open dimensions: value, type, tensor, shape, dimension, name.
+/// The name of an input or output, and the names of its open dimensions: value, type, tensor,
+/// shape, dimension, name.
 fn port<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> io::Result<(String, Vec<Option<String>>)> {
     let (mut name, mut dimensions) = (String::new(), Vec::new());
     while let Some((number, value)) = reader.field(end)? {

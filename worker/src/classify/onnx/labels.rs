@@ -67,7 +67,8 @@ impl Labels {
         Self { names, indexed: true, source: "no labels".to_owned() }
     }
 
-    /// With the class `background` that TensorFlow's models for ImageNet have in front, or without it, as the model has it.
+    /// With the class `background` that TensorFlow's models for ImageNet have in front, or without
+    /// it, as the model has it.
     pub(super) fn with_background(mut self, outputs: usize) -> Self {
         let is_background = |name: &String| name.eq_ignore_ascii_case("background");
         let has_it = self.names.first().is_some_and(is_background);
@@ -79,7 +80,8 @@ impl Labels {
         self
     }
 
-    /// The labels that a model gives with its scores, in that order, which files of labels only confirm.
+    /// The labels that a model gives with its scores, in that order, which files of labels only
+    /// confirm.
     pub(super) fn confirmed(own: &[String], set: Option<Self>) -> anyhow::Result<Self> {
         let source = "the model's own labels".to_owned();
         let Some(set) = set else { return Ok(Self { names: own.to_vec(), indexed: true, source }) };

@@ -1,4 +1,5 @@
-//! The fast engine: ONNX Runtime, a library of Microsoft's that is opened at run time where there is one.
+//! The fast engine: ONNX Runtime, a library of Microsoft's that is opened at run time where there
+//! is one.
 
 use std::{
     ffi::CString,
@@ -21,7 +22,8 @@ use ort::{
 use super::{Engine, Session, Source, input::Element, output::Answer, plain::plain};
 use crate::classify::Port;
 
-/// The oldest version whose interface the `api-24` feature of `ort` speaks; later ones of this major version speak it, too.
+/// The oldest version whose interface the `api-24` feature of `ort` speaks; later ones of this
+/// major version speak it, too.
 const OLDEST: &str = "1.24";
 const MAJOR: &str = "1.";
 
@@ -58,7 +60,8 @@ pub(super) fn library(set: Option<&Path>) -> Option<PathBuf> {
     set.map(Path::to_owned).or_else(|| found_in(&usual_places()).into_iter().next())
 }
 
-/// Opens the library, once for the process: the one that is named, or the first in the usual places.
+/// Opens the library, once for the process: the one that is named, or the first in the usual
+/// places.
 pub(super) fn runtime(set: Option<&Path>) -> Result<Runtime, Missing> {
     let mut runtime = RUNTIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Some(open) = &*runtime {
@@ -157,7 +160,8 @@ fn usual_places() -> Vec<PathBuf> {
     .collect()
 }
 
-/// The libraries in these places, each of which is a folder or a file; within a folder the newest first.
+/// The libraries in these places, each of which is a folder or a file; within a folder the newest
+/// first.
 fn found_in(places: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for place in places {
@@ -186,7 +190,8 @@ pub(super) struct Ort {
     name: String,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
-    /// One for all threads: each further one would be a copy of the weights, in the order of the processor's liking.
+    /// One for all threads: each further one would be a copy of the weights, in the order of the
+    /// processor's liking.
     session: Arc<Shared>,
 }
 
@@ -239,13 +244,14 @@ fn new_session(runtime: &Runtime, model: &Model, source: &Source) -> anyhow::Res
     let provider = provider(model.provider, runtime)?;
     let build = || -> ort::Result<OrtSession> {
         let mut builder = OrtSession::builder(&runtime.environment)?
-            // With one, the thread that asks is the one that works: images at the same time use the cores better than parts of one.
+            // With one, the thread that asks is the one that works: images at the same time use the
+            // cores better than parts of one.
             .with_intra_threads(model.engine_threads)?
             .with_inter_threads(1)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_memory_pattern(model.memory_arena)?
-            // Weights stored as integers are turned into floats once, at load; otherwise at each run, which takes
-            // twice as long.
+            // Weights stored as integers are turned into floats once, at load; otherwise at each
+            // run, which takes twice as long.
             .with_quant_qdq(false)?;
         let cpu = (!model.memory_arena).then(|| ep::CPU::default().with_arena_allocator(false).build());
         let providers: Vec<_> = provider.into_iter().chain(cpu).collect();
@@ -320,10 +326,11 @@ struct Running(Arc<Shared>);
 impl Shared {
     /// Runs the model; answers the output of that number.
     ///
-    /// `ort` (2.0.0-rc.15) lends a session to one thread at a time, because with some execution providers, such as CUDA, runs at the
-    /// same time end badly. The provider that is used here is the processor's, whose `Run` ONNX Runtime (1.24, `inference_session.h`)
-    /// documents as safe for several threads; its arena and its plans are behind locks of their own. So the library is called
-    /// directly. docs/decisions/0013-one-session.md has what that saves and costs.
+    /// `ort` (2.0.0-rc.15) lends a session to one thread at a time, because with some execution
+    /// providers, such as CUDA, runs at the same time end badly. The provider that is used here is
+    /// the processor's, whose `Run` ONNX Runtime (1.24, `inference_session.h`) documents as safe
+    /// for several threads; its arena and its plans are behind locks of their own. So the library
+    /// is called directly. docs/decisions/0013-one-session.md has what that saves and costs.
     #[expect(unsafe_code, reason = "ONNX Runtime is a library of C")]
     fn run(&self, index: usize, input: *const ort::sys::OrtValue, output: usize) -> anyhow::Result<DynValue> {
         let name = self.inputs.get(index).context("the model has no such input")?;
@@ -331,8 +338,9 @@ impl Shared {
         let _alone =
             self.one_at_a_time.as_ref().map(|lock| lock.lock().unwrap_or_else(|held| held.into_inner()));
         let mut answer = std::ptr::null_mut();
-        // SAFETY: session, input and names live until the call returns, each list has one entry as its length says, and the answer is
-        // a value of ours, which `DynValue` releases. `Run` changes nothing of the session that threads share without a lock.
+        // SAFETY: session, input and names live until the call returns, each list has one entry as
+        // its length says, and the answer is a value of ours, which `DynValue` releases. `Run`
+        // changes nothing of the session that threads share without a lock.
         unsafe {
             let status = (ort::api().Run)(
                 self.session.ptr().cast_mut(),

@@ -43,7 +43,8 @@ fn is_maps(kind: &str) -> bool {
     kind.starts_with("Sequence<Map<")
 }
 
-/// Whether a shape can be one score for each label: beside the first axis, only one is longer than 1.
+/// Whether a shape can be one score for each label: beside the first axis, only one is longer
+/// than 1.
 fn is_list(port: &Port) -> bool {
     port.shape.iter().skip(1).filter(|side| side.is_some_and(|side| side > 1)).count() <= 1
 }
@@ -52,7 +53,8 @@ fn classes(port: &Port) -> Option<usize> {
     port.shape.iter().skip(1).try_fold(1usize, |product, side| product.checked_mul((*side)?))
 }
 
-/// The number of the output that holds the scores. `labels` is how many there are, where that is known.
+/// The number of the output that holds the scores. `labels` is how many there are, where that is
+/// known.
 pub(super) fn choose(
     model: &Model,
     source: &Source,
@@ -158,7 +160,8 @@ fn ensure_classifier(source: &Source, outputs: &[Port], graph: Option<&Graph>) -
     Ok(())
 }
 
-/// What one run of the model on `rows` images shows: how many classes there are. Refuses what is no list of scores.
+/// What one run of the model on `rows` images shows: how many classes there are. Refuses what is no
+/// list of scores.
 pub(super) fn classes_of(
     source: &Source,
     port: &Port,

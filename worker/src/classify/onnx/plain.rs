@@ -1,4 +1,5 @@
-//! What an engine says, in words for operators: without the names of its functions and the paths of its source.
+//! What an engine says, in words for operators: without the names of its functions and the paths of
+//! its source.
 
 /// The sentence in a message of an engine.
 pub(super) fn plain(message: &str) -> String {
@@ -63,7 +64,8 @@ fn without_code(message: &str) -> String {
     let (mut words, mut depth) = (Vec::new(), 0i32);
     for word in message.split_whitespace() {
         if depth > 0 || is_place(word) {
-            // A signature goes on to its last parenthesis, and what is before it is the type that it returns.
+            // A signature goes on to its last parenthesis, and what is before it is the type that
+            // it returns.
             let opened = word.matches('(').count() as i32 - word.matches(')').count() as i32;
             depth = (depth + opened).max(0);
             continue;

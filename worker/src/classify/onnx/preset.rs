@@ -1,4 +1,5 @@
-//! What the settings want of an image: the keys that are set, and for all others what their preset says.
+//! What the settings want of an image: the keys that are set, and for all others what their preset
+//! says.
 
 mod files;
 mod keras;
@@ -92,7 +93,8 @@ impl Wanted {
         }
     }
 
-    /// Caffe's ImageNet models: OpenCV's bilinear scaling to 256 x 256, the centre, blue first, the means of ImageNet.
+    /// Caffe's ImageNet models: OpenCV's bilinear scaling to 256 x 256, the centre, blue first, the
+    /// means of ImageNet.
     fn caffe() -> Self {
         Self {
             resize_mode: Some(ResizeMode::Squash),
@@ -106,7 +108,8 @@ impl Wanted {
         }
     }
 
-    /// Ultralytics' `classify_transforms`: the short side becomes the size, and the centre is cut out.
+    /// Ultralytics' `classify_transforms`: the short side becomes the size, and the centre is cut
+    /// out.
     fn ultralytics() -> Self {
         Self { resize: Some(Self::SAME), ..Self::of_unit([0.0], [1.0]) }
     }

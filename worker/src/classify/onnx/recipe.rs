@@ -1,4 +1,5 @@
-//! What happens to every image before the model sees it: decided once, from settings, preset and model file.
+//! What happens to every image before the model sees it: decided once, from settings, preset and
+//! model file.
 
 use anyhow::ensure;
 use eirs_platform::settings::{
@@ -38,7 +39,8 @@ impl Recipe {
         let channels = input.channels.count();
         let is_set = wanted.divide_by.is_some() || wanted.mean.is_some() || wanted.std.is_some();
         let is_raw = input.element == Element::U8 && !is_set;
-        // The usual -1..1 holds as long as nobody says anything of it; another divisor alone means no mean.
+        // The usual -1..1 holds as long as nobody says anything of it; another divisor alone means
+        // no mean.
         let usual_mean = if wanted.divide_by.is_none() { 1.0 } else { 0.0 };
         let each = |key: &str, numbers: Option<&PerChannel>, usual: f32| {
             let list = numbers.map_or(Some(vec![usual; channels]), |numbers| numbers.of(channels));

@@ -23,7 +23,8 @@ pub(super) struct Rten {
 
 impl Rten {
     pub(super) fn load(source: &Source) -> anyhow::Result<Self> {
-        // Weights are not packed ahead for the processor: that would hold them twice, and measured no faster.
+        // Weights are not packed ahead for the processor: that would hold them twice, and measured
+        // no faster.
         let options = ModelOptions::with_all_ops();
         let gathered = match source {
             Source::File(path) => gathered(path).context("it cannot be read")?,
@@ -48,9 +49,10 @@ impl Rten {
     }
 }
 
-/// A model in a folder of its own, as rten finds all of it. rten 0.27 (`external_data.rs`) follows a link to the model before it
-/// looks for weights beside it, so that a model in the cache of Hugging Face, whose files are links into another folder, has
-/// none; and a file of another ending it takes as bytes, which have no folder. `None` for all others.
+/// A model in a folder of its own, as rten finds all of it. rten 0.27 (`external_data.rs`) follows
+/// a link to the model before it looks for weights beside it, so that a model in the cache of
+/// Hugging Face, whose files are links into another folder, has none; and a file of another ending
+/// it takes as bytes, which have no folder. `None` for all others.
 fn gathered(path: &Path) -> std::io::Result<Option<TempDir>> {
     let is_onnx = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx"));
     if is_onnx && !path.is_symlink() {

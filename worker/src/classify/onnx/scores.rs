@@ -137,7 +137,8 @@ impl Judge {
         if order.is_empty() {
             return vec![Guess { label: self.otherwise.clone(), confidence: 1.0 - best }];
         }
-        // Equal ones keep the order of the labels, so that the same image always gets the same answer.
+        // Equal ones keep the order of the labels, so that the same image always gets the same
+        // answer.
         let better = |a: &usize, b: &usize| confidences[*b].total_cmp(&confidences[*a]).then(a.cmp(b));
         if self.top < order.len() {
             order.select_nth_unstable_by(self.top, better);
@@ -198,8 +199,8 @@ fn found(seen: &[Vec<f32>], ends_in: Option<&str>) -> Form {
     }
 }
 
-/// Whether the scores of one image show what they are, so that another image cannot say anything else: they are nothing but
-/// logits, or what the last operator makes.
+/// Whether the scores of one image show what they are, so that another image cannot say anything
+/// else: they are nothing but logits, or what the last operator makes.
 pub(super) fn are_clear(scores: &[f32], ends_in: Option<&str>) -> bool {
     let seen = [scores.to_vec()];
     match (found(&seen, ends_in), ends_in) {

@@ -1,4 +1,5 @@
-//! The views of an image over which confidences are averaged: turned and in a mirror, made of the prepared numbers.
+//! The views of an image over which confidences are averaged: turned and in a mirror, made of the
+//! prepared numbers.
 
 use eirs_platform::settings::{Augment, Layout};
 

@@ -18,7 +18,8 @@ const STEM_MAX: usize = 100;
 /// How the folders are called.
 const PREFIX: &str = "eirs-images-";
 
-/// A folder of this age that nobody has locked is a dead worker's. A younger one may be about to be locked.
+/// A folder of this age that nobody has locked is a dead worker's. A younger one may be about to be
+/// locked.
 const ORPHAN_AGE: Duration = Duration::from_secs(60);
 
 /// A folder that nobody else can read; it goes with its owner.
@@ -60,8 +61,9 @@ impl Scratch {
         Ok(Self { folder: Folder::new(parent)?, parent: parent.to_owned(), serial: 0 })
     }
 
-    /// Writes an image to a file of its own. Cleaners of temporary files take what was not touched for some days, and with it
-    /// the folder of a worker that had nothing to do: then there is another one.
+    /// Writes an image to a file of its own. Cleaners of temporary files take what was not touched
+    /// for some days, and with it the folder of a worker that had nothing to do: then there is
+    /// another one.
     pub(super) fn put(&mut self, image: &Image) -> io::Result<Put> {
         match self.write(image) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -101,8 +103,8 @@ fn sweep(parent: &Path, age: Duration) {
     }
 }
 
-/// A file name that is harmless in any shell and still looks like the uploader's. The ending is kept where it belongs
-/// to what the file holds.
+/// A file name that is harmless in any shell and still looks like the uploader's. The ending is
+/// kept where it belongs to what the file holds.
 fn safe_name(name: &str, format: Option<Format>) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let (stem, end) = last.rsplit_once('.').unwrap_or((last, ""));

@@ -1,5 +1,5 @@
-//! What the first directory of a TIFF file says of its pixels, read before any decoder, and the file
-//! as the `tiff` crate (0.11.3) can read it.
+//! What the first directory of a TIFF file says of its pixels, read before any decoder, and the
+//! file as the `tiff` crate (0.11.3) can read it.
 
 use std::borrow::Cow;
 
@@ -142,7 +142,8 @@ impl<'f> Directory<'f> {
         self.numbers(starts).zip(self.numbers(lengths)).map_while(part).collect()
     }
 
-    /// What the picture is made of that is not read, in words, with the place of the tag that says so.
+    /// What the picture is made of that is not read, in words, with the place of the tag that says
+    /// so.
     pub(super) fn unsupported(&self) -> Option<String> {
         const SAMPLE_FORMAT: u64 = 339;
         let compression = match self.compression() {
@@ -188,8 +189,8 @@ impl<'f> Directory<'f> {
         copy
     }
 
-    /// The file as the `tiff` crate reads it right: the numbers as they are, without a predictor where
-    /// libtiff has none, without further pictures, and of one plane only if wished.
+    /// The file as the `tiff` crate reads it right: the numbers as they are, without a predictor
+    /// where libtiff has none, without further pictures, and of one plane only if wished.
     pub(super) fn as_numbers<'a>(&self, file: &'a [u8], plane: Option<usize>) -> Cow<'a, [u8]> {
         let mut copy = Cow::Borrowed(file);
         if matches!(self.meaning(), WHITE_IS_ZERO | RGB | PALETTE | INKS) {

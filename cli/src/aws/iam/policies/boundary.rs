@@ -1,5 +1,6 @@
-//! The most that roles of an installation may ever do, as a permissions boundary: a policy that who keeps the account makes, and
-//! that `setup.permissions_boundary` names. It allows in wide words what the roles allow in narrow ones, so that it seldom changes.
+//! The most that roles of an installation may ever do, as a permissions boundary: a policy that who
+//! keeps the account makes, and that `setup.permissions_boundary` names. It allows in wide words
+//! what the roles allow in narrow ones, so that it seldom changes.
 
 use serde_json::Value;
 

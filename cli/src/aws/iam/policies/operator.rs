@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::{Scope, allow, conditional, document};
 use crate::aws::document::Kind;
 
-/// The permissions that `eirs setup`, `check` and `cleanup` need. Where roles, documents, groups, queues and buckets are given, they
-/// are looked at, filled and emptied, and neither made nor changed nor deleted.
+/// The permissions that `eirs setup`, `check` and `cleanup` need. Where roles, documents, groups,
+/// queues and buckets are given, they are looked at, filled and emptied, and neither made nor
+/// changed nor deleted.
 pub(crate) fn operator(scope: &Scope) -> Value {
     let roles = scope.roles_and_profiles();
     let buckets = [&scope.input_bucket, &scope.output_bucket]
@@ -62,8 +63,9 @@ pub(crate) fn operator(scope: &Scope) -> Value {
             &["ec2:Describe*", "ssm:DescribeInstanceInformation", "sts:GetCallerIdentity"],
             &["*".to_owned()],
         ),
-        // A call needs the permission on each thing that it makes and on each that it uses (service authorization reference,
-        // "Amazon EC2", read on 2026-11-30). What is made is ours from the first moment.
+        // A call needs the permission on each thing that it makes and on each that it uses (service
+        // authorization reference, "Amazon EC2", read on 2026-11-30). What is made is ours from the
+        // first moment.
         conditional("Launch", &["ec2:RunInstances"], &ec2(&["instance", "volume"]), scope.made_ours()),
         allow(
             "LaunchAnywhere",
@@ -153,9 +155,9 @@ pub(crate) fn operator(scope: &Scope) -> Value {
 const OF_GIVEN_BUCKETS: [&str; 5] =
     ["s3:Get*", "s3:List*", "s3:*Object", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload"];
 
-/// Who may write the policies of a role that he can have a machine run with may do everything, unless the role is bounded (IAM user
-/// guide, "Permissions boundaries for IAM entities"; the actions that know the key are those of the service authorization
-/// reference, read on 2026-11-30).
+/// Who may write the policies of a role that he can have a machine run with may do everything,
+/// unless the role is bounded (IAM user guide, "Permissions boundaries for IAM entities"; the
+/// actions that know the key are those of the service authorization reference, read on 2026-11-30).
 fn roles_made(scope: &Scope) -> Value {
     let actions = ["iam:CreateRole", "iam:PutRolePolicy", "iam:DeleteRolePolicy"];
     let roles = scope.roles("role");

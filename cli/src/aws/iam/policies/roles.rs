@@ -9,7 +9,8 @@ use crate::aws::document::Kind;
 const CONSUME: [&str; 3] = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"];
 const FIND: [&str; 2] = ["sqs:GetQueueUrl", "sqs:GetQueueAttributes"];
 
-/// What a worker's instance may do: take jobs, read images, write results, answer, report, and be told to drain.
+/// What a worker's instance may do: take jobs, read images, write results, answer, report, and be
+/// told to drain.
 pub(crate) fn worker(scope: &Scope) -> Value {
     let results = scope.objects(&scope.output_bucket, "results/*");
     let versions = scope.objects(&scope.output_bucket, "versions/*");
@@ -40,8 +41,9 @@ pub(crate) fn worker(scope: &Scope) -> Value {
         allow("Versions", &["s3:PutObject"], &[versions]),
         // What was begun and never ended, by which a job that kills its workers is known.
         allow("Attempts", &["s3:GetObject", "s3:PutObject"], &[attempts]),
-        // A result that is stored is not written over by who does not know it: a write without `If-None-Match` or `If-Match` is
-        // refused (S3 user guide, "Enforce conditional writes"). One that was given up is replaced by a verdict, when it was read.
+        // A result that is stored is not written over by who does not know it: a write without
+        // `If-None-Match` or `If-Match` is refused (S3 user guide, "Enforce conditional writes").
+        // One that was given up is replaced by a verdict, when it was read.
         conditional(
             "NewResults",
             &["s3:PutObject"],
@@ -60,7 +62,8 @@ pub(crate) fn worker(scope: &Scope) -> Value {
     document(statements)
 }
 
-/// What a web host may do: take uploads in, and start, drain and stop the instances that are tagged ours.
+/// What a web host may do: take uploads in, and start, drain and stop the instances that are tagged
+/// ours.
 pub(crate) fn web(scope: &Scope) -> Value {
     let instances = scope.arn("ec2", "instance/*");
     let mut tagging =
@@ -108,8 +111,9 @@ pub(crate) fn web(scope: &Scope) -> Value {
         conditional("StartAndStop", &["ec2:StartInstances", "ec2:StopInstances"], &[instances], scope.ours()),
         tagging,
         allow("DrainByThisDocumentOnly", &["ssm:SendCommand"], &[scope.document(Kind::Drain)]),
-        // Two keys carry an instance's tags (service authorization reference, "AWS Systems Manager", SendCommand), and SSM's own is
-        // the one that its user guide shows. In one statement both would have to be there.
+        // Two keys carry an instance's tags (service authorization reference, "AWS Systems
+        // Manager", SendCommand), and SSM's own is the one that its user guide shows. In one
+        // statement both would have to be there.
         conditional("DrainOurs", &["ssm:SendCommand"], &[scope.arn("ec2", "instance/*")], scope.ours()),
         conditional(
             "DrainOursBySsm",
@@ -129,8 +133,8 @@ pub(crate) fn web(scope: &Scope) -> Value {
     document(statements)
 }
 
-/// What a `[launch]` in a policy needs: to make machines like those of setup, with the workers' role and no other, and to terminate
-/// those again, and no others.
+/// What a `[launch]` in a policy needs: to make machines like those of setup, with the workers'
+/// role and no other, and to terminate those again, and no others.
 pub(super) fn launches(scope: &Scope) -> Vec<Value> {
     let made = [scope.arn("ec2", "instance/*"), scope.arn("ec2", "volume/*")];
     let instances = &made[..1];
@@ -200,7 +204,8 @@ fn missing_is_missing(scope: &Scope) -> Value {
     allow("WhatIsMissingIsMissing", &["s3:ListBucket"], &buckets)
 }
 
-/// What AWS's own `AmazonSSMManagedInstanceCore` allows, without reading every parameter of the account.
+/// What AWS's own `AmazonSSMManagedInstanceCore` allows, without reading every parameter of the
+/// account.
 pub(super) const SSM_AGENT: [&str; 15] = [
     "ssm:UpdateInstanceInformation",
     "ssm:ListAssociations",

@@ -1,4 +1,5 @@
-//! What the documents are about: an installation in a partition, an account and a region, and the names of what is in it.
+//! What the documents are about: an installation in a partition, an account and a region, and the
+//! names of what is in it.
 
 use std::path::Path;
 
@@ -9,7 +10,8 @@ use serde_json::{Value, json};
 use super::conditional;
 use crate::aws::{bundle, document::Kind, iam::Role};
 
-/// What CloudFormation puts in where it makes a stack ("Pseudo parameters reference" of its user guide, read on 2026-11-30).
+/// What CloudFormation puts in where it makes a stack ("Pseudo parameters reference" of its user
+/// guide, read on 2026-11-30).
 const STACKS_ACCOUNT: &str = "${AWS::AccountId}";
 const STACKS_REGION: &str = "${AWS::Region}";
 const STACKS_PARTITION: &str = "${AWS::Partition}";
@@ -30,13 +32,15 @@ pub(crate) struct Scope {
     pub(crate) kms_key: Option<String>,
     /// Whether a policy lets the controller launch machines.
     pub(crate) launches: bool,
-    /// Whether buckets, queues, documents, groups and roles are made by somebody else, and only used.
+    /// Whether buckets, queues, documents, groups and roles are made by somebody else, and only
+    /// used.
     pub(crate) is_given: bool,
     /// The policy beyond which no role of the installation may do anything, where there is one.
     pub(crate) boundary: Option<String>,
 }
 
-/// The partition of AWS that a region is in, by the table that botocore 1.44.8 carries (`data/partitions.json`).
+/// The partition of AWS that a region is in, by the table that botocore 1.44.8 carries
+/// (`data/partitions.json`).
 fn partition(region: &str) -> &'static str {
     let by_prefix = [
         ("cn-", "aws-cn"),
@@ -139,8 +143,9 @@ impl Scope {
         format!("arn:{}:ec2:{}::{kind}/*", self.partition, self.region)
     }
 
-    /// Whose images the machines may be made of, beside ours: Amazon's, and Canonical's in each partition ("Find Ubuntu images on
-    /// AWS" in Ubuntu's documentation; condition key `ec2:Owner` of the service authorization reference; both read on 2026-11-30).
+    /// Whose images the machines may be made of, beside ours: Amazon's, and Canonical's in each
+    /// partition ("Find Ubuntu images on AWS" in Ubuntu's documentation; condition key `ec2:Owner`
+    /// of the service authorization reference; both read on 2026-11-30).
     pub(super) fn makers(&self) -> Value {
         let canonical: &[&str] = match self.partition {
             "aws-cn" => &["837727238323"],
@@ -156,8 +161,9 @@ impl Scope {
         json!({ "StringEquals": { format!("{key}/{}", tag::INSTALLATION): self.prefix } })
     }
 
-    /// The permissions on the key of a disk that starting or launching its instance needs, through EC2 and not otherwise
-    /// (EBS user guide, "Requirements for Amazon EBS encryption"). AWS's own key for disks needs no permission.
+    /// The permissions on the key of a disk that starting or launching its instance needs, through
+    /// EC2 and not otherwise (EBS user guide, "Requirements for Amazon EBS encryption"). AWS's own
+    /// key for disks needs no permission.
     pub(super) fn use_of_the_key(&self) -> Vec<Value> {
         let Some(key) = &self.kms_key else { return Vec::new() };
         let keys = std::slice::from_ref(key);

@@ -1,5 +1,5 @@
-//! A store full of images, all of which are too old at once: how long others wait while they go, and whether the disk has its room
-//! back afterwards.
+//! A store full of images, all of which are too old at once: how long others wait while they go,
+//! and whether the disk has its room back afterwards.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 

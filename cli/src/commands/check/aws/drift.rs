@@ -1,5 +1,6 @@
-//! Where an account differs from what `eirs setup` makes. Each kind of thing is looked at by a function of its own, all at the
-//! same time; [`look`] lists them. What these credentials may not look at is told in one sentence.
+//! Where an account differs from what `eirs setup` makes. Each kind of thing is looked at by a
+//! function of its own, all at the same time; [`look`] lists them. What these credentials may not
+//! look at is told in one sentence.
 
 mod buckets;
 mod fleet;
@@ -157,8 +158,8 @@ async fn roles(account: &Account) -> anyhow::Result<Found> {
     Ok(Found { differences, nothing, ..Found::default() })
 }
 
-/// Whether the system has a newer image than the one that the workers are baked on, and whether theirs is old. That is no mistake:
-/// the next update bakes.
+/// Whether the system has a newer image than the one that the workers are baked on, and whether
+/// theirs is old. That is no mistake: the next update bakes.
 async fn base_image(account: &Account) -> anyhow::Result<Found> {
     let Some(baked) = image::all(account).await?.into_iter().find(|baked| baked.is_available) else {
         return Ok(Found { nothing: true, ..Found::default() });

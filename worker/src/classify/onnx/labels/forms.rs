@@ -1,4 +1,5 @@
-//! The forms in which people have labels: lines, ImageNet's synsets, CSV, JSON of Keras and Hugging Face, Python literals.
+//! The forms in which people have labels: lines, ImageNet's synsets, CSV, JSON of Keras and Hugging
+//! Face, Python literals.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +26,8 @@ fn literal(text: &str) -> anyhow::Result<Value> {
     serde_json::from_str(text).or_else(|error| python(text).ok_or(error).map_err(anyhow::Error::from))
 }
 
-/// A list of labels, or an object from index to label, from label to index, or with one of these in it.
+/// A list of labels, or an object from index to label, from label to index, or with one of these in
+/// it.
 fn structured(value: &Value) -> anyhow::Result<(Vec<String>, bool)> {
     match value {
         Value::Array(list) => Ok((list.iter().map(name).collect::<anyhow::Result<_>>()?, false)),
@@ -60,8 +62,8 @@ fn name(value: &Value) -> anyhow::Result<String> {
     Ok(label.as_str().with_context(|| format!("{value} is not a label"))?.trim().to_owned())
 }
 
-/// One a line, perhaps in quotes. A number of its own goes off, before the label (`0 cat`) or after it
-/// (`cat 0`), and so does the id of a synset (`n01440764 tench, Tinca tinca`).
+/// One a line, perhaps in quotes. A number of its own goes off, before the label (`0 cat`) or after
+/// it (`cat 0`), and so does the id of a synset (`n01440764 tench, Tinca tinca`).
 fn lines(text: &str) -> (Vec<String>, bool) {
     let all: Vec<&str> = text.lines().map(str::trim).collect();
     let quoted = |quote: char| {
@@ -98,8 +100,8 @@ fn after(line: &str) -> Option<(&str, &str)> {
     Some((number, label.trim_end_matches([':', ',', ';', '\t', ' '])))
 }
 
-/// Labels by numbers from zero in any order, or from one in that order where that may be. No two may be equal without
-/// their numbers, which belong to them then (`1 star`, `2 stars`, `3 stars`).
+/// Labels by numbers from zero in any order, or from one in that order where that may be. No two
+/// may be equal without their numbers, which belong to them then (`1 star`, `2 stars`, `3 stars`).
 fn numbered(
     lines: &[&str],
     split: fn(&str) -> Option<(&str, &str)>,
@@ -127,7 +129,8 @@ fn is_synset(id: &str) -> bool {
     id.len() == 9 && id.starts_with('n') && id[1..].bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A column of labels, by its head or else the last one, and a column of numbers where there is one.
+/// A column of labels, by its head or else the last one, and a column of numbers where there is
+/// one.
 fn csv(text: &str) -> anyhow::Result<(Vec<String>, bool)> {
     let separator =
         [';', '\t', ','].into_iter().find(|c| text.lines().next().is_some_and(|head| head.contains(*c)));

@@ -1,4 +1,5 @@
-//! Presets and filters, held to what the libraries themselves make of an image (`testing/models/presets.py` wrote it down).
+//! Presets and filters, held to what the libraries themselves make of an image
+//! (`testing/models/presets.py` wrote it down).
 
 use std::path::Path;
 
@@ -21,7 +22,8 @@ struct Case {
     numbers: Vec<(usize, f32)>,
 }
 
-/// The most that a number may differ, in levels of a pixel from 0 to 255, and the most that all may differ in the mean.
+/// The most that a number may differ, in levels of a pixel from 0 to 255, and the most that all may
+/// differ in the mean.
 fn allowed(case: &str) -> (f32, f32) {
     match case {
         // A JPEG of another encoder in between.

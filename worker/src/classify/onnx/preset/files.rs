@@ -1,5 +1,5 @@
-//! The files in which timm (1.0, `config.json`) and Hugging Face's transformers (5.24, `preprocessor_config.json`) write what a
-//! model wants.
+//! The files in which timm (1.0, `config.json`) and Hugging Face's transformers (5.24,
+//! `preprocessor_config.json`) write what a model wants.
 
 use anyhow::{Context, bail, ensure};
 use eirs_platform::settings::{Channels, Filter, PadPlace, PerChannel, ResizeMode, Size};
@@ -72,7 +72,8 @@ fn filter(name: &str) -> anyhow::Result<Filter> {
     })
 }
 
-/// The image processors of transformers that do nothing of their own, and the few whose own is known here.
+/// The image processors of transformers that do nothing of their own, and the few whose own is
+/// known here.
 pub(super) fn huggingface(json: &Value) -> anyhow::Result<Wanted> {
     let does = |key: &str, otherwise: bool| json[key].as_bool().unwrap_or(otherwise);
     let kind =

@@ -1,4 +1,5 @@
-//! The applications of Keras (3.15): `keras.utils.load_img(file, target_size=...)`, then the `preprocess_input` of the application.
+//! The applications of Keras (3.15): `keras.utils.load_img(file, target_size=...)`, then the
+//! `preprocess_input` of the application.
 
 use anyhow::bail;
 use eirs_platform::settings::{Channels, Filter, PerChannel, ResizeMode};

@@ -1,5 +1,6 @@
-//! torchvision's weights and what they want, from a table that `testing/models/torchvision_table.py` makes of torchvision's own
-//! metadata (0.29) and compares with it.
+//! torchvision's weights and what they want, from a table that
+//! `testing/models/torchvision_table.py` makes of torchvision's own metadata (0.29) and compares
+//! with it.
 
 use anyhow::{Context, bail};
 use eirs_platform::settings::{Filter, PerChannel, Size};
@@ -8,8 +9,8 @@ use super::Wanted;
 
 const TABLE: &str = include_str!("torchvision.csv");
 
-/// By the name of weights: `ResNet50_Weights.IMAGENET1K_V2`; without the part after the dot, or with `DEFAULT`, torchvision's
-/// default. Without any, what most of the first weights want.
+/// By the name of weights: `ResNet50_Weights.IMAGENET1K_V2`; without the part after the dot, or
+/// with `DEFAULT`, torchvision's default. Without any, what most of the first weights want.
 pub(super) fn wanted(weights: Option<&str>) -> anyhow::Result<Wanted> {
     let Some(weights) = weights else {
         return Ok(Wanted { resize: None, ..Wanted::of_unit([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) });

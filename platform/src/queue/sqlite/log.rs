@@ -120,8 +120,6 @@ impl Log {
         let failed = |error: rusqlite::Error| super::writer::sorted(what(database), &error, database);
         let connection = Connection::open(database).map_err(failed)?;
         connection.busy_timeout(PATIENCE).map_err(failed)?;
-        // It syncs at checkpoints and the header of the log, as it must, and at no commit.
-        connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
         let page: u32 = writer.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(failed)?;
         let mut file = database.as_os_str().to_owned();
         file.push(state_folder::LOG_SUFFIX);
@@ -308,9 +306,11 @@ impl Copier {
     /// Makes the first commit of an empty log.
     fn begin(&self, end: End) {
         if end == End::Empty {
-            // It is zero already; this writes the page all the same. If it cannot, the next writer
-            // makes the first commit.
-            let _failed = self.connection.pragma_update(None, "application_id", 0);
+            // The header of the log is synced, as it must be, and the commit is not. The number is
+            // zero already; this writes its page all the same. If it cannot, the next writer makes
+            // the first commit.
+            let first = "PRAGMA synchronous = NORMAL; PRAGMA application_id = 0";
+            let _failed = self.connection.execute_batch(first);
         }
     }
 

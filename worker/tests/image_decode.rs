@@ -126,6 +126,14 @@ fn every_format_shows_the_same_picture() {
 }
 
 #[test]
+fn a_bitmap_whose_pixels_are_said_to_begin_at_its_colour_table_begins_them_after_it() {
+    let mut file = fixture("palette.bmp");
+    let header = u32::from_le_bytes(file[14..18].try_into().unwrap());
+    file[10..14].copy_from_slice(&(14 + header).to_le_bytes());
+    check_quarters("palette.bmp", &file, QUARTERS);
+}
+
+#[test]
 fn an_animation_is_its_first_frame() {
     check_quarters("GIF", &fixture("animated.gif"), QUARTERS);
     check_quarters("WebP", &fixture("animated.webp"), QUARTERS);

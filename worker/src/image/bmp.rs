@@ -251,8 +251,9 @@ impl Header {
             count *= each;
         }
         let offset = number(10, 4)? as usize;
-        // Nothing, or nonsense, means: after what comes before.
-        let pixels = if offset < FILE_HEADER + 12 { after + count } else { offset };
+        // Nothing, nonsense, or the start of the colour table means: after what comes before.
+        let is_table = bits <= 8 && offset == after;
+        let pixels = if offset < FILE_HEADER + 12 || is_table { after + count } else { offset };
         Ok(Self {
             width: width as u32,
             height: height.unsigned_abs(),

@@ -68,7 +68,7 @@ pub(super) async fn gather<T, F>(
             () = sleep_until(starts), if !waiting.is_empty() && calls.len() < CALLS => {}
         }
         while calls.len() < CALLS {
-            let (count, is_full) = next(&waiting, &size);
+            let (count, is_full) = next(&waiting, size);
             let is_due = soonest(&waiting).is_some_and(|until| due.max(until) <= Instant::now());
             if count == 0 || !(is_full || is_due || !open) {
                 break;

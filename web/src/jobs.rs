@@ -424,7 +424,10 @@ impl Jobs {
             fresh,
             trace: Some(sending.context().clone()),
         };
-        let patience = queue::patience(self.beside.admission.line(model));
+        // Where messages are rows, there are no calls to share.
+        let waits = queue.in_database().is_none();
+        let line = if waits { self.beside.admission.line(model) } else { Duration::ZERO };
+        let patience = queue::patience(line);
         let sent = queue.send_for(&client, job::encode(&job), stored, patience);
         sending.run(sent).await?;
         // Counted when it can be seen in the queue: the controller looks there as soon as the

@@ -71,6 +71,8 @@ struct Active {
 struct Own {
     number: u32,
     file: File,
+    /// Which file that is, whatever its path is by now.
+    identity: (u64, u64),
     /// Images that were written, ...
     written: AtomicU64,
     /// ... and those of them that are on the disk.
@@ -157,7 +159,7 @@ impl Segments {
         // One that somebody deleted or moved by hand is not at its path any more, and nobody else
         // would find what is written there.
         let usable = |active: &Active| {
-            active.end + bytes <= LONGEST && is_at(&active.file.file, &self.path(active.file.number))
+            active.end + bytes <= LONGEST && active.file.is_at(&self.path(active.file.number))
         };
         if !active.as_ref().is_some_and(usable) {
             *active = Some(Active { file: Arc::new(self.make()?), end: 0 });
@@ -184,13 +186,15 @@ impl Segments {
             };
             flock(&file, FlockOperation::LockExclusive)?;
             // A neighbour that cleans up may have been quicker than the lock.
-            if file.metadata()?.nlink() == 0 {
+            let data = file.metadata()?;
+            if data.nlink() == 0 {
                 continue;
             }
             if self.0.sync {
                 File::open(&self.0.folder)?.sync_all()?;
             }
-            return Ok(Own { number, file, written: AtomicU64::new(0), synced: Mutex::default() });
+            let identity = identity(&data);
+            return Ok(Own { number, file, identity, written: AtomicU64::new(0), synced: Mutex::default() });
         }
     }
 
@@ -286,11 +290,15 @@ fn sum<'a>(image: impl IntoIterator<Item = &'a [u8]>) -> u32 {
     sum.finalize()
 }
 
-/// Whether a file that is open is the one at this path.
-fn is_at(file: &File, path: &Path) -> bool {
-    let named = |data: fs::Metadata| (data.dev(), data.ino());
-    let (open, there) = (file.metadata().map(named), fs::metadata(path).map(named));
-    matches!((open, there), (Ok(open), Ok(there)) if open == there)
+fn identity(data: &fs::Metadata) -> (u64, u64) {
+    (data.dev(), data.ino())
+}
+
+impl Own {
+    /// Whether it is still the file at this path.
+    fn is_at(&self, path: &Path) -> bool {
+        fs::metadata(path).is_ok_and(|data| identity(&data) == self.identity)
+    }
 }
 
 /// Writes an image at this place; those of its pieces that are in memory in one call to the system

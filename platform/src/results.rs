@@ -165,7 +165,7 @@ mod tests {
     use chrono::{DateTime, TimeDelta};
 
     use super::*;
-    use crate::{blobs::memory::MemoryBlobs, clock::SystemClock, job::Guess};
+    use crate::{blobs::memory::MemoryBlobs, clock::SystemClock, job::Guess, testing};
 
     fn store() -> MemoryBlobs {
         MemoryBlobs::new(Arc::new(SystemClock))
@@ -173,19 +173,15 @@ mod tests {
 
     fn reply(version: &str, at_s: i64, label: &str) -> Reply {
         Reply {
-            v: job::VERSION,
-            id: JobId::of(b"image"),
             name: "a.jpg".into(),
             model: "m".into(),
             version: version.into(),
-            outcome: Outcome::Classified { top: vec![Guess { label: label.into(), confidence: 1.0 }] },
             worker: "w".into(),
             at: DateTime::UNIX_EPOCH + TimeDelta::seconds(at_s),
-            sent_at: None,
-            queued_ms: 0.0,
-            classify_ms: 0.0,
-            waited_ms: 0.0,
-            trace: None,
+            ..testing::reply(
+                "image",
+                Outcome::Classified { top: vec![Guess { label: label.into(), confidence: 1.0 }] },
+            )
         }
     }
 

@@ -11,6 +11,43 @@ pub mod served;
 
 use std::{io::Write, path::PathBuf};
 
+use chrono::Utc;
+
+use crate::job::{Job, JobId, Outcome, Reply, VERSION};
+
+/// The job of an image with these bytes, sent by a web host that has left.
+pub fn job(content: &str) -> Job {
+    Job {
+        v: VERSION,
+        id: JobId::of(content.as_bytes()),
+        name: format!("{content}.jpg"),
+        model: "default".into(),
+        reply_to: "responses-gone".into(),
+        sent_at: Utc::now(),
+        fresh: false,
+        trace: None,
+    }
+}
+
+/// The reply to that job, from version 1 of the model `default`, which took a millisecond.
+pub fn reply(content: &str, outcome: Outcome) -> Reply {
+    Reply {
+        v: VERSION,
+        id: JobId::of(content.as_bytes()),
+        name: format!("{content}.jpg"),
+        model: "default".into(),
+        version: "1".into(),
+        outcome,
+        worker: "default-1".into(),
+        at: Utc::now(),
+        sent_at: None,
+        queued_ms: 1.0,
+        classify_ms: 1.0,
+        waited_ms: 0.0,
+        trace: None,
+    }
+}
+
 /// Notes that this test could not run, and how it could: on stderr, and in the file that
 /// `make test` shows at its end. Where `$TESTING_ALL` is set everything must run, and it fails.
 #[expect(clippy::print_stderr, reason = "a test says what it could not run")]

@@ -15,6 +15,7 @@ use eirs_platform::{
     job::{self, Job, JobId, Outcome, Reply},
     queue::SharedQueue,
     settings::{Classifier, Settings},
+    testing,
 };
 use eirs_worker::{Identity, Worker, consume};
 use tokio_util::sync::CancellationToken;
@@ -60,14 +61,11 @@ impl Rig {
         let id = JobId::of(IMAGE);
         self.backend.images().put(&id.image_key(), Bytes::from_static(IMAGE)).await.unwrap();
         let job = Job {
-            v: job::VERSION,
             id,
             name: "dog.bmp".into(),
-            model: "default".into(),
             reply_to: responses_name("web"),
             sent_at: DateTime::UNIX_EPOCH,
-            fresh: false,
-            trace: None,
+            ..testing::job("")
         };
         self.backend.requests("default").await.unwrap().send(vec![job::encode(&job)]).await.unwrap();
         id

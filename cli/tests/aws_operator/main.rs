@@ -18,13 +18,16 @@ use eirs_platform::{
     aws::tag,
     backend::{dead_letters_name, dead_letters_options, events_options, requests_name, requests_options},
     blobs::{BlobStore, s3, s3::S3Blobs},
-    job::{self, Job, JobId, Outcome, Reply, VERSION, encode},
+    job::{self, Job, Outcome, Reply, encode},
     queue::{
         Depth, SharedQueue,
         sqs::{self, SqsQueues},
     },
     settings::{self, Aws},
-    testing::emulator::{Emulator, REGION},
+    testing::{
+        self,
+        emulator::{Emulator, REGION},
+    },
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -151,30 +154,13 @@ impl Rig {
 
     /// An image whose job was given up, as a worker leaves it.
     fn given_up(&self, content: &str) -> Job {
-        let job = Job {
-            v: VERSION,
-            id: JobId::of(content.as_bytes()),
-            name: format!("{content}.jpg"),
-            model: "default".into(),
-            reply_to: "responses-gone".into(),
-            sent_at: Utc::now(),
-            fresh: false,
-            trace: None,
-        };
+        let job = testing::job(content);
         let reply = Reply {
-            v: VERSION,
-            id: job.id,
-            name: job.name.clone(),
-            model: job.model.clone(),
             version: String::new(),
-            outcome: Outcome::GaveUp { reason: "it was tried 5 times without an answer".into() },
-            worker: "i-1".into(),
-            at: Utc::now(),
-            sent_at: None,
-            queued_ms: 1.0,
-            classify_ms: 1.0,
-            waited_ms: 0.0,
-            trace: None,
+            ..testing::reply(
+                content,
+                Outcome::GaveUp { reason: "it was tried 5 times without an answer".into() },
+            )
         };
         self.runtime.block_on(async {
             self.images.put(&job.id.image_key(), Bytes::from(content.to_owned())).await.expect("an image");

@@ -91,29 +91,21 @@ pub(super) fn message(batch: &[Delivery]) -> Message {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use eirs_platform::{
-        job::{self, JobId},
-        queue::Receipt,
-    };
+    use eirs_platform::{queue::Receipt, testing};
     use serde_json::{Value, json};
 
     use super::*;
 
     pub(crate) fn reply(image: &str) -> Reply {
         Reply {
-            v: job::VERSION,
-            id: JobId::of(image.as_bytes()),
-            name: format!("{image}.jpg"),
-            model: "default".to_owned(),
             version: "0f1e2d3c4b5a6978".to_owned(),
-            outcome: Outcome::Classified { top: vec![Guess { label: "heart".to_owned(), confidence: 0.5 }] },
             worker: "w1".to_owned(),
             at: DateTime::UNIX_EPOCH,
-            sent_at: None,
-            queued_ms: 1.0,
             classify_ms: 2.0,
-            waited_ms: 0.0,
-            trace: None,
+            ..testing::reply(
+                image,
+                Outcome::Classified { top: vec![Guess { label: "heart".to_owned(), confidence: 0.5 }] },
+            )
         }
     }
 

@@ -107,11 +107,10 @@ async fn lately(backend: &Backend, model: &str) -> anyhow::Result<Vec<Check>> {
 mod tests {
     use std::sync::Arc;
 
-    use chrono::DateTime;
     use eirs_platform::{
         clock::SystemClock,
         job::{Guess, Outcome},
-        results,
+        results, testing,
     };
 
     use super::*;
@@ -139,21 +138,7 @@ mod tests {
         {
             let id = JobId::of(&[number as u8]);
             backend.images().put(&id.image_key(), vec![number as u8].into()).await.unwrap();
-            let reply = Reply {
-                v: job::VERSION,
-                id,
-                name: "x".into(),
-                model: "default".into(),
-                version: "1".into(),
-                outcome,
-                worker: "i".into(),
-                at: DateTime::UNIX_EPOCH,
-                sent_at: None,
-                queued_ms: 0.0,
-                classify_ms: 7.0,
-                waited_ms: 0.0,
-                trace: None,
-            };
+            let reply = Reply { id, classify_ms: 7.0, ..testing::reply("x", outcome) };
             results::note_version(&**backend.results(), "default", "1").await.unwrap();
             results::put(&**backend.results(), &reply, false).await.unwrap();
         }

@@ -112,8 +112,10 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-    use eirs_platform::job::{Guess, JobId, VERSION};
+    use eirs_platform::{
+        job::{Guess, JobId},
+        testing,
+    };
 
     use super::*;
     use crate::{aws::update::checks::Before, load::truth::Label};
@@ -128,21 +130,7 @@ mod tests {
             "" => Outcome::GaveUp { reason: "exit status 1".into() },
             label => Outcome::Classified { top: vec![Guess { label: label.into(), confidence: 1.0 }] },
         };
-        Some(Reply {
-            v: VERSION,
-            id: JobId::of(b"x"),
-            name: "x".into(),
-            model: "m".into(),
-            version: "2".into(),
-            outcome,
-            worker: "i-1".into(),
-            at: DateTime::UNIX_EPOCH,
-            sent_at: None,
-            queued_ms: 0.0,
-            classify_ms,
-            waited_ms: 0.0,
-            trace: None,
-        })
+        Some(Reply { version: "2".into(), classify_ms, ..testing::reply("x", outcome) })
     }
 
     #[track_caller]

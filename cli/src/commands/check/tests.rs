@@ -6,8 +6,9 @@ use bytes::Bytes;
 use chrono::DateTime;
 use eirs_controller::status::{PoolStatus, Status};
 use eirs_platform::{
-    job::{Guess, JobId, Outcome, Reply, VERSION, encode},
+    job::{Guess, Outcome, Reply, encode},
     state_folder::{CONTROLLER_LOCK, Lock},
+    testing::reply,
 };
 
 use super::controller::{Controller, problems};
@@ -29,24 +30,6 @@ fn settings(folder: &Path) -> Settings {
     let mut settings = Settings::default();
     settings.local.state = folder.to_owned();
     settings
-}
-
-fn reply(name: &str, outcome: Outcome) -> Reply {
-    Reply {
-        v: VERSION,
-        id: JobId::of(name.as_bytes()),
-        name: name.into(),
-        model: "default".into(),
-        version: "1".into(),
-        outcome,
-        worker: "default-1".into(),
-        at: Utc::now(),
-        sent_at: None,
-        queued_ms: 1.0,
-        classify_ms: 1.0,
-        waited_ms: 0.0,
-        trace: None,
-    }
 }
 
 fn pool() -> PoolStatus {
@@ -77,7 +60,7 @@ async fn what_is_stored_is_counted_and_the_newest_results_are_shown() {
     for (name, outcome) in
         [("fish.jpg", classified), ("text.jpg", Outcome::Rejected { reason: "not an image".into() })]
     {
-        let reply = reply(name, outcome);
+        let reply = Reply { name: name.into(), ..reply(name, outcome) };
         backend.results().put(&reply.id.result_key("default", "1"), encode(&reply)).await.unwrap();
     }
     let report = look(&settings).await;

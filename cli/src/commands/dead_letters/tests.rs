@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use chrono::Utc;
 use eirs_platform::{
     backend::Backend,
     clock::SystemClock,
-    job::{Guess, Job, JobId, Outcome, Reply, VERSION, encode},
+    job::{Guess, Job, JobId, Outcome, Reply, encode},
     queue::Depth,
     results,
     settings::Settings,
+    testing::{self, job},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -35,19 +35,6 @@ async fn rig() -> Rig {
     }
 }
 
-fn job(content: &str) -> Job {
-    Job {
-        v: VERSION,
-        id: JobId::of(content.as_bytes()),
-        name: format!("{content}.jpg"),
-        model: "default".into(),
-        reply_to: "responses-gone".into(),
-        sent_at: Utc::now(),
-        fresh: false,
-        trace: None,
-    }
-}
-
 impl Rig {
     /// An image whose job was given up, as a worker leaves it.
     async fn given_up(&self, content: &str) -> Job {
@@ -64,21 +51,7 @@ impl Rig {
     }
 
     async fn result(&self, job: &Job, outcome: Outcome) {
-        let reply = Reply {
-            v: VERSION,
-            id: job.id,
-            name: job.name.clone(),
-            model: job.model.clone(),
-            version: "1".into(),
-            outcome,
-            worker: "default-1".into(),
-            at: Utc::now(),
-            sent_at: None,
-            queued_ms: 1.0,
-            classify_ms: 1.0,
-            waited_ms: 0.0,
-            trace: None,
-        };
+        let reply = Reply { id: job.id, name: job.name.clone(), ..testing::reply("", outcome) };
         let results = self.desk.backend.results();
         results::note_version(&**results, "default", "1").await.unwrap();
         results::put(&**results, &reply, true).await.unwrap();

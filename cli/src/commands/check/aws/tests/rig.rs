@@ -11,9 +11,9 @@ use aws_sdk_ec2::types::{ResourceType, Tag, TagSpecification};
 use chrono::Utc;
 use eirs_platform::{
     aws::tag,
-    job::{Guess, JobId, Outcome, Reply, VERSION, encode},
+    job::{Guess, Outcome, Reply, encode},
     settings::{BackendKind, Settings},
-    testing::emulator::Emulator,
+    testing::{self, emulator::Emulator},
 };
 use serde_json::json;
 
@@ -116,21 +116,8 @@ impl<'a> Rig<'a> {
     }
 
     pub(super) async fn result(&self, name: &str, label: &str) {
-        let reply = Reply {
-            v: VERSION,
-            id: JobId::of(name.as_bytes()),
-            name: name.into(),
-            model: "default".into(),
-            version: "1".into(),
-            outcome: Outcome::Classified { top: vec![Guess { label: label.into(), confidence: 0.5 }] },
-            worker: "i-1".into(),
-            at: Utc::now(),
-            sent_at: None,
-            queued_ms: 1.0,
-            classify_ms: 1.0,
-            waited_ms: 0.0,
-            trace: None,
-        };
+        let outcome = Outcome::Classified { top: vec![Guess { label: label.into(), confidence: 0.5 }] };
+        let reply = Reply { name: name.into(), worker: "i-1".into(), ..testing::reply(name, outcome) };
         let key = reply.id.result_key("default", "1");
         let put = self.account.s3.put_object().bucket(self.account.output_bucket()).key(key);
         put.body(encode(&reply).into()).send().await.unwrap();

@@ -116,8 +116,8 @@ pub trait Queue: Debug + Send + Sync {
     /// nothing; acking twice is fine.
     async fn ack(&self, receipts: &[Receipt]) -> Result<()>;
 
-    /// The same where nobody waits for it: a queue that bills calls has them wait for company. At
-    /// once unless overridden.
+    /// The same where nobody waits for it: a queue in which calls or transactions cost something
+    /// has them wait for company. At once unless overridden.
     async fn ack_unhurried(&self, receipts: &[Receipt]) -> Result<()> {
         self.ack(receipts).await
     }

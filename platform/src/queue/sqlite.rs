@@ -334,6 +334,12 @@ impl Queue for SqliteQueue {
         self.writer.run(format!("acking to {}", self.name), ack).await
     }
 
+    async fn ack_unhurried(&self, receipts: &[Receipt]) -> Result<()> {
+        let (table, receipts) = (self.table, receipts.to_vec());
+        let ack = move |batch: &mut Batch<'_>| statements::ack(batch, table, &receipts);
+        self.writer.run_unhurried(format!("acking to {}", self.name), ack).await
+    }
+
     async fn release(&self, receipts: &[Receipt]) -> Result<()> {
         let (receipts, bell) = (receipts.to_vec(), self.bell.clone());
         let release = move |batch: &mut Batch<'_>| {

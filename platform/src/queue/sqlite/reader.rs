@@ -9,7 +9,7 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::writer::sorted;
+use super::writer::{keep_plans, sorted};
 use crate::{error::Result, state_folder};
 
 /// A handle on the connection. Clones share it.
@@ -30,6 +30,7 @@ impl Reader {
             let connection = Connection::open(&path)?;
             connection.busy_timeout(Duration::from_secs(5))?;
             connection.pragma_update(None, "query_only", true)?;
+            keep_plans(&connection)?;
             Ok(connection)
         };
         let connection =

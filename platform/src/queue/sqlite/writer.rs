@@ -8,6 +8,8 @@
 //!
 //! [`log`]: super::log
 
+mod operation;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -16,7 +18,8 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::oneshot;
+
+use operation::{Operation, pending};
 
 use super::{
     bell::Bell,
@@ -36,6 +39,8 @@ use crate::{
 const COMPANY: usize = 8;
 /// A transaction takes at most this number of operations, so that other processes get their turn.
 const LARGEST_BATCH: usize = 256;
+/// How long an operation that nobody waits for waits for a transaction of others.
+const UNHURRIED: Duration = Duration::from_millis(50);
 
 /// A handle on the file. Clones share it.
 #[derive(Debug, Clone)]
@@ -45,7 +50,9 @@ pub(crate) struct Writer(Arc<Shared>);
 struct Shared {
     /// Whether an asker may serve; not where a commit waits for the disk.
     inline: bool,
-    waiting: Mutex<Vec<Box<dyn Operation>>>,
+    waiting: Mutex<Waiting>,
+    /// What joins the next transaction that begins, and begins none for now.
+    unhurried: Mutex<Waiting>,
     core: Mutex<Core>,
     log: Arc<Log>,
     time: Time,
@@ -55,6 +62,8 @@ struct Shared {
     /// ... and the one that copies the log.
     copying: mpsc::Sender<()>,
 }
+
+type Waiting = Vec<Box<dyn Operation>>;
 
 #[derive(Debug)]
 struct Core {
@@ -73,43 +82,6 @@ pub(crate) struct Batch<'a> {
     changes: HashMap<Table, i64>,
     /// Messages to announce after the commit.
     rings: Vec<(Arc<Bell>, usize)>,
-}
-
-trait Operation: Send {
-    fn run(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()>;
-    fn answer(self: Box<Self>, committed: std::result::Result<(), &rusqlite::Error>, file: &Path);
-}
-
-impl std::fmt::Debug for dyn Operation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("operation")
-    }
-}
-
-struct Pending<T, F> {
-    what: String,
-    work: Option<F>,
-    done: Option<T>,
-    answer: oneshot::Sender<Result<T>>,
-}
-
-impl<T: Send, F: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send> Operation for Pending<T, F> {
-    fn run(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
-        if let Some(work) = self.work.take() {
-            self.done = Some(work(batch)?);
-        }
-        Ok(())
-    }
-
-    fn answer(self: Box<Self>, committed: std::result::Result<(), &rusqlite::Error>, file: &Path) {
-        let answer = match (committed, self.done) {
-            (Err(error), _) => Err(sorted(self.what, error, file)),
-            (Ok(()), Some(done)) => Ok(done),
-            (Ok(()), None) => Err(Error::unavailable(self.what, "the queue is closing")),
-        };
-        // Whoever asked may have left; then nobody needs the answer.
-        let _left = self.answer.send(answer);
-    }
 }
 
 /// Pages for which the connections of a process share memory, which is kept: whenever another
@@ -175,6 +147,7 @@ impl Writer {
         let shared = Arc::new(Shared {
             inline: !sync,
             waiting: Mutex::default(),
+            unhurried: Mutex::default(),
             core,
             log,
             time,
@@ -204,13 +177,10 @@ impl Writer {
         what: impl Into<String>,
         work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (answer, mut answered) = oneshot::channel();
-        let what = what.into();
-        let gone = Error::broken(what.clone(), "the queue's writer has died");
-        let operation = Pending { what, work: Some(work), done: None, answer };
+        let (operation, mut answered, gone) = pending(what.into(), work);
         let mut company = {
             let mut waiting = lock_anyway(&self.0.waiting);
-            waiting.push(Box::new(operation));
+            waiting.push(operation);
             waiting.len()
         };
         // Whatever else is ready to run may have something for the same transaction, and may make
@@ -226,6 +196,24 @@ impl Writer {
             }
             company = waiting;
         }
+        self.0.serve_or_call();
+        answered.await.unwrap_or(Err(gone))
+    }
+
+    /// The same for what nobody waits for: it joins the next transaction that writes, and has one
+    /// of its own only if none comes for a while. What is dropped before may be done or not.
+    pub(super) async fn run_unhurried<T: Send + 'static>(
+        &self,
+        what: impl Into<String>,
+        work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (operation, mut answered, gone) = pending(what.into(), work);
+        lock_anyway(&self.0.unhurried).push(operation);
+        if let Ok(served) = tokio::time::timeout(UNHURRIED, &mut answered).await {
+            return served.unwrap_or(Err(gone));
+        }
+        let due = std::mem::take(&mut *lock_anyway(&self.0.unhurried));
+        lock_anyway(&self.0.waiting).extend(due);
         self.0.serve_or_call();
         answered.await.unwrap_or(Err(gone))
     }
@@ -269,7 +257,12 @@ impl Shared {
         let (connection, turn) = (&core.connection, &core.turn);
         let mut batch =
             Batch { connection, turn, taken, begun: false, changes: HashMap::new(), rings: Vec::new() };
-        let ran = operations.iter_mut().try_for_each(|operation| operation.run(&mut batch));
+        let mut ran = operations.iter_mut().try_for_each(|operation| operation.run(&mut batch));
+        if batch.begun && ran.is_ok() {
+            let mut joining = std::mem::take(&mut *lock_anyway(&self.unhurried));
+            ran = joining.iter_mut().try_for_each(|operation| operation.run(&mut batch));
+            operations.extend(joining);
+        }
         let (begun, rings) = (batch.begun, std::mem::take(&mut batch.rings));
         let committed = batch.end(ran);
         if committed.is_ok() {

@@ -69,3 +69,45 @@ async fn operations_that_are_ready_together_share_one_transaction() {
     }
     assert_eq!(begun, 1);
 }
+
+/// The same, unhurried.
+async fn joins(writer: &Writer) -> bool {
+    let work = |batch: &mut Batch<'_>| {
+        let joins = batch.begun;
+        batch.writer().map(|_connection| joins)
+    };
+    writer.run_unhurried("writing", work).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unhurried_operation_joins_the_next_transaction_that_writes_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = writer(folder.path());
+    let mut unhurried = pin!(joins(&writer));
+    assert_eq!(poll(unhurried.as_mut()), Poll::Pending);
+    writer.run("reading", |_batch| Ok(())).await.unwrap();
+    assert_eq!(poll(unhurried.as_mut()), Poll::Pending, "reading begins no transaction");
+    assert!(begins(&writer).await);
+    assert_eq!(poll(unhurried.as_mut()), Poll::Ready(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unhurried_operation_that_nothing_comes_for_has_a_transaction_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = writer(folder.path());
+    let start = tokio::time::Instant::now();
+    assert_eq!(tokio::join!(joins(&writer), joins(&writer)), (false, true), "both are in it");
+    assert_eq!(start.elapsed().as_millis().div_ceil(10), UNHURRIED.as_millis().div_ceil(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unhurried_operation_whose_asker_leaves_keeps_nothing_from_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = writer(folder.path());
+    {
+        let mut leaves = pin!(joins(&writer));
+        assert_eq!(poll(leaves.as_mut()), Poll::Pending);
+    }
+    assert!(begins(&writer).await);
+    assert!(!joins(&writer).await);
+}

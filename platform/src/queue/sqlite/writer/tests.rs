@@ -111,3 +111,16 @@ async fn an_unhurried_operation_whose_asker_leaves_keeps_nothing_from_the_others
     assert!(begins(&writer).await);
     assert!(!joins(&writer).await);
 }
+
+#[tokio::test]
+async fn a_statement_with_a_bound_limit_is_parsed_once() {
+    let connection = Connection::open_in_memory().unwrap();
+    keep_plans(&connection).unwrap();
+    connection.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1), (2), (3)").unwrap();
+    let mut statement = connection.prepare("SELECT x FROM t ORDER BY x LIMIT ?1").unwrap();
+    for limit in 0..4_i64 {
+        let found = statement.query_map([limit], |row| row.get::<_, i64>(0)).unwrap().count();
+        assert_eq!(found as i64, limit.min(3));
+    }
+    assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0);
+}

@@ -3,10 +3,13 @@
 //! caps on connections, rest when files run out, and the patience to let a client read why it was
 //! refused.
 
+mod address;
 mod admin;
 mod answering;
 mod arriving;
 mod crowd;
+mod lent;
+mod refusing;
 mod server;
 mod stream;
 pub mod tls;

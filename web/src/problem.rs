@@ -79,6 +79,30 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad request", detail)
     }
 
+    /// A client speaks plain HTTP to a listener that has a certificate.
+    pub(crate) fn needs_https() -> Self {
+        Self::bad_request("this port speaks HTTPS; use https:// in the address")
+    }
+
+    /// The header of a request has more than this many bytes, or too many fields.
+    pub(crate) fn header_too_large(bytes: usize) -> Self {
+        let detail = format!(
+            "the header of the request is too large; at most {} KiB and 100 fields are read",
+            bytes / 1024
+        );
+        Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "header too large", detail)
+    }
+
+    pub(crate) fn address_too_long() -> Self {
+        let detail = "the address of the request is too long; send images in the body of a POST";
+        Self::new(StatusCode::URI_TOO_LONG, "address too long", detail)
+    }
+
+    pub(crate) fn unknown_version() -> Self {
+        let detail = "unsupported version of HTTP; use HTTP/1.0, HTTP/1.1 or HTTP/2";
+        Self::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "unsupported version", detail)
+    }
+
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not found", detail)
     }
@@ -166,6 +190,18 @@ impl Problem {
     pub(crate) fn too_many_uploads(who: &str) -> Self {
         let detail = format!("{who} has too many uploads in flight; try again shortly");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too many uploads", detail).after(1)
+    }
+
+    /// An address has more of them than it may.
+    pub(crate) fn too_many_connections(who: &str) -> Self {
+        let detail = format!("{who} has too many connections; try again shortly");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too many connections", detail).after(1)
+    }
+
+    /// All of them together are as many as there may be.
+    pub(crate) fn crowded() -> Self {
+        let all = Self::too_many_connections("the server");
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, ..all }
     }
 
     /// Neither memory nor disk is left for what arrives.

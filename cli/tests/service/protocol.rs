@@ -91,6 +91,62 @@ fn chunks_are_read_with_extensions_and_trailers_and_other_codings_are_refused() 
     }
 }
 
+/// A refusal is one even where no request could be read.
+#[test]
+fn what_is_not_http_is_refused_with_a_status_and_a_sentence() {
+    let site = Site::new();
+    let web = site.web();
+    // hyper reads a little more than it was said, where more than one request comes at once.
+    let long = "x".repeat(100_000);
+    let many = "a: b\r\n".repeat(101);
+    for (request, status, what) in [
+        ("hello\r\n\r\n", 400, "does not begin with a method"),
+        ("G(T / HTTP/1.1\r\nhost: x\r\n\r\n", 400, "does not begin with a method"),
+        ("GET /a\x07b HTTP/1.1\r\nhost: x\r\n\r\n", 400, "is not a URI"),
+        ("GET / HTTP/1.1\r\nhost x\r\n\r\n", 400, "is not `name: value`"),
+        ("GET / HTTP/1.1\r\nhost: x\r\n y: folded\r\n\r\n", 400, "is not `name: value`"),
+        ("POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", 400, "Content-Length"),
+        (
+            "POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+            400,
+            "Content-Length",
+        ),
+        ("POST /upload HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n", 400, "Transfer-Encoding"),
+        ("POST /upload HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n", 400, "Transfer-Encoding"),
+        ("GET / HTTP/3.0\r\nhost: x\r\n\r\n", 505, "unsupported version of HTTP"),
+        ("GET / HTTP/1.2\r\nhost: x\r\n\r\n", 505, "unsupported version of HTTP"),
+        (&format!("GET / HTTP/1.1\r\nhost: x\r\na: {long}\r\n\r\n"), 431, "at most 32 KiB and 100 fields"),
+        (&format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"), 431, "at most 32 KiB"),
+        (&format!("GET / HTTP/1.1\r\nhost: x\r\n{many}\r\n"), 431, "at most 32 KiB and 100 fields"),
+    ] {
+        let shown = &request[..request.len().min(80)];
+        let answer = exchange(&web, request.as_bytes());
+        assert_eq!(answer.status, status, "{shown:?}: {answer:?}");
+        assert!(answer.problem().contains(what), "{shown:?}: {answer:?}");
+        assert!(
+            answer.header("date").is_some() && answer.header("connection") == Some("close"),
+            "{answer:?}"
+        );
+        // The same after a request that was answered, and where both come at once.
+        let both = [b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n", request.as_bytes()].concat();
+        let second = exchange(&web, &both).body;
+        assert!(second.starts_with(&format!("ok\nHTTP/1.1 {status} ")), "{shown:?}: {second}");
+        assert!(second.ends_with("}\n") && second.contains(what), "{shown:?}: {second}");
+    }
+}
+
+#[test]
+fn a_client_that_sends_on_after_what_is_not_http_sees_why_it_was_refused() {
+    let site = Site::new();
+    let web = site.web();
+    for _ in 0..10 {
+        let head = b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 3 MB\r\n\r\n";
+        let answer = exchange(&web, &[&head[..], &vec![7; 3_000_000]].concat());
+        assert_eq!(answer.status, 400, "{answer:?}");
+        assert!(answer.problem().contains("Content-Length"), "{answer:?}");
+    }
+}
+
 /// Everybody who leaves gives back the place at once, wherever they were.
 #[test]
 fn clients_that_leave_keep_no_place_whatever_they_were_at() {

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{
 };
 
 use crate::authority::Authority;
-use eirs_harness::{Answer, NEVER, Site, Web, eventually, image, request};
+use eirs_harness::{Answer, NEVER, Site, Web, eventually, image, read_answer, request};
 
 /// An authority that the client trusts, and a site whose server has a certificate of it.
 struct Secured {
@@ -122,9 +122,75 @@ fn uploads_come_encrypted_and_not_otherwise() {
     let answer = ask(&mut secured.connect(&web).expect("a connection"), "POST", "/upload?wait=0", &large);
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(answer.header("strict-transport-security"), Some("max-age=31536000"));
-    assert!(request(&web.address, "GET", "/livez", &[], b"").is_err(), "plain HTTP is not answered");
     assert_eq!(web.get("/metrics").status, 200, "the operator's side is as it was");
     assert!(web.process.log().contains("accepting uploads on https://127.0.0.1:"), "{}", web.process.log());
+}
+
+#[test]
+fn a_client_of_plain_http_at_the_port_of_https_is_told_so_also_when_it_sends_a_large_body() {
+    let secured = Secured::new();
+    let web = secured.site.web();
+    for (method, path, bytes) in [("GET", "/livez", 0), ("POST", "/upload", 3_000_000)] {
+        let answer = request(&web.address, method, path, &[], &vec![7; bytes]).expect("an answer");
+        assert_eq!(answer.status, 400, "{answer:?}");
+        assert_eq!(answer.problem(), "this port speaks HTTPS; use https:// in the address");
+    }
+    // What is neither is refused in the same way.
+    let mut stream = web.connect();
+    stream.write_all(b"hello\r\n\r\n").expect("it is sent");
+    assert_eq!(read_answer(&mut stream).expect("an answer").status, 400);
+    assert_eq!(ask(&mut secured.connect(&web).expect("a connection"), "GET", "/livez", b"").status, 200);
+}
+
+#[test]
+fn a_client_of_tls_at_the_port_of_plain_http_is_named_in_the_log() {
+    let secured = Secured::new();
+    let site = Site::new().set("EIRS_TELEMETRY__FILTER", "info,eirs_web=debug");
+    let plain = site.web();
+    assert!(secured.connect(&plain).is_err(), "nobody shakes hands");
+    let said = "a request was refused: this port speaks plain HTTP; use http:// in the address";
+    eventually("it is logged", || plain.process.log().contains(said).then_some(()));
+}
+
+#[test]
+fn requests_that_are_not_http_are_refused_with_a_sentence_in_https_too() {
+    let secured = Secured::new();
+    let web = secured.site.web();
+    let mut stream = secured.connect(&web).expect("a connection");
+    stream.write_all(b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n").expect("it is sent");
+    let answer = read_answer(&mut stream).expect("an answer, and the end in the way of TLS");
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert_eq!(answer.problem(), "the Content-Length header is not one number");
+}
+
+#[test]
+fn a_client_that_has_said_that_it_sends_no_more_still_gets_its_answer_and_one_that_left_keeps_no_place() {
+    let mut secured = Secured::new();
+    secured.site = secured.site.set("EIRS_WEB__MAX_UPLOADS", "1");
+    let web = secured.site.web();
+    let uploads = |wanted: u64| {
+        eventually("that many uploads", || (web.get("/status").json()["uploads"] == wanted).then_some(()));
+    };
+    let ask = |number| {
+        let mut stream = secured.connect(&web).expect("a connection");
+        let head =
+            format!("POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", image(number).len());
+        stream.write_all(&[head.as_bytes(), &image(number)].concat()).expect("sent");
+        uploads(1);
+        stream.conn.send_close_notify();
+        stream.flush().expect("sent");
+        stream
+    };
+    drop(ask(1));
+    uploads(0);
+    let mut half = ask(2);
+    let mut first = [0];
+    half.read_exact(&mut first).expect("the beginning of the answer");
+    let _worker = secured.site.worker();
+    let mut rest = String::new();
+    half.read_to_string(&mut rest).expect("the rest of it");
+    let answer = String::from_utf8_lossy(&first) + &*rest;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("noop"), "{answer}");
 }
 
 #[test]

@@ -20,7 +20,6 @@ use poem::{
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{Instant, sleep, sleep_until, timeout},
@@ -28,11 +27,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    address,
     answering::Answering,
     arriving::Arriving,
     crowd::{Busy, Crowd, Full, Limits, Seat},
-    stream::Stream,
-    tls::Tls,
+    lent::lend,
+    refusing::{problem_of, refuse},
+    stream::{Stream, Wire},
+    tls::{Greeted, Tls},
 };
 use crate::{
     metrics::{Connections, NotAccepted},
@@ -47,7 +49,7 @@ const TELL: Duration = Duration::from_secs(30);
 /// hyper doubles its read buffer each time a read fills it; a hundred uploads at once would take 40
 /// MB before anybody has looked at a byte. It is also the most that the header of a request may
 /// have.
-const BUFFER: usize = 32 * 1024;
+pub(super) const BUFFER: usize = 32 * 1024;
 /// Requests at once on one connection of HTTP/2.
 const STREAMS: u32 = 100;
 /// What may be under way on one connection of HTTP/2, and for each of its requests.
@@ -56,6 +58,8 @@ const WINDOWS: (u32, u32) = (1024 * 1024, 256 * 1024);
 const PING: Duration = Duration::from_secs(30);
 /// How many are told at once that there is no place for them; more are cut off.
 const TOLD_AT_ONCE: usize = 64;
+/// How long each of them has to read that.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// A listener with what stands before its routes.
 pub struct Server<E> {
@@ -121,7 +125,14 @@ impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
                             Full::Address => NotAccepted::Address,
                         });
                         if let (None, Ok(permit)) = (&door.tls, told.clone().try_acquire_owned()) {
-                            connections.spawn(refuse(tcp, full).map(move |()| drop(permit)));
+                            connections.spawn(async move {
+                                let problem = match full {
+                                    Full::All => Problem::crowded(),
+                                    Full::Address => Problem::too_many_connections("your address"),
+                                };
+                                refuse(tcp, &problem, MOMENT).await;
+                                drop(permit);
+                            });
                         }
                     }
                 },
@@ -182,14 +193,13 @@ async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
     // Lines and events are small and wanted now.
     let _best_effort = tcp.set_nodelay(true);
     let seat = Arc::new(seat);
-    let stream = Stream::new(tcp, seat.clone(), door.tls.is_none());
     let served = async {
         match &door.tls {
-            None => serve(&door, stream, peer, &seat, Scheme::HTTP).await,
-            Some(tls) => match tls.shake_hands(stream).await {
-                Ok(stream) => serve(&door, stream, peer, &seat, Scheme::HTTPS).await,
-                // Scanners, clients that do not trust the certificate, browsers that speak HTTP:
-                // each day has many.
+            None => serve(&door, tcp, peer, &seat, Scheme::HTTP).await,
+            Some(tls) => match tls.shake_hands(tcp).await {
+                Ok(Greeted::Encrypted(tls)) => serve(&door, *tls, peer, &seat, Scheme::HTTPS).await,
+                Ok(Greeted::InPlain(tcp)) => serve(&door, tcp, peer, &seat, Scheme::HTTP).await,
+                // Scanners, clients that do not trust the certificate: each day has many.
                 Err(error) => tracing::debug!(%error, "a connection ended before a request"),
             },
         }
@@ -203,7 +213,7 @@ async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
 
 async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
     door: &Arc<Door<E>>,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    wire: impl Wire,
     peer: SocketAddr,
     seat: &Arc<Seat>,
     scheme: Scheme,
@@ -216,31 +226,42 @@ async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
             answer(door.clone(), request, peer, scheme.clone(), for_body, for_answer).map(Ok::<_, Infallible>)
         })
     };
-    let mut connection = pin!(door.http.serve_connection(TokioIo::new(stream), service));
+    let (stream, owner) = lend(Stream::new(wire, seat.clone()));
+    // Dropped where it ends, for it has the stream.
+    let mut connection = Box::pin(door.http.serve_connection(TokioIo::new(stream), service));
     let mut ending = pin!(door.ending.cancelled());
     let mut is_ending = false;
     let mut alarm = pin!(sleep_until(Instant::now()));
-    poll_fn(|cx| {
+    let end = poll_fn(|cx| {
         if let Poll::Ready(end) = connection.as_mut().poll(cx) {
-            if let Err(error) = end {
-                tracing::trace!(%peer, %error, "a connection ended early");
-            }
-            return Poll::Ready(());
+            return Poll::Ready(end);
         }
         if !is_ending && ending.as_mut().poll(cx).is_ready() {
             is_ending = true;
             connection.as_mut().graceful_shutdown();
-            if connection.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
+            if let Poll::Ready(end) = connection.as_mut().poll(cx) {
+                return Poll::Ready(end);
             }
         }
         let Some((deadline, reason)) = seat.deadline() else { return Poll::Pending };
         if alarm.deadline() != deadline {
             alarm.as_mut().reset(deadline);
         }
-        alarm.as_mut().poll(cx).map(|()| door.crowd.counts.closed(reason))
+        alarm.as_mut().poll(cx).map(|()| {
+            door.crowd.counts.closed(reason);
+            Ok(())
+        })
     })
     .await;
+    drop(connection);
+    let (Err(error), Some(stream)) = (end, owner.take()) else { return };
+    let problem = problem_of(&*error, stream.first());
+    if let (Some(problem), Some(wire)) = (problem, stream.refused()) {
+        tracing::debug!(%peer, "a request was refused: {}", problem.detail);
+        refuse(wire, &problem, door.crowd.limits.linger).await;
+    } else {
+        tracing::trace!(%peer, %error, "a connection ended early");
+    }
 }
 
 async fn answer<E: Endpoint<Output = poem::Response> + 'static>(
@@ -251,11 +272,14 @@ async fn answer<E: Endpoint<Output = poem::Response> + 'static>(
     for_body: Busy,
     for_answer: Busy,
 ) -> Response<BoxBody<Bytes, io::Error>> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    parts.uri = address::plain(parts.uri);
     let expects = parts.headers.get(header::EXPECT);
     let expects = expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let body = Arriving::new(body, for_body, door.crowd.limits.linger, expects).boxed();
-    let refused = misdirected(&parts).or_else(|| coded(&parts));
+    let is_in_plain = door.tls.is_some() && scheme == Scheme::HTTP;
+    let refused = is_in_plain.then(Problem::needs_https);
+    let refused = refused.or_else(|| misdirected(&parts)).or_else(|| coded(&parts));
     let parts: RequestParts = (parts, door.local.clone(), RemoteAddr(peer.into()), scheme).into();
     let request = poem::Request::from_parts(parts, body.into());
     let response = match refused {
@@ -297,33 +321,4 @@ fn coded(parts: &hyper::http::request::Parts) -> Option<Problem> {
 /// user before it.
 fn is_host(host: &[u8]) -> bool {
     host.is_empty() || !host.contains(&b'@') && Authority::try_from(host).is_ok()
-}
-
-/// Tells a client that there is no place for it, and gives it a moment to read that.
-async fn refuse(mut tcp: TcpStream, full: Full) {
-    let (status, title, detail) = match full {
-        Full::All => {
-            ("503 Service Unavailable", "too many connections", "the server has too many connections")
-        }
-        Full::Address => {
-            ("429 Too Many Requests", "too many connections", "your address has too many connections")
-        }
-    };
-    let body = format!(
-        "{{\"status\":{},\"title\":\"{title}\",\"detail\":\"{detail}; try again shortly\"}}\n",
-        &status[..3]
-    );
-    let text = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let told = async {
-        tcp.write_all(text.as_bytes()).await?;
-        tcp.shutdown().await?;
-        let mut rest = [0; 4096];
-        while tcp.read(&mut rest).await? > 0 {}
-        Ok::<_, io::Error>(())
-    };
-    let _in_time = timeout(Duration::from_secs(1), told).await;
 }

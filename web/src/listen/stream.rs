@@ -3,7 +3,8 @@
 //! A client that sends no more has left, or it has closed its sending half (`nc -N`,
 //! `shutdown(SHUT_WR)`) and waits for its answer: TCP says the same of both. What tells them apart
 //! is a byte that is sent to it, for a system whose program has left resets the connection. So it
-//! is sent the first byte of its answer, whatever that will be: all begin with `HTTP/`.
+//! is sent the first byte of its answer, whatever that will be: all begin with `HTTP/`. The same
+//! holds with TLS, where `close_notify` says that nothing more is sent.
 
 use std::{
     io,
@@ -18,8 +19,9 @@ use tokio::{
     net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
+use tokio_rustls::server::TlsStream;
 
-use super::crowd::Seat;
+use super::{crowd::Seat, refusing::own_of_hyper};
 
 /// The first byte of every answer.
 const FIRST: &[u8] = b"H";
@@ -32,13 +34,33 @@ const LOOK_BEHIND: Duration = Duration::from_secs(1);
 const LOOK_FOR_END: Duration = Duration::from_millis(5);
 const BEHIND: Duration = Duration::from_millis(250);
 
+/// What HTTP is read from and written to.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// The connection under it.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Wire for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Wire for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
 /// A connection that notes at its seat when something comes and when nothing goes.
 #[derive(Debug)]
-pub(super) struct Stream {
-    tcp: TcpStream,
+pub(super) struct Stream<W> {
+    wire: W,
     seat: Arc<Seat>,
-    /// What is read and written is HTTP itself.
-    is_plain: bool,
+    /// The first byte of all.
+    first: Option<u8>,
+    /// hyper has refused what came, and that was not sent.
+    is_refused: bool,
     /// The client sends no more.
     half_closed: Option<HalfClosed>,
     /// When to look again whether it does, where more has come than is read.
@@ -65,9 +87,19 @@ impl HalfClosed {
     }
 }
 
-impl Stream {
-    pub(super) fn new(tcp: TcpStream, seat: Arc<Seat>, is_plain: bool) -> Self {
-        Self { tcp, seat, is_plain, half_closed: None, look: None }
+impl<W: Wire> Stream<W> {
+    pub(super) fn new(wire: W, seat: Arc<Seat>) -> Self {
+        Self { wire, seat, first: None, is_refused: false, half_closed: None, look: None }
+    }
+
+    /// The first byte that came, if any did.
+    pub(super) fn first(&self) -> Option<u8> {
+        self.first
+    }
+
+    /// What is under it, where hyper has refused what came and its client does not know yet.
+    pub(super) fn refused(self) -> Option<W> {
+        self.is_refused.then_some(self.wire)
     }
 
     fn noted<T>(&self, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -88,9 +120,6 @@ impl Stream {
             if let Err(error) = ready!(self.poll_end(cx)) {
                 return Poll::Ready(error);
             }
-            if !self.is_plain {
-                return Poll::Ready(io::ErrorKind::UnexpectedEof.into());
-            }
             self.half_closed = Some(HalfClosed::new());
         }
         match ready!(self.poll_half_closed(cx)) {
@@ -103,9 +132,9 @@ impl Stream {
     /// Ends when the client sends no more, whether or not all of it was read.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.tcp.poll_read_ready(cx))?;
-            let ready =
-                pin!(self.tcp.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
+            let tcp = self.wire.tcp();
+            ready!(tcp.poll_read_ready(cx))?;
+            let ready = pin!(tcp.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
             if matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed()) {
                 return Poll::Ready(Ok(()));
             }
@@ -126,7 +155,7 @@ impl Stream {
         let write = if rest.is_empty() {
             Poll::Ready(Ok(0))
         } else {
-            let write = Pin::new(&mut self.tcp).poll_write(cx, rest);
+            let write = Pin::new(&mut self.wire).poll_write(cx, rest);
             self.noted(write)
         };
         if let (Poll::Ready(Ok(_)), Some(half)) = (&write, &mut self.half_closed) {
@@ -144,11 +173,12 @@ impl Stream {
                 return Poll::Ready(Ok(()));
             }
             if half.is_asked {
-                if let Some(error) = self.tcp.take_error()? {
+                if let Some(error) = self.wire.tcp().take_error()? {
                     return Poll::Ready(Err(error));
                 }
             } else if self.seat.is_owed() {
-                if !self.tcp.try_write(FIRST).is_ok_and(|sent| sent == FIRST.len()) {
+                let write = Pin::new(&mut self.wire).poll_write(cx, FIRST);
+                if !matches!(write, Poll::Ready(Ok(sent)) if sent == FIRST.len()) {
                     return Poll::Ready(Ok(()));
                 }
                 (half.is_asked, half.is_ahead) = (true, true);
@@ -161,7 +191,7 @@ impl Stream {
     }
 }
 
-impl AsyncRead for Stream {
+impl<W: Wire> AsyncRead for Stream<W> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -171,12 +201,12 @@ impl AsyncRead for Stream {
             return self.poll_half_closed(cx);
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
-        if buf.filled().len() > before {
+        let read = Pin::new(&mut self.wire).poll_read(cx, buf);
+        if let Some(byte) = buf.filled().get(before) {
+            self.first.get_or_insert(*byte);
             self.seat.heard();
         } else if matches!(read, Poll::Ready(Ok(())))
             && buf.remaining() > 0
-            && self.is_plain
             && (self.half_closed.is_some() || self.seat.may_be_owed())
         {
             self.half_closed.get_or_insert_with(HalfClosed::new).is_read = true;
@@ -186,12 +216,21 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl<W: Wire> AsyncWrite for Stream<W> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(rest) = self.after_first(buf) {
             return self.poll_rest(cx, rest);
         }
-        let write = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        let buf = match own_of_hyper(buf) {
+            Some(0) => {
+                self.is_refused = true;
+                return Poll::Ready(Ok(buf.len()));
+            }
+            // What is before it is sent first.
+            Some(at) => &buf[..at],
+            None => buf,
+        };
+        let write = Pin::new(&mut self.wire).poll_write(cx, buf);
         self.noted(write)
     }
 
@@ -203,12 +242,17 @@ impl AsyncWrite for Stream {
         if let Some(rest) = buffers.iter().find_map(|buffer| self.after_first(buffer)) {
             return self.poll_rest(cx, rest);
         }
-        let write = Pin::new(&mut self.tcp).poll_write_vectored(cx, buffers);
+        let last = buffers.iter().rev().find(|buffer| !buffer.is_empty());
+        if last.is_some_and(|last| own_of_hyper(last).is_some()) {
+            let first = buffers.iter().find(|buffer| !buffer.is_empty());
+            return self.poll_write(cx, first.map_or(&[], |first| first));
+        }
+        let write = Pin::new(&mut self.wire).poll_write_vectored(cx, buffers);
         self.noted(write)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.wire.is_write_vectored()
     }
 
     /// It is asked for each time that the connection looks what there is to do, also where nothing
@@ -217,10 +261,16 @@ impl AsyncWrite for Stream {
         if let Poll::Ready(error) = self.poll_left(cx) {
             return Poll::Ready(Err(error));
         }
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        let flush = Pin::new(&mut self.wire).poll_flush(cx);
+        // TLS keeps what was written and not taken.
+        self.seat.unread(flush.is_pending());
+        flush
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        if self.is_refused {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.wire).poll_shutdown(cx)
     }
 }

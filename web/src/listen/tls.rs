@@ -8,7 +8,7 @@ use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Dur
 
 use chrono::{DateTime, TimeDelta, Utc};
 use eirs_platform::settings;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -38,6 +38,13 @@ const SOON: TimeDelta = TimeDelta::days(14);
 pub struct Tls {
     certificate: Arc<Certificate>,
     config: Arc<ServerConfig>,
+}
+
+/// How a client has begun.
+pub(super) enum Greeted {
+    Encrypted(Box<TlsStream<TcpStream>>),
+    /// With plain HTTP, of which nothing was read yet.
+    InPlain(TcpStream),
 }
 
 #[derive(Debug)]
@@ -76,12 +83,17 @@ impl Tls {
     }
 
     /// Begins to speak with a client.
-    pub(crate) async fn shake_hands<Io: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        io: Io,
-    ) -> io::Result<TlsStream<Io>> {
-        let accepted = TlsAcceptor::from(self.config.clone()).accept(io);
-        tokio::time::timeout(HANDSHAKE, accepted).await.map_err(|_| io::ErrorKind::TimedOut)?
+    pub(super) async fn shake_hands(&self, tcp: TcpStream) -> io::Result<Greeted> {
+        let greeted = async {
+            let mut first = [0];
+            // All that HTTP begins with is printed, or the end of a line, and nothing of TLS is.
+            if tcp.peek(&mut first).await? == 1 && (first[0].is_ascii_graphic() || first == *b"\r") {
+                return Ok(Greeted::InPlain(tcp));
+            }
+            let stream = TlsAcceptor::from(self.config.clone()).accept(tcp).await?;
+            Ok(Greeted::Encrypted(Box::new(stream)))
+        };
+        tokio::time::timeout(HANDSHAKE, greeted).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
     /// When the certificate in force expires, as far as it says so.

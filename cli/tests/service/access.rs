@@ -57,6 +57,31 @@ fn who_shows_no_token_that_is_in_force_is_turned_away() {
     assert!(web.get("/metrics").body.contains("eirs_requests_turned_away_total{why=\"token\"} 5"));
 }
 
+/// A letter and its escape are the same address, also for who may use it.
+#[test]
+fn an_escaped_address_is_as_open_or_closed_as_the_plain_one() {
+    let site = site_with_tokens();
+    let token = eirs_token(&site, &["add", "ci"]);
+    let web = site.web();
+    let bearer = format!("Bearer {token}");
+    let post = |path: &str, headers: &[(&str, &str)]| {
+        let headers = [&[("content-type", "image/bmp")], headers].concat();
+        request(&web.address, "POST", path, &headers, &image(1)).expect("an answer").status
+    };
+    for escaped in ["/uploa%64?wait=0", "/%75%70%6C%6f%61%64?wait=0", "/%75pload?wait=%30"] {
+        assert_eq!(post(escaped, &[]), 401, "{escaped}");
+        assert_eq!(post(escaped, &[("authorization", &bearer)]), 202, "{escaped}");
+    }
+    for closed in ["/%72esults/1", "/assets%2F..%2Fupload", "/uploa%2564", "/%2Flivez", "//livez"] {
+        assert_eq!(web.get(closed).status, 401, "{closed}");
+    }
+    for nothing in ["/assets/../upload", "/assets/%2e%2e/upload", "/docs/%2E./upload"] {
+        assert_eq!(post(nothing, &[]), 404, "{nothing}");
+    }
+    assert_eq!(post("/assets/%2e%2e%2fupload", &[]), 405, "it may be the name of a file of the page");
+    assert_eq!(web.get("/%6Civez").status, 200);
+}
+
 #[test]
 fn a_token_that_is_added_or_revoked_counts_without_a_restart() {
     let site = site_with_tokens();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use futures::{Stream, StreamExt, stream::BoxStream};
 
 /// What is unpacked at once.
@@ -70,7 +70,11 @@ enum Unpacker {
     /// What is called deflate is zlib (RFC 9110, 8.4.1.2), or what the word says: the first byte
     /// decides.
     Unknown(Feed),
-    Gzip(MultiGzDecoder<Feed>),
+    Gzip(GzDecoder<Feed>),
+    /// A member of gzip has ended. Another one may follow, or zeros to the end, where somebody
+    /// wrote whole blocks: gzip(1) reads both.
+    AfterMember(Feed),
+    Padding(Feed),
     Zlib(ZlibDecoder<Feed>),
     Deflate(DeflateDecoder<Feed>),
 }
@@ -78,7 +82,7 @@ enum Unpacker {
 impl Unpacker {
     fn feed(&mut self) -> &mut Feed {
         match self {
-            Self::Unknown(feed) => feed,
+            Self::Unknown(feed) | Self::AfterMember(feed) | Self::Padding(feed) => feed,
             Self::Gzip(unpacker) => unpacker.get_mut(),
             Self::Zlib(unpacker) => unpacker.get_mut(),
             Self::Deflate(unpacker) => unpacker.get_mut(),
@@ -99,9 +103,38 @@ impl Unpacker {
         }
         match self {
             Self::Unknown(_) => Err(ErrorKind::WouldBlock.into()),
-            Self::Gzip(unpacker) => unpacker.read(buf),
+            Self::Gzip(_) | Self::AfterMember(_) | Self::Padding(_) => self.read_gzip(buf),
             Self::Zlib(unpacker) => unpacker.read(buf),
             Self::Deflate(unpacker) => unpacker.read(buf),
+        }
+    }
+
+    fn read_gzip(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self {
+                Self::Gzip(unpacker) => match unpacker.read(buf)? {
+                    0 => *self = Self::AfterMember(std::mem::take(unpacker.get_mut())),
+                    bytes => return Ok(bytes),
+                },
+                Self::AfterMember(feed) => match feed.fill_buf()?.first() {
+                    None => return Ok(0),
+                    Some(0) => *self = Self::Padding(std::mem::take(feed)),
+                    Some(_) => *self = Self::Gzip(GzDecoder::new(std::mem::take(feed))),
+                },
+                Self::Padding(feed) => {
+                    let zeros = feed.fill_buf()?;
+                    let bytes = zeros.len();
+                    if bytes == 0 {
+                        return Ok(0);
+                    }
+                    if zeros.iter().any(|byte| *byte != 0) {
+                        let what = "something follows the zeros after its end";
+                        return Err(io::Error::new(ErrorKind::InvalidData, what));
+                    }
+                    feed.consume(bytes);
+                }
+                _ => return Ok(0),
+            }
         }
     }
 }
@@ -121,7 +154,7 @@ impl Unpacked {
     ) -> Self {
         let feed = Feed::default();
         let unpacker = match encoding {
-            Encoding::Gzip => Unpacker::Gzip(MultiGzDecoder::new(feed)),
+            Encoding::Gzip => Unpacker::Gzip(GzDecoder::new(feed)),
             Encoding::Deflate => Unpacker::Unknown(feed),
         };
         Self { body: body.boxed(), unpacker, buffer: vec![0; BUFFER], is_over: false }
@@ -198,11 +231,14 @@ mod tests {
         fn what_was_packed_comes_out_however_it_is_cut(
             bytes in prop::collection::vec(0u8..4, 0..100_000),
             size in 1usize..5000,
+            zeros in 0usize..3000,
         ) {
             let chunks = |packed: &[u8]| packed.chunks(size).map(<[u8]>::to_vec).collect();
             prop_assert_eq!(&unpacked(Encoding::Gzip, chunks(&gzip(&bytes))).unwrap(), &bytes);
             let twice = [gzip(&bytes), gzip(b"more")].concat();
             prop_assert_eq!(unpacked(Encoding::Gzip, chunks(&twice)).unwrap(), [&bytes[..], b"more"].concat());
+            let padded = [twice, vec![0; zeros]].concat();
+            prop_assert_eq!(unpacked(Encoding::Gzip, chunks(&padded)).unwrap(), [&bytes[..], b"more"].concat());
             let mut zlib = write::ZlibEncoder::new(Vec::new(), Compression::fast());
             zlib.write_all(&bytes).unwrap();
             prop_assert_eq!(&unpacked(Encoding::Deflate, chunks(&zlib.finish().unwrap())).unwrap(), &bytes);
@@ -215,6 +251,17 @@ mod tests {
         fn what_is_not_packed_at_all_is_an_error_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 1..300)) {
             prop_assert!(unpacked(Encoding::Gzip, vec![bytes.clone()]).is_err());
             let _either = unpacked(Encoding::Deflate, vec![bytes]);
+        }
+    }
+
+    #[test]
+    fn what_follows_a_member_of_gzip_is_another_or_zeros_to_the_end_and_else_an_error() {
+        for after in [&b"x"[..], b"\0x", &[&[0; 5000][..], &gzip(b"more")].concat(), b"\x1f"] {
+            let body = [gzip(b"image"), after.to_vec()].concat();
+            for chunks in [vec![body.clone()], body.iter().map(|byte| vec![*byte]).collect()] {
+                let error = unpacked(Encoding::Gzip, chunks).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidData, "{after:?}");
+            }
         }
     }
 

@@ -19,6 +19,7 @@ mod yardstick;
 use std::path::PathBuf;
 
 use eirs_platform::settings::{Layers, Model};
+use tokio_util::sync::CancellationToken;
 
 use self::{board::Board, cases::Bench};
 use crate::{Exit, Global, Stop, load::images, show};
@@ -88,8 +89,12 @@ impl BenchCommand {
         let images = images::read_folder(&self.image_folder, Some(1000))?.images;
         let mut board = Board::new(self.json);
         let mut bench = Bench::new(model, images, if self.quick { 10 } else { 1 })?;
-        // What was measured before an error is shown, too.
-        let measured = self.measure(&mut bench, &mut board).await;
+        // What was measured before an error or a signal is shown, too; the services of a part that
+        // is dropped are ended with it, and `bench` deletes their folders.
+        let stop = CancellationToken::new();
+        show::stop_on_signal(stop.clone());
+        let measuring = stop.run_until_cancelled(self.measure(&mut bench, &mut board)).await;
+        let measured = measuring.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted by a signal")));
         board.finish();
         measured?;
         if let Some(folder) = self.out {

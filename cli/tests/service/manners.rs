@@ -1,10 +1,15 @@
 //! The command line: output to a terminal and to a pipe, and the errors for typos.
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use eirs_harness::Site;
+use eirs_harness::{Site, eventually, sample};
 
 fn eirs(site: &Site, arguments: &[&str]) -> Output {
     let mut command = site.command("eirs");
@@ -121,4 +126,30 @@ fn completions_and_manual_pages_are_made_without_any_settings() {
     let made = eirs(&site, &["man", "man"]);
     assert!(made.status.success(), "{made:?}");
     assert!(pages.join("eirs-dead-letters-redrive.1").exists() && pages.join("eirs-worker.1").exists());
+}
+
+#[test]
+fn a_bench_that_is_interrupted_ends_its_servers_and_deletes_its_folders() {
+    let site = Site::new();
+    let (images, temporary) = (site.state().join("images"), site.state().join("temporary"));
+    for folder in [&images, &temporary] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    fs::write(images.join("arrow_0.jpg"), sample("arrow_0.jpg")).unwrap();
+    let only = ["bench", "--only", "noop", "--image-folder", images.to_str().unwrap()];
+    let mut bench = site.start_with("eirs", &only, &[("TMPDIR", temporary.to_str().unwrap().to_owned())]);
+    let queue = || find(&temporary, "queue.db");
+    let state = eventually("a service of the bench", queue);
+    bench.signal(Signal::INT);
+    assert_eq!(bench.exit().code(), Some(1), "{}", bench.log());
+    assert!(bench.log().contains("interrupted by a signal"), "{}", bench.log());
+    assert!(!state.exists() && fs::read_dir(&temporary).unwrap().next().is_none());
+}
+
+/// Where a file of this name is, in the folder or below.
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    let mut below =
+        entries.filter_map(|path| if path.ends_with(name) { Some(path) } else { find(&path, name) });
+    below.next()
 }

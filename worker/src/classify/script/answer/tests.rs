@@ -1,0 +1,248 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn file() -> &'static Path {
+    Path::new("/tmp/x/7-ab/test_00.JPEG")
+}
+
+fn check(printed: &str, expected: Result<&str, &str>) {
+    let found = label_in(printed.as_bytes(), file());
+    match expected {
+        Ok(label) => assert_eq!(found.as_deref(), Ok(label), "{printed:?}"),
+        Err(part) => assert!(found.as_ref().is_err_and(|e| e.contains(part)), "{printed:?}: {found:?}"),
+    }
+}
+
+#[test]
+fn once_the_label_is_what_follows_the_name_or_the_only_line() {
+    check("dog\n", Ok("dog"));
+    check("test_00.JPEG,dog\n", Ok("dog"));
+    check("test_00,dog", Ok("dog"));
+    check("/tmp/x/7-ab/test_00.JPEG,dog, small\n", Ok("dog, small"));
+    check("/private/tmp/x/7-ab/test_00.JPEG, dog\n", Ok("dog"));
+    check("loading the model...\n\ntest_00.JPEG, dog \n\n", Ok("dog"));
+    check("hot dog, hotdog\n", Ok("hot dog, hotdog"));
+    check("other.JPEG,dog", Ok("other.JPEG,dog"));
+}
+
+#[test]
+fn once_no_line_around_the_answer_becomes_the_label() {
+    for noise in [
+        "done in 20 ms",
+        "Using the CPU backend.",
+        "a, b",
+        "100%|####|\r",
+        "{\"label\": \"x\"}",
+        "\u{1b}[32mok\u{1b}[0m",
+    ] {
+        check(&format!("{noise}\ntest_00.JPEG,dog\n"), Ok("dog"));
+        check(&format!("test_00.JPEG,dog\r\n{noise}\r\n"), Ok("dog"));
+    }
+    check("  0%|    |\r100%|####|\rtest_00.JPEG,dog\n", Ok("dog"));
+    check("\u{feff}test_00.JPEG,dog\r\n", Ok("dog"));
+    check("\u{1b}]0;title\u{7}\u{1b}[1mtest_00.JPEG\u{1b}[0m,\u{1b}[31mdog\u{1b}[0m\n", Ok("dog"));
+    // The whole name is surer than a stem that a sentence may begin with.
+    check("test_00, is being read\ntest_00.JPEG,dog\n", Ok("dog"));
+}
+
+#[test]
+fn nothing_that_a_terminal_obeys_becomes_a_part_of_a_label() {
+    for printed in [
+        // What `tput sgr0` prints.
+        "\u{1b}[32mdog\u{1b}(B\u{1b}[m\n",
+        "\u{1b}[?25l\u{1b}[1;32mdog\u{1b}[0m\u{1b}[?25h\u{1b}[K\n",
+        "\u{9b}32mdog\u{9b}0m\n",
+        "\u{1b}]0;C:\\model\u{7}dog\n",
+        "\u{1b}]8;;http://x\u{1b}\\dog\u{1b}]8;;\u{1b}\\\n",
+        "\u{1b}P1;2|x\u{1b}\\\u{1b}=\u{1b}7dog\u{1b}8\u{1b}#8\n",
+        "\u{1b}]0;a title without an end\ndog\n",
+        "dog\u{1b}[\n",
+        "dog\u{1b}\n",
+    ] {
+        check(printed, Ok("dog"));
+    }
+}
+
+#[test]
+fn once_json_is_an_answer_or_refused_and_never_the_label() {
+    let once = |printed: &str| answer_in(printed.as_bytes(), file(), 2);
+    assert_eq!(once("{\"label\": \"dog\", \"confidence\": 0.5}\n"), answer(&[("dog", 0.5)]));
+    assert_eq!(once("{\n  \"label\": \"dog\",\n  \"confidence\": 0.5\n}\n"), answer(&[("dog", 0.5)]));
+    assert_eq!(once("{\"error\": \"no dog\"}"), Line::Refusal("no dog".into()));
+    assert_eq!(once("{\"retry\": \"busy\"}"), Line::Later("busy".into()));
+    for (printed, part) in [
+        ("[{\"label\": \"dog\"}]", "JSON without `label`"),
+        ("{\"class\": \"dog\"}", "JSON without `label`"),
+        ("{\"label\": \"dog\", \"confidence\": 97}", "an invalid result"),
+        ("{\"label\": \"dog\", \"path\": \"/tmp/other.jpg\"}", "another image"),
+    ] {
+        assert!(matches!(once(printed), Line::Wrong(why) if why.contains(part)), "{printed}");
+    }
+    assert_eq!(once("{\"label\": \"x\"}\ntest_00.JPEG,dog\n"), answer(&[("dog", 1.0)]));
+    assert_eq!(once("dog\n"), answer(&[("dog", 1.0)]));
+}
+
+#[test]
+fn once_what_nobody_can_tell_is_refused_with_the_lines() {
+    check("dog\ndone in 20 ms\n", Err("\"dog\", \"done in 20 ms\""));
+    check("test_00.JPEG,dog\ntest_00.JPEG,cat\n", Err("several results: \"dog\", \"cat\""));
+    check("test_00.JPEG,dog\ntest_00.JPEG,dog\n", Ok("dog"));
+    check(&"line\n".repeat(50), Err("45 more"));
+    check("", Err("nothing"));
+    check(" \n\n\u{1b}[0m\n", Err("nothing"));
+    check("test_00.JPEG,", Err("empty label"));
+    check("a\u{7}b", Err("control characters"));
+    check(&"x".repeat(1001), Err("1001 bytes"));
+    assert!(label_in(&[0xff, 0xfe], file()).is_err_and(|why| why.contains("UTF-8")));
+}
+
+fn stream(line: &str) -> Line {
+    read(line, file(), 2)
+}
+
+fn answer(guesses: &[(&str, f32)]) -> Line {
+    Line::Answer(
+        guesses
+            .iter()
+            .map(|(label, confidence)| Guess { label: (*label).into(), confidence: *confidence })
+            .collect(),
+    )
+}
+
+#[test]
+fn stream_an_answer_is_a_label_or_a_list_or_a_refusal_or_later() {
+    assert_eq!(stream(r#"{"label": "cat", "confidence": 0.5}"#), answer(&[("cat", 0.5)]));
+    assert_eq!(stream(r#"{"label": "cat", "extra": [1], "error": null}"#), answer(&[("cat", 1.0)]));
+    let three = r#"{"top": [{"label": "a", "confidence": 0.1}, {"label": "b", "confidence": 0.7},
+                            {"label": "c", "confidence": 0.2}], "path": "/tmp/x/7-ab/test_00.JPEG"}"#;
+    assert_eq!(stream(three), answer(&[("b", 0.7), ("c", 0.2)]));
+    let resolved = r#"{"path": "/private/tmp/x/7-ab/test_00.JPEG", "label": "a"}"#;
+    assert_eq!(stream(resolved), answer(&[("a", 1.0)]));
+    assert_eq!(stream(r#"{"error": "no face in it"}"#), Line::Refusal("no face in it".into()));
+    assert_eq!(stream(r#"{"retry": "the GPU is busy"}"#), Line::Later("the GPU is busy".into()));
+    assert_eq!(stream(r#"{"retry": true, "error": "busy"}"#), Line::Later("busy".into()));
+    assert_eq!(stream(r#"{"retry": false, "label": "a"}"#), answer(&[("a", 1.0)]));
+    assert_eq!(stream(r#"{"path": "test_00.JPEG", "label": "a"}"#), answer(&[("a", 1.0)]));
+}
+
+#[test]
+fn stream_an_empty_error_beside_a_label_is_none_and_alone_it_is_a_refusal() {
+    for error in ["\"\"", "\" \"", "false", "null"] {
+        let line = stream(&format!(r#"{{"label": "a", "error": {error}}}"#));
+        assert_eq!(line, answer(&[("a", 1.0)]), "{error}");
+    }
+    for line in [r#"{"error": ""}"#, r#"{"error": true, "label": "a"}"#] {
+        assert_eq!(stream(line), Line::Refusal("the script rejects this image".into()), "{line}");
+    }
+    let crooked = stream(r#"{"retry": 1, "label": "a"}"#);
+    assert!(matches!(crooked, Line::Wrong(why) if why.contains("true, false or a text")));
+}
+
+#[test]
+fn stream_a_confidence_a_hair_beyond_its_bounds_is_that_bound_and_one_farther_off_is_refused() {
+    for (given, taken) in
+        [("1.0000001192092896", 1.0), ("1.0009765625", 1.0), ("-1e-9", 0.0), ("-0.0", 0.0), ("1", 1.0)]
+    {
+        let line = stream(&format!(r#"{{"label": "cat", "confidence": {given}}}"#));
+        assert_eq!(line, answer(&[("cat", taken)]), "{given}");
+        let Line::Answer(guesses) = line else { unreachable!("compared above") };
+        assert!(guesses[0].confidence.is_sign_positive(), "{given}");
+    }
+    for given in ["97", "1.01", "-0.5", "NaN", "Infinity", "1e400", "\"0.9\""] {
+        let line = stream(&format!(r#"{{"label": "cat", "confidence": {given}}}"#));
+        assert!(matches!(line, Line::Wrong(_)), "{given}: {line:?}");
+    }
+}
+
+#[test]
+fn stream_what_is_no_answer_is_noise_and_what_is_meant_as_one_is_wrong() {
+    for noise in [
+        "Using the CPU backend.",
+        "[]",
+        "3",
+        "null",
+        "\"cat\"",
+        "{}",
+        r#"{"level": "info", "message": "hi"}"#,
+        "cat",
+        r#"INFO answered {"label": "dog"}"#,
+        "{not JSON",
+        r#"{"path": "/tmp/y/1-x/cat.jpg"}"#,
+    ] {
+        assert_eq!(stream(noise), Line::Noise, "{noise}");
+    }
+    assert_eq!(stream(r#"{"label": "cat", "path": "/tmp/x/6-cd/test_00.JPEG"}"#), Line::Stray);
+    let late = r#"{"label": "cat", "path": "/tmp/y/cat.jpg", "confidence": 97}"#;
+    assert_eq!(stream(late), Line::Stray);
+    for (wrong, part) in [
+        (r#"{"top": []}"#, "has no label"),
+        (r#"{"label": null}"#, "has no label"),
+        (r#"{"label": " "}"#, "empty label"),
+        (r#"{"label": 3}"#, "expected a string"),
+        (r#"{"label": "cat""#, "not JSON"),
+    ] {
+        assert!(matches!(stream(wrong), Line::Wrong(why) if why.contains(part)), "{wrong}");
+    }
+}
+
+#[test]
+fn stream_an_answer_behind_a_progress_bar_counts_where_it_names_the_image() {
+    let line = r#"100%|####| 1/1 {"path": "/tmp/x/7-ab/test_00.JPEG", "label": "cat"}"#;
+    assert_eq!(stream(line), answer(&[("cat", 1.0)]));
+}
+
+/// The objects and the lines by themselves, in the order in which they end.
+fn gathered(printed: &str) -> Vec<String> {
+    let mut skipped = Skipped::default();
+    let mut all = Vec::new();
+    for line in lines(printed.as_bytes()) {
+        match skipped.gathered(&line) {
+            Gathered::Line => all.push(line),
+            Gathered::Whole(object) => all.push(object.split_whitespace().collect()),
+            Gathered::Open => {}
+        }
+    }
+    all
+}
+
+#[test]
+fn stream_json_over_several_lines_is_one_object_and_its_lines_are_not_read() {
+    let top = "{\n \"top\": [\n  {\"label\": \"a\"},\n  {\"label\": \"b\"}\n ]\n}\nnext";
+    assert_eq!(gathered(top), [r#"{"top":[{"label":"a"},{"label":"b"}]}"#, "next"]);
+    assert_eq!(gathered("{\"label\":\n\"a\"}"), ["{\"label\":\"a\"}"]);
+    for alone in ["{\"label\": \"a\"}", "{not JSON", "hello"] {
+        assert_eq!(gathered(alone), [alone], "{alone}");
+    }
+    // What turns out to be no object does not take an answer with it.
+    assert_eq!(gathered("{\n{\"label\": \"a\"}"), ["{\"label\": \"a\"}"]);
+    let endless = format!("{{\n{}{{\"label\": \"a\"}}", "\"a\":\n[\n".repeat(20_000));
+    assert_eq!(gathered(&endless).last().unwrap(), "{\"label\": \"a\"}");
+}
+
+#[test]
+fn what_was_skipped_is_told_within_bounds() {
+    let mut skipped = Skipped::default();
+    assert_eq!(skipped.told(), "");
+    (0..1000).for_each(|n| skipped.noise(&format!("{n} {}", "x".repeat(10_000))));
+    skipped.stray();
+    let told = skipped.told();
+    assert!(told.contains("other images") && told.contains("\"999 x") && told.len() < 2000, "{told}");
+}
+
+proptest! {
+    #[test]
+    fn once_whatever_surrounds_a_named_answer_it_is_the_label_or_an_error(before in "\\PC{0,40}", after in "\\PC{0,40}") {
+        let printed = format!("{before}\ntest_00.JPEG,dog\n{after}\n");
+        let found = label_in(printed.as_bytes(), file());
+        prop_assert!(found.is_err() || found == Ok("dog".into()), "{found:?}");
+    }
+
+    #[test]
+    fn nothing_that_is_printed_makes_the_reader_panic(printed: Vec<u8>) {
+        for line in lines(&printed) {
+            let _any = read(&line, file(), 5);
+        }
+        let _any = label_in(&printed, file());
+    }
+}

@@ -24,6 +24,7 @@ use eirs_platform::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use crate::policy::Tier;
 use crate::policy::{Launch, Policy};
 
 /// A fleet that can be handed around.
@@ -125,24 +126,6 @@ pub struct Instance {
     /// just now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
-}
-
-/// Where instances come from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tier {
-    /// It is there, and stopped when it is not needed.
-    #[default]
-    Parked,
-    /// A place that is empty until it is needed: its start makes a machine, and its stop takes that
-    /// away.
-    Launched,
-}
-
-impl Tier {
-    fn is_parked(&self) -> bool {
-        *self == Self::Parked
-    }
 }
 
 /// What an instance was told to do.

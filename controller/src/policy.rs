@@ -10,6 +10,7 @@ mod documented;
 pub mod load;
 mod rules;
 pub mod schedule;
+mod tier;
 pub mod watch;
 
 use std::{
@@ -22,10 +23,9 @@ use std::{
 use eirs_platform::settings::{BackendKind, Settings, units};
 use serde::Serialize;
 
-use crate::fleet::Tier;
-
 pub use load::{Complaint, load_dir, parse};
 pub use schedule::Schedule;
+pub use tier::Tier;
 pub use watch::Store;
 
 /// The policies that a decision follows.

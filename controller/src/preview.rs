@@ -17,7 +17,7 @@ use crate::{
     observe::{InstanceView, Observation, Observer, Reports},
     operator::Operator,
     policy::Policies,
-    reconcile, state_file,
+    state_file,
 };
 
 /// What a decision was made from.
@@ -90,7 +90,7 @@ pub async fn preview(
             complete(&mut seen, observation);
             history
         }
-        None => reconcile::first_history(settings),
+        None => History::first(settings.controller.tick),
     };
     let history = history.observe(&seen);
     let plan = decide(policies, &seen, &history);

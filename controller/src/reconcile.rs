@@ -96,7 +96,7 @@ impl Controller {
         Self {
             observer: Observer::new(backend.clone(), clock.clone(), reports.clone()),
             orders: Orders::open(&settings.local.state, recorder.last_operator()),
-            history: first_history(&settings).with_learnt(learnt),
+            history: History::first(settings.controller.tick).with_learnt(learnt),
             refusals: refused,
             memory,
             recorder,
@@ -310,12 +310,6 @@ impl Controller {
         let remembered = self.remembered();
         self.memory.save_now_and_then(&remembered, seen.at);
     }
-}
-
-/// What a controller that starts now knows of the past. A pass may be late; a machine that slept
-/// has missed several.
-pub(crate) fn first_history(settings: &Settings) -> History {
-    History::new(3 * settings.controller.tick + Duration::from_secs(60))
 }
 
 /// One line for `systemctl status`.

@@ -11,7 +11,7 @@ use eirs_platform::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Worker, process::retry};
+use crate::{Worker, retry::retry};
 
 /// How often a job of more than one delivery was begun.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -19,6 +19,7 @@ mod health;
 mod lease;
 mod outcome;
 mod process;
+mod retry;
 
 mod pool;
 

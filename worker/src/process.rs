@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use eirs_platform::{
     Result,
-    backoff::Backoff,
     blobs::keep_for_job,
     job::{self, Job, Outcome, Reply},
     queue::{self, Delivery},
@@ -24,10 +23,8 @@ use crate::{
     lease::Lease,
     outcome,
     pool::Answer,
+    retry::retry,
 };
-
-/// How often a store or a queue is asked before the job is given back.
-const ATTEMPTS: u32 = 4;
 
 /// How an attempt at a job ended.
 enum Attempt {
@@ -397,16 +394,4 @@ async fn bury_unreadable(worker: &Worker, delivery: Delivery) {
         tracing::warn!(%error, "a job could not become a dead letter; it returns when its lease \
             expires");
     }
-}
-
-/// Asks again, a little later each time, while the error may pass.
-pub(crate) async fn retry<T, F: Future<Output = Result<T>>>(call: impl Fn() -> F) -> Result<T> {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    for _ in 1..ATTEMPTS {
-        match call().await {
-            Err(error) if error.is_transient() => backoff.wait().await,
-            ended => return ended,
-        }
-    }
-    call().await
 }

@@ -109,6 +109,12 @@ impl History {
         Self { longest_gap, since: None, last: None, pools, arrivals, alive, learnt }
     }
 
+    /// What a controller that starts now knows of the past. With passes of this distance one may
+    /// be late; a machine that slept has missed several.
+    pub fn first(tick: Duration) -> Self {
+        Self::new(3 * tick + Duration::from_secs(60))
+    }
+
     /// The same, knowing what was learnt before.
     #[must_use]
     pub fn with_learnt(mut self, learnt: Learnt) -> Self {

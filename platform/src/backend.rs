@@ -17,12 +17,16 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    claim::{Claim, Own, Slot, Standby},
+    claim::{Claim, Own, Standby},
     control::Control,
     responses::Responses,
 };
 #[cfg(feature = "aws")]
 use crate::queue::sqs::SqsQueues;
+pub use crate::{
+    blobs::Slot,
+    names::{EVENTS, WEBHOOK, dead_letters_name, requests_name, responses_name, trial_name},
+};
 use crate::{
     blobs::{
         SharedBlobs,
@@ -286,11 +290,6 @@ fn with_hint(error: Error) -> Error {
 #[cfg(feature = "aws")]
 const CLAIM: &str = "control/claim.json";
 
-/// The queue of the reports.
-pub const EVENTS: &str = "events";
-/// The queue of what the webhook sends. It is there where the settings name a receiver.
-pub const WEBHOOK: &str = "webhook";
-
 /// What a request queue is made with, and its dead letters, ...
 pub fn requests_options(settings: &settings::Queue, model: &str) -> QueueOptions {
     let rule = DeadLetters {
@@ -327,26 +326,6 @@ pub fn webhook_options() -> QueueOptions {
 
 fn plain(settings: &settings::Queue) -> QueueOptions {
     QueueOptions { visibility: settings.visibility, retention: settings.retention, dead_letters: None }
-}
-
-/// The request queue of a model.
-pub fn requests_name(model: &str) -> String {
-    format!("requests-{model}")
-}
-
-/// The trials of a model.
-pub fn trial_name(model: &str) -> String {
-    format!("trial-{model}")
-}
-
-/// The dead letters of a model.
-pub fn dead_letters_name(model: &str) -> String {
-    format!("dead-{model}")
-}
-
-/// The response queue of a web host.
-pub fn responses_name(host: &str) -> String {
-    format!("responses-{host}")
 }
 
 /// Marks a new state folder, or one of the layout before, with the layout that this program writes,

@@ -8,16 +8,17 @@ pub mod memory;
 mod pieces;
 #[cfg(feature = "aws")]
 pub mod s3;
+mod slot;
 mod staged;
 
 use std::{fmt::Debug, sync::Arc};
 
-pub use self::{pieces::Pieces, staged::Staged};
+pub use self::{pieces::Pieces, slot::Slot, staged::Staged};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use crate::{error::Result, job::JobId, queue::InDatabase};
+use crate::{database::InDatabase, error::Result, job::JobId};
 
 /// A store that can be handed around.
 pub type SharedBlobs = Arc<dyn BlobStore>;

@@ -7,10 +7,12 @@ pub mod job;
 pub mod trace;
 
 pub mod blobs;
+pub mod database;
 pub mod erased;
 pub mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod fault;
+pub mod names;
 pub mod queue;
 pub mod results;
 

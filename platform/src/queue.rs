@@ -15,7 +15,7 @@ pub mod sqlite;
 #[cfg(feature = "aws")]
 pub mod sqs;
 
-pub use self::ending::{Ending, InDatabase};
+pub use self::ending::Ending;
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;

@@ -7,6 +7,7 @@
 
 mod aws;
 mod aws_limits;
+pub(crate) mod collector;
 mod distribution;
 mod environment;
 mod load;
@@ -24,7 +25,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use crate::{state_folder, telemetry};
+use crate::state_folder;
 
 pub use aws::{Aws, Endpoints};
 pub use distribution::Distribution;
@@ -377,7 +378,7 @@ impl Settings {
                 .into_iter()
                 .chain(model.complaints().into_iter().map(move |c| format!("models.{name}.{c}")))
         });
-        let collector = self.telemetry.otlp_endpoint.as_deref().and_then(telemetry::complaint);
+        let collector = self.telemetry.otlp_endpoint.as_deref().and_then(collector::complaint);
         broken
             .chain(collector.map(|why| format!("telemetry.otlp_endpoint: {why}")))
             .chain(self.web.complaints())

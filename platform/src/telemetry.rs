@@ -14,7 +14,7 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
-pub use self::otlp::{Traces, complaint, trusted_certificates};
+pub use self::otlp::{Traces, trusted_certificates};
 use crate::{
     settings::{LogFormat, Telemetry},
     trace,

@@ -31,6 +31,7 @@ use crate::{
 };
 
 pub use self::weights::weights;
+pub use crate::names::is_version;
 
 /// Raised with every change of the worker that gives any model other numbers for the same image and
 /// the same settings: in the decoders, in the resizing, in the softmax.
@@ -100,11 +101,6 @@ pub fn of(model: &Model) -> Result<String, Unknown> {
         }
     }
     Ok(hex(&hashing.0.finalize()[..BYTES]))
-}
-
-/// Whether a text can be a version, and so part of a key.
-pub fn is_version(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
 /// What tells whether a model's files are what they were.

@@ -9,19 +9,20 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-CRATES = ["cli", "controller", "testing/harness", "web", "worker"]
+CRATES = ["cli", "controller", "platform", "testing/harness", "web", "worker"]
 ROOTS = {"lib", "main"}
 
 
 def code(path):
-    """The text without comments and strings, which may name anything."""
-    text = re.sub(r'"(?:\\.|[^"\\])*"', '""', path.read_text(), flags=re.DOTALL)
+    """The text without tests, comments and strings, which may name anything."""
+    text = path.read_text().partition("#[cfg(test)]\nmod tests {")[0]
+    text = re.sub(r'"(?:\\.|[^"\\])*"', '""', text, flags=re.DOTALL)
     return re.sub(r"//[^\n]*", "", text)
 
 
 def is_for_tests(path):
     """Tests may look at anything."""
-    return path.stem in {"tests", "contract"} or "tests" in path.parts
+    return path.stem in {"tests", "contract", "testing"} or not {"tests", "testing"}.isdisjoint(path.relative_to(ROOT).parts[2:])
 
 
 def names(text):

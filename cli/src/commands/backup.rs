@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use bytesize::ByteSize;
-use eirs_platform::{queue::sqlite::backup, settings::BackendKind};
+use eirs_platform::{database::backup, settings::BackendKind};
 use serde_json::json;
 
 use crate::{Exit, Global, Stop, show::Voice, state};

@@ -23,8 +23,8 @@ use self::{carried::Carried, expiry::Expiry, images::Images, results::Results, s
 use super::SharedBlobs;
 use crate::{
     clock::SharedClock,
+    database::{Reader, Writer},
     error::Result,
-    queue::sqlite::{Reader, Writer},
     settings::Local,
     state_folder::{IMAGES, OLD_FILES},
 };

@@ -2,7 +2,7 @@
 //! several, where store and queue are in the same database.
 
 use super::embedded::StagedImage;
-use crate::{error::Result, queue::sqlite::Writer};
+use crate::{database::Writer, error::Result};
 
 /// What [`BlobStore::stage`](super::BlobStore::stage) returns. A store that cannot wait for the
 /// message has stored the blob already.

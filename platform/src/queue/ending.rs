@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::{Receipt, SharedQueue};
-use crate::{blobs::SharedBlobs, queue::sqlite::Writer};
+use crate::blobs::SharedBlobs;
 
 /// What ends a job.
 #[derive(Debug)]
@@ -23,7 +23,3 @@ pub struct Ending<'a> {
     /// The job.
     pub receipt: &'a Receipt,
 }
-
-/// That a store or a queue is in a database of this machine, and in which.
-#[derive(Debug, Clone)]
-pub struct InDatabase(pub(crate) Writer);

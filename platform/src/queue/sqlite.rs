@@ -1,25 +1,13 @@
-//! The embedded queue: one SQLite file in WAL mode, shared by all processes of a machine.
+//! The embedded queue: rows of the [database](crate::database) of this machine, shared by all its
+//! processes.
 //!
 //! - **Durable.** What was sent survives a kill of every process; with `sync` a power cut too.
-//! - **Group commit.** Operations that come together share one transaction ([`writer`]), so that
-//!   load makes transactions larger and not more frequent.
-//! - **Bounded.** The write-ahead log is copied to the database as it grows and then written over
-//!   ([`log`]), and pages that a long backlog has left free are given back ([`shrink`]).
-//! - **Proof against clocks.** Leases and ages go by the machine's uptime ([`time`]), whatever the
-//!   wall clock does.
-//! - **No busy polling.** A receiver that finds nothing waits on a named pipe ([`bell`]) that
-//!   senders ring, or until the next lease runs out.
+//! - **Proof against clocks.** Leases and ages go by the machine's uptime, whatever the wall clock
+//!   does.
+//! - **No busy polling.** A receiver that finds nothing waits on a named pipe that senders ring, or
+//!   until the next lease runs out.
 
-pub mod backup;
-mod bell;
-mod log;
-mod reader;
-mod schema;
-mod shrink;
 mod statements;
-mod time;
-mod turn;
-mod writer;
 
 use std::{
     path::Path,
@@ -35,22 +23,15 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    bell::Bell,
-    statements::{Now, Seen, Table},
-};
-pub(crate) use self::{
-    reader::Reader,
-    shrink::Shrinking,
-    writer::{Batch, Writer},
-};
-use super::{Delivery, Depth, Ending, InDatabase, Queue, QueueOptions, Receipt, SharedQueue};
+use self::statements::{Now, Seen};
+use super::{Delivery, Depth, Ending, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{
     blobs::{
         Staged,
         embedded::{Entered, StagedImage, index},
     },
     clock::SharedClock,
+    database::{Batch, Bell, InDatabase, Reader, Table, Writer, table},
     error::{Error, Result},
     state_folder,
 };
@@ -102,7 +83,7 @@ impl SqliteQueues {
 
     /// The queues that there are, by name.
     pub async fn names(&self) -> Result<Vec<String>> {
-        self.writer.run("listing the queues", |batch| statements::names(batch.reader())).await
+        self.writer.run("listing the queues", |batch| table::names(batch.reader())).await
     }
 
     /// The way into the database, for who keeps other tables in it.
@@ -112,9 +93,7 @@ impl SqliteQueues {
 
     async fn table(&self, name: &str) -> Result<Table> {
         let wanted = name.to_owned();
-        self.writer
-            .run(format!("opening the queue {name}"), move |batch| statements::table(batch, &wanted))
-            .await
+        self.writer.run(format!("opening the queue {name}"), move |batch| table::table(batch, &wanted)).await
     }
 }
 

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::Settings;
+use crate::names;
 
 /// "The maximum is 12 hours", and also all extensions of a lease together, from its receive (SQS
 /// developer guide, "Amazon SQS visibility timeout"; API reference, SetQueueAttributes).
@@ -80,10 +81,10 @@ pub(super) fn complaints(settings: &Settings) -> Vec<String> {
             complaints.push(format!("aws.{key}: {why}"));
         }
     }
-    let longest = |model: &String| crate::backend::requests_name(model).len() + aws.prefix.len() + 1;
+    let longest = |model: &String| names::requests_name(model).len() + aws.prefix.len() + 1;
     let long_names = settings.models.keys().filter(|model| longest(model) > LONGEST_NAME);
     complaints.extend(long_names.map(|model| {
-        let begins = format!("{}-{}", aws.prefix, crate::backend::requests_name(""));
+        let begins = format!("{}-{}", aws.prefix, names::requests_name(""));
         format!(
             "models.{model}: the name is too long for a queue of SQS, which begins with \
             `{begins}`"

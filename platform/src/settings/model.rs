@@ -19,7 +19,7 @@ pub use self::{
 };
 
 use super::units;
-use crate::version;
+use crate::names;
 
 /// `[models.NAME]`. The defaults suit the model that is built into the worker and every 224-pixel
 /// model that was trained on pixels from -1 to 1, such as the MobileNets of TensorFlow;
@@ -244,7 +244,7 @@ impl Model {
             ),
             (self.timeout >= Duration::from_millis(10), "timeout: must be at least 10ms"),
             (
-                self.digest.as_deref().is_none_or(version::is_version),
+                self.digest.as_deref().is_none_or(names::is_version),
                 "digest: must be lower-case letters and digits, at most 64",
             ),
         ];

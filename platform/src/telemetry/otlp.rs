@@ -26,7 +26,7 @@ use rustls::{
 };
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::settings::Telemetry;
+use crate::settings::{Telemetry, collector};
 
 /// The standard variable, where the setting is not set.
 const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -47,7 +47,7 @@ pub struct Traces(Option<SdkTracerProvider>);
 impl Traces {
     pub(super) fn of(settings: &Telemetry, program: &'static str) -> Result<Self, String> {
         let Some((endpoint, named)) = endpoint(settings) else { return Ok(Self(None)) };
-        if let Some(why) = complaint(&endpoint) {
+        if let Some(why) = collector::complaint(&endpoint) {
             return Err(format!("{named}: {why}"));
         }
         let url = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
@@ -98,22 +98,6 @@ fn endpoint(settings: &Telemetry) -> Option<(String, &'static str)> {
     let set = settings.otlp_endpoint.clone().map(|endpoint| (endpoint, "telemetry.otlp_endpoint"));
     let standard = || std::env::var(ENDPOINT_VARIABLE).ok().map(|endpoint| (endpoint, ENDPOINT_VARIABLE));
     set.or_else(standard).filter(|(endpoint, _)| !endpoint.is_empty())
-}
-
-/// What is wrong with the address of a collector, if anything.
-pub fn complaint(endpoint: &str) -> Option<String> {
-    let uri: Result<ureq::http::Uri, _> = endpoint.parse();
-    let should = "must be the address of a collector, like \"http://127.0.0.1:4318\"";
-    match uri {
-        Ok(uri)
-            if matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.host().is_some()
-                && uri.query().is_none() =>
-        {
-            None
-        }
-        _ => Some(format!("is \"{endpoint}\"; {should}")),
-    }
 }
 
 /// Sends a batch and blocks: it runs on the thread of the exporter, which has nothing else to do.
@@ -224,23 +208,6 @@ impl<E: SpanExporter> SpanExporter for Outspoken<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_collector_is_an_address_with_or_without_tls_and_anything_else_is_a_mistake_in_the_settings() {
-        let good = [
-            "http://127.0.0.1:4318",
-            "http://collector:4318/",
-            "http://[::1]:4318/otlp",
-            "https://collector",
-        ];
-        for good in good {
-            assert_eq!(complaint(good), None);
-        }
-        for wrong in ["127.0.0.1:4318", "http://", "https://", "ftp://collector", "https://collector?key=1"] {
-            let said = complaint(wrong).unwrap();
-            assert!(said.contains("must be the address of a collector") && said.contains(wrong), "{said}");
-        }
-    }
 
     #[test]
     fn who_vouches_for_a_collector_is_a_file_with_certificates() {

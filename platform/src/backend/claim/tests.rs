@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::time::sleep;
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use crate::{
     blobs::{BlobInfo, BlobStore, Checked, Pieces, SharedBlobs, Staged, dir::DirBlobs},
+    database::InDatabase,
     error::Result,
-    queue::InDatabase,
 };
 
 /// A store whose older part is in files.

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     clock::SharedClock,
+    database::{Batch, Reader, Shrinking, Writer},
     error::{Error, Result},
-    queue::sqlite::{Batch, Reader, Shrinking, Writer},
     settings::Local,
     state_folder::OLD_FILES,
 };

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     blobs::{BlobInfo, BlobStore, Checked, Pieces, Staged},
     clock::SharedClock,
+    database::{Batch, Reader, Writer},
     error::{Error, Result},
-    queue::sqlite::{Batch, Reader, Writer},
 };
 
 /// Images up to this size are written and read sooner than another thread is woken.

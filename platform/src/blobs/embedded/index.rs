@@ -7,7 +7,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::BlobInfo;
-use crate::queue::sqlite::Batch;
+use crate::database::Batch;
 use chrono::DateTime;
 
 /// Where an image stands.

@@ -7,11 +7,8 @@ use super::index::{self, Listed};
 use crate::{
     blobs::{BlobInfo, BlobStore},
     clock::SharedClock,
+    database::{Batch, InDatabase, Reader, Writer},
     error::Result,
-    queue::{
-        InDatabase,
-        sqlite::{Batch, Reader, Writer},
-    },
 };
 
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::S3Blobs;
 use crate::{
     aws,
-    backend::Slot,
+    blobs::Slot,
     error::{Error, Result},
 };
 

@@ -1,20 +1,16 @@
-//! The SQL. Times are those of [`time`](super::time). A message that anybody may have has a
+//! The SQL. Times are those of [`time`](crate::database::time). A message that anybody may have has a
 //! `visible_from` of zero, one that is leased the end of its lease; a lease that has run out
 //! becomes a zero again before anything is leased, so that the oldest message comes first, however
 //! often it was received before.
-
-use std::collections::HashMap;
 
 use bytes::Bytes;
 use chrono::DateTime;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::writer::Batch;
-use crate::queue::{Delivery, Depth, Receipt};
-
-/// A queue, by its row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Table(i64);
+use crate::{
+    database::{Batch, Table},
+    queue::{Delivery, Depth, Receipt},
+};
 
 /// The `visible_from` of what anybody may have.
 pub(super) const AT_ONCE: i64 = 0;
@@ -43,29 +39,6 @@ impl Now {
     }
 }
 
-/// Runs a statement without parameters and rows, parsed once.
-pub(super) fn run(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached(statement)?.execute([]).map(|_| ())
-}
-
-pub(super) fn table(batch: &mut Batch<'_>, name: &str) -> rusqlite::Result<Table> {
-    let find = |connection: &Connection| {
-        connection
-            .query_row("SELECT id FROM queues WHERE name = ?1", [name], |row| row.get(0).map(Table))
-            .optional()
-    };
-    if let Some(table) = find(batch.reader())? {
-        return Ok(table);
-    }
-    let connection = batch.writer()?;
-    connection.execute("INSERT OR IGNORE INTO queues (name) VALUES (?1)", [name])?;
-    find(connection)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
-}
-
-pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    connection.prepare("SELECT name FROM queues ORDER BY name")?.query_map([], |row| row.get(0))?.collect()
-}
-
 /// Appends messages, at this time of the queue, which is `sent_at` for people. Answers the row of
 /// the last one, which it keeps until it is acked, wherever it is moved.
 pub(super) fn send(
@@ -80,7 +53,7 @@ pub(super) fn send(
         "INSERT INTO messages (queue, visible_from, since, sent_at, body) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
     for body in bodies {
-        insert.execute(params![table.0, AT_ONCE, now, sent_at, &body[..]])?;
+        insert.execute(params![table.id(), AT_ONCE, now, sent_at, &body[..]])?;
     }
     batch.count(table, bodies.len() as i64);
     Ok((!bodies.is_empty()).then(|| connection.last_insert_rowid()))
@@ -93,13 +66,13 @@ pub(super) fn anything_visible(connection: &Connection, table: Table, now: Now) 
             "SELECT 1 FROM messages WHERE queue = ?1 AND visible_from <= ?2
             UNION ALL SELECT 1 FROM messages WHERE queue = ?1 AND visible_from > ?3 LIMIT 1",
         )?
-        .exists(params![table.0, now.now, now.farthest()])
+        .exists(params![table.id(), now.now, now.farthest()])
 }
 
 pub(super) fn next_visible(connection: &Connection, table: Table, now: Now) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached("SELECT min(visible_from) FROM messages WHERE queue = ?1 AND visible_from > ?2")?
-        .query_row(params![table.0, now.now], |row| row.get(0))
+        .query_row(params![table.id(), now.now], |row| row.get(0))
 }
 
 /// What has become of a message.
@@ -126,7 +99,7 @@ pub(super) fn seen(
     };
     let found = connection
         .prepare_cached("SELECT visible_from, since FROM messages WHERE id = ?1 AND queue = ?2")?
-        .query_row(params![message, table.0], here)
+        .query_row(params![message, table.id()], here)
         .optional()?;
     Ok(found.unwrap_or(Seen::Gone))
 }
@@ -135,13 +108,13 @@ pub(super) fn seen(
 fn end_leases(batch: &mut Batch<'_>, table: Table, now: Now) -> rusqlite::Result<()> {
     let find = "SELECT 1 FROM messages WHERE queue = ?1 AND visible_from > 0 AND visible_from <= ?2
         UNION ALL SELECT 1 FROM messages WHERE queue = ?1 AND visible_from > ?3 LIMIT 1";
-    let times = params![table.0, now.now, now.farthest()];
+    let times = params![table.id(), now.now, now.farthest()];
     if batch.reader().prepare_cached(find)?.exists(times)? {
         let end = "UPDATE messages SET visible_from = 0 WHERE id IN (
             SELECT id FROM messages WHERE queue = ?1 AND visible_from > 0 AND visible_from <= ?2
             UNION ALL SELECT id FROM messages WHERE queue = ?1 AND visible_from > ?3 LIMIT ?4
         )";
-        batch.writer()?.prepare_cached(end)?.execute(params![table.0, now.now, now.farthest(), SLICE])?;
+        batch.writer()?.prepare_cached(end)?.execute(params![table.id(), now.now, now.farthest(), SLICE])?;
     }
     Ok(())
 }
@@ -159,7 +132,7 @@ pub(super) fn bury(
     batch
         .writer()?
         .prepare_cached("UPDATE messages SET queue = ?1, visible_from = ?2, since = ?3 WHERE id = ?4")?
-        .execute(params![dead.0, AT_ONCE, now.now, id])?;
+        .execute(params![dead.id(), AT_ONCE, now.now, id])?;
     batch.count(table, -1);
     batch.count(dead, 1);
     Ok(())
@@ -178,7 +151,7 @@ pub(super) fn lease(
             SELECT id FROM messages WHERE queue = ?2 AND visible_from = 0 ORDER BY id LIMIT ?3
         ) RETURNING id, receives, sent_at, body",
     )?;
-    let leased = lease.query_map(params![now.until(), table.0, max as i64], delivery)?;
+    let leased = lease.query_map(params![now.until(), table.id(), max as i64], delivery)?;
     in_order(leased)
 }
 
@@ -193,7 +166,7 @@ pub(super) fn look(
         "SELECT id, receives, sent_at, body FROM messages
          WHERE queue = ?1 AND visible_from = 0 AND id > ?2 ORDER BY id LIMIT ?3",
     )?;
-    let found = look.query_map(params![table.0, after, max as i64], delivery)?;
+    let found = look.query_map(params![table.id(), after, max as i64], delivery)?;
     // The receipt has the number that is stored, so that an ack fits as long as nobody leases the
     // message.
     let once_more = |delivery: Delivery| Delivery { receives: delivery.receives + 1, ..delivery };
@@ -259,7 +232,7 @@ pub(super) fn ack(batch: &mut Batch<'_>, table: Table, receipts: &[Receipt]) -> 
     let mut deleted = 0;
     for receipt in receipts {
         let (id, receives) = parts(receipt);
-        deleted += delete.execute(params![id, receives, table.0])?;
+        deleted += delete.execute(params![id, receives, table.id()])?;
     }
     batch.count(table, -(deleted as i64));
     Ok(())
@@ -270,12 +243,12 @@ pub(super) fn ack(batch: &mut Batch<'_>, table: Table, receipts: &[Receipt]) -> 
 pub(super) fn depth(connection: &Connection, table: Table, now: Now) -> rusqlite::Result<Depth> {
     let total: i64 = connection
         .prepare_cached("SELECT messages FROM queues WHERE id = ?1")?
-        .query_row([table.0], |row| row.get(0))?;
+        .query_row([table.id()], |row| row.get(0))?;
     let in_flight: i64 = connection
         .prepare_cached(
             "SELECT count(*) FROM messages WHERE queue = ?1 AND visible_from > ?2 AND visible_from <= ?3",
         )?
-        .query_row(params![table.0, now.now, now.farthest()], |row| row.get(0))?;
+        .query_row(params![table.id(), now.now, now.farthest()], |row| row.get(0))?;
     Ok(Depth { visible: (total - in_flight).max(0) as u64, in_flight: in_flight as u64 })
 }
 
@@ -285,7 +258,7 @@ fn oldest_is_expired(connection: &Connection, table: Table, since: i64) -> rusql
         .prepare_cached(
             "SELECT since FROM messages WHERE queue = ?1 AND visible_from = 0 ORDER BY id LIMIT 1",
         )?
-        .query_row([table.0], |row| row.get(0))
+        .query_row([table.id()], |row| row.get(0))
         .optional()?;
     Ok(oldest.is_some_and(|oldest| oldest > 0 && oldest < since))
 }
@@ -310,10 +283,12 @@ pub(super) fn expire(
     let expired = match dead {
         Some(dead) => connection
             .prepare_cached(&format!("UPDATE messages SET queue = ?4, since = ?5 {which}"))?
-            .execute(params![table.0, SLICE, since, dead.0, now.now])?,
-        None => connection
-            .prepare_cached(&format!("DELETE FROM messages {which}"))?
-            .execute(params![table.0, SLICE, since])?,
+            .execute(params![table.id(), SLICE, since, dead.id(), now.now])?,
+        None => connection.prepare_cached(&format!("DELETE FROM messages {which}"))?.execute(params![
+            table.id(),
+            SLICE,
+            since
+        ])?,
     };
     batch.count(table, -(expired as i64));
     if let Some(dead) = dead {
@@ -332,15 +307,7 @@ pub(super) fn purge(batch: &mut Batch<'_>, table: Table, newest: i64) -> rusqlit
     let purge = "DELETE FROM messages WHERE id IN (
         SELECT id FROM messages WHERE queue = ?1 AND id <= ?2 LIMIT ?3
     )";
-    let deleted = batch.writer()?.prepare_cached(purge)?.execute(params![table.0, newest, SLICE])?;
+    let deleted = batch.writer()?.prepare_cached(purge)?.execute(params![table.id(), newest, SLICE])?;
     batch.count(table, -(deleted as i64));
     Ok(deleted)
-}
-
-pub(super) fn add_to_counters(connection: &Connection, changes: HashMap<Table, i64>) -> rusqlite::Result<()> {
-    let mut add = connection.prepare_cached("UPDATE queues SET messages = messages + ?1 WHERE id = ?2")?;
-    for (table, change) in changes.into_iter().filter(|(_, change)| *change != 0) {
-        add.execute(params![change, table.0])?;
-    }
-    Ok(())
 }

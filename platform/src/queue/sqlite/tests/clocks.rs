@@ -95,18 +95,17 @@ proptest! {
 /// Takes the steps, at times that are made up, and the model along.
 async fn follow(folder: &Path, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let writer = Writer::open(folder, false, 0).unwrap();
-    let table = writer.run("opening", |batch| statements::table(batch, "q")).await.unwrap();
+    let table = writer.run("opening", |batch| table::table(batch, "q")).await.unwrap();
     let (mut model, mut now) = (Model::default(), Now { now: 1 << 41, visibility: model::VISIBILITY });
     for step in steps {
         match step {
             Step::Send(count) => {
                 let bodies = model.send(count);
-                let send =
-                    move |batch: &mut writer::Batch<'_>| statements::send(batch, table, &bodies, now.now, 0);
+                let send = move |batch: &mut Batch<'_>| statements::send(batch, table, &bodies, now.now, 0);
                 writer.run("sending", send).await.unwrap();
             }
             Step::Receive(max) => {
-                let receive = move |batch: &mut writer::Batch<'_>| {
+                let receive = move |batch: &mut Batch<'_>| {
                     let any = statements::anything_visible(batch.reader(), table, now)?;
                     Ok((any, statements::lease(batch, table, max, now)?))
                 };
@@ -116,19 +115,18 @@ async fn follow(folder: &Path, steps: Vec<Step>) -> Result<(), TestCaseError> {
             }
             Step::Release(index) => {
                 let receipts: Vec<_> = model.release(index).into_iter().collect();
-                let release = move |batch: &mut writer::Batch<'_>| {
-                    statements::extend(batch, &receipts, statements::AT_ONCE)
-                };
+                let release =
+                    move |batch: &mut Batch<'_>| statements::extend(batch, &receipts, statements::AT_ONCE);
                 prop_assert!(writer.run("releasing", release).await.unwrap().is_empty());
             }
             Step::Ack(index) => {
                 let receipts: Vec<_> = model.ack(index).into_iter().collect();
-                let ack = move |batch: &mut writer::Batch<'_>| statements::ack(batch, table, &receipts);
+                let ack = move |batch: &mut Batch<'_>| statements::ack(batch, table, &receipts);
                 writer.run("acking", ack).await.unwrap();
             }
             Step::Pass(time) => now.now = (now.now + time).max(1),
         }
-        let depth = move |batch: &mut writer::Batch<'_>| statements::depth(batch.reader(), table, now);
+        let depth = move |batch: &mut Batch<'_>| statements::depth(batch.reader(), table, now);
         prop_assert_eq!(writer.run("counting", depth).await.unwrap(), model.depth(now.now));
     }
     Ok(())

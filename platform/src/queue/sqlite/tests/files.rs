@@ -10,7 +10,7 @@ use super::*;
 fn of_the_version_before(folder: &Path) {
     let file = Connection::open(folder.join("queue.db")).unwrap();
     file.pragma_update(None, "journal_mode", "WAL").unwrap();
-    file.execute_batch(schema::FIRST).unwrap();
+    file.execute_batch(crate::database::schema::FIRST).unwrap();
     file.execute_batch("INSERT INTO queues (name, messages) VALUES ('q', 2), ('dead', 1)").unwrap();
     let now = chrono::Utc::now().timestamp_millis();
     let insert =

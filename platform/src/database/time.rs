@@ -19,7 +19,7 @@ pub(super) struct Boot {
 
 /// The time of a file's queues.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Time {
+pub(crate) struct Time {
     base: i64,
 }
 
@@ -45,7 +45,7 @@ fn uptime() -> i64 {
 }
 
 impl Time {
-    pub(super) fn now(self) -> i64 {
+    pub(crate) fn now(self) -> i64 {
         self.base + uptime()
     }
 

@@ -25,7 +25,7 @@ use super::{
     bell::Bell,
     log::Log,
     schema, shrink,
-    statements::{self, Table},
+    table::{self, Table},
     time::{Boot, Time},
     turn::{Taken, Turn},
 };
@@ -115,7 +115,7 @@ fn configure() {
 impl Writer {
     /// Opens the file of this folder, or makes it; `wall` is the time of day in milliseconds since
     /// the year 1970.
-    pub(super) fn open(folder: &Path, sync: bool, wall: i64) -> Result<Self> {
+    pub(crate) fn open(folder: &Path, sync: bool, wall: i64) -> Result<Self> {
         let path = folder.join(state_folder::QUEUE);
         let what = || format!("opening the queue {}", path.display());
         let lock = folder.join(state_folder::QUEUE_LOCK);
@@ -162,7 +162,7 @@ impl Writer {
     }
 
     /// The time that leases and ages go by.
-    pub(super) fn time(&self) -> Time {
+    pub(crate) fn time(&self) -> Time {
         self.0.time
     }
 
@@ -202,7 +202,7 @@ impl Writer {
 
     /// The same for what nobody waits for: it joins the next transaction that writes, and has one
     /// of its own only if none comes for a while. What is dropped before may be done or not.
-    pub(super) async fn run_unhurried<T: Send + 'static>(
+    pub(crate) async fn run_unhurried<T: Send + 'static>(
         &self,
         what: impl Into<String>,
         work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send + 'static,
@@ -340,19 +340,19 @@ impl<'a> Batch<'a> {
         }
         if !self.begun {
             self.begun = true;
-            statements::run(self.connection, "BEGIN IMMEDIATE")?;
+            table::run(self.connection, "BEGIN IMMEDIATE")?;
         }
         Ok(self.connection)
     }
 
     /// Notes that a queue has so many messages more.
-    pub(super) fn count(&mut self, table: Table, change: i64) {
+    pub(crate) fn count(&mut self, table: Table, change: i64) {
         *self.changes.entry(table).or_default() += change;
     }
 
     /// Announces messages once they can be seen: all of a transaction wake their receivers
     /// together.
-    pub(super) fn ring(&mut self, bell: &Arc<Bell>, messages: usize) {
+    pub(crate) fn ring(&mut self, bell: &Arc<Bell>, messages: usize) {
         match self.rings.iter_mut().find(|(rung, _)| Arc::ptr_eq(rung, bell)) {
             Some((_, more)) => *more += messages,
             None => self.rings.push((bell.clone(), messages)),
@@ -367,8 +367,8 @@ impl<'a> Batch<'a> {
     fn commit(&mut self, ran: rusqlite::Result<()>) -> rusqlite::Result<()> {
         let changes = std::mem::take(&mut self.changes);
         let ended = ran
-            .and_then(|()| statements::add_to_counters(self.connection, changes))
-            .and_then(|()| statements::run(self.connection, "COMMIT"));
+            .and_then(|()| table::add_to_counters(self.connection, changes))
+            .and_then(|()| table::run(self.connection, "COMMIT"));
         if ended.is_err() && !self.connection.is_autocommit() {
             // It can only fail when the connection is beyond use, and then the next operation says
             // so.

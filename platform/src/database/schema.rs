@@ -51,4 +51,4 @@ pub(super) fn bring_up_to_date(connection: &Connection) -> rusqlite::Result<Resu
 pub(super) const VERSION: usize = STEPS.len();
 
 #[cfg(test)]
-pub(super) const FIRST: &str = STEPS[0];
+pub(crate) const FIRST: &str = STEPS[0];

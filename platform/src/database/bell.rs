@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 const MOST_RINGS: usize = 256;
 
 #[derive(Debug)]
-pub(super) struct Bell {
+pub(crate) struct Bell {
     pipe: OwnedFd,
     /// The same, known to the runtime since somebody waited here. Who only rings is not woken by
     /// its own rings.
@@ -35,7 +35,7 @@ pub(super) struct Bell {
 
 impl Bell {
     /// Opens the pipe, making it if it is not there.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let failed =
             |error: io::Error| Error::from_io(format!("opening the pipe {}", path.display()), &error);
         match mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
@@ -49,19 +49,19 @@ impl Bell {
     }
 
     /// Announces messages. A full pipe is as good: everybody is awake.
-    pub(super) fn ring(&self, messages: usize) {
+    pub(crate) fn ring(&self, messages: usize) {
         let _full = write(&self.pipe, &[1; MOST_RINGS][..messages.min(MOST_RINGS)]);
     }
 
     /// Takes back the rings of messages that were received without waiting for them.
-    pub(super) fn silence(&self, messages: usize) {
+    pub(crate) fn silence(&self, messages: usize) {
         if messages > 0 {
             let _empty = read(&self.pipe, &mut [0; MOST_RINGS][..messages.min(MOST_RINGS)]);
         }
     }
 
     /// Waits for one ring and takes it; `false` if none came by the deadline.
-    pub(super) async fn heard(&self, deadline: Instant) -> Result<bool> {
+    pub(crate) async fn heard(&self, deadline: Instant) -> Result<bool> {
         let failed = |error| Error::from_io("waiting for a message", &error);
         let ear = self.ear().map_err(failed)?;
         let take_one = async {
@@ -82,7 +82,7 @@ impl Bell {
 
     /// Takes all rings that there are, and counts them.
     #[cfg(test)]
-    pub(super) fn rings(&self) -> usize {
+    pub(crate) fn rings(&self) -> usize {
         read(&self.pipe, &mut [0; MOST_RINGS]).unwrap_or(0)
     }
 

@@ -24,7 +24,7 @@ struct Inner {
 
 impl Reader {
     /// Opens the database in the folder, which a writer has made.
-    pub(super) fn open(folder: &Path) -> Result<Self> {
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(state_folder::QUEUE);
         let open = || {
             let connection = Connection::open(&path)?;

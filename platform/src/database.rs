@@ -1,6 +1,6 @@
-//! The database of a machine: one SQLite file in WAL mode, shared by all its processes. The embedded
-//! queue and the embedded stores are tables of it, so that a job's image, its message and its result
-//! change in one transaction.
+//! The database of a machine: one SQLite file in WAL mode, shared by all its processes. The
+//! embedded queue and the embedded stores are tables of it, so that a job's image, its message and
+//! its result change in one transaction.
 //!
 //! - **Group commit.** Operations that come together share one transaction ([`writer`]), so that
 //!   load makes transactions larger and not more frequent.

@@ -1,7 +1,7 @@
-//! The SQL. Times are those of [`time`](crate::database::time). A message that anybody may have has a
-//! `visible_from` of zero, one that is leased the end of its lease; a lease that has run out
-//! becomes a zero again before anything is leased, so that the oldest message comes first, however
-//! often it was received before.
+//! The SQL. Times are those of the database. A message that anybody may have has a `visible_from`
+//! of zero, one that is leased the end of its lease; a lease that has run out becomes a zero again
+//! before anything is leased, so that the oldest message comes first, however often it was received
+//! before.
 
 use bytes::Bytes;
 use chrono::DateTime;

@@ -247,12 +247,14 @@ pub(crate) fn in_seconds(remaining: Duration) -> u64 {
     whole_seconds(remaining.as_secs_f64())
 }
 
-/// `Retry-After` is whole seconds, and who comes a moment too early has to come again. Of few
-/// seconds, one more would be too many by too large a part.
+/// `Retry-After` is whole seconds, and who comes a moment too early has to come again. But of few
+/// seconds, one more is a large part, and what is estimated while clients still upload is rather
+/// too long, for their uploads take from the workers' processors: so of these a part is let go.
 pub(crate) fn whole_seconds(seconds: f64) -> u64 {
     match seconds {
         ..1.4 => 1,
-        ..2.3 => 2,
+        ..2.4 => 2,
+        ..6.0 => (seconds + 0.7) as u64,
         _ => (seconds + 0.98).floor().min(86_400.0) as u64,
     }
 }

@@ -352,3 +352,13 @@ fn seconds_are_rounded_so_that_hardly_anybody_comes_too_early() {
     let rounded = |s: f64| in_seconds(Duration::from_secs_f64(s));
     assert_eq!([0.0, 0.9, 1.2, 1.4, 2.2, 2.4, 99.5].map(rounded), [1, 1, 1, 2, 2, 3, 100]);
 }
+
+#[test]
+fn an_estimate_that_is_up_to_a_fifth_too_long_is_right_in_whole_seconds_too() {
+    for truth in (140..2000).map(|hundredths| f64::from(hundredths) / 100.0) {
+        for part in [1.0, 1.1, 1.2] {
+            let ratio = whole_seconds(truth * part) as f64 / truth;
+            assert!((0.8..=1.5).contains(&ratio), "{part} of {truth}: {ratio}");
+        }
+    }
+}

@@ -214,6 +214,7 @@ def main():
     parser.add_argument("--at-once", type=int, default=8)
     parser.add_argument("--binaries", type=lambda path: pathlib.Path(path).resolve(), default=ROOT / "target/release")
     parser.add_argument("--only", help="statuses, like 401,429")
+    parser.add_argument("--megabytes", default="3,30", help="the sizes of the bodies")
     parser.add_argument("--clients", help="names of clients, like urllib,node")
     arguments = parser.parse_args()
     only = [int(status) for status in arguments.only.split(",")] if arguments.only else list(STATUSES)
@@ -229,7 +230,7 @@ def main():
             server = Server(arguments.binaries, settings, is_encrypted)
             if status == 429:
                 by_urllib(server.url + path, JPEG, 0)
-            for megabytes in (3, 30):
+            for megabytes in map(int, arguments.megabytes.split(",")):
                 body = (b"\x07" * 4 if status == 415 else JPEG) + b"\x07" * (megabytes * 1_000_000)
                 seconds = 3 if status == 408 else 0
                 for name, client in used.items():

@@ -13,7 +13,7 @@ mod staged;
 
 use std::{fmt::Debug, sync::Arc};
 
-pub use self::{pieces::Pieces, slot::Slot, staged::Staged};
+pub use self::{embedded::Arriving, pieces::Pieces, slot::Slot, staged::Staged};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -89,6 +89,12 @@ pub trait BlobStore: Debug + Send + Sync {
     /// read unless this is overridden.
     fn stages_files(&self) -> bool {
         false
+    }
+
+    /// A file of the store's for a blob that begins to arrive and is too large for memory: what is
+    /// staged from there need not be copied. There is none unless this is overridden.
+    fn arriving(&self) -> Result<Option<Arriving>> {
+        Ok(None)
     }
 
     /// The database that the blobs are rows of, if they are, in the table of results. Nothing

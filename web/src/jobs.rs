@@ -379,6 +379,11 @@ impl Jobs {
         ticket
     }
 
+    /// The store of the images.
+    pub(crate) fn images(&self) -> &SharedBlobs {
+        &self.images
+    }
+
     async fn store_and_send(
         &self,
         image: Image,

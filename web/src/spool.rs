@@ -1,6 +1,7 @@
 //! Where the bytes of arriving bodies are until their images are stored: in memory as long as there
-//! is plenty of it, else in a file without a name, which goes when its last reader goes, also in a
-//! kill.
+//! is plenty of it, else in a file: one of the store of images, where that has such, for then the
+//! image is where it belongs when all of it has arrived; or else one without a name, which goes
+//! when its last reader goes, also in a kill.
 //!
 //! A body takes what has arrived of it and no more, and nobody waits for anybody's bytes: one that
 //! finds no memory goes on in its file at once. What a single body may have in memory is a share of
@@ -18,7 +19,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use eirs_platform::{Error, Result, blobs::Pieces};
+use eirs_platform::{
+    Error, Result,
+    blobs::{Arriving, Pieces, SharedBlobs},
+};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 /// A body may have this part of the free memory.
@@ -37,6 +41,8 @@ pub(crate) struct Room {
     memory: Arc<Pool>,
     disk: Arc<Pool>,
     folder: PathBuf,
+    /// The store that may have files for what arrives, instead of that folder.
+    store: Option<SharedBlobs>,
     /// Files that are in memory as a whole, on their way to the store. Who waits here waits for the
     /// store, not for a client.
     storing: Arc<Semaphore>,
@@ -93,8 +99,14 @@ impl Drop for Taken {
 
 impl Room {
     /// So many bytes of memory, and so many in files in this folder, which is made if it is
-    /// missing. `largest` is the largest body.
-    pub(crate) fn new(memory: u64, disk: u64, folder: &Path, largest: u64) -> Result<Arc<Self>> {
+    /// missing, or in this store. `largest` is the largest body.
+    pub(crate) fn new(
+        memory: u64,
+        disk: u64,
+        folder: &Path,
+        store: Option<SharedBlobs>,
+        largest: u64,
+    ) -> Result<Arc<Self>> {
         std::fs::create_dir_all(folder)
             .map_err(|error| Error::from_io(format!("making the folder {}", folder.display()), &error))?;
         let at_once = usize::try_from(memory / largest.max(1)).unwrap_or(usize::MAX);
@@ -102,6 +114,7 @@ impl Room {
             memory: Arc::new(Pool(AtomicU64::new(memory))),
             disk: Arc::new(Pool(AtomicU64::new(disk))),
             folder: folder.to_owned(),
+            store,
             storing: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
             copying: Arc::new(Semaphore::new(COPIED_AT_ONCE)),
         }))
@@ -116,6 +129,16 @@ impl Room {
     /// None of the memory yet, for something else that grows with what arrives.
     pub(crate) fn memory(&self) -> Taken {
         Taken::none(&self.memory)
+    }
+
+    /// A file for a body.
+    fn file(&self) -> Result<BodyFile> {
+        if let Some(store) = &self.store
+            && let Some(arriving) = store.arriving()?
+        {
+            return Ok(BodyFile::InStore(arriving));
+        }
+        tempfile::tempfile_in(&self.folder).map(BodyFile::Unnamed).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &io::Error) -> Error {
@@ -139,8 +162,23 @@ pub(crate) struct Held {
 /// The part of a body that is in a file.
 #[derive(Debug)]
 struct Spooled {
-    file: File,
+    file: BodyFile,
     taken: Taken,
+}
+
+#[derive(Debug)]
+enum BodyFile {
+    Unnamed(File),
+    InStore(Arriving),
+}
+
+impl BodyFile {
+    fn write(&mut self, pieces: &Pieces) -> io::Result<()> {
+        match self {
+            Self::Unnamed(file) => pieces.iter().try_for_each(|piece| file.write_all(piece)),
+            Self::InStore(arriving) => arriving.write(pieces),
+        }
+    }
 }
 
 impl Held {
@@ -178,29 +216,26 @@ impl Held {
 
     /// Moves what is in memory to the file, and this chunk after it.
     async fn write_out(&mut self, chunk: Bytes) -> Result<()> {
-        let mut spooled = match self.spooled.take() {
-            Some(spooled) => spooled,
-            None => Spooled {
-                file: tempfile::tempfile_in(&self.room.folder).map_err(|error| self.room.failed(&error))?,
-                taken: Taken::none(&self.room.disk),
-            },
+        let (file, mut on_disk) = match self.spooled.take() {
+            Some(Spooled { file, taken }) => (Some(file), taken),
+            None => (None, Taken::none(&self.room.disk)),
         };
         let mut pieces = std::mem::take(&mut self.pieces);
         pieces.extend([std::mem::take(&mut self.memory).freeze(), chunk]);
         let held = std::mem::replace(&mut self.taken, Taken::none(&self.room.memory));
-        if !spooled.taken.more(pieces.len() as u64) {
+        if !on_disk.more(pieces.len() as u64) {
             let full = "arriving uploads use all of web.upload_disk";
             return Err(Error::unavailable("receiving an upload", full));
         }
         // Where the client leaves meanwhile, the thread drops all of it.
+        let room = self.room.clone();
         let written = spawn_blocking(move || {
-            for piece in pieces.iter() {
-                spooled.file.write_all(piece)?;
-            }
+            let mut file = file.map_or_else(|| room.file(), Ok)?;
+            file.write(&pieces).map_err(|error| room.failed(&error))?;
             drop(held);
-            Ok(spooled)
+            Ok(Spooled { file, taken: on_disk })
         });
-        self.spooled = Some(joined(written.await)?.map_err(|error| self.room.failed(&error))?);
+        self.spooled = Some(joined(written.await)??);
         Ok(())
     }
 
@@ -234,7 +269,10 @@ impl Whole {
     ) -> Result<T> {
         let Self { room, memory, taken, spooled } = self;
         let Some(Spooled { file, taken: on_disk }) = spooled else { return work(memory).await };
-        let pieces = Pieces::after_file(file, on_disk.bytes, memory);
+        let pieces = match file {
+            BodyFile::Unnamed(file) => Pieces::after_file(file, on_disk.bytes, memory),
+            BodyFile::InStore(arriving) => Pieces::after_arriving(arriving, memory),
+        };
         if takes_files {
             let _permit = room.copying.acquire().await;
             let worked = work(pieces).await;
@@ -260,7 +298,7 @@ mod tests {
 
     fn room(memory: u64, disk: u64) -> (tempfile::TempDir, Arc<Room>) {
         let folder = tempfile::tempdir().unwrap();
-        let room = Room::new(memory, disk, folder.path(), 1000).unwrap();
+        let room = Room::new(memory, disk, folder.path(), None, 1000).unwrap();
         (folder, room)
     }
 

@@ -77,10 +77,13 @@ impl Uploads {
         draining: CancellationToken,
     ) -> eirs_platform::Result<Self> {
         let web = &settings.web;
+        // Where the operator names a folder, it is on a disk that was chosen for this.
+        let store = web.upload_folder.is_none().then(|| jobs.images().clone());
         let room = Room::new(
             web.upload_memory.as_u64(),
             web.upload_disk.as_u64(),
             &settings.upload_folder(),
+            store,
             web.max_image.as_u64(),
         )?;
         let places = Arc::new(Semaphore::new(web.max_uploads.min(Semaphore::MAX_PERMITS)));

@@ -54,6 +54,38 @@ fn a_client_that_leaves_in_the_middle_of_its_upload_leaves_nothing_behind() {
     assert_eq!(site.stored_results(), 1, "only the whole one");
 }
 
+/// Segments of the store, and files that only arrive.
+fn files(site: &Site) -> usize {
+    let count = |name: &str| std::fs::read_dir(site.state().join(name)).map_or(0, Iterator::count);
+    count("images") + count("uploads")
+}
+
+#[test]
+fn a_large_image_arrives_where_it_is_stored_and_one_that_does_not_come_to_its_end_leaves_nothing() {
+    let site = Site::new().set("EIRS_WEB__UPLOAD_MEMORY", "256KiB");
+    let (web, _worker) = (site.web(), site.worker());
+    let mut large = image(1);
+    large.resize(6_000_000, 7);
+    let head = format!("POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", large.len());
+    let send = |bytes: &[u8]| {
+        let mut stream = web.connect();
+        stream.write_all(&[head.as_bytes(), bytes].concat()).expect("sent");
+        stream
+    };
+    let leaving = send(&large[..5_000_000]);
+    eventually("it arrives", || (files(&site) == 1).then_some(()));
+    drop(leaving);
+    eventually("nothing of it is left", || (files(&site) == 0).then_some(()));
+
+    // The worker checks that the bytes are those of the id.
+    assert_eq!(web.upload("", "x", &large).json()["label"], "noop");
+    assert_eq!((files(&site), site.stored_images()), (1, 1));
+    // The same again takes no room.
+    assert_eq!(web.upload("?fresh=true&wait=0", "x", &large[..5_999_999]).status, 202);
+    assert_eq!(web.upload("", "x", &large).json()["cached"], true);
+    eventually("no other file", || (files(&site) == 2).then_some(()));
+}
+
 #[test]
 fn a_client_that_has_closed_its_sending_half_still_gets_its_answer() {
     let site = Site::new();

@@ -18,8 +18,11 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::images::{Entered, StagedImage};
-pub use self::room::{Room, RoomSeen};
 use self::{carried::Carried, expiry::Expiry, images::Images, results::Results, segments::Segments};
+pub use self::{
+    room::{Room, RoomSeen},
+    segments::Arriving,
+};
 use super::SharedBlobs;
 use crate::{
     clock::SharedClock,

@@ -5,6 +5,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
+use super::Arriving;
 use crate::error::{Error, Result};
 
 /// A file is read in parts of this size, which fit into a processor's cache.
@@ -14,15 +15,28 @@ const PART_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Pieces {
     /// What stands before those in memory.
-    file: Option<(Arc<File>, u64)>,
+    file: Option<(Arc<Spooled>, u64)>,
     memory: Vec<Bytes>,
+}
+
+/// The file that the first bytes are in.
+#[derive(Debug)]
+enum Spooled {
+    File(File),
+    Arriving(Arriving),
 }
 
 impl Pieces {
     /// So many bytes from the beginning of a file, which nobody else writes to, and these after
     /// them.
     pub fn after_file(file: File, bytes: u64, memory: Self) -> Self {
-        Self { file: Some((Arc::new(file), bytes)), ..memory }
+        Self { file: Some((Arc::new(Spooled::File(file)), bytes)), ..memory }
+    }
+
+    /// What has arrived in a file of a store, and these after it.
+    pub fn after_arriving(arrived: Arriving, memory: Self) -> Self {
+        let bytes = arrived.bytes();
+        Self { file: Some((Arc::new(Spooled::Arriving(arrived)), bytes)), ..memory }
     }
 
     /// How many bytes there are in all.
@@ -46,7 +60,18 @@ impl Pieces {
 
     /// The part that is in a file, and stands before the others, with its length.
     pub fn file(&self) -> Option<(&File, u64)> {
-        self.file.as_ref().map(|(file, bytes)| (&**file, *bytes))
+        self.file.as_ref().map(|(file, bytes)| match &**file {
+            Spooled::File(file) => (file, *bytes),
+            Spooled::Arriving(arrived) => (arrived.file(), *bytes),
+        })
+    }
+
+    /// The same, where it is a file of a store.
+    pub(crate) fn arriving(&self) -> Option<&Arriving> {
+        match self.file.as_ref().map(|(file, _)| &**file) {
+            Some(Spooled::Arriving(arrived)) => Some(arrived),
+            Some(Spooled::File(_)) | None => None,
+        }
     }
 
     /// The pieces in memory, in order.

@@ -32,7 +32,7 @@ pub(crate) fn read(headers: &HeaderMap, pieces: Vec<Bytes>) -> Vec<String> {
     let bytes: usize = pieces.iter().map(Bytes::len).sum();
     let settings = Web { max_image: bytesize(1 << 20), ..Web::default() };
     let folder = std::env::temp_dir();
-    let room = Room::new(ROOM.0, ROOM.1, &folder, 1 << 20).expect("a room");
+    let room = Room::new(ROOM.0, ROOM.1, &folder, None, 1 << 20).expect("a room");
     let read = async {
         let mut seen = Vec::new();
         let body = stream::iter(pieces.into_iter().map(Ok::<_, io::Error>));

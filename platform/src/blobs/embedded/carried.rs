@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    blobs::{BlobInfo, BlobStore, Checked, Pieces, SharedBlobs, Staged, dir::DirBlobs},
+    blobs::{Arriving, BlobInfo, BlobStore, Checked, Pieces, SharedBlobs, Staged, dir::DirBlobs},
     database::InDatabase,
     error::Result,
 };
@@ -83,6 +83,10 @@ impl BlobStore for Carried {
 
     fn stages_files(&self) -> bool {
         self.store.stages_files()
+    }
+
+    fn arriving(&self) -> Result<Option<Arriving>> {
+        self.store.arriving()
     }
 
     async fn stage(&self, key: &str, body: Pieces) -> Result<Staged> {

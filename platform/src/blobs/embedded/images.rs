@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::{
     index::{self, Entry, Listed, Place},
     room::Room,
-    segments::{Segments, Written},
+    segments::{Arriving, Segments, Written},
 };
 use crate::{
     blobs::{BlobInfo, BlobStore, Checked, Pieces, Staged},
@@ -202,6 +202,10 @@ impl BlobStore for Images {
 
     fn stages_files(&self) -> bool {
         true
+    }
+
+    fn arriving(&self) -> Result<Option<Arriving>> {
+        self.segments.arriving().map(Some)
     }
 
     async fn stage(&self, key: &str, body: Pieces) -> Result<Staged> {

@@ -7,6 +7,8 @@
 //! deletion of images frees their space (a hole), and deletes a file that has none left and that
 //! nobody holds.
 
+mod arriving;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -25,6 +27,7 @@ use rustix::{
     io::{Errno, pread, pwritev},
 };
 
+pub use self::arriving::Arriving;
 use super::index::{Entry, Place};
 use crate::{
     blobs::Pieces,
@@ -107,11 +110,15 @@ impl Segments {
         self.0.folder.join(format!("{number:010}.segment"))
     }
 
-    /// Writes an image to the end of this process's segment; with `sync`, to the disk.
+    /// Writes an image to the end of this process's segment, or leaves it where it arrived; with
+    /// `sync`, to the disk.
     pub(super) fn append(&self, image: &Pieces) -> Result<Written> {
         let failed = |error: &io::Error| {
             Error::from_io(format!("writing an image to {}", self.0.folder.display()), error)
         };
+        if let Some(placed) = self.place(image).map_err(|error| failed(&error))? {
+            return Ok(placed);
+        }
         let bytes = u32::try_from(image.len())
             .map_err(|_| Error::broken("writing an image", "it is larger than 4 GiB"))?;
         let (own, offset) = self.reserve(u64::from(bytes)).map_err(|error| failed(&error))?;
@@ -174,7 +181,11 @@ impl Segments {
     /// Makes the file after the last one.
     fn make(&self) -> io::Result<Own> {
         fs::create_dir_all(&self.0.folder)?;
-        let mut number = self.numbers()?.max().unwrap_or(0).max(self.0.last.load(Ordering::Relaxed));
+        self.make_after(self.numbers()?.max().unwrap_or(0).max(self.0.last.load(Ordering::Relaxed)))
+    }
+
+    /// Makes the first file after this one that is not there.
+    fn make_after(&self, mut number: u32) -> io::Result<Own> {
         loop {
             number += 1;
             self.0.last.fetch_max(number, Ordering::Relaxed);

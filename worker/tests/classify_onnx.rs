@@ -52,6 +52,11 @@ mod onnx_file {
         [number(1, 8), bytes(7, &graph), bytes(8, &opset)].concat()
     }
 
+    /// The entry of a model's metadata, to be put after the model.
+    pub(crate) fn metadata(key: &str, value: &str) -> Vec<u8> {
+        bytes(14, &[bytes(1, key.as_bytes()), bytes(2, value.as_bytes())].concat())
+    }
+
     fn node(op: &str, input: &str, output: &str, axes: &[u64]) -> Vec<u8> {
         let mut node =
             [bytes(1, input.as_bytes()), bytes(2, output.as_bytes()), bytes(4, op.as_bytes())].concat();
@@ -324,6 +329,28 @@ fn labels_come_from_the_setting_or_lie_beside_the_model() {
     std::fs::write(&other, "grey\nred\ngreen\nblue\n").unwrap();
     let why = refusal(&model);
     assert!(why.contains("4 labels") && why.contains("3 outputs") && why.contains("names.txt"), "{why}");
+}
+
+#[test]
+fn labels_in_the_model_that_cannot_be_read_are_refused_with_model_and_key_until_labels_is_set() {
+    let (folder, model) = settings(Op::Means, &[NCHW]);
+    let file = model.path.clone().unwrap();
+    let bare = std::fs::read(&file).unwrap();
+    let with = |value: &str| {
+        std::fs::write(&file, [bare.clone(), onnx_file::metadata("names", value)].concat()).unwrap();
+    };
+    for unreadable in ["{0: 'a', 1: 'b', 3: 'c'}", "{0: 'a', 1: b, 2: c}", "some"] {
+        with(unreadable);
+        let why = refusal(&model);
+        let names_all = why.contains("model.onnx") && why.contains("`names`") && why.contains("set labels");
+        assert!(names_all, "{unreadable}: {why}");
+    }
+    with("{0: 'a', 1: 'b'}");
+    let why = refusal(&model);
+    assert!(why.contains("`names`") && why.contains("2 labels") && why.contains("3 outputs"), "{why}");
+    with("some");
+    std::fs::write(folder.path().join("labels.txt"), "red\ngreen\nblue").unwrap();
+    assert!(load(&model).is_ok());
 }
 
 #[test]

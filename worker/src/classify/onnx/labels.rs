@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use eirs_platform::settings::labels_beside;
 
+use self::forms::Form;
 use super::graph::Graph;
 
 /// What the metadata of a model may call its labels: Ultralytics, Paddle, and others.
@@ -31,28 +32,32 @@ impl Labels {
         graph: Option<&Graph>,
     ) -> anyhow::Result<Option<Self>> {
         let file = set.map(Path::to_owned).or_else(|| labels_beside(model?));
-        let Some(file) = file else { return Ok(graph.and_then(Self::within)) };
+        let Some(file) = file else {
+            let found = graph.map_or(Ok(None), Self::within);
+            return found.with_context(|| format!("model {}", model.unwrap_or(Path::new("")).display()));
+        };
         let source = format!("labels {}", file.display());
         let bytes = std::fs::read(&file).with_context(|| format!("{source}: cannot be read"))?;
         let text = String::from_utf8(bytes).ok().with_context(|| format!("{source}: is not UTF-8 text"))?;
-        let is_csv = file.extension().is_some_and(|end| end.eq_ignore_ascii_case("csv"));
-        let (names, indexed) =
-            forms::parse(&text, is_csv).with_context(|| format!("{source}: is not a list of labels"))?;
+        let (names, indexed) = forms::parse(&text, Form::of(&file))
+            .with_context(|| format!("{source}: is not a list of labels"))?;
         Ok(Some(Self { names, indexed, source }))
     }
 
-    /// Those that the model names itself.
-    fn within(graph: &Graph) -> Option<Self> {
-        let of = |key: &&str| {
-            let (names, indexed) = forms::parse(graph.metadata.get(*key)?, false).ok()?;
+    /// Those that the model names itself. What is there under a key for labels and cannot be read
+    /// is refused: numbers in their place would look as if they were right.
+    fn within(graph: &Graph) -> anyhow::Result<Option<Self>> {
+        for key in METADATA {
+            let Some(text) = graph.metadata.get(key).filter(|text| !is_nothing(text)) else { continue };
             let source = format!("`{key}` in the model's metadata");
-            (names.len() > 1).then_some(Self { names, indexed, source })
-        };
-        let classes = || {
-            let source = "the classes of its last operator".to_owned();
-            Some(Self { names: graph.classes()?, indexed: true, source })
-        };
-        METADATA.iter().find_map(of).or_else(classes)
+            let (names, indexed) = forms::parse(text, Form::Metadata)
+                .with_context(|| format!("{source} is not a list of labels; set labels to a file of them"))?;
+            if names.len() > 1 {
+                return Ok(Some(Self { names, indexed, source }));
+            }
+        }
+        let source = "the classes of its last operator".to_owned();
+        Ok(graph.classes().map(|names| Self { names, indexed: true, source }))
     }
 
     /// Labels that are compiled in, one a line.
@@ -124,6 +129,12 @@ impl Labels {
     }
 }
 
+/// Whether a text under a key for labels is only their number, or what Python has for nothing.
+fn is_nothing(text: &str) -> bool {
+    let text = text.trim();
+    text.parse::<u32>().is_ok() || ["", "None", "null", "[]", "{}"].contains(&text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +157,23 @@ mod tests {
             "{error}"
         );
         assert!(labels.check(999).unwrap_err().to_string().contains("remove"));
+    }
+
+    #[test]
+    fn labels_in_a_model_are_read_or_refused_with_their_key_and_never_passed_over() {
+        let within = |key: &str, text: &str| {
+            let metadata = [(key.to_owned(), text.to_owned())].into();
+            Labels::within(&Graph { metadata, ..Graph::default() })
+        };
+        assert_eq!(within("names", "{0: 'a', 1: 'b'}").unwrap().unwrap().names, ["a", "b"]);
+        assert_eq!(within("classes", "a, b").unwrap().unwrap().names, ["a", "b"]);
+        for nothing in ["1000", "None", "", "{}"] {
+            assert!(within("classes", nothing).unwrap().is_none(), "{nothing}");
+        }
+        for text in ["{0: 'a', 2: 'b'}", "{0: 'a', 1: b}", "[\"a\", ", "labels.txt"] {
+            let error = format!("{:#}", within("names", text).unwrap_err());
+            assert!(error.contains("`names`") && error.contains("set labels"), "{text}: {error}");
+        }
     }
 
     #[test]

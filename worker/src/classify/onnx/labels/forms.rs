@@ -1,293 +1,65 @@
-//! The forms in which people have labels: lines, ImageNet's synsets, CSV, JSON of Keras and Hugging
-//! Face, Python literals.
+//! The forms in which people have labels: lines, ImageNet's synsets, CSV, YAML, JSON of Keras,
+//! torch and Hugging Face, Python literals.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod csv;
+mod lines;
+mod literal;
+mod structured;
+mod yaml;
+
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use serde_json::Value;
+
+/// What is known of a text before it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Csv,
+    Yaml,
+    /// What a model says of itself, where a list may be on one line.
+    Metadata,
+    /// Lines or a literal.
+    Any,
+}
+
+impl Form {
+    /// By the ending of a file.
+    pub(super) fn of(file: &Path) -> Self {
+        let ending = file.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        match ending.as_deref() {
+            Some("csv" | "tsv") => Self::Csv,
+            Some("yaml" | "yml") => Self::Yaml,
+            _ => Self::Any,
+        }
+    }
+}
 
 /// The labels in the order of the outputs, and whether each had its number.
-pub(super) fn parse(text: &str, is_csv: bool) -> anyhow::Result<(Vec<String>, bool)> {
+pub(super) fn parse(text: &str, form: Form) -> anyhow::Result<(Vec<String>, bool)> {
     let text = text.trim_start_matches('\u{feff}').trim_end();
     ensure!(!text.is_empty(), "it is empty");
-    let (names, indexed) = match text.as_bytes()[0] {
-        b'[' | b'{' | b'(' => structured(&literal(text)?)?,
-        _ if is_csv => csv(text)?,
-        _ => lines(text),
+    let (names, indexed) = match (form, text.trim_start().as_bytes()[0]) {
+        (_, b'[' | b'{' | b'(') => structured::structured(&literal::literal(text)?)?,
+        (Form::Csv, _) => csv::csv(text)?,
+        (Form::Yaml, _) => yaml::yaml(text)?,
+        (Form::Metadata, _) if !text.contains('\n') => (one_line(text)?, false),
+        _ => lines::lines(text),
     };
+    ensure!(!names.is_empty(), "it names no label");
     match names.iter().position(String::is_empty) {
         Some(index) => bail!("label {} is empty", index + 1),
         None => Ok((names, indexed)),
     }
 }
 
-/// A JSON text, or a Python literal, which Ultralytics writes.
-fn literal(text: &str) -> anyhow::Result<Value> {
-    serde_json::from_str(text).or_else(|error| python(text).ok_or(error).map_err(anyhow::Error::from))
-}
-
-/// A list of labels, or an object from index to label, from label to index, or with one of these in
-/// it.
-fn structured(value: &Value) -> anyhow::Result<(Vec<String>, bool)> {
-    match value {
-        Value::Array(list) => Ok((list.iter().map(name).collect::<anyhow::Result<_>>()?, false)),
-        Value::Object(object) => {
-            for key in ["id2label", "label_names", "names", "classes", "labels"] {
-                if let Some(inner @ (Value::Array(_) | Value::Object(_))) = object.get(key) {
-                    return structured(inner);
-                }
-            }
-            let is_reverse = !object.is_empty() && object.values().all(Value::is_u64);
-            let mut by_index = BTreeMap::new();
-            for (key, value) in object {
-                let (index, name) = if is_reverse {
-                    (value.as_u64().and_then(|index| usize::try_from(index).ok()), key.trim().to_owned())
-                } else {
-                    (key.trim().parse().ok(), name(value)?)
-                };
-                let index = index.with_context(|| format!("key {key:?} is not an index"))?;
-                ensure!(by_index.insert(index, name).is_none(), "index {index} is there twice");
-            }
-            let gap = by_index.keys().enumerate().find(|(expected, index)| expected != *index);
-            ensure!(gap.is_none(), "index {} is missing", gap.map_or(0, |(expected, _)| expected));
-            Ok((by_index.into_values().collect(), true))
-        }
-        _ => bail!("it is neither a list nor an object"),
-    }
-}
-
-/// A label is a string; Keras writes pairs of a WordNet id and a label.
-fn name(value: &Value) -> anyhow::Result<String> {
-    let label = value.as_array().and_then(|pair| pair.last()).unwrap_or(value);
-    Ok(label.as_str().with_context(|| format!("{value} is not a label"))?.trim().to_owned())
-}
-
-/// One a line, perhaps in quotes. A number of its own goes off, before the label (`0 cat`) or after
-/// it (`cat 0`), and so does the id of a synset (`n01440764 tench, Tinca tinca`).
-fn lines(text: &str) -> (Vec<String>, bool) {
-    let all: Vec<&str> = text.lines().map(str::trim).collect();
-    let quoted = |quote: char| {
-        let within =
-            |line: &&str| line.strip_prefix(quote)?.strip_suffix(quote).map(|line| line.trim().to_owned());
-        all.iter().map(within).collect::<Option<Vec<_>>>()
-    };
-    if let Some(names) = quoted('"').or_else(|| quoted('\'')) {
-        return (names, false);
-    }
-    if let Some(names) = numbered(&all, before, true).or_else(|| numbered(&all, after, false)) {
-        return (names, true);
-    }
-    let synset = |line: &&str| {
-        let (id, label) = line.split_once([' ', '\t'])?;
-        (is_synset(id) && !label.trim().is_empty()).then(|| label.trim().to_owned())
-    };
-    match all.iter().map(synset).collect::<Option<Vec<_>>>() {
-        Some(names) => (names, false),
-        None => (all.into_iter().map(str::to_owned).collect(), false),
-    }
-}
-
-/// The number before a label, and the label.
-fn before(line: &str) -> Option<(&str, &str)> {
-    let (number, rest) = line.split_at(line.find(|c: char| !c.is_ascii_digit())?);
-    let label = rest.trim_start_matches([':', ',', ';', '.', ')', '\t', ' ']);
-    (label.len() < rest.len()).then_some((number, label))
-}
-
-/// The number after a label, and the label.
-fn after(line: &str) -> Option<(&str, &str)> {
-    let (label, number) = line.rsplit_once([':', ',', ';', '\t', ' '])?;
-    Some((number, label.trim_end_matches([':', ',', ';', '\t', ' '])))
-}
-
-/// Labels by numbers from zero in any order, or from one in that order where that may be. No two
-/// may be equal without their numbers, which belong to them then (`1 star`, `2 stars`, `3 stars`).
-fn numbered(
-    lines: &[&str],
-    split: fn(&str) -> Option<(&str, &str)>,
-    may_be_from_one: bool,
-) -> Option<Vec<String>> {
-    let mut by_index = BTreeMap::new();
-    let mut is_in_order = may_be_from_one;
-    for (place, line) in lines.iter().enumerate() {
-        let (text, label) = split(line)?;
-        let number: usize = text.parse().ok()?;
-        is_in_order &= number == place + 1;
-        // A number with zeros before it is part of a name.
-        let is_one = number.to_string() == text && !label.is_empty();
-        if !is_one || by_index.insert(number, label.to_owned()).is_some() {
-            return None;
-        }
-    }
-    let is_from_zero = by_index.keys().copied().eq(0..lines.len());
-    let names: BTreeSet<&String> = by_index.values().collect();
-    let is_whole = lines.len() > 1 && names.len() == lines.len() && (is_from_zero || is_in_order);
-    is_whole.then(|| by_index.into_values().collect())
-}
-
-fn is_synset(id: &str) -> bool {
-    id.len() == 9 && id.starts_with('n') && id[1..].bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// A column of labels, by its head or else the last one, and a column of numbers where there is
-/// one.
-fn csv(text: &str) -> anyhow::Result<(Vec<String>, bool)> {
-    let separator =
-        [';', '\t', ','].into_iter().find(|c| text.lines().next().is_some_and(|head| head.contains(*c)));
-    let rows: Vec<Vec<String>> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .map(|line| cells(line, separator.unwrap_or(',')))
-        .collect();
-    let place = |wanted: &[&str]| {
-        let head = rows.first()?;
-        head.iter().position(|cell| wanted.contains(&cell.to_lowercase().replace(' ', "_").as_str()))
-    };
-    let labels = place(&[
-        "label",
-        "labels",
-        "name",
-        "names",
-        "class_name",
-        "display_name",
-        "class",
-        "classes",
-        "category",
-    ]);
-    let numbers =
-        place(&["index", "id", "idx", "class_id", "class_index", "label_id", "class_idx", "number"]);
-    let has_head = labels.is_some() || numbers.is_some();
-    let body = &rows[usize::from(has_head)..];
-    let is_number = |column: usize| {
-        !body.is_empty()
-            && body.iter().all(|row| row.get(column).is_some_and(|cell| cell.parse::<usize>().is_ok()))
-    };
-    let columns = rows.first().map_or(0, Vec::len);
-    let numbers = numbers
-        .filter(|column| is_number(*column))
-        .or_else(|| (0..columns).find(|column| columns > 1 && !has_head && is_number(*column)));
-    let labels = labels.or_else(|| (0..columns).rev().find(|column| Some(*column) != numbers)).unwrap_or(0);
-    let label = |row: &Vec<String>| row.get(labels).cloned().unwrap_or_default();
-    let Some(numbers) = numbers else { return Ok((body.iter().map(label).collect(), false)) };
-    let mut by_index = BTreeMap::new();
-    for row in body {
-        let index: usize =
-            row[numbers].parse().with_context(|| format!("{:?} is not an index", row[numbers]))?;
-        ensure!(by_index.insert(index, label(row)).is_none(), "index {index} is there twice");
-    }
-    // Some count from one.
-    let first = by_index.keys().next().copied().unwrap_or(0).min(1);
-    let gap = by_index.keys().enumerate().find(|(expected, index)| expected + first != **index);
-    ensure!(gap.is_none(), "index {} is missing", gap.map_or(0, |(expected, _)| expected + first));
-    Ok((by_index.into_values().collect(), true))
-}
-
-/// The cells of a line, with quotes around those that hold the separator.
-fn cells(line: &str, separator: char) -> Vec<String> {
-    let (mut cells, mut cell, mut quoted) = (Vec::new(), String::new(), false);
-    let mut letters = line.trim_end().chars().peekable();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '"' if quoted && letters.peek() == Some(&'"') => cell.extend(letters.next()),
-            '"' => quoted = !quoted,
-            _ if letter == separator && !quoted => cells.push(std::mem::take(&mut cell).trim().to_owned()),
-            _ => cell.push(letter),
-        }
-    }
-    cells.push(cell.trim().to_owned());
-    cells
-}
-
-/// A Python literal of dictionaries, lists, tuples, strings and numbers.
-fn python(text: &str) -> Option<Value> {
-    let mut rest = text;
-    let value = python_value(&mut rest, 0)?;
-    rest.trim().is_empty().then_some(value)
-}
-
-fn python_value(rest: &mut &str, depth: usize) -> Option<Value> {
-    *rest = rest.trim_start();
-    let first = rest.chars().next().filter(|_| depth < 16)?;
-    match first {
-        '{' => {
-            let mut object = serde_json::Map::new();
-            python_items(rest, '}', |rest| {
-                let key = match python_value(rest, depth + 1)? {
-                    Value::String(key) => key,
-                    key @ Value::Number(_) => key.to_string(),
-                    _ => return None,
-                };
-                *rest = rest.trim_start().strip_prefix(':')?;
-                object.insert(key, python_value(rest, depth + 1)?);
-                Some(())
-            })?;
-            Some(Value::Object(object))
-        }
-        '[' | '(' => {
-            let mut list = Vec::new();
-            python_items(rest, if first == '[' { ']' } else { ')' }, |rest| {
-                list.push(python_value(rest, depth + 1)?);
-                Some(())
-            })?;
-            Some(Value::Array(list))
-        }
-        '\'' | '"' => python_text(rest, first).map(Value::String),
-        _ => {
-            let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '-')).unwrap_or(rest.len());
-            let number: i64 = rest[..end].parse().ok()?;
-            *rest = &rest[end..];
-            Some(Value::from(number))
-        }
-    }
-}
-
-fn python_items(rest: &mut &str, close: char, mut item: impl FnMut(&mut &str) -> Option<()>) -> Option<()> {
-    *rest = &rest[1..];
-    loop {
-        *rest = rest.trim_start();
-        if let Some(after) = rest.strip_prefix(close) {
-            *rest = after;
-            return Some(());
-        }
-        item(rest)?;
-        *rest = rest.trim_start();
-        if let Some(after) = rest.strip_prefix(',') {
-            *rest = after;
-        } else if !rest.starts_with(close) {
-            return None;
-        }
-    }
-}
-
-fn python_text(rest: &mut &str, quote: char) -> Option<String> {
-    let mut text = String::new();
-    let mut letters = rest.char_indices().skip(1);
-    while let Some((at, letter)) = letters.next() {
-        match letter {
-            '\\' => {
-                let (_, escaped) = letters.next()?;
-                let mut code = |digits: usize| {
-                    let hex: String = letters.by_ref().take(digits).map(|(_, digit)| digit).collect();
-                    u32::from_str_radix(&hex, 16).ok().and_then(char::from_u32)
-                };
-                text.push(match escaped {
-                    'n' => '\n',
-                    't' => '\t',
-                    'r' => '\r',
-                    'x' => code(2)?,
-                    'u' => code(4)?,
-                    'U' => code(8)?,
-                    other => other,
-                });
-            }
-            _ if letter == quote => {
-                *rest = &rest[at + letter.len_utf8()..];
-                return Some(text);
-            }
-            _ => text.push(letter),
-        }
-    }
-    None
+/// `cat, dog` or `cat;dog`.
+fn one_line(text: &str) -> anyhow::Result<Vec<String>> {
+    let separator = [';', ','].into_iter().find(|separator| text.contains(*separator));
+    let separator = separator.with_context(|| {
+        let start: String = text.chars().take(40).collect();
+        format!("{start:?} is one word, and no list")
+    })?;
+    Ok(text.split(separator).map(|name| name.trim().to_owned()).collect())
 }
 
 #[cfg(test)]
@@ -297,7 +69,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &[&str]) {
-        assert_eq!(parse(text, false).unwrap().0, expected, "{text}");
+        assert_eq!(parse(text, Form::Any).unwrap().0, expected, "{text}");
     }
 
     #[test]
@@ -324,7 +96,7 @@ mod tests {
             "cat 0\ndog 1\nbird 2",
         ] {
             assert_eq!(
-                parse(text, false).unwrap(),
+                parse(text, Form::Any).unwrap(),
                 (["cat", "dog", "bird"].map(str::to_owned).to_vec(), true),
                 "{text}"
             );
@@ -348,7 +120,9 @@ mod tests {
             &["red \"wine\"", "green's", "it's", "grün"],
         );
         check("['cat', 'dog',]", &["cat", "dog"]);
-        assert!(parse("{0: 'cat', 2: 'dog'}", false).unwrap_err().to_string().contains("index 1 is missing"));
+        assert!(
+            parse("{0: 'cat', 2: 'dog'}", Form::Any).unwrap_err().to_string().contains("index 1 is missing")
+        );
     }
 
     #[test]
@@ -360,10 +134,103 @@ mod tests {
             "cat\ndog",
             "name\ncat\ndog",
         ] {
-            assert_eq!(parse(text, true).unwrap().0, ["cat", "dog"], "{text}");
+            assert_eq!(parse(text, Form::Csv).unwrap().0, ["cat", "dog"], "{text}");
         }
-        assert_eq!(parse("id,name\n1,\"tench, big\"\n2,x", true).unwrap().0, ["tench, big", "x"]);
-        assert!(parse("id,name\n0,a\n2,b", true).is_err());
+        assert_eq!(parse("id,name\n1,\"tench, big\"\n2,x", Form::Csv).unwrap().0, ["tench, big", "x"]);
+        assert!(parse("id,name\n0,a\n2,b", Form::Csv).is_err());
+    }
+
+    #[test]
+    fn labels_are_found_under_the_keys_under_which_libraries_write_them() {
+        for text in [
+            r#"{"class_to_idx": {"dog": 1, "cat": 0}, "epoch": 3}"#,
+            r#"{"idx_to_class": {"1": "dog", "0": "cat"}}"#,
+            r#"{"class_names": ["cat", "dog"]}"#,
+            r#"{"names": {"0": "cat", "1": "dog"}}"#,
+            r#"{"labels": ["cat", "dog"], "imageSize": 224}"#,
+            r#"{"label_map": {"cat": 0, "dog": 1}}"#,
+            r#"{"label2id": {"cat": "0", "dog": "1"}}"#,
+            r#"{"classes": {"Label": ["cat", "dog"]}, "format": "onnx"}"#,
+            r#"{"categories": [{"id": 2, "name": "dog", "supercategory": "animal"}, {"id": 1, "name": "cat"}]}"#,
+            r#"[{"index": 1, "label": "dog"}, {"index": 0, "label": "cat"}]"#,
+            r#"[{"name": "cat", "label": 0}, {"name": "dog", "label": 1}]"#,
+            r#"[{"id": "n02123045", "name": "cat"}, {"id": "n02084071", "name": "dog"}]"#,
+            r#"[[1, "dog"], [0, "cat"]]"#,
+            r#"[["cat", 0], ["dog", 1]]"#,
+            r#"{"0": {"name": "cat"}, "1": {"name": "dog"}}"#,
+            r#"{"0": ["n02123045", "cat"], "1": ["n02084071", "dog"]}"#,
+        ] {
+            check(text, &["cat", "dog"]);
+        }
+        check(r#"[["n01440764", "tench", "Tinca tinca"], "goldfish"]"#, &["tench, Tinca tinca", "goldfish"]);
+        check(r#"{"0": ["tench", "Tinca tinca"], "1": ["goldfish"]}"#, &["tench, Tinca tinca", "goldfish"]);
+    }
+
+    #[test]
+    fn digits_as_labels_go_in_the_direction_of_their_key_or_of_their_type() {
+        check(r#"{"0": 1, "1": 0}"#, &["1", "0"]);
+        check(r#"{"class_to_idx": {"7": 0, "3": 1}}"#, &["7", "3"]);
+        check(r#"{"class_to_idx": {"1": "0", "0": "1"}}"#, &["1", "0"]);
+        check(r#"{"id2label": {"0": 7, "1": 3}}"#, &["7", "3"]);
+        check("{0: 7, 1: 3}", &["7", "3"]);
+        // A list of labels in YAML, `[no, yes]`, which Python took for truth values.
+        check("{0: False, 1: True}", &["False", "True"]);
+    }
+
+    #[test]
+    fn a_yaml_has_its_labels_as_they_are_written() {
+        for text in [
+            "train: images\nnc: 2\nnames:\n  0: cat\n  1: dog  # small\n",
+            "names:\n- cat\n- 'dog'\nnc: 2",
+            "names: ['cat', \"dog\"]  # both\nnc: 2",
+            "nc: 2\nnames: [cat,\n  dog]\n",
+            "names: {1: dog, 0: cat}",
+            "---\n# labels\n- cat\n- dog",
+            "class_to_idx:\n  dog: 1\n  cat: 0\n",
+            "names:\n  \"1\": dog\n\n  \"0\": cat\npath: x\n",
+        ] {
+            assert_eq!(parse(text, Form::Yaml).unwrap().0, ["cat", "dog"], "{text}");
+        }
+        let text = "names:\n  0: no\n  1: it''s\n  2: 'it''s'\n  3: 42\n";
+        assert_eq!(parse(text, Form::Yaml).unwrap().0, ["no", "it''s", "it's", "42"]);
+        for (text, expected) in [
+            ("nc: 2\ntrain: x\nval:\n", "is no label"),
+            ("nc: 2\ntrain: x\n", "is not an index"),
+            ("names: data.txt", "no list of labels"),
+            ("names:\n  0: cat\n  2: dog", "index 1 is missing"),
+            ("names:\n  0: cat\n  0: dog", "index 0 is there twice"),
+            ("names:\n  - [a, b]", "is no label"),
+            ("names:\n  0:\n    name: cat", "is no label"),
+            ("names: &x [a, b]", "no list of labels"),
+            ("names: [a, b", "cannot be read"),
+        ] {
+            let error = format!("{:#}", parse(text, Form::Yaml).unwrap_err());
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_metadata_of_a_model_may_have_its_labels_on_one_line() {
+        let read = |text: &str| parse(text, Form::Metadata).map(|(names, _)| names);
+        assert_eq!(read("cat, dog").unwrap(), ["cat", "dog"]);
+        assert_eq!(read("cat\ndog").unwrap(), ["cat", "dog"]);
+        assert!(read("imagenet").unwrap_err().to_string().contains("one word"));
+    }
+
+    #[test]
+    fn the_columns_of_a_csv_are_known_by_their_heads_in_any_order() {
+        for text in [
+            "id,category,name\n0,animal,cat\n1,animal,dog",
+            "name,supercategory,id\ndog,animal,2\ncat,animal,1",
+            "Class Name,Label\ncat,0\ndog,1",
+            "mid,display_name\n/m/01,cat\n/m/02,dog",
+        ] {
+            assert_eq!(parse(text, Form::Csv).unwrap().0, ["cat", "dog"], "{text}");
+        }
+        assert_eq!(parse("label\n3\n7", Form::Csv).unwrap().0, ["3", "7"]);
+        assert_eq!(parse("index,label\n1,3\n0,7", Form::Csv).unwrap().0, ["7", "3"]);
+        let error = parse("0,tench, Tinca tinca\n1,goldfish", Form::Csv).unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("in quotes"), "{error}");
     }
 
     #[test]
@@ -376,16 +243,25 @@ mod tests {
             (r#"{"cat": 0, "dog": 0}"#, "index 0 is there twice"),
             (r#"{"cat": "a"}"#, "not an index"),
             ("[1, 2]", "1 is not a label"),
+            (r#"{"0": "cat", "0": "dog"}"#, "index 0 is there twice"),
+            (r#"{"cat": 0, "cat": 1}"#, "\"cat\" is there twice"),
+            ("{0: 'cat', 0: 'dog'}", "index 0 is there twice"),
+            (r#"{"0": "cat", "1": null}"#, "null is not a label"),
+            (r#"[{"id": 0, "name": "cat"}, {"name": "dog"}]"#, "object 2 has no index"),
+            (r#"[{"id": 1, "name": "cat"}, {"id": 3, "name": "dog"}]"#, "index 2 is missing"),
+            (r#"{"1": "cat", "2": "dog"}"#, "index 0 is missing"),
+            (r#"{"names": []}"#, "names no label"),
+            (r#"{"model": "x", "epochs": 3}"#, "`id2label`"),
         ] {
-            let error = parse(text, false).unwrap_err().to_string();
+            let error = parse(text, Form::Any).unwrap_err().to_string();
             assert!(error.contains(expected), "{text:?}: {error}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "[\\[{('\"a-z0-9:,\\\\ \n}\\])]{0,60}", is_csv: bool) {
-            let _read = parse(&text, is_csv);
+        fn any_text_is_read_or_refused(text in "[\\[{('\"a-z0-9:,#\\-\\\\ \n}\\])]{0,60}", form in 0usize..4) {
+            let _read = parse(&text, [Form::Csv, Form::Yaml, Form::Metadata, Form::Any][form]);
         }
     }
 }

@@ -3,10 +3,12 @@
 //! `location`), so that it is walked through: not read as a whole, for it may be large, but from
 //! field to field, over the weights that it holds itself.
 
+mod renamed;
+
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs::File,
-    io,
+    io::{self, Read},
     path::{Component, Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -51,94 +53,174 @@ impl Kind {
 const DEPTH_MAX: usize = 64;
 
 /// What was found, by path: a model of many nodes takes some milliseconds.
-static FOUND: Known<Vec<String>> = Known::new(Mutex::default);
+static FOUND: Known<Names> = Known::new(Mutex::default);
 
-/// The files of weights of an ONNX model, each with the name by which the model finds it beside
-/// itself. A file that is no model has none; one that is missing is left out, and the engine says
-/// so when it loads the model.
-pub fn weights(model: &Path) -> Vec<(String, PathBuf)> {
-    // Beside the model as it is named, or beside the file that a link leads to.
+/// The names of files as they stand in a model, and how many bytes each must have.
+type Names = BTreeMap<String, u64>;
+
+/// The files of weights that an ONNX model names; none for what is no model.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    model: PathBuf,
+    names: Names,
+}
+
+/// The files of weights of an ONNX model.
+pub fn weights(model: &Path) -> Weights {
+    Weights { model: model.to_owned(), names: names(model) }
+}
+
+impl Weights {
+    /// Each with the name by which the model finds it beside itself. One that is missing or
+    /// elsewhere is left out, and [`Weights::complaint`] names it.
+    pub fn files(&self) -> Vec<(String, PathBuf)> {
+        let found = |name: &String| Some((name.clone(), beside(&self.model, name)?));
+        self.names.keys().filter_map(found).collect()
+    }
+
+    /// What is wrong with them, in a sentence without the model's name.
+    pub fn complaint(&self) -> Option<String> {
+        self.names.iter().find_map(|(name, least)| {
+            if !is_within(name) {
+                return Some(format!(
+                    "its weights are in `{name}`, which is outside of its folder; save it again with its weights beside it"
+                ));
+            }
+            let Some(file) = beside(&self.model, name) else {
+                let folder = self.model.parent().unwrap_or(Path::new("")).display();
+                return Some(format!(
+                    "its weights are in a file `{name}`, which must be beside it, in {folder}"
+                ));
+            };
+            let mut start = [0; 22];
+            let is_pointer = File::open(&file).and_then(|mut file| file.read_exact(&mut start)).is_ok()
+                && start == *b"version https://git-lf";
+            if is_pointer {
+                let what =
+                    "is a Git LFS pointer, not the weights themselves: run `git lfs pull` where it comes from";
+                return Some(format!("{} {what}", file.display()));
+            }
+            let bytes = std::fs::metadata(&file).map_or(*least, |data| data.len());
+            (bytes < *least).then(|| {
+                format!("{} has {bytes} bytes, and its weights need {least}: copy it again", file.display())
+            })
+        })
+    }
+
+    /// A copy of the model, of these bytes, that finds its weights under `0.data`, `1.data` and so
+    /// on, and the files by these names; for an engine that is particular about names.
+    pub fn numbered(&self, model: &[u8]) -> (Vec<u8>, Vec<(String, PathBuf)>) {
+        let mut files = Vec::new();
+        let mut names = BTreeMap::new();
+        for (number, (name, file)) in self.files().into_iter().enumerate() {
+            let new = format!("{number}.data");
+            names.insert(name, new.clone());
+            files.push((new, file));
+        }
+        (renamed::renamed(model, &names).unwrap_or_else(|| model.to_owned()), files)
+    }
+}
+
+impl IntoIterator for Weights {
+    type Item = (String, PathBuf);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.files().into_iter()
+    }
+}
+
+/// The file of this name beside the model as it is named, or beside the file that a link to it
+/// leads to.
+fn beside(model: &Path, name: &str) -> Option<PathBuf> {
     let target = model.canonicalize().ok();
     let folders = [model.parent(), target.as_deref().and_then(Path::parent)];
-    let beside = |name: &String| {
-        let mut places = folders.into_iter().flatten().map(|folder| folder.join(name));
-        Some((name.clone(), places.find(|file| file.is_file())?))
-    };
-    names(model).iter().filter_map(beside).collect()
+    let mut places = folders.into_iter().flatten().map(|folder| folder.join(name));
+    places.find(|file| is_within(name) && file.is_file())
 }
 
 /// The names as they stand in the model.
-fn names(model: &Path) -> Vec<String> {
+fn names(model: &Path) -> Names {
     let found = || FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     let stamp = Stamp::now(model);
     if let Some((_, names)) = found().get(model).filter(|(known, _)| *known == stamp) {
         return names.clone();
     }
-    let mut names = BTreeSet::new();
     let walked = File::open(model).and_then(|file| {
         let bytes = file.metadata()?.len();
-        let mut walk = Walk { reader: Reader::new(file), names: &mut names };
-        walk.message(Kind::Model, bytes, 0)
+        let mut walk = Walk { reader: Reader::new(file), names: Names::new() };
+        walk.message(Kind::Model, bytes, 0)?;
+        Ok(walk.names)
     });
     // No model, or only half of one: what it names counts for nothing.
-    let names: Vec<_> = if walked.is_ok() { names.into_iter().collect() } else { Vec::new() };
+    let names = walked.unwrap_or_default();
     found().insert(model.to_owned(), (stamp, names.clone()));
     names
 }
 
-struct Walk<'a> {
+struct Walk {
     reader: Reader<File>,
-    names: &'a mut BTreeSet<String>,
+    names: Names,
 }
 
-impl Walk<'_> {
+impl Walk {
     fn message(&mut self, kind: Kind, end: u64, depth: usize) -> io::Result<()> {
         if depth > DEPTH_MAX {
             return Err(malformed());
         }
-        let (mut key, mut value) = (String::new(), String::new());
+        let (mut location, mut offset, mut length) = (None, 0, 0);
         while let Some((number, field)) = self.reader.field(end)? {
             let Value::Until(inner) = field else { continue };
-            match (kind, number, kind.field(number)) {
-                (Kind::Entry, 1, _) => key = self.reader.text(inner)?,
-                (Kind::Entry, 2, _) => value = self.reader.text(inner)?,
-                (_, _, Some(field)) => self.message(field, inner, depth + 1)?,
-                _ => self.reader.skip(inner)?,
+            match kind.field(number) {
+                Some(Kind::Entry) => match self.entry(inner)? {
+                    (key, value) if key == "location" => location = Some(value),
+                    (key, value) if key == "offset" => offset = value.parse().unwrap_or(0),
+                    (key, value) if key == "length" => length = value.parse().unwrap_or(0),
+                    _ => {}
+                },
+                Some(field) => self.message(field, inner, depth + 1)?,
+                None => self.reader.skip(inner)?,
             }
         }
-        if key == "location" && is_within(&value) {
-            self.names.insert(value);
+        if let Some(name) = location {
+            let least = self.names.entry(name).or_default();
+            *least = (*least).max(u64::saturating_add(offset, length));
         }
         Ok(())
+    }
+
+    fn entry(&mut self, end: u64) -> io::Result<(String, String)> {
+        let (mut key, mut value) = (String::new(), String::new());
+        while let Some((number, field)) = self.reader.field(end)? {
+            match (number, field) {
+                (1, Value::Until(inner)) => key = self.reader.text(inner)?,
+                (2, Value::Until(inner)) => value = self.reader.text(inner)?,
+                (_, Value::Until(inner)) => self.reader.skip(inner)?,
+                _ => {}
+            }
+        }
+        Ok((key, value))
     }
 }
 
 /// Weights are beside the model or below it; engines refuse other places, too.
 fn is_within(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    !name.is_empty() && parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    let mut depth = 0;
+    let is_below = |part: Component| {
+        depth += match part {
+            Component::Normal(_) => 1,
+            Component::CurDir => 0,
+            Component::ParentDir => -1,
+            Component::RootDir | Component::Prefix(_) => return false,
+        };
+        depth >= 0
+    };
+    !name.is_empty() && Path::new(name).components().all(is_below)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    /// A field with a content of its own.
-    fn field(number: u64, content: &[u8]) -> Vec<u8> {
-        [varint(number << 3 | 2), varint(content.len() as u64), content.to_vec()].concat()
-    }
-
-    fn varint(mut value: u64) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        loop {
-            let low = (value & 0x7f) as u8;
-            value >>= 7;
-            bytes.push(if value > 0 { low | 0x80 } else { low });
-            if value == 0 {
-                return bytes;
-            }
-        }
-    }
+    use super::{renamed::field, *};
 
     fn tensor(location: &str) -> Vec<u8> {
         let entry = [field(1, b"location"), field(2, location.as_bytes())].concat();
@@ -148,7 +230,7 @@ mod tests {
     }
 
     /// A model with tensors among its initializers, and one in a graph within a node.
-    fn model() -> Vec<u8> {
+    pub(super) fn model() -> Vec<u8> {
         let branch = field(5, &tensor("branch.bin"));
         let node = field(1, &field(5, &field(6, &branch)));
         let own = field(5, &[vec![8, 200, 1], field(9, &[7; 500])].concat());
@@ -156,11 +238,11 @@ mod tests {
         [vec![8, 8], field(7, &graph), field(20, b"")].concat()
     }
 
-    fn found(bytes: &[u8]) -> Vec<String> {
+    pub(super) fn found(bytes: &[u8]) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("m.onnx");
         std::fs::write(&file, bytes).unwrap();
-        names(&file)
+        names(&file).into_keys().collect()
     }
 
     #[test]
@@ -187,7 +269,9 @@ mod tests {
         for name in ["../x", "/etc/passwd", "a/../../b", ""] {
             assert!(!is_within(name), "{name}");
         }
-        assert!(is_within("sub/weights.bin") && is_within("./model.onnx_data"));
+        for name in ["sub/weights.bin", "./model.onnx_data", "a/../model.data"] {
+            assert!(is_within(name), "{name}");
+        }
     }
 
     #[test]
@@ -201,6 +285,29 @@ mod tests {
         std::fs::write(blobs.join("branch.bin"), "there").unwrap();
         let there = blobs.canonicalize().unwrap().join("branch.bin");
         let expected = [("big.data".into(), folder.path().join("big.data")), ("branch.bin".into(), there)];
-        assert_eq!(weights(&folder.path().join("m.onnx")), expected);
+        assert_eq!(weights(&folder.path().join("m.onnx")).files(), expected);
+    }
+
+    #[test]
+    fn weights_that_are_missing_cut_short_or_elsewhere_are_named_in_a_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let file = path("m.onnx");
+        let says = |expected: &str| {
+            let complaint = weights(&file).complaint().unwrap_or_default();
+            assert!(complaint.contains(expected), "{expected:?}: {complaint}");
+        };
+        std::fs::write(&file, model()).unwrap();
+        says("`big.data`, which must be beside it");
+        std::fs::write(path("big.data"), vec![0; 4096]).unwrap();
+        says("`branch.bin`, which must be beside it");
+        std::fs::write(path("branch.bin"), "short").unwrap();
+        says("branch.bin has 5 bytes, and its weights need 4096");
+        std::fs::write(path("branch.bin"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+        says("branch.bin is a Git LFS pointer");
+        std::fs::write(path("branch.bin"), vec![0; 4097]).unwrap();
+        assert_eq!(weights(&file).complaint(), None);
+        std::fs::write(&file, field(7, &field(5, &tensor("../big.data")))).unwrap();
+        says("`../big.data`, which is outside of its folder");
     }
 }

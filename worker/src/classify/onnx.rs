@@ -25,7 +25,10 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail, ensure};
-use eirs_platform::settings::{self, Augment, Model};
+use eirs_platform::{
+    settings::{self, Augment, Model},
+    version,
+};
 
 use self::{
     engines::Candidate,
@@ -163,6 +166,9 @@ impl Onnx {
         source.check()?;
         let graph = Graph::read(&source);
         ensure!(graph.is_some() || source.is_packed(), "{source}: is not an ONNX model");
+        if let Some(complaint) = source.path().and_then(|path| version::weights(path).complaint()) {
+            bail!("{source}: {complaint}");
+        }
         let (candidates, missing) = engines::candidates(model)?;
         let mut refusals: Vec<String> = Vec::new();
         for candidate in candidates {

@@ -32,13 +32,6 @@ pub(super) fn plain(message: &str) -> String {
         let operator = operator.split('(').next().unwrap_or(operator);
         return format!("the operator {operator} is not there for these types or this opset");
     }
-    if message.contains("disallowed path") {
-        let file = message.split('"').nth(1).unwrap_or_default();
-        return format!(
-            "its weights are in {file}, and this engine reads them only from files beside the model \
-            whose ending begins with .data or .onnx_data"
-        );
-    }
     if message.contains("Protobuf parsing failed") || message.contains("ModelProto does not have a graph") {
         return "it is not an ONNX model".to_owned();
     }
@@ -106,11 +99,6 @@ mod tests {
             (
                 "Load model from m.onnx failed:Fatal error: NoSuchOperator is not a registered function/op",
                 "the operator NoSuchOperator is not known",
-            ),
-            (
-                "external data error: for path \"sub/w.bin\": disallowed path",
-                "its weights are in sub/w.bin, and this engine reads them only from files beside the model \
-                 whose ending begins with .data or .onnx_data",
             ),
             ("in node \"x\": ZipMap operator not supported", "the operator ZipMap is not known"),
             (

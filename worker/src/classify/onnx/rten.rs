@@ -1,19 +1,20 @@
 //! The engine that is always there: rten, in Rust, compiled in.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, anyhow};
+use eirs_platform::version;
 use rten::{DataType, Dimension, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType, ValueView};
 use rten_tensor::{AsView, Layout, Tensor, TensorView};
-use tempfile::TempDir;
 
 use super::{Engine, Session, Source, input::Element, output::Answer, plain::plain};
 use crate::classify::Port;
 
 /// As Cargo.toml asks for it; the library does not say.
 pub(super) const NAME: &str = "rten 0.27";
-/// What a gathered model is called.
-const GRAPH: &str = "model.onnx";
 
 pub(super) struct Rten {
     model: Arc<rten::Model>,
@@ -25,19 +26,18 @@ impl Rten {
     pub(super) fn load(source: &Source) -> anyhow::Result<Self> {
         // Weights are not packed ahead for the processor: that would hold them twice, and measured
         // no faster.
-        let options = ModelOptions::with_all_ops();
-        let gathered = match source {
-            Source::File(path) => gathered(path).context("it cannot be read")?,
-            Source::BuiltIn(_) => None,
-        };
+        let mut options = ModelOptions::with_all_ops();
         let model = match source {
             Source::BuiltIn(bytes) => options.load_static_slice(bytes),
-            Source::File(_) if let Some(folder) = &gathered => options.load_file(folder.path().join(GRAPH)),
-            // A file with another ending is not believed to be ONNX, but its bytes are.
-            Source::File(path) if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx")) => {
-                options.load_file(path)
-            }
-            Source::File(path) => options.load(std::fs::read(path).context("it cannot be read")?),
+            Source::File(path) => match given(path).context("it cannot be read")? {
+                Some((model, weights)) => {
+                    for (name, bytes) in weights {
+                        options.external_data(&name, bytes);
+                    }
+                    options.load(model)
+                }
+                None => options.load_file(path),
+            },
         };
         let model = model.map_err(|error| anyhow!("{}", plain(&error.to_string())))?;
         let ports = |ids: &[NodeId]| ids.iter().map(|id| port(&model, *id)).collect();
@@ -49,31 +49,33 @@ impl Rten {
     }
 }
 
-/// A model in a folder of its own, as rten finds all of it. rten 0.27 (`external_data.rs`) follows
-/// a link to the model before it looks for weights beside it, so that a model in the cache of
-/// Hugging Face, whose files are links into another folder, has none; and a file of another ending
-/// it takes as bytes, which have no folder. `None` for all others.
-fn gathered(path: &Path) -> std::io::Result<Option<TempDir>> {
+/// A model, and its files of weights by name.
+type Given = (Vec<u8>, Vec<(String, Vec<u8>)>);
+
+/// What rten is given of a model, where rten 0.27 does not find all of it by itself
+/// (`external_data.rs`). It takes a file for ONNX by its ending alone; it follows a link to the
+/// model before it looks for weights beside it, so that a model in the cache of Hugging Face, whose
+/// files are links into another folder, has none; and it reads weights from no folder below, and
+/// from no file whose ending does not begin with `.data` or `.onnx_data`. `None` for all others.
+fn given(path: &Path) -> std::io::Result<Option<Given>> {
     let is_onnx = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx"));
-    if is_onnx && !path.is_symlink() {
+    let found = version::weights(path);
+    let weights = found.files();
+    let is_known = |name: &str| {
+        let ending = Path::new(name).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        !name.contains('/') && (ending.starts_with("data") || ending.starts_with("onnx_data"))
+    };
+    let finds_all = !path.is_symlink() && weights.iter().all(|(name, _)| is_known(name));
+    if is_onnx && (weights.is_empty() || finds_all) {
         return Ok(None);
     }
-    let weights = eirs_platform::version::weights(path);
+    let model = std::fs::read(path)?;
     if weights.is_empty() {
-        return Ok(None);
+        return Ok(Some((model, Vec::new())));
     }
-    let folder = tempfile::tempdir()?;
-    // Without its weights it is small.
-    std::fs::copy(path, folder.path().join(GRAPH))?;
-    // No name leads out of the folder: `weights` passes those over, and rten refuses them.
-    for (name, file) in weights {
-        let link = folder.path().join(name);
-        if let Some(parent) = link.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        std::os::unix::fs::symlink(file.canonicalize()?, link)?;
-    }
-    Ok(Some(folder))
+    let (model, files) = found.numbered(&model);
+    let read = |(name, file): (String, _)| Ok((name, std::fs::read::<PathBuf>(file)?));
+    Ok(Some((model, files.into_iter().map(read).collect::<std::io::Result<_>>()?)))
 }
 
 fn port(model: &rten::Model, id: NodeId) -> Port {
@@ -179,8 +181,15 @@ mod tests {
         field(7, &field(5, &field(13, &entry)))
     }
 
+    /// What rten is given: the model and the bytes of its weights.
+    fn check(path: &Path, weights: &[u8]) {
+        let (copy, given) = given(path).unwrap().expect("a model in memory");
+        assert_eq!(copy, model("0.data"));
+        assert_eq!(given, [("0.data".to_owned(), weights.to_vec())]);
+    }
+
     #[test]
-    fn a_model_that_is_a_link_is_gathered_with_the_weights_beside_the_link() {
+    fn a_model_that_is_a_link_is_given_the_weights_beside_the_link() {
         let cache = tempfile::tempdir().unwrap();
         let path = |name: &str| cache.path().join(name);
         fs::create_dir_all(path("blobs")).unwrap();
@@ -189,20 +198,23 @@ mod tests {
         fs::write(path("blobs/2b"), "weights").unwrap();
         symlink("../blobs/1a", path("snapshot/model.onnx")).unwrap();
         symlink("../blobs/2b", path("snapshot/model.onnx_data")).unwrap();
-        let folder = gathered(&path("snapshot/model.onnx")).unwrap().expect("a folder");
-        assert_eq!(fs::read(folder.path().join(GRAPH)).unwrap(), model("model.onnx_data"));
-        assert_eq!(fs::read(folder.path().join("model.onnx_data")).unwrap(), b"weights");
+        check(&path("snapshot/model.onnx"), b"weights");
     }
 
     #[test]
-    fn a_model_that_rten_finds_by_itself_is_left_where_it_is_and_no_name_leads_out_of_the_folder() {
+    fn weights_of_any_name_are_given_and_those_that_rten_finds_are_left_where_they_are() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        fs::write(path("a.onnx"), model("w.bin")).unwrap();
-        fs::write(path("w.bin"), "weights").unwrap();
-        assert!(gathered(&path("a.onnx")).unwrap().is_none());
-        fs::create_dir(path("in")).unwrap();
-        fs::write(path("in/model"), model("../w.bin")).unwrap();
-        assert!(gathered(&path("in/model")).unwrap().is_none());
+        fs::create_dir(path("sub")).unwrap();
+        for name in ["w.bin", "w", "conv1.weight", "sub/w.data", "./w.bin"] {
+            fs::write(path("a.onnx"), model(name)).unwrap();
+            fs::write(path(name), name).unwrap();
+            check(&path("a.onnx"), name.as_bytes());
+        }
+        fs::write(path("b.onnx"), model("w.data")).unwrap();
+        fs::write(path("w.data"), "weights").unwrap();
+        assert!(given(&path("b.onnx")).unwrap().is_none());
+        fs::rename(path("b.onnx"), path("b.model")).unwrap();
+        check(&path("b.model"), b"weights");
     }
 }

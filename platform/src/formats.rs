@@ -103,6 +103,9 @@ fn of_brands(brands: &[u8]) -> Kind {
         b"avif" | b"avis" => Some(Kind::Read(Format::Avif)),
         b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" => Some(Kind::Read(Format::Heic)),
         b"crx " => Some(Kind::NotRead("a raw photo of Canon (CR3)")),
+        b"j2ki" | b"j2is" | b"avci" | b"avcs" | b"jpeg" | b"vvic" => {
+            Some(Kind::NotRead("HEIF with another code than HEVC and AV1"))
+        }
         _ => None,
     };
     brands.into_iter().find_map(known).unwrap_or(Kind::NoImage)
@@ -110,18 +113,55 @@ fn of_brands(brands: &[u8]) -> Kind {
 
 /// Images that people send and that nothing here reads, by name.
 fn not_read(bytes: &[u8]) -> Option<&'static str> {
-    let starts: [(&[u8], &str); 9] = [
+    const STARTS: [(&[u8], &str); 31] = [
         (b"\xff\x0a", "JPEG XL"),
         (b"\0\0\0\x0cJXL ", "JPEG XL"),
         (b"\0\0\0\x0cjP  ", "JPEG 2000"),
         (b"\xff\x4f\xff\x51", "JPEG 2000"),
         (b"II\xbc", "JPEG XR"),
         (b"8BPS", "a Photoshop document"),
+        (b"gimp xcf ", "a GIMP document"),
         (b"FUJIFILMCCD-RAW", "a raw photo of Fujifilm"),
+        (b"IIRO", "a raw photo of Olympus"),
+        (b"IIRS", "a raw photo of Olympus"),
+        (b"MMOR", "a raw photo of Olympus"),
+        (b"IIU\0", "a raw photo of Panasonic"),
+        (b"II\x1a\0\0\0HEAPCCDR", "a raw photo of Canon (CRW)"),
         (b"<svg", "SVG"),
+        (b"<!DOCTYPE svg", "SVG"),
         (b"\0\0\x02\0\x01\0", "a cursor"),
+        (b"icns", "an icon of macOS"),
+        (b"DDS ", "a DirectDraw surface (DDS)"),
+        (b"\x01\xda", "SGI"),
+        (b"\x59\xa6\x6a\x95", "Sun raster"),
+        (b"\x76\x2f\x31\x01", "OpenEXR"),
+        (b"#?RADIANCE", "Radiance HDR"),
+        (b"#?RGBE", "Radiance HDR"),
+        (b"/* XPM */", "XPM"),
+        (b"SIMPLE  =", "FITS"),
+        (b"SDPX", "DPX"),
+        (b"XPDS", "DPX"),
+        (b"Pf\n", "PFM"),
+        (b"PF\n", "PFM"),
+        (b"AT&TFORM", "DjVu"),
+        (b"BPG\xfb", "BPG"),
     ];
-    starts.into_iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, name)| name)
+    match bytes {
+        // Most SVG files begin as XML; the name of the first element may come late.
+        [b'<', b'?', b'x', b'm', b'l', ..] if has(bytes, b"<svg") || has(bytes, b"DOCTYPE svg") => {
+            Some("SVG")
+        }
+        [0x0a, 0 | 2..=5, 0 | 1, 1 | 2 | 4 | 8, ..] => Some("PCX"),
+        // Targa has no mark of its own: no palette, and a number of bits that there is.
+        [_, 0, 2 | 3 | 10 | 11, 0, 0, 0, 0, 0, ..] if matches!(bytes.get(12..18), Some([_, _, _, _, 8 | 16 | 24 | 32, flags]) if flags & 0xc0 == 0) => {
+            Some("Targa (TGA)")
+        }
+        _ => STARTS.into_iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, name)| name),
+    }
+}
+
+fn has(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
 }
 
 impl Format {
@@ -236,7 +276,14 @@ mod tests {
 
     #[test]
     fn images_that_are_not_read_are_called_by_their_name() {
-        let heads: [(&[u8], &str); 4] = [
+        let heads: [(&[u8], &str); 11] = [
+            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1j2ki", "HEIF with another code than HEVC and AV1"),
+            (b"\x0a\x05\x01\x08\0\0\0\0\x60\0\x46\0", "PCX"),
+            (b"\0\0\x02\0\0\0\0\0\0\0\0\0\x61\0\x47\0\x18\x20", "Targa (TGA)"),
+            (b"\x0d\0\x0a\0\0\0\0\0\0\0\0\0\x61\0\x47\0\x20\x08", "Targa (TGA)"),
+            (b"\0\0\x02\0\x01\0\x10\x10\0\0\x01\0\x01\0\0\0\0\0", "a cursor"),
+            (b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<svg xmlns=", "SVG"),
+            (b"DDS \x7c\0\0\0", "a DirectDraw surface (DDS)"),
             (b"\0\0\0\x18ftypcrx \0\0\0\0crx isom", "a raw photo of Canon (CR3)"),
             (b"\xff\x0a\xfa", "JPEG XL"),
             (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
@@ -253,7 +300,8 @@ mod tests {
 
     #[test]
     fn what_is_no_image_is_none() {
-        let others: [&[u8]; 11] = [
+        let others: [&[u8]; 12] = [
+            b"<?xml version=\"1.0\"?>\n<rss>",
             b"",
             b"hello",
             b"\xFF\xD8",

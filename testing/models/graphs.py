@@ -94,4 +94,6 @@ write("cast_to_bool", means() + [node("Mul", ["m", "c"], ["t"]), node("Cast", ["
 write("resize_half_pixel", [node("Resize", ["x", "", "s"], ["r"], mode="nearest", coordinate_transformation_mode="half_pixel", nearest_mode="floor")]
       + means("r", "y"), X, [y(3)], [("s", np.float32([1, 1, 0.6, 0.7]))])
 write("reduce_nothing", means() + [node("ReduceL2", ["m"], ["y"], noop_with_empty_axes=1)], X, [y(3)], opset=18)
+write("top_k", means() + [node("TopK", ["m", "k"], ["best", "places"], axis=1)], X, [y(2, name="best"), y(2, name="places", kind=T.INT64)],
+      [("k", np.int64([2]))])
 write("ultralytics", means(to="y"), X, [y(3)], meta={"names": "{0: 'red', 1: 'green', 2: 'blue'}", "task": "classify", "author": "Ultralytics"})

@@ -183,6 +183,7 @@ fn what_is_no_classifier_is_refused_in_a_sentence() {
     for (name, expected) in [
         ("detector", "no output is one score for each label"),
         ("embedding", "an embedding"),
+        ("top_k", "the best scores in their order"),
         ("task_detect", "its task is \"detect\""),
     ] {
         let (_folder, model) = model(name, &[]);

@@ -185,8 +185,15 @@ impl Shape<'_> {
         let (columns, rows) = (pixels(Axis::Columns)?, pixels(Axis::Rows)?);
         let size = match (columns.or(set.map(|set| set.0)), rows.or(set.map(|set| set.1))) {
             (Some(columns), Some(rows)) => (columns, rows),
-            // One side alone is that of a square.
-            (Some(side), None) | (None, Some(side)) => (side, side),
+            // One side alone is that of a square; of one image for all, what is open may be the number
+            // of images.
+            (Some(side), None) | (None, Some(side)) if axes.contains(&Axis::Images) => (side, side),
+            (Some(_), None) | (None, Some(_)) => {
+                bail!(
+                    "{source}: its input {port} leaves one side open: set size, or export it with a shape such as \
+                     [images, rows, columns, channels]"
+                )
+            }
             (None, None) => {
                 bail!("{source}: its input {port} leaves the size open: set size, or a preset that knows it")
             }
@@ -195,6 +202,11 @@ impl Shape<'_> {
         ensure!(
             (1..=SIDE_MAX).contains(&across) && (1..=SIDE_MAX).contains(&down),
             "{source}: its input {port} is not of a size from 1 to {SIDE_MAX} pixels"
+        );
+        ensure!(
+            set.is_some() || (across > 1) == (down > 1),
+            "{source}: its input {port} is a picture of {across} x {down} pixels, which none is; export it with a shape \
+             such as [images, rows, columns, channels]"
         );
         ensure!(
             wanted.size_is_soft || set.is_none_or(|set| set == size),
@@ -319,6 +331,9 @@ mod tests {
             (&[n, Some(10)], &plain, "set size and channels"),
             (&[n, Some(7), Some(8), Some(8)], &plain, "has 7 channels"),
             (&[Some(5)], &plain, "is not images"),
+            (&[n, Some(3072), Some(1)], &plain, "leaves one side open"),
+            (&[Some(1), Some(3072), Some(1)], &plain, "picture of 3072 x 1 pixels"),
+            (&[n, Some(1), Some(784)], &plain, "picture of 784 x 1 pixels"),
         ] {
             let refusal = found(shape, wanted, &[]).unwrap_err();
             assert!(refusal.contains(expected), "{shape:?}: {refusal}");

@@ -85,6 +85,17 @@ pub(super) fn choose(
         );
     }
     let mut fitting: Vec<_> = scores().filter(|(_, port)| is_list(port)).collect();
+    let is_sorted = |port: &Port| {
+        graph.and_then(|graph| graph.last_operator(&port.name)).is_some_and(|operator| operator == "TopK")
+    };
+    let sorted = fitting.iter().find(|(_, port)| is_sorted(port)).map(|(_, port)| port.name.clone());
+    fitting.retain(|(_, port)| !is_sorted(port));
+    if let Some(name) = sorted.filter(|_| fitting.is_empty()) {
+        bail!(
+            "{source}: its output `{name}` is the best scores in their order (TopK), and not one for each label; export \
+             the model without it"
+        );
+    }
     if fitting.is_empty() {
         bail!(
             "{source}: no output is one score for each label: {}; detectors, segmenters and readers of text are no \

@@ -142,7 +142,8 @@ impl Recipe {
             Channels::Rgba => "red, green, blue, alpha",
         };
         let layout = match input.layout {
-            _ if input.shape(1).len() < 3 => "as a list",
+            Layout::Nchw if input.shape(1).len() < 3 => "as a list, one channel after the other",
+            Layout::Nhwc if input.shape(1).len() < 3 => "as a list, pixel by pixel",
             Layout::Nchw => "NCHW",
             Layout::Nhwc => "NHWC",
         };

@@ -49,6 +49,15 @@ impl Resizer {
             self.sampled(pixels, geometry, plan, (&columns, &rows), turn);
         }
         let stored = turn.stored_sides((columns.count, rows.count));
+        let with_alpha =
+            |[red, green, blue, alpha]: [u8; 4]| [red, green, blue, if has_alpha { alpha } else { 255 }];
+        // Mostly all of it is seen, as it is stored.
+        if !turn.is_any() && stored == (size.0 as usize, size.1 as usize) {
+            for (index, pixel) in self.scaled.iter().enumerate() {
+                put(index, with_alpha(*pixel));
+            }
+            return Ok(());
+        }
         let [red, green, blue] = geometry.colour();
         for (index, (row, column)) in (0..size.1 as usize)
             .flat_map(|row| (0..size.0 as usize).map(move |column| (row, column)))
@@ -59,8 +68,7 @@ impl Resizer {
                 continue;
             };
             let (row, column) = turn.stored(y, x, stored);
-            let [red, green, blue, alpha] = self.scaled[row * stored.0 + column];
-            put(index, [red, green, blue, if has_alpha { alpha } else { 255 }]);
+            put(index, with_alpha(self.scaled[row * stored.0 + column]));
         }
         Ok(())
     }
@@ -225,6 +233,10 @@ impl Turn {
             Orientation::Rotate270 => (true, true, false),
         };
         Self { swap, flip_x, flip_y }
+    }
+
+    fn is_any(self) -> bool {
+        self.swap || self.flip_x || self.flip_y
     }
 
     /// Whether the upright columns and the upright rows are stored the other way round.

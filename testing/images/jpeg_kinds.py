@@ -102,6 +102,24 @@ def tables():
     yield "image-in-the-middle.jpg", plain[:-2] + saved(picture(20, 20), "jpeg")
     yield "no-end.jpg", plain[:-2]
     yield "spaces.jpg", plain[:2] + plain[2:].replace(b"\xff\xc0", b"\xff\xff\xff\xc0", 1)
+    # What is damaged, and no picture any more.
+    middle = plain.index(b"\xff\xda") + (len(plain) - plain.index(b"\xff\xda")) // 2
+    for marker in (0x02, 0x3E, 0xBF, 0xC1, 0xC5, 0xCE, 0xD8, 0xDE, 0xF5, 0xFD):
+        yield f"broken-off-{marker:02x}.jpg", plain[:middle] + bytes([0xFF, marker]) + plain[middle:]
+    yield "table-class.jpg", plain.replace(b"\xff\xc4" + plain[plain.index(b"\xff\xc4") + 2 :][:2] + b"\0", b"\xff\xc4" + plain[plain.index(b"\xff\xc4") + 2 :][:2] + b"\x20", 1)
+    yield "restart-too-long.jpg", plain[:2] + segment(0xDD, b"\0\3\0") + plain[2:]
+    scan = plain.index(b"\xff\xda")
+    yield "scan-too-long.jpg", plain[:scan] + segment(0xDA, plain[scan + 4 : scan + 14] + b"\0") + plain[scan + 14 :]
+    frame = plain.index(b"\xff\xc0")
+    yield "frame-too-long.jpg", plain[:frame] + segment(0xC0, plain[frame + 4 : frame + 19] + b"\0") + plain[frame + 19 :]
+    yield "no-meaning.jpg", plain[:frame] + segment(0x42, b"xyz") + plain[frame:]
+    yield "table-number.jpg", plain[: scan + 6] + b"\x40" + plain[scan + 7 :]
+    # Codes that there are not, and values beyond a band.
+    gone = saved(image, "jpeg", quality=60, progressive=True)
+    for place in range(40):
+        at = len(gone) // 2 + place * (len(gone) // 90)
+        changed = bytes([gone[at] ^ (1 << place % 8)])
+        yield f"flipped-{place}.jpg", gone[:at] + changed + gone[at + 1 :]
     # The components of a scan in another order than those of the frame.
     colours = planes(image.convert("YCbCr"))
     yield "scan-order.jpg", write(colours, 53, 37, Layout(scans=[[2], [1], [0]], sampling=[(2, 1), (1, 1), (1, 1)]))

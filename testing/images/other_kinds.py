@@ -82,6 +82,9 @@ def bmps():
         "no-end": b"".join(bytes([15, y, 0, 0]) for y in range(height)),
         "only-end": end,
         "rows-too-many": b"".join(bytes([15, y, 0, 0]) for y in range(height + 4)) + end,
+        # Pillow writes what is beyond a row into the next one.
+        "outside-list": b"\x0c\7\0\6\1\2\3\4\5\6\0\0" + full(8) + end,
+        "outside-jump": b"\4\7\0\2\x63\1\3\x09\0\0" + full(7) + end,
         "run-to-the-edge": b"".join(bytes([15, y]) for y in range(height)) + end,
     }.items():
         yield f"runs8-{name}.bmp", bitmap(40, (width, height), 8, colours, (1, runs))

@@ -144,7 +144,8 @@ fn photos_of_phones_are_read_where_there_is_libheif() {
     if !heif::is_there() {
         return not_run("there is no libheif", "the package libheif1");
     }
-    for name in ["photo.heic", "orientation-6.avif", "xmp-6.avif", "alpha.heic"] {
+    let names = ["photo.heic", "orientation-6.avif", "xmp-6.avif", "alpha.heic", "premultiplied.avif"];
+    for name in names {
         check_quarters(name, &fixture(name), QUARTERS);
     }
     // By the properties `irot` and `imir`.

@@ -17,11 +17,12 @@ use eirs_worker::image::{Limits, Pixels, decode};
 use image::{DynamicImage, RgbImage};
 
 /// What Pillow reads and EIRS refuses: beginnings of names, and words of the refusal.
-const ONLY_PILLOW: [(&str, &str); 26] = [
+const ONLY_PILLOW: [(&str, &str); 31] = [
     ("frame-c9", "an arithmetic-coded JPEG"),
     ("jpegtran-arithmetic", "an arithmetic-coded JPEG"),
     ("cjpeg-arithmetic", "an arithmetic-coded JPEG"),
     // libjpeg guesses what has not come of a progressive file.
+    ("flipped-", "the scans with its details are missing"),
     ("script-", "the scans with its details are missing"),
     // Chunks whose check sum is wrong or missing, and unknown ones that must be understood.
     ("damaged-no-end.png", "is cut short"),
@@ -29,6 +30,11 @@ const ONLY_PILLOW: [(&str, &str); 26] = [
     ("damaged-wrong-sum.png", "check sum of its chunk IDAT at byte 33"),
     ("damaged-critical-unknown.png", "its chunk TeSt at byte 33 is not known"),
     ("no-palette.gif", "no color table"),
+    // Which pixels are meant nobody knows.
+    ("runs8-outside-list", "a list of 6 pixels at column 12"),
+    ("runs4-outside-list", "a list of 6 pixels at column 12"),
+    ("runs8-outside-jump", "jumps to column 103"),
+    ("runs4-outside-jump", "jumps to column 103"),
     ("1-group3", "compressed with the fax code of group 3"),
     ("page-", "compressed with Zstandard"),
     ("strips-", "compressed with Zstandard"),

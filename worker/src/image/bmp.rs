@@ -143,9 +143,20 @@ fn runs(
                 let [right, up, after @ ..] = rest else { return Err(end) };
                 rest = after;
                 (x, y) = (x + usize::from(*right), y + usize::from(*up));
+                if x > columns && y < height {
+                    return Err(Unreadable::Never(format!(
+                        "the BMP image jumps to column {x}, where its row of {columns} pixels ends"
+                    )));
+                }
             }
             (0, count) => {
                 let count = usize::from(count);
+                // One more than there is room for may be padding.
+                if x + count > columns + 1 {
+                    return Err(Unreadable::Never(format!(
+                        "the BMP image has a list of {count} pixels at column {x}, where its row of {columns} ends"
+                    )));
+                }
                 let bytes = if bits == 4 { count.div_ceil(2) } else { count };
                 let Some((listed, after)) = rest.split_at_checked(bytes) else { return Err(end) };
                 for place in 0..count {

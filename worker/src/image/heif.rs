@@ -35,6 +35,8 @@ macro_rules! functions {
         #[expect(non_snake_case, reason = "the names are those of the library")]
         struct Api {
             $($name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+            /// Since 1.12.
+            is_premultiplied: Option<unsafe extern "C" fn(*const c_void) -> c_int>,
             _library: Library,
         }
 
@@ -47,6 +49,10 @@ macro_rules! functions {
                     let library = Library::new(heif::library().as_os_str())?;
                     Ok(Self {
                         $($name: *library.get(concat!("heif_", stringify!($name), "\0").as_bytes())?,)*
+                        is_premultiplied: library
+                            .get(b"heif_image_handle_is_premultiplied_alpha\0")
+                            .ok()
+                            .map(|function| *function),
                         _library: library,
                     })
                 }
@@ -220,9 +226,23 @@ impl<'f> Picture<'f> {
             }
             (api.image_release)(image);
             if is_right {
+                if has_alpha && api.is_premultiplied.is_some_and(|is| is(self.handle) != 0) {
+                    samples.chunks_exact_mut(4).for_each(undo_alpha);
+                }
                 return Ok(());
             }
             Err(Unreadable::Never(format!("the {} image has another size than it says", self.format)))
+        }
+    }
+}
+
+/// Makes a colour that was multiplied by its alpha what it was before.
+fn undo_alpha(pixel: &mut [u8]) {
+    if let [colour @ .., alpha] = pixel {
+        let alpha = u32::from(*alpha);
+        for level in colour {
+            let before = (u32::from(*level) * 255 + alpha / 2).checked_div(alpha).unwrap_or(0);
+            *level = before.min(255) as u8;
         }
     }
 }

@@ -135,6 +135,16 @@ fn decode_as(
     Ok(())
 }
 
+/// Refuses a scan whose data is not all there. (One that ends early at the mark of the end, or at
+/// another scan, is grey from there, as for libjpeg.)
+fn whole(reader: &Reader) -> Result<(), Refusal> {
+    match () {
+        () if reader.is_cut_short() => Err(Refusal::CutShort),
+        () if reader.is_broken_off() => Err(Refusal::Damaged("its data breaks off at an unknown marker")),
+        () => Ok(()),
+    }
+}
+
 /// What the coefficients take of a picture whose blocks are complete only after several scans.
 fn kept_bytes(frame: &Frame) -> u64 {
     let most = frame.most();
@@ -196,7 +206,7 @@ impl<'f, 'p> Picture<'f, 'p> {
         self.take_tables(header, scan)?;
         let mut reader = Reader::new(file, header, self.frame, scan)?;
         decode_rows(self, &mut reader);
-        if reader.is_cut_short() { Err(Refusal::CutShort) } else { Ok(()) }
+        whole(&reader)
     }
 
     /// Reads a picture whose blocks are complete only after several scans.
@@ -225,9 +235,7 @@ impl<'f, 'p> Picture<'f, 'p> {
                     self.known[*component][coefficient] = scan.low == 0;
                 }
             }
-            if reader.is_cut_short() {
-                return Err(Refusal::CutShort);
-            }
+            whole(&reader)?;
             let position = reader.position();
             header.at = position;
             next = loop {

@@ -58,6 +58,8 @@ def main():
     clear = upright.copy()
     clear.putalpha(200)
     clear.save(HERE / "alpha.heic", quality=92)
+    clear.putalpha(128)
+    clear.save(HERE / "premultiplied.avif", quality=95, alpha_premultiplied=True)
     # Baseline, but each component (or the first, and then the others together) in a scan of its own; sides that are no
     # multiple of a unit, and restart markers.
     odd = HERE / "odd.ppm"

@@ -70,7 +70,8 @@ impl Table {
                 return (length, self.symbols[(place & 255) as usize]);
             }
         }
-        (16, 0)
+        // libjpeg takes one bit more before it gives up.
+        (17, 0)
     }
 
     fn fill_fast(&mut self, code: u32, length: u32, symbol: u8, is_dc: bool) {

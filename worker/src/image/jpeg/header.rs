@@ -152,12 +152,14 @@ impl<'a> Header<'a> {
             0xc5..=0xc7 => return Err(Refusal::Kind("a hierarchical JPEG")),
             0xc9..=0xcb | 0xcd..=0xcf => return Err(Refusal::Kind("an arithmetic-coded JPEG")),
             0xf7 => return Err(Refusal::Kind("a JPEG-LS")),
+            0x02..=0xbf | 0xde | 0xdf => return Err(Refusal::Damaged("a marker has no meaning")),
             0xda => return self.read_scan_header(body).map(Segment::Scan),
             0xdb => self.read_quantisation(body)?,
             0xdd => {
-                if let [high, low, ..] = body {
-                    self.restart_every = usize::from(u16::from_be_bytes([*high, *low]));
-                }
+                let &[high, low] = body else {
+                    return Err(Refusal::Damaged("the distance of restarts is invalid"));
+                };
+                self.restart_every = usize::from(u16::from_be_bytes([high, low]));
             }
             0xe0 if body.starts_with(b"JFIF\0") => self.jfif = true,
             0xe1 => {
@@ -185,7 +187,9 @@ impl<'a> Header<'a> {
         if !matches!(count, 1 | 3 | 4) {
             return Err(if count == 2 { Refusal::Kind("a JPEG of two components") } else { damaged() });
         }
-        let listed = listed.get(..usize::from(count) * 3).ok_or_else(damaged)?;
+        if listed.len() != usize::from(count) * 3 {
+            return Err(damaged());
+        }
         let mut components: Vec<Component> = listed
             .chunks_exact(3)
             .map(|c| Component {
@@ -225,6 +229,9 @@ impl<'a> Header<'a> {
         let damaged = || Refusal::Damaged("a Huffman table is invalid");
         while let Some((head, rest)) = body.split_at_checked(17) {
             let (is_dc, slot) = (head[0] >> 4 == 0, usize::from(head[0] & 15));
+            if head[0] >> 4 > 1 {
+                return Err(damaged());
+            }
             let counts: &[u8; 16] = head[1..].try_into().map_err(|_| damaged())?;
             let total = counts.iter().map(|count| usize::from(*count)).sum();
             let (symbols, rest) = rest.split_at_checked(total).ok_or_else(damaged)?;
@@ -259,14 +266,14 @@ impl<'a> Header<'a> {
         let frame = self.frame.as_ref().ok_or(Refusal::Damaged("a scan comes before the frame header"))?;
         let (&count, rest) = body.split_first().ok_or_else(damaged)?;
         let (listed, rest) = rest.split_at_checked(usize::from(count) * 2).ok_or_else(damaged)?;
-        let &[from, to, bits, ..] = rest else { return Err(damaged()) };
+        let &[from, to, bits] = rest else { return Err(damaged()) };
         let mut parts: Vec<(usize, usize, usize)> = Vec::new();
         for pair in listed.chunks_exact(2) {
             let index = frame.components.iter().position(|c| c.id == pair[0]).ok_or_else(damaged)?;
             if parts.iter().any(|(used, ..)| *used == index) {
                 return Err(damaged());
             }
-            parts.push((index, usize::from(pair[1] >> 4 & 3), usize::from(pair[1] & 3)));
+            parts.push((index, usize::from(pair[1] >> 4), usize::from(pair[1] & 15)));
         }
         let mut scan = Scan {
             parts,
@@ -283,6 +290,7 @@ impl<'a> Header<'a> {
             || (scan.from == 0) != (scan.to == 0)
             || (scan.from > 0 && scan.parts.len() != 1)
             || scan.low > 13
+            || (scan.high > 0 && scan.low + 1 != scan.high)
         {
             return Err(damaged());
         }

@@ -68,7 +68,8 @@ impl<'a, 'h> Reader<'a, 'h> {
         let (most_across, most_down) = frame.most();
         let mut parts = Vec::new();
         for &(component, dc, ac) in &scan.parts {
-            let (dc, ac) = (header.dc[dc].as_ref(), header.ac[ac].as_ref());
+            let dc = header.dc.get(dc).and_then(Option::as_ref);
+            let ac = header.ac.get(ac).and_then(Option::as_ref);
             if (needs_dc && dc.is_none()) || (needs_ac && ac.is_none()) {
                 return Err(no_table());
             }
@@ -109,6 +110,16 @@ impl<'a, 'h> Reader<'a, 'h> {
     /// The file ended before the scan did.
     pub(super) fn is_cut_short(&self) -> bool {
         (self.starved || self.bits.is_short()) && self.bits.at_end_of_file()
+    }
+
+    /// The data ended before the scan did, and not at a segment that may be there.
+    pub(super) fn is_broken_off(&self) -> bool {
+        let next = self.file.get(self.position()..).unwrap_or_default();
+        let is_strange = matches!(
+            next,
+            [0xff, 0x02..=0xc3 | 0xc5..=0xcb | 0xcd..=0xcf | 0xd8 | 0xde | 0xdf | 0xf0..=0xfd, ..]
+        );
+        is_strange && (self.starved || self.bits.is_short())
     }
 
     /// Reads one row of units.
@@ -232,16 +243,17 @@ impl<'a, 'h> Reader<'a, 'h> {
                     if block[place] != 0 {
                         self.refine(&mut block[place], one);
                     } else if run == 0 {
-                        if new != 0 {
-                            block[place] = new;
-                        }
-                        at += 1;
                         break;
                     } else {
                         run -= 1;
                     }
                     at += 1;
                 }
+                // In a damaged file this may be beyond the band; libjpeg does not look.
+                if new != 0 {
+                    block[usize::from(ZIGZAG[at & 127])] = new;
+                }
+                at += 1;
             }
         }
         if self.empty_run > 0 {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::{
     sync::Mutex,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use crate::{
@@ -31,6 +31,9 @@ const KEPT: TimeDelta = TimeDelta::hours(13);
 const DIGITS: usize = 16;
 /// It is read again after so long at the soonest: what is stored in between is looked up together.
 const EVERY: Duration = Duration::from_millis(500);
+/// While the worker is busy with other jobs, a result that waits for the note keeps nothing: only
+/// its message is deleted later.
+const EVERY_WHEN_BUSY: Duration = Duration::from_secs(2);
 /// How often the note is tried against other writers.
 const RACES: u32 = 20;
 
@@ -96,8 +99,14 @@ pub struct Watch(Mutex<Option<(Instant, Erased)>>);
 
 impl Watch {
     /// Whether this image may have been erased before now: nobody should wait for the answer.
-    /// Questions that come while one is being answered are answered together by the next.
-    pub async fn may_be_erased(&self, images: &dyn BlobStore, id: JobId) -> Result<bool> {
+    /// Questions that come while one is being answered are answered together by the next. `quiet`
+    /// ends when the worker has nothing else to do, and then waits for this.
+    pub async fn may_be_erased(
+        &self,
+        images: &dyn BlobStore,
+        id: JobId,
+        quiet: impl Future<Output = ()>,
+    ) -> Result<bool> {
         let asked = Instant::now();
         let mut last = self.0.lock().await;
         if let Some((began, erased)) = &*last
@@ -107,6 +116,7 @@ impl Watch {
         }
         if let Some((began, _)) = &*last {
             sleep_until(*began + EVERY).await;
+            let _quiet_or_due = timeout_at(*began + EVERY_WHEN_BUSY, quiet).await;
         }
         let began = Instant::now();
         let erased = images.get(KEY).await?.as_deref().map(Erased::read).unwrap_or_default();
@@ -118,9 +128,12 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+    use std::{
+        future::{pending, ready},
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
     };
 
     use async_trait::async_trait;
@@ -143,16 +156,16 @@ mod tests {
     #[tokio::test]
     async fn an_image_is_noted_for_as_long_as_a_job_of_it_can_be_with_a_worker() {
         let (images, watch) = (store(), Watch::default());
-        assert!(!watch.may_be_erased(&images, id(1)).await.unwrap());
+        assert!(!watch.may_be_erased(&images, id(1), ready(())).await.unwrap());
         let now = Utc::now();
         note(&images, id(1), now).await.unwrap();
-        assert!(watch.may_be_erased(&images, id(1)).await.unwrap(), "it is read again");
-        assert!(!watch.may_be_erased(&images, id(2)).await.unwrap());
+        assert!(watch.may_be_erased(&images, id(1), ready(())).await.unwrap(), "it is read again");
+        assert!(!watch.may_be_erased(&images, id(2), ready(())).await.unwrap());
         note(&images, id(2), now + TimeDelta::hours(12)).await.unwrap();
-        assert!(watch.may_be_erased(&images, id(1)).await.unwrap());
+        assert!(watch.may_be_erased(&images, id(1), ready(())).await.unwrap());
         note(&images, id(3), now + TimeDelta::hours(14)).await.unwrap();
-        assert!(!watch.may_be_erased(&images, id(1)).await.unwrap());
-        assert!(watch.may_be_erased(&images, id(2)).await.unwrap());
+        assert!(!watch.may_be_erased(&images, id(1), ready(())).await.unwrap());
+        assert!(watch.may_be_erased(&images, id(2), ready(())).await.unwrap());
     }
 
     #[tokio::test]
@@ -196,22 +209,41 @@ mod tests {
     async fn those_who_ask_while_it_is_read_are_answered_by_one_further_read() {
         let images = Counted(store(), AtomicUsize::new(0));
         let watch = Watch::default();
-        let all = join_all((0..50).map(|n| watch.may_be_erased(&images, id(n)))).await;
+        let all = join_all((0..50).map(|n| watch.may_be_erased(&images, id(n), ready(())))).await;
         assert!(all.into_iter().all(|erased| !erased.unwrap()));
         assert!(images.1.load(Ordering::SeqCst) <= 2, "{images:?}");
         // What is noted when nobody reads is seen by the next who asks.
         note(&images.0, id(7), Utc::now()).await.unwrap();
-        assert!(watch.may_be_erased(&images, id(7)).await.unwrap());
+        assert!(watch.may_be_erased(&images, id(7), ready(())).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_read_every_two_seconds_where_there_is_other_work_and_sooner_where_there_is_none() {
+        let (images, watch) = (store(), Watch::default());
+        let begun = Instant::now();
+        for busy_s in [0, 2, 4] {
+            watch.may_be_erased(&images, id(1), pending()).await.unwrap();
+            assert_eq!(begun.elapsed().as_secs(), busy_s);
+            // Who asks at the moment of the last look has its answer from that.
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        let last = tokio::time::sleep(Duration::from_millis(800));
+        watch.may_be_erased(&images, id(1), last).await.unwrap();
+        let took = begun.elapsed() - Duration::from_secs(4);
+        assert!((Duration::from_millis(790)..Duration::from_millis(810)).contains(&took), "{took:?}");
+        watch.may_be_erased(&images, id(1), ready(())).await.unwrap();
+        let took = begun.elapsed() - Duration::from_secs(4) - took;
+        assert!((EVERY..EVERY + Duration::from_millis(10)).contains(&took), "{took:?}");
     }
 
     #[tokio::test]
     async fn one_who_stops_asking_stops_nobody() {
         let (images, watch) = (Counted(store(), AtomicUsize::new(0)), Watch::default());
         {
-            let asking = watch.may_be_erased(&images, id(1));
+            let asking = watch.may_be_erased(&images, id(1), ready(()));
             tokio::pin!(asking);
             assert!(futures::poll!(&mut asking).is_pending());
         }
-        assert!(!watch.may_be_erased(&images, id(1)).await.unwrap());
+        assert!(!watch.may_be_erased(&images, id(1), ready(())).await.unwrap());
     }
 }

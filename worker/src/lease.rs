@@ -11,6 +11,7 @@ use std::{
 };
 
 use eirs_platform::queue::{Receipt, SharedQueue};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// How long a job that has just ended may still be held here: its ack is committed, and its lease
@@ -23,11 +24,18 @@ pub(crate) struct Leases {
     requests: SharedQueue,
     heartbeat: Duration,
     held: Held,
-    /// How many of those held have their result stored.
-    ending: Arc<AtomicUsize>,
+    ending: Arc<Endings>,
 }
 
 type Held = Arc<Mutex<HashMap<Receipt, CancellationToken>>>;
+
+/// Of those held that have their result stored.
+#[derive(Debug, Default)]
+struct Endings {
+    count: AtomicUsize,
+    /// One more is, or one is held no more.
+    fewer_under_way: Notify,
+}
 
 /// One leased job. It is renewed until this is dropped.
 #[derive(Debug)]
@@ -35,12 +43,12 @@ pub(crate) struct Lease {
     pub(crate) receipt: Receipt,
     lost: CancellationToken,
     held: Held,
-    ending: Arc<AtomicUsize>,
+    ending: Arc<Endings>,
 }
 
 /// A job whose result is stored, as long as this is there.
 #[derive(Debug)]
-pub(crate) struct Ending(Arc<AtomicUsize>);
+pub(crate) struct Ending(Arc<Endings>);
 
 impl Leases {
     pub(crate) fn new(requests: SharedQueue, heartbeat: Duration) -> Self {
@@ -65,7 +73,19 @@ impl Leases {
 
     /// How many of these have no result stored yet.
     pub(crate) fn under_way(&self) -> usize {
-        self.count().saturating_sub(self.ending.load(Ordering::Relaxed))
+        self.count().saturating_sub(self.ending.count.load(Ordering::Relaxed))
+    }
+
+    /// Ends when every job that is held has its result stored.
+    pub(crate) async fn all_ending(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.ending.fewer_under_way.notified());
+            changed.as_mut().enable();
+            if self.under_way() == 0 {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Renews everything that is held, until `stop`.
@@ -105,20 +125,22 @@ impl Lease {
 
     /// Its result is stored; what is left to do is to tell and to ack.
     pub(crate) fn ending(&self) -> Ending {
-        self.ending.fetch_add(1, Ordering::Relaxed);
+        self.ending.count.fetch_add(1, Ordering::Relaxed);
+        self.ending.fewer_under_way.notify_waiters();
         Ending(self.ending.clone())
     }
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         lock(&self.held).remove(&self.receipt);
+        self.ending.fewer_under_way.notify_waiters();
     }
 }
 
@@ -170,5 +192,22 @@ mod tests {
         assert_eq!((leases.count(), leases.under_way()), (2, 1));
         drop((ending, one));
         assert_eq!((leases.count(), leases.under_way()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn who_waits_until_all_jobs_have_their_results_is_woken_by_a_result_and_by_a_job_that_goes() {
+        let queue = MemoryQueues::new(Arc::new(SystemClock)).open("q", QueueOptions::default());
+        let leases = Leases::new(queue, Duration::from_secs(1));
+        leases.all_ending().await;
+        let (one, two) = (leases.hold(Receipt("1".into())), leases.hold(Receipt("2".into())));
+        let mut quiet = std::pin::pin!(leases.all_ending());
+        let is_over = |quiet: std::pin::Pin<&mut dyn Future<Output = ()>>| {
+            quiet.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
+        };
+        assert!(!is_over(quiet.as_mut()));
+        drop(one);
+        assert!(!is_over(quiet.as_mut()));
+        let _ending = two.ending();
+        assert!(is_over(quiet.as_mut()));
     }
 }

@@ -119,7 +119,7 @@ async fn may_be_erased(worker: &Worker, id: JobId) -> Result<bool> {
     if worker.results.in_database().is_some() {
         return Ok(true);
     }
-    match worker.erased.may_be_erased(&*worker.images, id).await {
+    match worker.erased.may_be_erased(&*worker.images, id, worker.leases.all_ending()).await {
         Err(error) if !error.is_transient() => {
             // A role from before there was this note may not read it. The image itself tells as
             // well.

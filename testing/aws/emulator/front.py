@@ -57,7 +57,7 @@ class Front:
             return status, headers, body
         finally:
             seconds = time.monotonic() - begun
-            self._journal.note(call.account, call.operation, principal.arn, status, seconds)
+            self._journal.note(call.account, call.operation, call.key, principal.arn, status, seconds)
             if self._verbose:
                 print(
                     told(f"{call.service}:{call.operation}", call.account, principal.arn, status, seconds),

@@ -65,6 +65,8 @@ class Harness:
                 self._faults.clear()
             case "GET", "calls":
                 return self._journal.counts(account)
+            case "GET", "objects":
+                return self._journal.objects(account)
             case "DELETE", "calls":
                 self._journal.clear()
             case "GET", "log":

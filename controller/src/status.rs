@@ -226,7 +226,7 @@ pub struct Usage {
     pub instance_hours: Option<f64>,
     /// What may be used in a day by the policy's budget.
     pub budget_hours: Option<f64>,
-    /// What they cost by the policy's price, in US dollars. Each start counts for the billing
+    /// What they cost by the policy's prices, in US dollars. Each start counts for the billing
     /// minimum at least.
     pub cost_usd: Option<f64>,
     /// Images that arrived.

@@ -26,8 +26,13 @@ use eirs_platform::queue::Depth;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    arrivals::Arrivals, growth::Growth, keep::Keep, peaks::Peaks, service::Services, starts::Starts,
-    usage::Usage,
+    arrivals::Arrivals,
+    growth::Growth,
+    keep::Keep,
+    peaks::Peaks,
+    service::Services,
+    starts::Starts,
+    usage::{Alive, Usage},
 };
 pub use self::{asked::Facts, career::Career, usage::Used};
 pub(crate) use self::{growth::GrowthBounds, minutes::Minutes};
@@ -51,7 +56,7 @@ pub struct History {
     /// What arrived for each pool. Reports say when it arrived, so that a gap makes no difference.
     arrivals: BTreeMap<String, Arrivals>,
     /// How many instances each pool had when they were listed last, if they have been listed.
-    alive: Option<BTreeMap<String, usize>>,
+    alive: Option<BTreeMap<String, Alive>>,
     /// What is of use even after a gap.
     learnt: Learnt,
 }
@@ -189,7 +194,8 @@ impl History {
             None if self.learnt.recalls_launches => (DateTime::UNIX_EPOCH, true),
             _ => return,
         };
-        for Instance { pool, state, since, .. } in seen.instances.iter().flatten().map(|view| &view.instance)
+        for Instance { pool, state, since, tier, .. } in
+            seen.instances.iter().flatten().map(|view| &view.instance)
         {
             let from = match state {
                 State::Stopped => continue,
@@ -199,7 +205,7 @@ impl History {
                 State::Draining | State::Stopping => then,
             };
             let pool = self.learnt.pools.entry(pool.clone()).or_default();
-            pool.usage.add(from, seen.at, 1, 0, 0);
+            pool.usage.add(from, seen.at, Alive::one(*tier), 0, 0);
         }
     }
 
@@ -210,7 +216,7 @@ impl History {
         arrived: &BTreeMap<&str, u64>,
     ) {
         // Names are looked up before they are copied: this goes over every instance in every pass.
-        let mut counted: Vec<(&str, usize, u32)> = Vec::new();
+        let mut counted: Vec<(&str, Alive, u32)> = Vec::new();
         let (mut newly_ready, mut ended) = (Vec::new(), Vec::new());
         for view in seen.instances.iter().flatten() {
             let career = match self.learnt.instances.get_mut(&view.instance.id) {
@@ -223,14 +229,14 @@ impl History {
             }
             // Those of a pool are listed together.
             if counted.last().is_none_or(|(pool, ..)| *pool != view.instance.pool) {
-                counted.push((view.instance.pool.as_str(), 0, 0));
+                counted.push((view.instance.pool.as_str(), Alive::default(), 0));
             }
             if let Some((_, lives, new)) = counted.last_mut() {
-                *lives += usize::from(view.instance.is_alive());
+                *lives.of(view.instance.tier) += usize::from(view.instance.is_alive());
                 *new += u32::from(started);
             }
             if let Some(run_s) = career.take_ended_run_s() {
-                ended.push((view.instance.pool.as_str(), run_s));
+                ended.push((view.instance.pool.as_str(), view.instance.tier, run_s));
             }
             if let Some(report) = measured {
                 let pool = self.learnt.pools.entry(view.instance.pool.clone()).or_default();
@@ -239,9 +245,10 @@ impl History {
                 pool.services.measured(report, in_force);
             }
         }
-        let (mut alive, mut starts) = (BTreeMap::<String, usize>::new(), BTreeMap::<&str, u32>::new());
+        let (mut alive, mut starts) = (BTreeMap::<String, Alive>::new(), BTreeMap::<&str, u32>::new());
         for (pool, lives, new) in counted {
-            *alive.entry(pool.to_owned()).or_default() += lives;
+            let sum = alive.entry(pool.to_owned()).or_default();
+            (sum.parked, sum.launched) = (sum.parked + lives.parked, sum.launched + lives.launched);
             *starts.entry(pool).or_default() += new;
         }
         for (name, tier, delay_s) in newly_ready {
@@ -251,8 +258,8 @@ impl History {
                 Tier::Launched => pool.launches.add(delay_s),
             }
         }
-        for (name, run_s) in ended {
-            self.learnt.pools.entry(name.to_owned()).or_default().usage.end_run(seen.at, run_s);
+        for (name, tier, run_s) in ended {
+            self.learnt.pools.entry(name.to_owned()).or_default().usage.end_run(seen.at, tier, run_s);
         }
         // Whoever went since the last look may have done so just now; and while they cannot be
         // listed, all run on.
@@ -260,7 +267,7 @@ impl History {
         if self.alive.is_some() {
             for (name, now) in &alive {
                 let then = charged.entry(name.clone()).or_default();
-                *then = (*then).max(*now);
+                *then = then.or_more(*now);
             }
         }
         if seen.instances.is_some() {
@@ -338,7 +345,8 @@ impl Learnt {
         instances: usize,
         jobs: u64,
     ) {
-        self.pools.entry(pool.to_owned()).or_default().usage.add(from, to, instances, 0, jobs);
+        let alive = Alive { parked: instances, launched: 0 };
+        self.pools.entry(pool.to_owned()).or_default().usage.add(from, to, alive, 0, jobs);
         self.charged_at = self.charged_at.max(Some(to));
     }
 }

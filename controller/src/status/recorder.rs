@@ -134,7 +134,7 @@ pub fn learnt(history: &History, pool: &str, policy: Option<&Policy>) -> Learnt 
 pub fn today(history: &History, pool: &str, policy: &Policy, now: DateTime<Utc>) -> Usage {
     let used = history.used_today(pool, policy, now);
     let hours = used.instance_s / 3600.0;
-    let cost_usd = history.billed_today_s(pool, policy, now) / 3600.0 * policy.instance.usd_per_hour;
+    let cost_usd = history.cost_today_usd(pool, policy, now);
     Usage {
         instance_hours: Some(hours),
         budget_hours: policy.budget.instance_hours_per_day,

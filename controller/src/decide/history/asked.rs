@@ -173,17 +173,33 @@ impl History {
         self.used_since(pool, day_began(policy, now))
     }
 
-    /// What a pool is charged for since the last midnight of its budget's time zone, in seconds of
-    /// an instance: the time that they ran, and for starts that were shorter than the billing
-    /// minimum, the rest of that.
-    pub fn billed_today_s(&self, pool: &str, policy: &Policy, now: DateTime<Utc>) -> f64 {
+    /// What a pool cost since the last midnight of its budget's time zone, in US dollars: the time
+    /// that its instances ran, and for starts that were shorter than the billing minimum, the rest
+    /// of that. What was launched has the price of `[launch]`, if that says one.
+    pub fn cost_today_usd(&self, pool: &str, policy: &Policy, now: DateTime<Utc>) -> f64 {
+        let usd_per_hour = policy.instance.usd_per_hour;
+        let launched = policy.launch.usd_per_hour.unwrap_or(usd_per_hour);
+        [(Tier::Parked, usd_per_hour), (Tier::Launched, launched)]
+            .map(|(tier, usd_per_hour)| self.billed_today_s(pool, policy, tier, now) / 3600.0 * usd_per_hour)
+            .iter()
+            .sum()
+    }
+
+    /// What the instances of a tier are charged for, in seconds.
+    fn billed_today_s(&self, pool: &str, policy: &Policy, tier: Tier, now: DateTime<Utc>) -> f64 {
         let minimum_s = policy.instance.billing_minimum.as_secs_f64();
         let begin = day_began(policy, now);
-        let ended_s = self.learnt.pools.get(pool).map_or(0.0, |pool| pool.usage.short_s(begin, minimum_s));
-        let runs = self.learnt.instances.values().filter(|career| career.pool == pool);
+        let used = self.used_today(pool, policy, now);
+        let ran_s = match tier {
+            Tier::Parked => used.instance_s - used.launched_s,
+            Tier::Launched => used.launched_s,
+        };
+        let ended_s =
+            self.learnt.pools.get(pool).map_or(0.0, |pool| pool.usage.short_s(begin, tier, minimum_s));
+        let runs = self.learnt.instances.values().filter(|it| it.pool == pool && it.tier == tier);
         let rest_s =
             |career: &Career| Some((minimum_s - age(career.runs_since()?, now).as_secs_f64()).max(0.0));
-        self.used_today(pool, policy, now).instance_s + ended_s + runs.filter_map(rest_s).sum::<f64>()
+        ran_s + ended_s + runs.filter_map(rest_s).sum::<f64>()
     }
 
     /// The 95th percentile of a pool's service times in seconds, as measured.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     backoff,
-    fleet::Instance,
+    fleet::{Instance, Tier},
     observe::{InstanceView, Stage, age},
     policy::Pool,
 };
@@ -23,6 +23,9 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(15);
 pub struct Career {
     /// The pool that it was last seen in.
     pub pool: String,
+    /// Where it came from when it was last seen.
+    #[serde(default)]
+    pub tier: Tier,
     /// Seconds from its last start to its first report that it is ready.
     pub start_delay_s: Option<f64>,
     /// When it was last seen ready.
@@ -74,6 +77,7 @@ impl Career {
         if self.pool != view.instance.pool {
             self.pool.clone_from(&view.instance.pool);
         }
+        self.tier = view.instance.tier;
         let started = self.see(view, now);
         self.note_progress(view, now);
         let news = view.heard.as_ref().filter(|heard| self.heard_at.is_none_or(|before| heard.at > before));

@@ -5,6 +5,8 @@ use std::{collections::VecDeque, time::Duration};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::fleet::Tier;
+
 /// Every time zone's midnight is at a quarter of an hour.
 const QUARTER_S: i64 = 900;
 /// No policy has a longer billing minimum.
@@ -23,12 +25,50 @@ struct Quarter {
     /// Its number since 1970.
     number: i64,
     instance_s: f64,
+    /// The part of it of instances that were launched, which have another price.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    launched_s: f64,
     starts: u32,
     jobs: u64,
     /// How long those ran that ended in it, in seconds, where that was less than an hour: the
     /// longest billing minimum.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     short_runs_s: Vec<u16>,
+    /// The same of those that were launched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    short_launches_s: Vec<u16>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(seconds: &f64) -> bool {
+    *seconds == 0.0
+}
+
+/// How many instances of a pool run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Alive {
+    pub(super) parked: usize,
+    pub(super) launched: usize,
+}
+
+impl Alive {
+    pub(super) fn one(tier: Tier) -> Self {
+        let mut alive = Self::default();
+        *alive.of(tier) = 1;
+        alive
+    }
+
+    pub(super) fn of(&mut self, tier: Tier) -> &mut usize {
+        match tier {
+            Tier::Parked => &mut self.parked,
+            Tier::Launched => &mut self.launched,
+        }
+    }
+
+    /// Of each tier as many as in one of both at least.
+    pub(super) fn or_more(self, other: Self) -> Self {
+        Self { parked: self.parked.max(other.parked), launched: self.launched.max(other.launched) }
+    }
 }
 
 /// The use of a pool since some moment.
@@ -36,6 +76,9 @@ struct Quarter {
 pub struct Used {
     /// Seconds that instances ran, summed over all of them.
     pub instance_s: f64,
+    /// The part of it of instances that were launched.
+    #[serde(default)]
+    pub launched_s: f64,
     /// How often one was started.
     pub starts: u32,
     /// Jobs that arrived.
@@ -49,7 +92,7 @@ impl Usage {
         &mut self,
         then: DateTime<Utc>,
         now: DateTime<Utc>,
-        instances: usize,
+        instances: Alive,
         starts: u32,
         jobs: u64,
     ) {
@@ -57,8 +100,10 @@ impl Usage {
         while from < now {
             let end = DateTime::from_timestamp((from.timestamp().div_euclid(QUARTER_S) + 1) * QUARTER_S, 0);
             let to = end.unwrap_or(now).min(now);
-            let span = (to - from).to_std().unwrap_or_default();
-            self.quarter(from).instance_s += span.as_secs_f64() * instances as f64;
+            let span_s = (to - from).to_std().unwrap_or_default().as_secs_f64();
+            let quarter = self.quarter(from);
+            quarter.instance_s += span_s * (instances.parked + instances.launched) as f64;
+            quarter.launched_s += span_s * instances.launched as f64;
             from = to;
         }
         let last = self.quarter(now);
@@ -67,18 +112,26 @@ impl Usage {
     }
 
     /// An instance ended that ran for so long.
-    pub(super) fn end_run(&mut self, now: DateTime<Utc>, run_s: f64) {
+    pub(super) fn end_run(&mut self, now: DateTime<Utc>, tier: Tier, run_s: f64) {
         if run_s < LONGEST_MINIMUM_S {
-            self.quarter(now).short_runs_s.push(run_s as u16);
+            let quarter = self.quarter(now);
+            let runs = match tier {
+                Tier::Parked => &mut quarter.short_runs_s,
+                Tier::Launched => &mut quarter.short_launches_s,
+            };
+            runs.push(run_s as u16);
         }
     }
 
-    /// What those that ended since a moment are charged for beyond the time that they ran, in
-    /// seconds.
-    pub(super) fn short_s(&self, moment: DateTime<Utc>, minimum_s: f64) -> f64 {
+    /// What those of a tier that ended since a moment are charged for beyond the time that they
+    /// ran, in seconds.
+    pub(super) fn short_s(&self, moment: DateTime<Utc>, tier: Tier, minimum_s: f64) -> f64 {
         let first = moment.timestamp().div_euclid(QUARTER_S);
         let within = self.quarters.iter().filter(|quarter| quarter.number >= first);
-        let runs = within.flat_map(|quarter| &quarter.short_runs_s);
+        let runs = within.flat_map(|quarter| match tier {
+            Tier::Parked => &quarter.short_runs_s,
+            Tier::Launched => &quarter.short_launches_s,
+        });
         runs.map(|run_s| (minimum_s - f64::from(*run_s)).max(0.0)).sum()
     }
 
@@ -88,6 +141,7 @@ impl Usage {
         let within = self.quarters.iter().filter(|quarter| quarter.number >= first);
         within.fold(Used::default(), |sum, quarter| Used {
             instance_s: sum.instance_s + quarter.instance_s,
+            launched_s: sum.launched_s + quarter.launched_s,
             starts: sum.starts.saturating_add(quarter.starts),
             jobs: sum.jobs.saturating_add(quarter.jobs),
         })
@@ -152,6 +206,35 @@ mod tests {
     }
 
     #[test]
+    fn what_was_launched_costs_what_the_policy_says_of_launches() {
+        let text = "[pool]\nmax = 1\n[[rule]]\nkind = 'backlog'\n[launch]\nmost = 1\nusd_per_hour = 0.4\n\
+                    [instance]\nusd_per_hour = 1.0\nbilling_minimum = '60s'";
+        let policy = crate::policy::parse(std::path::Path::new("p.toml"), text).unwrap();
+        let look = |second: u64, runs: bool| {
+            let mut launched = busy("p-launched-1");
+            launched.instance.pool = "p".into();
+            launched.instance.tier = Tier::Launched;
+            launched.instance.since = tests::at(second);
+            if !runs {
+                launched = tests::stopped("p-launched-1");
+                (launched.instance.pool, launched.instance.tier) = ("p".into(), Tier::Launched);
+            }
+            let mut parked = busy("p-1");
+            parked.instance.since = tests::at(NOW - 5000);
+            let mut seen = tests::seen(&[("p", Some(1))], vec![parked, launched]);
+            seen.at = tests::at(second);
+            seen
+        };
+        let mut history = History::new(Duration::from_secs(60)).observe(&look(NOW, false));
+        let cost = |history: &History, second| history.cost_today_usd("p", &policy, tests::at(second));
+        history = history.observe(&look(NOW + 36, true));
+        // Both for 36 s, and the launched one for the rest of its minute.
+        let charged = (36.0 * 1.0 + (36.0 + 60.0) * 0.4) / 3600.0;
+        assert!((cost(&history, NOW + 36) - charged).abs() < 1e-9, "{} {charged}", cost(&history, NOW + 36));
+        assert_eq!(history.used_today("p", &policy, tests::at(NOW + 36)).launched_s, 36.0);
+    }
+
+    #[test]
     fn where_all_files_are_lost_a_day_is_known_by_launches_and_by_the_recording() {
         let first_look = |learnt: Learnt| {
             let mut running = busy("p-1");
@@ -173,13 +256,32 @@ mod tests {
         DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second)
     }
 
+    fn parked(count: usize) -> Alive {
+        Alive { parked: count, launched: 0 }
+    }
+
+    #[test]
+    fn what_was_launched_is_counted_by_itself_too_and_so_is_the_rest_of_its_minimum() {
+        let mut usage = Usage::default();
+        usage.add(at(0), at(1000), Alive { parked: 2, launched: 3 }, 5, 0);
+        let used = usage.since(at(0));
+        assert_eq!((used.instance_s, used.launched_s), (5000.0, 3000.0));
+        usage.end_run(at(1000), Tier::Launched, 20.0);
+        let rest = |tier| usage.short_s(at(0), tier, 60.0);
+        assert_eq!((rest(Tier::Parked), rest(Tier::Launched)), (0.0, 40.0));
+        // As an earlier controller wrote it.
+        let before: Quarter =
+            serde_json::from_str(r#"{"number":1,"instance_s":9.0,"starts":0,"jobs":0}"#).unwrap();
+        assert_eq!((before.instance_s, before.launched_s), (9.0, 0.0));
+    }
+
     #[test]
     fn use_is_counted_in_the_quarter_in_which_it_was() {
         let mut usage = Usage::default();
-        usage.add(at(800), at(2000), 3, 1, 5);
-        assert_eq!(usage.since(at(0)), Used { instance_s: 3600.0, starts: 1, jobs: 5 });
+        usage.add(at(800), at(2000), parked(3), 1, 5);
+        assert_eq!(usage.since(at(0)), Used { instance_s: 3600.0, starts: 1, jobs: 5, ..Used::default() });
         assert_eq!(usage.since(at(900)).instance_s, 3300.0);
-        assert_eq!(usage.since(at(1800)), Used { instance_s: 600.0, starts: 1, jobs: 5 });
+        assert_eq!(usage.since(at(1800)), Used { instance_s: 600.0, starts: 1, jobs: 5, ..Used::default() });
         assert_eq!(usage.since(at(2700)), Used::default());
     }
 
@@ -187,20 +289,20 @@ mod tests {
     fn starts_that_were_shorter_than_the_minimum_are_charged_for_the_rest_of_it() {
         let mut usage = Usage::default();
         for (run_s, second) in [(100.0, 1000), (600.0, 1100), (5000.0, 9000)] {
-            usage.end_run(at(second), run_s);
+            usage.end_run(at(second), Tier::Parked, run_s);
         }
-        assert_eq!(usage.short_s(at(900), 3600.0), 6500.0);
-        assert_eq!(usage.short_s(at(900), 60.0), 0.0);
-        assert_eq!(usage.short_s(at(1800), 3600.0), 0.0);
+        assert_eq!(usage.short_s(at(900), Tier::Parked, 3600.0), 6500.0);
+        assert_eq!(usage.short_s(at(900), Tier::Parked, 60.0), 0.0);
+        assert_eq!(usage.short_s(at(1800), Tier::Parked, 3600.0), 0.0);
     }
 
     #[test]
     fn a_clock_that_is_set_back_forgets_nothing_and_no_more_than_two_days_are_kept() {
         let mut usage = Usage::default();
-        usage.add(at(0), at(9000), 1, 0, 0);
-        usage.add(at(100), at(200), 1, 0, 0);
+        usage.add(at(0), at(9000), parked(1), 0, 0);
+        usage.add(at(100), at(200), parked(1), 0, 0);
         assert_eq!(usage.since(at(0)).instance_s, 9100.0);
-        usage.add(at(9000), at(900 * 1000), 1, 0, 0);
+        usage.add(at(9000), at(900 * 1000), parked(1), 0, 0);
         assert_eq!(usage.quarters.len(), QUARTERS);
     }
 }

@@ -46,6 +46,9 @@ pub(crate) struct Pool {
     /// How many machines it should have.
     pub(crate) wanted: u32,
     pub(crate) machines: Vec<Instance>,
+    /// The controller's own, which it launches when the others do not suffice and terminates when
+    /// nobody needs them. They are in nobody's count.
+    pub(crate) launched: Vec<Instance>,
 }
 
 /// What a policy says of its pool.
@@ -74,17 +77,18 @@ pub(crate) async fn all(account: &Account, sizes: &Sizes) -> anyhow::Result<Vec<
         model: size.model.clone(),
         wanted: size.max,
         machines: Vec::new(),
+        launched: Vec::new(),
     };
     let mut pools: BTreeMap<String, Pool> =
         sizes.iter().map(|(name, size)| (name.clone(), empty(name, size))).collect();
     for machine in instances::all(account, Some(tag::WORKER)).await? {
         let Some(name) = machine.tag(tag::POOL).map(str::to_owned) else { continue };
-        // The controller's own, which it terminates when nobody needs it.
-        if machine.tag(tag::TIER).is_some() {
-            continue;
-        }
         let none = || empty(&name, &Size { max: 0, model: Model::DEFAULT.to_owned() });
-        pools.entry(name.clone()).or_insert_with(none).machines.push(machine);
+        if machine.tag(tag::TIER).is_none() {
+            pools.entry(name.clone()).or_insert_with(none).machines.push(machine);
+        } else if let Some(pool) = pools.get_mut(&name) {
+            pool.launched.push(machine);
+        }
     }
     Ok(pools.into_values().collect())
 }
@@ -187,7 +191,7 @@ impl Pool {
         let sizes =
             BTreeMap::from([(self.name.clone(), Size { max: self.wanted, model: self.model.clone() })]);
         let now = all(account, &sizes).await?.into_iter().find(|pool| pool.name == self.name);
-        Ok(now.unwrap_or_else(|| Self { machines: Vec::new(), ..self.clone() }))
+        Ok(now.unwrap_or_else(|| Self { machines: Vec::new(), launched: Vec::new(), ..self.clone() }))
     }
 
     /// Takes parked machines from the controller, and then away. One that it has started meanwhile
@@ -386,7 +390,8 @@ mod tests {
 
     fn changes(wanted: u32, machines: Vec<Instance>) -> Changes {
         let image = Image { id: "new".into(), root_device: "/dev/sda1".into(), root_gib: None };
-        Pool { name: "p".into(), model: "m".into(), wanted, machines }.changes(Some(&image))
+        Pool { name: "p".into(), model: "m".into(), wanted, machines, launched: Vec::new() }
+            .changes(Some(&image))
     }
 
     fn ids(ids: &[&str]) -> Vec<String> {

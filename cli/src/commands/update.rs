@@ -115,7 +115,8 @@ impl UpdateCommand {
         let is_driven = !update.phase.is_over() && record.is_driven().await?;
         let mut machines = BTreeMap::new();
         for pool in pool::all(account, pools).await? {
-            let counted = pool.machines.iter().filter(|machine| machine.is_handed_over());
+            let all = pool.machines.iter().chain(&pool.launched);
+            let counted = all.filter(|machine| machine.is_handed_over());
             let of = |id: &str| counted.clone().filter(|machine| machine.image == id).count();
             let is_new = of(&update.to);
             machines.insert(

@@ -182,6 +182,51 @@ fn an_update_that_was_killed_is_gone_on_with_and_one_that_rests_waits_and_may_be
 }
 
 #[test]
+fn machines_that_the_controller_launched_are_replaced_too_under_uploads() {
+    let launch = "[launch]\nmost = 3\nstart_delay = \"2s\"\n";
+    let policy =
+        POLICY.replace("max = 3", "max = 1").replace("per_instance = 5", "per_instance = 2") + launch;
+    let Some(cloud) = Cloud::of(Site::with_script("sleep 1; echo cat"), &BAKED) else { return };
+    cloud.policy(&policy);
+    cloud.set_up();
+    let (web, _controller) = (cloud.site.web(), controller(&cloud));
+    let launched = || {
+        let all = cloud.instances().into_iter().filter(|it| it["tags"]["eirs:tier"] == "launched");
+        all.map(|it| it["image"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let before = images_of_workers(&cloud);
+    let (is_over, next) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let answer = upload(&web.address, "?wait=60s", "x", &image(number)).expect("an answer");
+                    assert_eq!((answer.status, answer.json()["label"].clone()), (200, "cat".into()));
+                }
+            });
+        }
+        let _ends_the_uploads = Ends(&is_over);
+        eventually("some are launched", || (launched().len() >= 2).then_some(()));
+        let (code, told) = update(&cloud, "sleep 1; printf 'cat\\n'", &[]);
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains("waiting until") && told.contains("is drained"), "{told}");
+        assert!(launched().iter().all(|image| !before.contains(image)), "{told}");
+        eventually("more are launched, of the new image", || (!launched().is_empty()).then_some(()));
+        assert!(images_of_workers(&cloud).is_disjoint(&before), "{:?} {told}", workers(&cloud));
+    });
+}
+
+/// Says that it is over, also where an assertion fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
 fn machines_on_a_newer_image_of_the_system_are_of_another_image_and_the_last_ones_are_kept() {
     let Some(cloud) = cloud(POLICY) else { return };
     for number in 1..=4 {

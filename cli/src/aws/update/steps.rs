@@ -59,8 +59,26 @@ impl Step {
             return Self::Wait(ids(&leaving));
         }
         match pool.wanted.saturating_sub(fresh.len() as u32) {
-            0 => Self::Done,
+            0 => Self::for_launched(pool, to),
             missing => Self::Launch(missing.min(wave)),
+        }
+    }
+
+    /// Machines that the controller launched, once the others are of the image: it launches like
+    /// those from now on, and terminates these when they are drained.
+    fn for_launched(pool: &Pool, to: &str) -> Self {
+        let retires = |machine: &&Instance| machine.tag(tag::RETIRES) == Some(tag::YES);
+        let (current, others): (Vec<_>, Vec<_>) =
+            pool.launched.iter().partition(|machine| machine.image == to);
+        let kept: Vec<_> = current.into_iter().filter(retires).collect();
+        if !kept.is_empty() {
+            return Self::Keep(ids(&kept));
+        }
+        let (leaving, old): (Vec<_>, Vec<_>) = others.into_iter().partition(retires);
+        match (old.is_empty(), leaving.is_empty()) {
+            (false, _) => Self::Retire(ids(&old)),
+            (true, false) => Self::Wait(ids(&leaving)),
+            (true, true) => Self::Done,
         }
     }
 }
@@ -80,7 +98,7 @@ mod tests {
     const MIN: usize = 3;
 
     fn pool(machines: Vec<Instance>) -> Pool {
-        Pool { name: "p".into(), model: "m".into(), wanted: WANTED, machines }
+        Pool { name: "p".into(), model: "m".into(), wanted: WANTED, machines, launched: Vec::new() }
     }
 
     fn set(machine: &mut Instance, key: &str, value: &str) {
@@ -174,6 +192,28 @@ mod tests {
                 prop_assert_eq!(pool.machines.len(), WANTED as usize);
             }
         }
+
+    #[test]
+    fn launched_machines_of_other_images_go_when_the_parked_ones_are_replaced_and_stay_on_the_way_back() {
+        let of = |image: &str| {
+            let mut machine = machine(&format!("launched-{image}"), image, State::Running);
+            set(&mut machine, tag::HANDED_OVER, tag::YES);
+            machine
+        };
+        let mut pool = pool(old(WANTED, 3));
+        pool.launched = vec![of("old"), of("new")];
+        assert_eq!(Step::next(&pool, "new", 4), Step::Launch(4), "first the others");
+        pool.machines.iter_mut().for_each(|machine| machine.image = "new".into());
+        assert_eq!(Step::next(&pool, "new", 4), Step::Retire(vec!["launched-old".into()]));
+        set(&mut pool.launched[0], tag::RETIRES, tag::YES);
+        assert_eq!(Step::next(&pool, "new", 4), Step::Wait(vec!["launched-old".into()]));
+        let mut back = pool.clone();
+        back.machines.iter_mut().for_each(|machine| machine.image = "old".into());
+        assert_eq!(Step::next(&back, "old", 4), Step::Keep(vec!["launched-old".into()]));
+        // The controller has terminated it.
+        pool.launched.remove(0);
+        assert_eq!(Step::next(&pool, "new", 4), Step::Done);
+    }
 
     #[test]
     fn one_that_is_proven_is_there_before_one_that_is_parked_goes_and_the_others_follow() {

@@ -159,7 +159,11 @@ impl Inventory {
             (instance.is_alive() || pool.is_some()).then_some(instance)
         };
         let mut all: Vec<_> = self.entries.values().filter_map(view).collect();
-        all.extend(pools.iter().flat_map(|pool| self.places.empty(pool)));
+        for pool in pools {
+            let retires = |entry: &Entry| entry.machine.is_launched && entry.machine.retires;
+            let has_retiring = self.entries.values().any(|it| it.machine.pool == pool.name && retires(it));
+            all.extend(self.places.empty(pool, has_retiring));
+        }
         all
     }
 

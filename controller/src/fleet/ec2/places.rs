@@ -78,9 +78,11 @@ impl Places {
         }
     }
 
-    /// The empty places of a pool.
-    pub(super) fn empty(&self, pool: &PoolSpec) -> Vec<Instance> {
-        let names = (1..=pool.launch.most).map(|number| name(&pool.name, number));
+    /// The empty places of a pool; and one more than it has, where another machine must come before
+    /// one of them goes.
+    pub(super) fn empty(&self, pool: &PoolSpec, one_more: bool) -> Vec<Instance> {
+        let most = pool.launch.most.saturating_add(u32::from(one_more && pool.launch.most > 0));
+        let names = (1..=most).map(|number| name(&pool.name, number));
         let view = |id: String| {
             let place = self.0.get(&id);
             if place.is_some_and(|place| place.machine.is_some()) {
@@ -111,7 +113,7 @@ mod tests {
     }
 
     fn ids(places: &Places, most: u32) -> Vec<String> {
-        places.empty(&spec(most)).into_iter().map(|place| place.id).collect()
+        places.empty(&spec(most), false).into_iter().map(|place| place.id).collect()
     }
 
     #[test]
@@ -122,6 +124,9 @@ mod tests {
         assert_eq!((places.take(&one), places.take(&two)), ("p-launched-1".into(), "p-launched-2".into()));
         assert_eq!(places.take(&one), "p-launched-1");
         assert_eq!(ids(&places, 3), ["p-launched-3"]);
+        assert_eq!(ids(&places, 2), [""; 0]);
+        let one_more: Vec<_> = places.empty(&spec(2), true).into_iter().map(|place| place.id).collect();
+        assert_eq!(one_more, ["p-launched-3"]);
         places.leave("i-1", None, now);
         assert_eq!(ids(&places, 3), ["p-launched-1", "p-launched-3"]);
         assert_eq!((places.machine("p-launched-1"), places.machine("p-launched-2")), (None, Some("i-2")));
@@ -136,13 +141,13 @@ mod tests {
         for crashes in 1..4 {
             places.fill("p-launched-1", "i-1");
             places.leave("i-1", Some("Server.InternalError"), now);
-            let place = places.empty(&spec(1)).pop().unwrap();
+            let place = places.empty(&spec(1), false).pop().unwrap();
             assert!(place.last_error.unwrap().contains("Server.InternalError"));
             assert_eq!((place.crashes, place.since), (crashes, now));
         }
         places.fill("p-launched-1", "i-1");
         places.leave("i-1", None, now);
-        let place = places.empty(&spec(1)).pop().unwrap();
+        let place = places.empty(&spec(1), false).pop().unwrap();
         assert_eq!((place.crashes, place.last_error), (0, None));
     }
 }

@@ -6,6 +6,7 @@
 //! is ours is known by its tag (`eirs:installation`); nothing without it is ever changed or
 //! deleted.
 
+pub(crate) mod address;
 pub(crate) mod base_image;
 pub(crate) mod buckets;
 pub(crate) mod bundle;

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Context;
 use eirs_platform::{
+    aws::{self, Service},
     lifecycle,
     settings::{Model, Settings},
     version,
@@ -21,13 +22,22 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use super::{Account, iam::Role};
+use super::{
+    Account,
+    iam::{Role, policies::Scope},
+};
 
 const WORKER_UNIT: &str = include_str!("../../../systemd/eirs-worker.service");
 const GUARD: &str = include_str!("../../../systemd/eirs-guard");
 const GUARD_UNITS: [(&str, &str); 2] = [
     ("eirs-guard.service", include_str!("../../../systemd/eirs-guard.service")),
     ("eirs-guard.timer", include_str!("../../../systemd/eirs-guard.timer")),
+];
+const SHIP_LOGS: &str = include_str!("../../../systemd/eirs-logs");
+const LOGS_UNITS: [(&str, &str); 3] = [
+    ("eirs-logs.service", include_str!("../../../systemd/eirs-logs.service")),
+    ("eirs-logs.timer", include_str!("../../../systemd/eirs-logs.timer")),
+    ("eirs-logs-last.service", include_str!("../../../systemd/eirs-logs-last.service")),
 ];
 const WEB_UNIT: &str = include_str!("../../../systemd/eirs-web.service");
 const CONTROLLER_UNIT: &str = include_str!("../../../systemd/eirs-controller.service");
@@ -44,6 +54,9 @@ pub(crate) const ETC: &str = "etc/eirs";
 /// Settings and policies of a web host as setup wrote them, by which an upgrade knows what was
 /// changed since.
 pub(crate) const AS_SET_UP: &str = "usr/share/eirs/as-set-up";
+
+/// What the keys of logs begin with in the bucket of the results.
+pub(crate) const LOGS: &str = "logs";
 
 const BUILT_IN_POLICY: &str = include_str!("../../../policies/default.toml");
 
@@ -108,10 +121,30 @@ fn common(units: &[(&str, &str)], programs: &[&str]) -> anyhow::Result<Entries> 
     Ok(entries)
 }
 
+/// The units that copy a machine's logs, for who sets that.
+fn logs(account: &Account) -> Entries {
+    if !account.settings.setup.ship_logs {
+        return Entries::new();
+    }
+    let scope = Scope::of(&account.settings, &account.id, &account.region);
+    let bucket = account.output_bucket();
+    // An emulator knows no names of buckets.
+    let to = match aws::endpoint(&account.settings.aws, Service::S3) {
+        Some(endpoint) => format!("{}/{bucket}", endpoint.trim_end_matches('/')),
+        None => scope.bucket_address(bucket),
+    };
+    let settings =
+        format!("LOGS_TO={to}/{LOGS}\nLOGS_REGION={}\nLOGS_OWNER={}\n", account.region, account.id);
+    let units = LOGS_UNITS.map(|(name, unit)| (format!("{UNITS}/{name}"), Entry::Text(unit.to_owned())));
+    let more = [(format!("{LIB}/logs"), SHIP_LOGS.to_owned()), (format!("{ETC}/logs.env"), settings)];
+    units.into_iter().chain(more.map(|(path, text)| (path, Entry::Text(text)))).collect()
+}
+
 fn worker(account: &Account) -> anyhow::Result<Entries> {
     let units = [&[("eirs-worker.service", WORKER_UNIT)], &GUARD_UNITS[..]].concat();
     let mut entries = common(&units, &["eirs-worker"])?;
     entries.insert(format!("{LIB}/guard"), Entry::Text(GUARD.to_owned()));
+    entries.extend(logs(account));
     let (settings, files) = worker_settings(&account.settings)?;
     entries.insert(format!("{ETC}/eirs.toml"), Entry::Text(settings));
     entries.extend(files.into_iter().map(|(path, file)| (path, Entry::File(file))));
@@ -131,6 +164,7 @@ fn web(account: &Account) -> anyhow::Result<Entries> {
         ("eirs.target", TARGET),
     ];
     let mut entries = common(&units, &["eirs", "eirs-controller", "eirs-web"])?;
+    entries.extend(logs(account));
     let settings = web_settings(&account.settings)?;
     for folder in [ETC, AS_SET_UP] {
         entries.insert(format!("{folder}/eirs.toml"), Entry::Text(settings.clone()));

@@ -85,12 +85,20 @@ pub(crate) async fn builder(account: &Account, bundle: &Bundle, name: &str) -> a
     let work = format!(
         "{prepare}\
          systemctl enable eirs-worker.service eirs-guard.timer\n\
+         {ENABLE_LOGS}\
          \"$root/usr/bin/eirs-worker\" --config \"$root/etc/eirs/eirs.toml\" --self-test\n\
          # Each machine that comes of this image is its own.\n\
          [ -n \"$root\" ] || truncate -s 0 /etc/machine-id\n"
     );
     script(account, bundle, name, &[BAKED_OR_OFF, &work].concat(), "poweroff\n").await
 }
+
+/// Where logs are copied (`setup.ship_logs`): from the next boot on, ...
+const ENABLE_LOGS: &str =
+    "[ ! -f \"$root/usr/lib/eirs/logs\" ] || systemctl enable eirs-logs.timer eirs-logs-last.service\n";
+/// ... and at once.
+const START_LOGS: &str =
+    "[ ! -f \"$root/usr/lib/eirs/logs\" ] || systemctl start eirs-logs.timer eirs-logs-last.service\n";
 
 /// A machine that waits for something that does not come must not wait for as long as nobody looks.
 const BAKED_OR_OFF: &str = r#"[ -n "$root" ] || systemd-run --quiet --on-active=1h systemctl poweroff
@@ -101,6 +109,7 @@ pub(crate) async fn web_host(account: &Account, bundle: &Bundle, name: &str) -> 
     let port = account.settings.web.listen.port();
     let work = format!(
         "systemctl enable eirs.target\n\
+         {ENABLE_LOGS}{START_LOGS}\
          systemctl restart eirs.target\n\
          for _ in $(seq 120); do\n\
          \x20   curl -fs -o /dev/null http://127.0.0.1:{port}/readyz && ready=yes && break\n\
@@ -134,7 +143,7 @@ tar -C "$root/" -cf - -T "$work/kept" | tar -C "$old" -xpf -
 put() {{
     tar -C "$1" -cf - -T "$2" | tar -C "$root/" --no-same-owner -xpf -
     [ -z "$at_root" ] || {{ systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload; }}
-    systemctl restart eirs.target || true
+    {ENABLE_LOGS}    {START_LOGS}    systemctl restart eirs.target || true
 }}
 serves() {{
     for _ in $(seq {seconds}); do

@@ -12,3 +12,8 @@ pub(crate) async fn of(account: &Account) -> anyhow::Result<Option<String>> {
 pub(crate) fn update(stack: &str) -> String {
     format!("update the stack {stack} with the template that `eirs setup --print cloudformation` prints")
 }
+
+/// Who brings a stack back to what it should be, and how.
+pub(crate) fn advice(stack: &str) -> String {
+    format!("for the team of the stack {stack}: {}; `eirs setup` changes nothing of it", update(stack))
+}

@@ -23,7 +23,7 @@ use self::survey::Survey;
 use crate::{
     Exit, Global, Stop,
     aws::{
-        Account, base_image,
+        Account, address, base_image,
         buckets::Bucket,
         bundle,
         bundle::Bundle,
@@ -316,13 +316,25 @@ pub(crate) async fn carry_out(
             upgrade::run(account, host, bundle, &tell).await?;
             progress.done(&format!("the web host {}, upgraded", host.id));
         }
+        if let Some(host) = web_host::all(account).await?.first() {
+            give_address(account, &host.id, &progress).await?;
+        }
     } else if let Some(bundle) = &wanted.web {
         let subnets = network.offering(account, &account.settings.setup.web_type).await?;
         let place = web_host::Place { bundle, base: &wanted.base, subnets: &subnets, group: &web_group };
         let host = web_host::ensure(account, place, wanted.replace_web_host, &tell).await?;
         progress.done(&format!("the web host {}", host.id));
+        give_address(account, &host.id, &progress).await?;
     }
     Ok(None)
+}
+
+async fn give_address(account: &Account, host: &str, progress: &Progress) -> anyhow::Result<()> {
+    if account.settings.setup.elastic_ip {
+        let address = address::ensure(account, host).await?;
+        progress.done(&format!("the Elastic IP {} of {host}", address.ip));
+    }
+    Ok(())
 }
 
 /// Buckets, queues, documents, the key and roles: all that needs no network.
@@ -371,7 +383,9 @@ async fn finish(
     match wanted.web_host {
         WebHost::Launch => {
             let host = web_host::all(account).await?.into_iter().next().context("the web host is gone")?;
-            let address = host.address.clone().unwrap_or_else(|| host.id.clone());
+            let own =
+                address::all(account).await?.into_iter().find(|it| it.instance.as_ref() == Some(&host.id));
+            let address = own.map(|own| own.ip).or(host.address.clone()).unwrap_or_else(|| host.id.clone());
             let url = format!("http://{address}:{port}/upload");
             voice.say(format_args!("\nUpload to {url}, for instance\n\n  curl -F myfile=@photo.jpg {url}\n"));
             upload_to = Some(url);

@@ -77,8 +77,8 @@ fn show(what: &str, value: f64, asked: f64, most: f64) {
 
 #[test]
 fn an_image_at_load_costs_few_requests_of_sqs_and_three_of_s3() {
-    // A worker that keeps many jobs in flight, as a quick model on a large machine does, with leases
-    // as they are by default.
+    // A worker that keeps many jobs in flight, as a quick model on a large machine does. Its leases
+    // are those of the default settings.
     let site = Site::new().set("EIRS_WORKER__SLOTS", "40");
     let site = site.set("EIRS_QUEUE__VISIBILITY", "30s").set("EIRS_WORKER__HEARTBEAT", "10s");
     let Some(cloud) = Cloud::of(site, &[]) else { return };

@@ -12,6 +12,7 @@
 mod cloud;
 
 mod bad_luck;
+mod choices;
 mod figures;
 mod installation;
 mod machines;

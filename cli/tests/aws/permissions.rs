@@ -48,6 +48,7 @@ fn the_printed_permissions_are_enough_for_everybody() {
     let address = free_address();
     let site =
         Site::new().set("EIRS_WEB__LISTEN", &address).set("EIRS_SETUP__PERMISSIONS_BOUNDARY", BOUNDARY);
+    let site = site.set("EIRS_SETUP__ELASTIC_IP", "true");
     let Some(cloud) = Cloud::of(site, &[]) else { return };
     let before = cloud.state();
     let printed = parse(&String::from_utf8_lossy(&cloud.eirs(&["setup", "--print-iam"]).stdout));
@@ -62,7 +63,10 @@ fn the_printed_permissions_are_enough_for_everybody() {
         said(&output)
     };
     let told = as_operator(&["setup", "--uploads-from", "203.0.113.0/24", "--yes"]);
-    assert!(told.contains("/upload"), "the address is printed: {told}");
+    let addresses = cloud.state()["addresses"].as_array().cloned().unwrap_or_default();
+    let [ip] = addresses.try_into().expect("one Elastic IP");
+    let upload_to = format!("http://{}:{}/upload", ip.as_str().unwrap(), address.rsplit_once(':').unwrap().1);
+    assert!(told.contains(&upload_to), "the address is printed: {upload_to}: {told}");
 
     // The web host and the workers have what the metadata of their instances gives them, and
     // nothing of this test's.

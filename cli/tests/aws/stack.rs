@@ -138,6 +138,15 @@ fn a_stack_is_an_installation_in_which_setup_makes_images_and_machines_and_no_mo
         said(&refused)
     );
 
+    // `eirs check` says so, too, and does not send anybody to setup for it.
+    let mut other = cloud.site.command("eirs");
+    other.arg("check").env(uploads.0, "[\"198.51.100.0/24\"]");
+    let drifted = said(&other.output().expect("eirs runs"));
+    let drifted = drifted.split_whitespace().collect::<Vec<_>>().join(" ");
+    let advice = format!("for the team of the stack {STACK}: update the stack {STACK}");
+    assert!(drifted.contains(&format!("(of the stack {STACK})")) && drifted.contains(&advice), "{drifted}");
+    assert!(!drifted.contains("writes it again"), "{drifted}");
+
     // It serves.
     let (web, mut running) = (cloud.site.web(), controller(&cloud));
     assert_eq!(web.upload("", "dog.jpg", &image(1)).json()["label"], "noop");

@@ -131,7 +131,11 @@ fn systemd_has_nothing_to_complain_about_the_units() {
         return;
     }
     let (folder, programs) = (tempfile::tempdir().expect("a folder"), programs());
-    let names = SERVICES.map(|name| format!("{name}.service")).into_iter().chain(["eirs.target".to_owned()]);
+    let names = SERVICES.map(|name| format!("{name}.service")).into_iter().chain(
+        ["eirs.target", "eirs-guard.service", "eirs-guard.timer", "eirs-logs.service", "eirs-logs.timer"]
+            .map(str::to_owned),
+    );
+    let names = names.chain(["eirs-logs-last.service".to_owned()]);
     let files: Vec<_> = names
         .map(|name| {
             let text = fs::read_to_string(project().join("systemd").join(&name)).expect("the unit");

@@ -30,6 +30,11 @@ pub struct Setup {
     pub uploads_from: Vec<String>,
     /// The networks that may log in over SSH; never the whole world.
     pub ssh_from: Vec<String>,
+    /// Whether the machines copy their logs to the bucket of the results.
+    pub ship_logs: bool,
+    /// Whether the web host that setup launches has an Elastic IP, which it keeps when it is
+    /// stopped or replaced.
+    pub elastic_ip: bool,
     /// The subnets of the instances; without any, those of the region's default VPC.
     pub subnets: Vec<String>,
     /// Files and folders of this machine that the workers' image holds at the same places, such as
@@ -130,6 +135,8 @@ impl Default for Setup {
             permissions_boundary: None,
             uploads_from: Vec::new(),
             ssh_from: Vec::new(),
+            ship_logs: false,
+            elastic_ip: false,
             subnets: Vec::new(),
             include: Vec::new(),
             prepare: None,

@@ -131,6 +131,7 @@ _EC2_ONE = {
     "DeleteSnapshot": "SnapshotId",
     "DeleteVolume": "VolumeId",
     "DeleteSecurityGroup": "GroupId",
+    "ReleaseAddress": "AllocationId",
     "AuthorizeSecurityGroupIngress": "GroupId",
     "AuthorizeSecurityGroupEgress": "GroupId",
     "RevokeSecurityGroupIngress": "GroupId",
@@ -165,6 +166,12 @@ def _ec2(call: Call) -> Iterator[Need]:
         )
         yield Need(action, resources.ec2_named(call, "key-pair", named), context)
         yield from _tagging(call, ["key-pair"])
+    elif call.operation == "AllocateAddress":
+        yield from _created(call, ["elastic-ip"])
+    elif call.operation == "AssociateAddress":
+        for name in ("AllocationId", "InstanceId"):
+            each = call.parameters.get(name, "*")
+            yield Need(action, resources.ec2_arn(call, each), resources.ec2_tag_context(call, each))
     elif call.operation == "CreateSecurityGroup":
         yield from _created(call, ["security-group"])
         if "VpcId" in call.parameters:

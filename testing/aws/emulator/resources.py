@@ -18,6 +18,7 @@ _EC2_KINDS = {
     "subnet": "subnet",
     "eni": "network-interface",
     "key": "key-pair",
+    "eipalloc": "elastic-ip",
 }
 # Images and snapshots may be public, so their ARNs name no account.
 _WITHOUT_ACCOUNT = {"image", "snapshot"}

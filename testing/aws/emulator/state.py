@@ -61,7 +61,7 @@ def _ec2(account: str) -> dict[str, Any]:
             for group in list(groups.values())
             if group.name != "default"
         ),
-        "addresses": sorted(each for backend in backends for each in list(backend.addresses)),
+        "addresses": sorted(each.public_ip for backend in backends for each in list(backend.addresses)),
         "launch_templates": sorted(each for backend in backends for each in list(backend.launch_templates)),
     }
 

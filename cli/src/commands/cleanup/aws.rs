@@ -19,6 +19,7 @@ use crate::{
     Exit, Stop,
     aws::{
         Account, LOOK_EVERY,
+        address::{self, Address},
         buckets::{Bucket, Contents},
         document::{self, Document},
         iam::Role,
@@ -83,6 +84,7 @@ struct Found {
     images: Vec<Baked>,
     snapshots: Vec<String>,
     groups: Vec<SecurityGroup>,
+    addresses: Vec<Address>,
     has_key_pair: bool,
     documents: Vec<document::Kind>,
     roles: Vec<Role>,
@@ -119,6 +121,7 @@ impl Found {
             images: image::all(account).await?,
             snapshots: image::snapshots(account).await?,
             groups: network::groups(account).await?,
+            addresses: address::all(account).await?,
             has_key_pair: key_pair::is_there(account).await?,
             documents,
             roles,
@@ -183,6 +186,7 @@ impl Found {
                 things.extend(
                     self.groups.iter().map(|group| format!("delete the security group {}", name(group))),
                 );
+                things.extend(self.addresses.iter().map(|it| format!("release the Elastic IP {}", it.ip)));
                 things.extend(self.has_key_pair.then(|| "delete the key pair (its file stays)".to_owned()));
                 let named = |kind: &document::Kind| format!("delete the SSM document {}", kind.purpose());
                 things.extend(self.documents.iter().map(named));
@@ -256,6 +260,10 @@ impl Found {
             progress.tell("waiting for the instances to end");
             wait_until_gone(account, &ids).await?;
             progress.done(&format!("terminated {}", count(ids.len() as u64, "instance")));
+        }
+        for address in &self.addresses {
+            address::release(account, address).await?;
+            progress.done(&format!("released the Elastic IP {}", address.ip));
         }
         for baked in &self.images {
             image::delete(account, baked).await?;

@@ -9,6 +9,7 @@ use super::{Wanted, WebHost};
 use crate::{
     aws::{
         Account,
+        address::{self, Address},
         buckets::Bucket,
         cost::{self, Idle, Line},
         document::{self, Document},
@@ -216,6 +217,15 @@ impl Survey {
             verb,
             format!("the web host ({}, which runs all the time)", account.settings.setup.web_type),
         );
+        if account.settings.setup.elastic_ip {
+            let has_it = |it: &Address| hosts.iter().any(|host| it.instance.as_ref() == Some(&host.id));
+            let verb = match address::all(account).await?.first() {
+                None => Verb::Make,
+                Some(address) if has_it(address) => Verb::Keep,
+                Some(_) => Verb::Change,
+            };
+            self.step(verb, "the Elastic IP of the web host".to_owned());
+        }
         if !hosts.is_empty() && !is_current && !wanted.replace_web_host && !is_upgraded {
             self.notes.push(
                 "The web host has another version or other settings; `eirs update` upgrades it in place, and \

@@ -17,7 +17,8 @@ pub(crate) fn operator(scope: &Scope) -> Value {
     let ec2 =
         |kinds: &[&str]| kinds.iter().map(|kind| scope.arn("ec2", &format!("{kind}/*"))).collect::<Vec<_>>();
     let key_pair = scope.arn("ec2", &format!("key-pair/{}-key", scope.prefix));
-    let made = ["RunInstances", "CreateImage", "CreateSecurityGroup", "CreateKeyPair"];
+    let mut made = vec!["RunInstances", "CreateImage", "CreateSecurityGroup", "CreateKeyPair"];
+    made.extend(scope.elastic_ip.then_some("AllocateAddress"));
     // What it takes to make such things, beside what it takes to look at them.
     let and = |looking: &[&'static str], making: &[&'static str]| match scope.is_given {
         true => looking.to_vec(),
@@ -147,8 +148,25 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         statements.push(roles_made(scope));
         statements.push(allow("MakeGroupsAnywhere", &["ec2:CreateSecurityGroup"], &ec2(&["vpc"])));
     }
+    if scope.elastic_ip {
+        statements.extend(address(scope));
+    }
     statements.extend(scope.use_of_the_key());
     document(statements)
+}
+
+/// To make the address of the web host, and to give it to a host of ours and back to AWS (service
+/// authorization reference, "Amazon EC2", read on 2026-11-30).
+fn address(scope: &Scope) -> Vec<Value> {
+    let addresses = scope.arn("ec2", "elastic-ip/*");
+    let one = std::slice::from_ref(&addresses);
+    let given = [addresses.clone(), scope.arn("ec2", "instance/*")];
+    vec![
+        conditional("MakeAddress", &["ec2:AllocateAddress"], one, scope.made_ours()),
+        conditional("GiveAddress", &["ec2:AssociateAddress"], &given, scope.ours()),
+        allow("GiveAddressAnywhere", &["ec2:AssociateAddress"], &[scope.arn("ec2", "network-interface/*")]),
+        conditional("ReleaseAddress", &["ec2:ReleaseAddress"], one, scope.ours()),
+    ]
 }
 
 /// To fill, count and empty buckets that are somebody else's to make and delete.

@@ -4,7 +4,7 @@ use eirs_platform::{aws::tag, erased};
 use serde_json::{Value, json};
 
 use super::{Scope, allow, conditional, document};
-use crate::aws::document::Kind;
+use crate::aws::{bundle::LOGS, document::Kind};
 
 const CONSUME: [&str; 3] = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"];
 const FIND: [&str; 2] = ["sqs:GetQueueUrl", "sqs:GetQueueAttributes"];
@@ -58,8 +58,15 @@ pub(crate) fn worker(scope: &Scope) -> Value {
         ),
         missing_is_missing(scope),
     ];
+    statements.extend(logs(scope));
     statements.push(ssm_agent());
     document(statements)
+}
+
+/// What a machine that copies its logs needs: to write them, and to read none.
+fn logs(scope: &Scope) -> Option<Value> {
+    let logs = [scope.objects(&scope.output_bucket, &format!("{LOGS}/*"))];
+    scope.ship_logs.then(|| allow("Logs", &["s3:PutObject"], &logs))
 }
 
 /// What a web host may do: take uploads in, and start, drain and stop the instances that are tagged
@@ -128,6 +135,7 @@ pub(crate) fn web(scope: &Scope) -> Value {
     }
     // It is upgraded over SSM, and its operator comes in by the Session Manager.
     statements.push(ssm_agent());
+    statements.extend(logs(scope));
     statements.extend(check(scope));
     statements.extend(scope.use_of_the_key());
     document(statements)
@@ -175,6 +183,8 @@ pub(super) fn launches(scope: &Scope) -> Vec<Value> {
 /// What `eirs check` looks at on a web host, to tell whether all is as setup made it.
 fn check(scope: &Scope) -> Vec<Value> {
     let buckets = [scope.bucket(&scope.input_bucket), scope.bucket(&scope.output_bucket)];
+    let mut machines = vec!["ec2:DescribeImages", "ec2:DescribeSecurityGroups"];
+    machines.extend(scope.elastic_ip.then_some("ec2:DescribeAddresses"));
     vec![
         allow(
             "CheckBuckets",
@@ -187,7 +197,7 @@ fn check(scope: &Scope) -> Vec<Value> {
             &buckets,
         ),
         allow("CheckQueues", &[&["sqs:ListQueueTags"], &FIND[..]].concat(), &[scope.queue("*")]),
-        allow("CheckMachines", &["ec2:DescribeImages", "ec2:DescribeSecurityGroups"], &["*".to_owned()]),
+        allow("CheckMachines", &machines, &["*".to_owned()]),
         allow("CheckDocument", &["ssm:GetDocument", "ssm:DescribeDocument"], &[scope.document(Kind::Drain)]),
         allow("CheckSystem", &["ssm:GetParameter"], &scope.public_parameters()),
         allow(

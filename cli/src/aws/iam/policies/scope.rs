@@ -32,6 +32,10 @@ pub(crate) struct Scope {
     pub(crate) kms_key: Option<String>,
     /// Whether a policy lets the controller launch machines.
     pub(crate) launches: bool,
+    /// Whether machines copy their logs to the bucket of the results.
+    pub(crate) ship_logs: bool,
+    /// Whether the web host has an Elastic IP.
+    pub(crate) elastic_ip: bool,
     /// Whether buckets, queues, documents, groups and roles are made by somebody else, and only
     /// used.
     pub(crate) is_given: bool,
@@ -69,6 +73,8 @@ impl Scope {
             partition: partition(region),
             kms_key: settings.setup.kms_key.clone(),
             launches: launches(settings),
+            ship_logs: settings.setup.ship_logs,
+            elastic_ip: settings.setup.elastic_ip,
             is_given: false,
             boundary: settings.setup.permissions_boundary.clone(),
         }
@@ -98,6 +104,11 @@ impl Scope {
 
     pub(super) fn document(&self, kind: Kind) -> String {
         self.arn("ssm", &format!("document/{}", kind.name(&self.prefix)))
+    }
+
+    /// Where a bucket is found by who signs for itself, as `curl` does.
+    pub(crate) fn bucket_address(&self, bucket: &str) -> String {
+        format!("https://{bucket}.s3.{}.{}", self.region, domain(self.partition))
     }
 
     /// The roles of the instances (`role`), or their profiles (`instance-profile`).

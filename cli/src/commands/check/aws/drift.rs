@@ -12,10 +12,10 @@ use eirs_controller::policy::Policies;
 
 use super::instances::Machine;
 use crate::aws::{
-    Account, base_image as system,
+    Account, address, base_image as system,
     document::{self, Document},
     iam::Role,
-    image,
+    image, stack, web_host,
 };
 use crate::commands::setup::is_older;
 
@@ -46,7 +46,7 @@ pub(super) async fn look(
     policies: Option<&Policies>,
     now: DateTime<Utc>,
 ) -> Drift {
-    let (queues, buckets, groups, document, roles, images, base) = tokio::join!(
+    let (queues, buckets, groups, document, roles, images, base, address, stack) = tokio::join!(
         queues::look(account),
         buckets::look(account),
         groups::look(account),
@@ -54,17 +54,27 @@ pub(super) async fn look(
         roles(account),
         fleet::images(account, machines.unwrap_or_default()),
         base_image(account),
+        web_address(account),
+        stack::of(account),
     );
+    // Where nobody may say whether there is a stack, the roles cannot be inspected either.
+    let stack = stack.ok().flatten();
+    let teams = |found: anyhow::Result<Found>| found.map(|found| found.of_stack(stack.as_deref()));
     let parts = [
-        ("the queues", queues),
-        ("the buckets", buckets),
-        ("the security groups", groups),
-        ("the drain document", document),
-        ("the roles", roles),
+        ("the queues", teams(queues)),
+        ("the buckets", teams(buckets)),
+        ("the security groups", teams(groups)),
+        ("the drain document", teams(document)),
+        ("the roles", teams(roles)),
         ("the images of the machines", images),
         ("the system's image", base),
+        ("the Elastic IP of the web host", address),
     ];
     let mut found = gather(parts);
+    if let Some(stack) = stack.filter(|stack| found.differences.iter().any(|it| it.ends_with(&owner(stack))))
+    {
+        found.differences.push(stack::advice(&stack));
+    }
     if let Some(machines) = machines {
         found.differences.extend(fleet::leftovers(machines, now));
         found
@@ -79,6 +89,23 @@ pub(super) async fn look(
         }
     }
     Drift { differences: found.differences, unseen: found.unseen, notes: found.notes }
+}
+
+/// What says of a difference that it is not for setup to remove.
+fn owner(stack: &str) -> String {
+    format!(" (of the stack {stack})")
+}
+
+impl Found {
+    /// The same of things that a stack made: setup does not make or write these again.
+    fn of_stack(mut self, stack: Option<&str>) -> Self {
+        let Some(stack) = stack else { return self };
+        for difference in &mut self.differences {
+            let fact = difference.split("; `eirs setup`").next().unwrap_or_default();
+            *difference = format!("{fact}{}", owner(stack));
+        }
+        self
+    }
 }
 
 struct Gathered {
@@ -185,6 +212,24 @@ async fn base_image(account: &Account) -> anyhow::Result<Found> {
 }
 
 /// Whether an error says that one may not.
+async fn web_address(account: &Account) -> anyhow::Result<Found> {
+    if !account.settings.setup.elastic_ip {
+        return Ok(Found { nothing: true, ..Found::default() });
+    }
+    let addresses = address::all(account).await?;
+    let hosts = web_host::all(account).await?;
+    let is_hosts = |id: &String| hosts.iter().any(|host| host.id == *id);
+    let has_one = addresses.iter().filter_map(|address| address.instance.as_ref()).any(is_hosts);
+    let missing = (!has_one && !hosts.is_empty()).then(
+        || "the web host has no Elastic IP, and setup.elastic_ip asks for one; `eirs setup` gives it one",
+    );
+    Ok(Found {
+        differences: missing.into_iter().map(str::to_owned).collect(),
+        nothing: addresses.is_empty(),
+        ..Found::default()
+    })
+}
+
 pub(super) fn is_denied(error: &str) -> bool {
     ["AccessDenied", "UnauthorizedOperation", "Forbidden", "not authorized", "HTTP status 403"]
         .iter()
@@ -201,6 +246,24 @@ pub(super) fn short(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_differs_in_a_stack_is_not_for_setup_to_write_again() {
+        let sentence =
+            "the permissions of the role r differ from those of setup; `eirs setup` writes it again";
+        let found = || Found {
+            differences: vec![sentence.into(), "the bucket b is not encrypted".into()],
+            ..Found::default()
+        };
+        assert_eq!(found().of_stack(None).differences, found().differences);
+        assert_eq!(
+            found().of_stack(Some("s")).differences,
+            [
+                "the permissions of the role r differ from those of setup (of the stack s)",
+                "the bucket b is not encrypted (of the stack s)"
+            ]
+        );
+    }
 
     #[test]
     fn what_may_not_be_looked_at_is_one_sentence_and_other_errors_are_one_each() {

@@ -18,7 +18,9 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         |kinds: &[&str]| kinds.iter().map(|kind| scope.arn("ec2", &format!("{kind}/*"))).collect::<Vec<_>>();
     let key_pair = scope.arn("ec2", &format!("key-pair/{}-key", scope.prefix));
     let mut made = vec!["RunInstances", "CreateImage", "CreateSecurityGroup", "CreateKeyPair"];
-    made.extend(scope.elastic_ip.then_some("AllocateAddress"));
+    // The Elastic IP of the web host is made, given to a host of ours, and given back to AWS.
+    let address = |actions: &[&'static str]| if scope.elastic_ip { actions.to_vec() } else { Vec::new() };
+    made.extend(address(&["AllocateAddress"]));
     // What it takes to make such things, beside what it takes to look at them.
     let and = |looking: &[&'static str], making: &[&'static str]| match scope.is_given {
         true => looking.to_vec(),
@@ -70,7 +72,7 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         conditional("Launch", &["ec2:RunInstances"], &ec2(&["instance", "volume"]), scope.made_ours()),
         allow(
             "LaunchAnywhere",
-            &["ec2:RunInstances"],
+            &[vec!["ec2:RunInstances"], address(&["ec2:AssociateAddress"])].concat(),
             &[ec2(&["network-interface", "subnet"]), vec![key_pair.clone()]].concat(),
         ),
         conditional(
@@ -83,10 +85,15 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         conditional("BakeOurs", &["ec2:CreateImage"], &ec2(&["instance"]), scope.ours()),
         conditional(
             "Make",
-            &and(&["ec2:CreateImage", "ec2:CreateKeyPair"], &["ec2:CreateSecurityGroup"]),
+            &[
+                and(&["ec2:CreateImage", "ec2:CreateKeyPair"], &["ec2:CreateSecurityGroup"]),
+                address(&["ec2:AllocateAddress"]),
+            ]
+            .concat(),
             &[
                 vec![scope.public_arn("image"), scope.public_arn("snapshot"), key_pair],
                 ec2(&["security-group"]),
+                ec2(&address(&["elastic-ip"])),
             ]
             .concat(),
             scope.made_ours(),
@@ -101,21 +108,25 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         conditional("TagOurs", &["ec2:CreateTags"], &machines, scope.ours()),
         conditional(
             "ChangeAndDeleteOurs",
-            &and(
-                &[
-                    "ec2:DeleteKeyPair",
-                    "ec2:DeregisterImage",
-                    "ec2:DeleteSnapshot",
-                    "ec2:StartInstances",
-                    "ec2:StopInstances",
-                    "ec2:TerminateInstances",
-                ],
-                &[
-                    "ec2:AuthorizeSecurityGroupIngress",
-                    "ec2:RevokeSecurityGroupIngress",
-                    "ec2:DeleteSecurityGroup",
-                ],
-            ),
+            &[
+                and(
+                    &[
+                        "ec2:DeleteKeyPair",
+                        "ec2:DeregisterImage",
+                        "ec2:DeleteSnapshot",
+                        "ec2:StartInstances",
+                        "ec2:StopInstances",
+                        "ec2:TerminateInstances",
+                    ],
+                    &[
+                        "ec2:AuthorizeSecurityGroupIngress",
+                        "ec2:RevokeSecurityGroupIngress",
+                        "ec2:DeleteSecurityGroup",
+                    ],
+                ),
+                address(&["ec2:AssociateAddress", "ec2:ReleaseAddress"]),
+            ]
+            .concat(),
             &["*".to_owned()],
             scope.ours(),
         ),
@@ -148,25 +159,8 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         statements.push(roles_made(scope));
         statements.push(allow("MakeGroupsAnywhere", &["ec2:CreateSecurityGroup"], &ec2(&["vpc"])));
     }
-    if scope.elastic_ip {
-        statements.extend(address(scope));
-    }
     statements.extend(scope.use_of_the_key());
     document(statements)
-}
-
-/// To make the address of the web host, and to give it to a host of ours and back to AWS (service
-/// authorization reference, "Amazon EC2", read on 2026-11-30).
-fn address(scope: &Scope) -> Vec<Value> {
-    let addresses = scope.arn("ec2", "elastic-ip/*");
-    let one = std::slice::from_ref(&addresses);
-    let given = [addresses.clone(), scope.arn("ec2", "instance/*")];
-    vec![
-        conditional("MakeAddress", &["ec2:AllocateAddress"], one, scope.made_ours()),
-        conditional("GiveAddress", &["ec2:AssociateAddress"], &given, scope.ours()),
-        allow("GiveAddressAnywhere", &["ec2:AssociateAddress"], &[scope.arn("ec2", "network-interface/*")]),
-        conditional("ReleaseAddress", &["ec2:ReleaseAddress"], one, scope.ours()),
-    ]
 }
 
 /// To fill, count and empty buckets that are somebody else's to make and delete.

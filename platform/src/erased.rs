@@ -231,6 +231,7 @@ mod tests {
         watch.may_be_erased(&images, id(1), last).await.unwrap();
         let took = begun.elapsed() - Duration::from_secs(4);
         assert!((Duration::from_millis(790)..Duration::from_millis(810)).contains(&took), "{took:?}");
+        tokio::time::advance(Duration::from_millis(1)).await;
         watch.may_be_erased(&images, id(1), ready(())).await.unwrap();
         let took = begun.elapsed() - Duration::from_secs(4) - took;
         assert!((EVERY..EVERY + Duration::from_millis(10)).contains(&took), "{took:?}");

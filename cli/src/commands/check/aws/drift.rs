@@ -220,14 +220,10 @@ async fn web_address(account: &Account) -> anyhow::Result<Found> {
     let hosts = web_host::all(account).await?;
     let is_hosts = |id: &String| hosts.iter().any(|host| host.id == *id);
     let has_one = addresses.iter().filter_map(|address| address.instance.as_ref()).any(is_hosts);
-    let missing = (!has_one && !hosts.is_empty()).then(
-        || "the web host has no Elastic IP, and setup.elastic_ip asks for one; `eirs setup` gives it one",
-    );
-    Ok(Found {
-        differences: missing.into_iter().map(str::to_owned).collect(),
-        nothing: addresses.is_empty(),
-        ..Found::default()
-    })
+    let missing =
+        "the web host has no Elastic IP, and setup.elastic_ip asks for one; `eirs setup` gives it one";
+    let differences = if has_one || hosts.is_empty() { Vec::new() } else { vec![missing.to_owned()] };
+    Ok(Found { differences, nothing: addresses.is_empty(), ..Found::default() })
 }
 
 pub(super) fn is_denied(error: &str) -> bool {

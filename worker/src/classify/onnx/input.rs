@@ -185,8 +185,8 @@ impl Shape<'_> {
         let (columns, rows) = (pixels(Axis::Columns)?, pixels(Axis::Rows)?);
         let size = match (columns.or(set.map(|set| set.0)), rows.or(set.map(|set| set.1))) {
             (Some(columns), Some(rows)) => (columns, rows),
-            // One side alone is that of a square; of one image for all, what is open may be the number
-            // of images.
+            // One side alone is that of a square; without an axis of images, what is open may be
+            // their number.
             (Some(side), None) | (None, Some(side)) if axes.contains(&Axis::Images) => (side, side),
             (Some(_), None) | (None, Some(_)) => {
                 bail!(

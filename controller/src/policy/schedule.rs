@@ -102,6 +102,9 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
             week), like \"0 8 * * MON-FRI\""
             .into());
     };
+    for (field, of) in fields.iter().zip(FIELDS) {
+        expect_parts(field, of)?;
+    }
     let parse = |text: &str| {
         CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build().parse(text)
     };
@@ -115,11 +118,12 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
         match wrong {
             Some(index) => {
                 let (name, first, last) = FIELDS[index];
-                format!(
-                    "its {name}, {:?}, must be numbers from {first} to {last}, lists, ranges \
-                    or steps of them",
-                    fields[index]
-                )
+                let numbers = match last {
+                    12 => "numbers from 1 to 12 or names like JAN".to_owned(),
+                    6 => "numbers from 0 to 7 or names like MON".to_owned(),
+                    _ => format!("numbers from {first} to {last}"),
+                };
+                format!("its {name}, {:?}, must be {numbers}, lists, ranges or steps of them", fields[index])
             }
             None => format!("cannot be read: {unclear}"),
         }
@@ -129,6 +133,24 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
         Ok(_comes) => Ok(cron),
         Err(_never) => Err("never occurs: no month has such a day".to_owned()),
     }
+}
+
+/// Refuses what croner reads as something else than was meant: a list with nothing between two
+/// commas, and a step beyond the field's end, which would come once in each round.
+fn expect_parts(field: &str, (name, first, last): (&str, u32, u32)) -> Result<(), String> {
+    for part in field.split(',') {
+        if part.is_empty() {
+            return Err(format!("its {name}, {field:?}, has an empty place in its list"));
+        }
+        let step = part.split_once('/').and_then(|(_, step)| step.parse::<u32>().ok());
+        let most = last - first + 1;
+        if step.is_some_and(|step| step > most) {
+            return Err(format!(
+                "its {name}, {field:?}, must have a step of at most {most}: after {last} it begins again"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The same without what croner does not read: ranges that pass the end (`FRI-MON`, `22-2`) and
@@ -326,7 +348,34 @@ mod tests {
         says("0 8 * * FUNDAY", "its day of the week, \"FUNDAY\"");
         says("0 8 31 2 *", "never occurs");
         says("0 8 * *", "five fields");
+        says("0 8 * january *", "must be numbers from 1 to 12 or names like JAN");
+        says("0 8 * * 8", "must be numbers from 0 to 7 or names like MON");
+        says(", 8 * * *", "its minute, \",\", has an empty place in its list");
+        says("1,,2 8 * * *", "its minute, \"1,,2\", has an empty place");
+        says("0 8 * * MON,", "its day of the week, \"MON,\", has an empty place");
+        // Hourly, and not every ninety minutes.
+        says("*/90 * * * *", "its minute, \"*/90\", must have a step of at most 60");
+        says("0 1,0/25 * * *", "its hour, \"1,0/25\", must have a step of at most 24");
+        assert!(parse_cron("*/60 */24 * * */7").is_ok());
         assert!(parse_cron("0 8 29 2 *").is_ok());
+    }
+
+    #[test]
+    fn either_day_field_suffices_and_days_can_be_counted_from_the_end() {
+        // 2026-07-13 is a Monday, and 2026-07-03 a Friday.
+        let cases = [("2026-07-13T08:30:00Z", true), ("2026-07-03T08:30:00Z", true)];
+        check("0 8 13 * FRI", 1.0, "UTC", &cases);
+        check("0 8 13 * FRI", 1.0, "UTC", &[("2026-07-14T08:30:00Z", false)]);
+        let leap = [("2028-02-29T08:30:00Z", true), ("2028-02-28T08:30:00Z", false)];
+        check("0 8 L * *", 1.0, "UTC", &leap);
+        check("0 8 29 2 *", 1.0, "UTC", &leap);
+        check("0 8 * * FRIL", 1.0, "UTC", &[("2026-07-31T08:30:00Z", true), ("2026-07-24T08:30:00Z", false)]);
+        check(
+            "0 8 * * FRI#2",
+            1.0,
+            "UTC",
+            &[("2026-07-10T08:30:00Z", true), ("2026-07-03T08:30:00Z", false)],
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::{
 use eirs_platform::settings::{BackendKind, Settings, units};
 use serde::Serialize;
 
-pub use load::{Complaint, load_dir, parse};
+pub use load::{Complaint, load_dir, load_file, parse};
 pub use schedule::Schedule;
 pub use tier::Tier;
 pub use watch::Store;
@@ -378,11 +378,39 @@ impl Policies {
         }
         complaints
     }
+
+    /// What the controller would refuse if this policy, of this file, were the one of that pool of
+    /// this folder.
+    pub fn complaints_with(
+        &self,
+        (pool, policy, file): (&str, &Policy, &Path),
+        folder: &Path,
+        settings: &Settings,
+    ) -> Vec<Complaint> {
+        let mut with = self.clone();
+        with.pools.insert(pool.to_owned(), policy.clone());
+        let mut complaints = with.complaints(folder, settings);
+        let its_own = folder.join(format!("{pool}.toml"));
+        // What is wrong with the others is wrong without it, too.
+        complaints.retain(|complaint| complaint.file == its_own || complaint.file == folder);
+        complaints
+            .iter_mut()
+            .filter(|about| about.file == its_own)
+            .for_each(|about| about.file = file.to_owned());
+        let other = load::same_model(&with.pools, pool, policy);
+        complaints.extend(other.map(|other| load::shared_model(file, policy, &other)));
+        complaints
+    }
 }
 
-/// The policies of a folder, if nothing is wrong with them and they fit the settings.
-pub fn load_checked(folder: &Path, settings: &Settings) -> Result<Policies, Vec<Complaint>> {
-    let policies = load_dir(folder)?;
+/// The policies of a folder, or the one of a file, if nothing is wrong with them and they fit the
+/// settings.
+pub fn load_checked(path: &Path, settings: &Settings) -> Result<Policies, Vec<Complaint>> {
+    let (policies, folder) = if path.is_file() {
+        (load_file(path)?, path.parent().unwrap_or(path))
+    } else {
+        (load_dir(path)?, path)
+    };
     match policies.complaints(folder, settings) {
         none if none.is_empty() => Ok(policies),
         complaints => Err(complaints),
@@ -414,6 +442,34 @@ mod tests {
             complaints[0].to_string(),
             "policies/dogs.toml: pool.model: unknown model \"dogs\"; the settings have default"
         );
+    }
+
+    #[test]
+    fn a_new_policy_is_refused_for_what_the_controller_would_refuse_in_its_place() {
+        let mut settings = Settings::default();
+        settings.controller.instance_limit = 4;
+        settings.models.insert("dogs".into(), settings.models["default"].clone());
+        let read = |text: &str| parse(Path::new("p.toml"), text).unwrap();
+        let (a, b) = (read("[pool]\nmin = 2"), read("[pool]\nmodel = 'dogs'\nmin = 2"));
+        let policies = Policies {
+            pools: BTreeMap::from([("a".into(), a.clone()), ("b".into(), b)]),
+            ..Policies::default()
+        };
+        let said = |policy: &Policy| {
+            let new = ("a", policy, Path::new("new.toml"));
+            let found = policies.complaints_with(new, Path::new("policies"), &settings);
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(said(&a), [""; 0]);
+        for (text, expected) in [
+            ("[pool]\nmodel = 'cats'", "new.toml: pool.model: unknown model \"cats\""),
+            ("[pool]\nmodel = 'dogs'", "new.toml: pool.model: is \"dogs\", which the pool \"b\" serves"),
+            ("[launch]\nmost = 3", "new.toml: launch.most: only machines of a cloud"),
+            ("[pool]\nmin = 3", "policies: pool.min: the `min` of all pools is 5 together"),
+        ] {
+            let said = said(&read(text));
+            assert!(said.len() == 1 && said[0].starts_with(expected), "{text}: {said:?}");
+        }
     }
 
     #[test]

@@ -24,9 +24,9 @@ pub enum PolicyCommand {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  eirs policy check policies && systemctl reload eirs-controller")]
 pub struct Check {
-    /// The folder [default: that of the settings]
-    #[arg(value_name = "DIR")]
-    folder: Option<PathBuf>,
+    /// The folder, or one file [default: the folder of the settings]
+    #[arg(value_name = "DIR|FILE")]
+    path: Option<PathBuf>,
     #[command(flatten)]
     voice: Voice,
 }
@@ -44,7 +44,7 @@ impl PolicyCommand {
 impl Check {
     fn run(self, global: &Global) -> Result<Exit, Stop> {
         let settings = global.settings()?;
-        let folder = self.folder.unwrap_or_else(|| settings.controller.policies.clone());
+        let folder = self.path.unwrap_or_else(|| settings.controller.policies.clone());
         let (pools, complaints) = match load_checked(&folder, &settings) {
             Ok(policies) => (policies.pools, Vec::new()),
             Err(complaints) => (BTreeMap::new(), complaints.iter().map(ToString::to_string).collect()),
@@ -92,7 +92,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("dogs.toml"), text).unwrap();
         let global = Global { config: None, state: None };
-        Check { folder: Some(folder.path().to_owned()), voice: Voice::default() }.run(&global).unwrap()
+        let check = |path: PathBuf| Check { path: Some(path), voice: Voice::default() }.run(&global).unwrap();
+        let said = check(folder.path().to_owned());
+        assert_eq!(check(folder.path().join("dogs.toml")), said, "a file is checked as its folder is");
+        said
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub(crate) struct Simulate {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pending: Duration,
     /// The latency that a request must not exceed
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = some_time)]
     slo_p95: Duration,
     /// The seed: the same one gives the same run
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -85,7 +85,7 @@ pub(crate) struct Simulate {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: Option<u64>,
     /// The controller looks at least this often
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = some_time)]
     tick: Duration,
     /// Price of an instance per hour [default: as in the policy]
     #[arg(long, value_name = "USD")]
@@ -283,4 +283,26 @@ impl Source {
 
 fn duration(text: &str) -> Result<Duration, String> {
     eirs_platform::settings::units::duration::parse(text)
+}
+
+/// A time that passes: a controller that looks again at once, without end, would stand still.
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time < Duration::from_millis(1) {
+        return Err(format!("`{text}` must be at least 1ms"));
+    }
+    Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_not_some_time() {
+        assert_eq!(some_time("1ms"), Ok(Duration::from_millis(1)));
+        for text in ["0s", "999us", "1ns", "soon"] {
+            assert!(some_time(text).is_err(), "{text}");
+        }
+    }
 }

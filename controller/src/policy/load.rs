@@ -68,27 +68,64 @@ pub fn read_folder(folder: &Path) -> Result<Folder, Complaint> {
         file: folder.to_owned(),
         line: None,
         key: None,
-        problem: format!("the policy folder cannot be read: {error}"),
+        problem: if folder.is_file() {
+            "is a file; the policies are a folder, in which each *.toml is a pool".to_owned()
+        } else {
+            format!("the policy folder cannot be read: {error}")
+        },
     };
     let mut read = Folder::default();
     for path in policy_files(folder).map_err(unreadable)? {
+        read.add(path);
+    }
+    Ok(read)
+}
+
+/// Reads one policy file as [`load_dir`] reads those of a folder.
+pub fn load_file(path: &Path) -> Result<Policies, Vec<Complaint>> {
+    let mut read = Folder::default();
+    read.add(path.to_owned());
+    let mut pools = BTreeMap::new();
+    for (name, policy) in read.files {
+        pools.insert(name, policy?);
+    }
+    if read.misnamed.is_empty() { Ok(Policies { pools, ..Policies::default() }) } else { Err(read.misnamed) }
+}
+
+impl Folder {
+    /// Reads a file that names a pool.
+    fn add(&mut self, path: PathBuf) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if !is_name(&name) {
             let problem =
                 "a pool is named by its file, with letters, digits and dashes, at most 60; rename the file";
-            read.misnamed.push(Complaint { file: path, line: None, key: None, problem: problem.to_owned() });
-            continue;
+            self.misnamed.push(Complaint { file: path, line: None, key: None, problem: problem.to_owned() });
+            return;
         }
-        let policy = match fs::read_to_string(&path) {
+        let policy = match text(&path) {
             Ok(text) => parse(&path, &text),
-            Err(error) => {
-                let problem = format!("cannot be read: {error}");
-                Err(vec![Complaint { file: path, line: None, key: None, problem }])
-            }
+            Err(problem) => Err(vec![Complaint { file: path, line: None, key: None, problem }]),
         };
-        read.files.insert(name, policy);
+        self.files.insert(name, policy);
     }
-    Ok(read)
+}
+
+/// The text of a policy file. What is no file is not opened: a named pipe would be waited for, and
+/// where a container mounts a file that is missing, a folder of its name appears.
+fn text(path: &Path) -> Result<String, String> {
+    match fs::metadata(path) {
+        Ok(there) if there.is_dir() => {
+            return Err("is a folder; put the pool's file there, or remove it".to_owned());
+        }
+        Ok(there) if !there.is_file() => {
+            return Err("is no file; put the pool's file there, or remove it".to_owned());
+        }
+        Ok(_) | Err(_) => {}
+    }
+    fs::read_to_string(path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => "is not UTF-8; save it as UTF-8".to_owned(),
+        _ => format!("cannot be read: {error}"),
+    })
 }
 
 /// The policy files of a folder, by name. What editors leave lying about begins with a dot or ends
@@ -98,7 +135,7 @@ pub(super) fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && path.extension().is_some_and(|extension| extension == "toml") && !path.is_dir() {
+        if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
             files.push(path);
         }
     }

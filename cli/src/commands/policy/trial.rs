@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::{
     Exit, Global, Stop,
+    commands::simulate::some_time,
     show::{self, Voice},
 };
 
@@ -35,13 +36,13 @@ pub struct Try {
     #[arg(long, value_name = "TRACE")]
     trace: Option<String>,
     /// The latency that a job must not exceed
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = some_time)]
     slo_p95: Duration,
     /// The most that the new policy may cost, as a multiple of the old one
-    #[arg(long, value_name = "RATIO", default_value_t = 1.05)]
+    #[arg(long, value_name = "RATIO", default_value_t = 1.05, value_parser = limit)]
     most_cost: f64,
     /// How much less of the jobs may be within the goal, in percentage points
-    #[arg(long, value_name = "POINTS", default_value_t = 0.5)]
+    #[arg(long, value_name = "POINTS", default_value_t = 0.5, value_parser = limit)]
     most_late: f64,
     #[command(flatten)]
     voice: Voice,
@@ -72,6 +73,11 @@ impl Try {
         let tried = parse(&self.file, &text).map_err(|complaints| Stop::Usage(joined(&complaints)))?;
         let folder = &settings.controller.policies;
         let mut policies = load_dir(folder).map_err(|complaints| Stop::Usage(joined(&complaints)))?;
+        // A good figure would be the word to put it in force, where the controller would refuse it.
+        let refused = policies.complaints_with((&pool, &tried, &self.file), folder, &settings);
+        if policies.pools.contains_key(&pool) && !refused.is_empty() {
+            return Err(Stop::Usage(joined(&refused)));
+        }
         let Some(in_force) = policies.pools.remove(&pool) else {
             return Err(Stop::Usage(format!(
                 "{} has no pool `{pool}` to compare with; --pool names another one",
@@ -151,8 +157,10 @@ impl Verdict {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    eirs_platform::settings::units::duration::parse(text)
+/// How much may be worse. Nothing is more than no number, and every policy would be good.
+fn limit(text: &str) -> Result<f64, String> {
+    let limit = text.parse::<f64>().ok().filter(|limit| limit.is_finite() && *limit >= 0.0);
+    limit.ok_or_else(|| "must be a number of zero or more, like 1.05".to_owned())
 }
 
 #[cfg(test)]
@@ -179,6 +187,38 @@ mod tests {
         assert!(trial().worse(&now, &figures(1.06, 0.99))[0].contains("more than 1.05 times the 1.0000 USD"));
         assert!(trial().worse(&now, &figures(0.5, 0.98))[0].contains("98.00 % of the jobs are within 30s"));
         assert_eq!(trial().worse(&now, &figures(2.0, 0.5)).len(), 2);
+    }
+
+    #[test]
+    fn what_the_controller_would_refuse_is_not_tried() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("policies")).unwrap();
+        fs::write(at("policies/default.toml"), "").unwrap();
+        let settings = format!("[controller]\npolicies = {:?}", at("policies").display().to_string());
+        fs::write(at("eirs.toml"), settings).unwrap();
+        let global = Global { config: Some(at("eirs.toml")), state: Some(at("state")) };
+        let run = |text: &str| {
+            fs::write(at("default.toml"), text).unwrap();
+            let trace = Some("burst:3@1m".to_owned());
+            Try { file: at("default.toml"), trace, ..trial() }.run(&global)
+        };
+        assert_eq!(run("[pool]\nmax = 9").unwrap(), Exit::Ok);
+        for (text, expected) in [
+            ("[pool]\nmodel = 'cats'", "unknown model \"cats\""),
+            ("[launch]\nmost = 3", "launch.most: only"),
+        ] {
+            let Err(Stop::Usage(said)) = run(text) else { panic!("{text} is refused") };
+            assert!(said.contains("default.toml: ") && said.contains(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_nothing_can_exceed_is_refused() {
+        for text in ["nan", "inf", "-1", "much"] {
+            assert!(limit(text).is_err(), "{text}");
+        }
+        assert_eq!(limit("1.05"), Ok(1.05));
     }
 
     #[test]

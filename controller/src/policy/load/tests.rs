@@ -175,6 +175,39 @@ fn only_toml_files_directly_in_the_folder_are_pools() {
 }
 
 #[test]
+fn a_folder_or_a_pipe_in_place_of_a_pools_file_is_a_complaint_and_never_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("a.toml")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, at("b.toml"), rustix::fs::Mode::RWXU).unwrap();
+    std::os::unix::fs::symlink("gone", at("c.toml")).unwrap();
+    fs::write(at("d.toml"), b"# gr\xfc\xdf").unwrap();
+    let said: Vec<_> = load_dir(folder.path()).unwrap_err().iter().map(ToString::to_string).collect();
+    let expected =
+        ["a.toml: is a folder", "b.toml: is no file", "c.toml: cannot be read", "d.toml: is not UTF-8"];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (said, expected) in said.iter().zip(expected) {
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn one_file_is_read_as_one_of_a_folder_and_is_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let (good, bad, misnamed) =
+        (folder.path().join("a.toml"), folder.path().join("b.toml"), folder.path().join("d e.toml"));
+    fs::write(&good, "[pool]\nmax = 3").unwrap();
+    fs::write(&bad, "[pool]\nmax = 'x'").unwrap();
+    fs::write(&misnamed, "").unwrap();
+    assert_eq!(load_file(&good).unwrap().pools["a"].pool.max, 3);
+    assert!(load_file(&bad).unwrap_err()[0].to_string().contains("b.toml:2: pool.max: is 'x'"));
+    assert!(load_file(&misnamed).unwrap_err()[0].to_string().contains("a pool is named by its file"));
+    assert!(
+        load_dir(&good).unwrap_err()[0].to_string().contains("a.toml: is a file; the policies are a folder")
+    );
+}
+
+#[test]
 fn complaints_of_all_files_are_collected_and_a_shared_model_is_one() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();

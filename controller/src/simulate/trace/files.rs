@@ -12,6 +12,9 @@ use serde::Deserialize;
 use super::{MOST_ARRIVALS, Recorded, Trace, default_start};
 use crate::simulate::setup::{Chance, Micros, Stream};
 
+/// Times that are seconds since 1970, as many logs have them: from 2000 to 2100.
+const SINCE_1970: std::ops::Range<f64> = 946_684_800.0..4_102_444_800.0;
+
 /// How long before its first line a recording began: web reports every ten seconds.
 const FIRST_STEP: TimeDelta = TimeDelta::seconds(10);
 
@@ -42,10 +45,13 @@ fn csv(path: &Path, chance: &mut Chance) -> Result<Trace, String> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
+        let at_line = |problem: String| format!("{}:{}: {problem}", path.display(), number + 1);
+        expect_commas(line).map_err(at_line)?;
         if std::mem::take(&mut may_be_head) && is_head(line) {
+            expect_names(line).map_err(at_line)?;
             continue;
         }
-        let row = row(line).map_err(|problem| format!("{}:{}: {problem}", path.display(), number + 1))?;
+        let row = row(line).map_err(at_line)?;
         if rows.first().is_some_and(|(_, before)| before.is_some() != row.1.is_some()) {
             return Err(format!(
                 "{}:{}: some lines have one column and some two",
@@ -60,6 +66,11 @@ fn csv(path: &Path, chance: &mut Chance) -> Result<Trace, String> {
         rows.push(row);
     }
     rows.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let mut starts_at = default_start();
+    if let Some(first) = rows.first().map(|(at, _)| at.floor()).filter(|first| SINCE_1970.contains(first)) {
+        rows.iter_mut().for_each(|(at, _)| *at -= first);
+        starts_at = DateTime::from_timestamp(first as i64, 0).unwrap_or(starts_at);
+    }
     let step = usual_step(&rows);
     let as_micros = |seconds: f64| (seconds * 1e6) as Micros;
     let (mut arrivals, mut length) = (Vec::new(), 0);
@@ -74,7 +85,49 @@ fn csv(path: &Path, chance: &mut Chance) -> Result<Trace, String> {
             }
         }
     }
-    Trace::new(path.display().to_string(), arrivals, length, default_start())
+    Trace::new(path.display().to_string(), arrivals, length, starts_at)
+}
+
+fn expect_commas(line: &str) -> Result<(), String> {
+    if !line.contains(',') && line.contains([';', '\t']) {
+        return Err("columns must be separated by commas, like `10,3`".to_owned());
+    }
+    Ok(())
+}
+
+/// Names of columns that are not the first of a trace.
+const COUNTS: [&str; 2] = ["count", "counts"];
+/// Units of which a second is not one.
+const OTHER_UNITS: [&str; 15] = [
+    "ms",
+    "millis",
+    "milliseconds",
+    "us",
+    "micros",
+    "microseconds",
+    "ns",
+    "nanos",
+    "nanoseconds",
+    "min",
+    "minute",
+    "minutes",
+    "hour",
+    "hours",
+    "days",
+];
+
+/// Refuses a head by which the columns are others than those that are read.
+fn expect_names(head: &str) -> Result<(), String> {
+    let first = head.split(',').next().unwrap_or_default().trim().trim_matches('"');
+    let words: Vec<_> = first.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase).collect();
+    let has = |names: &[&str]| words.iter().any(|word| names.contains(&word.as_str()));
+    if has(&COUNTS) {
+        return Err(format!("the first column must be the time in seconds, not `{first}`"));
+    }
+    if has(&OTHER_UNITS) {
+        return Err(format!("the first column must be in seconds, not `{first}`"));
+    }
+    Ok(())
 }
 
 /// Whether a first row names the columns. A number that is mistyped, or a date, is no name.
@@ -97,7 +150,7 @@ fn usual_step(rows: &[(f64, Option<u64>)]) -> f64 {
 }
 
 fn row(line: &str) -> Result<(f64, Option<u64>), String> {
-    let mut fields = line.split(',').map(str::trim);
+    let mut fields = line.split(',').map(|field| field.trim().trim_matches('"').trim());
     let (at, count) = (fields.next().unwrap_or_default(), fields.next());
     if fields.next().is_some() {
         return Err("more than two columns; expected `t_seconds,count` or one arrival time".to_owned());
@@ -265,6 +318,39 @@ mod tests {
             let said = format!(":1: `{first}` must be a number of seconds");
             check_bad("t.csv", &format!("{first},9\n1,2\n2,1\n"), &said);
         }
+    }
+
+    #[test]
+    fn a_head_that_names_other_columns_or_units_is_refused() {
+        check_bad(
+            "t.csv",
+            "count,t_seconds\n2,0\n3,10\n",
+            ":1: the first column must be the time in seconds, not `count`",
+        );
+        check_bad("t.csv", "count\n2\n3\n", ":1: the first column must be the time");
+        for first in ["minute", "t_ms", "Time (ms)", "\"hours\""] {
+            check_bad("t.csv", &format!("{first},count\n0,2\n"), ":1: the first column must be in seconds");
+        }
+        for first in ["t_seconds", "time", "seconds", "timestamp", "t"] {
+            assert_eq!(check("t.csv", &format!("{first},requests\n0,2\n")).unwrap().arrivals.len(), 2);
+        }
+    }
+
+    #[test]
+    fn fields_may_be_quoted_and_other_separators_than_commas_are_named() {
+        assert_eq!(check("t.csv", "\"t\",\"count\"\n\"0\",\"2\"\n\"10\",\"3\"\n").unwrap().arrivals.len(), 5);
+        check_bad("t.csv", "t;count\n0;2\n", ":1: columns must be separated by commas");
+        check_bad("t.csv", "0\t2\n", ":1: columns must be separated by commas");
+    }
+
+    #[test]
+    fn seconds_since_1970_are_a_time_of_day() {
+        let trace = check("t.csv", "t_seconds,count\n1783065610,3\n1783065600,2\n").unwrap();
+        assert_eq!(trace.starts_at.to_rfc3339(), "2026-07-03T08:00:00+00:00");
+        assert_eq!((trace.arrivals.len(), trace.length), (5, 20_000_000));
+        let trace = check("t.csv", "1783065600.5\n1783065601.75\n").unwrap();
+        assert_eq!(trace.arrivals, [500_000, 1_750_000]);
+        check_bad("t.csv", "1783065600000\n1783065610000\n", "is longer than a year; are its times seconds?");
     }
 
     #[test]

@@ -69,6 +69,9 @@ struct Pool {
     /// Each action in words.
     would: Vec<String>,
     paused: Option<Order>,
+    /// Whether it has a policy that can be read; the queue is not looked at without one.
+    #[serde(skip)]
+    has_policy: bool,
 }
 
 impl PlanCommand {
@@ -102,7 +105,8 @@ impl PlanCommand {
         let pool = |(name, plan): (String, PoolPlan)| {
             let paused = seen.operator.paused(&name).cloned();
             let would = plan.actions.iter().map(ToString::to_string).collect();
-            (name, Pool { reason: plan.reason(), would, paused, plan })
+            let has_policy = policies.pools.contains_key(&name);
+            (name, Pool { reason: plan.reason(), would, paused, has_policy, plan })
         };
         let report = Report {
             at: seen.at,
@@ -194,7 +198,14 @@ impl Pool {
         let mut text = format!("{}  {desired} wanted, {running} running\n", style(name).bold());
         let mut say = |word: &str, sentence: &str| text += &paragraph(word, sentence, width);
         let jobs = plan.depth.map_or_else(
-            || "unknown: the queue could not be read".to_owned(),
+            || {
+                let why = if self.has_policy {
+                    "unknown: the queue could not be read"
+                } else {
+                    "not counted: no policy of the pool can be read"
+                };
+                why.to_owned()
+            },
             |depth| format!("{} waiting, {} in flight", depth.visible, depth.in_flight),
         );
         say("jobs", &jobs);
@@ -274,6 +285,20 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_without_a_policy_is_not_said_to_have_a_queue_that_fails() {
+        let pool = |has_policy| Pool {
+            reason: String::new(),
+            would: Vec::new(),
+            paused: None,
+            has_policy,
+            plan: PoolPlan::default(),
+        };
+        assert!(pool(true).text("default", 80).contains("unknown: the queue could not be read"));
+        let text = pool(false).text("default", 80);
+        assert!(text.contains("not counted: no policy of the pool can be read"), "{text}");
+    }
+
+    #[test]
     fn a_plan_fits_on_eighty_columns() {
         use eirs_controller::decide::{Action, Hold, Wish};
         let because = "10 for each instance".to_owned();
@@ -290,7 +315,7 @@ mod tests {
             ..PoolPlan::default()
         };
         let paused = Some(Order::new(Some("alice".into()), DateTime::UNIX_EPOCH));
-        let pool = Pool { reason: plan.reason(), would: Vec::new(), paused, plan };
+        let pool = Pool { reason: plan.reason(), would: Vec::new(), paused, has_policy: true, plan };
         let report = Report {
             at: DateTime::UNIX_EPOCH,
             policies: "policies".into(),

@@ -116,6 +116,7 @@ fn of_pool(
     say("workers", &format!("{} wanted (min {}, {max}): {there}", pool.desired, pool.min));
     let jobs = match (pool.visible, pool.in_flight) {
         (Some(visible), Some(in_flight)) => format!("{visible} waiting, {in_flight} in flight"),
+        _ if pool.model.is_none() => "not counted: the pool has no policy".to_owned(),
         _ => "unknown: the queue could not be read".to_owned(),
     };
     let rates = format!("{:.1} arrive and {:.1} are done each second", pool.arrivals_per_s, pool.done_per_s);

@@ -96,11 +96,14 @@ pub fn read_folder(folder: &Path, most: Option<u64>) -> anyhow::Result<Folder> {
     };
     for entry in WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter().filter_entry(visible)
     {
-        let entry = entry.map_err(|error| match error.into_io_error() {
-            Some(error) => {
-                anyhow::Error::from(error).context(format!("the image folder {shown} cannot be read"))
+        let entry = entry.map_err(|error| {
+            // A link whose target is gone is not the whole folder.
+            let inside = error.path().filter(|path| *path != folder).map(|path| path.display().to_string());
+            let what = inside.unwrap_or_else(|| format!("the image folder {shown}"));
+            match error.into_io_error() {
+                Some(error) => anyhow::Error::from(error).context(format!("{what} cannot be read")),
+                None => anyhow::anyhow!("the image folder {shown} contains itself by a link"),
             }
-            None => anyhow::anyhow!("the image folder {shown} contains itself by a link"),
         })?;
         if !entry.file_type().is_file() {
             continue;
@@ -233,6 +236,17 @@ mod tests {
     use image::{ImageFormat, Rgb, RgbImage};
 
     use super::*;
+
+    #[test]
+    fn a_link_whose_target_is_gone_is_named_and_not_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("gone.jpg", folder.path().join("link.jpg")).unwrap();
+        let said = format!("{:#}", read_folder(folder.path(), None).unwrap_err());
+        assert!(said.contains("link.jpg cannot be read") && !said.contains("image folder"), "{said}");
+        let missing = folder.path().join("missing");
+        let said = format!("{:#}", read_folder(&missing, None).unwrap_err());
+        assert!(said.starts_with("the image folder ") && said.contains("missing cannot be read"), "{said}");
+    }
 
     #[test]
     fn marked_images_are_all_different_and_decode_to_the_same_pixels() {

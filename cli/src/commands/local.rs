@@ -16,14 +16,14 @@ use std::{
 
 use anyhow::Context;
 use eirs_platform::{
-    settings::{self, Layers, Settings},
+    settings::{Layers, Settings},
     state_folder::{self, LOCAL_LOCK, Lock, NotLocked, Stamp},
 };
 use tokio::{net::TcpStream, time::Instant};
 
 use self::{
     live::Live,
-    roles::{Role, Signals, describe, stopped_well},
+    roles::{Role, Signals, describe, is_bad_settings, stopped_well},
 };
 use crate::{
     Exit, Global, Stop,
@@ -112,7 +112,13 @@ impl Local {
             let Some(pause) = role.pause_before_next_start(status) else {
                 break End::Died(role.name(), status);
             };
-            if pause.is_zero() {
+            if is_bad_settings(status) {
+                show::aside(format_args!(
+                    "{} {}; correct it, or press Ctrl-C; trying again in {pause:?}",
+                    role.name(),
+                    describe(status)
+                ));
+            } else if pause.is_zero() {
                 show::aside(format_args!("{} {}; restarting it", role.name(), describe(status)));
             } else {
                 show::aside(format_args!(
@@ -120,6 +126,8 @@ impl Local {
                     role.name(),
                     describe(status)
                 ));
+            }
+            if !pause.is_zero() {
                 tokio::select! {
                     () = signals.next() => break End::Signal,
                     () = tokio::time::sleep(pause) => {}
@@ -134,8 +142,7 @@ impl Local {
             End::Signal => Exit::Ok,
             End::Died(name, status) => {
                 show::aside(format_args!("{name} {}; stopping", describe(*status)));
-                let is_78 = status.code() == Some(i32::from(settings::EXIT_BAD_SETTINGS));
-                if is_78 { Exit::BadSettings } else { Exit::Failed }
+                if is_bad_settings(*status) { Exit::BadSettings } else { Exit::Failed }
             }
             End::Failed(error) => {
                 show::aside(format_args!("{error:#}; stopping"));
@@ -370,6 +377,13 @@ async fn stop(web: Role, controller: Role, settings: &Settings, signals: &mut Si
                 return false;
             }
         }
+    }
+    // A controller that was killed, or had ended by itself, has drained none.
+    if roles::kill_workers(&settings.local.state) > 0 {
+        in_time = false;
+        show::aside(
+            "killed the workers that no controller drained; their jobs are done again after the next start",
+        );
     }
     in_time
 }

@@ -130,6 +130,52 @@ fn a_program_that_is_killed_again_and_again_is_started_after_a_pause_which_is_sa
     assert!(!service.process.has_ended());
 }
 
+/// A service whose controller was killed while its policy was bad, and waits to be corrected.
+fn with_a_bad_policy(good: &str) -> (Service, std::path::PathBuf, Pid) {
+    let site = Site::with_model();
+    let policies = site.folder.path().join("policies");
+    fs::create_dir_all(&policies).expect("a folder");
+    let policy = policies.join("default.toml");
+    fs::write(&policy, good).expect("a policy");
+    let service = Service::start(site);
+    let record = service.site.state().join("instances/default-1.json");
+    let worker = eventually("a worker is started", || {
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(&record).ok()?).ok()?;
+        Pid::from_raw(i32::try_from(record["process"]["pid"].as_i64()?).ok()?)
+    });
+    fs::write(&policy, "[pool]\nmaximum = 1\n").expect("a policy");
+    kill_process(service.pid_of("eirs-controller"), Signal::KILL).expect("it can be killed");
+    eventually("it says what to correct", || {
+        let log = service.process.log();
+        (log.contains("unknown key `pool.maximum`") && log.contains("trying again in 5s")).then_some(())
+    });
+    (service, policy, worker)
+}
+
+#[test]
+fn a_controller_that_is_killed_while_its_policy_is_bad_starts_when_the_policy_is_good_again() {
+    let good = "[pool]\nmin = 1\nmax = 1\n";
+    let (mut service, policy, worker) = with_a_bad_policy(good);
+    assert!(!service.process.has_ended() && !is_gone(&worker), "it serves meanwhile");
+    fs::write(&policy, good).expect("a policy");
+    eventually("the controller runs again", || {
+        let (code, said) = service.eirs(&["status"]);
+        (code == 0 && said.contains("The controller is running")).then_some(())
+    });
+    service.process.signal(Signal::INT);
+    assert_eq!(service.process.exit().code(), Some(0), "{}", service.process.log());
+    eventually("the worker is gone", || is_gone(&worker).then_some(()));
+}
+
+#[test]
+fn a_worker_whose_controller_is_gone_ends_with_the_service() {
+    let (mut service, _policy, worker) = with_a_bad_policy("[pool]\nmin = 1\nmax = 1\n");
+    service.process.signal(Signal::INT);
+    assert_eq!(service.process.exit().code(), Some(1), "{}", service.process.log());
+    eventually("the worker is gone", || is_gone(&worker).then_some(()));
+    assert!(service.process.log().contains("killed the workers that no controller drained"));
+}
+
 #[test]
 fn a_second_signal_kills_a_worker_that_is_busy_too() {
     let site = Site::with_script("echo $$ > script.pid; exec sleep 600");

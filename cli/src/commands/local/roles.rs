@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::Context;
-use eirs_platform::{lifecycle::sibling, process_tree::kill_children_of, state_folder};
+use eirs_platform::{
+    lifecycle::sibling, process_tree::kill_children_of, settings::EXIT_BAD_SETTINGS, state_folder,
+};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::{
@@ -66,8 +68,13 @@ impl Role {
     }
 
     /// After which pause a further start may help: somebody killed it, or the kernel for want of
-    /// memory. `None` for one that ended by itself: it has said why, and would end again.
+    /// memory. `None` for one that ended by itself: it has said why, and would end again. Of one
+    /// that ran until it was killed, a file that was good has a mistake now, which can be corrected
+    /// while the others serve.
     pub(super) fn pause_before_next_start(&mut self, status: ExitStatus) -> Option<Duration> {
+        if is_bad_settings(status) && !self.kills.is_empty() {
+            return Some(PAUSE);
+        }
         status.signal()?;
         self.kills.retain(|kill| kill.elapsed() < KILLS_WITHIN);
         self.kills.push(Instant::now());
@@ -112,6 +119,11 @@ impl Role {
     }
 }
 
+/// Whether a program refused its settings or policies.
+pub(super) fn is_bad_settings(status: ExitStatus) -> bool {
+    status.code() == Some(i32::from(EXIT_BAD_SETTINGS))
+}
+
 /// How a program ended, as the end of a sentence that starts with its name.
 pub(super) fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
@@ -149,9 +161,10 @@ impl Signals {
     }
 }
 
-/// Kills every worker that the controller has written down, and its scripts. Workers outlive a
-/// controller, which is right everywhere but here.
-pub(super) fn kill_workers(state: &Path) {
+/// Kills every worker that the controller has written down, and its scripts; returns how many there
+/// were. Workers outlive a controller, which is right everywhere but here.
+pub(super) fn kill_workers(state: &Path) -> usize {
+    let mut killed = 0;
     let records = fs::read_dir(state.join(state_folder::INSTANCES)).into_iter().flatten().flatten();
     for record in records.filter_map(|entry| read_record(&entry.path())) {
         if let Some(pid) =
@@ -160,8 +173,10 @@ pub(super) fn kill_workers(state: &Path) {
             let _gone_meanwhile = kill_process_group(pid, Signal::STOP);
             kill_children_of(pid);
             let _gone_meanwhile = kill_process_group(pid, Signal::KILL);
+            killed += 1;
         }
     }
+    killed
 }
 
 /// What is needed of the controller's note on an instance.
@@ -220,6 +235,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_mistake_in_a_file_ends_a_first_start_and_is_waited_for_after_a_kill() {
+        let child = Command::new("true").spawn().unwrap();
+        let mut role = Role { name: "true", child, group: None, kills: Vec::new() };
+        let (killed, refused) = (ExitStatus::from_raw(9), ExitStatus::from_raw(78 << 8));
+        assert_eq!(role.pause_before_next_start(refused), None);
+        assert_eq!(role.pause_before_next_start(killed), Some(Duration::ZERO));
+        for _ in 0..20 {
+            assert_eq!(role.pause_before_next_start(refused), Some(PAUSE));
+        }
+        role.ended().await;
+    }
+
+    #[tokio::test]
     async fn only_the_worker_that_was_written_down_is_killed() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("instances")).unwrap();
@@ -246,7 +274,7 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(10), both).await.unwrap();
-        kill_workers(folder.path());
+        assert_eq!(kill_workers(folder.path()), 1);
         let status = tokio::time::timeout(Duration::from_secs(10), worker.wait()).await.unwrap().unwrap();
         assert_eq!(status.signal(), Some(9));
         assert!(other.try_wait().unwrap().is_none(), "that number is somebody else's now");

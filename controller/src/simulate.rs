@@ -72,21 +72,21 @@ pub fn simulate(policy: &Policy, trace: &Trace, setup: &Setup, samples: u32) -> 
     run_policy(&load, policy, samples)
 }
 
-/// Runs several pools under one controller, each with arrivals of its own. The answer has them by
-/// their names.
+/// Runs several pools under one controller, each with arrivals, times and prices of its own. What
+/// is about all of them, as the tick and the faults, is taken from the first. Returns them by their
+/// names.
 pub fn simulate_together(
     policies: &Policies,
-    traces: &BTreeMap<String, Trace>,
-    setup: &Setup,
+    pools: &BTreeMap<String, (Trace, Setup)>,
     samples: u32,
 ) -> BTreeMap<String, Outcome> {
-    let both = policies.pools.iter().filter_map(|(name, policy)| Some((name, policy, traces.get(name)?)));
-    let loads: Vec<_> =
-        both.map(|(name, policy, trace)| Load::of_pool(name, trace, setup, &policy.pool.model)).collect();
-    if loads.is_empty() {
-        return BTreeMap::new();
-    }
-    let outcomes = run_together(&loads, &mut Controller::new(setup, &loads, policies.clone()), samples);
+    let both = policies.pools.iter().filter_map(|(name, policy)| Some((name, policy, pools.get(name)?)));
+    let loads: Vec<_> = both
+        .map(|(name, policy, (trace, setup))| Load::of_pool(name, trace, setup, &policy.pool.model))
+        .collect();
+    let Some(first) = loads.first() else { return BTreeMap::new() };
+    let mut controller = Controller::new(first.setup, &loads, policies.clone());
+    let outcomes = run_together(&loads, &mut controller, samples);
     loads.iter().map(|load| load.pool.clone()).zip(outcomes).collect()
 }
 

@@ -27,6 +27,8 @@ use self::{
 };
 use crate::{Exit, Global, Stop, show::Voice};
 
+/// The other rules that are compared with by default.
+const REFERENCES: &str = "seed,keda,target-tracking,kpa";
 /// With this many seeds, ...
 const SEEDS: u64 = 5;
 /// ... as long as they have no more jobs than this together.
@@ -112,7 +114,7 @@ pub(crate) struct Simulate {
         long,
         value_name = "RULES",
         value_delimiter = ',',
-        default_value = "seed,keda,target-tracking,kpa"
+        default_value = REFERENCES
     )]
     compare: Vec<String>,
     #[command(flatten)]
@@ -129,6 +131,10 @@ impl Simulate {
         {
             return self.together(global);
         }
+        if self.limit.is_some() {
+            let problem = "--limit is for several pools (POOL=TRACE); one pool has --set pool.max=N";
+            return Err(Stop::Usage(problem.to_owned()));
+        }
         let source = self.source(global)?;
         let policy = source.policy(&self.set)?;
         let references = self.references()?;
@@ -139,7 +145,7 @@ impl Simulate {
             let samples = if self.plot.is_some() { plot::SAMPLES } else { 0 };
             let many = (MOST_JOBS / trace.arrivals.len().max(1) as u64).clamp(1, SEEDS);
             let mut draws = vec![Draw { trace: trace.clone(), setup: setup.clone() }];
-            for seed in self.seed + 1..self.seed.saturating_add(self.seeds.unwrap_or(many)) {
+            for seed in self.seed.saturating_add(1)..self.seed.saturating_add(self.seeds.unwrap_or(many)) {
                 draws.push(Draw { trace: trace_of(seed)?, setup: Setup { seed, ..setup.clone() } });
             }
             let bar = bar(draws.len() * (references.len() + 1) + 1);

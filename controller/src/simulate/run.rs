@@ -67,8 +67,8 @@ pub(super) fn run_together(loads: &[Load<'_>], driver: &mut dyn Driver, samples:
         loads.iter().enumerate().map(|(number, load)| Site::new(load, number, listens)).collect();
     let setup = loads[0].setup;
     let length = loads.iter().map(|load| load.trace.length).max().unwrap_or(0);
-    let work: Micros = loads.iter().map(|load| load.work).sum();
-    let last = length + AFTERMATH + work / u64::from(setup.concurrency.max(1));
+    let work: Micros = loads.iter().map(|load| load.work / u64::from(load.setup.concurrency.max(1))).sum();
+    let last = length + AFTERMATH + work;
     let step = if samples == 0 { Micros::MAX } else { (length / u64::from(samples)).max(1_000_000) };
     let (mut next_sample, mut next_pass) = (if samples == 0 { Micros::MAX } else { 0 }, 0);
     let (mut now, mut passes, mut down_until) = (0, 0, None);

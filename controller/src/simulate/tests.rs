@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::{setup::Chance, *};
-use crate::policy::parse;
+use crate::policy::{Price, parse};
 
 fn policy(text: &str) -> Policy {
     parse(Path::new("p.toml"), text).unwrap()
@@ -84,13 +84,35 @@ fn pools_under_one_limit_do_not_flap() {
     let one = "[pool]\nmodel = '{}'\nmax = 8\n[[rule]]\nkind = 'latency'\np95 = '12s'\n[scale_in]\nidle = '0s'\nwindow = '20s'\nmax_step = 8";
     let pools = ["a", "b"].map(|name| (name.to_owned(), policy(&one.replace("{}", name))));
     let policies = Policies { pools: pools.into(), instance_limit: Some(9), ..Policies::default() };
-    let traces = [("a", "poisson:2/s@2h"), ("b", "poisson:2/s@2h")];
-    let traces = traces.map(|(name, words)| (name.to_owned(), trace(words))).into();
-    let outcomes = simulate_together(&policies, &traces, &Setup { checks: true, ..jittery() }, 0);
+    let setup = Setup { checks: true, ..jittery() };
+    let loads = ["a", "b"].map(|name| (name.to_owned(), (trace("poisson:2/s@2h"), setup.clone())));
+    let outcomes = simulate_together(&policies, &loads.into(), 0);
     let starts: u64 = outcomes.values().map(|outcome| outcome.figures.starts).sum();
     assert!(outcomes.values().all(|outcome| outcome.wrong.is_empty()), "{:?}", outcomes["a"].wrong);
     assert!(outcomes.values().all(|outcome| outcome.figures.unfinished == 0));
     assert!(starts <= 2 * 30, "{starts} starts in two hours");
+}
+
+#[test]
+fn pools_together_have_their_own_prices_and_times() {
+    let pools = ["a", "b"].map(|name| {
+        let text = format!("[pool]\nmodel = '{name}'\n[[rule]]\nkind = 'backlog'");
+        (name.to_owned(), policy(&text))
+    });
+    let policies = Policies { pools: pools.into(), ..Policies::default() };
+    let dear = Setup {
+        price: Price { usd_per_hour: 1.0, billing_minimum: Duration::from_secs(3600), ..Price::default() },
+        service_time: "9s".parse().unwrap(),
+        concurrency: 2,
+        ..Setup::default()
+    };
+    let loads = [("a", Setup::default()), ("b", dear)]
+        .map(|(name, setup)| (name.to_owned(), (trace("burst:3@1m"), setup)));
+    let outcomes = simulate_together(&policies, &loads.into(), 0);
+    let [a, b] = ["a", "b"].map(|name| &outcomes[name].figures);
+    assert!((b.cost_usd - b.starts as f64).abs() < 1e-9, "an hour at one dollar for each start: {b:?}");
+    assert!(a.cost_usd < 0.01, "{a:?}");
+    assert!(b.mean_s > a.mean_s + 5.0, "{} {}", a.mean_s, b.mean_s);
 }
 
 /// The controller is away for two minutes, again and again, while five jobs arrive each second.

@@ -131,6 +131,11 @@ pub(super) fn grid(axes: &[Axis]) -> Result<Vec<Point>, String> {
     if count.is_none_or(|count| count > MOST_RUNS) {
         return Err(format!("all --sweep together make more than {MOST_RUNS} policies"));
     }
+    let mut keys: Vec<_> = axes.iter().map(|axis| axis.key.as_str()).collect();
+    keys.sort_unstable();
+    if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("two --sweep of {}; give it all its values in one", twice[0]));
+    }
     let extend = |points: Vec<Point>, axis: &Axis| {
         let with = |point: &Point| {
             let (point, axis) = (point.clone(), axis.clone());
@@ -256,6 +261,13 @@ mod tests {
             assert!(said.contains(expected), "{bad}: {said}");
         }
         assert!("max=1..2".parse::<Axis>().is_err() && "pool.max".parse::<Axis>().is_err());
+    }
+
+    #[test]
+    fn a_key_is_swept_once() {
+        let axes: Vec<Axis> =
+            ["pool.max=1..3", "pool.min=0,1", "pool.max=4..5"].map(|text| text.parse().unwrap()).into();
+        assert_eq!(grid(&axes).unwrap_err(), "two --sweep of pool.max; give it all its values in one");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use eirs_controller::{
     policy::load_dir,
-    simulate::{Figures, Recorded, Trace, simulate_together},
+    simulate::{Figures, Trace, simulate_together},
 };
 use eirs_platform::settings::is_name;
 use serde::Serialize;
@@ -30,6 +30,11 @@ pub(super) fn pool_of(words: &str) -> Option<(&str, &str)> {
 
 impl Simulate {
     pub(super) fn together(self, global: &Global) -> Result<Exit, Stop> {
+        if let Some(option) = self.of_one_pool() {
+            return Err(Stop::Usage(format!(
+                "{option} is for one pool, whose --trace has no `POOL=`; with several pools leave it out"
+            )));
+        }
         let folder = match &self.policy {
             Some(path) if path.is_dir() => path.clone(),
             Some(path) => {
@@ -57,14 +62,19 @@ impl Simulate {
                 )));
             }
             let trace = Trace::of(trace, pool, self.seed).map_err(Stop::Usage)?;
-            traces.insert(pool.to_owned(), trace);
+            if traces.insert(pool.to_owned(), trace).is_some() {
+                return Err(Stop::Usage(format!("--trace {words}: the pool `{pool}` has a trace already")));
+            }
         }
         policies.pools.retain(|pool, _| traces.contains_key(pool));
-        let recorded = traces.values().next().map_or_else(Recorded::default, |trace| trace.recorded);
-        policies.instance_limit = self.limit.or(recorded.limit);
-        let Some(policy) = policies.pools.values().next() else { return Ok(Exit::Ok) };
-        let setup = self.setup(policy, &recorded)?;
-        let outcomes = simulate_together(&policies, &traces, &setup, 0);
+        let recorded = traces.values().find_map(|trace| trace.recorded.limit);
+        policies.instance_limit = self.limit.or(recorded).filter(|limit| *limit > 0);
+        let mut loads = BTreeMap::new();
+        for (pool, trace) in traces {
+            let setup = self.setup(&policies.pools[&pool], &trace.recorded)?;
+            loads.insert(pool, (trace, setup));
+        }
+        let outcomes = simulate_together(&policies, &loads, 0);
         let report = Report {
             starts: outcomes.values().map(|outcome| outcome.figures.starts).sum(),
             cost_usd: outcomes.values().map(|outcome| outcome.figures.cost_usd).sum(),
@@ -84,11 +94,67 @@ impl Simulate {
         });
         Ok(if report.wrong.is_empty() { Exit::Ok } else { Exit::Failed })
     }
+
+    /// An option that would do nothing with several pools.
+    fn of_one_pool(&self) -> Option<&'static str> {
+        let compares = self.compare.join(",");
+        let given = [
+            ("--set", !self.set.is_empty()),
+            ("--sweep", !self.sweep.is_empty()),
+            ("--plot", self.plot.is_some()),
+            ("--front", self.front.is_some()),
+            ("--pool", self.pool.is_some()),
+            ("--seeds", self.seeds.is_some()),
+            ("--compare", compares != super::REFERENCES && compares != "none"),
+        ];
+        given.into_iter().find_map(|(option, is_given)| is_given.then_some(option))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::pool_of;
+    use std::fs;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        simulate: Simulate,
+    }
+
+    /// What `eirs simulate` ends with for two pools, of which one has its own price.
+    fn run(options: &[&str]) -> Result<Exit, Stop> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.toml"), "[pool]\nmax = 3").unwrap();
+        fs::write(folder.path().join("b.toml"), "[pool]\nmodel = 'b'\n[instance]\nusd_per_hour = 1").unwrap();
+        let policies = folder.path().display().to_string();
+        let line = ["simulate", "--policy", &policies, "--trace", "a=burst:3@1m"];
+        let simulate = Line::try_parse_from(line.iter().chain(options)).unwrap().simulate;
+        simulate.run(&Global { config: None, state: None })
+    }
+
+    #[test]
+    fn what_does_nothing_with_several_pools_is_refused() {
+        assert_eq!(run(&["--trace", "b=burst:3@1m"]).unwrap(), Exit::Ok);
+        assert_eq!(run(&["--compare", "none"]).unwrap(), Exit::Ok);
+        for options in [
+            ["--set", "pool.max=2"],
+            ["--sweep", "pool.max=1..3"],
+            ["--plot", "x.svg"],
+            ["--front", "x.svg"],
+            ["--pool", "a"],
+            ["--seeds", "2"],
+            ["--compare", "keda"],
+        ] {
+            let Err(Stop::Usage(said)) = run(&options) else { panic!("{options:?} is refused") };
+            assert!(said.starts_with(options[0]) && said.contains("is for one pool"), "{said}");
+        }
+        let Err(Stop::Usage(said)) = run(&["--trace", "a=burst:5@1m"]) else { panic!("twice is refused") };
+        assert!(said.contains("the pool `a` has a trace already"), "{said}");
+    }
 
     #[test]
     fn a_pool_stands_before_its_trace_and_the_keys_of_a_generator_are_none() {

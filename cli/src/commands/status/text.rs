@@ -368,6 +368,19 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_without_a_policy_is_not_said_to_have_a_queue_that_fails() {
+        let mut status = status();
+        (status.pools[0].visible, status.pools[0].in_flight) = (None, None);
+        assert!(page(&status).contains("unknown: the queue could not be read"));
+        status.pools[0].model = None;
+        let page = page(&status);
+        assert!(
+            page.contains("not counted: the pool has no policy") && !page.contains("could not"),
+            "{page}"
+        );
+    }
+
+    #[test]
     fn without_a_controller_it_says_so() {
         let settings = Settings::default();
         assert_eq!(text(&settings, None, false, 80, at(0)), "No controller has run on .eirs yet.\n");

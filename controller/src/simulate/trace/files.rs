@@ -15,6 +15,9 @@ use crate::simulate::setup::{Chance, Micros, Stream};
 /// Times that are seconds since 1970, as many logs have them: from 2000 to 2100.
 const SINCE_1970: std::ops::Range<f64> = 946_684_800.0..4_102_444_800.0;
 
+/// No instance does more jobs at once; the simulator makes a place for each.
+const MOST_AT_ONCE: f64 = 1000.0;
+
 /// How long before its first line a recording began: web reports every ten seconds.
 const FIRST_STEP: TimeDelta = TimeDelta::seconds(10);
 
@@ -190,7 +193,7 @@ fn recorded(lines: &[Line]) -> Recorded {
     Recorded {
         service_s: (weight > 0.0).then_some(mean).or(lines.iter().rev().find_map(|line| line.service_s)),
         start_delay_s: delays.get(delays.len() / 2).copied(),
-        at_once: lines.iter().rev().find_map(|line| line.at_once),
+        at_once: lines.iter().rev().find_map(|line| line.at_once).map(|jobs| jobs.clamp(1.0, MOST_AT_ONCE)),
         limit: lines.last().and_then(|line| line.limit),
     }
 }
@@ -387,6 +390,16 @@ mod tests {
         let recorded = check("t.jsonl", &text).unwrap().recorded;
         assert_eq!((recorded.service_s, recorded.start_delay_s), (Some(1.5), Some(16.0)));
         assert_eq!(check("t.csv", "1\n").unwrap().recorded, Recorded::default());
+    }
+
+    #[test]
+    fn a_recording_of_absurdly_many_jobs_at_once_is_of_the_most_that_are_simulated() {
+        for (at_once, expected) in [("1e30", 1000.0), ("0", 1.0), ("4", 4.0)] {
+            let line = format!(
+                "{{\"v\":1,\"at\":\"2026-01-01T00:00:00Z\",\"pool\":\"p\",\"arrived\":1,\"at_once\":{at_once}}}\n"
+            );
+            assert_eq!(check("t.jsonl", &line).unwrap().recorded.at_once, Some(expected));
+        }
     }
 
     #[test]

@@ -60,12 +60,18 @@ impl fmt::Display for Because {
             Self::PerInstance(jobs) => write!(f, "{jobs} for each instance"),
             Self::Latency { arrivals_per_s, service_s, busy, in_time, clearing, waiting } => write!(
                 f,
-                "{arrivals_per_s:.2} arrive each second and take {service_s:.2} s: {busy:.1} busy, {in_time:.1} to answer in time, \
-                 {clearing:.1} to clear {waiting:.0} that wait"
+                "{arrivals_per_s:.2} arrive each second and take {}: {busy:.1} busy, {in_time:.1} to \
+                 answer in time, {clearing:.1} to clear {waiting:.0} that wait",
+                span(*service_s)
             ),
             Self::Words(words) => f.write_str(words),
         }
     }
+}
+
+/// A service time, of which two digits at least can be read.
+fn span(seconds: f64) -> String {
+    if seconds < 0.1 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
 }
 
 impl fmt::Display for Plan {
@@ -156,5 +162,16 @@ impl fmt::Display for Hold {
                 write!(f, "waiting: all {instances} stopped instances are cordoned")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_service_time_is_said_in_milliseconds() {
+        let said = [0.0012, 0.05, 0.2, 2.0].map(span);
+        assert_eq!(said, ["1.2 ms", "50.0 ms", "0.20 s", "2.00 s"]);
     }
 }

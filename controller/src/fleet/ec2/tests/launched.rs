@@ -1,7 +1,20 @@
 //! Machines that are launched when they are needed, and their places.
 
+use chrono::{DateTime, Utc};
+use eirs_platform::clock::Clock;
+
 use super::*;
 use crate::policy::Market;
+
+/// A clock that stands.
+#[derive(Debug)]
+struct Still(DateTime<Utc>);
+
+impl Clock for Still {
+    fn now(&self) -> DateTime<Utc> {
+        self.0
+    }
+}
 
 /// Three parked machines, and a policy by which thirty may be launched.
 fn launching(types: &[&str], market: Market) -> [PoolSpec; 1] {
@@ -65,7 +78,9 @@ async fn thirty_are_launched_in_one_call_when_the_parked_ones_do_not_suffice_and
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_without_capacity_is_followed_by_the_next_and_rests() {
     let emulator = Emulator::start(&QUICK);
-    let Some(rig) = rig(&emulator).await else { return };
+    let Some(mut rig) = rig(&emulator).await else { return };
+    // However long the calls take, the rest is not over.
+    rig.fleet = Ec2Fleet::of(&rig.config, &rig.settings, Arc::new(Still(Utc::now())));
     let pools = launching(&["t3.small", "t3a.small"], Market::Spot);
     let fault = |kind: &str| {
         let code = "InsufficientInstanceCapacity";

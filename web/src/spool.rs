@@ -9,8 +9,7 @@
 //! for one that is small and quick.
 
 use std::{
-    fs::File,
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -21,7 +20,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use eirs_platform::{
     Error, Result,
-    blobs::{Arriving, Pieces, SharedBlobs},
+    blobs::{Pieces, SharedBlobs, Spool},
 };
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
@@ -132,13 +131,13 @@ impl Room {
     }
 
     /// A file for a body.
-    fn file(&self) -> Result<BodyFile> {
+    fn file(&self) -> Result<Spool> {
         if let Some(store) = &self.store
             && let Some(arriving) = store.arriving()?
         {
-            return Ok(BodyFile::InStore(arriving));
+            return Ok(arriving.into());
         }
-        tempfile::tempfile_in(&self.folder).map(BodyFile::Unnamed).map_err(|error| self.failed(&error))
+        tempfile::tempfile_in(&self.folder).map(Spool::from).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &io::Error) -> Error {
@@ -162,23 +161,8 @@ pub(crate) struct Held {
 /// The part of a body that is in a file.
 #[derive(Debug)]
 struct Spooled {
-    file: BodyFile,
+    file: Spool,
     taken: Taken,
-}
-
-#[derive(Debug)]
-enum BodyFile {
-    Unnamed(File),
-    InStore(Arriving),
-}
-
-impl BodyFile {
-    fn write(&mut self, pieces: &Pieces) -> io::Result<()> {
-        match self {
-            Self::Unnamed(file) => pieces.iter().try_for_each(|piece| file.write_all(piece)),
-            Self::InStore(arriving) => arriving.write(pieces),
-        }
-    }
 }
 
 impl Held {
@@ -269,10 +253,7 @@ impl Whole {
     ) -> Result<T> {
         let Self { room, memory, taken, spooled } = self;
         let Some(Spooled { file, taken: on_disk }) = spooled else { return work(memory).await };
-        let pieces = match file {
-            BodyFile::Unnamed(file) => Pieces::after_file(file, on_disk.bytes, memory),
-            BodyFile::InStore(arriving) => Pieces::after_arriving(arriving, memory),
-        };
+        let pieces = Pieces::after_file(file, on_disk.bytes, memory);
         if takes_files {
             let _permit = room.copying.acquire().await;
             let worked = work(pieces).await;

@@ -1,7 +1,12 @@
 //! A blob in pieces: as it came over a network, not copied together, the first of it perhaps in a
 //! file.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::unix::fs::FileExt,
+    sync::Arc,
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -15,28 +20,47 @@ const PART_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Pieces {
     /// What stands before those in memory.
-    file: Option<(Arc<Spooled>, u64)>,
+    file: Option<(Arc<Spool>, u64)>,
     memory: Vec<Bytes>,
 }
 
-/// The file that the first bytes are in.
+/// A file for the first bytes of a blob that is too large for memory.
 #[derive(Debug)]
-enum Spooled {
-    File(File),
-    Arriving(Arriving),
+pub enum Spool {
+    /// It goes with its last reader.
+    Unnamed(File),
+    /// A file of a store, in which the blob can stay.
+    InStore(Arriving),
+}
+
+impl Spool {
+    /// Writes what has arrived after what has before. Where this fails, the blob has to be given
+    /// up.
+    pub fn write(&mut self, pieces: &Pieces) -> io::Result<()> {
+        match self {
+            Self::Unnamed(file) => pieces.iter().try_for_each(|piece| file.write_all(piece)),
+            Self::InStore(arriving) => arriving.write(pieces),
+        }
+    }
+}
+
+impl From<File> for Spool {
+    fn from(file: File) -> Self {
+        Self::Unnamed(file)
+    }
+}
+
+impl From<Arriving> for Spool {
+    fn from(arriving: Arriving) -> Self {
+        Self::InStore(arriving)
+    }
 }
 
 impl Pieces {
     /// So many bytes from the beginning of a file, which nobody else writes to, and these after
     /// them.
-    pub fn after_file(file: File, bytes: u64, memory: Self) -> Self {
-        Self { file: Some((Arc::new(Spooled::File(file)), bytes)), ..memory }
-    }
-
-    /// What has arrived in a file of a store, and these after it.
-    pub fn after_arriving(arrived: Arriving, memory: Self) -> Self {
-        let bytes = arrived.bytes();
-        Self { file: Some((Arc::new(Spooled::Arriving(arrived)), bytes)), ..memory }
+    pub fn after_file(file: impl Into<Spool>, bytes: u64, memory: Self) -> Self {
+        Self { file: Some((Arc::new(file.into()), bytes)), ..memory }
     }
 
     /// How many bytes there are in all.
@@ -61,16 +85,16 @@ impl Pieces {
     /// The part that is in a file, and stands before the others, with its length.
     pub fn file(&self) -> Option<(&File, u64)> {
         self.file.as_ref().map(|(file, bytes)| match &**file {
-            Spooled::File(file) => (file, *bytes),
-            Spooled::Arriving(arrived) => (arrived.file(), *bytes),
+            Spool::Unnamed(file) => (file, *bytes),
+            Spool::InStore(arrived) => (arrived.file(), *bytes),
         })
     }
 
     /// The same, where it is a file of a store.
     pub(crate) fn arriving(&self) -> Option<&Arriving> {
         match self.file.as_ref().map(|(file, _)| &**file) {
-            Some(Spooled::Arriving(arrived)) => Some(arrived),
-            Some(Spooled::File(_)) | None => None,
+            Some(Spool::InStore(arrived)) => Some(arrived),
+            Some(Spool::Unnamed(_)) | None => None,
         }
     }
 

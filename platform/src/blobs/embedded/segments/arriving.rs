@@ -35,11 +35,6 @@ pub struct Arriving {
 }
 
 impl Arriving {
-    /// How many bytes there are.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// The file, which has them at its beginning.
     pub(crate) fn file(&self) -> &fs::File {
         &self.own.file
@@ -142,7 +137,8 @@ mod tests {
         for piece in first {
             arriving.write(&Bytes::copy_from_slice(piece).into()).unwrap();
         }
-        Pieces::after_arriving(arriving, Bytes::copy_from_slice(last).into())
+        let bytes = arriving.bytes;
+        Pieces::after_file(arriving, bytes, Bytes::copy_from_slice(last).into())
     }
 
     fn files(segments: &Segments) -> usize {

@@ -60,7 +60,7 @@ fn record(sync: bool) -> Vec<Done> {
                 let mut arriving = segments.arriving().unwrap();
                 arriving.write(&bytes::Bytes::from(image[..3_000_000].to_vec()).into()).unwrap();
                 let rest = bytes::Bytes::from(image[3_000_000..].to_vec());
-                let pieces = Pieces::after_arriving(arriving, rest.into());
+                let pieces = Pieces::after_file(arriving, 3_000_000, rest.into());
                 let written = segments.append(&pieces).unwrap();
                 lock(&segments.0.record).push(Done::Entered(written.entry.place, image));
             }

@@ -30,7 +30,7 @@ use crate::{
     state_folder::{Stamp, Stamps},
 };
 
-pub use self::weights::weights;
+pub use self::weights::{lfs_pointer, weights};
 pub use crate::names::is_version;
 
 /// Raised with every change of the worker that gives any model other numbers for the same image and
@@ -140,7 +140,7 @@ fn of_onnx(model: &Model) -> Vec<Source> {
         Some(path) => vec![Source::File("model", path.clone())],
         None => vec![Source::BuiltIn("model", BUILT_IN[0])],
     };
-    let weights = model.path.iter().flat_map(|path| weights(path));
+    let weights = model.path.iter().flat_map(|path| weights(path).files());
     sources.extend(weights.map(|(_, file)| Source::File("weights", file)));
     match model.labels_file() {
         Some(labels) => sources.push(Source::File("labels", labels)),

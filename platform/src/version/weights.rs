@@ -92,13 +92,10 @@ impl Weights {
                     "its weights are in a file `{name}`, which must be beside it, in {folder}"
                 ));
             };
-            let mut start = [0; 22];
-            let is_pointer = File::open(&file).and_then(|mut file| file.read_exact(&mut start)).is_ok()
-                && start == *b"version https://git-lf";
-            if is_pointer {
-                let what =
-                    "is a Git LFS pointer, not the weights themselves: run `git lfs pull` where it comes from";
-                return Some(format!("{} {what}", file.display()));
+            let mut start = Vec::new();
+            let _unreadable = File::open(&file).and_then(|file| file.take(64).read_to_end(&mut start));
+            if let Some(pointer) = lfs_pointer(&start, "the weights themselves") {
+                return Some(format!("{} {pointer}", file.display()));
             }
             let bytes = std::fs::metadata(&file).map_or(*least, |data| data.len());
             (bytes < *least).then(|| {
@@ -121,13 +118,11 @@ impl Weights {
     }
 }
 
-impl IntoIterator for Weights {
-    type Item = (String, PathBuf);
-    type IntoIter = std::vec::IntoIter<Self::Item>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.files().into_iter()
-    }
+/// What is wrong with a file that begins like this, if Git LFS keeps in its place what is wanted.
+pub fn lfs_pointer(start: &[u8], wanted: &str) -> Option<String> {
+    start
+        .starts_with(b"version https://git-lfs")
+        .then(|| format!("is a Git LFS pointer, not {wanted}: run `git lfs pull` where it comes from"))
 }
 
 /// The file of this name beside the model as it is named, or beside the file that a link to it

@@ -111,10 +111,9 @@ impl Source {
         std::fs::File::open(path)
             .and_then(|file| file.take(64).read_to_end(&mut start))
             .with_context(|| format!("{self}: cannot be read"))?;
-        ensure!(
-            !start.starts_with(b"version https://git-lfs"),
-            "{self}: is a Git LFS pointer, not the model itself: run `git lfs pull` where it comes from"
-        );
+        if let Some(pointer) = version::lfs_pointer(&start, "the model itself") {
+            bail!("{self}: {pointer}");
+        }
         let other = match &start[..] {
             [b'P', b'K', ..] => "an archive, such as a checkpoint of PyTorch or Keras",
             [_, _, _, _, b'T', b'F', b'L', b'3', ..] => "a model of TensorFlow Lite",

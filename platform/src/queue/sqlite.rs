@@ -204,6 +204,16 @@ impl SqliteQueue {
         }
     }
 
+    /// Deletes delivered messages.
+    fn acking(
+        &self,
+        receipts: &[Receipt],
+    ) -> (String, impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<()> + Send + use<>) {
+        let (table, receipts) = (self.table, receipts.to_vec());
+        let ack = move |batch: &mut Batch<'_>| statements::ack(batch, table, &receipts);
+        (format!("acking to {}", self.name), ack)
+    }
+
     /// Puts away what nobody took in time.
     async fn expire(&self) -> Result<()> {
         let (table, dead, now) = (self.table, self.dead.map(|(dead, _)| dead), self.now());
@@ -308,15 +318,13 @@ impl Queue for SqliteQueue {
     }
 
     async fn ack(&self, receipts: &[Receipt]) -> Result<()> {
-        let (table, receipts) = (self.table, receipts.to_vec());
-        let ack = move |batch: &mut Batch<'_>| statements::ack(batch, table, &receipts);
-        self.writer.run(format!("acking to {}", self.name), ack).await
+        let (what, ack) = self.acking(receipts);
+        self.writer.run(what, ack).await
     }
 
     async fn ack_unhurried(&self, receipts: &[Receipt]) -> Result<()> {
-        let (table, receipts) = (self.table, receipts.to_vec());
-        let ack = move |batch: &mut Batch<'_>| statements::ack(batch, table, &receipts);
-        self.writer.run_unhurried(format!("acking to {}", self.name), ack).await
+        let (what, ack) = self.acking(receipts);
+        self.writer.run_unhurried(what, ack).await
     }
 
     async fn release(&self, receipts: &[Receipt]) -> Result<()> {

@@ -39,7 +39,7 @@ impl<T: Send, F: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send> Operation
             (Ok(()), Some(done)) => Ok(done),
             (Ok(()), None) => Err(Error::unavailable(self.what, "the queue is closing")),
         };
-        // Whoever asked may have left; then nobody needs the answer.
+        // The asker may have left; then nobody needs the answer.
         let _left = self.answer.send(answer);
     }
 }

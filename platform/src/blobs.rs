@@ -13,7 +13,12 @@ mod staged;
 
 use std::{fmt::Debug, sync::Arc};
 
-pub use self::{embedded::Arriving, pieces::Pieces, slot::Slot, staged::Staged};
+pub use self::{
+    embedded::Arriving,
+    pieces::{Pieces, Spool},
+    slot::Slot,
+    staged::Staged,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};

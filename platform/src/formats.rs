@@ -152,12 +152,16 @@ fn not_read(bytes: &[u8]) -> Option<&'static str> {
             Some("SVG")
         }
         [0x0a, 0 | 2..=5, 0 | 1, 1 | 2 | 4 | 8, ..] => Some("PCX"),
-        // Targa has no mark of its own: no palette, and a number of bits that there is.
-        [_, 0, 2 | 3 | 10 | 11, 0, 0, 0, 0, 0, ..] if matches!(bytes.get(12..18), Some([_, _, _, _, 8 | 16 | 24 | 32, flags]) if flags & 0xc0 == 0) => {
-            Some("Targa (TGA)")
-        }
+        _ if is_targa(bytes) => Some("Targa (TGA)"),
         _ => STARTS.into_iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, name)| name),
     }
+}
+
+/// Targa has no mark of its own: no palette, and a number of bits that there is.
+fn is_targa(bytes: &[u8]) -> bool {
+    let has_no_palette = matches!(bytes, [_, 0, 2 | 3 | 10 | 11, 0, 0, 0, 0, 0, ..]);
+    let pixels = bytes.get(16..18);
+    has_no_palette && matches!(pixels, Some([8 | 16 | 24 | 32, flags]) if flags & 0xc0 == 0)
 }
 
 fn has(bytes: &[u8], text: &[u8]) -> bool {

@@ -211,7 +211,6 @@ async fn base_image(account: &Account) -> anyhow::Result<Found> {
     Ok(Found { notes: note.into_iter().collect(), ..Found::default() })
 }
 
-/// Whether an error says that one may not.
 async fn web_address(account: &Account) -> anyhow::Result<Found> {
     if !account.settings.setup.elastic_ip {
         return Ok(Found { nothing: true, ..Found::default() });
@@ -226,6 +225,7 @@ async fn web_address(account: &Account) -> anyhow::Result<Found> {
     Ok(Found { differences, nothing: addresses.is_empty(), ..Found::default() })
 }
 
+/// Whether an error says that one may not.
 pub(super) fn is_denied(error: &str) -> bool {
     ["AccessDenied", "UnauthorizedOperation", "Forbidden", "not authorized", "HTTP status 403"]
         .iter()

@@ -53,9 +53,7 @@ pub(super) fn yaml(text: &str) -> anyhow::Result<(Vec<String>, bool)> {
                     (key.trim().to_owned(), value)
                 }
             };
-            let number = key.parse::<usize>().is_ok();
-            let key = if number { Literal::Number(key) } else { Literal::Text(key) };
-            map.push((key, scalar(value).with_context(place)?));
+            map.push((plain(key), scalar(value).with_context(place)?));
         }
     }
     match (list.is_empty(), map.is_empty()) {
@@ -76,10 +74,12 @@ fn scalar(text: &str) -> Option<Literal> {
         && !text.starts_with(['&', '*', '|', '>', '!', '%', '@', '`', '[', '{', '"', '\''])
         && !text.contains(": ")
         && !text.ends_with(':');
-    is_plain.then(|| {
-        let is_number = text.parse::<usize>().is_ok();
-        if is_number { Literal::Number(text.to_owned()) } else { Literal::Text(text.to_owned()) }
-    })
+    is_plain.then(|| plain(text.to_owned()))
+}
+
+/// A number, or else a text.
+fn plain(text: String) -> Literal {
+    if text.parse::<usize>().is_ok() { Literal::Number(text) } else { Literal::Text(text) }
 }
 
 fn without_comment(text: &str) -> &str {

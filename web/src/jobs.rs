@@ -11,6 +11,7 @@ pub(crate) mod eta;
 mod lost;
 pub(crate) mod replies;
 mod response_queue;
+mod sending;
 mod stored;
 mod waiting;
 
@@ -20,22 +21,20 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use eirs_platform::{
     Error, Result,
     backend::Backend,
-    blobs::{Pieces, SharedBlobs, Staged},
+    blobs::SharedBlobs,
     clock::SharedClock,
-    job::{self, Job, JobId, Reply},
-    queue::{self, SharedQueue},
+    job::{JobId, Reply},
+    queue::SharedQueue,
     settings::Settings,
-    trace::{Scope, TARGET},
+    trace::Scope,
     version::watch::Versions,
 };
 use quick_cache::sync::Cache;
 use tokio::{sync::watch, time::Instant};
-use tracing::{Instrument, debug_span};
 
 pub(crate) use self::{
     admission::{Admission, Announced},
@@ -45,7 +44,7 @@ pub(crate) use self::{
 };
 use crate::{
     access::{Allowance, Counted},
-    metrics::{Answered, Metrics},
+    metrics::Metrics,
     problem::Problem,
     spool::Whole,
     webhook::Webhook,
@@ -175,12 +174,6 @@ pub(crate) enum Submitted {
     Known(Arc<Reply>),
     /// A job for it is in flight.
     Waits(Ticket),
-}
-
-/// What became of an image that was to be stored.
-enum Stage {
-    Stored(Staged),
-    Known(Arc<Reply>),
 }
 
 /// A place in the line of those who wait for a job.
@@ -382,121 +375,5 @@ impl Jobs {
     /// The store of the images.
     pub(crate) fn images(&self) -> &SharedBlobs {
         &self.images
-    }
-
-    async fn store_and_send(
-        &self,
-        image: Image,
-        key: &Key,
-        fresh: bool,
-        client: String,
-        scope: &Scope,
-    ) -> Result<Option<Arc<Reply>>> {
-        let (id, model) = key;
-        let queue =
-            self.requests.get(model).ok_or_else(|| Error::broken("sending", format!("no model {model}")))?;
-        let Image { name, content, .. } = image;
-        let storing = debug_span!(target: TARGET, "store", image.id = %id, image.bytes = content.len());
-        let stage =
-            content.read(self.images.stages_files(), async |image| self.stage(key, image, fresh).await);
-        let mut stored = match stage.instrument(storing).await? {
-            Stage::Stored(stored) => stored,
-            Stage::Known(reply) => return Ok(Some(reply)),
-        };
-        if self.requests.len() > 1 {
-            // The images of all models are the same: who asks for a result later must know of which
-            // it may come.
-            match self.images.stage(&id.asked_key(model), Bytes::new().into()).await {
-                Err(error) if error.is_transient() => return Err(error),
-                // A role from before there were such notes may not write it. That costs a job
-                // nothing.
-                Err(error) => tracing::warn!(%error, "the model of an upload could not be noted"),
-                Ok(noted) => stored = stored.and(noted),
-            }
-        }
-        let sending = scope.part(debug_span!(target: TARGET, "send", otel.kind = "producer", image.id = %id));
-        let sent_at = self.beside.clock.now();
-        if let Some(job) = self.lock().get_mut(key) {
-            job.sent_at = Some(sent_at);
-        }
-        let job = Job {
-            v: job::VERSION,
-            id: *id,
-            name,
-            model: model.to_string(),
-            reply_to: self.beside.responses.current().name,
-            sent_at,
-            fresh,
-            trace: Some(sending.context().clone()),
-        };
-        // Where messages are rows, there are no calls to share.
-        let waits = queue.in_database().is_none();
-        let line = if waits { self.beside.admission.line(model) } else { Duration::ZERO };
-        let patience = queue::patience(line);
-        let sent = queue.send_for(&client, job::encode(&job), stored, patience);
-        sending.run(sent).await?;
-        // Counted when it can be seen in the queue: the controller looks there as soon as the
-        // doorbell rings.
-        self.beside.arrivals.count(model);
-        Ok(None)
-    }
-
-    /// Stores an image, or finds its result, if it was there already.
-    async fn stage(&self, key: &Key, image: Pieces, fresh: bool) -> Result<Stage> {
-        let name = key.0.image_key();
-        if self.looks_first || fresh {
-            return self.images.stage(&name, image).await.map(Stage::Stored);
-        }
-        let image = image.read().await?;
-        if self.images.put_new(&name, image.clone()).await? {
-            return Ok(Stage::Stored(Staged::stored()));
-        }
-        match self.known(key).await? {
-            Some(reply) => Ok(Stage::Known(reply)),
-            // Written again: it must not expire before the job is done.
-            None => self.images.stage(&name, image.into()).await.map(Stage::Stored),
-        }
-    }
-
-    /// Ends a job that is not sent, because there is a result.
-    fn ended_by(&self, key: &Key, reply: Arc<Reply>) {
-        let Some(job) = self.lock().remove(key) else { return };
-        self.beside.admission.given_up(&key.1);
-        for _ in 0..job.promised {
-            self.beside.metrics.answered(Answered::of(&reply.outcome, true));
-        }
-        job.progress.send_replace(Progress::Known(reply));
-    }
-
-    fn sent(&self, key: &Key, sent: Result<Option<Arc<Reply>>>) {
-        match sent {
-            Ok(Some(reply)) => self.ended_by(key, reply),
-            Ok(None) => {
-                self.beside.metrics.jobs_sent.inc();
-                let in_flight = self.lock();
-                let Some(job) = in_flight.get(key) else { return };
-                // The answer may have been quicker than this.
-                job.progress.send_if_modified(|progress| {
-                    let sending = matches!(progress, Progress::Sending);
-                    if sending {
-                        *progress = Progress::Sent;
-                    }
-                    sending
-                });
-            }
-            Err(error) => {
-                let (id, model) = key;
-                // A full disk is said once, by the store, and not for each image that it refuses.
-                if matches!(error, Error::Full { .. }) {
-                    tracing::debug!(%id, %model, %error, "an image could not be queued");
-                } else {
-                    tracing::error!(%id, %model, %error, "an image could not be queued");
-                }
-                if let Some(job) = self.lock().remove(key) {
-                    self.beside.admission.given_up(&key.1);
-                    job.progress.send_replace(Progress::Over(NoAnswer::Failed(error)));
-                }
-            }
-        }
     }
 }

@@ -38,6 +38,12 @@ impl Stop {
     }
 }
 
+impl From<eirs_load::Error> for Stop {
+    fn from(error: eirs_load::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 impl From<eirs_platform::Error> for Stop {
     fn from(error: eirs_platform::Error) -> Self {
         Self::Failed(error.into())

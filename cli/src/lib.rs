@@ -1,16 +1,14 @@
 //! `eirs`, the command line of the Elastic Image Recognition Service: starts it on one machine,
 //! loads it, looks at it, and tidies up. Its subcommands are [`commands`]; what they share is
-//! [`http`], [`show`] and [`state`].
+//! [`show`] and [`state`].
 
 pub mod browser;
-pub mod load;
 
 #[cfg(feature = "aws")]
 mod aws;
 mod commands;
 mod exit;
 mod global;
-mod http;
 mod show;
 mod state;
 
@@ -19,7 +17,6 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::Parser;
 
 use self::commands::Command;
-pub use self::http::Url;
 pub(crate) use self::{
     exit::{Exit, Stop},
     global::Global,

@@ -1,7 +1,6 @@
 //! How things are shown: tables, counts and durations that read well, and questions that can be
 //! answered.
 
-pub(crate) mod axis;
 mod progress;
 mod voice;
 
@@ -21,14 +20,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use eirs_load::words::{count, escaped, milliseconds, plain};
+
 pub use self::progress::Progress;
 pub use self::voice::Voice;
-
-/// Strangers' words, harmless in a page and in an attribute.
-pub(crate) fn escaped(text: &str) -> String {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    text.replace('"', "&quot;").replace('\'', "&#39;")
-}
 
 /// Writes a line of the product, on stdout. A reader that went away, as `head` does, is no failure.
 pub fn out(line: impl Display) {
@@ -70,21 +65,6 @@ pub fn small_json(value: &impl Serialize) {
 pub fn json_line(value: &impl Serialize) {
     let text = serde_json::to_string(value);
     out(text.expect("what the tools show has string keys and can be written"));
-}
-
-/// `1 image`, `2 images`.
-pub fn count(number: u64, thing: &str) -> String {
-    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
-}
-
-/// Milliseconds with three figures that matter, in seconds where these are many.
-pub fn milliseconds(ms: f64) -> String {
-    match ms {
-        ms if ms < 10.0 => format!("{ms:.2} ms"),
-        ms if ms < 100.0 => format!("{ms:.1} ms"),
-        ms if ms < 10_000.0 => format!("{ms:.0} ms"),
-        ms => format!("{:.1} s", ms / 1e3),
-    }
 }
 
 /// How long that is, in two units at most: `12s`, `3m`, `2h 5m`, `4d 3h`.
@@ -166,13 +146,6 @@ pub fn wrapped(text: &str, indent: usize, width: usize) -> String {
         line += part;
     }
     format!("{whole}{line}\n")
-}
-
-/// What strangers wrote, such as an image's name, on one line and without orders to a terminal.
-pub fn plain(text: &str) -> String {
-    let is_harmless =
-        |c: &char| !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|c| if is_harmless(&c) { c } else { '\u{fffd}' }).collect()
 }
 
 /// The beginning of a text, so that it takes no more columns than these.
@@ -291,14 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_give_orders_to_a_terminal_or_begin_a_line() {
-        assert_eq!(plain("a\u{1b}[2Jb\nc\u{202e}d 🐕"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d 🐕");
+    fn a_cut_text_ends_in_dots() {
         assert_eq!(cut("golden retriever", 8), "golden …");
-    }
-
-    #[test]
-    fn durations_keep_three_figures() {
-        let shown = [0.5, 12.34, 123.4, 1234.0, 61_000.0].map(milliseconds);
-        assert_eq!(shown, ["0.50 ms", "12.3 ms", "123 ms", "1234 ms", "61.0 s"]);
     }
 }

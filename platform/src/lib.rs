@@ -2,7 +2,6 @@
 //! nothing of scaling, HTTP or pixels. To be admitted here, a thing must be needed by two daemons,
 //! and by a third that does none of those.
 
-pub mod formats;
 pub mod job;
 pub mod trace;
 
@@ -36,6 +35,8 @@ pub mod telemetry;
 pub mod testing;
 pub mod webhook;
 
+/// The table of image formats, which the load generator shares without the rest of this crate.
+pub use eirs_formats as formats;
 pub use error::{Error, Result};
 
 /// What `--version` says of every program: which one it is, and whether it can work in a cloud.

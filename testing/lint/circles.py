@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-CRATES = ["cli", "controller", "platform", "testing/harness", "web", "worker"]
+CRATES = ["cli", "controller", "formats", "load", "platform", "testing/harness", "web", "worker"]
 ROOTS = {"lib", "main"}
 
 

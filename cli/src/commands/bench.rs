@@ -18,11 +18,12 @@ mod yardstick;
 
 use std::path::PathBuf;
 
+use eirs_load::images;
 use eirs_platform::settings::{Layers, Model};
 use tokio_util::sync::CancellationToken;
 
 use self::{board::Board, cases::Bench};
-use crate::{Exit, Global, Stop, load::images, show};
+use crate::{Exit, Global, Stop, show};
 
 /// What can be measured, in this order.
 const PARTS: [&str; 17] = [

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use eirs_load::http::{Connection, Pieces, Url, header_pair};
 use eirs_platform::{job::Guess, settings::Model};
 use eirs_worker::classify::{self, Image};
 use hyper::{
@@ -11,11 +12,7 @@ use hyper::{
 };
 use serde::Serialize;
 
-use crate::{
-    Exit, Global, Stop,
-    http::{Connection, Pieces, Url, header_pair},
-    show,
-};
+use crate::{Exit, Global, Stop, show};
 
 /// Classify images, in this process or with a service
 ///

@@ -1,23 +1,22 @@
 //! `eirs load`
 
+mod goals;
+mod live;
+mod rate;
+
 use std::{ffi::OsStr, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use eirs_load::{Expect, Options, Report, Truth, Url, images};
 use eirs_platform::settings::units;
 use hyper::header::HeaderValue;
 
-use crate::load::{
-    OpenLoop, Options,
-    expect::Expect,
-    images,
+use self::{
+    goals::Goals,
     live::{Extent, Live},
-    page,
-    report::Report,
-    schedule::{Arrivals, Schedule},
-    slo::Slo,
-    truth::Truth,
+    rate::Rate,
 };
-use crate::{Exit, Stop, http::Url, show};
+use crate::{Exit, Stop, show};
 
 /// Where the token is, if no file holds it.
 const TOKEN_VARIABLE: &str = "EIRS_TOKEN";
@@ -75,35 +74,11 @@ pub struct Load {
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
     #[command(flatten)]
-    open: Open,
+    rate: Rate,
     #[command(flatten)]
-    slo: Slo,
+    goals: Goals,
     #[command(flatten)]
     service: Service,
-}
-
-/// The open loop.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Open loop")]
-struct Open {
-    /// Send uploads at this rate per second, at changing rates, or as in a trace
-    #[arg(long, value_name = "RATE|TRACE")]
-    rate: Option<String>,
-    /// How uploads are spaced at a rate [default: even]
-    #[arg(long, value_name = "HOW", requires = "rate")]
-    arrivals: Option<Arrivals>,
-    /// The seed of random arrivals: the same one gives the same arrivals
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "rate")]
-    seed: u64,
-    /// Maximum uploads in flight; a further upload waits, and its latency keeps counting
-    #[arg(long, value_name = "N", alias = "max_in_flight", default_value_t = 1000, requires = "rate", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    max_in_flight: u32,
-    /// Speed up a trace by this factor
-    #[arg(long, value_name = "TIMES", default_value_t = 1.0, requires = "rate", value_parser = speed)]
-    speed: f64,
-    /// The pool of a recording
-    #[arg(long, value_name = "NAME", default_value = "default", requires = "rate")]
-    pool: String,
 }
 
 /// What the service wants, and what it answers.
@@ -143,12 +118,12 @@ impl Load {
         if self.num_request == Some(0) {
             return Err(Stop::Usage("--num-request 0: nothing to upload".into()));
         }
-        let open = self.open.schedule().map_err(Stop::Usage)?;
+        let open = self.rate.open_loop().map_err(Stop::Usage)?;
         let schedule_end = open.as_ref().and_then(|open| open.schedule.end());
         let duration = self.duration.into_iter().chain(schedule_end).min();
         let each_once = duration.is_none().then_some(images.len() as u64);
         let concurrency = match open {
-            Some(_) => self.open.max_in_flight as usize,
+            Some(_) => self.rate.max_in_flight as usize,
             None => self.concurrency.unwrap_or(32).into(),
         };
         let options = Options {
@@ -163,7 +138,7 @@ impl Load {
             expect: self.service.expect.unwrap_or_default(),
             timeout: self.timeout,
             truth,
-            slo: self.slo,
+            slo: self.goals.into(),
             ..Options::new(self.url, images)
         };
         if let Some(file) = &self.report {
@@ -176,11 +151,11 @@ impl Load {
         let began = chrono::Utc::now();
         let extent = Extent { requests: options.requests, duration };
         let live = Arc::new(Live::new(extent, !self.quiet && !self.json));
-        let report = crate::load::run(options, live.clone()).await;
+        let report = eirs_load::run(options, live.clone()).await;
         live.finish();
         let report = Report { passed_over, ..report? };
         if let Some(file) = &self.report {
-            let page = page::page(&report, &command_line(std::env::args_os()), began);
+            let page = eirs_load::page(&report, &command_line(std::env::args_os()), began);
             fs::write(file, page).with_context(|| format!("{}: cannot be written", file.display()))?;
         }
         if self.json {
@@ -189,22 +164,6 @@ impl Load {
             show::out(report.to_string().trim_end());
         }
         Ok(if report.is_well() { Exit::Ok } else { Exit::Failed })
-    }
-}
-
-impl Open {
-    fn schedule(&self) -> Result<Option<OpenLoop>, String> {
-        let Some(words) = self.rate.clone() else { return Ok(None) };
-        let schedule = Schedule::of(&words, &self.pool, self.seed, self.speed)
-            .map_err(|problem| format!("--rate {problem}"))?;
-        if schedule.is_trace() && self.arrivals.is_some() {
-            return Err("--arrivals is for rates: a trace has its own times".to_owned());
-        }
-        if !schedule.is_trace() && self.speed != 1.0 {
-            return Err("--speed is for traces: write another rate".to_owned());
-        }
-        let arrivals = self.arrivals.unwrap_or_default();
-        Ok(Some(OpenLoop { words, schedule, arrivals, seed: self.seed }))
     }
 }
 
@@ -231,11 +190,6 @@ impl Service {
         header.set_sensitive(true);
         Ok(Some(header))
     }
-}
-
-fn speed(text: &str) -> Result<f64, String> {
-    let speed = text.parse::<f64>().ok().filter(|speed| speed.is_finite() && (1e-3..=1e6).contains(speed));
-    speed.ok_or_else(|| format!("`{text}` must be a number of times, like 10"))
 }
 
 /// The command as a shell would take it again.

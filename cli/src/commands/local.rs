@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::Context;
+use eirs_load::Url;
 use eirs_platform::{
     settings::{Layers, Settings},
     state_folder::{self, LOCAL_LOCK, Lock, NotLocked, Stamp},
@@ -27,7 +28,6 @@ use self::{
 };
 use crate::{
     Exit, Global, Stop,
-    http::Url,
     show::{self, quoted},
 };
 

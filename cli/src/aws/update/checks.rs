@@ -5,15 +5,14 @@
 use std::cmp::Reverse;
 
 use anyhow::Context;
+use eirs_load::{
+    images,
+    truth::{Label, Truth},
+};
 use eirs_platform::{
     backend::Backend,
     job::{self, JobId, Reply},
     settings::{Model, Settings},
-};
-
-use crate::load::{
-    images,
-    truth::{Label, Truth},
 };
 
 /// How many recent uploads are asked for again.

@@ -112,13 +112,14 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use eirs_load::truth::Label;
     use eirs_platform::{
         job::{Guess, JobId},
         testing,
     };
 
     use super::*;
-    use crate::{aws::update::checks::Before, load::truth::Label};
+    use crate::aws::update::checks::Before;
 
     fn check(expected: Option<&str>, before: Option<(&str, f64)>) -> Check {
         let before = before.map(|(label, ms)| Before { label: label.into(), ms });

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use eirs_load::{ImageFile, Options, Report, Url};
 use eirs_platform::settings::{Engine, Model};
 use eirs_worker::classify::{self, BareLoop, Image, bare_loop};
 use rustix::fs::{IFlags, ioctl_setflags};
@@ -17,10 +18,6 @@ use super::{
     feeder::Feeder,
     service::{Service, model_environment, noop_environment, within},
     yardstick,
-};
-use crate::{
-    http::Url,
-    load::{self, Options, images::ImageFile, report::Report},
 };
 
 /// What is uploaded where nobody looks at it.
@@ -186,7 +183,7 @@ impl Bench {
             unique: true,
             ..Options::new(url.clone(), self.images.clone())
         };
-        complete(load::run(options, Arc::new(())).await?)
+        complete(eirs_load::run(options, Arc::new(())).await?)
     }
 
     /// The service itself: uploads of 50 KB that are all different, through the durable queue, to a
@@ -396,7 +393,7 @@ pub(super) async fn upload_to(
         unique,
         ..Options::new(url.clone(), vec![image])
     };
-    complete(load::run(options, Arc::new(())).await?)
+    complete(eirs_load::run(options, Arc::new(())).await?)
 }
 
 /// A figure of a run in which something failed is no figure.

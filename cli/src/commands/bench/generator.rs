@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, anyhow, ensure};
 use bytes::Bytes;
+use eirs_load::{ImageFile, OpenLoop, Options, Report, Watch};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -23,7 +24,6 @@ use tokio::{net::TcpListener, sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::board::{Bar, Board};
-use crate::load::{self, OpenLoop, Options, Watch, images::ImageFile, report::Report};
 
 /// What the server waits before it answers.
 const DELAY: Duration = Duration::from_millis(5);
@@ -129,12 +129,12 @@ fn drive(rate: u32, length: Duration, delay: Duration) -> anyhow::Result<Run> {
                 requests: None,
                 duration: Some(length),
                 concurrency: 1000,
-                open: Some(OpenLoop::constant(rate)),
+                open: Some(rate.to_string().parse::<OpenLoop>().map_err(anyhow::Error::msg)?),
                 ..Options::new(url, vec![image])
             };
             let errors = Arc::new(Errors::default());
             let before = thread_cpu();
-            let report = load::run(options, errors.clone()).await?;
+            let report = eirs_load::run(options, errors.clone()).await?;
             let cpu_share = (thread_cpu() - before) / report.seconds;
             ensure!(report.failed == 0, "{} uploads failed: {:?}", report.failed, report.failures);
             let mut errors_us = std::mem::take(&mut *errors.0.lock().unwrap_or_else(PoisonError::into_inner));

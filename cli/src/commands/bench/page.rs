@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use eirs_load::http::{Answer, Connection, Pieces, Url, header_pair};
 use futures::future::try_join_all;
 use http_body_util::BodyExt;
 use hyper::{
@@ -29,10 +30,7 @@ use super::{
     cases::upload,
     service::{Service, noop_environment},
 };
-use crate::{
-    browser::{Browser, Installed},
-    http::{Answer, Connection, Pieces, Url, header_pair},
-};
+use crate::browser::{Browser, Installed};
 
 /// Pages that are open.
 const PAGES: u64 = 200;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use eirs_load::{Report, Url};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::{
@@ -18,7 +19,6 @@ use super::{
     service::{Service, cpu_seconds, model_environment, noop_environment, within},
     yardstick,
 };
-use crate::{http::Url, load::report::Report};
 
 const PACKAGE: &str = "mosec==0.9.8";
 const SERVER: &str = include_str!("mosec_server.py");

@@ -9,11 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use eirs_load::Url;
 use eirs_platform::{lifecycle::sibling, settings::Model, state_folder};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
-
-use crate::http::Url;
 
 const START: Duration = Duration::from_secs(30);
 

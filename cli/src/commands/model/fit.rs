@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use eirs_load::{ImageFile, Truth, images};
 use eirs_worker::classify::{
     self,
     fit::{self, Fitted, Known, Trial},
@@ -13,10 +14,6 @@ use toml_edit::{DocumentMut, Item, Table};
 use super::Which;
 use crate::{
     Exit, Global, Stop,
-    load::{
-        images::{self, ImageFile},
-        truth::Truth,
-    },
     show::{self, Progress, Voice},
 };
 

@@ -7,11 +7,9 @@
 use std::fmt::Write as _;
 
 use eirs_controller::simulate::{Outcome, Trace};
+use eirs_load::axis::{Axis, span, time_ticks};
 
-use crate::show::{
-    axis::{Axis, span, time_ticks},
-    escaped,
-};
+use crate::show::escaped;
 
 /// The picture, and the place of the panels in it.
 const WIDTH: f64 = 1000.0;

@@ -1,0 +1,157 @@
+//! What is shown while it runs: results on stdout; on stderr a few lines that change, or now and
+//! then one where there is no terminal.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use eirs_load::{State, Watch};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::show::{self, plain};
+
+/// How often progress is printed without a terminal.
+const PLAIN_PROGRESS: Duration = Duration::from_secs(10);
+
+/// How far a run can go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    /// Uploads, ...
+    pub(super) requests: Option<u64>,
+    /// ... and time.
+    pub(super) duration: Option<Duration>,
+}
+
+/// Lines of results are collected and written ten times a second: writing each at once would cost
+/// more than the uploads.
+pub(super) struct Live {
+    extent: Extent,
+    lines: Option<Mutex<Vec<u8>>>,
+    told: Mutex<Duration>,
+    view: Option<View>,
+}
+
+/// The lines on a terminal.
+struct View {
+    all: MultiProgress,
+    bar: ProgressBar,
+    rest: Mutex<Vec<ProgressBar>>,
+}
+
+impl Live {
+    pub(super) fn new(extent: Extent, lines: bool) -> Self {
+        let view = io::stderr().is_terminal().then(|| View::new(extent));
+        Self { extent, lines: lines.then(Mutex::default), told: Mutex::new(Duration::ZERO), view }
+    }
+
+    fn line(&self, text: std::fmt::Arguments<'_>) {
+        if let Some(lines) = &self.lines {
+            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            // Writing into memory does not fail.
+            let _ok = writeln!(lines, "{text}");
+        }
+    }
+
+    fn flush(&self) {
+        let waiting = self
+            .lines
+            .iter()
+            .map(|lines| std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner)));
+        for lines in waiting.filter(|lines| !lines.is_empty()) {
+            let write = || {
+                // A reader that went away does not make the run a failure.
+                let mut stdout = io::stdout().lock();
+                let _gone = stdout.write_all(&lines).and_then(|()| stdout.flush());
+            };
+            match &self.view {
+                Some(view) => view.all.suspend(write),
+                None => write(),
+            }
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        self.flush();
+        if let Some(view) = &self.view {
+            view.bar.finish_and_clear();
+            let rest = view.rest.lock().unwrap_or_else(PoisonError::into_inner);
+            rest.iter().for_each(ProgressBar::finish_and_clear);
+        }
+    }
+
+    fn tell(&self, state: &State<'_>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.elapsed.saturating_sub(*told) >= PLAIN_PROGRESS {
+            *told = state.elapsed;
+            let ended = state.tally.ended_images();
+            let of = match self.extent.requests {
+                Some(requests) => format!("{ended} of {}", show::count(requests, "image")),
+                None => show::count(ended, "image"),
+            };
+            show::aside(format_args!("{of} in {}; {}", show::span(state.elapsed), state.lines().join("; ")));
+        }
+    }
+}
+
+impl Watch for Live {
+    fn classified(&self, image: &str, label: &str, _took: Duration) {
+        self.line(format_args!("{image} uploaded!\nClassification result: {}", plain(label)));
+    }
+
+    fn failed(&self, image: &str, why: &str) {
+        self.line(format_args!("{image} failed: {}", plain(why)));
+    }
+
+    fn progress(&self, state: &State<'_>) {
+        self.flush();
+        match &self.view {
+            Some(view) => view.show(self.extent, state),
+            None => self.tell(state),
+        }
+    }
+}
+
+impl View {
+    fn new(extent: Extent) -> Self {
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        // What ends the run is what the bar shows: uploads, or else tenths of a second.
+        let (length, template) = match extent {
+            Extent { requests: Some(requests), .. } => {
+                (Some(requests), "{bar:30} {pos}/{len} images, {elapsed}, {eta} left")
+            }
+            Extent { duration: Some(duration), .. } => {
+                (Some(tenths(duration)), "{bar:30} {elapsed}, {eta} left")
+            }
+            _ => (None, "{spinner} {elapsed}"),
+        };
+        let bar = all.add(length.map_or_else(ProgressBar::no_length, ProgressBar::new));
+        bar.set_style(style(template));
+        Self { all, bar, rest: Mutex::default() }
+    }
+
+    fn show(&self, extent: Extent, state: &State<'_>) {
+        self.bar.set_position(match extent {
+            Extent { requests: None, duration: Some(_) } => tenths(state.elapsed),
+            _ => state.tally.ended_images(),
+        });
+        let mut bars = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        for (number, line) in state.lines().into_iter().enumerate() {
+            if number == bars.len() {
+                let bar = self.all.add(ProgressBar::no_length());
+                bar.set_style(style("{msg}"));
+                bars.push(bar);
+            }
+            bars[number].set_message(line);
+        }
+    }
+}
+
+fn tenths(time: Duration) -> u64 {
+    u64::try_from(time.as_millis() / 100).unwrap_or(u64::MAX)
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("a constant that is a template")
+}

@@ -45,7 +45,7 @@ pub const BUILT_IN: [&str; 2] = [
 ];
 
 /// Settings of a model that decide no answer, or whose file's content does instead.
-const DECIDES_NOTHING: [&str; 13] = [
+const DECIDES_NOTHING: [&str; 14] = [
     "path",
     "labels",
     "preset_file",
@@ -57,6 +57,7 @@ const DECIDES_NOTHING: [&str; 13] = [
     "batch",
     "check_image",
     "check_label",
+    "script_socket",
     "timeout",
     "digest",
 ];

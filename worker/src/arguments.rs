@@ -24,6 +24,10 @@ pub struct Arguments {
     /// Load every model, classify an image with it, and exit
     #[arg(long, conflicts_with = "check")]
     pub self_test: bool,
+    /// Run scripts for a worker that is another user (eirs-script.service); the socket is standard
+    /// input
+    #[arg(long, conflicts_with_all = ["check", "self_test"])]
+    pub run_scripts: bool,
     /// Exit 0 if this boot of the EC2 instance has this generation, else 75: an order to drain may
     /// be late
     #[arg(long, value_name = "TEXT", hide = true)]

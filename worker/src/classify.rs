@@ -8,7 +8,7 @@ mod noop;
 mod onnx;
 mod script;
 
-pub use self::script::guardian;
+pub use self::script::{guardian, host};
 
 use std::{
     fmt,

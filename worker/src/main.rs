@@ -12,7 +12,11 @@ use eirs_platform::{
 };
 #[cfg(feature = "aws")]
 use eirs_worker::identity::Instance;
-use eirs_worker::{Arguments, Identity, Worker, abandoned, classify::guardian, consume, replace};
+use eirs_worker::{
+    Arguments, Identity, Worker, abandoned,
+    classify::{guardian, host},
+    consume, replace,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -28,6 +32,10 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: Arguments) -> Result<ExitCode, ExitCode> {
+    if arguments.run_scripts {
+        let served = host::serve().map(|()| ExitCode::SUCCESS);
+        return served.map_err(|error| daemon::failed(&format!("the socket for scripts: {error}")));
+    }
     let layers = arguments.daemon.layers();
     let settings = daemon::settings(&layers)?;
     if let Some(model) = &arguments.model

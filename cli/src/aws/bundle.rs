@@ -13,7 +13,7 @@ use anyhow::Context;
 use eirs_platform::{
     aws::{self, Service},
     lifecycle,
-    settings::{Model, Settings},
+    settings::{Classifier, Model, Settings},
     version,
 };
 use eirs_worker::classify;
@@ -33,6 +33,14 @@ const GUARD_UNITS: [(&str, &str); 2] = [
     ("eirs-guard.service", include_str!("../../../systemd/eirs-guard.service")),
     ("eirs-guard.timer", include_str!("../../../systemd/eirs-guard.timer")),
 ];
+const SCRIPT_UNITS: [(&str, &str); 2] = [
+    ("eirs-script.service", include_str!("../../../systemd/eirs-script.service")),
+    ("eirs-script.socket", include_str!("../../../systemd/eirs-script.socket")),
+];
+const SCRIPT_SYSUSERS: &str = include_str!("../../../systemd/eirs-script.sysusers");
+const SCRIPT_TMPFILES: &str = include_str!("../../../systemd/eirs-script.tmpfiles");
+/// As that unit has it.
+const SCRIPT_SOCKET: &str = "/run/eirs-script/socket";
 const SHIP_LOGS: &str = include_str!("../../../systemd/eirs-logs");
 const LOGS_UNITS: [(&str, &str); 3] = [
     ("eirs-logs.service", include_str!("../../../systemd/eirs-logs.service")),
@@ -121,6 +129,11 @@ fn common(units: &[(&str, &str)], programs: &[&str]) -> anyhow::Result<Entries> 
     Ok(entries)
 }
 
+/// Whether the command of this model runs as another user than the worker.
+fn isolates(settings: &Settings, model: &Model) -> bool {
+    settings.setup.isolate_scripts && model.classifier == Classifier::Script
+}
+
 /// The units that copy a machine's logs, for who sets that.
 fn logs(account: &Account) -> Entries {
     if !account.settings.setup.ship_logs {
@@ -145,6 +158,12 @@ fn worker(account: &Account) -> anyhow::Result<Entries> {
     let mut entries = common(&units, &["eirs-worker"])?;
     entries.insert(format!("{LIB}/guard"), Entry::Text(GUARD.to_owned()));
     entries.extend(logs(account));
+    if account.settings.models.values().any(|model| isolates(&account.settings, model)) {
+        let units = SCRIPT_UNITS.map(|(name, unit)| (format!("{UNITS}/{name}"), unit));
+        let own = [("sysusers", SCRIPT_SYSUSERS), ("tmpfiles", SCRIPT_TMPFILES)];
+        let own = own.map(|(kind, text)| (format!("usr/lib/{kind}.d/eirs-script.conf"), text));
+        entries.extend(units.into_iter().chain(own).map(|(path, text)| (path, Entry::Text(text.to_owned()))));
+    }
     let (settings, files) = worker_settings(&account.settings)?;
     entries.insert(format!("{ETC}/eirs.toml"), Entry::Text(settings));
     entries.extend(files.into_iter().map(|(path, file)| (path, Entry::File(file))));
@@ -249,6 +268,9 @@ pub(crate) fn worker_settings(settings: &Settings) -> anyhow::Result<(String, Ve
                 files.extend(weights_of(&file, &format!("{MODELS}/{name}")));
             }
             files.push((place, file));
+        }
+        if isolates(settings, model) {
+            written["models"][name]["script_socket"] = SCRIPT_SOCKET.into();
         }
         written["models"][name]["digest"] = version(model).map_or(Value::Null, Value::from);
     }

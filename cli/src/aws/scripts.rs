@@ -85,7 +85,7 @@ pub(crate) async fn builder(account: &Account, bundle: &Bundle, name: &str) -> a
     let work = format!(
         "{prepare}\
          systemctl enable eirs-worker.service eirs-guard.timer\n\
-         {ENABLE_LOGS}\
+         {ENABLE_LOGS}{ENABLE_SCRIPTS}\
          \"$root/usr/bin/eirs-worker\" --config \"$root/etc/eirs/eirs.toml\" --self-test\n\
          # Each machine that comes of this image is its own.\n\
          [ -n \"$root\" ] || truncate -s 0 /etc/machine-id\n"
@@ -99,6 +99,10 @@ const ENABLE_LOGS: &str =
 /// ... and at once.
 const START_LOGS: &str =
     "[ ! -f \"$root/usr/lib/eirs/logs\" ] || systemctl start eirs-logs.timer eirs-logs-last.service\n";
+
+/// The service that runs scripts as another user, which the machine's test of itself needs, too.
+const ENABLE_SCRIPTS: &str = "[ ! -f \"$root/usr/lib/systemd/system/eirs-script.socket\" ] || \
+    systemctl enable --now eirs-script.socket\n";
 
 /// A machine that waits for something that does not come must not wait for as long as nobody looks.
 const BAKED_OR_OFF: &str = r#"[ -n "$root" ] || systemd-run --quiet --on-active=1h systemctl poweroff

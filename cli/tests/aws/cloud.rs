@@ -57,6 +57,8 @@ impl Cloud {
     /// With this site's model and settings.
     pub fn of(site: Site, options: &[&str]) -> Option<Self> {
         let folder = site.folder.path().to_owned();
+        // Without a systemd there is no other user.
+        let site = site.set("EIRS_SETUP__ISOLATE_SCRIPTS", "false");
         let shown = |path: &Path| path.display().to_string();
         let (programs, logs) = (shown(&programs()), shown(&folder.join("instances")));
         let worker = format!("eirs-worker --config {}", shown(&folder.join("worker.toml")));

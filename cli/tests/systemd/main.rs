@@ -15,5 +15,6 @@ mod install;
 mod operation;
 mod package;
 mod sandbox;
+mod scripts;
 mod stops;
 mod units;

@@ -132,8 +132,16 @@ fn systemd_has_nothing_to_complain_about_the_units() {
     }
     let (folder, programs) = (tempfile::tempdir().expect("a folder"), programs());
     let names = SERVICES.map(|name| format!("{name}.service")).into_iter().chain(
-        ["eirs.target", "eirs-guard.service", "eirs-guard.timer", "eirs-logs.service", "eirs-logs.timer"]
-            .map(str::to_owned),
+        [
+            "eirs.target",
+            "eirs-guard.service",
+            "eirs-guard.timer",
+            "eirs-logs.service",
+            "eirs-logs.timer",
+            "eirs-script.socket",
+            "eirs-script.service",
+        ]
+        .map(str::to_owned),
     );
     let names = names.chain(["eirs-logs-last.service".to_owned()]);
     let files: Vec<_> = names
@@ -159,7 +167,7 @@ fn every_unit_is_exposed_by_two_points_of_ten_at_most() {
     if !has_systemd_analyze() {
         return;
     }
-    for name in SERVICES {
+    for name in SERVICES.into_iter().chain(["eirs-script"]) {
         let file = project().join("systemd").join(format!("{name}.service"));
         let table = run(Command::new("systemd-analyze")
             .args(["security", "--offline=true", "--threshold=20"])

@@ -127,6 +127,9 @@ pub struct Model {
     /// script: what it gets of the worker's environment beside what programs need: names,
     /// beginnings of names with a star, or `NAME=value`.
     pub env: Vec<String>,
+    /// script: the socket of the service that runs the command as another user
+    /// (`eirs-worker --run-scripts`). Without it, the command is a child of the worker.
+    pub script_socket: Option<PathBuf>,
     /// How long one image may take.
     #[serde(with = "units::duration")]
     pub timeout: Duration,
@@ -242,6 +245,10 @@ impl Model {
                 "env: each entry must be the name of a variable, the beginning of names with a \
                 star (`MY_*`), or `NAME=value`",
             ),
+            (
+                self.script_socket.as_deref().is_none_or(Path::is_absolute),
+                "script_socket: must be an absolute path",
+            ),
             (self.timeout >= Duration::from_millis(10), "timeout: must be at least 10ms"),
             (
                 self.digest.as_deref().is_none_or(names::is_version),
@@ -337,6 +344,7 @@ impl Default for Model {
             command: Vec::new(),
             protocol: Protocol::Once,
             env: Vec::new(),
+            script_socket: None,
             timeout: Duration::from_secs(30),
             max_pixels: 100_000_000,
             top: 5,

@@ -43,6 +43,9 @@ pub struct Setup {
     /// A shell script that is run as root on the machine that the image is baked from, to install
     /// what a script needs.
     pub prepare: Option<PathBuf>,
+    /// Whether scripts run as another user than the worker, who cannot read the credentials of the
+    /// machine.
+    pub isolate_scripts: bool,
     /// Images are deleted after this many days; 0 keeps them.
     pub expire_images_days: u32,
     /// Results are deleted after this many days; 0 keeps them.
@@ -140,6 +143,7 @@ impl Default for Setup {
             subnets: Vec::new(),
             include: Vec::new(),
             prepare: None,
+            isolate_scripts: true,
             expire_images_days: 30,
             expire_results_days: 90,
             rebake_after: Duration::from_secs(30 * 24 * 3600),

@@ -73,6 +73,7 @@ fn changed() -> Vec<(&'static str, Model, bool)> {
         ("command", Model { command: vec!["x".into()], ..model() }, false),
         ("protocol", Model { protocol: Protocol::Stream, ..model() }, false),
         ("env", Model { env: vec!["A=1".into()], ..model() }, false),
+        ("script_socket", Model { script_socket: Some("/run/x".into()), ..model() }, false),
         ("timeout", Model { timeout: Duration::from_secs(7), ..model() }, false),
         ("max_pixels", Model { max_pixels: 1000, ..model() }, true),
         ("top", Model { top: 3, ..model() }, true),

@@ -23,14 +23,25 @@
 //! is killed as a whole after an answer, a time-out, or more output than makes sense. Nothing that
 //! it starts outlives the worker (`guardian.rs`). `examples/script/` has one script for each
 //! protocol.
+//!
+//! With `script_socket`, the command is run by a service of another user instead (`apart.rs` is the
+//! worker's side, `host.rs` the service's, `wire.rs` what goes between).
 
 mod answer;
+mod apart;
 mod child;
 mod environment;
 pub mod guardian;
+pub mod host;
 mod once;
+mod order;
+mod own;
 mod scratch;
 mod stream;
+mod wire;
+
+#[cfg(test)]
+mod tests;
 
 use anyhow::Context;
 use eirs_platform::{

@@ -51,6 +51,24 @@ fn a_worker_finds_its_models_where_the_archive_puts_them() {
 }
 
 #[test]
+fn a_script_runs_as_another_user_on_a_worker_unless_a_setting_says_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(folder.path());
+    let command = vec!["sh".to_owned()];
+    let script = Model { classifier: Classifier::Script, command, ..Model::default() };
+    settings.models.insert("script".into(), script);
+    let socket_of = |settings: &Settings, model: &str| {
+        read(&worker_settings(settings).unwrap().0).models[model].script_socket.clone()
+    };
+    let socket = socket_of(&settings, "script").unwrap();
+    let [_, (_, unit)] = SCRIPT_UNITS;
+    assert!(unit.contains(&format!("\nListenSequentialPacket={}\n", socket.display())), "{unit}");
+    assert_eq!(socket_of(&settings, "dogs"), None);
+    settings.setup.isolate_scripts = false;
+    assert_eq!(socket_of(&settings, "script"), None);
+}
+
+#[test]
 fn a_web_host_listens_to_the_network_and_knows_every_model_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let read = read(&web_settings(&settings(folder.path())).unwrap());

@@ -3,22 +3,26 @@
 
 use std::{
     io,
-    os::{fd::AsFd, unix::process::CommandExt},
+    os::fd::{AsFd, OwnedFd},
     path::Path,
-    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    process::ExitStatus,
     thread,
     time::{Duration, Instant},
 };
 
-use eirs_platform::{process_tree, settings::Model};
+use eirs_platform::settings::Model;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{OFlags, fcntl_setfl},
     io::Errno,
-    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid},
 };
 
-use super::{environment, guardian};
+use super::{
+    apart::Apart,
+    guardian,
+    order::{Order, Process},
+    own::Own,
+};
 
 /// The most that a command may print for one image, in bytes.
 pub(super) const OUTPUT_MAX_BYTES: usize = 1 << 20;
@@ -30,20 +34,12 @@ const TAIL_BYTES: usize = 4096;
 /// us.
 const TICK: Duration = Duration::from_millis(20);
 
-/// How long a killed process may take to go before waiting for it is left to a thread of its own.
-/// Only one that is stuck in the kernel takes longer.
-const REAP_PATIENCE: Duration = Duration::from_secs(2);
-
 /// A running command, in a process group of its own. Dropping it kills the whole group.
 pub(super) struct Running {
-    /// `None` once it is reaped.
-    child: Option<Child>,
-    group: Pid,
-    /// Borne by all that it starts.
-    mark: String,
-    stdin: Option<ChildStdin>,
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
+    process: Box<dyn Process>,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
     /// What it printed and nobody took yet.
     pub(super) printed: Vec<u8>,
     tail: Vec<u8>,
@@ -66,37 +62,29 @@ impl Running {
     /// Starts the command of the settings; `last` is its last argument. With `talk` its standard
     /// input is open, or else empty.
     pub(super) fn start(settings: &Model, last: Option<&Path>, talk: bool) -> io::Result<Self> {
-        let (program, arguments) =
-            settings.command.split_first().ok_or_else(|| io::Error::other("no command"))?;
-        let mark = guardian::mark_of_a_run();
-        let mut child = Command::new(program)
-            .args(arguments)
-            .args(last)
-            .stdin(if talk { Stdio::piped() } else { Stdio::null() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .env_clear()
-            .envs(environment::for_scripts(&settings.env))
-            .env(process_tree::MARK, &mark)
-            .process_group(0)
-            .spawn()?;
-        let running = Self {
-            mark,
-            group: Pid::from_child(&child),
-            stdin: child.stdin.take(),
-            stdout: child.stdout.take(),
-            stderr: child.stderr.take(),
-            child: Some(child),
+        let last = last.map(|last| last.to_str().ok_or_else(|| io::Error::other("the path is not UTF-8")));
+        let command = settings.command.iter().cloned().chain(last.transpose()?.map(str::to_owned));
+        let mark = guardian::mark_of_a_run(settings.script_socket.is_none());
+        let worker = guardian::own_mark().to_owned();
+        let order = Order { command: command.collect(), env: settings.env.clone(), talk, mark, worker };
+        let (process, pipes) = begin(settings, order)?;
+        let mut pipes = pipes.into_iter();
+        let mut running = Self {
+            process,
+            stdin: talk.then(|| pipes.next()).flatten(),
+            stdout: pipes.next(),
+            stderr: pipes.next(),
             printed: Vec::new(),
             tail: Vec::new(),
         };
         if guardian::is_ending() {
+            running.process.end();
             return Err(io::Error::other("the worker is ending"));
         }
         // The pipes' ends on this side only; the command's are its own.
-        running.stdin.as_ref().map(|pipe| fcntl_setfl(pipe, OFlags::NONBLOCK)).transpose()?;
-        running.stdout.as_ref().map(|pipe| fcntl_setfl(pipe, OFlags::NONBLOCK)).transpose()?;
-        running.stderr.as_ref().map(|pipe| fcntl_setfl(pipe, OFlags::NONBLOCK)).transpose()?;
+        for pipe in [&running.stdin, &running.stdout, &running.stderr].into_iter().flatten() {
+            fcntl_setfl(pipe, OFlags::NONBLOCK)?;
+        }
         Ok(running)
     }
 
@@ -190,33 +178,19 @@ impl Running {
         }
     }
 
-    /// Whether it is gone. It stays unreaped, so that its number still stands for its group.
-    pub(super) fn has_exited(&self) -> bool {
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        self.child.is_none() || !matches!(waitid(WaitId::Pid(self.group), look), Ok(None))
+    /// Whether it is gone.
+    pub(super) fn has_exited(&mut self) -> bool {
+        self.process.has_exited()
     }
 
     /// Ends what has not ended by itself, and what it started, wherever that went.
     pub(super) fn put_down(&mut self) {
-        self.end();
-        process_tree::kill_marked(&self.mark);
+        self.process.put_down();
     }
 
     /// Ends the group and returns how the command went, if it went by itself or in good time.
     pub(super) fn end(&mut self) -> Option<ExitStatus> {
-        let mut child = self.child.take()?;
-        // Not reaped yet, so this cannot hit a stranger who was given the same number.
-        let _ = kill_process_group(self.group, Signal::KILL);
-        let deadline = Instant::now() + REAP_PATIENCE;
-        while Instant::now() < deadline {
-            match child.try_wait() {
-                Ok(None) => thread::park_timeout(Duration::from_millis(1)),
-                Ok(Some(status)) => return Some(status),
-                Err(_) => return None,
-            }
-        }
-        let _ = thread::Builder::new().name("reaper".to_owned()).spawn(move || child.wait());
-        None
+        self.process.end()
     }
 
     /// The end of its standard error, in one line, as the end of a sentence.
@@ -234,8 +208,24 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.end();
+        self.process.end();
     }
+}
+
+/// Starts a run here, or has it started; its pipes are standard input, if that is open, output and
+/// error.
+fn begin(settings: &Model, order: Order) -> io::Result<(Box<dyn Process>, Vec<OwnedFd>)> {
+    if let Some(socket) = &settings.script_socket {
+        let (process, pipes) = Apart::start(socket, &order)?;
+        return Ok((Box::new(process), pipes));
+    }
+    let mut child = order.spawn()?;
+    let pipes = [
+        child.stdin.take().map(OwnedFd::from),
+        child.stdout.take().map(OwnedFd::from),
+        child.stderr.take().map(OwnedFd::from),
+    ];
+    Ok((Box::new(Own::new(child, order.mark)), pipes.into_iter().flatten().collect()))
 }
 
 /// Whether a command says by its exit code that this may work later (`EX_TEMPFAIL` of sysexits.h).

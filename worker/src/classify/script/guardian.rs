@@ -70,21 +70,31 @@ pub(super) fn is_ending() -> bool {
     ENDING.load(Ordering::SeqCst)
 }
 
-/// The mark of one more run of a script. From the first one on there is a guardian.
-pub(super) fn mark_of_a_run() -> String {
-    GUARDIAN.get_or_init(|| {
-        if !ARMED.load(Ordering::Relaxed) {
-            return None;
-        }
-        let started = start();
-        if let Err(error) = &started {
-            tracing::warn!(%error, "the guardian could not be started: if this worker is killed, \
-                its scripts keep running");
-        }
-        started.ok().map(Mutex::new)
-    });
+/// What the marks of all runs of this process begin with.
+pub(super) fn own_mark() -> &'static str {
+    &OWN_MARK
+}
+
+/// The mark of one more run of a script. From the first one on that is a child of this process
+/// there is a guardian.
+pub(super) fn mark_of_a_run(is_own_child: bool) -> String {
+    if is_own_child {
+        GUARDIAN.get_or_init(begin);
+    }
     let run = RUNS.fetch_add(1, Ordering::SeqCst);
     format!("{}{run}.", *OWN_MARK)
+}
+
+fn begin() -> Option<Mutex<Child>> {
+    if !ARMED.load(Ordering::Relaxed) {
+        return None;
+    }
+    let started = start();
+    if let Err(error) = &started {
+        tracing::warn!(%error, "the guardian could not be started: if this worker is killed, \
+            its scripts keep running");
+    }
+    started.ok().map(Mutex::new)
 }
 
 /// The pipe is open as long as the returned value is.

@@ -23,7 +23,8 @@ pub(super) struct Once {
 
 impl Once {
     pub(super) fn new(settings: &Model) -> anyhow::Result<Self> {
-        let scratch = Scratch::new().context("the folder for images cannot be created")?;
+        let scratch = Scratch::new(settings.script_socket.as_deref())
+            .context("the folder for images cannot be created")?;
         Ok(Self { settings: settings.clone(), scratch })
     }
 

@@ -1,14 +1,15 @@
 //! Where images lie while a script looks at them.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use rustix::fs::{FlockOperation, flock};
-use tempfile::TempDir;
+use tempfile::{Builder, TempDir};
 
 use crate::{classify::Image, image::Format};
 
@@ -22,9 +23,13 @@ const PREFIX: &str = "eirs-images-";
 /// locked.
 const ORPHAN_AGE: Duration = Duration::from_secs(60);
 
-/// A folder that nobody else can read; it goes with its owner.
+/// In the folder of the service for scripts: its user reads them, too.
+const IMAGES: &str = "images";
+
+/// A folder that nobody else can read, but for the service for scripts; it goes with its owner.
 pub(super) struct Scratch {
     parent: PathBuf,
+    mode: u32,
     folder: Folder,
     /// Every image has a folder of its own: no path ever stands for two images.
     serial: u64,
@@ -37,8 +42,8 @@ struct Folder {
 }
 
 impl Folder {
-    fn new(parent: &Path) -> io::Result<Self> {
-        let folder = TempDir::with_prefix_in(PREFIX, parent)?;
+    fn new(parent: &Path, mode: u32) -> io::Result<Self> {
+        let folder = make(PREFIX, parent, mode)?;
         let lock = File::open(folder.path())?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Self { folder, _lock: lock })
@@ -51,14 +56,23 @@ pub(super) struct Put {
     _folder: TempDir,
 }
 
+/// The group is that of the folder around it where that says so (`systemd/eirs-script.tmpfiles`).
+fn make(prefix: &str, parent: &Path, mode: u32) -> io::Result<TempDir> {
+    Builder::new().prefix(prefix).permissions(Permissions::from_mode(mode)).tempdir_in(parent)
+}
+
 impl Scratch {
-    pub(super) fn new() -> io::Result<Self> {
-        Self::new_in(&std::env::temp_dir())
+    /// For scripts that are children of the worker, or for those of the service at this socket.
+    pub(super) fn new(service: Option<&Path>) -> io::Result<Self> {
+        match service {
+            None => Self::new_in(&std::env::temp_dir(), 0o700),
+            Some(socket) => Self::new_in(&socket.with_file_name(IMAGES), 0o750),
+        }
     }
 
-    fn new_in(parent: &Path) -> io::Result<Self> {
+    fn new_in(parent: &Path, mode: u32) -> io::Result<Self> {
         sweep(parent, ORPHAN_AGE);
-        Ok(Self { folder: Folder::new(parent)?, parent: parent.to_owned(), serial: 0 })
+        Ok(Self { folder: Folder::new(parent, mode)?, parent: parent.to_owned(), mode, serial: 0 })
     }
 
     /// Writes an image to a file of its own. Cleaners of temporary files take what was not touched
@@ -69,7 +83,7 @@ impl Scratch {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 std::fs::create_dir_all(&self.parent)?;
                 tracing::info!("the folder for images was deleted, and is created again");
-                self.folder = Folder::new(&self.parent)?;
+                self.folder = Folder::new(&self.parent, self.mode)?;
                 self.write(image)
             }
             written => written,
@@ -79,7 +93,7 @@ impl Scratch {
     fn write(&mut self, image: &Image) -> io::Result<Put> {
         self.serial += 1;
         let prefix = format!("{}-", self.serial);
-        let folder = TempDir::with_prefix_in(prefix, self.folder.folder.path())?;
+        let folder = make(&prefix, self.folder.folder.path(), self.mode)?;
         let path = folder.path().join(safe_name(&image.name, Format::of(&image.bytes)));
         std::fs::write(&path, &image.bytes)?;
         Ok(Put { path, _folder: folder })
@@ -148,7 +162,7 @@ mod tests {
     #[test]
     fn the_folders_of_dead_workers_are_swept_and_those_of_living_ones_are_not() {
         let parent = tempfile::tempdir().unwrap();
-        let living = Scratch::new_in(parent.path()).unwrap();
+        let living = Scratch::new_in(parent.path(), 0o700).unwrap();
         let dead = parent.path().join("eirs-images-dead");
         std::fs::create_dir_all(dead.join("1-x")).unwrap();
         let other = parent.path().join("something-else");
@@ -167,7 +181,7 @@ mod tests {
         let outer = tempfile::tempdir().unwrap();
         let parent = outer.path().join("tmp");
         std::fs::create_dir(&parent).unwrap();
-        let mut scratch = Scratch::new_in(&parent).unwrap();
+        let mut scratch = Scratch::new_in(&parent, 0o700).unwrap();
         let held = scratch.put(&image).unwrap();
         for with_its_parent in [true, false] {
             let taken =

@@ -46,7 +46,8 @@ impl Stream {
     /// Starts the command at once: what it takes to load its own model then passes before the first
     /// image comes.
     pub(super) fn new(settings: &Model) -> anyhow::Result<Self> {
-        let scratch = Scratch::new().context("the folder for images cannot be created")?;
+        let scratch = Scratch::new(settings.script_socket.as_deref())
+            .context("the folder for images cannot be created")?;
         let process = Running::start(settings, None, true).context("the script could not be started")?;
         Ok(Self {
             settings: settings.clone(),

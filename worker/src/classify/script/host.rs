@@ -1,0 +1,151 @@
+//! The service for scripts, `eirs-worker --run-scripts`: it runs as a user of its own, and starts
+//! the commands of a worker that is another one. systemd hands it the socket, to which only the
+//! worker may connect, and keeps it and all that it starts from the address at which EC2 gives the
+//! credentials of the machine (`systemd/eirs-script.service`). systemd starts a service also where
+//! it cannot do that, so that this is tried before each run: there is no run then.
+
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::Child,
+    sync::{LazyLock, Mutex, PoisonError},
+    thread,
+};
+
+use eirs_platform::process_tree;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::retry_on_intr,
+    net::{SocketFlags, accept_with, sockopt::socket_peercred},
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+};
+
+use super::{
+    order::Order,
+    wire::{Ask, Reply, receive, send},
+};
+
+/// Where EC2 gives credentials ("Instance metadata" of the EC2 user guide).
+const METADATA: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+];
+
+/// Serves the socket that is this process's standard input, as long as it is there.
+///
+/// # Errors
+///
+/// If that is no listening socket.
+pub fn serve() -> io::Result<()> {
+    serve_on(io::stdin().as_fd(), open_metadata)
+}
+
+/// `open` finds the address that should not be reached, if it can be.
+pub(super) fn serve_on(socket: BorrowedFd, open: fn() -> Option<IpAddr>) -> io::Result<()> {
+    loop {
+        let connection = retry_on_intr(|| accept_with(socket, SocketFlags::CLOEXEC))?;
+        // A worker that went away in the middle of a word has nobody to be told of it.
+        thread::Builder::new().name("run".to_owned()).spawn(move || run(&connection, open))?;
+    }
+}
+
+fn run(connection: &OwnedFd, open: fn() -> Option<IpAddr>) -> io::Result<()> {
+    let Some((order, _)) = receive::<Order>(connection)? else { return Ok(()) };
+    let started = match open() {
+        Some(address) => Err(format!(
+            "is not run: {address} can be reached, where it could read the credentials of this machine; \
+             eirs-script.service needs IPAddressDeny=, cgroup v2 and a kernel with CONFIG_CGROUP_BPF"
+        )),
+        None => end_with(&order.worker, connection)
+            .and_then(|()| order.spawn())
+            .map_err(|error| error.to_string()),
+    };
+    match started {
+        Ok(child) => attend(child, &order.mark, connection),
+        Err(why) => send(connection, &Reply::Refused(why), &[]),
+    }
+}
+
+/// Takes a run to its end.
+fn attend(mut child: Child, mark: &str, connection: &OwnedFd) -> io::Result<()> {
+    let group = Pid::from_child(&child);
+    let pipes = [
+        child.stdin.take().map(OwnedFd::from),
+        child.stdout.take().map(OwnedFd::from),
+        child.stderr.take().map(OwnedFd::from),
+    ];
+    let lent: Vec<_> = pipes.iter().flatten().map(AsFd::as_fd).collect();
+    let told = send(connection, &Reply::Started, &lent);
+    drop(pipes);
+    let left = told.is_err() || until_it_goes(group, connection);
+    // Not reaped yet, so this cannot hit a stranger who was given the same number.
+    let _gone_already = kill_process_group(group, Signal::KILL);
+    let status = child.wait()?;
+    if left {
+        process_tree::kill_marked(mark);
+        return told;
+    }
+    send(connection, &Reply::Ended(status.into_raw()), &[])?;
+    while let Some((ask, _)) = receive::<Ask>(connection)? {
+        if ask == Ask::PutDown {
+            process_tree::kill_marked(mark);
+            send(connection, &Reply::Gone, &[])?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the command is gone, or must go; whether the worker left meanwhile.
+fn until_it_goes(command: Pid, connection: &OwnedFd) -> bool {
+    let Ok(command) = pidfd_open(command, PidfdFlags::empty()) else { return true };
+    let mut look = [PollFd::new(connection, PollFlags::IN), PollFd::new(&command, PollFlags::IN)];
+    if retry_on_intr(|| poll(&mut look, None)).is_err() {
+        return true;
+    }
+    // What is asked after the command's exit is read later.
+    look[1].revents().is_empty() && !matches!(receive::<Ask>(connection), Ok(Some(_)))
+}
+
+/// From the first run of a worker on, its end is waited for, and what is left of all its runs ends
+/// with it.
+fn end_with(worker: &str, connection: &OwnedFd) -> io::Result<()> {
+    static WORKERS: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+    let workers = || WORKERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if !workers().insert(worker.to_owned()) {
+        return Ok(());
+    }
+    // The worker waits for the reply: the number is still its own.
+    let process = pidfd_open(socket_peercred(connection)?.pid, PidfdFlags::empty())?;
+    let worker = worker.to_owned();
+    thread::Builder::new().name("worker".to_owned()).spawn(move || {
+        let mut look = [PollFd::new(&process, PollFlags::IN)];
+        let _ended = retry_on_intr(|| poll(&mut look, None));
+        process_tree::kill_marked(&worker);
+        workers().remove(&worker);
+    })?;
+    Ok(())
+}
+
+/// The first of the addresses that a packet can be sent to. A filter of systemd's refuses that at
+/// once, and so does a machine without a way there.
+fn open_metadata() -> Option<IpAddr> {
+    METADATA.into_iter().find(|address| {
+        let own: IpAddr =
+            if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let sent = UdpSocket::bind((own, 0)).and_then(|socket| socket.send_to(b"?", (*address, 80)));
+        sent.map_or_else(|error| !is_refusal(&error), |_| true)
+    })
+}
+
+/// Whether nothing can be sent there now; any other error says nothing about the next attempt.
+fn is_refusal(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable, PermissionDenied};
+    let no_such_network = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+    matches!(error.kind(), AddrNotAvailable | HostUnreachable | NetworkUnreachable | PermissionDenied)
+        || error.raw_os_error() == Some(no_such_network)
+}

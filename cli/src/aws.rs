@@ -26,6 +26,7 @@ pub(crate) mod scripts;
 pub(crate) mod stack;
 pub(crate) mod update;
 pub(crate) mod upgrade;
+pub(crate) mod upload;
 pub(crate) mod web_host;
 
 use std::time::Duration;

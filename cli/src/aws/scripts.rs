@@ -5,10 +5,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use aws_sdk_s3::{
-    presigning::{PresignedRequest, PresigningConfig},
-    primitives::ByteStream,
-};
+use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
 use eirs_platform::aws;
 
 use super::{
@@ -16,6 +13,7 @@ use super::{
     bundle::{AS_SET_UP, BIN, Bundle, ETC, PREPARE},
     credentials,
     image::BAKED_WITHIN,
+    upload,
 };
 
 /// How long the addresses in a script are good for: longer than any first boot takes.
@@ -46,16 +44,7 @@ pub(crate) async fn upload(account: &Account, bundle: &Bundle) -> anyhow::Result
     if head.is_ok_and(|head| head.content_length() == i64::try_from(bundle.bytes).ok()) {
         return Ok(());
     }
-    let body = ByteStream::from_path(bundle.file.path()).await.context("reading the archive")?;
-    // An archive is large, and its way may be slow.
-    let patience = aws_sdk_s3::config::timeout::TimeoutConfig::builder()
-        .operation_timeout(GOOD_FOR)
-        .operation_attempt_timeout(GOOD_FOR)
-        .build();
-    let call = account.s3.put_object().bucket(account.input_bucket()).key(&key).body(body).customize();
-    let call = call.config_override(aws_sdk_s3::config::Builder::new().timeout_config(patience));
-    call.send().await.map_err(|error| aws::error("uploading the archive for the machines", &error))?;
-    Ok(())
+    upload::file(account, &key, bundle.file.path(), bundle.bytes, upload::PART).await
 }
 
 /// Reads the report about a machine; `None` while there is none.

@@ -10,10 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eirs_harness::{POLICY, Process, Site, Web, eventually, image, upload};
+use eirs_harness::{POLICY, Process, Site, Web, eventually, eventually_within, image, upload};
 
 const UPLOADS: u32 = 1000;
 const CLIENTS: usize = 8;
+/// A quarter of the uploads takes seconds; this long only where none of them gets through.
+const LONG: Duration = Duration::from_secs(600);
 
 struct Running {
     web: Web,
@@ -45,11 +47,7 @@ fn survive(calamity: impl FnMut(&Site, &mut Running)) {
     survive_all(UPLOADS, When::Quarters, calamity);
 }
 
-/// Uploads, and does `calamity` to the service whenever it is time; answers how often.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "between two looks at what others do there is nothing to wait on"
-)]
+/// Uploads, and does `calamity` to the service whenever it is time; returns how often.
 fn survive_all(uploads: u32, when: When, mut calamity: impl FnMut(&Site, &mut Running)) -> u32 {
     let site = Site::new().set("EIRS_CONTROLLER__TICK", "300ms");
     let mut running = Running { web: site.web(), controller: site.controller(POLICY) };
@@ -57,9 +55,9 @@ fn survive_all(uploads: u32, when: When, mut calamity: impl FnMut(&Site, &mut Ru
     let address = running.web.address.clone();
     let next = AtomicU32::new(0);
     let promised: Mutex<HashSet<String>> = Mutex::default();
-    let (mut calamities, mut before) = (0, Instant::now());
+    let mut calamities = 0;
     std::thread::scope(|scope| {
-        for _ in 0..CLIENTS {
+        let client = |_| {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
@@ -74,22 +72,25 @@ fn survive_all(uploads: u32, when: When, mut calamity: impl FnMut(&Site, &mut Ru
                     });
                     promised.lock().expect("no panic").insert(id);
                 }
-            });
-        }
-        let through = || next.load(Ordering::Relaxed);
+            })
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(client).collect();
+        // Also where clients panicked: their failure is that of the test.
+        let are_done = || clients.iter().all(|client| client.is_finished());
         loop {
-            let (is_time, last) = match when {
-                When::Quarters => (through() >= (calamities + 1) * uploads / 4, calamities == 3),
-                When::Every(time) => (before.elapsed() >= time, through() >= uploads),
+            let before = Instant::now();
+            let is_time = || match when {
+                When::Quarters => {
+                    calamities < 3 && next.load(Ordering::Relaxed) >= (calamities + 1) * uploads / 4
+                }
+                When::Every(time) => before.elapsed() >= time,
             };
-            if last {
+            let ends = || (are_done() || is_time()).then(&are_done);
+            if eventually_within(LONG, "another quarter is through, or all is", ends) {
                 return;
             }
-            if is_time {
-                calamity(&site, &mut running);
-                (calamities, before) = (calamities + 1, Instant::now());
-            }
-            std::thread::sleep(Duration::from_millis(5));
+            calamity(&site, &mut running);
+            calamities += 1;
         }
     });
     let promised = promised.into_inner().expect("no panic");

@@ -10,7 +10,7 @@ use eirs_platform::{
     queue::SharedQueue,
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::{
@@ -28,6 +28,19 @@ struct Rig {
     clock: SharedClock,
     backend: Backend,
     fleet: MemoryFleet,
+}
+
+/// Of the paused time, which costs nothing.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Waits in paused time until `look` says so.
+async fn until(look: impl AsyncFn() -> bool) {
+    let looks = async {
+        while !look().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LONG, looks).await.expect("it happens");
 }
 
 impl Rig {
@@ -134,13 +147,11 @@ async fn a_doorbell_starts_a_worker_long_before_the_next_tick() {
     let mut controller = rig.controller();
     let watched = async {
         // The first pass is over, and the next tick is far.
-        tokio::time::sleep(Duration::from_millis(2000)).await;
+        until(async || rig.folder.path().join("status.json").exists()).await;
         rig.requests().await.send(vec![Bytes::new()]).await.unwrap();
         rig.ring().await;
         let rung = Instant::now();
-        while rig.states().await.iter().all(|state| *state != State::Running) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until(async || rig.states().await.contains(&State::Running)).await;
         let took = rung.elapsed();
         lifecycle.drain().cancel();
         took
@@ -160,14 +171,17 @@ async fn a_life_of_one_instance_is_three_decisions_and_silence_between_them() {
         tokio::time::sleep(Duration::from_secs(60)).await;
         requests.send(vec![Bytes::new()]).await.unwrap();
         rig.ring().await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        until(async || rig.states().await.contains(&State::Running)).await;
         let held = requests.receive(1, Duration::ZERO).await.unwrap();
         requests.ack(&[held[0].receipt.clone()]).await.unwrap();
         let idle_since = rig.clock.now();
-        while rig.states().await[0] != State::Draining {
-            rig.report_idle("p-1", idle_since).await;
-            tokio::time::sleep(Duration::from_secs(10)).await;
-        }
+        let drained = async {
+            while rig.states().await[0] != State::Draining {
+                rig.report_idle("p-1", idle_since).await;
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
+        };
+        timeout(LONG, drained).await.expect("it is drained");
         rig.fleet.leave("p-1");
         tokio::time::sleep(Duration::from_secs(60)).await;
         lifecycle.drain().cancel();
@@ -203,7 +217,7 @@ async fn a_changed_policy_is_in_force_after_a_tick_at_the_latest() {
     let lifecycle = Lifecycle::detached(Default::default());
     let mut controller = rig.controller();
     let changes = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        until(async || rig.folder.path().join("status.json").exists()).await;
         rig.write_policy(&format!("[pool]\nmin = 2\n{DEFAULT}"));
         tokio::time::sleep(Duration::from_secs(6)).await;
         assert_eq!(rig.states().await, [State::Running, State::Running]);

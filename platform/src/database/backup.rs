@@ -109,7 +109,12 @@ mod tests {
                 }
             }
         });
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let under_way = async {
+            while queue.depth().await.unwrap().backlog() <= 2000 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), under_way).await.expect("the load is under way");
         let file = restored.path().join("queue.db");
         let copied = tokio::task::spawn_blocking({
             let (folder, file) = (folder.path().to_owned(), file.clone());

@@ -285,13 +285,20 @@ mod tests {
     use bytes::Bytes;
     use eirs_platform::{
         clock::SystemClock,
+        fault::{Fault, Faulty},
         queue::{QueueOptions, memory::MemoryQueues},
     };
+    use tokio::{sync::mpsc::UnboundedReceiver, time::timeout};
 
     use super::*;
 
-    /// Classifies an image on request.
-    struct Slow(Arc<Mutex<mpsc::Receiver<()>>>);
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Says that it has begun, and classifies when it is asked to go on.
+    struct Slow {
+        begun: tokio::sync::mpsc::UnboundedSender<()>,
+        go: Arc<Mutex<mpsc::Receiver<()>>>,
+    }
 
     impl Loaded for Slow {
         fn engine(&self) -> &str {
@@ -299,7 +306,7 @@ mod tests {
         }
 
         fn classifier(&self) -> anyhow::Result<Box<dyn Classifier>> {
-            Ok(Box::new(Self(self.0.clone())))
+            Ok(Box::new(Self { begun: self.begun.clone(), go: self.go.clone() }))
         }
 
         fn describe(&self) -> classify::Description {
@@ -309,15 +316,23 @@ mod tests {
 
     impl Classifier for Slow {
         fn classify(&mut self, images: &[Image]) -> Vec<Classified> {
-            let _told_or_over = lock(&self.0).recv();
+            let _nobody_looks = self.begun.send(());
+            let _told_or_over = lock(&self.go).recv();
             images.iter().map(|_| Ok(vec![Guess { label: "cat".into(), confidence: 1.0 }])).collect()
         }
     }
 
     /// A pool of one thread, and the channel that lets it go on.
     fn pool(model: &Model) -> (Pool, mpsc::Sender<()>) {
-        let (go, told) = mpsc::channel();
-        (Pool::of(Arc::new(Slow(Arc::new(Mutex::new(told)))), model, 1).unwrap(), go)
+        let (pool, _begun, go) = watched_pool(model);
+        (pool, go)
+    }
+
+    /// The same, with the images that the thread has begun.
+    fn watched_pool(model: &Model) -> (Pool, UnboundedReceiver<()>, mpsc::Sender<()>) {
+        let ((begin, begun), (go, going)) = (tokio::sync::mpsc::unbounded_channel(), mpsc::channel());
+        let slow = Slow { begun: begin, go: Arc::new(Mutex::new(going)) };
+        (Pool::of(Arc::new(slow), model, 1).unwrap(), begun, go)
     }
 
     fn image() -> Image {
@@ -340,15 +355,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_script_is_ended_by_whoever_talks_to_it_and_has_no_second_deadline() {
+    async fn a_script_has_no_second_deadline_here_beside_that_of_its_classifier() {
         let model = Model {
             classifier: settings::Classifier::Script,
             timeout: Duration::from_millis(10),
             ..Model::default()
         };
-        let (pool, go) = pool(&model);
+        let (pool, mut begun, go) = watched_pool(&model);
         let later = async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            timeout(LONG, begun.recv()).await.expect("it begins");
+            tokio::time::sleep(10 * model.timeout).await;
             go.send(()).unwrap();
         };
         let (answer, ()) = tokio::join!(classify(&pool, None), later);
@@ -357,17 +373,25 @@ mod tests {
 
     #[tokio::test]
     async fn an_image_that_waits_is_left_to_others_where_nobody_else_waits_in_the_queue() {
-        let (pool, go) = pool(&Model::default());
+        let (pool, mut begun, go) = watched_pool(&Model::default());
         let queue = MemoryQueues::new(Arc::new(SystemClock)).open("requests", QueueOptions::default());
+        let watched = Arc::new(Faulty::new(queue));
+        let queue: SharedQueue = watched.clone();
         let second = async {
-            // The first has been taken by the only thread.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            timeout(LONG, begun.recv()).await.expect("the only thread takes the first");
             let left = classify(&pool, Some(&queue)).await;
             assert!(matches!(left, Answer::LeftAlone), "{left:?}");
             queue.send(vec![Bytes::from_static(b"another")]).await.unwrap();
             let third = classify(&pool, Some(&queue));
             let told = async {
-                tokio::time::sleep(2 * IMPATIENCE).await;
+                // The third looks at the queue, and stays.
+                watched.next("depth", Fault::None);
+                let looked = async {
+                    while watched.left() > 0 {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                timeout(LONG, looked).await.expect("it looks");
                 go.send(()).unwrap();
                 go.send(()).unwrap();
             };

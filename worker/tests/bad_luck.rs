@@ -220,12 +220,9 @@ async fn receives_that_fail_are_tried_again() {
 #[tokio::test]
 async fn an_image_that_is_gone_is_given_up_with_a_reason_and_its_next_upload_is_another_try() {
     let rig = Rig::new().await;
-    let delete = rig.backend.images().clone();
-    rig.images.next("get", Fault::Delay(Duration::from_secs(1)));
-    let (reply, ()) = tokio::join!(rig.ends(), async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        delete.delete(&JobId::of(IMAGE).image_key()).await.unwrap();
-    });
+    let id = rig.sent().await;
+    rig.backend.images().delete(&id.image_key()).await.unwrap();
+    let reply = rig.done(id).await;
     let reason = "the image is no longer stored; upload it again".to_owned();
     assert_eq!(reply.outcome, Outcome::GaveUp { reason });
     assert!(is_classified(&rig.ends().await), "now that it is stored again");

@@ -40,6 +40,18 @@ write("log_softmax", means() + [node("LogSoftmax", ["m"], ["y"], axis=1)], X, [y
 write("sigmoid", means() + [node("Sigmoid", ["m"], ["y"])], X, [y(3)])
 write("percent", means() + [node("Softmax", ["m"], ["s"], axis=1), node("Mul", ["s", "c"], ["y"])], X, [y(3)],
       [("c", np.float32(100))])
+SOFT = means() + [node("Softmax", ["m"], ["s"], axis=1)]
+write("bytes", SOFT + [node("Mul", ["s", "c"], ["y"])], X, [y(3)], [("c", np.float32(255))])
+write("scaled", SOFT + [node("Mul", ["s", "c"], ["y"])], X, [y(3)], [("c", np.float32(256))])
+write("negative_log", SOFT + [node("Log", ["s"], ["l"]), node("Neg", ["l"], ["y"])], X, [y(3)])
+write("part", SOFT + [node("Concat", ["s", "s"], ["t"], axis=1), node("Slice", ["t", "a", "b", "i"], ["y"])], X, [y(2)],
+      [("a", np.int64([2])), ("b", np.int64([4])), ("i", np.int64([1]))])
+write("groups", SOFT + [node("MatMul", ["s", "w"], ["y"])], X, [y(2)], [("w", np.float32([[1, 0], [0, 1], [0, 1]]))])
+write("distances", means() + [node("Unsqueeze", ["m", "a"], ["u"]), node("Sub", ["u", "w"], ["d"]),
+                              node("ReduceL2", ["d"], ["y"], axes=[2], keepdims=0)], X, [y(3)],
+      [("a", np.int64([1])), ("w", np.eye(3, dtype="f"))])
+write("weighted", means() + [node("MatMul", ["m", "w"], ["n"]), node("Add", ["n", "b"], ["y"])], X, [y(3)],
+      [("w", np.eye(3, dtype="f")), ("b", np.zeros(3, "f"))])
 write("one_number", means() + [node("MatMul", ["m", "w"], ["l"]), node("Sigmoid", ["l"], ["y"])], X, [y(1)],
       [("w", np.float32([[4], [0], [-4]]))])
 write("one_logit", means() + [node("MatMul", ["m", "w"], ["y"])], X, [y(1)], [("w", np.float32([[4], [0], [-4]]))])

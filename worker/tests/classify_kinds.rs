@@ -89,7 +89,7 @@ const SOFT: [(&str, f32); 3] = [("red", 0.4506), ("green", 0.3020), ("blue", 0.2
 
 #[test]
 fn the_form_of_the_scores_is_found_without_a_setting() {
-    for name in ["logits", "softmax", "log_softmax", "percent"] {
+    for name in ["logits", "weighted", "softmax", "log_softmax", "negative_log", "percent", "bytes"] {
         let (_folder, model) = model(name, &COLOURS);
         check(&model, &BOTH, &red(), &SOFT);
     }
@@ -106,6 +106,30 @@ fn the_form_of_the_scores_is_found_without_a_setting() {
     assert_eq!((none.len(), none[0].label.as_str()), (1, "none"));
     let (_folder, logits) = model("logits", &COLOURS);
     check(&Model { scores: Some(Scores::Sigmoid), ..logits }, &BOTH, &red(), &each);
+}
+
+#[test]
+fn confidences_stay_what_they_are_where_some_are_taken_or_added() {
+    let (_folder, part) = model("part", &["blue", "red"]);
+    check(&part, &BOTH, &red(), &[("red", 0.4506), ("blue", 0.2473)]);
+    let (_folder, groups) = model("groups", &["red", "other"]);
+    check(&groups, &BOTH, &red(), &[("other", 0.5493), ("red", 0.4506)]);
+}
+
+#[test]
+fn scores_that_may_mean_several_things_are_refused_until_a_setting_says_which() {
+    for (name, expected) in [("scaled", "computed of confidences (Softmax)"), ("distances", "distances")] {
+        let (_folder, model) = model(name, &COLOURS);
+        for engine in BOTH.into_iter().filter(|engine| is_here(*engine)) {
+            let why = refusal(&Model { engine, ..model.clone() });
+            assert!(why.contains(expected) && why.contains("set scores"), "{name}, {engine:?}: {why}");
+            assert!(
+                why.contains("its output `y`") && why.contains("model.onnx"),
+                "{name}, {engine:?}: {why}"
+            );
+        }
+        load(&Model { scores: Some(Scores::Logits), engine: Engine::Rten, ..model }).unwrap();
+    }
 }
 
 #[test]
@@ -212,6 +236,8 @@ fn what_rten_is_known_to_do_wrongly_it_is_not_given() {
         let why = refusal(&Model { engine: Engine::Rten, ..model.clone() });
         assert!(why.contains(expected), "{name}: {why}");
         if is_here(Engine::Onnxruntime) {
+            // One ends in ReduceL2, and would have to say what that is.
+            let model = Model { scores: Some(Scores::Logits), ..model };
             assert!(load(&model).unwrap().engine().starts_with("onnxruntime"), "{name}");
         }
     }

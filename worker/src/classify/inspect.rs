@@ -5,10 +5,15 @@ pub mod engines;
 
 use std::{fmt, time::Instant};
 
-use eirs_platform::{job::Guess, settings::Model, version};
+use eirs_platform::{
+    job::Guess,
+    settings::{self, Model},
+    version,
+};
 use serde::Serialize;
 
 use super::{Description, Image, Port, load};
+use crate::self_test::grey;
 
 /// A model, looked at.
 #[derive(Debug, Clone, Serialize)]
@@ -66,6 +71,12 @@ pub fn check(model: &Model, image: Option<&Image>) -> anyhow::Result<Report> {
         };
         report.hints = if failure.is_none() { loaded.hints(image) } else { Vec::new() };
         report.answer = Some(Answer { image: image.name.clone(), top, failure, classify_ms });
+    } else if model.classifier == settings::Classifier::Onnx {
+        // A model that is known to run is not run when it is loaded; a check shows it all the same.
+        let grey = Image { name: "grey.bmp".to_owned(), bytes: grey() };
+        if let Some(Err(failure)) = loaded.classifier()?.classify(&[grey]).pop() {
+            report.hints.push(format!("a grey image could not be classified: {failure}"));
+        }
     }
     Ok(report)
 }

@@ -2,6 +2,7 @@
 //! library is found and can run the model, or else rten, which is compiled in.
 
 mod engines;
+mod form;
 mod graph;
 mod input;
 mod labels;
@@ -32,6 +33,7 @@ use eirs_platform::{
 
 use self::{
     engines::Candidate,
+    form::{Ending, Form},
     graph::Graph,
     input::{Element, Input},
     labels::Labels,
@@ -66,6 +68,8 @@ trait Engine: Send + Sync {
     fn outputs(&self) -> &[Port];
     /// One more runner, for one thread.
     fn session(&self) -> anyhow::Result<Box<dyn Session>>;
+    /// Whether a model that was loaded is known to run.
+    fn is_sure(&self) -> bool;
 }
 
 /// Runs the model on one thread.
@@ -237,21 +241,14 @@ impl Onnx {
         let port = &engine.outputs()[output];
         Candidate::ensure_right(engine.name(), graph, &port.name).map_err(Trouble::Engine)?;
 
-        // An inference shows how many classes there are, what the scores are, and that the model
-        // runs at all. A large model spends as long on one as on its load, so a second one is only
-        // for what may be chance.
-        let ends_in = graph.and_then(|graph| graph.last_operator(&port.name));
-        let is_clear = |answer: &Answer| {
-            let rows = recipe.input.images.unwrap_or(1);
-            scores::are_clear(&answer.values[..answer.values.len() / rows], ends_in)
+        let ending = Ending::of(graph, port);
+        let Scores { classes, form, names, seen } = match ending.certain(port) {
+            Some((form, classes)) if engine.is_sure() && recipe.input.is_fixed(engine.inputs()) => {
+                Scores { classes, form: Ok(form), names: None, seen: Vec::new() }
+            }
+            _ => Scores::seen(source, &*engine, &recipe, output, &ending)?,
         };
-        let seen = catch_unwind(AssertUnwindSafe(|| probe(&*engine, &recipe, output, &is_clear)));
-        let seen = seen.unwrap_or_else(|panic| Err(anyhow!("the engine panicked: {}", panic_text(&*panic))));
-        let seen = seen.map_err(Trouble::Engine)?;
-        let rows = recipe.input.images.unwrap_or(1);
-        let classes = output::classes_of(source, port, &seen[0], rows)?;
-        let scores: Vec<_> = seen.iter().map(|answer| answer.values[..classes].to_vec()).collect();
-        let labels = match &seen[0].names {
+        let labels = match &names {
             Some(own) => Labels::confirmed(own, labels),
             None => {
                 Ok(labels.map_or_else(|| Labels::numbers(classes), |labels| labels.with_background(classes)))
@@ -259,7 +256,7 @@ impl Onnx {
         };
         let labels = labels.with_context(|| source.to_string())?;
         labels.check(classes).with_context(|| format!("{source}: labels and outputs do not fit"))?;
-        if model.output.is_none() && scores::are_embeddings(&scores) {
+        if model.output.is_none() && form::are_embeddings(&seen) {
             return Err(anyhow!(
                 "{source}: its output `{}` is a direction of length 1, an embedding, and no scores for labels; if it is one \
                  all the same, set output",
@@ -267,7 +264,8 @@ impl Onnx {
             )
             .into());
         }
-        let judge = Judge::new(model, labels.names, labels.indexed, &scores, ends_in);
+        let form = form.with_context(|| format!("its output `{}`", port.name));
+        let judge = Judge::new(model, labels.names, labels.indexed, classes, form);
         Ok(Shared {
             source: source.clone(),
             advice,
@@ -313,6 +311,43 @@ enum Trouble {
 impl From<anyhow::Error> for Trouble {
     fn from(error: anyhow::Error) -> Self {
         Self::Model(error)
+    }
+}
+
+/// The scores that a model gives.
+struct Scores {
+    /// How many for an image.
+    classes: usize,
+    form: anyhow::Result<Form>,
+    /// The labels, where the model names them with each score.
+    names: Option<Vec<String>>,
+    /// Those of a few images, where the form was not certain without.
+    seen: Vec<Vec<f32>>,
+}
+
+impl Scores {
+    /// An inference shows how many there are, what they are, and that the model runs at all. A
+    /// large model spends half as long on one as on its load. So a second one is only for what may
+    /// be chance, and none is made where the graph says all of it.
+    fn seen(
+        source: &Source,
+        engine: &dyn Engine,
+        recipe: &Recipe,
+        output: usize,
+        ending: &Ending<'_>,
+    ) -> Result<Self, Trouble> {
+        let rows = recipe.input.images.unwrap_or(1);
+        let is_clear = |answer: &Answer| {
+            let first = &answer.values[..answer.values.len() / rows];
+            form::are_clear(first, ending)
+        };
+        let answers = catch_unwind(AssertUnwindSafe(|| probe(engine, recipe, output, &is_clear)));
+        let answers =
+            answers.unwrap_or_else(|panic| Err(anyhow!("the engine panicked: {}", panic_text(&*panic))));
+        let mut answers = answers.map_err(Trouble::Engine)?;
+        let classes = output::classes_of(source, &engine.outputs()[output], &answers[0], rows)?;
+        let seen: Vec<_> = answers.iter().map(|answer| answer.values[..classes].to_vec()).collect();
+        Ok(Self { classes, form: form::found(&seen, ending), names: answers[0].names.take(), seen })
     }
 }
 

@@ -170,8 +170,12 @@ pub enum Scores {
     Probabilities,
     /// Logarithms of confidences.
     LogProbabilities,
+    /// The same without their minus: the smallest is the best.
+    NegativeLogProbabilities,
     /// Confidences from 0 to 100.
     Percent,
+    /// Confidences from 0 to 255.
+    Bytes,
     /// What a sigmoid makes confidences of, each by itself.
     Sigmoid,
 }

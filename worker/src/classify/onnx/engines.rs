@@ -72,67 +72,58 @@ impl Candidate {
 /// What rten 0.27 does wrongly, each found by running it beside ONNX Runtime; `None` where nothing
 /// is known.
 fn wrong_in_rten(graph: &Graph, output: &str) -> Option<String> {
-    graph
-        .making(output)
-        .into_iter()
-        .filter(|node| node.domain.is_empty() || node.domain == "ai.onnx")
-        .find_map(|node| {
-            match node.operator.as_str() {
-                // It puts the odd pixel after, as SAME_UPPER does.
-                operator if node.text("auto_pad") == Some("SAME_LOWER") => {
-                    Some(format!("it computes {operator} with auto_pad SAME_LOWER wrongly"))
-                }
-                // It pads with the number 0 instead of the zero point, and counts the edge wrongly.
-                "ConvInteger" => {
-                    let pads = node.numbers.get("pads").is_some_and(|pads| pads.iter().any(|pad| *pad != 0));
-                    let auto = node.text("auto_pad").is_some_and(|pad| pad.starts_with("SAME"));
-                    (pads || auto).then(|| "it computes ConvInteger with padding wrongly".to_owned())
-                }
-                "Resize" if node.text("mode") == Some("cubic") => {
-                    Some("it computes Resize with cubic interpolation wrongly".to_owned())
-                }
-                // Where a place falls on the border of two pixels it rounds the other way.
-                "Resize"
-                    if matches!(node.text("nearest_mode"), Some("floor" | "ceil"))
-                        && node.text("mode").unwrap_or("nearest") == "nearest"
-                        && node
-                            .text("coordinate_transformation_mode")
-                            .is_none_or(|mode| mode.ends_with("half_pixel")) =>
-                {
-                    Some(
-                        "it computes Resize to the nearest half pixel, rounded down or up, wrongly"
-                            .to_owned(),
-                    )
-                }
-                // It keeps the number, and every other than 0 is true.
-                "Cast" if node.number("to") == Some(ONNX_BOOL) => {
-                    Some("it computes Cast to booleans wrongly".to_owned())
-                }
-                operator
-                    if operator.starts_with("Reduce") && node.number("noop_with_empty_axes") == Some(1) =>
-                {
-                    Some(format!("it computes {operator} with noop_with_empty_axes wrongly"))
-                }
-                // Until opset 13 all axes from this one on were one list; rten takes the one axis,
-                // and the last one unless named.
-                "Softmax" | "LogSoftmax" if graph.opset < 13 => {
-                    let axis = node.number("axis");
-                    let is_flat = axis != Some(0)
-                        && node.inputs.first().is_some_and(|input| is_matrix(graph, input, 0));
-                    (axis != Some(-1) && !is_flat).then(|| {
-                        format!(
-                            "it computes {} before opset 13 along one axis, where all from it on are meant",
-                            node.operator
-                        )
-                    })
-                }
-                "ArgMax" | "ArgMin" => Some(format!(
-                    "it takes the last of equal values for {}, where the first is meant",
-                    node.operator
-                )),
-                _ => None,
+    graph.making(output).into_iter().filter(|node| node.domain.is_empty()).find_map(|node| {
+        match node.operator.as_str() {
+            // It puts the odd pixel after, as SAME_UPPER does.
+            operator if node.text("auto_pad") == Some("SAME_LOWER") => {
+                Some(format!("it computes {operator} with auto_pad SAME_LOWER wrongly"))
             }
-        })
+            // It pads with the number 0 instead of the zero point, and counts the edge wrongly.
+            "ConvInteger" => {
+                let pads = node.numbers.get("pads").is_some_and(|pads| pads.iter().any(|pad| *pad != 0));
+                let auto = node.text("auto_pad").is_some_and(|pad| pad.starts_with("SAME"));
+                (pads || auto).then(|| "it computes ConvInteger with padding wrongly".to_owned())
+            }
+            "Resize" if node.text("mode") == Some("cubic") => {
+                Some("it computes Resize with cubic interpolation wrongly".to_owned())
+            }
+            // Where a place falls on the border of two pixels it rounds the other way.
+            "Resize"
+                if matches!(node.text("nearest_mode"), Some("floor" | "ceil"))
+                    && node.text("mode").unwrap_or("nearest") == "nearest"
+                    && node
+                        .text("coordinate_transformation_mode")
+                        .is_none_or(|mode| mode.ends_with("half_pixel")) =>
+            {
+                Some("it computes Resize to the nearest half pixel, rounded down or up, wrongly".to_owned())
+            }
+            // It keeps the number, and every other than 0 is true.
+            "Cast" if node.number("to") == Some(ONNX_BOOL) => {
+                Some("it computes Cast to booleans wrongly".to_owned())
+            }
+            operator if operator.starts_with("Reduce") && node.number("noop_with_empty_axes") == Some(1) => {
+                Some(format!("it computes {operator} with noop_with_empty_axes wrongly"))
+            }
+            // Until opset 13 all axes from this one on were one list; rten takes the one axis,
+            // and the last one unless named.
+            "Softmax" | "LogSoftmax" if graph.opset < 13 => {
+                let axis = node.number("axis");
+                let is_flat =
+                    axis != Some(0) && node.inputs.first().is_some_and(|input| is_matrix(graph, input, 0));
+                (axis != Some(-1) && !is_flat).then(|| {
+                    format!(
+                        "it computes {} before opset 13 along one axis, where all from it on are meant",
+                        node.operator
+                    )
+                })
+            }
+            "ArgMax" | "ArgMin" => Some(format!(
+                "it takes the last of equal values for {}, where the first is meant",
+                node.operator
+            )),
+            _ => None,
+        }
+    })
 }
 
 /// Whether a value is known to have two axes.

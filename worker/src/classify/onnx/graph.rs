@@ -155,16 +155,25 @@ impl Graph {
 
     /// The operator that makes an output, past those that only give it another shape or type.
     pub(super) fn last_operator(&self, output: &str) -> Option<&str> {
+        self.last_node(output).map(|node| node.operator.as_str())
+    }
+
+    /// The node of that operator.
+    pub(super) fn last_node(&self, output: &str) -> Option<&Node> {
         let mut name = output;
         for _ in 0..self.nodes.len() {
             let node = self.maker(name)?;
-            match node.operator.as_str() {
-                "Identity" | "Cast" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Transpose"
-                | "DequantizeLinear" | "QuantizeLinear" | "ZipMap" => name = node.inputs.first()?,
-                operator => return Some(operator),
+            if !node.is_shape_or_type() {
+                return Some(node);
             }
+            name = node.inputs.first()?;
         }
         None
+    }
+
+    /// Whether a value is the same for all images.
+    pub(super) fn is_constant(&self, value: &str) -> bool {
+        self.weights.contains(value) || self.maker(value).is_some_and(|node| node.operator == "Constant")
     }
 
     /// Whether an operator is anywhere in it.
@@ -185,6 +194,23 @@ impl Graph {
 }
 
 impl Node {
+    /// Whether it only gives a value another shape or type.
+    pub(super) fn is_shape_or_type(&self) -> bool {
+        matches!(
+            self.operator.as_str(),
+            "Identity"
+                | "Cast"
+                | "Reshape"
+                | "Flatten"
+                | "Squeeze"
+                | "Unsqueeze"
+                | "Transpose"
+                | "DequantizeLinear"
+                | "QuantizeLinear"
+                | "ZipMap"
+        )
+    }
+
     /// This one and those within.
     fn all<'a>(&'a self, visit: &mut impl FnMut(&'a Self)) {
         visit(self);
@@ -212,7 +238,12 @@ fn node<R: Read + Seek>(reader: &mut Reader<R>, end: u64, depth: usize) -> io::R
             (1, Value::Until(end)) => node.inputs.push(reader.text(end)?),
             (2, Value::Until(end)) => node.outputs.push(reader.text(end)?),
             (4, Value::Until(end)) => node.operator = reader.text(end)?,
-            (7, Value::Until(end)) => node.domain = reader.text(end)?,
+            (7, Value::Until(end)) => {
+                node.domain = reader.text(end)?;
+                if node.domain == "ai.onnx" {
+                    node.domain.clear();
+                }
+            }
             (5, Value::Until(end)) => attribute(reader, end, depth, &mut node)?,
             (_, Value::Until(end)) => reader.skip(end)?,
             _ => {}

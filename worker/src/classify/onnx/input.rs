@@ -69,6 +69,12 @@ impl Input {
         self.axes.iter().map(side).collect()
     }
 
+    /// Whether the file leaves nothing of it open but the number of images.
+    pub(super) fn is_fixed(&self, ports: &[Port]) -> bool {
+        let open = |(axis, side): (&Axis, &Option<usize>)| *axis != Axis::Images && side.is_none();
+        ports.get(self.index).is_some_and(|port| !self.axes.iter().zip(&port.shape).any(open))
+    }
+
     /// How many numbers one image becomes.
     pub(super) fn len(&self) -> usize {
         self.size.0 as usize * self.size.1 as usize * self.channels.count()

@@ -319,6 +319,12 @@ impl Engine for Ort {
     fn session(&self) -> anyhow::Result<Box<dyn Session>> {
         Ok(Box::new(Running(Arc::clone(&self.session))))
     }
+
+    /// It finds the code of every operator when it loads a model, and knows all shapes that follow
+    /// from the input's. On a GPU, memory may be missing.
+    fn is_sure(&self) -> bool {
+        self.session.one_at_a_time.is_none()
+    }
 }
 
 struct Running(Arc<Shared>);

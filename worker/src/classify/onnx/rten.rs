@@ -120,6 +120,11 @@ impl Engine for Rten {
         let pool = Arc::new(ThreadPool::with_num_threads(1));
         Ok(Box::new(RtenSession { model: Arc::clone(&self.model), pool }))
     }
+
+    /// It finds only when it runs what it does not know of an operator.
+    fn is_sure(&self) -> bool {
+        false
+    }
 }
 
 struct RtenSession {

@@ -6,35 +6,11 @@ use eirs_platform::{
     settings::{Model, Scores},
 };
 
+use super::form::{Form, is_distribution};
 use crate::classify::Failure;
 
 /// Arithmetic in few bits leaves a hair beyond 0 and 1.
 const HAIR: f32 = 0.01;
-
-/// What the numbers of an output are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// A softmax makes confidences of them.
-    Logits,
-    /// Confidences of which one is right, or several by themselves.
-    Probabilities,
-    LogProbabilities,
-    Percent,
-    /// A sigmoid makes a confidence of each.
-    Sigmoid,
-}
-
-impl Form {
-    fn describe(self) -> &'static str {
-        match self {
-            Self::Logits => "logits, through a softmax",
-            Self::Probabilities => "confidences",
-            Self::LogProbabilities => "logarithms of confidences",
-            Self::Percent => "confidences in percent",
-            Self::Sigmoid => "one logit for each label, through a sigmoid",
-        }
-    }
-}
 
 /// Makes guesses of scores.
 #[derive(Debug, Clone)]
@@ -49,15 +25,15 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    /// `seen` are the scores of a few images, one list each, `ends_in` the operator that made them.
+    /// `found` is what the numbers seem to be, `classes` how many there are.
     pub(super) fn new(
         model: &Model,
         mut labels: Vec<String>,
         indexed: bool,
-        seen: &[Vec<f32>],
-        ends_in: Option<&str>,
+        classes: usize,
+        found: anyhow::Result<Form>,
     ) -> anyhow::Result<Self> {
-        let single = seen.first().is_some_and(|scores| scores.len() == 1);
+        let single = classes == 1;
         let set = model
             .scores
             .or(model.softmax.map(|softmax| if softmax { Scores::Logits } else { Scores::Probabilities }));
@@ -67,9 +43,11 @@ impl Judge {
             Some(Scores::Logits) => Form::Logits,
             Some(Scores::Probabilities) => Form::Probabilities,
             Some(Scores::LogProbabilities) => Form::LogProbabilities,
+            Some(Scores::NegativeLogProbabilities) => Form::NegativeLogProbabilities,
             Some(Scores::Percent) => Form::Percent,
+            Some(Scores::Bytes) => Form::Bytes,
             Some(Scores::Sigmoid) => Form::Sigmoid,
-            None => found(seen, ends_in),
+            None => found?,
         };
         let positive =
             if single { Some(positive(model.positive.as_deref(), &mut labels, indexed)?) } else { None };
@@ -100,7 +78,12 @@ impl Judge {
 
     /// The confidence of each label, for the scores of one image: from 0 to 1, or there is none.
     pub(super) fn confidences(&self, scores: &[f32]) -> Result<Vec<f32>, Failure> {
-        let is_low = |score: &f32| self.form == Form::LogProbabilities && *score == f32::NEG_INFINITY;
+        // The logarithm of 0.
+        let is_low = |score: &f32| match self.form {
+            Form::LogProbabilities => *score == f32::NEG_INFINITY,
+            Form::NegativeLogProbabilities => *score == f32::INFINITY,
+            _ => false,
+        };
         if scores.iter().any(|score| !score.is_finite() && !is_low(score)) {
             return Err(Failure::Failed("the model returned NaN or infinite numbers".to_owned()));
         }
@@ -108,7 +91,9 @@ impl Judge {
             Form::Logits => softened(scores),
             Form::Probabilities => scores.to_vec(),
             Form::LogProbabilities => scores.iter().map(|score| score.exp()).collect(),
+            Form::NegativeLogProbabilities => scores.iter().map(|score| (-score).exp()).collect(),
             Form::Percent => scores.iter().map(|score| score / 100.0).collect(),
+            Form::Bytes => scores.iter().map(|score| score / 255.0).collect(),
             Form::Sigmoid => scores.iter().map(|score| 1.0 / (1.0 + (-score).exp())).collect(),
         };
         for confidence in &mut confidences {
@@ -176,59 +161,6 @@ impl Judge {
     }
 }
 
-/// What the scores of a few images can only be.
-fn found(seen: &[Vec<f32>], ends_in: Option<&str>) -> Form {
-    let all = |holds: &dyn Fn(&[f32]) -> bool| !seen.is_empty() && seen.iter().all(|scores| holds(scores));
-    let single = seen.first().is_some_and(|scores| scores.len() == 1);
-    let in_unit = all(&|scores| scores.iter().all(|score| (-1e-6..=1.0 + 1e-3).contains(score)));
-    let is_sigmoid = matches!(ends_in, Some("Sigmoid" | "HardSigmoid")) && in_unit;
-    if single {
-        return if is_sigmoid { Form::Probabilities } else { Form::Sigmoid };
-    }
-    if is_sigmoid || all(&|scores| is_distribution(scores, 1.0)) {
-        Form::Probabilities
-    } else if all(&|scores| is_distribution(scores, 100.0)) {
-        Form::Percent
-    } else if all(&|scores| {
-        scores.iter().all(|score| *score <= 1e-6)
-            && (scores.iter().map(|score| f64::from(score.exp())).sum::<f64>() - 1.0).abs() < 1e-3
-    }) {
-        Form::LogProbabilities
-    } else {
-        Form::Logits
-    }
-}
-
-/// Whether the scores of one image show what they are, so that another image cannot say anything
-/// else: they are nothing but logits, or what the last operator makes.
-pub(super) fn are_clear(scores: &[f32], ends_in: Option<&str>) -> bool {
-    let seen = [scores.to_vec()];
-    match (found(&seen, ends_in), ends_in) {
-        (Form::Logits, _) => !is_direction(scores),
-        (Form::Probabilities, Some("Softmax" | "Sigmoid" | "HardSigmoid")) => true,
-        (Form::LogProbabilities, Some("LogSoftmax")) => true,
-        // Of one number only the operator decides.
-        _ => scores.len() == 1,
-    }
-}
-
-/// Whether scores are a whole that is divided among them.
-fn is_distribution(scores: &[f32], whole: f32) -> bool {
-    let sum: f64 = scores.iter().map(|score| f64::from(*score)).sum();
-    scores.iter().all(|score| (-1e-6 * whole..=whole * 1.001).contains(score))
-        && (sum - f64::from(whole)).abs() < 0.003 * f64::from(whole)
-}
-
-/// Whether scores are a direction: all of length 1, as embeddings are.
-pub(super) fn are_embeddings(seen: &[Vec<f32>]) -> bool {
-    seen.len() > 1 && seen.iter().all(|scores| is_direction(scores))
-}
-
-fn is_direction(scores: &[f32]) -> bool {
-    let length: f64 = scores.iter().map(|score| f64::from(*score).powi(2)).sum();
-    scores.len() >= 16 && (length - 1.0).abs() < 1e-3 && scores.iter().any(|score| *score < 0.0)
-}
-
 /// Which of two labels one number is the confidence of; of one label, the other is "not" that.
 fn positive(set: Option<&str>, labels: &mut Vec<String>, indexed: bool) -> anyhow::Result<usize> {
     if let [only] = &labels[..] {
@@ -291,8 +223,8 @@ mod tests {
         (0..count).map(|index| index.to_string()).collect()
     }
 
-    fn judge(model: &Model, seen: &[Vec<f32>], ends_in: Option<&str>) -> Judge {
-        Judge::new(model, named(seen[0].len()), false, seen, ends_in).unwrap()
+    fn judge(model: &Model, classes: usize) -> Judge {
+        Judge::new(model, named(classes), false, classes, Ok(Form::Logits)).unwrap()
     }
 
     proptest! {
@@ -302,7 +234,7 @@ mod tests {
             top in 1usize..60,
         ) {
             let scores: Vec<f32> = scores.into_iter().map(f32::from).collect();
-            let judge = judge(&Model { top, softmax: Some(true), ..Model::default() }, std::slice::from_ref(&scores), None);
+            let judge = judge(&Model { top, softmax: Some(true), ..Model::default() }, scores.len());
             let found = judge.guesses(&judge.confidences(&scores).unwrap());
 
             let mut all: Vec<_> = scores.iter().enumerate().collect();
@@ -318,32 +250,14 @@ mod tests {
         fn no_confidence_outside_0_and_1_ever_leaves(
             scores in prop::collection::vec(prop::num::f32::ANY, 2..9),
             form in prop::sample::select(vec![
-                Scores::Logits, Scores::Probabilities, Scores::LogProbabilities, Scores::Percent, Scores::Sigmoid,
+                Scores::Logits, Scores::Probabilities, Scores::LogProbabilities, Scores::NegativeLogProbabilities,
+                Scores::Percent, Scores::Bytes, Scores::Sigmoid,
             ]),
         ) {
-            let judge = judge(&Model { scores: Some(form), ..Model::default() }, std::slice::from_ref(&scores), None);
+            let judge = judge(&Model { scores: Some(form), ..Model::default() }, scores.len());
             if let Ok(confidences) = judge.confidences(&scores) {
                 prop_assert!(confidences.iter().all(|confidence| (0.0..=1.0).contains(confidence)), "{confidences:?}");
             }
-        }
-    }
-
-    #[test]
-    fn the_form_of_scores_is_found_from_what_they_are() {
-        for (seen, ends_in, expected) in [
-            (vec![vec![0.1, 0.9], vec![0.7, 0.3]], None, Form::Probabilities),
-            (vec![vec![10.0, 90.0], vec![70.0, 30.0]], None, Form::Percent),
-            (
-                [[0.9_f32, 0.1], [0.5, 0.5]].map(|image| image.map(f32::ln).to_vec()).to_vec(),
-                None,
-                Form::LogProbabilities,
-            ),
-            (vec![vec![0.2, 0.9, 0.4]], Some("Sigmoid"), Form::Probabilities),
-            (vec![vec![0.2, 0.9, 0.4]], Some("Gemm"), Form::Logits),
-            (vec![vec![0.2]], Some("Sigmoid"), Form::Probabilities),
-            (vec![vec![0.2]], Some("Gemm"), Form::Sigmoid),
-        ] {
-            assert_eq!(found(&seen, ends_in), expected, "{seen:?}");
         }
     }
 
@@ -352,7 +266,7 @@ mod tests {
         let both = |labels: &[&str], set: Option<&str>, indexed: bool| {
             let labels = labels.iter().map(|label| (*label).to_owned()).collect();
             let model = Model { positive: set.map(str::to_owned), ..Model::default() };
-            let judge = Judge::new(&model, labels, indexed, &[vec![0.9]], Some("Sigmoid"));
+            let judge = Judge::new(&model, labels, indexed, 1, Ok(Form::Probabilities));
             judge.map(|judge| judge.guesses(&judge.confidences(&[0.9]).unwrap())[0].label.clone())
         };
         assert_eq!(both(&["cat", "dog"], Some("Cat"), false).unwrap(), "cat");
@@ -368,7 +282,7 @@ mod tests {
     #[test]
     fn below_the_threshold_is_another_label() {
         let model = Model { threshold: Some(0.5), scores: Some(Scores::Sigmoid), ..Model::default() };
-        let judge = judge(&model, &[vec![0.0; 3]], None);
+        let judge = judge(&model, 3);
         let labels = |scores: &[f32]| {
             let guesses = judge.guesses(&judge.confidences(scores).unwrap());
             guesses.into_iter().map(|guess| guess.label).collect::<Vec<_>>()
@@ -378,26 +292,8 @@ mod tests {
     }
 
     #[test]
-    fn one_image_is_enough_where_another_can_say_nothing_else() {
-        for (scores, ends_in, is_clear) in [
-            (&[3.0, -1.0, 0.5][..], Some("Gemm"), true),
-            (&[0.2, 0.3, 0.5], Some("Softmax"), true),
-            (&[0.2, 0.3, 0.5], Some("Gemm"), false),
-            (&[0.2, 0.3, 0.5], None, false),
-            (&[20.0, 30.0, 50.0], Some("Mul"), false),
-            (&[-1.609_438, -1.386_294, -0.597_837], Some("LogSoftmax"), true),
-            (&[0.7], Some("Sigmoid"), true),
-            (&[0.7], None, true),
-            (&[0.7, 0.8], Some("Sigmoid"), true),
-            (&[-0.25; 16], Some("LpNormalization"), false),
-        ] {
-            assert_eq!(are_clear(scores, ends_in), is_clear, "{scores:?} {ends_in:?}");
-        }
-    }
-
-    #[test]
     fn huge_logits_do_not_overflow() {
-        let judge = judge(&Model::default(), &[vec![1e30, -1e30]], None);
+        let judge = judge(&Model::default(), 2);
         assert_eq!(judge.confidences(&[1e30, -1e30]).unwrap(), [1.0, 0.0]);
     }
 }

@@ -4,8 +4,8 @@
 //! What is read follows Pillow's `convert("RGB")`, since models are trained on what Pillow reads:
 //! alpha is dropped and not blended, samples of 16 bits keep their high byte, CMYK is taken as
 //! Adobe writes it (inverted), colour profiles are ignored unless a setting asks for sRGB, an
-//! animation is its first frame. The
-//! orientation that EXIF or XMP gives is applied, as torchvision users do by hand.
+//! animation is its first frame. The orientation that EXIF or XMP gives is applied, as torchvision
+//! users do by hand.
 //!
 //! Who changes the pixels of any image raises `DECODER` in `platform/src/version.rs`: stored
 //! results are of the pixels of before.
@@ -91,6 +91,8 @@ pub struct Pixels {
     orientation: Orientation,
     place: Place,
     samples: Vec<u8>,
+    /// The samples are amounts of cyan, magenta, yellow and black, until `colour` converts them.
+    are_inks: bool,
     /// The memory that is taken for it, until it is forgotten.
     part: Option<memory::Part>,
     /// It is part of a larger picture, which has taken its memory.
@@ -118,6 +120,7 @@ impl Default for Pixels {
             orientation: Orientation::NoTransforms,
             place: Place::default(),
             samples: Vec::new(),
+            are_inks: false,
             part: None,
             is_within: false,
         }
@@ -188,6 +191,7 @@ impl Pixels {
         self.part = (!self.is_within).then(|| memory::take((bytes as u64).saturating_add(beside)));
         (self.width, self.height, self.channels, self.orientation) = (width, height, channels, orientation);
         self.place = Place { left: 0, top: 0, fraction: 1, whole: (width, height) };
+        self.are_inks = false;
         self.samples.clear();
         self.samples.try_reserve_exact(bytes).map_err(|_| Unreadable::NoMemory(bytes))?;
         self.samples.resize(bytes, 0);

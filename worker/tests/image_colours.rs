@@ -24,6 +24,11 @@ const FAR: u8 = 2;
 /// The same after two decoders of AVIF, which round in their own ways before the curves.
 const FAR_IN_AVIF: u8 = 20;
 
+/// The same of profiles with tables of colours, of one sample and in the mean. Both libraries make
+/// a coarser table first, and a colour between its places is a guess.
+const FAR_BY_TABLE: u8 = 24;
+const FAR_BY_TABLE_MEAN: f64 = 1.0;
+
 /// Red, green and blue of a picture that need not be turned.
 fn colours(file: &[u8], colour: Colour) -> Vec<u8> {
     let mut pixels = Pixels::default();
@@ -73,12 +78,20 @@ fn colours_of_other_profiles_are_made_srgb_as_littlecms_makes_them() {
         let found = colours(&file, Colour::Srgb);
         assert_eq!(found.len(), expected.len(), "{name}");
         println!("{name}: {} (ignored: {})", far(&found), far(&colours(&file, Colour::Ignore)));
-        let most = if is_avif { FAR_IN_AVIF } else { FAR };
+        let is_table = name.starts_with("inks") || name.starts_with("table");
+        let sum: u64 = found.iter().zip(&expected).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+        let mean = sum as f64 / found.len() as f64;
+        assert!(!is_table || mean <= FAR_BY_TABLE_MEAN, "{name} differs by {mean} in the mean");
+        let most = match () {
+            () if is_table => FAR_BY_TABLE,
+            () if is_avif => FAR_IN_AVIF,
+            () => FAR,
+        };
         assert!(far(&found) <= most, "{name} differs by {}", far(&found));
         files += 1;
         changed += usize::from(far(&colours(&file, Colour::Ignore)) > 5 * FAR);
     }
-    assert!(files > 30 && changed > 20, "{changed} of {files}");
+    assert!(files > 45 && changed > 35, "{changed} of {files}");
 }
 
 #[test]
@@ -98,10 +111,23 @@ fn a_profile_that_cannot_be_read_or_does_not_fit_changes_nothing() {
         let file = with(wrong);
         assert_eq!(colours(&file, Colour::Srgb), picture.as_raw()[..]);
     }
+    // Inks without a profile, or with one of colours, are mixed as without the setting.
+    let inks = include_bytes!("images/cmyk.jpg");
+    let wrong = with_profile(inks, &p3);
+    for file in [&inks[..], &wrong] {
+        assert_eq!(colours(file, Colour::Srgb), colours(inks, Colour::Ignore));
+    }
     // Damage anywhere in it, too, changes colours at most.
     for at in (0..p3.len()).step_by(3) {
         let mut damaged = p3.clone();
         damaged[at] ^= 0xff;
         assert_eq!(colours(&with(damaged), Colour::Srgb).len(), picture.as_raw().len());
     }
+}
+
+/// A JPEG with a profile in it.
+fn with_profile(jpeg: &[u8], profile: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(profile.len() + 16).unwrap().to_be_bytes();
+    let head = [&[0xff, 0xe2], &length[..], b"ICC_PROFILE\0", &[1, 1]].concat();
+    [&jpeg[..2], &head, profile, &jpeg[2..]].concat()
 }

@@ -8,6 +8,7 @@ mod idct;
 mod rows;
 mod scan;
 
+use eirs_platform::settings::Colour;
 use header::{Colours, Frame, Header, Scan, Segment};
 use rows::Plane;
 use scan::{Destination, Kept, Part, Reader};
@@ -120,10 +121,15 @@ fn decode_as(
         Some(three) if frame.components.len() == 3 => three,
         _ => header.colours(),
     };
+    let colours = match limits.colour {
+        Colour::Ignore => colours,
+        Colour::Srgb => colours.with_inks_kept(),
+    };
     let channels = if colours == Colours::Grey { 1 } else { 4 };
     let in_parts = frame.progressive || scan.parts.len() < frame.components.len();
     let beside = if in_parts { kept_bytes(&frame) } else { 0 };
     pixels.start(window.width(), window.height(), channels, orientation, 1, beside)?;
+    pixels.are_inks = colours.are_inks();
     pixels.place =
         Place { left: window.columns.start, top: window.rows.start, fraction, whole: (width, height) };
     let mut picture = Picture::new(&frame, 8 / fraction as usize, colours, &window, &mut pixels.samples)?;

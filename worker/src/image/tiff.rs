@@ -7,6 +7,7 @@ mod directory;
 
 use std::{borrow::Cow, io::Cursor};
 
+use eirs_platform::settings::Colour;
 use tiff::{
     TiffError,
     decoder::{ChunkType, Decoder, DecodingResult, Limits as Room},
@@ -15,8 +16,8 @@ use tiff::{
 
 use self::directory::{BLACK_IS_ZERO, Directory, INKS, PALETTE, RGB, WHITE_IS_ZERO, YCBCR};
 use super::{
-    Format, Limits, Orientation, Pixels, SIDE_CHUNKS_MAX_BYTES, Unreadable, check_size, cut_short, jpeg,
-    turned,
+    Format, Limits, Orientation, Pixels, SIDE_CHUNKS_MAX_BYTES, Unreadable, check_size, colour, cut_short,
+    jpeg, turned,
 };
 
 /// JPEG in the way that is in use.
@@ -90,7 +91,7 @@ pub(super) fn decode(file: &[u8], limits: Limits, pixels: &mut Pixels) -> Result
         (RGB, 8 | 16, samples @ 3..) => {
             colours(decoder, (&in_order, &directory), size, samples.min(4) as usize, pixels)?;
         }
-        (INKS, 8 | 16, 4..) => inks(decoder, (&in_order, &directory), size, pixels)?,
+        (INKS, 8 | 16, 4..) => inks(decoder, (&in_order, &directory), size, limits.colour, pixels)?,
         (_, bits, samples) => {
             return Err(Unreadable::Never(format!(
                 "the TIFF image is of an unsupported kind ({samples} samples of {bits} bits a pixel, \
@@ -110,7 +111,7 @@ fn reader<'f>(file: &'f [u8], directory: &Directory, plane: Option<usize>) -> Re
 
 /// Makes of the last number of each pixel what its alpha is by its tag.
 fn see_through(pixels: &mut Pixels, extra: Option<u64>) {
-    if !matches!(pixels.channels, 2 | 4) {
+    if !matches!(pixels.channels, 2 | 4) || pixels.are_inks {
         return;
     }
     for pixel in pixels.samples.chunks_exact_mut(pixels.channels) {
@@ -229,24 +230,32 @@ fn indices(
     Ok(())
 }
 
-/// Cyan, magenta, yellow and black, with Pillow's rounding.
+/// Cyan, magenta, yellow and black.
 fn inks(
     decoder: Reader,
     (file, directory): (&[u8], &Directory),
     size: (u32, u32),
+    colour: Colour,
     pixels: &mut Pixels,
 ) -> Result<(), Unreadable> {
+    let are_kept = colour == Colour::Srgb;
+    let channels = if are_kept { 4 } else { 3 };
     let bytes = directory.samples() * directory.bits() / 8;
-    let out = pixels.start(size.0, size.1, 3, Orientation::NoTransforms, 1, beside(size, bytes))?;
+    pixels.start(size.0, size.1, channels, Orientation::NoTransforms, 1, beside(size, bytes))?;
     let numbers = all_numbers(decoder, file, directory, size)?;
-    let pixels = numbers.chunks_exact(directory.samples() as usize);
-    for (out, inks) in out.chunks_exact_mut(3).zip(pixels) {
-        let light = 255 - u32::from(inks[3]);
-        for (out, ink) in out.iter_mut().zip(inks) {
-            let product = u32::from(*ink) * light + 128;
-            *out = light.saturating_sub((product + (product >> 8)) >> 8) as u8;
+    let inks = numbers.chunks_exact(directory.samples() as usize);
+    for (out, inks) in pixels.samples.chunks_exact_mut(channels).zip(inks) {
+        match *inks {
+            [cyan, magenta, yellow, black, ..] if are_kept => {
+                out.copy_from_slice(&[cyan, magenta, yellow, black]);
+            }
+            [cyan, magenta, yellow, black, ..] => {
+                out.copy_from_slice(&colour::mixed([cyan, magenta, yellow, black]));
+            }
+            _ => {}
         }
     }
+    pixels.are_inks = are_kept;
     Ok(())
 }
 

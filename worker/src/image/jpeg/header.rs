@@ -57,6 +57,25 @@ pub(super) enum Colours {
     Cmyk,
     /// The same, with the first three as YCbCr.
     Ycck,
+    /// Each of the two again, of which the inks are kept and no colours made.
+    InksOfCmyk,
+    InksOfYcck,
+}
+
+impl Colours {
+    /// The same, with its inks kept if it has any.
+    pub(super) fn with_inks_kept(self) -> Self {
+        match self {
+            Self::Cmyk => Self::InksOfCmyk,
+            Self::Ycck => Self::InksOfYcck,
+            other => other,
+        }
+    }
+
+    /// Whether what comes out is inks.
+    pub(super) fn are_inks(self) -> bool {
+        matches!(self, Self::InksOfCmyk | Self::InksOfYcck)
+    }
 }
 
 /// What stands at the start of a segment that was read.

@@ -265,15 +265,20 @@ pub(super) fn write(planes: &mut [Plane], colours: Colours, y: usize, out: &mut 
                 *out = (r as u32 | (g as u32) << 8 | (b as u32) << 16 | 255 << 24).to_le_bytes();
             }
         }
-        (Colours::Cmyk | Colours::Ycck, [c, m, y_, k]) => {
+        (Colours::Cmyk | Colours::Ycck | Colours::InksOfCmyk | Colours::InksOfYcck, [c, m, y_, k]) => {
             let (c, m, y_, k) = (c.ready(y), m.ready(y), y_.ready(y), k.ready(y));
             for ((((out, c), m), y_), k) in out.iter_mut().zip(c).zip(m).zip(y_).zip(k) {
                 // How much of each ink there is not, as Adobe writes it.
-                let ink = if colours == Colours::Ycck {
+                let ink = if matches!(colours, Colours::Ycck | Colours::InksOfYcck) {
                     rgb(*c, *m, *y_)
                 } else {
                     [*c, *m, *y_].map(|light| 255 - i32::from(light))
                 };
+                if colours.are_inks() {
+                    let [c, m, y_] = ink.map(|ink| ink as u8);
+                    *out = [c, m, y_, 255 - *k];
+                    continue;
+                }
                 let [r, g, b] = ink.map(|ink| {
                     let product = ink * i32::from(*k) + 128;
                     (i32::from(*k) - ((product + (product >> 8)) >> 8)).clamp(0, 255) as u8

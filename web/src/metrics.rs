@@ -1,5 +1,5 @@
-//! What `/metrics` shows, in the OpenMetrics text format or the older one: what this host counts,
-//! what the controller wrote down, and what the process takes. What there is, is in
+//! The content of `/metrics`, in the OpenMetrics text format or the older one: the counters of this
+//! host, the controller's status, and the process's resources. All metrics are listed in
 //! `metrics/catalogue.rs`.
 
 mod catalogue;
@@ -45,7 +45,7 @@ pub(crate) use self::{
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    /// Images, by kind of answer.
+    /// Images by kind of answer.
     images: Family<AnswerLabels, Counter>,
     pub(crate) upload_seconds: Histogram,
     pub(crate) image_bytes: Counter,
@@ -54,9 +54,9 @@ pub(crate) struct Metrics {
     pub(crate) replies: Counter,
     queued_seconds: Family<ModelLabels, Histogram, fn() -> Histogram>,
     service_seconds: Family<ModelLabels, Histogram, fn() -> Histogram>,
-    /// Requests that got no further than the door.
+    /// Requests refused before they reached the routes.
     turned_away: Family<TurnedAwayLabels, Counter>,
-    pub(crate) in_hand: Gauge,
+    pub(crate) in_flight: Gauge,
     pub(crate) waiting: Gauge,
     http_responses: Family<ClassLabels, Counter>,
     webhook: Family<WebhookLabels, Counter>,
@@ -90,13 +90,13 @@ struct ModelLabels {
     model: String,
 }
 
-/// From half a millisecond to a minute.
+/// Buckets from half a millisecond to about a minute.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 18))
 }
 
 impl Metrics {
-    /// Of a host that knows these models.
+    /// Creates the metrics of a host with these models.
     pub(crate) fn new<'a>(models: impl Iterator<Item = &'a str>) -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
@@ -109,15 +109,15 @@ impl Metrics {
             queued_seconds: Family::new_with_constructor(seconds),
             service_seconds: Family::new_with_constructor(seconds),
             turned_away: Family::default(),
-            in_hand: Gauge::default(),
+            in_flight: Gauge::default(),
             waiting: Gauge::default(),
             http_responses: Family::default(),
             webhook: Family::default(),
             connections: Connections::new(),
             seen: Arc::default(),
         };
-        // Series that are there from the start, at zero, are easier to reckon with than some that
-        // come.
+        // Create all series at zero, because queries handle them better than series that appear
+        // later.
         for answer in Answered::ALL {
             drop(metrics.images.get_or_create(&AnswerLabels { answer: *answer }));
         }
@@ -140,7 +140,7 @@ impl Metrics {
     }
 
     fn register(&mut self) {
-        // What is not counted here is collected when it is asked for.
+        // Metrics that are not counted here are collected at each scrape.
         let mut collected = Vec::new();
         for metric in Metric::ALL {
             match metric {
@@ -152,7 +152,7 @@ impl Metrics {
                 Metric::Replies => self.add(*metric, self.replies.clone()),
                 Metric::JobQueuedSeconds => self.add(*metric, self.queued_seconds.clone()),
                 Metric::JobServiceSeconds => self.add(*metric, self.service_seconds.clone()),
-                Metric::UploadsInFlight => self.add(*metric, self.in_hand.clone()),
+                Metric::UploadsInFlight => self.add(*metric, self.in_flight.clone()),
                 Metric::JobsWaiting => self.add(*metric, self.waiting.clone()),
                 Metric::HttpResponses => self.add(*metric, self.http_responses.clone()),
                 Metric::RequestsTurnedAway => self.add(*metric, self.turned_away.clone()),
@@ -173,12 +173,12 @@ impl Metrics {
         }
     }
 
-    /// An image was answered.
+    /// Counts the answer to an image.
     pub(crate) fn answered(&self, answer: Answered) {
         self.images.get_or_create(&AnswerLabels { answer }).inc();
     }
 
-    /// A request was answered with this status.
+    /// Counts an answer with this HTTP status.
     pub(crate) fn responded(&self, status: u16) {
         let class = match status {
             500.. => Class::ServerError,
@@ -189,29 +189,29 @@ impl Metrics {
         self.http_responses.get_or_create(&ClassLabels { class }).inc();
     }
 
-    /// A worker answered for one of our models, after so many milliseconds in the queue and with
-    /// itself.
+    /// Records a reply for one of our models: milliseconds in the queue, and with the worker.
     pub(crate) fn replied(&self, model: &str, queued_ms: f64, service_ms: f64) {
         let labels = ModelLabels { model: model.to_owned() };
         self.queued_seconds.get_or_create(&labels).observe(queued_ms / 1e3);
         self.service_seconds.get_or_create(&labels).observe(service_ms / 1e3);
     }
 
-    /// So many events of the webhook were taken or dropped, or a request was not taken.
+    /// Counts events of the webhook by outcome.
     pub(crate) fn webhook(&self, outcome: Webhook, count: u64) {
         self.webhook.get_or_create(&WebhookLabels { outcome }).inc_by(count);
     }
 
-    /// A request was answered 401 or 429 before anything looked at it.
+    /// Counts a request that was answered 401 or 429 before it reached the routes.
     pub(crate) fn turned_away(&self, status: StatusCode) {
         self.responded(status.as_u16());
         let why = if status == StatusCode::UNAUTHORIZED { TurnedAway::Token } else { TurnedAway::Rate };
         self.turned_away.get_or_create(&TurnedAwayLabels { why }).inc();
     }
 
-    /// All of it, as OpenMetrics, with what the controller wrote last, how many letters each
-    /// model's dead letters are, when the certificate expires, what room there is for images, and
-    /// how many events wait for the webhook.
+    /// Returns all metrics as OpenMetrics. The parameters are collected for this scrape: the time
+    /// as Unix seconds, the controller's status, the number of dead letters of each model, the
+    /// expiry of the certificate, the room on the disk, and the number of events that wait for the
+    /// webhook.
     pub(crate) fn encode(
         &self,
         now: f64,
@@ -247,7 +247,7 @@ impl Metrics {
 }
 
 impl Answered {
-    /// How a job ended.
+    /// The kind of answer for the outcome of a job.
     pub(crate) fn of(outcome: &Outcome, is_cached: bool) -> Self {
         match outcome {
             Outcome::Classified { .. } if is_cached => Self::Cached,
@@ -258,7 +258,7 @@ impl Answered {
     }
 }
 
-/// One number of one series.
+/// One value of one series.
 #[derive(Debug, Clone, PartialEq)]
 struct Sample {
     metric: Metric,
@@ -274,12 +274,11 @@ impl Sample {
     }
 }
 
-/// What was seen for the scrape that goes on.
+/// The samples collected for the current scrape.
 #[derive(Debug, Default)]
 struct Seen(Mutex<Vec<Sample>>);
 
-/// Shows what was seen, and nothing of what was seen before: the series of a pool that is gone are
-/// gone.
+/// Encodes the samples of the current scrape only, so that the series of a removed pool disappear.
 #[derive(Debug)]
 struct Collected {
     metrics: Vec<Metric>,

@@ -44,31 +44,32 @@ use crate::{
     spool::Room,
 };
 
-/// How long storing and queueing may take after the client's own wait is over. Only a service that
-/// is hardly there takes so long.
+/// Maximum time for storing and queueing an image after the client's own wait is over. Only a
+/// barely available backend takes that long.
 const QUEUEING: Duration = Duration::from_secs(30);
-/// How many images of one upload may be on their way to the store while the next one is read.
-const ON_THEIR_WAY: usize = 16;
+/// Maximum number of images of one upload that are being stored while the next one is read.
+const MAX_UNSENT: usize = 16;
 
-/// What uploads share, and those who ask for their results.
+/// State shared by the handlers of uploads and of results.
 #[derive(Debug)]
 pub(crate) struct Uploads {
     pub(crate) settings: Settings,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: SharedClock,
-    /// How many may be in flight at once.
+    /// One permit per upload that may be in flight.
     places: Arc<Semaphore>,
     /// Memory and disk for arriving bodies.
     room: Arc<Room>,
-    /// Told to stop: no new uploads.
+    /// Cancelled when this server drains: it takes no new uploads.
     draining: CancellationToken,
-    /// The time for draining is over: held requests get their 202 now.
+    /// Cancelled when the time for draining is over: held requests get their 202.
     give_up: CancellationToken,
 }
 
 impl Uploads {
-    /// It makes the folder for arriving bodies if there is none. `draining` is the process's own.
+    /// Creates the folder for arriving bodies if it is missing. `draining` is the process's own
+    /// token.
     pub(crate) fn new(
         settings: Settings,
         jobs: Arc<Jobs>,
@@ -77,7 +78,7 @@ impl Uploads {
         draining: CancellationToken,
     ) -> eirs_platform::Result<Self> {
         let web = &settings.web;
-        // Where the operator names a folder, it is on a disk that was chosen for this.
+        // A folder named by the operator is on a disk chosen for this purpose.
         let store = web.upload_folder.is_none().then(|| jobs.images().clone());
         let room = Room::new(
             web.upload_memory.as_u64(),
@@ -91,40 +92,40 @@ impl Uploads {
         Ok(Self { settings, jobs, metrics, clock, places, room, draining, give_up })
     }
 
-    /// Held requests get their 202 now.
+    /// Answers held requests with 202 now.
     pub(crate) fn give_up_waiting(&self) {
         self.give_up.cancel();
     }
 
-    /// Told to stop: no new uploads are taken.
+    /// The token that is cancelled when this server takes no new uploads.
     pub(crate) fn draining(&self) -> &CancellationToken {
         &self.draining
     }
 
-    /// Uploads in flight now.
+    /// Number of uploads in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.settings.web.max_uploads - self.places.available_permits()
     }
 }
 
-/// What the client asks for beside the image.
+/// The parameters of an upload: its query, its headers and its client.
 #[derive(Debug, Clone)]
-struct Wishes {
+struct Parameters {
     began: Instant,
     wait: Duration,
     model: Arc<str>,
     fresh: bool,
     view: View,
     scope: Scope,
-    /// Who it is, where that counts.
+    /// The client's allowance, if clients are limited.
     client: Option<Allowance>,
 }
 
-/// Takes one image or several, and answers with labels, or with where they will be.
+/// Accepts one or several images. The answer has their labels, or where the labels will be.
 #[handler]
 pub(crate) async fn upload(request: &Request, body: Body, Data(uploads): Data<&Arc<Uploads>>) -> Response {
     let began = Instant::now();
-    let _in_hand = InHand::new(uploads, began);
+    let _in_flight = InFlight::new(uploads, began);
     let scope = traced::upload(request);
     let response = match scope.run(take(request, body, uploads, began, &scope)).await {
         Ok(response) => response,
@@ -135,20 +136,20 @@ pub(crate) async fn upload(request: &Request, body: Body, Data(uploads): Data<&A
     traced::answered(&scope, response)
 }
 
-/// Counts an upload for as long as it is in flight, also where the client leaves and nobody comes
-/// back here.
-struct InHand<'a>(&'a Uploads, Instant);
+/// Counts an upload while it is in flight. A guard, because the handler's future is dropped if the
+/// client disconnects.
+struct InFlight<'a>(&'a Uploads, Instant);
 
-impl<'a> InHand<'a> {
+impl<'a> InFlight<'a> {
     fn new(uploads: &'a Uploads, began: Instant) -> Self {
-        uploads.metrics.in_hand.inc();
+        uploads.metrics.in_flight.inc();
         Self(uploads, began)
     }
 }
 
-impl Drop for InHand<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.metrics.in_hand.dec();
+        self.0.metrics.in_flight.dec();
         self.0.metrics.upload_seconds.observe(self.1.elapsed().as_secs_f64());
     }
 }
@@ -167,7 +168,7 @@ async fn take(
     let uploading = allowance.map(Allowance::upload).transpose()?;
     let all = || Problem::too_many_uploads("this server");
     let permit = (uploads.places.clone().try_acquire_owned().map_err(|_| all())?, uploading);
-    let wishes = wishes(request, uploads, began, scope)?;
+    let parameters = parameters(request, uploads, began, scope)?;
     let bare_name = query(request, "name");
     let stream = body.into_bytes_stream();
     let mut images = Images::of(stream, request.headers(), bare_name, &uploads.settings.web, &uploads.room)?;
@@ -179,43 +180,43 @@ async fn take(
                 format!("an upload may have at most {} images", uploads.settings.web.max_images_per_upload);
             return Err(Problem::too_large(detail));
         }
-        // A client that sends faster than the store takes is read as fast as that, and fills no
-        // memory here.
+        // Reads a client no faster than the store takes its images, so that they do not fill the
+        // memory.
         if let Some(Begun::Waits(_, ticket)) =
-            begun.len().checked_sub(ON_THEIR_WAY).and_then(|n| begun.get_mut(n))
+            begun.len().checked_sub(MAX_UNSENT).and_then(|n| begun.get_mut(n))
         {
             let _reported_later = tokio::time::timeout(QUEUEING, uploads.jobs.wait_until_sent(ticket)).await;
         }
-        // The first one was counted with the request.
+        // The request itself counted the first image.
         let further = if begun.is_empty() { None } else { allowance };
         begun.push(match further.map_or(Ok(()), Allowance::further_image) {
-            Ok(()) => begin(uploads, image, &wishes).await,
+            Ok(()) => begin(uploads, image, &parameters).await,
             Err(problem) => Begun::Answered(refuse(uploads, name_of(image), problem)),
         });
     }
     let none = images.none();
-    // What is left of the body is the listener's to read; only then does it see a client that
-    // leaves.
+    // Hand the rest of the body back to the listener; only it then notices a client that
+    // disconnects.
     drop(images);
     match begun.len() {
         0 => Err(none),
         1 => {
             let begun = begun.pop().ok_or(none)?;
-            Ok(end(uploads, begun, &wishes).await.into_response(wishes.view))
+            Ok(end(uploads, begun, &parameters).await.into_response(parameters.view))
         }
         _ => {
             let ending: FuturesUnordered<_> = begun
                 .into_iter()
                 .map(|begun| {
-                    let (uploads, wishes) = (uploads.clone(), wishes.clone());
+                    let (uploads, parameters) = (uploads.clone(), parameters.clone());
                     async move {
-                        // This goes on when the function has returned.
-                        let scope = wishes.scope.clone();
-                        scope.run(end(&uploads, begun, &wishes)).await.into_line(wishes.view)
+                        // This future outlives the function.
+                        let scope = parameters.scope.clone();
+                        scope.run(end(&uploads, begun, &parameters)).await.into_line(parameters.view)
                     }
                 })
                 .collect();
-            // The permit lives as long as the answer is being written.
+            // Hold the permits until the answer is written.
             let lines = ending.map(move |line| {
                 let _held = &permit;
                 Ok::<_, std::io::Error>(line)
@@ -229,25 +230,25 @@ fn name_of(image: Result<Image, Refused>) -> String {
     image.map_or_else(|refused| refused.name, |image| image.name)
 }
 
-/// An image on its way.
+/// An image that was read.
 enum Begun {
     Answered(Answer),
     Waits(String, Ticket),
 }
 
-/// Stores and sends one image, if it is one and there is room for it.
-async fn begin(uploads: &Arc<Uploads>, image: Result<Image, Refused>, wishes: &Wishes) -> Begun {
+/// Stores and sends one image if it is valid and there is room for it.
+async fn begin(uploads: &Arc<Uploads>, image: Result<Image, Refused>, parameters: &Parameters) -> Begun {
     let image = match image {
         Ok(image) => image,
         Err(Refused { name, problem }) => return Begun::Answered(refuse(uploads, name, problem)),
     };
     uploads.metrics.image_bytes.inc_by(image.content.len());
     let name = image.name.clone();
-    match submit(uploads, image, wishes).await {
+    match submit(uploads, image, parameters).await {
         Ok(Submitted::Known(reply)) => {
             let answer =
-                Answer { name, kind: Kind::Ended { reply, cached: true, total_ms: wishes.elapsed_ms() } };
-            told(uploads, &answer, wishes);
+                Answer { name, kind: Kind::Ended { reply, cached: true, total_ms: parameters.elapsed_ms() } };
+            record_answer(uploads, &answer, parameters);
             Begun::Answered(answer)
         }
         Ok(Submitted::Waits(ticket)) => {
@@ -260,16 +261,16 @@ async fn begin(uploads: &Arc<Uploads>, image: Result<Image, Refused>, wishes: &W
     }
 }
 
-/// What is known needs no room in the queue, and is answered however full that is.
-async fn submit(uploads: &Arc<Uploads>, image: Image, wishes: &Wishes) -> Result<Submitted, Problem> {
+/// Returns a stored result without taking room in the queue, even if the queue is full.
+async fn submit(uploads: &Arc<Uploads>, image: Image, parameters: &Parameters) -> Result<Submitted, Problem> {
     let id = image.id;
     let logged = |error: eirs_platform::Error| {
         tracing::error!(%id, %error, "an image could not be accepted");
         Problem::backend(&error)
     };
     let (model, queue) =
-        uploads.jobs.model(&wishes.model).ok_or_else(|| Problem::not_found("there is no such model"))?;
-    let wanted = Wanted { model, fresh: wishes.fresh };
+        uploads.jobs.model(&parameters.model).ok_or_else(|| Problem::not_found("there is no such model"))?;
+    let wanted = Wanted { model, fresh: parameters.fresh };
     let looking = debug_span!(target: TARGET, "look", image.id = %id);
     let found = uploads.jobs.find(id, &wanted).instrument(looking).await;
     match found.map_err(logged)? {
@@ -282,7 +283,7 @@ async fn submit(uploads: &Arc<Uploads>, image: Image, wishes: &Wishes) -> Result
         Some(known) => return Ok(known),
         None => {}
     }
-    let admitted = match uploads.jobs.admit(&wanted.model, queue, wishes.client.as_ref()).await {
+    let admitted = match uploads.jobs.admit(&wanted.model, queue, parameters.client.as_ref()).await {
         Ok(admitted) => admitted,
         Err(full) if wanted.fresh => return Err(full),
         Err(full) => {
@@ -290,31 +291,31 @@ async fn submit(uploads: &Arc<Uploads>, image: Image, wishes: &Wishes) -> Result
             return known.map(Submitted::Known).ok_or(full);
         }
     };
-    Ok(Submitted::Waits(uploads.jobs.send(image, &wanted, admitted, &wishes.scope)))
+    Ok(Submitted::Waits(uploads.jobs.send(image, &wanted, admitted, &parameters.scope)))
 }
 
-/// Waits for the label as long as the client wants to, and at most until this server stops.
-async fn end(uploads: &Uploads, begun: Begun, wishes: &Wishes) -> Answer {
+/// Waits for the label until the client's wait is over or this server stops.
+async fn end(uploads: &Uploads, begun: Begun, parameters: &Parameters) -> Answer {
     let (name, mut ticket) = match begun {
         Begun::Answered(answer) => return answer,
         Begun::Waits(name, ticket) => (name, ticket),
     };
-    let known = |reply| Kind::Ended { reply, cached: true, total_ms: wishes.elapsed_ms() };
+    let known = |reply| Kind::Ended { reply, cached: true, total_ms: parameters.elapsed_ms() };
     let until = async {
         tokio::select! {
-            () = tokio::time::sleep_until(wishes.began + wishes.wait) => {}
+            () = tokio::time::sleep_until(parameters.began + parameters.wait) => {}
             () = uploads.give_up.cancelled() => {}
         }
     };
     let waiting = debug_span!(target: TARGET, "wait", image.id = %ticket.key.0, joined = !ticket.first);
     let ended = uploads.jobs.wait(&mut ticket, until).instrument(waiting).await;
     let kind = match ended {
-        Some(Ok(Got::New(reply))) => Kind::Ended { reply, cached: false, total_ms: wishes.elapsed_ms() },
+        Some(Ok(Got::New(reply))) => Kind::Ended { reply, cached: false, total_ms: parameters.elapsed_ms() },
         Some(Ok(Got::Known(reply))) => known(reply),
         Some(Err(NoAnswer::Failed(error))) => Kind::Refused(Problem::backend(&error)),
         Some(Err(NoAnswer::Erased)) => Kind::Refused(Problem::erased(ticket.key.0)),
         Some(Err(NoAnswer::Dropped)) => Kind::Refused(Problem::dropped_meanwhile(ticket.key.0)),
-        // A 202 is a promise: it is given when the job is in the queue.
+        // A 202 is a promise, so it is sent only once the job is in the queue.
         None => match tokio::time::timeout(QUEUEING, uploads.jobs.wait_until_sent(&mut ticket)).await {
             Err(_late) => Kind::Refused(Problem::not_queued()),
             Ok(Ok(Some(reply))) => known(reply),
@@ -327,14 +328,14 @@ async fn end(uploads: &Uploads, begun: Begun, wishes: &Wishes) -> Answer {
         },
     };
     let answer = Answer { name, kind };
-    told(uploads, &answer, wishes);
+    record_answer(uploads, &answer, parameters);
     answer
 }
 
-/// Counts and logs what is said of an image that could be taken.
-fn told(uploads: &Uploads, answer: &Answer, wishes: &Wishes) {
+/// Counts and logs the answer to an image that was accepted.
+fn record_answer(uploads: &Uploads, answer: &Answer, parameters: &Parameters) {
     let answered = answer.answered();
-    // Of one that is under way it is counted later how it ended.
+    // A pending answer is counted later, when the job ends.
     let is_counted_later = match &answer.kind {
         Kind::Pending { id, model, .. } => uploads.jobs.promise(&(*id, model.clone())),
         Kind::Ended { .. } | Kind::Refused(_) => false,
@@ -343,9 +344,9 @@ fn told(uploads: &Uploads, answer: &Answer, wishes: &Wishes) {
         uploads.metrics.answered(answered);
     }
     if let Some(id) = answer.id() {
-        let total_ms = wishes.elapsed_ms();
+        let total_ms = parameters.elapsed_ms();
         let answer = answered.name();
-        tracing::debug!(%id, model = &*wishes.model, answer, total_ms, "{id}: {answer} after {total_ms:.1} ms");
+        tracing::debug!(%id, model = &*parameters.model, answer, total_ms, "{id}: {answer} after {total_ms:.1} ms");
     }
 }
 
@@ -355,7 +356,12 @@ fn refuse(uploads: &Uploads, name: String, problem: Problem) -> Answer {
     answer
 }
 
-fn wishes(request: &Request, uploads: &Uploads, began: Instant, scope: &Scope) -> Result<Wishes, Problem> {
+fn parameters(
+    request: &Request,
+    uploads: &Uploads,
+    began: Instant,
+    scope: &Scope,
+) -> Result<Parameters, Problem> {
     let web = &uploads.settings.web;
     let wait = wait(request, web.wait, web.max_wait)?;
     let (model, top) = model_and_top(request, uploads)?;
@@ -364,10 +370,10 @@ fn wishes(request: &Request, uploads: &Uploads, began: Instant, scope: &Scope) -
     let accept = request.header("accept").unwrap_or_default();
     let json = accept.contains("application/json") || accept.contains("+json");
     let client = request.extensions().get::<Allowance>().cloned();
-    Ok(Wishes { began, wait, model, fresh, view: View { json, top }, scope: scope.clone(), client })
+    Ok(Parameters { began, wait, model, fresh, view: View { json, top }, scope: scope.clone(), client })
 }
 
-impl Wishes {
+impl Parameters {
     fn elapsed_ms(&self) -> f64 {
         self.began.elapsed().as_secs_f64() * 1e3
     }

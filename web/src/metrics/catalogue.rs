@@ -1,6 +1,6 @@
-//! Every metric there is: its name, kind, unit, labels and meaning. The registry is built from this
-//! list, `docs/METRICS.md` shows it, and the dashboard and the alerts may name nothing else; tests
-//! hold all of that true (`documents.rs`).
+//! The list of all metrics: name, kind, unit, labels and meaning. The registry is built from it,
+//! `docs/METRICS.md` shows it, and the dashboard and the alerts may use nothing else; tests check
+//! that (`documents.rs`).
 
 use prometheus_client::{
     encoding::{EncodeLabelValue, LabelValueEncoder},
@@ -8,10 +8,10 @@ use prometheus_client::{
     registry::Unit,
 };
 
-/// What a metric is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Only grows, from the start of the program; its series end in `_total`.
+    /// Only grows while the program runs; its series end in `_total`.
     Counter,
     /// Goes up and down.
     Gauge,
@@ -19,7 +19,7 @@ pub(crate) enum Kind {
     Histogram,
 }
 
-/// A label and the values it can have.
+/// A label of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Label {
     Answer,
@@ -44,10 +44,10 @@ macro_rules! catalogue {
         pub(crate) enum Metric { $($metric),* }
 
         impl Metric {
-            /// All of them, as they are shown.
+            /// All metrics, in the order in which they are shown.
             pub(crate) const ALL: &[Self] = &[$(Self::$metric),*];
 
-            /// The name, without what its kind adds to it.
+            /// The name, without the suffix of its kind.
             pub(crate) const fn name(self) -> &'static str {
                 match self { $(Self::$metric => $name),* }
             }
@@ -60,7 +60,7 @@ macro_rules! catalogue {
                 match self { $(Self::$metric => &[$(Label::$label),*]),* }
             }
 
-            /// What it says, as a sentence without its full stop.
+            /// The description, without a full stop.
             pub(crate) const fn help(self) -> &'static str {
                 match self { $(Self::$metric => $help),* }
             }
@@ -82,22 +82,22 @@ catalogue! {
     JobsWaiting = "eirs_jobs_waiting" Gauge [] "Jobs sent by this host whose result is pending";
     HttpResponses = "eirs_http_responses" Counter [Class] "HTTP responses at every address, by class of status";
     RequestsTurnedAway = "eirs_requests_turned_away" Counter [Why] "Requests refused for lack of a valid token, or above their rate";
-    Connections = "eirs_connections" Gauge [] "Connections that are open at the address for uploads";
-    ConnectionsRefused = "eirs_connections_refused" Counter [NotAccepted] "Connections that were not let in, by limit: all places taken, the share of the address, no more files";
-    ConnectionsClosed = "eirs_connections_closed" Counter [Closed] "Connections that were closed before their client was done, by reason: a header that did not end, idle for too long, an answer that is not read, the place was needed";
-    WebhookEvents = "eirs_webhook_events" Counter [Outcome] "Ended jobs for the webhook, by what became of them; `failed` counts requests that the receiver did not take";
-    WebhookWaiting = "eirs_webhook_waiting" Gauge [] "Events that wait for the webhook's receiver to take them; with a webhook only";
-    DeadLetters = "eirs_dead_letters" Gauge [Model] "Jobs that were given up and are kept as dead letters";
+    Connections = "eirs_connections" Gauge [] "Open connections at the address for uploads";
+    ConnectionsRefused = "eirs_connections_refused" Counter [NotAccepted] "Connections refused, by limit: all places taken, the maximum of the address reached, no file descriptors left";
+    ConnectionsClosed = "eirs_connections_closed" Counter [Closed] "Connections closed before their client was done, by reason: header not complete in time, idle for too long, answer not read, place needed";
+    WebhookEvents = "eirs_webhook_events" Counter [Outcome] "Ended jobs for the webhook, by outcome; `failed` counts requests that the receiver did not accept";
+    WebhookWaiting = "eirs_webhook_waiting" Gauge [] "Events waiting for the webhook's receiver; with a webhook only";
+    DeadLetters = "eirs_dead_letters" Gauge [Model] "Dead letters";
     CertificateExpires = "eirs_tls_certificate_expires_timestamp_seconds" Gauge [] "Expiry of the certificate in force, as a Unix time; with HTTPS only";
     StoreFree = "eirs_store_free_bytes" Gauge [] "Free space on the disk of the state folder";
-    StoreFloor = "eirs_store_floor_bytes" Gauge [] "Free space to keep there; below it, new images are refused";
+    StoreFloor = "eirs_store_floor_bytes" Gauge [] "Free space to keep on that disk; below it, new images are refused";
     StoreFull = "eirs_store_full" Gauge [] "1 while new images are refused for lack of space";
-    // Of the controller, where it runs on this host.
+    // Of the controller, if it runs on this host.
     ControllerUp = "eirs_controller_up" Gauge [] "1 while the controller is running, 0 when its last pass is three ticks old and older than 30 seconds";
     ControllerLastPass = "eirs_controller_last_pass_timestamp_seconds" Gauge [] "Time of the controller's last pass, as a Unix time";
     ControllerStart = "eirs_controller_start_time_seconds" Gauge [] "Start time of the controller, as a Unix time";
     PolicyErrors = "eirs_policy_errors" Gauge [] "Errors in the policy files; the last good versions are in force";
-    Problems = "eirs_problems" Gauge [] "What the controller could not observe; nothing is drained meanwhile";
+    Problems = "eirs_problems" Gauge [] "Observations that failed in the last pass; nothing is drained meanwhile";
     Backlog = "eirs_backlog" Gauge [Pool] "Jobs waiting and in flight, as the controller sees it";
     QueueJobs = "eirs_queue_jobs" Gauge [Pool, Phase] "Jobs in the queue, waiting (`visible`) or in flight";
     ArrivalsPerSecond = "eirs_arrivals_per_second" Gauge [Pool] "Jobs arriving per second from all web hosts, over about ten seconds";
@@ -118,7 +118,7 @@ catalogue! {
     TodayBudgetSeconds = "eirs_today_budget_seconds" Gauge [Pool] "Running time that the policy's budget allows per day";
     TodayCost = "eirs_today_cost_usd" Gauge [Pool] "Cost of the instances since the budget's midnight at the policy's price, in US dollars";
     TodayImages = "eirs_today_images" Gauge [Pool] "Jobs that arrived since the budget's midnight";
-    // Of the process that answers.
+    // Of the process of this web server.
     BuildInfo = "eirs_build_info" Gauge [Version] "1, with the version of the program as a label";
     ProcessStart = "process_start_time_seconds" Gauge [] "Start time of the web server, as a Unix time";
     ProcessCpu = "process_cpu_seconds" Counter [] "Processor time used by the web server";
@@ -128,20 +128,20 @@ catalogue! {
 }
 
 impl Metric {
-    /// The unit, which the name ends with; numbers of things and rates have none.
+    /// The unit, which is also the end of the name; counts and rates have none.
     pub(crate) fn unit(self) -> Option<Unit> {
         let ends = |unit: &str| self.name().strip_suffix(unit).is_some_and(|rest| rest.ends_with('_'));
         [Unit::Seconds, Unit::Bytes].into_iter().find(|unit| ends(unit.as_str()))
     }
 
-    /// The name without its unit: the library puts it there again.
+    /// The name without its unit, which the library appends again.
     pub(crate) fn stem(self) -> &'static str {
         let name = self.name();
         let unit = self.unit().map_or(0, |unit| unit.as_str().len() + 1);
         &name[..name.len() - unit]
     }
 
-    /// As what it is announced.
+    /// The type as announced.
     pub(crate) const fn metric_type(self) -> MetricType {
         match self.kind() {
             Kind::Counter => MetricType::Counter,
@@ -170,7 +170,7 @@ impl Label {
         }
     }
 
-    /// The values it can have; none where they are names of the installation's own.
+    /// The possible values; empty if they are names chosen by the operator.
     pub(crate) const fn values(self) -> &'static [&'static str] {
         match self {
             Self::Answer => Answered::NAMES,
@@ -212,7 +212,7 @@ macro_rules! label_values {
 }
 
 label_values! {
-    /// How an image was answered.
+    /// The kind of answer to an image.
     Answered {
         Classified = "classified",
         Cached = "cached",
@@ -234,7 +234,7 @@ label_values! {
 }
 
 label_values! {
-    /// Why a request got no further than the door.
+    /// The reason why a request was refused before it reached the routes.
     TurnedAway {
         Token = "token",
         Rate = "rate",
@@ -242,7 +242,7 @@ label_values! {
 }
 
 label_values! {
-    /// What became of events of the webhook.
+    /// The outcome of events of the webhook.
     Webhook {
         Taken = "taken",
         Failed = "failed",
@@ -251,7 +251,7 @@ label_values! {
 }
 
 label_values! {
-    /// Why a connection was not let in.
+    /// The limit for which a connection was refused.
     NotAccepted {
         Full = "full",
         Address = "address",
@@ -260,7 +260,7 @@ label_values! {
 }
 
 label_values! {
-    /// Why a connection was closed before its client was done.
+    /// The reason why a connection was closed before its client was done.
     Closed {
         Header = "header",
         Idle = "idle",

@@ -1,9 +1,10 @@
-//! The text format from before OpenMetrics, for scrapers that do not ask for that: the same samples
-//! with less metadata.
+//! The text format that precedes OpenMetrics, for scrapers that do not accept the newer one: the
+//! same samples with less metadata.
 
 use super::{Kind, Metric};
 
-/// What is announced there: a counter by the name of its series. Units and the end are not.
+/// Converts from OpenMetrics: a counter is announced by the name of its series; units and the end
+/// marker are left out.
 pub(crate) fn classic(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len());
     for line in openmetrics.lines() {
@@ -29,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_announced_by_the_name_of_their_series_and_units_and_the_end_are_not() {
+    fn counters_are_announced_by_their_series_and_without_unit_and_end_marker() {
         let openmetrics = "\
 # HELP eirs_images Images, by how they were answered.
 # TYPE eirs_images counter

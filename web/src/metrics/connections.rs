@@ -1,4 +1,4 @@
-//! Connections: how many are open, and why others are not.
+//! Counters of connections: open, refused, and closed by this server.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -26,7 +26,7 @@ pub(super) struct ClosedLabels {
 }
 
 impl Connections {
-    /// With every series at zero.
+    /// Creates the counters with every series at zero.
     pub(super) fn new() -> Self {
         let counters = Self::default();
         for limit in NotAccepted::ALL {
@@ -38,22 +38,22 @@ impl Connections {
         counters
     }
 
-    /// One more is open.
+    /// Counts a connection that was opened.
     pub(crate) fn opened(&self) {
         self.open.inc();
     }
 
-    /// One has ended, whoever ended it.
+    /// Counts a connection that has ended, for whatever reason.
     pub(crate) fn ended(&self) {
         self.open.dec();
     }
 
-    /// One was not let in.
+    /// Counts a connection that was refused.
     pub(crate) fn refused(&self, limit: NotAccepted) {
         self.refused.get_or_create(&RefusedLabels { limit }).inc();
     }
 
-    /// One was closed by this server before its client was done.
+    /// Counts a connection that this server closed before its client was done.
     pub(crate) fn closed(&self, reason: Closed) {
         self.closed.get_or_create(&ClosedLabels { reason }).inc();
     }

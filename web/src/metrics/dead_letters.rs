@@ -1,18 +1,17 @@
-//! How many dead letters there are. Every look is a call to the queue, and in a cloud it costs: now
-//! and then is enough.
+//! The number of dead letters. Counting is a call to the queue, which costs money in a cloud, so
+//! the result is cached.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use eirs_platform::{Result, backend::Backend};
 use tokio::{sync::Mutex, time::Instant};
 
-/// A count that is older is taken again at the next scrape.
+/// Maximum age of a count before it is taken again.
 const FRESH: Duration = Duration::from_secs(30);
-/// A scrape waits no longer than this for all the counts together; what is not known by then is
-/// left out.
+/// Maximum time that a scrape waits for all counts together; missing ones are left out.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Counts them.
+/// Counts dead letters and caches the result.
 #[derive(Debug)]
 pub(crate) struct DeadLetters {
     backend: Backend,
@@ -25,7 +24,7 @@ impl DeadLetters {
         Self { backend, models: models.into_iter().collect(), counted: Mutex::default() }
     }
 
-    /// The letters of each model, where they can be counted.
+    /// Returns the number of dead letters of each model, as far as they can be counted.
     pub(crate) async fn count(&self) -> BTreeMap<String, u64> {
         let mut counted = self.counted.lock().await;
         match &*counted {
@@ -61,7 +60,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn letters_are_counted_for_each_model_and_looked_at_every_half_minute_only() {
+    async fn dead_letters_are_counted_per_model_and_at_most_every_half_minute() {
         let backend = Backend::in_memory(&Settings::default(), Arc::new(SystemClock));
         let letters = DeadLetters::new(backend.clone(), ["a".to_owned(), "b".to_owned()]);
         let dead = backend.dead_letters("b").await.unwrap();

@@ -1,5 +1,5 @@
-//! Holds what is written about the metrics to the catalogue: the table of docs/METRICS.md, the
-//! dashboard, the alerts; and the catalogue to the conventions.
+//! Checks that documentation, dashboard and alerts match the catalogue, and that the catalogue
+//! follows the conventions.
 
 mod alerts;
 mod dashboard;
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::*;
 
-/// A page of the repository.
+/// Reads a file of `docs/`.
 pub(super) fn page(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -25,7 +25,7 @@ fn kind(metric: Metric) -> &'static str {
     }
 }
 
-/// The name as a query has it, but for the endings of a histogram.
+/// The name in a query, without the suffixes of a histogram.
 fn shown(metric: Metric) -> String {
     let total = if metric.kind() == Kind::Counter { "_total" } else { "" };
     format!("{}{total}", metric.name())
@@ -58,23 +58,29 @@ fn the_tables_of_the_documentation_are_the_catalogue() {
 }
 
 #[test]
-fn names_are_as_prometheus_wants_them() {
+fn names_follow_the_conventions_of_prometheus() {
     let mut names = BTreeSet::new();
     for metric in Metric::ALL {
         let name = metric.name();
-        assert!(names.insert(name), "{name} is there twice");
+        assert!(names.insert(name), "{name} occurs twice");
         assert!(name.starts_with("eirs_") || name.starts_with("process_"), "{name}");
         assert!(name.bytes().all(|b| b == b'_' || b.is_ascii_lowercase()), "{name}");
         for wrong in ["_total", "_count", "_sum", "_bucket", "_ms", "_millis", "_hours", "_kb"] {
-            assert!(!name.ends_with(wrong), "{name}: the end `{wrong}` is the library's, or no base unit");
+            assert!(
+                !name.ends_with(wrong),
+                "{name}: the suffix `{wrong}` belongs to the library or is no base unit"
+            );
         }
-        assert!(metric.kind() != Kind::Histogram || metric.unit().is_some(), "{name}: sizes of what?");
+        assert!(
+            metric.kind() != Kind::Histogram || metric.unit().is_some(),
+            "{name}: a histogram needs a unit"
+        );
         let help = metric.help();
         assert!(!help.ends_with('.') && !help.contains('\n') && help.len() > 10, "{name}: {help}");
     }
 }
 
-/// A pool as the controller writes it, with everything that it can know.
+/// A status as the controller writes it, with every field set.
 fn status(pools: &[&str]) -> Value {
     let instance = |state: &str| {
         json!({
@@ -97,19 +103,19 @@ fn status(pools: &[&str]) -> Value {
     })
 }
 
-/// The Unix time of the status above.
+/// The time of that status, as Unix seconds.
 const AT: f64 = 1_767_225_600.0;
 
-/// A disk that is full.
+/// A full disk.
 const ROOM: RoomSeen = RoomSeen { free: 500, floor: 1000, below: true };
 
-/// The end of a certificate.
+/// The expiry of a certificate.
 const EXPIRES: DateTime<Utc> = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
 
 /// Names and values of labels.
 type Labels = Vec<(String, String)>;
 
-/// The name, the labels and the value of every series.
+/// Parses the name, the labels and the value of every series.
 fn series(text: &str) -> Vec<(String, Labels, f64)> {
     let line = |line: &str| {
         let (series, value) = line.rsplit_once(' ').unwrap();
@@ -147,7 +153,7 @@ fn scrape(controller: &Value) -> String {
 }
 
 #[test]
-fn a_scrape_shows_every_metric_of_the_catalogue_with_exactly_its_labels_and_no_other() {
+fn a_scrape_shows_exactly_the_metrics_and_labels_of_the_catalogue() {
     let text = scrape(&status(&["default"]));
     let mut seen = BTreeSet::new();
     for (name, labels, _) in series(&text) {
@@ -157,7 +163,7 @@ fn a_scrape_shows_every_metric_of_the_catalogue_with_exactly_its_labels_and_no_o
                 ["_bucket", "_sum", "_count"].iter().any(|end| name == format!("{}{end}", metric.name()))
             }
         });
-        let metric = *metric.unwrap_or_else(|| panic!("{name} is in no catalogue"));
+        let metric = *metric.unwrap_or_else(|| panic!("{name} is not in the catalogue"));
         seen.insert(metric);
         let expected: Vec<_> = metric.labels().iter().map(|label| label.name()).collect();
         let found: Vec<_> =
@@ -181,7 +187,7 @@ fn a_scrape_shows_every_metric_of_the_catalogue_with_exactly_its_labels_and_no_o
 }
 
 #[test]
-fn the_numbers_are_those_of_the_controller_and_of_this_host() {
+fn the_values_are_those_of_the_controller_and_of_this_host() {
     let text = scrape(&status(&["default"]));
     for (name, labels, expected) in [
         ("eirs_images_total", &[("answer", "cached")][..], 1.0),
@@ -221,7 +227,7 @@ fn the_numbers_are_those_of_the_controller_and_of_this_host() {
 }
 
 #[test]
-fn series_of_what_is_gone_or_cannot_be_seen_are_gone() {
+fn series_of_removed_pools_and_of_failed_observations_disappear() {
     let metrics = Metrics::new(["default"].into_iter());
     let pools = |text: &str| {
         let pools = series(text).into_iter().flat_map(|(_, labels, _)| labels);

@@ -1,5 +1,5 @@
-//! What the controller wrote down in its last pass, as numbers. What it could not see, or does not
-//! know yet, is not there.
+//! Samples from the controller's status. Values that the controller could not observe or does not
+//! know yet are left out.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -7,10 +7,11 @@ use serde_json::Value;
 
 use super::{Label, Metric, Sample};
 
-/// A controller is silent when its last pass is older than three of its ticks, and than this.
+/// Minimum age in seconds of the last pass of a controller that is down; it must also be older than
+/// three ticks.
 const SILENT_AFTER_S: f64 = 30.0;
 
-/// The part of `status.json` that is shown (`controller/src/status.rs` has all of it).
+/// The parts of `status.json` that are shown (see `controller/src/status.rs` for all).
 #[derive(Debug, Deserialize)]
 struct Status {
     at: DateTime<Utc>,
@@ -77,8 +78,8 @@ struct Refused {
     capacity: bool,
 }
 
-/// The numbers in what the controller wrote, at the Unix time `now`; none where there is no
-/// controller, or one that writes something else.
+/// Converts the controller's status at the Unix time `now`; empty if there is no controller, or its
+/// status cannot be parsed.
 pub(super) fn samples(now: f64, controller: &Value) -> Vec<Sample> {
     let Ok(status) = Status::deserialize(controller) else { return Vec::new() };
     let mut seen = Vec::new();

@@ -1,8 +1,8 @@
-//! What the process takes, under the names that every Prometheus client uses.
+//! The resources of the process, under the names that all Prometheus clients use.
 
 use super::{Metric, Sample};
 
-/// As far as the system reports it.
+/// Reads what the system reports.
 #[cfg(target_os = "linux")]
 pub(super) fn samples() -> Vec<Sample> {
     let Ok(process) = procfs::process::Process::myself() else { return Vec::new() };
@@ -29,7 +29,7 @@ pub(super) fn samples() -> Vec<Sample> {
     seen
 }
 
-/// Elsewhere nothing is known.
+/// Not available on other systems.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn samples() -> Vec<Sample> {
     Vec::new()

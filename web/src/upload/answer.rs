@@ -1,4 +1,4 @@
-//! Puts the end of a job, or its not having ended yet, into an HTTP answer.
+//! Turns the outcome of a job, or its being pending, into an HTTP answer.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use crate::{
     problem::{self, Problem},
 };
 
-/// Says of an answer in text, too, that it is a stored one (RFC 9211).
+/// Marks an answer as a stored one, also if it is text (RFC 9211).
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-// `Serialize` makes what is sent, `Object` its description (see api.rs); a test holds the one to
-// the other. The derivation of `Object` has a lifetime `'a` of its own.
+// `Serialize` writes the answer and `Object` describes it (see api.rs); a test compares the two.
+// The derive of `Object` uses a lifetime `'a` of its own.
 
 /// A classified image.
 #[derive(Debug, Serialize, Object)]
@@ -31,44 +31,44 @@ pub(crate) struct Finished<'r> {
     id: String,
     /// The name under which it was uploaded.
     name: &'r str,
-    /// What it shows.
+    /// The label.
     label: &'r str,
-    /// How sure the model is of that; from 0 to 1 where the model says so.
+    /// The model's confidence in the label; from 0 to 1 if the model gives probabilities.
     confidence: f32,
-    /// The best guesses, the best of all first.
+    /// The best guesses, best first.
     top: Vec<Guess<'r>>,
-    /// The model that looked at it.
+    /// The model that classified it.
     model: &'r str,
-    /// The version of that model: a digest of the model file, the labels and the settings that
-    /// decide its answers. Empty where the result is of a time without versions.
+    /// The version of the model: a digest of the model file, the labels and the settings that
+    /// change its results. Empty for a result stored before versions existed.
     version: &'r str,
     /// Whether this is the stored result of an earlier upload.
     cached: bool,
-    /// The instance that did it.
+    /// The instance that classified it.
     worker: &'r str,
-    /// How long it took.
+    /// The time it took.
     timings_ms: Timings,
 }
 
-/// A label, and how sure the model is of it.
+/// A label with the model's confidence.
 #[derive(Debug, Serialize, Object)]
 #[oai(read_only_all)]
 struct Guess<'r> {
     /// The label, as in the model's label file.
     label: &'r str,
-    /// From 0 to 1 where the model says so.
+    /// From 0 to 1 if the model gives probabilities.
     confidence: f32,
 }
 
-/// Milliseconds.
+/// Times in milliseconds.
 #[derive(Debug, Default, Serialize, Object)]
 #[oai(read_only_all)]
 struct Timings {
-    /// Until a worker had the job.
+    /// From the job's entry into the queue until a worker received it.
     queued: f64,
-    /// From there to the result.
+    /// From there until the result.
     classify: f64,
-    /// From the request to this answer.
+    /// From the request until this answer.
     total: f64,
 }
 
@@ -79,21 +79,20 @@ pub(crate) struct Pending<'r> {
     /// The image: the SHA-256 of its bytes.
     #[oai(validator(pattern = "^[0-9a-f]{64}$"))]
     id: String,
-    /// The name under which it was uploaded, where this answers an upload.
+    /// The name under which it was uploaded; only in the answer to an upload.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'r str>,
-    /// That it is not finished.
+    /// Always `pending`.
     status: Unfinished,
-    /// Where the result will be.
+    /// The path of the result.
     location: String,
-    /// When to look there, in seconds.
+    /// Seconds after which to ask for the result.
     retry_after_s: u64,
-    /// How long it will take, in seconds, as far as can be told; `retry_after_s` is this in whole
-    /// ones.
+    /// The estimated time until the result, in seconds; `retry_after_s` is this in whole seconds.
     eta_s: f64,
 }
 
-/// How far an image is that has no label yet.
+/// The state of an image without a label.
 #[derive(Debug, Clone, Copy, Default, Serialize, Enum)]
 #[serde(rename_all = "lowercase")]
 #[oai(rename_all = "lowercase")]
@@ -102,18 +101,18 @@ enum Unfinished {
     Pending,
 }
 
-/// An image of an upload of several that has no label.
+/// An image without a label, in an upload of several images.
 #[derive(Debug, Serialize, Object)]
 #[oai(read_only_all)]
 pub(crate) struct Failed<'r> {
     /// The name under which it was uploaded.
     name: &'r str,
-    /// Why.
+    /// The reason.
     error: problem::Document<'r>,
 }
 
-/// One line of the answer to an upload of several images: `Finished`, `Pending` or `Failed`, told
-/// apart by what they have.
+/// One line of the answer to an upload of several images: `Finished`, `Pending` or `Failed`,
+/// distinguished by their fields.
 #[derive(Debug, Serialize, Union)]
 #[serde(untagged)]
 pub(crate) enum Line<'r> {
@@ -122,7 +121,7 @@ pub(crate) enum Line<'r> {
     Failed(Failed<'r>),
 }
 
-/// What became of one image of an upload.
+/// The answer to one image of an upload.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) name: String,
@@ -136,7 +135,7 @@ pub(crate) enum Kind {
     Refused(Problem),
 }
 
-/// How the client wants to see it.
+/// The form of the answer that the client wants.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View {
     pub(crate) json: bool,
@@ -144,7 +143,7 @@ pub(crate) struct View {
 }
 
 impl Answer {
-    /// For the metrics.
+    /// The kind of answer, for the metrics.
     pub(crate) fn answered(&self) -> Answered {
         match &self.kind {
             Kind::Ended { reply, cached, .. } => Answered::of(&reply.outcome, *cached),
@@ -154,7 +153,7 @@ impl Answer {
         }
     }
 
-    /// The image, where it is one.
+    /// The image's id, if the image was accepted.
     pub(crate) fn id(&self) -> Option<JobId> {
         match &self.kind {
             Kind::Ended { reply, .. } => Some(reply.id),
@@ -205,7 +204,8 @@ impl Answer {
     }
 }
 
-/// A reply as the uploader of `name` sees it. A job that ended without a label is a problem.
+/// Converts a reply for the client that uploaded it as `name`. Returns a [`Problem`] if the job
+/// ended without a label.
 pub(crate) fn finished<'a>(
     reply: &'a Reply,
     name: &'a str,
@@ -248,10 +248,10 @@ impl<'a> Guess<'a> {
     }
 }
 
-/// What an image is called that has no name.
+/// The name of an image that was uploaded without one.
 pub(crate) const UNNAMED: &str = "image";
 
-/// A text as a parameter of a query.
+/// Percent-encodes a text as a query parameter.
 fn percent(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let escaped =
@@ -261,7 +261,7 @@ fn percent(text: &str) -> String {
 
 impl<'a> Pending<'a> {
     pub(crate) fn new(id: JobId, name: Option<&'a str>, model: &str, eta_s: f64) -> Self {
-        // The name is this client's own. Who uploaded the same image under another one has another
+        // The name is this client's own; another client that uploads the same image gets another
         // address.
         let model = Some(model).filter(|model| *model != eirs_platform::settings::Model::DEFAULT);
         let named = name.filter(|name| *name != UNNAMED).map(percent);
@@ -270,13 +270,13 @@ impl<'a> Pending<'a> {
         let query = parameters.into_iter().flatten().collect::<Vec<_>>().join("&");
         let mark = if query.is_empty() { "" } else { "?" };
         let (status, location) = (Unfinished::Pending, format!("/results/{id}{mark}{query}"));
-        // No service knows better than to a hundredth of a second.
+        // An estimate is not more exact than a hundredth of a second.
         let eta = (eta_s * 100.0).round() / 100.0;
         Self { id: id.to_string(), name, status, location, retry_after_s: whole_seconds(eta_s), eta_s: eta }
     }
 }
 
-/// 202: it is safely stored and queued, here is where its result will be.
+/// A 202: the image is stored and queued; `location` is where its result will be.
 pub(crate) fn pending(id: JobId, name: Option<&str>, model: &str, eta_s: f64) -> Response {
     let pending = Pending::new(id, name, model, eta_s);
     let mut response = json(StatusCode::ACCEPTED, &pending);

@@ -1,6 +1,5 @@
-//! Reads the images out of a request, one after another, within the limits: bytes for each image,
-//! the room for all arriving bodies together (`room.rs`), and the patience for a client that sends
-//! slowly (`pace.rs`).
+//! Reads the images out of a request one after another, within the limits: bytes per image, the
+//! room for all arriving bodies together (`spool.rs`), and the time for a slow client (`pace.rs`).
 
 use std::{io, sync::Arc};
 
@@ -31,21 +30,22 @@ use crate::{
 /// The names under which forms send an image.
 pub(crate) const FIELDS: [&str; 4] = ["myfile", "file", "image", "inputFile"];
 
-/// Whether images are in the field of this name. Some libraries write `[]` after the name of a
-/// field that occurs several times.
+/// Returns whether the field `name` holds images. Some libraries append `[]` to the name of a field
+/// that occurs several times.
 fn is_for_images(name: &str) -> bool {
     let name = name.strip_suffix("[]").unwrap_or(name);
     FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name))
 }
 
-/// How much of a name is kept.
+/// Maximum length of a name, in bytes; the rest is cut off.
 const LONGEST_NAME: usize = 255;
-/// How many fields that hold no image a form may have.
+/// Maximum number of fields without an image in one form.
 const MOST_OTHERS: usize = 256;
-/// How much may be skipped in a form, in largest images. It is not kept, and takes time only.
+/// Maximum number of bytes skipped in a form, as a multiple of `max_image`. They are not kept and
+/// only take time.
 const MOST_SKIPPED: u64 = 16;
 
-/// An image that cannot be taken.
+/// An image that is refused.
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) name: String,
@@ -57,14 +57,13 @@ pub(crate) struct Images {
     source: Source,
     max_image: u64,
     room: Arc<Room>,
-    /// Fields that hold no image, to be named when there is none at all.
+    /// Names of the fields without an image, for the message if no image comes.
     others: Vec<String>,
     skipped: u64,
 }
 
 enum Source {
-    /// A form, or parts that stand together without one, such as those of a `multipart/mixed`,
-    /// which have no fields.
+    /// A form, or a body such as `multipart/mixed` whose parts are not fields.
     Form {
         form: Box<Form>,
         has_fields: bool,
@@ -77,7 +76,8 @@ enum Source {
 }
 
 impl Images {
-    /// Of a request with these headers, and a name for a bare image.
+    /// Reads a request with these headers. `bare_name` is the name of an image that is the whole
+    /// body.
     pub(crate) fn of(
         body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
         headers: &HeaderMap,
@@ -106,7 +106,7 @@ impl Images {
             Source::Bare { body, name: shown_name(bare_name.or_else(said).as_deref()) }
         };
         let max_image = settings.max_image.as_u64();
-        // A client that says beforehand that it sends too much need not send any of it.
+        // A client that announces too much need not send any of it.
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let is_bare = matches!(source, Source::Bare { .. }) && encoding.is_none();
@@ -116,8 +116,8 @@ impl Images {
         Ok(Self { source, max_image, room: room.clone(), others: Vec::new(), skipped: 0 })
     }
 
-    /// The next image; `None` after the last. An `Err` outside ends the request, one inside only
-    /// this image.
+    /// Returns the next image, or `None` after the last one. The outer `Err` ends the request, the
+    /// inner one only this image.
     pub(crate) async fn next(&mut self) -> Result<Option<Result<Image, Refused>>, Problem> {
         match std::mem::replace(&mut self.source, Source::End) {
             Source::End => Ok(None),
@@ -168,9 +168,9 @@ impl Images {
         Ok(None)
     }
 
-    /// Reads the present part of a form to its end. One that is too large is read, too, but not
-    /// kept: others may follow. `None` for what a browser sends where no file was chosen: nothing,
-    /// with an empty name.
+    /// Reads the current part of a form to its end. An image that is too large is read but not
+    /// kept, because others may follow. Returns `None` for an empty part with an empty file name: a
+    /// browser sends that if no file was chosen.
     async fn image_of(
         &mut self,
         form: &mut Form,
@@ -207,7 +207,7 @@ impl Images {
         Err(Problem::too_large(format!("a field without an image may have at most {most} bytes")))
     }
 
-    /// What to say when there was no image.
+    /// The error for a request without an image.
     pub(crate) fn none(&self) -> Problem {
         let expected = "send it in the form field `myfile`, or as the whole body";
         if self.others.is_empty() {
@@ -237,7 +237,7 @@ pub(super) fn no_room(error: &eirs_platform::Error) -> Problem {
     Problem::no_room()
 }
 
-/// An image on its way in, hashed as it comes.
+/// An image that is being read, hashed as it arrives.
 struct Arriving {
     held: Held,
     head: Vec<u8>,
@@ -286,7 +286,8 @@ impl Arriving {
     }
 }
 
-/// A name is only shown, but it is shown in logs and on terminals, too: one line, and not endless.
+/// Makes a name fit for logs and terminals: a single line of limited length, `UNNAMED` if it is
+/// empty.
 pub(super) fn shown_name(name: Option<&str>) -> String {
     let name: String =
         name.unwrap_or_default().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

@@ -1,12 +1,12 @@
-//! The reader of bodies as a whole: whatever the pieces in which a body comes, and however it is
-//! broken, it holds the same.
+//! Tests of the body reader as a whole: the result does not depend on how a body is split into
+//! chunks, nor on how it is broken.
 
 use poem::http::HeaderMap;
 use proptest::prelude::*;
 
 use super::reading::{headers, packed, pieces, read};
 
-/// Content of a part: an image or not, and what looks like the end of one.
+/// Content of a part: an image or not, and bytes that resemble a boundary.
 fn content() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         3 => Just(b"\xff\xd8\xff\xe0".to_vec()),
@@ -20,7 +20,7 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..5).prop_map(|pieces| pieces.concat())
 }
 
-/// The header of a part, as programs write it and as they should not.
+/// The header of a part, valid or not.
 fn head() -> impl Strategy<Value = String> {
     let field = prop_oneof![3 => Just("myfile"), 1 => Just("file"), 1 => Just("note"), 1 => Just("")];
     let name = prop_oneof![
@@ -45,7 +45,7 @@ fn head() -> impl Strategy<Value = String> {
     })
 }
 
-/// A whole body, perhaps with parts in a part, as `curl -F 'myfile=@a.jpg,b.jpg'` sends them.
+/// A whole body, some with parts nested in a part, as `curl -F 'myfile=@a.jpg,b.jpg'` sends them.
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let part = || (head(), content());
     prop::collection::vec((part(), prop::collection::vec(part(), 0..3)), 0..4).prop_map(|parts| {
@@ -105,7 +105,7 @@ fn the_field_of_an_image_may_be_written_in_any_case_and_as_a_list() {
 }
 
 #[test]
-fn a_field_in_which_no_file_was_chosen_is_no_image_and_a_file_that_is_empty_is_one() {
+fn a_field_without_a_chosen_file_is_no_image_but_an_empty_file_is() {
     let unchosen = ("name=myfile; filename=\"\"", &b""[..]);
     let seen = form(&[unchosen, ("name=myfile; filename=a.gif", b"GIF89a"), unchosen]);
     assert!(seen.len() == 2 && seen[0].starts_with("a.gif "), "{seen:?}");
@@ -126,7 +126,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn in_whatever_pieces_a_form_comes_it_holds_the_same_images(
+    fn a_form_has_the_same_images_however_it_is_split(
         body in body(),
         cuts in prop::collection::vec(any::<u8>(), 1..6),
         is_mixed: bool,
@@ -140,7 +140,7 @@ proptest! {
     }
 
     #[test]
-    fn however_a_form_is_broken_its_pieces_change_nothing_and_nothing_is_kept(
+    fn a_broken_form_reads_the_same_however_it_is_split(
         mut body in body(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..4), 1..8),
         cuts in prop::collection::vec(any::<u8>(), 1..6),
@@ -160,12 +160,12 @@ proptest! {
         }
         let headers = headers(false, is_packed.then_some("gzip"));
         let (cut, whole) = (read(&headers, pieces(&body, &cuts)), whole(&headers, &body));
-        // Of a stream that is damaged, more can be unpacked where it comes in smaller pieces.
+        // A damaged compressed stream yields more bytes if it arrives in smaller pieces.
         prop_assert!(is_packed || cut == whole, "{:?}, and as a whole {:?}", cut, whole);
     }
 
     #[test]
-    fn in_whatever_pieces_a_bare_image_comes_it_is_the_same(
+    fn a_bare_image_is_the_same_however_it_is_split(
         content in content(),
         cuts in prop::collection::vec(any::<u8>(), 1..6),
     ) {

@@ -1,6 +1,6 @@
-//! `Content-Encoding`: bodies that come compressed are unpacked as they arrive, never more than a
-//! buffer ahead of who reads them, so that a small body that unpacks to a huge one takes no more
-//! memory than another, and ends at the limit for images.
+//! `Content-Encoding`: decompresses bodies as they arrive, at most one buffer ahead of the reader.
+//! A small body that expands to a huge one takes no more memory than another and ends at the limit
+//! for images.
 
 use std::{
     io::{self, BufRead, ErrorKind, Read},
@@ -12,10 +12,10 @@ use bytes::{Buf, Bytes};
 use flate2::bufread::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use futures::{Stream, StreamExt, stream::BoxStream};
 
-/// What is unpacked at once.
+/// Bytes decompressed at once.
 const BUFFER: usize = 32 * 1024;
 
-/// How a body is packed.
+/// The compression of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Gzip,
@@ -23,7 +23,7 @@ pub(super) enum Encoding {
 }
 
 impl Encoding {
-    /// What the header says; `Err` holds what cannot be read.
+    /// Parses the values of the header; `Err` holds the encodings that are not supported.
     pub(super) fn of<'a>(headers: impl IntoIterator<Item = &'a str>) -> Result<Option<Self>, String> {
         let names = headers.into_iter().flat_map(|value| value.split(','));
         let names = names.map(|name| name.trim().to_ascii_lowercase());
@@ -37,7 +37,7 @@ impl Encoding {
     }
 }
 
-/// What has arrived and was not unpacked.
+/// Bytes that arrived and are not decompressed yet.
 #[derive(Debug, Default)]
 struct Feed {
     chunk: Bytes,
@@ -67,12 +67,12 @@ impl Read for Feed {
 }
 
 enum Unpacker {
-    /// What is called deflate is zlib (RFC 9110, 8.4.1.2), or what the word says: the first byte
+    /// `deflate` means zlib (RFC 9110, 8.4.1.2), but some clients send raw deflate: the first byte
     /// decides.
     Unknown(Feed),
     Gzip(GzDecoder<Feed>),
-    /// A member of gzip has ended. Another one may follow, or zeros to the end, where somebody
-    /// wrote whole blocks: gzip(1) reads both.
+    /// A gzip member has ended. Another member may follow, or zeros up to the end if whole blocks
+    /// were written: gzip(1) reads both.
     AfterMember(Feed),
     Padding(Feed),
     Zlib(ZlibDecoder<Feed>),
@@ -91,8 +91,8 @@ impl Unpacker {
 
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if let Self::Unknown(feed) = self {
-            // The low half of zlib's first byte is 8; in a deflate stream that would be a stored
-            // block with a crooked header.
+            // The low half of zlib's first byte is 8. A deflate stream with that byte would begin
+            // with a stored block with an invalid header.
             let is_zlib = feed.fill_buf()?.first().is_none_or(|first| first & 0x0f == 8);
             let feed = std::mem::take(feed);
             *self = if is_zlib {
@@ -139,7 +139,7 @@ impl Unpacker {
     }
 }
 
-/// The body as it was before it was packed.
+/// A decompressed body.
 pub(super) struct Unpacked {
     body: BoxStream<'static, io::Result<Bytes>>,
     unpacker: Unpacker,
@@ -217,18 +217,18 @@ mod tests {
     }
 
     #[test]
-    fn encodings_that_are_read_and_that_are_not() {
+    fn gzip_and_deflate_are_supported_and_other_encodings_are_refused() {
         assert_eq!(Encoding::of([]), Ok(None));
         assert_eq!(Encoding::of(["identity", ""]), Ok(None));
         assert_eq!(Encoding::of(["X-GZip"]), Ok(Some(Encoding::Gzip)));
         assert_eq!(Encoding::of(["identity, deflate"]), Ok(Some(Encoding::Deflate)));
         assert_eq!(Encoding::of(["br"]), Err("br".to_owned()));
-        assert_eq!(Encoding::of(["gzip", "gzip"]), Err("gzip, gzip".to_owned()), "one in the other");
+        assert_eq!(Encoding::of(["gzip", "gzip"]), Err("gzip, gzip".to_owned()), "nested encodings");
     }
 
     proptest! {
         #[test]
-        fn what_was_packed_comes_out_however_it_is_cut(
+        fn a_compressed_body_is_restored_however_it_is_split(
             bytes in prop::collection::vec(0u8..4, 0..100_000),
             size in 1usize..5000,
             zeros in 0usize..3000,
@@ -248,14 +248,14 @@ mod tests {
         }
 
         #[test]
-        fn what_is_not_packed_at_all_is_an_error_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 1..300)) {
+        fn an_uncompressed_body_is_an_error_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 1..300)) {
             prop_assert!(unpacked(Encoding::Gzip, vec![bytes.clone()]).is_err());
             let _either = unpacked(Encoding::Deflate, vec![bytes]);
         }
     }
 
     #[test]
-    fn what_follows_a_member_of_gzip_is_another_or_zeros_to_the_end_and_else_an_error() {
+    fn only_a_gzip_member_or_zeros_may_follow_a_gzip_member() {
         for after in [&b"x"[..], b"\0x", &[&[0; 5000][..], &gzip(b"more")].concat(), b"\x1f"] {
             let body = [gzip(b"image"), after.to_vec()].concat();
             for chunks in [vec![body.clone()], body.iter().map(|byte| vec![*byte]).collect()] {

@@ -1,4 +1,4 @@
-//! `DELETE /results/{id}`: an image and all that is known of it are taken away, on every host.
+//! `DELETE /results/{id}`: erases an image, its job and its results, on every host.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use poem::{
 use super::Uploads;
 use crate::problem::Problem;
 
-/// 204 when they are gone, 404 when there was nothing.
+/// 204 once they are erased, 404 if the image is unknown.
 #[handler]
 pub(crate) async fn erase(Path(id): Path<String>, Data(uploads): Data<&Arc<Uploads>>) -> Response {
     erased(&id, uploads).await.unwrap_or_else(IntoResponse::into_response)

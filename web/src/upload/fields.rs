@@ -1,24 +1,26 @@
-//! The values of `Content-Disposition` and `Content-Type`: parameters as the clients of this world
-//! write them, and the names of files as the person saw them who chose the file.
+//! Parses `Content-Disposition` and `Content-Type`: the parameters as clients really write them,
+//! and the file name as its user sees it.
 //!
-//! A name comes in one of four ways: `filename="..."` as it is (browsers; curl escapes `"` with a
-//! backslash, browsers as `%22`), `filename*=utf-8''...` (RFC 5987; it counts more than the other),
-//! `filename*0*=...` in several pieces (RFC 2231), and with words of mail in it, `=?utf-8?B?...?=`
-//! (RFC 2047; .NET's `HttpClient`, beside the right one in `filename*`).
+//! A name comes in one of four forms:
+//! - `filename="..."` as it is; curl escapes `"` with a backslash, browsers as `%22`.
+//! - `filename*=utf-8''...` (RFC 5987); it takes precedence over `filename`.
+//! - `filename*0*=...` in several pieces (RFC 2231).
+//! - with encoded words of e-mail, `=?utf-8?B?...?=` (RFC 2047); .NET's `HttpClient` sends this
+//!   beside a correct `filename*`.
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 
-/// What stands before the parameters, and these, their names in small letters.
+/// A header value: the main value and the parameters, whose names are in lower case.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Value {
-    /// In small letters.
+    /// In lower case.
     pub(super) main: String,
     parameters: Vec<(String, Vec<u8>)>,
 }
 
 impl Value {
-    /// Reads as much as makes sense of it.
+    /// Parses a header value; ignores what it cannot parse.
     pub(super) fn parse(bytes: &[u8]) -> Self {
         let mut rest = Scanner(bytes);
         let main = text(rest.until(b";").trim_ascii()).to_ascii_lowercase();
@@ -37,30 +39,30 @@ impl Value {
         self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| &value[..])
     }
 
-    /// The boundary of a multipart body, where this is the `Content-Type` of one.
+    /// The boundary of a multipart body, if this is its `Content-Type`.
     pub(super) fn boundary(&self) -> Option<&[u8]> {
         self.parameter("boundary").filter(|boundary| !boundary.is_empty() && boundary.len() <= 200)
     }
 
-    /// The name of a form's field.
+    /// The name of the form field.
     pub(super) fn field(&self) -> Option<String> {
         self.extended("name").or_else(|| self.parameter("name").map(spoken))
     }
 
-    /// Belongs to this field, unless it says another.
+    /// Sets the field name unless the value has one.
     pub(super) fn name_field(&mut self, field: Option<&str>) {
         if let (None, Some(field)) = (self.field(), field) {
             self.parameters.push(("name".to_owned(), field.as_bytes().to_vec()));
         }
     }
 
-    /// The name of a file.
+    /// The file name.
     pub(super) fn file(&self) -> Option<String> {
         let extended = self.extended("filename").filter(|name| !name.is_empty());
         extended.or_else(|| self.parameter("filename").map(spoken))
     }
 
-    /// A parameter of RFC 5987 or 2231: in percents, in one piece or several.
+    /// A parameter of RFC 5987 or 2231: percent-encoded, in one piece or several.
     fn extended(&self, name: &str) -> Option<String> {
         if let Some(value) = self.parameter(&format!("{name}*")) {
             return decoded(charset_of(value)?, &unpercent(after_language(value)));
@@ -102,8 +104,8 @@ impl<'a> Scanner<'a> {
         rest.is_some()
     }
 
-    /// A token, or a text in quotes. In one, a backslash stands before a quote or another
-    /// backslash; before anything else it is itself, as in `C:\x\y.bmp`.
+    /// A token or a quoted string. In a quoted string, a backslash escapes a quote or another
+    /// backslash; before any other character it is a plain backslash, as in `C:\x\y.bmp`.
     fn value(&mut self) -> Vec<u8> {
         self.0 = self.0.trim_ascii_start();
         if !self.skip(b'"') {
@@ -129,7 +131,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// UTF-8, or what old browsers send.
+/// Decodes UTF-8, or Windows-1252, which old browsers send.
 fn text(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
@@ -137,7 +139,7 @@ fn text(bytes: &[u8]) -> String {
     }
 }
 
-/// A plain parameter: with what browsers escape, and words of mail.
+/// Decodes a plain parameter: the escapes of browsers, and encoded words (RFC 2047).
 fn spoken(value: &[u8]) -> String {
     let text = text(value);
     if text.contains("=?")
@@ -145,8 +147,8 @@ fn spoken(value: &[u8]) -> String {
     {
         return decoded;
     }
-    // The three that a browser cannot send in quotes (HTML, "multipart form data"), and nothing
-    // else in percents.
+    // The three characters that browsers percent-encode in a quoted name (HTML, "multipart form
+    // data"). They encode no others, not even `%`.
     text.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n")
 }
 
@@ -168,7 +170,7 @@ fn hex(high: u8, low: u8) -> Option<u8> {
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
-/// Takes escapes of a byte, like `%C3` or `=C3`, for what they mean; one that is broken is itself.
+/// Decodes escaped bytes such as `%C3` or `=C3`; an invalid escape stays as it is.
 fn unescaped(text: &[u8], escape: u8) -> Vec<u8> {
     let (mut rest, mut bytes) = (text, Vec::with_capacity(text.len()));
     while let Some((first, after)) = rest.split_first() {
@@ -190,8 +192,8 @@ fn unpercent(text: &[u8]) -> Vec<u8> {
     unescaped(text, b'%')
 }
 
-/// A text with encoded words (RFC 2047). Space between two of them is none, and a letter may begin
-/// in one and end in the next.
+/// Decodes a text with encoded words (RFC 2047), or returns `None` if it has none. Space between
+/// two of them is dropped. A character may begin in one word and end in the next.
 fn words(text: &str) -> Option<String> {
     let mut all = String::new();
     let mut open: Option<(&'static Encoding, Vec<u8>)> = None;
@@ -236,7 +238,8 @@ fn words(text: &str) -> Option<String> {
     is_any.then_some(all)
 }
 
-/// `=?charset?B?text?=` at the beginning: what it stands for, and what comes after it.
+/// Decodes `=?charset?B?text?=` at the start of `text`; returns its charset, its bytes and the
+/// rest.
 fn word(text: &str) -> Option<(&'static Encoding, Vec<u8>, &str)> {
     let mut parts = text.strip_prefix("=?")?.splitn(3, '?');
     let (charset, kind, rest) = (parts.next()?, parts.next()?, parts.next()?);
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_what_the_person_saw() {
+    fn file_names_are_decoded_as_their_user_sees_them() {
         for (written, seen) in [
             // Plain, as browsers and libraries quote it.
             ("filename=\"a b;c.jpg\"", "a b;c.jpg"),
@@ -274,7 +277,7 @@ mod tests {
             ("filename=\"a\\\\b.jpg\"", "a\\b.jpg"),
             ("filename=\"C:\\x\\y.bmp\"", "C:\\x\\y.bmp"),
             ("filename=\"100%25.jpg\"", "100%25.jpg"),
-            // RFC 5987, alone and with the other, in any order.
+            // RFC 5987, alone and together with `filename`, in any order.
             ("filename*=utf-8''%C3%BC%20x.jpg", "\u{fc} x.jpg"),
             ("filename*=UTF-8'de'%e2%82%ac.jpg; filename=\"EUR.jpg\"", "\u{20ac}.jpg"),
             ("filename=\"?.jpg\"; filename*=iso-8859-1''%FC.jpg", "\u{fc}.jpg"),
@@ -293,7 +296,7 @@ mod tests {
             ("filename=\"=?iso-2022-jp?B?GyRCJUYlOSVIGyhCLmpwZw==?=\"", "\u{30c6}\u{30b9}\u{30c8}.jpg"),
             ("filename=\"=?koi8-r?B?1MXT1C5qcGc=?=\"", "\u{442}\u{435}\u{441}\u{442}.jpg"),
             ("filename=\"x =?utf-8?Q?=C3=BC?= y\"", "x \u{fc} y"),
-            // No word, though it begins like one.
+            // Not an encoded word, although it begins like one.
             ("filename=\"=?what?.jpg\"", "=?what?.jpg"),
             ("filename=\"a=?b\"", "a=?b"),
         ] {
@@ -303,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf_8_is_taken_for_what_old_browsers_send() {
+    fn a_name_that_is_not_utf_8_is_read_as_windows_1252() {
         assert_eq!(Value::parse(b"form-data; filename=\"\xFC.jpg\"").file().as_deref(), Some("\u{fc}.jpg"));
     }
 
@@ -318,13 +321,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_comes_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_input_causes_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let value = Value::parse(&bytes);
             let _names = (value.field(), value.file(), value.boundary());
         }
 
         #[test]
-        fn every_name_survives_the_ways_to_write_it(name in "[^\r\n]{1,30}") {
+        fn every_name_is_restored_from_each_form(name in "[^\r\n]{1,30}") {
             let escaped = name.replace('\\', "\\\\").replace('"', "\\\"");
             if !name.contains("=?") && !name.contains('%') {
                 prop_assert_eq!(file(&format!("filename=\"{escaped}\"")), Some(name.clone()));

@@ -1,6 +1,5 @@
-//! The parts of a form as they arrive. Files that stand together in a `multipart/mixed` of their
-//! own, as curl sends them for `-F 'myfile=@a.jpg,b.jpg'` (RFC 2388, 4.2), are parts of the same
-//! field.
+//! Reads the parts of a form as they arrive. The files of a nested `multipart/mixed`, which curl
+//! sends for `-F 'myfile=@a.jpg,b.jpg'` (RFC 2388, 4.2), become parts of the same field.
 
 use std::{io, sync::Arc};
 
@@ -19,9 +18,10 @@ use crate::{
 pub(super) struct Form {
     body: BoxStream<'static, io::Result<Bytes>>,
     parser: Parser,
-    /// That of the `multipart/mixed` which the present part is, and the field of this part.
+    /// The parser of the current part if that is a nested multipart body, and the part's field
+    /// name.
     nested: Option<(Parser, Option<String>)>,
-    /// For what the parsers keep.
+    /// The memory reserved for the bytes that the parsers keep.
     taken: Taken,
 }
 
@@ -34,7 +34,7 @@ impl Form {
         Self { body, parser: Parser::new(boundary), nested: None, taken: room.memory() }
     }
 
-    /// What comes next; `None` at the end of the form.
+    /// Returns the next event, or `None` at the end of the form.
     pub(super) async fn next(&mut self) -> Result<Option<Event>, Problem> {
         loop {
             if let Some((nested, field)) = &mut self.nested {

@@ -1,9 +1,9 @@
-//! What an uploaded image may be called. Its first bytes decide what it is:
+//! The media types of images. The first bytes of an image decide its format:
 //! `eirs_platform::formats`.
 
 use eirs_platform::formats::Format;
 
-/// What the images that are read are called in a `Content-Type`.
+/// The `Content-Type` of each format that is read.
 pub(crate) const TYPES: [&str; Format::ALL.len()] = {
     let mut types = [""; Format::ALL.len()];
     let mut at = 0;

@@ -1,20 +1,20 @@
-//! A multipart body (RFC 2046, 7578), read from chunks as they come: a machine that is fed and
-//! asked, and waits for nothing. What it keeps is bounded: the header of one part, or the beginning
-//! of what may be a boundary.
+//! A parser of multipart bodies (RFC 2046, 7578). It is fed chunks and asked for events, and never
+//! waits. It keeps a bounded number of bytes: the header of one part, or the start of a possible
+//! boundary.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::{self, Finder};
 
 use super::fields::Value;
 
-/// The most that may come before the first boundary.
+/// Maximum number of bytes before the first boundary.
 const PREAMBLE: usize = 16 * 1024;
-/// The most that the header of a part may have.
+/// Maximum number of bytes in the header of a part.
 const HEADER: usize = 8 * 1024;
-/// The most spaces after a boundary.
+/// Maximum number of spaces after a boundary.
 const PADDING: usize = 64;
 
-/// What is wrong with a body, in words for its sender.
+/// The reason why a body is invalid, in words for its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Broken(pub(super) &'static str);
 
@@ -25,7 +25,7 @@ const NO_BOUNDARY: Broken = Broken(
 const LONG_HEADER: Broken = Broken("the header of a part is too long");
 const NO_END: Broken = Broken("it ends before its last boundary");
 
-/// What comes next in a body.
+/// The next thing in a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
     /// A part begins.
@@ -34,7 +34,7 @@ pub(super) enum Event {
     Content(Bytes),
     /// Its end.
     PartEnd,
-    /// The end of the body; nothing that follows counts.
+    /// The body ends; bytes after it are ignored.
     End,
 }
 
@@ -43,17 +43,17 @@ pub(super) enum Event {
 pub(super) struct Part {
     pub(super) disposition: Value,
     pub(super) content_type: Value,
-    /// How the content is written (`Content-Transfer-Encoding`), in small letters.
+    /// The value of `Content-Transfer-Encoding`, in lower case.
     pub(super) transfer_encoding: String,
 }
 
 #[derive(Debug)]
 pub(super) struct Parser {
-    /// A line end and the boundary with its two dashes.
+    /// CR LF, two dashes and the boundary.
     delimiter: Finder<'static>,
     pending: Bytes,
     state: State,
-    /// Bytes of the preamble.
+    /// Number of bytes skipped as preamble.
     skipped: usize,
 }
 
@@ -62,16 +62,17 @@ enum State {
     Preamble,
     Header,
     Content,
-    /// The last part is over, which was not said yet.
+    /// The last part is over, but `Event::End` is not returned yet.
     Ending,
     End,
 }
 
-/// A boundary, as far as it is known.
+/// The result of a search for a boundary.
 enum Found {
-    /// Here, with this many bytes of its own; after it comes another part, or none.
+    /// The boundary is at `place` and has this number of bytes. Another part follows unless
+    /// `is_last`.
     At { place: usize, bytes: usize, is_last: bool },
-    /// Not before this place. What follows may be the beginning of one.
+    /// There is none before this place. The rest may be the start of one.
     NotBefore(usize),
 }
 
@@ -79,14 +80,14 @@ impl Parser {
     pub(super) fn new(boundary: &[u8]) -> Self {
         Self {
             delimiter: Finder::new(&[b"\r\n--", boundary].concat()).into_owned(),
-            // The first boundary needs no line end before it. So it has one.
+            // The first boundary needs no line end before it, so supply one.
             pending: Bytes::from_static(b"\r\n"),
             state: State::Preamble,
             skipped: 0,
         }
     }
 
-    /// Takes in what has come.
+    /// Appends a chunk.
     pub(super) fn feed(&mut self, chunk: Bytes) {
         if self.pending.is_empty() {
             self.pending = chunk;
@@ -98,12 +99,12 @@ impl Parser {
         self.pending = all.freeze();
     }
 
-    /// How many bytes it keeps.
+    /// Number of bytes that are kept.
     pub(super) fn kept(&self) -> usize {
         self.pending.len()
     }
 
-    /// What comes next, as far as the past shows it.
+    /// Returns the next event, or `None` if that needs more bytes.
     pub(super) fn next(&mut self) -> Result<Option<Event>, Broken> {
         loop {
             match self.state {
@@ -119,8 +120,8 @@ impl Parser {
                     }
                 },
                 State::Header => {
-                    // It begins with the line end of the boundary, so that it ends like this also
-                    // where it is empty.
+                    // The header begins with the line end of the boundary, so an empty header also
+                    // ends like this.
                     let Some(end) = memmem::find(&self.pending, b"\r\n\r\n").filter(|end| *end <= HEADER)
                     else {
                         return if self.pending.len() > HEADER { Err(LONG_HEADER) } else { Ok(None) };
@@ -153,7 +154,7 @@ impl Parser {
         }
     }
 
-    /// No more comes.
+    /// Checks that the body is complete; no more chunks follow.
     pub(super) fn finish(&self) -> Result<(), Broken> {
         match self.state {
             State::Ending | State::End => Ok(()),
@@ -177,8 +178,8 @@ impl Parser {
                     return Found::At { place, bytes: delimiter.len() + padding, is_last: false };
                 }
                 After::More => return Found::NotBefore(place),
-                // A longer word that begins like the boundary, as that of a multipart body in this
-                // one may be.
+                // A longer boundary that begins like this one, such as that of a nested multipart
+                // body.
                 After::Other => from = place + 2,
             }
         }
@@ -188,16 +189,16 @@ impl Parser {
     }
 }
 
-/// What follows the word of a boundary.
+/// The bytes after a possible boundary.
 #[derive(Debug, PartialEq, Eq)]
 enum After {
     /// Two dashes.
     Last,
     /// The end of the line, after a number of spaces.
     Part(usize),
-    /// It is not known yet.
+    /// More bytes are needed to decide.
     More,
-    /// So it is none.
+    /// Anything else: it is not a boundary.
     Other,
 }
 
@@ -216,7 +217,7 @@ fn after_boundary(rest: &[u8]) -> After {
 
 impl Part {
     fn parse(header: &[u8]) -> Self {
-        // A line that begins with a space goes on with the one before.
+        // A line that begins with a space or tab continues the line before it.
         let mut lines: Vec<Vec<u8>> = Vec::new();
         for line in header.split(|byte| *byte == b'\n') {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -245,8 +246,7 @@ mod tests {
 
     use super::*;
 
-    /// The contents of all parts with the names of their fields, from a body that comes in these
-    /// chunks.
+    /// Parses a body split into these chunks; returns the field name and the content of each part.
     fn parts<'a>(
         boundary: &str,
         chunks: impl IntoIterator<Item = &'a [u8]>,
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_read_as_people_and_programs_write_them() {
+    fn valid_bodies_are_parsed_in_every_usual_form() {
         let read = |body: &str| parts("XX", [body.as_bytes()]);
         let one = |content: &str| Ok(vec![("a".to_owned(), content.as_bytes().to_vec())]);
         let head = "Content-Disposition: form-data; name=a";
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_said() {
+    fn a_broken_body_is_refused_with_the_reason() {
         let read = |body: &[u8]| parts("XX", [body]);
         assert_eq!(read(b""), Err(NO_BOUNDARY));
         assert_eq!(read(&[b'x'; 20_000]), Err(NO_BOUNDARY));
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(parts("XX", endless), Err(LONG_HEADER));
     }
 
-    /// Content that likes to look like a boundary.
+    /// Content that often resembles a boundary.
     fn content() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             Just(b"\r\n--X".to_vec()),
@@ -347,7 +347,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_a_body_is_cut_its_parts_are_the_same(
+        fn a_body_has_the_same_parts_however_it_is_split(
             given in prop::collection::vec(("[a-z]{0,8}", content()), 0..4),
             cuts in prop::collection::vec(any::<usize>(), 0..12),
         ) {
@@ -363,7 +363,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_broken_in_a_body_nothing_panics_and_a_cut_changes_nothing(
+        fn a_broken_body_causes_no_panic_and_reads_the_same_however_it_is_split(
             given in prop::collection::vec(("[a-z]{0,8}", content()), 0..4),
             changes in prop::collection::vec((any::<usize>(), any::<u8>(), any::<bool>()), 1..6),
             cuts in prop::collection::vec(any::<usize>(), 0..12),

@@ -1,10 +1,9 @@
-//! The patience for a client that sends slowly. What counts is the time in which we wait for it and
-//! nothing comes: neither a slow disk here nor others who upload are held against it.
+//! Limits on a client that sends slowly. Only the time in which this server waits and nothing
+//! arrives counts against the client, not a slow disk or other uploads.
 //!
-//! It may pause for a while, but what it sends must make up for its pauses: each second of waiting
-//! costs a second of credit, each byte that comes earns some, and the credit never grows beyond
-//! what it was. Without that, somebody who sends a byte every ten seconds would keep a place here
-//! for days.
+//! A client may pause, but must catch up: each second of waiting costs a second of credit, each
+//! byte earns some, and the credit never exceeds its initial value. Without this, a client that
+//! sends a byte every ten seconds would keep its place for days.
 
 use std::{
     io,
@@ -18,38 +17,37 @@ use eirs_platform::settings::Web;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// The credit at the beginning, and the most that there is: so long may the rate be below the least
-/// one.
+/// The initial and maximum credit: the time for which the rate may be below the minimum.
 const CREDIT: Duration = Duration::from_secs(30);
 
-/// A body that ends with [`io::ErrorKind::TimedOut`] where it comes too slowly.
+/// A body that ends with [`io::ErrorKind::TimedOut`] if it arrives too slowly.
 pub(crate) struct Paced {
     body: BoxStream<'static, io::Result<Bytes>>,
     patience: Patience,
-    /// When we began to wait for what comes next.
+    /// When the current wait for the next chunk began.
     waiting: Option<Instant>,
     alarm: Pin<Box<Sleep>>,
 }
 
-/// What is asked of a client, and what it has used up of it.
+/// The limits for a client, and what is left of them.
 #[derive(Debug, Clone)]
 struct Patience {
     pause: Duration,
-    /// Bytes in a second; 0 asks for none.
+    /// Minimum rate in bytes per second; 0 for no minimum.
     least_rate: f64,
     credit: Duration,
-    /// What is left of the time for the whole body.
+    /// Time left for the whole body.
     left: Duration,
 }
 
 impl Patience {
-    /// How long nothing may come from now on.
+    /// Maximum time from now until the next bytes.
     fn pause(&self) -> Duration {
         let credit = if self.least_rate > 0.0 { self.credit } else { Duration::MAX };
         self.pause.min(credit).min(self.left)
     }
 
-    /// These many bytes arrived after this wait.
+    /// Records the arrival of `bytes` after a wait of `waited`.
     fn came(&mut self, bytes: usize, waited: Duration) {
         self.left = self.left.saturating_sub(waited);
         if self.least_rate > 0.0 {
@@ -58,7 +56,7 @@ impl Patience {
         }
     }
 
-    /// What to say when nothing came for so long.
+    /// The error after a wait of `waited` without any bytes.
     fn too_slow(&self, waited: Duration) -> String {
         if waited >= self.left {
             "the upload exceeded the time limit".to_owned()
@@ -106,7 +104,7 @@ impl Stream for Paced {
             return Poll::Pending;
         }
         let slow = this.patience.too_slow(since.elapsed());
-        // Nobody asks again.
+        // The stream is not polled again.
         this.body = futures::stream::empty().boxed();
         Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, slow))))
     }
@@ -116,8 +114,7 @@ impl Stream for Paced {
 mod tests {
     use super::*;
 
-    /// What happens to a client that sends a few bytes at intervals: when it was cut off, and with
-    /// which response.
+    /// Sends `bytes` at intervals of `every`; returns when the client was cut off, and the message.
     async fn cut_off(bytes: usize, every: Duration, settings: &Web) -> (Duration, String) {
         let began = Instant::now();
         let body = futures::stream::unfold((), move |()| async move {
@@ -132,7 +129,7 @@ mod tests {
                     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
                     return (began.elapsed(), error.to_string());
                 }
-                None => panic!("it has no end"),
+                None => panic!("the body never ends"),
             }
         }
     }
@@ -142,27 +139,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_falls_silent_is_cut_off_after_the_pause() {
-        let (after, told) = cut_off(1, Duration::from_secs(100), &settings()).await;
-        assert_eq!((after.as_secs(), told.as_str()), (15, "nothing arrived for 15 seconds"));
+    async fn a_silent_client_is_cut_off_after_the_pause() {
+        let (after, message) = cut_off(1, Duration::from_secs(100), &settings()).await;
+        assert_eq!((after.as_secs(), message.as_str()), (15, "nothing arrived for 15 seconds"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_dribbles_is_cut_off_when_its_credit_is_used_up() {
-        let (after, told) = cut_off(1, Duration::from_secs(1), &settings()).await;
+        let (after, message) = cut_off(1, Duration::from_secs(1), &settings()).await;
         assert!((30..=32).contains(&after.as_secs()), "{after:?}");
-        assert!(told.contains("fewer than 512 bytes per second"), "{told}");
+        assert!(message.contains("fewer than 512 bytes per second"), "{message}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_is_slow_and_steady_has_the_whole_time_and_no_more() {
-        let (after, told) = cut_off(1000, Duration::from_secs(1), &settings()).await;
+    async fn a_slow_and_steady_client_is_cut_off_at_the_deadline() {
+        let (after, message) = cut_off(1000, Duration::from_secs(1), &settings()).await;
         assert!((3599..=3601).contains(&after.as_secs()), "{after:?}");
-        assert!(told.contains("exceeded the time limit"), "{told}");
+        assert!(message.contains("exceeded the time limit"), "{message}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_in_which_we_do_something_else_is_not_the_clients() {
+    async fn time_in_which_the_server_is_busy_does_not_count_against_the_client() {
         let settings = Web { upload_deadline: Duration::from_secs(5), ..Web::default() };
         let mut body =
             Paced::of(futures::stream::iter((0..100).map(|_| Ok(Bytes::from_static(b"x")))), &settings);

@@ -1,4 +1,4 @@
-//! What the query of a request says: `?wait=`, `?model=`, `?top=`, `?name=`, `?fresh=`.
+//! Parses the query of a request: `?wait=`, `?model=`, `?top=`, `?name=`, `?fresh=`.
 
 use std::{num::IntErrorKind, sync::Arc, time::Duration};
 
@@ -8,19 +8,19 @@ use poem::Request;
 use super::{Uploads, body::shown_name};
 use crate::problem::Problem;
 
-/// `?wait=`, within the longest one.
-pub(super) fn wait(request: &Request, unless_said: Duration, longest: Duration) -> Result<Duration, Problem> {
-    let Some(text) = query(request, "wait") else { return Ok(unless_said) };
+/// Returns `?wait=`, at most `longest`, or `default` if it is missing.
+pub(super) fn wait(request: &Request, default: Duration, longest: Duration) -> Result<Duration, Problem> {
+    let Some(text) = query(request, "wait") else { return Ok(default) };
     let wait = wait_of(&text).map_err(|why| Problem::bad_request(format!("wait: {why}")))?;
     Ok(wait.min(longest))
 }
 
-/// The name that the client says the image has (`?name=`).
+/// Returns the name that the client gives the image (`?name=`).
 pub(super) fn named(request: &Request) -> String {
     shown_name(query(request, "name").as_deref())
 }
 
-/// `?model=` and `?top=`, which results know, too.
+/// Returns `?model=` and `?top=`, which uploads and results share.
 pub(super) fn model_and_top(request: &Request, uploads: &Uploads) -> Result<(Arc<str>, usize), Problem> {
     let name = query(request, "model").unwrap_or_else(|| Model::DEFAULT.to_owned());
     let Some((model, _)) = uploads.jobs.model(&name) else {
@@ -35,7 +35,7 @@ pub(super) fn model_and_top(request: &Request, uploads: &Uploads) -> Result<(Arc
     }
 }
 
-/// A parameter that is on or off; one without a value is on.
+/// Parses a switch; one without a value is on.
 pub(super) fn switch(text: &str) -> Option<bool> {
     match text {
         "" | "1" | "true" => Some(true),
@@ -44,7 +44,7 @@ pub(super) fn switch(text: &str) -> Option<bool> {
     }
 }
 
-/// A number of guesses. One that is larger than any list means all of them, however large it is.
+/// Parses a number of guesses. A number beyond `usize` means all of them.
 fn top_of(text: &str) -> Option<usize> {
     match text.parse() {
         Ok(top) => Some(top).filter(|top| *top >= 1),
@@ -52,12 +52,12 @@ fn top_of(text: &str) -> Option<usize> {
     }
 }
 
-/// A time to wait, `60s` or `1m`; a bare number is seconds, as in `Retry-After`.
+/// Parses a duration such as `60s` or `1m`; a bare number is seconds, as in `Retry-After`.
 fn wait_of(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).or_else(|_| units::duration::parse(text))
 }
 
-/// A parameter of the query; one that is there several times counts as its first.
+/// Returns a parameter of the query; the first one if there are several.
 pub(super) fn query(request: &Request, name: &str) -> Option<String> {
     let pairs: Vec<(String, String)> = request.params().unwrap_or_default();
     pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_of_guesses_is_at_least_one_and_as_large_as_one_likes() {
+    fn a_number_of_guesses_is_at_least_one_and_may_be_of_any_size() {
         assert_eq!((top_of("1"), top_of("3")), (Some(1), Some(3)));
         assert_eq!(top_of("726328847470390673408"), Some(usize::MAX));
         for text in ["0", "-1", "2.5", "", "many", "-726328847470390673408"] {

@@ -1,5 +1,4 @@
-//! For tests and fuzzing: all that the body of an upload holds, in texts that can be compared,
-//! whatever the pieces in which it came.
+//! For tests and fuzzing: the content of an upload's body as texts that can be compared.
 
 use std::{
     cell::OnceCell,
@@ -15,19 +14,19 @@ use poem::http::{HeaderMap, HeaderValue, header};
 use super::body::Images;
 use crate::spool::Room;
 
-/// The memory and the disk for a body; so little memory that larger bodies go to a file.
+/// Memory and disk for bodies, in bytes. The memory is small, so that larger bodies go to a file.
 const ROOM: (u64, u64) = (64 << 10, 64 << 20);
 
 thread_local! {
     static RUNTIME: OnceCell<tokio::runtime::Runtime> = const { OnceCell::new() };
 }
 
-/// Reads a body that comes in these pieces: images with their names, refusals, and at the end what
-/// is wrong with the whole.
+/// Reads a body in these pieces; returns the images with their names, the refusals, and the error
+/// of the whole body, if any.
 ///
 /// # Panics
 ///
-/// Where something of the room is not given back, or more images come than there may be parts.
+/// If any room is not returned, or if there are more images than the body can hold.
 pub(crate) fn read(headers: &HeaderMap, pieces: Vec<Bytes>) -> Vec<String> {
     let bytes: usize = pieces.iter().map(Bytes::len).sum();
     let settings = Web { max_image: bytesize(1 << 20), ..Web::default() };
@@ -48,7 +47,7 @@ pub(crate) fn read(headers: &HeaderMap, pieces: Vec<Bytes>) -> Vec<String> {
                         .content
                         .read(false, async |content| content.read().await)
                         .await
-                        .expect("it is there");
+                        .expect("the content can be read");
                     assert_eq!(content.len() as u64, length);
                     assert_eq!(eirs_platform::job::JobId::of(&content), image.id);
                     format!("{} {}", image.name, image.id)
@@ -79,7 +78,8 @@ fn bytesize(bytes: u64) -> bytesize::ByteSize {
     bytesize::ByteSize::b(bytes)
 }
 
-/// The headers of a form with the boundary `XX`, or of parts without names; perhaps packed.
+/// The headers of a form, or of a `multipart/mixed`, with the boundary `XX` and an optional
+/// encoding.
 pub(crate) fn headers(is_mixed: bool, encoding: Option<&'static str>) -> HeaderMap {
     let kind = if is_mixed { "multipart/mixed; boundary=XX" } else { "multipart/form-data; boundary=XX" };
     let mut headers = HeaderMap::new();
@@ -90,7 +90,7 @@ pub(crate) fn headers(is_mixed: bool, encoding: Option<&'static str>) -> HeaderM
     headers
 }
 
-/// A body in pieces of these lengths, again and again; 0 is an empty piece.
+/// Splits a body into pieces of these lengths, repeated; 0 is an empty piece.
 pub(crate) fn pieces(body: &[u8], lengths: &[u8]) -> Vec<Bytes> {
     let mut rest = Bytes::copy_from_slice(body);
     let mut pieces = Vec::new();
@@ -105,8 +105,8 @@ pub(crate) fn pieces(body: &[u8], lengths: &[u8]) -> Vec<Bytes> {
     pieces
 }
 
-/// A packed body.
+/// Compresses a body with gzip.
 pub(crate) fn packed(body: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(body).and_then(|()| encoder.finish()).expect("memory takes everything")
+    encoder.write_all(body).and_then(|()| encoder.finish()).expect("writing to memory succeeds")
 }

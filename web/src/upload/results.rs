@@ -1,4 +1,4 @@
-//! `GET /results/{id}`: works on every web host, for results are stored where all of them look.
+//! `GET /results/{id}`: works on every web host, because all of them read the same store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,14 +22,14 @@ use super::{
 };
 use crate::{access::Allowance, jobs::Key, problem::Problem};
 
-/// Where the queue cannot say of each image whether its job is in it: a job that is older, and
-/// whose queue is empty, was dropped. A queue of SQS knows within a minute how much is in it.
+/// Only for queues that cannot tell whether a given job is in them: a job older than this, whose
+/// queue is empty, was dropped. SQS counts the jobs of a queue within a minute.
 const LOST_AFTER: Duration = Duration::from_secs(120);
-/// The clocks of two machines differ by less.
+/// Maximum difference between the clocks of two machines.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
 
-/// The result of an earlier upload: 200 when it is there, 202 while it is coming, 410 when it will
-/// not come any more, 404 when the image is unknown.
+/// The result of an earlier upload: 200 if it is stored, 202 while it is pending, 410 if it will
+/// not come, 404 if the image is unknown.
 #[handler]
 pub(crate) async fn result(
     request: &Request,
@@ -39,14 +39,14 @@ pub(crate) async fn result(
     waited(request, &id, uploads).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// Looks until there is a result, as long as the client says that it waits for one.
+/// Looks for a result until there is one or the client's wait is over.
 async fn waited(request: &Request, id: &str, uploads: &Uploads) -> std::result::Result<Response, Problem> {
     let wait = wait(request, Duration::ZERO, uploads.settings.web.max_wait)?;
     if wait.is_zero() {
         return look(request, id, uploads).await;
     }
     let until = Instant::now() + wait;
-    // Who waits takes a place like an upload that waits; where there is none, the answer comes at
+    // A waiting request takes a place, like an upload that waits; without one, it is answered at
     // once.
     let allowance = request.extensions().get::<Allowance>();
     let place = (uploads.places.clone().try_acquire_owned(), allowance.map(Allowance::upload).transpose());
@@ -64,7 +64,7 @@ async fn waited(request: &Request, id: &str, uploads: &Uploads) -> std::result::
     }
 }
 
-/// What there is of an image by one model.
+/// What is stored for an image and one model.
 enum Found {
     Result(Arc<Reply>),
     Pending,
@@ -88,7 +88,7 @@ async fn look(request: &Request, id: &str, uploads: &Uploads) -> std::result::Re
         let total_ms = reply.queued_ms + reply.classify_ms;
         finished(reply, &name, true, total_ms, top).map(|finished| json(StatusCode::OK, &finished))
     };
-    // Where none is named, it is the one for which the image was uploaded.
+    // Without `?model=`, look at all models: the image was uploaded for one of them.
     let others = uploads.jobs.model_names().filter(|other| !is_named && *other != model);
     let models: Vec<_> = std::iter::once(model.clone()).chain(others).collect();
     if let Some(version) = query(request, "version") {
@@ -128,12 +128,12 @@ async fn of_model(uploads: &Uploads, key: &Key) -> Result<Found> {
         return Ok(Found::Result(reply));
     }
     let Some(asked_at) = uploads.jobs.asked_at(key).await? else {
-        // The image may be gone, and its results not.
+        // The image may have expired before its results.
         let newest = uploads.jobs.newest(key).await?.map(Arc::new);
         return Ok(newest.map_or(Found::Nothing, Found::Result));
     };
     let is_waiting = may_come(uploads, key, asked_at).await;
-    // Looked for after the queue was: a job that ended in between has a result now.
+    // Look again: a job that ended since the first look has a result now.
     if let Some(reply) = uploads.jobs.stored(key).await? {
         return Ok(Found::Result(reply));
     }
@@ -141,8 +141,8 @@ async fn of_model(uploads: &Uploads, key: &Key) -> Result<Found> {
         return Ok(Found::Pending);
     }
     let newest = uploads.jobs.newest(key).await?.map(Arc::new);
-    // One of another version may be the answer, of a worker that has not been replaced yet. One
-    // from before the last upload is none, and better than none where no other will come.
+    // The newest result may have another version, from a worker that was not replaced yet. A result
+    // from before the last upload counts only if no other will come.
     let newest = newest.filter(|reply| !is_waiting || reply.at + CLOCKS_DIFFER >= asked_at);
     Ok(match newest {
         Some(reply) => Found::Result(reply),
@@ -151,7 +151,7 @@ async fn of_model(uploads: &Uploads, key: &Key) -> Result<Found> {
     })
 }
 
-/// Whether a job for the image may still be on its way.
+/// Returns whether a job for the image may still be in flight or waiting.
 async fn may_come(uploads: &Uploads, key: &Key, asked_at: DateTime<Utc>) -> bool {
     if let Some(known) = uploads.jobs.has_job(key).await {
         return known;

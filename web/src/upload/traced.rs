@@ -1,9 +1,8 @@
-//! The trace of an upload: continued where the client sends `traceparent`, begun here where it does
-//! not. Its id is in the answer, so that a user can quote it.
+//! The trace of an upload: continues the client's `traceparent`, or begins a new trace. The answer
+//! has its id, so that a client can quote it.
 //!
-//! A client that asks for its trace to be collected gets that, as tracing means it; but not all
-//! clients together without end, or any of them could flood the collector. Beyond a rate its trace
-//! goes on and is not collected.
+//! A client may ask for its trace to be collected, but clients together only up to a rate, so that
+//! they cannot flood the collector. Beyond it, a trace continues but is not collected.
 
 use std::{num::NonZeroU32, sync::LazyLock};
 
@@ -11,24 +10,24 @@ use eirs_platform::trace::{Scope, TARGET, TraceContext};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use poem::{Request, Response, http::HeaderValue};
 
-/// The answer's header: 32 hexadecimal digits.
+/// The header of the answer with the trace id: 32 hexadecimal digits.
 pub(crate) const TRACE_ID: &str = "x-trace-id";
 
-/// How many traces a second clients may have collected, and how many at once.
-const WISHES: (NonZeroU32, NonZeroU32) =
+/// Maximum number of traces per second that are collected for clients, and the burst.
+const CLIENT_RATE: (NonZeroU32, NonZeroU32) =
     (NonZeroU32::MIN.saturating_add(4), NonZeroU32::MIN.saturating_add(49));
 
-/// Counts them for the process, which has one collector.
+/// One limiter for the process, which has one collector.
 static COLLECTED: LazyLock<DefaultDirectRateLimiter> =
-    LazyLock::new(|| RateLimiter::direct(Quota::per_second(WISHES.0).allow_burst(WISHES.1)));
+    LazyLock::new(|| RateLimiter::direct(Quota::per_second(CLIENT_RATE.0).allow_burst(CLIENT_RATE.1)));
 
-/// A `traceparent` whose wish to be collected is heard only while `may_wish`; others are as they
-/// came.
-fn heard(parent: &str, may_wish: impl FnOnce() -> bool) -> String {
+/// Returns the `traceparent` without its sampled flag if the flag is set and `may_sample` returns
+/// false; returns any other as it is.
+fn limited(parent: &str, may_sample: impl FnOnce() -> bool) -> String {
     let parent = parent.trim();
     match parent.get(..53).zip(parent.get(53..55)) {
         Some((trace, flags))
-            if u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1) && !may_wish() =>
+            if u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1) && !may_sample() =>
         {
             format!("{trace}00")
         }
@@ -36,7 +35,7 @@ fn heard(parent: &str, may_wish: impl FnOnce() -> bool) -> String {
     }
 }
 
-/// An upload begins.
+/// Begins the trace of an upload.
 pub(crate) fn upload(request: &Request) -> Scope {
     let span = tracing::debug_span!(
         target: TARGET,
@@ -47,7 +46,7 @@ pub(crate) fn upload(request: &Request) -> Scope {
         http.route = "/upload",
         http.response.status_code = tracing::field::Empty,
     );
-    let parent = request.header("traceparent").map(|parent| heard(parent, || COLLECTED.check().is_ok()));
+    let parent = request.header("traceparent").map(|parent| limited(parent, || COLLECTED.check().is_ok()));
     let from = parent.and_then(|parent| TraceContext::read(&parent, &state(request)));
     Scope::begin(
         span,
@@ -62,7 +61,7 @@ fn state(request: &Request) -> String {
     headers.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",")
 }
 
-/// Its answer is there.
+/// Ends the trace with the status of its answer, and adds the trace id to the answer.
 pub(crate) fn answered(scope: &Scope, mut response: Response) -> Response {
     scope.span().record("http.response.status_code", response.status().as_u16());
     if let Ok(id) = HeaderValue::from_str(scope.context().trace_id()) {
@@ -76,12 +75,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wish_to_be_collected_is_heard_within_the_rate_and_the_trace_goes_on_in_any_case() {
+    fn a_trace_is_sampled_only_within_the_rate_and_continues_in_any_case() {
         let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
-        let of = |flags: &str, may: bool| heard(&format!("{trace}-{flags}"), || may);
+        let of = |flags: &str, may: bool| limited(&format!("{trace}-{flags}"), || may);
         assert_eq!(of("01", true), format!("{trace}-01"));
         assert_eq!(of("01", false), format!("{trace}-00"));
         assert_eq!(of("00", false), format!("{trace}-00"));
-        assert_eq!(heard("nonsense", || false), "nonsense");
+        assert_eq!(limited("nonsense", || false), "nonsense");
     }
 }

@@ -1,4 +1,4 @@
-//! The rule file of the alerts, as strictly as `promtool check rules` reads it.
+//! Checks the alert rules as strictly as `promtool check rules`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ struct Alert {
     annotations: BTreeMap<String, String>,
 }
 
-/// The names in `{{ $labels.NAME }}`.
+/// Returns the names in `{{ $labels.NAME }}`.
 fn labels_of(template: &str) -> Vec<&str> {
     let after = template.split("$labels.").skip(1);
     after
@@ -41,16 +41,16 @@ fn labels_of(template: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_alert_is_well_formed_asks_for_what_there_is_and_leads_to_a_section_of_the_handbook() {
+fn every_alert_is_valid_uses_existing_metrics_and_has_a_section_in_the_handbook() {
     let file: RuleFile = serde_saphyr::from_str(&page("alerts.yml")).unwrap();
     let handbook = page("OPERATIONS.md");
     let (mut groups, mut alerts) = (BTreeSet::new(), BTreeSet::new());
     for group in &file.groups {
-        assert!(groups.insert(&group.name), "the group {} is there twice", group.name);
+        assert!(groups.insert(&group.name), "the group {} occurs twice", group.name);
         group.interval.iter().for_each(|interval| _ = parse_duration(interval).unwrap());
         for alert in &group.rules {
             let name = &alert.alert;
-            assert!(alerts.insert(name.clone()), "{name} is there twice");
+            assert!(alerts.insert(name.clone()), "{name} occurs twice");
             let labels = queries::check(name, &alert.expr);
             alert
                 .hold
@@ -73,7 +73,7 @@ fn every_alert_is_well_formed_asks_for_what_there_is_and_leads_to_a_section_of_t
     }
     let (_, section) = handbook.split_once("\n## Alerts\n").unwrap();
     let section = section.split("\n## ").next().unwrap_or_default();
-    let told: BTreeSet<_> =
+    let documented: BTreeSet<_> =
         section.lines().filter_map(|line| line.strip_prefix("### ")).map(str::to_owned).collect();
-    assert_eq!(told, alerts, "the handbook has these alerts, and no others");
+    assert_eq!(documented, alerts, "the handbook has exactly these alerts");
 }

@@ -1,4 +1,4 @@
-//! The dashboard, as far as Grafana would not say what is wrong with it.
+//! Checks of the dashboard that Grafana itself does not make.
 
 use std::collections::BTreeSet;
 
@@ -6,18 +6,18 @@ use serde_json::Value;
 
 use super::{page, queries};
 
-/// Grafana's own variables stand for these.
+/// Fills in Grafana's own variables.
 fn filled_in(query: &str) -> String {
     query.replace("$__rate_interval", "5m").replace("$pool", ".*")
 }
 
-/// The names in `{{NAME}}`.
+/// Returns the names in `{{NAME}}`.
 fn labels_of(legend: &str) -> impl Iterator<Item = &str> {
     legend.split("{{").skip(1).map(|rest| rest.split("}}").next().unwrap_or_default().trim())
 }
 
 #[test]
-fn every_panel_asks_for_what_there_is_and_none_lies_over_another() {
+fn every_panel_uses_existing_metrics_and_no_two_overlap() {
     let dashboard: Value = serde_json::from_str(&page("grafana-dashboard.json")).unwrap();
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     let names: Vec<_> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
@@ -30,15 +30,15 @@ fn every_panel_asks_for_what_there_is_and_none_lies_over_another() {
     let (mut ids, mut titles, mut taken) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for panel in dashboard["panels"].as_array().unwrap() {
         let title = panel["title"].as_str().unwrap();
-        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is there twice");
-        assert!(titles.insert((title, panel["type"].as_str().unwrap())), "{title} is there twice");
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id occurs twice");
+        assert!(titles.insert((title, panel["type"].as_str().unwrap())), "{title} occurs twice");
         assert!(!panel["description"].as_str().unwrap().is_empty(), "{title}");
         assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
         let side = |key: &str| panel["gridPos"][key].as_u64().unwrap();
         for x in side("x")..side("x") + side("w") {
             assert!(x < 24, "{title}: reaches over the edge");
             for y in side("y")..side("y") + side("h") {
-                assert!(taken.insert((x, y)), "{title}: lies over another panel");
+                assert!(taken.insert((x, y)), "{title}: overlaps another panel");
             }
         }
         let mut refs = BTreeSet::new();
@@ -49,6 +49,6 @@ fn every_panel_asks_for_what_there_is_and_none_lies_over_another() {
                 assert!(labels.contains(label), "{title}: its series have no label `{label}`");
             }
         }
-        assert!(!refs.is_empty(), "{title}: asks for nothing");
+        assert!(!refs.is_empty(), "{title}: has no query");
     }
 }

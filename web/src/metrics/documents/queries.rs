@@ -1,5 +1,4 @@
-//! A query is good if PromQL's grammar takes it, and if it names only metrics and labels that there
-//! are.
+//! Checks a query: it must parse as PromQL, and use only metrics and labels of the catalogue.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +10,10 @@ use promql_parser::{
 
 use super::{Kind, Label, Metric, shown};
 
-/// What Prometheus adds to every series that it scrapes.
+/// Labels that Prometheus adds to every scraped series.
 const ADDED: [&str; 2] = ["instance", "job"];
 
-/// Complains about a query, in the place of that name; answers the labels that its metrics have.
+/// Panics with `place` and the reason if the query is wrong; returns the labels of its metrics.
 pub(super) fn check(place: &str, query: &str) -> BTreeSet<String> {
     let expression = parse(query).unwrap_or_else(|error| panic!("{place}: {query}: {error}"));
     let mut seen = Seen { place, labels: ADDED.map(str::to_owned).into(), metrics: 0, asked: Vec::new() };
@@ -31,7 +30,7 @@ struct Seen<'a> {
     place: &'a str,
     labels: BTreeSet<String>,
     metrics: usize,
-    /// Labels by which is grouped or joined.
+    /// Labels used for grouping or joining.
     asked: Vec<String>,
 }
 
@@ -88,7 +87,7 @@ impl Seen<'_> {
     }
 }
 
-/// The metric of a series, and whether it is one of a histogram's buckets.
+/// Returns the metric of a series, and whether the series is a histogram's bucket.
 fn find(series: &str) -> Option<(Metric, bool)> {
     Metric::ALL.iter().find_map(|metric| match metric.kind() {
         Kind::Histogram => {
@@ -100,7 +99,7 @@ fn find(series: &str) -> Option<(Metric, bool)> {
 }
 
 #[test]
-fn a_query_of_something_that_is_not_there_is_found_out() {
+fn a_query_with_an_unknown_metric_label_or_value_is_refused() {
     let refused = |query: &str| std::panic::catch_unwind(|| check("here", query)).is_err();
     assert!(!refused("sum by (answer) (rate(eirs_images_total[5m]))"));
     for wrong in [

@@ -1,8 +1,7 @@
-//! Who may ask for what, and how often: tokens, rates, the pages of others, and the headers that
-//! keep a browser from being used against its owner. All of it is one layer around the routes,
-//! which know nothing of it.
+//! Access control: tokens, rates, cross-origin pages, and security headers for browsers. It is one
+//! layer around the routes, which know nothing of it.
 //!
-//! It is closed where nobody thought of something: a path that is not listed as open wants a token.
+//! Closed by default: a path that is not listed as open needs a token.
 
 mod client;
 mod cors;
@@ -28,24 +27,23 @@ use self::{
 };
 use crate::{metrics::Metrics, problem::Problem, renewal::Renewal};
 
-/// Pages of one address or token that may watch at once: an office does, and nobody takes all
-/// places.
+/// Maximum number of pages of one address or token that watch at once: enough for an office, and no
+/// client takes all places.
 const MOST_WATCHERS: usize = 50;
 
-/// What the settings say of access, ready for use.
+/// The access settings, ready for use.
 #[derive(Debug)]
 pub struct Access {
     keyring: Option<Keyring>,
     limits: Arc<Limits>,
     trusted_proxies: Vec<IpNet>,
     cors: Cors,
-    /// Whether clients come over TLS.
+    /// True if clients connect over TLS.
     is_encrypted: bool,
 }
 
 impl Access {
-    /// Reads the tokens, if there are any. What is wrong with them is a sentence that begins with
-    /// the setting.
+    /// Reads the token file, if there is one. An error is a sentence that begins with the setting.
     pub fn new(settings: &Web) -> Result<Arc<Self>, String> {
         let keyring = settings.tokens.as_deref().map(|file| Keyring::open(file, settings)).transpose();
         Ok(Arc::new(Self {
@@ -65,7 +63,7 @@ impl Access {
         }))
     }
 
-    /// The routes, for those who may.
+    /// Wraps the routes in the access checks.
     pub(crate) fn guard<E: Endpoint<Output = Response> + 'static>(
         self: Arc<Self>,
         clock: SharedClock,
@@ -75,31 +73,31 @@ impl Access {
         Guarded { access: self, clock, metrics, routes }
     }
 
-    /// What reads the file of the tokens again when it changes.
+    /// Returns what reads the token file again when it changes.
     pub(crate) fn renewal(&self) -> Option<Box<dyn Renewal>> {
         self.keyring.as_ref().map(Keyring::renewal)
     }
 
-    /// Whether there is anything to [`sweep`](Self::sweep).
+    /// Returns whether there is anything to [`sweep`](Self::sweep).
     pub(crate) fn counts_addresses(&self) -> bool {
         self.limits.counts_addresses()
     }
 
-    /// Forgets the addresses that have been silent long enough to be as good as new.
+    /// Forgets the addresses whose allowance is full again.
     pub(crate) fn sweep(&self) {
         self.limits.sweep();
     }
 
-    /// Lets the request in and notes what further images of it are counted with, or says why not.
-    /// The address is counted first, so that guessing tokens is slowed down as well.
+    /// Admits the request and adds its [`Allowance`], which counts its further images, or returns
+    /// the refusal. Counts the address before the token, so that guessing tokens is slowed down.
     fn admit(&self, now: DateTime<Utc>, request: &mut Request) -> Result<(), Problem> {
         if is_open(request.uri().path()) {
             return Ok(());
         }
         let peer = request.remote_addr().as_socket_addr().map(|address| address.ip());
         let address = peer.map(|peer| client::address(peer, request.headers(), &self.trusted_proxies));
-        // A page that watches is no image, and asks again by itself when it loses us; how many may
-        // watch is counted there.
+        // A watching page is no image and reconnects by itself, so it does not count against the
+        // rate; its own handler limits the number of pages.
         let counts = request.uri().path() != "/events";
         if counts {
             self.limits.address(address)?;
@@ -107,7 +105,7 @@ impl Access {
         let holder = match &self.keyring {
             Some(keyring) => match keyring.holder(request.headers(), now) {
                 Ok(holder) => Some(holder),
-                // Who tries tokens there is slowed down all the same.
+                // Slow down guessing tokens here as well.
                 Err(problem) if !counts => return self.limits.address(address).and(Err(problem)),
                 Err(problem) => return Err(problem),
             },
@@ -122,7 +120,7 @@ impl Access {
     }
 }
 
-/// The routes as they are, with the headers that every answer has.
+/// Adds the security headers to every answer of the routes.
 pub(crate) fn with_headers<E: Endpoint<Output = Response> + 'static>(
     routes: E,
 ) -> impl Endpoint<Output = Response> + 'static {
@@ -134,8 +132,8 @@ pub(crate) fn with_headers<E: Endpoint<Output = Response> + 'static>(
     })
 }
 
-/// What anybody may look at as often as they like: the page and its files, the description of the
-/// interface, and whether the server lives. None of it concerns an image or costs anything.
+/// Returns whether a path needs no token and no rate: the page and its files, the description of
+/// the interface, and the health checks. They cost nothing and concern no image.
 fn is_open(path: &str) -> bool {
     let is_open_folder = ["/assets/", "/docs/"].iter().any(|folder| path.starts_with(folder));
     is_open_folder || matches!(path, "/" | "/docs" | "/openapi.json" | "/livez" | "/readyz")
@@ -155,7 +153,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Guarded<E> {
         let Self { access, clock, metrics, routes } = self;
         let origin = access.cors.allowed(request.headers());
         let mut response = if origin.is_some() && cors::is_preflight(&request) {
-            // Browsers ask this without a token.
+            // Browsers send this without a token.
             cors::preflight()
         } else {
             match access.admit(clock.now(), &mut request) {
@@ -177,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_listed_as_open_is_closed() {
+    fn a_path_that_is_not_listed_as_open_is_closed() {
         for open in ["/", "/livez", "/readyz", "/docs", "/docs/x.css", "/openapi.json", "/assets/page.js"] {
             assert!(is_open(open), "{open}");
         }

@@ -1,7 +1,6 @@
-//! The listeners: connections in, requests to the routes, answers out. The routes are poem's, the
-//! loop under them is ours, for what poem's does not have: deadlines for headers and for silence,
-//! caps on connections, rest when files run out, and the patience to let a client read why it was
-//! refused.
+//! The listeners. The routes are poem's. The connection loop below them is our own, because poem's
+//! lacks deadlines for headers and idle connections, limits on connections, a pause when file
+//! descriptors run out, and time for a client to read why it was refused.
 
 mod address;
 mod admin;
@@ -26,12 +25,12 @@ pub async fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(listen).await
 }
 
-/// The address that was bound, where the port was left to the system.
+/// Returns the bound address, with the port that the system chose if `listen` has port 0.
 pub fn bound(listener: &TcpListener, listen: SocketAddr) -> String {
     listener.local_addr().unwrap_or(listen).to_string()
 }
 
-/// Reports the bound address to the parent program.
+/// Writes the bound address to `file`, where the parent program reads it.
 pub async fn write_address(file: Option<&Path>, address: &str) -> anyhow::Result<()> {
     let Some(file) = file else { return Ok(()) };
     tokio::fs::write(file, address).await.with_context(|| format!("writing {}", file.display()))

@@ -1,20 +1,20 @@
-//! Who a request is from. Behind proxies the connection is the proxy's, and the client is who it
-//! says in `X-Forwarded-For`; but anybody can write that header, so that only the word of proxies
-//! that the settings name counts.
+//! Finds the client of a request. A connection through proxies comes from the last proxy, and
+//! `X-Forwarded-For` names the client. Any client can write that header, so only entries of proxies
+//! named in the settings count.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use poem::http::HeaderMap;
 
-/// The client's address. Each proxy adds whom it heard at the end of the list; so the last entry is
-/// what our own proxy saw, and the first one from the right that is no proxy of ours is the client.
-/// Further to the left stands what the client claims.
+/// Returns the client's address. Each proxy appends the address of its peer, so the last entry is
+/// what our own proxy saw, and the client is the first entry from the right that is not a trusted
+/// proxy. Entries further to the left are the client's own claims.
 pub(super) fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     let mut client = peer.to_canonical();
     let lines = headers.get_all("x-forwarded-for").iter().rev();
-    // A line that is no text ends what can be believed, like an entry that is no address.
+    // A line that is not text ends the trusted entries, like an entry that is not an address.
     let mut entries = lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(',')).map(entry);
     while is_trusted(client)
         && let Some(Some(before)) = entries.next()
@@ -24,7 +24,7 @@ pub(super) fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
     client
 }
 
-/// An address, with or without a port.
+/// Parses an address, with or without a port.
 fn entry(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = || text.trim_start_matches('[').trim_end_matches(']').parse().ok();
@@ -32,8 +32,8 @@ fn entry(text: &str) -> Option<IpAddr> {
     bare().or_else(with_port).map(|address: IpAddr| address.to_canonical())
 }
 
-/// What is counted as one client. A machine has as many IPv6 addresses as it wants, all of one
-/// network of 64 bits.
+/// Returns the key under which an address is counted. A machine may use all IPv6 addresses of its
+/// /64 network, so that network counts as one client.
 pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_claims_is_left_of_what_the_proxies_saw() {
+    fn claims_of_the_client_to_the_left_of_the_proxies_entries_are_ignored() {
         check("10.0.0.1", &["127.0.0.1, 198.51.100.1"], "198.51.100.1");
         check("10.0.0.1", &["127.0.0.1, 198.51.100.1, 10.0.0.2"], "198.51.100.1");
         check("10.0.0.1", &["127.0.0.1", "198.51.100.1,10.0.0.2"], "198.51.100.1");
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_ends_what_is_believed() {
+    fn an_invalid_entry_ends_the_trusted_ones() {
         check("10.0.0.1", &[], "10.0.0.1");
         check("10.0.0.1", &["unknown"], "10.0.0.1");
         check("10.0.0.1", &["198.51.100.1, unknown, 10.0.0.2"], "10.0.0.2");
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_addresses_of_one_network_of_ipv6_count_as_one() {
+    fn addresses_of_one_ipv6_network_count_as_one() {
         let counted = |text: &str| counted_as(text.parse().unwrap()).to_string();
         assert_eq!(counted("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
         assert_eq!(counted("192.0.2.7"), "192.0.2.7");

@@ -1,8 +1,8 @@
-//! How often. What is counted is images, for these are what costs: a request counts as one, and
-//! each further image of the same upload as one more. An address and a token are counted each by
-//! itself, and what comes must fit into both.
+//! Limits per address and per token. A rate counts images, because they are the cost: a request
+//! counts as one, and each further image of an upload as one more. Address and token are counted
+//! separately, and a request must be within both limits.
 //!
-//! The counting is `governor`'s, a token bucket: after a quiet time a burst passes at once, then a
+//! The counters are token buckets of `governor`: after a quiet time a burst passes at once, then a
 //! fixed rate per second.
 
 use std::{
@@ -30,14 +30,14 @@ pub(super) struct Limits {
     at_once: Mutex<HashMap<(What, Who), usize>>,
 }
 
-/// How much each address and each token may have at once.
+/// Maximum numbers at once, for each address and for each token.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Most {
     /// Uploads in flight.
     pub(super) uploads: usize,
-    /// Jobs that wait for their answers.
+    /// Jobs of held uploads.
     pub(super) jobs: usize,
-    /// Pages that watch.
+    /// Watching pages.
     pub(super) watchers: usize,
 }
 
@@ -48,14 +48,14 @@ enum What {
     Watcher,
 }
 
-/// Who is counted as one.
+/// The owner of a count.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Who {
     Address(IpAddr),
     Token(String),
 }
 
-/// An upload that is in flight, a job that waits, or a page that watches, until this is dropped.
+/// Counts an upload in flight, a job or a watching page until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Counted {
     limits: Arc<Limits>,
@@ -66,7 +66,7 @@ pub(crate) struct Counted {
 #[derive(Debug)]
 pub(super) struct Meter(DefaultDirectRateLimiter);
 
-/// What the images of a request are counted with.
+/// The counters that apply to a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Allowance {
     limits: Arc<Limits>,
@@ -74,7 +74,7 @@ pub(crate) struct Allowance {
     holder: Option<Arc<Holder>>,
 }
 
-/// A rate per second, and a burst; `None` where there is no limit.
+/// A quota of `per_second` with a burst, or `None` if `per_second` is 0.
 fn quota(per_second: f64, burst: u32) -> Option<Quota> {
     if per_second <= 0.0 {
         return None;
@@ -93,7 +93,7 @@ impl Limits {
         self.at_once.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one.
+    /// Counts one image for an address.
     pub(super) fn address(&self, address: Option<IpAddr>) -> Result<(), Problem> {
         let (Some(addresses), Some(address)) = (&self.addresses, address) else { return Ok(()) };
         let counted = addresses.check_key(&counted_as(address));
@@ -113,7 +113,7 @@ impl Limits {
 }
 
 impl Meter {
-    /// `None` where nothing is counted.
+    /// Returns `None` if there is no limit.
     pub(super) fn new(per_second: f64, burst: u32) -> Option<Self> {
         quota(per_second, burst).map(|quota| Self(RateLimiter::direct(quota)))
     }
@@ -128,29 +128,29 @@ impl Allowance {
         Self { limits, address, holder }
     }
 
-    /// Counts one with the token.
+    /// Counts one image for the token.
     pub(super) fn count_token(&self) -> Result<(), Problem> {
         self.holder.as_ref().and_then(|holder| holder.meter.as_ref()).map_or(Ok(()), Meter::count)
     }
 
-    /// One more upload in flight, if neither address nor token has as many as it may; `Err` says
-    /// which has.
+    /// Counts one more upload in flight. Returns an error that names the address or the token if it
+    /// has reached its maximum.
     pub(crate) fn upload(&self) -> Result<Counted, Problem> {
         self.count(What::Upload, self.limits.most.uploads).map_err(Problem::too_many_uploads)
     }
 
-    /// One more job in the queue, in the same way.
+    /// Counts one more job in the queue, in the same way.
     pub(crate) fn job(&self) -> Result<Counted, &'static str> {
         self.count(What::Job, self.limits.most.jobs)
     }
 
-    /// One more page that watches, in the same way.
+    /// Counts one more watching page, in the same way.
     pub(crate) fn watcher(&self) -> Result<Counted, Problem> {
         self.count(What::Watcher, self.limits.most.watchers).map_err(Problem::too_many_watchers_of)
     }
 
-    /// Who it is, in a text that is the same for all its jobs and tells nobody more: the token, or
-    /// else the address.
+    /// Returns a digest of the client, the same for all its jobs: of the token's name, or else of
+    /// the address. It reveals neither.
     pub(crate) fn client(&self) -> String {
         let who = match (&self.holder, self.address) {
             (Some(holder), _) => format!("token {}", holder.name()),
@@ -163,7 +163,7 @@ impl Allowance {
     fn count(&self, what: What, most: usize) -> Result<Counted, &'static str> {
         let address = self.address.map(|address| (Who::Address(counted_as(address)), "your address"));
         let token = self.holder.as_ref().map(|holder| (Who::Token(holder.name().to_owned()), "this token"));
-        // What was counted when a later one is refused is counted out again by its end.
+        // If a later count is refused, dropping this undoes the earlier one.
         let mut counted = Counted { limits: self.limits.clone(), whose: Vec::new() };
         let mut at_once = self.limits.at_once();
         for (who, name) in address.into_iter().chain(token) {
@@ -179,7 +179,7 @@ impl Allowance {
         Ok(counted)
     }
 
-    /// Counts one more image of an upload whose first was counted with the request.
+    /// Counts a further image of an upload; the request itself counted the first.
     pub(crate) fn further_image(&self) -> Result<(), Problem> {
         self.limits.address(self.address)?;
         self.count_token()
@@ -201,7 +201,7 @@ impl Drop for Counted {
 }
 
 fn too_often<P: Reference>(who: &str, not_until: &NotUntil<P>, now: P) -> Problem {
-    // A retry in the middle of that second would be too early.
+    // Round up: a retry within that second would be too early.
     let wait_s = not_until.wait_time_from(now).as_secs_f64().ceil().max(1.0) as u64;
     Problem::too_often(who, wait_s)
 }
@@ -216,21 +216,21 @@ mod tests {
         Some(text.parse().unwrap())
     }
 
-    /// As many as pass at once.
+    /// Number of images that pass at once.
     fn passing(limits: &Limits, address: &str) -> usize {
         (0..100).take_while(|_| limits.address(ip(address)).is_ok()).count()
     }
 
     #[test]
-    fn a_burst_passes_and_then_the_answer_says_how_long_to_wait() {
+    fn after_a_burst_the_answer_says_how_long_to_wait() {
         // One in a hundred seconds: no test takes that long.
         let limits = Limits::new(0.01, 3, MOST);
         assert_eq!(passing(&limits, "192.0.2.1"), 3);
-        assert_eq!(passing(&limits, "192.0.2.2"), 3, "others are not concerned");
+        assert_eq!(passing(&limits, "192.0.2.2"), 3, "other addresses are not affected");
         let refused = limits.address(ip("192.0.2.1")).unwrap_err();
         assert!((50..=100).contains(&refused.retry_after_s().unwrap()), "{refused:?}");
         assert_eq!(passing(&limits, "2001:db8::1"), 3);
-        assert_eq!(passing(&limits, "2001:db8::2"), 0, "of the same network of 64 bits");
+        assert_eq!(passing(&limits, "2001:db8::2"), 0, "the same /64 network");
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_are_as_good_as_new_are_forgotten_and_others_are_not() {
+    fn only_addresses_with_a_full_allowance_are_forgotten() {
         let kept = Limits::new(0.01, 3, MOST);
         let forgotten = Limits::new(1e6, 1, MOST);
         for limits in [&kept, &forgotten] {
@@ -248,7 +248,7 @@ mod tests {
         }
         let known = |limits: &Limits| limits.addresses.as_ref().unwrap().len();
         assert_eq!((known(&kept), known(&forgotten)), (1, 1));
-        // A millionth of a second is over when this has begun.
+        // A millionth of a second passes at once.
         while known(&forgotten) > 0 {
             forgotten.sweep();
         }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_uploads_at_once_and_others_are_not_concerned() {
+    fn each_address_has_its_own_maximum_of_uploads_jobs_and_watchers() {
         let limits = Arc::new(Limits::new(0.0, 1, MOST));
         let of = |text: &str| Allowance::new(limits.clone(), ip(text), None);
         let first = of("192.0.2.1").upload().unwrap();
@@ -272,23 +272,20 @@ mod tests {
         assert_eq!(of("192.0.2.1").watcher().unwrap_err().status, 429);
         assert!(of("192.0.2.2").watcher().is_ok());
         drop(watcher);
-        assert_eq!(limits.at_once().len(), 1, "who has none is forgotten");
+        assert_eq!(limits.at_once().len(), 1, "an address without counts is forgotten");
     }
 
     #[test]
-    fn a_client_is_the_same_for_all_its_jobs_and_another_than_others() {
+    fn a_client_has_the_same_digest_for_all_its_jobs_and_another_than_others() {
         let limits = Arc::new(Limits::new(0.0, 1, MOST));
         let of = |text: &str| Allowance::new(limits.clone(), ip(text), None).client();
-        assert_eq!(of("2001:db8::1"), of("2001:db8::2"), "of the same network of 64 bits");
+        assert_eq!(of("2001:db8::1"), of("2001:db8::2"), "the same /64 network");
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
-        assert!(
-            of("192.0.2.1").bytes().all(|byte| byte.is_ascii_hexdigit()),
-            "and nobody learns the address"
-        );
+        assert!(of("192.0.2.1").bytes().all(|byte| byte.is_ascii_hexdigit()), "the address is not revealed");
     }
 
     #[test]
-    fn further_images_count_for_address_and_token() {
+    fn further_images_count_against_the_rate() {
         let limits = Arc::new(Limits::new(0.01, 2, MOST));
         let allowance = Allowance::new(limits, ip("192.0.2.1"), None);
         assert!(allowance.further_image().is_ok() && allowance.further_image().is_ok());

@@ -1,5 +1,5 @@
-//! Who shows a token that is in force. The file is read again when it changes, so that a revocation
-//! counts within a second or two.
+//! Authenticates clients by their token. The file is read again when it changes, so a revocation
+//! takes effect within a second or two.
 
 use std::{path::Path, sync::Arc};
 
@@ -24,7 +24,7 @@ pub(super) struct Keyring {
 
 type Holders = Vec<Arc<Holder>>;
 
-/// A token, and the counter of what comes with it.
+/// A token and its rate counter.
 #[derive(Debug)]
 pub(super) struct Holder {
     token: Token,
@@ -53,13 +53,12 @@ impl Keyring {
         self.holders.renewal()
     }
 
-    /// Who the client is, by the token that it shows.
+    /// Returns the holder of the token in the request, or the refusal.
     pub(super) fn holder(&self, headers: &HeaderMap, now: DateTime<Utc>) -> Result<Arc<Holder>, Problem> {
         let secret = secret(headers).ok_or_else(Problem::no_token)?;
         let shown = Hash::of(secret);
         let holders = self.holders.get();
-        // Every one is compared, and each in constant time: nothing is to be learnt from how long
-        // this takes.
+        // Compare all of them, each in constant time, so that the time taken reveals nothing.
         let found = holders
             .iter()
             .fold(None, |found, holder| if holder.token.hash().is(&shown) { Some(holder) } else { found });
@@ -71,14 +70,14 @@ impl Keyring {
     }
 }
 
-/// What follows `Bearer`, which is written in any case.
+/// The credentials after `Bearer`; the scheme is case-insensitive.
 fn secret(headers: &HeaderMap) -> Option<&str> {
     let (scheme, secret) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
 }
 
-/// A token that is as it was keeps its counter: a change of the file is no fresh start for those
-/// whom it does not concern.
+/// Builds the holders. An unchanged token keeps its counter, so that a change of the file does not
+/// reset the limits of others.
 fn holders(tokens: &Tokens, before: Option<&Holders>, rate: f64, burst: u32) -> Holders {
     let known =
         |token: &Token| before.and_then(|all| all.iter().find(|holder| holder.token == *token)).cloned();
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_has_expired_says_so_to_who_has_it() {
+    fn an_expired_token_is_refused_with_the_reason() {
         let mut tokens = Tokens::default();
         let secret = tokens.add("a", now(), Some(now()), None).unwrap();
         let refused = keyring(&tokens).holder(&shown(&format!("Bearer {secret}")), now()).unwrap_err();
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_did_not_change_keeps_its_counter_when_the_file_does() {
+    fn an_unchanged_token_keeps_its_counter_when_the_file_changes() {
         let mut tokens = Tokens::default();
         tokens.add("a", now(), None, Some(1.0)).unwrap();
         let first = holders(&tokens, None, 0.0, 1);
@@ -152,6 +151,9 @@ mod tests {
         tokens.revoke("a");
         tokens.add("a", now(), None, Some(1.0)).unwrap();
         let third = holders(&tokens, Some(&second), 5.0, 1);
-        assert!(!third.iter().any(|holder| Arc::ptr_eq(holder, &first[0])), "it is another one of that name");
+        assert!(
+            !third.iter().any(|holder| Arc::ptr_eq(holder, &first[0])),
+            "a new token of the same name has a new counter"
+        );
     }
 }

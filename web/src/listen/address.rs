@@ -1,9 +1,9 @@
-//! The address of a request in its plain form. A letter and its escape are the same (RFC 3986,
-//! 6.2.2.2), and whatever looks at an address after this, be it access or routes, sees the letter.
+//! Normalizes the path of a request. A letter and its percent-encoded form are the same (RFC 3986,
+//! 6.2.2.2), so access and routes see only the letter.
 
 use hyper::{Uri, http::uri::PathAndQuery};
 
-/// The same address, where characters of its path are escaped that need not be.
+/// Decodes the characters of the path that need no encoding.
 pub(super) fn plain(uri: Uri) -> Uri {
     let path = uri.path();
     if !path.contains('%') {
@@ -22,7 +22,7 @@ pub(super) fn plain(uri: Uri) -> Uri {
     Uri::from_parts(parts).unwrap_or(uri)
 }
 
-/// Once only: an escaped `%` stays what it is.
+/// Decodes once: an encoded `%` stays encoded.
 fn unescaped(path: &str) -> String {
     let mut plain = String::with_capacity(path.len());
     let mut rest = path;
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_need_not_be_escaped_is_a_letter_and_the_query_stays_as_it_is() {
+    fn only_needless_escapes_are_decoded_and_the_query_stays_as_it_is() {
         check("/uploa%64", "/upload");
         check("/%75%70load?model=%61&x=%2561", "/upload?model=%61&x=%2561");
         check("http://host:80/%75pload", "http://host:80/upload");
@@ -69,7 +69,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_letter_may_be_escaped(path in "/[a-zA-Z0-9._~-]{0,20}", escaped in prop::collection::vec(any::<bool>(), 21)) {
+        fn every_letter_may_be_percent_encoded(path in "/[a-zA-Z0-9._~-]{0,20}", escaped in prop::collection::vec(any::<bool>(), 21)) {
             let mut uri = "/".to_owned();
             for (byte, is_escaped) in path.bytes().skip(1).zip(escaped) {
                 uri += &if is_escaped { format!("%{byte:02x}") } else { char::from(byte).to_string() };

@@ -1,9 +1,9 @@
-//! The operator's side: metrics, status, the doorbell, and the live half of the page. It has a
-//! listener of its own, by default on the loopback, so that what the service knows of itself is not
-//! shown to the world that uploads. It has no tokens and no TLS: who reaches it may use it.
+//! The operator's listener: metrics, status, the doorbell, and the live half of the page. It is
+//! separate, by default on the loopback interface, so that clients cannot see the internals. It has
+//! no tokens and no TLS: access to its address is permission to use it.
 //!
-//! A browser on the same machine reaches the loopback for any page that it shows, where the name of
-//! that page's site leads there (DNS rebinding). Such a request names that site, and is refused.
+//! A browser on the same machine can be led to the loopback interface by a foreign page whose host
+//! name resolves to it (DNS rebinding). Such a request names the foreign host and is refused.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,19 +21,20 @@ use tokio_util::sync::CancellationToken;
 use super::{Limits, Server, bind, bound};
 use crate::{access::with_headers, metrics::Connections, problem::Problem};
 
-/// Requests in flight when everything else has ended.
+/// Time for the requests in flight once everything else has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// The listener, bound and not yet served.
+/// The listener, bound but not serving yet.
 pub struct Admin {
     listener: TcpListener,
     address: String,
-    /// The names that the operator has given it; `None` where it may have any.
+    /// The host names that the operator permits; `None` permits every name.
     hosts: Option<Vec<String>>,
 }
 
 impl Admin {
-    /// Binds it; `None` where there is none. On the loopback it has no other names than these.
+    /// Binds the listener; `None` if none is set. On the loopback interface only `hosts` are
+    /// permitted.
     pub async fn bind(listen: Option<SocketAddr>, hosts: &[String]) -> anyhow::Result<Option<Self>> {
         let Some(listen) = listen else { return Ok(None) };
         let hosts = listen.ip().is_loopback().then(|| hosts.to_owned());
@@ -44,12 +45,13 @@ impl Admin {
         Ok(Some(Self { listener, address, hosts }))
     }
 
-    /// Where it listens.
+    /// The bound address.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Serves until `stop`: to the end of the process, for a drain is when an operator looks.
+    /// Serves until `stop` is cancelled at the end of the process, because operators look during a
+    /// drain.
     pub fn serve(
         self,
         routes: impl Endpoint<Output = Response> + 'static,
@@ -79,7 +81,7 @@ impl Admin {
     }
 }
 
-/// The host that a request is for, where it is not this one.
+/// Returns the host that a request names, if it is a foreign one.
 fn foreign_host(request: &Request, hosts: &[String]) -> Option<String> {
     let named = request.header(header::HOST).and_then(|host| host.parse::<Authority>().ok());
     let host = request.uri().authority().or(named.as_ref())?.host();
@@ -97,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_for_another_site_is_not_for_the_loopback() {
+    fn a_request_for_a_foreign_host_is_recognized() {
         let foreign = |host: &str| {
             let request = Request::builder().header(header::HOST, host).finish();
             foreign_host(&request, &["ops.example.org".to_owned()])
@@ -110,6 +112,6 @@ mod tests {
         }
         let in_http_2 = Request::builder().uri("http://evil.example:8001/status".parse().unwrap()).finish();
         assert_eq!(foreign_host(&in_http_2, &[]).as_deref(), Some("evil.example"));
-        assert_eq!(foreign_host(&Request::builder().finish(), &[]), None, "no browser leaves it out");
+        assert_eq!(foreign_host(&Request::builder().finish(), &[]), None, "every browser sends a host");
     }
 }

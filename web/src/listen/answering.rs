@@ -1,4 +1,4 @@
-//! The body of an answer on its way out: until its end the request is in flight.
+//! The body of an answer that is being sent. Its request is in flight until the body ends.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use super::crowd::Busy;
 
-/// A body, and the note that its request is in flight.
+/// A body, with the guard that counts its request as in flight.
 #[derive(Debug)]
 pub(super) struct Answering {
     body: BoxBody<Bytes, io::Error>,

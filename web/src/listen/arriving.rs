@@ -1,9 +1,9 @@
-//! The body of a request on its way in. Where the service does not want the rest of it, because it
-//! has refused the request, the rest is read all the same, for a while: a client that is still
-//! sending when the connection is closed gets a reset, which throws away the answer that it has not
-//! read yet. Most clients (Python's urllib, plain curl) first send and then read.
+//! The body of a request that is being received. If the service refuses a request before the end of
+//! its body, the rest is still read for a while: closing the connection while the client sends
+//! resets it, and the client loses the answer. Most clients (Python's urllib, plain curl) send
+//! everything before they read.
 //!
-//! The answer itself goes out at once, so that a client that reads while it sends can stop.
+//! The answer is sent at once, so that a client that reads while it sends can stop.
 
 use std::{
     error::Error,
@@ -20,27 +20,26 @@ use tokio::time::timeout;
 
 use super::crowd::Busy;
 
-/// The most bytes that are read and thrown away for one request.
+/// Maximum number of bytes read and discarded for one request.
 const MOST: u64 = 64 * 1024 * 1024;
-/// A client that sends nothing during [`LOOKS`] looks of this length, one after another, has
-/// stopped. One look is not enough: on a machine that stands still for a while, it passes before
-/// the client has had its turn.
+/// A client has stopped if nothing arrives in [`LOOKS`] consecutive intervals of this length. One
+/// interval is not enough: if the machine stalls, it may pass before the client gets to run.
 const LOOK: Duration = Duration::from_secs(5);
 const LOOKS: u32 = 3;
 
-/// A body, and what is to be done with the rest of it when it is dropped.
+/// A body whose rest is discarded when this is dropped.
 #[derive(Debug)]
 pub(super) struct Arriving {
     body: Option<Incoming>,
     busy: Option<Busy>,
     linger: Duration,
-    /// The client waits with the body until it is asked for it (`Expect: 100-continue`).
+    /// The client sends the body only when asked for it (`Expect: 100-continue`).
     is_held_back: bool,
 }
 
 impl Arriving {
     pub(super) fn new(body: Incoming, busy: Busy, linger: Duration, is_held_back: bool) -> Self {
-        // One that has no body is read as a whole.
+        // A request without a body is complete.
         let busy = (!body.is_end_stream()).then_some(busy);
         Self { body: Some(body), busy, linger, is_held_back }
     }
@@ -61,7 +60,7 @@ impl Body for Arriving {
             self.body = None;
         }
         if self.is_end_stream() {
-            // All of it is there, whatever becomes of this.
+            // The body is complete.
             self.busy = None;
         }
         next.map(|frame| frame.map(|frame| frame.map_err(broken)))
@@ -79,7 +78,7 @@ impl Body for Arriving {
 impl Drop for Arriving {
     fn drop(&mut self) {
         let Some(body) = self.body.take() else { return };
-        // One that was not asked for never comes.
+        // A body that was not asked for never comes.
         if body.is_end_stream() || self.is_held_back {
             return;
         }
@@ -93,8 +92,8 @@ impl Drop for Arriving {
     }
 }
 
-/// What is wrong with a body, as its cause has it: that it is not what HTTP asks for, or that it is
-/// over too early.
+/// Converts an error to its innermost I/O cause, which tells an invalid body from one that ended
+/// early.
 fn broken(error: hyper::Error) -> io::Error {
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(within) = cause {
@@ -128,8 +127,8 @@ mod tests {
 
     use super::*;
 
-    /// After how many seconds a body is given up of which a piece comes at each of these intervals,
-    /// and then nothing.
+    /// Number of seconds after which a body is given up whose pieces come at these intervals,
+    /// followed by nothing.
     async fn given_up_after(intervals_s: &[u64]) -> u64 {
         let began = Instant::now();
         let pieces = stream::iter(intervals_s.to_owned()).then(|seconds| async move {
@@ -141,8 +140,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_pauses_is_read_on_and_one_that_has_stopped_is_not() {
+    async fn a_client_that_pauses_is_read_further_but_not_one_that_stopped() {
         assert_eq!(given_up_after(&[]).await, 15);
-        assert_eq!(given_up_after(&[12, 6, 14]).await, 47, "each silence counts for itself");
+        assert_eq!(given_up_after(&[12, 6, 14]).await, 47, "each pause counts separately");
     }
 }

@@ -1,5 +1,5 @@
-//! Everybody who is connected. Nobody may keep others out: neither an address that opens
-//! connections without end, nor many that open them and say nothing.
+//! All connections, and the limits on them. No client may keep out others: neither one address with
+//! endless connections, nor many addresses with idle ones.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,35 +22,34 @@ use crate::{
     metrics::{Closed, Connections},
 };
 
-/// How many may be connected, and how long they may say nothing.
+/// Limits on connections: their number, and how long they may be idle.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// In all.
+    /// Maximum number in total.
     connections: usize,
-    /// Between requests.
+    /// Maximum number that is between requests.
     kept: usize,
-    /// From one address; not counted where it is one of these proxies.
+    /// Maximum number of one address, unless it is one of these proxies.
     per_address: usize,
     trusted_proxies: Vec<IpNet>,
-    /// From the first byte of a request to the end of its header; also from the connection to the
-    /// first header.
+    /// Time from the first byte of a request to the end of its header; for the first request, from
+    /// the start of the connection.
     header: Duration,
-    /// Between requests.
+    /// Time between two requests.
     idle: Duration,
-    /// How long a client may take none of its answer.
+    /// How long a client may accept no bytes of its answer.
     unread: Duration,
-    /// How long the rest of a body is read that nobody wants, so that the client lives to read the
-    /// answer.
+    /// How long the rest of an unwanted body is read, so that the client gets to read the answer.
     pub(super) linger: Duration,
 }
 
-/// Files that are neither connections nor uploads.
+/// File descriptors reserved for neither connections nor uploads.
 const OTHER_FILES: u64 = 128;
 
 impl Limits {
-    /// What the settings say, if this process may have that many files open.
+    /// Takes the limits from the settings, reduced to what `files` file descriptors allow.
     pub fn of(settings: &Web, files: u64) -> Self {
-        // An upload may have a file besides its connection.
+        // An upload may have a file in addition to its connection.
         let spooled = (settings.max_uploads as u64).min(files / 4);
         let others = OTHER_FILES.min(files / 4);
         let possible = usize::try_from(files - spooled - others).unwrap_or(usize::MAX);
@@ -74,12 +73,12 @@ impl Limits {
     }
 }
 
-/// Why somebody may not come in.
+/// The reason for refusing a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
-    /// There is no place, and none of those who have one is idle.
+    /// All places are taken, and none of the connections is idle.
     All,
-    /// The address has as many as it may.
+    /// The address has its maximum number of connections.
     Address,
 }
 
@@ -87,7 +86,7 @@ pub(super) enum Full {
 pub(super) struct Crowd {
     pub(super) limits: Limits,
     pub(super) counts: Connections,
-    /// What the times of guests count from.
+    /// The zero of the connections' times.
     since: Instant,
     inside: Mutex<Inside>,
 }
@@ -96,38 +95,39 @@ pub(super) struct Crowd {
 struct Inside {
     next: u64,
     guests: HashMap<u64, Arc<Guest>>,
-    /// How many of each address.
+    /// Number of connections per address.
     addresses: HashMap<IpAddr, usize>,
-    /// Those that are between requests, ...
+    /// Number of connections between requests.
     kept: usize,
-    /// ... in the order in which they became so, and others that are so no more.
+    /// Connections in the order in which they became idle, with that time; may hold outdated
+    /// entries.
     order: VecDeque<(u64, u64)>,
 }
 
-/// One connection, and what it does. It is busy, or between requests, only while `Inside` is locked
-/// for that change. Times are milliseconds of the crowd's, 0 is never.
+/// One connection and its state. Whether it is busy changes only under the lock of `Inside`. Times
+/// are in milliseconds since `Crowd::since`; 0 is never.
 #[derive(Debug)]
 pub(super) struct Guest {
     address: IpAddr,
-    /// Requests that are being read or answered.
+    /// Number of requests that are being read or answered.
     busy: AtomicUsize,
-    /// Since when there is none.
+    /// When it became idle.
     idle_since: AtomicU64,
-    /// When the first byte came since then.
+    /// When the first byte arrived since then.
     heard_at: AtomicU64,
-    /// Since when it takes none of what we write.
+    /// Since when the client accepts no bytes.
     unread_since: AtomicU64,
-    /// Whether there was a request at all.
+    /// True after the first request.
     has_asked: AtomicBool,
-    /// HTTP/2, where bytes come also when nobody asks for anything.
+    /// True for HTTP/2, which sends bytes even without requests.
     is_many: AtomicBool,
-    /// A request of HTTP/1 has come, and nothing of the answer has been sent.
+    /// True if a request of HTTP/1 has arrived and nothing of its answer was sent.
     is_owed: AtomicBool,
-    /// Told to go: the place is needed.
+    /// Cancelled to close the connection, because its place is needed.
     pub(super) leave: CancellationToken,
 }
 
-/// The place of a connection, until this is dropped.
+/// The place of a connection; dropping it frees the place.
 #[derive(Debug)]
 pub(super) struct Seat {
     crowd: Arc<Crowd>,
@@ -135,7 +135,7 @@ pub(super) struct Seat {
     pub(super) guest: Arc<Guest>,
 }
 
-/// A request that is in flight, until this is dropped.
+/// Counts a request as in flight until it is dropped.
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Crowd>, Arc<Guest>, u64);
 
@@ -152,8 +152,8 @@ impl Crowd {
         u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX) + 1
     }
 
-    /// Lets one in, or says why not. Where all places are taken, the one that has been idle the
-    /// longest goes.
+    /// Gives a place to a connection, or returns why not. If all places are taken, closes the
+    /// connection that has been idle the longest.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Full> {
         let address = address.to_canonical();
         let is_counted = !self.limits.trusted_proxies.iter().any(|network| network.contains(&address));
@@ -186,8 +186,8 @@ impl Crowd {
         Ok(Seat { crowd: self.clone(), number, guest })
     }
 
-    /// Sends the one home that has been idle the longest: something that connections take has run
-    /// out.
+    /// Closes the connection that has been idle the longest, because a resource that connections
+    /// need has run out.
     pub(super) fn make_room(&self) {
         let mut inside = self.lock();
         if let Some(idlest) = inside.idlest() {
@@ -198,9 +198,8 @@ impl Crowd {
 }
 
 impl Inside {
-    /// One has become idle between requests. Where too many are, the one that has been so the
-    /// longest goes: each costs what the buffers of its protocol cost, and a client that comes back
-    /// opens another.
+    /// Records that a connection is idle between requests. If more than `most` are, closes the one
+    /// that has been idle the longest: each costs buffers, and its client can connect again.
     fn keep(&mut self, number: u64, since: u64, most: usize, counts: &Connections) {
         self.kept += 1;
         self.order.push_back((number, since));
@@ -227,7 +226,7 @@ impl Inside {
         idle.min_by_key(|(_, guest)| guest.idle_since.load(Ordering::Relaxed)).map(|(number, _)| *number)
     }
 
-    /// Takes one off the list, whose connection ends.
+    /// Removes a connection and ends it.
     fn remove(&mut self, number: u64) {
         let Some(guest) = self.guests.remove(&number) else { return };
         guest.leave.cancel();
@@ -242,7 +241,7 @@ impl Inside {
 }
 
 impl Guest {
-    /// Whether it is between requests.
+    /// Returns whether it is between requests.
     fn is_kept(&self) -> bool {
         self.has_asked.load(Ordering::Relaxed) && self.busy.load(Ordering::Relaxed) == 0
     }
@@ -256,7 +255,7 @@ impl Drop for Seat {
 }
 
 impl Seat {
-    /// A request has come.
+    /// Records that a request has arrived.
     pub(super) fn request(&self, version: Version) -> Busy {
         let guest = &self.guest;
         let mut inside = self.crowd.lock();
@@ -270,27 +269,27 @@ impl Seat {
         Busy(self.crowd.clone(), guest.clone(), self.number)
     }
 
-    /// Whether a request is being read or answered.
+    /// Returns whether a request is being read or answered.
     pub(super) fn is_busy(&self) -> bool {
         self.guest.busy.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether a request of HTTP/1 has come, and nothing of its answer has been sent.
+    /// Returns whether a request of HTTP/1 has arrived and nothing of its answer was sent.
     pub(super) fn may_be_owed(&self) -> bool {
         self.is_busy() && self.guest.is_owed.load(Ordering::Relaxed)
     }
 
-    /// The same of one that was read as a whole.
+    /// Like [`may_be_owed`](Self::may_be_owed), and the whole request was read.
     pub(super) fn is_owed(&self) -> bool {
         self.may_be_owed() && self.guest.busy.load(Ordering::Relaxed) == 1
     }
 
-    /// Something was sent to the client.
+    /// Records that something was sent to the client.
     pub(super) fn answering(&self) {
         self.guest.is_owed.store(false, Ordering::Relaxed);
     }
 
-    /// Bytes have come.
+    /// Records that bytes have arrived.
     pub(super) fn heard(&self) {
         let guest = &self.guest;
         if guest.busy.load(Ordering::Relaxed) == 0 && guest.heard_at.load(Ordering::Relaxed) == 0 {
@@ -298,7 +297,7 @@ impl Seat {
         }
     }
 
-    /// What we write is not taken, or is again.
+    /// Records whether the client currently accepts no bytes.
     pub(super) fn unread(&self, unread: bool) {
         let since = &self.guest.unread_since;
         match (unread, since.load(Ordering::Relaxed)) {
@@ -308,8 +307,8 @@ impl Seat {
         }
     }
 
-    /// When the connection has to end if nothing happens until then, and why; `None` while a
-    /// request is in flight.
+    /// Returns when and why the connection ends if nothing happens until then. `None` while a
+    /// request is in flight and its client reads.
     pub(super) fn deadline(&self) -> Option<(Instant, Closed)> {
         let (guest, limits) = (&self.guest, &self.crowd.limits);
         let at = |since: u64, limit: Duration| self.crowd.since + Duration::from_millis(since) + limit;
@@ -370,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_has_its_share_and_others_are_not_concerned() {
+    async fn each_address_has_its_own_maximum_of_connections() {
         let crowd = crowd(100, 3);
         let seats: Vec<_> = (0..3).map(|_| crowd.enter(ip("192.0.2.1")).unwrap()).collect();
         assert_eq!(crowd.enter(ip("192.0.2.1")).unwrap_err(), Full::Address);
@@ -383,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_all_places_are_taken_the_longest_idle_goes_and_never_one_that_is_busy() {
+    async fn when_all_places_are_taken_the_longest_idle_connection_is_closed_but_no_busy_one() {
         let crowd = crowd(3, 100);
         let busy = crowd.enter(ip("192.0.2.1")).unwrap();
         let request = busy.request(Version::HTTP_11);
@@ -402,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_those_between_requests_so_many_are_kept_and_the_latest_of_them() {
+    async fn only_the_most_recently_used_idle_connections_are_kept() {
         let crowd = crowd(1000, 1000);
         let seats: Vec<_> = (0..5).map(|_| crowd.enter(ip("192.0.2.1")).unwrap()).collect();
         let left = || seats.iter().filter(|seat| seat.guest.leave.is_cancelled()).count();
@@ -411,7 +410,7 @@ mod tests {
             tokio::time::advance(Duration::from_millis(10)).await;
         }
         assert_eq!(left(), 3);
-        // One that asks again and again is one.
+        // A connection with many requests counts once.
         for _ in 0..100 {
             drop(seats[4].request(Version::HTTP_11));
             tokio::time::advance(Duration::from_millis(10)).await;
@@ -427,7 +426,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_deadline_is_that_of_what_is_waited_for() {
+    async fn the_deadline_depends_on_what_the_connection_waits_for() {
         let crowd = crowd(3, 3);
         let seat = crowd.enter(ip("192.0.2.1")).unwrap();
         let in_s = |seat: &Seat| seat.deadline().map(|(at, _)| (at - Instant::now()).as_secs_f64().round());
@@ -446,6 +445,6 @@ mod tests {
         assert_eq!(in_s(&seat), Some(5.0), "the rest of the header");
         drop(seat.request(Version::HTTP_2));
         seat.heard();
-        assert_eq!(in_s(&seat), Some(75.0), "HTTP/2 speaks also when it asks for nothing");
+        assert_eq!(in_s(&seat), Some(75.0), "HTTP/2 sends bytes even without a request");
     }
 }

@@ -1,6 +1,6 @@
-//! A stream that a connection of hyper has while it lasts. hyper's connection for both versions of
-//! HTTP (hyper-util 0.1) keeps its stream to the end and drops it, but a request that is not HTTP
-//! is refused after that.
+//! Lends a stream to a connection of hyper. hyper-util 0.1's connection for both versions of HTTP
+//! keeps its stream and drops it, but refusing a request that is not HTTP needs the stream after
+//! that.
 
 use std::{
     io,
@@ -11,15 +11,15 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The stream, which goes back when this is dropped.
+/// A stream that returns to its [`Owner`] when this is dropped.
 #[derive(Debug)]
 pub(super) struct Lent<S> {
-    /// There until the drop. Boxed, because a stream with TLS is large.
+    /// `Some` until the drop. Boxed because a TLS stream is large.
     stream: Option<Box<S>>,
     back: Owner<S>,
 }
 
-/// Where it goes back to.
+/// Receives the stream back.
 #[derive(Debug)]
 pub(super) struct Owner<S>(Arc<Mutex<Option<Box<S>>>>);
 
@@ -30,7 +30,7 @@ pub(super) fn lend<S>(stream: S) -> (Lent<S>, Owner<S>) {
 }
 
 impl<S> Owner<S> {
-    /// The stream, if it is back.
+    /// Returns the stream if it is back.
     pub(super) fn take(&self) -> Option<Box<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -1,6 +1,6 @@
-//! Refusals that do not come from the routes: of connections for which there is no place, and of
-//! requests that are not HTTP, which hyper refuses. Its refusal has a status and no body, so that
-//! is held back (`stream.rs`), and one in our words is sent when hyper is done.
+//! Refusals that do not come from the routes: of connections without a place, and of requests that
+//! hyper refuses as invalid HTTP. hyper's own refusal has a status and no body, so it is withheld
+//! (`stream.rs`), and our own is sent once hyper is done.
 
 use std::{error::Error, io, time::Duration};
 
@@ -13,15 +13,15 @@ use tokio::{
 use super::server::BUFFER;
 use crate::problem::Problem;
 
-/// The most bytes that are read and thrown away after a refusal.
+/// Maximum number of bytes read and discarded after a refusal.
 const MOST: usize = 64 * 1024 * 1024;
-/// The first byte of a client of TLS, which is that of no request.
+/// The first byte of a TLS client; no HTTP request begins with it.
 const TLS: u8 = 22;
-/// hyper's refusals are no longer than this.
+/// Maximum length of a refusal by hyper, in bytes.
 const LONGEST: usize = 256;
 
-/// Where in what hyper sends a refusal of its own begins (1.12). That is the last that it sends on
-/// a connection, an error of a client without any header but these: all that comes from the routes
+/// Finds the start of hyper's own refusal in the bytes that it sends (hyper 1.12). A refusal is the
+/// last thing on a connection: a 4xx with no headers but the ones below. Every answer of the routes
 /// has others.
 pub(super) fn own_of_hyper(sent: &[u8]) -> Option<usize> {
     if !sent.ends_with(b"\r\n\r\n") {
@@ -38,7 +38,7 @@ pub(super) fn own_of_hyper(sent: &[u8]) -> Option<usize> {
     (is_refusal && lines.all(is_of_hyper)).then_some(at)
 }
 
-/// Why hyper has refused a request, where it has.
+/// Returns our refusal for an error of hyper, if hyper refused the request.
 pub(super) fn problem_of(error: &(dyn Error + 'static), first: Option<u8>) -> Option<Problem> {
     let error = error.downcast_ref::<hyper::Error>()?;
     if !error.is_parse() {
@@ -50,7 +50,7 @@ pub(super) fn problem_of(error: &(dyn Error + 'static), first: Option<u8>) -> Op
     if error.is_parse_too_large() {
         return Some(Problem::header_too_large(BUFFER));
     }
-    // hyper tells these apart in words only; a test has each of them.
+    // hyper distinguishes these only by their text; a test has each of them.
     let what = match error.to_string().as_str() {
         "invalid HTTP version parsed" => return Some(Problem::unknown_version()),
         "URI too long" => return Some(Problem::address_too_long()),
@@ -65,7 +65,7 @@ pub(super) fn problem_of(error: &(dyn Error + 'static), first: Option<u8>) -> Op
     Some(Problem::bad_request(what))
 }
 
-/// A refusal as it is sent, for clients of HTTP/1; the connection ends after it.
+/// The refusal as sent to a client of HTTP/1; it closes the connection.
 fn text(problem: &Problem) -> String {
     let status = problem.status;
     let body = serde_json::to_string(&problem.document()).expect("a problem is strings and numbers") + "\n";
@@ -81,8 +81,8 @@ fn text(problem: &Problem) -> String {
     )
 }
 
-/// Sends a refusal, and reads on for a while: a client that is still sending when the connection is
-/// closed would see a reset in its place.
+/// Sends a refusal, then reads on for at most `patience`: a client that still sends when the
+/// connection is closed would see a reset instead of the refusal.
 pub(super) async fn refuse(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     problem: &Problem,
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_of_hypers_own_is_found_at_the_end_of_what_it_sends_and_nothing_else_is() {
+    fn only_hypers_own_refusal_is_found_at_the_end_of_its_bytes() {
         let own = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\ndate: Mon, 30 Nov 2026 15:00:00 \
              GMT\r\n\r\n";
         let ok = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n";

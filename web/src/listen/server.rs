@@ -1,5 +1,4 @@
-//! Accepts connections and serves each until it ends: by its client, by a limit, or because this
-//! server stops.
+//! Accepts connections and serves each until its client, a limit or a stop of this server ends it.
 
 use std::{
     convert::Infallible, future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll,
@@ -41,61 +40,61 @@ use crate::{
     problem::Problem,
 };
 
-/// When the system has no more of what a connection takes, accepting rests: it would fail at once
-/// again and again.
+/// Pause after accepting failed for lack of a system resource; it would fail again at once.
 const REST: Duration = Duration::from_millis(200);
-/// How often that is told.
-const TELL: Duration = Duration::from_secs(30);
-/// hyper doubles its read buffer each time a read fills it; a hundred uploads at once would take 40
-/// MB before anybody has looked at a byte. It is also the most that the header of a request may
-/// have.
+/// Minimum time between two log lines about that.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
+/// Maximum size of hyper's read buffer, and so of a request's header. hyper doubles the buffer each
+/// time a read fills it: without a limit, a hundred uploads at once would take 40 MB.
 pub(super) const BUFFER: usize = 32 * 1024;
-/// Requests at once on one connection of HTTP/2.
+/// Maximum number of concurrent requests on one connection of HTTP/2.
 const STREAMS: u32 = 100;
-/// What may be under way on one connection of HTTP/2, and for each of its requests.
+/// Flow control windows of HTTP/2 in bytes: of a connection, and of each of its requests.
 const WINDOWS: (u32, u32) = (1024 * 1024, 256 * 1024);
-/// HTTP/2 has pings: a client that does not answer one is gone.
+/// Interval and timeout of HTTP/2 pings; a client that does not respond is gone.
 const PING: Duration = Duration::from_secs(30);
-/// How many are told at once that there is no place for them; more are cut off.
-const TOLD_AT_ONCE: usize = 64;
-/// How long each of them has to read that.
-const MOMENT: Duration = Duration::from_secs(1);
+/// Maximum number of refused connections that are sent the reason at once; further ones are cut
+/// off.
+const MAX_REFUSING: usize = 64;
+/// How long each of them has to read it.
+const REFUSAL: Duration = Duration::from_secs(1);
 
-/// A listener with what stands before its routes.
+/// A listener with its limits and its routes.
 pub struct Server<E> {
-    /// For the log.
+    /// The name in the log.
     pub name: &'static str,
-    /// Where the connections come from.
+    /// The source of the connections.
     pub listener: TcpListener,
-    /// Where they are encrypted.
+    /// The certificate, if connections are encrypted.
     pub tls: Option<Arc<Tls>>,
-    /// How many there may be, and how patient we are with them.
+    /// The limits on connections and their timeouts.
     pub limits: Limits,
     /// Counts the connections.
     pub counts: Connections,
-    /// What answers their requests.
+    /// The handlers of the requests.
     pub routes: E,
 }
 
 /// What every connection needs.
-struct Door<E> {
+struct Shared<E> {
     crowd: Arc<Crowd>,
     routes: E,
     local: LocalAddr,
     http: auto::Builder<TokioExecutor>,
     tls: Option<Arc<Tls>>,
-    /// No further requests on a connection.
+    /// Cancelled to end each connection after its current requests.
     ending: CancellationToken,
-    /// The time for the last answers is over.
+    /// Cancelled when the time for the last answers is over.
     cut_off: CancellationToken,
 }
 
 impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
-    /// Serves until `stop` ends, and then what is in flight, for as long as `cut_off` at most.
+    /// Serves until `stop` completes, then finishes the requests in flight within at most
+    /// `cut_off`.
     pub async fn run(self, stop: impl Future<Output = ()>, cut_off: Duration) -> io::Result<()> {
         let Self { name, listener, tls, limits, counts, routes } = self;
         let local = LocalAddr(listener.local_addr()?.into());
-        let door = Arc::new(Door {
+        let shared = Arc::new(Shared {
             crowd: Crowd::new(limits, counts.clone()),
             routes,
             local,
@@ -105,32 +104,32 @@ impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
             cut_off: CancellationToken::new(),
         });
         let connections = TaskTracker::new();
-        let told = Arc::new(Semaphore::new(TOLD_AT_ONCE));
+        let refusing = Arc::new(Semaphore::new(MAX_REFUSING));
         let mut stop = pin!(stop);
-        let mut told_at: Option<Instant> = None;
+        let mut logged_at: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 () = &mut stop => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((tcp, peer)) => match door.crowd.enter(peer.ip()) {
+                Ok((tcp, peer)) => match shared.crowd.enter(peer.ip()) {
                     Ok(seat) => {
-                        connections.spawn(connection(door.clone(), tcp, peer, seat));
+                        connections.spawn(connection(shared.clone(), tcp, peer, seat));
                     }
-                    // A client of TLS cannot be told anything before it was given a lot of work.
+                    // Not for TLS, where a handshake would have to come first, which is expensive.
                     Err(full) => {
                         counts.refused(match full {
                             Full::All => NotAccepted::Full,
                             Full::Address => NotAccepted::Address,
                         });
-                        if let (None, Ok(permit)) = (&door.tls, told.clone().try_acquire_owned()) {
+                        if let (None, Ok(permit)) = (&shared.tls, refusing.clone().try_acquire_owned()) {
                             connections.spawn(async move {
                                 let problem = match full {
                                     Full::All => Problem::crowded(),
                                     Full::Address => Problem::too_many_connections("your address"),
                                 };
-                                refuse(tcp, &problem, MOMENT).await;
+                                refuse(tcp, &problem, REFUSAL).await;
                                 drop(permit);
                             });
                         }
@@ -139,30 +138,30 @@ impl<E: Endpoint<Output = poem::Response> + 'static> Server<E> {
                 Err(error) if is_of_the_client(&error) => {}
                 Err(error) => {
                     counts.refused(NotAccepted::Files);
-                    if told_at.is_none_or(|at| at.elapsed() > TELL) {
-                        told_at = Some(Instant::now());
+                    if logged_at.is_none_or(|at| at.elapsed() > LOG_INTERVAL) {
+                        logged_at = Some(Instant::now());
                         tracing::error!(%error, "{name} cannot accept connections; closing idle \
                             ones");
                     }
-                    door.crowd.make_room();
+                    shared.crowd.make_room();
                     sleep(REST).await;
                 }
             }
         }
         drop(listener);
-        door.ending.cancel();
+        shared.ending.cancel();
         connections.close();
         if timeout(cut_off, connections.wait()).await.is_err() {
             tracing::warn!("{name}: {} connections are cut off", connections.len());
-            door.cut_off.cancel();
+            shared.cut_off.cancel();
             connections.wait().await;
         }
         Ok(())
     }
 }
 
-/// Whether the connection was gone before it was accepted (accept(2)); the next one is another
-/// matter.
+/// Returns whether the error concerns only this connection, which ended before it was accepted
+/// (accept(2)).
 fn is_of_the_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
@@ -170,8 +169,8 @@ fn is_of_the_client(error: &io::Error) -> bool {
 
 fn http() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    // The time for headers is ours to watch: hyper's counts from the end of the last answer and
-    // would end the idle.
+    // `crowd.rs` has its own deadline for headers: hyper's counts from the end of the last answer
+    // and would close idle connections.
     http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER);
     http.http2()
         .timer(TokioTimer::new())
@@ -185,21 +184,21 @@ fn http() -> auto::Builder<TokioExecutor> {
 }
 
 async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
-    door: Arc<Door<E>>,
+    shared: Arc<Shared<E>>,
     tcp: TcpStream,
     peer: SocketAddr,
     seat: Seat,
 ) {
-    // Lines and events are small and wanted now.
+    // Lines and events are small and must not wait for more.
     let _best_effort = tcp.set_nodelay(true);
     let seat = Arc::new(seat);
     let served = async {
-        match &door.tls {
-            None => serve(&door, tcp, peer, &seat, Scheme::HTTP).await,
+        match &shared.tls {
+            None => serve(&shared, tcp, peer, &seat, Scheme::HTTP).await,
             Some(tls) => match tls.shake_hands(tcp).await {
-                Ok(Greeted::Encrypted(tls)) => serve(&door, *tls, peer, &seat, Scheme::HTTPS).await,
-                Ok(Greeted::InPlain(tcp)) => serve(&door, tcp, peer, &seat, Scheme::HTTP).await,
-                // Scanners, clients that do not trust the certificate: each day has many.
+                Ok(Greeted::Encrypted(tls)) => serve(&shared, *tls, peer, &seat, Scheme::HTTPS).await,
+                Ok(Greeted::InPlain(tcp)) => serve(&shared, tcp, peer, &seat, Scheme::HTTP).await,
+                // Scanners and clients that do not trust the certificate are common.
                 Err(error) => tracing::debug!(%error, "a connection ended before a request"),
             },
         }
@@ -207,29 +206,30 @@ async fn connection<E: Endpoint<Output = poem::Response> + 'static>(
     tokio::select! {
         () = served => {}
         () = seat.guest.leave.cancelled() => {}
-        () = door.cut_off.cancelled() => {}
+        () = shared.cut_off.cancelled() => {}
     }
 }
 
 async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
-    door: &Arc<Door<E>>,
+    shared: &Arc<Shared<E>>,
     wire: impl Wire,
     peer: SocketAddr,
     seat: &Arc<Seat>,
     scheme: Scheme,
 ) {
     let service = {
-        let (door, seat) = (door.clone(), seat.clone());
+        let (shared, seat) = (shared.clone(), seat.clone());
         service_fn(move |request: Request<Incoming>| {
             let busy = || seat.request(request.version());
             let (for_body, for_answer) = (busy(), busy());
-            answer(door.clone(), request, peer, scheme.clone(), for_body, for_answer).map(Ok::<_, Infallible>)
+            answer(shared.clone(), request, peer, scheme.clone(), for_body, for_answer)
+                .map(Ok::<_, Infallible>)
         })
     };
     let (stream, owner) = lend(Stream::new(wire, seat.clone()));
-    // Dropped where it ends, for it has the stream.
-    let mut connection = Box::pin(door.http.serve_connection(TokioIo::new(stream), service));
-    let mut ending = pin!(door.ending.cancelled());
+    // Boxed so that it can be dropped below, which returns the stream.
+    let mut connection = Box::pin(shared.http.serve_connection(TokioIo::new(stream), service));
+    let mut ending = pin!(shared.ending.cancelled());
     let mut is_ending = false;
     let mut alarm = pin!(sleep_until(Instant::now()));
     let end = poll_fn(|cx| {
@@ -248,7 +248,7 @@ async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
             alarm.as_mut().reset(deadline);
         }
         alarm.as_mut().poll(cx).map(|()| {
-            door.crowd.counts.closed(reason);
+            shared.crowd.counts.closed(reason);
             Ok(())
         })
     })
@@ -258,14 +258,14 @@ async fn serve<E: Endpoint<Output = poem::Response> + 'static>(
     let problem = problem_of(&*error, stream.first());
     if let (Some(problem), Some(wire)) = (problem, stream.refused()) {
         tracing::debug!(%peer, "a request was refused: {}", problem.detail);
-        refuse(wire, &problem, door.crowd.limits.linger).await;
+        refuse(wire, &problem, shared.crowd.limits.linger).await;
     } else {
         tracing::trace!(%peer, %error, "a connection ended early");
     }
 }
 
 async fn answer<E: Endpoint<Output = poem::Response> + 'static>(
-    door: Arc<Door<E>>,
+    shared: Arc<Shared<E>>,
     request: Request<Incoming>,
     peer: SocketAddr,
     scheme: Scheme,
@@ -276,21 +276,21 @@ async fn answer<E: Endpoint<Output = poem::Response> + 'static>(
     parts.uri = address::plain(parts.uri);
     let expects = parts.headers.get(header::EXPECT);
     let expects = expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let body = Arriving::new(body, for_body, door.crowd.limits.linger, expects).boxed();
-    let is_in_plain = door.tls.is_some() && scheme == Scheme::HTTP;
+    let body = Arriving::new(body, for_body, shared.crowd.limits.linger, expects).boxed();
+    let is_in_plain = shared.tls.is_some() && scheme == Scheme::HTTP;
     let refused = is_in_plain.then(Problem::needs_https);
     let refused = refused.or_else(|| misdirected(&parts)).or_else(|| coded(&parts));
-    let parts: RequestParts = (parts, door.local.clone(), RemoteAddr(peer.into()), scheme).into();
+    let parts: RequestParts = (parts, shared.local.clone(), RemoteAddr(peer.into()), scheme).into();
     let request = poem::Request::from_parts(parts, body.into());
     let response = match refused {
         Some(problem) => problem.into_response(),
-        None => door.routes.get_response(request).await,
+        None => shared.routes.get_response(request).await,
     };
     Response::<BoxBody<Bytes, io::Error>>::from(response).map(|body| Answering::new(body, for_answer).boxed())
 }
 
-/// Why a request does not say to whom it goes, where it has to (RFC 9112, 3.2): a proxy before this
-/// server may have taken it for another's. In HTTP/2 the address says it, which hyper checks.
+/// Returns the problem if a request does not name its host correctly (RFC 9112, 3.2): a proxy in
+/// front may have routed it differently. In HTTP/2 the address has the host, which hyper checks.
 fn misdirected(parts: &hyper::http::request::Parts) -> Option<Problem> {
     if parts.version == Version::HTTP_2 {
         return None;
@@ -306,7 +306,8 @@ fn misdirected(parts: &hyper::http::request::Parts) -> Option<Problem> {
     Some(Problem::bad_request(why))
 }
 
-/// Why a body cannot be read as it is sent. hyper reads it as `chunked`, whatever else it says.
+/// Returns the problem if the transfer coding is not supported. hyper reads every body as
+/// `chunked`, whatever other codings are named.
 fn coded(parts: &hyper::http::request::Parts) -> Option<Problem> {
     let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
     let is_read = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
@@ -317,8 +318,8 @@ fn coded(parts: &hyper::http::request::Parts) -> Option<Problem> {
     }
 }
 
-/// Whether it names a host, or is empty, where the address has none. An address may also name a
-/// user before it.
+/// Returns whether the value is empty or a host with an optional port. An authority may also have a
+/// user, which a Host header may not.
 fn is_host(host: &[u8]) -> bool {
     host.is_empty() || !host.contains(&b'@') && Authority::try_from(host).is_ok()
 }

@@ -1,10 +1,10 @@
-//! A connection's bytes, and a note of when they flow.
+//! The bytes of a connection, and when they flow.
 //!
-//! A client that sends no more has left, or it has closed its sending half (`nc -N`,
-//! `shutdown(SHUT_WR)`) and waits for its answer: TCP says the same of both. What tells them apart
-//! is a byte that is sent to it, for a system whose program has left resets the connection. So it
-//! is sent the first byte of its answer, whatever that will be: all begin with `HTTP/`. The same
-//! holds with TLS, where `close_notify` says that nothing more is sent.
+//! A client that ends its sending half has either disconnected or waits for its answer (`nc -N`,
+//! `shutdown(SHUT_WR)`): TCP signals both in the same way. Sending a byte distinguishes them,
+//! because the system of a program that has ended resets the connection. So the first byte of the
+//! answer is sent ahead: every answer begins with `HTTP/`. The same holds for TLS and
+//! `close_notify`.
 
 use std::{
     io,
@@ -25,18 +25,18 @@ use super::{crowd::Seat, refusing::own_of_hyper};
 
 /// The first byte of every answer.
 const FIRST: &[u8] = b"H";
-/// How often is looked whether the connection was reset.
+/// Interval between checks for a reset.
 const LOOK: Duration = Duration::from_millis(200);
-/// The same, where what has come and is not read hides the end.
+/// Interval between checks for the end if unread bytes hide it.
 const LOOK_BEHIND: Duration = Duration::from_secs(1);
-/// Who reads the body may be a moment behind what has come: how often is looked whether all of it
-/// was there, and for how long.
+/// The reader of a body may lag behind the bytes that arrived. Interval between checks whether the
+/// whole request was read, and the maximum time for them.
 const LOOK_FOR_END: Duration = Duration::from_millis(5);
 const BEHIND: Duration = Duration::from_millis(250);
 
-/// What HTTP is read from and written to.
+/// The transport below HTTP.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// The connection under it.
+    /// The TCP connection below it.
     fn tcp(&self) -> &TcpStream;
 }
 
@@ -52,31 +52,31 @@ impl Wire for TlsStream<TcpStream> {
     }
 }
 
-/// A connection that notes at its seat when something comes and when nothing goes.
+/// A connection that reports reads and blocked writes to its seat.
 #[derive(Debug)]
 pub(super) struct Stream<W> {
     wire: W,
     seat: Arc<Seat>,
-    /// The first byte of all.
+    /// The first byte that arrived.
     first: Option<u8>,
-    /// hyper has refused what came, and that was not sent.
+    /// hyper refused the request, and its refusal was withheld.
     is_refused: bool,
-    /// The client sends no more.
+    /// Set once the client has closed its sending half.
     half_closed: Option<HalfClosed>,
-    /// When to look again whether it does, where more has come than is read.
+    /// When to check for the end again while unread bytes hide it.
     look: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
 struct HalfClosed {
     since: Instant,
-    /// All that it sent was read.
+    /// All bytes that it sent were read.
     is_read: bool,
-    /// It was sent the first byte of its answer, to see whether it is there.
+    /// The first byte of the answer was sent ahead, to test the connection.
     is_asked: bool,
-    /// This byte still comes with the answer, and must not be sent again.
+    /// The first byte must be left out of the answer, because it was sent ahead.
     is_ahead: bool,
-    /// When to look again.
+    /// When to check again.
     alarm: Pin<Box<Sleep>>,
 }
 
@@ -92,12 +92,12 @@ impl<W: Wire> Stream<W> {
         Self { wire, seat, first: None, is_refused: false, half_closed: None, look: None }
     }
 
-    /// The first byte that came, if any did.
+    /// The first byte that arrived, if any.
     pub(super) fn first(&self) -> Option<u8> {
         self.first
     }
 
-    /// What is under it, where hyper has refused what came and its client does not know yet.
+    /// Returns the transport if hyper's refusal was withheld, so that the client must be sent one.
     pub(super) fn refused(self) -> Option<W> {
         self.is_refused.then_some(self.wire)
     }
@@ -110,8 +110,9 @@ impl<W: Wire> Stream<W> {
         write
     }
 
-    /// Ends with an error when a client that waits for its answer has left. A reader sees that, but
-    /// where more has come than one request nobody reads until it is answered.
+    /// Completes with an error once a client that waits for its answer has left. Needed if more
+    /// than one request has arrived: until the first is answered, nothing is read that would show
+    /// it.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if !self.seat.is_owed() {
             return Poll::Pending;
@@ -129,7 +130,7 @@ impl<W: Wire> Stream<W> {
         }
     }
 
-    /// Ends when the client sends no more, whether or not all of it was read.
+    /// Completes when the client has closed its sending half, even if bytes are unread.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let tcp = self.wire.tcp();
@@ -144,13 +145,13 @@ impl<W: Wire> Stream<W> {
         }
     }
 
-    /// What is left to be sent of this part of an answer whose first byte was sent ahead.
+    /// Returns the rest of an answer after the first byte, if that was sent ahead.
     fn after_first<'a>(&self, buf: &'a [u8]) -> Option<&'a [u8]> {
         let is_ahead = self.half_closed.as_ref().is_some_and(|half| half.is_ahead);
         if is_ahead { buf.strip_prefix(FIRST) } else { None }
     }
 
-    /// Sends it; the first byte counts as sent with it.
+    /// Sends the rest; counts the first byte as sent with it.
     fn poll_rest(&mut self, cx: &mut Context<'_>, rest: &[u8]) -> Poll<io::Result<usize>> {
         let write = if rest.is_empty() {
             Poll::Ready(Ok(0))
@@ -164,8 +165,8 @@ impl<W: Wire> Stream<W> {
         write.map_ok(|sent| sent + FIRST.len())
     }
 
-    /// Ends when the answer is out, when the client turns out to be gone, or when its request turns
-    /// out not to be whole.
+    /// Completes when the answer was sent, when the client is found to be gone, or when its request
+    /// is found to be incomplete.
     fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(half) = &mut self.half_closed else { return Poll::Ready(Ok(())) };
         loop {
@@ -226,7 +227,7 @@ impl<W: Wire> AsyncWrite for Stream<W> {
                 self.is_refused = true;
                 return Poll::Ready(Ok(buf.len()));
             }
-            // What is before it is sent first.
+            // Send the answers before it first.
             Some(at) => &buf[..at],
             None => buf,
         };
@@ -255,14 +256,13 @@ impl<W: Wire> AsyncWrite for Stream<W> {
         self.wire.is_write_vectored()
     }
 
-    /// It is asked for each time that the connection looks what there is to do, also where nothing
-    /// is written.
+    /// hyper calls this on every poll of the connection, even if nothing was written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Poll::Ready(error) = self.poll_left(cx) {
             return Poll::Ready(Err(error));
         }
         let flush = Pin::new(&mut self.wire).poll_flush(cx);
-        // TLS keeps what was written and not taken.
+        // TLS buffers bytes that the client has not accepted.
         self.seat.unread(flush.is_pending());
         flush
     }

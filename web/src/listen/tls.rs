@@ -1,8 +1,8 @@
-//! HTTPS, where the settings name a certificate. Connections that are open keep the one that they
-//! began with; a renewed one counts for those that come.
+//! HTTPS with the certificate of the settings. Open connections keep their certificate; new ones
+//! use the renewed one.
 //!
-//! The cryptography is `ring`'s, named in every place: the cloud SDKs bring another provider into
-//! the same program, and a request for *the* provider of a process with two panics.
+//! Every place names `ring` as the provider: the cloud SDKs add another one to the same program,
+//! and asking for the default provider of a process with two panics.
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
@@ -27,23 +27,22 @@ use tokio_rustls::{
 
 use crate::renewal::{Renewal, Watched};
 
-/// How long a client may take to say hello; a good one takes a few round trips.
+/// Maximum time for a TLS handshake, which normally takes a few round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// A certificate with less time left is reported. Those that are renewed by themselves are renewed
-/// earlier.
+/// A certificate with less time left is reported. Automatic renewal usually happens earlier.
 const SOON: TimeDelta = TimeDelta::days(14);
 
-/// The certificate, and how connections are encrypted with it.
+/// The certificate and the TLS configuration.
 #[derive(Debug)]
 pub struct Tls {
     certificate: Arc<Certificate>,
     config: Arc<ServerConfig>,
 }
 
-/// How a client has begun.
+/// The start of a connection.
 pub(super) enum Greeted {
     Encrypted(Box<TlsStream<TcpStream>>),
-    /// With plain HTTP, of which nothing was read yet.
+    /// Plain HTTP, nothing of which was read yet.
     InPlain(TcpStream),
 }
 
@@ -57,17 +56,17 @@ impl ResolvesServerCert for Certificate {
 }
 
 impl Tls {
-    /// Reads certificate and key; `None` where there are none. What is wrong with them is a
-    /// sentence that names the file.
+    /// Reads certificate and key; `None` if none are set. An error is a sentence that names the
+    /// file.
     pub fn new(settings: &settings::Tls) -> Result<Option<Arc<Self>>, String> {
         let (Some(certificate), Some(key)) = (&settings.certificate, &settings.key) else { return Ok(None) };
         let names = (certificate.clone(), key.clone());
         let read = move |before: Option<&CertifiedKey>, files: &[Vec<u8>]| {
             let content = |place: usize| files.get(place).map(Vec::as_slice).unwrap_or_default();
             let pair = certified((names.0.as_path(), content(0)), (names.1.as_path(), content(1)))?;
-            // At the start there is no log yet.
-            if let Some(told) = before.and_then(|_| end_is_near(&names.0, content(0), Utc::now())) {
-                tracing::warn!("{told}");
+            // Not at the start: the log does not exist yet.
+            if let Some(warning) = before.and_then(|_| end_is_near(&names.0, content(0), Utc::now())) {
+                tracing::warn!("{warning}");
             }
             Ok(pair)
         };
@@ -82,11 +81,11 @@ impl Tls {
         Ok(Some(Arc::new(Self { certificate, config: Arc::new(config) })))
     }
 
-    /// Begins to speak with a client.
+    /// Performs the TLS handshake with a client, or detects plain HTTP.
     pub(super) async fn shake_hands(&self, tcp: TcpStream) -> io::Result<Greeted> {
         let greeted = async {
             let mut first = [0];
-            // All that HTTP begins with is printed, or the end of a line, and nothing of TLS is.
+            // HTTP begins with a printable character or a line end, TLS never does.
             if tcp.peek(&mut first).await? == 1 && (first[0].is_ascii_graphic() || first == *b"\r") {
                 return Ok(Greeted::InPlain(tcp));
             }
@@ -96,18 +95,18 @@ impl Tls {
         tokio::time::timeout(HANDSHAKE, greeted).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
-    /// When the certificate in force expires, as far as it says so.
+    /// When the current certificate expires, if that is known.
     pub fn expires(&self) -> Option<DateTime<Utc>> {
         expiry(self.certificate.0.get().end_entity_cert().ok()?)
     }
 
-    /// What reads the files again when they change.
+    /// Returns what reads the files again when they change.
     pub(crate) fn renewal(&self) -> Box<dyn Renewal> {
         self.certificate.0.renewal()
     }
 }
 
-/// What is careless about the file of the key, in a sentence.
+/// Returns a warning if the key file is readable by every user.
 pub fn careless(settings: &settings::Tls) -> Option<String> {
     let key = settings.key.as_ref()?;
     let mode = fs::metadata(key).ok()?.permissions().mode();
@@ -120,7 +119,7 @@ pub fn careless(settings: &settings::Tls) -> Option<String> {
     })
 }
 
-/// That the certificate of the settings has expired or soon will, in a sentence.
+/// Returns a warning if the certificate has expired or will soon.
 pub fn aged(settings: &settings::Tls, now: DateTime<Utc>) -> Option<String> {
     let file = settings.certificate.as_ref()?;
     end_is_near(file, &fs::read(file).ok()?, now)
@@ -142,12 +141,12 @@ fn end_is_near(file: &Path, pem: &[u8], now: DateTime<Utc>) -> Option<String> {
     (left < SOON).then(|| format!("web.tls.certificate: {sentence}"))
 }
 
-/// When a certificate expires. rustls reads that for itself, and reports it only for a certificate
-/// that is used too late: so it is asked about the end of time, which it checks before the issuer.
+/// Returns when a certificate expires. rustls does not expose the date, but reports it for an
+/// expired certificate: so verify it at the end of time, which is checked before the issuer.
 fn expiry(certificate: &CertificateDer<'_>) -> Option<DateTime<Utc>> {
     let certificate = ParsedCertificate::try_from(certificate).ok()?;
-    let (nobody, end) = (RootCertStore::empty(), UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX)));
-    match verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], end, &[]) {
+    let (no_roots, end) = (RootCertStore::empty(), UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX)));
+    match verify_server_cert_signed_by_trust_anchor(&certificate, &no_roots, &[], end, &[]) {
         Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
             DateTime::from_timestamp(i64::try_from(not_after.as_secs()).ok()?, 0)
         }
@@ -155,7 +154,7 @@ fn expiry(certificate: &CertificateDer<'_>) -> Option<DateTime<Utc>> {
     }
 }
 
-/// The pair, if it is one.
+/// Returns the certificate with its key, or an error if they do not match.
 fn certified(certificate: (&Path, &[u8]), key: (&Path, &[u8])) -> Result<CertifiedKey, String> {
     let (certificate_file, key_file) = (certificate.0.display(), key.0.display());
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate.1)
@@ -185,14 +184,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_everybody_can_read_is_told() {
+    fn a_key_readable_by_every_user_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let key = folder.path().join("key.pem");
         fs::write(&key, "").unwrap();
         let settings = settings::Tls { certificate: None, key: Some(key.clone()) };
-        for (mode, is_told) in [(0o644, true), (0o604, true), (0o640, false), (0o600, false)] {
+        for (mode, is_reported) in [(0o644, true), (0o604, true), (0o640, false), (0o600, false)] {
             fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(careless(&settings).is_some(), is_told, "{mode:o}");
+            assert_eq!(careless(&settings).is_some(), is_reported, "{mode:o}");
         }
         assert_eq!(careless(&settings::Tls::default()), None);
     }

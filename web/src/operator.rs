@@ -1,4 +1,4 @@
-//! What people see of the service: its status, live and as a page, and whether it is ready.
+//! The operator's view of the service: status, live events, the page, and readiness.
 
 pub(crate) mod controller;
 pub(crate) mod live;
@@ -19,19 +19,19 @@ use crate::{
     webhook::Webhook,
 };
 
-/// What is looked at for people, and for their tools.
+/// State shared by the operator's handlers.
 #[derive(Debug)]
 pub(crate) struct Operator {
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) jobs: Arc<Jobs>,
-    /// The controller's ear.
+    /// Reports to the controller.
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) webhook: Option<Arc<Webhook>>,
-    /// The disk that images are stored on, where that is this machine's.
+    /// The disk with the images, if it is one of this machine.
     pub(crate) disk: Option<Room>,
-    /// Where uploads come encrypted.
+    /// The certificate, if uploads are encrypted.
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) live: live::Live,
     pub(crate) reach: ready::Reach,

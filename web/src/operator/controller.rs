@@ -1,8 +1,8 @@
-//! What the controller writes of itself, as `/status` and `/events` pass it on.
+//! The controller's status as `/status` and `/events` pass it on.
 //!
-//! This program hands on bytes that are another's, and does not link the controller to describe
-//! them. So its types are written down here a second time, for the description alone;
-//! `controller/tests.rs` holds them to what the controller really writes, key by key.
+//! This program passes on the controller's bytes without linking the controller. So its types are
+//! repeated here, only for the API description; `controller/tests.rs` compares them with what the
+//! controller writes, key by key.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -18,10 +18,10 @@ use serde_json::Value;
 #[cfg(test)]
 mod tests;
 
-/// A fleet of one instance, with everything that there is to say of it.
+/// The status of a fleet of one instance, with every field set.
 const EXAMPLE: &str = include_str!("controller/example.json");
 
-/// What the controller wrote, as it wrote it; null where there is none.
+/// The controller's status as it wrote it; null if there is none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Written(pub(crate) Value);
@@ -64,7 +64,7 @@ impl ToJSON for Written {
     }
 }
 
-/// The controller at the moment of its last pass.
+/// The controller at the time of its last pass.
 #[derive(Debug, Object)]
 struct Controller {
     /// The controller's version.
@@ -73,38 +73,36 @@ struct Controller {
     pid: u32,
     /// When it was started.
     started_at: DateTime<Utc>,
-    /// When it last looked. Older than a few ticks: it does not run any more.
+    /// When its last pass was. Older than a few ticks: it does not run.
     at: DateTime<Utc>,
-    /// The longest time between two looks, like `5s`.
+    /// The longest time between two passes, like `5s`.
     tick: String,
-    /// How often it was told to reload and did.
+    /// How often it was asked to reload its policies, and did.
     reloads: u64,
-    /// When it began to read its policies for the last of these times.
+    /// When it last began to reload its policies.
     #[oai(nullable)]
     reloaded_at: Option<DateTime<Utc>>,
     /// Every pool that has a policy or instances, by name.
     pools: Vec<Pool>,
-    /// Every complaint about the policy files as they are on disk, a sentence each. Empty when all
-    /// are good.
+    /// Every error in the policy files on disk, a sentence each. Empty if all are valid.
     policy_errors: Vec<String>,
-    /// What could not be seen in the last pass, a sentence each. While there is any, nothing is
+    /// Every failed observation of the last pass, a sentence each. While there is one, nothing is
     /// drained.
     problems: Vec<String>,
-    /// The last decisions that changed something, the latest last.
+    /// The latest decisions that changed something, newest last.
     decisions: Vec<Decision>,
-    /// Jobs done each second by all workers together, over about the last ten seconds.
+    /// Jobs per second done by all workers together, over about the last ten seconds.
     throughput_per_s: f64,
-    /// What an operator ordered, as it is in force.
+    /// The orders of operators that are in force.
     operator: Operator,
-    /// What is wrong with the file of these orders as it is on disk; the last good ones are in
-    /// force.
+    /// The error in the file of these orders on disk; the last valid orders are in force.
     #[oai(nullable)]
     operator_error: Option<String>,
-    /// The folder of the policy files, from the root.
+    /// The absolute path of the folder with the policy files.
     policies: String,
-    /// The cap on the instances of all pools together; 0 is none.
+    /// The limit on the instances of all pools together; 0 for none.
     instance_limit: u32,
-    /// What the fleet makes up, where it does.
+    /// The simulated behaviour of the fleet, if it simulates any.
     #[oai(nullable)]
     simulated: Option<Simulated>,
 }
@@ -112,134 +110,133 @@ struct Controller {
 /// A pool of instances that serve a model.
 #[derive(Debug, Object)]
 struct Pool {
-    /// The name of the token.
+    /// The name of the pool.
     name: String,
-    /// The model that it serves; null where it has no policy any more.
+    /// The model that it serves; null if it has no policy any more.
     #[oai(nullable)]
     model: Option<String>,
     /// Its policy file.
     policy_file: String,
-    /// What is wrong with that file as it is on disk; the last good version is in force.
+    /// The error in that file on disk; the last valid version is in force.
     #[oai(nullable)]
     policy_error: Option<String>,
     /// The policy's `min`.
     min: u32,
     /// The policy's `max`.
     max: u32,
-    /// How many it may launch beside, by its `[launch]`.
+    /// How many more instances it may launch, from the policy's `[launch]`.
     launch: u32,
-    /// Jobs that no worker holds; null where the queue could not be read.
+    /// Jobs that are waiting; null if the queue could not be read.
     #[oai(nullable)]
     visible: Option<u64>,
-    /// Jobs that workers hold; null where the queue could not be read.
+    /// Jobs that workers hold; null if the queue could not be read.
     #[oai(nullable)]
     in_flight: Option<u64>,
-    /// Jobs that arrive each second, as the web hosts counted them over about the last ten seconds.
+    /// Jobs arriving per second, as counted by the web hosts over about the last ten seconds.
     arrivals_per_s: f64,
-    /// Jobs done each second by this pool's workers, over about the last ten seconds.
+    /// Jobs per second done by this pool's workers, over about the last ten seconds.
     done_per_s: f64,
-    /// How many instances it shall have now.
+    /// The number of instances that the last plan wants.
     desired: u32,
-    /// Instances that serve.
+    /// Instances that are ready.
     ready: u32,
-    /// Instances that were started and do not serve yet.
+    /// Instances that were started and are not ready yet.
     starting: u32,
     /// Instances that drain or stop.
     leaving: u32,
-    /// The last plan's reason, a sentence.
+    /// The reason for the last plan, a sentence.
     reason: String,
-    /// What each rule wished in the last plan.
+    /// The number that each rule wanted in the last plan.
     wishes: Vec<RuleWish>,
-    /// What held the last plan back, a sentence each.
+    /// What limited the last plan, a sentence each.
     holds: Vec<String>,
-    /// Who paused the pool, and since when: it is looked at and decided about, and nothing is done.
+    /// Who paused the pool, and since when: it is observed and planned, but nothing is done.
     #[oai(nullable)]
     paused: Option<Order>,
     /// What the last plan would have done if the pool were not paused, like `start default-1`.
     would: Vec<String>,
-    /// Seconds from the receipt of a job to its result, on the average of the workers' last
-    /// reports.
+    /// Mean seconds from the receipt of a job to its result, from the workers' last reports.
     #[oai(nullable)]
     service_s: Option<f64>,
-    /// What was learnt of the pool over time.
+    /// What the controller has learnt about the pool.
     learnt: Learnt,
-    /// What the pool did and cost since the midnight of its budget.
+    /// What the pool has done and cost since the budget's midnight.
     today: Usage,
-    /// Every instance, the stopped ones too.
+    /// Every instance, including stopped ones.
     instances: Vec<Instance>,
 }
 
-/// A machine, or a process, that is a worker of a pool.
+/// A worker of a pool: a machine or a process.
 #[derive(Debug, Object)]
 struct Instance {
-    /// The name of the token.
+    /// The id of the instance.
     id: String,
-    /// How far it is in its life.
+    /// The stage of its life.
     state: Stage,
-    /// Since when the fleet has had it so: started, told to drain, stopped.
+    /// When it was last started, drained or stopped.
     since: DateTime<Utc>,
-    /// Which start of it this is; null before the first.
+    /// The generation: identifies one start; null before the first.
     #[oai(nullable)]
     generation: Option<String>,
-    /// Its process, where it is one of this machine.
+    /// Its process id, if it is a process of this machine.
     #[oai(nullable)]
     pid: Option<u32>,
-    /// The machine of the cloud that stands in this place, where that was launched.
+    /// The cloud's machine for this instance, if it was launched.
     #[oai(nullable)]
     machine: Option<String>,
-    /// Jobs it holds, as it last said.
+    /// Jobs that it holds, from its last report.
     #[oai(nullable)]
     in_flight: Option<u32>,
-    /// Jobs it can hold at once.
+    /// Jobs that it can hold at once.
     #[oai(nullable)]
     slots: Option<u32>,
     /// Jobs done since it was started.
     #[oai(nullable)]
     done: Option<u64>,
-    /// Jobs done each second, over about the last ten seconds.
+    /// Jobs done per second, over about the last ten seconds.
     done_per_s: f64,
-    /// What classifies there.
+    /// The engine that classifies.
     #[oai(nullable)]
     engine: Option<String>,
     /// The version of the model that it has loaded.
     #[oai(nullable)]
     version: Option<String>,
-    /// Why everything fails there, if it does.
+    /// Why every job fails there, if that is so.
     #[oai(nullable)]
     failing: Option<String>,
-    /// Mean time from the receipt of a job to its result, in milliseconds, in the last report that
-    /// had any.
+    /// Mean time from the receipt of a job to its result, in milliseconds, from the last report
+    /// that had any jobs.
     #[oai(nullable)]
     service_mean_ms: Option<f64>,
-    /// The 95th percentile of the same.
+    /// The 95th percentile of that time, in milliseconds.
     #[oai(nullable)]
     service_p95_ms: Option<f64>,
-    /// Since when it has held nothing.
+    /// Since when it has held no job.
     #[oai(nullable)]
     idle_since: Option<DateTime<Utc>>,
     /// When it last reported.
     #[oai(nullable)]
     reported_at: Option<DateTime<Utc>>,
-    /// When its drain is due; then it is stopped by force.
+    /// The deadline of its drain; then it is stopped by force.
     #[oai(nullable)]
     drain_until: Option<DateTime<Utc>>,
-    /// So often in a row it died before its time.
+    /// How often in a row it has crashed.
     crashes: u32,
-    /// What it died of the last time.
+    /// The error of its last crash.
     #[oai(nullable)]
     last_error: Option<String>,
-    /// It is not started again before this moment, because it or its like died at the start.
+    /// It is not started before this time, because starts have failed.
     #[oai(nullable)]
     not_before: Option<DateTime<Utc>>,
-    /// It must not be started, and an operator said so.
+    /// An operator's order not to start it.
     #[oai(nullable)]
     cordoned: Option<Cordon>,
-    /// It lately did not do as told.
+    /// Its last refusals to start, drain or stop.
     #[oai(nullable)]
     refused: Option<Refused>,
 }
 
-/// How far an instance is in its life.
+/// The stage of an instance's life.
 #[derive(Debug, Enum)]
 #[oai(rename_all = "snake_case")]
 enum Stage {
@@ -251,78 +248,78 @@ enum Stage {
     Stopping,
 }
 
-/// How many instances a rule wanted.
+/// The number of instances that a rule wanted.
 #[derive(Debug, Object)]
 struct RuleWish {
     /// The rule's kind.
     rule: String,
-    /// How many.
+    /// The number of instances.
     instances: u32,
-    /// Why, in a few words.
+    /// The reason, in a few words.
     because: String,
 }
 
-/// What was learnt of a pool; null is what is not known yet.
+/// What the controller has learnt about a pool; null if not known yet.
 #[derive(Debug, Object)]
 #[oai(nullable_all)]
 struct Learnt {
-    /// Seconds from the start of an instance to its report that it is ready, in the middle.
+    /// Median seconds from the start of an instance to its report that it is ready.
     start_delay_s: Option<f64>,
-    /// The same at the 95th percentile.
+    /// The 95th percentile of that time, in seconds.
     start_delay_p95_s: Option<f64>,
-    /// The same for an instance that was launched, in the middle.
+    /// The median for a launched instance, in seconds.
     launch_delay_s: Option<f64>,
     /// Seconds from the receipt of a job to its result.
     service_s: Option<f64>,
-    /// Jobs that an instance works on at once.
+    /// Jobs that an instance classifies at once.
     concurrency: Option<f64>,
-    /// Jobs each second that are expected when what is started now is ready.
+    /// Jobs per second expected when an instance that starts now is ready.
     expected_per_s: Option<f64>,
 }
 
-/// What a pool did and cost since midnight in the budget's time zone (UTC without one); null is
-/// what is not known.
+/// What a pool has done and cost since midnight in the budget's time zone (UTC without one); null
+/// if not known.
 #[derive(Debug, Object)]
 #[oai(nullable_all)]
 struct Usage {
-    /// Hours that instances ran, all together.
+    /// Hours that instances ran, in total.
     instance_hours: Option<f64>,
-    /// What may be used in a day by the policy's budget.
+    /// Hours per day that the policy's budget allows.
     budget_hours: Option<f64>,
-    /// What they cost by the policy's price, in US dollars.
+    /// Their cost at the policy's price, in US dollars.
     cost_usd: Option<f64>,
     /// Images that arrived.
     images: Option<u64>,
-    /// What a thousand of them cost, in US dollars.
+    /// The cost of a thousand of them, in US dollars.
     cost_usd_per_1000: Option<f64>,
 }
 
 /// A decision that changed something.
 #[derive(Debug, Object)]
 struct Decision {
-    /// When.
+    /// When it was made.
     at: DateTime<Utc>,
-    /// For which pool.
+    /// The pool it concerns.
     pool: String,
-    /// All jobs, visible and in flight, where the queue could be read.
+    /// All jobs, waiting and in flight; null if the queue could not be read.
     #[oai(nullable)]
     backlog: Option<u64>,
-    /// How many instances it shall have.
+    /// The number of instances wanted.
     desired: u32,
-    /// How many were ready or starting then.
+    /// The number of instances that were ready or starting.
     running: u32,
     /// What was done, like `start default-1`.
     actions: Vec<String>,
-    /// Why, in a sentence.
+    /// The reason, a sentence.
     reason: String,
-    /// Whether it was only decided: the pool was paused.
+    /// Whether the pool was paused, so that nothing was done.
     paused: bool,
 }
 
-/// Everything that an operator ordered.
+/// Every order of operators.
 #[derive(Debug, Object)]
 struct Operator {
-    /// There while every pool is paused, also those to come.
+    /// Present while every pool is paused, including later ones.
     all_paused: Option<Order>,
     /// The pools that are paused by name.
     paused: BTreeMap<String, Order>,
@@ -330,44 +327,44 @@ struct Operator {
     cordoned: BTreeMap<String, Cordon>,
 }
 
-/// Who ordered it, and when.
+/// The author and time of an order.
 #[derive(Debug, Object)]
 struct Order {
-    /// When.
+    /// When it was given.
     since: DateTime<Utc>,
-    /// The host's user, where that is known.
+    /// The host's user, if known.
     by: Option<String>,
 }
 
-/// An instance is not started, and is the first to go when there are too many.
+/// An instance that is not started, and is the first to be drained if there are too many.
 #[derive(Debug, Object)]
 struct Cordon {
-    /// Since when.
+    /// When it was cordoned.
     since: DateTime<Utc>,
-    /// The host's user, where that is known.
+    /// The host's user, if known.
     by: Option<String>,
-    /// Whether it is drained now, needed or not.
+    /// Whether it is also drained now, even if needed.
     drain: bool,
 }
 
-/// The last refusal of an instance.
+/// The last refusals of an instance.
 #[derive(Debug, Object)]
 struct Refused {
-    /// What it should have done.
+    /// What it refused to do.
     verb: Verb,
-    /// So often in a row it did not.
+    /// How often in a row.
     count: u32,
-    /// The first time of these.
+    /// The first refusal in that row.
     since: DateTime<Utc>,
-    /// The last time of these.
+    /// The last refusal.
     at: DateTime<Utc>,
-    /// Why, the last time.
+    /// The reason of the last refusal.
     error: String,
-    /// Whether there was nothing wrong with it but that the fleet had no capacity to give.
+    /// Whether the only reason was a lack of capacity.
     capacity: bool,
 }
 
-/// What an instance can be told to do.
+/// What an instance can be asked to do.
 #[derive(Debug, Enum)]
 #[oai(rename_all = "snake_case")]
 enum Verb {
@@ -376,15 +373,15 @@ enum Verb {
     Stop,
 }
 
-/// What the process fleet makes up.
+/// The behaviour that the process fleet simulates.
 #[derive(Debug, Object)]
 struct Simulated {
-    /// How long after its start an instance begins to run, like `25s~lognormal:0.3`.
+    /// The time after which a started instance begins to run, like `25s~lognormal:0.3`.
     start_delay: String,
-    /// The share of starts that come to nothing.
+    /// The fraction of starts that fail.
     boot_failure: f64,
-    /// The share of starts that are refused for want of capacity.
+    /// The fraction of starts that are refused for lack of capacity.
     capacity_error: f64,
-    /// What chance begins with.
+    /// The seed of the random numbers.
     seed: u64,
 }

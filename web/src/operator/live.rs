@@ -1,5 +1,5 @@
-//! `GET /events`: the state of the service as server-sent events. A frame is made once, however
-//! many watch, and only when something changed; who watches gets a handle on the same bytes.
+//! `GET /events`: the state of the service as server-sent events. Each frame is built once, only if
+//! something changed, and shared by all watchers.
 
 mod timeline;
 
@@ -28,36 +28,36 @@ use crate::{
     problem::Problem,
 };
 
-/// How soon those who watch see a change.
+/// Interval between looks while a page watches.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often something is said when nothing changes: a watcher that hears nothing for longer has
-/// lost us.
+/// A frame is sent at least this often: a page that receives nothing for longer has lost the
+/// connection.
 const REPEAT: Duration = Duration::from_secs(5);
-/// How soon a browser that lost us comes back.
+/// Milliseconds after which a browser reconnects.
 const RETRY: &str = "retry: 2000\n\n";
-/// Connections are not free, and these are held for as long as somebody looks.
+/// Maximum number of watching clients, because each holds a connection.
 const MOST_WATCHERS: usize = 1_000;
 
-/// Who watches.
+/// The kind of watcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Watchers {
-    /// Clients that may upload: as many as there is room for, until the server drains.
+    /// Clients that may upload: limited in number, and disconnected when the server drains.
     Clients,
-    /// The operator, who looks above all while it drains.
+    /// The operator, who watches also during a drain.
     Operator,
 }
 
-/// What all watchers share.
+/// State shared by all watchers.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
-    /// For the operator.
+    /// The latest frame for the operator.
     frame: watch::Sender<Bytes>,
-    /// For clients that may upload, without internal details.
+    /// The latest frame for clients, without internal details.
     public: watch::Sender<Bytes>,
-    /// Somebody has begun to watch.
+    /// Notified when a watcher arrives.
     came: Notify,
     timeline: Mutex<Timeline>,
-    /// How many of those who may upload watch.
+    /// Number of watching clients.
     clients: AtomicUsize,
 }
 
@@ -78,14 +78,13 @@ impl Live {
     }
 }
 
-/// One event; JSON in one line needs no further care.
+/// Formats an event; JSON in one line needs no escaping.
 fn event(name: &str, data: &impl Serialize) -> Bytes {
     let data = serde_json::to_string(data).expect("what is shown has string keys and finite numbers only");
     format!("event: {name}\ndata: {data}\n\n").into()
 }
 
-/// Looks at the service for those who watch, and samples the timeline for those who will. Runs
-/// until `stop`.
+/// Updates the frames while there are watchers, and samples the timeline always. Runs until `stop`.
 pub(crate) async fn keep(operator: &Operator, stop: &CancellationToken) {
     let live = &operator.live;
     *live.timeline() =
@@ -93,9 +92,9 @@ pub(crate) async fn keep(operator: &Operator, stop: &CancellationToken) {
     let (mut shown, mut shown_at) = (None, Instant::now());
     let mut next_sample = Instant::now();
     loop {
-        let somebody_watches = live.watchers() > 0;
+        let is_watched = live.watchers() > 0;
         let now = Instant::now();
-        if somebody_watches || now >= next_sample {
+        if is_watched || now >= next_sample {
             let status = status::of(operator).await;
             if now >= next_sample {
                 next_sample = now + timeline::EVERY;
@@ -110,16 +109,16 @@ pub(crate) async fn keep(operator: &Operator, stop: &CancellationToken) {
                 (shown, shown_at) = (Some(status), now);
             }
         }
-        let next = if somebody_watches { now + LOOK } else { next_sample };
+        let next = if is_watched { now + LOOK } else { next_sample };
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep_until(next) => {}
-            () = live.came.notified(), if !somebody_watches => {}
+            () = live.came.notified(), if !is_watched => {}
         }
     }
 }
 
-/// Sends the state, and then every change, until the client or this server ends.
+/// Sends the state, then every change, until the client disconnects or this server ends.
 #[handler]
 pub(crate) async fn events(
     request: &Request,
@@ -143,12 +142,12 @@ pub(crate) async fn events(
     Response::builder()
         .content_type("text/event-stream")
         .header("cache-control", "no-store")
-        // A proxy that collects what comes would hold back what is news now.
+        // Keeps proxies from buffering the events.
         .header("x-accel-buffering", "no")
         .body(Body::from_bytes_stream(frames(watcher, first.concat().into())))
 }
 
-/// The events of one watcher.
+/// The events for one watcher.
 fn frames(watcher: Watcher, first: Bytes) -> impl Stream<Item = std::io::Result<Bytes>> {
     stream::unfold((watcher, Some(first)), async |(mut watcher, first)| {
         if let Some(first) = first {
@@ -156,7 +155,7 @@ fn frames(watcher: Watcher, first: Bytes) -> impl Stream<Item = std::io::Result<
         }
         let changed = tokio::select! {
             changed = watcher.frame.changed() => changed.is_ok(),
-            // An orderly end must not wait for pages that are open.
+            // A drain must not wait for open pages.
             () = watcher.operator.draining().cancelled(), if watcher.who == Watchers::Clients => false,
         };
         let frame = watcher.frame.borrow_and_update().clone();
@@ -164,12 +163,12 @@ fn frames(watcher: Watcher, first: Bytes) -> impl Stream<Item = std::io::Result<
     })
 }
 
-/// One who watches, counted.
+/// A counted watcher.
 struct Watcher {
     operator: Arc<Operator>,
     who: Watchers,
     frame: watch::Receiver<Bytes>,
-    /// With its address and token, where it is one of many clients.
+    /// Counts it for its address and token, if clients are limited.
     _counted: Option<Counted>,
 }
 
@@ -177,7 +176,7 @@ impl Watcher {
     fn new(operator: &Arc<Operator>, who: Watchers, counted: Option<Counted>) -> Option<Self> {
         let one = usize::from(who == Watchers::Clients);
         let clients = operator.live.clients.fetch_add(one, Ordering::Relaxed);
-        // From here on its end counts it out.
+        // From here on, dropping the watcher undoes the count.
         let frame = operator.live.frame(who).subscribe();
         let watcher = Self { operator: operator.clone(), who, frame, _counted: counted };
         operator.live.came.notify_one();

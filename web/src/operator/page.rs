@@ -1,6 +1,6 @@
-//! `GET /`: the page, which is embedded in this program, so that it needs no build, no other host
-//! and no file. Programs that ask for the same address get a line of text. Where the live state is
-//! the operator's, clients get the half that uploads; the operator's side has the other one.
+//! `GET /`: the page, embedded in this program, so that it needs no build, no other host and no
+//! file. Other programs get a line of text. If the live state is for the operator only, clients get
+//! the half that uploads, and the operator's listener has the other one.
 
 use std::sync::Arc;
 
@@ -34,14 +34,14 @@ static ASSETS: [Asset; 10] = [
     },
 ];
 
-/// What a listener shows of the page.
+/// The part of the page that a listener shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Half {
-    /// Uploads, and the service as it is.
+    /// Uploads and the live state.
     Both,
-    /// Uploads alone.
+    /// Uploads only.
     Uploads,
-    /// The service as it is.
+    /// The live state only.
     Live,
 }
 
@@ -50,15 +50,15 @@ pub(crate) enum Half {
 pub(crate) struct Home(Asset);
 
 impl Home {
-    /// The page, which hides what the mark on its body does not name. Without a status of the
-    /// service, it has what an upload needs.
+    /// Builds the page. The mark on its body says which half to show; without a live state, it also
+    /// has what an upload needs to know.
     pub(crate) fn new(half: Half, models: &[&str], max_image_bytes: u64) -> Arc<Self> {
         let body = match half {
             Half::Both => "<body>".to_owned(),
             Half::Uploads => {
                 let hints = json!({ "models": models, "max_image_bytes": max_image_bytes }).to_string();
-                // Names of models are letters, digits and dashes: only the quotes of JSON mean
-                // something here.
+                // Model names are letters, digits and dashes, so only the quotes of the JSON need
+                // escaping.
                 let hints = hints.replace('"', "&quot;");
                 format!("<body data-half=\"uploads\" data-hints=\"{hints}\">")
             }
@@ -86,7 +86,7 @@ impl Asset {
         Self { name, kind: "text/javascript; charset=utf-8", body: Bytes::from_static(body.as_bytes()) }
     }
 
-    /// Asked for each time and sent only when it changed: after an upgrade nobody sees a mixture of
+    /// Browsers ask each time and get the file only if it changed, so that an upgrade never mixes
     /// two versions.
     fn response(&self, request: &Request) -> Response {
         let tag = format!("\"{:.16}\"", hex(&Sha256::digest(&self.body)));
@@ -106,7 +106,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The page for browsers, a line of text for everybody else.
+/// The page for browsers, a line of text for other clients.
 #[handler]
 pub(crate) fn home(request: &Request, Data(page): Data<&Arc<Home>>) -> Response {
     if request.header(header::ACCEPT).is_some_and(|accept| accept.contains("text/html")) {
@@ -119,7 +119,7 @@ pub(crate) fn home(request: &Request, Data(page): Data<&Arc<Home>>) -> Response 
     }
 }
 
-/// What the page is made of.
+/// Serves the files of the page.
 #[handler]
 pub(crate) fn file(request: &Request, Path(name): Path<String>) -> Response {
     match ASSETS.iter().find(|asset| asset.name == name) {
@@ -132,7 +132,7 @@ pub(crate) fn file(request: &Request, Path(name): Path<String>) -> Response {
 mod tests {
     use super::*;
 
-    /// What a phone on a slow line has to wait for.
+    /// Maximum size of the page in bytes, for slow mobile connections.
     const MOST_BYTES: usize = 100_000;
 
     fn text(asset: &Asset) -> &str {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn each_half_is_marked_and_the_whole_page_is_not() {
+    fn each_half_has_its_mark_and_the_whole_page_has_none() {
         let mark = |half: Half| {
             let page = Home::new(half, &["default", "dogs"], 16);
             let (_, rest) = text(&page.0).split_once("<body").unwrap();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_asks_for_nothing_that_this_server_has_not_and_every_file_is_asked_for() {
+    fn the_page_refers_to_files_of_this_server_only_and_to_every_one() {
         for (name, body) in all() {
             let text = body.replace("http://www.w3.org/2000/svg", "");
             assert!(!text.contains("http://") && !text.contains("https://"), "{name} asks a foreign host");
@@ -174,13 +174,13 @@ mod tests {
             let (by_page, by_module) = (format!("/assets/{}", asset.name), format!("./{}", asset.name));
             assert!(
                 everything.contains(&by_page) || everything.contains(&by_module),
-                "{} is of no use",
+                "{} is not used",
                 asset.name
             );
         }
         let asked = everything.split("from \"./").skip(1).filter_map(|rest| rest.split('"').next());
         for name in asked {
-            assert!(ASSETS.iter().any(|asset| asset.name == name), "{name} is not there");
+            assert!(ASSETS.iter().any(|asset| asset.name == name), "{name} does not exist");
         }
     }
 }

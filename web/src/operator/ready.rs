@@ -1,5 +1,4 @@
-//! `GET /livez` and `GET /readyz`: whether the process runs, and whether an upload that came now
-//! could be taken.
+//! `GET /livez` and `GET /readyz`: whether the process runs, and whether it can take an upload.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,17 +11,18 @@ use tokio::{
 use super::Operator;
 use crate::problem::Problem;
 
-/// A look that is older is taken again. Balancers ask every few seconds, several of them at once.
+/// Maximum age of a check. Several load balancers check every few seconds.
 const FRESH: Duration = Duration::from_secs(2);
-/// A queue or store that does not answer in this time is not there.
+/// Timeout for queue and store.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Whether queue and store could be reached, when somebody last looked.
+/// The last check whether queue and store can be reached.
 #[derive(Debug, Default)]
 pub(crate) struct Reach(Mutex<Option<(Instant, Result<(), &'static str>)>>);
 
 impl Reach {
-    /// `Err` says what cannot be reached. Who asks while another looks gets what that one sees.
+    /// Checks queue and store; `Err` says which cannot be reached. Concurrent callers share one
+    /// check.
     async fn of(&self, operator: &Operator) -> Result<(), &'static str> {
         let mut last = self.0.lock().await;
         if let Some((at, seen)) = *last
@@ -40,13 +40,14 @@ impl Reach {
     }
 }
 
-/// The process runs.
+/// Always succeeds while the process runs.
 #[handler]
 pub(crate) fn livez() -> &'static str {
     "ok\n"
 }
 
-/// The process takes uploads: it does not drain, has room for images, and reaches queue and store.
+/// Succeeds if the process takes uploads: it does not drain, has room for images, and reaches queue
+/// and store.
 #[handler]
 pub(crate) async fn readyz(Data(operator): Data<&Arc<Operator>>) -> Response {
     if operator.draining().is_cancelled() {

@@ -19,16 +19,16 @@ use serde_json::Value;
 use super::{Operator, controller::Written};
 use crate::{metrics::classic, problem::Problem, upload::json};
 
-/// The format of metrics that scrapers ask for.
+/// The media type that scrapers send for OpenMetrics.
 const OPENMETRICS: &str = "application/openmetrics-text";
 
-/// The whole service, as far as this host knows it.
+/// The state of the whole service, as this host sees it.
 #[derive(Debug, Clone, Serialize, Object)]
 #[oai(read_only_all)]
 pub(crate) struct Status {
     /// The version of this web server.
     version: &'static str,
-    /// When it looked.
+    /// The time of this state.
     at: DateTime<Utc>,
     /// The name of this web host.
     host: String,
@@ -36,24 +36,23 @@ pub(crate) struct Status {
     draining: bool,
     /// Uploads in flight.
     uploads: usize,
-    /// Jobs this host sent that are not answered.
+    /// Jobs of this host whose result is pending.
     waiting: usize,
-    /// What `?model=` may say.
+    /// The models for `?model=`.
     models: Vec<String>,
-    /// The version of each model that is in force; one that is not known here yet is left out.
+    /// The version in force of each model; missing if not known here yet.
     versions: BTreeMap<String, String>,
-    /// The largest image that is taken.
+    /// The maximum size of an image, in bytes.
     max_image_bytes: u64,
-    /// What the controller wrote last; null where there is none.
+    /// The controller's status; null if there is none.
     #[oai(nullable)]
     pub(crate) controller: Written,
 }
 
 impl Status {
-    /// Whether this is news to who knows `known`. A look alone is none: the times of looks do not
-    /// count.
+    /// Returns whether anything but the time has changed since `known`.
     pub(crate) fn is_news_after(&self, known: &Self) -> bool {
-        // Every field is named, so that a new one is not forgotten here.
+        // The pattern is exhaustive, so that a new field is not forgotten.
         let Self {
             version,
             at: _,
@@ -77,14 +76,14 @@ impl Status {
             || !is_same_but_for_its_time(&controller.0, &known.controller.0)
     }
 
-    /// The same without what the names of a cloud's accounts and roles are in.
+    /// Returns the status without texts that name accounts or roles of a cloud.
     pub(crate) fn for_clients(&self) -> Self {
         let mut shown = self.clone();
-        keep_names_back(&mut shown.controller.0);
+        redact_names(&mut shown.controller.0);
         shown
     }
 
-    /// For the description of the API.
+    /// An example for the API description.
     pub(crate) fn example(controller: Written) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -106,7 +105,7 @@ pub(crate) async fn status(Data(operator): Data<&Arc<Operator>>) -> Response {
     json(StatusCode::OK, &of(operator).await)
 }
 
-/// The state of now.
+/// Returns the current state.
 pub(crate) async fn of(operator: &Operator) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -122,9 +121,9 @@ pub(crate) async fn of(operator: &Operator) -> Status {
     }
 }
 
-/// Replaces texts in which a cloud names an account or a role: numbers of twelve digits, and
-/// resource names.
-fn keep_names_back(value: &mut Value) {
+/// Replaces texts that name a cloud's accounts or roles: numbers of twelve digits, and resource
+/// names.
+fn redact_names(value: &mut Value) {
     match value {
         Value::String(text) => {
             let is_account = |word: &str| word.len() == 12 && word.bytes().all(|b| b.is_ascii_digit());
@@ -133,14 +132,13 @@ fn keep_names_back(value: &mut Value) {
                 "the operator sees why".clone_into(text);
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(keep_names_back),
-        Value::Object(values) => values.values_mut().for_each(keep_names_back),
+        Value::Array(values) => values.iter_mut().for_each(redact_names),
+        Value::Object(values) => values.values_mut().for_each(redact_names),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
-/// The controller replaces its file whole, so that what is read is either the old one or the new
-/// one.
+/// The controller replaces its file atomically, so a reader sees the old or the new one.
 async fn controller_status(operator: &Operator) -> Value {
     let text = tokio::fs::read(operator.settings().status_file()).await.unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or(Value::Null)
@@ -156,7 +154,7 @@ fn is_same_but_for_its_time(one: &Value, other: &Value) -> bool {
     }
 }
 
-/// The controller looks now, and not at its next tick. What it sees and does is its own affair.
+/// Makes the controller run a pass now instead of at its next tick.
 #[handler]
 pub(crate) async fn doorbell(Data(operator): Data<&Arc<Operator>>) -> Response {
     match operator.reporter.ring().await {
@@ -186,7 +184,7 @@ pub(crate) async fn metrics(request: &Request, Data(operator): Data<&Arc<Operato
         operator.disk.as_ref().map(Room::look),
         webhook,
     );
-    // As every client library of Prometheus answers: what is not asked for might not be understood.
+    // All client libraries of Prometheus do this: send the newer format only if it is accepted.
     let (content_type, text) = if request.header(ACCEPT).is_some_and(|accept| accept.contains(OPENMETRICS)) {
         (format!("{OPENMETRICS}; version=1.0.0; charset=utf-8"), text)
     } else {
@@ -208,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_cloud_says_of_accounts_and_roles_is_the_operators() {
+    fn clients_do_not_see_the_names_of_accounts_and_roles() {
         let refusal = "not authorized: arn:aws:sts::123456789012:assumed-role/eirs-controller/i-0abc";
         let known = status(
             1,
@@ -225,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_look_that_sees_the_same_is_no_news() {
+    fn a_status_with_only_a_later_time_is_no_news() {
         let known = status(1, 2, json!({ "at": "then", "pools": [{ "ready": 1 }] }));
         let again = status(9, 2, json!({ "at": "now", "pools": [{ "ready": 1 }] }));
         assert!(!again.is_news_after(&known));
@@ -233,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_else_has_changed_is_news() {
+    fn any_other_change_is_news() {
         let known = status(1, 2, json!({ "at": "then", "pools": [{ "ready": 1, "at": 5 }] }));
         for (uploads, controller) in [
             (3, known.controller.0.clone()),

@@ -16,8 +16,8 @@ fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_770_091_500 + second, 0).expect("a time")
 }
 
-/// A status in which everything is there: no field of any type may be left out here, or it does not
-/// compile.
+/// A status with every field set. The struct literals are exhaustive, so a new field does not
+/// compile until it is added here.
 fn everything() -> Status {
     let order = Order { since: at(0), by: Some("alice".to_owned()) };
     let cordon = Cordon { since: at(0), by: Some("alice".to_owned()), drain: false };
@@ -129,7 +129,7 @@ fn everything() -> Status {
     }
 }
 
-/// The description as a client has it.
+/// The schemas as a client sees them.
 struct Described(Value);
 
 impl Described {
@@ -142,10 +142,10 @@ impl Described {
 
     fn named(&self, name: &str) -> &Value {
         let name = name.rsplit('/').next().unwrap_or_default();
-        self.0.get(name).unwrap_or_else(|| panic!("{name} is named and not described"))
+        self.0.get(name).unwrap_or_else(|| panic!("{name} is referenced but not described"))
     }
 
-    /// Says where a value is not as the schema has it.
+    /// Panics if a value does not match the schema.
     fn hold(&self, schema: &Value, value: &Value, place: &str) {
         if value.is_null() {
             assert_eq!(schema["nullable"], true, "{place} may be null");
@@ -184,7 +184,7 @@ impl Described {
         for (key, value) in object.as_object().into_iter().flatten() {
             let property = &schema["properties"][key];
             let property = if property.is_null() { &schema["additionalProperties"] } else { property };
-            assert!(property.is_object(), "{place}.{key} is written by the controller and not described");
+            assert!(property.is_object(), "{place}.{key} is written by the controller but not described");
             self.hold(property, value, &format!("{place}.{key}"));
         }
         for key in schema["required"].as_array().into_iter().flatten() {
@@ -192,7 +192,7 @@ impl Described {
         }
     }
 
-    /// Every property of the objects that this one is made of.
+    /// Returns every property of a schema, including nested ones.
     fn properties(&self, schema: &Value) -> Vec<String> {
         let reference = schema["$ref"].as_str().or(schema["allOf"][0]["$ref"].as_str());
         let schema = reference.map_or(schema, |name| self.named(name));
@@ -205,12 +205,12 @@ impl Described {
     }
 }
 
-/// As it stands in `/openapi.json`.
+/// A schema as in `/openapi.json`.
 fn written(schema: &MetaSchema) -> Value {
     serde_json::to_value(schema).expect("JSON")
 }
 
-/// Every key of the objects that this value is made of.
+/// Returns every key of a value, including nested ones.
 fn keys(value: &Value) -> Vec<String> {
     match value {
         Value::Object(object) => {
@@ -221,7 +221,7 @@ fn keys(value: &Value) -> Vec<String> {
     }
 }
 
-/// The JSON pointers to everything in a value.
+/// Returns the JSON pointers to everything in a value.
 fn places(value: &Value) -> Vec<String> {
     let below = |key: &str, value: &Value| {
         let inner = places(value).into_iter().map(|place| format!("/{key}{place}"));
@@ -237,28 +237,28 @@ fn places(value: &Value) -> Vec<String> {
 }
 
 #[test]
-fn everything_that_the_controller_writes_is_described_as_it_writes_it_and_nothing_else_is() {
+fn the_description_has_exactly_what_the_controller_writes() {
     let (described, status) = (Described::new(), serde_json::to_value(everything()).expect("JSON"));
     let controller = described.named(&Controller::name()).clone();
     described.hold(&controller, &status, "controller");
     let names = ["default", "default-1"];
     let mut written: Vec<_> =
         keys(&status).into_iter().filter(|key| !names.contains(&key.as_str())).collect();
-    let mut told = described.properties(&controller);
+    let mut documented = described.properties(&controller);
     written.sort();
-    told.sort();
-    assert_eq!(told, written, "what is described, and what there is");
+    documented.sort();
+    assert_eq!(documented, written, "described and written keys");
 }
 
 #[test]
-fn what_may_be_absent_is_described_so() {
+fn optional_fields_are_described_as_nullable() {
     let (described, status) = (Described::new(), serde_json::to_value(everything()).expect("JSON"));
     let controller = described.named(&Controller::name());
     let mut absent = 0;
     for place in places(&status) {
         let mut without = status.clone();
-        *without.pointer_mut(&place).expect("it is there") = Value::Null;
-        // Where the controller's own type takes it.
+        *without.pointer_mut(&place).expect("the place exists") = Value::Null;
+        // Skip fields that the controller's own type requires.
         if let Ok(without) = serde_json::from_value::<Status>(without) {
             let without = serde_json::to_value(without).expect("JSON");
             described.hold(controller, &without, &format!("without {place}: controller"));
@@ -271,10 +271,10 @@ fn what_may_be_absent_is_described_so() {
 #[test]
 fn every_state_and_order_is_described() {
     let described = Described::new();
-    // The complaint about a word that is none names those that there are.
+    // The error for an unknown variant lists the known ones.
     let none = json!("none");
-    let stages = serde_json::from_value::<observe::Stage>(none.clone()).expect_err("it is none").to_string();
-    let verbs = serde_json::from_value::<refusals::Verb>(none).expect_err("it is none").to_string();
+    let stages = serde_json::from_value::<observe::Stage>(none.clone()).expect_err("unknown").to_string();
+    let verbs = serde_json::from_value::<refusals::Verb>(none).expect_err("unknown").to_string();
     for (name, complaint) in [(Stage::name(), stages), (Verb::name(), verbs)] {
         let known: Vec<_> = complaint.split('`').skip(3).step_by(2).collect();
         assert!(known.len() >= 3, "{complaint}");

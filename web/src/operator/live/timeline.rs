@@ -1,5 +1,5 @@
-//! The last hour in samples of ten seconds: what came, what was done, what waited, who worked. Kept
-//! in memory; after a restart the controller's recording gives the past back, where there is one.
+//! The last hour in samples of ten seconds: arrivals, jobs done, backlog and instances. Kept in
+//! memory; at the start it is read from the controller's recording, if there is one.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,20 +12,20 @@ use eirs_platform::state_folder::{OBSERVATIONS, RECORDING};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 use serde_json::Value;
 
-/// The time between two samples.
+/// Time between two samples.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
 const EVERY_S: i64 = EVERY.as_secs() as i64;
 const SAMPLES: i64 = 360;
-/// A pool in which nothing happens is recorded once a minute; a longer silence means that nobody
-/// looked.
-const SILENCE_S: i64 = 70;
-/// The recording of an hour of steady work is a megabyte; what is larger is only read from behind.
+/// The controller records an idle pool once a minute; a longer gap means that it did not run.
+const MAX_GAP_S: i64 = 70;
+/// Maximum number of bytes that are read, from the end of the recording. An hour of steady load
+/// takes one megabyte.
 const MOST_BYTES: u64 = 8 * 1024 * 1024;
 
-/// All pools together at one moment.
+/// The sum of all pools at one time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sample {
-    /// Seconds since 1970, UTC.
+    /// Unix time in seconds.
     at: i64,
     arrivals_per_s: f64,
     done_per_s: f64,
@@ -36,12 +36,12 @@ pub(super) struct Sample {
     desired: u64,
 }
 
-/// Samples, the oldest first.
+/// Samples, oldest first.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Timeline(VecDeque<Sample>);
 
 impl Sample {
-    /// From what the controller wrote; `None` where there is no controller.
+    /// Takes a sample from the controller's status; `None` without a controller.
     pub(super) fn of(controller: &Value, now: DateTime<Utc>) -> Option<Self> {
         let pools = controller["pools"].as_array()?;
         let sum = |key: &str| pools.iter().filter_map(|pool| pool[key].as_u64()).sum::<u64>();
@@ -59,7 +59,7 @@ impl Sample {
     }
 }
 
-/// Rows, because three hundred objects are mostly keys.
+/// Serialized as rows, because objects would be mostly keys.
 impl Serialize for Timeline {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let rounded = |value: f64| (value * 100.0).round() / 100.0;
@@ -90,7 +90,7 @@ impl Serialize for Timeline {
     }
 }
 
-/// A line of the recording, as far as it is of use here.
+/// The fields of a line of the recording that are used here.
 #[derive(Debug, Clone, Deserialize)]
 struct Line {
     at: DateTime<Utc>,
@@ -118,8 +118,7 @@ impl Timeline {
         }
     }
 
-    /// The last hour as the controller of this machine recorded it; empty where there is no
-    /// recording.
+    /// Reads the last hour from the controller's recording on this machine; empty if there is none.
     pub(super) async fn of_recording(state: &Path, now: DateTime<Utc>) -> Self {
         let file = state.join(RECORDING).join(OBSERVATIONS);
         let text = tokio::task::spawn_blocking(move || read_end(&file)).await;
@@ -128,7 +127,7 @@ impl Timeline {
 
     fn of_lines(text: &str, now: DateTime<Utc>) -> Self {
         let since = now - TimeDelta::seconds(EVERY_S * SAMPLES);
-        // The first line may be half of one, and a later version's lines are not for us.
+        // The first line may be incomplete, and lines of later versions may not parse.
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
         let mut lines = lines.filter(|line| line.at > since && line.at <= now).peekable();
         let mut last: BTreeMap<String, Line> = BTreeMap::new();
@@ -141,11 +140,11 @@ impl Timeline {
                 let came = line.arrived.unwrap_or(0);
                 arrived += came;
                 let before = last.get(&line.pool).map_or(0, Line::backlog);
-                // What came or was there, and is not there any more, was done.
+                // Jobs that arrived or were there before, and are no longer there, were done.
                 done += (before + came).saturating_sub(line.backlog());
                 last.insert(line.pool.clone(), line);
             }
-            last.retain(|_, line| (end - line.at).num_seconds() < SILENCE_S);
+            last.retain(|_, line| (end - line.at).num_seconds() < MAX_GAP_S);
             if last.is_empty() {
                 continue;
             }
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_adds_up_all_pools_and_there_is_none_without_a_controller() {
+    fn a_sample_is_the_sum_of_all_pools_and_none_without_a_controller() {
         let pool = json!({ "arrivals_per_s": 1.5, "done_per_s": 1.0, "visible": 3, "in_flight": 1, "ready": 2,
             "starting": 1, "leaving": 0, "desired": 3 });
         let blind = json!({ "arrivals_per_s": 0.5, "visible": null, "ready": 1 });
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recording_gives_the_last_hour_back_with_its_gaps() {
+    fn the_last_hour_is_read_from_the_recording_with_its_gaps() {
         let text = [
             "half a line\"}".to_owned(),
             line(10, "a", 99, 99, 9),
@@ -216,21 +215,23 @@ mod tests {
             line(4500, "a", 0, 0, 0),
         ]
         .join("\n");
-        let told = Timeline::of_lines(&text, at(4505)).0;
-        // The hour begins at 905. The first two samples, then `a` and `b` are carried on for 70 s,
-        // then nobody looked.
-        assert_eq!((told[0].at, told[0].backlog, told[0].ready), (4005, 20, 2));
-        assert!((told[0].arrivals_per_s - 2.5).abs() < 1e-9 && (told[0].done_per_s - 0.5).abs() < 1e-9);
-        assert_eq!((told[1].at, told[1].backlog, told[1].ready), (4015, 10, 3));
-        assert!((told[1].done_per_s - 1.0).abs() < 1e-9);
-        let last = told.back().unwrap();
+        let timeline = Timeline::of_lines(&text, at(4505)).0;
+        // The hour begins at 905. The first two samples, then `a` and `b` are carried forward for
+        // 70 s, then there is a gap.
+        assert_eq!((timeline[0].at, timeline[0].backlog, timeline[0].ready), (4005, 20, 2));
+        assert!(
+            (timeline[0].arrivals_per_s - 2.5).abs() < 1e-9 && (timeline[0].done_per_s - 0.5).abs() < 1e-9
+        );
+        assert_eq!((timeline[1].at, timeline[1].backlog, timeline[1].ready), (4015, 10, 3));
+        assert!((timeline[1].done_per_s - 1.0).abs() < 1e-9);
+        let last = timeline.back().unwrap();
         assert_eq!((last.at, last.backlog), (4505, 0));
-        let gap = told.iter().zip(told.iter().skip(1)).map(|(one, next)| next.at - one.at).max();
-        assert!(gap > Some(300), "{told:?}");
+        let gap = timeline.iter().zip(timeline.iter().skip(1)).map(|(one, next)| next.at - one.at).max();
+        assert!(gap > Some(300), "{timeline:?}");
     }
 
     #[test]
-    fn it_holds_an_hour_and_no_more() {
+    fn a_timeline_holds_one_hour() {
         let mut timeline = Timeline::default();
         let sample = Sample::of(&json!({ "pools": [] }), at(0)).unwrap();
         for at in 0..1000 {

@@ -1,11 +1,10 @@
-//! The service's description of itself, in OpenAPI: `/openapi.json`, and the page `/docs` that
-//! shows it.
+//! The OpenAPI description of the service: `/openapi.json`, and the page `/docs` that shows it.
 //!
-//! It is laid over the routes, not under them: poem-openapi's own extractors read a body whole
-//! before a handler sees it, and an upload is read piece by piece, within limits
+//! It is written separately from the routes: poem-openapi's own extractors read a whole body before
+//! a handler sees it, but an upload must be read piece by piece, within limits
 //! (docs/decisions/0009-description-over-the-routes.md). Bodies of answers are described by the
-//! very types that are sent, and examples are made from real values. Paths, parameters and statuses
-//! are written down here, and `cli/tests/service/api.rs` drives the service by them.
+//! types that are sent, with real values as examples. Paths, parameters and statuses are written
+//! here; `cli/tests/service/api.rs` tests the service against them.
 
 mod images;
 mod operation;
@@ -43,37 +42,39 @@ A refusal is a `Problem` (`application/problem+json`, RFC 9457). A method that a
 `Allow`; every address with GET also accepts HEAD.";
 
 const ABOUT_ADMIN: &str = "\
-For operators and their tools. Everybody who reaches this address may use it: it has neither tokens nor rates. Images are uploaded \
+For operators and their tools. This address has neither tokens nor rates: access to it is permission to use it. Images are uploaded \
 to another address, which has its own description.
 
 A refusal is a `Problem` (`application/problem+json`, RFC 9457). A method that an address does not accept gets 405 with \
 `Allow`; every address with GET also accepts HEAD.";
 
-/// What the page may load: all of its parts are in it, and it may try what it describes.
+/// The content security policy of the page: everything is inline, and it may send requests to this
+/// service.
 const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
                         connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
-/// What clients ask for.
+/// The paths for clients.
 #[derive(Debug, Default)]
 pub(crate) struct Public;
 
-/// The live state, if clients that upload may see it.
+/// The live state, if clients may see it.
 #[derive(Debug, Default)]
 pub(crate) struct Watch;
 
-/// What operators and their tools ask for, at a listener of their own.
+/// The paths for operators, at a listener of their own.
 #[derive(Debug, Default)]
 pub(crate) struct Admin;
 
-/// The same where clients ask, too, behind the same door.
+/// The paths for operators, at the listener for clients and with its access checks.
 #[derive(Debug, Default)]
-pub(crate) struct AdminAtTheDoor;
+pub(crate) struct GuardedAdmin;
 
-/// What every listener is asked.
+/// The paths of every listener.
 #[derive(Debug, Default)]
 pub(crate) struct Health;
 
-/// A set of paths, and what registers the parts that they name. The routes are in `routes.rs`.
+/// Implements a set of paths, and the registration of the parts that they use. The routes are in
+/// `routes.rs`.
 macro_rules! set {
     ($set:ty: $($path:expr),+; $($register:path),+) => {
         impl OpenApi for $set {
@@ -95,13 +96,13 @@ set!(Public: guarded(images::upload()), guarded(images::result()); parts::regist
 set!(Watch: guarded(operation::events(false)); parts::register_token, operation::register);
 set!(Admin: operation::events(true), operation::status(true), operation::metrics(), operation::doorbell(true);
      operation::register);
-set!(AdminAtTheDoor: guarded(operation::status(false)), guarded(operation::metrics()), guarded(operation::doorbell(false));
+set!(GuardedAdmin: guarded(operation::status(false)), guarded(operation::metrics()), guarded(operation::doorbell(false));
      parts::register_token, operation::register);
 set!(Health: operation::livez(), operation::readyz(); operation::register);
 
-/// Several of them, for one listener.
+/// The sets of one listener.
 pub(crate) trait Listener: OpenApi + Default + 'static {
-    /// What is said of it.
+    /// The text of its description.
     const ABOUT: &'static str;
 }
 
@@ -117,21 +118,21 @@ impl Listener for (Admin, Health) {
     const ABOUT: &'static str = ABOUT_ADMIN;
 }
 
-impl Listener for (Public, Watch, AdminAtTheDoor, Health) {
+impl Listener for (Public, Watch, GuardedAdmin, Health) {
     const ABOUT: &'static str = ABOUT;
 }
 
-/// What one listener serves of itself.
+/// The description that one listener serves.
 #[derive(Debug)]
 pub(crate) struct Description {
     spec: Bytes,
-    /// It is large and seldom asked for: made when it is.
+    /// Built on first use, because it is large and rarely requested.
     page: Arc<OnceLock<Bytes>>,
     make_page: fn() -> String,
 }
 
 impl Description {
-    /// Of a listener that serves these sets.
+    /// Describes a listener that serves these sets.
     pub(crate) fn of<Api: Listener>() -> Self {
         fn service<Api: Listener>() -> OpenApiService<Api, ()> {
             OpenApiService::new(Api::default(), "EIRS", env!("CARGO_PKG_VERSION"))
@@ -152,7 +153,7 @@ impl Description {
         make_sync(move |_| Response::builder().content_type("application/json").body(spec.clone()))
     }
 
-    /// `/docs`: one file that needs no other, and no other host.
+    /// `/docs`: a single file that needs no other file and no other host.
     pub(crate) fn page(&self) -> impl Endpoint<Output = Response> + 'static {
         let (page, make) = (self.page.clone(), self.make_page);
         make_sync(move |_| {

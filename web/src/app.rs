@@ -1,4 +1,5 @@
-//! What the rooms share, put together at the start. Each gets what it uses, and none knows this.
+//! The objects that requests share, created at the start. Each gets what it needs and does not know
+//! this module.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::Access,
-    jobs::{Admission, Arrivals, Beside, Jobs, Reporter, ResponseQueue, replies},
+    jobs::{Admission, Arrivals, Jobs, Reporter, ResponseQueue, Services, replies},
     listen::Tls,
     metrics::{Connections, DeadLetters, Metrics},
     operator::{Operator, live, ready},
@@ -19,7 +20,7 @@ use crate::{
     webhook::{self, Webhook},
 };
 
-/// Everything that requests touch. One for each process.
+/// The state of the web server; one per process.
 #[derive(Debug)]
 pub struct App {
     pub(crate) jobs: Arc<Jobs>,
@@ -33,8 +34,8 @@ pub struct App {
 }
 
 impl App {
-    /// Opens what the web server needs of the backend. `draining` is the process's own; `tls` is
-    /// looked at for `/metrics`; `versions` are kept up to date as long as
+    /// Opens the web server's part of the backend. `draining` is the process's token, `tls` is only
+    /// read for `/metrics`, and `versions` is kept up to date while
     /// [`run_background`](Self::run_background) runs.
     pub async fn new(
         settings: Settings,
@@ -43,7 +44,7 @@ impl App {
         draining: CancellationToken,
         tls: Option<Arc<Tls>>,
         versions: Versions,
-        webhook: Option<webhook::Door>,
+        webhook: Option<webhook::Config>,
     ) -> Result<Arc<Self>> {
         let mut requests = BTreeMap::new();
         for model in settings.models.keys() {
@@ -56,10 +57,12 @@ impl App {
         let host = settings.web_host();
         let responses = Arc::new(ResponseQueue::open(backend, &host).await?);
         let webhook = match webhook {
-            Some(door) => Some(Arc::new(Webhook::open(door, backend, metrics.clone(), clock.clone()).await?)),
+            Some(config) => {
+                Some(Arc::new(Webhook::open(config, backend, metrics.clone(), clock.clone()).await?))
+            }
             None => None,
         };
-        let beside = Beside {
+        let services = Services {
             responses: responses.clone(),
             arrivals: arrivals.clone(),
             admission: Arc::new(admission),
@@ -68,7 +71,7 @@ impl App {
             versions: versions.clone(),
             clock: clock.clone(),
         };
-        let jobs = Arc::new(Jobs::new(&settings, backend, requests, beside));
+        let jobs = Arc::new(Jobs::new(&settings, backend, requests, services));
         let events = backend.events().await?;
         let reporter = Arc::new(Reporter { arrivals, events, host, clock: clock.clone() });
         let uploads = Arc::new(Uploads::new(settings, jobs.clone(), metrics.clone(), clock, draining)?);
@@ -87,9 +90,9 @@ impl App {
         Ok(Arc::new(Self { jobs, uploads, operator, metrics, responses, reporter, webhook, versions }))
     }
 
-    /// What runs beside the requests: the consumer of answers, the reports to the controller, the
-    /// looks for those who watch, the webhook, the forgetting of jobs that nobody answers. Ends
-    /// when `stop` is cancelled, and the response queue is closed.
+    /// Runs the background tasks: receiving replies, reporting to the controller, live events, the
+    /// webhook, and forgetting jobs without a result. Returns once `stop` is cancelled and the
+    /// response queue is closed.
     pub async fn run_background(self: Arc<Self>, stop: CancellationToken) {
         tokio::join!(
             replies::consume(&self.jobs, &stop),
@@ -107,7 +110,7 @@ impl App {
         self.responses.close().await;
     }
 
-    /// What reads the files of the webhook again when they change.
+    /// Returns what reads the webhook's keys again when they change.
     fn renewal(&self) -> Option<Box<dyn renewal::Renewal>> {
         self.webhook.as_ref().map(|webhook| webhook.renewal())
     }
@@ -117,23 +120,24 @@ impl App {
         self.metrics.connections.clone()
     }
 
-    /// Held requests get their 202 now.
+    /// Answers held requests with 202 now.
     pub fn give_up_waiting(&self) {
         self.uploads.give_up_waiting();
     }
 
-    /// What it does, in a few words.
+    /// Returns a short summary for the service manager's status.
     pub fn summary(&self) -> String {
         format!("{} uploads in flight, {} jobs not answered", self.uploads_in_flight(), self.jobs.waiting())
     }
 
-    /// Uploads in flight now.
+    /// Returns the number of uploads in flight.
     pub fn uploads_in_flight(&self) -> usize {
         self.uploads.in_flight()
     }
 }
 
-/// Reads changed files of tokens, certificates and keys, until it is dropped.
+/// Reads the files of tokens, certificates and keys again when they change. Runs until it is
+/// dropped.
 pub async fn keep_renewed(app: Arc<App>, access: Arc<Access>, tls: Option<Arc<Tls>>, lifecycle: Lifecycle) {
     let files = access.renewal().into_iter().chain(tls.map(|tls| tls.renewal()));
     let renewals = files.chain(app.renewal()).collect();

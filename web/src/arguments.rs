@@ -1,5 +1,4 @@
-//! What `eirs-web` understands on its command line. Here and not beside `main`, so that `eirs man`
-//! makes its page.
+//! The command line of `eirs-web`. In the library, so that `eirs man` can generate the manual page.
 
 use clap::Parser;
 use eirs_platform::daemon::Flags;
@@ -8,7 +7,7 @@ use eirs_platform::daemon::Flags;
 #[derive(Debug, Parser)]
 #[command(name = "eirs-web", version = eirs_platform::VERSION)]
 pub struct Arguments {
-    /// The flags that every daemon has.
+    /// The flags of every daemon.
     #[command(flatten)]
     pub daemon: Flags,
     /// The address to listen on; port 0 takes a free one

@@ -1,12 +1,11 @@
-//! What `fuzz/` drives, and nobody else: it is there only with `--cfg fuzzing`, as cargo-fuzz
-//! builds.
+//! Entry points for `fuzz/`; only compiled with `--cfg fuzzing`, which cargo-fuzz sets.
 
 use poem::http::HeaderMap;
 
 use crate::upload::reading::{headers, packed, pieces, read};
 
-/// A form, the first bytes of which say into what pieces it is cut. It must hold the same, whole
-/// and in pieces.
+/// Reads a form, whole and in pieces whose lengths are in the first bytes; both must have the same
+/// result.
 pub fn form(data: &[u8]) {
     let Some((cuts, body)) = data.split_at_checked(4) else { return };
     let is_mixed = cuts[3] & 1 == 1;
@@ -18,12 +17,12 @@ pub fn form(data: &[u8]) {
     };
     let headers = headers(is_mixed, encoding);
     let (cut, whole) = (read(&headers, pieces(&body, &cuts[..3])), read(&headers, pieces(&body, &[])));
-    // Of a stream that is damaged, more can be unpacked where it comes in smaller pieces.
+    // A damaged compressed stream yields more bytes if it arrives in smaller pieces.
     let is_damaged = cuts[3] >> 1 & 3 > 1;
     assert!(is_damaged || cut == whole, "{cut:?}, and as a whole {whole:?}");
 }
 
-/// A bare body, in the same way.
+/// The same for a bare body.
 pub fn bare(data: &[u8]) {
     let Some((cuts, body)) = data.split_at_checked(3) else { return };
     let headers = HeaderMap::new();

@@ -1,9 +1,9 @@
-//! Jobs in flight: an image goes in, at most one job for it goes out, and everybody who asked is
-//! told how it ended.
+//! Jobs in flight. An image is stored, at most one job for it is sent, and every waiting client
+//! gets its outcome.
 //!
-//! The order is the safety argument: image before job, waiter before job. Identical images in
-//! flight share one job. What is sent is sent by a task of its own, so that a client that leaves
-//! takes nothing with it.
+//! The order ensures that no job is lost: the image is stored before the job is sent, and a waiter
+//! registers before the job is sent. Identical images in flight share one job. Storing and sending
+//! run in a task of their own, so that a client that disconnects does not stop them.
 
 mod admission;
 mod arrivals;
@@ -50,38 +50,38 @@ use crate::{
     webhook::Webhook,
 };
 
-/// An image for a model.
+/// An image and the model for it.
 pub(crate) type Key = (JobId, Arc<str>);
 
-/// Why nobody will answer a job.
+/// The reason why a job gets no result.
 #[derive(Debug, Clone)]
 pub(crate) enum NoAnswer {
-    /// It could not be sent, or its result cannot be read.
+    /// It could not be sent, or its result could not be read.
     Failed(Error),
-    /// It is in its queue no more.
+    /// It is no longer in its queue.
     Dropped,
     /// Its image was erased.
     Erased,
 }
 
-/// How far a job is.
+/// The state of a job.
 #[derive(Debug, Clone)]
 pub(crate) enum Progress {
     /// It is being stored and sent.
     Sending,
-    /// It is in the queue, or with a worker.
+    /// It is in the queue or leased by a worker.
     Sent,
-    /// It is over.
+    /// It has ended.
     Done(Arc<Reply>),
-    /// It was not sent: the image had been uploaded before, and has this result.
+    /// It was not sent: the image was uploaded before and has this result.
     Known(Arc<Reply>),
-    /// Nobody will answer it.
+    /// It gets no result.
     Over(NoAnswer),
 }
 
-/// What jobs need of the rest of this host.
+/// The other parts of this host that jobs need.
 #[derive(Debug)]
-pub(crate) struct Beside {
+pub(crate) struct Services {
     pub(crate) responses: Arc<ResponseQueue>,
     pub(crate) arrivals: Arc<Arrivals>,
     pub(crate) admission: Arc<Admission>,
@@ -95,23 +95,23 @@ pub(crate) struct Beside {
 pub(crate) struct Jobs {
     images: SharedBlobs,
     results: SharedBlobs,
-    /// Whether a result is looked for before the image is stored. Where each look is a request, an
-    /// image that is new to the store has no result, and only the other ones are looked for.
+    /// True if results are looked up before the image is stored. False if each lookup is a request
+    /// to a remote store: then only images that are already stored are looked up.
     looks_first: bool,
     requests: BTreeMap<Arc<str>, SharedQueue>,
-    beside: Beside,
-    /// For so long a job may wait for a worker.
+    services: Services,
+    /// Maximum time that a job may wait for a worker.
     retention: Duration,
     cache: Cache<Key, Cached>,
-    /// Versions that workers answer with and that are not in force here, with their models: what
-    /// was told of once.
+    /// Versions, with their models, that were logged because replies had them although they are not
+    /// in force here.
     other_versions: Mutex<BTreeSet<(String, String)>>,
     in_flight: Mutex<HashMap<Key, InFlight>>,
-    /// Whose results came after they were erased, and are being taken away.
+    /// Keys whose results arrived after the erasure and are being deleted.
     erasing: Arc<Mutex<HashSet<Key>>>,
 }
 
-/// A result in memory. Another web host may have had it replaced since it was read.
+/// A cached result. Another web host may have had it replaced since it was read.
 #[derive(Debug, Clone)]
 struct Cached {
     reply: Arc<Reply>,
@@ -123,19 +123,20 @@ struct InFlight {
     progress: watch::Sender<Progress>,
     since: Instant,
     announced: Announced,
-    /// Where a result from before this moment is no answer: the upload asked for a fresh one.
+    /// Set if the upload asked for a fresh result: results from before this time do not count.
     fresh_since: Option<DateTime<Utc>>,
     /// [`Job::sent_at`]; `None` until it is sent.
     sent_at: Option<DateTime<Utc>>,
-    /// When it was last seen that the job is on its way.
+    /// When the job was last known to be in its queue or with a worker.
     seen: Instant,
-    /// It is not on its way any more, and nobody has sent it again yet.
+    /// The job is lost and was not sent again yet.
     is_lost: bool,
-    /// The client who sent it has one more in the queue.
+    /// Counts the job against the maximum of the client that sent it.
     _counted: Option<Counted>,
-    /// So many uploads of it were answered 202. They are counted when it is known how it ended.
+    /// Number of uploads of it that were answered 202. They are counted in the metrics when the job
+    /// ends.
     promised: u32,
-    /// Its image was erased meanwhile, and so will be its result.
+    /// Its image was erased meanwhile; its result will be erased as well.
     is_erased: bool,
 }
 
@@ -143,7 +144,7 @@ fn set(keys: &Mutex<HashSet<Key>>) -> MutexGuard<'_, HashSet<Key>> {
     keys.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An image as it came in.
+/// An image that was received.
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) id: JobId,
@@ -151,37 +152,37 @@ pub(crate) struct Image {
     pub(crate) content: Whole,
 }
 
-/// How an image is sent.
+/// The result that an upload asks for.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) model: Arc<str>,
-    /// A result that is stored already is not what is wanted.
+    /// Do not use a stored result.
     pub(crate) fresh: bool,
 }
 
-/// A job that may be sent.
+/// Permission to send a job.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     announced: Announced,
     counted: Option<Counted>,
-    /// Whose it is, as the queue is told.
+    /// The client's digest, by which the queue is fair to clients.
     client: String,
 }
 
-/// What was done with an image.
+/// The state of a submitted image.
 pub(crate) enum Submitted {
-    /// Its result was known.
+    /// Its result is stored.
     Known(Arc<Reply>),
     /// A job for it is in flight.
     Waits(Ticket),
 }
 
-/// A place in the line of those who wait for a job.
+/// A waiting client's handle on a job.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) key: Key,
     progress: watch::Receiver<Progress>,
-    /// Whether this is the ticket of the job's own sender; others joined.
+    /// True for the upload that sent the job, false for those that joined.
     pub(crate) first: bool,
 }
 
@@ -190,14 +191,14 @@ impl Jobs {
         settings: &Settings,
         backend: &Backend,
         requests: BTreeMap<String, SharedQueue>,
-        beside: Beside,
+        services: Services,
     ) -> Self {
         Self {
             images: backend.images().clone(),
             results: backend.results().clone(),
             looks_first: backend.results().in_database().is_some(),
             requests: requests.into_iter().map(|(model, queue)| (model.into(), queue)).collect(),
-            beside,
+            services,
             retention: settings.queue.retention,
             cache: Cache::new(settings.web.cached_results),
             other_versions: Mutex::default(),
@@ -206,24 +207,24 @@ impl Jobs {
         }
     }
 
-    /// The model of this name and its queue.
+    /// Returns a model by its name, with its queue.
     pub(crate) fn model(&self, name: &str) -> Option<(Arc<str>, &SharedQueue)> {
         self.requests.get_key_value(name).map(|(model, queue)| (model.clone(), queue))
     }
 
-    /// The version of each model that is in force, as far as it is known.
+    /// Returns the version in force of each model, as far as known.
     pub(crate) fn versions_in_force(&self) -> BTreeMap<String, String> {
         let version =
-            |model: &str| Some((model.to_owned(), self.beside.versions.current(model)?.to_string()));
+            |model: &str| Some((model.to_owned(), self.services.versions.current(model)?.to_string()));
         self.models().filter_map(version).collect()
     }
 
-    /// The names of all models.
+    /// Returns the names of all models.
     pub(crate) fn models(&self) -> impl Iterator<Item = &str> {
         self.requests.keys().map(|model| &**model)
     }
 
-    /// The same, to be kept.
+    /// Like [`models`](Self::models), as shared names.
     pub(crate) fn model_names(&self) -> impl Iterator<Item = Arc<str>> {
         self.requests.keys().cloned()
     }
@@ -232,24 +233,24 @@ impl Jobs {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Jobs of this host that nobody has answered yet.
+    /// Returns the number of jobs of this host that have no result yet.
     pub(crate) fn waiting(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether this host waits for the job.
+    /// Returns whether this host waits for the job.
     pub(crate) fn is_in_flight(&self, key: &Key) -> bool {
         self.lock().contains_key(key)
     }
 
-    /// The result of an image, as far as a look costs nothing, or a place in the line of a job for
-    /// it that is in flight. Where a fresh result is wanted, a job in flight will bring one.
+    /// Returns the result of an image if the lookup is cheap, or joins a job for it that is in
+    /// flight. If a fresh result is wanted, only joins a job.
     pub(crate) async fn find(&self, id: JobId, wanted: &Wanted) -> Result<Option<Submitted>> {
         let key: Key = (id, wanted.model.clone());
         self.look_for_lost(&key).await;
         if let Some(ticket) = self.join(&key) {
             if let Some(job) = self.lock().get_mut(&key) {
-                // It was erased, and is wanted again.
+                // It was erased, and is now uploaded again.
                 job.is_erased = false;
             }
             return Ok(Some(Submitted::Waits(ticket)));
@@ -262,10 +263,10 @@ impl Jobs {
         Ok(known.map(Submitted::Known))
     }
 
-    /// The result of an image that answers a new upload of it.
+    /// Returns the stored result that answers a new upload of the image.
     pub(crate) async fn known(&self, key: &Key) -> Result<Option<Arc<Reply>>> {
         match self.stored(key).await? {
-            // Whoever uploads it again wants it tried again.
+            // A new upload tries again if the last job was given up.
             Some(reply) if !reply.is_final() => {
                 self.results.delete(&key.0.result_key(&reply.model, &reply.version)).await?;
                 Ok(None)
@@ -274,42 +275,42 @@ impl Jobs {
         }
     }
 
-    /// After how many seconds the answer to a job will be there.
+    /// Returns the estimated number of seconds until a job ends.
     pub(crate) async fn eta_s(&self, key: &Key) -> f64 {
         let (_, model) = key;
         if let Some(queue) = self.requests.get(model) {
-            self.beside.admission.refresh(model, queue).await;
+            self.services.admission.refresh(model, queue).await;
         }
         let mut in_flight = self.lock();
         let announced = in_flight.get_mut(key).map(|job| &mut job.announced);
         if announced.is_none() && self.cache.get(key).is_some() {
-            // It came while this was asked.
+            // The job ended in the meantime.
             return 0.0;
         }
-        self.beside.admission.eta_s(model, announced)
+        self.services.admission.eta_s(model, announced)
     }
 
-    /// Has a job of this client admitted.
+    /// Admits one more job of this client, or returns the refusal.
     pub(crate) async fn admit(
         &self,
         model: &str,
         queue: &SharedQueue,
         client: Option<&Allowance>,
     ) -> std::result::Result<Admitted, Problem> {
-        self.beside.admission.refresh(model, queue).await;
+        self.services.admission.refresh(model, queue).await;
         let counted = client.map(Allowance::job).transpose();
         let counted = counted.map_err(|who| {
-            // When a tenth of what it has sent will be done.
-            let retry_after_s = (self.beside.admission.eta_s(model, None) / 10.0).ceil().max(1.0) as u64;
+            // The time in which a tenth of the backlog will be done.
+            let retry_after_s = (self.services.admission.eta_s(model, None) / 10.0).ceil().max(1.0) as u64;
             Problem::backlog_of_client(who, retry_after_s)
         })?;
-        let announced = self.beside.admission.admit(model).map_err(Problem::backlog_full)?;
+        let announced = self.services.admission.admit(model).map_err(Problem::backlog_full)?;
         let client = client.map_or_else(|| "nobody".to_owned(), Allowance::client);
         Ok(Admitted { announced, counted, client })
     }
 
-    /// Stores an image and sends a job for it that was admitted, unless somebody else has just done
-    /// so.
+    /// Stores an image and sends its job. Joins another job for it instead if one is in flight by
+    /// now.
     pub(crate) fn send(
         self: &Arc<Self>,
         image: Image,
@@ -321,7 +322,7 @@ impl Jobs {
         let progress = watch::Sender::new(Progress::Sending);
         let ticket = Ticket { key: key.clone(), progress: progress.subscribe(), first: true };
         let (now, fresh) = (Instant::now(), wanted.fresh);
-        let fresh_since = fresh.then(|| self.beside.clock.now());
+        let fresh_since = fresh.then(|| self.services.clock.now());
         let job = InFlight {
             progress,
             since: now,
@@ -336,13 +337,13 @@ impl Jobs {
         };
         let ticket = match self.lock().entry(key.clone()) {
             Entry::Occupied(other) if !other.get().is_lost => {
-                self.beside.admission.given_up(&wanted.model);
+                self.services.admission.given_up(&wanted.model);
                 let progress = other.get().progress.subscribe();
                 return Ticket { progress, first: false, ..ticket };
             }
-            // Those who wait for the lost one wait for this one.
+            // Clients that wait for the lost job wait for this one.
             Entry::Occupied(mut lost) => {
-                self.beside.admission.given_up(&wanted.model);
+                self.services.admission.given_up(&wanted.model);
                 let (progress, promised) = (lost.get().progress.clone(), lost.get().promised);
                 progress.send_replace(Progress::Sending);
                 let ticket = Ticket { progress: progress.subscribe(), ..ticket };
@@ -360,7 +361,7 @@ impl Jobs {
                 .run(async {
                     let sent = jobs.store_and_send(image, &key, fresh, client, &scope).await;
                     jobs.sent(&key, sent);
-                    // It may have been erased before it was stored.
+                    // The image may have been erased before it was stored.
                     if jobs.lock().get(&key).is_some_and(|job| job.is_erased)
                         && let Err(error) = jobs.erase(key.0).await
                     {
@@ -372,7 +373,7 @@ impl Jobs {
         ticket
     }
 
-    /// The store of the images.
+    /// Returns the store of the images.
     pub(crate) fn images(&self) -> &SharedBlobs {
         &self.images
     }

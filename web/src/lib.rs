@@ -1,10 +1,10 @@
-//! The web server: takes images in, hands them to the queue, and gives their labels back.
+//! The web server: accepts images, sends jobs for them, and returns their labels.
 //!
-//! An upload's way: `upload.rs` reads the images out of the request (`upload/body.rs`), `jobs.rs`
-//! stores each, registers who waits for it and sends the job, `jobs/replies.rs` receives the
-//! answers, and `upload/answer.rs` puts them into words. `operator/` is what people see; what may
-//! be asked and answered is described in `api.rs`. Around all of it stands `access.rs`, which says
-//! who may, and under it `listen.rs`, the connections.
+//! The path of an upload: `upload.rs` reads the images out of the request (`upload/body.rs`),
+//! `jobs.rs` stores each, registers the waiter and sends the job, `jobs/replies.rs` receives the
+//! replies, and `upload/answer.rs` formats the answer. `operator/` is the operator's view, and
+//! `api.rs` describes the interface. `access.rs` is a layer around the routes, and `listen.rs`
+//! handles the connections below them.
 
 mod arguments;
 #[cfg(fuzzing)]

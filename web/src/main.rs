@@ -21,8 +21,8 @@ use eirs_web::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Behind the last request a poll for answers may have to end (20 s), and the runtime waits for
-/// file writes that hang (5 s).
+/// Maximum time after the last request: a poll for replies may take 20 s to end, and the runtime
+/// waits 5 s for hanging file writes.
 const LAST_ANSWERS: Duration = Duration::from_secs(30);
 
 #[global_allocator]
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let layers = arguments.daemon.layers().flag("web.listen", arguments.listen.as_ref());
     let settings = daemon::settings(&layers)?;
-    let door = Door::new(&settings).map_err(|complaints| daemon::bad_settings([complaints]))?;
+    let inputs = Inputs::new(&settings).map_err(|complaints| daemon::bad_settings([complaints]))?;
     if arguments.daemon.check {
         return Ok(daemon::checked(&layers));
     }
@@ -48,7 +48,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let served = runtime.context("starting the runtime").and_then(|runtime| {
-        let served = runtime.block_on(serve(settings, layers, door, parent));
+        let served = runtime.block_on(serve(settings, layers, inputs, parent));
         // A file write that hangs must not keep the process.
         runtime.shutdown_timeout(Duration::from_secs(5));
         served
@@ -56,15 +56,15 @@ fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     Ok(daemon::ended(served))
 }
 
-/// What stands before the routes, made of files that the settings name.
-struct Door {
+/// The access checks, certificate and webhook keys, from the files named in the settings.
+struct Inputs {
     access: Arc<Access>,
     tls: Option<Arc<Tls>>,
-    webhook: Option<webhook::Door>,
+    webhook: Option<webhook::Config>,
 }
 
-impl Door {
-    /// Reads them, or says everything that is wrong.
+impl Inputs {
+    /// Reads the files, or returns all errors.
     fn new(settings: &Settings) -> Result<Self, BadSettings> {
         let web = &settings.web;
         match (Access::new(web), Tls::new(&web.tls), webhook::check(&web.webhook)) {
@@ -76,7 +76,7 @@ impl Door {
     }
 }
 
-/// Two web servers on one state folder would take each other's answers.
+/// Two web servers on one state folder would take each other's replies.
 fn lock(state: &Path) -> anyhow::Result<Lock> {
     Lock::take(state, WEB_LOCK).map_err(|error| match error {
         NotLocked::Taken(taken) => anyhow::anyhow!(
@@ -89,8 +89,13 @@ fn lock(state: &Path) -> anyhow::Result<Lock> {
     })
 }
 
-async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u32>) -> anyhow::Result<()> {
-    // First of all, so that a second web server says just that.
+async fn serve(
+    settings: Settings,
+    layers: Layers,
+    inputs: Inputs,
+    parent: Option<u32>,
+) -> anyhow::Result<()> {
+    // Before anything else, so that a second web server fails with this message.
     let _lock = match settings.backend {
         BackendKind::Local => Some(lock(&settings.local.state)?),
         BackendKind::Aws => None,
@@ -106,19 +111,20 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
         .with_context(|| format!("web.listen: cannot listen on {}", web.listen))?;
     let address = listen::bound(&listener, web.listen);
     let admin = Admin::bind(web.admin_listen, &web.admin_hosts).await?;
-    for told in [tls::careless(&web.tls), tls::aged(&web.tls, Utc::now())].into_iter().flatten() {
-        tracing::warn!("{told}");
+    for warning in [tls::careless(&web.tls), tls::aged(&web.tls, Utc::now())].into_iter().flatten() {
+        tracing::warn!("{warning}");
     }
     let clock = Arc::new(SystemClock);
     let backend = Backend::open(&settings, clock.clone()).await?;
     let deadline = web.drain_deadline;
     let versions = {
         let (settings, clock) = (settings.clone(), clock.clone());
-        // Large model files take a while to hash.
+        // Hashing large model files takes a while.
         tokio::task::spawn_blocking(move || Versions::new(&settings, Some(layers), clock)).await?
     };
     let draining = lifecycle.drain().clone();
-    let app = App::new(settings, &backend, clock, draining, door.tls.clone(), versions, door.webhook).await?;
+    let app =
+        App::new(settings, &backend, clock, draining, inputs.tls.clone(), versions, inputs.webhook).await?;
     let background_stop = CancellationToken::new();
     let background = tokio::spawn(app.clone().run_background(background_stop.clone()));
     let expiring = tokio::spawn({
@@ -126,7 +132,7 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
         async move { backend.expire(&stop).await }
     });
 
-    let scheme = if door.tls.is_some() { "https" } else { "http" };
+    let scheme = if inputs.tls.is_some() { "https" } else { "http" };
     let admin_address = admin.as_ref().map(|admin| admin.address().to_owned());
     if let Some(admin_address) = &admin_address {
         listen::write_address(web.admin_address_file.as_deref(), admin_address).await?;
@@ -135,10 +141,10 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
             "operator address: http://{admin_address}/, with /status and /metrics"
         );
     }
-    // The last one: whoever waits for it finds the other there.
+    // Written last: a program that waits for this file finds the other one, too.
     listen::write_address(web.address_file.as_deref(), &address).await?;
     tracing::info!(address, "accepting uploads on {scheme}://{address}");
-    // Behind the deadline there is a little time for the last answers to reach the wire.
+    // Some time after the deadline to send the last answers.
     let cut_off = deadline + Duration::from_secs(5);
     lifecycle.ready(&format!("{address}: {}", app.summary()));
     lifecycle.keep_status(cut_off + LAST_ANSWERS, {
@@ -147,13 +153,14 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
     });
 
     let renewed =
-        tokio::spawn(keep_renewed(app.clone(), door.access.clone(), door.tls.clone(), lifecycle.clone()));
+        tokio::spawn(keep_renewed(app.clone(), inputs.access.clone(), inputs.tls.clone(), lifecycle.clone()));
     let admin_stop = CancellationToken::new();
     let limits = Limits::of(&web, files);
     let admin = admin.map(|admin| admin.serve(admin_routes(&app), limits.clone(), admin_stop.clone()));
-    let routes = routes(&app, door.access);
+    let routes = routes(&app, inputs.access);
     let counts = app.connections();
-    let server = Server { name: "the listener for uploads", listener, tls: door.tls, limits, counts, routes };
+    let server =
+        Server { name: "the listener for uploads", listener, tls: inputs.tls, limits, counts, routes };
     let stop_accepting = drain(app, lifecycle, deadline);
     server.run(stop_accepting, cut_off).await?;
     renewed.abort();
@@ -168,8 +175,9 @@ async fn serve(settings: Settings, layers: Layers, door: Door, parent: Option<u3
     Ok(())
 }
 
-/// Ends when the server shall stop accepting: after everybody had a moment to see that it is not
-/// ready. Held requests go on; at the deadline they get their 202.
+/// Completes when the server must stop accepting, shortly after the drain begins, so that load
+/// balancers see that it is not ready. Held requests continue; at the deadline they are answered
+/// 202.
 async fn drain(app: Arc<App>, lifecycle: Lifecycle, deadline: Duration) {
     lifecycle.drain().cancelled().await;
     let held = app.uploads_in_flight();

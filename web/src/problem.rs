@@ -1,35 +1,35 @@
-//! What goes wrong, as the client sees it: `application/problem+json` (RFC 9457). What the log
-//! keeps is another matter and is written where the cause is known.
+//! Errors as the client sees them: `application/problem+json` (RFC 9457). The log has the cause,
+//! written where it is known.
 
 use eirs_platform::{Error, formats::Kind, job::JobId};
 use poem::{IntoResponse, Response, http::StatusCode};
 use poem_openapi::Object;
 use serde::Serialize;
 
-/// A refusal: a status, and one sentence for the person at the other end.
+/// A refusal: a status, and a sentence for the client.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     title: &'static str,
     pub(crate) detail: String,
-    /// Boxed, for a refusal is the other half of many results.
+    /// Boxed, because a refusal is the error of many results.
     id: Option<Box<JobId>>,
     retry_after_s: Option<u64>,
-    says: Option<Says>,
+    extra: Option<Extra>,
 }
 
-/// What a kind of refusal says in a header of its own.
+/// An additional header of a refusal.
 #[derive(Debug, Clone, Copy)]
-enum Says {
-    /// The methods that the address takes.
+enum Extra {
+    /// The methods that the address accepts.
     Allow(&'static str),
-    /// How to show a token.
+    /// How to send a token.
     Bearer,
-    /// How a body may be packed.
+    /// The supported compressions of a body.
     Encodings,
 }
 
-impl Says {
+impl Extra {
     fn header(self) -> (&'static str, &'static str) {
         match self {
             Self::Allow(methods) => ("allow", methods),
@@ -39,17 +39,17 @@ impl Says {
     }
 }
 
-/// Why it was refused (RFC 9457).
+/// The reason for a refusal (RFC 9457).
 #[derive(Debug, Default, Serialize, Object)]
 #[oai(rename = "Problem", read_only_all, skip_serializing_if_is_none)]
 pub(crate) struct Document<'p> {
     /// The status of the answer.
     status: u16,
-    /// The kind of problem, in words that stay the same.
+    /// The kind of problem; this text is stable.
     title: &'p str,
-    /// What is wrong here, in a sentence.
+    /// What is wrong, in a sentence.
     detail: &'p str,
-    /// The image, where one is known: the SHA-256 of its bytes.
+    /// The image, if known: the SHA-256 of its bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(validator(pattern = "^[0-9a-f]{64}$"))]
     id: Option<String>,
@@ -57,16 +57,16 @@ pub(crate) struct Document<'p> {
 
 impl Problem {
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, title, detail: detail.into(), id: None, retry_after_s: None, says: None }
+        Self { status, title, detail: detail.into(), id: None, retry_after_s: None, extra: None }
     }
 
-    /// What of it is sent.
+    /// Returns the document that is sent.
     pub(crate) fn document(&self) -> Document<'_> {
         let id = self.id.as_ref().map(ToString::to_string);
         Document { status: self.status.as_u16(), title: self.title, detail: &self.detail, id }
     }
 
-    /// The seconds after which to try again, where that helps.
+    /// Returns the seconds after which to retry, if that helps.
     pub(crate) fn retry_after_s(&self) -> Option<u64> {
         self.retry_after_s
     }
@@ -79,12 +79,12 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad request", detail)
     }
 
-    /// A client speaks plain HTTP to a listener that has a certificate.
+    /// Plain HTTP was sent to a listener with a certificate.
     pub(crate) fn needs_https() -> Self {
         Self::bad_request("this port speaks HTTPS; use https:// in the address")
     }
 
-    /// The header of a request has more than this many bytes, or too many fields.
+    /// The header of a request has more than `bytes` bytes, or too many fields.
     pub(crate) fn header_too_large(bytes: usize) -> Self {
         let detail = format!(
             "the header of the request is too large; at most {} KiB and 100 fields are read",
@@ -107,11 +107,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not found", detail)
     }
 
-    /// `allow` is what this address takes, as the header of that name has it.
+    /// `allow` is the value of the `Allow` header.
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("this address does not accept that method; it accepts {allow}");
         Self {
-            says: Some(Says::Allow(allow)),
+            extra: Some(Extra::Allow(allow)),
             ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", detail)
         }
     }
@@ -132,25 +132,25 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported image type", why)
     }
 
-    /// The body is packed in a way that is not read (RFC 9110, 15.5.16).
+    /// The `Content-Encoding` is not supported (RFC 9110, 15.5.16).
     pub(crate) fn unknown_encoding(name: &str) -> Self {
         let name = name.escape_debug();
         let detail =
             format!("unsupported Content-Encoding `{name}`; send the body as it is, or with gzip or deflate");
         Self {
-            says: Some(Says::Encodings),
+            extra: Some(Extra::Encodings),
             ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported encoding", detail)
         }
     }
 
-    /// The same of how it is sent (RFC 9112, 6.1).
+    /// The `Transfer-Encoding` is not supported (RFC 9112, 6.1).
     pub(crate) fn unknown_coding() -> Self {
         let detail =
             "unsupported Transfer-Encoding; send the body with `chunked` alone, or with a Content-Length";
         Self::new(StatusCode::NOT_IMPLEMENTED, "unsupported encoding", detail)
     }
 
-    /// A part of a form that is written in letters.
+    /// A part of a form has a transfer encoding, such as base64.
     pub(crate) fn encoded_part(name: &str) -> Self {
         let detail = format!(
             "unsupported Content-Transfer-Encoding `{name}`; send the bytes of the image \
@@ -167,44 +167,45 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "classification failed", reason).about(id)
     }
 
-    /// Nobody will classify it any more.
+    /// The job was dropped; the image will not be classified.
     pub(crate) fn dropped(id: JobId) -> Self {
         let detail = "this image is no longer queued: it waited for too long, or its job was \
             discarded; upload it again";
         Self::new(StatusCode::GONE, "no longer queued", detail).about(id)
     }
 
-    /// The same, said to a client that waits: it may upload it again at once.
+    /// Like [`dropped`](Self::dropped), for a client that waits: it may upload the image again at
+    /// once.
     pub(crate) fn dropped_meanwhile(id: JobId) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::dropped(id) }.after(10)
     }
 
-    /// Somebody took it away while the client waited.
+    /// The image was deleted while the client waited.
     pub(crate) fn erased(id: JobId) -> Self {
         let detail = "this image was deleted while its upload waited for the label; upload it again if that was \
             not meant";
         Self::new(StatusCode::GONE, "deleted", detail).about(id)
     }
 
-    /// `who` has more of them in flight than it may.
+    /// `who` has its maximum number of uploads in flight.
     pub(crate) fn too_many_uploads(who: &str) -> Self {
         let detail = format!("{who} has too many uploads in flight; try again shortly");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too many uploads", detail).after(1)
     }
 
-    /// An address has more of them than it may.
+    /// `who` has its maximum number of connections.
     pub(crate) fn too_many_connections(who: &str) -> Self {
         let detail = format!("{who} has too many connections; try again shortly");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too many connections", detail).after(1)
     }
 
-    /// All of them together are as many as there may be.
+    /// The server has its maximum number of connections.
     pub(crate) fn crowded() -> Self {
         let all = Self::too_many_connections("the server");
         Self { status: StatusCode::SERVICE_UNAVAILABLE, ..all }
     }
 
-    /// Neither memory nor disk is left for what arrives.
+    /// No memory and no disk is left for arriving bodies.
     pub(crate) fn no_room() -> Self {
         let detail = "the server has no room for more uploads; nothing was stored, try again shortly";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "no room", detail).after(5)
@@ -218,10 +219,10 @@ impl Problem {
     }
 
     pub(crate) fn wrong_token(detail: impl Into<String>) -> Self {
-        Self { says: Some(Says::Bearer), ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail) }
+        Self { extra: Some(Extra::Bearer), ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail) }
     }
 
-    /// `who` sends more than it may.
+    /// `who` exceeds its rate.
     pub(crate) fn too_often(who: &str, retry_after_s: u64) -> Self {
         let detail = format!("{who} exceeds its rate; try again in {retry_after_s} s");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", detail).after(retry_after_s)
@@ -237,7 +238,7 @@ impl Problem {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too many watchers", detail).after(30)
     }
 
-    /// The request came to the operator's listener with the name of somebody else.
+    /// A request to the operator's listener named a foreign host.
     pub(crate) fn foreign_host(host: &str) -> Self {
         let detail = format!(
             "this listener is not {host}: use localhost or the address, or add the name to \
@@ -251,19 +252,19 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "backlog full", detail).after(retry_after_s)
     }
 
-    /// It could not be put into the queue while the client waited.
+    /// The image was not queued before the timeout.
     pub(crate) fn not_queued() -> Self {
         let detail = "the image could not be queued in time; send it again, which is safe";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not queued", detail).after(5)
     }
 
-    /// `who` has more jobs in the queue than it may.
+    /// `who` has its maximum number of jobs in the queue.
     pub(crate) fn backlog_of_client(who: &str, retry_after_s: u64) -> Self {
         let detail = format!("{who} has too many images in the queue; nothing was stored, try again later");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "backlog full", detail).after(retry_after_s)
     }
 
-    /// What is needed for uploads cannot be reached.
+    /// A part of the backend that uploads need cannot be reached.
     pub(crate) fn not_ready(what: &str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not ready", what).after(5)
     }
@@ -273,13 +274,13 @@ impl Problem {
             .after(2)
     }
 
-    /// The disk is full, or as full as it may be.
+    /// The disk has reached its limit.
     pub(crate) fn disk_full() -> Self {
         let detail = "the service has no space left to store images; nothing was lost, try again later";
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage full", detail).after(60)
     }
 
-    /// The backend cannot take the image. What exactly it said is for the log, not for the client.
+    /// The backend did not accept the image. The cause is for the log, not for the client.
     pub(crate) fn backend(error: &Error) -> Self {
         let detail = match error {
             Error::Full { .. } => return Self::disk_full(),
@@ -309,10 +310,10 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after_s {
             response = response.header("Retry-After", seconds.to_string());
         }
-        if let Some((name, value)) = self.says.map(Says::header) {
+        if let Some((name, value)) = self.extra.map(Extra::header) {
             response = response.header(name, value);
         }
-        // A person at a terminal reads this, too.
+        // The line feed is for people at a terminal.
         response.body(body + "\n")
     }
 }

@@ -1,6 +1,6 @@
-//! Files that are read again when they change: the tokens, the certificate. What cannot be read or
-//! makes no sense never replaces what does; the last good version stays in force, and the log says
-//! why.
+//! Files that are read again when they change, such as tokens and certificates. An unreadable or
+//! invalid file never replaces a valid value: the last good version stays in force, and the log
+//! says why.
 
 use std::{
     fmt, io,
@@ -16,35 +16,35 @@ use eirs_platform::{
 use futures::future::BoxFuture;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// How often the files are looked at. A change of a certificate is two files, and a look that finds
-/// them as the last one did takes them up: so a change counts within two of these.
+/// Interval between looks at the files. A new certificate changes two files, so a change is read
+/// once two looks see the same: it takes effect within two intervals.
 const LOOK: Duration = Duration::from_secs(1);
-/// They are far enough apart for a change to come to rest.
+/// Minimum time between the two looks; the interval above is long enough.
 const TWO_LOOKS: Duration = Duration::ZERO;
-/// How often addresses that are as good as new are forgotten.
+/// Interval between the removals of addresses with a full allowance.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// Looks at the files until it is dropped; at once when the process is told to reload. `sweep` is
-/// called now and then.
+/// Looks at the files until it is dropped, and at once when the process is asked to reload. Calls
+/// `sweep` periodically.
 pub(crate) async fn keep(
     mut renewals: Vec<Box<dyn Renewal>>,
     sweep: Option<impl Fn()>,
     lifecycle: Lifecycle,
 ) {
     if renewals.is_empty() && sweep.is_none() {
-        // An idle service has nothing to wake up for.
+        // Without anything to do, do not wake up.
         return;
     }
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut swept = Instant::now();
     loop {
-        let is_told = tokio::select! {
+        let is_forced = tokio::select! {
             _ = ticks.tick() => false,
             () = lifecycle.reload_requested() => true,
         };
         for renewal in &mut renewals {
-            renewal.look(is_told).await;
+            renewal.look(is_forced).await;
         }
         if let Some(sweep) = &sweep
             && swept.elapsed() >= SWEEP
@@ -55,21 +55,21 @@ pub(crate) async fn keep(
     }
 }
 
-/// What looks at the files of one value.
+/// Looks at the files of one value.
 pub(crate) trait Renewal: Send {
-    /// Reads them again if they changed and have come to rest, or if somebody says so.
-    fn look(&mut self, is_told: bool) -> BoxFuture<'_, ()>;
+    /// Reads the files again if they changed and are stable now, or if `is_forced`.
+    fn look(&mut self, is_forced: bool) -> BoxFuture<'_, ()>;
 }
 
 /// A value that is read from files. Clones share it.
 pub(crate) struct Watched<T> {
     current: Arc<RwLock<Arc<T>>>,
     source: Arc<Source<T>>,
-    /// As the files were when they were read.
+    /// The stamps of the files when they were read.
     read: Stamps,
 }
 
-/// From the value before this one, and the contents of the files.
+/// Makes the value from its predecessor and the contents of the files.
 type Make<T> = dyn Fn(Option<&T>, &[Vec<u8>]) -> Result<T, String> + Send + Sync;
 
 struct Source<T> {
@@ -79,13 +79,13 @@ struct Source<T> {
 }
 
 impl<T: Send + Sync + 'static> Watched<T> {
-    /// Reads the files. `make` makes the value of what they hold; its complaints name the file.
+    /// Reads the files. `make` makes the value from their contents; its errors name the file.
     pub(crate) fn open(
         setting: &'static str,
         files: &[&Path],
         make: impl Fn(Option<&T>, &[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
-        // Before they are read, so that no change is missed.
+        // Before reading, so that no change is missed.
         let read = Stamps::now(files);
         let content = |file: &&Path| std::fs::read(file).map_err(|error| unreadable(file, &error));
         let contents: Vec<_> = files.iter().map(content).collect::<Result<_, _>>()?;
@@ -119,17 +119,17 @@ struct Watch<T> {
 }
 
 impl<T: Send + Sync + 'static> Renewal for Watch<T> {
-    fn look(&mut self, is_told: bool) -> BoxFuture<'_, ()> {
+    fn look(&mut self, is_forced: bool) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let mut stamps = Vec::new();
             for file in &self.source.files {
                 stamps.push((file.clone(), Stamp::of(tokio::fs::metadata(file).await)));
             }
             let stamps = Stamps::from_iter(stamps);
-            if is_told {
+            if is_forced {
                 self.files.read(stamps.clone());
             }
-            if is_told || self.files.look(stamps) == Look::Changed {
+            if is_forced || self.files.look(stamps) == Look::Changed {
                 self.renew().await;
             }
         })
@@ -170,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    /// A pair of files that belong together when they hold the same number.
+    /// Two files that are valid together if they hold the same number.
     struct Rig {
         folder: tempfile::TempDir,
         value: Watched<u32>,
@@ -203,14 +203,14 @@ mod tests {
             fs::rename(beside, self.folder.path().join(name)).unwrap();
         }
 
-        async fn look(&mut self, is_told: bool) -> u32 {
-            self.renewal.look(is_told).await;
+        async fn look(&mut self, is_forced: bool) -> u32 {
+            self.renewal.look(is_forced).await;
             *self.value.get()
         }
     }
 
     #[tokio::test]
-    async fn files_are_taken_up_when_they_have_changed_and_come_to_rest() {
+    async fn changed_files_are_read_once_they_are_stable() {
         let mut rig = Rig::new();
         assert_eq!(rig.look(false).await, 1);
         rig.write("a", "2");
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_told_does_not_wait() {
+    async fn a_forced_look_does_not_wait() {
         let mut rig = Rig::new();
         rig.write("a", "2");
         rig.write("b", "2");
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_broken_or_gone_leaves_the_last_good_version_in_force() {
+    async fn an_invalid_or_missing_file_leaves_the_last_good_version_in_force() {
         let mut rig = Rig::new();
         for text in ["3", "nonsense", ""] {
             rig.write("a", text);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_at_the_start_is_an_error() {
+    fn an_invalid_file_at_the_start_is_an_error() {
         let read = |_: Option<&u32>, contents: &[Vec<u8>]| number(&contents[0]);
         let missing = Watched::open("test", &[Path::new("/nowhere/a")], read).unwrap_err();
         assert!(missing.starts_with("/nowhere/a: cannot be read"), "{missing}");

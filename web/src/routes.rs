@@ -1,4 +1,4 @@
-//! Which path leads where.
+//! The routes of both listeners.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use poem::{
 
 use crate::{
     Access, App,
-    api::{Admin, AdminAtTheDoor, Description, Health, Public, Watch},
+    api::{Admin, Description, GuardedAdmin, Health, Public, Watch},
     operator::{
         live::{self, Watchers},
         page::{self, Half, Home},
@@ -19,8 +19,8 @@ use crate::{
     upload::{self, erase, results},
 };
 
-/// What clients see, if `access` lets them. Where the operator's side has no listener of its own,
-/// that as well.
+/// Returns the routes for clients, with the checks of `access`. Includes the operator's routes if
+/// the operator has no listener of its own.
 pub fn routes(app: &App, access: Arc<Access>) -> impl Endpoint<Output = Response> + use<> + 'static {
     let is_live = app.uploads.settings.web.is_live_for_everybody();
     let is_apart = app.uploads.settings.web.admin_listen.is_some();
@@ -33,16 +33,16 @@ pub fn routes(app: &App, access: Arc<Access>) -> impl Endpoint<Output = Response
         if is_live { routes.at("/events", get(live::events.data(Watchers::Clients))) } else { routes };
     let routes = match (is_live, is_apart) {
         (true, true) => described(routes, &Description::of::<(Public, Watch, Health)>()),
-        // The settings see to it that the operator, whose it is then, has somewhere to look.
+        // Settings are only valid like this if the operator has a listener of its own.
         (false, _) => described(routes, &Description::of::<(Public, Health)>()),
         (true, false) => {
-            described(with_admin(routes), &Description::of::<(Public, Watch, AdminAtTheDoor, Health)>())
+            described(with_admin(routes), &Description::of::<(Public, Watch, GuardedAdmin, Health)>())
         }
     };
     access.guard(app.uploads.clock.clone(), app.metrics.clone(), with_problems(routes, app))
 }
 
-/// What the operator sees.
+/// Returns the routes for the operator.
 pub fn admin_routes(app: &App) -> impl Endpoint<Output = Response> + use<> + 'static {
     let routes = with_page(Route::new(), app, Half::Live)
         .at("/events", get(live::events.data(Watchers::Operator)))
@@ -84,12 +84,12 @@ fn with_problems(routes: Route, app: &App) -> impl Endpoint<Output = Response> +
         })
 }
 
-/// Takes GET, and HEAD as everything that takes GET does.
+/// Accepts GET and HEAD.
 fn get<E: IntoEndpoint<Endpoint: 'static> + 'static>(endpoint: E) -> impl Endpoint<Output = Response> {
     only("GET, HEAD", poem::get(endpoint))
 }
 
-/// The same, and what takes away what is seen there.
+/// Accepts GET, HEAD and DELETE.
 fn get_or_delete<G, D>(look: G, delete: D) -> impl Endpoint<Output = Response>
 where
     G: IntoEndpoint<Endpoint: 'static> + 'static,
@@ -102,7 +102,7 @@ fn post<E: IntoEndpoint<Endpoint: 'static> + 'static>(endpoint: E) -> impl Endpo
     only("POST", poem::post(endpoint))
 }
 
-/// Other methods get a list of the allowed ones.
+/// Answers other methods with 405 and the list of allowed ones.
 fn only(methods: &'static str, endpoint: RouteMethod) -> impl Endpoint<Output = Response> {
     endpoint.catch_error(move |_: MethodNotAllowedError| async move {
         Problem::method_not_allowed(methods).into_response()

@@ -1,12 +1,12 @@
-//! Where the bytes of arriving bodies are until their images are stored: in memory as long as there
-//! is plenty of it, else in a file: one of the store of images, where that has such, for then the
-//! image is where it belongs when all of it has arrived; or else one without a name, which goes
-//! when its last reader goes, also in a kill.
+//! The bytes of arriving bodies until their images are stored. They stay in memory while there is
+//! plenty of it, and else go to a file. If the store of images has files for arriving images, one
+//! of those is used, so that a complete image is already in place; otherwise an unnamed temporary
+//! file, which disappears with its last reader, even if the process is killed.
 //!
-//! A body takes what has arrived of it and no more, and nobody waits for anybody's bytes: one that
-//! finds no memory goes on in its file at once. What a single body may have in memory is a share of
-//! what is *free*, so that it shrinks as more of them arrive slowly, and there is always some left
-//! for one that is small and quick.
+//! A body takes room only for the bytes that have arrived, and never waits for another body:
+//! without memory, it continues in its file at once. One body may use a share of the *free* memory,
+//! so that its limit shrinks as more bodies arrive slowly, and some memory is always left for
+//! small, fast ones.
 
 use std::{
     io,
@@ -24,36 +24,37 @@ use eirs_platform::{
 };
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// A body may have this part of the free memory.
+/// One body may use one part in this number of the free memory.
 const SHARE: u64 = 8;
-/// What is gathered in memory before a file is written on.
+/// Bytes gathered in memory before they are appended to a file.
 const WRITE_BYTES: u64 = 256 * 1024;
-/// So many files are copied to the store at once: a processor has the next while another is
-/// written.
+/// Maximum number of files that are copied to the store at once, so that reading one overlaps with
+/// writing another.
 const COPIED_AT_ONCE: usize = 4;
-/// A chunk that is smaller is copied: it may be a few bytes of a large buffer, which it would keep.
+/// Smaller chunks are copied, because they may be part of a large buffer that they would keep
+/// alive. In bytes.
 const WORTH_KEEPING: usize = 8 * 1024;
 
-/// The memory and the disk that all arriving bodies share.
+/// The memory and disk shared by all arriving bodies.
 #[derive(Debug)]
 pub(crate) struct Room {
     memory: Arc<Pool>,
     disk: Arc<Pool>,
     folder: PathBuf,
-    /// The store that may have files for what arrives, instead of that folder.
+    /// The store, if it has files for arriving images.
     store: Option<SharedBlobs>,
-    /// Files that are in memory as a whole, on their way to the store. Who waits here waits for the
-    /// store, not for a client.
+    /// Limits the files that are read into memory as a whole to store them. Waiting for a permit is
+    /// waiting for the store, not for a client.
     storing: Arc<Semaphore>,
-    /// The same of those that are copied part by part.
+    /// Limits the files that are copied piece by piece.
     copying: Arc<Semaphore>,
 }
 
-/// Bytes that are free.
+/// The number of free bytes.
 #[derive(Debug)]
 struct Pool(AtomicU64);
 
-/// Bytes of a pool, which get free again when this is dropped.
+/// Bytes reserved from a pool; dropping this returns them.
 #[derive(Debug)]
 pub(crate) struct Taken {
     pool: Arc<Pool>,
@@ -65,8 +66,8 @@ impl Taken {
         Self { pool: pool.clone(), bytes: 0 }
     }
 
-    /// Takes so many more, if there are so many.
-    fn more(&mut self, bytes: u64) -> bool {
+    /// Reserves `bytes` more; returns false if the pool does not have them.
+    fn reserve(&mut self, bytes: u64) -> bool {
         let free = &self.pool.0;
         let taken =
             free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(bytes)).is_ok();
@@ -74,17 +75,17 @@ impl Taken {
         taken
     }
 
-    /// Takes so many in all, if there are so many.
+    /// Changes the reservation to `bytes` in total; returns false if the pool does not have them.
     pub(crate) fn set(&mut self, bytes: u64) -> bool {
         if bytes > self.bytes {
-            return self.more(bytes - self.bytes);
+            return self.reserve(bytes - self.bytes);
         }
         self.pool.0.fetch_add(self.bytes - bytes, Ordering::Relaxed);
         self.bytes = bytes;
         true
     }
 
-    /// What a single body may have now.
+    /// Returns the number of bytes that this body may have in total.
     fn most(&self) -> u64 {
         (self.pool.0.load(Ordering::Relaxed) + self.bytes) / SHARE
     }
@@ -97,8 +98,8 @@ impl Drop for Taken {
 }
 
 impl Room {
-    /// So many bytes of memory, and so many in files in this folder, which is made if it is
-    /// missing, or in this store. `largest` is the largest body.
+    /// Creates the room with this number of bytes in memory and on disk. Files are in `folder`,
+    /// which is created if missing, or in `store`. `largest` is the maximum size of a body.
     pub(crate) fn new(
         memory: u64,
         disk: u64,
@@ -119,18 +120,18 @@ impl Room {
         }))
     }
 
-    /// The memory and the disk that are free.
+    /// Returns the free bytes of memory and disk.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn free(&self) -> (u64, u64) {
         (self.memory.0.load(Ordering::Relaxed), self.disk.0.load(Ordering::Relaxed))
     }
 
-    /// None of the memory yet, for something else that grows with what arrives.
+    /// Returns an empty reservation of memory, for something else that grows with a body.
     pub(crate) fn memory(&self) -> Taken {
         Taken::none(&self.memory)
     }
 
-    /// A file for a body.
+    /// Creates a file for a body.
     fn file(&self) -> Result<Spool> {
         if let Some(store) = &self.store
             && let Some(arriving) = store.arriving()?
@@ -145,20 +146,20 @@ impl Room {
     }
 }
 
-/// The bytes of a body so far.
+/// The bytes of a body that have arrived.
 #[derive(Debug)]
 pub(crate) struct Held {
     room: Arc<Room>,
-    /// What came in large pieces is not copied.
+    /// Large chunks, which are not copied.
     pieces: Pieces,
-    /// Small ones that came after them.
+    /// Small chunks after them, copied together.
     memory: BytesMut,
     taken: Taken,
-    /// What came before that.
+    /// The part before them, if it is in a file.
     spooled: Option<Spooled>,
 }
 
-/// The part of a body that is in a file.
+/// The part of a body in a file.
 #[derive(Debug)]
 struct Spooled {
     file: Spool,
@@ -176,12 +177,11 @@ impl Held {
         }
     }
 
-    /// Takes in what has arrived. It fails where the disk is full, or that part of it which uploads
-    /// may have.
+    /// Appends a chunk. Returns an error if the disk, or the part of it for uploads, is full.
     pub(crate) async fn add(&mut self, chunk: Bytes) -> Result<()> {
         let most = self.taken.most().min(if self.spooled.is_some() { WRITE_BYTES } else { u64::MAX });
         let bytes = chunk.len() as u64;
-        if self.taken.bytes + bytes > most || !self.taken.more(bytes) {
+        if self.taken.bytes + bytes > most || !self.taken.reserve(bytes) {
             return self.write_out(chunk).await;
         }
         if chunk.len() >= WORTH_KEEPING {
@@ -193,12 +193,12 @@ impl Held {
         Ok(())
     }
 
-    /// Lets go of all of it.
+    /// Discards all bytes.
     pub(crate) fn clear(&mut self) {
         *self = Self::new(&self.room);
     }
 
-    /// Moves what is in memory to the file, and this chunk after it.
+    /// Moves the bytes in memory to the file, followed by this chunk.
     async fn write_out(&mut self, chunk: Bytes) -> Result<()> {
         let (file, mut on_disk) = match self.spooled.take() {
             Some(Spooled { file, taken }) => (Some(file), taken),
@@ -207,11 +207,11 @@ impl Held {
         let mut pieces = std::mem::take(&mut self.pieces);
         pieces.extend([std::mem::take(&mut self.memory).freeze(), chunk]);
         let held = std::mem::replace(&mut self.taken, Taken::none(&self.room.memory));
-        if !on_disk.more(pieces.len() as u64) {
+        if !on_disk.reserve(pieces.len() as u64) {
             let full = "arriving uploads use all of web.upload_disk";
             return Err(Error::unavailable("receiving an upload", full));
         }
-        // Where the client leaves meanwhile, the thread drops all of it.
+        // If the client disconnects meanwhile, the thread drops everything.
         let room = self.room.clone();
         let written = spawn_blocking(move || {
             let mut file = file.map_or_else(|| room.file(), Ok)?;
@@ -223,14 +223,14 @@ impl Held {
         Ok(())
     }
 
-    /// All of it is there.
+    /// Completes the body.
     pub(crate) fn whole(mut self) -> Whole {
         self.pieces.push(self.memory.freeze());
         Whole { room: self.room, memory: self.pieces, taken: self.taken, spooled: self.spooled }
     }
 }
 
-/// A body of which all has arrived.
+/// A complete body.
 #[derive(Debug)]
 pub(crate) struct Whole {
     room: Arc<Room>,
@@ -244,8 +244,8 @@ impl Whole {
         self.taken.bytes + self.spooled.as_ref().map_or(0, |spooled| spooled.taken.bytes)
     }
 
-    /// Has the work done with the bytes, of few bodies that are in files at once. Where the work
-    /// does not take files, all bytes are in memory then.
+    /// Calls `work` with the bytes; limits the number of bodies from files that are worked on at
+    /// once. Unless `takes_files`, all bytes are read into memory first.
     pub(crate) async fn read<T>(
         self,
         takes_files: bool,
@@ -289,7 +289,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_comes_out_is_what_went_in_and_everything_gets_free_again(
+        fn a_body_is_read_as_it_was_written_and_its_room_is_returned(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20_000), 0..12),
             memory in 0u64..200_000,
             takes_files in any::<bool>(),
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_body_finds_memory_however_many_large_ones_are_there() {
+    fn a_small_body_finds_memory_even_among_many_large_ones() {
         let (_folder, room) = room(1 << 20, 1 << 30);
         wait(async {
             let mut slow = Vec::new();
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_disk_space_is_used_up_the_body_fails_and_gives_back_what_it_had() {
+    fn a_body_fails_and_returns_its_room_if_the_disk_space_is_used_up() {
         let (_folder, room) = room(0, 5000);
         wait(async {
             let mut held = Held::new(&room);

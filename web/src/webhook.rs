@@ -1,10 +1,9 @@
-//! The webhook: each job that ends is sent to one address of the operator, so that nobody has to
-//! poll for what a 202 promised.
+//! The webhook: sends every ended job to an address of the operator, so that nobody has to poll for
+//! the result promised by a 202.
 //!
-//! The list of what is to be sent is a queue of the backend, durable and shared by all hosts. An
-//! event is in it before the worker's answer is acked, and leaves it when the receiver has taken
-//! it: a kill at any moment sends it twice, never not at all. No answer to a client waits for any
-//! of that.
+//! The events to send are in a queue of the backend, which is durable and shared by all hosts. An
+//! event is added before the worker's reply is acked, and removed once the receiver has accepted
+//! it: a kill may send it twice, but never loses it. Answers to clients do not wait for this.
 
 pub(crate) mod event;
 
@@ -36,22 +35,22 @@ use crate::{
     renewal::{Renewal, Watched},
 };
 
-/// Events in one request.
+/// Maximum number of events in one request.
 const BATCH: usize = 100;
-/// The length of a poll.
+/// The duration of a long poll.
 const POLL: Duration = Duration::from_secs(20);
-/// How long the list may take to say how much is in it, and how old what it said may be.
+/// Timeout for counting the waiting events, and how long a count is used.
 const COUNTING: Duration = Duration::from_secs(2);
 const COUNTED_FOR: Duration = Duration::from_secs(5);
-/// A receiver that does not take a batch gets it again after a while, which doubles up to this.
+/// A batch that was not accepted is sent again after this time, which doubles up to the maximum.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
-/// How often the lease of a batch is renewed while it waits; it lasts a minute.
+/// Interval between renewals of a waiting batch's lease, which lasts a minute.
 const RENEW: Duration = Duration::from_secs(20);
-/// How often it is said that events are dropped.
-const TELL: Duration = Duration::from_secs(30);
+/// Minimum time between two log lines about dropped events.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The list of what is to be sent, and where to.
+/// The events to send, and the receiver.
 #[derive(Debug)]
 pub(crate) struct Webhook {
     list: SharedQueue,
@@ -64,24 +63,24 @@ pub(crate) struct Webhook {
     is_failing: AtomicBool,
 }
 
-/// How long the list is.
+/// The estimated number of waiting events.
 #[derive(Debug, Default)]
 struct Counting {
     events: u64,
     at: Option<Instant>,
-    told_at: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
 impl Webhook {
-    /// Opens the list.
+    /// Opens the queue of events.
     pub(crate) async fn open(
-        door: Door,
+        config: Config,
         backend: &Backend,
         metrics: Arc<Metrics>,
         clock: SharedClock,
     ) -> Result<Self> {
         let list = backend.webhook().await?;
-        let Door { keys, poster, most } = door;
+        let Config { keys, poster, most } = config;
         Ok(Self {
             list,
             most,
@@ -94,13 +93,13 @@ impl Webhook {
         })
     }
 
-    /// What reads the file of the keys again when it changes.
+    /// Returns what reads the file of the keys again when it changes.
     pub(crate) fn renewal(&self) -> Box<dyn Renewal> {
         self.keys.renewal()
     }
 
-    /// Puts ended jobs on the list; when this returns, they survive a kill. Where the list is as
-    /// long as it may be, they are dropped, and counted.
+    /// Adds ended jobs to the events; once this returns, they survive a kill. Beyond the maximum
+    /// they are dropped and counted.
     pub(crate) async fn note(&self, replies: &[Reply]) -> Result<()> {
         if replies.is_empty() {
             return Ok(());
@@ -109,7 +108,7 @@ impl Webhook {
         let (noted, dropped) = replies.split_at(self.reserve(replies.len()));
         if !dropped.is_empty() {
             self.metrics.webhook(Counted::Dropped, dropped.len() as u64);
-            self.tell_of_dropped();
+            self.log_dropped();
         }
         if noted.is_empty() {
             return Ok(());
@@ -118,7 +117,7 @@ impl Webhook {
         sent.inspect_err(|_not_sent| self.gone(noted.len()))
     }
 
-    /// How many of so many more events there is room for; they count from now on.
+    /// Reserves room for up to `events` more events; returns for how many.
     fn reserve(&self, events: usize) -> usize {
         let mut counting = self.counting();
         let room = usize::try_from(self.most.saturating_sub(counting.events)).unwrap_or(usize::MAX);
@@ -127,14 +126,14 @@ impl Webhook {
         reserved
     }
 
-    /// So many are not on the list any more.
+    /// Counts `events` fewer events.
     fn gone(&self, events: usize) {
         let mut counting = self.counting();
         counting.events = counting.events.saturating_sub(events as u64);
     }
 
-    /// Has the list say now and then how long it is. Where it does not, what was sent and taken
-    /// since is the better guess.
+    /// Counts the events from time to time. If that fails, the last count and the changes since are
+    /// the better estimate.
     async fn count(&self) {
         if self.counting().at.is_some_and(|at| at.elapsed() < COUNTED_FOR) {
             return;
@@ -147,7 +146,7 @@ impl Webhook {
         }
     }
 
-    /// How many events wait.
+    /// Returns the number of waiting events.
     pub(crate) async fn waiting(&self) -> u64 {
         self.count().await;
         self.counting().events
@@ -157,10 +156,10 @@ impl Webhook {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_of_dropped(&self) {
+    fn log_dropped(&self) {
         let mut counting = self.counting();
-        if counting.told_at.is_none_or(|at| at.elapsed() > TELL) {
-            counting.told_at = Some(Instant::now());
+        if counting.logged_at.is_none_or(|at| at.elapsed() > LOG_INTERVAL) {
+            counting.logged_at = Some(Instant::now());
             tracing::error!(
                 "webhook: {} events wait to be taken, which is web.webhook.max_waiting; further ones are dropped, and their \
                  results stay where `GET /results/{{id}}` finds them",
@@ -169,7 +168,7 @@ impl Webhook {
         }
     }
 
-    /// Sends what is on the list, until `stop`.
+    /// Sends the events until `stop`.
     pub(crate) async fn keep(&self, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         while !stop.is_cancelled() {
@@ -186,9 +185,9 @@ impl Webhook {
         }
     }
 
-    /// Sends a batch until it is taken. One that the receiver refuses for what is in it is halved,
-    /// so that a single event which it cannot read keeps no other back; that event comes again when
-    /// its lease has run out.
+    /// Sends a batch until it is accepted. A batch that is refused for its content is halved, so
+    /// that one bad event does not hold back others; that event is received again when its lease
+    /// expires.
     async fn deliver(&self, batch: Vec<Delivery>, stop: &CancellationToken) {
         let mut open = vec![batch];
         while let Some(mut batch) = open.pop() {
@@ -207,7 +206,7 @@ impl Webhook {
                 }
                 Some(_) => {}
                 None => {
-                    // Told to stop: another host, or the next process, sends what is left.
+                    // Stopped: another host or the next process sends the rest.
                     for left in open.drain(..).chain([batch]) {
                         let receipts: Vec<_> = left.into_iter().map(|event| event.receipt).collect();
                         let _comes_again_anyway = self.list.release(&receipts).await;
@@ -218,7 +217,7 @@ impl Webhook {
         }
     }
 
-    /// `None` where it was told to stop before the receiver had decided.
+    /// Returns the receiver's decision, or `None` if `stop` comes first.
     async fn until_taken(
         &self,
         batch: &[Delivery],
@@ -242,7 +241,8 @@ impl Webhook {
                 }
                 Ended::Later { why, after } => {
                     self.failed(why);
-                    // Half of it at least: a draw of nothing would hammer a receiver that is down.
+                    // At least half, because a wait of nearly zero would overload a receiver that
+                    // is down.
                     let drawn = backoff.next_wait().max(FIRST_WAIT / 2);
                     after.map_or(drawn, |after| after.min(LONGEST_WAIT).max(drawn))
                 }
@@ -257,7 +257,7 @@ impl Webhook {
         self.poster.post(message, now.timestamp(), signature).await
     }
 
-    /// Keeps the lease of a batch that waits.
+    /// Waits, and keeps the lease of the batch meanwhile.
     async fn hold(&self, receipts: &[Receipt], wait: Duration) {
         let until = Instant::now() + wait;
         loop {
@@ -277,7 +277,7 @@ impl Webhook {
         }
     }
 
-    /// Says once that the receiver does not take events, and counts it each time.
+    /// Counts a failure, and logs the first of a series.
     fn failed(&self, why: &str) {
         self.metrics.webhook(Counted::Failed, 1);
         if !self.is_failing.swap(true, Ordering::Relaxed) {
@@ -288,21 +288,21 @@ impl Webhook {
     }
 }
 
-/// What the settings say of the webhook, read and found good.
+/// The checked settings of the webhook.
 #[derive(Debug)]
-pub struct Door {
+pub struct Config {
     keys: Watched<Keys>,
     poster: Poster,
     most: u64,
 }
 
-/// Reads the keys; what is wrong with them, or with the address, is a sentence that begins with the
-/// setting. `None` where the settings name no address.
-pub fn check(settings: &settings::Webhook) -> std::result::Result<Option<Door>, String> {
+/// Reads the keys and checks the address. Returns `None` if no address is set. An error is a
+/// sentence that begins with the setting.
+pub fn check(settings: &settings::Webhook) -> std::result::Result<Option<Config>, String> {
     let (Some(url), Some(file)) = (&settings.url, &settings.key) else { return Ok(None) };
     let keys = keys(file).map_err(|why| format!("web.webhook.key: {why}"))?;
     let poster = Poster::to(url).map_err(|why| format!("web.webhook.url: {why}"))?;
-    Ok(Some(Door { keys, poster, most: settings.max_waiting }))
+    Ok(Some(Config { keys, poster, most: settings.max_waiting }))
 }
 
 fn keys(file: &Path) -> std::result::Result<Watched<Keys>, String> {

@@ -143,7 +143,7 @@ curl -i -F myfile=@heart.jpg 'http://127.0.0.1:8000/upload?wait=0'
     let trace_id = MetaSchema { pattern: Some("^[0-9a-f]{32}$".to_owned()), ..MetaSchema::new("string") };
     for response in &mut responses {
         let trace_id = header(traced::TRACE_ID, about, trace_id.clone());
-        // Who is turned away at the door has none.
+        // A request refused by the access checks has no trace.
         response.headers.push(MetaHeader { required: response.status != Some(429), ..trace_id });
     }
     let operation = operation("upload", TAG, "Classify an image", ABOUT, responses);
@@ -202,7 +202,7 @@ curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
     path
 }
 
-/// The other method of the same address.
+/// The `DELETE` method of the same path.
 fn erase() -> MetaPath {
     const ABOUT: &str = "\
 Deletes an image and all its results for good. A job in flight ends as usual, and its result is \
@@ -267,7 +267,7 @@ fn top() -> MetaOperationParam {
     )
 }
 
-/// The body of an upload: a form, or an image.
+/// The body of an upload: a form or an image.
 fn images() -> MetaRequest {
     let image = || MetaSchema::new_with_format("string", "binary");
     let several =
@@ -290,7 +290,7 @@ fn images() -> MetaRequest {
     MetaRequest { description: Some("One image, or a form with one or several."), content, required: true }
 }
 
-/// The answer to several images. A parser of lines makes an array of them.
+/// The answer to several images, described as an array because a parser of lines makes one.
 fn lines() -> MetaMediaType {
     let reply = example();
     let cut_short = Problem::rejected(JobId::of(b"star.jpg"), "the JPEG ends early");
@@ -315,7 +315,7 @@ fn pending() -> MetaResponse {
     }
 }
 
-/// How a job ends that ends without a label.
+/// The refusals for a job that ended without a label.
 fn no_label() -> [MetaResponse; 2] {
     let id = example().id;
     [

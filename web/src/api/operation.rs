@@ -1,5 +1,5 @@
-//! What operators and their tools ask: `/status`, `/events`, `/metrics`, `/doorbell`, `/livez`,
-//! `/readyz`.
+//! The paths for operators and their tools: `/status`, `/events`, `/metrics`, `/doorbell`,
+//! `/livez`, `/readyz`.
 
 use poem::http::Method;
 use poem_openapi::{
@@ -17,7 +17,7 @@ use crate::{
 
 const TAG: &str = "operation";
 
-/// What is said of a path, with the port of the listener in its example.
+/// The description of a path, with an example that has the port of the listener.
 macro_rules! about {
     ($is_apart:expr, $text:literal, $method:literal, $path:literal) => {
         match $is_apart {
@@ -36,7 +36,7 @@ pub(super) fn register(registry: &mut Registry) {
     Status::register(registry);
 }
 
-/// At the operator's own listener, or beside the uploads.
+/// `is_apart`: at the operator's own listener.
 pub(super) fn status(is_apart: bool) -> MetaPath {
     let about = about!(
         is_apart,
@@ -51,7 +51,7 @@ last pass: queues, instances, decisions and their reasons.",
     path("/status", Method::GET, operation("status", TAG, "The whole service", about, responses))
 }
 
-/// At the operator's own listener, or beside the uploads.
+/// `is_apart`: at the operator's own listener.
 pub(super) fn events(is_apart: bool) -> MetaPath {
     let about = about!(
         is_apart,
@@ -61,7 +61,7 @@ seconds, with the content of `/status`.",
         "-N ",
         "/events"
     );
-    // OpenAPI 3.0 has no word for a stream: the schema is that of one event.
+    // OpenAPI 3.0 cannot describe a stream, so the schema is that of one event.
     let name =
         MetaSchema { enum_items: vec!["timeline".into(), "status".into()], ..MetaSchema::new("string") };
     let data = MetaSchema { description: Some("JSON in one line."), ..MetaSchema::new("string") };
@@ -101,7 +101,7 @@ pub(super) fn metrics() -> MetaPath {
     path("/metrics", Method::GET, operation("metrics", TAG, "Metrics", ABOUT, responses))
 }
 
-/// At the operator's own listener, or beside the uploads.
+/// `is_apart`: at the operator's own listener.
 pub(super) fn doorbell(is_apart: bool) -> MetaPath {
     let about =
         about!(is_apart, "The controller starts a pass now, not at its next tick.", "-X POST ", "/doorbell");

@@ -1,4 +1,4 @@
-//! The parts that descriptions are put together from.
+//! Building blocks of the description.
 
 use poem::http::Method;
 use poem_openapi::{
@@ -13,15 +13,15 @@ use serde_json::Value;
 
 use crate::problem::{Document, Problem};
 
-/// The security scheme of services that want a token.
+/// The name of the security scheme for tokens.
 const BEARER: &str = "bearer";
 
-/// What all paths name.
+/// Registers what all paths use.
 pub(super) fn register(registry: &mut Registry) {
     Document::register(registry);
 }
 
-/// What the [guarded] paths name.
+/// Registers what the [`guarded`] paths use.
 pub(super) fn register_token(registry: &mut Registry) {
     registry.create_security_scheme(
         BEARER,
@@ -38,14 +38,15 @@ pub(super) fn register_token(registry: &mut Registry) {
     );
 }
 
-/// A path that takes one method.
+/// A path with one method.
 pub(super) fn path(path: &str, method: Method, operation: MetaOperation) -> MetaPath {
     let mut operation = MetaOperation { method, ..operation };
     operation.responses.responses.sort_by_key(|response| response.status);
     MetaPath { path: path.to_owned(), operations: vec![operation] }
 }
 
-/// The same path behind what `access.rs` asks for. Where no token is wanted, none is needed.
+/// Adds the refusals of `access.rs` to a path. The token is optional, because a service may need
+/// none.
 pub(super) fn guarded(mut path: MetaPath) -> MetaPath {
     for operation in &mut path.operations {
         let responses = &mut operation.responses.responses;
@@ -60,7 +61,7 @@ pub(super) fn guarded(mut path: MetaPath) -> MetaPath {
     path
 }
 
-/// A rate is exceeded.
+/// The example of an exceeded rate.
 pub(super) fn too_often() -> Problem {
     Problem::too_often("this address", 2)
 }
@@ -95,7 +96,7 @@ pub(super) fn operation(
     }
 }
 
-/// A parameter of the query; all of them may be left out.
+/// An optional query parameter.
 pub(super) fn query(name: &str, description: &str, schema: MetaSchema) -> MetaOperationParam {
     MetaOperationParam {
         name: name.to_owned(),
@@ -109,12 +110,12 @@ pub(super) fn query(name: &str, description: &str, schema: MetaSchema) -> MetaOp
     }
 }
 
-/// An answer with this status and these bodies, one of them.
+/// An answer with this status and one of these bodies.
 pub(super) fn answer(status: u16, description: &'static str, content: Vec<MetaMediaType>) -> MetaResponse {
     MetaResponse { description, status: Some(status), status_range: None, content, headers: Vec::new() }
 }
 
-/// A body of a type that is sent, with a value of it.
+/// A body of a type, with an example.
 pub(super) fn body<T: Type>(content_type: &'static str, example: impl Serialize) -> MetaMediaType {
     media(content_type, with_example(T::schema_ref(), example))
 }
@@ -129,7 +130,7 @@ pub(super) fn media(content_type: &'static str, schema: MetaSchema) -> MetaMedia
     MetaMediaType { content_type, schema: inline(schema) }
 }
 
-/// A header that an answer always has.
+/// A header that is always present in an answer.
 pub(super) fn header(name: &str, description: &str, schema: MetaSchema) -> MetaHeader {
     MetaHeader {
         name: name.to_owned(),
@@ -146,12 +147,12 @@ pub(super) fn retry_after() -> MetaHeader {
     header("Retry-After", "Seconds after which to try again.", schema)
 }
 
-/// The store or a queue cannot be reached.
+/// The example for a store or queue that cannot be reached.
 pub(super) fn storage() -> Problem {
     Problem::backend(&eirs_platform::Error::unavailable("an example", "an example"))
 }
 
-/// Refusals of one status, one or several. What an answer of it looks like is shown by the first.
+/// Refusals with the same status. The first is the example.
 pub(super) fn refusal(description: &'static str, problems: &[Problem]) -> MetaResponse {
     let (status, document) = (problems[0].status.as_u16(), problems[0].document());
     assert!(problems.iter().all(|problem| problem.status.as_u16() == status), "one answer has one status");
@@ -161,12 +162,12 @@ pub(super) fn refusal(description: &'static str, problems: &[Problem]) -> MetaRe
     MetaResponse { headers, ..answer(status, description, content) }
 }
 
-/// A schema without a name.
+/// An anonymous schema.
 pub(super) fn inline(schema: MetaSchema) -> MetaSchemaRef {
     MetaSchemaRef::Inline(Box::new(schema))
 }
 
-/// An example beside a reference: in OpenAPI 3.0 a reference has no siblings.
+/// Adds an example. In OpenAPI 3.0 a reference has no siblings, so it is wrapped in `allOf`.
 fn with_example(schema: MetaSchemaRef, example: impl Serialize) -> MetaSchema {
     let example = Some(serde_json::to_value(example).unwrap_or(Value::Null));
     match schema {

@@ -25,15 +25,14 @@ fn operations(spec: &Value) -> Vec<(String, String, Value)> {
     paths.iter().flat_map(of_path).collect()
 }
 
-/// Two derivations look at a type that is sent: serde's makes the bytes, poem-openapi's their
-/// description.
+/// Compares the two derivations of a type: serde's writes the bytes, poem-openapi's describes them.
 fn assert_agree(value: &(impl Serialize + ToJSON)) {
     let sent = serde_json::to_value(value).expect("JSON");
-    assert_eq!(value.to_json(), Some(sent), "what is sent, and what is described");
+    assert_eq!(value.to_json(), Some(sent), "described and sent values");
 }
 
 #[test]
-fn what_is_described_is_what_is_sent() {
+fn the_description_matches_what_is_sent() {
     let reply = images::example();
     let (cut_short, draining) = (Problem::rejected(reply.id, "the JPEG ends early"), Problem::draining());
     for line in [
@@ -45,7 +44,7 @@ fn what_is_described_is_what_is_sent() {
     ] {
         assert_agree(&line);
     }
-    // The two write a moment differently, and both as RFC 3339 has it.
+    // The two format a time differently, both valid in RFC 3339.
     let without_time = |mut status: Value| (status["at"].take().is_string(), status);
     let sent = serde_json::to_value(Status::example(Written::example())).expect("JSON");
     let described = Status::example(Written::example()).to_json().expect("JSON");
@@ -53,7 +52,7 @@ fn what_is_described_is_what_is_sent() {
 }
 
 #[test]
-fn every_route_is_described_and_whatever_is_described_is_routed() {
+fn routes_and_description_have_the_same_paths_and_methods() {
     let source = include_str!("../routes.rs");
     let routed: BTreeSet<_> = source
         .split(".at(\"")
@@ -64,10 +63,10 @@ fn every_route_is_described_and_whatever_is_described_is_routed() {
             Some(methods.split("_or_").map(move |method| (path.replace(":id", "{id}"), method.to_owned())))
         })
         .flatten()
-        // What people look at with a browser, and the description itself.
+        // Without the page and the description itself.
         .filter(|(path, _)| !["/", "/assets/:name", "/openapi.json", "/docs"].contains(&path.as_str()))
         .collect();
-    let described: BTreeSet<_> = operations(&spec::<(Public, Watch, AdminAtTheDoor, Health)>())
+    let described: BTreeSet<_> = operations(&spec::<(Public, Watch, GuardedAdmin, Health)>())
         .into_iter()
         .map(|(path, method, _)| (path, method))
         .collect();
@@ -75,7 +74,7 @@ fn every_route_is_described_and_whatever_is_described_is_routed() {
 }
 
 #[test]
-fn each_listener_has_a_description_of_its_own_and_one_has_both() {
+fn each_listener_describes_exactly_its_own_paths() {
     let paths = |spec: Value| operations(&spec).into_iter().map(|(path, _, _)| path).collect::<BTreeSet<_>>();
     let (public, admin) = (paths(spec::<(Public, Health)>()), paths(spec::<(Admin, Health)>()));
     assert!(public.contains("/upload") && !admin.contains("/upload"), "{admin:?}");
@@ -83,17 +82,17 @@ fn each_listener_has_a_description_of_its_own_and_one_has_both() {
     assert!(paths(spec::<(Public, Watch, Health)>()).contains("/events"));
     for (spec, port, other) in [
         (spec::<(Admin, Health)>(), ":8001/", ":8000/"),
-        (spec::<(Public, Watch, AdminAtTheDoor, Health)>(), ":8000/", ":8001/"),
+        (spec::<(Public, Watch, GuardedAdmin, Health)>(), ":8000/", ":8001/"),
     ] {
         let text = spec.to_string();
-        assert!(text.contains(port) && !text.contains(other), "its examples are of itself: {text}");
+        assert!(text.contains(port) && !text.contains(other), "its examples have its own port: {text}");
     }
     assert!(admin.contains("/status") && !public.contains("/status"), "{public:?}");
-    assert_eq!(paths(spec::<(Public, Watch, AdminAtTheDoor, Health)>()), &public | &admin);
+    assert_eq!(paths(spec::<(Public, Watch, GuardedAdmin, Health)>()), &public | &admin);
 }
 
 #[test]
-fn only_a_listener_with_a_door_tells_of_tokens_and_rates() {
+fn only_guarded_paths_describe_tokens_and_rates() {
     let turned_away = |spec: Value| {
         let guarded = operations(&spec).into_iter().filter(|(_, _, operation)| {
             let asks = |status: &str| operation["responses"][status].is_object();
@@ -104,21 +103,25 @@ fn only_a_listener_with_a_door_tells_of_tokens_and_rates() {
         (paths, spec["components"]["securitySchemes"]["bearer"].is_object())
     };
     let named = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<_>>();
-    assert_eq!(turned_away(spec::<(Admin, Health)>()), (named(&[]), false), "everybody who reaches it may");
+    assert_eq!(
+        turned_away(spec::<(Admin, Health)>()),
+        (named(&[]), false),
+        "its own listener has no access checks"
+    );
     let public = ["/events", "/results/{id}", "/upload"];
     assert_eq!(turned_away(spec::<(Public, Watch, Health)>()), (named(&public), true));
     assert_eq!(turned_away(spec::<(Public, Health)>()), (named(&public[1..]), true));
     let all = [&public[..], &["/doorbell", "/metrics", "/status"]].concat();
-    assert_eq!(turned_away(spec::<(Public, Watch, AdminAtTheDoor, Health)>()), (named(&all), true));
+    assert_eq!(turned_away(spec::<(Public, Watch, GuardedAdmin, Health)>()), (named(&all), true));
 }
 
 #[test]
-fn a_description_names_nothing_that_is_not_in_it() {
+fn every_tag_scheme_and_reference_of_a_description_exists() {
     for spec in [
         spec::<(Public, Health)>(),
         spec::<(Public, Watch, Health)>(),
         spec::<(Admin, Health)>(),
-        spec::<(Public, Watch, AdminAtTheDoor, Health)>(),
+        spec::<(Public, Watch, GuardedAdmin, Health)>(),
     ] {
         for (path, _, operation) in operations(&spec) {
             for tag in operation["tags"].as_array().into_iter().flatten() {
@@ -139,13 +142,13 @@ fn a_description_names_nothing_that_is_not_in_it() {
 
 #[test]
 fn every_answer_is_explained_and_every_refusal_is_a_problem_with_an_example() {
-    for (path, method, operation) in operations(&spec::<(Public, Watch, AdminAtTheDoor, Health)>()) {
+    for (path, method, operation) in operations(&spec::<(Public, Watch, GuardedAdmin, Health)>()) {
         assert!(operation["description"].is_string() && operation["summary"].is_string(), "{method} {path}");
         for (status, answer) in operation["responses"].as_object().expect("answers") {
             let place = format!("{method} {path}: {status}");
             assert_ne!(answer["description"], "", "{place}");
             let Some(bodies) = answer["content"].as_object() else {
-                assert_eq!(status, "204", "{place}: only this one says nothing");
+                assert_eq!(status, "204", "{place}: only this status has no body");
                 continue;
             };
             for (content_type, body) in bodies {

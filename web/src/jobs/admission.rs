@@ -1,9 +1,9 @@
-//! What this host knows about the load: how long the line of each model is, and how fast it moves.
-//! The limit on the backlog and every `Retry-After` come from here.
+//! What this host knows of the load: the length of each model's line, and how fast it moves. The
+//! backlog limit and every `Retry-After` are computed from it.
 //!
-//! The depth of a queue is read by a task of its own, which no client takes with it when it leaves;
-//! a caller waits for it a moment, so that the limit holds from the first upload on, and uses the
-//! previous value if the queue is slow.
+//! A task reads the depth of a queue, so that a client that disconnects does not stop it. A caller
+//! waits briefly for the first reading, so that the limit holds from the first upload on, and uses
+//! the previous value if the queue is slow.
 
 use std::{
     collections::BTreeMap,
@@ -18,27 +18,27 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::eta::{Done, Fleet, Line, Place, in_seconds};
 
-/// A depth that is older is read again when somebody asks.
+/// Maximum age of a depth before it is read again.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long somebody waits for the depth.
+/// How long a caller waits for the depth.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// A queue that does not say its depth in this time is asked again.
+/// Timeout for reading the depth.
 const READING: Duration = Duration::from_secs(30);
-/// Before it is seen how many jobs bring another instance.
+/// Jobs per additional instance, until that is observed.
 const JOBS_EACH: f64 = 10.0;
-/// The controller sees a line within this time; the start itself comes after it.
-const SEES_S: f64 = 5.0;
-/// What is said is so many times what is expected: who comes a moment too early has to come again.
-const LATER: f64 = 1.08;
-/// What is guessed at most of a backlog that is full, where nothing is known of how long a job
-/// takes.
+/// Maximum time until the controller notices a line, in seconds; the start of an instance comes
+/// after it.
+const NOTICE_S: f64 = 5.0;
+/// Factor on the expected time, because a client that retries too early must retry again.
+const MARGIN: f64 = 1.08;
+/// Maximum estimate for a full backlog, in seconds, if the time of a job is unknown.
 const LONGEST_GUESS_OF_ALL_S: u64 = 300;
 
-/// The lines of all models.
+/// The lines of all models, and the limit on them.
 #[derive(Debug)]
 pub(crate) struct Admission {
     max_backlog: u64,
-    /// What the controller writes.
+    /// The status file of the controller.
     status_file: PathBuf,
     clock: SharedClock,
     models: Mutex<BTreeMap<String, Model>>,
@@ -48,17 +48,17 @@ pub(crate) struct Admission {
 struct Model {
     line: Line,
     read_at: Option<Instant>,
-    /// The reading under way. Cancelled when it is over, however it ends.
+    /// The reading in progress. Cancelled when that ends, for whatever reason.
     being_read: Option<CancellationToken>,
-    /// How many jobs of the line bring one more instance, as far as it was seen.
+    /// The observed number of jobs in line per additional instance.
     jobs_each: Option<f64>,
-    /// Since when there has been a line, and how long it was at most.
+    /// When the current line began, and its maximum length.
     stretch: Option<(Instant, f64)>,
 }
 
 impl Model {
-    /// What was read of the line and of those who serve it.
-    fn saw(&mut self, fleet: Option<Fleet>) {
+    /// Updates the line with the controller's status of the fleet.
+    fn update(&mut self, fleet: Option<Fleet>) {
         let backlog = self.line.backlog() as f64;
         let now = Instant::now();
         if backlog == 0.0 {
@@ -72,7 +72,7 @@ impl Model {
             let known = self.jobs_each.unwrap_or(JOBS_EACH);
             let expected = (*peak / known).ceil();
             let each = (*peak / serve.max(1.0)).max(1.0);
-            let had_time = since.elapsed().as_secs_f64() > growth.delay_s + SEES_S;
+            let had_time = since.elapsed().as_secs_f64() > growth.delay_s + NOTICE_S;
             let is_other = serve > expected || had_time && serve < expected.min(growth.most);
             if serve > 0.0 && *peak > 0.0 && is_other {
                 self.jobs_each = Some(each);
@@ -83,7 +83,7 @@ impl Model {
     }
 }
 
-/// A job's place in its line, and what was said of it last.
+/// A job's place in its line, and the last estimate for it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Announced {
     place: Place,
@@ -100,37 +100,39 @@ impl Admission {
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more job may be sent; `Err` holds the seconds after which to try again. Counts
-    /// the job if so, until [`ended`](Self::ended).
+    /// Admits one more job and counts it until [`ended`](Self::ended). `Err` holds the seconds
+    /// after which to try again.
     pub(crate) fn admit(&self, model: &str) -> Result<Announced, u64> {
         let mut models = self.lock();
         let line = &mut models.entry(model.to_owned()).or_default().line;
         if line.backlog() < self.max_backlog {
             return Ok(Announced { place: line.join(Instant::now()), last: None });
         }
-        // When a tenth of it will be done: not all who are refused come back for the first place.
+        // The time in which a tenth of the backlog will be done: not all refused clients come back
+        // for the first free place.
         let all = line
             .remaining(Instant::now(), None)
             .unwrap_or(Duration::from_secs(LONGEST_GUESS_OF_ALL_S.min(line.backlog())));
         Err(in_seconds(all / 10))
     }
 
-    /// A job that was admitted is over; by whom it was done, where that says something of the next.
+    /// Records that an admitted job has ended. `done` says how a worker did it, if that helps to
+    /// estimate the next ones.
     pub(crate) fn ended(&self, model: &str, done: Option<Done<'_>>) {
         if let Some(model) = self.lock().get_mut(model) {
             model.line.end(Instant::now(), done);
         }
     }
 
-    /// A job that was admitted was not sent, or nobody waits for it any more.
+    /// Records that an admitted job was not sent, or that no client waits for it any more.
     pub(crate) fn given_up(&self, model: &str) {
         if let Some(model) = self.lock().get_mut(model) {
             model.line.leave(Instant::now());
         }
     }
 
-    /// In how many seconds the job at this place will be answered; without one, a job that came
-    /// now. While the line before a job gets shorter, what is said never gets longer.
+    /// Returns the estimated seconds until the job with this place ends, or until a new one would.
+    /// The estimate for a job never grows while the line before it gets shorter.
     pub(crate) fn eta_s(&self, model: &str, announced: Option<&mut Announced>) -> f64 {
         let mut models = self.lock();
         let line = &mut models.entry(model.to_owned()).or_default().line;
@@ -139,11 +141,11 @@ impl Admission {
         let Some(remaining) = line.remaining(Instant::now(), place) else {
             return line.guess_s(Instant::now(), position);
         };
-        let mut seconds = remaining.as_secs_f64() * LATER;
+        let mut seconds = remaining.as_secs_f64() * MARGIN;
         if let Some(announced) = announced {
             if let Some((before, said)) = announced.last
-                // Where nothing moves, it may turn out to take much longer, and is not corrected by
-                // a little.
+                // If the line does not move, the job may take much longer, but small corrections
+                // are ignored.
                 && (position < before || position == before && seconds < said * 1.5 + 1.0)
             {
                 seconds = seconds.min(said);
@@ -153,8 +155,8 @@ impl Admission {
         seconds
     }
 
-    /// How long the line takes that a job joins, by a guess where no job was seen yet; zero where
-    /// it is alone.
+    /// Returns how long the line takes that a new job joins; estimated if no job was observed yet,
+    /// zero if the line is empty.
     pub(crate) fn line(&self, model: &str) -> Duration {
         let (models, now) = (self.lock(), Instant::now());
         let Some(line) = models.get(model).map(|model| &model.line).filter(|line| line.backlog() > 1) else {
@@ -164,8 +166,7 @@ impl Admission {
         line.remaining(now, None).or_else(|| guess().ok()).unwrap_or_default()
     }
 
-    /// Sees to it that the depth of a queue is read, if the last reading is old, and waits for that
-    /// a moment.
+    /// Starts reading the depth of a queue if the last reading is old, and waits briefly for it.
     pub(crate) async fn refresh(self: &Arc<Self>, model: &str, queue: &SharedQueue) {
         let read = {
             let mut models = self.lock();
@@ -194,10 +195,10 @@ impl Admission {
         let mut models = self.lock();
         let state = models.entry(model.clone()).or_default();
         state.read_at = Some(Instant::now());
-        state.saw(fleet);
+        state.update(fleet);
         match depth {
             Ok(Ok(depth)) => state.line.count(Instant::now(), depth.backlog(), depth.in_flight, own),
-            // The old reading and what was sent since are the better guess.
+            // The last reading and the jobs sent since are the better estimate.
             Ok(Err(error)) => tracing::warn!(model, %error, "the depth of the queue cannot be read"),
             Err(_late) => tracing::warn!(
                 model,
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_leaves_at_any_moment_keeps_nobody_from_counting() {
+    async fn the_depth_is_read_whenever_the_client_disconnects() {
         for polls in 0..4 {
             let queues = MemoryQueues::new(Arc::new(SystemClock));
             let queue = queues.open("q", QueueOptions::default());
@@ -261,11 +262,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_job_that_is_alone_has_no_line_and_one_after_others_has_theirs() {
+    async fn a_job_has_a_line_only_if_others_are_before_it() {
         let admission = admission(1000);
         admission.admit("m").unwrap();
         assert_eq!(admission.line("m"), Duration::ZERO);
-        // How long a job takes is not known yet.
+        // The time of a job is not known yet.
         admission.admit("m").unwrap();
         assert!(admission.line("m") >= Duration::from_millis(100), "{:?}", admission.line("m"));
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -276,24 +277,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_backlog_is_what_the_queue_holds_and_what_was_sent_and_has_not_ended() {
+    async fn the_backlog_is_the_depth_of_the_queue_and_the_jobs_sent_since() {
         let queues = MemoryQueues::new(Arc::new(SystemClock));
         let queue = queues.open("q", QueueOptions::default());
         let admission = admission(3);
         for _ in 0..3 {
             assert!(admission.admit("m").is_ok());
         }
-        assert_eq!(admission.admit("m").unwrap_err(), 1, "nothing was answered yet: a guess");
+        assert_eq!(admission.admit("m").unwrap_err(), 1, "no job has ended yet: an estimate");
         admission.ended("m", Some(done(1.0)));
         assert!(admission.admit("m").is_ok());
         admission.ended("m", Some(done(1.0)));
         queue.send(vec!["of another host".into(); 3]).await.unwrap();
         admission.refresh("m", &queue).await;
-        assert!(admission.admit("m").is_err(), "others sent as well");
+        assert!(admission.admit("m").is_err(), "other hosts sent as well");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_said_of_a_job_never_gets_longer_while_the_line_before_it_gets_shorter() {
+    async fn an_estimate_never_grows_while_the_line_before_the_job_gets_shorter() {
         let admission = admission(1000);
         admission.admit("m").unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;

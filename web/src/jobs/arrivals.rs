@@ -1,5 +1,5 @@
-//! Reports arrivals to the controller: exact counts every ten seconds, and a doorbell at once after
-//! a quiet time, so that the first upload of the morning does not wait for a tick.
+//! Reports arrivals to the controller: exact counts every ten seconds, and at once after a quiet
+//! time, so that the first upload of the morning does not wait for a tick.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 const EVERY: Duration = Duration::from_secs(10);
-/// After so long without an arrival, the next one rings.
+/// Time without arrivals after which the next one is reported at once.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// Counts what arrives.
@@ -31,19 +31,18 @@ pub(crate) struct Arrivals {
 #[derive(Debug, Default)]
 struct Unreported {
     models: BTreeMap<String, Model>,
-    /// From when on the counts count; `None` before the first report.
+    /// Start of the period of the counts; `None` before the first report.
     since: Option<DateTime<Utc>>,
 }
 
-/// What arrived in a time, by model.
+/// Arrivals of a period by model.
 #[derive(Debug, Clone, PartialEq)]
 struct Counts {
     since: Option<DateTime<Utc>>,
     arrivals: BTreeMap<String, u64>,
 }
 
-/// What arrived for one model. Each has workers of its own, so that each has a quiet time of its
-/// own.
+/// Arrivals for one model. Each model has its own workers, and so its own quiet time.
 #[derive(Debug, Default)]
 struct Model {
     /// Not reported yet.
@@ -52,7 +51,7 @@ struct Model {
 }
 
 impl Arrivals {
-    /// A job was sent.
+    /// Counts a job that was sent.
     pub(crate) fn count(&self, model: &str) {
         let models = &mut self.lock().models;
         if !models.contains_key(model) {
@@ -66,12 +65,12 @@ impl Arrivals {
         }
     }
 
-    /// Counting begins now.
+    /// Begins the first period.
     fn begin(&self, now: DateTime<Utc>) {
         self.lock().since.get_or_insert(now);
     }
 
-    /// What arrived up to now; the next counts begin here.
+    /// Returns the counts up to now and begins the next period.
     fn take(&self, now: DateTime<Utc>) -> Counts {
         let mut unreported = self.lock();
         let since = unreported.since.replace(now);
@@ -80,7 +79,7 @@ impl Arrivals {
         Counts { since, arrivals: counts.filter(|(_, count)| *count > 0).collect() }
     }
 
-    /// What could not be reported is reported later, with the time in which it came.
+    /// Puts back counts that could not be reported, with their period, for the next report.
     fn put_back(&self, counts: Counts) {
         let mut unreported = self.lock();
         unreported.since = counts.since.or(unreported.since);
@@ -94,11 +93,11 @@ impl Arrivals {
     }
 }
 
-/// Reports them to the controller.
+/// Reports arrivals to the controller.
 #[derive(Debug)]
 pub(crate) struct Reporter {
     pub(crate) arrivals: Arc<Arrivals>,
-    /// What the controller reads.
+    /// The queue that the controller reads.
     pub(crate) events: SharedQueue,
     /// The name of this host.
     pub(crate) host: String,
@@ -106,7 +105,7 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// Runs until `stop`. Where nothing arrives, nothing is sent.
+    /// Runs until `stop`. Sends nothing if nothing arrived.
     pub(crate) async fn keep(&self, stop: &CancellationToken) {
         self.arrivals.begin(self.clock.now());
         let mut next = Instant::now() + EVERY;
@@ -129,7 +128,7 @@ impl Reporter {
         }
     }
 
-    /// Has the controller look now, because an operator says so.
+    /// Makes the controller run a pass now, at the request of an operator.
     pub(crate) async fn ring(&self) -> Result<()> {
         let now = self.clock.now();
         self.send(self.arrivals.take(now), now, true).await
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_their_time_are_exact_also_when_a_report_could_not_be_sent() {
+    fn counts_and_their_period_are_exact_even_if_a_report_could_not_be_sent() {
         let at = |second| DateTime::UNIX_EPOCH + Duration::from_secs(second);
         let counts = |since: Option<u64>, counts: &[(&str, u64)]| Counts {
             since: since.map(at),

@@ -1,6 +1,6 @@
-//! Jobs that will not be answered: they waited for longer than the queue keeps them, or were
-//! purged. A queue that knows of each image whether its job is still there is asked for that; of
-//! another one, jobs count as lost when it is empty.
+//! Finds jobs that will get no result, because they waited longer than the queue keeps them or were
+//! purged. Uses the queue's knowledge of a single job if it has it; otherwise a job counts as lost
+//! when its queue is empty.
 
 use std::time::Duration;
 
@@ -11,24 +11,24 @@ use tokio_util::sync::CancellationToken;
 use super::{Image, Jobs, Key, NoAnswer, Progress, Ticket};
 use crate::metrics::Answered;
 
-/// A job that was not answered for so long is not waited for; the next upload of its image sends
-/// another.
+/// A job without a result is forgotten after this time; the next upload of its image sends another.
 const FORGET_AFTER: Duration = Duration::from_secs(900);
-/// A younger job is not looked for, and an older one so often. Where it was not lost after all, its
-/// image is classified twice.
+/// Minimum age of a job before it is looked for, and the interval between two looks. If the job is
+/// not lost after all, its image is classified twice.
 const LOST_AFTER: Duration = Duration::from_secs(5);
-/// While a client waits for a job that cannot be too old yet, it is looked for after so long: it
-/// may have been purged.
+/// If a client waits for a job, the job is looked for after this time even if the queue still keeps
+/// it: it may have been purged.
 const PURGED_AFTER: Duration = Duration::from_secs(30);
 
 impl Jobs {
-    /// Whether a job for the image is on its way; `None` where the queue cannot say.
+    /// Returns whether a job for the image is waiting or in flight, or `None` if the queue cannot
+    /// tell.
     pub(crate) async fn has_job(&self, key: &Key) -> Option<bool> {
         let (id, model) = key;
         if self.lock().get(key).is_some_and(|job| matches!(*job.progress.borrow(), Progress::Sending)) {
             return Some(true);
         }
-        // Of an image that several models had, each has a note of its own.
+        // With several models, each has its own note of an uploaded image.
         let blob = if self.requests.len() > 1 { id.asked_key(model) } else { id.image_key() };
         match self.requests.get(model) {
             Some(queue) => queue.has(&blob).await.unwrap_or_default(),
@@ -36,8 +36,8 @@ impl Jobs {
         }
     }
 
-    /// Whether any job for this model waits or is being worked on; a queue that does not say has
-    /// some.
+    /// Returns whether any job for this model is waiting or in flight; true if the queue does not
+    /// say.
     pub(crate) async fn has_jobs(&self, model: &str) -> bool {
         match self.requests.get(model) {
             Some(queue) => queue.depth().await.map_or(true, |depth| depth.backlog() > 0),
@@ -45,7 +45,8 @@ impl Jobs {
         }
     }
 
-    /// Notes that a job is lost that is not on its way any more and has no result.
+    /// Marks a job as lost if it is no longer in its queue and has no result. Ends a job that was
+    /// already marked.
     pub(super) async fn look_for_lost(&self, key: &Key) {
         {
             let mut in_flight = self.lock();
@@ -73,20 +74,21 @@ impl Jobs {
             job.is_lost = true;
             return;
         }
-        // Its reply, if it had one, would have come by now.
+        // If there were a reply, it would have arrived by now.
         if known == Some(false)
             && let Some(dropped) = in_flight.remove(key)
         {
             drop(in_flight);
-            self.beside.admission.given_up(&key.1);
+            self.services.admission.given_up(&key.1);
             for _ in 0..dropped.promised {
-                self.beside.metrics.answered(Answered::Pending);
+                self.services.metrics.answered(Answered::Pending);
             }
             dropped.progress.send_replace(Progress::Over(NoAnswer::Dropped));
         }
     }
 
-    /// The same for a job that a client waits for: nobody waits for what was dropped.
+    /// Looks for a job that a client waits for, if it is old enough; ends the wait if it was
+    /// dropped.
     pub(super) async fn look_for_dropped(&self, key: &Key) {
         let age = self.lock().get(key).map(|job| job.since.elapsed());
         if age.is_some_and(|age| age >= self.retention.min(PURGED_AFTER)) {
@@ -94,7 +96,7 @@ impl Jobs {
         }
     }
 
-    /// The same for all jobs that are older than the queue keeps them.
+    /// Looks for all jobs that are older than the queue keeps them.
     pub(super) async fn look_for_all_dropped(&self) {
         let is_old = |age: Duration| age >= self.retention;
         let old: Vec<Key> = {
@@ -107,7 +109,7 @@ impl Jobs {
         }
     }
 
-    /// Whether the image of the job that was joined is stored whole, or about to be.
+    /// Returns whether the image of the joined job is stored completely, or is being stored.
     pub(crate) async fn has_image(&self, ticket: &Ticket, image: &Image) -> Result<bool> {
         if matches!(*ticket.progress.borrow(), Progress::Sending) {
             return Ok(true);
@@ -115,8 +117,8 @@ impl Jobs {
         self.images.has_whole(&ticket.key.0.image_key(), image.content.len()).await
     }
 
-    /// A job whose image is not stored whole counts as lost: it may have failed already, and the
-    /// upload sends another.
+    /// Marks a job as lost because its image is not stored completely: it may have failed already,
+    /// so the upload sends another.
     pub(crate) fn lacks_image(&self, ticket: &Ticket) {
         tracing::warn!(
             id = %ticket.key.0,
@@ -127,16 +129,16 @@ impl Jobs {
         }
     }
 
-    /// Drops jobs that were not answered for a long time, every minute.
+    /// Every minute, forgets jobs that have had no result for a long time.
     pub(crate) async fn forget_old(&self, stop: &CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(60))).await.is_some() {
             self.look_for_all_dropped().await;
             self.lock().retain(|(_, model), job| {
                 let is_young = job.since.elapsed() < FORGET_AFTER;
                 if !is_young {
-                    self.beside.admission.given_up(model);
+                    self.services.admission.given_up(model);
                     for _ in 0..job.promised {
-                        self.beside.metrics.answered(Answered::Pending);
+                        self.services.metrics.answered(Answered::Pending);
                     }
                 }
                 is_young

@@ -1,4 +1,4 @@
-//! Receives the workers' answers for this host and tells who waits.
+//! Receives the replies for this host and passes them to the waiting clients.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -17,19 +17,19 @@ use tokio_util::sync::CancellationToken;
 use super::{Jobs, Key, Progress, eta::Done, set};
 use crate::{metrics::Answered, webhook::Webhook};
 
-/// Answers that are taken from the queue at once.
+/// Maximum number of replies received at once.
 const BATCH: usize = 128;
-/// How often the webhook is asked to note them.
+/// Number of attempts to hand replies to the webhook.
 const NOTES: u32 = 20;
-/// The length of a poll.
+/// The duration of a long poll.
 const POLL: Duration = Duration::from_secs(20);
 
-/// Runs until `stop`.
+/// Consumes replies until `stop`.
 pub(crate) async fn consume(jobs: &Jobs, stop: &CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     while !stop.is_cancelled() {
-        let responses = jobs.beside.responses.current().queue;
-        // Dropped at the end: nobody waits for what a poll under way may still bring.
+        let responses = jobs.services.responses.current().queue;
+        // A poll in progress is dropped at `stop`, because no client waits any more.
         let received = stop.run_until_cancelled(responses.receive_alone(stop, BATCH, POLL)).await;
         match received.unwrap_or(Ok(Vec::new())) {
             Ok(deliveries) => {
@@ -41,11 +41,11 @@ pub(crate) async fn consume(jobs: &Jobs, stop: &CancellationToken) {
                     ended.extend(answer(jobs, &delivery.body));
                 }
                 if !receipts.is_empty() {
-                    tokio::spawn(end(jobs.beside.webhook.clone(), ended, responses, receipts));
+                    tokio::spawn(end(jobs.services.webhook.clone(), ended, responses, receipts));
                 }
             }
             Err(error) if error.is_missing() => {
-                if let Err(error) = jobs.beside.responses.reopen().await {
+                if let Err(error) = jobs.services.responses.reopen().await {
                     tracing::warn!(%error, "the response queue is gone and could not be created \
                         again");
                     backoff.wait().await;
@@ -60,7 +60,7 @@ pub(crate) async fn consume(jobs: &Jobs, stop: &CancellationToken) {
     }
 }
 
-/// The webhook has the replies before they leave the queue. Where it cannot take them, they stay
+/// Hands the replies to the webhook before they leave the queue. If it cannot take them, they stay
 /// there for the next process.
 async fn end(
     webhook: Option<Arc<Webhook>>,
@@ -83,29 +83,29 @@ async fn end(
             }
         }
     }
-    // An ack that fails costs a second look at a reply, which does no harm.
+    // If the ack fails, the replies are received again, which does no harm.
     let _looked_at_again = responses.ack_unhurried(&receipts).await;
 }
 
-/// Tells who waits. The answer itself is for the webhook, if there is one.
+/// Passes a reply to the waiting clients. Returns it if the webhook needs it.
 fn answer(jobs: &Jobs, body: &[u8]) -> Option<Reply> {
     match job::decode::<Reply>(body) {
         Ok(reply) => {
-            jobs.beside.metrics.replies.inc();
-            // A job that was given up was with nobody when that was said.
+            jobs.services.metrics.replies.inc();
+            // A job that was given up says nothing about a worker's times.
             let is_done = !matches!(reply.outcome, Outcome::GaveUp { .. });
             if is_done && jobs.model(&reply.model).is_some() {
-                jobs.beside.metrics.replied(&reply.model, reply.queued_ms, reply.classify_ms);
+                jobs.services.metrics.replied(&reply.model, reply.queued_ms, reply.classify_ms);
             }
             let (id, trace) = (reply.id, reply.trace.clone());
             if let Some(trace) = &trace {
-                trace.add_past_span("answer", reply.at, jobs.beside.clock.now(), &id.to_string());
+                trace.add_past_span("answer", reply.at, jobs.services.clock.now(), &id.to_string());
             }
-            let is_for_webhook = jobs.beside.webhook.is_some() && !jobs.is_erased(id);
+            let is_for_webhook = jobs.services.webhook.is_some() && !jobs.is_erased(id);
             let for_webhook = is_for_webhook.then(|| reply.clone());
             if !jobs.answered(reply) {
                 let trace_id = trace.as_ref().map(TraceContext::trace_id);
-                tracing::debug!(%id, trace_id, "a reply that nobody waits for");
+                tracing::debug!(%id, trace_id, "no client waits for this reply");
             }
             for_webhook
         }
@@ -116,22 +116,22 @@ fn answer(jobs: &Jobs, body: &[u8]) -> Option<Reply> {
     }
 }
 
-/// Whether it was another job of the image than the one sent at `sent_at` that was given up,
-/// perhaps because the image was damaged then; this one's upload has stored it again. A label is
-/// for both.
+/// Returns whether the reply gives up another job of the image than the one sent at `sent_at`. The
+/// image may have been damaged then, and has been stored again since. A label is valid for both
+/// jobs.
 fn is_of_another_job(reply: &Reply, sent_at: Option<DateTime<Utc>>) -> bool {
     !reply.is_final() && reply.sent_at.is_some() && reply.sent_at != sent_at
 }
 
 impl Jobs {
-    /// A worker's answer has come: everybody who waits for it is told. Answers whether anybody
-    /// could have.
+    /// Handles a reply: passes it to the waiting clients. Returns whether this host had the job in
+    /// flight.
     ///
-    /// It may be of another version than the one in force: of a worker that has not been replaced
-    /// yet, or of one elsewhere. It says so, and is no answer to the next upload.
+    /// The reply may have another version than the one in force, from a worker that was not
+    /// replaced yet or from elsewhere. It answers these clients, but not later uploads.
     pub(crate) fn answered(&self, reply: Reply) -> bool {
-        self.beside.versions.learn(&reply.model, &reply.version);
-        self.tell_of_other_version(&reply);
+        self.services.versions.learn(&reply.model, &reply.version);
+        self.log_other_version(&reply);
         let key: Key = (reply.id, reply.model.as_str().into());
         let job = {
             let mut in_flight = self.lock();
@@ -144,23 +144,23 @@ impl Jobs {
             }
             job
         };
-        // An answer that nobody here waited for may be of an image that was erased: the store
-        // knows.
+        // A reply without a job here may be of an erased image; only the store knows, so do not
+        // cache it.
         let is_kept = job.as_ref().is_some_and(|job| !job.is_erased);
         let reply = if is_kept { self.remember(&key, reply) } else { Arc::new(reply) };
         if job.is_some() {
-            // One that was given up says nothing of how long the next one takes.
+            // A job that was given up says nothing about the time of the next one.
             let is_done = reply.is_final();
             let done = Done {
                 worker: &reply.worker,
                 took_s: reply.classify_ms / 1e3,
                 busy_s: (reply.classify_ms - reply.waited_ms).max(0.0) / 1e3,
-                ago_s: (self.beside.clock.now() - reply.at).as_seconds_f64(),
+                ago_s: (self.services.clock.now() - reply.at).as_seconds_f64(),
             };
-            self.beside.admission.ended(&key.1, is_done.then_some(done));
+            self.services.admission.ended(&key.1, is_done.then_some(done));
         }
         for _ in 0..job.as_ref().map_or(0, |job| job.promised) {
-            self.beside.metrics.answered(Answered::of(&reply.outcome, false));
+            self.services.metrics.answered(Answered::of(&reply.outcome, false));
         }
         if job.as_ref().is_some_and(|job| job.is_erased) {
             self.cache.remove(&key);
@@ -176,16 +176,16 @@ impl Jobs {
         job.map(|job| job.progress.send_replace(Progress::Done(reply))).is_some()
     }
 
-    /// For some seconds after a change this is as it should be. Later it means that what workers
-    /// load is not what is here.
-    fn tell_of_other_version(&self, reply: &Reply) {
-        let Some(in_force) = self.beside.versions.current(&reply.model) else { return };
+    /// Logs a foreign version once. For a few seconds after a change it is normal; later it means
+    /// that workers load other files than this host.
+    fn log_other_version(&self, reply: &Reply) {
+        let Some(in_force) = self.services.versions.current(&reply.model) else { return };
         if *in_force == *reply.version {
             return;
         }
         let (model, version) = (reply.model.clone(), reply.version.clone());
-        let mut told = self.other_versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.insert((model, version)) {
+        let mut logged = self.other_versions.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.insert((model, version)) {
             let Reply { worker, model, version, .. } = reply;
             tracing::info!(
                 worker,
@@ -216,7 +216,7 @@ mod tests {
         assert!(is_of_another_job(&earlier, Some(sent)));
         assert!(is_of_another_job(&earlier, None), "it is not sent yet");
         assert!(!is_of_another_job(&gave_up(Some(sent)), Some(sent)));
-        assert!(!is_of_another_job(&gave_up(None), Some(sent)), "a worker that does not say");
+        assert!(!is_of_another_job(&gave_up(None), Some(sent)), "a worker that does not send it");
         let label = Reply { sent_at: Some(DateTime::UNIX_EPOCH), ..reply("a") };
         assert!(!is_of_another_job(&label, Some(sent)));
     }

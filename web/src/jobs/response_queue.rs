@@ -1,5 +1,5 @@
-//! The response queue of this host: opened at start, kept alive, created again if it was deleted,
-//! closed at the end.
+//! The response queue of this host: opened at the start, kept alive, created again if it was
+//! deleted, and closed at the end.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -23,14 +23,14 @@ impl ResponseQueue {
         Ok(Self { backend: backend.clone(), host: host.to_owned(), current })
     }
 
-    /// What it is now. A name of a moment ago may be gone: who waits for an answer looks into the
-    /// store, too.
+    /// Returns the current queue. A name used before may be gone, so waiting clients also look into
+    /// the store.
     pub(crate) fn current(&self) -> Responses {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// It was deleted although this host is alive: another host took it for dead, as after a
-    /// machine slept. Answers to jobs on their way are found in the store.
+    /// Creates the queue again. Another host deleted it because it took this one for dead, as after
+    /// a suspend. Replies to jobs in flight are found in the store.
     pub(crate) async fn reopen(&self) -> Result<()> {
         let fresh = self.backend.responses(&self.host).await?;
         tracing::warn!(name = fresh.name, "the response queue was deleted; replies now go to {}", fresh.name);
@@ -38,8 +38,8 @@ impl ResponseQueue {
         Ok(())
     }
 
-    /// Says now and then that this host is alive, and sweeps what hosts left that were killed. Runs
-    /// until `stop`.
+    /// Renews the queue periodically, so that other hosts see that this one is alive, and deletes
+    /// the queues of dead hosts. Runs until `stop`.
     pub(crate) async fn keep(&self, stop: &CancellationToken) {
         loop {
             match self.backend.sweep_responses().await {
@@ -52,18 +52,18 @@ impl ResponseQueue {
             if stop.run_until_cancelled(tokio::time::sleep(Responses::RENEW)).await.is_none() {
                 return;
             }
-            // A missing one is noticed by the consumer, and created again.
+            // The consumer notices a missing queue and creates it again.
             if let Err(error) = self.backend.renew_responses(&self.current()).await {
                 tracing::warn!(%error, "the response queue could not be renewed");
             }
         }
     }
 
-    /// Nobody waits for an answer any more.
+    /// Deletes the queue; no client waits for a reply any more.
     pub(crate) async fn close(&self) {
         if let Err(error) = self.backend.close_responses(&self.current()).await {
             tracing::warn!(%error, "the response queue could not be deleted; another host will \
-                delete it delete it");
+                delete it");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! From an image that was admitted to its job in the queue: the image is stored before the job is
-//! sent.
+//! Stores an admitted image and sends its job, in this order.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,14 +15,14 @@ use tracing::{Instrument, debug_span};
 use super::{Image, Jobs, Key, NoAnswer, Progress};
 use crate::metrics::Answered;
 
-/// What became of an image that was to be stored.
+/// The result of storing an image.
 enum Stage {
     Stored(Staged),
     Known(Arc<Reply>),
 }
 
 impl Jobs {
-    /// Stores an image and sends its job; returns the result if there is one already.
+    /// Stores an image and sends its job. Returns the stored result instead if there is one.
     pub(super) async fn store_and_send(
         &self,
         image: Image,
@@ -44,18 +43,18 @@ impl Jobs {
             Stage::Known(reply) => return Ok(Some(reply)),
         };
         if self.requests.len() > 1 {
-            // The images of all models are the same: who asks for a result later must know of which
-            // it may come.
+            // The image is shared by all models, so note for which model it was uploaded: a later
+            // look at results needs to know.
             match self.images.stage(&id.asked_key(model), Bytes::new().into()).await {
                 Err(error) if error.is_transient() => return Err(error),
-                // A role from before there were such notes may not write it. That costs a job
-                // nothing.
+                // A role that predates these notes may lack permission for them. The job can do
+                // without.
                 Err(error) => tracing::warn!(%error, "the model of an upload could not be noted"),
                 Ok(noted) => stored = stored.and(noted),
             }
         }
         let sending = scope.part(debug_span!(target: TARGET, "send", otel.kind = "producer", image.id = %id));
-        let sent_at = self.beside.clock.now();
+        let sent_at = self.services.clock.now();
         if let Some(job) = self.lock().get_mut(key) {
             job.sent_at = Some(sent_at);
         }
@@ -64,24 +63,24 @@ impl Jobs {
             id: *id,
             name,
             model: model.to_string(),
-            reply_to: self.beside.responses.current().name,
+            reply_to: self.services.responses.current().name,
             sent_at,
             fresh,
             trace: Some(sending.context().clone()),
         };
-        // Where messages are rows, there are no calls to share.
+        // A queue in a database has no calls to batch, so do not wait for more jobs.
         let waits = queue.in_database().is_none();
-        let line = if waits { self.beside.admission.line(model) } else { Duration::ZERO };
+        let line = if waits { self.services.admission.line(model) } else { Duration::ZERO };
         let patience = queue::patience(line);
         let sent = queue.send_for(&client, job::encode(&job), stored, patience);
         sending.run(sent).await?;
-        // Counted when it can be seen in the queue: the controller looks there as soon as the
+        // Counted once the queue shows the job, because the controller looks there as soon as the
         // doorbell rings.
-        self.beside.arrivals.count(model);
+        self.services.arrivals.count(model);
         Ok(None)
     }
 
-    /// Stores an image, or finds its result, if it was there already.
+    /// Stores an image, or returns its result if it was stored before and has one.
     async fn stage(&self, key: &Key, image: Pieces, fresh: bool) -> Result<Stage> {
         let name = key.0.image_key();
         if self.looks_first || fresh {
@@ -93,30 +92,30 @@ impl Jobs {
         }
         match self.known(key).await? {
             Some(reply) => Ok(Stage::Known(reply)),
-            // Written again: it must not expire before the job is done.
+            // Stored again, so that the image does not expire before the job ends.
             None => self.images.stage(&name, image.into()).await.map(Stage::Stored),
         }
     }
 
-    /// Ends a job that is not sent, because there is a result.
+    /// Ends a job that is not sent because a result is stored.
     fn ended_by(&self, key: &Key, reply: Arc<Reply>) {
         let Some(job) = self.lock().remove(key) else { return };
-        self.beside.admission.given_up(&key.1);
+        self.services.admission.given_up(&key.1);
         for _ in 0..job.promised {
-            self.beside.metrics.answered(Answered::of(&reply.outcome, true));
+            self.services.metrics.answered(Answered::of(&reply.outcome, true));
         }
         job.progress.send_replace(Progress::Known(reply));
     }
 
-    /// Notes how that ended.
+    /// Records the outcome of storing and sending.
     pub(super) fn sent(&self, key: &Key, sent: Result<Option<Arc<Reply>>>) {
         match sent {
             Ok(Some(reply)) => self.ended_by(key, reply),
             Ok(None) => {
-                self.beside.metrics.jobs_sent.inc();
+                self.services.metrics.jobs_sent.inc();
                 let in_flight = self.lock();
                 let Some(job) = in_flight.get(key) else { return };
-                // The answer may have been quicker than this.
+                // The reply may have arrived already.
                 job.progress.send_if_modified(|progress| {
                     let sending = matches!(progress, Progress::Sending);
                     if sending {
@@ -127,14 +126,14 @@ impl Jobs {
             }
             Err(error) => {
                 let (id, model) = key;
-                // A full disk is said once, by the store, and not for each image that it refuses.
+                // The store logs a full disk once, so do not log it for each refused image.
                 if matches!(error, Error::Full { .. }) {
                     tracing::debug!(%id, %model, %error, "an image could not be queued");
                 } else {
                     tracing::error!(%id, %model, %error, "an image could not be queued");
                 }
                 if let Some(job) = self.lock().remove(key) {
-                    self.beside.admission.given_up(&key.1);
+                    self.services.admission.given_up(&key.1);
                     job.progress.send_replace(Progress::Over(NoAnswer::Failed(error)));
                 }
             }

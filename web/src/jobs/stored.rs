@@ -1,4 +1,4 @@
-//! What is stored of images: their results, by version, and how all of it is erased.
+//! The stored results of images, by version, and how an image is erased.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,23 +12,23 @@ use tokio::time::Instant;
 
 use super::{Cached, Jobs, Key, set};
 
-/// A result that was read longer ago is read again.
+/// Maximum age of a cached result before it is read again.
 const READ_AGAIN: Duration = Duration::from_secs(60);
 
 impl Jobs {
-    /// The stored result of an image by the version of the model that is in force. One that was
-    /// given up is no answer to a new upload, but it is a result. While a fresh one is on its way,
-    /// an older one is none.
+    /// Returns the stored result of an image by the version in force. Includes jobs that were given
+    /// up, although those do not answer a new upload. While a fresh result is pending, older ones
+    /// do not count.
     pub(crate) async fn stored(&self, key: &Key) -> Result<Option<Arc<Reply>>> {
         if let Some(reply) = self.in_memory(key) {
             return Ok(Some(reply));
         }
-        let Some(version) = self.beside.versions.current(&key.1) else { return Ok(None) };
+        let Some(version) = self.services.versions.current(&key.1) else { return Ok(None) };
         let found = results::get(&*self.results, key.0, &key.1, &version).await?.reply();
         Ok(found.map(|reply| self.remember(key, reply)).filter(|reply| self.is_answer(key, reply)))
     }
 
-    /// The same, as far as it was read lately.
+    /// Like [`stored`](Self::stored), but only from the cache.
     pub(super) fn in_memory(&self, key: &Key) -> Option<Arc<Reply>> {
         let cached = self.cache.get(key).filter(|cached| cached.read.elapsed() < READ_AGAIN);
         cached.map(|cached| cached.reply).filter(|reply| self.is_answer(key, reply))
@@ -36,23 +36,23 @@ impl Jobs {
 
     fn is_answer(&self, key: &Key, reply: &Reply) -> bool {
         let fresh_since = self.lock().get(key).and_then(|job| job.fresh_since);
-        let in_force = self.beside.versions.current(&key.1);
+        let in_force = self.services.versions.current(&key.1);
         in_force.is_some_and(|version| *reply.version == *version)
             && fresh_since.is_none_or(|since| reply.at >= since)
     }
 
-    /// The result of an image by one version of a model.
+    /// Returns the result of an image by one version of a model.
     pub(crate) async fn of_version(&self, key: &Key, version: &str) -> Result<Option<Reply>> {
         Ok(results::get(&*self.results, key.0, &key.1, version).await?.reply())
     }
 
-    /// The newest result of an image by any version of a model.
+    /// Returns the newest result of an image by any version of a model.
     pub(crate) async fn newest(&self, key: &Key) -> Result<Option<Reply>> {
         results::newest(&*self.results, key.0, &key.1).await
     }
 
-    /// When the image was last uploaded for this model; `None` where it was not. Where there is one
-    /// model only, all are.
+    /// Returns when the image was last uploaded for this model, or `None` if it was not. With a
+    /// single model, every image was.
     pub(crate) async fn asked_at(&self, key: &Key) -> Result<Option<DateTime<Utc>>> {
         let (id, model) = key;
         let mut is_asked_for_any = false;
@@ -71,29 +71,29 @@ impl Jobs {
 
     pub(super) fn remember(&self, key: &Key, reply: Reply) -> Arc<Reply> {
         let reply = Arc::new(reply);
-        let in_force = self.beside.versions.current(&key.1);
+        let in_force = self.services.versions.current(&key.1);
         if reply.is_final() && in_force.as_deref() == Some(&*reply.version) {
             self.cache.insert(key.clone(), Cached { reply: reply.clone(), read: Instant::now() });
         }
         reply
     }
 
-    /// Takes an image away, and all its results. Answers whether there was anything.
+    /// Erases an image and all its results. Returns whether there was anything.
     pub(crate) async fn erase(&self, id: JobId) -> Result<bool> {
         let mut was_there = self.images.exists(&id.image_key()).await?;
         for model in self.requests.keys() {
             if let Some(job) = self.lock().get_mut(&(id, model.clone())) {
                 job.is_erased = true;
                 was_there = true;
-                // Who waits for it waits no more.
+                // Wake the waiting clients.
                 job.progress.send_modify(|_| ());
             }
         }
         if self.results.in_database().is_none() {
-            erased::note(&*self.images, id, self.beside.clock.now()).await?;
+            erased::note(&*self.images, id, self.services.clock.now()).await?;
         }
-        // The image before the results: from now on no worker stores a result of it, or takes back
-        // what it stores.
+        // The image first: from then on no worker stores a result of it, or each deletes what it
+        // stored.
         self.images.delete(&id.image_key()).await?;
         for model in self.requests.keys() {
             was_there |= self.erase_results(&(id, model.clone())).await?;
@@ -101,8 +101,8 @@ impl Jobs {
         Ok(was_there)
     }
 
-    /// Whether the image was erased while a job for it was under way, of which something may be
-    /// left for a moment.
+    /// Returns whether the image was erased while a job for it was in flight, so that a result may
+    /// exist for a moment.
     pub(crate) fn is_erased(&self, id: JobId) -> bool {
         self.requests.keys().any(|model| {
             let key: Key = (id, model.clone());
@@ -118,12 +118,12 @@ impl Jobs {
             self.results.delete(&id.result_key(model, &reply.version)).await?;
         }
         self.images.delete(&id.asked_key(model)).await?;
-        // After that: nobody can read it from the store again.
+        // Only now, because the cache can no longer be filled from the store.
         self.cache.remove(key);
         Ok(!all.is_empty())
     }
 
-    /// Whether queues and store answer; `Err` says which do not.
+    /// Checks that the queues and the store can be reached; `Err` says which cannot.
     pub(crate) async fn reach(&self) -> std::result::Result<(), &'static str> {
         let failed = |what: &'static str| {
             move |error: Error| {
@@ -131,8 +131,8 @@ impl Jobs {
                 what
             }
         };
-        let nobodys = JobId::of(b"");
-        self.images.exists(&nobodys.image_key()).await.map_err(failed("the store cannot be reached"))?;
+        let probe = JobId::of(b"");
+        self.images.exists(&probe.image_key()).await.map_err(failed("the store cannot be reached"))?;
         for queue in self.requests.values() {
             queue.depth().await.map_err(failed("the queue cannot be reached"))?;
         }

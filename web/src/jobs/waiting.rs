@@ -1,4 +1,4 @@
-//! Who waits for a job, and how long.
+//! Waiting for a job.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,18 +10,17 @@ use tokio::time::Instant;
 
 use super::{Jobs, Key, NoAnswer, Progress, Ticket};
 
-/// A waiter looks into the store now and then: the answer may have gone to a neighbour that was
-/// killed.
+/// Interval between looks into the store: the reply may have gone to a host that has ended.
 const LOOK_IN_STORE: Duration = Duration::from_secs(5);
-/// A job of another host is looked for so often by who waits for it here.
+/// Interval between looks for the result of another host's job.
 const LOOK_FOR_OTHERS: Duration = Duration::from_secs(1);
 
-/// The result for which somebody waited.
+/// The result of a wait.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Of the job that was sent.
+    /// The result of the job that was sent.
     New(Arc<Reply>),
-    /// Of an earlier one: nothing was sent.
+    /// A stored result; no job was sent.
     Known(Arc<Reply>),
 }
 
@@ -33,13 +32,13 @@ impl Jobs {
         Some(Ticket { key: key.clone(), progress: job.progress.subscribe(), first: false })
     }
 
-    /// Ends when there may be news of an image, and after this time at the latest.
+    /// Completes when there may be news of an image, at the latest after `within`.
     pub(crate) async fn news_of(&self, id: &str, within: Duration) {
         let Ok(id) = id.parse::<JobId>() else { return };
         let tickets: Vec<_> =
             self.requests.keys().filter_map(|model| self.join(&(id, model.clone()))).collect();
         if tickets.is_empty() {
-            // It is another host's.
+            // The job is another host's.
             return tokio::time::sleep(within.min(LOOK_FOR_OTHERS)).await;
         }
         let ends = tickets.into_iter().map(|mut ticket| {
@@ -50,12 +49,12 @@ impl Jobs {
                 let _over_or_forgotten = ticket.progress.wait_for(is_over).await;
             })
         });
-        // The answer may have gone elsewhere: the store is looked into now and then.
+        // The reply may have gone elsewhere, so look into the store from time to time.
         let _in_time =
             tokio::time::timeout(within.min(LOOK_IN_STORE), futures::future::select_all(ends)).await;
     }
 
-    /// Waits until the job is over, at most until `until` ends; `None` if it is not over by then.
+    /// Waits until the job has ended. Returns `None` if `until` completes first.
     pub(crate) async fn wait(
         &self,
         ticket: &mut Ticket,
@@ -75,7 +74,7 @@ impl Jobs {
             }
             tokio::select! {
                 changed = ticket.progress.changed() => if changed.is_err() {
-                    // Forgotten: the store is all there is.
+                    // The job was forgotten; only the store may have a result.
                     let stored = self.stored(&ticket.key).await.map_err(NoAnswer::Failed);
                     return stored.map(|found| found.map(Answer::New)).transpose();
                 },
@@ -85,9 +84,10 @@ impl Jobs {
                     match self.stored(&ticket.key).await {
                         Ok(Some(reply)) => {
                             if self.answered((*reply).clone())
-                                && let Some(webhook) = self.beside.webhook.clone()
+                                && let Some(webhook) = self.services.webhook.clone()
                             {
-                                // Its answer went to a host that is gone.
+                                // The reply went to a host that is gone, so hand it to the webhook
+                                // here.
                                 tokio::spawn(async move { webhook.note(&[(*reply).clone()]).await });
                             }
                         }
@@ -99,13 +99,13 @@ impl Jobs {
         }
     }
 
-    /// An upload of it is answered 202. Answers whether the job is still under way.
+    /// Counts an upload that is answered 202. Returns whether the job is still in flight.
     pub(crate) fn promise(&self, key: &Key) -> bool {
         self.lock().get_mut(key).map(|job| job.promised += 1).is_some()
     }
 
-    /// Waits until the job is safely in the queue, or over: what a 202 promises. Answers the
-    /// result, where there was one before.
+    /// Waits until the job is in the queue, which a 202 promises, or has ended. Returns the stored
+    /// result if there was one.
     pub(crate) async fn wait_until_sent(&self, ticket: &mut Ticket) -> Result<Option<Arc<Reply>>> {
         let sent = ticket.progress.wait_for(|progress| !matches!(progress, Progress::Sending)).await;
         match sent.as_deref() {

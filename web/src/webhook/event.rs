@@ -1,4 +1,4 @@
-//! What is sent: a job that ended, in the words of an answer.
+//! An event of the webhook: a job that ended.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// A job that ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Event {
-    /// The same whenever this is sent, and of no other.
+    /// Identifies the event: the same each time it is sent.
     event: String,
     /// The image: the SHA-256 of its bytes.
     id: String,
@@ -25,7 +25,7 @@ struct Event {
     confidence: Option<f32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     top: Vec<Guess>,
-    /// Why there is no label.
+    /// The reason why there is no label.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     model: String,
@@ -44,7 +44,7 @@ enum Status {
     GaveUp,
 }
 
-/// As it stands on the list.
+/// Encodes the event for the queue.
 pub(super) fn encode(reply: &Reply) -> Bytes {
     serde_json::to_vec(&Event::of(reply)).expect("an event has string keys and finite numbers only").into()
 }
@@ -76,7 +76,7 @@ impl Event {
     }
 }
 
-/// A request with these events. One that cannot be read is none of ours, and is left out.
+/// Builds a request with these events. An event that cannot be parsed is logged and left out.
 pub(super) fn message(batch: &[Delivery]) -> Message {
     let read = |delivery: &Delivery| {
         let event = serde_json::from_slice(&delivery.body);
@@ -119,7 +119,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_event_says_how_the_job_ended() {
+    fn an_event_has_the_outcome_of_the_job() {
         let good = reply("a");
         let bad =
             Reply { outcome: Outcome::Rejected { reason: "the JPEG ends early".to_owned() }, ..reply("b") };
@@ -137,7 +137,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_same_events_make_the_same_message_and_others_another() {
+    fn equal_events_make_equal_messages_and_different_ones_do_not() {
         let (a, b) = (delivery(&reply("a")), delivery(&reply("b")));
         let of = |batch: &[Delivery]| message(batch);
         let (once, again) = (of(&[a.clone(), b.clone()]), of(&[a.clone(), b.clone()]));

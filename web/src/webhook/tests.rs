@@ -12,7 +12,7 @@ use super::{event::tests::reply, *};
 
 const KEY: &str = "whsec_a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=";
 
-/// A webhook whose receiver has these statuses, one after the other, and then 200.
+/// A webhook whose receiver answers with these statuses in turn, then with 200.
 struct Rig {
     webhook: Webhook,
     list: SharedQueue,
@@ -47,7 +47,7 @@ impl Rig {
                 let names = message["data"].as_array().unwrap().iter().map(name).collect();
                 let status = statuses.next().unwrap_or(200);
                 let answer = format!("HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-                // Before the response, after which the test looks for it.
+                // Before the response, after which the test expects it.
                 if says.send((id, names)).is_err() {
                     return;
                 }
@@ -101,11 +101,11 @@ async fn a_batch_that_is_refused_is_halved_until_only_the_bad_event_is_left() {
     rig.deliver(&["a", "b", "c", "d"]).await;
     let asked: Vec<_> = rig.asked.try_iter().map(|(_, names)| names.concat()).collect();
     assert_eq!(asked, ["a.jpgb.jpgc.jpgd.jpg", "a.jpgb.jpg", "a.jpg", "b.jpg", "c.jpgd.jpg"]);
-    assert_eq!(rig.left().await, 1, "the bad one comes again when its lease has run out");
+    assert_eq!(rig.left().await, 1, "the bad one is received again when its lease expires");
 }
 
 #[tokio::test]
-async fn a_list_that_is_full_takes_no_more_and_has_room_again_when_events_are_taken() {
+async fn events_beyond_the_maximum_are_dropped_until_some_are_accepted() {
     let rig = Rig::new(3, Vec::new());
     let replies: Vec<_> = ["a", "b"].map(reply).into();
     rig.webhook.note(&replies).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_list_that_is_full_takes_no_more_and_has_room_again_when_events_are_ta
 }
 
 #[tokio::test]
-async fn one_that_is_told_to_stop_gives_back_what_was_not_taken() {
+async fn a_stopped_webhook_releases_the_events_that_were_not_accepted() {
     let rig = Rig::new(100, vec![503; 100]);
     rig.webhook.note(&[reply("a")]).await.unwrap();
     let batch = rig.list.receive(BATCH, Duration::ZERO).await.unwrap();

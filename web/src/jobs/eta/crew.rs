@@ -1,5 +1,5 @@
-//! Those who serve, as their replies show: which worker had a job from when to when. What a worker
-//! has at the same time, it has on different slots.
+//! The servers, as inferred from replies: which worker had a job from when to when. Jobs that a
+//! worker has at the same time are on different slots.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -10,48 +10,47 @@ use tokio::time::Instant;
 
 use super::fleet::Fleet;
 
-/// Between two jobs a slot has a little to do, at most this and half of the job's time. What is
-/// longer was a pause.
+/// Maximum time between two jobs of a slot, in seconds, to which half of the job's time is added. A
+/// longer gap was a pause.
 const PAUSE_S: f64 = 0.1;
-/// Moments that are so near each other may be the same, and so may those a third of a job apart.
+/// Times this close may be equal, in seconds; so may times a third of a job apart.
 const JITTER_S: f64 = 0.01;
-/// A slot that ends nothing while others wait is gone after this and three times as long as the
-/// longest job took.
+/// A slot is gone if it has ended nothing for this time plus three times the longest job, while
+/// jobs wait. In seconds.
 const GONE_S: f64 = 1.0;
-/// A worker that has done nothing for so long, and that the controller does not list, is gone as
-/// well; ...
+/// A worker is gone as well after this time without a reply if the controller does not list it, ...
 const UNLISTED_S: f64 = 60.0;
-/// ... without a controller, after a day.
+/// ... and after this time if there is no controller. In seconds.
 const UNHEARD_S: f64 = 86_400.0;
 
-/// A job that a worker has done, as its reply says.
+/// A job done by a worker, from its reply.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Done<'a> {
     pub(crate) worker: &'a str,
-    /// How long the worker had it, in seconds, ...
+    /// Seconds for which the worker had it, ...
     pub(crate) took_s: f64,
-    /// ... and how long one of its threads.
+    /// ... and for which one of its threads did.
     pub(crate) busy_s: f64,
-    /// How long ago it was done by the worker's clock, which may be wrong.
+    /// Seconds since its end by the worker's clock, which may be wrong.
     pub(crate) ago_s: f64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Crew {
     workers: BTreeMap<String, Worker>,
-    /// Since when the queue has shown that more is worked on at once than by the slots, for each
-    /// one more.
+    /// Servers that the queue's depth shows but no slot explains, with the time since when.
     unseen: VecDeque<Instant>,
 }
 
 #[derive(Debug)]
 struct Worker {
-    /// When the last job of each slot ended.
+    /// The end of each slot's last job.
     slots: Vec<Instant>,
-    /// Jobs that it has done.
+    /// Number of jobs that it has done.
     jobs: usize,
-    /// What its clock is behind this one's, at most: so its latest reply came in no time.
-    behind_s: f64,
+    /// Upper bound on how far its clock lags behind, in seconds: assumes that its fastest reply
+    /// took no time.
+    lag_s: f64,
 }
 
 fn before(moment: Instant, seconds: f64) -> Instant {
@@ -59,14 +58,14 @@ fn before(moment: Instant, seconds: f64) -> Instant {
 }
 
 impl Crew {
-    /// A reply came. Answers for how long its slot was busy with the job, in seconds, with what it
-    /// had to do between two jobs where others had waited since `waited_since`.
+    /// Records a reply. Returns the seconds for which its slot was busy with the job, including the
+    /// gap before it if other jobs have waited since `waited_since`.
     pub(super) fn done(&mut self, now: Instant, done: &Done<'_>, waited_since: Option<Instant>) -> f64 {
-        let new = || Worker { slots: Vec::new(), jobs: 0, behind_s: done.ago_s };
+        let new = || Worker { slots: Vec::new(), jobs: 0, lag_s: done.ago_s };
         let worker = self.workers.entry(done.worker.to_owned()).or_insert_with(new);
         worker.jobs += 1;
-        worker.behind_s = worker.behind_s.min(done.ago_s);
-        let ended = before(now, done.ago_s - worker.behind_s);
+        worker.lag_s = worker.lag_s.min(done.ago_s);
+        let ended = before(now, done.ago_s - worker.lag_s);
         let began = before(ended, done.busy_s);
         let near_s = JITTER_S + done.busy_s / 3.0;
         let distance_s = |slot: Instant| {
@@ -86,14 +85,14 @@ impl Crew {
         if is_next { ended.saturating_duration_since(freed).as_secs_f64() } else { done.took_s }
     }
 
-    /// The queue says that workers hold so many jobs, and no worker holds more than it works on.
+    /// Records that workers hold this number of jobs, each no more than it classifies.
     pub(super) fn held(&mut self, now: Instant, held: usize, fleet: Option<&Fleet>) {
         let known = self.free_at(fleet).filter(|free_at| *free_at <= now).count() - self.unseen.len();
         self.unseen.resize(held.saturating_sub(known), now);
     }
 
-    /// Workers that no longer serve, as the controller says or as their silence does, are
-    /// forgotten.
+    /// Removes workers that no longer serve according to the controller, or that have been silent
+    /// for long.
     pub(super) fn forget_left(&mut self, now: Instant, fleet: Option<&Fleet>) {
         let is_heard = |worker: &Worker, within_s: f64| {
             worker.slots.iter().any(|slot| now.saturating_duration_since(*slot).as_secs_f64() < within_s)
@@ -105,7 +104,7 @@ impl Crew {
         });
     }
 
-    /// Slots that have ended nothing for long while others waited since `waited_since` are gone.
+    /// Removes slots that have ended nothing for long while jobs have waited since `waited_since`.
     pub(super) fn forget_gone(&mut self, now: Instant, waited_since: Instant, longest_s: f64) {
         let gone_before = before(now, GONE_S + 3.0 * longest_s);
         if waited_since > gone_before {
@@ -117,13 +116,13 @@ impl Crew {
         self.workers.retain(|_, worker| !worker.slots.is_empty());
     }
 
-    /// Jobs that a worker works on at once, on the average; `None` where none was seen.
+    /// Returns the average number of slots of a worker, or `None` if there is none.
     pub(super) fn slots_each(&self) -> Option<usize> {
         let slots = self.workers.values().map(|worker| worker.slots.len()).sum::<usize>();
         (slots > 0).then(|| slots.div_ceil(self.workers.len()))
     }
 
-    /// For each slot when it became free for the job that it has now, or will be free for its
+    /// Returns for each slot when it became free for its current job, or will be free for its
     /// first.
     pub(super) fn free_at<'a>(&'a self, fleet: Option<&'a Fleet>) -> impl Iterator<Item = Instant> + 'a {
         let listed = fleet.into_iter().flat_map(|fleet| &fleet.instances);
@@ -131,7 +130,7 @@ impl Crew {
         let listed = listed.flat_map(|(id, at_once, serves_at)| {
             let (slots, jobs) =
                 self.workers.get(id).map_or((&[][..], 0), |worker| (&worker.slots[..], worker.jobs));
-            // What it has not shown yet.
+            // Slots that have not shown in a reply yet.
             let unused = if jobs < 2 * at_once { at_once.saturating_sub(slots.len()) } else { 0 };
             slots.iter().copied().chain(std::iter::repeat_n(serves_at, unused))
         });
@@ -146,7 +145,8 @@ impl Crew {
 mod tests {
     use super::{super::fleet::Instance, *};
 
-    /// Replies of one worker that was busy from the one second to the other.
+    /// Sends replies of one worker that was busy in these intervals of seconds; returns the busy
+    /// times.
     fn replies(crew: &mut Crew, start: Instant, jobs: &[(f64, f64)]) -> Vec<f64> {
         let reply = |(began, ended): &(f64, f64)| {
             let busy_s = ended - began;
@@ -157,12 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn jobs_of_a_worker_that_overlap_show_its_slots() {
+    fn overlapping_jobs_of_a_worker_show_its_slots() {
         let start = Instant::now();
         let mut one = Crew::default();
         let busy = replies(&mut one, start, &[(0.0, 1.0), (1.02, 2.0), (1.99, 3.0), (9.0, 9.5)]);
         assert_eq!(one.free_at(None).count(), 1);
-        assert_eq!(busy, [1.0, 1.0, 1.0, 0.5], "with the time between two jobs, and without a pause");
+        assert_eq!(busy, [1.0, 1.0, 1.0, 0.5], "with the gap between two jobs, but without a pause");
         let mut two = Crew::default();
         replies(&mut two, start, &[(0.0, 1.0), (0.4, 1.4), (1.0, 2.0), (1.4, 2.4), (2.0, 3.0)]);
         let mut free: Vec<_> = two.free_at(None).map(|at| (at - start).as_secs_f64()).collect();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_ends_nothing_while_others_wait_is_gone() {
+    fn a_slot_that_ends_nothing_while_jobs_wait_is_removed() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut crew = Crew::default();
@@ -180,7 +180,7 @@ mod tests {
         }
         crew.done(at(45), &Done { worker: "a", took_s: 10.0, busy_s: 10.0, ago_s: 0.0 }, None);
         crew.forget_gone(at(45), at(30), 10.0);
-        assert_eq!(crew.free_at(None).count(), 2, "nobody waited for so long");
+        assert_eq!(crew.free_at(None).count(), 2, "no job has waited that long");
         crew.forget_gone(at(45), at(10), 10.0);
         assert_eq!(crew.free_at(None).collect::<Vec<_>>(), [at(45)]);
     }
@@ -194,7 +194,7 @@ mod tests {
             crew.done(start, &Done { worker, took_s: 1.0, busy_s: 1.0, ago_s: 0.0 }, None);
         }
         crew.forget_left(at(7200), None);
-        assert_eq!(crew.workers.len(), 3, "nobody says anything of them");
+        assert_eq!(crew.workers.len(), 3, "there is no controller");
         let instance = |serves_at| Instance { at_once: 1, serves_at };
         let instances = [("listed", Some(start)), ("draining", None)];
         let instances = instances.map(|(id, serves_at)| (id.to_owned(), instance(serves_at))).into();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_queue_says_to_be_held_is_held_by_somebody() {
+    fn held_jobs_count_as_servers_even_without_replies() {
         let start = Instant::now();
         let mut crew = Crew::default();
         crew.held(start, 3, None);

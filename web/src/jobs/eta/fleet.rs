@@ -1,4 +1,4 @@
-//! Who serves a model, as the controller writes it.
+//! The fleet of a model, from the controller's status file.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,53 +6,53 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// What a controller wrote that is older says nothing of now.
+/// Maximum age of a status.
 const STATUS_AGE: TimeDelta = TimeDelta::seconds(60);
-/// An instance that needs longer than others to start needs this part of their time more.
+/// If an instance starts later than usual, it is assumed to need this fraction of the usual time
+/// more.
 const OVERDUE: f64 = 0.1;
 
-/// What the controller tells of those that serve.
+/// The controller's view of a model's fleet.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Fleet {
-    /// Those that are not stopped by the names that their replies have, and those that have yet to
-    /// be chosen.
+    /// Instances by the names in their replies: the running and draining ones, and those yet to be
+    /// started.
     pub(crate) instances: BTreeMap<String, Instance>,
-    /// How long a job takes.
+    /// Seconds per job.
     pub(crate) service_s: Option<f64>,
-    /// What the controller will make of a long line.
+    /// How the fleet grows with its line.
     pub(crate) growth: Option<Growth>,
 }
 
 /// One instance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Instance {
-    /// Jobs that it works on at once.
+    /// Number of jobs that it classifies at once.
     pub(crate) at_once: usize,
-    /// Since when or from when on it takes jobs; `None` where it takes none any more.
+    /// When it began or will begin to take jobs; `None` if it takes no more.
     pub(crate) serves_at: Option<Instant>,
 }
 
-/// How a fleet grows with its line. What the policies say is the controller's; this is what is seen
-/// of it.
+/// How a fleet grows with its line, as observed; the policies themselves are the controller's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Growth {
-    /// The most instances that there may be.
+    /// Maximum number of instances.
     pub(crate) most: f64,
-    /// How long an instance takes to start.
+    /// Seconds that an instance takes to start.
     pub(crate) delay_s: f64,
-    /// How many jobs of the line bring one more.
+    /// Jobs in line per additional instance.
     pub(crate) jobs_each: f64,
 }
 
 impl Fleet {
-    /// Instances that serve now.
+    /// Returns the number of instances that serve now.
     pub(crate) fn serving(&self, now: Instant) -> usize {
         let serves = |instance: &&Instance| instance.serves_at.is_some_and(|at| at <= now);
         self.instances.values().filter(serves).count()
     }
 
-    /// What the controller's status says of those who serve a model; `None` where it says nothing,
-    /// or nothing of now, or nobody will serve.
+    /// Reads the fleet of a model from the controller's status. `None` if the status is missing or
+    /// old, or if no instance serves or will.
     pub(crate) fn of_status(status: &Value, model: &str, now: DateTime<Utc>) -> Option<Self> {
         if now - time(&status["at"])? > STATUS_AGE {
             return None;
@@ -82,10 +82,10 @@ fn at_once(pool: &Value) -> usize {
     pool["learnt"]["concurrency"].as_f64().map_or(1, |jobs| jobs.round().max(1.0) as usize)
 }
 
-/// The instances of a pool, with those that will be started.
+/// Returns the instances of a pool, including those that will be started.
 fn instances(pool: &Value, now: DateTime<Utc>) -> BTreeMap<String, Instance> {
     let (at_once, delay_s) = (at_once(pool), pool["learnt"]["start_delay_s"].as_f64());
-    // Measured from the present moment of either clock.
+    // Times are relative to the present, because the clocks differ.
     let here = Instant::now();
     let before = |seconds: f64| here.checked_sub(duration(seconds)).unwrap_or(here);
     let age_s =
@@ -107,7 +107,7 @@ fn instances(pool: &Value, now: DateTime<Utc>) -> BTreeMap<String, Instance> {
         .collect();
     let coming = instances.values().filter(|instance| instance.serves_at.is_some()).count() as u64;
     let count = |key: &str| pool[key].as_u64().unwrap_or(0);
-    // Where nobody serves, a job brings one.
+    // If there is no instance, a job starts one.
     let wanted = count("desired").max(u64::from(coming == 0)).min(count("max"));
     if let Some(delay_s) = delay_s {
         let next = Instance { at_once, serves_at: Some(here + duration(delay_s)) };
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fleet_is_what_the_controller_says_and_only_if_it_says_it_of_now() {
+    fn the_fleet_is_read_from_a_current_status_only() {
         let now = Utc::now();
         let ago = |seconds| now - TimeDelta::seconds(seconds);
         let status = |pool: Value| json!({"at": now, "pools": [{"model": "other", "ready": 9}, pool]});
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_serves_what_starts_or_will_start_is_waited_for() {
+    fn instances_that_start_or_will_start_count_if_none_serves() {
         let now = Utc::now();
         let of = |pool: Value| Fleet::of_status(&json!({"at": now, "pools": [pool]}), "m", now);
         let learnt = json!({"start_delay_s": 30.0});
@@ -165,11 +165,15 @@ mod tests {
             "model": "m", "desired": 2, "max": 4, "learnt": learnt,
             "instances": [{"id": "a", "state": "starting", "since": now - TimeDelta::seconds(40)}],
         });
-        assert_eq!(serves_in(&of(starting).unwrap()), [Some(3.0), Some(30.0)], "one is late, one not begun");
+        assert_eq!(
+            serves_in(&of(starting).unwrap()),
+            [Some(3.0), Some(30.0)],
+            "one is late, one has not begun"
+        );
         let stopped = json!({"model": "m", "desired": 0, "max": 4, "learnt": learnt, "instances": []});
-        assert_eq!(serves_in(&of(stopped).unwrap()), [Some(30.0)], "the next job brings one");
-        for nobody in [json!({"model": "m", "max": 0, "learnt": learnt}), json!({"model": "m", "max": 3})] {
-            assert_eq!(of(nobody), None);
+        assert_eq!(serves_in(&of(stopped).unwrap()), [Some(30.0)], "the next job starts one");
+        for unserved in [json!({"model": "m", "max": 0, "learnt": learnt}), json!({"model": "m", "max": 3})] {
+            assert_eq!(of(unserved), None);
         }
         assert_eq!(Fleet::of_status(&Value::Null, "m", now), None);
     }

@@ -1,17 +1,17 @@
-//! The queue run forward: in how long the servers will have ended so many jobs.
+//! Runs the queue forward: how long until the servers have ended a number of jobs.
 
-/// Whatever works on one job at a time, and takes the next one of the line as soon as it has ended
-/// one.
+/// A slot that works on one job at a time and takes the next one from the line as soon as it has
+/// ended one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Server {
-    /// In how many seconds it ends the job that it has or takes first.
+    /// Seconds until it ends its current job, or else its first.
     pub(super) next_end_s: f64,
-    /// How many seconds it takes for each job after that.
+    /// Seconds for each job after that.
     pub(super) each_s: f64,
 }
 
 impl Server {
-    /// How many jobs it ends in so many seconds.
+    /// Returns the number of jobs that it ends within `seconds`.
     fn ends_in(&self, seconds: f64) -> f64 {
         if seconds < self.next_end_s {
             return 0.0;
@@ -20,21 +20,21 @@ impl Server {
     }
 }
 
-/// In how many seconds the servers will have ended so many jobs, from one on; infinite without
+/// Returns the seconds until the servers have ended `jobs` jobs (at least 1); infinite without
 /// servers.
 ///
-/// A server that ends its jobs sooner, one more of them, or one job less never makes it later.
+/// The result never grows if a server ends jobs sooner, if a server is added, or with fewer jobs.
 pub(super) fn end_s(servers: &[Server], jobs: u64) -> f64 {
     let jobs = jobs.max(1) as f64;
     let alone = |server: &Server| server.next_end_s + (jobs - 1.0) * server.each_s;
-    // Later than one of them would have ended all, and no sooner than the first end.
+    // Bounds: no later than one server alone would end all, no sooner than the first end.
     let mut late = servers.iter().map(alone).fold(f64::INFINITY, f64::min);
     let mut early = servers.iter().map(|server| server.next_end_s).fold(f64::INFINITY, f64::min);
     if !late.is_finite() || jobs <= 1.0 {
         return early;
     }
     let are_ended = |seconds: f64| servers.iter().map(|server| server.ends_in(seconds)).sum::<f64>() >= jobs;
-    // To a millisecond, or the rounding of the numbers themselves.
+    // To a tenth of a millisecond, or the precision of the numbers.
     while late - early > 1e-4_f64.max(late * 1e-12) {
         let middle = early + (late - early) / 2.0;
         if are_ended(middle) {
@@ -52,7 +52,7 @@ mod tests {
 
     use super::*;
 
-    /// As above, step by step.
+    /// The same, step by step.
     fn simulated(servers: &[Server], jobs: u64) -> f64 {
         let mut servers = servers.to_vec();
         let mut last = f64::INFINITY;
@@ -72,23 +72,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_what_a_step_by_step_simulation_says(servers in servers(), jobs in 1_u64..200) {
+        fn the_result_equals_a_step_by_step_simulation(servers in servers(), jobs in 1_u64..200) {
             let (formula, steps) = (end_s(&servers, jobs), simulated(&servers, jobs));
             prop_assert!((formula - steps).abs() < 1e-3, "{formula} and {steps}");
         }
 
         #[test]
-        fn less_work_or_more_servers_never_make_it_later(
+        fn fewer_jobs_or_more_servers_never_make_the_end_later(
             servers in servers(), jobs in 2_u64..200, sooner in 0.0..10.0_f64, which in any::<prop::sample::Index>(),
         ) {
             let before = end_s(&servers, jobs) + 1e-3;
-            prop_assert!(end_s(&servers, jobs - 1) <= before, "a job less");
+            prop_assert!(end_s(&servers, jobs - 1) <= before, "one job fewer");
             let mut better = servers.clone();
             let server = &mut better[which.index(servers.len())];
             server.next_end_s = (server.next_end_s - sooner).max(0.0);
             prop_assert!(end_s(&better, jobs) <= before, "an end sooner");
             better.push(Server { next_end_s: sooner, each_s: 1.0 });
-            prop_assert!(end_s(&better, jobs) <= before, "a server more");
+            prop_assert!(end_s(&better, jobs) <= before, "one server more");
         }
     }
 

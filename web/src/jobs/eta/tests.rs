@@ -7,8 +7,8 @@ use super::{
     *,
 };
 
-/// A service with a number of servers, in virtual time: jobs are announced when they come and
-/// at every poll, and what was announced is compared with what came true.
+/// A simulated service in virtual time. Jobs are estimated when they arrive and at every poll, and
+/// the estimates are compared with the real ends.
 struct World {
     servers: usize,
     service_s: fn(u64) -> f64,
@@ -17,7 +17,7 @@ struct World {
 
 const NAMES: [&str; 16] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
 
-/// So many instances that serve since then.
+/// Instances that have served since `serves_at`.
 fn instances(servers: usize, serves_at: Instant) -> BTreeMap<String, Instance> {
     let instance = Instance { at_once: 1, serves_at: Some(serves_at) };
     NAMES[..servers].iter().map(|name| ((*name).to_owned(), instance)).collect()
@@ -29,14 +29,14 @@ fn known(servers: usize, service_s: f64) -> Option<Fleet> {
 }
 
 impl World {
-    /// Jobs come at these seconds. The part of all announcements that was right.
+    /// Runs jobs that arrive at these seconds; returns the fraction of estimates that were right.
     fn right(&self, arrivals: &[f64], line: &mut Line) -> f64 {
         self.right_from(Instant::now() + Duration::from_secs(60 * line.sent), arrivals, line)
     }
 
     fn right_from(&self, start: Instant, arrivals: &[f64], line: &mut Line) -> f64 {
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        // Who serves when: the first that is free.
+        // Each job goes to the server that is free first.
         let mut free = vec![0.0_f64; self.servers];
         let mut ends = Vec::new();
         for (number, arrival) in (0..).zip(arrivals) {
@@ -67,7 +67,7 @@ impl World {
             for (number, place) in places.iter().enumerate().filter(|(number, _)| !ended[*number]) {
                 let remaining = ends[number].0 - now;
                 let announced = line.remaining(at(now), Some(*place)).map_or(5, in_seconds) as f64;
-                // A second is as exact as the header is.
+                // The header is exact to a second.
                 let is_right =
                     (0.8..=1.5).contains(&(announced / remaining)) || (announced - remaining).abs() <= 1.0;
                 all += 1;
@@ -76,7 +76,7 @@ impl World {
             now += step;
         }
         for number in (0..ends.len()).filter(|number| !ended[*number]) {
-            assert!(number < places.len(), "all have come");
+            assert!(number < places.len(), "all jobs have arrived");
             line.end(at(ends[number].0), done(number));
         }
         f64::from(right) / f64::from(all)
@@ -84,7 +84,7 @@ impl World {
 }
 
 fn check(right: f64, what: &str) {
-    assert!(right >= 0.9, "{what}: only {right:.3} of what was announced came true");
+    assert!(right >= 0.9, "{what}: only {right:.3} of the estimates were right");
 }
 
 fn at_second(start: Instant) -> impl Fn(f64) -> Instant {
@@ -96,16 +96,16 @@ fn by(worker: &str, busy_s: f64) -> Option<Done<'_>> {
 }
 
 #[test]
-fn thirty_jobs_of_a_second_and_one_worker_are_announced_as_they_come() {
+fn estimates_for_thirty_jobs_on_one_worker_are_right() {
     let world = World { servers: 1, service_s: |_| 1.0, fleet: None };
     let mut line = Line::default();
-    // Something was done before, as in any service that is in use.
+    // A service in use has done jobs before.
     world.right(&[0.0, 3.0], &mut line);
     check(world.right(&[0.0; 30], &mut line), "thirty at once");
 }
 
 #[test]
-fn long_and_short_jobs_on_one_and_on_several_servers_are_announced_honestly() {
+fn estimates_for_long_and_short_jobs_on_one_or_several_servers_are_right() {
     type Service = fn(u64) -> f64;
     let worlds: [(usize, f64, Service); 5] = [
         (1, 0.05, |_| 0.05),
@@ -124,31 +124,31 @@ fn long_and_short_jobs_on_one_and_on_several_servers_are_announced_honestly() {
 }
 
 #[test]
-fn jobs_of_uneven_length_are_announced_honestly() {
+fn estimates_for_jobs_of_uneven_length_are_right() {
     let world =
         World { servers: 3, service_s: |n| 1.0 + (n * 7919 % 101) as f64 / 100.0, fleet: known(3, 1.5) };
     check(world.right(&[0.0; 300], &mut Line::default()), "from one to two seconds");
 }
 
 #[test]
-fn a_fleet_that_is_twice_as_fast_as_it_said_is_soon_known() {
+fn a_fleet_twice_as_large_as_reported_is_soon_recognized() {
     let world = World { servers: 2, service_s: |_| 1.0, fleet: known(1, 1.0) };
-    check(world.right(&[0.0; 400], &mut Line::default()), "two where one was reported");
+    check(world.right(&[0.0; 400], &mut Line::default()), "two servers, one was reported");
 }
 
 #[test]
-fn what_was_known_outweighs_a_slow_first_second() {
-    // Everybody uploads at once, and the workers do not get the processor meanwhile.
+fn earlier_samples_outweigh_a_slow_first_second() {
+    // All clients upload at once and take the workers' processor time.
     let world = World { servers: 3, service_s: |n| if n < 9 { 0.15 } else { 0.05 }, fleet: None };
     let mut line = Line::default();
     world.right(&[0.0; 200], &mut line);
-    check(world.right(&[0.0; 200], &mut line), "known from an earlier stretch");
-    let each_s = line.each_s().expect("ends");
+    check(world.right(&[0.0; 200], &mut line), "known from an earlier line");
+    let each_s = line.each_s().expect("samples");
     assert!((0.049..=0.06).contains(&each_s), "{each_s}");
 }
 
 #[test]
-fn while_the_fleet_starts_nothing_is_learnt_of_how_fast_each_of_it_is() {
+fn a_growing_fleet_keeps_the_time_per_job_of_each_instance() {
     let start = Instant::now();
     let at = at_second(start);
     let mut line = Line::default();
@@ -177,20 +177,20 @@ fn without_a_controller_the_first_jobs_show_how_many_workers_there_are() {
 }
 
 #[test]
-fn without_a_controller_a_worker_less_is_known_within_seconds() {
+fn without_a_controller_the_loss_of_a_worker_is_noticed_within_seconds() {
     let worlds = [3, 1].map(|servers| World { servers, service_s: |_| 0.05, fleet: None });
     let mut line = Line::default();
     worlds[0].right(&[0.0; 400], &mut line);
-    check(worlds[1].right(&[0.0; 1000], &mut line), "one where there were three");
+    check(worlds[1].right(&[0.0; 1000], &mut line), "one worker instead of three");
 }
 
 #[test]
-fn a_worker_that_holds_a_job_more_than_it_works_on_is_one_server() {
+fn a_worker_that_holds_one_job_more_than_it_classifies_is_one_server() {
     let at = at_second(Instant::now());
     let mut line = Line::default();
     (0..100).for_each(|_| _ = line.join(at(0.0)));
     for n in 1..=20 {
-        // It had each for as long as the one before and this one took.
+        // It held each job while it did the one before it.
         line.end(at(0.05 * f64::from(n)), Some(Done { worker: "a", took_s: 0.1, busy_s: 0.05, ago_s: 0.0 }));
     }
     line.count(at(1.0), 80, 2, 80);
@@ -205,7 +205,7 @@ fn three_workers_that_have_just_taken_their_first_jobs_are_seen_in_the_queue() {
     let mut line = Line::default();
     line.join(start);
     line.end(at(20.0), by("a", 20.0));
-    // An hour later two more serve, and nobody says so.
+    // An hour later two more workers serve, and no controller reports them.
     let places: Vec<_> = (0..6).map(|_| line.join(at(3600.0))).collect();
     line.count(at(3600.5), 6, 3, 6);
     let announced = |at: Instant| -> Vec<_> {
@@ -215,7 +215,7 @@ fn three_workers_that_have_just_taken_their_first_jobs_are_seen_in_the_queue() {
 }
 
 #[test]
-fn where_nothing_is_known_a_guess_grows_with_what_it_takes() {
+fn without_samples_the_estimate_grows_with_the_time_taken() {
     let start = Instant::now();
     let mut line = Line::default();
     line.join(start);
@@ -225,7 +225,7 @@ fn where_nothing_is_known_a_guess_grows_with_what_it_takes() {
 }
 
 #[test]
-fn a_job_that_is_overdue_is_never_announced_for_now() {
+fn the_estimate_for_an_overdue_job_is_never_zero() {
     let start = Instant::now();
     let mut line = Line::default();
     line.served_by(start, known(1, 10.0));
@@ -236,7 +236,7 @@ fn a_job_that_is_overdue_is_never_announced_for_now() {
 }
 
 #[test]
-fn the_line_never_forgets_how_fast_it_was() {
+fn a_line_remembers_its_time_per_job() {
     let start = Instant::now();
     let at = at_second(start);
     let mut line = Line::default();
@@ -249,11 +249,15 @@ fn the_line_never_forgets_how_fast_it_was() {
     }
     let last = line.join(at(3600.0));
     assert_eq!(line.remaining(at(3600.0), Some(last)).map(in_seconds), Some(240));
-    assert_eq!(line.remaining(at(3650.0), Some(last)).map(in_seconds), Some(190), "also between two ends");
+    assert_eq!(
+        line.remaining(at(3650.0), Some(last)).map(in_seconds),
+        Some(190),
+        "also between two ends of jobs"
+    );
 }
 
 #[test]
-fn before_the_first_worker_is_there_its_start_is_waited_for() {
+fn the_estimate_includes_the_start_of_the_first_worker() {
     let start = Instant::now();
     let mut line = Line::default();
     let instances = instances(2, start + Duration::from_secs(30));
@@ -264,7 +268,7 @@ fn before_the_first_worker_is_there_its_start_is_waited_for() {
 }
 
 #[test]
-fn a_long_line_brings_more_servers_where_there_may_be_more() {
+fn a_long_line_adds_servers_up_to_the_maximum() {
     let start = Instant::now();
     let growth = Some(Growth { most: 4.0, delay_s: 10.0, jobs_each: 10.0 });
     let announced = |jobs: usize, serves_in_s: u64| {
@@ -274,11 +278,11 @@ fn a_long_line_brings_more_servers_where_there_may_be_more() {
         let last = (0..jobs).map(|_| line.join(start)).last();
         line.remaining(start, last).map(in_seconds)
     };
-    assert_eq!(announced(1, 10), Some(11), "one comes for one job");
+    assert_eq!(announced(1, 10), Some(11), "one instance for one job");
     assert_eq!(announced(20, 10), Some(20), "two for twenty");
-    assert_eq!(announced(100, 10), Some(35), "and no more than four");
+    assert_eq!(announced(100, 10), Some(35), "at most four");
     assert_eq!(announced(5, 0), Some(5));
-    assert_eq!(announced(50, 0), Some(20), "ten by the one that is there, and then by four");
+    assert_eq!(announced(50, 0), Some(20), "ten by the running one, then by four");
 }
 
 #[test]
@@ -294,7 +298,7 @@ fn jobs_of_other_hosts_count_as_well() {
 }
 
 #[test]
-fn jobs_that_end_while_the_queue_is_counted_are_not_those_of_others() {
+fn jobs_that_end_during_the_count_do_not_count_as_jobs_of_other_hosts() {
     let start = Instant::now();
     let mut line = Line::default();
     (0..5).for_each(|_| _ = line.join(start));
@@ -308,10 +312,9 @@ fn jobs_that_end_while_the_queue_is_counted_are_not_those_of_others() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Servers that take the same time for each job, and some that start later: every announcement
-    /// is the time that remains.
+    /// Some servers serve at once, others start later; each job takes the same time.
     #[test]
-    fn where_all_jobs_take_the_same_time_every_announcement_is_exact(
+    fn estimates_are_exact_if_all_jobs_take_the_same_time(
         service_s in 0.5..60.0_f64, servers in 1..8_usize, later in 0..8_usize, starts_s in 0.0..100.0_f64,
         jobs in 1..60_usize,
     ) {
@@ -332,14 +335,14 @@ proptest! {
         }).collect();
         let mut said = vec![f64::INFINITY; jobs];
         for (ended, (now, worker)) in ends.iter().enumerate() {
-            // A moment before each end.
+            // Just before each end.
             let moment = at(now - service_s * 0.05);
             for (number, place) in places.iter().enumerate().skip(ended) {
                 let announced = line.remaining(moment, Some(*place)).unwrap().as_secs_f64();
                 let remaining = ends[number].0 - (now - service_s * 0.05);
                 prop_assert!((announced - remaining).abs() < 0.06 * service_s + 1e-3,
                     "job {number} after {ended}: {announced} of {remaining}");
-                prop_assert!(announced <= said[number] + 0.06 * service_s + 1e-3, "it never rises");
+                prop_assert!(announced <= said[number] + 0.06 * service_s + 1e-3, "the estimate never grows");
                 said[number] = announced;
             }
             line.end(at(*now), by(worker, service_s));
@@ -348,13 +351,13 @@ proptest! {
 }
 
 #[test]
-fn seconds_are_rounded_so_that_hardly_anybody_comes_too_early() {
+fn seconds_are_rounded_so_that_few_clients_come_too_early() {
     let rounded = |s: f64| in_seconds(Duration::from_secs_f64(s));
     assert_eq!([0.0, 0.9, 1.2, 1.4, 2.2, 2.4, 99.5].map(rounded), [1, 1, 1, 2, 2, 3, 100]);
 }
 
 #[test]
-fn an_estimate_that_is_up_to_a_fifth_too_long_is_right_in_whole_seconds_too() {
+fn an_estimate_up_to_a_fifth_too_long_is_right_in_whole_seconds() {
     for truth in (140..2000).map(|hundredths| f64::from(hundredths) / 100.0) {
         for part in [1.0, 1.1, 1.2] {
             let ratio = whole_seconds(truth * part) as f64 / truth;

@@ -310,6 +310,21 @@ impl Cloud {
         });
     }
 
+    /// The objects whose keys begin so, in the order of their keys.
+    pub fn objects(&self, bucket: &str, begin: &str) -> Vec<Vec<u8>> {
+        self.with_sdk(async |config| {
+            let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
+            let s3 = aws_sdk_s3::Client::from_conf(s3);
+            let listed = s3.list_objects_v2().bucket(bucket).prefix(begin).send().await.expect("a list");
+            let mut objects = Vec::new();
+            for key in listed.contents().iter().filter_map(|object| object.key()) {
+                let got = s3.get_object().bucket(bucket).key(key).send().await.expect("the object");
+                objects.push(got.body.collect().await.expect("its bytes").to_vec());
+            }
+            objects
+        })
+    }
+
     pub fn delete_queue(&self, name: &str) {
         self.with_sdk(async |config| {
             let sqs = aws_sdk_sqs::Client::new(&config);

@@ -2,10 +2,12 @@
 //! and a web host from what it uploaded, and the units that are shipped serve. A drain is the real
 //! `systemctl stop`, ordered over SSM.
 
+use std::io::Read;
+
 use serde_json::Value;
 
 use crate::{
-    cloud::{Cloud, Machine, POLICY, free_address},
+    cloud::{Cloud, Machine, OUTPUT, POLICY, free_address},
     serving::upload_all,
 };
 use eirs_harness::{Site, eventually};
@@ -15,6 +17,17 @@ fn machines(cloud: &Cloud, role: &str) -> Vec<Machine> {
     let of_role = |instance: &Value| instance["tags"]["eirs:role"] == role;
     let ids = cloud.instances().into_iter().filter(of_role);
     ids.filter_map(|instance| instance["id"].as_str().map(|id| Machine(id.to_owned()))).collect()
+}
+
+/// The entries of the journal that a machine has copied to the bucket of the results.
+fn shipped_logs(cloud: &Cloud, machine: &Machine) -> Vec<Value> {
+    let copied = cloud.objects(OUTPUT, &format!("logs/{}/", machine.0));
+    let lines = |packed: &Vec<u8>| {
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut text).expect("gzip");
+        text.lines().map(|line| serde_json::from_str(line).expect("an entry")).collect::<Vec<Value>>()
+    };
+    copied.iter().flat_map(lines).collect()
 }
 
 /// Where a text first stands in a journal.
@@ -28,7 +41,8 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
     // As it is by default in AWS, the script is another user than the worker.
     let site = Site::with_script("[ \"$(id -un)\" = eirs-script ] || exit 1; sleep 0.4; echo cat")
         .set("EIRS_WEB__LISTEN", &address)
-        .set("EIRS_WORKER__ABANDONED_AFTER", "8s");
+        .set("EIRS_WORKER__ABANDONED_AFTER", "8s")
+        .set("EIRS_SETUP__SHIP_LOGS", "true");
     let Some(cloud) = Cloud::of_machines(site) else { return };
     let before = cloud.state();
     cloud.expect(&["setup", "--uploads-from", "203.0.113.0/24", "--yes"]);
@@ -42,6 +56,11 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
         let journal = worker.journal("eirs-worker");
         let Some(taking) = place(&journal, "taking jobs") else { continue };
         served += 1;
+        // What it logged outlives it, from its first word to its drain.
+        let shipped = eventually("the last logs are in the bucket", || {
+            Some(shipped_logs(&cloud, &worker)).filter(|said| place(said, "drained").is_some())
+        });
+        assert!(place(&shipped, "taking jobs").is_some(), "{shipped:#?}");
         let told =
             place(&journal, "draining: no new jobs").unwrap_or_else(|| panic!("{worker:?}: {journal:#?}"));
         let drained = place(&journal, "drained").expect("it drained");

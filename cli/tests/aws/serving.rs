@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rustix::process::Signal;
 
-use crate::cloud::{Cloud, OUTPUT, POLICY, free_address};
+use crate::cloud::{Cloud, OUTPUT, POLICY, free_address, parse};
 use eirs_harness::{Process, Site, eventually, eventually_within, image, request, sample, upload};
 
 /// A controller that follows the policies of the cloud's folder.
@@ -92,6 +92,36 @@ fn a_burst_takes_several_instances_and_loses_nothing_when_some_of_them_die() {
     });
     cloud.until_all_are_parked();
     assert_eq!(cloud.stored(OUTPUT), 41, "one result each, the note of their version, and nothing else");
+    controller.signal(Signal::TERM);
+    assert!(controller.exit().success());
+}
+
+/// Parked machines cost nothing here, and a launched one a dollar a second.
+#[test]
+fn what_is_launched_is_counted_at_its_own_price_by_eirs_status() {
+    let Some(cloud) = Cloud::of(Site::with_script("sleep 1; echo cat"), &[]) else { return };
+    let free = "[instance]\nusd_per_hour = 0\ndisk_usd_per_month = 0\n";
+    let policy = POLICY.replace("max = 3", "max = 1").replace("[instance]\n", free);
+    cloud.policy(&(policy + "[launch]\nmost = 3\nstart_delay = \"2s\"\nusd_per_hour = 3600\n"));
+    cloud.set_up();
+    let (web, mut controller) = (cloud.site.web(), controller(&cloud));
+    let today = || {
+        let status = parse(&String::from_utf8_lossy(&cloud.eirs(&["status", "--json"]).stdout));
+        let today = &status["controller"]["pools"][0]["today"];
+        (today["cost_usd"].as_f64().unwrap_or(-1.0), today["instance_hours"].as_f64().unwrap_or(-1.0))
+    };
+    assert_eq!(web.upload("", "x", &image(100)).json()["label"], "cat");
+    let (cost, hours) = today();
+    assert!(cost == 0.0 && hours >= 0.0, "the parked one did it: {cost} USD, {hours} h");
+    assert_eq!(upload_all(&web.address, 0..20).len(), 20);
+    cloud.until_all_are_parked();
+    let (cost, hours) = eventually("what was launched is charged", || Some(today()).filter(|it| it.0 > 0.0));
+    assert!(
+        cost >= 1.0 && cost <= hours * 3600.0,
+        "some seconds, and no more than all: {cost} USD, {hours} h"
+    );
+    let shown = cloud.expect(&["status"]);
+    assert!(shown.contains(" today") && shown.contains('$'), "{shown}");
     controller.signal(Signal::TERM);
     assert!(controller.exit().success());
 }

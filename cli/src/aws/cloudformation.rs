@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     buckets::{self, Bucket},
     document,
-    iam::{self, Role, policies},
+    iam::{self, Profile, Role, policies},
     network, queues,
 };
 
@@ -152,9 +152,15 @@ impl Template<'_> {
     }
 
     fn roles(&mut self) {
-        for role in Role::ALL {
-            let (id, name) = (format!("{role:?}Role"), self.scope.role(role));
-            let policy = json!({ "PolicyName": iam::POLICY, "PolicyDocument": role.policy(&self.scope) });
+        for profile in Profile::all(self.settings) {
+            let (name, who) = (
+                self.scope.profile(&profile),
+                match &profile {
+                    Profile::Worker(model) => format!("Worker{}", letters(model)),
+                    Profile::Web => "Web".to_owned(),
+                },
+            );
+            let policy = json!({ "PolicyName": iam::POLICY, "PolicyDocument": profile.policy(&self.scope) });
             let mut made = json!({
                 "RoleName": name,
                 "Description": iam::DESCRIPTION,
@@ -165,9 +171,9 @@ impl Template<'_> {
             if let Some(boundary) = &self.scope.boundary {
                 made["PermissionsBoundary"] = boundary.as_str().into();
             }
-            self.add(&id, "AWS::IAM::Role", made);
-            let profile = json!({ "InstanceProfileName": name, "Roles": [{ "Ref": id }] });
-            self.add(&format!("{role:?}Profile"), "AWS::IAM::InstanceProfile", profile);
+            let role = self.add(&format!("{who}Role"), "AWS::IAM::Role", made);
+            let carried = json!({ "InstanceProfileName": name, "Roles": [{ "Ref": role }] });
+            self.add(&format!("{who}Profile"), "AWS::IAM::InstanceProfile", carried);
         }
     }
 
@@ -253,14 +259,19 @@ fn lifecycle(rule: &LifecycleRule) -> Value {
     told
 }
 
-/// The name of a queue in a template, which has letters and digits only.
+/// The name of a queue in a template.
 fn id(queue: &str) -> String {
-    let words = queue.split(|character: char| !character.is_ascii_alphanumeric());
+    letters(queue) + "Queue"
+}
+
+/// A name as a part of one in a template, which has letters and digits only.
+fn letters(name: &str) -> String {
+    let words = name.split(|character: char| !character.is_ascii_alphanumeric());
     let word = |word: &str| {
         let mut letters = word.chars();
         letters.next().map(|first| first.to_ascii_uppercase().to_string() + letters.as_str())
     };
-    words.filter_map(word).collect::<String>() + "Queue"
+    words.filter_map(word).collect()
 }
 
 /// Has CloudFormation put account, region and the like into each text that asks for it.
@@ -298,7 +309,7 @@ mod tests {
         let own = resources(&settings);
         assert_eq!(count(&own, "AWS::SQS::Queue"), queues::wanted(&settings).len());
         assert_eq!(count(&own, "AWS::SSM::Document"), document::Kind::ALL.len());
-        assert_eq!(count(&own, "AWS::IAM::Role"), Role::ALL.len());
+        assert_eq!(count(&own, "AWS::IAM::Role"), Profile::all(&settings).len());
         assert_eq!((count(&own, "AWS::EC2::VPC"), count(&own, "AWS::EC2::Subnet")), (1, ZONES.len()));
         let mut settings = settings;
         settings.setup.subnets = vec!["subnet-1".into()];
@@ -316,6 +327,11 @@ mod tests {
         let names = |id: &str| (all[id]["Properties"]["QueueName"].clone(), all[id]["DependsOn"].clone());
         assert_eq!(names("RequestsABQueue"), ("eirs-requests-a-b".into(), "DeadABQueue".into()));
         assert_eq!(names("RequestsABQueue2"), ("eirs-requests-a_b".into(), "DeadABQueue2".into()));
+        let role = |id: &str| all[id]["Properties"]["Roles"][0]["Ref"].clone();
+        assert_eq!(
+            (role("WorkerABProfile"), role("WorkerABProfile2")),
+            ("WorkerABRole".into(), "WorkerABRole2".into())
+        );
     }
 
     #[test]

@@ -6,17 +6,29 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aws_sdk_iam::types::{Role as Described, Tag};
-use eirs_platform::aws::{self, tag};
+use eirs_platform::{
+    aws::{self, tag},
+    settings::Settings,
+};
 use serde_json::Value;
 
 use super::Account;
 
-/// A role of our instances, and its profile: they have one name.
+/// What a machine of ours is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Of the machines that classify.
+    /// To classify.
     Worker,
-    /// Of the machines that take uploads and run the controller.
+    /// To take uploads and run the controller.
+    Web,
+}
+
+/// A role of IAM for our instances, and its instance profile: they have one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Of the machines that serve this model: they reach the queues of no other.
+    Worker(String),
+    /// Of the web hosts.
     Web,
 }
 
@@ -28,29 +40,36 @@ pub(crate) const POLICY: &str = "eirs";
 impl Role {
     pub(crate) const ALL: [Self; 2] = [Self::Worker, Self::Web];
 
-    /// Of the role and of its profile.
-    pub(crate) fn name(self, account: &Account) -> String {
-        scope(account).role(self)
-    }
-
-    /// The tag of its instances, and the last word of its name.
+    /// The tag of its instances.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Worker => tag::WORKER,
             Self::Web => tag::WEB,
         }
     }
+}
+
+impl Profile {
+    /// One for each model, and one for the web hosts.
+    pub(crate) fn all(settings: &Settings) -> Vec<Self> {
+        settings.models.keys().cloned().map(Self::Worker).chain([Self::Web]).collect()
+    }
+
+    /// Of the role and of its profile.
+    pub(crate) fn name(&self, account: &Account) -> String {
+        scope(account).profile(self)
+    }
 
     /// What it may do.
-    pub(crate) fn policy(self, scope: &policies::Scope) -> Value {
+    pub(crate) fn policy(&self, scope: &policies::Scope) -> Value {
         match self {
-            Self::Worker => policies::worker(scope),
+            Self::Worker(model) => policies::worker(scope, model),
             Self::Web => policies::web(scope),
         }
     }
 
     /// Whether the role is there, is ours and may do what it should.
-    pub(crate) async fn is_as_it_should_be(self, account: &Account) -> anyhow::Result<bool> {
+    pub(crate) async fn is_as_it_should_be(&self, account: &Account) -> anyhow::Result<bool> {
         let name = self.name(account);
         let Some(role) = find(account, &name).await? else { return Ok(false) };
         if !is_bounded(account, &role) {
@@ -71,7 +90,7 @@ impl Role {
     }
 
     /// Makes the role and its profile, or makes them what they should be.
-    pub(crate) async fn ensure(self, account: &Account) -> anyhow::Result<()> {
+    pub(crate) async fn ensure(&self, account: &Account) -> anyhow::Result<()> {
         let name = self.name(account);
         let doing = |what: &str| format!("{what} the role {name}");
         let boundary = account.settings.setup.permissions_boundary.clone();
@@ -110,42 +129,57 @@ impl Role {
     }
 
     /// The stack of CloudFormation that made it, where one did.
-    pub(crate) async fn stack(self, account: &Account) -> anyhow::Result<Option<String>> {
+    pub(crate) async fn stack(&self, account: &Account) -> anyhow::Result<Option<String>> {
         let Some(role) = find(account, &self.name(account)).await? else { return Ok(None) };
         Ok(role.tags().iter().find(|t| t.key() == tag::STACK).map(|t| t.value().to_owned()))
     }
 
     /// Whether there is anything left of it.
-    pub(crate) async fn is_there(self, account: &Account) -> anyhow::Result<bool> {
+    pub(crate) async fn is_there(&self, account: &Account) -> anyhow::Result<bool> {
         let name = self.name(account);
         Ok(find(account, &name).await?.is_some() || profile(account, &name).await?.is_some())
     }
+}
 
-    /// Takes profile and role away, or what an interrupted run left of them.
-    pub(crate) async fn delete(self, account: &Account) -> anyhow::Result<()> {
-        let (name, iam) = (self.name(account), &account.iam);
-        let failed = |what: &str| format!("deleting {what} {name}");
-        if let Some(roles) = profile(account, &name).await? {
-            for role in roles {
-                let call =
-                    iam.remove_role_from_instance_profile().instance_profile_name(&name).role_name(role);
-                call.send().await.map_err(|error| aws::error(failed("the role of the profile"), &error))?;
-            }
-            let call = iam.delete_instance_profile().instance_profile_name(&name);
-            call.send().await.map_err(|error| aws::error(failed("the instance profile"), &error))?;
+/// The names of all roles of ours that there are, also for models that nobody serves any more.
+pub(crate) async fn all(account: &Account) -> anyhow::Result<Vec<String>> {
+    let scope = scope(account);
+    let (workers, web) = (scope.regional("worker-"), scope.profile(&Profile::Web));
+    let mut roles = account.iam.list_roles().into_paginator().items().send();
+    let mut ours = Vec::new();
+    while let Some(role) = roles.next().await {
+        let name = role.map_err(|error| aws::error("listing the roles", &error))?.role_name;
+        let is_named_so = name.starts_with(&workers) || name == web;
+        if is_named_so && described(account, &name).await?.is_some_and(|role| is_ours(account, &role)) {
+            ours.push(name);
         }
-        if find(account, &name).await?.is_none() {
-            return Ok(());
-        }
-        let listed = iam.list_role_policies().role_name(&name).send().await;
-        let listed = listed.map_err(|error| aws::error(failed("the policies of"), &error))?;
-        for policy in listed.policy_names {
-            let call = iam.delete_role_policy().role_name(&name).policy_name(policy);
-            call.send().await.map_err(|error| aws::error(failed("a policy of"), &error))?;
-        }
-        let deleted = iam.delete_role().role_name(&name).send().await;
-        deleted.map(|_| ()).map_err(|error| aws::error(failed("the role"), &error).into())
     }
+    Ok(ours)
+}
+
+/// Takes profile and role away, or what an interrupted run left of them.
+pub(crate) async fn delete(account: &Account, name: &str) -> anyhow::Result<()> {
+    let iam = &account.iam;
+    let failed = |what: &str| format!("deleting {what} {name}");
+    if let Some(roles) = profile(account, name).await? {
+        for role in roles {
+            let call = iam.remove_role_from_instance_profile().instance_profile_name(name).role_name(role);
+            call.send().await.map_err(|error| aws::error(failed("the role of the profile"), &error))?;
+        }
+        let call = iam.delete_instance_profile().instance_profile_name(name);
+        call.send().await.map_err(|error| aws::error(failed("the instance profile"), &error))?;
+    }
+    if find(account, name).await?.is_none() {
+        return Ok(());
+    }
+    let listed = iam.list_role_policies().role_name(name).send().await;
+    let listed = listed.map_err(|error| aws::error(failed("the policies of"), &error))?;
+    for policy in listed.policy_names {
+        let call = iam.delete_role_policy().role_name(name).policy_name(policy);
+        call.send().await.map_err(|error| aws::error(failed("a policy of"), &error))?;
+    }
+    let deleted = iam.delete_role().role_name(name).send().await;
+    deleted.map(|_| ()).map_err(|error| aws::error(failed("the role"), &error).into())
 }
 
 fn scope(account: &Account) -> policies::Scope {
@@ -163,16 +197,24 @@ fn tags(account: &Account) -> anyhow::Result<Vec<Tag>> {
 /// The role of this name, if there is one. One that is there and not ours is an error: it must not
 /// be changed.
 async fn find(account: &Account, name: &str) -> anyhow::Result<Option<Described>> {
-    let role = match account.iam.get_role().role_name(name).send().await {
-        Ok(found) => found.role.context("IAM described no role")?,
+    let role = described(account, name).await?;
+    let is_free = role.as_ref().is_none_or(|role| is_ours(account, role));
+    anyhow::ensure!(is_free, "the role {name} exists without this installation's tag; it is left alone");
+    Ok(role)
+}
+
+async fn described(account: &Account, name: &str) -> anyhow::Result<Option<Described>> {
+    match account.iam.get_role().role_name(name).send().await {
+        Ok(found) => Ok(Some(found.role.context("IAM described no role")?)),
         Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_entity_exception()) => {
-            return Ok(None);
+            Ok(None)
         }
-        Err(error) => return Err(aws::error(format!("looking for the role {name}"), &error).into()),
-    };
-    let is_ours = role.tags().iter().any(|t| t.key() == tag::INSTALLATION && t.value() == account.prefix());
-    anyhow::ensure!(is_ours, "the role {name} exists without this installation's tag; it is left alone");
-    Ok(Some(role))
+        Err(error) => Err(aws::error(format!("looking for the role {name}"), &error).into()),
+    }
+}
+
+fn is_ours(account: &Account, role: &Described) -> bool {
+    role.tags().iter().any(|t| t.key() == tag::INSTALLATION && t.value() == account.prefix())
 }
 
 /// Whether a role has the boundary that is set. One that has a boundary although none is set keeps

@@ -171,7 +171,7 @@ impl Oven<'_> {
             kind: &account.settings.setup.worker_type,
             subnet: "",
             group: self.group,
-            role: None,
+            profile: None,
             user_data: Some(scripts::builder(account, self.bundle, &self.name()).await?),
             tags: &[(BUNDLE_TAG, &self.bundle.digest), (BASE_TAG, &self.base.id)],
             count: 1,

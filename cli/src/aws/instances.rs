@@ -16,6 +16,8 @@ pub(crate) struct Instance {
     pub(crate) id: String,
     pub(crate) state: State,
     pub(crate) image: String,
+    /// The name of its instance profile.
+    pub(crate) profile: Option<String>,
     pub(crate) kind: String,
     pub(crate) zone: String,
     /// The name by which the world finds it, where it has one.
@@ -40,6 +42,9 @@ impl Instance {
             id: text(instance.instance_id())?,
             state: instance.state()?.name()?.clone(),
             image: text(instance.image_id()).unwrap_or_default(),
+            profile: instance
+                .iam_instance_profile()
+                .and_then(|profile| Some(profile.arn()?.rsplit_once('/')?.1.to_owned())),
             kind: instance.instance_type().map_or_else(String::new, ToString::to_string),
             zone: text(zone).unwrap_or_default(),
             address: text(instance.public_dns_name()).or_else(|| text(instance.public_ip_address())),
@@ -163,6 +168,22 @@ pub(crate) async fn set_tags(account: &Account, ids: &[String], tags: &[(&str, &
     call.send().await.map(|_| ()).map_err(|error| aws::error("tagging instances", &error).into())
 }
 
+/// Gives instances another instance profile; those that run get its credentials within minutes.
+pub(crate) async fn set_profile(account: &Account, ids: &[String], name: &str) -> anyhow::Result<()> {
+    let these = Filter::builder().name("instance-id").set_values(Some(ids.to_vec())).build();
+    let call = account.ec2.describe_iam_instance_profile_associations().filters(these);
+    let mut found = call.into_paginator().items().send();
+    while let Some(association) = found.next().await {
+        let association = association.map_err(|error| aws::error("listing the instance profiles", &error))?;
+        let id = association.association_id().unwrap_or_default();
+        let profile = types::IamInstanceProfileSpecification::builder().name(name).build();
+        let call = account.ec2.replace_iam_instance_profile_association().association_id(id);
+        let replaced = call.iam_instance_profile(profile).send().await;
+        replaced.map_err(|error| aws::error(format!("giving instances the profile {name}"), &error))?;
+    }
+    Ok(())
+}
+
 /// Tells instances to start.
 pub(crate) async fn start(account: &Account, ids: &[String]) -> anyhow::Result<()> {
     if ids.is_empty() {
@@ -199,6 +220,7 @@ pub(crate) mod tests {
             id: id.to_owned(),
             state,
             image: image.to_owned(),
+            profile: None,
             kind: "t3.small".into(),
             zone: "a".into(),
             address: None,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     Account, LOOK_EVERY, cost,
-    iam::{PROFILE_VISIBLE_WITHIN, Role},
+    iam::{PROFILE_VISIBLE_WITHIN, Profile},
     instances, key_pair,
     network::Subnet,
 };
@@ -30,7 +30,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) subnet: &'a str,
     pub(crate) group: &'a str,
     /// Whose permissions it gets; a machine that an image is baked from needs none.
-    pub(crate) role: Option<Role>,
+    pub(crate) profile: Option<Profile>,
     pub(crate) user_data: Option<String>,
     /// Further tags.
     pub(crate) tags: &'a [(&'a str, &'a str)],
@@ -84,8 +84,8 @@ impl Launch<'_> {
         let what = || format!("launching {} of {} for {}", self.count, self.kind, self.purpose);
         let count = i32::try_from(self.count).unwrap_or(i32::MAX);
         let tags = [&[(tag::ROLE, self.purpose)], self.tags].concat();
-        let profile =
-            self.role.map(|role| IamInstanceProfileSpecification::builder().name(role.name(account)).build());
+        let profile = self.profile.as_ref().map(|profile| profile.name(account));
+        let profile = profile.map(|name| IamInstanceProfileSpecification::builder().name(name).build());
         let call = account
             .ec2
             .run_instances()

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{
     Account, LOOK_EVERY,
-    iam::Role,
+    iam::Profile,
     instances::{self, Instance},
     launch::{Image, Launch},
     network::Subnet,
@@ -136,6 +136,20 @@ impl Pool {
         changes
     }
 
+    /// Whose permissions its machines have.
+    fn profile(&self) -> Profile {
+        Profile::Worker(self.model.clone())
+    }
+
+    /// Its machines that may do what those of another model may: its policy was changed.
+    pub(crate) fn of_another_model(&self, account: &Account) -> Vec<String> {
+        let should = self.profile().name(account);
+        // Of a pool without a policy nobody knows the model.
+        let all = self.machines.iter().chain(&self.launched).filter(|_| self.wanted > 0);
+        let others = all.filter(|it| it.profile.as_ref().is_some_and(|profile| *profile != should));
+        others.map(|machine| machine.id.clone()).collect()
+    }
+
     /// Makes the pool what it should be, but for machines of other images: an update replaces
     /// those.
     pub(crate) async fn ensure(
@@ -145,6 +159,12 @@ impl Pool {
         tell: &dyn Fn(&str),
     ) -> anyhow::Result<()> {
         let changes = self.changes(Some(place.image));
+        let others = self.of_another_model(account);
+        if !others.is_empty() {
+            let name = self.profile().name(account);
+            tell(&format!("{}: giving {} the role {name}", self.name, others.join(", ")));
+            instances::set_profile(account, &others, &name).await?;
+        }
         let superfluous = [changes.strays.as_slice(), &changes.surplus].concat();
         self.take_away(account, &superfluous, tell).await?;
         if !changes.unfinished.is_empty() {
@@ -253,7 +273,7 @@ impl Pool {
                     kind: &account.settings.setup.worker_type,
                     subnet: &subnet.id,
                     group: place.group,
-                    role: Some(Role::Worker),
+                    profile: Some(self.profile()),
                     user_data: None,
                     tags: &[&[(tag::POOL, self.name.as_str())], tags].concat(),
                     count: 1,

@@ -1,11 +1,11 @@
 //! An installation that a stack of CloudFormation made (`eirs setup --print cloudformation`). What
 //! is the stack's is used and never changed or deleted here: the team that keeps the stack does so.
 
-use super::{Account, iam::Role};
+use super::{Account, iam::Profile};
 
 /// The name of the stack, where there is one.
 pub(crate) async fn of(account: &Account) -> anyhow::Result<Option<String>> {
-    Role::Worker.stack(account).await
+    Profile::Web.stack(account).await
 }
 
 /// How what is a stack's becomes what the settings say.

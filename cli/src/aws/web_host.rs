@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{
     Account, LOOK_EVERY,
     bundle::Bundle,
-    iam::Role,
+    iam::Profile,
     image::BUNDLE_TAG,
     instances::{self, Instance},
     launch::{Image, Launch},
@@ -86,7 +86,7 @@ impl Place<'_> {
             kind: &account.settings.setup.web_type,
             subnet: "",
             group: self.group,
-            role: Some(Role::Web),
+            profile: Some(Profile::Web),
             user_data: Some(scripts::web_host(account, self.bundle, &self.name()).await?),
             tags: &[(BUNDLE_TAG, &self.bundle.digest)],
             count: 1,

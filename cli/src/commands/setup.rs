@@ -28,7 +28,7 @@ use crate::{
         bundle,
         bundle::Bundle,
         cloudformation, document,
-        iam::{Role, policies},
+        iam::{Profile, Role, policies},
         image::{self, Oven},
         key_pair,
         launch::Image,
@@ -355,7 +355,7 @@ async fn make_all(account: &Account, progress: &Progress) -> anyhow::Result<()> 
         progress.done(&format!("the SSM document {}", kind.purpose()));
     }
     make_key(account, progress).await?;
-    for role in Role::ALL {
+    for role in Profile::all(&account.settings) {
         tell(&format!("the role {}", role.name(account)));
         role.ensure(account).await?;
         progress.done(&format!("the role and instance profile {}", role.name(account)));
@@ -459,11 +459,14 @@ async fn print_iam(settings: &Settings) {
         }
     };
     let scope = policies::Scope::of(settings, &id, &region);
-    show::json(&json!({
+    let mut documents = json!({
         "trust": policies::trust(),
-        "worker": policies::worker(&scope),
         "web": policies::web(&scope),
         "operator": policies::operator(&scope),
         "boundary": policies::boundary(&scope),
-    }));
+    });
+    for model in settings.models.keys() {
+        documents[format!("worker-{model}")] = policies::worker(&scope, model);
+    }
+    show::json(&documents);
 }

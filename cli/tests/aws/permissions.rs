@@ -152,3 +152,59 @@ fn with_the_printed_permissions_a_burst_is_launched_and_gone_again() {
     cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
     assert_eq!(cloud.state(), before);
 }
+
+/// The names of the instance profiles that machines have.
+fn profiles(cloud: &Cloud) -> Vec<String> {
+    cloud.with_sdk_as(None, async |config| {
+        let ec2 = aws_sdk_ec2::Client::new(&config);
+        let described = ec2.describe_instances().send().await.expect("the instances");
+        let machines = described.reservations().iter().flat_map(|it| it.instances());
+        let arns = machines.filter_map(|it| it.iam_instance_profile()?.arn());
+        arns.filter_map(|arn| Some(arn.rsplit_once('/')?.1.to_owned())).collect()
+    })
+}
+
+#[test]
+fn a_worker_reaches_the_queue_of_its_model_alone_and_setup_follows_a_pool_to_another_model() {
+    let site = Site::new().set("EIRS_MODELS__DOGS__CLASSIFIER", "noop");
+    let Some(cloud) = Cloud::of(site, &[]) else { return };
+    cloud.policy(&POLICY.replace("max = 3", "max = 2"));
+    let before = cloud.state();
+    cloud.set_up();
+    assert_eq!(profiles(&cloud), ["eirs-eu-central-1-worker-default"; 2]);
+
+    let printed = parse(&String::from_utf8_lossy(&cloud.eirs(&["setup", "--print-iam"]).stdout));
+    let worker = cloud.make_user("worker", &printed["worker-dogs"]);
+    cloud.emulator.harness("POST", "enforce-iam", r#"{"on": true}"#);
+    let received = |queue: &str| {
+        cloud.with_sdk_as(Some(&worker), async |config| {
+            let url = format!("{}/123456789012/eirs-{queue}", cloud.emulator.url());
+            let call = aws_sdk_sqs::Client::new(&config).receive_message().queue_url(url);
+            call.send().await.map(|_| ()).map_err(|error| aws::code(&error).map(str::to_owned))
+        })
+    };
+    assert_eq!(received("requests-dogs"), Ok(()));
+    for other in ["requests-default", "dead-dogs", "trial-default"] {
+        assert_eq!(received(other), Err(Some("AccessDenied".into())), "{other}");
+    }
+    cloud.emulator.harness("POST", "enforce-iam", r#"{"on": false}"#);
+    cloud.remove_user("worker");
+
+    cloud.policy(&POLICY.replace("max = 3", "max = 2\nmodel = \"dogs\""));
+    let checked = said(&cloud.eirs(&["check"]));
+    let words = checked.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("2 instances of the pool default cannot reach the queue of dogs"), "{words}");
+    let operator = cloud.make_user("operator", &printed["operator"]);
+    cloud.emulator.harness("POST", "enforce-iam", r#"{"on": true}"#);
+    let mut setup = cloud.site.command("eirs");
+    setup.env("AWS_ACCESS_KEY_ID", &operator.0).env("AWS_SECRET_ACCESS_KEY", &operator.1);
+    let output = setup.args(["setup", "--web-host", "none", "--yes"]).output().expect("eirs runs");
+    assert!(output.status.success(), "{}", said(&output));
+    cloud.emulator.harness("POST", "enforce-iam", r#"{"on": false}"#);
+    cloud.remove_user("operator");
+    assert_eq!(profiles(&cloud), ["eirs-eu-central-1-worker-dogs"; 2]);
+    let checked = said(&cloud.eirs(&["check"]));
+    assert!(!checked.contains("cannot reach the queue"), "{checked}");
+    cloud.expect(&["cleanup", "--mode", "delete", "--yes"]);
+    assert_eq!(cloud.state(), before);
+}

@@ -9,6 +9,7 @@ from typing import Any
 
 from moto.core.responses import ActionResult, EmptyResult
 from moto.ec2.exceptions import DependencyViolationError, EC2ClientError
+from moto.ec2.models.iam_instance_profile import IamInstanceProfileAssociation, IamInstanceProfileAssociationBackend
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, InstanceBackend, Reservation
 from moto.ec2.models.security_groups import SecurityGroupBackend
@@ -30,6 +31,7 @@ def install(instances: Instances, describe_lag: float) -> None:
     _launch(instances)
     _describe(instances, describe_lag)
     _groups(instances)
+    _profiles()
 
 
 def wants_place(call: Call, fault: Fault) -> bool:
@@ -161,6 +163,19 @@ def _give_profile(response: InstanceResponse, instances: list[Instance]) -> None
             iam_instance_profile_name=profile.get("Name"),
             iam_instance_profile_arn=profile.get("Arn"),
         )
+
+
+def _profiles() -> None:
+    """What an instance is described with follows its association; moto changes the association alone."""
+    replace = IamInstanceProfileAssociationBackend.replace_iam_instance_profile_association
+
+    def replaced(self: Any, association_id: str, *more: Any, **named: Any) -> IamInstanceProfileAssociation:
+        association = replace(self, association_id, *more, **named)
+        profile = {"Arn": association.iam_instance_profile.arn, "Id": association_id}
+        self.modify_instance_attribute(association.instance_id, "iam_instance_profile", profile)
+        return association
+
+    IamInstanceProfileAssociationBackend.replace_iam_instance_profile_association = replaced
 
 
 class _View(Instance):

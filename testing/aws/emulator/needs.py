@@ -172,6 +172,10 @@ def _ec2(call: Call) -> Iterator[Need]:
         for name in ("AllocationId", "InstanceId"):
             each = call.parameters.get(name, "*")
             yield Need(action, resources.ec2_arn(call, each), resources.ec2_tag_context(call, each))
+    elif call.operation == "ReplaceIamInstanceProfileAssociation":
+        each = resources.instance_of_association(call, call.parameters.get("AssociationId", ""))
+        yield Need(action, resources.ec2_arn(call, each), resources.ec2_tag_context(call, each))
+        yield from _passing(call)
     elif call.operation == "CreateSecurityGroup":
         yield from _created(call, ["security-group"])
         if "VpcId" in call.parameters:
@@ -197,6 +201,11 @@ def _run_instances(call: Call) -> Iterator[Need]:
     yield Need("ec2:RunInstances", resources.ec2_named(call, "subnet", call.parameters.get("SubnetId", "*")))
     if "KeyName" in call.parameters:
         yield Need("ec2:RunInstances", resources.ec2_named(call, "key-pair", call.parameters["KeyName"]))
+    yield from _passing(call)
+
+
+def _passing(call: Call) -> Iterator[Need]:
+    """Who gives an instance a profile hands it the role in it."""
     role = resources.role_of_profile(
         call, call.parameters.get("IamInstanceProfile.Name"), call.parameters.get("IamInstanceProfile.Arn")
     )

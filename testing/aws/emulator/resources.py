@@ -46,6 +46,15 @@ def ec2_tag_context(call: Call, resource_id: str) -> dict[str, Any]:
     }
 
 
+def instance_of_association(call: Call, association_id: str) -> str:
+    """The instance that an association gives its profile."""
+    from moto.ec2.models import ec2_backends
+
+    associations = ec2_backends[call.account][call.region].iam_instance_profile_associations
+    found = (instance for instance, each in associations.items() if each.association_id == association_id)
+    return next(found, "*")
+
+
 def key_pair_tag_context(call: Call, name: str) -> dict[str, Any]:
     """A key pair is called by its name, and tagged by its id."""
     from moto.ec2.models import ec2_backends

@@ -40,9 +40,12 @@ fn conditional(name: &str, actions: &[&str], resources: &[String], condition: Va
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use eirs_platform::settings::Settings;
 
     use super::*;
+    use crate::aws::iam::Profile;
 
     fn scope() -> Scope {
         Scope::of(&Settings::default(), "123456789012", "eu-central-1")
@@ -61,7 +64,7 @@ mod tests {
 
     #[test]
     fn no_role_of_an_instance_may_do_anything_to_everything_but_look() {
-        for document in [worker(&scope()), web(&scope())] {
+        for document in [worker(&scope(), "default"), web(&scope())] {
             for statement in document["Statement"].as_array().unwrap() {
                 let actions: Vec<String> = serde_json::from_value(statement["Action"].clone()).unwrap();
                 assert!(actions.iter().all(|action| !action.contains('*')), "{statement}");
@@ -78,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_worker_cannot_touch_instances_nor_the_images_it_reads() {
-        let worker = worker(&scope());
+        let worker = worker(&scope(), "default");
         for action in [
             "ec2:StartInstances",
             "ec2:StopInstances",
@@ -98,6 +101,30 @@ mod tests {
                 .any(|kind| resource.contains(&format!("-output/{kind}/")))
         };
         assert!(resources(&worker, "s3:PutObject").iter().all(is_of_results));
+    }
+
+    #[test]
+    fn a_worker_reaches_the_queues_of_its_model_and_of_no_other() {
+        let dogs = worker(&scope(), "dogs");
+        let queue = |name: &str| format!("arn:aws:sqs:eu-central-1:123456789012:eirs-{name}");
+        for action in ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"] {
+            assert_eq!(resources(&dogs, action), [queue("requests-dogs"), queue("trial-dogs")], "{action}");
+        }
+        let sends = resources(&dogs, "sqs:SendMessage");
+        let shared = [queue("responses-*"), queue("events")];
+        assert!(sends.iter().all(|to| to.ends_with("-dogs") || shared.contains(to)), "{sends:?}");
+    }
+
+    #[test]
+    fn each_model_has_a_role_whose_name_iam_takes() {
+        let scope = Scope { prefix: "a".repeat(20), region: "b".repeat(16), ..scope() };
+        let name = |model: &str| scope.profile(&Profile::Worker(model.to_owned()));
+        assert_eq!(name("dogs"), format!("{}-{}-worker-dogs", scope.prefix, scope.region));
+        let long = "x".repeat(60);
+        let models = ["dogs", "Dogs", "DOGS", &long, &long[1..], &long[..20]];
+        let names: BTreeSet<_> = models.into_iter().map(|model| name(model).to_lowercase()).collect();
+        assert_eq!(names.len(), models.len(), "{names:?}");
+        assert!(names.iter().all(|name| name.len() <= 64), "{names:?}");
     }
 
     #[test]
@@ -133,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_worker_writes_over_no_result_that_it_has_not_read() {
-        let worker = worker(&scope());
+        let worker = worker(&scope(), "default");
         let about_results = |s: &&Value| {
             s["Action"][0] == "s3:PutObject" && s["Resource"].to_string().contains("-output/results/")
         };
@@ -207,7 +234,8 @@ mod tests {
         let scope = Scope { kms_key: key, launches: true, ..scope() };
         let most = boundary(&scope);
         let texts = |value: &Value| serde_json::from_value::<Vec<String>>(value.clone()).unwrap();
-        for statement in [worker(&scope), web(&scope)].iter().flat_map(|d| d["Statement"].as_array().unwrap())
+        for statement in
+            [worker(&scope, "default"), web(&scope)].iter().flat_map(|d| d["Statement"].as_array().unwrap())
         {
             for action in texts(&statement["Action"]) {
                 for resource in texts(&statement["Resource"]) {
@@ -244,7 +272,7 @@ mod tests {
             }
             assert_eq!(resources(&document, "kms:CreateGrant"), [key]);
         }
-        assert!(resources(&worker(&scope), "kms:CreateGrant").is_empty());
+        assert!(resources(&worker(&scope, "default"), "kms:CreateGrant").is_empty());
         assert!(web(&scope).to_string().len() < 10_240 && operator(&scope).to_string().len() < 6_144);
     }
 
@@ -254,7 +282,7 @@ mod tests {
         let web = web(&Scope { launches: true, ..scope() });
         assert_eq!(
             resources(&web, "iam:PassRole"),
-            ["arn:aws:iam::123456789012:role/eirs-eu-central-1-worker"]
+            ["arn:aws:iam::123456789012:role/eirs-eu-central-1-worker-*"]
         );
         let statements = web["Statement"].as_array().unwrap();
         let terminates = |s: &&Value| s["Action"].to_string().contains("TerminateInstances");
@@ -280,7 +308,7 @@ mod tests {
             let scope = Scope::of(&Settings::default(), "123456789012", region);
             let start = format!("\"arn:{expected}:");
             let scope = Scope { launches: true, ..scope };
-            for document in [worker(&scope), web(&scope), operator(&scope), boundary(&scope)] {
+            for document in [worker(&scope, "default"), web(&scope), operator(&scope), boundary(&scope)] {
                 let text = document.to_string();
                 assert_eq!(text.matches("\"arn:").count(), text.matches(&start).count(), "{region}");
             }
@@ -289,7 +317,7 @@ mod tests {
 
     #[test]
     fn every_document_fits_into_an_inline_policy() {
-        for document in [worker(&scope()), web(&scope())] {
+        for document in [worker(&scope(), "default"), web(&scope())] {
             let size = document.to_string().len();
             assert!(size < 10_240, "the inline policies of a role have 10,240 characters: {size}");
         }

@@ -22,7 +22,7 @@ use crate::{
         address::{self, Address},
         buckets::{Bucket, Contents},
         document::{self, Document},
-        iam::Role,
+        iam,
         image::{self, Baked},
         instances::{self, Instance},
         key_pair, network, queues, stack,
@@ -87,7 +87,7 @@ struct Found {
     addresses: Vec<Address>,
     has_key_pair: bool,
     documents: Vec<document::Kind>,
-    roles: Vec<Role>,
+    roles: Vec<String>,
     queues: Vec<String>,
     buckets: Vec<(Bucket, Contents)>,
     /// The stack of CloudFormation whose things these are, where there is one: it is not for us to
@@ -97,12 +97,6 @@ struct Found {
 
 impl Found {
     async fn of(account: &Account, mode: Mode) -> anyhow::Result<Self> {
-        let mut roles = Vec::new();
-        for role in Role::ALL {
-            if role.is_there(account).await? {
-                roles.push(role);
-            }
-        }
         let mut documents = Vec::new();
         for kind in document::Kind::ALL {
             if document::look(account, kind).await? != Document::Missing {
@@ -124,7 +118,7 @@ impl Found {
             addresses: address::all(account).await?,
             has_key_pair: key_pair::is_there(account).await?,
             documents,
-            roles,
+            roles: iam::all(account).await?,
             queues: queues::all(account).await?,
             buckets,
             stack: stack::of(account).await?,
@@ -190,9 +184,8 @@ impl Found {
                 things.extend(self.has_key_pair.then(|| "delete the key pair (its file stays)".to_owned()));
                 let named = |kind: &document::Kind| format!("delete the SSM document {}", kind.purpose());
                 things.extend(self.documents.iter().map(named));
-                things.extend(self.roles.iter().map(|role| {
-                    format!("delete the role and profile of the {role:?} instances").to_lowercase()
-                }));
+                let role = |name: &String| format!("delete the role and instance profile {name}");
+                things.extend(self.roles.iter().map(role));
                 things.extend(self.queues.iter().map(|name| format!("delete the queue {name}")));
                 let verb = if self.stack.is_some() { "empty" } else { "delete" };
                 things.extend(self.buckets.iter().map(|(bucket, contents)| {
@@ -284,9 +277,9 @@ impl Found {
             document::delete(account, *kind).await?;
             progress.done(&format!("deleted the SSM document {}", kind.purpose()));
         }
-        for role in &self.roles {
-            role.delete(account).await?;
-            progress.done(&format!("deleted the role {}", role.name(account)));
+        for name in &self.roles {
+            iam::delete(account, name).await?;
+            progress.done(&format!("deleted the role {name}"));
         }
         // Those of answers that web hosts made since the look, too.
         for name in queues::all(account).await? {

@@ -13,7 +13,7 @@ use crate::{
         buckets::Bucket,
         cost::{self, Idle, Line},
         document::{self, Document},
-        iam::Role,
+        iam::{Profile, Role},
         key_pair, network, pool, queues, stack, web_host,
     },
     show,
@@ -131,7 +131,7 @@ impl Survey {
             let name = kind.name(account.prefix());
             self.step(verb, format!("the SSM document {name}, {}", kind.purpose()));
         }
-        for role in Role::ALL {
+        for role in Profile::all(&account.settings) {
             let verb = match role.is_there(account).await? {
                 false => Verb::Make,
                 true if role.is_as_it_should_be(account).await? => Verb::Keep,
@@ -187,7 +187,8 @@ impl Survey {
         );
         for pool in pool::all(account, &wanted.pools).await? {
             let changes = pool.changes(image.as_ref());
-            let verb = match changes.is_nothing() {
+            let others = pool.of_another_model(account).len();
+            let verb = match changes.is_nothing() && others == 0 {
                 true => Verb::Keep,
                 false if pool.machines.is_empty() => Verb::Make,
                 false => Verb::Change,
@@ -200,6 +201,7 @@ impl Survey {
             };
             part(changes.missing as usize, "to launch");
             part(changes.unfinished.len(), "left by an interrupted run");
+            part(others, "with the role of another model");
             part(changes.outdated.len(), "with another image to replace: one first, then in waves");
             part(changes.strays.len() + changes.surplus.len(), "above max to remove");
             self.step(verb, format!("the pool {} ({})", pool.name, parts.join(", ")));

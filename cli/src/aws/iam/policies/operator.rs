@@ -40,15 +40,8 @@ pub(crate) fn operator(scope: &Scope) -> Value {
                     "iam:ListRolePolicies",
                     "iam:GetInstanceProfile",
                 ],
-                &[
-                    "iam:DeleteRole",
-                    "iam:TagRole",
-                    "iam:CreateInstanceProfile",
-                    "iam:DeleteInstanceProfile",
-                    "iam:TagInstanceProfile",
-                    "iam:AddRoleToInstanceProfile",
-                    "iam:RemoveRoleFromInstanceProfile",
-                ],
+                // Make, tag and delete profiles, and put roles into them and out of them.
+                &["iam:DeleteRole", "iam:TagRole", "iam:*InstanceProfile"],
             ),
             &roles,
         ),
@@ -63,7 +56,7 @@ pub(crate) fn operator(scope: &Scope) -> Value {
         // Describing knows no resources.
         allow(
             "LookAround",
-            &["ec2:Describe*", "ssm:DescribeInstanceInformation", "sts:GetCallerIdentity"],
+            &["ec2:Describe*", "ssm:DescribeInstanceInformation", "sts:GetCallerIdentity", "iam:ListRoles"],
             &["*".to_owned()],
         ),
         // A call needs the permission on each thing that it makes and on each that it uses (service
@@ -117,6 +110,7 @@ pub(crate) fn operator(scope: &Scope) -> Value {
                         "ec2:StartInstances",
                         "ec2:StopInstances",
                         "ec2:TerminateInstances",
+                        "ec2:ReplaceIamInstanceProfileAssociation",
                     ],
                     &[
                         "ec2:AuthorizeSecurityGroupIngress",

@@ -1,6 +1,10 @@
 //! What instances may do: workers and web hosts.
 
-use eirs_platform::{aws::tag, erased};
+use eirs_platform::{
+    aws::tag,
+    backend::{dead_letters_name, requests_name, trial_name},
+    erased,
+};
 use serde_json::{Value, json};
 
 use super::{Scope, allow, conditional, document};
@@ -9,9 +13,9 @@ use crate::aws::{bundle::LOGS, document::Kind};
 const CONSUME: [&str; 3] = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"];
 const FIND: [&str; 2] = ["sqs:GetQueueUrl", "sqs:GetQueueAttributes"];
 
-/// What a worker's instance may do: take jobs, read images, write results, answer, report, and be
-/// told to drain.
-pub(crate) fn worker(scope: &Scope) -> Value {
+/// What the instance of a worker of this model may do: take jobs, read images, write results,
+/// answer, report, and be told to drain.
+pub(crate) fn worker(scope: &Scope, model: &str) -> Value {
     let results = scope.objects(&scope.output_bucket, "results/*");
     let versions = scope.objects(&scope.output_bucket, "versions/*");
     let attempts = scope.objects(&scope.output_bucket, "attempts/*");
@@ -20,12 +24,12 @@ pub(crate) fn worker(scope: &Scope) -> Value {
         allow(
             "Jobs",
             &[&CONSUME[..], &FIND[..], &["sqs:SendMessage"]].concat(),
-            &[scope.queue("requests-*"), scope.queue("trial-*")],
+            &[scope.queue(&requests_name(model)), scope.queue(&trial_name(model))],
         ),
         allow(
             "AnswersAndReports",
             &["sqs:SendMessage", "sqs:GetQueueUrl"],
-            &[scope.queue("dead-*"), scope.queue("responses-*"), scope.queue("events")],
+            &[scope.queue(&dead_letters_name(model)), scope.queue("responses-*"), scope.queue("events")],
         ),
         allow("WhetherThereIsAController", &["sqs:ListQueueTags"], &[scope.queue("events")]),
         // And what was erased lately.

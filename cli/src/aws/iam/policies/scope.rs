@@ -6,9 +6,10 @@ use std::path::Path;
 use eirs_controller::policy;
 use eirs_platform::{aws::tag, settings::Settings};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::conditional;
-use crate::aws::{bundle, document::Kind, iam::Role};
+use crate::aws::{bundle, document::Kind, iam::Profile};
 
 /// What CloudFormation puts in where it makes a stack ("Pseudo parameters reference" of its user
 /// guide, read on 2026-11-30).
@@ -16,6 +17,9 @@ const STACKS_ACCOUNT: &str = "${AWS::AccountId}";
 const STACKS_REGION: &str = "${AWS::Region}";
 const STACKS_PARTITION: &str = "${AWS::Partition}";
 const STACKS_DOMAIN: &str = "${AWS::URLSuffix}";
+
+/// No region has a longer name.
+const LONGEST_REGION: usize = 16;
 
 /// What the documents are about.
 #[derive(Debug, Clone)]
@@ -111,15 +115,32 @@ impl Scope {
         format!("https://{bucket}.s3.{}.{}", self.region, domain(self.partition))
     }
 
-    /// The roles of the instances (`role`), or their profiles (`instance-profile`).
+    /// The roles of the instances (`role`), or their profiles (`instance-profile`): those of
+    /// workers, whatever their model, and that of web hosts.
     pub(super) fn roles(&self, kind: &str) -> Vec<String> {
-        let arn = |role| format!("arn:{}:iam::{}:{kind}/{}", self.partition, self.account, self.role(role));
-        Role::ALL.map(arn).to_vec()
+        let names = [self.regional("worker-*"), self.profile(&Profile::Web)];
+        names.map(|name| format!("arn:{}:iam::{}:{kind}/{name}", self.partition, self.account)).to_vec()
     }
 
     /// The name of a role and of its profile. An account has roles once for all regions.
-    pub(crate) fn role(&self, role: Role) -> String {
-        self.regional(role.word())
+    pub(crate) fn profile(&self, profile: &Profile) -> String {
+        match profile {
+            Profile::Worker(model) => self.regional(&format!("worker-{}", self.word_of(model))),
+            Profile::Web => self.regional("web"),
+        }
+    }
+
+    /// A model as a part of a name of IAM, which has 64 characters and is the same in capitals
+    /// ("IAM and AWS STS quotas" of its user guide, read on 2026-11-30). A template does not know
+    /// its region.
+    fn word_of(&self, model: &str) -> String {
+        let most = 64 - self.prefix.len() - LONGEST_REGION - "--worker-".len();
+        if model.len() <= most && !model.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return model.to_owned();
+        }
+        let digest: String = Sha256::digest(model).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let begin: String = model.chars().take(most - 1 - digest.len()).collect();
+        format!("{}-{digest}", begin.to_ascii_lowercase())
     }
 
     /// The name of something that an account has once for all regions.

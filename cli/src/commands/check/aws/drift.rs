@@ -14,7 +14,7 @@ use super::instances::Machine;
 use crate::aws::{
     Account, address, base_image as system,
     document::{self, Document},
-    iam::Role,
+    iam::Profile,
     image, stack, web_host,
 };
 use crate::commands::setup::is_older;
@@ -76,10 +76,11 @@ pub(super) async fn look(
         found.differences.push(stack::advice(&stack));
     }
     if let Some(machines) = machines {
+        let profile_of = |model: &str| Profile::Worker(model.to_owned()).name(account);
         found.differences.extend(fleet::leftovers(machines, now));
-        found
-            .differences
-            .extend(policies.map(|policies| fleet::pools(machines, policies)).unwrap_or_default());
+        found.differences.extend(
+            policies.map(|policies| fleet::pools(machines, policies, profile_of)).unwrap_or_default(),
+        );
         if machines.is_empty() && found.nothing {
             let sentence = format!(
                 "nothing of the installation {} exists here; `eirs setup` makes it",
@@ -167,7 +168,7 @@ async fn drain_document(account: &Account) -> anyhow::Result<Found> {
 /// What the instances may do.
 async fn roles(account: &Account) -> anyhow::Result<Found> {
     let (mut differences, mut nothing) = (Vec::new(), true);
-    for role in Role::ALL {
+    for role in Profile::all(&account.settings) {
         let name = role.name(account);
         if !role.is_there(account).await? {
             differences.push(format!("the role {name} is missing; `eirs setup` makes it"));

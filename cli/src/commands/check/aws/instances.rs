@@ -36,6 +36,8 @@ pub(super) struct Machine {
     /// `x86_64` or `arm64`.
     pub(super) architecture: String,
     pub(super) image: String,
+    /// The name of its instance profile.
+    pub(super) profile: Option<String>,
     pub(super) model: Option<String>,
     /// Which start of it this is.
     pub(super) generation: Option<String>,
@@ -76,6 +78,7 @@ impl Machine {
             zone: instance.zone.clone(),
             architecture: instance.architecture.clone(),
             image: instance.image.clone(),
+            profile: instance.profile.clone(),
             model: tagged(tag::MODEL),
             draining: drained.is_some() && drained == Some(generation.unwrap_or(tag::BY_HAND)),
             generation: generation.map(str::to_owned),
@@ -231,6 +234,7 @@ pub(super) mod tests {
             zone: if number.is_multiple_of(2) { "eu-central-1a".into() } else { "eu-central-1b".into() },
             architecture: "x86_64".into(),
             image: "ami-1".into(),
+            profile: None,
             model: Some("default".into()),
             generation: Some("20260203T040506.123456Z".into()),
             draining: false,

@@ -17,8 +17,12 @@ use crate::{
 /// A setup that is under way is done by then.
 const SETUP_TAKES: TimeDelta = TimeDelta::hours(2);
 
-/// Compares the pools with their policies.
-pub(super) fn pools(machines: &[Machine], policies: &Policies) -> Vec<String> {
+/// Compares the pools with their policies; `profile_of` names the instance profile of a model.
+pub(super) fn pools(
+    machines: &[Machine],
+    policies: &Policies,
+    profile_of: impl Fn(&str) -> String,
+) -> Vec<String> {
     let of_pool = |name: &str| {
         machines
             .iter()
@@ -34,6 +38,22 @@ pub(super) fn pools(machines: &[Machine], policies: &Policies) -> Vec<String> {
             differences.push(format!(
                 "the pool {name} may run {most} and has {there}; `eirs setup` adds \
                     the rest"
+            ));
+        }
+    }
+    for (name, policy) in &policies.pools {
+        let should = profile_of(&policy.pool.model);
+        let is_other = |machine: &&Machine| {
+            machine.is_pooled()
+                && machine.pool.as_ref() == Some(name)
+                && machine.profile.as_ref().is_some_and(|profile| *profile != should)
+        };
+        let others = machines.iter().filter(is_other).count() as u64;
+        if others > 0 {
+            let (others, model) = (count(others, "instance"), &policy.pool.model);
+            differences.push(format!(
+                "{others} of the pool {name} cannot reach the queue of {model}, which it serves now; `eirs setup` gives them \
+                 the role {should}"
             ));
         }
     }
@@ -129,6 +149,10 @@ mod tests {
         policies
     }
 
+    fn profile_of(model: &str) -> String {
+        format!("worker-{model}")
+    }
+
     #[test]
     fn a_pool_has_as_many_machines_as_its_policy_may_start_and_each_machine_has_a_policy() {
         let mut machines = vec![
@@ -139,7 +163,7 @@ mod tests {
         machines.push(machine(4, "default", "shutting-down"));
         machines.push(Machine { handed_over: false, ..machine(5, "default", "stopped") });
         machines.push(Machine { launched: true, ..machine(6, "default", "running") });
-        let told = pools(&machines, &policies(&[("default", 3)]));
+        let told = pools(&machines, &policies(&[("default", 3)]), profile_of);
         assert_eq!(
             told,
             [
@@ -149,7 +173,24 @@ mod tests {
         );
         let mut known = policies(&[("default", 2)]);
         known.unreadable.insert("old".into());
-        assert_eq!(pools(&machines, &known), Vec::<String>::new());
+        assert_eq!(pools(&machines, &known, profile_of), Vec::<String>::new());
+    }
+
+    #[test]
+    fn machines_with_the_role_of_a_model_that_their_pool_served_before_are_counted() {
+        let with = |number: usize, profile: &str| Machine {
+            profile: Some(profile.into()),
+            ..machine(number, "default", "stopped")
+        };
+        let machines = [with(1, "worker-default"), with(2, "worker-cats")];
+        let told = pools(&machines, &policies(&[("default", 2)]), profile_of);
+        assert_eq!(
+            told,
+            [
+                "1 instance of the pool default cannot reach the queue of default, which it serves now; `eirs setup` gives \
+              them the role worker-default"
+            ]
+        );
     }
 
     #[test]

@@ -18,7 +18,13 @@ use eirs_platform::{
 use serde_json::json;
 
 use super::super::{Look, Place, Report, instances};
-use crate::aws::{Account, buckets::Bucket, document, iam::Role, network, queues};
+use crate::aws::{
+    Account,
+    buckets::Bucket,
+    document,
+    iam::{Profile, Role},
+    network, queues,
+};
 
 /// How long anything may take on a busy machine before it counts as never.
 pub(super) const NEVER: Duration = Duration::from_secs(60);
@@ -63,8 +69,10 @@ impl<'a> Rig<'a> {
             document::ensure(account, kind).await.unwrap();
         }
         let network = network::find(account).await.unwrap();
+        for profile in Profile::all(&account.settings) {
+            profile.ensure(account).await.unwrap();
+        }
         for role in Role::ALL {
-            role.ensure(account).await.unwrap();
             network::ensure_group(account, &network, role).await.unwrap();
         }
         rig.policy("default", machines);

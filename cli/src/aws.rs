@@ -7,6 +7,7 @@
 //! deleted.
 
 pub(crate) mod address;
+pub(crate) mod alarm;
 pub(crate) mod base_image;
 pub(crate) mod buckets;
 pub(crate) mod bundle;

@@ -23,7 +23,7 @@ use self::survey::Survey;
 use crate::{
     Exit, Global, Stop,
     aws::{
-        Account, address, base_image,
+        Account, address, alarm, base_image,
         buckets::Bucket,
         bundle,
         bundle::Bundle,
@@ -53,7 +53,8 @@ pub(crate) struct Setup {
     /// Only show what would be made, and its cost
     #[arg(long)]
     plan: bool,
-    /// Only print the installation for somebody else to review or make: `iam` or `cloudformation`
+    /// Only print the installation, or a part of it, for somebody else to review or make: `iam`,
+    /// `cloudformation` or `alarm`
     #[arg(long, value_enum, value_name = "WHAT", conflicts_with = "plan")]
     print: Option<Print>,
     /// The same as `--print iam`
@@ -89,6 +90,8 @@ enum Print {
     Iam,
     /// All that setup makes beside images, machines and the key, as a template of CloudFormation
     Cloudformation,
+    /// Alarms about the web host, as a template of CloudFormation
+    Alarm,
 }
 
 /// Which machine is the web host.
@@ -112,6 +115,7 @@ impl Setup {
         match self.print.or(self.print_iam.then_some(Print::Iam)) {
             Some(Print::Iam) => print_iam(&settings).await,
             Some(Print::Cloudformation) => show::small_json(&cloudformation::template(&settings)?),
+            Some(Print::Alarm) => show::small_json(&alarm::template(&settings)),
             None => return self.make(settings, global).await,
         }
         Ok(Exit::Ok)

@@ -10,6 +10,7 @@ use std::{
 };
 
 use eirs_platform::testing::{emulator::REGION, not_run, python};
+use serde_json::json;
 
 use crate::{
     cloud::{Cloud, parse, said},
@@ -46,9 +47,13 @@ fn template(cloud: &Cloud) -> String {
 
 /// Makes the stack, by CloudFormation's own API.
 fn make_stack(cloud: &Cloud, template: &str) {
+    make_stack_with(cloud, template, STACK, &[]);
+}
+
+fn make_stack_with(cloud: &Cloud, template: &str, name: &str, parameters: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/aws/stack.py");
     let mut command = Command::new(python().expect("the emulator has it"));
-    command.arg(script).args([&cloud.emulator.url(), REGION, STACK]);
+    command.arg(script).args([&cloud.emulator.url(), REGION, name]).args(parameters);
     let mut run = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     run.stdin.take().expect("a pipe").write_all(template.as_bytes()).expect("the template");
     let output = run.wait_with_output().expect("it ends");
@@ -84,14 +89,37 @@ fn cfn_lint_finds_nothing_wrong_with_any_template() {
     let full = full.set("EIRS_CONTROLLER__POLICIES", "policies");
     for site in [Site::new(), full] {
         // No credentials are asked for.
-        let printed = site.command("eirs").args(["setup", "--print", "cloudformation"]).output();
-        let printed = printed.expect("eirs runs");
-        assert!(printed.status.success(), "{}", said(&printed));
-        let file = site.folder.path().join("template.json");
-        fs::write(&file, printed.stdout).expect("the template");
-        let output = Command::new(&lint).arg("--").arg(&file).output().expect("cfn-lint runs");
-        assert!(output.status.success() && said(&output).trim().is_empty(), "{}", said(&output));
+        for what in ["cloudformation", "alarm"] {
+            let printed = site.command("eirs").args(["setup", "--print", what]).output();
+            let printed = printed.expect("eirs runs");
+            assert!(printed.status.success(), "{}", said(&printed));
+            let file = site.folder.path().join("template.json");
+            fs::write(&file, printed.stdout).expect("the template");
+            let output = Command::new(&lint).arg("--").arg(&file).output().expect("cfn-lint runs");
+            assert!(output.status.success() && said(&output).trim().is_empty(), "{}", said(&output));
+        }
     }
+}
+
+#[test]
+fn a_stack_of_the_alarms_watches_the_web_host_and_tells_the_topic_where_there_is_one() {
+    let Some(cloud) = Cloud::new(&[]) else { return };
+    let printed = cloud.eirs(&["setup", "--print", "alarm"]);
+    let template = String::from_utf8(printed.stdout).expect("text");
+    let recover = format!("arn:aws:automate:{REGION}:ec2:recover");
+    make_stack_with(&cloud, &template, "silent", &["WebHost=i-1"]);
+    let alarms = cloud.state()["alarms"].clone();
+    assert_eq!(alarms["eirs-web-gone"]["tells"], json!([]));
+    assert_eq!(alarms["eirs-web-recover"]["tells"], json!([recover]));
+    let topic = format!("arn:aws:sns:{REGION}:123456789012:pager");
+    make_stack_with(&cloud, &template, "loud", &["WebHost=i-2", &format!("Topic={topic}")]);
+    let alarms = cloud.state()["alarms"].clone();
+    let gone = &alarms["eirs-web-gone"];
+    assert_eq!((&gone["metric"], &gone["of"]), (&"StatusCheckFailed".into(), &json!(["i-2"])));
+    assert_eq!((&gone["without_data"], &gone["tells"]), (&"breaching".into(), &json!([topic])));
+    let moved = &alarms["eirs-web-recover"];
+    assert_eq!((&moved["metric"], &moved["of"]), (&"StatusCheckFailed_System".into(), &json!(["i-2"])));
+    assert_eq!((&moved["without_data"], &moved["tells"]), (&json!(null), &json!([recover, topic])));
 }
 
 #[test]

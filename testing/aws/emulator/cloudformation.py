@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moto.cloudformation import parsing
+from moto.cloudwatch.models import cloudwatch_backends
 from moto.core.common_models import CloudFormationModel
 from moto.iam.models import Role
 from moto.s3.models import FakeBucket, PublicAccessBlock, s3_backends
@@ -59,6 +60,53 @@ class BucketPolicy(CloudFormationModel):
         cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str
     ) -> None:
         s3_backends[account_id][get_partition(region_name)].delete_bucket_policy(resource_name)
+
+
+class AlarmOfAStack(CloudFormationModel):
+    """CloudWatch has alarms, and moto's CloudFormation makes none."""
+
+    def __init__(self, name: str) -> None:
+        self.physical_resource_id = name
+
+    @staticmethod
+    def cloudformation_name_type() -> str:
+        return "AlarmName"
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::CloudWatch::Alarm"
+
+    @classmethod
+    def has_cfn_attr(cls, attr: str) -> bool:
+        return False
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_: Any
+    ) -> "AlarmOfAStack":
+        told = cloudformation_json["Properties"]
+        cloudwatch_backends[account_id][region_name].put_metric_alarm(
+            name=told["AlarmName"],
+            namespace=told["Namespace"],
+            metric_name=told["MetricName"],
+            comparison_operator=told["ComparisonOperator"],
+            evaluation_periods=int(told["EvaluationPeriods"]),
+            period=int(told["Period"]),
+            threshold=float(told["Threshold"]),
+            statistic=told["Statistic"],
+            description=told.get("AlarmDescription", ""),
+            dimensions=told["Dimensions"],
+            alarm_actions=told.get("AlarmActions", []),
+            ok_actions=told.get("OKActions", []),
+            treat_missing_data=told.get("TreatMissingData"),
+        )
+        return cls(told["AlarmName"])
+
+    @classmethod
+    def delete_from_cloudformation_json(
+        cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str
+    ) -> None:
+        cloudwatch_backends[account_id][region_name].delete_alarms([resource_name])
 
 
 def _zones_of_the_stack(clean: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

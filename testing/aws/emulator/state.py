@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from moto.cloudwatch.models import cloudwatch_backends
 from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
 from moto.s3.models import s3_backends
@@ -27,6 +28,16 @@ def of(account: str) -> dict[str, Any]:
             for name in list(backend._parameters)
             if not name.startswith("/aws/") and dict.get(backend._parameters, name)
         ),
+        "alarms": {
+            alarm.name: {
+                "metric": alarm.metric_name,
+                "of": [dimension.value for dimension in alarm.dimensions],
+                "without_data": alarm.treat_missing_data,
+                "tells": alarm.alarm_actions,
+            }
+            for backend in _regions(cloudwatch_backends, account)
+            for alarm in list(backend.alarms.values())
+        },
         **_ec2(account),
         **_iam(account),
     }

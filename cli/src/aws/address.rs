@@ -5,7 +5,10 @@ use anyhow::Context;
 use aws_sdk_ec2::types::{DomainType, Filter, ResourceType};
 use eirs_platform::aws::{self, tag};
 
-use super::{Account, instances};
+use super::{
+    Account,
+    instances::{self, Instance},
+};
 
 /// An address of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +18,13 @@ pub(crate) struct Address {
     pub(crate) ip: String,
     /// The instance that has it.
     pub(crate) instance: Option<String>,
+}
+
+impl Address {
+    /// Whether one of these instances has it.
+    pub(crate) fn is_of(&self, hosts: &[Instance]) -> bool {
+        hosts.iter().any(|host| self.instance.as_ref() == Some(&host.id))
+    }
 }
 
 /// The addresses of the installation: one, unless somebody made more.

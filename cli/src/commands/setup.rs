@@ -386,9 +386,9 @@ async fn finish(
     let mut upload_to = None;
     match wanted.web_host {
         WebHost::Launch => {
-            let host = web_host::all(account).await?.into_iter().next().context("the web host is gone")?;
-            let own =
-                address::all(account).await?.into_iter().find(|it| it.instance.as_ref() == Some(&host.id));
+            let hosts = web_host::all(account).await?;
+            let host = hosts.first().context("the web host is gone")?;
+            let own = address::all(account).await?.into_iter().find(|it| it.is_of(&hosts[..1]));
             let address = own.map(|own| own.ip).or(host.address.clone()).unwrap_or_else(|| host.id.clone());
             let url = format!("http://{address}:{port}/upload");
             voice.say(format_args!("\nUpload to {url}, for instance\n\n  curl -F myfile=@photo.jpg {url}\n"));

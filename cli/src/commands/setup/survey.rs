@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use super::{Wanted, WebHost};
 use crate::{
     aws::{
-        Account,
-        address::{self, Address},
+        Account, address,
         buckets::Bucket,
         cost::{self, Idle, Line},
         document::{self, Document},
@@ -220,10 +219,9 @@ impl Survey {
             format!("the web host ({}, which runs all the time)", account.settings.setup.web_type),
         );
         if account.settings.setup.elastic_ip {
-            let has_it = |it: &Address| hosts.iter().any(|host| it.instance.as_ref() == Some(&host.id));
             let verb = match address::all(account).await?.first() {
                 None => Verb::Make,
-                Some(address) if has_it(address) => Verb::Keep,
+                Some(address) if address.is_of(&hosts) => Verb::Keep,
                 Some(_) => Verb::Change,
             };
             self.step(verb, "the Elastic IP of the web host".to_owned());

@@ -7,6 +7,8 @@ mod fleet;
 mod groups;
 mod queues;
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use eirs_controller::policy::Policies;
 
@@ -30,10 +32,20 @@ pub(super) struct Drift {
     pub(super) notes: Vec<String>,
 }
 
+/// Something that is not as setup makes it, a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Difference {
+    fact: String,
+    /// What setup does about it, where that is not plain; the end of the sentence.
+    advice: Option<&'static str>,
+    /// The stack whose thing this is: then it is not for setup to remove it.
+    stack: Option<String>,
+}
+
 /// What one look has found.
 #[derive(Debug, Default)]
 struct Found {
-    differences: Vec<String>,
+    differences: Vec<Difference>,
     notes: Vec<String>,
     /// Nothing of its kind is there at all.
     nothing: bool,
@@ -70,15 +82,14 @@ pub(super) async fn look(
         ("the system's image", base),
         ("the Elastic IP of the web host", address),
     ];
-    let mut found = gather(parts);
-    if let Some(stack) = stack.filter(|stack| found.differences.iter().any(|it| it.ends_with(&owner(stack))))
-    {
-        found.differences.push(stack::advice(&stack));
-    }
+    let found = gather(parts);
+    let of_stack = found.differences.iter().find_map(|difference| difference.stack.clone());
+    let mut differences: Vec<_> = found.differences.iter().map(ToString::to_string).collect();
+    differences.extend(of_stack.as_deref().map(stack::advice));
     if let Some(machines) = machines {
         let profile_of = |model: &str| Profile::Worker(model.to_owned()).name(account);
-        found.differences.extend(fleet::leftovers(machines, now));
-        found.differences.extend(
+        differences.extend(fleet::leftovers(machines, now));
+        differences.extend(
             policies.map(|policies| fleet::pools(machines, policies, profile_of)).unwrap_or_default(),
         );
         if machines.is_empty() && found.nothing {
@@ -89,28 +100,41 @@ pub(super) async fn look(
             return Drift { differences: vec![sentence], ..Drift::default() };
         }
     }
-    Drift { differences: found.differences, unseen: found.unseen, notes: found.notes }
+    Drift { differences, unseen: found.unseen, notes: found.notes }
 }
 
-/// What says of a difference that it is not for setup to remove.
-fn owner(stack: &str) -> String {
-    format!(" (of the stack {stack})")
+impl From<String> for Difference {
+    fn from(fact: String) -> Self {
+        Self { fact, advice: None, stack: None }
+    }
+}
+
+impl Difference {
+    fn new(fact: String, advice: &'static str) -> Self {
+        Self { advice: Some(advice), ..fact.into() }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.stack, self.advice) {
+            (Some(stack), _) => write!(f, "{} (of the stack {stack})", self.fact),
+            (None, Some(advice)) => write!(f, "{}; {advice}", self.fact),
+            (None, None) => f.write_str(&self.fact),
+        }
+    }
 }
 
 impl Found {
-    /// The same of things that a stack made: setup does not make or write these again.
+    /// The same of things that a stack made, where there is one.
     fn of_stack(mut self, stack: Option<&str>) -> Self {
-        let Some(stack) = stack else { return self };
-        for difference in &mut self.differences {
-            let fact = difference.split("; `eirs setup`").next().unwrap_or_default();
-            *difference = format!("{fact}{}", owner(stack));
-        }
+        self.differences.iter_mut().for_each(|difference| difference.stack = stack.map(str::to_owned));
         self
     }
 }
 
 struct Gathered {
-    differences: Vec<String>,
+    differences: Vec<Difference>,
     unseen: Vec<String>,
     notes: Vec<String>,
     nothing: bool,
@@ -150,15 +174,17 @@ async fn drain_document(account: &Account) -> anyhow::Result<Found> {
     Ok(match document::look(account, kind).await? {
         Document::AsItShouldBe => Found::default(),
         Document::Differs => Found {
-            differences: vec![format!(
-                "the SSM document {name} has another version or was edited; `eirs setup` renews it"
+            differences: vec![Difference::new(
+                format!("the SSM document {name} has another version or was edited"),
+                "`eirs setup` renews it",
             )],
             ..Found::default()
         },
         Document::Missing => Found {
-            differences: vec![format!(
-                "the SSM document {name} is missing: instances are stopped without a drain order"
-            )],
+            differences: vec![
+                format!("the SSM document {name} is missing: instances are stopped without a drain order")
+                    .into(),
+            ],
             nothing: true,
             ..Found::default()
         },
@@ -171,15 +197,14 @@ async fn roles(account: &Account) -> anyhow::Result<Found> {
     for role in Profile::all(&account.settings) {
         let name = role.name(account);
         if !role.is_there(account).await? {
-            differences.push(format!("the role {name} is missing; `eirs setup` makes it"));
+            differences.push(Difference::new(format!("the role {name} is missing"), "`eirs setup` makes it"));
             continue;
         }
         nothing = false;
         if !role.is_as_it_should_be(account).await? {
-            let renews = "`eirs setup` writes it again";
-            differences.push(format!(
-                "the permissions of the role {name} differ from those of \
-                setup; {renews}"
+            differences.push(Difference::new(
+                format!("the permissions of the role {name} differ from those of setup"),
+                "`eirs setup` writes it again",
             ));
         }
     }
@@ -218,11 +243,12 @@ async fn web_address(account: &Account) -> anyhow::Result<Found> {
     }
     let addresses = address::all(account).await?;
     let hosts = web_host::all(account).await?;
-    let is_hosts = |id: &String| hosts.iter().any(|host| host.id == *id);
-    let has_one = addresses.iter().filter_map(|address| address.instance.as_ref()).any(is_hosts);
-    let missing =
-        "the web host has no Elastic IP, and setup.elastic_ip asks for one; `eirs setup` gives it one";
-    let differences = if has_one || hosts.is_empty() { Vec::new() } else { vec![missing.to_owned()] };
+    let has_one = addresses.iter().any(|address| address.is_of(&hosts));
+    let missing = || {
+        let fact = "the web host has no Elastic IP, and setup.elastic_ip asks for one";
+        Difference::new(fact.to_owned(), "`eirs setup` gives it one")
+    };
+    let differences = if has_one || hosts.is_empty() { Vec::new() } else { vec![missing()] };
     Ok(Found { differences, nothing: addresses.is_empty(), ..Found::default() })
 }
 
@@ -246,18 +272,28 @@ mod tests {
 
     #[test]
     fn what_differs_in_a_stack_is_not_for_setup_to_write_again() {
-        let sentence =
-            "the permissions of the role r differ from those of setup; `eirs setup` writes it again";
-        let found = || Found {
-            differences: vec![sentence.into(), "the bucket b is not encrypted".into()],
+        let role = "the permissions of the role r differ from those of setup";
+        let found = Found {
+            differences: vec![
+                Difference::new(role.into(), "`eirs setup` writes it again"),
+                "the bucket b is not encrypted; nobody knows why".to_owned().into(),
+            ],
             ..Found::default()
         };
-        assert_eq!(found().of_stack(None).differences, found().differences);
+        let told = |found: &Found| found.differences.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let found = found.of_stack(None);
         assert_eq!(
-            found().of_stack(Some("s")).differences,
+            told(&found),
             [
-                "the permissions of the role r differ from those of setup (of the stack s)",
-                "the bucket b is not encrypted (of the stack s)"
+                &format!("{role}; `eirs setup` writes it again"),
+                "the bucket b is not encrypted; nobody knows why"
+            ]
+        );
+        assert_eq!(
+            told(&found.of_stack(Some("s"))),
+            [
+                &format!("{role} (of the stack s)"),
+                "the bucket b is not encrypted; nobody knows why (of the stack s)"
             ]
         );
     }
@@ -267,12 +303,12 @@ mod tests {
         let long = "listing the security groups: UnauthorizedOperation: You are not authorized. Encoded authorization failure message: x";
         let denied = |text: &str| Err(anyhow::anyhow!("{text}"));
         let found = gather([
-            ("the queues", Ok(Found { differences: vec!["one".into()], ..Found::default() })),
+            ("the queues", Ok(Found { differences: vec!["one".to_owned().into()], ..Found::default() })),
             ("the security groups", denied(long)),
             ("the buckets", denied("reading the tags of the bucket b: AccessDenied: no")),
             ("the drain document", denied("no response in time")),
         ]);
-        assert_eq!(found.differences, ["one"]);
+        assert_eq!(found.differences, [Difference::from("one".to_owned())]);
         assert_eq!(
             found.unseen,
             [

@@ -5,7 +5,7 @@ use aws_sdk_s3::types::ExpirationStatus;
 use eirs_platform::aws::{self, tag};
 use futures::future::join_all;
 
-use super::Found;
+use super::{Difference, Found};
 use crate::aws::{Account, buckets::Bucket};
 
 pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
@@ -16,9 +16,10 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
     let mut differences = Vec::new();
     for (Bucket { name, .. }, looked) in buckets.iter().zip(looked) {
         match looked {
-            None => differences.push(format!("the bucket {name} is missing; `eirs setup` makes it")),
+            None => differences
+                .push(Difference::new(format!("the bucket {name} is missing"), "`eirs setup` makes it")),
             Some(differs) => {
-                differences.extend(differs.iter().map(|differs| format!("the bucket {name} {differs}")))
+                differences.extend(differs.iter().map(|it| format!("the bucket {name} {it}").into()))
             }
         }
     }

@@ -92,7 +92,8 @@ pub(super) async fn images(account: &Account, machines: &[Machine]) -> anyhow::R
     let described = account.ec2.describe_images().owners("self").filters(ours).send().await;
     let described = described.map_err(|error| aws::error("listing the images of the machines", &error))?;
     let images = described.images.unwrap_or_default();
-    Ok(Found { differences: outdated(machines, &images), nothing: images.is_empty(), ..Found::default() })
+    let differences = outdated(machines, &images).into_iter().map(Into::into).collect();
+    Ok(Found { differences, nothing: images.is_empty(), ..Found::default() })
 }
 
 fn outdated(machines: &[Machine], images: &[Image]) -> Vec<String> {

@@ -29,6 +29,7 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
             differences.extend(differ(&name, &open, &should));
         }
     }
+    let differences = differences.into_iter().map(Into::into).collect();
     Ok(Found { differences, nothing: groups.is_empty(), ..Found::default() })
 }
 

@@ -12,7 +12,7 @@ use eirs_platform::{
 use futures::future::join_all;
 
 use super::Found;
-use crate::{aws::Account, show::span};
+use crate::{aws::Account, commands::check::aws::drift, show::span};
 
 pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
     let settings = &account.settings;
@@ -31,12 +31,12 @@ pub(super) async fn look(account: &Account) -> anyhow::Result<Found> {
     for ((name, _), looked) in wanted.iter().zip(looked) {
         let name = account.sqs.full_name(name);
         match looked {
-            Looked::Missing => {
-                differences.push(format!("the queue {name} is missing; `eirs setup` makes it"))
-            }
+            Looked::Missing => differences.push(drift::Difference::new(
+                format!("the queue {name} is missing"),
+                "`eirs setup` makes it",
+            )),
             Looked::There(differs) => {
-                differences
-                    .extend(differs.iter().map(|differs| format!("the queue {name} {}", words(differs))));
+                differences.extend(differs.iter().map(|it| format!("the queue {name} {}", words(it)).into()));
             }
         }
     }

@@ -264,7 +264,7 @@ impl Onnx {
             )
             .into());
         }
-        let form = form.with_context(|| format!("its output `{}`", port.name));
+        let form = form.map_err(|why| anyhow!("its output `{}` {why}", port.name));
         let judge = Judge::new(model, labels.names, labels.indexed, classes, form);
         Ok(Shared {
             source: source.clone(),

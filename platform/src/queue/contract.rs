@@ -1,6 +1,6 @@
 //! The contract of [`Queue`](super::Queue), checked on any implementation. Each promise is one
-//! function; all of them wait on values with a deadline, and use real time, for some
-//! implementations live in other processes.
+//! function. All of them wait on values with a deadline, in real time, because some implementations
+//! are in other processes.
 
 use std::{future::Future, time::Duration};
 
@@ -10,57 +10,56 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DeadLetters, Delivery, Depth, QueueOptions, SharedQueue};
 
-/// Opens the queue of a name that no other check uses, on a common service.
+/// Opens a queue by a name that no other check uses.
 pub type Open<'a> = &'a (dyn Fn(&str, QueueOptions) -> SharedQueue + Sync);
 
 const NO_WAIT: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(20);
-/// The shortest visibility that SQS knows.
+/// The shortest visibility timeout of SQS.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// Every promise of the contract.
+/// Checks every promise of the contract.
 pub async fn suite(open: Open<'_>) {
     suite_but_for_bytes_of_any_kind(open).await;
     bodies_are_bytes_of_any_kind(open).await;
 }
 
-/// What the queues of one machine promise beyond that: which message is next, and what becomes of
-/// old ones.
+/// Checks what the queues of one machine promise in addition: the order of messages, and what
+/// happens to old ones.
 pub async fn suite_of_order_and_age(open: Open<'_>) {
-    what_comes_back_is_served_before_what_was_sent_later(open).await;
-    a_lease_that_ran_out_is_served_before_what_was_sent_later(open).await;
-    what_is_too_old_is_deleted_where_there_are_no_dead_letters(open).await;
-    what_is_too_old_goes_to_the_dead_letters_where_there_are_some(open).await;
+    released_messages_are_delivered_before_later_ones(open).await;
+    messages_with_an_expired_lease_are_delivered_before_later_ones(open).await;
+    old_messages_are_deleted_without_a_dead_letter_queue(open).await;
+    old_messages_become_dead_letters(open).await;
 }
 
-/// Every promise but those about receipts of leases that are over: there are emulators that take
-/// them for good ones.
+/// Checks every promise except those about stale receipts, which some emulators accept.
 pub async fn suite_but_for_stale_receipts(open: Open<'_>) {
     leases_and_waits(open).await;
     bodies_are_bytes_of_any_kind(open).await;
 }
 
-/// Every promise but the one about bodies: there are emulators that refuse characters which SQS
-/// carries.
+/// Checks every promise except the one about bodies: some emulators refuse characters that SQS
+/// accepts.
 pub async fn suite_but_for_bytes_of_any_kind(open: Open<'_>) {
     leases_and_waits(open).await;
     a_stale_receipt_deletes_and_releases_nothing(open).await;
-    a_lost_lease_is_named_when_extended(open).await;
+    extending_a_lost_lease_returns_its_receipt(open).await;
 }
 
 async fn leases_and_waits(open: Open<'_>) {
-    what_is_sent_is_received_once_while_it_is_leased(open).await;
-    a_lease_that_expires_is_delivered_again(open).await;
-    a_lease_that_is_extended_is_not_delivered_again(open).await;
+    a_leased_message_is_received_once(open).await;
+    a_message_is_delivered_again_after_its_lease(open).await;
+    a_message_with_an_extended_lease_is_not_delivered_again(open).await;
     a_released_message_is_visible_at_once(open).await;
     acking_twice_is_fine(open).await;
     depth_counts_visible_and_in_flight(open).await;
     a_waiting_receive_wakes_when_a_message_comes(open).await;
     a_waiting_receive_ends_empty_after_its_wait(open).await;
-    a_batch_wakes_as_many_receivers_as_it_can_feed(open).await;
-    a_receive_that_is_told_to_stop_ends_within_its_wait_and_strands_nothing(open).await;
-    who_receives_alone_gets_each_message_once_and_what_is_acked_is_gone(open).await;
-    a_message_that_is_received_too_often_goes_to_the_dead_letters(open).await;
+    a_batch_wakes_one_receiver_per_message(open).await;
+    a_stopped_receive_ends_within_its_wait_and_leases_nothing(open).await;
+    a_single_receiver_gets_each_message_once_and_acked_ones_are_gone(open).await;
+    a_message_received_too_often_becomes_a_dead_letter(open).await;
     purge_leaves_nothing(open).await;
 }
 
@@ -77,7 +76,7 @@ async fn send(queue: &SharedQueue, bodies: &[&str]) {
     queue.send(bodies).await.expect("send");
 }
 
-/// Waits until `look` answers `wanted`: depths may lag.
+/// Waits until `look` returns `wanted`, because depths may be delayed.
 async fn eventually<T: PartialEq + std::fmt::Debug, F: Future<Output = T>>(wanted: T, look: impl Fn() -> F) {
     let deadline = Instant::now() + LONG;
     loop {
@@ -90,7 +89,7 @@ async fn eventually<T: PartialEq + std::fmt::Debug, F: Future<Output = T>>(wante
     }
 }
 
-async fn what_is_sent_is_received_once_while_it_is_leased(open: Open<'_>) {
+async fn a_leased_message_is_received_once(open: Open<'_>) {
     let queue = open("received-once", visible_for(LONG));
     send(&queue, &["a", "b", "c"]).await;
     let mut bodies = Vec::new();
@@ -105,14 +104,14 @@ async fn what_is_sent_is_received_once_while_it_is_leased(open: Open<'_>) {
         [("a".into(), 1), ("b".into(), 1), ("c".into(), 1)],
         "each once, as the first delivery"
     );
-    assert!(one(&queue, NO_WAIT).await.is_none(), "leased messages are nobody else's");
+    assert!(one(&queue, NO_WAIT).await.is_none(), "leased messages are not delivered again");
 }
 
-async fn a_lease_that_expires_is_delivered_again(open: Open<'_>) {
+async fn a_message_is_delivered_again_after_its_lease(open: Open<'_>) {
     let queue = open("expires", visible_for(SHORT));
     send(&queue, &["x"]).await;
     let first = one(&queue, LONG).await.expect("first delivery");
-    let second = one(&queue, LONG).await.expect("second delivery, after the lease of the first ran out");
+    let second = one(&queue, LONG).await.expect("second delivery, after the lease of the first expired");
     assert_eq!((second.receives, &second.body), (2, &first.body));
     assert_eq!(second.sent_at, first.sent_at, "the first sending counts");
 }
@@ -121,14 +120,14 @@ async fn a_stale_receipt_deletes_and_releases_nothing(open: Open<'_>) {
     let queue = open("stale", visible_for(SHORT));
     send(&queue, &["x"]).await;
     let first = one(&queue, LONG).await.expect("first delivery");
-    one(&queue, LONG).await.expect("second delivery, after the lease of the first ran out");
+    one(&queue, LONG).await.expect("second delivery, after the lease of the first expired");
     queue.ack(std::slice::from_ref(&first.receipt)).await.expect("a stale ack is no error");
     queue.release(&[first.receipt]).await.expect("a stale release is no error");
     let third = one(&queue, LONG).await.expect("the stale ack deleted nothing");
     assert_eq!(third.receives, 3);
 }
 
-async fn a_lease_that_is_extended_is_not_delivered_again(open: Open<'_>) {
+async fn a_message_with_an_extended_lease_is_not_delivered_again(open: Open<'_>) {
     let queue = open("extended", visible_for(SHORT));
     send(&queue, &["x"]).await;
     let held = one(&queue, LONG).await.expect("delivery");
@@ -136,13 +135,13 @@ async fn a_lease_that_is_extended_is_not_delivered_again(open: Open<'_>) {
     while Instant::now() < end {
         let lost = queue.extend(std::slice::from_ref(&held.receipt)).await.expect("extend");
         assert!(lost.is_empty(), "the lease is ours");
-        assert!(one(&queue, SHORT / 4).await.is_none(), "an extended lease is nobody else's");
+        assert!(one(&queue, SHORT / 4).await.is_none(), "an extended lease is not delivered again");
     }
     queue.ack(&[held.receipt]).await.expect("ack");
     assert!(one(&queue, SHORT * 3 / 2).await.is_none(), "acked means gone");
 }
 
-async fn a_lost_lease_is_named_when_extended(open: Open<'_>) {
+async fn extending_a_lost_lease_returns_its_receipt(open: Open<'_>) {
     let queue = open("lost", visible_for(SHORT));
     send(&queue, &["x"]).await;
     let first = one(&queue, LONG).await.expect("first delivery");
@@ -205,7 +204,7 @@ async fn a_waiting_receive_ends_empty_after_its_wait(open: Open<'_>) {
     assert!(start.elapsed() < LONG, "and ends");
 }
 
-async fn a_batch_wakes_as_many_receivers_as_it_can_feed(open: Open<'_>) {
+async fn a_batch_wakes_one_receiver_per_message(open: Open<'_>) {
     let queue = open("batch", visible_for(LONG));
     let receivers = [(); 3].map(|()| {
         let queue = queue.clone();
@@ -220,7 +219,7 @@ async fn a_batch_wakes_as_many_receivers_as_it_can_feed(open: Open<'_>) {
     assert!(start.elapsed() < LONG / 2, "woken by the batch, not by the end of a wait");
 }
 
-async fn a_receive_that_is_told_to_stop_ends_within_its_wait_and_strands_nothing(open: Open<'_>) {
+async fn a_stopped_receive_ends_within_its_wait_and_leases_nothing(open: Open<'_>) {
     let queue = open("stopped", visible_for(LONG));
     let stop = CancellationToken::new();
     let waiting = tokio::spawn({
@@ -231,10 +230,10 @@ async fn a_receive_that_is_told_to_stop_ends_within_its_wait_and_strands_nothing
     stop.cancel();
     assert_eq!(waiting.await.expect("no panic").len(), 0);
     send(&queue, &["x"]).await;
-    assert!(one(&queue, LONG).await.is_some(), "what came after the stop is everybody's");
+    assert!(one(&queue, LONG).await.is_some(), "a message sent after the stop is visible");
 }
 
-async fn who_receives_alone_gets_each_message_once_and_what_is_acked_is_gone(open: Open<'_>) {
+async fn a_single_receiver_gets_each_message_once_and_acked_ones_are_gone(open: Open<'_>) {
     let queue = open("alone", visible_for(LONG));
     let never = CancellationToken::new();
     let waiting = tokio::spawn({
@@ -256,7 +255,7 @@ async fn who_receives_alone_gets_each_message_once_and_what_is_acked_is_gone(ope
     eventually(Depth::default(), || async { queue.depth().await.expect("depth") }).await;
 }
 
-async fn a_message_that_is_received_too_often_goes_to_the_dead_letters(open: Open<'_>) {
+async fn a_message_received_too_often_becomes_a_dead_letter(open: Open<'_>) {
     let dead_letters = Some(DeadLetters { queue: "poison-dead".into(), max_receives: 2 });
     let dead = open("poison-dead", visible_for(LONG));
     let queue = open("poison", QueueOptions { dead_letters, ..visible_for(LONG) });
@@ -292,7 +291,7 @@ async fn bodies(queue: &SharedQueue) -> Vec<Bytes> {
     queue.receive(10, LONG).await.expect("receive").into_iter().map(|delivery| delivery.body).collect()
 }
 
-async fn what_comes_back_is_served_before_what_was_sent_later(open: Open<'_>) {
+async fn released_messages_are_delivered_before_later_ones(open: Open<'_>) {
     let queue = open("order-released", visible_for(LONG));
     send(&queue, &["a", "b"]).await;
     let held = one(&queue, LONG).await.expect("delivery");
@@ -301,7 +300,7 @@ async fn what_comes_back_is_served_before_what_was_sent_later(open: Open<'_>) {
     assert_eq!(bodies(&queue).await, ["a", "b", "c"]);
 }
 
-async fn a_lease_that_ran_out_is_served_before_what_was_sent_later(open: Open<'_>) {
+async fn messages_with_an_expired_lease_are_delivered_before_later_ones(open: Open<'_>) {
     let queue = open("order-run-out", visible_for(SHORT));
     send(&queue, &["a", "b"]).await;
     one(&queue, LONG).await.expect("delivery");
@@ -311,14 +310,14 @@ async fn a_lease_that_ran_out_is_served_before_what_was_sent_later(open: Open<'_
     assert_eq!(bodies(&queue).await, ["b", "c", "d"]);
 }
 
-async fn what_is_too_old_is_deleted_where_there_are_no_dead_letters(open: Open<'_>) {
+async fn old_messages_are_deleted_without_a_dead_letter_queue(open: Open<'_>) {
     let queue = open("old", QueueOptions { retention: Duration::ZERO, ..visible_for(LONG) });
     send(&queue, &["x"; 3]).await;
     eventually(Depth::default(), || async { queue.depth().await.expect("depth") }).await;
     assert!(one(&queue, NO_WAIT).await.is_none());
 }
 
-async fn what_is_too_old_goes_to_the_dead_letters_where_there_are_some(open: Open<'_>) {
+async fn old_messages_become_dead_letters(open: Open<'_>) {
     let dead = open("old-dead", visible_for(LONG));
     let dead_letters = Some(DeadLetters { queue: "old-dead".into(), max_receives: 9 });
     let young = QueueOptions { dead_letters, ..visible_for(LONG) };
@@ -330,9 +329,13 @@ async fn what_is_too_old_goes_to_the_dead_letters_where_there_are_some(open: Ope
     assert_eq!(bodies(&dead).await, ["a", "b"]);
     assert!(
         old.extend(std::slice::from_ref(&held.receipt)).await.expect("extend").is_empty(),
-        "what is held is not dropped"
+        "a leased message is kept"
     );
     send(&young, &["c"]).await;
     assert_eq!(young.depth().await.expect("depth"), Depth { visible: 1, in_flight: 1 });
-    assert_eq!(one(&young, LONG).await.expect("delivery").body, "c", "it is too old for another one only");
+    assert_eq!(
+        one(&young, LONG).await.expect("delivery").body,
+        "c",
+        "it is too old only for the other retention"
+    );
 }

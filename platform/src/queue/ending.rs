@@ -1,25 +1,25 @@
-//! The end of a job: its result is stored, told and then acked. Where all three are in one database
-//! that is one transaction, and a crash finds all of it or nothing.
+//! The end of a job: its result is stored, its reply is sent, and it is acked. If all three are in
+//! one database, this is a single transaction.
 
 use bytes::Bytes;
 
 use super::{Receipt, SharedQueue};
 use crate::blobs::SharedBlobs;
 
-/// What ends a job.
+/// The parameters of [`Queue::end`](super::Queue::end).
 #[derive(Debug)]
 pub struct Ending<'a> {
-    /// Where results are stored, ...
+    /// The store of results, ...
     pub results: &'a SharedBlobs,
-    /// ... the key of this one, ...
+    /// ... the key of the result in it, ...
     pub key: &'a str,
     /// ... and the result.
     pub result: Bytes,
-    /// The key of the image. Where it is not in the database any more, it may have been erased:
-    /// that is for the caller to say, and nothing is done.
+    /// The key of the image. If the image is not in the database, it may have been erased: nothing
+    /// is done, and the caller decides.
     pub image: &'a str,
-    /// The queue that is told the result.
+    /// The queue that the reply is sent to.
     pub replies: &'a SharedQueue,
-    /// The job.
+    /// The receipt of the job.
     pub receipt: &'a Receipt,
 }

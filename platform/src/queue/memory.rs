@@ -1,5 +1,5 @@
-//! A queue in this process's memory: the reference that every test can afford, held to the same
-//! contract as the others.
+//! A queue in the memory of this process: the fast reference for tests, with the same contract as
+//! the others.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Delivery, Depth, Queue, QueueOptions, Receipt, SharedQueue};
 use crate::{clock::SharedClock, error::Result};
 
-/// Queues by name, so that dead letters have somewhere to go. Clones share everything.
+/// Queues by name, which dead letters need. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct MemoryQueues {
     clock: SharedClock,
@@ -35,7 +35,7 @@ struct Message {
     number: u64,
     body: Bytes,
     sent_at: DateTime<Utc>,
-    /// When it came to this queue.
+    /// When it was added to this queue.
     since: Instant,
     visible_from: Instant,
     receives: u32,
@@ -48,17 +48,17 @@ impl Message {
 }
 
 impl MemoryQueues {
-    /// No queues yet; each comes to be when it is first opened.
+    /// Creates an empty set; a queue exists once it is used.
     pub fn new(clock: SharedClock) -> Self {
         Self { clock, queues: Arc::default(), changed: Arc::default() }
     }
 
-    /// The queue of this name.
+    /// Returns the queue with this name.
     pub fn open(&self, name: &str, options: QueueOptions) -> SharedQueue {
         Arc::new(MemoryQueue { name: name.to_owned(), options, all: self.clone() })
     }
 
-    /// The queues that there are, by name.
+    /// Returns the names of all queues, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.lock().keys().cloned().collect();
         names.sort_unstable();
@@ -78,7 +78,7 @@ struct MemoryQueue {
 }
 
 impl MemoryQueue {
-    /// Runs `f` on this queue's messages after the old ones were put away.
+    /// Moves old messages away, then calls `f` with this queue's messages.
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         let now = Instant::now();
         let mut queues = self.all.lock();
@@ -96,7 +96,7 @@ impl MemoryQueue {
     }
 
     fn bury(&self, queue: &str, dead: Vec<Message>) {
-        // Only where there are some: a push wakes all who wait, and they look again.
+        // Only if there are any, because a push wakes all receivers, and they look again.
         if !dead.is_empty() {
             self.push(queue, dead.into_iter().map(|message| (message.body, message.sent_at)));
         }
@@ -122,7 +122,7 @@ impl MemoryQueue {
         self.all.changed.notify_waiters();
     }
 
-    /// The messages that can be leased now, after the dead ones are moved away.
+    /// Leases visible messages, after moving dead ones away.
     fn lease(&self, max: usize) -> Vec<Delivery> {
         let now = Instant::now();
         let dead_after = self.options.dead_letters.as_ref().map_or(u32::MAX, |dead| dead.max_receives);
@@ -176,7 +176,7 @@ impl Queue for MemoryQueue {
     ) -> Result<Vec<Delivery>> {
         let deadline = Instant::now() + wait;
         loop {
-            // Registered before the look, so that a message that comes in between is not missed.
+            // Registered before the look, so that a message in between is not missed.
             let changed = self.all.changed.notified();
             let leased = self.lease(max);
             if !leased.is_empty() || Instant::now() >= deadline || stop.is_cancelled() {
@@ -255,14 +255,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_oldest_of_all_that_nobody_holds_comes_first_and_nothing_is_lost(steps in model::steps(0)) {
+        fn the_oldest_visible_message_comes_first_and_none_is_lost(steps in model::steps(0)) {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_time().start_paused(true).build().unwrap();
             runtime.block_on(follow(steps))?;
         }
     }
 
-    /// Takes the steps, in time that stands still but for them, and the model along.
+    /// Runs the steps on the queue and the model; time passes only by steps.
     async fn follow(steps: Vec<Step>) -> std::result::Result<(), TestCaseError> {
         let visibility = Duration::from_millis(model::VISIBILITY as u64);
         let queues = MemoryQueues::new(Arc::new(SystemClock));

@@ -1,4 +1,4 @@
-//! What a queue does, in a few lines, for property tests that hold the implementations to it.
+//! A simple model of a queue, which property tests compare with the implementations.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use proptest::{prelude::*, sample::Index};
 
 use super::{Delivery, Depth, Receipt};
 
-/// How long leases last, in milliseconds.
+/// The duration of a lease, in milliseconds.
 pub(super) const VISIBILITY: i64 = 30_000;
 
 #[derive(Debug, Clone)]
@@ -16,11 +16,11 @@ pub(super) enum Step {
     Receive(usize),
     Release(Index),
     Ack(Index),
-    /// Milliseconds pass. Less than none, or days, is a leap.
+    /// Passes this number of milliseconds; a negative or very large one is a jump of the clock.
     Pass(i64),
 }
 
-/// Some steps; the time jumps by up to this many days in either direction.
+/// Random steps; the time jumps by up to this number of days in either direction.
 pub(super) fn steps(days: i64) -> impl Strategy<Value = Vec<Step>> {
     let days = days * 86_400_000;
     let step = prop_oneof![
@@ -34,8 +34,7 @@ pub(super) fn steps(days: i64) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// Messages by number, in the order in which they were sent, each with the end of its lease; zero
-/// is none.
+/// Messages by number, in the order of sending, with the end of their lease; zero for none.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     leases: BTreeMap<usize, i64>,
@@ -44,7 +43,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// The bodies of some new messages.
+    /// Adds messages and returns their bodies.
     pub(super) fn send(&mut self, count: usize) -> Vec<Bytes> {
         let numbers = self.next..self.next + count;
         self.next = numbers.end;
@@ -52,7 +51,7 @@ impl Model {
         numbers.map(|number| number.to_string().into()).collect()
     }
 
-    /// Checks that these are what such a receive must return: the oldest that nobody holds.
+    /// Checks that a receive returned the oldest visible messages, and leases them.
     pub(super) fn received(&mut self, max: usize, now: i64, got: Vec<Delivery>) -> Result<(), TestCaseError> {
         let free = self.leases.iter().filter(|(_, until)| is_free(**until, now));
         let wanted: Vec<usize> = free.map(|(number, _)| *number).take(max).collect();
@@ -66,14 +65,14 @@ impl Model {
         Ok(())
     }
 
-    /// One of those that were received, which is given back now.
+    /// Releases one of the received messages; returns its receipt.
     pub(super) fn release(&mut self, index: Index) -> Option<Receipt> {
         let (number, receipt) = self.take(index)?;
         self.leases.insert(number, 0);
         Some(receipt)
     }
 
-    /// One of those that were received, which is done now.
+    /// Acks one of the received messages; returns its receipt.
     pub(super) fn ack(&mut self, index: Index) -> Option<Receipt> {
         let (number, receipt) = self.take(index)?;
         self.leases.remove(&number);
@@ -92,7 +91,7 @@ impl Model {
     }
 }
 
-/// A lease that ends later than any can is none.
+/// Returns whether there is no valid lease: it has ended, or ends later than any lease can.
 fn is_free(until: i64, now: i64) -> bool {
     until <= now || until > now + 2 * VISIBILITY + 60_000
 }

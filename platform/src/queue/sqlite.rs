@@ -1,11 +1,10 @@
-//! The embedded queue: rows of the [database](crate::database) of this machine, shared by all its
+//! The embedded queue: rows in the [database](crate::database) of this machine, shared by all its
 //! processes.
 //!
-//! - **Durable.** What was sent survives a kill of every process; with `sync` a power cut too.
-//! - **Proof against clocks.** Leases and ages go by the machine's uptime, whatever the wall clock
-//!   does.
-//! - **No busy polling.** A receiver that finds nothing waits on a named pipe that senders ring, or
-//!   until the next lease runs out.
+//! - **Durable.** Sent messages survive a kill of every process; with `sync`, also a power failure.
+//! - **Independent of the wall clock.** Leases and ages use the machine's uptime.
+//! - **No busy polling.** A receiver without messages waits on a named pipe to which senders write,
+//!   or until the next lease expires.
 
 mod statements;
 
@@ -36,10 +35,10 @@ use crate::{
     state_folder,
 };
 
-/// Even a receiver whose ring was lost with a killed neighbour looks again after this time.
-const LOST_RING: Duration = Duration::from_secs(1);
+/// Interval between looks, for a receiver whose wake-up was lost with a killed process.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
-/// The queues of one file. Clones share its writer thread.
+/// The queues in one file. Clones share its writer thread.
 #[derive(Debug, Clone)]
 pub struct SqliteQueues {
     folder: Arc<Path>,
@@ -48,8 +47,8 @@ pub struct SqliteQueues {
 }
 
 impl SqliteQueues {
-    /// Opens or makes `queue.db`, its lock and its bells in `folder`. With `sync`, every commit
-    /// reaches the disk before it is answered.
+    /// Opens or creates `queue.db`, its lock and its bells in `folder`. With `sync`, every commit
+    /// is written to the disk before it is confirmed.
     pub fn open(folder: &Path, sync: bool, clock: SharedClock) -> Result<Self> {
         let bells = folder.join(state_folder::BELLS);
         std::fs::create_dir_all(&bells)
@@ -58,7 +57,7 @@ impl SqliteQueues {
         Ok(Self { folder: folder.into(), writer, clock })
     }
 
-    /// The queue of this name, made when it is first used.
+    /// Returns the queue with this name, created if missing.
     pub async fn queue(&self, name: &str, options: QueueOptions) -> Result<SharedQueue> {
         let table = self.table(name).await?;
         let dead = match &options.dead_letters {
@@ -81,12 +80,12 @@ impl SqliteQueues {
         Ok(Arc::new(queue))
     }
 
-    /// The queues that there are, by name.
+    /// Returns the names of all queues.
     pub async fn names(&self) -> Result<Vec<String>> {
         self.writer.run("listing the queues", |batch| table::names(batch.reader())).await
     }
 
-    /// The way into the database, for who keeps other tables in it.
+    /// Returns access to the database, for other tables in it.
     pub(crate) fn database(&self) -> Result<(Writer, Reader)> {
         Ok((self.writer.clone(), Reader::open(&self.folder)?))
     }
@@ -97,7 +96,7 @@ impl SqliteQueues {
     }
 }
 
-/// A queue, to be sent to within a transaction of its database.
+/// A queue for sending within a transaction of its database.
 #[derive(Debug, Clone)]
 pub struct InTransaction {
     writer: Writer,
@@ -114,17 +113,17 @@ struct SqliteQueue {
     writer: Writer,
     bell: Arc<Bell>,
     clock: SharedClock,
-    /// Where the database is, for the reader of who receives alone, ...
+    /// The folder of the database, for the reader of `receive_alone`, ...
     folder: Arc<Path>,
     reader: OnceLock<Reader>,
-    /// ... and the last message that it has seen.
+    /// ... and the last message that it has returned.
     seen: AtomicI64,
 }
 
-/// What a look at the queue found.
+/// The result of a look at the queue.
 enum Look {
     Found(Vec<Delivery>),
-    /// Nothing visible; the soonest lease runs out in so long.
+    /// Nothing is visible; the time until the next lease expires, if there is one.
     Nothing(Option<Duration>),
 }
 
@@ -133,7 +132,7 @@ impl SqliteQueue {
         Now { now: self.writer.time().now(), visibility: self.options.visibility.as_millis() as i64 }
     }
 
-    /// What was sent before is too old.
+    /// Returns the time before which sent messages are too old.
     fn oldest(&self, now: Now) -> i64 {
         now.now.saturating_sub(i64::try_from(self.options.retention.as_millis()).unwrap_or(i64::MAX))
     }
@@ -157,7 +156,7 @@ impl SqliteQueue {
         self.writer.run(format!("receiving from {}", self.name), lease).await
     }
 
-    /// Looks for messages that came since the last such look, and leases none.
+    /// Returns messages sent since the last such look, without leasing them.
     fn look(&self, max: usize) -> Result<Look> {
         let after = self.seen.load(Ordering::Relaxed);
         let what = format!("looking into {}", self.name);
@@ -175,7 +174,7 @@ impl SqliteQueue {
         Ok(self.reader.get_or_init(|| reader))
     }
 
-    /// Waits until `look` finds messages. Otherwise it says when to look again, at the latest.
+    /// Waits until `look` finds messages. If it finds none, it returns when to look again.
     async fn receive_by<F: Future<Output = Result<Look>>>(
         &self,
         stop: &CancellationToken,
@@ -190,7 +189,7 @@ impl SqliteQueue {
                     self.bell.silence(found.len().saturating_sub(rings));
                     return Ok(found);
                 }
-                // Everything that was visible was dead.
+                // All visible messages were dead letters.
                 Look::Found(_) => Some(Duration::ZERO),
                 Look::Nothing(next) => next,
             };
@@ -198,13 +197,13 @@ impl SqliteQueue {
             if now >= deadline || stop.is_cancelled() {
                 return Ok(Vec::new());
             }
-            let look_again = now + next.unwrap_or(LOST_RING).min(LOST_RING);
+            let look_again = now + next.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
             let heard = stop.run_until_cancelled(self.bell.heard(look_again.min(deadline))).await;
             rings = usize::from(heard.transpose()?.unwrap_or(false));
         }
     }
 
-    /// Deletes delivered messages.
+    /// Returns the deletion of delivered messages, with its name for errors.
     fn acking(
         &self,
         receipts: &[Receipt],
@@ -214,7 +213,7 @@ impl SqliteQueue {
         (format!("acking to {}", self.name), ack)
     }
 
-    /// Puts away what nobody took in time.
+    /// Moves messages away that are too old.
     async fn expire(&self) -> Result<()> {
         let (table, dead, now) = (self.table, self.dead.map(|(dead, _)| dead), self.now());
         let since = self.oldest(now);
@@ -279,7 +278,7 @@ impl Queue for SqliteQueue {
         };
         let found = self.writer.run(format!("looking for a job in {}", self.name), find).await?;
         if found == Some(Seen::Here { is_old: true }) {
-            // Nobody takes it any more.
+            // It is too old, and will not be received.
             self.expire().await?;
         }
         Ok(found.map(|seen| seen == Seen::Here { is_old: false }))
@@ -304,7 +303,7 @@ impl Queue for SqliteQueue {
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Delivery>> {
-        // Where there are dead letters, deliveries are counted.
+        // Dead letters require counting deliveries, which only a lease does.
         if self.dead.is_some() {
             return self.receive_unless(stop, max, wait).await;
         }
@@ -349,7 +348,7 @@ impl Queue for SqliteQueue {
             if !index::has_image(batch.reader(), &image)?
                 || !index::enter_result(batch, &key, &result, sent_at)?
             {
-                // Somebody else was quicker, and which one counts is for the caller to say.
+                // Another worker was faster, or the image is gone: the caller decides.
                 return Ok(false);
             }
             statements::send(batch, replies.table, &[result], now, sent_at)?;

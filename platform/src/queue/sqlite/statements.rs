@@ -1,7 +1,6 @@
-//! The SQL. Times are those of the database. A message that anybody may have has a `visible_from`
-//! of zero, one that is leased the end of its lease; a lease that has run out becomes a zero again
-//! before anything is leased, so that the oldest message comes first, however often it was received
-//! before.
+//! The SQL statements. Times are those of the database. A visible message has `visible_from` 0, a
+//! leased one the end of its lease. Expired leases are reset to 0 before messages are leased, so
+//! that the oldest message comes first regardless of how often it was received.
 
 use bytes::Bytes;
 use chrono::DateTime;
@@ -12,13 +11,13 @@ use crate::{
     queue::{Delivery, Depth, Receipt},
 };
 
-/// The `visible_from` of what anybody may have.
+/// The `visible_from` of a visible message.
 pub(super) const AT_ONCE: i64 = 0;
-/// What may be any number of rows is done in pieces of so many, each in a transaction of its own:
-/// others get their turn, and the log stays small.
+/// Maximum number of rows changed in one transaction, so that other operations get their turn and
+/// the write-ahead log stays small.
 const SLICE: i64 = 1000;
 
-/// A time, and how long a lease lasts from it.
+/// A time and the duration of a lease, in milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
     pub(super) now: i64,
@@ -26,21 +25,21 @@ pub(super) struct Now {
 }
 
 impl Now {
-    /// The end of a lease that begins now.
+    /// Returns the end of a lease that begins now.
     pub(super) fn until(self) -> i64 {
         self.now + self.visibility
     }
 
-    /// No lease lasts longer. Where the file says so (it was edited, or comes from another
-    /// machine), the lease is over: a message must not be hidden for days. Twice, because during a
-    /// change of the settings processes differ.
+    /// Returns the latest possible end of a lease. A later one in the file (which was edited, or is
+    /// from another machine) counts as expired, so that no message is hidden for days. Twice the
+    /// visibility, because processes may differ during a change of settings.
     fn farthest(self) -> i64 {
         self.now + 2 * self.visibility + 60_000
     }
 }
 
-/// Appends messages, at this time of the queue, which is `sent_at` for people. Answers the row of
-/// the last one, which it keeps until it is acked, wherever it is moved.
+/// Appends messages at the time `now` of the database and the wall clock time `sent_at`. Returns
+/// the row id of the last one, which it keeps until it is acked, even if it is moved.
 pub(super) fn send(
     batch: &mut Batch<'_>,
     table: Table,
@@ -59,7 +58,7 @@ pub(super) fn send(
     Ok((!bodies.is_empty()).then(|| connection.last_insert_rowid()))
 }
 
-/// Whether a receive would find something.
+/// Returns whether a receive would find a message.
 pub(super) fn anything_visible(connection: &Connection, table: Table, now: Now) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(
@@ -75,17 +74,17 @@ pub(super) fn next_visible(connection: &Connection, table: Table, now: Now) -> r
         .query_row(params![table.id(), now.now], |row| row.get(0))
 }
 
-/// What has become of a message.
+/// The state of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// It is in the queue, and may be too old to stay there.
+    /// It is in the queue; `is_old` if it is too old to stay.
     Here { is_old: bool },
-    /// It is not.
+    /// It is not in the queue.
     Gone,
 }
 
-/// Whether a message is in a queue still. One that nobody holds, and that was sent before `since`,
-/// is too old.
+/// Returns whether a message is still in a queue. It is too old if it is not leased and was sent
+/// before `since`.
 pub(super) fn seen(
     connection: &Connection,
     table: Table,
@@ -104,7 +103,7 @@ pub(super) fn seen(
     Ok(found.unwrap_or(Seen::Gone))
 }
 
-/// Ends the leases that have run out.
+/// Resets expired leases.
 fn end_leases(batch: &mut Batch<'_>, table: Table, now: Now) -> rusqlite::Result<()> {
     let find = "SELECT 1 FROM messages WHERE queue = ?1 AND visible_from > 0 AND visible_from <= ?2
         UNION ALL SELECT 1 FROM messages WHERE queue = ?1 AND visible_from > ?3 LIMIT 1";
@@ -119,8 +118,8 @@ fn end_leases(batch: &mut Batch<'_>, table: Table, now: Now) -> rusqlite::Result
     Ok(())
 }
 
-/// Moves a leased message to the dead letters, where its age begins again. It keeps its time of
-/// sending, and its count of receives, so that no receipt of its former life fits it.
+/// Moves a leased message to the dead letters, where its age starts at zero. It keeps its time of
+/// sending and its count of receives, so that earlier receipts do not match.
 pub(super) fn bury(
     batch: &mut Batch<'_>,
     table: Table,
@@ -138,7 +137,7 @@ pub(super) fn bury(
     Ok(())
 }
 
-/// Leases the oldest messages.
+/// Leases the oldest visible messages.
 pub(super) fn lease(
     batch: &mut Batch<'_>,
     table: Table,
@@ -155,7 +154,7 @@ pub(super) fn lease(
     in_order(leased)
 }
 
-/// The oldest messages after this row that nobody holds; they are not leased.
+/// Returns the oldest visible messages after this row, without leasing them.
 pub(super) fn look(
     connection: &Connection,
     table: Table,
@@ -167,13 +166,12 @@ pub(super) fn look(
          WHERE queue = ?1 AND visible_from = 0 AND id > ?2 ORDER BY id LIMIT ?3",
     )?;
     let found = look.query_map(params![table.id(), after, max as i64], delivery)?;
-    // The receipt has the number that is stored, so that an ack fits as long as nobody leases the
-    // message.
+    // The receipt has the stored count, so that an ack matches unless the message is leased.
     let once_more = |delivery: Delivery| Delivery { receives: delivery.receives + 1, ..delivery };
     found.map(|found| found.map(|(_, delivery)| once_more(delivery))).collect()
 }
 
-/// The row of a delivery.
+/// Returns the row id of a delivery.
 pub(super) fn row(receipt: &Receipt) -> i64 {
     parts(receipt).0
 }
@@ -189,7 +187,7 @@ fn delivery(row: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Delivery)> {
     Ok((id, delivery))
 }
 
-/// SQLite does not say in which order `RETURNING` gives its rows
+/// Sorts the rows: SQLite does not specify the order of `RETURNING`
 /// (<https://sqlite.org/lang_returning.html>, 2.1).
 fn in_order(
     leased: impl Iterator<Item = rusqlite::Result<(i64, Delivery)>>,
@@ -199,14 +197,14 @@ fn in_order(
     Ok(leased.into_iter().map(|(_, delivery)| delivery).collect())
 }
 
-/// The row and the delivery that a receipt stands for. What is none matches nothing.
+/// Returns the row id and the count of a receipt. An invalid receipt matches nothing.
 fn parts(receipt: &Receipt) -> (i64, i64) {
     let parts =
         receipt.0.split_once('-').and_then(|(id, receives)| Some((id.parse().ok()?, receives.parse().ok()?)));
     parts.unwrap_or((-1, -1))
 }
 
-/// Renews leases until then; answers those that are lost.
+/// Sets the end of leases; returns the receipts of lost ones.
 pub(super) fn extend(
     batch: &mut Batch<'_>,
     receipts: &[Receipt],
@@ -238,8 +236,8 @@ pub(super) fn ack(batch: &mut Batch<'_>, table: Table, receipts: &[Receipt]) -> 
     Ok(())
 }
 
-/// The number of messages is kept in a counter, and only the few that are leased are counted: a
-/// look at the depth costs the same at any depth.
+/// Returns the depth from a counter of messages and a count of the few leased ones, so that the
+/// cost does not depend on the depth.
 pub(super) fn depth(connection: &Connection, table: Table, now: Now) -> rusqlite::Result<Depth> {
     let total: i64 = connection
         .prepare_cached("SELECT messages FROM queues WHERE id = ?1")?
@@ -252,7 +250,7 @@ pub(super) fn depth(connection: &Connection, table: Table, now: Now) -> rusqlite
     Ok(Depth { visible: (total - in_flight).max(0) as u64, in_flight: in_flight as u64 })
 }
 
-/// The first in line is the oldest: if that one is young, all are.
+/// Looks at the first message only: if it is not too old, none is.
 fn oldest_is_expired(connection: &Connection, table: Table, since: i64) -> rusqlite::Result<bool> {
     let oldest: Option<i64> = connection
         .prepare_cached(
@@ -263,8 +261,8 @@ fn oldest_is_expired(connection: &Connection, table: Table, since: i64) -> rusql
     Ok(oldest.is_some_and(|oldest| oldest > 0 && oldest < since))
 }
 
-/// Puts some of the messages that were sent before `since`, and that nobody holds, with the dead
-/// letters, or deletes them where there are none; answers how many.
+/// Moves up to [`SLICE`] messages that were sent before `since` and are not leased to the dead
+/// letters, or deletes them without a dead letter queue. Returns their number.
 pub(super) fn expire(
     batch: &mut Batch<'_>,
     table: Table,
@@ -297,12 +295,12 @@ pub(super) fn expire(
     Ok(expired)
 }
 
-/// The newest message of all queues.
+/// Returns the row id of the newest message of all queues.
 pub(super) fn newest(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("SELECT coalesce(max(id), 0) FROM messages", [], |row| row.get(0))
 }
 
-/// Deletes some of the messages up to this one, leased or not; answers how many.
+/// Deletes up to [`SLICE`] messages up to this row id, leased or not; returns their number.
 pub(super) fn purge(batch: &mut Batch<'_>, table: Table, newest: i64) -> rusqlite::Result<usize> {
     let purge = "DELETE FROM messages WHERE id IN (
         SELECT id FROM messages WHERE queue = ?1 AND id <= ?2 LIMIT ?3

@@ -1,5 +1,5 @@
-//! Whatever the wall clock does, and whatever times the file has: nothing is lost, nothing is
-//! hidden, the oldest comes first.
+//! Regardless of the wall clock and of the times in the file, no message is lost or hidden, and the
+//! oldest comes first.
 
 use std::sync::Mutex;
 
@@ -18,7 +18,7 @@ use crate::{
 struct HandSet(Mutex<TimeDelta>);
 
 impl HandSet {
-    fn leap(&self, days: i64) {
+    fn jump(&self, days: i64) {
         *self.0.lock().unwrap() += TimeDelta::days(days);
     }
 }
@@ -38,14 +38,14 @@ async fn jobs(folder: &Path, clock: &Arc<HandSet>) -> SharedQueue {
 }
 
 #[tokio::test]
-async fn no_leap_of_the_wall_clock_makes_a_job_old_or_ends_or_prolongs_a_lease() {
+async fn a_jump_of_the_wall_clock_changes_neither_ages_nor_leases() {
     for days in [7, -7] {
         let (folder, clock) = (tempfile::tempdir().unwrap(), Arc::new(HandSet::default()));
         let queue = jobs(folder.path(), &clock).await;
         queue.send(vec!["a".into(), "b".into()]).await.unwrap();
         let held = queue.receive(1, Duration::ZERO).await.unwrap();
-        clock.leap(days);
-        // Also for a process that starts after the leap.
+        clock.jump(days);
+        // Also in a process that starts after the jump.
         let queue = jobs(folder.path(), &clock).await;
         assert_eq!(queue.depth().await.unwrap(), Depth { visible: 1, in_flight: 1 });
         assert!(queue.extend(&[held[0].receipt.clone()]).await.unwrap().is_empty(), "the lease is held");
@@ -54,7 +54,7 @@ async fn no_leap_of_the_wall_clock_makes_a_job_old_or_ends_or_prolongs_a_lease()
 }
 
 #[tokio::test]
-async fn after_a_restart_of_the_machine_leases_are_over_and_ages_go_on() {
+async fn a_reboot_ends_leases_and_keeps_ages() {
     let (folder, clock) = (tempfile::tempdir().unwrap(), Arc::new(HandSet::default()));
     let queue = jobs(folder.path(), &clock).await;
     queue.send(vec!["a".into()]).await.unwrap();
@@ -62,7 +62,7 @@ async fn after_a_restart_of_the_machine_leases_are_over_and_ages_go_on() {
     drop(queue);
     let file = Connection::open(folder.path().join("queue.db")).unwrap();
     file.execute("UPDATE time SET boot = 'another', base = base - 1000000000000", []).unwrap();
-    clock.leap(365);
+    clock.jump(365);
     let queue = jobs(folder.path(), &clock).await;
     assert_eq!(queue.depth().await.unwrap(), Depth { visible: 1, in_flight: 0 });
     let again = queue.receive(1, Duration::ZERO).await.unwrap();
@@ -70,7 +70,7 @@ async fn after_a_restart_of_the_machine_leases_are_over_and_ages_go_on() {
 }
 
 #[tokio::test]
-async fn a_lease_that_ends_in_days_is_over() {
+async fn a_lease_that_ends_in_days_counts_as_expired() {
     let (folder, clock) = (tempfile::tempdir().unwrap(), Arc::new(HandSet::default()));
     let queue = jobs(folder.path(), &clock).await;
     queue.send(vec!["a".into()]).await.unwrap();
@@ -85,14 +85,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn the_oldest_of_all_that_nobody_holds_comes_first_and_nothing_is_lost(steps in model::steps(9)) {
+    fn the_oldest_visible_message_comes_first_and_none_is_lost(steps in model::steps(9)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let folder = tempfile::tempdir().unwrap();
         runtime.block_on(follow(folder.path(), steps))?;
     }
 }
 
-/// Takes the steps, at times that are made up, and the model along.
+/// Runs the steps on the statements and the model, at simulated times.
 async fn follow(folder: &Path, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let writer = Writer::open(folder, false, 0).unwrap();
     let table = writer.run("opening", |batch| table::table(batch, "q")).await.unwrap();

@@ -1,4 +1,4 @@
-//! Files as they are found: of an older version, of a newer one, broken, or not to be opened.
+//! Existing files: of an older or newer version, damaged, or without permission.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -6,8 +6,8 @@ use rusqlite::{Connection, params};
 
 use super::*;
 
-/// A file as the version before this one left it: two jobs, one of them leased, and a dead letter.
-fn of_the_version_before(folder: &Path) {
+/// Creates a file of the previous version: two jobs, one of them leased, and a dead letter.
+fn create_previous_version(folder: &Path) {
     let file = Connection::open(folder.join("queue.db")).unwrap();
     file.pragma_update(None, "journal_mode", "WAL").unwrap();
     file.execute_batch(crate::database::schema::FIRST).unwrap();
@@ -23,9 +23,9 @@ fn of_the_version_before(folder: &Path) {
 }
 
 #[tokio::test]
-async fn a_file_of_the_version_before_is_carried_over_with_all_that_is_in_it() {
+async fn a_file_of_the_previous_version_is_migrated_completely() {
     let folder = tempfile::tempdir().unwrap();
-    of_the_version_before(folder.path());
+    create_previous_version(folder.path());
     for _ in 0..2 {
         let queue = queue(folder.path(), "q").await;
         assert_eq!(queue.depth().await.unwrap(), Depth { visible: 1, in_flight: 1 });
@@ -41,9 +41,9 @@ async fn a_file_of_the_version_before_is_carried_over_with_all_that_is_in_it() {
 }
 
 #[tokio::test]
-async fn programs_of_the_version_before_may_go_on_sending_during_an_upgrade() {
+async fn programs_of_the_previous_version_can_send_during_an_upgrade() {
     let folder = tempfile::tempdir().unwrap();
-    of_the_version_before(folder.path());
+    create_previous_version(folder.path());
     let old = Connection::open(folder.path().join("queue.db")).unwrap();
     let queue = queue(folder.path(), "q").await;
     let insert = "INSERT INTO messages (queue, visible_from, sent_at, body) VALUES (1, 0, 1, X'2A')";
@@ -51,7 +51,7 @@ async fn programs_of_the_version_before_may_go_on_sending_during_an_upgrade() {
         "BEGIN; {insert}; UPDATE queues SET messages = messages + 1 WHERE id = 1; COMMIT"
     ))
     .unwrap();
-    assert_eq!(queue.depth().await.unwrap().backlog(), 3, "an age that is not known is none");
+    assert_eq!(queue.depth().await.unwrap().backlog(), 3, "a message of unknown age is not too old");
     let received = queue.receive(10, Duration::ZERO).await.unwrap();
     assert!(received.iter().any(|delivery| delivery.body == "*"), "{received:?}");
 }
@@ -71,7 +71,7 @@ async fn a_file_of_a_newer_version_is_refused_in_one_sentence() {
     assert!(!text.contains('\n'), "{text}");
 }
 
-/// What is damaged in a file that was fine.
+/// Damages a file and returns the error of using it.
 fn damaged(damage: impl Fn(&mut Vec<u8>)) -> Error {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -99,7 +99,7 @@ fn damaged(damage: impl Fn(&mut Vec<u8>)) -> Error {
 }
 
 #[test]
-fn a_file_that_is_damaged_is_named_in_one_sentence_that_says_what_to_do() {
+fn a_damaged_file_is_named_in_one_sentence_with_the_remedy() {
     type Damage = fn(&mut Vec<u8>);
     let cases: [(&str, Damage); 4] = [
         ("its head is gone", |bytes| bytes[..100].fill(0)),
@@ -122,7 +122,7 @@ fn a_file_that_is_damaged_is_named_in_one_sentence_that_says_what_to_do() {
 #[test]
 fn a_folder_or_file_without_permission_is_named_in_one_sentence() {
     if rustix::process::geteuid().is_root() {
-        // Root may do anything: the tests of the service do it as another user.
+        // Root ignores permissions; the tests of the service run this as another user.
         return;
     }
     let folder = tempfile::tempdir().unwrap();

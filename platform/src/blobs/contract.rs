@@ -4,22 +4,21 @@ use bytes::Bytes;
 
 use super::SharedBlobs;
 
-/// Every promise of the contract, on an empty store.
+/// Checks every promise of the contract, on an empty store.
 pub async fn suite(blobs: &SharedBlobs) {
     suite_but_for_creating_once(blobs).await;
-    of_many_racing_writers_one_wins(blobs).await;
+    exactly_one_of_many_concurrent_writers_wins(blobs).await;
     put_replaces_and_put_new_does_not(blobs).await;
-    only_what_was_seen_is_replaced(blobs).await;
+    only_an_unchanged_blob_is_replaced(blobs).await;
 }
 
-/// Every promise but those about a blob that is created once: there are emulators that write over
-/// it.
+/// Checks every promise except those of `put_new` and `replace`: some emulators overwrite the blob.
 pub async fn suite_but_for_creating_once(blobs: &SharedBlobs) {
-    what_was_put_can_be_got_until_it_is_deleted(blobs).await;
-    a_listing_is_ordered_paged_and_keeps_to_its_prefix(blobs).await;
+    a_stored_blob_can_be_read_until_it_is_deleted(blobs).await;
+    a_listing_is_ordered_and_limited_to_its_prefix_and_page(blobs).await;
 }
 
-async fn what_was_put_can_be_got_until_it_is_deleted(blobs: &SharedBlobs) {
+async fn a_stored_blob_can_be_read_until_it_is_deleted(blobs: &SharedBlobs) {
     assert_eq!(blobs.get("got/a").await.expect("get"), None);
     assert!(!blobs.exists("got/a").await.expect("exists"));
     let body = Bytes::from(vec![7; 300_000]);
@@ -27,12 +26,12 @@ async fn what_was_put_can_be_got_until_it_is_deleted(blobs: &SharedBlobs) {
     assert_eq!(blobs.get("got/a").await.expect("get"), Some(body));
     assert!(blobs.exists("got/a").await.expect("exists"));
     for _ in 0..2 {
-        blobs.delete("got/a").await.expect("delete, also of what is gone");
+        blobs.delete("got/a").await.expect("delete, also of a missing blob");
     }
     assert_eq!(blobs.get("got/a").await.expect("get"), None);
 }
 
-async fn of_many_racing_writers_one_wins(blobs: &SharedBlobs) {
+async fn exactly_one_of_many_concurrent_writers_wins(blobs: &SharedBlobs) {
     let writers = (0..16).map(|writer| {
         let blobs = blobs.clone();
         tokio::spawn(async move {
@@ -56,25 +55,25 @@ async fn put_replaces_and_put_new_does_not(blobs: &SharedBlobs) {
     assert_eq!(blobs.get("replaced/x").await.expect("get"), Some("2".into()));
 }
 
-async fn only_what_was_seen_is_replaced(blobs: &SharedBlobs) {
+async fn only_an_unchanged_blob_is_replaced(blobs: &SharedBlobs) {
     let replace = |seen: &'static str, body: &'static str| async move {
         blobs.replace("seen/x", &seen.into(), body.into()).await.expect("replace")
     };
-    assert!(!replace("", "new").await, "there is nothing");
+    assert!(!replace("", "new").await, "there is no blob");
     assert_eq!(blobs.info("seen/x").await.expect("info"), None);
     blobs.put("seen/x", Bytes::new()).await.expect("put");
     assert!(!replace("1", "new").await);
     assert!(replace("", "2").await);
     assert!(!replace("", "3").await);
     assert_eq!(blobs.get("seen/x").await.expect("get"), Some("2".into()));
-    let info = blobs.info("seen/x").await.expect("info").expect("it is there");
+    let info = blobs.info("seen/x").await.expect("info").expect("the blob exists");
     assert_eq!((info.key.as_str(), info.bytes), ("seen/x", 1));
     let listed = blobs.list("seen/", None, 9).await.expect("list");
     assert_eq!((listed.len(), listed[0].bytes), (1, 1));
     assert_eq!(blobs.info("seen").await.expect("info of a prefix"), None);
 }
 
-async fn a_listing_is_ordered_paged_and_keeps_to_its_prefix(blobs: &SharedBlobs) {
+async fn a_listing_is_ordered_and_limited_to_its_prefix_and_page(blobs: &SharedBlobs) {
     for key in ["listed/b", "listed/a", "listed/deep/c", "listed-not/d"] {
         blobs.put(key, key.to_owned().into()).await.expect("put");
     }

@@ -1,9 +1,9 @@
-//! A folder as a store. A blob is written beside its place and moved there, so that no reader sees
-//! half of it; the move that refuses to replace is what makes `put_new` choose one winner.
+//! A folder as a store. A blob is written to a temporary file and renamed, so that no reader sees
+//! an incomplete one. `put_new` uses a rename that fails if the target exists.
 //!
-//! Small blobs are written and read where they are asked for: they go to and come from the page
-//! cache in less time than it takes to wake another thread. Large ones, and all that must reach the
-//! disk first, go to tokio's blocking threads.
+//! Small blobs are read and written on the calling thread: with the page cache that takes less time
+//! than waking another thread. Large blobs, and all blobs that must be synced, use tokio's blocking
+//! threads.
 
 use std::{
     fs::{self, File},
@@ -28,15 +28,15 @@ use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
 
-/// A half-written file that is older than this was left by a kill.
+/// Minimum age of temporary files that are deleted, because a killed process left them.
 const STALE: Duration = Duration::from_secs(3600);
-/// The folder of files that are being written. No key starts with a dot.
+/// The folder of temporary files. No key starts with a dot.
 const WRITING: &str = ".writing";
-/// Blobs up to this size are small.
+/// Maximum size of a small blob, in bytes.
 const QUICK_BYTES: usize = 1024 * 1024;
-/// Work in the page cache is a matter of cores.
+/// Maximum number of concurrent operations without sync, which are limited by processors.
 const WRITES_AT_ONCE: usize = 3;
-/// Work that waits for the disk is faster together.
+/// Maximum number of concurrent operations with sync, which are faster together.
 const SYNCS_AT_ONCE: usize = 32;
 
 /// A store in a folder of the file system.
@@ -46,16 +46,15 @@ pub struct DirBlobs(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
-    /// Whether a blob must survive a power cut.
+    /// Sync blobs, so that they survive a power failure.
     sync: bool,
     next: AtomicU64,
-    /// File systems take one change to a folder at a time; more threads than these only spin for
-    /// its lock.
+    /// File systems serialize changes to a folder; more threads would only contend for its lock.
     at_once: Semaphore,
 }
 
 impl DirBlobs {
-    /// Opens or makes the folder.
+    /// Opens the folder, or creates it.
     pub fn open(root: &Path, sync: bool) -> Result<Self> {
         let writing = root.join(WRITING);
         fs::create_dir_all(&writing)
@@ -65,7 +64,7 @@ impl DirBlobs {
         Ok(Self(Arc::new(Inner { root: root.to_owned(), sync, next: AtomicU64::new(0), at_once })))
     }
 
-    /// Runs file work for a key, on a blocking thread unless it is `quick`.
+    /// Runs file operations for a key, on a blocking thread unless they are `quick`.
     async fn run<T: Send + 'static>(
         &self,
         quick: bool,
@@ -89,15 +88,15 @@ impl DirBlobs {
         worked.unwrap_or_else(|panic| Err(Error::broken(format!("{doing} {key}"), panic)))
     }
 
-    /// Whether writing a blob of this size takes less time than waking another thread.
+    /// Returns whether writing a blob of this size is faster than waking another thread.
     fn is_quick(&self, bytes: usize) -> bool {
         !self.0.sync && bytes <= QUICK_BYTES
     }
 }
 
 impl Inner {
-    /// The place of a key. Keys come from ids and checked names; one that would lead elsewhere is
-    /// refused all the same.
+    /// Returns the path of a key. Keys are made from ids and checked names; a key that leads out of
+    /// the folder is refused anyway.
     fn path(&self, key: &str) -> Result<PathBuf> {
         let proper = |part: &str| {
             !part.is_empty()
@@ -122,13 +121,14 @@ impl Inner {
             if self.sync { file.sync_all() } else { Ok(()) }
         });
         if written.is_err() {
-            // A full disk needs the room back; if that fails too, `delete_stale` finds it later.
+            // Free the space on a full disk; if that fails, `delete_stale` does it later.
             let _left = fs::remove_file(&beside);
         }
         written.map(|()| beside)
     }
 
-    /// Writes and moves into place with `rename`, making the folder when it is missing.
+    /// Writes a temporary file and moves it into place with `rename`, creating the folder if it is
+    /// missing.
     fn commit(
         &self,
         path: &Path,
@@ -154,10 +154,10 @@ impl Inner {
     }
 }
 
-/// Moves unless the target exists: `ErrorKind::AlreadyExists`.
+/// Renames unless the target exists, which is `ErrorKind::AlreadyExists`.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Some file systems do not know the flag. A hard link refuses to replace, too.
+        // Some file systems do not support the flag. A hard link does not replace either.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
             fs::hard_link(from, to).and_then(|()| fs::remove_file(from))
         }
@@ -204,7 +204,7 @@ impl BlobStore for DirBlobs {
             Err(error) => return Err(failed(&error)),
         };
         let read = move |_: &Inner, _: &Path| {
-            // One byte more than there should be, so that the end is seen by the first read.
+            // One byte more, so that the first read also sees the end.
             let mut body = Vec::with_capacity(size.saturating_add(1));
             (&file).read_to_end(&mut body)?;
             Ok(Some(body.into()))
@@ -244,7 +244,7 @@ impl BlobStore for DirBlobs {
             collect_keys(&inner.root, "", &prefix, &mut keys)?;
             keys.sort_unstable();
             let wanted = keys.into_iter().filter(|key| after.as_ref().is_none_or(|after| key > after));
-            // A blob that is deleted meanwhile is left out.
+            // Blobs that are deleted concurrently are left out.
             let info = |key: String| {
                 let data = fs::metadata(inner.root.join(&key)).ok()?;
                 Some(BlobInfo { bytes: data.len(), modified: data.modified().ok()?.into(), key })
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_that_lead_elsewhere_are_refused() {
+    async fn keys_that_lead_out_of_the_folder_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let blobs = DirBlobs::open(&folder.path().join("blobs"), false).unwrap();
         for key in ["../x", "/etc/passwd", "a/../../x", "", "a//b", "a b", ".writing/x"] {
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_written_files_of_a_killed_process_are_no_blobs_and_go_away() {
+    async fn temporary_files_of_a_killed_process_are_no_blobs_and_are_deleted() {
         let folder = tempfile::tempdir().unwrap();
         let left = folder.path().join(WRITING).join("1-1");
         let blobs = DirBlobs::open(folder.path(), false).unwrap();

@@ -1,9 +1,9 @@
-//! The stores of one machine. Images stand in a few large files, the segments ([`segments`]); where
-//! each stands is a row in the queue's database ([`images`]). Results are small and are rows
-//! themselves ([`results`]). So an image and its job, and a result and the end of its job, become
-//! visible in one transaction.
+//! The stores of one machine. Images are in a few large files, the segments ([`segments`]), with a
+//! row for each in the queue's database ([`images`]). Results are small and are rows themselves
+//! ([`results`]). So an image and its job become visible in one transaction, and likewise a result
+//! and the end of its job.
 //!
-//! Why like this, with figures: docs/decisions/0016-images-in-segments.md.
+//! For reasons and measurements, see docs/decisions/0016-images-in-segments.md.
 
 mod carried;
 mod expiry;
@@ -32,7 +32,7 @@ use crate::{
     state_folder::{IMAGES, OLD_FILES},
 };
 
-/// The stores of images and of results in one state folder. Clones share them.
+/// The stores of images and results in a state folder. Clones share them.
 #[derive(Debug, Clone)]
 pub struct EmbeddedStores {
     images: SharedBlobs,
@@ -42,7 +42,7 @@ pub struct EmbeddedStores {
 }
 
 impl EmbeddedStores {
-    /// Opens or makes the stores in the state folder, in the database that the queues are in, too.
+    /// Opens or creates the stores in the state folder, in the database of the queues.
     pub(crate) async fn open(
         settings: &Local,
         writer: Writer,
@@ -83,13 +83,13 @@ impl EmbeddedStores {
         &self.results
     }
 
-    /// What room there is.
+    /// Returns the room on the disk.
     pub fn room(&self) -> &Room {
         &self.room
     }
 
-    /// Deletes what has expired, a little at a time, until told to stop. One process of an
-    /// installation does it.
+    /// Deletes expired blobs, a few at a time, until `stop`. Only one process of an installation
+    /// does this.
     pub async fn keep(&self, stop: &CancellationToken, every: Duration) {
         self.expiry.run(stop, every).await;
     }

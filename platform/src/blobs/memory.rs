@@ -1,4 +1,4 @@
-//! A store in this process's memory: the reference that every test can afford.
+//! A store in the memory of this process: the fast reference for tests.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ pub struct MemoryBlobs {
 }
 
 impl MemoryBlobs {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new(clock: SharedClock) -> Self {
         Self { clock, blobs: Mutex::default() }
     }

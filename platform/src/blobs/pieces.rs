@@ -1,5 +1,5 @@
-//! A blob in pieces: as it came over a network, not copied together, the first of it perhaps in a
-//! file.
+//! A blob in pieces as they came over a network, without copying them together. The first part may
+//! be in a file.
 
 use std::{
     fs::File,
@@ -13,29 +13,28 @@ use bytes::{Bytes, BytesMut};
 use super::Arriving;
 use crate::error::{Error, Result};
 
-/// A file is read in parts of this size, which fit into a processor's cache.
+/// Files are read in parts of this size in bytes, which fit into a processor's cache.
 const PART_BYTES: usize = 256 * 1024;
 
-/// Bytes that stand one after the other.
+/// Consecutive bytes in several pieces.
 #[derive(Debug, Clone, Default)]
 pub struct Pieces {
-    /// What stands before those in memory.
+    /// The bytes before those in memory: a file and their number.
     file: Option<(Arc<Spool>, u64)>,
     memory: Vec<Bytes>,
 }
 
-/// A file for the first bytes of a blob that is too large for memory.
+/// A file for the first part of a blob that is too large for memory.
 #[derive(Debug)]
 pub enum Spool {
-    /// It goes with its last reader.
+    /// A file without a name, which disappears with its last reader.
     Unnamed(File),
     /// A file of a store, in which the blob can stay.
     InStore(Arriving),
 }
 
 impl Spool {
-    /// Writes what has arrived after what has before. Where this fails, the blob has to be given
-    /// up.
+    /// Appends the bytes that have arrived. After an error, the blob must be discarded.
     pub fn write(&mut self, pieces: &Pieces) -> io::Result<()> {
         match self {
             Self::Unnamed(file) => pieces.iter().try_for_each(|piece| file.write_all(piece)),
@@ -57,32 +56,32 @@ impl From<Arriving> for Spool {
 }
 
 impl Pieces {
-    /// So many bytes from the beginning of a file, which nobody else writes to, and these after
-    /// them.
+    /// Creates pieces from the first `bytes` bytes of a file, which must not be written to by
+    /// others, followed by `memory`.
     pub fn after_file(file: impl Into<Spool>, bytes: u64, memory: Self) -> Self {
         Self { file: Some((Arc::new(file.into()), bytes)), ..memory }
     }
 
-    /// How many bytes there are in all.
+    /// Returns the total number of bytes.
     pub fn len(&self) -> usize {
         let in_file =
             self.file.as_ref().map_or(0, |(_, bytes)| usize::try_from(*bytes).unwrap_or(usize::MAX));
         self.memory.iter().map(Bytes::len).fold(in_file, usize::saturating_add)
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Adds some at the end.
+    /// Appends a piece.
     pub fn push(&mut self, piece: Bytes) {
         if !piece.is_empty() {
             self.memory.push(piece);
         }
     }
 
-    /// The part that is in a file, and stands before the others, with its length.
+    /// Returns the file with the first part, and the length of that part.
     pub fn file(&self) -> Option<(&File, u64)> {
         self.file.as_ref().map(|(file, bytes)| match &**file {
             Spool::Unnamed(file) => (file, *bytes),
@@ -90,7 +89,7 @@ impl Pieces {
         })
     }
 
-    /// The same, where it is a file of a store.
+    /// Returns that file if it is one of a store.
     pub(crate) fn arriving(&self) -> Option<&Arriving> {
         match self.file.as_ref().map(|(file, _)| &**file) {
             Some(Spool::InStore(arrived)) => Some(arrived),
@@ -98,12 +97,12 @@ impl Pieces {
         }
     }
 
-    /// The pieces in memory, in order.
+    /// Returns the pieces in memory, in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.memory.iter().map(|piece| &piece[..])
     }
 
-    /// Shows the bytes of the file, if there is one, part by part, and then each piece in memory.
+    /// Calls `see` with each part of the file, if there is one, and then with each piece in memory.
     pub fn each(&self, mut see: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         if let Some((file, bytes)) = self.file() {
             let (mut part, mut at) = (vec![0; PART_BYTES], 0);
@@ -118,7 +117,8 @@ impl Pieces {
         self.iter().try_for_each(see)
     }
 
-    /// All of them in one; copied where there is more than one. Reads the file, if there is one.
+    /// Joins all bytes, which copies them if there is more than one piece. Reads the file, if there
+    /// is one.
     pub fn joined(mut self) -> io::Result<Bytes> {
         if self.file.is_none() && self.memory.len() <= 1 {
             return Ok(self.memory.pop().unwrap_or_default());
@@ -131,7 +131,7 @@ impl Pieces {
         Ok(all.freeze())
     }
 
-    /// The same on a blocking thread, where there is a file to be read.
+    /// Like [`joined`](Self::joined), on a blocking thread if there is a file.
     pub async fn read(self) -> Result<Bytes> {
         const WHAT: &str = "reading the file of an upload";
         let joined = if self.file.is_some() {
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_a_file_stands_before_what_is_in_memory() {
+    fn bytes_in_the_file_precede_those_in_memory() {
         let mut file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..PART_BYTES * 2 + 5).map(|n| n as u8).collect();
         file.write_all(&bytes).unwrap();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_shorter_than_was_said_is_an_error() {
+    fn a_file_that_is_too_short_is_an_error() {
         let pieces = Pieces::after_file(tempfile::tempfile().unwrap(), 10, Pieces::default());
         assert_eq!(pieces.joined().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }

@@ -1,4 +1,4 @@
-//! What several machines write to, one after the other.
+//! A small blob that several machines write to, one after the other.
 
 use std::fmt::Debug;
 
@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 use crate::error::Result;
 
-/// A small blob that is only replaced by who knows what it says now.
+/// A small blob that can only be replaced by a writer that knows its current version.
 #[async_trait]
 pub trait Slot: Debug + Send + Sync {
-    /// What it says, and the version of that; nothing where it does not exist.
+    /// Returns the content and its version, or `None` if it does not exist.
     async fn read(&self) -> Result<Option<(Bytes, String)>>;
 
-    /// Has it say something else, if it is of this version still, or does not exist still where
-    /// that is `None`. Answers the new version, or nothing where somebody else was first.
+    /// Replaces the content if it still has the version `was`, or does not exist if that is `None`.
+    /// Returns the new version, or `None` if another writer was faster.
     async fn write(&self, body: Bytes, was: Option<&str>) -> Result<Option<String>>;
 }

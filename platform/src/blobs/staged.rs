@@ -1,17 +1,17 @@
-//! Blobs that were written and that become visible with a message: one transaction instead of
-//! several, where store and queue are in the same database.
+//! Blobs that were written and become visible together with a message: one transaction instead of
+//! several if store and queue share a database.
 
 use super::embedded::StagedImage;
 use crate::{database::Writer, error::Result};
 
-/// What [`BlobStore::stage`](super::BlobStore::stage) returns. A store that cannot wait for the
-/// message has stored the blob already.
+/// The result of [`BlobStore::stage`](super::BlobStore::stage). A store that cannot wait for the
+/// message has already stored the blob.
 #[derive(Debug)]
-#[must_use = "what is not sent or entered is not stored"]
+#[must_use = "staged blobs are not stored until they are sent or entered"]
 pub struct Staged(Vec<StagedImage>);
 
 impl Staged {
-    /// It is stored already.
+    /// Nothing left to do: the blob is stored.
     pub fn stored() -> Self {
         Self(Vec::new())
     }
@@ -20,7 +20,7 @@ impl Staged {
         Self(vec![image])
     }
 
-    /// These and the others, with one message.
+    /// Combines staged blobs for one message.
     pub fn and(mut self, others: Self) -> Self {
         self.0.extend(others.0);
         self
@@ -34,7 +34,8 @@ impl Staged {
         Ok(())
     }
 
-    /// What can be entered in a transaction of this writer; `Err` is what cannot.
+    /// Returns the images that can be added in a transaction of this writer; `Err` returns them if
+    /// they cannot.
     pub(crate) fn for_writer(self, writer: &Writer) -> std::result::Result<Vec<StagedImage>, Self> {
         if self.0.iter().all(|image| image.writer().is(writer)) { Ok(self.0) } else { Err(self) }
     }

@@ -1,5 +1,5 @@
-//! Images and results that an earlier version of EIRS stored, each in a file of its own: they are
-//! read where they stand, until they expire. Nothing new is stored there.
+//! Images and results of an earlier version of EIRS, each in its own file. They are read there
+//! until they expire; nothing new is stored there.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::{
     error::Result,
 };
 
-/// A store whose older part is in files.
+/// A store whose older blobs are in files.
 #[derive(Debug)]
 pub(super) struct Carried {
     store: SharedBlobs,
@@ -68,7 +68,8 @@ impl BlobStore for Carried {
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<BlobInfo>> {
         let mut all = self.store.list(prefix, after, limit).await?;
         all.extend(self.files.list(prefix, after, limit).await?);
-        // Of two of the same key the store's is the newer one; the sorting keeps their order.
+        // Of two entries with the same key, the store's is newer. The sort is stable, so it stays
+        // first.
         all.sort_by(|one, other| one.key.cmp(&other.key));
         all.dedup_by(|later, first| later.key == first.key);
         all.truncate(limit);
@@ -76,8 +77,7 @@ impl BlobStore for Carried {
     }
 
     fn in_database(&self) -> Option<InDatabase> {
-        // A result that is a file is not seen from within a transaction; but a worker has looked
-        // for one before.
+        // Transactions do not see results in files, but a worker has looked for one before.
         self.store.in_database()
     }
 

@@ -1,9 +1,9 @@
-//! Images and results go when they are old, a few at a time, so that nobody waits for it.
+//! Deletes expired images and results, a few at a time so that other operations do not wait.
 //!
-//! Their age is counted by a clock of the store's own, which stands in the database: it advances by
-//! the time that a service was seen to run, not by the wall's clock. So a wall's clock that leaps
-//! by a week does nothing; over a stop of the service it is believed, for a day at most. An image
-//! stays in any case as long as the job that was sent for it waits, runs, or is a dead letter.
+//! Ages are measured by the store's own clock in the database, which advances while a service runs,
+//! and not by the wall clock. So a jump of the wall clock has no effect; only for the time in which
+//! the service was stopped is it used, up to a day. An image is kept in any case while its job is
+//! waiting, in flight or a dead letter.
 
 use std::{
     collections::BTreeSet,
@@ -27,13 +27,13 @@ use crate::{
     state_folder::OLD_FILES,
 };
 
-/// So many rows go in one transaction: some milliseconds.
+/// Maximum number of rows per transaction; takes a few milliseconds.
 const SLICE: usize = 200;
-/// Others have so long between two slices.
+/// Pause between two transactions, for other operations.
 const PAUSE: Duration = Duration::from_millis(5);
-/// So many slices in which nothing is old are looked at in one pass.
+/// Maximum number of slices per pass in which no image is expired.
 const LOOKS: usize = 100;
-/// A stop of the service makes nothing older than this.
+/// Maximum time of a stop that counts towards ages.
 const LONGEST_STOP: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug)]
@@ -48,16 +48,16 @@ pub(super) struct Expiry {
     progress: Mutex<Progress>,
 }
 
-/// How far it is.
+/// The progress of the passes.
 #[derive(Debug, Default)]
 struct Progress {
-    /// Until when the store's clock was advanced; nothing before the first pass.
+    /// The time up to which the store's clock was advanced; `None` before the first pass.
     counted_to: Option<Instant>,
-    /// Where the next look at images begins: a segment and an offset.
+    /// Start of the next slice of images: segment and offset.
     next: (u32, u32),
     /// Segments that may be empty.
-    doubtful: BTreeSet<u32>,
-    /// The database, of which free pages are given back.
+    maybe_empty: BTreeSet<u32>,
+    /// The state of shrinking the database.
     database: Shrinking,
 }
 
@@ -82,7 +82,7 @@ impl Expiry {
         }
     }
 
-    /// Makes passes until told to stop.
+    /// Makes passes until `stop`.
     pub(super) async fn run(&self, stop: &CancellationToken, every: Duration) {
         loop {
             if let Some(Err(error)) = stop.run_until_cancelled(self.pass()).await {
@@ -94,7 +94,7 @@ impl Expiry {
         }
     }
 
-    /// Deletes all that is too old by now.
+    /// Deletes everything that has expired.
     pub(super) async fn pass(&self) -> Result<()> {
         let progress = &mut *self.progress.lock().await;
         let now = self.advance(progress).await?;
@@ -109,15 +109,15 @@ impl Expiry {
         progress.database.pass(&self.writer, &self.reader).await
     }
 
-    /// Advances the store's clock by the time since the last pass, and answers it.
+    /// Advances the store's clock by the time since the last pass; returns the new time in seconds.
     async fn advance(&self, progress: &mut Progress) -> Result<i64> {
         let (wall_ms, monotonic) = (self.clock.now().timestamp_millis(), Instant::now());
         let elapsed = match progress.counted_to {
             Some(then) => monotonic - then,
             None => {
-                // What a process that was killed left in segments is looked for, too.
+                // Also check segments that a killed process left.
                 let numbers = self.segments.numbers().map_err(|error| looking(&error))?;
-                progress.doubtful.extend(numbers);
+                progress.maybe_empty.extend(numbers);
                 let (_, seen_at, _) = self.reader.read("reading the store's clock", index::clock)?;
                 let stopped = wall_ms.saturating_sub(seen_at).max(0).unsigned_abs();
                 if seen_at == 0 { Duration::ZERO } else { Duration::from_millis(stopped).min(LONGEST_STOP) }
@@ -148,9 +148,9 @@ impl Expiry {
         Ok(())
     }
 
-    /// Walks over the images, in the order of their places. Those of a segment are about as old as
-    /// each other, the first ones oldest: where nothing is old, the rest of the segment is passed
-    /// over.
+    /// Looks at the images in the order of their places. The images of a segment have similar ages,
+    /// the first ones being the oldest: if none of a slice is expired, skips the rest of the
+    /// segment.
     async fn images(&self, older_than: i64, progress: &mut Progress) -> Result<()> {
         let what = "deleting old images";
         let mut looks = 0;
@@ -174,7 +174,7 @@ impl Expiry {
             if !expired.is_empty() {
                 let delete = move |batch: &mut Batch<'_>| index::delete_places(batch, &expired);
                 let deleted = self.writer.run(what, delete).await?;
-                progress.doubtful.extend(deleted.iter().map(|place| place.segment));
+                progress.maybe_empty.extend(deleted.iter().map(|place| place.segment));
                 let segments = self.segments.clone();
                 let freed = tokio::task::spawn_blocking(move || segments.free(&deleted));
                 freed.await.map_err(|panic| Error::broken(what, panic))?;
@@ -184,11 +184,11 @@ impl Expiry {
         Ok(())
     }
 
-    /// Deletes segments in which nothing is left, and what stands behind the last image of one that
-    /// was being written when its process was killed.
+    /// Deletes empty segments, and cuts off bytes after the last image of a segment whose process
+    /// was killed while writing.
     async fn sweep(&self, progress: &mut Progress) -> Result<()> {
-        let doubtful = std::mem::take(&mut progress.doubtful);
-        for (done, number) in doubtful.into_iter().enumerate() {
+        let maybe_empty = std::mem::take(&mut progress.maybe_empty);
+        for (done, number) in maybe_empty.into_iter().enumerate() {
             let end = || {
                 self.reader
                     .read("looking into a segment", |connection| index::end_of_segment(connection, number))
@@ -196,9 +196,9 @@ impl Expiry {
             match end()? {
                 Some(end) => self.segments.cut_tail(number, end),
                 None if self.segments.delete_if(number, || Ok(end()?.is_none()))? => {}
-                // It is still being written to.
+                // Still in use.
                 None => {
-                    progress.doubtful.insert(number);
+                    progress.maybe_empty.insert(number);
                 }
             }
             if done % 16 == 15 {
@@ -208,8 +208,8 @@ impl Expiry {
         Ok(())
     }
 
-    /// Deletes the files of an earlier version, once they are as old here as others may get and the
-    /// jobs of that time are done.
+    /// Deletes the files of an earlier version once they would have expired and the jobs of that
+    /// time are done.
     async fn carried(&self, now: i64) -> Result<()> {
         let (_, _, first_message) = self.reader.read("reading the store's clock", index::clock)?;
         let older = |connection: &_| index::any_message_until(connection, first_message);
@@ -236,7 +236,7 @@ fn looking(error: &io::Error) -> Error {
     Error::from_io("looking for segments", error)
 }
 
-/// Deletes up to `left` files of a folder, and then the folder.
+/// Deletes up to `left` files of a folder, and the folder once it is empty.
 fn delete_some(folder: &Path, left: &mut usize) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         if *left == 0 {

@@ -1,4 +1,4 @@
-//! Images: their bytes in segments, a row for each in the database.
+//! Images: bytes in segments, with a row for each in the database.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Images up to this size are written and read sooner than another thread is woken.
+/// Up to this size in bytes, reading or writing an image is faster than waking another thread.
 const QUICK_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone)]
@@ -28,16 +28,16 @@ pub(super) struct Images {
     sync: bool,
 }
 
-/// An image whose bytes are written, and that is entered with the job that needs it.
+/// An image whose bytes are written, and whose row is added together with its job.
 #[derive(Debug)]
 pub(crate) struct StagedImage {
     images: Images,
     key: String,
-    /// Nothing if an existing image must be kept.
+    /// `None` if an existing image is kept.
     written: Option<Written>,
 }
 
-/// What entering an image left to do after the commit. While it is held, the image's segment is.
+/// The work that remains after the commit. While this exists, the image's segment is kept.
 #[derive(Debug)]
 pub(crate) struct Entered {
     segments: Segments,
@@ -46,12 +46,12 @@ pub(crate) struct Entered {
 }
 
 impl StagedImage {
-    /// The database that it is entered in.
+    /// The database of its row.
     pub(crate) fn writer(&self) -> &Writer {
         &self.images.writer
     }
 
-    /// Enters the image, for the job in this message.
+    /// Adds the row of the image, for the job in this message.
     pub(crate) fn enter(self, batch: &mut Batch<'_>, message: Option<i64>) -> rusqlite::Result<Entered> {
         let replaced = match &self.written {
             Some(written) => {
@@ -66,7 +66,7 @@ impl StagedImage {
         Ok(Entered { segments: self.images.segments, replaced, _written: self.written })
     }
 
-    /// Enters it in a transaction of its own.
+    /// Adds the row in a transaction of its own.
     pub(crate) async fn enter_alone(self) -> Result<()> {
         let (writer, what) = (self.images.writer.clone(), format!("storing {}", self.key));
         writer.run(what, |batch| self.enter(batch, None)).await.map(Entered::finish)
@@ -74,7 +74,7 @@ impl StagedImage {
 }
 
 impl Entered {
-    /// After the commit: the room of what was replaced is free.
+    /// Call after the commit: frees the space of the replaced image.
     pub(crate) fn finish(self) {
         if let Some(place) = self.replaced {
             self.segments.free(&[place]);
@@ -94,7 +94,7 @@ impl Images {
         Self { segments, writer, reader, clock, room, sync }
     }
 
-    /// Runs file work, on a blocking thread unless it is quick.
+    /// Runs file operations, on a blocking thread unless they are quick.
     async fn run<T: Send + 'static>(
         &self,
         quick: bool,
@@ -156,7 +156,7 @@ impl BlobStore for Images {
             if image.as_ref().is_some_and(|image| image.is_whole == Some(true)) {
                 return Ok(image);
             }
-            // What was deleted or replaced meanwhile may have been read half.
+            // An image that was deleted or replaced meanwhile may have been read partially.
             let now = self.find(key)?;
             if now == found {
                 if image.is_none() {

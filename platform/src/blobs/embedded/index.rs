@@ -1,8 +1,8 @@
 //! The SQL of images and results.
 //!
-//! An image's row number is its place: the segment's number, then the offset in it. So the rows of
-//! a segment stand together, and the table is written at its end. Ages are seconds of the store's
-//! own clock (see `expiry.rs`).
+//! The row number of an image is its place: the segment's number, then the offset in it. So the
+//! rows of a segment are contiguous, and new rows go to the end of the table. Ages are in seconds
+//! of the store's own clock (see `expiry.rs`).
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -10,7 +10,7 @@ use super::super::BlobInfo;
 use crate::database::Batch;
 use chrono::DateTime;
 
-/// Where an image stands.
+/// The place of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) segment: u32,
@@ -36,11 +36,11 @@ fn first_of(segment: u32) -> i64 {
     i64::from(segment) << 32
 }
 
-/// An image as the index knows it.
+/// An image in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) place: Place,
-    /// The checksum of its bytes (CRC-32). An earlier version wrote none.
+    /// The CRC-32 of its bytes; `None` if an earlier version wrote it.
     pub(super) sum: Option<u32>,
 }
 
@@ -88,12 +88,12 @@ pub(super) fn find_image(connection: &Connection, key: &str) -> rusqlite::Result
         .optional()
 }
 
-/// Whether there is an image of this key.
+/// Returns whether there is an image with this key.
 pub(crate) fn has_image(connection: &Connection, key: &str) -> rusqlite::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM images WHERE key = ?1")?.exists([key])
 }
 
-/// Enters an image; answers the place of the one that it replaces.
+/// Adds the row of an image; returns the place of the one that it replaces.
 pub(super) fn enter_image(
     batch: &mut Batch<'_>,
     key: &str,
@@ -125,7 +125,7 @@ pub(super) fn delete_image(batch: &mut Batch<'_>, key: &str) -> rusqlite::Result
     delete.query_row([key], |row| Ok(Place::of(row.get(0)?, row.get(1)?))).optional()
 }
 
-/// The image stays as long as this message, and is as young as a new one.
+/// Keeps the image as long as this message, and resets its age.
 pub(super) fn keep_image(batch: &mut Batch<'_>, key: &str, message: Option<i64>) -> rusqlite::Result<()> {
     batch
         .writer()?
@@ -134,8 +134,8 @@ pub(super) fn keep_image(batch: &mut Batch<'_>, key: &str, message: Option<i64>)
     Ok(())
 }
 
-/// The row of the message that was last sent with an image, whether it is there or not; nothing
-/// where none was sent with it.
+/// Returns the row id of the message last sent with an image, even if it is gone; `None` if none
+/// was sent with it.
 pub(crate) fn message_of(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached("SELECT message FROM images WHERE key = ?1 AND message IS NOT NULL")?
@@ -143,16 +143,16 @@ pub(crate) fn message_of(connection: &Connection, key: &str) -> rusqlite::Result
         .optional()
 }
 
-/// One of some images that were looked at for their age.
+/// An image whose age was checked.
 pub(super) struct Aged {
     pub(super) place: Place,
-    /// Whether it may go.
+    /// True if it may be deleted.
     pub(super) expired: bool,
-    /// Whether it would have gone, but for a job that still needs it.
+    /// True if it is too old, but a job still needs it.
     pub(super) needed: bool,
 }
 
-/// The next `limit` images at or after a place.
+/// Returns the next `limit` images at or after a place.
 pub(super) fn aged_images(
     connection: &Connection,
     from: (u32, u32),
@@ -178,7 +178,7 @@ pub(super) fn aged_images(
         .collect()
 }
 
-/// Deletes those of the images that are still where they were, and that no job needs meanwhile.
+/// Deletes the images that are still at these places and not needed by a job; returns their places.
 pub(super) fn delete_places(batch: &mut Batch<'_>, places: &[Place]) -> rusqlite::Result<Vec<Place>> {
     let mut delete = batch.writer()?.prepare_cached(
         "DELETE FROM images WHERE place = ?1
@@ -193,7 +193,7 @@ pub(super) fn delete_places(batch: &mut Batch<'_>, places: &[Place]) -> rusqlite
     Ok(deleted)
 }
 
-/// Where the last image of a segment ends; `None` if there is none in it.
+/// Returns the end of the last image of a segment, or `None` if the segment has no image.
 pub(super) fn end_of_segment(connection: &Connection, segment: u32) -> rusqlite::Result<Option<u64>> {
     let end = |row: &Row<'_>| {
         let last = Place::of(row.get(0)?, row.get(1)?);
@@ -207,7 +207,7 @@ pub(super) fn end_of_segment(connection: &Connection, segment: u32) -> rusqlite:
         .optional()
 }
 
-/// The highest segment that an image is said to be in.
+/// Returns the highest segment number in the index.
 pub(super) fn last_segment(connection: &Connection) -> rusqlite::Result<u32> {
     let last: Option<i64> = connection.query_row("SELECT max(place) FROM images", [], |row| row.get(0))?;
     Ok(last.map_or(0, |number| Place::of(number, 0).segment))
@@ -222,7 +222,7 @@ pub(crate) fn find_result(connection: &Connection, key: &str) -> rusqlite::Resul
         .optional()
 }
 
-/// Enters a result unless there is one of this key; answers whether it did.
+/// Adds a result unless the key exists; returns whether it did.
 pub(crate) fn enter_result(
     batch: &mut Batch<'_>,
     key: &str,
@@ -252,8 +252,8 @@ pub(super) fn any_result_older(connection: &Connection, older_than: i64) -> rusq
     Ok(oldest.is_some_and(|age| age < older_than))
 }
 
-/// Makes old notes of versions young of which there are results: by them these are found when
-/// another version is in force.
+/// Resets the age of old notes of versions that still have results: the notes are needed to find
+/// these when another version is in force.
 pub(super) fn renew_version_notes(batch: &mut Batch<'_>, older_than: i64) -> rusqlite::Result<()> {
     let mut find = batch.reader().prepare_cached(
         "SELECT key, body, stored_at FROM results WHERE key >= 'versions/' AND key < 'versions0' AND age < ?1",
@@ -267,7 +267,7 @@ pub(super) fn renew_version_notes(batch: &mut Batch<'_>, older_than: i64) -> rus
         };
         let any = "SELECT 1 FROM results WHERE key > 'results/' || ?1 || '/' AND key < 'results/' || ?1 || '0' LIMIT 1";
         if batch.reader().prepare_cached(any)?.exists([of])? {
-            // In another row: rows are in the order of their ages.
+            // As a new row, because rows are in the order of their ages.
             delete_result(batch, &key)?;
             enter_result(batch, &key, &body, stored_at)?;
         }
@@ -275,7 +275,8 @@ pub(super) fn renew_version_notes(batch: &mut Batch<'_>, older_than: i64) -> rus
     Ok(())
 }
 
-/// Deletes at most `limit` of the oldest results, as far as they are older; answers how many.
+/// Deletes at most `limit` of the oldest results that are older than `older_than`; returns their
+/// number.
 pub(super) fn delete_old_results(
     batch: &mut Batch<'_>,
     older_than: i64,
@@ -291,7 +292,7 @@ pub(super) fn delete_old_results(
 
 // Both.
 
-/// A table that can be listed by its keys.
+/// A table that can be listed by key.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Listed {
     Images,
@@ -319,14 +320,14 @@ pub(super) fn list(
     };
     let mut statement = connection.prepare_cached(statement)?;
     let rows = statement.query_map(params![prefix, after.unwrap_or_default(), limit as i64], info)?;
-    // Keys are in order: the first that lacks the prefix is behind all that have it.
+    // Keys are in order, so all keys with the prefix precede those without it.
     let with_prefix =
         |row: &rusqlite::Result<BlobInfo>| row.as_ref().map_or(true, |row| row.key.starts_with(prefix));
     rows.take_while(with_prefix).collect()
 }
 
-/// The store's clock, when it was last set by the wall's clock, and the last message before there
-/// was a store.
+/// Returns the store's clock, the wall clock time when it was last advanced, and the last message
+/// that was sent before the store existed.
 pub(super) fn clock(connection: &Connection) -> rusqlite::Result<(i64, i64, i64)> {
     connection
         .prepare_cached("SELECT now, seen_at, first_message FROM store_clock")?
@@ -341,7 +342,7 @@ pub(super) fn advance_clock(batch: &mut Batch<'_>, seconds: i64, seen_at: i64) -
     Ok(())
 }
 
-/// Whether there is a message of the time before there was a store, in any queue.
+/// Returns whether any queue has a message from before the store existed.
 pub(super) fn any_message_until(connection: &Connection, last: i64) -> rusqlite::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM messages WHERE id <= ?1 LIMIT 1")?.exists([last])
 }

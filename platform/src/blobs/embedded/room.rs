@@ -1,5 +1,5 @@
-//! How much room is left where the state folder is. New images stop at a floor above an empty disk,
-//! so that the jobs that are queued can still be finished and their results be written.
+//! The free space on the disk of the state folder. New images are refused below a floor, so that
+//! queued jobs can still be finished and their results stored.
 
 use std::{
     path::Path,
@@ -14,13 +14,13 @@ use rustix::fs::statvfs;
 
 use crate::error::{Error, Result};
 
-/// On a small file system the floor is this part of it at most.
-const LARGEST_PART: u64 = 10;
-/// New images are taken again when there is so much more than the floor, as a part of it: not at
-/// every byte.
-const ABOVE: u64 = 16;
+/// The floor is at most one part in this number of the file system.
+const FLOOR_DIVISOR: u64 = 10;
+/// New images are accepted again above the floor plus one part in this number of it, so that the
+/// state does not change at every byte.
+const HYSTERESIS_DIVISOR: u64 = 16;
 
-/// The room on the file system of a state folder. Clones share what they saw.
+/// The room on the file system of a state folder. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct Room(Arc<Inner>);
 
@@ -28,18 +28,18 @@ pub struct Room(Arc<Inner>);
 struct Inner {
     state: Box<Path>,
     keep_free: u64,
-    /// Whether new images are refused.
+    /// True while new images are refused.
     below: AtomicBool,
 }
 
-/// What a look at the room found.
+/// The result of a look at the room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct RoomSeen {
-    /// Bytes that are free.
+    /// Free bytes.
     pub free: u64,
-    /// Bytes that stay free: below them new images are refused.
+    /// Bytes to keep free; below them, new images are refused.
     pub floor: u64,
-    /// Whether new images are refused now.
+    /// True if new images are refused.
     pub below: bool,
 }
 
@@ -52,7 +52,7 @@ impl Room {
         }))
     }
 
-    /// Looks. A file system without figures is not below.
+    /// Checks the room. A file system that does not report its size is never below.
     pub fn look(&self) -> RoomSeen {
         let Ok(found) = statvfs(&*self.0.state) else { return RoomSeen { free: 0, floor: 0, below: false } };
         let free = found.f_bavail.saturating_mul(found.f_frsize);
@@ -77,7 +77,7 @@ impl Room {
         RoomSeen { free, floor, below }
     }
 
-    /// Refuses a new image where there is no room for it.
+    /// Returns an error if there is no room for a new image.
     pub(super) fn for_an_image(&self) -> Result<()> {
         refusal(self.look()).map_or(Ok(()), Err)
     }
@@ -92,11 +92,11 @@ fn refusal(RoomSeen { free, floor, below }: RoomSeen) -> Option<Error> {
 }
 
 fn floor(keep_free: u64, all: u64) -> u64 {
-    keep_free.min(all / LARGEST_PART)
+    keep_free.min(all / FLOOR_DIVISOR)
 }
 
 fn is_below(free: u64, floor: u64, was: bool) -> bool {
-    free < if was { floor + floor / ABOVE } else { floor }
+    free < if was { floor + floor / HYSTERESIS_DIVISOR } else { floor }
 }
 
 #[cfg(test)]
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_below_stays_so_until_there_is_clearly_more_room() {
+    fn images_are_refused_until_there_is_clearly_more_room_than_the_floor() {
         assert!(is_below(1599, 1600, false));
         assert!(!is_below(1600, 1600, false));
         assert!(is_below(1600, 1600, true) && is_below(1699, 1600, true));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_at_a_real_file_system_sees_it() {
+    fn the_room_of_a_real_file_system_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let seen = Room::new(folder.path(), ByteSize(1)).look();
         assert!(seen.free > 0 && seen.floor == 1 && !seen.below, "{seen:?}");

@@ -1,11 +1,10 @@
-//! Segments: files into which a process writes one image after another. Which image stands where is
-//! for the index to say; what it does not name (the end of a file that was being written when its
-//! process was killed) is free.
+//! Segments: files to which a process appends images. The index says which image is where; bytes
+//! that it does not name, such as the end of a file whose process was killed, are free.
 //!
-//! A file belongs to the process that made it, which holds a lock on it as long as it writes there
-//! or has written what is not in the index yet. Nobody else's file is ever written to; but a
-//! deletion of images frees their space (a hole), and deletes a file that has none left and that
-//! nobody holds.
+//! A file belongs to the process that created it. The process holds a lock on it while it writes
+//! there, or has written images that are not in the index yet. No process writes to the file of
+//! another; but deleting images frees their space with a hole, and deletes a file that has no
+//! images left and is not locked.
 
 mod arriving;
 
@@ -34,17 +33,17 @@ use crate::{
     error::{Error, Result},
 };
 
-/// A segment that is as long takes no further image.
+/// A segment of at least this size takes no further image, in bytes.
 const LONGEST: u64 = 64 * 1024 * 1024;
-/// Images begin at multiples of this, so that the room of each can be given back alone: the usual
-/// block of a file system.
+/// Images begin at multiples of this, the usual block size of a file system, so that the space of
+/// each can be freed separately.
 const ALIGNED_TO: u64 = 4096;
-/// The system takes this number of pieces at once (`IOV_MAX`).
+/// Maximum number of pieces in one system call (`IOV_MAX`).
 const PIECES: usize = 1024;
-/// How many files are kept open for reading.
+/// Maximum number of files kept open for reading.
 const OPEN_AT_MOST: usize = 8;
 
-/// The segments of a folder. Clones share the file that is written to.
+/// The segments in a folder. Clones share the file that is written to.
 #[derive(Debug, Clone)]
 pub(super) struct Segments(Arc<Inner>);
 
@@ -52,38 +51,38 @@ pub(super) struct Segments(Arc<Inner>);
 struct Inner {
     folder: PathBuf,
     sync: bool,
-    /// The highest number that this process knows: none is used twice while anybody may mean the
-    /// first by it.
+    /// The highest number known to this process. Numbers are not reused, because another process
+    /// may still refer to the old file.
     last: AtomicU32,
     active: Mutex<Option<Active>>,
     open: Mutex<BTreeMap<u32, Arc<File>>>,
-    /// What was done to the disk, for the tests that cut its power.
+    /// The operations on the disk, for the tests of power failures.
     #[cfg(test)]
     record: Mutex<Vec<power_cut::Done>>,
 }
 
-/// The file that this process writes to.
+/// The file to which this process appends.
 #[derive(Debug)]
 struct Active {
     file: Arc<Own>,
     end: u64,
 }
 
-/// A file of this process, locked until the last one lets go of it.
+/// A file of this process, locked until the last reference is dropped.
 #[derive(Debug)]
 struct Own {
     number: u32,
     file: File,
-    /// Which file that is, whatever its path is by now.
+    /// Identifies the file even if it was moved.
     identity: (u64, u64),
-    /// Images that were written, ...
+    /// Number of images written, ...
     written: AtomicU64,
-    /// ... and those of them that are on the disk.
+    /// ... and number of them that are on the disk.
     synced: Mutex<u64>,
 }
 
-/// Bytes that were written and that the index does not name yet. While this is held, nobody deletes
-/// their file.
+/// Written bytes that the index does not name yet. Holding this keeps their file from being
+/// deleted.
 #[derive(Debug)]
 pub(super) struct Written {
     pub(super) entry: Entry,
@@ -91,7 +90,7 @@ pub(super) struct Written {
 }
 
 impl Segments {
-    /// Opens or makes the folder; `last` is the last segment that the index knows.
+    /// Opens the folder, or creates it. `last` is the highest segment number in the index.
     pub(super) fn open(folder: &Path, last: u32, sync: bool) -> Result<Self> {
         fs::create_dir_all(folder)
             .map_err(|error| Error::from_io(format!("making the folder {}", folder.display()), &error))?;
@@ -110,8 +109,8 @@ impl Segments {
         self.0.folder.join(format!("{number:010}.segment"))
     }
 
-    /// Writes an image to the end of this process's segment, or leaves it where it arrived; with
-    /// `sync`, to the disk.
+    /// Appends an image to this process's segment, or leaves it in the file in which it arrived.
+    /// With `sync`, waits until it is on the disk.
     pub(super) fn append(&self, image: &Pieces) -> Result<Written> {
         let failed = |error: &io::Error| {
             Error::from_io(format!("writing an image to {}", self.0.folder.display()), error)
@@ -136,19 +135,19 @@ impl Segments {
         match written {
             Ok(sum) => Ok(Written { entry: Entry { place, sum: Some(sum) }, _held: own }),
             Err(error) => {
-                // Half an image must not keep room from others where there is none.
+                // An incomplete image must not take space on a full disk.
                 give_back(&own.file, place);
                 Err(failed(&error))
             }
         }
     }
 
-    /// Waits until what the caller has written is on the disk; of many who wait one works for all.
+    /// Waits until the caller's image is on the disk; one caller syncs for all that wait.
     fn sync(&self, own: &Own) -> io::Result<()> {
         let number = own.written.fetch_add(1, Ordering::SeqCst) + 1;
         let mut synced = lock(&own.synced);
         if *synced < number {
-            // Who counts by now has written before.
+            // Everyone counted by now has finished writing.
             let all = own.written.load(Ordering::SeqCst);
             #[cfg(test)]
             let began = lock(&self.0.record).len();
@@ -160,11 +159,11 @@ impl Segments {
         Ok(())
     }
 
-    /// The next free place in this process's segment. Writers write side by side.
+    /// Reserves the next free place in this process's segment. Writers then write concurrently.
     fn reserve(&self, bytes: u64) -> io::Result<(Arc<Own>, u64)> {
         let mut active = lock(&self.0.active);
-        // One that somebody deleted or moved by hand is not at its path any more, and nobody else
-        // would find what is written there.
+        // A file that was deleted or moved by hand is no longer at its path, where readers look for
+        // it.
         let usable = |active: &Active| {
             active.end + bytes <= LONGEST && active.file.is_at(&self.path(active.file.number))
         };
@@ -173,18 +172,18 @@ impl Segments {
         }
         let active = active.as_mut().ok_or(ErrorKind::NotFound)?;
         let offset = active.end;
-        // No two begin at one place, not even where one is empty.
+        // No two images begin at the same place, even if one is empty.
         active.end = (offset + bytes.max(1)).next_multiple_of(ALIGNED_TO);
         Ok((active.file.clone(), offset))
     }
 
-    /// Makes the file after the last one.
+    /// Creates the file after the last one.
     fn make(&self) -> io::Result<Own> {
         fs::create_dir_all(&self.0.folder)?;
         self.make_after(self.numbers()?.max().unwrap_or(0).max(self.0.last.load(Ordering::Relaxed)))
     }
 
-    /// Makes the first file after this one that is not there.
+    /// Creates the first file after `number` that does not exist.
     fn make_after(&self, mut number: u32) -> io::Result<Own> {
         loop {
             number += 1;
@@ -196,7 +195,7 @@ impl Segments {
                 made => made?,
             };
             flock(&file, FlockOperation::LockExclusive)?;
-            // A neighbour that cleans up may have been quicker than the lock.
+            // Another process may have deleted the file before it was locked.
             let data = file.metadata()?;
             if data.nlink() == 0 {
                 continue;
@@ -209,15 +208,15 @@ impl Segments {
         }
     }
 
-    /// The numbers of all segments that there are, in no order.
+    /// Returns the numbers of all segments, in no particular order.
     pub(super) fn numbers(&self) -> io::Result<impl Iterator<Item = u32> + use<>> {
         let number =
             |entry: fs::DirEntry| entry.file_name().to_str()?.strip_suffix(".segment")?.parse::<u32>().ok();
         Ok(fs::read_dir(&self.0.folder)?.flatten().filter_map(number))
     }
 
-    /// Reads an image, and says whether it is as it was written, where that can be known; `None` if
-    /// its file is gone or ends before.
+    /// Reads an image, and compares its checksum if it has one. `None` if the file is missing or
+    /// too short.
     pub(super) fn read_checked(&self, entry: Entry) -> Result<Option<(Vec<u8>, Option<bool>)>> {
         let image = self.read(entry.place)?;
         Ok(image.map(|image| {
@@ -226,7 +225,7 @@ impl Segments {
         }))
     }
 
-    /// Reads what stands at a place; `None` if its file is gone or ends before.
+    /// Reads the bytes at a place. `None` if the file is missing or too short.
     pub(super) fn read(&self, place: Place) -> Result<Option<Vec<u8>>> {
         let failed = |error: io::Error| {
             Error::from_io(format!("reading {}", self.path(place.segment).display()), &error)
@@ -236,7 +235,7 @@ impl Segments {
             if let Some(image) = read_at(&file, place).map_err(failed)? {
                 return Ok(Some(image));
             }
-            // The number may stand for another file by now.
+            // The number may have been reused for another file.
             lock(&self.0.open).remove(&place.segment);
         }
         let file = match File::open(self.path(place.segment)) {
@@ -252,7 +251,7 @@ impl Segments {
         Ok(image)
     }
 
-    /// Gives the room of images back that the index does not name any more.
+    /// Frees the space of images that the index no longer names.
     pub(super) fn free(&self, places: &[Place]) {
         let mut file: Option<(u32, File)> = None;
         for place in places {
@@ -266,8 +265,8 @@ impl Segments {
         }
     }
 
-    /// Deletes a segment that holds nothing, unless somebody writes to it. What it holds is asked
-    /// for once nobody can begin to.
+    /// Deletes an empty segment unless it is locked; returns whether it did. Calls `is_empty` with
+    /// the lock held, so that no image can be added.
     pub(super) fn delete_if(&self, number: u32, is_empty: impl FnOnce() -> Result<bool>) -> Result<bool> {
         let path = self.path(number);
         let Ok(file) = File::options().write(true).open(&path) else { return Ok(false) };
@@ -275,26 +274,26 @@ impl Segments {
             return Ok(false);
         }
         let failed = |error: io::Error| Error::from_io(format!("deleting {}", path.display()), &error);
-        // Readers may have it open, and its room would be theirs.
+        // Readers may have it open, which would keep its space.
         file.set_len(0).map_err(failed)?;
         fs::remove_file(&path).map_err(failed)?;
         lock(&self.0.open).remove(&number);
         Ok(true)
     }
 
-    /// Cuts off what stands behind the last image of a segment, unless somebody writes to it: a
-    /// kill left it there.
+    /// Cuts off the bytes after the last image of a segment, unless it is locked: a killed process
+    /// left them.
     pub(super) fn cut_tail(&self, number: u32, end: u64) {
         let Ok(file) = File::options().write(true).open(self.path(number)) else { return };
         let is_longer = file.metadata().is_ok_and(|data| data.len() > end);
         if is_longer && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            // If not now, then after the next start.
+            // If this fails, the next start repeats it.
             let _longer = file.set_len(end);
         }
     }
 }
 
-/// What tells bytes from others that a power cut or a broken disk left in their place.
+/// The checksum that detects bytes damaged by a power failure or a broken disk.
 fn sum<'a>(image: impl IntoIterator<Item = &'a [u8]>) -> u32 {
     let mut sum = crc32fast::Hasher::new();
     image.into_iter().for_each(|piece| sum.update(piece));
@@ -306,17 +305,17 @@ fn identity(data: &fs::Metadata) -> (u64, u64) {
 }
 
 impl Own {
-    /// Whether it is still the file at this path.
+    /// Returns whether it is still the file at this path.
     fn is_at(&self, path: &Path) -> bool {
         fs::metadata(path).is_ok_and(|data| identity(&data) == self.identity)
     }
 }
 
-/// Writes an image at this place; those of its pieces that are in memory in one call to the system
-/// where it takes them all. Answers their sum.
+/// Writes an image at an offset; pieces in memory with as few system calls as possible. Returns its
+/// checksum.
 fn write_at(file: &File, image: &Pieces, offset: u64) -> io::Result<u32> {
     if image.file().is_some() {
-        // Each part is summed and written while it is in the processor's cache.
+        // Checksum and write each part while it is in the processor's cache.
         let (mut sum, mut at) = (crc32fast::Hasher::new(), offset);
         image.each(|part| {
             sum.update(part);
@@ -345,7 +344,7 @@ fn write_pieces(file: &File, mut left: &mut [IoSlice<'_>], mut offset: u64) -> i
     Ok(())
 }
 
-/// The whole of what stands there, or nothing.
+/// Reads the bytes at a place; `None` if there are fewer.
 fn read_at(file: &File, place: Place) -> io::Result<Option<Vec<u8>>> {
     let wanted = place.bytes as usize;
     let mut image = Vec::with_capacity(wanted);
@@ -364,8 +363,8 @@ fn read_at(file: &File, place: Place) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(image))
 }
 
-/// Makes a hole where an image stood. A file system that knows no holes gives the room back with
-/// the whole file.
+/// Punches a hole in place of an image. On a file system without holes, the space is freed with the
+/// whole file.
 fn give_back(file: &File, place: Place) {
     let bytes = u64::from(place.bytes).next_multiple_of(ALIGNED_TO);
     if bytes > 0 {

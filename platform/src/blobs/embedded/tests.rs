@@ -9,7 +9,7 @@ use crate::{
     queue::{Ending, QueueOptions, SharedQueue, memory::MemoryQueues, sqlite::SqliteQueues},
 };
 
-/// As a process opens them.
+/// Opens the stores as a process does.
 async fn open(state: &Path, sync: bool) -> (SqliteQueues, EmbeddedStores) {
     let settings = Local { state: state.to_owned(), sync, ..Local::default() };
     let queues = SqliteQueues::open(state, sync, Arc::new(SystemClock)).unwrap();
@@ -22,7 +22,7 @@ async fn jobs(queues: &SqliteQueues) -> SharedQueue {
     queues.queue("jobs", QueueOptions::default()).await.unwrap()
 }
 
-/// Does something to the only segment that there is.
+/// Applies `damage` to the only segment.
 fn damage(state: &Path, damage: impl Fn(&Path)) {
     let segments: Vec<_> = fs::read_dir(state.join(IMAGES)).unwrap().map(|entry| entry.unwrap()).collect();
     assert_eq!(segments.len(), 1, "{segments:?}");
@@ -40,7 +40,7 @@ async fn images_and_results_keep_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn they_keep_it_over_the_files_of_an_earlier_version() {
+async fn images_and_results_keep_the_contract_over_files_of_an_earlier_version() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join(OLD_FILES)).unwrap();
     let (_queues, stores) = open(folder.path(), false).await;
@@ -49,7 +49,7 @@ async fn they_keep_it_over_the_files_of_an_earlier_version() {
 }
 
 #[tokio::test]
-async fn what_one_process_stored_is_there_for_the_others_and_after_all_have_ended() {
+async fn blobs_are_visible_to_all_processes_and_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let (one, other) = (open(folder.path(), false).await, open(folder.path(), false).await);
     one.1.images().put("images/a", "from one".into()).await.unwrap();
@@ -63,7 +63,7 @@ async fn what_one_process_stored_is_there_for_the_others_and_after_all_have_ende
 }
 
 #[tokio::test]
-async fn an_image_that_is_not_as_it_was_written_is_known_by_its_checksum() {
+async fn a_damaged_image_is_recognized_by_its_checksum() {
     let folder = tempfile::tempdir().unwrap();
     let (_queues, stores) = open(folder.path(), false).await;
     let images = stores.images();
@@ -79,7 +79,7 @@ async fn an_image_that_is_not_as_it_was_written_is_known_by_its_checksum() {
 }
 
 #[tokio::test]
-async fn of_an_image_that_an_earlier_version_stored_nothing_is_known_and_it_is_read() {
+async fn an_image_of_an_earlier_version_without_a_checksum_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
     {
         let (_queues, stores) = open(folder.path(), false).await;
@@ -123,7 +123,7 @@ async fn an_image_is_stored_before_its_job_goes_to_a_queue_elsewhere() {
 }
 
 #[tokio::test]
-async fn an_image_that_is_stored_again_is_read_as_it_was_stored_last() {
+async fn the_last_stored_version_of_an_image_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let (_queues, stores) = open(folder.path(), false).await;
     let images = stores.images();
@@ -135,7 +135,7 @@ async fn an_image_that_is_stored_again_is_read_as_it_was_stored_last() {
 }
 
 #[tokio::test]
-async fn an_image_whose_segment_is_cut_short_or_gone_counts_as_gone_and_can_be_stored_again() {
+async fn an_image_in_a_truncated_or_missing_segment_is_missing_and_can_be_stored_again() {
     let cut = |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap();
     let gone = |path: &Path| fs::remove_file(path).unwrap();
     for harm in [&cut as &dyn Fn(&Path), &gone] {
@@ -153,12 +153,12 @@ async fn an_image_whose_segment_is_cut_short_or_gone_counts_as_gone_and_can_be_s
 }
 
 #[tokio::test]
-async fn what_a_kill_left_at_the_end_of_a_segment_harms_nothing_and_goes() {
+async fn the_tail_of_a_segment_left_by_a_kill_is_harmless_and_is_cut_off() {
     let folder = tempfile::tempdir().unwrap();
     let (queues, stores) = open(folder.path(), false).await;
     let image = Bytes::from(vec![5; 10_000]);
     stores.images().put("images/a", image.clone()).await.unwrap();
-    // Killed between the writing of the bytes and the commit.
+    // Killed between writing the bytes and the commit.
     drop(stores.images().stage("images/b", image.clone().into()).await.unwrap());
     drop((queues, stores));
     let (_queues, stores) = open(folder.path(), false).await;
@@ -170,7 +170,7 @@ async fn what_a_kill_left_at_the_end_of_a_segment_harms_nothing_and_goes() {
 }
 
 #[tokio::test]
-async fn the_last_image_of_a_segment_takes_it_along_once_nobody_writes_there() {
+async fn deleting_the_last_image_of_an_unlocked_segment_deletes_it() {
     let folder = tempfile::tempdir().unwrap();
     let (queues, stores) = open(folder.path(), false).await;
     stores.images().put("images/a", "bytes".into()).await.unwrap();
@@ -181,7 +181,7 @@ async fn the_last_image_of_a_segment_takes_it_along_once_nobody_writes_there() {
 }
 
 #[tokio::test]
-async fn files_of_an_earlier_version_are_read_listed_and_deleted_and_nothing_is_added_to_them() {
+async fn files_of_an_earlier_version_can_be_read_listed_and_deleted_but_not_added() {
     let folder = tempfile::tempdir().unwrap();
     let old = DirBlobs::open(&folder.path().join(OLD_FILES), false).unwrap();
     old.put("images/a", "old".into()).await.unwrap();
@@ -199,7 +199,7 @@ async fn files_of_an_earlier_version_are_read_listed_and_deleted_and_nothing_is_
     assert_eq!(keys(None, 10).await, ["images/a", "images/b", "images/c"]);
     assert_eq!(keys(Some("images/a"), 1).await, ["images/b"]);
     assert!(!old.exists("images/c").await.unwrap());
-    // One that a job needs once more moves, so that it is kept for that.
+    // An image that a job needs again is copied to the store, where it is kept.
     let kept = images.keep_for("images/b").await.unwrap();
     jobs(&queues).await.send_with("job".into(), kept).await.unwrap();
     old.delete("images/b").await.unwrap();
@@ -209,8 +209,7 @@ async fn files_of_an_earlier_version_are_read_listed_and_deleted_and_nothing_is_
     assert!(!old.exists("images/a").await.unwrap());
 }
 
-/// What of the end of a job can be seen: its result, what the replies say, and how many jobs are
-/// left.
+/// Ends a job; returns whether that happened, the reply, and the number of jobs left.
 async fn end(
     stores: &EmbeddedStores,
     jobs: &SharedQueue,
@@ -227,13 +226,13 @@ async fn end(
         receipt: &held.receipt,
     };
     let ended = jobs.end(&ending).await.unwrap();
-    let told = replies.receive(1, Duration::ZERO).await.unwrap().pop();
-    let told = told.map_or_else(String::new, |told| String::from_utf8(told.body.to_vec()).unwrap());
-    (ended, told, jobs.depth().await.unwrap().backlog())
+    let reply = replies.receive(1, Duration::ZERO).await.unwrap().pop();
+    let reply = reply.map_or_else(String::new, |reply| String::from_utf8(reply.body.to_vec()).unwrap());
+    (ended, reply, jobs.depth().await.unwrap().backlog())
 }
 
 #[tokio::test]
-async fn the_end_of_a_job_is_stored_told_and_acked_together_and_the_first_result_counts() {
+async fn result_reply_and_ack_are_one_transaction_and_the_first_result_counts() {
     let folder = tempfile::tempdir().unwrap();
     let (queues, stores) = open(folder.path(), false).await;
     let jobs = jobs(&queues).await;
@@ -259,7 +258,7 @@ async fn a_job_whose_image_was_erased_leaves_no_result() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_job_is_not_begun_where_the_replies_are_elsewhere() {
+async fn a_job_is_not_ended_in_one_transaction_if_the_replies_are_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     let (queues, stores) = open(folder.path(), false).await;
     let jobs = jobs(&queues).await;
@@ -270,7 +269,7 @@ async fn the_end_of_a_job_is_not_begun_where_the_replies_are_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_queue_knows_whether_the_job_of_an_image_is_in_it_still() {
+async fn a_queue_knows_whether_it_still_has_the_job_of_an_image() {
     let folder = tempfile::tempdir().unwrap();
     let (queues, stores) = open(folder.path(), false).await;
     let images = stores.images();
@@ -289,7 +288,7 @@ async fn a_queue_knows_whether_the_job_of_an_image_is_in_it_still() {
     }
     let held = jobs.receive(1, std::time::Duration::ZERO).await.unwrap().remove(0);
     assert_eq!(has("images/a").await, Some(true), "it is leased");
-    // Once more, as a worker sends a job that has failed.
+    // Sent again, as a worker does with a failed job.
     let kept = images.keep_for("images/a").await.unwrap();
     jobs.send_with("job".into(), kept).await.unwrap();
     jobs.ack(&[held.receipt]).await.unwrap();
@@ -299,7 +298,7 @@ async fn a_queue_knows_whether_the_job_of_an_image_is_in_it_still() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_too_old_is_in_its_queue_no_more_though_others_wait_in_it() {
+async fn a_job_that_is_too_old_has_left_its_queue_even_if_others_wait_in_it() {
     let folder = tempfile::tempdir().unwrap();
     let (queues, stores) = open(folder.path(), false).await;
     let retention = std::time::Duration::from_millis(300);
@@ -311,7 +310,7 @@ async fn a_job_that_is_too_old_is_in_its_queue_no_more_though_others_wait_in_it(
     send("images/old").await;
     let start = std::time::Instant::now();
     while jobs.has("images/old").await.unwrap() == Some(true) {
-        assert!(start.elapsed() < std::time::Duration::from_secs(20), "it never is too old");
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "the job never becomes too old");
         send("images/young").await;
     }
     assert!(start.elapsed() >= retention / 2, "{:?}", start.elapsed());

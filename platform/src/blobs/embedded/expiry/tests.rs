@@ -20,11 +20,11 @@ use crate::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A wall's clock that leaps as it is told.
+/// A wall clock that can be set.
 #[derive(Debug, Default)]
-struct Leaping(AtomicI64);
+struct SettableClock(AtomicI64);
 
-impl Clock for Leaping {
+impl Clock for SettableClock {
     fn now(&self) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::days(1000) + TimeDelta::seconds(self.0.load(Ordering::Relaxed))
     }
@@ -32,13 +32,13 @@ impl Clock for Leaping {
 
 struct Site {
     folder: tempfile::TempDir,
-    clock: Arc<Leaping>,
+    clock: Arc<SettableClock>,
     stores: EmbeddedStores,
     queues: SqliteQueues,
 }
 
-/// Images are kept for two hours, results for five.
-async fn open(folder: tempfile::TempDir, clock: Arc<Leaping>) -> Site {
+/// Opens stores that keep images for two hours and results for five.
+async fn open(folder: tempfile::TempDir, clock: Arc<SettableClock>) -> Site {
     let settings = Local {
         state: folder.path().to_owned(),
         expire_images: 2 * HOUR,
@@ -95,7 +95,7 @@ impl Site {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_old_goes_and_what_is_young_stays() {
+async fn old_blobs_are_deleted_and_young_ones_are_kept() {
     let site = Site::new().await;
     site.store(&["a", "b"]).await;
     site.after(HOUR).await;
@@ -108,7 +108,7 @@ async fn what_is_old_goes_and_what_is_young_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_segment_goes_with_its_last_image_once_its_process_has_ended() {
+async fn a_segment_is_deleted_with_its_last_image_once_its_process_has_ended() {
     let site = Site::new().await;
     site.store(&["a"]).await;
     let site = site.restarted().await;
@@ -120,7 +120,7 @@ async fn a_segment_goes_with_its_last_image_once_its_process_has_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_image_stays_as_long_as_its_job_whether_it_waits_or_is_dead() {
+async fn an_image_is_kept_as_long_as_its_job_or_dead_letter() {
     let site = Site::new().await;
     let jobs = site.jobs().await;
     let staged = site.stores.images().stage("images/a", "bytes".into()).await.unwrap();
@@ -142,18 +142,18 @@ async fn an_image_stays_as_long_as_its_job_whether_it_waits_or_is_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leap_of_the_walls_clock_makes_nothing_older() {
+async fn a_jump_of_the_wall_clock_does_not_change_ages() {
     let site = Site::new().await;
     site.store(&["a"]).await;
-    for leap in [TimeDelta::weeks(1), -TimeDelta::weeks(2)] {
-        site.clock.0.fetch_add(leap.num_seconds(), Ordering::Relaxed);
+    for jump in [TimeDelta::weeks(1), -TimeDelta::weeks(2)] {
+        site.clock.0.fetch_add(jump.num_seconds(), Ordering::Relaxed);
         site.after(Duration::from_secs(30)).await;
         assert_eq!((site.images().await.len(), site.results().await.len()), (1, 1));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_of_the_service_counts_but_for_a_day_at_most() {
+async fn a_stop_of_the_service_counts_for_at_most_a_day() {
     let folder = tempfile::tempdir().unwrap();
     let settings = Local {
         state: folder.path().to_owned(),
@@ -161,7 +161,7 @@ async fn a_stop_of_the_service_counts_but_for_a_day_at_most() {
         expire_results: 30 * HOUR,
         ..Local::default()
     };
-    let clock = Arc::new(Leaping::default());
+    let clock = Arc::new(SettableClock::default());
     let start = async || {
         let queues = SqliteQueues::open(folder.path(), false, clock.clone()).unwrap();
         let (writer, reader) = queues.database().unwrap();
@@ -179,21 +179,21 @@ async fn a_stop_of_the_service_counts_but_for_a_day_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn thousands_go_in_one_pass_and_a_store_that_keeps_all_keeps_all() {
+async fn thousands_are_deleted_in_one_pass_and_zero_keeps_everything() {
     let site = Site::new().await;
     let names: Vec<String> = (0..1100).map(|n| format!("{n:04}")).collect();
     for name in &names {
         site.stores.images().put(&format!("images/{name}"), "x".into()).await.unwrap();
         site.stores.results().put(&format!("results/{name}"), "x".into()).await.unwrap();
     }
-    let for_ever = Local {
+    let unlimited = Local {
         state: site.folder.path().to_owned(),
         expire_images: Duration::ZERO,
         expire_results: Duration::ZERO,
         ..Local::default()
     };
     let (writer, reader) = site.queues.database().unwrap();
-    let keeper = EmbeddedStores::open(&for_ever, writer, reader, site.clock.clone()).await.unwrap();
+    let keeper = EmbeddedStores::open(&unlimited, writer, reader, site.clock.clone()).await.unwrap();
     tokio::time::advance(6 * HOUR).await;
     keeper.expiry.pass().await.unwrap();
     assert_eq!((site.images().await.len(), site.results().await.len()), (1100, 1100));
@@ -202,9 +202,9 @@ async fn thousands_go_in_one_pass_and_a_store_that_keeps_all_keeps_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn files_of_an_earlier_version_stay_as_long_as_anything_new_would_and_as_the_jobs_of_their_time() {
+async fn files_of_an_earlier_version_expire_like_new_ones_but_not_before_their_jobs_end() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Arc::new(Leaping::default());
+    let clock = Arc::new(SettableClock::default());
     let old = DirBlobs::open(&folder.path().join(OLD_FILES), false).unwrap();
     for n in 0..300 {
         old.put(&format!("images/{n}"), "x".into()).await.unwrap();
@@ -225,7 +225,7 @@ async fn files_of_an_earlier_version_stay_as_long_as_anything_new_would_and_as_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_note_of_a_version_stays_as_long_as_a_result_of_it_and_goes_after_it() {
+async fn the_note_of_a_version_is_kept_as_long_as_a_result_of_it() {
     let site = Site::new().await;
     let results = site.stores.results();
     for version in ["a", "b"] {
@@ -246,7 +246,7 @@ async fn the_note_of_a_version_stays_as_long_as_a_result_of_it_and_goes_after_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn notes_of_models_that_were_asked_expire_with_the_images() {
+async fn notes_of_requested_models_expire_with_the_images() {
     let site = Site::new().await;
     site.stores.images().put("asked/m/x", Bytes::new()).await.unwrap();
     site.after(3 * HOUR).await;

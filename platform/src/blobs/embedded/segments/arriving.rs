@@ -1,5 +1,5 @@
-//! An image that is written into a segment of its own while it arrives: when all of it is there, it
-//! is where it stays, and nothing is copied.
+//! A large image that is written to its own segment while it arrives, so that the complete image
+//! need not be copied.
 
 use std::{
     fs,
@@ -19,29 +19,28 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Smaller images are copied to the others, for a file of each would be too many files.
+/// Smaller images are copied to the shared segment, to limit the number of files. In bytes.
 const ALONE_FROM: usize = 4 * 1024 * 1024;
 
-/// The beginning of an image, in the file of a store. It goes when this is dropped, unless the
-/// image was staged by then; what a kill leaves is deleted after the next start.
+/// The start of an image, in a file of the store. Dropping it deletes the file unless the image was
+/// staged; a file left by a kill is deleted after the next start.
 #[derive(Debug)]
 pub struct Arriving {
     segments: Segments,
     own: Arc<Own>,
     bytes: u64,
-    /// Of these bytes.
+    /// The checksum of these bytes.
     sum: u32,
     is_placed: AtomicBool,
 }
 
 impl Arriving {
-    /// The file, which has them at its beginning.
+    /// Returns the file; the bytes are at its start.
     pub(crate) fn file(&self) -> &fs::File {
         &self.own.file
     }
 
-    /// Writes what has arrived after what has before. Where this fails, the image has to be given
-    /// up.
+    /// Appends the bytes that have arrived. After an error, the image must be discarded.
     pub fn write(&mut self, pieces: &Pieces) -> io::Result<()> {
         write_pieces(&self.own.file, &mut pieces.iter().map(IoSlice::new).collect::<Vec<_>>(), self.bytes)?;
         self.sum = self.sum_with(pieces);
@@ -49,7 +48,7 @@ impl Arriving {
         Ok(())
     }
 
-    /// The sum of what is there and these after it.
+    /// Returns the checksum of the bytes so far followed by these pieces.
     fn sum_with(&self, pieces: &Pieces) -> u32 {
         let mut sum = crc32fast::Hasher::new_with_initial(self.sum);
         pieces.iter().for_each(|piece| sum.update(piece));
@@ -60,7 +59,7 @@ impl Arriving {
 impl Drop for Arriving {
     fn drop(&mut self) {
         let path = self.segments.path(self.own.number);
-        // The lock on it is ours, and no index names it.
+        // This process has the lock, and the index does not name the file.
         if !*self.is_placed.get_mut() && self.own.is_at(&path) {
             let _after_the_next_start = self.own.file.set_len(0).and_then(|()| fs::remove_file(&path));
         }
@@ -68,10 +67,10 @@ impl Drop for Arriving {
 }
 
 impl Segments {
-    /// Makes a file for an image that begins to arrive.
+    /// Creates a file for an image that begins to arrive.
     pub(in crate::blobs::embedded) fn arriving(&self) -> Result<Arriving> {
         let folder = &self.0.folder;
-        // Of many files, a list costs more than one that is there already.
+        // Listing many files costs more than trying a number that exists.
         let own = match self.0.last.load(Ordering::Relaxed) {
             0 => self.make(),
             last => fs::create_dir_all(folder).and_then(|()| self.make_after(last)),
@@ -82,8 +81,8 @@ impl Segments {
         Ok(Arriving { segments, own, bytes: 0, sum: 0, is_placed: AtomicBool::new(false) })
     }
 
-    /// Leaves an image where it has arrived, with the pieces that come after what is there; `None`
-    /// where it is better copied.
+    /// Appends the remaining pieces of an image to the file in which it arrived. `None` if the
+    /// image must be copied instead.
     pub(super) fn place(&self, image: &Pieces) -> io::Result<Option<Written>> {
         let Some(arrived) = image.arriving() else { return Ok(None) };
         let (own, path) = (&arrived.own, self.path(arrived.own.number));
@@ -92,7 +91,7 @@ impl Segments {
         if image.len() < ALONE_FROM || !is_of_this_folder || !own.is_at(&path) {
             return Ok(None);
         }
-        // Two images at one place would go together.
+        // Two images at one place would be deleted together.
         if arrived.is_placed.swap(true, Ordering::Relaxed) {
             return Ok(None);
         }
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_image_stays_where_it_arrived_and_a_small_one_is_copied_to_the_others() {
+    fn a_large_image_stays_in_its_file_and_a_small_one_is_copied() {
         let folder = tempfile::tempdir().unwrap();
         let segments = segments(folder.path());
         let large = [&vec![1; ALONE_FROM / 2][..], &vec![2; ALONE_FROM / 2], b"end"];
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_arrive_as_a_whole_leaves_no_file() {
+    fn an_incomplete_image_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let segments = segments(folder.path());
         let mut arriving = segments.arriving().unwrap();
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_deletes_what_arrives_or_is_not_in_the_index_yet() {
+    fn an_image_that_arrives_or_is_not_in_the_index_yet_is_not_deleted() {
         let folder = tempfile::tempdir().unwrap();
         let (writer, other) = (segments(folder.path()), segments(folder.path()));
         let image = arrived(&writer, &[&vec![1; ALONE_FROM][..], b"end"]);
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_is_staged_twice_has_two_places_and_one_of_another_folder_is_copied() {
+    fn an_image_staged_twice_or_in_another_folder_is_copied() {
         let folder = tempfile::tempdir().unwrap();
         let (one, other) = (segments(&folder.path().join("one")), segments(&folder.path().join("other")));
         let image = arrived(&one, &[&vec![1; ALONE_FROM][..], b"end"]);
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_moved_by_hand_is_copied_and_another_in_its_place_is_left_alone() {
+    fn an_image_whose_file_was_moved_is_copied_and_a_file_in_its_place_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let segments = segments(folder.path());
         let image = arrived(&segments, &[&vec![1; ALONE_FROM][..], b"end"]);

@@ -1,24 +1,23 @@
-//! A cut of the power after each step: what was done to the disk is recorded, and of every
-//! beginning of the record a disk is made that holds only what was synced by then. SQLite's commits
-//! are synced by SQLite; that a row is not committed before its image is on the disk is ours to
-//! show.
+//! A simulated power failure after each step: every operation on the disk is recorded, and each
+//! prefix of the record is turned into a disk with only the synced bytes. SQLite syncs its own
+//! commits; these tests show that no row is committed before its image is on the disk.
 
 use std::collections::HashMap;
 
 use super::*;
 
-/// What was done, in order.
+/// An operation, in order.
 #[derive(Debug, Clone)]
 pub(super) enum Done {
     /// Bytes were written to a segment at an offset.
     Wrote(u32, u64, Vec<u8>),
-    /// A sync of a segment came back, which had begun when so much was recorded.
+    /// A sync of a segment finished; it began when this number of operations was recorded.
     Synced(u32, usize),
-    /// An image was entered into the index, and somebody was told so.
+    /// An image was added to the index, and this was confirmed.
     Entered(Place, Vec<u8>),
 }
 
-/// The segments as a disk holds them that lost its power after these steps, in the worst case.
+/// Returns the segments on a disk that lost power after these operations, in the worst case.
 fn disk(done: &[Done]) -> HashMap<u32, Vec<u8>> {
     let mut disk: HashMap<u32, Vec<u8>> = HashMap::new();
     for step in done {
@@ -35,7 +34,7 @@ fn disk(done: &[Done]) -> HashMap<u32, Vec<u8>> {
     disk
 }
 
-/// The first image that was promised by then and is not on the disk.
+/// Returns the first confirmed image that is not on the disk.
 fn lost(done: &[Done]) -> Option<&Place> {
     let disk = disk(done);
     done.iter().find_map(|step| match step {
@@ -48,13 +47,13 @@ fn lost(done: &[Done]) -> Option<&Place> {
     })
 }
 
-/// Several threads store images; what was done.
+/// Records several threads that store images.
 fn record(sync: bool) -> Vec<Done> {
     let folder = tempfile::tempdir().unwrap();
     let segments = Segments::open(folder.path(), 0, sync).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Large ones, which stay where they arrive.
+            // Large images, which stay in their own files.
             for number in 0..2_u8 {
                 let image = vec![number + 100; 4 << 20];
                 let mut arriving = segments.arriving().unwrap();
@@ -80,7 +79,7 @@ fn record(sync: bool) -> Vec<Done> {
 }
 
 #[test]
-fn what_was_promised_is_on_the_disk_wherever_the_power_is_cut() {
+fn every_confirmed_image_survives_a_power_failure_at_any_step() {
     let done = record(true);
     assert_eq!(done.iter().filter(|step| matches!(step, Done::Entered(..))).count(), 34);
     for cut in 0..=done.len() {
@@ -89,6 +88,6 @@ fn what_was_promised_is_on_the_disk_wherever_the_power_is_cut() {
 }
 
 #[test]
-fn without_sync_the_same_cuts_lose_images_so_that_the_check_can_fail() {
+fn without_sync_a_power_failure_loses_images_so_the_check_can_fail() {
     assert!(lost(&record(false)).is_some());
 }

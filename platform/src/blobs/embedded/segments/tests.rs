@@ -15,7 +15,7 @@ fn blocks(segments: &Segments, number: u32) -> u64 {
 }
 
 #[test]
-fn what_was_written_is_read_by_any_process_that_knows_the_place() {
+fn an_image_is_read_by_any_process_that_knows_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let (writer, reader) = (segments(folder.path()), segments(folder.path()));
     let images = [vec![1; 5000], vec![2; 1], Vec::new(), vec![3; 200_000]];
@@ -37,7 +37,7 @@ fn an_image_in_many_pieces_is_written_as_one() {
 }
 
 #[test]
-fn an_image_of_which_a_part_is_in_a_file_is_written_as_one() {
+fn an_image_partly_in_a_file_is_written_as_one() {
     use std::io::Write;
 
     let folder = tempfile::tempdir().unwrap();
@@ -70,7 +70,7 @@ fn a_full_segment_is_followed_by_the_next_and_a_huge_image_has_its_own() {
 }
 
 #[test]
-fn the_room_of_a_deleted_image_is_given_back_while_its_neighbours_stay() {
+fn the_space_of_a_deleted_image_is_freed_and_its_neighbours_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let segments = segments(folder.path());
     let places = [1, 2, 3].map(|n| append(&segments, &vec![n; 100_000]).unwrap().entry.place);
@@ -82,7 +82,7 @@ fn the_room_of_a_deleted_image_is_given_back_while_its_neighbours_stay() {
 }
 
 #[test]
-fn an_empty_segment_goes_when_nobody_writes_to_it_any_more_and_readers_keep_no_room() {
+fn an_empty_segment_is_deleted_once_it_is_unlocked_even_if_readers_have_it_open() {
     let folder = tempfile::tempdir().unwrap();
     let (writer, reader) = (segments(folder.path()), segments(folder.path()));
     let place = append(&writer, &vec![1; 100_000]).unwrap().entry.place;
@@ -97,7 +97,7 @@ fn an_empty_segment_goes_when_nobody_writes_to_it_any_more_and_readers_keep_no_r
 }
 
 #[test]
-fn what_is_not_in_the_index_yet_keeps_its_segment_though_the_next_one_has_begun() {
+fn an_image_that_is_not_in_the_index_yet_keeps_a_full_segment() {
     let folder = tempfile::tempdir().unwrap();
     let (writer, other) = (segments(folder.path()), segments(folder.path()));
     let written = append(&writer, b"a").unwrap();
@@ -121,7 +121,7 @@ fn a_number_that_is_used_again_is_read_from_the_new_file() {
 }
 
 #[test]
-fn a_segment_that_was_moved_by_hand_is_written_to_no_longer() {
+fn a_segment_moved_by_hand_is_no_longer_written_to() {
     let folder = tempfile::tempdir().unwrap();
     let (state, aside) = (folder.path().join("images"), folder.path().join("aside"));
     let segments = segments(&state);
@@ -135,24 +135,24 @@ fn a_segment_that_was_moved_by_hand_is_written_to_no_longer() {
 }
 
 #[test]
-fn a_segment_that_was_deleted_by_hand_is_written_to_no_longer() {
+fn a_segment_deleted_by_hand_is_no_longer_written_to() {
     let folder = tempfile::tempdir().unwrap();
     let segments = segments(folder.path());
     let gone = append(&segments, b"a").unwrap().entry.place;
     fs::remove_dir_all(folder.path()).unwrap();
     let place = append(&segments, b"b").unwrap().entry.place;
     assert_eq!(self::segments(folder.path()).read(place).unwrap().unwrap(), b"b");
-    assert_eq!(segments.read(gone).unwrap(), None, "nor is the new one read for the old");
+    assert_eq!(segments.read(gone).unwrap(), None, "the new file is not read for the old image");
 }
 
 #[test]
-fn a_tail_that_a_kill_left_is_cut_off_and_an_image_that_is_cut_short_is_none() {
+fn the_tail_left_by_a_kill_is_cut_off_and_a_truncated_image_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let writer = segments(folder.path());
     let whole = append(&writer, &vec![1; 10_000]).unwrap().entry.place;
     let tail = append(&writer, &vec![2; 10_000]).unwrap().entry.place;
     segments(folder.path()).cut_tail(1, 10_000);
-    assert!(writer.read(tail).unwrap().is_some(), "the process that writes may still enter it");
+    assert!(writer.read(tail).unwrap().is_some(), "the writing process may still add it to the index");
     drop(writer);
     let other = segments(folder.path());
     other.cut_tail(1, 10_000);

@@ -1,5 +1,5 @@
-//! The services of one installation, opened by the settings: which queues and stores there are, and
-//! what they are called.
+//! The services of one installation, opened by the settings: its queues and stores, and their
+//! names.
 
 mod claim;
 mod control;
@@ -41,43 +41,42 @@ use crate::{
 };
 
 /// The layout of the state folder. Raise it when an older program would misread what a newer one
-/// wrote.
+/// writes.
 const LAYOUT: &str = "2";
-/// The layout before: images and results were files. It is carried over.
+/// The previous layout, in which images and results were files. It is migrated.
 const LAYOUT_OF_FILES: &str = "1";
-/// How often old images and results are looked for.
+/// Interval between passes that delete old images and results.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
-/// An answer that no web host fetched for so long has nobody waiting for it; the result is stored
-/// anyway.
+/// Maximum age of a reply: no client waits any more after that, and the result is stored anyway.
 const RESPONSE_RETENTION: Duration = Duration::from_secs(3600);
-/// A trial is over by then.
+/// Maximum duration of a trial.
 const TRIAL_RETENTION: Duration = Duration::from_secs(3600);
-/// A report that is older says nothing about now.
+/// Maximum age of a report to the controller; older ones say nothing about the present.
 const EVENT_RETENTION: Duration = Duration::from_secs(600);
-/// Who takes no event of the webhook for so long does not want it any more.
+/// Maximum age of an event of the webhook.
 const WEBHOOK_RETENTION: Duration = Duration::from_secs(4 * 24 * 3600);
-/// Longer than a receiver may take to answer; whoever waits longer renews the lease.
+/// Longer than the timeout for the webhook's receiver; the lease is renewed if it waits longer.
 const WEBHOOK_VISIBILITY: Duration = Duration::from_secs(60);
-/// The longest that SQS knows.
+/// The maximum of SQS.
 const DEAD_LETTER_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
-/// Workers give a job up themselves, with a result and an answer, and know what the queue does not:
-/// deliveries of jobs that were given back, or lay beside one that killed its worker, are no
-/// attempts. Only a job that never gets so far as that is put away by the queue itself, after so
-/// many deliveries for each one that the settings allow, ...
+/// Workers give up a job themselves, with a result and a reply, because they know which deliveries
+/// were attempts: not those of jobs that were released, or that another job's crash interrupted.
+/// The queue only puts away jobs that never get that far, after this number of deliveries for each
+/// attempt that the settings allow, ...
 const RECEIVES_FOR_EACH: u32 = 20;
-/// ... and no more than SQS can count.
+/// ... and at most the maximum of SQS.
 const MOST_RECEIVES: u32 = 1000;
 
-/// The queues and stores of one installation. Clones share them.
+/// The queues and stores of an installation. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Backend {
     queues: Queues,
     images: SharedBlobs,
     results: SharedBlobs,
-    /// The stores of one machine, where they are that.
+    /// The stores, if they are on this machine.
     embedded: Option<EmbeddedStores>,
     queue_settings: settings::Queue,
-    /// Where the claim of the controller lies, where several machines may have one.
+    /// The controller's claim, if several machines may run a controller.
     claim: Option<Arc<dyn Slot>>,
     #[cfg(any(test, feature = "testing"))]
     wrapped: std::collections::HashMap<String, SharedQueue>,
@@ -92,7 +91,7 @@ enum Queues {
 }
 
 impl Backend {
-    /// Opens what the settings choose.
+    /// Opens the backend that the settings select.
     pub async fn open(settings: &Settings, clock: SharedClock) -> Result<Self> {
         match settings.backend {
             BackendKind::Local => Self::open_local(settings, clock).await,
@@ -107,7 +106,7 @@ impl Backend {
         }
     }
 
-    /// No call is made yet: what is missing is told by who looks for it.
+    /// Makes no calls yet: missing queues and buckets are reported when they are used.
     #[cfg(feature = "aws")]
     async fn open_aws(settings: &Settings) -> Result<Self> {
         let config = crate::aws::sdk_config(&settings.aws).await;
@@ -118,7 +117,7 @@ impl Backend {
         Ok(Self::of_config(settings, &config))
     }
 
-    /// The queues and stores that clients of this configuration see.
+    /// Creates the queues and stores for this configuration of the SDK.
     #[cfg(feature = "aws")]
     pub(crate) fn of_config(settings: &Settings, config: &aws_config::SdkConfig) -> Self {
         use crate::blobs::s3;
@@ -161,7 +160,7 @@ impl Backend {
         })
     }
 
-    /// All in this process's memory, for tests.
+    /// Creates everything in the memory of this process, for tests.
     pub fn in_memory(settings: &Settings, clock: SharedClock) -> Self {
         let blobs: SharedBlobs = Arc::new(MemoryBlobs::new(clock.clone()));
         let queues = Queues::Memory(MemoryQueues::new(clock));
@@ -177,7 +176,7 @@ impl Backend {
         }
     }
 
-    /// The same, but for this queue, which others then see too: to let it fail by a script.
+    /// Replaces a queue for all users of this backend, to let it fail in tests.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn with_queue(mut self, name: &str, queue: SharedQueue) -> Self {
@@ -185,14 +184,14 @@ impl Backend {
         self
     }
 
-    /// The same, but for these stores.
+    /// Replaces the stores.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn with_blobs(self, images: SharedBlobs, results: SharedBlobs) -> Self {
         Self { images, results, ..self }
     }
 
-    /// The store of uploaded images, `images/{id}`.
+    /// The store of images, `images/{id}`.
     pub fn images(&self) -> &SharedBlobs {
         &self.images
     }
@@ -202,53 +201,51 @@ impl Backend {
         &self.results
     }
 
-    /// The room on the disk of the state folder; `None` where images are stored elsewhere.
+    /// The room on the disk of the state folder; `None` if images are stored elsewhere.
     pub fn room(&self) -> Option<&Room> {
         self.embedded.as_ref().map(EmbeddedStores::room)
     }
 
-    /// Deletes images and results that are old, a few at a time, until told to stop. One process of
-    /// an installation does it; in a cloud the buckets do.
+    /// Deletes old images and results, a few at a time, until `stop`. Only one process of an
+    /// installation does this; in a cloud, the buckets do.
     pub async fn expire(&self, stop: &CancellationToken) {
         if let Some(embedded) = &self.embedded {
             embedded.keep(stop, EXPIRE_EVERY).await;
         }
     }
 
-    /// The jobs for one model.
+    /// Opens the queue of jobs for a model.
     pub async fn requests(&self, model: &str) -> Result<SharedQueue> {
         self.queue(&requests_name(model), requests_options(&self.queue_settings, model)).await
     }
 
-    /// The jobs by which instances are tried before they are handed over; answers to them are
-    /// stored nowhere.
+    /// Opens the queue of trial jobs, by which instances are tested; their results are not stored.
     pub async fn trial(&self, model: &str) -> Result<SharedQueue> {
         self.queue(&trial_name(model), trial_options(&self.queue_settings)).await
     }
 
-    /// The jobs of one model that were given up. They stay until an operator looks at them, for a
-    /// fortnight at most.
+    /// Opens the queue of a model's dead letters, which are kept for 14 days.
     pub async fn dead_letters(&self, model: &str) -> Result<SharedQueue> {
         self.queue(&dead_letters_name(model), dead_letters_options(&self.queue_settings)).await
     }
 
-    /// The response queue that a job names in `reply_to`; where the web host has left, it may be
-    /// gone with it.
+    /// Opens the response queue that a job names in `reply_to`. If its web host has ended, the
+    /// queue may no longer exist.
     pub async fn reply_queue(&self, name: &str) -> Result<SharedQueue> {
         self.queue(name, responses_options(&self.queue_settings)).await
     }
 
-    /// The reports for the controller.
+    /// Opens the queue of reports to the controller.
     pub async fn events(&self) -> Result<SharedQueue> {
         self.queue(EVENTS, events_options(&self.queue_settings)).await
     }
 
-    /// What the webhook still has to send.
+    /// Opens the queue of events for the webhook.
     pub async fn webhook(&self) -> Result<SharedQueue> {
         self.queue(WEBHOOK, webhook_options()).await
     }
 
-    /// Every queue there is, for `eirs check` and `eirs cleanup`.
+    /// Returns the names of all queues, for `eirs check` and `eirs cleanup`.
     pub async fn queue_names(&self) -> Result<Vec<String>> {
         match &self.queues {
             Queues::Memory(queues) => Ok(queues.names()),
@@ -258,7 +255,7 @@ impl Backend {
         }
     }
 
-    /// A queue by its name, with plain options: to count it or to empty it.
+    /// Opens a queue by its name with plain options, to count or purge it.
     pub async fn any_queue(&self, name: &str) -> Result<SharedQueue> {
         self.queue(name, dead_letters_options(&self.queue_settings)).await
     }
@@ -277,7 +274,7 @@ impl Backend {
     }
 }
 
-/// Whoever looks for a queue that is not there has not been set up, or has another prefix.
+/// Adds a hint: the queue was not set up, or has another prefix.
 #[cfg(feature = "aws")]
 fn with_hint(error: Error) -> Error {
     match error {
@@ -286,11 +283,11 @@ fn with_hint(error: Error) -> Error {
     }
 }
 
-/// Where the claim of the controller lies, in the bucket of the images.
+/// The key of the controller's claim in the bucket of images.
 #[cfg(feature = "aws")]
 const CLAIM: &str = "control/claim.json";
 
-/// What a request queue is made with, and its dead letters, ...
+/// Returns the options of a request queue, ...
 pub fn requests_options(settings: &settings::Queue, model: &str) -> QueueOptions {
     let rule = DeadLetters {
         queue: dead_letters_name(model),
@@ -299,27 +296,28 @@ pub fn requests_options(settings: &settings::Queue, model: &str) -> QueueOptions
     QueueOptions { dead_letters: Some(rule), ..plain(settings) }
 }
 
-/// ... which keep their first sending's date, and must therefore be kept longer than the jobs, ...
+/// ... of its dead letters, which keep the time of sending and so must be kept longer than jobs,
+/// ...
 pub fn dead_letters_options(settings: &settings::Queue) -> QueueOptions {
     QueueOptions { retention: DEAD_LETTER_RETENTION, ..plain(settings) }
 }
 
-/// ... and of trials, which nobody waits for when they are over, ...
+/// ... of trials, ...
 pub fn trial_options(settings: &settings::Queue) -> QueueOptions {
     QueueOptions { retention: TRIAL_RETENTION, ..plain(settings) }
 }
 
-/// ... and the queues of answers ...
+/// ... of response queues, ...
 pub fn responses_options(settings: &settings::Queue) -> QueueOptions {
     QueueOptions { retention: RESPONSE_RETENTION, ..plain(settings) }
 }
 
-/// ... and of reports.
+/// ... of reports, ...
 pub fn events_options(settings: &settings::Queue) -> QueueOptions {
     QueueOptions { retention: EVENT_RETENTION, ..plain(settings) }
 }
 
-/// What the list of the webhook is made with.
+/// ... and of the webhook's events.
 pub fn webhook_options() -> QueueOptions {
     QueueOptions { visibility: WEBHOOK_VISIBILITY, retention: WEBHOOK_RETENTION, dead_letters: None }
 }
@@ -328,8 +326,8 @@ fn plain(settings: &settings::Queue) -> QueueOptions {
     QueueOptions { visibility: settings.visibility, retention: settings.retention, dead_letters: None }
 }
 
-/// Marks a new state folder, or one of the layout before, with the layout that this program writes,
-/// and refuses any other.
+/// Writes the layout into a new state folder or one of the previous layout, and refuses any other
+/// layout.
 fn check_layout(state: &Path) -> Result<()> {
     let path = state.join(state_folder::LAYOUT);
     match fs::read_to_string(&path) {
@@ -355,7 +353,7 @@ fn check_layout(state: &Path) -> Result<()> {
     }
 }
 
-/// Written aside and moved: a program that starts at the same moment must not read half of it.
+/// Written atomically, because another program may start at the same moment.
 fn write_layout(path: &Path) -> Result<()> {
     let readable_by_all = |file: &File| file.set_permissions(Permissions::from_mode(0o644));
     write_aside(path, LAYOUT.as_bytes(), Writers::Several, readable_by_all)

@@ -1,14 +1,13 @@
-//! The database of a machine: one SQLite file in WAL mode, shared by all its processes. The
-//! embedded queue and the embedded stores are tables of it, so that a job's image, its message and
-//! its result change in one transaction.
+//! The database of a machine: one SQLite file in WAL mode, shared by all processes. The embedded
+//! queue and stores are tables in it, so that a job's image, message and result change in one
+//! transaction.
 //!
-//! - **Group commit.** Operations that come together share one transaction ([`writer`]), so that
-//!   load makes transactions larger and not more frequent.
-//! - **Bounded.** The write-ahead log is copied to the database as it grows and then written over
-//!   ([`log`]), and pages that a long backlog has left free are given back ([`shrink`]).
-//! - **A time of its own**, which goes by the machine's uptime ([`time`]).
-//! - **Bells.** Who waits for a row sleeps on a named pipe ([`bell`]), which is rung after the
-//!   commit.
+//! - **Group commit.** Concurrent operations share a transaction ([`writer`]), so that load makes
+//!   transactions larger, not more frequent.
+//! - **Bounded.** The write-ahead log is copied to the database as it grows, and then reused
+//!   ([`log`]). Free pages left by a long backlog are released ([`shrink`]).
+//! - **Its own time**, based on the machine's uptime ([`time`]).
+//! - **Bells.** A receiver sleeps on a named pipe ([`bell`]) that is written to after a commit.
 
 pub mod backup;
 mod bell;
@@ -29,6 +28,6 @@ pub(crate) use self::{
     writer::{Batch, Writer},
 };
 
-/// That a store or a queue is in a database of this machine, and in which.
+/// The database of this machine that holds a store or a queue.
 #[derive(Debug, Clone)]
 pub struct InDatabase(pub(crate) Writer);

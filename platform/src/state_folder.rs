@@ -1,7 +1,7 @@
-//! The state folder: the one place on a machine where everything of an installation is. What each
-//! file and folder in it is called stands here, and how such files are locked ([`Lock`]), written
-//! ([`write_aside`]). Files of any folder that change while a program runs are looked at in one way
-//! ([`Stamp`], [`Changes`], [`Wake`]).
+//! The state folder: the one folder on a machine with everything of an installation. This module
+//! names the files and folders in it, and has the locks ([`Lock`]) and atomic writes
+//! ([`write_aside`]) for them. [`Stamp`], [`Changes`] and [`Wake`] detect changes of files in any
+//! folder.
 
 mod aside;
 mod changes;
@@ -19,56 +19,55 @@ pub use self::{
     wake::Wake,
 };
 
-/// The number of the layout; what makes a folder a state folder.
+/// The version of the layout; marks a folder as a state folder.
 pub const LAYOUT: &str = "layout";
-/// The database of the queues, the results and the index of the images; SQLite puts its log beside
-/// it.
+/// The database of the queues, the results and the index of images; SQLite puts its log beside it.
 pub const QUEUE: &str = "queue.db";
-/// What SQLite adds to the name of a database for its write-ahead log, ...
+/// The suffix of SQLite's write-ahead log, ...
 pub const LOG_SUFFIX: &str = "-wal";
-/// ... and for the memory that those share who have it open.
+/// ... and of the memory shared by its connections.
 pub const SHARED_MEMORY_SUFFIX: &str = "-shm";
-/// The turn of those who write to the database.
+/// The lock for writing to the database.
 pub const QUEUE_LOCK: &str = "queue.lock";
 /// The folder of the pipes that wake receivers.
 pub const BELLS: &str = "bells";
 /// The folder of the segments that hold the images.
 pub const IMAGES: &str = "images";
-/// The folder of images and results as files, which layout 1 had.
+/// The folder of images and results as files, from layout 1.
 pub const OLD_FILES: &str = "blobs";
-/// The folder of uploads that arrive and find no room in memory.
+/// The folder of arriving uploads that are not in memory.
 pub const UPLOADS: &str = "uploads";
-/// The policies that `eirs local` makes where there are none.
+/// The policies that `eirs local` creates if there are none.
 pub const POLICIES: &str = "policies";
-/// What the controller saw and did last.
+/// The controller's status after its last pass.
 pub const STATUS: &str = "status.json";
-/// What the controller's last decision was made from.
+/// The inputs of the controller's last decision.
 pub const INPUTS: &str = "inputs.json";
-/// What the controller learnt.
+/// The values that the controller has learnt.
 pub const LEARNT: &str = "learnt.json";
 /// The operator's orders, ...
 pub const OPERATOR: &str = "operator.json";
-/// ... and the turn of those who give them.
+/// ... and the lock for changing them.
 pub const OPERATOR_LOCK: &str = "operator.lock";
 /// The folder of the controller's recording, ...
 pub const RECORDING: &str = "recording";
 /// ... and the file in it that is being written.
 pub const OBSERVATIONS: &str = "observations.jsonl";
-/// The folder of the workers that run.
+/// The folder of the running workers.
 pub const INSTANCES: &str = "instances";
-/// Where the service of `eirs local` takes uploads, ...
+/// The address for uploads of `eirs local`, ...
 pub const WEB_ADDRESS: &str = "web.address";
-/// ... and where it answers the operator.
+/// ... and its address for the operator.
 pub const WEB_ADMIN_ADDRESS: &str = "web.admin.address";
-/// Held by every controller as long as it runs.
+/// Held by a running controller.
 pub const CONTROLLER_LOCK: &str = "controller.lock";
-/// Held by every web server as long as it runs.
+/// Held by a running web server.
 pub const WEB_LOCK: &str = "web.lock";
-/// Held by `eirs local` as long as it runs.
+/// Held by a running `eirs local`.
 pub const LOCAL_LOCK: &str = "local.lock";
 
-/// Everything that EIRS itself puts into a state folder. What makes the folder ours goes last, so
-/// that a deletion that was interrupted can be done again.
+/// Everything that EIRS puts into a state folder, in the order of deletion. The layout file goes
+/// last, so that an interrupted deletion can be repeated.
 const ALL: [&str; 20] = [
     OLD_FILES,
     IMAGES,
@@ -92,21 +91,21 @@ const ALL: [&str; 20] = [
     LAYOUT,
 ];
 
-/// Whether a file or folder of this name is one that EIRS put into its state folder. What is beside
-/// it is somebody else's: a state folder may have been set to one that was used for other things.
+/// Returns whether EIRS put a file or folder of this name into its state folder. Others are left
+/// alone, because the folder may be used for other things as well.
 pub fn is_ours(name: &str) -> bool {
     rank(name).is_some()
 }
 
-/// The names in the order in which they may be deleted, without those that are not ours.
+/// Returns the names that are ours, in the order of deletion.
 pub fn ours(names: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut ours: Vec<_> = names.into_iter().filter_map(|name| Some((rank(&name)?, name))).collect();
     ours.sort();
     ours.into_iter().map(|(_, name)| name).collect()
 }
 
-/// Where in [`ALL`] a name is, behind the files that were being written aside for it, or that
-/// SQLite puts beside it.
+/// Returns the position of a name in [`ALL`]. Its temporary files, and those of SQLite, come before
+/// it.
 fn rank(name: &str) -> Option<(usize, bool)> {
     let is_beside = |known: &str| {
         name.strip_prefix(known).is_some_and(|rest| {
@@ -124,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_eirs_puts_there_is_ours_with_what_stands_beside_it_for_a_moment() {
+    fn files_of_eirs_and_their_temporary_files_are_ours() {
         for name in [
             "layout",
             "layout.new.17",
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_a_folder_ours_is_deleted_last_and_the_letters_of_others_never() {
+    fn the_layout_is_deleted_last_and_other_files_never() {
         let names = ["layout", "letter.txt", "queue.db", "images", "layout.new.7"].map(str::to_owned);
         assert_eq!(ours(names), ["images", "queue.db", "layout.new.7", "layout"]);
     }

@@ -1,14 +1,14 @@
-//! Which of several controllers acts: two would start and drain against each other. The one that
-//! acts has a claim, a small blob that is only ever replaced by who knows what it says now (S3 user
-//! guide, "Conditional writes"), and renews it. Another one stands by, and takes the claim over
-//! when it has not changed for a while.
+//! Selects the controller that acts, if there are several: two would start and drain against each
+//! other. The acting controller has a claim, a small blob that is only replaced conditionally (S3
+//! user guide, "Conditional writes"), and renews it. Others stand by, and take over the claim when
+//! it has not changed for a while.
 //!
-//! No clock is compared with another machine's: who stands by measures how long *it* has seen the
-//! same claim, and who has the claim measures from the moment at which its last good renewal
-//! *began*. It stops acting well before anybody may take over:
+//! No clock is compared with another machine's: a standby measures how long *it* has seen the same
+//! claim, and the holder measures from the *start* of its last successful renewal. The holder stops
+//! acting well before a standby may take over:
 //!
 //! ```text
-//! holder   renews ─ 20 s ─ renews ✗        30 s: acts no more; what it had begun ends within 10 s
+//! holder   renews ─ 20 s ─ renews ✗        30 s: stops acting; what it has begun ends within 10 s
 //! standby            sees the last renewal ──────────────── 45 s: takes over, and acts
 //! ```
 
@@ -29,7 +29,7 @@ use crate::{
     settings::Settings,
 };
 
-/// One controller's side of the claim.
+/// The claim as one controller sees it.
 #[derive(Debug)]
 pub struct Claim {
     slot: Arc<dyn Slot>,
@@ -38,25 +38,25 @@ pub struct Claim {
     held: Mutex<Option<Held>>,
 }
 
-/// Who a controller is.
+/// The identity of a controller.
 #[derive(Debug, Clone)]
 pub struct Own {
-    /// The name of its machine, for people.
+    /// The name of its machine, for operators.
     pub host: String,
-    /// What it has for itself as long as it lives, by a lock: its machine and its state folder. The
-    /// one that died there before may be followed at once.
+    /// Its machine and state folder, which it has for itself by a lock. A claim of the same place
+    /// is taken over at once, because its holder must have died.
     pub place: String,
-    /// Unlike that of any other start.
+    /// Unique for each start.
     pub session: String,
 }
 
-/// What one that stands by has seen.
+/// The state of a standby.
 #[derive(Debug, Default)]
 pub struct Standby(Option<Seen>);
 
 #[derive(Debug)]
 struct Seen {
-    /// `None` where there was none.
+    /// `None` if there was no claim.
     version: Option<String>,
     since: Instant,
 }
@@ -64,18 +64,19 @@ struct Seen {
 #[derive(Debug)]
 struct Held {
     version: String,
-    /// When the last good renewal began.
+    /// When the last successful renewal began.
     renewed: Moment,
 }
 
-/// On two clocks: the steady one stands still while a machine sleeps, and the other one may be set.
+/// A time on two clocks: the monotonic one stops while the machine is suspended, and the wall clock
+/// may be set.
 #[derive(Debug, Clone, Copy)]
 struct Moment {
-    steady: Instant,
-    of_day: DateTime<Utc>,
+    monotonic: Instant,
+    wall: DateTime<Utc>,
 }
 
-/// What the claim says. Fields may come and go.
+/// The content of the claim. Fields may be added or removed.
 #[derive(Debug, Serialize, Deserialize)]
 struct Said {
     host: String,
@@ -84,48 +85,48 @@ struct Said {
     #[serde(default)]
     session: String,
     at: DateTime<Utc>,
-    /// Whether it has left, and anybody may follow.
+    /// True if the holder has left, and a standby may take over.
     #[serde(default)]
     left: bool,
 }
 
 impl Own {
-    /// Of the process that asks.
+    /// The identity of this process.
     pub fn of(settings: &Settings, clock: &dyn Clock) -> Self {
-        // Copies of a machine have an id of their own each, made at the first boot.
+        // Cloned machines each have their own id, made at their first boot.
         let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
         let state = &settings.local.state;
         let state = state.canonicalize().unwrap_or_else(|_| state.clone());
         let session = format!("{} {}", std::process::id(), clock.now().to_rfc3339());
-        // Where nobody knows which machine this is, nobody died here before.
+        // If the machine is unknown, its place is unique, so no claim is taken over early.
         let machine = Some(machine.trim()).filter(|id| !id.is_empty()).unwrap_or(&session);
         Self { host: settings.web_host(), place: format!("{machine} {}", state.display()), session }
     }
 }
 
 impl Claim {
-    /// How often [`renew`](Self::renew) is to be called, ...
+    /// Interval for calls of [`renew`](Self::renew), ...
     pub const RENEW: Duration = Duration::from_secs(20);
-    /// ... how soon again where it failed, and how often one that stands by is to look.
+    /// ... and for the next call after an error, and for the looks of a standby.
     pub const LOOK: Duration = Duration::from_secs(5);
-    /// For how long after the beginning of a renewal its holder acts. What it does is over ten
-    /// seconds later.
+    /// How long the holder acts after the start of a renewal. What it does then ends within ten
+    /// seconds.
     const ACTS: Duration = Duration::from_secs(30);
-    /// For how long a claim must not have changed before another one takes it over.
+    /// How long a claim must be unchanged before a standby takes over.
     const SILENT: Duration = Duration::from_secs(45);
-    /// One call: a renewal that hangs must not keep the next one from being tried.
+    /// Timeout of a call, so that a hanging renewal can be retried.
     const CALL: Duration = Duration::from_secs(8);
 
-    /// The claim that lies there, seen by this controller.
+    /// Creates this controller's view of a claim.
     pub fn new(slot: Arc<dyn Slot>, own: Own, clock: SharedClock) -> Self {
         Self { slot, clock, own, held: Mutex::default() }
     }
 
-    /// Takes the claim, where nobody has it any more; answers who has it otherwise.
+    /// Takes the claim if its holder is gone; otherwise returns the holder.
     pub async fn stand_by(&self, standby: &mut Standby) -> Result<Option<Control>> {
         let found = self.read().await.inspect_err(|_| {
-            // Of a version one knows later whether it is still the same; "none" may be another
-            // none.
+            // Without a reading, a version can be compared later, but a missing claim may have
+            // existed in between.
             if let Some(seen) = standby.0.as_mut().filter(|seen| seen.version.is_none()) {
                 seen.since = Instant::now();
             }
@@ -138,7 +139,7 @@ impl Claim {
         }
         let is_over = match &found {
             Some((said, _)) => said.left || said.place == self.own.place,
-            // Where one looks for the first time there never was one. One that was there was
+            // A missing claim at the first look never existed. One that disappeared later was
             // deleted, and its holder may not know.
             None => is_first,
         };
@@ -149,13 +150,13 @@ impl Claim {
                 *lock(&self.held) = Some(Held { version, renewed: began });
                 return Ok(None);
             }
-            // Another one was faster, or is under way: the next look tells.
+            // Another controller was faster; the next look shows it.
         }
         Ok(Some(self.has(found)))
     }
 
-    /// Says again that this one has the claim. Answers with who has taken it over, where somebody
-    /// has: then it acts no more.
+    /// Renews the claim. Returns the new holder if another controller has taken over; then this one
+    /// stops acting.
     pub async fn renew(&self) -> Result<Option<Control>> {
         let Some(mut was) = lock(&self.held).as_ref().map(|held| Some(held.version.clone())) else {
             return Ok(Some(self.has(self.read().await?)));
@@ -167,11 +168,11 @@ impl Claim {
                 return Ok(None);
             }
             was = match self.read().await? {
-                // The answer to an earlier write was lost: the claim is ours, of a version that was
-                // not known here.
+                // The answer to an earlier write was lost: the claim is ours, with a version not
+                // known here.
                 Some((said, version)) if said.session == self.own.session => Some(version),
-                // Somebody deleted it, as a cleanup of the bucket does; and nobody can have had it
-                // in between.
+                // The claim was deleted, as by a cleanup of the bucket, and no other can have had
+                // it since.
                 None if self.may_act() => None,
                 found => {
                     *lock(&self.held) = None;
@@ -182,13 +183,13 @@ impl Claim {
         Err(Error::unavailable("renewing the claim of the controller", "the store takes and forgets it"))
     }
 
-    /// Whether this one may act now.
+    /// Returns whether this controller may act now.
     pub fn may_act(&self) -> bool {
         let now = self.now();
         lock(&self.held).as_ref().is_some_and(|held| now.since(held.renewed) < Self::ACTS)
     }
 
-    /// Lets go of the claim, so that another one need not wait.
+    /// Releases the claim, so that a standby need not wait.
     pub async fn leave(&self) -> Result<()> {
         let Some(held) = lock(&self.held).take() else { return Ok(()) };
         self.write(true, Some(&held.version)).await.map(|_| ())
@@ -196,8 +197,8 @@ impl Claim {
 
     async fn read(&self) -> Result<Option<(Said, String)>> {
         let Some((body, version)) = in_time(self.slot.read()).await? else { return Ok(None) };
-        // What cannot be read was written by a stranger, or by a later version: it is somebody's
-        // until it is silent.
+        // An unreadable claim is from a later version or a stranger, and is respected until it is
+        // silent.
         let said = serde_json::from_slice(&body).unwrap_or_else(|_| Said {
             host: "an unknown machine".into(),
             place: String::new(),
@@ -216,7 +217,7 @@ impl Claim {
     }
 
     fn now(&self) -> Moment {
-        Moment { steady: Instant::now(), of_day: self.clock.now() }
+        Moment { monotonic: Instant::now(), wall: self.clock.now() }
     }
 
     fn has(&self, found: Option<(Said, String)>) -> Control {
@@ -228,10 +229,10 @@ impl Claim {
 }
 
 impl Moment {
-    /// The longer of what the two clocks say.
+    /// Returns the longer of the times on the two clocks.
     fn since(self, then: Self) -> Duration {
-        let of_day = (self.of_day - then.of_day).to_std().unwrap_or_default();
-        (self.steady - then.steady).max(of_day)
+        let wall = (self.wall - then.wall).to_std().unwrap_or_default();
+        (self.monotonic - then.monotonic).max(wall)
     }
 }
 

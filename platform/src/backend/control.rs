@@ -1,6 +1,6 @@
-//! The controller of an installation says that it is there, on the queue of the reports: a worker
-//! that hears of none for long leaves (`worker/src/abandoned.rs`), and `eirs check` shows it. Which
-//! of several controllers acts is another matter: `claim.rs`.
+//! The presence of a controller, announced on the queue of the reports: a worker that sees none for
+//! long ends (`worker/src/abandoned.rs`), and `eirs check` shows it. Which of several controllers
+//! acts is decided in `claim.rs`.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use chrono::{DateTime, Utc};
 use super::{Backend, Claim, Own, Queues};
 use crate::{clock::SharedClock, error::Result, settings::Settings};
 
-/// What a controller said, and where.
+/// A controller and when it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Control {
     /// The machine that it runs on.
     pub host: String,
-    /// When it said so last.
+    /// When it last announced itself.
     pub at: DateTime<Utc>,
 }
 
 impl Control {
-    /// How often [`Backend::tell_control`] is to be called.
+    /// Interval for calls of [`Backend::tell_control`].
     pub const RENEW: Duration = Duration::from_secs(60);
-    /// One that has said nothing for so long is gone: it missed two renewals.
+    /// A controller that was silent for this time is gone: it missed two renewals.
     pub const GONE: Duration = Duration::from_secs(150);
 
-    /// For how much longer it counts as there.
+    /// Returns how much longer it counts as present; `None` if it is gone.
     pub fn lasts(&self, now: DateTime<Utc>) -> Option<Duration> {
         let silent = (now - self.at).to_std().unwrap_or_default();
         Self::GONE.checked_sub(silent).filter(|left| !left.is_zero())
@@ -45,8 +45,8 @@ impl Control {
 
 #[cfg_attr(not(feature = "aws"), expect(unused_variables, reason = "only a cloud is shared by machines"))]
 impl Backend {
-    /// The controller of this installation, on whatever machine, where one was heard lately. On one
-    /// machine nobody says so.
+    /// Returns the controller of this installation, on whatever machine, if it is present. Always
+    /// `None` on a single machine.
     pub async fn controller(&self, now: DateTime<Utc>) -> Result<Option<Control>> {
         match &self.queues {
             Queues::Memory(_) | Queues::Sqlite(_) => Ok(None),
@@ -59,7 +59,7 @@ impl Backend {
         }
     }
 
-    /// Says that the controller runs on this machine; `None` that it runs here no more.
+    /// Announces that the controller runs on the machine `own`, or with `None` that it has ended.
     pub async fn tell_control(&self, own: Option<&str>, now: DateTime<Utc>) -> Result<()> {
         match &self.queues {
             Queues::Memory(_) | Queues::Sqlite(_) => Ok(()),
@@ -72,8 +72,8 @@ impl Backend {
         }
     }
 
-    /// This controller's side of the claim by which one of several acts; on one machine a lock sees
-    /// to that.
+    /// Returns this controller's view of the claim; `None` on a single machine, where a lock is
+    /// used instead.
     pub fn claim(&self, settings: &Settings, clock: SharedClock) -> Option<Claim> {
         let slot = self.claim.clone()?;
         Some(Claim::new(slot, Own::of(settings, &*clock), clock))
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_said_is_read_and_is_forgotten_after_two_missed_renewals() {
+    fn an_announcement_is_read_and_expires_after_two_missed_renewals() {
         let control = Control { host: "web-1".into(), at: DateTime::UNIX_EPOCH };
         assert_eq!(Control::read(&control.written()), Some(control.clone()));
         assert_eq!(Control::read("none"), None);

@@ -1,9 +1,9 @@
-//! The response queue of a web host: its own, so that several hosts never eat each other's answers.
+//! The response queue of a web host: each host has its own, so that it receives only its own
+//! replies.
 //!
-//! On one machine it is a name in a file and stays. In a cloud each start of a host makes a queue
-//! of its own name (SQS refuses a deleted name for a minute), says every few minutes that it is
-//! alive, and deletes the queue when it ends. What a host that was killed leaves behind is swept by
-//! the others.
+//! On one machine it has a fixed name and is kept. In a cloud, each start of a host creates a queue
+//! with a new name (SQS does not allow reusing a deleted name for a minute), renews it every few
+//! minutes, and deletes it at the end. Queues of killed hosts are deleted by the others.
 
 use std::time::Duration;
 
@@ -15,21 +15,21 @@ use crate::{error::Result, queue::SharedQueue};
 /// An open response queue.
 #[derive(Debug, Clone)]
 pub struct Responses {
-    /// What jobs call it, in `reply_to`.
+    /// The name for `reply_to` of jobs.
     pub name: String,
-    /// Itself.
+    /// The queue.
     pub queue: SharedQueue,
 }
 
 impl Responses {
-    /// How often [`Backend::renew_responses`] is to be called.
+    /// Interval for calls of [`Backend::renew_responses`].
     pub const RENEW: Duration = Duration::from_secs(300);
-    /// A queue that was not renewed for so long has no host any more: three renewals failed.
+    /// A queue that was not renewed for this time has no host: three renewals failed.
     pub const ORPHANED: Duration = Duration::from_secs(1000);
 }
 
 impl Backend {
-    /// Opens the response queue of a web host that starts.
+    /// Opens the response queue of a starting web host.
     pub async fn responses(&self, host: &str) -> Result<Responses> {
         let name = match &self.queues {
             Queues::Memory(_) | Queues::Sqlite(_) => responses_name(host),
@@ -45,7 +45,7 @@ impl Backend {
         Ok(Responses { queue: self.reply_queue(&name).await?, name })
     }
 
-    /// The host of this response queue is alive.
+    /// Records that the host of this response queue is alive.
     #[cfg_attr(not(feature = "aws"), expect(unused_variables, reason = "only a cloud's queues come and go"))]
     pub async fn renew_responses(&self, responses: &Responses) -> Result<()> {
         match &self.queues {
@@ -55,7 +55,7 @@ impl Backend {
         }
     }
 
-    /// The host of this response queue ends, and nobody waits for an answer there any more.
+    /// Deletes the response queue of a host that ends.
     #[cfg_attr(not(feature = "aws"), expect(unused_variables, reason = "only a cloud's queues come and go"))]
     pub async fn close_responses(&self, responses: &Responses) -> Result<()> {
         match &self.queues {
@@ -65,7 +65,7 @@ impl Backend {
         }
     }
 
-    /// Deletes the response queues of hosts that were killed; answers their names.
+    /// Deletes the response queues of killed hosts; returns their names.
     pub async fn sweep_responses(&self) -> Result<Vec<String>> {
         match &self.queues {
             Queues::Memory(_) | Queues::Sqlite(_) => Ok(Vec::new()),
@@ -81,7 +81,7 @@ async fn sweep(queues: &crate::queue::sqs::SqsQueues) -> Result<Vec<String>> {
     for name in queues.names(&responses_name("")).await? {
         let tags = match queues.tags(&name).await {
             Ok(tags) => tags,
-            // Its host has just left.
+            // Its host has just deleted it.
             Err(error) if error.is_missing() => continue,
             Err(error) => return Err(error),
         };
@@ -93,14 +93,14 @@ async fn sweep(queues: &crate::queue::sqs::SqsQueues) -> Result<Vec<String>> {
     Ok(swept)
 }
 
-/// When the host of a response queue last said that it was alive, as it is tagged.
+/// Parses the time in the tag of a response queue at which its host was last alive.
 #[cfg(feature = "aws")]
 pub fn alive_at(tagged: Option<&String>) -> Option<chrono::DateTime<chrono::Utc>> {
     tagged.and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok()).map(|at| at.to_utc())
 }
 
-/// Whether a response queue has no host any more. Of what does not say when it was alive nobody
-/// knows whose it is.
+/// Returns whether a response queue has no host any more. False without the tag, because its owner
+/// is unknown.
 #[cfg(feature = "aws")]
 pub fn is_orphaned(tagged: Option<&String>, now: chrono::DateTime<chrono::Utc>) -> bool {
     alive_at(tagged).is_some_and(|alive| (now - alive).to_std().is_ok_and(|age| age > Responses::ORPHANED))
@@ -123,7 +123,7 @@ mod tests {
         let after = |seconds| is_orphaned(Some(&text), now() + TimeDelta::seconds(seconds));
         assert!(!after(3 * Responses::RENEW.as_secs() as i64));
         assert!(after(1001));
-        assert!(!is_orphaned(None, now()), "its maker did not say");
+        assert!(!is_orphaned(None, now()), "there is no tag");
         assert!(!is_orphaned(Some(&"yesterday".to_owned()), now()));
     }
 }

@@ -1,6 +1,6 @@
-//! A copy of the database, while others write: `VACUUM INTO` reads one state of it from beginning
-//! to end, where the copying of the `sqlite3` tool's `.backup` begins again whenever another
-//! process commits. The log cannot be written over meanwhile (see `log.rs`); afterwards it shrinks.
+//! Copies the database while others write. `VACUUM INTO` reads one snapshot, whereas the `.backup`
+//! of the `sqlite3` tool starts again whenever another process commits. The log cannot be reused
+//! meanwhile (see `log.rs`); afterwards it shrinks.
 
 use std::{
     fs::{self, File},
@@ -10,23 +10,23 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::writer::sorted;
+use super::writer::classified;
 use crate::{
     error::{Error, Result},
     state_folder::QUEUE,
 };
 
-/// What was copied.
+/// The size of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Copied {
-    /// The size of the copy.
+    /// Size of the file in bytes.
     pub bytes: u64,
-    /// The messages in it, of all queues.
+    /// Number of messages in all queues.
     pub messages: u64,
 }
 
-/// Copies the database of this state folder into a file that is not there yet, and sees to it that
-/// it reaches the disk.
+/// Copies the database of this state folder to a new file, and syncs it. Returns an error if the
+/// file exists.
 pub fn to_file(folder: &Path, file: &Path) -> Result<Copied> {
     let what = || format!("copying the queue to {}", file.display());
     if fs::symlink_metadata(file).is_ok() {
@@ -40,7 +40,7 @@ pub fn to_file(folder: &Path, file: &Path) -> Result<Copied> {
     copied
 }
 
-/// It gets its name when it is complete.
+/// A temporary name, until the copy is complete.
 fn beside(file: &Path) -> PathBuf {
     let mut part = file.as_os_str().to_owned();
     part.push(format!(".part-{}", std::process::id()));
@@ -48,9 +48,9 @@ fn beside(file: &Path) -> PathBuf {
 }
 
 fn copy(database: &Path, part: &Path, file: &Path, what: &dyn Fn() -> String) -> Result<Copied> {
-    let failed = |error: rusqlite::Error| sorted(what(), &error, database);
+    let failed = |error: rusqlite::Error| classified(what(), &error, database);
     let failed_io = |error: io::Error| Error::from_io(what(), &error);
-    // SQLite itself would only say that it cannot open a database file, and not which.
+    // Created first, because SQLite's error would not name the file.
     drop(File::create_new(part).map_err(failed_io)?);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(database, flags).map_err(failed)?;
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_copy_that_is_made_at_full_speed_has_all_that_was_sent_before_and_can_be_used() {
+    async fn a_copy_made_under_load_has_all_earlier_messages_and_can_be_used() {
         let (folder, restored) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let queue = open(folder.path()).await;
         queue.send((0..2000).map(|number: u32| number.to_string().into()).collect()).await.unwrap();
@@ -132,13 +132,13 @@ mod tests {
         queue.ack(&held.into_iter().map(|delivery| delivery.receipt).collect::<Vec<_>>()).await.unwrap();
         let next = queue.receive(1, Duration::ZERO).await.unwrap();
         assert_eq!(next[0].body, "10", "in order, after those that are leased");
-        // The copy's messages and later ones do not get each other's receipts.
+        // Receipts of the copy do not match later messages.
         queue.send(vec!["new".into()]).await.unwrap();
         assert_eq!(queue.depth().await.unwrap().backlog(), copied.messages - 10 + 1);
     }
 
     #[tokio::test]
-    async fn what_cannot_be_copied_is_one_sentence_and_leaves_nothing() {
+    async fn a_failed_copy_is_one_sentence_and_leaves_no_file() {
         let (folder, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let file = place.path().join("copy.db");
         let none = to_file(folder.path(), &file).unwrap_err().to_string();
@@ -152,6 +152,6 @@ mod tests {
         let taken = to_file(folder.path(), &file).unwrap_err().to_string();
         assert!(taken.contains("already"), "{taken}");
         assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
-        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1, "no pieces are left");
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1, "no temporary files are left");
     }
 }

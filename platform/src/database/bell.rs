@@ -1,10 +1,9 @@
-//! How a sender in one process wakes a receiver in another: one named pipe for each queue, one byte
-//! in it for each message. A receiver that waits is woken by the kernel and takes one byte; who
-//! takes several messages takes their bytes too. The bytes are only hints: a receiver always looks
-//! before it waits, so a lost byte costs a delay that `LOST_RING` bounds, and a byte too many costs
-//! one look.
+//! Wakes a receiver in another process: one named pipe per queue, one byte in it per message. The
+//! kernel wakes a waiting receiver, which takes one byte; a receiver that takes several messages
+//! takes their bytes as well. The bytes are only hints: a receiver always looks before it waits, so
+//! a lost byte costs a delay of at most `LONGEST_SLEEP`, and an extra byte costs one look.
 //!
-//! The messages of one transaction are announced by one write after its commit
+//! The messages of a transaction are announced by one write after its commit
 //! ([`Batch::ring`](super::Batch::ring)).
 
 use std::{
@@ -22,19 +21,19 @@ use tokio::{net::unix::pipe::Receiver, time::Instant};
 
 use crate::error::{Error, Result};
 
-/// More rings than this wake nobody who is not awake already.
+/// Maximum number of bytes written at once; more would wake no further receiver.
 const MOST_RINGS: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct Bell {
     pipe: OwnedFd,
-    /// The same, known to the runtime since somebody waited here. Who only rings is not woken by
-    /// its own rings.
+    /// The same pipe, registered with the runtime once a receiver waits here, so that a process
+    /// that only rings is not woken by its own bytes.
     ear: OnceLock<Receiver>,
 }
 
 impl Bell {
-    /// Opens the pipe, making it if it is not there.
+    /// Opens the pipe, creating it if missing.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let failed =
             |error: io::Error| Error::from_io(format!("opening the pipe {}", path.display()), &error);
@@ -42,32 +41,33 @@ impl Bell {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(failed(error.into())),
         }
-        // Open for both, the pipe never reports an end of file and never lacks a reader.
+        // Open for reading and writing, a pipe never reports an end of file and never lacks a
+        // reader.
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let pipe = open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
         Ok(Self { pipe, ear: OnceLock::new() })
     }
 
-    /// Announces messages. A full pipe is as good: everybody is awake.
+    /// Announces messages. If the pipe is full, all receivers are awake already.
     pub(crate) fn ring(&self, messages: usize) {
         let _full = write(&self.pipe, &[1; MOST_RINGS][..messages.min(MOST_RINGS)]);
     }
 
-    /// Takes back the rings of messages that were received without waiting for them.
+    /// Takes the bytes of messages that were received without waiting.
     pub(crate) fn silence(&self, messages: usize) {
         if messages > 0 {
             let _empty = read(&self.pipe, &mut [0; MOST_RINGS][..messages.min(MOST_RINGS)]);
         }
     }
 
-    /// Waits for one ring and takes it; `false` if none came by the deadline.
+    /// Waits for a byte and takes it; returns false if none came by the deadline.
     pub(crate) async fn heard(&self, deadline: Instant) -> Result<bool> {
         let failed = |error| Error::from_io("waiting for a message", &error);
         let ear = self.ear().map_err(failed)?;
         let take_one = async {
             loop {
                 ear.readable().await?;
-                // Another receiver may have been quicker.
+                // Another receiver may have been faster.
                 match ear.try_read(&mut [0; 1]) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     taken => return taken,
@@ -80,7 +80,7 @@ impl Bell {
         }
     }
 
-    /// Takes all rings that there are, and counts them.
+    /// Takes all bytes and returns their number.
     #[cfg(test)]
     pub(crate) fn rings(&self) -> usize {
         read(&self.pipe, &mut [0; MOST_RINGS]).unwrap_or(0)

@@ -1,20 +1,20 @@
-//! Keeps SQLite's write-ahead log below [`FULL`] and a little, whatever the load.
+//! Keeps SQLite's write-ahead log not much larger than [`FULL`], regardless of the load.
 //!
-//! SQLite writes the log from its start again only after a moment in which all of it was copied to
-//! the database and no reader looks at it. Under load there is no such moment: a checkpoint that
-//! lets writers go on (`PASSIVE`) copies what there was when it began, and answers with success
-//! although more has been written since. So a thread of its own copies and syncs while writers go
-//! on, until little is left, and then takes their turn ([`Turn`]) for the rest. Every writer of
-//! every process waits for its turn, so nothing is added meanwhile, and what is left takes a
-//! millisecond. Where writers are faster than the copying (a slow disk), one that finds the log
-//! full copies before it writes.
+//! SQLite reuses the log from its start only after a moment in which all of it was copied to the
+//! database and no reader uses it. Under load there is no such moment: a checkpoint that does not
+//! block writers (`PASSIVE`) copies what was there when it began, and reports success although more
+//! has been written since. So a thread copies and syncs while writers continue, until little is
+//! left, and then takes the writers' turn ([`Turn`]) for the rest. All writers of all processes
+//! wait for that turn, so nothing is added meanwhile, and the rest takes about a millisecond. If
+//! writers are faster than copying (on a slow disk), a writer that finds the log full copies before
+//! it writes.
 //!
-//! Sizes are those that SQLite counts at each commit, and include what other processes wrote.
+//! Sizes are those that SQLite reports at each commit; they include what other processes wrote.
 //!
-//! **Long readers.** A reader that stays (`.backup`, `VACUUM INTO`, somebody's `sqlite3` in a
-//! transaction) keeps all of the log that was written since it began, and then the log grows with
-//! the load; SQLite offers no way around that, and jobs are not refused for it. Nobody waits for
-//! such a reader: a try a second notices that it has left, and gives the space back.
+//! **Long readers.** A reader that stays (`.backup`, `VACUUM INTO`, a transaction in `sqlite3`)
+//! keeps the whole log since its start, so the log grows with the load. SQLite has no way around
+//! that, and jobs are not refused because of it. Nothing waits for such a reader: an attempt every
+//! second notices its end and frees the space.
 
 use std::{
     collections::BTreeMap,
@@ -37,45 +37,45 @@ use crate::{
     state_folder,
 };
 
-/// From this size on the log is copied. Smaller would mean more syncs, larger more to read after a
-/// crash.
+/// Size in bytes from which the log is copied. Smaller means more syncs, larger means more to read
+/// after a crash.
 const COPIED_FROM: u64 = 4 << 20;
-/// At this size a writer copies before it writes more.
+/// Size in bytes at which a writer copies before it writes.
 const FULL: u64 = 11 << 20;
-/// A file that is larger, after a long reader or a crash of an older version, is cut. A smaller one
-/// is kept and written over, which needs no new space on the disk.
+/// Files larger than this, after a long reader or a crash, are truncated. Smaller ones are reused,
+/// which needs no new disk space. In bytes.
 const KEPT: u64 = 14 << 20;
-/// A log that a reader has let grow to this is worth a line in the service's log.
+/// Size in bytes from which a log kept by a reader is reported.
 const NOTABLE: u64 = 64 << 20;
-/// So little may be left to copy while writers wait.
+/// Maximum number of bytes left to copy while writers wait.
 const LITTLE: u64 = 256 << 10;
-/// How often the thread copies, and syncs, what was written while it did so, before it takes the
-/// writers' turn all the same.
+/// Maximum number of times that the thread copies and syncs before it takes the writers' turn in
+/// any case.
 const ROUNDS: usize = 4;
-/// How long the thread keeps writers waiting for the disk.
+/// Maximum time for which the thread makes writers wait for the disk.
 const HOLD: Duration = Duration::from_millis(20);
-/// How long writers wait for readers that look at the log: those of EIRS have done so in less than
-/// a millisecond.
+/// Maximum time for which writers wait for readers of the log; those of EIRS take less than a
+/// millisecond.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// How long a writer that finds the log full waits for another process that copies.
+/// Maximum time for which a writer that finds the log full waits for another process that copies.
 const NEIGHBOUR: Duration = Duration::from_millis(30);
-/// How often it looks whether that process is ready.
+/// Interval between checks whether that process is done.
 const MOMENT: Duration = Duration::from_millis(1);
-/// After so long it is tried again to get past a reader that stays, or an error.
+/// Time until the next attempt after an error or while a reader stays.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The log of a database, as one process sees it.
+/// The log of a database, as this process sees it.
 #[derive(Debug)]
 pub(super) struct Log {
-    /// Its size at this process's last commit.
+    /// Size at this process's last commit, in bytes.
     size: AtomicU64,
-    /// Whether the thread knows that there is something to copy.
+    /// True once the thread was is_reported that there is something to copy.
     called: AtomicBool,
     frame: u64,
-    /// Until when nobody tries: a reader stays, or something is broken.
-    hopeless_until: Mutex<Option<Instant>>,
-    /// Whether a reader that stays has been told of.
-    told: AtomicBool,
+    /// No attempt is made before this time, because a reader stays or an error occurred.
+    retry_at: Mutex<Option<Instant>>,
+    /// True once a long reader was reported.
+    is_reported: AtomicBool,
     copier: Mutex<Copier>,
 }
 
@@ -87,37 +87,37 @@ struct Copier {
     file: PathBuf,
 }
 
-/// What a checkpoint answers, in frames of the log.
+/// The result of a checkpoint, in frames of the log.
 #[derive(Debug, Clone, Copy)]
 struct Copied {
-    /// It could not do all that it was asked for.
+    /// True if it could not do everything.
     busy: bool,
-    /// All that is in the log, and what of it the database has. Both are -1 where another process
+    /// Frames in the log, and frames of it that are in the database. Both are -1 if another process
     /// is copying.
     log: i64,
     copied: i64,
 }
 
-/// How an attempt to empty the log ended.
+/// The result of an attempt to empty the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The next writer writes it from its start.
+    /// The next writer reuses it from its start.
     Empty,
-    /// It is small; somebody else has emptied it.
+    /// It is small: another process has emptied it.
     Small,
     /// Another process is copying.
     Elsewhere,
-    /// A reader keeps it.
+    /// A reader prevents it.
     Kept,
-    /// The disk was slow, and writers went on.
+    /// The disk was slow, and writers continued.
     Slow,
 }
 
 impl Log {
-    /// The log of this database, whose `writer` reports its commits from now on. A log that a crash
-    /// left too large is emptied first.
+    /// Opens the log of this database; `writer` reports its commits from now on. Empties a log that
+    /// a crash left too large.
     pub(super) fn open(database: &Path, turn: Turn, writer: &mut Connection) -> Result<Arc<Self>> {
-        let failed = |error: rusqlite::Error| super::writer::sorted(what(database), &error, database);
+        let failed = |error: rusqlite::Error| super::writer::classified(what(database), &error, database);
         let connection = Connection::open(database).map_err(failed)?;
         connection.busy_timeout(PATIENCE).map_err(failed)?;
         let page: u32 = writer.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(failed)?;
@@ -133,10 +133,10 @@ impl Log {
         let log = Arc::new(Self {
             size: AtomicU64::new(size),
             called: AtomicBool::new(false),
-            // Each page has a header of its own there.
+            // Each frame has a header in addition to the page.
             frame: u64::from(page) + 24,
-            hopeless_until: Mutex::default(),
-            told: AtomicBool::new(false),
+            retry_at: Mutex::default(),
+            is_reported: AtomicBool::new(false),
             copier: Mutex::new(copier),
         });
         if size > KEPT {
@@ -151,17 +151,17 @@ impl Log {
         Ok(log)
     }
 
-    /// Whether the next writer should take its turn by [`make_room`](Self::make_room), on a thread
-    /// that may wait.
+    /// Returns whether the next writer must call [`make_room`](Self::make_room), on a thread that
+    /// may block.
     pub(super) fn is_full(&self) -> bool {
-        self.size.load(Relaxed) >= FULL && !self.is_hopeless()
+        self.size.load(Relaxed) >= FULL && !self.is_deferred()
     }
 
-    /// Takes the writers' turn, and empties the log in it if it is still full.
+    /// Takes the writers' turn, and empties the log if it is still full.
     pub(super) fn make_room<'a>(&self, turn: &'a Turn) -> std::io::Result<Taken<'a>> {
         let deadline = Instant::now() + NEIGHBOUR;
         let waits = |end| end == Some(End::Elsewhere) && Instant::now() < deadline;
-        // This process's own thread may be copying, and needs the turn to come to an end.
+        // This process's own thread may be copying, and needs the turn to finish.
         let copier = loop {
             match self.copier.try_lock() {
                 Ok(copier) => break Some(copier),
@@ -179,15 +179,15 @@ impl Log {
         Ok(taken)
     }
 
-    /// To be called after a commit: whether the thread has something to do that it does not know
-    /// of.
+    /// Returns whether the thread must be called after a commit, because the log has grown and it
+    /// was not called yet.
     pub(super) fn wants_copying(&self) -> bool {
-        self.size.load(Relaxed) >= COPIED_FROM && !self.is_hopeless() && !self.called.swap(true, Relaxed)
+        self.size.load(Relaxed) >= COPIED_FROM && !self.is_deferred() && !self.called.swap(true, Relaxed)
     }
 
-    /// Empties the log whenever it is called; ends with the callers.
+    /// Empties the log at each call; returns when the callers are gone.
     pub(super) fn serve(&self, calls: &mpsc::Receiver<()>) {
-        let mut again = self.is_hopeless();
+        let mut again = self.is_deferred();
         loop {
             let call = if again {
                 calls.recv_timeout(AGAIN)
@@ -201,11 +201,10 @@ impl Log {
             while end == Some(End::Slow) {
                 end = self.empty();
             }
-            // A log that cannot be emptied now must be emptied when it can, even if nobody writes
-            // any more.
+            // Try again later even if nothing is written any more.
             again = matches!(end, None | Some(End::Kept));
             if end == Some(End::Elsewhere) {
-                // Not at each commit until that process is ready.
+                // Avoids an attempt at each commit until that process is done.
                 std::thread::park_timeout(NEIGHBOUR);
             }
             self.called.store(false, Relaxed);
@@ -218,8 +217,8 @@ impl Log {
     }
 
     fn note(&self, end: rusqlite::Result<End>) -> Option<End> {
-        let mut hopeless = self.hopeless_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = hopeless.is_none();
+        let mut retry_at = self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = retry_at.is_none();
         let end = end
             .inspect_err(|error| {
                 if first {
@@ -231,26 +230,26 @@ impl Log {
         match end {
             Some(End::Empty | End::Small) => {
                 self.size.store(0, Relaxed);
-                if self.told.swap(false, Relaxed) {
+                if self.is_reported.swap(false, Relaxed) {
                     tracing::info!(
                         "the long reader of the queue has ended, and its log is small \
                         again"
                     );
                 }
-                *hopeless = None;
+                *retry_at = None;
             }
             Some(End::Elsewhere | End::Slow) => {}
-            Some(End::Kept) | None => *hopeless = Some(Instant::now() + AGAIN),
+            Some(End::Kept) | None => *retry_at = Some(Instant::now() + AGAIN),
         }
         if end == Some(End::Kept) {
-            self.tell_of_reader();
+            self.report_reader();
         }
         end
     }
 
-    fn tell_of_reader(&self) {
+    fn report_reader(&self) {
         let size = self.size.load(Relaxed);
-        if size >= NOTABLE && !self.told.swap(true, Relaxed) {
+        if size >= NOTABLE && !self.is_reported.swap(true, Relaxed) {
             tracing::warn!(
                 "another program keeps reading the queue, so that its log cannot be reused and has \
                 {} MB; `fuser -v queue.db` shows the program",
@@ -259,8 +258,8 @@ impl Log {
         }
     }
 
-    fn is_hopeless(&self) -> bool {
-        let until = *self.hopeless_until.lock().unwrap_or_else(PoisonError::into_inner);
+    fn is_deferred(&self) -> bool {
+        let until = *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| Instant::now() < until)
     }
 }
@@ -274,8 +273,8 @@ impl Copier {
             if log < 0 {
                 return Ok(End::Elsewhere);
             }
-            // SQLite syncs the database only where it has caught up with the writers; what is left
-            // to sync costs them time.
+            // SQLite syncs the database only if it has caught up with the writers. Sync now,
+            // because syncing the rest keeps writers waiting.
             self.database.sync_data().map_err(failed)?;
             if log as u64 * frame < COPIED_FROM && self.length() <= KEPT {
                 return Ok(End::Small);
@@ -303,12 +302,12 @@ impl Copier {
         end
     }
 
-    /// Makes the first commit of an empty log.
+    /// Makes the first commit in an empty log.
     fn begin(&self, end: End) {
         if end == End::Empty {
-            // The header of the log is synced, as it must be, and the commit is not. The number is
-            // zero already; this writes its page all the same. If it cannot, the next writer makes
-            // the first commit.
+            // With NORMAL, the header of the log is synced, as it must be, but the commit is not.
+            // The number is zero already; setting it writes its page anyway. If this fails, the
+            // next writer makes the first commit.
             let first = "PRAGMA synchronous = NORMAL; PRAGMA application_id = 0";
             let _failed = self.connection.execute_batch(first);
         }
@@ -344,9 +343,9 @@ fn failed(error: std::io::Error) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
 }
 
-/// The database file, for syncing. Who closes any descriptor of a file gives up every POSIX lock
-/// that its process has on it, SQLite's own among them (<https://sqlite.org/howtocorrupt.html>,
-/// 2.2): so it stays open, once for each file.
+/// Opens the database file for syncing. Closing any descriptor of a file releases all POSIX locks
+/// of the process on it, including SQLite's own (<https://sqlite.org/howtocorrupt.html>, 2.2): so
+/// it stays open, once for each file.
 fn never_closed(path: &Path) -> std::io::Result<&'static File> {
     static OPEN: Mutex<BTreeMap<(u64, u64), &'static File>> = Mutex::new(BTreeMap::new());
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,4 @@
-//! A connection for looking only: readers of a database in WAL mode wait for no writer, and no
-//! writer waits for them.
+//! A read-only connection: in WAL mode, readers and writers do not wait for each other.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,10 +8,10 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::writer::{keep_plans, sorted};
+use super::writer::{classified, keep_plans};
 use crate::{error::Result, state_folder};
 
-/// A handle on the connection. Clones share it.
+/// A shared handle on the connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader(Arc<Inner>);
 
@@ -23,7 +22,7 @@ struct Inner {
 }
 
 impl Reader {
-    /// Opens the database in the folder, which a writer has made.
+    /// Opens the database in the folder; a writer must have created it.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(state_folder::QUEUE);
         let open = || {
@@ -34,11 +33,12 @@ impl Reader {
             Ok(connection)
         };
         let connection =
-            open().map_err(|error| sorted(format!("opening {}", path.display()), &error, &path))?;
+            open().map_err(|error| classified(format!("opening {}", path.display()), &error, &path))?;
         Ok(Self(Arc::new(Inner { connection: Mutex::new(connection), path })))
     }
 
-    /// Looks, here and now. What is looked for must be found by an index: others wait meanwhile.
+    /// Reads on the calling thread. The query must use an index, because other readers wait
+    /// meanwhile.
     pub(crate) fn read<T>(
         &self,
         what: &str,
@@ -46,6 +46,6 @@ impl Reader {
     ) -> Result<T> {
         let connection = self.0.connection.lock().unwrap_or_else(PoisonError::into_inner);
         look(&connection)
-            .map_err(|error| sorted(format!("{what} in {}", self.0.path.display()), &error, &self.0.path))
+            .map_err(|error| classified(format!("{what} in {}", self.0.path.display()), &error, &self.0.path))
     }
 }

@@ -1,15 +1,14 @@
-//! The tables of the file, and how those of older versions become these.
+//! The tables of the database, and their migrations.
 //!
-//! `user_version` numbers them. A step is one transaction, so that a kill in the middle leaves the
-//! older tables; it only adds, so that programs of the version before, which run on for a while
-//! during an upgrade, still find what they know.
+//! `user_version` is the version of the tables. Each migration is one transaction, so that a kill
+//! leaves the older tables. Migrations only add things, so that programs of the previous version
+//! still work during an upgrade.
 
 use rusqlite::Connection;
 
-/// One for each version, in order: what makes the tables of the version before into its own.
+/// The migrations in order: each brings the tables of the previous version to the next one.
 const STEPS: [&str; 2] = [
-    // `AUTOINCREMENT` because a receipt must never name a later message that got the row of an
-    // earlier one.
+    // `AUTOINCREMENT`, so that a receipt never matches a later message with a reused row id.
     "CREATE TABLE IF NOT EXISTS queues (
         id INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,
@@ -24,15 +23,14 @@ const STEPS: [&str; 2] = [
         body BLOB NOT NULL
     );
     CREATE INDEX IF NOT EXISTS by_visibility ON messages (queue, visible_from, id);",
-    // The queue's own time (see `time.rs`). Zero is that of messages from before: their age is not
-    // known.
+    // The database's own time (see `time.rs`). Zero for older messages, whose age is unknown.
     "ALTER TABLE messages ADD COLUMN since INTEGER NOT NULL DEFAULT 0;
     CREATE TABLE time (boot TEXT NOT NULL, base INTEGER NOT NULL);",
 ];
 
-/// Brings the tables up to date. To be called while nobody else writes. `Err` of the inner result
-/// is the version of a file that a newer program made.
-pub(super) fn bring_up_to_date(connection: &Connection) -> rusqlite::Result<Result<(), usize>> {
+/// Migrates the tables. Call it while no one else writes. The inner `Err` is the version of a file
+/// that a newer program made.
+pub(super) fn migrate(connection: &Connection) -> rusqlite::Result<Result<(), usize>> {
     let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let Some(steps) = STEPS.get(version as usize..) else { return Ok(Err(version as usize)) };
     for (step, number) in steps.iter().zip(version + 1..) {
@@ -47,7 +45,7 @@ pub(super) fn bring_up_to_date(connection: &Connection) -> rusqlite::Result<Resu
     Ok(Ok(()))
 }
 
-/// The newest version, for sentences.
+/// The newest version.
 pub(super) const VERSION: usize = STEPS.len();
 
 #[cfg(test)]

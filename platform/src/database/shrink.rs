@@ -1,7 +1,6 @@
-//! Gives the file's free pages back to the disk. A backlog that is gone, or results that have
-//! expired, leave pages free in the file; without this it would keep the size of its longest
-//! backlog without end. The pages at the file's end move into free ones before, a few in one
-//! transaction, so that nobody waits long for it, and with pauses between.
+//! Releases free pages of the file. A finished backlog or expired results leave free pages, and
+//! without this the file would keep its largest size. Pages at the end of the file are moved into
+//! free ones, a few per transaction and with pauses, so that other operations do not wait long.
 
 use std::time::{Duration, Instant};
 
@@ -13,28 +12,27 @@ use super::{
 };
 use crate::error::Result;
 
-/// So many pages go in one transaction: some milliseconds.
+/// Maximum number of pages moved per transaction; takes a few milliseconds.
 const SLICE: u64 = 64;
-/// So many transactions are made in one pass.
+/// Maximum number of transactions per pass.
 const SLICES: usize = 2000;
-/// Free pages that stay: the next burst needs them. 4 MiB.
+/// Number of free pages to keep for the next burst: 4 MiB.
 const KEPT: u64 = 1024;
-/// The time between two transactions: others have at least ten times as long as one took, and no
-/// less than this.
+/// Minimum pause between two transactions; other operations get at least ten times the time of the
+/// last one.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A file that is made smaller, from pass to pass.
+/// The state of shrinking a file, across passes.
 #[derive(Debug, Default)]
 pub(crate) struct Shrinking {
-    /// The free pages at the end of the last pass.
+    /// Number of free pages at the end of the last pass.
     free: Option<u64>,
-    /// What the longest transaction took, its wait for other writers included.
+    /// Duration of the longest transaction, including its wait for other writers.
     longest: Duration,
 }
 
 impl Shrinking {
-    /// Gives back what has been free since the last pass: a page that was free for a moment only is
-    /// about to be used again.
+    /// Releases pages that have been free since the last pass; others may be needed again soon.
     pub(crate) async fn pass(&mut self, writer: &Writer, reader: &Reader) -> Result<()> {
         let free = || reader.read("counting free pages", free_pages);
         let now = free()?;
@@ -49,7 +47,7 @@ impl Shrinking {
             let give = move |batch: &mut Batch<'_>| give_back(batch, slice);
             let gone = writer.run("giving free pages back", give).await?;
             if gone == 0 {
-                // The file is of a time when that could not be.
+                // A file of an earlier version that does not support it.
                 break;
             }
             self.longest = self.longest.max(begun.elapsed());
@@ -78,11 +76,11 @@ fn number(connection: &Connection, pragma: &str) -> rusqlite::Result<u64> {
     connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
 }
 
-/// Returns how many pages are gone.
+/// Releases up to `pages` free pages; returns their number.
 fn give_back(batch: &mut Batch<'_>, pages: u64) -> rusqlite::Result<u64> {
     let connection = batch.writer()?;
     let before = number(connection, "page_count")?;
-    // Each step frees a page: it is done when there is no further row.
+    // Each step releases a page; there are no more rows when it is done.
     let mut statement = connection.prepare_cached(&format!("PRAGMA incremental_vacuum({pages})"))?;
     let mut rows = statement.query([])?;
     while rows.next()?.is_some() {}
@@ -90,22 +88,23 @@ fn give_back(batch: &mut Batch<'_>, pages: u64) -> rusqlite::Result<u64> {
     Ok(before.saturating_sub(number(connection, "page_count")?))
 }
 
-/// Has a file that is new give free pages back, ...
+/// Makes a new file support releasing pages, ...
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")
 }
 
-/// A larger file is not written again at a start: docs/OPERATIONS.md says how to do it.
+/// Maximum size in bytes of a file that is rewritten at the start; docs/OPERATIONS.md says how to
+/// do it with larger ones.
 const SMALL: u64 = 64 << 20;
 
-/// ... and one of an earlier version, too, which is written again for that.
-pub(super) fn carry_over(connection: &Connection) -> rusqlite::Result<()> {
+/// ... and rewrites a file of an earlier version for that.
+pub(super) fn migrate(connection: &Connection) -> rusqlite::Result<()> {
     let used =
         (number(connection, "page_count")? - free_pages(connection)?) * number(connection, "page_size")?;
     if number(connection, "auto_vacuum")? != 0 || used > SMALL {
         return Ok(());
     }
-    // A service may have no other folder to write to.
+    // The service may have no permission for other folders.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     if let Err(error) = connection.execute_batch("VACUUM") {
         tracing::info!(%error, "the queue's file could not be written again; it gives no room back until a later start");
@@ -141,7 +140,7 @@ mod tests {
     fn length(folder: &Path) -> u64 {
         let file = Connection::open(folder.join(QUEUE)).unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);
-        // Where another connection copies at the same time, it says that it was busy, and returns.
+        // Returns true if another connection copies at the same time.
         let copy = || file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
         while copy().unwrap() {
             assert!(Instant::now() < deadline, "the log cannot be copied");
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_backlog_needed_is_given_back_when_it_is_gone_and_what_waits_stays() {
+    async fn the_space_of_a_finished_backlog_is_released_and_messages_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let (queues, queue) = open(folder.path()).await;
         fill(&queue, 5000).await;
@@ -164,7 +163,7 @@ mod tests {
         let (writer, reader) = queues.database().unwrap();
         let mut shrinking = Shrinking::default();
         shrinking.pass(&writer, &reader).await.unwrap();
-        assert_eq!(length(folder.path()), large, "it may be needed again at once");
+        assert_eq!(length(folder.path()), large, "the space may be needed again soon");
         shrinking.pass(&writer, &reader).await.unwrap();
         let small = length(folder.path());
         assert!(small < (2 << 20) + KEPT * 4096 && small < large / 2, "{small} of {large}");
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_of_an_earlier_version_is_carried_over_with_all_that_is_in_it() {
+    async fn a_file_of_an_earlier_version_is_migrated_completely() {
         let folder = tempfile::tempdir().unwrap();
         let (queues, queue) = open(folder.path()).await;
         fill(&queue, 500).await;

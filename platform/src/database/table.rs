@@ -1,4 +1,4 @@
-//! The queues of the file, each a row that counts its messages.
+//! The queues in the database: each is a row with the number of its messages.
 
 use std::collections::HashMap;
 
@@ -6,18 +6,18 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::writer::Batch;
 
-/// A queue, by its row.
+/// A queue, identified by its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Table(i64);
 
 impl Table {
-    /// The row's number.
+    /// Returns the row id.
     pub(crate) fn id(self) -> i64 {
         self.0
     }
 }
 
-/// Runs a statement without parameters and rows, parsed once.
+/// Runs a cached statement without parameters and rows.
 pub(super) fn run(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(statement)?.execute([]).map(|_| ())
 }

@@ -1,29 +1,29 @@
-//! The time that leases and ages are reckoned in: milliseconds that go forward with the machine's
-//! uptime, sleep included. The wall clock may leap by days (a machine that starts in the past, a
-//! battery that is empty, a hand): a lease would run out at once or last for days, and jobs would
-//! be dropped for an age that they do not have.
+//! The time for leases and ages: milliseconds that advance with the machine's uptime, including
+//! suspend. The wall clock may jump by days (a wrong clock at boot, an empty battery, a manual
+//! change), which would end leases at once or make them last for days, and drop jobs for a wrong
+//! age.
 //!
-//! All processes of a machine see one uptime. What is added to it stands in the file, and makes the
-//! time go on where it was after a restart of the machine. It begins as the wall clock's time,
-//! which is what older versions of EIRS wrote.
+//! All processes of a machine see the same uptime. An offset in the database is added to it, which
+//! lets the time continue after a reboot. It starts at the wall clock's time, which older versions
+//! of EIRS wrote.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use rustix::time::{ClockId, clock_gettime};
 
-/// A start of the machine, and how long ago that was.
+/// A boot of the machine, and the uptime since then in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Boot {
     pub(super) id: String,
     pub(super) uptime: i64,
 }
 
-/// The time of a file's queues.
+/// The time of a database.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Time {
     base: i64,
 }
 
-/// What the file says of its time.
+/// The time in the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Noted {
     boot: String,
@@ -31,8 +31,8 @@ struct Noted {
 }
 
 impl Boot {
-    /// The present one. Where a system does not name its starts, a lease of an earlier one lasts
-    /// too long to be believed, and ends.
+    /// Returns the current boot. On systems without boot ids, leases of an earlier boot end far in
+    /// the future, so they count as expired.
     pub(super) fn now() -> Self {
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self { id: id.trim().to_owned(), uptime: uptime() }
@@ -49,9 +49,8 @@ impl Time {
         self.base + uptime()
     }
 
-    /// The time of this file, which goes on if the machine was started again since. Leases of
-    /// before belong to processes that are no more: they are over. To be called while nobody else
-    /// writes.
+    /// Returns the time of this database, which continues after a reboot. Leases from before a
+    /// reboot are ended, because their processes are gone. Call it while no one else writes.
     pub(super) fn of(connection: &Connection, boot: &Boot, wall: i64) -> rusqlite::Result<Self> {
         let noted = connection
             .query_row("SELECT boot, base FROM time", [], |row| {
@@ -65,7 +64,7 @@ impl Time {
             .query_row("SELECT since FROM messages ORDER BY id DESC LIMIT 1", [], |row| row.get(0))
             .optional()?;
         let base = continued(noted.as_ref(), newest, boot.uptime, wall);
-        // In a file of the version before, leases are those of workers that may run.
+        // In a file of the previous version, leases belong to workers that may still run.
         let end_leases =
             if noted.is_some() { "UPDATE messages SET visible_from = 0 WHERE visible_from > 0;" } else { "" };
         connection.execute_batch("BEGIN IMMEDIATE")?;
@@ -82,8 +81,8 @@ impl Time {
     }
 }
 
-/// What to add to the uptime after a start of the machine, so that the time is not before anything
-/// that was sent. What passed since that is not known, and counts for no job's age.
+/// Returns the offset to the uptime after a reboot, such that the time is not before any sent
+/// message. The time that has passed since is unknown and does not count for ages.
 fn continued(noted: Option<&Noted>, newest: Option<i64>, uptime: i64, wall: i64) -> i64 {
     match (noted, newest) {
         (Some(_), Some(newest)) if newest > 0 => newest - uptime,
@@ -99,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_uptime_goes_forward_and_the_start_of_the_machine_has_a_name() {
+    fn the_uptime_advances_and_the_boot_has_an_id() {
         let (before, after) = (Boot::now(), Boot::now());
         assert_eq!(before.id, after.id);
         assert!(!before.id.is_empty());
@@ -108,16 +107,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn after_a_restart_of_the_machine_nothing_that_was_sent_is_older_than_it_was(
+        fn a_reboot_does_not_increase_ages(
             base in 0i64..1 << 42, sent in 1i64..1 << 42, uptime in 0i64..1 << 40, wall in any::<i32>(),
         ) {
             let noted = Noted { boot: "before".into(), base };
             let now = continued(Some(&noted), Some(sent), uptime, i64::from(wall)) + uptime;
-            prop_assert_eq!(now, sent, "the age is none, whatever the wall clock says");
+            prop_assert_eq!(now, sent, "the age is zero, whatever the wall clock shows");
         }
 
         #[test]
-        fn a_new_file_begins_at_the_time_of_the_wall_clock(uptime in 0i64..1 << 40, wall in 0i64..1 << 42) {
+        fn a_new_database_starts_at_the_wall_clock(uptime in 0i64..1 << 40, wall in 0i64..1 << 42) {
             prop_assert_eq!(continued(None, None, uptime, wall) + uptime, wall);
         }
     }

@@ -1,6 +1,6 @@
-//! Whose turn it is to write: a file lock in front of SQLite's own. The kernel lets writers of all
-//! processes in one after the other and wakes the next one at once, where SQLite's lock would make
-//! them sleep and try again; and it lets go when its holder is killed.
+//! The turn to write: a file lock in front of SQLite's own lock. The kernel admits the writers of
+//! all processes one after the other and wakes the next one at once, whereas SQLite's lock would
+//! make them sleep and retry. It is released when its holder is killed.
 
 use std::{
     fs::File,
@@ -13,27 +13,27 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-/// One who may ask for the turn. The lock belongs to the opened file: two that ask against each
-/// other need two of these.
+/// A handle for taking the turn. The lock belongs to the opened file, so competing callers need
+/// separate handles.
 #[derive(Debug)]
 pub(super) struct Turn {
     file: File,
     path: PathBuf,
 }
 
-/// The turn, until this is dropped.
+/// The turn; dropping this releases it.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Taken<'a>(&'a File);
 
 impl Turn {
-    /// Opens the lock file, which is made where there is none.
+    /// Opens the lock file, creating it if missing.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::options().create(true).truncate(false).write(true).open(path)?;
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// Another one on the same file.
+    /// Opens another handle on the same file.
     pub(super) fn another(&self) -> io::Result<Self> {
         Self::open(&self.path)
     }
@@ -44,7 +44,7 @@ impl Turn {
         Ok(Taken(&self.file))
     }
 
-    /// Takes the turn if nobody has it.
+    /// Takes the turn if it is free.
     pub(super) fn try_take(&self) -> Option<Taken<'_>> {
         flock(&self.file, FlockOperation::NonBlockingLockExclusive).ok()?;
         Some(Taken(&self.file))
@@ -52,8 +52,8 @@ impl Turn {
 }
 
 impl Taken<'_> {
-    /// Does `work` in the turn, and gives the turn away if that takes longer than `limit`. Returns
-    /// the turn if it was kept.
+    /// Runs `work` during the turn, but releases the turn if that takes longer than `limit`.
+    /// Returns the turn if it was kept.
     pub(super) fn for_at_most<T>(self, limit: Duration, work: impl FnOnce() -> T) -> (T, Option<Self>) {
         let (working, worked) = mpsc::channel::<()>();
         let hold = move || match worked.recv_timeout(limit) {
@@ -61,7 +61,7 @@ impl Taken<'_> {
             Err(RecvTimeoutError::Timeout) => None,
         };
         thread::scope(|scope| {
-            // Where no thread can be started, the turn is given away at once.
+            // If no thread can be started, the turn is released at once.
             let held = thread::Builder::new().name("queue-turn".into()).spawn_scoped(scope, hold);
             let done = work();
             drop(working);
@@ -72,7 +72,7 @@ impl Taken<'_> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        // The kernel does it at the latest when the process ends.
+        // Otherwise the kernel does it when the process ends.
         let _released = flock(self.0, FlockOperation::Unlock);
     }
 }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_that_is_quick_keeps_the_turn_and_work_that_is_slow_gives_it_away_meanwhile() {
+    fn quick_work_keeps_the_turn_and_slow_work_releases_it() {
         let folder = tempfile::tempdir().unwrap();
         let turn = Turn::open(&folder.path().join("lock")).unwrap();
         let other = turn.another().unwrap();
@@ -100,7 +100,7 @@ mod tests {
                 drop(other.take().unwrap());
                 barrier.wait();
             });
-            // It ends only after the other one had the turn.
+            // Ends only after the other handle had the turn.
             let ((), kept) = turn.take().unwrap().for_at_most(Duration::from_millis(1), || {
                 barrier.wait();
             });

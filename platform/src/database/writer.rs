@@ -1,10 +1,10 @@
-//! Where a process touches the file. Operations that come together share one transaction and are
-//! answered after its commit: a group commit, without a linger when nothing else waits.
+//! The single writer of a process. Concurrent operations share a transaction and return after its
+//! commit: a group commit, without delay if nothing else waits.
 //!
-//! Whoever asks first serves all who wait (flat combining; Hendler, Incze, Shavit, Tzafrir, SPAA
-//! 2010): on an idle machine waking another thread costs more than the transaction itself. What
-//! would make the asker wait goes to a thread instead: a file that another process is writing to, a
-//! commit that must reach the disk, and a log that is full ([`log`]).
+//! The first caller runs the operations of all that wait (flat combining; Hendler, Incze, Shavit,
+//! Tzafrir, SPAA 2010), because on an idle machine waking another thread costs more than the
+//! transaction. What would block the caller is done by a thread: waiting for another process that
+//! writes, a commit that must be synced, and a full log ([`log`]).
 //!
 //! [`log`]: super::log
 
@@ -34,32 +34,32 @@ use crate::{
     state_folder,
 };
 
-/// An operation that others join waits for more, up to this number. More than that and one process
-/// would have nothing to do while the other gathers.
+/// Maximum number of operations for which an operation waits once others join. With more, one
+/// process would be idle while another gathers.
 const COMPANY: usize = 8;
-/// A transaction takes at most this number of operations, so that other processes get their turn.
+/// Maximum number of operations per transaction, so that other processes get their turn.
 const LARGEST_BATCH: usize = 256;
-/// How long an operation that nobody waits for waits for a transaction of others.
+/// How long an unhurried operation waits to join a transaction.
 const UNHURRIED: Duration = Duration::from_millis(50);
 
-/// A handle on the file. Clones share it.
+/// A shared handle on the database.
 #[derive(Debug, Clone)]
 pub(crate) struct Writer(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Whether an asker may serve; not where a commit waits for the disk.
+    /// True if the caller may run the operations; false if commits are synced.
     inline: bool,
     waiting: Mutex<Waiting>,
-    /// What joins the next transaction that begins, and begins none for now.
+    /// Operations that join the next transaction and start none for now.
     unhurried: Mutex<Waiting>,
     core: Mutex<Core>,
     log: Arc<Log>,
     time: Time,
     file: PathBuf,
-    /// Wakes the thread that serves, which ends when this is dropped, ...
+    /// Wakes the thread that runs operations, and ends it when dropped, ...
     thread: mpsc::Sender<()>,
-    /// ... and the one that copies the log.
+    /// ... and the same for the thread that copies the log.
     copying: mpsc::Sender<()>,
 }
 
@@ -71,36 +71,37 @@ struct Core {
     turn: Turn,
 }
 
-/// The transaction that an operation runs in; it begins when something is first written.
+/// The transaction of an operation; it begins at the first write.
 #[derive(Debug)]
 pub(crate) struct Batch<'a> {
     connection: &'a Connection,
     turn: &'a Turn,
     taken: Option<Taken<'a>>,
     begun: bool,
-    /// Messages more or fewer in each queue, added to the counters once, at the commit.
+    /// Changes of the number of messages in each queue, added to the counters at the commit.
     changes: HashMap<Table, i64>,
     /// Messages to announce after the commit.
     rings: Vec<(Arc<Bell>, usize)>,
 }
 
-/// Pages for which the connections of a process share memory, which is kept: whenever another
-/// process has written, a connection drops all that it had read, and to return that memory to the
-/// system and ask for it again costs more than the pages.
+/// Number of pages whose memory is kept and shared by the connections of a process. Whenever
+/// another process has written, a connection drops what it has read; returning the memory to the
+/// system and requesting it again would cost more than the pages.
 const KEPT_PAGES: i32 = 128;
-/// A page, and what SQLite keeps beside it; if that is more one day, this memory is not used.
+/// Bytes for a page and what SQLite stores with it. If a later version needs more, this memory is
+/// not used.
 const KEPT_PAGE: usize = 4096 + 512;
 
-/// To be called before the first connection is opened.
+/// Must be called before the first connection is opened.
 #[expect(unsafe_code, reason = "SQLite offers it to C only")]
 fn configure() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let memory = vec![0_u64; KEPT_PAGES as usize * KEPT_PAGE / size_of::<u64>()].leak();
-        // SAFETY: of this option the arguments are memory that is aligned to eight bytes and never
+        // SAFETY: the arguments of this option are memory that is aligned to eight bytes and never
         // freed, the size of its parts, and their number
-        // (<https://sqlite.org/c3ref/c_config_covering_index_scan.html#sqliteconfigpagecache>).
-        // Where SQLite runs already it refuses, and does without.
+        // (<https://sqlite.org/c3ref/c_config_covering_index_scan.html#sqliteconfigpagecache>). If
+        // SQLite is already initialized, it refuses and works without.
         let _refused = unsafe {
             rusqlite::ffi::sqlite3_config(
                 rusqlite::ffi::SQLITE_CONFIG_PAGECACHE,
@@ -113,8 +114,8 @@ fn configure() {
 }
 
 impl Writer {
-    /// Opens the file of this folder, or makes it; `wall` is the time of day in milliseconds since
-    /// the year 1970.
+    /// Opens the database in this folder, or creates it. `wall` is the wall clock in milliseconds
+    /// since 1970.
     pub(crate) fn open(folder: &Path, sync: bool, wall: i64) -> Result<Self> {
         let path = folder.join(state_folder::QUEUE);
         let what = || format!("opening the queue {}", path.display());
@@ -125,19 +126,19 @@ impl Writer {
         };
         let turn = Turn::open(&lock).map_err(turns())?;
         configure();
-        let mut connection = Connection::open(&path).map_err(|error| sorted(what(), &error, &path))?;
-        // Processes that start together must not make the tables together.
+        let mut connection = Connection::open(&path).map_err(|error| classified(what(), &error, &path))?;
+        // Processes that start together must not create the tables concurrently.
         let taken = turn.take().map_err(turns())?;
-        let time = prepare(&connection, sync, wall).map_err(|error| sorted(what(), &error, &path))?.map_err(
-            |newer| {
+        let time = prepare(&connection, sync, wall)
+            .map_err(|error| classified(what(), &error, &path))?
+            .map_err(|newer| {
                 let why = format!(
                     "a newer version of EIRS made it (its tables have version {newer}, this program \
                 knows {}); use that version, or another state folder",
                     schema::VERSION
                 );
                 Error::broken(what(), why)
-            },
-        )?;
+            })?;
         drop(taken);
 
         let log = Log::open(&path, turn.another().map_err(turns())?, &mut connection)?;
@@ -156,22 +157,22 @@ impl Writer {
             copying,
         });
         let (weak, log) = (Arc::downgrade(&shared), shared.log.clone());
-        start_thread("queue-writer", move || answer_calls(&weak, &calls))?;
+        start_thread("queue-writer", move || serve_calls(&weak, &calls))?;
         start_thread("queue-log", move || log.serve(&to_copy))?;
         Ok(Self(shared))
     }
 
-    /// The time that leases and ages go by.
+    /// Returns the time for leases and ages.
     pub(crate) fn time(&self) -> Time {
         self.0.time
     }
 
-    /// Whether this is a handle on the same writer.
+    /// Returns whether this is a handle on the same writer.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Runs `work` in the next transaction and answers once that is committed.
+    /// Runs `work` in the next transaction; returns once that is committed.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         what: impl Into<String>,
@@ -183,8 +184,8 @@ impl Writer {
             waiting.push(operation);
             waiting.len()
         };
-        // Whatever else is ready to run may have something for the same transaction, and may make
-        // others ready. On an idle machine nothing is.
+        // Other ready tasks may add operations to the same transaction, and may make more tasks
+        // ready. On an idle machine there are none.
         loop {
             tokio::task::yield_now().await;
             if let Ok(served) = answered.try_recv() {
@@ -200,8 +201,9 @@ impl Writer {
         answered.await.unwrap_or(Err(gone))
     }
 
-    /// The same for what nobody waits for: it joins the next transaction that writes, and has one
-    /// of its own only if none comes for a while. What is dropped before may be done or not.
+    /// Like [`run`](Self::run), if no one waits for it: joins the next transaction that writes, and
+    /// gets one of its own only if none comes for a while. If it is dropped before, `work` may or
+    /// may not run.
     pub(crate) async fn run_unhurried<T: Send + 'static>(
         &self,
         what: impl Into<String>,
@@ -220,7 +222,8 @@ impl Writer {
 }
 
 impl Shared {
-    /// Serves all who wait, here if that takes no waiting, or else on the thread.
+    /// Runs all waiting operations, on this thread if that does not block, or else on the writer's
+    /// thread.
     fn serve_or_call(&self) {
         let here = self.inline && !self.log.is_full();
         match if here { self.core.try_lock() } else { Err(TryLockError::WouldBlock) } {
@@ -231,23 +234,22 @@ impl Shared {
             }
             Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => {}
         }
-        // Whoever came while somebody else served, or while another process wrote, is still there.
+        // Operations that came while another caller or process was writing are still waiting.
         if !lock_anyway(&self.waiting).is_empty() {
-            // It lives as long as `self` does.
+            // The thread lives as long as `self`.
             let _ended = self.thread.send(());
         }
     }
 
-    /// The same, where waiting is fine.
+    /// Runs waiting operations; may block.
     fn serve_patiently(&self) {
         let core = lock_anyway(&self.core);
-        // Where the turn cannot be had, the first operation that writes is answered with the
-        // reason.
+        // If the turn cannot be taken, the first operation that writes returns the error.
         let taken = if self.log.is_full() { self.log.make_room(&core.turn).ok() } else { None };
         self.serve(&core, taken);
     }
 
-    /// One transaction for those who wait.
+    /// Runs the waiting operations in one transaction.
     fn serve<'a>(&self, core: &'a Core, taken: Option<Taken<'a>>) {
         let mut operations = {
             let mut waiting = lock_anyway(&self.waiting);
@@ -292,18 +294,18 @@ fn prepare(
     shrink::prepare(connection)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    // NORMAL survives a kill of every process; FULL survives a power cut too.
+    // NORMAL survives a kill of every process; FULL also a power failure.
     connection.pragma_update(None, "synchronous", if sync { "FULL" } else { "NORMAL" })?;
-    if let Err(newer) = schema::bring_up_to_date(connection)? {
+    if let Err(newer) = schema::migrate(connection)? {
         return Ok(Err(newer));
     }
-    shrink::carry_over(connection)?;
+    shrink::migrate(connection)?;
     Time::of(connection, &Boot::now(), wall).map(Ok)
 }
 
-/// Parses a statement once. Without this SQLite 3.54.1 parses and plans one with `LIMIT ?`, or with
-/// `column = ?` and an order, at each run (`sqlite3VdbeReprepareOnBind`): 4 % of a worker's time at
-/// load.
+/// Keeps query plans. Otherwise SQLite 3.54.1 parses and plans statements with `LIMIT ?`, or with
+/// `column = ?` and an order, at each run (`sqlite3VdbeReprepareOnBind`): 4 % of a worker's time
+/// under load.
 pub(super) fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_on| ())
 }
@@ -313,7 +315,7 @@ fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> 
     started.map(drop).map_err(|error| Error::from_io(format!("starting the thread {name}"), &error))
 }
 
-fn answer_calls(shared: &Weak<Shared>, calls: &mpsc::Receiver<()>) {
+fn serve_calls(shared: &Weak<Shared>, calls: &mpsc::Receiver<()>) {
     while calls.recv().is_ok() {
         let Some(shared) = shared.upgrade() else { return };
         while !lock_anyway(&shared.waiting).is_empty() {
@@ -323,12 +325,12 @@ fn answer_calls(shared: &Weak<Shared>, calls: &mpsc::Receiver<()>) {
 }
 
 impl<'a> Batch<'a> {
-    /// For looking only.
+    /// Returns the connection for reading.
     pub(crate) fn reader(&self) -> &'a Connection {
         self.connection
     }
 
-    /// For changing something; begins the transaction.
+    /// Returns the connection for writing, and begins the transaction.
     pub(crate) fn writer(&mut self) -> rusqlite::Result<&'a Connection> {
         if self.taken.is_none() {
             self.taken = Some(self.turn.take().map_err(|error| {
@@ -345,13 +347,13 @@ impl<'a> Batch<'a> {
         Ok(self.connection)
     }
 
-    /// Notes that a queue has so many messages more.
+    /// Records a change of the number of messages in a queue.
     pub(crate) fn count(&mut self, table: Table, change: i64) {
         *self.changes.entry(table).or_default() += change;
     }
 
-    /// Announces messages once they can be seen: all of a transaction wake their receivers
-    /// together.
+    /// Announces messages after the commit; one write wakes the receivers of all messages of a
+    /// transaction.
     pub(crate) fn ring(&mut self, bell: &Arc<Bell>, messages: usize) {
         match self.rings.iter_mut().find(|(rung, _)| Arc::ptr_eq(rung, bell)) {
             Some((_, more)) => *more += messages,
@@ -360,7 +362,7 @@ impl<'a> Batch<'a> {
     }
 
     fn end(mut self, ran: rusqlite::Result<()>) -> rusqlite::Result<()> {
-        // The turn ends with `self`, after the commit.
+        // Dropping `self` releases the turn, after the commit.
         if self.begun { self.commit(ran) } else { ran }
     }
 
@@ -370,16 +372,15 @@ impl<'a> Batch<'a> {
             .and_then(|()| table::add_to_counters(self.connection, changes))
             .and_then(|()| table::run(self.connection, "COMMIT"));
         if ended.is_err() && !self.connection.is_autocommit() {
-            // It can only fail when the connection is beyond use, and then the next operation says
-            // so.
+            // Fails only if the connection is unusable, which the next operation reports.
             let _failed = self.connection.execute_batch("ROLLBACK");
         }
         ended
     }
 }
 
-/// What the caller can do about an error of SQLite's, and what an operator can.
-pub(super) fn sorted(what: String, error: &rusqlite::Error, file: &Path) -> Error {
+/// Converts an error of SQLite into one that says what the caller or the operator can do.
+pub(super) fn classified(what: String, error: &rusqlite::Error, file: &Path) -> Error {
     let (why, file) = (error.to_string(), file.display());
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Error::Full { what, why },

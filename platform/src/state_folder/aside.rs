@@ -1,4 +1,4 @@
-//! Writing a file so that no reader ever sees half of it: aside, and then in its place.
+//! Writes files atomically: to a temporary file that is then renamed.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,18 +7,18 @@ use std::{
     path::Path,
 };
 
-/// How many may write a file at the same time.
+/// The number of processes that may write a file at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writers {
-    /// One, by a lock; what a kill left half written is written over.
+    /// One, which has a lock; it overwrites the temporary file of a killed process.
     One,
-    /// Several processes; each writes aside under a name of its own, which only its user may read
-    /// until `prepare` says otherwise.
+    /// Several; each has its own temporary file, which only its user may read until `prepare`
+    /// changes that.
     Several,
 }
 
-/// Replaces a file. Not synced to the disk unless `prepare`, which may also set owner and
-/// permissions, does so.
+/// Replaces a file. `prepare` may set its owner and permissions, and sync it; otherwise it is not
+/// synced.
 pub fn write_aside(
     path: &Path,
     text: &[u8],
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_whole_and_nothing_stays_beside_it() {
+    fn a_file_is_replaced_and_no_temporary_file_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("status.json");
         for (text, writers) in [("long before", Writers::One), ("after", Writers::Several)] {
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_leaves_the_file_as_it_was() {
+    fn a_failed_write_leaves_the_file_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("status.json");
         write_aside(&path, b"before", Writers::One, |_| Ok(())).unwrap();

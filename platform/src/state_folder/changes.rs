@@ -1,6 +1,5 @@
-//! Whether files are still what they were: all that EIRS reads again while it runs (policies,
-//! settings, models, tokens, certificates) is looked at by this, and a change counts when it has
-//! come to rest.
+//! Detects changes of files. Used for everything that EIRS reads again while it runs (policies,
+//! settings, models, tokens, certificates). A change counts once it is stable.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,18 +7,18 @@ use tokio::time::Instant;
 
 use super::Stamp;
 
-/// What tells one state of some files from another without reading them.
+/// The stamps of some files, which distinguish their states without reading them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stamps(Vec<(PathBuf, Stamp)>);
 
 impl Stamps {
-    /// Of these files, as they are now.
+    /// Takes the stamps of these files now.
     pub fn now(files: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         let stamp = |file: PathBuf| (file.clone(), Stamp::now(&file));
         Self(files.into_iter().map(Into::into).map(stamp).collect())
     }
 
-    /// Whether there is no file to look at.
+    /// Returns whether there are no files.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -31,44 +30,44 @@ impl FromIterator<(PathBuf, Stamp)> for Stamps {
     }
 }
 
-/// What a look at files found.
+/// The result of a look at files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// They are as they were when they were read.
+    /// Unchanged since they were read.
     Same,
-    /// They differ, and may be about to change further.
+    /// Changed, but perhaps not finally.
     Changing,
-    /// They changed and have come to rest: they should be read.
+    /// Changed and stable: they should be read.
     Changed,
 }
 
-/// Files that are looked at again and again. A change counts when two looks, at least `rest` apart,
-/// have found the same: editors write a file in several steps, and tools write several files.
+/// Detects changes by repeated looks. A change counts once two looks, at least `rest` apart, have
+/// found the same: editors write a file in several steps, and tools write several files.
 #[derive(Debug, Clone)]
 pub struct Changes<S> {
-    /// As they were when they were read last.
+    /// The state when they were last read.
     read: Option<S>,
-    /// As they were at the last look that found something new, ...
+    /// The state at the last look that found something new, ...
     seen: S,
-    /// ... and when that was.
+    /// ... and the time of that look.
     since: Instant,
     rest: Duration,
 }
 
 impl<S: Clone + PartialEq> Changes<S> {
-    /// Of files that are read as they were `now`. Take the stamps before reading: then no change is
-    /// missed.
+    /// Starts with files that are read in the state `now`. Take the stamps before reading, so that
+    /// no change is missed.
     pub fn since(now: S, rest: Duration) -> Self {
         Self { read: Some(now.clone()), seen: now, since: Instant::now(), rest }
     }
 
-    /// Of files that have not been read as they are `now`: the next look that finds the same says
-    /// that they should be.
+    /// Starts with files that are not read yet: the next look that finds the same state returns
+    /// [`Look::Changed`].
     pub fn unread(now: S, rest: Duration) -> Self {
         Self { read: None, seen: now, since: Instant::now(), rest }
     }
 
-    /// A look that found this.
+    /// Looks at the files in the state `now`.
     pub fn look(&mut self, now: S) -> Look {
         if self.read.as_ref() == Some(&now) {
             self.seen = now;
@@ -85,13 +84,13 @@ impl<S: Clone + PartialEq> Changes<S> {
         Look::Changed
     }
 
-    /// The files are read as they are `now`, whatever was seen of them.
+    /// Records that the files are read in the state `now`.
     pub fn read(&mut self, now: S) {
         self.seen = now.clone();
         self.read = Some(now);
     }
 
-    /// What the last look found.
+    /// Returns the state at the last look.
     pub fn seen(&self) -> &S {
         &self.seen
     }
@@ -108,7 +107,7 @@ mod tests {
     const REST: Duration = Duration::from_millis(100);
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_counts_once_when_it_has_rested() {
+    async fn a_change_counts_once_it_is_stable() {
         let mut changes = Changes::since(1, REST);
         assert_eq!(changes.look(1), Look::Same);
         assert_eq!(changes.look(2), Look::Changing);
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_changes_back_is_the_same_and_rests_anew() {
+    async fn a_reverted_change_does_not_count_and_restarts_the_wait() {
         let mut changes = Changes::since(1, REST);
         assert_eq!(changes.look(2), Look::Changing);
         assert_eq!(changes.look(1), Look::Same);
@@ -130,12 +129,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_never_read_counts_at_the_next_look() {
+    async fn files_that_were_never_read_count_at_the_next_look() {
         assert_eq!(Changes::unread(1, Duration::ZERO).look(1), Look::Changed);
     }
 
     #[test]
-    fn files_that_come_go_or_change_are_seen() {
+    fn created_deleted_and_changed_files_are_detected() {
         let folder = tempfile::tempdir().unwrap();
         let files = ["a", "b"].map(|name| folder.path().join(name));
         let stamps = || Stamps::now(&files);
@@ -154,10 +153,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is seen: what was read last is what two looks in a row have found, and in the
-        /// end the last state is read.
+        /// For any sequence of states, only a state found by two consecutive looks is read, and the
+        /// last state is read in the end.
         #[test]
-        fn only_what_two_looks_found_is_read(seen in prop::collection::vec(0u8..3, 1..40)) {
+        fn only_a_state_found_twice_is_read(seen in prop::collection::vec(0u8..3, 1..40)) {
             let mut changes = Changes::since(0, Duration::ZERO);
             let (mut read, mut last) = (0, 0);
             for &now in seen.iter().chain([seen.last().unwrap(); 2]) {

@@ -1,4 +1,4 @@
-//! Locks that end with their process, however it ends.
+//! Locks that end with their process, even if it is killed.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -10,17 +10,17 @@ use std::{
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "the lock lives as long as its file is open")] File);
 
-/// Somebody else has the lock.
+/// The lock is held by another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
-    /// The process, as far as it wrote that down.
+    /// The process id, if it is known.
     pub by: Option<u32>,
 }
 
-/// Why there is no lock.
+/// The reason why a lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum NotLocked {
-    /// Somebody else has it.
+    /// Another process has it.
     #[error("it is held{}", .0.who())]
     Taken(Taken),
     /// Its file cannot be used.
@@ -28,14 +28,14 @@ pub enum NotLocked {
     Failed {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The error.
         error: io::Error,
     },
 }
 
 impl Lock {
-    /// Takes the lock of this name, and writes down who has it. The folder is made if it is not
-    /// there.
+    /// Takes the lock of this name, and writes the process id into its file. Creates the folder if
+    /// missing.
     pub fn take(state: &Path, name: &str) -> Result<Self, NotLocked> {
         let file = state.join(name);
         match try_take(state, &file) {
@@ -49,7 +49,7 @@ fn try_take(state: &Path, path: &Path) -> io::Result<Result<File, Taken>> {
     fs::create_dir_all(state)?;
     let opened = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(path);
     let (mut file, may_write) = match opened {
-        // One that another user left there locks as well.
+        // A file of another user can be locked as well.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             (File::open(path).map_err(|_| error)?, false)
         }
@@ -68,8 +68,8 @@ fn try_take(state: &Path, path: &Path) -> io::Result<Result<File, Taken>> {
     }
 }
 
-/// Who has the lock of this name, if anybody. Nobody is kept from taking it by this look, but for
-/// its moment.
+/// Returns the holder of a lock, if there is one. This look may delay a process that takes the
+/// lock, but only briefly.
 pub fn holder(state: &Path, name: &str) -> Option<Taken> {
     let mut file = File::open(state.join(name)).ok()?;
     match file.try_lock_shared() {
@@ -79,7 +79,7 @@ pub fn holder(state: &Path, name: &str) -> Option<Taken> {
 }
 
 impl Taken {
-    /// `, process 17` where it is known.
+    /// Returns `, process 17`, or nothing if the process is unknown.
     pub fn who(&self) -> String {
         self.by.map_or_else(String::new, |pid| format!(", process {pid}"))
     }
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_has_one_holder_and_tells_who_until_it_is_dropped() {
+    fn a_lock_has_one_holder_whose_process_is_known() {
         let folder = tempfile::tempdir().unwrap();
         let held = Lock::take(folder.path(), "x.lock").unwrap();
         let NotLocked::Taken(taken) = Lock::take(folder.path(), "x.lock").unwrap_err() else {
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(holder(folder.path(), "x.lock"), Some(taken));
         Lock::take(folder.path(), "y.lock").unwrap();
         drop(held);
-        // A process that another test starts right now has the file too, until it becomes another
+        // A process that another test is just starting has the file, too, until it executes its
         // program.
         let deadline = Instant::now() + Duration::from_secs(20);
         while Lock::take(folder.path(), "x.lock").is_err() {
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_cannot_be_taken_says_which_file_and_why() {
+    fn the_error_of_a_failed_lock_has_the_file_and_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("x.lock")).unwrap();
         let error = Lock::take(folder.path(), "x.lock").unwrap_err().to_string();

@@ -1,5 +1,5 @@
-//! Where a state folder may be: on a disk of the machine. Over a network locks and shared memory do
-//! not hold, and the database would be damaged.
+//! Checks that the state folder is on a disk of the machine. On network file systems, locks and
+//! shared memory do not work, and the database would be damaged.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use rustix::fs::statfs;
 
 use crate::error::{Error, Result};
 
-/// File systems over a network, by what `statfs` says of them (`linux/magic.h` and the modules' own
-/// headers).
+/// Network file systems by their magic number in `statfs` (`linux/magic.h` and the headers of
+/// modules).
 const OVER_A_NETWORK: [(u32, &str); 9] = [
     (0x6969, "NFS, as EFS is"),
     (0x517B, "SMB"),
@@ -21,10 +21,10 @@ const OVER_A_NETWORK: [(u32, &str); 9] = [
     (0x7461_636F, "OCFS2"),
 ];
 
-/// Refuses a folder on a file system that several machines share.
+/// Returns an error for a folder on a network file system.
 pub fn expect_local(state: &Path) -> Result<()> {
     let Ok(seen) = statfs(state) else { return Ok(()) };
-    // The type has another width and sign on other machines; the numbers have 32 bits.
+    // The type differs in width and sign between platforms; the numbers have 32 bits.
     match network(seen.f_type as u32) {
         None => Ok(()),
         Some(kind) => Err(Error::broken(
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_of_the_machine_is_fine_and_a_network_is_not() {
+    fn local_file_systems_are_accepted_and_network_file_systems_refused() {
         expect_local(Path::new("/")).unwrap();
         expect_local(Path::new("/dev/shm")).unwrap();
         expect_local(Path::new("/no/such/folder")).unwrap();

@@ -1,4 +1,4 @@
-//! What distinguishes versions of a file without reading it.
+//! Distinguishes versions of a file without reading it.
 
 use std::{
     fs::{self, Metadata},
@@ -7,19 +7,19 @@ use std::{
     path::Path,
 };
 
-/// Which file it is, how long, and when its bytes or its permissions changed last; nothing where
-/// there is no file. A file that was replaced by one of the same length within a tick of the file
-/// system's clock is another one all the same.
+/// Device, inode, length, and times of modification and change; `None` if there is no file. A file
+/// that was replaced by one of the same length within a tick of the file system's clock still
+/// differs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stamp(Option<[i64; 7]>);
 
 impl Stamp {
-    /// Of the file that is there now.
+    /// Takes the stamp of a file now.
     pub fn now(file: &Path) -> Self {
         Self::of(fs::metadata(file))
     }
 
-    /// Of what was seen of a file.
+    /// Makes a stamp from metadata.
     pub fn of(seen: io::Result<Metadata>) -> Self {
         Self(seen.ok().map(|data| {
             let [device, inode, length] = [data.dev(), data.ino(), data.len()].map(u64::cast_signed);
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_written_replaced_or_removed_has_another_stamp() {
+    fn writing_replacing_or_removing_a_file_changes_its_stamp() {
         let folder = tempfile::tempdir().unwrap();
         let (file, other) = (folder.path().join("a"), folder.path().join("b"));
         assert_eq!(Stamp::now(&file), Stamp::default());

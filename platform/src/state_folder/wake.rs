@@ -1,6 +1,6 @@
-//! The kernel's word that a file of a folder may have changed, so that who looks at it need not do
-//! so all the time. It is a hint: a notification that was missed, a replaced folder, a mount
-//! without events cost a delay until the next look, not a change.
+//! Notifications of the kernel that a file in a folder may have changed, so that it need not be
+//! polled. They are hints: a missed one, a replaced folder or a mount without events only delays
+//! the next look.
 
 use std::{
     ffi::CStr,
@@ -15,18 +15,18 @@ use tokio::io::unix::AsyncFd;
 
 use crate::descriptor;
 
-/// Wakes a task that waits when a file of a folder may have changed.
+/// Wakes a waiting task when a file in a folder may have changed.
 #[derive(Debug)]
 pub struct Wake {
     folder: PathBuf,
-    /// The one file that matters, where not all do.
+    /// The only file of interest, if not all are.
     only: Option<String>,
     notifications: Option<AsyncFd<OwnedFd>>,
 }
 
 impl Wake {
-    /// Watches a folder. Where the kernel has no watch to give, [`changed`](Self::changed) never
-    /// ends, and looking now and then must do.
+    /// Watches a folder. If the kernel has no watches left, [`changed`](Self::changed) never
+    /// completes, and only periodic looks detect changes.
     pub fn new(folder: &Path) -> Self {
         let open = || -> io::Result<_> {
             let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
@@ -42,16 +42,14 @@ impl Wake {
         wake
     }
 
-    /// Watches one file of a folder, there or not: what happens to the others wakes nobody.
+    /// Watches one file in a folder, which need not exist.
     pub fn of_file(folder: &Path, name: &str) -> Self {
         Self { only: Some(name.to_owned()), ..Self::new(folder) }
     }
 
-    /// Watches the folder that has the name now; it may have been replaced. Doing it again changes
-    /// nothing.
+    /// Watches the folder that has the path now, in case it was replaced. Idempotent.
     pub fn arm(&self) {
-        // Nothing is reported while a file is being written, only when it was closed, moved or
-        // linked.
+        // Events come when a file is closed, moved or linked, not while it is written.
         let changes = WatchFlags::CLOSE_WRITE
             | WatchFlags::CREATE
             | WatchFlags::DELETE
@@ -60,12 +58,12 @@ impl Wake {
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF;
         if let Some(notifications) = &self.notifications {
-            // A folder that is gone for a moment is watched again after the look that sees it.
+            // A missing folder is watched again after the next look.
             let _gone = inotify::add_watch(notifications.get_ref(), &self.folder, changes);
         }
     }
 
-    /// Ends when a file may have changed since the last call. Dropping it loses nothing.
+    /// Completes when a file may have changed since the last call. Cancel safe.
     pub async fn changed(&self) {
         let Some(notifications) = &self.notifications else { return std::future::pending().await };
         loop {
@@ -74,7 +72,7 @@ impl Wake {
             let read = ready.try_io(|inotify| {
                 let mut any = false;
                 let mut events = inotify::Reader::new(inotify.get_ref(), &mut unread);
-                // What exactly happened does not matter: whoever is woken looks at the files.
+                // The kind of event does not matter: the caller looks at the files.
                 loop {
                     match events.next() {
                         Ok(event) => any |= self.concerns(event.file_name()),
@@ -92,7 +90,7 @@ impl Wake {
         }
     }
 
-    /// What has no name happened to the folder itself.
+    /// Returns whether an event is of interest; one without a name concerns the folder itself.
     fn concerns(&self, file: Option<&CStr>) -> bool {
         match (&self.only, file) {
             (Some(only), Some(file)) => only.as_bytes() == file.to_bytes(),
@@ -108,7 +106,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_watch_of_one_file_is_woken_by_that_file_alone() {
+    async fn a_watch_of_one_file_ignores_other_files() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str| fs::write(folder.path().join(name), "x").unwrap();
         let wake = Wake::of_file(folder.path(), "b.toml");
@@ -119,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_changed_file_wakes_who_waits_at_once_also_in_a_replaced_folder() {
+    async fn a_changed_file_wakes_the_watch_even_in_a_replaced_folder() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str| fs::write(folder.path().join(name), "x").unwrap();
         let wake = Wake::new(folder.path());

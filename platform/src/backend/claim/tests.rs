@@ -1,4 +1,4 @@
-//! Two and more controllers, one claim, and clocks that pass as the tests say.
+//! Several controllers with one claim, in simulated time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
@@ -10,21 +10,21 @@ use tokio::time::sleep;
 use super::*;
 use crate::clock::TokioClock;
 
-/// The claim of these tests, in memory, and how often it was written: no version comes twice.
+/// A claim in memory, and the number of writes: no version is used twice.
 #[derive(Debug, Default)]
 struct Paper(Mutex<Option<(Bytes, u64)>>, AtomicU64);
 
-/// One machine's way to it.
+/// One machine's connection to the claim.
 #[derive(Debug)]
-struct Way {
+struct Connection {
     paper: Arc<Paper>,
     is_cut: AtomicBool,
-    /// Whether writes arrive and their answers do not.
+    /// True if writes succeed but their answers are lost.
     loses_answers: AtomicBool,
 }
 
 #[async_trait]
-impl Slot for Way {
+impl Slot for Connection {
     async fn read(&self) -> Result<Option<(Bytes, String)>> {
         self.pass().await?;
         Ok(lock(&self.paper.0).as_ref().map(|(body, version)| (body.clone(), version.to_string())))
@@ -51,28 +51,29 @@ impl Slot for Way {
     }
 }
 
-impl Way {
+impl Connection {
     async fn pass(&self) -> Result<()> {
         sleep(Duration::from_millis(50)).await;
         if self.is_cut.load(SeqCst) { Err(Error::unavailable("asking", "cut off")) } else { Ok(()) }
     }
 }
 
-/// A controller's machine.
+/// The machine of a controller.
 struct Machine {
-    way: Arc<Way>,
+    connection: Arc<Connection>,
     claim: Claim,
 }
 
 fn machine(paper: &Arc<Paper>, host: &str, session: &str) -> Machine {
-    let way = Arc::new(Way { paper: paper.clone(), is_cut: false.into(), loses_answers: false.into() });
+    let connection =
+        Arc::new(Connection { paper: paper.clone(), is_cut: false.into(), loses_answers: false.into() });
     let own = Own { host: host.into(), place: format!("{host}:/var/lib/eirs"), session: session.into() };
     let clock = Arc::new(TokioClock::starting_at(DateTime::UNIX_EPOCH));
-    Machine { claim: Claim::new(way.clone(), own, clock), way }
+    Machine { claim: Claim::new(connection.clone(), own, clock), connection }
 }
 
 impl Machine {
-    /// Does what a controller does with its claim, for ever.
+    /// Does what a controller does with its claim, without end.
     async fn live(&self) {
         let mut standby = Standby::default();
         loop {
@@ -99,7 +100,7 @@ async fn takes(machine: &Machine) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_second_stands_by_as_long_as_the_first_renews_and_follows_within_a_minute_when_it_does_not() {
+async fn a_standby_waits_while_the_holder_renews_and_takes_over_within_a_minute_otherwise() {
     let paper = Arc::default();
     let (one, two) = (machine(&paper, "web-1", "a"), machine(&paper, "web-2", "b"));
     assert_eq!(one.claim.stand_by(&mut Standby::default()).await.unwrap(), None);
@@ -117,12 +118,16 @@ async fn the_second_stands_by_as_long_as_the_first_renews_and_follows_within_a_m
     }
     assert!(silent.elapsed() <= Duration::from_secs(60), "{:?}", silent.elapsed());
     assert!(two.claim.may_act() && !one.claim.may_act());
-    assert_eq!(one.claim.renew().await.unwrap().unwrap().host, "web-2", "it hears who came in its place");
+    assert_eq!(
+        one.claim.renew().await.unwrap().unwrap().host,
+        "web-2",
+        "the former holder learns of its successor"
+    );
     assert!(!one.claim.may_act());
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_left_is_followed_at_once_and_so_is_one_that_died_in_the_same_place() {
+async fn a_released_claim_or_one_of_the_same_place_is_taken_over_at_once() {
     let paper = Arc::default();
     let (one, two) = (machine(&paper, "web-1", "a"), machine(&paper, "web-2", "b"));
     takes(&one).await;
@@ -131,14 +136,14 @@ async fn one_that_left_is_followed_at_once_and_so_is_one_that_died_in_the_same_p
     let again = machine(&paper, "web-2", "c");
     assert!(
         takes(&again).await < Duration::from_secs(1),
-        "the lock of its folder says that the other is dead"
+        "the lock of its folder shows that the former holder is dead"
     );
     two.claim.leave().await.unwrap();
-    assert_eq!(again.claim.renew().await.unwrap(), None, "it was not that one's to leave");
+    assert_eq!(again.claim.renew().await.unwrap(), None, "the former holder could not release it");
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_that_start_together_one_acts() {
+async fn of_several_controllers_that_start_together_one_acts() {
     let paper = Arc::default();
     let all: Vec<_> =
         (0..8).map(|n| Arc::new(machine(&paper, &format!("web-{n}"), &n.to_string()))).collect();
@@ -153,31 +158,31 @@ async fn of_many_that_start_together_one_acts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_holder_that_cannot_renew_acts_no_more_and_goes_on_when_it_can() {
+async fn a_holder_that_cannot_renew_stops_acting_until_it_can() {
     let one = machine(&Arc::default(), "web-1", "a");
     takes(&one).await;
-    one.way.is_cut.store(true, SeqCst);
+    one.connection.is_cut.store(true, SeqCst);
     sleep(Duration::from_secs(29)).await;
     assert!(one.claim.renew().await.is_err() && one.claim.may_act());
     sleep(Duration::from_secs(2)).await;
     assert!(one.claim.renew().await.is_err() && !one.claim.may_act());
-    one.way.is_cut.store(false, SeqCst);
+    one.connection.is_cut.store(false, SeqCst);
     assert_eq!(one.claim.renew().await.unwrap(), None);
     assert!(one.claim.may_act());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_whose_answer_was_lost_is_not_taken_for_somebody_elses() {
+async fn a_renewal_whose_answer_was_lost_is_recognized_as_our_own() {
     let one = machine(&Arc::default(), "web-1", "a");
     takes(&one).await;
-    one.way.loses_answers.store(true, SeqCst);
+    one.connection.loses_answers.store(true, SeqCst);
     assert!(one.claim.renew().await.is_err());
-    one.way.loses_answers.store(false, SeqCst);
+    one.connection.loses_answers.store(false, SeqCst);
     assert_eq!(one.claim.renew().await.unwrap(), None);
     assert!(one.claim.may_act());
 }
 
-/// A clock of day that somebody sets: by it a machine that slept sees that time has passed.
+/// A wall clock that can be set, as after a suspend.
 #[derive(Debug)]
 struct Set(Mutex<DateTime<Utc>>);
 
@@ -188,9 +193,9 @@ impl Clock for Set {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_slept_does_not_act_when_it_wakes() {
+async fn a_machine_does_not_act_after_a_suspend() {
     let clock = Arc::new(Set(Mutex::new(DateTime::UNIX_EPOCH)));
-    let slot = machine(&Arc::default(), "web-1", "a").way;
+    let slot = machine(&Arc::default(), "web-1", "a").connection;
     let own = Own { host: "web-1".into(), place: "p".into(), session: "a".into() };
     let claim = Claim::new(slot, own, clock.clone());
     assert_eq!(claim.stand_by(&mut Standby::default()).await.unwrap(), None);
@@ -200,7 +205,7 @@ async fn a_machine_that_slept_does_not_act_when_it_wakes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_nobody_can_read_is_somebodys_until_it_is_silent() {
+async fn an_unreadable_claim_is_respected_until_it_is_silent() {
     let paper = Arc::new(Paper(Mutex::new(Some(("later: version".into(), 7))), 8.into()));
     let one = machine(&paper, "web-1", "a");
     let took = takes(&one).await;
@@ -209,10 +214,10 @@ async fn a_claim_that_nobody_can_read_is_somebodys_until_it_is_silent() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whatever is cut off or lost, and when: the second one begins to act only when what the first
-    /// one may have begun is over.
+    /// Regardless of failures, a controller starts to act only after any action of another
+    /// controller has ended.
     #[test]
-    fn no_two_ever_act_within_ten_seconds_of_each_other(
+    fn two_controllers_never_act_within_ten_seconds_of_each_other(
         troubles in prop::collection::vec((0_usize..3, any::<bool>(), any::<bool>(), 1_u64..90), 1..30),
         deleted in prop::option::of(0_usize..30),
     ) {
@@ -239,24 +244,23 @@ proptest! {
                     }
                 }
             };
-            // One that has just started and finds no claim takes it at once: a new installation
-            // does not wait.
+            // A new installation without a claim does not wait.
             look(6, &mut acted).await;
             for (round, (n, is_cut, loses, seconds)) in troubles.into_iter().enumerate() {
                 if deleted == Some(round) {
                     *lock(&paper.0) = None;
                 }
-                all[n].way.is_cut.store(is_cut, SeqCst);
-                all[n].way.loses_answers.store(loses, SeqCst);
+                all[n].connection.is_cut.store(is_cut, SeqCst);
+                all[n].connection.loses_answers.store(loses, SeqCst);
                 look(seconds, &mut acted).await;
             }
             for machine in &all {
-                machine.way.is_cut.store(false, SeqCst);
-                machine.way.loses_answers.store(false, SeqCst);
+                machine.connection.is_cut.store(false, SeqCst);
+                machine.connection.loses_answers.store(false, SeqCst);
             }
             look(60, &mut acted).await;
             let acting = acted.iter().flatten().filter(|at| at.elapsed() < Duration::from_secs(2)).count();
-            assert_eq!(acting, 1, "when all is well again, one acts within a minute");
+            assert_eq!(acting, 1, "once everything works again, one acts within a minute");
         });
     }
 }

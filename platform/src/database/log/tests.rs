@@ -19,7 +19,7 @@ async fn open(folder: &Path, sync: bool) -> SharedQueue {
     queues.queue("q", QueueOptions::default()).await.unwrap()
 }
 
-/// Sends, receives and acks at full speed, until this many bytes went through.
+/// Sends, receives and acks at full speed, until this number of bytes was sent.
 async fn work(queue: SharedQueue, bytes: usize) {
     for _ in 0..bytes / BODY / 16 {
         queue.send(vec![vec![7; BODY].into(); 16]).await.unwrap();
@@ -29,7 +29,7 @@ async fn work(queue: SharedQueue, bytes: usize) {
     }
 }
 
-/// Four writers with connections of their own, and the largest log that was seen meanwhile.
+/// Runs four writers with their own connections; returns the largest size of the log.
 fn largest_while_four_work(folder: &Path, sync: bool, bytes_each: usize) -> u64 {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -62,22 +62,22 @@ fn eventually_below_the_bound(folder: &Path) {
 }
 
 #[test]
-fn the_log_stays_small_while_several_writers_go_at_full_speed() {
+fn the_log_stays_small_under_the_load_of_several_writers() {
     let folder = tempfile::tempdir().unwrap();
     let largest = largest_while_four_work(folder.path(), false, 32 << 20);
-    assert!(largest > COPIED_FROM, "the load is one that fills logs: {largest}");
+    assert!(largest > COPIED_FROM, "the load fills logs: {largest}");
     assert!(largest < BOUND, "{largest} bytes");
 }
 
 #[test]
-fn the_log_stays_small_where_each_commit_reaches_the_disk() {
+fn the_log_stays_small_with_synchronous_commits() {
     let folder = tempfile::tempdir().unwrap();
     let largest = largest_while_four_work(folder.path(), true, 8 << 20);
-    assert!(largest > COPIED_FROM, "the load is one that fills logs: {largest}");
+    assert!(largest > COPIED_FROM, "the load fills logs: {largest}");
     assert!(largest < BOUND, "{largest} bytes");
 }
 
-/// A folder as a machine's crash leaves it: a log of over 100 MB that nobody has copied.
+/// A folder as a crash of the machine leaves it: with a log of over 100 MB that was not copied.
 fn crashed() -> tempfile::TempDir {
     let (running, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -98,7 +98,7 @@ fn crashed() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_log_that_a_crash_left_is_small_again_within_seconds_under_load_and_nothing_in_it_is_lost() {
+fn a_log_left_by_a_crash_shrinks_under_load_and_loses_nothing() {
     let folder = crashed();
     let started = Instant::now();
     std::thread::scope(|scope| {
@@ -116,7 +116,7 @@ fn a_log_that_a_crash_left_is_small_again_within_seconds_under_load_and_nothing_
 }
 
 #[test]
-fn a_reader_that_stays_stops_nobody_and_once_it_has_left_the_log_shrinks_by_itself() {
+fn a_long_reader_blocks_no_writer_and_the_log_shrinks_after_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let queue = runtime.block_on(open(folder.path(), false));
@@ -124,14 +124,14 @@ fn a_reader_that_stays_stops_nobody_and_once_it_has_left_the_log_shrinks_by_itse
     reader.execute_batch("BEGIN; SELECT count(*) FROM messages;").unwrap();
     runtime.block_on(work(queue, 16 << 20));
     assert!(length(folder.path()) > BOUND, "the reader keeps it: {}", length(folder.path()));
-    // Nobody writes any more, and this one was opened while the reader was there.
+    // No more writes; this process opened the database while the reader was active.
     let _idle = runtime.block_on(open(folder.path(), false));
     reader.execute_batch("COMMIT").unwrap();
     eventually_below_the_bound(folder.path());
 }
 
 #[test]
-fn a_log_that_the_thread_has_emptied_begins_with_a_commit_of_the_thread() {
+fn the_thread_makes_the_first_commit_of_an_emptied_log() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _queue = runtime.block_on(open(folder.path(), false));

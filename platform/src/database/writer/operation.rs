@@ -1,10 +1,10 @@
-//! What waits for a transaction: the work, and who is answered after the commit.
+//! An operation that waits for a transaction: the work, and the channel for its result.
 
 use std::path::Path;
 
 use tokio::sync::oneshot;
 
-use super::{Batch, sorted};
+use super::{Batch, classified};
 use crate::error::{Error, Result};
 
 pub(super) trait Operation: Send {
@@ -35,16 +35,16 @@ impl<T: Send, F: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send> Operation
 
     fn answer(self: Box<Self>, committed: std::result::Result<(), &rusqlite::Error>, file: &Path) {
         let answer = match (committed, self.done) {
-            (Err(error), _) => Err(sorted(self.what, error, file)),
+            (Err(error), _) => Err(classified(self.what, error, file)),
             (Ok(()), Some(done)) => Ok(done),
             (Ok(()), None) => Err(Error::unavailable(self.what, "the queue is closing")),
         };
-        // The asker may have left; then nobody needs the answer.
+        // The caller may have dropped its future.
         let _left = self.answer.send(answer);
     }
 }
 
-/// An operation, where its answer comes, and what it means if none does.
+/// Returns an operation, the receiver of its result, and the error if none comes.
 pub(super) fn pending<T: Send + 'static>(
     what: String,
     work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send + 'static,

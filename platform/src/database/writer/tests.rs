@@ -11,7 +11,7 @@ fn writer(folder: &Path) -> Writer {
     SqliteQueues::open(folder, false, Arc::new(SystemClock)).unwrap().database().unwrap().0
 }
 
-/// Writes, and returns whether it began the transaction that it ran in.
+/// Writes; returns whether this began the transaction.
 async fn begins(writer: &Writer) -> bool {
     let work = |batch: &mut Batch<'_>| {
         let begins = !batch.begun;
@@ -25,17 +25,17 @@ fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 }
 
 #[tokio::test]
-async fn an_operation_that_stays_alone_waits_for_nobody() {
+async fn a_single_operation_does_not_wait() {
     let folder = tempfile::tempdir().unwrap();
     let writer = writer(folder.path());
     let mut alone = pin!(begins(&writer));
-    // Whatever else is ready runs once.
+    // Other ready tasks run once.
     assert_eq!(poll(alone.as_mut()), Poll::Pending);
     assert_eq!(poll(alone.as_mut()), Poll::Ready(true));
 }
 
 #[tokio::test]
-async fn an_operation_waits_as_long_as_others_come_up_to_eight_in_one_transaction() {
+async fn an_operation_waits_while_others_join_up_to_eight() {
     let folder = tempfile::tempdir().unwrap();
     let writer = writer(folder.path());
     let mut first = pin!(begins(&writer));
@@ -56,7 +56,7 @@ async fn an_operation_waits_as_long_as_others_come_up_to_eight_in_one_transactio
 }
 
 #[tokio::test]
-async fn operations_that_are_ready_together_share_one_transaction() {
+async fn concurrent_operations_share_a_transaction() {
     let folder = tempfile::tempdir().unwrap();
     let writer = writer(folder.path());
     let together = (0..20).map(|_| {
@@ -70,7 +70,7 @@ async fn operations_that_are_ready_together_share_one_transaction() {
     assert_eq!(begun, 1);
 }
 
-/// The same, unhurried.
+/// Writes unhurried; returns whether this joined a transaction.
 async fn joins(writer: &Writer) -> bool {
     let work = |batch: &mut Batch<'_>| {
         let joins = batch.begun;
@@ -92,7 +92,7 @@ async fn an_unhurried_operation_joins_the_next_transaction_that_writes_and_no_ot
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unhurried_operation_that_nothing_comes_for_has_a_transaction_of_its_own() {
+async fn unhurried_operations_get_their_own_transaction_if_none_comes() {
     let folder = tempfile::tempdir().unwrap();
     let writer = writer(folder.path());
     let start = tokio::time::Instant::now();
@@ -101,7 +101,7 @@ async fn an_unhurried_operation_that_nothing_comes_for_has_a_transaction_of_its_
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unhurried_operation_whose_asker_leaves_keeps_nothing_from_the_others() {
+async fn a_dropped_unhurried_operation_does_not_affect_others() {
     let folder = tempfile::tempdir().unwrap();
     let writer = writer(folder.path());
     {

@@ -1,9 +1,9 @@
-//! What an operator can set, in layers: compiled defaults → the settings file → `EIRS_SECTION__KEY`
-//! → flags.
+//! The settings, in layers of rising precedence: compiled defaults → the settings file →
+//! `EIRS_SECTION__KEY` → flags.
 //!
-//! Every complaint about a layer is collected and names where the value came from and its key, so
-//! that one start shows all mistakes. `settings/load.rs` does that; this file says what there is.
-//! No secret is a setting.
+//! All errors of the layers are collected, each with the source of the value and its key, so that
+//! one start shows all mistakes (`settings/load.rs`). This file defines the settings. No secret is
+//! a setting.
 
 mod aws;
 mod aws_limits;
@@ -43,19 +43,19 @@ pub use webhook::{AlertWebhook, Webhook};
 /// The exit code of every EIRS program for a bad configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_BAD_SETTINGS: u8 = 78;
 
-/// Everything that can be set, for all EIRS programs: they share one file.
+/// All settings of all EIRS programs, which share one file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Where queues, blobs and instances live. Chosen here, never guessed.
+    /// The backend for queues, blobs and instances; never guessed.
     pub backend: BackendKind,
     /// The local backend.
     pub local: Local,
     /// The AWS backend.
     pub aws: Aws,
-    /// What is set up there.
+    /// The resources that `eirs setup` creates.
     pub setup: Setup,
-    /// How messages are delivered, on any backend.
+    /// The delivery of messages, on any backend.
     pub queue: Queue,
     /// The web server.
     pub web: Web,
@@ -65,7 +65,7 @@ pub struct Settings {
     pub controller: Controller,
     /// Logs and traces.
     pub telemetry: Telemetry,
-    /// What can be asked for with `?model=`; without it, `default`.
+    /// The models for `?model=`; without that, `default`.
     pub models: BTreeMap<String, Model>,
 }
 
@@ -83,18 +83,18 @@ pub enum BackendKind {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Local {
-    /// The folder of the queue, the blobs and the controller's notes.
+    /// The folder of the queue, the blobs and the controller's data.
     pub state: PathBuf,
-    /// Whether what was answered must survive a power cut, and not only a kill of every process.
+    /// Sync confirmed data to the disk, so that it survives a power failure and not only a kill.
     pub sync: bool,
-    /// How long an image is kept, by the time that the service runs; 0 keeps all.
+    /// How long an image is kept, in running time of the service; 0 keeps all.
     #[serde(with = "units::duration")]
     pub expire_images: Duration,
-    /// How long a result is kept, likewise.
+    /// How long a result is kept, in the same way.
     #[serde(with = "units::duration")]
     pub expire_results: Duration,
-    /// So much stays free on the disk of the state folder, but a tenth of it at most: below, new
-    /// images are refused.
+    /// Free space to keep on the disk of the state folder, at most a tenth of the disk; below it,
+    /// new images are refused.
     pub keep_free: ByteSize,
 }
 
@@ -102,15 +102,16 @@ pub struct Local {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Queue {
-    /// How long a job belongs to the worker that received it, unless the worker renews it.
+    /// How long a received job belongs to its worker, unless the worker renews the lease.
     #[serde(with = "units::duration")]
     pub visibility: Duration,
-    /// How many workers may die of a job before it is given up and put with the dead letters.
+    /// After this many workers have crashed or hung while classifying a job, it becomes a dead
+    /// letter.
     pub max_receives: u32,
-    /// For how long a job that fails is tried again before it is given up.
+    /// How long a failing job is retried before it is given up.
     #[serde(with = "units::duration")]
     pub retry_for: Duration,
-    /// How long a job waits for a worker before it goes to the dead letters.
+    /// How long a job may wait for a worker before it becomes a dead letter.
     #[serde(with = "units::duration")]
     pub retention: Duration,
 }
@@ -119,35 +120,34 @@ pub struct Queue {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Worker {
-    /// Threads that decode and classify; 0 is one per core.
+    /// Number of threads that decode and classify; 0 is one per core.
     pub threads: usize,
-    /// Jobs held at once; 0 is one more than threads, so that an image is fetched while another is
-    /// looked at.
+    /// Maximum number of jobs held at once; 0 is one more than threads, so that one image is
+    /// fetched while others are classified.
     pub slots: usize,
-    /// Memory for the images that are being decoded, of all threads together: an image waits for
-    /// its part of it, and one that needs more is decoded alone.
+    /// Memory for decoding images, shared by all threads: an image waits for its part, and one that
+    /// needs more than all is decoded alone.
     pub decode_memory: ByteSize,
-    /// How long one long poll lasts. A drain may have to wait for it.
+    /// The duration of a long poll. A drain may have to wait for it.
     #[serde(with = "units::duration")]
     pub poll: Duration,
-    /// How often leases are renewed; a third of the visibility time-out is right.
+    /// Interval between renewals of leases; a third of the visibility timeout is a good value.
     #[serde(with = "units::duration")]
     pub heartbeat: Duration,
-    /// How often the worker reports to the controller.
+    /// Interval between reports to the controller.
     #[serde(with = "units::duration")]
     pub report_every: Duration,
-    /// How long the worker may finish what it holds after a signal to stop; then it gives the rest
-    /// back.
+    /// How long the worker may finish its jobs after a signal to stop; then it releases the rest.
     #[serde(with = "units::duration")]
     pub drain_deadline: Duration,
-    /// In a cloud: a worker that has held nothing for so long, and hears of no controller that
-    /// would send it home, leaves by itself; 0 is never.
+    /// In a cloud: how long a worker may hold no job and see no controller before it ends by
+    /// itself; 0 is never.
     #[serde(with = "units::duration")]
     pub abandoned_after: Duration,
-    /// A worker for which everything has failed for so long leaves, to be replaced; 0 is never.
+    /// How long everything may fail in a worker before it ends, to be replaced; 0 is never.
     #[serde(with = "units::duration")]
     pub replace_after: Duration,
-    /// A job that took longer from its receipt to its end has a line in the log; 0 is never.
+    /// Jobs that take longer from receipt to end are logged; 0 is never.
     #[serde(with = "units::duration")]
     pub slow_after: Duration,
 }
@@ -158,22 +158,22 @@ pub struct Worker {
 pub struct Controller {
     /// The folder of the policy files.
     pub policies: PathBuf,
-    /// The longest time between two looks at the queue and the fleet.
+    /// Maximum time between two passes.
     #[serde(with = "units::duration")]
     pub tick: Duration,
-    /// A cap on the instances of all pools together, whatever the policies say; 0 is none.
+    /// Maximum number of instances of all pools together; 0 is no limit.
     pub instance_limit: u32,
-    /// What becomes of the instances when the controller stops.
+    /// The action on the instances when the controller stops.
     pub on_exit: OnExit,
-    /// Where the controller writes what it sees and does, for `/status` and `eirs status`; by
-    /// default in the state folder.
+    /// The file for the controller's status, for `/status` and `eirs status`; by default in the
+    /// state folder.
     pub status_file: Option<PathBuf>,
     /// The worker program that the process fleet starts; by default the `eirs-worker` beside this
     /// program.
     pub worker_program: Option<PathBuf>,
-    /// Whether what is seen and decided is recorded in the state folder, for `eirs simulate`.
+    /// Record observations and decisions in the state folder, for `eirs simulate`.
     pub recording: bool,
-    /// How large the recording becomes; then the oldest part of it goes.
+    /// Maximum size of the recording; then its oldest part is deleted.
     pub recording_size: ByteSize,
     /// `[controller.webhook]`
     pub webhook: AlertWebhook,
@@ -181,11 +181,11 @@ pub struct Controller {
     pub simulate: Simulate,
 }
 
-/// What becomes of the instances when the controller stops.
+/// The action on the instances when the controller stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExit {
-    /// They go on; the next controller adopts them.
+    /// They keep running; the next controller adopts them.
     Leave,
     /// They are drained and stopped first.
     Drain,
@@ -195,15 +195,15 @@ pub enum OnExit {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// Which events are logged: a level, or `tracing`'s filter directives.
+    /// The events that are logged: a level, or filter directives of `tracing`.
     pub filter: String,
-    /// How.
+    /// The format of the log.
     pub format: LogFormat,
-    /// The collector that spans are sent to, over OTLP/HTTP; without it, and without
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT`, to nobody.
+    /// The collector for spans, over OTLP/HTTP; without it and `OTEL_EXPORTER_OTLP_ENDPOINT`, none
+    /// are sent.
     pub otlp_endpoint: Option<String>,
-    /// The share of the traces begun here that are collected; a trace that a client began is
-    /// collected if the client says so.
+    /// The fraction of traces begun here that are collected; the client decides for traces that it
+    /// began.
     pub sample_ratio: f64,
 }
 
@@ -211,11 +211,11 @@ pub struct Telemetry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// The journal's own protocol where systemd connected us to it, else text on stderr.
+    /// The journal's protocol if systemd connected stderr to it, else text on stderr.
     Auto,
     /// Text on stderr.
     Text,
-    /// The journal's own protocol, with every field a journal field.
+    /// The journal's protocol, with a journal field for each field.
     Journal,
 }
 
@@ -236,7 +236,7 @@ impl Default for Settings {
     }
 }
 
-/// A twelfth of a year, as settings are written.
+/// A twelfth of a year, in whole units of humantime.
 const MONTH: Duration = Duration::from_secs(2_630_016);
 
 impl Default for Local {
@@ -303,23 +303,23 @@ impl Default for Telemetry {
 }
 
 impl Settings {
-    /// Where the controller's status is written and read.
+    /// Returns the file of the controller's status.
     pub fn status_file(&self) -> PathBuf {
         self.controller.status_file.clone().unwrap_or_else(|| self.local.state.join(state_folder::STATUS))
     }
 
-    /// Where the web server keeps what arrives and has no room in memory.
+    /// Returns the folder for arriving uploads that are not in memory.
     pub fn upload_folder(&self) -> PathBuf {
         let own = || match self.backend {
-            // On the same disk as the images, which it will be among.
+            // The disk of the images, to which the file will belong.
             BackendKind::Local => self.local.state.join(state_folder::UPLOADS),
             BackendKind::Aws => std::env::temp_dir(),
         };
         self.web.upload_folder.clone().unwrap_or_else(own)
     }
 
-    /// The name of this web host: the one that is set, or else `local` on one machine, and the
-    /// machine's own in a cloud.
+    /// Returns the name of this web host: the setting, or else `local` on a single machine, or the
+    /// machine's name in a cloud.
     pub fn web_host(&self) -> String {
         let own = || match self.backend {
             BackendKind::Local => "local".to_owned(),
@@ -328,14 +328,14 @@ impl Settings {
         self.web.host.clone().unwrap_or_else(own)
     }
 
-    /// What AWS would refuse of these settings, whatever the backend is now; `backend = "aws"`
-    /// refuses to load them.
+    /// Returns what AWS would refuse in these settings, for any backend; with `backend = "aws"`,
+    /// loading refuses the same.
     pub fn refused_by_aws(&self) -> Option<BadSettings> {
         let complaints = aws_limits::complaints(self);
         (!complaints.is_empty()).then_some(BadSettings(complaints))
     }
 
-    /// What no single value shows: every relation between values that must hold.
+    /// Returns the violated relations between values.
     fn complaints(&self) -> Vec<String> {
         let in_cloud = self.backend == BackendKind::Aws;
         let rules = [
@@ -391,7 +391,7 @@ impl Settings {
     }
 }
 
-/// What this machine calls itself, as far as it can be part of a name.
+/// Returns the name of this machine, in characters that are valid in names.
 fn own_name() -> String {
     let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut name: String = own.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
@@ -403,7 +403,7 @@ fn is_share(value: f64) -> bool {
     (0.0..=1.0).contains(&value)
 }
 
-/// Whether a text can be part of the name of a queue, a key and a file on every backend.
+/// Returns whether a text can be part of the name of a queue, a key and a file on every backend.
 pub fn is_name(text: &str) -> bool {
     (1..=60).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }

@@ -1,14 +1,13 @@
-//! Which model gives an answer: a short digest of everything that decides it. A result is filed
-//! under it, so that an answer of the model as it was is never taken for an answer of the model as
+//! The version of a model: a short digest of everything that determines its results. Results are
+//! stored under it, so that a result of the model as it was is never taken for one of the model as
 //! it is.
 //!
-//! Web hosts, workers and the controller of one machine compute it from the same settings and the
-//! same files, and so agree without asking each other. Where a machine has not the files, `digest`
-//! in the settings says what it is; `eirs setup` writes it. `version/watch.rs` notices changes
-//! while a program runs.
+//! Web hosts, workers and the controller of one machine compute it from the same settings and
+//! files, and so agree without communication. For machines without the files, the setting `digest`
+//! has it; `eirs setup` writes that. `version/watch.rs` detects changes while a program runs.
 //!
-//! What runs the model (`engine`, `provider`, `batch`, `timeout`) is not part of it: the engines
-//! agree but for rounding.
+//! The way in which the model is run (`engine`, `provider`, `batch`, `timeout`) is not part of it:
+//! the engines agree except for rounding.
 
 pub mod watch;
 mod weights;
@@ -33,19 +32,19 @@ use crate::{
 pub use self::weights::{lfs_pointer, weights};
 pub use crate::names::is_version;
 
-/// Raised with every change of the worker that gives any model other numbers for the same image and
-/// the same settings: in the decoders, in the resizing, in the softmax.
+/// Increase this with every change of the worker that changes any model's scores for the same image
+/// and settings: in decoding, scaling or the softmax.
 pub const DECODER: u32 = 10;
 
-/// The model of shapes that is built into the worker, and its labels: the SHA-256 of each. A test
-/// of the worker compares them with what it has built in.
+/// The SHA-256 of the built-in model of drawn shapes, and of its labels. A test of the worker
+/// compares them with what is built in.
 pub const BUILT_IN: [&str; 2] = [
     "98fab98b3bc761dcfba02b5ec18ff697545a97f2afec6bedd2bea575c37ed4fd",
     "9d7d7b956f7ef954aecdd936fd197a60a3e2283517b374c67fa6a4f3bac2ad58",
 ];
 
-/// Settings of a model that decide no answer, or whose file's content does instead.
-const DECIDES_NOTHING: [&str; 14] = [
+/// Settings of a model that do not change results, or whose file's content is included instead.
+const CHANGES_NOTHING: [&str; 14] = [
     "path",
     "labels",
     "preset_file",
@@ -61,29 +60,28 @@ const DECIDES_NOTHING: [&str; 14] = [
     "timeout",
     "digest",
 ];
-/// Those that mean something to a script alone, ...
+/// Settings that apply to scripts only, ...
 const OF_SCRIPTS: [&str; 3] = ["command", "env", "protocol"];
-/// ... and all that do mean something to a script, or to every classifier.
+/// ... and settings that apply to scripts and to other classifiers.
 const OF_ALL: [&str; 4] = ["classifier", "top", "max_pixels", "version"];
 
-/// Stands in `digest` where nobody knows it but the workers: the version is the one that they
-/// answer with.
+/// The value of `digest` if only the workers know it: the version is the one in their replies.
 pub const ASK_WORKERS: &str = "unknown";
 
-/// So many bytes of the SHA-256 are kept: enough for more versions than anybody trains.
+/// Number of bytes of the SHA-256 that are kept: enough for all versions that anyone trains.
 const BYTES: usize = 8;
 
-/// Why the version of a model is not known here.
+/// The reason why the version of a model is not known here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unknown(String);
 
-/// The version of a model as its settings and files are now. What was hashed is remembered as long
-/// as the file stays the same.
+/// Returns the version of a model from its current settings and files. Hashes are cached as long as
+/// a file does not change.
 ///
 /// # Errors
 ///
-/// One sentence where a file that decides cannot be read.
+/// A sentence if a file cannot be read.
 pub fn of(model: &Model) -> Result<String, Unknown> {
     match model.digest.as_deref() {
         Some(ASK_WORKERS) => return Err(Unknown("the workers report it".to_owned())),
@@ -104,16 +102,16 @@ pub fn of(model: &Model) -> Result<String, Unknown> {
     Ok(hex(&hashing.0.finalize()[..BYTES]))
 }
 
-/// What tells whether a model's files are what they were.
+/// Returns the stamps of a model's files, to detect changes.
 pub fn stamps(model: &Model) -> Stamps {
     let sources = sources(model).unwrap_or_default();
     let files = sources.into_iter().filter_map(Source::file);
-    // Those that are named and missing may come.
+    // Missing files may be created later.
     let named = [model.path.clone(), model.labels.clone(), model.preset_reads()];
     Stamps::now(files.chain(named.into_iter().flatten()))
 }
 
-/// One of the things beside the settings that decide.
+/// An input of the version in addition to the settings.
 enum Source {
     BuiltIn(&'static str, &'static str),
     File(&'static str, PathBuf),
@@ -152,8 +150,8 @@ fn of_onnx(model: &Model) -> Vec<Source> {
     sources
 }
 
-/// The program, and every file that an argument names: the script of an interpreter, the weights
-/// that it is given.
+/// Returns the program, and every file that an argument names: the script of an interpreter, the
+/// weights passed to it.
 fn of_script(command: &[String]) -> Result<Vec<Source>, Unknown> {
     let Some((program, arguments)) = command.split_first() else { return Ok(Vec::new()) };
     let found = program_file(program)
@@ -164,8 +162,8 @@ fn of_script(command: &[String]) -> Result<Vec<Source>, Unknown> {
         .collect())
 }
 
-/// The files that an argument names: itself, the `FILE` of `--weights=FILE`, the words of `sh -c
-/// 'python3 classify.py'`. What a shell is told to write to is none.
+/// Returns the files that an argument names: itself, the `FILE` of `--weights=FILE`, the words of
+/// `sh -c 'python3 classify.py'`. Excludes targets of a shell's redirections.
 fn named_files(argument: &str) -> Vec<PathBuf> {
     let whole = PathBuf::from(argument);
     if whole.is_file() {
@@ -190,7 +188,7 @@ fn named_files(argument: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The file that a command's name stands for, as the system looks for it.
+/// Returns the file of a command, as the system finds it.
 pub fn program_file(program: &str) -> Option<PathBuf> {
     use rustix::fs::{Access, access};
     let is_program = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
@@ -201,11 +199,11 @@ pub fn program_file(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(OsStr::new(program))).find(is_program)
 }
 
-/// The settings that decide, in the order of their names. A key that is not set is left out, so
-/// that one that a later program knows and nobody has set changes nothing.
+/// Returns the settings that change results, sorted by name. Leaves out unset keys, so that a key
+/// added in a later version changes nothing while it is not set.
 fn deciding_settings(model: &Model) -> Vec<(String, Value)> {
     let decides = |key: &str| match model.classifier {
-        Classifier::Onnx => !DECIDES_NOTHING.contains(&key) && !OF_SCRIPTS.contains(&key),
+        Classifier::Onnx => !CHANGES_NOTHING.contains(&key) && !OF_SCRIPTS.contains(&key),
         Classifier::Script => OF_SCRIPTS.contains(&key) || OF_ALL.contains(&key),
         Classifier::Noop => ["classifier", "version"].contains(&key),
     };
@@ -216,7 +214,7 @@ fn deciding_settings(model: &Model) -> Vec<(String, Value)> {
     deciding
 }
 
-/// What is hashed, each part with its name and length, so that no two lists of parts look the same.
+/// A hash of fields, each with its name and length, so that different lists of fields differ.
 struct Fields(Sha256);
 
 impl Fields {
@@ -228,13 +226,13 @@ impl Fields {
     }
 }
 
-/// What is known of files, by their paths, as long as they are what they were.
+/// A cache per file, valid as long as the file's stamp does not change.
 type Known<T> = LazyLock<Mutex<HashMap<PathBuf, (Stamp, T)>>>;
 
-/// What was hashed: a model of a gigabyte takes a second.
+/// The cache of hashes: hashing a gigabyte takes a second.
 static HASHED: Known<String> = Known::new(Mutex::default);
 
-/// The SHA-256 of a file's content.
+/// Returns the SHA-256 of a file's content.
 fn content(file: &Path) -> Result<String, Unknown> {
     let unreadable = |error: io::Error| Unknown(format!("{}: cannot be read: {error}", file.display()));
     let hashed = || HASHED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -243,7 +241,7 @@ fn content(file: &Path) -> Result<String, Unknown> {
         return Ok(digest.clone());
     }
     let digest = hash(file).map_err(unreadable)?;
-    // One that changed meanwhile is hashed again by whoever asks next.
+    // If the file has changed meanwhile, the next call hashes it again.
     if Stamp::now(file) == stamp {
         hashed().insert(file.to_owned(), (stamp, digest.clone()));
     }

@@ -1,6 +1,5 @@
-//! `[aws]`: which account's region the service lives in, and what its things are called there. How
-//! to get in is not said here: credentials come from the SDK's own chain (instance role, profile,
-//! environment).
+//! `[aws]`: the region, and the names of resources in it. Credentials are no setting; they come
+//! from the SDK's default chain (instance role, profile, environment).
 
 use std::time::Duration;
 
@@ -12,30 +11,30 @@ use super::units;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Aws {
-    /// The region; without it, what the SDK's own chain says.
+    /// The region; without it, that of the SDK's default chain.
     pub region: Option<String>,
-    /// The account that owns the buckets: S3 then refuses those of others. Twelve digits.
+    /// The account that owns the buckets, as twelve digits: S3 then refuses buckets of others.
     pub account: Option<String>,
-    /// What the name of everything in the account begins with: it distinguishes installations.
+    /// The prefix of all names in the account: it distinguishes installations.
     pub prefix: String,
     /// The bucket of the images, `images/{id}`.
     pub input_bucket: Option<String>,
     /// The bucket of the results, `results/{model}/{version}/{id}.json`.
     pub output_bucket: Option<String>,
-    /// What jobs and answers that come while a call of SQS is under way wait for others at least,
-    /// and polls that want many messages after an answer: fewer calls, and people wait.
+    /// Minimum time that jobs and replies wait for others while a call to SQS is in flight, and
+    /// that polls for many messages wait after one has arrived. Saves calls, but delays results.
     #[serde(with = "units::duration")]
     pub linger: Duration,
-    /// The same for acks, for which nobody waits.
+    /// The same for acks, for which no one waits.
     #[serde(with = "units::duration")]
     pub ack_linger: Duration,
-    /// Where every service is asked, for emulators; without it, AWS itself.
+    /// The address of all services, for emulators; without it, AWS.
     pub endpoint: Option<String>,
     /// `[aws.endpoints]`
     pub endpoints: Endpoints,
 }
 
-/// `[aws.endpoints]`: where a single service is asked.
+/// `[aws.endpoints]`: the address of a single service.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "each field is named after its service")]
@@ -65,7 +64,7 @@ impl Default for Aws {
 }
 
 impl Aws {
-    /// What is missing where the backend is AWS, or wrong on any, as `key: what is wrong`.
+    /// Returns errors as `key: what is wrong`; missing settings only if AWS is the backend.
     pub(super) fn complaints(&self, is_backend: bool) -> Vec<String> {
         let named = |name: &Option<String>| !is_backend || name.is_some();
         let is_account = |text: &str| text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
@@ -94,7 +93,8 @@ impl Aws {
     }
 }
 
-/// Names of buckets are the narrowest, and of roles the shortest, that a prefix becomes part of.
+/// A prefix becomes part of names of buckets, which allow the fewest characters, and of roles,
+/// which are the shortest.
 fn is_prefix(text: &str) -> bool {
     (1..=20).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())

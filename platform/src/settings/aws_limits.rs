@@ -1,37 +1,36 @@
-//! What AWS refuses, refused at the start: otherwise it comes up in the middle of a setup, or hours
-//! later at a queue. An emulator is no test of it, for each accepts something that AWS does not;
-//! the tests below hold AWS's own numbers.
+//! Refuses at the start what AWS would refuse in the middle of a setup, or hours later. Emulators
+//! do not show this, because each accepts something that AWS does not; the tests below contain
+//! AWS's own limits.
 
 use std::time::Duration;
 
 use super::Settings;
 use crate::names;
 
-/// "The maximum is 12 hours", and also all extensions of a lease together, from its receive (SQS
-/// developer guide, "Amazon SQS visibility timeout"; API reference, SetQueueAttributes).
+/// "The maximum is 12 hours", also for all extensions of a lease together, counted from its receive
+/// (SQS developer guide, "Amazon SQS visibility timeout"; API reference, SetQueueAttributes).
 const LONGEST_VISIBILITY: Duration = Duration::from_secs(12 * 3600);
 /// "An integer representing seconds, from 60 (1 minute) to 1,209,600 (14 days)" (API reference,
 /// SetQueueAttributes).
 const RETENTION: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(14 * 24 * 3600)];
 /// "The maximum long polling wait time is 20 seconds" (SQS developer guide, "Standard queue
-/// quotas"); 0 asks without waiting.
+/// quotas"); 0 is a short poll.
 const LONGEST_POLL: Duration = Duration::from_secs(20);
 /// "A number between 1 and 1000" (SQS developer guide, "Configure a dead-letter queue").
 const MOST_RECEIVES: u32 = 1000;
-/// Of a queue's name (SQS developer guide, "Standard queue quotas").
+/// Maximum length of a queue's name (SQS developer guide, "Standard queue quotas").
 const LONGEST_NAME: usize = 80;
-/// Longer than this, waiting for company costs more than all the calls that it saves.
+/// A longer linger costs more time than the saved calls are worth.
 const LONGEST_LINGER: Duration = Duration::from_secs(1);
 
-/// What the names of things may not begin with, and whose: everything of an installation begins
-/// with its prefix.
+/// Reserved beginnings of names, and the kind of resource. All names of an installation begin with
+/// its prefix.
 const RESERVED: [(&str, &str); 7] = [
     // S3 user guide, "General purpose bucket naming rules".
     ("xn--", "buckets"),
     ("sthree-", "buckets"),
     ("amzn-s3-demo-", "buckets"),
-    // SSM API reference, CreateDocument: these are no more than beginnings, with whatever comes
-    // after.
+    // SSM API reference, CreateDocument: reserved regardless of what follows.
     ("aws", "documents of SSM"),
     ("amazon", "documents of SSM"),
     ("amzn", "documents of SSM"),
@@ -39,10 +38,10 @@ const RESERVED: [(&str, &str); 7] = [
     ("sg-", "security groups"),
 ];
 
-/// What a bucket's name may not end with (S3 user guide, "General purpose bucket naming rules").
+/// Reserved ends of bucket names (S3 user guide, "General purpose bucket naming rules").
 const RESERVED_ENDS: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"];
 
-/// What AWS would refuse of these settings, as `key: what is wrong`.
+/// Returns what AWS would refuse in these settings, as `key: what is wrong`.
 pub(super) fn complaints(settings: &Settings) -> Vec<String> {
     let (queue, aws) = (&settings.queue, &settings.aws);
     let second = Duration::from_secs(1);
@@ -58,7 +57,7 @@ pub(super) fn complaints(settings: &Settings) -> Vec<String> {
             "queue.retention: must be more than queue.visibility, or SQS deletes jobs in flight".into(),
         );
     }
-    // A worker gives a job up before the queue puts it away.
+    // A worker must give up a job before the queue does.
     let most = MOST_RECEIVES - 3;
     if queue.max_receives > most {
         complaints.push(format!("queue.max_receives: must be at most {most} with backend = \"aws\""));
@@ -93,7 +92,7 @@ pub(super) fn complaints(settings: &Settings) -> Vec<String> {
     complaints
 }
 
-/// SQS knows whole seconds only: less than one would be none.
+/// SQS only has whole seconds: fractions would be cut off.
 fn seconds(key: &str, value: Duration, [least, most]: [Duration; 2]) -> Option<String> {
     let is_whole = value.subsec_nanos() == 0;
     (!is_whole || value < least || value > most).then(|| {
@@ -106,7 +105,8 @@ fn seconds(key: &str, value: Duration, [least, most]: [Duration; 2]) -> Option<S
     })
 }
 
-/// What is wrong with a bucket's name (S3 user guide, "General purpose bucket naming rules").
+/// Returns what is wrong with a bucket's name (S3 user guide, "General purpose bucket naming
+/// rules").
 fn bucket(name: &str) -> Option<String> {
     let ends_well = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     if !(3..=63).contains(&name.len()) {
@@ -132,9 +132,8 @@ mod tests {
     use super::*;
     use crate::settings::{BackendKind, BadSettings, Layers, Queue};
 
-    /// What AWS's own documentation says, read on 2026-11-29: a setting, what is taken and what is
-    /// refused, and where that is written. The attribute or the call that carries the setting
-    /// stands beside its source.
+    /// Limits in AWS's documentation as of 2026-11-29: a setting, accepted and refused values, and
+    /// the source, which names the attribute or call.
     const DOCUMENTED: [(&str, &[&str], &[&str], &str); 8] = [
         (
             "queue.visibility",
@@ -224,7 +223,7 @@ mod tests {
             ("aws.prefix", "\"a2345678901234567890\""),
             ("backend", backend),
         ];
-        // The relation between the two is another test's.
+        // Another test checks the relation between the two.
         if key == "queue.retention" {
             values.push(("queue.visibility", "\"25s\""));
         }
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_aws_takes_is_taken_and_what_it_refuses_is_refused_at_the_start() {
+    fn values_that_aws_accepts_are_accepted_and_others_refused_at_the_start() {
         for (key, taken, refused, source) in DOCUMENTED {
             for value in taken {
                 let loaded = load(key, value, "\"aws\"");
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn one_machine_takes_what_only_aws_refuses() {
+    fn a_single_machine_accepts_what_only_aws_refuses() {
         for (key, value) in [
             ("queue.visibility", "\"13h\""),
             ("queue.retention", "\"15days\""),
@@ -270,11 +269,11 @@ mod tests {
     }
 
     #[test]
-    fn a_job_must_not_be_deleted_while_a_worker_has_it() {
+    fn the_retention_must_exceed_the_visibility() {
         let Err(BadSettings(complaints)) =
             load("queue.visibility", "\"60s\"\nqueue.retention = \"60s\"", "\"aws\"")
         else {
-            panic!("they do not fit");
+            panic!("the retention is too short");
         };
         assert!(
             complaints[0].contains("queue.retention: must be more than queue.visibility"),
@@ -282,9 +281,9 @@ mod tests {
         );
     }
 
-    /// What EIRS makes queues with beyond what is set.
+    /// Checks the options of queues that are not settings.
     #[test]
-    fn every_queue_of_an_installation_is_made_with_what_sqs_takes() {
+    fn every_queue_of_an_installation_has_options_that_sqs_accepts() {
         let settings = Settings { backend: BackendKind::Aws, ..Settings::default() };
         for options in [
             crate::backend::requests_options(&settings.queue, "default"),

@@ -1,6 +1,6 @@
-//! The address of a collector of traces.
+//! The address of a collector for traces.
 
-/// What is wrong with the address of a collector, if anything.
+/// Returns what is wrong with the address of a collector, if anything.
 pub fn complaint(endpoint: &str) -> Option<String> {
     let uri: Result<ureq::http::Uri, _> = endpoint.parse();
     let should = "must be the address of a collector, like \"http://127.0.0.1:4318\"";
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_collector_is_an_address_with_or_without_tls_and_anything_else_is_a_mistake_in_the_settings() {
+    fn a_collector_must_be_an_http_or_https_address() {
         let good = [
             "http://127.0.0.1:4318",
             "http://collector:4318/",
@@ -32,8 +32,11 @@ mod tests {
             assert_eq!(complaint(good), None);
         }
         for wrong in ["127.0.0.1:4318", "http://", "https://", "ftp://collector", "https://collector?key=1"] {
-            let said = complaint(wrong).unwrap();
-            assert!(said.contains("must be the address of a collector") && said.contains(wrong), "{said}");
+            let message = complaint(wrong).unwrap();
+            assert!(
+                message.contains("must be the address of a collector") && message.contains(wrong),
+                "{message}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A time that varies, as people write it.
+//! Random times, as written in settings.
 
 use std::{f64::consts::TAU, fmt, str::FromStr, time::Duration};
 
@@ -6,25 +6,25 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::units::duration;
 
-/// A random time: `25s`, `20s..30s` (all alike likely), `25s~exp`, `25s~lognormal:0.3` (with the
-/// standard deviation of the logarithm). The time before the `~` is the mean.
+/// A random time: `25s`, `20s..30s` (uniform), `25s~exp`, `25s~lognormal:0.3` (with the standard
+/// deviation of the logarithm). The time before the `~` is the mean.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Distribution {
-    /// Always this.
+    /// Always this time.
     Constant(Duration),
-    /// Between these, all alike likely.
+    /// Uniform between two times.
     Uniform {
-        /// Never less.
+        /// The minimum.
         from: Duration,
-        /// Never more.
+        /// The maximum.
         to: Duration,
     },
-    /// Many short ones, few long ones, without a memory.
+    /// Exponential: many short times, few long ones, memoryless.
     Exponential {
         /// The mean.
         mean: Duration,
     },
-    /// Around its middle, with a long tail: what starts and services of real machines look like.
+    /// Log-normal: around the median, with a long tail, like the start times of real machines.
     LogNormal {
         /// The mean.
         mean: Duration,
@@ -33,11 +33,11 @@ pub enum Distribution {
     },
 }
 
-/// The tail of a log-normal time with a larger one has nothing to do with any machine.
+/// Larger values have tails that no real machine has.
 const LARGEST_SIGMA: f64 = 3.0;
 
 impl Distribution {
-    /// A random time, from numbers that are alike likely from 0 up to 1.
+    /// Returns a random time, computed from uniform numbers in [0, 1).
     pub fn sample(&self, mut uniform: impl FnMut() -> f64) -> Duration {
         match *self {
             Self::Constant(time) => time,
@@ -54,7 +54,7 @@ impl Distribution {
 }
 
 impl Default for Distribution {
-    /// No time at all.
+    /// Zero.
     fn default() -> Self {
         Self::Constant(Duration::ZERO)
     }
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_written_again() {
+    fn a_parsed_distribution_is_displayed_as_it_was_written() {
         for text in ["0s", "25s", "20s..30s", "2s~exp", "25s~lognormal:0.3"] {
             assert_eq!(text.parse::<Distribution>().unwrap().to_string(), text);
         }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_refused_with_what_would_be_right() {
+    fn an_invalid_distribution_is_refused_with_a_hint() {
         for (text, hint) in [
             ("25", "is not a duration"),
             ("30s..20s", "write the shorter time first"),

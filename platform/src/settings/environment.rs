@@ -1,30 +1,29 @@
-//! Which environment variables are settings. The prefix `EIRS_` is not ours alone: beside a
-//! Kubernetes service or a linked container that is called `eirs`, or `eirs-web`, the environment
-//! holds `EIRS_PORT`, `EIRS_WEB_SERVICE_HOST` and more, in every container. These must not keep a
-//! program from starting.
+//! Decides which environment variables are settings. EIRS does not own the prefix `EIRS_`: with a
+//! Kubernetes service or a linked container called `eirs` or `eirs-web`, every container has
+//! variables such as `EIRS_PORT` and `EIRS_WEB_SERVICE_HOST`. These must not keep a program from
+//! starting.
 
 use super::mistyped::known_keys;
 
-/// What the name of every setting begins with.
+/// The prefix of all settings.
 const PREFIX: &str = "EIRS_";
-/// Variables that EIRS reads and that are no settings: the settings file, and the token of
-/// `eirs load`.
+/// Variables of EIRS that are no settings: the settings file, and the token of `eirs load`.
 const OTHERS_OF_OURS: [&str; 2] = ["EIRS_CONFIG", "EIRS_TOKEN"];
-/// A name within this many letters of a setting's is a typo.
+/// Maximum edit distance from a setting for which a name counts as a typo.
 const SLIP: usize = 2;
 
-/// What an environment variable is to the settings.
+/// The kind of an environment variable.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Variable {
-    /// A setting, or what was meant as one: its key is checked as that of a file is.
+    /// A setting, or an attempt at one: its key is checked like that of a file.
     Setting(String),
-    /// Something else that begins as a setting does. It is passed over, and this sentence says so.
+    /// Not a setting, although it begins like one. It is ignored, and this sentence says so.
     Stray(String),
-    /// None of ours.
+    /// Unrelated to EIRS.
     Foreign,
 }
 
-/// Judges a variable by its name, and the address in a link by its value.
+/// Classifies a variable by its name, and links also by their value.
 pub(super) fn judge(name: &str, value: &str) -> Variable {
     let Some(rest) = name.strip_prefix(PREFIX).filter(|_| !OTHERS_OF_OURS.contains(&name)) else {
         return Variable::Foreign;
@@ -34,7 +33,7 @@ pub(super) fn judge(name: &str, value: &str) -> Variable {
     if !is_dotted && known_keys().contains(&key) {
         return Variable::Setting(key);
     }
-    // No setting has a name of such a form; a test holds them to it.
+    // No setting has a name of this form, which a test checks.
     if is_link(rest, value) {
         return Variable::Foreign;
     }
@@ -48,8 +47,8 @@ pub(super) fn judge(name: &str, value: &str) -> Variable {
     Variable::Stray(format!("{name} is not a setting and is ignored; {hint}"))
 }
 
-/// Whether Kubernetes or Docker made the variable for a service or a container whose name begins
-/// with `eirs`: the part of its name that follows, if any, stands in front of these words.
+/// Returns whether Kubernetes or Docker created the variable for a service or container whose name
+/// begins with `eirs`. The rest of its name, if any, precedes these words.
 ///
 /// Kubernetes (`envvars.FromServices`): `_SERVICE_HOST`, `_SERVICE_PORT`,
 /// `_SERVICE_PORT_<NAME OF THE PORT>`, `_PORT` (with an address), `_PORT_<N>_<TCP|UDP|SCTP>` and
@@ -69,22 +68,23 @@ fn is_link(rest: &str, value: &str) -> bool {
         || words[..words.len() - 1].contains(&"ENV")
 }
 
-/// The variable of a setting.
+/// Returns the variable of a setting.
 fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
-/// The variables that were probably meant by a name that has no section of its own.
+/// Returns the settings that were probably meant by a name without a section.
 fn meant(rest: &str) -> Vec<String> {
     let rest = rest.to_lowercase();
     let known = known_keys();
-    // `EIRS_MODELS_DOGS_PATH`: any name may stand where the default model's does.
+    // `EIRS_MODELS_DOGS_PATH`: any model's name is possible.
     let of_model = known.iter().filter_map(|key| {
         let field = key.strip_prefix("models.default.")?;
-        let name = rest.strip_prefix("models_")?.strip_suffix(&format!("_{}", plain(field)))?;
+        let name =
+            rest.strip_prefix("models_")?.strip_suffix(&format!("_{}", with_single_underscores(field)))?;
         Some(format!("models.{name}.{field}"))
     });
-    let exactly = known.iter().filter(|key| plain(key) == rest).cloned();
+    let exactly = known.iter().filter(|key| with_single_underscores(key) == rest).cloned();
     let found: Vec<_> = of_model.max_by_key(String::len).into_iter().chain(exactly).collect();
     if !found.is_empty() {
         return variables(found);
@@ -96,13 +96,13 @@ fn meant(rest: &str) -> Vec<String> {
     if !found.is_empty() {
         return variables(found);
     }
-    let far = |key: &String| strsim::osa_distance(&plain(key), &rest);
+    let far = |key: &String| strsim::osa_distance(&with_single_underscores(key), &rest);
     let nearest = known.into_iter().min_by_key(far);
     variables(nearest.filter(|key| far(key) <= SLIP && rest.len() > 2 * SLIP).into_iter().collect())
 }
 
-/// A key as it looks to somebody who knows of one underscore only.
-fn plain(key: &str) -> String {
+/// A key with single underscores only.
+fn with_single_underscores(key: &str) -> String {
     key.replace('.', "_")
 }
 
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn links_to_services_and_containers_are_foreign_whatever_follows_the_name_of_ours() {
+    fn links_to_services_and_containers_are_foreign() {
         for (name, value) in [
             ("EIRS_SERVICE_HOST", "10.96.12.34"),
             ("EIRS_SERVICE_PORT", "8000"),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_the_form_of_a_setting_is_one_even_where_it_is_mistyped() {
+    fn a_mistyped_name_in_the_form_of_a_setting_is_one() {
         assert_eq!(judge("EIRS_WEB__LISTN", "x"), Variable::Setting("web.listn".into()));
         assert_eq!(judge("EIRS_TELEMTRY__FILTER", "x"), Variable::Setting("telemtry.filter".into()));
         assert_eq!(judge("EIRS_BACKEND", "aws"), Variable::Setting("backend".into()));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_resembles_no_setting_is_ignored_with_the_form_of_one() {
+    fn a_name_that_resembles_no_setting_is_ignored_with_an_example() {
         for name in ["EIRS_VERSION", "EIRS_PORT", "EIRS_WEB", "EIRS_IMAGE_TAG", "EIRS_"] {
             ignored_with(name, "with two underscores after the section");
         }

@@ -1,4 +1,4 @@
-//! Reads the layers, collects every complaint, merges them.
+//! Reads the layers, collects all errors and merges them.
 
 use std::{
     ffi::OsString,
@@ -14,13 +14,13 @@ use super::{
     mistyped, secrets,
 };
 
-/// The settings file that is read where none is named.
+/// The default settings file.
 const DEFAULT_FILE: &str = "/etc/eirs/eirs.toml";
 
-/// An environment variable that names the settings file and is no setting itself.
+/// The environment variable with the path of the settings file.
 const FILE_VARIABLE: &str = "EIRS_CONFIG";
 
-/// Where settings come from, in rising order of precedence.
+/// The sources of settings, in rising order of precedence.
 #[derive(Debug, Clone, Default)]
 pub struct Layers {
     file: Option<PathBuf>,
@@ -28,7 +28,7 @@ pub struct Layers {
     flags: Vec<(String, String)>,
 }
 
-/// Every complaint about the settings, one a line.
+/// All errors in the settings, one per line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadSettings(pub Vec<String>);
 
@@ -41,43 +41,43 @@ impl fmt::Display for BadSettings {
 impl std::error::Error for BadSettings {}
 
 impl Layers {
-    /// The layers of a process: `file` if one is named, else `$EIRS_CONFIG`, else
-    /// `/etc/eirs/eirs.toml` if there is one; above it this process's environment.
+    /// The layers of this process: `file`, or else `$EIRS_CONFIG`, or else `/etc/eirs/eirs.toml` if
+    /// it exists; then the environment.
     pub fn of_process(file: Option<&Path>) -> Self {
         let named = file.map(Path::to_owned).or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
         let usual = Path::new(DEFAULT_FILE).exists().then(|| PathBuf::from(DEFAULT_FILE));
-        // A variable that is not text is none of ours.
+        // A variable that is not UTF-8 is not a setting.
         let text =
             |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
         let environment = std::env::vars_os().filter_map(text).collect();
         Self { file: named.or(usual), environment, flags: Vec::new() }
     }
 
-    /// Exactly these layers, for tests and for tools that check a file before it is used.
+    /// Exactly these layers, for tests, and for tools that check a file before it is used.
     pub fn of(file: Option<&Path>, environment: &[(&str, &str)]) -> Self {
         let environment = environment.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
         Self { file: file.map(Path::to_owned), environment, flags: Vec::new() }
     }
 
-    /// A flag given on the command line sets `key`, e.g. `web.listen`.
+    /// Adds a flag of the command line that sets `key`, such as `web.listen`.
     pub fn flag(mut self, key: &str, value: Option<impl ToString>) -> Self {
         self.flags.extend(value.map(|value| (key.to_owned(), value.to_string())));
         self
     }
 
-    /// The settings file in use, so that a process can hand it to the processes that it starts.
+    /// Returns the settings file, so that a process can pass it to its children.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
-    /// Whether somebody set `key`, be it to what it is anyway.
+    /// Returns whether any layer sets `key`, even to its default.
     pub fn sets(&self, key: &str) -> bool {
         let layers = self.read().unwrap_or_default();
         layers.iter().any(|layer| layer.0.iter().any(|(_, set, _)| set == key))
     }
 
-    /// A sentence for each environment variable that begins as a setting does, is none, and may
-    /// have been meant as one.
+    /// Returns a sentence for each ignored environment variable that may have been meant as a
+    /// setting.
     pub fn strays(&self) -> Vec<String> {
         let stray = |(name, value): &(String, String)| match environment::judge(name, value) {
             Variable::Stray(sentence) => Some(sentence),
@@ -86,12 +86,12 @@ impl Layers {
         self.environment.iter().filter_map(stray).collect()
     }
 
-    /// The merged settings, or every complaint about them.
+    /// Returns the merged settings, or all errors.
     pub fn load(&self) -> Result<Settings, BadSettings> {
         let layers = self.read()?;
 
         let mut complaints: Vec<_> = layers.iter().flat_map(Layer::complaints).collect();
-        // Each key of a model whose name is wrong says so.
+        // Each key of a model with an invalid name repeats that error.
         complaints.dedup();
         if !complaints.is_empty() {
             return Err(BadSettings(complaints));
@@ -130,13 +130,13 @@ impl Layers {
     }
 }
 
-/// A file that describes further models need not repeat the default one.
+/// A file with other models need not repeat the default one.
 fn with_default_model(mut settings: Settings) -> Settings {
     settings.models.entry(super::Model::DEFAULT.to_owned()).or_default();
     settings
 }
 
-/// One layer as single values, each with the place that it came from.
+/// The values of one layer, each with its source and key.
 #[derive(Debug, Clone)]
 struct Layer(Vec<(String, String, Value)>);
 
@@ -144,7 +144,7 @@ fn read_file(path: &Path) -> Result<Layer, Vec<String>> {
     let shown = path.display();
     let text =
         std::fs::read_to_string(path).map_err(|error| vec![format!("{shown}: cannot be read: {error}")])?;
-    // Before anything else: a complaint about the rest would quote the line.
+    // First of all, because other errors would quote the line.
     let secrets = secrets::in_text(&shown.to_string(), &text);
     if !secrets.is_empty() {
         return Err(secrets);
@@ -169,13 +169,13 @@ fn flatten(origin: &str, prefix: &str, table: Map<String, Value>, leaves: &mut V
 }
 
 impl Layer {
-    /// Values that arrive as text: environment variables and flags. A list is written as in TOML.
+    /// Values from text: environment variables and flags. Lists are written as in TOML.
     fn of_texts<'a>(texts: impl Iterator<Item = (String, String, &'a str)>) -> Self {
         let leaf = |(origin, key, text): (String, String, &str)| (origin, key, text_value(text));
         Self(texts.map(leaf).collect())
     }
 
-    /// Each value is tried by itself on the defaults, so that one mistake does not hide the next.
+    /// Tries each value alone on the defaults, so that one error does not hide another.
     fn complaints(&self) -> Vec<String> {
         let complaint = |(origin, key, value): &(String, String, Value)| {
             let text = value.clone().into_string().unwrap_or_default();
@@ -206,7 +206,7 @@ impl Source for Layer {
         Box::new(self.clone())
     }
 
-    /// `config` itself makes the tables of a dotted key.
+    /// `config` itself creates the tables of dotted keys.
     fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
         Ok(self.0.iter().map(|(_, key, value)| (key.clone(), value.clone())).collect())
     }
@@ -220,7 +220,7 @@ fn text_value(text: &str) -> Value {
     text.trim_start().starts_with('[').then(list).flatten().unwrap_or_else(|| Value::from(text))
 }
 
-/// The complaint without the key that the caller already names.
+/// Returns the error without the key, which the caller adds.
 pub(super) fn sentence(error: &ConfigError) -> String {
     match error {
         ConfigError::At { error, .. } => sentence(error),
@@ -229,50 +229,49 @@ pub(super) fn sentence(error: &ConfigError) -> String {
                 if expected.starts_with("an unsigned") { "a whole number from 0" } else { expected };
             format!("is {unexpected}, must be {expected}")
         }
-        other => in_plain_words(&other.to_string()),
+        other => rewritten(&other.to_string()),
     }
 }
 
-/// What the types of libraries say of a value, in words that say what would be right.
-fn in_plain_words(told: &str) -> String {
-    if told == "invalid socket address syntax" {
+/// Rewrites errors of libraries so that they say what would be right.
+fn rewritten(error_text: &str) -> String {
+    if error_text == "invalid socket address syntax" {
         return "is not a socket address; write an IP address and a port, like \"127.0.0.1:8000\"".to_owned();
     }
-    // Of the type of sizes.
-    if let Some(value) = told.strip_suffix(", expected parsable string") {
+    // From the type of sizes.
+    if let Some(value) = error_text.strip_suffix(", expected parsable string") {
         let value = value.trim_start_matches("invalid value: string ");
         return format!("{value} is not a size; write a number and a unit, like \"16MiB\"");
     }
-    if let Some(value) = told.strip_suffix(", expected an integer or string") {
+    if let Some(value) = error_text.strip_suffix(", expected an integer or string") {
         let value = value.trim_start_matches("invalid type: ");
         return format!(
             "{value} is not a size; write a whole number of bytes, or a number and a unit, like \"16MiB\""
         );
     }
-    match told.split_once(", expected struct ") {
+    match error_text.split_once(", expected struct ") {
         Some((value, _)) => format!("{value}, expected a table with the keys of this section"),
-        None => told.to_owned(),
+        None => error_text.to_owned(),
     }
 }
 
-/// The complaint about a word that is none of a few, with these. `config` leaves them out, so that
-/// another reader is asked.
+/// Returns an error with the known variants. `config` leaves them out, so serde_json is asked.
 fn known_values(key: &str, text: &str, error: &ConfigError) -> Option<String> {
     if !error.to_string().contains("does not have variant constructor") {
         return None;
     }
     let nested =
         key.rsplit('.').fold(serde_json::Value::from(text), |inner, part| serde_json::json!({ part: inner }));
-    let told = serde_json::from_value::<Settings>(nested).err()?.to_string();
-    let (_, known) = told.strip_prefix("unknown variant `")?.split_once("`, expected ")?;
+    let error_text = serde_json::from_value::<Settings>(nested).err()?.to_string();
+    let (_, known) = error_text.strip_prefix("unknown variant `")?.split_once("`, expected ")?;
     Some(format!("is `{text}`, must be {}", known.trim_start_matches("one of ")))
 }
 
-/// The name of the model that a key is of, where no model can have this name.
+/// Returns the name of the model in a key, if no model can have this name.
 fn misnamed_model(key: &str) -> Option<&str> {
     let (name, _) = key.strip_prefix("models.")?.rsplit_once('.')?;
-    let is_crooked = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-    (name.is_empty() || name.contains(is_crooked)).then_some(name)
+    let is_invalid = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    (name.is_empty() || name.contains(is_invalid)).then_some(name)
 }
 
 #[cfg(test)]

@@ -1,28 +1,27 @@
-//! What was probably meant by a name that nobody knows.
+//! Suggestions for unknown names.
 
 use config::{Config, ConfigError};
 
 use super::{Model, Settings, load::sentence};
 
-/// The word that was probably meant.
+/// Returns the most similar word, if one is similar enough.
 pub fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
     let likeness = |word: &str| strsim::jaro(text, word);
     let nearest = words.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     if likeness(nearest) > 0.7 {
         return Some(nearest);
     }
-    // Short words have little in common with what they were mistyped as: `p59` is one slip away
-    // from `p95`.
+    // Short words score low even for one typo, such as `p59` for `p95`.
     let is_slip = |word: &&str| word.len() > 2 && strsim::osa_distance(text, word) == 1;
     words.iter().copied().find(is_slip)
 }
 
-/// The complaint about a key of the settings that nobody knows, with the one that was probably
-/// meant; `None` where another thing is wrong. `told` is the output of the attempt.
-pub(super) fn unknown_key(key: &str, told: &str) -> Option<String> {
-    let (unknown, known) = unknown_field(told)?;
+/// Converts an error about an unknown key into one with a suggestion; `None` if `error` is a
+/// different error.
+pub(super) fn unknown_key(key: &str, error: &str) -> Option<String> {
+    let (unknown, known) = unknown_field(error)?;
     let parts: Vec<_> = key.split('.').collect();
-    // What stands before the unknown part is right, and what stands behind it was not looked at.
+    // The parts before the unknown one are right, those after it were not checked.
     let place = parts.iter().rposition(|part| *part == unknown)?;
     let whole = |name: &str| [&parts[..place], &[name]].concat().join(".");
     let elsewhere = if place + 1 == parts.len() { homes(unknown) } else { Vec::new() };
@@ -42,19 +41,19 @@ pub(super) fn unknown_key(key: &str, told: &str) -> Option<String> {
     Some(format!("unknown key `{key}`; {hint}"))
 }
 
-/// The keys that are called so in any section.
+/// Returns the keys with this name in any section.
 fn homes(name: &str) -> Vec<String> {
     let mut homes = known_keys();
     homes.retain(|key| key.rsplit('.').next() == Some(name));
     homes
 }
 
-/// Every key there is; those of models, with the name of the one that there always is. The settings
-/// themselves are asked: the error about an unknown name lists the known ones.
+/// Returns all keys, with `default` as the name of the model. Found by asking the settings: the
+/// error for an unknown name lists the known ones.
 pub(super) fn known_keys() -> Vec<String> {
-    const NOBODY: &str = "nobody-knows-it";
+    const UNKNOWN: &str = "no-such-key";
     let below = |section: &str| -> Option<Vec<String>> {
-        let probe = if section.is_empty() { NOBODY.to_owned() } else { format!("{section}.{NOBODY}") };
+        let probe = if section.is_empty() { UNKNOWN.to_owned() } else { format!("{section}.{UNKNOWN}") };
         let refusal = attempt(&probe)?;
         let (_, names) = unknown_field(&refusal)?;
         Some(names.into_iter().map(|name| format!("{section}.{name}").trim_matches('.').to_owned()).collect())
@@ -71,16 +70,16 @@ pub(super) fn known_keys() -> Vec<String> {
     keys
 }
 
-/// What is said against a key.
+/// Returns the error for a key, if there is one.
 fn attempt(key: &str) -> Option<String> {
     let built = Config::builder().set_override(key, true).and_then(|builder| builder.build());
     let tried: Result<Settings, ConfigError> = built.and_then(Config::try_deserialize);
     tried.err().map(|error| sentence(&error))
 }
 
-/// The field that serde refused, and those that it would have taken.
-fn unknown_field(told: &str) -> Option<(&str, Vec<&str>)> {
-    let (unknown, known) = told.strip_prefix("unknown field `")?.split_once("`, expected")?;
+/// Parses serde's error for an unknown field: the field, and the known ones.
+fn unknown_field(error: &str) -> Option<(&str, Vec<&str>)> {
+    let (unknown, known) = error.strip_prefix("unknown field `")?.split_once("`, expected")?;
     Some((unknown, known.split('`').skip(1).step_by(2).collect()))
 }
 
@@ -89,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_section_is_asked_for_its_keys() {
+    fn the_known_keys_include_every_section() {
         let keys = known_keys();
         for key in
             ["backend", "controller.tick", "web.tls.certificate", "models.default.labels", "queue.visibility"]
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_is_recognized_in_short_words_and_in_long_ones() {
+    fn typos_are_recognized_in_short_and_long_words() {
         for (typed, words, meant) in [
             ("p59", &["kind", "p95"][..], Some("p95")),
             ("visibilty", &["visibility", "max"], Some("visibility")),

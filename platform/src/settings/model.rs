@@ -1,4 +1,4 @@
-//! `[models.NAME]`: what classifies, and how an image becomes what it sees.
+//! `[models.NAME]`: the classifier, and how an image is preprocessed for it.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,143 +21,140 @@ pub use self::{
 use super::units;
 use crate::names;
 
-/// `[models.NAME]`. The defaults suit the model that is built into the worker and every 224-pixel
-/// model that was trained on pixels from -1 to 1, such as the MobileNets of TensorFlow;
-/// `models/README.md` has the settings of others.
+/// `[models.NAME]`. The defaults suit the built-in model and every 224-pixel model trained on
+/// pixels from -1 to 1, such as TensorFlow's MobileNets; `models/README.md` has the settings of
+/// others.
 ///
 /// Every key is part of the model's version, unless `platform/src/version.rs` lists it as one that
-/// decides no answer.
+/// does not change results.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
-    /// What classifies.
+    /// The kind of classifier.
     pub classifier: Classifier,
 
-    /// onnx: the model file. Without it, the model of drawn shapes that is built into the worker.
+    /// onnx: the model file. Without it, the built-in model of drawn shapes.
     pub path: Option<PathBuf>,
-    /// onnx: the labels of the outputs, in any of the usual forms. Without it, those beside the
-    /// model or in it, or else the index itself.
+    /// onnx: the labels of the outputs, in any usual format. Without it, those beside or in the
+    /// model, or else the indexes.
     pub labels: Option<PathBuf>,
-    /// onnx: which engine runs it.
+    /// onnx: the engine that runs it.
     pub engine: Engine,
-    /// onnx: the ONNX Runtime library. Without it, the usual places are searched.
+    /// onnx: the library of ONNX Runtime. Without it, the usual places are searched.
     pub onnxruntime: Option<PathBuf>,
-    /// onnx: what ONNX Runtime computes on.
+    /// onnx: the device that ONNX Runtime uses.
     pub provider: Provider,
-    /// onnx: threads of ONNX Runtime that share one inference; 1 leaves the cores to the threads of
-    /// the worker.
+    /// onnx: number of threads of ONNX Runtime for one inference; 1 leaves the cores to the
+    /// worker's threads.
     pub engine_threads: usize,
-    /// onnx: whether ONNX Runtime keeps the memory of one inference for the next.
+    /// onnx: ONNX Runtime keeps the memory of one inference for the next.
     pub memory_arena: bool,
-    /// onnx: whose preprocessing the model wants; keys that are set beside it count more.
+    /// onnx: the library whose preprocessing the model expects; other keys override it.
     pub preset: Option<Preset>,
-    /// onnx: which weights (torchvision) or which application or mode (Keras) the preset is for.
+    /// onnx: the weights (torchvision), or the application or mode (Keras), of the preset.
     pub weights: Option<String>,
     /// onnx: the file that the preset reads. Without it, the usual one beside the model.
     pub preset_file: Option<PathBuf>,
-    /// onnx: what the model sees, in pixels; without it, what the model file says.
+    /// onnx: the size of the input in pixels; without it, that of the model file.
     #[serde(deserialize_with = "numbers::optional_size")]
     pub size: Option<Size>,
-    /// onnx: what is scaled to before the centre is cut out, in pixels: the short side, or both;
-    /// without it, 256/224 of `size` for `crop`, and `size` itself for the other modes.
+    /// onnx: the size in pixels to which an image is scaled before the centre is cropped: the short
+    /// side, or both sides. Without it, 256/224 of `size` for `crop`, and `size` for the other
+    /// modes.
     #[serde(deserialize_with = "numbers::optional_size")]
     pub resize: Option<Size>,
-    /// onnx: how a picture of another shape becomes what the model sees.
+    /// onnx: how an image of another shape is fitted to the input.
     pub resize_mode: Option<ResizeMode>,
-    /// onnx, letterbox: the colour of what is no picture: red, green, blue.
+    /// onnx, letterbox: the fill colour: red, green, blue.
     pub pad_colour: Option<[u8; 3]>,
-    /// onnx, letterbox: where the picture is.
+    /// onnx, letterbox: the place of the image.
     pub pad_place: Option<PadPlace>,
-    /// onnx: how pixels are scaled.
+    /// onnx: the filter for scaling.
     pub filter: Option<Filter>,
-    /// onnx: whether all pixels count when a picture is made smaller, as with Pillow, or the
-    /// nearest few, as with OpenCV.
+    /// onnx: scaling down uses all pixels, as in Pillow, and not only the nearest ones, as in
+    /// OpenCV.
     pub antialias: Option<bool>,
-    /// onnx: JPEG compression between scaling and cutting, with this quality, for models that were
-    /// trained on such pixels.
+    /// onnx: the quality of a JPEG compression between scaling and cropping, for models trained on
+    /// such pixels.
     pub jpeg_quality: Option<u8>,
-    /// onnx: whether a picture is turned as its EXIF data say.
+    /// onnx: rotate images as their EXIF data say.
     pub exif: bool,
-    /// onnx: the order of the axes; without it, what the model file says.
+    /// onnx: the order of the axes; without it, that of the model file.
     pub layout: Option<Layout>,
-    /// onnx: the colours of a pixel in their order; without it, by their number: grey, red green
-    /// blue, or these and alpha.
+    /// onnx: the channels of a pixel in their order; without it, by their number: grey; red, green,
+    /// blue; or these and alpha.
     pub channels: Option<Channels>,
-    /// onnx: a pixel from 0 to 255 is divided by this first, ...
+    /// onnx: a pixel from 0 to 255 is first divided by this, ...
     pub divide_by: Option<f32>,
-    /// ... then this is subtracted, for each channel in the order of `channels`, ...
+    /// ... then this is subtracted, per channel in the order of `channels`, ...
     pub mean: Option<PerChannel>,
-    /// ... and then it is divided by this.
+    /// ... and the result is divided by this.
     pub std: Option<PerChannel>,
-    /// onnx: the name of the output that holds the scores.
+    /// onnx: the name of the output with the scores.
     pub output: Option<String>,
-    /// onnx: what the scores are; without it, what the model file and its scores say.
+    /// onnx: the kind of scores; without it, as inferred from the model file and the scores.
     pub scores: Option<Scores>,
-    /// onnx: the short form of `scores`: true is `logits`, false is `probabilities`.
+    /// onnx: short form of `scores`: true is `logits`, false is `probabilities`.
     pub softmax: Option<bool>,
-    /// onnx: for a model of one output and two labels, the label of which the number is the
-    /// confidence.
+    /// onnx: for a model with one output and two labels, the label whose confidence the output is.
     pub positive: Option<String>,
-    /// onnx: labels with less confidence are left out.
+    /// onnx: minimum confidence; labels with less are left out.
     pub threshold: Option<f32>,
-    /// onnx: the label where every one is below `threshold`.
+    /// onnx: the label if all are below `threshold`.
     pub otherwise: String,
-    /// onnx: over which views of an image the confidences are averaged.
+    /// onnx: the views of an image over which confidences are averaged.
     pub augment: Augment,
-    /// onnx: JPEGs that are much larger than needed are decoded at a fraction of their size, which
-    /// takes a fraction of the memory and changes hardly any answer.
+    /// onnx: decode large JPEGs at a fraction of their size, which saves memory and changes few
+    /// results.
     pub scaled_decode: bool,
-    /// onnx: what is seen through transparent pixels.
+    /// onnx: how transparent pixels are handled.
     pub alpha: Alpha,
-    /// onnx: what becomes of the colour profile of an image.
+    /// onnx: how the colour profile of an image is handled.
     pub colour: Colour,
-    /// onnx: images that make one inference when so many wait; 1 is fastest for most models on a
-    /// CPU.
+    /// onnx: maximum number of waiting images per inference; 1 is fastest for most models on a CPU.
     pub batch: usize,
-    /// onnx: an image to classify at start; the worker refuses to start when the answer is not
+    /// onnx: an image to classify at the start; the worker refuses to start if its label is not
     /// `check_label`.
     pub check_image: Option<PathBuf>,
-    /// onnx: what `check_image` shows.
+    /// onnx: the expected label of `check_image`.
     pub check_label: Option<String>,
 
     /// script: the command and its arguments.
     pub command: Vec<String>,
-    /// script: how it is talked to.
+    /// script: the protocol.
     pub protocol: Protocol,
-    /// script: what it gets of the worker's environment beside what programs need: names,
-    /// beginnings of names with a star, or `NAME=value`.
+    /// script: the variables of the worker's environment that it gets in addition to the usual
+    /// ones: names, beginnings of names with a star, or `NAME=value`.
     pub env: Vec<String>,
-    /// script: the socket of the service that runs the command as another user
-    /// (`eirs-worker --run-scripts`). Without it, the command is a child of the worker.
+    /// script: the socket of the service that runs the command as another user (`eirs-worker
+    /// --run-scripts`). Without it, the command is a child of the worker.
     pub script_socket: Option<PathBuf>,
-    /// How long one image may take.
+    /// Maximum time for one image.
     #[serde(with = "units::duration")]
     pub timeout: Duration,
 
-    /// The most pixels of an image; one with more is rejected before memory is taken for it.
+    /// Maximum number of pixels of an image; larger ones are rejected before they are decoded.
     pub max_pixels: u64,
-    /// How many guesses a result holds.
+    /// Maximum number of guesses in a result.
     pub top: usize,
 
-    /// The operator's own part of the version: another text makes results of before no answers to
-    /// new uploads.
+    /// The operator's part of the version: changing it means that earlier results do not answer new
+    /// uploads.
     pub version: Option<String>,
-    /// The whole version, where this machine has not the files that it would be made of; `eirs
-    /// setup` writes it.
+    /// The whole version, for machines without the files that determine it; `eirs setup` writes it.
     pub digest: Option<String>,
 }
 
 impl Model {
-    /// The model that is asked when an upload names none.
+    /// The model of uploads that name none.
     pub const DEFAULT: &'static str = "default";
 
-    /// The file of the labels: the one that is set, or else the one that is found beside the model
-    /// file.
+    /// Returns the file of the labels: the setting, or else the one found beside the model file.
     pub fn labels_file(&self) -> Option<PathBuf> {
         self.labels.clone().or_else(|| labels_beside(self.path.as_deref()?))
     }
 
-    /// The file that the preset reads, if it reads one: the one that is set, or else the one beside
+    /// Returns the file that the preset reads, if it reads one: the setting, or else the one beside
     /// the model file.
     pub fn preset_reads(&self) -> Option<PathBuf> {
         let usual = match self.preset? {
@@ -174,7 +171,7 @@ impl Model {
             .or_else(|| Some(model.with_file_name(usual)))
     }
 
-    /// What does not fit together, as `key: what is wrong`.
+    /// Returns invalid combinations, as `key: what is wrong`.
     pub(super) fn complaints(&self) -> Vec<String> {
         let scripted = self.classifier == Classifier::Script;
         let rules = [
@@ -259,7 +256,7 @@ impl Model {
     }
 }
 
-/// Whether this names variables for a script.
+/// Returns whether an entry names variables for a script.
 fn is_variable(entry: &str) -> bool {
     let name =
         entry.split_once('=').map_or_else(|| entry.strip_suffix('*').unwrap_or(entry), |(name, _)| name);
@@ -275,14 +272,14 @@ fn is_size(size: Size) -> bool {
     (1..=8192).contains(&width) && (1..=8192).contains(&height)
 }
 
-/// The labels that are found beside a model file without being named.
+/// Returns the file of labels beside a model file.
 pub fn labels_beside(model: &Path) -> Option<PathBuf> {
     let usual = ["labels.txt", "labels.json"].into_iter().find_map(|name| beside(model, name));
     usual.or_else(|| beside(model, "config.json").filter(|file| has_labels(file)))
 }
 
-/// A file that models come with: in their folder, or above a folder that is called `onnx`, as
-/// Hugging Face lays them.
+/// Returns a file that comes with a model: in the same folder, or above a folder called `onnx`, as
+/// on Hugging Face.
 fn beside(model: &Path, name: &str) -> Option<PathBuf> {
     let own = model.with_file_name(name);
     let above = || {
@@ -292,8 +289,8 @@ fn beside(model: &Path, name: &str) -> Option<PathBuf> {
     Some(own).filter(|file| file.is_file()).or_else(above).filter(|file| file.is_file())
 }
 
-/// Whether this is the description of a model of Hugging Face or timm that names its classes.
-/// Others have a `config.json`, too.
+/// Returns whether a `config.json` is that of a Hugging Face or timm model with class names. Other
+/// models have such a file, too.
 fn has_labels(file: &Path) -> bool {
     let is_small = std::fs::metadata(file).is_ok_and(|data| data.len() < 16 << 20);
     let text = is_small.then(|| std::fs::read_to_string(file).ok()).flatten().unwrap_or_default();

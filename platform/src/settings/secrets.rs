@@ -1,18 +1,18 @@
-//! Finds what looks like a credential where settings are written. None is a setting, and a file
-//! that holds one is read by more people and programs than its owner thinks.
+//! Detects possible credentials in settings. Credentials are never settings, because a settings
+//! file is read by more people and programs than its owner expects.
 
-/// What every complaint ends with.
+/// The end of every error.
 const INSTEAD: &str =
     "credentials come from the SDK's own chain (instance role, profile, environment) and never from settings";
 
-/// A complaint for each line that looks like it held a credential, in a comment too. The credential
-/// is not repeated.
+/// Returns an error for each line that may contain a credential, even in a comment. The error does
+/// not repeat it.
 pub(super) fn in_text(origin: &str, text: &str) -> Vec<String> {
     let suspicious = text.lines().enumerate().filter_map(|(index, line)| Some((index + 1, found_in(line)?)));
     suspicious.map(|(line, what)| format!("{origin}: line {line} holds {what}; {INSTEAD}")).collect()
 }
 
-/// A complaint about a single value, by its key.
+/// Returns an error if a single value may be a credential.
 pub(super) fn in_value(origin: &str, key: &str, value: &str) -> Option<String> {
     let what = found_in(&format!("{key} = {value:?}"))?;
     Some(format!("{origin}: {key} holds {what}; {INSTEAD}"))
@@ -40,7 +40,7 @@ fn is_access_key_id(word: &str) -> bool {
     known && word.len() == 20 && word.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
 }
 
-/// 40 characters of base64 that are no path and no hex digest: both cases and a digit.
+/// 40 characters of base64 that are neither a path nor a hex digest: with both cases and a digit.
 fn looks_like_secret_access_key(value: &str) -> bool {
     value.len() == 40
         && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'/' || b == b'+')
@@ -54,8 +54,7 @@ fn looks_like_secret_access_key(value: &str) -> bool {
 mod tests {
     use super::*;
 
-    // Put together here, so that no scanner of repositories takes the examples of AWS's
-    // documentation for real ones.
+    // Assembled here, so that secret scanners do not report the examples of AWS's documentation.
     fn key_id() -> String {
         ["AKIA", "IOSFODNN7", "EXAMPLE"].concat()
     }
@@ -65,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_secrets_are_found_wherever_they_stand_and_are_not_repeated() {
+    fn keys_and_secrets_are_found_anywhere_and_are_not_repeated() {
         for (line, what) in [
             (format!("key = \"{}\"", key_id()), "access key id"),
             (format!("# formerly {}", key_id()), "access key id"),

@@ -1,4 +1,4 @@
-//! `[setup]`: what `eirs setup` makes in an AWS account, beyond what things are called.
+//! `[setup]`: what `eirs setup` creates in an AWS account.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,71 +12,67 @@ use super::units;
 pub struct Setup {
     /// The instance type of the workers.
     pub worker_type: String,
-    /// The instance type of a web host that setup launches.
+    /// The instance type of the web host.
     pub web_type: String,
-    /// What a burstable type (t2, t3, t3a, t4g) does when it has used up its CPU credits.
+    /// How a burstable type (t2, t3, t3a, t4g) continues without CPU credits.
     pub cpu_credits: CpuCredits,
-    /// What the instances run.
+    /// The operating system of the instances.
     pub os: Os,
-    /// The disk of each instance, in GiB; 0 is what the system's image asks for.
+    /// Disk size of each instance in GiB; 0 is the default of the system's image.
     pub disk_gib: u32,
-    /// The key of KMS that all disks and images are encrypted with: its ARN. Without one, AWS's own
-    /// key for disks.
+    /// The ARN of the KMS key that encrypts all disks and images. Without it, AWS's own key for
+    /// disks.
     pub kms_key: Option<String>,
-    /// The permissions boundary of the roles: the ARN of a policy. Without one, the roles are
-    /// bounded by their own policies only.
+    /// The ARN of the policy that is the permissions boundary of the roles. Without it, roles are
+    /// limited by their own policies only.
     pub permissions_boundary: Option<String>,
-    /// The networks that may upload, such as `203.0.113.0/24`, or `0.0.0.0/0` for the whole world.
+    /// The networks that may upload, such as `203.0.113.0/24`, or `0.0.0.0/0` for everyone.
     pub uploads_from: Vec<String>,
-    /// The networks that may log in over SSH; never the whole world.
+    /// The networks that may log in over SSH; never everyone.
     pub ssh_from: Vec<String>,
-    /// Whether the machines copy their logs to the bucket of the results.
+    /// The machines copy their logs to the bucket of results.
     pub ship_logs: bool,
-    /// Whether the web host that setup launches has an Elastic IP, which it keeps when it is
-    /// stopped or replaced.
+    /// The web host has an Elastic IP, which it keeps when it is stopped or replaced.
     pub elastic_ip: bool,
-    /// The subnets of the instances; without any, those of the region's default VPC.
+    /// The subnets of the instances; empty means those of the region's default VPC.
     pub subnets: Vec<String>,
-    /// Files and folders of this machine that the workers' image holds at the same places, such as
-    /// a script and its data.
+    /// Files and folders of this machine that the workers' image has at the same paths, such as a
+    /// script and its data.
     pub include: Vec<PathBuf>,
-    /// A shell script that is run as root on the machine that the image is baked from, to install
-    /// what a script needs.
+    /// A shell script that runs as root while the image is baked, to install what a script needs.
     pub prepare: Option<PathBuf>,
-    /// Whether scripts run as another user than the worker, who cannot read the credentials of the
-    /// machine.
+    /// Scripts run as another user than the worker, which cannot read the machine's credentials.
     pub isolate_scripts: bool,
     /// Images are deleted after this many days; 0 keeps them.
     pub expire_images_days: u32,
     /// Results are deleted after this many days; 0 keeps them.
     pub expire_results_days: u32,
-    /// An image of the workers that is older is baked again by the next update, on the system's
-    /// newest image. Zero bakes only what changed.
+    /// Age from which an image of the workers is baked again by the next update, on the system's
+    /// newest image. Zero bakes only after changes.
     #[serde(with = "units::duration")]
     pub rebake_after: Duration,
-    /// How many images of the workers are kept beside those that machines are of: the last one is
-    /// what a rollback goes to.
+    /// Number of workers' images to keep in addition to those in use: the newest is for a rollback.
     pub keep_images: u32,
     /// `[setup.update]`
     pub update: Update,
 }
 
-/// `[setup.update]`: how `eirs update` replaces the machines, and what it asks of the first one.
+/// `[setup.update]`: how `eirs update` replaces machines, and what the first one must pass.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Update {
-    /// How many machines are replaced at once.
+    /// Number of machines replaced at once.
     pub wave: u32,
-    /// Images that the first machine must classify, in folders that are called like their labels.
+    /// Images that the first machine must classify, in folders named after their labels.
     pub check_images: Option<PathBuf>,
-    /// A sheet with the labels of these images, where their folders do not tell.
+    /// A sheet with the labels of these images, if they are not in such folders.
     pub check_labels: Option<PathBuf>,
-    /// The share of the images with a label that it must get right, from 0 to 1.
+    /// Minimum fraction of the labelled images that it must classify correctly, from 0 to 1.
     pub right: f64,
-    /// The share of the images uploaded lately that it must give the label that they have, from 0
-    /// to 1.
+    /// Minimum fraction of recently uploaded images to which it must give the same label, from 0 to
+    /// 1.
     pub agree: f64,
-    /// How many times as long as before it may take for an image uploaded lately, by the median.
+    /// Maximum factor by which the median time for recently uploaded images may grow.
     pub slower: f64,
 }
 
@@ -103,17 +99,17 @@ impl Update {
     }
 }
 
-/// How an instance of a burstable type goes on without credits.
+/// How an instance of a burstable type continues without credits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CpuCredits {
-    /// As before, and each vCPU-hour above the baseline is paid for.
+    /// At full speed; each vCPU-hour above the baseline is billed.
     Unlimited,
-    /// At its baseline, a tenth to two fifths of what it can do.
+    /// At its baseline, a tenth to two fifths of full speed.
     Standard,
 }
 
-/// An operating system that setup can bake on.
+/// An operating system that setup can bake images on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Os {
     /// Ubuntu 24.04 LTS.
@@ -127,10 +123,10 @@ pub enum Os {
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            // Two cores, 2 GiB, and credits that a stop does not take away as with t2.
+            // Two cores, 2 GiB, and credits that survive a stop, unlike those of t2.
             worker_type: "t3.small".into(),
             web_type: "t3.small".into(),
-            // An answer that takes five times as long costs people more than the credits.
+            // Results that take five times as long cost more than the credits.
             cpu_credits: CpuCredits::Unlimited,
             os: Os::Ubuntu2404,
             disk_gib: 0,
@@ -154,7 +150,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// What is wrong, as `key: what is wrong`.
+    /// Returns errors, as `key: what is wrong`.
     pub(super) fn complaints(&self) -> Vec<String> {
         let world = |network: &String| network.ends_with("/0");
         let networks = |key: &'static str, networks: &[String]| {
@@ -193,21 +189,21 @@ impl Setup {
     }
 }
 
-/// Whether this is the ARN of a key of KMS.
+/// Returns whether a text is the ARN of a KMS key.
 fn is_key(text: &str) -> bool {
     let parts: Vec<_> = text.splitn(6, ':').collect();
     matches!(parts[..], ["arn", partition, "kms", region, account, key]
         if partition.starts_with("aws") && !region.is_empty() && account.len() == 12 && key.starts_with("key/"))
 }
 
-/// Whether this is the ARN of a policy of IAM: of an account's own, or of AWS's.
+/// Returns whether a text is the ARN of an IAM policy, of an account or of AWS.
 fn is_policy(text: &str) -> bool {
     let parts: Vec<_> = text.splitn(6, ':').collect();
     matches!(parts[..], ["arn", partition, "iam", "", account, policy]
         if partition.starts_with("aws") && (account.len() == 12 || account == "aws") && policy.starts_with("policy/"))
 }
 
-/// Whether this is an address and the length of a prefix.
+/// Returns whether a text is an address and a prefix length.
 fn is_network(text: &str) -> bool {
     let Some((address, bits)) = text.split_once('/') else { return false };
     let most = match address.parse::<std::net::IpAddr>() {
@@ -255,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_asks_for_what_can_be() {
+    fn impossible_settings_of_an_update_are_refused() {
         let wrong = Update { wave: 0, right: 1.5, agree: -0.1, slower: 0.5, ..Update::default() };
         assert_eq!(wrong.complaints().len(), 4);
         let labels = Update { check_labels: Some("labels.csv".into()), ..Update::default() };

@@ -1,4 +1,4 @@
-//! Values with units, as people write them: `"90s"`, `"2m 30s"`.
+//! Values with units, as written in settings: `"90s"`, `"2m 30s"`.
 
 /// A [`std::time::Duration`] written as `"90s"`.
 pub mod duration {
@@ -11,7 +11,7 @@ pub mod duration {
         serializer.collect_str(&humantime::format_duration(*duration))
     }
 
-    /// Reads `90s`; a bare number is refused, for it says no unit.
+    /// Reads `90s`; refuses a bare number, which has no unit.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse(&text).map_err(D::Error::custom)
@@ -30,7 +30,7 @@ pub mod duration {
     }
 }
 
-/// An optional [`std::time::Duration`], written as `"24h"` or nothing.
+/// An optional [`std::time::Duration`], written as `"24h"` or null.
 pub mod optional_duration {
     use std::time::Duration;
 

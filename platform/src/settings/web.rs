@@ -1,4 +1,4 @@
-//! `[web]`: what the web server takes, from whom, and where it listens.
+//! `[web]`: addresses, limits and access of the web server.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,126 +16,128 @@ use super::{Webhook, is_name, units};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Web {
-    /// The address to listen on; port 0 takes a free one.
+    /// The address to listen on; port 0 chooses a free one.
     pub listen: SocketAddr,
-    /// Where to write the address that was bound, for programs that started this one with port 0.
+    /// The file to which the bound address is written, for programs that start this one with port
+    /// 0.
     pub address_file: Option<PathBuf>,
-    /// The address of the operator's side (metrics, status, the doorbell), apart from the one that
-    /// takes uploads; an empty text serves all of it on `listen`.
+    /// The operator's address (metrics, status, the doorbell), separate from the one for uploads;
+    /// an empty text serves everything on `listen`.
     #[serde(with = "optional_address")]
     pub admin_listen: Option<SocketAddr>,
-    /// Names by which the operator's side may be called where it is on the loopback, besides
-    /// `localhost` and any address: those that a proxy before it passes on.
+    /// Host names that are permitted at the operator's address on the loopback interface, in
+    /// addition to `localhost` and any IP address: those that a proxy passes on.
     pub admin_hosts: Vec<String>,
-    /// Where to write the address that was bound for it.
+    /// The file to which the bound operator's address is written.
     pub admin_address_file: Option<PathBuf>,
-    /// Who sees the live state of the service: `/events`, and what the page makes of it; unless
-    /// set, everybody where `listen` is the loopback, and the operator where others reach it.
+    /// The audience of the live state, which is `/events` and the live half of the page. By default
+    /// everyone if `listen` is a loopback address, and the operator otherwise.
     pub live: Option<Audience>,
     /// `[web.tls]`
     pub tls: Tls,
-    /// The file of the tokens, one of which a client must show; without it, nobody needs one.
+    /// The file of the tokens, one of which a client must send; without it, no token is needed.
     pub tokens: Option<PathBuf>,
-    /// How many requests and images each address may send each second; 0 is as many as it likes.
+    /// Maximum number of requests and images per second from one address; 0 is no limit.
     pub rate_per_address: f64,
-    /// How many requests and images may come with each token each second, unless the token says
-    /// another number; 0 is as many as there are.
+    /// Maximum number of requests and images per second with one token, unless the token has its
+    /// own; 0 is no limit.
     pub rate_per_token: f64,
-    /// How many may come at once after a quiet time, where there is a rate.
+    /// Maximum burst after a quiet time, if there is a rate.
     pub rate_burst: u32,
-    /// The proxies whose word is taken for who a client is (`X-Forwarded-For`).
+    /// The proxies whose `X-Forwarded-For` is trusted.
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
-    /// Whose pages may read answers, besides the service's own: origins like `https://example.org`,
-    /// or `*`, which is everybody.
+    /// The origins whose pages may read answers, in addition to the service's own page, such as
+    /// `https://example.org`; `*` is everyone.
     pub cors_origins: Vec<String>,
-    /// The most connections at once; one more closes the one that has been idle the longest.
+    /// Maximum number of connections; beyond it, the one that has been idle the longest is closed.
     pub max_connections: usize,
-    /// The most connections that are kept between two requests; one more closes the one that has
-    /// been idle the longest.
+    /// Maximum number of connections between two requests; beyond it, the one that has been idle
+    /// the longest is closed.
     pub max_idle_connections: usize,
-    /// The most connections of one address that is no trusted proxy; one more is refused.
+    /// Maximum number of connections of one address that is no trusted proxy; further ones are
+    /// refused.
     pub max_connections_per_address: usize,
-    /// How long the header of a request may take, from its first byte; of the first one, from the
-    /// connection.
+    /// Maximum time for the header of a request, from its first byte; for the first request, from
+    /// the start of the connection.
     #[serde(with = "units::duration")]
     pub header_timeout: Duration,
-    /// How long a connection may be open between two requests.
+    /// Maximum time between two requests on a connection.
     #[serde(with = "units::duration")]
     pub idle_timeout: Duration,
-    /// How long a client may take none of its answer.
+    /// Maximum time for which a client may accept no bytes of its answer.
     #[serde(with = "units::duration")]
     pub write_timeout: Duration,
-    /// How long the rest of a refused body is read and thrown away, so that its client lives to
-    /// read why.
+    /// How long the rest of a refused body is read and discarded, so that its client can read the
+    /// answer.
     #[serde(with = "units::duration")]
     pub linger: Duration,
-    /// Threads that serve; 0 is one for each two cores: on one machine, the other half is the
-    /// workers'.
+    /// Number of threads; 0 is one per two cores, because the other half is for workers on the same
+    /// machine.
     pub threads: usize,
-    /// A name for this web host, unlike that of any other; its response queue is named after it.
+    /// The unique name of this web host, also in the name of its response queue.
     pub host: Option<String>,
-    /// How long an upload waits for its label before it is answered 202, unless it says `?wait=`.
+    /// How long an upload waits for its label before it is answered 202, unless it has `?wait=`.
     #[serde(with = "units::duration")]
     pub wait: Duration,
-    /// The longest `?wait=` that is honoured.
+    /// Maximum value of `?wait=`.
     #[serde(with = "units::duration")]
     pub max_wait: Duration,
-    /// The largest image.
+    /// Maximum size of an image.
     pub max_image: ByteSize,
-    /// The most images in one upload.
+    /// Maximum number of images in one upload.
     pub max_images_per_upload: usize,
-    /// The most uploads at once; one more is answered 429.
+    /// Maximum number of uploads in flight; further ones are answered 429.
     pub max_uploads: usize,
-    /// The most uploads at once from one address, or with one token; one more is answered 429.
+    /// Maximum number of uploads in flight from one address, or with one token; further ones are
+    /// answered 429.
     pub max_uploads_per_client: usize,
-    /// How much memory the bodies of arriving uploads may take together; what has no room there
-    /// goes to files.
+    /// Memory for the bodies of arriving uploads together; what does not fit goes to files.
     pub upload_memory: ByteSize,
-    /// How much disk these files may take together; an upload that finds none left is answered 503.
+    /// Disk space for these files together; an upload that finds none is answered 503.
     pub upload_disk: ByteSize,
-    /// The folder for them; by default one in the state folder, or the system's for temporary files
-    /// where the backend is a cloud.
+    /// The folder of these files; by default one in the state folder, or the system's folder for
+    /// temporary files in a cloud.
     pub upload_folder: Option<PathBuf>,
-    /// How long a client may pause in the middle of an upload.
+    /// Maximum pause within an upload.
     #[serde(with = "units::duration")]
     pub read_timeout: Duration,
-    /// How many bytes a client must send each second over half a minute; 0 asks for none.
+    /// Minimum rate of an upload in bytes per second, over half a minute; 0 is none.
     pub upload_min_rate: ByteSize,
-    /// How long the sending of an upload may take in all.
+    /// Maximum time for receiving an upload.
     #[serde(with = "units::duration")]
     pub upload_deadline: Duration,
-    /// The longest backlog (visible and in flight); above it, uploads are answered 503.
+    /// Maximum backlog; beyond it, uploads are answered 503.
     pub max_backlog: u64,
-    /// The most jobs of one address, or of one token, that wait for their answers; above it, its
-    /// uploads are answered 503.
+    /// Maximum number of pending jobs of one address, or one token; beyond it, its uploads are
+    /// answered 503.
     pub max_backlog_per_client: usize,
     /// `[web.webhook]`
     pub webhook: Webhook,
-    /// How many results are kept in memory.
+    /// Maximum number of results in memory.
     pub cached_results: usize,
-    /// How long held requests may go on after a signal to stop; then they get their 202.
+    /// How long held requests may continue after a signal to stop; then they are answered 202.
     #[serde(with = "units::duration")]
     pub drain_deadline: Duration,
 }
 
-/// Who may see something.
+/// The audience of the live state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Audience {
-    /// Clients that may upload.
+    /// All clients that may upload.
     Everybody,
-    /// Everybody who reaches `admin_listen`.
+    /// Only those with access to `admin_listen`.
     Operator,
 }
 
-/// `[web.tls]`: with both, uploads are taken over HTTPS and not otherwise.
+/// `[web.tls]`: with both files, uploads are accepted over HTTPS only.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
-    /// The file of the certificate and those between it and its authority, as PEM.
+    /// The file with the certificate and its intermediate certificates, as PEM.
     pub certificate: Option<PathBuf>,
-    /// The file of its private key, as PEM.
+    /// The file with its private key, as PEM.
     pub key: Option<PathBuf>,
 }
 
@@ -186,16 +188,16 @@ impl Default for Web {
 }
 
 impl Web {
-    /// Whether those who may upload see the live state.
+    /// Returns whether clients see the live state.
     pub fn is_live_for_everybody(&self) -> bool {
         match self.live {
             Some(audience) => audience == Audience::Everybody,
-            // Where the operator has no listener, all of it is behind the same tokens.
+            // Without an operator's listener, everything has the same access checks.
             None => self.listen.ip().is_loopback() || self.admin_listen.is_none(),
         }
     }
 
-    /// What is wrong, as `key: what is wrong`.
+    /// Returns errors, as `key: what is wrong`.
     pub(super) fn complaints(&self) -> Vec<String> {
         let rules = [
             (self.wait <= self.max_wait, "web.wait: must be at most web.max_wait"),
@@ -244,14 +246,14 @@ impl Web {
     }
 }
 
-/// Whether this many a second can be counted: 0 is no limit, and less than one in a quarter of an
-/// hour is none that anybody means.
+/// Returns whether a rate is valid: 0 is no limit, and less than one in about a quarter of an hour
+/// must be a mistake.
 pub fn is_rate(per_second: f64) -> bool {
     per_second == 0.0 || (0.001..=1e6).contains(&per_second)
 }
 
-/// Whether a browser would call a page's origin this: a scheme, a host, perhaps a port, and nothing
-/// behind.
+/// Returns whether a text is an origin as browsers send it: scheme, host, optional port, and
+/// nothing else.
 fn is_origin(text: &str) -> bool {
     let is_part = |rest: &str| {
         !rest.is_empty()
@@ -261,19 +263,21 @@ fn is_origin(text: &str) -> bool {
         || ["https://", "http://"].into_iter().filter_map(|scheme| text.strip_prefix(scheme)).any(is_part)
 }
 
-/// Networks as people write them; an address by itself is a network of one.
+/// Parses networks; a single address is a network of one.
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     let network = |text: String| {
         let alone = || text.parse::<IpAddr>().map(IpNet::from);
         text.parse::<IpNet>().or_else(|_| alone()).map_err(|_| {
-            D::Error::custom(format!("`{text}` is no network; write one like \"10.0.0.0/8\" or \"fd00::/8\""))
+            D::Error::custom(format!(
+                "`{text}` is not a network; write one like \"10.0.0.0/8\" or \"fd00::/8\""
+            ))
         })
     };
     texts.into_iter().map(network).collect()
 }
 
-/// An address, where an empty text is none.
+/// An address; an empty text is none.
 mod optional_address {
     use std::net::SocketAddr;
 
@@ -322,17 +326,18 @@ mod tests {
     }
 
     #[test]
-    fn networks_may_be_single_addresses_and_nothing_that_is_none() {
+    fn networks_may_be_single_addresses_and_invalid_ones_are_refused() {
         let web = load("trusted_proxies = [\"10.0.0.0/8\", \"192.0.2.7\", \"fd00::/8\"]").unwrap().web;
         assert_eq!(
             web.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["10.0.0.0/8", "192.0.2.7/32", "fd00::/8"]
         );
         for wrong in ["10.0.0.0/33", "proxy.example.org", ""] {
-            let said = complaint(&format!("trusted_proxies = [\"{wrong}\"]"));
+            let message = complaint(&format!("trusted_proxies = [\"{wrong}\"]"));
             assert!(
-                said.contains("web.trusted_proxies: ") && said.contains(&format!("`{wrong}` is no network")),
-                "{said}"
+                message.contains("web.trusted_proxies: ")
+                    && message.contains(&format!("`{wrong}` is not a network")),
+                "{message}"
             );
         }
     }
@@ -349,17 +354,17 @@ mod tests {
         let web = load("url = \"https://example.org/labels\"\nkey = \"key\"").unwrap().web;
         assert_eq!(web.webhook.url.as_deref(), Some("https://example.org/labels"));
         for alone in ["url = \"https://example.org/\"", "key = \"key\""] {
-            let said = load(alone).unwrap_err();
-            assert!(said.contains("web.webhook: needs both, `url` and `key`"), "{said}");
+            let message = load(alone).unwrap_err();
+            assert!(message.contains("web.webhook: needs both, `url` and `key`"), "{message}");
         }
         for wrong in ["example.org/labels", "ftp://example.org/", "https://", "/labels", ""] {
-            let said = load(&format!("url = \"{wrong}\"\nkey = \"key\"")).unwrap_err();
-            assert!(said.contains("web.webhook.url: should be an address"), "{wrong}: {said}");
+            let message = load(&format!("url = \"{wrong}\"\nkey = \"key\"")).unwrap_err();
+            assert!(message.contains("web.webhook.url: must be an address"), "{wrong}: {message}");
         }
     }
 
     #[test]
-    fn the_address_for_the_operator_can_be_none_and_not_the_one_for_uploads() {
+    fn the_operators_address_may_be_none_but_not_that_for_uploads() {
         assert_eq!(load("admin_listen = \"\"").unwrap().web.admin_listen, None);
         assert!(load("listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"").is_ok());
         assert!(
@@ -374,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn the_live_state_is_the_operators_where_others_reach_the_service_unless_it_is_said() {
+    fn the_live_state_is_for_the_operator_unless_the_service_is_local_or_set_otherwise() {
         let is_for_everybody = |text: &str| load(text).unwrap().web.is_live_for_everybody();
         assert!(is_for_everybody("") && is_for_everybody("listen = \"[::1]:80\""));
         assert!(!is_for_everybody("listen = \"0.0.0.0:80\"") && !is_for_everybody("live = \"operator\""));
@@ -383,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_what_browsers_send() {
+    fn origins_must_be_as_browsers_send_them() {
         assert!(load("cors_origins = [\"https://example.org\", \"http://localhost:3000\", \"http://[::1]:80\", \"*\"]").is_ok());
         for wrong in [
             "https://example.org/",
@@ -392,13 +397,13 @@ mod tests {
             "https://*.example.org",
             "https://Example.org",
         ] {
-            let said = complaint(&format!("cors_origins = [\"{wrong}\"]"));
-            assert!(said.contains("is not an origin"), "{wrong}: {said}");
+            let message = complaint(&format!("cors_origins = [\"{wrong}\"]"));
+            assert!(message.contains("is not an origin"), "{wrong}: {message}");
         }
     }
 
     #[test]
-    fn rates_and_certificates_that_make_no_sense_are_refused() {
+    fn invalid_rates_and_certificates_are_refused() {
         assert!(load("rate_per_address = 0.5\nrate_per_token = 3").is_ok());
         assert!(complaint("rate_per_address = -1").contains("web.rate_per_address: must be 0"));
         assert!(complaint("rate_per_token = 1e300").contains("web.rate_per_token: must be 0"));

@@ -1,19 +1,18 @@
-//! `[web.webhook]` and `[controller.webhook]`: addresses of the operator's that requests are sent
-//! to.
+//! `[web.webhook]` and `[controller.webhook]`: the operator's receivers.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// `[web.webhook]`: with an address and a key, each job that ends is sent there.
+/// `[web.webhook]`: with an address and a key, every ended job is sent there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Webhook {
-    /// Where to: one address of the operator's.
+    /// The address of the receiver.
     pub url: Option<String>,
-    /// The file of the keys that what is sent is signed with, one in a line.
+    /// The file of the keys that sign requests, one per line.
     pub key: Option<PathBuf>,
-    /// The most events that wait to be taken; further ones are dropped.
+    /// Maximum number of waiting events; further ones are dropped.
     pub max_waiting: u64,
 }
 
@@ -33,9 +32,9 @@ impl Webhook {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AlertWebhook {
-    /// Where to: one address of the operator's.
+    /// The address of the receiver.
     pub url: Option<String>,
-    /// The file of the keys that what is sent is signed with, one in a line.
+    /// The file of the keys that sign requests, one per line.
     pub key: Option<PathBuf>,
 }
 
@@ -45,7 +44,7 @@ impl AlertWebhook {
     }
 }
 
-/// What is wrong with a section that names a receiver, as `key: what is wrong`.
+/// Returns what is wrong with a section that names a receiver, as `key: what is wrong`.
 fn complaint(section: &str, url: Option<&str>, has_key: bool) -> Option<String> {
     if url.is_some() != has_key {
         return Some(format!("{section}: needs both, `url` and `key`"));
@@ -54,5 +53,5 @@ fn complaint(section: &str, url: Option<&str>, has_key: bool) -> Option<String> 
     let is_address = uri.is_some_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
     });
-    (!is_address).then(|| format!("{section}.url: should be an address, like \"https://example.org/labels\""))
+    (!is_address).then(|| format!("{section}.url: must be an address, like \"https://example.org/labels\""))
 }

@@ -14,23 +14,23 @@ fn version(model: &Model) -> String {
 
 fn written(folder: &Path, name: &str, content: &str) -> PathBuf {
     let file = folder.join(name);
-    // By another file of that name, as tools do it: two writes within one tick of the clock must
-    // look different.
+    // Replaces the file, because two writes within one tick of the clock must have different
+    // stamps.
     let beside = folder.join("beside");
     fs::write(&beside, content).unwrap();
     fs::rename(beside, &file).unwrap();
     file
 }
 
-/// Settings of one model, as a program reads them.
+/// Reads the settings of one model, as a program does.
 fn read(table: &str) -> Model {
     let folder = tempfile::tempdir().unwrap();
     let file = written(folder.path(), "eirs.toml", table);
     Layers::of(Some(&file), &[]).load().unwrap().models.remove("default").unwrap()
 }
 
-/// Each key that is there, with another value than its default, and whether the answers of an ONNX
-/// model hang on it.
+/// Each key with another value than its default, and whether it changes the results of an ONNX
+/// model.
 fn changed() -> Vec<(&'static str, Model, bool)> {
     let model = Model::default;
     vec![
@@ -82,7 +82,7 @@ fn changed() -> Vec<(&'static str, Model, bool)> {
 }
 
 #[test]
-fn every_key_that_decides_answers_changes_the_version_and_no_other_key_does() {
+fn exactly_the_keys_that_change_results_change_the_version() {
     let plain = version(&Model::default());
     for (key, model, decides) in changed() {
         assert_eq!(version(&model) != plain, decides, "{key}");
@@ -90,18 +90,18 @@ fn every_key_that_decides_answers_changes_the_version_and_no_other_key_does() {
 }
 
 #[test]
-fn no_key_of_a_model_was_forgotten_here() {
+fn every_key_of_a_model_is_tested() {
     let Value::Object(all) = serde_json::to_value(Model::default()).unwrap() else { panic!() };
     let looked_at: Vec<_> = changed().into_iter().map(|(key, ..)| key).collect();
     for key in all.keys().filter(|key| !["path", "labels", "digest"].contains(&key.as_str())) {
-        // One that decides needs nothing but a line above; one that decides nothing belongs into
-        // `DECIDES_NOTHING`, too.
-        assert!(looked_at.contains(&key.as_str()), "models.NAME.{key}: does it decide answers?");
+        // A key that changes results only needs a line above; any other must also be in
+        // `CHANGES_NOTHING`.
+        assert!(looked_at.contains(&key.as_str()), "models.NAME.{key}: does it change results?");
     }
 }
 
 #[test]
-fn the_content_of_model_weights_and_labels_counts_and_where_they_are_does_not() {
+fn the_content_of_model_weights_and_labels_counts_but_not_their_path() {
     let folder = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();
     let model = |folder: &Path, labels: Option<PathBuf>| Model {
@@ -120,7 +120,7 @@ fn the_content_of_model_weights_and_labels_counts_and_where_they_are_does_not() 
 
     written(folder.path(), "labels.txt", "cat\ndog\n");
     let beside = version(&model(folder.path(), None));
-    assert_ne!(beside, first, "labels that are found beside count as well");
+    assert_ne!(beside, first, "labels found beside the model count as well");
     let named = written(other.path(), "names", "cat\ndog\n");
     assert_eq!(version(&model(folder.path(), Some(named))), beside);
 
@@ -137,7 +137,7 @@ fn the_content_of_model_weights_and_labels_counts_and_where_they_are_does_not() 
 }
 
 #[test]
-fn the_labels_of_the_built_in_model_can_be_others() {
+fn the_labels_of_the_built_in_model_can_be_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let labels = written(folder.path(), "labels.txt", "a\nb\n");
     let other = Model { labels: Some(labels), ..Model::default() };
@@ -145,7 +145,7 @@ fn the_labels_of_the_built_in_model_can_be_others() {
 }
 
 #[test]
-fn of_a_script_its_command_and_every_file_in_it_counts() {
+fn the_command_of_a_script_and_every_file_in_it_count() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &str| written(folder.path(), name, content).display().to_string();
     let script = |command: Vec<String>| Model { classifier: Classifier::Script, command, ..Model::default() };
@@ -157,7 +157,7 @@ fn of_a_script_its_command_and_every_file_in_it_counts() {
     assert_eq!(
         version(&Model { mean: Some([3.0; 3].into()), ..script(command.clone()) }),
         first,
-        "what a script does not see"
+        "a setting that scripts do not use"
     );
     assert_ne!(version(&Model { max_pixels: 7, ..script(command.clone()) }), first);
     assert_ne!(version(&Model { env: vec!["MODE=fast".into()], ..script(command.clone()) }), first);
@@ -165,7 +165,7 @@ fn of_a_script_its_command_and_every_file_in_it_counts() {
     let second = version(&script(command.clone()));
     assert_ne!(second, first, "the script");
     file("w.bin", "2");
-    assert_ne!(version(&script(command)), second, "a file behind an equals sign");
+    assert_ne!(version(&script(command)), second, "a file after an equals sign");
     let shell = |text: String| script(vec!["sh".to_owned(), "-c".to_owned(), text]);
     let log = file("log", "");
     let line = |file: &str| format!("umask 077; python3 '{file}' \"$1\" 2>>{log} > {log}");
@@ -179,7 +179,7 @@ fn of_a_script_its_command_and_every_file_in_it_counts() {
 }
 
 #[test]
-fn the_same_settings_in_other_words_make_the_same_version() {
+fn equal_settings_in_other_notations_have_the_same_version() {
     let plain = version(&read("[models.default]\nmean = [1, 2, 3]\nsize = 64\ntop = 3\n"));
     for table in [
         "# A comment.\nmodels.default.top = 3\nmodels.default.size = 64\nmodels.default.mean = [1.0, 2.0, 3.0]\n",
@@ -191,7 +191,7 @@ fn the_same_settings_in_other_words_make_the_same_version() {
 }
 
 #[test]
-fn a_digest_that_is_set_is_the_version_whatever_files_there_are() {
+fn a_set_digest_is_the_version_regardless_of_files() {
     let model = Model { digest: Some("abc123".into()), path: Some("/nowhere".into()), ..Model::default() };
     assert_eq!(version(&model), "abc123");
 }
@@ -209,7 +209,7 @@ fn a_missing_model_or_label_file_is_named() {
 
 proptest! {
     #[test]
-    fn two_lists_of_numbers_have_one_version_only_where_they_are_equal(
+    fn lists_of_numbers_have_the_same_version_only_if_they_are_equal(
         a in prop::array::uniform3(-300i16..300), b in prop::array::uniform3(-300i16..300)
     ) {
         let with = |mean: [i16; 3]| version(&Model { mean: Some(mean.map(f32::from).into()), ..Model::default() });

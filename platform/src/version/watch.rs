@@ -1,6 +1,6 @@
-//! The versions of all models while a program runs: model files, labels, scripts and the settings
-//! file are looked at every second, and what changed counts when it has come to rest. What cannot
-//! be read replaces nothing; the log says why.
+//! The versions of all models while a program runs. Model files, labels, scripts and the settings
+//! file are checked every second, and a change counts once it is stable. An unreadable file changes
+//! nothing; the log says why.
 
 use std::{
     collections::BTreeMap,
@@ -19,19 +19,19 @@ use crate::{
     state_folder::{Changes, Look, Stamps},
 };
 
-/// How often the files are looked at. A change counts when the next look finds the files as this
-/// one did: within two of these.
+/// Interval between looks. A change counts once the next look finds the same, so within two
+/// intervals.
 const LOOK: Duration = Duration::from_secs(1);
-/// They are far enough apart for a change to come to rest.
+/// Minimum time between the two looks; the interval above is long enough.
 const TWO_LOOKS: Duration = Duration::ZERO;
 
-/// What each model's version is now. Clones share it.
+/// The current version of each model. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Versions(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Where the settings come from, if they may change.
+    /// The source of the settings, if they may change.
     layers: Option<Layers>,
     clock: SharedClock,
     models: RwLock<BTreeMap<String, Watched>>,
@@ -41,7 +41,7 @@ struct Inner {
 struct Watched {
     model: Model,
     version: Option<Current>,
-    /// Of the last worker that answered: it counts where the version cannot be known here.
+    /// The version in the last reply of a worker; used if the version is not known here.
     learnt: Option<Arc<str>>,
     files: Changes<Stamps>,
 }
@@ -51,13 +51,13 @@ struct Watched {
 pub struct Current {
     /// The version.
     pub version: Arc<str>,
-    /// Since when it has been in force, as far as this process knows.
+    /// When it came into force, as far as this process knows.
     pub since: DateTime<Utc>,
 }
 
 impl Versions {
-    /// The versions of the models of these settings. With `layers`, a settings file that changes
-    /// counts, too. This hashes model files.
+    /// Computes the versions of the models in these settings, which hashes model files. With
+    /// `layers`, a change of the settings file counts as well.
     pub fn new(settings: &Settings, layers: Option<Layers>, clock: SharedClock) -> Self {
         let now = clock.now();
         let watched = |(name, model): (&String, &Model)| {
@@ -69,7 +69,7 @@ impl Versions {
         Self(Arc::new(Inner { layers, clock, models: RwLock::new(models) }))
     }
 
-    /// The version of which an answer is an answer now; `None` where nobody knows yet.
+    /// Returns the version in force, or `None` if it is not known yet.
     pub fn current(&self, model: &str) -> Option<Arc<str>> {
         self.read(model, |watched| {
             let own = watched.version.as_ref().map(|current| current.version.clone());
@@ -77,31 +77,31 @@ impl Versions {
         })
     }
 
-    /// The version that the settings and files of this machine make, and since when.
+    /// Returns the version computed from this machine's settings and files, and since when.
     pub fn made_here(&self, model: &str) -> Option<Current> {
         self.read(model, |watched| watched.version.clone())
     }
 
-    /// The settings of a model as they are now.
+    /// Returns the current settings of a model.
     pub fn settings(&self, model: &str) -> Option<Model> {
         self.read(model, |watched| Some(watched.model.clone()))
     }
 
-    /// A worker answered with this version.
+    /// Records the version in a worker's reply.
     pub fn learn(&self, model: &str, version: &str) {
         let is_news = |watched: &Watched| {
             let known = watched.learnt.as_deref() == Some(version);
             (watched.version.is_none() && !known && !version.is_empty()).then_some(())
         };
-        // Nearly always there is nothing to learn.
+        // Nearly always nothing has changed.
         if self.read(model, is_news).is_some() {
             let mut models = self.0.models.write().unwrap_or_else(PoisonError::into_inner);
             models.entry(model.to_owned()).and_modify(|watched| watched.learnt = Some(version.into()));
         }
     }
 
-    /// Looks until `stop`; calls `changed` whenever a version is another one. Where no file can
-    /// change anything, it only waits.
+    /// Checks the files until `stop`; calls `changed` after each change of a version. Only waits if
+    /// there are no files.
     pub async fn keep(&self, stop: &CancellationToken, changed: impl Fn()) {
         let mut settings = SettingsFile::of(self.0.layers.as_ref().and_then(Layers::file).map(PathBuf::from));
         if settings.file.is_none() && !self.watches_files() {
@@ -109,7 +109,7 @@ impl Versions {
         }
         while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             let versions = self.clone();
-            // A large model takes a second to hash.
+            // Hashing a large model takes a second.
             let looked = tokio::task::spawn_blocking(move || {
                 let is_changed = versions.look(&mut settings);
                 (settings, is_changed)
@@ -127,13 +127,13 @@ impl Versions {
         models.values().any(|watched| !watched.files.seen().is_empty())
     }
 
-    /// One look; answers whether a version is another one.
+    /// Checks once; returns whether a version has changed.
     fn look(&self, settings: &mut SettingsFile) -> bool {
         if settings.has_changed() {
             self.reload();
         }
         let now = self.0.clock.now();
-        // Nobody waits for the lock while a file is hashed.
+        // The lock is not held while a file is hashed.
         let mut models = self.0.models.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut is_changed = false;
         for (name, watched) in &mut models {
@@ -149,7 +149,7 @@ impl Versions {
         is_changed
     }
 
-    /// Takes up the tables of the models that are known; a new model needs a queue, and so a start.
+    /// Reads the settings of known models again; a new model needs a queue and so a restart.
     fn reload(&self) {
         let Some(layers) = &self.0.layers else { return };
         let settings = match layers.load() {
@@ -165,7 +165,7 @@ impl Versions {
         for (name, model) in settings.models {
             match models.get_mut(&name) {
                 Some(watched) if watched.model == model => {}
-                // The look that follows makes the version again.
+                // The following look computes the version again.
                 Some(watched) => {
                     let files = Changes::unread(stamps(&model), TWO_LOOKS);
                     *watched = Watched { model, files, ..watched.clone() };
@@ -186,9 +186,9 @@ impl Watched {
         Self { model, version: None, learnt: None, files }
     }
 
-    /// Makes the version of the files as they are; answers whether it is another one.
+    /// Computes the version of the current files; returns whether it has changed.
     fn renew(&mut self, name: &str, now: DateTime<Utc>) -> bool {
-        // Before they are read, so that no change is missed.
+        // Before reading, so that no change is missed.
         self.files.read(stamps(&self.model));
         let made = match of(&self.model) {
             Ok(made) => made,
@@ -266,7 +266,7 @@ mod tests {
             fs::rename(beside, self.folder.path().join(name)).unwrap();
         }
 
-        /// What is in force after so many looks.
+        /// Returns the version in force after this number of looks.
         fn after(&mut self, looks: usize) -> String {
             for _ in 0..looks {
                 self.versions.look(&mut self.settings);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_file_counts_when_it_has_come_to_rest_and_so_do_labels_that_appear() {
+    fn changed_files_and_new_labels_count_once_they_are_stable() {
         let mut rig = Rig::new();
         let first = rig.after(2);
         rig.write("m.onnx", "another model");
@@ -292,7 +292,7 @@ mod tests {
         assert_ne!(third, second);
         rig.write("m.onnx", "model");
         fs::remove_file(rig.folder.path().join("labels.txt")).unwrap();
-        assert_eq!(rig.after(2), first, "and everything is as it was");
+        assert_eq!(rig.after(2), first, "everything is as before");
     }
 
     #[test]
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_gone_leaves_the_last_version_in_force() {
+    fn a_missing_file_leaves_the_last_version_in_force() {
         let mut rig = Rig::new();
         let first = rig.after(1);
         fs::remove_file(rig.folder.path().join("m.onnx")).unwrap();
@@ -320,13 +320,13 @@ mod tests {
     }
 
     #[test]
-    fn where_the_files_are_elsewhere_the_version_is_the_one_that_workers_answer_with() {
+    fn without_the_files_the_version_is_the_one_in_replies_of_workers() {
         let mut settings = Settings::default();
         settings.models.get_mut("default").unwrap().path = Some("/nowhere/m.onnx".into());
         let versions = Versions::new(&settings, None, std::sync::Arc::new(SystemClock));
         assert_eq!(versions.current("default"), None);
         versions.learn("default", "");
-        assert_eq!(versions.current("default"), None, "a worker of a time without versions");
+        assert_eq!(versions.current("default"), None, "a worker that does not know versions");
         versions.learn("default", "abc1");
         assert_eq!(versions.current("default").as_deref(), Some("abc1"));
         assert_eq!(versions.made_here("default"), None);

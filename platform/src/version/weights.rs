@@ -1,7 +1,6 @@
-//! The files beside an ONNX model that hold its weights. Which they are stands in the model file
-//! itself, with each tensor (onnx.proto of ONNX 1.17: `TensorProto.external_data`, the entry
-//! `location`), so that it is walked through: not read as a whole, for it may be large, but from
-//! field to field, over the weights that it holds itself.
+//! The files with the weights of an ONNX model. Each tensor in the model file names its file
+//! (onnx.proto of ONNX 1.17: `TensorProto.external_data`, the entry `location`). The model file may
+//! be large, so it is not read as a whole, but field by field, skipping the weights in it.
 
 mod renamed;
 
@@ -19,7 +18,7 @@ use crate::{
     state_folder::Stamp,
 };
 
-/// What a message of the file is, as far as it leads to tensors.
+/// The type of a message in the file, if it may lead to tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Model,
@@ -33,8 +32,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// What the field of this number is, where it leads to tensors. The numbers are those of
-    /// onnx.proto.
+    /// Returns the type of a field, if it may lead to tensors. The numbers are those of onnx.proto.
     fn field(self, number: u64) -> Option<Self> {
         match (self, number) {
             (Self::Model, 7) | (Self::Attribute, 6 | 11) => Some(Self::Graph),
@@ -49,36 +47,36 @@ impl Kind {
     }
 }
 
-/// Nodes hold graphs that hold nodes, but in no model so deep.
+/// Maximum depth; nodes hold graphs that hold nodes, but in real models not that deep.
 const DEPTH_MAX: usize = 64;
 
-/// What was found, by path: a model of many nodes takes some milliseconds.
+/// The cache of names: parsing a model with many nodes takes a few milliseconds.
 static FOUND: Known<Names> = Known::new(Mutex::default);
 
-/// The names of files as they stand in a model, and how many bytes each must have.
+/// The file names in a model, with the minimum number of bytes of each file.
 type Names = BTreeMap<String, u64>;
 
-/// The files of weights that an ONNX model names; none for what is no model.
+/// The files of weights that an ONNX model names; empty if the file is no model.
 #[derive(Debug, Clone)]
 pub struct Weights {
     model: PathBuf,
     names: Names,
 }
 
-/// The files of weights of an ONNX model.
+/// Returns the files of weights of an ONNX model.
 pub fn weights(model: &Path) -> Weights {
     Weights { model: model.to_owned(), names: names(model) }
 }
 
 impl Weights {
-    /// Each with the name by which the model finds it beside itself. One that is missing or
-    /// elsewhere is left out, and [`Weights::complaint`] names it.
+    /// Returns each file with its name in the model. Leaves out missing files and those elsewhere;
+    /// [`Weights::complaint`] reports them.
     pub fn files(&self) -> Vec<(String, PathBuf)> {
         let found = |name: &String| Some((name.clone(), beside(&self.model, name)?));
         self.names.keys().filter_map(found).collect()
     }
 
-    /// What is wrong with them, in a sentence without the model's name.
+    /// Returns what is wrong with the files, in a sentence without the model's name.
     pub fn complaint(&self) -> Option<String> {
         self.names.iter().find_map(|(name, least)| {
             if !is_within(name) {
@@ -104,8 +102,8 @@ impl Weights {
         })
     }
 
-    /// A copy of the model, of these bytes, that finds its weights under `0.data`, `1.data` and so
-    /// on, and the files by these names; for an engine that is particular about names.
+    /// Returns a copy of the model (given its bytes) that names its weights `0.data`, `1.data` and
+    /// so on, and the files with these names; for an engine that requires such names.
     pub fn numbered(&self, model: &[u8]) -> (Vec<u8>, Vec<(String, PathBuf)>) {
         let mut files = Vec::new();
         let mut names = BTreeMap::new();
@@ -118,15 +116,15 @@ impl Weights {
     }
 }
 
-/// What is wrong with a file that begins like this, if Git LFS keeps in its place what is wanted.
+/// Returns what is wrong with a file that begins like this, if it is a Git LFS pointer instead of
+/// `wanted`.
 pub fn lfs_pointer(start: &[u8], wanted: &str) -> Option<String> {
     start
         .starts_with(b"version https://git-lfs")
         .then(|| format!("is a Git LFS pointer, not {wanted}: run `git lfs pull` where it comes from"))
 }
 
-/// The file of this name beside the model as it is named, or beside the file that a link to it
-/// leads to.
+/// Returns the file with this name beside the model's path, or beside the target of its link.
 fn beside(model: &Path, name: &str) -> Option<PathBuf> {
     let target = model.canonicalize().ok();
     let folders = [model.parent(), target.as_deref().and_then(Path::parent)];
@@ -134,7 +132,7 @@ fn beside(model: &Path, name: &str) -> Option<PathBuf> {
     places.find(|file| is_within(name) && file.is_file())
 }
 
-/// The names as they stand in the model.
+/// Returns the names in the model.
 fn names(model: &Path) -> Names {
     let found = || FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     let stamp = Stamp::now(model);
@@ -147,7 +145,7 @@ fn names(model: &Path) -> Names {
         walk.message(Kind::Model, bytes, 0)?;
         Ok(walk.names)
     });
-    // No model, or only half of one: what it names counts for nothing.
+    // An invalid or incomplete model names nothing.
     let names = walked.unwrap_or_default();
     found().insert(model.to_owned(), (stamp, names.clone()));
     names
@@ -198,7 +196,7 @@ impl Walk {
     }
 }
 
-/// Weights are beside the model or below it; engines refuse other places, too.
+/// Weights must be in the model's folder or below it; engines refuse other places as well.
 fn is_within(name: &str) -> bool {
     let mut depth = 0;
     let is_below = |part: Component| {
@@ -220,11 +218,11 @@ mod tests {
     fn tensor(location: &str) -> Vec<u8> {
         let entry = [field(1, b"location"), field(2, location.as_bytes())].concat();
         let offset = [field(1, b"offset"), field(2, b"4096")].concat();
-        // Its dimensions, its type, its places, and that its data are elsewhere.
+        // Dimensions, type, locations, and that the data are external.
         [vec![8, 3, 16, 1], field(13, &entry), field(13, &offset), vec![112, 1]].concat()
     }
 
-    /// A model with tensors among its initializers, and one in a graph within a node.
+    /// A model with tensors in its initializers and in a graph within a node.
     pub(super) fn model() -> Vec<u8> {
         let branch = field(5, &tensor("branch.bin"));
         let node = field(1, &field(5, &field(6, &branch)));
@@ -241,12 +239,12 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_found_wherever_the_model_names_them() {
+    fn weights_are_found_in_all_parts_of_a_model() {
         assert_eq!(found(&model()), ["big.data", "branch.bin"]);
     }
 
     #[test]
-    fn a_file_that_is_no_model_or_half_of_one_is_read_to_no_harm() {
+    fn an_invalid_or_incomplete_model_is_harmless() {
         let whole = model();
         for end in 2..whole.len() {
             let cut = found(&whole[..end]);
@@ -260,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_leads_elsewhere_is_no_weights() {
+    fn paths_out_of_the_folder_are_refused() {
         for name in ["../x", "/etc/passwd", "a/../../b", ""] {
             assert!(!is_within(name), "{name}");
         }
@@ -270,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_beside_the_model_or_beside_what_a_link_to_it_leads_to() {
+    fn weights_are_found_beside_the_model_or_the_target_of_its_link() {
         let folder = tempfile::tempdir().unwrap();
         let blobs = folder.path().join("blobs");
         std::fs::create_dir(&blobs).unwrap();
@@ -284,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_are_missing_cut_short_or_elsewhere_are_named_in_a_sentence() {
+    fn missing_truncated_and_misplaced_weights_are_reported_in_a_sentence() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let file = path("m.onnx");

@@ -26,7 +26,7 @@ fn a_flag_wins_over_everything() {
 }
 
 #[test]
-fn all_mistakes_are_named_at_once_with_their_place_and_key() {
+fn all_errors_are_reported_at_once_with_their_source_and_key() {
     let file = "backend = \"azure\"\n[web]\nlisten = \"nowhere\"\nmax_upload = 3\nwait = 5\n[telemtry]\nfilter = \"x\"";
     let BadSettings(complaints) = load(file, &[("EIRS_QUEUE__VISIBILITY", "soon")]).unwrap_err();
     let named = |key: &str, hint: &str| {
@@ -44,7 +44,7 @@ fn all_mistakes_are_named_at_once_with_their_place_and_key() {
 }
 
 #[test]
-fn a_mistyped_key_is_answered_with_the_one_that_was_meant_wherever_it_stands() {
+fn the_error_for_a_mistyped_key_suggests_the_right_one() {
     let check = |file: &str, environment: &[(&str, &str)], expected: &str| {
         let BadSettings(complaints) = load(file, environment).unwrap_err();
         assert!(complaints[0].ends_with(expected), "{expected}: {complaints:#?}");
@@ -64,7 +64,7 @@ fn a_mistyped_key_is_answered_with_the_one_that_was_meant_wherever_it_stands() {
     check("[web]\ntick = '5s'", &[], "unknown key `web.tick`; did you mean `controller.tick`?");
     check("listen = 'x'", &[], "unknown key `listen`; did you mean `web.listen`?");
     check("[local]\nlabels = 'x'", &[], "unknown key `local.labels`; did you mean `models.default.labels`?");
-    // Nothing is like it: then all there are.
+    // If nothing is similar, the error lists all keys.
     let BadSettings(complaints) = load("[local]\nzzz = 1", &[]).unwrap_err();
     let [complaint] = complaints.as_slice() else { panic!("{complaints:#?}") };
     assert!(
@@ -75,7 +75,7 @@ fn a_mistyped_key_is_answered_with_the_one_that_was_meant_wherever_it_stands() {
 }
 
 #[test]
-fn the_links_of_a_cluster_are_passed_over_and_a_slip_is_named() {
+fn links_of_a_cluster_are_ignored_and_a_typo_is_reported() {
     let environment = [
         ("EIRS_PORT", "tcp://10.96.12.34:8000"),
         ("EIRS_WEB_SERVICE_HOST", "10.96.12.34"),
@@ -93,7 +93,7 @@ fn the_links_of_a_cluster_are_passed_over_and_a_slip_is_named() {
 }
 
 #[test]
-fn a_complaint_about_a_value_says_what_would_be_right() {
+fn the_error_for_a_value_says_what_would_be_right() {
     let check = |file: &str, expected: &str| {
         let BadSettings(complaints) = load(file, &[]).unwrap_err();
         assert_eq!(complaints.len(), 1, "{complaints:#?}");
@@ -132,13 +132,13 @@ fn a_complaint_about_a_value_says_what_would_be_right() {
 }
 
 #[test]
-fn two_underscores_after_the_prefix_are_refused_with_the_key_that_was_meant() {
+fn two_underscores_after_the_prefix_are_refused_with_a_suggestion() {
     let BadSettings(complaints) = load("", &[("EIRS__WEB__LISTEN", "x")]).unwrap_err();
     assert_eq!(complaints, ["EIRS__WEB__LISTEN: unknown key `_web.listen`; did you mean `web.listen`?"]);
 }
 
 #[test]
-fn values_that_do_not_fit_together_are_refused() {
+fn incompatible_values_are_refused() {
     let BadSettings(complaints) =
         load("[queue]\nvisibility = \"15s\"\n[models.x]\nclassifier = \"script\"", &[]).unwrap_err();
     assert!(complaints.iter().any(|c| c.starts_with("worker.heartbeat:")), "{complaints:#?}");
@@ -146,7 +146,7 @@ fn values_that_do_not_fit_together_are_refused() {
 }
 
 #[test]
-fn whatever_looks_like_a_credential_is_refused_and_not_repeated() {
+fn a_possible_credential_is_refused_without_being_repeated() {
     let key_id = ["ASIA", "0123456789", "ABCDEF"].concat();
     for (file, environment) in
         [(format!("# {key_id}\n"), None), (String::new(), Some(("EIRS_AWS__REGION", key_id.as_str())))]
@@ -159,7 +159,7 @@ fn whatever_looks_like_a_credential_is_refused_and_not_repeated() {
 }
 
 #[test]
-fn a_cloud_needs_its_buckets_named_and_one_machine_does_not() {
+fn only_a_cloud_requires_the_names_of_buckets() {
     let BadSettings(complaints) = load("backend = \"aws\"", &[]).unwrap_err();
     let keys: Vec<_> = complaints.iter().filter_map(|c| c.split(':').next()).collect();
     assert_eq!(keys, ["aws.input_bucket", "aws.output_bucket"]);
@@ -169,7 +169,7 @@ fn a_cloud_needs_its_buckets_named_and_one_machine_does_not() {
 }
 
 #[test]
-fn what_is_set_is_told_from_what_is_so_by_default() {
+fn set_values_are_distinguished_from_defaults() {
     let layers = Layers::of(None, &[("EIRS_WEB__LISTEN", "127.0.0.1:8000")]).flag("web.wait", Some("1m"));
     assert!(layers.sets("web.listen") && layers.sets("web.wait"));
     assert!(!layers.sets("web.admin_listen"));

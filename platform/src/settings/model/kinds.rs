@@ -1,8 +1,8 @@
-//! The words that the settings of a model are made of.
+//! The values of a model's settings.
 
 use serde::{Deserialize, Serialize};
 
-/// What classifies.
+/// The kind of classifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Classifier {
@@ -10,87 +10,87 @@ pub enum Classifier {
     Onnx,
     /// The operator's own command.
     Script,
-    /// Answers `noop` to everything, without looking: to measure the service itself.
+    /// Returns `noop` for every image without reading it, to measure the service itself.
     Noop,
 }
 
-/// Which engine runs an ONNX model.
+/// The engine of an ONNX model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
-    /// ONNX Runtime where its library is found and can run the model, else rten.
+    /// ONNX Runtime if its library is found and can run the model, else rten.
     Auto,
-    /// ONNX Runtime, or no start.
+    /// Only ONNX Runtime; the worker does not start without it.
     Onnxruntime,
     /// rten, which needs no library.
     Rten,
 }
 
-/// What ONNX Runtime computes on.
+/// The device that ONNX Runtime uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
     /// The processor.
     Cpu,
-    /// A GPU of NVIDIA's.
+    /// NVIDIA GPUs.
     Cuda,
-    /// The same, by NVIDIA's optimizer.
+    /// NVIDIA GPUs, with the TensorRT optimizer.
     TensorRt,
-    /// Intel's processors and GPUs.
+    /// Intel processors and GPUs.
     OpenVino,
-    /// Apple's.
+    /// Apple devices.
     CoreMl,
 }
 
-/// Whose preprocessing a model wants: one word instead of the keys that it stands for.
+/// The library whose preprocessing a model expects: one word instead of several keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// `weights` names torchvision's weights.
+    /// torchvision; `weights` names its weights.
     Torchvision,
-    /// timm's `config.json` beside the model.
+    /// timm; reads `config.json` beside the model.
     Timm,
-    /// `weights` names the application, or one of Keras' three modes.
+    /// Keras; `weights` names the application, or one of the three modes.
     KerasApplications,
-    /// The classifiers of Ultralytics.
+    /// Classifiers of Ultralytics.
     Ultralytics,
-    /// Blue first, the means of ImageNet, no scaling.
+    /// Caffe: blue first, the means of ImageNet, no scaling of values.
     Caffe,
-    /// `preprocessor_config.json` beside the model.
+    /// Hugging Face; reads `preprocessor_config.json` beside the model.
     Huggingface,
 }
 
-/// How a picture of any shape becomes what the model sees. A model must be asked as it was trained.
+/// How an image of any shape is fitted to the input. It must be the same as in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeMode {
-    /// The short side is scaled to `resize` and the centre is cut out, as torchvision, timm and
-    /// Hugging Face do.
+    /// Scale the short side to `resize` and crop the centre, as torchvision, timm and Hugging Face
+    /// do.
     Crop,
-    /// Both sides are scaled, whatever the shape, as Teachable Machine, Custom Vision and Keras'
+    /// Scale both sides regardless of the shape, as Teachable Machine, Custom Vision and Keras'
     /// image folders do.
     Squash,
-    /// The long side is scaled to fit, and the rest is filled with a colour.
+    /// Scale the long side to fit and fill the rest with a colour.
     Letterbox,
 }
 
-/// Where the picture is within what `letterbox` fills.
+/// The place of the image in a letterbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PadPlace {
-    /// All around it.
+    /// In the centre.
     Centre,
-    /// Right of it or below it.
+    /// At the top left; the fill is to the right or below.
     End,
 }
 
-/// What a pixel of a scaled picture is made of.
+/// How a pixel of a scaled image is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
     /// The nearest pixel.
     Nearest,
-    /// The mean of those that it covers.
+    /// The mean of the covered pixels.
     Box,
     /// Linear in both directions.
     Bilinear,
@@ -110,7 +110,7 @@ pub enum Layout {
     Nhwc,
 }
 
-/// The colours of a pixel, in their order.
+/// The channels of a pixel, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Channels {
@@ -118,14 +118,14 @@ pub enum Channels {
     Rgb,
     /// Blue, green, red.
     Bgr,
-    /// One: how bright it is.
+    /// Brightness only.
     Grey,
-    /// Red, green, blue, and how opaque it is.
+    /// Red, green, blue and opacity.
     Rgba,
 }
 
 impl Channels {
-    /// How many numbers a pixel is.
+    /// Returns the number of channels.
     pub fn count(self) -> usize {
         match self {
             Self::Grey => 1,
@@ -135,72 +135,70 @@ impl Channels {
     }
 }
 
-/// What becomes of transparency.
+/// How transparency is handled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Alpha {
-    /// It is left out: a transparent pixel has the colour that is stored for it, as for Pillow's
-    /// `convert("RGB")`.
+    /// Ignored: a transparent pixel has its stored colour, as in Pillow's `convert("RGB")`.
     #[default]
     Drop,
-    /// The picture is on white.
+    /// Composed onto white.
     White,
-    /// The picture is on black.
+    /// Composed onto black.
     Black,
 }
 
-/// What becomes of the colour profile of an image.
+/// How the colour profile of an image is handled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Colour {
-    /// It is ignored, as Pillow ignores it: the numbers are what they are.
+    /// Ignored, as in Pillow: pixel values are used as they are.
     #[default]
     Ignore,
-    /// The colours that it describes are made sRGB.
+    /// Colours are converted to sRGB.
     Srgb,
 }
 
-/// What the numbers of a model's output are.
+/// The kind of a model's scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scores {
-    /// What a softmax makes confidences of.
+    /// Values for a softmax.
     Logits,
     /// Confidences.
     Probabilities,
     /// Logarithms of confidences.
     LogProbabilities,
-    /// The same without their minus: the smallest is the best.
+    /// Negative logarithms of confidences: the smallest is the best.
     NegativeLogProbabilities,
     /// Confidences from 0 to 100.
     Percent,
     /// Confidences from 0 to 255.
     Bytes,
-    /// What a sigmoid makes confidences of, each by itself.
+    /// Values for a sigmoid, independently of each other.
     Sigmoid,
 }
 
-/// Over which views of an image the confidences are averaged.
+/// The views of an image over which confidences are averaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Augment {
-    /// It is seen as it is.
+    /// The image only.
     None,
-    /// And in a mirror.
+    /// Also mirrored.
     Flip,
-    /// And turned by 90, 180 and 270 degrees.
+    /// Also rotated by 90, 180 and 270 degrees.
     Rotate,
-    /// And both: eight views.
+    /// All eight combinations.
     FlipRotate,
 }
 
-/// How a script is talked to.
+/// The protocol of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
-    /// Run once for each image, with its path as the last argument; it prints `name,label` or
-    /// `label`.
+    /// Run once per image, with its path as the last argument; it prints `name,label` or `label`.
     Once,
-    /// Kept running; one path a line in, one JSON line an answer out.
+    /// Kept running; reads a path per line and writes a line of JSON for each.
     Stream,
 }

@@ -1,4 +1,4 @@
-//! Sizes and numbers for each channel, as people write them.
+//! Sizes, and numbers per channel, as written in settings.
 
 use std::fmt;
 
@@ -10,19 +10,19 @@ use serde::{
 /// A size in pixels: `224`, or `"320x240"`, which is width x height.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
-    /// One number: a square, or a short side.
+    /// A square, or a short side.
     Side(u32),
-    /// Two.
+    /// Width and height.
     Rectangle {
-        /// Pixels of a row.
+        /// Pixels per row.
         width: u32,
-        /// Rows.
+        /// Number of rows.
         height: u32,
     },
 }
 
 impl Size {
-    /// Width and height; of one number, a square.
+    /// Returns width and height; a single number is a square.
     pub fn sides(self) -> (u32, u32) {
         match self {
             Self::Side(side) => (side, side),
@@ -30,7 +30,7 @@ impl Size {
         }
     }
 
-    /// A size from two sides: one number where they are equal.
+    /// Creates a size; a single number if the sides are equal.
     pub fn of(width: u32, height: u32) -> Self {
         if width == height { Self::Side(width) } else { Self::Rectangle { width, height } }
     }
@@ -71,15 +71,15 @@ impl<'de> Deserialize<'de> for Size {
                 f.write_str("a number of pixels, or width and height such as \"320x240\"")
             }
             fn visit_u64<E: Error>(self, side: u64) -> Result<Size, E> {
-                u32::try_from(side).map(Size::Side).map_err(|_| E::custom("is too large a size"))
+                u32::try_from(side).map(Size::Side).map_err(|_| E::custom("is not a size: too large"))
             }
             fn visit_i64<E: Error>(self, side: i64) -> Result<Size, E> {
-                u32::try_from(side).map(Size::Side).map_err(|_| E::custom("is no size"))
+                u32::try_from(side).map(Size::Side).map_err(|_| E::custom("is not a size"))
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<Size, E> {
                 Size::parse(text).ok_or_else(|| {
                     E::custom(format!(
-                        "`{text}` is no size; write a number of pixels, or width and height such as \"320x240\""
+                        "`{text}` is not a size; write a number of pixels, or width and height such as \"320x240\""
                     ))
                 })
             }
@@ -88,18 +88,18 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// A size of 0 is none: the model file or the preset says which.
+/// A size of 0 means `None`: the model file or the preset decides.
 pub(super) fn optional_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
     Ok(Option::<Size>::deserialize(deserializer)?.filter(|size| *size != Size::Side(0)))
 }
 
-/// A number for each channel of the model, in its order; one alone counts for all.
+/// A number per channel of the model, in their order; a single one applies to all.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct PerChannel(Vec<f32>);
 
 impl PerChannel {
-    /// The numbers of so many channels; `None` where there are others.
+    /// Returns the numbers for `channels` channels; `None` if their count differs.
     pub fn of(&self, channels: usize) -> Option<Vec<f32>> {
         match self.0[..] {
             [one] => Some(vec![one; channels]),
@@ -107,7 +107,7 @@ impl PerChannel {
         }
     }
 
-    /// All numbers as they were written.
+    /// Returns the numbers as they were written.
     pub fn numbers(&self) -> &[f32] {
         &self.0
     }
@@ -143,7 +143,8 @@ impl<'de> Deserialize<'de> for PerChannel {
                 Ok(PerChannel(vec![number as f32]))
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<PerChannel, E> {
-                let number = text.trim().parse().map_err(|_| E::custom(format!("`{text}` is no number")))?;
+                let number =
+                    text.trim().parse().map_err(|_| E::custom(format!("`{text}` is not a number")))?;
                 Ok(PerChannel(vec![number]))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<PerChannel, A::Error> {
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn one_number_counts_for_all_channels_and_another_count_for_none() {
+    fn a_single_number_applies_to_all_channels_and_other_counts_must_match() {
         assert_eq!(PerChannel::from([0.5]).of(3), Some(vec![0.5; 3]));
         assert_eq!(PerChannel::from([1.0, 2.0, 3.0]).of(3), Some(vec![1.0, 2.0, 3.0]));
         assert_eq!(PerChannel::from([1.0, 2.0, 3.0]).of(1), None);

@@ -1,11 +1,11 @@
-//! A model whose files of weights have other names, for an engine that is particular about them.
+//! Renames the files of weights in a model, for an engine that requires certain names.
 
 use std::collections::BTreeMap;
 
 use super::{DEPTH_MAX, Kind};
 
-/// A copy of an ONNX model that finds its weights under other names, each by the one that it has
-/// now. `None` for what is no model.
+/// Returns a copy of an ONNX model in which the files of weights have new names, by their current
+/// ones. `None` if the bytes are no model.
 pub(super) fn renamed(model: &[u8], names: &BTreeMap<String, String>) -> Option<Vec<u8>> {
     message(Kind::Model, model, names, 0)
 }
@@ -34,7 +34,7 @@ fn message(kind: Kind, bytes: &[u8], names: &BTreeMap<String, String>, depth: us
     Some(copy)
 }
 
-/// One field of a message: all of it, and what it holds if that has a length.
+/// A field of a message: all its bytes, and its content if that has a length.
 struct Part<'a> {
     number: u64,
     whole: &'a [u8],
@@ -76,7 +76,7 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// A field with a content of its own.
+/// Encodes a field with this content.
 pub(super) fn field(number: u64, content: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(content.len() + 8);
     for mut value in [number << 3 | 2, content.len() as u64] {
@@ -95,7 +95,7 @@ mod tests {
     use super::{super::tests, *};
 
     #[test]
-    fn a_copy_finds_its_weights_under_other_names_and_is_otherwise_the_same() {
+    fn only_the_names_of_weights_change_in_a_copy() {
         let model = tests::model();
         let long = format!("{}.data", "x".repeat(300));
         let names = [("big.data".to_owned(), long.clone()), ("branch.bin".to_owned(), "0.data".to_owned())];
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_model_is_not_copied_and_does_no_harm() {
+    fn an_invalid_model_is_not_copied_and_is_harmless() {
         let model = tests::model();
         for end in 0..model.len() {
             let _copied = renamed(&model[..end], &BTreeMap::new());

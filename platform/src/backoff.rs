@@ -1,5 +1,5 @@
-//! Exponential back-off with full jitter, as AWS's architecture blog recommends it
-//! ("Exponential Backoff And Jitter", 2015): the wait is drawn evenly from zero to the ceiling.
+//! Exponential backoff with full jitter, as recommended by AWS's architecture blog ("Exponential
+//! Backoff And Jitter", 2015): each wait is drawn uniformly from zero to a growing limit.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::error::Result;
 
-/// A growing series of waits. One value per thing that is retried; `reset` after a success.
+/// A growing series of waits, one for each thing that is retried; call `reset` after a success.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -17,21 +17,21 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Waits that grow from `first` to `ceiling`, doubling each time.
+    /// Creates waits whose limit doubles from `first` to `ceiling`.
     pub fn new(first: Duration, ceiling: Duration) -> Self {
-        // Two processes that fail together must not retry together: the seed differs by process and
-        // by value.
+        // Two processes that fail together must not retry together, so the seed differs between
+        // processes and between values.
         let seed = u64::from(std::process::id())
             ^ std::time::UNIX_EPOCH.elapsed().map_or(1, |age| age.as_nanos() as u64);
         Self { first, ceiling, attempt: 0, seed }
     }
 
-    /// The same series at each run, for tests.
+    /// Creates the same series at each run, for tests.
     pub fn seeded(first: Duration, ceiling: Duration, seed: u64) -> Self {
         Self { first, ceiling, attempt: 0, seed }
     }
 
-    /// The wait before the next attempt.
+    /// Returns the wait before the next attempt.
     pub fn next_wait(&mut self) -> Duration {
         let limit = self.first.saturating_mul(1 << self.attempt.min(20)).min(self.ceiling);
         self.attempt += 1;
@@ -43,13 +43,13 @@ impl Backoff {
         tokio::time::sleep(self.next_wait()).await;
     }
 
-    /// It worked: the next failure starts again from the first wait.
+    /// Starts again from the first wait, after a success.
     pub fn reset(&mut self) {
         self.attempt = 0;
     }
 
-    /// An even draw from 0..1 (splitmix64; Steele, Lea, Flood: "Fast splittable pseudorandom number
-    /// generators", 2014).
+    /// Returns a uniform number in [0, 1) (splitmix64; Steele, Lea, Flood: "Fast splittable
+    /// pseudorandom number generators", 2014).
     fn draw(&mut self) -> f64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.seed;
@@ -59,7 +59,7 @@ impl Backoff {
     }
 }
 
-/// Tries again while what goes wrong may pass by itself, for about so long.
+/// Retries transient errors for about `patience`.
 pub async fn persist<T>(patience: Duration, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + patience;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_pass_is_tried_again_for_a_while_and_what_stays_is_not() {
+    async fn only_transient_errors_are_retried_for_a_while() {
         let patience = Duration::from_secs(30);
         let (passing, lasting) = (Error::unavailable("x", "busy"), Error::broken("x", "no permission"));
         for (error, failures, works) in

@@ -1,20 +1,20 @@
-//! The time of day, handed in. Waiting is `tokio::time`'s business; *dates* come from here, so that
-//! a test under tokio's paused time sees dates and timers move together.
+//! The current date and time, passed as a parameter. Timers are those of `tokio::time`; *dates*
+//! come from here, so that both advance together in tests with tokio's paused time.
 
 use std::{fmt::Debug, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-/// The time of day.
+/// A source of the date and time.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The current instant, in UTC.
+    /// Returns the current time in UTC.
     fn now(&self) -> DateTime<Utc>;
 }
 
-/// A clock that can be handed around.
+/// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// The machine's own clock.
+/// The clock of the machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -24,7 +24,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that advances with tokio's: under `start_paused` it stands still until the test moves
+/// A clock that advances with tokio's: with `start_paused` it stands still until the test advances
 /// it.
 #[derive(Debug, Clone, Copy)]
 pub struct TokioClock {

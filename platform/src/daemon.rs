@@ -1,5 +1,5 @@
-//! How a daemon starts: the flags that all have, the settings, the log, and what it says where it
-//! cannot start. Before the log is there, sentences go to stderr, and afterwards to the log.
+//! The start of a daemon: common flags, settings, logging, and the errors if it cannot start.
+//! Errors go to stderr before the log exists, and to the log afterwards.
 
 use std::{fmt::Display, io::Write, path::PathBuf, process::ExitCode};
 
@@ -10,7 +10,7 @@ use crate::{
     telemetry::{self, Traces},
 };
 
-/// The flags that every daemon has.
+/// The flags of every daemon.
 #[derive(Debug, Clone, Args)]
 pub struct Flags {
     /// The settings file [default: $EIRS_CONFIG, or else /etc/eirs/eirs.toml if there is one]
@@ -28,7 +28,7 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Where the settings come from: file, environment and these flags. A daemon adds its own
+    /// Returns the layers of the settings: file, environment and these flags. A daemon adds its own
     /// flags.
     pub fn layers(&self) -> Layers {
         let state = self.state.as_ref().map(|path| path.display());
@@ -36,40 +36,41 @@ impl Flags {
     }
 }
 
-/// The settings, or the exit code after everything that is wrong with them was said.
+/// Loads the settings, or prints all errors and returns the exit code.
 pub fn settings(layers: &Layers) -> Result<Settings, ExitCode> {
     layers.load().map_err(|complaints| bad_settings([complaints]))
 }
 
-/// Starts the log and the traces of the program of this name. What looks like a setting in the
-/// environment and is none is said here, unless the parent, whose environment this is, has said it.
+/// Starts logging and tracing for a program. Logs ignored variables that may have been meant as
+/// settings, unless the parent, which has the same environment, has done so.
 pub fn log(
     settings: &Settings,
     program: &'static str,
     layers: &Layers,
-    parent_has_said: bool,
+    parent_has_warned: bool,
 ) -> Result<Traces, ExitCode> {
     let traces =
         telemetry::init(&settings.telemetry, program).map_err(|complaint| bad_settings([complaint]))?;
-    if !parent_has_said {
+    if !parent_has_warned {
         layers.strays().iter().for_each(|stray| tracing::warn!("{stray}"));
     }
     Ok(traces)
 }
 
-/// The end of `--check` where nothing is wrong.
+/// Ends a successful `--check`.
 pub fn checked(layers: &Layers) -> ExitCode {
     layers.strays().iter().for_each(say);
     ExitCode::SUCCESS
 }
 
-/// Says what is wrong with the settings; systemd does not start such a unit again.
+/// Prints errors in the settings and returns the exit code, for which systemd does not restart the
+/// unit.
 pub fn bad_settings<T: Display>(complaints: impl IntoIterator<Item = T>) -> ExitCode {
     complaints.into_iter().for_each(|complaint| say(&complaint));
     ExitCode::from(EXIT_BAD_SETTINGS)
 }
 
-/// The exit code of a daemon that has run; the log says why where it ended by an error.
+/// Returns the exit code of a daemon that has ended; logs the error, if there was one.
 pub fn ended<E: Display>(how: Result<(), E>) -> ExitCode {
     match how {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,15 +78,14 @@ pub fn ended<E: Display>(how: Result<(), E>) -> ExitCode {
     }
 }
 
-/// The exit code of a daemon that cannot go on; the log says why.
+/// Logs the error of a daemon that must end, and returns its exit code.
 pub fn failed(error: &impl Display) -> ExitCode {
-    // With its causes, where it has some.
+    // With the causes of the error.
     tracing::error!("{error:#}");
     ExitCode::FAILURE
 }
 
-/// A line on stderr: logging is one of the things that the settings decide. A closed stderr is
-/// nobody, and that is fine.
+/// Prints a line to stderr, because logging depends on the settings. A closed stderr is ignored.
 pub fn say(sentence: &impl Display) {
-    let _nobody = writeln!(std::io::stderr(), "{sentence}");
+    let _closed = writeln!(std::io::stderr(), "{sentence}");
 }

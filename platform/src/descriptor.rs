@@ -1,10 +1,10 @@
-//! Waiting on a kernel object that tokio has no type for: a process, a watched folder, a timer.
+//! Waits for kernel objects for which tokio has no type: a process, a watched folder, a timer.
 
 use std::{io, os::fd::OwnedFd};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Passes a descriptor to tokio, which reports when it can be read.
+/// Registers a descriptor with tokio, which reports when it is readable.
 #[expect(
     unsafe_code,
     reason = "tokio asks its caller to promise that the descriptor is open and stays the same"
@@ -12,10 +12,10 @@ use tokio::io::{Interest, unix::AsyncFd};
 ///
 /// # Errors
 ///
-/// Where the kernel cannot watch it.
+/// If the kernel cannot watch it.
 pub fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open until it is dropped, and nobody here takes `&mut` to put another
-    // one in its place.
+    // SAFETY: an `OwnedFd` is open until it is dropped, and no code here takes `&mut` to replace
+    // it.
     let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
     registered.map_err(Into::into)
 }

@@ -1,11 +1,11 @@
-//! Images that were erased lately: a small blob beside the images, where they are in a store that
-//! bills each question.
+//! A note of recently erased images: a small blob beside the images, for stores that bill every
+//! request.
 //!
-//! A worker may have an image in its hands while the image is erased; the result that it stores
-//! after that must go, too. Whether an image is still there costs a request for each; this blob is
-//! read once for all results that were stored meanwhile. Who erases writes here first, then deletes
-//! the image, and then its results. Who stores a result reads here after that: so either the eraser
-//! saw the result, or the reader sees the note, and looks for the image.
+//! A worker may be classifying an image while it is erased, and the result that it stores
+//! afterwards must be deleted as well. Checking whether the image still exists would cost a request
+//! per result; this note is read once for all results stored meanwhile. An eraser first writes the
+//! note, then deletes the image, then its results. A worker reads the note after storing a result:
+//! either the eraser has seen the result, or the worker sees the note and checks the image.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -23,26 +23,26 @@ use crate::{
     job::JobId,
 };
 
-/// Where it is, in the store of the images.
+/// The key of the note, in the store of images.
 pub const KEY: &str = "control/erased";
-/// No queue leaves a job to a worker for longer: SQS ends a lease after twelve hours.
+/// Longer than a job can be with a worker: SQS ends a lease after twelve hours.
 const KEPT: TimeDelta = TimeDelta::hours(13);
-/// So much of an id is noted. One that is taken for another costs a look for its image.
+/// Number of digits of an id in the note. A collision only costs a check of an image.
 const DIGITS: usize = 16;
-/// It is read again after so long at the soonest: what is stored in between is looked up together.
+/// Minimum time between two reads; results stored meanwhile are checked together.
 const EVERY: Duration = Duration::from_millis(500);
-/// While the worker is busy with other jobs, a result that waits for the note keeps nothing: only
-/// its message is deleted later.
+/// The same while the worker is busy with other jobs: a result that waits for the check only delays
+/// deleting its message.
 const EVERY_WHEN_BUSY: Duration = Duration::from_secs(2);
-/// How often the note is tried against other writers.
-const RACES: u32 = 20;
+/// Maximum number of attempts to write the note while others write it.
+const ATTEMPTS: u32 = 20;
 
-/// The images that were erased lately, and when.
+/// The recently erased images, with the time as Unix seconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Erased(BTreeMap<String, i64>);
 
 impl Erased {
-    /// A line that cannot be read is passed over: it is of a newer program, or nobody's.
+    /// Ignores lines that cannot be parsed, such as those of a newer version.
     fn read(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         let line = |line: &str| {
@@ -73,11 +73,10 @@ fn start_of(id: JobId) -> String {
     id
 }
 
-/// Notes that an image is being erased. It must be noted before the image and its results are
-/// deleted.
+/// Notes that an image is being erased. Call it before deleting the image and its results.
 pub async fn note(images: &dyn BlobStore, id: JobId, now: DateTime<Utc>) -> Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-    for _ in 0..RACES {
+    for _ in 0..ATTEMPTS {
         let before = images.get(KEY).await?;
         let mut erased = before.as_deref().map(Erased::read).unwrap_or_default();
         erased.note(id, now);
@@ -93,14 +92,14 @@ pub async fn note(images: &dyn BlobStore, id: JobId, now: DateTime<Utc>) -> Resu
     Err(Error::unavailable("noting that an image is erased", "other images are being erased all the time"))
 }
 
-/// What a worker knows of it.
+/// The worker's view of the note.
 #[derive(Debug, Default)]
 pub struct Watch(Mutex<Option<(Instant, Erased)>>);
 
 impl Watch {
-    /// Whether this image may have been erased before now: nobody should wait for the answer.
-    /// Questions that come while one is being answered are answered together by the next. `quiet`
-    /// ends when the worker has nothing else to do, and then waits for this.
+    /// Returns whether this image may have been erased before now. Delays the answer, so no one
+    /// should be waiting for it: calls during a read share the next one. `quiet` completes when the
+    /// worker has nothing else to do.
     pub async fn may_be_erased(
         &self,
         images: &dyn BlobStore,
@@ -154,12 +153,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_is_noted_for_as_long_as_a_job_of_it_can_be_with_a_worker() {
+    async fn an_erased_image_is_noted_as_long_as_a_worker_can_have_its_job() {
         let (images, watch) = (store(), Watch::default());
         assert!(!watch.may_be_erased(&images, id(1), ready(())).await.unwrap());
         let now = Utc::now();
         note(&images, id(1), now).await.unwrap();
-        assert!(watch.may_be_erased(&images, id(1), ready(())).await.unwrap(), "it is read again");
+        assert!(watch.may_be_erased(&images, id(1), ready(())).await.unwrap(), "the note is read again");
         assert!(!watch.may_be_erased(&images, id(2), ready(())).await.unwrap());
         note(&images, id(2), now + TimeDelta::hours(12)).await.unwrap();
         assert!(watch.may_be_erased(&images, id(1), ready(())).await.unwrap());
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_are_noted_that_several_erase_at_once() {
+    async fn images_erased_concurrently_are_all_noted() {
         let images = store();
         let noted = join_all((0..16).map(|n| note(&images, id(n), Utc::now()))).await;
         assert!(noted.iter().all(Result::is_ok), "{noted:?}");
@@ -177,7 +176,7 @@ mod tests {
         assert!((0..16).all(|n| erased.may_have(id(n))));
     }
 
-    /// Counts reads, each of which takes a moment.
+    /// Counts reads, each of which takes a while.
     #[derive(Debug)]
     struct Counted(MemoryBlobs, AtomicUsize);
 
@@ -206,25 +205,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_ask_while_it_is_read_are_answered_by_one_further_read() {
+    async fn calls_during_a_read_share_one_further_read() {
         let images = Counted(store(), AtomicUsize::new(0));
         let watch = Watch::default();
         let all = join_all((0..50).map(|n| watch.may_be_erased(&images, id(n), ready(())))).await;
         assert!(all.into_iter().all(|erased| !erased.unwrap()));
         assert!(images.1.load(Ordering::SeqCst) <= 2, "{images:?}");
-        // What is noted when nobody reads is seen by the next who asks.
+        // The next call sees a note written in between.
         note(&images.0, id(7), Utc::now()).await.unwrap();
         assert!(watch.may_be_erased(&images, id(7), ready(())).await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_read_every_two_seconds_where_there_is_other_work_and_sooner_where_there_is_none() {
+    async fn the_note_is_read_every_two_seconds_or_sooner_without_other_work() {
         let (images, watch) = (store(), Watch::default());
         let begun = Instant::now();
         for busy_s in [0, 2, 4] {
             watch.may_be_erased(&images, id(1), pending()).await.unwrap();
             assert_eq!(begun.elapsed().as_secs(), busy_s);
-            // Who asks at the moment of the last look has its answer from that.
+            // A call at the time of the last read would use its result.
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         let last = tokio::time::sleep(Duration::from_millis(800));
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_who_stops_asking_stops_nobody() {
+    async fn a_dropped_call_does_not_block_others() {
         let (images, watch) = (Counted(store(), AtomicUsize::new(0)), Watch::default());
         {
             let asking = watch.may_be_erased(&images, id(1), ready(()));

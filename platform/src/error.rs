@@ -1,79 +1,78 @@
-//! One error type for the seams. Its variants are what a caller can *do*, not what went wrong: try
-//! again later, make room, take another one, go on without it, or give up. The text says what went
-//! wrong.
+//! The error type of queues and stores. Its variants are what the caller can *do*: retry later,
+//! make room, use another one, continue without it, or give up. The text says what went wrong.
 
-/// What a [`Queue`](crate::queue::Queue) or a [`BlobStore`](crate::blobs::BlobStore) answers when
-/// it cannot do as asked.
+/// The error of a [`Queue`](crate::queue::Queue) or a [`BlobStore`](crate::blobs::BlobStore).
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The same call may work later: the service is slow, throttling or briefly away.
+    /// The same call may succeed later: the service is slow, throttling or briefly unavailable.
     #[error("{what}: {why}")]
     Unavailable {
-        /// What was being done, e.g. `receiving from requests-default`.
+        /// The operation, such as `receiving from requests-default`.
         what: String,
-        /// The cause, as the backend put it.
+        /// The cause, from the backend.
         why: String,
     },
-    /// There is no room left; nothing that writes will work until an operator makes some.
+    /// There is no space left; writes fail until an operator makes some.
     #[error("{what}: no space left ({why})")]
     Full {
-        /// What was being done.
+        /// The operation.
         what: String,
-        /// The cause, as the backend put it.
+        /// The cause, from the backend.
         why: String,
     },
-    /// Nobody has any of it to give just now: ask for another one, or again later.
+    /// No capacity is available now: use another one, or retry later.
     #[error("{what}: no capacity ({why})")]
     NoCapacity {
-        /// What was being done, e.g. `starting default-3`.
+        /// The operation, such as `starting default-3`.
         what: String,
-        /// The cause, as the backend put it.
+        /// The cause, from the backend.
         why: String,
     },
-    /// What was addressed does not exist, or not any more: go on without it, or make it.
+    /// The resource does not exist, or no longer: continue without it, or create it.
     #[error("{what}: does not exist ({why})")]
     Missing {
-        /// What was being done, e.g. `sending to responses-web-1`.
+        /// The operation, such as `sending to responses-web-1`.
         what: String,
-        /// The cause, as the backend put it.
+        /// The cause, from the backend.
         why: String,
     },
-    /// This will never work as things are: a wrong version, a missing permission, a broken file.
+    /// The call will not succeed without a change: a wrong version, a missing permission, a broken
+    /// file.
     #[error("{what}: {why}")]
     Broken {
-        /// What was being done.
+        /// The operation.
         what: String,
-        /// The cause, as the backend put it.
+        /// The cause, from the backend.
         why: String,
     },
 }
 
-/// The result of every verb of a seam.
+/// The result of operations on queues and stores.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error that may pass by itself.
+    /// Creates an error that may pass by itself.
     pub fn unavailable(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
         Self::Unavailable { what: what.into(), why: why.to_string() }
     }
 
-    /// What was asked for is not to be had just now, though others like it may be.
+    /// Creates an error about a lack of capacity; other resources of the kind may have some.
     pub fn no_capacity(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
         Self::NoCapacity { what: what.into(), why: why.to_string() }
     }
 
-    /// What was addressed is not there.
+    /// Creates an error about something that does not exist.
     pub fn missing(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
         Self::Missing { what: what.into(), why: why.to_string() }
     }
 
-    /// An error that stays until somebody changes something.
+    /// Creates an error that stays until something is changed.
     pub fn broken(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
         Self::Broken { what: what.into(), why: why.to_string() }
     }
 
-    /// Sorts an I/O error: a full disk or an exhausted quota is [`Error::Full`], a refused or
-    /// read-only place is [`Error::Broken`], everything else may pass.
+    /// Classifies an I/O error: a full disk or an exhausted quota is [`Error::Full`], a permission
+    /// problem or a read-only file system is [`Error::Broken`], anything else may pass.
     pub fn from_io(what: impl Into<String>, error: &std::io::Error) -> Self {
         use std::io::ErrorKind::{
             FileTooLarge, NotADirectory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
@@ -86,12 +85,12 @@ impl Error {
         }
     }
 
-    /// Whether what was addressed does not exist.
+    /// Returns whether the resource does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. })
     }
 
-    /// Whether the same call may work later without anybody's help.
+    /// Returns whether the same call may succeed later without a change.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::NoCapacity { .. })
     }

@@ -1,4 +1,4 @@
-//! Wraps a seam and makes it fail or dawdle by a script, for tests.
+//! Wraps a queue or store to make calls fail or take longer, for tests.
 
 use std::{
     collections::VecDeque,
@@ -16,20 +16,20 @@ use crate::{
     queue::{Delivery, Depth, Queue, Receipt},
 };
 
-/// What happens to one call.
+/// The fate of one call.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// It goes through.
+    /// It succeeds.
     None,
-    /// It goes through, later.
+    /// It succeeds later.
     Delay(Duration),
-    /// It fails and does nothing.
+    /// It fails without any effect.
     Fail(Error),
-    /// It is done, and then reported as failed: the answer was lost on the way.
+    /// It takes effect, but is reported as failed: its answer was lost.
     LoseAnswer(Error),
 }
 
-/// A seam whose calls follow a script; when the script is at its end, all goes through.
+/// A queue or store whose calls follow a script; after its end, all succeed.
 #[derive(Debug)]
 pub struct Faulty<T> {
     inner: T,
@@ -37,17 +37,17 @@ pub struct Faulty<T> {
 }
 
 impl<T> Faulty<T> {
-    /// All goes through, until [`Faulty::next`] is called.
+    /// Wraps `inner`; all calls succeed until [`Faulty::next`] is called.
     pub fn new(inner: T) -> Self {
         Self { inner, script: Mutex::default() }
     }
 
-    /// The next call of `verb` that has no fault yet gets this one.
+    /// Adds a fault for the next call of `verb` that has none yet.
     pub fn next(&self, verb: &'static str, fault: Fault) {
         self.script.lock().unwrap_or_else(PoisonError::into_inner).push_back((verb, fault));
     }
 
-    /// Faults that have not happened yet.
+    /// Returns the number of faults that have not happened yet.
     pub fn left(&self) -> usize {
         self.script.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

@@ -1,7 +1,6 @@
-//! The only types that cross a process border: what a web host asks, what a worker answers, and the
-//! small reports that both send to the controller. All of them carry a version, are JSON, and
-//! ignore fields they do not know, so that hosts of neighbouring versions understand each other
-//! during an upgrade.
+//! The messages between processes: jobs from web hosts, replies from workers, and the reports of
+//! both to the controller. All have a version, are JSON, and ignore unknown fields, so that hosts
+//! of adjacent versions understand each other during an upgrade.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -12,34 +11,34 @@ use sha2::{Digest, Sha256};
 
 use crate::trace::{self, TraceContext};
 
-/// The version of every message in this file. A reader refuses a higher one.
+/// The version of all messages. A reader refuses a higher one.
 pub const VERSION: u8 = 1;
 
-/// Where the notes are that say for which models an image was uploaded.
+/// The prefix of the notes that say for which models an image was uploaded.
 pub const ASKED: &str = "asked/";
 
-/// Names an image by its content: the SHA-256 of its bytes, written in lower-case hex.
+/// Identifies an image by its content: the SHA-256 of its bytes, in lower-case hex.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId([u8; 32]);
 
 impl JobId {
-    /// The id of these image bytes.
+    /// Computes the id of an image.
     pub fn of(image: &[u8]) -> Self {
         Self(Sha256::digest(image).into())
     }
 
-    /// The id of bytes that were hashed as they arrived.
+    /// Finishes the id of bytes that were hashed as they arrived.
     pub fn from_digest(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())
     }
 
-    /// The key of the image in the input store.
+    /// Returns the key of the image in the input store.
     pub fn image_key(&self) -> String {
         format!("images/{self}")
     }
 
-    /// The key of the result that this version of `model` gave, in the output store. Without a
-    /// version: where programs of a time without versions stored it.
+    /// Returns the key of the image's result by this version of `model` in the output store.
+    /// Without a version, the key of results from before versions existed.
     pub fn result_key(&self, model: &str, version: &str) -> String {
         match version {
             "" => format!("results/{model}/{self}.json"),
@@ -47,8 +46,8 @@ impl JobId {
         }
     }
 
-    /// The key that says that the image was uploaded for `model`, beside the images. It is there
-    /// where one service has several models, whose images are the same.
+    /// Returns the key of the note that the image was uploaded for `model`, beside the images. Only
+    /// used if a service has several models, which share images.
     pub fn asked_key(&self, model: &str) -> String {
         format!("{ASKED}{model}/{self}")
     }
@@ -72,7 +71,7 @@ impl fmt::Debug for JobId {
     }
 }
 
-/// What is wrong with a text that should have been a [`JobId`].
+/// The error for a text that is not a [`JobId`].
 #[derive(Debug, thiserror::Error)]
 #[error("an image id is 64 hexadecimal digits")]
 pub struct NotAJobId;
@@ -105,94 +104,92 @@ impl<'de> Deserialize<'de> for JobId {
     }
 }
 
-/// One image to classify: what web sends to the request queue. The image itself is already stored.
+/// An image to classify: the message from web to the request queue. The image is already stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// See [`VERSION`].
     pub v: u8,
-    /// The image, by content.
+    /// The image.
     pub id: JobId,
-    /// The name the uploader gave it; only ever shown, never a path or a key.
+    /// The name that the client gave the image; only for display, never a path or a key.
     pub name: String,
-    /// Which model shall look at it.
+    /// The model that classifies it.
     pub model: String,
     /// The response queue of the web host that waits.
     pub reply_to: String,
-    /// When web accepted it.
+    /// When the web host accepted it.
     pub sent_at: DateTime<Utc>,
-    /// Whether a result that was stored before is to be replaced.
+    /// True if the result must replace a stored one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fresh: bool,
-    /// The trace it belongs to, and who sent it there.
+    /// The trace of the job, with the span that sent it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::lenient")]
     pub trace: Option<TraceContext>,
 }
 
-/// One label and how sure the model is of it.
+/// A label with the model's confidence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Guess {
     /// The label, as in the model's label file.
     pub label: String,
-    /// From 0 to 1 where the model says so.
+    /// From 0 to 1 if the model gives probabilities.
     pub confidence: f32,
 }
 
-/// How a job ended. There is no fourth way and no silent end.
+/// The outcome of a job. Every job has one of these three.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// The model saw it; the best guess first, never empty.
+    /// The image was classified.
     Classified {
-        /// The guesses, best first.
+        /// The guesses, best first, never empty.
         top: Vec<Guess>,
     },
-    /// The image can never work; the reason is a sentence for the uploader.
+    /// The image can never be classified.
     Rejected {
-        /// Why.
+        /// The reason, a sentence for the client.
         reason: String,
     },
-    /// It was received too often without an answer; it lies in the dead-letter queue.
+    /// The job was given up after too many failed attempts; it is in the dead letter queue.
     GaveUp {
-        /// What the last attempts died of, as far as anybody knows.
+        /// The errors of the last attempts, as far as known.
         reason: String,
     },
 }
 
-/// The end of a job: the worker stores it as the result object and sends the same bytes as its
-/// answer.
+/// The end of a job: the worker stores it as the result, and sends the same bytes as its reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
     /// See [`VERSION`].
     pub v: u8,
-    /// The image, by content.
+    /// The image.
     pub id: JobId,
     /// The name under which this job was uploaded.
     pub name: String,
-    /// The model that looked at it.
+    /// The model that classified it.
     pub model: String,
-    /// The version of that model; empty where a program of a time without versions wrote this.
+    /// The version of the model; empty if a program without versions wrote this.
     #[serde(default)]
     pub version: String,
-    /// How it ended.
+    /// The outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// The instance that did it.
+    /// The instance that classified it.
     pub worker: String,
-    /// When it was done.
+    /// When it ended.
     pub at: DateTime<Utc>,
-    /// [`Job::sent_at`] of the job that ended so: an image can have a job that ends and a newer
-    /// one.
+    /// The [`Job::sent_at`] of this job: an image can have a newer job as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<DateTime<Utc>>,
     /// Milliseconds from the acceptance by web to the receipt by the worker.
     pub queued_ms: f64,
     /// Milliseconds from the receipt to the result.
     pub classify_ms: f64,
-    /// How much of that was over when a thread of the worker took it: the image was fetched, and
-    /// the threads were busy.
+    /// Milliseconds of that until a thread of the worker took the job: for fetching the image, and
+    /// waiting for a thread.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub waited_ms: f64,
-    /// The trace in which it was done, and by whom there.
+    /// The trace of the job, with the span of the worker.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::lenient")]
     pub trace: Option<TraceContext>,
 }
@@ -202,7 +199,7 @@ fn is_zero(number: &f64) -> bool {
 }
 
 impl Reply {
-    /// The best label, if it was classified.
+    /// Returns the best label, if the image was classified.
     pub fn label(&self) -> Option<&str> {
         match &self.outcome {
             Outcome::Classified { top } => top.first().map(|guess| guess.label.as_str()),
@@ -210,69 +207,69 @@ impl Reply {
         }
     }
 
-    /// Whether a new upload of the image is answered with this. A job that was given up is tried
+    /// Returns whether this answers a new upload of the image. A job that was given up is tried
     /// again.
     pub fn is_final(&self) -> bool {
         !matches!(self.outcome, Outcome::GaveUp { .. })
     }
 }
 
-/// What a worker is doing.
+/// The phase of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Loading its model; it takes no job yet.
+    /// Loading its model; it receives no jobs yet.
     Starting,
-    /// Asking for jobs, holding any number of them.
+    /// Receiving and classifying jobs.
     Ready,
-    /// Told to go: it finishes what it holds and asks for nothing.
+    /// Finishing its jobs without receiving new ones, because it must stop.
     Draining,
-    /// Empty; it is about to leave.
+    /// It has no jobs left and is about to end.
     Drained,
 }
 
-/// Count, mean and tail of the time that jobs took since the last report, from receipt to result
-/// without waiting for their turn.
+/// Statistics of the time from receipt to result, without waiting for a thread, of jobs since the
+/// last report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceTimes {
-    /// How many jobs.
+    /// Number of jobs.
     pub count: u64,
-    /// Their mean, in milliseconds.
+    /// The mean, in milliseconds.
     pub mean_ms: f64,
-    /// Their 95th percentile, in milliseconds.
+    /// The 95th percentile, in milliseconds.
     pub p95_ms: f64,
 }
 
-/// What a worker tells the controller, every ten seconds and at every change of phase.
+/// A worker's report to the controller, every ten seconds and at every change of phase.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerReport {
     /// See [`VERSION`].
     pub v: u8,
     /// The instance it runs on.
     pub instance: String,
-    /// Which boot of the instance: a report of an earlier one says nothing about this one.
+    /// Identifies the start of the instance: reports of an earlier start do not apply to this one.
     pub generation: String,
-    /// The model it serves.
+    /// The model that it serves.
     pub model: String,
-    /// The version of that model that it has loaded; empty where it is of a time without versions.
+    /// The version of the model that it has loaded; empty for workers without versions.
     #[serde(default)]
     pub version: String,
-    /// What classifies, e.g. `onnxruntime 1.23`.
+    /// The engine, such as `onnxruntime 1.23`.
     pub engine: String,
-    /// What it is doing.
+    /// Its phase.
     pub phase: Phase,
-    /// Jobs it holds now.
+    /// Number of jobs that it holds.
     pub in_flight: u32,
-    /// Jobs it can hold at once.
+    /// Maximum number of jobs that it can hold.
     pub slots: u32,
-    /// Jobs it can classify at the same time; the others that it holds wait.
+    /// Maximum number of jobs that it classifies at once; the others wait.
     #[serde(default)]
     pub at_once: u32,
-    /// Jobs done since it started.
+    /// Number of jobs done since it started.
     pub done: u64,
-    /// Since when it has held nothing; absent while it holds something.
+    /// Since when it has held no job; `None` while it holds one.
     pub idle_since: Option<DateTime<Utc>>,
-    /// Why everything fails there; absent where it does not.
+    /// Why all jobs fail there; `None` if they do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing: Option<String>,
     /// Service times since the last report.
@@ -281,7 +278,7 @@ pub struct WorkerReport {
     pub at: DateTime<Utc>,
 }
 
-/// What a web host tells the controller: exact arrivals, every ten seconds, and a doorbell after a
+/// A web host's report to the controller: exact arrivals, every ten seconds, and at once after a
 /// quiet time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WebReport {
@@ -289,19 +286,20 @@ pub struct WebReport {
     pub v: u8,
     /// The web host.
     pub host: String,
-    /// Jobs sent since the last report, by model.
+    /// Number of jobs sent since the last report, by model.
     pub arrivals: BTreeMap<String, u64>,
-    /// True where this is sent because something arrived after a quiet time: do not wait for the
-    /// next tick.
+    /// True if this was sent because a job arrived after a quiet time: the controller must not wait
+    /// for the next tick.
     pub doorbell: bool,
-    /// From when on it counts, by the same clock as `at`. Absent in the reports of an older host.
+    /// Start of the period of `arrivals`, by the same clock as `at`. Missing in reports of older
+    /// hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
     /// When this was written.
     pub at: DateTime<Utc>,
 }
 
-/// A message on the events queue.
+/// A message on the queue of reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Event {
@@ -311,10 +309,10 @@ pub enum Event {
     Web(WebReport),
 }
 
-/// Why a message could not be read. It never will be: put it away, don't retry it.
+/// The reason why a message cannot be parsed. That will not change, so do not retry it.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// Not the JSON that was expected.
+    /// Not the expected JSON.
     #[error("not a known message: {0}")]
     Malformed(#[from] serde_json::Error),
     /// Written by a newer program.
@@ -322,12 +320,12 @@ pub enum Unreadable {
     TooNew(u64),
 }
 
-/// Writes a message.
+/// Serializes a message.
 pub fn encode(message: &impl Serialize) -> Bytes {
     serde_json::to_vec(message).expect("message types have string keys and finite numbers only").into()
 }
 
-/// Reads a message and refuses a newer version than it knows.
+/// Parses a message; refuses a newer version.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unreadable> {
     #[derive(Deserialize)]
     struct Versioned {
@@ -365,14 +363,14 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_the_sha256_in_hex_and_reads_back() {
+    fn an_id_is_the_sha256_in_hex_and_can_be_parsed() {
         let id = JobId::of(b"abc");
         assert_eq!(id.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(id.to_string().parse::<JobId>().unwrap(), id);
     }
 
     #[test]
-    fn every_outcome_survives_the_wire_whatever_the_name() {
+    fn every_outcome_is_restored_for_any_name() {
         for outcome in [
             Outcome::Classified { top: vec![Guess { label: "dog".into(), confidence: 0.75 }] },
             Outcome::Rejected { reason: "cut short".into() },
@@ -393,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_without_a_trace_or_with_one_that_cannot_be_read_is_a_message_all_the_same() {
+    fn a_message_with_a_missing_or_invalid_trace_is_accepted() {
         let whole = reply(Outcome::Rejected { reason: "no".into() });
         for broken in [Value::Null, 7.into(), json!({}), json!({ "traceparent": "00-0-0-0" })] {
             let mut value = serde_json::to_value(&whole).unwrap();
@@ -408,11 +406,11 @@ mod tests {
         });
         let job = decode::<Job>(before.to_string().as_bytes()).unwrap();
         assert_eq!(job.trace, None);
-        assert_eq!(serde_json::to_value(&job).unwrap(), before, "and it is written as it was");
+        assert_eq!(serde_json::to_value(&job).unwrap(), before, "it is written as it was");
     }
 
     #[test]
-    fn messages_of_a_time_without_versions_are_read_and_their_results_found_where_they_were() {
+    fn messages_and_results_without_versions_are_still_read() {
         let mut value = serde_json::to_value(reply(Outcome::Rejected { reason: "no".into() })).unwrap();
         value.as_object_mut().unwrap().remove("version");
         let read = decode::<Reply>(value.to_string().as_bytes()).unwrap();

@@ -1,6 +1,5 @@
-//! What every EIRS process stands on: jobs, queues, blobs, settings, life and death. It knows
-//! nothing of scaling, HTTP or pixels. To be admitted here, a thing must be needed by two daemons,
-//! and by a third that does none of those.
+//! The common base of all EIRS processes: jobs, queues, blobs, settings, process lifecycle. It
+//! knows nothing of scaling, HTTP or pixels. Code belongs here if two daemons need it.
 
 pub mod job;
 pub mod trace;
@@ -35,11 +34,11 @@ pub mod telemetry;
 pub mod testing;
 pub mod webhook;
 
-/// The table of image formats, which the load generator shares without the rest of this crate.
+/// The table of image formats, which the load generator uses without the rest of this crate.
 pub use eirs_formats as formats;
 pub use error::{Error, Result};
 
-/// What `--version` says of every program: which one it is, and whether it can work in a cloud.
+/// The text of `--version` of all programs: the version, and whether it was built with AWS.
 pub const VERSION: &str = if cfg!(feature = "aws") {
     concat!(env!("CARGO_PKG_VERSION"), " (with AWS)")
 } else {

@@ -1,5 +1,5 @@
-//! The life of a process: it becomes ready, drains on a signal, and ends in time. A second signal
-//! means now.
+//! The lifecycle of a process: it becomes ready, drains on a signal, and ends in time. A second
+//! signal ends it at once.
 
 use std::{
     io,
@@ -15,24 +15,24 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often the line of `systemctl status` is brought up to date.
+/// Interval between updates of the line in `systemctl status`.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
-/// The same while somebody may be waiting for the end.
+/// The same during a drain, when an operator may be waiting for its end.
 const STATUS_EVERY_DRAINING: Duration = Duration::from_secs(1);
 
-/// A handle on the process's life. Clones share it.
+/// A shared handle on the lifecycle.
 #[derive(Debug, Clone)]
 pub struct Lifecycle {
     drain: CancellationToken,
     reload: Arc<Notify>,
     last_act: Arc<OnceLock<fn()>>,
-    /// How often a loop must say that it goes on.
+    /// Interval at which a loop must report that it is alive.
     watchdog: Option<Duration>,
 }
 
 impl Lifecycle {
-    /// Listens to SIGTERM and SIGINT (drain; the second one exits at once) and SIGHUP (reload), and
-    /// keeps systemd's watchdog content where there is one, for as long as the runtime runs.
+    /// Handles SIGTERM and SIGINT (drain; the second one exits at once) and SIGHUP (reload), and
+    /// notifies systemd's watchdog, if there is one, while the runtime runs.
     pub fn install() -> io::Result<Self> {
         let lifecycle = Self::install_for_loop()?;
         if let Some(every) = lifecycle.watchdog {
@@ -41,9 +41,9 @@ impl Lifecycle {
         Ok(lifecycle)
     }
 
-    /// The same for a process whose work is one loop: the watchdog hears of it when the loop says
-    /// so by [`goes_on`](Self::goes_on), and a loop that is stuck is noticed although the runtime
-    /// runs.
+    /// Like [`install`](Self::install), for a process whose work is one loop: the loop itself
+    /// notifies the watchdog by [`goes_on`](Self::goes_on), so that a stuck loop is noticed even if
+    /// the runtime runs.
     pub fn install_for_loop() -> io::Result<Self> {
         let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 3).max(Duration::from_millis(100)));
         let lifecycle = Self { watchdog, ..Self::detached(CancellationToken::new()) };
@@ -58,63 +58,64 @@ impl Lifecycle {
         Ok(lifecycle)
     }
 
-    /// A life without signals, for tests: it drains when the token is cancelled.
+    /// Creates a lifecycle without signals, for tests: it drains when the token is cancelled.
     pub fn detached(drain: CancellationToken) -> Self {
         Self { drain, reload: Arc::default(), last_act: Arc::default(), watchdog: None }
     }
 
-    /// Cancelled when the process must drain.
+    /// Returns the token that is cancelled when the process must drain.
     pub fn drain(&self) -> &CancellationToken {
         &self.drain
     }
 
-    /// What is done at a second signal, before the process leaves: nothing else of its own is.
+    /// Sets what is done at a second signal before the process exits.
     pub fn at_a_second_signal(&self, last_act: fn()) {
         let _the_first_one_counts = self.last_act.set(last_act);
     }
 
-    /// Ends at the next request to reload.
+    /// Completes at the next request to reload.
     pub async fn reload_requested(&self) {
         self.reload.notified().await;
     }
 
-    /// How often [`goes_on`](Self::goes_on) must be called at least; `None` where nobody watches.
+    /// Returns the maximum interval between calls of [`goes_on`](Self::goes_on); `None` without a
+    /// watchdog.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// Notifies systemd that the process is alive.
+    /// Notifies systemd's watchdog that the process is alive.
     pub fn goes_on(&self) {
         if self.watchdog.is_some() {
-            tell(&[NotifyState::Watchdog]);
+            notify_systemd(&[NotifyState::Watchdog]);
         }
     }
 
-    /// Notifies systemd that the process serves.
+    /// Notifies systemd that the process is ready.
     pub fn ready(&self, status: &str) {
-        tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+        notify_systemd(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// Notifies systemd of what the process is doing, for `systemctl status`.
+    /// Sets the line in `systemctl status`.
     pub fn status(&self, status: &str) {
-        tell(&[NotifyState::Status(status)]);
+        notify_systemd(&[NotifyState::Status(status)]);
     }
 
     /// Notifies systemd that the process drains.
     pub fn stopping(&self, status: &str) {
-        tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+        notify_systemd(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }
 
-    /// Notifies systemd that the stop in progress takes this long, whatever `TimeoutStopSec=` says:
-    /// how long a drain may take is a setting, and a unit that nobody edited must not cut it short.
+    /// Notifies systemd that the stop takes up to `longest`, regardless of `TimeoutStopSec=`: the
+    /// drain deadline is a setting, and the unit must not cut it short.
     pub fn takes(&self, longest: Duration) {
-        // The crate's own variant ends at 71 minutes.
-        tell(&[NotifyState::Custom(&format!("EXTEND_TIMEOUT_USEC={}", longest.as_micros()))]);
+        // The variant of the crate is limited to 71 minutes.
+        notify_systemd(&[NotifyState::Custom(&format!("EXTEND_TIMEOUT_USEC={}", longest.as_micros()))]);
     }
 
-    /// Keeps `systemctl status` up to date with what `summary` says, a line that is asked for every
-    /// few seconds. From the drain on, which takes `drain` at most, systemd knows that the process
-    /// is stopping. Without systemd this does nothing.
+    /// Updates the line in `systemctl status` from `summary` every few seconds. When the drain
+    /// begins, notifies systemd that the process stops, which takes at most `drain`. Does nothing
+    /// without systemd.
     pub fn keep_status(&self, drain: Duration, summary: impl Fn() -> String + Send + 'static) {
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
             tokio::spawn(show(self.clone(), drain, summary));
@@ -122,9 +123,9 @@ impl Lifecycle {
     }
 }
 
-/// A process that was not started by systemd has nobody to notify, and that is fine.
-fn tell(states: &[NotifyState<'_>]) {
-    let _nobody = sd_notify::notify(states);
+/// Notifies systemd; ignored if the process was not started by it.
+fn notify_systemd(states: &[NotifyState<'_>]) {
+    let _no_systemd = sd_notify::notify(states);
 }
 
 async fn obey(mut term: Signal, mut int: Signal, drain: CancellationToken, last_act: Arc<OnceLock<fn()>>) {
@@ -136,19 +137,19 @@ async fn obey(mut term: Signal, mut int: Signal, drain: CancellationToken, last_
                 their leases expire"
             );
             last_act.get().inspect(|act| act());
-            // 128 and the signal's number, as shells report it.
+            // 128 plus the number of the signal, as shells report it.
             std::process::exit(128 + number);
         }
         drain.cancel();
     }
 }
 
-/// Runs on the runtime on purpose: when the runtime is stuck, systemd must notice.
+/// Runs on the runtime on purpose: systemd must notice if the runtime is stuck.
 async fn feed_watchdog(every: Duration) {
     let mut ticks = tokio::time::interval(every);
     loop {
         ticks.tick().await;
-        tell(&[NotifyState::Watchdog]);
+        notify_systemd(&[NotifyState::Watchdog]);
     }
 }
 
@@ -165,8 +166,8 @@ async fn show(lifecycle: Lifecycle, drain: Duration, summary: impl Fn() -> Strin
         show(summary());
     }
     lifecycle.stopping(&format!("draining: {}", summary()));
-    // After the other: what it extends is the stop, which exists only now, however it was
-    // requested.
+    // After the notification of the stop, because it extends that, which may not have been
+    // requested by systemd.
     lifecycle.takes(drain);
     let mut ticks = tokio::time::interval(STATUS_EVERY_DRAINING);
     loop {
@@ -175,38 +176,37 @@ async fn show(lifecycle: Lifecycle, drain: Duration, summary: impl Fn() -> Strin
     }
 }
 
-/// Refuses huge pages for this process. The allocator asks for them, and a buffer of some kilobytes
-/// then holds two megabytes; a process that mostly waits should not. Where the kernel cannot,
-/// memory is what it is.
+/// Disables transparent huge pages for this process: with them, a buffer of a few kilobytes takes
+/// two megabytes, which is not worth it for a process that mostly waits. Ignored if the kernel does
+/// not support it.
 pub fn keep_memory_small() {
     let _unchanged = rustix::thread::disable_transparent_huge_pages(true);
 }
 
-/// Allows this process as many open files as it may allow itself, and answers how many these are.
-/// Systems begin with 1,024, for programs that count files in bit sets; a server needs one for each
-/// connection.
+/// Raises the limit of open files to the maximum; returns the new limit. The default of 1,024 is
+/// for programs that use bit sets of descriptors; a server needs one for each connection.
 pub fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).map(|()| maximum);
-    // Where it may not, as under a filter of system calls, it has what it was given.
+    // Without permission, as under a filter of system calls, the limit is unchanged.
     raised.unwrap_or(current).unwrap_or(u64::MAX)
 }
 
-/// Makes the kernel send this process a SIGTERM when its parent dies, so that nothing started by
+/// Makes the kernel send SIGTERM to this process when its parent dies, so that nothing started by
 /// `eirs local` outlives it.
 pub fn drain_with_parent(parent: u32) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     let now = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned());
-    // It died before we asked.
+    // The parent died before the call.
     if now != parent {
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)?;
     }
     Ok(())
 }
 
-/// The program of this name in the folder of the running one: roles start each other's executables,
-/// never one from `$PATH` that may be of another version.
+/// Returns the path of another program in the folder of this one: programs start each other from
+/// there, never from `$PATH`, which may have another version.
 pub fn sibling(name: &str) -> io::Result<PathBuf> {
     let here = std::env::current_exe()?;
     let path = here.with_file_name(name);
@@ -220,8 +220,7 @@ pub fn sibling(name: &str) -> io::Result<PathBuf> {
     ))
 }
 
-/// Waits for `work`, at most until `deadline` has passed since the drain began; answers whether it
-/// finished.
+/// Waits for `work` for at most `deadline`; returns whether it finished.
 pub async fn finish_within(deadline: Duration, work: impl Future) -> bool {
     tokio::time::timeout(deadline, work).await.is_ok()
 }

@@ -1,6 +1,7 @@
-//! A worker that is killed cannot end the scripts that it runs, which have groups of their own. The
-//! process that kills it does. What a script started is known by a mark in its environment,
-//! wherever it went: into another group or session, or to another parent.
+//! Kills the processes that a worker has started. A killed worker cannot end its scripts, which
+//! have their own process groups, so the process that kills it does. Processes started by a script
+//! are recognized by a mark in their environment, even in another group or session, or with another
+//! parent.
 
 use std::{
     fs,
@@ -11,13 +12,13 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, getpgid, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
 };
 
-/// The variable that holds the mark.
+/// The environment variable of the mark.
 pub const MARK: &str = "SCRIPT_OF_WORKER";
-/// A process that was killed and is not gone by then is stuck in the kernel.
+/// A killed process that still exists after this time is stuck in the kernel.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Kills what a process has started. The process itself should have been stopped before, so that it
-/// starts nothing more.
+/// Kills what a process has started. Stop the process itself before, so that it starts nothing
+/// more.
 pub fn kill_children_of(parent: Pid) {
     let children = children_of(parent);
     let marks: Vec<_> = children.iter().filter_map(|child| mark_of(*child)).collect();
@@ -31,23 +32,23 @@ pub fn kill_children_of(parent: Pid) {
     marks.iter().for_each(|mark| kill_marked(mark));
 }
 
-/// Kills every process whose mark begins like this, and waits until none is left, as far as that
-/// can be waited for.
+/// Kills every process whose mark begins with `mark`, and waits until none is left, for a limited
+/// time.
 pub fn kill_marked(mark: &str) {
     let deadline = Instant::now() + PATIENCE;
-    // One that is killed may have started another a moment before.
+    // A process may have started another one just before it was killed.
     while kill_marked_now(mark) > 0 && Instant::now() < deadline {
         std::thread::park_timeout(Duration::from_millis(2));
     }
 }
 
-/// How many it found.
+/// Kills the marked processes once; returns their number.
 fn kill_marked_now(mark: &str) -> usize {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
     let kill = |pid: &Pid| {
-        // Opened before the look: what is killed is what was looked at, and not a stranger with its
-        // number.
+        // Opened before the check, so that the checked process is killed and not another one with a
+        // reused id.
         let Ok(process) = pidfd_open(*pid, PidfdFlags::empty()) else { return false };
         mark_of(*pid).is_some_and(|found| found.starts_with(mark))
             && pidfd_send_signal(process, Signal::KILL).is_ok()
@@ -55,14 +56,14 @@ fn kill_marked_now(mark: &str) -> usize {
     pids.filter(kill).count()
 }
 
-/// The mark of a process; of one that has ended, or is somebody else's, there is none.
+/// Returns the mark of a process, or `None` if it has ended or belongs to another user.
 fn mark_of(pid: Pid) -> Option<String> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let of = |variable: &[u8]| variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
     String::from_utf8(environment.split(|byte| *byte == 0).find_map(of)?).ok()
 }
 
-/// Every thread has a list of those that it started.
+/// Returns the children of a process; each thread has its own list of them.
 fn children_of(parent: Pid) -> Vec<Pid> {
     let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_goes_with_its_whole_group_and_the_parent_stays() {
+    fn children_are_killed_with_their_groups_but_not_the_parent() {
         let script = "setsid sh -c 'sleep 600; true' & wait; echo over; read line";
         let mut parent = Command::new("sh")
             .args(["-c", script])
@@ -103,7 +104,7 @@ mod tests {
         let mut out = std::io::BufReader::new(parent.stdout.take().unwrap());
         let mut line = String::new();
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-        assert_eq!(line, "over\n", "the parent goes on");
+        assert_eq!(line, "over\n", "the parent keeps running");
         for gone in grandchildren {
             while rustix::process::test_kill_process(gone).is_ok() && !is_dead(gone) {
                 assert!(Instant::now() < deadline, "{gone} is gone");
@@ -115,9 +116,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_marked_is_found_in_another_session_with_another_parent_and_nothing_else_is() {
+    fn only_marked_processes_are_killed_even_in_another_session() {
         let start = |mark: &str| {
-            // The shell that started it has gone when its number is printed.
+            // The shell that started it has ended when the id is printed.
             let script = "setsid sh -c 'sleep 600 < /dev/null > /dev/null 2>&1 & echo $!'";
             let out = Command::new("sh").args(["-c", script]).env(MARK, mark).output().unwrap();
             Pid::from_raw(String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()).unwrap()
@@ -125,12 +126,13 @@ mod tests {
         let own = format!("test-{}-", std::process::id());
         let (first, second) = (start(&format!("{own}1.")), start(&format!("{own}12.")));
         kill_marked(&format!("{own}1."));
-        assert!(is_dead(first) && !is_dead(second), "only the one that is meant");
+        assert!(is_dead(first) && !is_dead(second), "only the process with this mark");
         kill_marked(&own);
         assert!(is_dead(second));
     }
 
-    /// One that was killed stays in the table until its new parent has looked.
+    /// Returns whether a process has ended; it may remain as a zombie until its new parent waits
+    /// for it.
     fn is_dead(pid: Pid) -> bool {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))

@@ -1,25 +1,25 @@
-//! Reads protocol buffers field by field and passes over what nobody asks for: a model's weights
-//! are gigabytes, and what stands about them in the file is a few kilobytes.
+//! Reads protocol buffers field by field and skips unneeded fields: the weights of a model may have
+//! gigabytes, and the rest a few kilobytes.
 
 use std::io::{self, BufReader, ErrorKind, Read, Seek};
 
-/// A longer text is none that anybody reads.
+/// Maximum length of a text, in bytes.
 const TEXT_MAX_BYTES: u64 = 4 << 20;
 
-/// A field's value; that of a message or a text is still to be read.
+/// The value of a field; a message or text must still be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value {
-    /// An integer, a truth value or a number of an enumeration.
+    /// An integer, a boolean or a value of an enumeration.
     Number(u64),
     /// A 32-bit float.
     Float(u32),
     /// A 64-bit float.
     Double(u64),
-    /// A message, a text, bytes or packed numbers: they end at this offset.
+    /// A message, text, bytes or packed numbers, which end at this offset.
     Until(u64),
 }
 
-/// Reads one file from its begin.
+/// Reads a file from its start.
 #[derive(Debug)]
 pub struct Reader<R> {
     input: BufReader<R>,
@@ -27,13 +27,14 @@ pub struct Reader<R> {
 }
 
 impl<R: Read + Seek> Reader<R> {
-    /// Of a file that is read from its begin.
+    /// Creates a reader for a file at its start.
     pub fn new(input: R) -> Self {
         Self { input: BufReader::new(input), at: 0 }
     }
 
-    /// The next field of a message that ends at `end`; `None` at its end. What is [`Value::Until`]
-    /// must be read, as a text or field by field, or skipped, before the next call.
+    /// Returns the next field of a message that ends at `end`, or `None` at its end. A
+    /// [`Value::Until`] must be read as a text, read field by field, or skipped before the next
+    /// call.
     pub fn field(&mut self, end: u64) -> io::Result<Option<(u64, Value)>> {
         if self.at >= end {
             return if self.at == end { Ok(None) } else { Err(malformed()) };
@@ -53,12 +54,12 @@ impl<R: Read + Seek> Reader<R> {
         Ok(Some((tag >> 3, value)))
     }
 
-    /// A number without a field before it, as packed lists have them; `None` at their end.
+    /// Returns the next number of a packed list that ends at `end`, or `None` at its end.
     pub fn packed(&mut self, end: u64) -> io::Result<Option<u64>> {
         if self.at < end { self.varint().map(Some) } else { Ok(None) }
     }
 
-    /// A text that ends at `end`.
+    /// Reads a text that ends at `end`.
     pub fn text(&mut self, end: u64) -> io::Result<String> {
         let length = end.checked_sub(self.at).filter(|length| *length <= TEXT_MAX_BYTES);
         let mut bytes = vec![0; usize::try_from(length.ok_or_else(malformed)?).map_err(|_| malformed())?];
@@ -67,7 +68,7 @@ impl<R: Read + Seek> Reader<R> {
         String::from_utf8(bytes).map_err(|_| malformed())
     }
 
-    /// Goes on at `end`. Within what is buffered this costs nothing.
+    /// Continues at `end`. Free within the buffer.
     pub fn skip(&mut self, end: u64) -> io::Result<()> {
         let bytes = end.checked_sub(self.at).ok_or_else(malformed)?;
         self.at = end;
@@ -94,7 +95,7 @@ impl<R: Read + Seek> Reader<R> {
     }
 }
 
-/// What is no protocol buffer.
+/// The error for an invalid protocol buffer.
 pub fn malformed() -> io::Error {
     io::Error::from(ErrorKind::InvalidData)
 }

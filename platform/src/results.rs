@@ -1,9 +1,8 @@
-//! The results of all versions of a model: `results/{model}/{version}/{id}.json`, and for each
-//! version a note, `versions/{model}/{version}.json`, by which the results of versions that are no
-//! longer in force are found.
+//! The results of all versions of a model: `results/{model}/{version}/{id}.json`. Each version has
+//! a note, `versions/{model}/{version}.json`, by which the results of earlier versions are found.
 //!
-//! A stored result that cannot be read, because a power cut left it empty or a newer program wrote
-//! it, counts as absent. The next result takes its place.
+//! A stored result that cannot be read, because a power failure left it empty or a newer program
+//! wrote it, counts as missing, and the next result replaces it.
 
 use bytes::Bytes;
 
@@ -13,24 +12,24 @@ use crate::{
     job::{self, JobId, Outcome, Reply},
 };
 
-/// Where the notes of versions are.
+/// The prefix of the notes of versions.
 pub const NOTES: &str = "versions/";
-/// So many versions are looked through for a result of an image, the latest first.
+/// Maximum number of versions that are searched for a result, latest first.
 const VERSIONS_MAX: usize = 100;
 
-/// What is stored under a result's key.
+/// The content of a result's key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stored {
     /// Nothing.
     Nothing,
-    /// A result, and its bytes.
+    /// A result and its bytes.
     Result(Box<Reply>, Bytes),
-    /// Something that is no result of this image.
+    /// Bytes that are not a result of this image, and the reason.
     Broken(Bytes, String),
 }
 
 impl Stored {
-    /// The result, where there is one.
+    /// Returns the result, if there is one.
     pub fn reply(self) -> Option<Reply> {
         match self {
             Self::Result(reply, _) => Some(*reply),
@@ -39,13 +38,13 @@ impl Stored {
     }
 }
 
-/// Reads bytes that were stored as the result of an image, or says what is wrong with them.
+/// Parses the stored result of an image, or returns what is wrong with it.
 pub fn read(id: JobId, body: &[u8]) -> std::result::Result<Reply, String> {
     if body.is_empty() {
         return Err("it is empty".to_owned());
     }
     let reply = job::decode::<Reply>(body).map_err(|error| error.to_string())?;
-    // It may be read, and mean something else.
+    // A newer message may be readable but have another meaning.
     if reply.v > job::VERSION {
         return Err(format!(
             "it is written in message version {}, this program reads up to {}",
@@ -62,7 +61,7 @@ pub fn read(id: JobId, body: &[u8]) -> std::result::Result<Reply, String> {
     }
 }
 
-/// The result of this version of a model.
+/// Returns the result of an image by this version of a model.
 pub async fn get(results: &dyn BlobStore, id: JobId, model: &str, version: &str) -> Result<Stored> {
     let key = id.result_key(model, version);
     Ok(match results.get(&key).await? {
@@ -81,14 +80,13 @@ pub async fn get(results: &dyn BlobStore, id: JobId, model: &str, version: &str)
     })
 }
 
-/// Stores a result, once: of two workers that had the same job the first one's result counts.
-/// Answers what is stored then. What cannot be read, and with `fresh` what was stored before, is
-/// replaced.
+/// Stores a result once: of two workers with the same job, the first one's result counts. Returns
+/// the bytes that are stored then. Replaces a broken result, and with `fresh` any result.
 pub async fn put(results: &dyn BlobStore, reply: &Reply, fresh: bool) -> Result<Bytes> {
     let key = reply.id.result_key(&reply.model, &reply.version);
     let body = job::encode(reply);
     if fresh {
-        // A try that came to nothing takes nothing away.
+        // A failed attempt does not replace a result.
         if reply.is_final() {
             put_over(results, &key, &body).await?;
         } else {
@@ -102,7 +100,7 @@ pub async fn put(results: &dyn BlobStore, reply: &Reply, fresh: bool) -> Result<
         }
         match get(results, reply.id, &reply.model, &reply.version).await? {
             Stored::Result(before, stored) if before.is_final() => return Ok(stored),
-            // Given up before, and done now, or given up by a newer job.
+            // Given up before; done now, or given up by a newer job.
             Stored::Result(_, given_up) => {
                 if results.replace(&key, &given_up, body.clone()).await? {
                     return Ok(body);
@@ -113,14 +111,14 @@ pub async fn put(results: &dyn BlobStore, reply: &Reply, fresh: bool) -> Result<
                     return Ok(body);
                 }
             }
-            // Deleted just now.
+            // Deleted meanwhile.
             Stored::Nothing => {}
         }
     }
 }
 
-/// Stores a blob whatever is stored, by writes that say what they replace: in a cloud a worker may
-/// not write over a result otherwise.
+/// Stores a blob regardless of what is stored, by conditional writes: in a cloud a worker may not
+/// overwrite a result otherwise.
 async fn put_over(results: &dyn BlobStore, key: &str, body: &Bytes) -> Result<()> {
     while !results.put_new(key, body.clone()).await? {
         let Some(before) = results.get(key).await? else { continue };
@@ -131,13 +129,13 @@ async fn put_over(results: &dyn BlobStore, key: &str, body: &Bytes) -> Result<()
     Ok(())
 }
 
-/// Notes that there are results of this version. Said again, it makes the version the latest.
+/// Notes that there are results of this version. Doing it again makes the version the latest.
 pub async fn note_version(results: &dyn BlobStore, model: &str, version: &str) -> Result<()> {
     let note = serde_json::json!({ "model": model, "version": version }).to_string();
     results.put(&format!("{NOTES}{model}/{version}.json"), note.into()).await
 }
 
-/// The results of an image by all versions of a model, in no order.
+/// Returns the results of an image by all versions of a model, in no particular order.
 pub async fn all(results: &dyn BlobStore, id: JobId, model: &str) -> Result<Vec<Reply>> {
     let prefix = format!("{NOTES}{model}/");
     let mut noted = results.list(&prefix, None, 10 * VERSIONS_MAX).await?;
@@ -146,14 +144,14 @@ pub async fn all(results: &dyn BlobStore, id: JobId, model: &str) -> Result<Vec<
     let version = |key: &str| key.strip_prefix(&prefix)?.strip_suffix(".json").map(str::to_owned);
     let noted = noted.iter().filter_map(|note| version(&note.key));
     let mut found = Vec::new();
-    // Those of a time without versions have no note.
+    // Results from before versions existed have no note.
     for version in noted.chain([String::new()]) {
         found.extend(get(results, id, model, &version).await?.reply());
     }
     Ok(found)
 }
 
-/// The newest result of an image by any version of a model.
+/// Returns the newest result of an image by any version of a model.
 pub async fn newest(results: &dyn BlobStore, id: JobId, model: &str) -> Result<Option<Reply>> {
     Ok(all(results, id, model).await?.into_iter().max_by_key(|reply| reply.at))
 }
@@ -201,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_read_is_absent_and_the_next_result_takes_its_place() {
+    async fn an_unreadable_result_is_missing_and_replaced_by_the_next_one() {
         let whole = job::encode(&reply("1", 1, "cat"));
         let newer = String::from_utf8(whole.to_vec()).unwrap().replace("\"v\":1", "\"v\":9");
         let other = job::encode(&Reply { id: JobId::of(b"other"), ..reply("1", 1, "cat") });
@@ -226,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_that_was_given_up_and_is_done_after_all_is_done() {
+    async fn a_result_replaces_an_earlier_one_that_was_given_up() {
         let store = store();
         let done = reply("1", 2, "dog");
         put(&store, &given_up("1"), false).await.unwrap();
@@ -235,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_two_jobs_that_were_given_up_the_later_one_is_stored() {
+    async fn the_later_of_two_given_up_jobs_is_stored() {
         let store = store();
         let newer = Reply { sent_at: Some(DateTime::UNIX_EPOCH), ..given_up("1") };
         put(&store, &given_up("1"), false).await.unwrap();
@@ -243,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_newest_of_all_versions_is_found_that_of_a_time_without_versions_too() {
+    async fn the_newest_result_of_all_versions_is_found_even_one_without_a_version() {
         let store = store();
         let id = JobId::of(b"image");
         assert_eq!(newest(&store, id, "m").await.unwrap(), None);

@@ -1,6 +1,5 @@
-//! Logs: text on stderr, or the journal's own protocol, where every field of an event, and of the
-//! spans around it, becomes a field of the entry. And traces, where a collector is set:
-//! `telemetry/otlp.rs`.
+//! Logging: text on stderr, or the journal's protocol, where each field of an event and of its
+//! spans becomes a field of the entry. And traces, if a collector is set: `telemetry/otlp.rs`.
 
 mod otlp;
 
@@ -20,9 +19,9 @@ use crate::{
     trace,
 };
 
-/// Starts logging, and the export of spans. `program` names this one in the journal and in traces.
-/// Errors are sentences about the settings. What is answered has the last spans: it is to be kept
-/// until the process ends.
+/// Starts logging and the export of spans. `program` is the name in the journal and in traces.
+/// Errors are sentences about the settings. Keep the returned value until the process ends, so that
+/// the last spans are sent.
 pub fn init(settings: &Telemetry, program: &'static str) -> Result<Traces, String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|error| format!("telemetry.filter: `{}` is not a filter: {error}", settings.filter))?;
@@ -45,10 +44,10 @@ pub fn init(settings: &Telemetry, program: &'static str) -> Result<Traces, Strin
             .boxed()
     };
     let traces = Traces::of(settings, program)?;
-    // What was worth a line in the log is a part of the span in which it was said.
+    // Events at INFO and above also become part of their span.
     let collected = filter_fn(|metadata| {
-        let (is_ours, is_told) = (metadata.target().starts_with("eirs"), *metadata.level() <= Level::INFO);
-        if metadata.is_span() { metadata.target() == trace::TARGET } else { is_ours && is_told }
+        let (is_ours, is_logged) = (metadata.target().starts_with("eirs"), *metadata.level() <= Level::INFO);
+        if metadata.is_span() { metadata.target() == trace::TARGET } else { is_ours && is_logged }
     });
     let spans = traces.tracer().map(|tracer| {
         tracing_opentelemetry::layer()
@@ -67,13 +66,13 @@ pub fn init(settings: &Telemetry, program: &'static str) -> Result<Traces, Strin
     Ok(traces)
 }
 
-/// Whether somebody wants no colours (no-color.org): the variable is set, to whatever but nothing.
+/// Returns whether colours are disabled (no-color.org): the variable is set and not empty.
 fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-/// systemd tells in `$JOURNAL_STREAM` which device and inode the journal's socket has; if stderr is
-/// that one, nobody redirected it (systemd.exec(5)).
+/// Returns whether stderr is the journal: systemd sets `$JOURNAL_STREAM` to the device and inode of
+/// its socket, and stderr differs if it was redirected (systemd.exec(5)).
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = rustix::fs::fstat(std::io::stderr().as_fd());

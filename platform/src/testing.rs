@@ -1,4 +1,4 @@
-//! What tests of several crates stand on.
+//! Helpers for tests of several crates.
 
 #[cfg(feature = "aws")]
 pub mod emulator;
@@ -29,7 +29,7 @@ pub fn job(content: &str) -> Job {
     }
 }
 
-/// The reply to that job, from version 1 of the model `default`, which took a millisecond.
+/// The reply to that job, by version 1 of the model `default`, which took a millisecond.
 pub fn reply(content: &str, outcome: Outcome) -> Reply {
     Reply {
         v: VERSION,
@@ -48,8 +48,8 @@ pub fn reply(content: &str, outcome: Outcome) -> Reply {
     }
 }
 
-/// Notes that this test could not run, and how it could: on stderr, and in the file that
-/// `make test` shows at its end. Where `$TESTING_ALL` is set everything must run, and it fails.
+/// Reports that this test could not run and how it could: on stderr, and in the file that `make
+/// test` shows at its end. Panics if `$TESTING_ALL` is set.
 #[expect(clippy::print_stderr, reason = "a test says what it could not run")]
 pub fn not_run(why: &str, how: &str) {
     let thread = std::thread::current();
@@ -62,14 +62,15 @@ pub fn not_run(why: &str, how: &str) {
     }
 }
 
-/// The Python that has what tests need of it: `$TESTING_PYTHON`, or the one that `make test` makes.
+/// Returns the Python with the packages for tests: `$TESTING_PYTHON`, or the one that `make test`
+/// creates.
 pub fn python() -> Option<PathBuf> {
     let usual = || Some(cache()?.join("test-python/bin/python"));
     std::env::var_os("TESTING_PYTHON").map(PathBuf::from).or_else(usual).filter(|python| python.exists())
 }
 
-/// The tool of Prometheus that reads rules and metrics: an installed one, or the one that
-/// `make test` fetches.
+/// Returns Prometheus's tool that checks rules and metrics: an installed one, or the one that `make
+/// test` fetches.
 pub fn promtool() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let installed = std::env::split_paths(&path).map(|folder| folder.join("promtool"));
@@ -77,7 +78,7 @@ pub fn promtool() -> Option<PathBuf> {
     installed.chain(fetched).find(|program| program.is_file())
 }
 
-/// Where `make test` keeps what it fetches.
+/// Returns the folder for what `make test` fetches.
 fn cache() -> Option<PathBuf> {
     let usual = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
     let folder = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(usual)?;

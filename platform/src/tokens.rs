@@ -1,8 +1,8 @@
-//! The tokens that clients show: who has one, until when, and how much may come with it. The
-//! operator's tool writes the file, web reads it.
+//! The tokens of clients: owner, expiry and rate. The operator's tool writes the file, web reads
+//! it.
 //!
-//! A token is 256 random bits. Nobody guesses one, and nobody computes one from its SHA-256 either;
-//! so the file holds that, and no slow hash as for passwords, which people choose and others guess.
+//! A token is 256 random bits, which can neither be guessed nor computed from their SHA-256. So the
+//! file has that hash, and needs no slow one as for passwords.
 
 use std::{
     fs::{self, Permissions},
@@ -21,13 +21,12 @@ use crate::{
     state_folder::{Writers, write_aside},
 };
 
-/// The version of the file that this program writes and reads.
+/// The version of the file.
 const VERSION: u32 = 1;
-/// What every token begins with, so that people and scanners of source code know one when they see
-/// it.
+/// The prefix of all tokens, by which people and secret scanners recognize them.
 const PREFIX: &str = "eirs_";
 
-/// The file.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tokens {
@@ -35,21 +34,20 @@ pub struct Tokens {
     tokens: Vec<Token>,
 }
 
-/// What is known of a token.
+/// A token, without its secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Token {
     /// A name for the token: its owner or purpose.
     pub name: String,
-    /// What it is known by.
+    /// The hash of the secret.
     sha256: Hash,
-    /// When it was made.
+    /// When it was created.
     pub made: DateTime<Utc>,
-    /// From when on it is no longer taken.
+    /// When it expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<DateTime<Utc>>,
-    /// How many requests and images may come with it each second; without it, what the settings
-    /// say.
+    /// The maximum number of requests and images per second; without it, the setting applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
 }
@@ -66,14 +64,14 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// Reads the file. What is wrong with it is one sentence that names it.
+    /// Reads the file. An error is one sentence that names it.
     pub fn read(file: &Path) -> Result<Self, String> {
         let shown = file.display();
         let text = fs::read(file).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
         Self::parse(&text).map_err(|what| format!("{shown}: {what}"))
     }
 
-    /// The same with what was read of it.
+    /// Parses the content of the file.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let tokens: Self =
             serde_json::from_slice(text).map_err(|error| format!("is not a file of tokens: {error}"))?;
@@ -89,12 +87,12 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// All of them, in the order in which they were made.
+    /// Returns all tokens, in the order of their creation.
     pub fn all(&self) -> &[Token] {
         &self.tokens
     }
 
-    /// Makes a token and returns the secret for its owner, which is stored nowhere.
+    /// Creates a token; returns the secret for its owner, which is not stored.
     pub fn add(
         &mut self,
         name: &str,
@@ -118,15 +116,15 @@ impl Tokens {
         Ok(secret)
     }
 
-    /// Takes a token away; answers whether there was one of that name.
+    /// Removes a token; returns whether it existed.
     pub fn revoke(&mut self, name: &str) -> bool {
         let before = self.tokens.len();
         self.tokens.retain(|token| token.name != name);
         self.tokens.len() < before
     }
 
-    /// Writes the file whole, so that nobody ever reads half of it. Readable by its owner and
-    /// group: those that an earlier file had, else this process's user and `group`.
+    /// Replaces the file atomically. It is readable by its owner and group, which are kept from an
+    /// existing file; otherwise they are this process's user and `group`.
     pub fn write(&self, file: &Path, group: Option<u32>) -> io::Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(io::Error::other)? + "\n";
         let before = fs::metadata(file).ok();
@@ -136,7 +134,7 @@ impl Tokens {
                 None => (None, group),
             };
             fchown(new, user, group)?;
-            // Behind the change of owner, so that nobody may read it in between who may not later.
+            // After changing the owner, so that the former owner cannot read it in between.
             let mode = before.as_ref().map_or(0o640, |before| before.mode() & 0o640);
             new.set_permissions(Permissions::from_mode(mode))?;
             new.sync_all()
@@ -160,24 +158,24 @@ impl Token {
         }
     }
 
-    /// What it is known by.
+    /// Returns the hash of the secret.
     pub fn hash(&self) -> Hash {
         self.sha256
     }
 
-    /// Whether it is no longer taken.
+    /// Returns whether it has expired.
     pub fn has_expired(&self, now: DateTime<Utc>) -> bool {
         self.expires.is_some_and(|end| end <= now)
     }
 }
 
 impl Hash {
-    /// What is written down of a token.
+    /// Hashes a secret.
     pub fn of(secret: &str) -> Self {
         Self(Sha256::digest(secret.as_bytes()).into())
     }
 
-    /// Whether they are the same, in a time that does not reveal where they differ.
+    /// Compares in constant time.
     pub fn is(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
@@ -223,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_known_by_its_hash_which_is_all_that_is_written() {
+    fn only_the_hash_of_a_token_is_written() {
         let mut tokens = Tokens::default();
         let secret = tokens.add("ci", now(), None, Some(2.0)).unwrap();
         assert_eq!((secret.len(), secret.starts_with("eirs_")), (5 + 64, true));
@@ -241,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_for_its_owner_and_group_and_stays_as_closed_as_somebody_made_it() {
+    fn the_file_is_readable_by_owner_and_group_at_most_and_stays_as_restricted() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tokens.json");
         let mode = || fs::metadata(&file).unwrap().mode() & 0o777;
@@ -257,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_there_once_and_can_be_used_again_after_a_revocation() {
+    fn names_are_unique_and_can_be_reused_after_a_revocation() {
         let mut tokens = Tokens::default();
         tokens.add("ci", now(), None, None).unwrap();
         let refused = tokens.add("ci", now(), None, None).unwrap_err();
@@ -275,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_taken_until_it_expires() {
+    fn a_token_is_valid_until_it_expires() {
         let mut tokens = Tokens::default();
         let end = now() + chrono::Duration::hours(1);
         tokens.add("ci", now(), Some(end), None).unwrap();
@@ -284,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_right_is_refused_with_a_sentence() {
+    fn an_invalid_file_is_refused_with_a_sentence() {
         let entry = |name: &str, hash: &str| {
             format!("{{\"name\":\"{name}\",\"sha256\":\"{hash}\",\"made\":\"2026-01-01T00:00:00Z\"}}")
         };
@@ -300,8 +298,8 @@ mod tests {
             ("{\"v\":2,\"tokens\":[]}".into(), "has version 2"),
             ("{\"v\":1,\"tokens\":[],\"more\":1}".into(), "unknown field"),
         ] {
-            let said = Tokens::parse(text.as_bytes()).unwrap_err();
-            assert!(said.contains(hint), "{hint}: {said}");
+            let error = Tokens::parse(text.as_bytes()).unwrap_err();
+            assert!(error.contains(hint), "{hint}: {error}");
         }
         let missing = Tokens::read(Path::new("/nowhere/tokens.json")).unwrap_err();
         assert!(missing.starts_with("/nowhere/tokens.json: cannot be read"), "{missing}");

@@ -1,10 +1,10 @@
-//! Which trace a piece of work belongs to. The W3C Trace Context comes with an upload or is begun
-//! with it, and travels in the job to the worker and in the answer back, whether or not anybody
-//! collects spans: its id is what logs are searched for.
+//! The trace of a piece of work. The W3C Trace Context comes with an upload or begins with it, and
+//! is passed to the worker in the job and back in the reply, even if no spans are collected: logs
+//! can be searched for its id.
 //!
-//! Spans that are collected are those of [`TARGET`]. They are no part of any log, so that a trace
-//! may be as fine as it likes; with no collector they are switched off at their call sites. Why
-//! like this: docs/decisions/0010-traces.md.
+//! Only spans of [`TARGET`] are collected. They are not part of the log, so traces may be detailed;
+//! without a collector they are disabled at their call sites. For reasons, see
+//! docs/decisions/0010-traces.md.
 
 use std::time::SystemTime;
 
@@ -22,14 +22,14 @@ use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 use tracing::{Instrument, Span, instrument::Instrumented};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The target of the spans that are collected.
+/// The target of collected spans.
 pub const TARGET: &str = "eirs::trace";
 
-/// A `tracestate` that is longer may be dropped, says W3C, and it must fit into a job.
+/// Maximum length of a `tracestate`, in bytes. W3C permits dropping longer ones, and it must fit
+/// into a job.
 const LONGEST_STATE: usize = 512;
 
-/// A place in a trace: the trace, the span that asks for more work, and whether anybody collects
-/// it. Always a valid one.
+/// A place in a trace: the trace, the current span, and whether it is sampled. Always valid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Texts")]
 pub struct TraceContext {
@@ -38,8 +38,7 @@ pub struct TraceContext {
     tracestate: String,
 }
 
-/// A piece of work in a trace: what the collector gets of it, and what the log says of everything
-/// that happens in it.
+/// A piece of work in a trace: the span for the collector, and the span whose fields are logged.
 #[derive(Debug, Clone)]
 pub struct Scope {
     collected: Span,
@@ -48,9 +47,9 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Work that begins here, in the trace `from` or in a new one. `collected` is a span of
-    /// [`TARGET`] without a parent; `logged` makes the one whose fields the log must have, at the
-    /// level of errors, so that every filter lets it pass.
+    /// Begins work in the trace `from`, or in a new one. `collected` is a span of [`TARGET`]
+    /// without a parent; `logged` creates the span with the fields for the log, at level ERROR so
+    /// that it passes every filter.
     pub fn begin(
         collected: Span,
         from: Option<&TraceContext>,
@@ -60,39 +59,39 @@ impl Scope {
         Self { collected, logged: logged(&context), context }
     }
 
-    /// Work that nobody asked for, and that neither a collector nor the log gets.
+    /// Creates a scope that is neither collected nor logged.
     pub fn untold() -> Self {
         Self::begin(Span::none(), None, |_| Span::none())
     }
 
-    /// A part of this work: `collected` was made within it.
+    /// Begins a part of this work, whose span `collected` was created within it.
     pub fn part(&self, collected: Span) -> Self {
         let context = TraceContext::of(&collected).unwrap_or_else(|| self.context.clone());
         Self { collected, logged: self.logged.clone(), context }
     }
 
-    /// What others need to know to go on with the trace.
+    /// Returns the context to pass on with the trace.
     pub fn context(&self) -> &TraceContext {
         &self.context
     }
 
-    /// The span that is collected, to add to it.
+    /// Returns the collected span, to add fields to it.
     pub fn span(&self) -> &Span {
         &self.collected
     }
 
-    /// Works in this scope, on whatever thread.
+    /// Runs `work` in this scope, on any thread.
     pub fn run<F: Future>(&self, work: F) -> Instrumented<Instrumented<F>> {
         work.instrument(self.logged.clone()).instrument(self.collected.clone())
     }
 
-    /// The same for work that does not wait.
+    /// Like [`run`](Self::run), for synchronous work.
     pub fn run_now<T>(&self, work: impl FnOnce() -> T) -> T {
         self.collected.in_scope(|| self.logged.in_scope(work))
     }
 }
 
-/// As it is written, in headers and messages.
+/// The texts of a context in headers and messages.
 #[derive(Debug, Default, Deserialize)]
 struct Texts {
     traceparent: String,
@@ -108,8 +107,8 @@ impl TryFrom<Texts> for TraceContext {
     }
 }
 
-/// Reads the context of a message. One that cannot be read is as good as none: no job is lost for
-/// it.
+/// Deserializes the context of a message. An invalid one becomes `None`, so that no job is lost
+/// because of it.
 pub(crate) fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TraceContext>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -124,10 +123,10 @@ pub(crate) fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
 }
 
 impl TraceContext {
-    /// Of the headers of these names; `None` where they are no trace context.
+    /// Parses the headers of these names; `None` if they are invalid.
     pub fn read(traceparent: &str, tracestate: &str) -> Option<Self> {
         let traceparent = traceparent.trim();
-        // The library takes shorter numbers and signs, too.
+        // The library also accepts shorter numbers and signs.
         let fields: Vec<_> = traceparent.get(..55)?.split('-').collect();
         let is_hex = |field: &&str| field.bytes().all(|b| b.is_ascii_hexdigit());
         if !fields.iter().map(|field| field.len()).eq([2, 32, 16, 2]) || !fields.iter().all(is_hex) {
@@ -139,7 +138,7 @@ impl TraceContext {
         )
     }
 
-    /// A new trace that nobody collects.
+    /// Begins a trace that is not sampled.
     pub fn begin() -> Self {
         let ids = RandomIdGenerator::default();
         let (trace, span) = (ids.new_trace_id(), ids.new_span_id());
@@ -147,27 +146,27 @@ impl TraceContext {
         Self::of_context(&Context::new().with_remote_span_context(context)).expect("random ids are not zero")
     }
 
-    /// Of a span that is collected, or belongs to a trace that could have been.
+    /// Returns the context of a span, if it has one.
     fn of(span: &Span) -> Option<Self> {
         Self::of_context(&span.context())
     }
 
-    /// The id of the trace, 32 hexadecimal digits: what logs are searched for.
+    /// Returns the id of the trace, 32 hexadecimal digits, which appears in logs.
     pub fn trace_id(&self) -> &str {
         self.traceparent.split('-').nth(1).unwrap_or_default()
     }
 
-    /// Makes `span` a part of the trace `from`, or of a new one; answers its place there.
+    /// Makes `span` part of the trace `from`, or of a new one; returns its context.
     fn join(span: &Span, from: Option<&Self>) -> Self {
         if let Some(from) = from {
-            // It fails where nobody collects spans.
+            // Fails if no spans are collected.
             let _collected = span.set_parent(from.context());
         }
         Self::of(span).or_else(|| from.cloned()).unwrap_or_else(Self::begin)
     }
 
-    /// Adds a span that was nobody's while it lasted, such as the time in a queue. Two machines'
-    /// clocks differ: one that would end before it began has no length.
+    /// Adds a span for a time in the past, such as that in a queue. Clocks of two machines differ,
+    /// so one that would end before its start gets zero length.
     pub fn add_past_span(&self, name: &'static str, from: DateTime<Utc>, until: DateTime<Utc>, image: &str) {
         let parent = self.context();
         if !parent.span().span_context().is_sampled() {
@@ -195,7 +194,7 @@ impl TraceContext {
 
 impl Texts {
     fn context(&self) -> Context {
-        // Not in the context of whatever this thread does now.
+        // Independent of the current context of this thread.
         TraceContextPropagator::new().extract_with_context(&Context::new(), self)
     }
 }
@@ -231,7 +230,7 @@ mod tests {
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn headers_are_read_as_w3c_says_and_anything_else_is_no_context() {
+    fn headers_are_parsed_as_specified_and_others_are_refused() {
         let context = TraceContext::read(PARENT, "a=1,b=2").unwrap();
         assert_eq!(context.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!((context.traceparent.as_str(), context.tracestate.as_str()), (PARENT, "a=1,b=2"));
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_is_broken_or_would_not_fit_into_a_job_is_dropped_and_the_trace_is_kept() {
+    fn an_invalid_or_long_state_is_dropped_and_the_trace_is_kept() {
         for state in ["nonsense", &format!("a={}", "x".repeat(600))] {
             let context = TraceContext::read(PARENT, state).unwrap();
             assert_eq!(serde_json::to_value(&context).unwrap(), serde_json::json!({ "traceparent": PARENT }));
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn traces_that_begin_here_are_all_different_and_nobody_collects_them() {
+    fn new_traces_are_unique_and_not_sampled() {
         let (one, other) = (TraceContext::begin(), TraceContext::begin());
         assert_ne!(one.trace_id(), other.trace_id());
         assert_eq!(one.trace_id().len(), 32);
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_collector_the_context_of_the_client_is_passed_on_as_it_came() {
+    fn without_a_collector_the_clients_context_is_passed_on_unchanged() {
         let span = tracing::debug_span!(target: TARGET, "upload");
         let context = TraceContext::read(PARENT, "a=1").unwrap();
         assert_eq!(TraceContext::join(&span, Some(&context)), context);

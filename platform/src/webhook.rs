@@ -1,5 +1,5 @@
-//! What every webhook of EIRS sends with: one signed request, in the form of Standard Webhooks
-//! (standardwebhooks.com), and what the status of its answer means.
+//! The requests of all webhooks of EIRS: signed, in the form of Standard Webhooks
+//! (standardwebhooks.com), with the meaning of the receiver's status.
 
 mod message;
 mod post;

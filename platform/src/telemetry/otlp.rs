@@ -1,6 +1,6 @@
-//! The export of spans to a collector, over OTLP/HTTP: by a thread of its own, from a bounded
-//! queue. Spans that do not fit, and those that the collector does not take, are dropped: no upload
-//! ever waits for one.
+//! Exports spans to a collector over OTLP/HTTP, on a thread of its own and from a bounded queue.
+//! Spans that do not fit, or that the collector does not accept, are dropped: uploads never wait
+//! for them.
 
 use std::{
     path::Path,
@@ -28,18 +28,18 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::settings::{Telemetry, collector};
 
-/// The standard variable, where the setting is not set.
+/// The standard variable, used if the setting is not set.
 const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-/// The standard variable of a file, as PEM, of who vouches for the collector. Without it, this
-/// machine's own list counts.
+/// The standard variable for a PEM file with the authorities that are trusted for the collector.
+/// Without it, those that this machine trusts.
 const CERTIFICATE_VARIABLE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
-/// A collector that has not taken a batch by then does not take it.
+/// Timeout for sending a batch.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the end of a process may wait for its last spans to go.
+/// Maximum time that the end of a process waits for its last spans.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 
-/// The spans of this process on their way to a collector, where there is one. Dropped at the end of
-/// the process it sends what is left, as far as the collector takes it in two seconds.
+/// The export of this process's spans, if there is a collector. Dropping it sends the remaining
+/// spans, for at most two seconds.
 #[derive(Debug)]
 #[must_use = "the last spans are sent when this is dropped"]
 pub struct Traces(Option<SdkTracerProvider>);
@@ -67,11 +67,11 @@ impl Traces {
             .with_attribute(KeyValue::new("service.instance.id", instance))
             .with_attribute(KeyValue::new("host.name", machine))
             .build();
-        // Who begins a trace decides whether it is collected; a part of a trace would be worth
-        // nothing.
+        // The sender that began a trace decides whether it is collected, because part of a trace is
+        // useless.
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sample_ratio)));
         let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(Outspoken { exporter, url, failing: AtomicBool::new(false) })
+            .with_batch_exporter(Logged { exporter, url, failing: AtomicBool::new(false) })
             .with_sampler(sampler)
             .with_resource(resource)
             .build();
@@ -87,25 +87,25 @@ impl Traces {
 impl Drop for Traces {
     fn drop(&mut self) {
         if let Some(provider) = &self.0 {
-            // The exporter has said what went wrong.
+            // The exporter has logged any error.
             let _sent = provider.shutdown_with_timeout(LAST_SPANS);
         }
     }
 }
 
-/// The collector, and the name under which it was set.
+/// Returns the collector, and the name of the setting or variable.
 fn endpoint(settings: &Telemetry) -> Option<(String, &'static str)> {
     let set = settings.otlp_endpoint.clone().map(|endpoint| (endpoint, "telemetry.otlp_endpoint"));
     let standard = || std::env::var(ENDPOINT_VARIABLE).ok().map(|endpoint| (endpoint, ENDPOINT_VARIABLE));
     set.or_else(standard).filter(|(endpoint, _)| !endpoint.is_empty())
 }
 
-/// Sends a batch and blocks: it runs on the thread of the exporter, which has nothing else to do.
+/// Sends batches and blocks; it runs on the exporter's own thread.
 #[derive(Debug)]
 struct Client(ureq::Agent);
 
 impl Client {
-    /// For this collector. It goes nowhere else, whatever is answered: headers may hold
+    /// Creates a client for this collector. It follows no redirects, because headers may contain
     /// credentials.
     fn of(endpoint: &str) -> Result<Self, String> {
         let is_encrypted =
@@ -124,7 +124,7 @@ impl Client {
     }
 }
 
-/// Who vouches for a collector.
+/// Returns the authorities that are trusted for the collector.
 fn trusted() -> Result<Vec<CertificateDer<'static>>, String> {
     match std::env::var_os(CERTIFICATE_VARIABLE).filter(|file| !file.is_empty()) {
         Some(file) => of_file(Path::new(&file)).map_err(|why| format!("{CERTIFICATE_VARIABLE}: {why}")),
@@ -142,12 +142,12 @@ fn of_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// The authorities that this machine trusts.
+/// Returns the authorities that this machine trusts.
 fn of_this_machine() -> Result<Vec<CertificateDer<'static>>, String> {
     trusted_certificates().map_err(|why| format!("{why}, or {CERTIFICATE_VARIABLE} names a file of them"))
 }
 
-/// The authorities that this machine trusts, or those in the file that `SSL_CERT_FILE` names.
+/// Returns the authorities that this machine trusts, or those in the file named by `SSL_CERT_FILE`.
 pub fn trusted_certificates() -> Result<Vec<CertificateDer<'static>>, String> {
     let found = rustls_native_certs::load_native_certs();
     let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
@@ -169,15 +169,15 @@ impl HttpClient for Client {
     }
 }
 
-/// Says once that spans cannot be exported, and once that they can be again.
+/// Logs once when exports begin to fail, and once when they succeed again.
 #[derive(Debug)]
-struct Outspoken<E> {
+struct Logged<E> {
     exporter: E,
     url: String,
     failing: AtomicBool,
 }
 
-impl<E: SpanExporter> SpanExporter for Outspoken<E> {
+impl<E: SpanExporter> SpanExporter for Logged<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exported = self.exporter.export(batch).await;
         let was_failing = self.failing.swap(exported.is_err(), Ordering::Relaxed);
@@ -210,15 +210,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_vouches_for_a_collector_is_a_file_with_certificates() {
+    fn the_authorities_for_a_collector_are_a_file_of_certificates() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("authority.pem");
-        let said = || of_file(&file).unwrap_err();
-        assert!(said().contains("authority.pem: cannot be read"), "{}", said());
+        let error = || of_file(&file).unwrap_err();
+        assert!(error().contains("authority.pem: cannot be read"), "{}", error());
         std::fs::write(&file, "nothing of that kind").unwrap();
-        assert!(said().ends_with("authority.pem: has no certificate in PEM form"), "{}", said());
+        assert!(error().ends_with("authority.pem: has no certificate in PEM form"), "{}", error());
         std::fs::write(&file, "-----BEGIN CERTIFICATE-----\n!\n").unwrap();
-        assert!(said().contains("authority.pem: is not PEM"), "{}", said());
+        assert!(error().contains("authority.pem: is not PEM"), "{}", error());
         std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
         assert_eq!(of_file(&file).unwrap().len(), 1);
     }

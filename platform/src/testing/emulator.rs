@@ -1,5 +1,5 @@
-//! Starts the emulator of AWS (`testing/aws`) for a test: a process of its own, an account of its
-//! own.
+//! Starts the emulator of AWS (`testing/aws`) for a test, as a process of its own, with separate
+//! accounts.
 
 use std::{
     io::{Read, Write},
@@ -20,19 +20,18 @@ pub const REGION: &str = "eu-central-1";
 /// A running emulator. It ends with this value, and with the process that holds it.
 #[derive(Debug)]
 pub struct Emulator {
-    /// Where it listens, `127.0.0.1:PORT`.
+    /// Its address, `127.0.0.1:PORT`.
     pub address: String,
     _process: Served,
 }
 
-/// The path of the emulator, from any crate of the workspace.
+/// Returns the folder of the emulator, from any crate of the workspace.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../testing/aws")
 }
 
 impl Emulator {
-    /// Starts it with these arguments beside its own; `None`, which was reported then, if it is not
-    /// available.
+    /// Starts it with additional arguments; `None` if it is not available, which was reported.
     pub fn start(arguments: &[&str]) -> Option<Self> {
         let Some(python) = testing::python() else {
             testing::not_run("there is no Python with moto", "make test");
@@ -52,13 +51,13 @@ impl Emulator {
         format!("http://{}", self.address)
     }
 
-    /// Settings that lead here.
+    /// Returns settings for this emulator.
     pub fn settings(&self) -> Aws {
         Aws { endpoint: Some(self.url()), region: Some(REGION.to_owned()), ..Aws::default() }
     }
 
-    /// The same, for the administrator of an account of its own: tests that share an emulator do
-    /// not see each other.
+    /// Returns an SDK configuration for the administrator of a separate account, so that tests that
+    /// share an emulator do not affect each other.
     pub async fn account(&self, number: u32) -> SdkConfig {
         let config = self.config().await;
         let role = AssumeRoleProvider::builder(format!("arn:aws:iam::{:012}:role/administrator", number));
@@ -66,7 +65,7 @@ impl Emulator {
         config.into_builder().credentials_provider(SharedCredentialsProvider::new(role)).build()
     }
 
-    /// One call of the emulator's own door, `/harness/…`; answers the body.
+    /// Calls the emulator's test interface, `/harness/…`; returns the body.
     pub fn harness(&self, method: &str, path: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).expect("the emulator listens");
         let head = format!(
@@ -88,14 +87,13 @@ impl Emulator {
         self.harness("POST", "fault", &fault.to_string());
     }
 
-    /// How often an operation was called.
+    /// Returns the number of calls of an operation.
     pub fn calls(&self, operation: &str) -> u64 {
         let calls: serde_json::Value = serde_json::from_str(&self.harness("GET", "calls", "")).expect("JSON");
         calls[operation].as_u64().unwrap_or(0)
     }
 
-    /// Clients' configuration that leads here, with credentials that the emulator takes for an
-    /// administrator's.
+    /// Returns an SDK configuration for this emulator, with an administrator's credentials.
     pub async fn config(&self) -> SdkConfig {
         let loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(REGION))

@@ -1,4 +1,4 @@
-//! Starts a second emulator of SQS and S3 (`testing/fauxqs`): one emulator is one opinion.
+//! Starts a second emulator of SQS and S3 (`testing/fauxqs`), because a single one may be wrong.
 
 use std::{path::Path, process::Command};
 
@@ -13,7 +13,7 @@ use crate::{settings::Aws, testing};
 pub struct Fauxqs(Served);
 
 impl Fauxqs {
-    /// Starts it; `None`, which was reported then, if it is not available.
+    /// Starts it; `None` if it is not available, which was reported.
     pub fn start() -> Option<Self> {
         let modules = testing::cache().map(|cache| cache.join("fauxqs/node_modules"));
         let Some(modules) = modules.filter(|modules| modules.join("fauxqs").is_dir()) else {
@@ -28,13 +28,13 @@ impl Fauxqs {
         })))
     }
 
-    /// Settings that lead here.
+    /// Returns settings for this emulator.
     pub fn settings(&self) -> Aws {
         let endpoint = Some(format!("http://{}", self.0.address));
         Aws { endpoint, region: Some(REGION.to_owned()), ..Aws::default() }
     }
 
-    /// Clients' configuration that leads here. It takes anybody.
+    /// Returns an SDK configuration for this emulator, which accepts any credentials.
     pub async fn config(&self) -> SdkConfig {
         let loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(REGION))

@@ -1,5 +1,5 @@
-//! A server that answers what a test has written down, one answer a request, and keeps the
-//! requests: for what an emulator cannot be made to say, and to see what exactly is asked.
+//! A server that sends the given answers, one per request, and records the requests: for answers
+//! that an emulator cannot produce, and to check the exact requests.
 
 use std::{
     collections::VecDeque,
@@ -11,20 +11,20 @@ use std::{
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
 use aws_sdk_sqs::config::Credentials;
 
-/// A request as it came.
+/// A recorded request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Such as `POST`.
+    /// The method, such as `POST`.
     pub method: String,
-    /// With the query.
+    /// The path with the query.
     pub path: String,
-    /// `name: value`, the names in small letters.
+    /// `name: value`, with names in lower case.
     pub headers: Vec<String>,
-    /// As text.
+    /// The body as text.
     pub body: String,
 }
 
-/// What is answered.
+/// An answer to send.
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: u16,
@@ -45,14 +45,14 @@ struct Shared {
 }
 
 impl Answer {
-    /// Of this status, with this body.
+    /// Creates an answer with this status and body.
     pub fn new(status: u16, body: impl Into<String>) -> Self {
         Self { status, body: body.into() }
     }
 }
 
 impl Replay {
-    /// Gives these answers in order; after the last one, 500.
+    /// Starts a server that sends these answers in order, and 500 after the last one.
     pub fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("its address").to_string();
@@ -68,12 +68,12 @@ impl Replay {
         Self { address, shared }
     }
 
-    /// The requests so far, in order.
+    /// Returns the requests so far, in order.
     pub fn requests(&self) -> Vec<Request> {
         lock(&self.shared).requests.clone()
     }
 
-    /// Clients' configuration that leads here and tries nothing twice.
+    /// Returns an SDK configuration for this server, without retries.
     pub async fn config(&self) -> SdkConfig {
         let loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new("eu-central-1"))
@@ -88,7 +88,7 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Until the other side has enough.
+/// Serves a connection until it is closed.
 fn serve(stream: &TcpStream, shared: &Mutex<Shared>) {
     let mut reader = BufReader::new(stream);
     let mut writer = stream;

@@ -1,5 +1,5 @@
-//! A server of others that a test starts: a process that writes where it listens into a file, and
-//! ends when its input does.
+//! An external server for a test: a process that writes its address to a file, and ends when its
+//! stdin is closed.
 
 use std::{
     path::Path,
@@ -7,24 +7,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long it may take to start on a busy machine before it counts as never.
+/// Maximum time for the start, on a busy machine.
 const NEVER: Duration = Duration::from_secs(120);
 
 /// A running server. It ends with this value, and with the process that holds it.
 #[derive(Debug)]
 pub struct Served {
     child: Child,
-    /// Where it listens, `127.0.0.1:PORT`.
+    /// Its address, `127.0.0.1:PORT`.
     pub address: String,
     _folder: tempfile::TempDir,
 }
 
 impl Served {
-    /// Starts the command that is made for this file, and waits until it says where it listens.
+    /// Starts the command made for this file, and waits until the file has the address.
     pub fn start(command: impl FnOnce(&Path) -> Command) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("address");
-        // It ends when its input does: also where this process is killed.
+        // With stdin closed it ends, even if this process is killed.
         let mut child = command(&file).stdin(Stdio::piped()).spawn().expect("it starts");
         let deadline = Instant::now() + NEVER;
         let address = loop {
@@ -41,7 +41,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // What it started ends with it, and that needs a moment.
+        // Its own children end with it, which takes a moment.
         drop(self.child.stdin.take());
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline {

@@ -1,16 +1,16 @@
-//! What is sent: events of one kind, in the form of Standard Webhooks.
+//! The content of a request: events of one kind, in the form of Standard Webhooks.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// A request: its id, and its body. The same events make the same message.
+/// A request with its id and body. The same events make the same message.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// The same whenever this is sent, and of no other.
+    /// Identifies the message: the same each time it is sent.
     pub id: String,
-    /// JSON.
+    /// The body as JSON.
     pub body: Bytes,
 }
 
@@ -18,13 +18,13 @@ pub struct Message {
 struct Body<'a, T> {
     #[serde(rename = "type")]
     kind: &'static str,
-    /// When the newest of the events was.
+    /// The time of the newest event.
     timestamp: DateTime<Utc>,
     data: &'a [T],
 }
 
 impl Message {
-    /// Of these events, which have these names.
+    /// Creates a message from events and their names.
     pub fn new<'n>(
         kind: &'static str,
         newest: DateTime<Utc>,
@@ -37,7 +37,7 @@ impl Message {
     }
 }
 
-/// Names something by its parts, each of which ends with what is in none of them.
+/// Computes a name from parts, each terminated by a byte that is in none of them.
 pub fn name_of<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hasher = Sha256::new();
     for part in parts {

@@ -1,4 +1,4 @@
-//! One request to the receiver, and what its answer means.
+//! Sends a request to the receiver and interprets its answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,21 +12,21 @@ use ureq::{
 use super::Message;
 use crate::telemetry::trusted_certificates;
 
-/// How long a receiver may take to take a batch.
+/// Timeout for a request.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
-    /// The receiver has the events.
+    /// The receiver has accepted the events.
     Taken,
-    /// It does not want what is in it. Words that follow the address.
+    /// It refuses the content. The text follows the address in messages.
     Refused(String),
-    /// It cannot take anything now; perhaps it says when.
+    /// It cannot accept events now.
     Later {
-        /// Words that follow the address.
+        /// The reason; the text follows the address in messages.
         why: String,
-        /// When it wants to be asked again.
+        /// The time after which it wants the next request, if it said so.
         after: Option<Duration>,
     },
 }
@@ -39,7 +39,7 @@ pub struct Poster {
 }
 
 impl Poster {
-    /// Goes nowhere else, whatever is answered: a redirect may lead to somebody else.
+    /// Creates a sender that follows no redirects, because they may lead elsewhere.
     pub fn to(url: &str) -> Result<Self, String> {
         let is_encrypted = url.parse::<Uri>().is_ok_and(|uri| uri.scheme_str() == Some("https"));
         let trusted = if is_encrypted { trusted_certificates()? } else { Vec::new() };
@@ -56,12 +56,12 @@ impl Poster {
         Ok(Self { agent: config.build().into(), url: url.to_owned() })
     }
 
-    /// The address, without what may be secret in it.
+    /// Returns the address without its query, which may be secret.
     pub fn url(&self) -> &str {
         self.url.split('?').next().unwrap_or_default()
     }
 
-    /// Sends once. `timestamp` is in seconds since 1970, and part of what was
+    /// Sends a message once. `timestamp` is in Unix seconds, and part of what was
     /// [signed](super::Keys::sign).
     pub async fn post(&self, message: &Message, timestamp: i64, signature: String) -> Ended {
         let request = self
@@ -72,8 +72,7 @@ impl Poster {
             .header("webhook-timestamp", timestamp.to_string())
             .header("webhook-signature", signature);
         let body = message.body.clone();
-        // It blocks, for as long as the receiver takes: a thread of its own, that no answer to a
-        // client waits for.
+        // A blocking call, so run it on a blocking thread; answers to clients do not wait for it.
         let sent = tokio::task::spawn_blocking(move || {
             request.send(&body[..]).map(|answer| {
                 let after = answer.headers().get(header::RETRY_AFTER).and_then(|after| after.to_str().ok());
@@ -83,21 +82,22 @@ impl Poster {
         match sent.await {
             Ok(Ok((status, after_s))) => of_status(status, after_s.map(Duration::from_secs)),
             Ok(Err(error)) => Ended::Later { why: format!("cannot be reached: {error}"), after: None },
-            Err(panic) => Ended::Later { why: format!("could not be asked: {panic}"), after: None },
+            Err(panic) => Ended::Later { why: format!("could not be called: {panic}"), after: None },
         }
     }
 }
 
-/// What a status means. Only what speaks of the body itself is a reason to send others without it.
+/// Interprets a status. Only a status about the content is a reason to send other events without
+/// these.
 fn of_status(status: u16, after: Option<Duration>) -> Ended {
     match status {
         200..300 => Ended::Taken,
         300..400 => Ended::Later {
-            why: format!("redirects ({status}), and that is not followed; name the address where it leads"),
+            why: format!("redirects ({status}), which is not followed; set the address to which it leads"),
             after,
         },
-        400 | 413 | 415 | 422 => Ended::Refused(format!("refuses what is sent ({status})")),
-        _ => Ended::Later { why: format!("takes no events ({status})"), after },
+        400 | 413 | 415 | 422 => Ended::Refused(format!("refuses the events ({status})")),
+        _ => Ended::Later { why: format!("accepts no events ({status})"), after },
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_taken_or_refused_or_sent_again() {
+    fn a_status_means_accepted_refused_or_retried() {
         for taken in [200, 202, 204] {
             assert_eq!(of_status(taken, None), Ended::Taken);
         }
@@ -116,12 +116,12 @@ mod tests {
         for later in [301, 302, 307, 401, 403, 404, 408, 410, 429, 500, 502, 503, 504] {
             assert!(matches!(of_status(later, None), Ended::Later { .. }), "{later}");
         }
-        let said = of_status(503, Some(Duration::from_secs(7)));
-        assert!(matches!(said, Ended::Later { after: Some(after), .. } if after.as_secs() == 7));
+        let ended = of_status(503, Some(Duration::from_secs(7)));
+        assert!(matches!(ended, Ended::Later { after: Some(after), .. } if after.as_secs() == 7));
     }
 
     #[test]
-    fn what_may_be_secret_in_the_address_is_not_shown() {
+    fn the_query_of_the_address_is_not_shown() {
         assert_eq!(Poster::to("http://127.0.0.1:1/hook?token=abc").unwrap().url(), "http://127.0.0.1:1/hook");
     }
 }

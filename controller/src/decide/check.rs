@@ -26,8 +26,9 @@ use crate::{
 /// - none only after no backlog, visible or in flight, for the whole window, unless `max` or the
 ///   limit leave no choice.
 pub fn check(policies: &Policies, seen: &Observation, history: &History, plan: &Plan) -> Vec<String> {
-    let views: BTreeMap<_, _> =
-        seen.instances.iter().flatten().map(|view| (view.instance.id.as_str(), view)).collect();
+    // Most plans have no action, and then no instance is looked up.
+    let listed = seen.instances.iter().flatten().filter(|_| plan.actions().next().is_some());
+    let views: BTreeMap<_, _> = listed.map(|view| (view.instance.id.as_str(), view)).collect();
     let limit = policies.instance_limit.map(|limit| limit as usize);
     let serving = |name: &String| Counted::new(name, policies.pools.get(name), seen, history, false).running;
     let is_over = limit.is_some_and(|limit| plan.pools.keys().map(serving).sum::<usize>() > limit);
@@ -95,13 +96,14 @@ impl<'a> Counted<'a> {
         history: &'a History,
         is_over: bool,
     ) -> Self {
-        let own = || seen.instances.iter().flatten().filter(|view| view.instance.pool == name);
-        let runs = |view: &&InstanceView| {
+        let (mut running, mut alive, mut retiring) = (0, 0, false);
+        for view in seen.instances.iter().flatten().filter(|view| view.instance.pool == name) {
             let right_model = policy.is_some_and(|policy| policy.pool.model == view.instance.model);
-            right_model && matches!(view.stage(), Stage::Starting | Stage::Ready)
-        };
-        let running = own().filter(runs).count();
-        let alive = own().filter(|view| view.instance.is_alive()).count();
+            let runs = matches!(view.stage(), Stage::Starting | Stage::Ready) && right_model;
+            running += usize::from(runs);
+            alive += usize::from(view.instance.is_alive());
+            retiring |= runs && view.instance.retires;
+        }
         Self {
             name,
             policy,
@@ -116,7 +118,7 @@ impl<'a> Counted<'a> {
             is_unpaid: false,
             is_over,
             loses: false,
-            retiring: own().any(|view| runs(&view) && view.instance.retires),
+            retiring,
         }
     }
 

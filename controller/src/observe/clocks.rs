@@ -5,7 +5,7 @@
 //! difference of the clocks. Without it, a controller whose clock is two minutes ahead would take
 //! every worker for silent.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -14,7 +14,7 @@ const KEPT: usize = 16;
 /// So much is no difference of clocks but the time that a message takes.
 const ALIKE: TimeDelta = TimeDelta::seconds(2);
 /// A clock of the controller's that jumped makes earlier receipts worthless.
-const JUMP: Duration = Duration::from_secs(3600);
+const JUMP: TimeDelta = TimeDelta::hours(1);
 
 /// The difference, as far as it is known.
 #[derive(Debug, Default)]
@@ -27,8 +27,7 @@ impl Skew {
     /// Takes note of the newest message of a receive that left nothing in the queue.
     pub(super) fn note(&mut self, newest: Option<DateTime<Utc>>, now: DateTime<Utc>) {
         let Some(sent_at) = newest else { return };
-        self.receipts
-            .retain(|(at, _)| (now - at).abs() < TimeDelta::from_std(JUMP).unwrap_or(TimeDelta::MAX));
+        self.receipts.retain(|(at, _)| (now - at).abs() < JUMP);
         self.receipts.push_back((now, now - sent_at));
         if self.receipts.len() > KEPT {
             self.receipts.pop_front();

@@ -218,12 +218,17 @@ impl Arrivals {
         let (from_s, to_s) = (seconds(from), seconds(to));
         let place = |at_s: f64| (at_s as i64 - self.first).clamp(0, self.seconds.len() as i64) as usize;
         let (first, end) = (place(from_s.floor()), place(to_s.ceil()));
-        let counted = |(index, jobs): (usize, &f64)| {
-            let second = (self.first + (first + index) as i64) as f64;
-            jobs * ((second + 1.0).min(to_s) - second.max(from_s)).max(0.0)
+        let end = end.max(first);
+        let part = |index: usize| {
+            let second = (self.first + index as i64) as f64;
+            self.seconds[index] * ((second + 1.0).min(to_s) - second.max(from_s)).max(0.0)
         };
-        // An empty sum of floats is -0, which looks odd.
-        self.seconds.range(first..end.max(first)).enumerate().map(counted).sum::<f64>() + 0.0
+        // Only the first and the last second can be there in part.
+        match end - first {
+            0 => 0.0,
+            1 => part(first),
+            _ => part(first) + self.seconds.range(first + 1..end - 1).sum::<f64>() + part(end - 1),
+        }
     }
 }
 

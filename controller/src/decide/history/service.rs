@@ -41,9 +41,14 @@ impl Services {
     /// enough is known of it.
     pub(super) fn measured(&mut self, report: &WorkerReport, in_force: Option<&str>) {
         let guess = self.now().map(|service| Service { jobs: service.jobs.min(JOBS_OF_A_GUESS), ..service });
-        let before = self.versions.get(&report.version).copied().or(guess);
-        self.versions.insert(report.version.clone(), Service::measured(before, report));
-        if in_force.is_none_or(|in_force| in_force == report.version) || self.versions.len() == 1 {
+        match self.versions.get_mut(&report.version) {
+            Some(known) => *known = Service::measured(Some(*known), report),
+            None => {
+                self.versions.insert(report.version.clone(), Service::measured(guess, report));
+            }
+        }
+        let is_in_force = in_force.is_none_or(|in_force| in_force == report.version);
+        if (is_in_force || self.versions.len() == 1) && self.now != report.version {
             self.now.clone_from(&report.version);
         }
         while self.versions.len() > MOST_VERSIONS {

@@ -58,7 +58,7 @@ fn run(connection: &OwnedFd, open: fn() -> Option<IpAddr>) -> io::Result<()> {
     let Some((order, _)) = receive::<Order>(connection)? else { return Ok(()) };
     let started = match open() {
         Some(address) => Err(format!(
-            "is not run: {address} can be reached, where it could read the credentials of this machine; \
+            "{address} can be reached, where it could read the credentials of this machine; \
              eirs-script.service needs IPAddressDeny=, cgroup v2 and a kernel with CONFIG_CGROUP_BPF"
         )),
         None => end_with(&order.worker, connection)

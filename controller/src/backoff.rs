@@ -22,7 +22,7 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// After so many failures in a row.
+    /// After this number of failures in a row.
     pub(crate) fn after(self, failures: u32) -> TimeDelta {
         // Seven steps from a second exceed an hour.
         (self.first * GROWTH.pow(failures.saturating_sub(1).min(7))).min(self.longest)

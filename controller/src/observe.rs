@@ -65,8 +65,8 @@ pub struct Observation {
 pub struct InForce {
     /// The version.
     pub version: String,
-    /// Since when, as far as the controller knows. Whoever was started later and has another one
-    /// will not get it by a new start.
+    /// Since when, as far as the controller knows. An instance that was started later and has
+    /// another one will not get it by a new start.
     pub since: DateTime<Utc>,
 }
 

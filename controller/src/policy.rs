@@ -123,7 +123,7 @@ pub struct Pool {
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "a policy has a handful of them")]
 pub enum Rule {
-    /// So many jobs, visible and in flight, for each instance.
+    /// A number of jobs, visible and in flight, for each instance.
     Backlog {
         /// Jobs for each instance.
         per_instance: u64,
@@ -139,7 +139,7 @@ pub enum Rule {
         /// By rising backlog.
         steps: Vec<Step>,
     },
-    /// So many instances in certain hours, whatever the backlog.
+    /// A number of instances in certain hours, whatever the backlog.
     Schedule {
         /// When.
         #[serde(flatten)]
@@ -157,7 +157,7 @@ pub enum Rule {
         quantile: f64,
         /// Whose wall clock a day goes by.
         timezone: chrono_tz::Tz,
-        /// So many seasons are seen before it wishes anything.
+        /// The number of seasons that are seen before it wishes anything.
         after: u32,
     },
 }
@@ -165,9 +165,9 @@ pub enum Rule {
 /// A threshold of [`Rule::Step`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// From so many jobs on, visible and in flight, ...
+    /// From this number of jobs on, visible and in flight, ...
     pub backlog: u64,
-    /// ... there shall be so many instances.
+    /// ... this number of instances is wanted.
     pub instances: u32,
 }
 
@@ -241,7 +241,8 @@ impl Policy {
 }
 
 impl Pool {
-    /// So many start delays without a word from an instance mean that it will never be ready.
+    /// This number of start delays without a word from an instance means that it will never be
+    /// ready.
     pub const OVERDUE: u32 = 10;
 }
 

@@ -76,7 +76,7 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// A controller of this fleet; whoever notifies `poke` has it look at once.
+    /// A controller of this fleet; a notification of `poke` makes it look at once.
     pub fn new(
         settings: Arc<Settings>,
         store: Store,

@@ -59,8 +59,8 @@ impl Verb {
 }
 
 impl Refused {
-    /// Until when whoever refused to start is left alone, in favour of others. Where only capacity
-    /// was lacking, nothing is wrong with it: it rests with its like.
+    /// Until when an instance that refused to start is left alone, in favour of others. Where only
+    /// capacity was lacking, nothing is wrong with it: it rests with its like.
     pub fn rests_until(&self) -> Option<DateTime<Utc>> {
         let rest = if self.capacity { backoff::CAPACITY } else { backoff::ORDER };
         (self.verb == Verb::Start).then(|| self.at + rest.after(self.count))
@@ -79,7 +79,7 @@ impl Refusals {
     pub fn note(&mut self, told: &BTreeMap<&str, Verb>, refusals: &[Refusal], now: DateTime<Utc>) {
         self.0.retain(|_, refused| now - refused.at < FORGOTTEN);
         let failed: BTreeSet<_> = refusals.iter().map(|refusal| refusal.id.as_str()).collect();
-        // Whoever does what it is told, whatever that is, has changed for the better.
+        // One that does what it was asked for, whatever that is, has changed for the better.
         self.0.retain(|id, _| !told.contains_key(id.as_str()) || failed.contains(id.as_str()));
         // Where one of a pool could be started, there is capacity again for its like.
         let started = told.iter().filter(|(id, verb)| **verb == Verb::Start && !failed.contains(**id));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_does_it_at_last_is_clear_and_an_hour_clears_the_rest() {
+    fn one_that_does_it_at_last_is_clear_and_an_hour_clears_the_rest() {
         let mut refusals = Refusals::default();
         let dry = |id: &str| refusal(id, Error::no_capacity("starting", "none left"));
         refusals.note(&plan(&["p-1", "p-2"]), &[dry("p-1"), dry("p-2")], at(0));

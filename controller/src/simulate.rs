@@ -66,7 +66,7 @@ pub struct Draw {
 /// All sweeps of references together simulate no more jobs than this.
 const MOST_SWEPT: u64 = 6_000_000;
 
-/// Runs a policy. With `samples` it is noted about so many times how things stand.
+/// Runs a policy. With `samples` it is noted about that often how things stand.
 pub fn simulate(policy: &Policy, trace: &Trace, setup: &Setup, samples: u32) -> Outcome {
     let load = Load::new(trace, setup, &policy.pool.model);
     run_policy(&load, policy, samples)

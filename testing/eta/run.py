@@ -34,7 +34,7 @@ def picture(number):
 
 
 class Service:
-    """A web server and so many workers, whose jobs take so long."""
+    """A web server and a number of workers, whose jobs take a given time."""
 
     def __init__(self, binaries, service_s, workers, controller):
         self.folder = tempfile.mkdtemp(prefix="eirs-eta-")
@@ -194,7 +194,7 @@ def main():
     parser.add_argument("--binaries", type=lambda path: pathlib.Path(path).resolve(), default=ROOT / "target/release")
     parser.add_argument("--service", default="0.05,1,5", help="seconds that jobs take")
     parser.add_argument("--workers", default="1,3")
-    parser.add_argument("--jobs", type=int, help="so many at once, instead of a number that fits the service")
+    parser.add_argument("--jobs", type=int, help="how many at once, instead of a number that fits the service")
     parser.add_argument("--controller", choices=["without", "with", "both"], default="both", help="who starts the workers")
     parser.add_argument("--dump", action="store_true", help="show each announcement")
     arguments = parser.parse_args()

@@ -3,7 +3,7 @@
 //
 //   node serve.mjs FOLDER_OF_NODE_MODULES ADDRESS_FILE [MILLISECONDS]
 //
-// Each call takes so many milliseconds more, as on a way through a network. GET /calls says how many there were of
+// Each call takes that number of milliseconds more, as on a way through a network. GET /calls says how many there were of
 // SQS and of S3 since the last time.
 
 import http from "node:http";

@@ -78,7 +78,7 @@ def bitmap_rows(width, height, bits):
 
 
 def bitmap(header, size, bits, palette, data, after=b""):
-    """A BMP file with the header of so many bytes."""
+    """A BMP file with the header of this number of bytes."""
     width, height = size
     if header == 12:
         body = struct.pack("<IHHHH", 12, width, height, 1, bits)

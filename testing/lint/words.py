@@ -2,7 +2,7 @@
 """Words and widths that STYLE.md rules out, in what people read: pages, messages, help, settings.
 
 `make lint` runs it. Text in backticks and blocks of code are not checked: they quote programs.
-Of comments only the width is checked, except where a program prints them as its help.
+Of comments the width and the words of IN_COMMENTS are checked, and all words where a program prints them as its help.
 """
 
 import pathlib
@@ -24,6 +24,8 @@ WORDS = {
     r"tells? of|was told|is told(?! apart)": "says, reports",
     r"lies? (with|in|at|on|beside|there)": "is",
 }
+# Of these also comments and the names of tests are free.
+IN_COMMENTS = re.compile(r"so many|whoever|whosoever", re.IGNORECASE)
 # The page that lists the words.
 ALLOWED = {"STYLE.md"}
 
@@ -83,6 +85,8 @@ def comments(name, text):
     for number, line in enumerate(text.splitlines(), 1):
         if len(line) > WIDTH and line.lstrip().startswith("//"):
             yield f"{name}:{number}: {len(line)} columns: wrap at {WIDTH}"
+        for match in IN_COMMENTS.finditer(line):
+            yield f"{name}:{number}: {match.group()!r}: STYLE.md says what to write"
 
 
 def main():

@@ -18,7 +18,7 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 /// From one failure to the next no more than this counts: a wall clock that leaps by a week ends no
 /// retries, nor does a queue that was long.
 const LONGEST_STEP: Duration = Duration::from_secs(300);
-/// So many characters of a cause are kept.
+/// The number of characters of a cause that are kept.
 const CAUSE_CHARS: usize = 2000;
 
 /// The failed attempts at a job.

@@ -105,7 +105,7 @@ struct Place {
     /// The first column and row of it.
     left: u32,
     top: u32,
-    /// One sample is the mean of so many columns and rows.
+    /// One sample is the mean of this number of columns and rows.
     fraction: u32,
     /// Columns and rows of the picture in full.
     whole: (u32, u32),
@@ -176,7 +176,7 @@ impl Pixels {
     }
 
     /// Describes a new image and makes room for its samples, or says that there is none. Decoding
-    /// takes so many bytes beside them.
+    /// takes `beside` bytes beside them.
     fn start(
         &mut self,
         width: u32,

@@ -18,7 +18,7 @@ use crate::Worker;
 /// older than they do.
 const NOTE_AGAIN: TimeDelta = TimeDelta::days(1);
 
-/// So many bytes are hashed sooner than another thread is woken.
+/// The number of bytes that are hashed sooner than another thread is woken.
 const QUICK_BYTES: usize = 64 * 1024;
 
 /// When it was noted last that there are results of this version. A worker that stores none notes

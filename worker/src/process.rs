@@ -201,7 +201,7 @@ async fn attempt(worker: &Worker, held: &Held<'_>, turn: &mut Turn, scope: &Scop
     if delivery.receives == 1 {
         return classify(worker, job, turn, scope).await;
     }
-    // Whoever had it before may have stored its result, and died before the ack.
+    // The worker that had it before may have stored its result, and died before the ack.
     let looking = debug_span!(target: TARGET, "look");
     match retry(|| outcome::stored(worker, job)).instrument(looking).await {
         Ok(Some(stored)) => return Attempt::Stored(stored),
@@ -295,7 +295,7 @@ async fn finish(worker: &Worker, held: &Held<'_>, reply: Bytes, gave_up: bool) -
 }
 
 /// Answers the web host that sent the job. One that has left has taken its queue with it, and
-/// nobody waits there any more: the stored result is the answer to whoever asks again.
+/// nobody waits there any more: the stored result is the answer to a client that asks again.
 async fn tell(worker: &Worker, job: &Job, reply: Bytes) -> Result<()> {
     let reply_to = &job.reply_to;
     // Nobody else's reply comes where there is no other job.
@@ -315,9 +315,9 @@ async fn tell(worker: &Worker, job: &Job, reply: Bytes) -> Result<()> {
     }
 }
 
-/// A job failed. It is tried again after a rest, by whoever takes it then; or given up, where that
-/// has gone on for too long. While resting it takes no slot, and neither a drain nor a worker that
-/// fails for everything waits for it.
+/// A job failed. It is tried again after a rest, by the worker that takes it then; or given up,
+/// where that has gone on for too long. While resting it takes no slot, and neither a drain nor a
+/// worker that fails for everything waits for it.
 async fn fail(worker: &Worker, held: &Held<'_>, why: &str, is_fatal: bool, drain: &CancellationToken) {
     let Held { job, delivery, received, .. } = held;
     let queue = &worker.settings.queue;

@@ -24,8 +24,8 @@ use super::{
     network::Subnet,
 };
 
-/// So many are launched at once: a new account may run five virtual cores at a time, and those that
-/// are parked do not count.
+/// The number that is launched at once: a new account may run five virtual cores at a time, and
+/// those that are parked do not count.
 const WAVE: u32 = 4;
 /// A machine must run by then, ...
 const RUNS_WITHIN: Duration = Duration::from_secs(180);
@@ -34,7 +34,7 @@ const REGISTERED_WITHIN: Duration = Duration::from_secs(300);
 /// An order is described by then.
 const SEEN_WITHIN: Duration = Duration::from_secs(60);
 const STOPS_WITHIN: Duration = Duration::from_secs(600);
-/// So many machines in a row that come to nothing are a reason to give up.
+/// After this number of machines in a row that come to nothing it gives up.
 const FAILURES: u32 = 5;
 
 /// A pool as it should be, and what there is of it.

@@ -29,7 +29,7 @@ struct Part {
     length: u64,
 }
 
-/// The parts of a file of so many bytes, in their order. An empty file is one empty part.
+/// The parts of a file of `bytes` bytes, in their order. An empty file is one empty part.
 fn parts(bytes: u64, part: u64) -> Vec<Part> {
     let part = part.max(bytes.div_ceil(MOST_PARTS));
     let count = bytes.div_ceil(part).max(1);

@@ -133,7 +133,7 @@ fn a_stack_is_an_installation_in_which_setup_makes_images_and_machines_and_no_mo
     assert_eq!(left.len(), machines.len(), "{left:?}");
     assert!(left.iter().zip(machines).all(|(left, part)| left.starts_with(part)), "{left:?}");
 
-    // Whoever sets up may do what the stack's own policy says.
+    // The one that sets up may do what the stack's own policy says.
     let policy = "arn:aws:iam::123456789012:policy/eirs-eu-central-1-operator";
     let operator = cloud.make_user_of("operator", policy);
     cloud.emulator.harness("POST", "enforce-iam", r#"{"on": true}"#);

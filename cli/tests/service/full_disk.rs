@@ -122,8 +122,8 @@ fn a_second_web_server_on_a_state_folder_is_refused_in_one_sentence() {
     assert_eq!(first.get("/livez").status, 200);
 }
 
-/// Leaves so many bytes free beside a file. What is written meanwhile makes it fewer, which is as
-/// good.
+/// Leaves this number of bytes free beside a file. What is written meanwhile makes it fewer, which
+/// is as good.
 pub fn leave_free(filler: &File, bytes: u64) {
     let seen = rustix::fs::fstatvfs(filler).expect("a file system");
     let (free, size) = (seen.f_bavail * seen.f_frsize, filler.metadata().expect("a file").len());

@@ -97,7 +97,7 @@ fn an_upload_is_one_trace_from_the_client_through_web_queue_and_worker_and_back(
 }
 
 #[test]
-fn whoever_begins_a_trace_decides_whether_it_is_collected() {
+fn the_one_that_begins_a_trace_decides_whether_it_is_collected() {
     let collector = Collector::start();
     // As for other programs: by the standard variable.
     let site = Site::new()

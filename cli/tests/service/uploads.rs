@@ -1,7 +1,7 @@
 use eirs_harness::{Site, eventually, form, image, request, sample};
 
 #[test]
-fn an_image_that_is_erased_while_a_worker_has_it_has_no_result_afterwards_whoever_was_killed() {
+fn an_image_that_is_erased_while_a_worker_has_it_has_no_result_afterwards_whatever_was_killed() {
     let site = Site::with_script("touch begun; while [ ! -e go ]; do sleep 0.05; done; echo cat");
     let (mut web, _worker) = (site.web(), site.worker());
     let sent = web.upload("?wait=0", "secret.jpg", &image(1));

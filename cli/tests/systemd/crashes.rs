@@ -6,7 +6,7 @@ use eirs_harness::eventually;
 const UNITS: [&str; 3] = ["eirs-web", "eirs-controller", "eirs-worker"];
 
 #[test]
-fn whoever_is_killed_comes_back_and_no_job_is_lost() {
+fn a_killed_service_comes_back_and_no_job_is_lost() {
     let Some(machine) = Plan::with_script("sleep 0.3; echo cat").boot() else { return };
     machine.systemctl(&["start", "eirs.target", "eirs-worker"]);
     let mut ids = machine.hand_over(0..30);
@@ -29,7 +29,7 @@ fn whoever_is_killed_comes_back_and_no_job_is_lost() {
 }
 
 #[test]
-fn whoever_hangs_is_ended_by_the_watchdog_and_comes_back() {
+fn a_service_that_hangs_is_ended_by_the_watchdog_and_comes_back() {
     let mut plan = Plan::with_script("echo cat");
     for unit in UNITS {
         plan = plan.drop_in(unit, "[Service]\nWatchdogSec=1\nRestartSec=100ms\n");
@@ -96,7 +96,7 @@ fn bad_settings_fail_with_exit_code_78_and_a_line_that_names_the_key_and_are_not
 }
 
 #[test]
-fn whoever_fails_again_and_again_is_given_up_after_a_while_and_shown() {
+fn a_service_that_fails_again_and_again_is_given_up_after_a_while_and_shown() {
     let plan = Plan::with_script("echo cat")
         .drop_in("eirs-web", "[Unit]\nStartLimitBurst=4\n[Service]\nRestartSec=100ms\n");
     let Some(machine) = plan.boot() else { return };

@@ -173,9 +173,9 @@ pub(super) struct Want {
     pub(super) weight: f64,
 }
 
-/// Shares the limit among pools: first what they keep, then the rest, always one more to whoever
-/// has the fewest for its weight. So a small pool gets all it wants and a large one cannot starve
-/// it.
+/// Shares the limit among pools: first what they keep, then the rest, always one more to the pool
+/// that has the fewest for its weight. So a small pool gets all it wants and a large one cannot
+/// starve it.
 pub(super) fn shares(limit: Option<u32>, pools: &[Want]) -> Vec<u32> {
     let Some(limit) = limit else { return pools.iter().map(|want| want.instances).collect() };
     let mut shares = vec![0; pools.len()];

@@ -25,8 +25,8 @@ use crate::{
     policy::Policy,
 };
 
-/// Whoever works is sent away only when it was too many for so long: what is busy may be needed in
-/// a moment.
+/// An instance that works is sent away only when it was one too many for this long: what is busy
+/// may be needed in a moment.
 pub(super) const BUSY_WINDOW: Duration = Duration::from_secs(300);
 
 /// A pool's part of the plan in the making.
@@ -194,7 +194,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The instance that has not been seen ready for longest, where the policy asks for that and
-    /// there is room beside the demand: whoever does not work any more is found before it is
+    /// there is room beside the demand: one that does not work any more is found before it is
     /// needed. When it is ready it is idle, and goes.
     pub(super) fn canary(&self) -> Option<&'a InstanceView> {
         self.policy.pool.canary?;

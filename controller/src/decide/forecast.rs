@@ -21,7 +21,7 @@ const NEIGHBOURS: std::ops::RangeInclusive<i64> = -1..=1;
 pub(crate) struct Season {
     pub(crate) minutes: u64,
     pub(crate) timezone: Tz,
-    /// So many seasons must have been seen before it counts.
+    /// The number of seasons that must have been seen before it counts.
     pub(crate) after: u32,
 }
 
@@ -40,8 +40,8 @@ fn kind(weekday: Weekday) -> Kind {
     }
 }
 
-/// The count that is not exceeded with the probability `quantile` in the slot of so many minutes
-/// that begins then. `None` where too few seasons are known.
+/// The count that is not exceeded with the probability `quantile` in the slot of this number of
+/// minutes that begins then. `None` where too few seasons are known.
 pub(crate) fn forecast(
     minutes: &Minutes,
     season: &Season,
@@ -77,8 +77,8 @@ pub(crate) fn forecast(
 const MOST_COUNTS: usize = 120;
 
 impl Season {
-    /// The same time so many seasons ago; none where that was a day of another kind, or a time that
-    /// clocks skipped.
+    /// The same time this number of seasons ago; none where that was a day of another kind, or a
+    /// time that clocks skipped.
     fn ago(&self, slot: DateTime<Utc>, seasons: u64) -> Option<DateTime<Utc>> {
         let ago = self.minutes.checked_mul(seasons)?;
         if !self.minutes.is_multiple_of(DAY_MINUTES) {
@@ -106,7 +106,7 @@ mod tests {
         "2026-03-16T00:00:00Z".parse().unwrap()
     }
 
-    /// So many minutes from the Monday on, each with what the local time says.
+    /// The minutes of these days, counted from the Monday on, each with what the local time says.
     fn load(days: std::ops::Range<i64>, of: impl Fn(DateTime<Tz>) -> u64, timezone: Tz) -> Minutes {
         let mut minutes = Minutes::default();
         for minute in days.start * DAY..days.end * DAY {

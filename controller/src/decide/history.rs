@@ -261,8 +261,8 @@ impl History {
         for (name, tier, run_s) in ended {
             self.learnt.pools.entry(name.to_owned()).or_default().usage.end_run(seen.at, tier, run_s);
         }
-        // Whoever went since the last look may have done so just now; and while they cannot be
-        // listed, all run on.
+        // An instance that went since the last look may have done so just now; and while they
+        // cannot be listed, all run on.
         let mut charged = self.alive.clone().unwrap_or_default();
         if self.alive.is_some() {
             for (name, now) in &alive {
@@ -334,7 +334,7 @@ impl Learnt {
         self.recalls_launches = true;
     }
 
-    /// Takes note of what a recording says of a pool's use: so many instances ran from one line to
+    /// Takes note of what a recording says of a pool's use: `instances` ran from one line to
     /// the next. It is of use where everything else was lost, so that a day's budget is not spent
     /// twice.
     pub fn recall_use(

@@ -87,7 +87,7 @@ pub struct Wish {
 /// Why a rule wants what it wants. It is put into words only where somebody reads it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Because {
-    /// So many jobs for each instance.
+    /// This number of jobs for each instance.
     PerInstance(u64),
     /// What a `latency` rule computed.
     Latency {
@@ -99,7 +99,7 @@ pub enum Because {
         busy: f64,
         /// ... that answer in time, ...
         in_time: f64,
-        /// ... and that clear what waits: so many jobs.
+        /// ... and that clear what waits, a number of jobs.
         clearing: f64,
         /// The jobs.
         waiting: f64,
@@ -193,13 +193,13 @@ pub enum Hold {
     TooEarly,
     /// The demand was higher within the window, not counting what waited.
     WasHigher {
-        /// So many would have been needed then.
+        /// The number that would have been needed then.
         instances: u32,
     },
-    /// It is cheaper to keep so many than to start them again, by the gaps after which they were
+    /// It is cheaper to keep some than to start them again, by the gaps after which they were
     /// needed before.
     WorthKeeping {
-        /// So many.
+        /// How many.
         instances: u32,
     },
     /// So much less arrives than a moment ago that it may be an outage, after which all come back
@@ -244,7 +244,7 @@ pub enum Hold {
     },
     /// An operator cordoned the instances that are stopped.
     Cordoned {
-        /// So many of them.
+        /// How many of them.
         instances: u32,
     },
 }

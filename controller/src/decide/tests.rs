@@ -312,7 +312,7 @@ fn one_pool_that_cannot_be_seen_does_not_hold_the_others() {
 }
 
 #[test]
-fn a_lowered_max_drains_the_excess_whoever_is_busy_and_a_max_of_nothing_all() {
+fn a_lowered_max_drains_the_excess_busy_or_not_and_a_max_of_nothing_all() {
     let instances = vec![busy("p-1"), idle("p-2", 5), busy("p-3")];
     let now = seen(&[("p", Some(90))], instances);
     check_actions(&policies(&[("p", "max = 2")]), &now, &quiet(&now), &["drain p-2"]);
@@ -343,7 +343,7 @@ fn an_instance_of_another_model_is_drained_and_replaced() {
 }
 
 #[test]
-fn whoever_crashed_is_left_alone_and_the_plan_says_until_when() {
+fn one_that_crashed_is_left_alone_and_the_plan_says_until_when() {
     let mut crashed = stopped("p-1");
     (crashed.instance.crashes, crashed.instance.since) = (3, at(NOW - 8));
     let now = seen(&[("p", Some(5))], vec![crashed.clone()]);

@@ -12,20 +12,20 @@ use crate::{
     policy::{Policy, Pool},
 };
 
-/// Twelve missed reports in a row: whoever hangs so long does not work.
+/// Twelve missed reports in a row: an instance that is silent for this long does not work.
 pub(super) const SILENT: Duration = Duration::from_secs(120);
 
-/// A worker that completes nothing while jobs wait hangs after so many times the 95th percentile of
-/// the service times, ...
+/// A worker that completes nothing while jobs wait hangs after this multiple of the 95th percentile
+/// of the service times, ...
 const SLOW: f64 = 10.0;
 /// ... and where none was measured yet, only after this: a script may look at an image for minutes.
 const HANGS_UNMEASURED: Duration = Duration::from_secs(3600);
 
-/// Where more than one instance in so many is silent at the same time, the reports may be what is
-/// missing.
+/// Where more than one instance in this number is silent at the same time, the reports may be what
+/// is missing.
 const DEAF: usize = 3;
 
-/// Something that starts is late after so many times the learnt start delay, ...
+/// Something that starts is late after this multiple of the learnt start delay, ...
 const LATE: f64 = 2.0;
 /// ... but not before this.
 const LATE_AT_LEAST_S: f64 = 10.0;
@@ -57,7 +57,7 @@ impl<'a> Trust<'a> {
         Self { pool, policy, known, hangs_after: waits_long.then_some(after), nobody_reports }
     }
 
-    /// Whether so many of a pool fail at once that something else may be wrong.
+    /// Whether enough of a pool fail at once that something else may be wrong.
     pub(super) fn is_mass(failing: usize, others: usize) -> bool {
         failing > 1 && failing * DEAF > failing + others
     }

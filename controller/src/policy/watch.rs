@@ -121,7 +121,7 @@ impl Store {
         match load::read_folder(&self.folder) {
             Ok(found) => self.take(found),
             // A folder that is being replaced is gone for a moment, and one that is lost is an
-            // accident: what is in force stays. Whoever wants a pool gone deletes its file.
+            // accident: what is in force stays. To remove a pool, delete its file.
             Err(complaint) => self.complain(vec![complaint]),
         }
     }

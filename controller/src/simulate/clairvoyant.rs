@@ -6,7 +6,7 @@
 //!   policy costs beyond that is the price of not knowing the future; what that costs beyond the
 //!   first is the price of speed;
 //! - as fast, and **online**: no start precedes its job. An instance is ordered only where there
-//!   are jobs for one more, as whoever does not know the future must; when to stop, and how many
+//!   are jobs for one more, as one that does not know the future must; when to stop, and how many
 //!   are worth it, is known.
 //!
 //! Each is a *feasible* schedule, simulated on the same site as all others, and therefore an upper
@@ -41,7 +41,7 @@ const SLACKS: [f32; 4] = [1.0, 1.6, 3.0, 8.0];
 const REPAIRS: usize = 7;
 /// Slacks between none and the policy's 95th percentile are halved so often.
 const HALVINGS: usize = 5;
-/// A search simulates no more jobs than this, and at least so many runs.
+/// A search simulates no more jobs than this, and at least this number of runs.
 const MOST_JOBS: u64 = 3_000_000;
 const FEWEST_RUNS: u64 = 4;
 /// A percentile that is a hair later is not slower.

@@ -36,7 +36,8 @@ pub(super) struct Controller<'a> {
     /// What was listed the last time, to be brought up to date: making it afresh takes longer than
     /// deciding.
     listed: Vec<InstanceView>,
-    /// What it wished of each pool at last: with so many instances and no work it is at rest.
+    /// What it wished of each pool at last: with that number of instances and no work it is at
+    /// rest.
     rests_with: Vec<usize>,
 }
 

@@ -5,8 +5,8 @@ use super::{
     trace::Trace,
 };
 
-/// What all runs of one simulation share: the arrivals, and how long each job takes whoever does
-/// it.
+/// What all runs of one simulation share: the arrivals, and how long each job takes, whichever
+/// instance does it.
 #[derive(Debug)]
 pub(super) struct Load<'a> {
     pub(super) trace: &'a Trace,

@@ -177,7 +177,7 @@ fn in_order(mut values: Vec<f32>) -> Vec<f32> {
     values
 }
 
-/// The nearest rank: the smallest value that so many of a hundred do not exceed.
+/// The nearest rank: the smallest value that `percent` of a hundred do not exceed.
 fn percentile(sorted: &[f32], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100);
     rank.checked_sub(1).and_then(|place| sorted.get(place)).map_or(0.0, |value| f64::from(*value))

@@ -72,7 +72,7 @@ impl Reference {
         }
     }
 
-    /// The rule, with at most so many instances.
+    /// The rule, with at most `max` instances.
     fn driver(self, setup: &Setup, max: u32, value: f64) -> Box<dyn Driver> {
         match self {
             Self::Seed => Box::new(SeedRule { max, backlog: value as u64 }),

@@ -32,7 +32,7 @@ pub(super) trait Driver {
     /// It was killed, and was started again without its memory.
     fn restart(&mut self, _sites: &mut [Site<'_>]) {}
 
-    /// With so many instances on a site, and no work, it is at rest.
+    /// With this number of instances on a site, and no work, it is at rest.
     fn rests_with(&self, _site: usize) -> usize {
         0
     }
@@ -54,7 +54,7 @@ const AFTERMATH: Micros = 3_600_000_000;
 const MOST_PASSES: u32 = 30;
 
 /// Runs a load under a driver until all requests have ended and the driver is at rest. With
-/// `samples` it is noted so many times how things stand.
+/// `samples` it is noted that often how things stand.
 pub(super) fn run(load: &Load<'_>, driver: &mut dyn Driver, samples: u32) -> Outcome {
     let mut outcomes = run_together(std::slice::from_ref(load), driver, samples);
     outcomes.pop().expect("a load has an outcome")

@@ -41,8 +41,8 @@ impl Case {
             setup.faults.edits = edits(&mut dice, calm, restarts);
             last = setup.faults.edits.iter().rev().find_map(|(_, text)| read(text)).unwrap_or(last);
         }
-        // Long enough for the longest rest of whoever failed, for all work on one instance, and for
-        // every window.
+        // Long enough for the longest rest of one that failed, for all work on one instance, and
+        // for every window.
         let work = setup.service_time.mean.as_secs() * arrivals.len() as u64;
         let jumps = if setup.faults.clock_jump_every.is_some() { 3600 } else { 0 };
         let settles = 3600 + 2400 + work + jumps + if last.pool.canary.is_some() { 3600 } else { 0 };

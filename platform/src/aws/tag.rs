@@ -1,6 +1,6 @@
 //! The tags on what an installation has in its account. They tell whose it is, and hold all that
-//! must survive a restart of whoever wrote them. An instance reads its own in its metadata, where
-//! keys hold no blank and no slash.
+//! must survive a restart of the program that wrote them. An instance reads its own in its
+//! metadata, where keys hold no blank and no slash.
 
 /// Which installation a thing belongs to: `aws.prefix`. On everything that `eirs setup` makes, and
 /// never on anything else.

@@ -71,7 +71,7 @@ class NoFleet:
         self.scratch = Path(tempfile.mkdtemp(prefix="eirs-emulator-"))
         self._sweeper: Sweeper | None = None
         self._lock = threading.Lock()
-        # What an instance's operating system asks for; set by whoever owns the instances.
+        # What an instance's operating system asks for; set by the one that owns the instances.
         self.on_poweroff: Callable[[Machine], None] = lambda _: None
         self.on_reboot: Callable[[Machine], None] = lambda _: None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_address(file: Path, address: str) -> None:
-    """The file appears complete or not at all: whoever waits for it may read it the moment that it is there."""
+    """The file appears complete or not at all: one that waits for it may read it the moment that it is there."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     partial.write_text(address)
     partial.replace(file)

@@ -249,7 +249,8 @@ impl Turn {
         if self.swap { (rows, columns) } else { (columns, rows) }
     }
 
-    /// The stored row and column of an upright pixel, where so many columns and rows are stored.
+    /// The stored row and column of an upright pixel, where this number of columns and rows is
+    /// stored.
     fn stored(self, row: usize, column: usize, (columns, rows): (usize, usize)) -> (usize, usize) {
         let (row, column) = if self.swap { (column, row) } else { (row, column) };
         (

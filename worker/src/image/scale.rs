@@ -40,8 +40,8 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// For a side of so many samples that is scaled to another number, of which those in `seen` are
-    /// wanted. The samples are there at a fraction: each is the mean of so many (what it weighs is
+    /// For a side of `whole` samples that is scaled to another number, of which those in `seen` are
+    /// wanted. The samples are there at a fraction: each is the mean of several (what it weighs is
     /// what these would weigh).
     pub fn new(kernel: Kernel, whole: u32, scaled: u64, seen: Range<u64>, fraction: u32) -> Self {
         let scale = f64::from(whole) / scaled as f64;
@@ -92,8 +92,8 @@ impl Axis {
     }
 }
 
-/// The first mean of so many samples, and weights for it and those after it, that come nearest to
-/// the weights of the samples from `first` on.
+/// The first mean of this number of samples, and weights for it and those after it, that come
+/// nearest to the weights of the samples from `first` on.
 ///
 /// A mean that weighs what its samples weigh would blur twice, each time as if the filter were
 /// wider by a variance of (f^2 - 1) / 12 square samples: once because only the mean is known of

@@ -1,5 +1,5 @@
-//! TIFF: the numbers by the `tiff` crate (0.11.3), which is shown every file as grey of so many
-//! samples (it mixes numbers up where a predictor meets samples that are no colours, and refuses
+//! TIFF: the numbers by the `tiff` crate (0.11.3), which is shown every file as grey of that number
+//! of samples (it mixes numbers up where a predictor meets samples that are no colours, and refuses
 //! planes in tiles); what they mean is decided here, as Pillow does. JPEG within TIFF is read by
 //! our own decoder.
 
@@ -141,8 +141,8 @@ fn palette(decoder: &mut Reader, bits: u64) -> Result<impl Fn(usize, usize) -> u
     })
 }
 
-/// What decoding takes beside the pixels: the numbers, of so many bytes a pixel, and buffers as
-/// large.
+/// What decoding takes beside the pixels: the numbers, of this number of bytes a pixel, and buffers
+/// as large.
 fn beside((width, height): (u32, u32), bytes: u64) -> u64 {
     (u64::from(width) * u64::from(height)).saturating_mul(2 * bytes)
 }
@@ -186,7 +186,7 @@ fn all_numbers(
     Ok(all)
 }
 
-/// The first so many numbers of every pixel, as they are.
+/// The first numbers of every pixel, as many as are wanted, as they are.
 fn colours(
     decoder: Reader,
     (file, directory): (&[u8], &Directory),

@@ -5,18 +5,18 @@ use std::ops::Range;
 
 use super::Orientation;
 
-/// No filter reaches farther than so many pixels of the scaled picture, and where the middle is is
-/// rounded.
+/// No filter reaches farther than this number of pixels of the scaled picture, and where the middle
+/// is is rounded.
 const REACH: f64 = 4.0;
 
 /// What will be made of a picture.
 #[derive(Debug, Clone, Copy)]
 pub struct View {
-    /// Its short side is scaled to so many pixels (or the long one, if that is all the same: to not
-    /// less).
+    /// Its short side is scaled to this number of pixels (or the long one, if that is all the same:
+    /// to not less).
     pub short: u32,
-    /// Then so many columns and rows of the upright picture are cut out of its middle; without it,
-    /// all is seen.
+    /// Then this number of columns and rows of the upright picture are cut out of its middle;
+    /// without it, all is seen.
     pub cut: Option<(u32, u32)>,
     /// A JPEG is decoded at an eighth, a quarter or a half of its size if its short side stays at
     /// least twice as long as needed.

@@ -16,7 +16,7 @@ const KEY: &str = "control/update.json";
 const VERSION: u8 = 1;
 /// How often the process that carries an update out says so.
 const BEAT: Duration = Duration::from_secs(4);
-/// One that was not heard for so many beats is gone.
+/// One that was not heard for this number of beats is gone.
 const GONE: u32 = 4;
 /// A change is tried again where somebody else was faster, so often.
 const ROUNDS: u32 = 20;
@@ -175,7 +175,7 @@ impl Record {
         let beats = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(record.every).await;
-                // One that fails is made up for by the next; whoever cannot write at all learns it
+                // One that fails is made up for by the next; one that cannot write at all learns it
                 // from the next step.
                 let _missed = record.beat().await;
             }

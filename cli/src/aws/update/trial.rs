@@ -20,7 +20,7 @@ use super::checks::Check;
 const FIRST_WITHIN: Duration = Duration::from_secs(180);
 /// An answer comes by then, ...
 const NEXT_WITHIN: Duration = Duration::from_secs(60);
-/// ... and so many that never came are enough to know.
+/// ... and this number that never came is enough to know.
 const MISSED: usize = 3;
 /// Jobs are sent again where some machine has had none for so long.
 const AGAIN: Duration = Duration::from_secs(3);

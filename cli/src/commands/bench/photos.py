@@ -1,5 +1,5 @@
 """Photos of one size, made of those in a folder: crops, enlarged or made smaller, with the JPEG quality that makes them about
-so many kilobytes.
+of the given size in kilobytes.
 
 Arguments: FOLDER OUT COUNT WIDTH HEIGHT KILOBYTES. With a width of 0, sizes from 500 x 375 to 4000 x 3000 and qualities from
 60 to 95 are mixed, one half of them of the smallest size.

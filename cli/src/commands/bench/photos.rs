@@ -28,7 +28,7 @@ const SIZES: [Size; 3] = [
     ("400 KB, 2 MP", 20, 1632, 1224, 400, 2.0),
     ("3 MB, 12 MP", 8, 4000, 3000, 3000, 4.0),
 ];
-/// Each loop is measured so often, in turns, for so many seconds.
+/// How often each loop is measured, in turns; and for how many seconds.
 const TURNS: usize = 3;
 const SECONDS: f64 = 2.5;
 /// Of all sizes, for the comparison of labels.

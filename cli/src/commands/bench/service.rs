@@ -41,7 +41,7 @@ pub(super) fn noop_environment() -> Vec<(String, String)> {
 }
 
 impl Service {
-    /// Web, and so many workers that take jobs already.
+    /// Web, and this number of workers that take jobs already.
     pub(super) async fn start(
         folder: &Path,
         workers: usize,

@@ -20,7 +20,7 @@ use crate::{
     state::{PAGE, Stored, stored},
 };
 
-/// So many of the newest results are shown.
+/// The number of newest results that are shown.
 const NEWEST: usize = 5;
 /// For so long results are read to see whether they can be: some ten thousand.
 const READ_FOR: Duration = Duration::from_secs(2);

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_state_folder_at_work_is_refused_whoever_works() {
+    async fn a_state_folder_at_work_is_refused_in_whatever_role() {
         let folder = tempfile::tempdir().unwrap();
         let (global, settings) = settings(folder.path());
         drop(some_state(&settings).await);

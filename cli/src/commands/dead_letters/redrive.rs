@@ -156,7 +156,7 @@ async fn redrive(
         backend.results().delete(&job.id.result_key(&job.model, &given_up.version)).await?;
     }
     // Its web host may be gone: then nobody waits there, and the stored result is the answer to
-    // whoever asks. It needs its image as long as it waits, however old that is.
+    // anybody who asks. It needs its image as long as it waits, however old that is.
     let kept = keep_for_job(&**backend.images(), job.id, &job.model).await?;
     requests.send_with(job::encode(job), kept).await?;
     held.ack(&letter.receipts).await?;

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_front_is_whoever_nobody_beats_at_both() {
+    fn the_front_is_what_nothing_beats_at_both() {
         let figures = |cost_usd, p95_s| Figures { cost_usd, p95_s, ..Figures::default() };
         let (cheap, fast) = (figures(1.0, 9.0), figures(3.0, 2.0));
         let (between, beaten, same) = (figures(2.0, 5.0), figures(2.5, 5.0), figures(2.0, 5.0));

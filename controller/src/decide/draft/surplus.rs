@@ -35,7 +35,7 @@ impl Draft<'_> {
         if surplus == 0 {
             return;
         }
-        // Whoever works may go only where that leaves enough for all of the last minutes.
+        // One that works may go only where that leaves enough for all of the last minutes.
         let for_long = self.most_wished(self.policy.scale_in.window.max(BUSY_WINDOW));
         let for_long = for_long.map_or(0, |wished| running.saturating_sub(wished));
         let stay = self.roster.serving.iter().filter(|view| !self.is_gone(view));

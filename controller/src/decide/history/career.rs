@@ -15,7 +15,8 @@ use crate::{
 
 /// Nobody is waited for longer than this.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(3600);
-/// Whoever failed once is waited for twice as long the next time, then four times, and so on.
+/// An instance that failed once is waited for twice as long the next time, then four times, and so
+/// on.
 const FIRST_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The past of one instance, as far as it was seen.
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_stops_by_itself_is_left_alone_longer_each_time_until_it_was_ready_again() {
+    fn one_that_stops_by_itself_is_left_alone_longer_each_time_until_it_was_ready_again() {
         let mut career = Career::default();
         let mut rests = Vec::new();
         for _ in 0..7 {
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_told_to_go_has_not_failed() {
+    fn one_that_had_to_go_has_not_failed() {
         let mut career = Career::default();
         career.observe(&busy("p-1"), at(NOW));
         career.told_to_go();

@@ -41,7 +41,7 @@ pub(super) struct Keep {
     levels: Vec<Level>,
 }
 
-/// When so many instances were needed.
+/// When each number of instances was needed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Level {
     /// Since when they are needed, if they are.
@@ -55,7 +55,7 @@ struct Level {
 }
 
 impl Keep {
-    /// So many were needed at this look.
+    /// `needed` instances were needed at this look.
     pub(super) fn observe(&mut self, now: DateTime<Utc>, needed: u32) {
         let top = index(needed).map_or(0, |index| index + 1);
         if self.levels.len() < top {

@@ -77,8 +77,8 @@ impl Minutes {
         DateTime::from_timestamp((self.first + known as i64) * 60, 0)
     }
 
-    /// What arrived in so many minutes from the one on in which that moment is; `None` where one of
-    /// them is missing.
+    /// What arrived in this number of minutes from the one on in which that moment is; `None` where
+    /// one of them is missing.
     pub(crate) fn sum(&self, from: DateTime<Utc>, minutes: u64) -> Option<f64> {
         let first = usize::try_from(minute_of(from) - self.first).ok()?;
         let end = first.checked_add(usize::try_from(minutes).ok()?)?;

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use eirs_platform::job::WorkerReport;
 use serde::{Deserialize, Serialize};
 
-/// So many versions are remembered, for those that come back.
+/// The number of versions that are remembered, for those that come back.
 const MOST_VERSIONS: usize = 4;
-/// What another version took counts for so many jobs.
+/// The number of jobs for which counts what another version took.
 const JOBS_OF_A_GUESS: f64 = 5.0;
-/// A mean is made of about so many jobs: it follows a change within minutes and no single job sways
-/// it.
+/// A mean is made of about this number of jobs: it follows a change within minutes and no single
+/// job sways it.
 const JOBS_OF_A_MEAN: f64 = 500.0;
 
 /// The service of one pool.

@@ -120,7 +120,7 @@ fn every_hold_and_every_cause_is_explained() {
         Cordoned { instances: 2 },
     ];
     for hold in holds {
-        // Whoever adds one adds it above.
+        // A new one is added above, too.
         match hold {
             Incomplete | NoGoodPolicy | TooEarly | SuddenDrop | NotIdle | PaidFor | MaxStep | NoPlace => {}
             MaxStarting | Budget | Limit | NoneStopped => {}

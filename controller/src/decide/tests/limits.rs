@@ -5,7 +5,7 @@ use super::*;
 use crate::observe::Count;
 
 #[test]
-fn the_days_budget_is_a_hard_end_whoever_is_busy() {
+fn the_days_budget_is_a_hard_end_also_for_the_busy() {
     let budget = "[budget]\ninstance_hours_per_day = 0.5";
     let mut policies = policies(&[("p", "")]);
     policies.pools.get_mut("p").unwrap().budget = parse(Path::new("p"), budget).unwrap().budget;
@@ -25,7 +25,7 @@ fn the_days_budget_is_a_hard_end_whoever_is_busy() {
 }
 
 #[test]
-fn whoever_was_just_started_stays_until_it_is_paid_off() {
+fn one_that_was_just_started_stays_until_it_is_paid_off() {
     let mut policies = policies(&[("p", "")]);
     policies.pools.get_mut("p").unwrap().instance.billing_minimum = Duration::from_secs(60);
     let mut young = idle("p-1", 40);
@@ -70,7 +70,7 @@ fn no_more_start_at_once_than_may() {
 }
 
 #[test]
-fn whoever_was_never_ready_is_left_alone_and_tried_last() {
+fn one_that_was_never_ready_is_left_alone_and_tried_last() {
     let now = seen(&[("p", Some(5))], vec![starting("p-1", NOW - 101), stopped("p-2")]);
     let policies = policies(&[("p", "start_delay = '10s'")]);
     let history = quiet(&now);

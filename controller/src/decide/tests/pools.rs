@@ -15,7 +15,7 @@ fn under_the_limit_a_pool_that_waits_gets_its_share_of_what_another_one_has() {
 }
 
 #[test]
-fn under_the_limit_starts_go_to_whoever_has_the_fewest() {
+fn under_the_limit_starts_go_to_the_pool_with_the_fewest() {
     let mut policies = policies(&[("p", ""), ("q", "")]);
     policies.instance_limit = Some(3);
     let instances = vec![busy("p-1"), stopped("p-2"), stopped("p-3"), stopped("q-1"), stopped("q-2")];

@@ -59,7 +59,7 @@ fn an_instance_that_never_gets_ready_or_falls_silent_is_drained_and_replaced() {
     check_actions(&policies(&[("p", text)]), &now, &quiet(&now), &[]);
 }
 
-/// Looks at the same world for so many seconds, in which the worker has done no more.
+/// Looks at the same world for this number of seconds, in which the worker has done no more.
 fn watched(world: impl Fn(u64) -> Observation, seconds: u64) -> (Observation, History) {
     let mut history = History::new(Duration::from_secs(60));
     for second in (0..=seconds).step_by(10) {

@@ -59,7 +59,7 @@ fn retiring(mut view: InstanceView) -> InstanceView {
     view
 }
 
-/// What is planned for a pool that may have so many and has this backlog.
+/// What is planned for a pool of this table that has this backlog.
 #[track_caller]
 fn check_updated(pool: &str, backlog: u64, instances: Vec<InstanceView>, expected: &[&str]) {
     let policies = policies(&[("p", pool)]);

@@ -39,7 +39,7 @@ pub(super) struct Fluid {
     shares: Vec<f32>,
     delay: Micros,
     max: u32,
-    /// A plan goes in groups of so many instances.
+    /// A plan goes in groups of this number of instances.
     group: u32,
 }
 
@@ -113,7 +113,7 @@ impl Fluid {
         Plan { step: *step, counts: counts.into_iter().map(|choice| u32::from(choice) * group).collect() }
     }
 
-    /// The work that arrives in each step, in units of which one choice more does so many in a
+    /// The work that arrives in each step, in units of which one choice more does this number in a
     /// step. It is rounded up, so that a single request is not overlooked; what that is too much is
     /// taken off the next work, unless that comes much later.
     fn in_units(&self, fine: u64) -> Vec<usize> {
@@ -220,7 +220,7 @@ struct Grid {
     late: f32,
     /// The units that one choice more does in a step.
     serves: usize,
-    /// In so many steps at the beginning nobody can be ready.
+    /// The number of steps at the beginning in which nobody can be ready.
     blind: usize,
 }
 

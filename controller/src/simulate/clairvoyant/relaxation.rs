@@ -49,7 +49,7 @@ pub(in crate::simulate) fn least_cost(load: &Load<'_>, limit_s: f64, share: f64)
         let work_s = (cluster.work_s / slots - late_s).max(0.0);
         (work_s / span_s - 1e-9).ceil().max(1.0)
     };
-    // For each number of instances the gaps, together, since a cluster last needed so many.
+    // For each number of instances the gaps, together, since a cluster last needed that number.
     let mut since_s: Vec<f64> = Vec::new();
     let mut tied: Vec<(f64, usize)> = Vec::new();
     let mut end_s = f64::NEG_INFINITY;

@@ -47,7 +47,7 @@ impl Keda {
         Self { max, per_replica, next_poll: 0, last_active: None, recommended: VecDeque::new() }
     }
 
-    /// How many replicas there shall be, of so many now.
+    /// How many replicas there must be, of `replicas` now.
     fn wanted(&mut self, backlog: u64, replicas: u32, now: Micros) -> u32 {
         if now >= self.next_poll {
             self.next_poll = now + POLL;

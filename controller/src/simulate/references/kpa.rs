@@ -67,7 +67,7 @@ impl Kpa {
         before.filter(|(at, _)| at < now).map_or(0.0, |(at, then)| (total - then) as f64 / (now - at) as f64)
     }
 
-    /// How many there should be, where so many are ready.
+    /// How many there should be, where `ready` are ready.
     fn wanted(&mut self, job_micros: u128, ready: u32, now: Micros) -> u32 {
         self.totals.push_back((now, job_micros));
         while self.totals.get(1).is_some_and(|(at, _)| at + STABLE <= now) {
@@ -116,8 +116,8 @@ impl Driver for Kpa {
 mod tests {
     use super::*;
 
-    /// The wishes at every tick, when there are so many requests in the system from each second on,
-    /// and everybody is ready at once.
+    /// The wishes at every tick, when there is this number of requests in the system from each
+    /// second on, and everybody is ready at once.
     fn wishes(requests: &[(u64, u128)], until: u64) -> Vec<(u64, u32)> {
         let mut kpa = Kpa::new(&Setup::default(), 15, 1.0);
         let (mut total, mut active, mut changes) = (0, 0, Vec::new());

@@ -46,7 +46,7 @@ impl TargetTracking {
         Self { max, target, published: VecDeque::new(), low_minutes: 0 }
     }
 
-    /// How many instances there shall be, of so many now.
+    /// How many instances there must be, of `active` now.
     fn wanted(&mut self, visible: u64, in_service: u32, active: u32) -> u32 {
         self.published.push_back((visible, in_service));
         if self.published.len() < 2 {

@@ -25,8 +25,8 @@ impl Load<'_> {
 }
 
 impl Site<'_> {
-    /// Sees to it that there are so many instances, as `MemoryFleet` names them, and that they
-    /// serve this model when started.
+    /// Sees to it that there is this number of instances, as `MemoryFleet` names them, and that
+    /// they serve this model when started.
     pub(in crate::simulate) fn furnish(&mut self, count: u32, model: &str) {
         let wall = self.wall();
         while self.machines.len() < count as usize {
@@ -54,7 +54,7 @@ impl Site<'_> {
         if machine < self.parked { Tier::Parked } else { Tier::Launched }
     }
 
-    /// Lists the instances of a pool of so many, and all others that are not off, from `place` on
+    /// Lists the `count` instances of a pool, and all others that are not off, from `place` on
     /// into what was listed the last time; answers where they end. Most are as they were.
     pub(in crate::simulate) fn list(
         &mut self,

@@ -15,7 +15,7 @@ impl Site<'_> {
         self.offer(job);
     }
 
-    /// A job can be received; whoever asks for one gets it. Who that is among several nobody can
+    /// A job can be received; one that asks for it gets it. Who that is among several nobody can
     /// tell.
     pub(super) fn offer(&mut self, job: u32) {
         if self.free.is_empty() {

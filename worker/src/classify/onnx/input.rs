@@ -57,7 +57,7 @@ impl Element {
 }
 
 impl Input {
-    /// The shape of so many images.
+    /// The shape of this number of images.
     pub(super) fn shape(&self, images: usize) -> Vec<usize> {
         let side = |axis: &Axis| match axis {
             Axis::Images => images,

@@ -5,7 +5,7 @@ use eirs_platform::settings::{Augment, Layout};
 
 use super::input::Input;
 
-/// Turned so many times by 90 degrees, after the mirror.
+/// Turned this number of times by 90 degrees, after the mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct View {
     mirrored: bool,

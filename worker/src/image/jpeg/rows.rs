@@ -178,7 +178,7 @@ impl Plane {
 
 /// In full, colours with fewer samples are enlarged, and so blurred. At a fraction of the size,
 /// where nothing is enlarged, they are blurred as much: each neighbour, across and down, weighs one
-/// of so many parts (zero for not at all).
+/// of this number of parts (zero for not at all).
 #[inline(always)]
 fn blur((across, down): (u32, u32), [above, row, below]: [&[u8]; 3], sums: &mut Vec<u16>, out: &mut [u8]) {
     sums.clear();

@@ -235,7 +235,7 @@ impl<'f> Directory<'f> {
         }
     }
 
-    /// Leaves a tag only so many of its numbers, from `first`.
+    /// Leaves a tag only this number of its numbers, from `first`.
     fn narrow(&self, copy: &mut [u8], tag: u64, first: usize, count: usize) {
         let (Some(entry), Some((at, length, _))) = (self.entry(tag), self.place(tag)) else { return };
         let (value, room) = if self.is_big { (12, 8) } else { (8, 4) };

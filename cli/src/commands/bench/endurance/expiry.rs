@@ -15,7 +15,7 @@ use crate::commands::bench::{
     cases::Bench,
 };
 
-/// So many images are stored at a time.
+/// The number of images that are stored at a time.
 const AT_ONCE: usize = 128;
 /// A pass begins every 30 seconds, and what it left free is given back in the one after it.
 const PATIENCE: Duration = Duration::from_secs(900);

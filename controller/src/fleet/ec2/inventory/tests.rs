@@ -76,7 +76,7 @@ fn tags_that_come_late_do_not_undo_an_order() {
 }
 
 #[test]
-fn whoever_was_told_to_go_has_left_and_whoever_was_not_has_died() {
+fn one_that_had_to_go_has_left_and_another_has_died() {
     for (told, crashes) in [(true, 0), (false, 1)] {
         let mut inventory = inventory();
         let generation = started(&mut inventory, 10);

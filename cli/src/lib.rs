@@ -28,7 +28,8 @@ pub(crate) use self::{
     name = "eirs",
     version = eirs_platform::VERSION,
     max_term_width = 110,
-    after_help = "Start with `eirs local`, then in another terminal:\n  curl -F myfile=@photo.jpg http://127.0.0.1:8000/upload\n\n\
+    after_help = "Start with `eirs local`, then in another terminal:\n  \
+                  curl -F myfile=@photo.jpg http://127.0.0.1:8000/upload\n\n\
                   Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration."
 )]
 struct Cli {

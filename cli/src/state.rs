@@ -85,7 +85,8 @@ pub fn expect_ours(settings: &Settings) -> anyhow::Result<()> {
     match kind(state) {
         Kind::Ours => Ok(()),
         Kind::Nothing => anyhow::bail!(
-            "nothing has run on the state folder {shown} yet; start the service, or name another one with --state"
+            "nothing has run on the state folder {shown} yet; start the service, or name another one with \
+             --state"
         ),
         Kind::Foreign => anyhow::bail!(foreign(state)),
     }

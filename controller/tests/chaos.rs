@@ -56,7 +56,8 @@ fn whatever_goes_wrong_no_rule_is_broken_and_in_the_end_all_is_well() {
     for (seed, complaints) in &found {
         let few: Vec<_> = complaints.iter().take(6).map(String::as_str).collect();
         eprintln!(
-            "seed {seed}: {} complaints; replay with EIRS_CHAOS_SEED={seed} cargo test -p eirs-controller --test chaos\n  {}",
+            "seed {seed}: {} complaints; replay with EIRS_CHAOS_SEED={seed} cargo test -p eirs-controller \
+             --test chaos\n  {}",
             complaints.len(),
             few.join("\n  ")
         );

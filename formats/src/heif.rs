@@ -46,8 +46,9 @@ pub fn is_there() -> bool {
 /// What to do where it is not, as a sentence.
 pub fn missing(format: Format) -> String {
     format!(
-        "{format} is read with the library libheif, which was not found on this machine: install it (the package libheif1 \
-         of Debian and Ubuntu, libheif of Fedora and Homebrew) and start EIRS again, or convert the image to JPEG or PNG"
+        "{format} is read with the library libheif, which was not found on this machine: install it (the \
+         package libheif1 of Debian and Ubuntu, libheif of Fedora and Homebrew) and start EIRS again, or \
+         convert the image to JPEG or PNG"
     )
 }
 

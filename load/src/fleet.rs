@@ -209,7 +209,10 @@ mod tests {
         let hear = |at: &str, looked: &str, visible: u64| {
             let status = serde_json::json!({
                 "at": format!("2026-03-04T12:00:{at}Z"),
-                "controller": { "at": format!("2026-03-04T12:00:{looked}Z"), "pools": [{ "visible": visible }] },
+                "controller": {
+                    "at": format!("2026-03-04T12:00:{looked}Z"),
+                    "pools": [{ "visible": visible }],
+                },
             });
             fleet.hear(serde_json::from_value(status).unwrap(), 0.0);
         };

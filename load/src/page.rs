@@ -46,9 +46,11 @@ impl Page {
         // `default-src 'none'` has the browser refuse whatever the page might ask for, if it did.
         self.add(format_args!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
+             'unsafe-inline'\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta name=\"color-scheme\" content=\"light dark\">\n<title>Load on {url}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>"
+             <meta name=\"color-scheme\" content=\"light dark\">\n<title>Load on {url}</title>\n<style>\n\
+             {STYLE}</style>\n</head>\n<body>"
         ));
         self.add(format_args!("<header>\n<h1>Load on {url}</h1>"));
         self.add(format_args!(
@@ -135,7 +137,8 @@ impl Page {
         let legend: String = legend.iter().map(entry).collect();
         let label = format!("{title}, {unit}");
         self.add(format_args!(
-            "<figure><figcaption><b>{title}</b> {unit}<span class=\"legend\">{legend}</span></figcaption>\n{}</figure>",
+            "<figure><figcaption><b>{title}</b> {unit}<span class=\"legend\">{legend}</span></figcaption>\n\
+             {}</figure>",
             chart.svg(&label)
         ));
     }
@@ -191,7 +194,8 @@ impl Page {
         for point in &report.timeline {
             let Point { at_s, length_s, asked_per_s, results_per_s, failed_per_s, .. } = point;
             let text = format!(
-                "at {}: {asked_per_s:.1} due, {results_per_s:.1} labels, {failed_per_s:.1} failed in a second",
+                "at {}: {asked_per_s:.1} due, {results_per_s:.1} labels, {failed_per_s:.1} failed in a \
+                 second",
                 seconds(*at_s)
             );
             chart.hint(*at_s, *length_s, &text);

@@ -80,7 +80,8 @@ fn allow_connections(most: usize) -> anyhow::Result<()> {
     if current.is_some_and(|current| current < needed) {
         ensure!(
             maximum.is_none_or(|maximum| maximum >= needed),
-            "{most} connections are more than this process may open: its limit is {} files (see `ulimit -Hn`)",
+            "{most} connections are more than this process may open: its limit is {} files (see `ulimit \
+             -Hn`)",
             maximum.unwrap_or_default()
         );
         setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum })

@@ -150,7 +150,10 @@ impl Columns {
         let is_named = head.iter().any(|cell| COLUMNS.iter().any(|column| is_called(cell, column)));
         let width = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
         let finds = |column: usize| {
-            let is_found = |row: &&Row| !matches!(names.find(row.cell(column), ""), Ok(found) if found.images.is_empty());
+            let is_found = |row: &&Row| {
+                let found = names.find(row.cell(column), "");
+                !matches!(found, Ok(found) if found.images.is_empty())
+            };
             rows.iter().filter(is_found).count()
         };
         let input = (0..width)
@@ -225,7 +228,10 @@ impl Columns {
         let rows = &rows[self.first..];
         let folder = self.folder(rows);
         let named: Vec<_> = rows.iter().filter(|row| *row.cell(self.input) != Cell::Nothing).collect();
-        let is_stranger = |row: &Row| matches!(names.find(row.cell(self.input), &folder), Ok(found) if found.images.is_empty());
+        let is_stranger = |row: &Row| {
+            let found = names.find(row.cell(self.input), &folder);
+            matches!(found, Ok(found) if found.images.is_empty())
+        };
         // Without names of columns the first row may be such names in other words.
         let is_head = |place: usize| place == 0 && self.first == 0;
         let strangers: Vec<_> = named

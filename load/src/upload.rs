@@ -69,7 +69,8 @@ impl Uploader {
             return request;
         }
         let head = format!(
-            "--{}\r\nContent-Disposition: form-data; name=\"{}\"; filename=\"{}\"\r\nContent-Type: {}\r\n\r\n",
+            "--{}\r\nContent-Disposition: form-data; name=\"{}\"; filename=\"{}\"\r\nContent-Type: {}\r\n\
+             \r\n",
             self.boundary,
             self.field,
             image.file_name().replace(['"', '\r', '\n'], "_"),

@@ -76,7 +76,8 @@ fn pool(pool: &fleet::Pool) -> String {
     let [ready, starting, leaving, visible, in_flight] =
         [pool.ready, pool.starting, pool.leaving, pool.visible, pool.in_flight].map(known);
     format!(
-        "fleet {}: {ready} ready, {starting} starting, {leaving} leaving; {visible} jobs waiting, {in_flight} in flight",
+        "fleet {}: {ready} ready, {starting} starting, {leaving} leaving; {visible} jobs waiting, \
+         {in_flight} in flight",
         plain(&pool.name)
     )
 }

@@ -402,7 +402,8 @@ mod tests {
             );
         }
         let before = json!({
-            "v": 1, "id": whole.id, "name": "n", "model": "m", "reply_to": "r", "sent_at": "2026-01-02T03:04:05Z"
+            "v": 1, "id": whole.id, "name": "n", "model": "m", "reply_to": "r",
+            "sent_at": "2026-01-02T03:04:05Z"
         });
         let job = decode::<Job>(before.to_string().as_bytes()).unwrap();
         assert_eq!(job.trace, None);

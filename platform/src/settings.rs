@@ -341,7 +341,8 @@ impl Settings {
         let rules = [
             (
                 self.worker.heartbeat * 2 < self.queue.visibility,
-                "worker.heartbeat: must be less than half of queue.visibility, or a late heartbeat loses the lease",
+                "worker.heartbeat: must be less than half of queue.visibility, or a late heartbeat loses the \
+                 lease",
             ),
             (self.worker.heartbeat >= Duration::from_millis(100), "worker.heartbeat: must be at least 100ms"),
             (self.queue.max_receives >= 1, "queue.max_receives: must be at least 1, or no job is ever tried"),
@@ -352,7 +353,8 @@ impl Settings {
             (self.controller.tick >= Duration::from_millis(100), "controller.tick: must be at least 100ms"),
             (
                 self.controller.recording_size >= ByteSize::kib(64),
-                "controller.recording_size: must be at least 64KiB; `controller.recording = false` switches it off",
+                "controller.recording_size: must be at least 64KiB; `controller.recording = false` switches \
+                 it off",
             ),
             (
                 is_share(self.controller.simulate.boot_failure),

@@ -50,8 +50,9 @@ A refusal is a `Problem` (`application/problem+json`, RFC 9457). A method that a
 
 /// The content security policy of the page: everything is inline, and it may send requests to this
 /// service.
-const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
-                        connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src \
+                        data:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors \
+                        'none'";
 
 /// The paths for clients.
 #[derive(Debug, Default)]

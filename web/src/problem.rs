@@ -182,8 +182,8 @@ impl Problem {
 
     /// The image was deleted while the client waited.
     pub(crate) fn erased(id: JobId) -> Self {
-        let detail = "this image was deleted while its upload waited for the label; upload it again if that was \
-            not meant";
+        let detail = "this image was deleted while its upload waited for the label; upload it again if that \
+            was not meant";
         Self::new(StatusCode::GONE, "deleted", detail).about(id)
     }
 

@@ -346,7 +346,8 @@ fn record_answer(uploads: &Uploads, answer: &Answer, parameters: &Parameters) {
     if let Some(id) = answer.id() {
         let total_ms = parameters.elapsed_ms();
         let answer = answered.name();
-        tracing::debug!(%id, model = &*parameters.model, answer, total_ms, "{id}: {answer} after {total_ms:.1} ms");
+        tracing::debug!(%id, model = &*parameters.model, answer, total_ms, "{id}: {answer} after \
+            {total_ms:.1} ms");
     }
 }
 

@@ -161,8 +161,8 @@ impl Webhook {
         if counting.logged_at.is_none_or(|at| at.elapsed() > LOG_INTERVAL) {
             counting.logged_at = Some(Instant::now());
             tracing::error!(
-                "webhook: {} events wait to be taken, which is web.webhook.max_waiting; further ones are dropped, and their \
-                 results stay where `GET /results/{{id}}` finds them",
+                "webhook: {} events wait to be taken, which is web.webhook.max_waiting; further ones are \
+                 dropped, and their results stay where `GET /results/{{id}}` finds them",
                 self.most
             );
         }

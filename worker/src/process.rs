@@ -380,7 +380,8 @@ async fn send_once_more(worker: &Worker, held: &Held<'_>, body: Bytes) {
 
 async fn release(worker: &Worker, held: &Held<'_>) {
     if let Err(error) = worker.requests.release(std::slice::from_ref(&held.lease.receipt)).await {
-        tracing::warn!(%error, "job {} could not be given back; it returns when its lease expires", held.job.id);
+        tracing::warn!(%error, "job {} could not be given back; it returns when its lease \
+            expires", held.job.id);
     }
 }
 

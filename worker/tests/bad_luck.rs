@@ -176,7 +176,8 @@ async fn a_job_that_was_begun_too_often_and_never_ended_is_given_up() {
     rig.backend.results().put(&key, note.to_string().into()).await.unwrap();
     let reply = rig.done(id).await;
     assert!(
-        matches!(&reply.outcome, Outcome::GaveUp { reason } if reason.contains("begun 5 times") && reason.contains("i-7")),
+        matches!(&reply.outcome, Outcome::GaveUp { reason } if reason.contains("begun 5 \
+            times") && reason.contains("i-7")),
         "{reply:?}"
     );
     let notes = rig.backend.results().list("attempts/", None, 10).await.unwrap();

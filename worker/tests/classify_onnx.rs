@@ -223,7 +223,8 @@ fn an_unreadable_image_does_not_disturb_its_neighbours() {
             .collect();
         assert_eq!(best, [None, Some(3.0), None, Some(6.0), None]);
         assert!(
-            matches!(&answers[0], Err(Failure::Rejected(why)) if why.contains("does not read this image type"))
+            matches!(&answers[0], Err(Failure::Rejected(why)) if why.contains("does not read this image \
+                type"))
         );
     }
 }

@@ -13,7 +13,7 @@ const HAS_TOPIC: &str = "HasTopic";
 
 /// A minute, in seconds: as often as EC2 says how its instances are.
 const PERIOD: u32 = 60;
-/// So many bad minutes in a row. A start, or a measurement that is late, takes less.
+/// The number of bad minutes in a row. A start, or a measurement that is late, takes less.
 const GONE_MINUTES: u32 = 5;
 const RECOVERED_MINUTES: u32 = 2;
 
@@ -38,7 +38,8 @@ pub(crate) fn template(settings: &Settings) -> Value {
         "Description": format!("EIRS, the installation {prefix}: alarms about its web host"),
         "Parameters": {
             WEB_HOST: { "Type": "AWS::EC2::Instance::Id", "Description": "The instance of the web host" },
-            TOPIC: { "Type": "String", "Default": "", "Description": "The ARN of the SNS topic to tell, or nothing" },
+            TOPIC: { "Type": "String", "Default": "", "Description": "The ARN of the SNS topic to tell, or \
+                nothing" },
         },
         "Conditions": { HAS_TOPIC: { "Fn::Not": [{ "Fn::Equals": [topic, ""] }] } },
         "Resources": {

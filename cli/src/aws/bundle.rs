@@ -309,8 +309,8 @@ pub(crate) fn web_settings(settings: &Settings) -> anyhow::Result<String> {
     // Without them the host would be open, and with them it would not start.
     anyhow::ensure!(
         web.tokens.is_none() && web.tls.certificate.is_none() && web.webhook.key.is_none(),
-        "web.tokens, web.tls, web.webhook: setup copies no such files to a web host; remove them here and set \
-        them there (docs/ACCESS.md), or set the host up yourself and use --web-host none"
+        "web.tokens, web.tls, web.webhook: setup copies no such files to a web host; remove them here and \
+        set them there (docs/ACCESS.md), or set the host up yourself and use --web-host none"
     );
     let mut written = json(settings, &["aws", "queue", "web", "worker", "controller", "telemetry", "setup"])?;
     // Another address was set on purpose.

@@ -41,9 +41,10 @@ pub(crate) fn template(settings: &Settings) -> anyhow::Result<Value> {
     template.roles();
     template.network();
     template.operator();
+    let prefix = &settings.aws.prefix;
     let mut whole = json!({
         "AWSTemplateFormatVersion": "2010-09-09",
-        "Description": format!("EIRS, the installation {}: all but images, machines and key", settings.aws.prefix),
+        "Description": format!("EIRS, the installation {prefix}: all but images, machines and key"),
         "Resources": template.resources,
         "Outputs": { "OperatorPolicy": {
             "Description": "What the person who runs eirs setup needs",

@@ -19,7 +19,8 @@ pub(crate) async fn outlast(config: &SdkConfig, step: Duration, what: &str) -> a
     let shown = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
     anyhow::ensure!(
         left >= step,
-        "these credentials end in {}, and {what} may take {}: renew them (`aws sso login`, a new session) and run it again",
+        "these credentials end in {}, and {what} may take {}: renew them (`aws sso login`, a new session) \
+         and run it again",
         shown(left),
         shown(step)
     );

@@ -108,7 +108,8 @@ pub(crate) async fn web_host(account: &Account, bundle: &Bundle, name: &str) -> 
          \x20   curl -fs -o /dev/null http://127.0.0.1:{port}/readyz && ready=yes && break\n\
          \x20   sleep 1\n\
          done\n\
-         [ \"${{ready:-}}\" = yes ] || {{ journalctl -u eirs-web -u eirs-controller -n 40 --no-pager; false; }}\n"
+         [ \"${{ready:-}}\" = yes ] || {{ journalctl -u eirs-web -u eirs-controller -n 40 --no-pager; \
+         false; }}\n"
     );
     script(account, bundle, name, &work, "").await
 }
@@ -224,7 +225,8 @@ mod tests {
     fn run(work: &str, digest: &str) -> (String, bool) {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
-        let fake = "#!/bin/sh\nwhile [ $# -gt 1 ]; do\ncase $1 in -o) out=$2;; --data-binary) in=${2#@};; esac\nshift\ndone\n\
+        let fake = "#!/bin/sh\nwhile [ $# -gt 1 ]; do\n\
+                    case $1 in -o) out=$2;; --data-binary) in=${2#@};; esac\nshift\ndone\n\
                     if [ -n \"${in:-}\" ]; then cp \"$in\" \"$1\"; else cp \"$1\" \"$out\"; fi\n";
         std::fs::write(path("curl"), fake).unwrap();
         std::fs::set_permissions(path("curl"), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -345,7 +347,8 @@ mod tests {
         // It serves where its program is a good one.
         write(
             "bin/curl",
-            "#!/bin/sh\nwhile [ $# -gt 1 ]; do\ncase $1 in -o) out=$2;; --data-binary) in=${2#@};; esac\nshift\ndone\n\
+            "#!/bin/sh\nwhile [ $# -gt 1 ]; do\ncase $1 in -o) out=$2;; --data-binary) in=${2#@};; esac\n\
+             shift\ndone\n\
              case $1 in http*) grep -q good \"$DESTDIR/usr/bin/eirs-web\"; exit;; esac\n\
              if [ -n \"${in:-}\" ]; then cp \"$in\" \"$1\"; else cp \"$1\" \"$out\"; fi\n",
         );

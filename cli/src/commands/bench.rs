@@ -50,9 +50,8 @@ const LONG: [&str; 1] = ["endurance"];
 
 /// Measure this machine, and print tables
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  eirs bench --model-file mobilenet-v2.onnx --image-folder photos --only bare,memory"
-)]
+#[command(after_help = "Example:\n  \
+        eirs bench --model-file mobilenet-v2.onnx --image-folder photos --only bare,memory")]
 pub(crate) struct BenchCommand {
     /// The ONNX model to measure with [default: the built-in one]
     #[arg(long, value_name = "FILE", alias = "model_file")]

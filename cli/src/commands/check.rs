@@ -31,9 +31,8 @@ use crate::{
 /// Inspects queues, stores, machines and systemd directly; `eirs status` shows what the controller
 /// last saw. On AWS it also reports drift from what `eirs setup` makes.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  eirs check && echo healthy\n  eirs check --watch\n  eirs check --json | jq -r '.problems[]'"
-)]
+#[command(after_help = "Examples:\n  eirs check && echo healthy\n  eirs check --watch\n  \
+        eirs check --json | jq -r '.problems[]'")]
 pub struct Check {
     /// Print JSON; with --watch, one line per check
     #[arg(long)]

@@ -18,9 +18,8 @@ use crate::{Exit, Global, Stop, show};
 ///
 /// Without --url, the model is loaded into this process, with the settings that workers use.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  eirs classify photo.jpg --top 3\n  eirs classify photo.jpg --url http://127.0.0.1:8000"
-)]
+#[command(after_help = "Example:\n  eirs classify photo.jpg --top 3\n  \
+        eirs classify photo.jpg --url http://127.0.0.1:8000")]
 pub struct Classify {
     /// The image files
     #[arg(required = true, value_name = "IMAGE")]

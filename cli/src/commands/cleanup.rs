@@ -16,9 +16,8 @@ use crate::{Exit, Global, Stop, show::Voice};
 /// On one machine this is the state folder. On AWS it is everything with the installation's tag,
 /// and nothing else. After an interruption, run it again.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  eirs cleanup --mode clear --yes\n  eirs --config eirs.toml cleanup --mode delete --plan"
-)]
+#[command(after_help = "Examples:\n  eirs cleanup --mode clear --yes\n  \
+        eirs --config eirs.toml cleanup --mode delete --plan")]
 pub struct Cleanup {
     /// What to do
     #[arg(long, value_enum)]

@@ -47,7 +47,10 @@ pub(crate) struct List {
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Show at most this many
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        short = 'n', long, value_name = "N", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     limit: u32,
     #[command(flatten)]
     voice: Voice,
@@ -70,9 +73,8 @@ pub(crate) struct Redrive {
 ///
 /// Images and results stay stored. A new upload of such an image tries again.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  eirs dead-letters purge 7d865e95\n  eirs dead-letters purge --model default --all --yes"
-)]
+#[command(after_help = "Examples:\n  eirs dead-letters purge 7d865e95\n  \
+        eirs dead-letters purge --model default --all --yes")]
 pub(crate) struct Purge {
     #[command(flatten)]
     chosen: Chosen,

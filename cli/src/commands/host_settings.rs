@@ -111,9 +111,11 @@ fn is_same(one: Option<&Item>, other: Option<&Item>) -> bool {
 mod tests {
     use super::*;
 
-    const BEFORE: &str = "backend = \"aws\"\n[web]\nlisten = \"0.0.0.0:8000\"\nmax_backlog = 1\n[models.default]\n\
+    const BEFORE: &str = "backend = \"aws\"\n[web]\nlisten = \"0.0.0.0:8000\"\nmax_backlog = 1\n\
+        [models.default]\n\
         classifier = \"noop\"\ndigest = \"1\"\n";
-    const NEW: &str = "backend = \"aws\"\n[web]\nlisten = \"0.0.0.0:8000\"\n[queue]\nvisibility = \"60s\"\n[models.default]\n\
+    const NEW: &str = "backend = \"aws\"\n[web]\nlisten = \"0.0.0.0:8000\"\n[queue]\nvisibility = \"60s\"\n\
+        [models.default]\n\
         classifier = \"noop\"\ndigest = \"2\"\n";
 
     #[test]

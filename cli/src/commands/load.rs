@@ -51,7 +51,10 @@ pub struct Load {
     #[arg(long, alias = "image_folder", value_name = "FOLDER")]
     image_folder: PathBuf,
     /// Uploads in flight [default: 32]
-    #[arg(long, value_name = "C", conflicts_with = "rate", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    #[arg(
+        long, value_name = "C", conflicts_with = "rate",
+        value_parser = clap::value_parser!(u16).range(1..=10_000)
+    )]
     concurrency: Option<u16>,
     /// The correct labels: a workbook or a CSV file with the columns Input and Result [default: the
     /// folder names, if there are several folders]

@@ -117,7 +117,8 @@ impl Add {
             tokens.add(&self.name, now, expires, self.rate).map_err(anyhow::Error::msg)
         })?;
         let made = json!({
-            "file": file, "name": self.name, "token": secret, "made": now, "expires": expires, "rate": self.rate,
+            "file": file, "name": self.name, "token": secret, "made": now, "expires": expires,
+            "rate": self.rate,
         });
         self.voice.tell(&made, || &secret);
         show::aside(format_args!("The token is shown only now: {} stores a hash.", file.display()));

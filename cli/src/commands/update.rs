@@ -33,7 +33,8 @@ use crate::{
 /// when it is not, all stays as it was. An update that was interrupted is run again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs --config eirs-eu-central-1.toml update --plan\n  \
-    eirs --config eirs-eu-central-1.toml update --wave 2\n  eirs --config eirs-eu-central-1.toml update --status")]
+    eirs --config eirs-eu-central-1.toml update --wave 2\n  \
+    eirs --config eirs-eu-central-1.toml update --status")]
 pub(crate) struct UpdateCommand {
     /// Only show what would be done
     #[arg(long)]
@@ -153,7 +154,10 @@ impl UpdateCommand {
             }
             if !last.phase.is_over() && record.is_driven().await? {
                 record.change(|update| update.wish = Some(Wish::RollBack)).await?;
-                self.voice.say("The process that carries the update out brings the machines back; --status shows how far it is.");
+                self.voice.say(
+                    "The process that carries the update out brings the machines back; --status \
+                    shows how far it is.",
+                );
                 self.voice.end(&json!({ "rolling_back": true }));
                 return Ok(Exit::Ok);
             }
@@ -215,8 +219,8 @@ pub(crate) async fn machines(
         Some(last) if last.to != place.image.id && last.phase != Phase::RollingBack => {
             let (to, own) = (&last.to, &place.image.id);
             anyhow::bail!(
-                "an update to {to} is under way, and this one would be to {own}; let that one go on by `eirs update --resume`, \
-                 or take it back by `eirs update --rollback`"
+                "an update to {to} is under way, and this one would be to {own}; let that one go on by `eirs \
+                 update --resume`, or take it back by `eirs update --rollback`"
             );
         }
         Some(_) => tell("going on with the update that is under way"),

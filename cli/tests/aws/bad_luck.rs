@@ -38,8 +38,10 @@ fn throttled_queues_and_lost_answers_lose_nothing() {
     survive(&[
         json!({ "op": "SendMessageBatch", "code": "RequestThrottled", "probability": 0.2 }),
         json!({ "op": "ReceiveMessage", "code": "InternalError", "http": 500, "probability": 0.2 }),
-        json!({ "op": "DeleteMessageBatch", "code": "InternalError", "http": 500, "probability": 0.2, "after": true }),
-        json!({ "op": "ChangeMessageVisibilityBatch", "code": "InternalError", "http": 500, "probability": 0.3 }),
+        json!({ "op": "DeleteMessageBatch", "code": "InternalError", "http": 500, "probability": 0.2,
+            "after": true }),
+        json!({ "op": "ChangeMessageVisibilityBatch", "code": "InternalError", "http": 500,
+            "probability": 0.3 }),
         json!({ "op": "GetQueueAttributes", "code": "InternalError", "http": 500, "probability": 0.2 }),
         json!({ "op": "GetQueueUrl", "code": "InternalError", "http": 500, "probability": 0.2 }),
     ]);
@@ -80,7 +82,8 @@ fn a_fleet_that_refuses_and_a_silent_agent_lose_nothing_and_leave_nobody_running
         json!({ "op": "DescribeInstances", "code": "RequestLimitExceeded", "http": 503, "probability": 0.2 }),
         json!({ "op": "CreateTags", "code": "InternalError", "http": 500, "probability": 0.2 }),
         json!({ "op": "SendCommand", "code": "InvalidInstanceId", "times": 2 }),
-        json!({ "op": "SendCommand", "code": "InternalServerError", "http": 500, "probability": 0.2, "after": true }),
+        json!({ "op": "SendCommand", "code": "InternalServerError", "http": 500, "probability": 0.2,
+            "after": true }),
         json!({ "op": "GetCommandInvocation", "code": "InvocationDoesNotExist", "probability": 0.3 }),
         json!({ "op": "StopInstances", "code": "InternalError", "http": 500, "probability": 0.3 }),
     ]);

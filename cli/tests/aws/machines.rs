@@ -113,7 +113,8 @@ fn setup_bakes_machines_whose_shipped_units_serve_drain_by_systemctl_stop_and_po
     assert_eq!(running.run("systemctl is-active eirs-guard.timer").trim(), "active");
     running.run(
         "mkdir -p /run/systemd/system/eirs-guard.service.d && \
-         printf '[Service]\\nEnvironment=ENDED_SECONDS=0\\n' >/run/systemd/system/eirs-guard.service.d/test.conf && \
+         printf '[Service]\\nEnvironment=ENDED_SECONDS=0\\n' \
+         >/run/systemd/system/eirs-guard.service.d/test.conf && \
          systemctl daemon-reload && systemctl stop eirs-worker && systemctl start --no-block eirs-guard",
     );
     eventually("it is off", || {

@@ -193,7 +193,8 @@ fn dead_letters_of_sqs_are_looked_at_without_a_trace_redriven_and_purged() {
     assert!(check["problems"].to_string().contains("26 dead letters in dead-default"), "{check}");
 
     // One job is delivered to two lookers at once, as SQS may do it: it is one letter.
-    let duplicates = serde_json::json!({ "op": "ReceiveMessage", "duplicates": true, "times": 5, "match": "dead-default" });
+    let duplicates = serde_json::json!({ "op": "ReceiveMessage", "duplicates": true, "times": 5,
+        "match": "dead-default" });
     rig.emulator.fault(&duplicates);
     let id = jobs[7].id.to_string();
     let (code, told) = rig.eirs(&["dead-letters", "redrive", &id[..10], "--yes"]);

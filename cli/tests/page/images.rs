@@ -132,7 +132,8 @@ fn many_images_take_little_of_the_page_and_those_that_failed_come_first() {
         { name: '=wrong, \"x\".bmp', error: 'no image' }, { name: 'a.jpg', label: 'star', confidence: 0.5, model: 'm', id: '1' }]))";
     assert_eq!(
         visit.script(csv),
-        "name,label,confidence,model,id,error\r\n\"'=wrong, \"\"x\"\".bmp\",,,,,no image\r\na.jpg,star,0.5,m,1,\r\n"
+        "name,label,confidence,model,id,error\r\n\"'=wrong, \"\"x\"\".bmp\",,,,,no image\r\n\
+         a.jpg,star,0.5,m,1,\r\n"
     );
     assert_eq!(visit.complaints(), [""; 0]);
 }

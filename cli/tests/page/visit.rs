@@ -72,7 +72,8 @@ impl Visit {
 
     /// The text of an element that is seen; empty where it is not there or hidden.
     pub fn text(&self, selector: &str) -> String {
-        let body = "const at = document.querySelector(arguments[0]); return at && at.checkVisibility() ? at.innerText : ''";
+        let body = "const at = document.querySelector(arguments[0]); return at && at.checkVisibility() ? \
+            at.innerText : ''";
         let text = self.browser.script(body, &[selector.into()]).expect("a script that runs");
         text.as_str().unwrap_or_default().to_owned()
     }
@@ -127,7 +128,8 @@ document.body.dispatchEvent(event === 'paste'
     /// What a screen reader says of each plot.
     pub fn plots(&self) -> Vec<String> {
         let names = self.script(
-            "return [...document.querySelectorAll('#charts svg')].map((plot) => plot.getAttribute('aria-label'))",
+            "return [...document.querySelectorAll('#charts svg')].map((plot) => \
+             plot.getAttribute('aria-label'))",
         );
         let names: Vec<String> = serde_json::from_value(names).expect("a name each");
         assert_eq!(names.len(), 3);

@@ -54,7 +54,8 @@ fn files_that_share_a_field_are_each_an_image() {
     assert_eq!(names, ["a.bmp", "b.bmp"], "{answer:?}");
     let mixed = |boundary: &str| format!("Content-Type: multipart/mixed; boundary={boundary}\r\n\r\n");
     let deep = format!(
-        "--XX\r\nContent-Disposition: form-data; name=myfile\r\n{}--YY\r\n{}--ZZ\r\n\r\nBM\r\n--ZZ--\r\n--YY--\r\n\
+        "--XX\r\nContent-Disposition: form-data; name=myfile\r\n{}--YY\r\n{}--ZZ\r\n\r\nBM\r\n--ZZ--\r\n\
+        --YY--\r\n\
         --XX--\r\n",
         mixed("YY"),
         mixed("ZZ")

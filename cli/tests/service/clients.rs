@@ -97,7 +97,8 @@ fn a_client_that_has_closed_its_sending_half_still_gets_its_answer() {
     };
     let form = form(&[("myfile", "x", &image(1))]);
     let head = format!(
-        "POST /upload HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=XX\r\ncontent-length: {}\r\n\r\n",
+        "POST /upload HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=XX\r\n\
+         content-length: {}\r\n\r\n",
         form.len()
     );
     let mut waiting = ask(&[head.as_bytes(), &form].concat());

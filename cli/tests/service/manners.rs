@@ -116,8 +116,8 @@ fn completions_and_manual_pages_are_made_without_any_settings() {
     // What the shell itself says of the script.
     let file = site.folder.path().join("eirs.bash");
     std::fs::write(&file, &completions.stdout).expect("a file");
-    let shell = "source eirs.bash && COMP_WORDS=(eirs dead-letters re) COMP_CWORD=2 && _eirs eirs re dead-letters \
-                 && echo \"${COMPREPLY[*]}\"";
+    let shell = "source eirs.bash && COMP_WORDS=(eirs dead-letters re) COMP_CWORD=2 && _eirs eirs re \
+                 dead-letters && echo \"${COMPREPLY[*]}\"";
     let asked =
         Command::new("bash").args(["-c", shell]).current_dir(site.folder.path()).output().expect("bash");
     assert_eq!(String::from_utf8_lossy(&asked.stdout).trim(), "redrive", "{asked:?}");

@@ -58,7 +58,8 @@ fn a_client_that_waits_to_be_asked_for_its_body_is_refused_without_it() {
     let site = Site::new();
     let web = site.web();
     let mut stream = web.connect();
-    let head = "POST /upload?model=nope HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5000000\r\n\r\n";
+    let head = "POST /upload?model=nope HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n\
+        content-length: 5000000\r\n\r\n";
     stream.write_all(head.as_bytes()).expect("sent");
     let answer = read_answer(&mut stream).expect("an answer, and the end of the connection");
     assert_eq!(answer.status, 404, "{answer:?}");
@@ -71,7 +72,8 @@ fn a_client_that_announces_too_much_is_refused_before_it_sends_any_of_it() {
     for expects in ["", "expect: 100-continue\r\n"] {
         let mut stream = web.connect();
         let head = format!(
-            "POST /upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{expects}content-length: 99999999999\r\n\r\n"
+            "POST /upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             {expects}content-length: 99999999999\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).expect("sent");
         let mut begin = [0; 12];

@@ -364,7 +364,8 @@ fn the_tools_upload_nothing_to_a_server_that_nobody_trusted_vouches_for() {
         (
             false,
             "other.pem",
-            "the certificate is not trusted here (invalid peer certificate: UnknownIssuer); SSL_CERT_FILE=FILE",
+            "the certificate is not trusted here (invalid peer certificate: UnknownIssuer); \
+             SSL_CERT_FILE=FILE",
         ),
         (true, "authority.pem", "certificate not valid for name"),
         (false, "none.pem", "No such file or directory"),

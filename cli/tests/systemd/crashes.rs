@@ -80,7 +80,11 @@ fn bad_settings_fail_with_exit_code_78_and_a_line_that_names_the_key_and_are_not
     // What only the start itself finds out is not tried again either.
     machine.write("/etc/eirs/eirs.toml", &good);
     machine.write("/etc/eirs/policies/default.toml", "[pool]\nmax = 1.5\n");
-    machine.write("/etc/systemd/system.conf.d/60-model.conf", "[Manager]\nDefaultEnvironment=EIRS_MODELS__DEFAULT__CLASSIFIER=onnx EIRS_MODELS__DEFAULT__PATH=/nowhere.onnx\n");
+    machine.write(
+        "/etc/systemd/system.conf.d/60-model.conf",
+        "[Manager]\n\
+        DefaultEnvironment=EIRS_MODELS__DEFAULT__CLASSIFIER=onnx EIRS_MODELS__DEFAULT__PATH=/nowhere.onnx\n",
+    );
     machine.systemctl(&["daemon-reexec"]);
     machine.systemctl(&["reset-failed"]);
     for (unit, reason) in

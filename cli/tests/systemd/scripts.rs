@@ -49,7 +49,8 @@ fn a_script_is_another_user_who_reaches_its_image_and_neither_the_worker_nor_the
     let answer = machine.upload("", &image(1)).json();
     assert_eq!(answer["label"], "eirs-script-yyy-nnnnnnnnn-y", "{answer}");
     // The machine itself can send there: it is the filter that keeps the script from it.
-    let send = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('169.254.169.254', 80))";
+    let send = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', \
+        ('169.254.169.254', 80))";
     machine.run("python3", &["-c", send]);
 }
 

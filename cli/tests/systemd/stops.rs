@@ -114,7 +114,8 @@ fn the_target_stops_web_first_which_answers_what_it_holds_and_then_the_workers()
 #[test]
 fn a_machine_that_is_powered_off_in_the_middle_of_jobs_drains_before_its_network_goes() {
     let network = "[Unit]\nBefore=network.target network-online.target\nWants=network.target\n\
-        [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/echo the network is there\nExecStop=/bin/echo the network goes\n";
+        [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/echo the network is there\n\
+        ExecStop=/bin/echo the network goes\n";
     let plan =
         Plan::with_script("sleep 1; echo cat").file("/etc/systemd/system/test-network.service", network);
     let wanted = "[Unit]\nWants=test-network.service\n";

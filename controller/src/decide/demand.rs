@@ -331,7 +331,8 @@ mod tests {
 
     #[test]
     fn the_highest_step_that_the_backlog_reaches_counts() {
-        let steps = "[[rule]]\nkind = 'step'\nsteps = [{ backlog = 1, instances = 1 }, { backlog = 50, instances = 5 }]";
+        let steps = "[[rule]]\nkind = 'step'\n\
+            steps = [{ backlog = 1, instances = 1 }, { backlog = 50, instances = 5 }]";
         check(steps, &[(0, 0), (1, 1), (49, 1), (50, 5), (5000, 5)]);
     }
 
@@ -339,7 +340,8 @@ mod tests {
     fn a_schedule_is_a_floor_in_its_hours() {
         let hours = |cron: &str| {
             format!(
-                "[[rule]]\nkind = 'schedule'\ncron = '{cron}'\nduration = '2h'\ninstances = 3\n[[rule]]\nkind = 'backlog'"
+                "[[rule]]\nkind = 'schedule'\ncron = '{cron}'\nduration = '2h'\ninstances = 3\n[[rule]]\n\
+                 kind = 'backlog'"
             )
         };
         check(&hours("0 11 * * *"), &[(0, 3), (25, 3), (35, 4)]);

@@ -368,7 +368,8 @@ fn a_plan_explains_itself() {
     let now = seen(&[("p", Some(27))], vec![busy("p-1"), stopped("p-2"), stopped("p-3")]);
     let plan = decide_checked(&policies(&[("p", "")]), &now, &quiet(&now));
     let expected = "p: 3 desired, 1 running\n  \
-                    27 jobs (27 waiting, 0 in flight): backlog wants 3 (10 for each instance); 1 ready, 0 starting, 0 leaving\n  \
+                    27 jobs (27 waiting, 0 in flight): backlog wants 3 (10 for each instance); 1 ready, 0 \
+                    starting, 0 leaving\n  \
                     -> start p-2\n  -> start p-3\n";
     assert_eq!(plan.to_string(), expected);
 }

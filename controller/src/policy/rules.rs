@@ -107,13 +107,15 @@ mod tests {
     fn every_kind_is_read() {
         check("[[rule]]\nkind = 'latency'\np95 = '30s'", &[Rule::Latency { p95: Duration::from_secs(30) }]);
         check(
-            "[[rule]]\nkind = 'step'\nsteps = [{ backlog = 1, instances = 1 }, { backlog = 50, instances = 5 }]",
+            "[[rule]]\nkind = 'step'\n\
+             steps = [{ backlog = 1, instances = 1 }, { backlog = 50, instances = 5 }]",
             &[Rule::Step {
                 steps: vec![Step { backlog: 1, instances: 1 }, Step { backlog: 50, instances: 5 }],
             }],
         );
         check(
-            "[[rule]]\nkind = 'schedule'\ncron = '0 8 * * MON-FRI'\nduration = '10h'\ntimezone = 'Europe/Berlin'\n\
+            "[[rule]]\nkind = 'schedule'\ncron = '0 8 * * MON-FRI'\nduration = '10h'\n\
+             timezone = 'Europe/Berlin'\n\
              instances = 2",
             &[Rule::Schedule {
                 when: Schedule {
@@ -157,9 +159,11 @@ mod tests {
     #[test]
     fn bad_steps_hours_zones_and_quantiles_are_named() {
         check_bad(
-            "[[rule]]\nkind = 'step'\nsteps = [{ backlog = 5, instances = 1 }, { backlog = 5, instances = 2 }]\n\
+            "[[rule]]\nkind = 'step'\n\
+             steps = [{ backlog = 5, instances = 1 }, { backlog = 5, instances = 2 }]\n\
              [[rule]]\nkind = 'step'\nsteps = [{ backlog = 5, instances = -1 }]\n\
-             [[rule]]\nkind = 'schedule'\ncron = '61 8 * *'\nduration = '10 h'\ntimezone = 'Europe/Berln'\ninstances = 2\n\
+             [[rule]]\nkind = 'schedule'\ncron = '61 8 * *'\nduration = '10 h'\ntimezone = 'Europe/Berln'\n\
+             instances = 2\n\
              [[rule]]\nkind = 'forecast'\nquantile = 1.5",
             &[
                 "3: rule[1].steps: has the backlog 5 after 5; steps must rise",

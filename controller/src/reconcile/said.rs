@@ -126,7 +126,8 @@ impl Said {
         for refusal in refusals {
             let sentence = sentence(refusal);
             if !self.refusals.contains(&sentence) {
-                tracing::warn!(instance = refusal.id, error = %refusal.error, "{sentence}; the next pass tries again");
+                let error = &refusal.error;
+                tracing::warn!(instance = refusal.id, %error, "{sentence}; the next pass tries again");
             }
         }
         self.refusals = refusals.iter().map(sentence).collect();

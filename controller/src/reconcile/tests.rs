@@ -20,7 +20,8 @@ use crate::{
     status::Status,
 };
 
-const DEFAULT: &str = "[[rule]]\nkind = 'backlog'\n[instance]\nbilling_minimum = '0s'\n[scale_in]\nidle = '30s'\nwindow = '30s'\ndrain_deadline = '20s'";
+const DEFAULT: &str = "[[rule]]\nkind = 'backlog'\n[instance]\nbilling_minimum = '0s'\n[scale_in]\n\
+    idle = '30s'\nwindow = '30s'\ndrain_deadline = '20s'";
 
 struct Rig {
     folder: tempfile::TempDir,

@@ -81,7 +81,8 @@ fn what_is_billed_is_the_sum_over_all_starts_each_with_its_minimum() {
 /// both.
 #[test]
 fn pools_under_one_limit_do_not_flap() {
-    let one = "[pool]\nmodel = '{}'\nmax = 8\n[[rule]]\nkind = 'latency'\np95 = '12s'\n[scale_in]\nidle = '0s'\nwindow = '20s'\nmax_step = 8";
+    let one = "[pool]\nmodel = '{}'\nmax = 8\n[[rule]]\nkind = 'latency'\np95 = '12s'\n[scale_in]\n\
+        idle = '0s'\nwindow = '20s'\nmax_step = 8";
     let pools = ["a", "b"].map(|name| (name.to_owned(), policy(&one.replace("{}", name))));
     let policies = Policies { pools: pools.into(), instance_limit: Some(9), ..Policies::default() };
     let setup = Setup { checks: true, ..jittery() };
@@ -192,7 +193,8 @@ fn nobody_is_cheaper_than_the_clairvoyant_at_as_many_requests_in_time() {
             Trace::new("random".into(), arrivals, 1_800_000_000, chrono::DateTime::UNIX_EPOCH).unwrap();
         let per_instance = 1 + chance.below(20);
         let policy = policy(&format!(
-            "[pool]\nmax = {}\n[[rule]]\nkind = 'backlog'\nper_instance = {per_instance}\n[scale_in]\nidle = '{}s'",
+            "[pool]\nmax = {}\n[[rule]]\nkind = 'backlog'\nper_instance = {per_instance}\n[scale_in]\n\
+             idle = '{}s'",
             1 + chance.below(6),
             chance.below(60)
         ));

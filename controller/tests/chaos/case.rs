@@ -151,11 +151,13 @@ fn rule(dice: &mut Dice) -> String {
             let first = dice.any(&[1, 1, 5]);
             let (few, many) = (dice.whole(0, 3), dice.whole(1, 9));
             format!(
-                "kind = 'step'\nsteps = [{{ backlog = {first}, instances = {few} }}, {{ backlog = 30, instances = {many} }}]"
+                "kind = 'step'\n\
+                 steps = [{{ backlog = {first}, instances = {few} }}, {{ backlog = 30, instances = {many} }}]"
             )
         }
         6 => format!(
-            "kind = 'schedule'\ncron = '0 {} * * *'\nduration = '{}h'\ntimezone = 'Europe/Berlin'\ninstances = {}",
+            "kind = 'schedule'\ncron = '0 {} * * *'\nduration = '{}h'\ntimezone = 'Europe/Berlin'\n\
+             instances = {}",
             dice.whole(0, 23),
             dice.whole(1, 12),
             dice.whole(0, 4)

@@ -37,8 +37,8 @@ pub(super) async fn secure(
 fn with_advice(error: &str, name: &ServerName<'_>) -> String {
     if error.contains("UnknownIssuer") || error.contains(SELF_SIGNED) {
         return format!(
-            "the certificate is not trusted here ({error}); SSL_CERT_FILE=FILE trusts the certificates in a file, such as the \
-             server's own"
+            "the certificate is not trusted here ({error}); SSL_CERT_FILE=FILE trusts the certificates in a \
+             file, such as the server's own"
         );
     }
     if error.contains("not valid for") {
@@ -47,8 +47,8 @@ fn with_advice(error: &str, name: &ServerName<'_>) -> String {
             _ => ("DNS", name.to_str()),
         };
         return format!(
-            "{error}; a certificate names the server as `openssl req -x509 -addext subjectAltName={kind}:{shown} ...` \
-             writes it"
+            "{error}; a certificate names the server as `openssl req -x509 -addext \
+             subjectAltName={kind}:{shown} ...` writes it"
         );
     }
     error.to_owned()

@@ -150,7 +150,8 @@ impl Chart {
         let (width, height) = ((right - left - 0.6).max(0.5), HEIGHT - BOTTOM - y);
         let hint = escaped(hint);
         self.add(format_args!(
-            "<rect class=\"area blue\" x=\"{left:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"><title>{hint}</title></rect>"
+            "<rect class=\"area blue\" x=\"{left:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
+             height=\"{height:.1}\"><title>{hint}</title></rect>"
         ));
     }
 
@@ -190,7 +191,8 @@ impl Chart {
         let (left, right) = (self.x(from), self.x(from + length));
         let (width, height, text) = (right - left, HEIGHT - TOP - BOTTOM, escaped(text));
         self.add(format_args!(
-            "<rect class=\"hint\" x=\"{left:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"><title>{text}</title></rect>"
+            "<rect class=\"hint\" x=\"{left:.1}\" y=\"{TOP}\" width=\"{width:.1}\" \
+             height=\"{height}\"><title>{text}</title></rect>"
         ));
     }
 

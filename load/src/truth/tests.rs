@@ -245,7 +245,8 @@ proptest::proptest! {
         for bytes in [bytes.as_slice(), text.as_bytes()] {
             if let Ok(rows) = sheet::rows(bytes, |rows| Columns::by_name(rows).is_some()) {
                 let names = Names::of(&images);
-                let _complaint = Columns::of(&rows, &names).and_then(|columns| columns.truth(&rows, &names, &images));
+                let truth = |columns: Columns| columns.truth(&rows, &names, &images);
+                let _complaint = Columns::of(&rows, &names).and_then(truth);
             }
         }
     }

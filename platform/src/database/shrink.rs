@@ -107,7 +107,8 @@ pub(super) fn migrate(connection: &Connection) -> rusqlite::Result<()> {
     // The service may have no permission for other folders.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     if let Err(error) = connection.execute_batch("VACUUM") {
-        tracing::info!(%error, "the queue's file could not be written again; it gives no room back until a later start");
+        tracing::info!(%error, "the queue's file could not be written again; it gives no room back until a \
+            later start");
     }
     connection.pragma_update(None, "temp_store", "DEFAULT")
 }

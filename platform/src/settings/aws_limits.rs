@@ -177,7 +177,8 @@ mod tests {
                 "\"eirs_2\"",
                 "\"\"",
             ],
-            "SSM API reference, CreateDocument; S3 user guide, General purpose bucket naming rules; EC2 API reference, CreateSecurityGroup",
+            "SSM API reference, CreateDocument; S3 user guide, General purpose bucket naming rules; EC2 API \
+             reference, CreateSecurityGroup",
         ),
         (
             "aws.input_bucket",
@@ -206,7 +207,8 @@ mod tests {
             "models.a2345678901234567890123456789012345678901234567890123456789.classifier",
             &[],
             &["\"noop\""],
-            "80 characters of a queue's name: developer guide, Standard queue quotas; with the prefix of twenty below",
+            "80 characters of a queue's name: developer guide, Standard queue quotas; with the prefix of \
+             twenty below",
         ),
         (
             "models.a234567890123456789012345678901234567890123456789x.classifier",

@@ -222,8 +222,8 @@ impl Model {
             ),
             (
                 self.preset != Some(Preset::KerasApplications) || self.weights.is_some(),
-                "preset: keras-applications needs weights, the name of the application such as `ResNet50`, or its mode \
-                 `caffe`, `tf` or `torch`",
+                "preset: keras-applications needs weights, the name of the application such as `ResNet50`, \
+                 or its mode `caffe`, `tf` or `torch`",
             ),
             (
                 self.preset_file.is_none() || matches!(self.preset, Some(Preset::Timm | Preset::Huggingface)),

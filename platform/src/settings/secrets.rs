@@ -84,8 +84,10 @@ mod tests {
 
     #[test]
     fn ordinary_settings_are_not_suspected() {
-        let text = "backend = \"aws\"\n[aws]\nprefix = \"eirs\"\ninput_bucket = \"eirs-123456789012-eu-central-1-input\"\n\
-            # AKIA is how a key begins\n[models.dogs]\npath = \"/usr/share/eirs/models/dogs/Model-Version-0123.onnx\"\n\
+        let text = "backend = \"aws\"\n[aws]\nprefix = \"eirs\"\n\
+            input_bucket = \"eirs-123456789012-eu-central-1-input\"\n\
+            # AKIA is how a key begins\n[models.dogs]\n\
+            path = \"/usr/share/eirs/models/dogs/Model-Version-0123.onnx\"\n\
             labels = \"0123456789abcdef0123456789abcdef01234567\"\n";
         assert_eq!(in_text("eirs.toml", text), Vec::<String>::new());
         assert_eq!(in_text("default", include_str!("../../../policies/default.toml")), Vec::<String>::new());

@@ -193,14 +193,16 @@ impl Setup {
 fn is_key(text: &str) -> bool {
     let parts: Vec<_> = text.splitn(6, ':').collect();
     matches!(parts[..], ["arn", partition, "kms", region, account, key]
-        if partition.starts_with("aws") && !region.is_empty() && account.len() == 12 && key.starts_with("key/"))
+        if partition.starts_with("aws") && !region.is_empty() && account.len() == 12
+            && key.starts_with("key/"))
 }
 
 /// Returns whether a text is the ARN of an IAM policy, of an account or of AWS.
 fn is_policy(text: &str) -> bool {
     let parts: Vec<_> = text.splitn(6, ':').collect();
     matches!(parts[..], ["arn", partition, "iam", "", account, policy]
-        if partition.starts_with("aws") && (account.len() == 12 || account == "aws") && policy.starts_with("policy/"))
+        if partition.starts_with("aws") && (account.len() == 12 || account == "aws")
+            && policy.starts_with("policy/"))
 }
 
 /// Returns whether a text is an address and a prefix length.

@@ -153,8 +153,8 @@ pub fn trusted_certificates() -> Result<Vec<CertificateDer<'static>>, String> {
     let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
     if found.certs.is_empty() {
         return Err(format!(
-            "this machine has no trusted certificates{why}, so that no server can be trusted; install the package \
-             ca-certificates"
+            "this machine has no trusted certificates{why}, so that no server can be trusted; install the \
+             package ca-certificates"
         ));
     }
     Ok(found.certs)

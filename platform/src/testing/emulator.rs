@@ -69,7 +69,8 @@ impl Emulator {
     pub fn harness(&self, method: &str, path: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).expect("the emulator listens");
         let head = format!(
-            "{method} /harness/{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+            "{method} /harness/{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\
+             content-type: application/json\r\n\
              content-length: {}\r\n\r\n{body}",
             self.address,
             body.len()

@@ -182,7 +182,8 @@ fn the_command_of_a_script_and_every_file_in_it_count() {
 fn equal_settings_in_other_notations_have_the_same_version() {
     let plain = version(&read("[models.default]\nmean = [1, 2, 3]\nsize = 64\ntop = 3\n"));
     for table in [
-        "# A comment.\nmodels.default.top = 3\nmodels.default.size = 64\nmodels.default.mean = [1.0, 2.0, 3.0]\n",
+        "# A comment.\nmodels.default.top = 3\nmodels.default.size = 64\n\
+         models.default.mean = [1.0, 2.0, 3.0]\n",
         "[models]\ndefault = { size = 0x40, mean = [ 1.00, 2e0, 3 ], top = 3, resize = 0 }\n",
         "[models.default]\nmean = [1, 2, 3]\nsize = 64\ntop = 3\nengine = 'rten'\n[web]\nwait = '3s'\n",
     ] {
@@ -212,7 +213,9 @@ proptest! {
     fn lists_of_numbers_have_the_same_version_only_if_they_are_equal(
         a in prop::array::uniform3(-300i16..300), b in prop::array::uniform3(-300i16..300)
     ) {
-        let with = |mean: [i16; 3]| version(&Model { mean: Some(mean.map(f32::from).into()), ..Model::default() });
+        let with = |mean: [i16; 3]| {
+            version(&Model { mean: Some(mean.map(f32::from).into()), ..Model::default() })
+        };
         prop_assert_eq!(with(a) == with(b), a == b);
         prop_assert!(is_version(&with(a)));
     }

@@ -81,7 +81,8 @@ impl Weights {
         self.names.iter().find_map(|(name, least)| {
             if !is_within(name) {
                 return Some(format!(
-                    "its weights are in `{name}`, which is outside of its folder; save it again with its weights beside it"
+                    "its weights are in `{name}`, which is outside of its folder; save it again with its \
+                     weights beside it"
                 ));
             }
             let Some(file) = beside(&self.model, name) else {

@@ -6,8 +6,8 @@ use poem::http::{HeaderMap, HeaderValue, header};
 /// The page loads its own scripts and styles, connects to this service only, and shows images that
 /// were dropped on it (`blob:`). No other page may frame it.
 const POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; \
-     form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src \
+     'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 );
 
 /// One year, the minimum for the browsers' preload lists. Without subdomains, which may belong to

@@ -186,8 +186,8 @@ curl http://127.0.0.1:8000/results/$(sha256sum heart.jpg | cut -d ' ' -f 1)
     responses.push(refusal("`storage unavailable`: the result could not be read.", &[storage()]));
     let about_wait = "How long to wait for a pending result: `30s`, `1m`, or seconds. Without it, \
         the response is immediate.";
-    let about_name = "The name of the image in the response. The `Location` of an upload has the name of that \
-        upload.";
+    let about_name = "The name of the image in the response. The `Location` of an upload has the name of \
+        that upload.";
     let params = vec![
         id(),
         query("wait", about_wait, wait()),

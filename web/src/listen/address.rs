@@ -69,7 +69,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_letter_may_be_percent_encoded(path in "/[a-zA-Z0-9._~-]{0,20}", escaped in prop::collection::vec(any::<bool>(), 21)) {
+        fn every_letter_may_be_percent_encoded(
+            path in "/[a-zA-Z0-9._~-]{0,20}",
+            escaped in prop::collection::vec(any::<bool>(), 21),
+        ) {
             let mut uri = "/".to_owned();
             for (byte, is_escaped) in path.bytes().skip(1).zip(escaped) {
                 uri += &if is_escaped { format!("%{byte:02x}") } else { char::from(byte).to_string() };

@@ -109,8 +109,8 @@ mod tests {
 
     #[test]
     fn only_hypers_own_refusal_is_found_at_the_end_of_its_bytes() {
-        let own = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\ndate: Mon, 30 Nov 2026 15:00:00 \
-             GMT\r\n\r\n";
+        let own = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\
+             date: Mon, 30 Nov 2026 15:00:00 GMT\r\n\r\n";
         let ok = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n";
         assert_eq!(own_of_hyper(own.as_bytes()), Some(0));
         assert_eq!(own_of_hyper(format!("{ok}{own}").as_bytes()), Some(ok.len()));

@@ -76,47 +76,72 @@ catalogue! {
     JobsSent = "eirs_jobs_sent" Counter [] "Jobs sent to the request queues";
     JobsCoalesced = "eirs_jobs_coalesced" Counter [] "Images that joined a job in flight";
     Replies = "eirs_replies" Counter [] "Replies received from workers";
-    JobQueuedSeconds = "eirs_job_queued_seconds" Histogram [Model] "Time from the acceptance of a job to its receipt by the worker that finished it";
-    JobServiceSeconds = "eirs_job_service_seconds" Histogram [Model] "Time from the receipt of a job to its result, including the wait for a thread";
+    JobQueuedSeconds = "eirs_job_queued_seconds" Histogram [Model] "Time from the acceptance of a job to its \
+        receipt by the worker that finished it";
+    JobServiceSeconds = "eirs_job_service_seconds" Histogram [Model] "Time from the receipt of a job to its \
+        result, including the wait for a thread";
     UploadsInFlight = "eirs_uploads_in_flight" Gauge [] "Uploads in flight";
     JobsWaiting = "eirs_jobs_waiting" Gauge [] "Jobs sent by this host whose result is pending";
-    HttpResponses = "eirs_http_responses" Counter [Class] "HTTP responses at every address, by class of status";
-    RequestsTurnedAway = "eirs_requests_turned_away" Counter [Why] "Requests refused for lack of a valid token, or above their rate";
+    HttpResponses = "eirs_http_responses" Counter [Class] "HTTP responses at every address, by class of \
+        status";
+    RequestsTurnedAway = "eirs_requests_turned_away" Counter [Why] "Requests refused for lack of a valid \
+        token, or above their rate";
     Connections = "eirs_connections" Gauge [] "Open connections at the address for uploads";
-    ConnectionsRefused = "eirs_connections_refused" Counter [NotAccepted] "Connections refused, by limit: all places taken, the maximum of the address reached, no file descriptors left";
-    ConnectionsClosed = "eirs_connections_closed" Counter [Closed] "Connections closed before their client was done, by reason: header not complete in time, idle for too long, answer not read, place needed";
-    WebhookEvents = "eirs_webhook_events" Counter [Outcome] "Ended jobs for the webhook, by outcome; `failed` counts requests that the receiver did not accept";
-    WebhookWaiting = "eirs_webhook_waiting" Gauge [] "Events waiting for the webhook's receiver; with a webhook only";
+    ConnectionsRefused = "eirs_connections_refused" Counter [NotAccepted] "Connections refused, by limit: \
+        all places taken, the maximum of the address reached, no file descriptors left";
+    ConnectionsClosed = "eirs_connections_closed" Counter [Closed] "Connections closed before their client \
+        was done, by reason: header not complete in time, idle for too long, answer not read, place needed";
+    WebhookEvents = "eirs_webhook_events" Counter [Outcome] "Ended jobs for the webhook, by outcome; \
+        `failed` counts requests that the receiver did not accept";
+    WebhookWaiting = "eirs_webhook_waiting" Gauge [] "Events waiting for the webhook's receiver; with a \
+        webhook only";
     DeadLetters = "eirs_dead_letters" Gauge [Model] "Dead letters";
-    CertificateExpires = "eirs_tls_certificate_expires_timestamp_seconds" Gauge [] "Expiry of the certificate in force, as a Unix time; with HTTPS only";
+    CertificateExpires = "eirs_tls_certificate_expires_timestamp_seconds" Gauge [] "Expiry of the \
+        certificate in force, as a Unix time; with HTTPS only";
     StoreFree = "eirs_store_free_bytes" Gauge [] "Free space on the disk of the state folder";
-    StoreFloor = "eirs_store_floor_bytes" Gauge [] "Free space to keep on that disk; below it, new images are refused";
+    StoreFloor = "eirs_store_floor_bytes" Gauge [] "Free space to keep on that disk; below it, new images \
+        are refused";
     StoreFull = "eirs_store_full" Gauge [] "1 while new images are refused for lack of space";
     // Of the controller, if it runs on this host.
-    ControllerUp = "eirs_controller_up" Gauge [] "1 while the controller is running, 0 when its last pass is three ticks old and older than 30 seconds";
-    ControllerLastPass = "eirs_controller_last_pass_timestamp_seconds" Gauge [] "Time of the controller's last pass, as a Unix time";
-    ControllerStart = "eirs_controller_start_time_seconds" Gauge [] "Start time of the controller, as a Unix time";
-    PolicyErrors = "eirs_policy_errors" Gauge [] "Errors in the policy files; the last good versions are in force";
-    Problems = "eirs_problems" Gauge [] "Observations that failed in the last pass; nothing is drained meanwhile";
+    ControllerUp = "eirs_controller_up" Gauge [] "1 while the controller is running, 0 when its last pass is \
+        three ticks old and older than 30 seconds";
+    ControllerLastPass = "eirs_controller_last_pass_timestamp_seconds" Gauge [] "Time of the controller's \
+        last pass, as a Unix time";
+    ControllerStart = "eirs_controller_start_time_seconds" Gauge [] "Start time of the controller, as a Unix \
+        time";
+    PolicyErrors = "eirs_policy_errors" Gauge [] "Errors in the policy files; the last good versions are in \
+        force";
+    Problems = "eirs_problems" Gauge [] "Observations that failed in the last pass; nothing is drained \
+        meanwhile";
     Backlog = "eirs_backlog" Gauge [Pool] "Jobs waiting and in flight, as the controller sees it";
     QueueJobs = "eirs_queue_jobs" Gauge [Pool, Phase] "Jobs in the queue, waiting (`visible`) or in flight";
-    ArrivalsPerSecond = "eirs_arrivals_per_second" Gauge [Pool] "Jobs arriving per second from all web hosts, over about ten seconds";
-    ArrivalsExpected = "eirs_arrivals_expected_per_second" Gauge [Pool] "Jobs per second expected when an instance that starts now is ready";
-    DonePerSecond = "eirs_done_per_second" Gauge [Pool] "Jobs done per second by the pool's workers, over about ten seconds";
+    ArrivalsPerSecond = "eirs_arrivals_per_second" Gauge [Pool] "Jobs arriving per second from all web \
+        hosts, over about ten seconds";
+    ArrivalsExpected = "eirs_arrivals_expected_per_second" Gauge [Pool] "Jobs per second expected when an \
+        instance that starts now is ready";
+    DonePerSecond = "eirs_done_per_second" Gauge [Pool] "Jobs done per second by the pool's workers, over \
+        about ten seconds";
     InstancesDesired = "eirs_instances_desired" Gauge [Pool] "Instances the controller wants";
     InstancesMin = "eirs_instances_min" Gauge [Pool] "The policy's `min`";
     InstancesMax = "eirs_instances_max" Gauge [Pool] "The policy's `max`";
     Instances = "eirs_instances" Gauge [Pool, State] "Instances by state, as the controller sees them";
     InstancesCordoned = "eirs_instances_cordoned" Gauge [Pool] "Instances that an operator cordoned";
-    InstancesRefused = "eirs_instances_refused" Gauge [Pool, Fault] "Instances that recently refused to start or stop, by cause";
+    InstancesRefused = "eirs_instances_refused" Gauge [Pool, Fault] "Instances that recently refused to \
+        start or stop, by cause";
     InstancesCrashed = "eirs_instances_crashed" Gauge [Pool] "Instances that crashed after their last starts";
     PoolPaused = "eirs_pool_paused" Gauge [Pool] "1 while an operator has paused the pool";
-    ServiceSeconds = "eirs_pool_service_seconds" Gauge [Pool] "Mean time from the receipt of a job to its result, in the workers' last reports";
-    WorkerSeconds = "eirs_worker_service_seconds" Gauge [Pool, Percentile] "Time from the receipt of a job to its result in the pool's slowest worker: mean and 95th percentile of its last report";
-    StartDelaySeconds = "eirs_start_delay_seconds" Gauge [Pool, Percentile] "Time from the start of an instance until it is ready, as learnt";
-    TodayInstanceSeconds = "eirs_today_instance_seconds" Gauge [Pool] "Running time of all instances since the budget's midnight";
-    TodayBudgetSeconds = "eirs_today_budget_seconds" Gauge [Pool] "Running time that the policy's budget allows per day";
-    TodayCost = "eirs_today_cost_usd" Gauge [Pool] "Cost of the instances since the budget's midnight at the policy's price, in US dollars";
+    ServiceSeconds = "eirs_pool_service_seconds" Gauge [Pool] "Mean time from the receipt of a job to its \
+        result, in the workers' last reports";
+    WorkerSeconds = "eirs_worker_service_seconds" Gauge [Pool, Percentile] "Time from the receipt of a job \
+        to its result in the pool's slowest worker: mean and 95th percentile of its last report";
+    StartDelaySeconds = "eirs_start_delay_seconds" Gauge [Pool, Percentile] "Time from the start of an \
+        instance until it is ready, as learnt";
+    TodayInstanceSeconds = "eirs_today_instance_seconds" Gauge [Pool] "Running time of all instances since \
+        the budget's midnight";
+    TodayBudgetSeconds = "eirs_today_budget_seconds" Gauge [Pool] "Running time that the policy's budget \
+        allows per day";
+    TodayCost = "eirs_today_cost_usd" Gauge [Pool] "Cost of the instances since the budget's midnight at the \
+        policy's price, in US dollars";
     TodayImages = "eirs_today_images" Gauge [Pool] "Jobs that arrived since the budget's midnight";
     // Of the process of this web server.
     BuildInfo = "eirs_build_info" Gauge [Version] "1, with the version of the program as a label";

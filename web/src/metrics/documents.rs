@@ -84,13 +84,15 @@ fn names_follow_the_conventions_of_prometheus() {
 fn status(pools: &[&str]) -> Value {
     let instance = |state: &str| {
         json!({
-            "state": state, "service_mean_ms": 250.0, "service_p95_ms": 500.0, "crashes": 1, "cordoned": { "by": "me" },
+            "state": state, "service_mean_ms": 250.0, "service_p95_ms": 500.0, "crashes": 1,
+            "cordoned": { "by": "me" },
             "refused": { "capacity": true }, "unheard_of": 1
         })
     };
     let pool = |name: &&str| {
         json!({
-            "name": name, "min": 0, "max": 3, "visible": 5, "in_flight": 2, "arrivals_per_s": 1.5, "done_per_s": 1.0,
+            "name": name, "min": 0, "max": 3, "visible": 5, "in_flight": 2, "arrivals_per_s": 1.5,
+            "done_per_s": 1.0,
             "desired": 2, "paused": null, "service_s": 0.25,
             "learnt": { "start_delay_s": 20.0, "start_delay_p95_s": 30.0, "expected_per_s": 2.0 },
             "today": { "instance_hours": 0.5, "budget_hours": 8.0, "cost_usd": 0.1, "images": 77 },

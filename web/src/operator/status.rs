@@ -212,7 +212,10 @@ mod tests {
             1,
             2,
             json!({
-                "pools": [{ "reason": "8 jobs wait", "instances": [{ "id": "i-0123456789abcdef0", "refused": { "error": refusal } }] }],
+                "pools": [{
+                    "reason": "8 jobs wait",
+                    "instances": [{ "id": "i-0123456789abcdef0", "refused": { "error": refusal } }],
+                }],
                 "problems": ["account 123456789012 has no such image"],
             }),
         );

@@ -236,19 +236,24 @@ mod tests {
             let chunks = |packed: &[u8]| packed.chunks(size).map(<[u8]>::to_vec).collect();
             prop_assert_eq!(&unpacked(Encoding::Gzip, chunks(&gzip(&bytes))).unwrap(), &bytes);
             let twice = [gzip(&bytes), gzip(b"more")].concat();
-            prop_assert_eq!(unpacked(Encoding::Gzip, chunks(&twice)).unwrap(), [&bytes[..], b"more"].concat());
+            prop_assert_eq!(unpacked(Encoding::Gzip, chunks(&twice)).unwrap(),
+                [&bytes[..], b"more"].concat());
             let padded = [twice, vec![0; zeros]].concat();
-            prop_assert_eq!(unpacked(Encoding::Gzip, chunks(&padded)).unwrap(), [&bytes[..], b"more"].concat());
+            prop_assert_eq!(unpacked(Encoding::Gzip, chunks(&padded)).unwrap(),
+                [&bytes[..], b"more"].concat());
             let mut zlib = write::ZlibEncoder::new(Vec::new(), Compression::fast());
             zlib.write_all(&bytes).unwrap();
             prop_assert_eq!(&unpacked(Encoding::Deflate, chunks(&zlib.finish().unwrap())).unwrap(), &bytes);
             let mut deflate = write::DeflateEncoder::new(Vec::new(), Compression::fast());
             deflate.write_all(&bytes).unwrap();
-            prop_assert_eq!(&unpacked(Encoding::Deflate, chunks(&deflate.finish().unwrap())).unwrap(), &bytes);
+            prop_assert_eq!(&unpacked(Encoding::Deflate, chunks(&deflate.finish().unwrap())).unwrap(),
+                &bytes);
         }
 
         #[test]
-        fn an_uncompressed_body_is_an_error_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 1..300)) {
+        fn an_uncompressed_body_is_an_error_and_no_panic(
+            bytes in prop::collection::vec(any::<u8>(), 1..300),
+        ) {
             prop_assert!(unpacked(Encoding::Gzip, vec![bytes.clone()]).is_err());
             let _either = unpacked(Encoding::Deflate, vec![bytes]);
         }

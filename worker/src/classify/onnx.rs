@@ -258,8 +258,8 @@ impl Onnx {
         labels.check(classes).with_context(|| format!("{source}: labels and outputs do not fit"))?;
         if model.output.is_none() && form::are_embeddings(&seen) {
             return Err(anyhow!(
-                "{source}: its output `{}` is a direction of length 1, an embedding, and no scores for labels; if it is one \
-                 all the same, set output",
+                "{source}: its output `{}` is a direction of length 1, an embedding, and no scores for \
+                 labels; if it is one all the same, set output",
                 port.name
             )
             .into());

@@ -154,7 +154,8 @@ fn runs(
                 // One more than there is room for may be padding.
                 if x + count > columns + 1 {
                     return Err(Unreadable::Never(format!(
-                        "the BMP image has a list of {count} pixels at column {x}, where its row of {columns} ends"
+                        "the BMP image has a list of {count} pixels at column {x}, where its row of \
+                         {columns} ends"
                     )));
                 }
                 let bytes = if bits == 4 { count.div_ceil(2) } else { count };
@@ -243,7 +244,8 @@ impl Header {
             (5, _) => return refused("contains a PNG, which is not supported".to_owned()),
             _ => {
                 return refused(format!(
-                    "has {bits} bits a pixel in compression {compression}, which is not supported, at byte {}",
+                    "has {bits} bits a pixel in compression {compression}, which is not supported, at byte \
+                     {}",
                     if length == 12 { at(10) } else { at(14) }
                 ));
             }

@@ -175,7 +175,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_cut_is_full_and_a_letterbox_holds_the_whole_picture(
-            width in 1u32..5000, height in 1u32..5000, across in 1u32..500, down in 1u32..500, more in 0u32..60,
+            width in 1u32..5000, height in 1u32..5000, across in 1u32..500, down in 1u32..500,
+            more in 0u32..60,
             end: bool,
         ) {
             let picture = (f64::from(width), f64::from(height));
@@ -183,7 +184,8 @@ mod tests {
             for fit in [Fit::Crop { cover }, Fit::Squash { to: cover }] {
                 let Plan { scaled, at } = geometry((across, down), fit).plan(picture);
                 for (scaled, at, size) in [(scaled.0, at.0, across), (scaled.1, at.1, down)] {
-                    prop_assert!(at <= 0 && scaled as i64 + at >= i64::from(size), "{fit:?}: {scaled} at {at}");
+                    prop_assert!(at <= 0 && scaled as i64 + at >= i64::from(size), "{fit:?}: {scaled} at \
+                        {at}");
                 }
             }
             let place = if end { PadPlace::End } else { PadPlace::Centre };

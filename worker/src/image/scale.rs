@@ -360,7 +360,10 @@ mod tests {
                         let is_tie = (exact.fract() - 0.5).abs() < 1e-4;
                         for found in [across[y * to + x][channel], down[x * height + y][channel]] {
                             let far = (f64::from(found) - (exact + 0.5).floor()).abs();
-                            prop_assert!(far == 0.0 || is_tie && far == 1.0, "{} {} {}: {} {}", x, y, channel, found, exact);
+                            prop_assert!(
+                                far == 0.0 || is_tie && far == 1.0,
+                                "{} {} {}: {} {}", x, y, channel, found, exact
+                            );
                         }
                     }
                 }

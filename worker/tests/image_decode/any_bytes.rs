@@ -57,7 +57,11 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_behind_a_known_start_give_pixels_or_a_sentence(which: prop::sample::Index, keep in 4usize..40, rest: Vec<u8>) {
+    fn any_bytes_behind_a_known_start_give_pixels_or_a_sentence(
+        which: prop::sample::Index,
+        keep in 4usize..40,
+        rest: Vec<u8>,
+    ) {
         let files = files();
         let file = which.get(&files);
         survive(&[&file[..keep.min(file.len())], &rest].concat());

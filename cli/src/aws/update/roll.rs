@@ -211,8 +211,8 @@ impl Roll<'_> {
                     if since.elapsed() > LEAVES_WITHIN {
                         let ids = ids.join(", ");
                         return Err(Halt::Failed(anyhow::anyhow!(
-                            "{ids} is still at work after {}; the controller drains it when another one serves: is one \
-                             running?",
+                            "{ids} is still at work after {}; the controller drains it when another one \
+                             serves: is one running?",
                             humantime::format_duration(LEAVES_WITHIN)
                         )));
                     }

@@ -162,7 +162,8 @@ mod tests {
     proptest! {
             #[test]
             fn every_machine_is_replaced_never_by_fewer_than_there_were_and_it_may_be_taken_back_anywhere(
-                running in MIN..WANTED as usize, wave in 1u32..6, back_after in proptest::option::of(0usize..60),
+                running in MIN..WANTED as usize, wave in 1u32..6,
+                back_after in proptest::option::of(0usize..60),
             ) {
                 let mut pool = pool(old(WANTED, running));
                 let (mut to, mut next_id, mut steps) = ("new", 0, 0);
@@ -181,7 +182,8 @@ mod tests {
                         launched.for_each(|machine| machine.image = "old".into());
                     }
                     let serves = |machine: &&Instance| machine.is_handed_over();
-                    let at_work = pool.machines.iter().filter(|m| serves(m) && m.state == State::Running).count();
+                    let is_at_work = |m: &&Instance| serves(m) && m.state == State::Running;
+                    let at_work = pool.machines.iter().filter(is_at_work).count();
                     prop_assert!(at_work >= running.min(MIN), "{step:?}");
                     prop_assert!(pool.machines.iter().filter(serves).count() >= WANTED as usize - wave as usize, "{step:?}");
                     prop_assert!(pool.machines.len() <= (WANTED + wave) as usize + wave as usize, "{step:?}");

@@ -39,7 +39,8 @@ const ROUNDS: u32 = 5;
 /// The error at a moderate rate, and the highest rate.
 pub(super) fn measure(board: &mut Board, less: u64) -> anyhow::Result<()> {
     board.table(format!(
-        "The load generator at 1,000 uploads/s, against a server that knows its latency of 5 ms; the quietest of {ROUNDS} rounds"
+        "The load generator at 1,000 uploads/s, against a server that knows its latency of 5 ms; the \
+         quietest of {ROUNDS} rounds"
     ));
     let length = Duration::from_secs(5) / less as u32;
     let mut quietest = drive(1_000, length, DELAY)?;

@@ -99,7 +99,8 @@ async fn model(bench: &Bench, board: &mut Board, less: u64) -> anyhow::Result<()
     let (model, threads) = (&bench.model, bench.threads);
     let path = model.path.clone().unwrap_or_else(|| "models/shapes/shapes.onnx".into());
     board.table(format!(
-        "Beside mosec and loops without a service: {}, {threads} cores, multipart uploads of {} KB, each another image",
+        "Beside mosec and loops without a service: {}, {threads} cores, multipart uploads of {} KB, each \
+         another image",
         path.file_stem().unwrap_or_default().display(),
         bench.mean_bytes().await? / 1000,
     ));

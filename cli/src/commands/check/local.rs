@@ -74,7 +74,10 @@ fn short_of_room(seen: RoomSeen) -> Option<String> {
     }
     let nearly = seen.floor > 0 && seen.free < seen.floor + seen.floor / 2;
     nearly.then(|| {
-        format!("the disk of the state folder is nearly full: {free} are free, and below {floor} new images are refused")
+        format!(
+            "the disk of the state folder is nearly full: {free} are free, and below {floor} new images \
+            are refused"
+        )
     })
 }
 

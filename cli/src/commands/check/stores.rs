@@ -179,7 +179,8 @@ impl Unreadable {
                 "the stored result {key} cannot be read: {why}; the next upload of its image replaces it"
             ),
             count => format!(
-                "{count} of {of} stored results cannot be read, such as {key}: {why}; the next upload of each image replaces its result"
+                "{count} of {of} stored results cannot be read, such as {key}: {why}; the next upload of \
+                 each image replaces its result"
             ),
         })
     }

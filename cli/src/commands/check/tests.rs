@@ -45,7 +45,8 @@ fn pool() -> PoolStatus {
 fn controller_status(at: DateTime<Utc>) -> Status {
     serde_json::from_value(serde_json::json!({
         "version": "0", "pid": 1, "started_at": at, "at": at, "tick": "5s", "reloads": 0, "pools": [pool()],
-        "policy_errors": ["x.toml:1: pool.max: is no number"], "problems": [], "decisions": [], "throughput_per_s": 1.5,
+        "policy_errors": ["x.toml:1: pool.max: is no number"], "problems": [], "decisions": [],
+        "throughput_per_s": 1.5,
     }))
     .unwrap()
 }
@@ -115,14 +116,15 @@ fn a_pause_that_makes_somebody_wait_and_an_instance_that_refuses_are_wrong() {
     seen.pools[0].would = vec!["start default-2".into()];
     seen.pools[0].instances = serde_json::from_value(serde_json::json!([{
         "id": "default-2", "state": "stopped", "since": now, "done_per_s": 0.0, "crashes": 0,
-        "refused": { "verb": "start", "count": 3, "since": now, "at": now, "capacity": true, "error": "no more" },
+        "refused": { "verb": "start", "count": 3, "since": now, "at": now,
+                     "capacity": true, "error": "no more" },
     }]))
     .unwrap();
     assert_eq!(
         problems(&running, Some(&seen), &[], now),
         [
-            "the pool default is paused by alice, since 1970-01-01 00:00:00 UTC, with 7 jobs waiting; it would \
-             start default-2",
+            "the pool default is paused by alice, since 1970-01-01 00:00:00 UTC, with 7 jobs waiting; it \
+             would start default-2",
             "default-2 refused to start 3 times in a row, no capacity: no more"
         ]
     );

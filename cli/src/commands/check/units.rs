@@ -185,7 +185,8 @@ StatusText=
         let told = unit("activating", "auto-restart", 3).problem().unwrap();
         assert_eq!(
             told,
-            "eirs-web ended (exit-code) and is being restarted, 3 times so far; `journalctl -u eirs-web` says why"
+            "eirs-web ended (exit-code) and is being restarted, 3 times so far; `journalctl -u eirs-web` \
+             says why"
         );
         assert!(unit("activating", "start", 3).problem().is_some());
         assert!(unit("activating", "start", 0).problem().is_none());

@@ -137,7 +137,8 @@ impl Plan {
     fn json(&self, folder: &Path) -> Value {
         match self {
             Self::Clear { messages, images, results, .. } => json!({
-                "state": folder, "mode": Mode::Clear, "messages": messages, "images": images, "results": results,
+                "state": folder, "mode": Mode::Clear, "messages": messages, "images": images,
+                "results": results,
             }),
             Self::Delete { others, files, bytes, .. } => json!({
                 "state": folder, "mode": Mode::Delete, "files": files, "bytes": bytes, "kept": others,

@@ -20,7 +20,10 @@ pub(super) struct Rate {
     #[arg(long, value_name = "N", default_value_t = 1, requires = "rate")]
     seed: u64,
     /// Maximum uploads in flight; a further upload waits, and its latency keeps counting
-    #[arg(long, value_name = "N", alias = "max_in_flight", default_value_t = 1000, requires = "rate", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(
+        long, value_name = "N", alias = "max_in_flight", default_value_t = 1000, requires = "rate",
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
     pub(super) max_in_flight: u32,
     /// Speed up a trace by this factor
     #[arg(long, value_name = "TIMES", default_value_t = 1.0, requires = "rate", value_parser = speed)]

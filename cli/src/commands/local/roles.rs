@@ -259,7 +259,8 @@ mod tests {
         };
         let (mut worker, mut other) = (start("g2"), start("g1"));
         for (name, child) in [("worker", &worker), ("other", &other)] {
-            let record = serde_json::json!({"id": "default-1", "generation": "g2", "process": {"pid": child.id().unwrap()}});
+            let record = serde_json::json!({"id": "default-1", "generation": "g2",
+                "process": {"pid": child.id().unwrap()}});
             fs::write(folder.path().join("instances").join(format!("{name}.json")), record.to_string())
                 .unwrap();
         }

@@ -14,8 +14,10 @@ use crate::{Exit, Global, Stop, show::Voice};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  eirs model check mobilenet.onnx --labels labels.txt --image cat.jpg\n  \
-                        eirs model check squeezenet.onnx --set channels=bgr --set 'mean=[104, 117, 123]' --set divide_by=1\n  \
-                        eirs model check resnet.onnx --set preset=torchvision --engines --image cat.jpg --image dog.jpg"
+                        eirs model check squeezenet.onnx --set channels=bgr --set 'mean=[104, 117, 123]' \
+                        --set divide_by=1\n  \
+                        eirs model check resnet.onnx --set preset=torchvision --engines --image cat.jpg \
+                        --image dog.jpg"
 )]
 pub struct Check {
     #[command(flatten)]

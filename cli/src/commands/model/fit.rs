@@ -28,10 +28,10 @@ const SHOWN: usize = 10;
 /// classifies all images; the one that names most of them rightly, with the most confidence, is the
 /// one that the model was trained with.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  eirs model fit pets.onnx --labels pets.txt --images photos/     (photos/cat/1.jpg, photos/dog/2.jpg)\n  \
-                        eirs model fit pets.onnx --images photos/ --truth labels.csv --write eirs.toml"
-)]
+#[command(after_help = "Examples:\n  \
+                        eirs model fit pets.onnx --labels pets.txt --images photos/     (photos/cat/1.jpg, \
+                        photos/dog/2.jpg)\n  \
+                        eirs model fit pets.onnx --images photos/ --truth labels.csv --write eirs.toml")]
 pub struct Fit {
     #[command(flatten)]
     which: Which,
@@ -42,7 +42,10 @@ pub struct Fit {
     #[arg(long, value_name = "FILE")]
     truth: Option<PathBuf>,
     /// Use at most this many images, spread over the labels
-    #[arg(long, value_name = "N", default_value_t = IMAGES, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long, value_name = "N", default_value_t = IMAGES,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     most: u64,
     /// Write what was found into this settings file, which is made if need be; other keys of it
     /// stay as they are
@@ -104,7 +107,8 @@ impl Fit {
         let truth = match &self.truth {
             Some(file) => Truth::from_file(file, &folder.images)?,
             None => Truth::from_folders(&folder.images).context(
-                "the images are not in sub-folders that are called as their labels are; put them there, or give --truth",
+                "the images are not in sub-folders that are called as their labels are; put them there, or \
+                 give --truth",
             )?,
         };
         let mut by_label: std::collections::BTreeMap<&str, Vec<&ImageFile>> =
@@ -145,22 +149,23 @@ fn hints(trials: &[Trial], labels: &[String]) -> Vec<String> {
     let other = trials.iter().find_map(|trial| Some((trial, trial.other_order(labels)?)));
     if let Some((trial, order)) = other {
         hints.push(format!(
-            "hint: with {} the labels seem to be in another order than the outputs; this order fits the images (`?` where none \
-             shows it): {}; write it to the file of the labels and run this again",
+            "hint: with {} the labels seem to be in another order than the outputs; this order fits the \
+             images (`?` where none shows it): {}; write it to the file of the labels and run this again",
             trial.what,
             order.join(", ")
         ));
     } else if best.right * 2 < best.images {
         hints.push(
-            "hint: the best way labels less than half of the images correctly; they may show something else, or the labels \
-             may be in another order than the outputs"
+            "hint: the best way labels less than half of the images correctly; they may show something else, \
+             or the labels may be in another order than the outputs"
                 .to_owned(),
         );
     }
     let equals = trials.iter().filter(|trial| trial.right == best.right).count();
     if equals > 1 {
         hints.push(format!(
-            "hint: {equals} ways name as many images rightly, and their confidence decides; more images would say more"
+            "hint: {equals} ways name as many images rightly, and their confidence decides; more images \
+             would say more"
         ));
     }
     hints

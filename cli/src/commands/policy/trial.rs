@@ -23,7 +23,8 @@ use crate::{
 /// jobs may be within the goal.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  eirs policy try new/default.toml\n  \
-                  eirs policy try new.toml --pool default --slo-p95 20s --most-cost 1.0 && cp new.toml policies/default.toml")]
+                  eirs policy try new.toml --pool default --slo-p95 20s --most-cost 1.0 && cp new.toml \
+                  policies/default.toml")]
 pub struct Try {
     /// The new policy
     #[arg(value_name = "FILE")]
@@ -124,7 +125,8 @@ impl Try {
         let [now, then] = [in_force, tried].map(|figures| figures.within_slo * 100.0);
         if then < now - self.most_late {
             worse.push(format!(
-                "{then:.2} % of the jobs are within {}, more than {} points less than the {now:.2} % of the one in force",
+                "{then:.2} % of the jobs are within {}, more than {} points less than the {now:.2} % of the \
+                 one in force",
                 humantime::format_duration(self.slo_p95),
                 self.most_late
             ));

@@ -59,7 +59,8 @@ pub(super) fn svg(report: &Report) -> String {
     let y = Scale::of(all().map(|figures| figures.p95_s), HEIGHT - BOTTOM, TOP);
     let at = |figures: &Figures| (x.place(figures.cost_usd), y.place(figures.p95_s));
     let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\" fill=\"{TEXT}\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+         font-family=\"sans-serif\" font-size=\"12\" fill=\"{TEXT}\">\n\
          <text x=\"{LEFT}\" y=\"24\" font-size=\"16\">{}: cost and 95th percentile</text>\n",
         escaped(&report.trace.name)
     );
@@ -67,7 +68,8 @@ pub(super) fn svg(report: &Report) -> String {
         let place = x.place(tick);
         let _ = writeln!(
             text,
-            "<path d=\"M{place:.1} {TOP}V{:.1}\" stroke=\"{TEXT}\" stroke-opacity=\".2\"/><text x=\"{place:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{tick} USD</text>",
+            "<path d=\"M{place:.1} {TOP}V{:.1}\" stroke=\"{TEXT}\" stroke-opacity=\".2\"/><text \
+             x=\"{place:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{tick} USD</text>",
             HEIGHT - BOTTOM,
             HEIGHT - BOTTOM + 20.0
         );
@@ -76,7 +78,8 @@ pub(super) fn svg(report: &Report) -> String {
         let place = y.place(tick);
         let _ = writeln!(
             text,
-            "<path d=\"M{LEFT} {place:.1}H{:.1}\" stroke=\"{TEXT}\" stroke-opacity=\".2\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{tick} s</text>",
+            "<path d=\"M{LEFT} {place:.1}H{:.1}\" stroke=\"{TEXT}\" stroke-opacity=\".2\"/><text x=\"{:.1}\" \
+             y=\"{:.1}\" text-anchor=\"end\">{tick} s</text>",
             WIDTH - RIGHT,
             LEFT - 6.0,
             place + 4.0
@@ -93,7 +96,8 @@ pub(super) fn svg(report: &Report) -> String {
             let opacity = if swept.on_front { 1.0 } else { 0.4 };
             let _ = writeln!(
                 text,
-                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\" fill-opacity=\"{opacity}\"><title>{name} {}</title></circle>",
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\" \
+                 fill-opacity=\"{opacity}\"><title>{name} {}</title></circle>",
                 swept.value
             );
         }
@@ -112,7 +116,8 @@ pub(super) fn svg(report: &Report) -> String {
         let (x, y) = at(figures);
         let _ = writeln!(
             text,
-            "<path d=\"M{x:.1} {:.1}l6 10h-12z\" fill=\"#dd5046\"/><text x=\"{:.1}\" y=\"{:.1}\" fill=\"#dd5046\">{name}</text>",
+            "<path d=\"M{x:.1} {:.1}l6 10h-12z\" fill=\"#dd5046\"/><text x=\"{:.1}\" y=\"{:.1}\" \
+             fill=\"#dd5046\">{name}</text>",
             y - 6.0,
             x + 8.0,
             y - 6.0

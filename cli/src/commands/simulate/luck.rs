@@ -19,7 +19,10 @@ pub(super) struct Luck {
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share, hide_default_value = true)]
     lost_reports: f64,
     /// The queue's depth is read this late
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration, hide_default_value = true)]
+    #[arg(
+        long, value_name = "TIME", default_value = "0s", value_parser = duration,
+        hide_default_value = true
+    )]
     depth_lag: Duration,
     /// The mean time until a running instance vanishes with its jobs
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -28,10 +31,16 @@ pub(super) struct Luck {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     restart_every: Option<Duration>,
     /// It is started again only after this; reports wait for it meanwhile
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration, hide_default_value = true)]
+    #[arg(
+        long, value_name = "TIME", default_value = "0s", value_parser = duration,
+        hide_default_value = true
+    )]
     downtime: Duration,
     /// The clocks of queue, web and machines differ from the controller's by up to this
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration, hide_default_value = true)]
+    #[arg(
+        long, value_name = "TIME", default_value = "0s", value_parser = duration,
+        hide_default_value = true
+    )]
     clock_skew: Duration,
 }
 

@@ -174,7 +174,8 @@ impl Picture {
         let (top, bottom) = (self.top(), self.top() + PANEL);
         let (y, right) = (top - 9.0, WIDTH - RIGHT);
         self.add(format_args!(
-            "<text x=\"{LEFT}\" y=\"{y:.1}\" font-size=\"14\"><tspan font-weight=\"600\">{name}</tspan> {unit}</text>"
+            "<text x=\"{LEFT}\" y=\"{y:.1}\" font-size=\"14\"><tspan font-weight=\"600\">{name}</tspan> \
+             {unit}</text>"
         ));
         let entry = |(text, colour): &(&str, &str)| {
             format!("<tspan dx=\"14\" style=\"fill:{colour}\">\u{25a0}</tspan> {text}")
@@ -197,7 +198,8 @@ impl Picture {
 
     fn rule(&mut self, [x1, y1, x2, y2]: [f64; 4], opacity: f64) {
         self.add(format_args!(
-            "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{TEXT}\" stroke-opacity=\"{opacity}\"/>"
+            "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{TEXT}\" \
+             stroke-opacity=\"{opacity}\"/>"
         ));
     }
 
@@ -205,7 +207,8 @@ impl Picture {
     fn level(&mut self, axis: &Axis, value: f64, text: &str, colour: &str) {
         let y = self.y(axis, value);
         self.add(format_args!(
-            "<line x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-width=\"1.5\" stroke-dasharray=\"6 5\"/>",
+            "<line x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{}\" y2=\"{y:.1}\" stroke=\"{colour}\" \
+             stroke-width=\"1.5\" stroke-dasharray=\"6 5\"/>",
             WIDTH - RIGHT
         ));
         let style = format!("font-size=\"12\" text-anchor=\"end\" style=\"fill:{colour}\"");
@@ -255,7 +258,8 @@ impl Picture {
             }
         }
         self.add(format_args!(
-            "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.2\" stroke-linejoin=\"round\"/>"
+            "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.2\" \
+             stroke-linejoin=\"round\"/>"
         ));
     }
 
@@ -278,8 +282,9 @@ impl Picture {
     fn finish(self) -> String {
         let height = TOP + self.row as f64 * (PANEL + GAP);
         format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-             font-family=\"system-ui, sans-serif\">\n<style>text {{ fill: {TEXT} }}</style>\n{}</svg>\n",
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
+             height=\"{height}\" font-family=\"system-ui, sans-serif\">\n\
+             <style>text {{ fill: {TEXT} }}</style>\n{}</svg>\n",
             self.text
         )
     }

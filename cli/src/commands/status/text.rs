@@ -290,7 +290,8 @@ mod tests {
         json!({
             "id": id, "state": state, "since": at(-age), "generation": null, "pid": null, "in_flight": null,
             "slots": null, "done": null, "done_per_s": 0.0, "engine": null, "service_mean_ms": null,
-            "service_p95_ms": null, "idle_since": null, "reported_at": null, "drain_until": null, "crashes": 0,
+            "service_p95_ms": null, "idle_since": null, "reported_at": null, "drain_until": null,
+            "crashes": 0,
             "last_error": null, "not_before": null,
         })
     }
@@ -312,11 +313,12 @@ mod tests {
         instances.push(instance("default-5", "stopped", 9000));
         instances.extend(rest);
         let pool = json!({
-            "name": "default", "model": "default", "policy_file": "policies/default.toml", "policy_error": null,
+            "name": "default", "model": "default", "policy_file": "policies/default.toml",
+            "policy_error": null,
             "min": 0, "max": 10, "visible": 45, "in_flight": 2, "arrivals_per_s": 3.2, "done_per_s": 2.94,
             "desired": 5, "ready": 1, "starting": 1, "leaving": 1,
-            "reason": "47 jobs (45 waiting, 2 in flight): backlog wants 5 (10 for each instance); 1 ready, 1 starting, \
-                       1 leaving; waiting until 04:05:06: instances died at their start",
+            "reason": "47 jobs (45 waiting, 2 in flight): backlog wants 5 (10 for each instance); 1 ready, 1 \
+                       starting, 1 leaving; waiting until 04:05:06: instances died at their start",
             "learnt": { "start_delay_s": 24.8, "start_delay_p95_s": 31.2, "service_s": 0.21 },
             "today": { "instance_hours": 3.4, "budget_hours": 48.0, "cost_usd": 0.0707, "images": 8810,
                        "cost_usd_per_1000": 0.008 },
@@ -328,7 +330,8 @@ mod tests {
         });
         serde_json::from_value(json!({
             "version": "0", "pid": 4711, "started_at": at(-7385), "at": at(-2), "tick": "5s", "reloads": 0,
-            "pools": [pool], "policy_errors": [], "problems": [], "decisions": [decision], "throughput_per_s": 1.5,
+            "pools": [pool], "policy_errors": [], "problems": [], "decisions": [decision],
+            "throughput_per_s": 1.5,
         }))
         .unwrap()
     }

@@ -283,7 +283,8 @@ mod tests {
                 let again = start_s * WORTH;
                 level.gaps.iter().enumerate().map(|(bin, weight)| {
                     let (low, high) = (RATIO.powi(bin as i32), RATIO.powi(bin as i32 + 1));
-                    f64::from(*weight) * if high <= wait + 1e-9 { f64::midpoint(low, high) } else { wait + again }
+                    let cost = if high <= wait + 1e-9 { f64::midpoint(low, high) } else { wait + again };
+                    f64::from(*weight) * cost
                 }).sum()
             };
             let best = cost(level.worth_s(start_s, 60.0));
@@ -297,7 +298,8 @@ mod tests {
             let (low, high) = (one.min(other), one.max(other));
             prop_assert!(index(low) <= index(high) && index(high) < Some(80));
             let own = index(low).unwrap();
-            prop_assert!(most_of(own) >= low && index(most_of(own)) == Some(own) && index(most_of(own) + 1) == Some(own + 1));
+            prop_assert!(most_of(own) >= low && index(most_of(own)) == Some(own)
+                && index(most_of(own) + 1) == Some(own + 1));
         }
     }
 }

@@ -64,7 +64,13 @@ proptest! {
         steps in prop::collection::vec((1u64..50, 0u64..20), 2..40), window in 0u64..200,
     ) {
         let mut now = 0;
-        let looks: Vec<_> = steps.iter().map(|(step, backlog)| { now += step; (now, Some(*backlog)) }).collect();
+        let looks: Vec<_> = steps
+            .iter()
+            .map(|(step, backlog)| {
+                now += step;
+                (now, Some(*backlog))
+            })
+            .collect();
         let start = looks[0].0;
         let peak = history(&looks).peak_over("p", Duration::from_secs(window), at(now));
         if now - start < window {

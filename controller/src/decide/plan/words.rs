@@ -135,13 +135,14 @@ impl fmt::Display for Hold {
             Self::Deaf { instances } => {
                 write!(
                     f,
-                    "held: {instances} instances stopped reporting or working together; replacing one at a time"
+                    "held: {instances} instances stopped reporting or working together; replacing one at a \
+                     time"
                 )
             }
             Self::Unheard { instances } => write!(
                 f,
-                "held: no instance reports, but jobs are done; counting {instances} as ready; check that workers \
-                 may send to the events queue"
+                "held: no instance reports, but jobs are done; counting {instances} as ready; check that \
+                 workers may send to the events queue"
             ),
             Self::PaidFor => f.write_str("held: new instances are paid for until their billing minimum"),
             Self::NotIdle => f.write_str("held: too few instances have been idle long enough"),

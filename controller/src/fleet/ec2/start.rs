@@ -212,7 +212,8 @@ mod tests {
         let culprit = all[7].id.clone();
         let (order, calls) = carry_out(&all, |batch| {
             let why = format!(
-                "IncorrectInstanceState: The instance '{culprit}' is not in a state from which it can be started."
+                "IncorrectInstanceState: The instance '{culprit}' is not in a state from which it can be \
+                 started."
             );
             let named = batch.iter().any(|candidate| candidate.id == culprit);
             if named { Err(Error::unavailable("starting", why)) } else { Ok(()) }
@@ -239,7 +240,8 @@ mod tests {
             zones in proptest::collection::vec(0u32..4, 1..40),
             room in proptest::collection::vec(0usize..6, 4),
         ) {
-            let all: Vec<_> = zones.iter().enumerate().map(|(id, zone)| candidate(id as u32, *zone)).collect();
+            let all = zones.iter().enumerate().map(|(id, zone)| candidate(id as u32, *zone));
+            let all: Vec<_> = all.collect();
             let left = std::cell::RefCell::new(room);
             // Each zone has room for some, and a call is taken whole or not at all.
             let (order, _) = carry_out(&all, |batch| {

@@ -221,7 +221,8 @@ async fn one_machine_in_between_two_states_does_not_keep_the_others() {
     let ids: Vec<_> = rig.list().await.into_iter().map(|instance| instance.id).collect();
     let why = format!("The instance '{}' is not in a state from which it can be started.", ids[1]);
     rig.emulator.fault(&json!({
-        "op": "StartInstances", "code": "IncorrectInstanceState", "message": why, "times": 100, "match": ids[1],
+        "op": "StartInstances", "code": "IncorrectInstanceState", "message": why, "times": 100,
+        "match": ids[1],
     }));
     let refused = rig.fleet.start(&ids).await;
     assert_eq!(refused.iter().map(|refusal| &refusal.id).collect::<Vec<_>>(), [&ids[1]]);

@@ -92,7 +92,8 @@ fn every_key_is_read() {
 #[test]
 fn every_mistake_is_named_at_once_with_line_key_value_and_what_is_right() {
     check(
-        "[pool]\nmax = -3\nmaxx = 5\nmodel = 7\n[[rule]]\nkind = 'backlg'\n[[rule]]\nkind = 'backlog'\nper_instance = 0\n\
+        "[pool]\nmax = -3\nmaxx = 5\nmodel = 7\n[[rule]]\nkind = 'backlg'\n[[rule]]\nkind = 'backlog'\n\
+         per_instance = 0\n\
          [scale_in]\nidle = 30\nwindow = '2h'\n[costs]\n",
         &[
             "2: pool.max: is -3; must be a whole number from 0 to 10000",
@@ -105,7 +106,8 @@ fn every_mistake_is_named_at_once_with_line_key_value_and_what_is_right() {
             \"1day\"",
             "12: scale_in.window: is '2h'; must be a time in quotes with its unit, from \"0s\" \
             to \"1h\"",
-            "13: unknown key `costs`; the known ones are pool, rule, scale_out, scale_in, budget, instance, launch",
+            "13: unknown key `costs`; the known ones are pool, rule, scale_out, scale_in, budget, instance, \
+             launch",
         ],
     );
 }

@@ -100,7 +100,8 @@ async fn the_fleet_is_what_the_events_tell_and_comments_and_the_unknown_do_no_ha
         "event: status\ndata: {\"controller\":null,\"web\":{}}\n\n",
         "event: other\ndata: {\"controller\":{\"pools\":[{\"name\":\"wrong\",\"ready\":9}]}}\n\n",
         "event: status\ndata: no JSON\n\n",
-        "event: status\ndata: {\"controller\":{\"pools\":[{\"name\":\"default\",\"ready\":0,\"starting\":2,\n",
+        "event: status\n\
+         data: {\"controller\":{\"pools\":[{\"name\":\"default\",\"ready\":0,\"starting\":2,\n",
         "data: \"visible\":40,\"more\":[1]}]}}\n\n",
         "event: status\ndata: {\"controller\":{\"pools\":[{\"name\":\"default\",\"ready\":2,\"visible\":null,\"arrivals_per_s\":1.5}]}}\n\n",
     );

@@ -256,7 +256,8 @@ pub(super) fn any_result_older(connection: &Connection, older_than: i64) -> rusq
 /// these when another version is in force.
 pub(super) fn renew_version_notes(batch: &mut Batch<'_>, older_than: i64) -> rusqlite::Result<()> {
     let mut find = batch.reader().prepare_cached(
-        "SELECT key, body, stored_at FROM results WHERE key >= 'versions/' AND key < 'versions0' AND age < ?1",
+        "SELECT key, body, stored_at FROM results WHERE key >= 'versions/' AND key < 'versions0' AND age < \
+         ?1",
     )?;
     let note = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     let old: Vec<(String, Vec<u8>, i64)> =
@@ -265,7 +266,8 @@ pub(super) fn renew_version_notes(batch: &mut Batch<'_>, older_than: i64) -> rus
         let Some(of) = key.strip_prefix("versions/").and_then(|key| key.strip_suffix(".json")) else {
             continue;
         };
-        let any = "SELECT 1 FROM results WHERE key > 'results/' || ?1 || '/' AND key < 'results/' || ?1 || '0' LIMIT 1";
+        let any = "SELECT 1 FROM results WHERE key > 'results/' || ?1 || '/' AND key < 'results/' || ?1 || \
+            '0' LIMIT 1";
         if batch.reader().prepare_cached(any)?.exists([of])? {
             // As a new row, because rows are in the order of their ages.
             delete_result(batch, &key)?;
@@ -311,7 +313,8 @@ pub(super) fn list(
             "SELECT key, bytes, stored_at FROM images WHERE key >= ?1 AND key > ?2 ORDER BY key LIMIT ?3"
         }
         Listed::Results => {
-            "SELECT key, length(body), stored_at FROM results WHERE key >= ?1 AND key > ?2 ORDER BY key LIMIT ?3"
+            "SELECT key, length(body), stored_at FROM results WHERE key >= ?1 AND key > ?2 ORDER BY key \
+             LIMIT ?3"
         }
     };
     let info = |row: &Row<'_>| {

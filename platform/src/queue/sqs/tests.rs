@@ -202,10 +202,10 @@ async fn what_a_receive_brings_that_nobody_waits_for_is_given_back() {
 #[tokio::test]
 async fn a_lease_that_sqs_lengthens_no_more_is_still_held_and_one_that_is_over_is_lost() {
     let refused = |id: &str, why: &str| json!({ "Id": id, "SenderFault": true, "Code": "InvalidParameterValue", "Message": why });
-    let too_long = "Value 43200 for parameter VisibilityTimeout is invalid. Reason: Total VisibilityTimeout for the message \
-        is beyond the limit [43200 seconds]";
-    let over = "Value AQEB for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not available for \
-        visibility timeout change.";
+    let too_long = "Value 43200 for parameter VisibilityTimeout is invalid. Reason: Total VisibilityTimeout \
+        for the message is beyond the limit [43200 seconds]";
+    let over = "Value AQEB for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not \
+        available for visibility timeout change.";
     let (queue, _replay) =
         replayed([json!({ "Successful": [], "Failed": [refused("0", too_long), refused("1", over)] })]).await;
     let lost = queue.extend(&[Receipt("held".into()), Receipt("over".into())]).await.unwrap();

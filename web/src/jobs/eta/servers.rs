@@ -79,7 +79,8 @@ mod tests {
 
         #[test]
         fn fewer_jobs_or_more_servers_never_make_the_end_later(
-            servers in servers(), jobs in 2_u64..200, sooner in 0.0..10.0_f64, which in any::<prop::sample::Index>(),
+            servers in servers(), jobs in 2_u64..200, sooner in 0.0..10.0_f64,
+            which in any::<prop::sample::Index>(),
         ) {
             let before = end_s(&servers, jobs) + 1e-3;
             prop_assert!(end_s(&servers, jobs - 1) <= before, "one job fewer");

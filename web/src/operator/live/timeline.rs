@@ -188,7 +188,8 @@ mod tests {
     }
 
     fn line(seconds: i64, pool: &str, arrived: u64, visible: u64, ready: u64) -> String {
-        json!({ "v": 1, "at": at(seconds), "pool": pool, "arrived": arrived, "visible": visible, "in_flight": 0,
+        json!({ "v": 1, "at": at(seconds), "pool": pool, "arrived": arrived, "visible": visible,
+            "in_flight": 0,
             "ready": ready, "starting": 0, "leaving": 0, "desired": ready })
         .to_string()
     }

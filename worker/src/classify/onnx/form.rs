@@ -172,19 +172,19 @@ pub(super) fn found(seen: &[Vec<f32>], ending: &Ending<'_>) -> anyhow::Result<Fo
         _ if exponentials(-1.0, 0.02) => Form::NegativeLogProbabilities,
         (Some("LogSoftmax"), _) if !ending.is_computed && !single => Form::LogProbabilities,
         (Some(operator), _) => bail!(
-            "is computed of confidences ({operator}), and what it is then cannot be seen; set scores to what it is, or \
-             export the model with the confidences as its output"
+            "is computed of confidences ({operator}), and what it is then cannot be seen; set scores to what \
+             it is, or export the model with the confidences as its output"
         ),
         (None, Some(operator)) if is_distance(operator) => bail!(
-            "ends in {operator}, and may be distances, of which the smallest is the best; set scores to what it is, or \
-             export the model with confidences as its output"
+            "ends in {operator}, and may be distances, of which the smallest is the best; set scores to what \
+             it is, or export the model with confidences as its output"
         ),
         (None, _) if ending.is_opaque && in_unit => {
             bail!("has numbers from 0 to 1, which may be logits or confidences; set scores to what they are")
         }
         _ if is_constant_sum(seen) => bail!(
-            "is {:.4} in total for every image, as confidences of another scale are; set scores to what it is, or export \
-             the model with confidences as its output",
+            "is {:.4} in total for every image, as confidences of another scale are; set scores to what it \
+             is, or export the model with confidences as its output",
             seen[0].iter().sum::<f32>()
         ),
         _ if single => Form::Sigmoid,

@@ -93,7 +93,8 @@ impl Input {
         let [(index, port)] = open[..] else {
             let names: Vec<_> = open.iter().map(|(_, port)| format!("`{}`", port.name)).collect();
             bail!(
-                "{source}: has {} inputs where one is expected, an image: {}; export it so that the others are constants",
+                "{source}: has {} inputs where one is expected, an image: {}; export it so that the others \
+                 are constants",
                 names.len(),
                 names.join(", ")
             );
@@ -149,7 +150,8 @@ impl Shape<'_> {
             [_, _, _] => (vec![Images, Rows, Columns], Layout::Nhwc),
             [_, _] => (vec![Images, Numbers], set.unwrap_or(Layout::Nhwc)),
             _ => bail!(
-                "{source}: its input {port} is not images: [images, channels, rows, columns] or the like is expected"
+                "{source}: its input {port} is not images: [images, channels, rows, columns] or the like is \
+                 expected"
             ),
         })
     }
@@ -196,8 +198,8 @@ impl Shape<'_> {
             (Some(side), None) | (None, Some(side)) if axes.contains(&Axis::Images) => (side, side),
             (Some(_), None) | (None, Some(_)) => {
                 bail!(
-                    "{source}: its input {port} leaves one side open: set size, or export it with a shape such as \
-                     [images, rows, columns, channels]"
+                    "{source}: its input {port} leaves one side open: set size, or export it with a shape \
+                     such as [images, rows, columns, channels]"
                 )
             }
             (None, None) => {
@@ -211,8 +213,8 @@ impl Shape<'_> {
         );
         ensure!(
             set.is_some() || (across > 1) == (down > 1),
-            "{source}: its input {port} is a picture of {across} x {down} pixels, which none is; export it with a shape \
-             such as [images, rows, columns, channels]"
+            "{source}: its input {port} is a picture of {across} x {down} pixels, which none is; export it \
+             with a shape such as [images, rows, columns, channels]"
         );
         ensure!(
             wanted.size_is_soft || set.is_none_or(|set| set == size),
@@ -276,8 +278,8 @@ impl Shape<'_> {
         let candidates = wanted.channels.map_or(all.to_vec(), |channels| vec![channels]);
         candidates.into_iter().find_map(of_channels).with_context(|| {
             format!(
-                "{source}: its input {port} is a list of numbers that are no square image of 1, 3 or 4 channels: set size \
-                 and channels"
+                "{source}: its input {port} is a list of numbers that are no square image of 1, 3 or 4 \
+                 channels: set size and channels"
             )
         })
     }

@@ -92,14 +92,14 @@ pub(super) fn choose(
     fitting.retain(|(_, port)| !is_sorted(port));
     if let Some(name) = sorted.filter(|_| fitting.is_empty()) {
         bail!(
-            "{source}: its output `{name}` is the best scores in their order (TopK), and not one for each label; export \
-             the model without it"
+            "{source}: its output `{name}` is the best scores in their order (TopK), and not one for each \
+             label; export the model without it"
         );
     }
     if fitting.is_empty() {
         bail!(
-            "{source}: no output is one score for each label: {}; detectors, segmenters and readers of text are no \
-             classifiers",
+            "{source}: no output is one score for each label: {}; detectors, segmenters and readers of text \
+             are no classifiers",
             all()
         );
     }
@@ -190,8 +190,8 @@ pub(super) fn classes_of(
     let is_bare = rows == 1 && answer.shape.iter().filter(|side| **side > 1).count() <= 1;
     ensure!(
         is_whole && (is_list || is_bare),
-        "{source}: its output `{}` is {:?} for {rows} {}, not one score for each label; detectors, segmenters and readers of \
-         text are no classifiers",
+        "{source}: its output `{}` is {:?} for {rows} {}, not one score for each label; detectors, \
+         segmenters and readers of text are no classifiers",
         port.name,
         answer.shape,
         if rows == 1 { "image" } else { "images" }

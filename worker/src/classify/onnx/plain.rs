@@ -93,7 +93,8 @@ mod tests {
             (
                 "Load model from m.onnx failed:/onnxruntime_src/onnxruntime/core/graph/model.cc:181 \
                  onnxruntime::Model::Model(onnx::ModelProto&&, const onnxruntime::PathString&, const \
-                 onnxruntime::IOnnxRuntimeOpSchemaRegistryList*) Unsupported model IR version: 99, max supported IR version: 13\n",
+                 onnxruntime::IOnnxRuntimeOpSchemaRegistryList*) Unsupported model IR version: 99, max \
+                 supported IR version: 13\n",
                 "the file is of IR version 99, and 13 is the newest that is known",
             ),
             (
@@ -102,11 +103,13 @@ mod tests {
             ),
             ("in node \"x\": ZipMap operator not supported", "the operator ZipMap is not known"),
             (
-                "operator error: Dropout operator not enabled because rten was compiled without the \"random\" feature",
+                "operator error: Dropout operator not enabled because rten was compiled without \
+                 the \"random\" feature",
                 "the operator Dropout is not known",
             ),
             (
-                "operator \"\" failed: input or attribute has invalid value: expected 2 stride values. Inputs were (tensor(f32) [1])",
+                "operator \"\" failed: input or attribute has invalid value: expected 2 stride values. \
+                 Inputs were (tensor(f32) [1])",
                 "it needs the strides and dilations of convolutions and pooling to be in the file",
             ),
             (

@@ -193,7 +193,8 @@ fn geometry(wanted: &Wanted, size: (u32, u32)) -> anyhow::Result<Geometry> {
     if let Fit::Crop { cover } | Fit::Squash { to: cover } = fit {
         ensure!(
             cover.0 >= across && cover.1 >= down,
-            "resize: {} is less than the {} pixels that the model sees, so the centre cut would reach over the edge",
+            "resize: {} is less than the {} pixels that the model sees, so the centre cut would reach over \
+             the edge",
             Size::of(cover.0, cover.1),
             Size::of(across, down)
         );

@@ -99,8 +99,8 @@ impl Judge {
         for confidence in &mut confidences {
             if !(-HAIR..=1.0 + HAIR).contains(confidence) {
                 return Err(Failure::Failed(format!(
-                    "the model gave {confidence} where a confidence from 0 to 1 is expected; set scores to what its \
-                     outputs are"
+                    "the model gave {confidence} where a confidence from 0 to 1 is expected; set scores to \
+                     what its outputs are"
                 )));
             }
             *confidence = confidence.clamp(0.0, 1.0);
@@ -152,8 +152,8 @@ impl Judge {
         // Little more than blind guessing gives, and little in itself.
         if self.form != Form::Sigmoid && scores.len() > 1 && best < (1.2 / scores.len() as f32).max(0.25) {
             hints.push(format!(
-                "the model is undecided (best guess {:.1} %): channels, divide_by, mean and std may differ from \
-                 the training, or the image shows none of its labels",
+                "the model is undecided (best guess {:.1} %): channels, divide_by, mean and std may differ \
+                 from the training, or the image shows none of its labels",
                 best * 100.0
             ));
         }
@@ -199,8 +199,8 @@ fn positive(set: Option<&str>, labels: &mut Vec<String>, indexed: bool) -> anyho
         return Ok(1);
     }
     bail!(
-        "it gives one number for two labels, and nothing says of which: set positive to {first:?} or {second:?} (with Keras \
-         it is the second one)"
+        "it gives one number for two labels, and nothing says of which: set positive to {first:?} or \
+         {second:?} (with Keras it is the second one)"
     )
 }
 
@@ -250,13 +250,15 @@ mod tests {
         fn no_confidence_outside_0_and_1_ever_leaves(
             scores in prop::collection::vec(prop::num::f32::ANY, 2..9),
             form in prop::sample::select(vec![
-                Scores::Logits, Scores::Probabilities, Scores::LogProbabilities, Scores::NegativeLogProbabilities,
+                Scores::Logits, Scores::Probabilities, Scores::LogProbabilities,
+                Scores::NegativeLogProbabilities,
                 Scores::Percent, Scores::Bytes, Scores::Sigmoid,
             ]),
         ) {
             let judge = judge(&Model { scores: Some(form), ..Model::default() }, scores.len());
             if let Ok(confidences) = judge.confidences(&scores) {
-                prop_assert!(confidences.iter().all(|confidence| (0.0..=1.0).contains(confidence)), "{confidences:?}");
+                prop_assert!(confidences.iter().all(|confidence| (0.0..=1.0).contains(confidence)),
+                    "{confidences:?}");
             }
         }
     }

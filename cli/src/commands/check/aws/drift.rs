@@ -224,14 +224,14 @@ async fn base_image(account: &Account) -> anyhow::Result<Found> {
         None
     } else if is_older(&baked.made_at, limit, Utc::now()) {
         Some(format!(
-            "the image of the workers is older than {} (setup.rebake_after), and the system has a newer one, {newest}; `eirs \
-             update` bakes on it",
+            "the image of the workers is older than {} (setup.rebake_after), and the system has a newer one, \
+             {newest}; `eirs update` bakes on it",
             humantime::format_duration(limit)
         ))
     } else {
         Some(format!(
-            "the system has a newer image, {newest}, than {pinned}, on which the workers are baked; `eirs update --new-base` \
-             bakes on it"
+            "the system has a newer image, {newest}, than {pinned}, on which the workers are baked; `eirs \
+             update --new-base` bakes on it"
         ))
     };
     Ok(Found { notes: note.into_iter().collect(), ..Found::default() })
@@ -300,7 +300,8 @@ mod tests {
 
     #[test]
     fn what_may_not_be_looked_at_is_one_sentence_and_other_errors_are_one_each() {
-        let long = "listing the security groups: UnauthorizedOperation: You are not authorized. Encoded authorization failure message: x";
+        let long = "listing the security groups: UnauthorizedOperation: You are not authorized. Encoded \
+            authorization failure message: x";
         let denied = |text: &str| Err(anyhow::anyhow!("{text}"));
         let found = gather([
             ("the queues", Ok(Found { differences: vec!["one".to_owned().into()], ..Found::default() })),
@@ -313,7 +314,8 @@ mod tests {
             found.unseen,
             [
                 "the drain document cannot be inspected: no response in time",
-                "these credentials may not inspect the security groups, the buckets, so that drift there is unknown"
+                "these credentials may not inspect the security groups, the buckets, so that drift there is \
+                 unknown"
             ]
         );
         assert!(!short(&anyhow::anyhow!("{long}")).contains("Encoded"));

@@ -260,7 +260,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "[\\[{('\"a-z0-9:,#\\-\\\\ \n}\\])]{0,60}", form in 0usize..4) {
+        fn any_text_is_read_or_refused(
+            text in "[\\[{('\"a-z0-9:,#\\-\\\\ \n}\\])]{0,60}",
+            form in 0usize..4,
+        ) {
             let _read = parse(&text, [Form::Csv, Form::Yaml, Form::Metadata, Form::Any][form]);
         }
     }

@@ -105,8 +105,8 @@ pub(super) fn huggingface(json: &Value) -> anyhow::Result<Wanted> {
         let (across, down) = if cuts { cut.unwrap_or(scaled.sides) } else { scaled.sides };
         ensure!(
             cuts || scaled.short().is_none(),
-            "size names the short side only and nothing is cut out, so that pictures have any shape: set size and \
-             resize_mode yourself"
+            "size names the short side only and nothing is cut out, so that pictures have any shape: set \
+             size and resize_mode yourself"
         );
         wanted.size = Some(Size::of(across, down));
         wanted.resize = Some(resize);
@@ -185,7 +185,8 @@ mod tests {
     #[test]
     fn timm_scales_by_its_crop_pct_in_three_modes() {
         let config = |mode: &str, share: f64| {
-            json!({"architecture": "x", "pretrained_cfg": {"input_size": [3, 224, 224], "interpolation": "bicubic",
+            json!({"architecture": "x", "pretrained_cfg": {"input_size": [3, 224, 224],
+                "interpolation": "bicubic",
                 "crop_pct": share, "crop_mode": mode, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}})
         };
         let crop = timm(&config("center", 0.9)).unwrap();
@@ -204,20 +205,24 @@ mod tests {
         let side = |pixels| Some(Size::Side(pixels));
         for (json, expected) in [
             (
-                json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}, "resample": 2}),
+                json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224},
+                    "resample": 2}),
                 (Some(ResizeMode::Squash), side(224), side(224), Some(Filter::Bilinear)),
             ),
             (
-                json!({"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}, "resample": 3,
+                json!({"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256},
+                    "resample": 3,
                     "crop_size": {"height": 224, "width": 224}, "do_center_crop": true}),
                 (Some(ResizeMode::Crop), side(224), side(256), Some(Filter::Bicubic)),
             ),
             (
-                json!({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875, "resample": 3}),
+                json!({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875,
+                    "resample": 3}),
                 (Some(ResizeMode::Crop), side(224), side(256), Some(Filter::Bicubic)),
             ),
             (
-                json!({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}, "resample": 3}),
+                json!({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384},
+                    "resample": 3}),
                 (Some(ResizeMode::Squash), side(384), None, Some(Filter::Bicubic)),
             ),
             (

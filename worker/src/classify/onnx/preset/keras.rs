@@ -20,7 +20,8 @@ enum Mode {
 pub(super) fn wanted(weights: &str) -> anyhow::Result<Wanted> {
     let Some(mode) = mode(weights) else {
         bail!(
-            "weights: Keras has no application {weights:?}; name one, such as `ResNet50`, or its mode `caffe`, `tf` or `torch`"
+            "weights: Keras has no application {weights:?}; name one, such as `ResNet50`, or its mode \
+             `caffe`, `tf` or `torch`"
         );
     };
     let (channels, divide_by, mean, std): (_, _, PerChannel, PerChannel) = match mode {

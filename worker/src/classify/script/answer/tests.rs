@@ -232,7 +232,10 @@ fn what_was_skipped_is_told_within_bounds() {
 
 proptest! {
     #[test]
-    fn once_whatever_surrounds_a_named_answer_it_is_the_label_or_an_error(before in "\\PC{0,40}", after in "\\PC{0,40}") {
+    fn once_whatever_surrounds_a_named_answer_it_is_the_label_or_an_error(
+        before in "\\PC{0,40}",
+        after in "\\PC{0,40}",
+    ) {
         let printed = format!("{before}\ntest_00.JPEG,dog\n{after}\n");
         let found = label_in(printed.as_bytes(), file());
         prop_assert!(found.is_err() || found == Ok("dog".into()), "{found:?}");

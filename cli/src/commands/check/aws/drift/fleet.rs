@@ -52,8 +52,8 @@ pub(super) fn pools(
         if others > 0 {
             let (others, model) = (count(others, "instance"), &policy.pool.model);
             differences.push(format!(
-                "{others} of the pool {name} cannot reach the queue of {model}, which it serves now; `eirs setup` gives them \
-                 the role {should}"
+                "{others} of the pool {name} cannot reach the queue of {model}, which it serves now; `eirs \
+                 setup` gives them the role {should}"
             ));
         }
     }
@@ -187,10 +187,8 @@ mod tests {
         let told = pools(&machines, &policies(&[("default", 2)]), profile_of);
         assert_eq!(
             told,
-            [
-                "1 instance of the pool default cannot reach the queue of default, which it serves now; `eirs setup` gives \
-              them the role worker-default"
-            ]
+            ["1 instance of the pool default cannot reach the queue of default, which it serves now; \
+              `eirs setup` gives them the role worker-default"]
         );
     }
 

@@ -43,7 +43,8 @@ pub(super) fn csv(text: &str) -> anyhow::Result<(Vec<String>, bool)> {
     for (line, row) in &rows {
         ensure!(
             row.len() == columns,
-            "line {line} has {} cells, and the first has {columns}; a label with a `{}` in it must be in quotes",
+            "line {line} has {} cells, and the first has {columns}; a label with a `{}` in it must be in \
+             quotes",
             row.len(),
             separator.unwrap_or(',')
         );

@@ -57,8 +57,8 @@ const INDEXES: [&str; 11] = [
     "value",
 ];
 
-const RIGHT: &str = "right is a list of labels, an object from index to label or from label to index, or one of these \
-                     under a key such as `names`, `classes` or `id2label`";
+const RIGHT: &str = "right is a list of labels, an object from index to label or from label to index, or one \
+                     of these under a key such as `names`, `classes` or `id2label`";
 
 /// Whether labels are often under this key.
 pub(super) fn is_key(key: &str) -> bool {

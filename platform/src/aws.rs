@@ -1,7 +1,7 @@
-//! What every client of AWS shares here: how it is set up, and what its errors mean to a caller.
+//! The configuration that all AWS clients share, and the meaning of their errors to a caller.
 //!
-//! Credentials come from the SDK's own chain and from nowhere else. A call is tried three times by
-//! the SDK, with jitter; the callers of the seams try again beyond that, where that is right.
+//! Credentials come only from the SDK's default chain. The SDK attempts each call up to three
+//! times, with jitter; the callers of queues and stores retry beyond that where it is safe.
 
 mod error;
 pub mod tag;
@@ -14,16 +14,16 @@ pub(crate) use self::error::sorted;
 pub use self::error::{code, error};
 use crate::settings::Aws;
 
-/// A connection that is not there after so long is tried again.
+/// A connection that is not established within this time is tried again.
 const CONNECT: Duration = Duration::from_secs(3);
-/// The longest time for one attempt at a call, and for all attempts at it together. A receive has
-/// its own.
+/// The time limits for one attempt at a call and for all its attempts together. A receive has its
+/// own.
 const ATTEMPT: Duration = Duration::from_secs(10);
 const ALL_ATTEMPTS: Duration = Duration::from_secs(30);
-/// How often the SDK tries a call.
+/// Maximum number of attempts that the SDK makes at a call.
 const ATTEMPTS: u32 = 3;
 
-/// The services of AWS, as the settings say where they are.
+/// The services of AWS, whose endpoints are settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is named after its service")]
 pub enum Service {
@@ -35,8 +35,8 @@ pub enum Service {
     Sts,
 }
 
-/// The configuration of all clients. Looks for region and credentials as the SDK's own chain does;
-/// no call is made yet, except to the instance's metadata for the region.
+/// Returns the configuration of all clients. Finds the region and the credentials as the SDK's
+/// default chain does. Makes no calls yet, except to the instance metadata service for the region.
 pub async fn sdk_config(settings: &Aws) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
@@ -54,7 +54,8 @@ pub async fn sdk_config(settings: &Aws) -> SdkConfig {
     loader.load().await
 }
 
-/// Where a service is asked; `None` is AWS itself, or what the environment says.
+/// Returns the endpoint of a service from the settings, or `None` for the SDK's default, which is
+/// AWS or what the environment sets.
 pub fn endpoint(settings: &Aws, service: Service) -> Option<&str> {
     let own = match service {
         Service::Sqs => &settings.endpoints.sqs,

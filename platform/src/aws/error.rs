@@ -1,5 +1,5 @@
-//! What the errors of AWS mean to a caller: try again, take another one, go on without it, or give
-//! up.
+//! Classifies the errors of AWS by what a caller can do: retry, use another resource, continue
+//! without it, or give up.
 
 use aws_sdk_sqs::{
     config::http::HttpResponse,
@@ -8,13 +8,14 @@ use aws_sdk_sqs::{
 
 use crate::error::Error;
 
-/// What a call that failed was answered: the error's code, such as `AccessDenied`, or `None` where
-/// there was no answer.
+/// Returns the error code of a failed call, such as `AccessDenied`, or `None` if there was no
+/// response.
 pub fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<&str> {
     error.as_service_error().and_then(ProvideErrorMetadata::code)
 }
 
-/// Sorts a failed call. `what` was being done, e.g. `receiving from requests-default`.
+/// Converts the error of a call. `what` is the operation, such as `receiving from
+/// requests-default`.
 pub fn error<E>(what: impl Into<String>, error: &SdkError<E, HttpResponse>) -> Error
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -27,7 +28,7 @@ where
     sorted(what.into(), code, message, status)
 }
 
-/// Sorts an error that came as an entry of an answer, or of a call whose status is not known (0).
+/// Converts an error that is an entry of a response, or of a call whose status is unknown (0).
 pub(crate) fn sorted(what: String, code: &str, message: &str, status: u16) -> Error {
     let why = match (code, message) {
         ("", "") => format!("HTTP status {status}"),
@@ -35,8 +36,7 @@ pub(crate) fn sorted(what: String, code: &str, message: &str, status: u16) -> Er
         ("", message) => message.to_owned(),
         (code, message) => format!("{code}: {message}"),
     };
-    // A code of the older query protocol says the service first:
-    // `AWS.SimpleQueueService.NonExistentQueue`.
+    // The older query protocol puts the service first: `AWS.SimpleQueueService.NonExistentQueue`.
     let code = code.rsplit(['.', '#']).next().unwrap_or(code);
     match meaning(code, status) {
         Meaning::TryLater => Error::Unavailable { what, why },
@@ -56,13 +56,13 @@ enum Meaning {
 
 fn meaning(code: &str, status: u16) -> Meaning {
     match code {
-        // Of the machines, not of the API: others may be had.
+        // No capacity for this machine; other types or zones may have some.
         "InsufficientInstanceCapacity"
         | "InsufficientHostCapacity"
         | "InsufficientReservedInstanceCapacity"
         | "InsufficientCapacity"
-        // A type that a zone does not have ("Your requested instance type is not supported in your
-        // requested Availability Zone").
+        // The zone does not offer the instance type ("Your requested instance type is not supported
+        // in your requested Availability Zone").
         | "Unsupported"
         | "InstanceLimitExceeded"
         | "VcpuLimitExceeded"
@@ -77,7 +77,7 @@ fn meaning(code: &str, status: u16) -> Meaning {
         | "InvalidDocument"
         | "ParameterNotFound" => Meaning::Missing,
         code if code.ends_with(".NotFound") || code.ends_with("NotFoundException") => Meaning::Missing,
-        // The SDK has tried again by then, more patiently than a caller should have to.
+        // By then the SDK has already retried, with longer waits than a caller should need.
         "RequestLimitExceeded"
         | "Throttling"
         | "ThrottlingException"
@@ -97,11 +97,11 @@ fn meaning(code: &str, status: u16) -> Meaning {
         | "InternalFailure"
         | "InternalServerError"
         | "QueueDeletedRecently"
-        // The chain fetches new credentials when these have run out.
+        // The credential chain fetches new credentials when these have expired.
         | "ExpiredToken"
         | "ExpiredTokenException"
         | "RequestExpired"
-        // An instance is in between two states, or its agent has not registered yet.
+        // An instance is between two states, or its agent has not registered yet.
         | "IncorrectInstanceState"
         | "InvalidInstanceId" => Meaning::TryLater,
         _ if status >= 500 || status == 429 || status == 408 => Meaning::TryLater,
@@ -111,7 +111,8 @@ fn meaning(code: &str, status: u16) -> Meaning {
     }
 }
 
-/// No answer came: the network, a time-out, or credentials that could not be had just now.
+/// Converts an error without a response: the network, a timeout, or credentials that are not
+/// available at the moment.
 fn unanswered<E>(what: impl Into<String>, error: &SdkError<E, HttpResponse>) -> Error
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -123,16 +124,17 @@ where
     }
 }
 
-/// The SDK's own words are "dispatch failure"; what happened stands at the end of the chain.
+/// Returns the last error of the chain. The SDK's own text is only "dispatch failure"; the cause is
+/// at the end.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut last = error;
-    let mut says_credentials = false;
+    let mut names_credentials = false;
     while let Some(source) = last.source() {
         last = source;
-        says_credentials |= last.to_string().contains("credential");
+        names_credentials |= last.to_string().contains("credential");
     }
     let text = last.to_string();
-    if says_credentials && !text.contains("credential") { format!("no credentials: {text}") } else { text }
+    if names_credentials && !text.contains("credential") { format!("no credentials: {text}") } else { text }
 }
 
 #[cfg(test)]
@@ -140,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_error_is_what_a_caller_can_do_about_it() {
+    fn error_codes_are_classified_by_what_a_caller_can_do() {
         for (code, status, expected) in [
             ("RequestLimitExceeded", 503, Meaning::TryLater),
             ("SlowDown", 503, Meaning::TryLater),
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_of_the_query_protocol_is_read_without_its_service() {
+    fn the_service_prefix_of_a_query_protocol_code_is_ignored() {
         let error = sorted("sending".into(), "AWS.SimpleQueueService.NonExistentQueue", "gone", 400);
         assert!(error.is_missing(), "{error:?}");
         assert_eq!(

@@ -1,4 +1,4 @@
-//! A store in one bucket of S3.
+//! A store in one S3 bucket.
 
 mod slot;
 
@@ -28,25 +28,25 @@ use crate::{
     settings::Aws,
 };
 
-/// The longest page of a listing that S3 answers with.
+/// Maximum number of keys in a page of a listing; a limit of S3.
 const PAGE: usize = 1000;
-/// Of two writers of the same key one may get 409 because they raced; it asks again so often.
+/// Maximum number of retries after 409, which S3 returns to one of two concurrent writers of a key.
 const RACES: u32 = 8;
 
-/// The blobs of a bucket, under their own names.
+/// The blobs of a bucket, whose keys are the object keys.
 #[derive(Debug, Clone)]
 pub struct S3Blobs {
     client: Client,
     bucket: String,
 }
 
-/// The client of S3 that the settings describe.
+/// Creates a client of S3 from the settings.
 pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
     let mut builder = aws_sdk_s3::config::Builder::from(config);
     if let Some(endpoint) = aws::endpoint(settings, Service::S3) {
         builder = builder.endpoint_url(endpoint);
     }
-    // Emulators and other makers' stores have no host name for each bucket.
+    // Emulators and S3-compatible stores of other vendors have no host name per bucket.
     let elsewhere = aws::endpoint(settings, Service::S3).is_some() || config.endpoint_url().is_some();
     if let Some(account) = &settings.account {
         builder = builder.interceptor(Owner(account.clone()));
@@ -54,10 +54,10 @@ pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
     Client::from_conf(builder.force_path_style(elsewhere).build())
 }
 
-/// Says in every call whose the bucket must be. Names of buckets are the whole world's: where one
-/// was deleted, somebody else may have it by now, and would get the images and give the results (S3
-/// user guide, "Verifying bucket ownership with bucket owner condition"). Here, and not at each
-/// call, so that none is forgotten.
+/// Adds the expected owner of the bucket to every request. Bucket names are global: if a bucket was
+/// deleted, another account may own the name, and would receive the images and supply the results
+/// (S3 user guide, "Verifying bucket ownership with bucket owner condition"). An interceptor covers
+/// every call, so that none can be forgotten.
 #[derive(Debug)]
 struct Owner(String);
 
@@ -80,7 +80,7 @@ impl Intercept for Owner {
 }
 
 impl S3Blobs {
-    /// The blobs of a bucket that exists.
+    /// Creates a store in an existing bucket.
     pub fn new(client: Client, bucket: &str) -> Self {
         Self { client, bucket: bucket.to_owned() }
     }
@@ -122,11 +122,11 @@ impl BlobStore for S3Blobs {
         put.send().await.map(|_| ()).map_err(|error| self.failed("writing", key, &error))
     }
 
-    /// S3 answers 412 where the key is taken, and 409 to a writer that another one overtook just
-    /// now: only asking again shows which of the two came first (user guide, "Conditional writes").
+    /// S3 returns 412 if the key exists, and 409 to one of two concurrent writers: only a retry
+    /// shows which of them was first (user guide, "Conditional writes").
     ///
-    /// Where the answer to a write is lost, the SDK tries again and gets 412: then no caller gets
-    /// `true`, and a reader of the blob finds its own bytes.
+    /// If the response to a write is lost, the SDK retries and gets 412. Then no caller gets
+    /// `true`, although a reader of the blob finds the bytes of this one.
     async fn put_new(&self, key: &str, body: Bytes) -> Result<bool> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let mut races = 0;
@@ -144,8 +144,8 @@ impl BlobStore for S3Blobs {
         }
     }
 
-    /// The ETag that comes with the bytes names them to the write (user guide, "Conditional
-    /// writes"): 412 where another writer came first, and 404 where the blob was deleted.
+    /// The ETag that comes with the bytes makes the write conditional (user guide, "Conditional
+    /// writes"): S3 returns 412 if another writer was first, and 404 if the blob was deleted.
     async fn replace(&self, key: &str, seen: &Bytes, body: Bytes) -> Result<bool> {
         let got = match self.client.get_object().bucket(&self.bucket).key(key).send().await {
             Ok(got) => got,
@@ -175,7 +175,7 @@ impl BlobStore for S3Blobs {
         };
         match got.body.collect().await {
             Ok(body) => Ok(Some(body.into_bytes())),
-            // The connection broke in the middle.
+            // The connection broke while the body was being read.
             Err(error) => Err(Error::unavailable(self.doing("reading", key), error)),
         }
     }
@@ -239,20 +239,21 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn s3_keeps_the_contract_on_an_emulator_that_others_wrote() {
+    async fn s3_fulfils_the_contract_on_a_third_party_emulator() {
         let Some(emulator) = Emulator::start(&["--plain"]) else { return };
         contract::suite(&blobs(client(&emulator.config().await, &emulator.settings())).await).await;
     }
 
-    /// But for creating once: it knows no preconditions (testing/fauxqs).
+    /// Without the test for conditional creation, which this emulator does not support
+    /// (testing/fauxqs).
     #[tokio::test]
-    async fn s3_keeps_the_contract_on_a_second_emulator() {
+    async fn s3_fulfils_the_contract_on_a_second_emulator() {
         let Some(second) = Fauxqs::start() else { return };
         let blobs = blobs(client(&second.config().await, &second.settings())).await;
         contract::suite_but_for_creating_once(&blobs).await;
     }
 
-    /// A new bucket.
+    /// Creates a bucket.
     async fn blobs(client: Client) -> crate::blobs::SharedBlobs {
         let place = aws_sdk_s3::types::CreateBucketConfiguration::builder()
             .location_constraint(REGION.into())
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_writer_that_was_overtaken_asks_again_who_came_first() {
+    async fn a_conflict_between_writers_is_retried_until_it_is_decided() {
         for (last, written) in [(error(412, "PreconditionFailed"), false), (Answer::new(200, ""), true)] {
             let race = error(409, "ConditionalRequestConflict");
             let (blobs, replay) = replayed([race.clone(), race, last]).await;
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_that_refuses_is_told_from_a_blob_that_is_not_there() {
+    async fn a_refusal_is_not_mistaken_for_a_missing_blob() {
         let (blobs, _replay) = replayed([
             error(404, "NoSuchKey"),
             error(404, "NoSuchBucket"),
@@ -306,9 +307,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_call_says_whose_the_bucket_must_be_where_that_is_known() {
+    async fn every_call_names_the_expected_bucket_owner_if_it_is_known() {
         let denied = error(403, "AccessDenied");
-        // The answer to a HEAD has no body.
+        // The response to a HEAD request has no body.
         let answers = [&denied, &denied, &denied, &Answer::new(403, ""), &denied, &denied].map(Clone::clone);
         let replay = Replay::new(answers);
         let settings = Aws { account: Some("123456789012".into()), ..Aws::default() };
@@ -322,10 +323,7 @@ mod tests {
             blobs.list("k", None, 10).await.unwrap_err(),
         ];
         for error in refused {
-            assert!(
-                matches!(error, Error::Broken { .. }),
-                "it is not taken for a blob that is missing: {error:?}"
-            );
+            assert!(matches!(error, Error::Broken { .. }), "a refusal is not a missing blob: {error:?}");
         }
         assert_eq!(replay.requests().len(), 6);
         for request in replay.requests() {
@@ -337,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_listing_is_asked_for_in_pages_each_after_the_last_key() {
+    async fn a_long_listing_is_fetched_in_pages() {
         let page = |from: usize, to: usize| {
             let row = |n| format!("<Contents><Key>images/{n:05}</Key><Size>7</Size></Contents>");
             let rows: String = (from..to).map(row).collect();

@@ -1,10 +1,10 @@
 //! Queues of SQS.
 //!
-//! What SQS does that others do not: it takes ten messages in one call, answers 200 to a batch of
-//! which some failed, keeps a poll open for up to twenty seconds, and hands messages to a poll that
-//! nobody waits for any more. So single sends and acks that come together share a call
+//! SQS differs from the other backends: a call takes up to ten messages, a batch of which some
+//! entries failed is answered 200, a poll may wait for up to 20 seconds, and messages are leased to
+//! a poll even if its caller is gone. So concurrent single sends and acks share a call
 //! (`sqs/gather.rs`, `sqs/batch.rs`), and a poll is a task of its own that is never dropped
-//! (`sqs/poll.rs`). `sqs/manage.rs` makes queues and deletes them.
+//! (`sqs/poll.rs`). `sqs/manage.rs` creates and deletes queues.
 
 mod batch;
 mod body;
@@ -42,7 +42,7 @@ use crate::{
     settings::Aws,
 };
 
-/// The most messages of a call.
+/// Maximum number of messages per call; a limit of SQS.
 const BATCH: usize = 10;
 
 /// The queues of an installation: those whose names begin with its prefix. Clones share them.
@@ -53,8 +53,8 @@ pub struct SqsQueues {
     linger: Linger,
 }
 
-/// How long what could be a call waits for company: for fewer calls, and only where others are
-/// under way.
+/// How long an entry waits for others, so that they share a call. Only while other calls are in
+/// progress.
 #[derive(Debug, Clone, Copy, Default)]
 struct Linger {
     sends: Duration,
@@ -65,7 +65,7 @@ struct Linger {
 /// One queue.
 #[derive(Debug, Clone)]
 pub struct SqsQueue {
-    /// Without the prefix, as everybody here calls it.
+    /// Without the prefix, as in the rest of the code.
     name: String,
     url: String,
     client: Client,
@@ -73,35 +73,34 @@ pub struct SqsQueue {
     sends: Batcher,
     acks: Batcher,
     linger: Linger,
-    /// When the last messages came.
+    /// When messages were last received.
     answered: Arc<Mutex<Instant>>,
 }
 
-/// The client of SQS that the settings describe.
+/// Creates a client of SQS from the settings.
 pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
     let mut builder = aws_sdk_sqs::config::Builder::from(config);
     if let Some(endpoint) = aws::endpoint(settings, Service::Sqs) {
         builder = builder.endpoint_url(endpoint);
     }
-    // A long poll is a stream that stalls, and means it (aws-sdk-rust, issue 1148).
+    // A long poll looks like a stalled stream, on purpose (aws-sdk-rust, issue 1148).
     let patience = aws_sdk_sqs::config::StalledStreamProtectionConfig::disabled();
     Client::from_conf(builder.stalled_stream_protection(patience).build())
 }
 
 impl SqsQueues {
-    /// Of the installation with this prefix. Nothing waits for company.
+    /// The queues of the installation with this prefix, without any linger.
     pub fn new(client: Client, prefix: &str) -> Self {
         Self { client, prefix: prefix.to_owned(), linger: Linger::default() }
     }
 
-    /// Of the installation that the settings describe.
+    /// The queues of the installation that the settings describe.
     pub fn of_settings(config: &SdkConfig, settings: &Aws) -> Self {
         let linger = Linger { sends: settings.linger, acks: settings.ack_linger, polls: settings.linger };
         Self { linger, ..Self::new(client(config, settings), &settings.prefix) }
     }
 
-    /// The queue of this name. One that does not exist is an error: nothing is made by looking for
-    /// it.
+    /// Opens a queue. If it does not exist, returns an error and does not create it.
     pub async fn open(&self, name: &str, options: QueueOptions) -> Result<SharedQueue> {
         let url = self.url(name).await?;
         Ok(Arc::new(SqsQueue::new(self, name, url, options)))
@@ -138,8 +137,7 @@ impl SqsQueue {
         aws::error(format!("{verb} {}", self.name), error)
     }
 
-    /// Has messages hidden for so long from now on; answers the receipts of which nobody knows any
-    /// more.
+    /// Hides messages for `time` from now on. Returns the receipts that are no longer valid.
     async fn hide_for(&self, verb: &str, receipts: &[Receipt], time: Duration) -> Result<Vec<Receipt>> {
         let seconds = i32::try_from(time.as_secs()).unwrap_or(i32::MAX);
         let calls = receipts.chunks(BATCH).map(|chunk| self.hide_chunk(verb, chunk, seconds));
@@ -158,8 +156,7 @@ impl SqsQueue {
         let answer = answer.map_err(|error| self.failed(verb, &error))?;
         let mut lost = Vec::new();
         for failed in answer.failed() {
-            // What is wrong with the entry itself is that its lease is over; everything else may
-            // pass.
+            // If the entry itself is wrong, its lease is over; any other failure may pass.
             match failed.id().parse::<usize>().ok().and_then(|index| receipts.get(index)) {
                 Some(receipt) if is_beyond_twelve_hours(failed) => {
                     tracing::warn!(
@@ -175,15 +172,15 @@ impl SqsQueue {
     }
 }
 
-/// Whether an extension was refused because the lease would last too long. The code alone does not
-/// tell: a lease that is over has the same one, with "Message does not exist or is not available
-/// for visibility timeout change" (seen in AWS's answers as they are reported in localstack, issue
-/// 3956, and aws-sdk-net, issue 794).
+/// Returns whether an extension was refused because the lease would last too long. The code is not
+/// enough: an expired lease has the same one, with "Message does not exist or is not available for
+/// visibility timeout change" (seen in AWS's responses as reported in localstack, issue 3956, and
+/// aws-sdk-net, issue 794).
 fn is_beyond_twelve_hours(failed: &BatchResultErrorEntry) -> bool {
     failed.sender_fault() && failed.message().is_some_and(|why| why.contains("beyond the limit"))
 }
 
-/// What an entry of an answer that went wrong means.
+/// Converts a failed entry of a response.
 fn entry_failed(what: String, failed: &BatchResultErrorEntry) -> Error {
     let status = if failed.sender_fault() { 400 } else { 500 };
     aws::sorted(what, failed.code(), failed.message().unwrap_or_default(), status)
@@ -208,15 +205,14 @@ impl Queue for SqsQueue {
         poll::receive(self, max, wait).await
     }
 
-    /// SQS lets a lease last for twelve hours from its receive at most. An extension beyond that is
-    /// refused, and changes nothing: the lease goes on to its end, and until then nobody else gets
-    /// the job.
+    /// SQS limits a lease to twelve hours from the receive. An extension beyond that is refused and
+    /// changes nothing: the lease lasts until its end, and until then no other worker gets the job.
     async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>> {
         self.hide_for("extending leases of", receipts, self.options.visibility).await
     }
 
-    /// Not tried again beyond what the SDK does: a message that was not deleted is delivered again,
-    /// and does no harm.
+    /// Not retried beyond the SDK's own attempts: a message that was not deleted is delivered
+    /// again, which does no harm.
     async fn ack(&self, receipts: &[Receipt]) -> Result<()> {
         self.acks.add(receipts.iter().map(|receipt| receipt.0.clone()), Duration::ZERO).await
     }
@@ -229,8 +225,8 @@ impl Queue for SqsQueue {
         self.hide_for("releasing to", receipts, Duration::ZERO).await.map(|_stale| ())
     }
 
-    /// Approximate, and a minute late after traffic stops (developer guide, "Available CloudWatch
-    /// metrics").
+    /// Approximate, and up to a minute late after traffic stops (developer guide, "Available
+    /// CloudWatch metrics").
     async fn depth(&self) -> Result<Depth> {
         let names = [
             Attribute::ApproximateNumberOfMessages,
@@ -249,11 +245,11 @@ impl Queue for SqsQueue {
         Ok(Depth { visible: count(&names[0])? + count(&names[1])?, in_flight: count(&names[2])? })
     }
 
-    /// Takes up to a minute; messages that are sent meanwhile may go too.
+    /// Takes up to a minute; messages that are sent meanwhile may be deleted too.
     async fn purge(&self) -> Result<()> {
         match self.client.purge_queue().queue_url(&self.url).send().await {
             Ok(_) => Ok(()),
-            // It was purged within the last minute, and that purge is still under way.
+            // The queue was purged within the last minute, and that purge is still in progress.
             Err(error)
                 if error.as_service_error().is_some_and(|error| error.is_purge_queue_in_progress()) =>
             {

@@ -1,5 +1,5 @@
-//! A blob that is only replaced by who knows what it says now: the claim of the controller is one
-//! (`backend/claim.rs`).
+//! A blob that is replaced only if its content is known to be unchanged, such as the controller's
+//! claim (`backend/claim.rs`).
 
 use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream;
@@ -20,7 +20,7 @@ pub struct S3Slot {
 }
 
 impl S3Slot {
-    /// This key.
+    /// Creates a slot for this key.
     pub fn new(blobs: S3Blobs, key: &'static str) -> Self {
         Self { blobs, key }
     }
@@ -42,9 +42,9 @@ impl Slot for S3Slot {
         }
     }
 
-    /// 412 says that it is of another version, or there; 404 that it is not there any more; 409
-    /// that another writer is under way (user guide, "Conditional writes"): in each case somebody
-    /// else was first.
+    /// S3 returns 412 if the version is another one or the blob exists, 404 if it no longer exists,
+    /// and 409 if another write is in progress (user guide, "Conditional writes"). In each case
+    /// another writer was first.
     async fn write(&self, body: Bytes, was: Option<&str>) -> Result<Option<String>> {
         let S3Blobs { client, bucket } = &self.blobs;
         let put = client.put_object().bucket(bucket).key(self.key).body(ByteStream::from(body));
@@ -76,7 +76,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn a_slot_is_only_written_by_who_knows_what_it_says() {
+    async fn a_slot_is_written_only_with_its_current_version() {
         let Some(emulator) = Emulator::start(&[]) else { return };
         let client = s3::client(&emulator.config().await, &emulator.settings());
         let place = aws_sdk_s3::types::CreateBucketConfiguration::builder()
@@ -92,14 +92,14 @@ mod tests {
             "there is nothing to replace"
         );
         let first = write("1", None).await.unwrap();
-        assert_eq!(write("x", None).await, None, "it is there");
+        assert_eq!(write("x", None).await, None, "the slot exists");
         assert_eq!(slot.read().await.unwrap(), Some(("1".into(), first.clone())));
         let second = write("2", Some(&first)).await.unwrap();
         assert_ne!(first, second);
-        assert_eq!(write("x", Some(&first)).await, None, "it says something else by now");
+        assert_eq!(write("x", Some(&first)).await, None, "the version has changed");
         assert_eq!(slot.read().await.unwrap(), Some(("2".into(), second.clone())));
 
-        // Of many that know what it says one is first.
+        // Of many concurrent writers with the current version, one succeeds.
         let racing = (0..16).map(|writer| {
             let (slot, was) = (slot.clone(), second.clone());
             tokio::spawn(async move { slot.write(format!("by {writer}").into(), Some(&was)).await.unwrap() })

@@ -1,5 +1,5 @@
-//! Single sends and acks that come together make one call, as `gather.rs` decides; here is what
-//! such a call is.
+//! Makes calls of single sends and acks that arrive together. `gather.rs` decides when a call
+//! starts and with which entries.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,11 +19,11 @@ use crate::{
     error::{Error, Result},
 };
 
-/// SQS answers 200 to a batch of which some entries failed for its own reasons, and the SDK takes
-/// that for a success: those entries are tried again here, so often in all.
+/// Maximum number of attempts at an entry that failed for a reason of SQS. SQS answers 200 to such
+/// a batch and the SDK takes it for a success, so these entries are retried here.
 const ATTEMPTS: usize = 3;
 
-/// What a batch is for.
+/// The operation of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Verb {
     /// Its entries are bodies.
@@ -32,7 +32,7 @@ pub(super) enum Verb {
     Ack,
 }
 
-/// Collects entries for one verb on one queue. Clones collect together.
+/// Collects entries for one operation on one queue. Clones share their calls.
 #[derive(Debug, Clone)]
 pub(super) struct Batcher {
     entries: mpsc::UnboundedSender<Vec<Entry>>,
@@ -42,9 +42,9 @@ pub(super) struct Batcher {
 #[derive(Debug)]
 struct Entry {
     text: String,
-    /// Whose message it is, where several clients share the queue.
+    /// The client whose message it is, if several share the queue.
     client: Option<String>,
-    /// For how long it may wait for company.
+    /// How long the entry may wait for others.
     patience: Duration,
     done: oneshot::Sender<Result<()>>,
 }
@@ -58,8 +58,8 @@ struct Calls {
 }
 
 impl Batcher {
-    /// Its task ends when the last clone is gone and everything that was added is done. What comes
-    /// while a call is under way may wait for company for `linger`.
+    /// Starts the task that makes the calls. It ends when the last clone is dropped and all entries
+    /// are done. Entries that arrive during a call may wait for others for `linger`.
     pub(super) fn start(client: Client, name: &str, url: &str, verb: Verb, linger: Duration) -> Self {
         let what = match verb {
             Verb::Send => format!("sending to {name}"),
@@ -76,8 +76,12 @@ impl Batcher {
         Self { entries, what }
     }
 
-    /// Adds entries; answers how they went, by the first that failed if one did. What was added is
-    /// done even if nobody waits for the answer.
+    /// Adds entries, and waits until they are done. The entries are carried out even if the caller
+    /// is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the first entry that failed.
     pub(super) async fn add(
         &self,
         texts: impl IntoIterator<Item = String>,
@@ -86,7 +90,7 @@ impl Batcher {
         self.add_for(None, texts, patience).await
     }
 
-    /// The same, of this client.
+    /// Like [`add`](Self::add), for entries of this client.
     pub(super) async fn add_for(
         &self,
         client: Option<&str>,
@@ -108,7 +112,7 @@ impl Batcher {
 }
 
 impl Calls {
-    /// Answers what the call took, if it went well at once.
+    /// Carries out a batch. Returns the duration of the call if it succeeded at the first attempt.
     async fn carry_out(&self, mut batch: Vec<Entry>) -> Option<Duration> {
         let began = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
@@ -124,7 +128,7 @@ impl Calls {
             for (index, entry) in batch.into_iter().enumerate() {
                 match failed.iter().find(|failed| failed.id() == index.to_string()) {
                     None => _ = entry.done.send(Ok(())),
-                    // A receipt of which nobody knows any more deletes nothing, and that is right.
+                    // A receipt that is no longer valid deletes nothing, which is correct.
                     Some(failed) if failed.sender_fault() && matches!(self.verb, Verb::Ack) => {
                         _ = entry.done.send(Ok(()));
                     }
@@ -153,8 +157,8 @@ impl Calls {
     async fn send(&self, batch: &[Entry]) -> Result<Vec<BatchResultErrorEntry>> {
         let entry = |(index, entry): (usize, &Entry)| {
             let built = SendMessageBatchRequestEntry::builder().id(index.to_string());
-            // With it, a standard queue is a fair one ("Amazon SQS fair queues" in the developer
-            // guide).
+            // A message group makes a standard queue a fair one (developer guide, "Amazon SQS fair
+            // queues").
             built.message_body(&entry.text).set_message_group_id(entry.client.clone()).build()
         };
         let entries: Result<Vec<_>, _> = batch.iter().enumerate().map(entry).collect();

@@ -1,14 +1,15 @@
-//! When a call starts, and with what. SQS bills and throttles calls, and takes ten entries in one;
-//! but somebody waits for most entries. So an entry that comes while no call is under way makes one
-//! at once, and what comes meanwhile goes with the next.
+//! Decides when a call starts, and with which entries. SQS bills and throttles calls, and takes up
+//! to ten entries in one; but a caller waits for most entries. So an entry that arrives while no
+//! call is in progress starts one at once, and the entries that arrive during it share the next
+//! one.
 //!
-//! That next call starts when it is full, or else a moment after the last one began: a quarter of
-//! what a call usually takes. So no entry takes much more than a quarter longer than with a call of
-//! its own, and at most five calls that are not full are under way, whatever the load. A longer
-//! moment (`linger`) saves calls and costs time; docs/AWS.md has both beside each other.
+//! That next call starts when it is full, or else a quarter of the usual duration of a call after
+//! the last one began. So no entry takes much more than a quarter longer than in a call of its own,
+//! and at most five calls that are not full are in progress, at any load. A longer wait (`linger`)
+//! saves calls and costs time; docs/AWS.md compares both.
 //!
-//! An entry may say that it can wait for longer (its patience): of those that wait, the one that
-//! can do so for the shortest time counts.
+//! An entry may be able to wait longer (its patience). Of the entries of a call, the shortest
+//! patience counts.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -23,16 +24,17 @@ use super::BATCH;
 /// "The maximum total payload size (the sum of the individual lengths of all of the batched
 /// messages)" is 1 MiB (SQS API reference, SendMessageBatch, read on 2026-11-29).
 const CALL_BYTES: usize = 1024 * 1024;
-/// Calls at the same time, for each queue and verb: full ones carry 16,000 entries a second where
-/// each takes ten milliseconds.
+/// Maximum number of concurrent calls for each queue and operation. Full calls of 10 ms carry
+/// 16,000 entries per second.
 const CALLS: usize = 16;
-/// Where calls take long because SQS is in trouble, nobody waits longer for company than this.
+/// Maximum wait for other entries, if calls take long because SQS has trouble.
 const LONGEST_QUARTER: Duration = Duration::from_millis(25);
-/// How much the latest call counts for what a call usually takes.
+/// The weight of the latest call in the usual duration of a call.
 const WEIGHT: f64 = 0.2;
 
-/// Has what is received carried out in calls, until all senders are gone and everything is done.
-/// `carry_out` answers what the call took, or nothing where that would mislead, as after a failure.
+/// Carries out the received entries in calls, until all senders are dropped and everything is done.
+/// `carry_out` returns the duration of the call, or `None` if that would be misleading, such as
+/// after a failure.
 pub(super) async fn gather<T, F>(
     mut received: mpsc::UnboundedReceiver<Vec<T>>,
     linger: Duration,
@@ -45,7 +47,7 @@ pub(super) async fn gather<T, F>(
     let (mut waiting, mut arrived) = (VecDeque::<Waiting<T>>::new(), Vec::new());
     let size = |waiting: &Waiting<T>| size(&waiting.entry);
     let (mut calls, mut usual, mut open) = (JoinSet::new(), Usual::default(), true);
-    // When the next call starts that is not full.
+    // When the next call starts if it is not full.
     let (mut began, mut due) = (Instant::now(), Instant::now());
     while open || !waiting.is_empty() || !calls.is_empty() {
         let starts = due.max(soonest(&waiting).unwrap_or(due));
@@ -85,13 +87,13 @@ struct Waiting<T> {
     until: Instant,
 }
 
-/// Until when all of those that the next call may take can wait.
+/// Returns the time until which all entries of the next call can wait.
 fn soonest<T>(waiting: &VecDeque<Waiting<T>>) -> Option<Instant> {
     waiting.iter().take(BATCH).map(|waiting| waiting.until).min()
 }
 
-/// How many of those that wait the next call takes, and whether no more would fit. One that is too
-/// large by itself goes alone: SQS says best what is wrong with it.
+/// Returns the number of waiting entries that the next call takes, and whether it is full. An entry
+/// that is too large by itself is sent alone, because the error of SQS explains it best.
 fn next<T>(waiting: &VecDeque<T>, size: impl Fn(&T) -> usize) -> (usize, bool) {
     let (mut count, mut bytes) = (0, 0);
     for entry in waiting.iter().take(BATCH) {
@@ -104,7 +106,7 @@ fn next<T>(waiting: &VecDeque<T>, size: impl Fn(&T) -> usize) -> (usize, bool) {
     (count, count == BATCH)
 }
 
-/// What a call takes lately.
+/// The usual duration of a call.
 #[derive(Debug, Default)]
 struct Usual(Option<Duration>);
 
@@ -114,7 +116,7 @@ impl Usual {
         self.0 = Some(before.mul_f64(1.0 - WEIGHT) + took.mul_f64(WEIGHT));
     }
 
-    /// Of the first call nobody knows what it will take.
+    /// Zero before the first call, whose duration is not known.
     fn quarter(&self) -> Duration {
         self.0.map_or(Duration::ZERO, |usual| usual / 4).min(LONGEST_QUARTER)
     }
@@ -130,13 +132,13 @@ mod tests {
 
     use super::*;
 
-    /// What a call takes in these tests.
+    /// The duration of a call in these tests.
     const CALL: Duration = Duration::from_millis(10);
 
-    /// Its size and its patience.
+    /// The size of an entry, its patience and its completion.
     type Entry = (usize, Duration, oneshot::Sender<()>);
 
-    /// A gatherer whose calls take [`CALL`], and how many entries each of them had.
+    /// A gatherer whose calls take [`CALL`], and the number of entries in each of them.
     #[derive(Clone)]
     struct Line {
         entries: mpsc::UnboundedSender<Vec<Entry>>,
@@ -169,8 +171,7 @@ mod tests {
             line
         }
 
-        /// Adds entries of these sizes together; answers how long it took until all were carried
-        /// out.
+        /// Adds entries of these sizes together; returns the time until all are carried out.
         async fn add(&self, sizes: &[usize]) -> Duration {
             self.add_within(sizes, Duration::ZERO).await
         }
@@ -194,12 +195,12 @@ mod tests {
         }
     }
 
-    /// The median time of an entry with a number of clients that each send one after the other, and
-    /// entries a call.
+    /// Returns the median time of an entry, and the entries per call, with clients that each send
+    /// one entry after the other.
     async fn clients(line: &Line, clients: u64) -> (Duration, f64) {
         let client = async |number: u64| {
             let mut took = Vec::new();
-            // They do other things in between, none the same.
+            // Pause for a different time in each round and client, as real clients do.
             for round in 0..200_u64 {
                 tokio::time::sleep(Duration::from_micros((number * 7919 + round * 104_729) % 9000)).await;
                 took.push(line.add(&[100]).await);
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn half_of_all_entries_take_at_most_half_as_long_again_with_company_as_alone() {
+    async fn the_median_entry_takes_at_most_half_as_long_again_in_shared_calls() {
         let (alone, _) = clients(&Line::new(Duration::ZERO), 1).await;
         assert!(alone <= CALL + Duration::from_millis(1), "{alone:?}");
         let mut shared = Vec::new();
@@ -221,11 +222,11 @@ mod tests {
             assert!(median <= alone.mul_f64(1.5), "{count} clients: {median:?}, alone {alone:?}");
             shared.push(entries);
         }
-        assert!(shared.is_sorted() && shared[3] > 8.0, "the more come, the more share a call: {shared:?}");
+        assert!(shared.is_sorted() && shared[3] > 8.0, "more clients share a call better: {shared:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_adds_one_after_the_other_never_waits_for_company_even_where_others_would() {
+    async fn a_sequential_sender_never_lingers() {
         let line = Line::new(Duration::from_millis(100));
         for _ in 0..20 {
             assert!(line.add(&[1]).await <= CALL + Duration::from_millis(1));
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_comes_while_a_call_is_under_way_goes_together_after_the_linger() {
+    async fn entries_that_arrive_during_a_call_share_the_next_one_after_the_linger() {
         let line = Line::new(Duration::from_millis(100));
         let entry = async |at: u64| {
             tokio::time::sleep(Duration::from_millis(at)).await;
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_can_wait_share_a_call_also_where_none_is_under_way() {
+    async fn patient_entries_share_a_call_even_if_none_is_in_progress() {
         let line = Line::new(Duration::ZERO);
         let patience = Duration::from_millis(50);
         let entry = async |at: u64| {
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_longer_than_he_can_because_others_can() {
+    async fn no_entry_waits_beyond_its_own_patience() {
         let line = Line::new(Duration::ZERO);
         let hurried = async {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -267,14 +268,14 @@ mod tests {
         };
         let (patient, hurried) = tokio::join!(line.add_within(&[1], Duration::from_secs(1)), hurried);
         assert!(hurried <= CALL + Duration::from_millis(1), "{hurried:?}");
-        assert!(patient <= 2 * CALL, "it goes along: {patient:?}");
+        assert!(patient <= 2 * CALL, "it shares the call: {patient:?}");
         assert_eq!(line.calls(), [2]);
         let full = line.add_within(&[1; 10], Duration::from_secs(1)).await;
-        assert!(full <= CALL + Duration::from_millis(1), "a full call waits for nobody: {full:?}");
+        assert!(full <= CALL + Duration::from_millis(1), "a full call starts at once: {full:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_call_waits_for_nobody_and_never_are_more_than_sixteen_under_way() {
+    async fn full_calls_start_at_once_but_at_most_sixteen_are_in_progress() {
         let line = Line::new(Duration::from_secs(10));
         let took = line.add(&[1; 400]).await;
         assert_eq!(line.calls(), [10; 40]);
@@ -283,14 +284,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_is_never_larger_than_sqs_takes_but_for_an_entry_that_is_so_itself() {
+    async fn a_call_exceeds_the_size_limit_only_for_a_single_oversized_entry() {
         let line = Line::new(Duration::ZERO);
         line.add(&[CALL_BYTES / 2, CALL_BYTES / 2, 1, CALL_BYTES + 1, CALL_BYTES, 1]).await;
         assert_eq!(line.calls(), [2, 1, 1, 1, 1]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_still_waits_when_the_last_sender_is_gone_is_carried_out_at_once() {
+    async fn waiting_entries_are_carried_out_at_once_when_the_last_sender_is_dropped() {
         let line = Line::new(Duration::from_secs(3600));
         let calls = line.calls.clone();
         let (done, answers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();

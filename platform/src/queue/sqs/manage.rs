@@ -1,4 +1,4 @@
-//! Makes queues, finds them and deletes them.
+//! Creates, finds and deletes queues.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,12 +12,12 @@ use crate::{
 };
 
 impl SqsQueues {
-    /// The name of a queue in the account.
+    /// Returns the name of a queue in the account, which includes the prefix.
     pub fn full_name(&self, name: &str) -> String {
         format!("{}-{name}", self.prefix)
     }
 
-    /// Where a queue is.
+    /// Returns the URL of a queue.
     pub(super) async fn url(&self, name: &str) -> Result<String> {
         let what = || format!("finding the queue {}", self.full_name(name));
         let found = self.client.get_queue_url().queue_name(self.full_name(name)).send().await;
@@ -25,8 +25,8 @@ impl SqsQueues {
         found.queue_url.ok_or_else(|| Error::unavailable(what(), "SQS returned no address"))
     }
 
-    /// Makes a queue, encrypted, with these tags beside the installation's own. One that is there
-    /// already with the same options is left as it is; with other options it is an error.
+    /// Creates an encrypted queue, with these tags in addition to the installation's own. A queue
+    /// that exists with the same options is left unchanged; with other options it is an error.
     pub async fn create(
         &self,
         name: &str,
@@ -45,8 +45,8 @@ impl SqsQueues {
         Ok(Arc::new(SqsQueue::new(self, name, url, options)))
     }
 
-    /// Makes a queue, or gives the one that is there these options. One that is somebody else's is
-    /// an error.
+    /// Creates a queue, or sets these options on the existing one. A queue without this
+    /// installation's tag is an error.
     pub async fn ensure(&self, name: &str, options: QueueOptions) -> Result<()> {
         let url = match self.url(name).await {
             Ok(url) => url,
@@ -66,7 +66,7 @@ impl SqsQueues {
         call.send().await.map(|_| ()).map_err(|error| aws::error(what(), &error))
     }
 
-    /// These options as attributes of SQS. The queue of the dead letters must be there.
+    /// Returns these options as attributes of SQS. The dead letter queue must exist.
     async fn attributes(&self, options: &QueueOptions) -> Result<HashMap<Attribute, String>> {
         let dead_letters = match &options.dead_letters {
             Some(rule) => self.arn(&rule.queue).await?,
@@ -75,7 +75,7 @@ impl SqsQueues {
         Ok(attributes(options, &dead_letters))
     }
 
-    /// The attributes of a queue that are not what these options say.
+    /// Returns the attributes of a queue that differ from these options.
     pub async fn differences(&self, name: &str, options: &QueueOptions) -> Result<Vec<Difference>> {
         let what = || format!("looking at the queue {}", self.full_name(name));
         let url = self.url(name).await?;
@@ -93,7 +93,7 @@ impl SqsQueues {
         Ok(differences)
     }
 
-    /// The ARN of a queue that exists.
+    /// Returns the ARN of an existing queue.
     pub async fn arn(&self, name: &str) -> Result<String> {
         let what = || format!("looking at the queue {}", self.full_name(name));
         let url = self.url(name).await?;
@@ -103,8 +103,8 @@ impl SqsQueues {
         arn.ok_or_else(|| Error::unavailable(what(), "SQS returned no ARN"))
     }
 
-    /// Deletes a queue; one that is not there is deleted already. The name of the token cannot be
-    /// used again for a minute.
+    /// Deletes a queue; does nothing if it does not exist. Its name cannot be used again for a
+    /// minute.
     pub async fn delete(&self, name: &str) -> Result<()> {
         let url = match self.url(name).await {
             Ok(url) => url,
@@ -120,7 +120,7 @@ impl SqsQueues {
         }
     }
 
-    /// The names of the queues that begin with `start`, without the prefix.
+    /// Lists the names that begin with `start`, without the prefix.
     pub async fn names(&self, start: &str) -> Result<Vec<String>> {
         let full = self.full_name(start);
         let pages = self.client.list_queues().queue_name_prefix(&full).max_results(1000).into_paginator();
@@ -144,7 +144,7 @@ impl SqsQueues {
         tagged.map_err(|error| aws::error(format!("tagging the queue {}", self.full_name(name)), &error))
     }
 
-    /// The tags of a queue.
+    /// Returns the tags of a queue.
     pub async fn tags(&self, name: &str) -> Result<HashMap<String, String>> {
         let url = self.url(name).await?;
         let listed = self.client.list_queue_tags().queue_url(url).send().await;
@@ -155,7 +155,8 @@ impl SqsQueues {
     }
 }
 
-/// The attributes of a queue with these options, whose dead letters go to the queue with this ARN.
+/// Returns the attributes of a queue with these options. `dead_letters` is the ARN of its dead
+/// letter queue.
 pub fn attributes(options: &QueueOptions, dead_letters: &str) -> HashMap<Attribute, String> {
     let mut attributes = HashMap::from([
         (Attribute::VisibilityTimeout, options.visibility.as_secs().to_string()),
@@ -170,19 +171,19 @@ pub fn attributes(options: &QueueOptions, dead_letters: &str) -> HashMap<Attribu
     attributes
 }
 
-/// An attribute of a queue that is not what it should be.
+/// An attribute of a queue that differs from the options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// As SQS calls it, e.g. `VisibilityTimeout`.
+    /// The name in SQS, such as `VisibilityTimeout`.
     pub attribute: String,
-    /// What it is; `None` where it is not set.
+    /// The actual value; `None` if it is not set.
     pub is: Option<String>,
-    /// What it should be.
+    /// The value of the options.
     pub should: String,
 }
 
-/// An attribute's value, however SQS writes it: in a rule, keys come in any order and numbers stand
-/// in quotes or not.
+/// Normalizes the value of an attribute. In a redrive policy, SQS writes the keys in any order, and
+/// numbers with or without quotes.
 fn meaning(text: &str) -> String {
     let value = serde_json::from_str::<serde_json::Value>(text).map(|value| value.to_string());
     value.unwrap_or_else(|_| text.to_owned()).replace('"', "")

@@ -1,6 +1,6 @@
-//! A receive is a task of its own. SQS leases messages to a poll whether or not somebody still
-//! waits for its answer, so that one that is dropped strands what it receives for a whole
-//! visibility time-out: here the task goes on to its end and gives back what nobody wants.
+//! Receives messages in a task of its own. SQS leases messages to a poll even if its caller is
+//! gone, so a dropped poll would strand them for a whole visibility timeout. Here the task runs to
+//! its end, and releases the messages if its caller is gone.
 
 use std::time::Duration;
 
@@ -18,14 +18,15 @@ use crate::{
     queue::{Delivery, Queue, Receipt},
 };
 
-/// The longest poll that SQS knows.
+/// Maximum time of a long poll; a limit of SQS.
 const LONGEST: Duration = Duration::from_secs(20);
-/// A receive may outlast its wait by this before it counts as lost (aws-sdk-rust, issue 1094).
+/// Maximum time that a receive may exceed its wait before it counts as lost (aws-sdk-rust, issue
+/// 1094).
 const GRACE: Duration = Duration::from_secs(10);
-/// Maximum calls at the same time.
+/// Maximum number of concurrent calls.
 const MOST_CALLS: usize = 12;
 
-/// Leases up to `max` messages, waiting for the first one; safe to drop.
+/// Leases up to `max` messages; waits up to `wait` for the first one. Safe to drop.
 pub(super) async fn receive(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
     let (answer, received) = oneshot::channel();
     let task = queue.clone();
@@ -50,14 +51,13 @@ async fn give_back(queue: &SqsQueue, stranded: Vec<Delivery>) {
 }
 
 async fn poll(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
-    // A poll ends with the first message there is. Those who want many may let some gather before
-    // they ask again.
+    // A poll ends with the first message. A caller that wants many waits until more have arrived.
     if max >= BATCH {
         sleep_until(queue.answered() + queue.linger.polls).await;
     }
     let mut deliveries = call(queue, max.min(BATCH), wait).await?;
-    // Where one call was full there may be more: twice as many calls look for it, as long as all of
-    // them are.
+    // A full call suggests that there are more messages: twice as many calls look for them, as long
+    // as all are full.
     let (mut wanted, mut calls) = (max.min(BATCH), 1);
     while deliveries.len() == wanted && wanted < max {
         let sizes = (wanted..max).step_by(BATCH).map(|had| (max - had).min(BATCH)).take(calls);
@@ -65,7 +65,7 @@ async fn poll(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delive
         wanted += sizes.iter().sum::<usize>();
         calls = (2 * calls).min(MOST_CALLS);
         let more = join_all(sizes.into_iter().map(|size| call(queue, size, Duration::ZERO))).await;
-        // One that failed is no loss: what is there stays there.
+        // A failed call loses nothing: its messages stay in the queue.
         deliveries.extend(more.into_iter().flatten().flatten());
     }
     if !deliveries.is_empty() {
@@ -74,8 +74,8 @@ async fn poll(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delive
     Ok(deliveries)
 }
 
-/// Not tried again by the SDK: where the answer was lost, another attempt would lease further
-/// messages, and the caller asks again anyway.
+/// Not retried by the SDK: if the response was lost, another attempt would lease more messages. The
+/// caller polls again anyway.
 async fn call(queue: &SqsQueue, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
     let wait = wait.min(LONGEST);
     let whole_seconds = |duration: Duration| i32::try_from(duration.as_secs()).unwrap_or(i32::MAX);

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Runs a suite of the contract on an emulator. The suite opens queues as if they were there.
+/// Runs a suite of the contract on an emulator. Opening a queue in the suite creates it.
 async fn run(config: SdkConfig, settings: Aws, suite: impl AsyncFnOnce(Open<'_>)) {
     let queues = SqsQueues::new(client(&config, &settings), "t");
     let open = |name: &str, options: QueueOptions| {
@@ -24,28 +24,28 @@ async fn run(config: SdkConfig, settings: Aws, suite: impl AsyncFnOnce(Open<'_>)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sqs_keeps_the_contract_on_an_emulator_that_others_wrote() {
+async fn sqs_fulfils_the_contract_on_a_third_party_emulator() {
     let Some(emulator) = Emulator::start(&["--plain"]) else { return };
-    // There a message is deleted with any receipt that it ever had, and SQS says otherwise (API
-    // reference, DeleteMessage).
+    // This emulator deletes a message with any receipt that it ever had, unlike SQS (API reference,
+    // DeleteMessage).
     run(emulator.config().await, emulator.settings(), contract::suite_but_for_stale_receipts).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sqs_keeps_the_whole_contract_where_stale_receipts_are_stale() {
+async fn sqs_fulfils_the_whole_contract_if_the_emulator_refuses_stale_receipts() {
     let Some(emulator) = Emulator::start(&[]) else { return };
     run(emulator.config().await, emulator.settings(), contract::suite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sqs_keeps_the_contract_on_a_second_emulator() {
+async fn sqs_fulfils_the_contract_on_a_second_emulator() {
     let Some(second) = Fauxqs::start() else { return };
-    // It refuses characters beyond U+FFFF (testing/fauxqs).
+    // This emulator refuses characters beyond U+FFFF (testing/fauxqs).
     run(second.config().await, second.settings(), contract::suite_but_for_bytes_of_any_kind).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_queue_is_set_to_otherwise_is_told_by_its_attribute() {
+async fn a_difference_names_the_attribute_and_its_value() {
     let Some(emulator) = Emulator::start(&[]) else { return };
     let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "t");
     let dead = QueueOptions { retention: Duration::from_secs(3600), ..QueueOptions::default() };
@@ -54,15 +54,16 @@ async fn what_a_queue_is_set_to_otherwise_is_told_by_its_attribute() {
     assert_eq!(queues.differences("dead", &dead).await.unwrap(), []);
     let rule = crate::queue::DeadLetters { queue: "dead".into(), max_receives: 5 };
     let wanted = QueueOptions { dead_letters: Some(rule), ..dead };
-    let told = queues.differences("jobs", &wanted).await.unwrap();
-    let told: Vec<_> = told.iter().map(|told| (told.attribute.as_str(), told.is.as_deref())).collect();
-    assert_eq!(told, [("MessageRetentionPeriod", Some("345600")), ("RedrivePolicy", None)]);
+    let differences = queues.differences("jobs", &wanted).await.unwrap();
+    let differences: Vec<_> =
+        differences.iter().map(|found| (found.attribute.as_str(), found.is.as_deref())).collect();
+    assert_eq!(differences, [("MessageRetentionPeriod", Some("345600")), ("RedrivePolicy", None)]);
     queues.ensure("jobs", wanted.clone()).await.unwrap();
     assert_eq!(queues.differences("jobs", &wanted).await.unwrap(), []);
     assert!(queues.differences("none", &wanted).await.unwrap_err().is_missing());
 }
 
-/// A queue whose calls are answered with these, and the server that does.
+/// Creates a queue whose calls get these responses, and the server that gives them.
 async fn replayed(answers: impl IntoIterator<Item = Value>) -> (SqsQueue, Replay) {
     let replay = Replay::new(answers.into_iter().map(|answer| Answer::new(200, answer.to_string())));
     let client = client(&replay.config().await, &Aws::default());
@@ -84,7 +85,7 @@ fn failed(id: &str, sender_fault: bool, code: &str) -> Value {
 }
 
 #[tokio::test]
-async fn sends_that_come_together_make_calls_of_ten_and_each_body_is_sent_once() {
+async fn concurrent_sends_share_calls_of_ten_and_each_body_is_sent_once() {
     let taken = |ids: std::ops::Range<u32>| {
         let entry = |id: u32| json!({ "Id": id.to_string(), "MessageId": "m", "MD5OfMessageBody": "" });
         json!({ "Successful": ids.map(entry).collect::<Vec<_>>(), "Failed": [] })
@@ -108,7 +109,7 @@ async fn sends_that_come_together_make_calls_of_ten_and_each_body_is_sent_once()
 }
 
 #[tokio::test]
-async fn of_a_batch_that_was_taken_in_part_only_the_rest_is_sent_again() {
+async fn only_the_failed_entries_of_a_batch_are_sent_again() {
     let (queue, replay) = replayed([
         json!({ "Successful": [{ "Id": "0", "MessageId": "m", "MD5OfMessageBody": "" }],
                 "Failed": [failed("1", false, "InternalError")] }),
@@ -123,7 +124,7 @@ async fn of_a_batch_that_was_taken_in_part_only_the_rest_is_sent_again() {
 }
 
 #[tokio::test]
-async fn an_entry_that_is_wrong_itself_is_told_to_its_sender_and_to_nobody_else() {
+async fn the_error_of_an_invalid_entry_reaches_only_its_sender() {
     let (queue, _replay) = replayed([json!({
         "Successful": [{ "Id": "1", "MessageId": "m", "MD5OfMessageBody": "" }],
         "Failed": [failed("0", true, "InvalidMessageContents")],
@@ -137,7 +138,7 @@ async fn an_entry_that_is_wrong_itself_is_told_to_its_sender_and_to_nobody_else(
 }
 
 #[tokio::test]
-async fn an_ack_with_a_stale_receipt_is_fine_and_an_extension_names_it() {
+async fn an_ack_with_a_stale_receipt_succeeds_and_an_extension_returns_it() {
     let lost = json!({ "Successful": [], "Failed": [failed("0", true, "ReceiptHandleIsInvalid")] });
     let (queue, replay) = replayed([lost.clone(), lost]).await;
     let receipt = Receipt("r".into());
@@ -148,7 +149,7 @@ async fn an_ack_with_a_stale_receipt_is_fine_and_an_extension_names_it() {
 }
 
 #[tokio::test]
-async fn an_extension_that_failed_for_a_reason_of_sqs_has_lost_nothing() {
+async fn an_extension_that_failed_on_the_side_of_sqs_loses_no_lease() {
     let failed = json!({ "Successful": [], "Failed": [failed("0", false, "InternalError")] });
     let (queue, _replay) = replayed([failed]).await;
     let error = queue.extend(&[Receipt("r".into())]).await.unwrap_err();
@@ -156,8 +157,7 @@ async fn an_extension_that_failed_for_a_reason_of_sqs_has_lost_nothing() {
 }
 
 #[tokio::test]
-async fn a_receive_asks_for_counts_dates_and_its_own_visibility_and_looks_further_only_behind_a_full_answer()
-{
+async fn a_receive_sets_its_visibility_and_polls_again_only_after_a_full_response() {
     let message = |id: u32| {
         json!({ "MessageId": "m", "ReceiptHandle": id.to_string(), "Body": "x",
                 "Attributes": { "ApproximateReceiveCount": "3", "SentTimestamp": "1767225600123" } })
@@ -176,14 +176,14 @@ async fn a_receive_asks_for_counts_dates_and_its_own_visibility_and_looks_furthe
         (&first["MaxNumberOfMessages"], &first["WaitTimeSeconds"], &first["VisibilityTimeout"]),
         (&json!(10), &json!(5), &json!(30))
     );
-    assert_eq!(requests.len(), 2, "the second was not full: there is no more");
+    assert_eq!(requests.len(), 2, "the second response was not full");
     assert!(requests[1..].iter().all(|request| body(request)["WaitTimeSeconds"] == 0));
     queue.receive(1, Duration::ZERO).await.unwrap();
     assert_eq!(replay.requests().len(), 3);
 }
 
 #[tokio::test]
-async fn what_a_receive_brings_that_nobody_waits_for_is_given_back() {
+async fn messages_of_a_dropped_receive_are_released() {
     let message = json!({ "MessageId": "m", "ReceiptHandle": "r", "Body": "x", "Attributes": {} });
     let (queue, replay) =
         replayed([json!({ "Messages": [message] }), json!({ "Successful": [], "Failed": [] })]).await;
@@ -200,7 +200,7 @@ async fn what_a_receive_brings_that_nobody_waits_for_is_given_back() {
 }
 
 #[tokio::test]
-async fn a_lease_that_sqs_lengthens_no_more_is_still_held_and_one_that_is_over_is_lost() {
+async fn a_lease_at_its_maximum_is_still_held_and_an_expired_one_is_lost() {
     let refused = |id: &str, why: &str| json!({ "Id": id, "SenderFault": true, "Code": "InvalidParameterValue", "Message": why });
     let too_long = "Value 43200 for parameter VisibilityTimeout is invalid. Reason: Total VisibilityTimeout \
         for the message is beyond the limit [43200 seconds]";
@@ -213,14 +213,14 @@ async fn a_lease_that_sqs_lengthens_no_more_is_still_held_and_one_that_is_over_i
 }
 
 #[tokio::test]
-async fn a_depth_that_is_told_in_part_is_no_depth() {
+async fn an_incomplete_depth_is_an_error() {
     let (queue, _replay) = replayed([json!({ "Attributes": { "ApproximateNumberOfMessages": "7" } })]).await;
     let error = queue.depth().await.unwrap_err();
-    assert!(error.is_transient(), "nobody takes it for zero: {error:?}");
+    assert!(error.is_transient(), "a missing number is not zero: {error:?}");
 }
 
 #[tokio::test]
-async fn a_listing_of_queues_goes_on_to_its_last_page_and_leaves_out_strangers() {
+async fn a_listing_of_queues_has_all_pages_and_no_queues_of_other_prefixes() {
     let page = |urls: &[&str], next: Option<&str>| json!({ "QueueUrls": urls, "NextToken": next });
     let replay = Replay::new([
         Answer::new(200, page(&["http://q/1/t-requests-b", "http://q/1/t-events"], Some("more")).to_string()),
@@ -231,7 +231,7 @@ async fn a_listing_of_queues_goes_on_to_its_last_page_and_leaves_out_strangers()
     assert_eq!(body(&replay.requests()[1])["NextToken"], "more");
 }
 
-/// Settings that lead to the emulator.
+/// Returns settings for the emulator.
 fn settings(emulator: &Emulator) -> Settings {
     let mut aws = emulator.settings();
     (aws.input_bucket, aws.output_bucket) = (Some("in".into()), Some("out".into()));
@@ -239,12 +239,15 @@ fn settings(emulator: &Emulator) -> Settings {
 }
 
 #[tokio::test]
-async fn response_queues_come_and_go_with_their_hosts_and_those_of_dead_hosts_are_swept() {
+async fn response_queues_of_dead_hosts_are_deleted() {
     let Some(emulator) = Emulator::start(&[]) else { return };
     let backend = Backend::of_config(&settings(&emulator), &emulator.config().await);
     let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "eirs");
     let (one, two) = (backend.responses("web-1").await.unwrap(), backend.responses("web-1").await.unwrap());
-    assert_ne!(one.name, two.name, "each start has its own: a name that was deleted is blocked for a minute");
+    assert_ne!(
+        one.name, two.name,
+        "each start has its own name, because a deleted name is blocked for a minute"
+    );
     let long_ago = (Utc::now() - chrono::TimeDelta::hours(1)).to_rfc3339();
     queues.tag(&one.name, aws::tag::ALIVE_AT, &long_ago).await.unwrap();
     assert_eq!(backend.sweep_responses().await.unwrap(), std::slice::from_ref(&one.name));
@@ -256,7 +259,7 @@ async fn response_queues_come_and_go_with_their_hosts_and_those_of_dead_hosts_ar
 }
 
 #[tokio::test]
-async fn a_controller_that_says_it_is_there_is_heard_until_it_leaves_or_is_silent() {
+async fn a_controller_is_known_until_it_signs_off_or_falls_silent() {
     let Some(emulator) = Emulator::start(&[]) else { return };
     let backend = Backend::of_config(&settings(&emulator), &emulator.config().await);
     let queues = SqsQueues::new(client(&emulator.config().await, &emulator.settings()), "eirs");
@@ -271,7 +274,7 @@ async fn a_controller_that_says_it_is_there_is_heard_until_it_leaves_or_is_silen
 }
 
 #[tokio::test]
-async fn a_queue_that_was_not_set_up_is_named_with_what_makes_it() {
+async fn the_error_of_a_missing_queue_names_the_command_that_creates_it() {
     let Some(emulator) = Emulator::start(&[]) else { return };
     let backend = Backend::of_config(&settings(&emulator), &emulator.config().await);
     let error = backend.requests("default").await.unwrap_err();

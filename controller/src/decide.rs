@@ -1,10 +1,11 @@
-//! The decision: policies, an observation and a history in, a plan out. No clock, no chance, no
-//! log, no I/O.
+//! Makes the decision: a pure function of policies, an observation and a history that returns a
+//! plan. It uses no clock, no randomness, no log and no I/O.
 //!
-//! In order: each rule's wish, the largest of them, the spare instances, `min` and `max`, the
-//! budget, the limit on all pools, and then what holds it back. Every stage is kept in the plan.
-//! Who starts and who goes is one list of instances in one order ([`rank`]) with one rule of who
-//! may go ([`draft`]). What must hold of any plan is said a second time in [`check`].
+//! The stages, in order: the instances that each rule wants, the largest of these, the spare
+//! instances, `min` and `max`, the budget, the limit on all pools, and then the holds. The plan
+//! keeps the result of every stage. Starts and drains come from one ordered list of instances
+//! ([`rank`]) and one rule for which of them may stop ([`draft`]). [`check`] states independently
+//! what must hold of any plan.
 
 mod budget;
 mod demand;
@@ -37,14 +38,14 @@ use crate::{
     policy::{Policies, ScaleIn},
 };
 
-/// What a decision goes by, beside the policies.
+/// The input of a decision besides the policies.
 #[derive(Debug, Clone, Copy)]
 struct Known<'a> {
     seen: &'a Observation,
     history: &'a History,
 }
 
-/// What to do now. `history` has seen `seen` already.
+/// Returns what to do now. `history` must already include `seen`.
 pub fn decide(policies: &Policies, seen: &Observation, history: &History) -> Plan {
     let known = Known { seen, history };
     let pools = policies.pools.iter();
@@ -55,14 +56,14 @@ pub fn decide(policies: &Policies, seen: &Observation, history: &History) -> Pla
     }
     scale_out(&mut drafts, policies, seen);
     drafts.iter_mut().for_each(Draft::scale_in);
-    cede(&mut drafts, policies);
+    rebalance(&mut drafts, policies);
     let mut pools: BTreeMap<_, _> = drafts.into_iter().map(Draft::into_plan).collect();
     pools.extend(without_policy(policies, known));
     Plan { at: seen.at, pools }
 }
 
-/// Starts, one at a time for the pool that has the fewest, while there is room; then the canaries,
-/// if there is any left.
+/// Starts instances one at a time, each for the pool that has the fewest, until the limit is
+/// reached. Canaries use the places that are left.
 fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation) {
     let Some(instances) = &seen.instances else { return };
     let alive = size(instances.iter().filter(|view| view.instance.is_alive()).count());
@@ -70,13 +71,13 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation) 
     let mut startable: Vec<_> = drafts.iter().map(|draft| draft.startable().into_iter()).collect();
     while room > 0 {
         let may_start = |index: &usize| startable[*index].len() > 0 && drafts[*index].wants_one();
-        let next = (0..drafts.len()).filter(may_start).min_by_key(|index| drafts[*index].running_then());
+        let next = (0..drafts.len()).filter(may_start).min_by_key(|index| drafts[*index].running_after());
         let Some((next, view)) = next.and_then(|next| Some((next, startable[next].next()?))) else { break };
         drafts[next].start(view);
         room -= 1;
     }
     for draft in drafts.iter_mut() {
-        draft.hold_what_lacks(room > 0);
+        draft.hold_missing(room > 0);
     }
     for draft in drafts {
         if let Some(canary) = draft.canary().filter(|_| room > 0) {
@@ -86,29 +87,29 @@ fn scale_out(drafts: &mut [Draft<'_>], policies: &Policies, seen: &Observation) 
     }
 }
 
-/// Under the limit on all pools, who has more than its share makes place for who has less: as in
-/// any scale-in, no more at a time than may leave, and nobody who is not paid off. Where the limit
-/// itself was lowered, nobody waits.
-fn cede(drafts: &mut [Draft<'_>], policies: &Policies) {
+/// Under the limit on all pools, drains instances of pools above their share to make room for pools
+/// below it. As in any scale-in, `max_step` and the billing minimum apply, except where more
+/// instances run than the limit allows.
+fn rebalance(drafts: &mut [Draft<'_>], policies: &Policies) {
     let Some(limit) = policies.instance_limit else { return };
-    let running: u32 = drafts.iter().map(Draft::running_then).sum();
+    let running: u32 = drafts.iter().map(Draft::running_after).sum();
     let lacking: u32 = drafts.iter().map(Draft::lacks).sum();
-    // Places that become free anyway are waited for.
+    // Places that become free anyway count first.
     let leaving: u32 = drafts.iter().map(Draft::leaving).sum();
     let is_over = running > limit;
     let excess = (running + lacking).saturating_sub(limit);
     for _ in 0..if is_over { excess } else { excess.min(lacking.saturating_sub(leaving)) } {
         let mut richest: Vec<_> =
-            (0..drafts.len()).filter(|index| drafts[*index].may_cede(is_over) > 0).collect();
-        richest.sort_by_key(|index| std::cmp::Reverse(drafts[*index].may_cede(is_over)));
-        if !richest.into_iter().any(|index| drafts[index].dismiss(1, Why::Ceding { is_over }) > 0) {
+            (0..drafts.len()).filter(|index| drafts[*index].may_give_up(is_over) > 0).collect();
+        richest.sort_by_key(|index| std::cmp::Reverse(drafts[*index].may_give_up(is_over)));
+        if !richest.into_iter().any(|index| drafts[index].dismiss(1, Why::Rebalance { is_over }) > 0) {
             return;
         }
     }
 }
 
-/// Instances of pools without a policy: drained where the policy was taken away, left alone where
-/// it cannot be read.
+/// Plans for instances of pools without a policy: drains them if the policy was removed, and leaves
+/// them alone if it cannot be read.
 fn without_policy(policies: &Policies, known: Known<'_>) -> Vec<(String, PoolPlan)> {
     let alive = known.seen.instances.iter().flatten().filter(|view| view.instance.is_alive());
     let mut names: BTreeSet<_> = alive.map(|view| &view.instance.pool).collect();

@@ -1,4 +1,4 @@
-//! How many instances the rest of the day's budget allows.
+//! Number of instances that the rest of the daily budget allows.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use chrono::{DateTime, Days, NaiveTime, TimeZone, Utc};
 
 use crate::policy::Policy;
 
-/// Of a budget that is paced over the day, this part may be used ahead of its time.
+/// Part of a paced daily budget that may be used ahead of time.
 const AHEAD: f64 = 0.1;
 
-/// How long an instance takes to be gone, counted from the decision: its drain, and a few looks of
-/// the controller.
+/// Time from the decision to stop an instance until it is gone: its drain and a few passes of the
+/// controller.
 fn notice(policy: &Policy) -> Duration {
     policy.scale_in.drain_deadline + Duration::from_secs(60)
 }
 
-/// The last midnight of the budget's time zone.
+/// The most recent midnight in the budget's time zone.
 pub(crate) fn day_began(policy: &Policy, now: DateTime<Utc>) -> DateTime<Utc> {
     midnight(policy, now, 0)
 }
 
-/// The most instances that can run now so that the day's hours last until all of them are gone;
-/// `None` without a budget.
+/// Largest number of instances that may run now so that the day's hours last until all of them are
+/// gone; `None` without a budget.
 ///
-/// An instance that runs must be paid until it is gone, so that each needs a notice's time of what
-/// is left. Where what is left lasts to midnight for all that there may be there is no limit in it.
+/// A running instance is paid for until it is gone, so each needs the hours of one notice period.
+/// If the remaining hours suffice for `max` instances until midnight, the budget does not limit.
 pub(crate) fn affordable(policy: &Policy, used_today: Duration, now: DateTime<Utc>) -> Option<u32> {
     let hours = policy.budget.instance_hours_per_day?;
     let day_s = (midnight(policy, now, 1) - now).to_std().unwrap_or_default().as_secs_f64();
@@ -42,7 +42,7 @@ fn midnight(policy: &Policy, now: DateTime<Utc>, days: u64) -> DateTime<Utc> {
     let zone = policy.budget.timezone;
     let date = now.with_timezone(&zone).date_naive() + Days::new(days);
     let local = date.and_time(NaiveTime::MIN);
-    // Where clocks are set at midnight it may come twice, or begin at one.
+    // Where clocks change at midnight, midnight occurs twice, or the day begins at 01:00.
     let found = zone.from_local_datetime(&local).earliest();
     let later = || zone.from_local_datetime(&(local + Duration::from_secs(3600))).earliest();
     found.or_else(later).map_or_else(|| local.and_utc(), |at| at.with_timezone(&Utc))
@@ -67,8 +67,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_pays_each_instance_until_it_is_gone() {
-        // A notice is 150 s: ten instances need 1500 s.
+    fn the_remaining_budget_pays_each_instance_until_it_is_gone() {
+        // The notice period is 150 s: ten instances need 1500 s.
         check(1.0, 0, "2026-07-03T12:00:00Z", 10);
         check(1.0, 2100, "2026-07-03T12:00:00Z", 10);
         check(1.0, 2101, "2026-07-03T12:00:00Z", 9);
@@ -79,18 +79,18 @@ mod tests {
     }
 
     #[test]
-    fn shortly_before_midnight_only_the_rest_of_the_day_is_to_be_paid() {
+    fn shortly_before_midnight_only_the_rest_of_the_day_is_charged() {
         check(1.0, 3500, "2026-07-03T23:59:50Z", 10);
         check(1.0, 3595, "2026-07-03T23:59:50Z", 0);
     }
 
     #[test]
-    fn a_paced_budget_has_so_much_as_the_day_is_old_and_a_tenth() {
+    fn a_paced_budget_allows_the_elapsed_part_of_the_day_plus_a_tenth() {
         let paced = |used_s: u64, at: &str| {
             let policy = policy("instance_hours_per_day = 24\npace = true");
             affordable(&policy, Duration::from_secs(used_s), at.parse().unwrap())
         };
-        // At six 8.4 of 24 hours may be used: a quarter, and a tenth ahead.
+        // At 06:00, 8.4 of 24 hours may be used: a quarter, and a tenth ahead.
         assert_eq!(paced(8 * 3600, "2026-07-03T06:00:00Z"), Some(9));
         assert_eq!(paced(8 * 3600 + 1400, "2026-07-03T06:00:00Z"), Some(0));
         assert_eq!(paced(22 * 3600, "2026-07-03T23:00:00Z"), Some(10));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_day_begins_at_midnight_of_its_time_zone_also_when_clocks_are_set() {
+    fn the_day_begins_at_local_midnight_even_when_the_clocks_change() {
         for (zone, at, expected) in [
             ("UTC", "2026-07-03T12:00:00Z", "2026-07-03T00:00:00Z"),
             ("Europe/Berlin", "2026-07-03T22:30:00Z", "2026-07-03T22:00:00Z"),

@@ -1,4 +1,4 @@
-//! What must hold of any plan, said a second time and independently of how the plan was made.
+//! States what must hold of any plan, independently of how the plan was made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,16 +15,17 @@ use crate::{
     refusals::Refused,
 };
 
-/// Every rule that a plan breaks, a sentence each. The rules:
-/// - an action is of its kind: start only what is stopped, not left alone and not cordoned, stop
-///   only what is drained or whose drain is overdue, drain only what runs and has a reason that is
-///   true;
-/// - within `min..max` and the limit on all pools, counting what starts and drains;
-/// - within the day's budget, counting what goes on;
-/// - nobody goes for want of work before it is paid off;
-/// - a pool that could not be wholly seen loses nobody;
-/// - none only after no backlog, visible or in flight, for the whole window, unless `max` or the
-///   limit leave no choice.
+/// Returns every rule that a plan breaks, one sentence each. The rules:
+/// - An action fits its instance: start only one that is stopped, not left alone and not cordoned;
+///   stop only one that is drained or whose drain is overdue; drain only one that runs, for a cause
+///   that is true.
+/// - A pool stays within `min..max`, and all pools within the limit on all pools, counting
+///   instances that start and drain.
+/// - A pool stays within its daily budget, counting instances that keep running.
+/// - No instance is drained for lack of work before its billing minimum.
+/// - A pool with an incomplete observation loses no instance.
+/// - The last instance is drained only after the backlog, waiting and in flight, was empty for the
+///   whole window, unless `max`, the budget or the limit force it.
 pub fn check(policies: &Policies, seen: &Observation, history: &History, plan: &Plan) -> Vec<String> {
     // Most plans have no action, and then no instance is looked up.
     let listed = seen.instances.iter().flatten().filter(|_| plan.actions().next().is_some());
@@ -66,25 +67,25 @@ pub fn check(policies: &Policies, seen: &Observation, history: &History, plan: &
     broken
 }
 
-/// One pool, counted again action by action.
+/// The counts of one pool, updated action by action.
 struct Counted<'a> {
     name: &'a str,
     policy: Option<&'a Policy>,
     seen: &'a Observation,
     history: &'a History,
-    /// Runs, was not told to go, and serves the right model.
+    /// Instances that run, are not ordered to stop, and serve the policy's model.
     running: usize,
     running_before: usize,
     alive: usize,
     started: usize,
-    /// Drained because there are too many, and not because they are of no use.
+    /// Instances drained because there are too many, not because they are of no use.
     dismissed: usize,
-    is_ceding: bool,
+    gives_up: bool,
     is_unpaid: bool,
-    /// More serve in all pools together than the limit allows.
+    /// Whether all pools together have more serving instances than the limit allows.
     is_over: bool,
     loses: bool,
-    /// One runs that an update has another one for.
+    /// Whether a running instance is being replaced by an update.
     retiring: bool,
 }
 
@@ -114,7 +115,7 @@ impl<'a> Counted<'a> {
             alive,
             started: 0,
             dismissed: 0,
-            is_ceding: false,
+            gives_up: false,
             is_unpaid: false,
             is_over,
             loses: false,
@@ -122,7 +123,7 @@ impl<'a> Counted<'a> {
         }
     }
 
-    /// Counts an action; answers what is wrong with it by itself.
+    /// Counts an action, and returns what is wrong with the action itself.
     fn apply(&mut self, action: &Action, view: &InstanceView) -> Option<&'static str> {
         let (now, instance) = (self.seen.at, &view.instance);
         self.loses |= matches!(action, Action::Drain { .. } | Action::Stop { .. });
@@ -156,7 +157,7 @@ impl<'a> Counted<'a> {
                 ));
                 self.is_unpaid |= matches!(cause, Cause::Idle | Cause::NotNeeded | Cause::StartNotNeeded)
                     && self.policy.is_some_and(|p| age(instance.since, now) < p.instance.billing_minimum);
-                self.is_ceding |= *cause == Cause::OverShare;
+                self.gives_up |= *cause == Cause::OverShare;
                 if instance.state != State::Running {
                     return Some("it does not run");
                 }
@@ -244,7 +245,7 @@ impl<'a> Counted<'a> {
         }
         let Some(policy) = self.policy else { return broken };
         let Policy { pool, scale_in, .. } = policy;
-        // One more while one retires.
+        // One more may run while one retires.
         let most = policy.most() as usize + usize::from(self.retiring);
         if self.started > 0 && self.alive + self.started > most {
             broken.push("more than max exist at once");
@@ -253,18 +254,18 @@ impl<'a> Counted<'a> {
             broken.push("more than max continue");
         }
         if self.is_unpaid {
-            broken.push("a paid instance is drained");
+            broken.push("an instance is drained before its billing minimum");
         }
         let affordable = self.affordable().unwrap_or(usize::MAX);
         if is_whole && self.running > affordable {
             broken.push("more continue than the budget allows");
         }
         let kept = (pool.min as usize).min(affordable);
-        if self.dismissed > 0 && self.running < kept && !self.is_ceding {
+        if self.dismissed > 0 && self.running < kept && !self.gives_up {
             broken.push("fewer than min are left");
         }
-        let is_forced = pool.max == 0 || affordable == 0 || (self.is_ceding && self.is_over);
-        let none_left = self.running == 0 && (self.dismissed > 0 || self.is_ceding) && !is_forced;
+        let is_forced = pool.max == 0 || affordable == 0 || (self.gives_up && self.is_over);
+        let none_left = self.running == 0 && (self.dismissed > 0 || self.gives_up) && !is_forced;
         let no_work = self.history.peak_over(self.name, scale_in.window, self.seen.at) == Some(0);
         let is_empty = self
             .seen
@@ -279,7 +280,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// A pool without rules wishes for nobody, whatever its backlog.
+/// A pool without rules never asks for instances, whatever its backlog.
 fn never_any_work(policy: &Policy) -> bool {
     policy.rules.is_empty()
 }
@@ -297,7 +298,8 @@ mod tests {
         operator::Cordon,
     };
 
-    /// What is said of a plan that does nothing but this.
+    /// Checks a plan whose only action is `action`, and expects a sentence that contains
+    /// `expected`.
     #[track_caller]
     fn check_one(
         text: &str,
@@ -328,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_bad_plan_is_found() {
+    fn check_finds_every_kind_of_bad_plan() {
         check_one("", Some(5), vec![busy("p-1")], start("p-1"), "it is not stopped");
         check_one("", Some(5), vec![], start("p-1"), "p has no such instance");
         check_one(
@@ -354,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_starts_what_is_cordoned_is_bad() {
+    fn a_plan_that_starts_a_cordoned_instance_is_bad() {
         let policies = policies(&[("p", "")]);
         let mut seen = seen(&[("p", Some(5))], vec![stopped("p-1")]);
         let history = history(&[], &seen);

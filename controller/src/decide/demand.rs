@@ -1,5 +1,5 @@
-//! How many instances there should be: what the rules wish, within what the policy and the limit
-//! allow.
+//! Number of instances that a pool needs: what its rules want, within its policy and the limit on
+//! all pools.
 
 use chrono::{DateTime, Utc};
 use eirs_platform::queue::Depth;
@@ -13,25 +13,25 @@ use super::{
 };
 use crate::policy::{Policy, Rule, Step};
 
-/// A season has about this many steps.
+/// Approximate number of steps that a season is divided into.
 const STEPS: u64 = 288;
 
-/// The work of a pool now, as the rules see it.
+/// The load of a pool now, as the rules see it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Load {
-    /// What lies in the queue.
+    /// The backlog in the job queue.
     pub depth: Depth,
-    /// What is known of the work and the workers.
+    /// The measured facts about jobs and workers.
     #[serde(flatten)]
     pub facts: Facts,
-    /// Instances that serve.
+    /// Number of instances that serve.
     pub ready: u32,
-    /// What those that start will have done when one that is started now is ready, in seconds of
-    /// one instance.
+    /// Work that the starting instances will have done by the time an instance started now is
+    /// ready, in seconds of one instance.
     pub starting_s: f64,
 }
 
-/// What each rule of a policy wishes.
+/// The number of instances that each rule of a policy wants.
 pub(super) fn wishes(
     policy: &Policy,
     load: &Load,
@@ -42,19 +42,19 @@ pub(super) fn wishes(
         let backlog = load.depth.backlog();
         let (instances, steady, because) = match rule {
             Rule::Backlog { per_instance } => {
-                lasting(whole(backlog.div_ceil(*per_instance) as f64), Because::PerInstance(*per_instance))
+                all_steady(whole(backlog.div_ceil(*per_instance) as f64), Because::PerInstance(*per_instance))
             }
             Rule::Latency { p95 } => latency(p95.as_secs_f64(), load, policy),
             Rule::Step { steps } => step(steps, backlog),
             Rule::Schedule { when, instances } if when.covers(now) => {
-                lasting(*instances, format!("since {}", when.cron))
+                all_steady(*instances, format!("since {}", when.cron))
             }
-            Rule::Schedule { when, .. } => lasting(0, format!("not now: {}", when.cron)),
+            Rule::Schedule { when, .. } => all_steady(0, format!("not now: {}", when.cron)),
             Rule::Forecast { season, quantile, timezone, after } => {
                 let minutes = season.as_secs().div_ceil(60);
                 let season = Season { minutes, timezone: *timezone, after: *after };
-                history.map_or(lasting(0, "nothing is known yet".to_owned()), |minutes| {
-                    foreseen(minutes, &season, *quantile, load, now)
+                history.map_or(all_steady(0, "no history yet".to_owned()), |minutes| {
+                    forecast_wish(minutes, &season, *quantile, load, now)
                 })
             }
         };
@@ -63,42 +63,43 @@ pub(super) fn wishes(
     policy.rules.iter().map(wish).collect()
 }
 
-/// Enough for 95 of 100 jobs to be answered in time: those that keep up with what arrives, and
-/// those that clear what will still wait when an instance that is started now is ready. Why like
-/// this: `docs/decisions/0003-latency-rule.md`.
+/// Number of instances for 95 of 100 jobs to end within `p95_s`: those that keep up with arrivals,
+/// and those that clear the jobs that will still wait when an instance started now is ready. The
+/// reasons are in `docs/decisions/0003-latency-rule.md`.
 fn latency(p95_s: f64, load: &Load, policy: &Policy) -> (u32, u32, Because) {
     let Facts { arrivals_per_s, service_s, is_measured, variability, service_scv, at_once, start_delay_s } =
         load.facts;
     let (backlog, service_s) = (load.depth.backlog() as f64, service_s.max(1e-6));
-    // Beyond `max` nobody asks, and the formula would never end.
+    // More than `max` is never used, and bounds the loop of the formula.
     let most = policy.most().saturating_mul(whole(at_once)).saturating_add(1);
     let slack_s = (p95_s - service_s).max(0.0);
-    // A service time that is a guess may be wrong by any factor. No more servers are busy than
-    // there are jobs.
+    // A guessed service time may be wrong by any factor, so the number of jobs bounds the number of
+    // busy servers.
     let most_busy = if is_measured { f64::INFINITY } else { backlog };
     let busy = (arrivals_per_s * service_s).min(most_busy);
     let work = Work { arrivals_per_s: busy / service_s, service_s, service_scv, variability };
     let servers = servers_in_time(&work, p95_s, most);
     let steady = f64::from(servers) / at_once;
     let offered = busy / at_once;
-    // Until then those that are there work, and more arrives.
+    // Until then the ready instances keep working, and more jobs arrive.
     let done_s = f64::from(load.ready) * start_delay_s + load.starting_s;
     let waiting = load.depth.visible as f64;
     let left = waiting * service_s / at_once + offered * start_delay_s - done_s;
     let clearing = left.max(0.0) / clearing_time_s(slack_s, load.facts, policy);
-    // Less than half an instance of waiting work is what any line holds now and then.
+    // Waiting work for less than half an instance is ordinary fluctuation of a queue.
     let instances = whole(steady).max((offered + clearing).round() as u32);
-    // One job in flight is work, however little it is.
+    // Even a single job in flight needs an instance.
     let instances = instances.max(u32::from(backlog > 0.0));
     let because =
         Because::Latency { arrivals_per_s, service_s, busy: offered, in_time: steady, clearing, waiting };
     (instances, whole(steady), because)
 }
 
-/// In what time an instance that is started now should clear its part of what waits: in what a
-/// start leaves of the slack. Where it leaves little, that time is a deadline that most jobs will
-/// miss anyway, and an instance for each of them would be paid for a moment's work: there it goes
-/// by what is left of the time that a start must be paid for, or by what it takes.
+/// Time in which an instance that is started now should clear its part of the waiting jobs, in
+/// seconds: the slack minus the start delay. If little of the slack is left, most jobs miss that
+/// deadline anyway, and meeting it would take an instance per job, paid for a moment of work. In
+/// that case the rest of the billing minimum after the start counts instead, or at least the start
+/// delay.
 fn clearing_time_s(slack_s: f64, facts: Facts, policy: &Policy) -> f64 {
     let delay_s = facts.start_delay_s.max(1e-3);
     let left_s = slack_s - delay_s;
@@ -107,21 +108,21 @@ fn clearing_time_s(slack_s: f64, facts: Facts, policy: &Policy) -> f64 {
     left_s.max(facts.service_s).max((1.0 - in_time) * filled_s)
 }
 
-/// A wish of which no part is for what waits now.
-fn lasting(instances: u32, because: impl Into<Because>) -> (u32, u32, Because) {
+/// A number of instances of which none are for jobs that wait only now.
+fn all_steady(instances: u32, because: impl Into<Because>) -> (u32, u32, Because) {
     (instances, instances, because.into())
 }
 
 fn step(steps: &[Step], backlog: u64) -> (u32, u32, Because) {
     match steps.iter().rev().find(|step| step.backlog <= backlog) {
-        Some(step) => lasting(step.instances, format!("from {} jobs on", step.backlog)),
-        None => lasting(0, "below the first step".to_owned()),
+        Some(step) => all_steady(step.instances, format!("from {} jobs on", step.backlog)),
+        None => all_steady(0, "below the first step".to_owned()),
     }
 }
 
-/// As many as will be busy with what probably arrives when an instance that is started now is
+/// Number of instances that the forecast arrivals will keep busy when an instance started now is
 /// ready.
-fn foreseen(
+fn forecast_wish(
     minutes: &Minutes,
     season: &Season,
     quantile: f64,
@@ -131,51 +132,52 @@ fn foreseen(
     let Facts { service_s, at_once, start_delay_s, .. } = load.facts;
     let step_minutes = (season.minutes / STEPS).max(1);
     let step_s = (step_minutes * 60) as i64;
-    // The slot in which an instance is ready that is started now, and the one after it, for no
-    // later one is nearer.
+    // The slot in which an instance started now is ready, and the next one. Later slots need no
+    // start yet.
     let ready = now.timestamp() + start_delay_s as i64;
     let slot = |ahead: i64| DateTime::from_timestamp((ready.div_euclid(step_s) + ahead) * step_s, 0);
     let most = [0, 1]
         .into_iter()
         .filter_map(|ahead| forecast(minutes, season, slot(ahead)?, step_minutes, quantile));
     let Some(most) = most.reduce(f64::max) else {
-        return lasting(0, format!("less than {} seasons are known", season.after));
+        return all_steady(0, format!("fewer than {} seasons observed", season.after));
     };
-    // Less than one job is no reason to have anybody ready.
+    // Less than one job does not justify an instance.
     let instances = if most < 1.0 { 0 } else { whole(most / step_s as f64 * service_s / at_once) };
-    lasting(instances, format!("at most {most:.0} will probably arrive in {step_minutes} min"))
+    all_steady(instances, format!("at most {most:.0} jobs forecast within {step_minutes} min"))
 }
 
 fn whole(instances: f64) -> u32 {
-    // A sum of halves and thirds may miss a whole number by a hair.
+    // Floating-point sums may exceed a whole number by a tiny amount.
     (instances - 1e-9).ceil().clamp(0.0, f64::from(u32::MAX)) as u32
 }
 
-/// The largest wish wins. Without a rule nobody wishes anything, and `min` and `spare` make the
-/// pool.
+/// The largest of the numbers that the rules want. Without rules it is 0, and `min` and `spare`
+/// alone size the pool.
 pub(super) fn largest(wishes: &[Wish]) -> u32 {
     wishes.iter().map(|wish| wish.instances).max().unwrap_or(0)
 }
 
-/// A wish and the spare instances, within `min` and `max`, and what may be launched beside.
+/// The wanted number plus the spare instances, at least `min` and at most `max` plus the launchable
+/// instances.
 pub(super) fn clamp(policy: &Policy, wished: u32) -> u32 {
     let pool = &policy.pool;
     wished.saturating_add(pool.spare).min(policy.most()).max(pool.min)
 }
 
-/// What a pool wants of the limit on all pools.
+/// What a pool wants under the limit on all pools.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Want {
-    /// Kept in any case, as long as it is wanted.
+    /// Instances that are served before any other pool's, up to `instances`.
     pub(super) min: u32,
     pub(super) instances: u32,
-    /// How much one of its instances counts for beside one of another pool.
+    /// Weight of one of its instances relative to one of another pool.
     pub(super) weight: f64,
 }
 
-/// Shares the limit among pools: first what they keep, then the rest, always one more to the pool
-/// that has the fewest for its weight. So a small pool gets all it wants and a large one cannot
-/// starve it.
+/// Divides the limit among the pools: first each pool's `min`, then the rest, one instance at a
+/// time to the pool with the fewest per weight. A small pool thus gets all it wants, and a large
+/// one cannot starve it.
 pub(super) fn shares(limit: Option<u32>, pools: &[Want]) -> Vec<u32> {
     let Some(limit) = limit else { return pools.iter().map(|want| want.instances).collect() };
     let mut shares = vec![0; pools.len()];
@@ -204,7 +206,7 @@ mod tests {
 
     const NOW: &str = "2026-07-03T12:00:00Z";
 
-    /// Jobs of two seconds and starts of 25.
+    /// Jobs take 2 s, starts 25 s.
     fn load(visible: u64, arrivals_per_s: f64, ready: u32) -> Load {
         let facts = Facts {
             arrivals_per_s,
@@ -241,19 +243,19 @@ mod tests {
     }
 
     #[test]
-    fn a_latency_becomes_the_instances_that_keep_up_and_those_that_clear_what_waits() {
+    fn a_latency_rule_wants_instances_to_keep_up_and_instances_to_clear_the_queue() {
         check_latency(
             "60s",
             &[
                 (load(0, 0.0, 1), 0),
                 (load(1, 0.0, 1), 1),
-                // 10 are busy; with 11 fewer than 5 of 100 wait longer than 58 s.
+                // 10 are busy. With 11, fewer than 5 of 100 jobs wait longer than 58 s.
                 (load(0, 5.0, 11), 11),
-                // 33 s are left after a start. 400 jobs and 125 that arrive until then are 1050 s,
-                // of which 11 do 275.
+                // 33 s are left after a start. The 400 jobs and the 125 that arrive until then are
+                // 1050 s of work, of which the 11 instances do 275 s.
                 (load(400, 5.0, 11), 33),
-                // Of 30 jobs one instance does 12 until then, and two seconds each for the rest are
-                // one more.
+                // Until then one instance completes 12 of the 30 jobs. The rest, at 2 s each, needs
+                // one instance more.
                 (load(30, 0.0, 1), 1),
                 (load(30, 0.0, 0), 2),
                 (load(300, 0.0, 0), 18),
@@ -262,9 +264,9 @@ mod tests {
     }
 
     #[test]
-    fn what_starts_already_is_not_started_again_while_it_starts() {
-        // 18 were started. Each second more jobs have come, and what starts will have done more
-        // when one more would be ready.
+    fn starting_instances_are_not_started_a_second_time() {
+        // 18 are starting. Each second more jobs arrive, and the starting instances will have done
+        // more work by the time another one would be ready.
         let mut wishes = (0..=25).map(|second| {
             let starting_s = 18.0 * second as f64;
             let booting = Load { starting_s, ..load(5 * second, 5.0, 0) };
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn one_ready_instance_changes_the_wish_by_what_it_does_and_not_more() {
+    fn one_more_ready_instance_lowers_the_wish_only_by_the_work_it_does() {
         let wish = |ready| {
             wish("[pool]\nmax = 1000\n[[rule]]\nkind = 'latency'\np95 = '30s'", &load(300, 0.0, ready))
         };
@@ -283,8 +285,8 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_a_start_cannot_meet_buys_no_instance_for_each_job() {
-        // Jobs of 50 ms at two a second keep a tenth of an instance busy.
+    fn a_deadline_shorter_than_a_start_does_not_buy_an_instance_per_job() {
+        // Two jobs of 50 ms per second keep a tenth of an instance busy.
         for p95 in ["1s", "12s", "24s", "25s", "27s", "30s"] {
             for backlog in [1, 50, 300] {
                 let mut short = load(backlog, 2.0, 0);
@@ -292,13 +294,13 @@ mod tests {
                 check_latency(p95, &[(short, 1)]);
             }
         }
-        // 600 s of work fill seventeen starts that are charged for a minute each, of which 25 s
-        // pass before they work.
+        // Each start is charged for a minute, of which 25 s pass before it works: 600 s of work
+        // fill 17 starts.
         check_latency("20s", &[(load(300, 0.0, 0), 17), (load(7, 0.0, 0), 1)]);
     }
 
     #[test]
-    fn the_less_of_the_deadline_a_start_leaves_the_fewer_are_bought_for_it_without_a_leap() {
+    fn the_wish_changes_smoothly_as_the_start_uses_up_the_deadline() {
         let wish = |p95: u32| {
             let text = format!("[pool]\nmax = 1000\n[[rule]]\nkind = 'latency'\np95 = '{p95}s'");
             wish(&text, &load(3000, 0.0, 0))
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guessed_service_time_makes_nobody_busy_without_a_job() {
+    fn a_guessed_service_time_makes_no_instance_busy_without_a_job() {
         let mut guessed = load(0, 5.0, 1);
         (guessed.facts.is_measured, guessed.facts.service_s) = (false, 1.0);
         check_latency("12s", &[(guessed, 0)]);
@@ -323,21 +325,20 @@ mod tests {
     }
 
     #[test]
-    fn instances_that_classify_several_at_once_are_fewer() {
+    fn fewer_instances_are_needed_if_each_classifies_several_images_at_once() {
         let mut four = load(0, 5.0, 3);
         four.facts.at_once = 4.0;
         check_latency("30s", &[(four, 3)]);
     }
 
     #[test]
-    fn the_highest_step_that_the_backlog_reaches_counts() {
-        let steps = "[[rule]]\nkind = 'step'\n\
-            steps = [{ backlog = 1, instances = 1 }, { backlog = 50, instances = 5 }]";
+    fn the_highest_step_that_the_backlog_reaches_applies() {
+        let steps = "[[rule]]\nkind = 'step'\nsteps = [{ backlog = 1, instances = 1 }, { backlog = 50, instances = 5 }]";
         check(steps, &[(0, 0), (1, 1), (49, 1), (50, 5), (5000, 5)]);
     }
 
     #[test]
-    fn a_schedule_is_a_floor_in_its_hours() {
+    fn a_schedule_is_a_lower_bound_during_its_hours() {
         let hours = |cron: &str| {
             format!(
                 "[[rule]]\nkind = 'schedule'\ncron = '{cron}'\nduration = '2h'\ninstances = 3\n[[rule]]\n\
@@ -349,10 +350,11 @@ mod tests {
     }
 
     #[test]
-    fn a_forecast_has_instances_ready_before_the_jobs_come_back() {
+    fn a_forecast_asks_for_instances_before_the_jobs_arrive() {
         let policy = parse(Path::new("p.toml"), "[[rule]]\nkind = 'forecast'\nseason = '1h'").unwrap();
         let now: DateTime<Utc> = NOW.parse().unwrap();
-        // Three hours: ten minutes of 300 jobs each at the beginning of every hour, nothing else.
+        // Three hours of history: the first ten minutes of each hour have 300 jobs per minute, the
+        // rest none.
         let mut minutes = Minutes::default();
         let a_minute = |minute: i64| {
             let from = now + chrono::TimeDelta::minutes(minute);
@@ -366,7 +368,7 @@ mod tests {
             (180..=minute).for_each(|minute| until.add(&Count { jobs: 0, ..a_minute(minute) }));
             largest(&wishes(&policy, &load(0, 0.0, 1), Some(&until), at))
         };
-        // 300 jobs of 2 s in a minute keep ten busy.
+        // 300 jobs of 2 s per minute keep ten instances busy.
         assert_eq!(wished(179, 50), 10);
         assert_eq!(wished(170, 0), 0);
     }
@@ -380,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_wish_wins() {
+    fn the_rule_that_wants_most_wins() {
         let rules =
             "[[rule]]\nkind = 'backlog'\nper_instance = 10\n[[rule]]\nkind = 'backlog'\nper_instance = 4";
         check(rules, &[(0, 0), (4, 1), (5, 2), (20, 5)]);
@@ -402,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_shared_by_who_has_fewest_and_what_is_kept_comes_first() {
+    fn the_limit_serves_min_first_and_then_the_pool_with_the_fewest() {
         assert_eq!(shared(None, &[(0, 7), (2, 9)]), [7, 9]);
         assert_eq!(shared(Some(10), &[(0, 2), (0, 50)]), [2, 8]);
         assert_eq!(shared(Some(10), &[(0, 50), (0, 50), (0, 0)]), [5, 5, 0]);
@@ -411,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_of_twice_the_weight_gets_twice_as_many() {
+    fn a_pool_with_twice_the_weight_gets_twice_as_many_instances() {
         let want = |weight| Want { min: 0, instances: 50, weight };
         assert_eq!(shares(Some(12), &[want(1.0), want(2.0), want(1.0)]), [3, 6, 3]);
     }

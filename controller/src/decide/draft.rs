@@ -1,4 +1,5 @@
-//! A pool's part of the plan in the making: what it wants, who starts, and who may go.
+//! The part of a plan that concerns one pool, while it is being made: how many instances the pool
+//! wants, which start, and which may stop.
 
 mod surplus;
 
@@ -25,45 +26,45 @@ use crate::{
     policy::Policy,
 };
 
-/// An instance that works is sent away only when it was one too many for this long: what is busy
-/// may be needed in a moment.
+/// A working instance is drained only after the pool had too many for at least this time, as it may
+/// be needed again in a moment.
 pub(super) const BUSY_WINDOW: Duration = Duration::from_secs(300);
 
-/// A pool's part of the plan in the making.
+/// The part of a plan that concerns one pool, while it is being made.
 pub(super) struct Draft<'a> {
     name: &'a str,
     policy: &'a Policy,
     known: Known<'a>,
     roster: Roster<'a>,
-    /// Whether everything about this pool could be seen.
+    /// Whether the backlog and the instances of this pool could both be read.
     is_complete: bool,
-    /// What it may keep under the limit on all pools: its share of what it wants now or needed
-    /// within its window.
+    /// Instances that the pool may keep under the limit on all pools: its share of the number that
+    /// it wants now or needed within its window.
     claim: u32,
-    /// Starts in the plan, ...
+    /// Number of starts in the plan.
     starts: u32,
-    /// ... drains in it of those that it counted on, ...
+    /// Number of drains in the plan of instances that counted as capacity.
     lost: u32,
-    /// ... and all that it drains because of what the pool needs.
+    /// Ids of the instances that the plan drains because the pool does not need them.
     gone: BTreeSet<&'a str>,
     plan: PoolPlan,
 }
 
-/// Why some are to go, from what asks nobody to what waits for everything.
+/// Why instances are drained, from the reason with the fewest conditions to the one with the most.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Why {
-    /// There are too many, whatever they do.
+    /// There are too many, whatever they are doing.
     TooMany(Cause),
-    /// Another one is, or will be, in its place.
+    /// Another instance replaces them, now or soon.
     Replaced(Cause),
-    /// Another pool needs the place, or, where the limit is exceeded, nobody may have it.
-    Ceding { is_over: bool },
-    /// They are not needed; those that work are among them only where `busy`.
+    /// Another pool needs the places, or more run than the limit on all pools allows (`is_over`).
+    Rebalance { is_over: bool },
+    /// They are not needed. Working instances are included only if `busy` is set.
     Surplus { busy: bool },
 }
 
 impl<'a> Draft<'a> {
-    /// What there is and what is wished.
+    /// Counts the instances and computes how many the policy wants.
     pub(super) fn new(name: &'a str, policy: &'a Policy, known: Known<'a>) -> Self {
         let Known { seen, history } = known;
         let roster = Roster::of(name, Some(policy), known);
@@ -99,7 +100,7 @@ impl<'a> Draft<'a> {
                 draft.plan.wished = demand::largest(&draft.plan.wishes);
                 draft.plan.clamped = demand::clamp(policy, draft.plan.wished);
             }
-            // What is there is not judged; only what is kept in any case is certain.
+            // The demand is unknown: keep the instances that run, and at least `min`.
             None => {
                 draft.plan.wished = draft.plan.running() + draft.plan.late;
                 draft.plan.clamped = draft.plan.wished.max(policy.pool.min);
@@ -108,17 +109,17 @@ impl<'a> Draft<'a> {
         draft
     }
 
-    /// What the rules go by; none where the backlog could not be read.
+    /// The input of the rules; `None` if the backlog could not be read.
     fn load(&self) -> Option<Load> {
         let Known { seen, history } = self.known;
         let (depth, ready) = (self.plan.depth?, self.plan.ready);
         let mut facts = history.facts(self.name, self.policy);
         if let Some(growth) = history.growth(self.name) {
-            // While nobody works, what waits tells what arrives.
+            // Without a ready instance, the growth of the backlog is the arrival rate.
             let most = if ready == 0 { growth.most } else { f64::INFINITY };
             facts.arrivals_per_s = facts.arrivals_per_s.clamp(growth.least, most);
         }
-        // By what comes next: while parked ones are left, nobody waits for a launch.
+        // The delay of the next start counts: while parked instances are left, no launch is needed.
         if self.roster.next_tier(self.known) == Some(Tier::Launched) {
             facts.start_delay_s = history.start_delay_of(self.name, self.policy, Tier::Launched);
         }
@@ -126,8 +127,8 @@ impl<'a> Draft<'a> {
         Some(Load { depth, facts, ready, starting_s })
     }
 
-    /// What it wants of the limit on all pools. What it needed a moment ago it will not give away
-    /// and ask for again.
+    /// Number of instances that the pool wants under the limit on all pools. It keeps what it
+    /// needed within its window, so that it does not give up instances and then want them back.
     pub(super) fn want(&self) -> Want {
         let pool = &self.policy.pool;
         let lately = self.most_wished(self.policy.scale_in.window).unwrap_or(0).min(self.plan.running());
@@ -135,7 +136,7 @@ impl<'a> Draft<'a> {
         Want { min: pool.min, instances, weight: pool.weight }
     }
 
-    /// Its share of the limit on all pools.
+    /// Sets the pool's share under the limit on all pools.
     pub(super) fn get(&mut self, share: u32) {
         self.claim = share;
         self.plan.share = share.min(self.plan.granted());
@@ -146,43 +147,44 @@ impl<'a> Draft<'a> {
         (self.name.to_owned(), self.plan)
     }
 
-    /// Instances that it will count on once the actions so far are done.
-    pub(super) fn running_then(&self) -> u32 {
+    /// Number of instances that count as capacity once the actions so far are carried out.
+    pub(super) fn running_after(&self) -> u32 {
         self.plan.running() + self.starts - self.lost
     }
 
     pub(super) fn lacks(&self) -> u32 {
-        self.plan.share.saturating_sub(self.running_then())
+        self.plan.share.saturating_sub(self.running_after())
     }
 
     pub(super) fn leaving(&self) -> u32 {
         size(self.roster.leaving.len())
     }
 
-    /// One more than is needed, as long as one serves that retires: the other one comes before it
-    /// goes, also where the pool may have no more than it has.
-    fn relief(&self) -> u32 {
+    /// 1 while a retiring instance serves: its replacement starts before it stops, even if the pool
+    /// is at its `max`.
+    fn replacement(&self) -> u32 {
         let retires = |view: &&InstanceView| view.instance.retires && !self.is_gone(view);
         let has_retiring = || self.roster.has_retiring && self.roster.serving.iter().any(retires);
-        // Where not everything could be seen nobody goes, and one more would come in each pass.
+        // With an incomplete observation nothing is drained, and every pass would start one more.
         u32::from(self.is_complete && self.plan.share > 0 && has_retiring())
     }
 
-    /// Whether one more is wanted, and may start beside those that start already, within `max`.
+    /// Whether the pool wants one more instance and may start it now: within `max`, `max_step` and
+    /// the budget.
     pub(super) fn wants_one(&self) -> bool {
-        self.plan.share + self.relief() > self.running_then() && self.may_start()
+        self.plan.share + self.replacement() > self.running_after() && self.may_start()
     }
 
     fn may_start(&self) -> bool {
-        // What drains and stops keeps its place, and one that is late is paid for all the same.
+        // Draining and stopping instances still take up places, and late ones are paid for.
         let alive = size(self.roster.alive()) + self.starts;
-        let paid = self.running_then() + self.plan.late;
+        let paid = self.running_after() + self.plan.late;
         self.plan.starting + self.starts < self.policy.scale_out.max_step
-            && alive < self.policy.most() + self.relief()
+            && alive < self.policy.most() + self.replacement()
             && self.plan.affordable.is_none_or(|affordable| paid < affordable)
     }
 
-    /// Those that may be started, as far as any are wanted, the best first.
+    /// Instances that may be started, best first; empty if the pool wants none.
     pub(super) fn startable(&self) -> Vec<&'a InstanceView> {
         if self.wants_one() { self.roster.startable(self.known) } else { Vec::new() }
     }
@@ -193,15 +195,15 @@ impl<'a> Draft<'a> {
         self.plan.actions.push(Action::Start { id: view.instance.id.clone() });
     }
 
-    /// The instance that has not been seen ready for longest, where the policy asks for that and
-    /// there is room beside the demand: one that does not work any more is found before it is
-    /// needed. When it is ready it is idle, and goes.
+    /// The parked instance that was last seen ready longest ago, if the policy has `canary` and
+    /// there is room beside the demand. Starting it finds a broken instance before it is needed.
+    /// Once it is ready it is idle, and is drained.
     pub(super) fn canary(&self) -> Option<&'a InstanceView> {
         self.policy.pool.canary?;
         let is_room = self.is_complete
             && self.plan.starting + self.starts == 0
             && self.plan.running() == self.plan.share
-            && self.plan.affordable.is_none_or(|affordable| self.running_then() < affordable)
+            && self.plan.affordable.is_none_or(|affordable| self.running_after() < affordable)
             && self.may_start();
         let parked = if is_room { self.roster.startable(self.known) } else { Vec::new() };
         let silent = parked.into_iter().filter(|view| is_canary(view, self.policy, self.known));
@@ -219,10 +221,10 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Says why it does not get what it lacks or wishes.
-    pub(super) fn hold_what_lacks(&mut self, is_room: bool) {
+    /// Records why the pool has fewer instances than it wants.
+    pub(super) fn hold_missing(&mut self, is_room: bool) {
         if self.lacks() > 0 {
-            self.hold(self.what_lacks(is_room));
+            self.hold(self.why_missing(is_room));
         } else if self.plan.share < self.plan.granted() {
             self.hold(Limit);
         }
@@ -231,7 +233,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn what_lacks(&self, is_room: bool) -> Hold {
+    fn why_missing(&self, is_room: bool) -> Hold {
         let Known { seen, .. } = self.known;
         if size(self.roster.alive()) + self.starts >= self.policy.most() {
             return NoPlace;
@@ -240,7 +242,7 @@ impl<'a> Draft<'a> {
         } else if !is_room {
             return Limit;
         }
-        // When one is tried again of those for which there was no capacity, whichever comes first.
+        // Without capacity, the earlier retry of the two tiers counts.
         let dry = [Tier::Parked, Tier::Launched].into_iter();
         if let Some(until) = dry.filter_map(|tier| self.roster.dry_until(tier, seen)).min() {
             return NoCapacity { until };
@@ -257,15 +259,15 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The one rule of who may go, and what is said of it.
+    /// The one rule for whether an instance may be drained; returns the cause to record.
     fn may_go(&self, view: &InstanceView, why: Why) -> Option<Cause> {
         match why {
             Why::TooMany(cause) => Some(cause),
             Why::Replaced(Cause::Updated) => view.instance.retires.then_some(Cause::Updated),
             Why::Replaced(cause) => is_outdated(view, self.known.seen).then_some(cause),
-            // One that is late is waited for.
-            Why::Ceding { .. } if self.roster.is_late(view) => None,
-            Why::Ceding { is_over } => (is_over || self.is_paid_off(view)).then_some(Cause::OverShare),
+            // A late instance may still become ready.
+            Why::Rebalance { .. } if self.roster.is_late(view) => None,
+            Why::Rebalance { is_over } => (is_over || self.is_paid_off(view)).then_some(Cause::OverShare),
             Why::Surplus { busy } => {
                 let cause = spare(view, self.policy, self.known)?;
                 ((busy || cause != Cause::NotNeeded) && self.is_paid_off(view)).then_some(cause)
@@ -273,19 +275,19 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Whether it has run for as long as is charged in any case.
+    /// Whether the instance has run for at least the billing minimum.
     fn is_paid_off(&self, view: &InstanceView) -> bool {
         age(view.instance.since, self.known.seen.at) >= self.policy.instance.billing_minimum
     }
 
-    /// Those that serve, may go and do not yet, with what is said of them.
+    /// Serving instances that may be drained and are not yet, each with its cause.
     fn candidates(&self, why: Why) -> impl Iterator<Item = (&'a InstanceView, Cause)> {
         let stay = self.roster.serving.iter().copied().filter(|view| !self.is_gone(view));
         stay.filter_map(move |view| Some((view, self.may_go(view, why)?)))
     }
 
-    /// Sends away as many of those that may go, those first that are worth least; returns how many
-    /// went.
+    /// Drains up to `count` of the instances that may go, starting with those of least worth, and
+    /// returns how many.
     pub(super) fn dismiss(&mut self, count: u32, why: Why) -> u32 {
         if count == 0 {
             return 0;
@@ -294,7 +296,7 @@ impl<'a> Draft<'a> {
         let candidates = self.candidates(why);
         let mut ranked: Vec<_> =
             candidates.map(|(view, cause)| ((worth(view), name(view)), view, cause)).collect();
-        // Of thousands only a few are wanted: the others need no order.
+        // Only a few out of possibly thousands are needed, so only those are sorted.
         if let Some(last) = (count as usize).checked_sub(1).filter(|last| *last < ranked.len()) {
             ranked.select_nth_unstable_by(last, |(a, ..), (b, ..)| a.cmp(b));
             ranked.truncate(count as usize);
@@ -306,50 +308,50 @@ impl<'a> Draft<'a> {
             self.gone.insert(&view.instance.id);
             self.plan.actions.push(drain(view, &self.policy.scale_in, *cause));
         }
-        if let Why::Ceding { .. } = why {
-            self.plan.desired = self.plan.desired.min(self.running_then());
+        if let Why::Rebalance { .. } = why {
+            self.plan.desired = self.plan.desired.min(self.running_after());
         }
         size(went.len())
     }
 
-    /// How many it may lose to other pools at once. The last one of a pool goes when the window is
-    /// over, like any last one.
-    pub(super) fn may_cede(&self, is_over: bool) -> u32 {
+    /// Number of instances that the pool may give up to other pools now. Its last one stays until
+    /// the window is over, as in any scale-in.
+    pub(super) fn may_give_up(&self, is_over: bool) -> u32 {
         let keeps = if is_over { self.plan.share } else { self.claim.max(self.plan.share).max(1) };
         let may_leave = is_over || self.leaving() + self.lost < self.policy.scale_in.max_step;
-        if self.is_complete && may_leave { self.running_then().saturating_sub(keeps) } else { 0 }
+        if self.is_complete && may_leave { self.running_after().saturating_sub(keeps) } else { 0 }
     }
 
-    /// Sends away what is of no use, too much, replaced or not needed, as far as everything could
-    /// be seen.
+    /// Drains instances that are of no use, too many, replaced or not needed. Does nothing if the
+    /// observation is incomplete.
     pub(super) fn scale_in(&mut self) {
         if !self.is_complete {
             self.plan.desired = self.plan.desired.max(self.plan.running());
             return;
         }
         self.plan.actions.extend(self.roster.departures(&self.policy.scale_in, self.known.seen.at));
-        let (max, relief) = (self.policy.most(), self.relief());
+        let (max, replacement) = (self.policy.most(), self.replacement());
         let affordable = self.plan.affordable.unwrap_or(u32::MAX);
         let running = self.plan.running() + self.plan.late;
-        if running > affordable || running > max + relief {
+        if running > affordable || running > max + replacement {
             let over_max = running.saturating_sub(max);
             self.dismiss(over_max, Why::TooMany(Cause::OverMax));
             let over_budget = running.saturating_sub(affordable).saturating_sub(over_max);
             self.dismiss(over_budget, Why::TooMany(Cause::OverBudget));
         }
-        // Those that are replaced go one after the other: nobody goes while another one leaves or
+        // Replacement is one at a time: nothing is replaced while another instance leaves or
         // starts.
         if self.roster.is_quiet() && self.starts == 0 && self.gone.is_empty() {
             let outdated = u32::from(!self.roster.new_version_died(self.known));
-            let retiring = u32::from(relief > 0 && self.running_then() > self.plan.share);
+            let retiring = u32::from(replacement > 0 && self.running_after() > self.plan.share);
             if self.dismiss(outdated, Why::Replaced(Cause::OtherVersion)) == 0 {
                 self.dismiss(retiring, Why::Replaced(Cause::Updated));
             }
         }
-        let relief = self.relief();
+        let replacement = self.replacement();
         self.shed_surplus();
-        if self.relief() < relief {
-            // Where the one that retires was too much, the other one in its place is, too.
+        if self.replacement() < replacement {
+            // If the retiring instance was surplus, so is its replacement.
             self.shed_surplus();
         }
     }

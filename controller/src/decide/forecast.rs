@@ -1,9 +1,9 @@
-//! What will probably arrive: what arrived at the same time of earlier days of the same kind.
+//! Forecasts arrivals from the arrivals at the same time of earlier days of the same kind.
 //!
-//! A day is looked at in slots of local time, so that a season stays what it is when clocks are
-//! set. Days have kinds: working days, Saturdays and Sundays. The quantile is that of the slot
-//! itself and of its two neighbours on those days, and of nothing else, so that a busy noon makes
-//! no night wish for anybody. Minutes of which nobody knows are missing, and not zero.
+//! Days are divided into slots of local time, so that daylight saving time does not shift a season.
+//! There are three kinds of days: working days, Saturdays and Sundays. The forecast is a quantile
+//! over the slot and its two neighbours on those days only, so that a busy noon does not raise the
+//! forecast for the night. Minutes that were not observed are missing, not zero.
 
 use chrono::{DateTime, Datelike, Days, TimeDelta, TimeZone, Utc, Weekday};
 use chrono_tz::Tz;
@@ -11,17 +11,17 @@ use chrono_tz::Tz;
 use super::history::Minutes;
 
 const DAY_MINUTES: u64 = 24 * 60;
-/// Two weeks are kept.
+/// Two weeks of history are kept.
 const MOST_DAYS: u64 = 14;
-/// The slot itself and one on each side.
+/// Offsets of the slots that count: the slot itself and one on each side.
 const NEIGHBOURS: std::ops::RangeInclusive<i64> = -1..=1;
 
-/// How the load repeats itself.
+/// The period with which the load repeats.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Season {
     pub(crate) minutes: u64,
     pub(crate) timezone: Tz,
-    /// The number of seasons that must have been seen before it counts.
+    /// Minimum number of seasons observed before the forecast is used.
     pub(crate) after: u32,
 }
 
@@ -40,8 +40,8 @@ fn kind(weekday: Weekday) -> Kind {
     }
 }
 
-/// The count that is not exceeded with the probability `quantile` in the slot of this number of
-/// minutes that begins then. `None` where too few seasons are known.
+/// Returns the number of jobs that is not exceeded with probability `quantile` in the slot that
+/// begins at `slot` and is `slot_minutes` long. `None` if fewer than `after` seasons were observed.
 pub(crate) fn forecast(
     minutes: &Minutes,
     season: &Season,
@@ -73,12 +73,12 @@ pub(crate) fn forecast(
     Some(counts[rank.clamp(1, counts.len()) - 1])
 }
 
-/// More counts than this make no better quantile.
+/// More counts than this do not improve the quantile.
 const MOST_COUNTS: usize = 120;
 
 impl Season {
-    /// The same time this number of seasons ago; none where that was a day of another kind, or a
-    /// time that clocks skipped.
+    /// The same local time `seasons` seasons ago; `None` if that day is of another kind or the
+    /// clocks skipped that time.
     fn ago(&self, slot: DateTime<Utc>, seasons: u64) -> Option<DateTime<Utc>> {
         let ago = self.minutes.checked_mul(seasons)?;
         if !self.minutes.is_multiple_of(DAY_MINUTES) {
@@ -106,7 +106,8 @@ mod tests {
         "2026-03-16T00:00:00Z".parse().unwrap()
     }
 
-    /// The minutes of these days, counted from the Monday on, each with what the local time says.
+    /// Counts for each minute of `days` after the Monday; `of` maps the local time to a number of
+    /// jobs.
     fn load(days: std::ops::Range<i64>, of: impl Fn(DateTime<Tz>) -> u64, timezone: Tz) -> Minutes {
         let mut minutes = Minutes::default();
         for minute in days.start * DAY..days.end * DAY {
@@ -127,45 +128,45 @@ mod tests {
         if works && (8..18).contains(&at.hour()) { 60 } else { 0 }
     }
 
-    fn foreseen(minutes: &Minutes, season: &Season, day: i64, hour: i64) -> Option<f64> {
+    fn forecast_wish(minutes: &Minutes, season: &Season, day: i64, hour: i64) -> Option<f64> {
         forecast(minutes, season, monday() + TimeDelta::minutes(day * DAY + hour * 60), 5, 0.9)
     }
 
     #[test]
-    fn office_hours_are_foreseen_on_working_days_and_wish_for_nobody_at_night() {
+    fn office_hours_are_forecast_on_working_days_and_not_at_night() {
         let (minutes, season) = (load(0..11, office, Tz::UTC), day(Tz::UTC, 2));
-        assert_eq!(foreseen(&minutes, &season, 11, 12), Some(300.0));
-        assert_eq!(foreseen(&minutes, &season, 11, 2), Some(0.0));
-        assert_eq!(foreseen(&minutes, &season, 11, 22), Some(0.0));
+        assert_eq!(forecast_wish(&minutes, &season, 11, 12), Some(300.0));
+        assert_eq!(forecast_wish(&minutes, &season, 11, 2), Some(0.0));
+        assert_eq!(forecast_wish(&minutes, &season, 11, 22), Some(0.0));
     }
 
     #[test]
-    fn a_saturday_is_no_working_day() {
+    fn a_saturday_is_not_forecast_as_a_working_day() {
         let (minutes, season) = (load(0..12, office, Tz::UTC), day(Tz::UTC, 1));
-        assert_eq!(foreseen(&minutes, &season, 12, 12), Some(0.0));
-        assert_eq!(foreseen(&minutes, &season, 14, 12), Some(300.0), "the Monday after it");
+        assert_eq!(forecast_wish(&minutes, &season, 12, 12), Some(0.0));
+        assert_eq!(forecast_wish(&minutes, &season, 14, 12), Some(300.0), "the Monday after it");
     }
 
     #[test]
-    fn summer_time_moves_the_season_with_the_clocks() {
-        // Berlin sets its clocks forward on Sunday 2026-03-29. The day is 8 to 18 there, which is 6
-        // to 16 UTC from then on.
+    fn a_season_follows_daylight_saving_time() {
+        // Berlin sets its clocks forward on Sunday 2026-03-29. From then on 8 to 18 local time is 6
+        // to 16 UTC.
         let berlin: Tz = "Europe/Berlin".parse().unwrap();
         let (minutes, season) = (load(0..14, office, berlin), day(berlin, 2));
-        assert_eq!(foreseen(&minutes, &season, 14, 6), Some(300.0));
-        assert_eq!(foreseen(&minutes, &season, 14, 5), Some(0.0));
+        assert_eq!(forecast_wish(&minutes, &season, 14, 6), Some(300.0));
+        assert_eq!(forecast_wish(&minutes, &season, 14, 5), Some(0.0));
     }
 
     #[test]
-    fn it_counts_after_as_many_days_as_it_says() {
+    fn a_forecast_is_used_after_the_configured_number_of_seasons() {
         let minutes = load(0..2, office, Tz::UTC);
-        assert_eq!(foreseen(&minutes, &day(Tz::UTC, 3), 2, 12), None);
-        assert_eq!(foreseen(&minutes, &day(Tz::UTC, 2), 2, 12), Some(300.0));
+        assert_eq!(forecast_wish(&minutes, &day(Tz::UTC, 3), 2, 12), None);
+        assert_eq!(forecast_wish(&minutes, &day(Tz::UTC, 2), 2, 12), Some(300.0));
         assert_eq!(forecast(&Minutes::default(), &day(Tz::UTC, 1), monday(), 5, 0.9), None);
     }
 
     #[test]
-    fn a_day_of_which_nobody_knows_teaches_nothing() {
+    fn a_day_without_counts_is_not_a_season() {
         let mut minutes = load(0..2, office, Tz::UTC);
         let later = load(3..4, office, Tz::UTC);
         for minute in 3 * DAY..4 * DAY {
@@ -173,13 +174,13 @@ mod tests {
             let jobs = later.sum(from, 1).unwrap() as u64;
             minutes.add(&Count { from, to: from + TimeDelta::minutes(1), jobs });
         }
-        assert_eq!(foreseen(&minutes, &day(Tz::UTC, 3), 4, 12), Some(300.0));
-        assert_eq!(foreseen(&minutes, &day(Tz::UTC, 4), 4, 12), None);
+        assert_eq!(forecast_wish(&minutes, &day(Tz::UTC, 3), 4, 12), Some(300.0));
+        assert_eq!(forecast_wish(&minutes, &day(Tz::UTC, 4), 4, 12), None);
     }
 
     proptest! {
         #[test]
-        fn a_higher_quantile_foresees_no_less_and_both_are_counts_that_came(
+        fn a_higher_quantile_forecasts_no_less_and_the_forecast_is_an_observed_count(
             counts in prop::collection::vec(0u64..100, 60..400), low in 0.01f64..0.5, high in 0.5f64..0.999,
         ) {
             let mut minutes = Minutes::default();
@@ -189,9 +190,9 @@ mod tests {
             }
             let season = Season { minutes: 20, timezone: Tz::UTC, after: 1 };
             let next = monday() + TimeDelta::minutes(counts.len() as i64);
-            let foreseen = |quantile| forecast(&minutes, &season, next, 1, quantile).unwrap();
-            prop_assert!(foreseen(low) <= foreseen(high));
-            prop_assert!(counts.contains(&(foreseen(high) as u64)));
+            let forecast_wish = |quantile| forecast(&minutes, &season, next, 1, quantile).unwrap();
+            prop_assert!(forecast_wish(low) <= forecast_wish(high));
+            prop_assert!(counts.contains(&(forecast_wish(high) as u64)));
         }
     }
 }

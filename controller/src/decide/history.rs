@@ -1,17 +1,16 @@
-//! What a decision needs of the past, as a value. It grows purely: [`observe`](History::observe)
-//! with each observation, and [`remember`](History::remember) with each plan.
+//! The part of the past that a decision needs, as a value. Pure: [`observe`](History::observe) adds
+//! an observation, [`remember`](History::remember) a plan.
 //!
-//! It begins empty when the controller starts, or with what an earlier one had [learnt](Learnt),
-//! and what it does not know it does not claim: a fresh one only makes the controller slower to
-//! scale in.
+//! It begins empty when the controller starts, or with what an earlier controller [learnt](Learnt).
+//! Missing history only makes the controller slower to scale in.
 
 mod arrivals;
-mod asked;
 mod career;
 mod growth;
 mod keep;
 mod minutes;
 mod peaks;
+mod queries;
 mod service;
 mod starts;
 mod usage;
@@ -34,7 +33,7 @@ use self::{
     starts::Starts,
     usage::{Alive, Usage},
 };
-pub use self::{asked::Facts, career::Career, usage::Used};
+pub use self::{career::Career, queries::Facts, usage::Used};
 pub(crate) use self::{growth::GrowthBounds, minutes::Minutes};
 use super::plan::{Action, Cause, Plan};
 use crate::{
@@ -42,8 +41,8 @@ use crate::{
     observe::{Observation, age},
 };
 
-/// After a restart or a gap of no more than this, who runs has run all the time and is charged for
-/// it. After a longer one the clock may as well be wrong.
+/// Longest gap, at a restart for example, over which running instances are charged as if they ran
+/// all the time. After a longer gap the clock may be wrong.
 const LONGEST_UNSEEN: Duration = Duration::from_secs(3600);
 
 /// The past of every pool and every instance.
@@ -53,25 +52,25 @@ pub struct History {
     since: Option<DateTime<Utc>>,
     last: Option<DateTime<Utc>>,
     pools: BTreeMap<String, Past>,
-    /// What arrived for each pool. Reports say when it arrived, so that a gap makes no difference.
+    /// Arrivals by pool. Reports contain their own times, so a gap in observing does not matter.
     arrivals: BTreeMap<String, Arrivals>,
-    /// How many instances each pool had when they were listed last, if they have been listed.
+    /// Number of live instances by pool in the last list; `None` before the first list.
     alive: Option<BTreeMap<String, Alive>>,
-    /// What is of use even after a gap.
+    /// The part that stays valid after a gap.
     learnt: Learnt,
 }
 
-/// What is worth keeping when the controller ends. It may be lost without harm.
+/// The part of the history that is stored when the controller ends. Losing it does no harm.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Learnt {
-    /// By pool.
+    /// By pool name.
     pools: BTreeMap<String, Pool>,
-    /// By instance.
+    /// By instance id.
     instances: BTreeMap<String, Career>,
-    /// When the instances were last charged.
+    /// Time up to which instances were charged.
     #[serde(default)]
     charged_at: Option<DateTime<Utc>>,
-    /// Whether instances are charged since their launch where nothing is known of earlier charges.
+    /// Whether instances are charged from their launch if no earlier charges are known.
     #[serde(skip)]
     recalls_launches: bool,
 }
@@ -82,7 +81,7 @@ struct Pool {
     services: Services,
     #[serde(default)]
     starts: Starts,
-    /// Of those that were launched.
+    /// Start delays of launched instances.
     #[serde(default)]
     launches: Starts,
     #[serde(default)]
@@ -99,28 +98,29 @@ struct Past {
     growth: Growth,
     wished: Peaks,
     last_arrival: Option<DateTime<Utc>>,
-    /// Since when some job has waited at each look.
+    /// Start of the time in which some job waited at every observation.
     waits_since: Option<DateTime<Utc>>,
-    /// The last look, and the last one at which a job was in flight or fewer were left than before.
+    /// The backlog at the last observation.
     depth: Depth,
+    /// Last observation at which a job was in flight, or the backlog had shrunk.
     taken_at: Option<DateTime<Utc>>,
 }
 
 impl History {
-    /// Nothing is known yet. After a longer gap than this between two observations nothing of the
-    /// last minutes is known again.
+    /// An empty history. After a gap longer than `longest_gap` between two observations, the recent
+    /// past counts as unknown.
     pub fn new(longest_gap: Duration) -> Self {
         let (pools, arrivals, alive, learnt) = Default::default();
         Self { longest_gap, since: None, last: None, pools, arrivals, alive, learnt }
     }
 
-    /// What a controller that starts now knows of the past. With passes of this distance one may
-    /// be late; a machine that slept has missed several.
+    /// The history of a controller that starts now and observes every `tick`. It tolerates late
+    /// passes, but not several missed ones, as on a machine that slept.
     pub fn first(tick: Duration) -> Self {
         Self::new(3 * tick + Duration::from_secs(60))
     }
 
-    /// The same, knowing what was learnt before.
+    /// Adds what an earlier controller learnt.
     #[must_use]
     pub fn with_learnt(mut self, learnt: Learnt) -> Self {
         self.learnt = learnt;
@@ -128,17 +128,17 @@ impl History {
         self
     }
 
-    /// What is worth keeping.
+    /// The part that is worth storing.
     pub fn learnt(&self) -> &Learnt {
         &self.learnt
     }
 
-    /// The same history and this observation.
+    /// Adds an observation.
     #[must_use]
     pub fn observe(mut self, seen: &Observation) -> Self {
         let is_gap = |last: DateTime<Utc>| last > seen.at || age(last, seen.at) > self.longest_gap;
         if self.last.is_some_and(is_gap) {
-            // The controller or the machine slept, or the clock was set.
+            // The controller or the machine slept, or the clock was changed.
             self.pools.clear();
             self.learnt.pools.values_mut().for_each(|pool| pool.keep.pause());
             self.since = None;
@@ -165,7 +165,7 @@ impl History {
             pool.counts.iter().for_each(|count| minutes.add(count));
             arrived.insert(name.as_str(), pool.counts.iter().map(|count| count.jobs).sum());
         }
-        // Of a pool whose backlog could not be read nobody knows what waited meanwhile.
+        // While a backlog cannot be read, what waited meanwhile is unknown.
         self.pools.retain(|name, _| seen.pools.get(name).is_some_and(|pool| pool.depth.is_some()));
         for (name, pool) in &seen.pools {
             let Some(depth) = pool.depth else { continue };
@@ -186,11 +186,11 @@ impl History {
         self
     }
 
-    /// Charges those that run now for the time since an earlier controller charged them.
+    /// Charges running instances for the time since an earlier controller charged them.
     fn charge_unseen(&mut self, seen: &Observation) {
         let (then, is_first) = match self.learnt.charged_at {
             Some(then) if age(then, seen.at) <= LONGEST_UNSEEN => (then, false),
-            // What an earlier controller charged is lost: who runs is charged since its launch.
+            // The charges of the earlier controller are lost: charge from the launch.
             None if self.learnt.recalls_launches => (DateTime::UNIX_EPOCH, true),
             _ => return,
         };
@@ -200,7 +200,7 @@ impl History {
             let from = match state {
                 State::Stopped => continue,
                 State::Running => then.max(*since),
-                // Since when it drains says nothing about since when it runs.
+                // `since` is the begin of the drain here, not of the run.
                 State::Draining | State::Stopping if is_first => continue,
                 State::Draining | State::Stopping => then,
             };
@@ -215,7 +215,7 @@ impl History {
         seen: &Observation,
         arrived: &BTreeMap<&str, u64>,
     ) {
-        // Names are looked up before they are copied: this goes over every instance in every pass.
+        // Look up a name before copying it: this runs for every instance in every pass.
         let mut counted: Vec<(&str, Alive, u32)> = Vec::new();
         let (mut newly_ready, mut ended) = (Vec::new(), Vec::new());
         for view in seen.instances.iter().flatten() {
@@ -227,7 +227,7 @@ impl History {
             if let Some(delay_s) = career.take_new_delay_s() {
                 newly_ready.push((view.instance.pool.as_str(), view.instance.tier, delay_s));
             }
-            // Those of a pool are listed together.
+            // Instances of one pool are adjacent in the list.
             if counted.last().is_none_or(|(pool, ..)| *pool != view.instance.pool) {
                 counted.push((view.instance.pool.as_str(), Alive::default(), 0));
             }
@@ -261,8 +261,8 @@ impl History {
         for (name, tier, run_s) in ended {
             self.learnt.pools.entry(name.to_owned()).or_default().usage.end_run(seen.at, tier, run_s);
         }
-        // An instance that went since the last look may have done so just now; and while they
-        // cannot be listed, all run on.
+        // An instance that ended since the last observation may have ended just now, so it is
+        // charged until now. While instances cannot be listed, all count as running.
         let mut charged = self.alive.clone().unwrap_or_default();
         if self.alive.is_some() {
             for (name, now) in &alive {
@@ -293,7 +293,7 @@ impl History {
         }
     }
 
-    /// The same history and what was decided.
+    /// Adds a plan.
     #[must_use]
     pub fn remember(mut self, plan: &Plan) -> Self {
         for (name, pool) in &plan.pools {
@@ -312,9 +312,9 @@ impl History {
                     cause: cause @ (Cause::NeverReady | Cause::Silent | Cause::Hung), ..
                 } => {
                     career.fail(&cause.to_string(), plan.at);
-                    career.told_to_go();
+                    career.order_to_stop();
                 }
-                Action::Drain { .. } | Action::Stop { .. } => career.told_to_go(),
+                Action::Drain { .. } | Action::Stop { .. } => career.order_to_stop(),
                 Action::Start { .. } => {}
             }
         }
@@ -323,20 +323,19 @@ impl History {
 }
 
 impl Learnt {
-    /// Whether nothing is known.
+    /// Whether no pool is known.
     pub fn is_empty(&self) -> bool {
         self.pools.is_empty()
     }
 
-    /// What an earlier controller charged is lost: instances that run are charged since their
-    /// launch.
+    /// States that the charges of an earlier controller are lost: running instances are charged
+    /// from their launch.
     pub fn recall_launches(&mut self) {
         self.recalls_launches = true;
     }
 
-    /// Takes note of what a recording says of a pool's use: `instances` ran from one line to
-    /// the next. It is of use where everything else was lost, so that a day's budget is not spent
-    /// twice.
+    /// Adds the use of a pool from a recording: `instances` ran from `from` to `to`. If all else
+    /// was lost, this keeps a daily budget from being spent twice.
     pub fn recall_use(
         &mut self,
         pool: &str,

@@ -1,4 +1,4 @@
-//! A plan: what to do, and why, as a value that explains itself.
+//! The plan: the actions for every pool and the reasons for them, as a value.
 
 mod words;
 
@@ -11,58 +11,58 @@ use serde::{Serialize, Serializer};
 use super::demand::Load;
 use crate::{operator::Operator, refusals::Verb};
 
-/// What starts is looked at as often as this, and so is what waits for it.
+/// Interval of the next pass while instances start or leave.
 const SOON: Duration = Duration::from_secs(2);
 
-/// What to do now for every pool.
+/// The actions for all pools.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
-    /// When the observation was made that it follows from.
+    /// Time of the observation that the plan is based on.
     pub at: DateTime<Utc>,
-    /// Each pool's part: of every pool with a policy, and of every other one that still has
+    /// The plans by pool name: of every pool with a policy, and of every other pool that still has
     /// instances.
     pub pools: BTreeMap<String, PoolPlan>,
 }
 
-/// What to do now for one pool, with every stage of the decision.
+/// The actions for one pool, with the result of every stage of the decision.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PoolPlan {
-    /// The backlog, where it could be read.
+    /// The backlog; `None` if it could not be read.
     pub depth: Option<Depth>,
-    /// What the rules went by, where the backlog could be read.
+    /// The input of the rules; `None` if the backlog could not be read.
     pub load: Option<Load>,
-    /// Instances that serve.
+    /// Number of instances that serve.
     pub ready: u32,
-    /// Instances that were started and do not serve yet. They count as capacity.
+    /// Number of instances that were started and do not serve yet. They count as capacity.
     pub starting: u32,
-    /// Instances that were started, should have been ready by now and are not. They do not count as
-    /// capacity, so that another is tried.
+    /// Number of instances that should be ready by now and are not. They do not count as capacity,
+    /// so that others are started in their place.
     #[serde(skip_serializing_if = "is_zero")]
     pub late: u32,
-    /// Instances that drain or stop, or will as this plan says because they are of no use any more.
+    /// Number of instances that drain or stop, including those that this plan drains because they
+    /// are of no use.
     pub leaving: u32,
-    /// What each rule wishes.
+    /// The number of instances that each rule wants.
     pub wishes: Vec<Wish>,
-    /// The largest wish; without a backlog to judge by, what there is.
+    /// The largest number that a rule wants; if the backlog is unknown, the number of instances
+    /// that run.
     pub wished: u32,
-    /// The largest wish and the spare instances, within the policy's `min` and `max`.
+    /// `wished` plus the spare instances, within the policy's `min` and `max`.
     pub clamped: u32,
-    /// The most that the rest of the day's budget allows; absent without a budget.
+    /// Largest number that the rest of the daily budget allows; `None` without a budget.
     pub affordable: Option<u32>,
-    /// The pool's share of that under the limit on all instances.
+    /// The pool's share under the limit on all pools.
     pub share: u32,
-    /// How many instances it shall have now, after everything that holds it back.
+    /// Number of instances that the pool should have now, after all holds.
     pub desired: u32,
-    /// What holds it back.
+    /// The reasons why the pool has not what it wants, or keeps what it does not need.
     pub holds: Vec<Hold>,
-    /// The one of the starts that is no answer to a demand: it shall show that the instance still
-    /// works.
+    /// Id of the instance that is started only to test that it still works, not to meet demand.
     pub canary: Option<String>,
-    /// How many of the starts make a new instance, because no parked one is left that could be
-    /// started.
+    /// Number of starts that launch a new instance because no parked one can be started.
     #[serde(skip_serializing_if = "is_zero")]
     pub launches: u32,
-    /// What to do.
+    /// The actions, in order.
     pub actions: Vec<Action>,
 }
 
@@ -70,41 +70,41 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-/// How many instances a rule wants.
+/// The number of instances that a rule wants.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Wish {
-    /// The rule's kind.
+    /// Kind of the rule.
     pub rule: &'static str,
-    /// How many.
+    /// Number of instances.
     pub instances: u32,
-    /// How many of them for the work that keeps coming; the others are for what waits now, and are
-    /// done with it.
+    /// Part of `instances` that the arriving work needs. The others only clear the jobs that wait
+    /// now.
     pub steady: u32,
-    /// Why, in a few words.
+    /// The reason, in a few words.
     pub because: Because,
 }
 
-/// Why a rule wants what it wants. It is put into words only where somebody reads it.
+/// Why a rule wants a number of instances. It is formatted only when it is read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Because {
-    /// This number of jobs for each instance.
+    /// Jobs per instance.
     PerInstance(u64),
-    /// What a `latency` rule computed.
+    /// The result of a `latency` rule.
     Latency {
-        /// Jobs that arrive each second, ...
+        /// Arrival rate, in jobs per second.
         arrivals_per_s: f64,
-        /// ... and how long they take, in seconds.
+        /// Mean service time of a job, in seconds.
         service_s: f64,
-        /// Instances that are busy, ...
+        /// Number of instances that are busy on average.
         busy: f64,
-        /// ... that answer in time, ...
+        /// Number of instances that keep the p95 latency.
         in_time: f64,
-        /// ... and that clear what waits, a number of jobs.
+        /// Number of instances that clear the waiting jobs.
         clearing: f64,
-        /// The jobs.
+        /// Number of waiting jobs.
         waiting: f64,
     },
-    /// In words.
+    /// A sentence.
     Words(String),
 }
 
@@ -120,28 +120,28 @@ impl From<String> for Because {
     }
 }
 
-/// One thing to do with one instance.
+/// One action on one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
-    /// Start it.
+    /// Start the instance.
     Start {
-        /// The instance.
+        /// Id of the instance.
         id: String,
     },
-    /// Let it finish what it holds and leave.
+    /// Let the instance finish the jobs in flight and end.
     Drain {
-        /// The instance.
+        /// Id of the instance.
         id: String,
-        /// How long it may take.
+        /// Time that the drain may take.
         #[serde(with = "units::duration")]
         deadline: Duration,
-        /// Why it, and why now.
+        /// Why this instance is drained now.
         cause: Cause,
     },
-    /// Stop it: it is drained, or its drain is overdue.
+    /// Stop the instance: it is drained, or its drain is overdue.
     Stop {
-        /// The instance.
+        /// Id of the instance.
         id: String,
     },
 }
@@ -150,108 +150,109 @@ pub enum Action {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// It is not needed and has been idle long enough.
+    /// Not needed, and idle for the policy's `idle` time.
     Idle,
-    /// It is not needed, and the policy does not ask whether it is idle: it finishes what it holds.
+    /// Not needed, and the policy does not require it to be idle: it finishes the jobs in flight.
     NotNeeded,
-    /// It is not needed and does not serve yet.
+    /// Not needed, and not ready yet.
     StartNotNeeded,
-    /// There are more than the pool's `max`.
+    /// More instances run than the pool's `max`.
     OverMax,
-    /// There are more than the rest of the day's budget allows.
+    /// More instances run than the rest of the daily budget allows.
     OverBudget,
-    /// There are above the pool's share of the instance limit, and the limit is exceeded or another
-    /// pool waits.
+    /// More instances run than the pool's share of the limit, and the limit is exceeded or another
+    /// pool waits for a place.
     OverShare,
-    /// It should have been ready long ago.
+    /// Started long ago and never ready.
     NeverReady,
-    /// It has said nothing for long, though reports are received.
+    /// No report for a long time, although reports from others are received.
     Silent,
-    /// It says that it is ready, and has completed nothing for long though jobs wait.
+    /// Reports ready, but has completed no job for a long time although jobs wait.
     Hung,
     /// The pool serves another model now.
     OtherModel,
-    /// It has loaded an earlier version of the model than the one in force.
+    /// Has loaded a model version older than the one in force.
     OtherVersion,
-    /// An update has another one for it, which serves.
+    /// An update started a replacement, which serves.
     Updated,
     /// The pool has no policy any more.
     NoPolicy,
-    /// An operator cordoned it and wants it to go now.
+    /// An operator cordoned it and asked for a drain.
     Cordoned,
 }
 
-/// Why a pool does not have what it should have, or keeps what it does not need.
+/// Why a pool has fewer instances than it wants, or keeps instances that it does not need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "hold", rename_all = "snake_case")]
 pub enum Hold {
-    /// Something could not be seen: nothing is drained, and only what is certain is started.
+    /// Something could not be read: nothing is drained, and only instances that are certainly
+    /// needed start.
     Incomplete,
-    /// The policy file is bad and was never good: nothing is done at all.
+    /// The policy file has never been valid since the controller started: nothing is done.
     NoGoodPolicy,
-    /// The controller has not looked for a whole window yet.
+    /// The controller has not observed the pool for a whole window yet.
     TooEarly,
-    /// The demand was higher within the window, not counting what waited.
+    /// The demand was higher within the window, not counting jobs that only waited.
     WasHigher {
-        /// The number that would have been needed then.
+        /// Number of instances that were needed then.
         instances: u32,
     },
-    /// It is cheaper to keep some than to start them again, by the gaps after which they were
-    /// needed before.
+    /// Keeping the instances costs less than starting them again, judged by the past times between
+    /// two uses.
     WorthKeeping {
-        /// How many.
+        /// Number of instances that are kept.
         instances: u32,
     },
-    /// So much less arrives than a moment ago that it may be an outage, after which all come back
-    /// at once.
+    /// The arrival rate dropped so suddenly that it may be an outage, after which all clients
+    /// return at once.
     SuddenDrop,
-    /// Many instances fell silent or hang at the same time, so that something else may be wrong:
-    /// reports that are lost, or a store that does not answer.
+    /// Many instances became silent or hang at the same time, so the cause may be elsewhere: lost
+    /// reports or an unavailable store.
     Deaf {
-        /// How many.
+        /// Number of these instances.
         instances: u32,
     },
-    /// No instance reports though jobs are done, so that nobody is judged by a report.
+    /// No instance reports although jobs are completed, so reports are not used to judge instances.
     Unheard {
-        /// How many should have reported that they are ready.
+        /// Number of instances that should have reported ready.
         instances: u32,
     },
-    /// Not enough instances have been idle long enough.
+    /// Not enough instances have been idle for the policy's `idle` time.
     NotIdle,
-    /// Instances that were just started are paid for until the end of the billing minimum.
+    /// Recently started instances are charged until the end of the billing minimum anyway.
     PaidFor,
-    /// As many drain as may at the same time.
+    /// The maximum number of concurrent drains is reached.
     MaxStep,
-    /// Those that leave still take up places under `max`.
+    /// Leaving instances still take up places under `max`.
     NoPlace,
-    /// As many start as may at the same time.
+    /// The maximum number of concurrent starts is reached.
     MaxStarting,
-    /// The rest of the day's budget allows no more.
+    /// The rest of the daily budget allows no more.
     Budget,
     /// All pools together are at the limit.
     Limit,
-    /// No instance is stopped: the fleet has no more.
+    /// The fleet has no stopped instance left.
     NoneStopped,
-    /// The fleet has no capacity for those that are left; one of them is tried then.
+    /// The fleet has no capacity for the remaining instances.
     NoCapacity {
-        /// When.
+        /// Time of the next attempt to start one.
         until: DateTime<Utc>,
     },
-    /// Those that are left failed lately and are left alone until then.
+    /// The remaining instances failed recently and are left alone for a time.
     BackOff {
-        /// When the first of them may be started again.
+        /// Time at which the first of them may be started again.
         until: DateTime<Utc>,
     },
-    /// An operator cordoned the instances that are stopped.
+    /// An operator cordoned the stopped instances.
     Cordoned {
-        /// How many of them.
+        /// Number of cordoned instances.
         instances: u32,
     },
 }
 
 impl Plan {
-    /// When to look again at the latest, where the tick is too late: something is about to be
-    /// ready, or may soon go. Pools in which nothing is done anyway do not count.
+    /// Time until the next pass if it should come before the tick: an instance is about to be ready
+    /// or may soon be drained. Pools for which `is_paused` returns true do not count.
     pub fn look_again(&self, is_paused: impl Fn(&str) -> bool) -> Option<Duration> {
         let changes = |(name, pool): (&String, &PoolPlan)| {
             let moves = pool.starting > 0 || pool.running() > pool.share || !pool.actions.is_empty();
@@ -260,7 +261,7 @@ impl Plan {
         self.pools.iter().any(changes).then_some(SOON)
     }
 
-    /// The part that may be carried out: nothing is done for a paused pool.
+    /// The part of the plan that may be carried out: without the actions of paused pools.
     #[must_use]
     pub fn allowed(&self, operator: &Operator) -> Self {
         let mut allowed = self.clone();
@@ -272,19 +273,19 @@ impl Plan {
         allowed
     }
 
-    /// What each instance is told to do.
+    /// The order for each instance, by id.
     pub fn verbs(&self) -> BTreeMap<&str, Verb> {
         self.actions().map(|action| (action.id(), action.verb())).collect()
     }
 
-    /// What to do in all pools, in order.
+    /// The actions of all pools, in order.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         self.pools.values().flat_map(|pool| &pool.actions)
     }
 }
 
 impl Action {
-    /// What it tells an instance.
+    /// The order that the action sends to its instance.
     pub fn verb(&self) -> Verb {
         match self {
             Self::Start { .. } => Verb::Start,
@@ -293,7 +294,7 @@ impl Action {
         }
     }
 
-    /// The instance that it is about.
+    /// Id of the instance.
     pub fn id(&self) -> &str {
         match self {
             Self::Start { id } | Self::Drain { id, .. } | Self::Stop { id } => id,
@@ -302,7 +303,7 @@ impl Action {
 }
 
 impl Hold {
-    /// Whether it is part of an ordinary day. The others mean trouble.
+    /// Whether the hold is part of normal operation. The others indicate trouble.
     pub fn is_ordinary(&self) -> bool {
         matches!(
             self,
@@ -319,12 +320,12 @@ impl Hold {
 }
 
 impl PoolPlan {
-    /// What the pool counts on: ready and starting.
+    /// Number of instances that count as capacity: ready and starting.
     pub fn running(&self) -> u32 {
         self.ready + self.starting
     }
 
-    /// What is wished, as far as the budget allows it.
+    /// The wanted number, as far as the budget allows it.
     pub(crate) fn granted(&self) -> u32 {
         self.affordable.map_or(self.clamped, |affordable| self.clamped.min(affordable))
     }

@@ -1,36 +1,35 @@
-//! How many servers keep a line short: the mathematics of queues, as numbers in and numbers out.
+//! Number of servers that keep a queue short: pure queueing theory.
 
-/// Of all jobs, the part that may wait longer than their slack: what a 95th percentile leaves.
+/// Part of all jobs that may exceed their slack: the complement of the 95th percentile.
 const LATE: f64 = 0.05;
 
-/// Less variability than this is clockwork, in which no line grows while there are as many servers
-/// as are busy, ...
+/// Below this variability arrivals count as deterministic: no queue grows as long as there are as
+/// many servers as are busy.
 const CLOCKWORK: f64 = 0.05;
-/// ... give or take what the rate is not known to.
+/// Relative error that is assumed for a measured rate of deterministic arrivals.
 const RATE_ERROR: f64 = 0.02;
 
-/// Quantiles of the service time that stand for its distribution, each for as large a part of all
-/// jobs.
+/// Number of quantiles that stand for the distribution of the service time, each for an equal part
+/// of the jobs.
 const PARTS: usize = 8;
-/// The middle of each part in a standard normal distribution.
+/// The median of each part in a standard normal distribution.
 const NORMAL: [f64; PARTS] = [-1.534, -0.887, -0.489, -0.157, 0.157, 0.489, 0.887, 1.534];
 
-/// What arrives and what it takes.
+/// The arrivals and their service times.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Work {
-    /// Jobs that come each second.
+    /// Arrival rate, in jobs per second.
     pub(crate) arrivals_per_s: f64,
-    /// How long each keeps a server busy, on the average ...
+    /// Mean service time, in seconds.
     pub(crate) service_s: f64,
-    /// ... and by its squared coefficient of variation.
+    /// Squared coefficient of variation of the service time.
     pub(crate) service_scv: f64,
-    /// How irregular arrivals and service times are: the mean of both squared coefficients of
-    /// variation.
+    /// Mean of the squared coefficients of variation of arrivals and of service times.
     pub(crate) variability: f64,
 }
 
 impl Work {
-    /// The parts of a log-normal distribution with this mean and variation.
+    /// Medians of the parts of a log-normal distribution with this mean and variation, in seconds.
     fn service_times_s(&self) -> [f64; PARTS] {
         let variance = (1.0 + self.service_scv.max(0.0)).ln();
         let median_s = self.service_s / (variance / 2.0).exp();
@@ -38,16 +37,16 @@ impl Work {
     }
 }
 
-/// How many servers it takes so that fewer than 5 of 100 jobs take longer than `most_s` from their
-/// arrival to their end; at most `most`.
+/// Number of servers such that fewer than 5 of 100 jobs take longer than `most_s` from arrival to
+/// completion; at most `most`.
 ///
-/// The wait in a line of M/M/k: P(W > t) = C(k, a) exp(-(k - a) t / s), with the offered load a = λ
-/// s in Erlangs and Erlang's C formula (L. Kleinrock, Queueing Systems I, 1975, section 3.5). Other
-/// arrivals and service times wait longer or shorter in proportion to their `variability` (A. O.
-/// Allen, Probability, Statistics and Queueing Theory, 1978, after Cunneen; it is exact for one
-/// server as a load of one is neared, Kingman 1961). Of each part of the service times what is left
-/// of `most_s` may be waited. Jobs that alone take longer are late whatever there is, and nobody is
-/// started for them.
+/// The waiting time in an M/M/k queue: P(W > t) = C(k, a) exp(-(k - a) t / s), with the offered
+/// load a = λ s in Erlangs and Erlang's C formula (L. Kleinrock, Queueing Systems I, 1975, section
+/// 3.5). For other arrivals and service times the wait scales with their `variability` (A. O.
+/// Allen, Probability, Statistics and Queueing Theory, 1978, after Cunneen; exact for one server as
+/// the load approaches one, Kingman 1961). For each part of the service times, the slack is
+/// `most_s` minus the service time. Jobs that take longer than `most_s` by themselves are late in
+/// any case, and do not count.
 pub(crate) fn servers_in_time(work: &Work, most_s: f64, most: u32) -> u32 {
     let Work { arrivals_per_s, service_s, variability, .. } = *work;
     let offered = arrivals_per_s * service_s;
@@ -59,7 +58,7 @@ pub(crate) fn servers_in_time(work: &Work, most_s: f64, most: u32) -> u32 {
     }
     let slacks_s = work.service_times_s().map(|time_s| most_s - time_s);
     let doomed = slacks_s.iter().filter(|slack_s| **slack_s < 0.0).count();
-    // Somewhat regular is not believed: it saves little, and a wrong guess makes a line.
+    // A variability below 1 is not trusted: it saves little, and a wrong guess builds up a queue.
     let variability = variability.max(1.0);
     let mut blocking = 1.0;
     for servers in 1..=most {
@@ -79,14 +78,14 @@ pub(crate) fn servers_in_time(work: &Work, most_s: f64, most: u32) -> u32 {
     most
 }
 
-/// Erlang's B formula for one server more (A. K. Erlang, 1917), by the recursion that never
+/// Erlang's B formula for one more server (A. K. Erlang, 1917), by the recursion that never
 /// overflows: B(k) = a B(k-1) / (k + a B(k-1)), from B(0) = 1.
 fn next_blocking(before: f64, servers: u32, offered: f64) -> f64 {
     offered * before / (f64::from(servers) + offered * before)
 }
 
-/// Erlang's C formula, the probability that a job waits at all: C = B / (1 - (a / k) (1 - B)). Only
-/// for more servers than offered load.
+/// Erlang's C formula, the probability that a job waits at all: C = B / (1 - (a / k) (1 - B)).
+/// Valid only if there are more servers than the offered load.
 fn waiting(blocking: f64, servers: u32, offered: f64) -> f64 {
     blocking / (1.0 - offered / f64::from(servers) * (1.0 - blocking))
 }
@@ -95,7 +94,7 @@ fn waiting(blocking: f64, servers: u32, offered: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Of jobs that all take equally long, by what they may wait.
+    /// Servers for jobs that all take `service_s` and may wait `slack_s`.
     fn servers_for_wait(
         arrivals_per_s: f64,
         service_s: f64,
@@ -108,20 +107,20 @@ mod tests {
     }
 
     #[test]
-    fn where_jobs_differ_what_the_long_ones_leave_counts_and_the_doomed_do_not() {
+    fn varying_service_times_need_more_servers_but_jobs_that_are_late_anyway_do_not_count() {
         let servers = |service_scv, most_s| {
             let work = Work { arrivals_per_s: 5.0, service_s: 2.0, service_scv, variability: 1.0 };
             servers_in_time(&work, most_s, 100)
         };
         assert!(servers(1.0, 5.2) > servers(0.0, 5.2));
         assert_eq!(servers(1.0, 600.0), servers(0.0, 600.0));
-        // Half of the jobs take longer than this by themselves. The others may hardly wait, and
-        // nobody buys a hundred for all.
+        // Half of the jobs take longer than 1.4 s by themselves. The others may hardly wait, and
+        // still 100 servers are not needed.
         assert!(servers(1.0, 1.4) < 25, "{}", servers(1.0, 1.4));
     }
 
     #[test]
-    fn the_parts_of_the_service_times_have_their_mean() {
+    fn the_parts_of_the_service_time_average_to_its_mean() {
         for service_scv in [0.0, 0.3, 1.0] {
             let work = Work { arrivals_per_s: 1.0, service_s: 2.0, service_scv, variability: 1.0 };
             let mean = work.service_times_s().iter().sum::<f64>() / PARTS as f64;
@@ -134,7 +133,8 @@ mod tests {
         waiting(blocking, servers, offered)
     }
 
-    /// By the definition: C = (a^k / k!) (k / (k - a)) / (sum of a^i / i! for i < k, and that).
+    /// The definition: C = (a^k / k!) (k / (k - a)) / (sum of a^i / i! for i < k, plus the
+    /// numerator).
     fn by_definition(servers: u32, offered: f64) -> f64 {
         let term = |i: u32| (1..=i).fold(1.0, |product, j| product * offered / f64::from(j));
         let k = f64::from(servers);
@@ -143,8 +143,8 @@ mod tests {
     }
 
     #[test]
-    fn the_probability_to_wait_is_that_of_the_published_tables() {
-        // Kleinrock I, and the tables of any call-centre handbook.
+    fn the_probability_of_waiting_equals_the_published_tables() {
+        // Kleinrock I, and the tables of call-centre handbooks.
         for (servers, offered, expected) in
             [(1, 0.5, 0.5), (2, 1.0, 1.0 / 3.0), (3, 2.0, 0.4444), (5, 4.0, 0.5541), (10, 8.0, 0.4092)]
         {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recursion_gives_what_the_definition_gives() {
+    fn the_recursion_equals_the_definition() {
         for servers in 1..60 {
             for part in 1..20 {
                 let offered = f64::from(servers) * f64::from(part) / 20.0;
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn enough_servers_are_the_fewest_that_keep_the_wait() {
+    fn the_number_of_servers_is_the_smallest_that_keeps_the_wait() {
         for (arrivals, service, slack) in
             [(5.0, 2.0, 28.0), (5.0, 2.0, 0.0), (0.1, 2.0, 5.0), (400.0, 0.3, 1.0)]
         {
@@ -182,14 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_regular_needs_fewer_and_what_is_irregular_more() {
+    fn regular_arrivals_need_fewer_servers_and_irregular_ones_more() {
         let servers = |variability| servers_for_wait(5.0, 2.0, 10.0, variability, 100);
         assert_eq!([0.0, 0.5, 1.0, 3.0].map(servers), [10, 11, 11, 12]);
         assert_eq!(servers_for_wait(1.003, 2.0, 10.0, 0.0, 100), 2);
     }
 
     #[test]
-    fn nothing_arriving_needs_nobody_and_there_is_an_end_to_it() {
+    fn no_arrivals_need_no_server_and_the_number_is_bounded() {
         assert_eq!(servers_for_wait(0.0, 2.0, 1.0, 1.0, 100), 0);
         assert_eq!(servers_for_wait(1e9, 2.0, 1.0, 1.0, 100), 100);
         assert_eq!(servers_for_wait(1.0, 0.0, 1.0, 1.0, 100), 0);

@@ -1,4 +1,4 @@
-//! Which instances: those of a pool, sorted by what can be done with them.
+//! The roster: the instances of one pool, sorted by what can be done with them.
 
 use std::cmp::Reverse;
 
@@ -22,37 +22,37 @@ use crate::{
 /// The instances of one pool.
 #[derive(Debug, Default)]
 pub(super) struct Roster<'a> {
-    /// Ready and starting: what the pool counts on.
+    /// Ready and starting: the capacity of the pool.
     pub(super) serving: Vec<&'a InstanceView>,
-    /// Of these, those that start, ...
+    /// Those of `serving` that are starting.
     pub(super) starting: Vec<&'a InstanceView>,
-    /// ... and the names of those that should have been ready by now. They may still come, but
-    /// nobody counts on them.
+    /// Ids of those of `starting` that should be ready by now. They may still become ready, but do
+    /// not count as capacity.
     late: Vec<&'a str>,
-    /// Whether an update has another one for one of these.
+    /// Whether one of `serving` is being replaced by an update.
     pub(super) has_retiring: bool,
-    /// Running, but of no use.
+    /// Running, but of no use, with the cause.
     pub(super) useless: Vec<(&'a InstanceView, Cause)>,
     /// Draining or stopping.
     pub(super) leaving: Vec<&'a InstanceView>,
-    /// Not running.
+    /// Stopped, and able to serve the policy's model.
     pub(super) stopped: Vec<&'a InstanceView>,
-    /// Of those that serve, how many fell silent or hang together with others. They count, because
-    /// it is more likely that something else is wrong than all of them.
+    /// Number of instances that became silent or hang together with others. They still count as
+    /// capacity: one common cause is more likely than that all of them failed.
     pub(super) silent: u32,
-    /// Of those that start, how many seem to be at work, though nobody reports.
+    /// Number of `starting` instances that seem to work although no instance reports.
     pub(super) unheard: u32,
 }
 
 impl<'a> Roster<'a> {
-    /// Sorts the instances of a pool; one without a policy has no use for any of them.
+    /// Sorts the instances of a pool. Without a policy all of them are of no use.
     pub(super) fn of(pool: &str, policy: Option<&'a Policy>, known: Known<'a>) -> Self {
         let mut roster = Self::default();
         let trust = Trust::new(pool, policy, known);
         for view in known.seen.instances.iter().flatten().filter(|view| view.instance.pool == pool) {
             match view.stage() {
                 Stage::Stopped => roster.stopped.push(view),
-                // Somebody else told it to go, and it does not.
+                // It was ordered to drain by another program, and does not.
                 Stage::Draining if view.instance.state == State::Running && trust.is_silent(view) => {
                     roster.useless.push((view, Cause::Silent));
                 }
@@ -64,7 +64,7 @@ impl<'a> Roster<'a> {
             }
         }
         roster.useless.sort_by(|(a, _), (b, _)| a.instance.id.cmp(&b.instance.id));
-        roster.doubt_mass_failure();
+        roster.replace_one_of_many();
         for view in &roster.starting {
             if trust.should_be_ready(view) {
                 if trust.works_unheard(view) {
@@ -81,13 +81,13 @@ impl<'a> Roster<'a> {
         roster
     }
 
-    /// Many that fall silent at once do not all hang: a clock differs, or workers may not report
-    /// any more. Then one of them goes at a time, and the next one only after what came in its
-    /// place was heard.
-    fn doubt_mass_failure(&mut self) {
+    /// Instances that become silent together are unlikely to all hang: a clock may be wrong, or
+    /// workers may have lost the permission to report. In that case they are replaced one at a
+    /// time, the next one only after the replacement has reported.
+    fn replace_one_of_many(&mut self) {
         let is_silent = |cause: &Cause| matches!(cause, Cause::Silent | Cause::Hung);
         let silent = self.useless.iter().filter(|(_, cause)| is_silent(cause)).count();
-        // Those that go already fell silent with the others.
+        // Leaving instances may have become silent together with these.
         let (silent_before, others) = (silent + self.leaving.len(), self.serving.len());
         if silent == 0 || !Trust::is_mass(silent_before, others) {
             return;
@@ -104,7 +104,7 @@ impl<'a> Roster<'a> {
         });
         self.silent = size(silent_before);
         for view in kept {
-            // One that somebody else told to go is not counted on.
+            // An instance that another program ordered to drain is not capacity.
             if view.stage() == Stage::Draining { self.leaving.push(view) } else { self.serve(view) }
         }
     }
@@ -117,7 +117,7 @@ impl<'a> Roster<'a> {
         self.serving.push(view);
     }
 
-    /// The plan of a pool of which nothing is known but these.
+    /// A plan that holds only the counts of the instances.
     pub(super) fn count(&self) -> PoolPlan {
         let late = size(self.late.len());
         let starting = size(self.starting.len()) - late - self.unheard;
@@ -130,34 +130,35 @@ impl<'a> Roster<'a> {
         self.late.contains(&view.instance.id.as_str())
     }
 
-    /// What those that start will have done when one that is started now is ready, in seconds of
-    /// one instance.
+    /// Work that the starting instances will have done by the time an instance started now is
+    /// ready, in seconds of one instance.
     pub(super) fn starting_s(&self, start_delay_s: f64, now: DateTime<Utc>) -> f64 {
-        // One that is late has no certain end.
+        // A late instance has no known end of its start.
         let so_far_s = self.starting.iter().map(|view| age(view.instance.since, now).as_secs_f64());
-        // An empty sum of floats is -0, which looks odd.
+        // An empty sum of floats is -0, which would be printed.
         so_far_s.filter(|so_far_s| *so_far_s <= start_delay_s).sum::<f64>() + 0.0
     }
 
-    /// Everything that takes up a place.
+    /// Number of instances that take up a place.
     pub(super) fn alive(&self) -> usize {
         self.serving.len() + self.useless.len() + self.leaving.len()
     }
 
-    /// Nobody leaves, and nobody starts.
+    /// Whether no instance is starting or leaving.
     pub(super) fn is_quiet(&self) -> bool {
         self.leaving.is_empty() && self.useless.is_empty() && self.starting.is_empty()
     }
 
-    /// Where the next one to be started comes from.
+    /// The tier of the instance that would be started next; `None` if there is nothing to launch or
+    /// to start.
     pub(super) fn next_tier(&self, known: Known<'_>) -> Option<Tier> {
         let is_launched = |view: &&InstanceView| view.instance.tier == Tier::Launched;
-        // Without a place for launches nothing has to be sorted.
+        // Without a place to launch in, the order does not matter.
         self.stopped.iter().find(|view| is_launched(view))?;
         self.startable(known).first().map(|view| view.instance.tier)
     }
 
-    /// Those that may be started now, those first that are worth most.
+    /// The instances that may be started now, those of most worth first.
     pub(super) fn startable(&self, known: Known<'_>) -> Vec<&'a InstanceView> {
         let Known { seen, history } = known;
         let may = |view: &&InstanceView| {
@@ -166,8 +167,8 @@ impl<'a> Roster<'a> {
         };
         let (dry, mut startable): (Vec<_>, Vec<_>) =
             self.stopped.iter().copied().filter(may).partition(|view| is_dry(view, seen));
-        // Where there was no capacity one is tried, and the others when that went well. For a
-        // launch it is another one's.
+        // After a lack of capacity one instance is tried first, and the others only once it has
+        // started. For launches this may be another one than failed.
         for tier in [Tier::Parked, Tier::Launched] {
             if self.dry_until(tier, seen).is_none_or(|until| until <= seen.at) {
                 let dry = dry.iter().copied().filter(|view| view.instance.tier == tier);
@@ -178,15 +179,15 @@ impl<'a> Roster<'a> {
         startable
     }
 
-    /// Until when nobody is tried of those for which there was no capacity; none where there was
-    /// for all.
+    /// Time until which no instance of the tier is tried after a lack of capacity; `None` if none
+    /// lacked capacity.
     pub(super) fn dry_until(&self, tier: Tier, seen: &Observation) -> Option<DateTime<Utc>> {
         let dry = self.stopped.iter().filter(|view| view.instance.tier == tier && is_dry(view, seen));
         dry.filter_map(|view| seen.refused.get(&view.instance.id)?.rests_until()).max()
     }
 
-    /// Whether one that was started since a version is in force died: it may be one that nobody can
-    /// load.
+    /// Whether an instance that was started under the version in force has failed: the version may
+    /// be one that does not load.
     pub(super) fn new_version_died(&self, Known { seen, history }: Known<'_>) -> bool {
         self.stopped.iter().any(|view| {
             let in_force = seen.versions.get(&view.instance.model);
@@ -196,8 +197,8 @@ impl<'a> Roster<'a> {
         })
     }
 
-    /// What goes in any case: what is of no use is drained, and stopped what is drained or whose
-    /// drain is overdue.
+    /// Actions that need no decision: drain instances of no use, and stop instances that are
+    /// drained or whose drain is overdue.
     pub(super) fn departures(&self, scale_in: &ScaleIn, now: DateTime<Utc>) -> Vec<Action> {
         let drains = self.useless.iter().map(|(view, cause)| drain(view, scale_in, *cause));
         let must_stop = |view: &&&InstanceView| {
@@ -209,12 +210,12 @@ impl<'a> Roster<'a> {
     }
 }
 
-/// Whether it could not be started for want of capacity.
+/// Whether its last start was refused for lack of capacity.
 fn is_dry(view: &InstanceView, seen: &Observation) -> bool {
     seen.refused.get(&view.instance.id).is_some_and(|refused| refused.capacity)
 }
 
-/// Until when an instance that failed or refused to start is left alone.
+/// Time until which an instance that failed or whose start was refused is left alone.
 pub(crate) fn left_alone_until(
     view: &InstanceView,
     seen: &Observation,
@@ -225,29 +226,29 @@ pub(crate) fn left_alone_until(
     failed.max(seen.refused.get(id).and_then(Refused::rests_until))
 }
 
-/// Whether another version of its model is in force than the one that it has loaded, and a new
-/// start would bring that.
+/// Whether the instance has loaded another version of its model than the one in force and was
+/// started before that version, so that a restart would load it.
 pub(super) fn is_outdated(view: &InstanceView, seen: &Observation) -> bool {
     let Some(in_force) = seen.versions.get(&view.instance.model) else { return false };
     let loaded = view.heard.as_ref().map(|heard| &heard.report.version);
     loaded.is_some_and(|loaded| *loaded != in_force.version) && view.instance.since < in_force.since
 }
 
-/// When it last showed that it works; as long as nobody has seen it, that may have been when the
-/// controller began to look.
+/// Time at which the instance was last seen ready; if never, the time of the controller's first
+/// observation.
 pub(super) fn last_proof(view: &InstanceView, Known { history, .. }: Known<'_>) -> Option<DateTime<Utc>> {
     history.career(&view.instance.id).and_then(|career| career.last_ready).or(history.since())
 }
 
-/// Whether it has not been seen ready for so long that the policy wants to know.
+/// Whether the instance has not been seen ready for at least the policy's `canary` time.
 pub(super) fn is_canary(view: &InstanceView, policy: &Policy, known: Known<'_>) -> bool {
     let Some(canary) = policy.pool.canary else { return false };
-    // In an empty place there is nobody to be tried.
+    // An empty place holds no instance to test.
     view.instance.tier != Tier::Launched
         && last_proof(view, known).is_some_and(|proof| age(proof, known.seen.at) >= canary)
 }
 
-/// What is said of one that may go where it is not needed; none of one that must stay.
+/// The cause to drain an instance that is not needed; `None` if it must stay.
 pub(super) fn spare(view: &InstanceView, policy: &Policy, known: Known<'_>) -> Option<Cause> {
     let (now, scale_in) = (known.seen.at, &policy.scale_in);
     if view.stage() != Stage::Ready {
@@ -257,17 +258,16 @@ pub(super) fn spare(view: &InstanceView, policy: &Policy, known: Known<'_>) -> O
     if view.idle_for(now).is_some_and(|idle| idle >= scale_in.idle) {
         return Some(Cause::Idle);
     }
-    // Where the policy asks for no idle time, one that works finishes what it holds and leaves. A
-    // busy pool hands its work around, and nobody in it is ever idle for long, however many there
-    // are.
+    // With `idle = 0` a working instance may be drained too: it finishes its jobs first. In a busy
+    // pool the work moves around, and no instance is idle for long however many there are.
     let heard = view.heard.as_ref().filter(|heard| age(heard.at, now) <= REPORT_EXPIRES);
     let p95_s = heard.and_then(|heard| heard.service).map(|service| service.p95_ms / 1e3);
-    // What it holds must surely be done before its drain is due.
+    // Its jobs must certainly be done before the drain deadline.
     let in_time = p95_s.is_some_and(|p95_s| 4.0 * p95_s <= scale_in.drain_deadline.as_secs_f64());
     (scale_in.idle.is_zero() && in_time).then_some(Cause::NotNeeded)
 }
 
-/// An order to drain.
+/// A drain action.
 pub(super) fn drain(view: &InstanceView, scale_in: &ScaleIn, cause: Cause) -> Action {
     Action::Drain { id: view.instance.id.clone(), deadline: scale_in.drain_deadline, cause }
 }

@@ -1,4 +1,4 @@
-//! The decision by examples, and by proptest against [`check`](super::check).
+//! Tests the decision by examples, and by proptest against [`check`](super::check).
 
 mod documented;
 mod limits;
@@ -33,14 +33,14 @@ use crate::{
     policy::{Policy, parse},
 };
 
-/// Long after the controller started.
+/// A time long after the controller started, in seconds since 1970.
 pub(crate) const NOW: u64 = 100_000;
 
 pub(crate) fn at(second: u64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + Duration::from_secs(second)
 }
 
-/// A stopped instance, the beginning of all others.
+/// A stopped instance, from which all others are derived.
 pub(crate) fn stopped(id: &str) -> InstanceView {
     let pool = id.rsplit_once('-').map_or(id, |(pool, _)| pool).to_owned();
     let instance = Instance::stopped(id, &pool, &pool, at(NOW - 1000));
@@ -100,7 +100,7 @@ pub(crate) fn idle(id: &str, seconds: u64) -> InstanceView {
     says(in_state(id, State::Running, NOW - 1000), Phase::Ready, NOW - 3, Some(NOW - seconds))
 }
 
-/// Policies of named pools, each of the model of its own name, with short times.
+/// Policies of pools with the given names, each for the model of the same name, with short times.
 pub(crate) fn policies(pools: &[(&str, &str)]) -> Policies {
     let policy = |(name, pool): &(&str, &str)| {
         let text = format!(
@@ -112,7 +112,7 @@ pub(crate) fn policies(pools: &[(&str, &str)]) -> Policies {
     Policies { pools: pools.iter().map(policy).collect(), ..Policies::default() }
 }
 
-/// What is seen now, with the backlog of each pool, all of it visible.
+/// An observation of now, with the backlog of each pool, all of it waiting.
 pub(crate) fn seen(backlogs: &[(&str, Option<u64>)], instances: Vec<InstanceView>) -> Observation {
     let view = |(name, backlog): &(&str, Option<u64>)| {
         let depth = backlog.map(|visible| Depth { visible, in_flight: 0 });
@@ -130,8 +130,8 @@ pub(crate) fn seen(backlogs: &[(&str, Option<u64>)], instances: Vec<InstanceView
     }
 }
 
-/// A history of looks at one backlog: seconds ago and what was seen, and then what is seen now.
-/// What was wished for is what [`policies`] wish.
+/// A history of observations of one backlog (seconds ago and jobs) that ends with `now`. Its plans
+/// follow [`policies`].
 pub(crate) fn history(past: &[(u64, u64)], now: &Observation) -> History {
     let names: Vec<_> = now.pools.keys().map(|name| (name.as_str(), "")).collect();
     let policies = policies(&names);
@@ -148,12 +148,12 @@ pub(crate) fn history(past: &[(u64, u64)], now: &Observation) -> History {
     history.observe(now)
 }
 
-/// Quiet for long.
+/// A history without jobs for a long time.
 fn quiet(now: &Observation) -> History {
     history(&[(2000, 0)], now)
 }
 
-/// Decides, and asserts everything that must hold of any decision.
+/// Decides, and asserts everything that must hold of any plan.
 #[track_caller]
 fn decide_checked(policies: &Policies, seen: &Observation, history: &History) -> Plan {
     let plan = decide(policies, seen, history);
@@ -165,10 +165,10 @@ fn decide_checked(policies: &Policies, seen: &Observation, history: &History) ->
     plan
 }
 
-/// The same moment after the plan was carried out.
+/// The observation right after the plan was carried out.
 pub(crate) fn applied(seen: &Observation, plan: &Plan) -> Observation {
     let mut then = seen.clone();
-    // What was reported is handed out once.
+    // Reported counts are returned only once.
     then.pools.values_mut().for_each(|pool| pool.counts.clear());
     for action in plan.actions() {
         let views = then.instances.iter_mut().flatten();
@@ -190,7 +190,7 @@ pub(crate) fn applied(seen: &Observation, plan: &Plan) -> Observation {
     then
 }
 
-/// The actions of a plan in short, e.g. `start p-1`.
+/// Asserts the actions of a plan in short form, such as `start p-1`.
 #[track_caller]
 fn check_actions(policies: &Policies, seen: &Observation, history: &History, expected: &[&str]) -> Plan {
     let plan = decide_checked(policies, seen, history);
@@ -211,27 +211,27 @@ fn one_job_starts_one_instance_even_when_the_controller_has_just_started() {
 }
 
 #[test]
-fn no_job_starts_nobody() {
+fn without_a_job_no_instance_starts() {
     let now = seen(&[("p", Some(0))], all_stopped(10));
     check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &[]);
 }
 
 #[test]
-fn what_is_in_flight_is_backlog_too() {
+fn jobs_in_flight_count_as_backlog() {
     let mut now = seen(&[("p", Some(0))], all_stopped(3));
     now.pools.get_mut("p").unwrap().depth = Some(Depth { visible: 5, in_flight: 15 });
     check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &["start p-1", "start p-2"]);
 }
 
 #[test]
-fn what_is_starting_counts_as_capacity() {
+fn starting_instances_count_as_capacity() {
     let now =
         seen(&[("p", Some(25))], vec![busy("p-1"), starting("p-2", NOW - 5), stopped("p-3"), stopped("p-4")]);
     check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &["start p-3"]);
 }
 
 #[test]
-fn what_drains_counts_against_max_and_is_waited_for() {
+fn draining_instances_count_against_max() {
     let now = seen(
         &[("p", Some(25))],
         vec![busy("p-1"), says(draining("p-2", NOW + 60), Phase::Drained, NOW, None), stopped("p-3")],
@@ -241,7 +241,7 @@ fn what_drains_counts_against_max_and_is_waited_for() {
 }
 
 #[test]
-fn the_longest_idle_go_first_and_no_more_at_a_time_than_may() {
+fn the_longest_idle_instances_are_drained_first_and_at_most_max_step_at_a_time() {
     let now =
         seen(&[("p", Some(0))], vec![idle("p-1", 40), idle("p-2", 90), idle("p-3", 60), idle("p-4", 50)]);
     let plan = check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &["drain p-2", "drain p-3"]);
@@ -249,21 +249,21 @@ fn the_longest_idle_go_first_and_no_more_at_a_time_than_may() {
 }
 
 #[test]
-fn the_busy_and_the_briefly_idle_stay() {
+fn busy_and_briefly_idle_instances_stay() {
     let now = seen(&[("p", Some(0))], vec![busy("p-1"), idle("p-2", 29)]);
     let plan = check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &[]);
     assert_eq!(plan.pools["p"].holds, [NotIdle]);
 }
 
 #[test]
-fn an_old_report_says_nothing_about_idleness() {
+fn an_old_report_does_not_count_as_idle() {
     let view = says(in_state("p-1", State::Running, NOW - 1000), Phase::Ready, NOW - 31, Some(NOW - 500));
     let now = seen(&[("p", Some(0))], vec![view]);
     check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &[]);
 }
 
 #[test]
-fn the_last_one_stays_until_the_whole_window_was_quiet() {
+fn the_last_instance_stays_until_the_whole_window_was_without_jobs() {
     let now = seen(&[("p", Some(0))], vec![idle("p-1", 40)]);
     let policies = policies(&[("p", "")]);
     let plan = check_actions(&policies, &now, &history(&[(2000, 0), (70, 1), (59, 0)], &now), &[]);
@@ -272,14 +272,14 @@ fn the_last_one_stays_until_the_whole_window_was_quiet() {
 }
 
 #[test]
-fn a_job_that_came_and_went_between_two_looks_is_demand_too() {
+fn a_job_that_came_and_went_between_two_observations_is_demand_too() {
     let mut now = seen(&[("p", Some(0))], vec![idle("p-1", 40)]);
     now.pools.get_mut("p").unwrap().last_arrival = Some(at(NOW - 50));
     check_actions(&policies(&[("p", "")]), &now, &quiet(&now), &[]);
 }
 
 #[test]
-fn a_controller_that_has_just_started_drains_nobody() {
+fn a_controller_that_has_just_started_drains_no_instance() {
     let now = seen(&[("p", Some(0))], vec![idle("p-1", 500)]);
     let plan = check_actions(&policies(&[("p", "")]), &now, &history(&[(59, 0)], &now), &[]);
     assert_eq!(plan.pools["p"].holds, [TooEarly]);
@@ -287,16 +287,17 @@ fn a_controller_that_has_just_started_drains_nobody() {
 }
 
 #[test]
-fn a_start_that_nobody_needs_any_more_is_cancelled_before_a_ready_one_is_drained() {
+fn a_start_that_is_no_longer_needed_is_cancelled_before_a_ready_instance_is_drained() {
     let now = seen(&[("p", Some(5))], vec![idle("p-1", 500), starting("p-2", NOW - 5)]);
     check_actions(&policies(&[("p", "")]), &now, &history(&[(2000, 5)], &now), &["drain p-2"]);
-    // Nobody knows what it does that was started by an earlier controller and has not reported yet.
+    // An instance that an earlier controller started may be working, even if it has not reported
+    // yet.
     let now = seen(&[("p", Some(0))], vec![starting("p-2", NOW - 200)]);
     check_actions(&policies(&[("p", "")]), &now, &history(&[(100, 0)], &now), &[]);
 }
 
 #[test]
-fn a_backlog_that_cannot_be_read_drains_nobody_and_starts_only_the_kept() {
+fn with_an_unreadable_backlog_no_instance_is_drained_and_only_min_are_started() {
     let mut now = seen(&[("p", None)], vec![idle("p-1", 500), stopped("p-2"), stopped("p-3")]);
     let plan = check_actions(&policies(&[("p", "min = 2\nspare = 1")]), &now, &quiet(&now), &["start p-2"]);
     assert_eq!((plan.pools["p"].desired, &plan.pools["p"].holds[..]), (2, &[Incomplete][..]));
@@ -306,13 +307,13 @@ fn a_backlog_that_cannot_be_read_drains_nobody_and_starts_only_the_kept() {
 }
 
 #[test]
-fn one_pool_that_cannot_be_seen_does_not_hold_the_others() {
+fn a_pool_that_cannot_be_read_does_not_hold_the_others() {
     let now = seen(&[("p", None), ("q", Some(0))], vec![idle("p-1", 500), idle("q-1", 500)]);
     check_actions(&policies(&[("p", ""), ("q", "")]), &now, &quiet(&now), &["drain q-1"]);
 }
 
 #[test]
-fn a_lowered_max_drains_the_excess_busy_or_not_and_a_max_of_nothing_all() {
+fn a_lowered_max_drains_the_excess_even_if_busy_and_a_max_of_0_drains_all() {
     let instances = vec![busy("p-1"), idle("p-2", 5), busy("p-3")];
     let now = seen(&[("p", Some(90))], instances);
     check_actions(&policies(&[("p", "max = 2")]), &now, &quiet(&now), &["drain p-2"]);
@@ -325,7 +326,7 @@ fn a_lowered_max_drains_the_excess_busy_or_not_and_a_max_of_nothing_all() {
 }
 
 #[test]
-fn what_is_left_of_a_pool_without_a_policy_is_drained_but_not_while_its_file_is_bad() {
+fn instances_of_a_pool_without_a_policy_are_drained_but_not_while_its_file_is_bad() {
     let now = seen(&[], vec![busy("p-1"), stopped("p-2"), draining("p-3", NOW)]);
     let mut none = policies(&[]);
     check_actions(&none, &now, &quiet(&now), &["drain p-1", "stop p-3"]);
@@ -343,7 +344,7 @@ fn an_instance_of_another_model_is_drained_and_replaced() {
 }
 
 #[test]
-fn one_that_crashed_is_left_alone_and_the_plan_says_until_when() {
+fn a_crashed_instance_is_left_alone_and_the_plan_says_until_when() {
     let mut crashed = stopped("p-1");
     (crashed.instance.crashes, crashed.instance.since) = (3, at(NOW - 8));
     let now = seen(&[("p", Some(5))], vec![crashed.clone()]);
@@ -376,14 +377,14 @@ fn a_plan_explains_itself() {
 
 proptest! {
     #[test]
-    fn no_plan_breaks_a_rule_equal_inputs_give_equal_plans_and_a_carried_out_plan_leaves_nothing_to_do(
+    fn plans_break_no_rule_are_deterministic_and_leave_nothing_to_do_once_carried_out(
         world in random::world(),
     ) {
         decide_checked(&world.policies, &world.seen, &world.history);
     }
 
     #[test]
-    fn the_order_of_the_list_changes_nothing(world in random::world(), turn in 0usize..30) {
+    fn the_order_of_the_instances_does_not_change_the_plan(world in random::world(), turn in 0usize..30) {
         let mut turned = world.seen.clone();
         if let Some(instances) = turned.instances.as_mut().filter(|instances| !instances.is_empty()) {
             let turn = turn % instances.len();

@@ -1,5 +1,5 @@
-//! How far instances are to be trusted: which of them are never ready, silent or hang, and when
-//! reports are what is missing.
+//! Judges instances by their reports: which are never ready, silent or hang, and when it is the
+//! reports that are missing.
 
 use std::time::Duration;
 
@@ -12,37 +12,38 @@ use crate::{
     policy::{Policy, Pool},
 };
 
-/// Twelve missed reports in a row: an instance that is silent for this long does not work.
+/// Time without a report after which an instance counts as silent: twelve missed reports.
 pub(super) const SILENT: Duration = Duration::from_secs(120);
 
-/// A worker that completes nothing while jobs wait hangs after this multiple of the 95th percentile
-/// of the service times, ...
+/// A worker that completes nothing while jobs wait counts as hung after this multiple of the 95th
+/// percentile of the service times.
 const SLOW: f64 = 10.0;
-/// ... and where none was measured yet, only after this: a script may look at an image for minutes.
+/// The same limit if no service time was measured: a script may take minutes per image.
 const HANGS_UNMEASURED: Duration = Duration::from_secs(3600);
 
-/// Where more than one instance in this number is silent at the same time, the reports may be what
-/// is missing.
+/// If more than one in this many instances is silent at the same time, the reports may be what is
+/// missing.
 const DEAF: usize = 3;
 
-/// Something that starts is late after this multiple of the learnt start delay, ...
+/// A starting instance is late after this multiple of the measured start delay.
 const LATE: f64 = 2.0;
-/// ... but not before this.
+/// Minimum time after which a starting instance may be late, in seconds.
 const LATE_AT_LEAST_S: f64 = 10.0;
-/// Where nobody reports, a job that waits for no longer than this does not yet show that nobody
+/// Without any reports, a job that waits no longer than this does not show yet that no instance
 /// works.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
-/// What the instances of one pool are judged by.
+/// The rules by which the instances of one pool are judged.
 #[derive(Debug)]
 pub(super) struct Trust<'a> {
     pool: &'a str,
     policy: Option<&'a Policy>,
     known: Known<'a>,
-    /// How long a ready worker may complete nothing; none where no jobs have waited for so long.
+    /// Time for which a ready worker may complete nothing; `None` if jobs have not waited that
+    /// long.
     hangs_after: Option<Duration>,
-    /// Not a single instance of any pool reports.
-    nobody_reports: bool,
+    /// Whether no instance of any pool reports.
+    no_reports: bool,
 }
 
 impl<'a> Trust<'a> {
@@ -53,19 +54,19 @@ impl<'a> Trust<'a> {
         let waits_long = history.waits_since(pool).is_some_and(|waits| age(waits, seen.at) > after);
         let reports =
             |view: &InstanceView| view.heard.as_ref().is_some_and(|heard| age(heard.at, seen.at) <= SILENT);
-        let nobody_reports = !seen.instances.iter().flatten().any(reports);
-        Self { pool, policy, known, hangs_after: waits_long.then_some(after), nobody_reports }
+        let no_reports = !seen.instances.iter().flatten().any(reports);
+        Self { pool, policy, known, hangs_after: waits_long.then_some(after), no_reports }
     }
 
-    /// Whether enough of a pool fail at once that something else may be wrong.
+    /// Whether enough instances of a pool fail at once that there may be a common cause.
     pub(super) fn is_mass(failing: usize, others: usize) -> bool {
         failing > 1 && failing * DEAF > failing + others
     }
 
-    /// Why one that runs is of no use, if it is of none.
+    /// The cause why a running instance is of no use; `None` if it is of use.
     pub(super) fn uselessness(&self, view: &InstanceView) -> Option<Cause> {
         let Some(Policy { pool, .. }) = self.policy else { return Some(Cause::NoPolicy) };
-        let is = |is_it: bool, cause| is_it.then_some(cause);
+        let is = |holds: bool, cause| holds.then_some(cause);
         is(view.instance.model != pool.model, Cause::OtherModel)
             .or_else(|| is(self.known.seen.operator.drains(&view.instance.id), Cause::Cordoned))
             .or_else(|| is(self.is_overdue(view), Cause::NeverReady))
@@ -73,7 +74,7 @@ impl<'a> Trust<'a> {
             .or_else(|| is(self.is_hung(view), Cause::Hung))
     }
 
-    /// Whether one that starts should be ready by now, as its like were.
+    /// Whether a starting instance should be ready by now, judged by earlier starts.
     pub(super) fn should_be_ready(&self, view: &InstanceView) -> bool {
         let delay_s =
             |policy: &Policy, tier: Tier| self.known.history.start_delay_of(self.pool, policy, tier);
@@ -83,8 +84,8 @@ impl<'a> Trust<'a> {
         })
     }
 
-    /// Whether one of which nothing was heard may well be at work: jobs were taken since it was
-    /// started, and nobody else reports that it took them.
+    /// Whether an instance that never reported may work all the same: jobs were taken since its
+    /// start, and no other instance reports having taken them.
     pub(super) fn works_unheard(&self, view: &InstanceView) -> bool {
         let Known { seen, history } = self.known;
         let taken = history.taken_at(self.pool);
@@ -93,7 +94,7 @@ impl<'a> Trust<'a> {
             taken.is_none_or(|taken| taken < waits) && age(waits, seen.at) > TAKEN_WITHIN
         });
         let was_taken = taken.is_some_and(|taken| taken >= view.instance.since);
-        self.nobody_reports && !is_ignored && was_taken
+        self.no_reports && !is_ignored && was_taken
     }
 
     fn is_overdue(&self, view: &InstanceView) -> bool {
@@ -119,8 +120,8 @@ impl<'a> Trust<'a> {
         is_fresh && view.stage() == Stage::Ready && idles().is_some_and(|since| age(since, now) > after)
     }
 
-    /// For how long the controller has been there to hear something that should have been said
-    /// since `then`.
+    /// Time for which the controller has been able to receive reports since `then`; zero if it
+    /// receives none now.
     fn listened_since(&self, then: DateTime<Utc>) -> Duration {
         let Known { seen, history } = self.known;
         match history.since() {

@@ -1,4 +1,4 @@
-//! How many instances the demand does not call for, and which of them go now.
+//! Computes how many instances are surplus, and drains those that may go now.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use crate::{
 };
 
 impl Draft<'_> {
-    /// Sends away those that the demand of the whole window does not call for.
+    /// Drains instances that were not needed at any time of the window.
     pub(super) fn shed_surplus(&mut self) {
-        // One that is late is waited for: it is not what serves, and goes when it has come or is
-        // given up. Nor does one that was started to see whether it works make another superfluous.
+        // A late instance is not surplus: it stops once it is ready or given up. Nor does a canary
+        // make another instance surplus.
         let is_sent = |view: &&&InstanceView| is_canary(view, self.policy, self.known);
         let sent = size(self.roster.starting.iter().filter(is_sent).count());
         let sent = sent + u32::from(self.plan.canary.is_some());
-        let running = self.running_then().saturating_sub(sent + self.relief());
+        let running = self.running_after().saturating_sub(sent + self.replacement());
         if running <= self.plan.share {
             return;
         }
@@ -35,7 +35,7 @@ impl Draft<'_> {
         if surplus == 0 {
             return;
         }
-        // One that works may go only where that leaves enough for all of the last minutes.
+        // A working instance may go only if the rest was enough for all of the last minutes.
         let for_long = self.most_wished(self.policy.scale_in.window.max(BUSY_WINDOW));
         let for_long = for_long.map_or(0, |wished| running.saturating_sub(wished));
         let stay = self.roster.serving.iter().filter(|view| !self.is_gone(view));
@@ -60,14 +60,14 @@ impl Draft<'_> {
         self.dismiss(surplus.min(step).min(all), why);
     }
 
-    /// The most that the policy would have had within so long a time; none where not all of it is
-    /// known.
+    /// Largest number of instances that the policy wanted within the window; `None` if the window
+    /// is not fully known.
     pub(super) fn most_wished(&self, window: Duration) -> Option<u32> {
         let wished = self.known.history.most_wished(self.name, window, self.known.seen.at)?;
         Some(demand::clamp(self.policy, wished))
     }
 
-    /// How many the demand of the whole window calls for.
+    /// Number of instances that the demand of the whole window needs.
     fn floor(&mut self, running: u32) -> u32 {
         let Known { seen, history } = self.known;
         let window = self.policy.scale_in.window;
@@ -77,12 +77,12 @@ impl Draft<'_> {
             self.hold(TooEarly);
             return running;
         };
-        // Where a load has ended before, its end is no outage.
+        // If the pool's load has ended and returned before, a drop is no sign of an outage.
         if history.last_drop(self.name).is_some_and(is_recent) && !history.knows_gaps(self.name) {
             self.hold(SuddenDrop);
             return running;
         }
-        // A job that came and was done between two looks is demand as well.
+        // A job that came and was completed between two observations is demand as well.
         let had_work = peak > 0 || history.last_arrival(self.name).is_some_and(is_recent);
         let least = u32::from(had_work && !self.policy.rules.is_empty());
         let lately = wished.max(least);

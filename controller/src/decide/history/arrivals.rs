@@ -1,4 +1,4 @@
-//! What arrived, and how fast it arrives now.
+//! Measures arrivals: how many jobs arrived, and the current rate.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -7,61 +7,62 @@ use serde::{Deserialize, Serialize};
 
 use crate::observe::{Count, age};
 
-/// The rate is that of this time, ...
+/// Window over which the arrival rate is averaged.
 const LONG: Duration = Duration::from_secs(60);
-/// ... unless this time says otherwise: two reports of a web host.
+/// Window that detects a change of the rate: two reports of a web host.
 const SHORT: Duration = Duration::from_secs(20);
-/// How often web hosts report what arrived; where nothing did they do not.
+/// Interval of the web hosts' reports. A host to which nothing arrived sends none.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// A report may be under way for so long.
+/// Longest time for which a report may be under way.
 const LATE: Duration = Duration::from_secs(2);
-/// Seconds that are kept: for the windows, for reports that overlap, and to know batches by.
+/// Number of seconds that are kept: enough for the windows, for overlapping reports and to detect
+/// batches.
 const KEPT: i64 = 900;
-/// Arrivals come in batches where this is the ratio of their variance to their mean, or more, ...
+/// Arrivals count as batches from this ratio of variance to mean on.
 const BATCHES: f64 = 4.0;
-/// ... by the last neighbouring counts, ...
+/// Number of pairs of adjacent counts by which batches are detected.
 const PAIRS: usize = 8;
-/// ... and this many at least.
+/// Minimum number of pairs.
 const FEWEST_PAIRS: usize = 4;
-/// What one more count adds to the mean of the dispersion, ...
+/// Weight of a new count in the smoothed dispersion.
 const SMOOTHING: f64 = 0.1;
-/// ... and the most that it can be.
+/// Upper bound of the dispersion.
 const MOST_DISPERSED: f64 = 4.0;
-/// How many standard deviations of a count are no chance any more.
+/// Number of standard deviations beyond which a deviation is not by chance.
 const SURE: f64 = 2.0;
-/// A drop to less than this part of what arrived before is sudden ...
+/// A drop below this part of the earlier arrivals is sudden.
 const DROP: f64 = 0.25;
-/// ... if at least this many jobs were expected.
+/// Minimum number of expected jobs for a drop to count.
 const EXPECTED: f64 = 20.0;
 
 /// The arrivals of one pool in the last minutes, by the intervals in which the web hosts counted
-/// them. Reports that come late, or all at once after a pause of the controller, add to the seconds
-/// that they speak of and not to the present.
+/// them. Reports that come late, or all at once after a pause of the controller, count for their
+/// own interval and not for the present.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Arrivals {
-    /// The second of the first count, since 1970.
+    /// Second of the first count, since 1970.
     first: i64,
     /// Jobs in each second. A count is spread evenly over its interval.
     seconds: VecDeque<f64>,
-    /// The time that is known: from the first interval on, or from when the controller began to
-    /// listen, ...
+    /// Start of the known time: the first interval, or the time at which the controller began to
+    /// receive reports.
     from: Option<DateTime<Utc>>,
-    /// ... to the end of the last one, ...
+    /// End of the last interval.
     to: Option<DateTime<Utc>>,
-    /// ... or to here, if no report is overdue: no report is one of nothing.
+    /// Time up to which the absence of reports means that nothing arrived.
     heard_until: Option<DateTime<Utc>>,
     last_drop: Option<DateTime<Utc>>,
     is_dropped: bool,
-    /// The index of dispersion of the counts, smoothed; `None` before the first.
+    /// Smoothed index of dispersion of the counts; `None` before the first.
     dispersion: Option<f64>,
     comes_in_batches: bool,
-    /// The count at whose end that was judged last.
+    /// The bin at whose end batches were last checked for.
     judged: i64,
 }
 
 impl Arrivals {
-    /// Takes note of what has been reported since the last look. `hears` says whether reports are
-    /// received at all: if not, silence is not nothing.
+    /// Adds the reports since the last observation. If `hears` is false no reports are received,
+    /// and their absence means nothing.
     pub(super) fn observe(&mut self, now: DateTime<Utc>, counts: &[Count], hears: bool) {
         if self.from.is_some_and(|from| from > now) {
             // The clock was set back.
@@ -121,32 +122,31 @@ impl Arrivals {
         &mut self.seconds[index]
     }
 
-    /// Jobs that arrive each second: the mean of the last minute, unless the last twenty seconds
-    /// are certainly above or below it. So a steady load is known well, and a change at once.
+    /// Arrival rate in jobs per second: the mean over `LONG`, bounded by what `SHORT` certainly
+    /// shows. A steady load is measured precisely, and a change shows at once.
     pub(super) fn per_second(&self) -> f64 {
         let (Some(from), Some(end)) = (self.from, self.end()) else { return 0.0 };
-        // A first report says little about a rate: no shorter time is measured than one between two
-        // reports.
+        // A single report says little about a rate: the divisor is at least one report interval.
         let span = |window: Duration| age(from, end).clamp(REPORT_EVERY, window);
         let [(long, long_s), (short, short_s)] =
             [LONG, SHORT].map(|window| (self.between(end - span(window), end), span(window).as_secs_f64()));
         if self.comes_in_batches {
-            // What came at once says little about what comes next: that is the mean over several
-            // batches, and nothing between two of them.
+            // The last batch says little about the next one. The rate is the mean over several
+            // batches, and zero between two of them.
             let all = age(from, end);
             return (short / short_s).min(self.between(from, end) / all.as_secs_f64());
         }
         (long / long_s).clamp(lower(short) / short_s, upper(short) / short_s)
     }
 
-    /// Whether jobs come many at once, and then none for a while, again and again.
+    /// Whether jobs repeatedly arrive many at once, with nothing in between.
     pub(super) fn comes_in_batches(&self) -> bool {
         self.comes_in_batches
     }
 
-    /// By the dispersion from one count to the next, so that a slow change of the rate makes none;
-    /// and its median, so that a single leap makes none, either. What is between two times of
-    /// nothing is left out.
+    /// Detects batches by the dispersion between adjacent counts, so that a slow change of the rate
+    /// does not count, and by its median, so that a single jump does not count. Pairs of empty
+    /// counts are left out.
     fn are_batches(&self) -> bool {
         let (Some(from), Some(end)) = (self.from, self.end()) else { return false };
         let bin = SHORT.as_secs() as i64;
@@ -164,8 +164,8 @@ impl Arrivals {
         ratios.len() >= FEWEST_PAIRS && ratios[(ratios.len() - 1) / 2] >= BATCHES
     }
 
-    /// How irregular arrivals are: the variance of their counts by the mean. One is chance without
-    /// memory, zero a clock.
+    /// Index of dispersion of the arrivals: the variance of the counts divided by their mean. 1 is
+    /// a Poisson process, 0 a fixed interval.
     pub(super) fn dispersion(&self) -> f64 {
         if self.comes_in_batches { MOST_DISPERSED } else { self.dispersion.unwrap_or(1.0) }
     }
@@ -177,14 +177,14 @@ impl Arrivals {
         let expected = self.per_second() * age(count.from, count.to).as_secs_f64();
         if expected >= 1.0 {
             let deviation = count.jobs as f64 - expected;
-            // A single leap is a change of the rate and no irregularity.
+            // A single jump is a change of the rate, not irregularity.
             let now = (deviation * deviation / expected).min(MOST_DISPERSED);
             self.dispersion = Some(self.dispersion() + SMOOTHING * (now - self.dispersion()));
         }
     }
 
-    /// Whether far less arrives than did for all of the minute before. What came all at once is
-    /// expected to end.
+    /// Whether far less arrives than at any time of the minute before. A single burst does not
+    /// count, as its end is expected.
     fn drops(&self) -> bool {
         let counts = [LONG + SHORT, LONG / 2 + SHORT, SHORT].map(|window| self.count(window));
         let [Some(all), Some(half), Some(late)] = counts else { return false };
@@ -193,14 +193,13 @@ impl Arrivals {
         expected >= EXPECTED && upper(late) < DROP * expected
     }
 
-    /// When so much less arrived than before that it may be an outage, which a storm of retries
-    /// follows.
+    /// Time of the last sudden drop, which may be an outage that a storm of retries follows.
     pub(super) fn last_drop(&self) -> Option<DateTime<Utc>> {
         self.last_drop
     }
 
-    /// Up to when everything is known: the last report, or the last look where the next one is
-    /// overdue.
+    /// Time up to which arrivals are known: the end of the last report, or the last observation if
+    /// the next report is overdue.
     fn end(&self) -> Option<DateTime<Utc>> {
         match (self.to, self.heard_until) {
             (Some(to), Some(heard)) if age(to, heard) <= REPORT_EVERY + LATE => Some(to),
@@ -208,7 +207,7 @@ impl Arrivals {
         }
     }
 
-    /// What arrived within the last so long, where all of that is known.
+    /// Number of jobs within the last `window`; `None` if not all of it is known.
     fn count(&self, window: Duration) -> Option<f64> {
         let (from, end) = (self.from?, self.end()?);
         (age(from, end) >= window).then(|| self.between(end - window, end))
@@ -223,7 +222,7 @@ impl Arrivals {
             let second = (self.first + index as i64) as f64;
             self.seconds[index] * ((second + 1.0).min(to_s) - second.max(from_s)).max(0.0)
         };
-        // Only the first and the last second can be there in part.
+        // Only the first and the last second may be included in part.
         match end - first {
             0 => 0.0,
             1 => part(first),
@@ -236,8 +235,7 @@ fn seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_micros() as f64 / 1e6
 }
 
-/// The mean of which a count this small is hardly a chance: that of a Poisson distribution,
-/// roughly.
+/// Approximate upper confidence bound of the mean of a Poisson count.
 pub(super) fn upper(count: f64) -> f64 {
     count + SURE * (count + 1.0).sqrt() + 1.0
 }
@@ -258,7 +256,7 @@ mod tests {
         Count { from: at(from), to: at(to), jobs }
     }
 
-    /// Reports of arrivals every ten seconds, none if nothing arrived.
+    /// Arrivals as reported every ten seconds, without a report where nothing arrived.
     fn arrivals(counts: &[u64]) -> Arrivals {
         let mut arrivals = Arrivals::default();
         arrivals.observe(at(0), &[], true);
@@ -276,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_rate_is_the_mean_of_a_minute_and_known_from_the_first_report_on() {
+    fn a_steady_rate_is_the_mean_of_a_minute_and_known_after_the_first_report() {
         check(&[50, 60, 40, 50, 45, 55], 5.0, 5.0);
         for reports in 1..6 {
             check(&[50; 6][..reports], 5.0, 5.0);
@@ -284,25 +282,25 @@ mod tests {
     }
 
     #[test]
-    fn a_rise_and_a_fall_are_believed_as_far_as_they_are_certain() {
+    fn a_rise_or_fall_counts_as_far_as_it_is_certain() {
         check(&[0, 0, 0, 0, 0, 0, 50, 50], 3.9, 4.1);
         check(&[50, 50, 50, 50, 50, 50, 0, 0], 0.1, 0.3);
         check(&[50, 50, 50, 50, 50, 50, 0, 0, 0, 0, 0, 0], 0.0, 0.0);
     }
 
     #[test]
-    fn rare_jobs_are_not_forgotten_between_two_of_them() {
+    fn rare_jobs_keep_a_rate_above_zero_between_two_of_them() {
         check(&[1, 0, 0, 0, 1, 0], 0.03, 0.05);
     }
 
     #[test]
-    fn reports_that_come_late_and_all_at_once_say_what_they_would_have_said_in_time() {
+    fn late_reports_that_come_all_at_once_give_the_same_rate_as_timely_ones() {
         for away in [30, 120, 600] {
             let queued: Vec<_> = (0..away / 10).map(|step| count(10 * step, 10 * step + 10, 50)).collect();
             let mut new = Arrivals::default();
             new.observe(at(away), &queued, true);
             assert!((new.per_second() - 5.0).abs() < 0.01, "{away} s away: {}", new.per_second());
-            // One that slept has the time before as well.
+            // A controller that slept also has the counts from before.
             let mut slept = arrivals(&[50; 6]);
             let queued: Vec<_> =
                 queued.iter().map(|c| count(60 + c.from.timestamp(), 60 + c.to.timestamp(), 50)).collect();
@@ -315,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn while_no_reports_are_received_silence_says_nothing() {
+    fn without_reports_the_last_known_rate_stays() {
         let mut deaf = arrivals(&[50; 6]);
         deaf.observe(at(100), &[], false);
         assert!((deaf.per_second() - 5.0).abs() < 1e-9, "{}", deaf.per_second());
@@ -324,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_distinguished_from_chance() {
+    fn a_fixed_interval_is_distinguished_from_random_arrivals() {
         let counts = |count: fn(usize) -> u64| (0..100).map(count).collect::<Vec<_>>();
         assert_eq!(arrivals(&[]).dispersion(), 1.0);
         assert!(arrivals(&counts(|_| 10)).dispersion() < 0.01);
@@ -332,17 +330,17 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_no_stream_and_their_mean_is_what_arrives() {
+    fn the_rate_of_batches_is_their_mean() {
         for (jobs, every) in [(30, 12), (100, 30)] {
             let counts: Vec<_> = (0..88).map(|at| if at % every == 0 { jobs } else { 0 }).collect();
             let mut known = arrivals(&counts);
             assert!(known.comes_in_batches(), "{jobs} per {every}");
-            assert_eq!(known.per_second(), 0.0, "between two of them nothing comes");
+            assert_eq!(known.per_second(), 0.0, "the rate is zero between two batches");
             known.observe(at(890), &[count(880, 890, jobs)], true);
             let mean = jobs as f64 / (10 * every) as f64;
             let rate = known.per_second();
             assert!((0.7 * mean..1.5 * mean).contains(&rate), "{jobs} per {every}: {rate}");
-            // A stream that follows is known as one within two minutes.
+            // A steady stream that follows is recognized within two minutes.
             for step in 89..101 {
                 known.observe(at(10 * step + 10), &[count(10 * step, 10 * step + 10, 40)], true);
             }
@@ -351,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_begins_and_ends_again_and_again_comes_in_no_batches() {
+    fn a_stream_that_begins_and_ends_repeatedly_is_not_batches() {
         let on_and_off: Vec<_> =
             (0..90).map(|at| if at / 15 % 2 == 0 { 40 + at as u64 % 3 } else { 0 }).collect();
         for counts in [&on_and_off[..], &[1, 0, 0, 0, 0, 0].repeat(10), &[0, 0, 0, 0, 0, 0, 50, 50]] {
@@ -360,13 +358,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_known_is_nothing_arriving() {
+    fn without_any_report_the_rate_is_zero() {
         assert_eq!(Arrivals::default().per_second(), 0.0);
         check(&[], 0.0, 0.0);
     }
 
     #[test]
-    fn a_sudden_drop_is_noticed_and_a_slow_one_or_a_small_one_is_not() {
+    fn a_sudden_drop_is_detected_and_a_slow_or_small_one_is_not() {
         let dropped = |counts: &[u64]| arrivals(counts).last_drop().is_some();
         assert!(dropped(&[50, 50, 50, 50, 50, 50, 50, 2, 1]));
         assert!(!dropped(&[50, 50, 50, 50, 50, 50, 30, 30, 20, 20, 10, 10]));
@@ -375,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_begins_a_new_count() {
+    fn a_clock_that_is_set_back_restarts_the_measurement() {
         let mut arrivals = arrivals(&[50; 6]);
         arrivals.observe(at(-1000), &[count(-1010, -1000, 20)], true);
         assert!((arrivals.per_second() - 2.0).abs() < 1e-9, "{}", arrivals.per_second());

@@ -1,4 +1,4 @@
-//! What became of each instance's starts: how long they took, and whom to leave alone for a while.
+//! The past of each instance: how long its starts took, and how often it failed.
 
 use std::time::Duration;
 
@@ -13,63 +13,62 @@ use crate::{
     policy::Pool,
 };
 
-/// Nobody is waited for longer than this.
+/// Upper bound of the time for which a start is waited for.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(3600);
-/// An instance that failed once is waited for twice as long the next time, then four times, and so
-/// on.
+/// Base of the time for which a start is waited for after failures. It doubles with each failure.
 const FIRST_PATIENCE: Duration = Duration::from_secs(15);
 
-/// The past of one instance, as far as it was seen.
+/// The past of one instance, as far as it was observed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Career {
-    /// The pool that it was last seen in.
+    /// Pool in which it was last seen.
     pub pool: String,
-    /// Where it came from when it was last seen.
+    /// Tier in which it was last seen.
     #[serde(default)]
     pub tier: Tier,
-    /// Seconds from its last start to its first report that it is ready.
+    /// Seconds from its last start to its first ready report.
     pub start_delay_s: Option<f64>,
-    /// When it was last seen ready.
+    /// Time at which it was last seen ready.
     pub last_ready: Option<DateTime<Utc>>,
-    /// How often in a row it failed: was never ready, fell silent, or stopped without being told.
+    /// Number of failures in a row: never ready, silent, hung, or stopped without an order.
     pub failures: u32,
-    /// Why, the last time.
+    /// Reason of the last failure.
     pub failure: Option<String>,
-    /// When, the last time.
+    /// Time of the last failure.
     #[serde(default)]
     failed_at: Option<DateTime<Utc>>,
-    /// When it sent the latest report that was looked at.
+    /// Time of the latest report that was evaluated.
     #[serde(skip)]
     heard_at: Option<DateTime<Utc>>,
     #[serde(skip)]
     now: Option<Now>,
-    /// Since when it runs, where its start was seen.
+    /// Time since which it runs, if its start was observed.
     #[serde(default)]
     runs_since: Option<DateTime<Utc>>,
-    /// For how long it had run when it ended, at the last look.
+    /// Length of the run that ended at the last observation, in seconds.
     #[serde(skip)]
     ended_run_s: Option<f64>,
-    /// The jobs that it has done since its start, and since when it has been no more.
+    /// Jobs completed since its start, and the time of the last increase.
     #[serde(skip)]
     progress: Option<(u64, DateTime<Utc>)>,
-    /// A start delay that was measured at the last look.
+    /// Start delay that was measured at the last observation, in seconds.
     #[serde(skip)]
     new_delay_s: Option<f64>,
 }
 
-/// What it was when it was last seen.
+/// Its state at the last observation.
 #[derive(Debug, Clone, PartialEq)]
 struct Now {
     generation: Option<String>,
     stage: Stage,
-    told_to_go: bool,
-    /// Whether its start was seen. One that runs already says nothing about how long it took.
+    ordered_to_stop: bool,
+    /// Whether its start was observed. If not, its start delay is unknown.
     saw_start: bool,
 }
 
 impl Career {
-    /// Sees it once more; answers whether it was started since the last time, and its report where
-    /// that is new and tells service times.
+    /// Adds an observation. Returns whether it was started since the last one, and its report if
+    /// that is new and contains service times.
     pub(super) fn observe<'v>(
         &mut self,
         view: &'v InstanceView,
@@ -86,22 +85,22 @@ impl Career {
         (started, news.map(|heard| &heard.report).filter(|report| report.service.count > 0))
     }
 
-    /// The delay of a start that came to its end at the last look.
+    /// Takes the start delay that was measured at the last observation, in seconds.
     pub(super) fn take_new_delay_s(&mut self) -> Option<f64> {
         self.new_delay_s.take()
     }
 
-    /// For how long one had run that ended at the last look.
+    /// Takes the length of the run that ended at the last observation, in seconds.
     pub(super) fn take_ended_run_s(&mut self) -> Option<f64> {
         self.ended_run_s.take()
     }
 
-    /// Since when it runs, where its start was seen and not its end.
+    /// Time since which it runs, if its start was observed and its end was not.
     pub(super) fn runs_since(&self) -> Option<DateTime<Utc>> {
         self.runs_since
     }
 
-    /// Since when it has been ready and completed nothing.
+    /// Time since which it has been ready and has completed nothing.
     pub(crate) fn idles_since(&self) -> Option<DateTime<Utc>> {
         self.progress.map(|(_, since)| since)
     }
@@ -120,7 +119,7 @@ impl Career {
         let before = self.now.take();
         let same = before.as_ref().filter(|before| before.generation == *generation);
         let was = same.map(|same| same.stage);
-        let told_to_go = same.is_some_and(|same| same.told_to_go)
+        let ordered_to_stop = same.is_some_and(|same| same.ordered_to_stop)
             || matches!(stage, Stage::Draining | Stage::Drained | Stage::Stopping);
         if stage == Stage::Ready {
             if was == Some(Stage::Starting)
@@ -134,7 +133,7 @@ impl Career {
             (self.failures, self.failure, self.failed_at) = (0, None, None);
         }
         let served = matches!(was, Some(Stage::Starting | Stage::Ready));
-        if stage == Stage::Stopped && served && !told_to_go {
+        if stage == Stage::Stopped && served && !ordered_to_stop {
             self.fail("it stopped unexpectedly", now);
         }
         let alive = |stage: Stage| stage != Stage::Stopped;
@@ -151,13 +150,13 @@ impl Career {
             Some(before) if before.generation == *generation => before.generation,
             _ => generation.clone(),
         };
-        self.now = Some(Now { generation, stage, told_to_go, saw_start });
+        self.now = Some(Now { generation, stage, ordered_to_stop, saw_start });
         started
     }
 
-    /// It may take so long to start at least, whatever the policy says: as it did the last time,
-    /// and twice as long with each failure, for a policy that expects too much would never have
-    /// anybody ready.
+    /// Minimum time that a start may take, whatever the policy says: `OVERDUE` times the last start
+    /// delay, and doubled with each failure. Otherwise a policy with too short a delay would never
+    /// get a ready instance.
     pub(crate) fn patience(&self) -> Duration {
         let last_s = self.start_delay_s.unwrap_or(0.0).clamp(0.0, LONGEST_PATIENCE.as_secs_f64());
         let last = Duration::from_secs_f64(last_s).saturating_mul(Pool::OVERDUE);
@@ -166,8 +165,8 @@ impl Career {
         last.max(failed).min(LONGEST_PATIENCE)
     }
 
-    /// Until when it is left alone because it failed, as its fleet counts or as was seen from here,
-    /// whichever is more.
+    /// Time until which it is left alone after a failure. The larger of the fleet's and the
+    /// controller's number of failures counts.
     pub(crate) fn rests_until(career: Option<&Self>, instance: &Instance) -> Option<DateTime<Utc>> {
         let died = (instance.crashes > 0 && !instance.is_alive()).then_some(instance.since);
         let failed_at = career.and_then(|career| career.failed_at).max(died)?;
@@ -175,10 +174,10 @@ impl Career {
         Some(failed_at + backoff::INSTANCE.after(failures))
     }
 
-    /// It is told to leave, so that its stop will be no failure.
-    pub(super) fn told_to_go(&mut self) {
+    /// Records that it was ordered to stop, so that its stop does not count as a failure.
+    pub(super) fn order_to_stop(&mut self) {
         if let Some(now) = &mut self.now {
-            now.told_to_go = true;
+            now.ordered_to_stop = true;
         }
     }
 
@@ -198,7 +197,7 @@ mod tests {
     };
 
     #[test]
-    fn the_time_from_a_start_to_the_ready_report_is_learnt_where_the_start_was_seen() {
+    fn the_start_delay_is_measured_if_the_start_was_observed() {
         let mut career = Career::default();
         career.observe(&stopped("p-1"), at(NOW - 30));
         assert!(career.observe(&starting("p-1", NOW - 28), at(NOW - 28)).0);
@@ -207,7 +206,7 @@ mod tests {
         assert!(!career.observe(&ready, at(NOW)).0);
         assert_eq!(career.start_delay_s, Some(25.0));
 
-        // A controller that was just started has not heard it yet.
+        // A controller that was just started has not received its reports yet.
         for first in [busy("p-2"), starting("p-2", NOW - 1000)] {
             let mut unseen = Career::default();
             unseen.observe(&first, at(NOW - 5));
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_stops_by_itself_is_left_alone_longer_each_time_until_it_was_ready_again() {
+    fn an_instance_that_stops_by_itself_is_left_alone_longer_each_time_until_it_is_ready() {
         let mut career = Career::default();
         let mut rests = Vec::new();
         for _ in 0..7 {
@@ -247,10 +246,10 @@ mod tests {
     }
 
     #[test]
-    fn one_that_had_to_go_has_not_failed() {
+    fn an_instance_that_was_ordered_to_stop_has_not_failed() {
         let mut career = Career::default();
         career.observe(&busy("p-1"), at(NOW));
-        career.told_to_go();
+        career.order_to_stop();
         let mut gone = busy("p-1");
         gone.instance.state = State::Stopped;
         career.observe(&gone, at(NOW + 5));

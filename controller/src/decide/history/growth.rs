@@ -1,5 +1,6 @@
-//! How fast a backlog grows: what arrives at the least, and while nobody works, exactly that. It is
-//! known at each look, and what the web hosts counted only every ten seconds.
+//! Measures how fast a backlog grows: a lower bound of the arrival rate, and the rate itself while
+//! no instance works. The backlog is known at each observation, the counts of the web hosts only
+//! every ten seconds.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -9,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::arrivals::{lower, upper};
 use crate::observe::age;
 
-/// The time over which it is measured, ...
+/// Time over which growth is measured.
 const WINDOW: Duration = Duration::from_secs(10);
-/// ... and the least that says anything.
+/// Shortest time over which growth means anything.
 const SHORTEST: Duration = Duration::from_secs(2);
 
 /// The backlogs of a pool in the last seconds.
@@ -20,12 +21,12 @@ pub(super) struct Growth {
     looks: VecDeque<(DateTime<Utc>, u64)>,
 }
 
-/// Jobs that arrive each second, as far as the backlog shows.
+/// Bounds of the arrival rate in jobs per second, from the backlog.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct GrowthBounds {
-    /// Certainly no fewer.
+    /// Lower bound.
     pub(crate) least: f64,
-    /// Certainly no more, as long as no instance takes a job away.
+    /// Upper bound, valid only while no instance takes jobs.
     pub(crate) most: f64,
 }
 
@@ -43,7 +44,7 @@ impl Growth {
         let grown = backlog.saturating_sub(*before) as f64;
         let per_second = |jobs: f64| jobs / span.as_secs_f64();
         let bounds = || GrowthBounds { least: per_second(lower(grown)), most: per_second(upper(grown)) };
-        // Looks that are long ago say nothing about now.
+        // Observations too far apart say nothing about the present.
         (SHORTEST..=2 * WINDOW).contains(&span).then(bounds)
     }
 }
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heap_that_came_at_once_does_not_grow_and_a_stream_does() {
+    fn a_single_burst_is_no_growth_and_a_stream_is() {
         let heap = bounds(&[(0, 150), (2, 150), (6, 150)]).unwrap();
         assert!(heap.least == 0.0 && heap.most < 1.0, "{heap:?}");
         let stream = bounds(&[(0, 1), (2, 11), (4, 21)]).unwrap();
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn one_look_or_looks_far_apart_say_nothing() {
+    fn a_single_observation_or_ones_far_apart_give_no_bounds() {
         assert_eq!(bounds(&[(0, 5)]), None);
         assert_eq!(bounds(&[(0, 5), (1, 9)]), None);
         assert_eq!(bounds(&[(0, 5), (60, 9)]), None);

@@ -1,11 +1,11 @@
-//! How long an instance that is not needed is worth its money, from the times after which as many
-//! were needed again.
+//! Computes how long an instance that is not needed is worth keeping, from the past times (gaps)
+//! until that many instances were needed again.
 //!
-//! An instance that stays costs while it does nothing, and one that goes costs a start when it is
-//! needed again. Where the gaps are known, the time to wait is the one with the lowest expected
-//! cost; they are kept in a histogram that ages, for each number of instances (Shahrad et al.,
-//! Serverless in the Wild, USENIX ATC 2020). Where they are not, an instance stays as long as a
-//! start costs: nobody who knows the future pays less than half of that (the ski-rental problem;
+//! An idle instance costs its time, and one that was stopped costs a start when it is needed again.
+//! If the gaps are known, the best waiting time is the one with the lowest expected cost; the gaps
+//! are kept in an ageing histogram for each number of instances (Shahrad et al., Serverless in the
+//! Wild, USENIX ATC 2020). If they are not, an instance waits as long as a start costs, which is at
+//! most twice the cost of an optimal decision (the ski-rental problem; Karlin et al., 1988).
 //! Karlin et al., 1988).
 
 use std::{sync::LazyLock, time::Duration};
@@ -15,24 +15,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::observe::age;
 
-/// Each bin of the histogram ends this much later than the one before, the first one after a
-/// second.
+/// Ratio of the ends of two adjacent bins of the histogram. The first bin begins at one second.
 const RATIO: f64 = 1.25;
-/// The last bin ends after two hours; longer gaps are in it.
+/// Number of bins. The last one ends after two hours and also holds longer gaps.
 const BINS: usize = 40;
-/// Where each bin begins, and the last one ends, in seconds.
+/// The begin of each bin, and the end of the last one, in seconds.
 static ENDS: LazyLock<[f64; BINS + 1]> = LazyLock::new(|| std::array::from_fn(|bin| RATIO.powi(bin as i32)));
-/// A new gap takes this off the weight of all earlier ones: about thirty count.
+/// Factor by which a new gap reduces the weight of all earlier ones: about thirty count.
 const AGEING: f32 = 0.97;
-/// Less weight than this, two gaps, is too little to go by.
+/// Minimum weight for the gaps to count as known: two gaps.
 const FEWEST: f32 = 1.9;
-/// How fast the time for which as many are needed follows the last one.
+/// Weight of the last time for which instances were needed in the smoothed value.
 const SMOOTHING: f64 = 0.2;
-/// Up to this number each has gaps of its own; above it those within some per cent of each other
-/// share them.
+/// Up to this number, each number of instances has its own gaps. Above it, numbers within `GROUP`
+/// of each other share them.
 const EXACT: u32 = 16;
 const GROUP: f64 = 1.15;
-/// Who restarts makes jobs wait, too: so much more is a start worth than it costs.
+/// Factor by which a start is worth more than it costs, as it also makes jobs wait.
 const WORTH: f64 = 1.25;
 
 /// The gaps in the demand of one pool, for each number of instances.
@@ -41,21 +40,21 @@ pub(super) struct Keep {
     levels: Vec<Level>,
 }
 
-/// When each number of instances was needed.
+/// When a certain number of instances was needed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Level {
-    /// Since when they are needed, if they are.
+    /// Time since which they are needed; `None` if they are not.
     since: Option<DateTime<Utc>>,
-    /// When they were needed last, as far as anybody looked without a gap.
+    /// Time at which they were last needed, without a gap in observing since.
     last: Option<DateTime<Utc>>,
-    /// For how long they are needed, as a rule, in seconds.
+    /// Smoothed time for which they are needed, in seconds.
     needed_s: Option<f64>,
-    /// The weight of the gaps in each bin.
+    /// Weight of the gaps in each bin.
     gaps: Vec<f32>,
 }
 
 impl Keep {
-    /// `needed` instances were needed at this look.
+    /// Records that `needed` instances were needed at `now`.
     pub(super) fn observe(&mut self, now: DateTime<Utc>, needed: u32) {
         let top = index(needed).map_or(0, |index| index + 1);
         if self.levels.len() < top {
@@ -66,18 +65,18 @@ impl Keep {
         }
     }
 
-    /// Nobody looked for a while: gaps that were not seen whole are none.
+    /// Records a break in observing: gaps that were not observed as a whole do not count.
     pub(super) fn pause(&mut self) {
         self.levels.iter_mut().for_each(|level| (level.since, level.last) = (None, None));
     }
 
-    /// Whether it is known after which gaps anybody is needed again.
+    /// Whether it is known after which gaps an instance is needed again.
     pub(super) fn knows_gaps(&self) -> bool {
         self.levels.first().is_some_and(|level| level.gaps.iter().sum::<f32>() >= FEWEST)
     }
 
-    /// How many of `most` are worth keeping, where `lately` were needed within the policy's window:
-    /// of numbers whose gaps are known nobody goes by the window.
+    /// Number of instances, at most `most`, that are worth keeping. `lately` is the number needed
+    /// within the policy's window; it counts only for numbers whose gaps are not known.
     pub(super) fn highest(&self, most: u32, lately: u32, price: &Price, now: DateTime<Utc>) -> u32 {
         let Some(top) = index(most) else { return 0 };
         for index in (0..=top).rev() {
@@ -97,12 +96,12 @@ impl Keep {
     }
 }
 
-/// What a start costs, and for how long one is kept at most.
+/// The cost of a start, and the longest time for which an instance is kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Price {
-    /// The start itself, in seconds of an instance.
+    /// Start delay, in seconds of an instance.
     pub(crate) start_s: f64,
-    /// Each start is charged for at least this.
+    /// Billing minimum of a start, in seconds.
     pub(crate) minimum_s: f64,
     pub(crate) most: Duration,
 }
@@ -134,7 +133,7 @@ impl Level {
         self.gaps[bin.min(BINS - 1)] += 1.0;
     }
 
-    /// Whether waiting on is worth it, and whether that is known from gaps.
+    /// Whether it is worth waiting longer, and whether that is known from gaps.
     fn is_worth(&self, price: &Price, now: DateTime<Utc>) -> (bool, bool) {
         let is_known = self.gaps.iter().sum::<f32>() >= FEWEST;
         let Some(last) = self.last else { return (false, false) };
@@ -144,17 +143,17 @@ impl Level {
         (is_worth, is_known)
     }
 
-    /// How long it is worth waiting.
+    /// Time for which it is worth waiting, in seconds.
     fn worth_s(&self, start_s: f64, minimum_s: f64) -> f64 {
-        // What a start costs beyond the time for which it is needed: the boot, or what is charged
-        // for anyway.
+        // Cost of a start beyond the time for which the instance is needed: the start delay, or the
+        // rest of the billing minimum.
         let again_s = start_s.max(minimum_s - self.needed_s.unwrap_or(minimum_s)) * WORTH;
         let weight: f32 = self.gaps.iter().sum();
         if weight < FEWEST {
             return again_s;
         }
-        // Waiting up to the end of a bin: the gaps up to there are waited through, the others cost
-        // that and a start.
+        // For waiting until the end of a bin: gaps up to there cost their own length, longer ones
+        // cost the whole wait and a start.
         let ends = &*ENDS;
         let (mut best, mut least) = (0.0, f64::from(weight) * again_s);
         let (mut waited, mut left) = (0.0, f64::from(weight));
@@ -170,13 +169,13 @@ impl Level {
     }
 }
 
-/// The largest number of a level.
+/// Largest number of instances that belongs to a level.
 fn most_of(index: usize) -> u32 {
     let Some(group) = (index + 1).checked_sub(EXACT as usize + 1) else { return index as u32 + 1 };
     (f64::from(EXACT) * GROUP.powi(group as i32 + 1)).ceil() as u32 - 1
 }
 
-/// The place of a number of instances among the levels; none for none.
+/// Index of the level of a number of instances; `None` for 0.
 fn index(instances: u32) -> Option<usize> {
     let over = f64::from(instances) / f64::from(EXACT);
     match instances {
@@ -198,8 +197,8 @@ mod tests {
         DateTime::UNIX_EPOCH + Duration::from_secs(second)
     }
 
-    /// One instance is needed for some seconds, then not for others, again and again, up to the
-    /// last end of that need.
+    /// One instance is needed for `on` seconds and then not for `off` seconds, repeatedly. Returns
+    /// the state at the end of the last need, and its time.
     fn needed(times: &[(u64, u64)]) -> (Keep, u64) {
         let (mut keep, mut now) = (Keep::default(), 0);
         for (number, (on, off)) in times.iter().enumerate() {
@@ -220,19 +219,19 @@ mod tests {
     }
 
     #[test]
-    fn a_job_a_minute_keeps_its_instance_because_each_start_is_charged_for_one() {
+    fn one_job_per_minute_keeps_its_instance_as_each_start_is_charged_for_a_minute() {
         check(&[(2, 58); 10], 57, true);
         check(&[(2, 58); 10], 100, false);
     }
 
     #[test]
-    fn after_gaps_that_are_dearer_than_a_start_nobody_waits() {
+    fn an_instance_does_not_wait_through_gaps_that_cost_more_than_a_start() {
         check(&[(60, 540); 10], 1, false);
         check(&[(2, 540); 10], 1, false);
     }
 
     #[test]
-    fn short_gaps_are_waited_through_and_long_ones_given_up_after_them() {
+    fn an_instance_waits_as_long_as_the_short_gaps_and_then_gives_up() {
         let mut times = vec![(30, 10); 20];
         times.extend([(30, 900), (30, 900), (30, 10)]);
         check(&times, 9, true);
@@ -240,41 +239,41 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_learnt_an_instance_stays_as_long_as_a_start_costs() {
+    fn without_known_gaps_an_instance_stays_as_long_as_a_start_costs() {
         check(&[(40, 0)], 30, true);
         check(&[(40, 0)], 32, false);
-        // Of a start that is charged for a minute 58 s are left.
+        // A start is charged for 60 s, of which 58 s are left.
         check(&[(2, 0)], 70, true);
         check(&[(2, 0)], 75, false);
     }
 
     #[test]
-    fn the_window_counts_only_where_no_gaps_are_known() {
+    fn the_window_counts_only_if_no_gaps_are_known() {
         let (keep, end) = needed(&[(60, 540); 10]);
-        assert_eq!(keep.highest(3, 3, &PRICE, at(end + 5)), 3, "of three nobody knows anything");
+        assert_eq!(keep.highest(3, 3, &PRICE, at(end + 5)), 3, "the gaps of three are not known");
         assert_eq!(keep.highest(1, 1, &PRICE, at(end + 5)), 0);
     }
 
     #[test]
-    fn what_was_long_ago_is_forgotten() {
+    fn old_gaps_are_forgotten() {
         let mut times = vec![(2, 58); 50];
         times.extend([(60, 900); 40]);
         check(&times, 30, false);
     }
 
     #[test]
-    fn a_pause_of_the_controller_is_no_gap() {
+    fn a_pause_of_the_controller_is_not_a_gap() {
         let (mut keep, end) = needed(&[(2, 58); 10]);
         keep.pause();
         assert_eq!(keep.highest(1, 0, &PRICE, at(end + 5)), 0);
         keep.observe(at(end + 4000), 1);
         keep.observe(at(end + 4002), 0);
-        assert_eq!(keep.highest(1, 0, &PRICE, at(end + 4050)), 1, "no gap of an hour was learnt");
+        assert_eq!(keep.highest(1, 0, &PRICE, at(end + 4050)), 1, "the hour of the pause is not a gap");
     }
 
     proptest! {
         #[test]
-        fn what_waiting_costs_is_never_above_that_of_never_and_of_always(
+        fn the_chosen_waiting_time_costs_no_more_than_any_other(
             gaps in prop::collection::vec(1.0f64..7000.0, 4..60), start_s in 1.0f64..300.0,
         ) {
             let mut level = Level { needed_s: Some(500.0), ..Level::default() };
@@ -294,7 +293,7 @@ mod tests {
         }
 
         #[test]
-        fn levels_rise_with_the_number(one in 1u32..10_000, other in 1u32..10_000) {
+        fn levels_increase_with_the_number_of_instances(one in 1u32..10_000, other in 1u32..10_000) {
             let (low, high) = (one.min(other), one.max(other));
             prop_assert!(index(low) <= index(high) && index(high) < Some(80));
             let own = index(low).unwrap();

@@ -1,4 +1,4 @@
-//! What arrived in each minute of the last two weeks, for the forecast.
+//! The number of arrivals in each minute of the last two weeks, for the forecast.
 
 use std::collections::VecDeque;
 
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::observe::Count;
 
-/// Two weeks: the longest season, twice.
+/// Number of minutes that are kept: two weeks, which is the longest season twice.
 const MINUTES: usize = 2 * 7 * 24 * 60;
 
-/// How many arrived in each minute, the last one unfinished. A minute of which nobody knows is
-/// missing, and not zero.
+/// Number of jobs that arrived in each minute; the last minute is unfinished. Minutes that were not
+/// observed are missing, not zero.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Minutes {
-    /// The minute of the first count, since 1970.
+    /// Minute of the first count, since 1970.
     first: i64,
     counts: VecDeque<Option<u32>>,
 }
 
 impl Minutes {
-    /// The controller listened from `since` to `now`: in minutes of that time in which nothing was
-    /// counted, nothing arrived.
+    /// States that the controller received reports from `since` to `now`: minutes of that time
+    /// without a count become zero.
     pub(super) fn listened(&mut self, since: DateTime<Utc>, now: DateTime<Utc>) {
         for minute in minute_of(since.max(now - chrono::TimeDelta::minutes(MINUTES as i64)))..=minute_of(now)
         {
@@ -35,8 +35,8 @@ impl Minutes {
     pub(crate) fn add(&mut self, count: &Count) {
         let (from, to) =
             (count.from.timestamp_millis().min(count.to.timestamp_millis()), count.to.timestamp_millis());
-        // The end belongs to the interval, so that one that ends with a minute does not reach into
-        // the next one.
+        // The end is exclusive, so that an interval that ends with a minute does not reach into the
+        // next one.
         let (first, last) = (from.div_euclid(60_000), (to - 1).max(from).div_euclid(60_000));
         let (length, mut added) = ((to - from).max(1) as f64, 0);
         for minute in first..=last {
@@ -51,7 +51,7 @@ impl Minutes {
         }
     }
 
-    /// The count of a minute; `None` for one that is too long ago.
+    /// The count of a minute; `None` if it is too long ago.
     fn minute(&mut self, minute: i64) -> Option<&mut Option<u32>> {
         let last = self.first + self.counts.len() as i64 - 1;
         if self.counts.is_empty() || minute > last + MINUTES as i64 || minute < self.first - MINUTES as i64 {
@@ -71,13 +71,13 @@ impl Minutes {
         self.counts.get_mut(usize::try_from(minute - self.first).ok()?)
     }
 
-    /// Since when something is known.
+    /// Time of the first known minute.
     pub(crate) fn since(&self) -> Option<DateTime<Utc>> {
         let known = self.counts.iter().position(Option::is_some)?;
         DateTime::from_timestamp((self.first + known as i64) * 60, 0)
     }
 
-    /// What arrived in this number of minutes from the one on in which that moment is; `None` where
+    /// Number of jobs in `minutes` minutes, beginning with the one that contains `from`; `None` if
     /// one of them is missing.
     pub(crate) fn sum(&self, from: DateTime<Utc>, minutes: u64) -> Option<f64> {
         let first = usize::try_from(minute_of(from) - self.first).ok()?;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     impl Minutes {
-        /// Each whole step before a moment.
+        /// The sums of all whole steps of `minutes` minutes before `now`.
         fn steps(&self, minutes: usize, now: DateTime<Utc>) -> Vec<Option<f64>> {
             let over = usize::try_from(minute_of(now) - self.first).unwrap_or(0).min(self.counts.len());
             let start = |step: usize| {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_go_to_the_minutes_of_their_intervals_and_become_whole_steps() {
+    fn counts_are_added_to_the_minutes_of_their_intervals() {
         let counts = [(0, 10, 1), (50, 60, 1), (60, 70, 5), (195, 205, 7), (245, 250, 3)];
         let minutes = minutes(&counts, &[(0, 250)]);
         let known = |counts: &[f64]| counts.iter().copied().map(Some).collect::<Vec<_>>();
@@ -135,13 +135,13 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_over_two_minutes_is_shared_and_no_job_is_counted_twice() {
+    fn an_interval_over_two_minutes_is_divided_and_no_job_is_counted_twice() {
         assert_eq!(minutes(&[(55, 65, 10)], &[]).steps(1, at(120)), [Some(5.0), Some(5.0)]);
         assert_eq!(minutes(&[(58, 61, 10)], &[]).steps(1, at(120)), [Some(6.0), Some(4.0)]);
     }
 
     #[test]
-    fn minutes_without_a_controller_are_missing_until_late_reports_fill_them() {
+    fn unobserved_minutes_are_missing_until_late_reports_fill_them() {
         let mut minutes = minutes(&[], &[(0, 119), (300, 359)]);
         assert_eq!(minutes.steps(1, at(360)), [Some(0.0), Some(0.0), None, None, None, Some(0.0)]);
         assert_eq!(minutes.steps(3, at(360)), [None, None]);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_by_weeks_begins_a_new_record() {
+    fn a_clock_that_is_set_back_by_weeks_restarts_the_record() {
         let mut minutes = minutes(&[(0, 10, 3)], &[]);
         let back = -(MINUTES as i64) * 120;
         minutes.add(&Count { from: at(back), to: at(back + 10), jobs: 4 });

@@ -1,4 +1,4 @@
-//! The highest value for all of a time that has passed.
+//! The maximum of a value over a past time window.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{observe::age, policy::load::LONGEST_WINDOW};
 
-/// The end of each stretch of time and the highest value in it, where no later one is as high: the
-/// highest since any moment is that of the first stretch that ends after it.
+/// Pairs of the end of a time span and the maximum within it, with strictly decreasing maxima: the
+/// maximum since any moment is that of the first span that ends after it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Peaks {
     last: Option<u64>,
@@ -17,7 +17,7 @@ pub(super) struct Peaks {
 
 impl Peaks {
     pub(super) fn observe(&mut self, now: DateTime<Utc>, value: u64) {
-        // Between two looks it was as high as the higher of them, as far as anybody knows.
+        // Between two observations the higher of both values is assumed.
         let peak = value.max(self.last.unwrap_or(0));
         while self.peaks.back().is_some_and(|(_, lower)| *lower <= peak) {
             self.peaks.pop_back();
@@ -29,8 +29,7 @@ impl Peaks {
         }
     }
 
-    /// The highest value for all of this time; what is there now where the window holds nothing
-    /// else.
+    /// Maximum over the last `window`; the current value if no span ends within it.
     pub(super) fn over(&self, window: Duration, now: DateTime<Utc>) -> u64 {
         let within = self.peaks.iter().find(|(end, _)| age(*end, now) < window);
         within.map_or(self.last.unwrap_or(0), |(_, peak)| *peak)

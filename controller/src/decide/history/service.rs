@@ -1,44 +1,44 @@
-//! How long jobs take, as the workers measured it.
+//! Service times, as measured by the workers.
 
 use std::collections::BTreeMap;
 
 use eirs_platform::job::WorkerReport;
 use serde::{Deserialize, Serialize};
 
-/// The number of versions that are remembered, for those that come back.
+/// Number of model versions that are remembered, in case one comes back.
 const MOST_VERSIONS: usize = 4;
-/// The number of jobs for which counts what another version took.
+/// Weight, in jobs, of the service time of another version when a new one begins.
 const JOBS_OF_A_GUESS: f64 = 5.0;
-/// A mean is made of about this number of jobs: it follows a change within minutes and no single
-/// job sways it.
+/// Number of jobs over which the mean is taken: few enough to follow a change within minutes, and
+/// enough that a single job does not matter.
 const JOBS_OF_A_MEAN: f64 = 500.0;
 
-/// The service of one pool.
+/// The service times of one version of a pool's model.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Service {
     pub(super) mean_s: f64,
     pub(super) p95_s: f64,
-    /// Jobs that an instance classifies at the same time.
+    /// Number of jobs that an instance classifies at the same time.
     pub(super) at_once: f64,
     jobs: f64,
 }
 
-/// The service of one pool for each version of its model: another version may take another time.
+/// The service times of one pool for each version of its model, as versions may differ in speed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Services {
     versions: BTreeMap<String, Service>,
-    /// The one that counts.
+    /// The version whose times count.
     now: String,
 }
 
 impl Services {
-    /// That of the version in force, or of the last that was measured.
+    /// The service times of the version in force, or of the last one measured.
     pub(super) fn now(&self) -> Option<Service> {
         self.versions.get(&self.now).copied()
     }
 
-    /// Takes note of a report. A version that is new begins with what the last one took, until
-    /// enough is known of it.
+    /// Adds a report. A new version begins with the times of the previous one until enough of its
+    /// own are known.
     pub(super) fn measured(&mut self, report: &WorkerReport, in_force: Option<&str>) {
         let guess = self.now().map(|service| Service { jobs: service.jobs.min(JOBS_OF_A_GUESS), ..service });
         match self.versions.get_mut(&report.version) {
@@ -60,7 +60,7 @@ impl Services {
 }
 
 impl Service {
-    /// What was known before and the service times of a report, each job for what it is worth.
+    /// Adds the service times of a report, with every job weighted equally.
     pub(super) fn measured(before: Option<Self>, report: &WorkerReport) -> Self {
         let (count, mean_s) = (report.service.count as f64, report.service.mean_ms / 1e3);
         let at_once = f64::from(if report.at_once == 0 { report.slots } else { report.at_once }.max(1));
@@ -77,8 +77,8 @@ impl Service {
         }
     }
 
-    /// The squared coefficient of variation of a normal distribution with this mean and 95th
-    /// percentile.
+    /// Squared coefficient of variation of a normal distribution with this mean and 95th
+    /// percentile; at most 4.
     pub(super) fn variability(&self) -> f64 {
         let deviation = (self.p95_s - self.mean_s).max(0.0) / 1.645;
         (deviation / self.mean_s.max(1e-6)).powi(2).min(4.0)
@@ -99,17 +99,17 @@ mod tests {
     }
 
     #[test]
-    fn each_job_counts_as_much_as_any_other_until_there_are_many() {
+    fn all_jobs_have_equal_weight_until_there_are_many() {
         let first = Service::measured(None, &report(10, 1000.0, 1000.0));
         assert_eq!((first.mean_s, first.at_once, first.variability()), (1.0, 2.0, 0.0));
         let second = Service::measured(Some(first), &report(30, 2000.0, 2000.0));
         assert!((second.mean_s - 1.75).abs() < 1e-9);
         let many = Service::measured(Some(second), &report(100_000, 3000.0, 3000.0));
-        assert!((many.mean_s - 3.0).abs() < 1e-9, "what was long ago is forgotten");
+        assert!((many.mean_s - 3.0).abs() < 1e-9, "old jobs are forgotten");
     }
 
     #[test]
-    fn a_new_version_of_the_model_has_times_of_its_own_and_an_earlier_one_is_remembered() {
+    fn each_model_version_has_its_own_times_and_earlier_ones_are_remembered() {
         let of = |version: &str, mean_ms: f64| WorkerReport {
             version: version.to_owned(),
             ..report(100, mean_ms, mean_ms)
@@ -118,7 +118,7 @@ mod tests {
         let mut services = Services::default();
         services.measured(&of("a", 1000.0), Some("a"));
         services.measured(&of("b", 5000.0), Some("a"));
-        assert_eq!(mean_s(&services), 1.0, "one that is not in force yet does not count");
+        assert_eq!(mean_s(&services), 1.0, "a version that is not in force yet does not count");
         services.measured(&of("b", 5000.0), Some("b"));
         assert!(mean_s(&services) > 4.5, "{}", mean_s(&services));
         services.measured(&of("a", 1000.0), None);
@@ -130,8 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn a_long_tail_is_irregular() {
-        // An exponential time has its 95th percentile at three times its mean.
+    fn a_long_tail_gives_a_high_variability() {
+        // An exponential distribution has its 95th percentile at three times its mean.
         let service = Service::measured(None, &report(10, 1000.0, 3000.0));
         assert!((1.0..2.0).contains(&service.variability()));
     }

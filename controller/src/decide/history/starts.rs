@@ -1,17 +1,17 @@
-//! How long the last starts of a pool's instances took.
+//! The durations of the recent starts of a pool's instances.
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-/// Starts that are remembered. An old one is pushed out by a new one, so that a slow day does not
-/// count for months. With 20, the 90th percentile is the third largest: between the 75th and the
-/// 98th of all starts in 95 of 100 cases (the order statistics of a binomial distribution).
+/// Number of starts that are remembered. New ones replace old ones, so that a slow day is soon
+/// forgotten. With 20, the 90th percentile is the third largest: between the 75th and the 98th of
+/// all starts in 95 of 100 cases (the order statistics of a binomial distribution).
 const KEPT: usize = 20;
-/// From this many on, the slowest alone does not decide.
+/// Number of starts from which on the slowest does not alone determine a high quantile.
 const FEW: usize = 3;
 
-/// The delays of the last starts, in seconds, the latest last.
+/// The delays of the recent starts in seconds, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Starts {
     delays_s: VecDeque<f64>,
@@ -25,7 +25,7 @@ impl Starts {
         }
     }
 
-    /// The delay that this part of the starts does not exceed; `None` before the first.
+    /// The given quantile of the delays, in seconds; `None` before the first start.
     pub(super) fn quantile_s(&self, quantile: f64) -> Option<f64> {
         let mut delays: Vec<_> = self.delays_s.iter().copied().collect();
         delays.sort_by(f64::total_cmp);
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_boot_does_not_decide_and_a_slow_day_is_forgotten() {
+    fn one_slow_start_does_not_determine_the_quantile_and_a_slow_day_is_forgotten() {
         assert_eq!(starts(&[]).quantile_s(0.9), None);
         assert_eq!(starts(&[25.0]).quantile_s(0.9), Some(25.0));
         assert_eq!(starts(&[20.0, 25.0]).quantile_s(0.9), Some(25.0));
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_is_the_middle() {
+    fn the_0_5_quantile_is_the_median() {
         assert_eq!(starts(&[1.0, 2.0, 9.0]).quantile_s(0.5), Some(2.0));
     }
 }

@@ -38,20 +38,20 @@ fn check(looks: &[(u64, Option<u64>)], window: u64, expected: Option<u64>) {
 }
 
 #[test]
-fn a_fresh_history_claims_nothing_about_a_window() {
+fn a_peak_is_unknown_until_the_history_covers_the_window() {
     check(&[(100, Some(3))], 1, None);
     check(&[(100, Some(3)), (110, Some(0))], 11, None);
     check(&[(100, Some(3)), (110, Some(0))], 10, Some(3));
 }
 
 #[test]
-fn a_backlog_lasts_until_the_next_look() {
+fn a_backlog_lasts_until_the_next_observation() {
     check(&[(0, Some(9)), (10, Some(1)), (20, Some(0))], 10, Some(1));
     check(&[(0, Some(9)), (10, Some(1)), (20, Some(0))], 11, Some(9));
 }
 
 #[test]
-fn a_backlog_that_could_not_be_read_a_long_gap_and_a_clock_set_back_begin_a_new_history() {
+fn an_unreadable_backlog_a_long_gap_and_a_clock_set_back_restart_the_history() {
     check(&[(0, Some(0)), (10, None), (20, Some(0)), (30, Some(0))], 20, None);
     check(&[(0, Some(0)), (61, Some(0)), (70, Some(0))], 20, None);
     check(&[(100, Some(0)), (50, Some(0)), (60, Some(0))], 20, None);
@@ -60,7 +60,7 @@ fn a_backlog_that_could_not_be_read_a_long_gap_and_a_clock_set_back_begin_a_new_
 
 proptest! {
     #[test]
-    fn the_peak_is_the_highest_of_all_looks_that_reach_into_the_window(
+    fn the_peak_is_the_highest_of_all_observations_that_reach_into_the_window(
         steps in prop::collection::vec((1u64..50, 0u64..20), 2..40), window in 0u64..200,
     ) {
         let mut now = 0;
@@ -76,7 +76,7 @@ proptest! {
         if now - start < window {
             prop_assert_eq!(peak, None);
         } else {
-            // Each look lasts to the next one, the last one to now.
+            // An observation lasts until the next one, the last one until now.
             let ends = looks.iter().skip(1).map(|look| look.0).chain([now + 1]);
             let reach = looks.iter().zip(ends).filter(|(_, end)| *end > now - window.min(now));
             prop_assert_eq!(peak, reach.map(|(look, _)| look.1.unwrap()).max());

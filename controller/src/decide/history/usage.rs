@@ -1,4 +1,4 @@
-//! How long instances ran: what is paid for.
+//! The time that instances ran, which is charged.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::fleet::Tier;
 
-/// Every time zone's midnight is at a quarter of an hour.
+/// Length of the intervals in which use is counted, in seconds: midnight of every time zone is at a
+/// quarter of an hour.
 const QUARTER_S: i64 = 900;
-/// No policy has a longer billing minimum.
+/// Longest billing minimum that a policy may have, in seconds.
 const LONGEST_MINIMUM_S: f64 = 3600.0;
-/// Two days and a little.
+/// Number of quarters that are kept: a little more than two days.
 const QUARTERS: usize = 200;
 
-/// The use of one pool's instances, a quarter of an hour each.
+/// The use of one pool's instances, in quarters of an hour.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Usage {
     quarters: VecDeque<Quarter>,
@@ -22,29 +23,29 @@ pub(crate) struct Usage {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Quarter {
-    /// Its number since 1970.
+    /// Number of the quarter since 1970.
     number: i64,
     instance_s: f64,
-    /// The part of it of instances that were launched, which have another price.
+    /// Part of `instance_s` that launched instances ran, which may have another price.
     #[serde(default, skip_serializing_if = "is_zero")]
     launched_s: f64,
     starts: u32,
     jobs: u64,
-    /// How long those ran that ended in it, in seconds, where that was less than an hour: the
-    /// longest billing minimum.
+    /// Lengths of the runs of parked instances that ended in this quarter, in seconds, if shorter
+    /// than the longest billing minimum.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     short_runs_s: Vec<u16>,
-    /// The same of those that were launched.
+    /// The same for launched instances.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     short_launches_s: Vec<u16>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(seconds: &f64) -> bool {
     *seconds == 0.0
 }
 
-/// How many instances of a pool run.
+/// Number of live instances of a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Alive {
     pub(super) parked: usize,
@@ -65,29 +66,29 @@ impl Alive {
         }
     }
 
-    /// Of each tier as many as in one of both at least.
+    /// The larger number of both, for each tier.
     pub(super) fn or_more(self, other: Self) -> Self {
         Self { parked: self.parked.max(other.parked), launched: self.launched.max(other.launched) }
     }
 }
 
-/// The use of a pool since some moment.
+/// The use of a pool since a certain time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Used {
     /// Seconds that instances ran, summed over all of them.
     pub instance_s: f64,
-    /// The part of it of instances that were launched.
+    /// Part of `instance_s` that launched instances ran.
     #[serde(default)]
     pub launched_s: f64,
-    /// How often one was started.
+    /// Number of starts.
     pub starts: u32,
-    /// Jobs that arrived.
+    /// Number of jobs that arrived.
     pub jobs: u64,
 }
 
 impl Usage {
-    /// How many instances ran from then to now, how many of them for the first time, and how many
-    /// jobs arrived.
+    /// Adds the time from `then` to `now` in which `instances` ran, and the starts and arrivals in
+    /// it.
     pub(super) fn add(
         &mut self,
         then: DateTime<Utc>,
@@ -111,7 +112,7 @@ impl Usage {
         last.jobs = last.jobs.saturating_add(jobs);
     }
 
-    /// An instance ended that ran for so long.
+    /// Adds a run of `run_s` seconds that ended at `now`.
     pub(super) fn end_run(&mut self, now: DateTime<Utc>, tier: Tier, run_s: f64) {
         if run_s < LONGEST_MINIMUM_S {
             let quarter = self.quarter(now);
@@ -123,8 +124,8 @@ impl Usage {
         }
     }
 
-    /// What those of a tier that ended since a moment are charged for beyond the time that they
-    /// ran, in seconds.
+    /// Time for which runs that ended since `moment` are charged beyond their length, in seconds,
+    /// because they were shorter than `minimum_s`.
     pub(super) fn short_s(&self, moment: DateTime<Utc>, tier: Tier, minimum_s: f64) -> f64 {
         let first = moment.timestamp().div_euclid(QUARTER_S);
         let within = self.quarters.iter().filter(|quarter| quarter.number >= first);
@@ -135,7 +136,7 @@ impl Usage {
         runs.map(|run_s| (minimum_s - f64::from(*run_s)).max(0.0)).sum()
     }
 
-    /// Since a moment, in whole quarters of an hour.
+    /// The use since the quarter of an hour that contains `moment`.
     pub(super) fn since(&self, moment: DateTime<Utc>) -> Used {
         let first = moment.timestamp().div_euclid(QUARTER_S);
         let within = self.quarters.iter().filter(|quarter| quarter.number >= first);
@@ -149,7 +150,7 @@ impl Usage {
 
     fn quarter(&mut self, at: DateTime<Utc>) -> &mut Quarter {
         let number = at.timestamp().div_euclid(QUARTER_S);
-        // A clock that is set back must not make what was used unused.
+        // If the clock is set back, earlier use must stay counted: add to the last quarter.
         if self.quarters.back().is_none_or(|last| last.number < number) {
             self.quarters.push_back(Quarter { number, ..Quarter::default() });
         }
@@ -162,7 +163,7 @@ impl Usage {
 }
 
 impl Used {
-    /// The same as a time.
+    /// The instance time as a duration.
     pub fn time(&self) -> Duration {
         Duration::try_from_secs_f64(self.instance_s).unwrap_or_default()
     }
@@ -177,8 +178,8 @@ mod tests {
         tests::{self, NOW, busy},
     };
 
-    /// What is charged after a look, half a minute, and what a look finds then. The instance runs
-    /// since long before.
+    /// Charged seconds of one long-running instance for half a minute, in which `then` changes the
+    /// history.
     fn charged(then: impl FnOnce(History) -> History) -> f64 {
         let look = |second: u64| {
             let mut running = busy("p-1");
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn who_runs_is_charged_while_the_controller_is_started_again_and_while_nobody_can_be_listed() {
+    fn a_running_instance_is_charged_over_a_restart_and_while_the_fleet_cannot_be_listed() {
         assert_eq!(charged(|history| history), 30.0);
         let again =
             |history: History| History::new(Duration::from_secs(60)).with_learnt(history.learnt().clone());
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_launched_costs_what_the_policy_says_of_launches() {
+    fn launched_instances_cost_the_launch_price_of_the_policy() {
         let text = "[pool]\nmax = 1\n[[rule]]\nkind = 'backlog'\n[launch]\nmost = 1\nusd_per_hour = 0.4\n\
                     [instance]\nusd_per_hour = 1.0\nbilling_minimum = '60s'";
         let policy = crate::policy::parse(std::path::Path::new("p.toml"), text).unwrap();
@@ -228,14 +229,14 @@ mod tests {
         let mut history = History::new(Duration::from_secs(60)).observe(&look(NOW, false));
         let cost = |history: &History, second| history.cost_today_usd("p", &policy, tests::at(second));
         history = history.observe(&look(NOW + 36, true));
-        // Both for 36 s, and the launched one for the rest of its minute.
+        // Both ran for 36 s, and the launched one is charged for the rest of its minute too.
         let charged = (36.0 * 1.0 + (36.0 + 60.0) * 0.4) / 3600.0;
         assert!((cost(&history, NOW + 36) - charged).abs() < 1e-9, "{} {charged}", cost(&history, NOW + 36));
         assert_eq!(history.used_today("p", &policy, tests::at(NOW + 36)).launched_s, 36.0);
     }
 
     #[test]
-    fn where_all_files_are_lost_a_day_is_known_by_launches_and_by_the_recording() {
+    fn if_all_files_are_lost_a_days_use_is_restored_from_launches_and_the_recording() {
         let first_look = |learnt: Learnt| {
             let mut running = busy("p-1");
             running.instance.since = tests::at(NOW - 5000);
@@ -243,11 +244,12 @@ mod tests {
             let history = History::new(Duration::from_secs(60)).with_learnt(learnt).observe(&seen);
             history.used_since("p", tests::at(NOW - 9000)).instance_s
         };
-        assert_eq!(first_look(Learnt::default()), 0.0, "a fleet that was never ours");
+        assert_eq!(first_look(Learnt::default()), 0.0, "nothing to restore");
         let mut learnt = Learnt::default();
         learnt.recall_launches();
         assert_eq!(first_look(learnt.clone()), 5000.0);
-        // The recording knows of two up to a minute ago; from then on the one that runs is charged.
+        // The recording shows two instances until a minute ago. From then on the running one is
+        // charged.
         learnt.recall_use("p", tests::at(NOW - 3060), tests::at(NOW - 60), 2, 7);
         assert_eq!(first_look(learnt), 6060.0);
     }
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_launched_is_counted_by_itself_too_and_so_is_the_rest_of_its_minimum() {
+    fn launched_instances_and_the_rest_of_their_billing_minimum_are_counted_separately() {
         let mut usage = Usage::default();
         usage.add(at(0), at(1000), Alive { parked: 2, launched: 3 }, 5, 0);
         let used = usage.since(at(0));
@@ -269,14 +271,14 @@ mod tests {
         usage.end_run(at(1000), Tier::Launched, 20.0);
         let rest = |tier| usage.short_s(at(0), tier, 60.0);
         assert_eq!((rest(Tier::Parked), rest(Tier::Launched)), (0.0, 40.0));
-        // As an earlier controller wrote it.
+        // The format of an earlier version.
         let before: Quarter =
             serde_json::from_str(r#"{"number":1,"instance_s":9.0,"starts":0,"jobs":0}"#).unwrap();
         assert_eq!((before.instance_s, before.launched_s), (9.0, 0.0));
     }
 
     #[test]
-    fn use_is_counted_in_the_quarter_in_which_it_was() {
+    fn use_is_counted_in_its_quarter_of_an_hour() {
         let mut usage = Usage::default();
         usage.add(at(800), at(2000), parked(3), 1, 5);
         assert_eq!(usage.since(at(0)), Used { instance_s: 3600.0, starts: 1, jobs: 5, ..Used::default() });
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn starts_that_were_shorter_than_the_minimum_are_charged_for_the_rest_of_it() {
+    fn runs_shorter_than_the_billing_minimum_are_charged_for_the_rest_of_it() {
         let mut usage = Usage::default();
         for (run_s, second) in [(100.0, 1000), (600.0, 1100), (5000.0, 9000)] {
             usage.end_run(at(second), Tier::Parked, run_s);
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_forgets_nothing_and_no_more_than_two_days_are_kept() {
+    fn a_clock_set_back_loses_no_use_and_only_two_days_are_kept() {
         let mut usage = Usage::default();
         usage.add(at(0), at(9000), parked(1), 0, 0);
         usage.add(at(100), at(200), parked(1), 0, 0);

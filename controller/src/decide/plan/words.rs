@@ -1,4 +1,4 @@
-//! A plan in words.
+//! A plan as text.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use eirs_platform::queue::Depth;
 use super::{Action, Because, Cause, Hold, Plan, PoolPlan};
 
 impl PoolPlan {
-    /// The whole decision in one sentence.
+    /// The whole decision as one sentence.
     pub fn reason(&self) -> String {
         let mut sentence = match &self.depth {
             None => "the backlog is unknown".to_owned(),
@@ -69,13 +69,13 @@ impl fmt::Display for Because {
     }
 }
 
-/// A service time, of which two digits at least can be read.
+/// A service time, with at least two digits.
 fn span(seconds: f64) -> String {
     if seconds < 0.1 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
 }
 
 impl fmt::Display for Plan {
-    /// A few lines for each pool.
+    /// Writes a few lines for each pool.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, pool) in &self.pools {
             writeln!(f, "{name}: {} desired, {} running", pool.desired, pool.running())?;
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_service_time_is_said_in_milliseconds() {
+    fn a_short_service_time_is_written_in_milliseconds() {
         let said = [0.0012, 0.05, 0.2, 2.0].map(span);
         assert_eq!(said, ["1.2 ms", "50.0 ms", "0.20 s", "2.00 s"]);
     }

@@ -1,5 +1,5 @@
-//! The worked examples and the sentences of `policies/README.md` are what the code computes and
-//! says.
+//! The worked examples and messages in `policies/README.md` match what the code computes and
+//! writes.
 
 use super::*;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 
 const README: &str = include_str!("../../../../policies/README.md");
 
-/// What stands under a heading, down to the next one.
+/// The text under a heading, up to the next heading.
 #[track_caller]
 fn section(heading: &str) -> &'static str {
     let (_, after) = README.split_once(&format!("\n{heading}\n")).expect(heading);
@@ -26,7 +26,7 @@ fn example(heading: &str) -> Policy {
     parse(Path::new(heading), after.split("```").next().unwrap()).unwrap()
 }
 
-/// Whether a section says this, wherever its lines are broken.
+/// Asserts that a section contains the sentence, wherever its lines are broken.
 #[track_caller]
 fn check_says(heading: &str, sentence: &str) {
     let words = section(heading).split_whitespace().collect::<Vec<_>>().join(" ");
@@ -41,7 +41,7 @@ fn check_example(kind: &str, load: &Load, minutes: Option<&Minutes>, now: &str) 
     check_says(&heading, &format!("{rule} wants {instances} ({because})"));
 }
 
-/// Five jobs of two seconds arrive each second.
+/// A load with 5 arrivals per second and a service time of 2 s.
 fn load(visible: u64, in_flight: u64, ready: u32) -> Load {
     let facts = Facts {
         arrivals_per_s: 5.0,
@@ -56,7 +56,7 @@ fn load(visible: u64, in_flight: u64, ready: u32) -> Load {
 }
 
 #[test]
-fn every_rule_wishes_what_its_worked_example_says() {
+fn every_rule_wants_what_its_worked_example_says() {
     let friday = "2026-07-03T12:00:00Z";
     check_example("backlog", &load(35, 12, 1), None, friday);
     check_example("latency", &load(300, 0, 11), None, friday);
@@ -120,7 +120,7 @@ fn every_hold_and_every_cause_is_explained() {
         Cordoned { instances: 2 },
     ];
     for hold in holds {
-        // A new one is added above, too.
+        // The compiler asks for new holds here: add them to the list above.
         match hold {
             Incomplete | NoGoodPolicy | TooEarly | SuddenDrop | NotIdle | PaidFor | MaxStep | NoPlace => {}
             MaxStarting | Budget | Limit | NoneStopped => {}

@@ -1,15 +1,15 @@
-//! What limits a decision beside the demand: money, the rate of starts, and how far instances and
-//! numbers are to be trusted.
+//! Limits of a decision besides the demand: budget, billing minimum, rate of starts, and failing
+//! instances.
 
 use super::*;
 use crate::observe::Count;
 
 #[test]
-fn the_days_budget_is_a_hard_end_also_for_the_busy() {
+fn the_daily_budget_is_a_hard_limit_even_for_busy_instances() {
     let budget = "[budget]\ninstance_hours_per_day = 0.5";
     let mut policies = policies(&[("p", "")]);
     policies.pools.get_mut("p").unwrap().budget = parse(Path::new("p"), budget).unwrap().budget;
-    // 2 instances for 2000 s of a day that began long ago: 1800 s are granted.
+    // Two instances ran for up to 2000 s of a day that began long ago; the budget is 1800 s.
     let stopped = ["p-3", "p-4", "p-5"].map(stopped);
     let now = seen(&[("p", Some(90))], [vec![busy("p-1"), busy("p-2")], stopped.into()].concat());
     let used = |seconds: u64| {
@@ -25,7 +25,7 @@ fn the_days_budget_is_a_hard_end_also_for_the_busy() {
 }
 
 #[test]
-fn one_that_was_just_started_stays_until_it_is_paid_off() {
+fn a_new_instance_stays_until_its_billing_minimum() {
     let mut policies = policies(&[("p", "")]);
     policies.pools.get_mut("p").unwrap().instance.billing_minimum = Duration::from_secs(60);
     let mut young = idle("p-1", 40);
@@ -38,7 +38,7 @@ fn one_that_was_just_started_stays_until_it_is_paid_off() {
 }
 
 #[test]
-fn without_an_idle_time_the_busy_go_too_when_they_were_too_many_for_minutes_and_have_time_to_finish() {
+fn with_idle_0_busy_instances_are_drained_after_minutes_of_surplus_if_they_can_finish() {
     let policies_of = |scale_in: &str| {
         let mut policies = policies(&[("p", "")]);
         let text = format!("[scale_in]\nwindow = '30s'\n{scale_in}");
@@ -60,7 +60,7 @@ fn without_an_idle_time_the_busy_go_too_when_they_were_too_many_for_minutes_and_
 }
 
 #[test]
-fn no_more_start_at_once_than_may() {
+fn at_most_max_step_instances_start_at_once() {
     let mut policies = policies(&[("p", "")]);
     policies.pools.get_mut("p").unwrap().scale_out.max_step = 2;
     let instances = vec![starting("p-1", NOW - 5), stopped("p-2"), stopped("p-3")];
@@ -70,7 +70,7 @@ fn no_more_start_at_once_than_may() {
 }
 
 #[test]
-fn one_that_was_never_ready_is_left_alone_and_tried_last() {
+fn an_instance_that_was_never_ready_is_left_alone_and_tried_last() {
     let now = seen(&[("p", Some(5))], vec![starting("p-1", NOW - 101), stopped("p-2")]);
     let policies = policies(&[("p", "start_delay = '10s'")]);
     let history = quiet(&now);
@@ -88,7 +88,7 @@ fn one_that_was_never_ready_is_left_alone_and_tried_last() {
 }
 
 #[test]
-fn a_canary_is_started_when_an_instance_was_not_seen_for_long_and_nothing_else_is_to_do() {
+fn a_canary_starts_if_an_instance_was_not_seen_for_long_and_there_is_no_other_work() {
     let policies = policies(&[("p", "canary = '1h'")]);
     let now = seen(&[("p", Some(0))], vec![stopped("p-1"), stopped("p-2")]);
     check_actions(&policies, &now, &quiet(&now), &[]);
@@ -96,7 +96,7 @@ fn a_canary_is_started_when_an_instance_was_not_seen_for_long_and_nothing_else_i
     let plan = check_actions(&policies, &now, &long, &["start p-1"]);
     assert_eq!(plan.pools["p"].canary.as_deref(), Some("p-1"));
     assert!(plan.pools["p"].reason().contains("p-1 is started as a canary"), "{plan}");
-    // It is kept until it is ready, and is one of many when there is work.
+    // It is kept until it is ready. With jobs waiting, it is an ordinary start.
     let sent = seen(&[("p", Some(0))], vec![starting("p-1", NOW - 20), stopped("p-2")]);
     check_actions(&policies, &sent, &history(&[(3600, 0)], &sent), &[]);
     let work = seen(&[("p", Some(5))], vec![stopped("p-1"), stopped("p-2")]);
@@ -105,13 +105,13 @@ fn a_canary_is_started_when_an_instance_was_not_seen_for_long_and_nothing_else_i
 }
 
 #[test]
-fn a_sudden_drop_of_what_arrives_holds_everybody_for_a_window() {
+fn a_sudden_drop_of_arrivals_holds_all_instances_for_a_window() {
     let policies = policies(&[("p", "")]);
     let mut now = seen(&[("p", Some(0))], vec![idle("p-1", 500), idle("p-2", 500)]);
     let mut history = History::new(Duration::from_secs(10_000));
     for second in (0..=200).step_by(10) {
         now.at = at(NOW - 200 + second);
-        // Ten a second for long, and nothing in the last 25 s.
+        // Ten jobs per second for a long time, and none in the last 25 s.
         let pool = now.pools.get_mut("p").unwrap();
         let from = at(NOW - 210 + second);
         pool.counts = if second < 180 { vec![Count { from, to: now.at, jobs: 100 }] } else { Vec::new() };

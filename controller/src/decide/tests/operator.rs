@@ -1,8 +1,8 @@
-//! What an operator orders beyond the policies.
+//! The orders of an operator, which apply in addition to the policies.
 
 use super::*;
 
-/// An operator cordoned these, and wants some of them to go now.
+/// Adds cordons, each with its `drain` flag.
 fn cordoned(mut seen: Observation, ids: &[(&str, bool)]) -> Observation {
     let cordon = |drain| Cordon { since: at(NOW - 60), by: None, drain };
     seen.operator = Operator {
@@ -13,7 +13,7 @@ fn cordoned(mut seen: Observation, ids: &[(&str, bool)]) -> Observation {
 }
 
 #[test]
-fn a_cordoned_instance_is_not_started_and_a_pool_that_has_only_such_says_so() {
+fn a_cordoned_instance_is_not_started_and_the_plan_says_so_if_no_other_is_left() {
     let policies = policies(&[("p", "")]);
     let now = cordoned(seen(&[("p", Some(15))], all_stopped(3)), &[("p-1", false), ("p-3", true)]);
     let plan = check_actions(&policies, &now, &quiet(&now), &["start p-2"]);
@@ -22,7 +22,7 @@ fn a_cordoned_instance_is_not_started_and_a_pool_that_has_only_such_says_so() {
 }
 
 #[test]
-fn of_a_surplus_the_cordoned_one_goes_first_and_one_that_is_told_to_leave_goes_and_is_replaced() {
+fn a_cordoned_instance_is_drained_first_and_one_cordoned_with_drain_is_replaced() {
     let policies = policies(&[("p", "")]);
     let two = vec![idle("p-1", 100), idle("p-2", 900), stopped("p-3")];
     let now = cordoned(seen(&[("p", Some(5))], two), &[("p-1", false)]);

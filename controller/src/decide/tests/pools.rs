@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn under_the_limit_a_pool_that_waits_gets_its_share_of_what_another_one_has() {
+fn under_the_limit_a_waiting_pool_gets_its_share_from_another_pool() {
     let mut policies = policies(&[("p", ""), ("q", "")]);
     policies.instance_limit = Some(4);
     let mut instances: Vec<_> = ["p-1", "p-2", "p-3"].map(busy).into();
@@ -15,7 +15,7 @@ fn under_the_limit_a_pool_that_waits_gets_its_share_of_what_another_one_has() {
 }
 
 #[test]
-fn under_the_limit_starts_go_to_the_pool_with_the_fewest() {
+fn under_the_limit_starts_go_to_the_pool_with_the_fewest_instances() {
     let mut policies = policies(&[("p", ""), ("q", "")]);
     policies.instance_limit = Some(3);
     let instances = vec![busy("p-1"), stopped("p-2"), stopped("p-3"), stopped("q-1"), stopped("q-2")];
@@ -24,7 +24,7 @@ fn under_the_limit_starts_go_to_the_pool_with_the_fewest() {
 }
 
 #[test]
-fn under_the_limit_nobody_goes_for_another_pool_who_is_not_paid_off() {
+fn under_the_limit_no_instance_gives_way_before_its_billing_minimum() {
     let mut policies = policies(&[("p", ""), ("q", "")]);
     policies.instance_limit = Some(3);
     policies.pools.get_mut("p").unwrap().instance.billing_minimum = Duration::from_secs(60);
@@ -40,12 +40,12 @@ fn under_the_limit_nobody_goes_for_another_pool_who_is_not_paid_off() {
 }
 
 #[test]
-fn what_a_pool_needed_a_moment_ago_is_not_given_away_and_asked_for_again() {
+fn a_pool_keeps_what_it_needed_a_moment_ago() {
     let mut policies = policies(&[("p", ""), ("q", "")]);
     policies.instance_limit = Some(4);
     let instances = vec![busy("p-1"), busy("p-2"), busy("q-1"), busy("q-2"), stopped("q-3")];
     let now = seen(&[("p", Some(5)), ("q", Some(30))], instances);
-    // Both had work for two within the window, and p will again.
+    // Both pools needed two instances within the window, and p will need them again.
     check_actions(&policies, &now, &history(&[(2000, 15), (30, 15)], &now), &[]);
     check_actions(&policies, &now, &history(&[(2000, 15), (300, 5), (200, 5)], &now), &["drain p-1"]);
 }

@@ -1,4 +1,4 @@
-//! Random worlds for the decision: the likely next to the absurd.
+//! Random inputs for the decision, from the likely to the absurd.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -74,7 +74,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
     })
 }
 
-/// Looks one after the other, the steps between them in seconds, up to now.
+/// A history of observations up to `now`; `past` has the seconds between them and the backlogs.
 fn history(policies: &Policies, past: &[(u64, Vec<Option<u64>>)], now: &Observation) -> History {
     let mut second = NOW - past.iter().map(|(step, _)| step).sum::<u64>();
     let mut history = History::new(Duration::from_secs(35));
@@ -96,7 +96,7 @@ fn named(pool: &str, instances: Vec<InstanceView>) -> Vec<InstanceView> {
     let name = |(number, mut view): (usize, InstanceView)| {
         view.instance.id = format!("{pool}-{}", number + 1);
         view.instance.pool = pool.to_owned();
-        // Some are of the kind that is launched.
+        // A third of the instances is launched.
         view.instance.tier = if number % 3 == 2 { Tier::Launched } else { Tier::Parked };
         if view.instance.model == "own" {
             view.instance.model = pool.to_owned();

@@ -1,9 +1,9 @@
-//! Instances that are parked, and those that are launched.
+//! Parked and launched instances.
 
 use super::*;
 use crate::{fleet::Tier, observe::Stage};
 
-/// An empty place.
+/// An empty place to launch an instance in.
 fn place(id: &str) -> InstanceView {
     launched(stopped(id))
 }
@@ -22,7 +22,7 @@ fn launching(pool: &str, most: u32) -> Policies {
 }
 
 #[test]
-fn parked_ones_are_started_first_and_the_rest_is_launched() {
+fn parked_instances_are_started_first_and_the_rest_is_launched() {
     let policies = launching("max = 2", 3);
     let instances = vec![place("p-l-1"), stopped("p-1"), place("p-l-2"), stopped("p-2"), place("p-l-3")];
     let now = seen(&[("p", Some(35))], instances.clone());
@@ -43,7 +43,7 @@ fn parked_ones_are_started_first_and_the_rest_is_launched() {
 }
 
 #[test]
-fn what_a_zone_refuses_is_launched() {
+fn an_instance_is_launched_if_the_parked_one_has_no_capacity() {
     let policies = launching("max = 2", 1);
     let mut now = seen(&[("p", Some(5))], vec![stopped("p-1"), place("p-l-1")]);
     let error = eirs_platform::error::Error::no_capacity("starting", "InsufficientInstanceCapacity");
@@ -56,7 +56,7 @@ fn what_a_zone_refuses_is_launched() {
 }
 
 #[test]
-fn those_that_were_launched_go_first_and_no_more_are_than_may() {
+fn launched_instances_are_drained_first_and_at_most_launch_most_run() {
     let policies = launching("max = 2", 1);
     let idle_one = launched(idle("p-l-1", 40));
     let now = seen(&[("p", Some(0))], vec![idle("p-1", 400), idle_one]);
@@ -69,7 +69,7 @@ fn those_that_were_launched_go_first_and_no_more_are_than_may() {
     check_actions(&none, &now, &quiet(&now), &[]);
 }
 
-/// Ten times twenty-five seconds have passed for both, but a launch may take longer.
+/// More than ten start delays of 10 s have passed for both, but a launch may take 60 s.
 #[test]
 fn each_tier_has_its_own_time_to_start() {
     let mut policies = launching("max = 2\nstart_delay = '10s'", 1);
@@ -83,7 +83,7 @@ fn each_tier_has_its_own_time_to_start() {
 }
 
 #[test]
-fn the_start_delay_is_learnt_for_each_tier_by_itself() {
+fn the_start_delay_is_measured_separately_for_each_tier() {
     let policies = launching("max = 2", 1);
     let mut now = seen(&[("p", Some(15))], vec![stopped("p-1"), place("p-l-1")]);
     let mut history = History::new(Duration::from_secs(100)).observe(&now);

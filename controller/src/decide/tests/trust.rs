@@ -1,11 +1,10 @@
-//! How far instances are to be trusted: those that are late, silent or hang, and those for which
-//! there is no capacity.
+//! Failing instances: late, silent or hung ones, and ones without capacity.
 
 use super::*;
 use crate::refusals::{Refused, Verb};
 
 #[test]
-fn one_that_starts_for_twice_the_learnt_time_does_not_count_and_another_is_tried() {
+fn an_instance_that_takes_twice_the_measured_start_delay_is_late_and_another_is_started() {
     let policies = policies(&[("p", "start_delay = '10s'")]);
     let world = |started: u64| seen(&[("p", Some(5))], vec![starting("p-1", NOW - started), stopped("p-2")]);
     let plan = |seen: &Observation| decide(&policies, seen, &history(&[(2000, 5)], seen));
@@ -13,13 +12,13 @@ fn one_that_starts_for_twice_the_learnt_time_does_not_count_and_another_is_tried
     let late = plan(&world(21));
     assert_eq!(late.pools["p"].actions, [Action::Start { id: "p-2".into() }]);
     assert!(late.pools["p"].reason().contains("1 late to become ready"), "{late}");
-    // A controller that has just come has not had the time to hear of it.
+    // A controller that has just started cannot have received its reports yet.
     let seen = world(500);
     assert_eq!(decide(&policies, &seen, &history(&[(5, 5)], &seen)).pools["p"].actions, []);
 }
 
 #[test]
-fn one_silent_instance_is_replaced_and_many_at_once_one_by_one() {
+fn one_silent_instance_is_replaced_at_once_and_many_one_by_one() {
     let policies = policies(&[("p", "min = 6\nmax = 12")]);
     let silent = |id: &str| says(in_state(id, State::Running, NOW - 1000), Phase::Ready, NOW - 200, None);
     let drains = |instances: Vec<InstanceView>| {
@@ -36,7 +35,7 @@ fn one_silent_instance_is_replaced_and_many_at_once_one_by_one() {
 
     let all: Vec<_> = names.map(silent).into();
     assert_eq!(drains(all.clone()), (vec!["p-1".to_owned()], true));
-    // Until it has gone and what came in its place was heard, the others stay.
+    // The others stay until the first has gone and its replacement has reported.
     let mut leaving = all.clone();
     leaving[0] = draining("p-1", NOW + 50);
     assert_eq!(drains(leaving).0, Vec::<String>::new());
@@ -46,20 +45,20 @@ fn one_silent_instance_is_replaced_and_many_at_once_one_by_one() {
 }
 
 #[test]
-fn an_instance_that_never_gets_ready_or_falls_silent_is_drained_and_replaced() {
+fn an_instance_that_is_never_ready_or_becomes_silent_is_drained_and_replaced() {
     let text = "start_delay = '10s'";
     let now = seen(&[("p", Some(5))], vec![starting("p-1", NOW - 101), stopped("p-2")]);
     check_actions(&policies(&[("p", text)]), &now, &quiet(&now), &["start p-2", "drain p-1"]);
     let silent = says(in_state("p-1", State::Running, NOW - 1000), Phase::Ready, NOW - 121, None);
     let mut now = seen(&[("p", Some(5))], vec![silent, stopped("p-2")]);
     check_actions(&policies(&[("p", text)]), &now, &quiet(&now), &["start p-2", "drain p-1"]);
-    // Nobody can be blamed for silence who was not listened to.
+    // Silence counts only while the controller could receive reports.
     check_actions(&policies(&[("p", text)]), &now, &history(&[(100, 5)], &now), &[]);
     now.hears = false;
     check_actions(&policies(&[("p", text)]), &now, &quiet(&now), &[]);
 }
 
-/// Looks at the same world for this number of seconds, in which the worker has done no more.
+/// Observes `world` for `seconds`, every ten seconds.
 fn watched(world: impl Fn(u64) -> Observation, seconds: u64) -> (Observation, History) {
     let mut history = History::new(Duration::from_secs(60));
     for second in (0..=seconds).step_by(10) {
@@ -95,13 +94,17 @@ fn a_worker_that_completes_nothing_while_jobs_wait_is_replaced() {
         plan.actions().filter(hung).map(|action| action.id().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(drains(30, &["p-2"], 200), ["p-2"]);
-    assert!(drains(30, &["p-2"], 100).is_empty(), "it may be a long job");
-    assert!(drains(0, &["p-2"], 200).is_empty(), "nothing waits for it");
-    assert_eq!(drains(30, &["p-1", "p-2", "p-3"], 200).len(), 1, "they do not all hang by themselves");
+    assert!(drains(30, &["p-2"], 100).is_empty(), "the job may be a long one");
+    assert!(drains(0, &["p-2"], 200).is_empty(), "no job waits");
+    assert_eq!(
+        drains(30, &["p-1", "p-2", "p-3"], 200).len(),
+        1,
+        "many that hang at once are replaced one by one"
+    );
 }
 
 #[test]
-fn where_there_was_no_capacity_one_is_tried_and_then_all() {
+fn after_a_lack_of_capacity_one_instance_is_tried_first() {
     let policies = policies(&[("p", "")]);
     let dry = |ago: u64| Refused {
         verb: Verb::Start,
@@ -124,8 +127,8 @@ fn where_there_was_no_capacity_one_is_tried_and_then_all() {
     assert_eq!(plan.actions().map(Action::id).collect::<Vec<_>>(), ["p-1"]);
 }
 
-/// Looks every ten seconds at jobs in flight and a worker, started right after the first look, that
-/// says nothing.
+/// Observes, every ten seconds, a pool with jobs in flight and an instance that was started right
+/// after the first observation and never reports.
 fn unheard(in_flight: impl Fn(u64) -> u64, seconds: u64) -> (Observation, History) {
     let world = |second: u64| {
         let mut seen =
@@ -139,7 +142,7 @@ fn unheard(in_flight: impl Fn(u64) -> u64, seconds: u64) -> (Observation, Histor
 }
 
 #[test]
-fn a_worker_whose_jobs_are_done_is_kept_where_nobody_reports_and_the_plan_says_what_is_wrong() {
+fn if_no_instance_reports_but_jobs_are_done_the_worker_is_kept_and_the_plan_says_so() {
     let policies = policies(&[("p", "start_delay = '10s'")]);
     let (seen, history) = unheard(|_| 1, 200);
     let plan = check_actions(&policies, &seen, &history, &[]);
@@ -149,7 +152,7 @@ fn a_worker_whose_jobs_are_done_is_kept_where_nobody_reports_and_the_plan_says_w
 }
 
 #[test]
-fn where_nobody_works_or_another_one_reports_who_says_nothing_was_never_ready() {
+fn if_no_jobs_are_taken_or_another_instance_reports_a_silent_start_is_never_ready() {
     let policies = policies(&[("p", "start_delay = '10s'")]);
     let (seen, history) = unheard(|_| 0, 200);
     check_actions(&policies, &seen, &history, &["start p-2", "drain p-1"]);
@@ -160,7 +163,7 @@ fn where_nobody_works_or_another_one_reports_who_says_nothing_was_never_ready() 
 }
 
 #[test]
-fn one_that_nobody_hears_goes_when_nothing_is_left_to_do() {
+fn an_instance_without_reports_is_drained_when_no_jobs_are_left() {
     let policies = policies(&[("p", "start_delay = '10s'")]);
     let world = |second: u64| {
         let mut seen = seen(&[("p", Some(0))], vec![starting("p-1", NOW - 299)]);

@@ -1,8 +1,8 @@
-//! Instances that have loaded an earlier version of their model, or that an update replaces.
+//! Instances that have loaded an earlier version of their model, or that are replaced by an update.
 
 use super::*;
 
-/// As seen, with version `2` of the model in force for a minute.
+/// Adds version `2` of the model, in force for a minute.
 fn with_new_version(mut seen: Observation) -> Observation {
     let in_force = InForce { version: "2".to_owned(), since: at(NOW - 60) };
     seen.versions.insert("p".to_owned(), in_force);
@@ -10,11 +10,11 @@ fn with_new_version(mut seen: Observation) -> Observation {
 }
 
 fn loaded(mut view: InstanceView, version: &str) -> InstanceView {
-    view.heard.as_mut().expect("it spoke").report.version = version.to_owned();
+    view.heard.as_mut().expect("it has reported").report.version = version.to_owned();
     view
 }
 
-/// What is planned for these instances of a pool that needs all of them, where version `2` is in
+/// Asserts the plan for these instances of a pool that needs all of them while version `2` is in
 /// force.
 #[track_caller]
 fn check_replaced(instances: Vec<InstanceView>, expected: &[&str]) {
@@ -28,7 +28,7 @@ fn check_replaced(instances: Vec<InstanceView>, expected: &[&str]) {
 }
 
 #[test]
-fn instances_that_have_loaded_an_earlier_version_are_replaced_one_after_the_other() {
+fn instances_with_an_earlier_version_are_replaced_one_after_the_other() {
     let all = |version| ["p-1", "p-2", "p-3"].map(|id| loaded(busy(id), version));
     let (old, new) = (all("1"), all("2"));
     let why = "it loaded an earlier version of the model";
@@ -41,25 +41,25 @@ fn instances_that_have_loaded_an_earlier_version_are_replaced_one_after_the_othe
 }
 
 #[test]
-fn nobody_else_goes_where_the_new_version_cannot_be_loaded() {
+fn replacement_stops_if_the_new_version_cannot_be_loaded() {
     let mut died = stopped("p-1");
     (died.instance.since, died.instance.crashes) = (at(NOW - 5), 3);
     check_replaced(vec![died, loaded(busy("p-2"), "1"), loaded(busy("p-3"), "1")], &[]);
 }
 
 #[test]
-fn who_was_started_since_and_has_another_version_all_the_same_is_left_alone() {
+fn an_instance_started_since_with_another_version_is_left_alone() {
     let late = says(in_state("p-1", State::Running, NOW - 30), Phase::Ready, NOW - 3, None);
     check_replaced(vec![loaded(late, "1"), loaded(busy("p-2"), "2"), loaded(busy("p-3"), "2")], &[]);
 }
 
-/// An update has another one for it.
+/// Marks an instance as being replaced by an update.
 fn retiring(mut view: InstanceView) -> InstanceView {
     view.instance.retires = true;
     view
 }
 
-/// What is planned for a pool of this table that has this backlog.
+/// Asserts the plan for a pool with this policy and backlog.
 #[track_caller]
 fn check_updated(pool: &str, backlog: u64, instances: Vec<InstanceView>, expected: &[&str]) {
     let policies = policies(&[("p", pool)]);
@@ -72,7 +72,7 @@ fn check_updated(pool: &str, backlog: u64, instances: Vec<InstanceView>, expecte
 }
 
 #[test]
-fn one_that_retires_goes_when_another_one_serves_also_where_there_are_as_many_as_may_be() {
+fn a_retiring_instance_is_drained_once_its_replacement_serves_even_at_max() {
     let why = "replaced by an update";
     for pool in ["max = 3", "min = 2\nmax = 2"] {
         let (old, other) = (retiring(busy("p-1")), busy("p-2"));
@@ -86,13 +86,13 @@ fn one_that_retires_goes_when_another_one_serves_also_where_there_are_as_many_as
         );
         let leaves = retiring(draining("p-1", NOW + 9));
         check_updated(pool, 20, vec![leaves, other.clone(), busy("p-3")], &[]);
-        // There is none that could come in its place.
+        // No other instance could replace it.
         check_updated(pool, 20, vec![old, other, retiring(stopped("p-3"))], &[]);
     }
 }
 
 #[test]
-fn those_that_retire_go_one_after_the_other_and_first_where_fewer_are_needed() {
+fn retiring_instances_are_drained_one_after_the_other_and_before_others() {
     let why = "replaced by an update";
     let old = [retiring(busy("p-1")), retiring(busy("p-2"))];
     check_updated(
@@ -107,7 +107,7 @@ fn those_that_retire_go_one_after_the_other_and_first_where_fewer_are_needed() {
 }
 
 #[test]
-fn nobody_comes_for_one_that_retires_while_the_backlog_is_unknown() {
+fn a_retiring_instance_is_not_replaced_while_the_backlog_is_unknown() {
     let seen = seen(&[("p", None)], vec![retiring(busy("p-1")), stopped("p-2"), stopped("p-3")]);
     let plan = decide_checked(&policies(&[("p", "max = 5")]), &seen, &quiet(&seen));
     assert_eq!(plan.actions().count(), 0, "{plan}");

@@ -1,4 +1,4 @@
-//! What a decision asks of the past.
+//! The queries on the history.
 
 use std::time::Duration;
 
@@ -8,47 +8,45 @@ use serde::{Deserialize, Serialize};
 use super::{Arrivals, Career, GrowthBounds, History, Minutes, Past, Used, keep};
 use crate::{decide::budget::day_began, fleet::Tier, observe::age, policy::Policy};
 
-/// Of the last start delays the one that this part of them does not exceed counts.
+/// Quantile of the recent start delays that counts as the start delay.
 const DELAY_QUANTILE: f64 = 0.9;
-/// What is known of a pool's work and workers: measured where it was measured, and guessed by the
-/// policy where not.
+/// Facts about a pool's jobs and workers: measured, or from the policy if not measured yet.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
-    /// Jobs that arrive each second.
+    /// Arrival rate, in jobs per second.
     pub arrivals_per_s: f64,
-    /// How long a worker needs for a job, in seconds.
+    /// Mean time that a worker takes for a job, in seconds.
     pub service_s: f64,
-    /// Whether that was measured; if not, it is the policy's guess.
+    /// Whether `service_s` was measured; if not, it is the policy's `service_time`.
     #[serde(default)]
     pub is_measured: bool,
-    /// How irregular arrivals and service times are: the mean of their squared coefficients of
-    /// variation. One is chance without memory, zero clockwork.
+    /// Mean of the squared coefficients of variation of arrivals and of service times. 1 is a
+    /// Poisson process, 0 deterministic.
     pub variability: f64,
-    /// That of the service times alone.
+    /// Squared coefficient of variation of the service times.
     #[serde(default)]
     pub service_scv: f64,
-    /// Jobs that an instance classifies at the same time.
+    /// Number of jobs that an instance classifies at the same time.
     pub at_once: f64,
-    /// How long an instance takes from its start to its first job, in seconds: the 90th percentile
-    /// of the last starts.
+    /// Time from the start of an instance to its first job, in seconds: the 90th percentile of the
+    /// recent starts.
     pub start_delay_s: f64,
 }
 
 impl History {
-    /// Since when the controller has been looking without a gap.
+    /// Time since which the controller has been observing without a gap.
     pub fn since(&self) -> Option<DateTime<Utc>> {
         self.since
     }
 
-    /// The highest backlog of a pool for all of this time up to now; `None` where not all of it is
-    /// known.
+    /// Highest backlog of a pool within the last `window`; `None` if not all of it is known.
     pub fn peak_over(&self, pool: &str, window: Duration, now: DateTime<Utc>) -> Option<u64> {
         let past = self.known_for(pool, window, now)?;
         Some(past.backlog.over(window, now))
     }
 
-    /// The most instances that the rules wished for in all of this time, not counting those for
-    /// what waited; `None` where not all of it is known.
+    /// Largest number of instances that the rules wanted within the last `window`, not counting
+    /// those for waiting jobs; `None` if not all of it is known.
     pub fn most_wished(&self, pool: &str, window: Duration, now: DateTime<Utc>) -> Option<u32> {
         let past = self.known_for(pool, window, now)?;
         Some(u32::try_from(past.wished.over(window, now)).unwrap_or(u32::MAX))
@@ -58,18 +56,18 @@ impl History {
         self.pools.get(pool).filter(|past| age(past.known_since, now) >= window)
     }
 
-    /// Jobs that arrive for a pool each second, as the web hosts reported them.
+    /// Arrival rate of a pool in jobs per second, from the reports of the web hosts.
     pub fn arrivals_per_s(&self, pool: &str) -> f64 {
         self.arrivals.get(pool).map_or(0.0, Arrivals::per_second)
     }
 
-    /// When the last job was reported to arrive for a pool.
+    /// Time of the last reported arrival for a pool.
     pub fn last_arrival(&self, pool: &str) -> Option<DateTime<Utc>> {
         self.pools.get(pool)?.last_arrival
     }
 
-    /// How many of `most` instances are cheaper kept than started again, where `lately` were needed
-    /// within the policy's window.
+    /// Number of instances, at most `most`, that cost less to keep than to start again. `lately` is
+    /// the number needed within the policy's window.
     pub(crate) fn worth_keeping(
         &self,
         pool: &str,
@@ -85,35 +83,35 @@ impl History {
         learnt.map_or(lately, |learnt| learnt.keep.highest(most, lately, &price, now))
     }
 
-    /// Whether a pool's load has ended and begun again often enough that its end is no surprise.
+    /// Whether a pool's load has ended and returned often enough that its end is expected.
     pub(crate) fn knows_gaps(&self, pool: &str) -> bool {
         self.learnt.pools.get(pool).is_some_and(|learnt| learnt.keep.knows_gaps())
     }
 
-    /// Since when jobs of a pool have waited without a break.
+    /// Time since which at least one job of a pool has waited at every observation.
     pub(crate) fn waits_since(&self, pool: &str) -> Option<DateTime<Utc>> {
         self.pools.get(pool)?.waits_since
     }
 
-    /// When somebody last worked on the jobs of a pool, as far as its backlog shows.
+    /// Time at which the backlog of a pool last showed that its jobs are being worked on.
     pub(crate) fn taken_at(&self, pool: &str) -> Option<DateTime<Utc>> {
         self.pools.get(pool)?.taken_at
     }
 
-    /// When so much less arrived than just before that it may be an outage.
+    /// Time of the last sudden drop of arrivals, which may be an outage.
     pub fn last_drop(&self, pool: &str) -> Option<DateTime<Utc>> {
         self.arrivals.get(pool)?.last_drop()
     }
 
-    /// How fast a pool's backlog grows; `None` before the second look, and where jobs come in
-    /// batches.
+    /// Bounds of the arrival rate from the growth of a pool's backlog; `None` before the second
+    /// observation, and if jobs come in batches.
     pub(crate) fn growth(&self, pool: &str) -> Option<GrowthBounds> {
-        // A batch makes the backlog leap, and is no stream.
+        // A batch makes the backlog jump, which is not a rate.
         let is_stream = !self.arrivals.get(pool).is_some_and(Arrivals::comes_in_batches);
         is_stream.then(|| self.pools.get(pool)?.growth.bounds())?
     }
 
-    /// What is known of a pool's work and workers.
+    /// The facts about a pool's jobs and workers.
     pub fn facts(&self, pool: &str, policy: &Policy) -> Facts {
         let learnt = self.learnt.pools.get(pool);
         let service = learnt.and_then(|pool| pool.services.now());
@@ -130,8 +128,8 @@ impl History {
         }
     }
 
-    /// How long an instance of this tier will take to start, in seconds: the 90th percentile of the
-    /// last ones, or the policy's guess.
+    /// Start delay of an instance of this tier in seconds: the 90th percentile of the recent ones,
+    /// or the policy's value.
     pub(crate) fn start_delay_of(&self, pool: &str, policy: &Policy, tier: Tier) -> f64 {
         let learnt = self.learnt.pools.get(pool).map(|pool| match tier {
             Tier::Parked => &pool.starts,
@@ -141,41 +139,41 @@ impl History {
         learnt.unwrap_or(policy.start_delay(tier).as_secs_f64())
     }
 
-    /// The same for those that were launched.
+    /// Quantile of the recent start delays of a pool's launched instances, in seconds; `None`
+    /// before the first.
     pub fn launch_delay_s(&self, pool: &str, quantile: f64) -> Option<f64> {
         self.learnt.pools.get(pool)?.launches.quantile_s(quantile)
     }
 
-    /// Of the last start delays of a pool's instances the one that this part of them does not
-    /// exceed, in seconds; `None` before the first start.
+    /// Quantile of the recent start delays of a pool's parked instances, in seconds; `None` before
+    /// the first.
     pub fn start_delay_s(&self, pool: &str, quantile: f64) -> Option<f64> {
         self.learnt.pools.get(pool)?.starts.quantile_s(quantile)
     }
 
-    /// How long a worker of a pool needs for a job, in seconds, as measured; `None` before the
-    /// first.
+    /// Measured mean service time of a pool's jobs, in seconds; `None` before the first.
     pub fn service_s(&self, pool: &str) -> Option<f64> {
         Some(self.learnt.pools.get(pool)?.services.now()?.mean_s)
     }
 
-    /// What arrived for a pool in each minute.
+    /// Number of jobs that arrived for a pool in each minute.
     pub(crate) fn minutes(&self, pool: &str) -> Option<&Minutes> {
         self.learnt.pools.get(pool).map(|pool| &pool.minutes)
     }
 
-    /// What a pool used since a moment, to the quarter of an hour.
+    /// Use of a pool since `moment`, to a quarter of an hour.
     pub fn used_since(&self, pool: &str, moment: DateTime<Utc>) -> Used {
         self.learnt.pools.get(pool).map(|pool| pool.usage.since(moment)).unwrap_or_default()
     }
 
-    /// What a pool used since the last midnight of its budget's time zone.
+    /// Use of a pool since the last midnight in its budget's time zone.
     pub fn used_today(&self, pool: &str, policy: &Policy, now: DateTime<Utc>) -> Used {
         self.used_since(pool, day_began(policy, now))
     }
 
-    /// What a pool cost since the last midnight of its budget's time zone, in US dollars: the time
-    /// that its instances ran, and for starts that were shorter than the billing minimum, the rest
-    /// of that. What was launched has the price of `[launch]`, if that says one.
+    /// Cost of a pool since the last midnight in its budget's time zone, in US dollars: the time
+    /// that its instances ran, plus the rest of the billing minimum for shorter runs. Launched
+    /// instances cost the price in `[launch]`, if it is set.
     pub fn cost_today_usd(&self, pool: &str, policy: &Policy, now: DateTime<Utc>) -> f64 {
         let usd_per_hour = policy.instance.usd_per_hour;
         let launched = policy.launch.usd_per_hour.unwrap_or(usd_per_hour);
@@ -185,7 +183,7 @@ impl History {
             .sum()
     }
 
-    /// What the instances of a tier are charged for, in seconds.
+    /// Time for which the instances of a tier are charged, in seconds.
     fn billed_today_s(&self, pool: &str, policy: &Policy, tier: Tier, now: DateTime<Utc>) -> f64 {
         let minimum_s = policy.instance.billing_minimum.as_secs_f64();
         let begin = day_began(policy, now);
@@ -196,18 +194,18 @@ impl History {
         };
         let ended_s =
             self.learnt.pools.get(pool).map_or(0.0, |pool| pool.usage.short_s(begin, tier, minimum_s));
-        let runs = self.learnt.instances.values().filter(|it| it.pool == pool && it.tier == tier);
+        let runs = self.learnt.instances.values().filter(|career| career.pool == pool && career.tier == tier);
         let rest_s =
             |career: &Career| Some((minimum_s - age(career.runs_since()?, now).as_secs_f64()).max(0.0));
         ran_s + ended_s + runs.filter_map(rest_s).sum::<f64>()
     }
 
-    /// The 95th percentile of a pool's service times in seconds, as measured.
+    /// Measured 95th percentile of a pool's service times, in seconds.
     pub(crate) fn service_p95_s(&self, pool: &str) -> Option<f64> {
         Some(self.learnt.pools.get(pool)?.services.now()?.p95_s)
     }
 
-    /// What is known of an instance.
+    /// The past of an instance.
     pub fn career(&self, instance: &str) -> Option<&Career> {
         self.learnt.instances.get(instance)
     }

@@ -1,8 +1,8 @@
-//! The seam to the machines: a fixed inventory of instances that exist and are mostly stopped.
+//! The interface to the machines: a fixed inventory of instances that exist and are mostly stopped.
 //!
-//! The fleet knows what it was told to do and whether an instance runs. Whether an instance
-//! *serves* is known from its own reports, and [`observe`](crate::observe) puts the two together.
-//! The contract below is what `contract::suite` checks on every implementation.
+//! The fleet knows the orders that it received and whether an instance runs. Whether an instance
+//! *serves* is known from its own reports; [`observe`](crate::observe) combines the two.
+//! `contract::suite` checks the contract below for every implementation.
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -27,12 +27,12 @@ use serde::{Deserialize, Serialize};
 pub use crate::policy::Tier;
 use crate::policy::{Launch, Policy};
 
-/// A fleet that can be handed around.
+/// A fleet that can be shared between tasks.
 pub type SharedFleet = Arc<dyn Fleet>;
 
-/// What the controller asks of a fleet. `controller/examples/own_fleet.rs` is one of your own, from
-/// its beginning. Every verb returns as soon as the fleet took the order; how it went is seen in
-/// the next [`list`](Fleet::list). Every verb may be repeated: the second time changes nothing.
+/// The operations that the controller needs from a fleet. `controller/examples/own_fleet.rs` is a
+/// complete example of your own fleet. Every operation returns as soon as the fleet has accepted
+/// the order; the next [`list`](Fleet::list) shows its effect. Every operation is idempotent.
 ///
 /// ```
 /// use std::{sync::Arc, time::Duration};
@@ -57,113 +57,112 @@ pub type SharedFleet = Arc<dyn Fleet>;
 /// ```
 #[async_trait]
 pub trait Fleet: Debug + Send + Sync {
-    /// Every instance of these pools, and every instance of another pool that is not stopped, in no
-    /// particular order. An instance that is in the list at all is there whatever its state: a
-    /// missing one does not exist.
+    /// Lists every instance of these pools, and every instance of another pool that is not stopped,
+    /// in no particular order. An instance keeps its place in the list in every state; one that is
+    /// missing does not exist.
     async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>>;
 
-    /// Starts stopped instances that the last list named, all in one order. Each start is a new
-    /// generation of the instance. The answer names those that could not be started; the others
-    /// were. Starting what runs changes nothing.
+    /// Starts stopped instances of the last list, all in one order. Each start is a new generation
+    /// of the instance. Returns the instances that could not be started; the others were. Starting
+    /// a running instance changes nothing.
     async fn start(&self, ids: &[String]) -> Vec<Refusal>;
 
-    /// Tells an instance to finish what it holds and to leave; it is `Draining` from now on, and
-    /// `Stopped` when it has left. Its drain is due `deadline` from now; telling it again does not
-    /// move that, and draining what is stopped or stopping changes nothing.
+    /// Orders an instance to finish the jobs in flight and to end. It is `Draining` from now on,
+    /// and `Stopped` once it has ended. The drain is due `deadline` from now; repeating the order
+    /// does not move that. Draining an instance that is stopped or stopping changes nothing.
     async fn drain(&self, id: &str, deadline: Duration) -> Result<()>;
 
     /// Stops an instance that is drained or whose drain is overdue: gently before the drain is due,
-    /// by force after it. After the force nothing is due any more (`drain_until` is `None`), so
-    /// that nobody tells it again. Stopping what is stopped changes nothing.
+    /// by force after it. After a forced stop `drain_until` is `None`, so that it is not repeated.
+    /// Stopping a stopped instance changes nothing.
     async fn stop(&self, id: &str) -> Result<()>;
 }
 
-/// What a fleet must know of a pool.
+/// The parts of a policy that a fleet needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolSpec {
-    /// The pool.
+    /// Name of the pool.
     pub name: String,
-    /// The model that an instance of it serves when it is started from now on.
+    /// Model that its instances serve if they are started from now on.
     pub model: String,
-    /// How many instances it may have, ...
+    /// Maximum number of parked instances.
     pub max: u32,
-    /// ... beside those that are launched when they are needed. A fleet that launches none passes
-    /// over it.
+    /// Limits of the instances that are launched on demand. A fleet that cannot launch ignores it.
     pub launch: Launch,
 }
 
 /// One instance as the fleet sees it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
-    /// The name of the token, unlike that of any other.
+    /// Unique name of the instance.
     pub id: String,
-    /// The pool it belongs to.
+    /// Name of its pool.
     pub pool: String,
-    /// The model it serves, or would serve if it were started now.
+    /// Model that it serves, or would serve if it were started now.
     pub model: String,
-    /// What it was told to do.
+    /// State according to the last order.
     pub state: State,
-    /// Since when.
+    /// Time of the last change of state.
     pub since: DateTime<Utc>,
-    /// Which start of the instance this is; unlike any other of the same instance. `None` before
-    /// the first.
+    /// Identifies the current or last start among all starts of this instance. `None` before the
+    /// first.
     pub generation: Option<String>,
-    /// Its process, where it is one of this machine.
+    /// Process id, if the instance is a process of this machine.
     pub pid: Option<u32>,
-    /// When its drain is due; then it can be stopped by force.
+    /// Time at which its drain is due. After it, the instance may be stopped by force.
     pub drain_until: Option<DateTime<Utc>>,
-    /// It died before its time so often in a row, ...
+    /// Number of crashes in a row.
     pub crashes: u32,
-    /// ... for this reason. How long it is left alone the controller decides.
+    /// Reason of the last crash. The controller decides how long the instance is left alone.
     pub last_error: Option<String>,
-    /// Another one is there in its place: it is started no more, and leaves when that one serves.
+    /// Whether a replacement exists: the instance is not started again, and ends once that serves.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retires: bool,
-    /// Where it comes from.
+    /// Whether the instance is parked or launched on demand.
     #[serde(default, skip_serializing_if = "Tier::is_parked")]
     pub tier: Tier,
-    /// What its worker calls it, where that is not its name: the machine that stands in its place
-    /// just now.
+    /// Name that its worker reports, if it differs from `id`: the machine that currently occupies
+    /// the place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
 }
 
-/// What an instance was told to do.
+/// The state of an instance according to its last order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It exists and does not run.
+    /// Exists and does not run.
     #[default]
     Stopped,
-    /// It was started. Whether it is ready its reports tell.
+    /// Was started. Its reports say whether it is ready.
     Running,
-    /// It was told to finish what it holds and to leave.
+    /// Was ordered to finish the jobs in flight and to end.
     Draining,
-    /// It was told to stop and is not gone yet.
+    /// Was ordered to stop and has not ended yet.
     Stopping,
 }
 
-/// An instance that did not do as told.
+/// An order that an instance refused.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// The instance.
+    /// Id of the instance.
     pub id: String,
-    /// Why.
+    /// The reason.
     pub error: Error,
 }
 
 impl PoolSpec {
-    /// Of a policy.
+    /// Takes the parts of a policy that a fleet needs.
     pub fn of(name: &str, policy: &Policy) -> Self {
         let Policy { pool, launch, .. } = policy;
-        // A pool that is switched off launches none.
+        // A pool that is switched off launches no instances.
         let launch = Launch { most: policy.most() - pool.max, ..launch.clone() };
         Self { name: name.to_owned(), model: pool.model.clone(), max: pool.max, launch }
     }
 }
 
 impl Instance {
-    /// One that does not run and of which nothing else is known.
+    /// A stopped instance of which nothing else is known.
     pub fn stopped(
         id: impl Into<String>,
         pool: impl Into<String>,
@@ -174,25 +173,25 @@ impl Instance {
         Self { id, pool, model, since, ..Self::default() }
     }
 
-    /// What its worker calls it.
+    /// The name under which its worker reports.
     pub fn worker_name(&self) -> &str {
         self.machine.as_deref().unwrap_or(&self.id)
     }
 
-    /// Whether it exists as more than an entry in the inventory: it uses up a place in its pool.
+    /// Whether the instance takes up a place in its pool, which all but stopped ones do.
     pub fn is_alive(&self) -> bool {
         self.state != State::Stopped
     }
 }
 
-/// The fleet of these settings, to be looked at only: for programs that ask what there is while a
-/// controller runs or none does.
+/// Opens the fleet of these settings for reading only, for programs that run beside a controller or
+/// without one.
 pub async fn peek(settings: &Settings, clock: SharedClock) -> SharedFleet {
     match settings.backend {
         BackendKind::Local => Arc::new(process::Peek::new(settings, clock)),
         #[cfg(feature = "aws")]
         BackendKind::Aws => Arc::new(ec2::Ec2Fleet::peek(settings, clock).await),
-        // Nobody comes here: the queues were opened before, or not.
+        // Unreachable: without the `aws` feature, opening the queues has failed before.
         #[cfg(not(feature = "aws"))]
         BackendKind::Aws => Arc::new(process::Peek::new(settings, clock)),
     }

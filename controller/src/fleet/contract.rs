@@ -1,5 +1,5 @@
-//! The contract of [`Fleet`](super::Fleet), checked on any implementation. Each promise is one
-//! function, on a rig of its own; all of them wait on values with a deadline.
+//! The contract of [`Fleet`](super::Fleet), checked for any implementation. Each promise is one
+//! function with its own rig; all wait for values with a deadline.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -9,41 +9,41 @@ use tokio::time::Instant;
 use super::{Instance, PoolSpec, SharedFleet, State};
 use crate::policy::Launch;
 
-/// A fleet whose instances can be made to do what instances do.
+/// A fleet under test, with control over the behaviour of its instances.
 #[async_trait]
 pub(crate) trait Rig: Send + Sync {
-    /// The fleet.
+    /// The fleet under test.
     fn fleet(&self) -> SharedFleet;
-    /// The controller went away and came back.
+    /// Simulates a restart of the controller.
     async fn reopen(&mut self);
-    /// Ends when the instance has come so far that it behaves as its model says.
+    /// Waits until the instance behaves as its model requires.
     async fn ready(&self, instance: &Instance);
-    /// The instance dies at once.
+    /// Kills the instance at once.
     async fn kill(&self, instance: &Instance);
-    /// An instance that was told to drain, of any model but [`STUBBORN`], leaves.
+    /// An instance that was ordered to drain ends, unless its model is [`STUBBORN`].
     async fn leave(&self, instance: &Instance);
 }
 
-/// Makes an instance of this model ignore every drain.
+/// Name of a model whose instances ignore drains.
 pub(crate) const STUBBORN: &str = "stubborn";
 
 const LONG: Duration = Duration::from_secs(20);
 const A_MINUTE: Duration = Duration::from_secs(60);
 
-/// Every promise of the contract.
+/// Checks every promise of the contract.
 pub(crate) async fn suite<R: Rig>(new: &impl AsyncFn() -> R) {
-    a_pool_has_as_many_stopped_instances_as_it_may(&new().await).await;
-    what_is_started_runs_in_a_new_generation_and_the_rest_stays_stopped(&new().await).await;
-    starting_what_runs_changes_nothing(&new().await).await;
+    a_pool_has_max_stopped_instances(&new().await).await;
+    a_started_instance_runs_in_a_new_generation_and_the_others_stay_stopped(&new().await).await;
+    starting_a_running_instance_changes_nothing(&new().await).await;
     an_unknown_instance_is_refused_and_the_others_start(&new().await).await;
     a_drained_instance_leaves_and_can_be_started_again(&new().await).await;
-    telling_an_instance_again_to_drain_does_not_move_its_deadline(&new().await).await;
-    draining_and_stopping_what_is_stopped_changes_nothing(&new().await).await;
-    an_instance_that_does_not_leave_is_stopped_by_force_when_its_drain_is_due(&new().await).await;
-    an_instance_that_dies_is_stopped_says_since_when_and_why(&new().await).await;
-    what_runs_is_listed_when_its_pool_shrinks_or_goes(&new().await).await;
+    repeating_a_drain_does_not_move_its_deadline(&new().await).await;
+    draining_or_stopping_a_stopped_instance_changes_nothing(&new().await).await;
+    an_instance_that_ignores_its_drain_is_stopped_by_force_when_it_is_due(&new().await).await;
+    a_crashed_instance_is_stopped_with_time_and_reason(&new().await).await;
+    running_instances_are_listed_even_if_their_pool_shrinks_or_is_removed(&new().await).await;
     a_stopped_instance_takes_the_new_model_of_its_pool_and_a_running_one_does_not(&new().await).await;
-    a_new_controller_finds_what_runs_and_what_drains(&mut new().await).await;
+    a_new_controller_finds_running_and_draining_instances(&mut new().await).await;
 }
 
 fn pool(model: &str, max: u32) -> [PoolSpec; 1] {
@@ -60,7 +60,7 @@ async fn find(fleet: &SharedFleet, pools: &[PoolSpec], id: &str) -> Option<Insta
     list(fleet, pools).await.into_iter().find(|instance| instance.id == id)
 }
 
-/// Starts the first instance of the pool and answers it as it is then.
+/// Starts the first instance of the pool and returns it.
 async fn started(rig: &impl Rig, pools: &[PoolSpec]) -> Instance {
     let fleet = &rig.fleet();
     let id = list(fleet, pools).await[0].id.clone();
@@ -84,17 +84,17 @@ async fn becomes(fleet: &SharedFleet, pools: &[PoolSpec], id: &str, state: State
     }
 }
 
-async fn a_pool_has_as_many_stopped_instances_as_it_may(rig: &impl Rig) {
+async fn a_pool_has_max_stopped_instances(rig: &impl Rig) {
     let instances = list(&rig.fleet(), &pool("default", 3)).await;
     let ids: BTreeSet<_> = instances.iter().map(|instance| &instance.id).collect();
     assert_eq!((instances.len(), ids.len()), (3, 3));
-    let as_it_should = |instance: &Instance| {
+    let is_right = |instance: &Instance| {
         instance.state == State::Stopped && instance.pool == "p" && instance.model == "default"
     };
-    assert!(instances.iter().all(as_it_should), "{instances:?}");
+    assert!(instances.iter().all(is_right), "{instances:?}");
 }
 
-async fn what_is_started_runs_in_a_new_generation_and_the_rest_stays_stopped(rig: &impl Rig) {
+async fn a_started_instance_runs_in_a_new_generation_and_the_others_stay_stopped(rig: &impl Rig) {
     let (fleet, pools) = (rig.fleet(), pool("default", 2));
     let first = started(rig, &pools).await;
     assert_eq!(first.state, State::Running);
@@ -106,7 +106,7 @@ async fn what_is_started_runs_in_a_new_generation_and_the_rest_stays_stopped(rig
     assert!(first.generation.is_some() && first.generation != second.generation, "{first:?} {second:?}");
 }
 
-async fn starting_what_runs_changes_nothing(rig: &impl Rig) {
+async fn starting_a_running_instance_changes_nothing(rig: &impl Rig) {
     let pools = pool("default", 1);
     let first = started(rig, &pools).await;
     assert_eq!(started(rig, &pools).await, first);
@@ -132,7 +132,7 @@ async fn a_drained_instance_leaves_and_can_be_started_again(rig: &impl Rig) {
     assert_eq!(started(rig, &pools).await.state, State::Running);
 }
 
-async fn telling_an_instance_again_to_drain_does_not_move_its_deadline(rig: &impl Rig) {
+async fn repeating_a_drain_does_not_move_its_deadline(rig: &impl Rig) {
     let (fleet, pools) = (rig.fleet(), pool(STUBBORN, 1));
     let instance = started(rig, &pools).await;
     fleet.drain(&instance.id, A_MINUTE).await.expect("drain");
@@ -142,7 +142,7 @@ async fn telling_an_instance_again_to_drain_does_not_move_its_deadline(rig: &imp
     assert_eq!(find(&fleet, &pools, &instance.id).await, Some(draining));
 }
 
-async fn draining_and_stopping_what_is_stopped_changes_nothing(rig: &impl Rig) {
+async fn draining_or_stopping_a_stopped_instance_changes_nothing(rig: &impl Rig) {
     let (fleet, pools) = (rig.fleet(), pool("default", 1));
     let before = list(&fleet, &pools).await;
     fleet.drain(&before[0].id, A_MINUTE).await.expect("drain");
@@ -154,25 +154,25 @@ async fn draining_and_stopping_what_is_stopped_changes_nothing(rig: &impl Rig) {
     );
 }
 
-async fn an_instance_that_does_not_leave_is_stopped_by_force_when_its_drain_is_due(rig: &impl Rig) {
+async fn an_instance_that_ignores_its_drain_is_stopped_by_force_when_it_is_due(rig: &impl Rig) {
     let (fleet, pools) = (rig.fleet(), pool(STUBBORN, 1));
     let instance = started(rig, &pools).await;
     fleet.drain(&instance.id, Duration::ZERO).await.expect("drain");
     fleet.stop(&instance.id).await.expect("stop");
     let gone = becomes(&fleet, &pools, &instance.id, State::Stopped).await;
-    assert_eq!(gone.crashes, 0, "it was ordered to end: {gone:?}");
+    assert_eq!(gone.crashes, 0, "it was ordered to stop: {gone:?}");
 }
 
-async fn an_instance_that_dies_is_stopped_says_since_when_and_why(rig: &impl Rig) {
+async fn a_crashed_instance_is_stopped_with_time_and_reason(rig: &impl Rig) {
     let (fleet, pools) = (rig.fleet(), pool("default", 1));
     let instance = started(rig, &pools).await;
     rig.kill(&instance).await;
     let dead = becomes(&fleet, &pools, &instance.id, State::Stopped).await;
     assert!(dead.crashes == 1 && dead.last_error.is_some(), "{dead:?}");
-    assert!(dead.since >= instance.since, "its rest begins with its end: {dead:?}");
+    assert!(dead.since >= instance.since, "it is left alone from its end on: {dead:?}");
 }
 
-async fn what_runs_is_listed_when_its_pool_shrinks_or_goes(rig: &impl Rig) {
+async fn running_instances_are_listed_even_if_their_pool_shrinks_or_is_removed(rig: &impl Rig) {
     let (fleet, pools) = (rig.fleet(), pool("default", 2));
     let all: Vec<_> = list(&fleet, &pools).await.into_iter().map(|instance| instance.id).collect();
     assert!(fleet.start(&all).await.is_empty());
@@ -195,12 +195,12 @@ async fn a_stopped_instance_takes_the_new_model_of_its_pool_and_a_running_one_do
     started(rig, &pool("default", 2)).await;
     let models: Vec<_> =
         list(&fleet, &pool("dogs", 2)).await.into_iter().map(|instance| instance.model).collect();
-    // A fleet may show more stopped instances than the pool may have at once.
+    // A fleet may list more stopped instances than the pool may run.
     assert_eq!(models[0], "default");
     assert!(models.len() >= 2 && models[1..].iter().all(|model| model == "dogs"), "{models:?}");
 }
 
-async fn a_new_controller_finds_what_runs_and_what_drains(rig: &mut impl Rig) {
+async fn a_new_controller_finds_running_and_draining_instances(rig: &mut impl Rig) {
     let pools = pool(STUBBORN, 3);
     let ids: Vec<_> = list(&rig.fleet(), &pools).await.into_iter().map(|instance| instance.id).collect();
     assert!(rig.fleet().start(&ids[..2]).await.is_empty());

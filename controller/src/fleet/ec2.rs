@@ -1,12 +1,12 @@
-//! A fleet of EC2: machines that `eirs setup` has baked, launched and parked, started and stopped
-//! by this controller.
+//! A fleet of EC2 machines that `eirs setup` created and parked, and that the controller starts and
+//! stops.
 //!
-//! What is known of them is kept in memory (`ec2/inventory.rs`). A listing by tags costs seconds
-//! and is made once a minute; in between, only the machines that are not at rest are described, by
-//! their ids. What must survive the controller is tagged on the machines (`ec2/machine.rs`): the
-//! generation before each start, the drain before it is told. Orders to start go out together
-//! (`ec2/start.rs`); a drain is told over SSM (`ssm.rs`), and by a stop where SSM does not reach
-//! the machine.
+//! Their state is kept in memory (`ec2/inventory.rs`). Listing machines by tags takes seconds and
+//! is done once a minute; in between only machines that change state are described, by their ids.
+//! State that must survive the controller is in tags of the machines (`ec2/machine.rs`): the
+//! generation is tagged before a start, a drain before it is ordered. Starts are ordered together
+//! (`ec2/start.rs`). A drain is ordered over SSM (`ssm.rs`), or by a stop if SSM does not reach the
+//! machine.
 
 mod describe;
 mod dry;
@@ -47,25 +47,26 @@ use super::{
     unknown,
 };
 
-/// How often everything is listed by its tags.
+/// Interval between two complete listings by tags.
 const LIST_EVERY: TimeDelta = TimeDelta::seconds(60);
-/// The loop gives an order ten seconds; a call that is tried three times shall be answered by then.
+/// Timeout of one attempt of a call. A pass allows an order ten seconds, so three attempts must end
+/// by then.
 const ATTEMPT: Duration = Duration::from_secs(4);
 const ALL_ATTEMPTS: Duration = Duration::from_secs(9);
 
-/// The machines of an installation. Clones share what is known of them.
+/// The machines of an installation. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct Ec2Fleet {
     client: Client,
-    /// Tells drains; `None` where the fleet is only looked at.
+    /// Orders drains; `None` in a read-only fleet.
     drains: Option<Drains>,
     prefix: String,
-    /// Of what is launched, where its type has credits.
+    /// CPU credits of launched machines, if their type has credits.
     credits: CpuCredits,
     clock: SharedClock,
     shared: Arc<Mutex<Shared>>,
-    /// Held while drains are looked after: by one task at a time.
-    pursuit: Arc<tokio::sync::Mutex<()>>,
+    /// Held by the one task that follows up drains.
+    following_up: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -73,11 +74,11 @@ struct Shared {
     inventory: Inventory,
     dry: Dry,
     listed_at: Option<DateTime<Utc>>,
-    /// What each pool is, as it was listed last.
+    /// The pools in the last list, by name.
     pools: BTreeMap<String, PoolSpec>,
 }
 
-/// The client of EC2 that the settings describe. It gives up a call after seconds, because the next
+/// Makes the EC2 client that the settings describe. Calls time out after seconds, because the next
 /// pass is soon.
 pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
     let patience = TimeoutConfig::builder()
@@ -88,7 +89,7 @@ pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
     patient_client(config, settings, patience)
 }
 
-/// The same, with a patience of the caller's own.
+/// Makes the same client with other timeouts.
 pub fn patient_client(config: &SdkConfig, settings: &Aws, patience: TimeoutConfig) -> Client {
     let mut builder = aws_sdk_ec2::config::Builder::from(config);
     if let Some(endpoint) = aws::endpoint(settings, Service::Ec2) {
@@ -98,18 +99,18 @@ pub fn patient_client(config: &SdkConfig, settings: &Aws, patience: TimeoutConfi
 }
 
 impl Ec2Fleet {
-    /// The fleet of the installation that the settings describe.
+    /// Opens the fleet of the installation that the settings describe.
     pub async fn open(settings: &Settings, clock: SharedClock) -> Self {
         let fleet = Self::of(&aws::sdk_config(&settings.aws).await, &settings.aws, clock);
         Self { credits: settings.setup.cpu_credits, ..fleet }
     }
 
-    /// The same, to be looked at only: it tells nobody anything, not even again.
+    /// Opens the same fleet for reading only. It also sends no pending drains again.
     pub async fn peek(settings: &Settings, clock: SharedClock) -> Self {
         Self { drains: None, ..Self::open(settings, clock).await }
     }
 
-    /// The fleet that clients of this configuration see.
+    /// Opens the fleet with clients of this configuration.
     pub fn of(config: &SdkConfig, settings: &Aws, clock: SharedClock) -> Self {
         Self {
             client: client(config, settings),
@@ -118,7 +119,7 @@ impl Ec2Fleet {
             credits: CpuCredits::Unlimited,
             clock,
             shared: Arc::default(),
-            pursuit: Arc::default(),
+            following_up: Arc::default(),
         }
     }
 
@@ -126,7 +127,7 @@ impl Ec2Fleet {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings what is known up to date, as cheaply as it goes.
+    /// Updates the inventory with as few calls as possible.
     async fn refresh(&self) -> Result<()> {
         let now = self.clock.now();
         let is_due = self.lock().listed_at.is_none_or(|at| now - at >= LIST_EVERY);
@@ -137,8 +138,8 @@ impl Ec2Fleet {
             shared.listed_at = Some(now);
             return Ok(());
         }
-        let restless = self.lock().inventory.restless(now);
-        let described = describe::some(&self.client, restless).await?;
+        let unsettled = self.lock().inventory.unsettled(now);
+        let described = describe::some(&self.client, unsettled).await?;
         let mut shared = self.lock();
         let now = self.clock.now();
         shared.inventory.gone(&described.gone, now);
@@ -146,13 +147,13 @@ impl Ec2Fleet {
         Ok(())
     }
 
-    /// Tells the machines that drain once more, where it is not known that they heard; where SSM
-    /// does not reach one, its operating system is told to stop, which drains it too.
-    async fn pursue_drains(&self) {
-        let (Some(drains), Ok(_only_one)) = (&self.drains, self.pursuit.try_lock()) else { return };
+    /// Orders drains again unless their machines have received them. If SSM does not reach a
+    /// machine, its operating system is ordered to stop, which also drains the worker.
+    async fn follow_up_drains(&self) {
+        let (Some(drains), Ok(_only_one)) = (&self.drains, self.following_up.try_lock()) else { return };
         let draining = self.lock().inventory.draining();
         drains.forget_all_but(&draining);
-        let unreachable = drains.pursue(&draining, self.clock.now()).await;
+        let unreachable = drains.follow_up(&draining, self.clock.now()).await;
         for id in unreachable {
             tracing::warn!(instance = id, "{id} cannot be drained over SSM; stopping it");
             if let Err(error) = self.stop_machine(&id, false).await {
@@ -168,7 +169,7 @@ impl Ec2Fleet {
             shared.inventory.machine(id).is_some_and(|machine| machine.is_launched)
         };
         if is_launched {
-            // Its operating system shuts down as with a stop, and what is in flight is drained.
+            // As with a stop, the operating system shuts down and the worker drains.
             let ended = self.client.terminate_instances().instance_ids(id).send().await;
             return ended.map(|_| ()).map_err(|error| aws::error(format!("terminating {id}"), &error));
         }
@@ -176,7 +177,7 @@ impl Ec2Fleet {
         stopped.map(|_| ()).map_err(|error| aws::error(format!("stopping {id}"), &error))
     }
 
-    /// Writes a tag that must be there before what it is about happens.
+    /// Writes tags that must exist before the action that they describe.
     async fn tag(&self, what: String, ids: &[String], tags: &[(&str, &str)]) -> Result<()> {
         let tag = |(key, value): &(&str, &str)| Tag::builder().key(*key).value(*value).build();
         let tags = tags.iter().map(tag).collect();
@@ -184,8 +185,8 @@ impl Ec2Fleet {
         call.send().await.map(|_| ()).map_err(|error| aws::error(what, &error))
     }
 
-    /// Launches machines of a pool into these places, as many as there are, from the first target
-    /// on that has any.
+    /// Launches machines of a pool into these places, from the first target that has capacity, and
+    /// then the next.
     async fn launch_some(&self, pool: &str, mut places: Vec<String>) -> Vec<Refusal> {
         let now = self.clock.now();
         let what = || format!("launching for {pool}");
@@ -200,7 +201,7 @@ impl Ec2Fleet {
             })
         };
         let Some((like, spec, targets)) = prepared else {
-            let why = "`eirs setup` has parked no machine in this pool like which one could be launched";
+            let why = "`eirs setup` has parked no machine in this pool to launch a copy of";
             return refuse_all(places, &Error::broken(what(), why));
         };
         let market = spec.launch.market;
@@ -224,9 +225,9 @@ impl Ec2Fleet {
                         shared.inventory.launched(machine, &place, now);
                     }
                     if places.is_empty() {
-                        shared.dry.gave(&target.place());
+                        shared.dry.had_capacity(&target.place());
                     } else {
-                        // It gave all that it has.
+                        // It has no capacity beyond these.
                         shared.dry.refused(&target.place(), now);
                     }
                 }
@@ -237,7 +238,7 @@ impl Ec2Fleet {
                         continue;
                     }
                     if is_unanswered(&refused) {
-                        // They may run all the same: the next listing shows it.
+                        // The machines may run all the same: list them in the next pass.
                         self.lock().listed_at = None;
                     }
                     break;
@@ -247,8 +248,8 @@ impl Ec2Fleet {
         refuse_all(places, &refused)
     }
 
-    /// Starts machines of one model. The generation is tagged first: a machine that runs finds it
-    /// in its metadata.
+    /// Starts machines that will serve one model. The generation is tagged first, as a running
+    /// machine reads it from its metadata.
     async fn start_some(&self, model: &str, candidates: Vec<Candidate>) -> Vec<Refusal> {
         let now = self.clock.now();
         let generation = machine::new_generation(now);
@@ -281,7 +282,8 @@ impl Ec2Fleet {
         let (started, refused) = order.end();
         let mut shared = self.lock();
         started.iter().for_each(|candidate| shared.inventory.start_taken(&candidate.id, now));
-        // Of one whose order was never answered nobody knows: it is looked at until that is clear.
+        // An order without an answer may have been carried out: such a machine is observed until
+        // that is clear.
         let surely = refused.iter().filter(|refusal| !is_unanswered(&refusal.error));
         surely.for_each(|refusal| shared.inventory.start_refused(&refusal.id));
         refused
@@ -304,9 +306,9 @@ fn is_unanswered(error: &Error) -> bool {
 impl Fleet for Ec2Fleet {
     async fn list(&self, pools: &[PoolSpec]) -> Result<Vec<Instance>> {
         self.refresh().await?;
-        // Beside the look, which does not depend on how SSM feels today.
+        // In the background: listing must not depend on the response time of SSM.
         let fleet = self.clone();
-        tokio::spawn(async move { fleet.pursue_drains().await });
+        tokio::spawn(async move { fleet.follow_up_drains().await });
         let mut shared = self.lock();
         shared.pools = pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect();
         Ok(shared.inventory.view(pools))
@@ -336,7 +338,9 @@ impl Fleet for Ec2Fleet {
         for (model, candidates) in by_model {
             let some = self.start_some(&model, candidates).await;
             let shared = self.lock();
-            refused.extend(some.into_iter().map(|it| Refusal { id: shared.inventory.name(&it.id), ..it }));
+            refused.extend(
+                some.into_iter().map(|refusal| Refusal { id: shared.inventory.name(&refusal.id), ..refusal }),
+            );
         }
         for (pool, places) in launches {
             refused.extend(self.launch_some(&pool, places).await);
@@ -356,13 +360,13 @@ impl Fleet for Ec2Fleet {
             (machine.id.clone(), drain)
         };
         let id = machine.as_str();
-        // Tagged first: a controller that dies in between leaves a drain that the next one tells
-        // again.
+        // Tagged first: if the controller ends in between, the next one finds the drain and orders
+        // it.
         let what = format!("tagging {id} before its drain");
         self.tag(what, &[id.to_owned()], &[(tag::DRAIN, &drain.written())]).await?;
         self.lock().inventory.drain_ordered(id, drain.clone());
         if let Some(drains) = &self.drains
-            && drains.tell(id, &drain.generation, self.clock.now()).await == Delivery::Failed
+            && drains.send(id, &drain.generation, self.clock.now()).await == Delivery::Failed
         {
             tracing::info!(instance = id, "{id} could not be drained yet; the next passes try again");
         }
@@ -377,7 +381,7 @@ impl Fleet for Ec2Fleet {
                 (Some(machine), Some(_)) => {
                     (machine.id.clone(), shared.inventory.is_overdue(id, self.clock.now()))
                 }
-                // An empty place is as good as stopped.
+                // An empty place counts as stopped.
                 _ if places::pool_of(id).is_some() => return Ok(()),
                 _ => return Err(unknown(id)),
             }

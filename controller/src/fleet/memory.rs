@@ -1,5 +1,5 @@
-//! A fleet in this process's memory: the reference that every test and every simulation can afford,
-//! held to the same contract as the others.
+//! A fleet in memory: a reference implementation for tests and simulations, held to the same
+//! contract as the others.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use eirs_platform::{
 
 use super::{Fleet, Instance, PoolSpec, Refusal, State, unknown};
 
-/// Instances that only exist as a table. Clones share it.
+/// Instances that exist only as a table. Clones share it.
 #[derive(Debug, Clone)]
 pub struct MemoryFleet {
     clock: SharedClock,
@@ -25,22 +25,22 @@ pub struct MemoryFleet {
 }
 
 impl MemoryFleet {
-    /// No instances yet; each pool's come to be when it is first listed.
+    /// Makes an empty fleet. The instances of a pool appear when it is first listed.
     pub fn new(clock: SharedClock) -> Self {
         Self { clock, instances: Arc::default(), broken: Arc::default(), refuses_starts: Arc::default() }
     }
 
-    /// From now on every verb fails like this, until `None` is given.
+    /// Makes every operation fail with this error, until it is called with `None`.
     pub fn break_with(&self, error: Option<Error>) {
         *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    /// From now on every start is refused like this, until `None` is given.
+    /// Makes every start fail with this error, until it is called with `None`.
     pub fn refuse_starts(&self, error: Option<Error>) {
         *self.refuses_starts.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    /// An instance that drains or stops has left.
+    /// Ends an instance that drains or stops.
     pub fn leave(&self, id: &str) {
         let now = self.clock.now();
         if let Some(instance) = self.lock().get_mut(id) {
@@ -50,7 +50,7 @@ impl MemoryFleet {
         }
     }
 
-    /// An instance dies before its time.
+    /// Crashes an instance.
     pub fn crash(&self, id: &str) {
         self.leave(id);
         if let Some(instance) = self.lock().get_mut(id) {

@@ -1,10 +1,10 @@
-//! A fleet of processes: every instance is an `eirs-worker` on this machine, in a process group of
-//! its own, so that a terminal's Ctrl-C reaches the controller alone.
+//! A fleet of processes: every instance is an `eirs-worker` on this machine, in its own process
+//! group, so that Ctrl-C in a terminal reaches only the controller.
 //!
-//! What must survive the controller is in `instances/ID.json` of the state folder: a new controller
-//! adopts the processes that it finds alive there. The file is written before the process is
-//! started (with the generation, by which a stray can be found) and again when its pid is known.
-//! See `process/child.rs` for how a process is told from another one of the same pid.
+//! State that must survive the controller is in `instances/ID.json` of the state folder: a new
+//! controller adopts the running processes that are recorded there. The file is written before the
+//! process starts (with the generation, by which the process can be found) and again when its pid
+//! is known. `process/child.rs` tells a process from another one with the same pid.
 
 mod child;
 mod faults;
@@ -41,10 +41,10 @@ use self::{
 use super::{Fleet, Instance, PoolSpec, Refusal, State, unknown};
 use crate::state_file;
 
-/// A worker that said it was drained and was told to stop leaves within this, or is killed.
+/// Time that a drained worker has to end after it was ordered to stop. After it, it is killed.
 const STOP_GENTLY: Duration = Duration::from_secs(10);
 
-/// The workers of this machine. Clones share them.
+/// The workers of this machine. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct ProcessFleet {
     shared: Arc<Shared>,
@@ -74,8 +74,8 @@ struct Slot {
 }
 
 impl ProcessFleet {
-    /// Adopts what an earlier controller left in the state folder. `config` is the settings file to
-    /// hand to the workers; `changed` is notified whenever a process ends.
+    /// Opens the fleet and adopts the processes of an earlier controller. `config` is the settings
+    /// file that the workers use. `changed` is notified when a process ends.
     pub fn open(
         settings: &Settings,
         config: Option<&Path>,
@@ -107,7 +107,7 @@ impl ProcessFleet {
         let (records, others) = record::read_all(&shared.records)
             .map_err(|error| Error::from_io(format!("reading {}", shared.records.display()), &error))?;
         for file in others {
-            tracing::warn!(file = %file.display(), "not a record of an instance; moved aside");
+            tracing::warn!(file = %file.display(), "not a record of an instance; deleted");
             let _gone = fs::remove_file(&file);
         }
         let mut table = shared.table();
@@ -131,7 +131,7 @@ impl ProcessFleet {
                 tracing::info!(instance = id, "{id} ended while no controller ran");
                 record.stopped(shared.clock.now());
             }
-            shared.write_down(&record);
+            shared.save(&record);
             table.slots.insert(id, Slot { record, process: None });
         }
         Ok(())
@@ -178,8 +178,9 @@ impl Fleet for ProcessFleet {
             let Some(process) = slot.process.as_ref().filter(|_| slot.record.state == State::Running) else {
                 return Ok(());
             };
-            // Told first and noted then: the other way round, a controller that dies in between
-            // would leave a worker that nobody tells, and telling it twice makes it drop its work.
+            // The signal comes before the record: in the other order, a controller that ends in
+            // between would leave a worker that is recorded as draining but never got the signal,
+            // and a second signal would make it drop its jobs.
             process.signal(Signal::TERM)?;
             (slot.record.state, slot.record.since) = (State::Draining, now);
             slot.record.drain_until = Some(now + deadline);
@@ -200,14 +201,13 @@ impl Fleet for ProcessFleet {
             } else if slot.record.state == State::Running {
                 process.signal(Signal::TERM)?;
             }
-            // One that drains is on its way out already; a second signal would make it drop what it
-            // still does.
+            // A draining worker is already ending; a second signal would make it drop its jobs.
             let soon = now + STOP_GENTLY;
             let until = slot.record.drain_until.map_or(soon, |until| until.min(soon));
             if slot.record.state != State::Stopping {
                 (slot.record.state, slot.record.since) = (State::Stopping, now);
             }
-            // After a kill there is nothing left to try.
+            // After a kill there is nothing more to do.
             slot.record.drain_until = (!due).then_some(until);
             Ok(())
         })
@@ -219,17 +219,17 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes an instance and writes it down if it has changed.
+    /// Changes an instance, and writes its record if that has changed.
     fn with(&self, id: &str, change: impl FnOnce(&mut Slot) -> io::Result<()>) -> Result<()> {
         let mut table = self.table();
         let slot = table.slots.get_mut(id).ok_or_else(|| unknown(id))?;
         let before = slot.record.clone();
         change(slot).map_err(|error| Error::from_io(format!("sending a signal to {id}"), &error))?;
         if slot.record != before {
-            self.write_down(&slot.record);
+            self.save(&slot.record);
         }
         if before.boot.is_some() && slot.record.boot.is_none() {
-            // It left at once: there was no process to tell.
+            // It ended at once, as it had no process yet.
             self.changed.notify_one();
         }
         Ok(())
@@ -259,12 +259,12 @@ impl Shared {
         }
     }
 
-    /// Starts the process of an instance that is written down as started.
+    /// Starts the process of an instance that is recorded as started.
     fn launch(self: &Arc<Self>, table: &mut Table, mut record: Record) -> Result<()> {
         match self.spawn(&record) {
             Ok(process) => {
                 record.process = Some(process.mark.clone());
-                self.write_down(&record);
+                self.save(&record);
                 self.hold(table, record, process);
                 Ok(())
             }
@@ -277,7 +277,7 @@ impl Shared {
         }
     }
 
-    /// Has an instance come up when its start delay is over.
+    /// Completes a simulated start when its delay is over.
     fn wait_for(self: &Arc<Self>, boot: Boot, record: &Record) {
         if boot.end == BootEnd::Hangs {
             return;
@@ -288,20 +288,20 @@ impl Shared {
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             if let Some(shared) = shared.upgrade() {
-                shared.come_up(&id, &generation, boot.end);
+                shared.finish_boot(&id, &generation, boot.end);
             }
         });
     }
 
-    fn come_up(self: &Arc<Self>, id: &str, generation: &Option<String>, end: BootEnd) {
+    fn finish_boot(self: &Arc<Self>, id: &str, generation: &Option<String>, end: BootEnd) {
         let mut table = self.table();
         let still_waits = |slot: &&Slot| slot.record.boot.is_some() && slot.record.generation == *generation;
         let Some(slot) = table.slots.get(id).filter(still_waits) else { return };
         let mut record = slot.record.clone();
         record.boot = None;
         if end == BootEnd::Runs {
-            // So that a controller that dies now leaves a worker that is found by its arguments.
-            self.write_down(&record);
+            // A controller that ends now leaves a worker that is found by its arguments.
+            self.save(&record);
             if let Err(error) = self.launch(&mut table, record) {
                 tracing::warn!(instance = id, %error, "{error}");
             }
@@ -318,16 +318,15 @@ impl Shared {
     fn spawn(&self, record: &Record) -> io::Result<Process> {
         let program = match &self.program {
             Some(program) => program.clone(),
-            // Looked up at each start: an upgrade may have brought it since.
+            // Looked up at each start, as an upgrade may have replaced it.
             None => lifecycle::sibling("eirs-worker")?,
         };
         let mut command = Command::new(&program);
         command.args(record.arguments());
         command.args(self.config.iter().flat_map(|file| [Path::new("--config"), file]));
-        // A flag of this controller may have set it, and flags are not inherited; the environment
-        // is.
+        // The state folder may come from a flag of this controller, which workers do not inherit.
         command.env("EIRS_LOCAL__STATE", &self.state);
-        // systemd listens to the controller alone, and would wonder who else is talking.
+        // Only the controller itself may talk to systemd.
         for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
             command.env_remove(name);
         }
@@ -337,33 +336,33 @@ impl Shared {
         })
     }
 
-    /// Puts a live process into the table and a task beside it that notices its end.
+    /// Adds a running process to the table, and a task that waits for its end.
     fn hold(self: &Arc<Self>, table: &mut Table, record: Record, process: Process) {
         let process = Arc::new(process);
         let (id, generation) = (record.id.clone(), record.generation.clone());
         table.slots.insert(id.clone(), Slot { record, process: Some(process.clone()) });
-        // The task does not keep the fleet: a fleet that is dropped leaves its processes alone.
+        // The task holds a weak reference: dropping the fleet leaves its processes running.
         let shared = Arc::downgrade(self);
         tokio::spawn(async move {
             let end = process.ended().await;
             if let Some(shared) = shared.upgrade() {
-                shared.bury(&id, &generation, end);
+                shared.record_end(&id, &generation, end);
             }
         });
     }
 
-    fn bury(&self, id: &str, generation: &Option<String>, end: End) {
+    fn record_end(&self, id: &str, generation: &Option<String>, end: End) {
         let now = self.clock.now();
         let mut table = self.table();
         let Some(slot) = table.slots.get(id).filter(|slot| slot.record.generation == *generation) else {
             return;
         };
         let mut record = slot.record.clone();
-        let was_told = record.state != State::Running;
+        let was_ordered = record.state != State::Running;
         let lived = (now - record.since).to_std().unwrap_or_default();
-        if was_told {
+        if was_ordered {
             record.left(now);
-            self.write_down(&record);
+            self.save(&record);
             table.slots.insert(id.to_owned(), Slot { record, process: None });
         } else {
             let after = humantime::format_duration(Duration::from_millis(lived.as_millis() as u64));
@@ -378,14 +377,13 @@ impl Shared {
 
     fn count_crash(&self, table: &mut Table, mut record: Record, error: String, lived: Duration) {
         record.crashed(error, lived);
-        self.write_down(&record);
+        self.save(&record);
         table.slots.insert(record.id.clone(), Slot { record, process: None });
     }
 
-    /// A stopped instance with nothing to tell needs no record. A record that cannot be written
-    /// costs its instance to be found again by the next controller, but not to be served by this
-    /// one.
-    fn write_down(&self, record: &Record) {
+    /// Writes the record, or deletes it if the instance is stopped and has no error. If writing
+    /// fails, the next controller may not find the instance, but this one keeps serving it.
+    fn save(&self, record: &Record) {
         if record.state == State::Stopped && record.last_error.is_none() {
             return self.forget(&record.id);
         }

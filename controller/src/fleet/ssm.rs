@@ -1,10 +1,9 @@
-//! Drains a machine over SSM: an order of our own document, which `eirs setup` made, to one
-//! machine. What the machine does with it is written there: it stops its worker, which drains, and
-//! powers off.
+//! Drains a machine over SSM, by a command with the document that `eirs setup` created. The
+//! document stops the worker, which drains, and powers the machine off.
 //!
-//! SSM takes orders for machines that are stopped and delivers them after the next start. So an
-//! order waits for half a minute at most, and names the generation that it is for: the machine
-//! refuses one for another.
+//! SSM accepts commands for stopped machines and delivers them after the next start. A command
+//! therefore expires after half a minute, and names the generation that it is for: the machine
+//! refuses one for another generation.
 
 use std::{
     collections::BTreeMap,
@@ -21,16 +20,16 @@ use eirs_platform::{
 };
 use futures::future::join_all;
 
-/// How long an order waits for its machine. SSM knows no shorter time.
+/// Time in seconds after which an undelivered command expires. It is the shortest that SSM allows.
 const DELIVERY_SECONDS: i32 = 30;
-/// So long after an order failed it is given again.
+/// Time after which a failed command is sent again.
 const AGAIN: TimeDelta = TimeDelta::seconds(5);
-/// A machine that no order has reached for this long is stopped in another way.
+/// Time after which a machine that received no command is stopped in another way.
 const UNREACHABLE: TimeDelta = TimeDelta::seconds(45);
-/// What the machine's script exits with where the order is for another generation.
+/// Exit code of the machine's script for a command for another generation.
 const OTHER_GENERATION: i32 = 75;
 
-/// The orders on their way. Clones share them.
+/// The pending drain commands. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Drains {
     client: Client,
@@ -41,32 +40,32 @@ pub(super) struct Drains {
 #[derive(Debug, Clone)]
 struct Order {
     generation: String,
-    first_told: DateTime<Utc>,
-    last_told: DateTime<Utc>,
+    first_sent: DateTime<Utc>,
+    last_sent: DateTime<Utc>,
     command: Option<String>,
     arrived: bool,
 }
 
-/// What became of an order.
+/// The delivery state of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delivery {
-    /// SSM has it.
+    /// SSM has accepted it.
     UnderWay,
-    /// The machine has it.
+    /// The machine has received it.
     Arrived,
-    /// Neither.
+    /// Not delivered.
     Failed,
 }
 
-/// The name of the document in the account.
+/// Name of the SSM document in the account.
 pub fn document_name(prefix: &str) -> String {
     format!("{prefix}-drain")
 }
 
-/// The parameter of the document that holds the generation.
+/// Name of the document's parameter for the generation.
 pub const GENERATION_PARAMETER: &str = "Generation";
 
-/// The client of SSM that the settings describe.
+/// Makes the SSM client that the settings describe.
 pub fn client(config: &SdkConfig, settings: &Aws) -> Client {
     let mut builder = aws_sdk_ssm::config::Builder::from(config);
     if let Some(endpoint) = aws::endpoint(settings, Service::Ssm) {
@@ -90,13 +89,13 @@ impl Drains {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the machine has its order.
+    /// Whether the machine has received its command.
     #[cfg(test)]
     pub(super) fn has_arrived(&self, id: &str) -> bool {
         self.lock().get(id).is_some_and(|order| order.arrived)
     }
 
-    /// Drops the orders that are over.
+    /// Drops the commands for all other machines and generations.
     pub(super) fn forget_all_but(&self, draining: &[(String, String)]) {
         let is_draining = |id: &str, order: &Order| {
             draining.iter().any(|(other, generation)| other == id && *generation == order.generation)
@@ -104,8 +103,8 @@ impl Drains {
         self.lock().retain(|id, order| is_draining(id, order));
     }
 
-    /// Gives the order, or gives it again.
-    pub(super) async fn tell(&self, id: &str, generation: &str, now: DateTime<Utc>) -> Delivery {
+    /// Sends the drain command, also if it was sent before.
+    pub(super) async fn send(&self, id: &str, generation: &str, now: DateTime<Utc>) -> Delivery {
         let sent = self
             .client
             .send_command()
@@ -126,26 +125,26 @@ impl Drains {
         let delivery = if command.is_some() { Delivery::UnderWay } else { Delivery::Failed };
         let mut orders = self.lock();
         let first =
-            orders.get(id).filter(|order| order.generation == generation).map(|order| order.first_told);
-        let first_told = first.unwrap_or(now);
+            orders.get(id).filter(|order| order.generation == generation).map(|order| order.first_sent);
+        let first_sent = first.unwrap_or(now);
         let order =
-            Order { generation: generation.to_owned(), first_told, last_told: now, command, arrived: false };
+            Order { generation: generation.to_owned(), first_sent, last_sent: now, command, arrived: false };
         orders.insert(id.to_owned(), order);
         delivery
     }
 
-    /// Looks after the orders to these machines, and gives again those that failed or that nobody
-    /// here has given. Answers the machines that are not reached.
-    pub(super) async fn pursue(&self, draining: &[(String, String)], now: DateTime<Utc>) -> Vec<String> {
-        let looks = draining.iter().map(|(id, generation)| self.pursue_one(id, generation, now));
+    /// Checks the commands to these machines, and sends those again that failed or that this
+    /// controller has not sent. Returns the ids of the machines that cannot be reached.
+    pub(super) async fn follow_up(&self, draining: &[(String, String)], now: DateTime<Utc>) -> Vec<String> {
+        let looks = draining.iter().map(|(id, generation)| self.follow_up_one(id, generation, now));
         join_all(looks).await.into_iter().flatten().collect()
     }
 
-    async fn pursue_one(&self, id: &str, generation: &str, now: DateTime<Utc>) -> Option<String> {
+    async fn follow_up_one(&self, id: &str, generation: &str, now: DateTime<Utc>) -> Option<String> {
         let Some(order) = self.lock().get(id).cloned() else {
-            // Of an earlier controller: whether it was sent before the tag is unknown, and twice
-            // does no harm.
-            self.tell(id, generation, now).await;
+            // The drain is from an earlier controller, which may or may not have sent the command.
+            // Sending it twice does no harm.
+            self.send(id, generation, now).await;
             return None;
         };
         if order.arrived {
@@ -162,11 +161,11 @@ impl Drains {
                 }
                 None
             }
-            Delivery::UnderWay | Delivery::Failed if now - order.first_told > UNREACHABLE => {
+            Delivery::UnderWay | Delivery::Failed if now - order.first_sent > UNREACHABLE => {
                 Some(id.to_owned())
             }
-            Delivery::Failed if now - order.last_told >= AGAIN => {
-                self.tell(id, generation, now).await;
+            Delivery::Failed if now - order.last_sent >= AGAIN => {
+                self.send(id, generation, now).await;
                 None
             }
             Delivery::UnderWay | Delivery::Failed => None,
@@ -177,7 +176,7 @@ impl Drains {
         let looked = self.client.get_command_invocation().command_id(command).instance_id(id).send().await;
         let invocation = match looked {
             Ok(invocation) => invocation,
-            // Right after the order SSM does not know it yet.
+            // Right after it was sent, SSM may not know the command yet.
             Err(error) if error.as_service_error().is_some_and(|e| e.is_invocation_does_not_exist()) => {
                 return Delivery::UnderWay;
             }
@@ -189,7 +188,7 @@ impl Drains {
         };
         let status = invocation.status.unwrap_or(Status::Pending);
         // The script stops the worker and waits for it: as long as it runs, the machine has the
-        // order.
+        // command.
         match status {
             Status::Pending | Status::Delayed => Delivery::UnderWay,
             Status::InProgress | Status::Success => Delivery::Arrived,

@@ -1,4 +1,4 @@
-//! Asks EC2 what there is: everything by its tags, or some machines by their ids.
+//! Queries EC2: lists all machines by tags, or describes some by their ids.
 
 use aws_sdk_ec2::{Client, types::Filter};
 use eirs_platform::{
@@ -8,20 +8,20 @@ use eirs_platform::{
 
 use super::machine::Machine;
 
-/// The machines of one call.
+/// Number of ids in one call.
 const IDS: usize = 200;
-/// How many rounds of ids that do not exist are left out before the listing fails.
+/// Number of times that ids which do not exist are removed from a call before it fails.
 const ROUNDS: usize = 5;
 
-/// What was described.
+/// The result of a description.
 #[derive(Debug, Default)]
 pub(super) struct Described {
     pub(super) machines: Vec<Machine>,
-    /// EC2 says that these do not exist.
+    /// Ids that do not exist, according to EC2.
     pub(super) gone: Vec<String>,
 }
 
-/// Every machine of the installation that setup has handed over.
+/// Lists every machine of the installation that `eirs setup` has handed over.
 pub(super) async fn all(client: &Client, prefix: &str) -> Result<Vec<Machine>> {
     let filter = |key: &str, value: &str| Filter::builder().name(format!("tag:{key}")).values(value).build();
     let pages = client
@@ -40,8 +40,8 @@ pub(super) async fn all(client: &Client, prefix: &str) -> Result<Vec<Machine>> {
     Ok(machines)
 }
 
-/// These machines. A call fails for all that it names because of one that does not exist: it is
-/// left out then.
+/// Describes these machines. A call fails as a whole if one of its ids does not exist; it is then
+/// repeated without that id.
 pub(super) async fn some(client: &Client, ids: Vec<String>) -> Result<Described> {
     let mut described = Described::default();
     for chunk in ids.chunks(IDS) {

@@ -1,9 +1,9 @@
-//! What is known of the machines, kept in memory: descriptions that come late, orders that were
-//! given meanwhile, and what follows from both. Pure: time is handed in, and nothing is called.
-//!
-//! EC2 answers from a state that may be seconds old. So an order counts for a while more than a
-//! description that does not know it yet, and a machine that a listing leaves out is there until it
-//! was left out twice.
+//! The state of the machines in memory: late descriptions, the orders given since, and what follows
+//! from both. Pure: the time is a parameter, and nothing is called.
+//! //!
+//! //! EC2 is eventually consistent: its answers may be seconds old. For a while an order therefore
+//! counts more than a description that does not reflect it yet, and a machine is removed only after
+//! two listings without it.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +16,21 @@ use super::{
 };
 use crate::fleet::{Instance, PoolSpec, State, Tier};
 
-/// So long a description may not know of an order.
+/// Time for which a description may not reflect an order yet.
 const LAG: TimeDelta = TimeDelta::seconds(15);
-/// So long a machine is looked at closely after an order, even if it seems to be at rest: the order
-/// may have been taken although its answer never came.
+/// Time for which a machine is described after an order, even if it seems stopped: the order may
+/// have been carried out although its answer was lost.
 const UNCERTAIN: TimeDelta = TimeDelta::seconds(90);
-/// A launch that is later than its order by more than this was ordered by somebody else.
+/// A launch that is later than its order by more than this was ordered by someone else.
 const LAUNCHED_BY: TimeDelta = TimeDelta::minutes(5);
-/// After a gentle stop the operating system ends what runs; so long that may take before it is cut
-/// off.
+/// Time that the operating system has to end the worker after a gentle stop, before a forced one.
 const STOP_GENTLY: TimeDelta = TimeDelta::minutes(3);
 
-/// The machines by id.
+/// The machines, by id.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
     entries: BTreeMap<String, Entry>,
-    /// Where those stand that were launched.
+    /// The places of the launched machines.
     places: Places,
 }
 
@@ -39,15 +38,15 @@ pub(super) struct Inventory {
 #[derive(Debug)]
 struct Entry {
     machine: Machine,
-    /// Since when it is in its [`State`].
+    /// Time since which it is in its [`State`].
     since: DateTime<Utc>,
-    /// The last order.
+    /// The last order, until it is known to have failed.
     order: Option<Order>,
-    /// When it may be stopped by force.
+    /// Time from which it may be stopped by force.
     drain_until: Option<DateTime<Utc>>,
     crashes: u32,
     last_error: Option<String>,
-    /// Listings in a row that did not have it.
+    /// Number of listings in a row without it.
     left_out: u32,
 }
 
@@ -55,7 +54,8 @@ struct Entry {
 struct Order {
     verb: Verb,
     given: DateTime<Utc>,
-    /// The launch that the machine was known by then: one that started since then has a later one.
+    /// Launch time that was known at the time of the order. If it started since, its launch time is
+    /// later.
     launched: DateTime<Utc>,
 }
 
@@ -66,7 +66,7 @@ enum Verb {
 }
 
 impl Inventory {
-    /// Takes in a listing of everything.
+    /// Applies a listing of all machines.
     pub(super) fn listed(&mut self, machines: Vec<Machine>, now: DateTime<Utc>) {
         for (id, entry) in &mut self.entries {
             let is_there = machines.iter().any(|machine| machine.id == *id);
@@ -78,7 +78,7 @@ impl Inventory {
         self.described(machines, now);
     }
 
-    /// Takes in descriptions of some.
+    /// Applies descriptions of some machines.
     pub(super) fn described(&mut self, machines: Vec<Machine>, now: DateTime<Utc>) {
         for machine in machines {
             if !machine.exists() {
@@ -95,7 +95,8 @@ impl Inventory {
         }
     }
 
-    /// These do not exist, EC2 says. Of one that was launched just now it may not know yet.
+    /// Removes machines that EC2 says do not exist, except recently launched ones, which EC2 may
+    /// not know yet.
     pub(super) fn gone(&mut self, ids: &[String], now: DateTime<Utc>) {
         for id in ids {
             let is_new = |entry: &Entry| {
@@ -113,7 +114,7 @@ impl Inventory {
         self.places.leave(id, died, now);
     }
 
-    /// A machine was launched into a place.
+    /// Records that a machine was launched into a place.
     pub(super) fn launched(&mut self, machine: Machine, place: &str, now: DateTime<Utc>) {
         self.places.fill(place, &machine.id);
         let id = machine.id.clone();
@@ -122,32 +123,32 @@ impl Inventory {
         self.entries.insert(id, entry);
     }
 
-    /// EC2's name of an instance: the machine in its place, or itself.
+    /// EC2's id of an instance: the machine in its place, or the id itself.
     fn id<'n>(&'n self, name: &'n str) -> &'n str {
         self.places.machine(name).unwrap_or(name)
     }
 
-    /// The name of the instance that a machine is.
+    /// Name of the instance that a machine belongs to.
     pub(super) fn name(&self, id: &str) -> String {
         self.places.name_of(id).unwrap_or(id).to_owned()
     }
 
-    /// Every machine.
+    /// All machines.
     pub(super) fn machines(&self) -> Vec<&Machine> {
         self.entries.values().map(|entry| &entry.machine).collect()
     }
 
-    /// The machines that may change without being told: those that are not at rest, or were told
-    /// something lately.
-    pub(super) fn restless(&self, now: DateTime<Utc>) -> Vec<String> {
-        let is_restless = |entry: &Entry| {
+    /// Ids of the machines that may change without a new order: those that are not stopped, and
+    /// those with a recent order.
+    pub(super) fn unsettled(&self, now: DateTime<Utc>) -> Vec<String> {
+        let is_unsettled = |entry: &Entry| {
             entry.state() != State::Stopped || entry.order.is_some_and(|order| now - order.given < UNCERTAIN)
         };
-        self.entries.iter().filter(|(_, entry)| is_restless(entry)).map(|(id, _)| id.clone()).collect()
+        self.entries.iter().filter(|(_, entry)| is_unsettled(entry)).map(|(id, _)| id.clone()).collect()
     }
 
-    /// What the controller is told of these pools. Every stopped machine of a pool, however many it
-    /// may have at once: some may be of a zone that has nothing to give just now.
+    /// The instances of these pools as the controller sees them. All stopped machines of a pool are
+    /// included, even more than `max`: the zones of some may have no capacity.
     pub(super) fn view(&self, pools: &[PoolSpec]) -> Vec<Instance> {
         let view = |entry: &Entry| {
             let pool = pools.iter().find(|pool| pool.name == entry.machine.pool);
@@ -161,34 +162,35 @@ impl Inventory {
         let mut all: Vec<_> = self.entries.values().filter_map(view).collect();
         for pool in pools {
             let retires = |entry: &Entry| entry.machine.is_launched && entry.machine.retires;
-            let has_retiring = self.entries.values().any(|it| it.machine.pool == pool.name && retires(it));
+            let has_retiring =
+                self.entries.values().any(|entry| entry.machine.pool == pool.name && retires(entry));
             all.extend(self.places.empty(pool, has_retiring));
         }
         all
     }
 
-    /// A machine that was listed.
+    /// The machine of an instance, if it was listed.
     pub(super) fn machine(&self, id: &str) -> Option<&Machine> {
         self.entries.get(self.id(id)).map(|entry| &entry.machine)
     }
 
-    /// What it was told to do.
+    /// State of an instance according to its last order.
     pub(super) fn state(&self, id: &str) -> Option<State> {
         self.entries.get(self.id(id)).map(Entry::state)
     }
 
-    /// Whether it may be stopped by force.
+    /// Whether an instance may be stopped by force.
     pub(super) fn is_overdue(&self, id: &str, now: DateTime<Utc>) -> bool {
         self.entries.get(self.id(id)).and_then(|entry| entry.drain_until).is_some_and(|until| until <= now)
     }
 
-    /// The machines that drain and still run, with the generation that was told to.
+    /// Ids of the machines that drain and still run, each with its generation.
     pub(super) fn draining(&self) -> Vec<(String, String)> {
         let draining = self.entries.iter().filter(|(_, entry)| entry.state() == State::Draining);
         draining.map(|(id, entry)| (id.clone(), entry.machine.generation().to_owned())).collect()
     }
 
-    /// It is about to be started, in this generation: whether the order arrives is seen later.
+    /// Records that a start was ordered in this generation, before it is known to be accepted.
     pub(super) fn start_ordered(&mut self, id: &str, generation: &str, model: &str, now: DateTime<Utc>) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         entry.ordered(Verb::Start, now);
@@ -196,47 +198,47 @@ impl Inventory {
         entry.machine.model = Some(model.to_owned());
     }
 
-    /// The order to start was taken.
+    /// Records that the start was accepted.
     pub(super) fn start_taken(&mut self, id: &str, now: DateTime<Utc>) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         entry.machine.state = Ec2State::Pending;
-        // As the next controller will read it.
+        // The time that the next controller will read from the tag.
         let ordered = entry.machine.generation.as_deref().and_then(machine::started_at);
         (entry.since, entry.drain_until) = (ordered.unwrap_or(now), None);
     }
 
-    /// The order to start was refused: it is as it was.
+    /// Records that the start was refused, which leaves the machine as it was.
     pub(super) fn start_refused(&mut self, id: &str) {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.order = None;
         }
     }
 
-    /// It was told to drain.
+    /// Records that a drain was ordered.
     pub(super) fn drain_ordered(&mut self, id: &str, drain: Drain) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         (entry.since, entry.drain_until) = (drain.since, Some(drain.until));
         entry.machine.drain = Some(drain);
     }
 
-    /// It was told to stop; `by_force` after its drain was due.
+    /// Records that a stop was ordered, `by_force` if its drain was overdue.
     pub(super) fn stop_ordered(&mut self, id: &str, by_force: bool, now: DateTime<Utc>) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         if entry.machine.state != Ec2State::Stopping {
             (entry.machine.state, entry.since) = (Ec2State::Stopping, now);
         }
         entry.ordered(Verb::Stop, now);
-        // After a force there is nothing left to try.
+        // After a forced stop there is nothing more to do.
         entry.drain_until = (!by_force).then_some(now + STOP_GENTLY);
     }
 }
 
 impl Entry {
-    /// A machine that is seen for the first time: a controller before this one may have told it
-    /// anything.
+    /// A machine that is seen for the first time; an earlier controller may have given it any
+    /// order.
     fn new(machine: Machine, now: DateTime<Utc>) -> Self {
         let ordered = machine.generation.as_deref().and_then(machine::started_at);
-        // The moment of the order is the more exact one, where it is that order's launch.
+        // The time of the order is more exact, if the launch is the one that it ordered.
         let started = ordered.filter(|at| machine.launched - at < LAUNCHED_BY).unwrap_or(machine.launched);
         let (since, drain_until) = match (machine.runs(), machine.drain_now()) {
             (true, None) => (started, None),
@@ -254,12 +256,12 @@ impl Entry {
     fn take(&mut self, mut described: Machine, now: DateTime<Utc>) {
         let recent = self.order.filter(|order| now - order.given < LAG);
         let before = self.state();
-        if recent
-            .is_some_and(|order| !order.may_be_known_to(&described) && described.state != self.machine.state)
-        {
+        if recent.is_some_and(|order| {
+            !order.may_be_reflected_in(&described) && described.state != self.machine.state
+        }) {
             return;
         }
-        // Tags come late, too.
+        // Tags are eventually consistent, too.
         if recent.is_some() {
             described.generation.clone_from(&self.machine.generation);
             described.model.clone_from(&self.machine.model);
@@ -271,7 +273,7 @@ impl Entry {
         let did_run = matches!(before, State::Running | State::Draining);
         match (did_run, self.machine.runs()) {
             (true, true) => {}
-            // An order whose answer was lost, or somebody else's.
+            // The answer to an order was lost, or someone else started it.
             (false, true) => *self = Self::new(self.machine.clone(), now).after(self),
             (true, false) => {
                 self.since = now;
@@ -292,12 +294,12 @@ impl Entry {
         }
     }
 
-    /// What is remembered of the same machine.
+    /// Keeps the failures of the same machine.
     fn after(self, before: &Self) -> Self {
         Self { crashes: before.crashes, last_error: before.last_error.clone(), ..self }
     }
 
-    /// Nobody here told it to go.
+    /// Records that it stopped without an order.
     fn died(&mut self) {
         self.order = None;
         let reason = self.machine.reason.as_deref().unwrap_or("EC2 does not say why");
@@ -305,7 +307,7 @@ impl Entry {
         self.crashes = self.crashes.saturating_add(1);
     }
 
-    /// It went as it was told to.
+    /// Records that it stopped as ordered.
     fn left(&mut self) {
         (self.crashes, self.last_error) = (0, None);
     }
@@ -344,7 +346,7 @@ impl Entry {
 
 impl Order {
     /// Whether a description may be later than the order.
-    fn may_be_known_to(&self, described: &Machine) -> bool {
+    fn may_be_reflected_in(&self, described: &Machine) -> bool {
         match self.verb {
             Verb::Start => described.runs() || described.launched > self.launched,
             Verb::Stop => !described.runs(),

@@ -1,9 +1,8 @@
-//! What to launch when parked machines do not suffice: where, and like what. Pure; the calls are in
-//! `ec2.rs`.
-//!
-//! A launched machine is as those that setup has parked in its pool: of their image, with their
-//! role, in the subnets of the installation. So nothing of it has to be set or stored anywhere
-//! else.
+//! Decides what to launch if the parked machines do not suffice: in which zone, of which type, and
+//! from which image. Pure; the calls are in `ec2.rs`.
+//! //!
+//! //! A launched machine equals the machines that `eirs setup` has parked in its pool: it has
+//! their image and role, and one of their subnets. No further settings are needed.
 
 use std::collections::BTreeMap;
 
@@ -27,11 +26,11 @@ use super::{
 };
 use crate::policy::{Launch, Market};
 
-/// Calls of one order, whatever they bring: each type in each zone may be dry, and the pass goes on
-/// after ten seconds.
+/// Maximum number of calls per order: each type may lack capacity in each zone, and the next pass
+/// is ten seconds later.
 pub(super) const CALLS: usize = 6;
 
-/// Where one call launches machines.
+/// The type and location of the machines that one call launches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) kind: String,
@@ -45,15 +44,19 @@ impl Target {
     }
 }
 
-/// What the machines of a pool are like: the newest of setup's that is not about to go. `None`
-/// where the pool has none.
+/// The machine to copy: the newest of the pool that `eirs setup` made and that is not being
+/// replaced. `None` if there is none.
 pub(super) fn pattern<'m>(machines: &[&'m Machine], pool: &str) -> Option<&'m Machine> {
-    let of_setup = machines.iter().filter(|it| it.pool == pool && !it.is_launched && !it.retires);
-    of_setup.copied().filter(|it| !it.pattern.image.is_empty()).max_by_key(|it| (it.launched, &it.id))
+    let of_setup = machines.iter().filter(|other| other.pool == pool && !other.is_launched && !other.retires);
+    of_setup
+        .copied()
+        .filter(|other| !other.pattern.image.is_empty())
+        .max_by_key(|other| (other.launched, &other.id))
 }
 
-/// Where to launch, in this order: each type in every zone before the next type, and those zones
-/// first that have the fewest of this pool's. Where there was no capacity a moment ago is left out.
+/// Targets in the order in which they are tried: each type in every zone before the next type,
+/// beginning with the zones that have the fewest machines of this pool. Places that recently lacked
+/// capacity are left out.
 pub(super) fn targets(
     machines: &[&Machine],
     pool: &str,
@@ -63,11 +66,10 @@ pub(super) fn targets(
     now: DateTime<Utc>,
 ) -> Vec<Target> {
     let mut subnets = BTreeMap::new();
-    for machine in machines.iter().filter(|it| !it.pattern.subnet.is_empty()) {
+    for machine in machines.iter().filter(|other| !other.pattern.subnet.is_empty()) {
         subnets.entry(machine.zone.as_str()).or_insert(machine.pattern.subnet.as_str());
     }
-    let count =
-        |zone: &str| machines.iter().filter(|it| it.pool == pool && it.runs() && it.zone == zone).count();
+    let count = |zone: &str| machines.iter().filter(|m| m.pool == pool && m.runs() && m.zone == zone).count();
     let mut zones: Vec<_> = subnets.into_iter().collect();
     zones.sort_by_key(|(zone, _)| count(zone));
     let usual = [usual.to_owned()];
@@ -78,11 +80,11 @@ pub(super) fn targets(
         subnet: (*subnet).to_owned(),
     };
     let all = kinds.iter().flat_map(|kind| zones.iter().map(move |zone| target(kind, zone)));
-    all.filter(|target| dry.rests_for(&target.place(), now).is_none()).collect()
+    all.filter(|target| dry.left_alone_for(&target.place(), now).is_none()).collect()
 }
 
-/// What is tagged on a machine from its first moment: with that its worker takes jobs as soon as it
-/// has booted.
+/// The tags of a launched machine. They are set at launch, so that its worker takes jobs as soon as
+/// it has booted.
 pub(super) fn tags<'t>(
     prefix: &'t str,
     pool: &'t str,
@@ -105,8 +107,8 @@ pub(super) fn tags<'t>(
     ]
 }
 
-/// How a machine reads its metadata: only with a token, and no farther than itself. By the tags a
-/// worker knows who it is.
+/// Metadata options of every machine: access only with a token and only from the machine itself. A
+/// worker reads its identity from the tags there.
 pub fn metadata_options() -> InstanceMetadataOptionsRequest {
     InstanceMetadataOptionsRequest::builder()
         .http_endpoint(InstanceMetadataEndpointState::Enabled)
@@ -116,7 +118,7 @@ pub fn metadata_options() -> InstanceMetadataOptionsRequest {
         .build()
 }
 
-/// A call that launches from one machine up to `most`, as many as there are.
+/// A call that launches at least one machine and at most `most`.
 pub(super) fn call(
     client: &Client,
     pattern: &Pattern,
@@ -132,7 +134,7 @@ pub(super) fn call(
         let tag = |(key, value): &(&str, &str)| Tag::builder().key(*key).value(*value).build();
         TagSpecification::builder().resource_type(kind).set_tags(Some(tags.iter().map(tag).collect())).build()
     };
-    // Once it is interrupted it is gone: only EC2 could start it again.
+    // An interrupted machine is terminated, as only EC2 could start it again.
     let spot = SpotMarketOptions::builder()
         .spot_instance_type(SpotInstanceType::OneTime)
         .instance_interruption_behavior(InstanceInterruptionBehavior::Terminate)
@@ -154,7 +156,7 @@ pub(super) fn call(
         .set_key_name(pattern.key_pair.clone())
         .set_iam_instance_profile(profile)
         .metadata_options(metadata_options())
-        // A drain ends with the machine powered off, and this one is gone then.
+        // A drain powers the machine off, which terminates a launched one.
         .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
         .set_instance_market_options(market)
         .set_credit_specification(
@@ -164,7 +166,8 @@ pub(super) fn call(
         .tag_specifications(specification(ResourceType::Volume))
 }
 
-/// What a burstable type does without credits; EC2 takes it of no other.
+/// The setting for CPU credits; `None` for types that are not burstable, as EC2 refuses it for
+/// them.
 pub(super) fn credits(kind: &str, credits: CpuCredits) -> Option<&'static str> {
     let is_burstable = ["t2.", "t3.", "t3a.", "t4g."].iter().any(|family| kind.starts_with(family));
     is_burstable.then_some(match credits {
@@ -173,7 +176,7 @@ pub(super) fn credits(kind: &str, credits: CpuCredits) -> Option<&'static str> {
     })
 }
 
-/// A machine that was launched just now.
+/// A machine that has just been launched.
 pub(super) fn made(
     like: &Machine,
     target: &Target,
@@ -217,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn each_type_is_tried_in_every_zone_before_the_next_and_the_emptiest_zone_first() {
+    fn each_type_is_tried_in_every_zone_before_the_next_type_and_the_emptiest_zone_first() {
         let machines = [in_zone("i-1", "a", Ec2State::Running), in_zone("i-2", "b", Ec2State::Stopped)];
         let machines: Vec<_> = machines.iter().collect();
         let launch = Launch { types: vec!["c7i.large".into(), "t3.small".into()], ..Launch::default() };
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_is_like_the_newest_parked_one_that_stays() {
+    fn a_launch_copies_the_newest_parked_machine_that_is_not_being_replaced() {
         let mut old = in_zone("i-1", "a", Ec2State::Stopped);
         let mut new =
             Machine { launched: old.launched + TimeDelta::days(1), ..in_zone("i-2", "a", Ec2State::Stopped) };

@@ -1,57 +1,58 @@
-//! A machine of EC2 as it was described, and what is tagged on it: all that must survive the
+//! An EC2 machine as described, and its tags, which hold all state that must survive the
 //! controller.
 
 use aws_sdk_ec2::types::{self, InstanceStateName as Ec2State};
 use chrono::{DateTime, Utc};
 use eirs_platform::aws::tag;
 
-/// A machine as EC2 described it.
+/// A machine as described by EC2.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Machine {
     pub(super) id: String,
     pub(super) pool: String,
     pub(super) state: Ec2State,
-    /// Such as `t3.small`.
+    /// Instance type, such as `t3.small`.
     pub(super) kind: String,
-    /// The availability zone.
+    /// Availability zone.
     pub(super) zone: String,
     pub(super) generation: Option<String>,
     pub(super) model: Option<String>,
     pub(super) drain: Option<Drain>,
-    /// An update has another one for it.
+    /// Whether an update is replacing it.
     pub(super) retires: bool,
-    /// It was launched by a controller when it was needed, and is terminated when it is not.
+    /// Whether the controller launched it on demand. Such a machine is terminated when it is not
+    /// needed.
     pub(super) is_launched: bool,
-    /// What another one like it is launched from.
+    /// Parameters to launch a copy of it.
     pub(super) pattern: Pattern,
-    /// When it was last started, to the second.
+    /// Time of its last start, to the second.
     pub(super) launched: DateTime<Utc>,
-    /// Why it is in its state, as EC2 puts it.
+    /// EC2's reason for its state.
     pub(super) reason: Option<String>,
 }
 
-/// What a machine was launched from.
+/// The parameters that a machine was launched with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pattern {
     pub(super) image: String,
     pub(super) subnet: String,
     pub(super) groups: Vec<String>,
-    /// The ARN of its instance profile.
+    /// ARN of its instance profile.
     pub(super) profile: Option<String>,
     pub(super) key_pair: Option<String>,
 }
 
-/// A drain that was ordered.
+/// An ordered drain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Drain {
-    /// Of this start of the machine and of no later one.
+    /// The start of the machine that is drained. The drain does not apply to a later one.
     pub(super) generation: String,
     pub(super) since: DateTime<Utc>,
     pub(super) until: DateTime<Utc>,
 }
 
 impl Machine {
-    /// What a description says; `None` where it is not one of a pool.
+    /// Reads a description; `None` if the machine belongs to no pool.
     pub(super) fn of(instance: &types::Instance) -> Option<Self> {
         let tagged = |key: &str| {
             let tag = instance.tags().iter().find(|tag| tag.key() == Some(key))?;
@@ -78,22 +79,22 @@ impl Machine {
         })
     }
 
-    /// Which start this is, for one that runs.
+    /// Generation of a running machine.
     pub(super) fn generation(&self) -> &str {
         self.generation.as_deref().unwrap_or(tag::BY_HAND)
     }
 
-    /// The drain of this start.
+    /// The drain of the current generation.
     pub(super) fn drain_now(&self) -> Option<&Drain> {
         self.drain.as_ref().filter(|drain| drain.generation == self.generation())
     }
 
-    /// Whether it runs, or is about to.
+    /// Whether it runs or is about to.
     pub(super) fn runs(&self) -> bool {
         matches!(self.state, Ec2State::Pending | Ec2State::Running)
     }
 
-    /// Whether it exists at all: a terminated one is described for an hour longer.
+    /// Whether it still exists. EC2 describes terminated machines for another hour.
     pub(super) fn exists(&self) -> bool {
         !matches!(self.state, Ec2State::ShuttingDown | Ec2State::Terminated)
     }
@@ -114,7 +115,7 @@ impl Pattern {
 }
 
 impl Drain {
-    /// As it is tagged.
+    /// The value of its tag.
     pub(super) fn written(&self) -> String {
         format!("{} {} {}", self.generation, self.since.to_rfc3339(), self.until.to_rfc3339())
     }
@@ -127,12 +128,12 @@ impl Drain {
     }
 }
 
-/// Names a start, unlike any other of the same machine.
+/// Makes a name for a start that is unique for the machine.
 pub(super) fn new_generation(now: DateTime<Utc>) -> String {
     now.format(GENERATION_FORMAT).to_string()
 }
 
-/// When a start was ordered.
+/// Time at which a start was ordered.
 pub(super) fn started_at(generation: &str) -> Option<DateTime<Utc>> {
     chrono::NaiveDateTime::parse_from_str(generation, GENERATION_FORMAT).ok().map(|at| at.and_utc())
 }
@@ -164,7 +165,7 @@ pub(in crate::fleet::ec2) mod tests {
     }
 
     #[test]
-    fn a_drain_survives_its_tag_and_belongs_to_one_start_only() {
+    fn a_drain_is_read_back_from_its_tag_and_belongs_to_one_generation() {
         let since = DateTime::UNIX_EPOCH + TimeDelta::microseconds(1_234_567);
         let drain = Drain { generation: new_generation(since), since, until: since + TimeDelta::seconds(90) };
         assert_eq!(Drain::read(&drain.written()), Some(drain.clone()));
@@ -183,7 +184,7 @@ pub(in crate::fleet::ec2) mod tests {
     }
 
     #[test]
-    fn a_generation_tells_when_it_was_ordered() {
+    fn a_generation_contains_the_time_of_its_order() {
         let now = DateTime::UNIX_EPOCH + TimeDelta::microseconds(1_767_225_600_123_456);
         assert_eq!(new_generation(now), "20260101T000000.123456Z");
         assert_eq!(started_at(&new_generation(now)), Some(now));
@@ -191,7 +192,7 @@ pub(in crate::fleet::ec2) mod tests {
     }
 
     #[test]
-    fn what_is_in_no_pool_is_no_machine_of_ours() {
+    fn a_machine_without_a_pool_is_ignored() {
         let state = types::InstanceState::builder().name(Ec2State::Running).build();
         let stranger = types::Instance::builder().instance_id("i-1").state(state).build();
         assert_eq!(Machine::of(&stranger), None);

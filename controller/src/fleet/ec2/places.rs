@@ -1,7 +1,7 @@
-//! Places for instances that are launched when they are needed: `POOL-launched-1` and so on. A
-//! place is empty and counts as stopped until a machine stands in it; what went wrong in it is
-//! remembered when the machine is gone. Which machine stands in which place nobody writes down: a
-//! controller that starts gives each the first one that is free.
+//! Places for instances that are launched on demand: `POOL-launched-1` and so on. An empty place
+//! counts as a stopped instance; its failures are remembered after its machine is gone. The
+//! assignment of machines to places is not stored: a controller that starts puts each machine into
+//! the first free place.
 
 use std::collections::BTreeMap;
 
@@ -10,21 +10,21 @@ use chrono::{DateTime, Utc};
 use super::machine::Machine;
 use crate::fleet::{Instance, PoolSpec, Tier};
 
-/// The places that have had a machine.
+/// The places that have had a machine, by name.
 #[derive(Debug, Default)]
 pub(super) struct Places(BTreeMap<String, Place>);
 
 #[derive(Debug, Default)]
 struct Place {
-    /// The id of the machine that stands in it.
+    /// Id of the machine in it.
     machine: Option<String>,
-    /// Since when none does.
+    /// Time since which it is empty.
     since: DateTime<Utc>,
     crashes: u32,
     last_error: Option<String>,
 }
 
-/// The pool of a place, by its name; `None` of a name that is no place's.
+/// The pool of a place; `None` if the name is not that of a place.
 pub(super) fn pool_of(name: &str) -> Option<&str> {
     let (pool, number) = name.rsplit_once("-launched-")?;
     number.parse::<u32>().is_ok().then_some(pool)
@@ -35,7 +35,7 @@ fn name(pool: &str, number: u32) -> String {
 }
 
 impl Places {
-    /// The place of a machine; one that is seen for the first time gets the first that is free.
+    /// The place of a machine. A new machine gets the first free one.
     pub(super) fn take(&mut self, machine: &Machine) -> String {
         if let Some(name) = self.name_of(&machine.id) {
             return name.to_owned();
@@ -47,23 +47,24 @@ impl Places {
         free
     }
 
-    /// A machine stands in this place from now on.
+    /// Puts a machine into a place.
     pub(super) fn fill(&mut self, name: &str, machine: &str) {
         self.0.entry(name.to_owned()).or_default().machine = Some(machine.to_owned());
     }
 
-    /// The name of the place in which a machine stands.
+    /// Name of the place of a machine.
     pub(super) fn name_of(&self, machine: &str) -> Option<&str> {
-        let stands = |(_, place): &(&String, &Place)| place.machine.as_deref() == Some(machine);
-        self.0.iter().find(stands).map(|(name, _)| name.as_str())
+        let is_in_place = |(_, place): &(&String, &Place)| place.machine.as_deref() == Some(machine);
+        self.0.iter().find(is_in_place).map(|(name, _)| name.as_str())
     }
 
-    /// The machine in a place.
+    /// Id of the machine in a place.
     pub(super) fn machine(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.machine.as_deref()
     }
 
-    /// A machine is gone: as it was told to, or for this reason.
+    /// Empties the place of a machine that ended: as ordered, or unexpectedly for the reason
+    /// `died`.
     pub(super) fn leave(&mut self, machine: &str, died: Option<&str>, now: DateTime<Utc>) {
         let Some(place) = self.0.values_mut().find(|place| place.machine.as_deref() == Some(machine)) else {
             return;
@@ -78,8 +79,8 @@ impl Places {
         }
     }
 
-    /// The empty places of a pool; and one more than it has, where another machine must come before
-    /// one of them goes.
+    /// The empty places of a pool, with one additional place if a replacement must start before a
+    /// machine stops.
     pub(super) fn empty(&self, pool: &PoolSpec, one_more: bool) -> Vec<Instance> {
         let most = pool.launch.most.saturating_add(u32::from(one_more && pool.launch.most > 0));
         let names = (1..=most).map(|number| name(&pool.name, number));
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_keeps_its_place_until_it_is_gone_and_the_next_one_gets_the_first_that_is_free() {
+    fn a_machine_keeps_its_place_and_a_new_one_gets_the_first_free_place() {
         let mut places = Places::default();
         let now = DateTime::UNIX_EPOCH;
         let [one, two] = ["i-1", "i-2"].map(|id| machine(id, Ec2State::Running));
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_counts_the_machines_that_die_in_it_until_one_leaves_as_it_should() {
+    fn a_place_counts_crashes_in_a_row_until_a_machine_ends_as_ordered() {
         let (mut places, now) = (Places::default(), DateTime::UNIX_EPOCH);
         for crashes in 1..4 {
             places.fill("p-launched-1", "i-1");

@@ -1,9 +1,9 @@
-//! One order to start many machines, and what to do when EC2 refuses all of them because of some.
-//!
-//! A call that names a machine which is not there, is in between two states or has no capacity
-//! fails for all that it names. Where the answer names the culprits, the others are tried again
-//! without them. Where it does not, the batch is parted, first by place and then by half, until the
-//! culprits are alone: as many calls as needed, and no more.
+//! Starts many machines with one order, and handles refusals of the whole order because of some of
+//! them.
+//! //!
+//! //! A call fails as a whole if one machine does not exist, is between two states or has no
+//! capacity. If the error names machines, the others are tried again without them. If not, the
+//! batch is divided, first by place and then in halves, until the culprits are isolated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,14 +13,14 @@ use eirs_platform::error::Error;
 use super::dry::{Dry, Place};
 use crate::fleet::Refusal;
 
-/// A machine to start, and where its capacity comes from.
+/// A machine to start, and the place of its capacity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) id: String,
     pub(super) place: Place,
 }
 
-/// An order on its way: what is still to be tried, and what came of the rest.
+/// An order in progress: the machines that are still to be tried, and the results so far.
 #[derive(Debug)]
 pub(super) struct StartOrder {
     batches: Vec<Vec<Candidate>>,
@@ -29,7 +29,8 @@ pub(super) struct StartOrder {
 }
 
 impl StartOrder {
-    /// Everything in one call, but for what would be refused anyway.
+    /// Makes an order that tries all machines in one call, except those in places without capacity,
+    /// which are refused at once.
     pub(super) fn new(candidates: Vec<Candidate>, dry: &Dry, now: DateTime<Utc>) -> Self {
         let mut order = Self { batches: Vec::new(), started: Vec::new(), refused: Vec::new() };
         let candidates = order.without_dry(candidates, dry, now);
@@ -37,19 +38,19 @@ impl StartOrder {
         order
     }
 
-    /// The machines that are still to be tried.
+    /// Ids of the machines that are still to be tried.
     pub(super) fn waiting(&self) -> impl Iterator<Item = &str> {
         self.batches.iter().flatten().map(|candidate| candidate.id.as_str())
     }
 
-    /// Nothing is tried any more.
+    /// Refuses all machines that are still to be tried.
     pub(super) fn give_up(&mut self, error: &Error) {
         for batch in std::mem::take(&mut self.batches) {
             self.refuse(batch, error);
         }
     }
 
-    /// The next call to make.
+    /// The machines of the next call.
     pub(super) fn next(&mut self, dry: &Dry, now: DateTime<Utc>) -> Option<Vec<Candidate>> {
         while let Some(batch) = self.batches.pop() {
             let batch = self.without_dry(batch, dry, now);
@@ -60,13 +61,13 @@ impl StartOrder {
         None
     }
 
-    /// EC2 took it.
+    /// Records that EC2 accepted the call.
     pub(super) fn taken(&mut self, batch: Vec<Candidate>, dry: &mut Dry) {
-        batch.iter().for_each(|candidate| dry.gave(&candidate.place));
+        batch.iter().for_each(|candidate| dry.had_capacity(&candidate.place));
         self.started.extend(batch);
     }
 
-    /// EC2 refused it.
+    /// Records that EC2 refused the call.
     pub(super) fn refused(
         &mut self,
         batch: Vec<Candidate>,
@@ -87,20 +88,19 @@ impl StartOrder {
                 dry.refused(&only.place, now);
                 self.refuse(others, error);
             }
-            // One of them may be what is wrong; more than that cannot be learnt from a call that
-            // nobody answered.
+            // One of the machines may be the cause. A call without an answer gives no such hint.
             [_, _, ..] if is_capacity || concerns_some(error) => self.part(others),
             _ => self.refuse(others, error),
         }
     }
 
-    /// How it went.
+    /// The machines that were started, and the refusals.
     pub(super) fn end(self) -> (Vec<Candidate>, Vec<Refusal>) {
         (self.started, self.refused)
     }
 
     fn without_dry(&mut self, batch: Vec<Candidate>, dry: &Dry, now: DateTime<Utc>) -> Vec<Candidate> {
-        let rests = |candidate: &Candidate| dry.rests_for(&candidate.place, now);
+        let rests = |candidate: &Candidate| dry.left_alone_for(&candidate.place, now);
         let (resting, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(|c| rests(c).is_some());
         self.refused.extend(resting.into_iter().map(|candidate| {
             let why = format!("{} had no capacity a moment ago", candidate.place);
@@ -138,13 +138,13 @@ impl StartOrder {
     }
 }
 
-/// Whether an answer is about this machine. Ids are of one length, so that none is part of another.
+/// Whether the text names this machine.
 fn names(text: &str, id: &str) -> bool {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).any(|word| word == id)
 }
 
-/// Whether the error may be that of one machine among many: an answer, and not one about the caller
-/// or the whole service.
+/// Whether the error may concern a single machine among many, rather than the caller or the whole
+/// service.
 fn concerns_some(error: &Error) -> bool {
     let text = error.to_string();
     let of_some = ["IncorrectInstanceState", "InvalidInstanceID", "IncorrectState", "UnsupportedOperation"];
@@ -164,8 +164,7 @@ mod tests {
         Candidate { place: Place::of(&machine), id: machine.id }
     }
 
-    /// Carries an order out against an EC2 that refuses a call as soon as it holds a culprit;
-    /// counts the calls.
+    /// Carries out an order against a simulated EC2, and counts the calls.
     fn carry_out(
         candidates: &[Candidate],
         ec2: impl Fn(&[Candidate]) -> Result<(), Error>,
@@ -187,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn without_trouble_it_is_one_call() {
+    fn without_errors_an_order_is_one_call() {
         let all: Vec<_> = (0..40).map(|id| candidate(id, id % 3)).collect();
         let (order, calls) = carry_out(&all, |_| Ok(()));
         assert_eq!((order.started.len(), calls), (40, 1));
     }
 
     #[test]
-    fn a_dry_zone_costs_the_others_nothing_and_few_calls() {
+    fn a_dry_zone_does_not_affect_the_others_and_costs_few_calls() {
         let all: Vec<_> = (0..30).map(|id| candidate(id, id % 3)).collect();
         let dry_zone = candidate(0, 1).place;
         let (order, calls) = carry_out(&all, |batch| {
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn culprits_that_are_named_are_left_out_at_once() {
+    fn machines_that_the_error_names_are_left_out_at_once() {
         let all: Vec<_> = (0..20).map(|id| candidate(id, 0)).collect();
         let culprit = all[7].id.clone();
         let (order, calls) = carry_out(&all, |batch| {
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_caller_is_not_looked_for_among_the_machines() {
+    fn an_error_of_the_caller_is_not_searched_for_among_the_machines() {
         let all: Vec<_> = (0..20).map(|id| candidate(id, id % 2)).collect();
         for error in [
             Error::broken("starting", "UnauthorizedOperation: no"),
@@ -236,14 +235,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn everybody_is_started_or_refused_once_and_only_culprits_and_their_places_are_refused(
+        fn each_machine_is_started_or_refused_once_and_only_where_capacity_is_exhausted(
             zones in proptest::collection::vec(0u32..4, 1..40),
             room in proptest::collection::vec(0usize..6, 4),
         ) {
             let all = zones.iter().enumerate().map(|(id, zone)| candidate(id as u32, *zone));
             let all: Vec<_> = all.collect();
             let left = std::cell::RefCell::new(room);
-            // Each zone has room for some, and a call is taken whole or not at all.
+            // Each zone has limited capacity, and a call succeeds as a whole or not at all.
             let (order, _) = carry_out(&all, |batch| {
                 let mut wanted = [0; 4];
                 for candidate in batch {
@@ -264,7 +263,7 @@ mod tests {
             for zone in 0..4 {
                 let of_zone = |id: &&&str| all.iter().zip(&zones).any(|(c, z)| c.id == **id && *z == zone);
                 let any_refused = refused.iter().filter(|id| of_zone(id)).count() > 0;
-                // Nobody is refused where there is room left for one.
+                // No machine is refused in a zone with capacity left.
                 prop_assert!(!any_refused || left.borrow()[zone as usize] == 0);
             }
         }

@@ -1,5 +1,5 @@
-//! The fleet against the emulator: the contract, and what EC2 and SSM do to a fleet that a contract
-//! knows nothing of.
+//! Tests the fleet against the emulator: the contract, and behaviour of EC2 and SSM beyond the
+//! contract.
 
 mod launched;
 mod replayed;
@@ -18,22 +18,23 @@ use crate::{
     policy::Launch,
 };
 
-/// How long anything may take on a busy machine before it counts as never.
+/// Time after which a condition counts as never reached, even on a busy machine.
 const NEVER: Duration = Duration::from_secs(60);
 /// Fast machines that register with SSM at once.
 const QUICK: [&str; 8] =
     ["--pending", "0.1", "--stopping", "0.1", "--ssm-delay", "0", "--invocation-lag", "0.1"];
 
-/// The looks at something that is to become so.
-struct Looks(Instant);
+/// Polls a condition until a deadline.
+struct Poll(Instant);
 
-impl Looks {
+impl Poll {
     fn new() -> Self {
         Self(Instant::now() + NEVER)
     }
 
-    /// It is not so yet. The emulator is a program of its own, which tells nobody of its changes.
-    async fn again(&self, what: impl std::fmt::Debug) {
+    /// Waits before the next attempt; panics after the deadline. The emulator is a separate program
+    /// and does not announce changes.
+    async fn retry(&self, what: impl std::fmt::Debug) {
         assert!(Instant::now() < self.0, "never: {what:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -41,8 +42,8 @@ impl Looks {
 
 static ACCOUNTS: AtomicU32 = AtomicU32::new(1);
 
-/// An account with parked machines, and a document that does nothing: the rig plays the machine's
-/// part.
+/// An account with parked machines and a document that does nothing: the rig simulates the
+/// machines.
 struct Rig<'a> {
     emulator: &'a Emulator,
     config: SdkConfig,
@@ -64,7 +65,7 @@ impl<'a> Rig<'a> {
         });
         let call = ssm.create_document().name(ssm::document_name("eirs")).content(content.to_string());
         let call = call.document_type(DocumentType::Command).document_format(DocumentFormat::Json);
-        // On a busy machine its answer may be late, and the SDK asks again.
+        // On a busy machine the answer may be late, and the SDK repeats the call.
         if let Err(error) = call.send().await {
             assert_eq!(aws::code(&error), Some("DocumentAlreadyExists"), "{error:?}");
         }
@@ -97,7 +98,7 @@ impl<'a> Rig<'a> {
     }
 
     async fn until(&self, ids: &[String], state: &str) {
-        let looks = Looks::new();
+        let poll = Poll::new();
         loop {
             let call = self.fleet.client.describe_instances().set_instance_ids(Some(ids.to_vec()));
             let answer = call.send().await.expect("a description");
@@ -106,7 +107,7 @@ impl<'a> Rig<'a> {
             {
                 return;
             }
-            looks.again((state, answer)).await;
+            poll.retry((state, answer)).await;
         }
     }
 
@@ -118,19 +119,19 @@ impl<'a> Rig<'a> {
         self.fleet.list(&self.pools()).await.expect("a list")
     }
 
-    /// Lists until this holds.
+    /// Lists until `holds` returns true.
     async fn until_listed(&self, what: &str, holds: impl Fn(&[Instance]) -> bool) -> Vec<Instance> {
-        let looks = Looks::new();
+        let poll = Poll::new();
         loop {
             let listed = self.list().await;
             if holds(&listed) {
                 return listed;
             }
-            looks.again((what, listed)).await;
+            poll.retry((what, listed)).await;
         }
     }
 
-    /// Starts one machine and waits until it runs and SSM knows it.
+    /// Starts one machine and waits until it runs.
     async fn started(&self) -> Instance {
         let id = self.list().await[0].id.clone();
         assert!(self.fleet.start(std::slice::from_ref(&id)).await.is_empty());
@@ -167,7 +168,7 @@ impl contract::Rig for Rig<'_> {
     }
 }
 
-/// The pools of the contract have one, two or three machines.
+/// The contract uses pools of one, two or three machines.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fleet_of_ec2_keeps_the_contract() {
     let Some(emulator) = Emulator::start(&QUICK) else { return };
@@ -182,14 +183,14 @@ async fn rig<'a>(emulator: &'a Option<Emulator>) -> Option<Rig<'a>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_machines_are_started_by_one_call_and_described_by_few() {
+async fn many_machines_are_started_by_one_call_and_described_by_one() {
     let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let ids: Vec<_> = rig.list().await.into_iter().map(|instance| instance.id).collect();
     let before = (rig.emulator.calls("StartInstances"), rig.emulator.calls("CreateTags"));
     assert!(rig.fleet.start(&ids).await.is_empty());
     assert_eq!(rig.emulator.calls("StartInstances") - before.0, 1);
-    assert_eq!(rig.emulator.calls("CreateTags") - before.1, 1, "and by one call for their generation");
+    assert_eq!(rig.emulator.calls("CreateTags") - before.1, 1, "one call tags their generation");
     rig.until(&ids, "running").await;
     let before = rig.emulator.calls("DescribeInstances");
     let listed = rig.list().await;
@@ -198,7 +199,7 @@ async fn many_machines_are_started_by_one_call_and_described_by_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_place_is_told_from_a_broken_machine_and_rests() {
+async fn a_dry_place_is_distinguished_from_a_broken_machine_and_left_alone() {
     let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let ids: Vec<_> = rig.list().await.into_iter().map(|instance| instance.id).collect();
@@ -209,13 +210,17 @@ async fn a_dry_place_is_told_from_a_broken_machine_and_rests() {
     assert!(refused.iter().all(|r| matches!(r.error, Error::NoCapacity { .. })), "{refused:?}");
     rig.emulator.harness("DELETE", "faults", "");
     let before = rig.emulator.calls("StartInstances");
-    assert_eq!(rig.fleet.start(&ids).await.len(), 3, "it rests, though it would give again");
-    assert_eq!(rig.emulator.calls("StartInstances"), before, "and is not even asked");
+    assert_eq!(
+        rig.fleet.start(&ids).await.len(),
+        3,
+        "the place is left alone although it has capacity again"
+    );
+    assert_eq!(rig.emulator.calls("StartInstances"), before, "no call is made");
     assert!(rig.list().await.iter().all(|instance| instance.state == State::Stopped));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_machine_in_between_two_states_does_not_keep_the_others() {
+async fn one_machine_between_two_states_does_not_block_the_others() {
     let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let ids: Vec<_> = rig.list().await.into_iter().map(|instance| instance.id).collect();
@@ -230,7 +235,7 @@ async fn one_machine_in_between_two_states_does_not_keep_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_that_fails_is_no_empty_fleet() {
+async fn a_failed_listing_is_an_error_and_not_an_empty_fleet() {
     let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     rig.started().await;
@@ -242,7 +247,7 @@ async fn a_look_that_fails_is_no_empty_fleet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_that_was_terminated_under_the_controller_is_left_out_and_the_others_are_seen() {
+async fn a_machine_terminated_by_someone_else_disappears_and_the_others_stay() {
     let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let instance = rig.started().await;
@@ -257,11 +262,11 @@ async fn a_machine_that_was_terminated_under_the_controller_is_left_out_and_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_names_its_generation_and_is_told_again_until_the_machine_has_it() {
+async fn a_drain_names_its_generation_and_is_sent_until_the_machine_has_received_it() {
     let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let instance = rig.started().await;
-    // The agent is silent at first.
+    // The agent does not answer at first.
     rig.emulator.harness(
         "POST",
         &format!("instance/{}/agent", instance.id),
@@ -277,13 +282,13 @@ async fn a_drain_names_its_generation_and_is_told_again_until_the_machine_has_it
     );
     let drains = rig.fleet.drains.clone().expect("a fleet that acts");
     rig.until_listed("the drain arrives", |_| drains.has_arrived(&instance.id)).await;
-    let told = rig.emulator.calls("SendCommand");
+    let sent = rig.emulator.calls("SendCommand");
     rig.list().await;
-    assert_eq!(rig.emulator.calls("SendCommand"), told, "and is not told any more");
+    assert_eq!(rig.emulator.calls("SendCommand"), sent, "it is not sent again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_controller_tells_a_drain_that_the_last_one_may_not_have_told() {
+async fn the_next_controller_sends_a_drain_that_the_last_one_may_not_have_sent() {
     let emulator = Emulator::start(&QUICK);
     let Some(mut rig) = rig(&emulator).await else { return };
     let instance = rig.started().await;
@@ -294,18 +299,18 @@ async fn the_next_controller_tells_a_drain_that_the_last_one_may_not_have_told()
     rig.emulator.harness("DELETE", "faults", "");
     let before = rig.emulator.calls("SendCommand");
     rig.until_listed("it drains", |listed| listed.iter().any(|i| i.state == State::Draining)).await;
-    let looks = Looks::new();
+    let poll = Poll::new();
     while rig.emulator.calls("SendCommand") == before {
-        looks.again("the next controller sends it").await;
+        poll.retry("the next controller sends it").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_lost_starts_nobody_twice_and_the_start_is_found() {
+async fn a_lost_answer_starts_no_machine_twice_and_the_start_is_found() {
     let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let id = rig.list().await[0].id.clone();
-    // Done, and then reported as failed, for as often as the SDK tries.
+    // Carried out, but reported as failed in each attempt of the SDK.
     rig.emulator.fault(
         &json!({ "op": "StartInstances", "code": "InternalError", "http": 500, "times": 3, "after": true }),
     );
@@ -317,11 +322,11 @@ async fn an_answer_that_is_lost_starts_nobody_twice_and_the_start_is_found() {
     let described = describe::all(&rig.fleet.client, "eirs").await.expect("a listing");
     let tagged =
         described.into_iter().find(|machine| machine.id == id).and_then(|machine| machine.generation);
-    assert_eq!(running[0].generation, tagged, "the generation that the machine reads");
+    assert_eq!(running[0].generation, tagged, "it has the generation that the machine reads");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_only_looks_tells_nobody_anything() {
+async fn a_read_only_fleet_gives_no_orders() {
     let emulator = Emulator::start(&QUICK);
     let Some(rig) = rig(&emulator).await else { return };
     let instance = rig.started().await;

@@ -1,6 +1,5 @@
-//! One process of this machine, held by a descriptor: a signal reaches that very process or nobody,
-//! and its end is announced by the kernel, whether this controller started it or an earlier one
-//! did.
+//! A process of this machine, held by a pidfd: signals reach exactly this process or none, and the
+//! kernel announces its end, even if an earlier controller started it.
 
 use std::{
     fmt, fs, io,
@@ -19,18 +18,18 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
-/// Identifies a process for ever: pids are used again, but not within one boot by a process started
-/// in the same tick.
+/// Identifies a process uniquely: pids are reused, but within one boot not by a process that
+/// started in the same clock tick.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     pub(super) pid: u32,
-    /// Field 22 of `/proc/PID/stat`: when it started, in clock ticks since the boot.
+    /// Field 22 of `/proc/PID/stat`: the start time, in clock ticks since the boot.
     started_ticks: u64,
-    /// Which boot.
+    /// Id of the boot.
     boot: String,
 }
 
-/// A process that is alive or not waited for.
+/// A process that runs or has not been waited for.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) mark: Mark,
@@ -40,34 +39,35 @@ pub(super) struct Process {
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// With this status.
+    /// The process exited with this status.
     Known(ExitStatus),
-    /// Only its parent is told how, and that was an earlier controller.
+    /// Only the parent process receives the status, and that was an earlier controller.
     Unknown,
 }
 
 impl Process {
-    /// Starts a program. It is waited for by [`ended`](Self::ended).
+    /// Starts a program. [`ended`](Self::ended) waits for it.
     pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
         let mut child = command.spawn()?;
         let held = Mark::of(child.id()).and_then(Self::hold);
         if held.is_err() {
-            // Nobody could drain or find it again. Its pid is ours until it is waited for.
+            // It could not be drained or found again. The pid is valid until the process is waited
+            // for.
             child.kill()?;
             child.wait()?;
         }
         held
     }
 
-    /// The process of this mark, if it lives.
+    /// The process of this mark, if it runs.
     pub(super) fn find(mark: &Mark) -> Option<Self> {
         let process = Self::hold(mark.clone()).ok()?;
-        // Looked at after the descriptor was opened: if it is that process now, the descriptor is
-        // of that process.
+        // The mark is compared after the descriptor was opened: if it matches now, the descriptor
+        // belongs to this process.
         (Mark::of(mark.pid).ok()? == *mark).then_some(process)
     }
 
-    /// A process that runs with these arguments in a row.
+    /// Finds a process whose command line contains these arguments in a row.
     pub(super) fn find_by_arguments(arguments: &[&str]) -> Option<Self> {
         let pids = fs::read_dir("/proc")
             .ok()?
@@ -89,7 +89,7 @@ impl Process {
         Ok(Self { mark, descriptor })
     }
 
-    /// Sends a signal; one that is gone already needs none.
+    /// Sends a signal. Succeeds if the process has ended already.
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(self.descriptor.as_fd(), signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
@@ -97,10 +97,10 @@ impl Process {
         }
     }
 
-    /// Kills it, and the scripts that it runs.
+    /// Kills the process and the scripts that it runs.
     pub(super) fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(self.descriptor.as_fd(), Signal::STOP) {
-            // Its number may be somebody else's by now.
+            // Its pid may belong to another process by now.
             Err(Errno::SRCH) => return Ok(()),
             stopped => stopped?,
         }
@@ -110,14 +110,14 @@ impl Process {
         self.signal(Signal::KILL)
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub(super) async fn ended(&self) -> End {
-        // The descriptor reads as ready from the end of the process on, and never before.
+        // The descriptor becomes readable when the process ends, and not before.
         let _ready = self.descriptor.readable().await;
         let status =
             waitid(WaitId::PidFd(self.descriptor.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         match status {
-            // As wait(2) packs it: the code in the second byte or the signal in the first.
+            // The format of wait(2): the code in the second byte, or the signal in the first.
             Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => End::Known(ExitStatus::from_raw(code << 8)),
                 (None, Some(signal)) => End::Known(ExitStatus::from_raw(signal)),
@@ -142,8 +142,8 @@ impl Mark {
     }
 }
 
-/// The second field is the program's name in brackets, which may hold brackets and blanks itself;
-/// 22 is the 20th after it.
+/// The start time in a line of `/proc/PID/stat`. Field 2 is the program's name in brackets, which
+/// may itself contain brackets and spaces; field 22 is the 20th after it.
 fn start_of(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_time_is_found_behind_any_program_name() {
+    fn the_start_time_is_found_after_any_program_name() {
         let stat = "7 (a) b) (c) S 1 7 7 0 -1 4194304 1 2 0 0 3 2 4 1 20 0 1 0 256771 1 1";
         assert_eq!(start_of(stat), Some(256_771));
         assert_eq!(start_of("nonsense"), None);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mark_of_another_process_with_the_same_pid_finds_nobody() {
+    async fn a_mark_of_another_process_with_the_same_pid_finds_no_process() {
         let process = Process::spawn(Command::new("sleep").arg("1000")).unwrap();
         let mark = process.mark.clone();
         assert!(Process::find(&mark).is_some());
@@ -201,7 +201,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_is_found_by_its_arguments() {
-        // A program that never forks: a copy of it would have the same arguments for a moment.
+        // A program that does not fork: a child would have the same arguments for a moment.
         let name = format!("0.{}", std::process::id());
         let process = Process::spawn(Command::new("sleep").args(["1000", &name])).unwrap();
         let found = || Process::find_by_arguments(&["1000", &name]);

@@ -1,5 +1,4 @@
-//! Trouble on purpose, as [`Simulate`] has it: late starts, starts that come to nothing, starts
-//! that are refused.
+//! Simulated faults, as set in [`Simulate`]: slow starts, failing starts and refused starts.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,23 +9,23 @@ use eirs_platform::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Decides what goes wrong.
+/// Decides at random which starts fail.
 #[derive(Debug)]
 pub(super) struct Faults {
     settings: Simulate,
     chance: Mutex<u64>,
 }
 
-/// A start that takes its time.
+/// A simulated start.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Boot {
-    /// When the process begins.
+    /// Time at which the process starts.
     pub(super) due: DateTime<Utc>,
-    /// What becomes of it then.
+    /// How the start ends.
     pub(super) end: BootEnd,
 }
 
-/// What a start comes to.
+/// How a simulated start ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum BootEnd {
@@ -34,7 +33,7 @@ pub(super) enum BootEnd {
     Runs,
     /// The instance dies.
     Dies,
-    /// Nothing happens any more.
+    /// The instance never becomes ready.
     Hangs,
 }
 
@@ -43,7 +42,7 @@ impl Faults {
         Self { chance: Mutex::new(settings.seed), settings }
     }
 
-    /// Refuses a start now and then.
+    /// Refuses a start with the configured probability.
     pub(super) fn check_capacity(&self, id: &str) -> Result<()> {
         let refused = self.settings.capacity_error > 0.0 && self.uniform() < self.settings.capacity_error;
         if refused {
@@ -55,7 +54,7 @@ impl Faults {
         Ok(())
     }
 
-    /// How a start at this moment goes; `None` where the process begins at once.
+    /// Decides how a start goes; `None` if the process starts at once.
     pub(super) fn boot(&self, now: DateTime<Utc>) -> Option<Boot> {
         if !self.settings.is_on() {
             return None;
@@ -70,10 +69,10 @@ impl Faults {
         (!delay.is_zero() || end != BootEnd::Runs).then(|| Boot { due: now + delay, end })
     }
 
-    /// A number from 0 up to 1, all alike likely.
+    /// A uniformly distributed number in 0..1.
     fn uniform(&self) -> f64 {
         let mut state = self.chance.lock().unwrap_or_else(PoisonError::into_inner);
-        // SplitMix64 (Steele, Lea, Flood 2014): any seed will do.
+        // SplitMix64 (Steele, Lea, Flood 2014), which accepts any seed.
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = *state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_goes_wrong_unless_it_is_set() {
+    fn there_are_no_faults_by_default() {
         let faults = Faults::new(Simulate::default());
         assert!(
             (0..100)
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn as_much_goes_wrong_as_is_set_and_the_same_with_the_same_seed() {
+    fn faults_have_the_configured_probability_and_depend_on_the_seed() {
         let count = 10_000;
         let run = |seed| {
             let faults = faults(seed, 0.2, 0.3);

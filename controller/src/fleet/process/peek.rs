@@ -1,5 +1,5 @@
-//! A look at the fleet of processes from outside: for programs that ask what there is while a
-//! controller runs or none does.
+//! A read-only view of the fleet of processes, for programs that run beside a controller or without
+//! one.
 
 use std::{io::ErrorKind, path::PathBuf, time::Duration};
 
@@ -17,8 +17,7 @@ use super::{
 };
 use crate::fleet::{Fleet, Instance, PoolSpec, Refusal};
 
-/// Lists what [`ProcessFleet`](super::ProcessFleet) would list, and does nothing: every other verb
-/// is refused.
+/// Lists what [`ProcessFleet`](super::ProcessFleet) would list. All other operations are refused.
 #[derive(Debug)]
 pub struct Peek {
     records: PathBuf,
@@ -26,7 +25,7 @@ pub struct Peek {
 }
 
 impl Peek {
-    /// Of this installation.
+    /// Opens the fleet of this installation.
     pub fn new(settings: &Settings, clock: SharedClock) -> Self {
         Self { records: settings.local.state.join(state_folder::INSTANCES), clock }
     }
@@ -62,18 +61,18 @@ impl Fleet for Peek {
     }
 
     async fn start(&self, ids: &[String]) -> Vec<Refusal> {
-        ids.iter().map(|id| Refusal { id: id.clone(), error: only_looks("starting", id) }).collect()
+        ids.iter().map(|id| Refusal { id: id.clone(), error: read_only("starting", id) }).collect()
     }
 
     async fn drain(&self, id: &str, _deadline: Duration) -> Result<()> {
-        Err(only_looks("draining", id))
+        Err(read_only("draining", id))
     }
 
     async fn stop(&self, id: &str) -> Result<()> {
-        Err(only_looks("stopping", id))
+        Err(read_only("stopping", id))
     }
 }
 
-fn only_looks(doing: &str, id: &str) -> Error {
-    Error::broken(format!("{doing} {id}"), "this is the fleet of somebody who only looks")
+fn read_only(doing: &str, id: &str) -> Error {
+    Error::broken(format!("{doing} {id}"), "this fleet is read-only")
 }

@@ -1,5 +1,4 @@
-//! What is written down of an instance, for the next controller, in `instances/ID.json` of the
-//! state folder.
+//! The record of an instance for the next controller, in `instances/ID.json` of the state folder.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +16,11 @@ use super::{
 };
 use crate::fleet::{Instance, PoolSpec, State};
 
-/// A worker that lived so long did not crash because of its start: the count begins again.
+/// A worker that ran at least this long did not crash because of its start, so the count of crashes
+/// in a row restarts.
 const LIVED: Duration = Duration::from_secs(60);
 
-/// What is written down of an instance.
+/// The record of an instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) id: String,
@@ -33,12 +33,12 @@ pub(super) struct Record {
     pub(super) drain_until: Option<DateTime<Utc>>,
     pub(super) crashes: u32,
     pub(super) last_error: Option<String>,
-    /// It was started and its process comes later, or never.
+    /// The pending simulated start, whose process comes later or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) boot: Option<Boot>,
 }
 
-/// The records of a state folder, and the files that are none.
+/// Reads the records in a folder. Also returns the `.json` files that are not records.
 pub(super) fn read_all(folder: &Path) -> io::Result<(Vec<Record>, Vec<PathBuf>)> {
     let (mut records, mut others) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder)? {
@@ -54,7 +54,7 @@ pub(super) fn read_all(folder: &Path) -> io::Result<(Vec<Record>, Vec<PathBuf>)>
     Ok((records, others))
 }
 
-/// The instances that pools have, by their names.
+/// The instances of the pools, by id.
 pub(super) fn wanted(pools: &[PoolSpec]) -> BTreeMap<String, &PoolSpec> {
     let of_pool = |pool: &'_ PoolSpec| {
         (1..=pool.max).map(|number| format!("{}-{number}", pool.name)).collect::<Vec<_>>()
@@ -84,8 +84,8 @@ impl Record {
         ["--instance", &self.id, "--generation", generation, "--model", &self.model]
     }
 
-    /// The process of this record, if it lives. Where its pid was never written down, by its
-    /// arguments.
+    /// The process of this record, if it runs. If its pid was not recorded, the process is found by
+    /// its arguments.
     pub(super) fn find(&self) -> Option<Process> {
         match &self.process {
             Some(mark) => Process::find(mark),
@@ -99,13 +99,13 @@ impl Record {
         self.boot = None;
     }
 
-    /// It has left as it was told to.
+    /// Records that it ended as ordered.
     pub(super) fn left(&mut self, now: DateTime<Utc>) {
         self.stopped(now);
         (self.crashes, self.last_error) = (0, None);
     }
 
-    /// It has crashed after it lived so long.
+    /// Records a crash after it ran for `lived`.
     pub(super) fn crashed(&mut self, error: String, lived: Duration) {
         self.crashes = if lived >= LIVED { 1 } else { self.crashes.saturating_add(1) };
         self.last_error = Some(error);

@@ -9,8 +9,8 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A fleet of [the fake worker](../../../tests/fixtures/worker.sh) in a folder of its own; what is
-/// left of it is killed at the end.
+/// A fleet of [the fake worker](../../../tests/fixtures/worker.sh) in its own folder. Remaining
+/// processes are killed at the end.
 struct Rig {
     folder: tempfile::TempDir,
     fleet: ProcessFleet,
@@ -61,7 +61,7 @@ impl contract::Rig for Rig {
     async fn ready(&self, instance: &Instance) {
         let status = format!("/proc/{}/status", instance.pid.unwrap());
         let deadline = Instant::now() + LONG;
-        // It catches or ignores signal 15.
+        // The process catches or ignores signal 15.
         let is_ready = |status: &str| {
             let masks =
                 status.lines().filter(|line| line.starts_with("SigIgn:") || line.starts_with("SigCgt:"));
@@ -79,7 +79,7 @@ impl contract::Rig for Rig {
         process.unwrap().signal(Signal::KILL).unwrap();
     }
 
-    /// It does so by itself.
+    /// The worker ends by itself.
     async fn leave(&self, _instance: &Instance) {}
 }
 
@@ -118,7 +118,7 @@ async fn the_process_fleet_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn a_record_lives_as_long_as_its_process_and_names_it() {
+async fn a_record_exists_as_long_as_its_process_and_names_it() {
     let rig = Rig::new();
     let instance = start(&rig.fleet, "default").await;
     let record = rig.record("p-1").unwrap();
@@ -130,7 +130,7 @@ async fn a_record_lives_as_long_as_its_process_and_names_it() {
 }
 
 #[tokio::test]
-async fn crashes_in_a_row_are_counted_and_the_next_controller_knows_of_them() {
+async fn crashes_in_a_row_are_counted_and_known_to_the_next_controller() {
     let rig = Rig::new();
     for crashes in 1..4 {
         start(&rig.fleet, "broken").await;
@@ -142,8 +142,8 @@ async fn crashes_in_a_row_are_counted_and_the_next_controller_knows_of_them() {
     assert_eq!(adopted.crashes, 3);
 }
 
-/// A fleet that has trouble on purpose.
-fn troubled(state: &Path, simulate: Simulate) -> ProcessFleet {
+/// A fleet with simulated faults.
+fn with_faults(state: &Path, simulate: Simulate) -> ProcessFleet {
     let mut settings = Settings::default();
     settings.local.state = state.to_owned();
     settings.controller.worker_program = Some(fake_worker());
@@ -155,7 +155,7 @@ fn delayed(text: &str) -> Simulate {
     Simulate { start_delay: text.parse().unwrap(), ..Simulate::default() }
 }
 
-async fn until_it_has_a_process(fleet: &ProcessFleet) -> Instance {
+async fn until_process_runs(fleet: &ProcessFleet) -> Instance {
     let deadline = Instant::now() + LONG;
     loop {
         let instance = only(fleet, "default").await;
@@ -168,25 +168,25 @@ async fn until_it_has_a_process(fleet: &ProcessFleet) -> Instance {
 }
 
 #[tokio::test]
-async fn a_simulated_start_delay_lets_the_process_come_later_in_the_same_generation() {
+async fn a_simulated_start_delay_starts_the_process_later_in_the_same_generation() {
     let mut rig = Rig::new();
-    rig.fleet = troubled(rig.folder.path(), delayed("300ms"));
+    rig.fleet = with_faults(rig.folder.path(), delayed("300ms"));
     let began = Instant::now();
     let started = start(&rig.fleet, "default").await;
     assert_eq!((started.state, started.pid), (State::Running, None));
-    let up = until_it_has_a_process(&rig.fleet).await;
+    let up = until_process_runs(&rig.fleet).await;
     assert!(began.elapsed() >= Duration::from_millis(300));
     assert_eq!((up.generation, up.since), (started.generation, started.since));
     assert_eq!(rig.record("p-1").unwrap().boot, None);
 }
 
-// In paused time, so that the delay is over for certain when this long has passed; no process is
-// started.
+/// Runs in paused time, so that the delay has certainly passed after this time. No process is
+/// started.
 #[tokio::test(start_paused = true)]
-async fn a_start_that_is_taken_back_during_its_delay_leaves_at_once_and_for_good() {
+async fn a_start_that_is_cancelled_during_its_delay_stops_at_once() {
     let mut rig = Rig::new();
     for stops in [false, true] {
-        rig.fleet = troubled(rig.folder.path(), delayed("100ms"));
+        rig.fleet = with_faults(rig.folder.path(), delayed("100ms"));
         start(&rig.fleet, "default").await;
         if stops {
             rig.fleet.stop("p-1").await.unwrap();
@@ -203,21 +203,21 @@ async fn a_start_that_is_taken_back_during_its_delay_leaves_at_once_and_for_good
 }
 
 #[tokio::test]
-async fn a_start_that_takes_its_time_is_adopted_by_the_next_controller() {
+async fn a_delayed_start_is_adopted_by_the_next_controller() {
     let mut rig = Rig::new();
-    let first = troubled(rig.folder.path(), delayed("300ms"));
+    let first = with_faults(rig.folder.path(), delayed("300ms"));
     let started = start(&first, "default").await;
     drop(first);
     rig.fleet = open(rig.folder.path(), fake_worker());
     let adopted = only(&rig.fleet, "default").await;
     assert_eq!(adopted, started);
-    assert_eq!(until_it_has_a_process(&rig.fleet).await.generation, started.generation);
+    assert_eq!(until_process_runs(&rig.fleet).await.generation, started.generation);
 }
 
 #[tokio::test]
-async fn simulated_starts_come_to_nothing_in_both_ways_and_are_refused_for_capacity() {
+async fn simulated_starts_die_hang_and_are_refused_for_capacity() {
     let mut rig = Rig::new();
-    rig.fleet = troubled(rig.folder.path(), Simulate { boot_failure: 1.0, ..delayed("1ms") });
+    rig.fleet = with_faults(rig.folder.path(), Simulate { boot_failure: 1.0, ..delayed("1ms") });
     let (mut died, mut hung) = (0, 0);
     while died == 0 || hung == 0 {
         let instance = start(&rig.fleet, "default").await;
@@ -234,7 +234,7 @@ async fn simulated_starts_come_to_nothing_in_both_ways_and_are_refused_for_capac
         }
         assert!(died + hung < 100);
     }
-    rig.fleet = troubled(rig.folder.path(), Simulate { capacity_error: 1.0, ..Simulate::default() });
+    rig.fleet = with_faults(rig.folder.path(), Simulate { capacity_error: 1.0, ..Simulate::default() });
     only(&rig.fleet, "default").await;
     let refused = rig.fleet.start(&["p-1".to_owned()]).await;
     assert!(matches!(refused[0].error, Error::NoCapacity { .. }), "{refused:?}");
@@ -243,7 +243,7 @@ async fn simulated_starts_come_to_nothing_in_both_ways_and_are_refused_for_capac
 }
 
 #[tokio::test]
-async fn a_look_from_outside_lists_the_same_and_does_nothing() {
+async fn a_read_only_fleet_lists_the_same_and_refuses_orders() {
     let rig = Rig::new();
     let mut settings = Settings::default();
     settings.local.state = rig.folder.path().to_owned();
@@ -260,7 +260,7 @@ async fn a_look_from_outside_lists_the_same_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_not_there_is_a_refusal_and_a_crash() {
+async fn a_missing_program_is_a_refusal_and_a_crash() {
     let rig = Rig::new();
     let fleet = open(rig.folder.path(), PathBuf::from("/no/such/worker"));
     only(&fleet, "default").await;
@@ -272,7 +272,7 @@ async fn a_program_that_is_not_there_is_a_refusal_and_a_crash() {
 }
 
 #[tokio::test]
-async fn a_process_whose_pid_was_never_written_down_is_found_by_its_generation() {
+async fn a_process_whose_pid_was_not_recorded_is_found_by_its_generation() {
     let rig = Rig::new();
     let before = start(&rig.fleet, "default").await;
     let without_pid = Record { process: None, ..rig.record("p-1").unwrap() };
@@ -281,7 +281,7 @@ async fn a_process_whose_pid_was_never_written_down_is_found_by_its_generation()
 }
 
 #[tokio::test]
-async fn a_record_of_a_process_that_is_gone_or_of_a_stranger_is_put_away() {
+async fn a_record_of_an_ended_or_other_process_is_deleted() {
     let rig = Rig::new();
     start(&rig.fleet, "default").await;
     let mut record = serde_json::to_value(rig.record("p-1").unwrap()).unwrap();
@@ -294,11 +294,11 @@ async fn a_record_of_a_process_that_is_gone_or_of_a_stranger_is_put_away() {
 }
 
 #[tokio::test]
-async fn an_adopted_process_is_drained_and_its_end_is_noticed() {
+async fn an_adopted_process_can_be_drained_and_its_end_is_noticed() {
     let rig = Rig::new();
     start(&rig.fleet, "default").await;
-    let heir = open(rig.folder.path(), fake_worker());
-    assert_eq!(only(&heir, "default").await.state, State::Running);
-    heir.drain("p-1", LONG).await.unwrap();
-    assert_eq!(until_stopped(&heir, "default").await.crashes, 0);
+    let successor = open(rig.folder.path(), fake_worker());
+    assert_eq!(only(&successor, "default").await.state, State::Running);
+    successor.drain("p-1", LONG).await.unwrap();
+    assert_eq!(until_stopped(&successor, "default").await.crashes, 0);
 }

@@ -29,17 +29,17 @@ fn only(inventory: &Inventory) -> Instance {
 }
 
 #[test]
-fn a_description_that_does_not_know_of_an_order_yet_does_not_count() {
+fn a_description_that_does_not_reflect_an_order_yet_does_not_count() {
     let mut inventory = inventory();
     started(&mut inventory, 10);
     inventory.described(vec![machine("i-1", Ec2State::Stopped)], at(20));
-    assert_eq!(only(&inventory).state, State::Running, "EC2 lags");
+    assert_eq!(only(&inventory).state, State::Running, "EC2 is eventually consistent");
     inventory.described(vec![machine("i-1", Ec2State::Stopped)], at(26));
     let instance = only(&inventory);
     assert_eq!(
         (instance.state, instance.crashes),
         (State::Stopped, 1),
-        "by now it knows: the start came to nothing"
+        "after the lag the start counts as failed"
     );
     assert_eq!(instance.since, at(26));
 
@@ -48,7 +48,7 @@ fn a_description_that_does_not_know_of_an_order_yet_does_not_count() {
     let launched =
         Machine { launched: at(11), reason: Some("no room".into()), ..machine("i-1", Ec2State::Stopped) };
     inventory.described(vec![launched], at(12));
-    assert_eq!(only(&inventory).state, State::Stopped, "it was launched since then, and has ended");
+    assert_eq!(only(&inventory).state, State::Stopped, "it was launched since the order, and has ended");
     assert_eq!(only(&inventory).last_error.as_deref(), Some("stopped unexpectedly: no room"));
 
     let mut inventory = self::inventory();
@@ -60,7 +60,7 @@ fn a_description_that_does_not_know_of_an_order_yet_does_not_count() {
 }
 
 #[test]
-fn tags_that_come_late_do_not_undo_an_order() {
+fn late_tags_do_not_undo_an_order() {
     let mut inventory = inventory();
     let generation = started(&mut inventory, 10);
     inventory.described(vec![machine("i-1", Ec2State::Running)], at(12));
@@ -76,13 +76,13 @@ fn tags_that_come_late_do_not_undo_an_order() {
 }
 
 #[test]
-fn one_that_had_to_go_has_left_and_another_has_died() {
-    for (told, crashes) in [(true, 0), (false, 1)] {
+fn a_machine_that_stops_by_an_order_has_left_and_one_that_stops_without_has_crashed() {
+    for (ordered, crashes) in [(true, 0), (false, 1)] {
         let mut inventory = inventory();
         let generation = started(&mut inventory, 10);
         let seen = |state| Machine { generation: Some(generation.clone()), ..machine("i-1", state) };
         inventory.described(vec![seen(Ec2State::Running)], at(40));
-        if told {
+        if ordered {
             inventory.drain_ordered(
                 "i-1",
                 Drain { generation: generation.clone(), since: at(50), until: at(100) },
@@ -93,12 +93,12 @@ fn one_that_had_to_go_has_left_and_another_has_died() {
         inventory.described(vec![seen(Ec2State::Stopped)], at(70));
         let instance = only(&inventory);
         assert_eq!((instance.state, instance.crashes, instance.drain_until), (State::Stopped, crashes, None));
-        assert_eq!(instance.last_error.is_some(), !told, "{instance:?}");
+        assert_eq!(instance.last_error.is_some(), !ordered, "{instance:?}");
     }
 }
 
 #[test]
-fn deaths_in_a_row_are_counted_until_one_leaves_as_told() {
+fn crashes_in_a_row_are_counted_until_a_machine_stops_as_ordered() {
     let mut inventory = inventory();
     for round in 0..7 {
         let start = round * 1000;
@@ -114,7 +114,7 @@ fn deaths_in_a_row_are_counted_until_one_leaves_as_told() {
 }
 
 #[test]
-fn after_the_force_nothing_is_due_any_more() {
+fn after_a_forced_stop_nothing_is_due() {
     let mut inventory = inventory();
     started(&mut inventory, 10);
     inventory.stop_ordered("i-1", false, at(20));
@@ -125,11 +125,11 @@ fn after_the_force_nothing_is_due_any_more() {
 }
 
 #[test]
-fn a_start_whose_answer_was_lost_is_looked_for_and_found() {
+fn a_start_whose_answer_was_lost_is_found() {
     let mut inventory = inventory();
     let generation = machine::new_generation(at(10));
     inventory.start_ordered("i-1", &generation, "dogs", at(10));
-    assert_eq!(inventory.restless(at(20)), ["i-1"]);
+    assert_eq!(inventory.unsettled(at(20)), ["i-1"]);
     let described =
         Machine { launched: at(11), generation: Some(generation), ..machine("i-1", Ec2State::Pending) };
     inventory.described(vec![described], at(30));
@@ -137,24 +137,24 @@ fn a_start_whose_answer_was_lost_is_looked_for_and_found() {
     let mut refused = self::inventory();
     refused.start_ordered("i-1", "g", "dogs", at(10));
     refused.start_refused("i-1");
-    assert_eq!(refused.restless(at(20)), Vec::<String>::new());
+    assert_eq!(refused.unsettled(at(20)), Vec::<String>::new());
 }
 
 #[test]
-fn one_that_somebody_started_by_hand_serves_and_can_be_drained() {
+fn a_machine_that_was_started_by_hand_serves_and_can_be_drained() {
     let mut inventory = inventory();
     let described = Machine { launched: at(500), ..machine("i-1", Ec2State::Running) };
     inventory.described(vec![described], at(510));
     let instance = only(&inventory);
     assert_eq!((instance.state, instance.since), (State::Running, at(500)));
-    let generation = instance.generation.expect("any that runs has one");
+    let generation = instance.generation.expect("every running machine has one");
     inventory.drain_ordered("i-1", Drain { generation, since: at(520), until: at(600) });
     assert_eq!(only(&inventory).state, State::Draining);
     assert_eq!(inventory.draining().len(), 1);
 }
 
 #[test]
-fn a_machine_is_gone_when_two_listings_leave_it_out_or_ec2_says_so() {
+fn a_machine_is_gone_after_two_listings_without_it_or_if_ec2_says_so() {
     let mut inventory = inventory();
     inventory.listed(vec![], at(60));
     assert_eq!(inventory.view(&pools()).len(), 1);
@@ -166,7 +166,7 @@ fn a_machine_is_gone_when_two_listings_leave_it_out_or_ec2_says_so() {
 }
 
 #[test]
-fn all_stopped_machines_of_a_pool_are_shown_and_of_no_pool_only_those_that_run() {
+fn all_stopped_machines_of_a_pool_are_listed_and_only_running_ones_of_other_pools() {
     let mut inventory = Inventory::default();
     let of = |id: &str, pool: &str, state| Machine { pool: pool.into(), ..machine(id, state) };
     let (stopped, running) = (Ec2State::Stopped, Ec2State::Running);
@@ -185,6 +185,6 @@ fn all_stopped_machines_of_a_pool_are_shown_and_of_no_pool_only_those_that_run()
     assert_eq!(
         seen,
         [(text("i-1"), text("dogs")), (text("i-2"), text("dogs")), (text("i-4"), text(""))],
-        "more than the pool may have at once: one may be of a zone that has none to give"
+        "more than `max`, as the zones of some may have no capacity"
     );
 }

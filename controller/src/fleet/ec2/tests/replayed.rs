@@ -1,4 +1,4 @@
-//! What is asked of EC2 and SSM, against recorded answers.
+//! The calls to EC2 and SSM, against recorded answers.
 
 use eirs_platform::testing::replay::{Answer, Replay};
 
@@ -30,7 +30,7 @@ fn refused(code: &str, message: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_listing_asks_for_what_is_tagged_ours_and_handed_over_and_goes_on_to_the_last_page() {
+async fn a_listing_filters_by_tags_and_reads_all_pages() {
     let (fleet, replay) = replayed([page(&["i-1", "i-2"], Some("more")), page(&["i-3"], None)]).await;
     let pools = [PoolSpec { name: "p".into(), model: "default".into(), max: 3, launch: Launch::default() }];
     assert_eq!(fleet.list(&pools).await.unwrap().len(), 3);
@@ -42,7 +42,7 @@ async fn a_listing_asks_for_what_is_tagged_ours_and_handed_over_and_goes_on_to_t
     }
     assert!(!requests[0].body.contains("InstanceId"), "ids and a page size exclude each other");
     assert!(requests[1].body.contains("NextToken=more"));
-    // At rest, nothing is asked until a listing is due again.
+    // Without changes, nothing is called until the next listing is due.
     fleet.list(&pools).await.unwrap();
     assert_eq!(replay.requests().len(), 2);
 }
@@ -59,7 +59,7 @@ async fn ids_that_do_not_exist_are_left_out_of_the_next_call() {
     assert_eq!((described.gone, described.machines.len()), (vec!["i-1".to_owned(), "i-3".to_owned()], 1));
     let second = &replay.requests()[1].body;
     assert!(second.contains("InstanceId.1=i-2") && !second.contains("InstanceId.2"), "{second}");
-    // One that EC2 does not name is no reason to go on.
+    // If the error names no id, the call is not repeated.
     let (fleet, _replay) = replayed([refused("InvalidInstanceID.NotFound", "something else")]).await;
     assert!(describe::some(&fleet.client, vec!["i-1".to_owned()]).await.is_err());
 }
@@ -74,7 +74,7 @@ async fn many_machines_are_described_two_hundred_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_start_is_tagged_first_and_a_refused_tag_starts_nobody() {
+async fn a_start_is_tagged_first_and_a_refused_tag_starts_no_machine() {
     let (fleet, replay) = replayed([page(&["i-1"], None), refused("UnauthorizedOperation", "no")]).await;
     fleet
         .list(&[PoolSpec { name: "p".into(), model: "dogs".into(), max: 1, launch: Launch::default() }])
@@ -93,11 +93,11 @@ async fn a_start_is_tagged_first_and_a_refused_tag_starts_nobody() {
 }
 
 #[tokio::test]
-async fn a_drain_is_one_order_of_our_document_that_waits_half_a_minute_and_names_its_generation() {
+async fn a_drain_is_one_command_that_expires_after_30_s_and_names_its_generation() {
     let command = json!({ "Command": { "CommandId": "c" } }).to_string();
     let replay = Replay::new([Answer::new(200, command)]);
     let drains = ssm::Drains::new(&replay.config().await, &Aws::default());
-    let delivery = drains.tell("i-1", "20260101T000000.000000Z", chrono::Utc::now()).await;
+    let delivery = drains.send("i-1", "20260101T000000.000000Z", chrono::Utc::now()).await;
     assert_eq!(delivery, ssm::Delivery::UnderWay);
     let order: Value = serde_json::from_str(&replay.requests()[0].body).unwrap();
     assert_eq!(

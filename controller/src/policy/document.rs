@@ -1,5 +1,5 @@
-//! Reads a TOML text value by value, so that every mistake in it is found at once and named with
-//! its line and key.
+//! Reads a TOML text value by value, so that all mistakes are found at once, each with its line and
+//! key.
 
 use std::{cell::RefCell, collections::BTreeSet, ops::RangeInclusive, path::Path, time::Duration};
 
@@ -11,27 +11,28 @@ use toml::{
 
 use super::Complaint;
 
-/// A text being read, and what is wrong with it so far.
+/// A text being read, and the complaints about it so far.
 pub(super) struct Document<'a> {
     file: &'a Path,
     text: &'a str,
     complaints: RefCell<Vec<Complaint>>,
-    /// Every key that any section asked for, with its path.
+    /// Paths of all keys that any section has read.
     known: RefCell<BTreeSet<String>>,
     unknown: RefCell<Vec<Unknown>>,
 }
 
-/// A key that its section does not know. What was meant is only known at the end: it may belong to
-/// another one.
+/// A key that its section does not know. The hint is added at the end, as the key may belong to
+/// another section.
 struct Unknown {
     at: usize,
     path: String,
     nearest: Option<String>,
-    /// All that the section knows.
+    /// The keys that the section knows.
     known: String,
 }
 
-/// A table of the document. What is asked of it is known; what is left when it is finished is not.
+/// A table of the document. Keys that are read become known; [`finish`](Self::finish) complains
+/// about the others.
 pub(super) struct Section<'a> {
     document: &'a Document<'a>,
     path: String,
@@ -50,8 +51,8 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The tables of the text. Where it is not TOML, what could be read of it is answered all the
-    /// same.
+    /// Parses the text. If it is not valid TOML, returns as much as could be read, and adds
+    /// complaints.
     pub(super) fn parse(&self) -> Spanned<DeTable<'a>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         for error in errors {
@@ -92,7 +93,7 @@ impl<'a> Section<'a> {
         Self { document, path: String::new(), table: Some(table), known: RefCell::default() }
     }
 
-    /// The table of this name; one that is not there is empty.
+    /// Reads the table of this name; an empty one if it is missing.
     pub(super) fn section(&self, name: &'static str) -> Section<'a> {
         let table = self.get(name).and_then(|value| {
             let table = value.get_ref().as_table();
@@ -104,7 +105,7 @@ impl<'a> Section<'a> {
         Section { document: self.document, path: name.to_owned(), table, known: RefCell::default() }
     }
 
-    /// The tables of a list of tables.
+    /// Reads an array of tables.
     pub(super) fn sections(&self, name: &'static str) -> Vec<Section<'a>> {
         let Some(value) = self.get(name) else { return Vec::new() };
         let Some(tables) = value.get_ref().as_array() else {
@@ -122,12 +123,12 @@ impl<'a> Section<'a> {
         tables.iter().enumerate().filter_map(read).collect()
     }
 
-    /// Whether the key is there.
+    /// Whether the key exists.
     pub(super) fn has(&self, key: &'static str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
-    /// A text.
+    /// Reads a string.
     pub(super) fn text(&self, key: &'static str) -> Option<&'a str> {
         let value = self.get(key)?;
         let text = value.get_ref().as_str();
@@ -137,7 +138,7 @@ impl<'a> Section<'a> {
         text
     }
 
-    /// One word of a list; an unknown one is probably a typo.
+    /// Reads one of the given words. The complaint about another word suggests the nearest one.
     pub(super) fn word(&self, key: &'static str, words: &[&'static str]) -> Option<&'static str> {
         let text = self.text(key)?;
         let found = words.iter().copied().find(|word| *word == text);
@@ -151,7 +152,7 @@ impl<'a> Section<'a> {
         found
     }
 
-    /// Complains where a key is missing that must be there.
+    /// Complains if a required key is missing.
     pub(super) fn needs(&self, key: &'static str, what: &str) -> Option<()> {
         if self.has(key) {
             return Some(());
@@ -161,7 +162,7 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// A time zone by its name in the IANA database.
+    /// Reads a time zone by its name in the IANA database.
     pub(super) fn timezone(&self, key: &'static str) -> Option<chrono_tz::Tz> {
         let text = self.text(key)?;
         let zone = text.parse().ok();
@@ -176,7 +177,7 @@ impl<'a> Section<'a> {
         zone
     }
 
-    /// A list of texts.
+    /// Reads an array of strings.
     pub(super) fn texts(&self, key: &'static str) -> Option<Vec<String>> {
         let value = self.get(key)?;
         let texts = value.get_ref().as_array().and_then(|array| {
@@ -188,7 +189,7 @@ impl<'a> Section<'a> {
         texts
     }
 
-    /// True or false.
+    /// Reads a boolean.
     pub(super) fn flag(&self, key: &'static str) -> Option<bool> {
         let value = self.get(key)?;
         let flag = value.get_ref().as_bool();
@@ -198,7 +199,7 @@ impl<'a> Section<'a> {
         flag
     }
 
-    /// A number, whole or not.
+    /// Reads an integer or a float in the range.
     pub(super) fn number(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         let value = self.get(key)?;
         let text = match value.get_ref() {
@@ -213,7 +214,7 @@ impl<'a> Section<'a> {
         number
     }
 
-    /// A whole number.
+    /// Reads an integer in the range.
     pub(super) fn whole(&self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.get(key)?;
         let integer = value.get_ref().as_integer();
@@ -225,13 +226,13 @@ impl<'a> Section<'a> {
         number
     }
 
-    /// A whole number of instances.
+    /// Reads a number of instances in the range.
     pub(super) fn instances(&self, key: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
         let number = self.whole(key, u64::from(*range.start())..=u64::from(*range.end()))?;
         Some(u32::try_from(number).expect("the range ends within u32"))
     }
 
-    /// A time with its unit.
+    /// Reads a duration with its unit, in the range.
     pub(super) fn duration(&self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
         let value = self.get(key)?;
         let shown = |duration: &Duration| humantime::format_duration(*duration).to_string();
@@ -248,7 +249,7 @@ impl<'a> Section<'a> {
         duration
     }
 
-    /// A complaint about a key of this section.
+    /// Adds a complaint about a key of this section.
     pub(super) fn complain(&self, key: &str, problem: String) {
         let at = self.table.and_then(|table| table.iter().find(|(name, _)| name.get_ref() == key));
         let first = || self.table.and_then(|table| table.keys().next());
@@ -256,7 +257,7 @@ impl<'a> Section<'a> {
         self.document.complain(at, Some(self.path_of(key)), problem);
     }
 
-    /// Complains about every key that nobody asked for.
+    /// Complains about every key that was not read.
     pub(super) fn finish(self) {
         let known = self.known.take();
         self.document.known.borrow_mut().extend(known.iter().map(|key| self.path_of(key)));
@@ -281,7 +282,7 @@ impl<'a> Section<'a> {
     fn refuse(&self, key: &str, value: &Spanned<DeValue<'a>>, wanted: &str) {
         let span = value.span();
         let written = self.document.text.get(span.clone()).unwrap_or_default();
-        // A table or a long list says more by its name than by its text.
+        // A table or a long list is shown by its type.
         let written =
             if written.len() > 60 || written.contains('\n') { value.get_ref().type_str() } else { written };
         let problem = format!("is {written}; must be {wanted}");

@@ -1,15 +1,15 @@
-//! The tables of `policies/README.md` have every key that is read, with its true range and default,
-//! and no other; what it shows is good.
+//! The tables of `policies/README.md` contain exactly the keys that are read, with their ranges and
+//! defaults, and the examples are valid.
 
 use std::{collections::BTreeSet, path::Path};
 
 use super::{Complaint, Policy, parse};
 
 const README: &str = include_str!("../../../policies/README.md");
-/// No key, and like none.
-const NOBODY: &str = "zzzz";
+/// A word that is no key and similar to none.
+const UNKNOWN: &str = "zzzz";
 
-/// A table of the README: the heading above it, and a text in which a key can be set.
+/// A table of the README: the heading above it, and the text around a key of it.
 struct Table {
     heading: String,
     before: String,
@@ -28,7 +28,7 @@ fn read(text: &str) -> Result<Policy, Vec<Complaint>> {
     parse(Path::new("p.toml"), text)
 }
 
-/// What the reader says is wrong with a key.
+/// The complaint about a key.
 #[track_caller]
 fn problem(text: &str, key: &str) -> String {
     let complaints = read(text).expect_err(text);
@@ -39,8 +39,7 @@ fn problem(text: &str, key: &str) -> String {
     complaints.iter().find(about).unwrap_or_else(|| panic!("{key}: {complaints:?}")).problem.clone()
 }
 
-/// The words that the reader knows in a place, as it lists them when it sees one that it does not
-/// know.
+/// The known words in a place, as listed in the complaint about an unknown one.
 #[track_caller]
 fn known(text: &str, key: &str) -> BTreeSet<String> {
     let problem = problem(text, key);
@@ -49,11 +48,11 @@ fn known(text: &str, key: &str) -> BTreeSet<String> {
 }
 
 fn kinds() -> BTreeSet<String> {
-    known(&format!("[[rule]]\nkind = '{NOBODY}'"), "kind")
+    known(&format!("[[rule]]\nkind = '{UNKNOWN}'"), "kind")
 }
 
 fn sections() -> BTreeSet<String> {
-    known(&format!("{NOBODY} = 1"), NOBODY)
+    known(&format!("{UNKNOWN} = 1"), UNKNOWN)
 }
 
 fn tables() -> Vec<Table> {
@@ -95,19 +94,19 @@ impl Table {
     }
 
     fn known(&self) -> BTreeSet<String> {
-        let mut known = known(&self.with(NOBODY, "1"), NOBODY);
+        let mut known = known(&self.with(UNKNOWN, "1"), UNKNOWN);
         known.remove("kind");
         known
     }
 }
 
-/// What stands first in backticks.
+/// The text in the first backticks.
 fn quoted(cell: &str) -> Option<&str> {
     cell.strip_prefix('`')?.split('`').next()
 }
 
 #[test]
-fn the_tables_have_the_keys_that_are_read_and_no_other() {
+fn the_tables_contain_exactly_the_keys_that_are_read() {
     for name in sections() {
         let heading = if name == "rule" { "### `[[rule]]`".to_owned() } else { format!("### `[{name}]`") };
         assert!(README.contains(&format!("\n{heading}\n")), "{heading}");
@@ -116,11 +115,11 @@ fn the_tables_have_the_keys_that_are_read_and_no_other() {
     for table in tables() {
         let mut known = table.known();
         if table.heading == step {
-            // Its table has the keys of a step, too.
+            // Its table also has the keys of a step.
             known = tables().iter().filter(|table| table.heading == step).flat_map(Table::known).collect();
         }
-        let told: BTreeSet<_> = table.rows().iter().map(|row| row.key.to_owned()).collect();
-        assert_eq!(told, known, "{}", table.heading);
+        let documented: BTreeSet<_> = table.rows().iter().map(|row| row.key.to_owned()).collect();
+        assert_eq!(documented, known, "{}", table.heading);
     }
     let documented = README.lines().filter(|line| line.starts_with("### `kind = ")).count();
     assert_eq!(documented, kinds().len());
@@ -128,7 +127,7 @@ fn the_tables_have_the_keys_that_are_read_and_no_other() {
 }
 
 #[test]
-fn the_ranges_are_those_that_are_read() {
+fn the_documented_ranges_are_those_that_are_checked() {
     let mut checked = 0;
     for table in tables() {
         let known = table.known();
@@ -143,7 +142,7 @@ fn the_ranges_are_those_that_are_read() {
 }
 
 #[test]
-fn the_defaults_are_those_that_are_taken() {
+fn the_documented_defaults_are_those_that_are_used() {
     let mut checked = 0;
     for table in tables() {
         let rest = if table.before.contains("'schedule'") {
@@ -165,7 +164,7 @@ fn the_defaults_are_those_that_are_taken() {
 }
 
 #[test]
-fn every_policy_that_is_shown_is_good() {
+fn every_documented_policy_is_valid() {
     let shown: Vec<_> = README.split("```toml\n").skip(1).map(|after| after.split("```").next()).collect();
     assert!(shown.len() >= 6);
     for text in shown {

@@ -1,4 +1,4 @@
-//! Reads a `[[rule]]`: each kind with the keys of its own.
+//! Reads a `[[rule]]`: each kind has its own keys.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use super::{
 const KINDS: [&str; 5] = ["backlog", "latency", "step", "schedule", "forecast"];
 const MOST_JOBS: u64 = 1_000_000_000;
 
-/// The rule of a table, or complaints about it.
+/// Reads a rule; `None` if it has complaints.
 pub(super) fn rule(section: Section<'_>) -> Option<Rule> {
     if !section.has("kind") {
         section.complain("kind", "is missing; a rule needs a kind, like `kind = \"backlog\"`".to_owned());
         return None;
     }
-    // What the other keys of an unknown kind mean is unknown too: they are not complained about.
+    // The other keys of an unknown kind cannot be checked.
     let rule = match section.word("kind", &KINDS)? {
         "latency" => latency(&section),
         "step" => step(&section),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kind_needs_and_does_not_get_is_named() {
+    fn missing_required_keys_are_named() {
         check_bad(
             "[[rule]]\nkind = 'latency'\n[[rule]]\nkind = 'step'\n[[rule]]\nkind = 'schedule'",
             &[

@@ -1,4 +1,4 @@
-//! Hours of the week, in a named time zone.
+//! Recurring hours in a time zone.
 
 use std::time::Duration;
 
@@ -11,41 +11,40 @@ use serde::{Serialize, Serializer};
 
 use eirs_platform::settings::units;
 
-/// No change of clocks is longer; Lord Howe changes by half an hour, others by one, and whole days
-/// were skipped only by the date line.
+/// Upper bound of a change of clocks. Lord Howe changes by half an hour, others by one hour; only
+/// moves across the date line were larger.
 const LONGEST_CHANGE: TimeDelta = TimeDelta::hours(3);
 
-/// Hours that begin when the wall clock of a time zone shows certain times, and last a while.
+/// Hours that begin at certain local times and last for a fixed duration.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Schedule {
-    /// When they begin.
+    /// Local times at which the hours begin.
     #[serde(serialize_with = "as_text")]
     pub cron: Cron,
-    /// How long they last: by a clock that is never set, so that ten hours are ten hours on the day
-    /// of a change, too.
+    /// Length of the hours in elapsed time, so that ten hours are ten hours on the day of a clock
+    /// change, too.
     #[serde(with = "units::duration")]
     pub duration: Duration,
-    /// Whose wall clock.
+    /// Time zone of `cron`.
     pub timezone: chrono_tz::Tz,
 }
 
 impl Schedule {
-    /// Whether these are such hours: from their first moment on, and before their end.
+    /// Whether `now` is within the hours; the end is exclusive.
     pub fn covers(&self, now: DateTime<Utc>) -> bool {
         self.began(now).is_some_and(|began| (now - began).to_std().is_ok_and(|since| since < self.duration))
     }
 
-    /// When such hours last began. Times are taken as the wall clock's, one by one: one that a
-    /// change of clocks skips counts when the gap ends, and one that comes twice counts the first
-    /// time.
+    /// Time at which the hours last began. A local time that a clock change skips counts at the end
+    /// of the gap, and one that occurs twice counts the first time only.
     fn began(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let offset = |at: DateTime<Utc>| at.with_timezone(&self.timezone).offset().fix().local_minus_utc();
-        // For a while after clocks were set back, times that the wall clock shows again have been
-        // there.
+        // For a while after the clocks were set back, local times that lie ahead have already
+        // occurred once.
         let set_back = (offset(now - LONGEST_CHANGE) - offset(now)).max(0);
         let shown = now.with_timezone(&self.timezone).naive_local() + TimeDelta::seconds(set_back.into());
         let mut inclusive = true;
-        // Croner counts in UTC here, which has no changes.
+        // Croner computes in UTC here, which has no clock changes.
         let mut at = shown.and_utc();
         loop {
             at = self.cron.find_previous_occurrence(&at, inclusive).ok()?;
@@ -57,14 +56,14 @@ impl Schedule {
         }
     }
 
-    /// When the wall clock shows this for the first time, or leaps over it.
+    /// The first moment at which local time is `shown`, or at which the clocks skip it.
     fn instant(&self, shown: NaiveDateTime) -> Option<DateTime<Utc>> {
         match self.timezone.from_local_datetime(&shown) {
             LocalResult::Single(at) | LocalResult::Ambiguous(at, _) => Some(at.to_utc()),
             LocalResult::None => {
                 let before = self.timezone.from_local_datetime(&(shown - LONGEST_CHANGE)).earliest()?;
                 let after = self.timezone.from_local_datetime(&(shown + LONGEST_CHANGE)).latest()?;
-                // The offset changes once between the two; the change is found to the second.
+                // The offset changes once between the two: find the change to the second.
                 let (mut low, mut high) = (before.timestamp(), after.timestamp());
                 let offset = |second| {
                     DateTime::from_timestamp(second, 0)
@@ -81,8 +80,7 @@ impl Schedule {
     }
 }
 
-/// The five fields of a cron line: their names, and the numbers that a range with a step but no end
-/// reaches.
+/// The five fields of a cron line: name, smallest and largest number.
 const FIELDS: [(&str, u32, u32); 5] = [
     ("minute", 0, 59),
     ("hour", 0, 23),
@@ -94,7 +92,7 @@ const MONTHS: [&str; 12] =
     ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 const DAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 
-/// Reads the five fields of a cron line; the error says what is wrong with them.
+/// Parses the five fields of a cron line. The error says what is wrong with them.
 pub fn parse_cron(text: &str) -> Result<Cron, String> {
     let fields: Vec<_> = text.split_whitespace().collect();
     let Ok(fields) = <[&str; 5]>::try_from(fields) else {
@@ -135,8 +133,8 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
     }
 }
 
-/// Refuses what croner reads as something else than was meant: a list with nothing between two
-/// commas, and a step beyond the field's end, which would come once in each round.
+/// Refuses two forms that croner accepts with another meaning: an empty item in a list, and a step
+/// larger than the field's range, which would occur once in each round.
 fn expect_parts(field: &str, (name, first, last): (&str, u32, u32)) -> Result<(), String> {
     for part in field.split(',') {
         if part.is_empty() {
@@ -146,15 +144,15 @@ fn expect_parts(field: &str, (name, first, last): (&str, u32, u32)) -> Result<()
         let most = last - first + 1;
         if step.is_some_and(|step| step > most) {
             return Err(format!(
-                "its {name}, {field:?}, must have a step of at most {most}: after {last} it begins again"
+                "its {name}, {field:?}, must have a step of at most {most}: after {last} it starts over"
             ));
         }
     }
     Ok(())
 }
 
-/// The same without what croner does not read: ranges that pass the end (`FRI-MON`, `22-2`) and
-/// steps from a single number (`5/15`), as Vixie cron and systemd read them.
+/// Rewrites forms that croner does not read, with their meaning in Vixie cron and systemd: ranges
+/// that pass the end (`FRI-MON`, `22-2`) and steps from a single number (`5/15`).
 fn spell_out(field: &str, (_, first, last): (&str, u32, u32)) -> String {
     let number = |text: &str| {
         let upper = text.to_ascii_uppercase();
@@ -166,7 +164,7 @@ fn spell_out(field: &str, (_, first, last): (&str, u32, u32)) -> String {
         };
         name.or_else(|| text.parse().ok())
     };
-    // Sunday is 7 as well; where a range or a step begins with it, 0.
+    // Sunday is also 7; at the begin of a range or step it is 0.
     let begin = |text: &str| number(text).map(|from| if (from, last) == (7, 6) { 0 } else { from });
     let part = |part: &str| {
         let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
@@ -211,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn office_hours_begin_and_end_by_the_clock_on_the_wall() {
+    fn office_hours_follow_local_time() {
         check(
             "0 8 * * MON-FRI",
             10.0,
@@ -232,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn hours_reach_over_midnight_and_over_the_weekend() {
+    fn hours_may_extend_over_midnight() {
         check(
             "0 22 * * FRI",
             8.0,
@@ -246,9 +244,9 @@ mod tests {
     }
 
     #[test]
-    fn the_days_on_which_clocks_are_set_have_their_hours_too() {
-        // On 2026-03-29 02:30 does not exist in Berlin, on 2026-10-25 it comes twice. Noon is as
-        // long as ever.
+    fn hours_occur_on_days_with_a_clock_change_too() {
+        // In Berlin, 02:30 does not exist on 2026-03-29 and occurs twice on 2026-10-25. Noon is not
+        // affected.
         check(
             "0 12 * * *",
             1.0,
@@ -269,8 +267,8 @@ mod tests {
     }
 
     #[test]
-    fn of_several_times_each_comes_on_the_days_on_which_clocks_are_set() {
-        // 2:00 does not exist on 29 March and counts at 3:00 (1:00 UTC); 14:00 is at 12:00 UTC.
+    fn each_of_several_times_occurs_once_on_days_with_a_clock_change() {
+        // On 29 March, 2:00 does not exist and counts at 3:00 (1:00 UTC); 14:00 is at 12:00 UTC.
         check(
             "0 2,14 * * *",
             4.0,
@@ -281,7 +279,8 @@ mod tests {
                 ("2026-03-29T04:59:59Z", true),
                 ("2026-03-29T05:00:00Z", false),
                 ("2026-03-29T12:00:00Z", true),
-                // On 25 October 2:00 comes at 0:00 UTC and again an hour later: once is enough.
+                // On 25 October, 2:00 occurs at 0:00 UTC and again an hour later; only the first
+                // counts.
                 ("2026-10-25T00:00:00Z", true),
                 ("2026-10-25T03:59:59Z", true),
                 ("2026-10-25T04:00:00Z", false),
@@ -301,7 +300,7 @@ mod tests {
                 ("2026-10-25T01:30:00Z", false),
             ],
         );
-        // Lord Howe sets its clocks by half an hour: on 4 October 2026 from 2:00 to 2:30.
+        // Lord Howe changes its clocks by half an hour: on 4 October 2026 from 2:00 to 2:30.
         check(
             "15 2 * * *",
             1.0,
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_that_pass_the_end_and_steps_from_a_number_mean_what_they_say() {
+    fn ranges_that_pass_the_end_and_steps_from_a_number_are_spelled_out() {
         for (short, long) in [
             ("0 8 * * FRI-MON", "0 8 * * 5,6,0,1"),
             ("0 22-2 * * *", "0 22,23,0,1,2 * * *"),
@@ -338,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_wrong_is_told_in_which_field_and_one_that_never_comes_is_refused() {
+    fn the_error_names_the_wrong_field_and_a_line_that_never_occurs_is_refused() {
         #[track_caller]
         fn says(text: &str, expected: &str) {
             let why = parse_cron(text).unwrap_err();
@@ -353,7 +352,7 @@ mod tests {
         says(", 8 * * *", "its minute, \",\", has an empty place in its list");
         says("1,,2 8 * * *", "its minute, \"1,,2\", has an empty place");
         says("0 8 * * MON,", "its day of the week, \"MON,\", has an empty place");
-        // Hourly, and not every ninety minutes.
+        // This would be hourly, and not every 90 minutes.
         says("*/90 * * * *", "its minute, \"*/90\", must have a step of at most 60");
         says("0 1,0/25 * * *", "its hour, \"1,0/25\", must have a step of at most 24");
         assert!(parse_cron("*/60 */24 * * */7").is_ok());
@@ -361,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn either_day_field_suffices_and_days_can_be_counted_from_the_end() {
+    fn one_matching_day_field_suffices_and_days_can_be_counted_from_the_end() {
         // 2026-07-13 is a Monday, and 2026-07-03 a Friday.
         let cases = [("2026-07-13T08:30:00Z", true), ("2026-07-03T08:30:00Z", true)];
         check("0 8 13 * FRI", 1.0, "UTC", &cases);
@@ -379,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cron_line_is_refused() {
+    fn an_invalid_cron_line_is_refused() {
         for text in ["", "* * * *", "0 0 8 * * MON", "61 8 * * *", "0 8 * * FUNDAY", "0 8 * * * 2026 1"] {
             assert!(parse_cron(text).is_err(), "{text}");
         }

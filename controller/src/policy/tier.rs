@@ -1,16 +1,16 @@
-//! Parked and launched instances: each tier has a start delay and a price of its own.
+//! The tiers: parked and launched instances, which have different start delays and prices.
 
 use serde::{Deserialize, Serialize};
 
-/// Where instances come from.
+/// The origin of an instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
-    /// It is there, and stopped when it is not needed.
+    /// Exists all the time, and is stopped while it is not needed.
     #[default]
     Parked,
-    /// A place that is empty until it is needed: its start makes a machine, and its stop takes that
-    /// away.
+    /// A place that is empty until an instance is needed. A start creates a machine, a stop
+    /// terminates it.
     Launched,
 }
 

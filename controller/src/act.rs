@@ -1,5 +1,5 @@
-//! Does what a plan says: one attempt for each action. What fails never stops the rest, and the
-//! next pass is the retry.
+//! Carries out a plan, with one attempt per action. A failure does not stop the other actions, and
+//! the next pass tries again.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::{
     fleet::{Fleet, Refusal},
 };
 
-/// No order to a fleet takes longer; one that does counts as refused. Whether it was taken after
-/// all is seen in the next pass.
+/// Timeout of an order to a fleet. After it the order counts as refused; the next pass shows
+/// whether it was carried out after all.
 const ACT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Carries out a plan, the starts first and all in one order, and none waits for another; answers
-/// what failed.
+/// Carries out a plan: all starts in one order, and all actions at the same time. Returns the
+/// failures.
 pub async fn act(plan: &Plan, fleet: &dyn Fleet) -> Vec<Refusal> {
     let is_start = |action: &&Action| matches!(action, Action::Start { .. });
     let starts: Vec<_> = plan.actions().filter(is_start).map(|action| action.id().to_owned()).collect();
@@ -74,7 +74,7 @@ mod tests {
         [PoolSpec { name: "p".into(), model: "default".into(), max: 3, launch: Launch::default() }]
     }
 
-    /// p-2 and p-3 run.
+    /// A fleet in which p-2 and p-3 run.
     async fn fleet() -> MemoryFleet {
         let fleet = MemoryFleet::new(Arc::new(SystemClock));
         fleet.list(&pools()).await.unwrap();
@@ -91,7 +91,7 @@ mod tests {
         Plan { at: SystemClock.now(), pools: BTreeMap::from([("p".to_owned(), pool)]) }
     }
 
-    /// Orders to some instances are never answered.
+    /// A fleet that never answers orders to some instances.
     #[derive(Debug)]
     struct Hangs(MemoryFleet, &'static [&'static str]);
 
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_order_that_is_never_answered_is_cut_off_and_the_others_do_not_wait_for_it() {
+    async fn an_order_without_an_answer_times_out_and_does_not_delay_the_others() {
         let fleet = Hangs(fleet().await, &["p-1", "p-2"]);
         let (deadline, cause) = (Duration::from_secs(1), Cause::Idle);
         let orders = plan(vec![
@@ -139,9 +139,9 @@ mod tests {
         let start = tokio::time::Instant::now();
         let refusals = act(&orders, &fleet).await;
         assert_eq!(start.elapsed(), ACT_TIMEOUT, "all at the same time");
-        let told: Vec<_> = refusals.iter().map(|refusal| refusal.error.to_string()).collect();
+        let errors: Vec<_> = refusals.iter().map(|refusal| refusal.error.to_string()).collect();
         assert_eq!(
-            told,
+            errors,
             [
                 "starting p-1: no response within 10s",
                 "draining p-2: no response within \
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_fails_never_stops_the_rest() {
+    async fn a_failed_action_does_not_stop_the_others() {
         let fleet = fleet().await;
         let id = |id: &str| id.to_owned();
         let (deadline, cause) = (Duration::from_secs(1), Cause::Idle);

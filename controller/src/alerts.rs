@@ -1,8 +1,8 @@
-//! What an operator wants to be woken by: found in each pass, and sent to one address of the
-//! operator's.
+//! Alerts for the operator: found in each pass, and sent to a webhook.
 //!
-//! What holds now is compared with what the receiver was last sent, and the difference is sent. So
-//! nothing is queued: a receiver that was down for an hour gets what holds then.
+//! The alerts that hold now are compared with those that the receiver last accepted, and the
+//! difference is sent. There is no queue: a receiver that was down for an hour gets the alerts that
+//! hold then.
 
 mod burn;
 mod sender;
@@ -22,59 +22,59 @@ use crate::{
     refusals::{Refused, Verb},
 };
 
-/// What holds for so long is sent, ...
+/// Time for which an alert must hold before it is sent.
 const BEGINS: Duration = Duration::from_secs(60);
-/// ... and ends when it has not held for so long.
+/// Time for which an alert must not hold before it ends.
 const ENDS: Duration = Duration::from_secs(300);
-/// An instance that failed so often in a row is no accident.
+/// Number of failures in a row from which on an instance causes an alert.
 const FAILURES: u32 = 3;
 
-/// What is wrong.
+/// The kind of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Half of the day's budget is used.
+    /// Half of the daily budget is used.
     #[serde(rename = "budget_50")]
     Budget50,
-    /// Four fifths of it are.
+    /// Four fifths of the daily budget are used.
     #[serde(rename = "budget_80")]
     Budget80,
-    /// What is left pays for no instance.
+    /// The rest of the daily budget pays for no instance.
     #[serde(rename = "budget_100")]
     Budget100,
-    /// No reports are received, or none of any instance, or many stopped reporting or working at
-    /// once.
+    /// No reports are received, no instance reports, or many instances stopped reporting or working
+    /// at the same time.
     Deaf,
-    /// The fleet has no capacity for what is needed.
+    /// The fleet has no capacity for the instances that are needed.
     NoCapacity,
-    /// Instances fail to start, again and again.
+    /// Instances repeatedly fail to start.
     StartsFail,
     /// Jobs take longer than the policy's `p95` for too much of the time.
     SloBurn,
 }
 
-/// Something that is wrong with a pool.
+/// An alert about a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
-    /// What.
+    /// Kind of the alert.
     pub alert: Kind,
-    /// With which pool.
+    /// Name of the pool.
     pub pool: String,
-    /// In a sentence.
+    /// The alert as one sentence.
     pub summary: String,
-    /// Since when.
+    /// Time at which it began.
     pub since: DateTime<Utc>,
 }
 
-/// What is sent of an alert that begins or ends.
+/// The message about an alert that begins or ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// The same whenever this is sent, and of no other.
+    /// Id of the event: the same in every attempt to send it, and unique otherwise.
     event: String,
     state: State,
     #[serde(flatten)]
     alert: Alert,
-    /// When it ended.
+    /// Time at which the alert ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<DateTime<Utc>>,
 }
@@ -91,9 +91,9 @@ enum State {
 pub(crate) struct Ledger {
     #[serde(default)]
     known: BTreeMap<String, Alert>,
-    /// Since when it is otherwise.
+    /// Alerts that began or ended and were not sent yet, with the time of that.
     #[serde(skip)]
-    turning: BTreeMap<String, (DateTime<Utc>, Alert)>,
+    pending: BTreeMap<String, (DateTime<Utc>, Alert)>,
 }
 
 impl Alert {
@@ -103,14 +103,14 @@ impl Alert {
 }
 
 impl Ledger {
-    /// What the receiver is to be sent now, where these alerts hold.
+    /// The events to send now if exactly these alerts hold.
     pub(crate) fn observe(&mut self, alerts: Vec<Alert>, now: DateTime<Utc>) -> Vec<Event> {
         let hold: BTreeMap<_, _> = alerts.into_iter().map(|alert| (alert.key(), alert)).collect();
-        self.turning.retain(|key, _| hold.contains_key(key) != self.known.contains_key(key));
+        self.pending.retain(|key, _| hold.contains_key(key) != self.known.contains_key(key));
         let begin = hold.iter().filter(|(key, _)| !self.known.contains_key(*key));
         let end = self.known.iter().filter(|(key, _)| !hold.contains_key(*key));
         for (key, alert) in begin.chain(end) {
-            self.turning.entry(key.clone()).or_insert_with(|| (now, alert.clone()));
+            self.pending.entry(key.clone()).or_insert_with(|| (now, alert.clone()));
         }
         let event = |(key, (at, alert)): (&String, &(DateTime<Utc>, Alert))| {
             let (state, after, until) = match self.known.contains_key(key) {
@@ -121,14 +121,14 @@ impl Ledger {
             let event = Event { event, state, alert: alert.clone(), until };
             (age(*at, now) >= after).then_some(event)
         };
-        self.turning.iter().filter_map(event).collect()
+        self.pending.iter().filter_map(event).collect()
     }
 
-    /// The receiver has these.
+    /// Records that the receiver accepted these events.
     pub(crate) fn taken(&mut self, events: Vec<Event>) {
         for Event { state, alert, .. } in events {
             let key = alert.key();
-            self.turning.remove(&key);
+            self.pending.remove(&key);
             match state {
                 State::Firing => drop(self.known.insert(key, alert)),
                 State::Resolved => drop(self.known.remove(&key)),
@@ -137,18 +137,18 @@ impl Ledger {
     }
 }
 
-/// Finds alerts and has them sent.
+/// Finds alerts and sends them.
 #[derive(Debug, Default)]
 pub(crate) struct Alerts {
     burns: BTreeMap<String, Burn>,
     ledger: Ledger,
-    /// None where nobody wants to hear of them.
+    /// `None` if no webhook is configured.
     sender: Option<Sender>,
 }
 
 impl Alerts {
-    /// The receiver knows these.
-    pub(crate) fn knowing(ledger: Ledger) -> Self {
+    /// Makes alerts with the ledger of an earlier controller.
+    pub(crate) fn with_ledger(ledger: Ledger) -> Self {
         Self { ledger, ..Self::default() }
     }
 
@@ -160,8 +160,8 @@ impl Alerts {
         &self.ledger
     }
 
-    /// Sends what begins or ends with this pass.
-    pub(crate) async fn tend(
+    /// Sends the events of this pass.
+    pub(crate) async fn update(
         &mut self,
         policies: &Policies,
         seen: &Observation,
@@ -183,30 +183,30 @@ impl Alerts {
             self.burns.entry(name.clone()).or_default().note(is_late, seen.at);
         }
         let alerts = find(policies, seen, plan, history, &self.burns);
-        sender.tend(&mut self.ledger, alerts, seen.at).await;
+        sender.update(&mut self.ledger, alerts, seen.at).await;
     }
 }
 
-/// Jobs that the instances of a pool do each second, lately.
+/// Jobs per second that the instances of a pool recently completed.
 fn done_per_s(pool: &str, seen: &Observation) -> f64 {
     let own = seen.instances.iter().flatten().filter(|view| view.instance.pool == pool);
     own.filter_map(|view| Some(view.heard.as_ref()?.done_per_s)).sum()
 }
 
-/// The share of the day's budget that a pool has used, in the steps that an operator hears of, in
-/// per cent.
+/// The part of the daily budget that a pool has used, in per cent, rounded down to the steps of the
+/// alerts.
 pub(crate) fn budget_step(used_s: f64, policy: &Policy, affordable: Option<u32>) -> u32 {
     let Some(hours) = policy.budget.instance_hours_per_day.filter(|hours| *hours > 0.0) else { return 0 };
     match used_s / 3600.0 / hours {
         ..0.5 => 0,
         ..0.8 => 50,
-        // The last minutes pay for the drains.
+        // The last minutes of the budget pay for the drains.
         ..1.0 if affordable != Some(0) => 80,
         _ => 100,
     }
 }
 
-/// What is wrong now.
+/// The alerts that hold now.
 pub(crate) fn find(
     policies: &Policies,
     seen: &Observation,
@@ -253,11 +253,11 @@ pub(crate) fn find(
     alerts
 }
 
-fn held(plan: Option<&PoolPlan>, is_it: impl Fn(&Hold) -> bool) -> Option<&Hold> {
-    plan?.holds.iter().find(|hold| is_it(hold))
+fn held(plan: Option<&PoolPlan>, is_wanted: impl Fn(&Hold) -> bool) -> Option<&Hold> {
+    plan?.holds.iter().find(|hold| is_wanted(hold))
 }
 
-/// Why starts of a pool fail again and again, if they do.
+/// Why starts of a pool repeatedly fail; `None` if they do not.
 fn failing(pool: &str, seen: &Observation, history: &History) -> Option<String> {
     let own = seen.instances.iter().flatten().filter(|view| view.instance.pool == pool);
     let why = |id: &String| {

@@ -1,5 +1,4 @@
-//! What `eirs-controller` understands on its command line. Here and not beside `main`, so that
-//! `eirs man` makes its page.
+//! The command line of `eirs-controller`. It is part of the library so that `eirs man` can use it.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! Sends all workers home: when the controller stops with `on_exit = "drain"`, and when it is gone
-//! and what it left must go too.
+//! Drains all workers: when the controller stops with `on_exit = "drain"`, and to clean up after a
+//! controller that has ended.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::{
     policy::Policies,
 };
 
-/// How long a worker may take to be gone after it was killed.
+/// Time that a worker has to end after it was killed.
 pub const KILLED_BY: Duration = Duration::from_secs(5);
-/// Timers and dates come from two clocks: waiting so much longer, a deadline has surely passed.
+/// Additional waiting time, as timers and dates come from different clocks.
 const LATE: Duration = Duration::from_millis(50);
-/// How often a fleet is polled that does not report when an instance is gone.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Interval at which fleets are polled that do not report the end of an instance.
+const POLL_EVERY: Duration = Duration::from_secs(5);
 
 /// Drains every worker, waits for them as long as their policies allow, and kills the rest. A
 /// notification of `poke` starts a pass at once.
@@ -32,9 +32,9 @@ pub async fn all(
     for instance in drain.alive().await? {
         let policy = policies.pools.get(&instance.pool);
         let scale_in = policy.map(|policy| policy.scale_in.clone()).unwrap_or_default();
-        tell_failed(&instance.id, fleet.drain(&instance.id, scale_in.drain_deadline).await);
+        log_failure(&instance.id, fleet.drain(&instance.id, scale_in.drain_deadline).await);
     }
-    // Some may have been draining for long.
+    // Some instances may already have been draining.
     let due = drain.alive().await?.iter().filter_map(|instance| instance.drain_until).max();
     let longest = due.map_or(Duration::ZERO, |due| age(clock.now(), due) + LATE);
     if drain.wait_for_all(longest).await? {
@@ -42,7 +42,7 @@ pub async fn all(
     }
     for instance in drain.alive().await? {
         tracing::warn!(instance = instance.id, "{} is not drained in time; stopping it", instance.id);
-        tell_failed(&instance.id, fleet.stop(&instance.id).await);
+        log_failure(&instance.id, fleet.stop(&instance.id).await);
     }
     drain.wait_for_all(KILLED_BY).await?;
     Ok(())
@@ -56,10 +56,10 @@ struct Drain<'a> {
 }
 
 impl Drain<'_> {
-    /// Waits until no instance is alive any more; answers whether that came to be in time.
+    /// Waits until no instance is alive. Returns false if `limit` was reached before.
     async fn wait_for_all(&self, limit: Duration) -> Result<bool> {
         let deadline = Instant::now() + limit;
-        let tick = self.lifecycle.watchdog().unwrap_or(Duration::MAX).min(LOOK_EVERY);
+        let tick = self.lifecycle.watchdog().unwrap_or(Duration::MAX).min(POLL_EVERY);
         loop {
             self.lifecycle.goes_on();
             let alive = self.alive().await?.len();
@@ -71,8 +71,8 @@ impl Drain<'_> {
                 return Ok(false);
             }
             self.lifecycle.status(&format!("draining: {alive} workers left"));
-            self.lifecycle.takes(deadline - now + KILLED_BY + LOOK_EVERY);
-            // The end of a process notifies; the tick is for fleets that cannot.
+            self.lifecycle.takes(deadline - now + KILLED_BY + POLL_EVERY);
+            // The end of a process notifies `poke`. The tick is for fleets that cannot notify.
             let _changed = tokio::time::timeout_at(deadline.min(now + tick), self.poke.notified()).await;
         }
     }
@@ -86,7 +86,7 @@ impl Drain<'_> {
     }
 }
 
-fn tell_failed(instance: &str, done: Result<()>) {
+fn log_failure(instance: &str, done: Result<()>) {
     if let Err(error) = done {
         tracing::warn!(instance, %error, "{instance}: {error}");
     }

@@ -1,15 +1,14 @@
-//! A plan as the fields of a journal entry: short texts that can be searched and counted.
+//! A plan as fields of a log entry: short texts that can be searched and counted.
 
 use crate::decide::PoolPlan;
 
-/// What each rule wishes: `backlog=3 latency=5`.
+/// The number of instances that each rule wants: `backlog=3 latency=5`.
 pub(crate) fn wishes(plan: &PoolPlan) -> String {
     let wishes: Vec<_> = plan.wishes.iter().map(|wish| format!("{}={}", wish.rule, wish.instances)).collect();
     wishes.join(" ")
 }
 
-/// Where the count was changed on its way: `spare,min,max=10 budget=6 limit=4`; empty where it was
-/// not.
+/// The stages that changed the number: `spare,min,max=10 budget=6 limit=4`; empty if none did.
 pub(crate) fn clamps(plan: &PoolPlan) -> String {
     let granted = plan.granted();
     let stages = [
@@ -21,12 +20,12 @@ pub(crate) fn clamps(plan: &PoolPlan) -> String {
     changed.map(|(stage, _, after)| format!("{stage}={after}")).collect::<Vec<_>>().join(" ")
 }
 
-/// What held it back, one sentence after the other.
+/// The holds, one sentence after the other.
 pub(crate) fn holds(plan: &PoolPlan) -> String {
     plan.holds.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What it does: `start default-1, drain default-2: idle and not needed`.
+/// The actions: `start default-1, drain default-2: idle and not needed`.
 pub(crate) fn actions(plan: &PoolPlan) -> String {
     plan.actions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -37,7 +36,7 @@ mod tests {
     use crate::decide::{Action, Hold, Wish};
 
     #[test]
-    fn a_plan_is_short_texts() {
+    fn a_plan_is_formatted_as_short_texts() {
         let wish =
             |rule, instances| Wish { rule, instances, steady: instances, because: "so".to_owned().into() };
         let plan = PoolPlan {

@@ -1,8 +1,8 @@
-//! How many workers there are, and which: observe, decide, act, on the word of a policy that people
-//! can read.
+//! The controller: decides how many workers run, and which ones, by policies that people can read.
+//! It observes, decides and acts.
 //!
 //! [`decide`](decide::decide) is a pure function from policies, an observation and a history to a
-//! plan; everything that touches the world stands around it. [`reconcile`] is the loop.
+//! plan; all effects are in other modules. [`reconcile`] is the control loop.
 
 mod arguments;
 mod backoff;

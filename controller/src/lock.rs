@@ -1,19 +1,19 @@
-//! One controller for each state folder: two would start workers for the same backlog.
+//! The lock of a state folder for its controller: two controllers would start workers for the same
+//! backlog.
 
 use std::path::Path;
 
 use eirs_platform::state_folder::{self, CONTROLLER_LOCK, Lock};
 
-/// Why there is no lock.
+/// Why the lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum NotLocked {
-    /// Another controller has it.
-    #[error("another controller{} runs on the state folder {folder}; stop one of them",
-        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    /// Another controller holds it.
+    #[error("another controller{} runs on the state folder {folder}; stop one of them", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     Taken {
-        /// The state folder.
+        /// Path of the state folder.
         folder: String,
-        /// Its process.
+        /// Process id of the other controller, if known.
         pid: Option<u32>,
     },
     /// The lock file cannot be used.
@@ -21,7 +21,7 @@ pub enum NotLocked {
     Failed(state_folder::NotLocked),
 }
 
-/// Takes the lock of a state folder, which is made if it is not there.
+/// Takes the lock of a state folder, and creates the folder if necessary.
 pub fn take(state: &Path) -> Result<Lock, NotLocked> {
     Lock::take(state, CONTROLLER_LOCK).map_err(|error| match error {
         state_folder::NotLocked::Taken(taken) => {
@@ -31,7 +31,7 @@ pub fn take(state: &Path) -> Result<Lock, NotLocked> {
     })
 }
 
-/// The process that has the lock, if there is one.
+/// Process id of the controller that holds the lock, if any.
 pub fn holder(state: &Path) -> Option<u32> {
     state_folder::holder(state, CONTROLLER_LOCK)?.by
 }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_one_is_told_who_has_it() {
+    fn a_second_controller_is_refused_with_the_process_of_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let _first = take(folder.path()).unwrap();
         let error = take(folder.path()).unwrap_err().to_string();

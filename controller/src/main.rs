@@ -1,4 +1,4 @@
-//! The controller's process.
+//! The program `eirs-controller`.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -52,7 +52,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
     }
     let parent = arguments.daemon.with_parent;
     let _traces = daemon::log(&settings, "eirs-controller", &layers, parent.is_some())?;
-    // First of all, so that a second controller says just that.
+    // Taken first, so that a second controller reports exactly this.
     let _lock = lock::take(&settings.local.state).map_err(|error| daemon::failed(&error))?;
     if arguments.drain_processes {
         return Ok(daemon::ended(drain_processes(&settings).await));
@@ -66,8 +66,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, ExitCode> {
     Ok(daemon::ended(serve(settings, store, layers, parent, alerts).await))
 }
 
-/// Ends when the policies are in force as they are on disk; a file that is wrong is a failure,
-/// although the last good one stays.
+/// Makes the running controller reload, and waits until the policies on disk are in force. An
+/// invalid file is a failure, although its last valid version stays in force.
 async fn ask_to_reload(settings: &Settings) -> ExitCode {
     match reload::reload(settings, &SystemClock, reload::DEADLINE).await {
         Ok(complaints) if complaints.is_empty() => ExitCode::SUCCESS,
@@ -79,20 +79,20 @@ async fn ask_to_reload(settings: &Settings) -> ExitCode {
     }
 }
 
-/// Whether systemd cleans up behind a start that failed before the controller ran: it reports how
-/// that one ended, if it ran.
+/// Whether systemd cleans up after a start that failed before the controller ran. If it ran,
+/// systemd sets `EXIT_CODE`.
 fn never_ran() -> bool {
     std::env::var_os("SERVICE_RESULT").is_some() && std::env::var_os("EXIT_CODE").is_none()
 }
 
-/// What systemd would otherwise kill with the controller's unit finishes its work first, however
-/// the controller ended.
+/// Drains the worker processes that a controller left, so that they finish their jobs before
+/// systemd kills them.
 async fn drain_processes(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     if settings.backend != BackendKind::Local {
         return Ok(());
     }
     let lifecycle = Lifecycle::install_for_loop()?;
-    // Policies that are bad now have nobody drained at another time than usual.
+    // Without valid policies the default drain deadline applies.
     let policies = policy::load_dir(&settings.controller.policies).unwrap_or_default();
     let (clock, poke): (SharedClock, _) = (Arc::new(SystemClock), Arc::<Notify>::default());
     let fleet = ProcessFleet::open(settings, None, clock.clone(), poke.clone())?;
@@ -132,7 +132,7 @@ async fn serve(
         .with_claim(claim)
         .with_alerts(alerts);
     if settings.backend == BackendKind::Local {
-        // Large model files take a while to hash.
+        // Hashing large model files takes a while.
         let versions =
             tokio::task::spawn_blocking(move || Versions::new(&settings, Some(layers), clock)).await?;
         controller = controller.with_versions(versions);
@@ -141,8 +141,8 @@ async fn serve(
     Ok(())
 }
 
-/// Waits until this is the controller that acts; returns whether it is, and was not asked to end.
-/// One that stands by is ready, for it does all that it is for.
+/// Waits until this controller may act. Returns false if it was asked to end before. A controller
+/// that stands by reports ready, so that systemd does not time out.
 async fn stand_by(claim: &Claim, lifecycle: &Lifecycle) -> Result<bool, Box<dyn std::error::Error>> {
     let mut standby = Standby::default();
     let taken = persist(PATIENCE, async || claim.stand_by(&mut standby).await);

@@ -1,6 +1,6 @@
-//! What is worth remembering over a restart and may be lost without harm: one JSON file in the
-//! state folder, written now and then and at the end. A file that is missing, broken or of another
-//! version is a fresh start, no more.
+//! The memory of the controller over restarts: one JSON file in the state folder, written regularly
+//! and at the end. Losing it does no harm: if the file is missing, invalid or of another version,
+//! the controller starts without a memory.
 
 use std::{
     io,
@@ -14,19 +14,19 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::state_file;
 
-/// The file's name in the state folder.
+/// Name of the file in the state folder.
 pub const FILE: &str = state_folder::LEARNT;
-/// Raised when what is remembered changes its meaning; what an older program remembered is then
-/// forgotten.
+/// Version of the format. It is increased when the meaning of the content changes; files of other
+/// versions are ignored.
 const VERSION: u32 = 1;
-/// A crash costs what was learnt in this time at most.
+/// Interval between two writes, which limits what a crash loses.
 const EVERY: TimeDelta = TimeDelta::seconds(30);
 
-/// The file, and when it was last written.
+/// The file, and what was last written to it.
 #[derive(Debug)]
 pub struct MemoryFile {
     file: PathBuf,
-    /// What was written, when.
+    /// Time and content of the last write.
     written: Option<(DateTime<Utc>, Vec<u8>)>,
     is_failing: bool,
 }
@@ -39,12 +39,12 @@ struct Envelope<T> {
 }
 
 impl MemoryFile {
-    /// Of a state folder.
+    /// Uses the file of a state folder.
     pub fn of(state: &Path) -> Self {
         Self { file: state.join(FILE), written: None, is_failing: false }
     }
 
-    /// What was remembered, or the default with a warning where that cannot be read.
+    /// Reads the memory. If the file cannot be read, logs a warning and returns the default.
     pub fn load<T: DeserializeOwned + Default>(&self) -> T {
         load(&self.file).unwrap_or_else(|problem| {
             let file = self.file.display();
@@ -53,17 +53,17 @@ impl MemoryFile {
         })
     }
 
-    /// Writes it if that was not done for a while. What cannot be written is logged once, and tried
-    /// again.
-    pub fn save_now_and_then<T: Serialize>(&mut self, memory: &T, now: DateTime<Utc>) {
-        // A clock that was set back must not keep the file from being written.
+    /// Writes the memory if the last write was long ago. A failure is logged once, and the next
+    /// call tries again.
+    pub fn save_if_due<T: Serialize>(&mut self, memory: &T, now: DateTime<Utc>) {
+        // After the clock was set back, the file must still be written.
         let is_due = self.written.as_ref().is_none_or(|(last, _)| now - *last >= EVERY || now < *last);
         if is_due {
             self.save(memory, now);
         }
     }
 
-    /// Writes it now, unless it is what was written last.
+    /// Writes the memory now, unless it has not changed since the last write.
     pub fn save<T: Serialize>(&mut self, memory: &T, now: DateTime<Utc>) {
         let text = serde_json::to_vec(memory).unwrap_or_default();
         let is_known = self.written.as_ref().is_some_and(|(_, last)| *last == text);
@@ -122,12 +122,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_loaded_and_it_is_written_now_and_then_only() {
+    fn the_saved_memory_is_loaded_and_writes_have_a_minimum_interval() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = MemoryFile::of(folder.path());
         assert_eq!(file.load::<Memory>(), Memory::new());
         for (second, expected) in [(0, 0.0), (29, 0.0), (30, 30.0), (31, 30.0), (5, 5.0)] {
-            file.save_now_and_then(&memory(f64::from(second)), at(second.into()));
+            file.save_if_due(&memory(f64::from(second)), at(second.into()));
             assert_eq!(MemoryFile::of(folder.path()).load::<Memory>(), memory(expected), "{second}");
         }
         file.save(&memory(6.0), at(6));
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_broken_cut_short_or_of_another_version_is_a_fresh_start() {
+    fn an_invalid_truncated_or_newer_file_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = MemoryFile::of(folder.path());
         file.save(&memory(1.0), at(0));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_harms_nobody() {
+    fn a_folder_that_cannot_be_written_does_no_harm() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = MemoryFile::of(&folder.path().join("gone"));
         file.save(&memory(1.0), at(0));

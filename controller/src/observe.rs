@@ -1,7 +1,8 @@
-//! What is there: the backlog of each pool, the instances, and what they and the web hosts last
-//! reported.
+//! Observes the backlog of each pool, the instances, and the last reports of instances and web
+//! hosts.
 //!
-//! An observation is a value. What could not be seen is missing in it and named, never zero.
+//! An observation is a value. What could not be read is listed as missing in it, and never counted
+//! as zero.
 
 mod clocks;
 pub mod reports;
@@ -27,121 +28,121 @@ use crate::{
     refusals::Refused,
 };
 
-/// A report that is older says nothing about what is in flight or idle now: three missed ones in a
-/// row.
+/// Maximum age of a report that counts: three missed reports. An older one says nothing about jobs
+/// in flight or idle time.
 pub const REPORT_EXPIRES: Duration = Duration::from_secs(30);
 
-/// No look at a queue or a fleet takes longer; one that does has failed.
+/// Timeout of reading one queue or the fleet.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Everything a decision is made from that is true now.
+/// The current state that a decision is based on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
-    /// When it was made.
+    /// Time of the observation.
     pub at: DateTime<Utc>,
-    /// What is known of each pool's work, by the pool's name.
+    /// The work of each pool, by pool name.
     pub pools: BTreeMap<String, PoolView>,
-    /// Every instance, or `None` where the fleet could not be listed.
+    /// All instances; `None` if the fleet could not be listed.
     pub instances: Option<Vec<InstanceView>>,
-    /// Whether reports are received at all. While they are not, the silence of an instance says
-    /// nothing.
+    /// Whether reports are received. While they are not, the silence of an instance means nothing.
     pub hears: bool,
-    /// What could not be seen, in sentences.
+    /// What could not be read, one sentence each.
     pub missing: Vec<String>,
-    /// What an operator ordered.
+    /// The operator's orders in force.
     #[serde(default)]
     pub operator: Operator,
-    /// The instances that lately refused to do as told, by their names.
+    /// Instances that recently refused an order, by id.
     #[serde(default)]
     pub refused: BTreeMap<String, Refused>,
-    /// The version of each model that a worker loads which is started now, where that is known:
+    /// The version of each model that a worker loads if it is started now, as far as known: only
     /// workers that are processes of this machine read the same files as the controller.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<String, InForce>,
 }
 
-/// The version of a model that is in force.
+/// The version of a model in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InForce {
     /// The version.
     pub version: String,
-    /// Since when, as far as the controller knows. An instance that was started later and has
-    /// another one will not get it by a new start.
+    /// Time since which it is in force, as far as the controller knows. A restart does not change
+    /// the version of an instance that was started later.
     pub since: DateTime<Utc>,
 }
 
 /// The work of a pool.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PoolView {
-    /// What lies in its request queue, or `None` where that could not be read.
+    /// Jobs in the job queue, waiting and in flight; `None` if the read failed.
     pub depth: Option<Depth>,
-    /// When a web host last reported a job.
+    /// Time of the last job that a web host reported.
     pub last_arrival: Option<DateTime<Utc>>,
-    /// Jobs that the web hosts have reported since the controller started: exact, up to ten seconds
-    /// late, and only ever growing.
+    /// Number of jobs reported by the web hosts since the controller started: exact, and up to ten
+    /// seconds late.
     pub arrived: u64,
-    /// What has been reported since the last observation, with the times in which it arrived.
+    /// Counts reported since the last observation, with their intervals.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub counts: Vec<Count>,
 }
 
-/// Jobs that arrived in an interval, as a web host counted them. A report may be late; its interval
-/// says when they arrived.
+/// Number of jobs that arrived in an interval, as counted by a web host. A report may be late; its
+/// interval says when the jobs arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Count {
-    /// From when, by the controller's clock.
+    /// Begin of the interval, on the queue's clock corrected to the controller's.
     pub from: DateTime<Utc>,
-    /// Until when.
+    /// End of the interval.
     pub to: DateTime<Utc>,
-    /// How many.
+    /// Number of jobs.
     pub jobs: u64,
 }
 
-/// An instance: what the fleet says of it, and what it last said itself.
+/// An instance: its state in the fleet and its last report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceView {
-    /// What the fleet says.
+    /// The state in the fleet.
     pub instance: Instance,
-    /// The last report of this generation, however old.
+    /// The last report of the current generation, however old.
     pub heard: Option<Heard>,
 }
 
-/// What an instance said last.
+/// The last report of an instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Heard {
-    /// When, by the queue's clock.
+    /// Time at which it was sent, on the queue's clock corrected to the controller's.
     pub at: DateTime<Utc>,
-    /// What.
+    /// The report.
     pub report: WorkerReport,
-    /// Since when it holds nothing, by the queue's clock too: hosts need not agree on the time.
+    /// Time since which the instance has no job in flight, on the same clock as `at`, as the clocks
+    /// of hosts may differ.
     pub idle_since: Option<DateTime<Utc>>,
     /// The last service times that were not empty.
     pub service: Option<eirs_platform::job::ServiceTimes>,
-    /// Jobs it does each second, lately.
+    /// Jobs per second that it recently completed.
     pub done_per_s: f64,
 }
 
-/// How far an instance is in its life.
+/// The stage of an instance's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// It does not run.
+    /// Does not run.
     Stopped,
-    /// It was started and is not ready yet, as far as anybody knows.
+    /// Was started, and is not known to be ready.
     Starting,
-    /// It serves.
+    /// Serves.
     Ready,
-    /// It finishes what it holds.
+    /// Finishes its jobs in flight.
     Draining,
-    /// It holds nothing any more and is about to leave.
+    /// Has no jobs in flight any more and is about to end.
     Drained,
-    /// It was told to stop and is not gone yet.
+    /// Was ordered to stop and has not ended yet.
     Stopping,
 }
 
 impl Observation {
-    /// Seconds from the receipt of a job to its result, on the average of the last reports of a
-    /// pool's instances.
+    /// Mean time from the receipt of a job to its result in the last reports of a pool's instances,
+    /// in seconds.
     pub fn service_s(&self, pool: &str) -> Option<f64> {
         let own = self.instances.iter().flatten().filter(|view| view.instance.pool == pool);
         let times = own.filter_map(|view| view.heard.as_ref()?.service);
@@ -153,7 +154,7 @@ impl Observation {
 }
 
 impl InstanceView {
-    /// How far it is. The fleet knows what it was told, its report what it does.
+    /// The stage, from the fleet's state (its orders) and the report (what it does).
     pub fn stage(&self) -> Stage {
         let phase = self.heard.as_ref().map(|heard| heard.report.phase);
         match (self.instance.state, phase) {
@@ -166,19 +167,19 @@ impl InstanceView {
         }
     }
 
-    /// For how long it has certainly held nothing. An expired report says nothing about that.
+    /// Time for which it has certainly been idle; `None` if it is busy or the report has expired.
     pub fn idle_for(&self, now: DateTime<Utc>) -> Option<Duration> {
         let heard = self.heard.as_ref().filter(|heard| age(heard.at, now) <= REPORT_EXPIRES)?;
         heard.idle_since.map(|since| age(since, now))
     }
 }
 
-/// How long ago that was; the future was just now.
+/// Time since `then`; zero if that is in the future.
 pub(crate) fn age(then: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
     (now - then).to_std().unwrap_or_default()
 }
 
-/// Looks at the queues, the fleet and the reports.
+/// Reads the queues, the fleet and the reports.
 #[derive(Debug)]
 pub struct Observer {
     backend: Backend,
@@ -188,14 +189,13 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// An observer of these queues.
+    /// Makes an observer of this backend's queues.
     pub fn new(backend: Backend, clock: SharedClock, reports: Arc<Reports>) -> Self {
         Self { backend, clock, reports, queues: BTreeMap::new() }
     }
 
-    /// Looks once at everything, at the same time. What fails is missing in the answer. What the
-    /// operator ordered, who refused and which versions are in force is not looked at; the caller
-    /// knows it.
+    /// Reads everything at the same time. What fails is listed as missing. The caller adds the
+    /// operator's orders, the refusals and the versions in force.
     pub async fn observe(&mut self, policies: &Policies, fleet: &dyn Fleet) -> Observation {
         let specs: Vec<_> = policies.pools.iter().map(|(name, policy)| PoolSpec::of(name, policy)).collect();
         for spec in &specs {
@@ -235,7 +235,7 @@ impl Observer {
     async fn depth(&self, model: &str) -> Result<Depth> {
         match self.queues.get(model) {
             Some(queue) => queue.depth().await,
-            // It could not be opened just now; the reason is worth telling.
+            // Opening it failed just now: try again, to report the reason.
             None => self.backend.requests(model).await?.depth().await,
         }
     }

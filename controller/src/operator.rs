@@ -1,7 +1,7 @@
-//! What an operator orders beyond the policies: pools that are paused, instances that are cordoned.
+//! The operator's orders besides the policies: paused pools and cordoned instances.
 //!
-//! The orders are in `operator.json` of the state folder, so that they outlive every process.
-//! `eirs pause`, `cordon` and their opposites write the file whole; the controller looks at it in
+//! The orders are in `operator.json` of the state folder, so that they survive every process.
+//! `eirs pause`, `eirs cordon` and their opposites replace the file; the controller checks it in
 //! every pass and is woken when it changes.
 
 mod orders;
@@ -21,63 +21,64 @@ use serde::{Deserialize, Serialize};
 pub use self::orders::Orders;
 use crate::state_file;
 
-/// The file's name in the state folder.
+/// Name of the file in the state folder.
 pub const FILE: &str = state_folder::OPERATOR;
-/// Held while the file is changed, so that of two changes at once neither is lost.
+/// Name of the lock file. The lock is held while the orders are changed, so that no concurrent
+/// change is lost.
 pub const LOCK: &str = state_folder::OPERATOR_LOCK;
-/// Raised when an older program would misread the file.
+/// Version of the format. It is increased when an older program would misread the file.
 const VERSION: u32 = 1;
 
-/// Everything that is ordered.
+/// All orders of the operator.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Operator {
-    /// There while every pool is paused, also those to come.
+    /// Set while all pools are paused, including future ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all_paused: Option<Order>,
-    /// The pools that are paused by name.
+    /// Pools that are paused individually, by name.
     pub paused: BTreeMap<String, Order>,
-    /// The instances that must not be started.
+    /// Instances that must not be started, by id.
     pub cordoned: BTreeMap<String, Cordon>,
 }
 
-/// Who ordered it, and when.
+/// Who gave an order, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Order {
-    /// When.
+    /// Time of the order.
     pub since: DateTime<Utc>,
-    /// The host's user, where that is known.
+    /// User name on the host, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
 
-/// An instance is not started, and is the first to go when there are too many.
+/// A cordon: the instance is not started, and is drained first if there are too many.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cordon {
-    /// Since when.
+    /// Time of the order.
     pub since: DateTime<Utc>,
-    /// The host's user, where that is known.
+    /// User name on the host, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// Whether it is drained now, needed or not.
+    /// Whether the instance is drained now, even if it is needed.
     #[serde(default)]
     pub drain: bool,
 }
 
-/// Why the file says nothing.
+/// Why the orders cannot be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {problem}", .file.display())]
 pub struct BadOrders {
     /// The file.
     pub file: PathBuf,
-    /// What is wrong with it, and what would be right.
+    /// What is wrong, and what would be right.
     pub problem: String,
 }
 
 impl Operator {
-    /// The order that pauses a pool.
+    /// The order that pauses a pool, if any.
     pub fn paused(&self, pool: &str) -> Option<&Order> {
         self.paused.get(pool).or(self.all_paused.as_ref())
     }
@@ -87,35 +88,35 @@ impl Operator {
         self.cordoned.contains_key(instance)
     }
 
-    /// Whether an instance must go now.
+    /// Whether an instance must be drained now.
     pub fn drains(&self, instance: &str) -> bool {
         self.cordoned.get(instance).is_some_and(|cordon| cordon.drain)
     }
 }
 
 impl Order {
-    /// Of this user, from now on.
+    /// Makes an order of a user.
     pub fn new(by: Option<String>, since: DateTime<Utc>) -> Self {
         Self { since, by }
     }
 }
 
 impl fmt::Display for Order {
-    /// `by alice, since 2026-02-03 04:05:06 UTC`
+    /// Formats it like `by alice, since 2026-02-03 04:05:06 UTC`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = self.by.as_deref().unwrap_or("an unknown user");
         write!(f, "by {by}, since {}", self.since.format("%F %T UTC"))
     }
 }
 
-/// The file on the disk.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 struct Written {
     version: u32,
     orders: Operator,
 }
 
-/// Reads the orders of a state folder; where there is no file, nothing is ordered.
+/// Reads the orders of a state folder. Without a file there are none.
 pub fn read(state: &Path) -> Result<Operator, BadOrders> {
     #[derive(Deserialize)]
     struct Versioned {
@@ -146,7 +147,7 @@ pub fn read(state: &Path) -> Result<Operator, BadOrders> {
     }
 }
 
-/// Changes the orders of a state folder, one change at a time; answers what is ordered then.
+/// Changes the orders of a state folder under its lock, and returns the new orders.
 pub fn change(state: &Path, change: impl FnOnce(&mut Operator)) -> Result<Operator, BadOrders> {
     let file = state.join(FILE);
     let failed = |error: std::io::Error| BadOrders {
@@ -154,7 +155,7 @@ pub fn change(state: &Path, change: impl FnOnce(&mut Operator)) -> Result<Operat
         problem: format!("cannot be written: {error}"),
     };
     let lock = File::create(state.join(LOCK)).map_err(failed)?;
-    // Its holder needs some milliseconds.
+    // The lock is held for a few milliseconds at a time.
     lock.lock().map_err(failed)?;
     let mut orders = read(state)?;
     change(&mut orders);
@@ -162,7 +163,7 @@ pub fn change(state: &Path, change: impl FnOnce(&mut Operator)) -> Result<Operat
     Ok(orders)
 }
 
-/// No path, no control character, nothing endless.
+/// Whether a name has no path, no control characters and a bounded length.
 fn is_good_name(name: &str) -> bool {
     (1..=100).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ordered_is_read_back_and_a_pool_is_paused_by_its_name_or_with_all() {
+    fn orders_are_read_back_and_a_pool_is_paused_by_name_or_with_all() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(folder.path()).unwrap(), Operator::default());
         change(folder.path(), |orders| _ = orders.paused.insert("dogs".into(), order())).unwrap();
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_changes_at_once_none_is_lost() {
+    fn no_concurrent_change_is_lost() {
         let folder = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
             for number in 0..16 {
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_one_sentence_and_is_not_overwritten() {
+    fn an_invalid_file_is_reported_in_one_sentence_and_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         for (text, hint) in [
             ("", "was not written by `eirs pause` or `eirs cordon`"),

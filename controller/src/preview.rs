@@ -1,9 +1,9 @@
-//! What the controller would do now, found out without doing it: for `eirs plan`.
+//! Computes what the controller would do now, without doing it, for `eirs plan`.
 //!
-//! After each pass the controller writes down what it decided from, `inputs.json` in the state
-//! folder. A preview looks again at queues and processes, takes from there what only the controller
-//! can know (the reports that it received, the past), and decides as the next pass would. Without a
-//! controller it decides as the first pass of a new one would.
+//! After each pass the controller writes the inputs of its decision to `inputs.json` in the state
+//! folder. A preview reads queues and processes again, takes from that file what only the
+//! controller knows (the received reports and the history), and decides as the next pass would.
+//! Without a controller it decides like the first pass of a new one.
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc};
 
@@ -20,28 +20,29 @@ use crate::{
     state_file,
 };
 
-/// What a decision was made from.
+/// The inputs of a decision.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Inputs {
-    /// What was seen.
+    /// The observation.
     pub observation: Observation,
-    /// The past, that observation included.
+    /// The history, including that observation.
     pub history: History,
 }
 
-/// What would be done.
+/// The result of a preview.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preview {
-    /// The plan. What it would do for a paused pool is in it as well.
+    /// The plan, including actions for paused pools.
     pub plan: Plan,
-    /// What it was made from.
+    /// The observation that the plan is based on.
     pub seen: Observation,
-    /// The controller's last look, whose reports and past were used; `None` where there was none,
-    /// and no window is known.
+    /// Time of the controller's last observation, whose reports and history were used; `None` if
+    /// there was none, so that no window is known.
     pub controller_at: Option<DateTime<Utc>>,
 }
 
-/// Written by the same program version only: what is in it changes with every version.
+/// The content of the file. Only the same version of the program reads it, as the format may change
+/// with every version.
 #[derive(Serialize)]
 struct Written<'a> {
     version: &'a str,
@@ -53,13 +54,13 @@ fn file(settings: &Settings) -> PathBuf {
     settings.local.state.join(state_folder::INPUTS)
 }
 
-/// Writes down what was decided from.
+/// Writes the inputs of a decision.
 pub(crate) fn write(settings: &Settings, observation: &Observation, history: &History) -> io::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     state_file::write_compact(&file(settings), &Written { version, observation, history })
 }
 
-/// What the last pass decided from; `None` where there was none, or its controller was of another
+/// Reads the inputs of the last pass; `None` if there are none, or if they were written by another
 /// version.
 pub fn inputs(settings: &Settings) -> Option<Inputs> {
     #[derive(Deserialize)]
@@ -71,7 +72,8 @@ pub fn inputs(settings: &Settings) -> Option<Inputs> {
     (written.version == env!("CARGO_PKG_VERSION")).then(|| serde_json::from_slice(&text).ok()).flatten()
 }
 
-/// What would be done now under these policies. `inputs` are a running controller's.
+/// Computes what would be done now under these policies. `inputs` are those of a running
+/// controller, if any.
 pub async fn preview(
     settings: &Settings,
     backend: Backend,
@@ -97,7 +99,7 @@ pub async fn preview(
     Ok(Preview { plan, seen, controller_at })
 }
 
-/// Adds what was reported to the controller, and what the controller remembers of its instances.
+/// Adds the reports, refusals and arrivals that the controller knows.
 fn complete(seen: &mut Observation, last: Observation) {
     seen.hears = last.hears;
     seen.refused = last.refused;
@@ -115,7 +117,7 @@ fn complete(seen: &mut Observation, last: Observation) {
         }
         view.heard = heard;
         if instance.state == view.instance.state {
-            // The records leave out since when a stopped instance has been so.
+            // The records do not contain the time since which an instance is stopped.
             view.instance.since = instance.since;
         }
     }

@@ -1,10 +1,10 @@
-//! The loop: observe, decide, act, tell. It takes no input. A tick, a changed policy, an operator's
-//! order, a report, the end of a process and a signal only make the next pass come earlier, and two
-//! passes never run at once.
+//! The control loop: observe, decide, act, write the status. A tick, a changed policy, an
+//! operator's order, a report, the end of a process and a signal only start the next pass earlier;
+//! two passes never run at the same time.
 
 mod claim;
+mod logged;
 mod remembered;
-mod said;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -25,8 +25,8 @@ use tracing::{Instrument, debug_span};
 
 use self::{
     claim::keep_control,
+    logged::Logged,
     remembered::{Remembered, recall_use},
-    said::Said,
 };
 use crate::{
     act::act,
@@ -44,20 +44,20 @@ use crate::{
     status::Recorder,
 };
 
-/// A queue that cannot be asked at the start may be there soon.
+/// Maximum time to wait for a queue that cannot be opened at the start.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Everything that the loop needs.
+/// The control loop and its state.
 #[derive(Debug)]
 pub struct Controller {
     settings: Arc<Settings>,
     store: Store,
     backend: Backend,
-    /// By which one of several controllers acts; none where there can be no other.
+    /// Ensures that only one of several controllers acts; `None` if there can be no other.
     claim: Option<Arc<Claim>>,
     fleet: SharedFleet,
     clock: SharedClock,
-    /// Makes the next pass come now.
+    /// Starts the next pass now.
     poke: Arc<Notify>,
     reports: Arc<Reports>,
     observer: Observer,
@@ -66,17 +66,17 @@ pub struct Controller {
     refusals: Refusals,
     memory: MemoryFile,
     recorder: Recorder,
-    /// What the last plan waits for.
+    /// Time until the next pass if it should come before the tick.
     look_again: Option<Duration>,
     recording: Recording,
-    /// Where workers read the files of this machine.
+    /// Versions of the models, if workers read the files of this machine.
     versions: Option<Versions>,
-    said: Said,
+    logged: Logged,
     alerts: Alerts,
 }
 
 impl Controller {
-    /// A controller of this fleet; a notification of `poke` makes it look at once.
+    /// Makes a controller of this fleet. A notification of `poke` starts a pass.
     pub fn new(
         settings: Arc<Settings>,
         store: Store,
@@ -103,8 +103,8 @@ impl Controller {
             look_again: None,
             recording: Recording::of(&settings),
             versions: None,
-            said: Said::default(),
-            alerts: Alerts::knowing(alerts),
+            logged: Logged::default(),
+            alerts: Alerts::with_ledger(alerts),
             settings,
             store,
             backend,
@@ -116,34 +116,34 @@ impl Controller {
         }
     }
 
-    /// The same, with workers that read model files of this machine: they are replaced when the
-    /// version changes.
+    /// Adds the versions of model files that workers read from this machine: instances are replaced
+    /// when the version changes.
     #[must_use]
     pub fn with_versions(self, versions: Versions) -> Self {
         Self { versions: Some(versions), ..self }
     }
 
-    /// The same, but it acts only as long as it has this claim.
+    /// Adds a claim: the controller acts only while it holds it.
     #[must_use]
     pub fn with_claim(mut self, claim: Option<Arc<Claim>>) -> Self {
         self.claim = claim;
         self
     }
 
-    /// The same, but it sends alerts.
+    /// Adds a sender of alerts.
     #[must_use]
     pub fn with_alerts(mut self, sender: Option<Sender>) -> Self {
         self.alerts.send_by(sender);
         self
     }
 
-    /// What it has heard of workers and web hosts, for those who run [`pass`](Self::pass) without
-    /// [`run`](Self::run).
+    /// The received reports, for callers of [`pass`](Self::pass) without [`run`](Self::run).
     pub fn reports(&self) -> &Arc<Reports> {
         &self.reports
     }
 
-    /// Runs until the process shall drain; then does with the workers what the settings say.
+    /// Runs until the process is asked to drain, and then leaves or drains the workers as set in
+    /// `controller.on_exit`.
     pub async fn run(&mut self, lifecycle: &Lifecycle) -> Result<()> {
         let events = persist(PATIENCE, async || self.backend.events().await).await?;
         let receiver = tokio::spawn(reports::receive(
@@ -157,7 +157,7 @@ impl Controller {
         let mut control = tokio::spawn(keeping);
         let watch = Wake::new(self.store.folder());
         let orders = Wake::of_file(self.orders.folder(), operator::FILE);
-        // A loop that waits is alive too, and says so often enough.
+        // Passes are frequent enough for the watchdog, even if nothing happens.
         let longest = lifecycle.watchdog().unwrap_or(Duration::MAX).min(self.settings.controller.tick);
         let versions = self.versions.clone().map(|versions| {
             let (poke, stop) = (self.poke.clone(), lifecycle.drain().clone());
@@ -175,30 +175,30 @@ impl Controller {
             lifecycle.goes_on();
             if !std::mem::replace(&mut is_ready, true) {
                 lifecycle.ready(&summary);
-            } else if self.said.summary != summary {
+            } else if self.logged.summary != summary {
                 lifecycle.status(&summary);
             }
-            self.said.summary = summary;
+            self.logged.summary = summary;
             let longest = self.look_again.map_or(longest, |soon| soon.min(longest));
             let next = if look == Look::Changing { SETTLE } else { longest };
             tokio::select! {
-                    () = self.poke.notified() => {}
-                    () = watch.changed() => {}
-                    () = orders.changed() => {}
-                    () = tokio::time::sleep(next) => {}
-                    () = lifecycle.drain().cancelled() => {}
-                    Ok(other) = &mut control => {
-                        receiver.abort();
-            versions.inspect(JoinHandle::abort);
-                        let why = format!("the controller of this installation now runs on {}; one \
-                            is enough", other.host);
-                        return Err(Error::broken("going on", why));
-                    }
-                    () = lifecycle.reload_requested() => {
-                        self.recorder.reloads(self.clock.now());
-                        self.store.reload();
-                    }
+                () = self.poke.notified() => {}
+                () = watch.changed() => {}
+                () = orders.changed() => {}
+                () = tokio::time::sleep(next) => {}
+                () = lifecycle.drain().cancelled() => {}
+                Ok(other) = &mut control => {
+                    receiver.abort();
+                versions.inspect(JoinHandle::abort);
+                    let why = format!("the controller of this installation now runs on {}; one \
+                        is enough", other.host);
+                    return Err(Error::broken("going on", why));
                 }
+                () = lifecycle.reload_requested() => {
+                    self.recorder.reloads(self.clock.now());
+                    self.store.reload();
+                }
+            }
         }
         receiver.abort();
         versions.inspect(JoinHandle::abort);
@@ -206,7 +206,7 @@ impl Controller {
         if let Some(claim) = &self.claim
             && !matches!(claim.renew().await, Ok(None))
         {
-            // Another one may have come since, and the workers are its own then.
+            // Another controller may have taken over, and the workers are its own now.
             lifecycle.stopping("leaving the workers to another controller");
             control.abort();
             return Ok(());
@@ -220,12 +220,12 @@ impl Controller {
             }
         }
         control.abort();
-        let told = self.backend.tell_control(None, self.clock.now()).await;
+        let released = self.backend.tell_control(None, self.clock.now()).await;
         let left = match &self.claim {
             Some(claim) => claim.leave().await,
             None => Ok(()),
         };
-        if let Err(error) = told.and(left) {
+        if let Err(error) = released.and(left) {
             tracing::warn!(%error, "could not release control; the claim will expire");
         }
         Ok(())
@@ -244,7 +244,7 @@ impl Controller {
         Remembered { refused, learnt, alerts: self.alerts.ledger().clone() }
     }
 
-    /// One pass; answers the state of things in a few words.
+    /// Makes one pass and returns a summary of the pools.
     pub async fn pass(&mut self) -> String {
         self.orders.look();
         let observing = debug_span!(target: TARGET, "observe");
@@ -253,7 +253,7 @@ impl Controller {
         seen.operator = self.orders.operator().clone();
         seen.refused = self.refusals.now(seen.at);
         seen.versions = self.versions_in_force();
-        self.said.missing(&seen.missing);
+        self.logged.missing(&seen.missing);
         let history = std::mem::replace(&mut self.history, History::new(Duration::ZERO)).observe(&seen);
         let plan = decide(self.store.policies(), &seen, &history);
         let mut allowed = plan.allowed(&seen.operator);
@@ -261,38 +261,37 @@ impl Controller {
         debug_assert_eq!(broken, Vec::<String>::new());
         if !broken.is_empty() {
             let rules = broken.join("; ");
-            // A plan that breaks a rule is a mistake of this program: what is there is better than
-            // what it would do.
+            // A plan that breaks a rule is a bug: keeping the current state is safer.
             tracing::error!(rules, "the plan breaks a rule and is not carried out: {rules}");
             allowed.pools.values_mut().for_each(|pool| pool.actions.clear());
         }
-        // One that could not say for a while that it is there does not act: another one may, then.
+        // A controller that could not renew its claim for a while does not act, as another one may.
         let is_cut_off = self.claim.as_ref().is_some_and(|claim| !claim.may_act());
-        self.said.cut_off(is_cut_off);
+        self.logged.cut_off(is_cut_off);
         if is_cut_off {
             allowed.pools.values_mut().for_each(|pool| pool.actions.clear());
         }
         self.history = history.remember(&allowed);
         self.look_again = plan.look_again(|pool| seen.operator.paused(pool).is_some());
-        self.said.plan(&seen, &plan, &self.history, &mut self.recorder);
-        self.said.budgets(self.store.policies(), &plan, &self.history);
-        self.said.trials(&self.store, &seen, &self.history);
-        self.alerts.tend(self.store.policies(), &seen, &plan, &self.history).await;
+        self.logged.plan(&seen, &plan, &self.history, &mut self.recorder);
+        self.logged.budgets(self.store.policies(), &plan, &self.history);
+        self.logged.trials(&self.store, &seen, &self.history);
+        self.alerts.update(self.store.policies(), &seen, &plan, &self.history).await;
         let acting = debug_span!(target: TARGET, "act", actions = allowed.actions().count());
         let refusals = act(&allowed, &*self.fleet).instrument(acting).await;
         if allowed.actions().next().is_some() && refusals.is_empty() {
-            // What was done is seen, and shown, in the next pass; that one has nothing left to do.
+            // The next pass shows the effect of these actions.
             self.poke.notify_one();
         }
-        self.said.refusals(&refusals);
+        self.logged.refusals(&refusals);
         self.refusals.note(&allowed.verbs(), &refusals, seen.at);
-        self.write_down(&seen, &plan);
+        self.write_files(&seen, &plan);
         summary(&plan, &seen.operator)
     }
 
-    /// Writes what others read: the status, the recording, what a preview needs, what the next
-    /// controller shall know.
-    fn write_down(&mut self, seen: &Observation, plan: &Plan) {
+    /// Writes the files for others: the status, the recording, the input of a preview, and the
+    /// memory for the next controller.
+    fn write_files(&mut self, seen: &Observation, plan: &Plan) {
         let written = self.recorder.write(&self.store, &self.orders, seen, &self.history, plan);
         if let Err(error) = written.and_then(|()| preview::write(&self.settings, seen, &self.history)) {
             tracing::warn!(%error, "the status file cannot be written: {error}");
@@ -308,11 +307,11 @@ impl Controller {
             policies.instance_limit,
         );
         let remembered = self.remembered();
-        self.memory.save_now_and_then(&remembered, seen.at);
+        self.memory.save_if_due(&remembered, seen.at);
     }
 }
 
-/// One line for `systemctl status`.
+/// The summary for `systemctl status`, in one line.
 fn summary(plan: &Plan, operator: &Operator) -> String {
     let pool = |(name, pool): (&String, &PoolPlan)| {
         let jobs = pool.depth.map_or_else(|| "?".to_owned(), |depth| depth.backlog().to_string());

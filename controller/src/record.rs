@@ -1,9 +1,9 @@
-//! What was seen and decided, recorded continuously: one JSON line at a time in `recording/` of the
-//! state folder, so that yesterday can be replayed under tomorrow's policy (`eirs simulate`).
+//! Records observations and decisions as JSON lines in `recording/` of the state folder, so that
+//! past load can be replayed with another policy (`eirs simulate`).
 //!
-//! A pool that is looked at writes a line when anything changed, at most one a second unless
-//! another number of instances is wanted, and at least one a minute: a longer silence means that
-//! nobody looked. Recording never fails a pass.
+//! A pool that is observed gets a line when something changed: at most one per second, unless the
+//! desired number of instances changes, and at least one per minute. A longer gap means that there
+//! was no observation. A failure to record never fails a pass.
 
 mod read;
 
@@ -24,57 +24,57 @@ use crate::{
     observe::{Observation, PoolView},
 };
 
-/// The folder's name in the state folder.
+/// Name of the folder in the state folder.
 pub const FOLDER: &str = state_folder::RECORDING;
-/// The file that is written; full ones are named by the date of their end.
+/// Name of the file that is being written. Full files are renamed with the date of their end.
 const CURRENT: &str = state_folder::OBSERVATIONS;
-/// The recording consists of this many files, of which the oldest goes when all are full.
+/// Number of files. The oldest is deleted when all are full.
 const FILES: u64 = 8;
-/// Raised when a reader would misunderstand a line.
+/// Version of the lines. It is increased when a reader would misunderstand them.
 const VERSION: u8 = 1;
-/// Changes that come faster share a line.
+/// Minimum time between two lines of a pool.
 const SOONEST: TimeDelta = TimeDelta::seconds(1);
-/// A pool in which nothing happens says so every minute.
+/// Maximum time between two lines of a pool.
 const LATEST: TimeDelta = TimeDelta::seconds(60);
 
-/// What was seen of a pool at one moment, and how many instances were wanted then.
+/// The observation of a pool, and the number of instances that it should have.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// The version of the line.
+    /// Version of the line.
     pub v: u8,
-    /// When it was seen.
+    /// Time of the observation.
     pub at: DateTime<Utc>,
-    /// The pool.
+    /// Name of the pool.
     pub pool: String,
-    /// Jobs that arrived since this pool's line before, exactly. The first line of a controller
-    /// begins at 0.
+    /// Exact number of jobs that arrived since the previous line of this pool. It is 0 in the first
+    /// line of a controller.
     pub arrived: u64,
-    /// Jobs that no worker held; absent where the queue could not be read.
+    /// Number of waiting jobs; absent if the queue could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub visible: Option<u64>,
-    /// Jobs that workers held; absent where the queue could not be read.
+    /// Number of jobs in flight; absent if the queue could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u64>,
-    /// Instances that served.
+    /// Number of instances that serve.
     pub ready: u32,
-    /// Instances that were started and did not serve yet.
+    /// Number of instances that were started and do not serve yet.
     pub starting: u32,
-    /// Instances that drained or stopped.
+    /// Number of instances that drain or stop.
     pub leaving: u32,
-    /// Instances that were wanted.
+    /// Number of instances that the pool should have.
     pub desired: u32,
-    /// Seconds from the receipt of a job to its result, on the average of the last reports; absent
+    /// Mean time from the receipt of a job to its result in the last reports, in seconds; absent
     /// before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_s: Option<f64>,
-    /// Seconds from an instance's start to its first report that it is ready, as learnt, or as the
-    /// policy guesses.
+    /// Time from the start of an instance to its first ready report, in seconds: measured, or the
+    /// policy's value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_delay_s: Option<f64>,
-    /// Jobs that an instance does at once, as learnt or guessed.
+    /// Number of jobs that an instance processes at the same time: measured, or 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_once: Option<f64>,
-    /// The limit on all pools together, where there is one.
+    /// Limit on the instances of all pools together, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
@@ -83,14 +83,14 @@ pub struct Line {
 #[derive(Debug)]
 pub struct Recording {
     folder: PathBuf,
-    /// Bytes of all files together; `None` switches the recording off.
+    /// Maximum size of all files together, in bytes; `None` if recording is off.
     size: Option<u64>,
     file: Option<(File, u64)>,
     pools: BTreeMap<String, Last>,
     is_failing: bool,
 }
 
-/// A pool's last line, and its arrivals up to then.
+/// The last line of a pool, and its total arrivals up to then.
 #[derive(Debug)]
 struct Last {
     line: Option<Line>,
@@ -98,7 +98,7 @@ struct Last {
 }
 
 impl Recording {
-    /// As the settings have it.
+    /// Makes the recording that the settings describe.
     pub fn of(settings: &Settings) -> Self {
         let size = settings.controller.recording_size.as_u64();
         Self {
@@ -110,8 +110,8 @@ impl Recording {
         }
     }
 
-    /// Writes what is worth a line. `figures` are a pool's service time and start delay, in
-    /// seconds.
+    /// Writes a line for each pool that needs one. `figures` returns a pool's service time and
+    /// start delay, in seconds.
     pub fn note(
         &mut self,
         seen: &Observation,
@@ -123,7 +123,7 @@ impl Recording {
         self.pools.retain(|pool, _| plan.pools.contains_key(pool));
         let (mut text, mut written) = (Vec::new(), Vec::new());
         for (pool, part) in &plan.pools {
-            // What has no policy is not decided about.
+            // Pools without a policy are not recorded.
             let Some(PoolView { depth, arrived, .. }) = seen.pools.get(pool) else { continue };
             let last = self.pools.entry(pool.clone()).or_insert(Last { line: None, arrived: *arrived });
             let (service_s, start_delay_s) = figures(pool);
@@ -146,7 +146,7 @@ impl Recording {
             if last.line.as_ref().is_some_and(|last| !is_worth_a_line(last, &line)) {
                 continue;
             }
-            // A line has no value that JSON lacks.
+            // A line has no value that JSON cannot represent.
             if serde_json::to_writer(&mut text, &line).is_ok() {
                 text.push(b'\n');
             }
@@ -156,11 +156,11 @@ impl Recording {
             return;
         }
         let done = self.write(&text, size, seen.at);
-        // What arrived and could not be written is counted in a later line.
+        // Arrivals that could not be written are counted in a later line.
         if done.is_ok() {
             self.pools.extend(written);
         }
-        self.tell(done);
+        self.log_result(done);
     }
 
     fn write(&mut self, text: &[u8], size: u64, now: DateTime<Utc>) -> io::Result<()> {
@@ -176,13 +176,13 @@ impl Recording {
         let written = file.write_all(text);
         *length += text.len() as u64;
         if written.is_err() {
-            // Opened again, half a line is cut off.
+            // Opening the file again cuts off an incomplete line.
             self.file = None;
         }
         written
     }
 
-    fn tell(&mut self, written: io::Result<()>) {
+    fn log_result(&mut self, written: io::Result<()>) {
         let was_failing = std::mem::replace(&mut self.is_failing, written.is_err());
         match written {
             Err(error) if !was_failing => {
@@ -197,7 +197,7 @@ impl Recording {
 
 fn is_worth_a_line(last: &Line, now: &Line) -> bool {
     let since = now.at - last.at;
-    // A clock that was set back begins a new story.
+    // The clock was set back.
     if since < TimeDelta::zero() || since >= LATEST || last.desired != now.desired {
         return true;
     }
@@ -205,12 +205,12 @@ fn is_worth_a_line(last: &Line, now: &Line) -> bool {
     since >= SOONEST && (now.arrived > 0 || state(last) != state(now))
 }
 
-/// A microsecond more or less is noise, and six digits more.
+/// Rounds to milliseconds: more digits would be noise.
 fn to_milliseconds(seconds: f64) -> f64 {
     (seconds * 1e3).round() / 1e3
 }
 
-/// Opens the current file for more lines; what a crash left of the last one is cut off.
+/// Opens the current file for appending, and cuts off an incomplete last line.
 fn open(folder: &Path) -> io::Result<(File, u64)> {
     fs::create_dir_all(folder)?;
     let mut file =
@@ -224,9 +224,9 @@ fn open(folder: &Path) -> io::Result<(File, u64)> {
     Ok((file, whole))
 }
 
-/// Up to where the file consists of whole lines.
+/// Length of the part of the file that consists of complete lines.
 fn whole_lines(file: &mut File, length: u64) -> io::Result<u64> {
-    // No line is longer, a torn one neither.
+    // Lines are shorter than this, also incomplete ones.
     let start = length.saturating_sub(4096);
     file.seek(SeekFrom::Start(start))?;
     let mut tail = Vec::new();
@@ -235,13 +235,13 @@ fn whole_lines(file: &mut File, length: u64) -> io::Result<u64> {
     Ok(start + end as u64)
 }
 
-/// Puts the full file aside, and deletes the oldest ones that are too much together with a new one.
+/// Renames the full file, and deletes the oldest files to make room for a new one.
 fn rotate(folder: &Path, size: u64, now: DateTime<Utc>) -> io::Result<()> {
     let aside = format!("observations-{}.jsonl", now.format("%Y%m%dT%H%M%S%.3fZ"));
     fs::rename(folder.join(CURRENT), folder.join(aside))?;
     let mut files = read::files(folder)?;
     let mut bytes = 0;
-    // The newest first.
+    // Newest first.
     while let Some(file) = files.pop() {
         bytes += fs::metadata(&file)?.len();
         if bytes > size - size / FILES {

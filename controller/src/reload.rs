@@ -1,10 +1,10 @@
-//! Asks the controller that runs to read its policies anew, and waits until they are in force: what
-//! `systemctl reload` runs.
+//! Makes the running controller read its policies again, and waits until they are in force.
+//! `systemctl reload` runs this.
 //!
-//! A count of reloads could not tell whose signal was answered: one that was under way when ours
-//! came may have read a file before it was edited. So the controller writes down when it *began* to
-//! read, and a beginning after our question is an answer to it. Signals that come together are one
-//! reload, which began after all of them.
+//! A count of reloads would not show which signal a reload belongs to: one that was under way when
+//! the signal came may have read a file before it was edited. The controller therefore writes the
+//! time at which it *began* to read, and a time after the signal is the confirmation. Several
+//! signals may lead to one reload, which begins after all of them.
 
 use std::{
     ffi::OsStr,
@@ -19,48 +19,48 @@ use tokio::time::Instant;
 
 use crate::{lock, status::Status};
 
-/// A pass asks queues and fleet for ten seconds each at most, and the one that is under way comes
-/// first. Below the time that systemd gives a reload (`TimeoutStartSec=`), so that the sentence is
-/// ours.
+/// Time to wait for the controller. A pass reads queues and fleet for up to ten seconds each, and
+/// the current pass ends first. It is shorter than the time that systemd allows for a reload
+/// (`TimeoutStartSec=`), so that this module's message is shown.
 pub const DEADLINE: Duration = Duration::from_secs(60);
-/// Where the kernel has no watch to give, the status is looked at so often.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Interval at which the status is read if the kernel cannot watch the file.
+const POLL_EVERY: Duration = Duration::from_millis(500);
 
-/// Why nothing is known of the new policies.
+/// Why it is not known whether the new policies are in force.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReloaded {
-    /// There is nobody to ask.
+    /// No controller runs.
     #[error("no controller runs on the state folder {}", .0.display())]
     NoController(PathBuf),
-    /// It did not live to answer.
+    /// The controller ended before it had read its policies.
     #[error("the controller (process {0}) ended before it had read its policies")]
     Ended(u32),
-    /// It lives and does not answer.
+    /// The controller runs and has not confirmed the reload.
     #[error(
         "the controller (process {pid}) has not read its policies within {}: it hangs, or cannot \
         write {}",
         humantime::format_duration(*.limit), .file.display()
     )]
     Late {
-        /// Its process.
+        /// Process id of the controller.
         pid: u32,
-        /// How long it was given.
+        /// Time that was allowed.
         limit: Duration,
-        /// Where it should have told.
+        /// The status file, in which the confirmation was expected.
         file: PathBuf,
     },
-    /// It cannot be asked.
+    /// The signal could not be sent.
     #[error("the controller (process {pid}) cannot be asked to reload: {error}")]
     Failed {
-        /// Its process.
+        /// Process id of the controller.
         pid: u32,
-        /// Why.
+        /// The error of the operating system.
         error: io::Error,
     },
 }
 
-/// Returns when the policies are in force as they are on disk now, with every complaint about them:
-/// a file that is wrong leaves its last good version in force.
+/// Waits until the policies on disk are in force, and returns all complaints about them. An invalid
+/// file leaves its last valid version in force.
 pub async fn reload(
     settings: &Settings,
     clock: &dyn Clock,
@@ -72,8 +72,8 @@ pub async fn reload(
     let failed = |error: io::Error| NotReloaded::Failed { pid, error };
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(nobody)?;
     let process = pidfd_open(process, PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
-    // Only now it is sure that the descriptor is of the controller, and not of a stranger that got
-    // its number.
+    // Checked again: only now the descriptor certainly belongs to the controller, and not to
+    // another process with the same pid.
     if lock::holder(state) != Some(pid) {
         return Err(nobody());
     }
@@ -90,8 +90,8 @@ pub async fn reload(
         }
         tokio::select! {
             () = written.changed() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            // The descriptor of a process reads as ready from its end on.
+            () = tokio::time::sleep(POLL_EVERY) => {}
+            // The pidfd becomes readable when the process ends.
             _ended = process.readable() => return Err(NotReloaded::Ended(pid)),
             () = tokio::time::sleep_until(deadline) => return Err(NotReloaded::Late { pid, limit, file }),
         }

@@ -1,6 +1,6 @@
-//! What the controller sees and does, for people and for the other programs: written as JSON to
+//! The status of the controller, for people and other programs: written as JSON to
 //! [`Settings::status_file`](eirs_platform::settings::Settings::status_file) after every pass,
-//! whole or not at all.
+//! atomically.
 
 mod recorder;
 
@@ -17,52 +17,50 @@ use crate::{
     refusals::Refused,
 };
 
-/// The controller at the moment of its last pass.
+/// The state of the controller after its last pass.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// The controller's version.
+    /// Version of the controller.
     pub version: String,
-    /// Its process.
+    /// Process id of the controller.
     pub pid: u32,
-    /// When it was started.
+    /// Time at which the controller started.
     pub started_at: DateTime<Utc>,
-    /// When it last looked. Older than a few ticks: it does not run any more.
+    /// Time of the last observation. If it is older than a few ticks, the controller does not run.
     pub at: DateTime<Utc>,
-    /// The longest time between two looks.
+    /// Longest time between two passes.
     #[serde(with = "units::duration")]
     pub tick: Duration,
-    /// How often it was told to reload (SIGHUP) and did.
+    /// Number of reloads on request (SIGHUP).
     pub reloads: u64,
-    /// When it began to read its policies for the last of these times: who sent the signal before
-    /// knows that what was on disk then is in force, or that `policy_errors` says why not.
+    /// Time at which the last of these reloads began. For a client that sent the signal before, the
+    /// files that were on disk then are in force, or `policy_errors` says why not.
     #[serde(default)]
     pub reloaded_at: Option<DateTime<Utc>>,
     /// Every pool that has a policy or instances, by name.
     pub pools: Vec<PoolStatus>,
-    /// Every complaint about the policy files as they are on disk, a sentence each. Empty when all
-    /// are good.
+    /// All complaints about the policy files on disk, one sentence each.
     pub policy_errors: Vec<String>,
-    /// What could not be seen in the last pass, a sentence each. While there is any, nothing is
+    /// What could not be read in the last pass, one sentence each. While there is any, nothing is
     /// drained.
     pub problems: Vec<String>,
-    /// The last decisions that changed something, the latest last.
+    /// The last decisions that changed something, oldest first.
     pub decisions: Vec<Decision>,
-    /// Jobs done each second by all workers together, over about the last ten seconds.
+    /// Jobs per second that all workers together completed, over about the last ten seconds.
     pub throughput_per_s: f64,
-    /// What an operator ordered, as it is in force.
+    /// The operator's orders in force.
     #[serde(default)]
     pub operator: Operator,
-    /// What is wrong with the file of these orders as it is on disk; the last good ones are in
-    /// force.
+    /// What is wrong with the orders file on disk, if anything; the last valid orders are in force.
     #[serde(default)]
     pub operator_error: Option<String>,
-    /// The folder of the policy files, from the root.
+    /// Absolute path of the policy folder.
     #[serde(default)]
     pub policies: String,
-    /// The cap on the instances of all pools together; 0 is none.
+    /// Limit on the instances of all pools together; 0 for none.
     #[serde(default)]
     pub instance_limit: u32,
-    /// What the fleet makes up, where it does.
+    /// The simulated faults of the fleet, if any.
     #[serde(default)]
     pub simulated: Option<Simulate>,
 }
@@ -70,189 +68,188 @@ pub struct Status {
 /// One pool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PoolStatus {
-    /// The name of the token.
+    /// Name of the pool.
     pub name: String,
-    /// The model that it serves; absent where it has no policy any more.
+    /// Model that it serves; absent if the pool has no policy any more.
     pub model: Option<String>,
-    /// Its policy file.
+    /// Path of its policy file.
     pub policy_file: String,
-    /// What is wrong with that file as it is on disk; the last good version is in force.
+    /// What is wrong with that file on disk, if anything; the last valid version is in force.
     pub policy_error: Option<String>,
     /// The policy's `min`.
     pub min: u32,
     /// The policy's `max`.
     pub max: u32,
-    /// How many it may launch beside, by its `[launch]`.
+    /// Maximum number of instances that it may launch in addition, from `[launch]`.
     #[serde(default)]
     pub launch: u32,
-    /// Jobs that no worker holds; absent where the queue could not be read.
+    /// Number of waiting jobs; absent if the queue could not be read.
     pub visible: Option<u64>,
-    /// Jobs that workers hold; absent where the queue could not be read.
+    /// Number of jobs in flight; absent if the queue could not be read.
     pub in_flight: Option<u64>,
-    /// Jobs that arrive each second, as the web hosts reported them: over a minute, or less where
-    /// that changed.
+    /// Arrival rate in jobs per second, as reported by the web hosts: over a minute, or less if it
+    /// changed.
     pub arrivals_per_s: f64,
-    /// Jobs done each second by this pool's workers, over about the last ten seconds.
+    /// Jobs per second that this pool's workers completed, over about the last ten seconds.
     pub done_per_s: f64,
-    /// How many instances it must have now.
+    /// Number of instances that it should have now.
     pub desired: u32,
-    /// Instances that serve.
+    /// Number of instances that serve.
     pub ready: u32,
-    /// Instances that were started and do not serve yet.
+    /// Number of instances that were started and do not serve yet.
     pub starting: u32,
-    /// Instances that drain or stop.
+    /// Number of instances that drain or stop.
     pub leaving: u32,
-    /// The last plan's reason, a sentence.
+    /// Reason of the last plan, one sentence.
     pub reason: String,
-    /// What each rule wished in the last plan.
+    /// The number of instances that each rule wanted in the last plan.
     #[serde(default)]
     pub wishes: Vec<RuleWish>,
-    /// What held the last plan back, a sentence each.
+    /// The holds of the last plan, one sentence each.
     #[serde(default)]
     pub holds: Vec<String>,
-    /// Who paused the pool, and since when: it is looked at and decided about, and nothing is done.
+    /// Who paused the pool, and when; while it is paused, decisions are made and not carried out.
     #[serde(default)]
     pub paused: Option<Order>,
-    /// What the last plan would have done if the pool were not paused, e.g. `start default-1`.
+    /// The actions of the last plan that were not carried out because the pool is paused, such as
+    /// `start default-1`.
     #[serde(default)]
     pub would: Vec<String>,
-    /// Seconds from the receipt of a job to its result, on the average of the workers' last
-    /// reports.
+    /// Mean time from the receipt of a job to its result in the workers' last reports, in seconds.
     #[serde(default)]
     pub service_s: Option<f64>,
-    /// What was learnt of the pool over time.
+    /// Measured values of the pool.
     #[serde(default)]
     pub learnt: Learnt,
-    /// What the pool did and cost since midnight, UTC.
+    /// Use and cost of the pool since midnight in the budget's time zone (UTC without one).
     #[serde(default)]
     pub today: Usage,
-    /// Every instance, the stopped ones too.
+    /// All instances, including stopped ones.
     pub instances: Vec<InstanceStatus>,
 }
 
 /// One instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceStatus {
-    /// The name of the token.
+    /// Name of the instance.
     pub id: String,
-    /// How far it is in its life: `stopped`, `starting`, `ready`, `draining`, `drained` or
-    /// `stopping`.
+    /// Its stage: `stopped`, `starting`, `ready`, `draining`, `drained` or `stopping`.
     pub state: Stage,
-    /// Since when the fleet has had it so: started, told to drain, stopped.
+    /// Time of the fleet's last change of it: start, drain or stop.
     pub since: DateTime<Utc>,
-    /// Which start of it this is; absent before the first.
+    /// Generation of the current or last start; absent before the first.
     pub generation: Option<String>,
-    /// Its process, where it is one of this machine.
+    /// Process id, if the instance is a process of this machine.
     pub pid: Option<u32>,
-    /// The machine of the cloud that stands in this place, where that was launched.
+    /// Id of the cloud machine, if the instance was launched.
     #[serde(default)]
     pub machine: Option<String>,
-    /// Jobs it holds, as it last said.
+    /// Number of jobs in flight, in its last report.
     pub in_flight: Option<u32>,
-    /// Jobs it can hold at once.
+    /// Maximum number of jobs in flight.
     pub slots: Option<u32>,
-    /// Jobs done since it was started.
+    /// Number of jobs completed since it was started.
     pub done: Option<u64>,
-    /// Jobs done each second, over about the last ten seconds.
+    /// Jobs per second that it completed, over about the last ten seconds.
     pub done_per_s: f64,
-    /// What classifies there.
+    /// Name of the engine that classifies.
     pub engine: Option<String>,
-    /// The version of the model that it has loaded.
+    /// Version of the model that it has loaded.
     #[serde(default)]
     pub version: Option<String>,
-    /// Why everything fails there, if it does.
+    /// Reason why all its jobs fail, if they do.
     #[serde(default)]
     pub failing: Option<String>,
     /// Mean time from the receipt of a job to its result, in milliseconds, in the last report that
-    /// had any.
+    /// has one.
     pub service_mean_ms: Option<f64>,
-    /// The 95th percentile of the same.
+    /// 95th percentile of the same time, in milliseconds.
     pub service_p95_ms: Option<f64>,
-    /// Since when it has held nothing.
+    /// Time since which it is idle.
     pub idle_since: Option<DateTime<Utc>>,
-    /// When it last reported.
+    /// Time of its last report.
     pub reported_at: Option<DateTime<Utc>>,
-    /// When its drain is due; then it is stopped by force.
+    /// Time at which its drain is due. After it, the instance is stopped by force.
     pub drain_until: Option<DateTime<Utc>>,
-    /// So often in a row it died before its time, ...
+    /// Number of failures in a row.
     pub crashes: u32,
-    /// ... and what it died of the last time.
+    /// Reason of the last failure.
     pub last_error: Option<String>,
-    /// It is not started again before this moment, because it or its like died at the start.
+    /// Time before which it is not started again, because of failures or refusals.
     pub not_before: Option<DateTime<Utc>>,
-    /// It must not be started, and an operator said so.
+    /// The operator's cordon, if any: the instance must not be started.
     #[serde(default)]
     pub cordoned: Option<Cordon>,
-    /// It lately did not do as told.
+    /// Its last refusal of an order, if recent.
     #[serde(default)]
     pub refused: Option<Refused>,
 }
 
-/// How many instances a rule wanted.
+/// The number of instances that a rule wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleWish {
-    /// The rule's kind.
+    /// Kind of the rule.
     pub rule: String,
-    /// How many.
+    /// Number of instances.
     pub instances: u32,
-    /// Why, in a few words.
+    /// The reason, in a few words.
     pub because: String,
 }
 
-/// What was learnt of a pool; absent is what is not known yet.
+/// Measured values of a pool; absent if not known yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Learnt {
-    /// Seconds from the start of an instance to its report that it is ready, in the middle ...
+    /// Median time from the start of an instance to its first ready report, in seconds.
     pub start_delay_s: Option<f64>,
-    /// ... and at the 95th percentile.
+    /// 95th percentile of the same time, in seconds.
     pub start_delay_p95_s: Option<f64>,
-    /// The same for an instance that was launched, in the middle.
+    /// Median of the same time for launched instances, in seconds.
     pub launch_delay_s: Option<f64>,
-    /// Seconds from the receipt of a job to its result.
+    /// Mean time from the receipt of a job to its result, in seconds.
     pub service_s: Option<f64>,
-    /// Jobs that an instance works on at once.
+    /// Number of jobs that an instance processes at the same time.
     pub concurrency: Option<f64>,
-    /// Jobs each second that are expected when what is started now is ready.
+    /// Arrival rate in jobs per second that decisions assume.
     pub expected_per_s: Option<f64>,
 }
 
-/// What a pool did and cost since midnight in the budget's time zone (UTC without one); absent is
-/// what is not known.
+/// Use and cost of a pool since midnight in the budget's time zone (UTC without one); absent if not
+/// known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Usage {
-    /// Hours that instances ran, all together.
+    /// Hours that all instances together ran.
     pub instance_hours: Option<f64>,
-    /// What may be used in a day by the policy's budget.
+    /// Hours that the policy's daily budget allows.
     pub budget_hours: Option<f64>,
-    /// What they cost by the policy's prices, in US dollars. Each start counts for the billing
-    /// minimum at least.
+    /// Cost by the policy's prices, in US dollars. Each start counts for at least the billing
+    /// minimum.
     pub cost_usd: Option<f64>,
-    /// Images that arrived.
+    /// Number of images that arrived.
     pub images: Option<u64>,
-    /// What a thousand of them cost, in US dollars.
+    /// Cost per thousand of them, in US dollars.
     pub cost_usd_per_1000: Option<f64>,
 }
 
 /// A decision that changed something.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// When.
+    /// Time of the decision.
     pub at: DateTime<Utc>,
-    /// For which pool.
+    /// Name of the pool.
     pub pool: String,
-    /// All jobs, visible and in flight, where the queue could be read.
+    /// Number of jobs, waiting and in flight; absent if the queue could not be read.
     pub backlog: Option<u64>,
-    /// How many instances it must have.
+    /// Number of instances that the pool should have.
     pub desired: u32,
-    /// How many were ready or starting then.
+    /// Number of instances that were ready or starting.
     pub running: u32,
-    /// What was done, e.g. `start default-1`.
+    /// The actions, such as `start default-1`.
     pub actions: Vec<String>,
-    /// Why, in a sentence.
+    /// The reason, one sentence.
     pub reason: String,
-    /// Whether it was only decided: the pool was paused.
+    /// Whether the actions were not carried out because the pool was paused.
     #[serde(default)]
     pub paused: bool,
 }

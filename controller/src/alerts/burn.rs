@@ -1,4 +1,4 @@
-//! How much of the time a pool is slower than its policy promises.
+//! Measures how much of the time a pool is slower than its policy's `p95`.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -6,37 +6,38 @@ use chrono::{DateTime, Utc};
 
 use crate::observe::age;
 
-/// A `p95` allows a twentieth. It burns where six times that is late, in the last half hour and in
-/// the last five minutes: one cold start is not enough, and it ends soon after its cause.
+/// Part of the time that may be late: six times the twentieth that a `p95` allows, in the last half
+/// hour and in the last five minutes. One cold start is not enough, and the alert ends soon after
+/// its cause.
 const TOO_MUCH: f64 = 6.0 * 0.05;
 const WINDOWS: [i64; 2] = [30, 5];
-/// A longer time between two looks is not known.
+/// Longest time between two observations that counts.
 const LONGEST_GAP: Duration = Duration::from_secs(60);
 
-/// For how long jobs were late in each of the last minutes.
+/// The time for which jobs were late in each of the last minutes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Burn {
-    /// Minutes since 1970 in which something was late, and for how many seconds.
+    /// Minutes since 1970 in which jobs were late, each with the seconds.
     minutes: VecDeque<(i64, f64)>,
     last: Option<DateTime<Utc>>,
 }
 
-/// What a pool's next job has before it.
+/// The queue in front of a pool's next job.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Queue {
-    /// Jobs that nobody has.
+    /// Number of waiting jobs.
     pub(crate) waiting: u64,
-    /// For how long some job has waited at each look.
+    /// Time since which some job has waited at every observation.
     pub(crate) waits: Duration,
-    /// Jobs that are done each second.
+    /// Jobs per second that are completed.
     pub(crate) done_per_s: f64,
-    /// Seconds that a job takes.
+    /// Mean service time of a job, in seconds.
     pub(crate) service_s: f64,
 }
 
 impl Queue {
-    /// How long a job takes from its arrival to its result, in seconds: those before it at the pace
-    /// of now, but never longer than there has been a queue.
+    /// Expected time from the arrival of a job to its result, in seconds: the waiting jobs at the
+    /// current rate, but at most the age of the queue, plus the service time.
     pub(crate) fn sojourn_s(&self) -> f64 {
         let paced_s = if self.done_per_s > 0.0 { self.waiting as f64 / self.done_per_s } else { f64::MAX };
         let waits_s = if self.waiting == 0 { 0.0 } else { paced_s.min(self.waits.as_secs_f64()) };
@@ -45,12 +46,12 @@ impl Queue {
 }
 
 impl Burn {
-    /// Since the last look jobs were late, or not.
+    /// Records whether jobs were late since the last observation.
     pub(crate) fn note(&mut self, is_late: bool, now: DateTime<Utc>) {
         let before = self.last.replace(now);
         let passed = before.map_or(Duration::ZERO, |before| age(before, now)).min(LONGEST_GAP);
         let minute = minute(now);
-        // A clock that was set back begins again.
+        // Also drops the future, after a clock was set back.
         self.minutes.retain(|(then, _)| (minute - WINDOWS[0] + 1..=minute).contains(then));
         if is_late {
             match self.minutes.back_mut() {
@@ -82,7 +83,7 @@ mod tests {
         DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second)
     }
 
-    /// Whether it burns at the end of each of these minutes, some of which are late.
+    /// The minutes at which the alert holds, if the given minutes are late.
     fn burns(late: impl Fn(i64) -> bool, minutes: i64) -> Vec<i64> {
         let mut burn = Burn::default();
         let mut high = Vec::new();
@@ -96,18 +97,18 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_start_wakes_nobody_and_an_outage_does_until_soon_after_its_end() {
+    fn one_slow_start_is_no_alert_and_an_outage_is_until_soon_after_its_end() {
         assert_eq!(burns(|minute| minute % 20 < 2, 240), Vec::<i64>::new());
         let outage = burns(|minute| (10..30).contains(&minute), 60);
         assert_eq!((outage.first(), outage.last()), (Some(&19), Some(&32)));
     }
 
     #[test]
-    fn a_gap_is_not_late_and_a_clock_that_is_set_back_begins_again() {
+    fn a_gap_does_not_count_as_late_and_a_clock_set_back_restarts_the_measurement() {
         let mut burn = Burn::default();
         burn.note(true, at(0));
         burn.note(true, at(3600));
-        assert!(!burn.is_high(at(3600)), "of an hour without a look nothing is known");
+        assert!(!burn.is_high(at(3600)), "an hour without an observation does not count");
         for second in (3600..6000).step_by(5) {
             burn.note(true, at(second));
         }
@@ -117,11 +118,11 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_is_as_slow_as_it_is_long_at_its_pace_and_no_slower_than_it_is_old() {
+    fn the_waiting_time_is_the_length_at_the_current_rate_and_at_most_the_age_of_the_queue() {
         let queue = Queue { waiting: 30, waits: Duration::from_secs(100), done_per_s: 2.0, service_s: 0.5 };
         assert_eq!(queue.sojourn_s(), 15.5);
-        assert_eq!(Queue { done_per_s: 0.0, ..queue }.sojourn_s(), 100.5, "nobody works");
-        assert_eq!(Queue { waits: Duration::from_secs(3), ..queue }.sojourn_s(), 3.5, "it has just come");
+        assert_eq!(Queue { done_per_s: 0.0, ..queue }.sojourn_s(), 100.5, "no job is completed");
+        assert_eq!(Queue { waits: Duration::from_secs(3), ..queue }.sojourn_s(), 3.5, "the queue is new");
         assert_eq!(Queue { waiting: 0, ..queue }.sojourn_s(), 0.5);
     }
 }

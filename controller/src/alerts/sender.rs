@@ -1,4 +1,4 @@
-//! Sends alerts to the operator's webhook: one request at a time, and no pass waits for it.
+//! Sends alerts to the operator's webhook, one request at a time and without delaying a pass.
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,10 +12,10 @@ use tokio::task::JoinHandle;
 
 use super::{Alert, Event, Ledger};
 
-/// A receiver that takes nothing is tried again after a while, which doubles up to two minutes.
+/// First and longest time after which a failed request is repeated.
 const WAITS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(120)];
 
-/// Where alerts are sent.
+/// Sends alerts to a webhook.
 #[derive(Debug)]
 pub struct Sender {
     poster: Arc<Poster>,
@@ -28,8 +28,8 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Reads the keys; what is wrong is a sentence that begins with the setting. `None` where the
-    /// settings name no address.
+    /// Makes a sender and reads its keys; `None` if the settings have no address. The error is a
+    /// sentence that begins with the setting.
     pub fn open(settings: &AlertWebhook) -> Result<Option<Self>, String> {
         let (Some(url), Some(file)) = (&settings.url, &settings.key) else { return Ok(None) };
         let poster = Poster::to(url).map_err(|why| format!("controller.webhook.url: {why}"))?;
@@ -45,8 +45,9 @@ impl Sender {
         }))
     }
 
-    /// Notes how the last request ended, and sends what the receiver does not know yet.
-    pub(crate) async fn tend(&mut self, ledger: &mut Ledger, alerts: Vec<Alert>, now: DateTime<Utc>) {
+    /// Evaluates the last request, if it has ended, and sends the events that the receiver does not
+    /// know yet.
+    pub(crate) async fn update(&mut self, ledger: &mut Ledger, alerts: Vec<Alert>, now: DateTime<Utc>) {
         if let Some((sending, events)) = self.in_flight.take_if(|(sending, _)| sending.is_finished()) {
             let ended = sending.await.unwrap_or_else(|panic| Ended::Later {
                 why: format!("could not be asked: {panic}"),
@@ -55,7 +56,7 @@ impl Sender {
             self.note(ended, events, ledger, now);
         }
         let events = ledger.observe(alerts, now);
-        // A clock that was set back keeps nothing waiting.
+        // A clock that was set back must not delay a request.
         let waits = now < self.not_before && self.not_before - now <= chrono::TimeDelta::minutes(2);
         if self.in_flight.is_some() || waits || events.is_empty() {
             return;

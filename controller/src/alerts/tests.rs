@@ -26,7 +26,7 @@ fn refused(error: &str, count: u32, capacity: bool) -> Refused {
 }
 
 #[test]
-fn a_pool_that_works_has_no_alert_and_starts_that_fail_have_one() {
+fn a_working_pool_has_no_alert_and_failing_starts_are_one() {
     let policies = policies(&[("p", "max = 3")]);
     let mut seen = seen(&[("p", Some(30))], vec![busy("p-1"), stopped("p-2"), stopped("p-3")]);
     let history = history(&[(2000, 30)], &seen);
@@ -43,7 +43,7 @@ fn a_pool_that_works_has_no_alert_and_starts_that_fail_have_one() {
 }
 
 #[test]
-fn instances_that_die_again_and_again_are_an_alert() {
+fn instances_that_fail_repeatedly_are_an_alert() {
     let policies = policies(&[("p", "max = 3")]);
     let seen = seen(&[("p", Some(30))], vec![busy("p-1"), stopped("p-2")]);
     let mut history = history(&[(2000, 30)], &seen);
@@ -59,12 +59,16 @@ fn instances_that_die_again_and_again_are_an_alert() {
 }
 
 #[test]
-fn a_budget_is_an_alert_at_half_four_fifths_and_where_it_pays_for_nothing_more() {
+fn a_budget_is_an_alert_at_half_at_four_fifths_and_when_it_pays_for_no_instance() {
     let policy = |text: &str| crate::policy::parse(std::path::Path::new("p.toml"), text).unwrap();
     let one_hour = policy("[budget]\ninstance_hours_per_day = 1");
     let step = |used_s, affordable| budget_step(used_s, &one_hour, Some(affordable));
     assert_eq!([step(1799.0, 1), step(1800.0, 1), step(2880.0, 1)], [0, 50, 80]);
-    assert_eq!([step(3500.0, 0), step(3600.0, 1), step(100.0, 0)], [100, 100, 0], "paced, it pays later");
+    assert_eq!(
+        [step(3500.0, 0), step(3600.0, 1), step(100.0, 0)],
+        [100, 100, 0],
+        "a paced budget pays again later"
+    );
     assert_eq!(budget_step(1e9, &policy(""), None), 0);
 }
 
@@ -73,15 +77,15 @@ fn alert(alert: Kind) -> Alert {
 }
 
 #[test]
-fn what_holds_for_a_minute_begins_and_what_has_not_held_for_five_ends() {
+fn an_alert_begins_after_a_minute_and_ends_after_five() {
     let mut ledger = Ledger::default();
     let deaf = || vec![alert(Kind::Deaf)];
     assert_eq!(ledger.observe(deaf(), at(0)), []);
     assert_eq!(ledger.observe(vec![], at(30)), []);
-    assert_eq!(ledger.observe(deaf(), at(60)), [], "it begins again");
+    assert_eq!(ledger.observe(deaf(), at(60)), [], "the minute begins again");
     let events = ledger.observe(deaf(), at(120));
     assert_eq!((events.len(), events[0].state), (1, State::Firing));
-    assert_eq!(ledger.observe(deaf(), at(125)), events, "nobody has taken it");
+    assert_eq!(ledger.observe(deaf(), at(125)), events, "it was not accepted yet");
     ledger.taken(events);
     assert_eq!(ledger.observe(deaf(), at(130)), []);
     assert_eq!(ledger.observe(vec![], at(140)), []);
@@ -94,7 +98,7 @@ fn what_holds_for_a_minute_begins_and_what_has_not_held_for_five_ends() {
 }
 
 #[test]
-fn a_new_controller_knows_what_the_receiver_knows() {
+fn a_new_controller_knows_which_alerts_were_sent() {
     let mut ledger = Ledger::default();
     ledger.observe(vec![alert(Kind::NoCapacity)], at(0));
     let events = ledger.observe(vec![alert(Kind::NoCapacity)], at(60));
@@ -105,8 +109,8 @@ fn a_new_controller_knows_what_the_receiver_knows() {
     assert_eq!(next.observe(vec![], at(10_300)).len(), 1);
 }
 
-/// Sends what holds, a pass a second, until the receiver has this many requests; it has these
-/// statuses, and then 204.
+/// Runs a pass per second until the receiver has got this many requests. It answers with these
+/// statuses, and then with 204.
 async fn received(statuses: &[u16], requests: usize) -> Vec<(String, String, Value)> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
@@ -145,7 +149,7 @@ async fn received(statuses: &[u16], requests: usize) -> Vec<(String, String, Val
     let mut ledger = Ledger::default();
     for second in 0.. {
         let now = at(NOW) + TimeDelta::seconds(second);
-        sender.tend(&mut ledger, vec![alert(Kind::Budget80), alert(Kind::SloBurn)], now).await;
+        sender.update(&mut ledger, vec![alert(Kind::Budget80), alert(Kind::SloBurn)], now).await;
         if !ledger.known.is_empty() {
             break;
         }
@@ -154,14 +158,14 @@ async fn received(statuses: &[u16], requests: usize) -> Vec<(String, String, Val
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), answered).await.expect("an answer of the receiver");
-        assert!(second < 10_000, "nothing was taken");
+        tokio::time::timeout(Duration::from_secs(60), answered).await.expect("an answer from the receiver");
+        assert!(second < 10_000, "no request was accepted");
     }
     receiver.join().unwrap()
 }
 
 #[tokio::test]
-async fn the_receiver_gets_what_began_signed_and_in_one_request() {
+async fn new_alerts_are_sent_signed_in_one_request() {
     let all = received(&[], 1).await;
     let (_, _, message) = &all[0];
     assert_eq!(message["type"], "eirs.alerts");
@@ -172,7 +176,7 @@ async fn the_receiver_gets_what_began_signed_and_in_one_request() {
 }
 
 #[tokio::test]
-async fn what_a_receiver_does_not_take_comes_again_as_the_same_message() {
+async fn a_refused_message_is_sent_again_unchanged() {
     let all = received(&[503, 422], 3).await;
     let [(id, body, _), (again, same, _), (third, whole, _)] = &all[..] else { panic!("{all:?}") };
     assert_eq!([again, third], [id, id]);
@@ -180,7 +184,7 @@ async fn what_a_receiver_does_not_take_comes_again_as_the_same_message() {
 }
 
 #[test]
-fn a_key_that_is_none_is_refused_with_its_setting_and_without_an_address_nothing_is_sent() {
+fn an_invalid_key_is_refused_with_its_setting_and_without_an_address_nothing_is_sent() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("key");
     std::fs::write(&key, "hunter2").unwrap();

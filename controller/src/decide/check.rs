@@ -131,8 +131,8 @@ impl<'a> Counted<'a> {
             Action::Start { .. } => {
                 self.started += 1;
                 self.running += 1;
-                let failed = Career::rests_until(self.history.career(&instance.id), instance);
-                let refused = self.seen.refused.get(&instance.id).and_then(Refused::rests_until);
+                let failed = Career::retry_at(self.history.career(&instance.id), instance);
+                let refused = self.seen.refused.get(&instance.id).and_then(Refused::retry_at);
                 let is_left_alone = failed.max(refused).is_some_and(|until| until > now);
                 let serves = self.policy.is_some_and(|policy| policy.pool.model == instance.model);
                 match instance.state {

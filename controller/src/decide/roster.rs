@@ -183,7 +183,7 @@ impl<'a> Roster<'a> {
     /// lacked capacity.
     pub(super) fn dry_until(&self, tier: Tier, seen: &Observation) -> Option<DateTime<Utc>> {
         let dry = self.stopped.iter().filter(|view| view.instance.tier == tier && is_dry(view, seen));
-        dry.filter_map(|view| seen.refused.get(&view.instance.id)?.rests_until()).max()
+        dry.filter_map(|view| seen.refused.get(&view.instance.id)?.retry_at()).max()
     }
 
     /// Whether an instance that was started under the version in force has failed: the version may
@@ -222,8 +222,8 @@ pub(crate) fn left_alone_until(
     history: &History,
 ) -> Option<DateTime<Utc>> {
     let id = &view.instance.id;
-    let failed = Career::rests_until(history.career(id), &view.instance);
-    failed.max(seen.refused.get(id).and_then(Refused::rests_until))
+    let failed = Career::retry_at(history.career(id), &view.instance);
+    failed.max(seen.refused.get(id).and_then(Refused::retry_at))
 }
 
 /// Whether the instance has loaded another version of its model than the one in force and was

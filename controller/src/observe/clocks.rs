@@ -1,30 +1,30 @@
-//! How far the queue's clock and the controller's differ.
+//! Measures the difference between the clocks of the queue and of the controller.
 //!
-//! A message cannot be received before it was sent, and a fresh one is received at once. So the
-//! smallest time from a sending to its receipt, among messages that nothing held up, is the
-//! difference of the clocks. Without it, a controller whose clock is two minutes ahead would take
-//! every worker for silent.
+//! A message is never received before it was sent, and a new one is received at once. So the
+//! smallest time from sending to receipt, among messages that were not delayed, is the difference
+//! of the clocks. Without the correction, a controller whose clock is two minutes ahead would
+//! consider every worker silent.
 
 use std::collections::VecDeque;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Receipts that are compared.
+/// Number of receipts that are compared.
 const KEPT: usize = 16;
-/// So much is no difference of clocks but the time that a message takes.
+/// Differences up to this are delivery time and not a difference of the clocks.
 const ALIKE: TimeDelta = TimeDelta::seconds(2);
-/// A clock of the controller's that jumped makes earlier receipts worthless.
+/// Change of the controller's clock that makes earlier receipts useless.
 const JUMP: TimeDelta = TimeDelta::hours(1);
 
-/// The difference, as far as it is known.
+/// The measured difference.
 #[derive(Debug, Default)]
 pub(super) struct Skew {
-    /// When a message was received, and how long after its sending.
+    /// Pairs of the time of a receipt and the time since the message was sent.
     receipts: VecDeque<(DateTime<Utc>, TimeDelta)>,
 }
 
 impl Skew {
-    /// Takes note of the newest message of a receive that left nothing in the queue.
+    /// Adds the newest message of a receive that emptied the queue.
     pub(super) fn note(&mut self, newest: Option<DateTime<Utc>>, now: DateTime<Utc>) {
         let Some(sent_at) = newest else { return };
         self.receipts.retain(|(at, _)| (now - at).abs() < JUMP);
@@ -34,7 +34,7 @@ impl Skew {
         }
     }
 
-    /// A time of the queue's clock, by the controller's.
+    /// Converts a time on the queue's clock to the controller's.
     pub(super) fn corrected(&self, sent_at: DateTime<Utc>) -> DateTime<Utc> {
         let ahead = self.receipts.iter().map(|(_, taken)| *taken).min();
         match ahead {
@@ -53,10 +53,10 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_ahead_or_behind_is_corrected_and_a_slow_message_is_no_skew() {
+    fn a_difference_of_the_clocks_is_corrected_and_a_slow_message_is_no_skew() {
         for ahead in [120, -120] {
             let mut skew = Skew::default();
-            assert_eq!(skew.corrected(at(50)), at(50), "nothing is known yet");
+            assert_eq!(skew.corrected(at(50)), at(50), "no receipt is known yet");
             for (sent, taken) in [(0, 3), (10, 0), (20, 9)] {
                 skew.note(Some(at(sent)), at(sent + taken + ahead));
             }
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_is_noticed_with_the_next_messages() {
+    fn a_changed_clock_is_detected_with_the_next_messages() {
         let mut skew = Skew::default();
         for second in 0..20 {
             skew.note(Some(at(second)), at(second));

@@ -1,10 +1,10 @@
-//! The reports of workers and web hosts: consumed from the events queue, kept while they say
-//! something.
+//! The reports of workers and web hosts: received from the events queue, and kept as long as they
+//! are useful.
 //!
-//! Reports are timed by when they were sent, on the queue's clock, which is compared with the
-//! controller's ([`Skew`]); what a web host counted is timed by the interval that the report names.
-//! So a report that arrives late, or is read by a later controller, says the same. Nothing depends
-//! on every one arriving.
+//! A report counts from the time at which it was sent, on the queue's clock, which is compared with
+//! the controller's ([`Skew`]). The counts of a web host belong to the interval that the report
+//! names. A report that arrives late, or is read by a later controller, thus has the same meaning.
+//! Single reports may be lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -24,27 +24,27 @@ use tokio::sync::{Notify, watch};
 use super::{Count, Heard, InstanceView, PoolView, REPORT_EXPIRES, age, clocks::Skew};
 use crate::fleet::{Instance, State};
 
-/// As long as SQS lets a poll be: an idle controller is woken three times a minute.
+/// Longest poll that SQS allows: an idle controller wakes up three times a minute.
 const POLL: Duration = Duration::from_secs(20);
-/// How often web hosts report; a host's first report counts what arrived since about then.
+/// Interval of the web hosts' reports. The first report of a host covers about this time.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// More than a host writes in a minute, doorbells included; a second delivery comes sooner than
-/// that.
+/// Number of reports per host by which duplicates are detected: more than a host sends in a minute,
+/// doorbells included. A second delivery comes sooner.
 const REMEMBERED_REPORTS: usize = 32;
-/// A host that has been silent for so long may be gone for good.
+/// Time after which a silent host is forgotten.
 const FORGET_HOST: Duration = Duration::from_secs(3600);
-/// Counts of a model that no policy asks for are kept up to this number.
+/// Maximum number of counts that are kept for a model without a policy.
 const MOST_COUNTS: usize = 4096;
-/// Messages that one receive asks for. Fewer mean that nothing older is left in the queue.
+/// Maximum number of messages per receive. A receive with fewer has emptied the queue.
 const BATCH: usize = 10;
-/// A new controller waits this long for the reports that were sent before it started.
+/// Maximum time that a new controller waits for reports that were sent before it started.
 const CATCH_UP: Duration = Duration::from_secs(3);
 
-/// What was reported, by whom. Shared by the task that receives and the one that looks.
+/// The last reports, shared by the task that receives and the one that observes.
 #[derive(Debug, Default)]
 pub struct Reports {
     inner: Mutex<Inner>,
-    /// Whether all that was sent before the controller started has been read.
+    /// Whether all reports that were sent before the controller started have been read.
     caught_up: watch::Sender<bool>,
 }
 
@@ -52,29 +52,29 @@ pub struct Reports {
 struct Inner {
     workers: BTreeMap<String, Worker>,
     last_arrival: BTreeMap<String, DateTime<Utc>>,
-    /// By model, since the controller started.
+    /// Number of jobs by model, since the controller started.
     arrived: BTreeMap<String, u64>,
-    /// By model, since the last look.
+    /// Counts by model, since the last observation.
     counts: BTreeMap<String, Vec<Count>>,
     skew: Skew,
-    /// When each host wrote its last reports: a queue may deliver one twice.
+    /// Send times of each host's last reports, as a queue may deliver a report twice.
     counted: BTreeMap<String, VecDeque<DateTime<Utc>>>,
     failing: bool,
 }
 
-/// What the web hosts said of the jobs for a model.
+/// The arrivals for a model, as reported by the web hosts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Arrivals {
-    /// When the last one was reported.
+    /// Time of the last reported job.
     pub last: Option<DateTime<Utc>>,
-    /// All of them since the controller started.
+    /// Number of jobs since the controller started.
     pub total: u64,
-    /// Those that were reported since the last look.
+    /// Counts since the last observation.
     pub counts: Vec<Count>,
 }
 
 impl Arrivals {
-    /// Together with the depth of the queue.
+    /// Combines the arrivals with the depth of the queue.
     pub(crate) fn view(self, depth: Option<Depth>) -> PoolView {
         let Self { last, total, counts } = self;
         PoolView { depth, last_arrival: last, arrived: total, counts }
@@ -88,8 +88,8 @@ struct Worker {
 }
 
 impl Reports {
-    /// Takes a report that was sent at this moment; answers whether the controller should look at
-    /// once.
+    /// Adds a report that was sent at `sent_at`. Returns whether the controller should make a pass
+    /// now.
     pub fn take(&self, event: Event, sent_at: DateTime<Utc>) -> bool {
         let mut inner = self.lock();
         match event {
@@ -98,8 +98,8 @@ impl Reports {
         }
     }
 
-    /// Gives each instance the last report of its generation, and forgets those of other
-    /// generations.
+    /// Adds to each instance the last report of its generation. Expired reports of other
+    /// generations are dropped.
     pub fn assign(&self, instances: Vec<Instance>, now: DateTime<Utc>) -> Vec<InstanceView> {
         let mut views: Vec<_> =
             instances.into_iter().map(|instance| InstanceView { instance, heard: None }).collect();
@@ -107,7 +107,7 @@ impl Reports {
         views
     }
 
-    /// The same, where some have the report that they had the last time.
+    /// Does the same for views that may already have a report.
     pub(crate) fn assign_to(&self, views: &mut [InstanceView], now: DateTime<Utc>) {
         let mut inner = self.lock();
         for InstanceView { instance, heard } in views.iter_mut() {
@@ -124,8 +124,8 @@ impl Reports {
                 heard.done_per_s = worker.done.per_second(now);
             }
         }
-        // A report may be ahead of the list that knows its generation: it is kept until it has
-        // expired.
+        // A report may be ahead of the list that contains its generation, so it is kept until it
+        // has expired.
         let has_expired = |worker: &Worker| age(worker.heard.at, now) > REPORT_EXPIRES;
         if inner.workers.values().any(has_expired) {
             let speak = views.iter().filter(|view| view.heard.is_some());
@@ -134,18 +134,17 @@ impl Reports {
         }
     }
 
-    /// Compares the queue's clock with the controller's, by the newest of some messages that
-    /// nothing held up.
+    /// Adds a receipt to compare the clocks by: the newest of some messages that were not delayed.
     pub(crate) fn note_skew(&self, newest: Option<DateTime<Utc>>, now: DateTime<Utc>) {
         self.lock().skew.note(newest, now);
     }
 
-    /// A time of the queue's clock, by the controller's.
+    /// Converts a time on the queue's clock to the controller's.
     pub(crate) fn corrected(&self, sent_at: DateTime<Utc>) -> DateTime<Utc> {
         self.lock().skew.corrected(sent_at)
     }
 
-    /// What arrived for a model. The counts are handed out once.
+    /// The arrivals for a model. Each count is returned only once.
     pub(crate) fn arrivals(&self, model: &str) -> Arrivals {
         let mut inner = self.lock();
         Arrivals {
@@ -155,20 +154,19 @@ impl Reports {
         }
     }
 
-    /// Waits until the reports that were sent before the controller started have been read, for a
-    /// few seconds at most: what is decided without them would be decided as if nothing had
-    /// arrived.
+    /// Waits, for a few seconds at most, until the reports that were sent before the controller
+    /// started have been read. Without them a decision would assume that nothing arrived.
     pub async fn catch_up(&self) {
         let mut caught_up = self.caught_up.subscribe();
         let _late = tokio::time::timeout(CATCH_UP, caught_up.wait_for(|done| *done)).await;
     }
 
-    /// Whether reports are being received, or would be if there were any.
+    /// Whether reports are being received: the last receive did not fail.
     pub fn are_received(&self) -> bool {
         !self.lock().failing
     }
 
-    /// Notes whether the last receive failed; answers what it was before.
+    /// Sets whether the last receive failed, and returns the previous value.
     fn note_failing(&self, failing: bool) -> bool {
         std::mem::replace(&mut self.lock().failing, failing)
     }
@@ -179,13 +177,13 @@ impl Reports {
 }
 
 impl Inner {
-    /// A new phase is news, and so is a new instance.
+    /// Returns true for a new phase or a new instance.
     fn take_worker(&mut self, report: WorkerReport, sent_at: DateTime<Utc>) -> bool {
         let idle_since = report.idle_since.map(|since| sent_at - age(since, report.at));
         let (phase, service) = (report.phase, (report.service.count > 0).then_some(report.service));
         let known = self.workers.get_mut(&report.instance);
         if let Some(worker) = known.filter(|worker| worker.heard.report.generation == report.generation) {
-            // Queues do not keep the order.
+            // Queues do not preserve the order.
             if worker.heard.report.at > report.at {
                 return false;
             }
@@ -200,7 +198,7 @@ impl Inner {
         let instance = report.instance.clone();
         let heard = Heard { at: sent_at, report, idle_since, service, done_per_s: 0.0 };
         self.workers.insert(instance, Worker { heard, done });
-        // A worker that begins to start tells nothing that its start did not.
+        // The start of a worker's process is no news: the controller ordered it.
         phase != Phase::Starting
     }
 
@@ -215,7 +213,7 @@ impl Inner {
         }
         self.counted
             .retain(|_, reports| reports.back().is_some_and(|last| age(*last, sent_at) <= FORGET_HOST));
-        // Both ends by one clock. An older host names no beginning.
+        // Both ends by one clock. Older web hosts send no begin.
         let counted_for = report.since.map_or(REPORT_EVERY, |since| age(since, report.at));
         for (model, count) in report.arrivals {
             if count > 0 {
@@ -233,7 +231,7 @@ impl Inner {
     }
 }
 
-/// A count that grows, and how fast it grew over about the last ten seconds.
+/// A growing count, and its rate over about the last ten seconds.
 #[derive(Debug, Default)]
 struct Meter {
     samples: VecDeque<(DateTime<Utc>, u64)>,
@@ -243,7 +241,7 @@ impl Meter {
     fn add_total(&mut self, at: DateTime<Utc>, total: u64) {
         let at = self.samples.back().map_or(at, |(last, _)| at.max(*last));
         self.samples.push_back((at, total));
-        // The first sample is the last one that is old enough to measure from.
+        // Keep one sample that is old enough to measure from.
         while self.samples.get(1).is_some_and(|(second, _)| age(*second, at) >= REPORT_EVERY) {
             self.samples.pop_front();
         }
@@ -262,14 +260,14 @@ impl Meter {
     }
 }
 
-/// Receives reports until it is dropped. `news` is notified when one of them should be looked at
+/// Receives reports until it is dropped, and notifies `news` if the controller should make a pass
 /// now.
 ///
-/// A report that is dropped with this future is lost when it comes back to nobody; another one
-/// follows in ten seconds.
+/// Reports that were received and not yet added when this future is dropped are lost; the next ones
+/// follow within ten seconds.
 pub async fn receive(events: SharedQueue, reports: Arc<Reports>, clock: SharedClock, news: Arc<Notify>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-    // The first look does not wait for a message: it says whether there are old ones.
+    // The first receive does not wait, as it only finds out whether there are old messages.
     let mut poll = Duration::ZERO;
     loop {
         match events.receive(BATCH, poll).await {
@@ -316,7 +314,7 @@ async fn take_all(events: &SharedQueue, reports: &Reports, news: &Notify, delive
     if !receipts.is_empty()
         && let Err(error) = events.ack(&receipts).await
     {
-        // They come again and say the same.
+        // They are delivered again and have the same meaning.
         tracing::debug!(%error, "reports could not be acked");
     }
 }

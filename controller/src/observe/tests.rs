@@ -39,7 +39,7 @@ impl Rig {
         }
     }
 
-    async fn look(&mut self) -> Observation {
+    async fn observe(&mut self) -> Observation {
         self.observer.observe(&self.policies, &self.fleet).await
     }
 
@@ -75,93 +75,93 @@ impl Rig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_seen_is_missing_and_named_and_never_zero() {
+async fn what_cannot_be_read_is_listed_as_missing_and_never_zero() {
     let mut rig = Rig::new();
     let queue = Arc::new(Faulty::new(rig.backend.requests("default").await.unwrap()));
     queue.send(vec![Bytes::new(); 3]).await.unwrap();
     rig.observer.queues.insert("default".into(), queue.clone());
-    assert_eq!(rig.look().await.pools["p"].depth, Some(Depth { visible: 3, in_flight: 0 }));
+    assert_eq!(rig.observe().await.pools["p"].depth, Some(Depth { visible: 3, in_flight: 0 }));
 
     queue.next("depth", Fault::Fail(Error::unavailable("counting", "no network")));
     rig.fleet.break_with(Some(Error::unavailable("listing", "throttled")));
-    let seen = rig.look().await;
+    let seen = rig.observe().await;
     assert_eq!((seen.pools["p"].depth, &seen.instances), (None, &None));
     assert_eq!(seen.missing, ["the backlog of p: counting: no network", "the fleet: listing: throttled"]);
 
     rig.fleet.break_with(None);
     queue.next("depth", Fault::Delay(2 * LOOK_TIMEOUT));
-    assert_eq!(rig.look().await.missing, ["the backlog of p: no response within 10s"]);
-    assert!(rig.look().await.missing.is_empty());
+    assert_eq!(rig.observe().await.missing, ["the backlog of p: no response within 10s"]);
+    assert!(rig.observe().await.missing.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_is_ready_when_it_says_so_and_a_report_of_an_earlier_start_says_nothing() {
+async fn an_instance_is_ready_when_it_reports_so_and_reports_of_earlier_starts_do_not_count() {
     let mut rig = Rig::new();
     let stage =
         |seen: Observation| seen.instances.unwrap().into_iter().map(|view| view.stage()).collect::<Vec<_>>();
-    assert_eq!(stage(rig.look().await), [Stage::Stopped, Stage::Stopped]);
+    assert_eq!(stage(rig.observe().await), [Stage::Stopped, Stage::Stopped]);
     rig.fleet.start(&["p-1".into()]).await;
-    assert_eq!(stage(rig.look().await), [Stage::Starting, Stage::Stopped]);
+    assert_eq!(stage(rig.observe().await), [Stage::Starting, Stage::Stopped]);
     rig.says("0", Phase::Ready, 0);
-    assert_eq!(stage(rig.look().await), [Stage::Starting, Stage::Stopped]);
+    assert_eq!(stage(rig.observe().await), [Stage::Starting, Stage::Stopped]);
     rig.says("1", Phase::Ready, 0);
-    assert_eq!(stage(rig.look().await), [Stage::Ready, Stage::Stopped]);
+    assert_eq!(stage(rig.observe().await), [Stage::Ready, Stage::Stopped]);
     rig.fleet.drain("p-1", Duration::from_secs(1)).await.unwrap();
-    assert_eq!(stage(rig.look().await), [Stage::Draining, Stage::Stopped]);
+    assert_eq!(stage(rig.observe().await), [Stage::Draining, Stage::Stopped]);
     advance(Duration::from_secs(1)).await;
     rig.says("1", Phase::Drained, 0);
-    assert_eq!(stage(rig.look().await), [Stage::Drained, Stage::Stopped]);
+    assert_eq!(stage(rig.observe().await), [Stage::Drained, Stage::Stopped]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn idleness_is_measured_on_one_clock_and_known_for_as_long_as_the_report_is_fresh() {
+async fn idle_time_is_measured_on_one_clock_and_known_until_the_report_expires() {
     let mut rig = Rig::new();
-    rig.look().await;
+    rig.observe().await;
     rig.fleet.start(&["p-1".into()]).await;
     rig.says("1", Phase::Ready, 0);
     let idle = |seen: Observation| seen.instances.unwrap()[0].idle_for(seen.at);
-    assert_eq!(idle(rig.look().await), Some(Duration::from_secs(10)));
+    assert_eq!(idle(rig.observe().await), Some(Duration::from_secs(10)));
     advance(REPORT_EXPIRES).await;
-    assert_eq!(idle(rig.look().await), Some(Duration::from_secs(40)));
+    assert_eq!(idle(rig.observe().await), Some(Duration::from_secs(40)));
     advance(Duration::from_millis(1)).await;
-    assert_eq!(idle(rig.look().await), None);
+    assert_eq!(idle(rig.observe().await), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn rates_are_means_over_about_ten_seconds_and_end_with_the_reports() {
     let mut rig = Rig::new();
-    rig.look().await;
+    rig.observe().await;
     rig.fleet.start(&["p-1".into()]).await;
     for step in 0..4 {
         rig.says("1", Phase::Ready, step * 50);
         rig.arrivals(if step == 0 { 7 } else { 30 }, false);
         advance(Duration::from_secs(10)).await;
     }
-    let seen = rig.look().await;
+    let seen = rig.observe().await;
     let heard = seen.instances.unwrap()[0].heard.clone().unwrap();
     assert_eq!(heard.done_per_s, 5.0);
     assert_eq!(seen.pools["p"].last_arrival, Some(seen.at - Duration::from_secs(10)));
     advance(REPORT_EXPIRES).await;
-    let seen = rig.look().await;
+    let seen = rig.observe().await;
     let heard = seen.instances.unwrap()[0].heard.clone().unwrap();
     assert_eq!(heard.done_per_s, 0.0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn arrivals_are_counted_once_each_for_ever_and_a_report_that_comes_twice_counts_once() {
+async fn arrivals_add_up_and_a_report_that_is_delivered_twice_counts_once() {
     let mut rig = Rig::new();
     let mut counts = Vec::new();
     for (count, seconds) in [(7, 0), (7, 10), (5, 1000), (3, 0)] {
         advance(Duration::from_secs(seconds)).await;
         rig.arrivals(count, false);
-        counts.push(rig.look().await.pools["p"].arrived);
+        counts.push(rig.observe().await.pools["p"].arrived);
     }
-    // The last one was written in the same microsecond by the same host: it is the same.
+    // The last report has the same host and time as the one before, so it is the same.
     assert_eq!(counts, [7, 14, 19, 19]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_controller_that_was_away_reads_the_reports_of_that_time_before_it_looks() {
+async fn a_controller_that_was_away_reads_the_missed_reports_before_it_observes() {
     let mut rig = Rig::new();
     let events = rig.backend.events().await.unwrap();
     for _ in 0..12 {
@@ -175,11 +175,11 @@ async fn a_controller_that_was_away_reads_the_reports_of_that_time_before_it_loo
     let receiver =
         tokio::spawn(reports::receive(events, rig.reports.clone(), rig.clock.clone(), Default::default()));
     rig.reports.catch_up().await;
-    let seen = rig.look().await;
+    let seen = rig.observe().await;
     let history = crate::decide::History::new(Duration::from_secs(60)).observe(&seen);
     let facts = history.facts("p", &rig.policies.pools["p"]);
     assert!((facts.arrivals_per_s - 5.0).abs() < 0.01, "{facts:?}");
-    assert_eq!(rig.look().await.pools["p"].counts, [], "each is handed out once");
+    assert_eq!(rig.observe().await.pools["p"].counts, [], "each count is returned once");
     receiver.abort();
 }
 
@@ -199,7 +199,7 @@ async fn a_doorbell_and_a_new_phase_are_news_and_the_rest_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reports_are_acked_the_unreadable_ones_too_and_a_failing_queue_is_known() {
+async fn reports_are_acked_even_if_unreadable_and_a_failing_queue_is_detected() {
     let rig = Rig::new();
     let events = Arc::new(Faulty::new(rig.backend.events().await.unwrap()));
     events.next("receive", Fault::Fail(Error::unavailable("receiving", "no network")));

@@ -1,5 +1,4 @@
-//! The orders in force in a running controller: the last good version of a file that changes under
-//! it.
+//! The orders in force in a running controller: the last valid version of the orders file.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +6,7 @@ use eirs_platform::state_folder::Stamp;
 
 use super::{Cordon, FILE, Operator, Order, read};
 
-/// The orders in force, and what is wrong with the file.
+/// The orders in force, and the complaint about the file, if any.
 #[derive(Debug)]
 pub struct Orders {
     state: PathBuf,
@@ -17,20 +16,20 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Of a state folder. `last` is in force where the file cannot be read now: what an earlier
-    /// controller last obeyed.
+    /// Reads the orders of a state folder. If the file cannot be read, `last` is in force: the
+    /// orders of the previous controller.
     pub fn open(state: &Path, last: Operator) -> Self {
         let mut orders = Self { state: state.to_owned(), operator: last, complaint: None, read: None };
         orders.look();
         orders
     }
 
-    /// What is in force.
+    /// The orders in force.
     pub fn operator(&self) -> &Operator {
         &self.operator
     }
 
-    /// What is wrong with the file as it is on disk.
+    /// What is wrong with the file on disk, if anything.
     pub fn complaint(&self) -> Option<&str> {
         self.complaint.as_deref()
     }
@@ -40,9 +39,9 @@ impl Orders {
         &self.state
     }
 
-    /// Reads the file again if it is another one now, and logs what is new.
+    /// Reads the file again if it changed, and logs the changes of the orders.
     pub fn look(&mut self) {
-        // Taken before the file is read: a change in between is seen by the next look.
+        // Taken before the file is read, so that the next check sees a change in between.
         let stamp = Stamp::now(&self.state.join(FILE));
         if self.read.replace(stamp) == Some(stamp) {
             return;
@@ -52,7 +51,7 @@ impl Orders {
                 if self.complaint.take().is_some() {
                     tracing::info!("the operator's orders can be read again");
                 }
-                tell(&self.operator, &now);
+                log_changes(&self.operator, &now);
                 self.operator = now;
             }
             Err(error) => {
@@ -67,8 +66,8 @@ impl Orders {
     }
 }
 
-/// One line for each order that was given or taken back.
-fn tell(before: &Operator, now: &Operator) {
+/// Logs a line for each order that was given or cancelled.
+fn log_changes(before: &Operator, now: &Operator) {
     let by = |by: &Option<String>| by.clone().unwrap_or_else(|| "an unknown user".to_owned());
     let paused = |what: &str, was: Option<&Order>, is: Option<&Order>| match (was, is) {
         (None, Some(order)) => {
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_seen_and_a_broken_file_leaves_the_last_good_one_in_force() {
+    fn a_change_is_read_and_an_invalid_file_leaves_the_last_orders_in_force() {
         let folder = tempfile::tempdir().unwrap();
         let mut orders = Orders::open(folder.path(), Operator::default());
         pause(folder.path(), "dogs");
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_controller_that_starts_on_a_broken_file_obeys_what_the_last_one_obeyed() {
+    fn a_controller_that_starts_with_an_invalid_file_keeps_the_last_orders() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(FILE), "{").unwrap();
         let last =

@@ -1,5 +1,4 @@
-//! That this controller is the one that acts: said again and again, to other controllers and to the
-//! workers.
+//! Announces to other controllers and to the workers that this controller is the one that acts.
 
 use std::sync::Arc;
 
@@ -8,15 +7,15 @@ use eirs_platform::{
     clock::SharedClock,
 };
 
-/// Says again and again that the controller runs here, and renews its claim. Ends with another one
-/// that has taken it over.
+/// Announces repeatedly that the controller runs here, and renews its claim. Returns the other
+/// controller if one has taken over the claim.
 pub(super) async fn keep_control(
     backend: Backend,
     claim: Option<Arc<Claim>>,
     host: String,
     clock: SharedClock,
 ) -> Control {
-    let mut said: Option<tokio::time::Instant> = None;
+    let mut announced: Option<tokio::time::Instant> = None;
     loop {
         let next = match &claim {
             None => Control::RENEW,
@@ -29,12 +28,12 @@ pub(super) async fn keep_control(
                 }
             },
         };
-        // For the workers, who need to hear it less often.
+        // The announcement to the workers, which is needed less often.
         if claim.as_ref().is_none_or(|claim| claim.may_act())
-            && said.is_none_or(|at| at.elapsed() >= Control::RENEW)
+            && announced.is_none_or(|at| at.elapsed() >= Control::RENEW)
         {
             match backend.tell_control(Some(&host), clock.now()).await {
-                Ok(()) => said = Some(tokio::time::Instant::now()),
+                Ok(()) => announced = Some(tokio::time::Instant::now()),
                 Err(error) => tracing::warn!(%error, "the claim of this controller cannot be \
                     written"),
             }

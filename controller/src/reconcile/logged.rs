@@ -1,4 +1,4 @@
-//! The log of the loop: what changed, and nothing twice.
+//! The log of the control loop: changes only, and each only once.
 
 use std::collections::BTreeMap;
 
@@ -12,23 +12,23 @@ use crate::{
     status::{Decision, Recorder},
 };
 
-/// What was logged last.
+/// The last logged state.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct Logged {
     pub(super) summary: String,
-    /// Each pool's plan, and whether the pool was paused.
+    /// The last plan of each pool, and whether the pool was paused.
     pools: BTreeMap<String, (PoolPlan, bool)>,
     missing: Vec<String>,
     refusals: Vec<String>,
     is_cut_off: bool,
-    /// The share of its budget that was last logged of each pool, in per cent.
+    /// The last logged percentage of each pool's budget.
     budgets: BTreeMap<String, u32>,
-    /// What each policy on trial would do.
+    /// The last logged decision of each policy on trial.
     trials: BTreeMap<String, String>,
 }
 
-impl Said {
-    /// Logs what changed in a plan, a line for each pool, and keeps it for the status.
+impl Logged {
+    /// Logs the changes of a plan, one line per pool, and adds them to the status.
     pub(super) fn plan(&mut self, seen: &Observation, plan: &Plan, history: &History, status: &mut Recorder) {
         for (pool, now) in &plan.pools {
             let paused = seen.operator.paused(pool);
@@ -69,7 +69,7 @@ impl Said {
         self.pools.retain(|pool, _| plan.pools.contains_key(pool));
     }
 
-    /// Warns when half of a day's budget is used, four fifths, and all.
+    /// Warns when half, four fifths and all of a daily budget are used.
     pub(super) fn budgets(&mut self, policies: &Policies, plan: &Plan, history: &History) {
         for (pool, policy) in &policies.pools {
             let used_s = history.used_today(pool, policy, plan.at).instance_s;
@@ -87,7 +87,7 @@ impl Said {
         }
     }
 
-    /// Logs what the policies on trial would do, whenever that is something else.
+    /// Logs the decisions of the policies on trial when they change.
     pub(super) fn trials(&mut self, store: &Store, seen: &Observation, history: &History) {
         let Some(policies) = store.on_trial() else {
             self.trials.clear();
@@ -144,8 +144,7 @@ impl Said {
     }
 }
 
-/// Whether a reader of the log knows this already: the same goal, nothing new to do, no new
-/// trouble.
+/// Whether the log already says this: the same number of instances, no new actions, no new trouble.
 fn is_old_news(before: &PoolPlan, now: &PoolPlan) -> bool {
     let trouble =
         |plan: &PoolPlan| plan.holds.iter().filter(|hold| !hold.is_ordinary()).cloned().collect::<Vec<_>>();

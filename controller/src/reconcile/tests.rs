@@ -1,4 +1,4 @@
-//! The loop on a fleet and queues in memory, in paused time.
+//! Tests the control loop with a fleet and queues in memory, in paused time.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -105,7 +105,7 @@ impl Rig {
         self.fleet.list(&[]).await.unwrap().into_iter().map(|instance| instance.state).collect()
     }
 
-    /// Starts an instance behind the controller's back; it is ready and idle.
+    /// Starts an instance without the controller.
     async fn idle_instance(&self, id: &str) {
         self.fleet
             .list(&[PoolSpec {
@@ -147,7 +147,7 @@ async fn a_doorbell_starts_a_worker_long_before_the_next_tick() {
     let lifecycle = Lifecycle::detached(Default::default());
     let mut controller = rig.controller();
     let watched = async {
-        // The first pass is over, and the next tick is far.
+        // The first pass is over, and the next tick is far away.
         until(async || rig.folder.path().join("status.json").exists()).await;
         rig.requests().await.send(vec![Bytes::new()]).await.unwrap();
         rig.ring().await;
@@ -163,7 +163,7 @@ async fn a_doorbell_starts_a_worker_long_before_the_next_tick() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_of_one_instance_is_three_decisions_and_silence_between_them() {
+async fn the_life_of_one_instance_is_exactly_three_logged_decisions() {
     let rig = Rig::new();
     let lifecycle = Lifecycle::detached(Default::default());
     let mut controller = rig.controller();
@@ -197,7 +197,7 @@ async fn a_life_of_one_instance_is_three_decisions_and_silence_between_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fleet_that_cannot_be_listed_is_a_problem_and_nobody_is_drained() {
+async fn a_fleet_that_cannot_be_listed_is_a_problem_and_no_instance_is_drained() {
     let rig = Rig::new();
     rig.idle_instance("p-1").await;
     let mut controller = rig.controller();
@@ -242,7 +242,7 @@ fn order(rig: &Rig, change: impl FnOnce(&mut Operator)) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_pool_is_decided_about_and_nothing_is_done_until_it_is_resumed() {
+async fn a_paused_pool_gets_decisions_but_no_actions_until_it_is_resumed() {
     let rig = Rig::new();
     let mut controller = rig.controller();
     let by = Order::new(Some("alice".into()), chrono::DateTime::UNIX_EPOCH);
@@ -254,7 +254,7 @@ async fn a_paused_pool_is_decided_about_and_nothing_is_done_until_it_is_resumed(
     assert_eq!((pool.paused.as_ref(), pool.would.as_slice()), (Some(&by), &["start p-1".to_owned()][..]));
     assert!(status.decisions[0].paused);
     assert!(rig.states().await.is_empty());
-    // Nothing was done, so that nothing need be looked at again.
+    // Nothing was done, so no further pass is needed.
     assert!(tokio::time::timeout(Duration::ZERO, controller.poke.notified()).await.is_err());
 
     order(&rig, |orders| orders.paused.clear());
@@ -264,7 +264,7 @@ async fn a_paused_pool_is_decided_about_and_nothing_is_done_until_it_is_resumed(
 }
 
 #[tokio::test(start_paused = true)]
-async fn broken_orders_leave_the_last_good_ones_in_force_also_for_the_next_controller() {
+async fn an_invalid_orders_file_leaves_the_last_orders_in_force_even_after_a_restart() {
     let rig = Rig::new();
     let by = Order::new(None, chrono::DateTime::UNIX_EPOCH);
     order(&rig, |orders| orders.all_paused = Some(by));
@@ -277,7 +277,7 @@ async fn broken_orders_leave_the_last_good_ones_in_force_also_for_the_next_contr
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_remembered_shown_and_known_to_the_next_controller_until_the_instance_does_it() {
+async fn a_refusal_is_shown_and_survives_a_restart_until_the_instance_starts() {
     let rig = Rig::new();
     rig.requests().await.send(vec![Bytes::new()]).await.unwrap();
     let lifecycle = Lifecycle::detached(Default::default());
@@ -303,7 +303,7 @@ async fn a_refusal_is_remembered_shown_and_known_to_the_next_controller_until_th
     assert_eq!(rig.status().pools[0].instances[0].refused, None);
 }
 
-/// A fleet whose list takes a second, and that notices when two are asked for at the same time.
+/// A fleet whose list takes a second, and that panics if two lists run at the same time.
 #[derive(Debug)]
 struct Slow {
     inner: MemoryFleet,
@@ -336,7 +336,7 @@ impl Fleet for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_passes_never_run_at_once_however_often_somebody_rings() {
+async fn two_passes_never_run_at_once_however_often_the_controller_is_poked() {
     let rig = Rig::new();
     let slow = Arc::new(Slow { inner: rig.fleet.clone(), at_once: 0.into(), lists: 0.into() });
     let settings = Arc::new(rig.settings.clone());
@@ -359,7 +359,7 @@ async fn two_passes_never_run_at_once_however_often_somebody_rings() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_end_the_workers_go_on_or_are_drained_and_stopped_when_that_is_overdue() {
+async fn at_the_end_the_workers_are_left_running_or_drained_and_then_stopped() {
     for (on_exit, expected, seconds) in
         [(OnExit::Leave, vec![State::Running], 0), (OnExit::Drain, vec![], 20)]
     {
@@ -375,7 +375,7 @@ async fn at_the_end_the_workers_go_on_or_are_drained_and_stopped_when_that_is_ov
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_budget_that_is_used_up_comes_to_the_receiver_step_by_step() {
+async fn the_webhook_receives_each_step_of_a_used_budget() {
     use std::io::{BufRead, BufReader, Read, Write};
     let mut rig = Rig::new();
     rig.write_policy(&format!("{DEFAULT}\n[pool]\nmin = 1\n[budget]\ninstance_hours_per_day = 1"));

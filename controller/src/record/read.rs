@@ -1,4 +1,4 @@
-//! Reads a recording back, line by line, however large it is.
+//! Reads a recording line by line, whatever its size.
 
 use std::{
     fs::{self, File},
@@ -9,21 +9,21 @@ use std::{
 
 use super::{Line, VERSION};
 
-/// A line that says nothing.
+/// A line that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{}: {problem}", .file.display(), .line.map(|line| format!(":{line}")).unwrap_or_default())]
 pub struct BadLine {
-    /// The file.
+    /// Path of the file.
     pub file: PathBuf,
-    /// The line, counted from one; `None` where it is about the file.
+    /// Number of the line, counted from 1; `None` if the whole file cannot be read.
     pub line: Option<u64>,
     /// What is wrong.
     pub problem: String,
 }
 
-/// The lines of a recording: of one file, or of a folder with all its files, the oldest first. A
-/// last line that a crash cut short is left out; any other line that cannot be read is an error,
-/// and the next one follows on it.
+/// Reads the lines of a recording: of one file, or of all files of a folder, oldest first. A last
+/// line that a crash cut off is left out. Any other line that cannot be read is an error, after
+/// which reading continues.
 pub fn read(path: &Path) -> impl Iterator<Item = Result<Line, BadLine>> + use<> {
     let found = if path.is_dir() { files(path) } else { Ok(vec![path.to_owned()]) };
     match found {
@@ -35,8 +35,8 @@ pub fn read(path: &Path) -> impl Iterator<Item = Result<Line, BadLine>> + use<> 
     }
 }
 
-/// The files of a recording, the oldest first: their names are dates, and the one that is written
-/// has none.
+/// The files of a recording, oldest first: names of full files contain a date, that of the current
+/// one does not.
 pub(super) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -74,7 +74,7 @@ impl Iterator for Lines {
                 let path = self.files.next()?;
                 match File::open(&path) {
                     Ok(file) => self.open = Some(Open { path, lines: BufReader::new(file), number: 0 }),
-                    // It was the oldest one and went while the others were read.
+                    // It was the oldest one, and was deleted during the reading.
                     Err(error) if error.kind() == ErrorKind::NotFound && self.files.len() > 0 => {}
                     Err(error) => {
                         return Some(Err(BadLine { file: path, line: None, problem: error.to_string() }));

@@ -52,9 +52,9 @@ fn settings(state: &Path, size: ByteSize) -> Settings {
 }
 
 #[test]
-fn a_line_is_written_when_something_changed_and_arrivals_add_up_exactly() {
+fn a_line_is_written_when_something_changes_and_arrivals_add_up_exactly() {
     let mut rig = Rig::new(ByteSize::mib(1));
-    // Second, arrived so far, visible, desired.
+    // Time, total arrivals, waiting jobs, desired instances.
     for (second, arrived, visible, desired) in [
         (0, 7, 0, 1),
         (5, 7, 0, 1),
@@ -79,14 +79,14 @@ fn a_line_is_written_when_something_changed_and_arrivals_add_up_exactly() {
             (10, 12, Some(0), 1),
             (10, 1, Some(5), 2),
             (11, 1, Some(5), 2),
-            // Nothing happens any more, and that is said every minute.
+            // Without a change, a line is written every minute.
             (71, 0, Some(5), 2),
         ]
     );
 }
 
 #[test]
-fn a_line_is_what_the_documentation_says() {
+fn a_line_has_the_documented_format() {
     let mut rig = Rig::new(ByteSize::mib(1));
     rig.look(0, 7, 3, 2);
     assert_eq!(
@@ -97,7 +97,7 @@ fn a_line_is_what_the_documentation_says() {
 }
 
 #[test]
-fn all_files_together_stay_below_the_cap_and_the_oldest_go_first() {
+fn all_files_together_stay_below_the_limit_and_the_oldest_are_deleted_first() {
     let mut rig = Rig::new(ByteSize::kib(16));
     let count = 500;
     for second in 0..count {
@@ -112,7 +112,7 @@ fn all_files_together_stay_below_the_cap_and_the_oldest_go_first() {
 }
 
 #[test]
-fn a_line_that_a_crash_cut_short_is_left_out_and_the_next_controller_goes_on_behind_the_whole_ones() {
+fn a_line_that_a_crash_cut_off_is_left_out_and_the_next_controller_continues_after_the_complete_ones() {
     let mut rig = Rig::new(ByteSize::mib(1));
     rig.look(0, 0, 0, 1);
     rig.look(10, 1, 0, 1);
@@ -121,7 +121,7 @@ fn a_line_that_a_crash_cut_short_is_left_out_and_the_next_controller_goes_on_beh
     let second = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     for end in second..whole.len() {
         fs::write(&file, &whole[..end]).unwrap();
-        // Without its end a line may still be a whole one.
+        // A line without its newline may still be complete.
         let expected = if end == whole.len() - 1 { 2 } else { 1 };
         assert_eq!(rig.lines().len(), expected, "cut at {end}");
         let settings = settings(rig.folder.path(), ByteSize::mib(1));
@@ -132,7 +132,7 @@ fn a_line_that_a_crash_cut_short_is_left_out_and_the_next_controller_goes_on_beh
 }
 
 #[test]
-fn a_line_that_is_none_is_named_and_the_rest_is_read() {
+fn an_invalid_line_is_named_and_the_rest_is_read() {
     let mut rig = Rig::new(ByteSize::mib(1));
     rig.look(0, 0, 0, 1);
     let file = rig.path().join(CURRENT);
@@ -148,7 +148,7 @@ fn a_line_that_is_none_is_named_and_the_rest_is_read() {
 }
 
 #[test]
-fn a_recording_that_is_off_or_cannot_be_written_harms_nobody() {
+fn a_recording_that_is_off_or_cannot_be_written_does_no_harm() {
     let mut rig = Rig::new(ByteSize::mib(1));
     let mut off = settings(rig.folder.path(), ByteSize::mib(1));
     off.controller.recording = false;
@@ -162,5 +162,5 @@ fn a_recording_that_is_off_or_cannot_be_written_harms_nobody() {
     fs::remove_file(rig.path()).unwrap();
     rig.look(10, 4, 0, 1);
     let arrived: Vec<_> = rig.lines().iter().map(|line| line.arrived).collect();
-    assert_eq!(arrived, [4], "what could not be written comes with the next line");
+    assert_eq!(arrived, [4], "arrivals that were not written are in the next line");
 }

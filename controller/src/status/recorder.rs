@@ -1,4 +1,4 @@
-//! Puts the status together after every pass, and writes it down.
+//! Composes the status after every pass and writes it to its file.
 
 use std::{
     collections::VecDeque,
@@ -20,10 +20,10 @@ use crate::{
     state_file,
 };
 
-/// How many decisions are kept.
+/// Number of decisions that are kept.
 const DECISIONS: usize = 20;
 
-/// Keeps the status file.
+/// Composes and writes the status.
 #[derive(Debug)]
 pub struct Recorder {
     file: PathBuf,
@@ -35,13 +35,13 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Writes to the file of these settings.
+    /// Makes a recorder for the status file of these settings.
     pub fn new(settings: Arc<Settings>, started_at: DateTime<Utc>) -> Self {
         let file = settings.status_file();
         Self { file, started_at, settings, decisions: VecDeque::new(), reloads: 0, reloaded_at: None }
     }
 
-    /// What the controller before this one obeyed, as far as it wrote that down.
+    /// The orders that the previous controller had in force, according to its status file.
     pub fn last_operator(&self) -> Operator {
         #[derive(Deserialize)]
         struct Part {
@@ -52,13 +52,13 @@ impl Recorder {
         read.map(|part| part.operator).unwrap_or_default()
     }
 
-    /// The controller was told to reload, and begins to.
+    /// Records that a requested reload begins.
     pub fn reloads(&mut self, at: DateTime<Utc>) {
         self.reloads += 1;
         self.reloaded_at = Some(at);
     }
 
-    /// Keeps a decision.
+    /// Records a decision.
     pub fn decided(&mut self, decision: Decision) {
         self.decisions.push_back(decision);
         while self.decisions.len() > DECISIONS {
@@ -66,7 +66,7 @@ impl Recorder {
         }
     }
 
-    /// Writes what is true now.
+    /// Writes the status.
     pub fn write(
         &self,
         store: &Store,
@@ -111,12 +111,12 @@ impl Recorder {
     }
 }
 
-/// For readers that run in another folder.
+/// Makes a path absolute, as readers may run in another folder.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// What is known of a pool over time.
+/// The measured values of a pool.
 pub fn learnt(history: &History, pool: &str, policy: Option<&Policy>) -> Learnt {
     let facts = policy.map(|policy| history.facts(pool, policy));
     let service_s = history.service_s(pool);
@@ -130,7 +130,7 @@ pub fn learnt(history: &History, pool: &str, policy: Option<&Policy>) -> Learnt 
     }
 }
 
-/// What a pool did and cost since midnight.
+/// Use and cost of a pool since midnight.
 pub fn today(history: &History, pool: &str, policy: &Policy, now: DateTime<Utc>) -> Usage {
     let used = history.used_today(pool, policy, now);
     let hours = used.instance_s / 3600.0;
@@ -145,7 +145,7 @@ pub fn today(history: &History, pool: &str, policy: &Policy, now: DateTime<Utc>)
 }
 
 impl Decision {
-    /// The decision of a plan for one of its pools.
+    /// The decision of a plan for one pool.
     pub fn of(at: DateTime<Utc>, pool: &str, plan: &PoolPlan, paused: bool) -> Self {
         Self {
             paused,
@@ -215,7 +215,7 @@ fn wish(wish: &Wish) -> RuleWish {
     RuleWish { rule: wish.rule.to_owned(), instances: wish.instances, because: wish.because.to_string() }
 }
 
-/// The standard sum of no rates is -0.
+/// Sums rates. The standard sum of no floats is -0, which would be printed.
 fn total(rates: impl Iterator<Item = f64>) -> f64 {
     rates.fold(0.0, std::ops::Add::add)
 }

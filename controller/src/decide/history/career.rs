@@ -167,7 +167,7 @@ impl Career {
 
     /// Time until which it is left alone after a failure. The larger of the fleet's and the
     /// controller's number of failures counts.
-    pub(crate) fn rests_until(career: Option<&Self>, instance: &Instance) -> Option<DateTime<Utc>> {
+    pub(crate) fn retry_at(career: Option<&Self>, instance: &Instance) -> Option<DateTime<Utc>> {
         let died = (instance.crashes > 0 && !instance.is_alive()).then_some(instance.since);
         let failed_at = career.and_then(|career| career.failed_at).max(died)?;
         let failures = career.map_or(0, |career| career.failures).max(instance.crashes);
@@ -224,7 +224,7 @@ mod tests {
             let mut dead = starting("p-1", NOW - 28);
             dead.instance.state = State::Stopped;
             career.observe(&dead, at(NOW));
-            let until = Career::rests_until(Some(&career), &dead.instance).unwrap();
+            let until = Career::retry_at(Some(&career), &dead.instance).unwrap();
             rests.push((until - at(NOW)).num_seconds());
         }
         assert_eq!(rests, [1, 4, 16, 64, 256, 1024, 3600]);

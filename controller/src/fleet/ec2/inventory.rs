@@ -1,7 +1,7 @@
 //! The state of the machines in memory: late descriptions, the orders given since, and what follows
 //! from both. Pure: the time is a parameter, and nothing is called.
-//! //!
-//! //! EC2 is eventually consistent: its answers may be seconds old. For a while an order therefore
+//!
+//! EC2 is eventually consistent: its answers may be seconds old. For a while an order therefore
 //! counts more than a description that does not reflect it yet, and a machine is removed only after
 //! two listings without it.
 

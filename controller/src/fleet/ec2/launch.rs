@@ -1,8 +1,8 @@
 //! Decides what to launch if the parked machines do not suffice: in which zone, of which type, and
 //! from which image. Pure; the calls are in `ec2.rs`.
-//! //!
-//! //! A launched machine equals the machines that `eirs setup` has parked in its pool: it has
-//! their image and role, and one of their subnets. No further settings are needed.
+//!
+//! A launched machine equals the machines that `eirs setup` has parked in its pool: it has their
+//! image and role, and one of their subnets. No further settings are needed.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
 //! Starts many machines with one order, and handles refusals of the whole order because of some of
 //! them.
-//! //!
-//! //! A call fails as a whole if one machine does not exist, is between two states or has no
-//! capacity. If the error names machines, the others are tried again without them. If not, the
-//! batch is divided, first by place and then in halves, until the culprits are isolated.
+//!
+//! A call fails as a whole if one machine does not exist, is between two states or has no capacity.
+//! If the error names machines, the others are tried again without them. If not, the batch is
+//! divided, first by place and then in halves, until the culprits are isolated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
